@@ -1,0 +1,159 @@
+"""A map: the network as planned. Frozen facts and what follows from them, no I/O.
+
+Numbers are dealt in the order of the file, so the emulation, the controller and the trainer agree on them
+without asking each other: the first switch has datapath id 1, port n of a node is the n-th link that names it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+Kind = Literal["switch", "edge", "cloud", "host"]
+
+MAX_EMULATED_MBPS = 1000.0
+"""Mininet's TCIntf ignores rates above this without a word, so the loader refuses them."""
+
+MANAGEMENT_GATEWAY = "10.254.0.1"
+"""The controller's address on the management network."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapNode:
+    """A switch or a host; `cpu_share` is in cores (0.25 = a quarter of one), None = not limited."""
+
+    name: str
+    kind: Kind
+    position_km: tuple[float, float]
+    cpu_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MapLink:
+    """A fibre span; its real rate is `channels` x `channel_rate_gbps` in each direction."""
+
+    ends: tuple[str, str]
+    length_km: float
+    channels: int
+    channel_rate_gbps: float
+
+    @property
+    def rate_gbps(self) -> float:
+        """The real rate of one direction."""
+        return self.channels * self.channel_rate_gbps
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One end of a link: port `number` of `node` looks at `peer`."""
+
+    node: str
+    number: int
+    peer: str
+
+    @property
+    def interface(self) -> str:
+        """The name of the network interface the emulation gives it."""
+        return f"{self.node}-eth{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class CrossTraffic:
+    """Who sends the unreserved load, to whom, and the link it is meant to fill."""
+
+    source: str
+    sink: str
+    bottleneck: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Map:
+    """A whole map. `scale_mbps_per_gbps`: emulated Mb/s for each real Gb/s."""
+
+    name: str
+    description: str
+    scale_mbps_per_gbps: float
+    mtu_bytes: int
+    nodes: tuple[MapNode, ...]
+    links: tuple[MapLink, ...]
+    cross_traffic: CrossTraffic | None = None
+
+    @cached_property
+    def switches(self) -> tuple[MapNode, ...]:
+        """The switches, in the order of the file."""
+        return tuple(node for node in self.nodes if node.kind == "switch")
+
+    @cached_property
+    def hosts(self) -> tuple[MapNode, ...]:
+        """Everything that is not a switch, in the order of the file."""
+        return tuple(node for node in self.nodes if node.kind != "switch")
+
+    @cached_property
+    def edges(self) -> tuple[MapNode, ...]:
+        """The edge devices."""
+        return tuple(node for node in self.nodes if node.kind == "edge")
+
+    @cached_property
+    def cloud(self) -> MapNode | None:
+        """The cloud node, if the map has one."""
+        return next((node for node in self.nodes if node.kind == "cloud"), None)
+
+    @cached_property
+    def ports(self) -> tuple[Port, ...]:
+        """Every port of every node."""
+        used = dict.fromkeys((node.name for node in self.nodes), 0)
+        ports = []
+        for link in self.links:
+            for node, peer in (link.ends, link.ends[::-1]):
+                used[node] += 1
+                ports.append(Port(node, used[node], peer))
+        return tuple(ports)
+
+    @cached_property
+    def _by_name(self) -> dict[str, MapNode]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def _port_towards(self) -> dict[tuple[str, str], Port]:
+        return {(port.node, port.peer): port for port in self.ports}
+
+    def node(self, name: str) -> MapNode:
+        """The node of that name.
+
+        Raises: KeyError if there is none.
+        """
+        return self._by_name[name]
+
+    def port(self, node: str, peer: str) -> Port:
+        """The port of `node` that looks at `peer`.
+
+        Raises: KeyError if they are not neighbours.
+        """
+        return self._port_towards[node, peer]
+
+    def datapath_id(self, switch: str) -> int:
+        """The OpenFlow datapath id of a switch, from 1."""
+        return [node.name for node in self.switches].index(switch) + 1
+
+    def ip(self, host: str) -> str:
+        """The address of a host on the data network, 10.0.0.0/16."""
+        number = self._host_number(host)
+        return f"10.0.{number >> 8}.{number & 255}"
+
+    def mac(self, host: str) -> str:
+        """The hardware address of a host: locally administered, the host's number in the last bytes."""
+        number = self._host_number(host)
+        return f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"
+
+    def management_ip(self, host: str) -> str:
+        """The address of a host on the out-of-band management network, 10.254.0.0/16."""
+        number = self._host_number(host) + 1
+        return f"10.254.{number >> 8}.{number & 255}"
+
+    def rate_bps(self, link: MapLink) -> int:
+        """The emulated rate of one direction of a link, in L2 bits per second."""
+        return round(link.rate_gbps * self.scale_mbps_per_gbps * 1e6)
+
+    def _host_number(self, host: str) -> int:
+        return [node.name for node in self.hosts].index(host) + 1
