@@ -1,0 +1,251 @@
+"""Reads a map file and reports all its mistakes at once, each with file, place, value and what would be right."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import networkx as nx
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from topologies.maps import MAX_EMULATED_MBPS, CrossTraffic, Map, MapLink, MapNode
+
+DIRECTORY = Path(__file__).parent
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,8}$")]
+Ends = tuple[Name, Name]
+
+
+class MapError(Exception):
+    """The map cannot be used; `mistakes` are sentences that name file, place, value and what would be right."""
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Node(_Strict):
+    name: Name
+    kind: Literal["switch", "edge", "cloud", "host"]
+    position_km: tuple[float, float]
+    cpu_share: Annotated[float, Field(ge=0.01, le=64)] | None = None
+
+
+class _Link(_Strict):
+    ends: Ends
+    length_km: Annotated[float, Field(ge=0, le=20_000)]
+    channels: Annotated[int, Field(ge=1, le=768)] = 1
+    channel_rate_gbps: Annotated[float, Field(gt=0, le=10_000)]
+
+
+class _CrossTraffic(_Strict):
+    source: Name
+    sink: Name
+    bottleneck: Ends
+
+
+class _File(_Strict):
+    name: Name
+    description: str = ""
+    scale_mbps_per_gbps: Annotated[float, Field(gt=0, le=1000)]
+    mtu_bytes: Annotated[int, Field(ge=576, le=9000)] = 9000
+    nodes: Annotated[list[_Node], Field(min_length=2)]
+    links: Annotated[list[_Link], Field(min_length=1)]
+    cross_traffic: _CrossTraffic | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Mistake:
+    place: tuple[str | int, ...]
+    value: object
+    right: str
+
+
+def known_maps() -> list[str]:
+    """The names of the maps that come with Paceline."""
+    return sorted(path.stem for path in DIRECTORY.glob("*.yaml"))
+
+
+def map_path(name_or_path: str) -> Path:
+    """The file of a map: a name that comes with Paceline, or a path to a file of your own.
+
+    Raises: MapError if there is no such map.
+    """
+    named = DIRECTORY / f"{name_or_path}.yaml"
+    path = named if named.exists() else Path(name_or_path)
+    if not path.is_file():
+        known = ", ".join(known_maps())
+        raise MapError([f"no map {name_or_path!r}: use one of {known}, or the path of a YAML file"])
+    return path
+
+
+def load_map(name_or_path: str) -> Map:
+    """The map of that name or file, checked.
+
+    Raises: MapError with every mistake found.
+    """
+    path = map_path(name_or_path)
+    try:
+        text = path.read_text()
+        raw, lines = yaml.safe_load(text), _lines(yaml.compose(text, Loader=yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise MapError([f"{path}: not a readable YAML file: {' '.join(str(error).split())}"]) from error
+    shape, file = _check_shape(raw)
+    mistakes = shape + list(_check_sense(raw))
+    if mistakes or file is None:
+        raise MapError([_sentence(path, lines, mistake) for mistake in mistakes])
+    return _as_map(file)
+
+
+def _check_shape(raw: object) -> tuple[list[_Mistake], _File | None]:
+    try:
+        return [], _File.model_validate(raw)
+    except ValidationError as error:
+        return [
+            _Mistake(fault["loc"], fault["input"], _advice(fault["type"], fault["msg"]))
+            for fault in error.errors()
+        ], None
+
+
+def _advice(kind: str, message: str) -> str:
+    if kind == "missing":
+        return "this entry is missing"
+    if kind == "extra_forbidden":
+        return "there is no such entry; remove it or correct its spelling"
+    if kind == "string_pattern_mismatch":
+        return "a name is a lower-case letter and up to 8 further lower-case letters or digits"
+    return message[0].lower() + message[1:]
+
+
+def _check_sense(raw: object) -> Iterator[_Mistake]:
+    """What the shape alone does not tell; looks only at entries that are of the right shape themselves."""
+    if not isinstance(raw, dict):
+        return
+    kinds: dict[str, str] = {}
+    for index, node in _entries(raw, "nodes"):
+        name = node.get("name")
+        if not isinstance(name, str):
+            continue
+        if name in kinds:
+            yield _Mistake(("nodes", index, "name"), name, "another node has this name; choose a different one")
+        if node.get("kind") == "cloud" and "cloud" in kinds.values():
+            yield _Mistake(("nodes", index, "kind"), "cloud", "a map has one cloud; make this a host or an edge")
+        kinds[name] = str(node.get("kind"))
+    yield from _check_links(raw, kinds)
+    yield from _check_cross_traffic(raw, kinds)
+
+
+def _check_links(raw: dict[str, Any], kinds: dict[str, str]) -> Iterator[_Mistake]:
+    graph: nx.Graph[str] = nx.Graph()
+    graph.add_nodes_from(kinds)
+    scale = raw.get("scale_mbps_per_gbps")
+    for index, link in _entries(raw, "links"):
+        ends = link.get("ends")
+        if not (isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, str) for end in ends)):
+            continue
+        place = ("links", index, "ends")
+        for end in ends:
+            if end not in kinds:
+                yield _Mistake(place, end, f"no node has this name; the nodes are {', '.join(kinds)}")
+        if ends[0] == ends[1]:
+            yield _Mistake(place, ends, "a link has two different ends")
+        if graph.has_edge(*ends):
+            yield _Mistake(place, ends, "these two are linked already; raise `channels` of that link instead")
+        graph.add_edge(*ends)
+        yield from _check_rate(index, link, scale)
+    yield from _check_hosts(raw, kinds, graph)
+
+
+def _check_rate(index: int, link: dict[str, Any], scale: object) -> Iterator[_Mistake]:
+    rate, channels = link.get("channel_rate_gbps"), link.get("channels", 1)
+    if not (isinstance(rate, (int, float)) and isinstance(channels, int) and isinstance(scale, (int, float))):
+        return
+    emulated = rate * channels * scale
+    if emulated > MAX_EMULATED_MBPS:
+        fitting = MAX_EMULATED_MBPS / (rate * channels)
+        yield _Mistake(
+            ("links", index, "channel_rate_gbps"),
+            rate,
+            f"{channels} x {rate:g} Gb/s at {scale:g} Mb/s per Gb/s is {emulated:g} Mb/s; at most "
+            f"{MAX_EMULATED_MBPS:g} Mb/s can be emulated: lower scale_mbps_per_gbps to {fitting:g} or less",
+        )
+
+
+def _check_hosts(raw: dict[str, Any], kinds: dict[str, str], graph: nx.Graph[str]) -> Iterator[_Mistake]:
+    for index, node in _entries(raw, "nodes"):
+        name = node.get("name")
+        if not isinstance(name, str) or name not in graph:
+            continue
+        near = list(graph.neighbors(name))
+        if kinds[name] != "switch" and (len(near) != 1 or kinds.get(near[0]) != "switch"):
+            yield _Mistake(
+                ("nodes", index, "name"), name, f"a {kinds[name]} has exactly one link, to a switch; it has {len(near)}"
+            )
+    if len(graph) and not nx.is_connected(graph):
+        parts = sorted(nx.connected_components(graph), key=len)
+        yield _Mistake(("links",), ", ".join(sorted(parts[0])), "these nodes cannot reach the rest; link them")
+
+
+def _check_cross_traffic(raw: dict[str, Any], kinds: dict[str, str]) -> Iterator[_Mistake]:
+    cross = raw.get("cross_traffic")
+    if not isinstance(cross, dict):
+        return
+    for role in ("source", "sink"):
+        name = cross.get(role)
+        if isinstance(name, str) and kinds.get(name, "switch") == "switch":
+            hosts = ", ".join(host for host, kind in kinds.items() if kind != "switch")
+            yield _Mistake(("cross_traffic", role), name, f"name a host of this map: {hosts}")
+    ends = [set(link["ends"]) for _, link in _entries(raw, "links") if isinstance(link.get("ends"), list)]
+    bottleneck = cross.get("bottleneck")
+    if isinstance(bottleneck, list) and set(bottleneck) not in ends:
+        yield _Mistake(("cross_traffic", "bottleneck"), bottleneck, "name the two ends of a link of this map")
+
+
+def _entries(raw: dict[str, Any], key: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    entries = raw.get(key)
+    if isinstance(entries, list):
+        yield from ((index, entry) for index, entry in enumerate(entries) if isinstance(entry, dict))
+
+
+def _lines(node: yaml.Node | None, place: tuple[str | int, ...] = ()) -> dict[tuple[str | int, ...], int]:
+    """The line of every place in the file."""
+    if node is None:
+        return {}
+    lines = {place: node.start_mark.line + 1}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            lines |= _lines(value, (*place, str(key.value)))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines |= _lines(value, (*place, index))
+    return lines
+
+
+def _sentence(path: Path, lines: dict[tuple[str | int, ...], int], mistake: _Mistake) -> str:
+    near = mistake.place
+    while near and near not in lines:
+        near = near[:-1]
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in mistake.place).lstrip(".")
+    value = "" if isinstance(mistake.value, dict) else f" = {reprlib.repr(mistake.value)}"
+    return f"{path}:{lines.get(near, 1)}: {where or 'the file'}{value}: {mistake.right}"
+
+
+def _as_map(file: _File) -> Map:
+    cross = file.cross_traffic
+    return Map(
+        name=file.name,
+        description=file.description,
+        scale_mbps_per_gbps=file.scale_mbps_per_gbps,
+        mtu_bytes=file.mtu_bytes,
+        nodes=tuple(MapNode(n.name, n.kind, n.position_km, n.cpu_share) for n in file.nodes),
+        links=tuple(MapLink(k.ends, k.length_km, k.channels, k.channel_rate_gbps) for k in file.links),
+        cross_traffic=None if cross is None else CrossTraffic(cross.source, cross.sink, cross.bottleneck),
+    )
