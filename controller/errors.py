@@ -1,0 +1,153 @@
+"""Everything that can go wrong in the controller, as one tree.
+
+ControllerError
+├── RequestError          the request cannot be understood (4xx)
+│   ├── InvalidRequest    422 invalid_request
+│   ├── UnknownHost       422 unknown_host
+│   ├── NotFound          404 not_found
+│   ├── NotLive           409 not_live
+│   └── TooLarge          413 too_large
+├── Refused               understood, but the network cannot promise it (409)
+│   ├── NoPath            no_path
+│   ├── NoCapacity        no_capacity
+│   ├── LatencyNotMet     latency_not_met
+│   └── FlowInUse         flow_in_use
+├── SwitchError           a switch did not do its part (503)
+│   ├── SwitchDown        switch_down
+│   ├── SwitchTimeout     switch_timeout
+│   └── SwitchRefused     switch_refused
+└── StartError            the process cannot start; has an exit code
+"""
+
+# ruff: noqa: N818 - named for what happened, as the tree above reads
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class ControllerError(Exception):
+    """Base of the tree; `detail` is a sentence for a person, `facts` are fields for a program.
+
+    A bare ControllerError is a bug in the controller; every other one has a cause outside it.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str, **facts: object) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.facts: Mapping[str, object] = facts
+
+    def problem(self) -> dict[str, object]:
+        """The problem details of this error. Source: RFC 9457 §3."""
+        return problem(self.status, self.code, self.title, self.detail, self.facts)
+
+
+def problem(
+    status: int, code: str, title: str, detail: str, facts: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """One problem details object; the facts follow the standard fields. Source: RFC 9457 §3."""
+    head = {"type": f"urn:paceline:problem:{code}", "title": title, "status": status, "code": code}
+    return {**head, "detail": detail, **(facts or {})}
+
+
+class RequestError(ControllerError):
+    """The request cannot be understood."""
+
+
+class InvalidRequest(RequestError):
+    """A field is missing or wrong; `mistakes` lists all of them."""
+
+    code, status, title = "invalid_request", 422, "Invalid request"
+
+
+class UnknownHost(RequestError):
+    """A flow's end is not a host of the map."""
+
+    code, status, title = "unknown_host", 422, "Unknown host"
+
+
+class NotFound(RequestError):
+    """There is nothing of that name."""
+
+    code, status, title = "not_found", 404, "Not found"
+
+
+class NotLive(RequestError):
+    """The reservation has ended and cannot be changed any more."""
+
+    code, status, title = "not_live", 409, "Not live"
+
+
+class TooLarge(RequestError):
+    """The body is larger than the controller reads."""
+
+    code, status, title = "too_large", 413, "Body too large"
+
+
+class Refused(ControllerError):
+    """The network cannot promise what was asked."""
+
+    status = 409
+
+
+class NoPath(Refused):
+    """No path of links that are up joins the two ends."""
+
+    code, title = "no_path", "No path"
+
+
+class NoCapacity(Refused):
+    """A link has less to give than the request wants of it; `bottleneck` says which."""
+
+    code, title = "no_capacity", "No capacity"
+
+
+class LatencyNotMet(Refused):
+    """The proven bound of a flow, new or standing, lies above its limit."""
+
+    code, title = "latency_not_met", "Latency not met"
+
+
+class FlowInUse(Refused):
+    """Another live reservation holds the same 5-tuple."""
+
+    code, title = "flow_in_use", "Flow in use"
+
+
+class SwitchError(ControllerError):
+    """A switch did not do its part; whatever was begun has been undone."""
+
+    status = 503
+
+
+class SwitchDown(SwitchError):
+    """A switch that is needed is not connected."""
+
+    code, title = "switch_down", "Switch down"
+
+
+class SwitchTimeout(SwitchError):
+    """A switch did not confirm in time."""
+
+    code, title = "switch_timeout", "Switch timeout"
+
+
+class SwitchRefused(SwitchError):
+    """A switch answered with an OpenFlow error."""
+
+    code, title = "switch_refused", "Switch refused"
+
+
+class StartError(ControllerError):
+    """The process cannot start. Exit code 2: asked for wrongly; 3: the machine or network is not ready."""
+
+    code, title = "start_failed", "Start failed"
+
+    def __init__(self, detail: str, exit_code: int) -> None:
+        super().__init__(detail)
+        self.exit_code = exit_code

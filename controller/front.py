@@ -1,0 +1,241 @@
+"""The switches as other threads see them; everything behind it runs on Ryu's hub.
+
+Eventlet's hub belongs to one thread. Other threads leave a call in a deque and a byte in a pipe; a greenlet that waits
+on the pipe runs the call and completes a future. Import controller.southbound first: it brings eventlet in quietly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from queue import Queue
+from typing import Any, TypeVar
+
+import eventlet
+import eventlet.event
+import eventlet.hubs
+
+from controller.errors import SwitchDown, SwitchError, SwitchRefused, SwitchTimeout
+from controller.forwarding import COOKIE_TAG, COOKIE_TAG_MASK, MeterEntry, SwitchState
+from controller.openflow import flow_counter, message_of, meter_counter, meter_entry
+from controller.reconcile import Change
+from controller.switches import FlowCounter, MeterCounter, SwitchEvent
+
+Result = TypeVar("Result")
+
+
+class Exchange:
+    """Messages to one switch that are closed by a last answer; errors are told apart by transaction id."""
+
+    def __init__(self, datapath: Any) -> None:
+        self.datapath = datapath
+        self.xids: set[int] = set()
+        self.last_xid = 0
+        self.parts: list[Any] = []
+        self.done = eventlet.event.Event()
+
+    def finish(self, error: SwitchError | None = None) -> None:
+        """Wake whoever waits for it; only the first word counts."""
+        if not self.done.ready():
+            if error is None:
+                self.done.send(self.parts)
+            else:
+                self.done.send_exception(error)
+
+
+class Front:
+    """The switches as other threads see them; see controller.switches.Switches."""
+
+    def __init__(self) -> None:
+        self.events: Queue[SwitchEvent | None] = Queue()
+        self.datapaths: dict[int, Any] = {}
+        self.exchanges: dict[tuple[int, int], Exchange] = {}
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._read_fd, self._write_fd = os.pipe()
+        os.set_blocking(self._read_fd, False)
+        os.set_blocking(self._write_fd, False)
+        self._greenlet: Any = None
+
+    # From any thread ------------------------------------------------------------------------------------------------
+
+    def connected(self) -> frozenset[int]:
+        """The datapath ids that are connected now."""
+        return frozenset(self.datapaths)
+
+    def apply(self, phases: Sequence[Mapping[int, Sequence[Change]]], timeout_s: float) -> Future[None]:
+        """Send each phase to its switches at once, each closed by a barrier; the next when all have answered."""
+        return self.call(lambda: self._apply(phases, timeout_s))
+
+    def read_state(self, datapath_id: int, timeout_s: float) -> Future[SwitchState]:
+        """What of ours a switch holds."""
+        return self.call(lambda: self._read_state(datapath_id, timeout_s))
+
+    def read_counters(
+        self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float
+    ) -> Future[tuple[list[FlowCounter], list[MeterCounter]]]:
+        """The counters of the entries under a cookie, and of these meters where the switch has them."""
+        return self.call(lambda: self._read_counters(datapath_id, cookie, cookie_mask, meters, timeout_s))
+
+    def send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
+        """Send a frame out of each port, unconfirmed; nothing happens if the switch is not connected."""
+        self.call(lambda: self._send_frames(datapath_id, frames))
+
+    def call(self, work: Callable[[], Result]) -> Future[Result]:
+        """Run something on the hub."""
+        future: Future[Result] = Future()
+        self._calls.append((future, work))
+        with contextlib.suppress(BlockingIOError):  # a full pipe wakes the greenlet just as well
+            os.write(self._write_fd, b"!")
+        return future
+
+    # On the hub -----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Begin to take calls."""
+        self._greenlet = eventlet.spawn(self._serve)
+
+    def close(self) -> None:
+        """Take no more calls."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+
+    def _serve(self) -> None:
+        while True:
+            eventlet.hubs.trampoline(self._read_fd, read=True)
+            os.read(self._read_fd, 4096)
+            while self._calls:
+                eventlet.spawn(_run, *self._calls.popleft())
+
+    def _apply(self, phases: Sequence[Mapping[int, Sequence[Change]]], timeout_s: float) -> None:
+        for phase in phases:
+            exchanges = []
+            for datapath_id, changes in phase.items():
+                datapath = self._datapath(datapath_id)
+                messages = [message_of(datapath, change) for change in changes]
+                barrier = datapath.ofproto_parser.OFPBarrierRequest(datapath)
+                exchanges.append(self._send(datapath, [*messages, barrier]))
+            self._await(exchanges, timeout_s)
+
+    def _read_state(self, datapath_id: int, timeout_s: float) -> SwitchState:
+        datapath = self._datapath(datapath_id)
+        parser, ofproto = datapath.ofproto_parser, datapath.ofproto
+        flows = self._send(datapath, [_flow_request(datapath, COOKIE_TAG << 48, COOKIE_TAG_MASK)])
+        meters = self._send(datapath, [parser.OFPMeterConfigStatsRequest(datapath, 0, ofproto.OFPM_ALL)])
+        self._await([flows, meters], timeout_s)
+        entries = [flow_counter(stats).entry for stats in flows.parts]
+        ours = [meter for meter in map(meter_entry, meters.parts) if meter is not None]
+        return SwitchState({meter.meter_id: meter for meter in ours}, {entry.key: entry for entry in entries})
+
+    def _read_counters(
+        self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float
+    ) -> tuple[list[FlowCounter], list[MeterCounter]]:
+        datapath = self._datapath(datapath_id)
+        request = datapath.ofproto_parser.OFPMeterStatsRequest
+        flows = self._send(datapath, [_flow_request(datapath, cookie, cookie_mask)])
+        asked = [(meter, self._send(datapath, [request(datapath, 0, meter.meter_id)])) for meter in meters]
+        self._await([flows], timeout_s)
+        counters = []
+        for meter, exchange in asked:
+            try:
+                self._await([exchange], timeout_s)
+            except SwitchRefused:
+                continue  # the switch has no such meter now
+            counters += [meter_counter(meter, stats) for stats in exchange.parts]
+        return [flow_counter(stats) for stats in flows.parts], counters
+
+    def _send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
+        datapath = self.datapaths.get(datapath_id)
+        if datapath is None:
+            return
+        parser, ofproto = datapath.ofproto_parser, datapath.ofproto
+        for port, frame in frames.items():
+            out = [parser.OFPActionOutput(port)]
+            sent_by = {"buffer_id": ofproto.OFP_NO_BUFFER, "in_port": ofproto.OFPP_CONTROLLER}
+            datapath.send_msg(parser.OFPPacketOut(datapath, actions=out, data=frame, **sent_by))
+
+    def _datapath(self, datapath_id: int) -> Any:
+        try:
+            return self.datapaths[datapath_id]
+        except KeyError:
+            raise _down(datapath_id) from None
+
+    def _send(self, datapath: Any, messages: Sequence[Any]) -> Exchange:
+        """Send all messages in one piece; the last one's answer ends the exchange."""
+        exchange = Exchange(datapath)
+        buffer = bytearray()
+        for message in messages:
+            exchange.last_xid = datapath.set_xid(message)
+            exchange.xids.add(exchange.last_xid)
+            self.exchanges[datapath.id, exchange.last_xid] = exchange
+            message.serialize()
+            buffer += message.buf
+        if not datapath.send(bytes(buffer)):
+            exchange.finish(_down(datapath.id))
+        return exchange
+
+    def answered(self, datapath: Any, xid: int, parts: Sequence[Any], more: bool) -> None:
+        """An answer has come in, or part of one."""
+        exchange = self.exchanges.get((datapath.id, xid))
+        if exchange is None:
+            return
+        exchange.parts += parts
+        if xid == exchange.last_xid and not more:
+            exchange.finish()
+
+    def refused(self, datapath: Any, xid: int, sentence: str) -> None:
+        """A switch has answered with an error."""
+        exchange = self.exchanges.get((datapath.id, xid))
+        if exchange is not None:
+            exchange.finish(SwitchRefused(sentence, datapath_ids=[datapath.id]))
+
+    def lost(self, datapath: Any) -> bool:
+        """A connection is gone, and nothing it still owes will come; False if a newer one has replaced it."""
+        for exchange in [e for e in self.exchanges.values() if e.datapath is datapath]:
+            exchange.finish(_down(datapath.id))
+        current = self.datapaths.get(datapath.id) is datapath
+        if current:
+            del self.datapaths[datapath.id]
+        return current
+
+    def _await(self, exchanges: Sequence[Exchange], timeout_s: float) -> None:
+        """Wait until all have ended.
+
+        Raises: the first SwitchError among them.
+        """
+        timer = eventlet.Timeout(timeout_s)
+        try:
+            for exchange in exchanges:
+                exchange.done.wait()
+        except eventlet.Timeout:
+            late = [exchange.datapath.id for exchange in exchanges if not exchange.done.ready()]
+            raise _late(late, timeout_s) from None
+        finally:
+            timer.cancel()
+            for exchange in exchanges:
+                for xid in exchange.xids:
+                    self.exchanges.pop((exchange.datapath.id, xid), None)
+
+
+def _run(future: Future[Result], work: Callable[[], Result]) -> None:
+    try:
+        future.set_result(work())
+    except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
+        future.set_exception(error)
+
+
+def _flow_request(datapath: Any, cookie: int, cookie_mask: int) -> Any:
+    ofproto, parser = datapath.ofproto, datapath.ofproto_parser
+    anywhere = (ofproto.OFPTT_ALL, ofproto.OFPP_ANY, ofproto.OFPG_ANY)
+    return parser.OFPFlowStatsRequest(datapath, 0, *anywhere, cookie, cookie_mask, parser.OFPMatch())
+
+
+def _down(datapath_id: int) -> SwitchDown:
+    return SwitchDown(f"Switch {datapath_id:016x} is not connected.", datapath_ids=[datapath_id])
+
+
+def _late(datapath_ids: Sequence[int], timeout_s: float) -> SwitchTimeout:
+    names = ", ".join(f"{datapath_id:016x}" for datapath_id in datapath_ids)
+    return SwitchTimeout(f"No confirmation within {timeout_s:g} s from {names}.", datapath_ids=list(datapath_ids))

@@ -1,0 +1,250 @@
+"""The process: Ryu in the main thread, the REST interface in another, the service between them."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import uvicorn
+
+from controller import southbound
+from controller.api import create_app
+from controller.errors import StartError
+from controller.front import Front
+from controller.ledger import Ledger
+from controller.network import Network, network_from_map
+from controller.service import Service
+from topologies import running
+
+log = logging.getLogger(__name__)
+
+Address = tuple[str, int]
+
+REST_DEFAULT = "127.0.0.1:8080"
+OPENFLOW_DEFAULT = "127.0.0.1:6653"
+RYU_REST_DEFAULT = "127.0.0.1:8081"
+STOP_S = 5.0
+
+
+class AddressType(click.ParamType[Address]):
+    """HOST:PORT with a numeric host, as `127.0.0.1:8080` or `[::1]:8080`."""
+
+    name = "HOST:PORT"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        """Read it, or say what would be right."""
+        host, colon, port = str(value).rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        try:
+            ipaddress.ip_address(host)
+            number = int(port)
+        except ValueError:
+            number = 0
+        if not colon or not 1 <= number <= 65535:
+            self.fail(f"{value!r} is not an address; write it as 127.0.0.1:8080.", param, ctx)
+        return host, number
+
+
+@click.command(
+    "controller",
+    epilog="""\b
+Example:
+  paceline controller metro --openflow 127.0.0.1:6653 --listen 127.0.0.1:8080
+  curl -s http://127.0.0.1:8080/v1/network
+
+Exit codes: 0 stopped by a signal, 2 asked for wrongly (map, options, ledger), 3 a port is taken.""",
+)
+@click.argument("map_name", metavar="MAP")
+@click.option(
+    "--listen", "listen", multiple=True, type=AddressType(), default=[REST_DEFAULT], show_default=True,
+    help="Where the REST interface listens; may be given several times.",
+)  # fmt: skip
+@click.option(
+    "--openflow", type=AddressType(), default=OPENFLOW_DEFAULT, show_default=True, help="Where switches connect."
+)
+@click.option(
+    "--ryu-app", "ryu_apps", multiple=True, metavar="MODULE",
+    help="Another Ryu application to run beside ours, for example ryu.app.ofctl_rest; may be given several times.",
+)  # fmt: skip
+@click.option(
+    "--ryu-rest", type=AddressType(), default=RYU_REST_DEFAULT, show_default=True,
+    help="Where Ryu's own web server listens, if one of those applications uses it.",
+)  # fmt: skip
+@click.option(
+    "--ledger", metavar="URL", default=None,
+    help="SQLAlchemy URL of what survives a restart; sqlite:// keeps it in memory. [default: a file for each map]",
+)  # fmt: skip
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True,
+    help="What goes to standard error.",
+)  # fmt: skip
+def command(
+    map_name: str,
+    listen: tuple[Address, ...],
+    openflow: Address,
+    ryu_apps: tuple[str, ...],
+    ryu_rest: Address,
+    ledger: str | None,
+    quiet: bool,
+    log_level: str,
+) -> None:
+    """Run the controller of MAP (a name such as metro, or a file): OpenFlow to its switches, REST to its users."""
+    level = "error" if quiet else log_level
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        network = load_network(map_name)
+        book = Ledger(ledger or default_ledger(network.name), network.name)
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(_listening(address)) for address in listen]
+            _check_free(openflow, "OpenFlow")
+            if ryu_apps:
+                _check_free(ryu_rest, "Ryu's web server")
+            greeting = None if quiet else _greeting(network, listen, openflow)
+            _run(network, book, sockets, openflow, ryu_apps, ryu_rest, greeting)
+    except StartError as error:
+        click.echo(f"Error: {error.detail}", err=True)
+        raise SystemExit(error.exit_code) from error
+
+
+def load_network(map_name: str) -> Network:
+    """The network of a map by name or file.
+
+    Raises: StartError with the loader's sentences.
+    """
+    from topologies.loader import MapError, load_map
+
+    try:
+        return network_from_map(load_map(map_name))
+    except MapError as error:
+        raise StartError(str(error), exit_code=2) from error
+
+
+def default_ledger(map_name: str) -> str:
+    """A file for the map: among the run files if we may write there, else in the user's state directory."""
+    for directory in (running.DIRECTORY, Path.home() / ".local/state/paceline"):
+        with contextlib.suppress(OSError):
+            directory.mkdir(parents=True, exist_ok=True)
+            if os.access(directory, os.W_OK):
+                return f"sqlite:///{directory}/ledger-{map_name}.db"
+    return "sqlite://"
+
+
+def propagation_emulated(map_name: str) -> bool:
+    """Whether an emulation of this map runs here that delays packets as the fibre would."""
+    note = running.read()
+    return bool(note and note.map_name == map_name and note.propagation_emulated)
+
+
+def _run(
+    network: Network,
+    book: Ledger,
+    sockets: list[socket.socket],
+    openflow: Address,
+    ryu_apps: tuple[str, ...],
+    ryu_rest: Address,
+    greeting: str | None,
+) -> None:
+    rest: list[RestThread] = []
+
+    def assemble(front: Front) -> southbound.Stop:
+        service = Service(network, front, book)
+        service.start()
+        rest.append(RestThread(service, sockets))
+        rest[0].start()
+        return lambda: _stop(rest[0], service)
+
+    def ready(stop: southbound.Stop) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop())
+        rest[0].ready.wait(STOP_S)
+        if greeting:
+            click.echo(greeting)
+
+    southbound.attach(assemble)
+    southbound.run(ryu_apps, openflow, ryu_rest, ready)
+
+
+def _stop(rest: RestThread, service: Service) -> None:
+    rest.stop()
+    service.stop()
+
+
+class RestThread(threading.Thread):
+    """uvicorn on sockets that listen already."""
+
+    def __init__(self, service: Service, sockets: list[socket.socket]) -> None:
+        super().__init__(name="paceline-rest", daemon=True)
+        self.ready = threading.Event()
+        self._sockets = sockets
+        app = create_app(service, lambda: propagation_emulated(service.network.name))
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+        self._server = _AnnouncingServer(config, self.ready)
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        self._server.run(sockets=self._sockets)
+
+    def stop(self) -> None:
+        """Finish what is being answered and end."""
+        self._server.should_exit = True
+        self.join(STOP_S)
+
+
+class _AnnouncingServer(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: threading.Event) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready.set()
+
+
+@contextlib.contextmanager
+def _listening(address: Address) -> Iterator[socket.socket]:
+    with _bound(address, "The REST interface") as listener:
+        listener.listen(128)
+        yield listener
+
+
+def _check_free(address: Address, what: str) -> None:
+    """Eventlet shares ports (SO_REUSEPORT), so a taken one would go unnoticed."""
+    with _bound(address, what) as probe:
+        probe.listen(1)
+
+
+@contextlib.contextmanager
+def _bound(address: Address, what: str) -> Iterator[socket.socket]:
+    host, port = address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol named, asyncio turns Nagle's algorithm off; else each answer waits 40 ms for an acknowledgement.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind(address)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            sentence = f"{what} cannot listen on {host}:{port}: {reason}. Choose another port, or end what uses it."
+            raise StartError(sentence, exit_code=3) from error
+        yield bound
+
+
+def _greeting(network: Network, listen: tuple[Address, ...], openflow: Address) -> str:
+    urls = ", ".join(f"http://{host}:{port}" for host, port in listen)
+    return (
+        f"Controller of {network.name}: REST on {urls} (Swagger at /docs), "
+        f"{len(network.switches)} switches expected on {openflow[0]}:{openflow[1]}."
+    )
+
+
+if __name__ == "__main__":
+    command()

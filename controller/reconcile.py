@@ -1,0 +1,93 @@
+"""Wanted entries + present entries -> changes, in an order in which no promise is broken on the way.
+
+Admitting: first best effort shrinks everywhere, then paths are laid from the far end, and only then does the first
+switch let packets in. Releasing goes the other way round: best effort grows last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+from controller.forwarding import FlowEntry, MeterEntry, SwitchState
+from controller.reservation import FIRST_METER_ID
+
+Kind = Literal["add_meter", "modify_meter", "delete_meter", "add_flow", "delete_flow"]
+
+
+class Phase(IntEnum):
+    """The safe order; each phase is confirmed by every switch before the next begins."""
+
+    SHRINK = 0
+    """Meters that fall, and new meters, which nothing uses yet."""
+    LAY = 1
+    """New forwarding entries, which nothing reaches yet."""
+    TURN = 2
+    """Forwarding entries that change."""
+    OPEN = 3
+    """Classifying entries, new and changed, and reservations' meters that rise."""
+    CLOSE = 4
+    """Classifying entries that go."""
+    CLEAR = 5
+    """Forwarding entries that go."""
+    GROW = 6
+    """Meters that go, and port meters that rise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing to tell a switch; `add_flow` also replaces an entry of the same key."""
+
+    kind: Kind
+    entry: FlowEntry | MeterEntry
+
+
+Changes = Mapping[str, tuple[Change, ...]]
+"""By switch."""
+
+
+def ordered_changes(
+    wanted: Mapping[str, SwitchState], present: Mapping[str, SwitchState]
+) -> list[dict[str, list[Change]]]:
+    """What to tell each switch, one mapping for each phase in which there is something to say.
+
+    Only switches named in `present` are looked at: the others' state is not known now.
+    """
+    phases: dict[Phase, dict[str, list[Change]]] = {phase: {} for phase in Phase}
+    for switch, held in present.items():
+        for phase, change in _differences(wanted.get(switch, SwitchState()), held):
+            phases[phase].setdefault(switch, []).append(change)
+    return [phases[phase] for phase in Phase if phases[phase]]
+
+
+def _differences(wanted: SwitchState, present: SwitchState) -> Iterator[tuple[Phase, Change]]:
+    for meter_id, meter in wanted.meters.items():
+        held = present.meters.get(meter_id)
+        if held is None:
+            yield Phase.SHRINK, Change("add_meter", meter)
+        elif held != meter:
+            yield _meter_phase(meter, held), Change("modify_meter", meter)
+    for key, entry in wanted.flows.items():
+        standing = present.flows.get(key)
+        if standing != entry:
+            yield _entry_phase(entry, standing), Change("add_flow", entry)
+    for key, entry in present.flows.items():
+        if key not in wanted.flows:
+            yield Phase.CLOSE if entry.table == 0 else Phase.CLEAR, Change("delete_flow", entry)
+    for meter_id, meter in present.meters.items():
+        if meter_id not in wanted.meters:
+            yield Phase.GROW, Change("delete_meter", meter)
+
+
+def _meter_phase(wanted: MeterEntry, present: MeterEntry) -> Phase:
+    if wanted.rate_kbps < present.rate_kbps:
+        return Phase.SHRINK
+    return Phase.OPEN if wanted.meter_id >= FIRST_METER_ID else Phase.GROW
+
+
+def _entry_phase(wanted: FlowEntry, present: FlowEntry | None) -> Phase:
+    if wanted.table == 0:
+        return Phase.OPEN
+    return Phase.LAY if present is None else Phase.TURN

@@ -1,0 +1,207 @@
+"""The Ryu application: the only file that imports ryu.
+
+Loaded by `paceline controller`, or by `ryu-manager controller.southbound`. Whoever starts the process may `attach` what
+is to be built on top; if nobody did, the application loads it by name (`paceline_assemble`), so that no import runs
+back up.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # eventlet announces its retirement on import
+    import eventlet
+    import eventlet.patcher
+    import eventlet.wsgi
+
+    if not hasattr(eventlet.wsgi, "ALREADY_HANDLED"):
+        # The name left eventlet in 0.30.3; only Ryu's own wsgi module asks for it.
+        eventlet.wsgi.ALREADY_HANDLED = object()
+    from ryu.app.wsgi import start_service
+    from ryu.base.app_manager import AppManager, RyuApp
+    from ryu.cfg import CONF, ListOpt, StrOpt
+    from ryu.controller import ofp_event
+    from ryu.controller.handler import DEAD_DISPATCHER, MAIN_DISPATCHER, set_ev_cls
+    from ryu.ofproto import ofproto_v1_3
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar, TypeVar, cast
+
+from controller.errors import StartError
+from controller.front import Front
+from controller.switches import LldpSeen, PortChanged, SwitchGone, SwitchUp
+from controller.wiring import read_lldp_frame
+
+DEFAULT_ASSEMBLE = "controller.main:assemble"
+
+Handler = TypeVar("Handler", bound=Callable[..., None])
+on = cast(Callable[..., Callable[[Handler], Handler]], set_ev_cls)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the process was started with; `green`: Ryu has replaced the threads by greenlets (ryu-manager does)."""
+
+    map_name: str
+    listen: tuple[str, ...]
+    ledger: str
+    green: bool
+
+
+Stop = Callable[[], None]
+Assemble = Callable[[Front, Settings], Stop]
+
+_OPTIONS = [
+    StrOpt("paceline_map", default=os.environ.get("PACELINE_MAP", ""), help="name or path of the map"),
+    ListOpt("paceline_listen", default=["127.0.0.1:8080"], help="HOST:PORT of the REST API, several by commas"),
+    StrOpt("paceline_ledger", default="", help="URL of the ledger"),
+    StrOpt("paceline_assemble", default=DEFAULT_ASSEMBLE, help="MODULE:FUNCTION that builds on the switches"),
+]
+CONF.register_opts(_OPTIONS)
+
+_attached: list[Callable[[Front], Stop]] = []
+
+
+def attach(assemble: Callable[[Front], Stop]) -> None:
+    """Say what the application is to start on the switches' front; what it returns stops it again."""
+    _attached[:] = [assemble]
+
+
+def run(
+    apps: Sequence[str], openflow: tuple[str, int], ryu_rest: tuple[str, int], ready: Callable[[Stop], None]
+) -> None:
+    """Run Ryu with this and these other applications in this thread until the function handed to `ready` is called.
+
+    `ryu_rest`: where Ryu's own web server listens if one of the applications wants it.
+
+    Raises: StartError if a port is taken; whatever an application raises while it is loaded or started.
+    """
+    CONF(args=[], project="ryu", default_config_files=[])
+    overrides = {"ofp_listen_host": openflow[0], "ofp_tcp_listen_port": openflow[1]}
+    overrides |= {"wsapi_host": ryu_rest[0], "wsapi_port": ryu_rest[1]}
+    # A switch that says nothing for about 12 s counts as gone.
+    for name, value in {**overrides, "echo_request_interval": 3.0, "maximum_unreplied_echo_requests": 3}.items():
+        CONF.set_override(name, value)
+    stopped = eventlet.event.Event()
+    bell = Front()
+    bell.open()
+    manager = AppManager.get_instance()
+    services: list[Any] = []
+    try:
+        manager.load_apps([__name__, *apps])
+        services += manager.instantiate_apps(**manager.create_contexts())
+        webapp = start_service(manager)
+        if webapp:
+            services.append(eventlet.spawn(webapp))
+        eventlet.sleep(0)  # the listeners bind now
+        if any(service.dead for service in services):
+            raise StartError(f"Cannot listen for switches on {openflow[0]}:{openflow[1]}.", exit_code=3)
+        ready(lambda: _ring(bell, stopped))
+        stopped.wait()
+    finally:
+        manager.close()
+        for service in services:
+            service.kill()
+        bell.close()
+
+
+def _ring(bell: Front, stopped: Any) -> None:
+    bell.call(lambda: None if stopped.ready() else stopped.send(None))
+
+
+class PacelineApp(RyuApp):  # type: ignore[misc]
+    """Turns Ryu's events into ours and starts what is built on top."""
+
+    OFP_VERSIONS: ClassVar = [ofproto_v1_3.OFP_VERSION]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.front = Front()
+        self.stop_assembled: Stop = _nothing
+
+    def start(self) -> None:
+        """Called by Ryu when every application is there."""
+        super().start()
+        self.front.open()
+        self.stop_assembled = (_attached or [_assemble_by_name])[0](self.front)
+
+    def close(self) -> None:
+        """Called by Ryu at the end."""
+        self.stop_assembled()
+        self.stop_assembled = _nothing
+        self.front.close()
+
+    @on(ofp_event.EventOFPStateChange, [MAIN_DISPATCHER, DEAD_DISPATCHER])
+    def state_changed(self, event: Any) -> None:
+        """A switch has finished its handshake, or its connection is gone."""
+        datapath = event.datapath
+        if event.state == MAIN_DISPATCHER:
+            self.front.datapaths[datapath.id] = datapath
+            ports = {number: _port_facts(port) for number, port in datapath.ports.items() if number <= _LAST_PORT}
+            self.front.events.put(SwitchUp(datapath.id, ports))
+        elif self.front.lost(datapath):
+            self.front.events.put(SwitchGone(datapath.id))
+
+    @on(ofp_event.EventOFPPortStatus, MAIN_DISPATCHER)
+    def port_changed(self, event: Any) -> None:
+        """A port has come, gone or changed."""
+        message = event.msg
+        name, up = _port_facts(message.desc)
+        gone = message.reason == message.datapath.ofproto.OFPPR_DELETE
+        self.front.events.put(
+            PortChanged(message.datapath.id, message.desc.port_no, name, None if gone else up)
+        )
+
+    @on(ofp_event.EventOFPPacketIn, MAIN_DISPATCHER)
+    def packet_in(self, event: Any) -> None:
+        """A frame has come up; only our own LLDP concerns us."""
+        source = read_lldp_frame(event.msg.data)
+        if source is not None:
+            self.front.events.put(LldpSeen(event.msg.datapath.id, event.msg.match["in_port"], *source))
+
+    @on(ofp_event.EventOFPErrorMsg, MAIN_DISPATCHER)
+    def refused(self, event: Any) -> None:
+        """A switch did not like a message."""
+        message = event.msg
+        ofproto = message.datapath.ofproto
+        kind = ofproto.ofp_error_type_to_str(message.type)
+        code = ofproto.ofp_error_code_to_str(message.type, message.code)
+        sentence = f"Switch {message.datapath.id:016x} answered {kind}, {code}."
+        self.front.refused(message.datapath, message.xid, sentence)
+
+    @on(ofp_event.EventOFPBarrierReply, MAIN_DISPATCHER)
+    def barrier_replied(self, event: Any) -> None:
+        """A switch has done everything before the barrier."""
+        self.front.answered(event.msg.datapath, event.msg.xid, (), more=False)
+
+    @on(ofp_event.EventOFPFlowStatsReply, MAIN_DISPATCHER)
+    @on(ofp_event.EventOFPMeterConfigStatsReply, MAIN_DISPATCHER)
+    @on(ofp_event.EventOFPMeterStatsReply, MAIN_DISPATCHER)
+    def statistics_replied(self, event: Any) -> None:
+        """Statistics, or a part of them."""
+        message = event.msg
+        more = bool(message.flags & message.datapath.ofproto.OFPMPF_REPLY_MORE)
+        self.front.answered(message.datapath, message.xid, message.body, more)
+
+
+_LAST_PORT = ofproto_v1_3.OFPP_MAX
+
+
+def _nothing() -> None:
+    """Stop what was never started."""
+
+
+def _port_facts(port: Any) -> tuple[str, bool]:
+    down = port.config & ofproto_v1_3.OFPPC_PORT_DOWN or port.state & ofproto_v1_3.OFPPS_LINK_DOWN
+    return port.name.decode(errors="replace"), not down
+
+
+def _assemble_by_name(front: Front) -> Stop:
+    module, _, function = CONF.paceline_assemble.partition(":")
+    assemble = cast(Assemble, getattr(import_module(module), function))
+    green = bool(eventlet.patcher.is_monkey_patched("thread"))
+    return assemble(front, Settings(CONF.paceline_map, tuple(CONF.paceline_listen), CONF.paceline_ledger, green))

@@ -1,0 +1,98 @@
+"""What the service sees of the switches: things that happen to them, and things it can have done to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import Queue
+from typing import Protocol
+
+from controller.forwarding import FlowEntry, MeterEntry, SwitchState
+from controller.reconcile import Change
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchUp:
+    """A switch has connected; `ports` by number: name and whether it is up."""
+
+    datapath_id: int
+    ports: Mapping[int, tuple[str, bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchGone:
+    """A switch's control connection is lost; it goes on forwarding by what it holds."""
+
+    datapath_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class PortChanged:
+    """A port has come, gone, or changed its state; `up` is None when it is gone."""
+
+    datapath_id: int
+    port: int
+    name: str
+    up: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class LldpSeen:
+    """A wiring-check frame that left (source, source_port) has arrived at (datapath_id, port)."""
+
+    datapath_id: int
+    port: int
+    source: int
+    source_port: int
+
+
+SwitchEvent = SwitchUp | SwitchGone | PortChanged | LldpSeen
+
+
+@dataclass(frozen=True, slots=True)
+class FlowCounter:
+    """A flow entry and what has matched it so far."""
+
+    entry: FlowEntry
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeterCounter:
+    """A meter and what has passed and been dropped so far; `packets` and `bytes` count all that came in."""
+
+    entry: MeterEntry
+    packets: int
+    bytes: int
+    dropped_packets: int
+    dropped_bytes: int
+
+
+class Switches(Protocol):
+    """The switches, from any thread. Every future ends within its timeout, with a SwitchError if it must.
+
+    SwitchDown: not connected, or lost meanwhile. SwitchTimeout: no confirmation. SwitchRefused: an OpenFlow error.
+    """
+
+    @property
+    def events(self) -> Queue[SwitchEvent | None]:
+        """What happens, in order; None wakes the reader for no reason of the switches'."""
+
+    def connected(self) -> frozenset[int]:
+        """The datapath ids that are connected now."""
+
+    def apply(self, phases: Sequence[Mapping[int, Sequence[Change]]], timeout_s: float) -> Future[None]:
+        """Send each phase to its switches at once, each closed by a barrier; the next when all have answered."""
+
+    def read_state(self, datapath_id: int, timeout_s: float) -> Future[SwitchState]:
+        """What of ours a switch holds."""
+
+    def read_counters(
+        self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float
+    ) -> Future[tuple[list[FlowCounter], list[MeterCounter]]]:
+        """The counters of the entries under a cookie, and of these meters where the switch has them."""
+
+    def send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
+        """Send a frame out of each port, unconfirmed; nothing happens if the switch is not connected."""

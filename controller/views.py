@@ -1,0 +1,169 @@
+"""Facts -> what REST shows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from controller.fabric import SwitchCounters
+from controller.forwarding import cookie_of, reserved_entries
+from controller.network import DirectedLink, Network, Node
+from controller.paths import Path, candidate_paths
+from controller.reservation import Placement, Reservation
+from controller.schemas import (
+    Counters,
+    EntryCounters,
+    LinkBody,
+    MatchBody,
+    MeterCounters,
+    NetworkBody,
+    NodeBody,
+    PathBody,
+    PathLink,
+    PathsBody,
+    PlacedFlow,
+    RequirementBody,
+    ReservationBody,
+)
+from controller.service import Snapshot
+
+
+def reservation_body(reservation: Reservation) -> ReservationBody:
+    """A reservation as it stands."""
+    return ReservationBody(
+        id=reservation.id,
+        version=reservation.version,
+        state=reservation.state,
+        owner=reservation.owner,
+        lease_s=reservation.lease_s,
+        created_at=datetime.fromtimestamp(reservation.created_at_s, UTC),
+        expires_at=datetime.fromtimestamp(reservation.expires_at_s, UTC),
+        reason=reservation.reason,
+        flows=[_placed_flow(placement) for placement in reservation.placements],
+    )
+
+
+def _placed_flow(placement: Placement) -> PlacedFlow:
+    flow = placement.flow
+    match, needed = flow.match, flow.requirement
+    return PlacedFlow(
+        name=flow.name,
+        source=flow.source,
+        destination=flow.destination,
+        match=MatchBody(
+            protocol=match.protocol, source_port=match.source_port, destination_port=match.destination_port
+        ),
+        requirement=RequirementBody(
+            min_bandwidth_bps=needed.min_bandwidth_bps,
+            burst_bytes=needed.burst_bytes,
+            max_latency_us=needed.max_latency_us,
+            max_latency_variation_us=needed.max_latency_variation_us,
+        ),
+        path=list(placement.path),
+        reserved_bps=placement.reserved_bps,
+        burst_bytes=placement.burst_bytes,
+        accumulated_latency_us=round(placement.accumulated_latency_us, 1),
+        latency_variation_us=round(placement.latency_variation_us, 1),
+    )
+
+
+def counters_body(
+    network: Network, reservation: Reservation, read: Sequence[SwitchCounters], unavailable: list[str]
+) -> Counters:
+    """What the switches have counted, each line with the flow it belongs to."""
+    flow_of_meter = {(p.switches[0], p.meter_id): p.flow.name for p in reservation.placements}
+    flow_of_entry = {
+        (switch, entry.key): placement.flow.name
+        for placement in reservation.placements
+        for switch, entry in reserved_entries(network, placement, cookie_of(reservation.number, placement.version))
+    }
+    meters = [
+        MeterCounters(
+            switch=counters.switch,
+            meter_id=meter.entry.meter_id,
+            flow=flow_of_meter[counters.switch, meter.entry.meter_id],
+            rate_kbps=meter.entry.rate_kbps,
+            burst_kbit=meter.entry.burst_kbit,
+            packets=meter.packets,
+            bytes=meter.bytes,
+            dropped_packets=meter.dropped_packets,
+            dropped_bytes=meter.dropped_bytes,
+        )
+        for counters in read
+        for meter in counters.meters
+    ]
+    entries = [
+        EntryCounters(
+            switch=counters.switch,
+            table=flow.entry.table,
+            priority=flow.entry.priority,
+            match=dict(flow.entry.match),
+            flow=flow_of_entry.get((counters.switch, flow.entry.key)),
+            cookie=f"0x{flow.entry.cookie:016x}",
+            packets=flow.packets,
+            bytes=flow.bytes,
+        )
+        for counters in read
+        for flow in counters.flows
+    ]
+    return Counters(meters=meters, entries=entries, unavailable=unavailable)
+
+
+def network_body(snapshot: Snapshot, propagation_emulated: bool) -> NetworkBody:
+    """The network now."""
+    network = snapshot.network
+    return NetworkBody(
+        map=network.name,
+        scale_mbps_per_gbps=network.scale_mbps_per_gbps,
+        mtu_bytes=network.mtu_bytes,
+        propagation_emulated=propagation_emulated,
+        nodes=[_node_body(node, snapshot) for node in network.nodes.values()],
+        links=[_link_body(link, snapshot) for link in network.links.values()],
+        complaints=list(snapshot.complaints),
+    )
+
+
+def _node_body(node: Node, snapshot: Snapshot) -> NodeBody:
+    if node.is_switch:
+        return NodeBody(name=node.name, kind=node.kind, up=node.name in snapshot.switches_up)
+    up = any(link.name not in snapshot.down for link in snapshot.network.links_from(node.name))
+    return NodeBody(name=node.name, kind=node.kind, up=up, ip=node.ip)
+
+
+def _link_body(link: DirectedLink, snapshot: Snapshot) -> LinkBody:
+    reserved_bps = snapshot.bookings.reserved_bps(link.name, snapshot.now_s)
+    return LinkBody(
+        link=link.name,
+        source=link.source,
+        destination=link.destination,
+        length_km=link.length_km,
+        up=link.name not in snapshot.down,
+        capacity_bps=link.capacity_bps,
+        reservable_bps=link.reservable_bps,
+        reserved_bps=reserved_bps,
+        free_bps=link.reservable_bps - reserved_bps,
+    )
+
+
+def paths_body(snapshot: Snapshot, source: str, destination: str) -> PathsBody:
+    """The candidate paths between two hosts, with what is free now."""
+    paths = candidate_paths(snapshot.network, source, destination, snapshot.down)
+    return PathsBody(source=source, destination=destination, paths=[_path_body(path, snapshot) for path in paths])
+
+
+def _path_body(path: Path, snapshot: Snapshot) -> PathBody:
+    links = snapshot.network.links_along(path)
+    free = [
+        PathLink(
+            link=link.name,
+            free_bps=link.reservable_bps - snapshot.bookings.reserved_bps(link.name, snapshot.now_s),
+        )
+        for link in links
+    ]
+    return PathBody(
+        nodes=list(path),
+        length_km=sum(link.length_km for link in links),
+        propagation_us=round(sum(link.propagation_us for link in links), 3),
+        free_bps=min(link.free_bps for link in free),
+        links=free,
+    )
