@@ -110,8 +110,7 @@ def _check_shape(raw: object) -> tuple[list[_Mistake], _File | None]:
         return [], _File.model_validate(raw)
     except ValidationError as error:
         return [
-            _Mistake(fault["loc"], fault["input"], _advice(fault["type"], fault["msg"]))
-            for fault in error.errors()
+            _Mistake(fault["loc"], fault["input"], _advice(fault["type"], fault["msg"])) for fault in error.errors()
         ], None
 
 

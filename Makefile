@@ -1,0 +1,24 @@
+# `make demo` runs the main job, `make test` all tests; both set up what is missing first.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+BIN := .venv/bin
+
+.PHONY: demo test check setup clean
+
+demo: setup
+	$(SUDO) $(BIN)/python mininet/demo.py
+
+test: setup
+	$(MAKE) --no-print-directory check
+	$(SUDO) $(BIN)/pytest tests/network -p no:cacheprovider
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/unit tests/property
+
+setup:
+	@scripts/set-up
+
+clean:
+	rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,97 @@
+"""The controller beside an emulation: start it, wait until every switch is connected and wired as the map says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from journal import Journal
+from problems import EmulationError
+from topologies.maps import MANAGEMENT_GATEWAY, Map
+
+CONNECT_TIMEOUT_S = 30.0
+
+
+class ControllerProcess:
+    """`paceline controller` as a child; its output goes to `log`."""
+
+    def __init__(self, map_path: Path, openflow: tuple[str, int], rest_port: int, log: Path, journal: Journal) -> None:
+        self.log = log
+        self.rest = f"http://127.0.0.1:{rest_port}"
+        command = [
+            sys.executable, "-m", "controller.main", str(map_path),
+            "--openflow", f"{openflow[0]}:{openflow[1]}",
+            "--listen", f"127.0.0.1:{rest_port}", "--listen", f"{MANAGEMENT_GATEWAY}:{rest_port}",
+        ]  # fmt: skip
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        journal.process(self.process.pid, "controller")
+
+    def wait_until_ready(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+        """Wait until the controller says that all switches are there and wired as the map says.
+
+        Raises: EmulationError naming what is missing.
+        """
+        deadline = time.monotonic() + timeout_s
+        state = "it does not answer yet"
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise EmulationError(f"the controller ended with exit code {self.process.returncode}:\n{self._tail()}")
+            health, network = self._get("/v1/healthz"), self._get("/v1/network")
+            if health and network:
+                up, expected = health["switches_up"], health["switches_expected"]
+                complaints = network["complaints"]
+                if up == expected and not complaints:
+                    return
+                state = f"{up} of {expected} switches connected. " + " ".join(map(str, complaints))  # type: ignore[call-overload]
+            time.sleep(0.1)
+        raise EmulationError(f"the controller is not ready after {timeout_s:g} s: {state}\n{self._tail()}")
+
+    def stop(self) -> None:
+        """End the controller and wait for it."""
+        self.process.terminate()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _get(self, path: str) -> dict[str, object] | None:
+        try:
+            with urllib.request.urlopen(self.rest + path, timeout=2) as answer:
+                facts: dict[str, object] = json.load(answer)
+                return facts
+        except (urllib.error.URLError, OSError, ValueError):
+            return None
+
+    def _tail(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
+
+
+def wait_until_connected(plan: Map, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+    """Wait until every switch has a controller, one that somebody else started.
+
+    Raises: EmulationError naming the switches that have none.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        missing = [node.name for node in plan.switches if not _is_connected(node.name)]
+        if not missing:
+            return
+        if time.monotonic() > deadline:
+            raise EmulationError(f"no controller took these switches within {timeout_s:g} s: {', '.join(missing)}")
+        time.sleep(0.2)
+
+
+def _is_connected(switch: str) -> bool:
+    target = ["ovs-vsctl", "--bare", "get", "bridge", switch, "controller"]
+    uuid = subprocess.run(target, capture_output=True, text=True, check=True).stdout.strip("[]\n ")
+    command = ["ovs-vsctl", "get", "controller", uuid, "is_connected"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "true"

@@ -1,0 +1,231 @@
+"""A map brought to life: Mininet hosts and Open vSwitch switches, shaped links, a management network.
+
+`Emulation` is a context manager. Every change it makes to the machine is in the journal first, so leaving it, however
+that happens, leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cpushare
+import machine
+import shaping
+from journal import Journal
+from problems import EmulationError
+from topologies import running
+from topologies.maps import MANAGEMENT_GATEWAY, Map, Port
+from vswitch import VirtualSwitchDaemon
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # Mininet 2.3.0 still uses distutils
+    from mininet.log import setLogLevel
+    from mininet.net import Mininet
+    from mininet.node import OVSSwitch, RemoteController
+
+MANAGEMENT_BRIDGE = "plmgmt"
+FIBRE_US_PER_KM = 4.9
+PORTS_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to bring a map up; `openflow` is where the switches find their controller."""
+
+    map_path: Path
+    datapath: str = "user"
+    openflow: tuple[str, int] = ("127.0.0.1", 6653)
+    rest_port: int = 8080
+
+    @property
+    def controller_url(self) -> str:
+        """The controller's REST address as the hosts see it."""
+        return f"http://{MANAGEMENT_GATEWAY}:{self.rest_port}"
+
+
+class Emulation:
+    """One running map. `net` is the Mininet object, `hosts` what other programs need to know of the hosts."""
+
+    def __init__(self, plan: Map, settings: Settings) -> None:
+        self.plan = plan
+        self.settings = settings
+        self.journal = Journal(running.DIRECTORY)
+        self.vswitch = VirtualSwitchDaemon(running.DIRECTORY / "ovs", self.journal)
+        self.idle_loops: list[subprocess.Popen[bytes]] = []
+        self.hosts: tuple[running.RunningHost, ...] = ()
+        self.propagation_emulated = False
+        self.net: Any = None
+
+    def __enter__(self) -> Emulation:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take everything down.
+
+        Raises: EmulationError with what was left behind.
+        """
+        running.remove()
+        if self.net is not None:
+            self.net.stop()
+            self.net = None
+        self.vswitch.stop()
+        for loop in self.idle_loops:
+            loop.kill()
+            loop.wait()
+        if failures := self.journal.undo():
+            raise EmulationError("\n".join(failures))
+
+    def announce(self) -> None:
+        """Leave the note by which other programs find the hosts."""
+        note = running.Running(
+            map_name=self.plan.name,
+            map_path=str(self.settings.map_path.resolve()),
+            pid=os.getpid(),
+            controller_url=self.settings.controller_url,
+            ovs_directory=str(self.vswitch.directory),
+            propagation_emulated=self.propagation_emulated,
+            hosts=self.hosts,
+        )
+        running.write(note)
+
+    def _start(self) -> None:
+        machine.tune(self.journal)
+        self.idle_loops = machine.start_idle_loops(self.journal)
+        self.vswitch.start()
+        self._build_net()
+        self._build_management()
+        self.hosts = tuple(self._describe(node) for node in self.net.hosts)
+        self.net.start()
+        self._wait_for_ports()
+        self.propagation_emulated = shaping.has_netem()
+        self._shape()
+
+    def _build_net(self) -> None:
+        Mininet.inited = True  # its init() raises kernel limits and would not lower them again
+        setLogLevel("error")
+        OVSSwitch.setup()
+        self.net = Mininet(topo=None, build=False, ipBase="10.0.0.0/16", autoSetMacs=False)
+        host, port = self.settings.openflow
+        self.net.addController("c0", controller=RemoteController, ip=host, port=port)
+        for node in self.plan.switches:
+            self.journal.interface(node.name)
+            self.net.addSwitch(
+                node.name, cls=OVSSwitch, dpid=f"{self.plan.datapath_id(node.name):016x}",
+                datapath=self.settings.datapath, protocols="OpenFlow13", failMode="secure",
+            )  # fmt: skip
+        for node in self.plan.hosts:
+            self.net.addHost(node.name, ip=f"{self.plan.ip(node.name)}/16", mac=self.plan.mac(node.name))
+            self.journal.process(self.net[node.name].pid, f"host {node.name}")
+            self.journal.namespace(self.net[node.name].pid)
+        for link in self.plan.links:
+            ends = (self.plan.port(*link.ends), self.plan.port(*link.ends[::-1]))
+            for port_ in ends:
+                if self.plan.node(port_.node).kind == "switch":
+                    self.journal.interface(port_.interface)
+            self.net.addLink(*link.ends, port1=ends[0].number, port2=ends[1].number)
+        self.net.build()
+
+    def _build_management(self) -> None:
+        self.journal.interface(MANAGEMENT_BRIDGE)
+        _run(["ip", "link", "add", MANAGEMENT_BRIDGE, "type", "bridge"])
+        _run(["ip", "address", "add", f"{MANAGEMENT_GATEWAY}/16", "dev", MANAGEMENT_BRIDGE])
+        _run(["ip", "link", "set", MANAGEMENT_BRIDGE, "up"])
+        for node in self.plan.hosts:
+            near, far, pid = f"{node.name}-mg", f"{node.name}-mgmt", str(self.net[node.name].pid)
+            self.journal.interface(near)
+            _run(["ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", pid])
+            _run(["ip", "link", "set", near, "master", MANAGEMENT_BRIDGE, "up"])
+            address = f"{self.plan.management_ip(node.name)}/16"
+            self.run_in(node.name, f"ip address add {address} dev {far} && ip link set {far} up")
+
+    def _describe(self, node: Any) -> running.RunningHost:
+        plan = self.plan.node(node.name)
+        cgroup: tuple[str, ...] = ()
+        if plan.cpu_share is not None:
+            try:
+                cgroup = cpushare.create(plan.name, plan.cpu_share, self.journal)
+            except OSError as error:
+                raise EmulationError(f"cannot limit the CPU of {plan.name}: {error}") from error
+        return running.RunningHost(
+            name=plan.name, kind=plan.kind, pid=node.pid, ip=self.plan.ip(plan.name),
+            management_ip=self.plan.management_ip(plan.name), cpu_share=plan.cpu_share, cgroup=cgroup,
+        )  # fmt: skip
+
+    def _wait_for_ports(self) -> None:
+        """Open vSwitch opens ports in its own time and resets their queues; shape them only then."""
+        wanted = [port.interface for port in self.plan.ports if self.plan.node(port.node).kind == "switch"]
+        deadline = time.monotonic() + PORTS_TIMEOUT_S
+        while True:
+            command = ["ovs-vsctl", "--bare", "--columns=name,ofport", "find", "Interface"]
+            text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            lines = text.split()
+            present = {name for name, number in zip(lines[::2], lines[1::2], strict=True) if int(number) > 0}
+            missing = [name for name in wanted if name not in present]
+            if not missing:
+                return
+            if time.monotonic() > deadline:
+                raise EmulationError(f"Open vSwitch did not open these ports: {', '.join(missing)}")
+            time.sleep(0.02)
+
+    def _shape(self) -> None:
+        scripts: dict[str, list[str]] = {}
+        for link in self.plan.links:
+            delay_us = link.length_km * FIBRE_US_PER_KM if self.propagation_emulated else 0.0
+            for port in (self.plan.port(*link.ends), self.plan.port(*link.ends[::-1])):
+                owner = port.node if self.plan.node(port.node).kind != "switch" else ""
+                scripts.setdefault(owner, []).extend(self._port_script(port, self.plan.rate_bps(link), delay_us))
+        for owner, lines in scripts.items():
+            if owner:
+                self.run_in(owner, "\n".join(["set -e", *_HOST_SCRIPT, *lines]))
+            else:
+                _run(["sh", "-ec", "\n".join(lines)])
+
+    def _port_script(self, port: Port, rate_bps: int, delay_us: float) -> list[str]:
+        name, mtu = port.interface, self.plan.mtu_bytes
+        return [
+            f"ip link set {name} mtu {mtu} txqueuelen 1000",
+            f"ethtool -K {name} tx off rx off tso off gso off gro off >/dev/null",
+            *(shlex.join(command) for command in shaping.port_commands(name, rate_bps, mtu, delay_us)),
+        ]
+
+    def run_in(self, host: str, script: str) -> str:
+        """Run a shell script in a host's namespace; returns what it printed.
+
+        Raises: EmulationError if it fails.
+        """
+        return _run(["mnexec", "-a", str(self.net[host].pid), "sh", "-c", script])
+
+    def popen_in(self, host: str, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        """Start a process in a host's namespace; it is in the journal and ends with the emulation."""
+        process = subprocess.Popen(["mnexec", "-a", str(self.net[host].pid), *command], **options)
+        self.journal.process(process.pid, f"{command[0]} in {host}")
+        return process
+
+
+_HOST_SCRIPT = (
+    "sysctl -qw net.ipv4.tcp_rmem='4096 1048576 33554432'",
+    "sysctl -qw net.ipv4.tcp_wmem='4096 1048576 33554432'",
+    "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 || true",
+)
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EmulationError(f"{shlex.join(command)} failed: {(done.stderr or done.stdout).strip()}")
+    return done.stdout

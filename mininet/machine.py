@@ -1,0 +1,86 @@
+"""What the emulation needs of this machine: kernel settings, idle loops that keep the cores awake, tools."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+from journal import Journal
+from problems import EmulationError
+
+SOCKET_BUFFER_BYTES = 64 * 1024 * 1024
+"""One AF_PACKET socket serves all ports of a vswitchd; its buffer is wmem_default when vswitchd starts."""
+
+SETTINGS = {
+    "net.core.wmem_max": str(SOCKET_BUFFER_BYTES),
+    "net.core.wmem_default": str(SOCKET_BUFFER_BYTES),
+    "net.core.rmem_max": str(SOCKET_BUFFER_BYTES),
+    "net.core.netdev_max_backlog": "10000",
+}
+
+TOOLS = {
+    "ovs-vswitchd": "openvswitch-switch",
+    "ovsdb-server": "openvswitch-switch",
+    "mnexec": "mininet",
+    "iperf3": "iperf3",
+    "ethtool": "ethtool",
+    "tc": "iproute2",
+    "chrt": "util-linux",
+}
+
+
+def check(controller_ports: tuple[tuple[str, int], ...], datapath: str) -> None:
+    """Check what can be checked before anything is changed.
+
+    Raises: EmulationError: not root, a tool or the kernel's datapath is missing, a port is taken.
+    """
+    if os.geteuid() != 0:
+        raise EmulationError("starting an emulation needs root: use sudo .venv/bin/python mininet/start.py …")
+    missing = {tool: package for tool, package in TOOLS.items() if shutil.which(tool) is None}
+    if missing:
+        packages = " ".join(sorted(set(missing.values())))
+        raise EmulationError(f"missing: {', '.join(missing)}; install with: apt-get install {packages}")
+    if datapath == "kernel" and not _has_kernel_datapath():
+        raise EmulationError("this kernel has no openvswitch module: use --datapath user")
+    for host, port in controller_ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise EmulationError(
+                    f"port {port} on {host} is in use ({error.strerror}): end what listens there, or choose another"
+                ) from error
+
+
+def _has_kernel_datapath() -> bool:
+    if Path("/sys/module/openvswitch").exists():
+        return True
+    return subprocess.run(["modprobe", "openvswitch"], capture_output=True, check=False).returncode == 0
+
+
+def tune(journal: Journal) -> None:
+    """Set the kernel settings, remembering the old values."""
+    for key, value in SETTINGS.items():
+        path = Path("/proc/sys", *key.split("."))
+        if not path.exists():
+            continue
+        old = path.read_text().strip()
+        if old.isdigit() and int(old) >= int(value):
+            continue
+        journal.sysctl(key, old)
+        path.write_text(value)
+
+
+def start_idle_loops(journal: Journal) -> list[subprocess.Popen[bytes]]:
+    """One SCHED_IDLE loop for each core: idle virtual CPUs wake late, which would be measured as jitter."""
+    loops = []
+    for core in sorted(os.sched_getaffinity(0)):
+        command = ["taskset", "-c", str(core), "chrt", "-i", "0", "sh", "-c", "while :; do :; done"]
+        loop = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        journal.process(loop.pid, f"idle loop {core}")
+        loops.append(loop)
+    return loops

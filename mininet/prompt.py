@@ -1,0 +1,54 @@
+"""Mininet's prompt with what Paceline adds: CPU shares that can be changed while training runs."""
+
+from __future__ import annotations
+
+from mininet.cli import CLI
+
+import cpushare
+from emulation import Emulation
+from problems import EmulationError
+
+
+class Prompt(CLI):  # type: ignore[misc]
+    """Mininet's command line; Ctrl-C at the prompt ends it like `exit`."""
+
+    prompt = "paceline> "
+
+    def __init__(self, emulation: Emulation) -> None:
+        self.emulation = emulation
+        super().__init__(emulation.net, script=None)
+
+    def run(self) -> None:
+        """Called by Mininet's constructor; the loop is started by `cmdloop_until_end` instead."""
+
+    def cmdloop_until_end(self) -> None:
+        """Read commands until `exit`, end of input or Ctrl-C at the prompt."""
+        try:
+            self.cmdloop()
+        except KeyboardInterrupt:
+            print()
+
+    def do_share(self, line: str) -> None:
+        """share HOST CORES: give a host that share of a core, e.g. `share edge1 0.06`."""
+        try:
+            self.set_share(line)
+        except EmulationError as error:
+            print(error)
+
+    def set_share(self, line: str) -> None:
+        """Parse and do `HOST CORES`.
+
+        Raises: EmulationError if there is no such host, or no such share.
+        """
+        host, _, share = line.strip().partition(" ")
+        found = next((known for known in self.emulation.hosts if known.name == host and known.cgroup), None)
+        if found is None:
+            limited = ", ".join(known.name for known in self.emulation.hosts if known.cgroup)
+            raise EmulationError(f"share: {host!r} has no CPU share to change; these have: {limited}")
+        try:
+            cores = float(share)
+        except ValueError as error:
+            raise EmulationError(f"share: {share!r} is no number of cores, like 0.25") from error
+        if not 0.01 <= cores <= 64:
+            raise EmulationError(f"share: {cores:g} cores: give 0.01 to 64")
+        cpushare.set_share(found.cgroup, cores)

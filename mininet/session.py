@@ -1,0 +1,83 @@
+"""One emulation from beginning to end: checks, network, controller, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import machine
+from control import ControllerProcess, wait_until_connected
+from emulation import Emulation, Settings
+from journal import Journal
+from problems import EmulationError
+from topologies import running
+from topologies.loader import load_map
+
+Say = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def emulate(settings: Settings, own_controller: bool = True, say: Say = print) -> Iterator[Emulation]:
+    """A running emulation of a map, with its controller; everything is gone when the block ends.
+
+    Raises: MapError, EmulationError.
+    """
+    plan = load_map(str(settings.map_path))
+    ports = (settings.openflow, ("127.0.0.1", settings.rest_port)) if own_controller else ()
+    machine.check(ports, settings.datapath)
+    _clear_the_way(say)
+    emulation = Emulation(plan, settings)
+    with emulation:
+        if own_controller:
+            log = running.DIRECTORY / "controller.log"
+            controller = ControllerProcess(
+                settings.map_path, settings.openflow, settings.rest_port, log, emulation.journal
+            )
+            try:
+                controller.wait_until_ready()
+                emulation.announce()
+                yield emulation
+            finally:
+                controller.stop()
+        else:
+            wait_until_connected(plan)
+            emulation.announce()
+            yield emulation
+
+
+def describe(emulation: Emulation, say: Say) -> None:
+    """Say what runs, and what is not emulated."""
+    plan = emulation.plan
+    say(
+        f"map {plan.name}: {len(plan.switches)} switches, {len(plan.links)} links, {len(plan.edges)} edges; "
+        f"scale: 1 Gb/s of fibre = {plan.scale_mbps_per_gbps:g} Mb/s here; frames of {plan.mtu_bytes} bytes"
+    )
+    if emulation.propagation_emulated:
+        say("propagation delay: emulated with netem")
+    else:
+        say("propagation delay: not emulated (this kernel has no netem); it is accounted for in the bounds")
+    if not emulation.vswitch.real_time:
+        say("ovs-vswitchd runs without real-time priority (not permitted here): expect more jitter")
+    say(f"controller: {emulation.settings.controller_url} from the hosts, Swagger at /docs")
+
+
+def clean(say: Say) -> None:
+    """Undo what a crashed emulation has left behind.
+
+    Raises: EmulationError if one is still running, or something could not be undone.
+    """
+    if (alive := running.read()) is not None:
+        raise EmulationError(f"map {alive.map_name} is running (pid {alive.pid}); end it there first")
+    journal = Journal(running.DIRECTORY)
+    if not journal.exists():
+        say("nothing to clean up")
+        return
+    if failures := journal.undo():
+        raise EmulationError("\n".join(failures))
+    running.remove()
+    say("cleaned up after an emulation that did not end well")
+
+
+def _clear_the_way(say: Say) -> None:
+    if running.read() is not None or Journal(running.DIRECTORY).exists():
+        clean(say)

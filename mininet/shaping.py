@@ -1,0 +1,56 @@
+"""Ports as an optical line would have them: a fixed rate, and reserved frames before all others.
+
+Every egress is an HTB class of the port's rate with two children: frames marked DSCP 46 (expedited forwarding,
+RFC 3246) in a class of strict priority, everything else behind. The best-effort queue is longer than the burst that the
+controller's best-effort meter lets through, so it never overflows: a queue that drops makes Open vSwitch's userspace
+datapath drop the rest of its batch, reserved frames included.
+"""
+
+from __future__ import annotations
+
+import subprocess
+
+EXPEDITED_DSFIELD = "0xb8"
+QUEUE_BYTES = 3_000_000
+"""Above the largest burst of a best-effort meter, 8000 kbit, and of all reserved flows together."""
+
+
+def port_commands(interface: str, rate_bps: int, mtu_bytes: int, delay_us: float = 0.0) -> list[list[str]]:
+    """The commands that shape one egress port; `delay_us` asks for emulated propagation (needs netem)."""
+    frame = mtu_bytes + 14
+    burst = max(2 * frame, round(rate_bps / 8 * 0.001))
+    rate = f"{rate_bps}bit"
+    htb = ["burst", str(burst), "cburst", str(burst), "quantum", str(frame)]
+
+    def share(percent: int) -> str:
+        return f"{rate_bps * percent // 100}bit"
+
+    tc = ["tc", "qdisc", "add", "dev", interface]
+    classes = ["tc", "class", "add", "dev", interface, "parent"]
+    commands = [
+        [*tc, "root", "handle", "1:", "htb", "default", "20"],
+        [*classes, "1:", "classid", "1:1", "htb", "rate", rate, "ceil", rate, *htb],
+        [*classes, "1:1", "classid", "1:10", "htb", "rate", share(98), "ceil", rate, "prio", "0", *htb],
+        [*classes, "1:1", "classid", "1:20", "htb", "rate", share(2), "ceil", rate, "prio", "1", *htb],
+        ["tc", "filter", "add", "dev", interface, "parent", "1:", "protocol", "all", "prio", "1", "u32",
+         "match", "ip", "dsfield", EXPEDITED_DSFIELD, "0xfc", "flowid", "1:10"],
+    ]  # fmt: skip
+    for band in ("10", "20"):
+        leaf = [*tc, "parent", f"1:{band}", "handle", f"{band}:"]
+        if delay_us:
+            frames = str(QUEUE_BYTES // 64)
+            commands.append([*leaf, "netem", "delay", f"{delay_us:.0f}us", "limit", frames])
+        else:
+            commands.append([*leaf, "bfifo", "limit", str(QUEUE_BYTES)])
+    return commands
+
+
+def has_netem() -> bool:
+    """Whether this kernel can emulate propagation delay; tried on a throw-away interface."""
+    name = "plnetem0"
+    subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", "plnetem1"], check=True)
+    try:
+        tried = ["tc", "qdisc", "add", "dev", name, "root", "netem", "delay", "1ms"]
+        return subprocess.run(tried, capture_output=True, check=False).returncode == 0
+    finally:
+        subprocess.run(["ip", "link", "delete", name], capture_output=True, check=True)

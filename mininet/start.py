@@ -1,0 +1,85 @@
+"""Start a Mininet network from a map: `sudo .venv/bin/python mininet/start.py metro`."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from types import FrameType
+
+import click
+
+from emulation import Settings
+from problems import EmulationError
+from prompt import Prompt
+from session import clean, describe, emulate
+from topologies.loader import MapError, load_map, map_path
+from traffic import Flood, bottleneck_bps, parse_percentage
+
+
+def _end_on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise SystemExit(128 + number)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("map_name", metavar="[MAP]", default="pair")
+@click.option("--no-prompt", is_flag=True, help="Run until Ctrl-C instead of giving a Mininet prompt.")
+@click.option("--controller", type=click.Choice(["own", "remote"]), default="own", show_default=True,
+              help="Start a controller, or let the switches look for yours at --openflow.")  # fmt: skip
+@click.option("--openflow", metavar="HOST:PORT", default="127.0.0.1:6653", show_default=True,
+              help="Where the switches find the controller.")  # fmt: skip
+@click.option(
+    "--rest-port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port of the REST API."
+)
+@click.option("--cross-traffic", metavar="PERCENT", help="UDP load between the map's load hosts, like 150%.")
+@click.option("--datapath", type=click.Choice(["user", "kernel"]), default="user", show_default=True,
+              help="Open vSwitch's datapath; kernel needs the openvswitch module.")  # fmt: skip
+@click.option("-c", "--clean", "only_clean", is_flag=True, help="Clean up after a crash, start nothing.")
+def main(
+    map_name: str, no_prompt: bool, controller: str, openflow: str, rest_port: int,
+    cross_traffic: str | None, datapath: str, only_clean: bool,
+) -> None:  # fmt: skip
+    """Bring up MAP (pair, metro, or a YAML file) on a private Open vSwitch, with its controller.
+
+    Example: sudo .venv/bin/python mininet/start.py metro --cross-traffic 150%
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end_on_signal)
+    try:
+        if only_clean:
+            return clean(click.echo)
+        settings = Settings(map_path(map_name), datapath, _address(openflow), rest_port)
+        _run(settings, controller == "own", cross_traffic, no_prompt)
+    except (MapError, EmulationError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo("")
+
+
+def _run(settings: Settings, own_controller: bool, cross_traffic: str | None, no_prompt: bool) -> None:
+    share = parse_percentage(cross_traffic) if cross_traffic else None
+    if share:
+        bottleneck_bps(load_map(str(settings.map_path)))
+    with emulate(settings, own_controller) as emulation, contextlib.ExitStack() as stack:
+        describe(emulation, click.echo)
+        if share:
+            flood = stack.enter_context(Flood(emulation, share))
+            click.echo(f"cross-traffic: {flood.rate_bps / 1e6:g} Mb/s of UDP")
+        if no_prompt:
+            click.echo("ready; Ctrl-C ends it", nl=True)
+            while True:
+                time.sleep(3600)
+        Prompt(emulation).cmdloop_until_end()
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise EmulationError(f"--openflow {text!r}: give HOST:PORT, like 127.0.0.1:6653")
+    return host, int(port)
+
+
+if __name__ == "__main__":
+    main()

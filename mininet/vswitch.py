@@ -1,0 +1,80 @@
+"""A private Open vSwitch: its own database, run directory and daemons; a system's own is not touched."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from journal import Journal
+from problems import EmulationError
+
+SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+START_TIMEOUT_S = 10.0
+
+
+class VirtualSwitchDaemon:
+    """ovsdb-server and ovs-vswitchd under `directory`; tools find them by the environment it sets."""
+
+    def __init__(self, directory: Path, journal: Journal) -> None:
+        self.directory = directory
+        self.journal = journal
+        self.daemons: list[subprocess.Popen[bytes]] = []
+        self.real_time = True
+
+    def start(self) -> None:
+        """Start both daemons and wait until they answer.
+
+        Raises: EmulationError if one of them ends or does not answer.
+        """
+        self.journal.directory(self.directory)
+        self.directory.mkdir(parents=True)
+        for name in ("OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR"):
+            os.environ[name] = str(self.directory)
+        database, socket = self.directory / "conf.db", self.directory / "db.sock"
+        _run(["ovsdb-tool", "create", str(database), str(SCHEMA)])
+        self._daemon(["ovsdb-server", str(database), f"--remote=punix:{socket}"], "ovsdb-server")
+        self._wait_for(socket)
+        _run(["ovs-vsctl", "--no-wait", "init"])
+        self.real_time = _run(["chrt", "-f", "50", "true"], check=False) == 0
+        prefix = ["chrt", "-f", "50"] if self.real_time else []
+        self._daemon([*prefix, "ovs-vswitchd", f"unix:{socket}"], "ovs-vswitchd")
+        _run(["ovs-vsctl", "-t", "10", "show"])
+
+    def stop(self) -> None:
+        """End both daemons, the switch first; waits for them so that no zombie stays."""
+        for daemon in reversed(self.daemons):
+            daemon.terminate()
+        for daemon in reversed(self.daemons):
+            try:
+                daemon.wait(5)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+        self.daemons.clear()
+
+    def _daemon(self, command: list[str], name: str) -> None:
+        control = f"--unixctl={self.directory}/{name}.ctl"
+        log = (self.directory / f"{name}.log").open("ab")
+        daemon = subprocess.Popen(
+            [*command, control, "-vconsole:off", f"--log-file={self.directory}/{name}.log"],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+        log.close()
+        self.journal.process(daemon.pid, name)
+        self.daemons.append(daemon)
+
+    def _wait_for(self, socket: Path) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not socket.exists():
+            if time.monotonic() > deadline or any(daemon.poll() is not None for daemon in self.daemons):
+                raise EmulationError(f"Open vSwitch's database did not start; see {self.directory}/ovsdb-server.log")
+            time.sleep(0.01)
+
+
+def _run(command: list[str], check: bool = True) -> int:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise EmulationError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+    return done.returncode
