@@ -169,7 +169,9 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(_request: Request, error: HTTPException) -> JSONResponse:
-        codes = {404: "not_found", 405: "method_not_allowed", 400: "invalid_request"}
+        if error.status_code == 400:  # a body that is no text, or nested too deep to read
+            return _answer(InvalidRequest("The body is not JSON that can be read.", mistakes=[]).problem())
+        codes = {404: "not_found", 405: "method_not_allowed"}
         code = codes.get(error.status_code, "http_error")
         title = code.replace("_", " ").capitalize()
         return _answer(problem(error.status_code, code, title, _clean(str(error.detail)) + "."), error.headers)

@@ -1,0 +1,461 @@
+"""The whole controller against real Open vSwitch, without root: ovs-vswitchd's dummy datapath needs no interface.
+
+Each test begins and ends with both switches in step and nothing reserved.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from controller.wiring import lldp_frame
+from topologies.loader import load_map
+
+MAP = load_map("pair")
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("ovs-vswitchd") and shutil.which("ovsdb-server")),
+    reason="OPEN VSWITCH IS MISSING: install openvswitch-switch to run these tests",
+)
+
+
+class OpenVSwitch:
+    """A private Open vSwitch with the switches of the map, joined by patch ports; hosts are dummy ports."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.environment = {**os.environ} | dict.fromkeys(("OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR"), str(directory))
+        schema = "/usr/share/openvswitch/vswitch.ovsschema"
+        self._run("ovsdb-tool", "create", str(directory / "conf.db"), schema)
+        sock = f"punix:{directory}/db.sock"
+        self.database = self._start("ovsdb-server", str(directory / "conf.db"), f"--remote={sock}")
+        wait_until((directory / "db.sock").exists)
+        arguments = ["--enable-dummy=override", "--disable-system"]
+        self.switch = self._start("ovs-vswitchd", f"unix:{directory}/db.sock", *arguments)
+
+    def _start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        control = f"--unixctl={self.directory}/{program}.ctl"
+        process = subprocess.Popen(
+            [program, *arguments, control], env=self.environment, stderr=subprocess.DEVNULL
+        )
+        wait_until((self.directory / f"{program}.ctl").exists)
+        return process
+
+    def _run(self, *command: str) -> str:
+        return subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True).stdout
+
+    def vsctl(self, *arguments: str) -> str:
+        return self._run("ovs-vsctl", f"--db=unix:{self.directory}/db.sock", *arguments)
+
+    def ofctl(self, command: str, switch: str, *arguments: str) -> str:
+        address = f"unix:{self.directory}/{switch}.mgmt"
+        return self._run("ovs-ofctl", "-O", "OpenFlow13", command, address, *arguments)
+
+    def appctl(self, *arguments: str) -> str:
+        return self._run("ovs-appctl", "-t", f"{self.directory}/ovs-vswitchd.ctl", *arguments)
+
+    def flows(self, switch: str, which: str = "") -> list[str]:
+        """The entries, counters and times taken out."""
+        dump = self.ofctl("dump-flows", switch, *([which] if which else [])).splitlines()[1:]
+        return sorted(re.sub(r"(duration|n_packets|n_bytes|idle_age)=[^,]*, ?", "", line).strip() for line in dump)
+
+    def meters(self, switch: str) -> dict[int, tuple[int, int]]:
+        dump = self.ofctl("dump-meters", switch)
+        found = re.findall(r"meter=(\d+) kbps burst stats bands=\s*type=drop rate=(\d+) burst_size=(\d+)", dump)
+        return {int(meter): (int(rate), int(burst)) for meter, rate, burst in found}
+
+    def build(self, openflow_port: int) -> None:
+        arguments = []
+        for node in MAP.switches:
+            identity = f"other-config:datapath-id={MAP.datapath_id(node.name):016x}"
+            kind = ["datapath_type=netdev", "protocols=OpenFlow13", "fail-mode=secure", identity]
+            arguments += ["--", "add-br", node.name, "--", "set", "bridge", node.name, *kind]
+        for port in MAP.ports:
+            if MAP.node(port.node).kind == "switch":
+                arguments += self._port(port.node, port.peer)
+        self.vsctl(*arguments[1:])
+        self.connect(openflow_port)
+
+    def _port(self, node: str, peer: str) -> list[str]:
+        port = MAP.port(node, peer)
+        kind = ["type=dummy"]
+        if MAP.node(peer).kind == "switch":
+            kind = ["type=patch", f"options:peer={MAP.port(peer, node).interface}"]
+        wanted = [f"ofport_request={port.number}", *kind]
+        return ["--", "add-port", node, port.interface, "--", "set", "interface", port.interface, *wanted]
+
+    def add_port(self, node: str, peer: str) -> None:
+        self.vsctl(*self._port(node, peer)[1:])
+
+    def connect(self, openflow_port: int) -> None:
+        for node in MAP.switches:
+            self.vsctl("set-controller", node.name, f"tcp:127.0.0.1:{openflow_port}")
+            self.vsctl("set", "controller", node.name, "max_backoff=1000")
+
+    def disconnect(self, switch: str) -> None:
+        """Point it elsewhere: without any controller it would forget its entries."""
+        self.vsctl("set-controller", switch, "tcp:127.0.0.1:1")
+
+    def stop(self) -> None:
+        for process in (self.switch, self.database):
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            process.wait(10)
+
+
+class Controller:
+    """`python -m controller.main pair` on ports of its own."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.openflow_port, self.rest_port = free_port(), free_port()
+        self.log = directory / "controller.log"
+        self.command = [
+            *(sys.executable, "-m", "controller.main", "pair", "--ledger", f"sqlite:///{directory}/ledger.db"),
+            *("--openflow", f"127.0.0.1:{self.openflow_port}", "--listen", f"127.0.0.1:{self.rest_port}"),
+            *options,
+        ]
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.rest_port}", timeout=30)
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log)
+        assert self.process.stdout
+        self.greeting = self.process.stdout.readline().decode()
+        assert self.greeting, self.log.read_text()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        code = self.process.wait(15)
+        assert self.process.stdout
+        self.process.stdout.close()
+        return code
+
+    def switches_up(self) -> int:
+        return int(self.client.get("/v1/healthz").json()["switches_up"])
+
+    def in_step(self) -> bool:
+        return self.switches_up() == len(MAP.switches)
+
+    def reserve(self, rate_bps: int = 15_000_000, edge: str = "edge1", **changes: object) -> httpx.Response:
+        return self.client.post("/v1/reservations", json={"flows": [flow(rate_bps, edge)], **changes})
+
+    def complaints(self) -> list[str]:
+        found: list[str] = self.client.get("/v1/network").json()["complaints"]
+        return found
+
+
+def flow(rate_bps: int, edge: str = "edge1", source_port: int = 7801) -> dict[str, object]:
+    match = {"protocol": "tcp", "source_port": source_port, "destination_port": 7800}
+    requirement = {"min_bandwidth_bps": rate_bps, "burst_bytes": 40_000}
+    return {"name": f"{edge}-up", "source": edge, "destination": "cloud", "match": match, "requirement": requirement}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s: {condition}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def ovs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVSwitch]:
+    switch = OpenVSwitch(tmp_path_factory.mktemp("ovs"))
+    try:
+        yield switch
+    finally:
+        switch.stop()
+
+
+@pytest.fixture(scope="module")
+def started(ovs: OpenVSwitch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
+    controller = Controller(tmp_path_factory.mktemp("controller"))
+    ovs.build(controller.openflow_port)
+    try:
+        yield controller
+    finally:
+        controller.stop()
+        controller.client.close()
+
+
+@pytest.fixture
+def controller(ovs: OpenVSwitch, started: Controller) -> Iterator[Controller]:
+    wait_until(started.in_step)
+    before = {node.name: (ovs.flows(node.name), ovs.meters(node.name)) for node in MAP.switches}
+    yield started
+    ovs.connect(started.openflow_port)
+    wait_until(started.in_step)
+    for each in started.client.get("/v1/reservations").json()["reservations"]:
+        started.client.delete(f"/v1/reservations/{each['id']}")
+    wait_until(lambda: before == {n.name: (ovs.flows(n.name), ovs.meters(n.name)) for n in MAP.switches})
+
+
+def test_a_reservation_puts_its_meter_and_entries_on_the_switches(ovs: OpenVSwitch, controller: Controller) -> None:
+    answer = controller.reserve()
+    assert answer.status_code == 201
+    number = answer.json()["id"][2:]
+    cookie = f"cookie=0x9ace{number}0001"
+    five_tuple = "nw_src=10.0.0.1,nw_dst=10.0.0.3{dscp},tp_src=7801,tp_dst=7800"
+    assert [line for line in ovs.flows("s1") if number in line] == [
+        f"{cookie}, table=0, priority=300,tcp,in_port=2,{five_tuple.format(dscp='')} "
+        "actions=meter:110000,set_field:46->ip_dscp,goto_table:1",
+        f"{cookie}, table=1, priority=300,tcp,{five_tuple.format(dscp=',nw_tos=184')} actions=output:1",
+    ]
+    assert [line for line in ovs.flows("s2") if number in line] == [
+        f"{cookie}, table=1, priority=300,tcp,{five_tuple.format(dscp=',nw_tos=184')} "
+        "actions=set_field:0->ip_dscp,output:2",
+    ]
+    assert ovs.meters("s1")[110000] == (15_000, 320)
+
+
+def test_best_effort_meters_follow_what_is_reserved(ovs: OpenVSwitch, controller: Controller) -> None:
+    assert ovs.meters("s1")[100001] == (79_200, 8000)
+    identity = controller.reserve(15_000_000).json()["id"]
+    assert ovs.meters("s1")[100001][0] == 64_200
+    controller.client.delete(f"/v1/reservations/{identity}")
+    assert ovs.meters("s1")[100001][0] == 79_200
+
+
+def test_a_change_of_rate_keeps_the_meter_and_a_renewal_touches_nothing(
+    ovs: OpenVSwitch, controller: Controller
+) -> None:
+    identity = controller.reserve(15_000_000).json()["id"]
+    changed = controller.client.patch(f"/v1/reservations/{identity}", json={"flows": [flow(40_000_000)]}).json()
+    assert (changed["version"], changed["flows"][0]["reserved_bps"]) == (2, 40_000_000)
+    assert ovs.meters("s1")[110000][0] == 40_000
+    assert ovs.meters("s1")[100001][0] == 39_200
+    entries = ovs.flows("s1")
+    assert any(f"{identity[2:]}0002" in line for line in entries)
+    renewed = controller.client.patch(f"/v1/reservations/{identity}", json={}).json()
+    assert (renewed["version"], renewed["expires_at"] > changed["expires_at"]) == (3, True)
+    assert ovs.flows("s1") == entries
+
+
+def test_a_refused_change_leaves_the_reservation_as_it_was(ovs: OpenVSwitch, controller: Controller) -> None:
+    before = controller.reserve(15_000_000).json()
+    entries = ovs.flows("s1")
+    answer = controller.client.patch(f"/v1/reservations/{before['id']}", json={"flows": [flow(90_000_000)]})
+    assert (answer.status_code, answer.json()["code"]) == (409, "no_capacity")
+    after = controller.client.get(f"/v1/reservations/{before['id']}").json()
+    assert {name: after[name] for name in before} == before
+    assert ovs.flows("s1") == entries
+
+
+def test_counters_are_read_from_the_switches(ovs: OpenVSwitch, controller: Controller) -> None:
+    identity = controller.reserve().json()["id"]
+    packet = (
+        "in_port(2),eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:03),eth_type(0x0800),"
+        "ipv4(src=10.0.0.1,dst=10.0.0.3,proto=6,tos=0,ttl=64,frag=no),tcp(src=7801,dst=7800),tcp_flags(ack)"
+    )
+    for _ in range(3):
+        ovs.appctl("netdev-dummy/receive", "s1-eth2", packet)
+
+    def counters_now() -> dict[str, list[dict[str, object]]]:
+        return dict(controller.client.get(f"/v1/reservations/{identity}").json()["counters"])
+
+    # Open vSwitch gathers the counters of its entries twice a second.
+    wait_until(lambda: [entry["packets"] for entry in counters_now()["entries"]] == [3, 3, 3])
+    counters = counters_now()
+    (meter,) = counters["meters"]
+    assert (meter["switch"], meter["flow"], meter["packets"], meter["dropped_packets"]) == ("s1", "edge1-up", 3, 0)
+    assert {(entry["switch"], entry["table"]) for entry in counters["entries"]} == {("s1", 0), ("s1", 1), ("s2", 1)}
+    assert counters["unavailable"] == []
+
+
+def trace(ovs: OpenVSwitch, source_ip: str, tos: int, source_port: int = 7801, in_port: int = 2) -> str:
+    packet = f"tcp,in_port={in_port},dl_dst=02:00:00:00:00:03,nw_src={source_ip},nw_dst=10.0.0.3,nw_tos={tos}"
+    return ovs.appctl("ofproto/trace", "s1", f"{packet},nw_ttl=64,tp_src={source_port},tp_dst=7800")
+
+
+def test_a_reserved_packet_is_marked_on_the_way_and_clean_at_the_end(ovs: OpenVSwitch, controller: Controller) -> None:
+    controller.reserve()
+    steps = trace(ovs, "10.0.0.1", tos=0)
+    assert "meter:110000" in steps
+    assert steps.index("set_field:46->ip_dscp") < steps.index("set_field:0->ip_dscp")
+    assert "meter:100001" not in steps
+    assert "nw_tos=0" in steps.split("Final flow:")[1]
+
+
+@pytest.mark.parametrize("spoof", [{"in_port": 3}, {"source_port": 7802}])
+def test_a_spoofed_mark_gains_nothing(ovs: OpenVSwitch, controller: Controller, spoof: dict[str, int]) -> None:
+    controller.reserve()
+    steps = trace(ovs, "10.0.0.1", tos=184, **spoof)
+    assert "set_field:0->ip_dscp" in steps
+    assert "meter:100001" in steps
+    assert "nw_tos=0" in steps.split("Final flow:")[1]
+
+
+def test_foreign_entries_and_meters_are_left_alone(ovs: OpenVSwitch, controller: Controller) -> None:
+    ovs.ofctl("add-flow", "s1", "cookie=0xbeef,table=3,priority=7,udp,actions=drop")
+    ovs.ofctl("add-meter", "s1", "meter=7,kbps,band=type=drop,rate=1000")
+    try:
+        identity = controller.reserve().json()["id"]
+        controller.client.delete(f"/v1/reservations/{identity}")
+        ovs.disconnect("s1")
+        wait_until(lambda: controller.switches_up() == 1)
+        ovs.connect(controller.openflow_port)
+        wait_until(controller.in_step)
+        assert len(ovs.flows("s1", "cookie=0xbeef/-1")) == 1
+        assert "meter=7 " in ovs.ofctl("dump-meters", "s1")
+    finally:
+        ovs.ofctl("del-flows", "s1", "cookie=0xbeef/-1")
+        ovs.ofctl("del-meter", "s1", "meter=7")
+
+
+def test_a_switch_that_lost_everything_gets_it_back_and_strays_of_ours_go(
+    ovs: OpenVSwitch, controller: Controller
+) -> None:
+    controller.reserve()
+    wanted = ovs.flows("s1"), ovs.meters("s1")
+    ovs.disconnect("s1")
+    wait_until(lambda: controller.switches_up() == 1)
+    ovs.ofctl("del-flows", "s1")
+    ovs.ofctl("del-meter", "s1", "meter=110000")
+    ovs.ofctl("add-flow", "s1", "cookie=0x9ace000000770001,table=1,priority=9,udp,actions=drop")
+    ovs.connect(controller.openflow_port)
+    wait_until(controller.in_step)
+    assert (ovs.flows("s1"), ovs.meters("s1")) == wanted
+
+
+def test_a_switch_that_is_away_is_named_and_nothing_is_changed(ovs: OpenVSwitch, controller: Controller) -> None:
+    before = ovs.flows("s1"), ovs.meters("s1")
+    ovs.disconnect("s2")
+    wait_until(lambda: controller.switches_up() == 1)
+    answer = controller.reserve()
+    assert (answer.status_code, answer.json()["code"], answer.json()["switches"]) == (503, "switch_down", ["s2"])
+    assert (ovs.flows("s1"), ovs.meters("s1")) == before
+    assert any("s2" in sentence for sentence in controller.complaints())
+
+
+def test_a_release_reaches_a_switch_that_was_away_when_it_comes_back(ovs: OpenVSwitch, controller: Controller) -> None:
+    identity = controller.reserve().json()["id"]
+    ovs.disconnect("s2")
+    wait_until(lambda: controller.switches_up() == 1)
+    assert controller.client.delete(f"/v1/reservations/{identity}").json()["state"] == "released"
+    assert [line for line in ovs.flows("s2") if identity[2:] in line]
+    ovs.connect(controller.openflow_port)
+    wait_until(controller.in_step)
+    assert not [line for line in ovs.flows("s2") if identity[2:] in line]
+
+
+def test_an_openflow_error_undoes_the_whole_reservation(ovs: OpenVSwitch, controller: Controller) -> None:
+    before = [(ovs.flows(name), ovs.meters(name)) for name in ("s1", "s2")]
+    ovs.ofctl("add-meter", "s1", "meter=110000,kbps,burst,stats,band=type=drop,rate=1,burst_size=1")
+    answer = controller.reserve()
+    assert (answer.status_code, answer.json()["code"], answer.json()["switches"]) == (503, "switch_refused", ["s1"])
+    assert "OFPMMFC_METER_EXISTS" in answer.json()["detail"]
+    wait_until(controller.in_step)
+    assert [(ovs.flows(name), ovs.meters(name)) for name in ("s1", "s2")] == before
+    network = controller.client.get("/v1/network").json()
+    assert {link["reserved_bps"] for link in network["links"]} == {0}
+    assert controller.client.get("/v1/reservations?state=active").json() == {"reservations": []}
+
+
+def test_a_switch_that_does_not_confirm_is_put_right_later(ovs: OpenVSwitch, controller: Controller) -> None:
+    before = [(ovs.flows(name), ovs.meters(name)) for name in ("s1", "s2")]
+    ovs.switch.send_signal(signal.SIGSTOP)
+    try:
+        answer = controller.reserve()
+    finally:
+        ovs.switch.send_signal(signal.SIGCONT)
+    assert (answer.status_code, answer.json()["code"]) == (503, "switch_timeout")
+    wait_until(controller.in_step)
+    assert [(ovs.flows(name), ovs.meters(name)) for name in ("s1", "s2")] == before
+    assert controller.reserve().status_code == 201
+
+
+def test_a_link_that_goes_down_degrades_what_crosses_it_until_it_is_back(
+    ovs: OpenVSwitch, controller: Controller
+) -> None:
+    identity = controller.reserve().json()["id"]
+
+    def stands() -> tuple[str, str | None]:
+        body = controller.client.get(f"/v1/reservations/{identity}").json()
+        return body["state"], body["reason"]
+
+    ovs.vsctl("del-port", "s1-eth1")
+    wait_until(lambda: stands() == ("degraded", "Down: s1->s2."))
+    answer = controller.reserve(edge="edge2")
+    assert (answer.status_code, answer.json()["code"]) == (409, "no_path")
+    assert not [line for line in ovs.flows("s1") if "dl_dst=02:00:00:00:00:03" in line]
+    ovs.add_port("s1", "s2")
+    wait_until(lambda: stands() == ("active", None))
+    wait_until(lambda: bool([line for line in ovs.flows("s1") if "dl_dst=02:00:00:00:00:03" in line]))
+
+
+def test_a_lease_that_is_not_renewed_frees_its_bandwidth(ovs: OpenVSwitch, controller: Controller) -> None:
+    identity = controller.reserve(lease_s=0.3).json()["id"]
+    wait_until(lambda: controller.client.get(f"/v1/reservations/{identity}").json()["state"] == "expired", 5)
+    assert 110000 not in ovs.meters("s1")
+    answer = controller.client.patch(f"/v1/reservations/{identity}", json={})
+    assert (answer.status_code, answer.json()["code"]) == (409, "not_live")
+
+
+def test_wiring_that_is_as_planned_draws_no_complaint_and_a_missing_port_does(
+    ovs: OpenVSwitch, controller: Controller
+) -> None:
+    wait_until(lambda: controller.complaints() == [])
+    ovs.vsctl("del-port", "s1-eth4")
+    wait_until(lambda: controller.complaints() == ["Switch s1: port 4 is missing; the map puts load1 port 1 there."])
+    ovs.add_port("s1", "load1")
+    wait_until(lambda: controller.complaints() == [])
+
+
+def test_wiring_that_is_not_as_planned_is_complained_about(ovs: OpenVSwitch, controller: Controller) -> None:
+    """A frame that says it left port 9 of switch 2 comes out of s1's port towards s2."""
+    frame = lldp_frame(2, 9).hex()
+    wait_until(lambda: controller.complaints() == [])
+    ovs.ofctl("packet-out", "s2", f"in_port=controller,packet={frame},actions=output:1")
+    wait_until(lambda: any("port 1 is wired to s2 port 9" in sentence for sentence in controller.complaints()))
+    wait_until(lambda: controller.complaints() == [])
+
+
+def test_a_restarted_controller_takes_up_what_it_left(ovs: OpenVSwitch, controller: Controller) -> None:
+    before = controller.reserve().json()
+    wanted = ovs.flows("s1"), ovs.meters("s1")
+    assert controller.stop() == 0
+    controller.start()
+    wait_until(controller.in_step)
+    after = controller.client.get(f"/v1/reservations/{before['id']}").json()
+    assert {name: after[name] for name in before} == before
+    assert (ovs.flows("s1"), ovs.meters("s1")) == wanted
+
+
+def test_many_at_once_never_get_more_than_there_is(controller: Controller) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def ask(number: int) -> int:
+        body = {"flows": [flow(15_000_000, "edge1", 9000 + number)]}
+        return controller.client.post("/v1/reservations", json=body).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(ask, range(12)))
+    assert sorted(codes) == [201] * 5 + [409] * 7
+    network = controller.client.get("/v1/network").json()
+    reserved = {link["link"]: link["reserved_bps"] for link in network["links"]}
+    assert reserved["s1->s2"] == 75_000_000
+
+
+def test_the_answer_is_json_problem_details_over_the_wire(controller: Controller) -> None:
+    answer = controller.client.post("/v1/reservations", content=b"\xff{", headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+    assert json.loads(answer.content)["code"] == "invalid_request"
