@@ -14,8 +14,6 @@ from journal import Journal
 from problems import EmulationError
 from topologies.maps import MANAGEMENT_GATEWAY, Map
 
-CONNECT_TIMEOUT_S = 30.0
-
 
 class ControllerProcess:
     """`paceline controller` as a child; its output goes to `log`."""
@@ -34,7 +32,7 @@ class ControllerProcess:
             )
         journal.process(self.process.pid, "controller")
 
-    def wait_until_ready(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+    def wait_until_ready(self, timeout_s: float) -> None:
         """Wait until the controller says that all switches are there and wired as the map says.
 
         Raises: EmulationError naming what is missing.
@@ -75,7 +73,7 @@ class ControllerProcess:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
 
 
-def wait_until_connected(plan: Map, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+def wait_until_connected(plan: Map, timeout_s: float) -> None:
     """Wait until every switch has a controller, one that somebody else started.
 
     Raises: EmulationError naming the switches that have none.

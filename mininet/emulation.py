@@ -43,6 +43,7 @@ class Settings:
     datapath: str = "user"
     openflow: tuple[str, int] = ("127.0.0.1", 6653)
     rest_port: int = 8080
+    ready_timeout_s: float = 30.0
 
     @property
     def controller_url(self) -> str:

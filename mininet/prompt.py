@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mininet.cli import CLI
+from mininet.log import setLogLevel
 
 import cpushare
 from emulation import Emulation
@@ -16,6 +17,7 @@ class Prompt(CLI):  # type: ignore[misc]
 
     def __init__(self, emulation: Emulation) -> None:
         self.emulation = emulation
+        setLogLevel("output")
         super().__init__(emulation.net, script=None)
 
     def run(self) -> None:

@@ -34,13 +34,13 @@ def emulate(settings: Settings, own_controller: bool = True, say: Say = print) -
                 settings.map_path, settings.openflow, settings.rest_port, log, emulation.journal
             )
             try:
-                controller.wait_until_ready()
+                controller.wait_until_ready(settings.ready_timeout_s)
                 emulation.announce()
                 yield emulation
             finally:
                 controller.stop()
         else:
-            wait_until_connected(plan)
+            wait_until_connected(plan, settings.ready_timeout_s)
             emulation.announce()
             yield emulation
 

@@ -35,10 +35,12 @@ def _end_on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG00
 @click.option("--cross-traffic", metavar="PERCENT", help="UDP load between the map's load hosts, like 150%.")
 @click.option("--datapath", type=click.Choice(["user", "kernel"]), default="user", show_default=True,
               help="Open vSwitch's datapath; kernel needs the openvswitch module.")  # fmt: skip
+@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1, 600), default=30, show_default=True,
+              metavar="SECONDS", help="How long to wait for controller and switches.")  # fmt: skip
 @click.option("-c", "--clean", "only_clean", is_flag=True, help="Clean up after a crash, start nothing.")
 def main(
     map_name: str, no_prompt: bool, controller: str, openflow: str, rest_port: int,
-    cross_traffic: str | None, datapath: str, only_clean: bool,
+    cross_traffic: str | None, datapath: str, timeout_s: float, only_clean: bool,
 ) -> None:  # fmt: skip
     """Bring up MAP (pair, metro, or a YAML file) on a private Open vSwitch, with its controller.
 
@@ -49,7 +51,7 @@ def main(
     try:
         if only_clean:
             return clean(click.echo)
-        settings = Settings(map_path(map_name), datapath, _address(openflow), rest_port)
+        settings = Settings(map_path(map_name), datapath, _address(openflow), rest_port, timeout_s)
         _run(settings, controller == "own", cross_traffic, no_prompt)
     except (MapError, EmulationError) as error:
         click.echo(f"error: {error}", err=True)

@@ -1,0 +1,166 @@
+"""Real networks for the tests: the emulation is started as a user starts it, and always taken down again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from topologies import running
+from topologies.loader import load_map
+from topologies.maps import Map
+
+ROOT = Path(__file__).parents[2]
+START = [sys.executable, str(ROOT / "mininet/start.py")]
+READY_TIMEOUT_S = 60.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.network)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _needs_root_and_open_vswitch() -> None:
+    lacking = []
+    if os.geteuid() != 0:
+        lacking.append("root")
+    lacking += [tool for tool in ("ovs-vswitchd", "mnexec", "iperf3") if shutil.which(tool) is None]
+    if lacking and os.environ.get("CI"):
+        pytest.fail(f"network tests must run in CI, but there is no {', '.join(lacking)}")
+    if lacking:
+        pytest.skip(f"NETWORK TESTS SKIPPED: no {', '.join(lacking)}; run `sudo make test`")
+
+
+class Started:
+    """A `mininet/start.py` that runs; what it printed is in `log`."""
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*START, *arguments], stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
+            )
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_for(self, words: str) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while words not in self.text():
+            assert self.process.poll() is None, self.text()
+            assert time.monotonic() < deadline, f"no {words!r} in: {self.text()}"
+            time.sleep(0.05)
+
+    def end(self, number: int = signal.SIGINT) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(30)
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return code
+
+
+@contextmanager
+def started(arguments: list[str], log: Path, ready: str = "ready") -> Iterator[Started]:
+    """A started emulation; afterwards it has ended, and a crash's remains are cleaned up."""
+    start = Started(arguments, log)
+    try:
+        start.wait_for(ready)
+        yield start
+    finally:
+        start.end()
+        subprocess.run([*START, "-c"], capture_output=True, check=False)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A running emulation as a test sees it: its map, its hosts, its controller."""
+
+    plan: Map
+    note: running.Running
+    api: httpx.Client
+
+    def command_in(self, host: str, command: list[str]) -> list[str]:
+        return ["mnexec", "-a", str(self.note.host(host).pid), *command]
+
+    def run_in(self, host: str, command: list[str], timeout_s: float = 60) -> str:
+        done = subprocess.run(
+            self.command_in(host, command), capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
+
+    @contextmanager
+    def running_in(self, host: str, command: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+        process = subprocess.Popen(self.command_in(host, command), **options)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(10)
+
+    def switch(self, tool: str, *arguments: str) -> str:
+        """Ask a switch itself: `switch("dump-flows", "s1")`."""
+        command, name, *rest = (tool, *arguments)
+        socket = f"unix:{self.note.ovs_directory}/{name}.mgmt"
+        done = subprocess.run(
+            ["ovs-ofctl", "-O", "OpenFlow13", command, socket, *rest], capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    def reserve(self, **rates_bps: int) -> dict[str, Any]:
+        """Reserve the uplink of each edge named, on the ports the trainer uses."""
+        flows = [self.uplink(edge, rate_bps) for edge, rate_bps in rates_bps.items()]
+        answer = self.api.post("/v1/reservations", json={"owner": "test", "lease_s": 120, "flows": flows})
+        assert answer.status_code == 201, answer.text
+        reservation: dict[str, Any] = answer.json()
+        return reservation
+
+    def uplink(self, edge: str, rate_bps: int) -> dict[str, Any]:
+        index = [node.name for node in self.plan.edges].index(edge)
+        return {
+            "name": f"{edge}-up",
+            "source": edge,
+            "destination": "cloud",
+            "match": {"protocol": "tcp", "source_port": 7801 + index, "destination_port": 7800},
+            "requirement": {"min_bandwidth_bps": rate_bps},
+        }
+
+
+@pytest.fixture(scope="module")
+def network_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Network]]:
+    """Brings up a map with its controller, for the tests of one module."""
+    open_ones = []
+
+    def bring_up(map_name: str, *arguments: str) -> Network:
+        log = tmp_path_factory.mktemp("emulation") / "start.log"
+        context = started([map_name, "--no-prompt", *arguments], log)
+        context.__enter__()
+        note = running.read()
+        assert note is not None
+        client = httpx.Client(base_url="http://127.0.0.1:8080", timeout=20)
+        open_ones.append((context, client))
+        return Network(load_map(map_name), note, client)
+
+    yield bring_up
+    for context, client in reversed(open_ones):
+        client.close()
+        context.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="module")
+def pair(network_of: Callable[..., Network]) -> Network:
+    return network_of("pair")

@@ -1,0 +1,156 @@
+"""Starting and ending an emulation: it says clearly what is wrong, and leaves nothing behind, however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.network.conftest import ROOT, START, Started, started
+from topologies import running
+
+TRACES = ("ovs-vswitchd", "ovsdb-server", "controller.main", "mininet:", "iperf3", "while :; do :; done")
+
+
+def _processes() -> set[str]:
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if any(trace in command for trace in TRACES):
+            found.add(f"{process.name} {command}")
+    return found
+
+
+def _namespaces() -> set[int]:
+    found = set()
+    for process in Path("/proc").glob("[0-9]*/ns/net"):
+        try:
+            found.add(process.stat().st_ino)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
+
+
+def machine_state() -> dict[str, object]:
+    """All that an emulation changes on a machine."""
+    queues = subprocess.run(["tc", "qdisc", "show"], capture_output=True, text=True, check=True).stdout
+    return {
+        "interfaces": sorted(path.name for path in Path("/sys/class/net").iterdir()),
+        "queues": sorted(queues.splitlines()),
+        "namespaces": _namespaces(),
+        "processes": _processes(),
+        "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("**/paceline*")),
+        "settings": {
+            key: Path("/proc/sys/net/core", key).read_text() for key in ("wmem_default", "wmem_max", "rmem_max")
+        },
+        "note": running.read(),
+        "journal": (running.DIRECTORY / "journal.jsonl").exists(),
+        "ovs": (running.DIRECTORY / "ovs").exists(),
+    }
+
+
+@pytest.fixture
+def untouched() -> Iterator[None]:
+    """The machine is the same after the test as before."""
+    before = machine_state()
+    yield
+    assert machine_state() == before
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_and_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
+    with started(["pair", "--no-prompt", "--cross-traffic", "50%"], tmp_path / "log") as emulation:
+        assert running.read() is not None
+        assert "qdisc htb" in subprocess.run(["tc", "qdisc"], capture_output=True, text=True, check=True).stdout
+        emulation.end(number)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_exit_at_the_prompt_leaves_nothing_behind(tmp_path: Path) -> None:
+    emulation = Started(["pair"], tmp_path / "log")
+    assert emulation.process.stdin is not None
+    emulation.process.stdin.write(b"share edge1 0.1\nshare nix 0.1\nedge1 ping -c 1 cloud\nexit\n")
+    emulation.process.stdin.flush()
+    assert emulation.process.wait(60) == 0
+    emulation.process.stdin.close()
+    assert "1 received" in emulation.text()
+    assert "'nix' has no CPU share to change; these have: edge1, edge2" in emulation.text()
+
+
+@pytest.mark.usefixtures("untouched")
+def test_after_kill_minus_9_the_clean_option_removes_what_is_left(tmp_path: Path) -> None:
+    with started(["pair", "--no-prompt"], tmp_path / "log") as emulation:
+        emulation.process.kill()
+        emulation.process.wait()
+        assert Path("/sys/class/net/plmgmt").exists()
+        done = subprocess.run([*START, "-c"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "cleaned up after an emulation that did not end well\n")
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_second_emulation_is_refused_while_one_runs(tmp_path: Path) -> None:
+    with started(["pair", "--no-prompt"], tmp_path / "log"):
+        done = subprocess.run([*START, "metro", "--no-prompt", "--openflow", "127.0.0.1:6654", "--rest-port", "8081"],
+                              capture_output=True, text=True, check=False)  # fmt: skip
+        assert done.returncode == 1
+        assert "map pair is running" in done.stderr
+        cleaning = subprocess.run([*START, "-c"], capture_output=True, text=True, check=False)
+        assert cleaning.returncode == 1
+        assert running.read() is not None
+
+
+@pytest.mark.usefixtures("untouched")
+def test_without_a_controller_it_says_which_switches_nobody_took(tmp_path: Path) -> None:
+    emulation = Started(["pair", "--no-prompt", "--controller", "remote", "--openflow", "127.0.0.1:6699",
+                         "--timeout", "2"], tmp_path / "log")  # fmt: skip
+    assert emulation.end(signal.SIGCONT) == 1
+    assert "no controller took these switches within 2 s: s1, s2" in emulation.text()
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_port_in_use_is_named_before_anything_is_changed(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 6653)):
+        emulation = Started(["pair", "--no-prompt"], tmp_path / "log")
+        assert emulation.end(signal.SIGCONT) == 1
+    assert "port 6653 on 127.0.0.1 is in use" in emulation.text()
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nix"], "no map 'nix': use one of metro, pair"),
+        (["pair", "--cross-traffic", "150"], "cross-traffic '150': give a share of the bottleneck's rate, like 150%"),
+        (["pair", "--openflow", "6653"], "--openflow '6653': give HOST:PORT, like 127.0.0.1:6653"),
+        (["pair", "--datapath", "kernel"], "this kernel has no openvswitch module: use --datapath user"),
+    ],
+)
+def test_a_wrong_word_on_the_command_line_gets_a_sentence(arguments: list[str], sentence: str) -> None:
+    if "kernel" in arguments and Path("/sys/module/openvswitch").exists():
+        arguments, sentence = ["nix"], "no map 'nix'"
+    done = subprocess.run([*START, *arguments, "--no-prompt"], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+
+
+def test_without_root_it_says_so(tmp_path: Path) -> None:
+    code = (
+        "import os, runpy, sys; os.setgid(65534); os.setuid(65534); "
+        "import machine; import problems\n"
+        "try: machine.check((), 'user')\n"
+        "except problems.EmulationError as error: print(error)"
+    )
+    done = subprocess.run(
+        [START[0], "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/mininet"},
+    )  # fmt: skip
+    assert "starting an emulation needs root: use sudo" in done.stdout

@@ -1,0 +1,125 @@
+"""Maps: what they say, and what is said about a wrong one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from topologies import running
+from topologies.loader import MapError, known_maps, load_map
+from topologies.maps import Map
+
+THREE_MISTAKES = """\
+name: bad
+scale_mbps_per_gbps: 0.8
+nodes:
+  - {name: s1, kind: switch, position_km: [0, 0]}
+  - {name: e1, kind: egde, position_km: [0, 0]}
+links:
+  - {ends: [s1, e1], length_km: -2, channel_rate_gbps: 100}
+  - {ends: [s1, s9], length_km: 2, channel_rate_gbps: 10000}
+"""
+
+
+def mistakes_of(tmp_path: Path, text: str) -> list[str]:
+    path = tmp_path / "map.yaml"
+    path.write_text(text)
+    with pytest.raises(MapError) as caught:
+        load_map(str(path))
+    return [mistake.removeprefix(str(path)) for mistake in caught.value.mistakes]
+
+
+@pytest.mark.parametrize("name", known_maps())
+def test_every_map_that_comes_with_paceline_loads(name: str) -> None:
+    assert load_map(name).name == name
+
+
+def test_pair_and_metro_are_what_the_readme_says() -> None:
+    pair, metro = load_map("pair"), load_map("metro")
+    assert (len(pair.switches), len(pair.edges)) == (2, 2)
+    assert (len(metro.switches), len(metro.edges)) == (6, 4)
+    assert len({edge.cpu_share for edge in metro.edges}) == 4
+    assert metro.cloud is not None
+    assert metro.cross_traffic is not None
+
+
+def test_numbers_are_dealt_in_the_order_of_the_file() -> None:
+    metro = load_map("metro")
+    assert [metro.datapath_id(node.name) for node in metro.switches] == [1, 2, 3, 4, 5, 6]
+    assert metro.port("r1", "r2").interface == "r1-eth1"
+    assert metro.port("edge1", "r6").number == 1
+    assert len({metro.ip(host.name) for host in metro.hosts}) == len(metro.hosts)
+    assert len({metro.mac(host.name) for host in metro.hosts}) == len(metro.hosts)
+    assert len({metro.management_ip(host.name) for host in metro.hosts}) == len(metro.hosts)
+
+
+def test_the_scale_turns_real_rates_into_emulated_ones() -> None:
+    metro = load_map("metro")
+    trunk = next(link for link in metro.links if link.ends == ("r1", "r2"))
+    assert metro.rate_bps(trunk) == round(trunk.rate_gbps * metro.scale_mbps_per_gbps * 1e6)
+
+
+def test_an_unknown_map_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(MapError, match="no map 'nix': use one of metro, pair, or the path"):
+        load_map("nix")
+
+
+def test_all_mistakes_are_reported_at_once_with_place_value_and_advice(tmp_path: Path) -> None:
+    mistakes = mistakes_of(tmp_path, THREE_MISTAKES)
+    assert ":5: nodes[1].kind = 'egde': input should be 'switch', 'edge', 'cloud' or 'host'" in mistakes
+    assert ":7: links[0].length_km = -2: input should be greater than or equal to 0" in mistakes
+    assert ":8: links[1].ends = 's9': no node has this name; the nodes are s1, e1" in mistakes
+    assert any("lower scale_mbps_per_gbps to 0.1 or less" in mistake for mistake in mistakes)
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "a: [", "\x00", "name: x\nnodes: 3\nlinks: {}\n"])
+def test_a_file_that_is_no_map_is_an_error_not_a_crash(tmp_path: Path, text: str) -> None:
+    assert mistakes_of(tmp_path, text)
+
+
+def test_a_host_with_two_links_and_an_island_are_named(tmp_path: Path) -> None:
+    text = """\
+name: bad
+scale_mbps_per_gbps: 1
+nodes:
+  - {name: s1, kind: switch, position_km: [0, 0]}
+  - {name: s2, kind: switch, position_km: [0, 0]}
+  - {name: e1, kind: edge, position_km: [0, 0]}
+  - {name: s3, kind: switch, position_km: [0, 0]}
+links:
+  - {ends: [s1, e1], length_km: 1, channel_rate_gbps: 10}
+  - {ends: [s2, e1], length_km: 1, channel_rate_gbps: 10}
+cross_traffic: {source: s1, sink: e1, bottleneck: [s1, s2]}
+"""
+    text_of_all = "\n".join(mistakes_of(tmp_path, text))
+    assert "a edge has exactly one link" not in text_of_all
+    assert "nodes[2].name = 'e1': an edge has exactly one link, to a switch; it has 2" in text_of_all
+    assert "links = 's3': these nodes cannot reach the rest" in text_of_all
+    assert "cross_traffic.source = 's1': name a host of this map: e1" in text_of_all
+    assert "cross_traffic.bottleneck" in text_of_all
+
+
+def test_the_note_of_a_running_emulation_is_read_back_only_while_it_runs(tmp_path: Path) -> None:
+    def note(pid: int) -> running.Running:
+        host = running.RunningHost("edge1", "edge", 1, "10.0.0.1", "10.254.0.2", 0.2, ("/a",))
+        return running.Running("pair", "/pair.yaml", pid, "http://x", "/ovs", False, (host,))
+
+    running.write(note(pid=1), tmp_path)
+    assert running.read(tmp_path) == note(pid=1)
+    running.write(note(pid=2**22 + 1), tmp_path)
+    assert running.read(tmp_path) is None
+    running.remove(tmp_path)
+    running.remove(tmp_path)
+    assert running.read(tmp_path) is None
+
+
+def test_asking_for_what_a_map_does_not_have_is_a_key_error(metro: Map) -> None:
+    for ask in (lambda: metro.node("nix"), lambda: metro.port("r1", "r3"), lambda: metro.port("nix", "r1")):
+        with pytest.raises(KeyError):
+            ask()
+
+
+@pytest.fixture
+def metro() -> Map:
+    return load_map("metro")
