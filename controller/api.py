@@ -47,13 +47,27 @@ DESCRIPTION = """Reserve paths with a rate and a proven latency bound through a 
 A rate is in L2 bits per second (Ethernet header included, preamble and FCS not). A directed link is named `a->b`."""
 
 
+class ProblemSpeakingApp(FastAPI):
+    """Describes its refusals as what they are: problem details, not plain JSON."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI description."""
+        schema = super().openapi()
+        for operations in schema["paths"].values():
+            for operation in operations.values():
+                for status, response in operation["responses"].items():
+                    if status >= "400":
+                        response["content"].pop("application/json", None)
+        return schema
+
+
 def create_app(
     service: Service,
     propagation_emulated: Callable[[], bool] = lambda: False,
     beside: Beside = run_in_threadpool,
 ) -> FastAPI:
     """The application on a running service."""
-    app = FastAPI(title="Paceline controller", version="1", description=DESCRIPTION)
+    app = ProblemSpeakingApp(title="Paceline controller", version="1", description=DESCRIPTION)
     app.add_middleware(BodyLimit)
     _answer_errors(app)
     _add_network_routes(app, service, propagation_emulated, beside)

@@ -1,0 +1,271 @@
+"""The REST interface on the real service; the switches are stand-ins that confirm at once."""
+
+# ruff: noqa: ARG002 - the stand-in takes what the real one takes
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from queue import Queue
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from controller.bodylimit import LIMIT_BYTES
+from controller.forwarding import MeterEntry, SwitchState
+from controller.ledger import IN_MEMORY, Ledger
+from controller.main import RestThread
+from controller.network import network_from_map
+from controller.reconcile import Change
+from controller.service import Service
+from controller.switches import FlowCounter, MeterCounter, SwitchEvent, SwitchUp
+from topologies.loader import load_map
+
+PAIR = network_from_map(load_map("pair"))
+
+
+class ObedientSwitches:
+    """All switches of the map, connected, and content with everything."""
+
+    def __init__(self) -> None:
+        self.events: Queue[SwitchEvent | None] = Queue()
+        for switch in PAIR.switches:
+            ports = {link.source_port: ("", True) for link in PAIR.links_from(switch.name)}
+            self.events.put(SwitchUp(switch.datapath_id or 0, ports))
+
+    def connected(self) -> frozenset[int]:
+        return frozenset(PAIR.switch_by_datapath_id)
+
+    def apply(self, phases: Sequence[Mapping[int, Sequence[Change]]], timeout_s: float) -> Future[None]:
+        return _done(None)
+
+    def read_state(self, datapath_id: int, timeout_s: float) -> Future[SwitchState]:
+        return _done(SwitchState())
+
+    def read_counters(
+        self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float
+    ) -> Future[tuple[list[FlowCounter], list[MeterCounter]]]:
+        return _done(([], []))
+
+    def send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
+        pass
+
+
+def _done(result: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(result)
+    return future
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    running = Service(PAIR, ObedientSwitches(), Ledger(IN_MEMORY, "pair"))
+    running.start()
+    while running.switches_up() < len(PAIR.switches):
+        pass
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def client(service: Service) -> Iterator[httpx.Client]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        rest = RestThread(service, [listener])
+        rest.start()
+        assert rest.ready.wait(10)
+        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            yield client
+        rest.stop()
+
+
+@pytest.fixture(autouse=True)
+def nothing_reserved(service: Service) -> Iterator[None]:
+    yield
+    for reservation in service.reservations():
+        service.release(reservation.id)
+
+
+def flow(name: str = "edge1-up", **changes: Any) -> dict[str, Any]:
+    whole = {
+        "name": name,
+        "source": "edge1",
+        "destination": "cloud",
+        "match": {"protocol": "tcp", "source_port": 7801, "destination_port": 7800},
+        "requirement": {"min_bandwidth_bps": 15_000_000, "burst_bytes": 40_000},
+    }
+    return {**whole, **changes}
+
+
+def problem(answer: Any, status: int, code: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert {"type", "title", "status", "detail", "code"} <= set(body)
+    assert (body["status"], body["code"]) == (status, code)
+    return body
+
+
+def test_a_reservation_is_answered_in_the_form_of_the_contract(client: httpx.Client) -> None:
+    answer = client.post("/v1/reservations", json={"owner": "cloud", "lease_s": 60, "flows": [flow()]})
+    assert answer.status_code == 201
+    body = answer.json()
+    assert set(body) == {
+        *("id", "version", "state", "owner", "lease_s", "created_at", "expires_at", "reason", "flows"),
+    }
+    assert (body["version"], body["state"], body["owner"], body["reason"]) == (1, "active", "cloud", None)
+    (placed,) = body["flows"]
+    assert placed["path"] == ["edge1", "s1", "s2", "cloud"]
+    assert (placed["reserved_bps"], placed["burst_bytes"]) == (15_000_000, 40_000)
+    assert placed["accumulated_latency_us"] > placed["latency_variation_us"] > 0
+    assert placed["match"] == flow()["match"]
+
+
+def test_the_network_and_paths_show_what_is_taken(client: httpx.Client) -> None:
+    client.post("/v1/reservations", json={"flows": [flow()]})
+    network = client.get("/v1/network").json()
+    link = next(link for link in network["links"] if link["link"] == "s1->s2")
+    assert (link["capacity_bps"], link["reservable_bps"]) == (80_000_000, 76_000_000)
+    assert (link["reserved_bps"], link["free_bps"], link["up"]) == (15_000_000, 61_000_000, True)
+    assert network["nodes"][0] == {"name": "s1", "kind": "switch", "up": True, "ip": None}
+    (path,) = client.get("/v1/paths", params={"source": "edge1", "destination": "cloud"}).json()["paths"]
+    assert (path["nodes"], path["length_km"], path["free_bps"]) == (["edge1", "s1", "s2", "cloud"], 24, 61_000_000)
+
+
+def test_a_reservation_lives_from_post_to_delete(client: httpx.Client) -> None:
+    identity = client.post("/v1/reservations", json={"flows": [flow()]}).json()["id"]
+    assert [each["id"] for each in client.get("/v1/reservations?state=active").json()["reservations"]] == [identity]
+    assert client.get(f"/v1/reservations/{identity}").json()["counters"]["unavailable"] == []
+    assert client.patch(f"/v1/reservations/{identity}", json={"lease_s": 5}).json()["lease_s"] == 5
+    for _ in range(2):
+        answer = client.delete(f"/v1/reservations/{identity}")
+        assert (answer.status_code, answer.json()["state"]) == (200, "released")
+    problem(client.patch(f"/v1/reservations/{identity}", json={}), 409, "not_live")
+
+
+def test_what_does_not_fit_is_refused_with_the_bottleneck(client: httpx.Client) -> None:
+    big = flow(requirement={"min_bandwidth_bps": 90_000_000})
+    body = problem(client.post("/v1/reservations", json={"flows": [big]}), 409, "no_capacity")
+    assert body["flow"] == "edge1-up"
+    assert set(body["bottleneck"]) == {"link", "capacity_bps", "reserved_bps", "free_bps", "asked_bps"}
+
+
+def test_a_five_tuple_in_use_is_refused(client: httpx.Client) -> None:
+    first = client.post("/v1/reservations", json={"flows": [flow()]}).json()
+    body = problem(client.post("/v1/reservations", json={"flows": [flow("again")]}), 409, "flow_in_use")
+    assert body["reservation"] == first["id"]
+
+
+def test_all_mistakes_of_a_request_are_told_at_once(client: httpx.Client) -> None:
+    wrong = flow(match={"protocol": "sctp", "source_port": 0, "destination_port": 7800}, colour="red")
+    body = problem(client.post("/v1/reservations", json={"flows": [wrong], "lease_s": -1}), 422, "invalid_request")
+    assert sorted(mistake["place"] for mistake in body["mistakes"]) == [
+        "body.flows.0.colour",
+        "body.flows.0.match.protocol",
+        "body.flows.0.match.source_port",
+        "body.lease_s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flows", "words"),
+    [
+        ([], "at least 1 item"),
+        ([flow(), flow()], "a name of its own"),
+        ([flow(), flow("other")], "same source, destination, protocol and ports"),
+        ([flow(destination="edge1")], "both edge1"),
+    ],
+)
+def test_a_group_must_make_sense(client: httpx.Client, flows: list[dict[str, Any]], words: str) -> None:
+    body = problem(client.post("/v1/reservations", json={"flows": flows}), 422, "invalid_request")
+    assert words in body["detail"]
+
+
+def test_an_unknown_host_is_named_with_those_there_are(client: httpx.Client) -> None:
+    body = problem(client.post("/v1/reservations", json={"flows": [flow(source="edge9")]}), 422, "unknown_host")
+    assert "edge1, edge2, cloud" in body["detail"]
+    problem(client.get("/v1/paths?source=s1&destination=cloud"), 422, "unknown_host")
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+def test_what_is_not_there_is_not_found(client: httpx.Client, method: str) -> None:
+    body = {"json": {}} if method == "PATCH" else {}
+    problem(client.request(method, "/v1/reservations/r-00000000", **body), 404, "not_found")
+    problem(client.get("/nowhere"), 404, "not_found")
+    problem(client.put("/v1/reservations"), 405, "method_not_allowed")
+
+
+def test_a_body_that_is_too_large_is_refused_however_it_is_sent(client: httpx.Client) -> None:
+    problem(client.post("/v1/reservations", content=b"x" * (LIMIT_BYTES + 1)), 413, "too_large")
+    pieces = (b"x" * 65536 for _ in range(17))
+    problem(client.post("/v1/reservations", content=pieces), 413, "too_large")
+
+
+GARBAGE = [
+    b"",
+    b"{",
+    b"\xff\xfe",
+    b"null",
+    b"[]",
+    b'"\\ud800"',
+    b'{"\\ud800": 1}',
+    b'{"flows": NaN}',
+    b'{"lease_s": Infinity, "flows": []}',
+    b'{"lease_s": 1e999, "flows": []}',
+    b'{"owner": "\\ud83d", "flows": []}',
+    b"[" * 100_000,
+    b'{"flows": [' + b'{"name": 1},' * 5000 + b"{}]}",
+    b'{"lease_s": ' + b"9" * 5000 + b"}",
+    json.dumps({"flows": [flow(requirement={"min_bandwidth_bps": 10**400})]}).encode(),
+]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_garbage_is_the_clients_mistake(client: httpx.Client, garbage: bytes, method: str) -> None:
+    path = "/v1/reservations" + ("/r-1" if method == "PATCH" else "")
+    answer = client.request(method, path, content=garbage, headers={"content-type": "application/json"})
+    body = problem(answer, 422, "invalid_request")
+    assert len(answer.content) < 50_000
+    assert body["detail"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text() | st.sampled_from(list(flow())), inner),
+    max_leaves=20,
+)
+
+
+@given(body=JSON | st.fixed_dictionaries({"flows": st.lists(JSON, max_size=3)}, optional={"lease_s": JSON}))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_json_makes_the_controller_fail(client: httpx.Client, body: Any) -> None:
+    answer = client.post("/v1/reservations", content=json.dumps(body), headers={"content-type": "application/json"})
+    problem(answer, 422, "invalid_request")
+
+
+@given(path=st.text(min_size=1, max_size=30), query=st.text(max_size=20))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_path_makes_the_controller_fail(client: httpx.Client, path: str, query: str) -> None:
+    from urllib.parse import quote
+
+    answer = client.get(f"/v1/reservations/{quote(path, safe='')}", params={"state": query})
+    assert answer.status_code in (200, 307, 404, 422)
+
+
+def test_openapi_describes_the_problems(client: httpx.Client) -> None:
+    spec = client.get("/openapi.json").json()
+    responses = spec["paths"]["/v1/reservations"]["post"]["responses"]
+    assert {"201", "409", "413", "422", "500", "503"} <= set(responses)
+    assert list(responses["409"]["content"]) == ["application/problem+json"]
+    assert "Problem" in spec["components"]["schemas"]
+    assert "HTTPValidationError" not in spec["components"]["schemas"]
+    assert client.get("/docs").status_code == 200
+
+
+def test_health_counts_the_switches(client: httpx.Client) -> None:
+    assert client.get("/v1/healthz").json() == {"status": "ok", "switches_up": 2, "switches_expected": 2}

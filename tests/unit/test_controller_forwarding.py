@@ -1,0 +1,253 @@
+"""Packets through the entries that forwarding wants, on simulated switches; and the order in which entries change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from controller.admission import Admitted, Request, decide
+from controller.bookings import Bookings
+from controller.forwarding import (
+    BASE_COOKIE,
+    BEST_EFFORT_METERS,
+    CONTROLLER_PORT,
+    COOKIE_TAG,
+    FlowEntry,
+    MatchValue,
+    MeterEntry,
+    SwitchState,
+    arp_meter_kbps,
+    best_effort_meter,
+    cookie_of,
+    wanted_states,
+)
+from controller.network import network_from_map
+from controller.reconcile import ordered_changes
+from controller.reservation import Flow, Match, Requirement, Reservation, State
+from topologies.loader import load_map
+
+METRO = network_from_map(load_map("metro"))
+
+
+def reservation(number: int = 1, *flows: Flow, version: int = 1) -> Reservation:
+    wanted = flows or (flow(),)
+    decision = decide(METRO, Bookings(), (), Request(f"r-{number:08x}", version, wanted), 0.0)
+    assert isinstance(decision, Admitted)
+    return Reservation(f"r-{number:08x}", number, version, "test", State.ACTIVE, 60, 0, 60, decision.placements)
+
+
+def flow(source: str = "edge1", port: int = 7801, rate_bps: int = 15_000_000) -> Flow:
+    return Flow(f"{source}-up", source, "cloud", Match("tcp", port, 7800), Requirement(rate_bps, 40_000))
+
+
+Packet = dict[str, MatchValue]
+
+
+def packet(source: str = "edge1", destination: str = "cloud", **fields: MatchValue) -> Packet:
+    nodes = METRO.nodes
+    ends = {"eth_dst": nodes[destination].mac, "ipv4_src": nodes[source].ip, "ipv4_dst": nodes[destination].ip}
+    ip = {"eth_type": 0x0800, "ip_proto": 6, "ip_dscp": 0, "tcp_src": 7801, "tcp_dst": 7800}
+    return {**ip, **{name: value or "" for name, value in ends.items()}, **fields}
+
+
+@dataclass
+class Journey:
+    """Where a packet went: the nodes, the meters as (switch, id), and the DSCP it had on each link out of a switch."""
+
+    nodes: list[str] = field(default_factory=list)
+    meters: list[tuple[str, int]] = field(default_factory=list)
+    marks: list[MatchValue] = field(default_factory=list)
+
+
+def send(states: Mapping[str, SwitchState], source: str, sent: Packet) -> Journey:
+    """Follow a packet from a host until it is delivered, dropped or has gone round in circles."""
+    journey = Journey([source])
+    (link,) = METRO.links_from(source)
+    moving = dict(sent)
+    while METRO.nodes[link.destination].is_switch:
+        switch = link.destination
+        journey.nodes.append(switch)
+        assert len(journey.nodes) < 20, f"a loop: {journey.nodes}"
+        moving["in_port"] = link.destination_port
+        out = _through(states[switch], switch, moving, journey)
+        if out is None:
+            return journey
+        journey.marks.append(moving.get("ip_dscp", 0))
+        if out == CONTROLLER_PORT:
+            journey.nodes.append("controller")
+            return journey
+        link = next(link for link in METRO.links_from(switch) if link.source_port == out)
+    journey.nodes.append(link.destination)
+    return journey
+
+
+def _through(state: SwitchState, switch: str, moving: Packet, journey: Journey) -> int | None:
+    table: int | None = 0
+    out = None
+    while table is not None:
+        entry = _best(state, table, moving)
+        if entry is None:
+            return None
+        if entry.meter_id is not None:
+            assert entry.meter_id in state.meters
+            journey.meters.append((switch, entry.meter_id))
+        for name, value in entry.actions:
+            if name == "output":
+                out = value
+            else:
+                moving["ip_dscp"] = value
+        table = entry.goto
+    return out
+
+
+def _best(state: SwitchState, table: int, moving: Packet) -> FlowEntry | None:
+    hits = [e for e in state.flows.values() if e.table == table and all(_hit(moving, *pair) for pair in e.match)]
+    hits.sort(key=lambda entry: entry.priority, reverse=True)
+    assert len(hits) < 2 or hits[0].priority > hits[1].priority, f"ambiguous: {hits[:2]}"
+    return hits[0] if hits else None
+
+
+def _hit(moving: Packet, name: str, wanted: MatchValue) -> bool:
+    value = moving.get(name)
+    if isinstance(wanted, tuple):
+        return isinstance(value, int) and value & wanted[1] == wanted[0]
+    return value == wanted
+
+
+def test_a_reserved_packet_follows_its_path_metered_once_marked_inside_and_clean_at_the_end() -> None:
+    held = reservation()
+    journey = send(wanted_states(METRO, [held]), "edge1", packet())
+    assert tuple(journey.nodes) == held.placements[0].path
+    assert journey.meters == [("r6", held.placements[0].meter_id)]
+    assert journey.marks == [46, 46, 0]
+
+
+@pytest.mark.parametrize("spoof", [{}, {"ip_dscp": 46}])
+def test_an_unreserved_packet_is_unmarked_and_metered_at_every_egress_port(spoof: Packet) -> None:
+    journey = send(wanted_states(METRO, [reservation()]), "edge2", packet("edge2", tcp_src=7802, **spoof))
+    assert journey.nodes == ["edge2", "r6", "r1", "r2", "cloud"]
+    assert journey.marks == [0, 0, 0]
+    assert journey.meters == [("r6", 100_002), ("r1", 100_001), ("r2", 100_003)]
+
+
+def test_another_hosts_five_tuple_gains_nothing() -> None:
+    journey = send(wanted_states(METRO, [reservation()]), "edge2", packet("edge1", ip_dscp=46))
+    assert set(journey.marks) == {0}
+    assert all(meter >= BEST_EFFORT_METERS for _, meter in journey.meters)
+    assert len(journey.meters) == 3
+
+
+def test_both_ends_on_one_switch_are_marked_and_unmarked_there() -> None:
+    local = Flow("local", "edge1", "edge2", Match("tcp", 7801, 7800), Requirement(1_000_000))
+    journey = send(wanted_states(METRO, [reservation(1, local)]), "edge1", packet("edge1", "edge2"))
+    assert (journey.nodes, journey.marks) == (["edge1", "r6", "edge2"], [0])
+    assert journey.meters == [("r6", 110_000)]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {"eth_type": 0x0800, "vlan_vid": 0x1064, "eth_dst": METRO.nodes["cloud"].mac},
+        {"eth_type": 0x1234, "eth_dst": METRO.nodes["cloud"].mac},
+        {"eth_type": 0x88CC, "eth_dst": "01:80:c2:00:00:0e"},
+        {"eth_type": 0x0800, "eth_dst": "ff:ff:ff:ff:ff:ff"},
+    ],
+    ids=["vlan", "not IP", "LLDP", "broadcast"],
+)
+def test_what_a_host_may_not_send_goes_nowhere(frame: Packet) -> None:
+    assert send(wanted_states(METRO, []), "edge1", frame).nodes == ["edge1", "r6"]
+
+
+@pytest.mark.parametrize("source", [host.name for host in METRO.hosts])
+@pytest.mark.parametrize("destination", [host.name for host in METRO.hosts])
+def test_everybody_reaches_everybody_by_arp_and_ip(source: str, destination: str) -> None:
+    if source == destination:
+        return
+    states = wanted_states(METRO, [])
+    ip, mac = METRO.nodes[destination].ip or "", METRO.nodes[destination].mac or ""
+    request: Packet = {"eth_type": 0x0806, "arp_op": 1, "arp_tpa": ip, "eth_dst": "ff:ff:ff:ff:ff:ff"}
+    reply: Packet = {"eth_type": 0x0806, "arp_op": 2, "eth_dst": mac}
+    for sent in (request, reply, packet(source, destination)):
+        assert send(states, source, sent).nodes[-1] == destination
+
+
+def test_arp_is_metered_at_the_edge_only_and_fits_in_every_margin() -> None:
+    states = wanted_states(METRO, [])
+    reply = {"eth_type": 0x0806, "arp_op": 2, "eth_dst": METRO.nodes["cloud"].mac or ""}
+    assert send(states, "edge1", reply).meters == [("r6", 105_003)]
+    total_bps = arp_meter_kbps(METRO) * 1000 * len(METRO.hosts)
+    assert all(total_bps <= link.margin_bps for link in METRO.links.values())
+
+
+def test_best_effort_goes_round_a_link_that_is_down() -> None:
+    journey = send(wanted_states(METRO, [], frozenset({"r6->r1", "r1->r6"})), "edge1", packet())
+    assert journey.nodes == ["edge1", "r6", "r5", "r4", "r3", "r2", "cloud"]
+
+
+def test_the_best_effort_meter_gets_what_reservations_and_margin_leave() -> None:
+    link = METRO.links["r6->r1"]
+    assert best_effort_meter(link, 0) == MeterEntry(100_002, 79_200, 8000)
+    assert best_effort_meter(link, 60_000_000) == MeterEntry(100_002, 19_200, 3840)
+    assert best_effort_meter(link, link.reservable_bps) == MeterEntry(100_002, 3_200, 640)
+
+
+def test_a_cookie_names_tag_reservation_and_version() -> None:
+    assert cookie_of(0xDEADBEEF, 0x10002) == 0x9ACE_DEADBEEF_0002
+    assert BASE_COOKIE >> 48 == COOKIE_TAG
+
+
+def phases(before: Iterable[Reservation], after: Iterable[Reservation]) -> list[list[str]]:
+    """Each phase's changes as `kind switch what`."""
+    changes = ordered_changes(wanted_states(METRO, after), wanted_states(METRO, before))
+    return [
+        sorted(
+            f"{change.kind} {switch} "
+            + (str(change.entry.meter_id) if isinstance(change.entry, MeterEntry) else f"table {change.entry.table}")
+            for switch, told in phase.items()
+            for change in told
+        )
+        for phase in changes
+    ]
+
+
+def test_admitting_shrinks_best_effort_first_and_opens_the_ingress_last() -> None:
+    assert phases([], [reservation()]) == [
+        ["add_meter r6 110000", "modify_meter r1 100001", "modify_meter r2 100003", "modify_meter r6 100002"],
+        ["add_flow r1 table 1", "add_flow r2 table 1", "add_flow r6 table 1"],
+        ["add_flow r6 table 0"],
+    ]
+
+
+def test_releasing_closes_the_ingress_first_and_lets_best_effort_grow_last() -> None:
+    assert phases([reservation()], []) == [
+        ["delete_flow r6 table 0"],
+        ["delete_flow r1 table 1", "delete_flow r2 table 1", "delete_flow r6 table 1"],
+        ["delete_meter r6 110000", "modify_meter r1 100001", "modify_meter r2 100003", "modify_meter r6 100002"],
+    ]
+
+
+def changed(rate_bps: int) -> Reservation:
+    placement = replace(reservation().placements[0], reserved_bps=rate_bps)
+    return replace(reservation(), placements=(placement,))
+
+
+def test_a_reservations_meter_rises_after_best_effort_has_fallen() -> None:
+    best_effort = ["modify_meter r1 100001", "modify_meter r2 100003", "modify_meter r6 100002"]
+    assert phases([reservation()], [changed(20_000_000)]) == [best_effort, ["modify_meter r6 110000"]]
+
+
+def test_a_reservations_meter_falls_before_best_effort_rises() -> None:
+    best_effort = ["modify_meter r1 100001", "modify_meter r2 100003", "modify_meter r6 100002"]
+    assert phases([reservation()], [changed(10_000_000)]) == [["modify_meter r6 110000"], best_effort]
+
+
+def test_equal_states_need_no_change() -> None:
+    assert phases([reservation()], [reservation()]) == []
+
+
+def test_a_switch_whose_state_is_not_known_is_not_told_anything() -> None:
+    wanted = wanted_states(METRO, [reservation()])
+    present = {name: state for name, state in wanted_states(METRO, []).items() if name != "r6"}
+    assert all("r6" not in phase for phase in ordered_changes(wanted, present))
