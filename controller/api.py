@@ -123,7 +123,7 @@ def _add_reservation_routes(app: FastAPI, service: Service, beside: Beside) -> N
         """All live reservations and those that ended not long ago, oldest first."""
         return ReservationList(reservations=[reservation_body(each) for each in service.reservations(state)])
 
-    @app.get("/v1/reservations/{reservation_id}", tags=["reservations"], responses=_problems(404))
+    @app.get("/v1/reservations/{reservation_id}", tags=["reservations"], responses=_problems(404, 422))
     async def reservation(reservation_id: str) -> ReservationDetail:
         """A reservation with its meters' and entries' counters, read from the switches now."""
 
@@ -143,7 +143,7 @@ def _add_reservation_routes(app: FastAPI, service: Service, beside: Beside) -> N
         flows = None if change.flows is None else tuple(flow.to_flow() for flow in change.flows)
         return reservation_body(await beside(service.modify, reservation_id, change.lease_s, flows))
 
-    @app.delete("/v1/reservations/{reservation_id}", tags=["reservations"], responses=_problems(404))
+    @app.delete("/v1/reservations/{reservation_id}", tags=["reservations"], responses=_problems(404, 422))
     async def release(reservation_id: str) -> ReservationBody:
         """Release it; one that has already ended is answered as it ended."""
         return reservation_body(await beside(service.release, reservation_id))
