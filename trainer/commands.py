@@ -1,0 +1,159 @@
+"""`paceline train`, `paceline cloud`, `paceline edge`. They import torch only when they start to work."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from topologies import running as emulation
+from trainer import launch
+from trainer.errors import NetworkError, UsageError
+from trainer.options import to_flags, to_settings, training_options
+from trainer.settings import CLOUD_PORT, RunSettings
+
+if TYPE_CHECKING:
+    from trainer.crew import Member
+    from trainer.roads import Road
+
+NO_EMULATION = (
+    "No emulation runs on this machine. Start one: sudo .venv/bin/python mininet/start.py metro; "
+    "or train without one: paceline train --local"
+)
+
+
+class Address(click.ParamType[Any]):
+    """IP:PORT, or an IP for the default port."""
+
+    name = "ip:port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        """Parse it."""
+        if isinstance(value, tuple):
+            return value[0], value[1]
+        host, _, port = str(value).partition(":")
+        if not host or (port and not (port.isdigit() and 0 < int(port) < 65536)):
+            self.fail(f"{value!r} is not IP:PORT, such as 10.0.0.5:{CLOUD_PORT}.", param, ctx)
+        return host, int(port) if port else CLOUD_PORT
+
+
+@click.command(epilog="Example: paceline train --local --rounds 10 --target 0.95")
+@training_options
+@click.option("--local", is_flag=True, help="Plain processes on loopback: no root, no emulation, no reservations.")
+@click.option("--edges", default=4, show_default=True, help="Number of edges, with --local.")
+@click.option("--port", default=CLOUD_PORT, show_default=True, help="The cloud's port; edges use those after it.")
+@click.option("--controller", help="The controller's URL.  [default: the emulation's]")
+@click.option("--runs-dir", default="runs", show_default=True, type=click.Path(file_okay=False, path_type=Path))
+def train(local: bool, edges: int, port: int, controller: str | None, runs_dir: Path, **options: Any) -> None:
+    """Train one model on all edges together, split between edges and cloud.
+
+    Without --local, cloud and edges start in the hosts of the emulation that runs on this machine.
+    """
+    from trainer.record import new_directory
+
+    if not 1024 <= port <= 65535 - 1 - edges:
+        raise UsageError(f"--port is {port}; it and the ports after it must lie between 1024 and 65535.")
+    running = None if local else emulation.read()
+    if not local and running is None:
+        raise NetworkError(NO_EMULATION)
+    names = [f"edge{number}" for number in range(1, edges + 1)]
+    if running is not None:
+        names = [host.name for host in running.hosts if host.kind == "edge"]
+    to_settings(options, edges=tuple(names))  # all mistakes now, not in a child
+    directory = new_directory(runs_dir)
+    edge_flags = ["--seed", str(options["seed"])]
+    cloud_flags = [*to_flags(options), "--run-dir", str(directory)]
+    if running is None:
+        click.echo(f"Training on this machine alone: {edges} edges on loopback, no network emulated, nothing reserved.")
+        jobs = launch.local_jobs(names, port, cloud_flags, edge_flags)
+    else:
+        url = controller or running.controller_url
+        click.echo(f"Training on the emulated map {running.map_name}: "
+                   + ("best effort, nothing reserved." if options["best_effort"] else f"controller {url}."))
+        cloud_flags += ["--controller", url, "--map", running.map_name]
+        jobs = launch.emulated_jobs(running, port, cloud_flags, edge_flags)
+    launch.run_jobs(jobs, directory, may_lose_edges=options["quorum"] is not None)
+
+
+@click.command(epilog="Example: paceline cloud --bind 192.0.2.1:7800 --edge edge1 --edge edge2")
+@training_options
+@click.option("--bind", type=Address(), default=f"0.0.0.0:{CLOUD_PORT}", show_default=True, help="Where edges connect.")
+@click.option("--edge", "edges", multiple=True, required=True, help="An edge to expect; repeat for each.")
+@click.option("--name", default="cloud", show_default=True, help="This node's name on the map.")
+@click.option("--controller", help="The controller's URL; without it nothing is reserved.")
+@click.option("--map", "map_name", help="The map's name, for the record.")
+@click.option("--runs-dir", default="runs", show_default=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="This run's own directory.")
+def cloud(
+    bind: tuple[str, int], edges: tuple[str, ...], name: str, controller: str | None, map_name: str | None,
+    runs_dir: Path, run_dir: Path | None, **options: Any,
+) -> None:
+    """Be the cloud: wait for the edges, then plan, reserve, train and average; write the run record."""
+    from rich.console import Console
+
+    from trainer.cloud import run
+    from trainer.progress import Progress
+    from trainer.record import RunRecord, new_directory
+
+    settings = to_settings(options, edges=edges, controller=controller, map_name=map_name)
+    record = RunRecord(run_dir or new_directory(runs_dir), asdict(settings), Progress(Console(), settings.rounds))
+    with contextlib.ExitStack() as closing:
+
+        def say(sentence: str) -> None:
+            record.event("said", sentence=sentence)
+
+        run(settings, bind, _road_to(settings, name, bind[1], say, closing), record)
+
+
+def _road_to(
+    settings: RunSettings, name: str, port: int, say: Callable[[str], None], closing: contextlib.ExitStack
+) -> Callable[[Sequence[Member]], Road]:
+    """How to come to the network once the edges' ports are known."""
+
+    def road(members: Sequence[Member]) -> Road:
+        from trainer.errors import ControllerUnreachableError
+        from trainer.reservations import Controller
+        from trainer.roads import OpenRoad, ReservedRoad, Traveller
+
+        travellers = [Traveller(member.name, member.source_port) for member in members]
+        open_road = OpenRoad(travellers, settings.share * settings.assume_bps, settings.floor_bps)
+        if settings.controller is None:
+            return open_road
+        retries = 0 if settings.best_effort else settings.controller_retries
+        client = Controller(settings.controller, retries, say)
+        closing.callback(client.close)
+        if settings.best_effort:
+            try:
+                client.network()
+            except ControllerUnreachableError:
+                say(f"No controller at {settings.controller}; best effort, planned for "
+                    f"{settings.assume_bps / 1e6:g} Mb/s.")
+                return open_road
+        return ReservedRoad(client, travellers, name, port, settings.share, settings.floor_bps, settings.lease_s,
+                            say, reserve=not settings.best_effort)
+
+    return road
+
+
+@click.command(epilog="Example: paceline edge --name edge1 --cloud 192.0.2.1:7800 --index 0 --of 2")
+@click.option("--name", required=True, help="This edge's name on the map.")
+@click.option("--cloud", "cloud_address", type=Address(), required=True, help="Where the cloud listens.")
+@click.option("--index", required=True, type=int, help="Which share of the data is this edge's, from 0.")
+@click.option("--of", "edges", required=True, type=int, help="How many shares there are.")
+@click.option("--source-port", type=int, help="The TCP port to talk from, for a reserved flow.")
+@click.option("--seed", default=RunSettings().seed, show_default=True, help="Of the partition; the same on all edges.")
+@click.option("--connect-timeout", default=60.0, show_default=True, help="Seconds to keep trying to connect.")
+def edge(
+    name: str, cloud_address: tuple[str, int], index: int, edges: int, source_port: int | None, seed: int,
+    connect_timeout: float,
+) -> None:
+    """Be one edge: ask to train, then do what each round's plan says. The images stay here."""
+    from trainer.edge import EdgeSettings, run
+
+    reason = run(EdgeSettings(name, cloud_address, index, edges, source_port, seed=seed,
+                              connect_timeout_s=connect_timeout))
+    click.echo(f"{name}: {reason}")

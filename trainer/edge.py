@@ -1,0 +1,216 @@
+"""The edge: ask, prepare, then do what each round's plan says. Its images never leave it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from trainer import benchmark, codec, datasets, messages, standardize
+from trainer.errors import ConnectionLostError, NetworkError, ProtocolError, TrainerError, TrainingFailedError
+from trainer.models import MODEL_OF_TASK, build_layers, spec_of
+from trainer.parts import EdgeHalf, Part, split_evenly
+from trainer.transport import Connection, Inbound, Lost, Received, connect
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeSettings:
+    """Who this edge is, where the cloud is, and which share of the data is its own."""
+
+    name: str
+    cloud: tuple[str, int]
+    index: int
+    edges: int
+    source_port: int | None = None
+    task: str = "traffic-lights"
+    seed: int = 1
+    connect_timeout_s: float = 60.0
+
+
+def run(settings: EdgeSettings) -> str:
+    """Train until the cloud says stop; returns its reason.
+
+    Raises: DataError, NetworkError, TrainingFailedError.
+    """
+    torch.set_num_threads(1)
+    data = datasets.load_local(settings.task, settings.index, settings.edges, settings.seed)
+    ask = _ask(settings, data)
+    connection = connect(settings.cloud, settings.source_port, settings.connect_timeout_s)
+    try:
+        return Edge(settings, data, connection).train(ask)
+    except ConnectionLostError:
+        raise
+    except TrainerError as error:
+        with contextlib.suppress(ConnectionLostError):
+            connection.send(messages.Failed(reason=str(error)))
+        raise
+    finally:
+        connection.close()
+
+
+def _ask(settings: EdgeSettings, data: datasets.LocalData) -> messages.Ask:
+    classes = spec_of(MODEL_OF_TASK[settings.task]).classes
+    return messages.Ask(
+        edge=settings.name,
+        task=settings.task,
+        samples=len(data.train),
+        held_out=len(data.held_out),
+        statistics=standardize.summarize(data.train.images, data.train.labels, classes),
+        profile=benchmark.measure_profile(),
+    )
+
+
+@dataclass
+class _Times:
+    """What one step took, in seconds of wall clock."""
+
+    forward_s: float = 0.0
+    backward_s: float = 0.0
+    late_s: float = 0.0
+    gradients_received_s: list[float] = field(default_factory=list)
+
+
+class Edge:
+    """One edge during one run."""
+
+    def __init__(self, settings: EdgeSettings, data: datasets.LocalData, connection: Connection) -> None:
+        self._settings = settings
+        self._data = data
+        self._cloud = connection
+        self._inbox: queue.Queue[Inbound] = queue.Queue()
+        self._steps_done = 0
+        self._half: EdgeHalf
+        self._recipe: messages.Prepare
+        self._plan: messages.Plan
+
+    def train(self, ask: messages.Ask) -> str:
+        """The whole run: every message of the cloud, and what the edge does about it."""
+        self._cloud.start(self._inbox.put)
+        self._cloud.send(ask)
+        while True:
+            received = self._receive()
+            match received.frame.message:
+                case messages.Prepare() as recipe:
+                    self._prepare(recipe)
+                case messages.Ping() as ping:
+                    self._answer_ping(ping, received)
+                case messages.Plan() as plan:
+                    self._adopt(plan, received)
+                case messages.Start() as start:
+                    self._step(start)
+                case messages.Collect():
+                    part = self._half.part
+                    self._cloud.send(messages.Collected(), part.values(part.first, part.last))
+                case messages.Global():
+                    self._half.part.load_values(received.frame.tensors)
+                    self._count_right()
+                case messages.Stop() as stop:
+                    return stop.reason
+                case other:
+                    raise ProtocolError(f"The cloud sent {type(other).__name__} out of turn.")
+
+    def _receive(self) -> Received:
+        inbound = self._inbox.get()
+        if isinstance(inbound, Lost):
+            raise ConnectionLostError(f"The cloud was lost: {inbound.reason}")
+        match inbound.frame.message:
+            case messages.Refuse() as refuse:
+                raise NetworkError(f"The cloud refused: {refuse.reason}")
+            case messages.Failed() as failed:
+                raise TrainingFailedError(f"The cloud gave up: {failed.reason}")
+        return inbound
+
+    def _prepare(self, recipe: messages.Prepare) -> None:
+        """Build the model, standardize the data, rehearse every layer."""
+        self._recipe = recipe
+        layers = build_layers(recipe.model, recipe.seed)
+        self._images = standardize.apply(self._data.train.images, recipe.standardization)
+        self._batch = min(recipe.batch, len(self._data.train))
+        self._micros = split_evenly(self._batch, recipe.micro)
+        self._half = EdgeHalf(Part(layers, 0, 0, recipe.optimizer))
+        rehearsed = benchmark.rehearse(layers, self._images[self._micros[-1]])
+        self._cloud.send(messages.Ready(layers=rehearsed))
+
+    def _answer_ping(self, ping: messages.Ping, received: Received) -> None:
+        self._cloud.send(
+            messages.Pong(number=ping.number, ping_sent_s=received.frame.sent_s, ping_received_s=received.arrival_s)
+        )
+
+    def _adopt(self, plan: messages.Plan, received: Received) -> None:
+        """Move the cut: layers come with the plan, or go with the answer."""
+        self._cloud.pace(plan.pace_bytes_per_s)
+        part, old = self._half.part, self._half.cut
+        if plan.cut > len(part.layers):
+            raise ProtocolError(f"The cloud plans cut {plan.cut}; the model has {len(part.layers)} layers.")
+        if plan.round > 1:  # in the first round both sides have built the same model
+            part.adopt_layers(old, max(old, plan.cut), received.frame.tensors)
+        leaving = part.export_layers(min(old, plan.cut), old)
+        part.last = plan.cut
+        self._plan = plan
+        self._cloud.send(messages.Planned(round=plan.round), leaving)
+
+    def _step(self, start: messages.Start) -> None:
+        """One mini-batch: forward, wait for the common training delay, send, take the gradients back, learn."""
+        times = _Times()
+        samples = self._next_batch()
+        wait_until(start.start_s)
+        began = time.perf_counter()
+        segments = [self._half.forward(self._images[samples[micro]]) for micro in self._micros]
+        times.forward_s = time.perf_counter() - began
+        send_at_s = start.start_s + self._plan.training_delay_s
+        times.late_s = max(0.0, time.time() - send_at_s)
+        wait_until(send_at_s)
+        for micro, segment in enumerate(segments):
+            tensors = {
+                "segment": codec.encode(segment, self._plan.codec),
+                "labels": self._data.train.labels[samples[self._micros[micro]]].to(torch.uint8),
+            }
+            self._cloud.send(messages.Segment(step=start.step, micro=micro, batch_samples=self._batch), tensors)
+        for micro in range(len(segments)):
+            self._take_gradient(start.step, micro, times)
+        began = time.perf_counter()
+        self._half.step()
+        times.backward_s += time.perf_counter() - began
+        self._cloud.send(
+            messages.StepDone(step=start.step, forward_s=times.forward_s, backward_s=times.backward_s,
+                              late_s=times.late_s, gradients_received_s=times.gradients_received_s)
+        )
+
+    def _next_batch(self) -> torch.Tensor:
+        seed = self._recipe.seed * 1009 + self._settings.index
+        places = datasets.batch_places(len(self._data.train), self._batch, seed, self._steps_done)
+        self._steps_done += 1
+        return places
+
+    def _take_gradient(self, step: int, micro: int, times: _Times) -> None:
+        received = self._receive()
+        message = received.frame.message
+        if not isinstance(message, messages.Gradient) or (message.step, message.micro) != (step, micro):
+            raise ProtocolError(f"The cloud sent {message!r} in place of the gradient {micro} of step {step}.")
+        times.gradients_received_s.append(received.arrival_s)
+        began = time.perf_counter()
+        self._half.backward(micro, codec.decode(received.frame.tensors["gradient"]))
+        times.backward_s += time.perf_counter() - began
+
+    def _count_right(self) -> None:
+        """Count the global model's right answers on this edge's own held-out images."""
+        images = standardize.apply(self._data.held_out.images, self._recipe.standardization)
+        layers = self._half.part.layers
+        with torch.no_grad():
+            for layer in layers:
+                images = layer.eval()(images)
+                layer.train()
+        correct = int((images.argmax(dim=1) == self._data.held_out.labels).sum())
+        self._cloud.send(messages.Counted(correct=correct, total=len(self._data.held_out)))
+
+
+def wait_until(instant_s: float) -> None:
+    """Sleep until that time of day."""
+    while (left := instant_s - time.time()) > 0:
+        time.sleep(left)

@@ -1,0 +1,195 @@
+"""Starts the cloud and the edges: in the hosts of the running emulation, or as plain processes on loopback.
+
+Whatever happens, no child outlives this: they end when told, when their parent ends, or by force.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from topologies.running import Running, RunningHost
+from trainer.errors import EXIT_NETWORK, EXIT_TRAINING, TrainerError
+from trainer.settings import CLOUD_PORT
+
+LAST_LINES = 12
+POLL_S = 0.1
+GRACE_S = 15.0
+"""For the cloud to release its reservation, and for edges to hang up."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+class ChildFailedError(TrainerError):
+    """A process of the run failed; `exit_code` is its own."""
+
+    code = "child_failed"
+
+    def __init__(self, sentence: str, exit_code: int) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code  # type: ignore[misc]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to start where; `host` None: right here."""
+
+    name: str
+    arguments: tuple[str, ...]
+    host: RunningHost | None = None
+
+
+@dataclass
+class Child:
+    """A started process; its stderr (an edge's stdout, too) goes to `log`."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def last_lines(self) -> str:
+        """What it said last."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-LAST_LINES:])
+
+
+def local_jobs(edges: Sequence[str], port: int, cloud_flags: Sequence[str], edge_flags: Sequence[str]) -> list[Job]:
+    """Cloud first, then the edges, all on loopback."""
+    names = [flag for name in edges for flag in ("--edge", name)]
+    cloud = Job("cloud", ("cloud", "--bind", f"127.0.0.1:{port}", *names, *cloud_flags))
+    return [cloud, *(_edge_job(name, number, len(edges), "127.0.0.1", port, None, edge_flags)
+                     for number, name in enumerate(edges))]
+
+
+def emulated_jobs(
+    running: Running, port: int, cloud_flags: Sequence[str], edge_flags: Sequence[str]
+) -> list[Job]:
+    """The same in the emulation's hosts.
+
+    Raises: TrainerError if it has no cloud or no edges.
+    """
+    cloud = next((host for host in running.hosts if host.kind == "cloud"), None)
+    edges = [host for host in running.hosts if host.kind == "edge"]
+    if cloud is None or not edges:
+        raise TrainerError(f"The map {running.map_name} has no cloud or no edges: nobody can train on it.")
+    names = [flag for host in edges for flag in ("--edge", host.name)]
+    job = Job(cloud.name, ("cloud", "--bind", f"{cloud.ip}:{port}", "--name", cloud.name, *names, *cloud_flags), cloud)
+    return [job, *(_edge_job(host.name, number, len(edges), cloud.ip, port, host, edge_flags)
+                   for number, host in enumerate(edges))]
+
+
+def _edge_job(
+    name: str, number: int, edges: int, ip: str, port: int, host: RunningHost | None, flags: Sequence[str]
+) -> Job:
+    first = port - CLOUD_PORT  # edges count up from the port after the cloud's
+    return Job(
+        name,
+        ("edge", "--name", name, "--cloud", f"{ip}:{port}", "--index", str(number), "--of", str(edges),
+         "--source-port", str(CLOUD_PORT + first + 1 + number), *flags),
+        host,
+    )
+
+
+def run_jobs(jobs: Sequence[Job], logs: Path, may_lose_edges: bool) -> None:
+    """Run cloud (the first job) and edges until the cloud ends.
+
+    Raises: ChildFailedError that says which process failed, with its last lines.
+    """
+    with _stopped_at_end() as children:
+        for job in jobs:
+            children.append(_start(job, logs))
+        cloud, edges = children[0], children[1:]
+        while cloud.process.poll() is None:
+            failed = next((edge for edge in edges if edge.process.poll() not in (None, 0)), None)
+            if failed is not None and not may_lose_edges:
+                _wait([cloud], GRACE_S / 5)  # its own words are better, if it noticed
+                raise _failure(cloud if cloud.process.poll() else failed)
+            time.sleep(POLL_S)
+        if cloud.process.returncode != 0:
+            raise _failure(cloud)
+
+
+def _failure(child: Child) -> ChildFailedError:
+    code = child.process.returncode
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed (exit code {code})"
+    return ChildFailedError(
+        f"{child.name} {how}. Its last lines, from {child.log}:\n{child.last_lines()}",
+        code if code in (EXIT_NETWORK, 2) else EXIT_TRAINING,
+    )
+
+
+def _start(job: Job, logs: Path) -> Child:
+    command = [sys.executable, "-m", "trainer.cli", *job.arguments]
+    if job.host is not None:
+        command = _inside(job.host, command)
+    log = logs / f"{job.name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=None if job.arguments[0] == "cloud" else output,
+            stderr=output,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,  # Ctrl-C comes to us; we pass it on in the right order
+            preexec_fn=_die_with_parent(os.getpid()),
+        )
+    return Child(job.name, process, log)
+
+
+def _inside(host: RunningHost, command: Sequence[str]) -> list[str]:
+    """Join the host's cgroups, then its network namespace, then become the command: one pid all along."""
+    join = "".join(f"echo $$ > {shlex.quote(directory)}/cgroup.procs && " for directory in host.cgroup)
+    enter = shlex.join(["nsenter", f"--net=/proc/{host.pid}/ns/net", "--", *command])
+    return ["/bin/sh", "-c", f"{join}exec {enter}"]
+
+
+def _die_with_parent(parent: int) -> Callable[[], None]:
+    libc = ctypes.CDLL(None)
+
+    def ask_kernel() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # the parent was gone before we asked
+            os._exit(EXIT_TRAINING)
+
+    return ask_kernel
+
+
+@contextlib.contextmanager
+def _stopped_at_end() -> Iterator[list[Child]]:
+    """Children that all end with the block: the cloud first, so that it can say goodbye and release."""
+    children: list[Child] = []
+    try:
+        yield children
+    finally:
+        for group in (children[:1], children[1:]):
+            if group and group[0] is children[0]:
+                _signal(group, signal.SIGINT)
+                _wait(group, GRACE_S)
+            else:
+                _wait(group, 2.0)
+                _signal(group, signal.SIGTERM)
+                _wait(group, 2.0)
+            _signal(group, signal.SIGKILL)
+            _wait(group, GRACE_S)
+
+
+def _signal(children: Sequence[Child], number: signal.Signals) -> None:
+    for child in children:
+        if child.process.poll() is None:
+            child.process.send_signal(number)
+
+
+def _wait(children: Sequence[Child], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    for child in children:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(max(0.0, deadline - time.monotonic()))

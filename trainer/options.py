@@ -1,0 +1,71 @@
+"""The options that `paceline train` and `paceline cloud` share, and the way to `RunSettings` and back to flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from trainer.settings import RunSettings, parse_cuts
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULTS = RunSettings()
+
+_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("--rounds", "rounds", {"type": int, "help": "Rounds at most."}),
+    ("--target", "target", {"type": float, "help": "Stop when the global accuracy reaches this (0..1)."}),
+    ("--steps", "steps", {"type": int, "help": "Mini-batches per round and edge."}),
+    ("--batch", "batch", {"type": int, "help": "Samples per mini-batch."}),
+    ("--micro", "micro", {"type": int, "help": "Micro-batches per mini-batch: computing overlaps transfer."}),
+    ("--average-every", "average_every", {"type": int, "help": "Rounds between two averagings."}),
+    ("--seed", "seed", {"type": int, "help": "Weights, partition and order of the data depend on it alone."}),
+    ("--codec", "codec", {"type": click.Choice(["fp32", "bf16"]), "help": "How segments travel; fp32 is exact."}),
+    ("--optimizer", "optimizer", {"type": click.Choice(["sgd", "momentum", "adam", "adamw"])}),
+    ("--learning-rate", "learning_rate", {"type": float}),
+    ("--min-cut", "min_cut", {"type": int, "help": "Fewest layers on an edge; 0 would send the raw input."}),
+    ("--max-cut", "max_cut", {"type": int, "help": "Most layers on an edge.  [default: all]"}),
+    ("--cuts", "cuts", {"help": 'Fixed cuts in place of planned ones: edges by comma, rounds by semicolon ("2,3;4,1"); '
+                                "the last round's are kept."}),
+    ("--quorum", "quorum", {"type": int, "help": "Edges that are enough at the deadline.  [default: all]"}),
+    ("--ask-timeout", "ask_timeout_s", {"type": float, "help": "Seconds to wait for training requests."}),
+    ("--step-timeout", "step_timeout_s", {"type": float, "help": "Seconds of silence that end the run."}),
+    ("--controller-retries", "controller_retries", {"type": int, "help": "Tries again at a silent controller."}),
+    ("--share", "share", {"type": float, "help": "Part of the free capacity to use."}),
+    ("--floor-bps", "floor_bps", {"type": float, "help": "Least rate of a flow: control frames and moving layers."}),
+    ("--lease", "lease_s", {"type": float, "help": "Seconds a reservation outlives its last renewal."}),
+    ("--assume-bps", "assume_bps", {"type": float, "help": "Rate to plan for where no controller tells."}),
+)
+
+
+def training_options(command: F) -> F:
+    """Add the shared options to a click command."""
+    for flag, name, how in reversed(_OPTIONS):
+        default = getattr(DEFAULTS, name)
+        shown = default is not None and name != "cuts"
+        command = click.option(flag, name, default=default if shown else None, show_default=shown, **how)(command)
+    return click.option(
+        "--best-effort", is_flag=True, help="Reserve nothing, pace nothing: no promise is made."
+    )(command)
+
+
+def to_settings(options: Mapping[str, Any], **fields: Any) -> RunSettings:
+    """The settings from parsed options.
+
+    Raises: UsageError with all mistakes.
+    """
+    values = {name: options[name] for _, name, _ in _OPTIONS}
+    values["cuts"] = parse_cuts(values["cuts"]) if values["cuts"] else ()
+    settings = RunSettings(**values, best_effort=options["best_effort"], **fields)
+    settings.check()
+    return settings
+
+
+def to_flags(options: Mapping[str, Any]) -> list[str]:
+    """The flags that repeat parsed options for another process."""
+    flags = ["--best-effort"] if options["best_effort"] else []
+    for flag, name, _ in _OPTIONS:
+        if options[name] is not None:
+            flags += [flag, str(options[name])]
+    return flags

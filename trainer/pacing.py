@@ -1,0 +1,89 @@
+"""How fast a sender may go on a reserved flow, and what that promises about its transfers.
+
+All constants of the way from bytes to reserved bits live here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+OVERHEAD_BYTES = 66
+"""Per packet, L2: Ethernet 14 + IPv4 20 + TCP 20 + timestamp option 12. Preamble and FCS are not counted."""
+
+PACE_SHARE = 0.985
+"""The part of its reserved rate a sender uses: the meter behind it must never see more than it was told."""
+
+BURST_BYTES = 45_000
+"""What a paced sender may put out at once: the kernel paces in bursts of two jumbo frames; two more for timer
+slack, one for what is left of the burst before."""
+
+DEFAULT_MSS = 1448
+
+
+@dataclass(frozen=True, slots=True)
+class SentFrame:
+    """When a frame was handed to the kernel, and its size. Times are seconds of one clock, the sender's."""
+
+    send_s: float
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One transfer: from its first byte handed over to its last byte received, in seconds.
+
+    `ideal_s` is what the reserved (or, unreserved, the planned) rate implies; `bound_s` the promise, None where
+    nothing was promised; `kept` likewise.
+    """
+
+    measured_s: float
+    ideal_s: float
+    bound_s: float | None
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the transfer met its bound."""
+        return None if self.bound_s is None else self.measured_s <= self.bound_s
+
+
+def pace_bytes_per_s(reserved_bps: float, mss_bytes: int) -> float:
+    """The rate to give the kernel (SO_MAX_PACING_RATE counts payload bytes) for a reserved L2 rate."""
+    return PACE_SHARE * reserved_bps / 8 * mss_bytes / (mss_bytes + OVERHEAD_BYTES)
+
+
+def wire_bits(payload_bytes: float, mss_bytes: int) -> float:
+    """The reserved bits that carry a payload: at a reserved rate of `wire_bits / T` it takes T seconds."""
+    return payload_bytes * 8 * (mss_bytes + OVERHEAD_BYTES) / mss_bytes / PACE_SHARE
+
+
+def virtual_finish_s(frames: Sequence[SentFrame], bytes_per_s: float) -> float:
+    """When a server that guarantees this rate has finished the last frame at the latest.
+
+    F(j) = max(send(j), F(j-1)) + size(j) / rate.
+    Source: Goyal, Lam & Vin 1995, "Determining end-to-end delay bounds in heterogeneous networks", eq. 1.
+    """
+    finish = 0.0
+    for frame in frames:
+        finish = max(frame.send_s, finish) + frame.size_bytes / bytes_per_s
+    return finish
+
+
+def judge(
+    frames: Sequence[SentFrame],
+    arrival_s: float,
+    rate_bps: float,
+    mss_bytes: int,
+    network_latency_us: float | None,
+) -> Judgement:
+    """Compare a transfer with what its rate implies and with what was promised.
+
+    `arrival_s` is on the sender's clock; `network_latency_us` is the controller's `accumulated_latency_us`,
+    None without a reservation.
+    """
+    start = frames[0].send_s
+    bound = None
+    if network_latency_us is not None:
+        finish = virtual_finish_s(frames, pace_bytes_per_s(rate_bps, mss_bytes))
+        bound = finish - start + network_latency_us / 1e6
+    return Judgement(arrival_s - start, virtual_finish_s(frames, rate_bps / 8) - start, bound)

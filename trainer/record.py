@@ -1,0 +1,134 @@
+"""The run record: `runs/<time>/` with config.yaml, events.jsonl, summary.json and model.safetensors.
+
+The names in summary.json are the interface to other programs: keep them, add freely.
+
+    status              "done", "failed" or "running"; `error` is a sentence if failed
+    map, model, data    what was trained where; `data` has train and held-out samples per edge
+    accuracy            {target, final, reached_round}; null until the first averaging
+    promises            {made, kept}: one for each reserved transfer
+    preparation         what the cloud decided from the edges' statistics, and why
+    controller          {url, reserved, unreachable_rounds}
+    rounds[]            round, duration_ms, averaged, accuracy, training_delay_ms {target},
+                        transmission_delay_ms {target, bound}, step_ms {predicted, measured: [..]},
+                        spread_ms [per step], loss, reservation {id, version} or null, adaptations [sentences],
+                        edges[], transfers[]
+    rounds[].edges[]    edge, cut, codec, samples, segment_bytes, reserved_bps, reserved_down_bps,
+                        training_ms {predicted, measured}, backward_ms {predicted, measured},
+                        uplink_ms and downlink_ms {predicted, bound, measured, worst}, late_ms, loss, offset_ms
+    rounds[].transfers[]  edge, direction (up, down), step, bytes, ideal_ms, bound_ms, measured_ms, kept
+
+Measured values of a round are medians over its steps. Without a reservation reserved_bps, bound and kept are
+null, and `ideal_ms` is what the rate of the plan implies.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+Fields = dict[str, Any]
+
+
+class Listener(Protocol):
+    """Whoever wants to hear the events as they happen."""
+
+    def __call__(self, event: Fields) -> None:
+        """Take one event."""
+
+
+def new_directory(runs: Path) -> Path:
+    """A fresh `runs/<time>/`, named for the current UTC time to the second."""
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+        try:
+            path = runs / f"{stamp}{suffix}"
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            continue
+    raise FileExistsError(f"{runs} is full of runs of this second.")
+
+
+class RunRecord:
+    """Writes a run's record as it goes; the summary is there from the first event on."""
+
+    def __init__(self, directory: Path, config: Fields, listener: Listener | None = None) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.summary: Fields = {
+            "status": "running",
+            "map": config.get("map_name"),
+            "model": None,
+            "data": None,
+            "accuracy": {"target": config.get("target"), "final": None, "reached_round": None},
+            "promises": {"made": 0, "kept": 0},
+            "rounds": [],
+        }
+        self._listener = listener
+        self._events: IO[str] = (directory / "events.jsonl").open("a", buffering=1)
+        (directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        self._write_summary()
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Write one line to events.jsonl, at once, and tell the listener."""
+        event = {"time": round(time.time(), 3), "event": name, **fields}
+        self._events.write(json.dumps(event) + "\n")
+        if self._listener is not None:
+            self._listener(event)
+
+    def describe(self, **fields: Any) -> None:
+        """Add fields to the summary."""
+        self.summary.update(fields)
+        self._write_summary()
+
+    def add_round(self, row: Fields) -> None:
+        """Add a finished round; counts its promises and its accuracy."""
+        self.summary["rounds"].append(row)
+        judged = [transfer["kept"] for transfer in row["transfers"] if transfer["kept"] is not None]
+        self.summary["promises"]["made"] += len(judged)
+        self.summary["promises"]["kept"] += sum(judged)
+        accuracy, goal = self.summary["accuracy"], row["accuracy"]
+        if goal is not None:
+            accuracy["final"] = goal
+            if accuracy["target"] is not None and goal >= accuracy["target"] and accuracy["reached_round"] is None:
+                accuracy["reached_round"] = row["round"]
+        self._write_summary()
+
+    def save_model(self, model: Mapping[str, Tensor]) -> None:
+        """Write the global model: one tensor per `<layer>.<name>`."""
+        save_file({name: tensor.contiguous() for name, tensor in model.items()}, self.directory / "model.safetensors")
+
+    def finish(self, status: str, error: str | None = None) -> None:
+        """Close the record."""
+        self.summary["status"] = status
+        if error is not None:
+            self.summary["error"] = error
+        self._write_summary()
+        self.event("finished", status=status, error=error, accuracy=self.summary["accuracy"],
+                   promises=self.summary["promises"], directory=str(self.directory))
+        self._events.close()
+
+    def _write_summary(self) -> None:
+        path = self.directory / "summary.json"
+        draft = path.with_suffix(".new")
+        draft.write_text(json.dumps(self.summary, indent=1) + "\n")
+        draft.replace(path)
+
+
+def milliseconds(seconds: float | None) -> float | None:
+    """Seconds as milliseconds to the microsecond."""
+    return None if seconds is None else round(seconds * 1e3, 3)
+
+
+def median_ms(seconds: list[float]) -> float:
+    """The median of some seconds, in milliseconds."""
+    return round(statistics.median(seconds) * 1e3, 3)

@@ -1,0 +1,234 @@
+"""The network's side of a run: what it offers, what is reserved for each round, and what to do when refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from trainer.errors import ControllerUnreachableError, NetworkError, PlanError, ReservationRefusedError
+from trainer.pacing import BURST_BYTES
+from trainer.planner import Offer, RoundPlan
+from trainer.reservations import Controller, FlowRequest, Path, Reservation
+
+TRIES = 6
+"""How often a plan is adapted to a refusal before the run gives up."""
+
+Draft = Callable[[Offer], RoundPlan]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowPromise:
+    """What holds for one flow in a round; nothing is promised if `network_latency_us` is None."""
+
+    rate_bps: int
+    network_latency_us: float | None = None
+    path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A plan that the network has agreed to. `up`, `down`: by edge. `adaptations`: what had to give, in sentences."""
+
+    plan: RoundPlan
+    up: dict[str, FlowPromise]
+    down: dict[str, FlowPromise]
+    reservation_id: str | None = None
+    reservation_version: int | None = None
+    adaptations: tuple[str, ...] = ()
+
+    @property
+    def reserved(self) -> bool:
+        """Whether anything is promised."""
+        return self.reservation_id is not None
+
+
+class Road(Protocol):
+    """Where the cloud's plans meet the network."""
+
+    def secure(self, draft: Draft) -> Grant:
+        """Draft a plan for what the network offers, and have it granted."""
+
+    def release(self) -> None:
+        """Give everything back; never fails, says what could not be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traveller:
+    """An edge as the network sees it."""
+
+    name: str
+    port: int
+
+
+class OpenRoad:
+    """No reservations: plans are made for the rates the network should have, and nothing is promised."""
+
+    def __init__(self, travellers: Sequence[Traveller], usable_bps: float, floor_bps: float) -> None:
+        names = [traveller.name for traveller in travellers]
+        self._offer = Offer(
+            up_links=dict.fromkeys(names, ("up",)),
+            down_links=dict.fromkeys(names, ("down",)),
+            usable_bps={"up": usable_bps, "down": usable_bps},
+            floor_bps=floor_bps,
+        )
+
+    def secure(self, draft: Draft) -> Grant:
+        """The plan as drafted."""
+        return _unreserved(draft(self._offer))
+
+    def release(self) -> None:
+        """Nothing to give back."""
+
+
+def _unreserved(plan: RoundPlan) -> Grant:
+    return Grant(
+        plan,
+        up={edge.edge: FlowPromise(edge.up_bps) for edge in plan.edges},
+        down={edge.edge: FlowPromise(edge.down_bps) for edge in plan.edges},
+    )
+
+
+@dataclass
+class ReservedRoad:
+    """One reservation for the whole run, changed from round to round.
+
+    `reserve=False` only reads the offer (best effort). `say` hears every adaptation and trouble.
+    """
+
+    controller: Controller
+    travellers: Sequence[Traveller]
+    cloud: str
+    cloud_port: int
+    share: float
+    floor_bps: float
+    lease_s: float
+    say: Callable[[str], None]
+    reserve: bool = True
+    unreachable_rounds: int = 0
+    _live: Reservation | None = None
+    _last: Grant | None = field(default=None)
+
+    def secure(self, draft: Draft) -> Grant:
+        """Draft, ask, and adapt to what is refused, TRIES times.
+
+        Without an answer from the controller the last round's grant goes on, if there is one.
+
+        Raises: ReservationRefusedError, ControllerUnreachableError, PlanError.
+        """
+        try:
+            grant = self._adapt(draft)
+        except ControllerUnreachableError as error:
+            if self._last is None:
+                raise
+            self.unreachable_rounds += 1
+            sentence = f"{error} The last round's plan and reservation go on while the lease lasts."
+            self.say(sentence)
+            return Grant(self._last.plan, self._last.up, self._last.down, self._last.reservation_id,
+                         self._last.reservation_version, (sentence,))
+        self._last = grant
+        return grant
+
+    def release(self) -> None:
+        """Release the reservation, once; a controller that is gone lets the lease run out."""
+        if self._live is None:
+            return
+        live, self._live = self._live, None
+        try:
+            self.controller.release(live.id)
+        except NetworkError as error:
+            self.say(f"Reservation {live.id} could not be released: {error} It ends with its lease.")
+
+    def _adapt(self, draft: Draft) -> Grant:
+        share, adaptations = self.share, []
+        for attempt in range(1, TRIES + 1):
+            offer = self._offer(share)
+            plan = draft(offer)
+            if not self.reserve:
+                return _unreserved(plan)
+            try:
+                self._live = self._ask(self._flows(plan))
+            except ReservationRefusedError as refusal:
+                if refusal.problem.get("code") != "no_capacity" or attempt == TRIES:
+                    raise
+                share *= _shrink(refusal.problem)
+                adaptations.append(
+                    f"{refusal} The plan adapts: {share:.0%} of what is free, a longer transmission delay."
+                )
+                self.say(adaptations[-1])
+                continue
+            return self._granted(plan, self._live, adaptations)
+        raise AssertionError("unreachable")
+
+    def _ask(self, flows: list[FlowRequest]) -> Reservation:
+        if self._live is not None:
+            try:
+                return self.controller.modify(self._live.id, self.lease_s, flows, retries=1)
+            except ReservationRefusedError as refusal:
+                if refusal.problem.get("code") == "no_capacity":
+                    raise
+                self.say(f"Reservation {self._live.id} is gone ({refusal}); a new one is made.")
+                self._live = None
+        return self.controller.create(self.cloud, self.lease_s, flows)
+
+    def _flows(self, plan: RoundPlan) -> list[FlowRequest]:
+        ports = {traveller.name: traveller.port for traveller in self.travellers}
+        flows = []
+        for edge in plan.edges:
+            port = ports[edge.edge]
+            flows.append(FlowRequest(f"{edge.edge}-up", edge.edge, self.cloud, port, self.cloud_port, edge.up_bps,
+                                     BURST_BYTES))
+            flows.append(FlowRequest(f"{edge.edge}-down", self.cloud, edge.edge, self.cloud_port, port, edge.down_bps,
+                                     BURST_BYTES))
+        return flows
+
+    def _granted(self, plan: RoundPlan, live: Reservation, adaptations: list[str]) -> Grant:
+        def promise(name: str) -> FlowPromise:
+            flow = live.flow(name)
+            return FlowPromise(flow.reserved_bps, flow.accumulated_latency_us, flow.path)
+
+        return Grant(
+            plan,
+            up={edge.edge: promise(f"{edge.edge}-up") for edge in plan.edges},
+            down={edge.edge: promise(f"{edge.edge}-down") for edge in plan.edges},
+            reservation_id=live.id,
+            reservation_version=live.version,
+            adaptations=tuple(adaptations),
+        )
+
+    def _offer(self, share: float) -> Offer:
+        """What is free on the links each flow uses or would use; what we hold ourselves counts as free."""
+        free: dict[str, float] = {}
+        up: dict[str, tuple[str, ...]] = {}
+        down: dict[str, tuple[str, ...]] = {}
+        for traveller in self.travellers:
+            for name, links, ends in (
+                (f"{traveller.name}-up", up, (traveller.name, self.cloud)),
+                (f"{traveller.name}-down", down, (self.cloud, traveller.name)),
+            ):
+                path = self._path(name, self.controller.paths(*ends))
+                links[traveller.name] = tuple(link.link for link in path.links)
+                free.update({link.link: link.free_bps for link in path.links})
+        for flow in self._live.flows if self._live else ():
+            for link in flow.links:
+                if link in free:
+                    free[link] += flow.reserved_bps
+        return Offer(up, down, {link: share * bps for link, bps in free.items()}, self.floor_bps)
+
+    def _path(self, flow: str, paths: list[Path]) -> Path:
+        if not paths:
+            raise PlanError(f"The network has no path for {flow}.")
+        if self._live is not None:
+            current = self._live.flow(flow).path
+            return next((path for path in paths if path.nodes == current), paths[0])
+        return paths[0]
+
+
+def _shrink(problem: dict[str, object]) -> float:
+    """By how much to ask for less: to what is free of what was asked, and at least a tenth less."""
+    bottleneck = problem.get("bottleneck")
+    if isinstance(bottleneck, dict):
+        free, asked = bottleneck.get("free_bps"), bottleneck.get("asked_bps")
+        if isinstance(free, int | float) and isinstance(asked, int | float) and asked > 0:
+            return min(0.9, max(0.05, free / asked))
+    return 0.7

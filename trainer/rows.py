@@ -1,0 +1,109 @@
+"""A finished round as the record tells it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from trainer.exchange import Direction, EdgeExchange, StepResult
+from trainer.pacing import Judgement
+from trainer.planner import EdgePlan, RoundPlan
+from trainer.record import Fields, median_ms, milliseconds
+from trainer.roads import Grant
+
+
+def round_row(
+    number: int,
+    plan: RoundPlan,
+    grant: Grant,
+    steps: Sequence[StepResult],
+    segment_bytes: Mapping[str, int],
+    batches: Mapping[str, int],
+    codec: str,
+    duration_s: float,
+    accuracy: float | None,
+    averaged: bool,
+) -> Fields:
+    """The row of a round; names as in `trainer.record`."""
+    transfers = [row for step in steps for row in _transfers(step)]
+    edges = [
+        _edge_row(edge, grant, [step.edges[edge.edge] for step in steps], plan.transmission_delay_s,
+                  {"edge": edge.edge, "cut": edge.cut, "codec": codec, "samples": batches[edge.edge] * len(steps),
+                   "segment_bytes": segment_bytes[edge.edge]})
+        for edge in plan.edges
+    ]
+    bounds = [row["bound_ms"] for row in transfers if row["bound_ms"] is not None and row["direction"] == "up"]
+    return {
+        "round": number,
+        "duration_ms": milliseconds(duration_s),
+        "averaged": averaged,
+        "accuracy": accuracy,
+        "training_delay_ms": {"target": milliseconds(plan.training_delay_s)},
+        "transmission_delay_ms": {
+            "target": milliseconds(plan.transmission_delay_s),
+            "bound": max(bounds) if bounds else None,
+        },
+        "step_ms": {"predicted": milliseconds(plan.step_s), "measured": [milliseconds(s.duration_s) for s in steps]},
+        "cloud_ms": {
+            "predicted": milliseconds(plan.cloud_s),
+            "measured": median_ms([sum(e.cloud_s for e in step.edges.values()) for step in steps]),
+        },
+        "spread_ms": [milliseconds(step.spread_s) for step in steps],
+        "loss": round(statistics.fmean(e["loss"] for e in edges), 5),
+        "reservation": {"id": grant.reservation_id, "version": grant.reservation_version} if grant.reserved else None,
+        "adaptations": list(grant.adaptations),
+        "edges": edges,
+        "transfers": transfers,
+    }
+
+
+def _edge_row(edge: EdgePlan, grant: Grant, exchanges: list[EdgeExchange], predicted_s: float, head: Fields) -> Fields:
+    done = [exchange.done for exchange in exchanges if exchange.done is not None]
+    up, down = grant.up[edge.edge], grant.down[edge.edge]
+    return {
+        **head,
+        "reserved_bps": up.rate_bps if grant.reserved else None,
+        "reserved_down_bps": down.rate_bps if grant.reserved else None,
+        "planned_bps": edge.up_bps,
+        "training_ms": {"predicted": milliseconds(edge.forward_s), "measured": median_ms([d.forward_s for d in done])},
+        "backward_ms": {
+            "predicted": milliseconds(edge.backward_s),
+            "measured": median_ms([d.backward_s for d in done]),
+        },
+        "uplink_ms": _delay(exchanges, "up", predicted_s),
+        "downlink_ms": _delay(exchanges, "down", predicted_s),
+        "late_ms": milliseconds(max(d.late_s for d in done)),
+        "loss": round(statistics.fmean(exchange.loss for exchange in exchanges), 5),
+        "offset_ms": milliseconds(exchanges[0].offset_s),
+    }
+
+
+def _delay(exchanges: list[EdgeExchange], direction: Direction, predicted_s: float) -> Fields:
+    judged: list[Judgement] = [exchange.transfer(direction)[1] for exchange in exchanges]
+    bounds = [one.bound_s for one in judged if one.bound_s is not None]
+    measured = [one.measured_s for one in judged]
+    return {
+        "predicted": milliseconds(predicted_s),
+        "bound": milliseconds(min(bounds)) if bounds else None,
+        "measured": median_ms(measured),
+        "worst": milliseconds(max(measured)),
+    }
+
+
+def _transfers(step: StepResult) -> list[Fields]:
+    rows = []
+    directions: tuple[Direction, Direction] = ("up", "down")
+    for name, exchange in step.edges.items():
+        for direction in directions:
+            size, judgement = exchange.transfer(direction)
+            rows.append({
+                "edge": name,
+                "direction": direction,
+                "step": step.step,
+                "bytes": size,
+                "ideal_ms": milliseconds(judgement.ideal_s),
+                "bound_ms": milliseconds(judgement.bound_s),
+                "measured_ms": milliseconds(judgement.measured_s),
+                "kept": judgement.kept,
+            })
+    return rows

@@ -1,0 +1,85 @@
+"""What a run is told: defaults, and a check that reports every mistake at once. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trainer.errors import UsageError
+
+CLOUD_PORT = 7800
+FIRST_EDGE_PORT = 7801
+"""Edge number i talks from this port + i, so its flow's 5-tuple is known before it connects."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """Everything the cloud decides by. Rates in bits/s, times in seconds.
+
+    `cuts`: fixed cuts, per round and edge, in place of the planner's; the last round's are kept on.
+    """
+
+    edges: tuple[str, ...] = ("edge1", "edge2", "edge3", "edge4")
+    map_name: str | None = None
+    task: str = "traffic-lights"
+    rounds: int = 10
+    target: float | None = None
+    steps: int = 4
+    batch: int = 64
+    micro: int = 4
+    average_every: int = 5
+    seed: int = 1
+    codec: str = "fp32"
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    min_cut: int = 1
+    max_cut: int | None = None
+    cuts: tuple[tuple[int, ...], ...] = field(default=())
+    quorum: int | None = None
+    ask_timeout_s: float = 60.0
+    step_timeout_s: float = 120.0
+    controller: str | None = None
+    controller_retries: int = 5
+    best_effort: bool = False
+    share: float = 0.75
+    floor_bps: float = 2e6
+    lease_s: float = 60.0
+    assume_bps: float = 80e6
+
+    def check(self) -> None:
+        """Report all mistakes together.
+
+        Raises: UsageError.
+        """
+        wrong = [sentence for bad, sentence in self._checks() if bad]
+        if wrong:
+            raise UsageError(" ".join(wrong))
+
+    def _checks(self) -> list[tuple[bool, str]]:
+        edges = len(self.edges)
+        sizes = {"rounds": self.rounds, "steps": self.steps, "batch": self.batch, "micro": self.micro,
+                 "average-every": self.average_every}
+        return [
+            (edges == 0, "A run needs at least one edge."),
+            (len(set(self.edges)) < edges, "Every edge needs a name of its own."),
+            *((size < 1, f"--{name} is {size}; it must be at least 1.") for name, size in sizes.items()),
+            (self.target is not None and not 0 < self.target <= 1,
+             f"--target is {self.target}; an accuracy lies between 0 and 1."),
+            (not 0 < self.share <= 1, f"--share is {self.share}; it must be above 0 and at most 1."),
+            (self.learning_rate <= 0, f"--learning-rate is {self.learning_rate}; it must be above 0."),
+            (self.quorum is not None and not 1 <= self.quorum <= edges,
+             f"--quorum is {self.quorum}; it must lie between 1 and the {edges} edges."),
+            (any(len(row) != edges for row in self.cuts),
+             f"--cuts must name {edges} cuts, one per edge, in every round."),
+            (self.lease_s < 1, f"--lease is {self.lease_s:g} s; it must be at least 1."),
+        ]
+
+
+def parse_cuts(text: str) -> tuple[tuple[int, ...], ...]:
+    """`"2,3;4,1"` -> ((2, 3), (4, 1)): rounds by semicolon, edges by comma.
+
+    Raises: UsageError if it is not that.
+    """
+    try:
+        return tuple(tuple(int(cut) for cut in row.split(",")) for row in text.split(";"))
+    except ValueError:
+        raise UsageError(f'--cuts is {text!r}; write edges by comma and rounds by semicolon: "2,3;4,1".') from None
