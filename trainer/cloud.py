@@ -85,7 +85,7 @@ class Apprentice:
     @property
     def cut(self) -> int:
         """The first layer that runs here."""
-        return self.half.part.first
+        return self.half.cut
 
 
 class Cloud:
@@ -155,7 +155,7 @@ class Cloud:
             by_name = dict(zip(settings.edges, row, strict=True))
             choices: list[list[int]] = [[by_name[one.name]] for one in apprentices]
         else:
-            last = len(self._preparation.costs) if settings.max_cut is None else settings.max_cut
+            last = len(self._preparation.costs) - 1 if settings.max_cut is None else settings.max_cut
             choices = [list(range(settings.min_cut, last + 1))] * len(apprentices)
         current = [one.cut for one in apprentices] if number > 1 else None
         return plan_round(forecasts, offer, settings.micro, choices, current)
@@ -174,21 +174,18 @@ class Cloud:
             up, down = grant.up[edge.edge], grant.down[edge.edge]
             mss = one.member.mss_bytes
             one.member.connection.pace(pace_bytes_per_s(down.rate_bps, mss) if grant.reserved else None)
-            part = one.half.part
-            # before the first round every node has built the same model: nothing needs to move
-            leaving = part.export_layers(part.first, max(part.first, edge.cut)) if number > 1 else {}
+            if number == 1:  # both sides have built the same model: nothing moves
+                one.half.part.first = edge.cut
             one.member.connection.send(
                 messages.Plan(
                     round=number, cut=edge.cut, codec=self._codec, training_delay_s=plan.training_delay_s,
                     pace_bytes_per_s=pace_bytes_per_s(up.rate_bps, mss) if grant.reserved else None,
                 ),
-                leaving,
+                one.half.leaving(edge.cut),
             )
+        cuts = {edge.edge: edge.cut for edge in plan.edges}
         for member, _, received in self._crew.collect(messages.Planned, self._settings.step_timeout_s):
-            part = self._apprentices[member.name].half.part
-            cut = next(edge.cut for edge in plan.edges if edge.edge == member.name)
-            part.adopt_layers(min(part.first, cut), part.first, received.frame.tensors)
-            part.first = cut
+            self._apprentices[member.name].half.move(cuts[member.name], received.frame.tensors)
         self._crew.synchronize(self._settings.step_timeout_s)
 
     def _step(self, step: int, grant: Grant) -> StepResult:

@@ -147,13 +147,15 @@ def _road_to(
 @click.option("--source-port", type=int, help="The TCP port to talk from, for a reserved flow.")
 @click.option("--seed", default=RunSettings().seed, show_default=True, help="Of the partition; the same on all edges.")
 @click.option("--connect-timeout", default=60.0, show_default=True, help="Seconds to keep trying to connect.")
+@click.option("--cgroup", "cgroups", multiple=True, type=click.Path(path_type=Path),
+              help="A cgroup directory to join once everything is loaded; repeat for each.")
 def edge(
     name: str, cloud_address: tuple[str, int], index: int, edges: int, source_port: int | None, seed: int,
-    connect_timeout: float,
+    connect_timeout: float, cgroups: tuple[Path, ...],
 ) -> None:
     """Be one edge: ask to train, then do what each round's plan says. The images stay here."""
     from trainer.edge import EdgeSettings, run
 
     reason = run(EdgeSettings(name, cloud_address, index, edges, source_port, seed=seed,
-                              connect_timeout_s=connect_timeout))
+                              connect_timeout_s=connect_timeout, cgroups=cgroups))
     click.echo(f"{name}: {reason}")

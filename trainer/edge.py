@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
 from trainer import benchmark, codec, datasets, messages, standardize
 from trainer.errors import ConnectionLostError, NetworkError, ProtocolError, TrainerError, TrainingFailedError
 from trainer.models import MODEL_OF_TASK, build_layers, spec_of
-from trainer.parts import EdgeHalf, Part, split_evenly
+from trainer.parts import EdgeHalf, OptimizerRecipe, Part, split_evenly
 from trainer.transport import Connection, Inbound, Lost, Received, connect
 
 log = logging.getLogger(__name__)
@@ -21,7 +23,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EdgeSettings:
-    """Who this edge is, where the cloud is, and which share of the data is its own."""
+    """Who this edge is, where the cloud is, and which share of the data is its own.
+
+    `cgroups`: directories to join once everything is loaded. An emulated device is slow at computing; that it
+    would also need half a minute to import its libraries helps nobody.
+    """
 
     name: str
     cloud: tuple[str, int]
@@ -31,6 +37,7 @@ class EdgeSettings:
     task: str = "traffic-lights"
     seed: int = 1
     connect_timeout_s: float = 60.0
+    cgroups: tuple[Path, ...] = ()
 
 
 def run(settings: EdgeSettings) -> str:
@@ -40,6 +47,8 @@ def run(settings: EdgeSettings) -> str:
     """
     torch.set_num_threads(1)
     data = datasets.load_local(settings.task, settings.index, settings.edges, settings.seed)
+    _load_the_rest()
+    _join(settings.cgroups)
     ask = _ask(settings, data)
     connection = connect(settings.cloud, settings.source_port, settings.connect_timeout_s)
     try:
@@ -52,6 +61,20 @@ def run(settings: EdgeSettings) -> str:
         raise
     finally:
         connection.close()
+
+
+def _load_the_rest() -> None:
+    """What torch imports only when it is first used: optimisers, and the kernels of a small model."""
+    part = Part(build_layers("signal-cnn", 0), 0, 0, OptimizerRecipe())
+    part.step()
+
+
+def _join(cgroups: tuple[Path, ...]) -> None:
+    for directory in cgroups:
+        try:
+            (directory / "cgroup.procs").write_text(str(os.getpid()))
+        except OSError as error:
+            raise TrainingFailedError(f"Cannot join the CPU limit {directory}: {error}.") from error
 
 
 def _ask(settings: EdgeSettings, data: datasets.LocalData) -> messages.Ask:
@@ -145,13 +168,9 @@ class Edge:
     def _adopt(self, plan: messages.Plan, received: Received) -> None:
         """Move the cut: layers come with the plan, or go with the answer."""
         self._cloud.pace(plan.pace_bytes_per_s)
-        part, old = self._half.part, self._half.cut
-        if plan.cut > len(part.layers):
-            raise ProtocolError(f"The cloud plans cut {plan.cut}; the model has {len(part.layers)} layers.")
-        if plan.round > 1:  # in the first round both sides have built the same model
-            part.adopt_layers(old, max(old, plan.cut), received.frame.tensors)
-        leaving = part.export_layers(min(old, plan.cut), old)
-        part.last = plan.cut
+        if plan.round == 1:  # both sides have built the same model: nothing moves
+            self._half.part.last = plan.cut
+        leaving = self._half.move(plan.cut, received.frame.tensors)
         self._plan = plan
         self._cloud.send(messages.Planned(round=plan.round), leaving)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from pathlib import Path
 
 from topologies.running import Running, RunningHost
 from trainer.errors import EXIT_NETWORK, EXIT_TRAINING, TrainerError
-from trainer.settings import CLOUD_PORT
 
 LAST_LINES = 12
 POLL_S = 0.1
@@ -90,13 +88,17 @@ def emulated_jobs(
 def _edge_job(
     name: str, number: int, edges: int, ip: str, port: int, host: RunningHost | None, flags: Sequence[str]
 ) -> Job:
-    first = port - CLOUD_PORT  # edges count up from the port after the cloud's
     return Job(
         name,
         ("edge", "--name", name, "--cloud", f"{ip}:{port}", "--index", str(number), "--of", str(edges),
-         "--source-port", str(CLOUD_PORT + first + 1 + number), *flags),
+         "--source-port", str(port + 1 + number), *_limits(host), *flags),
         host,
     )
+
+
+def _limits(host: RunningHost | None) -> list[str]:
+    """An edge joins its CPU limit itself, when it has loaded what it needs."""
+    return [] if host is None else [flag for directory in host.cgroup for flag in ("--cgroup", directory)]
 
 
 def run_jobs(jobs: Sequence[Job], logs: Path, may_lose_edges: bool) -> None:
@@ -131,6 +133,8 @@ def _start(job: Job, logs: Path) -> Child:
     command = [sys.executable, "-m", "trainer.cli", *job.arguments]
     if job.host is not None:
         command = _inside(job.host, command)
+        for directory in job.host.cgroup if job.arguments[0] == "cloud" else ():
+            command = ["/bin/sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', directory, *command]
     log = logs / f"{job.name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -146,10 +150,8 @@ def _start(job: Job, logs: Path) -> Child:
 
 
 def _inside(host: RunningHost, command: Sequence[str]) -> list[str]:
-    """Join the host's cgroups, then its network namespace, then become the command: one pid all along."""
-    join = "".join(f"echo $$ > {shlex.quote(directory)}/cgroup.procs && " for directory in host.cgroup)
-    enter = shlex.join(["nsenter", f"--net=/proc/{host.pid}/ns/net", "--", *command])
-    return ["/bin/sh", "-c", f"{join}exec {enter}"]
+    """Enter the host's network namespace, then become the command: one pid all along."""
+    return ["nsenter", f"--net=/proc/{host.pid}/ns/net", "--", *command]
 
 
 def _die_with_parent(parent: int) -> Callable[[], None]:

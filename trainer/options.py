@@ -25,7 +25,7 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--optimizer", "optimizer", {"type": click.Choice(["sgd", "momentum", "adam", "adamw"])}),
     ("--learning-rate", "learning_rate", {"type": float}),
     ("--min-cut", "min_cut", {"type": int, "help": "Fewest layers on an edge; 0 would send the raw input."}),
-    ("--max-cut", "max_cut", {"type": int, "help": "Most layers on an edge.  [default: all]"}),
+    ("--max-cut", "max_cut", {"type": int, "help": "Most layers on an edge.  [default: all but the last]"}),
     ("--cuts", "cuts", {"help": 'Fixed cuts in place of planned ones: edges by comma, rounds by semicolon ("2,3;4,1"); '
                                 "the last round's are kept."}),
     ("--quorum", "quorum", {"type": int, "help": "Edges that are enough at the deadline.  [default: all]"}),

@@ -149,6 +149,18 @@ class EdgeHalf:
         """How many leading layers run here."""
         return self.part.last
 
+    def move(self, cut: int, arriving: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Move the cut: take over the layers that come, return those that leave, with their optimiser state.
+
+        Raises: ProtocolError if `cut` is beyond the model or what comes does not fit.
+        """
+        if not 0 <= cut <= len(self.part.layers):
+            raise ProtocolError(f"Cut {cut} was planned; the model has {len(self.part.layers)} layers.")
+        old = self.cut
+        self.part.adopt_layers(old, max(old, cut), arriving)
+        self.part.last = cut
+        return self.part.export_layers(min(old, cut), old)
+
     def forward(self, images: Tensor) -> Tensor:
         """Run one micro-batch (N, C, H, W); returns its segment, free of the graph, kept here for `backward`."""
         segment = self.part.forward(images)
@@ -177,6 +189,23 @@ class CloudHalf:
 
     def __init__(self, part: Part) -> None:
         self.part = part
+
+    @property
+    def cut(self) -> int:
+        """The first layer that runs here."""
+        return self.part.first
+
+    def leaving(self, cut: int) -> dict[str, Tensor]:
+        """The layers, with their optimiser state, that go to the edge when the cut moves to `cut`."""
+        return self.part.export_layers(self.cut, max(self.cut, cut))
+
+    def move(self, cut: int, arriving: Mapping[str, Tensor]) -> None:
+        """Move the cut, taking over the layers that come from the edge.
+
+        Raises: ProtocolError if what comes does not fit.
+        """
+        self.part.adopt_layers(min(self.cut, cut), self.cut, arriving)
+        self.part.first = cut
 
     def train(self, segment: Tensor, labels: Tensor, batch_samples: int) -> tuple[Tensor, float]:
         """Forward and backward of one micro-batch of a mini-batch of `batch_samples`.

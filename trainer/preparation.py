@@ -83,7 +83,7 @@ def codec_name(text: str) -> Codec:
 
 
 def _check_cuts(settings: RunSettings, layers: int) -> None:
-    last = layers if settings.max_cut is None else settings.max_cut
+    last = layers - 1 if settings.max_cut is None else settings.max_cut
     if not 0 <= settings.min_cut <= last <= layers:
         raise UsageError(
             f"Cuts from {settings.min_cut} to {last} were asked for; the model has {layers} layers, so they lie "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import httpx
@@ -61,7 +62,7 @@ class FlowGrant(_Answer):
     @property
     def links(self) -> tuple[str, ...]:
         """The directed links of the path."""
-        return tuple(f"{a}->{b}" for a, b in zip(self.path, self.path[1:], strict=False))
+        return tuple(f"{a}->{b}" for a, b in pairwise(self.path))
 
 
 class Reservation(_Answer):

@@ -16,6 +16,8 @@ class RunSettings:
     """Everything the cloud decides by. Rates in bits/s, times in seconds.
 
     `cuts`: fixed cuts, per round and edge, in place of the planner's; the last round's are kept on.
+    `max_cut` None: all layers but the last. With the whole model on an edge nothing worth a reservation would
+    travel, and a segment of a few bytes cannot take as long as the others' segments.
     """
 
     edges: tuple[str, ...] = ("edge1", "edge2", "edge3", "edge4")

@@ -1,0 +1,134 @@
+"""`paceline plan`: what every cut costs, and what the planner would choose on a map. Starts nothing."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import click
+
+from trainer.errors import UsageError
+
+if TYPE_CHECKING:
+    from topologies.maps import Map
+    from trainer.costs import LayerCost
+    from trainer.planner import Offer, RoundPlan
+    from trainer.predictor import LayerSeconds
+
+MSS_OVERHEAD_BYTES = 52
+"""IP and TCP headers with timestamps, inside the MTU."""
+
+
+@click.command(epilog="Example: paceline plan --map metro")
+@click.option("--map", "map_name", help="A map: plan a round for its edges' CPU shares and its links, all free.")
+@click.option("--batch", default=64, show_default=True, help="Samples per mini-batch.")
+@click.option("--micro", default=4, show_default=True, help="Micro-batches per mini-batch.")
+@click.option("--share", default=0.75, show_default=True, help="Part of the free capacity to use.")
+@click.option("--min-cut", default=1, show_default=True, help="Fewest layers on an edge; the last stays in the cloud.")
+@click.option("--prior", is_flag=True, help="Predict from costs alone; do not run the layers here.")
+def plan(map_name: str | None, batch: int, micro: int, share: float, min_cut: int, prior: bool) -> None:
+    """Print every cut with its FLOPs, bytes and predicted seconds on this machine; with --map, the plan of a round."""
+    import torch
+
+    from trainer import benchmark
+    from trainer.costs import layer_costs, segment_values
+    from trainer.models import MODEL_OF_TASK, build_layers, spec_of
+    from trainer.outlook import Outlook
+    from trainer.predictor import LayerSeconds, prior_seconds
+
+    if batch < 1 or micro < 1 or not 0 < share <= 1:
+        raise UsageError("--batch and --micro must be at least 1, --share above 0 and at most 1.")
+    torch.set_num_threads(1)
+    spec = spec_of(MODEL_OF_TASK["traffic-lights"])
+    layers = build_layers(spec.name, seed=1)
+    costs = layer_costs(layers, spec.sample_shape)
+    values = segment_values(costs, spec.sample_shape)
+    samples = -(-batch // micro)
+    if prior:
+        here = prior_seconds(costs, benchmark.measure_profile(), samples)
+    else:
+        here = benchmark.rehearse(layers, torch.zeros(samples, *spec.sample_shape))
+    _print_cuts(spec.name, costs, values, here, batch, micro, prior)
+    if map_name is None:
+        return
+    network = _load(map_name)
+    edges = {
+        node.name: LayerSeconds(
+            tuple(s / (node.cpu_share or 1.0) for s in here.forward_s),
+            tuple(s / (node.cpu_share or 1.0) for s in here.backward_s),
+        )
+        for node in network.edges
+    }
+    outlook = Outlook(edges, here, values, dict.fromkeys(edges, batch), micro, "fp32")
+    mss = network.mtu_bytes - MSS_OVERHEAD_BYTES
+    from trainer.planner import plan_round
+
+    choices = [range(min_cut, len(costs))] * len(edges)
+    best = plan_round(outlook.forecasts(dict.fromkeys(edges, mss)), _offer(network, share), micro, choices)
+    _print_plan(network, best, share)
+
+
+def _load(map_name: str) -> Map:
+    from topologies.loader import MapError, load_map
+
+    try:
+        network = load_map(map_name)
+    except MapError as error:
+        raise UsageError(str(error)) from error
+    if network.cloud is None or not network.edges:
+        raise UsageError(f"The map {network.name} has no cloud or no edges: nothing can be planned on it.")
+    return network
+
+
+def _offer(network: Map, share: float) -> Offer:
+    """All links free, every flow on its shortest path."""
+    import networkx as nx
+
+    from trainer.planner import Offer
+    from trainer.settings import RunSettings
+
+    graph: nx.Graph[str] = nx.Graph()
+    usable: dict[str, float] = {}
+    for link in network.links:
+        a, b = link.ends
+        graph.add_edge(a, b, length=link.length_km)
+        usable[f"{a}->{b}"] = usable[f"{b}->{a}"] = share * network.rate_bps(link)
+    assert network.cloud is not None
+    up, down = {}, {}
+    for edge in network.edges:
+        nodes = nx.shortest_path(graph, edge.name, network.cloud.name, weight="length")
+        up[edge.name] = tuple(f"{a}->{b}" for a, b in pairwise(nodes))
+        down[edge.name] = tuple(f"{b}->{a}" for a, b in pairwise(nodes))
+    return Offer(up, down, usable, RunSettings().floor_bps)
+
+
+def _print_cuts(
+    model: str, costs: list[LayerCost], values: list[int], here: LayerSeconds, batch: int, micro: int, prior: bool
+) -> None:
+    source = "from FLOPs, bytes and a benchmark" if prior else "from a rehearsal"
+    click.echo(f"{model}, batch {batch} in {micro} micro-batches; seconds of one core of this machine, {source}\n")
+    click.echo("cut  last layer        MFLOP/sample  parameters  segment kB  edge fwd ms  edge bwd ms  cloud ms")
+    forward = backward = 0.0
+    total = sum(here.forward_s) + sum(here.backward_s)
+    flops, parameters = 0.0, 0
+    for cut, value in enumerate(values):
+        if cut:
+            cost = costs[cut - 1]
+            forward += here.forward_s[cut - 1]
+            backward += here.backward_s[cut - 1]
+            flops += cost.forward_flops
+            parameters += cost.parameters
+        name = costs[cut - 1].name if cut else "(raw input)"
+        click.echo(f"{cut:>3}  {name:<16} {flops / 1e6:>13.2f} {parameters:>11} {batch * value * 4 / 1e3:>11.1f} "
+                   f"{1e3 * micro * forward:>12.1f} {1e3 * micro * backward:>12.1f} "
+                   f"{1e3 * micro * (total - forward - backward):>9.1f}")
+
+
+def _print_plan(network: Map, best: RoundPlan, share: float) -> None:
+    click.echo(f"\nOn {network.name}, using {share:.0%} of every link:")
+    for edge in best.edges:
+        cpu = network.node(edge.edge).cpu_share
+        click.echo(f"  {edge.edge}  CPU {cpu or 1:g}  cut {edge.cut:>2}  forward {edge.forward_s * 1e3:.0f} ms  "
+                   f"backward {edge.backward_s * 1e3:.0f} ms  up {edge.up_bps / 1e6:.2f} Mb/s")
+    click.echo(f"  training delay {best.training_delay_s * 1e3:.0f} ms, transmission delay "
+               f"{best.transmission_delay_s * 1e3:.0f} ms, step {best.step_s * 1e3:.0f} ms")
