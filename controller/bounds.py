@@ -43,13 +43,14 @@ Links = tuple[DirectedLink, ...]
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """What software adds to the model: a switch's work on a packet, at best and at worst; how coarsely meters and
-    shapers count. A meter refills once each `meter_tick_us`, so it lets one tick's rate through beyond its burst.
+    shapers count. A meter refills once each `meter_tick_us`, so it lets one tick's rate through beyond its burst;
+    a shaper lets two frames or `shaper_burst_us` of its rate through at once.
     """
 
     switch_min_us: float = 50.0
     switch_max_us: float = 1000.0
     meter_tick_us: float = 1000.0
-    shaper_burst_bytes: int = 18_000
+    shaper_burst_us: float = 1000.0
 
     @property
     def switch_variation_us(self) -> float:
@@ -174,7 +175,7 @@ def _port_delay_us(
     lines = []
     for group in groups:
         line_bps = group.line_bps or inf
-        at_once_bits = frame_bits + calibration.shaper_burst_bytes * 8
+        at_once_bits = frame_bits + max(2 * frame_bits, line_bps * calibration.shaper_burst_us / 1e6)
         at_once_bits += line_bps * calibration.switch_variation_us / 1e6
         lines.append((at_once_bits, line_bps))
 

@@ -9,7 +9,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -22,6 +23,7 @@ from controller.front import Front
 from controller.ledger import Ledger
 from controller.network import Network, network_from_map
 from controller.service import Service
+from controller.wsgi import plain_call, wsgi_of
 from topologies import running
 
 log = logging.getLogger(__name__)
@@ -115,6 +117,57 @@ def command(
         raise SystemExit(error.exit_code) from error
 
 
+def assemble(front: Front, settings: southbound.Settings) -> southbound.Stop:
+    """Build on the switches in a process that somebody else started; ryu-manager calls it by name.
+
+    Raises: SystemExit with a sentence.
+    """
+    try:
+        if not settings.map_name:
+            raise StartError("Name a map: PACELINE_MAP=metro ryu-manager controller.southbound", exit_code=2)
+        network = load_network(settings.map_name)
+        addresses = [AddressType()(address) for address in settings.listen]
+        service = Service(network, front, Ledger(settings.ledger or default_ledger(network.name), network.name))
+    except (StartError, click.UsageError) as error:
+        raise SystemExit(f"paceline: {error}") from error
+    service.start()
+    rest = _rest_on_hub(service, addresses) if settings.green else _rest_in_thread(service, addresses)
+    log.warning(_greeting(network, addresses, None))
+
+    def stop() -> None:
+        rest()
+        service.stop()
+
+    return stop
+
+
+def _rest_on_hub(service: Service, addresses: Sequence[Address]) -> southbound.Stop:
+    emulated = partial(propagation_emulated, service.network.name)
+    application = wsgi_of(create_app(service, emulated, plain_call))
+    try:
+        stops = [southbound.serve_wsgi(application, host, port) for host, port in addresses]
+    except OSError as error:
+        raise SystemExit(f"paceline: the REST interface cannot listen on {addresses}: {error}") from error
+
+    def stop() -> None:
+        for each in stops:
+            each()
+
+    return stop
+
+
+def _rest_in_thread(service: Service, addresses: Sequence[Address]) -> southbound.Stop:
+    stack = contextlib.ExitStack()
+    rest = RestThread(service, [stack.enter_context(_listening(address)) for address in addresses])
+    rest.start()
+
+    def stop() -> None:
+        rest.stop()
+        stack.close()
+
+    return stop
+
+
 def load_network(map_name: str) -> Network:
     """The network of a map by name or file.
 
@@ -185,7 +238,7 @@ class RestThread(threading.Thread):
         super().__init__(name="paceline-rest", daemon=True)
         self.ready = threading.Event()
         self._sockets = sockets
-        app = create_app(service, lambda: propagation_emulated(service.network.name))
+        app = create_app(service, partial(propagation_emulated, service.network.name))
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
         self._server = _AnnouncingServer(config, self.ready)
 
@@ -238,12 +291,11 @@ def _bound(address: Address, what: str) -> Iterator[socket.socket]:
         yield bound
 
 
-def _greeting(network: Network, listen: tuple[Address, ...], openflow: Address) -> str:
+def _greeting(network: Network, listen: Sequence[Address], openflow: Address | None) -> str:
     urls = ", ".join(f"http://{host}:{port}" for host, port in listen)
-    return (
-        f"Controller of {network.name}: REST on {urls} (Swagger at /docs), "
-        f"{len(network.switches)} switches expected on {openflow[0]}:{openflow[1]}."
-    )
+    where = f" on {openflow[0]}:{openflow[1]}" if openflow else ""
+    switches = f"{len(network.switches)} switches expected{where}"
+    return f"Controller of {network.name}: REST on {urls} (Swagger at /docs), {switches}."
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def run(
     manager = AppManager.get_instance()
     services: list[Any] = []
     try:
-        manager.load_apps([__name__, *apps])
+        _load(manager, apps)
         services += manager.instantiate_apps(**manager.create_contexts())
         webapp = start_service(manager)
         if webapp:
@@ -107,6 +107,26 @@ def run(
         for service in services:
             service.kill()
         bell.close()
+
+
+def serve_wsgi(application: Callable[..., Any], host: str, port: int) -> Stop:
+    """Serve a WSGI application on the hub, each request in a greenlet; what it returns ends it.
+
+    Raises: OSError if it cannot listen there.
+    """
+    listener = eventlet.listen((host, port), reuse_port=False)
+    server = eventlet.spawn(eventlet.wsgi.server, listener, application, log_output=False)
+    return cast(Stop, server.kill)
+
+
+def _load(manager: Any, apps: Sequence[str]) -> None:
+    try:
+        manager.load_apps([__name__, *apps])
+    except ImportError as error:
+        raise StartError(f"A Ryu application cannot be loaded: {error}.", exit_code=2) from error
+    empty = [app for app in apps if app not in manager.applications_cls]
+    if empty:
+        raise StartError(f"There is no Ryu application in {', '.join(empty)}.", exit_code=2)
 
 
 def _ring(bell: Front, stopped: Any) -> None:
