@@ -12,6 +12,7 @@ from pathlib import Path
 
 from journal import Journal
 from problems import EmulationError
+from topologies import running
 from topologies.maps import MANAGEMENT_GATEWAY, Map
 
 
@@ -20,11 +21,15 @@ class ControllerProcess:
 
     def __init__(self, map_path: Path, openflow: tuple[str, int], rest_port: int, log: Path, journal: Journal) -> None:
         self.log = log
+        ledger = running.DIRECTORY / "ledger"  # a new network begins with no reservations
+        journal.directory(ledger)
+        ledger.mkdir(exist_ok=True)
         self.rest = f"http://127.0.0.1:{rest_port}"
         command = [
             sys.executable, "-m", "controller.main", str(map_path),
             "--openflow", f"{openflow[0]}:{openflow[1]}",
             "--listen", f"127.0.0.1:{rest_port}", "--listen", f"{MANAGEMENT_GATEWAY}:{rest_port}",
+            "--ledger", f"sqlite:///{ledger / 'ledger.db'}",
         ]  # fmt: skip
         with log.open("wb") as output:
             self.process = subprocess.Popen(

@@ -80,7 +80,10 @@ def start_idle_loops(journal: Journal) -> list[subprocess.Popen[bytes]]:
     loops = []
     for core in sorted(os.sched_getaffinity(0)):
         command = ["taskset", "-c", str(core), "chrt", "-i", "0", "sh", "-c", "while :; do :; done"]
-        loop = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        loop = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
         journal.process(loop.pid, f"idle loop {core}")
         loops.append(loop)
     return loops

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import machine
 from control import ControllerProcess, wait_until_connected
@@ -22,6 +24,8 @@ def emulate(settings: Settings, own_controller: bool = True, say: Say = print) -
 
     Raises: MapError, EmulationError.
     """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end_on_signal)
     plan = load_map(str(settings.map_path))
     ports = (settings.openflow, ("127.0.0.1", settings.rest_port)) if own_controller else ()
     machine.check(ports, settings.datapath)
@@ -76,6 +80,10 @@ def clean(say: Say) -> None:
         raise EmulationError("\n".join(failures))
     running.remove()
     say("cleaned up after an emulation that did not end well")
+
+
+def _end_on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise SystemExit(128 + number)
 
 
 def _clear_the_way(say: Say) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 import time
-from types import FrameType
 
 import click
 
@@ -16,10 +14,6 @@ from prompt import Prompt
 from session import clean, describe, emulate
 from topologies.loader import MapError, load_map, map_path
 from traffic import Flood, bottleneck_bps, parse_percentage
-
-
-def _end_on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    raise SystemExit(128 + number)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,8 +40,6 @@ def main(
 
     Example: sudo .venv/bin/python mininet/start.py metro --cross-traffic 150%
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end_on_signal)
     try:
         if only_clean:
             return clean(click.echo)

@@ -11,7 +11,8 @@ from problems import EmulationError
 from topologies.maps import Map
 
 START_TIMEOUT_S = 5.0
-DATAGRAM_BYTES = 1400
+HEADERS_BYTES = 28
+"""IPv4 and UDP: the flood's frames are as large as all others, so that no meter prefers one for its size."""
 
 
 def parse_percentage(text: str) -> float:
@@ -52,7 +53,7 @@ class Flood:
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.processes.append(self.emulation.popen_in(sink, ["iperf3", "-s"], **quiet))
         self._wait_for_server(sink)
-        load = ["-u", "-l", str(DATAGRAM_BYTES), "-b", str(self.rate_bps)]
+        load = ["-u", "-l", str(plan.mtu_bytes - HEADERS_BYTES), "-b", str(self.rate_bps)]
         client = ["iperf3", "-c", plan.ip(sink), "-t", "0", *(["-C", "cubic"] if self.tcp else load)]
         self.processes.append(self.emulation.popen_in(source, client, **quiet))
         self._wait_until_it_flows(sink)

@@ -1,0 +1,221 @@
+"""Do reserved transfers keep their time beside heavy cross-traffic, and what is left for the others?
+
+Four edges of the metro map send a 1 MB segment each, all at the same instants, over the bottleneck that a flood of
+150 % of its rate wants too: reserved, then as best effort; then reserved again beside TCP instead of the flood.
+The ideal of a transfer is encoded bytes / reserved rate.
+
+    sudo .venv/bin/python bench/determinism.py [--quick] [--out FILE.json]
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import report
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
+
+from emulation import Emulation, Settings
+from problems import EmulationError
+from session import emulate
+from topologies.loader import map_path
+from traffic import Flood, bottleneck_bps
+from trainer.pacing import BURST_BYTES, pace_bytes_per_s
+
+SEGMENT_BYTES = 1_000_000
+RESERVED_SHARE = 0.1875
+"""Of the bottleneck, for each of the four edges: together three quarters."""
+PERIOD_S = 0.75
+FLOOD_SHARE = 1.5
+CLOUD_PORT, FIRST_EDGE_PORT = 7800, 7801
+SETTLE_S = 2.0
+
+
+@dataclass
+class Phase:
+    """What was measured in one phase. `spread_ms` is the time between first and last arrival of each instant."""
+
+    name: str
+    ideal_ms: float
+    bound_ms: dict[str, float] | None
+    others_bps: float = 0.0
+    residual_bps: float = 0.0
+    measured_ms: dict[str, list[float]] = field(default_factory=dict)
+    spread_ms: list[float] = field(default_factory=list)
+
+    @property
+    def all_ms(self) -> list[float]:
+        """Every transfer of every edge."""
+        return [value for values in self.measured_ms.values() for value in values]
+
+    @property
+    def kept(self) -> int:
+        """How many transfers were within their bound."""
+        bounds = self.bound_ms or {}
+        return sum(value <= bounds[edge] for edge in bounds for value in self.measured_ms[edge])
+
+    def over_ideal(self, share: float) -> float:
+        """A quantile of the transfer time as a multiple of the ideal."""
+        return report.quantile(self.all_ms, share) / self.ideal_ms
+
+
+class Bench:
+    """The emulation under test, and a client for its controller."""
+
+    def __init__(self, emulation: Emulation, api: httpx.Client, directory: Path) -> None:
+        self.emulation = emulation
+        self.plan = emulation.plan
+        self.api = api
+        self.directory = directory
+        self.edges = [edge.name for edge in self.plan.edges]
+        self.bottleneck_bps = bottleneck_bps(self.plan)
+        self.reserved_bps = int(self.bottleneck_bps * RESERVED_SHARE)
+
+    def phase(self, name: str, count: int, reserved: bool, tcp: bool = False) -> Phase:
+        """Run `count` transfers of every edge beside cross-traffic."""
+        reservation = self._reserve() if reserved else None
+        try:
+            with Flood(self.emulation, FLOOD_SHARE, tcp) as flood:
+                phase = self._measure(name, count, reservation, flood)
+        finally:
+            if reservation is not None:
+                self.api.delete(f"/v1/reservations/{reservation['id']}").raise_for_status()
+        taken = self.reserved_bps * len(self.edges) if reserved else 0
+        phase.residual_bps = self.bottleneck_bps - taken
+        return phase
+
+    def _measure(self, name: str, count: int, reservation: dict[str, Any] | None, flood: Flood) -> Phase:
+        out = self.directory / "received.json"
+        receiver = self._start("cloud", "receive", "--port", CLOUD_PORT, "--senders", len(self.edges), "--out", out)
+        assert receiver.stdout is not None
+        receiver.stdout.readline()
+        start_s = time.time() + 6.0  # the senders need some seconds to import what they need
+        senders = [
+            self._start(
+                edge, "send", self.plan.ip("cloud"), "--port", CLOUD_PORT, "--source-port", FIRST_EDGE_PORT + index,
+                "--segment-bytes", SEGMENT_BYTES, "--count", count, "--start-s", start_s, "--period-s", PERIOD_S,
+                "--reserved-bps", self.reserved_bps if reservation else 0,
+            )
+            for index, edge in enumerate(self.edges)
+        ]  # fmt: skip
+        time.sleep(max(0.0, start_s + SETTLE_S - time.time()))
+        before, begun = flood.delivered_bytes(), time.monotonic()
+        time.sleep(max(0.5, count * PERIOD_S - SETTLE_S - 0.5))
+        others_bps = (flood.delivered_bytes() - before) * 8 / (time.monotonic() - begun)
+        for process in [*senders, receiver]:
+            if process.wait(count * 10 + 60):
+                raise EmulationError(f"{process.args!r} failed with exit code {process.returncode}")
+        return self._read(name, json.loads(out.read_text()), reservation, others_bps)
+
+    def _read(
+        self, name: str, received: dict[str, list[list[float]]], reservation: dict[str, Any] | None, others_bps: float
+    ) -> Phase:
+        by_edge = {edge: received[str(FIRST_EDGE_PORT + index)] for index, edge in enumerate(self.edges)}
+        encoded_bytes = next(iter(by_edge.values()))[0][2]
+        ideal_ms = encoded_bytes * 8 / self.reserved_bps * 1e3
+        paced_ms = encoded_bytes / pace_bytes_per_s(self.reserved_bps, self.plan.mtu_bytes - 52) * 1e3
+        bounds = None
+        if reservation is not None:
+            latency_us = {flow["source"]: flow["accumulated_latency_us"] for flow in reservation["flows"]}
+            bounds = {edge: paced_ms + latency_us[edge] / 1e3 for edge in self.edges}
+        phase = Phase(name, ideal_ms, bounds, others_bps)
+        phase.measured_ms = {edge: [ms for _, ms, _ in rows] for edge, rows in by_edge.items()}
+        arrivals = zip(*([sent + ms / 1e3 for sent, ms, _ in rows] for rows in by_edge.values()), strict=True)
+        phase.spread_ms = [(max(instant) - min(instant)) * 1e3 for instant in arrivals]
+        return phase
+
+    def _start(self, host: str, *arguments: object) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(Path(__file__).with_name("transfers.py")), *map(str, arguments)]
+        return self.emulation.popen_in(host, command, stdout=subprocess.PIPE)
+
+    def _reserve(self) -> dict[str, Any]:
+        requirement = {"min_bandwidth_bps": self.reserved_bps, "burst_bytes": BURST_BYTES}
+        flows = []
+        for index, edge in enumerate(self.edges):
+            ports = (FIRST_EDGE_PORT + index, CLOUD_PORT)
+            for way, ends, pair in (("up", (edge, "cloud"), ports), ("down", ("cloud", edge), ports[::-1])):
+                match = {"protocol": "tcp", "source_port": pair[0], "destination_port": pair[1]}
+                rate = requirement if way == "up" else {**requirement, "min_bandwidth_bps": 1_000_000}
+                flows.append(
+                    {"name": f"{edge}-{way}", "source": ends[0], "destination": ends[1], "match": match,
+                     "requirement": rate}
+                )  # fmt: skip
+        answer = self.api.post("/v1/reservations", json={"owner": "bench", "lease_s": 3600, "flows": flows})
+        if answer.status_code != 201:
+            raise EmulationError(f"the reservation was refused: {answer.json()['detail']}")
+        reservation: dict[str, Any] = answer.json()
+        reservation["flows"] = [flow for flow in reservation["flows"] if flow["name"].endswith("-up")]
+        return reservation
+
+
+def table_of(phases: list[Phase]) -> Table:
+    """One row a phase."""
+    table = Table("phase", "transfers", "ideal ms", "p50", "p99", "worst", "cv", "spread p50", "kept", "others Mb/s")
+    for phase in phases:
+        values = phase.all_ms
+        kept = f"{phase.kept}/{len(values)}" if phase.bound_ms else "no promise"
+        table.add_row(
+            phase.name, str(len(values)), f"{phase.ideal_ms:.0f}",
+            *(f"{report.quantile(values, share):.0f}" for share in (0.5, 0.99, 1.0)),
+            f"{_cv(values):.3f}", f"{statistics.median(phase.spread_ms):.0f}", kept,
+            f"{phase.others_bps / 1e6:.1f} of {phase.residual_bps / 1e6:.1f}",
+        )  # fmt: skip
+    return table
+
+
+def claims_of(reserved: Phase, best_effort: Phase, beside_tcp: Phase) -> dict[str, report.Claim]:
+    """The figures that the README may quote."""
+    promised = len(reserved.all_ms) + len(beside_tcp.all_ms)
+    return {
+        "reserved_p99_over_ideal": report.at_most(reserved.over_ideal(0.99), "", 1.05),
+        "reserved_cv": report.Claim(_cv(reserved.all_ms), ""),
+        "best_effort_p99_over_ideal": report.Claim(best_effort.over_ideal(0.99), ""),
+        "promises_kept_share": report.at_least((reserved.kept + beside_tcp.kept) / promised, "", 1.0),
+        "best_effort_udp_share": report.at_least(reserved.others_bps / reserved.residual_bps, "", 0.95),
+        "best_effort_tcp_share": report.at_least(beside_tcp.others_bps / beside_tcp.residual_bps, "", 0.85),
+    }
+
+
+def _cv(values: list[float]) -> float:
+    return float(statistics.pstdev(values) / statistics.fmean(values))
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Fewer transfers; about a minute.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there as JSON.")
+def main(quick: bool, out: Path | None) -> None:
+    """Measure reserved against best-effort transfers beside a flood."""
+    counts = (16, 10, 16) if quick else (300, 60, 80)
+    directory = Path("/run/paceline")
+    try:
+        with (
+            emulate(Settings(map_path("metro"))) as emulation,
+            httpx.Client(base_url=f"http://127.0.0.1:{emulation.settings.rest_port}", timeout=30) as api,
+        ):
+            bench = Bench(emulation, api, directory)
+            reserved = bench.phase("reserved, UDP flood", counts[0], reserved=True)
+            best_effort = bench.phase("best effort, UDP flood", counts[1], reserved=False)
+            beside_tcp = bench.phase("reserved, TCP beside", counts[2], reserved=True, tcp=True)
+    except EmulationError as error:
+        raise click.ClickException(str(error)) from error
+    phases = [reserved, best_effort, beside_tcp]
+    samples = {
+        phase.name: {"measured_ms": phase.measured_ms, "spread_ms": phase.spread_ms, "bound_ms": phase.bound_ms,
+                     "ideal_ms": phase.ideal_ms, "others_bps": phase.others_bps, "residual_bps": phase.residual_bps}
+        for phase in phases
+    }  # fmt: skip
+    report.publish("determinism", claims_of(reserved, best_effort, beside_tcp), samples, [table_of(phases)], out)
+
+
+if __name__ == "__main__":
+    main()

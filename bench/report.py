@@ -1,0 +1,75 @@
+"""How a benchmark tells its figures: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A figure and what it should be; `goal` is None where a figure only stands beside another for comparison."""
+
+    value: float
+    unit: str
+    goal: str | None = None
+    holds: bool | None = None
+
+
+def at_most(value: float, unit: str, limit: float) -> Claim:
+    """A claim that holds up to a limit."""
+    return Claim(value, unit, f"<= {limit:g}", value <= limit)
+
+
+def at_least(value: float, unit: str, limit: float) -> Claim:
+    """A claim that holds from a limit on."""
+    return Claim(value, unit, f">= {limit:g}", value >= limit)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest measured value that at least `share` of all values do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def machine() -> dict[str, object]:
+    """What a reader must know of the machine to judge the figures."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_1min": os.getloadavg()[0],
+    }
+
+
+def publish(
+    bench: str, claims: Mapping[str, Claim], samples: Mapping[str, object], tables: Iterable[Table], out: Path | None
+) -> None:
+    """Print the tables and the claims, and write the JSON file if one is asked for."""
+    console = Console(width=118)
+    for table in tables:
+        console.print(table)
+    summary = Table("claim", "value", "goal", "holds", title=bench)
+    for name, claim in claims.items():
+        verdict = {True: "yes", False: "NO", None: ""}[claim.holds]
+        summary.add_row(name, f"{claim.value:.4g} {claim.unit}".strip(), claim.goal or "", verdict)
+    console.print(summary)
+    if out is not None:
+        facts = {
+            "bench": bench,
+            "machine": machine(),
+            "claims": {name: asdict(claim) for name, claim in claims.items()},
+            "samples": samples,
+        }
+        out.write_text(json.dumps(facts, indent=1) + "\n")
+        console.print(f"written: {out}")

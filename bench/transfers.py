@@ -1,0 +1,87 @@
+"""The two ends of a measured transfer, run inside hosts: the trainer's own transport with nothing trained.
+
+A sender sends one segment of a given size at each common instant; the receiver notes when the kernel had its last byte.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import click
+import torch
+
+from trainer import transport
+from trainer.errors import ConnectionLostError
+from trainer.messages import Ping, Segment
+from trainer.pacing import pace_bytes_per_s
+from trainer.transport import Connection
+
+
+@click.group()
+def main() -> None:
+    """Send or receive timed transfers."""
+
+
+@main.command()
+@click.option("--port", type=int, required=True)
+@click.option("--senders", type=int, required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+def receive(port: int, senders: int, out: Path) -> None:
+    """Write, for each sender's port, a list of [sent at, milliseconds, bytes]."""
+    results: dict[int, list[tuple[float, float, int]]] = {}
+    listener = transport.listen(("0.0.0.0", port))
+    threads = []
+    click.echo("listening")
+    for _ in range(senders):
+        connection = Connection(listener.accept()[0])
+        thread = threading.Thread(target=_collect, args=(connection, results))
+        thread.start()
+        threads.append(thread)
+    for thread in threads:
+        thread.join()
+    out.write_text(json.dumps(results))
+
+
+def _collect(connection: Connection, results: dict[int, list[tuple[float, float, int]]]) -> None:
+    port = connection.peer_port
+    mine = results.setdefault(port, [])
+    try:
+        while True:
+            received = connection.receive()
+            frame = received.frame
+            mine.append((frame.sent_s, (received.arrival_s - frame.sent_s) * 1e3, frame.size_bytes))
+            connection.send(Ping(number=len(mine)))
+    except ConnectionLostError:
+        return
+
+
+@main.command()
+@click.argument("address")
+@click.option("--port", type=int, required=True)
+@click.option("--source-port", type=int, required=True)
+@click.option("--segment-bytes", type=int, required=True)
+@click.option("--count", type=int, required=True)
+@click.option("--start-s", type=float, required=True)
+@click.option("--period-s", type=float, required=True)
+@click.option("--reserved-bps", type=float, default=0.0, help="0: nothing is reserved, send as fast as TCP goes.")
+def send(
+    address: str, port: int, source_port: int, segment_bytes: int, count: int, start_s: float, period_s: float,
+    reserved_bps: float,
+) -> None:  # fmt: skip
+    """Send `count` segments, one each period; one that is late begins as soon as the one before has arrived."""
+    connection = transport.connect((address, port), source_port, timeout_s=10)
+    if reserved_bps:
+        connection.pace(pace_bytes_per_s(reserved_bps, connection.mss_bytes))
+    segment = torch.rand(segment_bytes // 4)
+    for number in range(count):
+        time.sleep(max(0.0, start_s + number * period_s - time.time()))
+        connection.send(Segment(step=number, micro=0, batch_samples=1), {"segment": segment})
+        connection.receive()
+    connection.close()
+
+
+if __name__ == "__main__":
+    main()
