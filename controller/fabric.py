@@ -226,6 +226,7 @@ class Fabric:
             self._checked_at_s = 0.0
         elif isinstance(event, PortChanged):
             self._heard.pop((number, event.port), None)
+            self._up_since_s[number] = time.monotonic()  # silence means nothing until the next checks
             self._ports.setdefault(number, {}).pop(event.port, None)
             if event.up is not None:
                 self._ports[number][event.port] = event.up
