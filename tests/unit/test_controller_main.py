@@ -138,5 +138,5 @@ def test_it_runs_as_an_application_of_ryu_manager(tmp_path: Path) -> None:
             with socket.create_connection(("127.0.0.1", openflow)) as switch:
                 assert switch.recv(8)[:2] == b"\x04\x00"  # OpenFlow 1.3, hello
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # not SIGINT: a greenlet of Ryu's may swallow the KeyboardInterrupt
         process.wait(15)
