@@ -56,6 +56,11 @@ def run(settings: RunSettings, address: tuple[str, int], road_to: RoadTo, record
         finally:
             road.release()
             record.event("released")
+            record.describe(controller={
+                "url": settings.controller,
+                "reserved": settings.controller is not None and not settings.best_effort,
+                "unreachable_rounds": road.unreachable_rounds,
+            })
     except TrainerError as error:
         reason = str(error)
         raise

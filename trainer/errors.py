@@ -73,8 +73,8 @@ class QuorumError(TrainerError):
     code = "quorum"
 
 
-class PlanError(TrainerError):
-    """No plan satisfies what was asked for."""
+class PlanError(NetworkError):
+    """No plan fits the network: a flow has no path, or a link no room for the least rate of its flows."""
 
     code = "no_plan"
 

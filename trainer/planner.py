@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from trainer.errors import PlanError
 
-KEEP_SHARE = 0.03
+KEEP_SHARE = 0.05
 """A new plan must be better by this much, or the cuts stay: moving layers is not free."""
 
 TRAINING_MARGIN = 1.05

@@ -8,12 +8,14 @@ The names in summary.json are the interface to other programs: keep them, add fr
     promises            {made, kept}: one for each reserved transfer
     preparation         what the cloud decided from the edges' statistics, and why
     controller          {url, reserved, unreachable_rounds}
+    strangers_refused   connections that were closed because they sent no training request
     rounds[]            round, duration_ms, averaged, accuracy, training_delay_ms {target},
                         transmission_delay_ms {target, bound}, step_ms {predicted, measured: [..]},
-                        spread_ms [per step], loss, reservation {id, version} or null, adaptations [sentences],
+                        cloud_ms {predicted, measured}, spread_ms [per step], loss,
+                        reservation {id, version} or null, adaptations [sentences],
                         edges[], transfers[]
     rounds[].edges[]    edge, cut, codec, samples, segment_bytes, reserved_bps, reserved_down_bps,
-                        training_ms {predicted, measured}, backward_ms {predicted, measured},
+                        planned_bps, training_ms {predicted, measured}, backward_ms {predicted, measured},
                         uplink_ms and downlink_ms {predicted, bound, measured, worst}, late_ms, loss, offset_ms
     rounds[].transfers[]  edge, direction (up, down), step, bytes, ideal_ms, bound_ms, measured_ms, kept
 
@@ -29,11 +31,12 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import yaml
-from safetensors.torch import save_file
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Fields = dict[str, Any]
 
@@ -105,6 +108,8 @@ class RunRecord:
 
     def save_model(self, model: Mapping[str, Tensor]) -> None:
         """Write the global model: one tensor per `<layer>.<name>`."""
+        from safetensors.torch import save_file  # imports torch, which a run that fails early never needs
+
         save_file({name: tensor.contiguous() for name, tensor in model.items()}, self.directory / "model.safetensors")
 
     def finish(self, status: str, error: str | None = None) -> None:

@@ -14,6 +14,13 @@ from trainer.reservations import Controller, FlowRequest, Path, Reservation
 TRIES = 6
 """How often a plan is adapted to a refusal before the run gives up."""
 
+
+class _ReservationGoneError(NetworkError):
+    """What we held is held no more: plan anew without it."""
+
+    code = "reservation_gone"
+
+
 Draft = Callable[[Offer], RoundPlan]
 
 
@@ -44,7 +51,9 @@ class Grant:
 
 
 class Road(Protocol):
-    """Where the cloud's plans meet the network."""
+    """Where the cloud's plans meet the network; `unreachable_rounds` had no answer from the controller."""
+
+    unreachable_rounds: int
 
     def secure(self, draft: Draft) -> Grant:
         """Draft a plan for what the network offers, and have it granted."""
@@ -63,6 +72,8 @@ class Traveller:
 
 class OpenRoad:
     """No reservations: plans are made for the rates the network should have, and nothing is promised."""
+
+    unreachable_rounds = 0
 
     def __init__(self, travellers: Sequence[Traveller], usable_bps: float, floor_bps: float) -> None:
         names = [traveller.name for traveller in travellers]
@@ -141,16 +152,24 @@ class ReservedRoad:
 
     def _adapt(self, draft: Draft) -> Grant:
         share, adaptations = self.share, []
+        last_refusal: ReservationRefusedError | None = None
         for attempt in range(1, TRIES + 1):
-            offer = self._offer(share)
-            plan = draft(offer)
+            try:
+                plan = draft(self._offer(share))
+            except PlanError as error:
+                raise last_refusal or error from error  # the controller knows better what is in the way
             if not self.reserve:
                 return _unreserved(plan)
             try:
                 self._live = self._ask(self._flows(plan))
+            except _ReservationGoneError as gone:
+                self.say(f"{gone} A new one is made.")
+                self._live = None
+                continue
             except ReservationRefusedError as refusal:
                 if refusal.problem.get("code") != "no_capacity" or attempt == TRIES:
                     raise
+                last_refusal = refusal
                 share *= _shrink(refusal.problem)
                 adaptations.append(
                     f"{refusal} The plan adapts: {share:.0%} of what is free, a longer transmission delay."
@@ -158,18 +177,17 @@ class ReservedRoad:
                 self.say(adaptations[-1])
                 continue
             return self._granted(plan, self._live, adaptations)
-        raise AssertionError("unreachable")
+        raise NetworkError(f"No reservation lasted long enough to be used, in {TRIES} tries.")
 
     def _ask(self, flows: list[FlowRequest]) -> Reservation:
-        if self._live is not None:
-            try:
-                return self.controller.modify(self._live.id, self.lease_s, flows, retries=1)
-            except ReservationRefusedError as refusal:
-                if refusal.problem.get("code") == "no_capacity":
-                    raise
-                self.say(f"Reservation {self._live.id} is gone ({refusal}); a new one is made.")
-                self._live = None
-        return self.controller.create(self.cloud, self.lease_s, flows)
+        if self._live is None:
+            return self.controller.create(self.cloud, self.lease_s, flows)
+        try:
+            return self.controller.modify(self._live.id, self.lease_s, flows, retries=1)
+        except ReservationRefusedError as refusal:
+            if refusal.problem.get("code") == "no_capacity":
+                raise
+            raise _ReservationGoneError(f"Reservation {self._live.id} cannot go on: {refusal}") from refusal
 
     def _flows(self, plan: RoundPlan) -> list[FlowRequest]:
         ports = {traveller.name: traveller.port for traveller in self.travellers}

@@ -1,0 +1,182 @@
+"""The whole job on loopback, with real processes: exact, and not to be stopped by strangers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from trainer import datasets, standardize
+from trainer.averaging import average
+from trainer.models import build_layers
+from trainer.parts import OptimizerRecipe
+
+EDGES, ROUNDS, STEPS, BATCH, SEED = 2, 3, 2, 16, 5
+CUTS = [[2, 7], [11, 4], [13, 1]]
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody uses."""
+    for first in range(21000 + os.getpid() % 500 * 16, 60000, 16):
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise AssertionError("no free ports")
+
+
+def paceline(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def summary_of(runs: Path) -> dict[str, Any]:
+    (run,) = runs.iterdir()
+    content: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return content
+
+
+def poke(port: int) -> None:
+    """Send what no trainer sends: text, half a frame, a frame that promises gigabytes."""
+    too_large = b"PACE\x01\x01\x00\x00" + b"\xff" * 12 + bytes(8)
+    for garbage in (b"GET / HTTP/1.1\r\n\r\n" * 4, b"PACE\x01", too_large, os.urandom(4096), b""):
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as stranger:
+            stranger.sendall(garbage)
+
+
+def wait_for_event(directory: Path, name: str, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        for path in directory.glob("*/events.jsonl"):
+            if f'"event": "{name}"' in path.read_text():
+                return
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError(f"no event {name}: {process.communicate()}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run and what it left."""
+
+    out: str
+    summary: dict[str, Any]
+    directory: Path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Two edges, other cuts in every round, and strangers who send garbage all the while."""
+    runs, port = tmp_path_factory.mktemp("runs"), free_ports(1 + EDGES)
+    process = paceline(
+        "train", "--local", "--edges", str(EDGES), "--port", str(port), "--rounds", str(ROUNDS), "--steps", str(STEPS),
+        "--batch", str(BATCH), "--micro", "3", "--seed", str(SEED), "--optimizer", "momentum", "--learning-rate",
+        "0.01", "--average-every", str(ROUNDS), "--cuts", ";".join(",".join(map(str, row)) for row in CUTS),
+        "--target", "0.01", "--runs-dir", str(runs),
+    )
+    wait_for_event(runs, "waiting", process)
+    poke(port)
+    wait_for_event(runs, "plan", process)
+    poke(port)
+    code, out, err = finish(process)
+    assert code == 0, err
+    yield Run(out, summary_of(runs), next(runs.iterdir()))
+
+
+def unsplit_reference(weight_decay: float) -> dict[str, Tensor]:
+    """Federated averaging of whole models on the same data in the same order, single precision."""
+    data = [datasets.load_local("traffic-lights", index, EDGES, SEED).train for index in range(EDGES)]
+    how = standardize.choose([standardize.summarize(one.images, one.labels, 3) for one in data])
+    recipe = OptimizerRecipe("momentum", 0.01, weight_decay)
+    replicas = [nn.Sequential(*build_layers("signal-cnn", SEED)) for _ in data]
+    for index, (replica, one) in enumerate(zip(replicas, data, strict=True)):
+        optimizer = recipe.build(replica.parameters())
+        images = standardize.apply(one.images, how)
+        for step in range(ROUNDS * STEPS):
+            places = datasets.batch_places(len(one), BATCH, SEED * 1009 + index, step)
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(replica(images[places]), one.labels[places])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return average([replica.state_dict() for replica in replicas], [len(one) for one in data])
+
+
+def test_processes_with_changing_cuts_train_the_model_of_the_unsplit_reference(run: Run) -> None:
+    assert [[edge["cut"] for edge in row["edges"]] for row in run.summary["rounds"]] == CUTS
+    model = load_file(run.directory / "model.safetensors")
+    reference = unsplit_reference(run.summary["preparation"]["regularization"]["weight_decay"])
+    assert model.keys() == reference.keys()
+    for name, value in reference.items():
+        torch.testing.assert_close(model[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_garbage_on_the_port_loses_only_its_own_connection(run: Run) -> None:
+    assert run.summary["strangers_refused"] >= 4
+    assert run.summary["status"] == "done"
+
+
+def test_a_local_run_says_that_nothing_is_reserved(run: Run) -> None:
+    assert "no network emulated, nothing reserved" in run.out.splitlines()[0]
+    assert run.summary["promises"] == {"made": 0, "kept": 0}
+
+
+def test_the_summary_has_the_names_other_programs_read(run: Run) -> None:
+    assert run.summary["accuracy"]["reached_round"] == ROUNDS
+    assert {"map", "model", "data", "preparation"} <= run.summary.keys()
+    row = run.summary["rounds"][-1]
+    assert {"round", "duration_ms", "averaged", "accuracy", "training_delay_ms", "transmission_delay_ms",
+            "edges", "transfers", "spread_ms"} <= row.keys()
+    edge = row["edges"][0]
+    assert {"edge", "cut", "codec", "samples", "segment_bytes", "reserved_bps", "training_ms", "uplink_ms",
+            "downlink_ms", "loss"} <= edge.keys()
+    assert edge["uplink_ms"].keys() >= {"predicted", "bound", "measured"}
+    assert len(row["transfers"]) == 2 * EDGES * STEPS
+
+
+def test_events_tell_each_round_as_it_goes(run: Run) -> None:
+    events = [json.loads(line) for line in (run.directory / "events.jsonl").read_text().splitlines()]
+    assert [event["cuts"] for event in events if event["event"] == "plan"] == [
+        {"edge1": first, "edge2": second} for first, second in CUTS
+    ]
+    assert [event["round"] for event in events if event["event"] == "round_done"] == [1, 2, 3]
+    assert (run.directory / "config.yaml").exists()
+
+
+def test_an_interrupted_run_leaves_no_process_and_a_failed_record(tmp_path: Path) -> None:
+    port = free_ports(2)
+    process = paceline("train", "--local", "--edges", "1", "--port", str(port), "--rounds", "1000", "--runs-dir",
+                       str(tmp_path))
+    wait_for_event(tmp_path, "round_done", process)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process, 30)
+    assert code == 130, err
+    assert summary_of(tmp_path)["status"] == "failed"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
+        probe.listen()

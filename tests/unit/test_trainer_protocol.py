@@ -1,0 +1,90 @@
+"""Frames: what goes in comes out; what is not a frame is refused before memory is taken for it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from trainer import protocol
+from trainer.errors import ProtocolError
+from trainer.messages import Collected, Message, Ping, Segment
+
+
+def pack(message: Message, tensors: dict[str, Tensor] | None = None) -> bytes:
+    kind, header, buffers = protocol.encode(message, tensors)
+    return protocol.prefix(kind, header, buffers, 12.5) + header + b"".join(buffers)
+
+
+def unpack(data: bytes, limits: protocol.Limits = protocol.Limits()) -> protocol.Frame:  # noqa: B008
+    size = protocol.PREFIX.size
+    start = protocol.parse_prefix(data[:size], limits)
+    header = data[size : size + start.header_bytes]
+    return protocol.decode(start, header, bytearray(data[size + start.header_bytes :]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.uint8, torch.int64])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 5), (2, 3, 5)])
+def test_tensors_come_back_as_they_were(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    tensor = torch.ones(shape).mul(7).to(dtype)
+    frame = unpack(pack(Collected(), {"a": tensor, "b": tensor}))
+    for name in ("a", "b"):
+        assert frame.tensors[name].dtype == dtype
+        assert torch.equal(frame.tensors[name], tensor)
+
+
+def test_a_tensor_that_is_not_contiguous_arrives_right() -> None:
+    tensor = torch.arange(12, dtype=torch.float32).view(3, 4).t()
+    assert torch.equal(unpack(pack(Collected(), {"t": tensor})).tensors["t"], tensor)
+
+
+def test_message_and_stamp_come_back() -> None:
+    message = Segment(step=3, micro=1, batch_samples=64)
+    frame = unpack(pack(message, {"segment": torch.zeros(4)}))
+    assert frame.message == message
+    assert frame.sent_s == 12.5
+    assert frame.size_bytes == len(pack(message, {"segment": torch.zeros(4)}))
+
+
+@given(st.binary(min_size=protocol.PREFIX.size, max_size=200))
+def test_no_bytes_do_worse_than_a_protocol_error(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        unpack(data)
+
+
+@given(st.data())
+def test_a_damaged_frame_is_a_frame_or_a_protocol_error(data: st.DataObject) -> None:
+    whole = bytearray(pack(Segment(step=1, micro=0, batch_samples=8), {"segment": torch.zeros(5)}))
+    for place in data.draw(st.lists(st.integers(0, len(whole) - 1), min_size=1, max_size=4)):
+        whole[place] = data.draw(st.integers(0, 255))
+    try:
+        unpack(bytes(whole))
+    except ProtocolError:
+        return
+
+
+def test_a_frame_larger_than_allowed_is_refused_by_its_prefix_alone() -> None:
+    data = pack(Collected(), {"t": torch.zeros(1000)})[: protocol.PREFIX.size]
+    with pytest.raises(ProtocolError, match="larger than"):
+        protocol.parse_prefix(data, protocol.Limits(payload_bytes=3999))
+
+
+def test_another_version_is_named() -> None:
+    data = bytearray(pack(Ping(number=1)))
+    data[4] = 9
+    with pytest.raises(ProtocolError, match="version 9"):
+        unpack(bytes(data))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"{", b"[]", b'{"message":{"number":-1},"tensors":[]}', b'{"message":{"number":1,"x":2},"tensors":[]}',
+     b'{"message":{"number":1},"tensors":[{"name":"t","dtype":"f32","shape":[1000000]}]}',
+     b'{"message":{"number":1},"tensors":[{"name":"t","dtype":"f32","shape":[-4]}]}',
+     b'{"message":{"number":1},"tensors":[{"name":"t","dtype":"obj","shape":[1]}]}'],
+)
+def test_a_malformed_header_is_refused(header: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        unpack(protocol.prefix(Ping.kind, header, [], 0.0) + header)

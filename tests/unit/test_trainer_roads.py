@@ -1,0 +1,206 @@
+"""Reservations from round to round, against a controller that speaks the contract on a real socket."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from trainer.errors import ControllerUnreachableError, NetworkError, ReservationRefusedError
+from trainer.planner import EdgeForecast, Offer, RoundPlan, plan_round
+from trainer.reservations import Controller
+from trainer.roads import OpenRoad, ReservedRoad, Traveller
+
+CAPACITY_BPS = 76e6
+
+
+class Stub(ThreadingHTTPServer):
+    """One link everybody shares; `hidden_bps` are taken without the offer telling."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.hidden_bps = 0.0
+        self.live: dict[str, Any] | None = None
+        self.log: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def reserve(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        for direction in ("up", "down"):
+            asked = sum(flow["requirement"]["min_bandwidth_bps"] for flow in body["flows"] if direction in flow["name"])
+            free = CAPACITY_BPS - self.hidden_bps
+            if asked > free:
+                return 409, {
+                    "type": "about:blank", "title": "No capacity", "status": 409, "code": "no_capacity",
+                    "detail": f"a->b has {free / 1e6:g} Mb/s free.", "flow": body["flows"][0]["name"],
+                    "bottleneck": {"link": "a->b", "free_bps": free, "asked_bps": asked},
+                }
+        version = self.live["version"] + 1 if self.live else 1
+        flows = [
+            {"name": flow["name"], "path": [flow["source"], "s", flow["destination"]],
+             "reserved_bps": flow["requirement"]["min_bandwidth_bps"], "burst_bytes": 1,
+             "accumulated_latency_us": 9000.0, "latency_variation_us": 8000.0}
+            for flow in body["flows"]
+        ]
+        self.live = {"id": "r-1", "version": version, "state": "active", "flows": flows}
+        return 201, self.live
+
+    def free_bps(self, direction: str) -> float:
+        held = sum(f["reserved_bps"] for f in self.live["flows"] if direction in f["name"]) if self.live else 0
+        return CAPACITY_BPS - held
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Stub
+
+    def _answer(self, status: int, content: dict[str, Any]) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _body(self) -> dict[str, Any]:
+        self.server.log.append(self.command)
+        content: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        return content
+
+    def do_GET(self) -> None:
+        source = self.path.split("source=")[1].split("&")[0]
+        destination = self.path.split("destination=")[1]
+        free = self.server.free_bps("up" if source != "cloud" else "down")
+        links = [{"link": f"{source}->s", "free_bps": free}, {"link": f"s->{destination}", "free_bps": free}]
+        self._answer(200, {"paths": [{"nodes": [source, "s", destination], "free_bps": free, "links": links}]})
+
+    def do_POST(self) -> None:
+        self._answer(*self.server.reserve(self._body()))
+
+    def do_PATCH(self) -> None:
+        body = self._body()
+        if self.server.live is None:
+            return self._answer(404, {"code": "unknown_reservation", "detail": "There is no r-1."})
+        return self._answer(*self.server.reserve(body))
+
+    def do_DELETE(self) -> None:
+        self.server.log.append("DELETE")
+        self.server.live = None
+        self._answer(200, {"id": "r-1", "state": "released"})
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    with Stub() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+FORECASTS = [
+    EdgeForecast(name, (0.0, 0.1), (0.0, 0.1), (0.1, 0.0), (8e6, 4e6), (8e6, 4e6)) for name in ("edge1", "edge2")
+]
+
+
+def draft(offer: Offer) -> RoundPlan:
+    return plan_round(FORECASTS, offer, 4, [[1], [1]])
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def road(stub: Stub, said: list[str]) -> Iterator[ReservedRoad]:
+    controller = Controller(stub.url, 1, said.append, pause_s=0.01)
+    travellers = [Traveller("edge1", 7801), Traveller("edge2", 7802)]
+    yield ReservedRoad(controller, travellers, "cloud", 7800, 0.75, 1e6, 60, said.append)
+    controller.close()
+
+
+def test_the_first_round_posts_and_later_ones_patch(road: ReservedRoad, stub: Stub) -> None:
+    first, second = road.secure(draft), road.secure(draft)
+    road.release()
+    assert stub.log == ["POST", "PATCH", "DELETE"]
+    assert (first.reservation_version, second.reservation_version) == (1, 2)
+    assert first.up["edge1"].network_latency_us == 9000.0
+
+
+def test_what_we_hold_counts_as_free(road: ReservedRoad) -> None:
+    assert road.secure(draft).plan == road.secure(draft).plan
+
+
+def test_a_refusal_makes_the_transmission_delay_longer_and_is_told(
+    road: ReservedRoad, stub: Stub, said: list[str]
+) -> None:
+    before = road.secure(draft).plan.transmission_delay_s
+    stub.hidden_bps = 50e6
+    grant = road.secure(draft)
+    assert grant.plan.transmission_delay_s > before
+    assert grant.adaptations
+    assert list(grant.adaptations) == said
+    assert "a->b has 26 Mb/s free. The plan adapts" in said[0]
+
+
+def test_a_network_without_room_ends_in_the_controllers_own_words(road: ReservedRoad, stub: Stub) -> None:
+    stub.hidden_bps = CAPACITY_BPS
+    with pytest.raises(ReservationRefusedError, match=r"a->b has 0 Mb/s free"):
+        road.secure(draft)
+
+
+def test_a_reservation_whose_lease_has_ended_is_made_anew(road: ReservedRoad, stub: Stub, said: list[str]) -> None:
+    road.secure(draft)
+    stub.live = None
+    assert road.secure(draft).reserved
+    assert stub.log == ["POST", "PATCH", "POST"]
+    assert "A new one is made" in said[0]
+
+
+def test_a_controller_that_is_not_there_is_tried_again_and_then_named(said: list[str]) -> None:
+    controller = Controller("http://127.0.0.1:9", 2, said.append, pause_s=0.01)
+    road = ReservedRoad(controller, [Traveller("edge1", 7801)], "cloud", 7800, 0.75, 1e6, 60, said.append)
+    with pytest.raises(ControllerUnreachableError, match=r"tried 3 times.*--best-effort"):
+        road.secure(draft)
+    assert len(said) == 2
+    controller.close()
+
+
+def test_a_controller_lost_between_rounds_leaves_the_last_grant(
+    road: ReservedRoad, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = road.secure(draft)
+    other = Controller("http://127.0.0.1:9", 0, said.append)
+    monkeypatch.setattr(road, "controller", other)
+    second = road.secure(draft)
+    assert second.plan == first.plan
+    assert road.unreachable_rounds == 1
+    assert "go on while the lease lasts" in said[-1]
+    road.release()
+    assert "could not be released" in said[-1]
+    other.close()
+
+
+def test_an_answer_outside_the_contract_is_named(stub: Stub, said: list[str]) -> None:
+    controller = Controller(stub.url, 0, said.append)
+    stub.live = {"id": "r-1", "version": "x", "flows": []}
+    with pytest.raises(NetworkError):
+        controller.modify("r-1", 60, [])
+    controller.close()
+
+
+def test_the_open_road_promises_nothing() -> None:
+    grant = OpenRoad([Traveller("edge1", 1), Traveller("edge2", 2)], 60e6, 1e6).secure(draft)
+    assert not grant.reserved
+    assert grant.up["edge1"].network_latency_us is None
