@@ -1,0 +1,183 @@
+"""What two training runs, one reserved and one not, say beside each other: tables and verdicts from their records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import RenderableType
+from rich.table import Table
+
+Row = dict[str, Any]
+
+ACCURACY_GOAL = 0.95
+P99_GOAL = 1.10
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The two summaries, the reservation as the switches held it, and whose CPU share was halved after which round."""
+
+    reserved: Row
+    best_effort: Row
+    counters: Row | None
+    halved_edge: str
+    halved_after: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A sentence with the figures in it, and whether it is as it should be."""
+
+    sentence: str
+    holds: bool
+
+
+def transfers(summary: Row) -> list[Row]:
+    """Every transfer of a run, up and down."""
+    return [transfer for row in summary["rounds"] for transfer in row["transfers"]]
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of all do not exceed."""
+    return float(np.quantile(values, share, method="inverted_cdf"))
+
+
+def tell(found: Findings) -> Iterator[RenderableType]:
+    """Everything worth printing, in order."""
+    yield rounds_table(found.reserved)
+    yield comparison_table(found)
+    yield prediction_table(found)
+    if found.counters is not None:
+        yield meters_table(found.counters)
+        yield entries_table(found.counters)
+    for verdict in verdicts(found):
+        yield f"{'[green]✓[/]' if verdict.holds else '[red]✗[/]'} {verdict.sentence}"
+
+
+def rounds_table(summary: Row) -> Table:
+    """A line for each round: who was cut where, the delays, the accuracy."""
+    edges = [edge["edge"] for edge in summary["rounds"][0]["edges"]]
+    table = Table(title="Rounds: the cut of each edge, and the two delays that are the same for all")
+    for name in ("round", *edges, "training ms", "transmission ms", "loss", "accuracy"):
+        table.add_column(name, justify="right")
+    for row in summary["rounds"]:
+        table.add_row(
+            str(row["round"]), *(str(edge["cut"]) for edge in row["edges"]),
+            f"{row['training_delay_ms']['target']:.0f}", f"{row['transmission_delay_ms']['target']:.0f}",
+            f"{row['loss']:.3f}", "" if row["accuracy"] is None else f"{row['accuracy']:.3f}",
+        )  # fmt: skip
+    return table
+
+
+def comparison_table(found: Findings) -> Table:
+    """The same kind of transfers beside the same cross-traffic, with and without a reservation."""
+    table = Table(title="Segment transfers beside cross-traffic of 150 % of the bottleneck")
+    columns = ("", "transfers", "p50 ms", "p99 ms", "worst ms", "p99 / rate's time", "spread p50 ms", "promises kept")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for name, summary in (("reserved", found.reserved), ("best effort", found.best_effort)):
+        rows = transfers(summary)
+        measured = [row["measured_ms"] for row in rows]
+        spreads = [spread for row in summary["rounds"] for spread in row["spread_ms"]]
+        made, kept = summary["promises"]["made"], summary["promises"]["kept"]
+        table.add_row(
+            name, str(len(rows)),
+            *(f"{quantile(measured, share):.0f}" for share in (0.5, 0.99, 1.0)),
+            f"{over_ideal(rows, 0.99):.3f}", f"{quantile(spreads, 0.5):.0f}",
+            f"{kept} of {made}" if made else "none made",
+        )  # fmt: skip
+    return table
+
+
+def over_ideal(rows: Sequence[Row], share: float) -> float:
+    """A quantile of measured time over the time that the rate implies."""
+    return quantile([row["measured_ms"] / row["ideal_ms"] for row in rows], share)
+
+
+def prediction_table(found: Findings) -> Table:
+    """Predicted against measured delay of each edge: medians, and the median error."""
+    table = Table(title="Predicted and measured (median over rounds, and median error)")
+    for name in ("edge", "training ms", "measured", "error", "transmission ms", "measured", "error"):
+        table.add_column(name, justify="right")
+    for index, edge in enumerate(found.reserved["rounds"][0]["edges"]):
+        rows = [row["edges"][index] for row in found.reserved["rounds"]]
+        cells = [edge["edge"]]
+        for delay in ("training_ms", "uplink_ms"):
+            predicted = [row[delay]["predicted"] for row in rows]
+            measured = [row[delay]["measured"] for row in rows]
+            error = quantile([abs(p - m) / m for p, m in zip(predicted, measured, strict=True)], 0.5)
+            cells += [f"{quantile(predicted, 0.5):.0f}", f"{quantile(measured, 0.5):.0f}", f"{error:.1%}"]
+        table.add_row(*cells)
+    return table
+
+
+def meters_table(reservation: Row) -> Table:
+    """The meters of the reservation, as the switches counted."""
+    table = Table(title=f"Meters of reservation {reservation['id']}, read back from the switches")
+    for name in ("switch", "meter", "flow", "rate kb/s", "burst kbit", "packets", "dropped"):
+        table.add_column(name, justify="right")
+    for meter in reservation["counters"]["meters"]:
+        names = ("switch", "meter_id", "flow", "rate_kbps", "burst_kbit", "packets", "dropped_packets")
+        table.add_row(*(str(meter[name]) for name in names))
+    return table
+
+
+def entries_table(reservation: Row) -> Table:
+    """The flow entries of the reservation: where each flow goes, and how many packets went there."""
+    table = Table(title="Flow entries: packets on the way of each flow, switch by switch (cookie)")
+    table.add_column("flow")
+    table.add_column("entries")
+    by_flow: dict[str, list[str]] = {}
+    cookies: dict[str, str] = {}
+    for entry in reservation["counters"]["entries"]:
+        by_flow.setdefault(entry["flow"], []).append(f"{entry['switch']}/{entry['table']}: {entry['packets']}")
+        cookies[entry["flow"]] = entry["cookie"]
+    for flow, cells in by_flow.items():
+        table.add_row(flow, f"{'  '.join(cells)}  ({cookies[flow]})")
+    return table
+
+
+def verdicts(found: Findings) -> list[Verdict]:
+    """What the demo is to show, each with its figures."""
+    return [_accuracy(found), _cuts(found), _promises(found), _punctuality(found)]
+
+
+def _accuracy(found: Findings) -> Verdict:
+    final = found.reserved["accuracy"]["final"]
+    averaged = [row["round"] for row in found.reserved["rounds"] if row["averaged"]]
+    text = ", ".join(map(str, averaged))
+    return Verdict(
+        f"global accuracy {final:.3f} after {len(found.reserved['rounds'])} rounds, averaged after rounds {text}",
+        final >= ACCURACY_GOAL,
+    )
+
+
+def _cuts(found: Findings) -> Verdict:
+    rounds = found.reserved["rounds"]
+    different = any(len({edge["cut"] for edge in row["edges"]}) > 1 for row in rounds)
+    if found.halved_after is None:
+        return Verdict(f"{found.halved_edge}'s CPU share was never halved", False)
+    cuts = [next(e["cut"] for e in row["edges"] if e["edge"] == found.halved_edge) for row in rounds]
+    before, after = cuts[found.halved_after - 1], cuts[-1]
+    return Verdict(
+        f"edges are cut differently, and {found.halved_edge}'s cut went from {before} to {after} layers "
+        f"after its CPU share was halved in round {found.halved_after + 1}",
+        different and after < before,
+    )
+
+
+def _promises(found: Findings) -> Verdict:
+    made, kept = found.reserved["promises"]["made"], found.reserved["promises"]["kept"]
+    return Verdict(f"{kept} of {made} reserved transfers arrived within their proven bound", made > 0 and kept == made)
+
+
+def _punctuality(found: Findings) -> Verdict:
+    reserved, best_effort = (over_ideal(transfers(s), 0.99) for s in (found.reserved, found.best_effort))
+    return Verdict(
+        f"p99 of a reserved transfer is {reserved:.3f} x the time its rate implies (goal {P99_GOAL:g}); "
+        f"with nothing reserved it is {best_effort:.1f} x: a round would wait that long for its slowest segment",
+        reserved <= P99_GOAL,
+    )

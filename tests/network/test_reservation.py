@@ -1,0 +1,275 @@
+"""Reservations on real Open vSwitch: what they give, and what nobody can take."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.network.conftest import ROOT, Network
+
+TRANSFERS = str(ROOT / "bench/transfers.py")
+RATE_BPS = 20_000_000
+SEGMENT_BYTES = 500_000
+COUNT = 6
+IDEAL_MS = SEGMENT_BYTES * 8 / RATE_BPS * 1e3
+NOT_DISTURBED = 1.5
+"""Times the ideal. A flood of 150 % without a reservation costs several times the ideal; a noisy machine does not."""
+
+
+@contextmanager
+def flood(network: Network, source: str, sink: str, rate_bps: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """UDP from one host to another as long as the block lasts."""
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    ip = network.plan.ip(sink)
+    with network.running_in(sink, ["iperf3", "-s", "-p", "5999"], **quiet):
+        deadline = time.monotonic() + 10
+        while ":5999" not in network.run_in(sink, ["ss", "-ltnH"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        load = ["iperf3", "-c", ip, "-p", "5999", "-u", "-l", "8000", "-b", str(rate_bps), "-t", "0", *options]
+        before = received_bytes(network, sink)
+        with network.running_in(source, load, **quiet) as client:
+            while received_bytes(network, sink) - before < 500_000:
+                assert client.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            yield client
+
+
+def received_bytes(network: Network, host: str) -> int:
+    return int(network.run_in(host, ["cat", f"/sys/class/net/{host}-eth1/statistics/rx_bytes"]))
+
+
+def transfer(network: Network, tmp_path: Path, **reserved_bps: int) -> dict[str, list[float]]:
+    """Milliseconds of each of COUNT transfers of each edge, paced for its rate."""
+    out = tmp_path / "received.json"
+    edges = list(reserved_bps)
+    names = [node.name for node in network.plan.edges]
+    receive = [sys.executable, TRANSFERS, "receive", "--port", "7800", "--senders", str(len(edges)), "--out", str(out)]
+    with network.running_in("cloud", receive, stdout=subprocess.PIPE) as receiver:
+        assert receiver.stdout is not None
+        receiver.stdout.readline()
+        senders = [
+            subprocess.Popen(network.command_in(edge, [
+                sys.executable, TRANSFERS, "send", network.plan.ip("cloud"), "--port", "7800",
+                "--source-port", str(7801 + names.index(edge)), "--segment-bytes", str(SEGMENT_BYTES),
+                "--count", str(COUNT), "--start-s", str(time.time() + 4), "--period-s", "0.4",
+                "--reserved-bps", str(rate_bps),
+            ]))
+            for edge, rate_bps in reserved_bps.items()
+        ]  # fmt: skip
+        try:
+            assert [sender.wait(60) for sender in senders] == [0] * len(senders)
+        finally:
+            for sender in senders:
+                with suppress(ProcessLookupError):
+                    sender.kill()
+        receiver.wait(30)
+        receiver.stdout.close()
+    received = json.loads(out.read_text())
+    return {edge: [ms for _, ms, _ in received[str(7801 + names.index(edge))]] for edge in edges}
+
+
+@pytest.fixture
+def reserved(pair: Network) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Reserves, and releases after the test."""
+    made = []
+
+    def reserve(**rates_bps: int) -> dict[str, Any]:
+        made.append(pair.reserve(**rates_bps))
+        return made[-1]
+
+    yield reserve
+    for reservation in made:
+        pair.api.delete(f"/v1/reservations/{reservation['id']}")
+
+
+def test_every_host_reaches_every_other_without_a_packet_to_the_controller(pair: Network) -> None:
+    for source in pair.plan.hosts:
+        for sink in pair.plan.hosts:
+            if source != sink:
+                pair.run_in(source.name, ["ping", "-c", "1", "-W", "2", "-s", "1000", pair.plan.ip(sink.name)])
+    for switch in pair.plan.switches:
+        punted = [line for line in pair.switch("dump-flows", switch.name).splitlines() if "CONTROLLER" in line]
+        assert punted
+        assert all("dl_type=0x88cc" in line for line in punted)
+
+
+def test_reserved_transfers_keep_their_time_beside_a_flood(
+    pair: Network, reserved: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    reservation = reserved(edge1=RATE_BPS, edge2=RATE_BPS)
+    with flood(pair, "load1", "load2", 120_000_000):
+        measured = transfer(pair, tmp_path, edge1=RATE_BPS, edge2=RATE_BPS)
+    assert max(sorted(measured["edge1"] + measured["edge2"])[:-1]) < IDEAL_MS * NOT_DISTURBED
+    live = pair.api.get(f"/v1/reservations/{reservation['id']}").json()
+    sent = 2 * COUNT * SEGMENT_BYTES
+    assert sum(meter["bytes"] for meter in live["counters"]["meters"]) >= sent
+    assert {entry["switch"] for entry in live["counters"]["entries"]} == {"s1", "s2"}
+
+
+def test_what_rest_says_of_meters_is_what_the_switch_holds(
+    pair: Network, reserved: Callable[..., dict[str, Any]]
+) -> None:
+    reservation = reserved(edge1=RATE_BPS)
+    meter = pair.api.get(f"/v1/reservations/{reservation['id']}").json()["counters"]["meters"][0]
+    held = pair.switch("dump-meters", meter["switch"])
+    wanted = f"meter={meter['meter_id']} kbps burst stats bands=\ntype=drop rate={meter['rate_kbps']} "
+    assert f"{wanted}burst_size={meter['burst_kbit']}" in held
+    pair.api.delete(f"/v1/reservations/{reservation['id']}").raise_for_status()
+    assert f"meter={meter['meter_id']} " not in pair.switch("dump-meters", meter["switch"])
+
+
+def test_best_effort_gives_way_by_exactly_what_is_reserved(
+    pair: Network, reserved: Callable[..., dict[str, Any]]
+) -> None:
+    port = pair.plan.port("s1", "s2").number
+
+    def best_effort_kbps() -> int:
+        text = pair.switch("dump-meters", "s1", f"meter={100_000 + port}")
+        return int(text.split("rate=")[1].split()[0])
+
+    before = best_effort_kbps()
+    reservation = reserved(edge1=RATE_BPS)
+    assert best_effort_kbps() == before - RATE_BPS // 1000
+    pair.api.delete(f"/v1/reservations/{reservation['id']}")
+    assert best_effort_kbps() == before
+
+
+def test_a_spoofed_mark_gains_nothing(pair: Network, reserved: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    reserved(edge1=RATE_BPS)
+    with flood(pair, "load1", "load2", 120_000_000, "-S", "0xb8"):
+        measured = transfer(pair, tmp_path, edge1=RATE_BPS)
+    assert max(sorted(measured["edge1"])[:-1]) < IDEAL_MS * NOT_DISTURBED
+
+
+def test_a_mark_forged_frame_by_frame_is_wiped_at_the_first_switch(pair: Network) -> None:
+    capture = (
+        "from scapy.all import sniff\n"
+        "print('listening', flush=True)\n"
+        "seen = sniff(iface='load2-eth1', filter='udp port 4242', count=20, timeout=20)\n"
+        "print(sorted({packet['IP'].tos for packet in seen}), len(seen))\n"
+    )
+    forge = (
+        "from scapy.all import Ether, IP, UDP, Raw, sendp\n"
+        f"frame = Ether(src='{pair.plan.mac('load1')}', dst='{pair.plan.mac('load2')}')"
+        f"/IP(src='{pair.plan.ip('load1')}', dst='{pair.plan.ip('load2')}', tos=0xb8)/UDP(dport=4242)/Raw(b'x' * 64)\n"
+        "sendp([frame] * 20, iface='load1-eth1', verbose=False)\n"
+    )
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with pair.running_in("load2", [sys.executable, "-c", capture], **options) as sniffer:
+        assert sniffer.stdout is not None
+        sniffer.stdout.readline()
+        time.sleep(0.5)  # scapy says nothing when its socket is open
+        pair.run_in("load1", [sys.executable, "-c", forge])
+        text, errors = sniffer.communicate(timeout=30)
+    assert text.decode().strip() == "[0] 20", errors.decode()
+
+
+def test_an_over_sender_hurts_only_itself(
+    pair: Network, reserved: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    match = {"protocol": "udp", "source_port": 9000, "destination_port": 5999}
+    flow = {"name": "greedy", "source": "edge2", "destination": "load2", "match": match,
+            "requirement": {"min_bandwidth_bps": 5_000_000}}  # fmt: skip
+    greedy = pair.api.post("/v1/reservations", json={"owner": "test", "lease_s": 60, "flows": [flow]}).json()
+    reserved(edge1=RATE_BPS)
+    try:
+        with flood(pair, "edge2", "load2", 60_000_000, "--cport", "9000"):
+            measured = transfer(pair, tmp_path, edge1=RATE_BPS)
+        meter = pair.api.get(f"/v1/reservations/{greedy['id']}").json()["counters"]["meters"][0]
+    finally:
+        pair.api.delete(f"/v1/reservations/{greedy['id']}")
+    assert meter["dropped_bytes"] > 2 * (meter["bytes"] - meter["dropped_bytes"])
+    assert max(sorted(measured["edge1"])[:-1]) < IDEAL_MS * NOT_DISTURBED
+
+
+def test_traffic_for_the_cloud_itself_does_not_delay_what_is_reserved_to_it(
+    pair: Network, reserved: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    reserved(edge1=RATE_BPS)
+    with flood(pair, "load1", "cloud", 150_000_000), flood_more(pair):
+        measured = transfer(pair, tmp_path, edge1=RATE_BPS)
+    assert max(sorted(measured["edge1"])[:-1]) < IDEAL_MS * NOT_DISTURBED
+
+
+@contextmanager
+def flood_more(network: Network) -> Iterator[None]:
+    """A second source towards the cloud, from its own switch's side."""
+    command = ["iperf3", "-c", network.plan.ip("cloud"), "-p", "5998", "-u", "-l", "8000", "-b", "150M", "-t", "0"]
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with network.running_in("cloud", ["iperf3", "-s", "-p", "5998"], **quiet):
+        time.sleep(0.5)
+        with network.running_in("load2", command, **quiet):
+            yield
+
+
+def test_entries_of_other_programs_are_left_alone(pair: Network, reserved: Callable[..., dict[str, Any]]) -> None:
+    pair.switch("add-flow", "s1", "cookie=0x77,priority=7,udp,tp_dst=9,actions=drop")
+    pair.switch("add-meter", "s1", "meter=7,kbps,burst,band=type=drop,rate=1000,burst_size=100")
+    try:
+        reservation = reserved(edge1=RATE_BPS)
+        pair.api.delete(f"/v1/reservations/{reservation['id']}").raise_for_status()
+        assert "cookie=0x77" in pair.switch("dump-flows", "s1")
+        assert "meter=7 " in pair.switch("dump-meters", "s1")
+    finally:
+        pair.switch("del-flows", "s1", "cookie=0x77/-1")
+        pair.switch("del-meters", "s1", "meter=7")
+
+
+def test_what_does_not_fit_is_refused_with_the_bottleneck_and_nothing_is_left(pair: Network) -> None:
+    before = pair.switch("dump-flows", "s1").count("cookie")
+    flows = [pair.uplink("edge1", 40_000_000), pair.uplink("edge2", 60_000_000)]
+    answer = pair.api.post("/v1/reservations", json={"owner": "test", "lease_s": 60, "flows": flows})
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (409, "no_capacity")
+    assert problem["bottleneck"]["link"] == "s1->s2"
+    assert problem["bottleneck"]["asked_bps"] == 100_000_000
+    assert 0 < problem["bottleneck"]["free_bps"] < 80_000_000
+    assert pair.switch("dump-flows", "s1").count("cookie") == before
+    assert all(link["reserved_bps"] == 0 for link in pair.api.get("/v1/network").json()["links"])
+
+
+def test_a_switch_that_is_away_refuses_and_the_others_keep_nothing(pair: Network) -> None:
+    environment = {"OVS_RUNDIR": pair.note.ovs_directory}
+    target = subprocess.run(
+        ["ovs-vsctl", "get-controller", "s2"], env=environment, capture_output=True, text=True, check=True
+    )
+    before = pair.switch("dump-meters", "s1")
+    subprocess.run(["ovs-vsctl", "set-controller", "s2", "tcp:127.0.0.1:1"], env=environment, check=True)
+    try:
+        _wait_until(lambda: pair.api.get("/v1/healthz").json()["switches_up"] == 1)
+        flows = [pair.uplink("edge1", RATE_BPS)]
+        answer = pair.api.post("/v1/reservations", json={"owner": "test", "lease_s": 60, "flows": flows})
+        assert answer.status_code == 503
+        assert answer.json()["code"] in {"switch_down", "switch_timeout"}
+        assert "s2" in answer.json()["detail"]
+        assert pair.switch("dump-meters", "s1") == before
+    finally:
+        subprocess.run(["ovs-vsctl", "set-controller", "s2", target.stdout.strip()], env=environment, check=True)
+    _wait_until(lambda: pair.api.get("/v1/healthz").json()["switches_up"] == 2)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'{"flows": []}', b"\xff\xfe", b'{"owner": 1, "flows": [{"name": 3}]}']
+)
+def test_garbage_on_the_rest_api_is_a_problem_not_a_crash(pair: Network, body: bytes) -> None:
+    answer = pair.api.post("/v1/reservations", content=body, headers={"content-type": "application/json"})
+    assert 400 <= answer.status_code < 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert pair.api.get("/v1/healthz").json()["status"] == "ok"
+
+
+def _wait_until(true: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
