@@ -122,9 +122,14 @@ class Cloud:
             averaged = number % self._settings.average_every == 0 or number == self._settings.rounds
             accuracy = self._average(number) if averaged else None
             self._write_round(number, grant, steps, time.perf_counter() - began, accuracy, averaged)
-            if accuracy is not None and self._settings.target is not None and accuracy >= self._settings.target:
+            if self._has_arrived(number, accuracy):
                 return f"accuracy {accuracy:.4f} reached the target {self._settings.target:g} in round {number}."
         return f"all {self._settings.rounds} rounds are done."
+
+    def _has_arrived(self, number: int, accuracy: float | None) -> bool:
+        target = self._settings.target
+        return (number >= self._settings.min_rounds and accuracy is not None and target is not None
+                and accuracy >= target)
 
     def _apprentice(self, member: Member, recipe: messages.Prepare) -> Apprentice:
         layers = build_layers(recipe.model, recipe.seed)

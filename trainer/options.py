@@ -16,6 +16,7 @@ DEFAULTS = RunSettings()
 _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--rounds", "rounds", {"type": int, "help": "Rounds at most."}),
     ("--target", "target", {"type": float, "help": "Stop when the global accuracy reaches this (0..1)."}),
+    ("--min-rounds", "min_rounds", {"type": int, "help": "Do not stop at the target before this round."}),
     ("--steps", "steps", {"type": int, "help": "Mini-batches per round and edge."}),
     ("--batch", "batch", {"type": int, "help": "Samples per mini-batch."}),
     ("--micro", "micro", {"type": int, "help": "Micro-batches per mini-batch: computing overlaps transfer."}),

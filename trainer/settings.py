@@ -15,6 +15,7 @@ FIRST_EDGE_PORT = 7801
 class RunSettings:
     """Everything the cloud decides by. Rates in bits/s, times in seconds.
 
+    `target` ends the run when an averaging reaches it, not before `min_rounds`.
     `cuts`: fixed cuts, per round and edge, in place of the planner's; the last round's are kept on.
     `max_cut` None: all layers but the last. With the whole model on an edge nothing worth a reservation would
     travel, and a segment of a few bytes cannot take as long as the others' segments.
@@ -25,6 +26,7 @@ class RunSettings:
     task: str = "traffic-lights"
     rounds: int = 10
     target: float | None = None
+    min_rounds: int = 1
     steps: int = 4
     batch: int = 64
     micro: int = 4
