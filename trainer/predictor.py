@@ -18,7 +18,10 @@ LAYER_CONSTANT_S = 50e-6
 """What calling a layer costs however small it is."""
 
 JUMP_SHARE = 0.20
-"""A round whose steps all deviate by more than this in one direction shows a changed node."""
+"""A round whose steps deviate by more than this in one direction, all or all but one, shows a changed node.
+
+All but one: the change may have come in the middle of a step.
+"""
 
 SMOOTHING = 0.3
 """The weight of a new round that agrees with the old ones."""
@@ -64,7 +67,9 @@ class Scale:
         if not measured_s or predicted_s <= 0:
             return
         ratios = [measured / predicted_s for measured in measured_s]
-        jumped = min(ratios) > 1 + JUMP_SHARE or max(ratios) < 1 - JUMP_SHARE
+        most = max(1, len(ratios) - 1)
+        slower, faster = (sum(r > 1 + JUMP_SHARE for r in ratios), sum(r < 1 - JUMP_SHARE for r in ratios))
+        jumped = max(slower, faster) >= most
         self.factor *= statistics.median(ratios) ** (1.0 if jumped else SMOOTHING)
 
 

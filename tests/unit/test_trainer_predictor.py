@@ -25,6 +25,11 @@ def test_a_halved_processor_is_believed_after_one_round(predictor: Predictor) ->
     assert predictor.edge_forward_s(1)[2] == pytest.approx(0.6, rel=0.05)
 
 
+def test_a_change_in_the_middle_of_the_first_step_is_believed_as_well(predictor: Predictor) -> None:
+    predictor.forward_scale.correct(0.3, [0.33, 0.59, 0.62, 0.6])
+    assert predictor.edge_forward_s(1)[2] == pytest.approx(0.6, rel=0.05)
+
+
 def test_one_slow_step_does_not_swing_the_prediction(predictor: Predictor) -> None:
     predictor.forward_scale.correct(0.3, [0.30, 0.31, 0.9, 0.3])
     assert predictor.edge_forward_s(1)[2] == pytest.approx(0.3, rel=0.05)
