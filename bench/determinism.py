@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,14 @@ PERIOD_S = 0.75
 FLOOD_SHARE = 1.5
 CLOUD_PORT, FIRST_EDGE_PORT = 7800, 7801
 SETTLE_S = 2.0
+LEAD_S = 8.0
+"""The senders need some seconds to import what they need."""
+BEST_EFFORT_LIMIT_S = {True: 20.0, False: 90.0}
 
 
 @dataclass
 class Phase:
-    """What was measured in one phase. `spread_ms` is the time between first and last arrival of each instant."""
+    """What was measured in one phase. `spread_ms`: between first and last arrival of each instant."""
 
     name: str
     ideal_ms: float
@@ -52,11 +55,12 @@ class Phase:
     residual_bps: float = 0.0
     measured_ms: dict[str, list[float]] = field(default_factory=dict)
     spread_ms: list[float] = field(default_factory=list)
+    unfinished_ms: list[float] = field(default_factory=list)
 
     @property
     def all_ms(self) -> list[float]:
-        """Every transfer of every edge."""
-        return [value for values in self.measured_ms.values() for value in values]
+        """Every transfer of every edge; one that was given up counts with the time it had taken until then."""
+        return [value for values in self.measured_ms.values() for value in values] + self.unfinished_ms
 
     @property
     def kept(self) -> int:
@@ -81,12 +85,12 @@ class Bench:
         self.bottleneck_bps = bottleneck_bps(self.plan)
         self.reserved_bps = int(self.bottleneck_bps * RESERVED_SHARE)
 
-    def phase(self, name: str, count: int, reserved: bool, tcp: bool = False) -> Phase:
-        """Run `count` transfers of every edge beside cross-traffic."""
+    def phase(self, name: str, count: int, reserved: bool, tcp: bool = False, limit_s: float = 3600.0) -> Phase:
+        """Run `count` transfers of every edge beside cross-traffic, or as many as end within `limit_s`."""
         reservation = self._reserve() if reserved else None
         try:
             with Flood(self.emulation, FLOOD_SHARE, tcp) as flood:
-                phase = self._measure(name, count, reservation, flood)
+                phase = self._measure(name, count, reservation, flood, limit_s)
         finally:
             if reservation is not None:
                 self.api.delete(f"/v1/reservations/{reservation['id']}").raise_for_status()
@@ -94,34 +98,39 @@ class Bench:
         phase.residual_bps = self.bottleneck_bps - taken
         return phase
 
-    def _measure(self, name: str, count: int, reservation: dict[str, Any] | None, flood: Flood) -> Phase:
+    def _measure(
+        self, name: str, count: int, reservation: dict[str, Any] | None, flood: Flood, limit_s: float
+    ) -> Phase:
         out = self.directory / "received.json"
         receiver = self._start("cloud", "receive", "--port", CLOUD_PORT, "--senders", len(self.edges), "--out", out)
         assert receiver.stdout is not None
         receiver.stdout.readline()
-        start_s = time.time() + 6.0  # the senders need some seconds to import what they need
+        start_s = time.time() + LEAD_S
         senders = [
             self._start(
                 edge, "send", self.plan.ip("cloud"), "--port", CLOUD_PORT, "--source-port", FIRST_EDGE_PORT + index,
                 "--segment-bytes", SEGMENT_BYTES, "--count", count, "--start-s", start_s, "--period-s", PERIOD_S,
-                "--reserved-bps", self.reserved_bps if reservation else 0,
+                "--reserved-bps", self.reserved_bps if reservation else 0, "--limit-s", limit_s,
             )
             for index, edge in enumerate(self.edges)
         ]  # fmt: skip
         time.sleep(max(0.0, start_s + SETTLE_S - time.time()))
         before, begun = flood.delivered_bytes(), time.monotonic()
-        time.sleep(max(0.5, count * PERIOD_S - SETTLE_S - 0.5))
+        time.sleep(max(0.5, min(limit_s, count * PERIOD_S) - SETTLE_S - 0.5))
         others_bps = (flood.delivered_bytes() - before) * 8 / (time.monotonic() - begun)
-        for process in [*senders, receiver]:
-            if process.wait(count * 10 + 60):
-                raise EmulationError(f"{process.args!r} failed with exit code {process.returncode}")
-        return self._read(name, json.loads(out.read_text()), reservation, others_bps)
+        given_up = [_wait(sender, limit_s) for sender in senders]
+        if any(given_up):
+            receiver.terminate()  # what was given up may still be on its way for minutes
+        _wait(receiver, limit_s)
+        phase = self._read(name, json.loads(out.read_text()), reservation, others_bps)
+        phase.unfinished_ms = [float(text) for text in given_up if text]
+        return phase
 
     def _read(
         self, name: str, received: dict[str, list[list[float]]], reservation: dict[str, Any] | None, others_bps: float
     ) -> Phase:
         by_edge = {edge: received[str(FIRST_EDGE_PORT + index)] for index, edge in enumerate(self.edges)}
-        encoded_bytes = next(iter(by_edge.values()))[0][2]
+        encoded_bytes = next(rows[0][2] for rows in by_edge.values() if rows)
         ideal_ms = encoded_bytes * 8 / self.reserved_bps * 1e3
         paced_ms = encoded_bytes / pace_bytes_per_s(self.reserved_bps, self.plan.mtu_bytes - 52) * 1e3
         bounds = None
@@ -130,7 +139,7 @@ class Bench:
             bounds = {edge: paced_ms + latency_us[edge] / 1e3 for edge in self.edges}
         phase = Phase(name, ideal_ms, bounds, others_bps)
         phase.measured_ms = {edge: [ms for _, ms, _ in rows] for edge, rows in by_edge.items()}
-        arrivals = zip(*([sent + ms / 1e3 for sent, ms, _ in rows] for rows in by_edge.values()), strict=True)
+        arrivals = zip(*([sent + ms / 1e3 for sent, ms, _ in rows] for rows in by_edge.values()), strict=False)
         phase.spread_ms = [(max(instant) - min(instant)) * 1e3 for instant in arrivals]
         return phase
 
@@ -158,16 +167,26 @@ class Bench:
         return reservation
 
 
+def _wait(process: subprocess.Popen[bytes], limit_s: float) -> str:
+    """What a sender or the receiver printed last."""
+    text, _ = process.communicate(timeout=min(limit_s, 3600) + 60)
+    if process.returncode:
+        raise EmulationError(f"{process.args!r} failed with exit code {process.returncode}")
+    return text.decode().strip()
+
+
 def table_of(phases: list[Phase]) -> Table:
     """One row a phase."""
     table = Table("phase", "transfers", "ideal ms", "p50", "p99", "worst", "cv", "spread p50", "kept", "others Mb/s")
     for phase in phases:
         values = phase.all_ms
         kept = f"{phase.kept}/{len(values)}" if phase.bound_ms else "no promise"
+        given_up = f" ({len(phase.unfinished_ms)} given up)" if phase.unfinished_ms else ""
         table.add_row(
-            phase.name, str(len(values)), f"{phase.ideal_ms:.0f}",
+            phase.name, f"{len(values)}{given_up}",
+            f"{phase.ideal_ms:.0f}",
             *(f"{report.quantile(values, share):.0f}" for share in (0.5, 0.99, 1.0)),
-            f"{_cv(values):.3f}", f"{statistics.median(phase.spread_ms):.0f}", kept,
+            f"{_cv(values):.3f}", f"{statistics.median(phase.spread_ms or [0]):.0f}", kept,
             f"{phase.others_bps / 1e6:.1f} of {phase.residual_bps / 1e6:.1f}",
         )  # fmt: skip
     return table
@@ -195,7 +214,7 @@ def _cv(values: list[float]) -> float:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there as JSON.")
 def main(quick: bool, out: Path | None) -> None:
     """Measure reserved against best-effort transfers beside a flood."""
-    counts = (16, 10, 16) if quick else (300, 60, 80)
+    counts = (16, 16) if quick else (300, 80)
     directory = Path("/run/paceline")
     try:
         with (
@@ -204,16 +223,13 @@ def main(quick: bool, out: Path | None) -> None:
         ):
             bench = Bench(emulation, api, directory)
             reserved = bench.phase("reserved, UDP flood", counts[0], reserved=True)
-            best_effort = bench.phase("best effort, UDP flood", counts[1], reserved=False)
-            beside_tcp = bench.phase("reserved, TCP beside", counts[2], reserved=True, tcp=True)
+            limit_s = BEST_EFFORT_LIMIT_S[quick]
+            best_effort = bench.phase("best effort, UDP flood", counts[0], reserved=False, limit_s=limit_s)
+            beside_tcp = bench.phase("reserved, TCP beside", counts[1], reserved=True, tcp=True)
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
     phases = [reserved, best_effort, beside_tcp]
-    samples = {
-        phase.name: {"measured_ms": phase.measured_ms, "spread_ms": phase.spread_ms, "bound_ms": phase.bound_ms,
-                     "ideal_ms": phase.ideal_ms, "others_bps": phase.others_bps, "residual_bps": phase.residual_bps}
-        for phase in phases
-    }  # fmt: skip
+    samples = {phase.name: asdict(phase) for phase in phases}
     report.publish("determinism", claims_of(reserved, best_effort, beside_tcp), samples, [table_of(phases)], out)
 
 

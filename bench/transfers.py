@@ -6,6 +6,8 @@ A sender sends one segment of a given size at each common instant; the receiver 
 from __future__ import annotations
 
 import json
+import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -30,19 +32,22 @@ def main() -> None:
 @click.option("--senders", type=int, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def receive(port: int, senders: int, out: Path) -> None:
-    """Write, for each sender's port, a list of [sent at, milliseconds, bytes]."""
+    """Write, for each sender's port, a list of [sent at, milliseconds, bytes]; ends with the senders, or on SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     results: dict[int, list[tuple[float, float, int]]] = {}
     listener = transport.listen(("0.0.0.0", port))
     threads = []
     click.echo("listening")
-    for _ in range(senders):
-        connection = Connection(listener.accept()[0])
-        thread = threading.Thread(target=_collect, args=(connection, results))
-        thread.start()
-        threads.append(thread)
-    for thread in threads:
-        thread.join()
-    out.write_text(json.dumps(results))
+    try:
+        for _ in range(senders):
+            connection = Connection(listener.accept()[0])
+            thread = threading.Thread(target=_collect, args=(connection, results), daemon=True)
+            thread.start()
+            threads.append(thread)
+        for thread in threads:
+            thread.join()
+    finally:
+        out.write_text(json.dumps({port: list(rows) for port, rows in results.items()}))
 
 
 def _collect(connection: Connection, results: dict[int, list[tuple[float, float, int]]]) -> None:
@@ -67,19 +72,28 @@ def _collect(connection: Connection, results: dict[int, list[tuple[float, float,
 @click.option("--start-s", type=float, required=True)
 @click.option("--period-s", type=float, required=True)
 @click.option("--reserved-bps", type=float, default=0.0, help="0: nothing is reserved, send as fast as TCP goes.")
+@click.option("--limit-s", type=float, default=3600.0, help="Give up this long after the start.")
 def send(
     address: str, port: int, source_port: int, segment_bytes: int, count: int, start_s: float, period_s: float,
-    reserved_bps: float,
+    reserved_bps: float, limit_s: float,
 ) -> None:  # fmt: skip
-    """Send `count` segments, one each period; one that is late begins as soon as the one before has arrived."""
+    """Send `count` segments, one each period; one that is late begins as soon as the one before has arrived.
+
+    Prints how many milliseconds a transfer had been on its way when the sender gave up; nothing if it did not.
+    """
     connection = transport.connect((address, port), source_port, timeout_s=10)
     if reserved_bps:
         connection.pace(pace_bytes_per_s(reserved_bps, connection.mss_bytes))
     segment = torch.rand(segment_bytes // 4)
+    arrived = threading.Event()
+    connection.start(lambda _: arrived.set())
     for number in range(count):
         time.sleep(max(0.0, start_s + number * period_s - time.time()))
-        connection.send(Segment(step=number, micro=0, batch_samples=1), {"segment": segment})
-        connection.receive()
+        sent = connection.send(Segment(step=number, micro=0, batch_samples=1), {"segment": segment})
+        if not arrived.wait(max(0.0, start_s + limit_s - time.time())):
+            click.echo((time.time() - sent.send_s) * 1e3)
+            break
+        arrived.clear()
     connection.close()
 
 

@@ -10,10 +10,13 @@ Table 0 classifies, table 1 forwards.
              anything from a switch        -> table 1
              anything else                 -> dropped: the egress classifier reads a fixed byte, so a frame that is
                                               not IP could spell out DSCP 46 there
-    table 1  reserved flow with DSCP 46    -> next hop; on the last hop DSCP 0 first
+    table 1  reserved flow with DSCP 46    -> next hop
              ARP request for a host        -> towards that host     (no flooding, no packet-in)
              to a host's MAC, ARP          -> towards that host
              to a host's MAC               -> best-effort meter of the egress port, towards that host
+
+The mark stays on to the host: the last port, too, has best effort to put behind it, and it knows the reserved frames
+by their mark alone.
 
 ARP has meters of its own at the edge, so tight that all hosts together stay within a link's margin: it gets through
 however full the best-effort meters are, and cannot fill a queue.
@@ -169,9 +172,8 @@ def reserved_entries(network: Network, placement: Placement, cookie: int) -> lis
     links = network.links_along(placement.path)
     entries = []
     for link in reversed(links[1:]):
-        unmark: tuple[Action, ...] = (("set_ip_dscp", 0),) if link is links[-1] else ()
         match = _match({**packets, "ip_dscp": RESERVED_DSCP})
-        entry = FlowEntry(1, 300, match, cookie, actions=(*unmark, ("output", link.source_port)))
+        entry = FlowEntry(1, 300, match, cookie, actions=(("output", link.source_port),))
         entries.append((link.source, entry))
     match = _match({**packets, "in_port": links[0].destination_port})
     mark = (("set_ip_dscp", RESERVED_DSCP),)

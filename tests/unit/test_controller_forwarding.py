@@ -116,12 +116,12 @@ def _hit(moving: Packet, name: str, wanted: MatchValue) -> bool:
     return value == wanted
 
 
-def test_a_reserved_packet_follows_its_path_metered_once_marked_inside_and_clean_at_the_end() -> None:
+def test_a_reserved_packet_follows_its_path_metered_once_marked_up_to_the_last_port() -> None:
     held = reservation()
     journey = send(wanted_states(METRO, [held]), "edge1", packet())
     assert tuple(journey.nodes) == held.placements[0].path
     assert journey.meters == [("r6", held.placements[0].meter_id)]
-    assert journey.marks == [46, 46, 0]
+    assert journey.marks == [46, 46, 46]
 
 
 @pytest.mark.parametrize("spoof", [{}, {"ip_dscp": 46}])
@@ -139,10 +139,10 @@ def test_another_hosts_five_tuple_gains_nothing() -> None:
     assert len(journey.meters) == 3
 
 
-def test_both_ends_on_one_switch_are_marked_and_unmarked_there() -> None:
+def test_both_ends_on_one_switch_are_marked_there() -> None:
     local = Flow("local", "edge1", "edge2", Match("tcp", 7801, 7800), Requirement(1_000_000))
     journey = send(wanted_states(METRO, [reservation(1, local)]), "edge1", packet("edge1", "edge2"))
-    assert (journey.nodes, journey.marks) == (["edge1", "r6", "edge2"], [0])
+    assert (journey.nodes, journey.marks) == (["edge1", "r6", "edge2"], [46])
     assert journey.meters == [("r6", 110_000)]
 
 
