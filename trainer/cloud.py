@@ -153,7 +153,9 @@ class Cloud:
         shape = spec_of(recipe.model).sample_shape
         here = benchmark.rehearse(build_layers(recipe.model, recipe.seed), torch.zeros(micro_samples, *shape))
         batches = {name: one.batch for name, one in self._apprentices.items()}
-        self._outlook = Outlook(ready, here, self._preparation.segment_values, batches, recipe.micro, self._codec)
+        state_bytes = [4 * recipe.optimizer.copies * cost.stored_values for cost in self._preparation.costs]
+        self._outlook = Outlook(ready, here, self._preparation.segment_values, batches, recipe.micro, self._codec,
+                                state_bytes)
         self._record.event("prepared", model=recipe.model, **self._preparation.reasons)
 
     def _plan(self, number: int, offer: Offer) -> RoundPlan:
@@ -168,7 +170,7 @@ class Cloud:
             last = len(self._preparation.costs) - 1 if settings.max_cut is None else settings.max_cut
             choices = [list(range(settings.min_cut, last + 1))] * len(apprentices)
         current = [one.cut for one in apprentices] if number > 1 else None
-        return plan_round(forecasts, offer, settings.micro, choices, current)
+        return plan_round(forecasts, offer, settings.micro, choices, current, settings.steps)
 
     def _announce(self, number: int, grant: Grant) -> None:
         """Tell every edge its cut and pace; the layers between the old cut and the new change sides."""

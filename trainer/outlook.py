@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 from trainer import protocol
 from trainer.codec import VALUE_BYTES, Codec
@@ -26,6 +27,7 @@ class Outlook:
         batches: Mapping[str, int],
         micro: int,
         codec: Codec,
+        layer_state_bytes: Sequence[int],
     ) -> None:
         self._edges = {name: Predictor(layers) for name, layers in edges.items()}
         self._cloud = Predictor(cloud)
@@ -33,6 +35,7 @@ class Outlook:
         self._batches = batches
         self._micros = {name: len(split_evenly(batch, micro)) for name, batch in batches.items()}
         self._codec = codec
+        self._state_bytes = list(accumulate(layer_state_bytes, initial=0))
 
     def forecasts(self, mss_bytes: Mapping[str, int]) -> list[EdgeForecast]:
         """For every edge, what each cut would take."""
@@ -66,4 +69,5 @@ class Outlook:
             cloud_s=tuple(self._cloud.cloud_s(micros)),
             up_bits=tuple(bits + labels for bits in down),
             down_bits=tuple(down),
+            state_bits=tuple(wire_bits(size, mss_bytes) for size in self._state_bytes),
         )

@@ -27,6 +27,11 @@ class OptimizerRecipe:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
 
+    @property
+    def copies(self) -> int:
+        """How many values move with each parameter: itself and what the optimiser keeps of it."""
+        return {"sgd": 1, "momentum": 2, "adam": 3, "adamw": 3}[self.name]
+
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """An optimiser for the parameters of one layer."""
         rate, decay = self.learning_rate, self.weight_decay

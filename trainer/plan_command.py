@@ -59,7 +59,7 @@ def plan(map_name: str | None, batch: int, micro: int, share: float, min_cut: in
         )
         for node in network.edges
     }
-    outlook = Outlook(edges, here, values, dict.fromkeys(edges, batch), micro, "fp32")
+    outlook = Outlook(edges, here, values, dict.fromkeys(edges, batch), micro, "fp32", [0] * len(costs))
     mss = network.mtu_bytes - MSS_OVERHEAD_BYTES
     from trainer.planner import plan_round
 

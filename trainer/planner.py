@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from trainer.errors import PlanError
 
 KEEP_SHARE = 0.05
-"""A new plan must be better by this much, or the cuts stay: moving layers is not free."""
+"""A new plan must be better by this much, or the cuts stay: predictions are not better than that."""
+
+PAYBACK_ROUNDS = 3
+"""Moving layers must have paid for itself after this many rounds."""
 
 TRAINING_MARGIN = 1.05
 """The training delay is this much longer than the slowest prediction, so that noise does not delay the start."""
@@ -25,7 +28,7 @@ class EdgeForecast:
     """What one edge would need for one step, for every cut 0..L (index = cut).
 
     `up_bits`, `down_bits`: reserved bits that carry the segment and its gradient. `cloud_s`: the cloud's work
-    for this edge.
+    for this edge. `state_bits`: the layers [0, cut) with their optimiser state, as they move.
     """
 
     edge: str
@@ -34,6 +37,7 @@ class EdgeForecast:
     cloud_s: tuple[float, ...]
     up_bits: tuple[float, ...]
     down_bits: tuple[float, ...]
+    state_bits: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +96,12 @@ def plan_round(
     micros: int,
     choices: Sequence[Sequence[int]],
     current: Sequence[int] | None = None,
+    steps: int = 1,
 ) -> RoundPlan:
-    """The best cuts among each edge's `choices`; `current` cuts stay unless a change pays (KEEP_SHARE).
+    """The best cuts among each edge's `choices`; `current` cuts stay unless a change pays.
+
+    It pays if a step gets shorter by KEEP_SHARE and, with `steps` a round, moving the layers is paid back within
+    PAYBACK_ROUNDS.
 
     Raises: PlanError if the network cannot even give every flow its floor.
     """
@@ -101,8 +109,10 @@ def plan_round(
     search = _Search(problem, [_undominated(f, c) for f, c in zip(forecasts, choices, strict=True)])
     best = search.best()
     if current is not None and all(cut in allowed for cut, allowed in zip(current, choices, strict=True)):
-        stay = problem.step_s(current)
-        if stay <= problem.step_s(best) * (1 + KEEP_SHARE):
+        better = problem.plan(best)
+        gain_s = problem.step_s(current) - better.step_s
+        moving_s = problem.moving_s(current, better)
+        if gain_s <= KEEP_SHARE * better.step_s or gain_s * steps * PAYBACK_ROUNDS <= moving_s:
             best = tuple(current)
     return problem.plan(best)
 
@@ -155,6 +165,14 @@ class _Problem:
             sum(f.cloud_s[cut] for f, cut in pairs),
             max(f.backward_s[cut] for f, cut in pairs),
         )
+
+    def moving_s(self, current: Sequence[int], plan: RoundPlan) -> float:
+        """Seconds until the layers that change sides have moved, at the rates of the new plan."""
+        times = [0.0]
+        for forecast, old, edge in zip(self.forecasts, current, plan.edges, strict=True):
+            bits = forecast.state_bits[edge.cut] - forecast.state_bits[old]
+            times.append(bits / edge.down_bps if bits > 0 else -bits / edge.up_bps)
+        return max(times)
 
     def plan(self, cuts: Sequence[int]) -> RoundPlan:
         """The cuts with the rates and delays that follow from them."""

@@ -28,7 +28,7 @@ def problems(draw: st.DrawFn) -> tuple[list[EdgeForecast], Offer, int]:
         bits = [draw(st.floats(1e3, 1e8)) for _ in range(LAYERS + 1)]
         forecasts.append(
             EdgeForecast(name, tuple(sorted(seconds())), tuple(sorted(seconds())),
-                         tuple(sorted(seconds(), reverse=True)), tuple(bits), tuple(bits))
+                         tuple(sorted(seconds(), reverse=True)), tuple(bits), tuple(bits), (0.0,) * (LAYERS + 1))
         )
     usable = {"up": draw(st.floats(4e6, 1e9)), "down": draw(st.floats(4e6, 1e9))}
     for name in names:
@@ -100,7 +100,25 @@ def test_a_shared_link_is_used_to_the_full_and_not_beyond(bits: list[float], usa
 
 
 def test_a_link_without_room_for_the_floors_is_named() -> None:
-    forecast = EdgeForecast("e", (0.0, 1.0), (0.0, 1.0), (1.0, 0.0), (8e6, 1e6), (8e6, 1e6))
+    forecast = EdgeForecast("e", (0.0, 1.0), (0.0, 1.0), (1.0, 0.0), (8e6, 1e6), (8e6, 1e6), (0.0, 0.0))
     offer = Offer({"e": ("a->b",)}, {"e": ("b->a",)}, {"a->b": 0.5e6, "b->a": 5e6}, FLOOR_BPS)
     with pytest.raises(PlanError, match=r"a->b has 0\.50 Mb/s"):
         plan_round([forecast], offer, 4, [[0, 1]])
+
+
+def test_cuts_change_only_when_moving_the_layers_is_paid_back() -> None:
+    offer = Offer({"e": ("up",)}, {"e": ("down",)}, {"up": 1e7, "down": 1e7}, FLOOR_BPS)
+
+    def planned(state_bits: float) -> int:
+        forecast = EdgeForecast("e", (0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (2e6, 1e6), (2e6, 1e6), (0.0, state_bits))
+        return plan_round([forecast], offer, 1, [[0, 1]], current=[0], steps=4).cuts[0]
+
+    assert planned(1e6) == 1  # 0.2 s a step gained, 0.1 s to move
+    assert planned(1e9) == 0  # 100 s to move
+
+
+def test_a_gain_smaller_than_the_predictions_error_moves_nothing() -> None:
+    offer = Offer({"e": ("up",)}, {"e": ("down",)}, {"up": 1e7, "down": 1e7}, FLOOR_BPS)
+    forecast = EdgeForecast("e", (0.0, 0.0), (0.0, 0.0), (1.0, 0.97), (1e3, 1e3), (1e3, 1e3), (0.0, 0.0))
+    assert plan_round([forecast], offer, 1, [[0, 1]]).cuts == (1,)
+    assert plan_round([forecast], offer, 1, [[0, 1]], current=[0]).cuts == (0,)

@@ -109,7 +109,8 @@ def stub() -> Iterator[Stub]:
 
 
 FORECASTS = [
-    EdgeForecast(name, (0.0, 0.1), (0.0, 0.1), (0.1, 0.0), (8e6, 4e6), (8e6, 4e6)) for name in ("edge1", "edge2")
+    EdgeForecast(name, (0.0, 0.1), (0.0, 0.1), (0.1, 0.0), (8e6, 4e6), (8e6, 4e6), (0.0, 0.0))
+    for name in ("edge1", "edge2")
 ]
 
 
