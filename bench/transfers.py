@@ -21,6 +21,9 @@ from trainer.messages import Ping, Segment
 from trainer.pacing import pace_bytes_per_s
 from trainer.transport import Connection
 
+UNPACED_PACKETS = 10
+"""Linux does not pace the first packets of a connection; as in training, they are small ones."""
+
 
 @click.group()
 def main() -> None:
@@ -57,6 +60,8 @@ def _collect(connection: Connection, results: dict[int, list[tuple[float, float,
         while True:
             received = connection.receive()
             frame = received.frame
+            if not isinstance(frame.message, Segment):
+                continue
             mine.append((frame.sent_s, (received.arrival_s - frame.sent_s) * 1e3, frame.size_bytes))
             connection.send(Ping(number=len(mine)))
     except ConnectionLostError:
@@ -85,6 +90,8 @@ def send(
     if reserved_bps:
         connection.pace(pace_bytes_per_s(reserved_bps, connection.mss_bytes))
     segment = torch.rand(segment_bytes // 4)
+    for number in range(UNPACED_PACKETS):
+        connection.send(Ping(number=number))
     arrived = threading.Event()
     connection.start(lambda _: arrived.set())
     for number in range(count):

@@ -1,6 +1,7 @@
 """CPU shares by control groups, version 1 or 2, whichever the machine has.
 
-A share is in cores. The period is short, so that a small share means "slow" and not "stalls for a tenth of a second".
+A share is in cores, and it is a promise too: the hosts' group outweighs everything else on the machine, so that a busy
+neighbour does not make all hosts equally slow. The period is short, so that a small share means "slow" and not "stalls for a tenth of a second".
 Source: Linux Documentation/scheduler/sched-bwc.rst.
 """
 
@@ -26,6 +27,9 @@ def create(host: str, share: float, journal: Journal) -> tuple[str, ...]:
         parent.mkdir()
         if _is_version_2(root):
             (parent / "cgroup.subtree_control").write_text("+cpu")
+            (parent / "cpu.weight").write_text("10000")
+        else:
+            (parent / "cpu.shares").write_text("200000")
     group = parent / host
     journal.cgroup(group)
     group.mkdir(exist_ok=True)

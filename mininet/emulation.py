@@ -221,6 +221,8 @@ class Emulation:
 _HOST_SCRIPT = (
     "sysctl -qw net.ipv4.tcp_rmem='4096 1048576 33554432'",
     "sysctl -qw net.ipv4.tcp_wmem='4096 1048576 33554432'",
+    # Towards near peers Linux sends up to 64 KB at once, whatever the pacing rate: more than a meter's burst.
+    "sysctl -qw net.ipv4.tcp_tso_rtt_log=0 2>/dev/null || true",
     "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 || true",
 )
 
