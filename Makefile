@@ -9,7 +9,8 @@ demo: setup
 
 test: setup
 	$(MAKE) --no-print-directory check
-	$(SUDO) $(BIN)/pytest tests/network -p no:cacheprovider
+	$(BIN)/pytest tests/processes
+	$(SUDO) env CI=$(CI) $(BIN)/pytest tests/network -p no:cacheprovider
 
 check: setup
 	$(BIN)/ruff check .

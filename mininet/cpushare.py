@@ -1,8 +1,8 @@
 """CPU shares by control groups, version 1 or 2, whichever the machine has.
 
 A share is in cores, and it is a promise too: the hosts' group outweighs everything else on the machine, so that a busy
-neighbour does not make all hosts equally slow. The period is short, so that a small share means "slow" and not "stalls for a tenth of a second".
-Source: Linux Documentation/scheduler/sched-bwc.rst.
+neighbour does not make all hosts equally slow. The period is short, so that a small share means "slow" and not "stalls
+for a tenth of a second". Source: Linux Documentation/scheduler/sched-bwc.rst.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ ROUNDS = 10
 HALVE_AFTER_ROUND = 4
 READ_BACK_AFTER_ROUND = 8
 HALVED_EDGE = "edge4"
+RESERVED = ["--target", str(findings.ACCURACY_GOAL), "--min-rounds", str(ROUNDS)]
 BEST_EFFORT = ["--best-effort", "--rounds", "2", "--steps", "2", "--average-every", "2"]
 POLL_S = 0.1
 
@@ -136,7 +137,7 @@ def main(rounds: int, runs_dir: Path) -> None:
             with Flood(emulation, 1.5) as flood:
                 click.echo(f"cross-traffic: {flood.rate_bps / 1e6:g} Mb/s of UDP, 150 % of the bottleneck")
                 console.rule("2. Training over reserved flows")
-                reserved, observer = train(emulation, runs_dir, ["--rounds", str(rounds)], act=True)
+                reserved, observer = train(emulation, runs_dir, [*RESERVED, "--rounds", str(rounds)], act=True)
                 console.rule("3. The same transfers with nothing reserved")
                 best_effort, other = train(emulation, runs_dir, BEST_EFFORT, act=False)
     except EmulationError as error:

@@ -187,7 +187,9 @@ def _check_hosts(raw: dict[str, Any], kinds: dict[str, str], graph: nx.Graph[str
         article = "an" if kinds[name].startswith("e") else "a"
         if kinds[name] != "switch" and (len(near) != 1 or kinds.get(near[0]) != "switch"):
             yield _Mistake(
-                ("nodes", index, "name"), name, f"{article} {kinds[name]} has exactly one link, to a switch; it has {len(near)}"
+                ("nodes", index, "name"),
+                name,
+                f"{article} {kinds[name]} has exactly one link, to a switch; it has {len(near)}",
             )
     if len(graph) and not nx.is_connected(graph):
         parts = sorted(nx.connected_components(graph), key=len)

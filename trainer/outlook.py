@@ -7,7 +7,7 @@ from itertools import accumulate
 
 from trainer import protocol
 from trainer.codec import VALUE_BYTES, Codec
-from trainer.pacing import wire_bits
+from trainer.pacing import transfer_bits, wire_bits
 from trainer.parts import split_evenly
 from trainer.planner import EdgeForecast
 from trainer.predictor import LayerSeconds, Predictor
@@ -60,14 +60,14 @@ class Outlook:
         predictor, micros = self._edges[edge], self._micros[edge]
         frames = micros * FRAME_BYTES
         cuts = range(len(self._values))
-        down = [wire_bits(self.segment_bytes(edge, cut) + frames, mss_bytes) for cut in cuts]
-        labels = wire_bits(self._batches[edge], mss_bytes)
+        payloads = [self.segment_bytes(edge, cut) + frames for cut in cuts]
+        labels = self._batches[edge]
         return EdgeForecast(
             edge=edge,
             forward_s=tuple(predictor.edge_forward_s(micros)),
             backward_s=tuple(predictor.edge_backward_s(micros)),
             cloud_s=tuple(self._cloud.cloud_s(micros)),
-            up_bits=tuple(bits + labels for bits in down),
-            down_bits=tuple(down),
+            up_bits=tuple(transfer_bits(payload + labels, mss_bytes) for payload in payloads),
+            down_bits=tuple(transfer_bits(payload, mss_bytes) for payload in payloads),
             state_bits=tuple(wire_bits(size, mss_bytes) for size in self._state_bytes),
         )

@@ -18,6 +18,9 @@ BURST_BYTES = 45_000
 """What a paced sender may put out at once: the kernel paces in bursts of two jumbo frames; two more for timer
 slack, one for what is left of the burst before."""
 
+HEAD_START_PACKETS = 2
+"""So many packets the kernel sends at once when a transfer begins (`net.ipv4.tcp_min_tso_segs`)."""
+
 DEFAULT_MSS = 1448
 
 
@@ -55,6 +58,14 @@ def pace_bytes_per_s(reserved_bps: float, mss_bytes: int) -> float:
 def wire_bits(payload_bytes: float, mss_bytes: int) -> float:
     """The reserved bits that carry a payload: at a reserved rate of `wire_bits / T` it takes T seconds."""
     return payload_bytes * 8 * (mss_bytes + OVERHEAD_BYTES) / mss_bytes / PACE_SHARE
+
+
+def transfer_bits(payload_bytes: float, mss_bytes: int) -> float:
+    """The reserved bits of a transfer on a paced connection: at a rate of `transfer_bits / T` it has arrived after T.
+
+    Fewer than `wire_bits`, because the pace holds only from the third packet on.
+    """
+    return wire_bits(payload_bytes - min(HEAD_START_PACKETS * mss_bytes, payload_bytes / 4), mss_bytes)
 
 
 def virtual_finish_s(frames: Sequence[SentFrame], bytes_per_s: float) -> float:

@@ -10,13 +10,19 @@ import torch
 
 from trainer import messages
 from trainer.clock import PingTimes, best_offset_s
-from trainer.pacing import SentFrame, judge, pace_bytes_per_s, virtual_finish_s, wire_bits
+from trainer.pacing import SentFrame, judge, pace_bytes_per_s, transfer_bits, virtual_finish_s, wire_bits
 from trainer.transport import Connection, Received, connect, listen
 
 
 def test_the_bits_asked_for_and_the_pace_given_agree() -> None:
     rate_bps = wire_bits(1_000_000, 8948) / 0.5
     assert 1_000_000 / pace_bytes_per_s(rate_bps, 8948) == pytest.approx(0.5)
+
+
+def test_a_transfers_first_two_packets_need_no_time_of_their_own() -> None:
+    rate_bps = transfer_bits(100_000, 8948) / 0.1
+    assert (100_000 - 2 * 8948) / pace_bytes_per_s(rate_bps, 8948) == pytest.approx(0.1)
+    assert transfer_bits(1000, 8948) == pytest.approx(0.75 * wire_bits(1000, 8948))
 
 
 def test_frames_sent_at_once_queue_up_and_late_ones_do_not() -> None:

@@ -1,0 +1,149 @@
+"""Training in a real emulation, as a user starts it, and what it does when the network says no."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.network.conftest import Network
+from trainer.planner import EdgePlan, Offer, RoundPlan
+from trainer.reservations import Controller
+from trainer.roads import ReservedRoad, Traveller
+
+SHORT = ["--rounds", "2", "--steps", "2", "--average-every", "2"]
+
+
+def paceline(*arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "trainer.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+def train(runs: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    done = paceline("train", "--runs-dir", str(runs), *SHORT, *arguments)
+    (directory,) = runs.iterdir()
+    summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
+    return done, summary
+
+
+def reserved_bps(network: Network) -> int:
+    return sum(link["reserved_bps"] for link in network.api.get("/v1/network").json()["links"])
+
+
+def test_a_reserved_run_makes_promises_and_gives_everything_back(pair: Network, tmp_path: Path) -> None:
+    done, summary = train(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (summary["status"], summary["map"]) == ("done", "pair")
+    transfers = [transfer for row in summary["rounds"] for transfer in row["transfers"]]
+    assert summary["promises"]["made"] == len(transfers) == 2 * 2 * 2 * 2
+    assert [row["averaged"] for row in summary["rounds"]] == [False, True]
+    assert 0 < summary["accuracy"]["final"] <= 1
+    for edge in summary["rounds"][0]["edges"]:
+        assert edge["reserved_bps"] > 0
+        assert edge["uplink_ms"]["bound"] > 0
+    assert reserved_bps(pair) == 0
+
+
+@pytest.mark.usefixtures("pair")
+def test_best_effort_reserves_nothing_and_promises_nothing(tmp_path: Path) -> None:
+    done, summary = train(tmp_path, "--best-effort")
+    assert done.returncode == 0, done.stderr
+    assert summary["promises"] == {"made": 0, "kept": 0}
+    assert "nothing reserved" in done.stdout
+    assert {edge["reserved_bps"] for row in summary["rounds"] for edge in row["edges"]} == {None}
+
+
+def test_a_plan_takes_only_what_others_leave_free(pair: Network, tmp_path: Path) -> None:
+    other = [pair.uplink("edge1", 65_000_000)]
+    other[0]["match"]["source_port"] = 9999
+    taken = pair.api.post("/v1/reservations", json={"owner": "other", "lease_s": 300, "flows": other}).json()
+    try:
+        done, summary = train(tmp_path)
+    finally:
+        pair.api.delete(f"/v1/reservations/{taken['id']}").raise_for_status()
+    assert done.returncode == 0, done.stderr
+    for row in summary["rounds"]:
+        assert 0 < sum(edge["reserved_bps"] for edge in row["edges"]) <= 11_000_000
+
+
+def test_a_plan_that_is_overtaken_by_another_reservation_adapts_and_says_so(pair: Network) -> None:
+    other = pair.uplink("edge2", 40_000_000)
+    other["match"]["source_port"] = 9999
+    taken = []
+
+    def draft(offer: Offer) -> RoundPlan:
+        if not taken:  # somebody is quicker, between the offer and the request
+            body = {"owner": "other", "lease_s": 300, "flows": [other]}
+            taken.append(pair.api.post("/v1/reservations", json=body).json()["id"])
+        rate_bps = round(offer.usable_bps["s1->s2"])
+        return RoundPlan((EdgePlan("edge1", 3, rate_bps, 2_000_000, 0.1, 0.1),), 0.1, 0.1, 0.1, 0.4)
+
+    said: list[str] = []
+    with contextlib.closing(Controller("http://127.0.0.1:8080", 1, said.append)) as controller:
+        road = ReservedRoad(controller, [Traveller("edge1", 7801)], "cloud", 7800, 0.9, 1e6, 60, said.append)
+        grant = road.secure(draft)
+        assert 0 < grant.up["edge1"].rate_bps <= 36_000_000
+        assert "s1->s2" in grant.adaptations[0]
+        assert "The plan adapts" in said[0]
+        road.release()
+    pair.api.delete(f"/v1/reservations/{taken[0]}").raise_for_status()
+    assert reserved_bps(pair) == 0
+
+
+def test_a_network_that_is_full_is_said_with_the_link(pair: Network, tmp_path: Path) -> None:
+    other = [pair.uplink("edge1", 74_000_000)]
+    other[0]["match"]["source_port"] = 9999
+    taken = pair.api.post("/v1/reservations", json={"owner": "other", "lease_s": 300, "flows": other}).json()
+    try:
+        done, summary = train(tmp_path)
+    finally:
+        pair.api.delete(f"/v1/reservations/{taken['id']}").raise_for_status()
+    assert done.returncode in (3, 4)
+    assert summary["status"] == "failed"
+    assert "->" in summary["error"]
+    assert "Mb/s" in done.stderr
+    assert reserved_bps(pair) == 0
+
+
+@pytest.mark.usefixtures("pair")
+def test_a_controller_that_is_down_is_said_and_best_effort_is_offered(tmp_path: Path) -> None:
+    nowhere = ["--controller", "http://127.0.0.1:9", "--controller-retries", "1"]
+    done, summary = train(tmp_path, *nowhere)
+    assert done.returncode == 3
+    assert summary["status"] == "failed"
+    assert "http://127.0.0.1:9" in done.stderr
+    assert "--best-effort" in done.stderr
+
+
+def test_an_edge_that_never_asks_is_named(pair: Network, tmp_path: Path) -> None:
+    cloud = [
+        sys.executable, "-m", "trainer.cli", "cloud", "--bind", f"{pair.plan.ip('cloud')}:7800", "--name", "cloud",
+        "--edge", "edge1", "--edge", "edge2", "--ask-timeout", "1", "--controller", pair.note.controller_url,
+        "--runs-dir", str(tmp_path),
+    ]  # fmt: skip
+    done = subprocess.run(pair.command_in("cloud", cloud), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 4
+    assert "edge1" in done.stderr
+    assert "edge2" in done.stderr
+    assert reserved_bps(pair) == 0
+
+
+def test_the_network_and_reservations_commands_show_what_is_there(pair: Network) -> None:
+    url = ["--controller", "http://127.0.0.1:8080"]
+    reservation = pair.reserve(edge1=5_000_000)
+    listed = paceline("reservations", "list", *url)
+    assert reservation["id"] in listed.stdout
+    shown = paceline("reservations", "show", reservation["id"], *url)
+    assert "edge1-up" in shown.stdout
+    assert "s1->s2" in paceline("network", *url).stdout
+    released = paceline("reservations", "release", reservation["id"], *url)
+    assert released.returncode == 0, released.stderr
+    assert reserved_bps(pair) == 0
+    missing = paceline("reservations", "show", "r-00000000", *url)
+    assert missing.returncode == 3
+    assert "r-00000000" in missing.stderr
