@@ -32,6 +32,7 @@ from controller.schemas import (
     ReservationRequest,
 )
 from controller.service import Service
+from controller.swagger import add_docs
 from controller.views import counters_body, network_body, paths_body, reservation_body
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,10 @@ def create_app(
     beside: Beside = run_in_threadpool,
 ) -> FastAPI:
     """The application on a running service."""
-    app = ProblemSpeakingApp(title="Paceline controller", version="1", description=DESCRIPTION)
+    app = ProblemSpeakingApp(
+        title="Paceline controller", version="1", description=DESCRIPTION, docs_url=None, redoc_url=None
+    )
+    add_docs(app)
     app.add_middleware(BodyLimit)
     _answer_errors(app)
     _add_network_routes(app, service, propagation_emulated, beside)

@@ -1,0 +1,41 @@
+"""Swagger at /docs, served from here: a network under test often has no way to the CDN of FastAPI's own page."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, Response
+
+ASSETS = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon.png": "image/png",
+}
+"""What the page needs; the files come with the package fastapi-offline."""
+
+
+def add_docs(app: FastAPI) -> None:
+    """Add the page and its files to an application that was made with `docs_url=None`."""
+
+    @app.get("/docs", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url=app.openapi_url or "",
+            title=app.title,
+            swagger_js_url="/docs/swagger-ui-bundle.js",
+            swagger_css_url="/docs/swagger-ui.css",
+            swagger_favicon_url="/docs/favicon.png",
+        )
+
+    for name, media_type in ASSETS.items():
+        _add_asset(app, name, media_type)
+
+
+def _add_asset(app: FastAPI, name: str, media_type: str) -> None:
+    content = (files("fastapi_offline") / "static" / name).read_bytes()
+
+    @app.get(f"/docs/{name}", include_in_schema=False)
+    async def asset() -> Response:
+        return Response(content, media_type=media_type, headers={"cache-control": "max-age=3600"})
