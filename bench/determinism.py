@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 from emulation import Emulation, Settings
 from problems import EmulationError
 from session import emulate
+from stalls import StallWatch, describe
 from topologies.loader import map_path
 from traffic import Flood, bottleneck_bps
 from trainer.pacing import BURST_BYTES, pace_bytes_per_s
@@ -220,6 +221,7 @@ def main(quick: bool, out: Path | None) -> None:
         with (
             emulate(Settings(map_path("metro"))) as emulation,
             httpx.Client(base_url=f"http://127.0.0.1:{emulation.settings.rest_port}", timeout=30) as api,
+            StallWatch() as watch,
         ):
             bench = Bench(emulation, api, directory)
             reserved = bench.phase("reserved, UDP flood", counts[0], reserved=True)
@@ -229,7 +231,9 @@ def main(quick: bool, out: Path | None) -> None:
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
     phases = [reserved, best_effort, beside_tcp]
-    samples = {phase.name: asdict(phase) for phase in phases}
+    samples: dict[str, object] = {phase.name: asdict(phase) for phase in phases}
+    samples["machine_stalls"] = [asdict(stall) for stall in watch.stalls]
+    click.echo(describe(watch.stalls))
     report.publish("determinism", claims_of(reserved, best_effort, beside_tcp), samples, [table_of(phases)], out)
 
 

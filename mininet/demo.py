@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ import findings
 from emulation import Emulation, Settings
 from problems import EmulationError
 from session import describe, emulate
+from stalls import StallWatch
 from topologies.loader import map_path
 from traffic import Flood
 
@@ -34,9 +36,10 @@ ROOT = Path(__file__).parents[1]
 ROUNDS = 10
 HALVE_AFTER_ROUND = 4
 READ_BACK_AFTER_ROUND = 8
-HALVED_EDGE = "edge4"
+HALVED_EDGE = "edge2"
 RESERVED = ["--target", str(findings.ACCURACY_GOAL), "--min-rounds", str(ROUNDS)]
-BEST_EFFORT = ["--best-effort", "--rounds", "2", "--steps", "2", "--average-every", "2"]
+BEST_EFFORT = ["--best-effort", "--rounds", "4", "--steps", "1", "--average-every", "4"]
+BEST_EFFORT_LIMIT_S = 75.0
 POLL_S = 0.1
 
 Event = dict[str, Any]
@@ -49,8 +52,7 @@ class Observer:
     emulation: Emulation
     runs: Path
     say: Callable[[str], None]
-    halved_after: int | None = None
-    counters: dict[str, Any] | None = None
+    seen: dict[str, Any] = field(default_factory=dict)
     directory: Path | None = None
     _known: set[Path] = field(default_factory=set)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -88,10 +90,10 @@ class Observer:
             host = next(host for host in self.emulation.hosts if host.name == HALVED_EDGE)
             assert host.cpu_share is not None
             cpushare.set_share(host.cgroup, host.cpu_share / 2)
-            self.halved_after = event["round"]
+            self.seen |= {"halved_edge": HALVED_EDGE, "halved_after": event["round"]}
             self.say(f"[demo] {HALVED_EDGE} now has {host.cpu_share / 2:g} of a core instead of {host.cpu_share:g}")
         elif event["round"] == READ_BACK_AFTER_ROUND:
-            self.counters = self._read_back()
+            self.seen["reservation"] = self._read_back()
 
     def _read_back(self) -> dict[str, Any] | None:
         with httpx.Client(base_url=f"http://127.0.0.1:{self.emulation.settings.rest_port}/v1", timeout=20) as api:
@@ -102,8 +104,12 @@ class Observer:
             return facts
 
 
-def train(emulation: Emulation, runs: Path, arguments: list[str], act: bool) -> tuple[dict[str, Any], Observer]:
-    """Run `paceline train` beside the emulation; returns its summary and what was observed.
+def train(
+    emulation: Emulation, runs: Path, arguments: list[str], act: bool, limit_s: float | None = None
+) -> tuple[dict[str, Any], Path]:
+    """Run `paceline train` beside the emulation; returns its summary and where the record is.
+
+    With `limit_s` a run that is not done by then is ended, and its record says how far it came.
 
     Raises: EmulationError if it fails.
     """
@@ -113,13 +119,27 @@ def train(emulation: Emulation, runs: Path, arguments: list[str], act: bool) -> 
     watching.start()
     try:
         command = [sys.executable, "-m", "trainer.cli", "train", "--runs-dir", str(runs), *arguments]
-        code = subprocess.run(command, check=False).returncode
+        code = _run(command, limit_s)
     finally:
         observer.end()
         watching.join()
-    if code or observer.directory is None:
+    if observer.directory is None or (code and limit_s is None):
         raise EmulationError(f"the training run failed with exit code {code}")
-    return json.loads((observer.directory / "summary.json").read_text()), observer
+    summary = json.loads((observer.directory / "summary.json").read_text())
+    return {**summary, "observed": observer.seen}, observer.directory
+
+
+def _run(command: list[str], limit_s: float | None) -> int:
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            click.echo(f"[demo] not done after {limit_s:g} s: ended")
+            process.send_signal(signal.SIGINT)
+            return process.wait()
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
 
 
 @click.command()
@@ -134,21 +154,21 @@ def main(rounds: int, runs_dir: Path) -> None:
         with emulate(Settings(map_path("metro"))) as emulation:
             console.rule("1. The network")
             describe(emulation, click.echo)
-            with Flood(emulation, 1.5) as flood:
+            with Flood(emulation, 1.5) as flood, StallWatch() as watch:
                 click.echo(f"cross-traffic: {flood.rate_bps / 1e6:g} Mb/s of UDP, 150 % of the bottleneck")
                 console.rule("2. Training over reserved flows")
-                reserved, observer = train(emulation, runs_dir, [*RESERVED, "--rounds", str(rounds)], act=True)
+                reserved, record = train(emulation, runs_dir, [*RESERVED, "--rounds", str(rounds)], act=True)
                 console.rule("3. The same transfers with nothing reserved")
-                best_effort, other = train(emulation, runs_dir, BEST_EFFORT, act=False)
+                best_effort, other = train(emulation, runs_dir, BEST_EFFORT, act=False, limit_s=BEST_EFFORT_LIMIT_S)
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
     finally:
         _give_to_the_caller(runs_dir)
     console.rule("4. What was measured")
-    found = findings.Findings(reserved, best_effort, observer.counters, HALVED_EDGE, observer.halved_after)
+    found = findings.Findings(reserved, best_effort, tuple(watch.stalls))
     for part in findings.tell(found):
         console.print(part)
-    click.echo(f"records: {observer.directory} (reserved), {other.directory} (best effort)")
+    click.echo(f"records: {record} (reserved), {other} (best effort)")
     click.echo(f"the whole demo took {time.monotonic() - begun:.0f} s")
     sys.exit(0 if all(verdict.holds for verdict in findings.verdicts(found)) else 1)
 

@@ -106,6 +106,7 @@ class Emulation:
 
     def _start(self) -> None:
         machine.tune(self.journal)
+        machine.prefer_packets(self.journal)
         self.idle_loops = machine.start_idle_loops(self.journal)
         self.vswitch.start()
         self._build_net()

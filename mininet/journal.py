@@ -6,6 +6,7 @@ crash `start.py -c` finds the same journal and does the same.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -51,6 +52,11 @@ class Journal:
     def sysctl(self, key: str, old: str) -> None:
         """A kernel setting and the value it had."""
         self._write({"kind": "sysctl", "key": key, "old": old})
+
+    def scheduling(self, pid: int) -> None:
+        """How a thread of the kernel was scheduled."""
+        policy, priority = os.sched_getscheduler(pid), os.sched_getparam(pid).sched_priority
+        self._write({"kind": "scheduling", "pid": pid, "policy": policy, "priority": priority})
 
     def exists(self) -> bool:
         """Whether there is anything to undo."""
@@ -161,6 +167,11 @@ def _undo_sysctl(entry: dict[str, Any]) -> None:
     Path("/proc/sys", *entry["key"].split(".")).write_text(entry["old"])
 
 
+def _undo_scheduling(entry: dict[str, Any]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.sched_setscheduler(entry["pid"], entry["policy"], os.sched_param(entry["priority"]))
+
+
 _UNDO: dict[str, Callable[[dict[str, Any]], None]] = {
     "process": _undo_process,
     "namespace": _undo_namespace,
@@ -168,4 +179,5 @@ _UNDO: dict[str, Callable[[dict[str, Any]], None]] = {
     "cgroup": _undo_cgroup,
     "directory": _undo_directory,
     "sysctl": _undo_sysctl,
+    "scheduling": _undo_scheduling,
 }

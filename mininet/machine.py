@@ -21,6 +21,8 @@ SETTINGS = {
     "net.core.netdev_max_backlog": "10000",
 }
 
+REAL_TIME_PRIORITY = 50
+
 TOOLS = {
     "ovs-vswitchd": "openvswitch-switch",
     "ovsdb-server": "openvswitch-switch",
@@ -73,6 +75,22 @@ def tune(journal: Journal) -> None:
             continue
         journal.sysctl(key, old)
         path.write_text(value)
+
+
+def prefer_packets(journal: Journal) -> None:
+    """Give the kernel's packet and timer threads the priority of the switch: paced senders live on them.
+
+    Without it a transfer was up to 100 ms late when all edges computed at once.
+    """
+    for name in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            if not name.read_text().startswith("ksoftirqd/"):
+                continue
+            pid = int(name.parent.name)
+            journal.scheduling(pid)
+            os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(REAL_TIME_PRIORITY))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
 
 
 def start_idle_loops(journal: Journal) -> list[subprocess.Popen[bytes]]:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from journal import Journal
+from machine import REAL_TIME_PRIORITY
 from problems import EmulationError
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
@@ -42,8 +43,8 @@ class VirtualSwitchDaemon:
         self._daemon(["ovsdb-server", str(database), f"--remote=punix:{socket}"], "ovsdb-server")
         self._wait_for(socket)
         _run(["ovs-vsctl", "--no-wait", "init"])
-        self.real_time = _run(["chrt", "-f", "50", "true"], check=False) == 0
-        prefix = ["chrt", "-f", "50"] if self.real_time else []
+        self.real_time = _run(["chrt", "-f", str(REAL_TIME_PRIORITY), "true"], check=False) == 0
+        prefix = ["chrt", "-f", str(REAL_TIME_PRIORITY)] if self.real_time else []
         self._daemon([*prefix, "ovs-vswitchd", f"unix:{socket}"], "ovs-vswitchd")
         _run(["ovs-vsctl", "-t", "10", "show"])
 

@@ -17,7 +17,8 @@ The names in summary.json are the interface to other programs: keep them, add fr
     rounds[].edges[]    edge, cut, codec, samples, segment_bytes, reserved_bps, reserved_down_bps,
                         planned_bps, training_ms {predicted, measured}, backward_ms {predicted, measured},
                         uplink_ms and downlink_ms {predicted, bound, measured, worst}, late_ms, loss, offset_ms
-    rounds[].transfers[]  edge, direction (up, down), step, bytes, ideal_ms, bound_ms, measured_ms, kept
+    rounds[].transfers[]  edge, direction (up, down), step, sent_at (the cloud's clock, seconds since
+                        the epoch), bytes, ideal_ms, bound_ms, measured_ms, kept
 
 Measured values of a round are medians over its steps. Without a reservation reserved_bps, bound and kept are
 null, and `ideal_ms` is what the rate of the plan implies.

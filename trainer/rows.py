@@ -96,10 +96,13 @@ def _transfers(step: StepResult) -> list[Fields]:
     for name, exchange in step.edges.items():
         for direction in directions:
             size, judgement = exchange.transfer(direction)
+            sent_up_s = exchange.sent_up[0].send_s - exchange.offset_s
+            sent_s = sent_up_s if direction == "up" else exchange.sent_down[0].send_s
             rows.append({
                 "edge": name,
                 "direction": direction,
                 "step": step.step,
+                "sent_at": round(sent_s, 4),
                 "bytes": size,
                 "ideal_ms": milliseconds(judgement.ideal_s),
                 "bound_ms": milliseconds(judgement.bound_s),

@@ -6,6 +6,7 @@ Arrival is when the kernel received a frame's last byte (SO_TIMESTAMPNS), not wh
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import socket
 import struct
@@ -32,7 +33,7 @@ EXPEDITED_FORWARDING = 46 << 2
 """The type-of-service byte of DSCP 46 (RFC 3246)."""
 BUFFER_BYTES = 16 * 1024 * 1024
 """A whole segment fits, so sending does not wait and a busy receiver does not close the window."""
-SILENCE_MS = 60_000
+SILENCE_MS = 120_000
 """Unacknowledged for this long, a connection counts as lost (TCP_USER_TIMEOUT)."""
 
 _TIMESPEC = struct.Struct("@ll")
@@ -165,7 +166,11 @@ class Connection:
         while len(view):
             try:
                 got, ancillary, _, _ = self._socket.recvmsg_into([view], _ANCILLARY_BYTES)
-            except TimeoutError:
+            except TimeoutError as error:
+                if error.errno == errno.ETIMEDOUT:
+                    raise ConnectionLostError(
+                        f"Nothing came through to or from the other side for {SILENCE_MS / 1000:g} s."
+                    ) from error
                 raise ProtocolError(f"{self.peer} began a frame and did not go on.") from None
             except OSError as error:
                 raise ConnectionLostError(f"The connection to {self.peer} broke: {error}.") from error
