@@ -14,7 +14,7 @@ from problems import EmulationError
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 START_TIMEOUT_S = 10.0
 
-KEEP_HEAP = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_TOP_PAD_": str(2**26), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
+KEEP_HEAP = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_TOP_PAD_": str(2**26), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 """The netdev datapath takes 32 full-size buffers for every read of a port and frees those it did not need. With frames
 of 9000 bytes the C library then gives memory back to the kernel each time, and takes it again: measured under the
 metro map's flood, 78 % of a core in the kernel with its defaults, 27 % with these."""

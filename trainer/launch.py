@@ -24,6 +24,14 @@ POLL_S = 0.1
 GRACE_S = 15.0
 """For the cloud to release its reservation, and for edges to hang up."""
 
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_TOP_PAD_": str(2**24),
+}
+"""One thread each; and memory of tensors is kept, not given back to the kernel and fetched anew for every layer."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -142,7 +150,7 @@ def _start(job: Job, logs: Path) -> Child:
             stdin=subprocess.DEVNULL,
             stdout=None if job.arguments[0] == "cloud" else output,
             stderr=output,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **ENVIRONMENT},
             start_new_session=True,  # Ctrl-C comes to us; we pass it on in the right order
             preexec_fn=_die_with_parent(os.getpid()),
         )
