@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -20,8 +21,8 @@ RATE_BPS = 20_000_000
 SEGMENT_BYTES = 500_000
 COUNT = 6
 IDEAL_MS = SEGMENT_BYTES * 8 / RATE_BPS * 1e3
-NOT_DISTURBED = 1.5
-"""Times the ideal. A flood of 150 % without a reservation costs several times the ideal; a noisy machine does not."""
+NOT_DISTURBED = 1.2
+"""Times the ideal, for the median: it is 1.00 when all is well, whatever a noisy machine does to single transfers."""
 
 
 @contextmanager
@@ -109,7 +110,7 @@ def test_reserved_transfers_keep_their_time_beside_a_flood(
     reservation = reserved(edge1=RATE_BPS, edge2=RATE_BPS)
     with flood(pair, "load1", "load2", 120_000_000):
         measured = transfer(pair, tmp_path, edge1=RATE_BPS, edge2=RATE_BPS)
-    assert max(sorted(measured["edge1"] + measured["edge2"])[:-1]) < IDEAL_MS * NOT_DISTURBED
+    assert statistics.median(measured["edge1"] + measured["edge2"]) < IDEAL_MS * NOT_DISTURBED
     live = pair.api.get(f"/v1/reservations/{reservation['id']}").json()
     sent = 2 * COUNT * SEGMENT_BYTES
     assert sum(meter["bytes"] for meter in live["counters"]["meters"]) >= sent
@@ -148,7 +149,7 @@ def test_a_spoofed_mark_gains_nothing(pair: Network, reserved: Callable[..., dic
     reserved(edge1=RATE_BPS)
     with flood(pair, "load1", "load2", 120_000_000, "-S", "0xb8"):
         measured = transfer(pair, tmp_path, edge1=RATE_BPS)
-    assert max(sorted(measured["edge1"])[:-1]) < IDEAL_MS * NOT_DISTURBED
+    assert statistics.median(measured["edge1"]) < IDEAL_MS * NOT_DISTURBED
 
 
 def test_a_mark_forged_frame_by_frame_is_wiped_at_the_first_switch(pair: Network) -> None:
@@ -189,7 +190,7 @@ def test_an_over_sender_hurts_only_itself(
     finally:
         pair.api.delete(f"/v1/reservations/{greedy['id']}")
     assert meter["dropped_bytes"] > 2 * (meter["bytes"] - meter["dropped_bytes"])
-    assert max(sorted(measured["edge1"])[:-1]) < IDEAL_MS * NOT_DISTURBED
+    assert statistics.median(measured["edge1"]) < IDEAL_MS * NOT_DISTURBED
 
 
 def test_traffic_for_the_cloud_itself_does_not_delay_what_is_reserved_to_it(
@@ -198,7 +199,7 @@ def test_traffic_for_the_cloud_itself_does_not_delay_what_is_reserved_to_it(
     reserved(edge1=RATE_BPS)
     with flood(pair, "load1", "cloud", 150_000_000), flood_more(pair):
         measured = transfer(pair, tmp_path, edge1=RATE_BPS)
-    assert max(sorted(measured["edge1"])[:-1]) < IDEAL_MS * NOT_DISTURBED
+    assert statistics.median(measured["edge1"]) < IDEAL_MS * NOT_DISTURBED
 
 
 @contextmanager
