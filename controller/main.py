@@ -8,13 +8,12 @@ import logging
 import os
 import signal
 import socket
-import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import click
-import uvicorn
+from fastapi import FastAPI
 
 from controller import southbound
 from controller.api import create_app
@@ -22,6 +21,7 @@ from controller.errors import StartError
 from controller.front import Front
 from controller.ledger import Ledger
 from controller.network import Network, network_from_map
+from controller.rest import STOP_S, RestThread
 from controller.service import Service
 from controller.wsgi import plain_call, wsgi_of
 from topologies import running
@@ -33,7 +33,6 @@ Address = tuple[str, int]
 REST_DEFAULT = "127.0.0.1:8080"
 OPENFLOW_DEFAULT = "127.0.0.1:6653"
 RYU_REST_DEFAULT = "127.0.0.1:8081"
-STOP_S = 5.0
 
 
 class AddressType(click.ParamType[Address]):
@@ -158,7 +157,7 @@ def _rest_on_hub(service: Service, addresses: Sequence[Address]) -> southbound.S
 
 def _rest_in_thread(service: Service, addresses: Sequence[Address]) -> southbound.Stop:
     stack = contextlib.ExitStack()
-    rest = RestThread(service, [stack.enter_context(_listening(address)) for address in addresses])
+    rest = RestThread(_app(service), [stack.enter_context(_listening(address)) for address in addresses])
     rest.start()
 
     def stop() -> None:
@@ -211,7 +210,7 @@ def _run(
     def assemble(front: Front) -> southbound.Stop:
         service = Service(network, front, book)
         service.start()
-        rest.append(RestThread(service, sockets))
+        rest.append(RestThread(_app(service), sockets))
         rest[0].start()
         return lambda: _stop(rest[0], service)
 
@@ -226,40 +225,13 @@ def _run(
     southbound.run(ryu_apps, openflow, ryu_rest, ready)
 
 
+def _app(service: Service) -> FastAPI:
+    return create_app(service, partial(propagation_emulated, service.network.name))
+
+
 def _stop(rest: RestThread, service: Service) -> None:
     rest.stop()
     service.stop()
-
-
-class RestThread(threading.Thread):
-    """uvicorn on sockets that listen already."""
-
-    def __init__(self, service: Service, sockets: list[socket.socket]) -> None:
-        super().__init__(name="paceline-rest", daemon=True)
-        self.ready = threading.Event()
-        self._sockets = sockets
-        app = create_app(service, partial(propagation_emulated, service.network.name))
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
-        self._server = _AnnouncingServer(config, self.ready)
-
-    def run(self) -> None:
-        """Serve until told to stop."""
-        self._server.run(sockets=self._sockets)
-
-    def stop(self) -> None:
-        """Finish what is being answered and end."""
-        self._server.should_exit = True
-        self.join(STOP_S)
-
-
-class _AnnouncingServer(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: threading.Event) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready.set()
 
 
 @contextlib.contextmanager

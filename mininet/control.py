@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from journal import Journal
 from problems import EmulationError
@@ -53,7 +54,7 @@ class ControllerProcess:
                 complaints = network["complaints"]
                 if up == expected and not complaints:
                     return
-                state = f"{up} of {expected} switches connected. " + " ".join(map(str, complaints))  # type: ignore[call-overload]
+                state = f"{up} of {expected} switches connected. " + " ".join(map(str, complaints))
             time.sleep(0.1)
         raise EmulationError(f"the controller is not ready after {timeout_s:g} s: {state}\n{self._tail()}")
 
@@ -66,10 +67,10 @@ class ControllerProcess:
             self.process.kill()
             self.process.wait()
 
-    def _get(self, path: str) -> dict[str, object] | None:
+    def _get(self, path: str) -> dict[str, Any] | None:
         try:
             with urllib.request.urlopen(self.rest + path, timeout=2) as answer:
-                facts: dict[str, object] = json.load(answer)
+                facts: dict[str, Any] = json.load(answer)
                 return facts
         except (urllib.error.URLError, OSError, ValueError):
             return None

@@ -40,6 +40,8 @@ HALVED_EDGE = "edge2"
 RESERVED = ["--target", str(findings.ACCURACY_GOAL), "--min-rounds", str(ROUNDS)]
 BEST_EFFORT = ["--best-effort", "--rounds", "4", "--steps", "1", "--average-every", "4"]
 BEST_EFFORT_LIMIT_S = 75.0
+READ_BACK_DELAY_S = 1.5
+"""Into the next round: its new rates have set the meters' counters back to zero."""
 POLL_S = 0.1
 
 Event = dict[str, Any]
@@ -93,6 +95,7 @@ class Observer:
             self.seen |= {"halved_edge": HALVED_EDGE, "halved_after": event["round"]}
             self.say(f"[demo] {HALVED_EDGE} now has {host.cpu_share / 2:g} of a core instead of {host.cpu_share:g}")
         elif event["round"] == READ_BACK_AFTER_ROUND:
+            time.sleep(READ_BACK_DELAY_S)
             self.seen["reservation"] = self._read_back()
 
     def _read_back(self) -> dict[str, Any] | None:

@@ -117,6 +117,13 @@ def test_without_a_controller_it_says_which_switches_nobody_took(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("untouched")
+def test_switches_that_are_not_there_in_time_are_counted(tmp_path: Path) -> None:
+    emulation = Started(["pair", "--no-prompt", "--timeout", "0.1"], tmp_path / "log")
+    assert emulation.end(signal.SIGCONT) == 1
+    assert "the controller is not ready after 0.1 s" in emulation.text()
+
+
+@pytest.mark.usefixtures("untouched")
 def test_a_port_in_use_is_named_before_anything_is_changed(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 6653)):
         emulation = Started(["pair", "--no-prompt"], tmp_path / "log")

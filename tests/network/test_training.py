@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ def reserved_bps(network: Network) -> int:
     return sum(link["reserved_bps"] for link in network.api.get("/v1/network").json()["links"])
 
 
+@contextlib.contextmanager
+def somebody_else(network: Network, rate_bps: int) -> Iterator[None]:
+    """Another owner's flow from edge1 to the cloud, as long as the block lasts."""
+    flow = network.uplink("edge1", rate_bps)
+    flow["match"]["source_port"] = 9999
+    taken = network.api.post("/v1/reservations", json={"owner": "other", "lease_s": 300, "flows": [flow]}).json()
+    try:
+        yield
+    finally:
+        network.api.delete(f"/v1/reservations/{taken['id']}").raise_for_status()
+
+
 def test_a_reserved_run_makes_promises_and_gives_everything_back(pair: Network, tmp_path: Path) -> None:
     done, summary = train(tmp_path)
     assert done.returncode == 0, done.stderr
@@ -59,13 +72,8 @@ def test_best_effort_reserves_nothing_and_promises_nothing(tmp_path: Path) -> No
 
 
 def test_a_plan_takes_only_what_others_leave_free(pair: Network, tmp_path: Path) -> None:
-    other = [pair.uplink("edge1", 65_000_000)]
-    other[0]["match"]["source_port"] = 9999
-    taken = pair.api.post("/v1/reservations", json={"owner": "other", "lease_s": 300, "flows": other}).json()
-    try:
+    with somebody_else(pair, 65_000_000):
         done, summary = train(tmp_path)
-    finally:
-        pair.api.delete(f"/v1/reservations/{taken['id']}").raise_for_status()
     assert done.returncode == 0, done.stderr
     for row in summary["rounds"]:
         assert 0 < sum(edge["reserved_bps"] for edge in row["edges"]) <= 11_000_000
@@ -96,13 +104,8 @@ def test_a_plan_that_is_overtaken_by_another_reservation_adapts_and_says_so(pair
 
 
 def test_a_network_that_is_full_is_said_with_the_link(pair: Network, tmp_path: Path) -> None:
-    other = [pair.uplink("edge1", 74_000_000)]
-    other[0]["match"]["source_port"] = 9999
-    taken = pair.api.post("/v1/reservations", json={"owner": "other", "lease_s": 300, "flows": other}).json()
-    try:
+    with somebody_else(pair, 74_000_000):
         done, summary = train(tmp_path)
-    finally:
-        pair.api.delete(f"/v1/reservations/{taken['id']}").raise_for_status()
     assert done.returncode in (3, 4)
     assert summary["status"] == "failed"
     assert "->" in summary["error"]

@@ -16,12 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from controller.api import create_app
 from controller.bodylimit import LIMIT_BYTES
 from controller.forwarding import MeterEntry, SwitchState
 from controller.ledger import IN_MEMORY, Ledger
-from controller.main import RestThread
 from controller.network import network_from_map
 from controller.reconcile import Change
+from controller.rest import RestThread
 from controller.service import Service
 from controller.switches import FlowCounter, MeterCounter, SwitchEvent, SwitchUp
 from topologies.loader import load_map
@@ -75,7 +76,7 @@ def service() -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[httpx.Client]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        rest = RestThread(service, [listener])
+        rest = RestThread(create_app(service), [listener])
         rest.start()
         assert rest.ready.wait(10)
         with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:

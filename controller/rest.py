@@ -1,0 +1,41 @@
+"""The REST interface in a thread of its own, beside Ryu's hub."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import uvicorn
+from fastapi import FastAPI
+
+STOP_S = 5.0
+
+
+class RestThread(threading.Thread):
+    """uvicorn on sockets that listen already."""
+
+    def __init__(self, app: FastAPI, sockets: list[socket.socket]) -> None:
+        super().__init__(name="paceline-rest", daemon=True)
+        self.ready = threading.Event()
+        self._sockets = sockets
+        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+        self._server = _AnnouncingServer(config, self.ready)
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        self._server.run(sockets=self._sockets)
+
+    def stop(self) -> None:
+        """Finish what is being answered and end."""
+        self._server.should_exit = True
+        self.join(STOP_S)
+
+
+class _AnnouncingServer(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: threading.Event) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready.set()
