@@ -130,8 +130,8 @@ class Bench:
     def _read(
         self, name: str, received: dict[str, list[list[float]]], reservation: dict[str, Any] | None, others_bps: float
     ) -> Phase:
-        by_edge = {edge: received[str(FIRST_EDGE_PORT + index)] for index, edge in enumerate(self.edges)}
-        encoded_bytes = next(rows[0][2] for rows in by_edge.values() if rows)
+        by_edge = {edge: received.get(str(FIRST_EDGE_PORT + index), []) for index, edge in enumerate(self.edges)}
+        encoded_bytes = next((rows[0][2] for rows in by_edge.values() if rows), SEGMENT_BYTES)
         ideal_ms = encoded_bytes * 8 / self.reserved_bps * 1e3
         paced_ms = encoded_bytes / pace_bytes_per_s(self.reserved_bps, self.plan.mtu_bytes - 52) * 1e3
         bounds = None
