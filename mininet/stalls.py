@@ -61,9 +61,9 @@ class StallWatch:
 def describe(stalls: Sequence[Stall]) -> str:
     """A sentence about what was seen."""
     if not stalls:
-        return "this machine never stood still for 10 ms or more"
+        return "no core of this machine ever stood still for 10 ms or more"
     worst = max(stall.duration_ms for stall in stalls)
-    return f"this machine itself stood still {len(stalls)} times for 10 ms or more, for {worst:.0f} ms at the worst"
+    return f"cores of this machine stood still {len(stalls)} times for 10 ms or more, for {worst:.0f} ms at the worst"
 
 
 def _watch(core: int, parent: int) -> None:
