@@ -83,7 +83,15 @@ def start_time(pid: int) -> str | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] == "Z" else fields[19]
+    return None if fields[0] == "Z" and _threads(pid) <= 1 else fields[19]
+
+
+def _threads(pid: int) -> int:
+    """A process whose first thread has ended is a zombie, but holds its files until the others have ended too."""
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir()))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def end_process(pid: int, started: str | None) -> None:
