@@ -13,6 +13,8 @@ from problems import EmulationError
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 START_TIMEOUT_S = 10.0
+TAP = "ovs-netdev"
+"""The userspace datapath's own interface."""
 
 KEEP_HEAP = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_TOP_PAD_": str(2**26), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 """The netdev datapath takes 32 full-size buffers for every read of a port and frees those it did not need. With frames
@@ -36,6 +38,8 @@ class VirtualSwitchDaemon:
         """
         self.journal.directory(self.directory)
         self.directory.mkdir(parents=True)
+        if not Path("/sys/class/net", TAP).exists():
+            self.journal.interface(TAP)  # goes with vswitchd, but a moment later
         for name in ("OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR"):
             os.environ[name] = str(self.directory)
         database, socket = self.directory / "conf.db", self.directory / "db.sock"
