@@ -100,7 +100,9 @@ def _times(summary: Row, rows: Sequence[Row]) -> list[str]:
 
 
 def over_ideal(rows: Sequence[Row], share: float) -> float:
-    """A quantile of measured time over the time that the rate implies."""
+    """A quantile of measured time over the time that the rate implies; infinite if there are no transfers."""
+    if not rows:
+        return float("inf")
     return quantile([row["measured_ms"] / row["ideal_ms"] for row in rows], share)
 
 
