@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from controller.assignment import PathSearch, held_placement, metered_bps, metered_burst_bytes
 from controller.bookings import Booking, Bookings
@@ -26,11 +27,16 @@ FlowKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Flows for the reservation of that id; if a standing one has it, this is its modification."""
+    """Flows for the reservation of that id; if a standing one has it, this is its modification.
+
+    Wanted during [start_s, end_s); a start of None is now.
+    """
 
     reservation_id: str
     version: int
     flows: tuple[Flow, ...]
+    start_s: float | None = None
+    end_s: float = inf
 
 
 @dataclass(frozen=True, slots=True)

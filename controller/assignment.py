@@ -18,7 +18,7 @@ SEARCH_STEPS = 4000
 
 def metered_bps(flow: Flow) -> int:
     """The rate that is booked: what was asked, rounded up to the kbit/s a meter can count."""
-    return ceil(flow.requirement.min_bandwidth_bps / 1000) * 1000
+    return ceil((flow.requirement.min_bandwidth_bps or 0) / 1000) * 1000
 
 
 def metered_burst_bytes(flow: Flow, network: Network) -> int:

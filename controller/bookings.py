@@ -6,10 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
+from controller.reservation import Window
+
 
 @dataclass(frozen=True, slots=True)
 class Booking:
-    """A rate taken on a link during [start_s, end_s) by a flow of a reservation."""
+    """A rate taken on a link during [start_s, end_s) by a flow of a reservation.
+
+    `window`: only in that part of every period. `failures`: a backup's booking, needed only while one of these spans
+    (`a-b`, names sorted) is down; empty: always.
+    """
 
     reservation_id: str
     flow: str
@@ -17,6 +23,8 @@ class Booking:
     rate_bps: int
     start_s: float
     end_s: float = inf
+    window: Window | None = None
+    failures: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,11 @@ from itertools import pairwise
 from typing import Literal
 
 Protocol = Literal["tcp", "udp"]
+Protection = Literal["none", "link_disjoint"]
+
+LOWEST_RANK = 255
+DEFAULT_RANK = 128
+"""A rank is 0…255 and 0 the most important: those go first when not all can stay. Source: RFC 9016 §5.7."""
 
 FIRST_METER_ID = 110_000
 """Reservations' meters from here up, on each switch; lower ids are the ports' own."""
@@ -59,12 +64,32 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What a flow needs; None: a default burst is chosen, no limit is promised. Source: RFC 9016 §5.9."""
+    """What a flow needs, in one of two forms; None: a default burst is chosen, no limit is promised.
 
-    min_bandwidth_bps: int
+    A rate: `min_bandwidth_bps`. A transfer: `transfer_bytes` (L2) handed over at once and there within `deadline_ms`;
+    with `period_ms` again in every period, from `offset_ms` after its start. Periods are counted from the Unix epoch.
+    `rank`: 0 is the most important. Source: RFC 9016 §5.7, §5.9.
+    """
+
+    min_bandwidth_bps: int | None = None
     burst_bytes: int | None = None
     max_latency_us: float | None = None
     max_latency_variation_us: float | None = None
+    transfer_bytes: int | None = None
+    deadline_ms: float | None = None
+    period_ms: float | None = None
+    offset_ms: float = 0.0
+    rank: int = DEFAULT_RANK
+    protection: Protection = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The part of every period in which a periodic transfer travels: [k period + offset, + length) of Unix time."""
+
+    period_us: int
+    offset_us: int
+    length_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +119,8 @@ class Placement:
     """What a flow was given: path, rate, burst, the meter at its first switch, and the proven bounds.
 
     `version` is the reservation's version in which the switches last had to be told something new about this flow.
+    `window`: the flow is let in only then (None: always). `backup_path`: where it goes when a link of `path` is down.
+    `completion_us`: of a transfer, the proven time from its start until its last byte is there.
     """
 
     flow: Flow
@@ -104,6 +131,9 @@ class Placement:
     version: int
     accumulated_latency_us: float
     latency_variation_us: float
+    completion_us: float | None = None
+    window: Window | None = None
+    backup_path: tuple[str, ...] | None = None
 
     @property
     def link_names(self) -> tuple[str, ...]:
@@ -118,7 +148,11 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """An atomic set of flows with a life; `number` names it in cookies. Times are seconds since the epoch."""
+    """An atomic set of flows with a life; `number` names it in cookies. Times are seconds since the epoch.
+
+    It is installed during [start_at_s, end_at_s) and, whatever its state, gone at `expires_at_s` unless renewed.
+    `tenant` is who may change it: the token's name, "public" where none is needed.
+    """
 
     id: str
     number: int
@@ -130,6 +164,9 @@ class Reservation:
     expires_at_s: float
     placements: tuple[Placement, ...]
     reason: str | None = None
+    start_at_s: float = 0.0
+    end_at_s: float | None = None
+    tenant: str = "public"
 
     @property
     def is_live(self) -> bool:

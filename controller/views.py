@@ -54,7 +54,7 @@ def _placed_flow(placement: Placement) -> PlacedFlow:
             protocol=match.protocol, source_port=match.source_port, destination_port=match.destination_port
         ),
         requirement=RequirementBody(
-            min_bandwidth_bps=needed.min_bandwidth_bps,
+            min_bandwidth_bps=needed.min_bandwidth_bps or 0,
             burst_bytes=needed.burst_bytes,
             max_latency_us=needed.max_latency_us,
             max_latency_variation_us=needed.max_latency_variation_us,
