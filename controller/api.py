@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from controller.asked import Asked
 from controller.bodylimit import BodyLimit
 from controller.errors import ControllerError, InvalidRequest, UnknownHost, problem
 from controller.reservation import State
@@ -120,7 +121,9 @@ def _add_reservation_routes(app: FastAPI, service: Service, beside: Beside) -> N
     async def reserve(request: ReservationRequest) -> ReservationBody:
         """Reserve all flows or none; answered when every switch on the paths has confirmed."""
         flows = tuple(flow.to_flow() for flow in request.flows)
-        return reservation_body(await beside(service.reserve, request.owner, request.lease_s, flows))
+        asked = Asked(request.owner, "public", request.lease_s, flows)
+        reservation, _replayed = await beside(service.reserve, asked)
+        return reservation_body(reservation)
 
     @app.get("/v1/reservations", tags=["reservations"], responses=_problems(422))
     async def reservations(state: State | None = None) -> ReservationList:

@@ -6,6 +6,9 @@ ControllerError
 │   ├── UnknownHost       422 unknown_host
 │   ├── NotFound          404 not_found
 │   ├── NotLive           409 not_live
+│   ├── NotHeld           409 not_held
+│   ├── KeyReused         422 idempotency_key_reused
+│   ├── InProgress        409 request_in_progress
 │   └── TooLarge          413 too_large
 ├── Refused               understood, but the network cannot promise it (409)
 │   ├── NoPath            no_path
@@ -16,6 +19,7 @@ ControllerError
 │   ├── SwitchDown        switch_down
 │   ├── SwitchTimeout     switch_timeout
 │   └── SwitchRefused     switch_refused
+├── Overloaded            too many requests wait already (503, `retry_after_s`)
 └── StartError            the process cannot start; has an exit code
 """
 
@@ -83,6 +87,24 @@ class NotLive(RequestError):
     code, status, title = "not_live", 409, "Not live"
 
 
+class NotHeld(RequestError):
+    """Only a reservation that is held can be committed."""
+
+    code, status, title = "not_held", 409, "Not held"
+
+
+class KeyReused(RequestError):
+    """The Idempotency-Key was used for another body within a day."""
+
+    code, status, title = "idempotency_key_reused", 422, "Idempotency key reused"
+
+
+class InProgress(RequestError):
+    """The first request with this Idempotency-Key is still being answered."""
+
+    code, status, title = "request_in_progress", 409, "Request in progress"
+
+
 class TooLarge(RequestError):
     """The body is larger than the controller reads."""
 
@@ -141,6 +163,12 @@ class SwitchRefused(SwitchError):
     """A switch answered with an OpenFlow error."""
 
     code, title = "switch_refused", "Switch refused"
+
+
+class Overloaded(ControllerError):
+    """Too many requests wait already; try again after `retry_after_s`."""
+
+    code, status, title = "overloaded", 503, "Overloaded"
 
 
 class StartError(ControllerError):

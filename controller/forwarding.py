@@ -110,31 +110,64 @@ def cookie_of(number: int, version: int) -> int:
 BASE_COOKIE = cookie_of(0, 0)
 
 
-def wanted_states(
-    network: Network, reservations: Iterable[Reservation], down: frozenset[str] = frozenset()
-) -> dict[str, SwitchState]:
-    """What every switch must hold for these live reservations."""
-    live = [reservation for reservation in reservations if reservation.is_live]
-    reserved_bps = dict.fromkeys(network.links, 0)
-    meters: dict[str, list[MeterEntry]] = {switch.name: [] for switch in network.switches}
-    flows: dict[str, list[FlowEntry]] = {switch.name: [] for switch in network.switches}
-    for reservation in live:
-        for placement in reservation.placements:
-            for link in placement.link_names:
-                reserved_bps[link] += placement.reserved_bps
-            cookie = cookie_of(reservation.number, placement.version)
-            meters[placement.switches[0]].append(reservation_meter(placement))
-            for name, entry in reserved_entries(network, placement, cookie):
-                flows[name].append(entry)
-    for switch in network.switches:
-        meters[switch.name] += _port_meters(network, switch.name, reserved_bps)
-        flows[switch.name] += _classify(network, switch.name)
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one reservation adds to its switches, and what it takes of each directed link at this moment.
+
+    Two live reservations never add an entry of the same key.
+    """
+
+    states: Mapping[str, SwitchState]
+    taken_bps: Mapping[str, int]
+
+
+def part_of(network: Network, reservation: Reservation) -> Part:
+    """What one live reservation adds."""
+    meters: dict[str, dict[int, MeterEntry]] = {}
+    flows: dict[str, dict[EntryKey, FlowEntry]] = {}
+    taken_bps: dict[str, int] = {}
+    for placement in reservation.placements:
+        for link in placement.link_names:
+            taken_bps[link] = taken_bps.get(link, 0) + placement.reserved_bps
+        meters.setdefault(placement.switches[0], {})[placement.meter_id] = reservation_meter(placement)
+        for name, entry in reserved_entries(network, placement, cookie_of(reservation.number, placement.version)):
+            flows.setdefault(name, {})[entry.key] = entry
+    return Part({name: SwitchState(meters.get(name, {}), flows[name]) for name in flows}, taken_bps)
+
+
+def base_states(network: Network, down: frozenset[str] = frozenset()) -> dict[str, SwitchState]:
+    """What every switch holds whatever is reserved; the best-effort meters are not among it."""
+    flows = {switch.name: _classify(network, switch.name) for switch in network.switches}
     for name, entry in _best_effort(network, down):
         flows[name].append(entry)
     return {
-        name: SwitchState({meter.meter_id: meter for meter in meters[name]}, {flow.key: flow for flow in flows[name]})
-        for name in meters
+        name: SwitchState(
+            {meter.meter_id: meter for meter in _arp_meters(network, name)}, {flow.key: flow for flow in flows[name]}
+        )
+        for name in flows
     }
+
+
+def wanted_states(
+    network: Network, reservations: Iterable[Reservation], down: frozenset[str] = frozenset()
+) -> dict[str, SwitchState]:
+    """What every switch must hold for these live reservations; controller.target keeps the same step by step."""
+    parts = [part_of(network, reservation) for reservation in reservations if reservation.is_live]
+    base = base_states(network, down)
+    meters = {name: dict(state.meters) for name, state in base.items()}
+    flows = {name: dict(state.flows) for name, state in base.items()}
+    taken_bps = dict.fromkeys(network.links, 0)
+    for part in parts:
+        for name, state in part.states.items():
+            meters[name].update(state.meters)
+            flows[name].update(state.flows)
+        for link, rate_bps in part.taken_bps.items():
+            taken_bps[link] += rate_bps
+    for switch in network.switches:
+        for port in network.links_from(switch.name):
+            meter = best_effort_meter(port, taken_bps[port.name])
+            meters[switch.name][meter.meter_id] = meter
+    return {name: SwitchState(meters[name], flows[name]) for name in meters}
 
 
 def best_effort_meter(link: DirectedLink, reserved_bps: int) -> MeterEntry:
@@ -181,16 +214,13 @@ def reserved_entries(network: Network, placement: Placement, cookie: int) -> lis
     return entries
 
 
-def _port_meters(network: Network, switch: str, reserved_bps: Mapping[str, int]) -> list[MeterEntry]:
-    arp_kbps = arp_meter_kbps(network)
-    links = network.links_from(switch)
-    best_effort = [best_effort_meter(link, reserved_bps[link.name]) for link in links]
-    arp = [
-        MeterEntry(ARP_METERS + link.source_port, arp_kbps, ARP_BURST_KBIT)
-        for link in links
+def _arp_meters(network: Network, switch: str) -> list[MeterEntry]:
+    rate_kbps = arp_meter_kbps(network)
+    return [
+        MeterEntry(ARP_METERS + link.source_port, rate_kbps, ARP_BURST_KBIT)
+        for link in network.links_from(switch)
         if not network.nodes[link.destination].is_switch
     ]
-    return best_effort + arp
 
 
 def _classify(network: Network, switch: str) -> list[FlowEntry]:

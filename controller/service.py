@@ -14,9 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from controller.admission import Admitted, Rejected, Request, bookings_of, decide
+from controller.asked import Asked, RepeatKey
 from controller.bookings import Bookings
 from controller.bounds import DEFAULT_CALIBRATION, Calibration
-from controller.errors import NotFound, NotLive
+from controller.errors import NotFound, NotHeld, NotLive
+from controller.events import ServiceEvent, SwitchReport
 from controller.fabric import TICK_S, Fabric, SwitchCounters
 from controller.ledger import Ledger
 from controller.network import Network
@@ -61,6 +63,7 @@ class Service:
         self._lock = threading.RLock()
         self._reservations: dict[str, Reservation] = {}
         self._bookings = Bookings()
+        self._listeners: list[Callable[[ServiceEvent], None]] = []
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="paceline-watcher", daemon=True)
 
@@ -80,11 +83,15 @@ class Service:
 
     # What clients ask for -------------------------------------------------------------------------------------------
 
-    def reserve(self, owner: str, lease_s: float, flows: tuple[Flow, ...]) -> Reservation:
+    def reserve(self, asked: Asked, repeat: RepeatKey | None = None) -> tuple[Reservation, bool]:  # noqa: ARG002
         """Admit all flows or none, install them, and answer when every switch has confirmed.
 
-        Raises: Refused or UnknownHost if they cannot be promised, SwitchError if a switch did not do its part.
+        The answer to an earlier request with the same `repeat` is given again, and True with it.
+
+        Raises: Refused or UnknownHost if they cannot be promised, SwitchError if a switch did not do its part,
+        KeyReused or InProgress if `repeat` stands for another request or one not answered yet, Overloaded.
         """
+        owner, lease_s, flows = asked.owner, asked.lease_s, asked.flows
         with self._lock:
             now_s, number = self._clock(), self._new_number()
             name = f"r-{number:08x}"
@@ -105,7 +112,40 @@ class Service:
             self._put(*live.values(), active)
             self._bookings = admitted.bookings
             log.info("reserved id=%s owner=%s flows=%d", active.id, owner, len(flows))
-            return active
+            return active, False
+
+    def commit(self, reservation_id: str) -> Reservation:
+        """Turn a held reservation into a scheduled or active one; one that is already answers as it stands.
+
+        Raises: NotFound, NotHeld, Refused, SwitchError; then it is held as before.
+        """
+        with self._lock:
+            raise NotHeld(f"Reservation {reservation_id} is not held.")
+
+    def quote(self, asked: Asked) -> Admitted | Rejected:
+        """What `reserve` would decide now; nothing is reserved."""
+        with self._lock:
+            now_s = self._clock()
+            standing = tuple(self._live().values())
+            request = Request("", 1, asked.flows)
+            down = self._fabric.down
+            return decide(self.network, self._bookings, standing, request, now_s, down, self._calibration)
+
+    def consistency(self) -> tuple[SwitchReport, ...]:
+        """What every switch holds against what it should; reads all of them."""
+        return ()
+
+    def repair(self) -> tuple[SwitchReport, ...]:
+        """Put right what `consistency` finds missing or wrong; how it stands then."""
+        return self.consistency()
+
+    def listen(self, listener: Callable[[ServiceEvent], None]) -> Callable[[], None]:
+        """Have this called with whatever happens, in the thread where it happens; it must not wait.
+
+        What it returns ends it.
+        """
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def modify(self, reservation_id: str, lease_s: float | None, flows: tuple[Flow, ...] | None) -> Reservation:
         """Renew the lease and, if flows are given, change what is reserved without interrupting what stays.

@@ -1,0 +1,32 @@
+"""What clients ask the service for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller.reservation import Flow
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A reservation as a client wants it. Times are seconds since the epoch; None: from now, or without an end.
+
+    `hold`: only keep the capacity, for `lease_s` seconds or until it is committed.
+    """
+
+    owner: str
+    tenant: str
+    lease_s: float
+    flows: tuple[Flow, ...]
+    hold: bool = False
+    start_at_s: float | None = None
+    end_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatKey:
+    """What makes a request the same as an earlier one: the key its tenant chose. The digest is that of its body."""
+
+    tenant: str
+    key: str
+    body_digest: str
