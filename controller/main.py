@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from controller.ledger import Ledger
 from controller.network import Network, network_from_map
 from controller.rest import STOP_S, RestThread
 from controller.service import Service
+from controller.switch_tls import TlsFiles, server_context
 from controller.wsgi import plain_call, wsgi_of
 from topologies import running
 
@@ -33,6 +35,18 @@ Address = tuple[str, int]
 REST_DEFAULT = "127.0.0.1:8080"
 OPENFLOW_DEFAULT = "127.0.0.1:6653"
 RYU_REST_DEFAULT = "127.0.0.1:8081"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the process is reached, by whom, and which other Ryu applications run in it."""
+
+    rest: list[socket.socket]
+    openflow: Address
+    ryu_apps: tuple[str, ...]
+    ryu_rest: Address
+    rest_tls: TlsFiles | None
+    switch_tls: TlsFiles | None
 
 
 class AddressType(click.ParamType[Address]):
@@ -52,6 +66,9 @@ class AddressType(click.ParamType[Address]):
         if not colon or not 1 <= number <= 65535:
             self.fail(f"{value!r} is not an address; write it as 127.0.0.1:8080.", param, ctx)
         return host, number
+
+
+PemFile = click.Path(exists=True, dir_okay=False)
 
 
 @click.command(
@@ -83,6 +100,11 @@ Exit codes: 0 stopped by a signal, 2 asked for wrongly (map, options, ledger), 3
     "--ledger", metavar="URL", default=None,
     help="SQLAlchemy URL of what survives a restart; sqlite:// keeps it in memory. [default: a file for each map]",
 )  # fmt: skip
+@click.option("--tls-cert", type=PemFile, help="Certificate of the REST interface: it speaks https only.")
+@click.option("--tls-key", type=PemFile, help="The key of that certificate.")
+@click.option("--openflow-ca", type=PemFile, help="Switches must have a certificate of this authority.")
+@click.option("--openflow-cert", type=PemFile, help="Our certificate towards switches.")
+@click.option("--openflow-key", type=PemFile, help="The key of that certificate.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True,
@@ -95,6 +117,11 @@ def command(
     ryu_apps: tuple[str, ...],
     ryu_rest: Address,
     ledger: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+    openflow_ca: str | None,
+    openflow_cert: str | None,
+    openflow_key: str | None,
     quiet: bool,
     log_level: str,
 ) -> None:
@@ -102,6 +129,8 @@ def command(
     level = "error" if quiet else log_level
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
+        rest_tls = _rest_tls(tls_cert, tls_key)
+        switch_tls = _switch_tls(openflow_ca, openflow_cert, openflow_key)
         network = load_network(map_name)
         book = Ledger(ledger or default_ledger(network.name), network.name)
         with contextlib.ExitStack() as stack:
@@ -109,8 +138,9 @@ def command(
             _check_free(openflow, "OpenFlow")
             if ryu_apps:
                 _check_free(ryu_rest, "Ryu's web server")
-            greeting = None if quiet else _greeting(network, listen, openflow)
-            _run(network, book, sockets, openflow, ryu_apps, ryu_rest, greeting)
+            greeting = None if quiet else _greeting(network, listen, openflow, rest_tls, switch_tls)
+            ports = Ports(sockets, openflow, tuple(ryu_apps), ryu_rest, rest_tls, switch_tls)
+            _run(network, book, ports, greeting)
     except StartError as error:
         click.echo(f"Error: {error.detail}", err=True)
         raise SystemExit(error.exit_code) from error
@@ -131,7 +161,7 @@ def assemble(front: Front, settings: southbound.Settings) -> southbound.Stop:
         raise SystemExit(f"paceline: {error}") from error
     service.start()
     rest = _rest_on_hub(service, addresses) if settings.green else _rest_in_thread(service, addresses)
-    log.warning(_greeting(network, addresses, None))
+    log.warning(_greeting(network, addresses, None, None, None))
 
     def stop() -> None:
         rest()
@@ -196,21 +226,39 @@ def propagation_emulated(map_name: str) -> bool:
     return bool(note and note.map_name == map_name and note.propagation_emulated)
 
 
-def _run(
-    network: Network,
-    book: Ledger,
-    sockets: list[socket.socket],
-    openflow: Address,
-    ryu_apps: tuple[str, ...],
-    ryu_rest: Address,
-    greeting: str | None,
-) -> None:
+def _rest_tls(certificate: str | None, key: str | None) -> TlsFiles | None:
+    """What --tls-cert and --tls-key say.
+
+    Raises: StartError if one of them is missing or they do not fit.
+    """
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise StartError("TLS for REST needs both --tls-cert and --tls-key.", exit_code=2)
+    files = TlsFiles(certificate, key)
+    server_context(files)
+    return files
+
+
+def _switch_tls(authority: str | None, certificate: str | None, key: str | None) -> TlsFiles | None:
+    given = (authority, certificate, key)
+    if given == (None, None, None):
+        return None
+    if authority is None or certificate is None or key is None:
+        needed = "--openflow-ca, --openflow-cert and --openflow-key"
+        raise StartError(f"TLS for switches needs all of {needed}.", exit_code=2)
+    files = TlsFiles(certificate, key, authority)
+    server_context(files)
+    return files
+
+
+def _run(network: Network, book: Ledger, ports: Ports, greeting: str | None) -> None:
     rest: list[RestThread] = []
 
     def assemble(front: Front) -> southbound.Stop:
         service = Service(network, front, book)
         service.start()
-        rest.append(RestThread(_app(service), sockets))
+        rest.append(RestThread(_app(service), ports.rest, ports.rest_tls))
         rest[0].start()
         return lambda: _stop(rest[0], service)
 
@@ -222,7 +270,7 @@ def _run(
             click.echo(greeting)
 
     southbound.attach(assemble)
-    southbound.run(ryu_apps, openflow, ryu_rest, ready)
+    southbound.run(ports.ryu_apps, ports.openflow, ports.ryu_rest, ready, ports.switch_tls)
 
 
 def _app(service: Service) -> FastAPI:
@@ -263,9 +311,17 @@ def _bound(address: Address, what: str) -> Iterator[socket.socket]:
         yield bound
 
 
-def _greeting(network: Network, listen: Sequence[Address], openflow: Address | None) -> str:
-    urls = ", ".join(f"http://{host}:{port}" for host, port in listen)
-    where = f" on {openflow[0]}:{openflow[1]}" if openflow else ""
+def _greeting(
+    network: Network,
+    listen: Sequence[Address],
+    openflow: Address | None,
+    rest_tls: TlsFiles | None,
+    switch_tls: TlsFiles | None,
+) -> str:
+    scheme = "https" if rest_tls else "http"
+    urls = ", ".join(f"{scheme}://{host}:{port}" for host, port in listen)
+    how = " by TLS" if switch_tls else ""
+    where = f" on {openflow[0]}:{openflow[1]}{how}" if openflow else ""
     switches = f"{len(network.switches)} switches expected{where}"
     return f"Controller of {network.name}: REST on {urls} (Swagger at /docs), {switches}."
 

@@ -8,17 +8,26 @@ import threading
 import uvicorn
 from fastapi import FastAPI
 
+from controller.switch_tls import TlsFiles
+
 STOP_S = 5.0
 
 
 class RestThread(threading.Thread):
     """uvicorn on sockets that listen already."""
 
-    def __init__(self, app: FastAPI, sockets: list[socket.socket]) -> None:
+    def __init__(self, app: FastAPI, sockets: list[socket.socket], tls: TlsFiles | None = None) -> None:
         super().__init__(name="paceline-rest", daemon=True)
         self.ready = threading.Event()
         self._sockets = sockets
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=2,
+            ssl_certfile=tls.certificate if tls else None,
+            ssl_keyfile=tls.key if tls else None,
+        )
         self._server = _AnnouncingServer(config, self.ready)
 
     def run(self) -> None:

@@ -21,7 +21,8 @@ with warnings.catch_warnings():
     from ryu.app.wsgi import start_service
     from ryu.base.app_manager import AppManager, RyuApp
     from ryu.cfg import CONF, ListOpt, StrOpt
-    from ryu.controller import ofp_event
+    from ryu.controller import controller as ryu_controller
+    from ryu.controller import ofp_event, ofp_handler
     from ryu.controller.handler import DEAD_DISPATCHER, MAIN_DISPATCHER, set_ev_cls
     from ryu.ofproto import ofproto_v1_3
 
@@ -33,6 +34,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from controller.errors import StartError
 from controller.front import Front
+from controller.switch_tls import TlsFiles, secured
 from controller.switches import LldpSeen, PortChanged, SwitchGone, SwitchUp
 from controller.wiring import read_lldp_frame
 
@@ -71,18 +73,42 @@ def attach(assemble: Callable[[Front], Stop]) -> None:
     _attached[:] = [assemble]
 
 
+class _Listener(ryu_controller.OpenFlowController):  # type: ignore[misc]
+    """Ryu's listener with TLS that serves more than one switch; see controller.switch_tls."""
+
+    def server_loop(self, ofp_tcp_listen_port: int, ofp_ssl_listen_port: int) -> None:
+        """Called by Ryu: over TLS when its own options name a key and a certificate."""
+        if not (CONF.ctl_privkey and CONF.ctl_cert):
+            super().server_loop(ofp_tcp_listen_port, ofp_ssl_listen_port)
+            return
+        files = TlsFiles(CONF.ctl_cert, CONF.ctl_privkey, CONF.ca_certs)
+        handle = secured(ryu_controller.datapath_connection_factory, files)
+        ryu_controller.StreamServer((CONF.ofp_listen_host, ofp_ssl_listen_port), handle).serve_forever()
+
+
+ofp_handler.OpenFlowController = _Listener
+
+
 def run(
-    apps: Sequence[str], openflow: tuple[str, int], ryu_rest: tuple[str, int], ready: Callable[[Stop], None]
+    apps: Sequence[str],
+    openflow: tuple[str, int],
+    ryu_rest: tuple[str, int],
+    ready: Callable[[Stop], None],
+    tls: TlsFiles | None = None,
 ) -> None:
     """Run Ryu with this and these other applications in this thread until the function handed to `ready` is called.
 
     `ryu_rest`: where Ryu's own web server listens if one of the applications wants it.
+    `tls`: switches connect by TLS only, and need a certificate of its authority.
 
     Raises: StartError if a port is taken; whatever an application raises while it is loaded or started.
     """
     CONF(args=[], project="ryu", default_config_files=[])
     overrides = {"ofp_listen_host": openflow[0], "ofp_tcp_listen_port": openflow[1]}
     overrides |= {"wsapi_host": ryu_rest[0], "wsapi_port": ryu_rest[1]}
+    if tls is not None:
+        overrides |= {"ofp_ssl_listen_port": openflow[1]}
+        overrides |= {"ctl_cert": tls.certificate, "ctl_privkey": tls.key, "ca_certs": tls.authority}
     # A switch that says nothing for about 12 s counts as gone.
     for name, value in {**overrides, "echo_request_interval": 3.0, "maximum_unreplied_echo_requests": 3}.items():
         CONF.set_override(name, value)

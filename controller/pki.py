@@ -1,0 +1,177 @@
+"""A test certificate authority: the certificates a controller, its switches and its clients need to trust each other.
+
+Good for laboratories and emulations: the authority's key lies beside the rest, unencrypted. A real network has an
+authority of its own and gives the controller files of the same form.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from controller.errors import StartError
+from topologies.maps import MANAGEMENT_GATEWAY
+
+CONTROLLER_NAMES = ("localhost", "127.0.0.1", "::1", MANAGEMENT_GATEWAY)
+"""Under these the controller is reached in an emulation and on one machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A certificate authority that can sign."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+
+def create(directory: Path, switches: Sequence[str], controller_names: Sequence[str], days: int) -> list[Path]:
+    """Write an authority and `controller`, `switch`, `switch-NAME` and `client` certificates with their keys.
+
+    `controller_names`: host names and addresses besides the usual ones. Returns the files. Nothing is overwritten.
+
+    Raises: StartError if something is there already or cannot be written.
+    """
+    taken = directory / "ca.key"
+    if taken.exists():
+        raise StartError(f"{taken} exists already; choose another directory or remove it.", exit_code=2)
+    until = datetime.now(UTC) + timedelta(days=days)
+    authority = _authority(until)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        written = _write(directory, "ca", authority.key, authority.certificate)
+        names = [*CONTROLLER_NAMES, *controller_names]
+        written += _issue(directory, authority, "controller", until, ExtendedKeyUsageOID.SERVER_AUTH, names)
+        for name in ["switch", *(f"switch-{switch}" for switch in switches), "client"]:
+            written += _issue(directory, authority, name, until, ExtendedKeyUsageOID.CLIENT_AUTH, [])
+    except OSError as error:
+        sentence = f"The certificates cannot be written to {directory}: {error.strerror}."
+        raise StartError(sentence, exit_code=2) from error
+    return written
+
+
+def _authority(until: datetime) -> Authority:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _name("Paceline test authority")
+    builder = _builder(name, name, key.public_key(), until)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
+    return Authority(key, builder.sign(key, hashes.SHA256()))
+
+
+def _issue(
+    directory: Path,
+    authority: Authority,
+    name: str,
+    until: datetime,
+    purpose: x509.ObjectIdentifier,
+    reached_as: Sequence[str],
+) -> list[Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    issuer = authority.certificate
+    builder = _builder(_name(f"paceline {name}"), issuer.subject, key.public_key(), until)
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
+    builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+    signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
+    builder = builder.add_extension(signer, critical=False)
+    if reached_as:
+        builder = builder.add_extension(x509.SubjectAlternativeName([_general(n) for n in reached_as]), critical=False)
+    return _write(directory, name, key, builder.sign(authority.key, hashes.SHA256()))
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, until: datetime
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - timedelta(minutes=5))  # clocks in a laboratory differ a little
+        .not_valid_after(until)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+    )
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
+
+
+def _general(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _write(
+    directory: Path, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate
+) -> list[Path]:
+    plain = serialization.NoEncryption()
+    encoded = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    key_path, certificate_path = directory / f"{name}.key", directory / f"{name}.crt"
+    with os.fdopen(os.open(key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(encoded)
+    certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    return [key_path, certificate_path]
+
+
+@click.group("pki", epilog="Example: paceline pki init lab --map metro")
+def command() -> None:
+    """Make certificates for a laboratory."""
+
+
+@command.command("init", epilog="""\b
+Example:
+  paceline pki init lab --map metro
+  paceline controller metro --tls-cert lab/controller.crt --tls-key lab/controller.key \\
+    --openflow-ca lab/ca.crt --openflow-cert lab/controller.crt --openflow-key lab/controller.key
+  curl --cacert lab/ca.crt https://127.0.0.1:8080/v1/healthz
+  ovs-vsctl set-ssl lab/switch.key lab/switch.crt lab/ca.crt -- set-controller s1 ssl:127.0.0.1:6653""")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--map", "map_name", help="Make a certificate for each switch of this map too.")
+@click.option("--name", "names", multiple=True, help="A host name or address of the controller; may be repeated.")
+@click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How long they are valid.")
+def init(directory: Path, map_name: str | None, names: tuple[str, ...], days: int) -> None:
+    """Write a test authority and certificates for controller, switches and clients to DIRECTORY."""
+    try:
+        written = create(directory, _switches(map_name), names, days)
+    except StartError as error:
+        click.echo(f"Error: {error.detail}", err=True)
+        raise SystemExit(error.exit_code) from error
+    for path in written:
+        click.echo(path)
+
+
+def _switches(map_name: str | None) -> list[str]:
+    from topologies.loader import MapError, load_map
+
+    try:
+        return [node.name for node in load_map(map_name).switches] if map_name else []
+    except MapError as error:
+        raise StartError(str(error), exit_code=2) from error
