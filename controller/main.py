@@ -24,7 +24,7 @@ from controller.ledger import Ledger
 from controller.network import Network, network_from_map
 from controller.rest import STOP_S, RestThread
 from controller.service import Service
-from controller.switch_tls import TlsFiles, server_context
+from controller.tls import TlsFiles, server_context
 from controller.wsgi import plain_call, wsgi_of
 from topologies import running
 

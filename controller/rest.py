@@ -8,7 +8,7 @@ import threading
 import uvicorn
 from fastapi import FastAPI
 
-from controller.switch_tls import TlsFiles
+from controller.tls import TlsFiles
 
 STOP_S = 5.0
 

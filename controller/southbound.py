@@ -34,8 +34,9 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from controller.errors import StartError
 from controller.front import Front
-from controller.switch_tls import TlsFiles, secured
+from controller.switch_tls import secured
 from controller.switches import LldpSeen, PortChanged, SwitchGone, SwitchUp
+from controller.tls import TlsFiles
 from controller.wiring import read_lldp_frame
 
 DEFAULT_ASSEMBLE = "controller.main:assemble"
