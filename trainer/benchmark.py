@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 
@@ -36,11 +37,12 @@ def _rate(work: Callable[[], object], seconds: float) -> float:
 
 
 def rehearse(layers: Sequence[nn.Module], micro_batch: torch.Tensor, seconds: float = REHEARSAL_S) -> LayerSeconds:
-    """What each layer takes forward and backward for one micro-batch (N, C, H, W); nothing is learned from it.
+    """What each layer takes forward and backward for one micro-batch (N, ...); nothing is learned from it.
 
     Layers are told apart by CPU time, which a CPU limit does not chop up; all are then stretched by the wall
     time that the whole took.
     """
+    layers = [copy.deepcopy(layer) for layer in layers]  # running statistics would remember it
     _pass(layers, micro_batch)  # the first pass sets things up
     passes: list[LayerSeconds] = []
     wall, cpu = time.perf_counter(), time.thread_time()
@@ -58,12 +60,13 @@ def _pass(layers: Sequence[nn.Module], values: torch.Tensor) -> LayerSeconds:
     forward, backward = [], []
     for number, layer in enumerate(layers):
         leaf = values.detach().requires_grad_(number > 0)
-        wanted = [leaf, *layer.parameters()] if number else list(layer.parameters())
+        wanted = [value for value in (leaf, *layer.parameters()) if value.requires_grad]
         started = time.thread_time()
         output = layer(leaf)
         forward.append(time.thread_time() - started)
         started = time.thread_time()
-        torch.autograd.grad(output, wanted, torch.ones_like(output))
+        if wanted:
+            torch.autograd.grad(output, wanted, torch.ones_like(output), allow_unused=True)
         backward.append(time.thread_time() - started)
         values = output.detach()
     return LayerSeconds(tuple(forward), tuple(backward))

@@ -14,12 +14,14 @@ from trainer.averaging import average
 from trainer.crew import Crew, Member
 from trainer.errors import ProtocolError, TrainerError, TrainingFailedError
 from trainer.exchange import EdgeExchange, StepResult
-from trainer.models import build_layers, spec_of
+from trainer.halves import CloudHalf
+from trainer.models import build_layers
 from trainer.outlook import Outlook
 from trainer.pacing import SentFrame, pace_bytes_per_s
-from trainer.parts import CloudHalf, Part, split_evenly
+from trainer.parts import Part, split_evenly
 from trainer.planner import Offer, RoundPlan, plan_round
 from trainer.preparation import Preparation, codec_name, prepare
+from trainer.randomness import RandomStream
 from trainer.record import RunRecord, milliseconds
 from trainer.roads import Grant, Road
 from trainer.rows import round_row
@@ -81,6 +83,7 @@ class Apprentice:
     half: CloudHalf
     batch: int
     micros: int
+    round: int = 0
 
     @property
     def name(self) -> str:
@@ -132,7 +135,7 @@ class Cloud:
                 and accuracy >= target)
 
     def _apprentice(self, member: Member, recipe: messages.Prepare) -> Apprentice:
-        layers = build_layers(recipe.model, recipe.seed)
+        layers = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
         batch = min(recipe.batch, member.ask.samples)
         part = Part(layers, 0, len(layers), recipe.optimizer)
         return Apprentice(member, CloudHalf(part), batch, len(split_evenly(batch, recipe.micro)))
@@ -150,8 +153,8 @@ class Cloud:
         ready = {m.name: message.layers
                  for m, message, _ in self._crew.collect(messages.Ready, self._settings.step_timeout_s)}
         micro_samples = -(-recipe.batch // recipe.micro)
-        shape = spec_of(recipe.model).sample_shape
-        here = benchmark.rehearse(build_layers(recipe.model, recipe.seed), torch.zeros(micro_samples, *shape))
+        layers = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
+        here = benchmark.rehearse(layers, torch.zeros(micro_samples, *recipe.sample_shape))
         batches = {name: one.batch for name, one in self._apprentices.items()}
         state_bytes = [4 * recipe.optimizer.copies * cost.stored_values for cost in self._preparation.costs]
         self._outlook = Outlook(ready, here, self._preparation.segment_values, batches, recipe.micro, self._codec,
@@ -185,6 +188,7 @@ class Cloud:
             one = self._apprentices[edge.edge]
             up, down = grant.up[edge.edge], grant.down[edge.edge]
             mss = one.member.mss_bytes
+            one.round = number
             one.member.connection.pace(pace_bytes_per_s(down.rate_bps, mss) if grant.reserved else None)
             if number == 1:  # both sides have built the same model: nothing moves
                 one.half.part.first = edge.cut
@@ -233,7 +237,8 @@ class Cloud:
         try:
             tensors = received.frame.tensors
             values, labels = codec.decode(tensors["segment"]), tensors["labels"].to(torch.int64)
-            gradient, loss = one.half.train(values, labels, one.batch)
+            stream = RandomStream(self._settings.seed, one.name, one.round, segment.step, segment.micro)
+            gradient, loss = one.half.train(values, labels, one.batch, stream)
         except (KeyError, RuntimeError, IndexError, ValueError) as error:
             raise ProtocolError(f"{one.name} sent a segment that does not fit cut {one.cut}: {error}.") from error
         exchange.cloud_s += time.perf_counter() - began

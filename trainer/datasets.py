@@ -21,9 +21,9 @@ SIDE_PIXELS = 32
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Images (N, C, H, W) as uint8 and their classes (N,) as int64."""
+    """Inputs (N, ...), images as uint8 and all else as float32, and their classes (N,) as int64."""
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
 
     def __len__(self) -> int:
@@ -31,7 +31,7 @@ class Samples:
 
     def pick(self, indices: Tensor) -> Samples:
         """The samples at those places."""
-        return Samples(self.images[indices], self.labels[indices])
+        return Samples(self.inputs[indices], self.labels[indices])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class LocalData:
 
     train: Samples
     held_out: Samples
+    classes: int
 
 
 def load_local(task: str, index: int, edges: int, seed: int) -> LocalData:
@@ -53,6 +54,7 @@ def load_local(task: str, index: int, edges: int, seed: int) -> LocalData:
     return LocalData(
         train.pick(partition(len(train), edges, index, seed)),
         held_out.pick(partition(len(held_out), edges, index, seed)),
+        len(CLASSES),
     )
 
 

@@ -14,8 +14,12 @@ import torch
 
 from trainer import benchmark, codec, datasets, messages, standardize
 from trainer.errors import ConnectionLostError, NetworkError, ProtocolError, TrainerError, TrainingFailedError
-from trainer.models import MODEL_OF_TASK, build_layers, spec_of
-from trainer.parts import EdgeHalf, OptimizerRecipe, Part, split_evenly
+from trainer.halves import EdgeHalf
+from trainer.models import build_layers
+from trainer.own import is_own
+from trainer.parts import Part, split_evenly
+from trainer.randomness import RandomStream
+from trainer.recipe import OptimizerRecipe
 from trainer.transport import Connection, Inbound, Lost, Received, connect
 
 log = logging.getLogger(__name__)
@@ -24,6 +28,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class EdgeSettings:
     """Who this edge is, where the cloud is, and which share of the data is its own.
+
+    `model`: the one `package.module:function` that the cloud may ask for; code is imported on nobody else's word.
 
     `cgroups`: directories to join once everything is loaded. An emulated device is slow at computing; that it
     would also need half a minute to import its libraries helps nobody.
@@ -35,6 +41,7 @@ class EdgeSettings:
     edges: int
     source_port: int | None = None
     task: str = "traffic-lights"
+    model: str | None = None
     seed: int = 1
     connect_timeout_s: float = 60.0
     cgroups: tuple[Path, ...] = ()
@@ -65,7 +72,7 @@ def run(settings: EdgeSettings) -> str:
 
 def _load_the_rest() -> None:
     """What torch imports only when it is first used: optimisers, and the kernels of a small model."""
-    part = Part(build_layers("signal-cnn", 0), 0, 0, OptimizerRecipe())
+    part = Part(build_layers("signal-cnn", 0, (3, 32, 32), 3), 0, 0, OptimizerRecipe())
     part.step()
 
 
@@ -78,13 +85,13 @@ def _join(cgroups: tuple[Path, ...]) -> None:
 
 
 def _ask(settings: EdgeSettings, data: datasets.LocalData) -> messages.Ask:
-    classes = spec_of(MODEL_OF_TASK[settings.task]).classes
     return messages.Ask(
         edge=settings.name,
         task=settings.task,
         samples=len(data.train),
         held_out=len(data.held_out),
-        statistics=standardize.summarize(data.train.images, data.train.labels, classes),
+        sample_shape=tuple(data.train.inputs.shape[1:]),
+        statistics=standardize.summarize(data.train.inputs, data.train.labels, data.classes),
         profile=benchmark.measure_profile(),
     )
 
@@ -152,8 +159,13 @@ class Edge:
     def _prepare(self, recipe: messages.Prepare) -> None:
         """Build the model, standardize the data, rehearse every layer."""
         self._recipe = recipe
-        layers = build_layers(recipe.model, recipe.seed)
-        self._images = standardize.apply(self._data.train.images, recipe.standardization)
+        if is_own(recipe.model) and recipe.model != self._settings.model:
+            raise TrainingFailedError(
+                f"The cloud asks {self._settings.name} to import {recipe.model}; start the edge with --model "
+                f"{recipe.model} if you trust it."
+            )
+        layers = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
+        self._images = standardize.apply(self._data.train.inputs, recipe.standardization)
         self._batch = min(recipe.batch, len(self._data.train))
         self._micros = split_evenly(self._batch, recipe.micro)
         self._half = EdgeHalf(Part(layers, 0, 0, recipe.optimizer))
@@ -180,7 +192,10 @@ class Edge:
         samples = self._next_batch()
         wait_until(start.start_s)
         began = time.perf_counter()
-        segments = [self._half.forward(self._images[samples[micro]]) for micro in self._micros]
+        segments = [
+            self._half.forward(self._images[samples[micro]], self._stream(start.step, number))
+            for number, micro in enumerate(self._micros)
+        ]
         times.forward_s = time.perf_counter() - began
         send_at_s = start.start_s + self._plan.training_delay_s
         times.late_s = max(0.0, time.time() - send_at_s)
@@ -201,6 +216,9 @@ class Edge:
                               late_s=times.late_s, gradients_received_s=times.gradients_received_s)
         )
 
+    def _stream(self, step: int, micro: int) -> RandomStream:
+        return RandomStream(self._recipe.seed, self._settings.name, self._plan.round, step, micro)
+
     def _next_batch(self) -> torch.Tensor:
         seed = self._recipe.seed * 1009 + self._settings.index
         places = datasets.batch_places(len(self._data.train), self._batch, seed, self._steps_done)
@@ -219,7 +237,7 @@ class Edge:
 
     def _count_right(self) -> None:
         """Count the global model's right answers on this edge's own held-out images."""
-        images = standardize.apply(self._data.held_out.images, self._recipe.standardization)
+        images = standardize.apply(self._data.held_out.inputs, self._recipe.standardization)
         layers = self._half.part.layers
         with torch.no_grad():
             for layer in layers:

@@ -7,11 +7,13 @@ from typing import Annotated, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.codec import Codec
-from trainer.parts import OptimizerRecipe
 from trainer.predictor import ComputeProfile, LayerSeconds
+from trainer.recipe import OptimizerRecipe
 from trainer.standardize import Standardization, Statistics
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,200}$")]
+SampleShape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**16)], ...], Field(min_length=1, max_length=3)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -31,6 +33,7 @@ class Ask(Message):
     task: Name
     samples: Annotated[int, Field(ge=1, le=10**9)]
     held_out: Count
+    sample_shape: SampleShape
     statistics: Statistics
     profile: ComputeProfile
 
@@ -46,7 +49,9 @@ class Prepare(Message):
     """Cloud: model, standardization and recipe, the same for all edges."""
 
     kind = 3
-    model: Name
+    model: ModelName
+    sample_shape: SampleShape
+    classes: Annotated[int, Field(ge=1, le=256)]
     seed: int
     optimizer: OptimizerRecipe
     standardization: Standardization

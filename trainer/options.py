@@ -22,6 +22,7 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--micro", "micro", {"type": int, "help": "Micro-batches per mini-batch: computing overlaps transfer."}),
     ("--average-every", "average_every", {"type": int, "help": "Rounds between two averagings."}),
     ("--seed", "seed", {"type": int, "help": "Weights, partition and order of the data depend on it alone."}),
+    ("--model", "model", {"help": "A model of the zoo, or your own as package.module:function.  [default: by task]"}),
     ("--codec", "codec", {"type": click.Choice(["fp32", "bf16"]), "help": "How segments travel; fp32 is exact."}),
     ("--optimizer", "optimizer", {"type": click.Choice(["sgd", "momentum", "adam", "adamw"])}),
     ("--learning-rate", "learning_rate", {"type": float}),

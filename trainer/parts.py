@@ -6,44 +6,15 @@ so many small optimisers compute what one large one would, and the state of a la
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from trainer.errors import ProtocolError
-
-OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizerRecipe:
-    """How a layer learns; `weight_decay` is the L2 regularization."""
-
-    name: OptimizerName = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-
-    @property
-    def copies(self) -> int:
-        """How many values move with each parameter: itself and what the optimiser keeps of it."""
-        return {"sgd": 1, "momentum": 2, "adam": 3, "adamw": 3}[self.name]
-
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """An optimiser for the parameters of one layer."""
-        rate, decay = self.learning_rate, self.weight_decay
-        match self.name:
-            case "sgd":
-                return torch.optim.SGD(parameters, lr=rate, weight_decay=decay)
-            case "momentum":
-                return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
-            case "adam":
-                return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
-            case "adamw":
-                return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+from trainer.randomness import RandomStream
+from trainer.recipe import OptimizerRecipe
 
 
 class Part:
@@ -56,10 +27,11 @@ class Part:
         self._recipe = recipe
         self._optimizers = [self._new_optimizer(layer) for layer in self.layers]
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Run the range over a batch."""
-        for layer in self.layers[self.first : self.last]:
-            values = layer(values)
+    def forward(self, values: Tensor, stream: RandomStream) -> Tensor:
+        """Run the range over a micro-batch; layers that draw random numbers draw those of `stream`."""
+        for number in range(self.first, self.last):
+            stream.begin(number, values.device)
+            values = self.layers[number](values)
         return values
 
     def step(self) -> None:
@@ -140,94 +112,6 @@ class Part:
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": {index: dict(tensors) for index, tensors in state.items()},
                                    "param_groups": groups})
-
-
-class EdgeHalf:
-    """An edge's side of a mini-batch: the layers [0, cut)."""
-
-    def __init__(self, part: Part) -> None:
-        self.part = part
-        self._segments: list[Tensor] = []
-
-    @property
-    def cut(self) -> int:
-        """How many leading layers run here."""
-        return self.part.last
-
-    def move(self, cut: int, arriving: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Move the cut: take over the layers that come, return those that leave, with their optimiser state.
-
-        Raises: ProtocolError if `cut` is beyond the model or what comes does not fit.
-        """
-        if not 0 <= cut <= len(self.part.layers):
-            raise ProtocolError(f"Cut {cut} was planned; the model has {len(self.part.layers)} layers.")
-        old = self.cut
-        self.part.adopt_layers(old, max(old, cut), arriving)
-        self.part.last = cut
-        return self.part.export_layers(min(old, cut), old)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Run one micro-batch (N, C, H, W); returns its segment, free of the graph, kept here for `backward`."""
-        segment = self.part.forward(images)
-        self._segments.append(segment)
-        return segment.detach()
-
-    def backward(self, micro: int, gradient: Tensor) -> None:
-        """Propagate the gradient of the segment of that micro-batch.
-
-        Raises: ProtocolError if there is no such segment or the shape differs.
-        """
-        if not 0 <= micro < len(self._segments) or gradient.shape != self._segments[micro].shape:
-            raise ProtocolError(f"Gradient of shape {tuple(gradient.shape)} for micro-batch {micro} fits nothing.")
-        segment = self._segments[micro]
-        if segment.requires_grad:
-            segment.backward(gradient)  # type: ignore[no-untyped-call]
-
-    def step(self) -> None:
-        """End the mini-batch: update the layers."""
-        self._segments.clear()
-        self.part.step()
-
-
-class CloudHalf:
-    """The cloud's side of one edge's mini-batch: the layers [cut, L) and the loss."""
-
-    def __init__(self, part: Part) -> None:
-        self.part = part
-
-    @property
-    def cut(self) -> int:
-        """The first layer that runs here."""
-        return self.part.first
-
-    def leaving(self, cut: int) -> dict[str, Tensor]:
-        """The layers, with their optimiser state, that go to the edge when the cut moves to `cut`."""
-        return self.part.export_layers(self.cut, max(self.cut, cut))
-
-    def move(self, cut: int, arriving: Mapping[str, Tensor]) -> None:
-        """Move the cut, taking over the layers that come from the edge.
-
-        Raises: ProtocolError if what comes does not fit.
-        """
-        self.part.adopt_layers(min(self.cut, cut), self.cut, arriving)
-        self.part.first = cut
-
-    def train(self, segment: Tensor, labels: Tensor, batch_samples: int) -> tuple[Tensor, float]:
-        """Forward and backward of one micro-batch of a mini-batch of `batch_samples`.
-
-        Returns the gradient of the segment and the micro-batch's share of the mini-batch's mean loss: summed
-        over the micro-batches, both equal those of the undivided mini-batch.
-        """
-        leaf = segment.detach().requires_grad_()
-        outputs = self.part.forward(leaf)
-        loss = nn.functional.cross_entropy(outputs, labels, reduction="sum") / batch_samples
-        loss.backward()  # type: ignore[no-untyped-call]
-        assert leaf.grad is not None
-        return leaf.grad, loss.item()
-
-    def step(self) -> None:
-        """End the mini-batch: update the layers."""
-        self.part.step()
 
 
 def split_evenly(samples: int, pieces: int) -> list[slice]:

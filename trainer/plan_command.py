@@ -21,34 +21,35 @@ MSS_OVERHEAD_BYTES = 52
 
 @click.command(epilog="Example: paceline plan --map metro")
 @click.option("--map", "map_name", help="A map: plan a round for its edges' CPU shares and its links, all free.")
+@click.option("--model", default="signal-cnn", show_default=True, help="For images of 3 x 32 x 32 in 3 classes.")
 @click.option("--batch", default=64, show_default=True, help="Samples per mini-batch.")
 @click.option("--micro", default=4, show_default=True, help="Micro-batches per mini-batch.")
 @click.option("--share", default=0.75, show_default=True, help="Part of the free capacity to use.")
 @click.option("--min-cut", default=1, show_default=True, help="Fewest layers on an edge; the last stays in the cloud.")
 @click.option("--prior", is_flag=True, help="Predict from costs alone; do not run the layers here.")
-def plan(map_name: str | None, batch: int, micro: int, share: float, min_cut: int, prior: bool) -> None:
+def plan(map_name: str | None, model: str, batch: int, micro: int, share: float, min_cut: int, prior: bool) -> None:
     """Print every cut with its FLOPs, bytes and predicted seconds on this machine; with --map, the plan of a round."""
     import torch
 
     from trainer import benchmark
     from trainer.costs import layer_costs, segment_values
-    from trainer.models import MODEL_OF_TASK, build_layers, spec_of
+    from trainer.models import build_layers
     from trainer.outlook import Outlook
     from trainer.predictor import LayerSeconds, prior_seconds
 
     if batch < 1 or micro < 1 or not 0 < share <= 1:
         raise UsageError("--batch and --micro must be at least 1, --share above 0 and at most 1.")
     torch.set_num_threads(1)
-    spec = spec_of(MODEL_OF_TASK["traffic-lights"])
-    layers = build_layers(spec.name, seed=1)
-    costs = layer_costs(layers, spec.sample_shape)
-    values = segment_values(costs, spec.sample_shape)
+    sample_shape = (3, 32, 32)
+    layers = build_layers(model, 1, sample_shape, classes=3)
+    costs = layer_costs(layers, sample_shape)
+    values = segment_values(costs, sample_shape)
     samples = -(-batch // micro)
     if prior:
         here = prior_seconds(costs, benchmark.measure_profile(), samples)
     else:
-        here = benchmark.rehearse(layers, torch.zeros(samples, *spec.sample_shape))
-    _print_cuts(spec.name, costs, values, here, batch, micro, prior)
+        here = benchmark.rehearse(layers, torch.zeros(samples, *sample_shape))
+    _print_cuts(model, costs, values, here, batch, micro, prior)
     if map_name is None:
         return
     network = _load(map_name)

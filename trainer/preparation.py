@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import cast
 
+from torch import nn
+
 from trainer.codec import VALUE_BYTES, Codec
 from trainer.costs import LayerCost, layer_costs, segment_values
 from trainer.errors import TrainingFailedError, UsageError
 from trainer.messages import Ask, Prepare
-from trainer.models import MODEL_OF_TASK, build_layers, spec_of
-from trainer.parts import OptimizerName, OptimizerRecipe
+from trainer.models import build_layers, choose_model
+from trainer.recipe import OptimizerName, OptimizerRecipe
 from trainer.settings import RunSettings
 from trainer.standardize import choose, choose_weight_decay
 
@@ -31,15 +33,13 @@ def prepare(asks: Sequence[Ask], settings: RunSettings) -> Preparation:
 
     Raises: UsageError if the settings do not fit the model, TrainingFailedError if the requests do not.
     """
-    model = MODEL_OF_TASK[settings.task]
-    spec = spec_of(model)
-    for ask in asks:
-        if len(ask.statistics.plain) != spec.sample_shape[0] or len(ask.statistics.class_counts) != spec.classes:
-            raise TrainingFailedError(
-                f"{ask.edge} has images of {len(ask.statistics.plain)} channels in "
-                f"{len(ask.statistics.class_counts)} classes; {model} needs {spec.sample_shape[0]} and {spec.classes}."
-            )
-    costs = tuple(layer_costs(build_layers(model, settings.seed), spec.sample_shape))
+    sample_shape, classes = _agree(asks)
+    model, model_reason = choose_model(settings.task, sample_shape)
+    if settings.model is not None:
+        model, model_reason = settings.model, "it was asked for"
+    layers = build_layers(model, settings.seed, sample_shape, classes)
+    _check_batches(asks, settings, layers, model)
+    costs = tuple(layer_costs(layers, sample_shape))
     _check_cuts(settings, len(costs))
     samples = sum(ask.samples for ask in asks)
     parameters = sum(cost.parameters for cost in costs)
@@ -47,6 +47,8 @@ def prepare(asks: Sequence[Ask], settings: RunSettings) -> Preparation:
     standardization = choose([ask.statistics for ask in asks])
     message = Prepare(
         model=model,
+        sample_shape=sample_shape,
+        classes=classes,
         seed=settings.seed,
         optimizer=OptimizerRecipe(optimizer_name(settings.optimizer), settings.learning_rate, weight_decay),
         standardization=standardization,
@@ -54,12 +56,47 @@ def prepare(asks: Sequence[Ask], settings: RunSettings) -> Preparation:
         micro=settings.micro,
     )
     reasons: dict[str, object] = {
-        "model_reason": f"the task is {settings.task}",
+        "model_reason": model_reason,
         "standardization": asdict(standardization),
         "regularization": {"weight_decay": weight_decay, "reason": decay_reason},
         "class_counts": [sum(column) for column in zip(*(a.statistics.class_counts for a in asks), strict=True)],
     }
-    return Preparation(message, costs, tuple(segment_values(costs, spec.sample_shape)), reasons)
+    return Preparation(message, costs, tuple(segment_values(costs, sample_shape)), reasons)
+
+
+def _agree(asks: Sequence[Ask]) -> tuple[tuple[int, ...], int]:
+    """The shape of a sample and the number of classes, which all edges must share."""
+    first = asks[0]
+    shape, classes = first.sample_shape, len(first.statistics.class_counts)
+    for ask in asks:
+        if ask.sample_shape != shape or len(ask.statistics.class_counts) != classes:
+            raise TrainingFailedError(
+                f"{ask.edge} has samples of {_sides(ask.sample_shape)} in {len(ask.statistics.class_counts)} classes; "
+                f"{first.edge} has {_sides(shape)} in {classes}. All edges must have the same."
+            )
+        if len(ask.statistics.plain) != shape[0]:
+            raise TrainingFailedError(
+                f"{ask.edge} sent statistics of {len(ask.statistics.plain)} features; its samples have {shape[0]}."
+            )
+    return shape, classes
+
+
+def _sides(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _check_batches(asks: Sequence[Ask], settings: RunSettings, layers: Sequence[nn.Module], model: str) -> None:
+    """With statistics over a batch a micro-batch of a single sample cannot be normalised."""
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for layer in layers for module in layer.modules()):
+        return
+    for ask in asks:
+        batch = min(settings.batch, ask.samples)
+        least = batch // min(settings.micro, batch)
+        if least < 2:
+            raise UsageError(
+                f"{model} normalises over its batch, and {ask.edge}'s micro-batches have {least} sample of {batch}; "
+                "lower --micro, raise --batch, or use GroupNorm in the model."
+            )
 
 
 def optimizer_name(text: str) -> OptimizerName:

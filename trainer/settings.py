@@ -17,6 +17,7 @@ class RunSettings:
 
     `target` ends the run when an averaging reaches it, not before `min_rounds`.
     `cuts`: fixed cuts, per round and edge, in place of the planner's; the last round's are kept on.
+    `model` None: the one for the task.
     `max_cut` None: all layers but the last. With the whole model on an edge nothing worth a reservation would
     travel, and a segment of a few bytes cannot take as long as the others' segments.
     """
@@ -24,6 +25,7 @@ class RunSettings:
     edges: tuple[str, ...] = ("edge1", "edge2", "edge3", "edge4")
     map_name: str | None = None
     task: str = "traffic-lights"
+    model: str | None = None
     rounds: int = 10
     target: float | None = None
     min_rounds: int = 1

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from trainer import datasets, standardize
 from trainer.averaging import average
 from trainer.models import build_layers
-from trainer.parts import OptimizerRecipe
+from trainer.recipe import OptimizerRecipe
 
 EDGES, ROUNDS, STEPS, BATCH, SEED = 2, 3, 2, 16, 5
 CUTS = [[2, 7], [11, 4], [13, 1]]
@@ -111,12 +111,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 def unsplit_reference(weight_decay: float) -> dict[str, Tensor]:
     """Federated averaging of whole models on the same data in the same order, single precision."""
     data = [datasets.load_local("traffic-lights", index, EDGES, SEED).train for index in range(EDGES)]
-    how = standardize.choose([standardize.summarize(one.images, one.labels, 3) for one in data])
+    how = standardize.choose([standardize.summarize(one.inputs, one.labels, 3) for one in data])
     recipe = OptimizerRecipe("momentum", 0.01, weight_decay)
-    replicas = [nn.Sequential(*build_layers("signal-cnn", SEED)) for _ in data]
+    replicas = [nn.Sequential(*build_layers("signal-cnn", SEED, (3, 32, 32), 3)) for _ in data]
     for index, (replica, one) in enumerate(zip(replicas, data, strict=True)):
         optimizer = recipe.build(replica.parameters())
-        images = standardize.apply(one.images, how)
+        images = standardize.apply(one.inputs, how)
         for step in range(ROUNDS * STEPS):
             places = datasets.batch_places(len(one), BATCH, SEED * 1009 + index, step)
             optimizer.zero_grad()

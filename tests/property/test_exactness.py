@@ -1,37 +1,34 @@
 """Exactness is the law: split training with moving cuts equals unsplit federated averaging.
 
-In double precision, so that nothing but a mistake can be larger than the tolerance.
+In double precision, so that nothing but a mistake can be larger than the tolerance. The reference shares nothing
+with the split side but the blocks of the models, the order of the data and the random numbers of dropout: it runs
+whole models with one optimiser each, and averages by itself.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from trainer.averaging import average
+from trainer.blocks import Mean, Residual, Tokens, convolution, convolution_1d, encoder, perceptron
 from trainer.datasets import batch_places
-from trainer.parts import CloudHalf, EdgeHalf, OptimizerName, OptimizerRecipe, Part, split_evenly
+from trainer.halves import CloudHalf, EdgeHalf, MiddleHalf
+from trainer.models import MODELS, build_layers
+from trainer.parts import Part, split_evenly
+from trainer.randomness import RandomStream
+from trainer.recipe import OptimizerName, OptimizerRecipe
 
-STEPS = 2
-AVERAGE_EVERY = 2
-TOLERANCE = 1e-10
-
-
-def small_model() -> list[nn.Module]:
-    """Six layers of every kind: with and without parameters, with a buffer."""
-    torch.manual_seed(3)
-    return [
-        nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.GroupNorm(2, 4), nn.ReLU()),
-        nn.MaxPool2d(2),
-        _Shift(4),
-        nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.GroupNorm(1, 4), nn.Tanh()),
-        nn.Flatten(),
-        nn.Linear(4 * 2 * 2, 3),
-    ]
+EDGES, CLASSES, STEPS, AVERAGE_EVERY = 2, 3, 2, 2
+TOLERANCE = 1e-9
 
 
 class _Shift(nn.Module):
@@ -50,120 +47,240 @@ class _Shift(nn.Module):
         return values + self.shift
 
 
-LAYERS = len(small_model())
-EDGES = 2
+@dataclass(frozen=True)
+class Model:
+    """A small relative of a model of the zoo; `whole`: a micro-batch computes what its batch would."""
 
-cuts_of_rounds = st.lists(
-    st.lists(st.integers(0, LAYERS), min_size=EDGES, max_size=EDGES), min_size=1, max_size=5
-)
-optimizers = st.sampled_from(["sgd", "momentum", "adam", "adamw"])
+    sample_shape: tuple[int, ...]
+    build: Callable[[], list[nn.Module]]
+    whole: bool = True
+
+    def layers(self) -> list[nn.Module]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            return [layer.double() for layer in self.build()]
 
 
-def edge_data(samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(samples, 2, 4, 4, generator=generator, dtype=torch.float64)
-    return images, torch.randint(0, 3, (samples,), generator=generator)
+SMALL = {
+    "mlp": Model((2, 3), lambda: [nn.Flatten(), perceptron(6, 8), perceptron(8, 5), nn.Linear(5, CLASSES)]),
+    "cnn": Model((2, 4, 4), lambda: [
+        convolution(2, 8), nn.MaxPool2d(2), _Shift(8), convolution(8, 4), nn.Flatten(), nn.Linear(16, CLASSES)]),
+    "resnet": Model((2, 4, 4), lambda: [
+        convolution(2, 4), Residual(4, 4), Residual(4, 8, stride=2), nn.Flatten(), nn.Linear(32, CLASSES)]),
+    "conv1d": Model((3, 6), lambda: [
+        convolution_1d(3, 8), nn.MaxPool1d(2), convolution_1d(8, 4), nn.Flatten(), nn.Linear(12, CLASSES)]),
+    "transformer": Model((2, 5), lambda: [
+        Tokens((2, 5), 8, 1), encoder(8, 2, 0.0), encoder(8, 2, 0.0), Mean(8), nn.Linear(8, CLASSES)]),
+    "dropout": Model((2, 5), lambda: [
+        Tokens((2, 5), 8, 1), nn.Dropout(0.3), encoder(8, 2, 0.2), nn.Flatten(), nn.Dropout(0.5),
+        nn.Linear(40, CLASSES)], whole=False),
+    "batch-norm": Model((2, 4, 4), lambda: [
+        nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()), nn.MaxPool2d(2),
+        nn.BatchNorm2d(4, affine=False), nn.Dropout(0.2), nn.Flatten(), nn.Linear(16, CLASSES)], whole=False),
+}
 
 
-def train_split(
-    cuts: list[list[int]], recipe: OptimizerRecipe, sizes: list[int], batch: int, micro: int
-) -> dict[str, Tensor]:
-    """What edge.py and cloud.py do, without sockets between them."""
-    model = [layer.double() for layer in small_model()]
-    edges = [EdgeHalf(Part(copy.deepcopy(model), 0, cuts[0][e], recipe)) for e in range(EDGES)]
-    clouds = [CloudHalf(Part(copy.deepcopy(model), cuts[0][e], LAYERS, recipe)) for e in range(EDGES)]
+@dataclass(frozen=True)
+class Job:
+    """What is trained; `cuts` per round and edge; the layers from `tail` on stay on the edge, with the labels."""
+
+    model: Model
+    cuts: list[list[int]]
+    recipe: OptimizerRecipe
+    sizes: list[int]
+    batch: int
+    micro: int
+    tail: int | None = None
+
+    def data(self, edge: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(edge)
+        inputs = torch.randn(self.sizes[edge], *self.model.sample_shape, generator=generator, dtype=torch.float64)
+        return inputs, torch.randint(0, CLASSES, (self.sizes[edge],), generator=generator)
+
+    def batches(self, edge: int, number: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """The steps of a round: its number, the inputs and labels of a mini-batch."""
+        inputs, labels = self.data(edge)
+        batch = min(self.batch, len(labels))
+        for step in range(STEPS):
+            places = batch_places(len(labels), batch, edge, (number - 1) * STEPS + step)
+            yield step, inputs[places], labels[places]
+
+    def averages(self, number: int) -> bool:
+        return number % AVERAGE_EVERY == 0 or number == len(self.cuts)
+
+
+class Pair:
+    """One edge and the cloud's side of it: what edge.py and cloud.py do, without sockets between them."""
+
+    def __init__(self, job: Job, edge: int) -> None:
+        layers, cut = job.model.layers(), job.cuts[0][edge]
+        own, theirs = copy.deepcopy(layers), copy.deepcopy(layers)
+        self.count, self.tail_at, self.name = len(layers), job.tail, f"edge{edge}"
+        self.edge = EdgeHalf(Part(own, 0, cut, job.recipe))
+        self.tail = None if job.tail is None else CloudHalf(Part(own, job.tail, len(layers), job.recipe))
+        last = len(layers) if job.tail is None else job.tail
+        part = Part(theirs, cut, last, job.recipe)
+        self.cloud: CloudHalf | MiddleHalf = CloudHalf(part) if job.tail is None else MiddleHalf(part)
+
+    def move(self, cut: int) -> None:
+        to_cloud = self.edge.move(cut, copy.deepcopy(self.cloud.leaving(cut)))
+        self.cloud.move(cut, copy.deepcopy(to_cloud))
+
+    def step(self, number: int, step: int, inputs: Tensor, labels: Tensor, micro: int) -> None:
+        pieces = split_evenly(len(labels), micro)
+        streams = [RandomStream(7, self.name, number, step, micro) for micro in range(len(pieces))]
+        segments = [self.edge.forward(inputs[one], stream) for one, stream in zip(pieces, streams, strict=True)]
+        for micro, (one, stream) in enumerate(zip(pieces, streams, strict=True)):
+            if isinstance(self.cloud, CloudHalf):
+                gradient, _ = self.cloud.train(segments[micro], labels[one], len(labels), stream)
+            else:
+                assert self.tail is not None
+                outputs = self.cloud.forward(micro, segments[micro], stream)
+                back, _ = self.tail.train(outputs, labels[one], len(labels), stream)
+                gradient = self.cloud.backward(micro, back)
+            self.edge.backward(micro, gradient)
+        for half in (self.edge, self.cloud, *([self.tail] if self.tail else [])):
+            half.step()
+
+    def values(self) -> dict[str, Tensor]:
+        tail = self.tail.part.values(self.tail.cut, self.count) if self.tail else {}
+        middle = self.cloud.part.values(self.cloud.cut, self.cloud.part.last)
+        return self.edge.part.values(0, self.edge.cut) | middle | tail
+
+    def load(self, values: dict[str, Tensor]) -> None:
+        self.edge.part.load_values(values)
+        self.cloud.part.load_values(values)
+
+
+def train_split(job: Job) -> dict[str, Tensor]:
+    pairs = [Pair(job, edge) for edge in range(EDGES)]
     mean: dict[str, Tensor] = {}
-    for number, row in enumerate(cuts, start=1):
-        for edge, cloud, cut in zip(edges, clouds, row, strict=True):
-            to_cloud = edge.move(cut, copy.deepcopy(cloud.leaving(cut)))
-            cloud.move(cut, copy.deepcopy(to_cloud))
-        for step in range((number - 1) * STEPS, number * STEPS):
-            for e in range(EDGES):
-                split_step(edges[e], clouds[e], edge_data(sizes[e], e), min(batch, sizes[e]), micro, e, step)
-        if number % AVERAGE_EVERY == 0 or number == len(cuts):
-            mean = average(
-                [edge.part.values(0, edge.cut) | cloud.part.values(cloud.cut, LAYERS)
-                 for edge, cloud in zip(edges, clouds, strict=True)],
-                sizes,
-            )
-            for part in (*(edge.part for edge in edges), *(cloud.part for cloud in clouds)):
-                part.load_values(mean)
+    for number, row in enumerate(job.cuts, start=1):
+        for edge, (pair, cut) in enumerate(zip(pairs, row, strict=True)):
+            pair.move(cut)
+            for step, inputs, labels in job.batches(edge, number):
+                pair.step(number, step, inputs, labels, job.micro)
+        if job.averages(number):
+            mean = average([pair.values() for pair in pairs], job.sizes)
+            for pair in pairs:
+                pair.load(mean)
     return mean
 
 
-def split_step(
-    edge: EdgeHalf, cloud: CloudHalf, data: tuple[Tensor, Tensor], batch: int, micro: int, seed: int, step: int
-) -> None:
-    images, labels = data
-    places = batch_places(len(labels), batch, seed, step)
-    micros = split_evenly(batch, micro)
-    segments = [edge.forward(images[places[one]]) for one in micros]
-    for number, one in enumerate(micros):
-        gradient, _ = cloud.train(segments[number], labels[places[one]], batch)
-        edge.backward(number, gradient)
-    cloud.step()
-    edge.step()
-
-
-def train_whole(rounds: int, recipe: OptimizerRecipe, sizes: list[int], batch: int) -> dict[str, Tensor]:
-    """Federated averaging of the same model, in whole mini-batches, with one optimiser per edge."""
-    model = nn.Sequential(*small_model()).double()
-    replicas = [copy.deepcopy(model) for _ in range(EDGES)]
-    optimizers = [recipe.build(replica.parameters()) for replica in replicas]
+def train_whole(job: Job) -> dict[str, Tensor]:
+    """Federated averaging of whole models. Where nothing tells micro-batches from their batch, in whole batches."""
+    replicas = [nn.Sequential(*job.model.layers()) for _ in range(EDGES)]
+    optimizers = [job.recipe.build(replica.parameters()) for replica in replicas]
     mean: dict[str, Tensor] = {}
-    for number in range(1, rounds + 1):
-        for step in range((number - 1) * STEPS, number * STEPS):
-            for e, (replica, optimizer) in enumerate(zip(replicas, optimizers, strict=True)):
-                images, labels = edge_data(sizes[e], e)
-                places = batch_places(sizes[e], min(batch, sizes[e]), e, step)
+    for number in range(1, len(job.cuts) + 1):
+        for edge, (replica, optimizer) in enumerate(zip(replicas, optimizers, strict=True)):
+            for step, inputs, labels in job.batches(edge, number):
                 optimizer.zero_grad()
-                loss = nn.functional.cross_entropy(replica(images[places]), labels[places])
-                loss.backward()  # type: ignore[no-untyped-call]
+                for micro, one in enumerate(split_evenly(len(labels), 1 if job.model.whole else job.micro)):
+                    outputs = inputs[one]
+                    for place, layer in enumerate(replica):
+                        RandomStream(7, f"edge{edge}", number, step, micro).begin(place, outputs.device)
+                        outputs = layer(outputs)
+                    (nn.functional.cross_entropy(outputs, labels[one]) * len(outputs) / len(labels)).backward()
                 optimizer.step()
-        if number % AVERAGE_EVERY == 0 or number == rounds:
-            weights = [size / sum(sizes) for size in sizes]
+        if job.averages(number):
             states = [replica.state_dict() for replica in replicas]
-            mean = {
-                name: sum((w * state[name] for w, state in zip(weights, states, strict=True)), torch.tensor(0.0))
-                for name in states[0]
-            }
+            mean = {name: mean_of([state[name] for state in states], job.sizes) for name in states[0]}
             for replica in replicas:
                 replica.load_state_dict(mean)
     return mean
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    cuts=cuts_of_rounds,
-    optimizer=optimizers,
-    sizes=st.lists(st.integers(3, 17), min_size=EDGES, max_size=EDGES),
-    batch=st.integers(1, 9),
-    micro=st.integers(1, 5),
-)
-def test_split_training_equals_unsplit_federated_averaging(
-    cuts: list[list[int]], optimizer: OptimizerName, sizes: list[int], batch: int, micro: int
-) -> None:
-    recipe = OptimizerRecipe(optimizer, learning_rate=0.05, weight_decay=0.01)
-    split = train_split(cuts, recipe, sizes, batch, micro)
-    whole = train_whole(len(cuts), recipe, sizes, batch)
+def mean_of(values: list[Tensor], sizes: list[int]) -> Tensor:
+    mean = sum((size * value.double() for size, value in zip(sizes, values, strict=True)), torch.tensor(0.0))
+    mean = torch.as_tensor(mean) / sum(sizes)
+    return mean if values[0].is_floating_point() else mean.round()
+
+
+def assert_same(split: dict[str, Tensor], whole: dict[str, Tensor]) -> None:
     assert split.keys() == whole.keys()
     for name, value in whole.items():
         torch.testing.assert_close(split[name], value, rtol=TOLERANCE, atol=TOLERANCE, check_dtype=False)
 
 
-def test_forgetting_the_optimizer_state_at_a_move_would_be_noticed() -> None:
-    recipe = OptimizerRecipe("momentum", learning_rate=0.05)
-    cuts = [[1, 1], [3, 3], [1, 1]]
-    whole = train_whole(len(cuts), recipe, [8, 8], 4)
+def differ(split: dict[str, Tensor], whole: dict[str, Tensor]) -> bool:
+    return any(not torch.allclose(split[name].double(), value.double(), rtol=TOLERANCE, atol=TOLERANCE)
+               for name, value in whole.items())
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> Job:
+    model = SMALL[draw(st.sampled_from(sorted(SMALL)))]
+    layers = len(model.layers())
+    tail = draw(st.none() | st.integers(0, layers))
+    cut = st.integers(0, layers if tail is None else tail)
+    optimizer: OptimizerName = draw(st.sampled_from(["sgd", "momentum", "adam", "adamw"]))
+    return Job(
+        model=model,
+        cuts=draw(st.lists(st.lists(cut, min_size=EDGES, max_size=EDGES), min_size=1, max_size=4)),
+        recipe=OptimizerRecipe(optimizer, learning_rate=0.02, weight_decay=draw(st.sampled_from([0.0, 0.05]))),
+        sizes=draw(st.lists(st.integers(2, 17), min_size=EDGES, max_size=EDGES)),
+        batch=draw(st.integers(1, 9)),
+        micro=draw(st.integers(1, 4)),
+        tail=tail,
+    )
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(jobs())
+def test_split_training_equals_unsplit_federated_averaging(job: Job) -> None:
+    assert_same(train_split(job), train_whole(job))
+
+
+MOMENTUM = OptimizerRecipe("momentum", learning_rate=0.02)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_model_of_the_zoo_is_trained_exactly(name: str) -> None:
+    shape = (3, 8, 8) if 3 in MODELS[name].dimensions else (3, 8)
+    model = Model(shape, lambda: build_layers(name, 1, shape, CLASSES), whole=name != "transformer")
+    last = len(model.layers())
+    assert_same(*(train(Job(model, [[1, last - 1], [last, 0]], MOMENTUM, [4, 6], 4, 2))
+                  for train in (train_split, train_whole)))
+
+
+def test_forgetting_the_optimizer_state_at_a_move_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(SMALL["cnn"], [[1, 1], [3, 3], [1, 1]], MOMENTUM, [8, 8], 4, 2)
+    export = Part.export_layers
 
     def without_state(self: Part, first: int, last: int) -> dict[str, Tensor]:
         return {name: value for name, value in export(self, first, last).items() if ".state." not in name}
 
-    export = Part.export_layers
-    try:
-        Part.export_layers = without_state  # type: ignore[method-assign]
-        split = train_split(cuts, recipe, [8, 8], 4, 2)
-    finally:
-        Part.export_layers = export  # type: ignore[method-assign]
-    assert any(not torch.allclose(split[name], value, rtol=TOLERANCE, atol=TOLERANCE)
-               for name, value in whole.items())
+    monkeypatch.setattr(Part, "export_layers", without_state)
+    assert differ(train_split(job), train_whole(job))
+
+
+@pytest.mark.parametrize("name", ["dropout", "batch-norm"])
+def test_micro_batches_are_not_their_batch_where_layers_look_at_it_or_draw(name: str) -> None:
+    """What is said about such models in docs/decisions.md."""
+    job = Job(SMALL[name], [[1, 1]], MOMENTUM, [8, 8], 8, 4)
+    assert differ(train_split(job), train_whole(replace(job, model=replace(job.model, whole=True))))
+
+
+def test_random_numbers_depend_on_edge_round_step_micro_batch_and_layer_alone() -> None:
+    def draw(stream: RandomStream, layer: int) -> float:
+        stream.begin(layer, torch.device("cpu"))
+        return torch.rand(()).item()
+
+    stream = RandomStream(1, "edge1", 1, 0, 0)
+    others = [replace(stream, seed=2), replace(stream, edge="edge2"), replace(stream, round=2), replace(stream, step=1),
+              replace(stream, micro=1)]
+    assert draw(stream, 3) == draw(stream, 3)
+    assert len({draw(stream, 3), draw(stream, 4), *(draw(other, 3) for other in others)}) == 7
+
+
+def test_the_penalty_of_layers_on_the_edge_is_not_lost() -> None:
+    """With no gradient at all, what is left of L2 regularization is the penalty."""
+    layer = nn.Linear(4, 3).double()
+    before = layer.weight.detach().clone()
+    half = EdgeHalf(Part([layer], 0, 1, OptimizerRecipe("sgd", learning_rate=0.1, weight_decay=0.5)))
+    segment = half.forward(torch.ones(2, 4, dtype=torch.float64), RandomStream(1, "edge1", 1, 0, 0))
+    half.backward(0, torch.zeros_like(segment))
+    half.step()
+    torch.testing.assert_close(layer.weight.detach(), before * (1 - 0.1 * 0.5))
+    assert not math.isclose(before.abs().max().item(), 0)

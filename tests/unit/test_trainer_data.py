@@ -17,8 +17,8 @@ from trainer.parts import split_evenly
 
 def test_the_wheel_holds_the_images_it_says() -> None:
     train, held_out = datasets.load_traffic_lights("train"), datasets.load_traffic_lights("test")
-    assert train.images.shape == (1187, 3, 32, 32)
-    assert train.images.dtype == torch.uint8
+    assert train.inputs.shape == (1187, 3, 32, 32)
+    assert train.inputs.dtype == torch.uint8
     assert torch.bincount(train.labels).tolist() == [723, 35, 429]
     assert len(held_out) == 297
 

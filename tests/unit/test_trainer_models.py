@@ -1,0 +1,169 @@
+"""Models: the zoo fits its data, anybody's own can be cut, and what cannot is told where."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trainer.chain import check_layers, to_layers
+from trainer.costs import layer_costs, segment_shapes
+from trainer.errors import UsageError
+from trainer.models import MODELS, build_layers, choose_model
+
+SHAPES = {"signal-cnn": (1, 28, 28), "mlp": (52,), "resnet": (3, 32, 32), "conv1d": (52, 32), "transformer": (52, 32)}
+
+
+class Branching(nn.Module):
+    """A stem, a residual unit written out, a dropout as a function, a head and a bare parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.inner, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(128, 3)
+        self.bias = nn.Parameter(torch.ones(3))
+
+    def forward(self, values: Tensor) -> Tensor:
+        values = torch.relu(self.norm(self.stem(values)))
+        values = values + torch.relu(self.inner(values))
+        values = torch.max_pool2d(values, 7)
+        values = nn.functional.dropout(values, 0.5, self.training)
+        return self.head(values.view(values.size(0), -1)) + self.bias
+
+
+class Tied(nn.Module):
+    """One linear layer used at both ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.tied, self.between = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.last(self.tied(self.between(self.tied(self.first(values)))))
+
+
+class Ladder(nn.Module):
+    """The input is needed until the end: there is no place to cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.b(self.a(values) * 2) + values[:, :3]
+
+
+class Deciding(nn.Module):
+    """What it does depends on the values."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values if values.sum() > 0 else -values
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_model_of_the_zoo_is_the_same_wherever_it_is_built(name: str) -> None:
+    first, second = (nn.Sequential(*build_layers(name, 5, SHAPES[name], 4)) for _ in range(2))
+    assert all(one.equal(other) for one, other in zip(first.parameters(), second.parameters(), strict=True))
+    assert first(torch.rand(2, *SHAPES[name])).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_no_model_of_the_zoo_has_batch_statistics(name: str) -> None:
+    layers = build_layers(name, 1, SHAPES[name], 4)
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for one in layers for module in one.modules())
+
+
+def test_the_profile_of_any_model_is_traced() -> None:
+    """Attention of one head group over T tokens of width D: 4 projections of D x D, and 2 products of T x T x D."""
+    layers = build_layers("transformer", 1, (52, 32), 22)
+    costs = layer_costs(layers, (52, 32))
+    tokens, width = 32, 64
+    products = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * 2 * width
+    assert costs[1].forward_flops == 2 * products
+    assert costs[1].backward_flops == 2 * costs[1].forward_flops
+    assert costs[1].backward_moved_bytes > costs[1].moved_bytes > 0
+    assert segment_shapes(costs, (52, 32)) == [(52, 32), *[(32, 64)] * 5, (64,), (22,)]
+    assert costs[-1].parameters == 65 * 22
+
+
+def test_tracing_leaves_the_model_as_it_is() -> None:
+    layer = nn.BatchNorm1d(4)
+    layer_costs([layer], (4,))
+    assert layer.running_mean is not None
+    assert layer.running_mean.equal(torch.zeros(4))
+
+
+def test_a_traced_model_is_cut_where_one_tensor_is_alive() -> None:
+    model = Branching()
+    layers = to_layers(model, "mine:model")
+    assert [sorted(name for name, _ in layer.named_children()) for layer in layers[:2]] == [["norm", "stem"], ["inner"]]
+    check_layers(layers, "mine:model", (3, 30, 30), 3)
+    samples = torch.rand(4, 3, 30, 30)
+    assert nn.Sequential(*layers).eval()(samples).equal(model.eval()(samples))
+    assert not nn.Sequential(*layers).train()(samples).equal(model(samples))  # it drops again when it learns
+
+
+def test_everything_between_two_uses_of_a_parameter_is_one_layer() -> None:
+    assert [len(list(layer.children())) for layer in to_layers(Tied(), "mine:model")] == [1, 2, 1]
+
+
+@pytest.mark.parametrize(("model", "sentence"), [
+    (Ladder(), r"can be cut nowhere: after its node \w+ \(values, \w+\)"),
+    (Deciding(), "cannot be traced by torch.fx"),
+    ("text", "returned str"),
+    (nn.Bilinear(3, 3, 3), "takes 2 inputs"),
+])
+def test_what_cannot_be_cut_is_told_with_the_place(model: object, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        to_layers(model, "mine:model")
+
+
+def test_layers_that_share_a_parameter_are_refused() -> None:
+    layer = nn.Linear(3, 3)
+    with pytest.raises(UsageError, match="layers 1 and 3 share a parameter"):
+        check_layers([layer, nn.ReLU(), layer], "mine:model", (3,), 3)
+
+
+@pytest.mark.parametrize(("layers", "sentence"), [
+    ([nn.Linear(4, 3)], r"layer 1 \(Linear\) does not take samples of shape \(3,\)"),
+    ([nn.Linear(3, 4)], r"the data has 3 classes, so it must be \(3,\)"),
+    ([nn.Linear(3, 3), nn.GRU(3, 3)], r"layer 2 \(GRU\) makes tuple"),
+    ([], "has no layers"),
+])
+def test_a_chain_that_does_not_fit_the_data_is_refused(layers: list[nn.Module], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        check_layers(layers, "mine:model", (3,), 3)
+
+
+def test_a_layer_that_overwrites_its_input_is_made_to_work_on_a_copy() -> None:
+    layer = nn.ReLU(inplace=True)
+    check_layers([layer], "mine:model", (3,), 3)
+    assert not layer.inplace
+
+
+def test_a_function_of_anybodys_own_is_called_with_what_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("somebodys")
+    module.small = lambda classes: nn.Sequential(nn.Linear(5, classes))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "somebodys", module)
+    (layer,) = build_layers("somebodys:small", 1, (5,), 2)
+    assert layer.weight.shape == (2, 5)
+
+
+@pytest.mark.parametrize(("name", "sentence"), [
+    ("alexnet", "There is no model 'alexnet'; there are: conv1d, mlp"),
+    ("nowhere.at_all:model", "nowhere.at_all cannot be imported"),
+    ("trainer.models:nothing", "has no function nothing"),
+    ("conv1d", r"takes series \(C, T\) with sides of at least 8; the samples are 3 x 32 x 32"),
+])
+def test_a_model_that_is_not_there_or_does_not_fit_is_refused(name: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        build_layers(name, 1, (3, 32, 32), 3)
+
+
+def test_the_model_goes_by_the_task_or_else_by_the_shape() -> None:
+    assert choose_model("traffic-lights", (3, 32, 32))[0] == "signal-cnn"
+    assert choose_model("own", (7,))[0] == "mlp"

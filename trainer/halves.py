@@ -1,0 +1,139 @@
+"""The two sides of a mini-batch, and the three pieces of one whose labels stay on the edge.
+
+Usually the edge runs the layers [0, cut) and the cloud [cut, L) with the loss (`EdgeHalf`, `CloudHalf`). With
+labels protected the model is bent to a U: the edge runs [0, cut), the cloud [cut, tail) (`MiddleHalf`), and the
+edge again [tail, L) with the loss, as a `CloudHalf` of its own. That costs one more way there and back for every
+micro-batch: the outputs of the middle down, their gradient up.
+Source: Vepakomma et al. 2018, "Split learning for health", figure 1 (b).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from trainer.errors import ProtocolError
+from trainer.parts import Part
+from trainer.randomness import RandomStream
+
+
+class EdgeHalf:
+    """An edge's side of a mini-batch: the layers [0, cut)."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self._segments: list[Tensor] = []
+
+    @property
+    def cut(self) -> int:
+        """How many leading layers run here."""
+        return self.part.last
+
+    def move(self, cut: int, arriving: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Move the cut: take over the layers that come, return those that leave, with their optimiser state.
+
+        Raises: ProtocolError if `cut` is beyond the model or what comes does not fit.
+        """
+        if not 0 <= cut <= len(self.part.layers):
+            raise ProtocolError(f"Cut {cut} was planned; the model has {len(self.part.layers)} layers.")
+        old = self.cut
+        self.part.adopt_layers(old, max(old, cut), arriving)
+        self.part.last = cut
+        return self.part.export_layers(min(old, cut), old)
+
+    def forward(self, samples: Tensor, stream: RandomStream) -> Tensor:
+        """Run one micro-batch (N, ...); returns its segment, free of the graph, kept here for `backward`."""
+        segment = self.part.forward(samples, stream)
+        self._segments.append(segment)
+        return segment.detach()
+
+    def backward(self, micro: int, gradient: Tensor) -> None:
+        """Propagate the gradient of the segment of that micro-batch.
+
+        Raises: ProtocolError if there is no such segment or the shape differs.
+        """
+        if not 0 <= micro < len(self._segments) or gradient.shape != self._segments[micro].shape:
+            raise ProtocolError(f"Gradient of shape {tuple(gradient.shape)} for micro-batch {micro} fits nothing.")
+        segment = self._segments[micro]
+        if segment.requires_grad:
+            segment.backward(gradient)  # type: ignore[no-untyped-call]
+
+    def step(self) -> None:
+        """End the mini-batch: update the layers."""
+        self._segments.clear()
+        self.part.step()
+
+
+class _CloudSide:
+    """What both halves in the cloud have in common: where they begin, and how that moves."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+
+    @property
+    def cut(self) -> int:
+        """The first layer that runs here."""
+        return self.part.first
+
+    def leaving(self, cut: int) -> dict[str, Tensor]:
+        """The layers, with their optimiser state, that go to the edge when the cut moves to `cut`."""
+        return self.part.export_layers(self.cut, max(self.cut, cut))
+
+    def move(self, cut: int, arriving: Mapping[str, Tensor]) -> None:
+        """Move the cut, taking over the layers that come from the edge.
+
+        Raises: ProtocolError if what comes does not fit.
+        """
+        self.part.adopt_layers(min(self.cut, cut), self.cut, arriving)
+        self.part.first = cut
+
+    def step(self) -> None:
+        """End the mini-batch: update the layers."""
+        self.part.step()
+
+
+class CloudHalf(_CloudSide):
+    """The cloud's side of one edge's mini-batch: the layers [cut, L) and the loss."""
+
+    def train(
+        self, segment: Tensor, labels: Tensor, batch_samples: int, stream: RandomStream
+    ) -> tuple[Tensor, float]:
+        """Forward and backward of one micro-batch of a mini-batch of `batch_samples`.
+
+        Returns the gradient of the segment and the micro-batch's share of the mini-batch's mean loss: summed
+        over the micro-batches, both equal those of the undivided mini-batch.
+        """
+        leaf = segment.detach().requires_grad_()
+        outputs = self.part.forward(leaf, stream)
+        loss = nn.functional.cross_entropy(outputs, labels, reduction="sum") / batch_samples
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert leaf.grad is not None
+        return leaf.grad, loss.item()
+
+
+class MiddleHalf(_CloudSide):
+    """The cloud's side where labels are protected: the layers [cut, tail), which never see a label."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__(part)
+        self._waiting: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def forward(self, micro: int, segment: Tensor, stream: RandomStream) -> Tensor:
+        """Run one micro-batch; returns the outputs for the edge's tail, free of the graph."""
+        leaf = segment.detach().requires_grad_()
+        outputs = self.part.forward(leaf, stream)
+        self._waiting[micro] = (leaf, outputs)
+        return outputs.detach()
+
+    def backward(self, micro: int, gradient: Tensor) -> Tensor:
+        """Propagate the gradient of the outputs of that micro-batch; returns that of its segment.
+
+        Raises: ProtocolError if there are no such outputs or the shape differs.
+        """
+        leaf, outputs = self._waiting.pop(micro, (None, None))
+        if leaf is None or outputs is None or gradient.shape != outputs.shape:
+            raise ProtocolError(f"Gradient of shape {tuple(gradient.shape)} for micro-batch {micro} fits nothing.")
+        outputs.backward(gradient)  # type: ignore[no-untyped-call]
+        assert leaf.grad is not None
+        return leaf.grad

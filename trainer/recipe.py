@@ -1,0 +1,39 @@
+"""How a layer learns: the optimiser, its rate and the L2 regularization, the same wherever the layer is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerRecipe:
+    """How a layer learns; `weight_decay` is the L2 regularization."""
+
+    name: OptimizerName = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+
+    @property
+    def copies(self) -> int:
+        """How many values move with each parameter: itself and what the optimiser keeps of it."""
+        return {"sgd": 1, "momentum": 2, "adam": 3, "adamw": 3}[self.name]
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """An optimiser for the parameters of one layer."""
+        rate, decay = self.learning_rate, self.weight_decay
+        match self.name:
+            case "sgd":
+                return torch.optim.SGD(parameters, lr=rate, weight_decay=decay)
+            case "momentum":
+                return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
+            case "adam":
+                return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+            case "adamw":
+                return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
