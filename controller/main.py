@@ -202,7 +202,8 @@ def load_network(map_name: str) -> Network:
 
     Raises: StartError with the loader's sentences.
     """
-    from topologies.loader import MapError, load_map
+    from topologies.loader import load_map
+    from topologies.problems import MapError
 
     try:
         return network_from_map(load_map(map_name))

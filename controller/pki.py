@@ -169,7 +169,8 @@ def init(directory: Path, map_name: str | None, names: tuple[str, ...], days: in
 
 
 def _switches(map_name: str | None) -> list[str]:
-    from topologies.loader import MapError, load_map
+    from topologies.loader import load_map
+    from topologies.problems import MapError
 
     try:
         return [node.name for node in load_map(map_name).switches] if map_name else []

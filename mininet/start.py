@@ -12,12 +12,22 @@ from emulation import Settings
 from problems import EmulationError
 from prompt import Prompt
 from session import clean, describe, emulate
-from topologies.loader import MapError, load_map, map_path
+from topologies import running
+from topologies.catalogue import found_map
+from topologies.commands import edges_wanted
+from topologies.loader import load_map
+from topologies.placement import Wishes
+from topologies.problems import MapError
 from traffic import Flood, bottleneck_bps, parse_percentage
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("map_name", metavar="[MAP]", default="pair")
+@click.option("--edges", default="4", show_default=True, metavar="N|SITE,SITE…",
+              help="How many edges, or at which sites (for published networks).")  # fmt: skip
+@click.option("--cloud", metavar="SITE", help="Where the cloud is; without it the most central site.")
+@click.option("--scale", type=click.FloatRange(0, 1000, min_open=True), default=0.8, show_default=True,
+              metavar="MBPS", help="Emulated Mb/s for each real Gb/s (for published networks).")  # fmt: skip
 @click.option("--no-prompt", is_flag=True, help="Run until Ctrl-C instead of giving a Mininet prompt.")
 @click.option("--controller", type=click.Choice(["own", "remote"]), default="own", show_default=True,
               help="Start a controller, or let the switches look for yours at --openflow.")  # fmt: skip
@@ -33,17 +43,22 @@ from traffic import Flood, bottleneck_bps, parse_percentage
               metavar="SECONDS", help="How long to wait for controller and switches.")  # fmt: skip
 @click.option("-c", "--clean", "only_clean", is_flag=True, help="Clean up after a crash, start nothing.")
 def main(
-    map_name: str, no_prompt: bool, controller: str, openflow: str, rest_port: int,
-    cross_traffic: str | None, datapath: str, timeout_s: float, only_clean: bool,
+    map_name: str, edges: str, cloud: str | None, scale: float, no_prompt: bool, controller: str, openflow: str,
+    rest_port: int, cross_traffic: str | None, datapath: str, timeout_s: float, only_clean: bool,
 ) -> None:  # fmt: skip
-    """Bring up MAP (pair, metro, or a YAML file) on a private Open vSwitch, with its controller.
+    """Bring up MAP on a private Open vSwitch, with its controller.
 
-    Example: sudo .venv/bin/python mininet/start.py metro --cross-traffic 150%
+    MAP: pair, metro, a YAML file, or a published network: a name of topohub (sndlib/nobel-us), a GraphML, node-link
+    JSON or GNPy JSON file. `paceline maps` lists them.
+
+    Example: sudo .venv/bin/python mininet/start.py sndlib/nobel-us --edges 4 --cloud Pittsburgh
     """
     try:
         if only_clean:
             return clean(click.echo)
-        settings = Settings(map_path(map_name), datapath, _address(openflow), rest_port, timeout_s)
+        wishes = Wishes(edges_wanted(edges), cloud, scale_mbps_per_gbps=scale)
+        path = found_map(map_name, wishes, running.DIRECTORY)
+        settings = Settings(path, datapath, _address(openflow), rest_port, timeout_s)
         _run(settings, controller == "own", cross_traffic, no_prompt)
     except (MapError, EmulationError) as error:
         click.echo(f"error: {error}", err=True)

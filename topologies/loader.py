@@ -13,19 +13,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from topologies.maps import MAX_EMULATED_MBPS, CrossTraffic, Map, MapLink, MapNode
+from topologies.problems import MapError
 
 DIRECTORY = Path(__file__).parent
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,8}$")]
 Ends = tuple[Name, Name]
-
-
-class MapError(Exception):
-    """The map cannot be used; `mistakes` are sentences that name file, place, value and what would be right."""
-
-    def __init__(self, mistakes: list[str]) -> None:
-        super().__init__("\n".join(mistakes))
-        self.mistakes = mistakes
 
 
 class _Strict(BaseModel):
@@ -37,6 +30,7 @@ class _Node(_Strict):
     kind: Literal["switch", "edge", "cloud", "host"]
     position_km: tuple[float, float]
     cpu_share: Annotated[float, Field(ge=0.01, le=64)] | None = None
+    label: Annotated[str, Field(min_length=1, max_length=100)] | None = None
 
 
 class _Link(_Strict):
@@ -44,6 +38,7 @@ class _Link(_Strict):
     length_km: Annotated[float, Field(ge=0, le=20_000)]
     channels: Annotated[int, Field(ge=1, le=768)] = 1
     channel_rate_gbps: Annotated[float, Field(gt=0, le=10_000)]
+    duct: Annotated[str, Field(min_length=1, max_length=64)] | None = None
 
 
 class _CrossTraffic(_Strict):
@@ -55,6 +50,7 @@ class _CrossTraffic(_Strict):
 class _File(_Strict):
     name: Name
     description: str = ""
+    source: str = ""
     scale_mbps_per_gbps: Annotated[float, Field(gt=0, le=1000)]
     mtu_bytes: Annotated[int, Field(ge=576, le=9000)] = 9000
     nodes: Annotated[list[_Node], Field(min_length=2)]
@@ -245,9 +241,10 @@ def _as_map(file: _File) -> Map:
     return Map(
         name=file.name,
         description=file.description,
+        source=file.source,
         scale_mbps_per_gbps=file.scale_mbps_per_gbps,
         mtu_bytes=file.mtu_bytes,
-        nodes=tuple(MapNode(n.name, n.kind, n.position_km, n.cpu_share) for n in file.nodes),
-        links=tuple(MapLink(k.ends, k.length_km, k.channels, k.channel_rate_gbps) for k in file.links),
+        nodes=tuple(MapNode(n.name, n.kind, n.position_km, n.cpu_share, n.label) for n in file.nodes),
+        links=tuple(MapLink(k.ends, k.length_km, k.channels, k.channel_rate_gbps, k.duct) for k in file.links),
         cross_traffic=None if cross is None else CrossTraffic(cross.source, cross.sink, cross.bottleneck),
     )

@@ -21,22 +21,30 @@ MANAGEMENT_GATEWAY = "10.254.0.1"
 
 @dataclass(frozen=True, slots=True)
 class MapNode:
-    """A switch or a host; `cpu_share` is in cores (0.25 = a quarter of one), None = not limited."""
+    """A switch or a host; `cpu_share` is in cores (0.25 = a quarter of one), None = not limited.
+
+    `label`: what people call the place.
+    """
 
     name: str
     kind: Kind
     position_km: tuple[float, float]
     cpu_share: float | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MapLink:
-    """A fibre span; its real rate is `channels` x `channel_rate_gbps` in each direction."""
+    """A fibre span; its real rate is `channels` x `channel_rate_gbps` in each direction.
+
+    Spans with the same `duct` share a risk: they are cut together.
+    """
 
     ends: tuple[str, str]
     length_km: float
     channels: int
     channel_rate_gbps: float
+    duct: str | None = None
 
     @property
     def rate_gbps(self) -> float:
@@ -69,7 +77,7 @@ class CrossTraffic:
 
 @dataclass(frozen=True)
 class Map:
-    """A whole map. `scale_mbps_per_gbps`: emulated Mb/s for each real Gb/s."""
+    """A whole map. `scale_mbps_per_gbps`: emulated Mb/s for each real Gb/s; `source`: who published it."""
 
     name: str
     description: str
@@ -78,6 +86,7 @@ class Map:
     nodes: tuple[MapNode, ...]
     links: tuple[MapLink, ...]
     cross_traffic: CrossTraffic | None = None
+    source: str = ""
 
     @cached_property
     def switches(self) -> tuple[MapNode, ...]:

@@ -70,7 +70,8 @@ def plan(map_name: str | None, model: str, batch: int, micro: int, share: float,
 
 
 def _load(map_name: str) -> Map:
-    from topologies.loader import MapError, load_map
+    from topologies.loader import load_map
+    from topologies.problems import MapError
 
     try:
         network = load_map(map_name)

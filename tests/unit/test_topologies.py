@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from topologies import running
-from topologies.loader import MapError, known_maps, load_map
+from topologies.loader import known_maps, load_map
 from topologies.maps import Map
+from topologies.problems import MapError
 
 THREE_MISTAKES = """\
 name: bad
