@@ -18,7 +18,8 @@ MOMENTS = (Moments(10, 100.0, 1.0, 0.0, 99.0, 101.0),)
 
 
 def ask(name: str, task: str = "traffic-lights") -> messages.Ask:
-    return messages.Ask(edge=name, task=task, samples=5, held_out=2, profile=ComputeProfile(1e9, 1e9),
+    return messages.Ask(edge=name, task=task, samples=5, held_out=2, sample_shape=(3, 32, 32),
+                        profile=ComputeProfile(1e9, 1e9),
                         statistics=Statistics(MOMENTS, MOMENTS, (1, 2, 2)))
 
 
