@@ -105,6 +105,8 @@ class Cloud:
         self._road = road
         self._record = record
         self._codec = codec_name(settings.codec)
+        asked = settings.gradient_codec
+        self._gradient_codec = codec.gradient_codec(self._codec) if asked is None else codec_name(asked)
         self._preparation: Preparation = prepare([member.ask for member in crew.members], settings)
         recipe = self._preparation.message
         self._apprentices = {member.name: self._apprentice(member, recipe) for member in crew.members}
@@ -157,8 +159,8 @@ class Cloud:
         here = benchmark.rehearse(layers, torch.zeros(micro_samples, *recipe.sample_shape))
         batches = {name: one.batch for name, one in self._apprentices.items()}
         state_bytes = [4 * recipe.optimizer.copies * cost.stored_values for cost in self._preparation.costs]
-        self._outlook = Outlook(ready, here, self._preparation.segment_values, batches, recipe.micro, self._codec,
-                                state_bytes)
+        self._outlook = Outlook(ready, here, self._preparation.segment_shapes, batches, recipe.micro, self._codec,
+                                self._gradient_codec, state_bytes)
         self._record.event("prepared", model=recipe.model, **self._preparation.reasons)
 
     def _plan(self, number: int, offer: Offer) -> RoundPlan:
@@ -236,7 +238,7 @@ class Cloud:
         began = time.perf_counter()
         try:
             tensors = received.frame.tensors
-            values, labels = codec.decode(tensors["segment"]), tensors["labels"].to(torch.int64)
+            values, labels = codec.decode("segment", tensors), tensors["labels"].to(torch.int64)
             stream = RandomStream(self._settings.seed, one.name, one.round, segment.step, segment.micro)
             gradient, loss = one.half.train(values, labels, one.batch, stream)
         except (KeyError, RuntimeError, IndexError, ValueError) as error:
@@ -245,7 +247,7 @@ class Cloud:
         exchange.loss += loss
         sent = one.member.connection.send(
             messages.Gradient(step=segment.step, micro=segment.micro),
-            {"gradient": codec.encode(gradient, self._codec)},
+            codec.encode("gradient", gradient, self._gradient_codec),
         )
         exchange.sent_down.append(SentFrame(sent.send_s, sent.size_bytes))
         if len(exchange.sent_up) == one.micros:

@@ -7,7 +7,6 @@ samples take. So what does not grow with the samples, such as reading the parame
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,13 +61,8 @@ def layer_costs(layers: Sequence[nn.Module], sample_shape: tuple[int, ...]) -> l
     return costs
 
 
-def segment_values(costs: Sequence[LayerCost], sample_shape: tuple[int, ...]) -> list[int]:
-    """Values per sample in the segment of every cut 0..L; cut 0 would send the input itself."""
-    return [math.prod(shape) for shape in segment_shapes(costs, sample_shape)]
-
-
 def segment_shapes(costs: Sequence[LayerCost], sample_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The shape of a sample in the segment of every cut 0..L."""
+    """The shape of a sample in the segment of every cut 0..L; cut 0 would send the input itself."""
     return [tuple(sample_shape), *(cost.output_shape for cost in costs)]
 
 

@@ -202,7 +202,7 @@ class Edge:
         wait_until(send_at_s)
         for micro, segment in enumerate(segments):
             tensors = {
-                "segment": codec.encode(segment, self._plan.codec),
+                **codec.encode("segment", segment, self._plan.codec),
                 "labels": self._data.train.labels[samples[self._micros[micro]]].to(torch.uint8),
             }
             self._cloud.send(messages.Segment(step=start.step, micro=micro, batch_samples=self._batch), tensors)
@@ -232,7 +232,7 @@ class Edge:
             raise ProtocolError(f"The cloud sent {message!r} in place of the gradient {micro} of step {step}.")
         times.gradients_received_s.append(received.arrival_s)
         began = time.perf_counter()
-        self._half.backward(micro, codec.decode(received.frame.tensors["gradient"]))
+        self._half.backward(micro, codec.decode("gradient", received.frame.tensors))
         times.backward_s += time.perf_counter() - began
 
     def _count_right(self) -> None:

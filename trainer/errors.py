@@ -83,3 +83,9 @@ class TrainingFailedError(TrainerError):
     """Training started and could not go on."""
 
     code = "training_failed"
+
+
+class DivergedError(TrainingFailedError):
+    """A segment or gradient is not a number any more."""
+
+    code = "diverged"

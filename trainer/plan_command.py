@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ def plan(map_name: str | None, model: str, batch: int, micro: int, share: float,
     import torch
 
     from trainer import benchmark
-    from trainer.costs import layer_costs, segment_values
+    from trainer.costs import layer_costs, segment_shapes
     from trainer.models import build_layers
     from trainer.outlook import Outlook
     from trainer.predictor import LayerSeconds, prior_seconds
@@ -43,13 +44,13 @@ def plan(map_name: str | None, model: str, batch: int, micro: int, share: float,
     sample_shape = (3, 32, 32)
     layers = build_layers(model, 1, sample_shape, classes=3)
     costs = layer_costs(layers, sample_shape)
-    values = segment_values(costs, sample_shape)
+    shapes = segment_shapes(costs, sample_shape)
     samples = -(-batch // micro)
     if prior:
         here = prior_seconds(costs, benchmark.measure_profile(), samples)
     else:
         here = benchmark.rehearse(layers, torch.zeros(samples, *sample_shape))
-    _print_cuts(model, costs, values, here, batch, micro, prior)
+    _print_cuts(model, costs, [math.prod(shape) for shape in shapes], here, batch, micro, prior)
     if map_name is None:
         return
     network = _load(map_name)
@@ -60,7 +61,7 @@ def plan(map_name: str | None, model: str, batch: int, micro: int, share: float,
         )
         for node in network.edges
     }
-    outlook = Outlook(edges, here, values, dict.fromkeys(edges, batch), micro, "fp32", [0] * len(costs))
+    outlook = Outlook(edges, here, shapes, dict.fromkeys(edges, batch), micro, "fp32", "fp32", [0] * len(costs))
     mss = network.mtu_bytes - MSS_OVERHEAD_BYTES
     from trainer.planner import plan_round
 

@@ -9,7 +9,7 @@ from typing import cast
 from torch import nn
 
 from trainer.codec import VALUE_BYTES, Codec
-from trainer.costs import LayerCost, layer_costs, segment_values
+from trainer.costs import LayerCost, layer_costs, segment_shapes
 from trainer.errors import TrainingFailedError, UsageError
 from trainer.messages import Ask, Prepare
 from trainer.models import build_layers, choose_model
@@ -24,7 +24,7 @@ class Preparation:
 
     message: Prepare
     costs: tuple[LayerCost, ...]
-    segment_values: tuple[int, ...]
+    segment_shapes: tuple[tuple[int, ...], ...]
     reasons: dict[str, object]
 
 
@@ -61,7 +61,7 @@ def prepare(asks: Sequence[Ask], settings: RunSettings) -> Preparation:
         "regularization": {"weight_decay": weight_decay, "reason": decay_reason},
         "class_counts": [sum(column) for column in zip(*(a.statistics.class_counts for a in asks), strict=True)],
     }
-    return Preparation(message, costs, tuple(segment_values(costs, sample_shape)), reasons)
+    return Preparation(message, costs, tuple(segment_shapes(costs, sample_shape)), reasons)
 
 
 def _agree(asks: Sequence[Ask]) -> tuple[tuple[int, ...], int]:

@@ -17,7 +17,7 @@ class RunSettings:
 
     `target` ends the run when an averaging reaches it, not before `min_rounds`.
     `cuts`: fixed cuts, per round and edge, in place of the planner's; the last round's are kept on.
-    `model` None: the one for the task.
+    `model` None: the one for the task. `gradient_codec` None: that of the segment, but never less than bf16.
     `max_cut` None: all layers but the last. With the whole model on an edge nothing worth a reservation would
     travel, and a segment of a few bytes cannot take as long as the others' segments.
     """
@@ -35,6 +35,7 @@ class RunSettings:
     average_every: int = 5
     seed: int = 1
     codec: str = "fp32"
+    gradient_codec: str | None = None
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
     min_cut: int = 1
