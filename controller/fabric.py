@@ -14,15 +14,9 @@ from dataclasses import dataclass
 from queue import Empty
 from typing import TypeVar
 
+from controller.entries import COOKIE_RESERVATION_MASK, MeterEntry, SwitchState, cookie_of
 from controller.errors import SwitchDown, SwitchError, SwitchTimeout
-from controller.forwarding import (
-    COOKIE_RESERVATION_MASK,
-    MeterEntry,
-    SwitchState,
-    cookie_of,
-    reservation_meter,
-    wanted_states,
-)
+from controller.forwarding import reservation_meter, wanted_states
 from controller.network import DirectedLink, Network
 from controller.reconcile import Change, ordered_changes
 from controller.reservation import Reservation

@@ -4,19 +4,24 @@ Table 0 classifies, table 1 forwards.
 
     table 0  LLDP from a switch            -> controller            (the wiring check)
              VLAN-tagged, from a host      -> dropped
-             reserved flow, from its host  -> its meter, DSCP 46, table 1
+             reserved flow, from its host  -> its meter, DSCP 46, its label, table 1
              other IP, from a host         -> DSCP 0, table 1       (nobody marks his own way in)
              ARP, from a host              -> the port's ARP meter, table 1
              anything from a switch        -> table 1
-             anything else                 -> dropped: the egress classifier reads a fixed byte, so a frame that is
-                                              not IP could spell out DSCP 46 there
-    table 1  reserved flow with DSCP 46    -> next hop
+             anything else                 -> dropped: a host speaks under its own addresses only, and the egress
+                                              classifier reads a fixed byte, so a frame that is not IP could spell out
+                                              DSCP 46 there
+    table 1  label and DSCP 46             -> along the flow's path; see protection.py
              ARP request for a host        -> towards that host     (no flooding, no packet-in)
              to a host's MAC, ARP          -> towards that host
              to a host's MAC               -> best-effort meter of the egress port, towards that host
 
 The mark stays on to the host: the last port, too, has best effort to put behind it, and it knows the reserved frames
 by their mark alone.
+
+Best effort may use whatever no reserved flow uses at the moment: a backup's rate while the primary is up, a periodic
+flow's rate outside its window. The queues put reserved frames first and drop only best effort, so a meter that shrinks
+late costs no promise. A reserved flow is best effort itself outside its window, and while all its paths are broken.
 
 ARP has meters of its own at the edge, so tight that all hosts together stay within a link's margin: it gets through
 however full the best-effort meters are, and cannot fill a queue.
@@ -25,25 +30,28 @@ however full the best-effort meters are, and cannot fill a queue.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from math import ceil
 
-from controller.network import DirectedLink, Network
+from controller.entries import (
+    ARP_METERS,
+    BASE_COOKIE,
+    BEST_EFFORT_METERS,
+    CONTROLLER_PORT,
+    EntryKey,
+    FlowEntry,
+    MeterEntry,
+    SwitchState,
+    cookie_of,
+    match_of,
+)
+from controller.network import DirectedLink, Network, Node
 from controller.paths import next_hops
+from controller.protection import IPV4, RESERVED_DSCP, active_path, failover_groups, label, laid
 from controller.reservation import Placement, Reservation
-
-COOKIE_TAG = 0x9ACE
-"""The first 16 bits of every cookie of ours; then 32 bits of reservation number (0: none) and 16 of version."""
-COOKIE_TAG_MASK = 0xFFFF << 48
-COOKIE_RESERVATION_MASK = 0xFFFF_FFFF_FFFF << 16
-
-BEST_EFFORT_METERS = 100_000
-ARP_METERS = 105_000
-OUR_METERS = range(100_000, 262_144)
-"""The meter ids that are ours: best effort and ARP + port number, reservations from 110000 up."""
-
-RESERVED_DSCP = 46
-CONTROLLER_PORT = 0xFFFF_FFFD
+from controller.windows import is_open
 
 BEST_EFFORT_BURST_S = 0.2
 BEST_EFFORT_BURST_MIN_KBIT = 600
@@ -54,60 +62,9 @@ ARP_METER_MAX_KBPS = 100
 ARP_METER_MIN_KBPS = 8
 ARP_BURST_KBIT = 16
 
-IPV4, IPV6, ARP, LLDP = 0x0800, 0x86DD, 0x0806, 0x88CC
+IPV6, ARP, LLDP = 0x86DD, 0x0806, 0x88CC
 PROTOCOL_NUMBERS: Mapping[str, int] = {"tcp": 6, "udp": 17}
 ANY_VLAN = (0x1000, 0x1000)
-
-MatchValue = int | str | tuple[int, int]
-FlowMatch = tuple[tuple[str, MatchValue], ...]
-Action = tuple[str, int]
-EntryKey = tuple[int, int, FlowMatch]
-
-
-@dataclass(frozen=True, slots=True)
-class MeterEntry:
-    """A meter with one drop band."""
-
-    meter_id: int
-    rate_kbps: int
-    burst_kbit: int
-
-
-@dataclass(frozen=True, slots=True)
-class FlowEntry:
-    """A flow entry; `match` is sorted by field, a pair as value is (value, mask).
-
-    Order of work: meter, then actions, then the next table. Actions: ("set_ip_dscp", n), ("output", port).
-    """
-
-    table: int
-    priority: int
-    match: FlowMatch
-    cookie: int
-    meter_id: int | None = None
-    actions: tuple[Action, ...] = ()
-    goto: int | None = None
-
-    @property
-    def key(self) -> EntryKey:
-        """What makes it one entry: a switch holds at most one of each key."""
-        return self.table, self.priority, self.match
-
-
-@dataclass(frozen=True, slots=True)
-class SwitchState:
-    """Everything of ours that one switch holds."""
-
-    meters: Mapping[int, MeterEntry] = field(default_factory=dict)
-    flows: Mapping[EntryKey, FlowEntry] = field(default_factory=dict)
-
-
-def cookie_of(number: int, version: int) -> int:
-    """The cookie of a reservation's entries."""
-    return COOKIE_TAG << 48 | (number & 0xFFFF_FFFF) << 16 | version & 0xFFFF
-
-
-BASE_COOKIE = cookie_of(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,38 +78,52 @@ class Part:
     taken_bps: Mapping[str, int]
 
 
-def part_of(network: Network, reservation: Reservation) -> Part:
-    """What one live reservation adds."""
+def part_of(
+    network: Network, reservation: Reservation, down: frozenset[str] = frozenset(), now_us: int | None = None
+) -> Part:
+    """What one live reservation adds with these links down; it changes only when a link of its paths does.
+
+    `now_us`: the moment of Unix time that says which windows are open; None: all of them.
+    """
     meters: dict[str, dict[int, MeterEntry]] = {}
     flows: dict[str, dict[EntryKey, FlowEntry]] = {}
     taken_bps: dict[str, int] = {}
     for placement in reservation.placements:
-        for link in placement.link_names:
+        for link in links_in_use(placement, down, now_us):
             taken_bps[link] = taken_bps.get(link, 0) + placement.reserved_bps
         meters.setdefault(placement.switches[0], {})[placement.meter_id] = reservation_meter(placement)
-        for name, entry in reserved_entries(network, placement, cookie_of(reservation.number, placement.version)):
+        cookie = cookie_of(reservation.number, placement.version)
+        for name, entry in wanted_entries(network, placement, cookie, down, now_us):
             flows.setdefault(name, {})[entry.key] = entry
     return Part({name: SwitchState(meters.get(name, {}), flows[name]) for name in flows}, taken_bps)
 
 
-def base_states(network: Network, down: frozenset[str] = frozenset()) -> dict[str, SwitchState]:
+@lru_cache(maxsize=64)
+def base_states(network: Network, down: frozenset[str] = frozenset()) -> Mapping[str, SwitchState]:
     """What every switch holds whatever is reserved; the best-effort meters are not among it."""
-    flows = {switch.name: _classify(network, switch.name) for switch in network.switches}
+    flows: dict[str, dict[EntryKey, FlowEntry]] = {
+        switch.name: {entry.key: entry for entry in _classify(network, switch.name)} for switch in network.switches
+    }
     for name, entry in _best_effort(network, down):
-        flows[name].append(entry)
+        flows[name][entry.key] = entry
     return {
         name: SwitchState(
-            {meter.meter_id: meter for meter in _arp_meters(network, name)}, {flow.key: flow for flow in flows[name]}
+            {meter.meter_id: meter for meter in _arp_meters(network, name)},
+            flows[name],
+            {group.group_id: group for group in failover_groups(network, name)},
         )
         for name in flows
     }
 
 
 def wanted_states(
-    network: Network, reservations: Iterable[Reservation], down: frozenset[str] = frozenset()
+    network: Network,
+    reservations: Iterable[Reservation],
+    down: frozenset[str] = frozenset(),
+    now_us: int | None = None,
 ) -> dict[str, SwitchState]:
     """What every switch must hold for these live reservations; controller.target keeps the same step by step."""
-    parts = [part_of(network, reservation) for reservation in reservations if reservation.is_live]
+    parts = [part_of(network, reservation, down, now_us) for reservation in reservations if reservation.is_live]
     base = base_states(network, down)
     meters = {name: dict(state.meters) for name, state in base.items()}
     flows = {name: dict(state.flows) for name, state in base.items()}
@@ -167,7 +138,33 @@ def wanted_states(
         for port in network.links_from(switch.name):
             meter = best_effort_meter(port, taken_bps[port.name])
             meters[switch.name][meter.meter_id] = meter
-    return {name: SwitchState(meters[name], flows[name]) for name in meters}
+    return {name: SwitchState(meters[name], flows[name], base[name].groups) for name in meters}
+
+
+def links_in_use(placement: Placement, down: frozenset[str], now_us: int | None) -> tuple[str, ...]:
+    """The links on which a flow may send reserved packets at this moment."""
+    path = active_path(placement, down) if _is_open(placement, now_us) else None
+    return tuple(f"{a}->{b}" for a, b in pairwise(path or ()))
+
+
+def wanted_entries(
+    network: Network, placement: Placement, cookie: int, down: frozenset[str], now_us: int | None
+) -> list[tuple[str, FlowEntry]]:
+    """The entries of one reserved flow at this moment: (switch, entry), from its last switch back to its first."""
+    on_backup = bool(down) and active_path(placement, down) == placement.backup_path
+    entries = list(laid(network, placement, cookie, on_backup))
+    if _is_open(placement, now_us) and active_path(placement, down) is not None:
+        entries.append(classifier(network, placement, cookie))
+    return entries
+
+
+def reserved_entries(network: Network, placement: Placement, cookie: int) -> list[tuple[str, FlowEntry]]:
+    """The entries of one reserved flow when its window is open and no link is down."""
+    return wanted_entries(network, placement, cookie, frozenset(), None)
+
+
+def _is_open(placement: Placement, now_us: int | None) -> bool:
+    return now_us is None or placement.window is None or is_open(placement.window, now_us)
 
 
 def best_effort_meter(link: DirectedLink, reserved_bps: int) -> MeterEntry:
@@ -190,28 +187,22 @@ def arp_meter_kbps(network: Network) -> int:
     return min(max(share_kbps, ARP_METER_MIN_KBPS), ARP_METER_MAX_KBPS)
 
 
-def reserved_entries(network: Network, placement: Placement, cookie: int) -> list[tuple[str, FlowEntry]]:
-    """The entries of one reserved flow: (switch, entry), from its last switch back to its first."""
+@lru_cache(maxsize=65536)
+def classifier(network: Network, placement: Placement, cookie: int) -> tuple[str, FlowEntry]:
+    """The entry that lets a reserved flow in, at its first switch."""
     flow = placement.flow
     source, destination = network.nodes[flow.source], network.nodes[flow.destination]
-    packets: dict[str, MatchValue] = {
+    match = match_of({
+        "in_port": network.links_along(placement.path[:2])[0].destination_port,
         "eth_type": IPV4,
         "ip_proto": PROTOCOL_NUMBERS[flow.match.protocol],
         "ipv4_src": source.ip or "",
         "ipv4_dst": destination.ip or "",
         f"{flow.match.protocol}_src": flow.match.source_port,
         f"{flow.match.protocol}_dst": flow.match.destination_port,
-    }
-    links = network.links_along(placement.path)
-    entries = []
-    for link in reversed(links[1:]):
-        match = _match({**packets, "ip_dscp": RESERVED_DSCP})
-        entry = FlowEntry(1, 300, match, cookie, actions=(("output", link.source_port),))
-        entries.append((link.source, entry))
-    match = _match({**packets, "in_port": links[0].destination_port})
-    mark = (("set_ip_dscp", RESERVED_DSCP),)
-    entries.append((links[0].destination, FlowEntry(0, 300, match, cookie, placement.meter_id, mark, goto=1)))
-    return entries
+    })  # fmt: skip
+    mark = (("set_ip_dscp", RESERVED_DSCP), ("set_eth_dst", label(network, placement)))
+    return placement.switches[0], FlowEntry(0, 300, match, cookie, placement.meter_id, mark, goto=1)
 
 
 def _arp_meters(network: Network, switch: str) -> list[MeterEntry]:
@@ -226,27 +217,29 @@ def _arp_meters(network: Network, switch: str) -> list[MeterEntry]:
 def _classify(network: Network, switch: str) -> list[FlowEntry]:
     entries = []
     for link in network.links_from(switch):
-        port = link.source_port
-        if network.nodes[link.destination].is_switch:
-            lldp = _match({"in_port": port, "eth_type": LLDP})
+        port, neighbour = link.source_port, network.nodes[link.destination]
+        if neighbour.is_switch:
+            lldp = match_of({"in_port": port, "eth_type": LLDP})
             entries.append(FlowEntry(0, 500, lldp, BASE_COOKIE, actions=(("output", CONTROLLER_PORT),)))
-            entries.append(FlowEntry(0, 100, _match({"in_port": port}), BASE_COOKIE, goto=1))
+            entries.append(FlowEntry(0, 100, match_of({"in_port": port}), BASE_COOKIE, goto=1))
         else:
-            entries += _classify_host(port)
+            entries += _classify_host(port, neighbour)
     return entries
 
 
-def _classify_host(port: int) -> list[FlowEntry]:
-    tagged = _match({"in_port": port, "vlan_vid": ANY_VLAN})
-    arp = _match({"in_port": port, "eth_type": ARP})
+def _classify_host(port: int, host: Node) -> list[FlowEntry]:
+    """What a host may send: IP and ARP under its own addresses. Whatever else it says is not forwarded."""
+    ip, mac = host.ip or "", host.mac or ""
+    tagged = match_of({"in_port": port, "vlan_vid": ANY_VLAN})
+    arp = match_of({"in_port": port, "eth_src": mac, "eth_type": ARP, "arp_sha": mac, "arp_spa": ip})
+    ipv4 = match_of({"in_port": port, "eth_src": mac, "eth_type": IPV4, "ipv4_src": ip})
+    ipv6 = match_of({"in_port": port, "eth_src": mac, "eth_type": IPV6})
     unmark = (("set_ip_dscp", 0),)
     return [
         FlowEntry(0, 400, tagged, BASE_COOKIE),
         FlowEntry(0, 200, arp, BASE_COOKIE, meter_id=ARP_METERS + port, goto=1),
-        *(
-            FlowEntry(0, 200, _match({"in_port": port, "eth_type": ip}), BASE_COOKIE, actions=unmark, goto=1)
-            for ip in (IPV4, IPV6)
-        ),
+        FlowEntry(0, 200, ipv4, BASE_COOKIE, actions=unmark, goto=1),
+        FlowEntry(0, 200, ipv6, BASE_COOKIE, actions=unmark, goto=1),
     ]
 
 
@@ -254,9 +247,9 @@ def _best_effort(network: Network, down: frozenset[str]) -> list[tuple[str, Flow
     entries = []
     for host in network.hosts:
         ip, mac = host.ip or "", host.mac or ""
-        arp_request = _match({"eth_type": ARP, "arp_op": 1, "arp_tpa": ip})
-        arp_unicast = _match({"eth_type": ARP, "eth_dst": mac})
-        anything = _match({"eth_dst": mac})
+        arp_request = match_of({"eth_type": ARP, "arp_op": 1, "arp_tpa": ip})
+        arp_unicast = match_of({"eth_type": ARP, "eth_dst": mac})
+        anything = match_of({"eth_dst": mac})
         for switch, link in next_hops(network, host.name, down).items():
             out = (("output", link.source_port),)
             meter_id = BEST_EFFORT_METERS + link.source_port
@@ -264,7 +257,3 @@ def _best_effort(network: Network, down: frozenset[str]) -> list[tuple[str, Flow
             entries.append((switch, FlowEntry(1, 205, arp_unicast, BASE_COOKIE, actions=out)))
             entries.append((switch, FlowEntry(1, 200, anything, BASE_COOKIE, meter_id, out)))
     return entries
-
-
-def _match(fields: Mapping[str, MatchValue]) -> FlowMatch:
-    return tuple(sorted(fields.items(), key=lambda pair: pair[0]))

@@ -18,9 +18,9 @@ import eventlet
 import eventlet.event
 import eventlet.hubs
 
+from controller.entries import COOKIE_TAG, COOKIE_TAG_MASK, MeterEntry, SwitchState
 from controller.errors import SwitchDown, SwitchError, SwitchRefused, SwitchTimeout
-from controller.forwarding import COOKIE_TAG, COOKIE_TAG_MASK, MeterEntry, SwitchState
-from controller.openflow import flow_counter, message_of, meter_counter, meter_entry
+from controller.openflow import flow_counter, group_entry, message_of, meter_counter, meter_entry
 from controller.reconcile import Change
 from controller.switches import FlowCounter, MeterCounter, SwitchEvent
 
@@ -124,10 +124,16 @@ class Front:
         parser, ofproto = datapath.ofproto_parser, datapath.ofproto
         flows = self._send(datapath, [_flow_request(datapath, COOKIE_TAG << 48, COOKIE_TAG_MASK)])
         meters = self._send(datapath, [parser.OFPMeterConfigStatsRequest(datapath, 0, ofproto.OFPM_ALL)])
-        self._await([flows, meters], timeout_s)
+        groups = self._send(datapath, [parser.OFPGroupDescStatsRequest(datapath, 0)])
+        self._await([flows, meters, groups], timeout_s)
         entries = [flow_counter(stats).entry for stats in flows.parts]
         ours = [meter for meter in map(meter_entry, meters.parts) if meter is not None]
-        return SwitchState({meter.meter_id: meter for meter in ours}, {entry.key: entry for entry in entries})
+        failover = [group for part in groups.parts if (group := group_entry(part, ofproto.OFPGT_FF)) is not None]
+        return SwitchState(
+            {meter.meter_id: meter for meter in ours},
+            {entry.key: entry for entry in entries},
+            {group.group_id: group for group in failover},
+        )
 
     def _read_counters(
         self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float

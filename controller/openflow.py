@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from controller.forwarding import (
+from controller.entries import (
     CONTROLLER_PORT,
     COOKIE_TAG_MASK,
+    OUR_GROUPS,
     OUR_METERS,
     Action,
+    Bucket,
     FlowEntry,
+    GroupEntry,
     MatchValue,
     MeterEntry,
 )
@@ -28,6 +31,8 @@ def message_of(datapath: Any, change: Change) -> Any:
     """The message that makes a change on a switch."""
     if isinstance(change.entry, MeterEntry):
         return _meter_mod(datapath, change.kind, change.entry)
+    if isinstance(change.entry, GroupEntry):
+        return _group_mod(datapath, change.kind, change.entry)
     return _flow_mod(datapath, change.kind, change.entry)
 
 
@@ -37,6 +42,17 @@ def _meter_mod(datapath: Any, kind: str, meter: MeterEntry) -> Any:
     flags = ofproto.OFPMF_KBPS | ofproto.OFPMF_BURST | ofproto.OFPMF_STATS
     bands = [parser.OFPMeterBandDrop(rate=meter.rate_kbps, burst_size=meter.burst_kbit)]
     return parser.OFPMeterMod(datapath, command, flags, meter.meter_id, bands)
+
+
+def _group_mod(datapath: Any, kind: str, group: GroupEntry) -> Any:
+    ofproto, parser = datapath.ofproto, datapath.ofproto_parser
+    command = {"add_group": ofproto.OFPGC_ADD, "modify_group": ofproto.OFPGC_MODIFY}.get(kind, ofproto.OFPGC_DELETE)
+    wanted = () if kind == "delete_group" else group.buckets
+    buckets = [
+        parser.OFPBucket(0, bucket.watch_port, ofproto.OFPG_ANY, [parser.OFPActionOutput(bucket.out_port)])
+        for bucket in wanted
+    ]
+    return parser.OFPGroupMod(datapath, command, ofproto.OFPGT_FF, group.group_id, buckets)
 
 
 def _flow_mod(datapath: Any, kind: str, entry: FlowEntry) -> Any:
@@ -75,6 +91,10 @@ def _action(parser: Any, action: Action) -> Any:
     name, value = action
     if name == "set_ip_dscp":
         return parser.OFPActionSetField(ip_dscp=value)
+    if name == "set_eth_dst":
+        return parser.OFPActionSetField(eth_dst=value)
+    if name == "group":
+        return parser.OFPActionGroup(value)
     if value == CONTROLLER_PORT:
         return parser.OFPActionOutput(value, WHOLE_PACKET)
     return parser.OFPActionOutput(value)
@@ -102,8 +122,10 @@ def _read_actions(actions: Iterable[Any]) -> list[Action]:
     """Actions we never write come out under their own name, so that they compare unequal to what we want."""
     read: list[Action] = []
     for action in actions:
-        if getattr(action, "key", None) == "ip_dscp":
-            read.append(("set_ip_dscp", action.value))
+        if getattr(action, "key", None) in ("ip_dscp", "eth_dst"):
+            read.append((f"set_{action.key}", action.value))
+        elif hasattr(action, "group_id"):
+            read.append(("group", action.group_id))
         elif hasattr(action, "port"):
             read.append(("output", action.port))
         else:
@@ -118,6 +140,21 @@ def meter_entry(config: Any) -> MeterEntry | None:
     if len(config.bands) != 1:
         return MeterEntry(config.meter_id, 0, 0)
     return MeterEntry(config.meter_id, config.bands[0].rate, config.bands[0].burst_size)
+
+
+def group_entry(stats: Any, failover: int) -> GroupEntry | None:
+    """A group as the switch reports it; None if its id is not ours. A group of another make reads as without buckets.
+
+    `failover`: the number of the fast-failover type.
+    """
+    if stats.group_id not in OUR_GROUPS:
+        return None
+    actions = [_read_actions(bucket.actions) for bucket in stats.buckets]
+    if stats.type != failover or any(len(done) != 1 or done[0][0] != "output" for done in actions):
+        return GroupEntry(stats.group_id, ())
+    outputs = [int(done[0][1]) for done in actions]
+    buckets = (Bucket(bucket.watch_port, port) for bucket, port in zip(stats.buckets, outputs, strict=True))
+    return GroupEntry(stats.group_id, tuple(buckets))
 
 
 def meter_counter(meter: MeterEntry, stats: Any) -> MeterCounter:

@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
-from controller.forwarding import FlowEntry, MeterEntry, SwitchState
+from controller.entries import FlowEntry, GroupEntry, MeterEntry, SwitchState
 from controller.reservation import FIRST_METER_ID
 
-Kind = Literal["add_meter", "modify_meter", "delete_meter", "add_flow", "delete_flow"]
+Kind = Literal[
+    "add_meter", "modify_meter", "delete_meter", "add_group", "modify_group", "delete_group", "add_flow", "delete_flow"
+]
 
 
 class Phase(IntEnum):
     """The safe order; each phase is confirmed by every switch before the next begins."""
 
     SHRINK = 0
-    """Meters that fall, and new meters, which nothing uses yet."""
+    """Meters that fall, and new meters and groups, which nothing uses yet."""
     LAY = 1
     """New forwarding entries, which nothing reaches yet."""
     TURN = 2
@@ -33,7 +35,7 @@ class Phase(IntEnum):
     CLEAR = 5
     """Forwarding entries that go."""
     GROW = 6
-    """Meters that go, and port meters that rise."""
+    """Meters and groups that go, and port meters that rise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Change:
     """One thing to tell a switch; `add_flow` also replaces an entry of the same key."""
 
     kind: Kind
-    entry: FlowEntry | MeterEntry
+    entry: FlowEntry | MeterEntry | GroupEntry
 
 
 Changes = Mapping[str, tuple[Change, ...]]
@@ -69,6 +71,9 @@ def _differences(wanted: SwitchState, present: SwitchState) -> Iterator[tuple[Ph
             yield Phase.SHRINK, Change("add_meter", meter)
         elif held != meter:
             yield _meter_phase(meter, held), Change("modify_meter", meter)
+    for group_id, group in wanted.groups.items():
+        if group != present.groups.get(group_id):
+            yield Phase.SHRINK, Change("modify_group" if group_id in present.groups else "add_group", group)
     for key, entry in wanted.flows.items():
         standing = present.flows.get(key)
         if standing != entry:
@@ -76,6 +81,9 @@ def _differences(wanted: SwitchState, present: SwitchState) -> Iterator[tuple[Ph
     for key, entry in present.flows.items():
         if key not in wanted.flows:
             yield Phase.CLOSE if entry.table == 0 else Phase.CLEAR, Change("delete_flow", entry)
+    for group_id, group in present.groups.items():
+        if group_id not in wanted.groups:
+            yield Phase.GROW, Change("delete_group", group)
     for meter_id, meter in present.meters.items():
         if meter_id not in wanted.meters:
             yield Phase.GROW, Change("delete_meter", meter)

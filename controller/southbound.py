@@ -226,6 +226,7 @@ class PacelineApp(RyuApp):  # type: ignore[misc]
         self.front.answered(event.msg.datapath, event.msg.xid, (), more=False)
 
     @on(ofp_event.EventOFPFlowStatsReply, MAIN_DISPATCHER)
+    @on(ofp_event.EventOFPGroupDescStatsReply, MAIN_DISPATCHER)
     @on(ofp_event.EventOFPMeterConfigStatsReply, MAIN_DISPATCHER)
     @on(ofp_event.EventOFPMeterStatsReply, MAIN_DISPATCHER)
     def statistics_replied(self, event: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from queue import Queue
 from typing import Protocol
 
-from controller.forwarding import FlowEntry, MeterEntry, SwitchState
+from controller.entries import FlowEntry, MeterEntry, SwitchState
 from controller.reconcile import Change
 
 

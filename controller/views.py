@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from controller.entries import cookie_of
 from controller.fabric import SwitchCounters
-from controller.forwarding import cookie_of, reserved_entries
+from controller.forwarding import reserved_entries
 from controller.network import DirectedLink, Network, Node
 from controller.paths import Path, candidate_paths
 from controller.reservation import Placement, Reservation

@@ -105,7 +105,7 @@ class Emulation:
         running.write(note)
 
     def _start(self) -> None:
-        machine.tune(self.journal)
+        machine.tune(self.journal, self.plan)
         machine.prefer_packets(self.journal)
         self.idle_loops = machine.start_idle_loops(self.journal)
         self.vswitch.start()

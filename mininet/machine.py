@@ -10,16 +10,13 @@ from pathlib import Path
 
 from journal import Journal
 from problems import EmulationError
+from shaping import QUEUE_BYTES, queue_frames
+from topologies.maps import Map
 
 SOCKET_BUFFER_BYTES = 64 * 1024 * 1024
-"""One AF_PACKET socket serves all ports of a vswitchd; its buffer is wmem_default when vswitchd starts."""
-
-SETTINGS = {
-    "net.core.wmem_max": str(SOCKET_BUFFER_BYTES),
-    "net.core.wmem_default": str(SOCKET_BUFFER_BYTES),
-    "net.core.rmem_max": str(SOCKET_BUFFER_BYTES),
-    "net.core.netdev_max_backlog": "10000",
-}
+MAX_SOCKET_BUFFER_BYTES = 1024 * 1024 * 1024
+FRAME_OVERHEAD_BYTES = 1024
+"""What the kernel counts for a frame beyond its memory block, generously."""
 
 REAL_TIME_PRIORITY = 50
 
@@ -64,9 +61,29 @@ def _has_kernel_datapath() -> bool:
     return subprocess.run(["modprobe", "openvswitch"], capture_output=True, check=False).returncode == 0
 
 
-def tune(journal: Journal) -> None:
-    """Set the kernel settings, remembering the old values."""
-    for key, value in SETTINGS.items():
+def packet_buffer_bytes(plan: Map) -> int:
+    """What the frames in all egress queues of all switches may take: one AF_PACKET socket of vswitchd owns them all.
+
+    When its buffer is full every port of every switch stalls, so it must hold all queues, full.
+    """
+    frame = plan.mtu_bytes + 14
+    block = 1 << (frame - 1).bit_length()  # the kernel takes memory in powers of two
+    ports = sum(plan.node(port.node).kind == "switch" for port in plan.ports)
+    frames = ports * (QUEUE_BYTES // frame + queue_frames(plan.mtu_bytes))
+    wanted = frames * (block + FRAME_OVERHEAD_BYTES)
+    return min(max(wanted, SOCKET_BUFFER_BYTES), MAX_SOCKET_BUFFER_BYTES)
+
+
+def tune(journal: Journal, plan: Map) -> None:
+    """Set the kernel settings, remembering the old values; vswitchd takes its buffer from them when it starts."""
+    send_buffer = str(packet_buffer_bytes(plan))
+    settings = {
+        "net.core.wmem_max": send_buffer,
+        "net.core.wmem_default": send_buffer,
+        "net.core.rmem_max": str(SOCKET_BUFFER_BYTES),
+        "net.core.netdev_max_backlog": "10000",
+    }
+    for key, value in settings.items():
         path = Path("/proc/sys", *key.split("."))
         if not path.exists():
             continue

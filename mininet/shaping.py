@@ -1,9 +1,11 @@
 """Ports as an optical line would have them: a fixed rate, and reserved frames before all others.
 
 Every egress is an HTB class of the port's rate with two children: frames marked DSCP 46 (expedited forwarding,
-RFC 3246) in a class of strict priority, everything else behind. The best-effort queue is longer than the burst that the
-controller's best-effort meter lets through, so it never overflows: a queue that drops makes Open vSwitch's userspace
-datapath drop the rest of its batch, reserved frames included.
+RFC 3246) in a class of strict priority, everything else behind.
+
+A queue that refuses a frame makes Open vSwitch's userspace datapath drop the rest of its batch, reserved frames
+included. So neither queue refuses any: the reserved one holds all bursts that meters let through, and a full
+best-effort queue drops its oldest frame instead of the new one, which the sender does not see (pfifo_head_drop).
 """
 
 from __future__ import annotations
@@ -12,7 +14,12 @@ import subprocess
 
 EXPEDITED_DSFIELD = "0xb8"
 QUEUE_BYTES = 3_000_000
-"""Above the largest burst of a best-effort meter, 8000 kbit, and of all reserved flows together."""
+"""Above all reserved bursts together, and above the largest burst of a best-effort meter, 8000 kbit."""
+
+
+def queue_frames(mtu_bytes: int) -> int:
+    """How many frames the best-effort queue holds: QUEUE_BYTES of the largest."""
+    return QUEUE_BYTES // (mtu_bytes + 14)
 
 
 def port_commands(interface: str, rate_bps: int, mtu_bytes: int, delay_us: float = 0.0) -> list[list[str]]:
@@ -35,13 +42,13 @@ def port_commands(interface: str, rate_bps: int, mtu_bytes: int, delay_us: float
         ["tc", "filter", "add", "dev", interface, "parent", "1:", "protocol", "all", "prio", "1", "u32",
          "match", "ip", "dsfield", EXPEDITED_DSFIELD, "0xfc", "flowid", "1:10"],
     ]  # fmt: skip
-    for band in ("10", "20"):
+    # netem refuses what is too much: there only a limit that is never reached keeps batches whole.
+    delayed = ["netem", "delay", f"{delay_us:.0f}us", "limit", str(QUEUE_BYTES // 64)]
+    reserved = ["bfifo", "limit", str(QUEUE_BYTES)]
+    best_effort = ["pfifo_head_drop", "limit", str(queue_frames(mtu_bytes))]
+    for band, queue in (("10", reserved), ("20", best_effort)):
         leaf = [*tc, "parent", f"1:{band}", "handle", f"{band}:"]
-        if delay_us:
-            frames = str(QUEUE_BYTES // 64)
-            commands.append([*leaf, "netem", "delay", f"{delay_us:.0f}us", "limit", frames])
-        else:
-            commands.append([*leaf, "bfifo", "limit", str(QUEUE_BYTES)])
+        commands.append([*leaf, *(delayed if delay_us else queue)])
     return commands
 
 

@@ -10,7 +10,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from controller.admission import Admitted, Request, decide
 from controller.bookings import Bookings
-from controller.forwarding import BEST_EFFORT_METERS, wanted_states
+from controller.entries import BEST_EFFORT_METERS
+from controller.forwarding import wanted_states
 from controller.network import network_from_map
 from controller.reservation import Flow, Match, Requirement, Reservation, State
 from topologies.loader import load_map
@@ -107,7 +108,7 @@ class Reservations(RuleBasedStateMachine):
     @invariant()
     def what_the_switches_hold_adds_up(self) -> None:
         """Best effort and all reserved meters that feed a link never exceed what it carries."""
-        states = wanted_states(NETWORK, self.reservations.values(), self.down)
+        states = wanted_states(NETWORK, self.reservations.values())
         for name, link in NETWORK.links.items():
             if NETWORK.nodes[link.source].is_switch:
                 meter = states[link.source].meters[BEST_EFFORT_METERS + link.source_port]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from controller.api import create_app
 from controller.bodylimit import LIMIT_BYTES
-from controller.forwarding import MeterEntry, SwitchState
+from controller.entries import MeterEntry, SwitchState
 from controller.ledger import IN_MEMORY, Ledger
 from controller.network import network_from_map
 from controller.reconcile import Change

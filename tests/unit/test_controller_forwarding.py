@@ -9,21 +9,21 @@ import pytest
 
 from controller.admission import Admitted, Request, decide
 from controller.bookings import Bookings
-from controller.forwarding import (
+from controller.entries import (
     BASE_COOKIE,
-    BEST_EFFORT_METERS,
     CONTROLLER_PORT,
     COOKIE_TAG,
+    IN_PORT,
     FlowEntry,
+    GroupEntry,
     MatchValue,
     MeterEntry,
     SwitchState,
-    arp_meter_kbps,
-    best_effort_meter,
     cookie_of,
-    wanted_states,
 )
+from controller.forwarding import arp_meter_kbps, best_effort_meter, wanted_states
 from controller.network import network_from_map
+from controller.protection import label
 from controller.reconcile import ordered_changes
 from controller.reservation import Flow, Match, Requirement, Reservation, State
 from topologies.loader import load_map
@@ -47,9 +47,18 @@ Packet = dict[str, MatchValue]
 
 def packet(source: str = "edge1", destination: str = "cloud", **fields: MatchValue) -> Packet:
     nodes = METRO.nodes
-    ends = {"eth_dst": nodes[destination].mac, "ipv4_src": nodes[source].ip, "ipv4_dst": nodes[destination].ip}
+    addresses = {"eth_src": nodes[source].mac, "eth_dst": nodes[destination].mac}
+    ends = {**addresses, "ipv4_src": nodes[source].ip, "ipv4_dst": nodes[destination].ip}
     ip = {"eth_type": 0x0800, "ip_proto": 6, "ip_dscp": 0, "tcp_src": 7801, "tcp_dst": 7800}
     return {**ip, **{name: value or "" for name, value in ends.items()}, **fields}
+
+
+def arp(source: str, destination: str, **fields: MatchValue) -> Packet:
+    nodes = METRO.nodes
+    mac, ip, sought = nodes[source].mac or "", nodes[source].ip or "", nodes[destination]
+    own: Packet = {"eth_type": 0x0806, "eth_src": mac, "arp_sha": mac, "arp_spa": ip}
+    reply: Packet = {"arp_op": 2, "eth_dst": sought.mac or "", "arp_tpa": sought.ip or ""}
+    return {**own, **reply, **fields}
 
 
 @dataclass
@@ -59,10 +68,16 @@ class Journey:
     nodes: list[str] = field(default_factory=list)
     meters: list[tuple[str, int]] = field(default_factory=list)
     marks: list[MatchValue] = field(default_factory=list)
+    addressed_to: MatchValue = ""
 
 
-def send(states: Mapping[str, SwitchState], source: str, sent: Packet) -> Journey:
-    """Follow a packet from a host until it is delivered, dropped or has gone round in circles."""
+def send(
+    states: Mapping[str, SwitchState], source: str, sent: Packet, cut: frozenset[str] = frozenset()
+) -> Journey:
+    """Follow a packet from a host until it is delivered, dropped or has gone round in circles.
+
+    `cut`: directed links that are down, which the switches at their ends see and nobody else knows.
+    """
     journey = Journey([source])
     (link,) = METRO.links_from(source)
     moving = dict(sent)
@@ -71,21 +86,27 @@ def send(states: Mapping[str, SwitchState], source: str, sent: Packet) -> Journe
         journey.nodes.append(switch)
         assert len(journey.nodes) < 20, f"a loop: {journey.nodes}"
         moving["in_port"] = link.destination_port
-        out = _through(states[switch], switch, moving, journey)
+        dead = {link.source_port for link in METRO.links_from(switch) if link.name in cut}
+        out = _through(states[switch], switch, moving, journey, dead)
         if out is None:
             return journey
         journey.marks.append(moving.get("ip_dscp", 0))
         if out == CONTROLLER_PORT:
             journey.nodes.append("controller")
             return journey
+        assert out != moving["in_port"], "a switch sends nothing back unless told to by name"
+        out = link.destination_port if out == IN_PORT else out
         link = next(link for link in METRO.links_from(switch) if link.source_port == out)
+        if link.name in cut:
+            return journey
     journey.nodes.append(link.destination)
+    journey.addressed_to = moving["eth_dst"]
     return journey
 
 
-def _through(state: SwitchState, switch: str, moving: Packet, journey: Journey) -> int | None:
+def _through(state: SwitchState, switch: str, moving: Packet, journey: Journey, dead: set[int]) -> int | None:
     table: int | None = 0
-    out = None
+    out: int | None = None
     while table is not None:
         entry = _best(state, table, moving)
         if entry is None:
@@ -95,9 +116,12 @@ def _through(state: SwitchState, switch: str, moving: Packet, journey: Journey) 
             journey.meters.append((switch, entry.meter_id))
         for name, value in entry.actions:
             if name == "output":
-                out = value
+                out = int(value)
+            elif name == "group":
+                group = state.groups[int(value)]
+                out = next((bucket.out_port for bucket in group.buckets if bucket.watch_port not in dead), None)
             else:
-                moving["ip_dscp"] = value
+                moving[name.removeprefix("set_")] = value
         table = entry.goto
     return out
 
@@ -122,6 +146,7 @@ def test_a_reserved_packet_follows_its_path_metered_once_marked_up_to_the_last_p
     assert tuple(journey.nodes) == held.placements[0].path
     assert journey.meters == [("r6", held.placements[0].meter_id)]
     assert journey.marks == [46, 46, 46]
+    assert journey.addressed_to == CLOUD_MAC
 
 
 @pytest.mark.parametrize("spoof", [{}, {"ip_dscp": 46}])
@@ -134,9 +159,32 @@ def test_an_unreserved_packet_is_unmarked_and_metered_at_every_egress_port(spoof
 
 def test_another_hosts_five_tuple_gains_nothing() -> None:
     journey = send(wanted_states(METRO, [reservation()]), "edge2", packet("edge1", ip_dscp=46))
-    assert set(journey.marks) == {0}
-    assert all(meter >= BEST_EFFORT_METERS for _, meter in journey.meters)
-    assert len(journey.meters) == 3
+    assert (journey.nodes, journey.meters) == (["edge2", "r6"], [])
+
+
+def test_the_label_of_a_flow_gains_nothing() -> None:
+    held = reservation()
+    forged = packet("edge2", ip_dscp=46, eth_dst=label(METRO, held.placements[0]))
+    assert send(wanted_states(METRO, [held]), "edge2", forged).nodes == ["edge2", "r6"]
+
+
+CLOUD_MAC = METRO.nodes["cloud"].mac or ""
+EDGE2_MAC = METRO.nodes["edge2"].mac or ""
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        packet("edge1", eth_src=EDGE2_MAC),
+        packet("edge1", ipv4_src=METRO.nodes["edge2"].ip or "", tcp_src=7802),
+        arp("edge1", "cloud", eth_src=EDGE2_MAC),
+        arp("edge1", "cloud", arp_sha=EDGE2_MAC),
+        arp("edge1", "cloud", arp_spa=METRO.nodes["edge2"].ip or ""),
+    ],
+    ids=["MAC", "IP", "MAC of ARP's frame", "MAC in ARP", "IP in ARP"],
+)
+def test_a_host_speaks_under_its_own_addresses_only(forged: Packet) -> None:
+    assert send(wanted_states(METRO, []), "edge1", forged).nodes == ["edge1", "r6"]
 
 
 def test_both_ends_on_one_switch_are_marked_there() -> None:
@@ -166,17 +214,14 @@ def test_everybody_reaches_everybody_by_arp_and_ip(source: str, destination: str
     if source == destination:
         return
     states = wanted_states(METRO, [])
-    ip, mac = METRO.nodes[destination].ip or "", METRO.nodes[destination].mac or ""
-    request: Packet = {"eth_type": 0x0806, "arp_op": 1, "arp_tpa": ip, "eth_dst": "ff:ff:ff:ff:ff:ff"}
-    reply: Packet = {"eth_type": 0x0806, "arp_op": 2, "eth_dst": mac}
-    for sent in (request, reply, packet(source, destination)):
+    request = arp(source, destination, arp_op=1, eth_dst="ff:ff:ff:ff:ff:ff")
+    for sent in (request, arp(source, destination), packet(source, destination)):
         assert send(states, source, sent).nodes[-1] == destination
 
 
 def test_arp_is_metered_at_the_edge_only_and_fits_in_every_margin() -> None:
     states = wanted_states(METRO, [])
-    reply = {"eth_type": 0x0806, "arp_op": 2, "eth_dst": METRO.nodes["cloud"].mac or ""}
-    assert send(states, "edge1", reply).meters == [("r6", 105_003)]
+    assert send(states, "edge1", arp("edge1", "cloud")).meters == [("r6", 105_003)]
     total_bps = arp_meter_kbps(METRO) * 1000 * len(METRO.hosts)
     assert all(total_bps <= link.margin_bps for link in METRO.links.values())
 
@@ -204,12 +249,18 @@ def phases(before: Iterable[Reservation], after: Iterable[Reservation]) -> list[
     return [
         sorted(
             f"{change.kind} {switch} "
-            + (str(change.entry.meter_id) if isinstance(change.entry, MeterEntry) else f"table {change.entry.table}")
+            + _named(change.entry)
             for switch, told in phase.items()
             for change in told
         )
         for phase in changes
     ]
+
+
+def _named(entry: FlowEntry | MeterEntry | GroupEntry) -> str:
+    if isinstance(entry, MeterEntry):
+        return str(entry.meter_id)
+    return f"table {entry.table}" if isinstance(entry, FlowEntry) else "group"
 
 
 def test_admitting_shrinks_best_effort_first_and_opens_the_ingress_last() -> None:

@@ -1,0 +1,97 @@
+"""What a switch can hold, as plain data: meters, groups and flow entries, and the numbers that mark them as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+COOKIE_TAG = 0x9ACE
+"""The first 16 bits of every cookie of ours; then 32 bits of reservation number (0: none) and 16 of version."""
+COOKIE_TAG_MASK = 0xFFFF << 48
+COOKIE_RESERVATION_MASK = 0xFFFF_FFFF_FFFF << 16
+
+BEST_EFFORT_METERS = 100_000
+ARP_METERS = 105_000
+OUR_METERS = range(100_000, 262_144)
+"""The meter ids that are ours: best effort and ARP + port number, reservations from 110000 up."""
+
+OUR_GROUPS = range(0x5A00_0000, 0x5C00_0000)
+"""The group ids that are ours: two port numbers of twelve bits, and whether the second is the way back."""
+
+CONTROLLER_PORT = 0xFFFF_FFFD
+IN_PORT = 0xFFFF_FFF8
+"""OFPP_IN_PORT: back to where the packet came from; a switch sends nothing there unless told so by this name."""
+
+MatchValue = int | str | tuple[int, int]
+FlowMatch = tuple[tuple[str, MatchValue], ...]
+Action = tuple[str, int | str]
+EntryKey = tuple[int, int, FlowMatch]
+
+
+@dataclass(frozen=True, slots=True)
+class MeterEntry:
+    """A meter with one drop band."""
+
+    meter_id: int
+    rate_kbps: int
+    burst_kbit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Where packets go as long as `watch_port` is up."""
+
+    watch_port: int
+    out_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEntry:
+    """A fast-failover group: the first bucket whose port is up takes the packet. Source: OpenFlow 1.3.5, §5.6.1."""
+
+    group_id: int
+    buckets: tuple[Bucket, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowEntry:
+    """A flow entry; `match` is sorted by field, a pair as value is (value, mask).
+
+    Order of work: meter, then actions, then the next table. Actions: ("set_ip_dscp", n), ("set_eth_dst", address),
+    ("output", port), ("group", id).
+    """
+
+    table: int
+    priority: int
+    match: FlowMatch
+    cookie: int
+    meter_id: int | None = None
+    actions: tuple[Action, ...] = ()
+    goto: int | None = None
+
+    @property
+    def key(self) -> EntryKey:
+        """What makes it one entry: a switch holds at most one of each key."""
+        return self.table, self.priority, self.match
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchState:
+    """Everything of ours that one switch holds."""
+
+    meters: Mapping[int, MeterEntry] = field(default_factory=dict)
+    flows: Mapping[EntryKey, FlowEntry] = field(default_factory=dict)
+    groups: Mapping[int, GroupEntry] = field(default_factory=dict)
+
+
+def cookie_of(number: int, version: int) -> int:
+    """The cookie of a reservation's entries."""
+    return COOKIE_TAG << 48 | (number & 0xFFFF_FFFF) << 16 | version & 0xFFFF
+
+
+BASE_COOKIE = cookie_of(0, 0)
+
+
+def match_of(fields: Mapping[str, MatchValue]) -> FlowMatch:
+    """A match in the order in which matches are compared."""
+    return tuple(sorted(fields.items(), key=lambda pair: pair[0]))
