@@ -124,7 +124,8 @@ def test_counters_are_read_from_the_switches(ovs: OpenVSwitch, controller: Contr
 
 def trace(ovs: OpenVSwitch, source_ip: str, tos: int, source_port: int = 7801, in_port: int = 2) -> str:
     packet = f"tcp,in_port={in_port},dl_src=02:00:00:00:00:01,dl_dst=02:00:00:00:00:03,nw_src={source_ip}"
-    return ovs.appctl("ofproto/trace", "s1", f"{packet},nw_dst=10.0.0.3,nw_tos={tos},nw_ttl=64,tp_src={source_port},tp_dst=7800")
+    packet += f",nw_dst=10.0.0.3,nw_tos={tos},nw_ttl=64,tp_src={source_port},tp_dst=7800"
+    return ovs.appctl("ofproto/trace", "s1", packet)
 
 
 def test_a_reserved_packet_is_marked_up_to_the_last_port(ovs: OpenVSwitch, controller: Controller) -> None:
