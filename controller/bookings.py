@@ -1,11 +1,17 @@
-"""The calendar: what is taken on every directed link, and from when to when. Immutable."""
+"""The calendar: what is taken on every directed link, and from when to when. Immutable; a change shares what it keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from math import inf
 
+from immutables import Map
+
+from controller.peaks import Activity, peak
 from controller.reservation import Window
 
 
@@ -26,40 +32,94 @@ class Booking:
     window: Window | None = None
     failures: frozenset[str] = frozenset()
 
+    @property
+    def activity(self) -> Activity:
+        """When the rate is needed."""
+        return Activity(self.start_s, self.end_s, self.window, self.failures)
+
+    @property
+    def is_plain(self) -> bool:
+        """Needed throughout its time, whatever fails."""
+        return self.window is None and not self.failures
+
+
+@dataclass(frozen=True)
+class _LinkBookings:
+    """The bookings of one link, in the order they were made."""
+
+    bookings: tuple[Booking, ...]
+
+    def peak_bps(self, start_s: float, end_s: float) -> int:
+        if not self._plain:
+            return peak(((booking.activity, booking.rate_bps) for booking in self.bookings), start_s, end_s)
+        moments, sums = self._steps
+        first, last = bisect_right(moments, start_s) - 1, bisect_left(moments, end_s)
+        return max(sums[max(first, 0) : last], default=0)
+
+    @cached_property
+    def _plain(self) -> bool:
+        return all(booking.is_plain for booking in self.bookings)
+
+    @cached_property
+    def _steps(self) -> tuple[list[float], list[int]]:
+        """The moments at which the sum changes, and what is taken from each on."""
+        changes: dict[float, int] = {}
+        for booking in self.bookings:
+            changes[booking.start_s] = changes.get(booking.start_s, 0) + booking.rate_bps
+            changes[booking.end_s] = changes.get(booking.end_s, 0) - booking.rate_bps
+        moments = sorted(changes)
+        return moments, list(accumulate(changes[moment] for moment in moments))
+
+
+_NOTHING = _LinkBookings(())
+
 
 @dataclass(frozen=True, slots=True)
 class Bookings:
-    """Every booking by link; a link with none is absent, so equal calendars compare equal."""
+    """Every booking, by link and by reservation; equal if they hold the same bookings in the same order per link."""
 
-    by_link: Mapping[str, tuple[Booking, ...]] = field(default_factory=dict)
+    _links: Map[str, _LinkBookings] = field(default_factory=Map)
+    _reservations: Map[str, tuple[Booking, ...]] = field(default_factory=Map)
+
+    def on(self, link: str) -> tuple[Booking, ...]:
+        """The bookings of a link."""
+        return self._links.get(link, _NOTHING).bookings
+
+    def of(self, reservation_id: str) -> tuple[Booking, ...]:
+        """The bookings of a reservation."""
+        return self._reservations.get(reservation_id, ())
 
     def adding(self, bookings: Iterable[Booking]) -> Bookings:
         """This calendar with more in it; whether it fits is for admission to say."""
-        by_link = dict(self.by_link)
+        links, reservations = self._links.mutate(), self._reservations.mutate()
         for booking in bookings:
-            by_link[booking.link] = (*by_link.get(booking.link, ()), booking)
-        return Bookings(by_link)
+            links[booking.link] = _LinkBookings((*links.get(booking.link, _NOTHING).bookings, booking))
+            reservations[booking.reservation_id] = (*reservations.get(booking.reservation_id, ()), booking)
+        return Bookings(links.finish(), reservations.finish())
 
     def without(self, reservation_id: str) -> Bookings:
         """This calendar with nothing of that reservation left; the others keep their order."""
-        by_link = {}
-        for link, bookings in self.by_link.items():
-            kept = tuple(booking for booking in bookings if booking.reservation_id != reservation_id)
+        if reservation_id not in self._reservations:
+            return self
+        links = self._links.mutate()
+        for name in {booking.link for booking in self._reservations[reservation_id]}:
+            kept = tuple(each for each in links[name].bookings if each.reservation_id != reservation_id)
             if kept:
-                by_link[link] = kept
-        return Bookings(by_link)
+                links[name] = _LinkBookings(kept)
+            else:
+                del links[name]
+        return Bookings(links.finish(), self._reservations.delete(reservation_id))
 
     def reserved_bps(self, link: str, start_s: float, end_s: float = inf) -> int:
-        """The most that is taken on a link at any moment of [start_s, end_s)."""
-        overlapping = [
-            booking
-            for booking in self.by_link.get(link, ())
-            if booking.start_s < end_s and start_s < booking.end_s
-        ]
-        # The sum only ever rises where a booking starts, so these moments are enough.
-        moments = {max(start_s, booking.start_s) for booking in overlapping}
-        return max((_sum_at(overlapping, moment) for moment in moments), default=0)
+        """The most that is taken on a link at any moment of [start_s, end_s), whichever one span is down."""
+        return self._links.get(link, _NOTHING).peak_bps(start_s, end_s)
 
+    def reserved_with_bps(self, link: str, more: Iterable[Booking], start_s: float, end_s: float) -> int:
+        """The same with further bookings of that link."""
+        members = ((booking.activity, booking.rate_bps) for booking in (*self.on(link), *more))
+        return peak(members, start_s, end_s)
 
-def _sum_at(bookings: list[Booking], moment_s: float) -> int:
-    return sum(booking.rate_bps for booking in bookings if booking.start_s <= moment_s < booking.end_s)
+    def ends_after(self, moment_s: float) -> list[float]:
+        """The moments after this one at which something ends, in order: when what does not fit now may fit."""
+        ends = {each[0].end_s for each in self._reservations.values()}
+        return sorted(end_s for end_s in ends if moment_s < end_s < inf)

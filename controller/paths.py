@@ -1,14 +1,16 @@
-"""Candidate paths: the k shortest by fibre length, then by hops; hosts never transit."""
+"""Candidate paths: the k shortest by fibre length, then by hops; pairs of disjoint paths. Hosts never transit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from itertools import islice
 
 import networkx as nx
 
+from controller.disjoint import shortest_disjoint_pair
 from controller.network import DirectedLink, Network
+from controller.routes import Path, Route, link_names, span_name, spans_of
 
 CANDIDATES = 6
 """How many paths admission tries for a flow; a metro ring with a chord has three."""
@@ -16,17 +18,56 @@ CANDIDATES = 6
 HOP_KM = 1e-6
 """Added to the length of each hop, so that of two paths of one length the one with fewer hops comes first."""
 
-Path = tuple[str, ...]
+Graph = nx.DiGraph  # of node names; an edge's "weight" is its length in km
+
+NOTHING_DOWN: frozenset[str] = frozenset()
 
 
-@lru_cache(maxsize=4096)
 def candidate_paths(
-    network: Network, source: str, destination: str, down: frozenset[str] = frozenset()
+    network: Network, source: str, destination: str, down: frozenset[str] = NOTHING_DOWN
 ) -> tuple[Path, ...]:
     """Up to CANDIDATES simple paths over links that are up, best first; empty if there is none.
 
     Source: Yen, "Finding the K shortest loopless paths in a network", Management Science 17 (1971).
     """
+    whole = _candidate_paths(network, source, destination, NOTHING_DOWN)
+    # Without links that none of them crosses, they are still the shortest: what is cached outlives most failures.
+    return _candidate_paths(network, source, destination, down) if _touches(down, whole) else whole
+
+
+def candidate_routes(
+    network: Network, source: str, destination: str, down: frozenset[str] = NOTHING_DOWN
+) -> tuple[Route, ...]:
+    """Up to CANDIDATES pairs of a path and a backup that share no span, best first; empty if there is none.
+
+    Pairs that share no switch but the first and the last come first, then those of the least total length. Among them is
+    the pair of the least length of all. If both hosts are at one switch, nothing can be lost and no backup is needed.
+    """
+    whole = _candidate_routes(network, source, destination, NOTHING_DOWN)
+    paths = [path for route in whole for path in (route.path, route.backup or ())]
+    return _candidate_routes(network, source, destination, down) if _touches(down, paths) else whole
+
+
+@lru_cache(maxsize=1024)
+def next_hops(
+    network: Network, destination: str, down: frozenset[str] = NOTHING_DOWN
+) -> Mapping[str, DirectedLink]:
+    """For every switch that can reach the host: the link on the shortest path towards it (a tree)."""
+    graph = _graph(network, frozenset({destination}), down).reverse(copy=False)
+    paths = nx.single_source_dijkstra_path(graph, destination, weight="weight")
+    return {
+        switch.name: network.links[f"{switch.name}->{paths[switch.name][-2]}"]
+        for switch in network.switches
+        if switch.name in paths
+    }
+
+
+def _touches(down: frozenset[str], paths: Collection[Path]) -> bool:
+    return bool(down) and (not paths or any(link in down for path in paths for link in link_names(path)))
+
+
+@lru_cache(maxsize=65_536)
+def _candidate_paths(network: Network, source: str, destination: str, down: frozenset[str]) -> tuple[Path, ...]:
     if source == destination:
         return ()
     graph = _graph(network, frozenset({source, destination}), down)
@@ -37,18 +78,50 @@ def candidate_paths(
     return tuple(tuple(path) for path in paths)
 
 
-@lru_cache(maxsize=1024)
-def next_hops(
-    network: Network, destination: str, down: frozenset[str] = frozenset()
-) -> Mapping[str, DirectedLink]:
-    """For every switch that can reach the host: the link on the shortest path towards it (a tree)."""
-    graph = _graph(network, frozenset({destination}), down).reverse(copy=False)
-    paths = nx.single_source_dijkstra_path(graph, destination, weight="weight")
-    return {
-        switch.name: network.links[f"{switch.name}->{paths[switch.name][-2]}"]
-        for switch in network.switches
-        if switch.name in paths
-    }
+@lru_cache(maxsize=65_536)
+def _candidate_routes(network: Network, source: str, destination: str, down: frozenset[str]) -> tuple[Route, ...]:
+    ends = frozenset({source, destination})
+    paths = candidate_paths(network, source, destination, down)
+    graph = _graph(network, ends, down)
+    routes = dict.fromkeys(Route(path) for path in paths if len(path) == 3)
+    for first, last in dict.fromkeys((path[1], path[-2]) for path in paths if len(path) > 3):
+        inner = graph.copy()
+        inner.remove_nodes_from(ends)
+        for nodes_too in (True, False):
+            pair = shortest_disjoint_pair(inner, first, last, nodes_too)
+            if pair is not None:
+                path, backup = ((source, *half, destination) for half in pair)
+                routes |= {Route(path, backup): None, Route(backup, path): None}
+    for path in paths:
+        backup = _best_backup(graph, path)
+        if backup is not None:
+            routes[Route(path, backup)] = None
+    return tuple(sorted(routes, key=lambda route: _order(network, route))[:CANDIDATES])
+
+
+def _best_backup(graph: nx.DiGraph[str], path: Path) -> Path | None:
+    """The shortest way around a path's inner switches, or around its spans; None if there is neither."""
+    spans = set(spans_of(path))
+    for avoided in (set(path[2:-2]), set[str]()):
+        around = nx.subgraph_view(
+            graph,
+            filter_node=lambda node, avoided=avoided: node not in avoided,
+            filter_edge=lambda a, b: span_name(a, b) not in spans,
+        )
+        try:
+            inner = nx.dijkstra_path(around, path[1], path[-2], "weight")
+        except nx.NetworkXNoPath:
+            continue
+        return (path[0], *inner, path[-1]) if len(path) > 3 else None
+    return None
+
+
+def _order(network: Network, route: Route) -> tuple[bool, float, float, Route]:
+    """Disjoint nodes first, then the least total length, then the shorter path, then by name."""
+    backup = route.backup or ()
+    shared = set(route.path[2:-2]) & set(backup[2:-2])
+    lengths = [sum(link.length_km + HOP_KM for link in network.links_along(path)) for path in (route.path, backup)]
+    return bool(shared), round(sum(lengths), 9), round(lengths[0], 9), route
 
 
 def _graph(network: Network, ends: frozenset[str], down: frozenset[str]) -> nx.DiGraph[str]:

@@ -120,7 +120,8 @@ class Placement:
 
     `version` is the reservation's version in which the switches last had to be told something new about this flow.
     `window`: the flow is let in only then (None: always). `backup_path`: where it goes when a link of `path` is down.
-    `completion_us`: of a transfer, the proven time from its start until its last byte is there.
+    `completion_us`: of a transfer, the proven time from its start until its last byte is there. `suspended`: there is
+    no way for it at present: nothing is booked or installed for it, and `path` is where it went last.
     """
 
     flow: Flow
@@ -134,6 +135,7 @@ class Placement:
     completion_us: float | None = None
     window: Window | None = None
     backup_path: tuple[str, ...] | None = None
+    suspended: bool = False
 
     @property
     def link_names(self) -> tuple[str, ...]:
@@ -172,6 +174,16 @@ class Reservation:
     def is_live(self) -> bool:
         """Whether it holds bandwidth."""
         return self.state in LIVE
+
+    @property
+    def carried(self) -> tuple[Placement, ...]:
+        """The placements that have bandwidth: all that are not suspended."""
+        return tuple(placement for placement in self.placements if not placement.suspended)
+
+    @property
+    def rank(self) -> int:
+        """That of its most important flow."""
+        return min((placement.flow.requirement.rank for placement in self.placements), default=LOWEST_RANK)
 
     def moved_to(self, state: State, reason: str | None = None) -> Reservation:
         """The same reservation in another state.
