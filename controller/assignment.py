@@ -1,151 +1,205 @@
-"""The search for paths: which path for each flow of a group, so that all of them fit at once."""
+"""The search for paths: which route for each flow of a group, so that all of them fit at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
-from math import ceil
+from dataclasses import dataclass
+from math import inf
 
-from controller.bookings import Bookings
-from controller.errors import NoCapacity, NoPath
+from controller.bookings import Booking, Bookings
+from controller.errors import NoCapacity, NoDisjointPath, NoPath
 from controller.network import Network
-from controller.paths import Path, candidate_paths
-from controller.reservation import Flow, Placement, Reservation, default_burst_bytes
+from controller.paths import candidate_paths, candidate_routes
+from controller.reservation import Flow, Placement, Reservation, Window, default_burst_bytes
+from controller.routes import Route, is_cut, links_taken
 
 SEARCH_STEPS = 4000
 """Placements tried before a group counts as not fitting."""
 
 
-def metered_bps(flow: Flow) -> int:
-    """The rate that is booked: what was asked, rounded up to the kbit/s a meter can count."""
-    return ceil((flow.requirement.min_bandwidth_bps or 0) / 1000) * 1000
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """A flow with the rate and burst it is to get, and the window of every period in which it sends."""
+
+    flow: Flow
+    rate_bps: int
+    burst_bytes: int
+    window: Window | None = None
 
 
-def metered_burst_bytes(flow: Flow, network: Network) -> int:
-    """The burst that is granted: what was asked or the default, and one whole frame at least."""
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """Whose bookings, and from when to when."""
+
+    reservation_id: str
+    start_s: float
+    end_s: float = inf
+
+    def bookings(self, sized: Sized, route: Route) -> tuple[Booking, ...]:
+        """What a flow takes in the calendar on a route."""
+        name, rate_bps, window = sized.flow.name, sized.rate_bps, sized.window
+        return tuple(
+            Booking(self.reservation_id, name, link, rate_bps, self.start_s, self.end_s, window, failures)
+            for link, failures in links_taken(route)
+        )
+
+
+def granted_burst_bytes(flow: Flow, rate_bps: int, network: Network) -> int:
+    """What was asked, or the default for the rate, and one whole frame at least."""
     asked = flow.requirement.burst_bytes
     if asked is None:
-        return default_burst_bytes(metered_bps(flow), network.frame_bytes)
+        return default_burst_bytes(rate_bps, network.frame_bytes)
     return max(asked, network.frame_bytes)
 
 
+class Room:
+    """What is left on every link while flows of one request are placed and taken away again."""
+
+    def __init__(self, network: Network, bookings: Bookings, lifetime: Lifetime) -> None:
+        self.network = network
+        self.bookings = bookings
+        self.lifetime = lifetime
+        self._before_bps: dict[str, int] = {}
+        self._own: dict[str, list[Booking]] = {}
+
+    def before_bps(self, link: str) -> int:
+        """The most that others take of a link during the request's lifetime."""
+        if link not in self._before_bps:
+            self._before_bps[link] = self.bookings.reserved_bps(link, self.lifetime.start_s, self.lifetime.end_s)
+        return self._before_bps[link]
+
+    def after_bps(self, link: str, more: Sequence[Booking] = ()) -> int:
+        """The most that is taken of a link with what has been placed, and with more."""
+        own: tuple[Booking, ...] = (*self._own.get(link, ()), *more)
+        if all(booking.is_plain for booking in own):  # they last as long as the request: they add to the peak
+            return self.before_bps(link) + sum(booking.rate_bps for booking in own)
+        return self.bookings.reserved_with_bps(link, own, self.lifetime.start_s, self.lifetime.end_s)
+
+    def fits(self, bookings: Sequence[Booking]) -> bool:
+        """Whether there is room for these bookings, each on a link of its own."""
+        links = self.network.links
+        return all(self.after_bps(each.link, (each,)) <= links[each.link].reservable_bps for each in bookings)
+
+    def refusal(self, sized: Sized, routes: Sequence[Route]) -> NoCapacity:
+        """Why a flow does not fit: the tightest link of the route that comes closest, and what is wanted of it."""
+        tightest = [self._tightest(sized, route) for route in routes]
+        short_bps, link = min(tightest, key=lambda each: each[0])
+        if short_bps <= 0:  # it fits by itself and the search gave up or went another way round
+            short_bps, link = max(tightest, key=lambda each: each[0])
+        facts, reserved_bps = self.network.links[link], self.before_bps(link)
+        free_bps, asked_bps = facts.reservable_bps - reserved_bps, short_bps + facts.reservable_bps - reserved_bps
+        whole = "" if asked_bps == sized.rate_bps else f" and the whole request {_mbps(asked_bps)} of {link}"
+        of = "its only path" if len(routes) == 1 else f"the best of {len(routes)} paths"
+        return NoCapacity(
+            f"{sized.flow.name} needs {_mbps(sized.rate_bps)}{whole}; {link} has {_mbps(free_bps)} free on {of}.",
+            flow=sized.flow.name,
+            bottleneck={
+                "link": link,
+                "capacity_bps": facts.capacity_bps,
+                "reserved_bps": reserved_bps,
+                "free_bps": free_bps,
+                "asked_bps": asked_bps,
+            },
+        )
+
+    def _tightest(self, sized: Sized, route: Route) -> tuple[int, str]:
+        """By how much the tightest link of a route is too small (below 0: that much is free), and the link."""
+        short = [
+            (self.after_bps(each.link, (each,)) - self.network.links[each.link].reservable_bps, each.link)
+            for each in self.lifetime.bookings(sized, route)
+        ]
+        return max(short, key=lambda each: each[0])
+
+    def place(self, bookings: Sequence[Booking]) -> None:
+        """Take room."""
+        for booking in bookings:
+            self._own.setdefault(booking.link, []).append(booking)
+
+    def take_away(self, bookings: Sequence[Booking]) -> None:
+        """Give back what was placed last."""
+        for booking in bookings:
+            self._own[booking.link].pop()
+
+
 class PathSearch:
-    """A depth-first search over candidate paths, biggest flow first, that remembers how far it came."""
+    """A depth-first search over candidate routes, biggest flow first, that remembers how far it came."""
 
     def __init__(
-        self,
-        network: Network,
-        bookings: Bookings,
-        flows: Sequence[Flow],
-        replaced: Reservation | None,
-        now_s: float,
-        down: frozenset[str],
+        self, room: Room, flows: Sequence[Sized], replaced: Reservation | None, down: frozenset[str]
     ) -> None:
-        self.network = network
-        self.flows = sorted(flows, key=metered_bps, reverse=True)
-        self.candidates = {flow.name: _candidates(network, flow, replaced, down) for flow in flows}
-        names = {link for paths in self.candidates.values() for path in paths for link in link_names(path)}
-        self.reserved_bps = {name: bookings.reserved_bps(name, now_s) for name in names}
-        self.free_bps = {
-            name: network.links[name].reservable_bps - reserved for name, reserved in self.reserved_bps.items()
-        }
+        self.room = room
+        self.flows = sorted(flows, key=lambda sized: sized.rate_bps, reverse=True)
+        self.candidates = {sized.flow.name: _candidates(room.network, sized.flow, replaced, down) for sized in flows}
         self.steps = 0
-        self.deepest: tuple[int, dict[str, Path]] = (-1, {})
+        self.deepest: tuple[int, dict[str, Route]] = (-1, {})
 
-    def assignments(self) -> Iterator[dict[str, Path]]:
-        """Every assignment of paths that fits, best first, until SEARCH_STEPS are spent."""
-        return self._place(0, dict(self.free_bps), {})
+    def assignments(self) -> Iterator[dict[str, Route]]:
+        """Every assignment of routes that fits, best first, until SEARCH_STEPS are spent."""
+        return self._place(0, {})
 
-    def _place(self, depth: int, free: dict[str, int], chosen: dict[str, Path]) -> Iterator[dict[str, Path]]:
+    def _place(self, depth: int, chosen: dict[str, Route]) -> Iterator[dict[str, Route]]:
         if depth == len(self.flows):
             yield dict(chosen)
             return
-        flow = self.flows[depth]
-        rate_bps = metered_bps(flow)
-        for path in self.candidates[flow.name]:
+        sized = self.flows[depth]
+        for route in self.candidates[sized.flow.name]:
             self.steps += 1
             if self.steps > SEARCH_STEPS:
                 break
-            links = link_names(path)
-            if any(free[link] < rate_bps for link in links):
+            bookings = self.room.lifetime.bookings(sized, route)
+            if not self.room.fits(bookings):
                 continue
-            for link in links:
-                free[link] -= rate_bps
-            chosen[flow.name] = path
-            yield from self._place(depth + 1, free, chosen)
-            del chosen[flow.name]
-            for link in links:
-                free[link] += rate_bps
+            self.room.place(bookings)
+            chosen[sized.flow.name] = route
+            yield from self._place(depth + 1, chosen)
+            del chosen[sized.flow.name]
+            self.room.take_away(bookings)
         if depth > self.deepest[0]:
             self.deepest = (depth, dict(chosen))
 
     def no_capacity(self) -> NoCapacity:
-        """Why it did not fit: the flow that got stuck, and the tightest link of the path that came closest."""
+        """Why it did not fit: the flow that got stuck, and the tightest link of the route that came closest."""
         depth, placed = self.deepest
-        flow = self.flows[depth]
-        rates = {other.name: metered_bps(other) for other in self.flows}
-        wanted = dict.fromkeys(self.free_bps, 0)
-        waiting = {other.name: self.candidates[other.name][0] for other in self.flows[depth + 1 :]}
-        for name, path in (placed | waiting).items():
-            for link in link_names(path):
-                wanted[link] += rates[name]
-
-        def short_bps(link: str) -> int:
-            return wanted[link] + rates[flow.name] - self.free_bps[link]
-
-        paths = self.candidates[flow.name]
-        tightest = [max(link_names(path), key=short_bps) for path in paths]
-        link = min(tightest, key=short_bps)
-        if short_bps(link) <= 0:  # it fits by itself and the search gave up or went another way round
-            link = max(tightest, key=short_bps)
-        asked_bps = wanted[link] + rates[flow.name]
-        return _no_capacity(self.network, flow, link, len(paths), self.reserved_bps[link], asked_bps)
-
-
-def _no_capacity(
-    network: Network, flow: Flow, link: str, paths: int, reserved_bps: int, asked_bps: int
-) -> NoCapacity:
-    facts = network.links[link]
-    free_bps = facts.reservable_bps - reserved_bps
-    rate_bps = metered_bps(flow)
-    whole = "" if asked_bps == rate_bps else f" and the whole request {_mbps(asked_bps)} of {link}"
-    of = "its only path" if paths == 1 else f"the best of {paths} paths"
-    return NoCapacity(
-        f"{flow.name} needs {_mbps(rate_bps)}{whole}; {link} has {_mbps(free_bps)} free on {of}.",
-        flow=flow.name,
-        bottleneck={
-            "link": link,
-            "capacity_bps": facts.capacity_bps,
-            "reserved_bps": reserved_bps,
-            "free_bps": free_bps,
-            "asked_bps": asked_bps,
-        },
-    )
+        stuck = self.flows[depth]
+        waiting = {sized.flow.name: self.candidates[sized.flow.name][0] for sized in self.flows[depth + 1 :]}
+        room = Room(self.room.network, self.room.bookings, self.room.lifetime)
+        for sized in self.flows:
+            route = (placed | waiting).get(sized.flow.name)
+            if route is not None:
+                room.place(room.lifetime.bookings(sized, route))
+        return room.refusal(stuck, self.candidates[stuck.flow.name])
 
 
 def _mbps(rate_bps: int) -> str:
     return f"{rate_bps / 1e6:.6g} Mb/s"
 
 
-def link_names(path: Path) -> tuple[str, ...]:
-    """The directed links along a path of nodes."""
-    return tuple(f"{a}->{b}" for a, b in pairwise(path))
-
-
 def _candidates(
     network: Network, flow: Flow, replaced: Reservation | None, down: frozenset[str]
-) -> tuple[Path, ...]:
-    """The candidate paths, with the one the flow has now in front if it is up."""
+) -> tuple[Route, ...]:
+    """The candidate routes, with the one the flow has now in front if it is up."""
     paths = candidate_paths(network, flow.source, flow.destination, down)
     if not paths:
         raise NoPath(f"{flow.name}: no path from {flow.source} to {flow.destination} is up.", flow=flow.name)
+    protected = flow.requirement.protection == "link_disjoint"
+    if protected:
+        routes = candidate_routes(network, flow.source, flow.destination, down)
+    else:
+        routes = tuple(Route(path) for path in paths)
+    if not routes:
+        sentence = f"{flow.name}: no two paths from {flow.source} to {flow.destination} without a common span are up."
+        raise NoDisjointPath(sentence, flow=flow.name)
     held = held_placement(replaced, flow)
-    if held is None or down & set(held.link_names):
-        return paths
-    return (held.path, *(path for path in paths if path != held.path))
+    if held is None or held.flow.requirement.protection != flow.requirement.protection:
+        return routes
+    route = Route(held.path, held.backup_path)
+    unprotected = protected and held.backup_path is None and len(held.path) > 3
+    if unprotected or is_cut(held.path, down) or is_cut(held.backup_path or (), down):
+        return routes
+    return (route, *(other for other in routes if other != route))
 
 
 def held_placement(replaced: Reservation | None, flow: Flow) -> Placement | None:
     """What a reservation that is being modified holds now for this flow."""
-    placements = replaced.placements if replaced else ()
+    placements: Sequence[Placement] = replaced.placements if replaced else ()
     return next((p for p in placements if p.flow.five_tuple == flow.five_tuple), None)

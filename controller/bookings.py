@@ -1,4 +1,7 @@
-"""The calendar: what is taken on every directed link, and from when to when. Immutable; a change shares what it keeps."""
+"""The calendar: what is taken on every directed link, and from when to when.
+
+Immutable; a change shares what it keeps, so its cost does not depend on how much is booked elsewhere.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import networkx as nx
 from controller.routes import Path
 
 Half = tuple[str, bool]
-"""A node's way in (False) or out (True): a link between the two that is used once keeps paths off each other's nodes."""
+"""A node's way in (False) or out (True): the edge between the two can be used once, so no two paths share the node."""
 
 
 def shortest_disjoint_pair(
@@ -22,15 +22,17 @@ def shortest_disjoint_pair(
     """
     halves: nx.DiGraph[Half] = nx.DiGraph()
     for node in graph:
-        halves.add_edge((node, False), (node, nodes_too), weight=0.0) if nodes_too else halves.add_node((node, False))
-    for a, b, weight in graph.edges(data="weight"):
-        halves.add_edge((a, nodes_too), (b, False), weight=weight)
+        halves.add_node((node, False))
+        if nodes_too:
+            halves.add_edge((node, False), (node, True), weight=0.0)
+    for a, b in graph.edges:
+        halves.add_edge((a, nodes_too), (b, False), weight=graph[a][b]["weight"])
     used = _edges_of_pair(halves, (source, nodes_too), (target, False))
     if used is None:
         return None
     following: dict[Half, list[Half]] = {}
-    for a, b in sorted(used):
-        following.setdefault(a, []).append(b)
+    for tail, head in sorted(used):
+        following.setdefault(tail, []).append(head)
     paths = [_walk(following, (source, nodes_too), (target, False)) for _ in range(2)]
 
     def length(path: Path) -> float:
@@ -42,14 +44,14 @@ def shortest_disjoint_pair(
 
 def _edges_of_pair(graph: nx.DiGraph[Half], source: Half, target: Half) -> set[tuple[Half, Half]] | None:
     """The edges of both paths together, those used in both directions cancelled."""
-    distance, paths = nx.single_source_dijkstra(graph, source, weight="weight")
-    if target not in paths:
+    distance = nx.single_source_dijkstra_path_length(graph, source, weight="weight")
+    if target not in distance:
         return None
-    first = paths[target]
+    first = nx.dijkstra_path(graph, source, target, "weight")
     residual: nx.DiGraph[Half] = nx.DiGraph()
-    for a, b, weight in graph.edges(data="weight"):
+    for a, b in graph.edges:
         if a in distance and b in distance:
-            residual.add_edge(a, b, weight=max(0.0, weight + distance[a] - distance[b]))
+            residual.add_edge(a, b, weight=max(0.0, graph[a][b]["weight"] + distance[a] - distance[b]))
     for a, b in nx.utils.pairwise(first):
         residual.remove_edge(a, b)
     for a, b in nx.utils.pairwise(first):
@@ -59,8 +61,8 @@ def _edges_of_pair(graph: nx.DiGraph[Half], source: Half, target: Half) -> set[t
     except nx.NetworkXNoPath:
         return None
     forth, back = set(nx.utils.pairwise(first)), set(nx.utils.pairwise(second))
-    return {(a, b) for a, b in forth | back if not ((a, b) in forth and (b, a) in back)
-            and not ((a, b) in back and (b, a) in forth)}
+    cancelled = {(a, b) for a, b in forth if (b, a) in back}
+    return (forth | back) - cancelled - {(b, a) for a, b in cancelled}
 
 
 def _walk(following: dict[Half, list[Half]], source: Half, target: Half) -> Path:

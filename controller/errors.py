@@ -12,6 +12,7 @@ ControllerError
 │   └── TooLarge          413 too_large
 ├── Refused               understood, but the network cannot promise it (409)
 │   ├── NoPath            no_path
+│   ├── NoDisjointPath    no_disjoint_path
 │   ├── NoCapacity        no_capacity
 │   ├── LatencyNotMet     latency_not_met
 │   └── FlowInUse         flow_in_use
@@ -112,9 +113,19 @@ class TooLarge(RequestError):
 
 
 class Refused(ControllerError):
-    """The network cannot promise what was asked."""
+    """The network cannot promise what was asked.
+
+    `ieee8021q_failure_code`: the number of the same reason there, if there is one. Source: IEEE 802.1Q-2022 Table 46-15
+    (the same numbers, openly: OPC 10000-22 §5.3.1.5).
+    """
 
     status = 409
+    ieee8021q_failure_code: ClassVar[int | None] = None
+
+    def problem(self) -> dict[str, object]:
+        """The problem details of this error. Source: RFC 9457 §3."""
+        known = self.ieee8021q_failure_code
+        return super().problem() | ({} if known is None else {"ieee8021q_failure_code": known})
 
 
 class NoPath(Refused):
@@ -123,22 +134,31 @@ class NoPath(Refused):
     code, title = "no_path", "No path"
 
 
+class NoDisjointPath(Refused):
+    """There is a path, but no second one without a common span to protect it."""
+
+    code, title = "no_disjoint_path", "No disjoint path"
+
+
 class NoCapacity(Refused):
     """A link has less to give than the request wants of it; `bottleneck` says which."""
 
     code, title = "no_capacity", "No capacity"
+    ieee8021q_failure_code = 1
 
 
 class LatencyNotMet(Refused):
     """The proven bound of a flow, new or standing, lies above its limit."""
 
     code, title = "latency_not_met", "Latency not met"
+    ieee8021q_failure_code = 21
 
 
 class FlowInUse(Refused):
     """Another live reservation holds the same 5-tuple."""
 
     code, title = "flow_in_use", "Flow in use"
+    ieee8021q_failure_code = 4
 
 
 class SwitchError(ControllerError):

@@ -18,8 +18,6 @@ CANDIDATES = 6
 HOP_KM = 1e-6
 """Added to the length of each hop, so that of two paths of one length the one with fewer hops comes first."""
 
-Graph = nx.DiGraph  # of node names; an edge's "weight" is its length in km
-
 NOTHING_DOWN: frozenset[str] = frozenset()
 
 
@@ -40,8 +38,8 @@ def candidate_routes(
 ) -> tuple[Route, ...]:
     """Up to CANDIDATES pairs of a path and a backup that share no span, best first; empty if there is none.
 
-    Pairs that share no switch but the first and the last come first, then those of the least total length. Among them is
-    the pair of the least length of all. If both hosts are at one switch, nothing can be lost and no backup is needed.
+    Pairs that share no switch but the first and the last come first, then those of the least total length; the least
+    of all is among them. If both hosts are at one switch, there is no span to lose and no backup.
     """
     whole = _candidate_routes(network, source, destination, NOTHING_DOWN)
     paths = [path for route in whole for path in (route.path, route.backup or ())]
@@ -90,38 +88,38 @@ def _candidate_routes(network: Network, source: str, destination: str, down: fro
         for nodes_too in (True, False):
             pair = shortest_disjoint_pair(inner, first, last, nodes_too)
             if pair is not None:
-                path, backup = ((source, *half, destination) for half in pair)
-                routes |= {Route(path, backup): None, Route(backup, path): None}
+                one, other = ((source, *half, destination) for half in pair)
+                routes |= {Route(one, other): None, Route(other, one): None}
     for path in paths:
-        backup = _best_backup(graph, path)
-        if backup is not None:
-            routes[Route(path, backup)] = None
-    return tuple(sorted(routes, key=lambda route: _order(network, route))[:CANDIDATES])
+        around = _best_backup(graph, path)
+        if around is not None:
+            routes[Route(path, around)] = None
+    ordered = sorted(routes, key=lambda route: _order(network, route))
+    return tuple(ordered[:CANDIDATES])
 
 
 def _best_backup(graph: nx.DiGraph[str], path: Path) -> Path | None:
     """The shortest way around a path's inner switches, or around its spans; None if there is neither."""
     spans = set(spans_of(path))
-    for avoided in (set(path[2:-2]), set[str]()):
-        around = nx.subgraph_view(
-            graph,
-            filter_node=lambda node, avoided=avoided: node not in avoided,
-            filter_edge=lambda a, b: span_name(a, b) not in spans,
-        )
+    ends = {path[0], path[-1]}
+    for avoided in (ends | set(path[2:-2]), ends):
+        rest = graph.copy()
+        rest.remove_nodes_from(avoided)
+        rest.remove_edges_from([(a, b) for a, b in rest.edges if span_name(a, b) in spans])
         try:
-            inner = nx.dijkstra_path(around, path[1], path[-2], "weight")
+            inner = nx.dijkstra_path(rest, path[1], path[-2], "weight")
         except nx.NetworkXNoPath:
             continue
         return (path[0], *inner, path[-1]) if len(path) > 3 else None
     return None
 
 
-def _order(network: Network, route: Route) -> tuple[bool, float, float, Route]:
+def _order(network: Network, route: Route) -> tuple[bool, float, float, Path, Path]:
     """Disjoint nodes first, then the least total length, then the shorter path, then by name."""
     backup = route.backup or ()
     shared = set(route.path[2:-2]) & set(backup[2:-2])
     lengths = [sum(link.length_km + HOP_KM for link in network.links_along(path)) for path in (route.path, backup)]
-    return bool(shared), round(sum(lengths), 9), round(lengths[0], 9), route
+    return bool(shared), round(sum(lengths), 9), round(lengths[0], 9), route.path, backup
 
 
 def _graph(network: Network, ends: frozenset[str], down: frozenset[str]) -> nx.DiGraph[str]:

@@ -5,7 +5,7 @@ span with the path. When a span fails, the switch before it sends the packets ba
 switch, from where they take the backup path; a while later the first switch sends them there at once. A host's own
 link has no second: it is not protected.
 
-Backup capacity is shared between backups that no single failure needs together ("shared mesh" in the terms of RFC 4427).
+Backups that no single failure needs together share their capacity ("shared mesh" in the terms of RFC 4427).
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def completion_us(requirement: Requirement, rate_bps: int, latency_us: float) ->
 def window_of(flow: Flow) -> Window | None:
     """The window of a periodic transfer: from its offset for as long as its deadline allows; None if not periodic.
 
-    It is as long as the deadline and not as the completion proven today, which later flows may move towards the deadline.
+    It is as long as the deadline, not as the completion proven today: later flows may move that towards the deadline.
 
     Raises: InvalidRequest if the deadline is later than the next period's start.
     """

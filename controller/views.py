@@ -9,8 +9,9 @@ from controller.entries import cookie_of
 from controller.fabric import SwitchCounters
 from controller.forwarding import reserved_entries
 from controller.network import DirectedLink, Network, Node
-from controller.paths import Path, candidate_paths
+from controller.paths import candidate_paths
 from controller.reservation import Placement, Reservation
+from controller.routes import Path
 from controller.schemas import (
     Counters,
     EntryCounters,

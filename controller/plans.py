@@ -1,0 +1,206 @@
+"""The plan for a request: a route and a rate for each flow such that all promises are kept, the best first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+
+from controller.assignment import Lifetime, PathSearch, Room, Sized, granted_burst_bytes
+from controller.bookings import Bookings
+from controller.bounds import NoBound
+from controller.errors import LatencyNotMet, Refused
+from controller.limits import late
+from controller.network import Network
+from controller.peaks import Activity
+from controller.promises import Carried, Promises
+from controller.reservation import Flow, Reservation
+from controller.routes import Route
+from controller.standing import Standing
+from controller.transfers import HEADROOM_SHARE, least_rate_bps, window_of
+
+BOUND_CHECKS = 32
+"""Complete assignments whose bounds are worked out before the latency counts as not met."""
+
+SETTLE_STEPS = 64
+"""Rounds in which the rates of transfers may grow with the latency they cause before they count as not settling."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Flows for the reservation of that id; if a standing one has it, this is its modification.
+
+    Wanted during [start_s, end_s); a start of None is now. `keep`: flows, by name, whose present placement stays.
+    """
+
+    reservation_id: str
+    version: int
+    flows: tuple[Flow, ...]
+    start_s: float | None = None
+    end_s: float = inf
+    keep: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a decision is about; `free` and `others` are without the reservation that is asked for."""
+
+    network: Network
+    free: Bookings
+    everyone: Standing
+    others: Standing
+    request: Request
+    replaced: Reservation | None
+    start_s: float
+    is_later: bool
+
+    def carried(self, sized: Sized, route: Route) -> Carried:
+        """How the network would carry a flow of the request."""
+        activity = Activity(self.start_s if self.is_later else -inf, self.request.end_s, sized.window)
+        return Carried(route, sized.rate_bps, sized.burst_bytes, activity)
+
+
+Placed = Mapping[str, tuple[Sized, Route]]
+"""By flow name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A size and a route for every flow, and everybody's bounds under them."""
+
+    placed: Placed
+    promises: Promises
+
+
+def first_plan(case: Case, down: frozenset[str]) -> Plan:
+    """The first assignment in which every flow, new or standing, stays within its limits.
+
+    Transfers get some headroom if there is room for it, else the least rate that is quick enough.
+
+    Raises: NoCapacity if none fits, LatencyNotMet with the first assignment's reason if none stays within.
+    """
+    if any(flow.requirement.transfer_bytes is not None for flow in case.request.flows):
+        try:
+            return _first_plan(case, down, HEADROOM_SHARE)
+        except Refused:
+            pass  # there is no room for headroom
+    return _first_plan(case, down, 0.0)
+
+
+def _first_plan(case: Case, down: frozenset[str], headroom_share: float) -> Plan:
+    kept = _kept(case)
+    new = [flow for flow in case.request.flows if flow.name not in kept]
+    sizes = _sizes(case.network, new, {}, headroom_share)
+    search = PathSearch(_room(case, kept), list(sizes.values()), case.replaced, down)
+    refusal: Refused | None = None
+    for tried, routes in enumerate(search.assignments()):
+        if tried == BOUND_CHECKS:
+            break
+        try:
+            return _settled(case, routes, sizes, kept, headroom_share)
+        except Refused as error:
+            refusal = refusal or error
+    raise refusal or search.no_capacity()
+
+
+def _kept(case: Case) -> Placed:
+    """The flows whose present placement stays."""
+    placements = case.replaced.placements if case.replaced else ()
+    return {
+        p.flow.name: (Sized(p.flow, p.reserved_bps, p.burst_bytes, p.window), Route(p.path, p.backup_path))
+        for p in placements
+        if p.flow.name in case.request.keep
+    }
+
+
+def _room(case: Case, placed: Placed) -> Room:
+    """What is left on the links with these flows of the request placed."""
+    room = Room(case.network, case.free, Lifetime(case.request.reservation_id, case.start_s, case.request.end_s))
+    for sized, route in placed.values():
+        room.place(room.lifetime.bookings(sized, route))
+    return room
+
+
+def _sizes(
+    network: Network, flows: Iterable[Flow], latencies_us: Mapping[str, float], headroom_share: float
+) -> dict[str, Sized]:
+    """What each flow needs at these latencies (none: 0).
+
+    Raises: LatencyNotMet if no rate is quick enough.
+    """
+    sizes = {}
+    for flow in flows:
+        latency_us = latencies_us.get(flow.name, 0.0)
+        rate_bps = least_rate_bps(flow.requirement, latency_us, headroom_share)
+        if rate_bps is None:
+            limit_us = (flow.requirement.deadline_ms or 0) * 1000
+            alone = f"the proven latency alone would be {latency_us:.0f} us"
+            sentence = f"{flow.name}: {alone}; its deadline is {limit_us:.0f} us."
+            facts = {"flow": flow.name, "promise": "completion", "limit_us": limit_us}
+            raise LatencyNotMet(sentence, **facts, bound_us=round(latency_us, 1))
+        sizes[flow.name] = Sized(flow, rate_bps, granted_burst_bytes(flow, rate_bps, network), window_of(flow))
+    return sizes
+
+
+def _settled(
+    case: Case, routes: Mapping[str, Route], sizes: Mapping[str, Sized], kept: Placed, headroom_share: float
+) -> Plan:
+    """Let the rates of transfers grow on these routes until they and the latencies agree.
+
+    Raises: LatencyNotMet, or NoCapacity if there is no room to grow.
+    """
+    own_id = case.request.reservation_id
+    for _ in range(SETTLE_STEPS):
+        placed = {name: (sized, routes[name]) for name, sized in sizes.items()} | dict(kept)
+        promises = _promises(case, placed)
+        latencies = {name: promises.bounds[own_id, name].accumulated_latency_us for name in sizes}
+        grown = _sizes(case.network, [sized.flow for sized in sizes.values()], latencies, headroom_share)
+        if grown == sizes:
+            _refuse_late(case, promises, placed)
+            return Plan(placed, promises)
+        sizes = grown
+        _refuse_overfull(case, routes, sizes, kept)
+    first = next(iter(sizes))
+    raise LatencyNotMet(f"{first}: its rate and its latency do not settle.", flow=first, bound_us=None, limit_us=None)
+
+
+def _promises(case: Case, placed: Placed) -> Promises:
+    own_id = case.request.reservation_id
+    added = {(own_id, name): case.carried(sized, route) for name, (sized, route) in placed.items()}
+    try:
+        return case.others.promises.changed(added)
+    except NoBound as endless:
+        raise unbounded(case.request, endless) from endless
+
+
+def unbounded(request: Request, endless: NoBound) -> LatencyNotMet:
+    """The refusal of a request under which nothing finite can be proven."""
+    flow, link = request.flows[0].name, endless.link
+    sentence = f"{flow}: no finite latency can be proven; the analysis does not settle at {link}."
+    return LatencyNotMet(sentence, flow=flow, link=link, bound_us=None, limit_us=None)
+
+
+def _refuse_overfull(case: Case, routes: Mapping[str, Route], sizes: Mapping[str, Sized], kept: Placed) -> None:
+    room = _room(case, kept)
+    for name, sized in sizes.items():
+        bookings = room.lifetime.bookings(sized, routes[name])
+        if not room.fits(bookings):
+            raise room.refusal(sized, [routes[name]])
+        room.place(bookings)
+
+
+def _refuse_late(case: Case, promises: Promises, placed: Placed) -> None:
+    own_id = case.request.reservation_id
+    for name, (sized, _) in placed.items():
+        bound = promises.bounds[own_id, name]
+        broken = late(name, sized.flow.requirement, sized.rate_bps, bound, name, own_id)
+        if broken is not None:
+            raise broken
+    for reservation_id, name in sorted(promises.moved):
+        if reservation_id != own_id:
+            key = reservation_id, name
+            flow, whose = case.others.flow(key), f"{name} of standing reservation {reservation_id}"
+            bound, rate_bps = promises.bounds[key], promises.carried[key].rate_bps
+            broken = late(whose, flow.requirement, rate_bps, bound, name, reservation_id)
+            if broken is not None:
+                raise broken

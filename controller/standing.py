@@ -1,0 +1,187 @@
+"""The live reservations and what admission must know of them at once: 5-tuples, meters, promises. Immutable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import count
+from math import inf
+
+from immutables import Map
+
+from controller.bounds import DEFAULT_CALIBRATION, Bound, Calibration
+from controller.network import Network
+from controller.peaks import Activity
+from controller.promises import Carried, FlowKey, Promises
+from controller.reservation import FIRST_METER_ID, Flow, Placement, Reservation
+from controller.routes import Route
+from controller.transfers import completion_us
+
+FiveTuple = tuple[str, str, str, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """All live reservations of a network; a change shares what it keeps, and bounds are worked out when asked for."""
+
+    network: Network
+    calibration: Calibration = DEFAULT_CALIBRATION
+    _reservations: Map[str, Reservation] = field(default_factory=Map)
+    _five_tuples: Map[FiveTuple, tuple[str, ...]] = field(default_factory=Map)
+    _meters: Map[str, frozenset[int]] = field(default_factory=Map)
+    _carried: Map[FlowKey, Carried] = field(default_factory=Map)
+    _last: Promises | None = None
+    _changes: Map[FlowKey, Carried | None] = field(default_factory=Map)
+    """Since `_last`; None: no longer carried."""
+
+    @staticmethod
+    def of(
+        network: Network, reservations: Iterable[Reservation], calibration: Calibration = DEFAULT_CALIBRATION
+    ) -> Standing:
+        """These reservations, those that are live."""
+        standing = Standing(network, calibration)
+        for reservation in reservations:
+            standing = standing.having(reservation)
+        return standing
+
+    def __iter__(self) -> Iterator[Reservation]:
+        """The reservations, oldest first."""
+        return iter(sorted(self._reservations.values(), key=lambda each: (each.created_at_s, each.number)))
+
+    def get(self, reservation_id: str) -> Reservation | None:
+        """The live reservation of that id."""
+        return self._reservations.get(reservation_id)
+
+    def having(self, reservation: Reservation) -> Standing:
+        """With this reservation as it is now, in place of what it was; without it if it is no longer live."""
+        rest = self.without(reservation.id)
+        if not reservation.is_live:
+            return rest
+        carried = {(reservation.id, p.flow.name): carried_of(reservation, p) for p in reservation.carried}
+        changes = rest._changes.mutate()
+        analysed = self._last.carried if self._last else Map()
+        for key, flow in carried.items():
+            if analysed.get(key) == flow:
+                changes.pop(key, None)
+            else:
+                changes[key] = flow
+        tuples, meters = rest._five_tuples.mutate(), rest._meters.mutate()
+        for placement in reservation.placements:
+            five_tuple = placement.flow.five_tuple
+            tuples[five_tuple] = (*tuples.get(five_tuple, ()), reservation.id)
+            first = placement.switches[0]
+            meters[first] = meters.get(first, frozenset()) | {placement.meter_id}
+        return replace(
+            rest,
+            _reservations=rest._reservations.set(reservation.id, reservation),
+            _five_tuples=tuples.finish(),
+            _meters=meters.finish(),
+            _carried=rest._carried.update(carried),
+            _changes=changes.finish(),
+        )
+
+    def without(self, reservation_id: str) -> Standing:
+        """Without that reservation, if it was here."""
+        gone = self._reservations.get(reservation_id)
+        if gone is None:
+            return self
+        carried, changes = self._carried.mutate(), self._changes.mutate()
+        tuples, meters = self._five_tuples.mutate(), self._meters.mutate()
+        for placement in gone.placements:
+            key = gone.id, placement.flow.name
+            carried.pop(key, None)
+            if self._last is not None and key in self._last.carried:
+                changes[key] = None
+            else:
+                changes.pop(key, None)
+            five_tuple, first = placement.flow.five_tuple, placement.switches[0]
+            tuples[five_tuple] = tuple(each for each in tuples[five_tuple] if each != gone.id)
+            if not tuples[five_tuple]:
+                del tuples[five_tuple]
+            meters[first] = meters[first] - {placement.meter_id}
+        return replace(
+            self,
+            _reservations=self._reservations.delete(gone.id),
+            _five_tuples=tuples.finish(),
+            _meters=meters.finish(),
+            _carried=carried.finish(),
+            _changes=changes.finish(),
+        )
+
+    @cached_property
+    def promises(self) -> Promises:
+        """The bounds of everything carried.
+
+        Raises: NoBound if nothing finite can be proven.
+        """
+        last = self._last or Promises.none(self.network, self.calibration)
+        if not self._changes:
+            return last
+        removed = [key for key, flow in self._changes.items() if flow is None]
+        return last.changed({key: flow for key, flow in self._changes.items() if flow is not None}, removed)
+
+    def settled(self) -> tuple[Standing, tuple[Reservation, ...]]:
+        """The same with the bounds worked out, and the reservations whose bounds are new.
+
+        Raises: NoBound.
+        """
+        return self.told_anew(self.promises) if self._changes else (self, ())
+
+    def told_anew(self, promises: Promises) -> tuple[Standing, tuple[Reservation, ...]]:
+        """These reservations with bounds in which more may be carried, and the reservations whose bounds are new."""
+        moved = sorted({key[0] for key in promises.moved if key[0] in self._reservations})
+        told = tuple(with_bounds(self._reservations[name], promises) for name in moved)
+        reservations = self._reservations.update({each.id: each for each in told})
+        return replace(self, _reservations=reservations, _last=promises, _changes=Map()), told
+
+    def flow(self, key: FlowKey) -> Flow:
+        """The flow of that key."""
+        return next(p.flow for p in self._reservations[key[0]].placements if p.flow.name == key[1])
+
+    def holders(self, flow: Flow) -> list[Reservation]:
+        """The reservations that hold the flow's 5-tuple, now or later."""
+        return [self._reservations[name] for name in self._five_tuples.get(flow.five_tuple, ())]
+
+    def free_meters(self, switch: str) -> Iterator[int]:
+        """The meter ids that no reservation has on a switch, the lowest first."""
+        taken = self._meters.get(switch, frozenset())
+        return (meter_id for meter_id in count(FIRST_METER_ID) if meter_id not in taken)
+
+
+def carried_of(reservation: Reservation, placement: Placement) -> Carried:
+    """How the network carries one flow of a reservation."""
+    end_s = inf if reservation.end_at_s is None else reservation.end_at_s
+    start_s = reservation.start_at_s if reservation.start_at_s > reservation.created_at_s else -inf
+    activity = Activity(start_s, end_s, placement.window)
+    route = Route(placement.path, placement.backup_path)
+    return Carried(route, placement.reserved_bps, placement.burst_bytes, activity)
+
+
+def with_bounds(reservation: Reservation, promises: Promises) -> Reservation:
+    """The same reservation with its bounds as they are now."""
+
+    def fresh(placement: Placement) -> Placement:
+        bound = promises.bounds.get((reservation.id, placement.flow.name))
+        return placement if bound is None else with_bound(placement, bound)
+
+    return replace(reservation, placements=tuple(fresh(placement) for placement in reservation.placements))
+
+
+def with_bound(placement: Placement, bound: Bound) -> Placement:
+    """The same placement with this bound."""
+    return replace(
+        placement,
+        accumulated_latency_us=bound.accumulated_latency_us,
+        latency_variation_us=bound.latency_variation_us,
+        completion_us=completion_us(
+            placement.flow.requirement, placement.reserved_bps, bound.accumulated_latency_us
+        ),
+    )
+
+
+def as_standing(
+    network: Network, standing: Sequence[Reservation] | Standing, calibration: Calibration
+) -> Standing:
+    """The same in the form that knows more."""
+    return standing if isinstance(standing, Standing) else Standing.of(network, standing, calibration)

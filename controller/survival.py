@@ -1,0 +1,207 @@
+"""Links fail and return: who runs on a backup, who is placed anew and in what order, who has to wait.
+
+The rules, in this order:
+
+1. What no failure touches stays as it is. Nothing is ever moved to make room for something else.
+2. A protected flow whose path is cut and whose backup is not runs on its backup. It keeps both, and returns to its
+   path when that is whole again.
+3. Every other flow whose path is cut lets go of what it had. The reservations that have such flows are decided anew,
+   the most important rank first and the oldest first within a rank; their other flows stay where they are. If two
+   disjoint paths cannot be had any more, a protected flow is placed without a backup until they can.
+4. A flow that fits nowhere is suspended: it keeps nothing, its reservation is degraded and says why. It is tried again,
+   by the same rules and with its last path first, at every later change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+
+from controller.admission import Admitted, Request, bookings_of, decide
+from controller.bookings import Bookings
+from controller.bounds import DEFAULT_CALIBRATION, Calibration
+from controller.network import Network
+from controller.promises import FlowKey
+from controller.reservation import Flow, Placement, Reservation, State
+from controller.routes import is_cut
+from controller.standing import Standing, as_standing
+
+RUNNING = frozenset({State.ACTIVE, State.DEGRADED})
+"""Only what is installed can be cut; a reservation that waits for its start is judged when it starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survival:
+    """The calendar and everybody as they are after the change, and those that are not as before, oldest first."""
+
+    bookings: Bookings
+    standing: Standing
+    changed: tuple[Reservation, ...]
+
+
+def survive(
+    network: Network,
+    bookings: Bookings,
+    standing: Sequence[Reservation] | Standing,
+    now_s: float,
+    down: frozenset[str],
+    calibration: Calibration = DEFAULT_CALIBRATION,
+) -> Survival:
+    """What becomes of all reservations now that exactly these directed links are down.
+
+    To be called when links fail or return, when a reservation starts, and when one ends while others are degraded.
+    States and reasons are judged by the links alone.
+    """
+    before = as_standing(network, standing, calibration)
+    homeless = sorted((each for each in before if _is_homeless(each, down)), key=_order)
+    bare = sorted((each for each in before if each.state in RUNNING and _bare(each)), key=_order)
+    shelter = _Shelter(network, bookings, before, now_s, down, calibration)
+    for reservation in homeless:
+        shelter.let_go(reservation)
+    for reservation in homeless:
+        shelter.place_anew(reservation)
+    for reservation in bare:
+        shelter.protect(reservation)
+    shelter.judge()
+    changed = tuple(each for each in shelter.standing if before.get(each.id) != each)
+    return Survival(shelter.bookings, shelter.standing, changed)
+
+
+def flows_on_backup(reservations: Iterable[Reservation], down: Collection[str]) -> frozenset[FlowKey]:
+    """The flows that run on their backup while these links are down."""
+    return frozenset(
+        (reservation.id, placement.flow.name)
+        for reservation in reservations
+        for placement in reservation.carried
+        if _on_backup(placement, down)
+    )
+
+
+def _on_backup(placement: Placement, down: Collection[str]) -> bool:
+    return (
+        placement.backup_path is not None
+        and is_cut(placement.path, down)
+        and not is_cut(placement.backup_path, down)
+    )
+
+
+def _is_lost(placement: Placement, down: Collection[str]) -> bool:
+    """Whether the flow has no way: it waits for one, or what it has is cut."""
+    return placement.suspended or (is_cut(placement.path, down) and not _on_backup(placement, down))
+
+
+def _is_homeless(reservation: Reservation, down: Collection[str]) -> bool:
+    return reservation.state in RUNNING and any(_is_lost(placement, down) for placement in reservation.placements)
+
+
+def _order(reservation: Reservation) -> tuple[int, float, int]:
+    return reservation.rank, reservation.created_at_s, reservation.number
+
+
+class _Shelter:
+    """The calendar and the reservations while they are brought to where they can stay."""
+
+    def __init__(
+        self,
+        network: Network,
+        bookings: Bookings,
+        standing: Standing,
+        now_s: float,
+        down: frozenset[str],
+        calibration: Calibration,
+    ) -> None:
+        self.network = network
+        self.bookings = bookings
+        self.standing = standing
+        self.now_s = now_s
+        self.down = down
+        self.calibration = calibration
+        self.refusals: dict[FlowKey, str] = {}
+
+    def let_go(self, reservation: Reservation) -> None:
+        """Suspend its lost flows: what they had is free."""
+        placements = tuple(
+            replace(placement, suspended=True) if _is_lost(placement, self.down) else placement
+            for placement in reservation.placements
+        )
+        rest = replace(reservation, placements=placements)
+        start_s = max(rest.start_at_s, rest.created_at_s)
+        end_s = inf if rest.end_at_s is None else rest.end_at_s
+        kept = bookings_of(rest.id, placements, start_s, end_s)
+        self.bookings, self.standing = self.bookings.without(rest.id).adding(kept), self.standing.having(rest)
+
+    def place_anew(self, reservation: Reservation) -> None:
+        """Place its suspended flows: all together as they were asked for, else each for itself, else unprotected."""
+        lost = [p.flow for p in self._now(reservation).placements if p.suspended]
+        if self._place(reservation, lost):
+            return
+        for flow in sorted(lost, key=lambda each: each.requirement.rank):
+            if not self._place(reservation, [flow]):
+                self._place(reservation, [_unprotected(flow)])
+
+    def protect(self, reservation: Reservation) -> None:
+        """Give its flows that had to be placed without a backup the two paths they asked for, if there are."""
+        for placement in _bare(self._now(reservation)):
+            self._place(reservation, [placement.flow])
+
+    def judge(self) -> None:
+        """State and reason of every reservation that runs."""
+        for reservation in self.standing:
+            if reservation.state in RUNNING:
+                judged = self._judged(reservation)
+                if judged != reservation:
+                    self.standing = self.standing.having(judged)
+
+    def _now(self, reservation: Reservation) -> Reservation:
+        return self.standing.get(reservation.id) or reservation
+
+    def _place(self, reservation: Reservation, flows: Sequence[Flow]) -> bool:
+        before = self._now(reservation)
+        new = {flow.name: flow for flow in flows}
+        kept = [p.flow for p in before.carried if p.flow.name not in new]
+        end_s = inf if before.end_at_s is None else before.end_at_s
+        keep = frozenset(flow.name for flow in kept)
+        request = Request(before.id, before.version + 1, (*kept, *flows), None, end_s, keep)
+        decision = decide(
+            self.network, self.bookings, self.standing, request, self.now_s, self.down, self.calibration
+        )
+        if not isinstance(decision, Admitted):
+            self.refusals |= {(before.id, name): decision.error.detail for name in new}
+            return False
+        placed = {p.flow.name: p for p in decision.placements}
+        placements = tuple(
+            replace(placed[p.flow.name], flow=p.flow) if p.flow.name in placed else p for p in before.placements
+        )
+        after = replace(before, version=before.version + 1, placements=placements)
+        self.bookings, self.standing = decision.bookings, decision.after.having(after)
+        return True
+
+    def _judged(self, reservation: Reservation) -> Reservation:
+        waiting = [p.flow.name for p in reservation.placements if p.suspended]
+        troubles = [self.refusals.get((reservation.id, name), f"{name} has no way.") for name in waiting]
+        troubles += [f"{p.flow.name} runs unprotected." for p in _bare(reservation)]
+        detours = [p.flow.name for p in reservation.carried if _on_backup(p, self.down)]
+        bared = [p.flow.name for p in reservation.carried if is_cut(p.backup_path or (), self.down)]
+        notes = [f"{name} runs on its backup path." for name in detours]
+        notes += [f"The backup path of {name} is down." for name in bared]
+        reason = " ".join(dict.fromkeys((*troubles, *notes))) or None
+        state = State.DEGRADED if troubles else State.ACTIVE
+        if state is reservation.state:
+            return replace(reservation, reason=reason)
+        return reservation.moved_to(state, reason)
+
+
+def _unprotected(flow: Flow) -> Flow:
+    return replace(flow, requirement=replace(flow.requirement, protection="none"))
+
+
+def _bare(reservation: Reservation) -> list[Placement]:
+    """The flows that asked for two disjoint paths and run on one."""
+    return [
+        placement
+        for placement in reservation.carried
+        if placement.flow.requirement.protection == "link_disjoint"
+        and placement.backup_path is None
+        and len(placement.path) > 3
+    ]
