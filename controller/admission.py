@@ -18,7 +18,7 @@ from controller.errors import FlowInUse, Refused, RequestError, UnknownHost
 from controller.network import Network
 from controller.plans import Case, Plan, Request, first_plan, unbounded
 from controller.reservation import Flow, Placement, Reservation
-from controller.routes import Route
+from controller.routes import Route, both_ways
 from controller.standing import Standing, as_standing, with_bound
 
 __all__ = ["Admitted", "Rejected", "Request", "bookings_of", "decide"]
@@ -54,6 +54,7 @@ def decide(
     calibration: Calibration = DEFAULT_CALIBRATION,
 ) -> Admitted | Rejected:
     """Place every flow of the request, or say what is in the way. `standing`: all live reservations."""
+    down = both_ways(down)
     everyone = as_standing(network, standing, calibration)
     start_s = now_s if request.start_s is None else max(now_s, request.start_s)
     free = bookings.without(request.reservation_id)

@@ -167,7 +167,7 @@ class Fabric:
     def counters(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
         """The reservation's counters on each of its switches, and the switches that could not be read."""
         meters: dict[str, list[MeterEntry]] = {}
-        for placement in reservation.placements:
+        for placement in reservation.carried:
             for name in placement.switches:
                 meters.setdefault(name, [])
             meters[placement.switches[0]].append(reservation_meter(placement))

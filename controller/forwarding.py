@@ -88,7 +88,7 @@ def part_of(
     meters: dict[str, dict[int, MeterEntry]] = {}
     flows: dict[str, dict[EntryKey, FlowEntry]] = {}
     taken_bps: dict[str, int] = {}
-    for placement in reservation.placements:
+    for placement in reservation.carried:
         for link in links_in_use(placement, down, now_us):
             taken_bps[link] = taken_bps.get(link, 0) + placement.reserved_bps
         meters.setdefault(placement.switches[0], {})[placement.meter_id] = reservation_meter(placement)

@@ -69,6 +69,11 @@ def walk_under(route: Route, failure: str) -> Path:
     return (route.path[0], *switches[: turn + 1], *reversed(switches[:turn]), *route.backup[2:])
 
 
+def both_ways(down: Collection[str]) -> frozenset[str]:
+    """The directed links that are of no use when these are down: a span that fails in one direction has failed."""
+    return frozenset(down) | {f"{b}->{a}" for a, b in (link.split("->") for link in down)}
+
+
 def is_cut(path: Path, down: Collection[str]) -> bool:
     """Whether a link of the path is among those that are down."""
     return any(link in down for link in link_names(path))

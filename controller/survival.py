@@ -24,7 +24,7 @@ from controller.bounds import DEFAULT_CALIBRATION, Calibration
 from controller.network import Network
 from controller.promises import FlowKey
 from controller.reservation import Flow, Placement, Reservation, State
-from controller.routes import is_cut
+from controller.routes import both_ways, is_cut
 from controller.standing import Standing, as_standing
 
 RUNNING = frozenset({State.ACTIVE, State.DEGRADED})
@@ -53,6 +53,7 @@ def survive(
     To be called when links fail or return, when a reservation starts, and when one ends while others are degraded.
     States and reasons are judged by the links alone.
     """
+    down = both_ways(down)
     before = as_standing(network, standing, calibration)
     homeless = sorted((each for each in before if _is_homeless(each, down)), key=_order)
     bare = sorted((each for each in before if each.state in RUNNING and _bare(each)), key=_order)
@@ -70,6 +71,7 @@ def survive(
 
 def flows_on_backup(reservations: Iterable[Reservation], down: Collection[str]) -> frozenset[FlowKey]:
     """The flows that run on their backup while these links are down."""
+    down = both_ways(down)
     return frozenset(
         (reservation.id, placement.flow.name)
         for reservation in reservations
