@@ -1,0 +1,46 @@
+"""Signal quality over a route: physics that a reader can check by hand, and the formats that follow."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from controller.reach import FORMATS, SYSTEM_MARGIN_DB, Quality, quality
+
+DP_16QAM, DP_QPSK = FORMATS
+
+
+def test_one_amplified_span_has_the_osnr_of_the_textbook() -> None:
+    """OSNR = 58 dB + launch power - loss - noise figure: 0 dBm, 17 dB, about 7 dB; then ROADM and transceivers add."""
+    per_amplifier_db = 58.0 + 0.0 - 17.0 - 7.0
+    with_both_ends = -10 * math.log10(2 * 10 ** (-per_amplifier_db / 10) + 3 * 10 ** (-38 / 10))
+    assert quality((80.0,)).osnr_db == pytest.approx(with_both_ends, abs=3.0)
+
+
+def test_ten_times_the_spans_cost_ten_decibels_of_amplifier_noise() -> None:
+    assert quality((800.0,)).osnr_db - quality((8000.0,)).osnr_db == pytest.approx(10.0, abs=1.5)
+
+
+def test_quality_falls_with_length_and_with_every_roadm() -> None:
+    falling = [quality((km,)).gsnr_db for km in (100.0, 400.0, 1600.0, 6400.0)]
+    assert falling == sorted(falling, reverse=True)
+    assert quality((400.0, 400.0, 400.0)).gsnr_db < quality((1200.0,)).gsnr_db
+    assert quality((1200.0,)).gsnr_db < quality((1200.0,)).osnr_db
+
+
+def test_short_routes_carry_the_fast_format_longer_ones_the_slow_one_and_the_longest_none() -> None:
+    formats = [quality((km,)).best_format() for km in (80.0, 1500.0, 12_000.0)]
+    assert formats == [DP_16QAM, DP_QPSK, None]
+
+
+def test_the_margin_that_is_missing_is_told() -> None:
+    weak = Quality(gsnr_db=11.0, osnr_db=12.0)
+    assert weak.best_format() is None
+    assert weak.margin_db(DP_QPSK) == pytest.approx(11.0 - 12.0 - SYSTEM_MARGIN_DB)
+
+
+@pytest.mark.parametrize("lengths_km", [(), (80.0, 0.0), (-1.0,)])
+def test_a_route_without_length_is_refused(lengths_km: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="more than 0 km"):
+        quality(lengths_km)
