@@ -159,31 +159,32 @@ class Cloud:
         here = benchmark.rehearse(layers, torch.zeros(micro_samples, *recipe.sample_shape))
         batches = {name: one.batch for name, one in self._apprentices.items()}
         state_bytes = [4 * recipe.optimizer.copies * cost.stored_values for cost in self._preparation.costs]
-        self._outlook = Outlook(ready, here, self._preparation.segment_shapes, batches, recipe.micro, self._codec,
-                                self._gradient_codec, state_bytes)
+        self._outlook = Outlook(ready, here, self._preparation.segment_shapes, batches, recipe.micro, state_bytes)
         self._record.event("prepared", model=recipe.model, **self._preparation.reasons)
 
     def _plan(self, number: int, offer: Offer) -> RoundPlan:
         """The plan of a round for what the network offers; fixed cuts if the settings say so."""
         settings, apprentices = self._settings, list(self._apprentices.values())
-        forecasts = self._outlook.forecasts({one.name: one.member.mss_bytes for one in apprentices})
         if settings.cuts:
             row = settings.cuts[min(number, len(settings.cuts)) - 1]
             by_name = dict(zip(settings.edges, row, strict=True))
-            choices: list[list[int]] = [[by_name[one.name]] for one in apprentices]
+            cuts = {one.name: range(by_name[one.name], by_name[one.name] + 1) for one in apprentices}
         else:
             last = len(self._preparation.costs) - 1 if settings.max_cut is None else settings.max_cut
-            choices = [list(range(settings.min_cut, last + 1))] * len(apprentices)
+            cuts = {one.name: range(settings.min_cut, last + 1) for one in apprentices}
+        mss_bytes = {one.name: one.member.mss_bytes for one in apprentices}
+        forecasts = self._outlook.forecasts(mss_bytes, cuts, {self._codec: self._gradient_codec})
         current = [one.cut for one in apprentices] if number > 1 else None
-        return plan_round(forecasts, offer, settings.micro, choices, current, settings.steps)
+        return plan_round(forecasts, offer, max(one.micros for one in apprentices), current, settings.steps)
 
     def _announce(self, number: int, grant: Grant) -> None:
         """Tell every edge its cut and pace; the layers between the old cut and the new change sides."""
         plan = grant.plan
         self._record.event(
             "plan", round=number, cuts={edge.edge: edge.cut for edge in plan.edges},
-            training_delay_ms=milliseconds(plan.training_delay_s),
-            transmission_delay_ms=milliseconds(plan.transmission_delay_s), step_ms=milliseconds(plan.step_s),
+            training_delay_ms=milliseconds(plan.micros * plan.training_delay_s),
+            transmission_delay_ms=milliseconds(plan.micros * plan.transmission_delay_s),
+            step_ms=milliseconds(plan.step_s),
             reserved=grant.reserved, adaptations=list(grant.adaptations),
         )
         for edge in plan.edges:
@@ -196,7 +197,8 @@ class Cloud:
                 one.half.part.first = edge.cut
             one.member.connection.send(
                 messages.Plan(
-                    round=number, cut=edge.cut, codec=self._codec, training_delay_s=plan.training_delay_s,
+                    round=number, cut=edge.cut, codec=self._codec,
+                    training_delay_s=plan.micros * plan.training_delay_s,
                     pace_bytes_per_s=pace_bytes_per_s(up.rate_bps, mss) if grant.reserved else None,
                 ),
                 one.half.leaving(edge.cut),
@@ -283,7 +285,8 @@ class Cloud:
         averaged: bool,
     ) -> None:
         batches = {name: one.batch for name, one in self._apprentices.items()}
-        sizes = {name: self._outlook.segment_bytes(name, one.cut) for name, one in self._apprentices.items()}
+        sizes = {name: self._outlook.segment_bytes(name, one.cut, self._codec)
+                 for name, one in self._apprentices.items()}
         row = round_row(number, grant.plan, grant, steps, sizes, batches, self._codec, duration_s, accuracy, averaged)
         self._record.add_round(row)
         judged = [transfer["kept"] for transfer in row["transfers"] if transfer["kept"] is not None]

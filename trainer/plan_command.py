@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,9 @@ from trainer.errors import UsageError
 
 if TYPE_CHECKING:
     from topologies.maps import Map
+    from trainer.codec import Codec
     from trainer.costs import LayerCost
-    from trainer.planner import Offer, RoundPlan
+    from trainer.planner import Alternative, Offer, RoundPlan
     from trainer.predictor import LayerSeconds
 
 MSS_OVERHEAD_BYTES = 52
@@ -27,12 +29,18 @@ MSS_OVERHEAD_BYTES = 52
 @click.option("--micro", default=4, show_default=True, help="Micro-batches per mini-batch.")
 @click.option("--share", default=0.75, show_default=True, help="Part of the free capacity to use.")
 @click.option("--min-cut", default=1, show_default=True, help="Fewest layers on an edge; the last stays in the cloud.")
+@click.option("--codec", "codecs", multiple=True, type=click.Choice(["fp32", "bf16", "int8"]), default=["fp32"],
+              show_default=True, help="A codec the plan may use; repeat for each.")
 @click.option("--prior", is_flag=True, help="Predict from costs alone; do not run the layers here.")
-def plan(map_name: str | None, model: str, batch: int, micro: int, share: float, min_cut: int, prior: bool) -> None:
+def plan(
+    map_name: str | None, model: str, batch: int, micro: int, share: float, min_cut: int, codecs: tuple[Codec, ...],
+    prior: bool,
+) -> None:
     """Print every cut with its FLOPs, bytes and predicted seconds on this machine; with --map, the plan of a round."""
     import torch
 
     from trainer import benchmark
+    from trainer.codec import gradient_codec
     from trainer.costs import layer_costs, segment_shapes
     from trainer.models import build_layers
     from trainer.outlook import Outlook
@@ -61,13 +69,16 @@ def plan(map_name: str | None, model: str, batch: int, micro: int, share: float,
         )
         for node in network.edges
     }
-    outlook = Outlook(edges, here, shapes, dict.fromkeys(edges, batch), micro, "fp32", "fp32", [0] * len(costs))
+    outlook = Outlook(edges, here, shapes, dict.fromkeys(edges, batch), micro, [0] * len(costs))
     mss = network.mtu_bytes - MSS_OVERHEAD_BYTES
-    from trainer.planner import plan_round
+    from trainer.planner import alternatives, plan_round
 
-    choices = [range(min_cut, len(costs))] * len(edges)
-    best = plan_round(outlook.forecasts(dict.fromkeys(edges, mss)), _offer(network, share), micro, choices)
+    cuts = dict.fromkeys(edges, range(min_cut, len(costs)))
+    forecasts = outlook.forecasts(dict.fromkeys(edges, mss), cuts, {codec: gradient_codec(codec) for codec in codecs})
+    offer = _offer(network, share)
+    best = plan_round(forecasts, offer, micro)
     _print_plan(network, best, share)
+    _print_alternatives(best, alternatives(forecasts, offer, micro, best))
 
 
 def _load(map_name: str) -> Map:
@@ -124,14 +135,29 @@ def _print_cuts(
         name = costs[cut - 1].name if cut else "(raw input)"
         click.echo(f"{cut:>3}  {name:<16} {flops / 1e6:>13.2f} {parameters:>11} {batch * value * 4 / 1e3:>11.1f} "
                    f"{1e3 * micro * forward:>12.1f} {1e3 * micro * backward:>12.1f} "
-                   f"{1e3 * micro * (total - forward - backward):>9.1f}")
+                   f"{1e3 * micro * abs(total - forward - backward):>9.1f}")
 
 
 def _print_plan(network: Map, best: RoundPlan, share: float) -> None:
     click.echo(f"\nOn {network.name}, using {share:.0%} of every link:")
     for edge in best.edges:
         cpu = network.node(edge.edge).cpu_share
-        click.echo(f"  {edge.edge}  CPU {cpu or 1:g}  cut {edge.cut:>2}  forward {edge.forward_s * 1e3:.0f} ms  "
-                   f"backward {edge.backward_s * 1e3:.0f} ms  up {edge.up_bps / 1e6:.2f} Mb/s")
-    click.echo(f"  training delay {best.training_delay_s * 1e3:.0f} ms, transmission delay "
-               f"{best.transmission_delay_s * 1e3:.0f} ms, step {best.step_s * 1e3:.0f} ms")
+        click.echo(f"  {edge.edge}  CPU {cpu or 1:g}  cut {edge.cut:>2}  {edge.codec}  "
+                   f"forward {edge.forward_s * 1e3:.1f} ms  backward {edge.backward_s * 1e3:.1f} ms  "
+                   f"up {edge.up_bps / 1e6:.2f}  down {edge.down_bps / 1e6:.2f} Mb/s")
+    click.echo(f"  for each of {best.micros} micro-batches: training delay {best.training_delay_s * 1e3:.1f} ms, "
+               f"transmission delay {best.transmission_delay_s * 1e3:.1f} ms up, {best.return_delay_s * 1e3:.1f} ms "
+               f"down, cloud {best.cloud_s * 1e3:.1f} ms, beat {best.beat_s * 1e3:.1f} ms")
+    click.echo(f"  step {best.step_s * 1e3:.0f} ms; the busiest of edges, links and cloud alone needs "
+               f"{best.bound_s * 1e3:.0f} ms; no other choice can do better than {best.proven_s * 1e3:.0f} ms")
+
+
+def _print_alternatives(best: RoundPlan, others: Sequence[Alternative]) -> None:
+    """Why each edge has its cut: what the next-best one would cost."""
+    click.echo("\nWhat if an edge could not have its cut, and all others had the best that goes with that:")
+    chosen = {edge.edge: edge for edge in best.edges}
+    for other in others:
+        more = other.step_s - best.step_s
+        cost = f"{more * 1e3:+.1f} ms a step ({more / best.step_s:+.1%})" if more > 1e-6 else "nothing: as good"
+        click.echo(f"  {other.edge}  cut {other.cut:>2} {other.codec} in place of {chosen[other.edge].cut:>2} "
+                   f"{chosen[other.edge].codec}: {cost}")

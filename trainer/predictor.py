@@ -1,30 +1,22 @@
 """Costs + what was measured -> seconds.
 
-The prior of a layer is FLOPs / speed + bytes / bandwidth + a constant. One pass over the model on the node
-itself corrects each layer; then every round corrects the node's scale: at once when all steps of a round agree
-that the node has changed, otherwise slowly, so that noise does not swing the plan.
+The prior of a layer is FLOPs x a + bytes x b + a constant. One rehearsal of the model on the node itself replaces it
+layer by layer where there was one; then every round corrects layers and node (`trainer.correction`).
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, combinations
 
+import numpy as np
+
+from trainer.correction import Correction, has_jumped
 from trainer.costs import LayerCost
 
 LAYER_CONSTANT_S = 50e-6
 """What calling a layer costs however small it is."""
-
-JUMP_SHARE = 0.20
-"""A round whose steps deviate by more than this in one direction, all or all but one, shows a changed node.
-
-All but one: the change may have come in the middle of a step.
-"""
-
-SMOOTHING = 0.3
-"""The weight of a new round that agrees with the old ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,58 +35,132 @@ class LayerSeconds:
     backward_s: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What takes time in some layers: FLOPs, bytes moved, calls of a layer."""
+
+    flops: float
+    moved_bytes: float
+    calls: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Seconds per FLOP, per byte moved and per call of a layer."""
+
+    flop_s: float
+    byte_s: float
+    call_s: float
+
+    def seconds(self, work: Work) -> float:
+        """How long that work takes."""
+        return self.flop_s * work.flops + self.byte_s * work.moved_bytes + self.call_s * work.calls
+
+    @staticmethod
+    def of(profile: ComputeProfile) -> CostModel:
+        """From a node's benchmark."""
+        return CostModel(1 / profile.flops_per_s, 1 / profile.bytes_per_s, LAYER_CONSTANT_S)
+
+    @staticmethod
+    def fit(works: Sequence[Work], measured_s: Sequence[float]) -> CostModel:
+        """The model, no part of it negative, with the least squared relative error.
+
+        With three unknowns the non-negative least squares problem is solved exactly by trying every set of them.
+        Source: Lawson & Hanson 1974, "Solving Least Squares Problems", chapter 23.
+        """
+        rows = np.array([[work.flops, work.moved_bytes, work.calls] for work in works], dtype=np.float64)
+        rows /= np.asarray(measured_s, dtype=np.float64)[:, None]
+        size = np.maximum(np.abs(rows).max(axis=0), 1e-300)
+        scaled = rows / size
+        ones = np.ones(len(rows))
+        best, best_error = np.zeros(3), float("inf")
+        for count in (1, 2, 3):
+            for chosen in map(list, combinations(range(3), count)):
+                found = np.linalg.lstsq(scaled[:, chosen], ones, rcond=None)[0]
+                error = float(((scaled[:, chosen] @ found - ones) ** 2).sum())
+                if (found >= 0).all() and error < best_error:
+                    best, best_error = np.zeros(3), error
+                    best[chosen] = found
+        return CostModel(*(float(value) for value in best / size))
+
+
+def forward_work(cost: LayerCost, samples: int) -> Work:
+    """A layer forward."""
+    return Work(cost.forward_flops * samples, cost.moved_bytes * samples)
+
+
+def backward_work(cost: LayerCost, samples: int) -> Work:
+    """A layer backward."""
+    return Work(cost.backward_flops * samples, cost.backward_moved_bytes * samples)
+
+
 def prior_seconds(costs: Sequence[LayerCost], profile: ComputeProfile, samples: int) -> LayerSeconds:
     """What every layer should need for one micro-batch, from its costs alone."""
-
-    def seconds(flops: float, moved_bytes: float) -> float:
-        work = flops / profile.flops_per_s + moved_bytes / profile.bytes_per_s
-        return work * samples + LAYER_CONSTANT_S
-
+    model = CostModel.of(profile)
     return LayerSeconds(
-        tuple(seconds(cost.forward_flops, cost.moved_bytes) for cost in costs),
-        tuple(seconds(cost.backward_flops, 2 * cost.moved_bytes) for cost in costs),
+        tuple(model.seconds(forward_work(cost, samples)) for cost in costs),
+        tuple(model.seconds(backward_work(cost, samples)) for cost in costs),
     )
 
 
-class Scale:
-    """The factor between prediction and measurement on one node, for one kind of work."""
-
-    def __init__(self) -> None:
-        self.factor = 1.0
-
-    def correct(self, predicted_s: float, measured_s: Sequence[float]) -> None:
-        """Learn from the steps of one round, predicted to take `predicted_s` each."""
-        if not measured_s or predicted_s <= 0:
-            return
-        ratios = [measured / predicted_s for measured in measured_s]
-        most = max(1, len(ratios) - 1)
-        slower, faster = (sum(r > 1 + JUMP_SHARE for r in ratios), sum(r < 1 - JUMP_SHARE for r in ratios))
-        jumped = max(slower, faster) >= most
-        self.factor *= statistics.median(ratios) ** (1.0 if jumped else SMOOTHING)
-
-
 class Predictor:
-    """What one node will need for a mini-batch at any cut; starts from the prior and learns."""
+    """What an edge will need for one micro-batch at any cut; starts from a rehearsal and learns."""
 
     def __init__(self, layers: LayerSeconds) -> None:
-        self._layers = layers
-        self.forward_scale = Scale()
-        self.backward_scale = Scale()
+        self._layers = len(layers.forward_s)
+        self._forward = Correction(layers.forward_s)
+        self._backward = Correction(layers.backward_s)
 
-    def edge_forward_s(self, micros: int) -> list[float]:
-        """Seconds for the layers [0, cut) forward, for every cut 0..L and `micros` micro-batches."""
-        return self._sums(self._layers.forward_s, micros * self.forward_scale.factor)
+    @property
+    def noise_share(self) -> float:
+        """How far a step forward lies from its prediction, typically, relative to it."""
+        return self._forward.noise_share
 
-    def edge_backward_s(self, micros: int) -> list[float]:
+    def forward_s(self) -> list[float]:
+        """Seconds for the layers [0, cut) forward, for every cut 0..L."""
+        return _by_cut(self._forward)
+
+    def backward_s(self) -> list[float]:
         """The same backward."""
-        return self._sums(self._layers.backward_s, micros * self.backward_scale.factor)
+        return _by_cut(self._backward)
 
-    def cloud_s(self, micros: int) -> list[float]:
-        """Seconds for the layers [cut, L) forward and backward, for every cut 0..L."""
-        both = [f + b for f, b in zip(self._layers.forward_s, self._layers.backward_s, strict=True)]
-        sums = self._sums(both, micros * self.forward_scale.factor)
-        return [sums[-1] - done for done in sums]
+    def learn(self, cut: int, micros: int, forward_s: Sequence[float], backward_s: Sequence[float]) -> None:
+        """Take in the steps of a round, each of `micros` micro-batches."""
+        if cut == 0 or not forward_s:
+            return
+        runs = [float(micros)] * cut + [0.0] * (self._layers - cut)
+        both = (self._forward, self._backward)
+        jumped = has_jumped(
+            sum(one.predict_s(runs, micros) for one in both),
+            sum(one.deviation_s(runs, micros) for one in both),
+            [f + b for f, b in zip(forward_s, backward_s, strict=True)],
+        )
+        self._forward.learn(runs, micros, forward_s, jumped)
+        self._backward.learn(runs, micros, backward_s, jumped)
 
-    @staticmethod
-    def _sums(seconds: Sequence[float], factor: float) -> list[float]:
-        return [factor * total for total in accumulate(seconds, initial=0.0)]
+
+class CloudPredictor:
+    """What the cloud will need for one micro-batch of an edge at any cut, forward and backward."""
+
+    def __init__(self, layers: LayerSeconds) -> None:
+        self._work = Correction([f + b for f, b in zip(layers.forward_s, layers.backward_s, strict=True)])
+
+    def work_s(self) -> list[float]:
+        """Seconds for the layers [cut, L), for every cut 0..L."""
+        return _by_cut(self._work, rest=True)
+
+    def learn(self, micros_by_cut: Sequence[tuple[int, int]], work_s: Sequence[float]) -> None:
+        """Take in the steps of a round: in each, (cut, micro-batches) of every edge."""
+        runs = [float(sum(micros for cut, micros in micros_by_cut if cut <= layer))
+                for layer in range(len(self._work.layers_s()))]
+        bursts = sum(micros for _, micros in micros_by_cut)
+        jumped = has_jumped(self._work.predict_s(runs, bursts), self._work.deviation_s(runs, bursts), work_s)
+        self._work.learn(runs, bursts, work_s, jumped)
+
+
+def _by_cut(correction: Correction, rest: bool = False) -> list[float]:
+    sums = list(accumulate(correction.layers_s().tolist(), initial=0.0))
+    if rest:
+        sums = [sums[-1] - done for done in sums]
+    burst_s = correction.burst_s()
+    return [max(total + burst_s, 0.1 * total) if total > 0 else 0.0 for total in sums]

@@ -27,7 +27,7 @@ def round_row(
     """The row of a round; names as in `trainer.record`."""
     transfers = [row for step in steps for row in _transfers(step)]
     edges = [
-        _edge_row(edge, grant, [step.edges[edge.edge] for step in steps], plan.transmission_delay_s,
+        _edge_row(edge, grant, [step.edges[edge.edge] for step in steps], plan,
                   {"edge": edge.edge, "cut": edge.cut, "codec": codec, "samples": batches[edge.edge] * len(steps),
                    "segment_bytes": segment_bytes[edge.edge]})
         for edge in plan.edges
@@ -38,14 +38,14 @@ def round_row(
         "duration_ms": milliseconds(duration_s),
         "averaged": averaged,
         "accuracy": accuracy,
-        "training_delay_ms": {"target": milliseconds(plan.training_delay_s)},
+        "training_delay_ms": {"target": milliseconds(plan.micros * plan.training_delay_s)},
         "transmission_delay_ms": {
-            "target": milliseconds(plan.transmission_delay_s),
+            "target": milliseconds(plan.micros * plan.transmission_delay_s),
             "bound": max(bounds) if bounds else None,
         },
         "step_ms": {"predicted": milliseconds(plan.step_s), "measured": [milliseconds(s.duration_s) for s in steps]},
         "cloud_ms": {
-            "predicted": milliseconds(plan.cloud_s),
+            "predicted": milliseconds(plan.micros * plan.cloud_s),
             "measured": median_ms([sum(e.cloud_s for e in step.edges.values()) for step in steps]),
         },
         "spread_ms": [milliseconds(step.spread_s) for step in steps],
@@ -57,7 +57,7 @@ def round_row(
     }
 
 
-def _edge_row(edge: EdgePlan, grant: Grant, exchanges: list[EdgeExchange], predicted_s: float, head: Fields) -> Fields:
+def _edge_row(edge: EdgePlan, grant: Grant, exchanges: list[EdgeExchange], plan: RoundPlan, head: Fields) -> Fields:
     done = [exchange.done for exchange in exchanges if exchange.done is not None]
     up, down = grant.up[edge.edge], grant.down[edge.edge]
     return {
@@ -65,13 +65,16 @@ def _edge_row(edge: EdgePlan, grant: Grant, exchanges: list[EdgeExchange], predi
         "reserved_bps": up.rate_bps if grant.reserved else None,
         "reserved_down_bps": down.rate_bps if grant.reserved else None,
         "planned_bps": edge.up_bps,
-        "training_ms": {"predicted": milliseconds(edge.forward_s), "measured": median_ms([d.forward_s for d in done])},
+        "training_ms": {
+            "predicted": milliseconds(plan.micros * edge.forward_s),
+            "measured": median_ms([d.forward_s for d in done]),
+        },
         "backward_ms": {
-            "predicted": milliseconds(edge.backward_s),
+            "predicted": milliseconds(plan.micros * edge.backward_s),
             "measured": median_ms([d.backward_s for d in done]),
         },
-        "uplink_ms": _delay(exchanges, "up", predicted_s),
-        "downlink_ms": _delay(exchanges, "down", predicted_s),
+        "uplink_ms": _delay(exchanges, "up", plan.micros * plan.transmission_delay_s),
+        "downlink_ms": _delay(exchanges, "down", plan.micros * plan.return_delay_s),
         "late_ms": milliseconds(max(d.late_s for d in done)),
         "loss": round(statistics.fmean(exchange.loss for exchange in exchanges), 5),
         "offset_ms": milliseconds(exchanges[0].offset_s),

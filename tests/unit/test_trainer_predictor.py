@@ -2,51 +2,127 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trainer.costs import layer_costs, segment_shapes
 from trainer.models import build_layers
-from trainer.predictor import ComputeProfile, LayerSeconds, Predictor, prior_seconds
+from trainer.predictor import (
+    CloudPredictor,
+    ComputeProfile,
+    CostModel,
+    LayerSeconds,
+    Predictor,
+    Work,
+    prior_seconds,
+)
 
 SHAPE = (3, 32, 32)
 
 
+LAYERS = LayerSeconds((0.1, 0.2), (0.2, 0.4))
+
+
 @pytest.fixture
 def predictor() -> Predictor:
-    return Predictor(LayerSeconds((0.1, 0.2), (0.2, 0.4)))
+    return Predictor(LAYERS)
+
+
+def at(predictor: Predictor, cut: int) -> float:
+    return predictor.forward_s()[cut] + predictor.backward_s()[cut]
+
+
+def learn(predictor: Predictor, cut: int, steps_s: list[float]) -> None:
+    """A round of such steps of one micro-batch, a third of each forward."""
+    predictor.learn(cut, 1, [one / 3 for one in steps_s], [2 * one / 3 for one in steps_s])
 
 
 def test_a_cut_costs_the_edge_its_leading_layers_and_the_cloud_the_rest(predictor: Predictor) -> None:
-    assert predictor.edge_forward_s(1) == pytest.approx([0.0, 0.1, 0.3])
-    assert predictor.edge_backward_s(2) == pytest.approx([0.0, 0.4, 1.2])
-    assert predictor.cloud_s(1) == pytest.approx([0.9, 0.6, 0.0])
+    assert predictor.forward_s() == pytest.approx([0.0, 0.1, 0.3])
+    assert predictor.backward_s() == pytest.approx([0.0, 0.2, 0.6])
+    assert CloudPredictor(LAYERS).work_s() == pytest.approx([0.9, 0.6, 0.0])
 
 
-def test_a_halved_processor_is_believed_after_one_round(predictor: Predictor) -> None:
-    predictor.forward_scale.correct(0.3, [0.61, 0.59, 0.62, 0.6])
-    assert predictor.edge_forward_s(1)[2] == pytest.approx(0.6, rel=0.05)
+def test_a_halved_processor_is_believed_after_one_round_at_every_cut(predictor: Predictor) -> None:
+    for cut in (2, 1, 2, 1):
+        learn(predictor, cut, [at(predictor, cut)] * 4)
+    learn(predictor, 2, [1.82, 1.78, 1.81, 1.8])
+    assert at(predictor, 2) == pytest.approx(1.8, rel=0.05)
+    assert at(predictor, 1) == pytest.approx(0.6, rel=0.1)
 
 
 def test_a_change_in_the_middle_of_the_first_step_is_believed_as_well(predictor: Predictor) -> None:
-    predictor.forward_scale.correct(0.3, [0.33, 0.59, 0.62, 0.6])
-    assert predictor.edge_forward_s(1)[2] == pytest.approx(0.6, rel=0.05)
+    for _ in range(5):
+        learn(predictor, 2, [0.9] * 4)
+    learn(predictor, 2, [1.0, 1.78, 1.81, 1.8])
+    assert at(predictor, 2) == pytest.approx(1.8, rel=0.05)
 
 
 def test_one_slow_step_does_not_swing_the_prediction(predictor: Predictor) -> None:
-    predictor.forward_scale.correct(0.3, [0.30, 0.31, 0.9, 0.3])
-    assert predictor.edge_forward_s(1)[2] == pytest.approx(0.3, rel=0.05)
+    for _ in range(5):
+        learn(predictor, 2, [0.9] * 4)
+    learn(predictor, 2, [0.90, 0.91, 2.7, 0.9])
+    assert at(predictor, 2) == pytest.approx(0.9, rel=0.05)
 
 
-def test_a_small_deviation_is_followed_slowly(predictor: Predictor) -> None:
-    for _ in range(20):
-        predictor.forward_scale.correct(predictor.edge_forward_s(1)[2], [0.33, 0.33])
-    assert predictor.edge_forward_s(1)[2] == pytest.approx(0.33, rel=0.01)
+def test_what_one_cut_teaches_counts_for_its_own_layers_most(predictor: Predictor) -> None:
+    for _ in range(10):
+        learn(predictor, 1, [0.45] * 4)
+        learn(predictor, 2, [1.05] * 4)
+    assert at(predictor, 1) == pytest.approx(0.45, rel=0.03)
+    assert at(predictor, 2) == pytest.approx(1.05, rel=0.03)
 
 
 def test_nothing_measured_changes_nothing(predictor: Predictor) -> None:
-    predictor.forward_scale.correct(0.0, [0.1])
-    predictor.forward_scale.correct(0.3, [])
-    assert predictor.forward_scale.factor == 1.0
+    predictor.learn(0, 4, [0.1], [0.1])
+    predictor.learn(2, 4, [], [])
+    assert predictor.forward_s() == pytest.approx([0.0, 0.1, 0.3])
+
+
+def test_the_cloud_learns_from_the_work_for_all_edges_together() -> None:
+    cloud = CloudPredictor(LAYERS)
+    for _ in range(10):
+        cloud.learn([(1, 4), (0, 4)], [2 * 4 * 1.5] * 4)
+    assert sum(cloud.work_s()[:2]) == pytest.approx(3.0, rel=0.05)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31), noise=st.floats(0.005, 0.06), share=st.sampled_from([0.4, 0.5, 2.0, 2.5]),
+    layers=st.integers(2, 12),
+)
+def test_a_noisy_node_is_foretold_without_swinging_and_a_new_share_within_one_round(
+    seed: int, noise: float, share: float, layers: int
+) -> None:
+    random = np.random.default_rng(seed)
+    true_s = random.uniform(0.005, 0.05, layers)
+    prior_s = tuple(true_s * random.lognormal(0, 0.2, layers))
+    predictor = Predictor(LayerSeconds(prior_s, prior_s))
+    cut, foretold, errors = int(random.integers(1, layers + 1)), [], []
+    for number in range(24):
+        node_s = true_s / (share if number >= 12 else 1.0)
+        foretold.append(at(predictor, cut) / (2 * float(node_s[:cut].sum())))
+        steps = [float(node_s[:cut].sum()) * 4 * random.lognormal(0, noise) for _ in range(4)]
+        predictor.learn(cut, 4, steps, steps)
+        errors.append(abs(at(predictor, cut) / (2 * float(node_s[:cut].sum())) - 1))
+    assert errors[12] < 0.06 + 2 * noise  # the first round at the new share has been seen
+    for steady in (foretold[4:12], foretold[16:]):
+        assert max(steady) - min(steady) < 0.02 + 1.5 * noise
+
+
+def test_a_cost_model_finds_what_flops_bytes_and_calls_cost() -> None:
+    truth = CostModel(1e-10, 3e-9, 2e-5)
+    works = [Work(flops, moved) for flops in (1e5, 1e7, 1e8) for moved in (1e4, 1e6)]
+    found = CostModel.fit(works, [truth.seconds(work) for work in works])
+    assert (found.flop_s, found.byte_s, found.call_s) == pytest.approx((1e-10, 3e-9, 2e-5), rel=1e-6)
+
+
+def test_a_cost_is_never_negative() -> None:
+    works = [Work(1e8, 1e6), Work(2e8, 3e6), Work(1e8, 5e6)]
+    found = CostModel.fit(works, [0.02, 0.03, 0.01])  # the more bytes, the sooner done
+    assert min(found.flop_s, found.byte_s, found.call_s) >= 0
 
 
 def test_costs_count_what_a_convolution_multiplies() -> None:

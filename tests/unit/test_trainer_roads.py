@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from trainer.errors import ControllerUnreachableError, NetworkError, ReservationRefusedError
-from trainer.planner import EdgeForecast, Offer, RoundPlan, plan_round
+from trainer.planner import EdgeForecast, Offer, Option, RoundPlan, plan_round
 from trainer.reservations import Controller
 from trainer.roads import OpenRoad, ReservedRoad, Traveller
 
@@ -109,13 +109,12 @@ def stub() -> Iterator[Stub]:
 
 
 FORECASTS = [
-    EdgeForecast(name, (0.0, 0.1), (0.0, 0.1), (0.1, 0.0), (8e6, 4e6), (8e6, 4e6), (0.0, 0.0))
-    for name in ("edge1", "edge2")
+    EdgeForecast(name, (Option(1, "fp32", 0.1, 0.1, 0.0, 4e6, 4e6),), (0.0, 0.0)) for name in ("edge1", "edge2")
 ]
 
 
 def draft(offer: Offer) -> RoundPlan:
-    return plan_round(FORECASTS, offer, 4, [[1], [1]])
+    return plan_round(FORECASTS, offer, 4)
 
 
 @pytest.fixture

@@ -1,0 +1,224 @@
+"""How well is an edge's time foretold, for every cut, on a node whose CPU is limited?
+
+A process with a share of a core trains the first layers of a real model. Off line: each cut is foretold from a
+rehearsal of the layers and the measurements of all the other cuts. On line: round after round the cut is another one,
+foretold, measured, learnt from; then the CPU share is halved. Beside it the same with FLOPs alone. Control groups need
+root; without it the process has a whole core and nothing is halved.
+
+    sudo .venv/bin/python bench/prediction.py [--quick] [--out FILE.json]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import report
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
+
+from edge_work import CLASSES, SAMPLE_SHAPE
+
+import cpushare
+from journal import Journal
+from trainer.costs import LayerCost, layer_costs
+from trainer.models import build_layers
+from trainer.predictor import CostModel, LayerSeconds, Predictor, Work, backward_work, forward_work
+
+MODEL = "signal-cnn"
+BATCH, MICRO = 64, 4
+SHARE = 0.5
+GOAL_SHARE = 0.05
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The steps of a round at one cut, in seconds."""
+
+    cut: int
+    forward_s: list[float]
+    backward_s: list[float]
+
+    @property
+    def total_s(self) -> float:
+        """What a step took, on average: under a CPU limit short steps come in two kinds."""
+        return statistics.fmean(f + b for f, b in zip(self.forward_s, self.backward_s, strict=True))
+
+
+class Worker:
+    """The process under test."""
+
+    def __init__(self, cgroups: Sequence[str]) -> None:
+        self.cgroups = tuple(cgroups)
+        command = [sys.executable, str(Path(__file__).with_name("edge_work.py")), MODEL, str(BATCH), str(MICRO)]
+        self._process = subprocess.Popen(
+            [*command, *cgroups], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._answer()
+
+    def rehearse(self) -> LayerSeconds:
+        """What every layer takes, as an edge finds out before the first round."""
+        answer = self._ask({"rehearse": True})
+        return LayerSeconds(tuple(answer["forward_s"]), tuple(answer["backward_s"]))
+
+    def round(self, cut: int, steps: int) -> Measured:
+        """Train so many mini-batches."""
+        answer = self._ask({"cut": cut, "steps": steps})
+        return Measured(cut, answer["forward_s"], answer["backward_s"])
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.communicate("")
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise click.ClickException(f"the measured process ended with exit code {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@contextlib.contextmanager
+def limited_worker() -> Iterator[Worker]:
+    """A worker with SHARE of a core where control groups are allowed, else with a whole one."""
+    directory = Path("/run/paceline-bench")
+    try:
+        journal = Journal(directory)
+    except PermissionError:
+        click.echo("No root: the process has a whole core, and its share is not halved.")
+        worker = Worker(())
+        yield worker
+        worker.end()
+        return
+    cpushare.GROUP = "paceline-bench"
+    try:
+        worker = Worker(cpushare.create("edge", SHARE, journal))
+        try:
+            yield worker
+        finally:
+            worker.end()
+    finally:
+        journal.undo()
+        directory.rmdir()
+
+
+def offline(
+    costs: Sequence[LayerCost], rehearsed: LayerSeconds, rounds: Sequence[Measured]
+) -> dict[str, list[float]]:
+    """The errors for each cut foretold from the other cuts.
+
+    `predictor`: rehearsal, then corrected, as in a run; `costs`: FLOPs + bytes + constant; `flops`: FLOPs alone.
+    """
+    errors: dict[str, list[float]] = {"predictor": [], "costs": [], "flops": []}
+    for left_out in rounds:
+        others = [one for one in rounds if one is not left_out]
+        models = [_fit(costs, others, forward) for forward in (True, False)]
+        layers = [
+            tuple(model.seconds(_one(cost, forward)) for cost in costs)
+            for model, forward in zip(models, (True, False), strict=True)
+        ]
+        predictor = Predictor(rehearsed)
+        for one in others:
+            predictor.learn(one.cut, MICRO, one.forward_s, one.backward_s)
+        flops = [sum(cost.forward_flops + cost.backward_flops for cost in costs[: one.cut]) for one in rounds]
+        rates = [one.total_s / work for one, work in zip(rounds, flops, strict=True) if one is not left_out]
+        cut, true_s = left_out.cut, left_out.total_s
+        foretold = {
+            "predictor": MICRO * (predictor.forward_s()[cut] + predictor.backward_s()[cut]),
+            "costs": MICRO * sum(layers[0][:cut] + layers[1][:cut]),
+            "flops": statistics.fmean(rates) * flops[rounds.index(left_out)],
+        }
+        for name, seconds in foretold.items():
+            errors[name].append(abs(seconds / true_s - 1))
+    return errors
+
+
+def _fit(costs: Sequence[LayerCost], rounds: Sequence[Measured], forward: bool) -> CostModel:
+    sums = []
+    for one in rounds:
+        works = [_one(cost, forward) for cost in costs[: one.cut]]
+        sums.append(Work(*(MICRO * sum(values) for values in zip(*((w.flops, w.moved_bytes, w.calls) for w in works),
+                                                                   strict=True))))
+    return CostModel.fit(sums, [statistics.fmean(one.forward_s if forward else one.backward_s) for one in rounds])
+
+
+def _one(cost: LayerCost, forward: bool) -> Work:
+    return (forward_work if forward else backward_work)(cost, BATCH // MICRO)
+
+
+def online(worker: Worker, predictor: Predictor, cuts: Sequence[int], steps: int) -> list[tuple[int, float, float]]:
+    """(cut, foretold, measured) of round after round, each learnt from."""
+    rows = []
+    for cut in cuts:
+        foretold_s = MICRO * (predictor.forward_s()[cut] + predictor.backward_s()[cut])
+        measured = worker.round(cut, steps)
+        predictor.learn(cut, MICRO, measured.forward_s, measured.backward_s)
+        rows.append((cut, foretold_s, measured.total_s))
+    return rows
+
+
+def follow_halving(worker: Worker, predictor: Predictor, cuts: Sequence[int], steps: int) -> list[float]:
+    """The error of each round after the CPU share was halved; the first cannot know."""
+    cpushare.set_share(worker.cgroups, SHARE / 2)
+    return [abs(foretold_s / measured_s - 1) for _, foretold_s, measured_s in online(worker, predictor, cuts, steps)]
+
+
+def mape(errors: Sequence[float]) -> float:
+    """Mean absolute percentage error, as a share."""
+    return float(np.mean(errors))
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Fewer rounds; about a minute.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there as JSON.")
+def main(quick: bool, out: Path | None) -> None:
+    """Measure how far an edge's predicted time lies from the measured."""
+    steps, count = (12, 30) if quick else (25, 100)
+    costs = layer_costs(build_layers(MODEL, 1, SAMPLE_SHAPE, CLASSES), SAMPLE_SHAPE)
+    generator = random.Random(SEED)
+    all_cuts = list(range(1, len(costs)))
+    with limited_worker() as worker:
+        rehearsed = worker.rehearse()
+        predictor = Predictor(rehearsed)
+        rounds = [worker.round(cut, steps) for cut in generator.sample(all_cuts, len(all_cuts))]
+        errors = offline(costs, rehearsed, sorted(rounds, key=lambda one: one.cut))
+        rows = online(worker, predictor, generator.choices(all_cuts, k=count), steps)
+        halved = follow_halving(worker, predictor, generator.choices(all_cuts, k=5), steps) if worker.cgroups else []
+    online_errors = [abs(foretold_s / measured_s - 1) for _, foretold_s, measured_s in rows]
+    claims = {
+        "mape_offline": report.at_most(mape(errors["predictor"]), "", GOAL_SHARE),
+        "mape_online": report.at_most(mape(online_errors[1:]), "", GOAL_SHARE),
+        "mape_costs_only": report.Claim(mape(errors["costs"]), ""),
+        "mape_flops_only": report.Claim(mape(errors["flops"]), ""),
+    }
+    if halved:
+        claims["error_a_round_after_halving"] = report.at_most(halved[1], "", 0.1)
+    table = Table("cut", "step ms", "predictor", "costs only", "FLOPs only", title="off line, each cut left out")
+    for number, one in enumerate(sorted(rounds, key=lambda one: one.cut)):
+        table.add_row(str(one.cut), f"{one.total_s * 1e3:.1f}",
+                      *(f"{errors[name][number]:.1%}" for name in ("predictor", "costs", "flops")))
+    samples: dict[str, object] = {"offline": errors, "online": rows, "halved": halved, "share": SHARE}
+    report.publish("prediction", claims, samples, [table], out)
+
+
+if __name__ == "__main__":
+    main()
