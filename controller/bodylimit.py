@@ -1,37 +1,46 @@
-"""A limit on the size of request bodies, counted as they come in, whatever the headers claim."""
+"""A limit on the size of request bodies, counted as they come in, whatever the headers claim, and on their time."""
 
 from __future__ import annotations
 
-from starlette.responses import JSONResponse
+import asyncio
+import time
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from controller.errors import TooLarge
+from controller.errors import RequestError, TooLarge, TooSlow
+from controller.problems import answer
 
 LIMIT_BYTES = 1 << 20
+LIMIT_S = 10.0
+REMEMBERED_BYTES = 4096
 
 
 class BodyLimit:
-    """ASGI middleware that answers 413 problem details once a body is larger than LIMIT_BYTES."""
+    """ASGI middleware that answers 413 once a body is larger than LIMIT_BYTES, 408 if it takes longer than LIMIT_S.
 
-    def __init__(self, app: ASGIApp) -> None:
+    The body's beginning stays in the request's state as `request_text`.
+    """
+
+    def __init__(self, app: ASGIApp, limit_s: float = LIMIT_S) -> None:
         self._app = app
+        self._limit_s = limit_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the whole body first: it is small, or it is refused."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        messages: list[Message] = []
-        size = 0
-        more = True
-        while more:
-            message = await receive()
-            messages.append(message)
-            size += len(message.get("body", b""))
-            more = message["type"] == "http.request" and message.get("more_body", False)
-            if size > LIMIT_BYTES:
-                await self._refuse(scope, receive, send)
-                return
+        state = scope.setdefault("state", {})
+        try:
+            messages = await self._read(receive)
+        except RequestError as error:
+            state["code"] = error.code
+            refusal = answer(error)
+            refusal.headers["connection"] = "close"
+            await refusal(scope, receive, send)
+            return
+        beginning = b"".join(message.get("body", b"") for message in messages)[:REMEMBERED_BYTES]
+        state["request_text"] = beginning.decode("utf-8", "replace")
         pending = iter(messages)
 
         async def replay() -> Message:
@@ -39,8 +48,29 @@ class BodyLimit:
 
         await self._app(scope, replay, send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = TooLarge(f"The body is larger than {LIMIT_BYTES} bytes.", limit_bytes=LIMIT_BYTES)
-        headers = {"connection": "close"}
-        answer = JSONResponse(error.problem(), error.status, headers, media_type="application/problem+json")
-        await answer(scope, receive, send)
+    async def _read(self, receive: Receive) -> list[Message]:
+        """All messages of the body.
+
+        Raises: TooLarge, TooSlow.
+        """
+        messages: list[Message] = []
+        size, more, until_s = 0, True, time.monotonic() + self._limit_s
+        while more:
+            message = await self._within(until_s, receive)
+            messages.append(message)
+            size += len(message.get("body", b""))
+            more = message["type"] == "http.request" and message.get("more_body", False)
+            if size > LIMIT_BYTES:
+                raise TooLarge(f"The body is larger than {LIMIT_BYTES} bytes.", limit_bytes=LIMIT_BYTES)
+        return messages
+
+    async def _within(self, until_s: float, receive: Receive) -> Message:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:  # inside ryu-manager the body is there already, and no loop is
+            return await receive()
+        try:
+            async with asyncio.timeout(until_s - time.monotonic()):
+                return await receive()
+        except TimeoutError:
+            raise TooSlow(f"The body did not come within {self._limit_s:g} s.", limit_s=self._limit_s) from None

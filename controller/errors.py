@@ -9,7 +9,14 @@ ControllerError
 │   ├── NotHeld           409 not_held
 │   ├── KeyReused         422 idempotency_key_reused
 │   ├── InProgress        409 request_in_progress
-│   └── TooLarge          413 too_large
+│   ├── TooLarge          413 too_large
+│   ├── TooSlow           408 request_timeout
+│   └── NotAvailable      501 not_available
+├── Denied                who asks may not (401, 403), or not so much (403, 429)
+│   ├── Unauthorized      401 unauthorized
+│   ├── Forbidden         403 forbidden
+│   ├── QuotaExceeded     403 quota_exceeded
+│   └── TooManyRequests   429 too_many_requests
 ├── Refused               understood, but the network cannot promise it (409)
 │   ├── NoPath            no_path
 │   ├── NoDisjointPath    no_disjoint_path
@@ -110,6 +117,48 @@ class TooLarge(RequestError):
     """The body is larger than the controller reads."""
 
     code, status, title = "too_large", 413, "Body too large"
+
+
+class TooSlow(RequestError):
+    """The body did not come within the time allowed."""
+
+    code, status, title = "request_timeout", 408, "Request timeout"
+
+
+class NotAvailable(RequestError):
+    """This way of running the controller does not have it."""
+
+    code, status, title = "not_available", 501, "Not available"
+
+
+class Denied(ControllerError):
+    """Who asks may not have it."""
+
+    status = 403
+
+
+class Unauthorized(Denied):
+    """No token, or none that is known; `error` is for the WWW-Authenticate header (RFC 6750 §3.1)."""
+
+    code, status, title = "unauthorized", 401, "Unauthorized"
+
+
+class Forbidden(Denied):
+    """The token lacks a scope."""
+
+    code, title = "forbidden", "Forbidden"
+
+
+class QuotaExceeded(Denied):
+    """The tenant would hold more than its quota."""
+
+    code, title = "quota_exceeded", "Quota exceeded"
+
+
+class TooManyRequests(Denied):
+    """The tenant has too many requests unanswered; try again after `retry_after_s`."""
+
+    code, status, title = "too_many_requests", 429, "Too many requests"
 
 
 class Refused(ControllerError):

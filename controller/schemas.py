@@ -1,29 +1,51 @@
-"""What goes over the REST interface: shapes, limits and examples. A rate is in L2 bits per second."""
+"""What clients send: shapes and limits. A rate is in L2 bits per second, a size in L2 bytes."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from datetime import datetime
-from typing import Annotated, Literal, Self
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.config import JsonDict
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from controller import examples
 from controller import reservation as facts
-from controller.reservation import State
+from controller.asked import Asked
+from controller.errors import InvalidRequest
+from controller.reservation import DEFAULT_RANK, LOWEST_RANK, Protection
+
+SHORTEST_PERIOD_MS = 100.0
+"""Shorter windows than this cannot be opened and closed on time by meters of a software switch."""
+
+HORIZON_S = 366 * 86_400.0
+"""The calendar goes so far."""
+
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Microseconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)]
 LeaseSeconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False, examples=[60])]
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.:@ -]+$")]
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:@-]+( +[A-Za-z0-9_.:@-]+)*$")]
 
-EXAMPLE_FLOW: JsonDict = {
-    "name": "edge1-up",
-    "source": "edge1",
-    "destination": "cloud",
-    "match": {"protocol": "tcp", "source_port": 7801, "destination_port": 7800},
-    "requirement": {"min_bandwidth_bps": 15_000_000, "burst_bytes": 40_000},
-}
+
+def _text_only(value: object) -> object:
+    if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
+        raise ValueError('write a moment as RFC 3339 with its zone, for example "2026-01-01T09:30:00Z"')
+    return value.upper().replace(" ", "T")
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_text_only, json_schema_input_type=datetime)]
+
+
+class Mistaken(ValueError):  # noqa: N818 - it is raised for pydantic, and read where mistakes are told
+    """Several mistakes in one object: (place in it, what would be right)."""
+
+    def __init__(self, mistakes: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{place}: {message}" for place, message in mistakes))
+        self.mistakes = tuple(mistakes)
 
 
 class Strict(BaseModel):
@@ -40,19 +62,82 @@ class MatchBody(Strict):
     destination_port: Port
 
 
-class RequirementBody(Strict):
-    """What a flow needs. No burst: one is chosen. No limit: the bound is told but not promised to stay."""
+class AnyRequirement(Strict):
+    """What both forms have. No burst: one is chosen. No limit: the bound is told but not promised to stay."""
 
-    min_bandwidth_bps: Annotated[int, Field(ge=1000, le=10**12)]
     burst_bytes: Annotated[int, Field(ge=1, le=10**8)] | None = None
     max_latency_us: Microseconds | None = None
     max_latency_variation_us: Microseconds | None = None
+    rank: Annotated[int, Field(ge=0, le=LOWEST_RANK, description="0 is the most important.")] = DEFAULT_RANK
+    protection: Annotated[
+        Protection, Field(description="`link_disjoint`: a second path is kept that shares no link with the first.")
+    ] = "none"
+
+
+class RateRequirement(AnyRequirement):
+    """A rate, from now on."""
+
+    min_bandwidth_bps: Annotated[int, Field(ge=1000, le=10**12, examples=[15_000_000])]
+
+    def to_requirement(self) -> facts.Requirement:
+        """The fact behind it."""
+        return facts.Requirement(**self.model_dump())
+
+
+class TransferRequirement(AnyRequirement):
+    """So many bytes within a deadline, once or in every period; the rate is chosen such that they are there in time."""
+
+    transfer_bytes: Annotated[int, Field(ge=1, le=10**12, examples=[1_000_000])]
+    deadline_ms: Milliseconds
+    period_ms: (
+        Annotated[float, Field(ge=SHORTEST_PERIOD_MS, le=86_400_000, allow_inf_nan=False, multiple_of=0.001)] | None
+    ) = None
+    offset_ms: Annotated[
+        float,
+        Field(ge=0, lt=86_400_000, allow_inf_nan=False, description="From each multiple of the period of Unix time."),
+    ] = 0.0
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> Self:
+        mistakes = []
+        if self.period_ms is None and self.offset_ms:
+            mistakes.append(("offset_ms", "an offset needs a period; give period_ms or leave it out"))
+        if self.period_ms is not None and self.deadline_ms > self.period_ms:
+            mistakes.append(("deadline_ms", f"it must not be longer than the period, {self.period_ms:g} ms"))
+        if self.period_ms is not None and self.offset_ms >= self.period_ms:
+            mistakes.append(("offset_ms", f"it must be shorter than the period, {self.period_ms:g} ms"))
+        if mistakes:
+            raise Mistaken(mistakes)
+        return self
+
+    def to_requirement(self) -> facts.Requirement:
+        """The fact behind it."""
+        return facts.Requirement(**self.model_dump())
+
+
+def _form(value: Any) -> str | None:
+    """Which form of requirement this is, None if it is both or neither."""
+    given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    rate, transfer = (given.get(name) is not None for name in ("min_bandwidth_bps", "transfer_bytes"))
+    if rate == transfer:
+        return None
+    return "rate" if rate else "transfer"
+
+
+RequirementBody = Annotated[
+    Annotated[RateRequirement, Tag("rate")] | Annotated[TransferRequirement, Tag("transfer")],
+    Discriminator(
+        _form,
+        custom_error_type="requirement_form",
+        custom_error_message="give either min_bandwidth_bps (a rate) or transfer_bytes with deadline_ms (a transfer)",
+    ),
+]
 
 
 class FlowBody(Strict):
     """One direction of one transfer."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE_FLOW]})
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [examples.RATE_FLOW]})
 
     name: Name
     source: Name
@@ -63,43 +148,69 @@ class FlowBody(Strict):
     def to_flow(self) -> facts.Flow:
         """The fact behind it."""
         match = facts.Match(**self.match.model_dump())
-        return facts.Flow(
-            self.name, self.source, self.destination, match, facts.Requirement(**self.requirement.model_dump())
-        )
+        return facts.Flow(self.name, self.source, self.destination, match, self.requirement.to_requirement())
 
 
 Flows = Annotated[list[FlowBody], Field(min_length=1, max_length=256)]
 
 
-def _check_flows(flows: list[FlowBody]) -> None:
-    if not flows:
-        return
-    repeated = [name for name, times in Counter(flow.name for flow in flows).items() if times > 1]
-    if repeated:
-        raise ValueError(f"each flow needs a name of its own; repeated: {', '.join(repeated)}")
+def _check_flows(flows: Sequence[FlowBody]) -> None:
+    mistakes = []
+    names = Counter(flow.name for flow in flows)
     tuples = Counter(flow.to_flow().five_tuple for flow in flows)
-    if max(tuples.values()) > 1:
-        raise ValueError("two flows have the same source, destination, protocol and ports")
-    for flow in flows:
+    for number, flow in enumerate(flows):
+        if names[flow.name] > 1:
+            mistakes.append((f"flows.{number}.name", f"each flow needs a name of its own; {flow.name} is repeated"))
+        if tuples[flow.to_flow().five_tuple] > 1:
+            sentence = f"another flow than {flow.name} has the same source, destination, protocol and ports"
+            mistakes.append((f"flows.{number}.match", sentence))
         if flow.source == flow.destination:
-            raise ValueError(f"{flow.name}: source and destination are both {flow.source}")
+            mistakes.append((f"flows.{number}.destination", f"source and destination are both {flow.source}"))
+    if mistakes:
+        raise Mistaken(mistakes)
 
 
 class ReservationRequest(Strict):
     """An atomic set of flows: all are admitted or none."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"owner": "cloud", "lease_s": 60, "flows": [EXAMPLE_FLOW]}]}
-    )
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [examples.RESERVATION_REQUEST]})
 
     owner: Name = "anonymous"
     lease_s: LeaseSeconds = 60
+    hold: Annotated[bool, Field(strict=True, description="Keep the capacity until it is committed.")] = False
+    start_at: Annotated[Moment | None, Field(description="When it is to begin; null: now.")] = None
+    end_at: Annotated[Moment | None, Field(description="When it is to end; null: when the lease runs out.")] = None
     flows: Flows
 
     @model_validator(mode="after")
-    def _flows_differ(self) -> Self:
+    def _makes_sense(self) -> Self:
         _check_flows(self.flows)
+        if self.start_at and self.end_at and self.end_at <= self.start_at:
+            raise Mistaken([("end_at", "it must be later than start_at")])
         return self
+
+    def to_asked(self, tenant: str, now_s: float) -> Asked:
+        """The fact behind it. A start that has passed is now.
+
+        Raises: InvalidRequest if a moment is out of the calendar.
+        """
+        start_s = None if self.start_at is None else self.start_at.timestamp()
+        end_s = None if self.end_at is None else self.end_at.timestamp()
+        last = datetime.fromtimestamp(now_s + HORIZON_S, UTC)
+        mistakes = [
+            {"place": f"body.{place}", "message": f"the calendar ends at {last:%Y-%m-%dT%H:%M:%SZ}"}
+            for place, at_s in (("start_at", start_s), ("end_at", end_s))
+            if at_s is not None and at_s > now_s + HORIZON_S
+        ]
+        if end_s is not None and end_s <= now_s:
+            mistakes.append({"place": "body.end_at", "message": "it has passed; give one in the future"})
+        if mistakes:
+            first = mistakes[0]
+            sentence = f"The request is not valid: {first['place']}: {first['message']}."
+            raise InvalidRequest(sentence, mistakes=mistakes)
+        begins_s = start_s if start_s is not None and start_s > now_s else None
+        flows = tuple(flow.to_flow() for flow in self.flows)
+        return Asked(self.owner, tenant, self.lease_s, flows, self.hold, begins_s, end_s)
 
 
 class ReservationChange(Strict):
@@ -116,174 +227,46 @@ class ReservationChange(Strict):
         return self
 
 
-class PlacedFlow(FlowBody):
-    """A flow with its path and its proven bounds, worst case and worst minus best."""
+class TransferBody(Strict):
+    """A volume between two hosts."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={})
-
-    path: list[str]
-    reserved_bps: int
-    burst_bytes: int
-    accumulated_latency_us: float
-    latency_variation_us: float
+    name: Name
+    source: Name
+    destination: Name
+    transfer_bytes: Annotated[int, Field(ge=1, le=10**12)]
 
 
-class MeterCounters(BaseModel):
-    """A flow's meter at its first switch; `packets` and `bytes` count what came in, dropped or not."""
+class TransfersQuestion(Strict):
+    """How long do these volumes take if all begin and end together?"""
 
-    switch: str
-    meter_id: int
-    flow: str
-    rate_kbps: int
-    burst_kbit: int
-    packets: int
-    bytes: int
-    dropped_packets: int
-    dropped_bytes: int
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [examples.TRANSFERS_QUESTION]})
 
+    transfers: Annotated[list[TransferBody], Field(min_length=1, max_length=64)]
 
-class EntryCounters(BaseModel):
-    """A flow entry on a switch; `flow` is null if it belongs to none of the present flows."""
-
-    switch: str
-    table: int
-    priority: int
-    match: dict[str, int | str | tuple[int, int]]
-    flow: str | None
-    cookie: str
-    packets: int
-    bytes: int
+    @model_validator(mode="after")
+    def _make_sense(self) -> Self:
+        mistakes = []
+        names = Counter(transfer.name for transfer in self.transfers)
+        for number, transfer in enumerate(self.transfers):
+            place = f"transfers.{number}"
+            if names[transfer.name] > 1:
+                mistakes.append((f"{place}.name", f"each needs a name of its own; {transfer.name} is repeated"))
+            if transfer.source == transfer.destination:
+                mistakes.append((f"{place}.destination", f"source and destination are both {transfer.source}"))
+        if mistakes:
+            raise Mistaken(mistakes)
+        return self
 
 
-class Counters(BaseModel):
-    """Read from the switches just now; `unavailable` names those that could not be read."""
-
-    meters: list[MeterCounters]
-    entries: list[EntryCounters]
-    unavailable: list[str]
+def _question(value: Any) -> str:
+    given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return "transfers" if "transfers" in given else "reservation"
 
 
-class ReservationBody(BaseModel):
-    """A reservation as it stands."""
+QuoteRequest = Annotated[
+    Annotated[ReservationRequest, Tag("reservation")] | Annotated[TransfersQuestion, Tag("transfers")],
+    Discriminator(_question),
+]
 
-    id: Annotated[str, Field(examples=["r-4f1c09ab"])]
-    version: int
-    state: State
-    owner: str
-    lease_s: float
-    created_at: datetime
-    expires_at: datetime
-    reason: str | None
-    flows: list[PlacedFlow]
-
-
-class ReservationDetail(ReservationBody):
-    """A reservation with its counters."""
-
-    counters: Counters
-
-
-class ReservationList(BaseModel):
-    """Reservations, oldest first."""
-
-    reservations: list[ReservationBody]
-
-
-class NodeBody(BaseModel):
-    """A switch is up when it is connected and holds what it should; a host when its link is up."""
-
-    name: str
-    kind: str
-    up: bool
-    ip: str | None = None
-
-
-class LinkBody(BaseModel):
-    """One direction of a span."""
-
-    link: str
-    source: str
-    destination: str
-    length_km: float
-    up: bool
-    capacity_bps: int
-    reservable_bps: int
-    reserved_bps: int
-    free_bps: int
-
-
-class NetworkBody(BaseModel):
-    """The network now; `complaints` are sentences about what is not as the map says."""
-
-    map: str
-    scale_mbps_per_gbps: float
-    mtu_bytes: int
-    propagation_emulated: bool
-    nodes: list[NodeBody]
-    links: list[LinkBody]
-    complaints: list[str]
-
-
-class PathLink(BaseModel):
-    """What is free on one link of a path."""
-
-    link: str
-    free_bps: int
-
-
-class PathBody(BaseModel):
-    """A candidate path; `free_bps` is that of its tightest link."""
-
-    nodes: list[str]
-    length_km: float
-    propagation_us: float
-    free_bps: int
-    links: list[PathLink]
-
-
-class PathsBody(BaseModel):
-    """Candidate paths, best first."""
-
-    source: str
-    destination: str
-    paths: list[PathBody]
-
-
-class Health(BaseModel):
-    """`ok` when every switch of the map is connected and holds what it should, else `degraded`."""
-
-    status: Literal["ok", "degraded"]
-    switches_up: int
-    switches_expected: int
-
-
-class Bottleneck(BaseModel):
-    """The link in the way; `asked_bps` is what the whole request wants of it."""
-
-    link: str
-    capacity_bps: int
-    reserved_bps: int
-    free_bps: int
-    asked_bps: int
-
-
-class Mistake(BaseModel):
-    """One thing wrong with a request, and where."""
-
-    place: str
-    message: str
-
-
-class Problem(BaseModel):
-    """Problem details (RFC 9457) with a stable `code`; other fields depend on it."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: Annotated[str, Field(examples=["urn:paceline:problem:no_capacity"])]
-    title: str
-    status: int
-    code: Annotated[str, Field(examples=["no_capacity"])]
-    detail: str
-    flow: str | None = None
-    bottleneck: Bottleneck | None = None
-    mistakes: list[Mistake] | None = None
+TAGS = frozenset({"rate", "transfer", "reservation", "transfers"})
+"""Names of forms that pydantic puts into the place of a mistake and nobody has written."""

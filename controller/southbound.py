@@ -39,7 +39,7 @@ from controller.switches import LldpSeen, PortChanged, SwitchGone, SwitchUp
 from controller.tls import TlsFiles
 from controller.wiring import read_lldp_frame
 
-DEFAULT_ASSEMBLE = "controller.main:assemble"
+DEFAULT_ASSEMBLE = "controller.hosted:assemble"
 
 Handler = TypeVar("Handler", bound=Callable[..., None])
 on = cast(Callable[..., Callable[[Handler], Handler]], set_ev_cls)

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from controller.entries import cookie_of
-from controller.fabric import SwitchCounters
-from controller.forwarding import reserved_entries
-from controller.network import DirectedLink, Network, Node
-from controller.paths import candidate_paths
-from controller.reservation import Placement, Reservation
-from controller.routes import Path
-from controller.schemas import (
+from controller.answers import (
+    AuditBody,
+    AuditEntry,
+    Consistency,
     Counters,
     EntryCounters,
     LinkBody,
-    MatchBody,
     MeterCounters,
     NetworkBody,
     NodeBody,
@@ -24,9 +19,20 @@ from controller.schemas import (
     PathLink,
     PathsBody,
     PlacedFlow,
-    RequirementBody,
     ReservationBody,
+    SwitchConsistency,
+    WindowBody,
 )
+from controller.audit import Entry
+from controller.events import SwitchReport
+from controller.entries import cookie_of
+from controller.fabric import SwitchCounters
+from controller.forwarding import reserved_entries
+from controller.network import DirectedLink, Network, Node
+from controller.paths import candidate_paths
+from controller.reservation import Flow, Match, Placement, Requirement, Reservation, Window
+from controller.routes import Path
+from controller.schemas import MatchBody, RateRequirement, RequirementBody, TransferRequirement
 from controller.service import Snapshot
 
 
@@ -37,36 +43,101 @@ def reservation_body(reservation: Reservation) -> ReservationBody:
         version=reservation.version,
         state=reservation.state,
         owner=reservation.owner,
+        tenant=reservation.tenant,
         lease_s=reservation.lease_s,
-        created_at=datetime.fromtimestamp(reservation.created_at_s, UTC),
-        expires_at=datetime.fromtimestamp(reservation.expires_at_s, UTC),
+        created_at=moment(reservation.created_at_s),
+        expires_at=moment(reservation.expires_at_s),
+        start_at=moment(reservation.start_at_s or reservation.created_at_s),
+        end_at=None if reservation.end_at_s is None else moment(reservation.end_at_s),
         reason=reservation.reason,
-        flows=[_placed_flow(placement) for placement in reservation.placements],
+        flows=[placed_flow(placement) for placement in reservation.placements],
     )
 
 
-def _placed_flow(placement: Placement) -> PlacedFlow:
-    flow = placement.flow
-    match, needed = flow.match, flow.requirement
+def moment(at_s: float) -> datetime:
+    """Seconds since the epoch as a moment in UTC."""
+    return datetime.fromtimestamp(at_s, UTC)
+
+
+def flow_form(flow: Flow) -> dict[str, object]:
+    """A flow in the form in which it would be asked for."""
+    head = {"name": flow.name, "source": flow.source, "destination": flow.destination}
+    match, needed = _match_body(flow.match), requirement_body(flow.requirement)
+    return head | {"match": match.model_dump(), "requirement": needed.model_dump(exclude_defaults=True)}
+
+
+def _match_body(match: Match) -> MatchBody:
+    ports = {"source_port": match.source_port, "destination_port": match.destination_port}
+    return MatchBody(protocol=match.protocol, **ports)
+
+
+def requirement_body(requirement: Requirement) -> RequirementBody:
+    """A requirement in its form."""
+    form = RateRequirement if requirement.transfer_bytes is None else TransferRequirement
+    return form.model_construct(**{name: getattr(requirement, name) for name in form.model_fields})
+
+
+def placed_flow(placement: Placement) -> PlacedFlow:
+    """A flow as it is promised."""
+    flow, window = placement.flow, placement.window
+    completion_us, backup = placement.completion_us, placement.backup_path
     return PlacedFlow(
         name=flow.name,
         source=flow.source,
         destination=flow.destination,
-        match=MatchBody(
-            protocol=match.protocol, source_port=match.source_port, destination_port=match.destination_port
-        ),
-        requirement=RequirementBody(
-            min_bandwidth_bps=needed.min_bandwidth_bps or 0,
-            burst_bytes=needed.burst_bytes,
-            max_latency_us=needed.max_latency_us,
-            max_latency_variation_us=needed.max_latency_variation_us,
-        ),
+        match=_match_body(flow.match),
+        requirement=requirement_body(flow.requirement),
         path=list(placement.path),
         reserved_bps=placement.reserved_bps,
         burst_bytes=placement.burst_bytes,
         accumulated_latency_us=round(placement.accumulated_latency_us, 1),
         latency_variation_us=round(placement.latency_variation_us, 1),
+        completion_ms=None if completion_us is None else round(completion_us / 1000, 4),
+        window=None if window is None else _window_body(window),
+        backup_path=None if backup is None else list(backup),
     )
+
+
+def _window_body(window: Window) -> WindowBody:
+    return WindowBody(
+        period_ms=window.period_us / 1000, offset_ms=window.offset_us / 1000, length_ms=window.length_us / 1000
+    )
+
+
+def consistency_body(reports: Sequence[SwitchReport]) -> Consistency:
+    """What the switches hold against what they should."""
+    switches = [
+        SwitchConsistency(
+            switch=report.switch,
+            state=report.standing,
+            missing=list(report.missing),
+            wrong=list(report.wrong),
+            foreign=list(report.foreign),
+        )
+        for report in reports
+    ]
+    return Consistency(consistent=all(report.is_consistent for report in reports), switches=switches)
+
+
+def audit_body(entries: Sequence[tuple[int, Entry]], after: int) -> AuditBody:
+    """A part of the audit log."""
+    shown = [
+        AuditEntry(
+            number=number,
+            at=moment(entry.at_s),
+            tenant=entry.tenant,
+            token=entry.token,
+            client=entry.client,
+            method=entry.method,
+            path=entry.path,
+            status=entry.status,
+            code=entry.code,
+            reservation=entry.reservation,
+            request=entry.request,
+        )
+        for number, entry in entries
+    ]
+    return AuditBody(entries=shown, last=entries[-1][0] if entries else after)
 
 
 def counters_body(
@@ -99,7 +170,7 @@ def counters_body(
             switch=counters.switch,
             table=flow.entry.table,
             priority=flow.entry.priority,
-            match=dict(flow.entry.match),
+            match={name: list(value) if isinstance(value, tuple) else value for name, value in flow.entry.match},
             flow=flow_of_entry.get((counters.switch, flow.entry.key)),
             cookie=f"0x{flow.entry.cookie:016x}",
             packets=flow.packets,

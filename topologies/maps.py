@@ -18,6 +18,8 @@ MAX_EMULATED_MBPS = 1000.0
 MANAGEMENT_GATEWAY = "10.254.0.1"
 """The controller's address on the management network."""
 
+MANAGEMENT_NETWORK = "10.254.0.0/16"
+
 
 @dataclass(frozen=True, slots=True)
 class MapNode:

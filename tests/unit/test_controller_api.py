@@ -116,7 +116,8 @@ def test_a_reservation_is_answered_in_the_form_of_the_contract(client: httpx.Cli
     assert answer.status_code == 201
     body = answer.json()
     assert set(body) == {
-        *("id", "version", "state", "owner", "lease_s", "created_at", "expires_at", "reason", "flows"),
+        *("id", "version", "state", "owner", "tenant", "lease_s", "reason", "flows"),
+        *("created_at", "expires_at", "start_at", "end_at"),
     }
     assert (body["version"], body["state"], body["owner"], body["reason"]) == (1, "active", "cloud", None)
     (placed,) = body["flows"]

@@ -1,0 +1,83 @@
+"""Who asked for what, when, and what they were answered: a table that only grows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import DDL, Column, Float, Integer, MetaData, String, Table, Text, event, insert, select
+
+from controller.database import open_database
+
+REQUEST_BYTES = 4096
+"""As much of a request's body is kept."""
+
+_METADATA = MetaData()
+_TABLE = Table(
+    "audit",
+    _METADATA,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("map", String(64), nullable=False),
+    Column("at_s", Float, nullable=False),
+    Column("tenant", String(64)),
+    Column("token", String(64)),
+    Column("client", String(64), nullable=False),
+    Column("method", String(8), nullable=False),
+    Column("path", String(256), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("code", String(64)),
+    Column("reservation", String(16)),
+    Column("request", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+for _change in ("UPDATE", "DELETE"):
+    _refuse = DDL(  # type: ignore[no-untyped-call]
+        f"CREATE TRIGGER IF NOT EXISTS audit_no_{_change.lower()} BEFORE {_change} ON audit "
+        "BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END"
+    )
+    event.listen(_TABLE, "after_create", _refuse.execute_if(dialect="sqlite"))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One request and its answer. `tenant` and `token` are None for a caller who was not let in."""
+
+    at_s: float
+    tenant: str | None
+    token: str | None
+    client: str
+    method: str
+    path: str
+    status: int
+    code: str | None
+    reservation: str | None
+    request: str
+
+
+class Audit:
+    """The audit log of one map. Thread-safe."""
+
+    def __init__(self, url: str, map_name: str) -> None:
+        """Open it.
+
+        Raises: StartError if the database cannot be opened.
+        """
+        self._engine = open_database(url, _METADATA)
+        self._map_name = map_name
+        self.close: Callable[[], None] = self._engine.dispose
+
+    def write(self, entry: Entry) -> None:
+        """Add an entry; it is on disk when this returns."""
+        names = ("at_s", "tenant", "token", "client", "method", "status", "code", "reservation")
+        row: dict[str, object] = {name: getattr(entry, name) for name in names}
+        row |= {"map": self._map_name, "path": entry.path[:256], "request": entry.request[:REQUEST_BYTES]}
+        with self._engine.begin() as connection:
+            connection.execute(insert(_TABLE).values(row))
+
+    def read(self, after: int, limit: int) -> list[tuple[int, Entry]]:
+        """Entries with their numbers, oldest first, those numbered higher than `after`."""
+        columns = [column for column in _TABLE.c if column.name not in ("map", "seq")]
+        wanted = select(_TABLE.c.seq, *columns).where(_TABLE.c.map == self._map_name, _TABLE.c.seq > after)
+        with self._engine.connect() as connection:
+            rows = connection.execute(wanted.order_by(_TABLE.c.seq).limit(limit)).all()
+        return [(seq, Entry(*rest)) for seq, *rest in rows]

@@ -1,0 +1,237 @@
+"""The examples in the OpenAPI description: one network, one story."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Json = dict[str, Any]
+
+MATCH: Json = {"protocol": "tcp", "source_port": 7801, "destination_port": 7800}
+
+RATE_FLOW: Json = {
+    "name": "edge1-up",
+    "source": "edge1",
+    "destination": "cloud",
+    "match": MATCH,
+    "requirement": {"min_bandwidth_bps": 15_000_000, "burst_bytes": 40_000},
+}
+
+TRANSFER_FLOW: Json = {
+    **RATE_FLOW,
+    "requirement": {
+        "transfer_bytes": 1_000_000,
+        "deadline_ms": 200,
+        "period_ms": 1000,
+        "offset_ms": 250,
+        "rank": 10,
+        "protection": "link_disjoint",
+    },
+}
+
+RESERVATION_REQUEST: Json = {"owner": "cloud", "lease_s": 60, "flows": [RATE_FLOW]}
+
+RESERVATION_REQUESTS: Json = {
+    "rate": {"summary": "A rate, from now on", "value": RESERVATION_REQUEST},
+    "transfer": {
+        "summary": "A megabyte in every second, protected against one broken link",
+        "value": {"owner": "cloud", "lease_s": 60, "flows": [TRANSFER_FLOW]},
+    },
+    "held": {
+        "summary": "Held for ten seconds until it is committed",
+        "value": {"owner": "cloud", "lease_s": 10, "hold": True, "flows": [RATE_FLOW]},
+    },
+    "scheduled": {
+        "summary": "Tomorrow for an hour",
+        "value": {
+            "owner": "cloud",
+            "lease_s": 86_400,
+            "start_at": "2026-01-02T09:00:00Z",
+            "end_at": "2026-01-02T10:00:00Z",
+            "flows": [RATE_FLOW],
+        },
+    },
+}
+
+TRANSFERS_QUESTION: Json = {
+    "transfers": [
+        {"name": "edge1-up", "source": "edge1", "destination": "cloud", "transfer_bytes": 1_000_000},
+        {"name": "edge2-up", "source": "edge2", "destination": "cloud", "transfer_bytes": 500_000},
+    ]
+}
+
+QUOTE_REQUESTS: Json = {
+    "reservation": {"summary": "What would be promised?", "value": RESERVATION_REQUEST},
+    "transfers": {"summary": "How fast can these go together?", "value": TRANSFERS_QUESTION},
+}
+
+CHANGES: Json = {
+    "renewal": {"summary": "Renew the lease", "value": {}},
+    "flows": {"summary": "Another rate", "value": {"lease_s": 60, "flows": [RATE_FLOW]}},
+}
+
+_REQUIREMENT: Json = {
+    "min_bandwidth_bps": 15_000_000,
+    "burst_bytes": 40_000,
+    "max_latency_us": None,
+    "max_latency_variation_us": None,
+    "rank": 128,
+    "protection": "none",
+}
+
+PLACED_FLOW: Json = {
+    **RATE_FLOW,
+    "requirement": _REQUIREMENT,
+    "path": ["edge1", "s1", "s2", "cloud"],
+    "reserved_bps": 15_000_000,
+    "burst_bytes": 40_000,
+    "accumulated_latency_us": 9000.0,
+    "latency_variation_us": 8800.0,
+    "completion_ms": None,
+    "window": None,
+    "backup_path": None,
+}
+
+RESERVATION: Json = {
+    "id": "r-4f1c09ab",
+    "version": 1,
+    "state": "active",
+    "owner": "cloud",
+    "tenant": "public",
+    "lease_s": 60.0,
+    "created_at": "2026-01-01T00:00:00Z",
+    "expires_at": "2026-01-01T00:01:00Z",
+    "start_at": "2026-01-01T00:00:00Z",
+    "end_at": None,
+    "reason": None,
+    "flows": [PLACED_FLOW],
+}
+
+COUNTERS: Json = {
+    "meters": [
+        {
+            "switch": "s1",
+            "meter_id": 110_000,
+            "flow": "edge1-up",
+            "rate_kbps": 15_000,
+            "burst_kbit": 320,
+            "packets": 3,
+            "bytes": 3042,
+            "dropped_packets": 0,
+            "dropped_bytes": 0,
+        }
+    ],
+    "entries": [
+        {
+            "switch": "s1",
+            "table": 0,
+            "priority": 300,
+            "match": {"eth_type": 2048, "in_port": 2},
+            "flow": "edge1-up",
+            "cookie": "0x9ace4f1c09ab0001",
+            "packets": 3,
+            "bytes": 3042,
+        }
+    ],
+    "unavailable": [],
+}
+
+BOTTLENECK: Json = {
+    "link": "s1->s2",
+    "capacity_bps": 80_000_000,
+    "reserved_bps": 15_000_000,
+    "free_bps": 61_000_000,
+    "asked_bps": 90_000_000,
+}
+
+NODES: list[Json] = [
+    {"name": "s1", "kind": "switch", "up": True, "ip": None},
+    {"name": "edge1", "kind": "edge", "up": True, "ip": "10.0.0.1"},
+]
+
+LINK: Json = {
+    "link": "s1->s2",
+    "source": "s1",
+    "destination": "s2",
+    "length_km": 20.0,
+    "up": True,
+    "capacity_bps": 80_000_000,
+    "reservable_bps": 76_000_000,
+    "reserved_bps": 15_000_000,
+    "free_bps": 61_000_000,
+}
+
+NETWORK: Json = {
+    "map": "pair",
+    "scale_mbps_per_gbps": 0.8,
+    "mtu_bytes": 9000,
+    "propagation_emulated": False,
+    "nodes": NODES,
+    "links": [LINK],
+    "complaints": [],
+}
+
+PATHS: Json = {
+    "source": "edge1",
+    "destination": "cloud",
+    "paths": [
+        {
+            "nodes": ["edge1", "s1", "s2", "cloud"],
+            "length_km": 24.0,
+            "propagation_us": 117.6,
+            "free_bps": 61_000_000,
+            "links": [{"link": "s1->s2", "free_bps": 61_000_000}],
+        }
+    ],
+}
+
+TRANSFERS_ANSWER: Json = {
+    "transfer_ms": 160.5,
+    "flows": [
+        {
+            "name": "edge1-up",
+            "path": ["edge1", "s1", "s2", "cloud"],
+            "rate_bps": 50_666_000,
+            "transfer_ms": 160.5,
+        }
+    ],
+    "bottleneck": "s1->s2",
+}
+
+CONSISTENCY: Json = {
+    "consistent": False,
+    "switches": [
+        {"switch": "s1", "state": "in_step", "missing": [], "wrong": ["meter 110000"], "foreign": []},
+        {"switch": "s2", "state": "in_step", "missing": [], "wrong": [], "foreign": ["table 3 priority 7 udp"]},
+    ],
+}
+
+AUDIT: Json = {
+    "entries": [
+        {
+            "number": 17,
+            "at": "2026-01-01T00:00:00Z",
+            "tenant": "lab",
+            "token": "lab-1",
+            "client": "10.254.0.3",
+            "method": "POST",
+            "path": "/v1/reservations",
+            "status": 409,
+            "code": "no_capacity",
+            "reservation": None,
+            "request": '{"flows": []}',
+        }
+    ],
+    "last": 17,
+}
+
+HEALTH: Json = {"status": "ok", "switches_up": 2, "switches_expected": 2}
+
+EVENTS = """id: 6920e7a1-1
+event: reservation
+data: {"id": "r-4f1c09ab", "version": 1, "state": "active", "reason": null, "tenant": "public"}
+
+id: 6920e7a1-2
+event: link
+data: {"link": "s1->s2", "up": false}
+
+"""

@@ -1,0 +1,87 @@
+"""The controller in a process that somebody else started (ryu-manager), which says what it wants by Ryu's options."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+import click
+from fastapi import FastAPI
+
+from controller import southbound
+from controller.addresses import Address, AddressType, check_near, listening
+from controller.api import create_app
+from controller.books import Books, open_books
+from controller.errors import StartError
+from controller.front import Front
+from controller.load import Beside
+from controller.rest import RestThread
+from controller.service import Service
+from controller.surroundings import load_network, propagation_emulated
+from controller.wsgi import plain_call, wsgi_of
+
+log = logging.getLogger(__name__)
+
+
+def assemble(front: Front, settings: southbound.Settings) -> southbound.Stop:
+    """Build on the switches; ryu-manager calls it by name.
+
+    Raises: SystemExit with a sentence.
+    """
+    try:
+        if not settings.map_name:
+            raise StartError("Name a map: PACELINE_MAP=metro ryu-manager controller.southbound", exit_code=2)
+        network = load_network(settings.map_name)
+        addresses = [AddressType()(address) for address in settings.listen]
+        books = open_books(settings.ledger or None, network.name)
+        if not books.tokens.are_configured:
+            check_near(addresses)
+        service = Service(network, front, books.ledger)
+    except (StartError, click.UsageError) as error:
+        raise SystemExit(f"paceline: {error}") from error
+    service.start()
+    serve = _on_hub if settings.green else _in_thread
+    rest = serve(service, books, addresses)
+    urls = ", ".join(f"http://{host}:{port}" for host, port in addresses)
+    log.warning("Controller of %s: REST on %s (Swagger at /docs). %s", network.name, urls, books.doors)
+
+    def stop() -> None:
+        rest()
+        service.stop()
+        books.close()
+
+    return stop
+
+
+def _on_hub(service: Service, books: Books, addresses: Sequence[Address]) -> southbound.Stop:
+    application = wsgi_of(_app(service, books, plain_call))
+    try:
+        stops = [southbound.serve_wsgi(application, host, port) for host, port in addresses]
+    except OSError as error:
+        raise SystemExit(f"paceline: the REST interface cannot listen on {addresses}: {error}") from error
+
+    def stop() -> None:
+        for each in stops:
+            each()
+
+    return stop
+
+
+def _in_thread(service: Service, books: Books, addresses: Sequence[Address]) -> southbound.Stop:
+    stack = contextlib.ExitStack()
+    sockets = [stack.enter_context(listening(address)) for address in addresses]
+    rest = RestThread(_app(service, books, None), sockets)
+    rest.start()
+
+    def stop() -> None:
+        rest.stop()
+        stack.close()
+
+    return stop
+
+
+def _app(service: Service, books: Books, beside: Beside | None) -> FastAPI:
+    emulated = partial(propagation_emulated, service.network.name)
+    return create_app(service, emulated, beside, books.tokens, books.audit)

@@ -1,0 +1,120 @@
+"""Not more at once than can be done well: who comes when the queue is full is told so at once, and when to return."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+from controller.errors import Overloaded, TooManyRequests
+
+RETRY_AFTER_S = 1
+
+Result = TypeVar("Result")
+Beside = Callable[..., Awaitable[Any]]
+"""Has work done beside the event loop: `await beside(function, *arguments)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`at_once` are worked on, `waiting` more may wait; of one tenant `per_tenant` at most, waiting or not."""
+
+    at_once: int
+    waiting: int
+    per_tenant: int
+
+
+READS = Limits(at_once=8, waiting=120, per_tenant=96)
+WRITES = Limits(at_once=8, waiting=56, per_tenant=48)
+"""Reads and writes never wait for each other. A tenant alone cannot fill a queue."""
+
+STREAMS = Limits(at_once=64, waiting=0, per_tenant=32)
+ALL = Limits(at_once=512, waiting=0, per_tenant=512)
+"""Everything that is not answered yet, bodies that are still coming in and streams among it."""
+
+
+class Lane:
+    """Counts who is in it. Thread-safe."""
+
+    def __init__(self, name: str, limits: Limits) -> None:
+        self.name = name
+        self.limits = limits
+        self._lock = threading.Lock()
+        self._inside: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def place(self, tenant: str) -> Iterator[None]:
+        """A place in the lane for as long as this lasts.
+
+        Raises: TooManyRequests if the tenant has too many, Overloaded if there are too many in all.
+        """
+        self._enter(tenant)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside[tenant] -= 1
+                if not self._inside[tenant]:
+                    del self._inside[tenant]
+
+    @property
+    def inside(self) -> int:
+        """How many there are, waiting or not."""
+        with self._lock:
+            return self._inside.total()
+
+    def _enter(self, tenant: str) -> None:
+        most = self.limits.at_once + self.limits.waiting
+        with self._lock:
+            if self._inside.total() >= most:
+                sentence = f"{most} {self.name} are being answered or wait already; try again later."
+                raise Overloaded(sentence, retry_after_s=RETRY_AFTER_S)
+            if self._inside[tenant] >= self.limits.per_tenant:
+                sentence = f"Tenant {tenant} has {self.limits.per_tenant} {self.name} unanswered; wait for an answer."
+                raise TooManyRequests(sentence, retry_after_s=RETRY_AFTER_S)
+            self._inside[tenant] += 1
+
+
+def pool(threads: int) -> Beside:
+    """So many threads of an event loop's."""
+    limiter = CapacityLimiter(threads)
+
+    async def beside(work: Callable[..., Result], *arguments: Any) -> Result:
+        return await to_thread.run_sync(partial(work, *arguments), limiter=limiter)
+
+    return beside
+
+
+class Desk:
+    """Where requests wait for their turn. `beside`: how work is done where there is no event loop."""
+
+    def __init__(self, beside: Beside | None = None) -> None:
+        self.reads, self.writes, self.streams = Lane("reads", READS), Lane("changes", WRITES), Lane("streams", STREAMS)
+        self.has_loop = beside is None
+        self._beside_reads = beside or pool(READS.at_once)
+        self._beside_writes = beside or pool(WRITES.at_once)
+        self.aside = beside or pool(4)
+
+    async def read(self, tenant: str, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Have a read done.
+
+        Raises: TooManyRequests, Overloaded.
+        """
+        with self.reads.place(tenant):
+            result: Result = await self._beside_reads(work, *arguments)
+            return result
+
+    async def change(self, tenant: str, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Have a change made.
+
+        Raises: TooManyRequests, Overloaded.
+        """
+        with self.writes.place(tenant):
+            result: Result = await self._beside_writes(work, *arguments)
+            return result

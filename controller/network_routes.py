@@ -1,0 +1,55 @@
+"""The network over REST: is it well, what is it, and which ways lead through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from controller.answers import Health, NetworkBody, PathsBody
+from controller.errors import InvalidRequest, UnknownHost
+from controller.guard import Reader
+from controller.load import Desk
+from controller.problems import GUARDED, described
+from controller.service import Service
+from controller.views import network_body, paths_body
+
+
+def network_routes(service: Service, desk: Desk, propagation_emulated: Callable[[], bool]) -> APIRouter:
+    """/v1/healthz, /v1/network and /v1/paths."""
+    router = APIRouter(tags=["network"])
+
+    @router.get("/v1/healthz", responses=described())
+    async def health() -> Health:
+        """Whether every switch is connected and holds what it should. Needs no token."""
+        up, expected = service.switches_up(), len(service.network.switches)
+        return Health(status="ok" if up == expected else "degraded", switches_up=up, switches_expected=expected)
+
+    @router.get("/v1/network", responses=described(*GUARDED))
+    async def network(caller: Reader) -> NetworkBody:
+        """Nodes, links with what is reserved, and what is not as the map says."""
+
+        def work() -> NetworkBody:
+            return network_body(service.snapshot(), propagation_emulated())
+
+        return await desk.read(caller.tenant, work)
+
+    @router.get("/v1/paths", responses=described(*GUARDED, InvalidRequest, UnknownHost))
+    async def paths(
+        caller: Reader,
+        source: Annotated[str, Query(examples=["edge1"])],
+        destination: Annotated[str, Query(examples=["cloud"])],
+    ) -> PathsBody:
+        """Candidate paths between two hosts, best first, with what is free now."""
+        hosts = [host.name for host in service.network.hosts]
+        for end in (source, destination):
+            if end not in hosts:
+                raise UnknownHost(f"There is no host {end!r}; the hosts are {', '.join(hosts)}.", host=end)
+
+        def work() -> PathsBody:
+            return paths_body(service.snapshot(), source, destination)
+
+        return await desk.read(caller.tenant, work)
+
+    return router

@@ -1,0 +1,108 @@
+"""Around every request: counted, timed and, if it changes something or was turned away, written into the audit log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from controller.access import Caller
+from controller.audit import Audit, Entry
+from controller.errors import ControllerError, Overloaded
+from controller.load import ALL, Lane
+from controller.metrics import Metrics
+from controller.problems import answer
+
+log = logging.getLogger(__name__)
+
+CHANGES = frozenset({"POST", "PATCH", "DELETE", "PUT"})
+TURNED_AWAY = frozenset({401, 403})
+NOT_WRITTEN = frozenset({404, 405, 408, 413, 429})
+"""Answers that anybody can draw in any number; they are counted, not written down."""
+
+STRANGERS_S = 1.0
+"""Of those who are turned away for want of a token one is written down in so many seconds: anybody can be that."""
+
+
+class Observer:
+    """ASGI middleware, the outermost."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, audit: Audit, beside: Callable[..., Any]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._audit = audit
+        self._beside = beside
+        self._lane = Lane("requests", ALL)
+        self._stranger_at_s = -STRANGERS_S
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let it through, and take note."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began_s, status = time.monotonic(), 500
+        state = scope.setdefault("state", {})
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                await self._note(scope, status)
+                self._metrics.request(_method(scope), _route(scope), status, time.monotonic() - began_s)
+            await send(message)
+
+        try:
+            with self._lane.place(""):
+                await self._app(scope, receive, sending)
+        except Overloaded as error:
+            state["code"] = error.code
+            await answer(error)(scope, receive, sending)
+        except Exception:
+            state["code"] = ControllerError.code
+            await self._note(scope, 500)
+            self._metrics.request(_method(scope), _route(scope), 500, time.monotonic() - began_s)
+            raise
+
+    async def _note(self, scope: Scope, status: int) -> None:
+        if status not in TURNED_AWAY and (scope["method"] not in CHANGES or status in NOT_WRITTEN):
+            return
+        if status == 401:
+            if time.monotonic() - self._stranger_at_s < STRANGERS_S:
+                return
+            self._stranger_at_s = time.monotonic()
+        try:
+            await self._beside(self._audit.write, _entry(scope, status))
+        except Exception:
+            log.exception("audit log: cannot be written method=%s path=%s", scope["method"], scope["path"])
+
+
+def _entry(scope: Scope, status: int) -> Entry:
+    state = scope["state"]
+    caller: Caller | None = state.get("caller")
+    return Entry(
+        at_s=time.time(),
+        tenant=caller.tenant if caller else None,
+        token=caller.token if caller else None,
+        client=(scope.get("client") or ("",))[0],
+        method=scope["method"],
+        path=scope["path"],
+        status=status,
+        code=state.get("code"),
+        reservation=state.get("reservation") or scope.get("path_params", {}).get("reservation_id", "")[:16] or None,
+        request=state.get("request_text", ""),
+    )
+
+
+def _method(scope: Scope) -> str:
+    """Its method, of the known ones: a label that anybody could invent would fill the memory."""
+    known = CHANGES | {"GET", "HEAD", "OPTIONS"}
+    return scope["method"] if scope["method"] in known else "other"
+
+
+def _route(scope: Scope) -> str:
+    """The route's template, not the path."""
+    path: str = getattr(scope.get("route"), "path", "none")
+    return path

@@ -1,0 +1,101 @@
+"""For those who run the network: consistency, events, metrics, the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+
+from controller import examples
+from controller.access import sees
+from controller.answers import AuditBody, Consistency
+from controller.audit import Audit
+from controller.errors import InvalidRequest, NotAvailable
+from controller.guard import Operator, Reader
+from controller.load import Desk
+from controller.metrics import Metrics
+from controller.problems import GUARDED, described
+from controller.service import Service
+from controller.stream import Stream
+from controller.views import audit_body, consistency_body
+
+EventId = Annotated[
+    str | None, Header(max_length=64, pattern=r"^[0-9a-f]+-[0-9]+$", description="Go on after this event.")
+]
+
+
+def operation_routes(service: Service, desk: Desk, metrics: Metrics, stream: Stream, audit: Audit) -> APIRouter:
+    """/v1/consistency, /v1/audit, /v1/events and /metrics."""
+    router = APIRouter(tags=["operation"])
+
+    @router.get("/v1/consistency", responses=described(*GUARDED))
+    async def consistency(caller: Operator) -> Consistency:
+        """What every switch holds against what it should, read from all of them now."""
+        return consistency_body(await desk.change(caller.tenant, service.consistency))
+
+    @router.post("/v1/consistency/repair", responses=described(*GUARDED))
+    async def repair(caller: Operator) -> Consistency:
+        """Put right what is missing or wrong, and say how it stands then; foreign entries are left alone."""
+        return consistency_body(await desk.change(caller.tenant, service.repair))
+
+    @router.get("/v1/audit", responses=described(*GUARDED, InvalidRequest))
+    async def audit_log(
+        caller: Operator,
+        after: Annotated[int, Query(ge=0, le=2**53, description="The number of the last entry known.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> AuditBody:
+        """Who asked for what, and what they were answered, oldest first."""
+
+        def work() -> AuditBody:
+            return audit_body(audit.read(after, limit), after)
+
+        return await desk.read(caller.tenant, work)
+
+    _add_events(router, desk, stream)
+
+    @router.get("/metrics", response_class=Response, responses={200: _TEXT, **described(*GUARDED)})
+    async def prometheus(caller: Reader) -> Response:
+        """For Prometheus: promises, links, switches, requests."""
+        text = await desk.read(caller.tenant, metrics.render)
+        return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    return router
+
+
+def _add_events(router: APIRouter, desk: Desk, stream: Stream) -> None:
+    @router.get(
+        "/v1/events",
+        response_class=StreamingResponse,
+        responses={200: _EVENTS, **described(*GUARDED, InvalidRequest, NotAvailable)},
+    )
+    async def events(caller: Reader, last_event_id: EventId = None) -> StreamingResponse:
+        """What happens, as it happens: `reservation`, `violation`, `link`, `switch`, `reconcile` (server-sent events).
+
+        Of reservations one's own; for operators everybody's. `missed`: so much has happened since Last-Event-ID (or
+        the controller has been started anew) that events are gone.
+        """
+        if not desk.has_loop:
+            raise NotAvailable("Inside ryu-manager there is no event stream; run paceline controller.")
+        with desk.streams.place(caller.tenant):
+            pass  # there is one; it is taken when the stream begins
+
+        async def followed() -> AsyncIterator[str]:
+            with desk.streams.place(caller.tenant):
+                async for text in stream.follow(last_event_id, lambda tenant: sees(caller, tenant)):
+                    yield text
+
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(followed(), media_type="text/event-stream", headers=headers)
+
+
+_TEXT: dict[str, Any] = {
+    "description": "Prometheus' text format",
+    "content": {"text/plain": {"schema": {"type": "string"}, "example": 'paceline_reservations{state="active"} 3.0\n'}},
+}
+_EVENTS: dict[str, Any] = {
+    "description": "A stream that does not end",
+    "content": {"text/event-stream": {"schema": {"type": "string"}, "example": examples.EVENTS}},
+}
