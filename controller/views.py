@@ -24,8 +24,8 @@ from controller.answers import (
     WindowBody,
 )
 from controller.audit import Entry
-from controller.events import SwitchReport
 from controller.entries import cookie_of
+from controller.events import SwitchReport
 from controller.fabric import SwitchCounters
 from controller.forwarding import reserved_entries
 from controller.network import DirectedLink, Network, Node
