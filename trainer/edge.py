@@ -15,11 +15,13 @@ import torch
 from trainer import benchmark, codec, datasets, messages, standardize
 from trainer.errors import ConnectionLostError, NetworkError, ProtocolError, TrainerError, TrainingFailedError
 from trainer.halves import EdgeHalf
+from trainer.loading import load_local
 from trainer.models import build_layers
 from trainer.own import is_own
 from trainer.parts import Part, split_evenly
 from trainer.randomness import RandomStream
 from trainer.recipe import OptimizerRecipe
+from trainer.sharing import IID, Sharing, task_of
 from trainer.transport import Connection, Inbound, Lost, Received, connect
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,8 @@ class EdgeSettings:
     index: int
     edges: int
     source_port: int | None = None
-    task: str = "traffic-lights"
+    data: str = "traffic-lights"
+    sharing: Sharing = IID
     model: str | None = None
     seed: int = 1
     connect_timeout_s: float = 60.0
@@ -53,7 +56,7 @@ def run(settings: EdgeSettings) -> str:
     Raises: DataError, NetworkError, TrainingFailedError.
     """
     torch.set_num_threads(1)
-    data = datasets.load_local(settings.task, settings.index, settings.edges, settings.seed)
+    data = load_local(settings.data, settings.sharing, settings.name, settings.index, settings.edges, settings.seed)
     _load_the_rest()
     _join(settings.cgroups)
     ask = _ask(settings, data)
@@ -87,7 +90,7 @@ def _join(cgroups: tuple[Path, ...]) -> None:
 def _ask(settings: EdgeSettings, data: datasets.LocalData) -> messages.Ask:
     return messages.Ask(
         edge=settings.name,
-        task=settings.task,
+        task=task_of(settings.data),
         samples=len(data.train),
         held_out=len(data.held_out),
         sample_shape=tuple(data.train.inputs.shape[1:]),

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from trainer.settings import RunSettings, parse_cuts
+from trainer.sharing import DATA_HELP, PARTITION_HELP
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,6 +23,8 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--micro", "micro", {"type": int, "help": "Micro-batches per mini-batch: computing overlaps transfer."}),
     ("--average-every", "average_every", {"type": int, "help": "Rounds between two averagings."}),
     ("--seed", "seed", {"type": int, "help": "Weights, partition and order of the data depend on it alone."}),
+    ("--data", "data", {"help": DATA_HELP}),
+    ("--partition", "partition", {"help": PARTITION_HELP}),
     ("--model", "model", {"help": "A model of the zoo, or your own as package.module:function.  [default: by task]"}),
     ("--codec", "codec", {"type": click.Choice(["fp32", "bf16", "int8"]),
                           "help": "How segments travel; fp32 is exact, int8 takes a quarter of the bytes."}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import cast
 
 from torch import nn
@@ -15,7 +16,7 @@ from trainer.messages import Ask, Prepare
 from trainer.models import build_layers, choose_model
 from trainer.recipe import OptimizerName, OptimizerRecipe
 from trainer.settings import RunSettings
-from trainer.standardize import choose, choose_weight_decay
+from trainer.standardize import choices, choose, choose_weight_decay
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ def prepare(asks: Sequence[Ask], settings: RunSettings) -> Preparation:
     samples = sum(ask.samples for ask in asks)
     parameters = sum(cost.parameters for cost in costs)
     weight_decay, decay_reason = choose_weight_decay(samples, parameters)
-    standardization = choose([ask.statistics for ask in asks])
+    statistics = [ask.statistics for ask in asks]
+    standardization = choose(statistics)
     message = Prepare(
         model=model,
         sample_shape=sample_shape,
@@ -59,26 +61,29 @@ def prepare(asks: Sequence[Ask], settings: RunSettings) -> Preparation:
         "model_reason": model_reason,
         "standardization": asdict(standardization),
         "regularization": {"weight_decay": weight_decay, "reason": decay_reason},
-        "class_counts": [sum(column) for column in zip(*(a.statistics.class_counts for a in asks), strict=True)],
+        "features": [asdict(choice) for choice in choices(statistics)],
+        "class_counts": [sum(column) for column in zip_longest(*(one.class_counts for one in statistics), fillvalue=0)],
     }
     return Preparation(message, costs, tuple(segment_shapes(costs, sample_shape)), reasons)
 
 
 def _agree(asks: Sequence[Ask]) -> tuple[tuple[int, ...], int]:
-    """The shape of a sample and the number of classes, which all edges must share."""
+    """The shape of a sample, which all edges must share, and how many classes they have together."""
     first = asks[0]
-    shape, classes = first.sample_shape, len(first.statistics.class_counts)
+    shape = first.sample_shape
     for ask in asks:
-        if ask.sample_shape != shape or len(ask.statistics.class_counts) != classes:
+        if ask.sample_shape != shape:
             raise TrainingFailedError(
-                f"{ask.edge} has samples of {_sides(ask.sample_shape)} in {len(ask.statistics.class_counts)} classes; "
-                f"{first.edge} has {_sides(shape)} in {classes}. All edges must have the same."
+                f"{ask.edge} has samples of {_sides(ask.sample_shape)}, {first.edge} of {_sides(shape)}; all edges "
+                "must have the same."
             )
-        if len(ask.statistics.plain) != shape[0]:
-            raise TrainingFailedError(
-                f"{ask.edge} sent statistics of {len(ask.statistics.plain)} features; its samples have {shape[0]}."
-            )
-    return shape, classes
+        for moments in (ask.statistics.plain, ask.statistics.logged):
+            columns = {len(moments.mean), len(moments.m2), len(moments.m3), len(moments.minimum), len(moments.maximum)}
+            if columns != {shape[0]}:
+                raise TrainingFailedError(
+                    f"{ask.edge} sent statistics of {max(columns)} features; its samples have {shape[0]}."
+                )
+    return shape, max(len(ask.statistics.class_counts) for ask in asks)
 
 
 def _sides(shape: Sequence[int]) -> str:

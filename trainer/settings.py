@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from trainer.errors import UsageError
+from trainer.sharing import parse_sharing, task_of
 
 CLOUD_PORT = 7800
 FIRST_EDGE_PORT = 7801
@@ -24,7 +25,8 @@ class RunSettings:
 
     edges: tuple[str, ...] = ("edge1", "edge2", "edge3", "edge4")
     map_name: str | None = None
-    task: str = "traffic-lights"
+    data: str = "traffic-lights"
+    partition: str = "iid"
     model: str | None = None
     rounds: int = 10
     target: float | None = None
@@ -52,11 +54,17 @@ class RunSettings:
     lease_s: float = 60.0
     assume_bps: float = 80e6
 
+    @property
+    def task(self) -> str:
+        """What edges and cloud must agree on."""
+        return task_of(self.data)
+
     def check(self) -> None:
         """Report all mistakes together.
 
         Raises: UsageError.
         """
+        parse_sharing(self.partition)
         wrong = [sentence for bad, sentence in self._checks() if bad]
         if wrong:
             raise UsageError(" ".join(wrong))

@@ -21,8 +21,10 @@ from torch import Tensor, nn
 
 from trainer import datasets, standardize
 from trainer.averaging import average
+from trainer.loading import load_local
 from trainer.models import build_layers
 from trainer.recipe import OptimizerRecipe
+from trainer.sharing import IID
 
 EDGES, ROUNDS, STEPS, BATCH, SEED = 2, 3, 2, 16, 5
 CUTS = [[2, 7], [11, 4], [13, 1]]
@@ -110,7 +112,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 def unsplit_reference(weight_decay: float) -> dict[str, Tensor]:
     """Federated averaging of whole models on the same data in the same order, single precision."""
-    data = [datasets.load_local("traffic-lights", index, EDGES, SEED).train for index in range(EDGES)]
+    data = [load_local("traffic-lights", IID, f"edge{number + 1}", number, EDGES, SEED).train for number in range(EDGES)]
     how = standardize.choose([standardize.summarize(one.inputs, one.labels, 3) for one in data])
     recipe = OptimizerRecipe("momentum", 0.01, weight_decay)
     replicas = [nn.Sequential(*build_layers("signal-cnn", SEED, (3, 32, 32), 3)) for _ in data]

