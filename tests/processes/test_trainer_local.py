@@ -112,7 +112,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 def unsplit_reference(weight_decay: float) -> dict[str, Tensor]:
     """Federated averaging of whole models on the same data in the same order, single precision."""
-    data = [load_local("traffic-lights", IID, f"edge{number + 1}", number, EDGES, SEED).train for number in range(EDGES)]
+    data = [load_local("traffic-lights", IID, f"edge{one + 1}", one, EDGES, SEED).train for one in range(EDGES)]
     how = standardize.choose([standardize.summarize(one.inputs, one.labels, 3) for one in data])
     recipe = OptimizerRecipe("momentum", 0.01, weight_decay)
     replicas = [nn.Sequential(*build_layers("signal-cnn", SEED, (3, 32, 32), 3)) for _ in data]
