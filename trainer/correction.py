@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,22 @@ class Correction:
         self._covariance += np.diag(np.append(np.full(size, LAYER_DEVIATION**2), BURST_DEVIATION**2))
         self.noise_share = LEAST_NOISE
         """How far a step's time lies from its prediction, typically, relative to it."""
+
+    def history(self) -> dict[str, Any]:
+        """All that was learnt, as JSON; `recalled` takes it back."""
+        return {
+            "prior_s": self._prior_s.tolist(), "state": self._state.tolist(),
+            "covariance": self._covariance.tolist(), "noise_share": self.noise_share,
+        }
+
+    @classmethod
+    def recalled(cls, history: Mapping[str, Any]) -> Self:
+        """One that knows what `history` told."""
+        known = cls(history["prior_s"])
+        known._state = np.asarray(history["state"], dtype=np.float64)
+        known._covariance = np.asarray(history["covariance"], dtype=np.float64)
+        known.noise_share = float(history["noise_share"])
+        return known
 
     def layers_s(self) -> Vector:
         """Seconds of each layer, corrected."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
 from trainer import protocol
 from trainer.codec import Codec, encoded_bytes
@@ -31,13 +32,30 @@ class Outlook:
         micro: int,
         layer_state_bytes: Sequence[int],
     ) -> None:
-        self._edges = {name: Predictor(layers) for name, layers in edges.items()}
+        self._edges: dict[str, Predictor] = {}
         self._cloud = CloudPredictor(cloud)
         self._shapes = segment_shapes
-        self._batches = batches
-        self._pieces = {name: [one.stop - one.start for one in split_evenly(batch, micro)]
-                        for name, batch in batches.items()}
+        self._micro = micro
+        self._batches: dict[str, int] = {}
+        self._pieces: dict[str, list[int]] = {}
+        for name, layers in edges.items():
+            self.welcome(name, layers, batches[name])
         self._state_bytes = list(accumulate(layer_state_bytes, initial=0))
+
+    def welcome(self, edge: str, layers: LayerSeconds, batch: int) -> None:
+        """An edge comes, or comes back: what it rehearsed counts, unless more has been learnt of it."""
+        self._edges.setdefault(edge, Predictor(layers))
+        self._batches[edge] = batch
+        self._pieces[edge] = [one.stop - one.start for one in split_evenly(batch, self._micro)]
+
+    def history(self) -> dict[str, Any]:
+        """All that was learnt, as JSON; `recall` takes it back."""
+        return {"cloud": self._cloud.history(), "edges": {name: one.history() for name, one in self._edges.items()}}
+
+    def recall(self, history: Mapping[str, Any]) -> None:
+        """Know what `history` told, of the cloud and of every edge in it."""
+        self._cloud = CloudPredictor.recalled(history["cloud"])
+        self._edges |= {name: Predictor.recalled(one) for name, one in history["edges"].items()}
 
     def forecasts(
         self, mss_bytes: Mapping[str, int], cuts: Mapping[str, Collection[int]], codecs: Codecs

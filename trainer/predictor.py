@@ -6,9 +6,10 @@ layer by layer where there was one; then every round corrects layers and node (`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, combinations
+from typing import Any, Self
 
 import numpy as np
 
@@ -111,6 +112,19 @@ class Predictor:
         self._forward = Correction(layers.forward_s)
         self._backward = Correction(layers.backward_s)
 
+    def history(self) -> dict[str, Any]:
+        """All that was learnt, as JSON; `recalled` takes it back."""
+        return {"forward": self._forward.history(), "backward": self._backward.history()}
+
+    @classmethod
+    def recalled(cls, history: Mapping[str, Any]) -> Self:
+        """One that knows what `history` told."""
+        known = cls(LayerSeconds((), ()))
+        known._forward = Correction.recalled(history["forward"])
+        known._backward = Correction.recalled(history["backward"])
+        known._layers = len(known._forward.layers_s())
+        return known
+
     @property
     def noise_share(self) -> float:
         """How far a step forward lies from its prediction, typically, relative to it."""
@@ -144,6 +158,17 @@ class CloudPredictor:
 
     def __init__(self, layers: LayerSeconds) -> None:
         self._work = Correction([f + b for f, b in zip(layers.forward_s, layers.backward_s, strict=True)])
+
+    def history(self) -> dict[str, Any]:
+        """All that was learnt, as JSON; `recalled` takes it back."""
+        return self._work.history()
+
+    @classmethod
+    def recalled(cls, history: Mapping[str, Any]) -> Self:
+        """One that knows what `history` told."""
+        known = cls(LayerSeconds((), ()))
+        known._work = Correction.recalled(history)
+        return known
 
     def work_s(self) -> list[float]:
         """Seconds for the layers [cut, L), for every cut 0..L."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -86,6 +88,16 @@ def test_the_cloud_learns_from_the_work_for_all_edges_together() -> None:
     for _ in range(10):
         cloud.learn([(1, 4), (0, 4)], [2 * 4 * 1.5] * 4)
     assert sum(cloud.work_s()[:2]) == pytest.approx(3.0, rel=0.05)
+
+
+def test_what_was_learnt_survives_as_json(predictor: Predictor) -> None:
+    for cut in (1, 2, 2):
+        learn(predictor, cut, [0.5 * cut, 0.52 * cut])
+    recalled = Predictor.recalled(json.loads(json.dumps(predictor.history())))
+    for one in (predictor, recalled):
+        learn(one, 2, [1.1, 1.2])
+    assert recalled.backward_s() == predictor.backward_s()
+    assert recalled.noise_share == predictor.noise_share
 
 
 @settings(max_examples=40, deadline=None)
