@@ -95,3 +95,18 @@ BASE_COOKIE = cookie_of(0, 0)
 def match_of(fields: Mapping[str, MatchValue]) -> FlowMatch:
     """A match in the order in which matches are compared."""
     return tuple(sorted(fields.items(), key=lambda pair: pair[0]))
+
+
+def describe(entry: FlowEntry | MeterEntry | GroupEntry) -> str:
+    """An entry in one line, for a person."""
+    if isinstance(entry, MeterEntry):
+        return f"meter {entry.meter_id}: {entry.rate_kbps} kbit/s, burst {entry.burst_kbit} kbit"
+    if isinstance(entry, GroupEntry):
+        buckets = "; ".join(f"{each.out_port} while {each.watch_port} is up" for each in entry.buckets)
+        return f"group 0x{entry.group_id:08x}: {buckets}"
+    match = ",".join(f"{name}={value}" for name, value in entry.match)
+    does = [f"meter:{entry.meter_id}"] if entry.meter_id is not None else []
+    does += [f"{name}:{value}" for name, value in entry.actions]
+    does += [f"goto:{entry.goto}"] if entry.goto is not None else []
+    where = f"table {entry.table}, priority {entry.priority}, cookie 0x{entry.cookie:016x}"
+    return f"{where}: {match or 'anything'} -> {', '.join(does) or 'drop'}"

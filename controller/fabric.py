@@ -1,41 +1,47 @@
 """The switches of the network by name: which are in step, which links are up, and how to bring them into step.
 
-A switch is in step when it is connected and known to hold what it should. Used by the one writer only, except for
-`wait_for_event`.
+A switch is in step when it is connected and known to hold what it should. Changes may come from several threads at
+once; what happens to switches is taken note of by one (`take_events`).
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty
 from typing import TypeVar
 
-from controller.entries import COOKIE_RESERVATION_MASK, MeterEntry, SwitchState, cookie_of
+from controller.entries import COOKIE_RESERVATION_MASK, MeterEntry, cookie_of
 from controller.errors import SwitchDown, SwitchError, SwitchTimeout
-from controller.forwarding import reservation_meter, wanted_states
+from controller.events import LinkChanged, Reconciled, ServiceEvent, SwitchChanged, SwitchReport, SwitchStanding
+from controller.forwarding import reservation_meter
+from controller.holdings import Difference, Holdings, Told
 from controller.network import DirectedLink, Network
-from controller.reconcile import Change, ordered_changes
 from controller.reservation import Reservation
 from controller.switches import (
+    ChangesByNumber,
     FlowCounter,
     LldpSeen,
     MeterCounter,
+    Pause,
     PortChanged,
+    Reading,
     Switches,
     SwitchEvent,
-    SwitchGone,
     SwitchUp,
 )
+from controller.target import Entries, Touched, merged
 from controller.wiring import PortKey, complaints, lldp_frame
 
 log = logging.getLogger(__name__)
 
 CONFIRM_S = 5.0
-"""How long a switch may take to confirm a phase."""
+"""How long a switch may take to confirm a step."""
 HUB_S = 60.0
 """How long the hub may take over everything; only a hub that has stopped ever does."""
 RETRY_S = 2.0
@@ -58,13 +64,17 @@ class SwitchCounters:
 class Fabric:
     """What is known of the switches, and the way to change it."""
 
-    def __init__(self, network: Network, switches: Switches) -> None:
+    def __init__(self, network: Network, switches: Switches, tell: Callable[[ServiceEvent], None]) -> None:
         self.down: frozenset[str] = frozenset()
         self._network = network
         self._switches = switches
+        self._tell = tell
+        self._holdings = Holdings(network)
         self._name_of = {number: node.name for number, node in network.switch_by_datapath_id.items()}
         self._number_of = {name: number for number, name in self._name_of.items()}
-        self._present: dict[str, SwitchState] = {}
+        self._lock = threading.Lock()
+        self._in_step: frozenset[str] = frozenset()
+        self._under_way: set[str] = set()
         self._retry_at_s: dict[str, float] = {}
         self._ports: dict[int, dict[int, bool]] = {}
         self._up_since_s: dict[int, float] = {}
@@ -77,7 +87,7 @@ class Fabric:
     def in_step(self) -> frozenset[str]:
         """The switches that are connected and hold what they should."""
         connected = self._switches.connected()
-        return frozenset(name for name in tuple(self._present) if self._number_of[name] in connected)
+        return frozenset(name for name in self._in_step if self._number_of[name] in connected)
 
     def require(self, names: Iterable[str]) -> None:
         """Make sure that these switches can be told something now.
@@ -89,80 +99,164 @@ class Fabric:
             sentence = f"Not connected or not yet in step: {', '.join(missing)}; nothing was changed."
             raise SwitchDown(sentence, switches=missing)
 
-    def install(self, reservations: Iterable[Reservation]) -> None:
-        """Bring every switch that is in step from what it holds to what these reservations want.
+    def aim(self, changed: Mapping[str, Reservation | None]) -> Touched:
+        """From now on these reservations should be installed as they are here; None: not at all.
 
-        Raises: SwitchError; then the switches concerned count as out of step, and `restore` puts them right.
+        No switch is told before `confirm` or `bring` is called with what this returns.
         """
-        wanted = wanted_states(self._network, reservations, self.down)
-        present = {name: self._present[name] for name in self.in_step()}
-        self._apply(ordered_changes(wanted, present), wanted)
+        return self._holdings.aim(changed)
 
-    def restore(self, reservations: Iterable[Reservation], include_in_step: bool = False) -> None:
-        """Bring connected switches that are out of step back into it, as far as they let us; never raises.
+    def aim_around_links_down(self) -> Touched:
+        """From now on best effort should keep off the links that are down."""
+        return self._holdings.aim_around(self.down)
 
-        `include_in_step`: something has changed for the others too.
+    def lets_in(self, reservation: Reservation) -> bool:
+        """Whether a switch lets packets of this reservation in, or may."""
+        return self._holdings.lets_in(reservation)
+
+    def confirm(self, touched: Touched, drain_s: float = 0.0) -> None:
+        """Bring all of these switches to what they should hold.
+
+        Raises: SwitchError; the switches it names count as out of step, and are put right when they let us.
         """
-        present = self._read_out_of_step()
-        if include_in_step:
-            present |= {name: self._present[name] for name in self.in_step()}
-        if not present:
-            return
-        wanted = wanted_states(self._network, reservations, self.down)
-        while present:
-            try:
-                self._apply(ordered_changes(wanted, present), wanted)
-            except SwitchError as error:
-                failed = self._failed(error, present)
-                present = {name: state for name, state in present.items() if name not in failed}
-                continue
-            self._present.update({name: wanted[name] for name in present})
-            return
+        self._result(self._begin(touched, True, drain_s))
 
-    def _apply(self, phases: Sequence[Mapping[str, Sequence[Change]]], wanted: Mapping[str, SwitchState]) -> None:
-        touched = {name for phase in phases for name in phase}
-        for name in touched:
-            self._present.pop(name, None)
-        numbered = [{self._number_of[name]: changes for name, changes in phase.items()} for phase in phases]
-        if numbered:
-            self._result(self._switches.apply(numbered, CONFIRM_S))
-        self._present.update({name: wanted[name] for name in touched})
+    def bring(self, touched: Touched, drain_s: float = 0.0) -> Future[None]:
+        """Bring those of these switches that are known to what they should hold; the others follow when they are."""
+        return self._begin(touched, False, drain_s)
 
-    def _read_out_of_step(self) -> dict[str, SwitchState]:
+    def settle(self, touched: Touched, wait_s: float) -> None:
+        """The same, and wait for it, but not for long."""
+        try:
+            self.bring(touched).result(wait_s)
+        except (SwitchError, TimeoutError) as error:
+            log.warning("switches not yet settled=%s reason=%s", ",".join(sorted(touched)), error)
+
+    def _begin(self, touched: Touched, all_of_them: bool, drain_s: float) -> Future[None]:
+        if not any(touched.values()):
+            nothing: Future[None] = Future()
+            nothing.set_result(None)
+            return nothing
+        steps = map(self._numbered, self._holdings.steps(touched, all_of_them, drain_s))
+        future = self._switches.apply(steps, CONFIRM_S)
+        future.add_done_callback(lambda done: self._note_failure(done, touched))
+        return future
+
+    def _numbered(self, step: Told | Pause) -> ChangesByNumber | Pause:
+        if isinstance(step, Pause):
+            return step
+        return {self._number_of[name]: changes for name, changes in step.items()}
+
+    def _note_failure(self, done: Future[None], candidates: Collection[str]) -> None:
+        error = done.exception()
+        if isinstance(error, SwitchError):
+            self._out_of_step(_named(self._by_name(error), candidates), error.detail)
+        elif error is not None:
+            log.error("a change of the switches failed", exc_info=error)
+            self._out_of_step(candidates, str(error))
+
+    def _out_of_step(self, names: Collection[str], reason: str) -> None:
+        self._holdings.forget(names)
+        for name in names:
+            self._retry_at_s[name] = time.monotonic() + RETRY_S
+        self._stand(names, False)
+        log.warning("switches out of step=%s reason=%s", ",".join(sorted(names)), reason)
+
+    # Bringing switches back into step -------------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Begin to bring connected switches that are out of step back into it; waits for nothing."""
         now_s = time.monotonic()
         connected = {self._name_of[n] for n in self._switches.connected() if n in self._name_of}
-        due = [n for n in sorted(connected - set(self._present)) if self._retry_at_s.get(n, 0.0) <= now_s]
-        asked = {name: self._switches.read_state(self._number_of[name], CONFIRM_S) for name in due}
-        read = {}
-        for name, future in asked.items():
-            try:
-                read[name] = self._result(future)
-            except SwitchError as error:
-                self._failed(error, [name])
-        return read
+        for name in sorted(connected - self._in_step - self._under_way):
+            if self._retry_at_s.get(name, 0.0) <= now_s:
+                self._under_way.add(name)
+                number = self._number_of[name]
+                reading = self._switches.read_state(number, CONFIRM_S, lambda: None)
+                reading.add_done_callback(partial(self._restore, name))
 
-    def _failed(self, error: SwitchError, candidates: Collection[str]) -> Collection[str]:
-        """The switches an error is about; they are left alone for a while."""
-        named = error.facts.get("switches")
-        failed = [name for name in named if name in candidates] if isinstance(named, list) else []
-        for name in failed or candidates:
-            self._retry_at_s[name] = time.monotonic() + RETRY_S
-        log.warning("switches out of step=%s reason=%s", ",".join(failed or candidates), error.detail)
-        return failed or candidates
+    def _restore(self, name: str, done: Future[Reading]) -> None:
+        error = done.exception()
+        if error is None:
+            touched = self._holdings.learn(name, done.result().state)
+            difference = self._holdings.difference(name, done.result(), touched)
+            self._tell_of(name, difference)
+            self.bring(touched).add_done_callback(lambda brought: self._restored(name, brought.exception()))
+        else:
+            self._out_of_step([name], str(error))
+            self._restored(name, error)
+
+    def _restored(self, name: str, error: BaseException | None) -> None:
+        self._under_way.discard(name)
+        if error is None and name in self._holdings.known():
+            self._stand([name], True)
+        self.wake()
+
+    def _stand(self, names: Collection[str], in_step: bool) -> None:
+        with self._lock:
+            before = self._in_step
+            self._in_step = before.union(names) if in_step else before.difference(names)
+        for name in sorted(before ^ self._in_step):
+            self._tell(SwitchChanged(name, self.standing(name)))
+
+    def standing(self, name: str) -> SwitchStanding:
+        """How a switch stands now."""
+        if self._number_of[name] not in self._switches.connected():
+            return "away"
+        return "in_step" if name in self._in_step else "out_of_step"
+
+    # Looking whether it is so ---------------------------------------------------------------------------------------
+
+    def compare(self, names: Iterable[str], repair: bool) -> list[SwitchReport]:
+        """Read these switches and say what is not as it should be; with `repair` put it right."""
+        reports, touched = [], []
+        for name, future in [(name, self._read(name)) for name in names]:
+            try:
+                reading, expected = self._result(future[0]), future[1]
+            except SwitchError:
+                reports.append(SwitchReport(name, self.standing(name)))
+                continue
+            if self.standing(name) != "in_step":
+                reports.append(SwitchReport(name, self.standing(name), foreign=reading.foreign))
+                continue
+            difference, wrong_at = self._holdings.compare(name, reading, expected)
+            self._tell_of(name, difference)
+            reports.append(
+                SwitchReport(name, "in_step", difference.missing, difference.wrong, difference.foreign)
+            )
+            touched.append(wrong_at)
+        if repair:
+            self.settle(merged(*touched), CONFIRM_S)
+        return reports
+
+    def _read(self, name: str) -> tuple[Future[Reading], Entries]:
+        expected: Entries = {}
+        asking = lambda: expected.update(self._holdings.expected(name))  # noqa: E731
+        return self._switches.read_state(self._number_of[name], CONFIRM_S, asking), expected
+
+    def _tell_of(self, name: str, found: Difference) -> None:
+        if found.missing or found.wrong:
+            log.warning("switch=%s missing=%d wrong=%d", name, len(found.missing), len(found.wrong))
+        self._tell(Reconciled(name, len(found.missing), len(found.wrong), len(found.foreign)))
 
     def _result(self, future: Future[Result]) -> Result:
         """The future's result; datapath ids in errors become names."""
         try:
             return future.result(HUB_S)
         except SwitchError as error:
-            numbers = error.facts.get("datapath_ids")
-            names = [self._name_of.get(n, f"{n:016x}") for n in numbers] if isinstance(numbers, list) else []
-            sentence = error.detail
-            for name in names:
-                sentence = sentence.replace(f"{self._number_of.get(name, 0):016x}", name)
-            raise type(error)(sentence, switches=names) from error
+            raise self._by_name(error) from error
         except TimeoutError as error:
             raise SwitchTimeout("The switches' side of the controller does not answer.", switches=[]) from error
+
+    def _by_name(self, error: SwitchError) -> SwitchError:
+        numbers = error.facts.get("datapath_ids")
+        if not isinstance(numbers, list):
+            return error
+        names = [self._name_of.get(n, f"{n:016x}") for n in numbers]
+        sentence = error.detail
+        for name in names:
+            sentence = sentence.replace(f"{self._number_of.get(name, 0):016x}", name)
+        return type(error)(sentence, switches=names)
 
     def counters(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
         """The reservation's counters on each of its switches, and the switches that could not be read."""
@@ -188,6 +282,10 @@ class Fabric:
 
     # What happens to switches ---------------------------------------------------------------------------------------
 
+    def wake(self) -> None:
+        """Let whoever waits for an event look around."""
+        self._switches.events.put(None)
+
     def wait_for_event(self, timeout_s: float) -> None:
         """Wait until something happens or the time is over."""
         try:
@@ -207,6 +305,7 @@ class Fabric:
         before, self.down = self.down, self._links_down()
         for link in sorted(before ^ self.down):
             log.warning("link=%s state=%s", link, "down" if link in self.down else "up")
+            self._tell(LinkChanged(link, link not in self.down))
         return before != self.down
 
     def _take(self, event: SwitchEvent) -> None:
@@ -225,10 +324,13 @@ class Fabric:
             if event.up is not None:
                 self._ports[number][event.port] = event.up
             return
-        self._present.pop(self._name_of.get(number, ""), None)
-        self._retry_at_s.pop(self._name_of.get(number, ""), None)
-        what = "gone" if isinstance(event, SwitchGone) else "up"
-        log.info("switch=%s state=%s", self._name_of.get(number, f"{number:016x}"), what)
+        name = self._name_of.get(number)
+        what = type(event).__name__
+        log.info("switch=%s event=%s", name or f"{number:016x}", what)
+        if name is not None:
+            self._holdings.forget([name])
+            self._retry_at_s.pop(name, None)
+            self._stand([name], False)
 
     def _links_down(self) -> frozenset[str]:
         return frozenset(link.name for link in self._network.links.values() if not self._is_up(link))
@@ -259,3 +361,10 @@ class Fabric:
         settled_before_s = time.monotonic() - SETTLED_S
         settled = frozenset(n for n, since_s in self._up_since_s.items() if since_s < settled_before_s)
         return complaints(self._network, self._switches.connected(), self._ports, self._heard, settled)
+
+
+def _named(error: SwitchError, candidates: Collection[str]) -> Collection[str]:
+    """The switches an error is about."""
+    named = error.facts.get("switches")
+    found = [name for name in named if name in candidates] if isinstance(named, list) else []
+    return found or candidates

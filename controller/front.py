@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from queue import Queue
 from typing import Any, TypeVar
@@ -17,12 +17,20 @@ from typing import Any, TypeVar
 import eventlet
 import eventlet.event
 import eventlet.hubs
+import eventlet.queue
 
-from controller.entries import COOKIE_TAG, COOKIE_TAG_MASK, MeterEntry, SwitchState
+from controller.entries import COOKIE_TAG, COOKIE_TAG_MASK, MeterEntry, SwitchState, describe
 from controller.errors import SwitchDown, SwitchError, SwitchRefused, SwitchTimeout
 from controller.openflow import flow_counter, group_entry, message_of, meter_counter, meter_entry
-from controller.reconcile import Change
-from controller.switches import FlowCounter, MeterCounter, SwitchEvent
+from controller.switches import (
+    ChangesByNumber,
+    FlowCounter,
+    MeterCounter,
+    Pause,
+    Reading,
+    SwitchEvent,
+    SwitchInDoubt,
+)
 
 Result = TypeVar("Result")
 
@@ -35,15 +43,14 @@ class Exchange:
         self.xids: set[int] = set()
         self.last_xid = 0
         self.parts: list[Any] = []
-        self.done = eventlet.event.Event()
+        self.error: SwitchError | None = None
+        self.ended = eventlet.event.Event()
 
     def finish(self, error: SwitchError | None = None) -> None:
         """Wake whoever waits for it; only the first word counts."""
-        if not self.done.ready():
-            if error is None:
-                self.done.send(self.parts)
-            else:
-                self.done.send_exception(error)
+        if not self.ended.ready():
+            self.error = error
+            self.ended.send(None)
 
 
 class Front:
@@ -53,6 +60,7 @@ class Front:
         self.events: Queue[SwitchEvent | None] = Queue()
         self.datapaths: dict[int, Any] = {}
         self.exchanges: dict[tuple[int, int], Exchange] = {}
+        self._outboxes: dict[int, Any] = {}
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._read_fd, self._write_fd = os.pipe()
         os.set_blocking(self._read_fd, False)
@@ -65,13 +73,13 @@ class Front:
         """The datapath ids that are connected now."""
         return frozenset(self.datapaths)
 
-    def apply(self, phases: Sequence[Mapping[int, Sequence[Change]]], timeout_s: float) -> Future[None]:
+    def apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:
         """Send each phase to its switches at once, each closed by a barrier; the next when all have answered."""
         return self.call(lambda: self._apply(phases, timeout_s))
 
-    def read_state(self, datapath_id: int, timeout_s: float) -> Future[SwitchState]:
-        """What of ours a switch holds."""
-        return self.call(lambda: self._read_state(datapath_id, timeout_s))
+    def read_state(self, datapath_id: int, timeout_s: float, asking: Callable[[], None]) -> Future[Reading]:
+        """What a switch holds; `asking` is called at the moment for which the answer will be true."""
+        return self.call(lambda: self._read_state(datapath_id, timeout_s, asking))
 
     def read_counters(
         self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float
@@ -109,31 +117,41 @@ class Front:
             while self._calls:
                 eventlet.spawn(_run, *self._calls.popleft())
 
-    def _apply(self, phases: Sequence[Mapping[int, Sequence[Change]]], timeout_s: float) -> None:
+    def _apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> None:
         for phase in phases:
+            if isinstance(phase, Pause):
+                eventlet.sleep(phase.seconds)
+                continue
+            datapaths = {number: self._datapath(number) for number in phase}
             exchanges = []
-            for datapath_id, changes in phase.items():
-                datapath = self._datapath(datapath_id)
+            for number, changes in phase.items():
+                datapath = datapaths[number]
                 messages = [message_of(datapath, change) for change in changes]
                 barrier = datapath.ofproto_parser.OFPBarrierRequest(datapath)
                 exchanges.append(self._send(datapath, [*messages, barrier]))
             self._await(exchanges, timeout_s)
 
-    def _read_state(self, datapath_id: int, timeout_s: float) -> SwitchState:
+    def _read_state(self, datapath_id: int, timeout_s: float, asking: Callable[[], None]) -> Reading:
         datapath = self._datapath(datapath_id)
         parser, ofproto = datapath.ofproto_parser, datapath.ofproto
-        flows = self._send(datapath, [_flow_request(datapath, COOKIE_TAG << 48, COOKIE_TAG_MASK)])
+        asking()
+        flows = self._send(datapath, [_flow_request(datapath, 0, 0)])
         meters = self._send(datapath, [parser.OFPMeterConfigStatsRequest(datapath, 0, ofproto.OFPM_ALL)])
         groups = self._send(datapath, [parser.OFPGroupDescStatsRequest(datapath, 0)])
         self._await([flows, meters, groups], timeout_s)
         entries = [flow_counter(stats).entry for stats in flows.parts]
-        ours = [meter for meter in map(meter_entry, meters.parts) if meter is not None]
-        failover = [group for part in groups.parts if (group := group_entry(part, ofproto.OFPGT_FF)) is not None]
-        return SwitchState(
-            {meter.meter_id: meter for meter in ours},
-            {entry.key: entry for entry in entries},
-            {group.group_id: group for group in failover},
+        ours = [entry for entry in entries if entry.cookie & COOKIE_TAG_MASK == COOKIE_TAG << 48]
+        read_meters = [(config.meter_id, meter_entry(config)) for config in meters.parts]
+        foreign = [describe(entry) for entry in entries if entry.cookie & COOKIE_TAG_MASK != COOKIE_TAG << 48]
+        read_groups = [(part.group_id, group_entry(part, ofproto.OFPGT_FF)) for part in groups.parts]
+        foreign += [f"meter {number}" for number, meter in read_meters if meter is None]
+        foreign += [f"group {number}" for number, group in read_groups if group is None]
+        state = SwitchState(
+            {meter.meter_id: meter for _, meter in read_meters if meter is not None},
+            {entry.key: entry for entry in ours},
+            {group.group_id: group for _, group in read_groups if group is not None},
         )
+        return Reading(state, tuple(foreign))
 
     def _read_counters(
         self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float
@@ -178,9 +196,14 @@ class Front:
             self.exchanges[datapath.id, exchange.last_xid] = exchange
             message.serialize()
             buffer += message.buf
-        if not datapath.send(bytes(buffer)):
-            exchange.finish(_down(datapath.id))
+        self._outboxes[datapath.id].put(bytes(buffer))
         return exchange
+
+    def joined(self, datapath: Any) -> None:
+        """A switch has finished its handshake on this connection."""
+        outbox = self._outboxes[datapath.id] = eventlet.queue.LightQueue()
+        self.datapaths[datapath.id] = datapath
+        eventlet.spawn(_post, datapath, outbox)
 
     def answered(self, datapath: Any, xid: int, parts: Sequence[Any], more: bool) -> None:
         """An answer has come in, or part of one."""
@@ -196,6 +219,8 @@ class Front:
         exchange = self.exchanges.get((datapath.id, xid))
         if exchange is not None:
             exchange.finish(SwitchRefused(sentence, datapath_ids=[datapath.id]))
+        else:
+            self.events.put(SwitchInDoubt(datapath.id))
 
     def lost(self, datapath: Any) -> bool:
         """A connection is gone, and nothing it still owes will come; False if a newer one has replaced it."""
@@ -204,25 +229,43 @@ class Front:
         current = self.datapaths.get(datapath.id) is datapath
         if current:
             del self.datapaths[datapath.id]
+            self._outboxes.pop(datapath.id).put(None)
         return current
 
     def _await(self, exchanges: Sequence[Exchange], timeout_s: float) -> None:
         """Wait until all have ended.
 
-        Raises: the first SwitchError among them.
+        Raises: SwitchError that names every switch that has not done its part.
         """
         timer = eventlet.Timeout(timeout_s)
         try:
             for exchange in exchanges:
-                exchange.done.wait()
+                exchange.ended.wait()
         except eventlet.Timeout:
-            late = [exchange.datapath.id for exchange in exchanges if not exchange.done.ready()]
-            raise _late(late, timeout_s) from None
+            late = [exchange for exchange in exchanges if not exchange.ended.ready()]
+            error = _late([exchange.datapath.id for exchange in late], timeout_s)
+            for exchange in late:
+                exchange.finish(error)
         finally:
             timer.cancel()
             for exchange in exchanges:
                 for xid in exchange.xids:
                     self.exchanges.pop((exchange.datapath.id, xid), None)
+        failed = {exchange.datapath.id: exchange.error for exchange in exchanges if exchange.error is not None}
+        if failed:
+            first = next(iter(failed.values()))
+            raise type(first)(first.detail, datapath_ids=sorted(failed))
+
+
+def _post(datapath: Any, outbox: Any) -> None:
+    """Hand over to a connection what is in its outbox: a switch that reads nothing must hold up nobody else."""
+    while (buffer := outbox.get()) is not None:
+        while outbox.qsize():
+            following = outbox.get()
+            if following is None:
+                return
+            buffer += following
+        datapath.send(buffer)
 
 
 def _run(future: Future[Result], work: Callable[[], Result]) -> None:

@@ -1,14 +1,15 @@
 """Wanted entries + present entries -> changes, in an order in which no promise is broken on the way.
 
-Admitting: first best effort shrinks everywhere, then paths are laid from the far end, and only then does the first
-switch let packets in. Releasing goes the other way round: best effort grows last.
+Admitting: first best effort shrinks everywhere and paths are laid, and only then does the first switch let packets in.
+Releasing goes the other way round: best effort grows last. A path that changes is laid beside the old one, under a
+label of its own (controller.protection), and taken by one entry at the first switch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, replace
+from enum import Enum, IntEnum
 from typing import Literal
 
 from controller.entries import FlowEntry, GroupEntry, MeterEntry, SwitchState
@@ -25,9 +26,9 @@ class Phase(IntEnum):
     SHRINK = 0
     """Meters that fall, and new meters and groups, which nothing uses yet."""
     LAY = 1
-    """New forwarding entries, which nothing reaches yet."""
+    """New forwarding entries, which nothing reaches yet, and those that only change their cookie."""
     TURN = 2
-    """Forwarding entries that change."""
+    """Forwarding entries that lead elsewhere than before: best effort, and protected flows at their first switch."""
     OPEN = 3
     """Classifying entries, new and changed, and reservations' meters that rise."""
     CLOSE = 4
@@ -46,21 +47,37 @@ class Change:
     entry: FlowEntry | MeterEntry | GroupEntry
 
 
-Changes = Mapping[str, tuple[Change, ...]]
-"""By switch."""
+ByPhase = dict[Phase, dict[str, list[Change]]]
+
+
+class Stage(Enum):
+    """Phases that may be told in one breath; a switch does what it is told in order. Confirmed before the next."""
+
+    LAY = (Phase.SHRINK, Phase.LAY)
+    """Nothing reaches what is laid, so it does not matter which switch is first."""
+    TURN = (Phase.TURN,)
+    OPEN = (Phase.OPEN,)
+    CLOSE = (Phase.CLOSE,)
+    CLEAR = (Phase.CLEAR, Phase.GROW)
+
+
+def changes_by_phase(wanted: Mapping[str, SwitchState], present: Mapping[str, SwitchState]) -> ByPhase:
+    """What to tell each switch.
+
+    Only switches named in `present` are looked at: the others' state is not known now.
+    """
+    phases: ByPhase = {phase: {} for phase in Phase}
+    for switch, held in present.items():
+        for phase, change in _differences(wanted.get(switch, SwitchState()), held):
+            phases[phase].setdefault(switch, []).append(change)
+    return phases
 
 
 def ordered_changes(
     wanted: Mapping[str, SwitchState], present: Mapping[str, SwitchState]
 ) -> list[dict[str, list[Change]]]:
-    """What to tell each switch, one mapping for each phase in which there is something to say.
-
-    Only switches named in `present` are looked at: the others' state is not known now.
-    """
-    phases: dict[Phase, dict[str, list[Change]]] = {phase: {} for phase in Phase}
-    for switch, held in present.items():
-        for phase, change in _differences(wanted.get(switch, SwitchState()), held):
-            phases[phase].setdefault(switch, []).append(change)
+    """The same, one mapping for each phase in which there is something to say."""
+    phases = changes_by_phase(wanted, present)
     return [phases[phase] for phase in Phase if phases[phase]]
 
 
@@ -98,4 +115,5 @@ def _meter_phase(wanted: MeterEntry, present: MeterEntry) -> Phase:
 def _entry_phase(wanted: FlowEntry, present: FlowEntry | None) -> Phase:
     if wanted.table == 0:
         return Phase.OPEN
-    return Phase.LAY if present is None else Phase.TURN
+    same_way = present is not None and replace(present, cookie=wanted.cookie) == wanted
+    return Phase.LAY if present is None or same_way else Phase.TURN

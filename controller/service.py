@@ -1,34 +1,41 @@
-"""The one writer: every change to reservations and switches goes through here, one at a time.
+"""What clients can have done: reserve, commit, modify, release, and ask.
 
-A request is decided, written down as held, installed, confirmed by barriers from every switch, written down as active,
-and answered. If a switch fails on the way, everything is put back and the request is answered with what happened.
+A request is decided and counted under the writer's lock, installed outside it, confirmed by barriers from every switch
+concerned, written down, and answered. Nothing is written down before the switches have confirmed: if the process dies
+on the way, the switches hold entries that no reservation wants, and those go at the next start. If a switch fails on
+the way, everything is put back and the request is answered with what happened.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 
-from controller.admission import Admitted, Rejected, Request, bookings_of, decide
+from controller.admission import Admitted, Rejected, Request
 from controller.asked import Asked, RepeatKey
 from controller.bookings import Bookings
 from controller.bounds import DEFAULT_CALIBRATION, Calibration
+from controller.caretaker import CHECK_S, Caretaker
 from controller.errors import NotFound, NotHeld, NotLive
-from controller.events import ServiceEvent, SwitchReport
-from controller.fabric import TICK_S, Fabric, SwitchCounters
+from controller.events import Installed, SwitchReport
+from controller.fabric import CONFIRM_S, SwitchCounters
 from controller.ledger import Ledger
 from controller.network import Network
+from controller.repeats import Repeats
 from controller.reservation import Flow, Reservation, State
 from controller.switches import Switches
+from controller.target import Touched
+from controller.turns import WaitingRoom
+from controller.writer import INSTALLED, Listener, Writer, broken_links, drain_s, switches_of
 
 log = logging.getLogger(__name__)
 
-KEPT_ENDED = 1000
-"""Reservations that have ended and are still listed; older ones are in the ledger."""
+RELEASE_WAIT_S = 1.0
+"""How long an answer to a release waits for switches that are slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,37 +60,42 @@ class Service:
         ledger: Ledger,
         calibration: Calibration = DEFAULT_CALIBRATION,
         clock: Callable[[], float] = time.time,
+        check_s: float = CHECK_S,
     ) -> None:
+        """`check_s`: how often a switch is read back, one after the other, to see that all is as it should be."""
         self.network = network
-        self._switches = switches
-        self._ledger = ledger
-        self._calibration = calibration
+        self.ledger = ledger
         self._clock = clock
-        self._fabric = Fabric(network, switches)
-        self._lock = threading.RLock()
-        self._reservations: dict[str, Reservation] = {}
-        self._bookings = Bookings()
-        self._listeners: list[Callable[[ServiceEvent], None]] = []
-        self._stopping = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, name="paceline-watcher", daemon=True)
+        self._writer = Writer(network, switches, ledger, calibration, clock)
+        self._book, self._fabric = self._writer.book, self._writer.fabric
+        self._repeats = Repeats(ledger)
+        self._caretaker = Caretaker(self._writer, self._repeats, check_s)
+        self._room = WaitingRoom()
 
     def start(self) -> None:
         """Take up what the ledger holds and begin to listen to the switches."""
-        with self._lock:
-            for reservation in self._ledger.live():
-                self._take_up(reservation)
-        self._watcher.start()
+        self._caretaker.start()
 
     def stop(self) -> None:
         """Stop listening; the switches keep what they hold."""
-        self._stopping.set()
-        self._switches.events.put(None)
-        self._watcher.join(timeout=10)
-        self._ledger.close()
+        self._caretaker.stop()
+        self.ledger.close()
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Have this called with whatever happens, in the thread where it happens; it must not wait.
+
+        What it returns ends it.
+        """
+        self._writer.listeners = (*self._writer.listeners, listener)
+
+        def stop() -> None:
+            self._writer.listeners = tuple(each for each in self._writer.listeners if each is not listener)
+
+        return stop
 
     # What clients ask for -------------------------------------------------------------------------------------------
 
-    def reserve(self, asked: Asked, repeat: RepeatKey | None = None) -> tuple[Reservation, bool]:  # noqa: ARG002
+    def reserve(self, asked: Asked, repeat: RepeatKey | None = None) -> tuple[Reservation, bool]:
         """Admit all flows or none, install them, and answer when every switch has confirmed.
 
         The answer to an earlier request with the same `repeat` is given again, and True with it.
@@ -91,92 +103,140 @@ class Service:
         Raises: Refused or UnknownHost if they cannot be promised, SwitchError if a switch did not do its part,
         KeyReused or InProgress if `repeat` stands for another request or one not answered yet, Overloaded.
         """
-        owner, lease_s, flows = asked.owner, asked.lease_s, asked.flows
-        with self._lock:
-            now_s, number = self._clock(), self._new_number()
-            name = f"r-{number:08x}"
-            admitted = self._decide(Request(name, 1, flows), now_s)
-            times = lease_s, now_s, now_s + lease_s
-            held = Reservation(name, number, 1, owner, State.HELD, *times, admitted.placements)
-            self._fabric.require(switch for placement in held.placements for switch in placement.switches)
-            self._ledger.save(held)
-            live = {**self._live(), **{r.id: r for r in admitted.standing}, held.id: held}
-            try:
-                self._fabric.install(live.values())
-            except Exception as error:
-                self._ledger.save(held.moved_to(State.FAILED, str(error)))
-                self._fabric.restore(self._live().values())
-                raise
-            active = held.moved_to(State.ACTIVE)
-            self._ledger.save(active)
-            self._put(*live.values(), active)
-            self._bookings = admitted.bookings
-            log.info("reserved id=%s owner=%s flows=%d", active.id, owner, len(flows))
-            return active, False
+        with self._room.place(), self._repeats.first_answer(repeat) as answered:
+            if answered is not None:
+                return answered, True
+            with self._writer.lock:
+                wanted, admitted = self._admitted(asked)
+                at_once = not asked.hold and wanted.start_at_s <= wanted.created_at_s
+                if at_once:
+                    self._fabric.require(switches_of(wanted))
+                self._book.count(wanted, admitted)
+                if not at_once:
+                    wanted = wanted if asked.hold else wanted.moved_to(State.SCHEDULED)
+                    return self._record_new(wanted, repeat), False
+                touched = self._fabric.aim({wanted.id: wanted})
+            return self._carry_out(wanted, touched, lambda: self._give_up(wanted), answer_to=repeat), False
+
+    def _admitted(self, asked: Asked) -> tuple[Reservation, Admitted]:
+        now_s, number = self._clock(), self._new_number()
+        name = f"r-{number:08x}"
+        admitted = self._writer.admit(Request(name, 1, asked.flows, asked.start_at_s, _until(asked.end_at_s)))
+        times = asked.lease_s, now_s, now_s + asked.lease_s
+        start_at_s = max(now_s, asked.start_at_s or now_s)
+        wanted = Reservation(
+            name, number, 1, asked.owner, State.HELD, *times, admitted.placements,
+            start_at_s=start_at_s, end_at_s=asked.end_at_s, tenant=asked.tenant,
+        )  # fmt: skip
+        return wanted, admitted
+
+    def _record_new(self, wanted: Reservation, repeat: RepeatKey | None) -> Reservation:
+        try:
+            self._writer.record(wanted, answer_to=repeat)
+        except Exception:
+            self._book.drop(wanted.id)
+            raise
+        log.info("reserved id=%s state=%s owner=%s", wanted.id, wanted.state, wanted.owner)
+        return wanted
+
+    def _give_up(self, wanted: Reservation) -> Touched:
+        self._book.linger(wanted)
+        return self._fabric.aim({wanted.id: None})
 
     def commit(self, reservation_id: str) -> Reservation:
-        """Turn a held reservation into a scheduled or active one; one that is already answers as it stands.
+        """Turn a held reservation into a scheduled or active one, and renew its lease.
 
-        Raises: NotFound, NotHeld, Refused, SwitchError; then it is held as before.
+        Raises: NotFound, NotLive, NotHeld, Refused, SwitchError, Overloaded; then it is held as before.
         """
-        with self._lock:
-            raise NotHeld(f"Reservation {reservation_id} is not held.")
-
-    def quote(self, asked: Asked) -> Admitted | Rejected:
-        """What `reserve` would decide now; nothing is reserved."""
-        with self._lock:
-            now_s = self._clock()
-            standing = tuple(self._live().values())
-            request = Request("", 1, asked.flows)
-            down = self._fabric.down
-            return decide(self.network, self._bookings, standing, request, now_s, down, self._calibration)
-
-    def consistency(self) -> tuple[SwitchReport, ...]:
-        """What every switch holds against what it should; reads all of them."""
-        return ()
-
-    def repair(self) -> tuple[SwitchReport, ...]:
-        """Put right what `consistency` finds missing or wrong; how it stands then."""
-        return self.consistency()
-
-    def listen(self, listener: Callable[[ServiceEvent], None]) -> Callable[[], None]:
-        """Have this called with whatever happens, in the thread where it happens; it must not wait.
-
-        What it returns ends it.
-        """
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        with self._room.place(), self._writer.turns.of(reservation_id):
+            with self._writer.lock:
+                held = self._found_live(reservation_id)
+                if held.state is not State.HELD:
+                    raise NotHeld(f"Reservation {held.id} is {held.state}; only a held one can be committed.")
+                now_s = self._clock()
+                renewed = replace(held, expires_at_s=now_s + held.lease_s)
+                if renewed.start_at_s > now_s:
+                    scheduled = renewed.moved_to(State.SCHEDULED)
+                    self._writer.record(scheduled)
+                    return scheduled
+                if broken_links(renewed, self._fabric.down):
+                    renewed = self._decided_anew(renewed, tuple(each.flow for each in renewed.placements))
+                self._fabric.require(switches_of(renewed))
+                touched = self._fabric.aim({renewed.id: renewed})
+            return self._carry_out(renewed, touched, lambda: self._back_to(held))
 
     def modify(self, reservation_id: str, lease_s: float | None, flows: tuple[Flow, ...] | None) -> Reservation:
         """Renew the lease and, if flows are given, change what is reserved without interrupting what stays.
 
         Raises: as `reserve`, and NotFound or NotLive. On any of them the reservation stays as it was.
         """
-        with self._lock:
-            before = self._found_live(reservation_id)
-            now_s, lease_s = self._clock(), lease_s or before.lease_s
-            renewed = replace(before, version=before.version + 1, lease_s=lease_s, expires_at_s=now_s + lease_s)
-            if flows is not None:
-                renewed = self._replace_flows(renewed, flows, now_s)
-            self._ledger.save(renewed)
-            self._put(renewed)
-            return renewed
+        with self._room.place(), self._writer.turns.of(reservation_id):
+            with self._writer.lock:
+                before = self._found_live(reservation_id)
+                now_s, lease_s = self._clock(), lease_s or before.lease_s
+                changed = replace(before, version=before.version + 1, lease_s=lease_s, expires_at_s=now_s + lease_s)
+                if flows is not None:
+                    changed = self._decided_anew(changed, flows)
+                if flows is None or before.state not in INSTALLED:
+                    return self._record_changed(changed, before)
+                both = self._book.hold_both(before, changed)
+                touched = self._fabric.aim({changed.id: changed})
+            try:
+                return self._carry_out(changed, touched, lambda: self._back_to(before), drain_s(before))
+            finally:
+                with self._writer.lock:
+                    self._book.drop(both)
 
-    def _replace_flows(self, renewed: Reservation, flows: tuple[Flow, ...], now_s: float) -> Reservation:
-        admitted = self._decide(Request(renewed.id, renewed.version, flows), now_s)
-        self._fabric.require(name for placement in admitted.placements for name in placement.switches)
-        changed = replace(renewed, placements=admitted.placements)
-        if changed.state is State.DEGRADED:
-            changed = changed.moved_to(State.ACTIVE)
-        live = {**self._live(), **{r.id: r for r in admitted.standing}, changed.id: changed}
-        try:
-            self._fabric.install(live.values())
-        except Exception:
-            self._fabric.restore(self._live().values())
-            raise
-        self._put(*live.values())
-        self._bookings = admitted.bookings
+    def _decided_anew(self, changed: Reservation, flows: tuple[Flow, ...]) -> Reservation:
+        start_s = changed.start_at_s if changed.start_at_s > self._clock() else None
+        request = Request(changed.id, changed.version, flows, start_s, _until(changed.end_at_s))
+        admitted = self._writer.admit(request)
+        changed = replace(changed, placements=admitted.placements)
+        if changed.state in INSTALLED:
+            self._fabric.require(switches_of(changed))
+        self._book.count(changed, admitted)
         return changed
+
+    def _record_changed(self, changed: Reservation, before: Reservation) -> Reservation:
+        try:
+            self._writer.record(changed)
+        except Exception:
+            self._book.put_back(before)
+            raise
+        return changed
+
+    def _back_to(self, before: Reservation) -> Touched:
+        self._book.put_back(before)
+        return self._fabric.aim({before.id: before if before.state in INSTALLED else None})
+
+    def _carry_out(
+        self,
+        changed: Reservation,
+        touched: Touched,
+        undo: Callable[[], Touched],
+        drain_s: float = 0.0,
+        answer_to: RepeatKey | None = None,
+    ) -> Reservation:
+        """Install what counts already, and write it down; if a switch or the ledger fails, undo it."""
+        began_s = time.monotonic()
+        try:
+            with self._room.place_at(switches_of(changed)):
+                self._fabric.confirm(touched, drain_s)
+            with self._writer.lock:
+                placements = self._book.standing[changed.id].placements  # with the bounds they have by now
+                state = changed if changed.state is State.ACTIVE else changed.moved_to(State.ACTIVE)
+                active = replace(state, placements=placements)
+                self._writer.record(active, answer_to=answer_to)
+        except Exception:
+            with self._writer.lock:
+                undone = undo()
+            self._fabric.settle(undone, CONFIRM_S)
+            self._writer.sweep()
+            raise
+        self._writer.tell(Installed(active.id, time.monotonic() - began_s))
+        self._caretaker.look_again_if_broken(active)
+        log.info("installed id=%s version=%d owner=%s", active.id, active.version, active.owner)
+        return active
 
     def release(self, reservation_id: str) -> Reservation:
         """End a reservation now; one that has already ended stays as it is.
@@ -185,129 +245,61 @@ class Service:
 
         Raises: NotFound.
         """
-        with self._lock:
-            reservation = self.reservation(reservation_id)
-            if not reservation.is_live:
-                return reservation
-            return self._end(reservation, State.RELEASED, None)
+        with self._writer.turns.of(reservation_id):
+            with self._writer.lock:
+                reservation = self.reservation(reservation_id)
+                if not reservation.is_live:
+                    return reservation
+                touched = self._writer.end(reservation, State.RELEASED, None)
+            self._fabric.settle(touched, RELEASE_WAIT_S)
+            self._writer.sweep()
+            return self.reservation(reservation_id)
+
+    def quote(self, asked: Asked) -> Admitted | Rejected:
+        """What `reserve` would decide now; nothing is reserved."""
+        with self._writer.lock:
+            request = Request(f"r-{0:08x}", 1, asked.flows, asked.start_at_s, _until(asked.end_at_s))
+            return self._writer.decide(request)
+
+    # What clients look at -------------------------------------------------------------------------------------------
 
     def reservation(self, reservation_id: str) -> Reservation:
         """The reservation of that id.
 
         Raises: NotFound.
         """
-        reservation = self._reservations.get(reservation_id)
-        if reservation is None:
-            with self._lock:
-                reservation = self._ledger.find(reservation_id)
+        reservation = self._book.known.get(reservation_id) or self.ledger.find(reservation_id)
         if reservation is None:
             raise NotFound(f"There is no reservation {reservation_id}.")
         return reservation
 
     def reservations(self, state: State | None = None) -> list[Reservation]:
         """All that are live and the last KEPT_ENDED that are not, oldest first."""
-        return [reservation for reservation in self._reservations.values() if state in (None, reservation.state)]
+        return [each for each in tuple(self._book.known.values()) if state in (None, each.state)]
 
     def counters(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
-        """What the switches have counted for it, and the switches that could not be read. Takes no lock."""
-        return self._fabric.counters(reservation) if reservation.is_live else ([], [])
+        """What the switches have counted for it, and the switches that could not be read."""
+        return self._fabric.counters(reservation) if reservation.state in INSTALLED else ([], [])
 
     def snapshot(self) -> Snapshot:
-        """How the network stands now."""
-        with self._lock:
-            fabric = self._fabric
-            facts = fabric.down, fabric.in_step(), tuple(fabric.complaints())
-            return Snapshot(self.network, self._bookings, *facts, self._clock())
+        """How the network stands now. Waits for nobody."""
+        fabric = self._fabric
+        facts = fabric.down, fabric.in_step(), tuple(fabric.complaints())
+        return Snapshot(self.network, self._book.bookings, *facts, self._clock())
 
     def switches_up(self) -> int:
         """How many switches are connected and hold what they should."""
         return len(self._fabric.in_step())
 
-    # What time and the switches bring -------------------------------------------------------------------------------
+    def consistency(self) -> tuple[SwitchReport, ...]:
+        """What every switch holds against what it should; reads all of them."""
+        return tuple(self._fabric.compare([switch.name for switch in self.network.switches], repair=False))
 
-    def _watch(self) -> None:
-        while not self._stopping.is_set():
-            self._fabric.wait_for_event(self._pause_s())
-            try:
-                with self._lock:
-                    if not self._stopping.is_set():
-                        self._catch_up()
-            except Exception:
-                # The watcher must outlive whatever went wrong; the fabric is compared again at the next turn.
-                log.exception("watcher: what happened could not be dealt with")
-                self._stopping.wait(1.0)
-
-    def _pause_s(self) -> float:
-        next_expiry_s = min((r.expires_at_s for r in self._live().values()), default=None)
-        until_expiry_s = TICK_S if next_expiry_s is None else next_expiry_s - self._clock()
-        return max(0.0, min(TICK_S, until_expiry_s))
-
-    def _catch_up(self) -> None:
-        now_s = self._clock()
-        for reservation in [r for r in self._live().values() if r.expires_at_s <= now_s]:
-            self._end(reservation, State.EXPIRED, "The lease was not renewed.")
-        links_changed = self._fabric.take_events()
-        if links_changed:
-            self._judge_links()
-        self._fabric.restore(self._live().values(), include_in_step=links_changed)
-        self._fabric.check_wiring()
-
-    def _judge_links(self) -> None:
-        """A reservation across a link that is down is degraded until the link is back."""
-        for reservation in self._live().values():
-            links = {link for placement in reservation.placements for link in placement.link_names}
-            broken = sorted(links & self._fabric.down)
-            moved = reservation
-            if broken and reservation.state is State.ACTIVE:
-                moved = reservation.moved_to(State.DEGRADED, f"Down: {', '.join(broken)}.")
-            elif broken and reservation.state is State.DEGRADED:
-                moved = replace(reservation, reason=f"Down: {', '.join(broken)}.")
-            elif not broken and reservation.state is State.DEGRADED:
-                moved = reservation.moved_to(State.ACTIVE)
-            if moved != reservation:
-                self._put(moved)
-                self._ledger.save(moved)
-                log.warning("reservation id=%s state=%s reason=%s", moved.id, moved.state, moved.reason)
-
-    def _end(self, reservation: Reservation, state: State, reason: str | None) -> Reservation:
-        ended = reservation.moved_to(state, reason)
-        self._ledger.save(ended)
-        self._put(ended)
-        self._bookings = self._bookings.without(ended.id)
-        self._fabric.restore(self._live().values(), include_in_step=True)
-        log.info("ended id=%s state=%s", ended.id, ended.state)
-        return ended
-
-    def _take_up(self, reservation: Reservation) -> None:
-        """Bring back a reservation from before a restart, unless its time or its path is gone."""
-        state, reason = reservation.state, None
-        if state is State.HELD:
-            state, reason = State.FAILED, "The controller stopped before it was installed."
-        elif reservation.expires_at_s <= self._clock():
-            state, reason = State.EXPIRED, "The lease was not renewed."
-        elif any(link not in self.network.links for p in reservation.placements for link in p.link_names):
-            state, reason = State.FAILED, "The map has changed and its path is gone."
-        if reason is not None:
-            reservation = reservation.moved_to(state, reason)
-            self._ledger.save(reservation)
-        else:
-            self._bookings = self._bookings.adding(
-                bookings_of(reservation.id, reservation.placements, reservation.created_at_s)
-            )
-        self._put(reservation)
+    def repair(self) -> tuple[SwitchReport, ...]:
+        """Put right what is missing or wrong; what was found, switch by switch."""
+        return tuple(self._fabric.compare([switch.name for switch in self.network.switches], repair=True))
 
     # Small things ---------------------------------------------------------------------------------------------------
-
-    def _decide(self, request: Request, now_s: float) -> Admitted:
-        standing = tuple(self._live().values())
-        down = self._fabric.down
-        decision = decide(self.network, self._bookings, standing, request, now_s, down, self._calibration)
-        if isinstance(decision, Rejected):
-            raise decision.error
-        return decision
-
-    def _live(self) -> dict[str, Reservation]:
-        return {name: reservation for name, reservation in self._reservations.items() if reservation.is_live}
 
     def _found_live(self, reservation_id: str) -> Reservation:
         reservation = self.reservation(reservation_id)
@@ -316,16 +308,12 @@ class Service:
         return reservation
 
     def _new_number(self) -> int:
-        taken = {reservation.number for reservation in self._reservations.values()}
         while True:
             number = secrets.randbits(32)
-            if number and number not in taken and self._ledger.find(f"r-{number:08x}") is None:
+            name = f"r-{number:08x}"
+            if number and name not in self._book.standing and self.ledger.find(name) is None:
                 return number
 
-    def _put(self, *reservations: Reservation) -> None:
-        """Remember how these stand now. The old mapping stays as it was, so readers need no lock."""
-        known = {**self._reservations, **{reservation.id: reservation for reservation in reservations}}
-        ended = [name for name, reservation in known.items() if not reservation.is_live]
-        for name in ended[: max(0, len(ended) - KEPT_ENDED)]:
-            del known[name]
-        self._reservations = known
+
+def _until(end_at_s: float | None) -> float:
+    return inf if end_at_s is None else end_at_s

@@ -187,7 +187,7 @@ class PacelineApp(RyuApp):  # type: ignore[misc]
         """A switch has finished its handshake, or its connection is gone."""
         datapath = event.datapath
         if event.state == MAIN_DISPATCHER:
-            self.front.datapaths[datapath.id] = datapath
+            self.front.joined(datapath)
             ports = {number: _port_facts(port) for number, port in datapath.ports.items() if number <= _LAST_PORT}
             self.front.events.put(SwitchUp(datapath.id, ports))
         elif self.front.lost(datapath):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Queue
@@ -47,7 +47,32 @@ class LldpSeen:
     source_port: int
 
 
-SwitchEvent = SwitchUp | SwitchGone | PortChanged | LldpSeen
+@dataclass(frozen=True, slots=True)
+class SwitchInDoubt:
+    """A switch has refused something that nobody waits for any more: what it holds is not known now."""
+
+    datapath_id: int
+
+
+SwitchEvent = SwitchUp | SwitchGone | PortChanged | LldpSeen | SwitchInDoubt
+
+ChangesByNumber = Mapping[int, Sequence[Change]]
+"""What to tell each switch, by datapath id; a barrier follows, even where there is nothing to tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Nothing is told for so long: packets on their way get time to arrive."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a switch holds: what is ours, and a line for each thing that is not."""
+
+    state: SwitchState
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +108,15 @@ class Switches(Protocol):
     def connected(self) -> frozenset[int]:
         """The datapath ids that are connected now."""
 
-    def apply(self, phases: Sequence[Mapping[int, Sequence[Change]]], timeout_s: float) -> Future[None]:
-        """Send each phase to its switches at once, each closed by a barrier; the next when all have answered."""
+    def apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:
+        """Send each phase to its switches at once, each closed by a barrier; the next when all have answered.
 
-    def read_state(self, datapath_id: int, timeout_s: float) -> Future[SwitchState]:
-        """What of ours a switch holds."""
+        The next phase is asked for only then, in the switches' own thread. An error names all that did not do their
+        part in `datapath_ids`.
+        """
+
+    def read_state(self, datapath_id: int, timeout_s: float, asking: Callable[[], None]) -> Future[Reading]:
+        """What a switch holds; `asking` is called at the moment for which the answer will be true."""
 
     def read_counters(
         self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from queue import Queue
 from typing import Any
@@ -21,10 +21,9 @@ from controller.bodylimit import LIMIT_BYTES
 from controller.entries import MeterEntry, SwitchState
 from controller.ledger import IN_MEMORY, Ledger
 from controller.network import network_from_map
-from controller.reconcile import Change
 from controller.rest import RestThread
 from controller.service import Service
-from controller.switches import FlowCounter, MeterCounter, SwitchEvent, SwitchUp
+from controller.switches import ChangesByNumber, FlowCounter, MeterCounter, Pause, Reading, SwitchEvent, SwitchUp
 from topologies.loader import load_map
 
 PAIR = network_from_map(load_map("pair"))
@@ -42,11 +41,12 @@ class ObedientSwitches:
     def connected(self) -> frozenset[int]:
         return frozenset(PAIR.switch_by_datapath_id)
 
-    def apply(self, phases: Sequence[Mapping[int, Sequence[Change]]], timeout_s: float) -> Future[None]:
-        return _done(None)
+    def apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:
+        return _done(list(phases))
 
-    def read_state(self, datapath_id: int, timeout_s: float) -> Future[SwitchState]:
-        return _done(SwitchState())
+    def read_state(self, datapath_id: int, timeout_s: float, asking: Callable[[], None]) -> Future[Reading]:
+        asking()
+        return _done(Reading(SwitchState()))
 
     def read_counters(
         self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float

@@ -1,0 +1,183 @@
+"""What every switch holds against what it should, and the steps from one to the other. Thread-safe.
+
+What a switch holds is known from a reading and from what it was told since; it is forgotten when anything goes wrong.
+The steps are worked out one at a time, each from how things stand when its turn comes: several requests may be on their
+way at once, and whoever comes to a shared meter last tells it what all of them need.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from controller.entries import SwitchState, describe
+from controller.errors import SwitchDown
+from controller.forwarding import part_of
+from controller.network import Network
+from controller.reconcile import Change, Stage, changes_by_phase
+from controller.reservation import Reservation
+from controller.steps import STEP_OF, reached
+from controller.switches import Pause, Reading
+from controller.target import Entries, Key, Target, Touched, entries_of, key_of, merged, state_of
+
+Told = dict[str, list[Change]]
+"""By switch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What is not as it should be on one switch."""
+
+    missing: tuple[str, ...]
+    wrong: tuple[str, ...]
+    foreign: tuple[str, ...]
+
+
+class Holdings:
+    """The switches' entries: what should be there and what is."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._lock = threading.Lock()
+        self._target = Target(network)
+        self._held: dict[str, Entries] = {}
+        self._down: frozenset[str] = frozenset()
+        self._aimed: dict[str, Reservation] = {}
+
+    # What should be -------------------------------------------------------------------------------------------------
+
+    def aim(self, changed: Mapping[str, Reservation | None]) -> Touched:
+        """From now on these reservations should be installed as they are here; None: not at all."""
+        with self._lock:
+            for name, reservation in changed.items():
+                self._aimed.pop(name, None)
+                if reservation is not None:
+                    self._aimed[name] = reservation
+            return self._put(changed)
+
+    def aim_around(self, down: frozenset[str]) -> Touched:
+        """From now on these links are down: best effort keeps off them, and reservations are where that leaves them."""
+        with self._lock:
+            changed = self._down ^ down
+            self._down = down
+            concerned = [name for name, each in self._aimed.items() if _uses(each, changed)]
+            return merged(self._target.set_base(down), self._put(concerned))
+
+    def _put(self, names: Iterable[str]) -> Touched:
+        parts = {name: self._aimed.get(name) for name in names}
+        return merged(*(
+            self._target.put(name, None if each is None else part_of(self._network, each, self._down))
+            for name, each in parts.items()
+        ))  # fmt: skip
+
+    # What is --------------------------------------------------------------------------------------------------------
+
+    def known(self) -> frozenset[str]:
+        """The switches of which it is known what they hold."""
+        return frozenset(tuple(self._held))
+
+    def forget(self, switches: Iterable[str]) -> None:
+        """What these hold is not known any more."""
+        with self._lock:
+            for name in switches:
+                self._held.pop(name, None)
+
+    def learn(self, switch: str, state: SwitchState) -> Touched:
+        """A switch that was read holds this; where it differs from what it should hold."""
+        with self._lock:
+            held = self._held[switch] = entries_of(state)
+            wanted = self._target.entries[switch]
+            return {switch: {key for key in held.keys() | wanted.keys() if held.get(key) != wanted.get(key)}}
+
+    def expected(self, switch: str) -> Entries:
+        """What a switch holds by all that is known; empty if nothing is."""
+        with self._lock:
+            return dict(self._held.get(switch, {}))
+
+    def difference(self, switch: str, reading: Reading, touched: Touched) -> Difference:
+        """What a switch that was just learned held otherwise than it should."""
+        with self._lock:
+            wanted = self._target.entries[switch]
+            read = entries_of(reading.state)
+            keys = touched.get(switch, set())
+            missing = tuple(describe(wanted[key]) for key in keys if key not in read and key in wanted)
+            return Difference(missing, tuple(describe(read[key]) for key in keys if key in read), reading.foreign)
+
+    def compare(self, switch: str, reading: Reading, expected: Entries) -> tuple[Difference, Touched]:
+        """A reading against what was expected at that moment; then it counts as known that the switch differs there."""
+        read = entries_of(reading.state)
+        missing = [key for key in expected if key not in read]
+        wrong = [key for key, entry in read.items() if expected.get(key) != entry]
+        lines = (tuple(describe(expected[k]) for k in missing), tuple(describe(read[k]) for k in wrong))
+        with self._lock:
+            held = self._held.get(switch)
+            for key in (*missing, *wrong):
+                if held is not None and held.get(key) == expected.get(key):
+                    _set(held, key, read.get(key))
+        return Difference(*lines, reading.foreign), {switch: {*missing, *wrong}} if missing or wrong else {}
+
+    def lets_in(self, reservation: Reservation) -> bool:
+        """Whether a switch lets packets of this reservation in, or may: it is not known what it holds."""
+        with self._lock:
+            for name, state in part_of(self._network, reservation).states.items():
+                doors = [entry for entry in state.flows.values() if entry.table == 0]
+                held = self._held.get(name)
+                if doors and (held is None or any(held.get(("flow", door.key)) == door for door in doors)):
+                    return True
+        return False
+
+    # From one to the other ------------------------------------------------------------------------------------------
+
+    def steps(self, touched: Touched, all_of_them: bool, drain_s: float = 0.0) -> Iterator[Told | Pause]:
+        """What to tell the switches at these keys, step by step; each must be confirmed before the next is asked for.
+
+        `all_of_them`: a switch of which nothing is known is an error; else it is passed over.
+        `drain_s`: how long packets may be on an old way.
+
+        Raises: SwitchDown.
+        """
+        for stage in Stage:
+            if stage is Stage.CLEAR and drain_s:
+                yield Pause(drain_s)
+            told = self._told(touched, stage, all_of_them)
+            if told:
+                yield told
+                reached(STEP_OF[stage])
+
+    def _told(self, touched: Touched, stage: Stage, all_of_them: bool) -> Told:
+        with self._lock:
+            unknown = sorted(touched.keys() - self._held.keys())
+            if unknown and all_of_them:
+                sentence = f"Not connected or not yet in step: {', '.join(unknown)}; nothing was changed."
+                raise SwitchDown(sentence, switches=unknown)
+            held = {name: state_of(self._held[name], keys) for name, keys in touched.items() if name in self._held}
+            wanted = {name: state_of(self._target.entries[name], touched[name]) for name in held}
+            phases = changes_by_phase(wanted, held)
+            # What others have told these switches is confirmed with the first stage's barriers.
+            told: Told = {name: [] for name in held} if stage is Stage.LAY and any(phases.values()) else {}
+            for phase in stage.value:
+                for name, changes in phases[phase].items():
+                    told.setdefault(name, []).extend(changes)
+            for name, changes in told.items():
+                for change in changes:
+                    self._note(name, change)
+            return told
+
+    def _note(self, switch: str, change: Change) -> None:
+        _set(self._held[switch], key_of(change.entry), None if change.kind.startswith("delete") else change.entry)
+
+
+def _uses(reservation: Reservation, links: Collection[str]) -> bool:
+    """Whether one of these links, in either direction, is on a path of it."""
+    both = {link for name in links for link in (name, "->".join(reversed(name.split("->"))))}
+    paths = [path for each in reservation.placements for path in (each.path, each.backup_path) if path is not None]
+    return any(f"{a}->{b}" in both for path in paths for a, b in pairwise(path))
+
+
+def _set(entries: Entries, key: Key, entry: object) -> None:
+    if entry is None:
+        entries.pop(key, None)
+    else:
+        entries[key] = entry  # type: ignore[assignment]

@@ -1,0 +1,120 @@
+"""What every switch should hold, kept up to date one reservation at a time.
+
+The same as controller.forwarding.wanted_states, at a cost that depends on what has changed and not on what stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from controller.entries import EntryKey, FlowEntry, GroupEntry, MeterEntry, SwitchState
+from controller.forwarding import Part, base_states, best_effort_meter
+from controller.network import Network
+
+Key = tuple[Literal["meter", "group"], int] | tuple[Literal["flow"], EntryKey]
+"""What makes it one thing on a switch: a switch holds at most one of each key."""
+
+Entry = MeterEntry | FlowEntry | GroupEntry
+Entries = dict[Key, Entry]
+Touched = dict[str, set[Key]]
+"""By switch: the keys at which something has changed."""
+
+
+class Target:
+    """What every switch should hold. Not thread-safe."""
+
+    def __init__(self, network: Network) -> None:
+        self.entries: dict[str, Entries] = {switch.name: {} for switch in network.switches}
+        self._network = network
+        self._base: dict[str, Entries] = {name: {} for name in self.entries}
+        self._parts: dict[str, Part] = {}
+        self._taken_bps = dict.fromkeys(network.links, 0)
+        self._set_port_meters(network.links, {})
+        self.set_base(frozenset())
+
+    def set_base(self, down: frozenset[str]) -> Touched:
+        """Lay the ways of best effort around links that are down."""
+        touched: Touched = {}
+        for name, state in base_states(self._network, down).items():
+            fresh = entries_of(state)
+            self._exchange(name, self._base[name], fresh, touched)
+            self._base[name] = fresh
+        return touched
+
+    def put(self, reservation_id: str, part: Part | None) -> Touched:
+        """Let a reservation add this in place of what it added before; None: nothing."""
+        touched: Touched = {}
+        before = self._parts.pop(reservation_id, None)
+        if part is not None:
+            self._parts[reservation_id] = part
+        old, new = (_entries_by_switch(each) for each in (before, part))
+        for name in old.keys() | new.keys():
+            self._exchange(name, old.get(name, {}), new.get(name, {}), touched)
+        for each, sign in ((before, -1), (part, 1)):
+            for link, rate_bps in (each.taken_bps if each else {}).items():
+                self._taken_bps[link] += sign * rate_bps
+        links = {link for each in (before, part) if each for link in each.taken_bps}
+        self._set_port_meters(links, touched)
+        return touched
+
+    def _exchange(self, switch: str, old: Mapping[Key, Entry], new: Mapping[Key, Entry], touched: Touched) -> None:
+        held = self.entries[switch]
+        for key, entry in old.items():
+            # Somebody else may have taken over the key since.
+            if key not in new and held.get(key) == entry:
+                del held[key]
+                touched.setdefault(switch, set()).add(key)
+        for key, entry in new.items():
+            if held.get(key) != entry:
+                held[key] = entry
+                touched.setdefault(switch, set()).add(key)
+
+    def _set_port_meters(self, links: Iterable[str], touched: Touched) -> None:
+        for name in links:
+            link = self._network.links[name]
+            held = self.entries.get(link.source)
+            if held is None:
+                continue
+            meter = best_effort_meter(link, self._taken_bps[name])
+            key: Key = "meter", meter.meter_id
+            if held.get(key) != meter:
+                held[key] = meter
+                touched.setdefault(link.source, set()).add(key)
+
+
+def merged(*changes: Touched) -> Touched:
+    """All of these together."""
+    together: Touched = {}
+    for touched in changes:
+        for switch, keys in touched.items():
+            together.setdefault(switch, set()).update(keys)
+    return together
+
+
+def entries_of(state: SwitchState) -> Entries:
+    """The same by key."""
+    meters: Entries = {("meter", meter_id): meter for meter_id, meter in state.meters.items()}
+    flows: Entries = {("flow", key): entry for key, entry in state.flows.items()}
+    groups: Entries = {("group", group_id): group for group_id, group in state.groups.items()}
+    return meters | flows | groups
+
+
+def key_of(entry: Entry) -> Key:
+    """The key of an entry."""
+    if isinstance(entry, FlowEntry):
+        return "flow", entry.key
+    return ("meter", entry.meter_id) if isinstance(entry, MeterEntry) else ("group", entry.group_id)
+
+
+def state_of(entries: Mapping[Key, Entry], keys: Iterable[Key] | None = None) -> SwitchState:
+    """The same as a switch's state; with `keys` only what is there under these."""
+    wanted = entries.values() if keys is None else [entries[key] for key in keys if key in entries]
+    meters = {entry.meter_id: entry for entry in wanted if isinstance(entry, MeterEntry)}
+    flows = {entry.key: entry for entry in wanted if isinstance(entry, FlowEntry)}
+    groups = {entry.group_id: entry for entry in wanted if isinstance(entry, GroupEntry)}
+    return SwitchState(meters, flows, groups)
+
+
+def _entries_by_switch(part: Part | None) -> dict[str, Entries]:
+    return {} if part is None else {name: entries_of(state) for name, state in part.states.items()}

@@ -1,0 +1,128 @@
+"""What the service and its caretaker share: the book, the ledger, the fabric, and the lock under which they change.
+
+The lock is held while something is decided, counted and written down, never while a switch is waited for: what is
+admitted counts from the moment it is decided, so nobody is promised the same capacity while it is being installed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+
+from controller.admission import Admitted, Rejected, Request, decide
+from controller.asked import RepeatKey
+from controller.book import Book
+from controller.bounds import DEFAULT_CALIBRATION, Calibration
+from controller.events import ReservationChanged, ServiceEvent
+from controller.fabric import Fabric
+from controller.ledger import Ledger
+from controller.network import Network
+from controller.protection import active_path
+from controller.reservation import Reservation, State
+from controller.steps import Step, reached
+from controller.switches import Switches
+from controller.target import Touched
+from controller.turns import Turns
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[ServiceEvent], None]
+
+INSTALLED = frozenset({State.ACTIVE, State.DEGRADED})
+"""The states in which switches hold a reservation."""
+
+DRAIN_MAX_S = 0.5
+
+
+class Writer:
+    """The one place where reservations change."""
+
+    def __init__(
+        self,
+        network: Network,
+        switches: Switches,
+        ledger: Ledger,
+        calibration: Calibration = DEFAULT_CALIBRATION,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.network = network
+        self.ledger = ledger
+        self.clock = clock
+        self.lock = threading.RLock()
+        self.book = Book()
+        self.turns = Turns()
+        self.listeners: tuple[Listener, ...] = ()
+        self.fabric = Fabric(network, switches, self.tell)
+        self._calibration = calibration
+
+    def tell(self, event: ServiceEvent) -> None:
+        """Call every listener; one that fails must not stop the others, nor us."""
+        for listener in self.listeners:
+            try:
+                listener(event)
+            except Exception:
+                log.exception("a listener failed event=%s", type(event).__name__)
+
+    def decide(self, request: Request) -> Admitted | Rejected:
+        """What admission says now. Under the lock."""
+        self.book.sweep(self.fabric.lets_in)
+        standing = tuple(self.book.standing.values())
+        now_s, down = self.clock(), self.fabric.down
+        return decide(self.network, self.book.bookings, standing, request, now_s, down, self._calibration)
+
+    def admit(self, request: Request) -> Admitted:
+        """The same.
+
+        Raises: Refused or UnknownHost if it is rejected.
+        """
+        decision = self.decide(request)
+        if isinstance(decision, Rejected):
+            raise decision.error
+        reached(Step.DECIDED)
+        return decision
+
+    def record(self, *reservations: Reservation, answer_to: RepeatKey | None = None) -> None:
+        """Write down how these stand now, and let everybody see it. Under the lock."""
+        self.ledger.write(*reservations, answer_to=answer_to, now_s=self.clock())
+        for reservation in reservations:
+            if reservation.is_live:
+                self.book.stand(reservation)
+            else:
+                self.book.show(reservation)
+            self.tell(ReservationChanged(reservation))
+
+    def end(self, reservation: Reservation, state: State, reason: str | None) -> Touched:
+        """End a reservation; what the switches must be told then. Under the lock."""
+        ended = reservation.moved_to(state, reason)
+        self.record(ended)
+        if reservation.state in INSTALLED:
+            self.book.linger(ended)
+        else:
+            self.book.drop(ended.id)
+        log.info("ended id=%s state=%s", ended.id, ended.state)
+        return self.fabric.aim({ended.id: None})
+
+    def sweep(self) -> None:
+        """Give back the capacity of what has ended and is shut out by now."""
+        with self.lock:
+            self.book.sweep(self.fabric.lets_in)
+
+
+def switches_of(reservation: Reservation) -> frozenset[str]:
+    """The switches that hold entries of it."""
+    both = [(each.switches, (each.backup_path or ())[1:-1]) for each in reservation.placements]
+    return frozenset(name for pair in both for path in pair for name in path)
+
+
+def drain_s(*reservations: Reservation) -> float:
+    """How long packets of these may be on their way."""
+    bounds_us = [each.accumulated_latency_us for reservation in reservations for each in reservation.placements]
+    return min(max(bounds_us, default=0.0) / 1e6, DRAIN_MAX_S)
+
+
+def broken_links(reservation: Reservation, down: Collection[str]) -> list[str]:
+    """The links that are down of flows that have no path left; a protected flow may still have its backup."""
+    stranded = [each for each in reservation.placements if down and active_path(each, frozenset(down)) is None]
+    return sorted({link for each in stranded for link in each.link_names} & set(down))
