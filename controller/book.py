@@ -6,12 +6,17 @@ Changed by one thread at a time (under the writer's lock); reading needs no lock
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from math import inf
 
 from controller.admission import Admitted, bookings_of
 from controller.bookings import Booking, Bookings
+from controller.bounds import Calibration
+from controller.network import Network
 from controller.reservation import Reservation
+from controller.standing import Standing
+from controller.survival import Survival
 
 KEPT_ENDED = 1000
 """Reservations that have ended and are still listed; older ones are in the ledger."""
@@ -24,12 +29,12 @@ class Book:
     may still let its packets in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, network: Network, calibration: Calibration) -> None:
         self.known: dict[str, Reservation] = {}
-        self.standing: dict[str, Reservation] = {}
+        self.standing = Standing(network, calibration)
         self.bookings = Bookings()
         self._ended: deque[str] = deque()
-        self._lingering: set[str] = set()
+        self._lingering: dict[str, Reservation] = {}
 
     def live(self) -> list[Reservation]:
         """Those that hold bandwidth, as clients see them."""
@@ -43,62 +48,73 @@ class Book:
             while len(self._ended) > KEPT_ENDED:
                 self.known.pop(self._ended.popleft(), None)
 
-    def count(self, reservation: Reservation, admitted: Admitted) -> None:
-        """It counts as admitted, and everybody else's bounds are now as they are beside it."""
-        for each in admitted.standing:
-            before = self.standing.get(each.id)
-            if before is not None and before is not each:
-                if self.known.get(each.id) is before:
-                    self.known[each.id] = each
-                self.standing[each.id] = each
-        self.bookings = admitted.bookings
-        self.standing[reservation.id] = reservation
-
     def stand(self, reservation: Reservation) -> None:
         """It is seen and counts as it is here; what it takes has not changed."""
-        self.standing[reservation.id] = reservation
+        if self.standing.get(reservation.id) != reservation:
+            self.standing = self.standing.having(reservation)
         self.show(reservation)
 
-    def take_up(self, reservation: Reservation) -> None:
-        """A live reservation from before a restart."""
-        self.put_back(reservation)
-        self.show(reservation)
+    def count(self, reservation: Reservation, admitted: Admitted) -> None:
+        """It counts as admitted, and everybody else's bounds are now as they are beside it."""
+        self.bookings = admitted.bookings
+        self.standing = admitted.after.having(reservation)
+        for each in admitted.standing:
+            seen = self.known.get(each.id)
+            if seen is not None and (seen.state, seen.version) == (each.state, each.version):
+                self.known[each.id] = each
 
     def put_back(self, reservation: Reservation) -> None:
         """It counts as it is here, whatever was tried meanwhile."""
-        booked = bookings_of(reservation.id, reservation.placements, reservation.start_at_s or reservation.created_at_s)
-        self.bookings = self.bookings.without(reservation.id).adding(booked)
-        self.standing[reservation.id] = reservation
+        self.bookings = self.bookings.without(reservation.id).adding(_bookings(reservation))
+        self.standing = self.standing.having(reservation)
 
     def drop(self, reservation_id: str) -> None:
         """It does not count any more."""
         self.bookings = self.bookings.without(reservation_id)
-        self.standing.pop(reservation_id, None)
-        self._lingering.discard(reservation_id)
+        self.standing = self.standing.without(reservation_id)
+        self._lingering.pop(reservation_id, None)
 
     def linger(self, reservation: Reservation) -> None:
-        """It counts until no switch lets its packets in."""
-        self.standing[reservation.id] = reservation
-        self._lingering.add(reservation.id)
+        """It counts as it does until no switch lets its packets in."""
+        self._lingering[reservation.id] = reservation
 
-    def sweep(self, lets_in: Callable[[Reservation], bool]) -> None:
-        """Drop those that no switch lets in any more."""
-        for name in tuple(self._lingering):
-            if not lets_in(self.standing[name]):
-                self.drop(name)
+    def sweep(self, lets_in: Callable[[Reservation], bool]) -> bool:
+        """Drop those that no switch lets in any more; whether there were any."""
+        gone = [each.id for each in tuple(self._lingering.values()) if not lets_in(each)]
+        for name in gone:
+            self.drop(name)
+        return bool(gone)
+
+    def without_lingering(self) -> Standing:
+        """What stands and goes on."""
+        standing = self.standing
+        for name in self._lingering:
+            standing = standing.without(name)
+        return standing
+
+    def survived(self, survival: Survival) -> None:
+        """Everybody counts as decided after a failure or a return."""
+        self.bookings, self.standing = survival.bookings, survival.standing
+        for reservation in self._lingering.values():
+            self.standing = self.standing.having(reservation)
 
     def hold_both(self, before: Reservation, now: Reservation) -> str:
         """While `before` becomes `now`, what only the first takes counts too; under the name returned."""
-        taken: dict[tuple[str, str], int] = {}
+        taken: dict[object, int] = {}
         for booking in _bookings(now):
-            key = booking.flow, booking.link
-            taken[key] = taken.get(key, 0) + booking.rate_bps
+            taken[_place(booking)] = taken.get(_place(booking), 0) + booking.rate_bps
         name = f"{before.id}~{before.version}"
-        more = [(each, each.rate_bps - taken.get((each.flow, each.link), 0)) for each in _bookings(before)]
+        more = [(each, each.rate_bps - taken.get(_place(each), 0)) for each in _bookings(before)]
         held = [replace(each, reservation_id=name, rate_bps=rate_bps) for each, rate_bps in more if rate_bps > 0]
         self.bookings = self.bookings.adding(held)
         return name
 
 
-def _bookings(reservation: Reservation) -> list[Booking]:
-    return bookings_of(reservation.id, reservation.placements, reservation.start_at_s or reservation.created_at_s)
+def _place(booking: Booking) -> object:
+    return booking.flow, booking.link, booking.window, booking.failures
+
+
+def _bookings(reservation: Reservation) -> Iterable[Booking]:
+    start_s = max(reservation.start_at_s, reservation.created_at_s)
+    end_s = inf if reservation.end_at_s is None else reservation.end_at_s
+    return bookings_of(reservation.id, reservation.placements, start_s, end_s)

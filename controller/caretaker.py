@@ -11,13 +11,15 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import count
+from math import inf
+from time import monotonic
 
-from controller.admission import Admitted, Request
 from controller.fabric import TICK_S
 from controller.repeats import Repeats
 from controller.reservation import Reservation, State
+from controller.survival import survive
 from controller.target import Touched
-from controller.writer import INSTALLED, Writer, broken_links, switches_of
+from controller.writer import INSTALLED, Writer, drain_s, is_stranded, switches_of
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ CHECK_S = 5.0
 """How often one switch is read back, each in turn."""
 
 BUSY_PAUSE_S = 0.05
+FIRST_JUDGED_S = 10.0
 FORGET_EVERY_S = 3600.0
 
 MAP_CHANGED = "The map has changed and its path is gone."
@@ -41,8 +44,10 @@ class Caretaker:
         self._repeats = repeats
         self._check_s = check_s
         self._stopping = threading.Event()
-        self._judge = True
+        self._judge = False
+        self._first_judged_at_s = monotonic() + FIRST_JUDGED_S
         self._busy = False
+        self._waiting: set[str] = set()
         self._forget_at_s = 0.0
         self._threads = [
             threading.Thread(target=self._watch, name="paceline-watcher", daemon=True),
@@ -66,9 +71,9 @@ class Caretaker:
         for thread in self._threads:
             thread.join(timeout=10)
 
-    def look_again_if_broken(self, reservation: Reservation) -> None:
-        """Judge a reservation that was being changed while a link of its path failed."""
-        if broken_links(reservation, self._fabric.down):
+    def look_again(self, reservation: Reservation) -> None:
+        """Judge a reservation that was being changed while a link of its path failed or came back."""
+        if reservation.state is State.DEGRADED or is_stranded(reservation, self._fabric.down):
             self._judge = True
             self._fabric.wake()
 
@@ -77,7 +82,8 @@ class Caretaker:
         if any(link not in self._writer.network.links for p in reservation.placements for link in p.link_names):
             self._writer.record(reservation.moved_to(State.FAILED, MAP_CHANGED))
         else:
-            self._book.take_up(reservation)
+            self._book.put_back(reservation)
+            self._book.show(reservation)
 
     # The watcher ----------------------------------------------------------------------------------------------------
 
@@ -104,12 +110,15 @@ class Caretaker:
             self._judge = True
             with self._writer.lock:
                 self._bring(self._fabric.aim_around_links_down())
-        self._writer.sweep()
+        if self._is_time_for_the_first():
+            self._judge = True
+        if self._writer.sweep() and any(each.state is State.DEGRADED for each in self._book.live()):
+            self._judge = True  # there is room now
         now_s = self._clock()
         for reservation in self._book.live():
             if _next_moment_s(reservation) <= now_s:
                 self._in_turn(reservation, self._pass_on)
-        if self._judge:
+        if self._judge or (self._waiting and self._nobody_waits_in_vain()):
             self._judge = False
             self._judge_all()
         self._fabric.restore()
@@ -117,6 +126,14 @@ class Caretaker:
         if now_s >= self._forget_at_s:
             self._forget_at_s = now_s + FORGET_EVERY_S
             self._repeats.forget_old(now_s)
+
+    def _is_time_for_the_first(self) -> bool:
+        """After a start nothing is known of links until the switches have spoken; the silent are not waited for."""
+        everybody = len(self._fabric.in_step()) == len(self._writer.network.switches)
+        if self._first_judged_at_s < inf and (everybody or monotonic() >= self._first_judged_at_s):
+            self._first_judged_at_s = inf
+            return True
+        return False
 
     def _in_turn(self, reservation: Reservation, change: Callable[[Reservation], Touched]) -> None:
         """Change a reservation unless somebody else is at it; then soon."""
@@ -154,12 +171,9 @@ class Caretaker:
         return {}
 
     def _begin(self, reservation: Reservation) -> Touched:
-        broken = broken_links(reservation, self._fabric.down)
-        moved = self._placed_anew(reservation) if broken else None
-        reservation = moved or reservation
-        lacking = _why_not([] if moved else broken, switches_of(reservation) - self._fabric.in_step())
-        begun = reservation.moved_to(State.DEGRADED if lacking else State.ACTIVE, lacking)
+        begun = self._as_far_as_installed(reservation.moved_to(State.ACTIVE))
         self._writer.record(begun)
+        self._judge = self._judge or is_stranded(begun, self._fabric.down)
         return self._fabric.aim({begun.id: begun})
 
     # Links and switches ---------------------------------------------------------------------------------------------
@@ -167,41 +181,49 @@ class Caretaker:
     def _judge_all(self) -> None:
         """What a failure has broken is placed anew, the most important first; what cannot be is degraded."""
         with self._writer.lock:
-            concerned = [each for each in self._book.live() if each.state in INSTALLED and self._is_concerned(each)]
-        for reservation in sorted(concerned, key=_order):
-            self._in_turn(reservation, self._judge_one)
+            book, now_s, down = self._book, self._clock(), self._fabric.down
+            standing, calibration = book.without_lingering(), self._writer.calibration
+            survival = survive(self._writer.network, book.bookings, standing, now_s, down, calibration)
+            book.survived(survival)
+            changed = [each for each in survival.changed if each.state in INSTALLED]
+            touched = self._fabric.aim({each.id: each for each in changed})
+            news = [news for each in changed if (news := self._news_of(each)) is not None]
+            if news:
+                self._writer.record(*news)
+        for each in news:
+            log.warning("reservation id=%s state=%s reason=%s", each.id, each.state, each.reason)
+        self._bring(touched, drain_s(*changed))
 
-    def _is_concerned(self, reservation: Reservation) -> bool:
-        return reservation.state is State.DEGRADED or bool(broken_links(reservation, self._fabric.down))
+    def _news_of(self, reservation: Reservation) -> Reservation | None:
+        """What clients are to see of it now; None: nothing new.
 
-    def _judge_one(self, reservation: Reservation) -> Touched:
-        broken = broken_links(reservation, self._fabric.down)
-        moved = self._placed_anew(reservation) if broken else None
-        away = switches_of(moved or reservation) - self._fabric.in_step()
-        lacking = _why_not([] if moved else broken, away if reservation.state is State.DEGRADED else frozenset())
-        now = moved or reservation
-        if lacking is None and now.state is State.DEGRADED:
-            now = now.moved_to(State.ACTIVE)
-        elif lacking is not None:
-            now = replace(now, reason=lacking) if now.state is State.DEGRADED else now.moved_to(State.DEGRADED, lacking)
-        if now == reservation:
-            return {}
-        self._writer.record(now)
-        log.warning("reservation id=%s state=%s version=%d reason=%s", now.id, now.state, now.version, now.reason)
-        return self._fabric.aim({now.id: now}) if moved else {}
-
-    def _placed_anew(self, reservation: Reservation) -> Reservation | None:
-        flows = tuple(each.flow for each in reservation.placements)
-        end_s = reservation.end_at_s if reservation.end_at_s is not None else float("inf")
-        version = reservation.version + 1
-        decision = self._writer.decide(Request(reservation.id, version, flows, None, end_s))
-        if not isinstance(decision, Admitted):
+        Somebody else's change of it may be on its way: he writes it down as it stands by then.
+        """
+        seen = self._book.known.get(reservation.id)
+        if seen is None or not seen.is_live or self._writer.turns.is_taken(reservation.id):
             return None
-        moved = replace(reservation, version=version, placements=decision.placements)
-        if not switches_of(moved) <= self._fabric.in_step():
-            return None
-        self._book.count(moved, decision)
-        return moved
+        moved = _paths(seen) != _paths(reservation) or reservation.id in self._waiting
+        shown = self._as_far_as_installed(reservation) if moved else reservation
+        return None if shown == seen else shown
+
+    def _as_far_as_installed(self, reservation: Reservation) -> Reservation:
+        """Degraded while a switch that must be told of its path cannot be."""
+        away = sorted(switches_of(reservation) - self._fabric.in_step())
+        if not away:
+            self._waiting.discard(reservation.id)
+            return reservation
+        self._waiting.add(reservation.id)
+        reason = f"Not yet in step: {', '.join(away)}."
+        if reservation.state is State.DEGRADED:
+            return replace(reservation, reason=" ".join(filter(None, (reservation.reason, reason))))
+        return reservation.moved_to(State.DEGRADED, reason)
+
+    def _nobody_waits_in_vain(self) -> bool:
+        """Whether the switches that a started or moved reservation waited for are there now."""
+        waiting = [self._book.known.get(name) for name in tuple(self._waiting)]
+        self._waiting = {each.id for each in waiting if each is not None and each.is_live}
+        in_step = self._fabric.in_step()
+        return any(each is not None and switches_of(each) <= in_step for each in waiting)
 
     # The checker ----------------------------------------------------------------------------------------------------
 
@@ -228,14 +250,5 @@ def _next_moment_s(reservation: Reservation) -> float:
     return min(moments)
 
 
-def _why_not(broken: list[str], away: frozenset[str]) -> str | None:
-    if broken:
-        return f"Down: {', '.join(broken)}."
-    if away:
-        return f"Not yet in step: {', '.join(sorted(away))}."
-    return None
-
-
-def _order(reservation: Reservation) -> tuple[int, float]:
-    """The most important first, then the oldest."""
-    return min(each.flow.requirement.rank for each in reservation.placements), reservation.created_at_s
+def _paths(reservation: Reservation) -> list[tuple[object, object]]:
+    return [(each.path, each.backup_path) for each in reservation.carried]

@@ -30,7 +30,7 @@ from controller.reservation import Flow, Reservation, State
 from controller.switches import Switches
 from controller.target import Touched
 from controller.turns import WaitingRoom
-from controller.writer import INSTALLED, Listener, Writer, broken_links, drain_s, switches_of
+from controller.writer import INSTALLED, Listener, Writer, drain_s, is_stranded, switches_of
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ class Service:
                     scheduled = renewed.moved_to(State.SCHEDULED)
                     self._writer.record(scheduled)
                     return scheduled
-                if broken_links(renewed, self._fabric.down):
+                if is_stranded(renewed, self._fabric.down):
                     renewed = self._decided_anew(renewed, tuple(each.flow for each in renewed.placements))
                 self._fabric.require(switches_of(renewed))
                 touched = self._fabric.aim({renewed.id: renewed})
@@ -192,6 +192,8 @@ class Service:
         request = Request(changed.id, changed.version, flows, start_s, _until(changed.end_at_s))
         admitted = self._writer.admit(request)
         changed = replace(changed, placements=admitted.placements)
+        if changed.state is State.DEGRADED:
+            changed = changed.moved_to(State.ACTIVE)
         if changed.state in INSTALLED:
             self._fabric.require(switches_of(changed))
         self._book.count(changed, admitted)
@@ -223,9 +225,9 @@ class Service:
             with self._room.place_at(switches_of(changed)):
                 self._fabric.confirm(touched, drain_s)
             with self._writer.lock:
-                placements = self._book.standing[changed.id].placements  # with the bounds they have by now
-                state = changed if changed.state is State.ACTIVE else changed.moved_to(State.ACTIVE)
-                active = replace(state, placements=placements)
+                # With the bounds it has by now; a failure on the way may have moved it, too.
+                now = self._book.standing.get(changed.id) or changed
+                active = now.moved_to(State.ACTIVE) if changed.state is State.HELD else now
                 self._writer.record(active, answer_to=answer_to)
         except Exception:
             with self._writer.lock:
@@ -234,7 +236,7 @@ class Service:
             self._writer.sweep()
             raise
         self._writer.tell(Installed(active.id, time.monotonic() - began_s))
-        self._caretaker.look_again_if_broken(active)
+        self._caretaker.look_again(active)
         log.info("installed id=%s version=%d owner=%s", active.id, active.version, active.owner)
         return active
 
@@ -311,7 +313,7 @@ class Service:
         while True:
             number = secrets.randbits(32)
             name = f"r-{number:08x}"
-            if number and name not in self._book.standing and self.ledger.find(name) is None:
+            if number and self._book.standing.get(name) is None and self.ledger.find(name) is None:
                 return number
 
 

@@ -94,6 +94,10 @@ class Turns:
             self._taken.add(reservation_id)
             return True
 
+    def is_taken(self, reservation_id: str) -> bool:
+        """Whether somebody has the turn."""
+        return reservation_id in self._taken
+
     def give_up(self, reservation_id: str) -> None:
         """The next may have it."""
         with self._changed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from controller.admission import Admitted, Rejected, Request, decide
 from controller.asked import RepeatKey
@@ -51,11 +51,11 @@ class Writer:
         self.ledger = ledger
         self.clock = clock
         self.lock = threading.RLock()
-        self.book = Book()
+        self.book = Book(network, calibration)
         self.turns = Turns()
         self.listeners: tuple[Listener, ...] = ()
         self.fabric = Fabric(network, switches, self.tell)
-        self._calibration = calibration
+        self.calibration = calibration
 
     def tell(self, event: ServiceEvent) -> None:
         """Call every listener; one that fails must not stop the others, nor us."""
@@ -68,9 +68,8 @@ class Writer:
     def decide(self, request: Request) -> Admitted | Rejected:
         """What admission says now. Under the lock."""
         self.book.sweep(self.fabric.lets_in)
-        standing = tuple(self.book.standing.values())
-        now_s, down = self.clock(), self.fabric.down
-        return decide(self.network, self.book.bookings, standing, request, now_s, down, self._calibration)
+        book, now_s, down = self.book, self.clock(), self.fabric.down
+        return decide(self.network, book.bookings, book.standing, request, now_s, down, self.calibration)
 
     def admit(self, request: Request) -> Admitted:
         """The same.
@@ -98,31 +97,30 @@ class Writer:
         ended = reservation.moved_to(state, reason)
         self.record(ended)
         if reservation.state in INSTALLED:
-            self.book.linger(ended)
+            self.book.linger(reservation)
         else:
             self.book.drop(ended.id)
         log.info("ended id=%s state=%s", ended.id, ended.state)
         return self.fabric.aim({ended.id: None})
 
-    def sweep(self) -> None:
-        """Give back the capacity of what has ended and is shut out by now."""
+    def sweep(self) -> bool:
+        """Give back the capacity of what has ended and is shut out by now; whether there was any."""
         with self.lock:
-            self.book.sweep(self.fabric.lets_in)
+            return self.book.sweep(self.fabric.lets_in)
 
 
 def switches_of(reservation: Reservation) -> frozenset[str]:
     """The switches that hold entries of it."""
-    both = [(each.switches, (each.backup_path or ())[1:-1]) for each in reservation.placements]
+    both = [(each.switches, (each.backup_path or ())[1:-1]) for each in reservation.carried]
     return frozenset(name for pair in both for path in pair for name in path)
 
 
 def drain_s(*reservations: Reservation) -> float:
     """How long packets of these may be on their way."""
-    bounds_us = [each.accumulated_latency_us for reservation in reservations for each in reservation.placements]
+    bounds_us = [each.accumulated_latency_us for reservation in reservations for each in reservation.carried]
     return min(max(bounds_us, default=0.0) / 1e6, DRAIN_MAX_S)
 
 
-def broken_links(reservation: Reservation, down: Collection[str]) -> list[str]:
-    """The links that are down of flows that have no path left; a protected flow may still have its backup."""
-    stranded = [each for each in reservation.placements if down and active_path(each, frozenset(down)) is None]
-    return sorted({link for each in stranded for link in each.link_names} & set(down))
+def is_stranded(reservation: Reservation, down: frozenset[str]) -> bool:
+    """Whether a flow has no path left; a protected flow may still have its backup."""
+    return any(each.suspended or active_path(each, down) is None for each in reservation.placements)

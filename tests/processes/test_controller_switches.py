@@ -238,7 +238,8 @@ def test_a_link_that_goes_down_degrades_what_crosses_it_until_it_is_back(
         return body["state"], body["reason"]
 
     ovs.vsctl("del-port", "s1-eth1")
-    wait_until(lambda: stands() == ("degraded", "Down: s1->s2."))
+    no_way = "edge1-up: no path from edge1 to cloud is up."
+    wait_until(lambda: stands() == ("degraded", no_way))
     answer = controller.reserve(edge="edge2")
     assert (answer.status_code, answer.json()["code"]) == (409, "no_path")
     assert not [line for line in ovs.flows("s1") if "dl_dst=02:00:00:00:00:03" in line]
