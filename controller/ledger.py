@@ -14,21 +14,18 @@ from pydantic import TypeAdapter
 from sqlalchemy import (
     Column,
     Connection,
-    Engine,
     Float,
     MetaData,
     String,
     Table,
     Text,
-    create_engine,
-    event,
     select,
 )
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from controller.asked import RepeatKey
+from controller.database import engine_of
 from controller.errors import StartError
 from controller.reservation import LIVE, Reservation
 from controller.schema import upgrade
@@ -69,7 +66,7 @@ class Ledger:
         self._map_name = map_name
         self._turn = threading.RLock()
         try:
-            self.engine = _engine(url)
+            self.engine = engine_of(url)
             with self.engine.begin() as connection:
                 upgrade(connection)
         except (SQLAlchemyError, CommandError, ImportError, ValueError, OSError) as error:
@@ -136,22 +133,3 @@ class Ledger:
     def close(self) -> None:
         """Let go of the database."""
         self.engine.dispose()
-
-
-def _engine(url: str) -> Engine:
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed)
-    in_memory = parsed.database in (None, "", ":memory:")
-    pool = {"poolclass": StaticPool} if in_memory else {}
-    engine = create_engine(parsed, connect_args={"check_same_thread": False}, **pool)
-    event.listen(engine, "connect", _tune)
-    return engine
-
-
-def _tune(connection: object, _record: object) -> None:
-    """Write-ahead: a commit is one append, safe when the process dies (not when the power does)."""
-    cursor = connection.cursor()  # type: ignore[attr-defined]
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()
