@@ -20,6 +20,7 @@ from controller.plans import Case, Plan, Request, first_plan, unbounded
 from controller.reservation import Flow, Placement, Reservation
 from controller.routes import Route, both_ways
 from controller.standing import Standing, as_standing, with_bound
+from controller.transfers import gate_of
 
 __all__ = ["Admitted", "Rejected", "Request", "bookings_of", "decide"]
 
@@ -84,7 +85,7 @@ def bookings_of(
         for p in placements
         if not p.suspended
         for booking in lifetime.bookings(
-            Sized(p.flow, p.reserved_bps, p.burst_bytes, p.window), Route(p.path, p.backup_path)
+            Sized(p.flow, p.reserved_bps, p.burst_bytes), Route(p.path, p.backup_path)
         )
     ]
 
@@ -135,7 +136,7 @@ def _placements(case: Case, plan: Plan) -> tuple[Placement, ...]:
             held.version if held and _as_before(held, sized, route) else case.request.version,
             accumulated_latency_us=0.0,
             latency_variation_us=0.0,
-            window=sized.window,
+            window=gate_of(flow, sized.rate_bps),
             backup_path=route.backup,
         )
         placements.append(with_bound(new, plan.promises.bounds[case.request.reservation_id, flow.name]))
@@ -144,5 +145,6 @@ def _placements(case: Case, plan: Plan) -> tuple[Placement, ...]:
 
 def _as_before(held: Placement, sized: Sized, route: Route) -> bool:
     """Whether the switches have nothing new to be told about a flow."""
-    before = Sized(sized.flow, held.reserved_bps, held.burst_bytes, held.window), Route(held.path, held.backup_path)
-    return before == (sized, route) and not held.suspended
+    before = Sized(sized.flow, held.reserved_bps, held.burst_bytes), Route(held.path, held.backup_path)
+    same_gate = held.window == gate_of(sized.flow, sized.rate_bps)
+    return before == (sized, route) and same_gate and not held.suspended

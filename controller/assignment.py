@@ -10,8 +10,9 @@ from controller.bookings import Booking, Bookings
 from controller.errors import NoCapacity, NoDisjointPath, NoPath
 from controller.network import Network
 from controller.paths import candidate_paths, candidate_routes
-from controller.reservation import Flow, Placement, Reservation, Window, default_burst_bytes
+from controller.reservation import Flow, Placement, Reservation, default_burst_bytes
 from controller.routes import Route, is_cut, links_taken
+from controller.transfers import window_of
 
 SEARCH_STEPS = 4000
 """Placements tried before a group counts as not fitting."""
@@ -19,12 +20,11 @@ SEARCH_STEPS = 4000
 
 @dataclass(frozen=True, slots=True)
 class Sized:
-    """A flow with the rate and burst it is to get, and the window of every period in which it sends."""
+    """A flow with the rate and burst it is to get."""
 
     flow: Flow
     rate_bps: int
     burst_bytes: int
-    window: Window | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Lifetime:
 
     def bookings(self, sized: Sized, route: Route) -> tuple[Booking, ...]:
         """What a flow takes in the calendar on a route."""
-        name, rate_bps, window = sized.flow.name, sized.rate_bps, sized.window
+        name, rate_bps, window = sized.flow.name, sized.rate_bps, window_of(sized.flow)
         return tuple(
             Booking(self.reservation_id, name, link, rate_bps, self.start_s, self.end_s, window, failures)
             for link, failures in links_taken(route)

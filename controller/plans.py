@@ -12,12 +12,11 @@ from controller.bounds import NoBound
 from controller.errors import LatencyNotMet, Refused
 from controller.limits import late
 from controller.network import Network
-from controller.peaks import Activity
 from controller.promises import Carried, Promises
 from controller.reservation import Flow, Reservation
 from controller.routes import Route
 from controller.standing import Standing
-from controller.transfers import HEADROOM_SHARE, least_rate_bps, window_of
+from controller.transfers import HEADROOM_SHARE, gate_of, least_rate_bps
 
 BOUND_CHECKS = 32
 """Complete assignments whose bounds are worked out before the latency counts as not met."""
@@ -56,8 +55,9 @@ class Case:
 
     def carried(self, sized: Sized, route: Route) -> Carried:
         """How the network would carry a flow of the request."""
-        activity = Activity(self.start_s if self.is_later else -inf, self.request.end_s, sized.window)
-        return Carried(route, sized.rate_bps, sized.burst_bytes, activity)
+        start_s = self.start_s if self.is_later else -inf
+        gate = gate_of(sized.flow, sized.rate_bps)
+        return Carried.during(route, sized.rate_bps, sized.burst_bytes, start_s, self.request.end_s, gate)
 
 
 Placed = Mapping[str, tuple[Sized, Route]]
@@ -107,7 +107,7 @@ def _kept(case: Case) -> Placed:
     """The flows whose present placement stays."""
     placements = case.replaced.placements if case.replaced else ()
     return {
-        p.flow.name: (Sized(p.flow, p.reserved_bps, p.burst_bytes, p.window), Route(p.path, p.backup_path))
+        p.flow.name: (Sized(p.flow, p.reserved_bps, p.burst_bytes), Route(p.path, p.backup_path))
         for p in placements
         if p.flow.name in case.request.keep
     }
@@ -138,7 +138,7 @@ def _sizes(
             sentence = f"{flow.name}: {alone}; its deadline is {limit_us:.0f} us."
             facts = {"flow": flow.name, "promise": "completion", "limit_us": limit_us}
             raise LatencyNotMet(sentence, **facts, bound_us=round(latency_us, 1))
-        sizes[flow.name] = Sized(flow, rate_bps, granted_burst_bytes(flow, rate_bps, network), window_of(flow))
+        sizes[flow.name] = Sized(flow, rate_bps, granted_burst_bytes(flow, rate_bps, network))
     return sizes
 
 

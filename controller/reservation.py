@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
+from math import inf
 from typing import Literal
 
 Protocol = Literal["tcp", "udp"]
@@ -17,6 +18,10 @@ Protection = Literal["none", "link_disjoint"]
 LOWEST_RANK = 255
 DEFAULT_RANK = 128
 """A rank is 0…255 and 0 the most important: those go first when not all can stay. Source: RFC 9016 §5.7."""
+
+END_GUARD_S = 0.1
+"""A reservation with an end is let in until so long before it: what is on its way then is there at the end, and another
+reservation may begin at that moment on the same links."""
 
 FIRST_METER_ID = 110_000
 """Reservations' meters from here up, on each switch; lower ids are the ports' own."""
@@ -152,7 +157,7 @@ class Placement:
 class Reservation:
     """An atomic set of flows with a life; `number` names it in cookies. Times are seconds since the epoch.
 
-    It is installed during [start_at_s, end_at_s) and, whatever its state, gone at `expires_at_s` unless renewed.
+    It is installed during [start_at_s, until_s) and, whatever its state, gone at `expires_at_s` unless renewed.
     `tenant` is who may change it: the token's name, "public" where none is needed.
     """
 
@@ -179,6 +184,11 @@ class Reservation:
     def carried(self) -> tuple[Placement, ...]:
         """The placements that have bandwidth: all that are not suspended."""
         return tuple(placement for placement in self.placements if not placement.suspended)
+
+    @property
+    def until_s(self) -> float:
+        """When the switches stop to let it in; infinite without an end."""
+        return inf if self.end_at_s is None else self.end_at_s - END_GUARD_S
 
     @property
     def rank(self) -> int:

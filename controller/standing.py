@@ -12,7 +12,6 @@ from immutables import Map
 
 from controller.bounds import DEFAULT_CALIBRATION, Bound, Calibration
 from controller.network import Network
-from controller.peaks import Activity
 from controller.promises import Carried, FlowKey, Promises
 from controller.reservation import FIRST_METER_ID, Flow, Placement, Reservation
 from controller.routes import Route
@@ -118,8 +117,9 @@ class Standing:
         last = self._last or Promises.none(self.network, self.calibration)
         if not self._changes:
             return last
-        removed = [key for key, flow in self._changes.items() if flow is None]
-        return last.changed({key: flow for key, flow in self._changes.items() if flow is not None}, removed)
+        changes = sorted(self._changes.items(), key=lambda change: change[0])
+        removed = [key for key, flow in changes if flow is None]
+        return last.changed({key: flow for key, flow in changes if flow is not None}, removed)
 
     def settled(self) -> tuple[Standing, tuple[Reservation, ...]]:
         """The same with the bounds worked out, and the reservations whose bounds are new.
@@ -153,9 +153,8 @@ def carried_of(reservation: Reservation, placement: Placement) -> Carried:
     """How the network carries one flow of a reservation."""
     end_s = inf if reservation.end_at_s is None else reservation.end_at_s
     start_s = reservation.start_at_s if reservation.start_at_s > reservation.created_at_s else -inf
-    activity = Activity(start_s, end_s, placement.window)
     route = Route(placement.path, placement.backup_path)
-    return Carried(route, placement.reserved_bps, placement.burst_bytes, activity)
+    return Carried.during(route, placement.reserved_bps, placement.burst_bytes, start_s, end_s, placement.window)
 
 
 def with_bounds(reservation: Reservation, promises: Promises) -> Reservation:

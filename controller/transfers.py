@@ -11,6 +11,7 @@ rates never fall, and where they stand still is the least solution.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 
 from controller.errors import InvalidRequest
@@ -19,6 +20,10 @@ from controller.reservation import Flow, Requirement, Window
 HEADROOM_SHARE = 0.05
 """Of a deadline, what is left unused where there is room: without it a transfer given the least rate would be late as
 soon as any later flow made it wait a microsecond more, and so that flow would have to be refused."""
+
+SLOW_SHARE = 0.02
+LATE_US = 10_000
+"""What a sender may be slower than its rate, and later than its offset, before it finds the gate closed."""
 
 RATE_STEP_BPS = 1000
 """A meter counts whole kbit/s."""
@@ -42,10 +47,22 @@ def completion_us(requirement: Requirement, rate_bps: int, latency_us: float) ->
     return 8e6 * requirement.transfer_bytes / rate_bps + latency_us
 
 
-def window_of(flow: Flow) -> Window | None:
-    """The window of a periodic transfer: from its offset for as long as its deadline allows; None if not periodic.
+def gate_of(flow: Flow, rate_bps: int) -> Window | None:
+    """When a periodic transfer is let in: as long as a sender at this rate takes who is a little slow or late.
 
-    It is as long as the deadline, not as the completion proven today: later flows may move that towards the deadline.
+    It is shorter than the transfer's window by about the time that the last packet is on its way.
+    """
+    whole, size = window_of(flow), flow.requirement.transfer_bytes
+    if whole is None or size is None:
+        return None
+    sending_us = ceil(8e6 * size / rate_bps * (1 + SLOW_SHARE) + LATE_US)
+    return replace(whole, length_us=min(whole.length_us, sending_us))
+
+
+def window_of(flow: Flow) -> Window | None:
+    """The window for which a periodic transfer books its rate: from its offset to its deadline; None if not periodic.
+
+    All its packets arrive within it, so it takes nothing outside.
 
     Raises: InvalidRequest if the deadline is later than the next period's start.
     """

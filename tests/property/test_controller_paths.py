@@ -1,0 +1,65 @@
+"""The shortest disjoint pair is what trying all pairs of paths finds."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise
+
+import networkx as nx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.disjoint import shortest_disjoint_pair
+from controller.routes import Path, Route, links_taken, span_name, walk_under
+
+NODES = "abcdefg"
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> nx.DiGraph[str]:
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    graph.add_nodes_from(NODES)
+    for a, b in draw(st.sets(st.sampled_from(list(combinations(NODES, 2))), min_size=6)):
+        length_km = draw(st.integers(1, 20))
+        directions = draw(st.sampled_from([((a, b), (b, a))] * 4 + [((a, b),)]))
+        graph.add_edges_from(directions, weight=length_km)
+    return graph
+
+
+def spans(path: Path) -> set[str]:
+    return {span_name(a, b) for a, b in pairwise(path)}
+
+
+def length(graph: nx.DiGraph[str], *paths: Path) -> float:
+    return sum(nx.path_weight(graph, list(path), "weight") for path in paths)
+
+
+@given(graph=graphs(), nodes_too=st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_the_pair_is_disjoint_and_none_is_shorter(graph: nx.DiGraph[str], nodes_too: bool) -> None:
+    paths = [tuple(path) for path in nx.all_simple_paths(graph, "a", "g")]
+    pairs = [
+        (one, other)
+        for one, other in combinations(paths, 2)
+        if not spans(one) & spans(other) and not (nodes_too and set(one[1:-1]) & set(other[1:-1]))
+    ]
+    found = shortest_disjoint_pair(graph, "a", "g", nodes_too)
+    assert (found is None) == (not pairs)
+    if found is not None:
+        assert found in pairs or found[::-1] in pairs
+        assert length(graph, found[0]) <= length(graph, found[1])
+        assert length(graph, *found) == min(length(graph, *pair) for pair in pairs)
+
+
+def test_every_walk_under_a_failure_keeps_to_links_that_are_taken_for_it() -> None:
+    route = Route(("h", "s1", "s2", "s3", "s4", "i"), ("h", "s1", "b", "c", "s4", "i"))
+    taken = dict(links_taken(route))
+    assert walk_under(route, "s1-s2") == ("h", "s1", "b", "c", "s4", "i")
+    assert walk_under(route, "s3-s4") == ("h", "s1", "s2", "s3", "s2", "s1", "b", "c", "s4", "i")
+    for failure in ("s1-s2", "s2-s3", "s3-s4"):
+        walk = walk_under(route, failure)
+        links = [f"{a}->{b}" for a, b in pairwise(walk)]
+        assert len(set(links)) == len(links)
+        assert {link for link, failures in taken.items() if not failures} | set(links) <= set(taken)
+        assert set(links) == {link for link in links if not taken[link] or failure in taken[link]}
+    assert taken["s3->s2"] == {"s3-s4"} and taken["s2->s1"] == {"s2-s3", "s3-s4"}
+    assert "s4->s3" not in taken

@@ -1,0 +1,180 @@
+"""Whatever is admitted, changed, cut and released: every link has room, every limit holds, whichever span is down."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
+
+from controller.admission import Admitted, Request, decide
+from controller.bookings import Bookings
+from controller.bounds import ShapedFlow, bounds_of
+from controller.network import network_from_map
+from controller.reservation import Flow, Match, Placement, Requirement, Reservation, State
+from controller.routes import Route, link_names, spans_of, walk_under
+from controller.standing import Standing
+from controller.survival import RUNNING, survive
+from controller.transfers import HEADROOM_SHARE, least_rate_bps
+from topologies.loader import load_map
+
+NETWORK = network_from_map(load_map("metro"))
+HOSTS = [host.name for host in NETWORK.hosts]
+BETWEEN_SWITCHES = ["r6-r1", "r1-r2", "r5-r6", "r1-r4", "r3-r4", "r2-r3", "r4-r5"]
+SPANS = sorted(name for name in {"-".join(sorted(link.split("->"))) for link in NETWORK.links})
+
+
+@st.composite
+def requirements(draw: st.DrawFn) -> Requirement:
+    common = {
+        "rank": draw(st.integers(0, 255)),
+        "protection": draw(st.sampled_from(["none", "link_disjoint"])),
+        "burst_bytes": draw(st.sampled_from([None, 1, 20_000])),
+        "max_latency_us": draw(st.sampled_from([None, None, None, 60_000.0])),
+    }
+    if draw(st.booleans()):
+        return Requirement(draw(st.integers(1000, 40_000_000)), **common)  # type: ignore[arg-type]
+    size, deadline_ms = draw(st.integers(1, 300_000)), draw(st.integers(60, 200))
+    period_ms = draw(st.sampled_from([None, 200.0, 400.0]))
+    offset_ms = draw(st.integers(0, 199)) if period_ms else 0
+    return Requirement(
+        transfer_bytes=size, deadline_ms=deadline_ms, period_ms=period_ms, offset_ms=offset_ms, **common  # type: ignore[arg-type]
+    )
+
+
+@st.composite
+def flows(draw: st.DrawFn) -> tuple[Flow, ...]:
+    ends = draw(st.lists(st.permutations(HOSTS).map(lambda hosts: hosts[:2]), min_size=1, max_size=3))
+    return tuple(
+        Flow(f"f{number}", *hosts, Match("udp", draw(st.integers(1, 65535)), 1 + number), draw(requirements()))
+        for number, hosts in enumerate(ends)
+    )
+
+
+def way(placement: Placement, failure: str | None) -> tuple[str, ...]:
+    """Where its packets go while a span is down."""
+    route = Route(placement.path, placement.backup_path)
+    return walk_under(route, failure) if failure in spans_of(route.path) and route.backup else route.path
+
+
+def is_open(placement: Placement, at_ms: int) -> bool:
+    window = placement.window
+    return window is None or (at_ms * 1000 - window.offset_us) % window.period_us < window.length_us
+
+
+class Promised(RuleBasedStateMachine):
+    live = Bundle("live")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bookings, self.standing = Bookings(), Standing(NETWORK)
+        self.number, self.down = 0, frozenset[str]()
+
+    @rule(target=live, wanted=flows(), start_s=st.sampled_from([None, 10, 20]), lasts_s=st.sampled_from([5, 15, inf]))
+    def reserve(self, wanted: tuple[Flow, ...], start_s: float | None, lasts_s: float) -> object:
+        self.number += 1
+        end_s = (start_s or 0) + lasts_s
+        request = Request(f"r-{self.number}", 1, wanted, start_s, end_s)
+        decision = self._decide(request)
+        if not isinstance(decision, Admitted):
+            return multiple()
+        state = State.ACTIVE if start_s is None else State.SCHEDULED
+        new = Reservation(request.reservation_id, self.number, 1, "test", state, 60, 0, 60, decision.placements)
+        new = replace(new, start_at_s=start_s or 0, end_at_s=None if end_s == inf else end_s)
+        self._take(decision, new)
+        for placement in decision.placements:
+            latency_us = placement.accumulated_latency_us
+            least = [least_rate_bps(placement.flow.requirement, latency_us, share) for share in (0.0, HEADROOM_SHARE)]
+            assert placement.reserved_bps in least
+        return new.id
+
+    @rule(identity=live, wanted=flows())
+    def modify(self, identity: str, wanted: tuple[Flow, ...]) -> None:
+        old = self.standing.get(identity)
+        if old is not None and old.state is State.ACTIVE:
+            end_s = inf if old.end_at_s is None else old.end_at_s
+            decision = self._decide(Request(identity, old.version + 1, wanted, None, end_s))
+            if isinstance(decision, Admitted):
+                self._take(decision, replace(old, version=old.version + 1, placements=decision.placements))
+
+    @rule(identity=consumes(live))
+    def release(self, identity: str) -> None:
+        self.bookings, self.standing = self.bookings.without(identity), self.standing.without(identity)
+
+    @precondition(lambda self: any(each.state in RUNNING for each in self.standing))
+    @rule(down=st.lists(st.sampled_from(BETWEEN_SWITCHES), max_size=2) | st.lists(st.sampled_from(SPANS), max_size=1))
+    def spans_fail_or_return(self, down: list[str]) -> None:
+        self.down = frozenset(
+            f"{a}->{b}" for span in down for ends in [span.split("-")] for a, b in (ends, ends[::-1])
+        )
+        after = survive(NETWORK, self.bookings, self.standing, 1.0, self.down)
+        self.bookings, self.standing = after.bookings, after.standing
+        for reservation in self.standing:
+            for placement in reservation.carried:
+                if reservation.state in (State.ACTIVE, State.DEGRADED):
+                    paths = [placement.path, placement.backup_path or placement.path]
+                    assert any(not self.down & set(link_names(path)) for path in paths)
+
+    def _decide(self, request: Request) -> object:
+        return decide(NETWORK, self.bookings, self.standing, request, 0.0, self.down)
+
+    def _take(self, decision: Admitted, new: Reservation) -> None:
+        self.bookings, self.standing = decision.bookings, decision.after.having(new)
+        for placement in new.placements:
+            backup = placement.backup_path
+            protected = placement.flow.requirement.protection == "link_disjoint" and len(placement.path) > 3
+            assert (backup is not None) == protected
+            if backup:
+                assert not set(spans_of(placement.path)) & set(spans_of(backup))
+                assert (backup[:2], backup[-2:]) == (placement.path[:2], placement.path[-2:])
+
+    @invariant()
+    def every_link_has_room_at_every_moment_whichever_span_is_down(self) -> None:
+        """Second by second of the calendar, millisecond by millisecond of the common period where windows begin."""
+        for second in (1, 5, 10, 15, 20, 25, 40):
+            running = [
+                placement
+                for each in self.standing
+                if each.start_at_s <= second and (each.end_at_s is None or second < each.end_at_s)
+                for placement in each.carried
+            ]
+            moments = {0, *(p.window.offset_us // 1000 + k for p in running if p.window for k in (0, 200))}
+            for failure in (None, *SPANS):
+                ways = [(placement, set(link_names(way(placement, failure)))) for placement in running]
+                for moment in moments:
+                    taken = dict.fromkeys(NETWORK.links, 0)
+                    for placement, links in ways:
+                        if is_open(placement, moment):
+                            for link in links:
+                                taken[link] += placement.reserved_bps
+                    for name, link in NETWORK.links.items():
+                        assert taken[name] <= link.reservable_bps
+
+    @invariant()
+    def every_limit_is_kept_whichever_span_is_down(self) -> None:
+        running = [(each.id, placement) for each in self.standing for placement in each.carried]
+        for name, placement in running:
+            needed, latency_us = placement.flow.requirement, self._bound_us(name, placement)
+            assert latency_us <= (needed.max_latency_us or inf)
+            if needed.deadline_ms and needed.transfer_bytes:
+                assert 8e6 * needed.transfer_bytes / placement.reserved_bps + latency_us <= needed.deadline_ms * 1000
+
+    @invariant()
+    def the_bounds_are_those_of_an_analysis_from_scratch(self) -> None:
+        carried = self.standing.promises.carried
+        if any(flow.activity != type(flow.activity)() for flow in carried.values()):
+            return  # who meets whom is the bounds' own matter
+        for failure in (None, *SPANS):
+            shaped: dict[object, ShapedFlow] = {key: flow.shaped(failure) for key, flow in carried.items()}
+            for key, bound in bounds_of(NETWORK, shaped).items():
+                promised = self.standing.promises.bounds[key]  # type: ignore[index]
+                assert bound.accumulated_latency_us <= promised.accumulated_latency_us * (1 + 1e-5)
+
+    def _bound_us(self, name: str, placement: Placement) -> float:
+        return self.standing.promises.bounds[name, placement.flow.name].accumulated_latency_us
+
+
+TestPromised = Promised.TestCase
+TestPromised.settings = settings(max_examples=20, stateful_step_count=12, deadline=None)
