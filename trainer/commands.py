@@ -13,7 +13,8 @@ import click
 from topologies import running as emulation
 from trainer import launch
 from trainer.errors import NetworkError, UsageError
-from trainer.options import to_flags, to_settings, training_options
+from trainer.options import given, to_flags, to_settings, training_options
+from trainer.resumption import settings_of
 from trainer.settings import CLOUD_PORT, RunSettings
 from trainer.sharing import DATA_HELP, PARTITION_HELP, parse_sharing
 
@@ -49,13 +50,23 @@ class Address(click.ParamType[Any]):
 @click.option("--port", default=CLOUD_PORT, show_default=True, help="The cloud's port; edges use those after it.")
 @click.option("--controller", help="The controller's URL.  [default: the emulation's]")
 @click.option("--runs-dir", default="runs", show_default=True, type=click.Path(file_okay=False, path_type=Path))
-def train(local: bool, edges: int, port: int, controller: str | None, runs_dir: Path, **options: Any) -> None:
+@click.option("--resume", type=click.Path(file_okay=False, exists=True, path_type=Path),
+              help="Go on with the run in this directory, from its last averaging.")
+@click.pass_context
+def train(
+    ctx: click.Context, /, local: bool, edges: int, port: int, controller: str | None, runs_dir: Path,
+    resume: Path | None, **options: Any,
+) -> None:
     """Train one model on all edges together, split between edges and cloud.
 
     Without --local, cloud and edges start in the hosts of the emulation that runs on this machine.
     """
     from trainer.record import new_directory
 
+    changes = given(ctx, options)
+    before = settings_of(resume, changes) if resume else None
+    if before is not None:
+        local, edges = before.map_name is None, len(before.edges)
     if not 1024 <= port <= 65535 - 1 - edges:
         raise UsageError(f"--port is {port}; it and the ports after it must lie between 1024 and 65535.")
     running = None if local else emulation.read()
@@ -64,52 +75,68 @@ def train(local: bool, edges: int, port: int, controller: str | None, runs_dir: 
     names = [f"edge{number}" for number in range(1, edges + 1)]
     if running is not None:
         names = [host.name for host in running.hosts if host.kind == "edge"]
-    to_settings(options, edges=tuple(names))  # all mistakes now, not in a child
-    directory = new_directory(runs_dir)
-    edge_flags = ["--seed", str(options["seed"]), "--data", options["data"], "--partition", options["partition"]]
-    if options["model"] is not None:
-        edge_flags += ["--model", options["model"]]
-    cloud_flags = [*to_flags(options), "--run-dir", str(directory)]
+    settings = before or to_settings(options, edges=tuple(names))  # all mistakes now, not in a child
+    if set(names) != set(settings.edges):
+        raise UsageError(f"The run in {resume} has the edges {', '.join(settings.edges)}; here are {', '.join(names)}.")
+    directory = resume or new_directory(runs_dir)
+    edge_flags = ["--seed", str(settings.seed), "--data", settings.data, "--partition", settings.partition]
+    if settings.model is not None:
+        edge_flags += ["--model", settings.model]
+    cloud_flags = ["--resume", str(resume), *to_flags({name: options[name] for name in changes})] if resume else [
+        *to_flags(options), "--run-dir", str(directory)]
     if running is None:
         click.echo(f"Training on this machine alone: {edges} edges on loopback, no network emulated, nothing reserved.")
         jobs = launch.local_jobs(names, port, cloud_flags, edge_flags)
     else:
         url = controller or running.controller_url
         click.echo(f"Training on the emulated map {running.map_name}: "
-                   + ("best effort, nothing reserved." if options["best_effort"] else f"controller {url}."))
+                   + ("best effort, nothing reserved." if settings.best_effort else f"controller {url}."))
         cloud_flags += ["--controller", url, "--map", running.map_name]
         jobs = launch.emulated_jobs(running, port, cloud_flags, edge_flags)
-    launch.run_jobs(jobs, directory, may_lose_edges=options["quorum"] is not None)
+    launch.run_jobs(jobs, directory, may_lose=len(names) - settings.quorum_in_training)
 
 
 @click.command(epilog="Example: paceline cloud --bind 192.0.2.1:7800 --edge edge1 --edge edge2")
 @training_options
 @click.option("--bind", type=Address(), default=f"0.0.0.0:{CLOUD_PORT}", show_default=True, help="Where edges connect.")
-@click.option("--edge", "edges", multiple=True, required=True, help="An edge to expect; repeat for each.")
+@click.option("--edge", "edges", multiple=True, help="An edge to expect; repeat for each.")
 @click.option("--name", default="cloud", show_default=True, help="This node's name on the map.")
 @click.option("--controller", help="The controller's URL; without it nothing is reserved.")
 @click.option("--map", "map_name", help="The map's name, for the record.")
 @click.option("--runs-dir", default="runs", show_default=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="This run's own directory.")
+@click.option("--resume", type=click.Path(file_okay=False, exists=True, path_type=Path),
+              help="Go on with the run in this directory, from its last averaging; its edges connect by themselves.")
+@click.pass_context
 def cloud(
-    bind: tuple[str, int], edges: tuple[str, ...], name: str, controller: str | None, map_name: str | None,
-    runs_dir: Path, run_dir: Path | None, **options: Any,
+    ctx: click.Context, /, bind: tuple[str, int], edges: tuple[str, ...], name: str, controller: str | None,
+    map_name: str | None, runs_dir: Path, run_dir: Path | None, resume: Path | None, **options: Any,
 ) -> None:
     """Be the cloud: wait for the edges, then plan, reserve, train and average; write the run record."""
     from rich.console import Console
 
+    from trainer import checkpoint
     from trainer.cloud import run
     from trainer.progress import Progress
     from trainer.record import RunRecord, new_directory
 
-    settings = to_settings(options, edges=edges, controller=controller, map_name=map_name)
-    record = RunRecord(run_dir or new_directory(runs_dir), asdict(settings), Progress(Console(), settings.rounds))
+    if resume is None:
+        if not edges:
+            raise UsageError("Name the edges to expect: --edge edge1 --edge edge2; or go on with a run: --resume RUN.")
+        settings = to_settings(options, edges=edges, controller=controller, map_name=map_name)
+        record = RunRecord(run_dir or new_directory(runs_dir), asdict(settings), Progress(Console(), settings.rounds))
+        after = None
+    else:
+        settings = settings_of(resume, {**given(ctx, options), **({"controller": controller} if controller else {})})
+        after = checkpoint.read(resume)
+        record = RunRecord.reopened(resume, asdict(settings), after.round, Progress(Console(), settings.rounds))
+        record.event("resumed", round=after.round)
     with contextlib.ExitStack() as closing:
 
         def say(sentence: str) -> None:
             record.event("said", sentence=sentence)
 
-        run(settings, bind, _road_to(settings, name, bind[1], say, closing), record)
+        run(settings, bind, _road_to(settings, name, bind[1], say, closing), record, after)
 
 
 def _road_to(
@@ -152,7 +179,8 @@ def _road_to(
 @click.option("--data", default=RunSettings().data, show_default=True, help=DATA_HELP)
 @click.option("--partition", default=RunSettings().partition, show_default=True, help=PARTITION_HELP)
 @click.option("--model", help="Your own model, package.module:function, if the cloud asks for it.")
-@click.option("--connect-timeout", default=60.0, show_default=True, help="Seconds to keep trying to connect.")
+@click.option("--connect-timeout", default=60.0, show_default=True,
+              help="Seconds to keep trying to connect, also when the cloud was lost.")
 @click.option("--cgroup", "cgroups", multiple=True, type=click.Path(path_type=Path),
               help="A cgroup directory to join once everything is loaded; repeat for each.")
 def edge(
@@ -164,5 +192,5 @@ def edge(
 
     reason = run(EdgeSettings(name, cloud_address, index, edges, source_port, data=data,
                               sharing=parse_sharing(partition), model=model, seed=seed,
-                              connect_timeout_s=connect_timeout, cgroups=cgroups))
+                              connect_timeout_s=connect_timeout, cgroups=cgroups), click.echo)
     click.echo(f"{name}: {reason}")

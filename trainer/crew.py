@@ -1,45 +1,46 @@
-"""The cloud's edges: who asked, their connections, and one inbox for all of them.
+"""The cloud's edges: who asked, who is there, who was lost, who came back; one mailbox for all of them.
 
-Whoever connects must send a training request first. Strangers who send anything else lose their connection,
-and nobody else notices.
+An edge that is lost leaves the crew at once; when it connects again it is prepared and waits for the next averaging.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import queue
-import socket
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from torch import Tensor
 
 from trainer import clock, messages, protocol
-from trainer.errors import ConnectionLostError, ProtocolError, QuorumError, TrainingFailedError
-from trainer.transport import Connection, Inbound, Lost, Received, listen
+from trainer.errors import ConnectionLostError, ProtocolError, QuorumError
+from trainer.lobby import Lobby, NotAdmittedError
+from trainer.mailbox import Mailbox
+from trainer.predictor import LayerSeconds
+from trainer.transport import Connection, Inbound, Lost, Received, Sent
 
 log = logging.getLogger(__name__)
 
-STRANGER_LIMITS = protocol.Limits(header_bytes=protocol.MAX_HEADER_BYTES, payload_bytes=0)
-STRANGER_TIMEOUT_S = 10.0
-MAX_STRANGERS = 64
 PINGS = 8
+ALIVE_EVERY_S = 5.0
+"""So often an idle edge hears that the cloud is there."""
 
 M = TypeVar("M", bound=messages.Message)
 
 
-@dataclass
+@dataclass(eq=False)
 class Member:
-    """One edge that trains; `offset_s` is its clock minus ours."""
+    """One edge on one connection; `offset_s` is its clock minus ours, `layers` what it rehearsed."""
 
     name: str
     connection: Connection
     ask: messages.Ask
     source_port: int
     offset_s: float = 0.0
+    layers: LayerSeconds | None = None
     mss_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -47,20 +48,50 @@ class Member:
 
 
 class Crew:
-    """Accepts edges until enough have asked, then passes messages between them and the cloud's loop."""
+    """Admits edges, then passes messages between them and the cloud's loop.
 
-    def __init__(self, address: tuple[str, int], expected: Sequence[str], task: str) -> None:
-        self.members: list[Member] = []
-        self.strangers_refused = 0
+    `on_lost` hears at once, in the loop's own thread, which member is gone and why.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        expected: Sequence[str],
+        task: str,
+        samples: Mapping[str, tuple[int, int]] | None = None,
+    ) -> None:
+        self.on_lost: Callable[[Member, str], None] = lambda _member, _reason: None
         self._expected = list(expected)
         self._task = task
+        self._samples = dict(samples or {})
         self._asked: dict[str, Member] = {}
+        self._present: dict[str, Member] = {}
+        self._waiting: dict[str, Member] = {}
+        self._recipe: messages.Prepare | None = None
+        self._prepare_timeout_s = 0.0
+        self._limits = protocol.Limits()
         self._closed_because: str | None = None
         self._change = threading.Condition()
-        self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
-        self._inbox: queue.Queue[tuple[str, Inbound]] = queue.Queue()
-        self._listener = listen(address)
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._over = threading.Event()
+        self._mailbox: Mailbox[Member, Inbound] = Mailbox()
+        self._lobby = Lobby(address, self._admit)
+        threading.Thread(target=self._keep_alive, daemon=True).start()
+
+    @property
+    def members(self) -> list[Member]:
+        """Who trains now, in the order in which they are expected."""
+        return [self._present[name] for name in self._expected if name in self._present]
+
+    @property
+    def waiting(self) -> list[str]:
+        """Who came (back) and waits for an averaging."""
+        with self._change:
+            return [name for name in self._expected if name in self._waiting]
+
+    @property
+    def strangers_refused(self) -> int:
+        """Connections that were turned away."""
+        return self._lobby.refused
 
     def gather(self, quorum: int | None, timeout_s: float) -> list[Member]:
         """Wait until all expected edges have asked, or until the deadline has passed with at least `quorum`.
@@ -76,44 +107,86 @@ class Crew:
                     f"{', '.join(missing)} never asked to train within {timeout_s:g} s: {len(self._asked)} of "
                     f"{wanted} edges did, {quorum or wanted} must. Start the missing, or lower --quorum."
                 )
-            self._closed_because = "training has begun without you"
-            self.members = [self._asked[name] for name in self._expected if name in self._asked]
+            self._present, self._asked = self._asked, {}
+            for name, member in self._present.items():
+                self._samples[name] = (member.ask.samples, member.ask.held_out)
         return self.members
+
+    def prepare(self, recipe: messages.Prepare, payload_bytes: int, timeout_s: float) -> None:
+        """Prepare every member, and whoever comes from now on; no frame's payload may be larger than that."""
+        with self._change:
+            self._limits = protocol.Limits(payload_bytes=payload_bytes)
+            self._recipe, self._prepare_timeout_s = recipe, timeout_s
+        for member in self.members:
+            member.connection.limits = self._limits
+            self.send(member, recipe)
+        for member, ready, _ in self.collect(messages.Ready, timeout_s):
+            member.layers = ready.layers
+
+    def readmit(self) -> list[Member]:
+        """Take in whoever waits."""
+        with self._change:
+            coming = [self._waiting.pop(name) for name in self._expected if name in self._waiting]
+            self._present.update({member.name: member for member in coming})
+        return coming
+
+    def send(
+        self, member: Member, message: messages.Message, tensors: Mapping[str, Tensor] | None = None
+    ) -> Sent | None:
+        """Send to one member; None if that showed that it is gone."""
+        try:
+            return member.connection.send(message, tensors)
+        except ConnectionLostError as error:
+            self._lose(member, str(error))
+            return None
 
     def send_all(self, message: messages.Message, tensors: Mapping[str, Tensor] | None = None) -> None:
         """Send the same to every member."""
         for member in self.members:
-            member.connection.send(message, tensors)
+            self.send(member, message, tensors)
 
-    def receive(self, timeout_s: float, waiting_for: str) -> tuple[Member, Received]:
-        """The next message of any member.
+    def receive(self, deadline_s: float) -> tuple[Member, Received] | None:
+        """The next message of a member; None if there is none by then (`time.monotonic`), or a member was lost."""
+        while (item := self._mailbox.get(deadline_s)) is not None:
+            member, inbound = item
+            if self._present.get(member.name) is not member:
+                continue  # it was lost or dropped before
+            if isinstance(inbound, Lost):
+                self._lose(member, inbound.reason)
+                return None
+            if isinstance(inbound.frame.message, messages.Failed):
+                self._lose(member, f"it failed: {inbound.frame.message.reason}")
+                return None
+            return member, inbound
+        return None
 
-        Raises: TrainingFailedError if an edge fails, is lost, or nothing comes in time.
-        """
-        try:
-            name, inbound = self._inbox.get(timeout=timeout_s)
-        except queue.Empty:
-            raise TrainingFailedError(f"Nothing heard for {timeout_s:g} s while waiting for {waiting_for}.") from None
-        if isinstance(inbound, Lost):
-            raise TrainingFailedError(f"{name} was lost during training: {inbound.reason}")
-        if isinstance(inbound.frame.message, messages.Failed):
-            raise TrainingFailedError(f"{name} failed: {inbound.frame.message.reason}")
-        return self._asked[name], inbound
+    def collect(
+        self, kind: type[M], timeout_s: float, among: Sequence[Member] | None = None, stale: bool = False
+    ) -> list[tuple[Member, M, Received]]:
+        """One message of that kind from every member (`among` those); who sends none in time, or another, is dropped.
 
-    def collect(self, kind: type[M], timeout_s: float) -> list[tuple[Member, M, Received]]:
-        """One message of that kind from every member, in the members' order.
-
-        Raises: TrainingFailedError as `receive` does, and if another message comes.
+        With `stale` other messages are passed over: they belong to what was given up.
         """
         got: dict[str, tuple[Member, M, Received]] = {}
-        while len(got) < len(self.members):
-            silent = ", ".join(member.name for member in self.members if member.name not in got)
-            member, received = self.receive(timeout_s, f"{kind.__name__} of {silent}")
+        deadline_s = time.monotonic() + timeout_s
+
+        def asked() -> list[Member]:
+            return [member for member in self.members if among is None or member in among]
+
+        while awaited := [member for member in asked() if member.name not in got]:
+            item = self.receive(deadline_s)
+            if item is None:
+                if time.monotonic() >= deadline_s:
+                    for member in awaited:
+                        self.drop(member, f"no {kind.__name__} came from it within {timeout_s:g} s.")
+                continue
+            member, received = item
             message = received.frame.message
-            if not isinstance(message, kind):
-                raise TrainingFailedError(f"{member.name} sent {type(message).__name__} in place of {kind.__name__}.")
-            got[member.name] = (member, message, received)
-        return [got[member.name] for member in self.members]
+            if isinstance(message, kind):
+                got[member.name] = (member, message, received)
+            elif not stale:
+                self.drop(member, f"it sent {type(message).__name__} in place of {kind.__name__}.")
+        return [got[member.name] for member in asked()]
 
     def synchronize(self, timeout_s: float) -> None:
         """Estimate every member's clock offset anew from several pings each."""
@@ -127,63 +200,99 @@ class Crew:
         for member in self.members:
             member.offset_s = clock.best_offset_s(times[member.name])
 
+    def drop(self, member: Member, reason: str) -> None:
+        """Go on without a member; if it lives, it connects again and waits for the next averaging."""
+        self._lose(member, reason)
+
     def close(self, reason: str, failed: bool) -> None:
         """Tell everybody that it is over, and why; then hang up."""
         with self._change:
             self._closed_because = reason
+            everybody = [*self._asked.values(), *self._present.values(), *self._waiting.values()]
         goodbye = messages.Failed(reason=reason) if failed else messages.Stop(reason=reason)
-        for member in self._asked.values():
+        self._over.set()
+        for member in everybody:
             with contextlib.suppress(ConnectionLostError):
                 member.connection.send(goodbye)
             member.connection.close()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self._mailbox.close()
+        self._lobby.close()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return  # closed
-            if not self._strangers.acquire(blocking=False):
-                sock.close()
-                continue
-            threading.Thread(target=self._welcome, args=(Connection(sock),), daemon=True).start()
-
-    def _welcome(self, connection: Connection) -> None:
-        try:
-            connection.limits = STRANGER_LIMITS
-            connection.set_timeout(STRANGER_TIMEOUT_S)
-            ask = connection.receive().frame.message
-            if not isinstance(ask, messages.Ask):
-                raise ProtocolError(f"{connection.peer} sent {type(ask).__name__} before asking to train.")
-            connection.set_timeout(None)
-            connection.limits = protocol.Limits()
-            self._admit(ask, connection)
-        except (ProtocolError, ConnectionLostError, OSError) as error:
-            self.strangers_refused += 1
-            log.warning("stranger=%s refused=%r", connection.peer, str(error))
-            connection.close()
-        finally:
-            self._strangers.release()
+    def _lose(self, member: Member, reason: str) -> None:
+        if self._present.get(member.name) is not member:
+            return
+        with self._change:
+            del self._present[member.name]
+        member.connection.close()
+        self.on_lost(member, reason)
 
     def _admit(self, ask: messages.Ask, connection: Connection) -> None:
+        """In the lobby's thread: let an edge in, or say why not."""
         with self._change:
-            if refusal := self._refusal(ask):
-                connection.send(messages.Refuse(reason=refusal))
-                raise ProtocolError(f"{ask.edge} asked to train: {refusal}")
-            self._asked[ask.edge] = Member(ask.edge, connection, ask, connection.peer_port)
-            self._change.notify_all()
-        connection.start(lambda inbound: self._inbox.put((ask.edge, inbound)))
+            self._check(ask)
+            recipe = self._recipe
+            member = Member(ask.edge, connection, ask, connection.peer_port)
+            if recipe is None:
+                connection.limits = protocol.Limits()
+                connection.send(messages.Admit())
+                self._asked[ask.edge] = member
+                self._change.notify_all()
+        if recipe is None:
+            connection.start(lambda inbound: self._deliver(member, inbound))
+        else:
+            self._admit_late(member, recipe)
 
-    def _refusal(self, ask: messages.Ask) -> str | None:
+    def _admit_late(self, member: Member, recipe: messages.Prepare) -> None:
+        """Prepare an edge that comes in the middle of the run; then it waits."""
+        connection = member.connection
+        connection.limits = self._limits
+        connection.set_timeout(self._prepare_timeout_s)
+        connection.send(messages.Admit())
+        connection.send(recipe)
+        ready = connection.receive().frame.message
+        if not isinstance(ready, messages.Ready):
+            raise ProtocolError(f"{member.name} sent {type(ready).__name__} in place of Ready.")
+        connection.set_timeout(None)
+        member.layers = ready.layers
+        with self._change:
+            self._check(member.ask)
+            self._waiting[member.name] = member
+            self._change.notify_all()
+        connection.start(lambda inbound: self._deliver(member, inbound))
+
+    def _deliver(self, member: Member, inbound: Inbound) -> None:
+        if isinstance(inbound, Lost):
+            with self._change:  # whoever is not yet, or not now, in training simply is not there any more
+                for place in (self._asked, self._waiting):
+                    if place.get(member.name) is member:
+                        del place[member.name]
+            member.connection.close()
+        size_bytes = inbound.frame.size_bytes if isinstance(inbound, Received) else 0
+        self._mailbox.put(member, inbound, size_bytes)
+
+    def _check(self, ask: messages.Ask) -> None:
+        """Whether that edge may come in now.
+
+        Raises: NotAdmittedError.
+        """
         if self._closed_because:
-            return f"{self._closed_because}."
+            raise NotAdmittedError(self._closed_because)
         if ask.edge not in self._expected:
-            return f"{ask.edge} is not expected here; expected are {', '.join(self._expected)}."
-        if ask.edge in self._asked:
-            return f"an edge called {ask.edge} has asked already."
+            raise NotAdmittedError(f"{ask.edge} is not expected here; expected are {', '.join(self._expected)}.")
         if ask.task != self._task:
-            return f"the task here is {self._task}, not {ask.task}."
-        return None
+            raise NotAdmittedError(f"the task here is {self._task}, not {ask.task}.")
+        if ask.edge in self._asked or ask.edge in self._present or ask.edge in self._waiting:
+            raise NotAdmittedError(f"an edge called {ask.edge} has asked already and is still connected.", retry=True)
+        if (known := self._samples.get(ask.edge)) not in (None, (ask.samples, ask.held_out)):
+            raise NotAdmittedError(
+                f"{ask.edge} had {known[0]} samples and {known[1]} held out when the run began; "
+                f"now it has {ask.samples} and {ask.held_out}."
+            )
+
+    def _keep_alive(self) -> None:
+        while not self._over.wait(ALIVE_EVERY_S):
+            with self._change:
+                everybody = [*self._asked.values(), *self._present.values(), *self._waiting.values()]
+            for member in everybody:
+                with contextlib.suppress(ConnectionLostError):  # the receiving thread will notice, too
+                    member.connection.send_if_idle(messages.Alive(), ALIVE_EVERY_S)

@@ -1,30 +1,39 @@
-"""The edge: ask, prepare, then do what each round's plan says. Its images never leave it."""
+"""The edge: ask, prepare, then do what each round's plan says. Its images never leave it.
+
+When the cloud is lost it connects again and again; the cloud then gives it the state to go on from.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-import queue
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from trainer import benchmark, codec, datasets, messages, standardize
+from trainer import benchmark, datasets, messages, standardize
+from trainer.cloud_link import CloudLink
+from trainer.edge_step import EdgeStep, StepGivenUpError
 from trainer.errors import ConnectionLostError, NetworkError, ProtocolError, TrainerError, TrainingFailedError
 from trainer.halves import EdgeHalf
 from trainer.loading import load_local
 from trainer.models import build_layers
 from trainer.own import is_own
-from trainer.parts import Part, split_evenly
-from trainer.randomness import RandomStream
+from trainer.parts import Part
+from trainer.patience import pauses_s
+from trainer.predictor import LayerSeconds
 from trainer.recipe import OptimizerRecipe
 from trainer.sharing import IID, Sharing, task_of
-from trainer.transport import Connection, Inbound, Lost, Received, connect
+from trainer.transport import Received, connect
 
 log = logging.getLogger(__name__)
+
+CONNECT_TRY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +41,9 @@ class EdgeSettings:
     """Who this edge is, where the cloud is, and which share of the data is its own.
 
     `model`: the one `package.module:function` that the cloud may ask for; code is imported on nobody else's word.
-
-    `cgroups`: directories to join once everything is loaded. An emulated device is slow at computing; that it
-    would also need half a minute to import its libraries helps nobody.
+    `connect_timeout_s`: how long to try, at the start and again whenever the cloud was lost. `cgroups`: directories to
+    join once everything is loaded. An emulated device is slow at computing; that it would also need half a minute to
+    import its libraries helps nobody.
     """
 
     name: str
@@ -50,8 +59,8 @@ class EdgeSettings:
     cgroups: tuple[Path, ...] = ()
 
 
-def run(settings: EdgeSettings) -> str:
-    """Train until the cloud says stop; returns its reason.
+def run(settings: EdgeSettings, say: Callable[[str], None] = log.info) -> str:
+    """Train until the cloud says stop; returns its reason. `say` hears about every loss.
 
     Raises: DataError, NetworkError, TrainingFailedError.
     """
@@ -59,18 +68,20 @@ def run(settings: EdgeSettings) -> str:
     data = load_local(settings.data, settings.sharing, settings.name, settings.index, settings.edges, settings.seed)
     _load_the_rest()
     _join(settings.cgroups)
-    ask = _ask(settings, data)
-    connection = connect(settings.cloud, settings.source_port, settings.connect_timeout_s)
-    try:
-        return Edge(settings, data, connection).train(ask)
-    except ConnectionLostError:
-        raise
-    except TrainerError as error:
-        with contextlib.suppress(ConnectionLostError):
-            connection.send(messages.Failed(reason=str(error)))
-        raise
-    finally:
-        connection.close()
+    edge = Edge(settings, data, _ask(settings, data))
+    deadline_s = time.monotonic() + settings.connect_timeout_s
+    pauses = pauses_s(settings.name)
+    while True:
+        try:
+            return edge.train()
+        except ConnectionLostError as error:
+            if edge.was_prepared:  # the cloud was there: patience begins anew
+                deadline_s = time.monotonic() + settings.connect_timeout_s
+                pauses = pauses_s(settings.name)
+            if (left_s := deadline_s - time.monotonic()) <= 0:
+                raise NetworkError(f"{error} Tried again for {settings.connect_timeout_s:g} s.") from error
+            say(f"{error} Connecting again, for {left_s:.0f} s at most.")
+            time.sleep(min(next(pauses), left_s))
 
 
 def _load_the_rest() -> None:
@@ -89,6 +100,7 @@ def _join(cgroups: tuple[Path, ...]) -> None:
 
 def _ask(settings: EdgeSettings, data: datasets.LocalData) -> messages.Ask:
     return messages.Ask(
+        nonce="0" * 32,
         edge=settings.name,
         task=task_of(settings.data),
         samples=len(data.train),
@@ -99,144 +111,117 @@ def _ask(settings: EdgeSettings, data: datasets.LocalData) -> messages.Ask:
     )
 
 
-@dataclass
-class _Times:
-    """What one step took, in seconds of wall clock."""
-
-    forward_s: float = 0.0
-    backward_s: float = 0.0
-    late_s: float = 0.0
-    gradients_received_s: list[float] = field(default_factory=list)
-
-
 class Edge:
-    """One edge during one run."""
+    """One edge, over as many connections as it takes."""
 
-    def __init__(self, settings: EdgeSettings, data: datasets.LocalData, connection: Connection) -> None:
+    def __init__(self, settings: EdgeSettings, data: datasets.LocalData, ask: messages.Ask) -> None:
         self._settings = settings
         self._data = data
-        self._cloud = connection
-        self._inbox: queue.Queue[Inbound] = queue.Queue()
-        self._steps_done = 0
+        self._ask = ask
+        self._rehearsed: tuple[messages.Prepare, LayerSeconds, Tensor] | None = None
+        self.was_prepared = False
+        self._link: CloudLink
         self._half: EdgeHalf
+        self._step: EdgeStep
         self._recipe: messages.Prepare
         self._plan: messages.Plan
 
-    def train(self, ask: messages.Ask) -> str:
-        """The whole run: every message of the cloud, and what the edge does about it."""
-        self._cloud.start(self._inbox.put)
-        self._cloud.send(ask)
-        while True:
-            received = self._receive()
-            match received.frame.message:
-                case messages.Prepare() as recipe:
-                    self._prepare(recipe)
-                case messages.Ping() as ping:
-                    self._answer_ping(ping, received)
-                case messages.Plan() as plan:
-                    self._adopt(plan, received)
-                case messages.Start() as start:
-                    self._step(start)
-                case messages.Collect():
-                    part = self._half.part
-                    self._cloud.send(messages.Collected(), part.values(part.first, part.last))
-                case messages.Global():
-                    self._half.part.load_values(received.frame.tensors)
-                    self._count_right()
-                case messages.Stop() as stop:
-                    return stop.reason
-                case other:
-                    raise ProtocolError(f"The cloud sent {type(other).__name__} out of turn.")
+    def train(self) -> str:
+        """Connect, ask, and follow until the end; returns the cloud's reason for it.
 
-    def _receive(self) -> Received:
-        inbound = self._inbox.get()
-        if isinstance(inbound, Lost):
-            raise ConnectionLostError(f"The cloud was lost: {inbound.reason}")
-        match inbound.frame.message:
-            case messages.Refuse() as refuse:
-                raise NetworkError(f"The cloud refused: {refuse.reason}")
-            case messages.Failed() as failed:
-                raise TrainingFailedError(f"The cloud gave up: {failed.reason}")
-        return inbound
+        Raises: ConnectionLostError if the cloud is lost, NetworkError if it refuses.
+        """
+        self.was_prepared = False
+        settings = self._settings
+        try:
+            connection = connect(settings.cloud, settings.source_port, min(CONNECT_TRY_S, settings.connect_timeout_s))
+        except NetworkError as error:
+            raise ConnectionLostError(str(error)) from error
+        self._link = CloudLink(connection)
+        try:
+            self._link.ask(self._ask)
+            return self._follow()
+        except (ConnectionLostError, NetworkError):
+            raise
+        except TrainerError as error:
+            with contextlib.suppress(ConnectionLostError):
+                connection.send(messages.Failed(reason=str(error)))
+            raise
+        finally:
+            self._link.close()
+
+    def _follow(self) -> str:
+        """Every message of the cloud, and what the edge does about it."""
+        received = self._link.receive()
+        while not isinstance(received.frame.message, messages.Stop):
+            try:
+                self._act(received)
+                received = self._link.receive()
+            except StepGivenUpError as error:
+                received = error.received
+        return received.frame.message.reason
+
+    def _act(self, received: Received) -> None:
+        match received.frame.message:
+            case messages.Prepare() as recipe:
+                self._prepare(recipe)
+            case messages.Restore() as restore:
+                self._restore(restore, received)
+            case messages.Ping() as ping:
+                self._answer_ping(ping, received)
+            case messages.Plan() as plan:
+                self._adopt(plan, received)
+            case messages.Start() as start:
+                self._step.run(start, self._plan)
+            case messages.Collect():
+                part = self._half.part
+                self._link.connection.send(messages.Collected(), part.export_layers(part.first, part.last))
+            case messages.Global():
+                self._half.part.load_values(received.frame.tensors)
+                self._count_right()
+            case other:
+                raise ProtocolError(f"The cloud sent {type(other).__name__} out of turn.")
 
     def _prepare(self, recipe: messages.Prepare) -> None:
-        """Build the model, standardize the data, rehearse every layer."""
-        self._recipe = recipe
+        """Build the model, standardize the data, rehearse every layer; the second time only the model."""
         if is_own(recipe.model) and recipe.model != self._settings.model:
             raise TrainingFailedError(
                 f"The cloud asks {self._settings.name} to import {recipe.model}; start the edge with --model "
                 f"{recipe.model} if you trust it."
             )
         layers = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
-        self._images = standardize.apply(self._data.train.inputs, recipe.standardization)
-        self._batch = min(recipe.batch, len(self._data.train))
-        self._micros = split_evenly(self._batch, recipe.micro)
+        self._recipe = recipe
         self._half = EdgeHalf(Part(layers, 0, 0, recipe.optimizer))
-        rehearsed = benchmark.rehearse(layers, self._images[self._micros[-1]])
-        self._cloud.send(messages.Ready(layers=rehearsed))
+        known = self._rehearsed if self._rehearsed is not None and self._rehearsed[0] == recipe else None
+        images = known[2] if known else standardize.apply(self._data.train.inputs, recipe.standardization)
+        self._step = EdgeStep(self._link, self._half, images, self._data.train.labels, recipe, self._settings.name,
+                              self._settings.index)
+        seconds = known[1] if known else benchmark.rehearse(layers, self._step.micro_batch)
+        self._rehearsed = recipe, seconds, images
+        self.was_prepared = True
+        self._link.connection.send(messages.Ready(layers=seconds))
+
+    def _restore(self, restore: messages.Restore, received: Received) -> None:
+        """Forget what came after an averaging; go on from there."""
+        self._half.give_up()
+        part = self._half.part
+        part.adopt_layers(0, len(part.layers), received.frame.tensors)
+        part.last = restore.cut
+        self._link.connection.send(messages.Restored(round=restore.round))
 
     def _answer_ping(self, ping: messages.Ping, received: Received) -> None:
-        self._cloud.send(
+        self._link.connection.send(
             messages.Pong(number=ping.number, ping_sent_s=received.frame.sent_s, ping_received_s=received.arrival_s)
         )
 
     def _adopt(self, plan: messages.Plan, received: Received) -> None:
         """Move the cut: layers come with the plan, or go with the answer."""
-        self._cloud.pace(plan.pace_bytes_per_s)
+        self._link.connection.pace(plan.pace_bytes_per_s)
         if plan.round == 1:  # both sides have built the same model: nothing moves
             self._half.part.last = plan.cut
         leaving = self._half.move(plan.cut, received.frame.tensors)
         self._plan = plan
-        self._cloud.send(messages.Planned(round=plan.round), leaving)
-
-    def _step(self, start: messages.Start) -> None:
-        """One mini-batch: forward, wait for the common training delay, send, take the gradients back, learn."""
-        times = _Times()
-        samples = self._next_batch()
-        wait_until(start.start_s)
-        began = time.perf_counter()
-        segments = [
-            self._half.forward(self._images[samples[micro]], self._stream(start.step, number))
-            for number, micro in enumerate(self._micros)
-        ]
-        times.forward_s = time.perf_counter() - began
-        send_at_s = start.start_s + self._plan.training_delay_s
-        times.late_s = max(0.0, time.time() - send_at_s)
-        wait_until(send_at_s)
-        for micro, segment in enumerate(segments):
-            tensors = {
-                **codec.encode("segment", segment, self._plan.codec),
-                "labels": self._data.train.labels[samples[self._micros[micro]]].to(torch.uint8),
-            }
-            self._cloud.send(messages.Segment(step=start.step, micro=micro, batch_samples=self._batch), tensors)
-        for micro in range(len(segments)):
-            self._take_gradient(start.step, micro, times)
-        began = time.perf_counter()
-        self._half.step()
-        times.backward_s += time.perf_counter() - began
-        self._cloud.send(
-            messages.StepDone(step=start.step, forward_s=times.forward_s, backward_s=times.backward_s,
-                              late_s=times.late_s, gradients_received_s=times.gradients_received_s)
-        )
-
-    def _stream(self, step: int, micro: int) -> RandomStream:
-        return RandomStream(self._recipe.seed, self._settings.name, self._plan.round, step, micro)
-
-    def _next_batch(self) -> torch.Tensor:
-        seed = self._recipe.seed * 1009 + self._settings.index
-        places = datasets.batch_places(len(self._data.train), self._batch, seed, self._steps_done)
-        self._steps_done += 1
-        return places
-
-    def _take_gradient(self, step: int, micro: int, times: _Times) -> None:
-        received = self._receive()
-        message = received.frame.message
-        if not isinstance(message, messages.Gradient) or (message.step, message.micro) != (step, micro):
-            raise ProtocolError(f"The cloud sent {message!r} in place of the gradient {micro} of step {step}.")
-        times.gradients_received_s.append(received.arrival_s)
-        began = time.perf_counter()
-        self._half.backward(micro, codec.decode("gradient", received.frame.tensors))
-        times.backward_s += time.perf_counter() - began
+        self._link.connection.send(messages.Planned(round=plan.round), leaving)
 
     def _count_right(self) -> None:
         """Count the global model's right answers on this edge's own held-out images."""
@@ -247,10 +232,4 @@ class Edge:
                 images = layer.eval()(images)
                 layer.train()
         correct = int((images.argmax(dim=1) == self._data.held_out.labels).sum())
-        self._cloud.send(messages.Counted(correct=correct, total=len(self._data.held_out)))
-
-
-def wait_until(instant_s: float) -> None:
-    """Sleep until that time of day."""
-    while (left := instant_s - time.time()) > 0:
-        time.sleep(left)
+        self._link.connection.send(messages.Counted(correct=correct, total=len(self._data.held_out)))

@@ -73,6 +73,13 @@ class QuorumError(TrainerError):
     code = "quorum"
 
 
+class CheckpointError(TrainerError):
+    """There is no checkpoint to resume from, or it does not fit."""
+
+    code = "checkpoint"
+    exit_code = EXIT_USAGE
+
+
 class PlanError(NetworkError):
     """No plan fits the network: a flow has no path, or a link no room for the least rate of its flows."""
 

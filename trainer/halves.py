@@ -59,6 +59,10 @@ class EdgeHalf:
         if segment.requires_grad:
             segment.backward(gradient)  # type: ignore[no-untyped-call]
 
+    def give_up(self) -> None:
+        """Forget a mini-batch that is not ended."""
+        self._segments.clear()
+
     def step(self) -> None:
         """End the mini-batch: update the layers."""
         self._segments.clear()

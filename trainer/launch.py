@@ -109,8 +109,8 @@ def _limits(host: RunningHost | None) -> list[str]:
     return [] if host is None else [flag for directory in host.cgroup for flag in ("--cgroup", directory)]
 
 
-def run_jobs(jobs: Sequence[Job], logs: Path, may_lose_edges: bool) -> None:
-    """Run cloud (the first job) and edges until the cloud ends.
+def run_jobs(jobs: Sequence[Job], logs: Path, may_lose: int) -> None:
+    """Run cloud (the first job) and edges until the cloud ends; so many edges may fail meanwhile.
 
     Raises: ChildFailedError that says which process failed, with its last lines.
     """
@@ -119,10 +119,10 @@ def run_jobs(jobs: Sequence[Job], logs: Path, may_lose_edges: bool) -> None:
             children.append(_start(job, logs))
         cloud, edges = children[0], children[1:]
         while cloud.process.poll() is None:
-            failed = next((edge for edge in edges if edge.process.poll() not in (None, 0)), None)
-            if failed is not None and not may_lose_edges:
+            failed = [edge for edge in edges if edge.process.poll() not in (None, 0)]
+            if len(failed) > may_lose:
                 _wait([cloud], GRACE_S / 5)  # its own words are better, if it noticed
-                raise _failure(cloud if cloud.process.poll() else failed)
+                raise _failure(cloud if cloud.process.poll() else failed[-1])
             time.sleep(POLL_S)
         if cloud.process.returncode != 0:
             raise _failure(cloud)

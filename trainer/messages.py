@@ -25,10 +25,24 @@ class Message(BaseModel):
     kind: ClassVar[int]
 
 
+Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Proof = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Hello(Message):
+    """Cloud: the first frame of every connection. `wants_proof`: the edge must know the token."""
+
+    kind = 19
+    nonce: Nonce
+    wants_proof: bool
+
+
 class Ask(Message):
-    """Edge: the training request. Nothing in it is raw data."""
+    """Edge: the training request. Nothing in it is raw data. `proof` and `nonce` as in `trainer.token`."""
 
     kind = 1
+    nonce: Nonce
+    proof: Proof | None = None
     edge: Name
     task: Name
     samples: Annotated[int, Field(ge=1, le=10**9)]
@@ -38,11 +52,19 @@ class Ask(Message):
     profile: ComputeProfile
 
 
+class Admit(Message):
+    """Cloud: the request was taken; what follows is the preparation. `proof`: the cloud knows the token, too."""
+
+    kind = 20
+    proof: Proof | None = None
+
+
 class Refuse(Message):
-    """Cloud: this request cannot be served, and why."""
+    """Cloud: this request cannot be served, and why; `retry`: it may be later."""
 
     kind = 2
     reason: str
+    retry: bool = False
 
 
 class Prepare(Message):
@@ -57,6 +79,7 @@ class Prepare(Message):
     standardization: Standardization
     batch: Annotated[int, Field(ge=1)]
     micro: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)]
 
 
 class Ready(Message):
@@ -64,6 +87,30 @@ class Ready(Message):
 
     kind = 4
     layers: LayerSeconds
+
+
+class Restore(Message):
+    """Cloud: begin from the state after round `round`, whatever came before.
+
+    Tensors: the whole model, and the optimiser state of the layers [0, `cut`), as `Part.export_layers` names them.
+    """
+
+    kind = 21
+    round: Count
+    cut: Count
+
+
+class Restored(Message):
+    """Edge: that is its state now. What it sent before belongs to no round any more."""
+
+    kind = 22
+    round: Count
+
+
+class Alive(Message):
+    """Cloud: it is still there, and there is nothing to do."""
+
+    kind = 23
 
 
 class Ping(Message):
@@ -107,6 +154,7 @@ class Start(Message):
     """Cloud: begin step `step` of the round at `start_s`, on the edge's clock."""
 
     kind = 9
+    round: Count
     step: Count
     start_s: Seconds
 
@@ -147,7 +195,7 @@ class Collect(Message):
 
 
 class Collected(Message):
-    """Edge: the parameters and buffers of its layers, as tensors."""
+    """Edge: its layers with their optimiser state, as `Part.export_layers` names them."""
 
     kind = 14
 
@@ -183,7 +231,7 @@ class Failed(Message):
 
 MESSAGES: dict[int, type[Message]] = {
     message.kind: message
-    for message in (Ask, Refuse, Prepare, Ready, Ping, Pong, Plan, Planned, Start, Segment, Gradient, StepDone,
-                    Collect, Collected, Global, Counted, Stop, Failed)
+    for message in (Hello, Ask, Admit, Refuse, Prepare, Ready, Restore, Restored, Alive, Ping, Pong, Plan, Planned,
+                    Start, Segment, Gradient, StepDone, Collect, Collected, Global, Counted, Stop, Failed)
 }
 """Every message by its byte."""

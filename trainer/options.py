@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from trainer.lateness import LATE_POLICIES
 from trainer.settings import RunSettings, parse_cuts
 from trainer.sharing import DATA_HELP, PARTITION_HELP
 
@@ -36,9 +38,16 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--max-cut", "max_cut", {"type": int, "help": "Most layers on an edge.  [default: all but the last]"}),
     ("--cuts", "cuts", {"help": 'Fixed cuts in place of planned ones: edges by comma, rounds by semicolon ("2,3;4,1"); '
                                 "the last round's are kept."}),
-    ("--quorum", "quorum", {"type": int, "help": "Edges that are enough at the deadline.  [default: all]"}),
+    ("--quorum", "quorum", {"type": int,
+                            "help": "Edges that are enough.  [default: all to begin, all but one to go on]"}),
     ("--ask-timeout", "ask_timeout_s", {"type": float, "help": "Seconds to wait for training requests."}),
-    ("--step-timeout", "step_timeout_s", {"type": float, "help": "Seconds of silence that end the run."}),
+    ("--step-timeout", "step_timeout_s", {"type": float, "help": "Seconds until a silent edge counts as lost."}),
+    ("--rejoin-timeout", "rejoin_timeout_s", {"type": float,
+                                              "help": "Seconds to pause for lost edges, below the quorum."}),
+    ("--late", "late", {"type": click.Choice(LATE_POLICIES),
+                        "help": "What a late edge meets: it is waited for, the round goes on without it, or its cut "
+                                "shrinks from the next round on."}),
+    ("--late-after", "late_after", {"type": float, "help": "An edge is late after so many planned steps."}),
     ("--controller-retries", "controller_retries", {"type": int, "help": "Tries again at a silent controller."}),
     ("--share", "share", {"type": float, "help": "Part of the free capacity to use."}),
     ("--floor-bps", "floor_bps", {"type": float, "help": "Least rate of a flow: control frames and moving layers."}),
@@ -70,10 +79,19 @@ def to_settings(options: Mapping[str, Any], **fields: Any) -> RunSettings:
     return settings
 
 
+def given(ctx: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that were written on the command line, as settings."""
+    names = [*(name for _, name, _ in _OPTIONS), "best_effort"]
+    said = {name: options[name] for name in names if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if "cuts" in said:
+        said["cuts"] = parse_cuts(said["cuts"])
+    return said
+
+
 def to_flags(options: Mapping[str, Any]) -> list[str]:
     """The flags that repeat parsed options for another process."""
-    flags = ["--best-effort"] if options["best_effort"] else []
+    flags = ["--best-effort"] if options.get("best_effort") else []
     for flag, name, _ in _OPTIONS:
-        if options[name] is not None:
+        if options.get(name) is not None:
             flags += [flag, str(options[name])]
     return flags

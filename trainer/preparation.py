@@ -56,6 +56,7 @@ def prepare(asks: Sequence[Ask], settings: RunSettings) -> Preparation:
         standardization=standardization,
         batch=settings.batch,
         micro=settings.micro,
+        steps=settings.steps,
     )
     reasons: dict[str, object] = {
         "model_reason": model_reason,

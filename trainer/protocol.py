@@ -2,10 +2,11 @@
 
 A frame is a fixed prefix, a JSON header and the tensors' raw buffers:
 
-    magic "PACE" | version u8 | kind u8 | 0 u16 | header bytes u32 | payload bytes u64 | sent at f64 (s) | ...
+    magic "PACE" | version u8 | kind u8 | 0 u16 | header bytes u32 | payload bytes u64 | sent at f64 (s) | number u32
 
 all big-endian; tensor values are little-endian and each tensor starts at a multiple of 16 bytes of the payload.
-Every length is checked against a bound before memory is taken for it. Nothing is ever unpickled.
+The frames of each direction of a connection are numbered from 1: one that comes again is not done again, and none is
+missed unnoticed. Every length is checked against a bound before memory is taken for it. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from trainer.errors import ProtocolError
 from trainer.messages import MESSAGES, Message
 
 MAGIC = b"PACE"
-VERSION = 1
-PREFIX = struct.Struct(">4sBBHIQd")
+VERSION = 2
+PREFIX = struct.Struct(">4sBBHIQdI")
 MAX_HEADER_BYTES = 256 * 1024
 MAX_PAYLOAD_BYTES = 256 * 1024 * 1024
 MAX_TENSORS = 4096
@@ -60,6 +61,7 @@ class Prefix:
     header_bytes: int
     payload_bytes: int
     sent_s: float
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Frame:
     sent_s: float
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     size_bytes: int = 0
+    number: int = 0
 
 
 class _TensorNote(BaseModel):
@@ -100,9 +103,9 @@ def encode(message: Message, tensors: Mapping[str, Tensor] | None = None) -> tup
     return message.kind, header, buffers
 
 
-def prefix(kind: int, header: bytes, buffers: list[memoryview], sent_s: float) -> bytes:
-    """The first bytes of the frame, stamped with the instant of sending."""
-    return PREFIX.pack(MAGIC, VERSION, kind, 0, len(header), sum(map(len, buffers)), sent_s)
+def prefix(kind: int, header: bytes, buffers: list[memoryview], sent_s: float, number: int) -> bytes:
+    """The first bytes of the frame, stamped with the instant of sending and its place in the connection."""
+    return PREFIX.pack(MAGIC, VERSION, kind, 0, len(header), sum(map(len, buffers)), sent_s, number)
 
 
 def parse_prefix(data: bytes | bytearray, limits: Limits) -> Prefix:
@@ -110,7 +113,7 @@ def parse_prefix(data: bytes | bytearray, limits: Limits) -> Prefix:
 
     Raises: ProtocolError if they are not ours or promise more than `limits`.
     """
-    magic, version, kind, zero, header_bytes, payload_bytes, sent_s = PREFIX.unpack(data)
+    magic, version, kind, zero, header_bytes, payload_bytes, sent_s, number = PREFIX.unpack(data)
     if magic != MAGIC:
         raise ProtocolError(f"The other side does not speak Paceline: its first bytes are {bytes(data[:4])!r}.")
     if version != VERSION:
@@ -124,7 +127,7 @@ def parse_prefix(data: bytes | bytearray, limits: Limits) -> Prefix:
         )
     if not math.isfinite(sent_s):
         raise ProtocolError("A frame says it was sent at no time at all.")
-    return Prefix(kind, header_bytes, payload_bytes, sent_s)
+    return Prefix(kind, header_bytes, payload_bytes, sent_s, number)
 
 
 def decode(start: Prefix, header: bytes | bytearray, payload: bytearray) -> Frame:
@@ -142,7 +145,8 @@ def decode(start: Prefix, header: bytes | bytearray, payload: bytearray) -> Fram
             f"A {MESSAGES[start.kind].__name__} message is malformed at {place or 'its start'}: {first['msg']}."
         ) from error
     tensors = _tensors(content.tensors, payload)
-    return Frame(message, start.sent_s, tensors, PREFIX.size + start.header_bytes + start.payload_bytes)
+    size_bytes = PREFIX.size + start.header_bytes + start.payload_bytes
+    return Frame(message, start.sent_s, tensors, size_bytes, start.number)
 
 
 def _tensors(notes: list[_TensorNote], payload: bytearray) -> dict[str, Tensor]:

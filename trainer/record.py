@@ -4,7 +4,8 @@ The names in summary.json are the interface to other programs: keep them, add fr
 
     status              "done", "failed" or "running"; `error` is a sentence if failed
     map, model, data    what was trained where; `data` has train and held-out samples per edge
-    accuracy            {target, final, reached_round}; null until the first averaging
+    accuracy            {target, final, best, reached_round}; null until the first averaging
+    redone_rounds       rounds that were done again, after too many edges or the cloud were lost (absent: none)
     promises            {made, kept}: one for each reserved transfer
     preparation         what the cloud decided from the edges' statistics, and why
     controller          {url, reserved, unreachable_rounds}
@@ -13,6 +14,7 @@ The names in summary.json are the interface to other programs: keep them, add fr
                         transmission_delay_ms {target, bound}, step_ms {predicted, measured: [..]},
                         cloud_ms {predicted, measured}, spread_ms [per step], loss,
                         reservation {id, version} or null, adaptations [sentences],
+                        lost [{edge, reason}]: who left in this round,
                         edges[], transfers[]
     rounds[].edges[]    edge, cut, codec, samples, segment_bytes, reserved_bps, reserved_down_bps,
                         planned_bps, training_ms {predicted, measured}, backward_ms {predicted, measured},
@@ -35,6 +37,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import yaml
+
+from trainer.durable import replace_durably
+from trainer.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +78,7 @@ class RunRecord:
             "map": config.get("map_name"),
             "model": None,
             "data": None,
-            "accuracy": {"target": config.get("target"), "final": None, "reached_round": None},
+            "accuracy": {"target": config.get("target"), "final": None, "reached_round": None, "best": None},
             "promises": {"made": 0, "kept": 0},
             "rounds": [],
         }
@@ -81,6 +86,24 @@ class RunRecord:
         self._events: IO[str] = (directory / "events.jsonl").open("a", buffering=1)
         (directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         self._write_summary()
+
+    @classmethod
+    def reopened(cls, directory: Path, config: Fields, after_round: int, listener: Listener | None = None) -> RunRecord:
+        """The record of a run that goes on after round `after_round`.
+
+        Raises: CheckpointError if the directory has no summary.
+        """
+        path = directory / "summary.json"
+        try:
+            before = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}.") from error
+        record = cls(directory, config, listener)
+        before.pop("error", None)
+        record.summary = {**record.summary, **before, "status": "running"}
+        record.summary["accuracy"]["target"] = config.get("target")
+        record.forget_after(after_round)
+        return record
 
     def event(self, name: str, **fields: Any) -> None:
         """Write one line to events.jsonl, at once, and tell the listener."""
@@ -96,6 +119,10 @@ class RunRecord:
 
     def add_round(self, row: Fields) -> None:
         """Add a finished round; counts its promises and its accuracy."""
+        self._count(row)
+        self._write_summary()
+
+    def _count(self, row: Fields) -> None:
         self.summary["rounds"].append(row)
         judged = [transfer["kept"] for transfer in row["transfers"] if transfer["kept"] is not None]
         self.summary["promises"]["made"] += len(judged)
@@ -103,15 +130,30 @@ class RunRecord:
         accuracy, goal = self.summary["accuracy"], row["accuracy"]
         if goal is not None:
             accuracy["final"] = goal
+            accuracy["best"] = max(goal, accuracy["best"] or 0.0)
             if accuracy["target"] is not None and goal >= accuracy["target"] and accuracy["reached_round"] is None:
                 accuracy["reached_round"] = row["round"]
+
+    def forget_after(self, number: int) -> None:
+        """Take the rounds after `number` out of the summary: they are done again."""
+        kept = [row for row in self.summary["rounds"] if row["round"] <= number]
+        self.summary["redone_rounds"] = self.summary.get("redone_rounds", 0) + len(self.summary["rounds"]) - len(kept)
+        self.summary["rounds"] = []
+        self.summary["promises"] = {"made": 0, "kept": 0}
+        self.summary["accuracy"] |= {"final": None, "reached_round": None, "best": None}
+        for row in kept:
+            self._count(row)
         self._write_summary()
 
-    def save_model(self, model: Mapping[str, Tensor]) -> None:
-        """Write the global model: one tensor per `<layer>.<name>`."""
-        from safetensors.torch import save_file  # imports torch, which a run that fails early never needs
+    def save_model(self, model: Mapping[str, Tensor], accuracy: float | None) -> None:
+        """Write the global model, one tensor per `<layer>.<name>`; the most accurate one is kept, too."""
+        from safetensors.torch import save  # imports torch, which a run that fails early never needs
 
-        save_file({name: tensor.contiguous() for name, tensor in model.items()}, self.directory / "model.safetensors")
+        data = save({name: tensor.contiguous() for name, tensor in model.items()})
+        replace_durably(self.directory / "model.safetensors", data)
+        best = self.summary["accuracy"]["best"]
+        if best is None or (accuracy is not None and accuracy >= best):
+            replace_durably(self.directory / "best.safetensors", data)
 
     def finish(self, status: str, error: str | None = None) -> None:
         """Close the record."""
@@ -124,10 +166,7 @@ class RunRecord:
         self._events.close()
 
     def _write_summary(self) -> None:
-        path = self.directory / "summary.json"
-        draft = path.with_suffix(".new")
-        draft.write_text(json.dumps(self.summary, indent=1) + "\n")
-        draft.replace(path)
+        replace_durably(self.directory / "summary.json", (json.dumps(self.summary, indent=1) + "\n").encode())
 
 
 def milliseconds(seconds: float | None) -> float | None:

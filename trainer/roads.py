@@ -58,6 +58,12 @@ class Road(Protocol):
     def secure(self, draft: Draft) -> Grant:
         """Draft a plan for what the network offers, and have it granted."""
 
+    def leave(self, edge: str) -> None:
+        """Give back what an edge has that is gone; never fails, says what could not be done."""
+
+    def join(self, edge: str, port: int) -> None:
+        """An edge is there (again), talking from that port; the next plan may count on it."""
+
     def release(self) -> None:
         """Give everything back; never fails, says what could not be done."""
 
@@ -76,17 +82,27 @@ class OpenRoad:
     unreachable_rounds = 0
 
     def __init__(self, travellers: Sequence[Traveller], usable_bps: float, floor_bps: float) -> None:
-        names = [traveller.name for traveller in travellers]
-        self._offer = Offer(
-            up_links=dict.fromkeys(names, ("up",)),
-            down_links=dict.fromkeys(names, ("down",)),
-            usable_bps={"up": usable_bps, "down": usable_bps},
-            floor_bps=floor_bps,
-        )
+        self._names = [traveller.name for traveller in travellers]
+        self._usable_bps = usable_bps
+        self._floor_bps = floor_bps
 
     def secure(self, draft: Draft) -> Grant:
         """The plan as drafted."""
-        return _unreserved(draft(self._offer))
+        return _unreserved(draft(Offer(
+            up_links=dict.fromkeys(self._names, ("up",)),
+            down_links=dict.fromkeys(self._names, ("down",)),
+            usable_bps={"up": self._usable_bps, "down": self._usable_bps},
+            floor_bps=self._floor_bps,
+        )))
+
+    def leave(self, edge: str) -> None:
+        """One less to share with."""
+        self._names = [name for name in self._names if name != edge]
+
+    def join(self, edge: str, port: int) -> None:  # noqa: ARG002
+        """One more to share with."""
+        self.leave(edge)
+        self._names.append(edge)
 
     def release(self) -> None:
         """Nothing to give back."""
@@ -118,6 +134,7 @@ class ReservedRoad:
     reserve: bool = True
     unreachable_rounds: int = 0
     _live: Reservation | None = None
+    _asked: list[FlowRequest] = field(default_factory=list)
     _last: Grant | None = field(default=None)
 
     def secure(self, draft: Draft) -> Grant:
@@ -140,6 +157,25 @@ class ReservedRoad:
         self._last = grant
         return grant
 
+    def leave(self, edge: str) -> None:
+        """Give the edge's flows back at once; what the others have stays."""
+        self.travellers = [traveller for traveller in self.travellers if traveller.name != edge]
+        if self._live is None:
+            return
+        flows = [flow for flow in self._asked if flow.name not in (f"{edge}-up", f"{edge}-down")]
+        try:
+            if flows:
+                self._live = self.controller.modify(self._live.id, self.lease_s, flows, retries=0)
+                self._asked = flows
+            else:
+                self.release()
+        except NetworkError as error:
+            self.say(f"The bandwidth of {edge} could not be given back: {error} It ends with the lease.")
+
+    def join(self, edge: str, port: int) -> None:
+        """Reserve for this edge from the next plan on."""
+        self.travellers = [*(one for one in self.travellers if one.name != edge), Traveller(edge, port)]
+
     def release(self) -> None:
         """Release the reservation, once; a controller that is gone lets the lease run out."""
         if self._live is None:
@@ -161,7 +197,9 @@ class ReservedRoad:
             if not self.reserve:
                 return _unreserved(plan)
             try:
-                self._live = self._ask(self._flows(plan))
+                flows = self._flows(plan)
+                self._live = self._ask(flows)
+                self._asked = flows
             except _ReservationGoneError as gone:
                 self.say(f"{gone} A new one is made.")
                 self._live = None
@@ -237,7 +275,7 @@ class ReservedRoad:
         if not paths:
             raise PlanError(f"The network has no path for {flow}.")
         if self._live is not None:
-            current = self._live.flow(flow).path
+            current = next((one.path for one in self._live.flows if one.name == flow), None)
             return next((path for path in paths if path.nodes == current), paths[0])
         return paths[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from trainer.errors import UsageError
+from trainer.lateness import LATE_POLICIES, LatePolicy
 from trainer.sharing import parse_sharing, task_of
 
 CLOUD_PORT = 7800
@@ -46,6 +47,9 @@ class RunSettings:
     quorum: int | None = None
     ask_timeout_s: float = 60.0
     step_timeout_s: float = 120.0
+    rejoin_timeout_s: float = 60.0
+    late: LatePolicy = "wait"
+    late_after: float = 4.0
     controller: str | None = None
     controller_retries: int = 5
     best_effort: bool = False
@@ -58,6 +62,11 @@ class RunSettings:
     def task(self) -> str:
         """What edges and cloud must agree on."""
         return task_of(self.data)
+
+    @property
+    def quorum_in_training(self) -> int:
+        """So many edges must be there in every round: all but one, unless the settings say otherwise."""
+        return self.quorum or max(1, len(self.edges) - 1)
 
     def check(self) -> None:
         """Report all mistakes together.
@@ -85,6 +94,8 @@ class RunSettings:
              f"--quorum is {self.quorum}; it must lie between 1 and the {edges} edges."),
             (any(len(row) != edges for row in self.cuts),
              f"--cuts must name {edges} cuts, one per edge, in every round."),
+            (self.late not in LATE_POLICIES, f"--late is {self.late}; it is one of {', '.join(LATE_POLICIES)}."),
+            (self.late_after < 1, f"--late-after is {self.late_after:g}; it must be at least 1 (planned step)."),
             (self.lease_s < 1, f"--lease is {self.lease_s:g} s; it must be at least 1."),
         ]
 

@@ -35,6 +35,10 @@ BUFFER_BYTES = 16 * 1024 * 1024
 """A whole segment fits, so sending does not wait and a busy receiver does not close the window."""
 SILENCE_MS = 120_000
 """Unacknowledged for this long, a connection counts as lost (TCP_USER_TIMEOUT)."""
+PROBE_AFTER_S, PROBE_EVERY_S, PROBES = 20, 10, 4
+"""An idle connection is probed, so that a host that vanished is noticed after a minute."""
+STALL_S = 15
+"""The kernel takes not one byte of a frame for this long: the other side has stopped reading."""
 
 _TIMESPEC = struct.Struct("@ll")
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
@@ -68,14 +72,27 @@ Inbound = Received | Lost
 
 
 class Connection:
-    """Frames over one socket. `start` begins to receive: every frame, and the end, goes to a callback."""
+    """Frames over one socket. `start` begins to receive: every frame, and the end, goes to a callback.
+
+    `arriving` is the prefix of the frame of which only a part is here.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._sending = threading.Lock()
+        self._broken: str | None = None
+        self._sent_frames = 0
+        self._received_frames = 0
+        self._sent_at_s = 0.0
         self.limits = protocol.Limits()
+        self.arriving: protocol.Prefix | None = None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_MS)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_EVERY_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMESPEC.pack(STALL_S, 0))
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
 
@@ -110,32 +127,66 @@ class Connection:
     def send(self, message: Message, tensors: Mapping[str, Tensor] | None = None) -> Sent:
         """Send one frame; returns when the kernel has all of it.
 
-        Raises: ConnectionLostError if the other side is gone.
+        Raises: ConnectionLostError if the other side is gone or has stopped reading.
         """
-        kind, header, buffers = protocol.encode(message, tensors)
+        encoded = protocol.encode(message, tensors)
         with self._sending:
-            now_s = time.time()
-            start = protocol.prefix(kind, header, buffers, now_s)
-            views = [memoryview(start + header), *(view for view in buffers if len(view))]
-            size = sum(map(len, views))
-            try:
-                while views:
-                    views = _after(views, self._socket.sendmsg(views[:64]))
-            except OSError as error:
-                raise ConnectionLostError(f"The connection to {self.peer} broke: {error}.") from error
+            return self._send(*encoded)
+
+    def send_if_idle(self, message: Message, idle_s: float) -> None:
+        """Send a small frame, unless something is being sent, or was within the last `idle_s`.
+
+        Raises: ConnectionLostError as `send` does.
+        """
+        if not self._sending.acquire(blocking=False):
+            return
+        try:
+            if time.monotonic() - self._sent_at_s >= idle_s:
+                self._send(*protocol.encode(message))
+        finally:
+            self._sending.release()
+
+    def _send(self, kind: int, header: bytes, buffers: list[memoryview]) -> Sent:
+        if self._broken is not None:  # in the middle of a frame; nothing sensible can follow
+            raise ConnectionLostError(self._broken)
+        now_s = time.time()
+        start = protocol.prefix(kind, header, buffers, now_s, self._sent_frames + 1)
+        views = [memoryview(start + header), *(view for view in buffers if len(view))]
+        size = sum(map(len, views))
+        try:
+            while views:
+                views = _after(views, self._socket.sendmsg(views[:64]))
+        except BlockingIOError:
+            self._broken = f"{self.peer} has read nothing for {STALL_S} s."
+            raise ConnectionLostError(self._broken) from None
+        except OSError as error:
+            self._broken = f"The connection to {self.peer} broke: {error}."
+            raise ConnectionLostError(self._broken) from error
+        self._sent_frames += 1
+        self._sent_at_s = time.monotonic()
         return Sent(now_s, size)
 
     def receive(self) -> Received:
-        """Wait for one frame.
+        """Wait for one frame. One that came before is passed over.
 
         Raises: ConnectionLostError if the other side is gone, ProtocolError if it sends anything else.
         """
-        first, _ = self._receive_exactly(protocol.PREFIX.size)
-        start = protocol.parse_prefix(first, self.limits)
-        header, arrival_s = self._receive_exactly(start.header_bytes)
-        payload, payload_arrival_s = self._receive_exactly(start.payload_bytes)
-        frame = protocol.decode(start, header, payload)
-        return Received(frame, payload_arrival_s if payload else arrival_s)
+        while True:
+            first, _ = self._receive_exactly(protocol.PREFIX.size)
+            start = protocol.parse_prefix(first, self.limits)
+            if start.number > self._received_frames + 1:
+                raise ProtocolError(
+                    f"{self.peer} sent frame {start.number}; frame {self._received_frames + 1} never came."
+                )
+            self.arriving = start
+            header, arrival_s = self._receive_exactly(start.header_bytes)
+            payload, payload_arrival_s = self._receive_exactly(start.payload_bytes)
+            self.arriving = None
+            frame = protocol.decode(start, header, payload)
+            if start.number <= self._received_frames:
+                continue
+            self._received_frames = start.number
+            return Received(frame, payload_arrival_s if payload else arrival_s)
 
     def start(self, deliver: Callable[[Inbound], None]) -> None:
         """Receive in a thread from now on; the last delivery is a Lost."""
@@ -144,6 +195,12 @@ class Connection:
     def set_timeout(self, seconds: float | None) -> None:
         """How long `receive` waits for bytes; None: for ever."""
         self._socket.settimeout(seconds)
+
+    def abort(self) -> None:
+        """Hang up at once: what was sent may be lost, and the port is free for the next connection."""
+        with contextlib.suppress(OSError):
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
 
     def close(self) -> None:
         """Say goodbye; what was sent still arrives."""

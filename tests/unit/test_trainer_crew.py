@@ -1,24 +1,26 @@
-"""Gathering edges: who is missing is named, who does not belong is refused."""
+"""The cloud's edges: who is missing is named, who does not belong is refused, who is lost may come back."""
 
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from trainer import messages
 from trainer.crew import Crew
-from trainer.errors import NetworkError, QuorumError, TrainingFailedError
-from trainer.predictor import ComputeProfile
-from trainer.standardize import Moments, Statistics
+from trainer.errors import NetworkError, QuorumError
+from trainer.predictor import ComputeProfile, LayerSeconds
+from trainer.recipe import OptimizerRecipe
+from trainer.standardize import Moments, Standardization, Statistics
 from trainer.transport import Connection, connect, listen
 
 MOMENTS = Moments(10, (100.0,), (1.0,), (0.0,), (99.0,), (101.0,))
 
 
 def ask(name: str, task: str = "traffic-lights") -> messages.Ask:
-    return messages.Ask(edge=name, task=task, samples=5, held_out=2, sample_shape=(3, 32, 32),
+    return messages.Ask(nonce="0" * 32, edge=name, task=task, samples=5, held_out=2, sample_shape=(3, 32, 32),
                         profile=ComputeProfile(1e9, 1e9),
                         statistics=Statistics(MOMENTS, MOMENTS, (1, 2, 2)))
 
@@ -39,13 +41,30 @@ def crew() -> Iterator[tuple[Crew, int]]:
 
 def join(port: int, request: messages.Message) -> Connection:
     connection = connect(("127.0.0.1", port), None, 5)
+    assert isinstance(connection.receive().frame.message, messages.Hello)
     connection.send(request)
     return connection
 
 
+def admitted(port: int, name: str) -> Connection:
+    connection = join(port, ask(name))
+    assert isinstance(connection.receive().frame.message, messages.Admit)
+    return connection
+
+
+def refusal(connection: Connection) -> messages.Refuse:
+    answer = connection.receive().frame.message
+    assert isinstance(answer, messages.Refuse)
+    return answer
+
+
+def soon() -> float:
+    return time.monotonic() + 5
+
+
 def test_everybody_asked(crew: tuple[Crew, int]) -> None:
     one, port = crew
-    connections = [join(port, ask(name)) for name in ("edge2", "edge1")]
+    connections = [admitted(port, name) for name in ("edge2", "edge1")]
     assert [member.name for member in one.gather(None, 5)] == ["edge1", "edge2"]
     for connection in connections:
         connection.close()
@@ -53,22 +72,17 @@ def test_everybody_asked(crew: tuple[Crew, int]) -> None:
 
 def test_who_never_asked_is_named(crew: tuple[Crew, int]) -> None:
     one, port = crew
-    connection = join(port, ask("edge1"))
+    connection = admitted(port, "edge1")
     with pytest.raises(QuorumError, match=r"edge2 never asked to train within 0\.5 s: 1 of 2 edges did, 2 must"):
         one.gather(None, 0.5)
     connection.close()
 
 
-def test_a_quorum_is_enough_at_the_deadline(crew: tuple[Crew, int]) -> None:
+def test_who_asked_and_left_again_has_not_asked(crew: tuple[Crew, int]) -> None:
     one, port = crew
-    connection = join(port, ask("edge2"))
-    assert [member.name for member in one.gather(1, 0.5)] == ["edge2"]
-    late = join(port, ask("edge1"))
-    answer = late.receive().frame.message
-    assert isinstance(answer, messages.Refuse)
-    assert answer.reason == "training has begun without you."
-    connection.close()
-    late.close()
+    admitted(port, "edge1").close()
+    with pytest.raises(QuorumError, match="edge1, edge2 never asked"):
+        one.gather(1, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -78,41 +92,118 @@ def test_a_quorum_is_enough_at_the_deadline(crew: tuple[Crew, int]) -> None:
 )
 def test_who_does_not_belong_is_told_why(crew: tuple[Crew, int], request_: messages.Ask, reason: str) -> None:
     connection = join(crew[1], request_)
-    answer = connection.receive().frame.message
-    assert isinstance(answer, messages.Refuse)
+    answer = refusal(connection)
     assert reason in answer.reason
+    assert not answer.retry
     connection.close()
 
 
-def test_a_second_edge_of_the_same_name_is_refused(crew: tuple[Crew, int]) -> None:
-    one, port = crew
-    first = join(port, ask("edge1"))
-    with pytest.raises(QuorumError):
-        one.gather(None, 0.3)
+def test_a_second_edge_of_the_same_name_may_only_try_again_later(crew: tuple[Crew, int]) -> None:
+    _, port = crew
+    first = admitted(port, "edge1")
     second = join(port, ask("edge1"))
-    answer = second.receive().frame.message
-    assert isinstance(answer, messages.Refuse)
-    assert "asked already" in answer.reason
+    answer = refusal(second)
+    assert "is still connected" in answer.reason
+    assert answer.retry
     first.close()
     second.close()
 
 
-def test_an_edge_lost_in_the_middle_is_named(crew: tuple[Crew, int]) -> None:
+def test_an_edge_lost_in_the_middle_leaves_the_crew_at_once_and_is_told_of(crew: tuple[Crew, int]) -> None:
     one, port = crew
-    connection = join(port, ask("edge1"))
-    one.gather(1, 0.3)
-    connection.close()
-    with pytest.raises(TrainingFailedError, match="edge1 was lost"):
-        one.receive(5, "anything")
+    connections = [admitted(port, name) for name in ("edge1", "edge2")]
+    one.gather(None, 5)
+    lost: list[tuple[str, str]] = []
+    one.on_lost = lambda member, reason: lost.append((member.name, reason))
+    connections[0].close()
+    assert one.receive(soon()) is None
+    assert [name for name, _ in lost] == ["edge1"]
+    assert "closed the connection" in lost[0][1]
+    assert [member.name for member in one.members] == ["edge2"]
+    connections[1].close()
 
 
-def test_silence_is_named(crew: tuple[Crew, int]) -> None:
+def test_who_answers_nothing_is_dropped_and_the_others_are_not(crew: tuple[Crew, int]) -> None:
     one, port = crew
-    connection = join(port, ask("edge1"))
+    silent, speaking = admitted(port, "edge1"), admitted(port, "edge2")
+    one.gather(None, 5)
+    reasons: list[str] = []
+    one.on_lost = lambda member, reason: reasons.append(f"{member.name}: {reason}")
+    speaking.send(messages.Planned(round=1))
+    assert [member.name for member, _, _ in one.collect(messages.Planned, 0.3)] == ["edge2"]
+    assert reasons == ["edge1: no Planned came from it within 0.3 s."]
+    for connection in (silent, speaking):
+        connection.close()
+
+
+def test_who_answers_something_else_is_dropped(crew: tuple[Crew, int]) -> None:
+    one, port = crew
+    connection = admitted(port, "edge1")
     one.gather(1, 0.3)
-    with pytest.raises(TrainingFailedError, match="waiting for Planned of edge1"):
-        one.collect(messages.Planned, 0.1)
+    connection.send(messages.Counted(correct=1, total=1))
+    assert one.collect(messages.Planned, 5) == []
     connection.close()
+
+
+RECIPE = messages.Prepare(
+    model="signal-cnn", sample_shape=(3, 32, 32), classes=3, seed=1, optimizer=OptimizerRecipe(),
+    standardization=Standardization("normalize", (False,), (0.0,), (1.0,), ""), batch=4, micro=1, steps=1,
+)
+READY = messages.Ready(layers=LayerSeconds((1.0,), (1.0,)))
+
+
+def prepared(port: int, name: str) -> Connection:
+    connection = admitted(port, name)
+    assert isinstance(connection.receive().frame.message, messages.Prepare)
+    connection.send(READY)
+    return connection
+
+
+def until_waiting(one: Crew, names: list[str]) -> None:
+    deadline = soon()
+    while one.waiting != names and time.monotonic() < deadline:
+        one.receive(time.monotonic() + 0.01)
+    assert one.waiting == names
+
+
+def test_who_comes_in_the_middle_is_prepared_and_waits_for_an_averaging(crew: tuple[Crew, int]) -> None:
+    one, port = crew
+    first = admitted(port, "edge2")
+    one.gather(1, 0.3)
+    first.send(READY)
+    one.prepare(RECIPE, 1000, 5)
+    late = prepared(port, "edge1")
+    until_waiting(one, ["edge1"])
+    assert [member.name for member in one.members] == ["edge2"]
+    assert [member.name for member in one.readmit()] == ["edge1"]
+    assert [member.name for member in one.members] == ["edge1", "edge2"]
+    for connection in (first, late):
+        connection.close()
+
+
+def test_who_waits_and_leaves_does_not_wait_any_more(crew: tuple[Crew, int]) -> None:
+    one, port = crew
+    first = admitted(port, "edge2")
+    one.gather(1, 0.3)
+    first.send(READY)
+    one.prepare(RECIPE, 1000, 5)
+    late = prepared(port, "edge1")
+    until_waiting(one, ["edge1"])
+    late.close()
+    until_waiting(one, [])
+    first.close()
+
+
+def test_who_comes_back_with_other_data_is_refused(crew: tuple[Crew, int]) -> None:
+    one, port = crew
+    connections = [admitted(port, name) for name in ("edge1", "edge2")]
+    one.gather(None, 5)
+    connections[0].close()
+    assert one.receive(soon()) is None
+    back = join(port, ask("edge1").model_copy(update={"samples": 6}))
+    assert "had 5 samples and 2 held out when the run began; now it has 6 and 2" in refusal(back).reason
+    for connection in (back, connections[1]):
+        connection.close()
 
 
 def test_a_port_in_use_is_named() -> None:

@@ -15,7 +15,7 @@ from trainer.messages import Collected, Message, Ping, Segment
 
 def pack(message: Message, tensors: dict[str, Tensor] | None = None) -> bytes:
     kind, header, buffers = protocol.encode(message, tensors)
-    return protocol.prefix(kind, header, buffers, 12.5) + header + b"".join(buffers)
+    return protocol.prefix(kind, header, buffers, 12.5, 1) + header + b"".join(buffers)
 
 
 def unpack(data: bytes, limits: protocol.Limits = protocol.Limits()) -> protocol.Frame:  # noqa: B008
@@ -87,4 +87,4 @@ def test_another_version_is_named() -> None:
 )
 def test_a_malformed_header_is_refused(header: bytes) -> None:
     with pytest.raises(ProtocolError):
-        unpack(protocol.prefix(Ping.kind, header, [], 0.0) + header)
+        unpack(protocol.prefix(Ping.kind, header, [], 0.0, 1) + header)

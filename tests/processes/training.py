@@ -1,0 +1,136 @@
+"""Training processes of their own for tests that stop, kill and restart them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+POLL_S = 0.01
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody uses."""
+    for first in range(21000 + os.getpid() % 500 * 16, 60000, 16):
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise AssertionError("no free ports")
+
+
+@dataclass
+class Stage:
+    """A cloud and edges on loopback, each a process that can be killed."""
+
+    directory: Path
+    edges: int
+    port: int
+    edge_flags: tuple[str, ...] = ()
+    cloud_flags: tuple[str, ...] = ()
+    processes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    seen: int = 0
+
+    @property
+    def run(self) -> Path:
+        """The run's directory."""
+        return self.directory / "run"
+
+    def start_cloud(self, *flags: str) -> None:
+        """Begin a run."""
+        names = [flag for number in range(self.edges) for flag in ("--edge", f"edge{number + 1}")]
+        self._start("cloud", "cloud", "--bind", f"127.0.0.1:{self.port}", *names, "--run-dir", str(self.run),
+                    *self.cloud_flags, *flags)
+
+    def resume_cloud(self, *flags: str) -> None:
+        """Go on with it."""
+        self._start("cloud", "cloud", "--bind", f"127.0.0.1:{self.port}", "--resume", str(self.run),
+                    *self.cloud_flags, *flags)
+
+    def start_edge(self, number: int, *flags: str) -> None:
+        """Start edge `number`, from 1."""
+        self._start(f"edge{number}", "edge", "--name", f"edge{number}", "--cloud", f"127.0.0.1:{self.port}", "--index",
+                    str(number - 1), "--of", str(self.edges), "--source-port", str(self.port + number), "--seed", "5",
+                    *self.edge_flags, *flags)
+
+    def start_edges(self) -> None:
+        """Start them all."""
+        for number in range(1, self.edges + 1):
+            self.start_edge(number)
+
+    def _start(self, name: str, *arguments: str) -> None:
+        log = (self.directory / f"{name}.log").open("a")
+        with log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "trainer.cli", *arguments], stdout=log, stderr=log, text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Signal one process; a killed one is waited for."""
+        self.processes[name].send_signal(number)
+        if number == signal.SIGKILL:
+            self.processes[name].wait()
+
+    def events(self) -> list[Event]:
+        """All events so far."""
+        path = self.run / "events.jsonl"
+        text = path.read_text() if path.exists() else ""
+        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+    def wait_for(self, name: str, where: Callable[[Event], bool] = lambda _: True, seconds: float = 90) -> Event:
+        """The next event of that name, after the one that was waited for last."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            events = self.events()
+            for place in range(self.seen, len(events)):
+                if events[place]["event"] == name and where(events[place]):
+                    self.seen = place + 1
+                    return events[place]
+            if self.processes["cloud"].poll() is not None and len(self.events()) == len(events):
+                break
+            time.sleep(POLL_S)
+        raise AssertionError(f"no event {name}; {self.logs()}")
+
+    def finish(self, name: str = "cloud", seconds: float = 90) -> int:
+        """Wait for a process to end; its exit code."""
+        return self.processes[name].wait(seconds)
+
+    def summary(self) -> dict[str, Any]:
+        """The record's summary."""
+        content: dict[str, Any] = json.loads((self.run / "summary.json").read_text())
+        return content
+
+    def logs(self) -> str:
+        """What all said."""
+        return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(self.directory.glob("*.log")))
+
+
+@contextmanager
+def stage(
+    directory: Path, edges: int, cloud_flags: tuple[str, ...] = (), edge_flags: tuple[str, ...] = ()
+) -> Iterator[Stage]:
+    """A stage whose processes all end with the block."""
+    directory.mkdir(exist_ok=True)
+    one = Stage(directory, edges, free_ports(edges + 1), edge_flags, cloud_flags)
+    try:
+        yield one
+    finally:
+        for process in one.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait()

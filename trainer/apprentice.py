@@ -1,0 +1,73 @@
+"""What the cloud holds for one edge: its half of the model, and how many samples a mini-batch has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from trainer.checkpoint import Checkpoint
+from trainer.crew import Member
+from trainer.errors import ProtocolError
+from trainer.halves import CloudHalf
+from trainer.messages import Prepare
+from trainer.models import build_layers
+from trainer.parts import Part, split_evenly
+
+
+@dataclass
+class Apprentice:
+    """One edge in training. `cap`: its cut may be no larger for now, because it was late."""
+
+    member: Member
+    half: CloudHalf
+    batch: int
+    micros: int
+    cap: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The edge's name."""
+        return self.member.name
+
+    @property
+    def cut(self) -> int:
+        """The first layer that runs here."""
+        return self.half.cut
+
+    def initial_values(self) -> dict[str, Tensor]:
+        """The model as it was built: `<layer>.<name>`; copies."""
+        part = self.half.part
+        return {name: value.clone() for name, value in part.values(0, len(part.layers)).items()}
+
+    def whole(self, from_edge: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The edge's layers and ours: values as `<layer>.<name>`, and copies of the optimiser state.
+
+        Raises: ProtocolError if what came from the edge is not its layers.
+        """
+        part = self.half.part
+        values, states = {}, {}
+        for name, tensor in {**from_edge, **part.export_layers(part.first, part.last)}.items():
+            if ".state." in name:
+                states[name] = tensor.clone()
+            else:
+                values[name.replace(".value.", ".", 1)] = tensor
+        wanted = part.values(0, len(part.layers))
+        if values.keys() != wanted.keys() or any(values[n].shape != wanted[n].shape for n in wanted):
+            raise ProtocolError(f"it sent layers that are not the first {self.cut} of the model.")
+        return values, states
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to the state after an averaging."""
+        part = self.half.part
+        part.adopt_layers(0, len(part.layers), checkpoint.layers_of(self.name))
+        part.first = checkpoint.cuts.get(self.name, 0)
+
+
+def apprentice_of(member: Member, recipe: Prepare) -> Apprentice:
+    """A new one, with the model as all sides build it."""
+    layers = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
+    batch = min(recipe.batch, member.ask.samples)
+    part = Part(layers, 0, len(layers), recipe.optimizer)
+    return Apprentice(member, CloudHalf(part), batch, len(split_evenly(batch, recipe.micro)))

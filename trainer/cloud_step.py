@@ -1,0 +1,134 @@
+"""One mini-batch on every edge, as the cloud conducts it: a common start, then every segment answered at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+from trainer import codec, messages
+from trainer.apprentice import Apprentice
+from trainer.crew import Crew, Member
+from trainer.errors import ProtocolError
+from trainer.exchange import EdgeExchange, StepResult
+from trainer.lateness import LatePolicy, late_after_s
+from trainer.pacing import SentFrame
+from trainer.randomness import RandomStream
+from trainer.roads import Grant
+from trainer.transport import Received
+
+START_LEAD_S = 0.02
+"""How far ahead a common start is announced, so that every edge hears of it in time."""
+
+
+class CloudStep:
+    """One step, from the common start until every edge that is still there has ended it.
+
+    An edge that is lost or dropped on the way leaves an exchange that is not done.
+    """
+
+    def __init__(
+        self, number: int, step: int, grant: Grant, crew: Crew, apprentices: Mapping[str, Apprentice],
+        gradient_codec: codec.Codec, seed: int, tell_late: Callable[[str, int], None],
+    ) -> None:
+        self.number = number
+        self.step = step
+        self._grant = grant
+        self._crew = crew
+        self._apprentices = apprentices
+        self._gradient_codec = gradient_codec
+        self._seed = seed
+        self._tell_late = tell_late
+        self._start_s = 0.0
+        self.late: list[str] = []
+        self._began = 0.0
+        self.exchanges = {
+            name: EdgeExchange(one.member.offset_s, one.member.mss_bytes, grant.up[name], grant.down[name])
+            for name, one in apprentices.items()
+        }
+
+    def run(self, policy: LatePolicy, late_factor: float, timeout_s: float) -> StepResult:
+        """Run it. `timeout_s` ends the patience with an edge whatever the policy is."""
+        self._began = time.perf_counter()
+        deadline_s = time.monotonic() + timeout_s
+        late_s = time.monotonic() + late_after_s(self._grant.plan.step_s, late_factor)
+        self._start()
+        while busy := self._busy():
+            item = self._crew.receive(min(deadline_s, late_s))
+            if item is not None:
+                self._take(*item)
+            elif time.monotonic() >= deadline_s:
+                for member in busy:
+                    self._crew.drop(member, f"it did not end step {self.step} within {timeout_s:g} s.")
+            elif time.monotonic() >= late_s:
+                late_s = deadline_s
+                self._treat_late(busy, policy, late_factor)
+        return StepResult(self.step, time.perf_counter() - self._began, self._done())
+
+    def _start(self) -> None:
+        self._start_s = time.time() + START_LEAD_S
+        for member in self._crew.members:
+            self._crew.send(
+                member,
+                messages.Start(round=self.number, step=self.step, start_s=self._start_s + member.offset_s),
+            )
+
+    def _busy(self) -> list[Member]:
+        return [member for member in self._crew.members if self.exchanges[member.name].done is None]
+
+    def _done(self) -> dict[str, EdgeExchange]:
+        return {name: exchange for name, exchange in self.exchanges.items() if exchange.done is not None}
+
+    def _treat_late(self, busy: list[Member], policy: LatePolicy, late_factor: float) -> None:
+        for member in busy:
+            self.late.append(member.name)
+            self._tell_late(member.name, self.step)
+            if policy == "drop":
+                self._crew.drop(member, f"it was late: {late_factor:g} times the planned step had passed.")
+            elif policy == "shrink":
+                one = self._apprentices[member.name]
+                one.cap = one.cut // 2
+
+    def _take(self, member: Member, received: Received) -> None:
+        """Deal with one message; who sends what cannot be is dropped."""
+        one, exchange = self._apprentices[member.name], self.exchanges[member.name]
+        match received.frame.message:
+            case messages.Segment() as segment if segment.step == self.step:
+                try:
+                    self._answer(segment, received, one, exchange)
+                except ProtocolError as error:
+                    self._crew.drop(member, str(error))
+            case messages.StepDone() as done if done.step == self.step:
+                if len(done.gradients_received_s) != one.micros:
+                    self._crew.drop(member, f"it ended step {self.step} before it had all gradients.")
+                exchange.done = done
+            case other:
+                self._crew.drop(member, f"it sent {type(other).__name__} in the middle of step {self.step}.")
+
+    def _answer(
+        self, segment: messages.Segment, received: Received, one: Apprentice, exchange: EdgeExchange
+    ) -> None:
+        """Forward and backward of one micro-batch; its gradient goes back at once."""
+        if segment.micro != len(exchange.sent_up) or segment.micro >= one.micros:
+            raise ProtocolError(f"it sent micro-batch {segment.micro} in place of {len(exchange.sent_up)}.")
+        exchange.sent_up.append(SentFrame(received.frame.sent_s, received.frame.size_bytes))
+        exchange.arrived_s = received.arrival_s
+        began = time.perf_counter()
+        try:
+            tensors = received.frame.tensors
+            values, labels = codec.decode("segment", tensors), tensors["labels"].to(torch.int64)
+            stream = RandomStream(self._seed, one.name, self.number, segment.step, segment.micro)
+            gradient, loss = one.half.train(values, labels, one.batch, stream)
+        except (KeyError, RuntimeError, IndexError, ValueError) as error:
+            raise ProtocolError(f"it sent a segment that does not fit cut {one.cut}: {error}.") from error
+        exchange.cloud_s += time.perf_counter() - began
+        exchange.loss += loss
+        sent = self._crew.send(
+            one.member, messages.Gradient(step=segment.step, micro=segment.micro),
+            codec.encode("gradient", gradient, self._gradient_codec),
+        )
+        if sent is not None:
+            exchange.sent_down.append(SentFrame(sent.send_s, sent.size_bytes))
+        if len(exchange.sent_up) == one.micros:
+            one.half.step()

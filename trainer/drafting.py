@@ -1,0 +1,36 @@
+"""What the planner is asked in a round: forecasts, each edge's allowed cuts, and the cuts of the last round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from trainer.apprentice import Apprentice
+from trainer.outlook import Codecs, Outlook
+from trainer.planner import Offer, RoundPlan, plan_round
+from trainer.settings import RunSettings
+
+
+def draft_plan(
+    number: int, offer: Offer, settings: RunSettings, apprentices: Mapping[str, Apprentice], outlook: Outlook,
+    codecs: Codecs, layers: int,
+) -> RoundPlan:
+    """The plan of a round for what the network offers; fixed cuts if the settings say so.
+
+    Raises: PlanError.
+    """
+    present = list(apprentices.values())
+    cuts = {one.name: _allowed(number, settings, one, layers) for one in present}
+    forecasts = outlook.forecasts({one.name: one.member.mss_bytes for one in present}, cuts, codecs)
+    current = [one.cut for one in present] if number > 1 else None
+    return plan_round(forecasts, offer, max(one.micros for one in present), current, settings.steps)
+
+
+def _allowed(number: int, settings: RunSettings, one: Apprentice, layers: int) -> range:
+    if settings.cuts:
+        row = settings.cuts[min(number, len(settings.cuts)) - 1]
+        cut = row[settings.edges.index(one.name)]
+        return range(cut, cut + 1)
+    last = layers - 1 if settings.max_cut is None else settings.max_cut
+    if one.cap is not None:
+        last = max(settings.min_cut, min(last, one.cap))
+    return range(settings.min_cut, last + 1)

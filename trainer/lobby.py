@@ -1,0 +1,87 @@
+"""The cloud's front door: whoever connects is greeted and must ask to train; strangers lose their connection.
+
+Nothing that a stranger sends or leaves unsaid holds up anybody else, and none gets more than a small frame's memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+
+from trainer import messages, protocol
+from trainer.errors import ConnectionLostError, ProtocolError, TrainerError
+from trainer.transport import Connection, listen
+
+log = logging.getLogger(__name__)
+
+STRANGER_LIMITS = protocol.Limits(header_bytes=protocol.MAX_HEADER_BYTES, payload_bytes=0)
+STRANGER_TIMEOUT_S = 10.0
+MAX_STRANGERS = 64
+
+
+class NotAdmittedError(TrainerError):
+    """Whoever asked to train is not let in; `retry`: may be later."""
+
+    code = "not_admitted"
+
+    def __init__(self, sentence: str, retry: bool = False) -> None:
+        super().__init__(sentence)
+        self.retry = retry
+
+
+class Lobby:
+    """Listens from the first moment to `close`. `admit` takes whoever asked properly, or raises NotAdmittedError."""
+
+    def __init__(self, address: tuple[str, int], admit: Callable[[messages.Ask, Connection], None]) -> None:
+        self.refused = 0
+        self._admit = admit
+        self._places = threading.BoundedSemaphore(MAX_STRANGERS)
+        self._listener = listen(address)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            if not self._places.acquire(blocking=False):
+                self.refused += 1
+                sock.close()
+                continue
+            threading.Thread(target=self._welcome, args=(sock,), daemon=True).start()
+
+    def _welcome(self, sock: socket.socket) -> None:
+        connection = Connection(sock)
+        try:
+            connection.limits = STRANGER_LIMITS
+            connection.set_timeout(STRANGER_TIMEOUT_S)
+            connection.send(messages.Hello(nonce=secrets.token_hex(16), wants_proof=False))
+            ask = connection.receive().frame.message
+            if not isinstance(ask, messages.Ask):
+                raise ProtocolError(f"{connection.peer} sent {type(ask).__name__} before asking to train.")
+            connection.set_timeout(None)
+            self._admit(ask, connection)
+        except NotAdmittedError as error:
+            with contextlib.suppress(ConnectionLostError):
+                connection.send(messages.Refuse(reason=str(error), retry=error.retry))
+            self._turn_away(connection, error)
+        except (TrainerError, OSError) as error:
+            self._turn_away(connection, error)
+        finally:
+            self._places.release()
+
+    def _turn_away(self, connection: Connection, why: Exception) -> None:
+        self.refused += 1
+        log.warning("stranger=%s refused=%r", connection.peer, str(why))
+        connection.close()
