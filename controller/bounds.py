@@ -118,7 +118,7 @@ class Analysis(Generic[Key]):
         """The bound of one flow."""
         links = self.network.links_along(self.flows[key].path)
         fixed_us, best_us = _fixed_us(links, self.calibration)
-        worst_us = fixed_us + sum(self._delays.delay_us(link.name) for link in links)
+        worst_us = fixed_us + sum(self._delays.delay_us[link.name] for link in links)
         return Bound(worst_us, worst_us - best_us)
 
     @property
@@ -128,9 +128,9 @@ class Analysis(Generic[Key]):
 
     @cached_property
     def moved(self) -> frozenset[Key]:
-        """The flows whose bound is another than in the analysis that this was `changed` from, new ones included."""
-        crossing = self._delays.crossing
-        return frozenset(key for name in self._delays.moved for key, _ in crossing.get(name, ()))
+        """The flows whose bound is another than in the analysis that this was `changed` from, or new."""
+        loads = self._delays.traffic.loads
+        return frozenset(key for name in self._delays.moved if name in loads for key, _ in loads[name].streams)
 
 
 def bounds_of(

@@ -57,12 +57,12 @@ def waiting(server: Server, crossings: Sequence[Crossing], clock_us: float = 0.0
 
     Raises: Overbooked
     """
-    if all(crossing.activity is ALWAYS or crossing.activity == ALWAYS for crossing in crossings):
+    if all(crossing.activity is ALWAYS for crossing in crossings):
         return Waiting(_wait_us(server, crossings))
     lateness_us = max(crossing.lateness_us for crossing in crossings) + clock_us
     reach_us = lateness_us
     while reach_us <= HOPELESS_US:
-        sets = list(_sets(crossings, reach_us))
+        sets = list(_sets(crossings, reach_us)) or [[]]
         busy_us = max(_busy_us(server, members) for members in sets)
         if busy_us + lateness_us <= reach_us:
             return _worst_of(server, sets, reach_us, reach_us - busy_us - lateness_us)
