@@ -81,12 +81,18 @@ class Analysis(Generic[Key]):
     """
 
     def __init__(
-        self, network: Network, calibration: Calibration, flows: Mapping[Key, ShapedFlow], delays: Delays[Key]
+        self,
+        network: Network,
+        calibration: Calibration,
+        flows: Mapping[Key, ShapedFlow],
+        delays: Delays[Key],
+        added: Collection[Key] = (),
     ) -> None:
         self.network = network
         self.calibration = calibration
         self.flows = flows
         self._delays = delays
+        self._added = frozenset(added)
 
     @classmethod
     def of(
@@ -112,7 +118,7 @@ class Analysis(Generic[Key]):
         flows.update(added)
         streams = {key: _stream(flow, self.calibration) for key, flow in added.items()}
         gone = {*removed, *(key for key in added if key in self.flows)}
-        return Analysis(self.network, self.calibration, flows, self._delays.changed(streams, gone))
+        return Analysis(self.network, self.calibration, flows, self._delays.changed(streams, gone), added)
 
     def bound(self, key: Key) -> Bound:
         """The bound of one flow."""
@@ -130,7 +136,8 @@ class Analysis(Generic[Key]):
     def moved(self) -> frozenset[Key]:
         """The flows whose bound is another than in the analysis that this was `changed` from, or new."""
         loads = self._delays.traffic.loads
-        return frozenset(key for name in self._delays.moved if name in loads for key, _ in loads[name].streams)
+        reached = (loads[name].streams for name in self._delays.moved if name in loads)
+        return self._added.union(key for streams in reached for key, _ in streams)
 
 
 def bounds_of(
