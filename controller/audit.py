@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -63,6 +64,7 @@ class Audit:
         Raises: StartError if the database cannot be opened.
         """
         self._engine = open_database(url, _METADATA)
+        self._lock = threading.Lock()  # a database in memory is one connection
         self._map_name = map_name
         self.close: Callable[[], None] = self._engine.dispose
 
@@ -71,13 +73,13 @@ class Audit:
         names = ("at_s", "tenant", "token", "client", "method", "status", "code", "reservation")
         row: dict[str, object] = {name: getattr(entry, name) for name in names}
         row |= {"map": self._map_name, "path": entry.path[:256], "request": entry.request[:REQUEST_BYTES]}
-        with self._engine.begin() as connection:
+        with self._lock, self._engine.begin() as connection:
             connection.execute(insert(_TABLE).values(row))
 
     def read(self, after: int, limit: int) -> list[tuple[int, Entry]]:
         """Entries with their numbers, oldest first, those numbered higher than `after`."""
         columns = [column for column in _TABLE.c if column.name not in ("map", "seq")]
         wanted = select(_TABLE.c.seq, *columns).where(_TABLE.c.map == self._map_name, _TABLE.c.seq > after)
-        with self._engine.connect() as connection:
+        with self._lock, self._engine.connect() as connection:
             rows = connection.execute(wanted.order_by(_TABLE.c.seq).limit(limit)).all()
         return [(seq, Entry(*rest)) for seq, *rest in rows]

@@ -31,8 +31,9 @@ class Limits:
 
 
 READS = Limits(at_once=8, waiting=120, per_tenant=96)
-WRITES = Limits(at_once=8, waiting=56, per_tenant=48)
-"""Reads and writes never wait for each other. A tenant alone cannot fill a queue."""
+WRITES = Limits(at_once=32, waiting=64, per_tenant=64)
+"""Reads and changes never wait for each other. A tenant alone cannot fill a queue. As many changes at once as the
+service takes: most of them wait for switches, and one that is slow must not hold up changes elsewhere."""
 
 STREAMS = Limits(at_once=64, waiting=0, per_tenant=32)
 ALL = Limits(at_once=512, waiting=0, per_tenant=512)
