@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 
 from controller.audit import Audit
 from controller.bodylimit import BodyLimit
+from controller.description import DescribedApp
 from controller.errors import ControllerError
 from controller.guard import Guard, shown
 from controller.ledger import IN_MEMORY
@@ -34,20 +35,6 @@ A rate is in L2 bits per second (Ethernet header included, preamble and FCS not)
 Errors are problem details (RFC 9457) with a stable `code`."""
 
 
-class ProblemSpeakingApp(FastAPI):
-    """Describes its refusals as what they are: problem details, not plain JSON."""
-
-    def openapi(self) -> dict[str, Any]:
-        """The OpenAPI description."""
-        schema = super().openapi()
-        for operations in schema["paths"].values():
-            for operation in operations.values():
-                for status, response in operation["responses"].items():
-                    if status >= "400":
-                        response["content"].pop("application/json", None)
-        return schema
-
-
 def create_app(
     service: Service,
     propagation_emulated: Callable[[], bool] = lambda: False,
@@ -61,11 +48,11 @@ def create_app(
 
     Without `tokens` whoever is near may do everything; without `audit` it is kept in memory.
     """
-    app = ProblemSpeakingApp(
-        title="Paceline controller", version="1", description=DESCRIPTION, docs_url=None, redoc_url=None
-    )
     desk = Desk(beside)
     tokens, audit = tokens or Tokens(IN_MEMORY), audit or Audit(IN_MEMORY, service.network.name)
+    words: dict[str, Any] = {"title": "Paceline controller", "version": "1", "description": DESCRIPTION}
+    hosts = [host.name for host in service.network.hosts]
+    app = DescribedApp(hosts, lambda: tokens.are_configured, **words, docs_url=None, redoc_url=None)
     stream, metrics = stream or Stream(), metrics or Metrics(service)
     for listener in (stream.hear, metrics.hear):
         service.listen(listener)

@@ -156,18 +156,26 @@ def add_error_answers(app: FastAPI, shown: Callable[[Request, ControllerError], 
         return answer(invalid_request(mistakes_of(error.errors())))
 
     @app.exception_handler(HTTPException)
-    async def http_error(_request: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 400:  # a body that is no text, or nested too deep to read
             return answer(InvalidRequest("The body is not JSON that can be read.", mistakes=[]))
         codes = {404: "not_found", 405: "method_not_allowed"}
         code = codes.get(error.status_code, "http_error")
         title = code.replace("_", " ").capitalize()
-        return _answer(problem(error.status_code, code, title, clean(str(error.detail)) + "."), error.headers)
+        headers = {"Allow": _allowed(app, request)} if code == "method_not_allowed" else error.headers
+        return _answer(problem(error.status_code, code, title, clean(str(error.detail)) + "."), headers)
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:
         log.error("bug method=%s path=%s", request.method, request.url.path, exc_info=error)
         return answer(EXAMPLES[-1])
+
+
+def _allowed(app: FastAPI, request: Request) -> str:
+    """All methods of a path: the router knows of each route's own only."""
+    path = getattr(request.scope.get("route"), "path", "")
+    known = app.openapi()["paths"].get(path, {"get": {}})
+    return ", ".join(sorted(method.upper() for method in known))
 
 
 def invalid_request(mistakes: Sequence[Mapping[str, str]]) -> InvalidRequest:

@@ -24,10 +24,20 @@ HORIZON_S = 366 * 86_400.0
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
-Port = Annotated[int, Field(ge=1, le=65535)]
-Microseconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
-Milliseconds = Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)]
-LeaseSeconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False, examples=[60])]
+
+def _number_only(value: object) -> object:
+    if isinstance(value, (bool, str)):
+        raise ValueError("give a number, not text or a truth value")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_number_only)]
+Number = Annotated[float, BeforeValidator(_number_only), Field(allow_inf_nan=False)]
+
+Port = Annotated[Whole, Field(ge=1, le=65535)]
+Microseconds = Annotated[Number, Field(ge=0.001, le=1e9)]
+Milliseconds = Annotated[Number, Field(ge=0.001, le=86_400_000)]
+LeaseSeconds = Annotated[Number, Field(ge=0.001, le=86_400, examples=[60])]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:@-]+( +[A-Za-z0-9_.:@-]+)*$")]
 
 
@@ -37,7 +47,7 @@ def _text_only(value: object) -> object:
     return value.upper().replace(" ", "T")
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_text_only, json_schema_input_type=datetime)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_text_only)]
 
 
 class Mistaken(ValueError):  # noqa: N818 - it is raised for pydantic, and read where mistakes are told
@@ -65,10 +75,10 @@ class MatchBody(Strict):
 class AnyRequirement(Strict):
     """What both forms have. No burst: one is chosen. No limit: the bound is told but not promised to stay."""
 
-    burst_bytes: Annotated[int, Field(ge=1, le=10**8)] | None = None
+    burst_bytes: Annotated[Whole, Field(ge=1, le=10**8)] | None = None
     max_latency_us: Microseconds | None = None
     max_latency_variation_us: Microseconds | None = None
-    rank: Annotated[int, Field(ge=0, le=LOWEST_RANK, description="0 is the most important.")] = DEFAULT_RANK
+    rank: Annotated[Whole, Field(ge=0, le=LOWEST_RANK, description="0 is the most important.")] = DEFAULT_RANK
     protection: Annotated[
         Protection, Field(description="`link_disjoint`: a second path is kept that shares no link with the first.")
     ] = "none"
@@ -77,7 +87,7 @@ class AnyRequirement(Strict):
 class RateRequirement(AnyRequirement):
     """A rate, from now on."""
 
-    min_bandwidth_bps: Annotated[int, Field(ge=1000, le=10**12, examples=[15_000_000])]
+    min_bandwidth_bps: Annotated[Whole, Field(ge=1000, le=10**12, examples=[15_000_000])]
 
     def to_requirement(self) -> facts.Requirement:
         """The fact behind it."""
@@ -87,14 +97,14 @@ class RateRequirement(AnyRequirement):
 class TransferRequirement(AnyRequirement):
     """So many bytes within a deadline, once or in every period; the rate is chosen such that they are there in time."""
 
-    transfer_bytes: Annotated[int, Field(ge=1, le=10**12, examples=[1_000_000])]
+    transfer_bytes: Annotated[Whole, Field(ge=1, le=10**12, examples=[1_000_000])]
     deadline_ms: Milliseconds
     period_ms: (
-        Annotated[float, Field(ge=SHORTEST_PERIOD_MS, le=86_400_000, allow_inf_nan=False, multiple_of=0.001)] | None
+        Annotated[Number, Field(ge=SHORTEST_PERIOD_MS, le=86_400_000, description="Counted in whole microseconds.")]
+        | None
     ) = None
     offset_ms: Annotated[
-        float,
-        Field(ge=0, lt=86_400_000, allow_inf_nan=False, description="From each multiple of the period of Unix time."),
+        Number, Field(ge=0, lt=86_400_000, description="From each multiple of the period of Unix time.")
     ] = 0.0
 
     @model_validator(mode="after")
@@ -233,7 +243,7 @@ class TransferBody(Strict):
     name: Name
     source: Name
     destination: Name
-    transfer_bytes: Annotated[int, Field(ge=1, le=10**12)]
+    transfer_bytes: Annotated[Whole, Field(ge=1, le=10**12)]
 
 
 class TransfersQuestion(Strict):

@@ -1,0 +1,55 @@
+"""The OpenAPI description: as FastAPI makes it, made true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+from fastapi import FastAPI
+
+Json = dict[str, Any]
+
+ENDS = ("source", "destination")
+
+
+class DescribedApp(FastAPI):
+    """Describes refusals as problem details, hosts by the names they have, and tokens only while they are needed."""
+
+    def __init__(self, hosts: Sequence[str], wants_tokens: Callable[[], bool], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._hosts = list(hosts)
+        self._wants_tokens = wants_tokens
+        self._made: dict[bool, Json] = {}
+
+    def openapi(self) -> Json:
+        """The description as it is true now."""
+        with_tokens = self._wants_tokens()
+        if with_tokens not in self._made:
+            schema = deepcopy(super().openapi())
+            for operation in _operations(schema):
+                _only_problems(operation)
+                if not with_tokens:
+                    operation.pop("security", None)
+                    operation["responses"].pop("401", None)
+            self._name_hosts(schema)
+            self._made[with_tokens] = schema
+        return self._made[with_tokens]
+
+    def _name_hosts(self, schema: Json) -> None:
+        for name in ("FlowBody", "TransferBody"):
+            for end in ENDS:
+                schema["components"]["schemas"][name]["properties"][end] = {"type": "string", "enum": self._hosts}
+        for parameter in schema["paths"]["/v1/paths"]["get"]["parameters"]:
+            if parameter["name"] in ENDS:
+                parameter["schema"] = {"type": "string", "enum": self._hosts}
+
+
+def _operations(schema: Json) -> list[Json]:
+    return [operation for path in schema["paths"].values() for operation in path.values()]
+
+
+def _only_problems(operation: Json) -> None:
+    for status, response in operation["responses"].items():
+        if status >= "400":
+            response["content"].pop("application/json", None)
