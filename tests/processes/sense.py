@@ -1,4 +1,4 @@
-"""Loaded by schemathesis: is a request that keeps to the description refused for a reason the description cannot hold?"""
+"""Loaded by schemathesis: is what keeps to the description refused for a reason that no description can hold?"""
 
 from __future__ import annotations
 
