@@ -125,16 +125,22 @@ class PathSearch:
     """A depth-first search over candidate routes, biggest flow first, that remembers how far it came."""
 
     def __init__(
-        self, room: Room, flows: Sequence[Sized], replaced: Reservation | None, down: frozenset[str]
+        self,
+        room: Room,
+        flows: Sequence[Sized],
+        replaced: Reservation | None,
+        down: frozenset[str],
+        most_steps: int = SEARCH_STEPS,
     ) -> None:
         self.room = room
+        self.most_steps = most_steps
         self.flows = sorted(flows, key=lambda sized: sized.rate_bps, reverse=True)
         self.candidates = {sized.flow.name: _candidates(room.network, sized.flow, replaced, down) for sized in flows}
         self.steps = 0
         self.deepest: tuple[int, dict[str, Route]] = (-1, {})
 
     def assignments(self) -> Iterator[dict[str, Route]]:
-        """Every assignment of routes that fits, best first, until SEARCH_STEPS are spent."""
+        """Every assignment of routes that fits, best first, until `most_steps` are spent."""
         return self._place(0, {})
 
     def _place(self, depth: int, chosen: dict[str, Route]) -> Iterator[dict[str, Route]]:
@@ -144,7 +150,7 @@ class PathSearch:
         sized = self.flows[depth]
         for route in self.candidates[sized.flow.name]:
             self.steps += 1
-            if self.steps > SEARCH_STEPS:
+            if self.steps > self.most_steps:
                 break
             bookings = self.room.lifetime.bookings(sized, route)
             if not self.room.fits(bookings):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
-from controller.assignment import Lifetime, PathSearch, Room, Sized, granted_burst_bytes
+from controller.assignment import SEARCH_STEPS, Lifetime, PathSearch, Room, Sized, granted_burst_bytes
 from controller.bookings import Bookings
 from controller.bounds import NoBound
 from controller.errors import LatencyNotMet, Refused
@@ -30,6 +30,7 @@ class Request:
     """Flows for the reservation of that id; if a standing one has it, this is its modification.
 
     Wanted during [start_s, end_s); a start of None is now. `keep`: flows, by name, whose present placement stays.
+    `search_steps`: how long to look for an assignment of paths before it counts as not fitting.
     """
 
     reservation_id: str
@@ -38,6 +39,7 @@ class Request:
     start_s: float | None = None
     end_s: float = inf
     keep: frozenset[str] = field(default_factory=frozenset)
+    search_steps: int = SEARCH_STEPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def _first_plan(case: Case, down: frozenset[str], headroom_share: float) -> Plan
     kept = _kept(case)
     new = [flow for flow in case.request.flows if flow.name not in kept]
     sizes = _sizes(case.network, new, {}, headroom_share)
-    search = PathSearch(_room(case, kept), list(sizes.values()), case.replaced, down)
+    search = PathSearch(_room(case, kept), list(sizes.values()), case.replaced, down, case.request.search_steps)
     refusal: Refused | None = None
     for tried, routes in enumerate(search.assignments()):
         if tried == BOUND_CHECKS:

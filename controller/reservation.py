@@ -19,7 +19,7 @@ LOWEST_RANK = 255
 DEFAULT_RANK = 128
 """A rank is 0…255 and 0 the most important: those go first when not all can stay. Source: RFC 9016 §5.7."""
 
-END_GUARD_S = 0.1
+END_GUARD_S = 0.25
 """A reservation with an end is let in until so long before it: what is on its way then is there at the end, and another
 reservation may begin at that moment on the same links."""
 

@@ -1,0 +1,76 @@
+"""What is offered would be accepted; the time told is one at which the same request is admitted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from controller.admission import Admitted, Rejected, Request, decide
+from controller.bookings import Bookings
+from controller.errors import Refused
+from controller.network import network_from_map
+from controller.offers import decide_or_advise
+from controller.reservation import Flow, Match, Requirement, Reservation, State
+from controller.standing import Standing
+from topologies.loader import load_map
+
+PAIR = network_from_map(load_map("pair"))
+
+
+@st.composite
+def requirements(draw: st.DrawFn) -> Requirement:
+    limit_us = draw(st.none() | st.floats(1000, 60_000))
+    protection = draw(st.sampled_from(["none"] * 4 + ["link_disjoint"]))
+    if draw(st.booleans()):
+        return Requirement(draw(st.integers(1000, 100_000_000)), None, limit_us, protection=protection)
+    periods = st.none() | st.just(1000.0)
+    return Requirement(
+        transfer_bytes=draw(st.integers(1, 5_000_000)),
+        deadline_ms=draw(st.floats(5, 1000)),
+        period_ms=draw(periods),
+        max_latency_us=limit_us,
+        protection=protection,
+    )
+
+
+@st.composite
+def flows(draw: st.DrawFn, first_port: int) -> tuple[Flow, ...]:
+    needed = draw(st.lists(requirements(), min_size=1, max_size=2))
+    sources = st.sampled_from(["edge1", "edge2"])
+    return tuple(
+        Flow(f"f{number}", draw(sources), "cloud", Match("tcp", first_port + number, 7800), each)
+        for number, each in enumerate(needed)
+    )
+
+
+@given(standing=st.lists(flows(1000), max_size=3), ends=st.permutations([10.0, 20.0, None]), wanted=flows(2000))
+@settings(max_examples=60, deadline=None)
+def test_advice_is_true(
+    standing: list[tuple[Flow, ...]], ends: list[float | None], wanted: tuple[Flow, ...]
+) -> None:
+    bookings, everyone = Bookings(), Standing(PAIR)
+    for number, (held, end_s) in enumerate(zip(standing, ends, strict=False), 1):
+        ports = [replace(each, match=Match("udp", 10 * number + port, 1)) for port, each in enumerate(held)]
+        request = Request(f"r-{number}", 1, tuple(ports), None, end_s or float("inf"))
+        decision = decide(PAIR, bookings, everyone, request, 0.0)
+        if isinstance(decision, Admitted):
+            times = 60.0, 0.0, 60.0
+            new = Reservation(request.reservation_id, number, 1, "test", State.ACTIVE, *times, decision.placements)
+            bookings, everyone = decision.bookings, decision.after.having(replace(new, end_at_s=end_s))
+    request = Request("r-99", 1, wanted, None, 1000.0)
+    decision = decide_or_advise(PAIR, bookings, everyone, request, 0.0)
+    if not isinstance(decision, Rejected) or not isinstance(decision.error, Refused):
+        return
+    decision.error.advise()
+    offered, fits_at_s = decision.error.facts["offer"], decision.error.facts["fits_at"]
+    event(f"{decision.error.code}: offer {offered is not None}, later {fits_at_s is not None}")
+    if isinstance(offered, tuple):
+        assert [flow.five_tuple for flow in offered] == [flow.five_tuple for flow in wanted]
+        assert offered != wanted
+        assert isinstance(decide(PAIR, bookings, everyone, replace(request, flows=offered), 0.0), Admitted)
+    if isinstance(fits_at_s, float):
+        later = replace(request, start_s=fits_at_s, end_s=fits_at_s + 1000)
+        assert fits_at_s in (10.0, 11.0, 20.0, 21.0)
+        assert isinstance(decide(PAIR, bookings, everyone, later, 0.0), Admitted)
