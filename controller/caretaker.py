@@ -162,7 +162,7 @@ class Caretaker:
         now_s = self._clock()
         if reservation.expires_at_s <= now_s:
             return self._writer.end(reservation, State.EXPIRED, NOT_RENEWED)
-        if reservation.end_at_s is not None and reservation.end_at_s <= now_s:
+        if reservation.until_s <= now_s:
             if reservation.state in INSTALLED:
                 return self._writer.end(reservation, State.ENDED, None)
             return self._writer.end(reservation, State.FAILED, NEVER_STARTED)
@@ -242,9 +242,7 @@ class Caretaker:
 
 def _next_moment_s(reservation: Reservation) -> float:
     """When time changes something about it."""
-    moments = [reservation.expires_at_s]
-    if reservation.end_at_s is not None:
-        moments.append(reservation.end_at_s)
+    moments = [reservation.expires_at_s, reservation.until_s]
     if reservation.state is State.SCHEDULED:
         moments.append(reservation.start_at_s)
     return min(moments)

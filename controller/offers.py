@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from math import ceil, floor, inf
+from typing import ParamSpec, TypeVar
 
 from controller.admission import Admitted, Rejected, Request, decide
 from controller.assignment import granted_burst_bytes
@@ -39,6 +41,27 @@ LEAST_SHARE = 1 / 128
 
 LIMIT_STEP_US = 100
 """An offered latency limit is a multiple of this, so that it is not broken by the next smallest flow."""
+
+
+Returned = TypeVar("Returned")
+Arguments = ParamSpec("Arguments")
+
+
+def advising(ask: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+    """The same function whose refusals come with their advice: worked out when the function has let go of its locks."""
+
+    @wraps(ask)
+    def asked(*args: Arguments.args, **named: Arguments.kwargs) -> Returned:
+        try:
+            answer = ask(*args, **named)
+        except Refused as error:
+            error.advise()
+            raise
+        if isinstance(answer, Rejected) and isinstance(answer.error, Refused):
+            answer.error.advise()
+        return answer
+
+    return asked
 
 
 @dataclass(frozen=True, slots=True)

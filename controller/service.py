@@ -25,6 +25,7 @@ from controller.events import Installed, SwitchReport
 from controller.fabric import CONFIRM_S, SwitchCounters
 from controller.ledger import Ledger
 from controller.network import Network
+from controller.offers import advising
 from controller.repeats import Repeats
 from controller.reservation import Flow, Reservation, State
 from controller.switches import Switches
@@ -95,6 +96,7 @@ class Service:
 
     # What clients ask for -------------------------------------------------------------------------------------------
 
+    @advising
     def reserve(self, asked: Asked, repeat: RepeatKey | None = None) -> tuple[Reservation, bool]:
         """Admit all flows or none, install them, and answer when every switch has confirmed.
 
@@ -143,6 +145,7 @@ class Service:
         self._book.linger(wanted)
         return self._fabric.aim({wanted.id: None})
 
+    @advising
     def commit(self, reservation_id: str) -> Reservation:
         """Turn a held reservation into a scheduled or active one, and renew its lease.
 
@@ -165,6 +168,7 @@ class Service:
                 touched = self._fabric.aim({renewed.id: renewed})
             return self._carry_out(renewed, touched, lambda: self._back_to(held))
 
+    @advising
     def modify(self, reservation_id: str, lease_s: float | None, flows: tuple[Flow, ...] | None) -> Reservation:
         """Renew the lease and, if flows are given, change what is reserved without interrupting what stays.
 
@@ -257,6 +261,7 @@ class Service:
             self._writer.sweep()
             return self.reservation(reservation_id)
 
+    @advising
     def quote(self, asked: Asked) -> Admitted | Rejected:
         """What `reserve` would decide now; nothing is reserved."""
         with self._writer.lock:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from controller.admission import Admitted, Rejected, Request, decide
+from controller.admission import Admitted, Rejected, Request
 from controller.asked import RepeatKey
 from controller.book import Book
 from controller.bounds import DEFAULT_CALIBRATION, Calibration
@@ -19,6 +19,7 @@ from controller.events import ReservationChanged, ServiceEvent
 from controller.fabric import Fabric
 from controller.ledger import Ledger
 from controller.network import Network
+from controller.offers import decide_or_advise
 from controller.protection import active_path
 from controller.reservation import Reservation, State
 from controller.steps import Step, reached
@@ -69,7 +70,7 @@ class Writer:
         """What admission says now. Under the lock."""
         self.book.sweep(self.fabric.lets_in)
         book, now_s, down = self.book, self.clock(), self.fabric.down
-        return decide(self.network, book.bookings, book.standing, request, now_s, down, self.calibration)
+        return decide_or_advise(self.network, book.bookings, book.standing, request, now_s, down, self.calibration)
 
     def admit(self, request: Request) -> Admitted:
         """The same.
