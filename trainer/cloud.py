@@ -69,6 +69,7 @@ def run(
                 "url": settings.controller,
                 "reserved": settings.controller is not None and not settings.best_effort,
                 "unreachable_rounds": road.unreachable_rounds,
+                "broken_rounds": road.broken_rounds,
             })
     except TrainerError as error:
         reason = str(error)
@@ -239,6 +240,7 @@ class Cloud:
         self._crew.synchronize(self._settings.step_timeout_s)
 
     def _step(self, number: int, step: int, grant: Grant) -> StepResult:
+        self._record.event("step", round=number, step=step, of=self._settings.steps)
         one = CloudStep(number, step, grant, self._crew, self._apprentices,
                         self._gradient_codec, self._recipe.seed,
                         lambda edge, step: self._record.event("late", edge=edge, round=number, step=step,
@@ -293,6 +295,9 @@ class Cloud:
         row = round_row(number, plan, grant, steps, sizes, batches, self._codec, duration_s, accuracy,
                         after is not None)
         row["lost"] = list(self._lost)
+        if grant.broken:
+            for transfer in row["transfers"]:
+                transfer["kept"] = False
         self._record.add_round(row)
         judged = [transfer["kept"] for transfer in row["transfers"] if transfer["kept"] is not None]
         self._record.event(

@@ -8,7 +8,8 @@ The names in summary.json are the interface to other programs: keep them, add fr
     redone_rounds       rounds that were done again, after too many edges or the cloud were lost (absent: none)
     promises            {made, kept}: one for each reserved transfer
     preparation         what the cloud decided from the edges' statistics, and why
-    controller          {url, reserved, unreachable_rounds}
+    controller          {url, reserved, unreachable_rounds, broken_rounds}: rounds without an answer of the controller,
+                        and rounds in which nothing was reserved although it should be: all promises broken
     strangers_refused   connections that were closed because they sent no training request
     rounds[]            round, duration_ms, averaged, accuracy, training_delay_ms {target},
                         transmission_delay_ms {target, bound}, step_ms {predicted, measured: [..]},

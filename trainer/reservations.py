@@ -71,6 +71,7 @@ class Reservation(_Answer):
     id: str
     version: int
     state: str
+    reason: str | None = None
     flows: tuple[FlowGrant, ...]
 
     def flow(self, name: str) -> FlowGrant:
@@ -128,9 +129,10 @@ class Controller:
         """The network as the controller sees it."""
         return self._ask("GET", "/v1/network")
 
-    def paths(self, source: str, destination: str) -> list[Path]:
+    def paths(self, source: str, destination: str, retries: int | None = None) -> list[Path]:
         """Candidate paths, best first."""
-        answer = self._ask("GET", "/v1/paths", query={"source": source, "destination": destination})
+        query = {"source": source, "destination": destination}
+        answer = self._ask("GET", "/v1/paths", query=query, retries=retries)
         return list(self._parse(_Paths, answer).paths)
 
     def create(self, owner: str, lease_s: float, flows: Sequence[FlowRequest]) -> Reservation:
@@ -150,6 +152,13 @@ class Controller:
         """
         body = {"lease_s": lease_s, "flows": [flow.to_json() for flow in flows]}
         return self._parse(Reservation, self._ask("PATCH", f"/v1/reservations/{reservation}", body, retries=retries))
+
+    def renew(self, reservation: str, lease_s: float) -> None:
+        """Renew the lease, without trying again.
+
+        Raises: ReservationRefusedError, ControllerUnreachableError.
+        """
+        self._ask("PATCH", f"/v1/reservations/{reservation}", {"lease_s": lease_s}, retries=0)
 
     def release(self, reservation: str) -> dict[str, Any]:
         """Give it back.

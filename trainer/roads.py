@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,6 +14,8 @@ from trainer.errors import ControllerUnreachableError, NetworkError, PlanError, 
 from trainer.pacing import BURST_BYTES
 from trainer.planner import Offer, RoundPlan
 from trainer.reservations import Controller, FlowRequest, Path, Reservation
+
+log = logging.getLogger(__name__)
 
 TRIES = 6
 """How often a plan is adapted to a refusal before the run gives up."""
@@ -35,7 +41,10 @@ class FlowPromise:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A plan that the network has agreed to. `up`, `down`: by edge. `adaptations`: what had to give, in sentences."""
+    """A plan that the network has agreed to. `up`, `down`: by edge. `adaptations`: what had to give, in sentences.
+
+    `broken`: there should be a reservation and there is none, so every promise of this round is broken.
+    """
 
     plan: RoundPlan
     up: dict[str, FlowPromise]
@@ -43,6 +52,7 @@ class Grant:
     reservation_id: str | None = None
     reservation_version: int | None = None
     adaptations: tuple[str, ...] = ()
+    broken: bool = False
 
     @property
     def reserved(self) -> bool:
@@ -51,9 +61,11 @@ class Grant:
 
 
 class Road(Protocol):
-    """Where the cloud's plans meet the network; `unreachable_rounds` had no answer from the controller."""
+    """Where the cloud's plans meet the network; `unreachable_rounds` had no answer from the controller,
+    `broken_rounds` nothing reserved although there should be."""
 
     unreachable_rounds: int
+    broken_rounds: int
 
     def secure(self, draft: Draft) -> Grant:
         """Draft a plan for what the network offers, and have it granted."""
@@ -80,6 +92,7 @@ class OpenRoad:
     """No reservations: plans are made for the rates the network should have, and nothing is promised."""
 
     unreachable_rounds = 0
+    broken_rounds = 0
 
     def __init__(self, travellers: Sequence[Traveller], usable_bps: float, floor_bps: float) -> None:
         self._names = [traveller.name for traveller in travellers]
@@ -116,6 +129,22 @@ def _unreserved(plan: RoundPlan) -> Grant:
     )
 
 
+class LeaseRenewal:
+    """Calls `renew` every `every_s` seconds until `stop`."""
+
+    def __init__(self, every_s: float, renew: Callable[[], None]) -> None:
+        self._over = threading.Event()
+        threading.Thread(target=self._run, args=(every_s, renew), daemon=True).start()
+
+    def stop(self) -> None:
+        """Renew no more."""
+        self._over.set()
+
+    def _run(self, every_s: float, renew: Callable[[], None]) -> None:
+        while not self._over.wait(every_s):
+            renew()
+
+
 @dataclass
 class ReservedRoad:
     """One reservation for the whole run, changed from round to round.
@@ -132,34 +161,84 @@ class ReservedRoad:
     lease_s: float
     say: Callable[[str], None]
     reserve: bool = True
+    clock: Callable[[], float] = time.monotonic
     unreachable_rounds: int = 0
+    broken_rounds: int = 0
     _live: Reservation | None = None
     _asked: list[FlowRequest] = field(default_factory=list)
+    _lease_ends_s: float = 0.0
+    _usable_bps: float = 0.0
+    _away: bool = False
+    _renewal: LeaseRenewal | None = None
+    _busy: threading.Lock = field(default_factory=threading.Lock)
     _last: Grant | None = field(default=None)
 
     def secure(self, draft: Draft) -> Grant:
         """Draft, ask, and adapt to what is refused, TRIES times.
 
-        Without an answer from the controller the last round's grant goes on, if there is one.
+        Once there was a grant there always is one: without an answer from the controller the last one goes on while its
+        lease lasts; after that, and when what was reserved is lost, the plan goes on at best effort and every promise
+        of it counts as broken. Every round asks again.
 
-        Raises: ReservationRefusedError, ControllerUnreachableError, PlanError.
+        Raises: ReservationRefusedError, ControllerUnreachableError, PlanError, if nothing was ever granted.
         """
+        with self._busy:
+            return self._secure(draft)
+
+    def _secure(self, draft: Draft) -> Grant:
         try:
             grant = self._adapt(draft)
-        except ControllerUnreachableError as error:
+        except NetworkError as error:
             if self._last is None:
                 raise
-            self.unreachable_rounds += 1
+            return self._go_on(draft, error)
+        if self._away or (self._last is not None and self._last.broken):
+            self.say("The controller answers, and the flows are reserved again.")
+        self._away, self._last = False, grant
+        if grant.reserved and self._renewal is None:
+            self._renewal = LeaseRenewal(self.lease_s / 3, self._renew)
+        return grant
+
+    def _go_on(self, draft: Draft, error: NetworkError) -> Grant:
+        assert self._last is not None
+        self._away = isinstance(error, ControllerUnreachableError)
+        self.unreachable_rounds += self._away
+        present, before = {one.name for one in self.travellers}, self._last.plan.edges
+        known = present <= {edge.edge for edge in before}
+        if self._away and self._last.reserved and known and self.clock() < self._lease_ends_s:
             sentence = f"{error} The last round's plan and reservation go on while the lease lasts."
             self.say(sentence)
-            return Grant(self._last.plan, self._last.up, self._last.down, self._last.reservation_id,
-                         self._last.reservation_version, (sentence,))
-        self._last = grant
-        return grant
+            plan = dataclasses.replace(self._last.plan, edges=tuple(e for e in before if e.edge in present))
+            return dataclasses.replace(self._last, plan=plan, adaptations=(sentence,))
+        self.broken_rounds += 1
+        sentence = f"{error} Nothing is reserved now: this round goes on at best effort, its promises are broken."
+        self.say(sentence)
+        least_bps = self.floor_bps * len(self.travellers)
+        unreserved = OpenRoad(self.travellers, max(self._usable_bps, least_bps), self.floor_bps).secure(draft)
+        self._last = dataclasses.replace(unreserved, adaptations=(sentence,), broken=self.reserve)
+        return self._last
+
+    def _renew(self) -> None:
+        """Keep the lease alive in a long round or a pause, unless a plan is being secured, which renews it, too."""
+        if not self._busy.acquire(blocking=False):
+            return
+        try:
+            if self._live is not None:
+                began_s = self.clock()
+                self.controller.renew(self._live.id, self.lease_s)
+                self._lease_ends_s = began_s + self.lease_s
+        except NetworkError as error:
+            log.info("lease=%s renewed=no reason=%r", self.lease_s, str(error))  # the next round will tell
+        finally:
+            self._busy.release()
 
     def leave(self, edge: str) -> None:
         """Give the edge's flows back at once; what the others have stays."""
         self.travellers = [traveller for traveller in self.travellers if traveller.name != edge]
+        with self._busy:
+            self._give_back(edge)
+
+    def _give_back(self, edge: str) -> None:
         if self._live is None:
             return
         flows = [flow for flow in self._asked if flow.name not in (f"{edge}-up", f"{edge}-down")]
@@ -168,7 +247,8 @@ class ReservedRoad:
                 self._live = self.controller.modify(self._live.id, self.lease_s, flows, retries=0)
                 self._asked = flows
             else:
-                self.release()
+                live, self._live = self._live, None
+                self.controller.release(live.id)
         except NetworkError as error:
             self.say(f"The bandwidth of {edge} could not be given back: {error} It ends with the lease.")
 
@@ -178,9 +258,12 @@ class ReservedRoad:
 
     def release(self) -> None:
         """Release the reservation, once; a controller that is gone lets the lease run out."""
-        if self._live is None:
+        if self._renewal is not None:
+            self._renewal.stop()
+        with self._busy:
+            live, self._live = self._live, None
+        if live is None:
             return
-        live, self._live = self._live, None
         try:
             self.controller.release(live.id)
         except NetworkError as error:
@@ -191,15 +274,17 @@ class ReservedRoad:
         last_refusal: ReservationRefusedError | None = None
         for attempt in range(1, TRIES + 1):
             try:
-                plan = draft(self._offer(share))
+                offer = self._offer(share)
+                plan = draft(offer)
             except PlanError as error:
                 raise last_refusal or error from error  # the controller knows better what is in the way
             if not self.reserve:
                 return _unreserved(plan)
             try:
                 flows = self._flows(plan)
+                began_s = self.clock()
                 self._live = self._ask(flows)
-                self._asked = flows
+                self._asked, self._lease_ends_s = flows, began_s + self.lease_s
             except _ReservationGoneError as gone:
                 self.say(f"{gone} A new one is made.")
                 self._live = None
@@ -214,6 +299,7 @@ class ReservedRoad:
                 )
                 self.say(adaptations[-1])
                 continue
+            self._usable_bps = min(offer.usable_bps.values())
             return self._granted(plan, self._live, adaptations)
         raise NetworkError(f"No reservation lasted long enough to be used, in {TRIES} tries.")
 
@@ -243,6 +329,9 @@ class ReservedRoad:
             flow = live.flow(name)
             return FlowPromise(flow.reserved_bps, flow.accumulated_latency_us, flow.path)
 
+        if live.state != "active":
+            adaptations.append(f"Reservation {live.id} is {live.state}: {live.reason or 'no reason was given'}.")
+            self.say(adaptations[-1])
         return Grant(
             plan,
             up={edge.edge: promise(f"{edge.edge}-up") for edge in plan.edges},
@@ -262,7 +351,7 @@ class ReservedRoad:
                 (f"{traveller.name}-up", up, (traveller.name, self.cloud)),
                 (f"{traveller.name}-down", down, (self.cloud, traveller.name)),
             ):
-                path = self._path(name, self.controller.paths(*ends))
+                path = self._path(name, self.controller.paths(*ends, retries=0 if self._away else None))
                 links[traveller.name] = tuple(link.link for link in path.links)
                 free.update({link.link: link.free_bps for link in path.links})
         for flow in self._live.flows if self._live else ():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -87,6 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         if self.server.live is None:
             return self._answer(404, {"code": "unknown_reservation", "detail": "There is no r-1."})
+        if "flows" not in body:
+            return self._answer(200, self.server.live)
         return self._answer(*self.server.reserve(body))
 
     def do_DELETE(self) -> None:
@@ -177,19 +181,98 @@ def test_a_controller_that_is_not_there_is_tried_again_and_then_named(said: list
     controller.close()
 
 
-def test_a_controller_lost_between_rounds_leaves_the_last_grant(
-    road: ReservedRoad, said: list[str], monkeypatch: pytest.MonkeyPatch
+NOWHERE = "http://127.0.0.1:9"
+
+
+@contextlib.contextmanager
+def away(road: ReservedRoad, said: list[str]) -> Iterator[None]:
+    """The controller does not answer as long as the block lasts."""
+    there, road.controller = road.controller, Controller(NOWHERE, 0, said.append)
+    try:
+        yield
+    finally:
+        road.controller.close()
+        road.controller = there
+
+
+def test_while_the_controller_is_away_the_last_grant_goes_on_as_long_as_its_lease(
+    road: ReservedRoad, said: list[str]
 ) -> None:
+    now_s = [0.0]
+    road.clock = lambda: now_s[0]
     first = road.secure(draft)
-    other = Controller("http://127.0.0.1:9", 0, said.append)
-    monkeypatch.setattr(road, "controller", other)
-    second = road.secure(draft)
-    assert second.plan == first.plan
-    assert road.unreachable_rounds == 1
-    assert "go on while the lease lasts" in said[-1]
+    with away(road, said):
+        now_s[0] = 59.0
+        second = road.secure(draft)
+        assert second.plan == first.plan
+        assert second.reserved
+        assert "go on while the lease lasts" in said[-1]
+        now_s[0] = 61.0
+        third = road.secure(draft)
+        assert third.broken
+        assert not third.reserved
+        assert third.up["edge1"].network_latency_us is None
+        assert "its promises are broken" in said[-1]
+        assert (road.unreachable_rounds, road.broken_rounds) == (2, 1)
+    back = road.secure(draft)
+    assert back.reserved
+    assert not back.broken
+    assert said[-1] == "The controller answers, and the flows are reserved again."
+
+
+def test_a_reservation_lost_for_good_is_no_reason_to_stop(road: ReservedRoad, stub: Stub, said: list[str]) -> None:
+    road.secure(draft)
+    stub.live, stub.hidden_bps = None, CAPACITY_BPS  # gone, and somebody else has taken everything
+    grant = road.secure(draft)
+    assert grant.broken
+    assert "a->b has 0 Mb/s free" in said[-1]
+    assert road.unreachable_rounds == 0
+    stub.hidden_bps = 0.0
+    assert road.secure(draft).reserved
+
+
+def test_who_leaves_gives_its_bandwidth_back_at_once_and_gets_some_when_it_is_back(
+    road: ReservedRoad, stub: Stub
+) -> None:
+    def draft_for(offer: Offer) -> RoundPlan:
+        return plan_round([one for one in FORECASTS if one.edge in offer.up_links], offer, 4)
+
+    road.secure(draft_for)
+    road.leave("edge2")
+    assert stub.live
+    assert {flow["name"] for flow in stub.live["flows"]} == {"edge1-up", "edge1-down"}
+    assert road.secure(draft_for).up.keys() == {"edge1"}
+    road.join("edge2", 7802)
+    assert road.secure(draft_for).up.keys() == {"edge1", "edge2"}
+
+
+def test_when_the_last_leaves_nothing_stays_reserved(road: ReservedRoad, stub: Stub) -> None:
+    road.secure(draft)
+    for name in ("edge1", "edge2"):
+        road.leave(name)
+    assert stub.live is None
+    assert stub.log[-1] == "DELETE"
+
+
+def test_an_edge_lost_while_the_controller_is_away_does_not_end_the_run(road: ReservedRoad, said: list[str]) -> None:
+    road.secure(draft)
+    with away(road, said):
+        road.leave("edge2")
+        assert "bandwidth of edge2 could not be given back" in said[-1]
+        assert [edge.edge for edge in road.secure(draft).plan.edges] == ["edge1"]
+        road.release()
+        assert "could not be released" in said[-1]
+
+
+def test_the_lease_is_renewed_in_a_round_that_takes_longer(road: ReservedRoad, stub: Stub) -> None:
+    road.lease_s = 0.15
+    road.secure(draft)
+    deadline = time.monotonic() + 10
+    while stub.log.count("PATCH") < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
     road.release()
-    assert "could not be released" in said[-1]
-    other.close()
+    assert stub.log.count("PATCH") >= 2
+    assert stub.log[-1] == "DELETE"
 
 
 def test_an_answer_outside_the_contract_is_named(stub: Stub, said: list[str]) -> None:
