@@ -1,10 +1,10 @@
 """Ports as an optical line would have them: a fixed rate, and reserved frames before all others.
 
-Every egress is an HTB class of the port's rate with two children: frames marked DSCP 46 (expedited forwarding,
-RFC 3246) in a class of strict priority, everything else behind.
+Every egress is an HTB class of the port's rate with three children in strict priority: frames marked DSCP 46 (expedited
+forwarding, RFC 3246); ARP and LLDP, of which the controller's meters let through very little; everything else.
 
 A queue that refuses a frame makes Open vSwitch's userspace datapath drop the rest of its batch, reserved frames
-included. So neither queue refuses any: the reserved one holds all bursts that meters let through, and a full
+included. So no queue refuses any: the reserved one holds all bursts that meters let through, and a full
 best-effort queue drops its oldest frame instead of the new one, which the sender does not see (pfifo_head_drop).
 """
 
@@ -15,6 +15,10 @@ import subprocess
 EXPEDITED_DSFIELD = "0xb8"
 QUEUE_BYTES = 3_000_000
 """Above all reserved bursts together, and above the largest burst of a best-effort meter, 8000 kbit."""
+
+
+_SMALL = (("arp", "2"), ("0x88cc", "3"))
+"""Protocols of the middle class, each with a filter preference of its own, as tc wants."""
 
 
 def queue_frames(mtu_bytes: int) -> int:
@@ -34,19 +38,21 @@ def port_commands(interface: str, rate_bps: int, mtu_bytes: int, delay_us: float
 
     tc = ["tc", "qdisc", "add", "dev", interface]
     classes = ["tc", "class", "add", "dev", interface, "parent"]
+    filters = ["tc", "filter", "add", "dev", interface, "parent", "1:", "protocol"]
     commands = [
         [*tc, "root", "handle", "1:", "htb", "default", "20"],
         [*classes, "1:", "classid", "1:1", "htb", "rate", rate, "ceil", rate, *htb],
         [*classes, "1:1", "classid", "1:10", "htb", "rate", share(98), "ceil", rate, "prio", "0", *htb],
-        [*classes, "1:1", "classid", "1:20", "htb", "rate", share(2), "ceil", rate, "prio", "1", *htb],
-        ["tc", "filter", "add", "dev", interface, "parent", "1:", "protocol", "all", "prio", "1", "u32",
-         "match", "ip", "dsfield", EXPEDITED_DSFIELD, "0xfc", "flowid", "1:10"],
+        [*classes, "1:1", "classid", "1:15", "htb", "rate", share(1), "ceil", rate, "prio", "1", *htb],
+        [*classes, "1:1", "classid", "1:20", "htb", "rate", share(1), "ceil", rate, "prio", "2", *htb],
+        [*filters, "all", "prio", "1", "u32", "match", "ip", "dsfield", EXPEDITED_DSFIELD, "0xfc", "flowid", "1:10"],
+        *([*filters, kind, "prio", prio, "u32", "match", "u32", "0", "0", "flowid", "1:15"] for kind, prio in _SMALL),
     ]  # fmt: skip
     # netem refuses what is too much: there only a limit that is never reached keeps batches whole.
     delayed = ["netem", "delay", f"{delay_us:.0f}us", "limit", str(QUEUE_BYTES // 64)]
     reserved = ["bfifo", "limit", str(QUEUE_BYTES)]
     best_effort = ["pfifo_head_drop", "limit", str(queue_frames(mtu_bytes))]
-    for band, queue in (("10", reserved), ("20", best_effort)):
+    for band, queue in (("10", reserved), ("15", reserved), ("20", best_effort)):
         leaf = [*tc, "parent", f"1:{band}", "handle", f"{band}:"]
         commands.append([*leaf, *(delayed if delay_us else queue)])
     return commands

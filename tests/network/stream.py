@@ -1,0 +1,71 @@
+"""The two ends of a paced UDP stream whose datagrams are numbered and timed by the kernel; run inside hosts.
+
+    stream.py receive PORT OUT                       prints `listening`; writes OUT when SIGTERM comes
+    stream.py send ADDRESS PORT SOURCE_PORT PER_S PAYLOAD_BYTES SECONDS
+
+OUT is JSON: `sent` (as the last datagram says), `arrivals` [[number, Unix time in s], …] in order of arrival.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+SO_TIMESTAMPNS = 35
+HEADER = struct.Struct("!Q")
+CATCH_UP_S = 0.005
+"""As much lateness is made up for; the sender of a reserved flow never bursts beyond that."""
+
+
+def receive(port: int, out: Path) -> None:
+    """Note each datagram's number and when the kernel had it."""
+    arrivals: list[tuple[int, float]] = []
+
+    def end(*_: object) -> NoReturn:
+        out.write_text(json.dumps({"arrivals": arrivals}))
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as endpoint:
+        endpoint.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8_000_000)
+        endpoint.bind(("0.0.0.0", port))
+        print("listening", flush=True)
+        while True:
+            data, notes, _, _ = endpoint.recvmsg(65536, 64)
+            seconds, nanoseconds = struct.unpack("qq", notes[0][2])
+            arrivals.append((HEADER.unpack(data[: HEADER.size])[0], seconds + nanoseconds / 1e9))
+
+
+def send(address: str, port: int, source_port: int, per_s: float, payload_bytes: int, seconds: float) -> None:
+    """Send numbered datagrams at an even pace; after a pause of the machine it goes on from there, with no burst."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as endpoint:
+        endpoint.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0xB8)  # priority at the host's own port
+        endpoint.bind(("0.0.0.0", source_port))
+        endpoint.connect((address, port))
+        filling = bytes(payload_bytes - HEADER.size)
+        count, due_s = round(per_s * seconds), time.monotonic()
+        for number in range(count):
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            endpoint.send(HEADER.pack(number) + filling)
+            due_s = max(due_s + 1 / per_s, time.monotonic() - CATCH_UP_S)
+        print(count)
+
+
+def main() -> None:
+    """Read the command line."""
+    if sys.argv[1] == "receive":
+        receive(int(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        address, port, source_port, per_s, payload_bytes, seconds = sys.argv[2:]
+        send(address, int(port), int(source_port), float(per_s), int(payload_bytes), float(seconds))
+
+
+if __name__ == "__main__":
+    main()
