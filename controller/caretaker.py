@@ -61,12 +61,14 @@ class Caretaker:
                 self._take_up(reservation)
             installed = {each.id: each for each in self._book.live() if each.state in INSTALLED}
             self._fabric.aim(installed)
+        self._fabric.start()
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
         """End both threads."""
         self._stopping.set()
+        self._fabric.stop()
         self._fabric.wake()
         for thread in self._threads:
             thread.join(timeout=10)

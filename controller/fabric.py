@@ -20,6 +20,7 @@ from controller.entries import COOKIE_RESERVATION_MASK, MeterEntry, cookie_of
 from controller.errors import SwitchDown, SwitchError, SwitchTimeout
 from controller.events import LinkChanged, Reconciled, ServiceEvent, SwitchChanged, SwitchReport, SwitchStanding
 from controller.forwarding import reservation_meter
+from controller.gates import Gates
 from controller.holdings import Difference, Holdings, Told
 from controller.network import DirectedLink, Network
 from controller.reservation import Reservation
@@ -70,6 +71,7 @@ class Fabric:
         self._switches = switches
         self._tell = tell
         self._holdings = Holdings(network)
+        self._gates = Gates(self)
         self._name_of = {number: node.name for number, node in network.switch_by_datapath_id.items()}
         self._number_of = {name: number for number, name in self._name_of.items()}
         self._lock = threading.Lock()
@@ -81,6 +83,14 @@ class Fabric:
         self._heard: dict[PortKey, PortKey] = {}
         self._checked_at_s = 0.0
         self._waiting: list[SwitchEvent] = []
+
+    def start(self) -> None:
+        """Begin to open and close periodic windows."""
+        self._gates.start()
+
+    def stop(self) -> None:
+        """Leave the gates as they are."""
+        self._gates.stop()
 
     # Changing what switches hold ------------------------------------------------------------------------------------
 
@@ -104,11 +114,21 @@ class Fabric:
 
         No switch is told before `confirm` or `bring` is called with what this returns.
         """
-        return self._holdings.aim(changed)
+        touched = self._holdings.aim(changed)
+        self._gates.look_again()
+        return touched
 
     def aim_around_links_down(self) -> Touched:
         """From now on best effort should keep off the links that are down."""
         return self._holdings.aim_around(self.down)
+
+    def next_gate_us(self) -> int | None:
+        """When the next periodic window opens or closes; see controller.gates."""
+        return self._holdings.next_gate_us()
+
+    def turn_gates(self) -> Touched:
+        """From now on periodic windows should stand as this moment wants them."""
+        return self._holdings.turn_gates()
 
     def lets_in(self, reservation: Reservation) -> bool:
         """Whether a switch lets packets of this reservation in, or may."""

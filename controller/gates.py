@@ -60,7 +60,8 @@ class Gates:
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self._thread.join(timeout=10)
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
 
     def look_again(self) -> None:
         """Windows have come or gone: the next moment may be another."""

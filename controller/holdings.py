@@ -8,7 +8,8 @@ way at once, and whoever comes to a shared meter last tells it what all of them 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,10 +18,11 @@ from controller.errors import SwitchDown
 from controller.forwarding import part_of
 from controller.network import Network
 from controller.reconcile import Change, Stage, changes_by_phase
-from controller.reservation import Reservation
+from controller.reservation import Reservation, Window
 from controller.steps import STEP_OF, reached
 from controller.switches import Pause, Reading
 from controller.target import Entries, Key, Target, Touched, entries_of, key_of, merged, state_of
+from controller.windows import next_moment_us, windows_of
 
 Told = dict[str, list[Change]]
 """By switch."""
@@ -38,13 +40,16 @@ class Difference:
 class Holdings:
     """The switches' entries: what should be there and what is."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, clock: Callable[[], float] = time.time) -> None:
         self._network = network
+        self._clock = clock
         self._lock = threading.Lock()
         self._target = Target(network)
         self._held: dict[str, Entries] = {}
         self._down: frozenset[str] = frozenset()
         self._aimed: dict[str, Reservation] = {}
+        self._windows: dict[str, tuple[Window, ...]] = {}
+        """Of the reservations that have any."""
 
     # What should be -------------------------------------------------------------------------------------------------
 
@@ -53,8 +58,11 @@ class Holdings:
         with self._lock:
             for name, reservation in changed.items():
                 self._aimed.pop(name, None)
+                self._windows.pop(name, None)
                 if reservation is not None:
                     self._aimed[name] = reservation
+                    if windows := windows_of(reservation.carried):
+                        self._windows[name] = windows
             return self._put(changed)
 
     def aim_around(self, down: frozenset[str]) -> Touched:
@@ -65,12 +73,26 @@ class Holdings:
             concerned = [name for name, each in self._aimed.items() if _uses(each, changed)]
             return merged(self._target.set_base(down), self._put(concerned))
 
+    def turn_gates(self) -> Touched:
+        """From now on gates should stand as this moment wants them."""
+        with self._lock:
+            return self._put(self._windows)
+
+    def next_gate_us(self) -> int | None:
+        """When the next gate opens or closes, in Unix time; None if none ever does."""
+        with self._lock:
+            return next_moment_us({window for each in self._windows.values() for window in each}, self._now_us())
+
     def _put(self, names: Iterable[str]) -> Touched:
+        now_us = self._now_us()
         parts = {name: self._aimed.get(name) for name in names}
         return merged(*(
-            self._target.put(name, None if each is None else part_of(self._network, each, self._down))
+            self._target.put(name, None if each is None else part_of(self._network, each, self._down, now_us))
             for name, each in parts.items()
         ))  # fmt: skip
+
+    def _now_us(self) -> int:
+        return int(self._clock() * 1e6)
 
     # What is --------------------------------------------------------------------------------------------------------
 

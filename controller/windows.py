@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from controller.reservation import Placement, Window
 
-GUARD_US = 10_000
+GUARD_US = 20_000
 """Between the message that opens a gate and the first packet that must find it open."""
 
 MIN_PERIOD_US = 200_000

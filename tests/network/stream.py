@@ -3,7 +3,7 @@
     stream.py receive PORT OUT                       prints `listening`; writes OUT when SIGTERM comes
     stream.py send ADDRESS PORT SOURCE_PORT PER_S PAYLOAD_BYTES SECONDS
 
-OUT is JSON: `sent` (as the last datagram says), `arrivals` [[number, Unix time in s], …] in order of arrival.
+OUT is JSON: `arrivals` [[number, Unix time in s, DSCP], …] in order of arrival.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CATCH_UP_S = 0.005
 
 def receive(port: int, out: Path) -> None:
     """Note each datagram's number and when the kernel had it."""
-    arrivals: list[tuple[int, float]] = []
+    arrivals: list[tuple[int, float, int]] = []
 
     def end(*_: object) -> NoReturn:
         out.write_text(json.dumps({"arrivals": arrivals}))
@@ -34,13 +34,17 @@ def receive(port: int, out: Path) -> None:
     signal.signal(signal.SIGTERM, end)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as endpoint:
         endpoint.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        endpoint.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
         endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8_000_000)
         endpoint.bind(("0.0.0.0", port))
         print("listening", flush=True)
         while True:
-            data, notes, _, _ = endpoint.recvmsg(65536, 64)
-            seconds, nanoseconds = struct.unpack("qq", notes[0][2])
-            arrivals.append((HEADER.unpack(data[: HEADER.size])[0], seconds + nanoseconds / 1e9))
+            data, ancillary, _, _ = endpoint.recvmsg(65536, 128)
+            notes = {(level, kind): value for level, kind, value in ancillary}
+            seconds, nanoseconds = struct.unpack("qq", notes[socket.SOL_SOCKET, SO_TIMESTAMPNS])
+            (number,) = HEADER.unpack(data[: HEADER.size])
+            dscp = notes[socket.IPPROTO_IP, socket.IP_TOS][0] >> 2
+            arrivals.append((number, seconds + nanoseconds / 1e9, dscp))
 
 
 def send(address: str, port: int, source_port: int, per_s: float, payload_bytes: int, seconds: float) -> None:
