@@ -24,6 +24,9 @@ from trainer.transport import Connection
 UNPACED_PACKETS = 10
 """Linux does not pace the first packets of a connection; as in training, they are small ones."""
 
+FOLLOW_LIMIT_S = 20.0
+"""A transfer that takes longer than this has gone wrong altogether."""
+
 
 @click.group()
 def main() -> None:
@@ -101,6 +104,30 @@ def send(
             click.echo((time.time() - sent.send_s) * 1e3)
             break
         arrived.clear()
+    connection.close()
+
+
+@main.command()
+@click.argument("address")
+@click.option("--port", type=int, required=True)
+@click.option("--source-port", type=int, required=True)
+def follow(address: str, port: int, source_port: int) -> None:
+    """Send what standard input tells, a JSON object a line: `start_s`, `segment_bytes`, `reserved_bps`."""
+    connection = transport.connect((address, port), source_port, timeout_s=10)
+    for number in range(UNPACED_PACKETS):
+        connection.send(Ping(number=number))
+    arrived = threading.Event()
+    connection.start(lambda _: arrived.set())
+    click.echo("connected")
+    for number, line in enumerate(sys.stdin):
+        told = json.loads(line)
+        segment = torch.rand(told["segment_bytes"] // 4)
+        connection.pace(pace_bytes_per_s(told["reserved_bps"], connection.mss_bytes))
+        time.sleep(max(0.0, told["start_s"] - time.time()))
+        arrived.clear()
+        connection.send(Segment(step=number, micro=0, batch_samples=1), {"segment": segment})
+        if not arrived.wait(FOLLOW_LIMIT_S):
+            raise SystemExit(f"transfer {number} has not arrived after {FOLLOW_LIMIT_S:g} s")
     connection.close()
 
 
