@@ -1,0 +1,176 @@
+"""kill -9 at every step of a request: afterwards ledger, calendar and switches agree, and the request can be repeated.
+
+Real controller processes on real Open vSwitch; each is killed by itself at a step of the writer (controller.steps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from controller.steps import Step
+from tests.processes.rig import MAP, Controller, OpenVSwitch, flow, needs_open_vswitch, wait_until
+
+pytestmark = needs_open_vswitch
+
+RATE_BPS, NEW_RATE_BPS = 15_000_000, 20_000_000
+
+
+class MortalController(Controller):
+    """Dies at the step that is written into a file."""
+
+    def __init__(self, directory: Path) -> None:
+        self.die_at = directory / "die-at"
+        self.die_at.write_text("")
+        super().__init__(directory)
+
+    def start(self) -> None:
+        python, _, _, *arguments = self.command
+        if arguments[0] != str(Path(__file__).with_name("dying_controller.py")):
+            self.command = [python, str(Path(__file__).with_name("dying_controller.py")), str(self.die_at), *arguments]
+        super().start()
+
+    def request(self, method: str, path: str, **more: Any) -> httpx.Response | None:
+        """The answer, or None if it died over it."""
+        try:
+            return self.client.request(method, path, **more)
+        except httpx.TransportError:
+            return None
+
+    def dies_over(self, step: Step, method: str, path: str, **more: Any) -> None:
+        """Let it die at a step of this request, and start it again."""
+        self.die_at.write_text(step)
+        assert self.request(method, path, **more) is None, f"it never came to {step}"
+        assert self.process.wait(15) == -9
+        assert self.process.stdout
+        self.process.stdout.close()
+        self.start()
+        wait_until(self.in_step)
+
+    def post(self, key: str, **more: Any) -> httpx.Response:
+        answer = self.request("POST", "/v1/reservations", **asked(key, **more))
+        assert answer is not None
+        return answer
+
+    def live(self) -> list[dict[str, Any]]:
+        found = self.client.get("/v1/reservations").json()["reservations"]
+        return [each for each in found if each["state"] in ("held", "scheduled", "active", "degraded")]
+
+
+def asked(key: str, **more: Any) -> dict[str, Any]:
+    return {"json": {"flows": [flow(RATE_BPS)], **more}, "headers": {"Idempotency-Key": key}}
+
+
+@pytest.fixture(scope="module")
+def ovs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVSwitch]:
+    switch = OpenVSwitch(tmp_path_factory.mktemp("ovs"))
+    try:
+        yield switch
+    finally:
+        switch.stop()
+
+
+@pytest.fixture(scope="module")
+def started(ovs: OpenVSwitch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalController]:
+    controller = MortalController(tmp_path_factory.mktemp("controller"))
+    ovs.build(controller.openflow_port)
+    try:
+        yield controller
+    finally:
+        controller.stop()
+        controller.client.close()
+
+
+@pytest.fixture
+def controller(ovs: OpenVSwitch, started: MortalController) -> Iterator[MortalController]:
+    wait_until(started.in_step)
+    nothing_reserved = everything_on(ovs)
+    yield started
+    for each in started.live():
+        started.client.delete(f"/v1/reservations/{each['id']}")
+    assert everything_on(ovs) == nothing_reserved
+
+
+def everything_on(ovs: OpenVSwitch) -> list[object]:
+    return [(ovs.flows(node.name), ovs.meters(node.name)) for node in MAP.switches]
+
+
+def agree(ovs: OpenVSwitch, controller: MortalController) -> None:
+    """What is live is on the switches and in the calendar, and nothing else is."""
+    assert controller.client.get("/v1/consistency").json()["consistent"]
+    live = controller.live()
+    installed = [each for each in live if each["state"] == "active"]
+    for node in MAP.switches:
+        numbers = {line.split("cookie=0x9ace")[1][:8] for line in ovs.flows(node.name) if "cookie=0x9ace" in line}
+        assert numbers - {"00000000"} == {each["id"][2:] for each in installed}
+    links = controller.client.get("/v1/network").json()["links"]
+    reserved_bps = next(link["reserved_bps"] for link in links if link["link"] == "s1->s2")
+    assert reserved_bps == sum(placed["reserved_bps"] for each in live for placed in each["flows"])
+    rates = [rate for meter, (rate, _) in ovs.meters("s1").items() if meter >= 110_000]
+    assert rates == [placed["reserved_bps"] // 1000 for each in installed for placed in each["flows"]]
+
+
+RESERVING = [Step.DECIDED, Step.LAID, Step.OPENED, Step.RECORDING, Step.RECORDED]
+
+
+@pytest.mark.parametrize("step", RESERVING)
+def test_a_reservation_is_made_once_whenever_the_controller_dies_over_it(
+    ovs: OpenVSwitch, controller: MortalController, step: Step
+) -> None:
+    controller.dies_over(step, "POST", "/v1/reservations", **asked(f"reserve at {step}"))
+    agree(ovs, controller)
+    made = controller.live()
+    assert len(made) == (1 if step is Step.RECORDED else 0)
+    again = controller.post(f"reserve at {step}")
+    assert again.status_code == 201, again.text
+    assert again.headers.get("Idempotency-Replayed") == ("true" if made else None)
+    assert [each["id"] for each in controller.live()] == [again.json()["id"]]
+    agree(ovs, controller)
+
+
+@pytest.mark.parametrize("step", [Step.LAID, Step.RECORDING, Step.RECORDED])
+def test_a_held_reservation_is_held_or_active_whenever_the_controller_dies_over_its_commit(
+    ovs: OpenVSwitch, controller: MortalController, step: Step
+) -> None:
+    identity = controller.post(f"hold at {step}", hold=True).json()["id"]
+    controller.dies_over(step, "POST", f"/v1/reservations/{identity}/commit")
+    agree(ovs, controller)
+    (found,) = controller.live()
+    assert (found["id"], found["state"]) == (identity, "active" if step is Step.RECORDED else "held")
+    if found["state"] == "held":
+        assert controller.client.post(f"/v1/reservations/{identity}/commit").json()["state"] == "active"
+    agree(ovs, controller)
+
+
+@pytest.mark.parametrize("step", [Step.DECIDED, Step.LAID, Step.OPENED, Step.CLEARED, Step.RECORDING, Step.RECORDED])
+def test_a_change_is_made_or_not_made_whenever_the_controller_dies_over_it(
+    ovs: OpenVSwitch, controller: MortalController, step: Step
+) -> None:
+    identity = controller.post(f"change at {step}").json()["id"]
+    change = {"json": {"flows": [flow(NEW_RATE_BPS)]}}
+    controller.dies_over(step, "PATCH", f"/v1/reservations/{identity}", **change)
+    agree(ovs, controller)
+    (found,) = controller.live()
+    rate_bps = found["flows"][0]["reserved_bps"]
+    assert (found["id"], rate_bps) == (identity, NEW_RATE_BPS if step is Step.RECORDED else RATE_BPS)
+    again = controller.request("PATCH", f"/v1/reservations/{identity}", **change)
+    assert again is not None and again.json()["flows"][0]["reserved_bps"] == NEW_RATE_BPS
+    agree(ovs, controller)
+
+
+@pytest.mark.parametrize("step", [Step.RECORDING, Step.RECORDED, Step.CLOSED, Step.CLEARED])
+def test_a_release_is_made_or_not_made_whenever_the_controller_dies_over_it(
+    ovs: OpenVSwitch, controller: MortalController, step: Step
+) -> None:
+    identity = controller.post(f"release at {step}").json()["id"]
+    controller.dies_over(step, "DELETE", f"/v1/reservations/{identity}")
+    agree(ovs, controller)
+    assert len(controller.live()) == (1 if step is Step.RECORDING else 0)
+    assert controller.client.delete(f"/v1/reservations/{identity}").json()["state"] == "released"
+    agree(ovs, controller)
+
+
