@@ -51,8 +51,12 @@ class Book:
     def stand(self, reservation: Reservation) -> None:
         """It is seen and counts as it is here; what it takes has not changed."""
         if self.standing.get(reservation.id) != reservation:
-            self.standing = self.standing.having(reservation)
+            self.expect(reservation)
         self.show(reservation)
+
+    def expect(self, reservation: Reservation) -> None:
+        """It counts as it is here; what it takes has not changed, and clients do not see it yet."""
+        self.standing = self.standing.having(reservation)
 
     def count(self, reservation: Reservation, admitted: Admitted) -> None:
         """It counts as admitted, and everybody else's bounds are now as they are beside it."""

@@ -219,6 +219,10 @@ class Fabric:
         for name in sorted(before ^ self._in_step):
             self._tell(SwitchChanged(name, self.standing(name)))
 
+    def silent_s(self, name: str) -> float:
+        """For how long a switch has owed an answer; 0 if it owes none."""
+        return self._switches.silent_s(self._number_of[name])
+
     def standing(self, name: str) -> SwitchStanding:
         """How a switch stands now."""
         if self._number_of[name] not in self._switches.connected():
@@ -239,14 +243,14 @@ class Fabric:
             if self.standing(name) != "in_step":
                 reports.append(SwitchReport(name, self.standing(name), foreign=reading.foreign))
                 continue
-            difference, wrong_at = self._holdings.compare(name, reading, expected)
+            difference, differs = self._holdings.compare(reading, expected)
             self._tell_of(name, difference)
             reports.append(
                 SwitchReport(name, "in_step", difference.missing, difference.wrong, difference.foreign)
             )
-            touched.append(wrong_at)
-        if repair:
-            self.settle(merged(*touched), CONFIRM_S)
+            if repair:
+                touched.append(self._holdings.admit(name, reading, differs))
+        self.settle(merged(*touched), CONFIRM_S)
         return reports
 
     def _read(self, name: str) -> tuple[Future[Reading], Entries]:

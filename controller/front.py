@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -41,6 +42,7 @@ class Exchange:
     def __init__(self, datapath: Any) -> None:
         self.datapath = datapath
         self.xids: set[int] = set()
+        self.began_s = time.monotonic()
         self.last_xid = 0
         self.parts: list[Any] = []
         self.error: SwitchError | None = None
@@ -72,6 +74,12 @@ class Front:
     def connected(self) -> frozenset[int]:
         """The datapath ids that are connected now."""
         return frozenset(self.datapaths)
+
+    def silent_s(self, datapath_id: int) -> float:
+        """For how long a switch has owed an answer; 0 if it owes none."""
+        pending = tuple(self.exchanges.values())
+        owed = [e.began_s for e in pending if e.datapath.id == datapath_id and not e.ended.ready()]
+        return time.monotonic() - min(owed) if owed else 0.0
 
     def apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:
         """Send each phase to its switches at once, each closed by a barrier; the next when all have answered."""

@@ -21,7 +21,7 @@ from controller.reconcile import Change, Stage, changes_by_phase
 from controller.reservation import Reservation, Window
 from controller.steps import STEP_OF, reached
 from controller.switches import Pause, Reading
-from controller.target import Entries, Key, Target, Touched, entries_of, key_of, merged, state_of
+from controller.target import Entries, Entry, Key, Target, Touched, entries_of, key_of, merged, state_of
 from controller.windows import next_moment_us, windows_of
 
 Told = dict[str, list[Change]]
@@ -127,18 +127,23 @@ class Holdings:
             missing = tuple(describe(wanted[key]) for key in keys if key not in read and key in wanted)
             return Difference(missing, tuple(describe(read[key]) for key in keys if key in read), reading.foreign)
 
-    def compare(self, switch: str, reading: Reading, expected: Entries) -> tuple[Difference, Touched]:
-        """A reading against what was expected at that moment; then it counts as known that the switch differs there."""
+    def compare(self, reading: Reading, expected: Entries) -> tuple[Difference, dict[Key, Entry | None]]:
+        """A reading against what was expected at that moment: the difference, and what is expected where it differs."""
         read = entries_of(reading.state)
         missing = [key for key in expected if key not in read]
         wrong = [key for key, entry in read.items() if expected.get(key) != entry]
         lines = (tuple(describe(expected[k]) for k in missing), tuple(describe(read[k]) for k in wrong))
+        return Difference(*lines, reading.foreign), {key: expected.get(key) for key in (*missing, *wrong)}
+
+    def admit(self, switch: str, reading: Reading, differs: Mapping[Key, Entry | None]) -> Touched:
+        """It is true: the switch holds there what was read. What must be put right."""
+        read = entries_of(reading.state)
         with self._lock:
-            held = self._held.get(switch)
-            for key in (*missing, *wrong):
-                if held is not None and held.get(key) == expected.get(key):
-                    _set(held, key, read.get(key))
-        return Difference(*lines, reading.foreign), {switch: {*missing, *wrong}} if missing or wrong else {}
+            held = self._held.get(switch, {})
+            keys = {key for key, expected in differs.items() if held.get(key) == expected}
+            for key in keys:
+                _set(held, key, read.get(key))
+        return {switch: keys} if keys else {}
 
     def lets_in(self, reservation: Reservation) -> bool:
         """Whether a switch lets packets of this reservation in, or may: it is not known what it holds."""
@@ -198,8 +203,8 @@ def _uses(reservation: Reservation, links: Collection[str]) -> bool:
     return any(f"{a}->{b}" in both for path in paths for a, b in pairwise(path))
 
 
-def _set(entries: Entries, key: Key, entry: object) -> None:
+def _set(entries: Entries, key: Key, entry: Entry | None) -> None:
     if entry is None:
         entries.pop(key, None)
     else:
-        entries[key] = entry  # type: ignore[assignment]
+        entries[key] = entry

@@ -11,6 +11,7 @@ from typing import Any
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
@@ -27,12 +28,10 @@ def upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     script = ScriptDirectory.from_config(config)
     tables = set(inspect(connection).get_table_names())
-    uncounted = "reservations" in tables and "alembic_version" not in tables
+    if "reservations" in tables and "alembic_version" not in tables:
+        MigrationContext.configure(connection).stamp(script, FIRST)
 
-    def missing(revision: Any, context: Any) -> Any:
-        if uncounted:
-            context.stamp(script, FIRST)
-            revision = FIRST
+    def missing(revision: Any, _: Any) -> Any:
         return script._upgrade_revs("head", revision)  # what alembic's own `upgrade` command calls
 
     with EnvironmentContext(config, script, fn=missing, destination_rev="head") as environment:

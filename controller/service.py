@@ -71,7 +71,7 @@ class Service:
         self._book, self._fabric = self._writer.book, self._writer.fabric
         self._repeats = Repeats(ledger)
         self._caretaker = Caretaker(self._writer, self._repeats, check_s)
-        self._room = WaitingRoom()
+        self._room = WaitingRoom(self._fabric.silent_s)
 
     def start(self) -> None:
         """Take up what the ledger holds and begin to listen to the switches."""
@@ -165,6 +165,7 @@ class Service:
                 if is_stranded(renewed, self._fabric.down):
                     renewed = self._decided_anew(renewed, tuple(each.flow for each in renewed.placements))
                 self._fabric.require(switches_of(renewed))
+                self._book.expect(renewed)
                 touched = self._fabric.aim({renewed.id: renewed})
             return self._carry_out(renewed, touched, lambda: self._back_to(held))
 

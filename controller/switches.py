@@ -108,6 +108,9 @@ class Switches(Protocol):
     def connected(self) -> frozenset[int]:
         """The datapath ids that are connected now."""
 
+    def silent_s(self, datapath_id: int) -> float:
+        """For how long a switch has owed an answer; 0 if it owes none."""
+
     def apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:
         """Send each phase to its switches at once, each closed by a barrier; the next when all have answered.
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from controller.errors import Overloaded
 
-PLACES = 32
-"""Requests that change something and are under way at once; fewer than the threads that answer, so reads never wait."""
+PLACES = 64
+"""Requests that change something and are under way at once."""
 
-PLACES_PER_SWITCH = 20
-"""Of these, those that wait for one switch: a silent switch must not take all places."""
+PLACES_AT_SWITCH = 12
+"""Of these, those that are on their way to one switch while it owes an answer; who comes later waits for a place."""
+
+SILENT_S = 0.25
+"""If the switch has been silent for so long, who comes later is sent away instead, so that others find a place."""
 
 RETRY_AFTER_S = 1
 TURN_S = 15.0
@@ -23,8 +26,10 @@ TURN_S = 15.0
 class WaitingRoom:
     """Places for requests under way."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, silent_s: Callable[[str], float]) -> None:
+        """`silent_s`: for how long a switch has owed an answer; 0 if it owes none."""
+        self._silent_s = silent_s
+        self._changed = threading.Condition()
         self._taken = 0
         self._at_switch: Counter[str] = Counter()
 
@@ -34,34 +39,41 @@ class WaitingRoom:
 
         Raises: Overloaded if there is none.
         """
-        with self._lock:
+        with self._changed:
             if self._taken >= PLACES:
                 raise Overloaded(f"{PLACES} requests are under way already.", retry_after_s=RETRY_AFTER_S)
             self._taken += 1
         try:
             yield
         finally:
-            with self._lock:
+            with self._changed:
                 self._taken -= 1
 
     @contextmanager
     def place_at(self, switches: Iterable[str]) -> Iterator[None]:
         """A place among those who wait for these switches.
 
-        Raises: Overloaded if there is none at one of them.
+        Raises: Overloaded if one of them is silent and many wait for it already.
         """
-        wanted = set(switches)
-        with self._lock:
-            full = sorted(name for name in wanted if self._at_switch[name] >= PLACES_PER_SWITCH)
-            if full:
-                sentence = f"{PLACES_PER_SWITCH} requests wait for {', '.join(full)} already."
-                raise Overloaded(sentence, retry_after_s=RETRY_AFTER_S, switches=full)
+        wanted = frozenset(switches)
+        with self._changed:
+            while not self._is_room(wanted):
+                self._changed.wait(SILENT_S / 4)
             self._at_switch.update(wanted)
         try:
             yield
         finally:
-            with self._lock:
+            with self._changed:
                 self._at_switch.subtract(wanted)
+                self._changed.notify_all()
+
+    def _is_room(self, switches: Iterable[str]) -> bool:
+        crowded = {name: self._silent_s(name) for name in switches if self._at_switch[name] >= PLACES_AT_SWITCH}
+        silent = sorted(name for name, seconds in crowded.items() if seconds > SILENT_S)
+        if silent:
+            sentence = f"{', '.join(silent)} does not answer, and {PLACES_AT_SWITCH} requests wait for it already."
+            raise Overloaded(sentence, retry_after_s=RETRY_AFTER_S, switches=silent)
+        return not any(crowded.values())
 
 
 class Turns:

@@ -66,15 +66,6 @@ def asked(key: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def ovs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVSwitch]:
-    switch = OpenVSwitch(tmp_path_factory.mktemp("ovs"))
-    try:
-        yield switch
-    finally:
-        switch.stop()
-
-
-@pytest.fixture(scope="module")
 def started(ovs: OpenVSwitch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalController]:
     controller = MortalController(tmp_path_factory.mktemp("controller"))
     ovs.build(controller.openflow_port)

@@ -41,6 +41,9 @@ class ObedientSwitches:
     def connected(self) -> frozenset[int]:
         return frozenset(PAIR.switch_by_datapath_id)
 
+    def silent_s(self, datapath_id: int) -> float:
+        return 0.0
+
     def apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:
         return _done(list(phases))
 

@@ -1,0 +1,41 @@
+"""A controller of the pair map on real Open vSwitch, one for each module of tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.processes.rig import MAP, Controller, OpenVSwitch, wait_until
+
+
+@pytest.fixture(scope="module")
+def ovs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVSwitch]:
+    switch = OpenVSwitch(tmp_path_factory.mktemp("ovs"))
+    try:
+        yield switch
+    finally:
+        switch.stop()
+
+
+@pytest.fixture(scope="module")
+def started(ovs: OpenVSwitch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
+    controller = Controller(tmp_path_factory.mktemp("controller"))
+    ovs.build(controller.openflow_port)
+    try:
+        yield controller
+    finally:
+        controller.stop()
+        controller.client.close()
+
+
+@pytest.fixture
+def controller(ovs: OpenVSwitch, started: Controller) -> Iterator[Controller]:
+    wait_until(started.in_step)
+    before = {node.name: (ovs.flows(node.name), ovs.meters(node.name)) for node in MAP.switches}
+    yield started
+    ovs.connect(started.openflow_port)
+    wait_until(started.in_step)
+    for each in started.client.get("/v1/reservations").json()["reservations"]:
+        started.client.delete(f"/v1/reservations/{each['id']}")
+    wait_until(lambda: before == {n.name: (ovs.flows(n.name), ovs.meters(n.name)) for n in MAP.switches})

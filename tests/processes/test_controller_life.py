@@ -1,0 +1,279 @@
+"""The life of a reservation on real switches, requests that are repeated, and switches that are slow or were tampered
+with.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.processes.rig import Controller, OpenVSwitch, flow, needs_open_vswitch, wait_until
+
+pytestmark = needs_open_vswitch
+
+
+def state(controller: Controller, identity: str) -> str:
+    return str(controller.client.get(f"/v1/reservations/{identity}").json()["state"])
+
+
+def reserved_bps(controller: Controller, link: str = "s1->s2") -> int:
+    links = controller.client.get("/v1/network").json()["links"]
+    return int(next(each["reserved_bps"] for each in links if each["link"] == link))
+
+
+def soon(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+def numbers_on(ovs: OpenVSwitch, switch: str) -> set[str]:
+    found = {line.split("cookie=0x9ace")[1][:8] for line in ovs.flows(switch) if "cookie=0x9ace" in line}
+    return {f"r-{number}" for number in found - {"00000000"}}
+
+
+def test_what_is_held_counts_but_is_on_no_switch_until_it_is_committed(
+    ovs: OpenVSwitch, controller: Controller
+) -> None:
+    held = controller.reserve(hold=True).json()
+    assert held["state"] == "held"
+    assert reserved_bps(controller) == 15_000_000
+    assert numbers_on(ovs, "s1") == set()
+    active = controller.client.post(f"/v1/reservations/{held['id']}/commit").json()
+    assert (active["state"], active["expires_at"] > held["expires_at"]) == ("active", True)
+    assert numbers_on(ovs, "s1") == numbers_on(ovs, "s2") == {held["id"]}
+    again = controller.client.post(f"/v1/reservations/{held['id']}/commit")
+    assert (again.status_code, again.json()["code"]) == (409, "not_held")
+
+
+def test_what_is_held_and_not_committed_is_gone_after_its_lease(controller: Controller) -> None:
+    held = controller.reserve(hold=True, lease_s=0.3).json()
+    wait_until(lambda: state(controller, held["id"]) == "expired")
+    assert reserved_bps(controller) == 0
+
+
+def test_a_reservation_for_later_is_installed_at_its_start_and_gone_at_its_end(
+    ovs: OpenVSwitch, controller: Controller
+) -> None:
+    body = controller.reserve(start_at=soon(1.5), end_at=soon(3.0)).json()
+    assert body["state"] == "scheduled"
+    assert numbers_on(ovs, "s1") == set()
+    wait_until(lambda: state(controller, body["id"]) == "active")
+    wait_until(lambda: numbers_on(ovs, "s1") == numbers_on(ovs, "s2") == {body["id"]})
+    wait_until(lambda: state(controller, body["id"]) == "ended")
+    wait_until(lambda: numbers_on(ovs, "s1") == numbers_on(ovs, "s2") == set())
+    assert reserved_bps(controller) == 0
+
+
+def test_a_start_that_a_switch_misses_is_made_up_for(ovs: OpenVSwitch, controller: Controller) -> None:
+    body = controller.reserve(start_at=soon(1.5)).json()
+    ovs.disconnect("s2")
+    wait_until(lambda: controller.switches_up() == 1)
+    wait_until(lambda: state(controller, body["id"]) == "degraded")
+    reason = controller.client.get(f"/v1/reservations/{body['id']}").json()["reason"]
+    assert reason == "Not yet in step: s2."
+    ovs.connect(controller.openflow_port)
+    wait_until(lambda: state(controller, body["id"]) == "active")
+    assert numbers_on(ovs, "s2") == {body["id"]}
+
+
+def test_a_repeated_request_gets_the_first_answer(controller: Controller) -> None:
+    def ask(key: str, rate_bps: int = 15_000_000) -> Any:
+        body = {"flows": [flow(rate_bps)]}
+        return controller.client.post("/v1/reservations", json=body, headers={"Idempotency-Key": key})
+
+    first = ask("repeated")
+    again = ask("repeated")
+    assert (again.status_code, again.json()) == (201, first.json())
+    assert (first.headers.get("Idempotency-Replayed"), again.headers["Idempotency-Replayed"]) == (None, "true")
+    other = ask("repeated", 16_000_000)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    assert ask("another").json()["code"] == "flow_in_use"
+    controller.client.delete(f"/v1/reservations/{first.json()['id']}")
+    assert ask("another").status_code == 201, "a refusal is not an answer to keep"
+
+
+def test_entries_that_were_tampered_with_are_found_and_put_right_and_foreign_ones_are_left(
+    ovs: OpenVSwitch, controller: Controller
+) -> None:
+    identity = controller.reserve().json()["id"]
+    number = identity[2:]
+    wanted = ovs.flows("s1"), ovs.meters("s1")
+    for _ in range(3):
+        ovs.appctl("netdev-dummy/receive", "s1-eth2", PACKET)
+    wait_until(lambda: packets(ovs, "s1", number) == [3, 3])
+    ovs.ofctl("add-flow", "s1", "cookie=0xbeef,table=3,priority=7,udp,actions=drop")
+    ovs.ofctl("mod-meter", "s1", "meter=110000,kbps,burst,stats,band=type=drop,rate=1,burst_size=1")
+    ovs.ofctl("del-flows", "s2", f"cookie=0x9ace{number}0001/-1")
+    try:
+        found = {each["switch"]: each for each in controller.client.get("/v1/consistency").json()["switches"]}
+        assert [len(found["s1"][what]) for what in ("missing", "wrong", "foreign")] == [0, 1, 1]
+        assert [len(found["s2"][what]) for what in ("missing", "wrong", "foreign")] == [1, 0, 0]
+        assert "0x000000000000beef" in found["s1"]["foreign"][0]
+        controller.client.post("/v1/consistency/repair")
+        assert controller.client.get("/v1/consistency").json()["consistent"]
+        assert [line for line in ovs.flows("s1") if "0xbeef" not in line] == wanted[0]
+        assert ovs.meters("s1") == wanted[1]
+        assert packets(ovs, "s1", number) == [3, 3], "what was right has been touched"
+        assert numbers_on(ovs, "s2") == {identity}
+    finally:
+        ovs.ofctl("del-flows", "s1", "cookie=0xbeef/-1")
+
+
+def test_what_was_tampered_with_is_put_right_without_being_asked(ovs: OpenVSwitch, controller: Controller) -> None:
+    identity = controller.reserve().json()["id"]
+    ovs.ofctl("del-flows", "s2", f"cookie=0x9ace{identity[2:]}0001/-1")
+    wait_until(lambda: numbers_on(ovs, "s2") == {identity}, 30)
+
+
+def test_a_controller_that_was_killed_touches_nothing_that_is_right(ovs: OpenVSwitch, controller: Controller) -> None:
+    identity = controller.reserve().json()["id"]
+    for _ in range(5):
+        ovs.appctl("netdev-dummy/receive", "s1-eth2", PACKET)
+    wait_until(lambda: packets(ovs, "s1", identity[2:]) == [5, 5])
+    controller.stop(9)
+    ovs.appctl("netdev-dummy/receive", "s1-eth2", PACKET)
+    controller.start()
+    wait_until(controller.in_step)
+    wait_until(lambda: packets(ovs, "s1", identity[2:]) == [6, 6])
+    assert state(controller, identity) == "active"
+    assert controller.client.get("/v1/consistency").json()["consistent"]
+
+
+PACKET = (
+    "in_port(2),eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:03),eth_type(0x0800),"
+    "ipv4(src=10.0.0.1,dst=10.0.0.3,proto=6,tos=0,ttl=64,frag=no),tcp(src=7801,dst=7800),tcp_flags(ack)"
+)
+
+
+def packets(ovs: OpenVSwitch, switch: str, number: str) -> list[int]:
+    lines = [line for line in ovs.ofctl("dump-flows", switch).splitlines() if f"0x9ace{number}" in line]
+    return [int(line.split("n_packets=")[1].split(",")[0]) for line in lines]
+
+
+class Line:
+    """A switch's connection to its controller, which can be made to stand still."""
+
+    def __init__(self, controller_port: int) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.moving = threading.Event()
+        self.moving.set()
+        self.busy = threading.Event()
+        self._controller_port = controller_port
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._closed:
+            switch, _ = self.listener.accept()
+            with switch, socket.socket() as controller:
+                if not self._closed and controller.connect_ex(("127.0.0.1", self._controller_port)) == 0:
+                    self._pass_on({switch: controller, controller: switch})
+
+    def _pass_on(self, ways: dict[socket.socket, socket.socket]) -> None:
+        with selectors.DefaultSelector() as ready:
+            for each in ways:
+                ready.register(each, selectors.EVENT_READ)
+            while not self._closed:
+                for key, _ in ready.select(0.2):
+                    self.moving.wait()
+                    assert isinstance(key.fileobj, socket.socket)
+                    try:
+                        data = key.fileobj.recv(65536)
+                        if not data:
+                            return
+                        ways[key.fileobj].sendall(data)
+                        self.busy.set()
+                    except OSError:
+                        return
+
+    def close(self) -> None:
+        self._closed = True
+        self.moving.set()
+        with socket.create_connection(("127.0.0.1", self.port)):
+            self._thread.join(5)
+        self.listener.close()
+
+
+@contextmanager
+def silent(ovs: OpenVSwitch, controller: Controller, switch: str) -> Iterator[Callable[[], None]]:
+    """The switch is connected and says nothing any more, until the function handed over is called."""
+    line = Line(controller.openflow_port)
+    try:
+        ovs.vsctl("set-controller", switch, f"tcp:127.0.0.1:{line.port}")
+        ovs.vsctl("set", "controller", switch, "max_backoff=1000")
+        assert line.busy.wait(15)
+        wait_until(controller.in_step)
+        wait_until(lambda: f"tcp:127.0.0.1:{line.port}" in ovs.vsctl("get-controller", switch))
+        line.moving.clear()
+        yield line.moving.set
+    finally:
+        line.moving.set()
+        ovs.connect(controller.openflow_port)
+        line.close()
+
+
+def local_flow(source_port: int = 7900) -> dict[str, Any]:
+    """A flow that crosses s1 only."""
+    return {**flow(1_000_000, "edge1", source_port), "destination": "edge2"}
+
+
+def test_a_silent_switch_holds_up_only_those_who_need_it(ovs: OpenVSwitch, controller: Controller) -> None:
+    before = [(ovs.flows(name), ovs.meters(name)) for name in ("s1", "s2")]
+    with silent(ovs, controller, "s2") as speak, ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(controller.reserve, 1_000_000, edge) for edge in ("edge1", "edge2")]
+        wait_until(lambda: reserved_bps(controller) == 2_000_000)
+        for port in range(7900, 7910):
+            answer = controller.client.post("/v1/reservations", json={"flows": [local_flow(port)]})
+            assert answer.status_code == 201, answer.text
+            assert controller.client.delete(f"/v1/reservations/{answer.json()['id']}").status_code == 200
+        assert not any(each.done() for each in waiting), "the silent switch has been waited for"
+        answers = [each.result() for each in waiting]
+        assert {answer.json()["code"] for answer in answers} <= {"switch_timeout", "switch_down"}
+        assert {answer.status_code for answer in answers} == {503}
+        speak()
+    wait_until(controller.in_step)
+    wait_until(lambda: [(ovs.flows(name), ovs.meters(name)) for name in ("s1", "s2")] == before)
+    wait_until(lambda: reserved_bps(controller) == 0)
+
+
+def test_too_many_who_wait_for_one_switch_are_sent_away_and_others_are_not(
+    ovs: OpenVSwitch, controller: Controller
+) -> None:
+    def ask(port: int) -> int:
+        body = {"flows": [flow(100_000, "edge1", port)]}
+        answer = controller.client.post("/v1/reservations", json=body)
+        assert answer.status_code == 503
+        if answer.json()["code"] == "overloaded":
+            assert int(answer.headers["Retry-After"]) >= 1
+            return 1
+        return 0
+
+    with silent(ovs, controller, "s2"), ThreadPoolExecutor(30) as pool:
+        asked = [pool.submit(ask, port) for port in range(9000, 9030)]
+        wait_until(lambda: any(each.done() for each in asked))
+        answer = controller.client.post("/v1/reservations", json={"flows": [local_flow()]})
+        assert answer.status_code == 201, answer.text
+        assert sum(each.result() for each in asked) >= 30 - 15
+    wait_until(controller.in_step)
+
+
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+def test_a_change_waits_for_another_change_of_the_same_reservation(controller: Controller, method: str) -> None:
+    identity = controller.reserve().json()["id"]
+
+    def change(rate_bps: int) -> int:
+        body = {} if method == "DELETE" else {"json": {"flows": [flow(rate_bps)]}}
+        return controller.client.request(method, f"/v1/reservations/{identity}", **body).status_code
+
+    with ThreadPoolExecutor() as pool:
+        assert set(pool.map(change, range(15_000_000, 23_000_000, 1_000_000))) == {200}
+    assert controller.client.get("/v1/consistency").json()["consistent"]

@@ -1,0 +1,91 @@
+"""What is written down: reservations, answers, and ledgers of earlier versions."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from controller import steps
+from controller.asked import RepeatKey
+from controller.errors import StartError
+from controller.ledger import Ledger
+from controller.reservation import Flow, Match, Placement, Requirement, Reservation, State
+from controller.steps import Step, watch
+
+OLD_RECORD = """{"id":"r-0000002a","number":42,"version":3,"owner":"cloud","state":"active","lease_s":60.0,
+"created_at_s":1.0,"expires_at_s":61.0,"placements":[{"flow":{"name":"edge1-up","source":"edge1","destination":"cloud",
+"match":{"protocol":"tcp","source_port":7801,"destination_port":7800},"requirement":{"min_bandwidth_bps":15000000,
+"burst_bytes":40000,"max_latency_us":null,"max_latency_variation_us":null}},"path":["edge1","s1","s2","cloud"],
+"reserved_bps":15000000,"burst_bytes":40000,"meter_id":110000,"version":1,"accumulated_latency_us":9000.0,
+"latency_variation_us":8800.0}],"reason":null}"""
+
+
+def reservation(**changes: object) -> Reservation:
+    flow = Flow("up", "edge1", "cloud", Match("tcp", 7801, 7800), Requirement(1_000_000))
+    placement = Placement(flow, ("edge1", "s1", "s2", "cloud"), 1_000_000, 9000, 110_000, 1, 9000.0, 8800.0)
+    whole = Reservation("r-00000001", 1, 1, "test", State.ACTIVE, 60.0, 1.0, 61.0, (placement,))
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+def test_a_ledger_from_before_there_were_revisions_is_taken_over(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "ledger.db") as old:
+        old.execute(
+            "CREATE TABLE reservations (id VARCHAR(16) NOT NULL PRIMARY KEY, map VARCHAR(64) NOT NULL, "
+            "state VARCHAR(16) NOT NULL, record TEXT NOT NULL)"
+        )
+        old.execute("INSERT INTO reservations VALUES (?, ?, ?, ?)", ("r-0000002a", "pair", "active", OLD_RECORD))
+    old.close()
+    repeat = RepeatKey("public", "key", "digest")
+    for _ in range(2):  # and opened again
+        ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")
+        (found,) = ledger.live()
+        assert (found.id, found.version, found.tenant, found.end_at_s) == ("r-0000002a", 3, "public", None)
+        assert found.placements[0].reserved_bps == 15_000_000
+        if ledger.answer(repeat) is None:
+            ledger.write(replace(found, version=4), answer_to=repeat, now_s=5.0)
+        assert ledger.answer(repeat) is not None
+        ledger.write(replace(found, version=3))
+        ledger.close()
+
+
+def test_a_ledger_from_a_later_version_is_refused(tmp_path: Path) -> None:
+    Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair").close()
+    with sqlite3.connect(tmp_path / "ledger.db") as later:
+        later.execute("UPDATE alembic_version SET version_num = '9999'")
+    later.close()
+    with pytest.raises(StartError, match="9999"):
+        Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")
+
+
+def test_a_reservation_and_its_answer_are_written_together_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(step: Step) -> None:
+        if step is Step.RECORDING:
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(steps, "_watchers", [])
+    watch(fail)
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")
+    repeat = RepeatKey("public", "key", "digest")
+    with pytest.raises(OSError, match="disk is full"):
+        ledger.write(reservation(), answer_to=repeat)
+    assert (ledger.live(), ledger.answer(repeat)) == ([], None)
+    ledger.close()
+
+
+def test_answers_are_kept_as_they_were_given_and_for_a_time(tmp_path: Path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")
+    repeat = RepeatKey("public", "key", "digest")
+    ledger.write(reservation(), answer_to=repeat, now_s=100.0)
+    ledger.write(reservation(state=State.RELEASED))
+    assert ledger.answer(repeat) == ("digest", reservation())
+    assert ledger.answer(RepeatKey("other", "key", "digest")) is None
+    assert ledger.find("r-00000001") == reservation(state=State.RELEASED)
+    assert ledger.live() == []
+    ledger.forget_answers(101.0)
+    assert ledger.answer(repeat) is None
+    ledger.close()
