@@ -31,6 +31,8 @@ LARGEST = 1e38
 """Above this the difference of two values may not be a number any more."""
 
 _LEVELS = 255
+_MIDDLE = 128
+"""Codes 0..255 travel as -128..127: PyTorch converts to signed bytes several times faster."""
 _TYPES: dict[Codec, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _GROUPS = ".groups"
 
@@ -70,7 +72,7 @@ def decode(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
     values = tensors.get(name)
     if values is None:
         raise ProtocolError(f"The tensor {name!r} is missing.")
-    if values.dtype == torch.uint8:
+    if values.dtype == torch.int8:
         return _restore(name, values, tensors.get(name + _GROUPS))
     if values.dtype not in _TYPES.values():
         raise ProtocolError(f"The tensor {name!r} came as {values.dtype}; it travels as fp32, bf16 or int8.")
@@ -91,13 +93,15 @@ def _quantize(name: str, segment: Tensor) -> dict[str, Tensor]:
         raise ProtocolError(f"The tensor {name!r} is empty.")
     group_shape = _group_shape(tuple(segment.shape))
     within = [place for place, side in enumerate(group_shape) if side == 1]
-    least, greatest = segment.amin(within, keepdim=True), segment.amax(within, keepdim=True)
+    least = greatest = segment
+    for places in filter(None, (within[:1], within[1:])):  # over the samples first, which takes a fraction of the time
+        least, greatest = least.amin(places, keepdim=True), greatest.amax(places, keepdim=True)
     _check_range(name, least, greatest)
     step = (greatest - least) / _LEVELS
     # Where a group's values are (all but) equal, its step is nothing and every value becomes the least.
     step = torch.where(step < torch.finfo(torch.float32).tiny, 0.0, step)
-    codes = torch.sub(segment, least).div_(torch.where(step > 0, step, 1.0)).round_()
-    return {name: codes.clamp_(0, _LEVELS).to(torch.uint8), name + _GROUPS: torch.stack([least, step])}
+    codes = torch.sub(segment, least).div_(torch.where(step > 0, step, 1.0)).round_().sub_(_MIDDLE)
+    return {name: codes.to(torch.int8), name + _GROUPS: torch.stack([least, step])}
 
 
 def _restore(name: str, codes: Tensor, groups: Tensor | None) -> Tensor:
@@ -107,7 +111,7 @@ def _restore(name: str, codes: Tensor, groups: Tensor | None) -> Tensor:
     if not groups.isfinite().all():
         raise ProtocolError(f"The groups of the tensor {name!r} are not numbers.")
     least, step = groups
-    return codes.to(torch.float32).mul_(step).add_(least)
+    return codes.to(torch.float32).add_(_MIDDLE).mul_(step).add_(least)
 
 
 def _check_range(name: str, least: Tensor, greatest: Tensor) -> None:

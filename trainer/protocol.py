@@ -38,6 +38,7 @@ _DTYPES = {
     "bf16": torch.bfloat16,
     "f64": torch.float64,
     "u8": torch.uint8,
+    "i8": torch.int8,
     "i64": torch.int64,
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}

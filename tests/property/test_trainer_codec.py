@@ -99,9 +99,9 @@ GROUPS = torch.ones(2, 1, 1)
 @pytest.mark.parametrize(("tensors", "sentence"), [
     ({}, "'segment' is missing"),
     ({"segment": torch.zeros(2, 2, dtype=torch.int64)}, "came as torch.int64"),
-    ({"segment": torch.zeros(2, 2, dtype=torch.uint8)}, "without its groups"),
-    ({"segment": torch.zeros(2, 2, dtype=torch.uint8), "segment.groups": torch.ones(2, 2)}, "without its groups"),
-    ({"segment": torch.zeros(2, 2, dtype=torch.uint8), "segment.groups": GROUPS * math.nan}, "are not numbers"),
+    ({"segment": torch.zeros(2, 2, dtype=torch.int8)}, "without its groups"),
+    ({"segment": torch.zeros(2, 2, dtype=torch.int8), "segment.groups": torch.ones(2, 2)}, "without its groups"),
+    ({"segment": torch.zeros(2, 2, dtype=torch.int8), "segment.groups": GROUPS * math.nan}, "are not numbers"),
 ])
 def test_what_no_encoder_makes_is_refused(tensors: dict[str, Tensor], sentence: str) -> None:
     with pytest.raises(ProtocolError, match=sentence):
