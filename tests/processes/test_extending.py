@@ -1,0 +1,102 @@
+"""What docs/extending.md says can be done, done as it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes.test_trainer_local import free_ports
+
+PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+FILES = {match[1]: match[2] for match in re.finditer(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL)}
+COMMANDS = [shlex.split(line[2:]) for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
+            for line in block.splitlines()]
+
+
+def run(arguments: list[str], directory: Path) -> tuple[int, str]:
+    """Run a command of the page; a training gets ports that are free, and leaves its record in `runs`."""
+    if arguments[0] == "paceline":
+        arguments = ["-m", "trainer.cli", *arguments[1:], "--port", str(free_ports(3)), "--runs-dir", "runs"]
+    else:
+        arguments = arguments[1:]
+    done = subprocess.run([sys.executable, *arguments], cwd=directory, capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def summaries(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Write the page's files, run its commands in turn; the records of the trainings."""
+    directory = tmp_path_factory.mktemp("mine")
+    for name, text in FILES.items():
+        (directory / name).write_text(text)
+    for command in COMMANDS:
+        code, said = run(command, directory)
+        assert code == 0, said
+    return [json.loads((path / "summary.json").read_text()) for path in sorted((directory / "runs").iterdir())]
+
+
+def test_the_page_has_the_examples_it_promises() -> None:
+    assert FILES.keys() == {"mine.py", "traced.py", "plant.py", "save.py"}
+    assert [command[0] for command in COMMANDS] == ["paceline", "paceline", "python", "paceline"]
+
+
+def test_ones_own_model_learns_from_ones_own_data(summaries: list[dict[str, Any]]) -> None:
+    first = summaries[0]
+    assert (first["status"], first["model"], first["data"]["task"]) == ("done", "mine:model", "own")
+    assert first["accuracy"]["final"] >= 0.9
+    samples = [edge["samples"] + edge["held_out"] for edge in first["data"]["edges"].values()]
+    assert samples == [300, 300]
+    assert {edge["codec"] for row in first["rounds"] for edge in row["edges"]} == {"int8"}
+
+
+def test_a_traced_model_is_trained_in_four_layers(summaries: list[dict[str, Any]]) -> None:
+    assert summaries[1]["status"] == "done"
+    assert {edge["cut"] for row in summaries[1]["rounds"] for edge in row["edges"]} <= {1, 2, 3}
+
+
+def test_a_file_chooses_its_model_by_its_shape_and_each_feature_is_explained(summaries: list[dict[str, Any]]) -> None:
+    assert summaries[2]["model"] == "mlp"
+    assert summaries[2]["preparation"]["model_reason"] == "the samples are vectors (F)"
+    features = summaries[2]["preparation"]["features"]
+    assert [one["feature"] for one in features] == list(range(8))
+    assert features[0].keys() >= {"logged", "skewness", "skewness_logged"}
+
+
+def test_data_with_a_hole_ends_the_run_with_the_edge_the_row_and_the_feature(tmp_path: Path) -> None:
+    (tmp_path / "hole.py").write_text(
+        "import numpy as np\n\n"
+        "def data():\n    X = np.ones((40, 3)); X[7, 1] = np.nan\n    return X, np.arange(40) % 2\n"
+    )
+    code, said = run(["paceline", "train", "--local", "--edges", "2", "--data", "hole:data"], tmp_path)
+    assert code != 0
+    assert re.search(r"edge[12]: X of hole:data holds 1 values that are NaN.*row 7, feature 1", said, re.DOTALL)
+
+
+def test_an_edge_imports_nothing_because_a_cloud_says_so(tmp_path: Path) -> None:
+    """The cloud is told of a model that the edge was not started with."""
+    (tmp_path / "mine.py").write_text(FILES["mine.py"])
+    port = free_ports(2)
+    cloud = subprocess.Popen(
+        [sys.executable, "-m", "trainer.cli", "cloud", "--bind", f"127.0.0.1:{port}", "--edge", "edge1", "--model",
+         "mine:model", "--data", "tennessee-eastman", "--runs-dir", "runs"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        edge = subprocess.run(
+            [sys.executable, "-m", "trainer.cli", "edge", "--name", "edge1", "--cloud", f"127.0.0.1:{port}", "--index",
+             "0", "--of", "1", "--data", "tennessee-eastman"], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+            check=False)
+        _, cloud_said = cloud.communicate(timeout=30)
+    finally:
+        cloud.kill()
+    assert edge.returncode != 0
+    for said in (edge.stderr, cloud_said):
+        assert "asks edge1 to import mine:model; start the edge with --model mine:model" in " ".join(said.split())
