@@ -109,6 +109,7 @@ class Cloud:
             member.name: apprentice_of(member, self._recipe) for member in crew.members
         }
         self._paused = False
+        self._current: CloudStep | None = None
         self._lost: list[dict[str, str]] = []
         self._outlook: Outlook
         self._checkpoint: Checkpoint
@@ -120,16 +121,19 @@ class Cloud:
         Raises: TrainerError.
         """
         number = self._begin()
-        while number < self._settings.rounds:
-            if self._has_arrived():
-                return (f"accuracy {self._checkpoint.accuracy:.4f} reached the target {self._settings.target:g} in "
-                        f"round {number}.")
-            try:
-                self._round(number + 1)
-                number += 1
-            except QuorumLostError as error:
-                number = self._pause(number + 1, error)
-        return f"all {self._settings.rounds} rounds are done."
+        try:
+            while number < self._settings.rounds:
+                if self._has_arrived():
+                    return (f"accuracy {self._checkpoint.accuracy:.4f} reached the target {self._settings.target:g} "
+                            f"in round {number}.")
+                try:
+                    self._round(number + 1)
+                    number += 1
+                except QuorumLostError as error:
+                    number = self._pause(number + 1, error)
+            return f"all {self._settings.rounds} rounds are done."
+        finally:
+            self._note_unfinished()
 
     def _round(self, number: int) -> None:
         """Plan, reserve, train, and average if it is time.
@@ -241,11 +245,19 @@ class Cloud:
 
     def _step(self, number: int, step: int, grant: Grant) -> StepResult:
         self._record.event("step", round=number, step=step, of=self._settings.steps)
-        one = CloudStep(number, step, grant, self._crew, self._apprentices,
+        one = self._current = CloudStep(number, step, grant, self._crew, self._apprentices,
                         self._gradient_codec, self._recipe.seed,
                         lambda edge, step: self._record.event("late", edge=edge, round=number, step=step,
                                                               policy=self._settings.late))
-        return one.run(self._settings.late, self._settings.late_after, self._settings.step_timeout_s)
+        result = one.run(self._settings.late, self._settings.late_after, self._settings.step_timeout_s)
+        self._note_unfinished()
+        return result
+
+    def _note_unfinished(self) -> None:
+        """What is under way when a step ends or is given up goes into the record: it will never be measured."""
+        if self._current is not None:
+            self._record.add_unfinished(self._current.unfinished())
+            self._current = None
 
     def _learn(self, steps: Sequence[StepResult]) -> None:
         """Feed the round's measurements to the predictors."""
@@ -355,6 +367,7 @@ class Cloud:
         """
         settings, wanted = self._settings, self._settings.quorum_in_training
         self._paused = True
+        self._note_unfinished()
         self._record.event("paused", round=number, reason=str(error), deadline_s=settings.rejoin_timeout_s)
         deadline_s = time.monotonic() + settings.rejoin_timeout_s
         while len(self._crew.members) + len(self._crew.waiting) < wanted:

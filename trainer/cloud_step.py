@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
@@ -15,6 +15,7 @@ from trainer.exchange import EdgeExchange, StepResult
 from trainer.lateness import LatePolicy, late_after_s
 from trainer.pacing import SentFrame
 from trainer.randomness import RandomStream
+from trainer.record import Fields, milliseconds
 from trainer.roads import Grant
 from trainer.transport import Received
 
@@ -39,6 +40,7 @@ class CloudStep:
         self._apprentices = apprentices
         self._gradient_codec = gradient_codec
         self._seed = seed
+        self._began_with = dict(apprentices)
         self._tell_late = tell_late
         self._start_s = 0.0
         self.late: list[str] = []
@@ -65,6 +67,34 @@ class CloudStep:
                 late_s = deadline_s
                 self._treat_late(busy, policy, late_factor)
         return StepResult(self.step, time.perf_counter() - self._began, self._done())
+
+    def unfinished(self) -> list[Fields]:
+        """The transfers that are still under way, with their age; rows as `trainer.record` names them."""
+        now_s = time.time()
+        rows: list[Fields] = []
+        for name, exchange in self.exchanges.items():
+            if exchange.done is None:
+                rows += [
+                    {"round": self.number, "edge": name, "direction": direction, "step": self.step,
+                     "sent_at": round(sent_s, 4), "age_ms": milliseconds(now_s - sent_s),
+                     "ideal_ms": milliseconds(self._grant.plan.micros * self._grant.plan.transmission_delay_s)}
+                    for direction, sent_s in self._under_way(name, exchange) if sent_s < now_s
+                ]
+        return rows
+
+    def _under_way(self, name: str, exchange: EdgeExchange) -> Iterator[tuple[str, float]]:
+        """Direction, and when it began (our clock): as the first frame says, else as it was planned."""
+        one = self._began_with[name]
+        if len(exchange.sent_up) < one.micros:
+            sent_s = self._start_s + self._grant.plan.micros * self._grant.plan.training_delay_s
+            prefix = one.member.connection.arriving
+            if exchange.sent_up:
+                sent_s = exchange.sent_up[0].send_s - exchange.offset_s
+            elif prefix is not None and prefix.kind == messages.Segment.kind:
+                sent_s = prefix.sent_s - exchange.offset_s
+            yield "up", sent_s
+        if exchange.sent_down:
+            yield "down", exchange.sent_down[0].send_s
 
     def _start(self) -> None:
         self._start_s = time.time() + START_LEAD_S

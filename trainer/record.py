@@ -23,6 +23,9 @@ The names in summary.json are the interface to other programs: keep them, add fr
     rounds[].transfers[]  edge, direction (up, down), step, sent_at (the cloud's clock, seconds since
                         the epoch), bytes, ideal_ms, bound_ms, measured_ms, kept
 
+    unfinished[]        transfers that were under way when the run ended or their edge was lost: round, edge,
+                        direction, step, sent_at, ideal_ms, age_ms (so long at least it would have taken)
+
 Measured values of a round are medians over its steps. Without a reservation reserved_bps, bound and kept are
 null, and `ideal_ms` is what the rate of the plan implies.
 """
@@ -82,6 +85,7 @@ class RunRecord:
             "accuracy": {"target": config.get("target"), "final": None, "reached_round": None, "best": None},
             "promises": {"made": 0, "kept": 0},
             "rounds": [],
+            "unfinished": [],
         }
         self._listener = listener
         self._events: IO[str] = (directory / "events.jsonl").open("a", buffering=1)
@@ -134,6 +138,12 @@ class RunRecord:
             accuracy["best"] = max(goal, accuracy["best"] or 0.0)
             if accuracy["target"] is not None and goal >= accuracy["target"] and accuracy["reached_round"] is None:
                 accuracy["reached_round"] = row["round"]
+
+    def add_unfinished(self, rows: list[Fields]) -> None:
+        """Add transfers that were still under way when their step ended or was given up."""
+        if rows:
+            self.summary["unfinished"].extend(rows)
+            self._write_summary()
 
     def forget_after(self, number: int) -> None:
         """Take the rounds after `number` out of the summary: they are done again."""
