@@ -31,13 +31,24 @@ def _number_only(value: object) -> object:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_number_only)]
-Number = Annotated[float, BeforeValidator(_number_only), Field(allow_inf_nan=False)]
+_NUMBER = BeforeValidator(_number_only)
+"""The last in a list of annotations, or the limits before it are not described in OpenAPI."""
 
-Port = Annotated[Whole, Field(ge=1, le=65535)]
-Microseconds = Annotated[Number, Field(ge=0.001, le=1e9)]
-Milliseconds = Annotated[Number, Field(ge=0.001, le=86_400_000)]
-LeaseSeconds = Annotated[Number, Field(ge=0.001, le=86_400, examples=[60])]
+Port = Annotated[int, Field(ge=1, le=65535), _NUMBER]
+Microseconds = Annotated[float, Field(ge=0.001, le=1e9, allow_inf_nan=False), _NUMBER]
+Milliseconds = Annotated[float, Field(ge=0.001, le=86_400_000, allow_inf_nan=False), _NUMBER]
+LeaseSeconds = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False, examples=[60]), _NUMBER]
+Period = Annotated[
+    float,
+    Field(ge=SHORTEST_PERIOD_MS, le=86_400_000, allow_inf_nan=False, description="Counted in whole microseconds."),
+    _NUMBER,
+]
+Offset = Annotated[
+    float,
+    Field(ge=0, lt=86_400_000, allow_inf_nan=False, description="From each multiple of the period of Unix time."),
+    _NUMBER,
+]
+Bytes = Annotated[int, Field(ge=1, le=10**12, examples=[1_000_000]), _NUMBER]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:@-]+( +[A-Za-z0-9_.:@-]+)*$")]
 
 
@@ -75,10 +86,10 @@ class MatchBody(Strict):
 class AnyRequirement(Strict):
     """What both forms have. No burst: one is chosen. No limit: the bound is told but not promised to stay."""
 
-    burst_bytes: Annotated[Whole, Field(ge=1, le=10**8)] | None = None
+    burst_bytes: Annotated[int, Field(ge=1, le=10**8), _NUMBER] | None = None
     max_latency_us: Microseconds | None = None
     max_latency_variation_us: Microseconds | None = None
-    rank: Annotated[Whole, Field(ge=0, le=LOWEST_RANK, description="0 is the most important.")] = DEFAULT_RANK
+    rank: Annotated[int, Field(ge=0, le=LOWEST_RANK, description="0 is the most important."), _NUMBER] = DEFAULT_RANK
     protection: Annotated[
         Protection, Field(description="`link_disjoint`: a second path is kept that shares no link with the first.")
     ] = "none"
@@ -87,7 +98,7 @@ class AnyRequirement(Strict):
 class RateRequirement(AnyRequirement):
     """A rate, from now on."""
 
-    min_bandwidth_bps: Annotated[Whole, Field(ge=1000, le=10**12, examples=[15_000_000])]
+    min_bandwidth_bps: Annotated[int, Field(ge=1000, le=10**12, examples=[15_000_000]), _NUMBER]
 
     def to_requirement(self) -> facts.Requirement:
         """The fact behind it."""
@@ -97,15 +108,10 @@ class RateRequirement(AnyRequirement):
 class TransferRequirement(AnyRequirement):
     """So many bytes within a deadline, once or in every period; the rate is chosen such that they are there in time."""
 
-    transfer_bytes: Annotated[Whole, Field(ge=1, le=10**12, examples=[1_000_000])]
+    transfer_bytes: Bytes
     deadline_ms: Milliseconds
-    period_ms: (
-        Annotated[Number, Field(ge=SHORTEST_PERIOD_MS, le=86_400_000, description="Counted in whole microseconds.")]
-        | None
-    ) = None
-    offset_ms: Annotated[
-        Number, Field(ge=0, lt=86_400_000, description="From each multiple of the period of Unix time.")
-    ] = 0.0
+    period_ms: Period | None = None
+    offset_ms: Offset = 0.0
 
     @model_validator(mode="after")
     def _window_fits(self) -> Self:
@@ -243,7 +249,7 @@ class TransferBody(Strict):
     name: Name
     source: Name
     destination: Name
-    transfer_bytes: Annotated[Whole, Field(ge=1, le=10**12)]
+    transfer_bytes: Bytes
 
 
 class TransfersQuestion(Strict):
