@@ -45,6 +45,7 @@ class PlacedFlow(Answer):
     ]
     window: WindowBody | None
     backup_path: list[str] | None
+    suspended: Annotated[bool, Field(description="Its ways are all down; it has no bandwidth until one is back.")]
 
 
 class MeterCounters(Answer):

@@ -89,6 +89,7 @@ PLACED_FLOW: Json = {
     "completion_ms": None,
     "window": None,
     "backup_path": None,
+    "suspended": False,
 }
 
 RESERVATION: Json = {

@@ -87,7 +87,11 @@ def _add_asking(router: APIRouter, service: Service, desk: Desk, quotas: Quotas)
             response.headers["Idempotency-Replayed"] = "true"
         return reservation_body(reservation)
 
-    @router.post("/v1/quotes", responses=described(*GUARDED, *WITH_BODY, errors.UnknownHost, errors.NoPath))
+    @router.post(
+        "/v1/quotes",
+        response_model_exclude_unset=True,
+        responses=described(*GUARDED, *WITH_BODY, errors.UnknownHost, errors.NoPath),
+    )
     async def quote(
         caller: Reader, question: Annotated[QuoteRequest, Body(openapi_examples=examples.QUOTE_REQUESTS)]
     ) -> QuotedFlows | QuotedRefusal | QuotedTransfers:

@@ -15,8 +15,9 @@ from controller import reservation as facts
 from controller.asked import Asked
 from controller.errors import InvalidRequest
 from controller.reservation import DEFAULT_RANK, LOWEST_RANK, Protection
+from controller.windows import MIN_PERIOD_US
 
-SHORTEST_PERIOD_MS = 100.0
+SHORTEST_PERIOD_MS = MIN_PERIOD_US / 1000
 """Shorter windows than this cannot be opened and closed on time by meters of a software switch."""
 
 HORIZON_S = 366 * 86_400.0

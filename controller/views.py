@@ -95,6 +95,7 @@ def placed_flow(placement: Placement) -> PlacedFlow:
         completion_ms=None if completion_us is None else round(completion_us / 1000, 4),
         window=None if window is None else _window_body(window),
         backup_path=None if backup is None else list(backup),
+        suspended=placement.suspended,
     )
 
 

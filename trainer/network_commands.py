@@ -19,7 +19,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def controller_option(command: F) -> F:
     """Add --controller."""
-    return click.option("--controller", "url", help="The controller's URL.  [default: the emulation's]")(command)
+    return click.option("--controller", "url", help="The controller's URL.  [default: the emulation's]  A token and "
+                        "the authority's certificate come from PACELINE_TOKEN and PACELINE_CA.")(command)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -104,6 +107,36 @@ class _Paths(_Answer):
 A = TypeVar("A", bound=_Answer)
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What we show the controller, and whom we believe that it is the controller; None: nothing, and the usual ones.
+
+    Not on the command line: everybody on the machine can read that.
+    """
+
+    token: str | None = None
+    authority: str | None = None
+
+    @classmethod
+    def from_environment(cls) -> Credentials:
+        """PACELINE_TOKEN, and PACELINE_CA: a file with the authority's certificate."""
+        return cls(os.environ.get("PACELINE_TOKEN") or None, os.environ.get("PACELINE_CA") or None)
+
+    def trust(self) -> ssl.SSLContext:
+        """The TLS to speak.
+
+        Raises: NetworkError if the authority's file cannot be read.
+        """
+        try:
+            return ssl.create_default_context(cafile=self.authority)
+        except OSError as error:
+            raise NetworkError(f"PACELINE_CA={self.authority} holds no certificate: {error}") from error
+
+    def headers(self) -> dict[str, str]:
+        """The header that every request bears."""
+        return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+
+
 class Controller:
     """The controller's REST API. `say` hears about every retry."""
 
@@ -114,12 +147,23 @@ class Controller:
         say: Callable[[str], None],
         transport: httpx.BaseTransport | None = None,
         pause_s: float = FIRST_PAUSE_S,
+        credentials: Credentials | None = None,
     ) -> None:
+        """`credentials`: those of the environment if none are given."""
         self.url = url
         self.retries = retries
         self._say = say
         self._pause_s = pause_s
-        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, transport=transport, trust_env=False)
+        shown = credentials or Credentials.from_environment()
+        trust = shown.trust() if url.startswith("https") else False
+        self._http = httpx.Client(
+            base_url=url,
+            headers=shown.headers(),
+            verify=trust,
+            timeout=TIMEOUT_S,
+            transport=transport,
+            trust_env=False,
+        )
 
     def close(self) -> None:
         """Hang up; reservations stay."""
@@ -136,12 +180,12 @@ class Controller:
         return list(self._parse(_Paths, answer).paths)
 
     def create(self, owner: str, lease_s: float, flows: Sequence[FlowRequest]) -> Reservation:
-        """Reserve all flows or none.
+        """Reserve all flows or none; tried again after an answer that was lost, they are still reserved once.
 
         Raises: ReservationRefusedError, ControllerUnreachableError.
         """
         body = {"owner": owner, "lease_s": lease_s, "flows": [flow.to_json() for flow in flows]}
-        return self._parse(Reservation, self._ask("POST", "/v1/reservations", body))
+        return self._parse(Reservation, self._ask("POST", "/v1/reservations", body, key=str(uuid.uuid4())))
 
     def modify(
         self, reservation: str, lease_s: float, flows: Sequence[FlowRequest], retries: int | None = None
@@ -182,12 +226,14 @@ class Controller:
         body: Mapping[str, object] | None = None,
         query: Mapping[str, str] | None = None,
         retries: int | None = None,
+        key: str | None = None,
     ) -> dict[str, Any]:
+        headers = {} if key is None else {"Idempotency-Key": key}
         tries = 1 + (self.retries if retries is None else retries)
         pause_s = self._pause_s
         for attempt in range(1, tries + 1):
             try:
-                response = self._http.request(method, path, json=body, params=query)
+                response = self._http.request(method, path, json=body, params=query, headers=headers)
                 break
             except httpx.TransportError as error:
                 reason = str(error) or type(error).__name__

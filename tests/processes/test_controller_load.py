@@ -120,7 +120,8 @@ def test_a_crowd_before_silent_switches_does_not_hold_up_readers(ovs: OpenVSwitc
 
 def test_listeners_and_dawdlers_starve_nobody(controller: Controller) -> None:
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(httpx.Client(base_url=controller.client.base_url, verify=False)) for _ in range(48)]
+        url = controller.client.base_url
+        clients = [stack.enter_context(httpx.Client(base_url=url, verify=False)) for _ in range(48)]
         streams = [stack.enter_context(client.stream("GET", "/v1/events")) for client in clients[: STREAMS.per_tenant]]
         assert {stream.status_code for stream in streams} == {200}
         lines = [stream.iter_lines() for stream in streams]
