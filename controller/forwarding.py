@@ -6,14 +6,12 @@ Table 0 classifies, table 1 forwards.
              VLAN-tagged, from a host      -> dropped
              reserved flow, from its host  -> its meter, DSCP 46, its label, table 1
              other IP, from a host         -> DSCP 0, table 1       (nobody marks his own way in)
-             ARP, from a host              -> the port's ARP meter, table 1
+             ARP for a host, from a host   -> the port's ARP meter, answered on the spot
              anything from a switch        -> table 1
              anything else                 -> dropped: a host speaks under its own addresses only, and the egress
                                               classifier reads a fixed byte, so a frame that is not IP could spell out
                                               DSCP 46 there
     table 1  label and DSCP 46             -> along the flow's path; see protection.py
-             ARP request for a host        -> towards that host     (no flooding, no packet-in)
-             to a host's MAC, ARP          -> towards that host
              to a host's MAC               -> best-effort meter of the egress port, towards that host
 
 The mark stays on to the host: the last port, too, has best effort to put behind it, and it knows the reserved frames
@@ -23,8 +21,8 @@ Best effort may use whatever no reserved flow uses at the moment: a backup's rat
 flow's rate outside its window. The queues put reserved frames first and drop only best effort, so a meter that shrinks
 late costs no promise. A reserved flow is best effort itself outside its window, and while all its paths are broken.
 
-ARP has meters of its own at the edge, so tight that all hosts together stay within a link's margin: it gets through
-however full the best-effort meters are, and cannot fill a queue.
+The first switch answers ARP itself: who has which address follows from the map. No host ever sees another's ARP, so
+there is nothing to poison and nothing to flood, and addresses are resolved whatever links and controller do.
 """
 
 from __future__ import annotations
@@ -40,8 +38,10 @@ from controller.entries import (
     BASE_COOKIE,
     BEST_EFFORT_METERS,
     CONTROLLER_PORT,
+    IN_PORT,
     EntryKey,
     FlowEntry,
+    MatchValue,
     MeterEntry,
     SwitchState,
     cookie_of,
@@ -224,20 +224,34 @@ def _classify(network: Network, switch: str) -> list[FlowEntry]:
             entries.append(FlowEntry(0, 100, match_of({"in_port": port}), BASE_COOKIE, goto=1))
         else:
             entries += _classify_host(port, neighbour)
+            entries += [_answer_arp(port, neighbour, other) for other in network.hosts if other is not neighbour]
     return entries
 
 
+def _answer_arp(port: int, asking: Node, sought: Node) -> FlowEntry:
+    """The request of a host, under its own addresses, becomes its answer. Source: RFC 826."""
+    ip, mac = asking.ip or "", asking.mac or ""
+    own: dict[str, MatchValue] = {"in_port": port, "eth_src": mac, "eth_type": ARP}
+    own |= {"arp_op": 1, "arp_sha": mac, "arp_spa": ip}
+    its_ip, its_mac = sought.ip or "", sought.mac or ""
+    actions = (
+        ("set_arp_op", 2),
+        *(("set_eth_src", its_mac), ("set_arp_sha", its_mac), ("set_arp_spa", its_ip)),
+        *(("set_eth_dst", mac), ("set_arp_tha", mac), ("set_arp_tpa", ip)),
+        ("output", IN_PORT),
+    )
+    return FlowEntry(0, 200, match_of({**own, "arp_tpa": its_ip}), BASE_COOKIE, ARP_METERS + port, actions)
+
+
 def _classify_host(port: int, host: Node) -> list[FlowEntry]:
-    """What a host may send: IP and ARP under its own addresses. Whatever else it says is not forwarded."""
+    """What a host may send: IP under its own addresses. Whatever else it says is not forwarded."""
     ip, mac = host.ip or "", host.mac or ""
     tagged = match_of({"in_port": port, "vlan_vid": ANY_VLAN})
-    arp = match_of({"in_port": port, "eth_src": mac, "eth_type": ARP, "arp_sha": mac, "arp_spa": ip})
     ipv4 = match_of({"in_port": port, "eth_src": mac, "eth_type": IPV4, "ipv4_src": ip})
     ipv6 = match_of({"in_port": port, "eth_src": mac, "eth_type": IPV6})
     unmark = (("set_ip_dscp", 0),)
     return [
         FlowEntry(0, 400, tagged, BASE_COOKIE),
-        FlowEntry(0, 200, arp, BASE_COOKIE, meter_id=ARP_METERS + port, goto=1),
         FlowEntry(0, 200, ipv4, BASE_COOKIE, actions=unmark, goto=1),
         FlowEntry(0, 200, ipv6, BASE_COOKIE, actions=unmark, goto=1),
     ]
@@ -246,14 +260,9 @@ def _classify_host(port: int, host: Node) -> list[FlowEntry]:
 def _best_effort(network: Network, down: frozenset[str]) -> list[tuple[str, FlowEntry]]:
     entries = []
     for host in network.hosts:
-        ip, mac = host.ip or "", host.mac or ""
-        arp_request = match_of({"eth_type": ARP, "arp_op": 1, "arp_tpa": ip})
-        arp_unicast = match_of({"eth_type": ARP, "eth_dst": mac})
-        anything = match_of({"eth_dst": mac})
+        anything = match_of({"eth_dst": host.mac or ""})
         for switch, link in next_hops(network, host.name, down).items():
             out = (("output", link.source_port),)
             meter_id = BEST_EFFORT_METERS + link.source_port
-            entries.append((switch, FlowEntry(1, 210, arp_request, BASE_COOKIE, actions=out)))
-            entries.append((switch, FlowEntry(1, 205, arp_unicast, BASE_COOKIE, actions=out)))
             entries.append((switch, FlowEntry(1, 200, anything, BASE_COOKIE, meter_id, out)))
     return entries

@@ -89,10 +89,8 @@ def _instructions(datapath: Any, entry: FlowEntry) -> list[Any]:
 
 def _action(parser: Any, action: Action) -> Any:
     name, value = action
-    if name == "set_ip_dscp":
-        return parser.OFPActionSetField(ip_dscp=value)
-    if name == "set_eth_dst":
-        return parser.OFPActionSetField(eth_dst=value)
+    if name.startswith("set_"):
+        return parser.OFPActionSetField(**{name.removeprefix("set_"): value})
     if name == "group":
         return parser.OFPActionGroup(value)
     if value == CONTROLLER_PORT:
@@ -122,7 +120,7 @@ def _read_actions(actions: Iterable[Any]) -> list[Action]:
     """Actions we never write come out under their own name, so that they compare unequal to what we want."""
     read: list[Action] = []
     for action in actions:
-        if getattr(action, "key", None) in ("ip_dscp", "eth_dst"):
+        if hasattr(action, "key") and hasattr(action, "value"):
             read.append((f"set_{action.key}", action.value))
         elif hasattr(action, "group_id"):
             read.append(("group", action.group_id))

@@ -1,12 +1,15 @@
-"""Mininet's prompt with what Paceline adds: CPU shares that can be changed while training runs."""
+"""Mininet's prompt with what Paceline adds: CPU shares, links and switches that change while training runs."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from mininet.cli import CLI
 from mininet.log import setLogLevel
 
 import cpushare
 from emulation import Emulation
+from outages import Outages
 from problems import EmulationError
 
 
@@ -17,6 +20,7 @@ class Prompt(CLI):  # type: ignore[misc]
 
     def __init__(self, emulation: Emulation) -> None:
         self.emulation = emulation
+        self.outages = Outages(emulation.plan, str(emulation.vswitch.directory))
         setLogLevel("output")
         super().__init__(emulation.net, script=None)
 
@@ -37,6 +41,22 @@ class Prompt(CLI):  # type: ignore[misc]
         except EmulationError as error:
             print(error)
 
+    def do_link(self, line: str) -> None:
+        """link A B down|up: cut a link or light it again, e.g. `link r1 r2 down`."""
+        try:
+            a, b, up = _parse(line, 2, "link A B down|up, like `link r1 r2 down`")
+            self.outages.link(a, b, up)
+        except EmulationError as error:
+            print(error)
+
+    def do_switch(self, line: str) -> None:
+        """switch NAME down|up: switch it off, or on again, when it is empty, e.g. `switch r3 down`."""
+        try:
+            name, up = _parse(line, 1, "switch NAME down|up, like `switch r3 down`")
+            self.outages.switch(name, up)
+        except EmulationError as error:
+            print(error)
+
     def set_share(self, line: str) -> None:
         """Parse and do `HOST CORES`.
 
@@ -54,3 +74,10 @@ class Prompt(CLI):  # type: ignore[misc]
         if not 0.01 <= cores <= 64:
             raise EmulationError(f"share: {cores:g} cores: give 0.01 to 64")
         cpushare.set_share(found.cgroup, cores)
+
+
+def _parse(line: str, names: int, right: str) -> tuple[Any, ...]:
+    *given, state = line.split() or [""]
+    if len(given) != names or state not in ("up", "down"):
+        raise EmulationError(f"{line!r} is not understood: write {right}")
+    return *given, state == "up"

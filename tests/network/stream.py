@@ -1,24 +1,26 @@
 """The two ends of a paced UDP stream whose datagrams are numbered and timed by the kernel; run inside hosts.
 
-    stream.py receive PORT OUT                       prints `listening`; writes OUT when SIGTERM comes
-    stream.py send ADDRESS PORT SOURCE_PORT PER_S PAYLOAD_BYTES SECONDS
+    stream.py receive PORT OUT        prints `listening`, then `receiving`; writes OUT when all is over
+    stream.py send ADDRESS PORT SOURCE_PORT PER_S PAYLOAD_BYTES SECONDS        prints how many it sent
 
 OUT is JSON: `arrivals` [[number, Unix time in s, DSCP], …] in order of arrival.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import signal
 import socket
 import struct
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
 
 SO_TIMESTAMPNS = 35
 HEADER = struct.Struct("!Q")
+THE_END = 2**64 - 1
+STRAGGLERS_S = 1.0
+"""How long after the end something may still be on its way."""
 CATCH_UP_S = 0.005
 """As much lateness is made up for; the sender of a reserved flow never bursts beyond that."""
 
@@ -26,25 +28,30 @@ CATCH_UP_S = 0.005
 def receive(port: int, out: Path) -> None:
     """Note each datagram's number and when the kernel had it."""
     arrivals: list[tuple[int, float, int]] = []
-
-    def end(*_: object) -> NoReturn:
-        out.write_text(json.dumps({"arrivals": arrivals}))
-        sys.exit(0)
-
-    signal.signal(signal.SIGTERM, end)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as endpoint:
         endpoint.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         endpoint.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
         endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8_000_000)
         endpoint.bind(("0.0.0.0", port))
         print("listening", flush=True)
-        while True:
-            data, ancillary, _, _ = endpoint.recvmsg(65536, 128)
-            notes = {(level, kind): value for level, kind, value in ancillary}
-            seconds, nanoseconds = struct.unpack("qq", notes[socket.SOL_SOCKET, SO_TIMESTAMPNS])
-            (number,) = HEADER.unpack(data[: HEADER.size])
-            dscp = notes[socket.IPPROTO_IP, socket.IP_TOS][0] >> 2
-            arrivals.append((number, seconds + nanoseconds / 1e9, dscp))
+        with contextlib.suppress(TimeoutError):
+            while True:
+                _receive_one(endpoint, arrivals)
+    out.write_text(json.dumps({"arrivals": arrivals}))
+
+
+def _receive_one(endpoint: socket.socket, arrivals: list[tuple[int, float, int]]) -> None:
+    data, ancillary, _, _ = endpoint.recvmsg(65536, 128)
+    notes = {(level, kind): value for level, kind, value in ancillary}
+    seconds, nanoseconds = struct.unpack("qq", notes[socket.SOL_SOCKET, SO_TIMESTAMPNS])
+    (number,) = HEADER.unpack(data[: HEADER.size])
+    if number == THE_END:
+        endpoint.settimeout(STRAGGLERS_S)
+        return
+    if not arrivals:
+        print("receiving", flush=True)
+    dscp = notes[socket.IPPROTO_IP, socket.IP_TOS][0] >> 2
+    arrivals.append((number, seconds + nanoseconds / 1e9, dscp))
 
 
 def send(address: str, port: int, source_port: int, per_s: float, payload_bytes: int, seconds: float) -> None:
@@ -59,6 +66,9 @@ def send(address: str, port: int, source_port: int, per_s: float, payload_bytes:
             time.sleep(max(0.0, due_s - time.monotonic()))
             endpoint.send(HEADER.pack(number) + filling)
             due_s = max(due_s + 1 / per_s, time.monotonic() - CATCH_UP_S)
+        for _ in range(5):
+            time.sleep(0.05)
+            endpoint.send(HEADER.pack(THE_END))
         print(count)
 
 

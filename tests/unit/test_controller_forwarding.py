@@ -21,7 +21,7 @@ from controller.entries import (
     SwitchState,
     cookie_of,
 )
-from controller.forwarding import arp_meter_kbps, best_effort_meter, wanted_states
+from controller.forwarding import best_effort_meter, wanted_states
 from controller.network import network_from_map
 from controller.protection import label
 from controller.reconcile import ordered_changes
@@ -55,10 +55,10 @@ def packet(source: str = "edge1", destination: str = "cloud", **fields: MatchVal
 
 def arp(source: str, destination: str, **fields: MatchValue) -> Packet:
     nodes = METRO.nodes
-    mac, ip, sought = nodes[source].mac or "", nodes[source].ip or "", nodes[destination]
-    own: Packet = {"eth_type": 0x0806, "eth_src": mac, "arp_sha": mac, "arp_spa": ip}
-    reply: Packet = {"arp_op": 2, "eth_dst": sought.mac or "", "arp_tpa": sought.ip or ""}
-    return {**own, **reply, **fields}
+    mac, ip = nodes[source].mac or "", nodes[source].ip or ""
+    own: Packet = {"eth_type": 0x0806, "eth_src": mac, "arp_sha": mac, "arp_spa": ip, "arp_op": 1}
+    asked: Packet = {"eth_dst": "ff:ff:ff:ff:ff:ff", "arp_tpa": nodes[destination].ip or ""}
+    return {**own, **asked, **fields}
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Journey:
     nodes: list[str] = field(default_factory=list)
     meters: list[tuple[str, int]] = field(default_factory=list)
     marks: list[MatchValue] = field(default_factory=list)
-    addressed_to: MatchValue = ""
+    arrived: Packet = field(default_factory=dict)
 
 
 def send(
@@ -100,7 +100,7 @@ def send(
         if link.name in cut:
             return journey
     journey.nodes.append(link.destination)
-    journey.addressed_to = moving["eth_dst"]
+    journey.arrived = moving
     return journey
 
 
@@ -146,7 +146,7 @@ def test_a_reserved_packet_follows_its_path_metered_once_marked_up_to_the_last_p
     assert tuple(journey.nodes) == held.placements[0].path
     assert journey.meters == [("r6", held.placements[0].meter_id)]
     assert journey.marks == [46, 46, 46]
-    assert journey.addressed_to == CLOUD_MAC
+    assert journey.arrived["eth_dst"] == CLOUD_MAC
 
 
 @pytest.mark.parametrize("spoof", [{}, {"ip_dscp": 46}])
@@ -210,20 +210,28 @@ def test_what_a_host_may_not_send_goes_nowhere(frame: Packet) -> None:
 
 @pytest.mark.parametrize("source", [host.name for host in METRO.hosts])
 @pytest.mark.parametrize("destination", [host.name for host in METRO.hosts])
-def test_everybody_reaches_everybody_by_arp_and_ip(source: str, destination: str) -> None:
-    if source == destination:
-        return
-    states = wanted_states(METRO, [])
-    request = arp(source, destination, arp_op=1, eth_dst="ff:ff:ff:ff:ff:ff")
-    for sent in (request, arp(source, destination), packet(source, destination)):
-        assert send(states, source, sent).nodes[-1] == destination
+def test_everybody_reaches_everybody(source: str, destination: str) -> None:
+    if source != destination:
+        assert send(wanted_states(METRO, []), source, packet(source, destination)).nodes[-1] == destination
 
 
-def test_arp_is_metered_at_the_edge_only_and_fits_in_every_margin() -> None:
+def test_the_first_switch_answers_arp_itself() -> None:
+    journey = send(wanted_states(METRO, []), "edge1", arp("edge1", "cloud"))
+    edge1, cloud = METRO.nodes["edge1"], METRO.nodes["cloud"]
+    assert (journey.nodes, journey.meters) == (["edge1", "r6", "edge1"], [("r6", 105_003)])
+    told = {name: journey.arrived[name] for name in ("arp_op", "arp_sha", "arp_spa", "arp_tha", "arp_tpa", "eth_src")}
+    assert told == {
+        "arp_op": 2, "arp_sha": cloud.mac, "arp_spa": cloud.ip, "arp_tha": edge1.mac, "arp_tpa": edge1.ip,
+        "eth_src": cloud.mac,
+    }  # fmt: skip
+    assert journey.arrived["eth_dst"] == edge1.mac
+
+
+def test_arp_replies_and_questions_after_strangers_go_nowhere() -> None:
     states = wanted_states(METRO, [])
-    assert send(states, "edge1", arp("edge1", "cloud")).meters == [("r6", 105_003)]
-    total_bps = arp_meter_kbps(METRO) * 1000 * len(METRO.hosts)
-    assert all(total_bps <= link.margin_bps for link in METRO.links.values())
+    reply = arp("edge1", "cloud", arp_op=2, eth_dst=CLOUD_MAC)
+    for sent in (reply, arp("edge1", "cloud", arp_tpa="10.0.200.1"), arp("edge1", "edge1")):
+        assert send(states, "edge1", sent).nodes == ["edge1", "r6"]
 
 
 def test_best_effort_goes_round_a_link_that_is_down() -> None:

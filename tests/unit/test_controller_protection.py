@@ -43,7 +43,7 @@ def test_a_cut_behind_the_first_switch_turns_packets_back_and_onto_the_backup() 
     journey = send(wanted_states(METRO, [protected()]), "edge1", packet(), cut(("r1", "r2")))
     assert journey.nodes == ["edge1", "r6", "r1", "r6", "r5", "r4", "r3", "r2", "cloud"]
     assert set(journey.marks) == {46}
-    assert journey.addressed_to == METRO.nodes["cloud"].mac
+    assert journey.arrived["eth_dst"] == METRO.nodes["cloud"].mac
     assert [meter for _, meter in journey.meters] == [110_000]
 
 

@@ -1,0 +1,119 @@
+"""Outages in a running emulation: a link goes dark, a switch loses its power and with it all that it held.
+
+From another terminal: `sudo .venv/bin/python mininet/outages.py link r1 r2 down`, `… switch r3 down`, and `up` again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import click
+
+from problems import EmulationError
+from topologies import running
+from topologies.loader import load_map
+from topologies.maps import Map
+from topologies.problems import MapError
+
+OPENFLOW = ["ovs-ofctl", "-O", "OpenFlow13"]
+NOWHERE = "tcp:127.0.0.1:1"
+REMEMBERED = "external-ids:paceline-controller"
+
+
+@dataclass(frozen=True)
+class Outages:
+    """Brings links and switches of an emulation down and up; `ovs_directory` is its Open vSwitch's run directory."""
+
+    plan: Map
+    ovs_directory: str
+
+    def link(self, a: str, b: str, up: bool) -> None:
+        """Light a link or cut it; both ends notice.
+
+        Raises: EmulationError if there is no such link.
+        """
+        ends = next((link.ends for link in self.plan.links if {*link.ends} == {a, b}), None)
+        if ends is None:
+            spans = ", ".join("-".join(link.ends) for link in self.plan.links)
+            raise EmulationError(f"there is no link between {a!r} and {b!r}; links: {spans}")
+        # One end is enough, and a switch's end is in the root namespace: the other end sees its light go out.
+        near, far = (a, b) if self._is_switch(a) else (b, a)
+        self._set_interface(self.plan.port(near, far).interface, up)
+
+    def switch(self, name: str, up: bool) -> None:
+        """Switch a switch off, or on again: it comes back with all its links, and empty.
+
+        Raises: EmulationError if there is no such switch.
+        """
+        switches = [node.name for node in self.plan.switches]
+        if name not in switches:
+            raise EmulationError(f"there is no switch {name!r}; switches: {', '.join(switches)}")
+        if up:
+            self._lights(name, True)
+            self._vsctl("set-controller", name, self._vsctl("get", "bridge", name, REMEMBERED).strip('"\n'))
+            return
+        target = self._vsctl("get-controller", name).strip()
+        if target != NOWHERE:
+            self._vsctl("set", "bridge", name, f'{REMEMBERED}="{target}"')
+        self._vsctl("set-controller", name, NOWHERE)  # with no controller at all it would be a learning switch
+        self._lights(name, False)
+        for forget in ("del-flows", "del-groups", "del-meters"):
+            self._run([*OPENFLOW, forget, f"unix:{self.ovs_directory}/{name}.mgmt"])
+
+    def _lights(self, switch: str, up: bool) -> None:
+        for port in self.plan.ports:
+            if port.node == switch:
+                self._set_interface(port.interface, up)
+
+    def _set_interface(self, interface: str, up: bool) -> None:
+        self._run(["ip", "link", "set", interface, "up" if up else "down"])
+
+    def _is_switch(self, name: str) -> bool:
+        return self.plan.node(name).kind == "switch"
+
+    def _vsctl(self, *arguments: str) -> str:
+        return self._run(["ovs-vsctl", *arguments])
+
+    def _run(self, command: list[str]) -> str:
+        places = dict.fromkeys(("OVS_RUNDIR", "OVS_DBDIR"), self.ovs_directory)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **places})
+        if done.returncode:
+            raise EmulationError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+        return done.stdout
+
+
+def of_running_emulation() -> Outages:
+    """For the emulation that runs on this machine.
+
+    Raises: EmulationError if there is none.
+    """
+    note = running.read()
+    if note is None:
+        raise EmulationError("no emulation is running; start one with mininet/start.py")
+    return Outages(load_map(note.map_path), note.ovs_directory)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("kind", type=click.Choice(["link", "switch"]))
+@click.argument("names", nargs=-1, required=True)
+@click.argument("state", type=click.Choice(["up", "down"]))
+def main(kind: str, names: tuple[str, ...], state: str) -> None:
+    """Bring a link (two names) or a switch (one name) of the running emulation down or up."""
+    try:
+        outages = of_running_emulation()
+        if kind == "link" and len(names) == 2:
+            outages.link(*names, up=state == "up")
+        elif kind == "switch" and len(names) == 1:
+            outages.switch(*names, up=state == "up")
+        else:
+            raise EmulationError("give two ends, as in `link r1 r2 down`, or one switch, as in `switch r3 down`")
+    except (MapError, EmulationError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

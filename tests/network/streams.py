@@ -1,0 +1,81 @@
+"""A numbered UDP stream between two hosts of an emulation, and what became of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tests.network.conftest import ROOT, Network
+
+STREAM = str(ROOT / "tests/network/stream.py")
+PER_S = 1000
+PAYLOAD_BYTES = 1000
+RATE_BPS = 10_000_000
+"""What such a stream needs: 1042 bytes a frame, and a fifth more for a sender that makes up for lateness."""
+
+
+@dataclass
+class Stream:
+    """Filled when the stream has ended: [number, Unix time, DSCP] of each datagram, in order of arrival."""
+
+    sent: int = 0
+    arrivals: list[tuple[int, float, int]] = field(default_factory=list)
+
+    @property
+    def lost(self) -> int:
+        return self.sent - len({number for number, _, _ in self.arrivals})
+
+    @property
+    def lost_in_a_row(self) -> int:
+        """The longest run of numbers that never came."""
+        numbers = sorted({number for number, _, _ in self.arrivals})
+        return max((after - before - 1 for before, after in pairwise([-1, *numbers, self.sent])), default=0)
+
+    @property
+    def duplicates(self) -> int:
+        return len(self.arrivals) - len({number for number, _, _ in self.arrivals})
+
+    def marks(self) -> set[int]:
+        return {dscp for _, _, dscp in self.arrivals}
+
+
+@contextmanager
+def stream(network: Network, source: str, sink: str, seconds: float, directory: Path) -> Iterator[Stream]:
+    """A stream from port 7801 to 7800 that has begun to arrive when the block begins, and has ended when it ends."""
+    result, out = Stream(), directory / f"arrivals-{source}.json"
+    out.unlink(missing_ok=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE}
+    with network.running_in(sink, [sys.executable, STREAM, "receive", "7800", str(out)], **pipes) as receiver:
+        assert receiver.stdout is not None
+        assert receiver.stdout.readline() == b"listening\n"
+        send = [sys.executable, STREAM, "send", network.plan.ip(sink), "7800", "7801", str(PER_S)]
+        with network.running_in(source, [*send, str(PAYLOAD_BYTES), str(seconds)], **pipes) as sender:
+            assert receiver.stdout.readline() == b"receiving\n"
+            yield result
+            text, _ = sender.communicate(timeout=60)
+            result.sent = int(text)
+        receiver.wait(10)
+        receiver.stdout.close()
+    result.arrivals = [tuple(arrival) for arrival in json.loads(out.read_text())["arrivals"]]
+
+
+def udp_flow(source: str, sink: str, requirement: dict[str, Any]) -> dict[str, Any]:
+    match = {"protocol": "udp", "source_port": 7801, "destination_port": 7800}
+    return {"name": "stream", "source": source, "destination": sink, "match": match, "requirement": requirement}
+
+
+@contextmanager
+def reserved_flow(network: Network, flow: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    answer = network.api.post("/v1/reservations", json={"owner": "test", "lease_s": 300, "flows": [flow]})
+    assert answer.status_code == 201, answer.text
+    try:
+        yield answer.json()
+    finally:
+        network.api.delete(f"/v1/reservations/{answer.json()['id']}")

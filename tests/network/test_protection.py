@@ -1,0 +1,128 @@
+"""A link of a protected flow's path goes dark: the switches move the flow by themselves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outages import Outages
+from tests.network.conftest import Network
+from tests.network.streams import RATE_BPS, Stream, reserved_flow, stream, udp_flow
+
+SECONDS = 4
+NOT_MORE_LOST_IN_A_ROW = 50
+"""Datagrams a millisecond apart: 50 ms."""
+
+
+@pytest.fixture(scope="module")
+def metro(network_of: Callable[..., Network]) -> Network:
+    return network_of("metro")
+
+
+@pytest.fixture
+def outages(metro: Network) -> Outages:
+    return Outages(metro.plan, metro.note.ovs_directory)
+
+
+@pytest.fixture
+def protected(metro: Network) -> Iterator[dict[str, Any]]:
+    requirement = {"min_bandwidth_bps": RATE_BPS, "protection": "link_disjoint"}
+    with reserved_flow(metro, udp_flow("edge1", "cloud", requirement)) as reservation:
+        yield reservation
+
+
+def controller_pid(network: Network) -> int:
+    journal = Path(network.note.ovs_directory).parent / "journal.jsonl"
+    line = next(line for line in journal.read_text().splitlines() if '"what": "controller"' in line)
+    return int(line.split('"pid": ')[1].split(",")[0])
+
+
+def spans_of(path: list[str]) -> list[tuple[str, str]]:
+    return list(pairwise(path))[1:-1]
+
+
+def check(cut: Stream) -> None:
+    assert cut.lost_in_a_row <= NOT_MORE_LOST_IN_A_ROW, f"lost {cut.lost_in_a_row} in a row, {cut.lost} in all"
+    assert cut.lost <= cut.lost_in_a_row + 5, "it was lost at once, not again and again"
+    assert cut.duplicates == 0
+    assert cut.marks() == {46}
+
+
+@pytest.mark.parametrize("which", ["adjacent", "far"])
+def test_a_cut_costs_a_protected_flow_less_than_50_ms_and_the_way_back_nothing(
+    metro: Network, outages: Outages, protected: dict[str, Any], which: str, tmp_path: Path
+) -> None:
+    (flow,) = protected["flows"]
+    assert not {*spans_of(flow["path"])} & {*spans_of(flow["backup_path"])}
+    span = spans_of(flow["path"])[0 if which == "adjacent" else -1]
+    try:
+        with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as cut:
+            outages.link(*span, up=False)
+            wait_until(lambda: links_down(metro) >= {f"{span[0]}->{span[1]}", f"{span[1]}->{span[0]}"})
+    finally:
+        outages.link(*span, up=True)
+    check(cut)
+    wait_until(lambda: not links_down(metro))
+    identity = protected["id"]
+    wait_until(lambda: metro.api.get(f"/v1/reservations/{identity}").json()["state"] == "active")
+
+
+def test_without_a_controller_the_gap_is_as_short(
+    metro: Network, outages: Outages, protected: dict[str, Any], tmp_path: Path
+) -> None:
+    span = spans_of(protected["flows"][0]["path"])[-1]
+    pid = controller_pid(metro)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as cut:
+            outages.link(*span, up=False)
+        with stream(metro, "edge1", "cloud", 1, tmp_path) as afterwards:
+            pass
+        with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as mended:
+            outages.link(*span, up=True)
+    finally:
+        outages.link(*span, up=True)
+        os.kill(pid, signal.SIGCONT)
+    check(cut)
+    assert (afterwards.lost, afterwards.marks()) == (0, {46})
+    check(mended)
+    wait_until(lambda: metro.api.get("/v1/healthz").json()["switches_up"] == len(metro.plan.switches))
+
+
+def test_a_switch_that_loses_its_power_costs_no_more_and_comes_back_filled(
+    metro: Network, outages: Outages, protected: dict[str, Any], tmp_path: Path
+) -> None:
+    middle = protected["flows"][0]["path"][3 - 1]
+    before = without_counters(metro.switch("dump-groups", middle))
+    try:
+        with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as cut:
+            outages.switch(middle, up=False)
+        assert "group_id" not in metro.switch("dump-groups", middle)
+    finally:
+        outages.switch(middle, up=True)
+    check(cut)
+    wait_until(lambda: metro.api.get("/v1/healthz").json()["switches_up"] == len(metro.plan.switches))
+    assert without_counters(metro.switch("dump-groups", middle)) == before
+    wait_until(lambda: not links_down(metro))
+
+
+def without_counters(text: str) -> list[str]:
+    return sorted(text.splitlines()[1:])
+
+
+def links_down(network: Network) -> set[str]:
+    return {link["link"] for link in network.api.get("/v1/network").json()["links"] if not link["up"]}
+
+
+def wait_until(true: Callable[[], bool], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
