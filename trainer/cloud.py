@@ -19,6 +19,7 @@ from trainer.apprentice import Apprentice, apprentice_of
 from trainer.averaging import average
 from trainer.checkpoint import Checkpoint
 from trainer.cloud_step import CloudStep
+from trainer.credentials import NOBODY, Credentials
 from trainer.crew import Crew, Member
 from trainer.drafting import draft_plan
 from trainer.errors import ProtocolError, QuorumError, TrainerError, TrainingFailedError
@@ -40,7 +41,7 @@ PAUSE_POLL_S = 0.2
 
 def run(
     settings: RunSettings, address: tuple[str, int], road_to: RoadTo, record: RunRecord,
-    resumed: Checkpoint | None = None,
+    resumed: Checkpoint | None = None, credentials: Credentials = NOBODY,
 ) -> None:
     """A whole run, from the first request to the last goodbye; the record is finished however it ends.
 
@@ -48,7 +49,7 @@ def run(
     """
     torch.set_num_threads(1)
     try:
-        crew = Crew(address, settings.edges, settings.task, resumed.samples if resumed else None)
+        crew = Crew(address, settings.edges, settings.task, resumed.samples if resumed else None, credentials)
     except TrainerError as error:
         record.finish("failed", str(error))
         raise

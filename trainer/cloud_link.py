@@ -9,6 +9,7 @@ from typing import TypeVar
 from trainer import messages
 from trainer.errors import ConnectionLostError, NetworkError, ProtocolError, TrainingFailedError
 from trainer.mailbox import Mailbox
+from trainer.token import Token
 from trainer.transport import Connection, Inbound, Lost, Received
 
 SILENCE_S = 60.0
@@ -27,8 +28,9 @@ class NotNowError(ConnectionLostError):
 class CloudLink:
     """One connection to the cloud, from the greeting on."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, token: Token | None = None) -> None:
         self.connection = connection
+        self._token = token
         self._inbox: Mailbox[str, Inbound] = Mailbox()
 
     def ask(self, request: messages.Ask) -> None:
@@ -40,12 +42,18 @@ class CloudLink:
         hello = self.connection.receive().frame.message
         if not isinstance(hello, messages.Hello):
             raise ProtocolError(f"The cloud began with {type(hello).__name__} in place of Hello.")
-        self.connection.send(request.model_copy(update={"nonce": secrets.token_hex(16)}))
+        if hello.wants_proof and self._token is None:
+            raise NetworkError("The cloud wants to see that this edge knows the run's token: give it --token-file.")
+        nonce = secrets.token_hex(16)
+        proof = self._token.proof("edge", hello.nonce, nonce, request.edge) if self._token else None
+        self.connection.send(request.model_copy(update={"nonce": nonce, "proof": proof}))
         answer = self.connection.receive().frame.message
         self.connection.set_timeout(None)
         _heed(answer)
         if not isinstance(answer, messages.Admit):
             raise ProtocolError(f"The cloud answered {type(answer).__name__} to a training request.")
+        if self._token and not self._token.is_proven(answer.proof, "cloud", hello.nonce, nonce, request.edge):
+            raise NetworkError("The cloud does not know the token of this edge: it is not the cloud of this run.")
         self.connection.start(self._deliver)
 
     def receive(self) -> Received:

@@ -13,7 +13,7 @@ import click
 from topologies import running as emulation
 from trainer import launch
 from trainer.errors import NetworkError, UsageError
-from trainer.options import given, to_flags, to_settings, training_options
+from trainer.options import credential_options, given, to_flags, to_settings, training_options
 from trainer.resumption import settings_of
 from trainer.settings import CLOUD_PORT, RunSettings
 from trainer.sharing import DATA_HELP, PARTITION_HELP, parse_sharing
@@ -52,10 +52,14 @@ class Address(click.ParamType[Any]):
 @click.option("--runs-dir", default="runs", show_default=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--resume", type=click.Path(file_okay=False, exists=True, path_type=Path),
               help="Go on with the run in this directory, from its last averaging.")
+@click.option("--token-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="A secret that cloud and edges share: they prove to each other that they know it.")
+@click.option("--tls-dir", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Speak TLS with ca.crt, and NAME.crt and NAME.key of every node, in this directory.")
 @click.pass_context
 def train(
     ctx: click.Context, /, local: bool, edges: int, port: int, controller: str | None, runs_dir: Path,
-    resume: Path | None, **options: Any,
+    resume: Path | None, token_file: Path | None, tls_dir: Path | None, **options: Any,
 ) -> None:
     """Train one model on all edges together, split between edges and cloud.
 
@@ -93,7 +97,19 @@ def train(
                    + ("best effort, nothing reserved." if settings.best_effort else f"controller {url}."))
         cloud_flags += ["--controller", url, "--map", running.map_name]
         jobs = launch.emulated_jobs(running, port, cloud_flags, edge_flags)
+    jobs = [launch.with_flags(job, _secrets(job.name, token_file, tls_dir)) for job in jobs]
     launch.run_jobs(jobs, directory, may_lose=len(names) - settings.quorum_in_training)
+
+
+def _secrets(name: str, token_file: Path | None, tls_dir: Path | None) -> list[str]:
+    flags = ["--token-file", str(token_file)] if token_file else []
+    if tls_dir:
+        files = {"--tls-ca": "ca.crt", "--tls-cert": f"{name}.crt", "--tls-key": f"{name}.key"}
+        for flag, file in files.items():
+            if not (tls_dir / file).is_file():
+                raise UsageError(f"{tls_dir} has no {file}; every node needs its certificate and key there.")
+            flags += [flag, str(tls_dir / file)]
+    return flags
 
 
 @click.command(epilog="Example: paceline cloud --bind 192.0.2.1:7800 --edge edge1 --edge edge2")
@@ -107,19 +123,23 @@ def train(
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="This run's own directory.")
 @click.option("--resume", type=click.Path(file_okay=False, exists=True, path_type=Path),
               help="Go on with the run in this directory, from its last averaging; its edges connect by themselves.")
+@credential_options
 @click.pass_context
 def cloud(
     ctx: click.Context, /, bind: tuple[str, int], edges: tuple[str, ...], name: str, controller: str | None,
-    map_name: str | None, runs_dir: Path, run_dir: Path | None, resume: Path | None, **options: Any,
+    map_name: str | None, runs_dir: Path, run_dir: Path | None, resume: Path | None, tls_ca: Path | None,
+    tls_cert: Path | None, tls_key: Path | None, token_file: Path | None, **options: Any,
 ) -> None:
     """Be the cloud: wait for the edges, then plan, reserve, train and average; write the run record."""
     from rich.console import Console
 
     from trainer import checkpoint
     from trainer.cloud import run
+    from trainer.credentials import credentials
     from trainer.progress import Progress
     from trainer.record import RunRecord, new_directory
 
+    secret = credentials(True, tls_ca, tls_cert, tls_key, token_file)
     if resume is None:
         if not edges:
             raise UsageError("Name the edges to expect: --edge edge1 --edge edge2; or go on with a run: --resume RUN.")
@@ -136,7 +156,7 @@ def cloud(
         def say(sentence: str) -> None:
             record.event("said", sentence=sentence)
 
-        run(settings, bind, _road_to(settings, name, bind[1], say, closing), record, after)
+        run(settings, bind, _road_to(settings, name, bind[1], say, closing), record, after, secret)
 
 
 def _road_to(
@@ -181,16 +201,23 @@ def _road_to(
 @click.option("--model", help="Your own model, package.module:function, if the cloud asks for it.")
 @click.option("--connect-timeout", default=60.0, show_default=True,
               help="Seconds to keep trying to connect, also when the cloud was lost.")
+@credential_options
+@click.option("--tls-name", default="cloud", show_default=True, help="The name in the cloud's certificate.")
 @click.option("--cgroup", "cgroups", multiple=True, type=click.Path(path_type=Path),
               help="A cgroup directory to join once everything is loaded; repeat for each.")
 def edge(
     name: str, cloud_address: tuple[str, int], index: int, edges: int, source_port: int | None, seed: int,
     data: str, partition: str, model: str | None, connect_timeout: float, cgroups: tuple[Path, ...],
+    tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, token_file: Path | None, tls_name: str,
 ) -> None:
     """Be one edge: ask to train, then do what each round's plan says. The images stay here."""
+    from trainer.credentials import credentials
     from trainer.edge import EdgeSettings, run
+
+    secret = credentials(False, tls_ca, tls_cert, tls_key, token_file, tls_name)
 
     reason = run(EdgeSettings(name, cloud_address, index, edges, source_port, data=data,
                               sharing=parse_sharing(partition), model=model, seed=seed,
-                              connect_timeout_s=connect_timeout, cgroups=cgroups), click.echo)
+                              connect_timeout_s=connect_timeout, cgroups=cgroups,
+                              credentials=secret), click.echo)
     click.echo(f"{name}: {reason}")

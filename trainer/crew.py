@@ -16,9 +16,11 @@ from typing import TypeVar
 from torch import Tensor
 
 from trainer import clock, messages, protocol
+from trainer.credentials import NOBODY, Credentials
 from trainer.errors import ConnectionLostError, ProtocolError, QuorumError
 from trainer.lobby import Lobby, NotAdmittedError
 from trainer.mailbox import Mailbox
+from trainer.pacing import mss_within_tls_bytes
 from trainer.predictor import LayerSeconds
 from trainer.transport import Connection, Inbound, Lost, Received, Sent
 
@@ -46,6 +48,11 @@ class Member:
     def __post_init__(self) -> None:
         self.mss_bytes = self.connection.mss_bytes
 
+    @property
+    def planning_mss_bytes(self) -> int:
+        """The packet payload to plan with: TLS takes a part of every packet for itself."""
+        return mss_within_tls_bytes(self.mss_bytes) if self.connection.secured else self.mss_bytes
+
 
 class Crew:
     """Admits edges, then passes messages between them and the cloud's loop.
@@ -59,6 +66,7 @@ class Crew:
         expected: Sequence[str],
         task: str,
         samples: Mapping[str, tuple[int, int]] | None = None,
+        credentials: Credentials = NOBODY,
     ) -> None:
         self.on_lost: Callable[[Member, str], None] = lambda _member, _reason: None
         self._expected = list(expected)
@@ -74,7 +82,7 @@ class Crew:
         self._change = threading.Condition()
         self._over = threading.Event()
         self._mailbox: Mailbox[Member, Inbound] = Mailbox()
-        self._lobby = Lobby(address, self._admit)
+        self._lobby = Lobby(address, credentials, self._admit)
         threading.Thread(target=self._keep_alive, daemon=True).start()
 
     @property
@@ -226,7 +234,7 @@ class Crew:
         member.connection.close()
         self.on_lost(member, reason)
 
-    def _admit(self, ask: messages.Ask, connection: Connection) -> None:
+    def _admit(self, ask: messages.Ask, connection: Connection, answer: messages.Admit) -> None:
         """In the lobby's thread: let an edge in, or say why not."""
         with self._change:
             self._check(ask)
@@ -234,20 +242,20 @@ class Crew:
             member = Member(ask.edge, connection, ask, connection.peer_port)
             if recipe is None:
                 connection.limits = protocol.Limits()
-                connection.send(messages.Admit())
+                connection.send(answer)
                 self._asked[ask.edge] = member
                 self._change.notify_all()
         if recipe is None:
             connection.start(lambda inbound: self._deliver(member, inbound))
         else:
-            self._admit_late(member, recipe)
+            self._admit_late(member, recipe, answer)
 
-    def _admit_late(self, member: Member, recipe: messages.Prepare) -> None:
+    def _admit_late(self, member: Member, recipe: messages.Prepare, answer: messages.Admit) -> None:
         """Prepare an edge that comes in the middle of the run; then it waits."""
         connection = member.connection
         connection.limits = self._limits
         connection.set_timeout(self._prepare_timeout_s)
-        connection.send(messages.Admit())
+        connection.send(answer)
         connection.send(recipe)
         ready = connection.receive().frame.message
         if not isinstance(ready, messages.Ready):

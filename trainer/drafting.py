@@ -20,7 +20,7 @@ def draft_plan(
     """
     present = list(apprentices.values())
     cuts = {one.name: _allowed(number, settings, one, layers) for one in present}
-    forecasts = outlook.forecasts({one.name: one.member.mss_bytes for one in present}, cuts, codecs)
+    forecasts = outlook.forecasts({one.name: one.member.planning_mss_bytes for one in present}, cuts, codecs)
     current = [one.cut for one in present] if number > 1 else None
     return plan_round(forecasts, offer, max(one.micros for one in present), current, settings.steps)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from trainer import benchmark, datasets, messages, standardize
 from trainer.cloud_link import CloudLink
+from trainer.credentials import NOBODY, Credentials
 from trainer.edge_step import EdgeStep, StepGivenUpError
 from trainer.errors import ConnectionLostError, NetworkError, ProtocolError, TrainerError, TrainingFailedError
 from trainer.halves import EdgeHalf
@@ -57,6 +58,7 @@ class EdgeSettings:
     seed: int = 1
     connect_timeout_s: float = 60.0
     cgroups: tuple[Path, ...] = ()
+    credentials: Credentials = NOBODY
 
 
 def run(settings: EdgeSettings, say: Callable[[str], None] = log.info) -> str:
@@ -133,11 +135,12 @@ class Edge:
         """
         self.was_prepared = False
         settings = self._settings
-        try:
-            connection = connect(settings.cloud, settings.source_port, min(CONNECT_TRY_S, settings.connect_timeout_s))
-        except NetworkError as error:
-            raise ConnectionLostError(str(error)) from error
-        self._link = CloudLink(connection)
+        secret = settings.credentials
+        connection = connect(
+            settings.cloud, settings.source_port, min(CONNECT_TRY_S, settings.connect_timeout_s),
+            context=secret.context, server_name=secret.cloud_name if secret.context else "",
+        )
+        self._link = CloudLink(connection, secret.token)
         try:
             self._link.ask(self._ask)
             return self._follow()

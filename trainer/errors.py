@@ -55,6 +55,12 @@ class ConnectionLostError(NetworkError):
     code = "connection_lost"
 
 
+class NoCloudError(ConnectionLostError):
+    """Nobody listens where the cloud should be."""
+
+    code = "no_cloud"
+
+
 class ProtocolError(TrainerError):
     """The other side sent what no trainer sends: close that connection, and only that one."""
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from topologies.running import Running, RunningHost
@@ -91,6 +91,11 @@ def emulated_jobs(
     job = Job(cloud.name, ("cloud", "--bind", f"{cloud.ip}:{port}", "--name", cloud.name, *names, *cloud_flags), cloud)
     return [job, *(_edge_job(host.name, number, len(edges), cloud.ip, port, host, edge_flags)
                    for number, host in enumerate(edges))]
+
+
+def with_flags(job: Job, flags: Sequence[str]) -> Job:
+    """The same with more flags."""
+    return replace(job, arguments=(*job.arguments, *flags))
 
 
 def _edge_job(

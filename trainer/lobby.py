@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 
 from trainer import messages, protocol
+from trainer.credentials import Credentials
 from trainer.errors import ConnectionLostError, ProtocolError, TrainerError
 from trainer.transport import Connection, listen
 
@@ -34,9 +35,16 @@ class NotAdmittedError(TrainerError):
 
 
 class Lobby:
-    """Listens from the first moment to `close`. `admit` takes whoever asked properly, or raises NotAdmittedError."""
+    """Listens from the first moment to `close`.
 
-    def __init__(self, address: tuple[str, int], admit: Callable[[messages.Ask, Connection], None]) -> None:
+    `admit` takes whoever asked properly and is who it says, with the answer to send, or raises NotAdmittedError.
+    """
+
+    def __init__(
+        self, address: tuple[str, int], credentials: Credentials,
+        admit: Callable[[messages.Ask, Connection, messages.Admit], None],
+    ) -> None:
+        self._credentials = credentials
         self.refused = 0
         self._admit = admit
         self._places = threading.BoundedSemaphore(MAX_STRANGERS)
@@ -62,16 +70,25 @@ class Lobby:
             threading.Thread(target=self._welcome, args=(sock,), daemon=True).start()
 
     def _welcome(self, sock: socket.socket) -> None:
-        connection = Connection(sock)
+        try:
+            sock.settimeout(STRANGER_TIMEOUT_S)
+            connection = Connection(sock, self._credentials.context)
+        except (TrainerError, OSError) as error:
+            self.refused += 1
+            log.warning("stranger=? refused=%r", str(error))
+            sock.close()
+            self._places.release()
+            return
         try:
             connection.limits = STRANGER_LIMITS
-            connection.set_timeout(STRANGER_TIMEOUT_S)
-            connection.send(messages.Hello(nonce=secrets.token_hex(16), wants_proof=False))
+            nonce = secrets.token_hex(16)
+            connection.send(messages.Hello(nonce=nonce, wants_proof=self._credentials.token is not None))
             ask = connection.receive().frame.message
             if not isinstance(ask, messages.Ask):
                 raise ProtocolError(f"{connection.peer} sent {type(ask).__name__} before asking to train.")
+            proof = self._check(ask, connection, nonce)
             connection.set_timeout(None)
-            self._admit(ask, connection)
+            self._admit(ask, connection, messages.Admit(proof=proof))
         except NotAdmittedError as error:
             with contextlib.suppress(ConnectionLostError):
                 connection.send(messages.Refuse(reason=str(error), retry=error.retry))
@@ -80,6 +97,21 @@ class Lobby:
             self._turn_away(connection, error)
         finally:
             self._places.release()
+
+    def _check(self, ask: messages.Ask, connection: Connection, nonce: str) -> str | None:
+        """Whether this edge is who it says; returns our own proof for it.
+
+        Raises: NotAdmittedError.
+        """
+        if connection.peer_names is not None and ask.edge not in connection.peer_names:
+            names = ", ".join(sorted(connection.peer_names)) or "nobody"
+            raise NotAdmittedError(f"this certificate is for {names}, not for {ask.edge}.")
+        token = self._credentials.token
+        if token is None:
+            return None
+        if not token.is_proven(ask.proof, "edge", nonce, ask.nonce, ask.edge):
+            raise NotAdmittedError(f"{ask.edge} does not know the token of this run: give it the same --token-file.")
+        return token.proof("cloud", nonce, ask.nonce, ask.edge)
 
     def _turn_away(self, connection: Connection, why: Exception) -> None:
         self.refused += 1

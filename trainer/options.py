@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -65,6 +66,18 @@ def training_options(command: F) -> F:
     return click.option(
         "--best-effort", is_flag=True, help="Reserve nothing, pace nothing: no promise is made."
     )(command)
+
+
+def credential_options(command: F) -> F:
+    """Add what a single node needs to be known by the others."""
+    for flag, text in (
+        ("--tls-ca", "Certificate of the authority that both sides trust; with --tls-cert and --tls-key, TLS 1.3."),
+        ("--tls-cert", "This node's certificate; an edge's must name the edge."),
+        ("--tls-key", "Its private key."),
+        ("--token-file", "A secret that cloud and edges share: they prove to each other that they know it."),
+    ):
+        command = click.option(flag, type=click.Path(exists=True, dir_okay=False, path_type=Path), help=text)(command)
+    return command
 
 
 def to_settings(options: Mapping[str, Any], **fields: Any) -> RunSettings:

@@ -23,6 +23,12 @@ HEAD_START_PACKETS = 2
 
 DEFAULT_MSS = 1448
 
+TLS_RECORD_BYTES = 16_384
+"""The most a record carries (RFC 8446, section 5.1)."""
+
+TLS_OVERHEAD_BYTES = 22
+"""Per record: header 5, content type 1, tag 16; the same for all cipher suites of TLS 1.3 in use."""
+
 
 @dataclass(frozen=True, slots=True)
 class SentFrame:
@@ -53,6 +59,17 @@ class Judgement:
 def pace_bytes_per_s(reserved_bps: float, mss_bytes: int) -> float:
     """The rate to give the kernel (SO_MAX_PACING_RATE counts payload bytes) for a reserved L2 rate."""
     return PACE_SHARE * reserved_bps / 8 * mss_bytes / (mss_bytes + OVERHEAD_BYTES)
+
+
+def tls_bytes(payload_bytes: int) -> int:
+    """The bytes that carry a payload in TLS records, all full but the last."""
+    return payload_bytes + TLS_OVERHEAD_BYTES * -(-payload_bytes // TLS_RECORD_BYTES)
+
+
+def mss_within_tls_bytes(mss_bytes: int) -> int:
+    """The packet payload with which plain TCP would need as many bits as TLS does with `mss_bytes`."""
+    ratio = (1 + TLS_OVERHEAD_BYTES / TLS_RECORD_BYTES) * (mss_bytes + OVERHEAD_BYTES) / mss_bytes
+    return int(OVERHEAD_BYTES / (ratio - 1))
 
 
 def wire_bits(payload_bytes: float, mss_bytes: int) -> float:

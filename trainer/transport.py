@@ -6,26 +6,26 @@ Arrival is when the kernel received a frame's last byte (SO_TIMESTAMPNS), not wh
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from trainer import protocol
-from trainer.errors import ConnectionLostError, NetworkError, ProtocolError
+from trainer.errors import ConnectionLostError, NetworkError, NoCloudError, ProtocolError
 from trainer.messages import Message
 from trainer.pacing import DEFAULT_MSS
+from trainer.wires import SILENCE_MS, STALL_S, PlainWire, TlsWire, Wire, explain
 
 log = logging.getLogger(__name__)
 
 SO_MAX_PACING_RATE = 47  # not in Python's socket module; bytes/s of payload
-SO_TIMESTAMPNS = 35
 RESERVED_TOS = 46 << 2
 """DSCP 46: priority already at this host's own port. The first switch marks for itself and believes nobody."""
 UNPACED = 0xFFFF_FFFF
@@ -33,16 +33,8 @@ EXPEDITED_FORWARDING = 46 << 2
 """The type-of-service byte of DSCP 46 (RFC 3246)."""
 BUFFER_BYTES = 16 * 1024 * 1024
 """A whole segment fits, so sending does not wait and a busy receiver does not close the window."""
-SILENCE_MS = 120_000
-"""Unacknowledged for this long, a connection counts as lost (TCP_USER_TIMEOUT)."""
 PROBE_AFTER_S, PROBE_EVERY_S, PROBES = 20, 10, 4
 """An idle connection is probed, so that a host that vanished is noticed after a minute."""
-STALL_S = 15
-"""The kernel takes not one byte of a frame for this long: the other side has stopped reading."""
-
-_TIMESPEC = struct.Struct("@ll")
-_ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
-
 
 @dataclass(frozen=True, slots=True)
 class Sent:
@@ -77,8 +69,15 @@ class Connection:
     `arriving` is the prefix of the frame of which only a part is here.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext | None = None, server_name: str = "") -> None:
+        """With `context` TLS is spoken; `server_name` is who must be on the other side, "" on the listening side.
+
+        Raises: OSError, NetworkError if the TLS handshake fails.
+        """
         self._socket = sock
+        self.peer_names: frozenset[str] | None = None
+        self.secured = context is not None
+        self._wire = self._new_wire(sock, context, server_name or None)
         self._sending = threading.Lock()
         self._broken: str | None = None
         self._sent_frames = 0
@@ -92,9 +91,16 @@ class Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_EVERY_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMESPEC.pack(STALL_S, 0))
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+
+    def _new_wire(self, sock: socket.socket, context: ssl.SSLContext | None, server_name: str | None) -> Wire:
+        if context is None:
+            return PlainWire(sock)
+        try:
+            wire = TlsWire(sock, context, server_name)
+        except OSError as error:
+            raise explain(error, self.peer) from error
+        self.peer_names = wire.peer_names
+        return wire
 
     @property
     def mss_bytes(self) -> int:
@@ -154,8 +160,7 @@ class Connection:
         views = [memoryview(start + header), *(view for view in buffers if len(view))]
         size = sum(map(len, views))
         try:
-            while views:
-                views = _after(views, self._socket.sendmsg(views[:64]))
+            self._wire.send(views)
         except BlockingIOError:
             self._broken = f"{self.peer} has read nothing for {STALL_S} s."
             raise ConnectionLostError(self._broken) from None
@@ -164,7 +169,7 @@ class Connection:
             raise ConnectionLostError(self._broken) from error
         self._sent_frames += 1
         self._sent_at_s = time.monotonic()
-        return Sent(now_s, size)
+        return Sent(now_s, self._wire.size_on_wire(size))
 
     def receive(self) -> Received:
         """Wait for one frame. One that came before is passed over.
@@ -183,6 +188,7 @@ class Connection:
             payload, payload_arrival_s = self._receive_exactly(start.payload_bytes)
             self.arriving = None
             frame = protocol.decode(start, header, payload)
+            frame = replace(frame, size_bytes=self._wire.size_on_wire(frame.size_bytes))
             if start.number <= self._received_frames:
                 continue
             self._received_frames = start.number
@@ -212,7 +218,7 @@ class Connection:
         while True:
             try:
                 deliver(self.receive())
-            except (ConnectionLostError, ProtocolError) as error:
+            except (NetworkError, ProtocolError) as error:
                 deliver(Lost(str(error), error))
                 return
 
@@ -222,28 +228,22 @@ class Connection:
         stamp_s = 0.0
         while len(view):
             try:
-                got, ancillary, _, _ = self._socket.recvmsg_into([view], _ANCILLARY_BYTES)
-            except TimeoutError as error:
-                if error.errno == errno.ETIMEDOUT:
-                    raise ConnectionLostError(
-                        f"Nothing came through to or from the other side for {SILENCE_MS / 1000:g} s."
-                    ) from error
-                raise ProtocolError(f"{self.peer} began a frame and did not go on.") from None
+                got, stamp_s = self._wire.receive_into(view)
             except OSError as error:
-                raise ConnectionLostError(f"The connection to {self.peer} broke: {error}.") from error
+                raise explain(error, self.peer) from error
             if got == 0:
                 raise ConnectionLostError(f"{self.peer} closed the connection.")
-            stamp_s = _kernel_stamp_s(ancillary) or time.time()
             view = view[got:]
         return data, stamp_s
 
 
 def connect(
-    address: tuple[str, int], source_port: int | None, timeout_s: float, source_ip: str = ""
+    address: tuple[str, int], source_port: int | None, timeout_s: float, source_ip: str = "",
+    context: ssl.SSLContext | None = None, server_name: str = "",
 ) -> Connection:
     """Connect to the cloud from a fixed source port, again and again until `timeout_s` has passed.
 
-    Raises: NetworkError with the last reason.
+    Raises: NetworkError with the last reason, and at once if the TLS handshake fails.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -253,12 +253,16 @@ def connect(
                 sock.bind((source_ip, source_port))
             sock.settimeout(max(0.1, deadline - time.monotonic()))
             sock.connect(address)
+            connection = Connection(sock, context, server_name)
             sock.settimeout(None)
-            return Connection(sock)
+            return connection
+        except (NetworkError, ProtocolError):
+            sock.close()
+            raise
         except OSError as error:
             sock.close()
             if time.monotonic() >= deadline:
-                raise NetworkError(
+                raise NoCloudError(
                     f"No cloud at {address[0]}:{address[1]} after {timeout_s:g} s"
                     f"{f' (from port {source_port})' if source_port else ''}: {error}."
                 ) from error
@@ -293,20 +297,3 @@ def _new_socket() -> socket.socket:
         except PermissionError:
             sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
     return sock
-
-
-def _after(views: list[memoryview], sent: int) -> list[memoryview]:
-    """What is left of the buffers when `sent` bytes are gone."""
-    for number, view in enumerate(views):
-        if sent < len(view):
-            return [view[sent:], *views[number + 1 :]]
-        sent -= len(view)
-    return []
-
-
-def _kernel_stamp_s(ancillary: list[tuple[int, int, bytes]]) -> float | None:
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(data) == _TIMESPEC.size:
-            seconds, nanoseconds = _TIMESPEC.unpack(data)
-            return float(seconds) + float(nanoseconds) / 1e9
-    return None

@@ -1,0 +1,194 @@
+"""TLS and tokens: who is known trains, paced as without; who is not is told why, and training does not notice."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.processes.certificates import make_certificates
+from tests.processes.training import free_ports
+from trainer import messages
+from trainer.cloud_link import CloudLink
+from trainer.credentials import Credentials, credentials
+from trainer.crew import Crew
+from trainer.errors import NetworkError, TrainerError, UsageError
+from trainer.pacing import mss_within_tls_bytes, tls_bytes, wire_bits
+from trainer.predictor import ComputeProfile
+from trainer.standardize import Moments, Statistics
+from trainer.token import Token, read_token
+from trainer.transport import Connection, connect, listen
+
+RUN = ("--rounds", "2", "--steps", "1", "--batch", "16", "--average-every", "1", "--seed", "5")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificates of one authority, and of another."""
+    directory = tmp_path_factory.mktemp("lab")
+    make_certificates(directory / "ours", ["cloud", "edge1", "edge2"])
+    make_certificates(directory / "other", ["cloud", "edge1"])
+    (directory / "token").write_text("0123456789abcdef\n")
+    (directory / "wrong").write_text("0123456789abcdeX\n")
+    return directory
+
+
+def known_as(lab: Path, name: str, authority: str = "ours") -> Credentials:
+    files = lab / authority
+    return credentials(name == "cloud", files / "ca.crt", files / f"{name}.crt", files / f"{name}.key", None)
+
+
+@contextlib.contextmanager
+def pair(ours: Credentials, theirs: Credentials) -> Iterator[tuple[Connection, Connection]]:
+    """Edge and cloud, connected."""
+    listener = listen(("127.0.0.1", 0))
+    cloud: list[Connection] = []
+
+    def accept() -> None:
+        sock, _ = listener.accept()
+        try:
+            cloud.append(Connection(sock, theirs.context))
+        except TrainerError:
+            sock.close()
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    edge = None
+    try:
+        edge = connect(listener.getsockname()[:2], None, 5, context=ours.context, server_name="cloud")
+        thread.join()
+        yield edge, cloud[0]
+    finally:
+        thread.join()
+        listener.close()
+        for one in (edge, *cloud):
+            if one is not None:
+                one.close()
+
+
+def test_the_sizes_under_tls_are_those_on_the_wire_and_the_pace_holds(lab: Path) -> None:
+    with pair(known_as(lab, "edge1"), known_as(lab, "cloud")) as (edge, cloud):
+        assert cloud.peer_names == {"edge1"}
+        got = []
+        thread = threading.Thread(target=lambda: got.extend(cloud.receive() for _ in range(22)))
+        thread.start()
+        for number in range(20):  # the kernel does not pace a connection's first ten packets
+            edge.send(messages.Ping(number=number))
+        edge.pace(2e6)
+        tensor = torch.arange(200_000, dtype=torch.float32)
+        sent = [edge.send(messages.Collected(), {"a": tensor}) for _ in range(2)]
+        thread.join()
+        assert [one.frame.size_bytes for one in got[20:]] == [one.size_bytes for one in sent]
+        assert sent[0].size_bytes == tls_bytes(sent[0].size_bytes - 22 * 49)
+        assert torch.equal(got[-1].frame.tensors["a"], tensor)
+        assert got[-1].arrival_s - sent[0].send_s == pytest.approx(0.8, rel=0.2)
+
+
+def test_the_bits_planned_for_a_segment_under_tls_are_those_its_records_need() -> None:
+    for mss_bytes in (1448, 8948):
+        planned = wire_bits(1_000_000, mss_within_tls_bytes(mss_bytes))
+        assert planned == pytest.approx(wire_bits(tls_bytes(1_000_000), mss_bytes), rel=1e-4)
+
+
+@pytest.mark.parametrize("stranger", ["the edge", "the cloud"])
+def test_a_certificate_of_another_authority_is_refused(lab: Path, stranger: str) -> None:
+    ours = known_as(lab, "edge1", "other" if stranger == "the edge" else "ours")
+    theirs = known_as(lab, "cloud", "other" if stranger == "the cloud" else "ours")
+    with pytest.raises((NetworkError, IndexError)), pair(ours, theirs) as (edge, _):
+        edge.receive()
+
+
+def test_a_token_is_proven_anew_to_everybody_and_never_said() -> None:
+    token = Token(b"0123456789abcdef")
+    proof = token.proof("edge", "a" * 32, "b" * 32, "edge1")
+    assert token.is_proven(proof, "edge", "a" * 32, "b" * 32, "edge1")
+    for other in (("cloud", "a" * 32, "b" * 32, "edge1"), ("edge", "c" * 32, "b" * 32, "edge1"),
+                  ("edge", "a" * 32, "b" * 32, "edge2")):
+        assert not token.is_proven(proof, *other)  # type: ignore[arg-type]
+    assert not token.is_proven(None, "edge", "a" * 32, "b" * 32, "edge1")
+    assert "0123" not in repr(token)
+
+
+def test_a_token_that_is_too_short_or_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("short")
+    with pytest.raises(UsageError, match="has 5 bytes; at least 16"):
+        read_token(tmp_path / "token")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_token(tmp_path / "nothing")
+
+
+def test_half_of_the_tls_files_is_a_mistake(lab: Path) -> None:
+    with pytest.raises(UsageError, match="all three"):
+        credentials(True, lab / "ours" / "ca.crt", None, None, None)
+    with pytest.raises(UsageError, match="cannot be used"):
+        credentials(True, lab / "ours" / "ca.crt", lab / "ours" / "edge1.crt", lab / "ours" / "edge2.key", None)
+
+
+MOMENTS = Moments(10, (100.0,), (1.0,), (0.0,), (99.0,), (101.0,))
+ASK = messages.Ask(
+    nonce="0" * 32, edge="edge1", task="traffic-lights", samples=5, held_out=2, sample_shape=(3, 32, 32),
+    profile=ComputeProfile(1e9, 1e9), statistics=Statistics(MOMENTS, MOMENTS, (5,)),
+)
+
+
+@pytest.fixture
+def crew(lab: Path) -> Iterator[tuple[Crew, int]]:
+    """A cloud that wants certificates and the token."""
+    port = free_ports(1)
+    secret = replace(known_as(lab, "cloud"), token=read_token(lab / "token"))
+    one = Crew(("127.0.0.1", port), ["edge1", "edge2"], "traffic-lights", credentials=secret)
+    yield one, port
+    one.close("the test is over.", failed=False)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "token", "reason"),
+    [("edge2", "token", "this certificate is for edge2, not for edge1"),
+     ("edge1", "wrong", "edge1 does not know the token of this run"),
+     ("edge1", None, "give it --token-file"),
+     ("edge1", "token", None)],
+)
+def test_an_edge_must_have_its_own_certificate_and_know_the_token(
+    lab: Path, crew: tuple[Crew, int], certificate: str, token: str | None, reason: str | None
+) -> None:
+    one, port = crew
+    link = CloudLink(
+        connect(("127.0.0.1", port), None, 5, context=known_as(lab, certificate).context, server_name="cloud"),
+        read_token(lab / token) if token else None,
+    )
+    try:
+        if reason is None:
+            link.ask(ASK)
+            assert [member.name for member in one.gather(1, 0.2)] == ["edge1"]
+        else:
+            with pytest.raises(NetworkError, match=reason):
+                link.ask(ASK)
+    finally:
+        link.close()
+
+
+def test_an_edge_that_knows_a_token_trains_with_no_cloud_that_does_not(lab: Path) -> None:
+    port = free_ports(1)
+    impostor = Crew(("127.0.0.1", port), ["edge1"], "traffic-lights")
+    link = CloudLink(connect(("127.0.0.1", port), None, 5), read_token(lab / "token"))
+    with pytest.raises(NetworkError, match="it is not the cloud of this run"):
+        link.ask(ASK)
+    link.close()
+    impostor.close("the test is over.", failed=False)
+
+
+def test_a_run_over_tls_and_token_trains(lab: Path, tmp_path: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "trainer.cli", "train", "--local", "--edges", "2", "--port", str(free_ports(3)), *RUN,
+         "--tls-dir", str(lab / "ours"), "--token-file", str(lab / "token"), "--runs-dir", str(tmp_path)],
+        capture_output=True, text=True, check=False, timeout=200,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "done: global accuracy" in process.stdout
