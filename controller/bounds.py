@@ -39,9 +39,12 @@ class Calibration:
     shapers count. A meter refills once each `meter_tick_us`, so it lets one tick's rate through beyond its burst;
     a shaper lets two frames or `shaper_burst_us` of its rate through at once. Windows and lifetimes begin and end at
     the first switch within `clock_us` of their time.
+
+    A switch's work is what one ovs-vswitchd (userspace datapath, real-time priority) was measured to take, alone and
+    beside a flood: 10 us at least; 664 us or less for 99.9 % of packets, and half as much again.
     """
 
-    switch_min_us: float = 50.0
+    switch_min_us: float = 10.0
     switch_max_us: float = 1000.0
     meter_tick_us: float = 1000.0
     shaper_burst_us: float = 1000.0

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import click
 
@@ -16,6 +17,8 @@ from controller import southbound
 from controller.addresses import Address, AddressType, check_free, check_near, listening
 from controller.api import create_app
 from controller.books import Books, open_books
+from controller.bounds import DEFAULT_CALIBRATION, Calibration
+from controller.calibration import load_calibration
 from controller.errors import StartError
 from controller.front import Front
 from controller.network import Network
@@ -74,6 +77,10 @@ Exit codes: 0 stopped by a signal, 2 asked for wrongly (map, options, ledger), 3
     "--ledger", metavar="URL", default=None,
     help="SQLAlchemy URL of what survives a restart; sqlite:// keeps it in memory. [default: a file for each map]",
 )  # fmt: skip
+@click.option(
+    "--calibration", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="What bench/switch_latency.py measured of the switches here; the bounds count on it.",
+)  # fmt: skip
 @click.option("--tls-cert", type=PemFile, help="Certificate of the REST interface: it speaks https only.")
 @click.option("--tls-key", type=PemFile, help="The key of that certificate.")
 @click.option("--openflow-ca", type=PemFile, help="Switches must have a certificate of this authority.")
@@ -91,6 +98,7 @@ def command(
     ryu_apps: tuple[str, ...],
     ryu_rest: Address,
     ledger: str | None,
+    calibration: Path | None,
     tls_cert: str | None,
     tls_key: str | None,
     openflow_ca: str | None,
@@ -106,6 +114,7 @@ def command(
         rest_tls = _rest_tls(tls_cert, tls_key)
         switch_tls = _switch_tls(openflow_ca, openflow_cert, openflow_key)
         network = load_network(map_name)
+        calibrated = load_calibration(calibration) if calibration else DEFAULT_CALIBRATION
         books = open_books(ledger, network.name)
         if not books.tokens.are_configured:
             check_near(listen)
@@ -115,7 +124,8 @@ def command(
             if ryu_apps:
                 check_free(ryu_rest, "Ryu's web server")
             ports = Ports(sockets, openflow, ryu_apps, ryu_rest, rest_tls, switch_tls)
-            _run(network, books, ports, None if quiet else _greeting(network, listen, ports, books.doors))
+            greeting = None if quiet else _greeting(network, listen, ports, books.doors)
+            _run(network, books, ports, greeting, calibrated)
     except StartError as error:
         click.echo(f"Error: {error.detail}", err=True)
         raise SystemExit(error.exit_code) from error
@@ -147,11 +157,11 @@ def _switch_tls(authority: str | None, certificate: str | None, key: str | None)
     return files
 
 
-def _run(network: Network, books: Books, ports: Ports, greeting: str | None) -> None:
+def _run(network: Network, books: Books, ports: Ports, greeting: str | None, calibration: Calibration) -> None:
     rest: list[RestThread] = []
 
     def assemble(front: Front) -> southbound.Stop:
-        service, stream = Service(network, front, books.ledger), Stream()
+        service, stream = Service(network, front, books.ledger, calibration), Stream()
         service.start()
         emulated = partial(propagation_emulated, network.name)
         app = create_app(service, emulated, None, books.tokens, books.audit, stream)

@@ -1,0 +1,215 @@
+"""How long does a software switch work on a packet? What the bounds assume of it (`controller.bounds.Calibration`).
+
+A reserved flow of small datagrams crosses one switch of the metro map over ports with no other traffic, so nothing
+waits there; the kernel stamps each datagram as it comes to the switch's port and as it leaves. First alone, then while
+the same vswitchd forwards a flood of 150 % of the bottleneck between other ports.
+
+    sudo .venv/bin/python bench/switch_latency.py [--quick] [--out FILE.json] [--calibration FILE.json]
+
+The calibration file is for `paceline controller --calibration FILE.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import httpx
+import report
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
+
+from controller.bounds import DEFAULT_CALIBRATION
+from emulation import Emulation, Settings
+from problems import EmulationError
+from session import emulate
+from stalls import Stall, StallWatch, describe
+from topologies.loader import map_path
+from traffic import Flood
+
+SOURCE, SWITCH, NEXT, DESTINATION = "edge1", "r6", "r5", "edge3"
+PORT = 7950
+RATE_BPS = 4_000_000
+PAYLOAD_BYTES = 200
+PER_SECOND = 1000
+SHARE = 0.999
+"""The worst case that the calibration takes is exceeded by at most one packet in a thousand …"""
+MARGIN = 1.5
+"""… when it was measured; then as much again by half."""
+
+SO_TIMESTAMPNS = 35
+ETH_P_ALL = 3
+_TIMESPEC = struct.Struct("@ll")
+_NUMBER = struct.Struct("!I")
+UDP_PAYLOAD_AT = 14 + 20 + 8
+
+SENDER = """
+import socket, struct, sys, time
+address, port, count, every_s, size = sys.argv[1], *map(int, sys.argv[2:4]), float(sys.argv[4]), int(sys.argv[5])
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+out.bind(("", port))
+start = time.monotonic()
+for number in range(count):
+    time.sleep(max(0.0, start + number * every_s - time.monotonic()))
+    out.sendto(struct.pack("!I", number) + bytes(size - 4), (address, port))
+"""
+SINK = "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', int(sys.argv[1])))\nwhile 1: s.recv(9000)"  # noqa: E501
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One packet's way through the switch; `stalled`: the machine itself stood still meanwhile."""
+
+    came_s: float
+    work_us: float
+    stalled: bool
+
+
+class Tap(threading.Thread):
+    """Notes when each numbered datagram passes an interface, by the kernel's clock."""
+
+    def __init__(self, interface: str) -> None:
+        super().__init__(daemon=True)
+        self.seen_s: dict[int, float] = {}
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        self._socket.bind((interface, 0))
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self._socket.settimeout(0.2)
+        self._ends = threading.Event()
+
+    def run(self) -> None:
+        """Note until `stop`."""
+        while not self._ends.is_set():
+            with contextlib.suppress(TimeoutError):
+                frame, ancillary, _, _ = self._socket.recvmsg(256, socket.CMSG_SPACE(_TIMESPEC.size))
+                ours = struct.pack("!HH", PORT, PORT)
+                if frame[UDP_PAYLOAD_AT - 8 : UDP_PAYLOAD_AT - 4] == ours and ancillary:
+                    seconds, nanoseconds = _TIMESPEC.unpack(ancillary[0][2])
+                    number = _NUMBER.unpack_from(frame, UDP_PAYLOAD_AT)[0]
+                    self.seen_s.setdefault(number, seconds + nanoseconds / 1e9)
+
+    def stop(self) -> None:
+        """End, and give the socket back."""
+        self._ends.set()
+        self.join()
+        self._socket.close()
+
+
+def measure(emulation: Emulation, count: int) -> list[Work]:
+    """What the switch takes for `count` packets."""
+    plan = emulation.plan
+    taps = [Tap(plan.port(SWITCH, SOURCE).interface), Tap(plan.port(SWITCH, NEXT).interface)]
+    for tap in taps:
+        tap.start()
+    arguments = [plan.ip(DESTINATION), PORT, count, 1 / PER_SECOND, PAYLOAD_BYTES]
+    command = [sys.executable, "-c", SENDER, *map(str, arguments)]
+    with _running(emulation, DESTINATION, [sys.executable, "-c", SINK, str(PORT)]):
+        if emulation.popen_in(SOURCE, command).wait(count / PER_SECOND + 60):
+            raise EmulationError("the sender failed")
+        time.sleep(0.5)
+    for tap in taps:
+        tap.stop()
+    came, left = (tap.seen_s for tap in taps)
+    if len(left) < 0.9 * count:
+        raise EmulationError(f"only {len(left)} of {count} packets were seen to leave {SWITCH}")
+    return [Work(came[number], (left[number] - came[number]) * 1e6, False) for number in came if number in left]
+
+
+@contextlib.contextmanager
+def _running(emulation: Emulation, host: str, command: list[str]) -> Iterator[None]:
+    process = emulation.popen_in(host, command, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(5)
+
+
+@contextlib.contextmanager
+def _reserved(api: httpx.Client) -> Iterator[None]:
+    flow = {
+        "name": "probe", "source": SOURCE, "destination": DESTINATION,
+        "match": {"protocol": "udp", "source_port": PORT, "destination_port": PORT},
+        "requirement": {"min_bandwidth_bps": RATE_BPS},
+    }  # fmt: skip
+    answer = api.post("/v1/reservations", json={"owner": "bench", "lease_s": 3600, "flows": [flow]})
+    if answer.status_code != 201:
+        raise EmulationError(f"the reservation was refused: {answer.text}")
+    if answer.json()["flows"][0]["path"] != [SOURCE, SWITCH, NEXT, DESTINATION]:
+        raise EmulationError("the probe goes another way than over the idle ports")
+    yield
+    api.delete(f"/v1/reservations/{answer.json()['id']}").raise_for_status()
+
+
+def marked(works: Sequence[Work], stalls: Sequence[Stall]) -> list[Work]:
+    """The same, with those that met a stall of the machine marked."""
+    return [
+        Work(w.came_s, w.work_us, any(stall.overlaps(w.came_s, w.came_s + w.work_us / 1e6) for stall in stalls))
+        for w in works
+    ]
+
+
+def table_of(phases: dict[str, list[Work]]) -> Table:
+    """One row a phase."""
+    table = Table("load", "packets", "least us", "p50", "p99", "p99.9", "worst", "worst apart from stalls")
+    for name, works in phases.items():
+        values = [work.work_us for work in works]
+        undisturbed = [work.work_us for work in works if not work.stalled]
+        shares = [report.quantile(values, share) for share in (0.5, 0.99, SHARE, 1.0)]
+        cells = [min(values), *shares, max(undisturbed)]
+        table.add_row(name, str(len(values)), *(f"{value:.0f}" for value in cells))
+    return table
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Fewer packets; about a minute.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there as JSON.")
+@click.option("--calibration", type=click.Path(path_type=Path, dir_okay=False), help="Write a calibration there.")
+def main(quick: bool, out: Path | None, calibration: Path | None) -> None:
+    """Measure one switch's work on a packet."""
+    count = 8_000 if quick else 60_000
+    try:
+        with (
+            emulate(Settings(map_path("metro"))) as emulation,
+            httpx.Client(base_url=f"http://127.0.0.1:{emulation.settings.rest_port}", timeout=30) as api,
+            StallWatch() as watch,
+            _reserved(api),
+        ):
+            phases = {"none": measure(emulation, count)}
+            with Flood(emulation, 1.5):
+                phases["UDP flood, 150 %"] = measure(emulation, count)
+    except EmulationError as error:
+        raise click.ClickException(str(error)) from error
+    phases = {name: marked(works, watch.stalls) for name, works in phases.items()}
+    click.echo(describe(watch.stalls))
+    everything = [work for works in phases.values() for work in works if not work.stalled]
+    values = [work.work_us for work in everything]
+    least_us, most_us = report.quantile(values, 1 - SHARE), report.quantile(values, SHARE) * MARGIN
+    default = DEFAULT_CALIBRATION
+    within = sum(work.work_us <= default.switch_max_us for work in everything) / len(everything)
+    claims = {
+        "switch_least_us": report.at_least(least_us, "us", default.switch_min_us),
+        "switch_p999_us": report.at_most(report.quantile(values, SHARE), "us", default.switch_max_us / MARGIN),
+        "share_within_default": report.at_least(within, "", SHARE),
+    }
+    if calibration is not None:
+        facts = {"switch_min_us": round(least_us, 1), "switch_max_us": round(most_us, 1)}
+        calibration.write_text(json.dumps(facts, indent=1) + "\n")
+    samples: dict[str, object] = {name: [work.work_us for work in works] for name, works in phases.items()}
+    samples["machine_stalls"] = [asdict(stall) for stall in watch.stalls]
+    report.publish("switch_latency", claims, samples, [table_of(phases)], out)
+
+
+if __name__ == "__main__":
+    main()
