@@ -38,7 +38,7 @@ class Calibration:
     """What software adds to the model: a switch's work on a packet, at best and at worst; how coarsely meters and
     shapers count. A meter refills once each `meter_tick_us`, so it lets one tick's rate through beyond its burst;
     a shaper lets two frames or `shaper_burst_us` of its rate through at once. Windows and lifetimes begin and end at
-    the first switch within `clock_us` of their time.
+    the first switch so exactly that the gap between two is at most `clock_us` smaller than planned (`gates`).
 
     A switch's work is what one ovs-vswitchd (userspace datapath, real-time priority) was measured to take, alone and
     beside a flood: 10 us at least; 664 us or less for 99.9 % of packets, and half as much again.
@@ -48,7 +48,7 @@ class Calibration:
     switch_max_us: float = 1000.0
     meter_tick_us: float = 1000.0
     shaper_burst_us: float = 1000.0
-    clock_us: float = 20_000.0
+    clock_us: float = 40_000.0
 
     @property
     def switch_variation_us(self) -> float:
