@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from trainer.messages import StepDone
-from trainer.pacing import Judgement, SentFrame, judge
+from trainer.pacing import Judgement, SentFrame, judge, l2_bits
 from trainer.roads import FlowPromise
 
 Direction = Literal["up", "down"]
@@ -26,6 +27,17 @@ class EdgeExchange:
     cloud_s: float = 0.0
     loss: float = 0.0
     done: StepDone | None = None
+    done_s: float = 0.0
+
+    @property
+    def busy_s(self) -> float:
+        """How long the edge computed."""
+        return 0.0 if self.done is None else self.done.forward_s + self.done.backward_s
+
+    def link_s(self, direction: Direction) -> float:
+        """What the flow's whole reserved (or planned) rate needs for what was sent: its share of every link."""
+        frames, promise = (self.sent_up, self.up) if direction == "up" else (self.sent_down, self.down)
+        return l2_bits(sum(frame.size_bytes for frame in frames), self.mss_bytes) / promise.rate_bps
 
     def transfer(self, direction: Direction) -> tuple[int, Judgement]:
         """The bytes of the whole segment, or of its gradient, and how it kept time."""
@@ -52,3 +64,35 @@ class StepResult:
         """Between the first and the last segment's complete arrival."""
         arrivals = [exchange.arrived_s for exchange in self.edges.values()]
         return max(arrivals) - min(arrivals)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundBound:
+    """Seconds that the steps of a round take at least, by what was measured: no order of the work takes less.
+
+    The slowest edge's computing, the flow that needs longest at its whole rate, and the cloud's work.
+    """
+
+    edge_s: float
+    link_s: float
+    cloud_s: float
+
+    @property
+    def largest_s(self) -> float:
+        """The bound itself."""
+        return max(self.edge_s, self.link_s, self.cloud_s)
+
+    @staticmethod
+    def of(steps: Sequence[StepResult]) -> RoundBound:
+        """From the exchanges of a round."""
+        edges: dict[str, list[EdgeExchange]] = {}
+        for step in steps:
+            for name, exchange in step.edges.items():
+                edges.setdefault(name, []).append(exchange)
+        directions: tuple[Direction, Direction] = ("up", "down")
+        return RoundBound(
+            edge_s=max((sum(one.busy_s for one in mine) for mine in edges.values()), default=0.0),
+            link_s=max((sum(one.link_s(way) for one in mine) for mine in edges.values() for way in directions),
+                       default=0.0),
+            cloud_s=sum(one.cloud_s for mine in edges.values() for one in mine),
+        )

@@ -72,9 +72,14 @@ def mss_within_tls_bytes(mss_bytes: int) -> int:
     return int(OVERHEAD_BYTES / (ratio - 1))
 
 
+def l2_bits(payload_bytes: float, mss_bytes: int) -> float:
+    """A payload with its headers, as reserved rates count it."""
+    return payload_bytes * 8 * (mss_bytes + OVERHEAD_BYTES) / mss_bytes
+
+
 def wire_bits(payload_bytes: float, mss_bytes: int) -> float:
     """The reserved bits that carry a payload: at a reserved rate of `wire_bits / T` it takes T seconds."""
-    return payload_bytes * 8 * (mss_bytes + OVERHEAD_BYTES) / mss_bytes / PACE_SHARE
+    return l2_bits(payload_bytes, mss_bytes) / PACE_SHARE
 
 
 def transfer_bits(payload_bytes: float, mss_bytes: int) -> float:

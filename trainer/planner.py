@@ -112,6 +112,21 @@ class RoundPlan:
         """The cut of every edge."""
         return tuple(edge.cut for edge in self.edges)
 
+    @property
+    def last_leaves_s(self) -> float:
+        """From the start of a step until its last segment leaves: the training delay of the whole mini-batch."""
+        return self.training_delay_s + (self.micros - 1) * self.beat_s
+
+    @property
+    def uplink_s(self) -> float:
+        """From the first segment's first byte to the last one's arrival."""
+        return (self.micros - 1) * self.beat_s + self.transmission_delay_s
+
+    @property
+    def downlink_s(self) -> float:
+        """The same for the gradients."""
+        return (self.micros - 1) * self.beat_s + self.return_delay_s
+
 
 @dataclass(frozen=True, slots=True)
 class Alternative:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from trainer.exchange import Direction, EdgeExchange, StepResult
+from trainer.exchange import Direction, EdgeExchange, RoundBound, StepResult
 from trainer.pacing import Judgement
 from trainer.planner import EdgePlan, RoundPlan
 from trainer.record import Fields, median_ms, milliseconds
@@ -32,15 +32,16 @@ def round_row(
                    "segment_bytes": segment_bytes[edge.edge]})
         for edge in plan.edges
     ]
+    bound, training_s = RoundBound.of(steps), sum(step.duration_s for step in steps)
     bounds = [row["bound_ms"] for row in transfers if row["bound_ms"] is not None and row["direction"] == "up"]
     return {
         "round": number,
         "duration_ms": milliseconds(duration_s),
         "averaged": averaged,
         "accuracy": accuracy,
-        "training_delay_ms": {"target": milliseconds(plan.micros * plan.training_delay_s)},
+        "training_delay_ms": {"target": milliseconds(plan.last_leaves_s)},
         "transmission_delay_ms": {
-            "target": milliseconds(plan.micros * plan.transmission_delay_s),
+            "target": milliseconds(plan.uplink_s),
             "bound": max(bounds) if bounds else None,
         },
         "step_ms": {"predicted": milliseconds(plan.step_s), "measured": [milliseconds(s.duration_s) for s in steps]},
@@ -48,7 +49,12 @@ def round_row(
             "predicted": milliseconds(plan.micros * plan.cloud_s),
             "measured": median_ms([sum(e.cloud_s for e in step.edges.values()) for step in steps]),
         },
+        "beat_ms": milliseconds(plan.beat_s),
+        "bound_ms": {"edge": milliseconds(bound.edge_s), "link": milliseconds(bound.link_s),
+                     "cloud": milliseconds(bound.cloud_s)},
+        "round_over_bound": round(training_s / bound.largest_s, 4) if bound.largest_s else None,
         "spread_ms": [milliseconds(step.spread_s) for step in steps],
+        "spread_share": round(max(step.spread_s for step in steps) / training_s, 5),
         "loss": round(statistics.fmean(e["loss"] for e in edges), 5),
         "reservation": {"id": grant.reservation_id, "version": grant.reservation_version} if grant.reserved else None,
         "adaptations": list(grant.adaptations),
@@ -73,8 +79,8 @@ def _edge_row(edge: EdgePlan, grant: Grant, exchanges: list[EdgeExchange], plan:
             "predicted": milliseconds(plan.micros * edge.backward_s),
             "measured": median_ms([d.backward_s for d in done]),
         },
-        "uplink_ms": _delay(exchanges, "up", plan.micros * plan.transmission_delay_s),
-        "downlink_ms": _delay(exchanges, "down", plan.micros * plan.return_delay_s),
+        "uplink_ms": _delay(exchanges, "up", plan.uplink_s),
+        "downlink_ms": _delay(exchanges, "down", plan.downlink_s),
         "late_ms": milliseconds(max(d.late_s for d in done)),
         "loss": round(statistics.fmean(exchange.loss for exchange in exchanges), 5),
         "offset_ms": milliseconds(exchanges[0].offset_s),
