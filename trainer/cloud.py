@@ -149,7 +149,9 @@ class Cloud:
                                      {self._codec: self._gradient_codec}, self._layers)
         )
         self._announce(number, grant)
-        steps = [self._step(number, step, grant) for step in range(self._settings.steps)]
+        steps: list[StepResult] = []
+        for step in range(self._settings.steps):
+            steps.append(self._step(number, step, grant, steps[-1] if steps else None))
         self._learn(steps)
         averaged = number % self._settings.average_every == 0 or number == self._settings.rounds
         after = self._average(number) if averaged else None
@@ -215,8 +217,8 @@ class Cloud:
         plan = grant.plan
         self._record.event(
             "plan", round=number, cuts={edge.edge: edge.cut for edge in plan.edges},
-            training_delay_ms=milliseconds(plan.micros * plan.training_delay_s),
-            transmission_delay_ms=milliseconds(plan.micros * plan.transmission_delay_s),
+            training_delay_ms=milliseconds(plan.last_leaves_s), beat_ms=milliseconds(plan.beat_s),
+            transmission_delay_ms=milliseconds(plan.uplink_s),
             step_ms=milliseconds(plan.step_s), reserved=grant.reserved, adaptations=list(grant.adaptations),
         )
         for edge in plan.edges:
@@ -231,7 +233,7 @@ class Cloud:
                 one.member,
                 messages.Plan(
                     round=number, cut=edge.cut, codec=self._codec,
-                    training_delay_s=plan.micros * plan.training_delay_s,
+                    beat_s=plan.beat_s,
                     pace_bytes_per_s=pace_bytes_per_s(up.rate_bps, mss) if grant.reserved else None,
                 ),
                 one.half.leaving(edge.cut),
@@ -244,12 +246,17 @@ class Cloud:
                 self._crew.drop(member, str(error))
         self._crew.synchronize(self._settings.step_timeout_s)
 
-    def _step(self, number: int, step: int, grant: Grant) -> StepResult:
+    def _step(self, number: int, step: int, grant: Grant, before: StepResult | None) -> StepResult:
         self._record.event("step", round=number, step=step, of=self._settings.steps)
-        one = self._current = CloudStep(number, step, grant, self._crew, self._apprentices,
-                        self._gradient_codec, self._recipe.seed,
-                        lambda edge, step: self._record.event("late", edge=edge, round=number, step=step,
-                                                              policy=self._settings.late))
+        plan = grant.plan
+        forward_s = {edge.edge: edge.allowed_s for edge in plan.edges}
+        earliest_s = time.time() + plan.training_delay_s if before is None else before.next_ready_s(forward_s)
+        one = self._current = CloudStep(
+            number, step, grant, self._crew, self._apprentices, self._gradient_codec, self._recipe.seed,
+            lambda edge, step: self._record.event("late", edge=edge, round=number, step=step,
+                                                  policy=self._settings.late),
+            earliest_s,
+        )
         result = one.run(self._settings.late, self._settings.late_after, self._settings.step_timeout_s)
         self._note_unfinished()
         return result

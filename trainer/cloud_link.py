@@ -72,6 +72,11 @@ class CloudLink:
             if not isinstance(inbound.frame.message, messages.Alive):
                 return inbound
 
+    @property
+    def has_news(self) -> bool:
+        """Whether a message waits."""
+        return len(self._inbox) > 0
+
     def close(self) -> None:
         """Hang up, and leave the port free for the next try."""
         self._inbox.close()

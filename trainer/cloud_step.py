@@ -1,4 +1,4 @@
-"""One mini-batch on every edge, as the cloud conducts it: a common start, then every segment answered at once."""
+"""One mini-batch on every edge, as the cloud conducts it: a common first beat, then every segment answered at once."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from trainer.record import Fields, milliseconds
 from trainer.roads import Grant
 from trainer.transport import Received
 
-START_LEAD_S = 0.02
-"""How far ahead a common start is announced, so that every edge hears of it in time."""
+LEAD_S = 0.005
+"""How far ahead the first beat is announced at least, so that every edge hears of it in time."""
 
 
 class CloudStep:
     """One step, from the common start until every edge that is still there has ended it.
+
+    `earliest_s`: before this instant some edge has no segment ready.
 
     An edge that is lost or dropped on the way leaves an exchange that is not done.
     """
 
     def __init__(
         self, number: int, step: int, grant: Grant, crew: Crew, apprentices: Mapping[str, Apprentice],
-        gradient_codec: codec.Codec, seed: int, tell_late: Callable[[str, int], None],
+        gradient_codec: codec.Codec, seed: int, tell_late: Callable[[str, int], None], earliest_s: float,
     ) -> None:
         self.number = number
         self.step = step
@@ -42,7 +44,7 @@ class CloudStep:
         self._seed = seed
         self._began_with = dict(apprentices)
         self._tell_late = tell_late
-        self._start_s = 0.0
+        self._earliest_s = earliest_s
         self.late: list[str] = []
         self._began = 0.0
         self.exchanges = {
@@ -97,11 +99,10 @@ class CloudStep:
             yield "down", exchange.sent_down[0].send_s
 
     def _start(self) -> None:
-        self._start_s = time.time() + START_LEAD_S
+        first_s = max(time.time() + LEAD_S, self._earliest_s)
         for member in self._crew.members:
             self._crew.send(
-                member,
-                messages.Start(round=self.number, step=self.step, start_s=self._start_s + member.offset_s),
+                member, messages.Start(round=self.number, step=self.step, first_s=first_s + member.offset_s)
             )
 
     def _busy(self) -> list[Member]:
@@ -132,7 +133,7 @@ class CloudStep:
             case messages.StepDone() as done if done.step == self.step:
                 if len(done.gradients_received_s) != one.micros:
                     self._crew.drop(member, f"it ended step {self.step} before it had all gradients.")
-                exchange.done = done
+                exchange.done, exchange.done_s = done, received.arrival_s
             case other:
                 self._crew.drop(member, f"it sent {type(other).__name__} in the middle of step {self.step}.")
 

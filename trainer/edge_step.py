@@ -1,14 +1,20 @@
-"""One mini-batch on the edge: forward, wait for the common training delay, send, take the gradients back, learn."""
+"""One mini-batch on the edge: all forward, sent on the common beat, backward as the gradients come, learn.
+
+Forward goes first: it is what the network and the cloud wait for. The next step's begins as soon as the layers have
+learnt from this one, before the cloud has said when its segments leave.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from trainer import codec, datasets, messages
+from trainer.beat import Beat
 from trainer.cloud_link import CloudLink
 from trainer.errors import ProtocolError
 from trainer.halves import EdgeHalf
@@ -37,6 +43,18 @@ class _Times:
     gradients_received_s: list[float] = field(default_factory=list)
 
 
+@dataclass
+class _Ahead:
+    """A step that has begun: its samples, and the segments that are ready and not handed over."""
+
+    round: int
+    step: int
+    samples: Tensor
+    forwarded: int = 0
+    segments: deque[dict[str, Tensor]] = field(default_factory=deque)
+    times: _Times = field(default_factory=_Times)
+
+
 class EdgeStep:
     """Runs steps for one edge; which samples a step takes follows from seed, round and step alone."""
 
@@ -53,6 +71,7 @@ class EdgeStep:
         self._index = index
         self._batch = min(recipe.batch, len(labels))
         self._micros = split_evenly(self._batch, recipe.micro)
+        self._ahead: _Ahead | None = None
 
     @property
     def micro_batch(self) -> Tensor:
@@ -60,31 +79,21 @@ class EdgeStep:
         return self._inputs[self._micros[-1]]
 
     def run(self, start: messages.Start, plan: messages.Plan) -> None:
-        """One step.
+        """One step, and the next one's forward pass as far as it comes before the cloud's next word.
 
         Raises: StepGivenUpError if the cloud goes on with something else.
         """
-        times = _Times()
-        samples = self._samples(start)
-        wait_until(start.start_s)
-        began = time.perf_counter()
-        segments = [
-            self._half.forward(self._inputs[samples[micro]], self._stream(start, number))
-            for number, micro in enumerate(self._micros)
-        ]
-        times.forward_s = time.perf_counter() - began
-        send_at_s = start.start_s + plan.training_delay_s
-        times.late_s = max(0.0, time.time() - send_at_s)
-        wait_until(send_at_s)
-        for micro, segment in enumerate(segments):
-            tensors = {
-                **codec.encode("segment", segment, plan.codec),
-                "labels": self._labels[samples[self._micros[micro]]].to(torch.uint8),
-            }
-            message = messages.Segment(step=start.step, micro=micro, batch_samples=self._batch)
-            self._link.connection.send(message, tensors)
-        for micro in range(len(segments)):
-            self._take_gradient(start.step, micro, times)
+        ahead = self._ahead
+        if ahead is None or (ahead.round, ahead.step) != (start.round, start.step):
+            ahead = self._begin(start.round, start.step)
+        self._ahead, times = None, ahead.times
+        with Beat(self._link.connection.send, start.first_s, plan.beat_s) as beat:
+            for micro in range(len(self._micros)):
+                segment = ahead.segments.popleft() if ahead.segments else self._forward(ahead, plan)
+                beat.put(messages.Segment(step=start.step, micro=micro, batch_samples=self._batch), segment)
+            for micro in range(len(self._micros)):
+                self._take_gradient(start.step, micro, times)
+            times.late_s = beat.finish()
         began = time.perf_counter()
         self._half.step()
         times.backward_s += time.perf_counter() - began
@@ -92,14 +101,34 @@ class EdgeStep:
             messages.StepDone(step=start.step, forward_s=times.forward_s, backward_s=times.backward_s,
                               late_s=times.late_s, gradients_received_s=times.gradients_received_s)
         )
+        if start.step + 1 < self._recipe.steps:
+            self._work_ahead(self._begin(start.round, start.step + 1), plan)
 
-    def _stream(self, start: messages.Start, micro: int) -> RandomStream:
-        return RandomStream(self._recipe.seed, self._name, start.round, start.step, micro)
+    def _begin(self, number: int, step: int) -> _Ahead:
+        self._half.give_up()  # what was begun and belongs to another step
+        self._ahead = None
+        return _Ahead(number, step, self._samples(number, step))
 
-    def _samples(self, start: messages.Start) -> Tensor:
+    def _work_ahead(self, ahead: _Ahead, plan: messages.Plan) -> None:
+        self._ahead = ahead
+        while len(ahead.segments) < len(self._micros) and not self._link.has_news:
+            ahead.segments.append(self._forward(ahead, plan))
+
+    def _forward(self, ahead: _Ahead, plan: messages.Plan) -> dict[str, Tensor]:
+        """The next micro-batch forward: the tensors to send."""
+        began = time.perf_counter()
+        micro = ahead.forwarded
+        samples = ahead.samples[self._micros[micro]]
+        stream = RandomStream(self._recipe.seed, self._name, ahead.round, ahead.step, micro)
+        tensors = codec.encode("segment", self._half.forward(self._inputs[samples], stream), plan.codec)
+        tensors["labels"] = self._labels[samples].to(torch.uint8)
+        ahead.forwarded += 1
+        ahead.times.forward_s += time.perf_counter() - began
+        return tensors
+
+    def _samples(self, number: int, step: int) -> Tensor:
         seed = self._recipe.seed * 1009 + self._index
-        number = (start.round - 1) * self._recipe.steps + start.step
-        return datasets.batch_places(len(self._labels), self._batch, seed, number)
+        return datasets.batch_places(len(self._labels), self._batch, seed, (number - 1) * self._recipe.steps + step)
 
     def _take_gradient(self, step: int, micro: int, times: _Times) -> None:
         received = self._link.receive()
@@ -115,8 +144,3 @@ class EdgeStep:
         self._half.backward(micro, gradient)
         times.backward_s += time.perf_counter() - began
 
-
-def wait_until(instant_s: float) -> None:
-    """Sleep until that time of day."""
-    while (left := instant_s - time.time()) > 0:
-        time.sleep(left)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -63,7 +63,15 @@ class StepResult:
     def spread_s(self) -> float:
         """Between the first and the last segment's complete arrival."""
         arrivals = [exchange.arrived_s for exchange in self.edges.values()]
-        return max(arrivals) - min(arrivals)
+        return max(arrivals, default=0.0) - min(arrivals, default=0.0)
+
+
+    def next_ready_s(self, forward_s: Mapping[str, float]) -> float:
+        """When the last edge should have the first segment of the next step, if it began when this one was over.
+
+        `forward_s`: what a micro-batch takes on every edge.
+        """
+        return max((exchange.done_s + forward_s[name] for name, exchange in self.edges.items()), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,11 @@ class Mailbox(Generic[S, T]):
             self._change.notify_all()
             return sender, item
 
+    def __len__(self) -> int:
+        """How many items wait."""
+        with self._change:
+            return len(self._items)
+
     def close(self) -> None:
         """Take nothing more; whoever waits to add something is let go."""
         with self._change:

@@ -132,14 +132,14 @@ class Pong(Message):
 class Plan(Message):
     """Cloud: the next round. Tensors: the layers that come to the edge, if the cut grew.
 
-    `pace_bytes_per_s` is None where nothing is reserved.
+    `beat_s` is the period in which segments leave. `pace_bytes_per_s` is None where nothing is reserved.
     """
 
     kind = 7
     round: Count
     cut: Count
     codec: Codec
-    training_delay_s: Seconds
+    beat_s: Annotated[float, Field(ge=0, le=3600)]
     pace_bytes_per_s: Seconds | None
 
 
@@ -151,12 +151,12 @@ class Planned(Message):
 
 
 class Start(Message):
-    """Cloud: begin step `step` of the round at `start_s`, on the edge's clock."""
+    """Cloud: the first segments of step `step` of the round leave at `first_s`, on the edge's clock."""
 
     kind = 9
     round: Count
     step: Count
-    start_s: Seconds
+    first_s: Seconds
 
 
 class Segment(Message):

@@ -77,13 +77,14 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class EdgePlan:
-    """One edge's part of a round; times are for one micro-batch."""
+    """One edge's part of a round; times are for one micro-batch. `allowed_s`: what forward may take, noise included."""
 
     edge: str
     cut: int
     up_bps: int
     down_bps: int
     forward_s: float
+    allowed_s: float
     backward_s: float
     codec: Codec = "fp32"
 
@@ -253,7 +254,8 @@ class _Planning:
             option = forecast.options[column]
             edges.append(EdgePlan(
                 forecast.edge, option.cut, self._rate_bps(option.up_bits, stages.up_s),
-                self._rate_bps(option.down_bits, stages.down_s), option.forward_s, option.backward_s, option.codec,
+                self._rate_bps(option.down_bits, stages.down_s), option.forward_s,
+                forecast.margin * option.forward_s, option.backward_s, option.codec,
             ))
         micros = self.problem.micros
         return RoundPlan(

@@ -89,8 +89,8 @@ def test_a_plan_that_is_overtaken_by_another_reservation_adapts_and_says_so(pair
             body = {"owner": "other", "lease_s": 300, "flows": [other]}
             taken.append(pair.api.post("/v1/reservations", json=body).json()["id"])
         rate_bps = round(offer.usable_bps["s1->s2"])
-        return RoundPlan((EdgePlan("edge1", 3, rate_bps, 2_000_000, 0.1, 0.1),), 0.1, 0.1, 0.1, 0.1, 0.1, 0.4, 0.4, 1,
-                         0.4)
+        edge = EdgePlan("edge1", 3, rate_bps, 2_000_000, 0.1, 0.1, 0.1)
+        return RoundPlan((edge,), 0.1, 0.1, 0.1, 0.1, 0.1, 0.4, 0.4, 1, 0.4)
 
     said: list[str] = []
     with contextlib.closing(Controller("http://127.0.0.1:8080", 1, said.append)) as controller:
