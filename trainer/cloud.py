@@ -270,8 +270,9 @@ class Cloud:
     def _learn(self, steps: Sequence[StepResult]) -> None:
         """Feed the round's measurements to the predictors."""
         for name, one in self._apprentices.items():
-            done = [step.edges[name].done for step in steps]
-            self._outlook.learn_edge(name, one.cut, [d.forward_s for d in done if d], [d.backward_s for d in done if d])
+            mine = [step.edges[name] for step in steps if name in step.edges]
+            self._outlook.learn_edge(name, one.cut, [e.done.forward_s for e in mine if e.done],
+                                     [e.steady_backward_s for e in mine if e.done])
             late = one.cap is not None and one.cap < one.cut
             one.cap = eased(one.cap, late, self._layers)
         if not self._lost:

@@ -133,7 +133,9 @@ class CloudStep:
             case messages.StepDone() as done if done.step == self.step:
                 if len(done.gradients_received_s) != one.micros:
                     self._crew.drop(member, f"it ended step {self.step} before it had all gradients.")
-                exchange.done, exchange.done_s = done, received.arrival_s
+                else:
+                    exchange.done_s = received.arrival_s
+                    self._end(done, one, exchange)
             case other:
                 self._crew.drop(member, f"it sent {type(other).__name__} in the middle of step {self.step}.")
 
@@ -153,7 +155,6 @@ class CloudStep:
             gradient, loss = one.half.train(values, labels, one.batch, stream)
         except (KeyError, RuntimeError, IndexError, ValueError) as error:
             raise ProtocolError(f"it sent a segment that does not fit cut {one.cut}: {error}.") from error
-        exchange.cloud_s += time.perf_counter() - began
         exchange.loss += loss
         sent = self._crew.send(
             one.member, messages.Gradient(step=segment.step, micro=segment.micro),
@@ -161,5 +162,11 @@ class CloudStep:
         )
         if sent is not None:
             exchange.sent_down.append(SentFrame(sent.send_s, sent.size_bytes))
-        if len(exchange.sent_up) == one.micros:
-            one.half.step()
+        exchange.cloud_s += time.perf_counter() - began
+
+    def _end(self, done: messages.StepDone, one: Apprentice, exchange: EdgeExchange) -> None:
+        """An edge has ended the step; its half here learns now, when no gradient waits for it."""
+        began = time.perf_counter()
+        one.half.step()
+        exchange.cloud_s += time.perf_counter() - began
+        exchange.done = done

@@ -6,7 +6,6 @@ learnt from this one, before the cloud has said when its segments leave.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -20,6 +19,7 @@ from trainer.errors import ProtocolError
 from trainer.halves import EdgeHalf
 from trainer.parts import split_evenly
 from trainer.randomness import RandomStream
+from trainer.stopwatch import Stopwatch
 from trainer.transport import Received
 
 
@@ -35,10 +35,10 @@ class StepGivenUpError(ProtocolError):
 
 @dataclass
 class _Times:
-    """What one step took, in seconds of wall clock."""
+    """What one step took, in seconds."""
 
-    forward_s: float = 0.0
-    backward_s: float = 0.0
+    forward: Stopwatch = field(default_factory=Stopwatch)
+    backward: Stopwatch = field(default_factory=Stopwatch)
     late_s: float = 0.0
     gradients_received_s: list[float] = field(default_factory=list)
 
@@ -94,12 +94,14 @@ class EdgeStep:
             for micro in range(len(self._micros)):
                 self._take_gradient(start.step, micro, times)
             times.late_s = beat.finish()
-        began = time.perf_counter()
-        self._half.step()
-        times.backward_s += time.perf_counter() - began
+        with times.backward:
+            self._half.step()
         self._link.connection.send(
-            messages.StepDone(step=start.step, forward_s=times.forward_s, backward_s=times.backward_s,
-                              late_s=times.late_s, gradients_received_s=times.gradients_received_s)
+            messages.StepDone(
+                step=start.step, forward_s=times.forward.wall_s, forward_cpu_s=times.forward.cpu_s,
+                backward_s=times.backward.wall_s, backward_cpu_s=times.backward.cpu_s, late_s=times.late_s,
+                gradients_received_s=times.gradients_received_s,
+            )
         )
         if start.step + 1 < self._recipe.steps:
             self._work_ahead(self._begin(start.round, start.step + 1), plan)
@@ -116,14 +118,13 @@ class EdgeStep:
 
     def _forward(self, ahead: _Ahead, plan: messages.Plan) -> dict[str, Tensor]:
         """The next micro-batch forward: the tensors to send."""
-        began = time.perf_counter()
-        micro = ahead.forwarded
-        samples = ahead.samples[self._micros[micro]]
-        stream = RandomStream(self._recipe.seed, self._name, ahead.round, ahead.step, micro)
-        tensors = codec.encode("segment", self._half.forward(self._inputs[samples], stream), plan.codec)
-        tensors["labels"] = self._labels[samples].to(torch.uint8)
-        ahead.forwarded += 1
-        ahead.times.forward_s += time.perf_counter() - began
+        with ahead.times.forward:
+            micro = ahead.forwarded
+            samples = ahead.samples[self._micros[micro]]
+            stream = RandomStream(self._recipe.seed, self._name, ahead.round, ahead.step, micro)
+            tensors = codec.encode("segment", self._half.forward(self._inputs[samples], stream), plan.codec)
+            tensors["labels"] = self._labels[samples].to(torch.uint8)
+            ahead.forwarded += 1
         return tensors
 
     def _samples(self, number: int, step: int) -> Tensor:
@@ -136,11 +137,9 @@ class EdgeStep:
         if not isinstance(message, messages.Gradient) or (message.step, message.micro) != (step, micro):
             raise StepGivenUpError(received)
         times.gradients_received_s.append(received.arrival_s)
-        began = time.perf_counter()
-        try:
-            gradient = codec.decode("gradient", received.frame.tensors)
-        except KeyError:
-            raise ProtocolError(f"The cloud sent no gradient for micro-batch {micro} of step {step}.") from None
-        self._half.backward(micro, gradient)
-        times.backward_s += time.perf_counter() - began
-
+        with times.backward:
+            try:
+                gradient = codec.decode("gradient", received.frame.tensors)
+            except KeyError:
+                raise ProtocolError(f"The cloud sent no gradient for micro-batch {micro} of step {step}.") from None
+            self._half.backward(micro, gradient)

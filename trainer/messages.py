@@ -177,13 +177,15 @@ class Gradient(Message):
 
 
 class StepDone(Message):
-    """Edge: the step is over. Times in seconds: computing (wall clock), and when each gradient was sent by the
-    cloud and received here (each on its own clock)."""
+    """Edge: the step is over. Times in seconds: computing by the wall clock and by the processor's, how late the
+    latest segment left, and when each gradient was received (on the edge's clock)."""
 
     kind = 12
     step: Count
     forward_s: Seconds
+    forward_cpu_s: Seconds
     backward_s: Seconds
+    backward_cpu_s: Seconds
     late_s: Seconds
     gradients_received_s: list[Seconds]
 

@@ -1,4 +1,4 @@
-"""Segments leave on the beat, late ones at once, and none after a step was given up."""
+"""Segments leave on the beat, late ones at once; what a step shows of edges, flows and cloud."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from torch import Tensor
 
 from trainer.beat import Beat
 from trainer.errors import ConnectionLostError
-from trainer.messages import Gradient, Message
+from trainer.exchange import EdgeExchange, RoundBound, StepResult
+from trainer.messages import Gradient, Message, StepDone
+from trainer.pacing import SentFrame
+from trainer.roads import FlowPromise
 
 PERIOD_S = 0.05
 
@@ -68,3 +71,32 @@ def test_a_lost_connection_is_told_to_whoever_waits_for_the_end() -> None:
         beat.put(segment(1), {})
         with pytest.raises(ConnectionLostError):
             beat.finish()
+
+
+def test_an_edge_that_waits_between_backward_passes_does_not_look_faster_than_it_is() -> None:
+    promise = FlowPromise(8_000_000)
+    exchange = EdgeExchange(0.0, 1448, promise, promise)
+    exchange.done = StepDone(step=0, forward_s=0.4, forward_cpu_s=0.1, backward_s=0.25, backward_cpu_s=0.2, late_s=0.0,
+                             gradients_received_s=[1.0])
+    assert exchange.steady_backward_s == pytest.approx(0.8)
+    assert exchange.busy_s == pytest.approx(0.65)
+
+
+def test_a_rounds_bound_is_the_busiest_of_edges_flows_and_cloud() -> None:
+    steps = []
+    for number in range(2):
+        edges = {}
+        for name, busy_s, sent_bytes in (("a", 0.1, 144_800), ("b", 0.3, 14_480)):
+            exchange = EdgeExchange(0.0, 1448, FlowPromise(1_000_000), FlowPromise(8_000_000))
+            exchange.sent_up, exchange.cloud_s = [SentFrame(0.0, sent_bytes)], 0.25
+            exchange.done = StepDone(step=number, forward_s=busy_s, forward_cpu_s=busy_s, backward_s=0.0,
+                                     backward_cpu_s=0.0, late_s=0.0, gradients_received_s=[])
+            exchange.done_s = 10.0 + busy_s
+            edges[name] = exchange
+        steps.append(StepResult(number, 1.5, edges))
+    bound = RoundBound.of(steps)
+    assert bound.edge_s == pytest.approx(0.6)
+    assert bound.cloud_s == pytest.approx(1.0)
+    assert bound.link_s == pytest.approx(2 * 100 * 1514 * 8 / 1e6)
+    assert bound.largest_s == bound.link_s
+    assert steps[0].next_ready_s({"a": 0.5, "b": 0.1}) == pytest.approx(10.6)
