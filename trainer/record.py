@@ -13,7 +13,8 @@ The names in summary.json are the interface to other programs: keep them, add fr
     strangers_refused   connections that were closed because they sent no training request
     rounds[]            round, duration_ms, averaged, accuracy, training_delay_ms {target},
                         transmission_delay_ms {target, bound}, step_ms {predicted, measured: [..]},
-                        cloud_ms {predicted, measured}, spread_ms [per step], loss,
+                        cloud_ms {predicted, measured}, beat_ms, spread_ms [per step], spread_share,
+                        bound_ms {edge, link, cloud}, round_over_bound, loss,
                         reservation {id, version} or null, adaptations [sentences],
                         lost [{edge, reason}]: who left in this round,
                         edges[], transfers[]
@@ -26,6 +27,8 @@ The names in summary.json are the interface to other programs: keep them, add fr
     unfinished[]        transfers that were under way when the run ended or their edge was lost: round, edge,
                         direction, step, sent_at, ideal_ms, age_ms (so long at least it would have taken)
 
+`bound_ms` is what the steps' slowest edge, its flows at their whole rate, and the cloud would have needed alone;
+`round_over_bound` is the steps' time over the largest of them, `spread_share` the largest spread over it.
 Measured values of a round are medians over its steps. Without a reservation reserved_bps, bound and kept are
 null, and `ideal_ms` is what the rate of the plan implies.
 """
