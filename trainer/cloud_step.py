@@ -45,6 +45,7 @@ class CloudStep:
         self._began_with = dict(apprentices)
         self._tell_late = tell_late
         self._earliest_s = earliest_s
+        self._first_s = earliest_s
         self.late: list[str] = []
         self._began = 0.0
         self.exchanges = {
@@ -79,7 +80,7 @@ class CloudStep:
                 rows += [
                     {"round": self.number, "edge": name, "direction": direction, "step": self.step,
                      "sent_at": round(sent_s, 4), "age_ms": milliseconds(now_s - sent_s),
-                     "ideal_ms": milliseconds(self._grant.plan.micros * self._grant.plan.transmission_delay_s)}
+                     "ideal_ms": milliseconds(self._grant.plan.uplink_s)}
                     for direction, sent_s in self._under_way(name, exchange) if sent_s < now_s
                 ]
         return rows
@@ -88,7 +89,7 @@ class CloudStep:
         """Direction, and when it began (our clock): as the first frame says, else as it was planned."""
         one = self._began_with[name]
         if len(exchange.sent_up) < one.micros:
-            sent_s = self._start_s + self._grant.plan.micros * self._grant.plan.training_delay_s
+            sent_s = self._first_s
             prefix = one.member.connection.arriving
             if exchange.sent_up:
                 sent_s = exchange.sent_up[0].send_s - exchange.offset_s
@@ -99,10 +100,10 @@ class CloudStep:
             yield "down", exchange.sent_down[0].send_s
 
     def _start(self) -> None:
-        first_s = max(time.time() + LEAD_S, self._earliest_s)
+        self._first_s = max(time.time() + LEAD_S, self._earliest_s)
         for member in self._crew.members:
             self._crew.send(
-                member, messages.Start(round=self.number, step=self.step, first_s=first_s + member.offset_s)
+                member, messages.Start(round=self.number, step=self.step, first_s=self._first_s + member.offset_s)
             )
 
     def _busy(self) -> list[Member]:
