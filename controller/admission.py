@@ -17,6 +17,7 @@ from controller.bounds import DEFAULT_CALIBRATION, Calibration, NoBound
 from controller.errors import FlowInUse, Refused, RequestError, UnknownHost
 from controller.network import Network
 from controller.plans import Case, Plan, Request, first_plan, unbounded
+from controller.promises import Promises
 from controller.reservation import Flow, Placement, Reservation
 from controller.routes import Route, both_ways
 from controller.standing import Standing, as_standing, with_bound
@@ -27,15 +28,20 @@ __all__ = ["Admitted", "Rejected", "Request", "bookings_of", "decide"]
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The placements in the order asked, the calendar with them in it, and the others whose bounds are new under them.
+    """The placements in the order asked, and the calendar with them in it.
 
     `after`: all other live reservations as they are then, with what was worked out; add the new one with `having`.
     """
 
     placements: tuple[Placement, ...]
     bookings: Bookings
-    standing: tuple[Reservation, ...]
     after: Standing
+
+    @property
+    def standing(self) -> tuple[Reservation, ...]:
+        """The others whose bounds may be new, with them; there may be many."""
+        names = {name for name, _ in self.after.promises.moved()}
+        return tuple(self.after.told_anew(each) for each in self.after if each.id in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +68,15 @@ def decide(
     try:
         _check_ends(network, request.flows)
         _check_five_tuples(request, start_s, everyone)
-        others, first_told = _settled(everyone.without(request.reservation_id), request)
-        replaced = everyone.get(request.reservation_id)
-        case = Case(network, free, everyone, others, request, replaced, start_s, start_s > now_s)
+        others, replaced = everyone.without(request.reservation_id), everyone.get(request.reservation_id)
+        promises = _promises(others, request)
+        case = Case(network, free, everyone, others, request, replaced, start_s, start_s > now_s, promises)
         plan = first_plan(case, down)
     except (Refused, RequestError) as error:
         return Rejected(error)
-    after, then_told = others.told_anew(plan.promises)
-    told = {each.id: each for each in (*first_told, *then_told)}
     placements = _placements(case, plan)
     booked = bookings_of(request.reservation_id, placements, start_s, request.end_s)
-    return Admitted(placements, free.adding(booked), tuple(told.values()), after)
+    return Admitted(placements, free.adding(booked), others.settled(plan.promises))
 
 
 def bookings_of(
@@ -100,9 +104,9 @@ def _check_ends(network: Network, flows: Sequence[Flow]) -> None:
                 raise UnknownHost(f"{sentence}{names}.", flow=flow.name, host=end)
 
 
-def _settled(others: Standing, request: Request) -> tuple[Standing, tuple[Reservation, ...]]:
+def _promises(others: Standing, request: Request) -> Promises:
     try:
-        return others.settled()
+        return others.promises
     except NoBound as endless:
         raise unbounded(request, endless) from endless
 
@@ -139,7 +143,7 @@ def _placements(case: Case, plan: Plan) -> tuple[Placement, ...]:
             window=gate_of(flow, sized.rate_bps),
             backup_path=route.backup,
         )
-        placements.append(with_bound(new, plan.promises.bounds[case.request.reservation_id, flow.name]))
+        placements.append(with_bound(new, plan.promises.bound((case.request.reservation_id, flow.name))))
     return tuple(placements)
 
 

@@ -12,7 +12,7 @@ from math import inf
 
 from controller.admission import Admitted, bookings_of
 from controller.bookings import Booking, Bookings
-from controller.bounds import Calibration
+from controller.bounds import Calibration, NoBound
 from controller.network import Network
 from controller.reservation import Reservation
 from controller.standing import Standing
@@ -40,6 +40,13 @@ class Book:
         """Those that hold bandwidth, as clients see them."""
         return [reservation for reservation in tuple(self.known.values()) if reservation.is_live]
 
+    def told_anew(self, reservation: Reservation) -> Reservation:
+        """The reservation with its bounds as they are beside what stands now."""
+        try:
+            return self.standing.told_anew(reservation) if reservation.is_live else reservation
+        except NoBound:  # only a calibration changed since it was admitted
+            return reservation
+
     def show(self, reservation: Reservation) -> None:
         """From now on clients see it so."""
         self.known[reservation.id] = reservation
@@ -59,13 +66,9 @@ class Book:
         self.standing = self.standing.having(reservation)
 
     def count(self, reservation: Reservation, admitted: Admitted) -> None:
-        """It counts as admitted, and everybody else's bounds are now as they are beside it."""
+        """It counts as admitted."""
         self.bookings = admitted.bookings
         self.standing = admitted.after.having(reservation)
-        for each in admitted.standing:
-            seen = self.known.get(each.id)
-            if seen is not None and (seen.state, seen.version) == (each.state, each.version):
-                self.known[each.id] = each
 
     def put_back(self, reservation: Reservation) -> None:
         """It counts as it is here, whatever was tried meanwhile."""

@@ -5,17 +5,20 @@ Immutable; a change shares what it keeps, so its cost does not depend on how muc
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from math import inf
 
+import numpy as np
 from immutables import Map
+from numpy.typing import NDArray
 
 from controller.peaks import Activity, peak
 from controller.reservation import Window
+
+Steps = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +54,48 @@ class _LinkBookings:
     """The bookings of one link, in the order they were made."""
 
     bookings: tuple[Booking, ...]
+    plain: bool = True
+
+    def plus(self, booking: Booking) -> _LinkBookings:
+        following = _LinkBookings((*self.bookings, booking), self.plain and booking.is_plain)
+        if "_steps" in self.__dict__ and following.plain:
+            following.__dict__["_steps"] = _raised(*self._steps, booking)
+        return following
+
+    def without(self, reservation_id: str) -> _LinkBookings:
+        kept = tuple(each for each in self.bookings if each.reservation_id != reservation_id)
+        return _LinkBookings(kept, all(booking.is_plain for booking in kept))
 
     def peak_bps(self, start_s: float, end_s: float) -> int:
-        if not self._plain:
+        if not self.plain:
             return peak(((booking.activity, booking.rate_bps) for booking in self.bookings), start_s, end_s)
         moments, sums = self._steps
-        first, last = bisect_right(moments, start_s) - 1, bisect_left(moments, end_s)
-        return max(sums[max(first, 0) : last], default=0)
+        first, last = int(moments.searchsorted(start_s, "right")) - 1, int(moments.searchsorted(end_s))
+        return int(sums[max(first, 0) : last].max(initial=0))
 
     @cached_property
-    def _plain(self) -> bool:
-        return all(booking.is_plain for booking in self.bookings)
-
-    @cached_property
-    def _steps(self) -> tuple[list[float], list[int]]:
+    def _steps(self) -> Steps:
         """The moments at which the sum changes, and what is taken from each on."""
         changes: dict[float, int] = {}
         for booking in self.bookings:
             changes[booking.start_s] = changes.get(booking.start_s, 0) + booking.rate_bps
             changes[booking.end_s] = changes.get(booking.end_s, 0) - booking.rate_bps
         moments = sorted(changes)
-        return moments, list(accumulate(changes[moment] for moment in moments))
+        sums = list(accumulate(changes[moment] for moment in moments))
+        return np.array(moments, np.float64), np.array(sums, np.int64)
+
+
+def _raised(moments: NDArray[np.float64], sums: NDArray[np.int64], booking: Booking) -> Steps:
+    """The steps with one booking more."""
+    for moment in (booking.start_s, booking.end_s):
+        place = int(moments.searchsorted(moment))
+        if place == len(moments) or moments[place] != moment:
+            moments = np.insert(moments, place, moment)
+            sums = np.insert(sums, place, sums[place - 1] if place else 0)
+    first, last = moments.searchsorted((booking.start_s, booking.end_s))
+    sums = sums.copy()
+    sums[first:last] += booking.rate_bps
+    return moments, sums
 
 
 _NOTHING = _LinkBookings(())
@@ -96,7 +120,7 @@ class Bookings:
         """This calendar with more in it; whether it fits is for admission to say."""
         links, reservations = self._links.mutate(), self._reservations.mutate()
         for booking in bookings:
-            links[booking.link] = _LinkBookings((*links.get(booking.link, _NOTHING).bookings, booking))
+            links[booking.link] = links.get(booking.link, _NOTHING).plus(booking)
             reservations[booking.reservation_id] = (*reservations.get(booking.reservation_id, ()), booking)
         return Bookings(links.finish(), reservations.finish())
 
@@ -106,9 +130,9 @@ class Bookings:
             return self
         links = self._links.mutate()
         for name in {booking.link for booking in self._reservations[reservation_id]}:
-            kept = tuple(each for each in links[name].bookings if each.reservation_id != reservation_id)
-            if kept:
-                links[name] = _LinkBookings(kept)
+            kept = links[name].without(reservation_id)
+            if kept.bookings:
+                links[name] = kept
             else:
                 del links[name]
         return Bookings(links.finish(), self._reservations.delete(reservation_id))

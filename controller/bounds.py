@@ -135,6 +135,11 @@ class Analysis(Generic[Key]):
         """The bounds of all flows."""
         return {key: self.bound(key) for key in self.flows}
 
+    @property
+    def moved_links(self) -> frozenset[str]:
+        """The links at which the delay is another than in the analysis that this was `changed` from."""
+        return self._delays.moved
+
     @cached_property
     def moved(self) -> frozenset[Key]:
         """The flows whose bound is another than in the analysis that this was `changed` from, or new."""

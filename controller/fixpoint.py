@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from controller.curves import Server
 from controller.peaks import ALWAYS, Activity
-from controller.waiting import HOPELESS_US, Crossing, Overbooked, waiting
+from controller.waiting import HOPELESS_US, Crossing, Overbooked, tells_apart, waiting
 
 ITERATIONS = 300
 TOLERANCE = 1e-7
@@ -122,11 +122,16 @@ class _Iteration:
         self.first_corner: Indices = np.flatnonzero(np.diff(corner_server, prepend=-1))
 
     def _find_mixed(self) -> None:
-        """Servers where not everybody is there at all times are looked at one by one."""
-        mixed = [index for index, stream in enumerate(self.streams) if stream.activity != ALWAYS]
-        crossed = np.unique(self.hop_server[np.isin(self.hop_stream, mixed)]) if mixed else ()
-        self.mixed = [(int(server), np.flatnonzero(self.hop_server == server).tolist()) for server in crossed]
+        """Servers where not everybody is there at all times are looked at one by one, if it pays."""
         total = np.bincount(self.hop_server, self.hop_rate, len(self.names))
+        mixed = [index for index, stream in enumerate(self.streams) if stream.activity != ALWAYS]
+        counts = np.bincount(self.hop_server[np.isin(self.hop_stream, mixed)], minlength=len(self.names))
+        crossed = [
+            server
+            for server in np.flatnonzero(counts).tolist()
+            if tells_apart(int(counts[server]), float(total[server]), self.servers[server])
+        ]
+        self.mixed = [(server, np.flatnonzero(self.hop_server == server).tolist()) for server in crossed]
         over = total >= self.rate
         over[[server for server, _ in self.mixed]] = False
         if over.any():

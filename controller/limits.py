@@ -10,6 +10,12 @@ from controller.reservation import Requirement
 from controller.transfers import completion_us
 
 
+def has_limit(requirement: Requirement) -> bool:
+    """Whether a bound can break anything that was promised."""
+    limits = requirement.max_latency_us, requirement.max_latency_variation_us, requirement.deadline_ms
+    return any(limit is not None for limit in limits)
+
+
 def late(
     whose: str, requirement: Requirement, rate_bps: int, bound: Bound, flow: str, reservation_id: str
 ) -> LatencyNotMet | None:

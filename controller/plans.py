@@ -10,7 +10,7 @@ from controller.assignment import SEARCH_STEPS, Lifetime, PathSearch, Room, Size
 from controller.bookings import Bookings
 from controller.bounds import NoBound
 from controller.errors import LatencyNotMet, Refused
-from controller.limits import late
+from controller.limits import has_limit, late
 from controller.network import Network
 from controller.promises import Carried, Promises
 from controller.reservation import Flow, Reservation
@@ -54,12 +54,15 @@ class Case:
     replaced: Reservation | None
     start_s: float
     is_later: bool
+    promises: Promises
+    """Of the others."""
 
     def carried(self, sized: Sized, route: Route) -> Carried:
         """How the network would carry a flow of the request."""
         start_s = self.start_s if self.is_later else -inf
         gate = gate_of(sized.flow, sized.rate_bps)
-        return Carried.during(route, sized.rate_bps, sized.burst_bytes, start_s, self.request.end_s, gate)
+        size, limit = (sized.rate_bps, sized.burst_bytes), has_limit(sized.flow.requirement)
+        return Carried.during(route, size, start_s, self.request.end_s, gate, limit)
 
 
 Placed = Mapping[str, tuple[Sized, Route]]
@@ -155,7 +158,7 @@ def _settled(
     for _ in range(SETTLE_STEPS):
         placed = {name: (sized, routes[name]) for name, sized in sizes.items()} | dict(kept)
         promises = _promises(case, placed)
-        latencies = {name: promises.bounds[own_id, name].accumulated_latency_us for name in sizes}
+        latencies = {name: promises.bound((own_id, name)).accumulated_latency_us for name in sizes}
         grown = _sizes(case.network, [sized.flow for sized in sizes.values()], latencies, headroom_share)
         if grown == sizes:
             _refuse_late(case, promises, placed)
@@ -170,7 +173,7 @@ def _promises(case: Case, placed: Placed) -> Promises:
     own_id = case.request.reservation_id
     added = {(own_id, name): case.carried(sized, route) for name, (sized, route) in placed.items()}
     try:
-        return case.others.promises.changed(added)
+        return case.promises.changed(added)
     except NoBound as endless:
         raise unbounded(case.request, endless) from endless
 
@@ -194,15 +197,15 @@ def _refuse_overfull(case: Case, routes: Mapping[str, Route], sizes: Mapping[str
 def _refuse_late(case: Case, promises: Promises, placed: Placed) -> None:
     own_id = case.request.reservation_id
     for name, (sized, _) in placed.items():
-        bound = promises.bounds[own_id, name]
+        bound = promises.bound((own_id, name))
         broken = late(name, sized.flow.requirement, sized.rate_bps, bound, name, own_id)
         if broken is not None:
             raise broken
-    for reservation_id, name in sorted(promises.moved):
+    for reservation_id, name in promises.limited_moved():
         if reservation_id != own_id:
             key = reservation_id, name
             flow, whose = case.others.flow(key), f"{name} of standing reservation {reservation_id}"
-            bound, rate_bps = promises.bounds[key], promises.carried[key].rate_bps
+            bound, rate_bps = promises.bound(key), promises.carried[key].rate_bps
             broken = late(whose, flow.requirement, rate_bps, bound, name, reservation_id)
             if broken is not None:
                 raise broken

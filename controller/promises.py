@@ -7,7 +7,7 @@ is for what is sent before it and after the switch-over.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 
@@ -17,7 +17,7 @@ from controller.bounds import DEFAULT_CALIBRATION, Analysis, Bound, Calibration,
 from controller.network import Network
 from controller.peaks import ALWAYS, Activity
 from controller.reservation import END_GUARD_S, Window
-from controller.routes import Route, spans_of, walk_under
+from controller.routes import Path, Route, link_names, spans_of, walk_under
 
 FlowKey = tuple[str, str]
 """(reservation id, flow name)."""
@@ -25,55 +25,66 @@ FlowKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """A flow as the network carries it: where, how much, and when."""
+    """A flow as the network carries it: where, how much, when, and whether it was promised a limit."""
 
     route: Route
     rate_bps: int
     burst_bytes: int
     activity: Activity = ALWAYS
+    has_limit: bool = False
 
     @staticmethod
     def during(
-        route: Route, rate_bps: int, burst_bytes: int, start_s: float, end_s: float, window: Window | None
+        route: Route, size: tuple[int, int], start_s: float, end_s: float, window: Window | None, has_limit: bool
     ) -> Carried:
-        """Let in from start until shortly before the end, and with a window only in that part of every period."""
+        """Let in from start until shortly before the end, and with a window only in that part of every period.
+
+        `size`: rate in bit/s, burst in bytes.
+        """
         plain = window is None and start_s == -inf and end_s == inf
         activity = ALWAYS if plain else Activity(start_s, max(start_s, end_s - END_GUARD_S), window)
-        return Carried(route, rate_bps, burst_bytes, activity)
+        return Carried(route, *size, activity, has_limit)
 
     @property
     def failures(self) -> tuple[str, ...]:
         """The spans that it survives the failure of."""
         return spans_of(self.route.path) if self.route.backup else ()
 
+    def way(self, failure: str | None) -> Path:
+        """Where it goes while that span is down (None: none)."""
+        return walk_under(self.route, failure) if failure and failure in self.failures else self.route.path
+
+    def links(self) -> frozenset[str]:
+        """Every link that it may cross, whatever fails."""
+        return frozenset(link for failure in (None, *self.failures) for link in link_names(self.way(failure)))
+
     def shaped(self, failure: str | None) -> ShapedFlow:
-        """What it is to the ports while that span is down (None: none)."""
-        path = walk_under(self.route, failure) if failure in self.failures and failure else self.route.path
-        return ShapedFlow(path, self.rate_bps, self.burst_bytes, self.activity)
+        """What it is to the ports while that span is down."""
+        return ShapedFlow(self.way(failure), self.rate_bps, self.burst_bytes, self.activity)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Promises:
-    """The bounds of all carried flows. Immutable: `changed` makes the next.
-
-    `moved`: the flows whose bounds may differ from those before the last change.
-    """
+    """The bounds of all carried flows. Immutable: `changed` makes the next."""
 
     network: Network
     calibration: Calibration
     carried: Map[FlowKey, Carried]
-    bounds: Map[FlowKey, Bound]
-    moved: Collection[FlowKey]
+    _limited: Map[str, frozenset[FlowKey]]
+    """For every link: the flows with limits that may cross it."""
     _survivors: Map[str, frozenset[FlowKey]]
     """For every span whose failure somebody survives: who."""
     _analyses: Map[str | None, Analysis[FlowKey]]
     """For each of these spans down, and for none."""
+    _added: tuple[FlowKey, ...] = ()
+    _is_failure_gone: bool = False
+    """Whether a failure matters to nobody any more that may have been what bound the others."""
 
     @staticmethod
     def none(network: Network, calibration: Calibration = DEFAULT_CALIBRATION) -> Promises:
         """Nothing carried."""
         whole: Analysis[FlowKey] = Analysis.of(network, {}, calibration)
-        return Promises(network, calibration, Map(), Map(), (), Map(), Map({None: whole}.items()))
+        return Promises(network, calibration, Map(), Map(), Map(), Map({None: whole}.items()))
 
     def changed(self, added: Mapping[FlowKey, Carried], removed: Collection[FlowKey] = ()) -> Promises:
         """With these flows added or in a new way, and those no longer.
@@ -86,28 +97,58 @@ class Promises:
             del carried[key]
         carried.update(added)
         now = carried.finish()
-        survivors = self._survivors_after(gone, added)
-        analyses, moved = self._analyses_after(now, survivors, gone, added)
-        bounds = self.bounds.mutate()
-        for key in gone:
-            bounds.pop(key, None)
-        for key in moved:
-            bounds[key] = _worst(tuple(analysis.bound(key) for analysis in analyses.values()))
-        return Promises(self.network, self.calibration, now, bounds.finish(), moved, survivors, analyses)
+        survivors = self._changed(self._survivors, gone, added, lambda flow: flow.failures)
+        limited = self._changed(self._limited, gone, added, lambda flow: flow.links() if flow.has_limit else ())
+        analyses = self._analyses_after(now, survivors, gone, added)
+        lost = any(failure not in survivors for failure in self._survivors)
+        facts = self.network, self.calibration, now, limited, survivors, analyses
+        return Promises(*facts, tuple(added), lost)
 
-    def _survivors_after(
-        self, gone: Collection[FlowKey], added: Mapping[FlowKey, Carried]
+    def bound(self, key: FlowKey) -> Bound:
+        """The bound of one flow."""
+        if not self._survivors:
+            return self._analyses[None].bound(key)
+        bounds = [analysis.bound(key) for analysis in self._analyses.values()]
+        least_us = min(bound.accumulated_latency_us - bound.latency_variation_us for bound in bounds)
+        worst_us = max(bound.accumulated_latency_us for bound in bounds)
+        return Bound(worst_us, worst_us - least_us)
+
+    def moved(self) -> frozenset[FlowKey]:
+        """The flows whose bounds may differ from those before the last change; new ones are among them."""
+        if self._is_failure_gone:
+            return frozenset(self.carried)
+        moved = frozenset(self._added).union(*(analysis.moved for analysis in self._analyses.values()))
+        return frozenset(key for key in moved if key in self.carried)
+
+    def limited_moved(self) -> list[FlowKey]:
+        """Those of them that were promised a limit."""
+        if self._is_failure_gone:
+            return sorted(key for key, flow in self.carried.items() if flow.has_limit)
+        links = frozenset(self._new_links()).union(*(analysis.moved_links for analysis in self._analyses.values()))
+        return sorted({key for link in links for key in self._limited.get(link, ())})
+
+    def _new_links(self) -> list[str]:
+        return [link for key in self._added for link in self.carried[key].links()]
+
+    def _changed(
+        self,
+        index: Map[str, frozenset[FlowKey]],
+        gone: Collection[FlowKey],
+        added: Mapping[FlowKey, Carried],
+        names: Callable[[Carried], Iterable[str]],
     ) -> Map[str, frozenset[FlowKey]]:
-        survivors = self._survivors.mutate()
+        following = index.mutate()
         for key in gone:
-            for failure in self.carried[key].failures:
-                survivors[failure] -= {key}
-                if not survivors[failure]:
-                    del survivors[failure]
+            for name in names(self.carried[key]):
+                rest = following[name] - {key}
+                if rest:
+                    following[name] = rest
+                else:
+                    del following[name]
         for key, flow in added.items():
-            for failure in flow.failures:
-                survivors[failure] = survivors.get(failure, frozenset()) | {key}
-        return survivors.finish()
+            for name in names(flow):
+                following[name] = following.get(name, frozenset()) | {key}
+        return following.finish()
 
     def _analyses_after(
         self,
@@ -115,31 +156,17 @@ class Promises:
         survivors: Map[str, frozenset[FlowKey]],
         gone: Collection[FlowKey],
         added: Mapping[FlowKey, Carried],
-    ) -> tuple[Map[str | None, Analysis[FlowKey]], frozenset[FlowKey]]:
-        """The analyses with the change, and the flows whose bound may be another."""
+    ) -> Map[str | None, Analysis[FlowKey]]:
 
         def turned(before: Analysis[FlowKey], failure: str | None) -> Analysis[FlowKey]:
             return before.changed({key: flow.shaped(failure) for key, flow in added.items()}, gone)
 
         whole = turned(self._analyses[None], None)
         analyses: dict[str | None, Analysis[FlowKey]] = {None: whole}
-        moved = set(whole.moved) | set(added)
         for failure in sorted(survivors):
             if failure in self._analyses:
                 analyses[failure] = turned(self._analyses[failure], failure)
             else:
                 around = {key: carried[key].shaped(failure) for key in sorted(survivors[failure])}
                 analyses[failure] = whole.changed(around)
-            moved |= analyses[failure].moved
-        if any(failure not in analyses for failure in self._analyses):
-            moved |= set(carried)  # what bound them may have been the failure that matters to nobody any more
-        return Map(analyses.items()), frozenset(key for key in moved if key in carried)
-
-
-def _worst(bounds: tuple[Bound, ...]) -> Bound:
-    """The bound that holds for a flow to which any of these may apply."""
-    if len(bounds) == 1:
-        return bounds[0]
-    least_us = min(bound.accumulated_latency_us - bound.latency_variation_us for bound in bounds)
-    worst_us = max(bound.accumulated_latency_us for bound in bounds)
-    return Bound(worst_us, worst_us - least_us)
+        return Map(analyses.items())

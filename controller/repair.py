@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from controller.curves import Group, Server, longest_wait_us
 from controller.traffic import Inflow, Load, Rates, Traffic
-from controller.waiting import HOPELESS_US, Crossing, Overbooked, Waiting, waiting
+from controller.waiting import HOPELESS_US, Crossing, Overbooked, Waiting, tells_apart, waiting
 
 HEADROOM = 0.01
 SLACK = 0.03
@@ -144,7 +144,7 @@ class Repair(Generic[Key]):
         Raises: Overbooked
         """
         server, load, proof = self.servers[name], self.traffic.loads[name], self.proof
-        if load.mixed:
+        if tells_apart(load.mixed, sum(inflow.rate_bps for inflow in load.inflows.values()), server):
             now = self._mixed_wait(server, load)
             wait_us = now.wait_us
             rooms = (now.burst_room_bits / server.rate_bps * 1e6, now.lateness_room_us)

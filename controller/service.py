@@ -279,11 +279,12 @@ class Service:
         reservation = self._book.known.get(reservation_id) or self.ledger.find(reservation_id)
         if reservation is None:
             raise NotFound(f"There is no reservation {reservation_id}.")
-        return reservation
+        return self._book.told_anew(reservation)
 
     def reservations(self, state: State | None = None) -> list[Reservation]:
         """All that are live and the last KEPT_ENDED that are not, oldest first."""
-        return [each for each in tuple(self._book.known.values()) if state in (None, each.state)]
+        known = tuple(self._book.known.values())
+        return [self._book.told_anew(each) for each in known if state in (None, each.state)]
 
     def counters(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
         """What the switches have counted for it, and the switches that could not be read."""

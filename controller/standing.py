@@ -11,6 +11,7 @@ from math import inf
 from immutables import Map
 
 from controller.bounds import DEFAULT_CALIBRATION, Bound, Calibration
+from controller.limits import has_limit
 from controller.network import Network
 from controller.promises import Carried, FlowKey, Promises
 from controller.reservation import FIRST_METER_ID, Flow, Placement, Reservation
@@ -22,7 +23,10 @@ FiveTuple = tuple[str, str, str, int, int]
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """All live reservations of a network; a change shares what it keeps, and bounds are worked out when asked for."""
+    """All live reservations of a network; a change shares what it keeps, and bounds are worked out when asked for.
+
+    The bounds in a reservation's placements are those of its own last decision; `told_anew` has those of now.
+    """
 
     network: Network
     calibration: Calibration = DEFAULT_CALIBRATION
@@ -121,19 +125,23 @@ class Standing:
         removed = [key for key, flow in changes if flow is None]
         return last.changed({key: flow for key, flow in changes if flow is not None}, removed)
 
-    def settled(self) -> tuple[Standing, tuple[Reservation, ...]]:
-        """The same with the bounds worked out, and the reservations whose bounds are new.
+    def settled(self, promises: Promises) -> Standing:
+        """The same reservations under promises in which more may be carried."""
+        return replace(self, _last=promises, _changes=Map())
 
-        Raises: NoBound.
-        """
-        return self.told_anew(self.promises) if self._changes else (self, ())
+    def told_anew(self, reservation: Reservation) -> Reservation:
+        """A reservation with its bounds as they are now; as it is where it does not count."""
+        bounds = {
+            key: self.promises.bound(key)
+            for placement in reservation.carried
+            if (key := (reservation.id, placement.flow.name)) in self.promises.carried
+        }
 
-    def told_anew(self, promises: Promises) -> tuple[Standing, tuple[Reservation, ...]]:
-        """These reservations with bounds in which more may be carried, and the reservations whose bounds are new."""
-        moved = sorted({key[0] for key in promises.moved if key[0] in self._reservations})
-        told = tuple(with_bounds(self._reservations[name], promises) for name in moved)
-        reservations = self._reservations.update({each.id: each for each in told})
-        return replace(self, _reservations=reservations, _last=promises, _changes=Map()), told
+        def told(placement: Placement) -> Placement:
+            bound = bounds.get((reservation.id, placement.flow.name))
+            return placement if bound is None else with_bound(placement, bound)
+
+        return replace(reservation, placements=tuple(told(placement) for placement in reservation.placements))
 
     def flow(self, key: FlowKey) -> Flow:
         """The flow of that key."""
@@ -154,17 +162,8 @@ def carried_of(reservation: Reservation, placement: Placement) -> Carried:
     end_s = inf if reservation.end_at_s is None else reservation.end_at_s
     start_s = reservation.start_at_s if reservation.start_at_s > reservation.created_at_s else -inf
     route = Route(placement.path, placement.backup_path)
-    return Carried.during(route, placement.reserved_bps, placement.burst_bytes, start_s, end_s, placement.window)
-
-
-def with_bounds(reservation: Reservation, promises: Promises) -> Reservation:
-    """The same reservation with its bounds as they are now."""
-
-    def fresh(placement: Placement) -> Placement:
-        bound = promises.bounds.get((reservation.id, placement.flow.name))
-        return placement if bound is None else with_bound(placement, bound)
-
-    return replace(reservation, placements=tuple(fresh(placement) for placement in reservation.placements))
+    size = placement.reserved_bps, placement.burst_bytes
+    return Carried.during(route, size, start_s, end_s, placement.window, has_limit(placement.flow.requirement))
 
 
 def with_bound(placement: Placement, bound: Bound) -> Placement:

@@ -24,6 +24,19 @@ REACH_HEADROOM = 1.05
 """A reach is chosen a little longer than needed, so that small changes do not change who meets whom."""
 
 
+FEW = 8
+QUIET_SHARE = 0.5
+
+
+def tells_apart(mixed: int, rate_bps: float, server: Server) -> bool:
+    """Whether to look who meets whom at a server that so many streams cross which are not always there.
+
+    With few it costs little, and in a busy server it matters. Else all are taken to be always there, which is a bound
+    too: the promised rates of a whole calendar come to less than half of what the server can do.
+    """
+    return 0 < mixed <= FEW or (mixed > FEW and rate_bps > QUIET_SHARE * server.rate_bps)
+
+
 @dataclass(frozen=True, slots=True)
 class Crossing:
     """A stream at a server: its bucket there, the line it comes over, how late it can be there."""

@@ -169,11 +169,11 @@ class Promised(RuleBasedStateMachine):
         for failure in (None, *SPANS):
             shaped: dict[object, ShapedFlow] = {key: flow.shaped(failure) for key, flow in carried.items()}
             for key, bound in bounds_of(NETWORK, shaped).items():
-                promised = self.standing.promises.bounds[key]  # type: ignore[index]
+                promised = self.standing.promises.bound(key)  # type: ignore[arg-type]
                 assert bound.accumulated_latency_us <= promised.accumulated_latency_us * (1 + 1e-5)
 
     def _bound_us(self, name: str, placement: Placement) -> float:
-        return self.standing.promises.bounds[name, placement.flow.name].accumulated_latency_us
+        return self.standing.promises.bound((name, placement.flow.name)).accumulated_latency_us
 
 
 TestPromised = Promised.TestCase

@@ -84,7 +84,9 @@ def test_later_flows_may_use_up_the_headroom_but_no_more() -> None:
     calendar = Calendar()
     before = calendar.placed(transfer("a"))[0].completion_us
     calendar.placed(flow("b", "edge2", min_bandwidth_bps=10 * MBPS))
-    now = next(p.completion_us for each in calendar.standing for p in each.placements if p.flow.name == "a")
+    first = calendar.standing.get("r-1")
+    assert first is not None
+    now = calendar.standing.told_anew(first).placements[0].completion_us
     assert before is not None and now is not None and before < now <= 500_000
     refusal = calendar.refusal(flow("c", "edge2", 7802, min_bandwidth_bps=10 * MBPS, burst_bytes=900_000))
     assert isinstance(refusal, LatencyNotMet)
