@@ -24,6 +24,8 @@ OWN_COMMANDS = {
     "cloud": ("trainer.commands", "cloud", "Be the cloud of a training run, on any machine."),
     "edge": ("trainer.commands", "edge", "Be one edge of a training run, on any machine."),
     "plan": ("trainer.plan_command", "plan", "Print every cut with its cost and time; starts nothing."),
+    "report": ("trainer.report_commands", "report", "Write what a run did as an HTML page with pictures."),
+    "compare": ("trainer.report_commands", "compare", "Print what runs come to, side by side."),
     "reservations": ("trainer.network_commands", "reservations", "List, show or release reservations."),
     "network": ("trainer.network_commands", "network", "Print the links with what is reserved and free."),
 }

@@ -13,7 +13,7 @@ import click
 from topologies import running as emulation
 from trainer import launch
 from trainer.errors import NetworkError, UsageError
-from trainer.options import credential_options, given, to_flags, to_settings, training_options
+from trainer.options import credential_options, given, output_options, to_flags, to_settings, training_options
 from trainer.resumption import settings_of
 from trainer.settings import CLOUD_PORT, RunSettings
 from trainer.sharing import DATA_HELP, PARTITION_HELP, parse_sharing
@@ -56,10 +56,11 @@ class Address(click.ParamType[Any]):
               help="A secret that cloud and edges share: they prove to each other that they know it.")
 @click.option("--tls-dir", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Speak TLS with ca.crt, and NAME.crt and NAME.key of every node, in this directory.")
+@output_options
 @click.pass_context
 def train(
     ctx: click.Context, /, local: bool, edges: int, port: int, controller: str | None, runs_dir: Path,
-    resume: Path | None, token_file: Path | None, tls_dir: Path | None, **options: Any,
+    resume: Path | None, token_file: Path | None, tls_dir: Path | None, quiet: bool, as_json: bool, **options: Any,
 ) -> None:
     """Train one model on all edges together, split between edges and cloud.
 
@@ -88,12 +89,15 @@ def train(
         edge_flags += ["--model", settings.model]
     cloud_flags = ["--resume", str(resume), *to_flags({name: options[name] for name in changes})] if resume else [
         *to_flags(options), "--run-dir", str(directory)]
+    cloud_flags += ["--quiet"] if quiet else []
+    cloud_flags += ["--json"] if as_json else []
+    echo = (lambda _: None) if quiet or as_json else click.echo
     if running is None:
-        click.echo(f"Training on this machine alone: {edges} edges on loopback, no network emulated, nothing reserved.")
+        echo(f"Training on this machine alone: {edges} edges on loopback, no network emulated, nothing reserved.")
         jobs = launch.local_jobs(names, port, cloud_flags, edge_flags)
     else:
         url = controller or running.controller_url
-        click.echo(f"Training on the emulated map {running.map_name}: "
+        echo(f"Training on the emulated map {running.map_name}: "
                    + ("best effort, nothing reserved." if settings.best_effort else f"controller {url}."))
         cloud_flags += ["--controller", url, "--map", running.map_name]
         jobs = launch.emulated_jobs(running, port, cloud_flags, edge_flags)
@@ -124,19 +128,18 @@ def _secrets(name: str, token_file: Path | None, tls_dir: Path | None) -> list[s
 @click.option("--resume", type=click.Path(file_okay=False, exists=True, path_type=Path),
               help="Go on with the run in this directory, from its last averaging; its edges connect by themselves.")
 @credential_options
+@output_options
 @click.pass_context
 def cloud(
     ctx: click.Context, /, bind: tuple[str, int], edges: tuple[str, ...], name: str, controller: str | None,
     map_name: str | None, runs_dir: Path, run_dir: Path | None, resume: Path | None, tls_ca: Path | None,
-    tls_cert: Path | None, tls_key: Path | None, token_file: Path | None, **options: Any,
+    tls_cert: Path | None, tls_key: Path | None, token_file: Path | None, quiet: bool, as_json: bool, **options: Any,
 ) -> None:
     """Be the cloud: wait for the edges, then plan, reserve, train and average; write the run record."""
-    from rich.console import Console
-
     from trainer import checkpoint
     from trainer.cloud import run
     from trainer.credentials import credentials
-    from trainer.progress import Progress
+    from trainer.progress import listener
     from trainer.record import RunRecord, new_directory
 
     secret = credentials(True, tls_ca, tls_cert, tls_key, token_file)
@@ -144,12 +147,13 @@ def cloud(
         if not edges:
             raise UsageError("Name the edges to expect: --edge edge1 --edge edge2; or go on with a run: --resume RUN.")
         settings = to_settings(options, edges=edges, controller=controller, map_name=map_name)
-        record = RunRecord(run_dir or new_directory(runs_dir), asdict(settings), Progress(Console(), settings.rounds))
+        shown = listener(quiet, as_json, settings.rounds)
+        record = RunRecord(run_dir or new_directory(runs_dir), asdict(settings), shown)
         after = None
     else:
         settings = settings_of(resume, {**given(ctx, options), **({"controller": controller} if controller else {})})
         after = checkpoint.read(resume)
-        record = RunRecord.reopened(resume, asdict(settings), after.round, Progress(Console(), settings.rounds))
+        record = RunRecord.reopened(resume, asdict(settings), after.round, listener(quiet, as_json, settings.rounds))
         record.event("resumed", round=after.round)
     with contextlib.ExitStack() as closing:
 

@@ -68,6 +68,13 @@ def training_options(command: F) -> F:
     )(command)
 
 
+def output_options(command: F) -> F:
+    """Add how much is printed."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print every event of the run as a line of JSON.")(
+        command)
+    return click.option("--quiet", is_flag=True, help="Print only how it ended.")(command)
+
+
 def credential_options(command: F) -> F:
     """Add what a single node needs to be known by the others."""
     for flag, text in (

@@ -1,0 +1,138 @@
+"""Reports and comparisons: everything is in one page, whatever the run came to; what is no run is named."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from trainer.cli import paceline
+from trainer.progress import Progress
+
+Row = dict[str, Any]
+
+
+def transfer(edge: str, kept: bool | None) -> Row:
+    return {"edge": edge, "direction": "up", "step": 0, "sent_at": 0.0, "bytes": 500_000, "ideal_ms": 100.0,
+            "bound_ms": None, "measured_ms": 101.0, "kept": kept}
+
+
+def round_row(number: int, edges: dict[str, int], kept: bool | None, accuracy: float | None) -> Row:
+    delay = {"predicted": 100.0, "bound": 120.0 if kept else None, "measured": 101.0, "worst": 102.0}
+    return {
+        "round": number, "duration_ms": 2000.0, "averaged": accuracy is not None, "accuracy": accuracy,
+        "training_delay_ms": {"target": 50.0}, "transmission_delay_ms": {"target": 100.0, "bound": None},
+        "step_ms": {"predicted": 300.0, "measured": [310.0]}, "spread_ms": [2.0], "loss": 0.5,
+        "adaptations": ["r1->r2 is <full>"] if number == 1 else [], "lost": [],
+        "edges": [{"edge": name, "cut": cut, "training_ms": {"predicted": 50.0, "measured": 49.0}, "uplink_ms": delay,
+                   "downlink_ms": delay} for name, cut in edges.items()],
+        "transfers": [transfer(name, kept) for name in edges],
+    }
+
+
+def written(directory: Path, rounds: list[Row], **fields: Any) -> Path:
+    judged = [one["kept"] for row in rounds for one in row["transfers"] if one["kept"] is not None]
+    final = rounds[-1]["accuracy"] if rounds else None
+    directory.mkdir()
+    (directory / "summary.json").write_text(json.dumps({
+        "status": "done", "map": "pair", "model": "signal-cnn", "rounds": rounds, "unfinished": [],
+        "accuracy": {"target": 0.9, "final": final, "best": final, "reached_round": len(rounds) or None},
+        "promises": {"made": len(judged), "kept": sum(judged)}, **fields,
+    }))
+    return directory
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Two rounds; edge2 is there only in the first, and a promise is broken in the second."""
+    return written(tmp_path / "reserved", [
+        round_row(1, {"edge1": 2, "edge2": 5}, True, None),
+        {**round_row(2, {"edge1": 3}, False, 0.95), "lost": [{"edge": "edge2", "reason": "it was <late>."}]},
+    ])
+
+
+def test_a_report_is_one_page_that_needs_no_other_file(run: Path) -> None:
+    done = CliRunner().invoke(paceline, ["report", str(run)])
+    assert done.exit_code == 0, done.output
+    page = (run / "report.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(sources) == 5
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert {path.name for path in (run / "report").iterdir()} == {
+        "delays.png", "cuts.png", "accuracy.png", "promises.png", "steps.png"}
+    assert "2 of 3" in page
+    assert "0.9 in round 2, after 4.0 s" in page
+    assert "r1-&gt;r2 is &lt;full&gt;" in page
+    assert "edge2 was lost: it was &lt;late&gt;." in page
+    assert str(run / "report.html") in done.output
+
+
+def test_a_run_that_did_no_round_has_a_report_too(tmp_path: Path) -> None:
+    run = written(tmp_path / "failed", [], status="failed", error="edge1 never asked <to> train.")
+    done = CliRunner().invoke(paceline, ["report", str(run), "--output", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "edge1 never asked &lt;to&gt; train." in page
+    assert "Not one round was done." in page
+
+
+def test_runs_are_compared_side_by_side(run: Path, tmp_path: Path) -> None:
+    other = written(tmp_path / "open", [round_row(1, {"edge1": 4}, None, 0.5)])
+    done = CliRunner().invoke(paceline, ["compare", str(run), str(other)])
+    assert done.exit_code == 0, done.output
+    assert any("reserved" in line and "open" in line for line in done.output.splitlines())
+    assert re.search(r"^accuracy +0\.9500 +0\.5000", done.output, re.MULTILINE)
+    assert "2 of 3" in done.output
+    assert "none made" in done.output
+
+
+def test_what_is_no_run_is_named(tmp_path: Path) -> None:
+    done = CliRunner().invoke(paceline, ["compare", str(tmp_path)])
+    assert "is not the record of a run" in str(done.exception)
+
+
+EVENTS: list[Row] = [
+    {"event": "waiting", "edges": ["edge1", "edge2"], "address": "127.0.0.1:7800"},
+    {"event": "gathered", "edges": ["edge1", "edge2"]},
+    {"event": "plan", "round": 1, "cuts": {"edge1": 3, "edge2": 7}, "codecs": {"edge1": "fp32", "edge2": "int8"},
+     "rates_bps": {"edge1": 15.5e6, "edge2": 4e6}, "step_ms": 100.0, "reserved": True, "adaptations": []},
+    {"event": "step", "round": 1, "step": 0, "of": 4},
+    {"event": "lost", "edge": "edge2", "reason": "it was late.", "left": 1},
+    {"event": "round_done", "round": 1, "duration_ms": 900.0, "loss": 0.4, "accuracy": 0.875, "averaged": True,
+     "cuts": {"edge1": 3}, "promises": {"made": 2, "kept": 2}, "spread_ms": [0.0],
+     "training_ms": {"edge1": {"predicted": 50.0, "measured": 48.0}},
+     "uplink_ms": {"edge1": {"predicted": 99.0, "measured": 97.0}}},
+]
+END: Row = {"event": "finished", "status": "done", "accuracy": {"final": 0.875}, "promises": {"made": 2, "kept": 2},
+            "directory": "runs/x"}
+
+
+def shown(terminal: bool, events: list[Row], quiet: bool = False) -> str:
+    output = io.StringIO()
+    progress = Progress(Console(file=output, force_terminal=terminal, width=100), 4, quiet)
+    for event in events:
+        progress(event)
+    return output.getvalue()
+
+
+def test_on_a_terminal_a_table_follows_the_run() -> None:
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(True, [*EVENTS, END]))
+    last = text[text.rindex("edge "):]
+    assert re.search(r"edge1 .*trains.* 3 .*fp32.* 15\.5 .* 50 .* 48 .* 99 .* 97", last)
+    assert re.search(r"edge2 .*lost.* 7 .*int8.* 4\.0", last)
+    assert "accuracy 0.8750" in last
+    assert "promises 2/2 kept" in last
+
+
+def test_elsewhere_it_is_lines_and_quiet_is_only_the_end() -> None:
+    lines = shown(False, [*EVENTS, END]).splitlines()
+    assert lines[1] == "edge2 was lost: it was late. 1 edges go on."
+    assert "accuracy 0.8750" in lines[2]
+    assert "\x1b" not in "".join(lines)
+    assert shown(False, [*EVENTS, END], quiet=True).splitlines() == lines[-1:]
