@@ -112,9 +112,7 @@ class Quotas:
 def shown(service: Service, caller: Caller | None, error: ControllerError) -> ControllerError:
     """The error without the name of a reservation that is another tenant's."""
     name = error.facts.get("reservation")
-    if not isinstance(name, str) or caller is None:
-        return error
-    if _may_see(service, caller, name):
+    if not isinstance(name, str) or caller is None or _may_see(service, caller, name):
         return error
     facts = {fact: value for fact, value in error.facts.items() if fact != "reservation"}
     return type(error)(error.detail.replace(name, "another tenant's"), **facts)
@@ -124,7 +122,7 @@ def _may_see(service: Service, caller: Caller, name: str) -> bool:
     try:
         found: Reservation = service.reservation(name)
     except NotFound:
-        return True
+        return False  # the request's own, which came to nothing
     return sees(caller, found.tenant)
 
 
