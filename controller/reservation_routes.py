@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Request, Response
@@ -77,11 +78,10 @@ def _add_asking(router: APIRouter, service: Service, desk: Desk, quotas: Quotas)
             repeat = RepeatKey(caller.tenant, idempotency_key, digest)
         asked = wanted.to_asked(caller.tenant, time.time())
 
-        def work() -> tuple[Reservation, bool]:
-            with quotas.counted(caller, asked.flows):
-                return service.reserve(asked, repeat)
+        def within() -> AbstractContextManager[None]:
+            return quotas.counted(caller, asked.flows)
 
-        reservation, again = await desk.change(caller.tenant, work)
+        reservation, again = await desk.change(caller.tenant, service.reserve, asked, repeat, within)
         request.state.reservation = reservation.id
         if again:
             response.headers["Idempotency-Replayed"] = "true"

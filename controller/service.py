@@ -12,6 +12,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -97,10 +98,16 @@ class Service:
     # What clients ask for -------------------------------------------------------------------------------------------
 
     @advising
-    def reserve(self, asked: Asked, repeat: RepeatKey | None = None) -> tuple[Reservation, bool]:
+    def reserve(
+        self,
+        asked: Asked,
+        repeat: RepeatKey | None = None,
+        within: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> tuple[Reservation, bool]:
         """Admit all flows or none, install them, and answer when every switch has confirmed.
 
-        The answer to an earlier request with the same `repeat` is given again, and True with it.
+        The answer to an earlier request with the same `repeat` is given again, and True with it. What is done anew is
+        done `within` a context, which may refuse it.
 
         Raises: Refused or UnknownHost if they cannot be promised, SwitchError if a switch did not do its part,
         KeyReused or InProgress if `repeat` stands for another request or one not answered yet, Overloaded.
@@ -108,17 +115,21 @@ class Service:
         with self._room.place(), self._repeats.first_answer(repeat) as answered:
             if answered is not None:
                 return answered, True
-            with self._writer.lock:
-                wanted, admitted = self._admitted(asked)
-                at_once = not asked.hold and wanted.start_at_s <= wanted.created_at_s
-                if at_once:
-                    self._fabric.require(switches_of(wanted))
-                self._book.count(wanted, admitted)
-                if not at_once:
-                    wanted = wanted if asked.hold else wanted.moved_to(State.SCHEDULED)
-                    return self._record_new(wanted, repeat), False
-                touched = self._fabric.aim({wanted.id: wanted})
-            return self._carry_out(wanted, touched, lambda: self._give_up(wanted), answer_to=repeat), False
+            with within():
+                return self._reserve_anew(asked, repeat), False
+
+    def _reserve_anew(self, asked: Asked, repeat: RepeatKey | None) -> Reservation:
+        with self._writer.lock:
+            wanted, admitted = self._admitted(asked)
+            at_once = not asked.hold and wanted.start_at_s <= wanted.created_at_s
+            if at_once:
+                self._fabric.require(switches_of(wanted))
+            self._book.count(wanted, admitted)
+            if not at_once:
+                wanted = wanted if asked.hold else wanted.moved_to(State.SCHEDULED)
+                return self._record_new(wanted, repeat)
+            touched = self._fabric.aim({wanted.id: wanted})
+        return self._carry_out(wanted, touched, lambda: self._give_up(wanted), answer_to=repeat)
 
     def _admitted(self, asked: Asked) -> tuple[Reservation, Admitted]:
         now_s, number = self._clock(), self._new_number()

@@ -269,6 +269,15 @@ def test_a_quota_holds_for_new_reservations_and_for_changes(clients: dict[str, h
     assert alice.patch(f"/v1/reservations/{first}", json={}).status_code == 200
 
 
+def test_a_repeated_request_gets_its_answer_though_the_quota_is_used_up(clients: dict[str, httpx.Client]) -> None:
+    key = {"Idempotency-Key": "whole-quota"}
+    first = clients["alice"].post("/v1/reservations", json=asked(1, 50_000_000), headers=key)
+    again = clients["alice"].post("/v1/reservations", json=asked(1, 50_000_000), headers=key)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.json() == first.json()
+    assert again.headers["idempotency-replayed"] == "true"
+
+
 def test_the_audit_log_says_who_asked_for_what_and_was_answered_what(clients: dict[str, httpx.Client]) -> None:
     operator = clients["operator"]
     last = operator.get("/v1/audit?limit=1000").json()["last"]
