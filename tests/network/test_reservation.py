@@ -26,8 +26,10 @@ NOT_DISTURBED = 1.2
 
 
 @contextmanager
-def flood(network: Network, source: str, sink: str, rate_bps: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """UDP from one host to another as long as the block lasts."""
+def flood(
+    network: Network, source: str, sink: str, rate_bps: int, *options: str, tcp: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
+    """UDP, or TCP as fast as it goes, from one host to another as long as the block lasts."""
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     ip = network.plan.ip(sink)
     with network.running_in(sink, ["iperf3", "-s", "-p", "5999"], **quiet):
@@ -35,7 +37,8 @@ def flood(network: Network, source: str, sink: str, rate_bps: int, *options: str
         while ":5999" not in network.run_in(sink, ["ss", "-ltnH"]):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        load = ["iperf3", "-c", ip, "-p", "5999", "-u", "-l", "8000", "-b", str(rate_bps), "-t", "0", *options]
+        kind = ["-C", "cubic"] if tcp else ["-u", "-l", "8000", "-b", str(rate_bps)]
+        load = ["iperf3", "-c", ip, "-p", "5999", *kind, "-t", "0", *options]
         before = received_bytes(network, sink)
         with network.running_in(source, load, **quiet) as client:
             while received_bytes(network, sink) - before < 500_000:

@@ -15,7 +15,7 @@ from controller.gates import Gates
 from controller.holdings import Holdings
 from controller.reservation import Reservation, Window
 from controller.target import Touched
-from controller.windows import GUARD_US, is_open, next_moment_us
+from controller.windows import GRACE_US, GUARD_US, is_open, next_moment_us
 from tests.unit.test_controller_forwarding import METRO, packet, reservation, send
 
 SECOND_US = 1_000_000
@@ -34,16 +34,16 @@ def periodic(window: Window = WINDOW) -> Reservation:
     return replace(held, placements=(replace(held.placements[0], window=window),))
 
 
-def test_a_gate_opens_the_guard_time_before_its_window_and_closes_with_it() -> None:
+def test_a_gate_opens_the_guard_time_before_its_window_and_closes_the_grace_after_it() -> None:
     assert [is_open(WINDOW, 7 * SECOND_US + us) for us in (299_999 - GUARD_US, 300_000 - GUARD_US)] == [False, True]
-    assert [is_open(WINDOW, 7 * SECOND_US + us) for us in (699_999, 700_000)] == [True, False]
+    assert [is_open(WINDOW, 7 * SECOND_US + us) for us in (699_999 + GRACE_US, 700_000 + GRACE_US)] == [True, False]
 
 
 @given(windows(), st.integers(0, 10**9))
 def test_between_now_and_the_next_moment_no_gate_turns_and_at_it_one_does(window: Window, now_us: int) -> None:
     moment_us = next_moment_us([window], now_us)
     if moment_us is None:
-        assert window.length_us + GUARD_US >= window.period_us
+        assert window.length_us + GUARD_US + GRACE_US >= window.period_us
         assert all(is_open(window, now_us + us) for us in range(0, window.period_us, 997))
         return
     assert now_us < moment_us <= now_us + window.period_us
@@ -78,7 +78,7 @@ def test_what_switches_should_hold_follows_the_clock() -> None:
     held = periodic()
     holdings.aim({held.id: held})
     moment_us = holdings.next_gate_us()
-    assert moment_us == 50 * SECOND_US + 700_000
+    assert moment_us == 50 * SECOND_US + 700_000 + GRACE_US
     now_us = moment_us
     touched = holdings.turn_gates()
     assert touched.keys() == {"r6", "r1", "r2"}
