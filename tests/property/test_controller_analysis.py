@@ -41,7 +41,7 @@ changes = st.lists(st.tuples(st.integers(0, 9), st.none() | flows()), min_size=1
 
 
 @given(steps=changes)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_after_any_changes_the_bounds_are_those_of_a_new_analysis_or_little_wider(
     steps: list[tuple[int, ShapedFlow | None]],
 ) -> None:
