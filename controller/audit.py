@@ -6,17 +6,16 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import DDL, Column, Float, Integer, MetaData, String, Table, Text, event, insert, select
+from sqlalchemy import Column, Float, Integer, MetaData, String, Table, Text, insert, select
 
 from controller.database import open_database
 
 REQUEST_BYTES = 4096
 """As much of a request's body is kept."""
 
-_METADATA = MetaData()
 _TABLE = Table(
     "audit",
-    _METADATA,
+    MetaData(),
     Column("seq", Integer, primary_key=True, autoincrement=True),
     Column("map", String(64), nullable=False),
     Column("at_s", Float, nullable=False),
@@ -31,12 +30,6 @@ _TABLE = Table(
     Column("request", Text, nullable=False),
     sqlite_autoincrement=True,
 )
-for _change in ("UPDATE", "DELETE"):
-    _refuse = DDL(  # type: ignore[no-untyped-call]
-        f"CREATE TRIGGER IF NOT EXISTS audit_no_{_change.lower()} BEFORE {_change} ON audit "
-        "BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END"
-    )
-    event.listen(_TABLE, "after_create", _refuse.execute_if(dialect="sqlite"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +56,7 @@ class Audit:
 
         Raises: StartError if the database cannot be opened.
         """
-        self._engine = open_database(url, _METADATA)
+        self._engine = open_database(url)
         self._lock = threading.Lock()  # a database in memory is one connection
         self._map_name = map_name
         self.close: Callable[[], None] = self._engine.dispose

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, MetaData, create_engine, event
+from alembic.util import CommandError
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from controller.errors import StartError
+from controller.schema import upgrade
 
 
-def open_database(url: str, tables: MetaData) -> Engine:
-    """The engine of that URL, with these tables in it.
+def open_database(url: str) -> Engine:
+    """The engine of that URL, its tables as this version of the controller wants them.
 
     Raises: StartError if the URL is wrong or the database cannot be opened.
     """
     try:
         engine = engine_of(url)
-        tables.create_all(engine)
-    except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
+        with engine.begin() as connection:
+            upgrade(connection)
+    except (SQLAlchemyError, CommandError, ImportError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         sentence = f"The ledger {url} cannot be opened: {reason}. An example is sqlite:////var/tmp/paceline.db."
         raise StartError(sentence, exit_code=2) from error

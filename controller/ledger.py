@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 
-from alembic.util import CommandError
 from pydantic import TypeAdapter
 from sqlalchemy import (
     Column,
@@ -21,14 +20,11 @@ from sqlalchemy import (
     Text,
     select,
 )
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from controller.asked import RepeatKey
-from controller.database import engine_of
-from controller.errors import StartError
+from controller.database import open_database
 from controller.reservation import LIVE, Reservation
-from controller.schema import upgrade
 from controller.steps import Step, reached
 
 _METADATA = MetaData()
@@ -65,14 +61,7 @@ class Ledger:
         """
         self._map_name = map_name
         self._turn = threading.RLock()
-        try:
-            self.engine = engine_of(url)
-            with self.engine.begin() as connection:
-                upgrade(connection)
-        except (SQLAlchemyError, CommandError, ImportError, ValueError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            sentence = f"The ledger {url} cannot be opened: {reason}. An example is sqlite:////var/tmp/paceline.db."
-            raise StartError(sentence, exit_code=2) from error
+        self.engine = open_database(url)
         # A database in memory is one connection, which threads must not use at once.
         self._reading = self._turn if self.engine.pool.__class__ is StaticPool else nullcontext()
 

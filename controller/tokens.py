@@ -27,10 +27,9 @@ PREFIX = "paceline_"
 FRESH_S = 1.0
 """A token that is revoked works this long at most; nobody has to ask the database for every request."""
 
-_METADATA = MetaData()
 _TABLE = Table(
     "tokens",
-    _METADATA,
+    MetaData(),
     Column("name", String(64), primary_key=True),
     Column("digest", String(64), nullable=False, unique=True),
     Column("tenant", String(64), nullable=False),
@@ -60,7 +59,7 @@ class Tokens:
 
         Raises: StartError if the database cannot be opened.
         """
-        self._engine: Engine = open_database(url, _METADATA)
+        self._engine: Engine = open_database(url)
         self._clock = clock
         self._lock = threading.Lock()
         self._known: Mapping[str, Token] = {}
