@@ -17,8 +17,11 @@ from controller.books import Books, open_books
 from controller.errors import StartError
 from controller.front import Front
 from controller.load import Beside
+from controller.meterwatch import MeterWatch
+from controller.metrics import Metrics
 from controller.rest import RestThread
 from controller.service import Service
+from controller.stream import Stream
 from controller.surroundings import load_network, propagation_emulated
 from controller.wsgi import plain_call, wsgi_of
 
@@ -84,4 +87,6 @@ def _in_thread(service: Service, books: Books, addresses: Sequence[Address]) -> 
 
 def _app(service: Service, books: Books, beside: Beside | None) -> FastAPI:
     emulated = partial(propagation_emulated, service.network.name)
-    return create_app(service, emulated, beside, books.tokens, books.audit)
+    stream, metrics = Stream(), Metrics(service)
+    MeterWatch(service, metrics, stream).start()
+    return create_app(service, emulated, beside, books.tokens, books.audit, stream, metrics)

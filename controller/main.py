@@ -21,6 +21,8 @@ from controller.bounds import DEFAULT_CALIBRATION, Calibration
 from controller.calibration import load_calibration
 from controller.errors import StartError
 from controller.front import Front
+from controller.meterwatch import MeterWatch
+from controller.metrics import Metrics
 from controller.network import Network
 from controller.rest import STOP_S, RestThread
 from controller.service import Service
@@ -162,13 +164,17 @@ def _run(network: Network, books: Books, ports: Ports, greeting: str | None, cal
 
     def assemble(front: Front) -> southbound.Stop:
         service, stream = Service(network, front, books.ledger, calibration), Stream()
+        metrics = Metrics(service)
+        meters = MeterWatch(service, metrics, stream)
         service.start()
+        meters.start()
         emulated = partial(propagation_emulated, network.name)
-        app = create_app(service, emulated, None, books.tokens, books.audit, stream)
+        app = create_app(service, emulated, None, books.tokens, books.audit, stream, metrics)
         rest.append(RestThread(app, ports.rest, ports.rest_tls))
         rest[0].start()
 
         def stop() -> None:
+            meters.stop()
             stream.close()
             rest[0].stop()
             service.stop()

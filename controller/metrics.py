@@ -1,8 +1,8 @@
 """What Prometheus reads: counted as it happens, and the network as it stands when it is asked.
 
 A promise counts as violated when a reservation goes from active to degraded: the controller knows that it cannot be
-kept any more. A drop at a reservation's meter is none: its sender sent more than was reserved. What a host sees arrive
-late the controller cannot know, and does not count.
+kept any more. A drop at a reservation's meter is none: its sender sent more than was reserved (counted apart). What a
+host sees arrive late the controller cannot know, and does not count.
 """
 
 from __future__ import annotations

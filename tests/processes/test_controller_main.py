@@ -71,6 +71,14 @@ def test_a_ledger_that_cannot_be_opened_is_named() -> None:
     assert "nonsense://x" in result.output
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0", "::"])
+def test_without_tokens_it_listens_to_no_strangers(address: str) -> None:
+    listen = f"[{address}]:{free_port()}" if ":" in address else f"{address}:{free_port()}"
+    code, words = refused("pair", "--listen", listen, "--openflow", f"127.0.0.1:{free_port()}")
+    assert code == 2
+    assert f"may not listen on {address} as long as there are no tokens" in words
+
+
 def test_help_shows_an_example() -> None:
     assert "paceline controller metro" in CliRunner().invoke(command, ["--help"]).output
 
@@ -135,6 +143,10 @@ def test_it_runs_as_an_application_of_ryu_manager(tmp_path: Path) -> None:
             assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
             assert client.post("/v1/reservations", content=b"x" * (1 << 21)).status_code == 413
             assert client.get("/openapi.json").status_code == 200
+            for path in ("/metrics", "/v1/consistency", "/v1/audit", "/v1/reservations"):
+                assert client.get(path).status_code == 200, path
+            stream = client.get("/v1/events")
+            assert (stream.status_code, stream.json()["code"]) == (501, "not_available")
             with socket.create_connection(("127.0.0.1", openflow)) as switch:
                 assert switch.recv(8)[:2] == b"\x04\x00"  # OpenFlow 1.3, hello
     finally:

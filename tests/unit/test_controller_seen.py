@@ -1,24 +1,29 @@
 """What is seen from outside besides answers: events, metrics, limits of load."""
 
+# ruff: noqa: ARG002 - the stand-in takes what the real one takes
+
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from controller import stream as stream_room
+from controller.asked import Asked
 from controller.errors import Overloaded, TooManyRequests
 from controller.events import Installed, LinkChanged, Reconciled, ReservationChanged, ServiceEvent, SwitchChanged
 from controller.ledger import IN_MEMORY, Ledger
 from controller.load import Desk, Lane, Limits
+from controller.meterwatch import MeterWatch
 from controller.metrics import Metrics
-from controller.reservation import Reservation, State
+from controller.reservation import Flow, Match, Requirement, Reservation, State
 from controller.service import Service
 from controller.stream import KEPT, Stream
+from controller.switches import MeterCounter
 from tests.unit.test_controller_api import PAIR, ObedientSwitches
 
 
@@ -161,6 +166,40 @@ def test_installs_and_repairs_are_counted(metrics: Metrics) -> None:
     kinds = ("missing", "wrong", "foreign")
     found = [now[f'paceline_reconcile_entries_total{{kind="{kind}",switch="s1"}}'] for kind in kinds]
     assert found == [3, 1, 2]
+
+
+class Counting(ObedientSwitches):
+    """Switches whose meters have dropped so many packets."""
+
+    dropped = 0
+
+    def read_counters(self, datapath_id: int, cookie: int, cookie_mask: int, meters: Any, timeout_s: float) -> Any:
+        future: Future[Any] = Future()
+        future.set_result(([], [MeterCounter(meter, 100, 100_000, self.dropped, 0) for meter in meters]))
+        return future
+
+
+def test_drops_at_meters_are_counted_once_and_told() -> None:
+    switches, stream = Counting(), Stream()
+    service = Service(PAIR, switches, Ledger(IN_MEMORY, "pair"))
+    service.start()
+    try:
+        while service.switches_up() < len(PAIR.switches):
+            pass
+        metrics = Metrics(service)
+        watch = MeterWatch(service, metrics, stream)
+        flow = Flow("up", "edge1", "cloud", Match("tcp", 1, 2), Requirement(min_bandwidth_bps=1_000_000))
+        service.reserve(Asked("cloud", "lab", 60.0, (flow,)))
+        counted = []
+        for switches.dropped in (0, 5, 5, 7, 2):  # at last it came back empty
+            watch.look()
+            counted.append(values(metrics).get('paceline_meter_dropped_packets_total{switch="s1"}', 0.0))
+        assert counted == [0, 5, 5, 7, 9]
+        told = asyncio.run(read(stream, 3, "0-0"))
+        assert [kind for _, kind, _ in told] == ["missed", "violation", "violation"]
+        assert '"cause": "sent_too_much"' in told[1][2]
+    finally:
+        service.stop()
 
 
 def test_a_lane_takes_so_many_and_of_one_tenant_less() -> None:
