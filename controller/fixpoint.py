@@ -138,20 +138,26 @@ class _Iteration:
             raise NoBound(self.names[int(np.argmax(over))])
 
     def run(self) -> dict[str, float]:
-        """Iterate until it stands still, then add headroom until the delays are proven."""
+        """Iterate until it stands still and add headroom until the delays are proven."""
         delay = np.zeros(len(self.names))
+        for headroom in HEADROOMS:
+            delay = self._at_rest(delay)
+            roomy = delay * (1 + headroom)
+            following = self.step(roomy)
+            if (following <= roomy).all():
+                return dict(zip(self.names, roomy.tolist(), strict=True))
+            delay = np.maximum(delay, following)  # with a little more, others meet who did not before
+        raise NoBound(self.names[int(np.argmax(following - roomy))])
+
+    def _at_rest(self, delay: Numbers) -> Numbers:
         for _ in range(ITERATIONS):
             following = self.step(delay)
             if (following <= delay * (1 + TOLERANCE)).all():
-                break
-            delay = following
+                return delay
+            delay = np.maximum(delay, following)
             if delay.max() > HOPELESS_US:
-                raise NoBound(self.names[int(np.argmax(delay))])
-        for headroom in HEADROOMS:
-            roomy = delay * (1 + headroom)
-            if (self.step(roomy) <= roomy).all():
-                return dict(zip(self.names, roomy.tolist(), strict=True))
-        raise NoBound(self.names[int(np.argmax(self.step(delay) - delay))])
+                break
+        raise NoBound(self.names[int(np.argmax(delay))])
 
     def step(self, delay: Numbers) -> Numbers:
         """F: the delays that follow if these were the delays."""
