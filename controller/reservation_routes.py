@@ -15,6 +15,7 @@ from controller.admission import Rejected
 from controller.answers import (
     QuotedFlows,
     QuotedRefusal,
+    QuotedTransfer,
     QuotedTransfers,
     ReservationBody,
     ReservationDetail,
@@ -24,6 +25,7 @@ from controller.asked import Asked, RepeatKey
 from controller.guard import Quotas, Reader, Reserver, shown
 from controller.load import Desk
 from controller.problems import GUARDED, REFUSALS, SWITCHES, WITH_BODY, Kinds, described, problem_of
+from controller.quotes import Volume
 from controller.reservation import Reservation, State
 from controller.schemas import QuoteRequest, ReservationChange, ReservationRequest, TransfersQuestion
 from controller.service import Service
@@ -90,16 +92,28 @@ def _add_asking(router: APIRouter, service: Service, desk: Desk, quotas: Quotas)
     @router.post(
         "/v1/quotes",
         response_model_exclude_unset=True,
-        responses=described(*GUARDED, *WITH_BODY, errors.UnknownHost, errors.NoPath),
+        responses=described(*GUARDED, *WITH_BODY, errors.UnknownHost, errors.NoPath, errors.NoCapacity),
     )
     async def quote(
         caller: Reader, question: Annotated[QuoteRequest, Body(openapi_examples=examples.QUOTE_REQUESTS)]
     ) -> QuotedFlows | QuotedRefusal | QuotedTransfers:
         """What POST /v1/reservations would promise, or how fast these volumes can go together; nothing is reserved."""
         if isinstance(question, TransfersQuestion):
-            raise errors.NotAvailable("Volumes cannot be asked for yet.")
+            return await desk.read(caller.tenant, _quoted_transfers, service, question)
         asked = question.to_asked(caller.tenant, time.time())
         return await desk.read(caller.tenant, _quoted, service, caller, asked)
+
+
+def _quoted_transfers(service: Service, question: TransfersQuestion) -> QuotedTransfers:
+    volumes = [Volume(each.name, each.source, each.destination, each.transfer_bytes) for each in question.transfers]
+    common = service.quote_transfers(volumes)
+    flows = [
+        QuotedTransfer(
+            name=each.name, path=list(each.path), rate_bps=each.rate_bps, transfer_ms=round(each.transfer_ms, 3)
+        )
+        for each in common.quotes
+    ]
+    return QuotedTransfers(transfer_ms=round(common.transfer_ms, 3), flows=flows, bottleneck=common.bottleneck)
 
 
 def _quoted(service: Service, caller: Caller, asked: Asked) -> QuotedFlows | QuotedRefusal:

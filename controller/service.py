@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from math import inf
@@ -27,6 +27,7 @@ from controller.fabric import CONFIRM_S, SwitchCounters
 from controller.ledger import Ledger
 from controller.network import Network
 from controller.offers import advising
+from controller.quotes import CommonQuote, Volume, shortest_common_transfer
 from controller.repeats import Repeats
 from controller.reservation import Flow, Reservation, State
 from controller.switches import Switches
@@ -279,6 +280,14 @@ class Service:
         with self._writer.lock:
             request = Request(f"r-{0:08x}", 1, asked.flows, asked.start_at_s, _until(asked.end_at_s))
             return self._writer.decide(request)
+
+    def quote_transfers(self, volumes: Sequence[Volume]) -> CommonQuote:
+        """How fast these can go together with what is free now; nothing is reserved. Waits for nobody.
+
+        Raises: UnknownHost, NoPath, NoCapacity.
+        """
+        bookings, down = self._book.bookings, self._fabric.down
+        return shortest_common_transfer(self.network, bookings, volumes, self._clock(), down)
 
     # What clients look at -------------------------------------------------------------------------------------------
 

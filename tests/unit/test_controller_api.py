@@ -274,3 +274,32 @@ def test_openapi_describes_the_problems(client: httpx.Client) -> None:
 
 def test_health_counts_the_switches(client: httpx.Client) -> None:
     assert client.get("/v1/healthz").json() == {"status": "ok", "switches_up": 2, "switches_expected": 2}
+
+
+def test_volumes_are_quoted_their_shortest_common_time(client: httpx.Client) -> None:
+    transfers = [
+        {"name": f"v{number}", "source": f"edge{number}", "destination": "cloud", "transfer_bytes": number * 1_000_000}
+        for number in (1, 2)
+    ]
+    answer = client.post("/v1/quotes", json={"transfers": transfers}).json()
+    assert answer["bottleneck"] == "s1->s2"
+    rates = {flow["name"]: flow["rate_bps"] for flow in answer["flows"]}
+    assert rates["v2"] == pytest.approx(2 * rates["v1"], rel=1e-3)
+    assert answer["transfer_ms"] == pytest.approx(24e9 / sum(rates.values()), rel=1e-3)
+
+
+def test_a_refusal_says_what_would_be_accepted_and_that_is(client: httpx.Client) -> None:
+    wanted = {
+        "name": "a",
+        "source": "edge1",
+        "destination": "cloud",
+        "match": {"protocol": "tcp", "source_port": 999, "destination_port": 999},
+        "requirement": {"min_bandwidth_bps": 90_000_000},
+    }
+    refusal = client.post("/v1/reservations", json={"flows": [wanted]})
+    assert (refusal.status_code, refusal.json()["ieee8021q_failure_code"]) == (409, 1)
+    offer = refusal.json()["offer"]
+    assert offer["flows"][0]["requirement"]["min_bandwidth_bps"] < 90_000_000
+    accepted = client.post("/v1/reservations", json=offer)
+    assert accepted.status_code == 201
+    assert client.delete(f"/v1/reservations/{accepted.json()['id']}").status_code == 200
