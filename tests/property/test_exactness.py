@@ -27,6 +27,8 @@ from trainer.parts import Part, split_evenly
 from trainer.randomness import RandomStream
 from trainer.recipe import OptimizerName, OptimizerRecipe
 
+torch.set_num_threads(1)  # as cloud and edges do; for models this small, threads only wait for each other
+
 EDGES, CLASSES, STEPS, AVERAGE_EVERY = 2, 3, 2, 2
 TOLERANCE = 1e-9
 
@@ -226,7 +228,7 @@ def jobs(draw: st.DrawFn) -> Job:
     )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(jobs())
 def test_split_training_equals_unsplit_federated_averaging(job: Job) -> None:
     assert_same(train_split(job), train_whole(job))

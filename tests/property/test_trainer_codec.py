@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -32,23 +32,27 @@ def segments(draw: st.DrawFn) -> Tensor:
     return values
 
 
+@settings(deadline=None, max_examples=50)
 @given(segments(), st.sampled_from(CODECS))
 def test_the_size_is_known_from_the_shape(values: Tensor, codec: Codec) -> None:
     travelling = encode("segment", values, codec)
     assert sum(tensor.nbytes for tensor in travelling.values()) == encoded_bytes(tuple(values.shape), codec)
 
 
+@settings(deadline=None, max_examples=50)
 @given(segments())
 def test_fp32_is_exact(values: Tensor) -> None:
     assert decode("segment", encode("segment", values, "fp32")).equal(values)
 
 
+@settings(deadline=None, max_examples=50)
 @given(segments())
 def test_bf16_is_off_by_one_part_in_256_at_most(values: Tensor) -> None:
     back = decode("segment", encode("segment", values, "bf16"))
     assert ((back - values).abs() <= values.abs() * 2**-8 + 1e-38).all()
 
 
+@settings(deadline=None, max_examples=50)
 @given(segments())
 def test_int8_is_off_by_half_a_step_of_its_group_at_most(values: Tensor) -> None:
     travelling = encode("segment", values, "int8")
@@ -59,6 +63,7 @@ def test_int8_is_off_by_half_a_step_of_its_group_at_most(values: Tensor) -> None
     assert (least <= values).all()
 
 
+@settings(deadline=None, max_examples=50)
 @given(segments())
 def test_what_a_relu_made_zero_stays_zero(values: Tensor) -> None:
     values = values.relu()
@@ -67,6 +72,7 @@ def test_what_a_relu_made_zero_stays_zero(values: Tensor) -> None:
     assert (back[(values == 0) & group_has_zero] == 0).all()
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=4))
 def test_int8_takes_at_most_27_percent_of_fp32_where_there_is_anything_to_save(shape: list[int]) -> None:
     if math.prod(shape) >= 128:

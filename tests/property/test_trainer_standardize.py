@@ -40,7 +40,7 @@ def shares(draw: st.DrawFn) -> list[Tensor]:
     ]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(shares())
 def test_pooling_is_exact(parts: list[Tensor]) -> None:
     pooled = pool_all([statistics_of(part).plain for part in parts])
@@ -55,7 +55,7 @@ def test_pooling_is_exact(parts: list[Tensor]) -> None:
         assert pooled.m3[feature] == pytest.approx((away**3).sum().item(), rel=1e-6, abs=1e-12 * size**3)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(shares())
 def test_the_decision_is_that_for_all_values_together(parts: list[Tensor]) -> None:
     whole = [statistics_of(torch.cat(parts))]
@@ -68,7 +68,7 @@ def test_the_decision_is_that_for_all_values_together(parts: list[Tensor]) -> No
     assert pooled.deviation == pytest.approx(together.deviation)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(shares())
 def test_standardized_features_have_mean_0_and_deviation_1_over_all_edges(parts: list[Tensor]) -> None:
     how = choose([statistics_of(part) for part in parts])
