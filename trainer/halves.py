@@ -60,8 +60,9 @@ class EdgeHalf:
             segment.backward(gradient)  # type: ignore[no-untyped-call]
 
     def give_up(self) -> None:
-        """Forget a mini-batch that is not ended."""
+        """Forget a mini-batch that is not ended, and what was gathered of its gradients."""
         self._segments.clear()
+        self.part.forget_gradients()
 
     def step(self) -> None:
         """End the mini-batch: update the layers."""

@@ -41,6 +41,12 @@ class Part:
                 optimizer.step()
                 optimizer.zero_grad()
 
+    def forget_gradients(self) -> None:
+        """Forget the gradients gathered since the last step."""
+        for optimizer in self._optimizers[self.first : self.last]:
+            if optimizer is not None:
+                optimizer.zero_grad()
+
     def export_layers(self, first: int, last: int) -> dict[str, Tensor]:
         """Parameters, buffers and optimiser state of the layers [first, last).
 

@@ -202,7 +202,20 @@ def mean_of(values: list[Tensor], sizes: list[int]) -> Tensor:
 def assert_same(split: dict[str, Tensor], whole: dict[str, Tensor]) -> None:
     assert split.keys() == whole.keys()
     for name, value in whole.items():
-        torch.testing.assert_close(split[name], value, rtol=TOLERANCE, atol=TOLERANCE, check_dtype=False)
+        torch.testing.assert_close(determined(name, split[name]), determined(name, value), rtol=TOLERANCE,
+                                   atol=TOLERANCE, check_dtype=False, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def determined(name: str, value: Tensor) -> Tensor:
+    """A value without what training does not determine.
+
+    A bias of attention's keys changes nothing that comes out. Its gradient is a rounding error, which differs with
+    the order of a sum even where nothing is cut, and which Adam divides by its own size.
+    """
+    if not name.endswith("in_proj_bias"):
+        return value
+    query, _, values = value.chunk(3)
+    return torch.cat([query, values])
 
 
 def differ(split: dict[str, Tensor], whole: dict[str, Tensor]) -> bool:
@@ -274,6 +287,21 @@ def test_random_numbers_depend_on_edge_round_step_micro_batch_and_layer_alone() 
               replace(stream, micro=1)]
     assert draw(stream, 3) == draw(stream, 3)
     assert len({draw(stream, 3), draw(stream, 4), *(draw(other, 3) for other in others)}) == 7
+
+
+def test_a_mini_batch_that_is_given_up_leaves_nothing_behind() -> None:
+    job = Job(SMALL["cnn"], [[3, 3]], MOMENTUM, [8, 8], 4, 2)
+    given_up, helping = Pair(job, 0), Pair(job, 0)
+    inputs, labels = job.data(0)
+    given_up.edge.forward(inputs[:2], stream := RandomStream(7, "edge0", 1, 0, 0))
+    gradient, _ = helping.cloud.train(given_up.edge.forward(inputs[2:4], stream), labels[2:4], 4, stream)
+    given_up.edge.backward(1, gradient)
+    given_up.edge.give_up()
+    untouched = Pair(job, 0)
+    for pair in (given_up, untouched):
+        pair.step(1, 0, inputs[4:], labels[4:], 2)
+    assert_same({n: v for n, v in given_up.values().items() if "seen" not in n},
+                {n: v for n, v in untouched.values().items() if "seen" not in n})
 
 
 def test_the_penalty_of_layers_on_the_edge_is_not_lost() -> None:
