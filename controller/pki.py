@@ -176,3 +176,7 @@ def _switches(map_name: str | None) -> list[str]:
         return [node.name for node in load_map(map_name).switches] if map_name else []
     except MapError as error:
         raise StartError(str(error), exit_code=2) from error
+
+
+if __name__ == "__main__":
+    command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import sys
 import time
@@ -20,18 +21,26 @@ from topologies.maps import MANAGEMENT_GATEWAY, Map
 class ControllerProcess:
     """`paceline controller` as a child; its output goes to `log`."""
 
-    def __init__(self, map_path: Path, openflow: tuple[str, int], rest_port: int, log: Path, journal: Journal) -> None:
+    def __init__(
+        self, map_path: Path, openflow: tuple[str, int], rest_port: int, log: Path, journal: Journal,
+        pki: Path | None = None,
+    ) -> None:  # fmt: skip
         self.log = log
+        self.trust = ssl.create_default_context(cafile=str(pki / "ca.crt")) if pki else None
         ledger = running.DIRECTORY / "ledger"  # a new network begins with no reservations
         journal.directory(ledger)
         ledger.mkdir(exist_ok=True)
-        self.rest = f"http://127.0.0.1:{rest_port}"
+        self.rest = f"{'https' if pki else 'http'}://127.0.0.1:{rest_port}"
         command = [
             sys.executable, "-m", "controller.main", str(map_path),
             "--openflow", f"{openflow[0]}:{openflow[1]}",
             "--listen", f"127.0.0.1:{rest_port}", "--listen", f"{MANAGEMENT_GATEWAY}:{rest_port}",
             "--ledger", f"sqlite:///{ledger / 'ledger.db'}",
         ]  # fmt: skip
+        if pki:
+            certificate, key = str(pki / "controller.crt"), str(pki / "controller.key")
+            command += ["--tls-cert", certificate, "--tls-key", key]
+            command += ["--openflow-cert", certificate, "--openflow-key", key, "--openflow-ca", str(pki / "ca.crt")]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -69,7 +78,7 @@ class ControllerProcess:
 
     def _get(self, path: str) -> dict[str, Any] | None:
         try:
-            with urllib.request.urlopen(self.rest + path, timeout=2) as answer:
+            with urllib.request.urlopen(self.rest + path, timeout=2, context=self.trust) as answer:
                 facts: dict[str, Any] = json.load(answer)
                 return facts
         except (urllib.error.URLError, OSError, ValueError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -44,11 +45,17 @@ class Settings:
     openflow: tuple[str, int] = ("127.0.0.1", 6653)
     rest_port: int = 8080
     ready_timeout_s: float = 30.0
+    tls: bool = False
 
     @property
     def controller_url(self) -> str:
         """The controller's REST address as the hosts see it."""
-        return f"http://{MANAGEMENT_GATEWAY}:{self.rest_port}"
+        return f"{'https' if self.tls else 'http'}://{MANAGEMENT_GATEWAY}:{self.rest_port}"
+
+    @property
+    def pki(self) -> Path | None:
+        """Where the certificates lie; None without TLS."""
+        return running.DIRECTORY / "pki" if self.tls else None
 
 
 class Emulation:
@@ -108,7 +115,9 @@ class Emulation:
         machine.tune(self.journal, self.plan)
         machine.prefer_packets(self.journal)
         self.idle_loops = machine.start_idle_loops(self.journal)
-        self.vswitch.start()
+        if self.settings.pki:
+            self._make_certificates(self.settings.pki)
+        self.vswitch.start(self.settings.pki)
         self._build_net()
         self._build_management()
         self.hosts = tuple(self._describe(node) for node in self.net.hosts)
@@ -117,13 +126,18 @@ class Emulation:
         self.propagation_emulated = shaping.has_netem()
         self._shape()
 
+    def _make_certificates(self, directory: Path) -> None:
+        self.journal.directory(directory)
+        _run([sys.executable, "-m", "controller.pki", "init", str(directory)])
+
     def _build_net(self) -> None:
         Mininet.inited = True  # its init() raises kernel limits and would not lower them again
         setLogLevel("error")
         OVSSwitch.setup()
         self.net = Mininet(topo=None, build=False, ipBase="10.0.0.0/16", autoSetMacs=False)
         host, port = self.settings.openflow
-        self.net.addController("c0", controller=RemoteController, ip=host, port=port)
+        protocol = "ssl" if self.settings.tls else "tcp"
+        self.net.addController("c0", controller=RemoteController, ip=host, port=port, protocol=protocol)
         for node in self.plan.switches:
             self.journal.interface(node.name)
             self.net.addSwitch(

@@ -35,8 +35,9 @@ def emulate(settings: Settings, own_controller: bool = True, say: Say = print) -
         if own_controller:
             log = running.DIRECTORY / "controller.log"
             controller = ControllerProcess(
-                settings.map_path, settings.openflow, settings.rest_port, log, emulation.journal
-            )
+                settings.map_path, settings.openflow, settings.rest_port, log, emulation.journal,
+                settings.pki,
+            )  # fmt: skip
             try:
                 controller.wait_until_ready(settings.ready_timeout_s)
                 emulation.announce()
@@ -63,6 +64,8 @@ def describe(emulation: Emulation, say: Say) -> None:
     if not emulation.vswitch.real_time:
         say("ovs-vswitchd runs without real-time priority (not permitted here): expect more jitter")
     say(f"controller: {emulation.settings.controller_url} from the hosts, Swagger at /docs")
+    if emulation.settings.pki:
+        say(f"TLS with client certificates; for clients: export PACELINE_CA={emulation.settings.pki / 'ca.crt'}")
 
 
 def clean(say: Say) -> None:

@@ -39,12 +39,13 @@ from traffic import Flood, bottleneck_bps, parse_percentage
 @click.option("--cross-traffic", metavar="PERCENT", help="UDP load between the map's load hosts, like 150%.")
 @click.option("--datapath", type=click.Choice(["user", "kernel"]), default="user", show_default=True,
               help="Open vSwitch's datapath; kernel needs the openvswitch module.")  # fmt: skip
+@click.option("--tls", is_flag=True, help="TLS for REST and OpenFlow, switches with certificates of a test authority.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0.1, 600), default=30, show_default=True,
               metavar="SECONDS", help="How long to wait for controller and switches.")  # fmt: skip
 @click.option("-c", "--clean", "only_clean", is_flag=True, help="Clean up after a crash, start nothing.")
 def main(
     map_name: str, edges: str, cloud: str | None, scale: float, no_prompt: bool, controller: str, openflow: str,
-    rest_port: int, cross_traffic: str | None, datapath: str, timeout_s: float, only_clean: bool,
+    rest_port: int, cross_traffic: str | None, datapath: str, tls: bool, timeout_s: float, only_clean: bool,
 ) -> None:  # fmt: skip
     """Bring up MAP on a private Open vSwitch, with its controller.
 
@@ -58,7 +59,7 @@ def main(
             return clean(click.echo)
         wishes = Wishes(edges_wanted(edges), cloud, scale_mbps_per_gbps=scale)
         path = found_map(map_name, wishes, running.DIRECTORY)
-        settings = Settings(path, datapath, _address(openflow), rest_port, timeout_s)
+        settings = Settings(path, datapath, _address(openflow), rest_port, timeout_s, tls)
         _run(settings, controller == "own", cross_traffic, no_prompt)
     except (MapError, EmulationError) as error:
         click.echo(f"error: {error}", err=True)

@@ -31,8 +31,10 @@ class VirtualSwitchDaemon:
         self.daemons: list[subprocess.Popen[bytes]] = []
         self.real_time = True
 
-    def start(self) -> None:
-        """Start both daemons and wait until they answer.
+    def start(self, pki: Path | None = None) -> None:
+        """Start both daemons and wait until they answer; `pki`: where the switches' certificate lies, if they have one.
+
+        All switches of one vswitchd share its certificate.
 
         Raises: EmulationError if one of them ends or does not answer.
         """
@@ -51,6 +53,8 @@ class VirtualSwitchDaemon:
         prefix = ["chrt", "-f", str(REAL_TIME_PRIORITY)] if self.real_time else []
         self._daemon([*prefix, "ovs-vswitchd", f"unix:{socket}"], "ovs-vswitchd")
         _run(["ovs-vsctl", "-t", "10", "show"])
+        if pki:
+            _run(["ovs-vsctl", "set-ssl", *(str(pki / name) for name in ("switch.key", "switch.crt", "ca.crt"))])
 
     def stop(self) -> None:
         """End both daemons, the switch first; waits for them so that no zombie stays."""

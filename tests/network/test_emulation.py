@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.network.conftest import ROOT, START, Started, started
@@ -94,6 +96,43 @@ def test_after_kill_minus_9_the_clean_option_removes_what_is_left(tmp_path: Path
         assert Path("/sys/class/net/plmgmt").exists()
         done = subprocess.run([*START, "-c"], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (0, "cleaned up after an emulation that did not end well\n")
+
+
+@pytest.mark.usefixtures("untouched")
+def test_with_tls_switches_and_clients_show_and_check_certificates(tmp_path: Path) -> None:
+    with started(["pair", "--no-prompt", "--tls"], tmp_path / "log"):
+        note = running.read()
+        assert note is not None
+        assert note.controller_url.startswith("https://")
+        environment = {**os.environ, "OVS_RUNDIR": note.ovs_directory, "OVS_DBDIR": note.ovs_directory}
+        for switch in ("s1", "s2"):
+            target = ["ovs-vsctl", "get-controller", switch]
+            told = subprocess.run(target, env=environment, capture_output=True, text=True, check=True).stdout
+            assert told == "ssl:127.0.0.1:6653\n"
+        trust = ssl.create_default_context(cafile=str(running.DIRECTORY / "pki/ca.crt"))
+        with httpx.Client(verify=trust, base_url="https://127.0.0.1:8080") as client:
+            assert client.get("/v1/healthz").json()["switches_up"] == 2
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get("https://127.0.0.1:8080/v1/healthz")
+
+
+@pytest.mark.usefixtures("untouched")
+def test_links_and_switches_go_down_and_up_at_the_prompt(tmp_path: Path) -> None:
+    emulation = Started(["pair"], tmp_path / "log")
+    assert emulation.process.stdin is not None
+    commands = [
+        "link s1 s2 down", "edge1 ping -c 1 -W 1 cloud", "link s1 s2 up", "edge1 ping -c 1 -W 5 edge2",
+        "link s1 cloud down", "switch nix down", "link s1 s2 sideways",
+    ]  # fmt: skip
+    emulation.process.stdin.write("\n".join([*commands, "exit\n"]).encode())
+    emulation.process.stdin.flush()
+    assert emulation.process.wait(60) == 0
+    emulation.process.stdin.close()
+    assert "0 received" in emulation.text()
+    assert "1 received" in emulation.text()
+    assert "there is no link between 's1' and 'cloud'; links: s1-s2" in emulation.text()
+    assert "there is no switch 'nix'; switches: s1, s2" in emulation.text()
+    assert "'s1 s2 sideways' is not understood: write link A B down|up" in emulation.text()
 
 
 @pytest.mark.usefixtures("untouched")
