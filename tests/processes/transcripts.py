@@ -26,6 +26,8 @@ VARIES = (
     (r"0x9ace[0-9a-f]{12}", "COOKIE"),
     (r"\b[0-9a-f]{11}-(\d+)", r"EVENT-\1"),
     (r"paceline_[\w-]{43}", "TOKEN"),
+    (r'("reserved_bps": )\d+, "burst_bytes": \d+', r"\1GRANTED"),
+    (r'("offer": \{"flows": .*?"requirement": )\{.*?\}', r"\1OFFERED"),
     (r'("(?:reserved_bps|accumulated_latency_us|latency_variation_us)": )[\d.]+', r"\1BOUND"),
     (r'("(?:completion_ms|length_ms|bound_us)": )[\d.]+', r"\1BOUND"),
     (r"(would be|limit is) \d+ us", r"\1 BOUND us"),
@@ -150,7 +152,8 @@ def laid_out(value: object, indent: int = 0) -> str:
 
 
 def alike(text: str) -> str:
-    """The text with what varies taken out."""
+    """The text with what varies taken out, on one line."""
+    text = " ".join(text.split())
     for pattern, word in VARIES:
         text = re.sub(pattern, word, text)
     return text
