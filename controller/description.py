@@ -32,6 +32,8 @@ class DescribedApp(FastAPI):
                 if not with_tokens:
                     operation.pop("security", None)
                     operation["responses"].pop("401", None)
+            if not with_tokens:
+                schema["components"].pop("securitySchemes", None)
             self._name_hosts(schema)
             self._made[with_tokens] = schema
         return self._made[with_tokens]

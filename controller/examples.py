@@ -198,6 +198,11 @@ TRANSFERS_ANSWER: Json = {
     "bottleneck": "s1->s2",
 }
 
+QUOTES: Json = {
+    "admitted": {"summary": "It would be admitted", "value": {"admitted": True, "flows": [PLACED_FLOW]}},
+    "transfers": {"summary": "How fast the volumes can go together", "value": TRANSFERS_ANSWER},
+}
+
 CONSISTENCY: Json = {
     "consistent": False,
     "switches": [

@@ -92,7 +92,10 @@ def _add_asking(router: APIRouter, service: Service, desk: Desk, quotas: Quotas)
     @router.post(
         "/v1/quotes",
         response_model_exclude_unset=True,
-        responses=described(*GUARDED, *WITH_BODY, errors.UnknownHost, errors.NoPath, errors.NoCapacity),
+        responses={
+            200: {"content": {"application/json": {"examples": examples.QUOTES}}},
+            **described(*GUARDED, *WITH_BODY, errors.UnknownHost, errors.NoPath, errors.NoCapacity),
+        },
     )
     async def quote(
         caller: Reader, question: Annotated[QuoteRequest, Body(openapi_examples=examples.QUOTE_REQUESTS)]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,11 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from controller import errors
 from controller.api import create_app
-from controller.bodylimit import LIMIT_BYTES
+from controller.bodylimit import LIMIT_BYTES, BodyLimit
 from controller.entries import MeterEntry, SwitchState
 from controller.ledger import IN_MEMORY, Ledger
 from controller.network import network_from_map
+from controller.problems import EXAMPLES
 from controller.rest import RestThread
 from controller.service import Service
 from controller.switches import ChangesByNumber, FlowCounter, MeterCounter, Pause, Reading, SwitchEvent, SwitchUp
@@ -270,6 +273,103 @@ def test_openapi_describes_the_problems(client: httpx.Client) -> None:
     assert "Problem" in spec["components"]["schemas"]
     assert "HTTPValidationError" not in spec["components"]["schemas"]
     assert client.get("/docs").status_code == 200
+
+
+def has_example(spec: dict[str, Any], content: dict[str, Any]) -> bool:
+    """Whether a body is described with an example, of its own or of its shape."""
+    name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+    shape = spec["components"]["schemas"].get(name, {})
+    return bool(content.get("example") or content.get("examples") or shape.get("examples"))
+
+
+def test_every_request_and_every_answer_is_described_with_an_example(client: httpx.Client) -> None:
+    spec = client.get("/openapi.json").json()
+    bare = [
+        f"{method} {path} {status} {media_type}"
+        for path, operations in spec["paths"].items()
+        for method, operation in operations.items()
+        for status, body in {**operation["responses"], "body": operation.get("requestBody", {})}.items()
+        for media_type, content in body.get("content", {}).items()
+        if not has_example(spec, content)
+    ]
+    assert bare == []
+
+
+def test_every_error_a_client_can_meet_has_an_example() -> None:
+    def kinds(of: type[errors.ControllerError]) -> set[type[errors.ControllerError]]:
+        return {of} | {each for kind in of.__subclasses__() for each in kinds(kind)}
+
+    bases = {errors.RequestError, errors.Denied, errors.Refused, errors.SwitchError, errors.StartError}
+    assert kinds(errors.ControllerError) - bases == {type(error) for error in EXAMPLES}
+
+
+@pytest.mark.parametrize(
+    ("requirement", "places"),
+    [
+        ({}, ["requirement"]),
+        ({"min_bandwidth_bps": 1000, "transfer_bytes": 1000, "deadline_ms": 1}, ["requirement"]),
+        ({"min_bandwidth_bps": 1000, "deadline_ms": 1}, ["requirement.deadline_ms"]),
+        ({"transfer_bytes": 1000}, ["requirement.deadline_ms"]),
+        ({"transfer_bytes": 1000, "deadline_ms": 1, "offset_ms": 1}, ["requirement.offset_ms"]),
+        (
+            {"transfer_bytes": 1000, "deadline_ms": 3000, "period_ms": 2000, "offset_ms": 2000},
+            ["requirement.deadline_ms", "requirement.offset_ms"],
+        ),
+        ({"transfer_bytes": 1000, "deadline_ms": 1, "period_ms": 10}, ["requirement.period_ms"]),
+        ({"transfer_bytes": True, "deadline_ms": "1"}, ["requirement.transfer_bytes", "requirement.deadline_ms"]),
+        ({"min_bandwidth_bps": 1000, "rank": 256, "protection": "all"}, ["requirement.rank", "requirement.protection"]),
+    ],
+)
+def test_a_requirement_has_one_form_that_makes_sense(
+    client: httpx.Client, requirement: dict[str, Any], places: list[str]
+) -> None:
+    answer = client.post("/v1/reservations", json={"flows": [flow(requirement=requirement)]})
+    body = problem(answer, 422, "invalid_request")
+    assert sorted(mistake["place"] for mistake in body["mistakes"]) == sorted(f"body.flows.0.{p}" for p in places)
+
+
+@pytest.mark.parametrize(
+    ("times", "place", "words"),
+    [
+        ({"start_at": "2999-01-01T00:00:00Z"}, "body.start_at", "the calendar ends at "),
+        ({"end_at": "2020-01-01T00:00:00Z"}, "body.end_at", "it has passed"),
+        ({"start_at": "2030-01-02T00:00:00Z", "end_at": "2030-01-01T00:00:00Z"}, "body.end_at", "later than start_at"),
+        ({"start_at": "2030-01-01T00:00:00"}, "body.start_at", "RFC 3339 with its zone"),
+        ({"start_at": 1893456000}, "body.start_at", "RFC 3339 with its zone"),
+    ],
+)
+def test_times_are_moments_within_the_calendar(
+    client: httpx.Client, times: dict[str, Any], place: str, words: str
+) -> None:
+    body = problem(client.post("/v1/reservations", json={"flows": [flow()], **times}), 422, "invalid_request")
+    (mistake,) = body["mistakes"]
+    assert mistake["place"] == place
+    assert words in mistake["message"]
+
+
+def test_a_method_that_is_not_allowed_is_told_which_are(client: httpx.Client) -> None:
+    assert client.put("/v1/reservations").headers["allow"] == "GET, POST"
+    assert client.put("/v1/reservations/r-1").headers["allow"] == "DELETE, GET, PATCH"
+
+
+def test_a_body_that_dawdles_is_given_up() -> None:
+    async def story() -> list[Any]:
+        sent: list[Any] = []
+
+        async def app(*_arguments: Any) -> None:
+            raise AssertionError("the body never came")
+
+        async def receive() -> Any:
+            await asyncio.sleep(60)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await BodyLimit(app, limit_s=0.01)({"type": "http", "headers": []}, receive, send)
+        return sent
+
+    start, body = asyncio.run(story())
+    assert (start["status"], json.loads(body["body"])["code"]) == (408, "request_timeout")
 
 
 def test_health_counts_the_switches(client: httpx.Client) -> None:
