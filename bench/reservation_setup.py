@@ -2,8 +2,8 @@
 
 Six switches of real Open vSwitch in a row, a controller process, REST over keep-alive connections. A reservation is
 decided, proven, installed on six switches with best effort shrunk on seven links, confirmed by barriers, and written to
-the ledger. ofctl_rest is sent the meter and the seven flow entries of the same reservation, one request each (it has no
-other way), and confirms nothing; the best-effort meters that ours changes too are left out of its work.
+the ledger. ofctl_rest is sent the same meter and flow entries, one request each (it has no other way): the flow's meter,
+the best-effort meters that shrink, seven flow entries. It decides, confirms and remembers nothing.
 
     .venv/bin/python bench/reservation_setup.py [--quick] [--out FILE.json]
 """
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,10 @@ from switches import ControllerProcess, DummySwitches, free_port, wait_until
 
 from controller.admission import Admitted, Request, decide
 from controller.bookings import Bookings
-from controller.entries import FlowEntry, cookie_of
-from controller.forwarding import reservation_meter, reserved_entries
+from controller.entries import FlowEntry, MeterEntry, cookie_of
+from controller.forwarding import best_effort_meter, reservation_meter, reserved_entries
 from controller.network import network_from_map
-from controller.reservation import Flow, Match, Placement, Requirement
+from controller.reservation import Flow, Match, Requirement
 from topologies.loader import load_map
 
 HOPS = 6
@@ -136,17 +137,21 @@ def peer_requests(map_file: Path, number: int) -> list[tuple[str, dict[str, Any]
     assert isinstance(decision, Admitted)
     placement = decision.placements[0]
     numbers = {node.name: node.datapath_id for node in network.switches}
-    requests = [_meter_request(placement, numbers[placement.switches[0]], number)]
+    requests = []
+    for link in network.links_along(placement.path)[1:]:
+        port_meter = best_effort_meter(link, RATE_BPS * (number + 1))
+        requests.append(("/stats/meterentry/modify", _meter_body(port_meter, numbers[link.source])))
+    meter = reservation_meter(placement)
+    own = replace(meter, meter_id=meter.meter_id + number)
+    requests.append(("/stats/meterentry/add", _meter_body(own, numbers[placement.switches[0]])))
     for switch, entry in reserved_entries(network, placement, cookie_of(number + 1, 1)):
         requests.append(("/stats/flowentry/add", _flow_request(entry, numbers[switch], number)))
     return requests
 
 
-def _meter_request(placement: Placement, datapath_id: int | None, number: int) -> tuple[str, dict[str, Any]]:
-    meter = reservation_meter(placement)
+def _meter_body(meter: MeterEntry, datapath_id: int | None) -> dict[str, Any]:
     band = {"type": "DROP", "rate": meter.rate_kbps, "burst_size": meter.burst_kbit}
-    body = {"dpid": datapath_id, "flags": ["KBPS", "BURST"], "meter_id": meter.meter_id + number, "bands": [band]}
-    return "/stats/meterentry/add", body
+    return {"dpid": datapath_id, "flags": ["KBPS", "BURST"], "meter_id": meter.meter_id, "bands": [band]}
 
 
 def _flow_request(entry: FlowEntry, datapath_id: int | None, number: int) -> dict[str, Any]:
@@ -198,6 +203,9 @@ def peer_sequence(switches: DummySwitches, map_file: Path, count: int) -> tuple[
     """Milliseconds for each reservation's requests; reservations per second, with AT_ONCE clients."""
     work = [peer_requests(map_file, number) for number in range(2 * count)]
     with ofctl_rest(switches) as api:
+        for path, body in work[0]:  # the port meters stand before the first reservation
+            if path == "/stats/meterentry/modify":
+                _told(api, "/stats/meterentry/add", body)
         took_ms = [sum(_told(api, path, body) for path, body in requests) for requests in work[:count]]
         clients = [httpx.Client(base_url=api.base_url, timeout=60) for _ in range(AT_ONCE)]
         began_s = time.perf_counter()

@@ -114,8 +114,10 @@ class Fabric:
 
         No switch is told before `confirm` or `bring` is called with what this returns.
         """
+        had_windows = self._holdings.has_windows
         touched = self._holdings.aim(changed)
-        self._gates.look_again()
+        if had_windows or self._holdings.has_windows:
+            self._gates.look_again()
         return touched
 
     def aim_around_links_down(self) -> Touched:

@@ -78,6 +78,11 @@ class Holdings:
         with self._lock:
             return self._put(self._windows)
 
+    @property
+    def has_windows(self) -> bool:
+        """Whether any gate ever opens or closes."""
+        return bool(self._windows)
+
     def next_gate_us(self) -> int | None:
         """When the next gate opens or closes, in Unix time; None if none ever does."""
         with self._lock:
@@ -165,15 +170,19 @@ class Holdings:
 
         Raises: SwitchDown.
         """
+        due = frozenset(Stage)  # what others want of these switches meanwhile, they tell them
         for stage in Stage:
+            if stage not in due:
+                continue
             if stage is Stage.CLEAR and drain_s:
                 yield Pause(drain_s)
-            told = self._told(touched, stage, all_of_them)
+            told, due = self._told(touched, stage, all_of_them)
             if told:
                 yield told
                 reached(STEP_OF[stage])
 
-    def _told(self, touched: Touched, stage: Stage, all_of_them: bool) -> Told:
+    def _told(self, touched: Touched, stage: Stage, all_of_them: bool) -> tuple[Told, frozenset[Stage]]:
+        """What to tell now, and the stages in which there is something to tell."""
         with self._lock:
             unknown = sorted(touched.keys() - self._held.keys())
             if unknown and all_of_them:
@@ -190,7 +199,7 @@ class Holdings:
             for name, changes in told.items():
                 for change in changes:
                     self._note(name, change)
-            return told
+            return told, frozenset(each for each in Stage if any(phases[phase] for phase in each.value))
 
     def _note(self, switch: str, change: Change) -> None:
         _set(self._held[switch], key_of(change.entry), None if change.kind.startswith("delete") else change.entry)

@@ -6,6 +6,7 @@ Source: OpenFlow Switch Specification 1.3.5, §7.3.4.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from controller.entries import (
@@ -16,6 +17,7 @@ from controller.entries import (
     Action,
     Bucket,
     FlowEntry,
+    FlowMatch,
     GroupEntry,
     MatchValue,
     MeterEntry,
@@ -61,7 +63,7 @@ def _flow_mod(datapath: Any, kind: str, entry: FlowEntry) -> Any:
         "datapath": datapath,
         "table_id": entry.table,
         "priority": entry.priority,
-        "match": parser.OFPMatch(**dict(entry.match)),
+        "match": _match(parser, entry.match),
         "out_port": ofproto.OFPP_ANY,
         "out_group": ofproto.OFPG_ANY,
     }
@@ -87,6 +89,13 @@ def _instructions(datapath: Any, entry: FlowEntry) -> list[Any]:
     return instructions
 
 
+@lru_cache(maxsize=8192)
+def _match(parser: Any, match: FlowMatch) -> Any:
+    """Costly to make, and the same on many switches; never changed once made."""
+    return parser.OFPMatch(**dict(match))
+
+
+@lru_cache(maxsize=8192)
 def _action(parser: Any, action: Action) -> Any:
     name, value = action
     if name.startswith("set_"):
