@@ -2,7 +2,7 @@
 
 Six switches of real Open vSwitch in a row, a controller process, REST over keep-alive connections. A reservation is
 decided, proven, installed on six switches with best effort shrunk on seven links, confirmed by barriers, and written to
-the ledger. ofctl_rest is sent the same meter and flow entries, one request each (it has no other way): the flow's meter,
+the ledger. ofctl_rest is sent the same meter and flow entries, a request each (it has no other way): the flow's meter,
 the best-effort meters that shrink, seven flow entries. It decides, confirms and remembers nothing.
 
     .venv/bin/python bench/reservation_setup.py [--quick] [--out FILE.json]
