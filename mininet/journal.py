@@ -32,6 +32,12 @@ class Journal:
         """A process we started."""
         self._write({"kind": "process", "pid": pid, "started": start_time(pid), "what": what})
 
+    def newest_process(self, what: str) -> int | None:
+        """The pid of the process that was last written down under that name, whether it still runs or not."""
+        entries = [json.loads(line) for line in self.path.read_text().splitlines()] if self.exists() else []
+        pids = [entry["pid"] for entry in entries if entry["kind"] == "process" and entry["what"] == what]
+        return pids[-1] if pids else None
+
     def namespace(self, pid: int) -> None:
         """The network namespace of a host: whoever lives in it ends with it."""
         inode = Path(f"/proc/{pid}/ns/net").stat().st_ino

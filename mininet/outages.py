@@ -1,17 +1,23 @@
-"""Outages in a running emulation: a link goes dark, a switch loses its power and with it all that it held.
+"""Outages in a running emulation: a link goes dark, a switch loses its power and with it all that it held, the
+controller is killed.
 
-From another terminal: `sudo .venv/bin/python mininet/outages.py link r1 r2 down`, `… switch r3 down`, and `up` again.
+From another terminal: `sudo .venv/bin/python mininet/outages.py link r1 r2 down`, `… switch r3 down`, `… controller
+down`, and `up` again.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
+from journal import Journal, start_time
 from problems import EmulationError
 from topologies import running
 from topologies.loader import load_map
@@ -63,6 +69,30 @@ class Outages:
         for forget in ("del-flows", "del-groups", "del-meters"):
             self._run([*OPENFLOW, forget, f"unix:{self.ovs_directory}/{name}.mgmt"])
 
+    def controller(self, up: bool) -> None:
+        """Kill the controller (kill -9), or start it again as it was started; it ends with the emulation.
+
+        Raises: EmulationError if the emulation has no controller of its own, or it is in that state already.
+        """
+        journal = Journal(Path(self.ovs_directory).parent)
+        command_file = journal.path.with_name("controller-command.json")
+        pid = journal.newest_process("controller")
+        if pid is None:
+            raise EmulationError("this emulation has no controller of its own that runs or ran")
+        alive = start_time(pid) is not None
+        if alive == up:
+            raise EmulationError(f"the controller (pid {pid}) {'runs' if alive else 'does not run'} already")
+        if not up:
+            command_file.write_text(json.dumps(Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]))
+            os.kill(pid, signal.SIGKILL)
+            return
+        with journal.path.with_name("controller.log").open("ab") as log:
+            process = subprocess.Popen(
+                json.loads(command_file.read_text()), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        journal.process(process.pid, "controller")
+
     def _lights(self, switch: str, up: bool) -> None:
         for port in self.plan.ports:
             if port.node == switch:
@@ -97,17 +127,19 @@ def of_running_emulation() -> Outages:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("kind", type=click.Choice(["link", "switch"]))
-@click.argument("names", nargs=-1, required=True)
+@click.argument("kind", type=click.Choice(["link", "switch", "controller"]))
+@click.argument("names", nargs=-1)
 @click.argument("state", type=click.Choice(["up", "down"]))
 def main(kind: str, names: tuple[str, ...], state: str) -> None:
-    """Bring a link (two names) or a switch (one name) of the running emulation down or up."""
+    """Bring a link (two names), a switch (one name) or the controller of the running emulation down or up."""
     try:
         outages = of_running_emulation()
         if kind == "link" and len(names) == 2:
             outages.link(*names, up=state == "up")
         elif kind == "switch" and len(names) == 1:
             outages.switch(*names, up=state == "up")
+        elif kind == "controller" and not names:
+            outages.controller(up=state == "up")
         else:
             raise EmulationError("give two ends, as in `link r1 r2 down`, or one switch, as in `switch r3 down`")
     except (MapError, EmulationError) as error:

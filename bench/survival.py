@@ -1,0 +1,207 @@
+"""What reserved traffic notices when the controller is killed or a link is cut, and how soon all is as it should be.
+
+1. A reserved stream (1000 numbered datagrams a second) runs through the metro map while the controller is killed
+   (kill -9) and started again: how many datagrams are lost, and how late the latest is.
+2. 1,000 reservations in the ledger and on six switches; kill -9; from the new process's start until every switch has
+   been read back and found to be as it should.
+3. A link of the stream's path is cut: the longest silence of a protected stream, and of one that must be placed anew.
+
+    sudo .venv/bin/python bench/survival.py [--quick] [--out FILE.json]
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import report
+from reservation_setup import chain_map, reserve
+from rich.table import Table
+from switches import ControllerProcess, DummySwitches, wait_until
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
+
+from emulation import Emulation, Settings
+from outages import Outages
+from problems import EmulationError
+from session import emulate
+from stalls import StallWatch, describe
+from topologies import running
+from topologies.loader import load_map, map_path
+
+STREAM = str(Path(__file__).parents[1] / "tests/network/stream.py")
+PER_S, PAYLOAD_BYTES, RATE_BPS = 1000, 1000, 10_000_000
+EXPEDITED = 46
+SETTLE_S = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """What came of a stream; `gap_ms`: the longest time between two datagrams that came with their mark."""
+
+    sent: int
+    lost: int
+    gap_ms: float
+
+
+@contextmanager
+def stream(emulation: Emulation, seconds: float, directory: Path) -> Iterator[list[Arrivals]]:
+    """A stream from edge1 to the cloud that arrives when the block begins; the list is filled when it has ended."""
+    result: list[Arrivals] = []
+    out = directory / "arrivals.json"
+    receive = [sys.executable, STREAM, "receive", "7800", str(out)]
+    send = [sys.executable, STREAM, "send", emulation.plan.ip("cloud"), "7800", "7801"]
+    send += [str(PER_S), str(PAYLOAD_BYTES), str(seconds)]
+    receiver = emulation.popen_in("cloud", receive, stdout=subprocess.PIPE, text=True)
+    assert receiver.stdout
+    receiver.stdout.readline()
+    sender = emulation.popen_in("edge1", send, stdout=subprocess.PIPE, text=True)
+    receiver.stdout.readline()
+    yield result
+    sent = int(sender.communicate(timeout=seconds + 60)[0])
+    receiver.wait(30)
+    arrivals = json.loads(out.read_text())["arrivals"]
+    marked = sorted(at_s for _, at_s, dscp in arrivals if dscp == EXPEDITED)
+    gap_s = max(after - before for before, after in pairwise(marked))
+    result.append(Arrivals(sent, sent - len({number for number, *_ in arrivals}), gap_s * 1e3))
+
+
+@contextmanager
+def reserved(api: httpx.Client, protection: str) -> Iterator[dict[str, Any]]:
+    """The stream's reservation."""
+    match = {"protocol": "udp", "source_port": 7801, "destination_port": 7800}
+    flow = {
+        "name": "stream", "source": "edge1", "destination": "cloud", "match": match,
+        "requirement": {"min_bandwidth_bps": RATE_BPS, "protection": protection},
+    }  # fmt: skip
+    answer = api.post("/v1/reservations", json={"lease_s": 600, "flows": [flow]})
+    answer.raise_for_status()
+    yield answer.json()
+    api.delete(f"/v1/reservations/{answer.json()['id']}").raise_for_status()
+
+
+def over_a_restart(emulation: Emulation, api: httpx.Client, directory: Path) -> Arrivals:
+    """A stream while the controller is killed and started again."""
+    outages = Outages(emulation.plan, str(emulation.vswitch.directory))
+    with reserved(api, "none"), stream(emulation, 8.0, directory) as result:
+        outages.controller(up=False)
+        time.sleep(SETTLE_S)  # some time without any controller
+        outages.controller(up=True)
+        wait_until(lambda: _in_step(api), 30)
+    return result[0]
+
+
+def over_a_cut(emulation: Emulation, api: httpx.Client, directory: Path, protection: str) -> Arrivals:
+    """A stream while a link between switches on its path is cut."""
+    outages = Outages(emulation.plan, str(emulation.vswitch.directory))
+    with reserved(api, protection) as reservation:
+        span = list(pairwise(reservation["flows"][0]["path"]))[-2]
+        try:
+            with stream(emulation, 5.0, directory) as result:
+                time.sleep(SETTLE_S)
+                outages.link(*span, up=False)
+        finally:
+            outages.link(*span, up=True)
+            wait_until(lambda: not _links_down(api), 30)
+    return result[0]
+
+
+def _in_step(api: httpx.Client) -> bool:
+    try:
+        health = api.get("/v1/healthz").json()
+    except httpx.TransportError:
+        return False
+    return bool(health["switches_up"] == health["switches_expected"])
+
+
+def _links_down(api: httpx.Client) -> bool:
+    return any(not link["up"] for link in api.get("/v1/network").json()["links"])
+
+
+def seconds_to_consistent(count: int) -> float:
+    """From the start of a controller that was killed with so many reservations until everything is as it should be."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        map_file = directory / "chain.yaml"
+        map_file.write_text(chain_map())
+        switches = DummySwitches(load_map(str(map_file)), directory)
+        try:
+            controller = ControllerProcess(map_file, directory)
+            try:
+                switches.connect(controller.openflow_port)
+                wait_until(controller.is_in_step, 60)
+                for number in range(count):
+                    reserve(controller.api, range(number, number + 1))
+                controller.kill()
+                began_s = time.perf_counter()
+                controller.start()
+                wait_until(controller.is_in_step, 60)
+                took_s = time.perf_counter() - began_s
+                found = controller.api.get("/v1/consistency").json()
+                if not found["consistent"]:
+                    raise RuntimeError(f"it says that it is in step, and is not: {found}")
+            finally:
+                controller.stop()
+        finally:
+            switches.stop()
+    return took_s
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Each outage once; about a minute.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there as JSON.")
+def main(quick: bool, out: Path | None) -> None:
+    """Measure what outages cost."""
+    times = 1 if quick else 5
+    count = 1000
+    consistent_s = seconds_to_consistent(count)
+    try:
+        with (
+            emulate(Settings(map_path("metro"))) as emulation,
+            httpx.Client(base_url=f"http://127.0.0.1:{emulation.settings.rest_port}", timeout=30) as api,
+            StallWatch() as watch,
+            tempfile.TemporaryDirectory() as name,
+        ):
+            directory = Path(name)
+            restarts = [over_a_restart(emulation, api, directory) for _ in range(times)]
+            cuts = {
+                protection: [over_a_cut(emulation, api, directory, protection) for _ in range(times)]
+                for protection in ("link_disjoint", "none")
+            }
+            Outages(emulation.plan, str(running.DIRECTORY / "ovs")).controller(up=False)
+    except EmulationError as error:
+        raise click.ClickException(str(error)) from error
+    protected, unprotected = cuts["link_disjoint"], cuts["none"]
+    claims = {
+        "reserved_packets_lost": report.at_most(sum(each.lost for each in restarts), "", 0),
+        "restart_gap_ms": report.Claim(max(each.gap_ms for each in restarts), "ms"),
+        "seconds_to_consistent_1000": report.at_most(consistent_s, "s", 5),
+        "protected_gap_ms": report.at_most(max(each.gap_ms for each in protected), "ms", 50),
+        "unprotected_ms": report.at_most(max(each.gap_ms for each in unprotected), "ms", 500),
+    }
+    table = Table("outage", "times", "datagrams", "lost", "longest gap ms")
+    for what, runs in (("restart", restarts), ("cut, protected", protected), ("cut, unprotected", unprotected)):
+        sent, lost = sum(each.sent for each in runs), sum(each.lost for each in runs)
+        table.add_row(what, str(len(runs)), str(sent), str(lost), f"{max(each.gap_ms for each in runs):.1f}")
+    samples: dict[str, object] = {
+        "restart": [[each.sent, each.lost, each.gap_ms] for each in restarts],
+        "protected": [[each.sent, each.lost, each.gap_ms] for each in protected],
+        "unprotected": [[each.sent, each.lost, each.gap_ms] for each in unprotected],
+    }
+    click.echo(describe(watch.stalls))
+    report.publish("survival", claims, samples, [table], out)
+
+
+if __name__ == "__main__":
+    main()
