@@ -24,7 +24,9 @@ from controller.writer import INSTALLED, Writer, drain_s, is_stranded, switches_
 log = logging.getLogger(__name__)
 
 CHECK_S = 5.0
-"""How often one switch is read back, each in turn."""
+"""How often one switch is read back, each in turn; less often if that takes long."""
+CHECK_SHARE = 0.02
+"""At most this share of the time goes into reading back."""
 
 BUSY_PAUSE_S = 0.05
 FIRST_JUDGED_S = 10.0
@@ -231,15 +233,18 @@ class Caretaker:
 
     def _check(self) -> None:
         names = [switch.name for switch in self._writer.network.switches]
+        took_s = 0.0
         for turn in count():
-            if self._stopping.wait(self._check_s):
+            if self._stopping.wait(max(self._check_s, took_s / CHECK_SHARE)):
                 return
+            began_s = monotonic()
             name = names[turn % len(names)]
             if name in self._fabric.in_step():
                 try:
                     self._fabric.compare([name], repair=True)
                 except Exception:
                     log.exception("checker: switch=%s could not be compared", name)
+            took_s = monotonic() - began_s
 
 
 def _next_moment_s(reservation: Reservation) -> float:

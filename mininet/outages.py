@@ -86,12 +86,9 @@ class Outages:
             command_file.write_text(json.dumps(Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]))
             os.kill(pid, signal.SIGKILL)
             return
-        with journal.path.with_name("controller.log").open("ab") as log:
-            process = subprocess.Popen(
-                json.loads(command_file.read_text()), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
-        journal.process(process.pid, "controller")
+        log = str(journal.path.with_name("controller.log"))
+        start = ["sh", "-c", 'setsid "$@" </dev/null >>"$0" 2>&1 & echo $!', log]  # nobody's child
+        journal.process(int(self._run([*start, *json.loads(command_file.read_text())])), "controller")
 
     def _lights(self, switch: str, up: bool) -> None:
         for port in self.plan.ports:
