@@ -41,7 +41,7 @@ class Calibration:
     the first switch so exactly that the gap between two is at most `clock_us` smaller than planned (`gates`).
 
     A switch's work is what one ovs-vswitchd (userspace datapath, real-time priority) was measured to take, alone and
-    beside a flood: 10 us at least; 664 us or less for 99.9 % of packets, and half as much again.
+    beside a flood: 10 us at least; 371 to 664 us or less for 99.9 % of packets, and half as much again.
     """
 
     switch_min_us: float = 10.0
