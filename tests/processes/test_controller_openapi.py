@@ -67,7 +67,7 @@ def test_with_tokens_every_answer_is_as_described_and_none_goes_to_strangers(ovs
         assert httpx.get(f"http://127.0.0.1:{controller.rest_port}/v1/network").status_code == 401
         ovs.connect(controller.openflow_port)
         wait_until(controller.in_step)
-        phases = ("--phases", "examples,coverage,stateful")
+        phases = ("--phases", "examples,fuzzing,stateful")
         interrogate(controller, tmp_path, "--header", f"Authorization: Bearer {secret}", *phases)
     finally:
         controller.stop()
