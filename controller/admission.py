@@ -14,11 +14,11 @@ from math import inf
 from controller.assignment import Lifetime, Sized, held_placement
 from controller.bookings import Booking, Bookings
 from controller.bounds import DEFAULT_CALIBRATION, Calibration, NoBound
-from controller.errors import FlowInUse, Refused, RequestError, UnknownHost
+from controller.errors import FlowInUse, InvalidRequest, Refused, RequestError, UnknownHost
 from controller.network import Network
 from controller.plans import Case, Plan, Request, first_plan, unbounded
 from controller.promises import Promises
-from controller.reservation import Flow, Placement, Reservation
+from controller.reservation import END_GUARD_S, Flow, Placement, Reservation
 from controller.routes import Route, both_ways
 from controller.standing import Standing, as_standing, with_bound
 from controller.transfers import gate_of
@@ -67,6 +67,7 @@ def decide(
     free = bookings.without(request.reservation_id)
     try:
         _check_ends(network, request.flows)
+        _check_lifetime(request, start_s)
         _check_five_tuples(request, start_s, everyone)
         others, replaced = everyone.without(request.reservation_id), everyone.get(request.reservation_id)
         promises = _promises(others, request)
@@ -102,6 +103,14 @@ def _check_ends(network: Network, flows: Sequence[Flow]) -> None:
                 sentence = f"{flow.name}: there is no host {end!r} on map {network.name}; its hosts are "
                 names = ", ".join(host.name for host in network.hosts)
                 raise UnknownHost(f"{sentence}{names}.", flow=flow.name, host=end)
+
+
+def _check_lifetime(request: Request, start_s: float) -> None:
+    if request.end_s <= start_s + END_GUARD_S:
+        place, least = "end_at", f"more than {END_GUARD_S:g} s after its start"
+        lasts_s = request.end_s - start_s
+        sentence = f"The reservation would end {lasts_s:.3f} s after its start; it must end {least}."
+        raise InvalidRequest(sentence, mistakes=[{"place": place, "message": least}])
 
 
 def _promises(others: Standing, request: Request) -> Promises:

@@ -136,6 +136,7 @@ class PathSearch:
         self.most_steps = most_steps
         self.flows = sorted(flows, key=lambda sized: sized.rate_bps, reverse=True)
         self.candidates = {sized.flow.name: _candidates(room.network, sized.flow, replaced, down) for sized in flows}
+        self._bookings: dict[tuple[str, Route], tuple[Booking, ...]] = {}
         self.steps = 0
         self.deepest: tuple[int, dict[str, Route]] = (-1, {})
 
@@ -152,7 +153,7 @@ class PathSearch:
             self.steps += 1
             if self.steps > self.most_steps:
                 break
-            bookings = self.room.lifetime.bookings(sized, route)
+            bookings = self._bookings_of(sized, route)
             if not self.room.fits(bookings):
                 continue
             self.room.place(bookings)
@@ -162,6 +163,12 @@ class PathSearch:
             self.room.take_away(bookings)
         if depth > self.deepest[0]:
             self.deepest = (depth, dict(chosen))
+
+    def _bookings_of(self, sized: Sized, route: Route) -> tuple[Booking, ...]:
+        key = sized.flow.name, route
+        if key not in self._bookings:
+            self._bookings[key] = self.room.lifetime.bookings(sized, route)
+        return self._bookings[key]
 
     def no_capacity(self) -> NoCapacity:
         """Why it did not fit: the flow that got stuck, and the tightest link of the route that came closest."""

@@ -131,6 +131,23 @@ def test_what_does_not_overlap_in_the_calendar_does_not_add_up() -> None:
     assert isinstance(calendar.refusal(big, start_s=25, end_s=26), FlowInUse)
 
 
+def test_a_calendar_of_many_that_never_meet_has_room_for_each() -> None:
+    """Together they would want twelve times what the links have; each hour has one of them."""
+    calendar = Calendar()
+    for hour in range(1, 13):
+        wanted = flow("a", port=hour, min_bandwidth_bps=70 * MBPS, max_latency_us=60_000.0)
+        calendar.placed(wanted, start_s=hour * 3600.0, end_s=(hour + 1) * 3600.0)
+    clash = flow("b", "edge2", min_bandwidth_bps=10 * MBPS)
+    assert isinstance(calendar.refusal(clash, start_s=5 * 3600.0, end_s=5.5 * 3600), NoCapacity)
+    assert calendar.placed(clash, start_s=13 * 3600.0 + 1)
+
+
+def test_a_reservation_must_last_longer_than_its_last_packets_take() -> None:
+    refusal = Calendar().refusal(flow("a", min_bandwidth_bps=MBPS), start_s=10.0, end_s=10.1)
+    assert isinstance(refusal, InvalidRequest)
+    assert "0.100 s after its start" in refusal.detail
+
+
 def test_a_protected_flow_gets_two_paths_without_a_common_span_and_room_on_both() -> None:
     calendar = Calendar(METRO)
     placed = calendar.placed(flow("a", min_bandwidth_bps=50 * MBPS, protection="link_disjoint"))[0]
