@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from trainer.checkpoint import Checkpoint
@@ -24,6 +25,7 @@ class Apprentice:
     half: CloudHalf
     batch: int
     micros: int
+    device: torch.device
     cap: int | None = None
 
     @property
@@ -39,7 +41,7 @@ class Apprentice:
     def initial_values(self) -> dict[str, Tensor]:
         """The model as it was built: `<layer>.<name>`; copies."""
         part = self.half.part
-        return {name: value.clone() for name, value in part.values(0, len(part.layers)).items()}
+        return {name: value.cpu().clone() for name, value in part.values(0, len(part.layers)).items()}
 
     def whole(self, from_edge: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The edge's layers and ours: values as `<layer>.<name>`, and copies of the optimiser state.
@@ -50,9 +52,9 @@ class Apprentice:
         values, states = {}, {}
         for name, tensor in {**from_edge, **part.export_layers(part.first, part.last)}.items():
             if ".state." in name:
-                states[name] = tensor.clone()
+                states[name] = tensor.cpu().clone()
             else:
-                values[name.replace(".value.", ".", 1)] = tensor
+                values[name.replace(".value.", ".", 1)] = tensor.cpu()
         wanted = part.values(0, len(part.layers))
         if values.keys() != wanted.keys() or any(values[n].shape != wanted[n].shape for n in wanted):
             raise ProtocolError(f"it sent layers that are not the first {self.cut} of the model.")
@@ -65,9 +67,10 @@ class Apprentice:
         part.first = checkpoint.cuts.get(self.name, 0)
 
 
-def apprentice_of(member: Member, recipe: Prepare) -> Apprentice:
+def apprentice_of(member: Member, recipe: Prepare, device: torch.device) -> Apprentice:
     """A new one, with the model as all sides build it."""
-    layers = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
+    built = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
+    layers = [layer.to(device) for layer in built]
     batch = min(recipe.batch, member.ask.samples)
     part = Part(layers, 0, len(layers), recipe.optimizer)
-    return Apprentice(member, CloudHalf(part), batch, len(split_evenly(batch, recipe.micro)))
+    return Apprentice(member, CloudHalf(part), batch, len(split_evenly(batch, recipe.micro)), device)

@@ -21,6 +21,7 @@ from trainer.checkpoint import Checkpoint
 from trainer.cloud_step import CloudStep
 from trainer.credentials import NOBODY, Credentials
 from trainer.crew import Crew, Member
+from trainer.device import device_of
 from trainer.drafting import draft_plan
 from trainer.errors import ProtocolError, QuorumError, TrainerError, TrainingFailedError
 from trainer.exchange import StepResult
@@ -101,13 +102,14 @@ class Cloud:
         self._road = road
         self._record = record
         self._resumed = resumed
+        self._device = device_of(settings.device)
         self._codec = codec_name(settings.codec)
         asked = settings.gradient_codec
         self._gradient_codec = codec.gradient_codec(self._codec) if asked is None else codec_name(asked)
         self._preparation: Preparation = prepare([member.ask for member in crew.members], settings)
         self._recipe = resumed.recipe if resumed else self._preparation.message
         self._apprentices: dict[str, Apprentice] = {
-            member.name: apprentice_of(member, self._recipe) for member in crew.members
+            member.name: apprentice_of(member, self._recipe, self._device) for member in crew.members
         }
         self._paused = False
         self._current: CloudStep | None = None
@@ -183,7 +185,7 @@ class Cloud:
         crew.prepare(recipe, self._largest_payload(), self._settings.step_timeout_s)
         self._need_quorum()
         self._outlook = self._look_out(recipe)
-        self._record.event("prepared", model=recipe.model, **self._preparation.reasons)
+        self._record.event("prepared", model=recipe.model, device=str(self._device), **self._preparation.reasons)
         if self._resumed is None:
             model = next(iter(self._apprentices.values())).initial_values()
             self._keep(self._snapshot(0, model, {}, None))
@@ -221,7 +223,7 @@ class Cloud:
             transmission_delay_ms=milliseconds(plan.uplink_s),
             step_ms=milliseconds(plan.step_s), codecs={edge.edge: self._codec for edge in plan.edges},
             rates_bps={edge.edge: grant.up[edge.edge].rate_bps for edge in plan.edges},
-            reserved=grant.reserved, adaptations=list(grant.adaptations),
+            reservation=grant.reservation_id, reserved=grant.reserved, adaptations=list(grant.adaptations),
         )
         for edge in plan.edges:
             if (one := self._apprentices.get(edge.edge)) is None:
@@ -361,7 +363,7 @@ class Cloud:
         """Give these edges, and the cloud's halves for them, the state of the checkpoint."""
         after = self._checkpoint
         for member in members:
-            one = self._apprentices[member.name] = apprentice_of(member, self._recipe)
+            one = self._apprentices[member.name] = apprentice_of(member, self._recipe, self._device)
             one.restore(after)
             assert member.layers is not None
             self._outlook.welcome(member.name, member.layers, one.batch)

@@ -151,7 +151,8 @@ class CloudStep:
         began = time.perf_counter()
         try:
             tensors = received.frame.tensors
-            values, labels = codec.decode("segment", tensors), tensors["labels"].to(torch.int64)
+            values = codec.decode("segment", tensors).to(one.device)
+            labels = tensors["labels"].to(one.device, torch.int64)
             stream = RandomStream(self._seed, one.name, self.number, segment.step, segment.micro)
             gradient, loss = one.half.train(values, labels, one.batch, stream)
         except (KeyError, RuntimeError, IndexError, ValueError) as error:

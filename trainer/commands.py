@@ -14,7 +14,7 @@ from topologies import running as emulation
 from trainer import launch
 from trainer.errors import NetworkError, UsageError
 from trainer.options import credential_options, given, output_options, to_flags, to_settings, training_options
-from trainer.resumption import settings_of
+from trainer.resumption import last_reservation, settings_of
 from trainer.settings import CLOUD_PORT, RunSettings
 from trainer.sharing import DATA_HELP, PARTITION_HELP, parse_sharing
 
@@ -149,10 +149,11 @@ def cloud(
         settings = to_settings(options, edges=edges, controller=controller, map_name=map_name)
         shown = listener(quiet, as_json, settings.rounds)
         record = RunRecord(run_dir or new_directory(runs_dir), asdict(settings), shown)
-        after = None
+        after, before = None, None
     else:
         settings = settings_of(resume, {**given(ctx, options), **({"controller": controller} if controller else {})})
         after = checkpoint.read(resume)
+        before = last_reservation(resume)
         record = RunRecord.reopened(resume, asdict(settings), after.round, listener(quiet, as_json, settings.rounds))
         record.event("resumed", round=after.round)
     with contextlib.ExitStack() as closing:
@@ -160,13 +161,14 @@ def cloud(
         def say(sentence: str) -> None:
             record.event("said", sentence=sentence)
 
-        run(settings, bind, _road_to(settings, name, bind[1], say, closing), record, after, secret)
+        run(settings, bind, _road_to(settings, name, bind[1], say, closing, before), record, after, secret)
 
 
 def _road_to(
-    settings: RunSettings, name: str, port: int, say: Callable[[str], None], closing: contextlib.ExitStack
+    settings: RunSettings, name: str, port: int, say: Callable[[str], None], closing: contextlib.ExitStack,
+    before: str | None,
 ) -> Callable[[Sequence[Member]], Road]:
-    """How to come to the network once the edges' ports are known."""
+    """How to come to the network once the edges' ports are known; `before`: a reservation to go on with."""
 
     def road(members: Sequence[Member]) -> Road:
         from trainer.errors import ControllerUnreachableError
@@ -187,8 +189,11 @@ def _road_to(
                 say(f"No controller at {settings.controller}; best effort, planned for "
                     f"{settings.assume_bps / 1e6:g} Mb/s.")
                 return open_road
-        return ReservedRoad(client, travellers, name, port, settings.share, settings.floor_bps, settings.lease_s,
-                            say, reserve=not settings.best_effort)
+        reserved = ReservedRoad(client, travellers, name, port, settings.share, settings.floor_bps, settings.lease_s,
+                                say, reserve=not settings.best_effort)
+        if before is not None:
+            reserved.adopt(before)
+        return reserved
 
     return road
 

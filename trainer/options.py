@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from trainer.lateness import LATE_POLICIES
-from trainer.settings import RunSettings, parse_cuts
+from trainer.settings import DEVICES, RunSettings, parse_cuts
 from trainer.sharing import DATA_HELP, PARTITION_HELP
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,6 +49,7 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
                         "help": "What a late edge meets: it is waited for, the round goes on without it, or its cut "
                                 "shrinks from the next round on."}),
     ("--late-after", "late_after", {"type": float, "help": "An edge is late after so many planned steps."}),
+    ("--device", "device", {"type": click.Choice(DEVICES), "help": "Where the cloud computes; auto: CUDA if present."}),
     ("--controller-retries", "controller_retries", {"type": int, "help": "Tries again at a silent controller."}),
     ("--share", "share", {"type": float, "help": "Part of the free capacity to use."}),
     ("--floor-bps", "floor_bps", {"type": float, "help": "Least rate of a flow: control frames and moving layers."}),

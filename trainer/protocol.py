@@ -94,7 +94,7 @@ def encode(message: Message, tensors: Mapping[str, Tensor] | None = None) -> tup
     notes, buffers = [], []
     for name, tensor in (tensors or {}).items():
         notes.append({"name": name, "dtype": _DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape)})
-        raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
         buffers.append(raw)
         if padding := -raw.nbytes % ALIGNMENT_BYTES:
             buffers.append(memoryview(bytes(padding)))

@@ -211,6 +211,13 @@ class Controller:
         """
         return self._ask("DELETE", f"/v1/reservations/{reservation}")
 
+    def find(self, reservation: str) -> Reservation:
+        """One reservation, whatever its state.
+
+        Raises: ReservationRefusedError if there is none, ControllerUnreachableError.
+        """
+        return self._parse(Reservation, self.show(reservation))
+
     def show(self, reservation: str) -> dict[str, Any]:
         """One reservation with the counters of its meters and entries."""
         return self._ask("GET", f"/v1/reservations/{reservation}")

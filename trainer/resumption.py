@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,24 @@ from trainer.settings import RunSettings
 CHANGEABLE = frozenset({
     "rounds", "target", "min_rounds", "quorum", "ask_timeout_s", "step_timeout_s", "rejoin_timeout_s", "late",
     "late_after", "controller", "controller_retries", "best_effort", "share", "floor_bps", "lease_s", "assume_bps",
+    "device",
 })
 """What decides how long and over which network; the rest decides which model comes out."""
+
+
+def last_reservation(run: Path) -> str | None:
+    """The id of what the run had reserved when it was last heard of; None if nothing, or if it was given back."""
+    last = None
+    try:
+        for line in (run / "events.jsonl").read_text().splitlines():
+            event = json.loads(line) if line.endswith("}") else {}
+            if event.get("event") == "plan":
+                last = event.get("reservation") or last
+            elif event.get("event") == "released":
+                last = None
+    except (OSError, ValueError):
+        return None
+    return last
 
 
 def settings_of(run: Path, changes: Mapping[str, Any]) -> RunSettings:

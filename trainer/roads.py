@@ -17,6 +17,8 @@ from trainer.reservations import Controller, FlowRequest, Path, Reservation
 
 log = logging.getLogger(__name__)
 
+LIVE_STATES = ("active", "degraded")
+
 TRIES = 6
 """How often a plan is adapted to a refusal before the run gives up."""
 
@@ -172,6 +174,16 @@ class ReservedRoad:
     _renewal: LeaseRenewal | None = None
     _busy: threading.Lock = field(default_factory=threading.Lock)
     _last: Grant | None = field(default=None)
+
+    def adopt(self, reservation: str) -> None:
+        """Go on with what a cloud that was killed had reserved, if it is still there: its flows are in our way."""
+        try:
+            live = self.controller.find(reservation)
+        except NetworkError as error:
+            self.say(f"Reservation {reservation} of before cannot be gone on with: {error}")
+            return
+        if live.state in LIVE_STATES:
+            self._live, self._lease_ends_s = live, self.clock() + self.lease_s
 
     def secure(self, draft: Draft) -> Grant:
         """Draft, ask, and adapt to what is refused, TRIES times.

@@ -9,6 +9,7 @@ from trainer.lateness import LATE_POLICIES, LatePolicy
 from trainer.sharing import parse_sharing, task_of
 
 CLOUD_PORT = 7800
+DEVICES = ("auto", "cpu", "cuda")
 FIRST_EDGE_PORT = 7801
 """Edge number i talks from this port + i, so its flow's 5-tuple is known before it connects."""
 
@@ -50,6 +51,7 @@ class RunSettings:
     rejoin_timeout_s: float = 60.0
     late: LatePolicy = "wait"
     late_after: float = 4.0
+    device: str = "auto"
     controller: str | None = None
     controller_retries: int = 5
     best_effort: bool = False
@@ -94,6 +96,7 @@ class RunSettings:
              f"--quorum is {self.quorum}; it must lie between 1 and the {edges} edges."),
             (any(len(row) != edges for row in self.cuts),
              f"--cuts must name {edges} cuts, one per edge, in every round."),
+            (self.device not in DEVICES, f"--device is {self.device}; it is one of {', '.join(DEVICES)}."),
             (self.late not in LATE_POLICIES, f"--late is {self.late}; it is one of {', '.join(LATE_POLICIES)}."),
             (self.late_after < 1, f"--late-after is {self.late_after:g}; it must be at least 1 (planned step)."),
             (self.lease_s < 1, f"--lease is {self.lease_s:g} s; it must be at least 1."),

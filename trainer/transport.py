@@ -203,7 +203,10 @@ class Connection:
         self._socket.settimeout(seconds)
 
     def abort(self) -> None:
-        """Hang up at once: what was sent may be lost, and the port is free for the next connection."""
+        """Hang up at once: what was sent may be lost, and both sides' ports are free for the next connection.
+
+        The other side's kernel would keep a killed process's port for a minute (TIME_WAIT); a reset ends that.
+        """
         with contextlib.suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()

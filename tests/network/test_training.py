@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,3 +153,69 @@ def test_the_network_and_reservations_commands_show_what_is_there(pair: Network)
     missing = paceline("reservations", "show", "r-00000000", *url)
     assert missing.returncode == 3
     assert "r-00000000" in missing.stderr
+
+
+@contextlib.contextmanager
+def running(network: Network, name: str, log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of the training in one of the hosts."""
+    with log.open("ab") as output:
+        command = network.command_in(name, [sys.executable, "-m", "trainer.cli", *arguments])
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def edge(network: Network, name: str, log: Path) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    number = int(name.removeprefix("edge"))
+    return running(network, name, log, "edge", "--name", name, "--cloud", f"{network.plan.ip('cloud')}:7800", "--index",
+                   str(number - 1), "--of", "2", "--source-port", str(7800 + number))
+
+
+def wait_for_event(run: Path, name: str, after: int, log: Path) -> int:
+    """The place behind the next event of that name."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        lines = (run / "events.jsonl").read_text().splitlines() if (run / "events.jsonl").exists() else []
+        for place in range(after, len(lines)):
+            if f'"event": "{name}"' in lines[place]:
+                return place + 1
+        time.sleep(0.05)
+    raise AssertionError(f"no event {name}: {log.read_text()}")
+
+
+def test_a_killed_edge_gives_its_bandwidth_back_and_comes_back_to_its_own_port_and_so_does_a_killed_cloud(
+    pair: Network, tmp_path: Path
+) -> None:
+    def flows() -> set[str]:
+        live = pair.api.get("/v1/reservations?state=active").json()["reservations"]
+        return {flow["name"] for one in live for flow in one["flows"]}
+
+    run, log = tmp_path / "run", tmp_path / "log"
+    bind = f"{pair.plan.ip('cloud')}:7800"
+    recipe = ["--edge", "edge1", "--edge", "edge2", "--rounds", "500", "--steps", "2", "--average-every", "2",
+              "--run-dir", str(run), "--controller", pair.note.controller_url]
+    with contextlib.ExitStack() as stack:
+        cloud = stack.enter_context(running(pair, "cloud", log, "cloud", "--bind", bind, *recipe))
+        stack.enter_context(edge(pair, "edge1", log))
+        with edge(pair, "edge2", log):
+            place = wait_for_event(run, "checkpoint", 2, log)
+            place = wait_for_event(run, "plan", place, log)
+        place = wait_for_event(run, "lost", place, log)
+        place = wait_for_event(run, "round_done", place, log)
+        assert flows() == {"edge1-up", "edge1-down"}
+        stack.enter_context(edge(pair, "edge2", log))
+        place = wait_for_event(run, "joined", place, log)
+        place = wait_for_event(run, "round_done", place, log)
+        assert flows() == {"edge1-up", "edge1-down", "edge2-up", "edge2-down"}
+        cloud.kill()
+        cloud.wait()
+        again = stack.enter_context(running(pair, "cloud", log, "cloud", "--bind", bind, "--resume", str(run),
+                                            "--controller", pair.note.controller_url))
+        place = wait_for_event(run, "resumed", place, log)
+        wait_for_event(run, "round_done", place, log)
+        again.send_signal(signal.SIGINT)
+        assert again.wait(30) == 130
+    assert json.loads((run / "summary.json").read_text())["promises"]["made"] > 0

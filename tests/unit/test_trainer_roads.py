@@ -76,11 +76,14 @@ class _Handler(BaseHTTPRequestHandler):
         return content
 
     def do_GET(self) -> None:
+        if self.path.startswith("/v1/reservations/"):
+            gone = {"code": "unknown_reservation", "detail": "There is no r-1."}
+            return self._answer(*((200, self.server.live) if self.server.live else (404, gone)))
         source = self.path.split("source=")[1].split("&")[0]
         destination = self.path.split("destination=")[1]
         free = self.server.free_bps("up" if source != "cloud" else "down")
         links = [{"link": f"{source}->s", "free_bps": free}, {"link": f"s->{destination}", "free_bps": free}]
-        self._answer(200, {"paths": [{"nodes": [source, "s", destination], "free_bps": free, "links": links}]})
+        return self._answer(200, {"paths": [{"nodes": [source, "s", destination], "free_bps": free, "links": links}]})
 
     def do_POST(self) -> None:
         self._answer(*self.server.reserve(self._body()))
@@ -262,6 +265,22 @@ def test_an_edge_lost_while_the_controller_is_away_does_not_end_the_run(road: Re
         assert [edge.edge for edge in road.secure(draft).plan.edges] == ["edge1"]
         road.release()
         assert "could not be released" in said[-1]
+
+
+def test_a_cloud_that_was_killed_goes_on_with_what_it_had_reserved(
+    road: ReservedRoad, stub: Stub, said: list[str]
+) -> None:
+    reserved = road.secure(draft).reservation_id
+    assert reserved is not None
+    again = ReservedRoad(road.controller, road.travellers, "cloud", 7800, 0.75, 1e6, 60, said.append)
+    again.adopt(reserved)
+    assert again.secure(draft).reservation_id == reserved
+    assert stub.log == ["POST", "PATCH"]
+    stub.live = None
+    other = ReservedRoad(road.controller, road.travellers, "cloud", 7800, 0.75, 1e6, 60, said.append)
+    other.adopt(reserved)
+    assert "cannot be gone on with" in said[-1]
+    assert other.secure(draft).reserved
 
 
 def test_the_lease_is_renewed_in_a_round_that_takes_longer(road: ReservedRoad, stub: Stub) -> None:
