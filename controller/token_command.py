@@ -24,12 +24,12 @@ def _where(function: F) -> F:
 
 @contextlib.contextmanager
 def _tokens(map_name: str | None, ledger: str | None) -> Iterator[Tokens]:
-    from controller.surroundings import default_ledger
+    from controller.surroundings import default_ledger, load_network
 
     if (map_name is None) == (ledger is None):
         raise click.UsageError("Say whose tokens: either --map MAP or --ledger URL.")
     try:
-        tokens = Tokens(ledger or default_ledger(map_name or ""))
+        tokens = Tokens(ledger or default_ledger(load_network(map_name or "").name))
         try:
             yield tokens
         finally:

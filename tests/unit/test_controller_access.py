@@ -135,6 +135,8 @@ def test_the_command_gives_lists_and_revokes(tmp_path: Path) -> None:
     assert "revoked 20" in run(command, ["list", *where]).output
     assert run(command, ["revoke", "nobody", *where]).exit_code == 2
     assert "either --map MAP or --ledger URL" in run(command, ["list"]).output
+    unknown = run(command, ["list", "--map", "nosuch"])
+    assert (unknown.exit_code, "nosuch" in unknown.output) == (2, True)
 
 
 def test_the_audit_log_only_grows(tmp_path: Path) -> None:
