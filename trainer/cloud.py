@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from trainer import benchmark, checkpoint, codec, messages
+from trainer import benchmark, checkpoint, messages
 from trainer.apprentice import Apprentice, apprentice_of
 from trainer.averaging import average
 from trainer.checkpoint import Checkpoint
@@ -25,11 +25,12 @@ from trainer.device import device_of
 from trainer.drafting import draft_plan
 from trainer.errors import ProtocolError, QuorumError, TrainerError, TrainingFailedError
 from trainer.exchange import StepResult
+from trainer.guard import CodecGuard
 from trainer.lateness import eased
 from trainer.models import build_layers
 from trainer.outlook import Outlook
 from trainer.pacing import pace_bytes_per_s
-from trainer.preparation import Preparation, codec_name, prepare
+from trainer.preparation import Preparation, prepare
 from trainer.record import RunRecord, milliseconds
 from trainer.roads import Grant, Road
 from trainer.rows import round_row
@@ -103,9 +104,7 @@ class Cloud:
         self._record = record
         self._resumed = resumed
         self._device = device_of(settings.device)
-        self._codec = codec_name(settings.codec)
-        asked = settings.gradient_codec
-        self._gradient_codec = codec.gradient_codec(self._codec) if asked is None else codec_name(asked)
+        self._guard = CodecGuard(settings.codec, settings.gradient_codec)
         self._preparation: Preparation = prepare([member.ask for member in crew.members], settings)
         self._recipe = resumed.recipe if resumed else self._preparation.message
         self._apprentices: dict[str, Apprentice] = {
@@ -148,7 +147,7 @@ class Cloud:
         self._need_quorum()
         grant = self._road.secure(
             lambda offer: draft_plan(number, offer, self._settings, self._apprentices, self._outlook,
-                                     {self._codec: self._gradient_codec}, self._layers)
+                                     self._layers)
         )
         self._announce(number, grant)
         steps: list[StepResult] = []
@@ -202,7 +201,7 @@ class Cloud:
         layers = {member.name: member.layers for member in self._crew.members if member.layers is not None}
         batches = {name: one.batch for name, one in self._apprentices.items()}
         return Outlook(layers, here, self._preparation.segment_shapes, batches, recipe.micro,
-                       self._state_bytes())
+                       self._state_bytes(), self._guard)
 
     def _state_bytes(self) -> list[int]:
         return [4 * self._recipe.optimizer.copies * cost.stored_values for cost in self._preparation.costs]
@@ -228,6 +227,7 @@ class Cloud:
         for edge in plan.edges:
             if (one := self._apprentices.get(edge.edge)) is None:
                 continue  # lost a moment ago
+            self._guard.use(edge.codec)
             up, down = grant.up[edge.edge], grant.down[edge.edge]
             mss = one.member.mss_bytes
             one.member.connection.pace(pace_bytes_per_s(down.rate_bps, mss) if grant.reserved else None)
@@ -236,8 +236,7 @@ class Cloud:
             self._crew.send(
                 one.member,
                 messages.Plan(
-                    round=number, cut=edge.cut, codec=self._codec,
-                    beat_s=plan.beat_s,
+                    round=number, cut=edge.cut, codec=edge.codec, beat_s=plan.beat_s,
                     pace_bytes_per_s=pace_bytes_per_s(up.rate_bps, mss) if grant.reserved else None,
                 ),
                 one.half.leaving(edge.cut),
@@ -254,9 +253,10 @@ class Cloud:
         self._record.event("step", round=number, step=step, of=self._settings.steps)
         plan = grant.plan
         forward_s = {edge.edge: edge.allowed_s for edge in plan.edges}
+        gradient_codecs = {edge.edge: self._guard.gradient_of(edge.codec) for edge in plan.edges}
         earliest_s = time.time() + plan.training_delay_s if before is None else before.next_ready_s(forward_s)
         one = self._current = CloudStep(
-            number, step, grant, self._crew, self._apprentices, self._gradient_codec, self._recipe.seed,
+            number, step, grant, self._crew, self._apprentices, gradient_codecs, self._recipe.seed,
             lambda edge, step: self._record.event("late", edge=edge, round=number, step=step,
                                                   policy=self._settings.late),
             earliest_s,
@@ -306,6 +306,7 @@ class Cloud:
         self._crew.send_all(messages.Global(round=number), model)
         counts = [count for _, count, _ in self._crew.collect(messages.Counted, timeout_s)]
         accuracy = sum(count.correct for count in counts) / max(1, sum(count.total for count in counts))
+        self._guard.learn(accuracy)
         return self._snapshot(number, model, states, accuracy)
 
     def _write_round(
@@ -313,12 +314,10 @@ class Cloud:
     ) -> None:
         accuracy = after.accuracy if after else None
         batches = {name: one.batch for name, one in self._apprentices.items()}
-        sizes = {name: self._outlook.segment_bytes(name, one.cut, self._codec)
-                 for name, one in self._apprentices.items()}
         stayed = tuple(edge for edge in grant.plan.edges if edge.edge in self._apprentices)
         plan = dataclasses.replace(grant.plan, edges=stayed)
-        row = round_row(number, plan, grant, steps, sizes, batches, self._codec, duration_s, accuracy,
-                        after is not None)
+        sizes = {edge.edge: self._outlook.segment_bytes(edge.edge, edge.cut, edge.codec) for edge in stayed}
+        row = round_row(number, plan, grant, steps, sizes, batches, duration_s, accuracy, after is not None)
         row["lost"] = list(self._lost)
         if grant.broken:
             for transfer in row["transfers"]:

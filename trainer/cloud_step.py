@@ -33,14 +33,14 @@ class CloudStep:
 
     def __init__(
         self, number: int, step: int, grant: Grant, crew: Crew, apprentices: Mapping[str, Apprentice],
-        gradient_codec: codec.Codec, seed: int, tell_late: Callable[[str, int], None], earliest_s: float,
+        gradient_codecs: Mapping[str, codec.Codec], seed: int, tell_late: Callable[[str, int], None], earliest_s: float,
     ) -> None:
         self.number = number
         self.step = step
         self._grant = grant
         self._crew = crew
         self._apprentices = apprentices
-        self._gradient_codec = gradient_codec
+        self._gradient_codecs = gradient_codecs
         self._seed = seed
         self._began_with = dict(apprentices)
         self._tell_late = tell_late
@@ -160,7 +160,7 @@ class CloudStep:
         exchange.loss += loss
         sent = self._crew.send(
             one.member, messages.Gradient(step=segment.step, micro=segment.micro),
-            codec.encode("gradient", gradient, self._gradient_codec),
+            codec.encode("gradient", gradient, self._gradient_codecs[one.name]),
         )
         if sent is not None:
             exchange.sent_down.append(SentFrame(sent.send_s, sent.size_bytes))

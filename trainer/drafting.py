@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from trainer.apprentice import Apprentice
-from trainer.outlook import Codecs, Outlook
+from trainer.outlook import Outlook
 from trainer.planner import Offer, RoundPlan, plan_round
 from trainer.settings import RunSettings
 
 
 def draft_plan(
     number: int, offer: Offer, settings: RunSettings, apprentices: Mapping[str, Apprentice], outlook: Outlook,
-    codecs: Codecs, layers: int,
+    layers: int,
 ) -> RoundPlan:
     """The plan of a round for what the network offers; fixed cuts if the settings say so.
 
@@ -20,7 +20,7 @@ def draft_plan(
     """
     present = list(apprentices.values())
     cuts = {one.name: _allowed(number, settings, one, layers) for one in present}
-    forecasts = outlook.forecasts({one.name: one.member.planning_mss_bytes for one in present}, cuts, codecs)
+    forecasts = outlook.forecasts({one.name: one.member.planning_mss_bytes for one in present}, cuts)
     current = [one.cut for one in present] if number > 1 else None
     return plan_round(forecasts, offer, max(one.micros for one in present), current, settings.steps)
 

@@ -29,8 +29,9 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--data", "data", {"help": DATA_HELP}),
     ("--partition", "partition", {"help": PARTITION_HELP}),
     ("--model", "model", {"help": "A model of the zoo, or your own as package.module:function.  [default: by task]"}),
-    ("--codec", "codec", {"type": click.Choice(["fp32", "bf16", "int8"]),
-                          "help": "How segments travel; fp32 is exact, int8 takes a quarter of the bytes."}),
+    ("--codec", "codec", {"type": click.Choice(["fp32", "bf16", "int8", "auto"]),
+                          "help": "How segments travel; fp32 is exact, int8 takes a quarter of the bytes; auto: as "
+                                  "each edge's plan is shortest, while accuracy holds."}),
     ("--gradient-codec", "gradient_codec", {"type": click.Choice(["fp32", "bf16", "int8"]),
                                             "help": "How gradients travel.  [default: as segments, at least bf16]"}),
     ("--optimizer", "optimizer", {"type": click.Choice(["sgd", "momentum", "adam", "adamw"])}),

@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer import protocol
 from trainer.codec import Codec, encoded_bytes
+from trainer.guard import CodecGuard
 from trainer.pacing import transfer_bits, wire_bits
 from trainer.parts import split_evenly
 from trainer.planner import EdgeForecast, Option
@@ -16,12 +17,9 @@ from trainer.predictor import CloudPredictor, LayerSeconds, Predictor
 FRAME_BYTES = protocol.PREFIX.size + 340
 """Prefix and header of a segment's or gradient's frame, with the padding of its tensors."""
 
-Codecs = Mapping[Codec, Codec]
-"""The codecs a segment may have, each with that of its gradient."""
-
 
 class Outlook:
-    """One predictor per edge and one for the cloud."""
+    """One predictor per edge and one for the cloud, and which codecs may be used."""
 
     def __init__(
         self,
@@ -31,9 +29,11 @@ class Outlook:
         batches: Mapping[str, int],
         micro: int,
         layer_state_bytes: Sequence[int],
+        guard: CodecGuard,
     ) -> None:
         self._edges: dict[str, Predictor] = {}
         self._cloud = CloudPredictor(cloud)
+        self.guard = guard
         self._shapes = segment_shapes
         self._micro = micro
         self._batches: dict[str, int] = {}
@@ -50,17 +50,18 @@ class Outlook:
 
     def history(self) -> dict[str, Any]:
         """All that was learnt, as JSON; `recall` takes it back."""
-        return {"cloud": self._cloud.history(), "edges": {name: one.history() for name, one in self._edges.items()}}
+        edges = {name: one.history() for name, one in self._edges.items()}
+        return {"cloud": self._cloud.history(), "edges": edges, "guard": self.guard.history()}
 
     def recall(self, history: Mapping[str, Any]) -> None:
         """Know what `history` told, of the cloud and of every edge in it."""
         self._cloud = CloudPredictor.recalled(history["cloud"])
+        self.guard.recall(history["guard"])
         self._edges |= {name: Predictor.recalled(one) for name, one in history["edges"].items()}
 
-    def forecasts(
-        self, mss_bytes: Mapping[str, int], cuts: Mapping[str, Collection[int]], codecs: Codecs
-    ) -> list[EdgeForecast]:
-        """For every edge named in `cuts`, what each of these cuts with each codec would take."""
+    def forecasts(self, mss_bytes: Mapping[str, int], cuts: Mapping[str, Collection[int]]) -> list[EdgeForecast]:
+        """For every edge named in `cuts`, what each of these cuts with each allowed codec would take."""
+        codecs = self.guard.codecs()
         return [self._forecast(name, mss_bytes[name], sorted(allowed), codecs) for name, allowed in cuts.items()]
 
     def segment_bytes(self, edge: str, cut: int, codec: Codec) -> int:
@@ -75,7 +76,9 @@ class Outlook:
         """What the steps of a round took in the cloud, for all edges together."""
         self._cloud.learn([(cut, len(self._pieces[edge])) for edge, cut in cuts.items()], work_s)
 
-    def _forecast(self, edge: str, mss_bytes: int, cuts: Sequence[int], codecs: Codecs) -> EdgeForecast:
+    def _forecast(
+        self, edge: str, mss_bytes: int, cuts: Sequence[int], codecs: Mapping[Codec, Codec]
+    ) -> EdgeForecast:
         predictor, micros = self._edges[edge], len(self._pieces[edge])
         forward_s, backward_s, cloud_s = predictor.forward_s(), predictor.backward_s(), self._cloud.work_s()
         frames, labels = micros * FRAME_BYTES, self._batches[edge]

@@ -13,7 +13,6 @@ from trainer.errors import UsageError
 
 if TYPE_CHECKING:
     from topologies.maps import Map
-    from trainer.codec import Codec
     from trainer.costs import LayerCost
     from trainer.planner import Alternative, Offer, RoundPlan
     from trainer.predictor import LayerSeconds
@@ -29,19 +28,19 @@ MSS_OVERHEAD_BYTES = 52
 @click.option("--micro", default=4, show_default=True, help="Micro-batches per mini-batch.")
 @click.option("--share", default=0.75, show_default=True, help="Part of the free capacity to use.")
 @click.option("--min-cut", default=1, show_default=True, help="Fewest layers on an edge; the last stays in the cloud.")
-@click.option("--codec", "codecs", multiple=True, type=click.Choice(["fp32", "bf16", "int8"]), default=["fp32"],
-              show_default=True, help="A codec the plan may use; repeat for each.")
+@click.option("--codec", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16", "int8", "auto"]),
+              help="The codec of the segments; auto: as in a run that begins.")
 @click.option("--prior", is_flag=True, help="Predict from costs alone; do not run the layers here.")
 def plan(
-    map_name: str | None, model: str, batch: int, micro: int, share: float, min_cut: int, codecs: tuple[Codec, ...],
+    map_name: str | None, model: str, batch: int, micro: int, share: float, min_cut: int, codec: str,
     prior: bool,
 ) -> None:
     """Print every cut with its FLOPs, bytes and predicted seconds on this machine; with --map, the plan of a round."""
     import torch
 
     from trainer import benchmark
-    from trainer.codec import gradient_codec
     from trainer.costs import layer_costs, segment_shapes
+    from trainer.guard import CodecGuard
     from trainer.models import build_layers
     from trainer.outlook import Outlook
     from trainer.predictor import LayerSeconds, prior_seconds
@@ -69,12 +68,12 @@ def plan(
         )
         for node in network.edges
     }
-    outlook = Outlook(edges, here, shapes, dict.fromkeys(edges, batch), micro, [0] * len(costs))
+    outlook = Outlook(edges, here, shapes, dict.fromkeys(edges, batch), micro, [0] * len(costs), CodecGuard(codec))
     mss = network.mtu_bytes - MSS_OVERHEAD_BYTES
     from trainer.planner import alternatives, plan_round
 
     cuts = dict.fromkeys(edges, range(min_cut, len(costs)))
-    forecasts = outlook.forecasts(dict.fromkeys(edges, mss), cuts, {codec: gradient_codec(codec) for codec in codecs})
+    forecasts = outlook.forecasts(dict.fromkeys(edges, mss), cuts)
     offer = _offer(network, share)
     best = plan_round(forecasts, offer, micro)
     _print_plan(network, best, share)

@@ -9,7 +9,6 @@ from typing import cast
 
 from torch import nn
 
-from trainer.codec import VALUE_BYTES, Codec
 from trainer.costs import LayerCost, layer_costs, segment_shapes
 from trainer.errors import TrainingFailedError, UsageError
 from trainer.messages import Ask, Prepare
@@ -113,16 +112,6 @@ def optimizer_name(text: str) -> OptimizerName:
     if text not in ("sgd", "momentum", "adam", "adamw"):
         raise UsageError(f"There is no optimizer {text!r}; there are: sgd, momentum, adam, adamw.")
     return cast(OptimizerName, text)
-
-
-def codec_name(text: str) -> Codec:
-    """The codec of that name.
-
-    Raises: UsageError if there is none.
-    """
-    if text not in VALUE_BYTES:  # narrows the type
-        raise UsageError(f"There is no codec {text!r}; there are: {', '.join(VALUE_BYTES)}.")
-    return text
 
 
 def _check_cuts(settings: RunSettings, layers: int) -> None:

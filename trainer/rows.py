@@ -19,7 +19,6 @@ def round_row(
     steps: Sequence[StepResult],
     segment_bytes: Mapping[str, int],
     batches: Mapping[str, int],
-    codec: str,
     duration_s: float,
     accuracy: float | None,
     averaged: bool,
@@ -28,7 +27,7 @@ def round_row(
     transfers = [row for step in steps for row in _transfers(step)]
     edges = [
         _edge_row(edge, grant, [step.edges[edge.edge] for step in steps], plan,
-                  {"edge": edge.edge, "cut": edge.cut, "codec": codec, "samples": batches[edge.edge] * len(steps),
+                  {"edge": edge.edge, "cut": edge.cut, "codec": edge.codec, "samples": batches[edge.edge] * len(steps),
                    "segment_bytes": segment_bytes[edge.edge]})
         for edge in plan.edges
     ]
