@@ -220,7 +220,7 @@ class Cloud:
             "plan", round=number, cuts={edge.edge: edge.cut for edge in plan.edges},
             training_delay_ms=milliseconds(plan.last_leaves_s), beat_ms=milliseconds(plan.beat_s),
             transmission_delay_ms=milliseconds(plan.uplink_s),
-            step_ms=milliseconds(plan.step_s), codecs={edge.edge: self._codec for edge in plan.edges},
+            step_ms=milliseconds(plan.step_s), codecs={edge.edge: edge.codec for edge in plan.edges},
             rates_bps={edge.edge: grant.up[edge.edge].rate_bps for edge in plan.edges},
             reservation=grant.reservation_id, reserved=grant.reserved, adaptations=list(grant.adaptations),
         )

@@ -1,8 +1,8 @@
 """Which codecs a plan may use: as asked, or with `auto` those that have not cost accuracy.
 
 With `auto` a run begins with fp32 and bf16; after an averaging that is no worse than the best so far, int8 is allowed
-too. An averaging whose accuracy lies more than MOST_LOSS below the best takes the most lossy codec that was used since the
-last one away for good, until only fp32 is left.
+too. An averaging whose accuracy lies more than MOST_LOSS below the best takes the most lossy codec that was used since
+the last one away for good, until only fp32 is left.
 """
 
 from __future__ import annotations
