@@ -126,3 +126,16 @@ def wait_until(true: Callable[[], bool], timeout_s: float = 30) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_change_of_path_loses_no_packet(metro: Network, tmp_path: Path) -> None:
+    """The new rate does not fit beside the other flow, so the flow must move to the other side of the ring."""
+    filler = udp_flow("edge2", "load2", {"min_bandwidth_bps": 60_000_000})
+    flow = udp_flow("edge1", "cloud", {"min_bandwidth_bps": RATE_BPS})
+    with reserved_flow(metro, filler), reserved_flow(metro, flow) as before:
+        with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as moved:
+            wider = flow | {"requirement": {"min_bandwidth_bps": 3 * RATE_BPS}}
+            answer = metro.api.patch(f"/v1/reservations/{before['id']}", json={"flows": [wider]})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["flows"][0]["path"] != before["flows"][0]["path"]
+    assert (moved.lost, moved.duplicates, moved.marks()) == (0, 0, {46})
