@@ -133,7 +133,8 @@ def train(
 
 
 def _run(command: list[str], limit_s: float | None) -> int:
-    with subprocess.Popen(command) as process:
+    lines = {**os.environ, "TTY_COMPATIBLE": "0"}  # no live table: what is said here stands between its lines
+    with subprocess.Popen(command, env=lines) as process:
         try:
             return process.wait(limit_s)
         except subprocess.TimeoutExpired:

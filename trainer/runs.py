@@ -73,6 +73,7 @@ def facts(run: Run) -> dict[str, str]:
     over = [row["measured_ms"] / row["ideal_ms"] for row in run.transfers() if row["ideal_ms"]]
     steps = [ms for row in rounds for ms in row["step_ms"]["measured"]]
     spreads = [ms for row in rounds for ms in row["spread_ms"]]
+    over_bound = [row["round_over_bound"] for row in rounds if row.get("round_over_bound")]
     lost = sum(len(row.get("lost", ())) for row in rounds)
     return {
         "status": str(summary["status"]),
@@ -90,6 +91,7 @@ def facts(run: Run) -> dict[str, str]:
         "transfer, 99 %": _quantile(measured, 0.99, " ms"),
         "over its rate's time, 99 %": _quantile(over, 0.99, " x", 3),
         "spread, median": _quantile(spreads, 0.5, " ms"),
+        "round over its bound, median": _quantile(over_bound, 0.5, " x", 3),
         "promises kept": f"{promises['kept']} of {promises['made']}" if promises["made"] else "none made",
         "edges lost": str(lost) if lost else "none",
         "unfinished transfers": str(len(summary.get("unfinished", ())) or "none"),
