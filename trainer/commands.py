@@ -173,7 +173,8 @@ def _road_to(
     def road(members: Sequence[Member]) -> Road:
         from trainer.errors import ControllerUnreachableError
         from trainer.reservations import Controller
-        from trainer.roads import OpenRoad, ReservedRoad, Traveller
+        from trainer.reserved_road import ReservedRoad
+        from trainer.roads import OpenRoad, Traveller
 
         travellers = [Traveller(member.name, member.source_port) for member in members]
         open_road = OpenRoad(travellers, settings.share * settings.assume_bps, settings.floor_bps)

@@ -17,7 +17,8 @@ import pytest
 from tests.network.conftest import Network
 from trainer.planner import EdgePlan, Offer, RoundPlan
 from trainer.reservations import Controller
-from trainer.roads import ReservedRoad, Traveller
+from trainer.reserved_road import ReservedRoad
+from trainer.roads import Traveller
 
 SHORT = ["--rounds", "2", "--steps", "2", "--average-every", "2"]
 

@@ -15,7 +15,8 @@ import pytest
 from trainer.errors import ControllerUnreachableError, NetworkError, ReservationRefusedError
 from trainer.planner import EdgeForecast, Offer, Option, RoundPlan, plan_round
 from trainer.reservations import Controller
-from trainer.roads import OpenRoad, ReservedRoad, Traveller
+from trainer.reserved_road import ReservedRoad
+from trainer.roads import OpenRoad, Traveller
 
 CAPACITY_BPS = 76e6
 
@@ -133,7 +134,9 @@ def said() -> list[str]:
 def road(stub: Stub, said: list[str]) -> Iterator[ReservedRoad]:
     controller = Controller(stub.url, 1, said.append, pause_s=0.01)
     travellers = [Traveller("edge1", 7801), Traveller("edge2", 7802)]
-    yield ReservedRoad(controller, travellers, "cloud", 7800, 0.75, 1e6, 60, said.append)
+    road = ReservedRoad(controller, travellers, "cloud", 7800, 0.75, 1e6, 60, said.append)
+    yield road
+    road.release()
     controller.close()
 
 
@@ -281,6 +284,8 @@ def test_a_cloud_that_was_killed_goes_on_with_what_it_had_reserved(
     other.adopt(reserved)
     assert "cannot be gone on with" in said[-1]
     assert other.secure(draft).reserved
+    for one in (again, other):
+        one.release()
 
 
 def test_the_lease_is_renewed_in_a_round_that_takes_longer(road: ReservedRoad, stub: Stub) -> None:
