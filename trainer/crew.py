@@ -274,7 +274,7 @@ class Crew:
                 for place in (self._asked, self._waiting):
                     if place.get(member.name) is member:
                         del place[member.name]
-            member.connection.abort()
+                        member.connection.abort()
         size_bytes = inbound.frame.size_bytes if isinstance(inbound, Received) else 0
         self._mailbox.put(member, inbound, size_bytes)
 

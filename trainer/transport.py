@@ -125,7 +125,14 @@ class Connection:
         return f"{host}:{port}"
 
     def pace(self, bytes_per_s: float | None) -> None:
-        """Send no faster than this from now on, as reserved traffic; None takes limit and mark away."""
+        """Send no faster than this from now on, as reserved traffic; None takes limit and mark away.
+
+        On a connection that is broken this does nothing: whoever sends or receives will notice.
+        """
+        with contextlib.suppress(OSError):
+            self._pace(bytes_per_s)
+
+    def _pace(self, bytes_per_s: float | None) -> None:
         self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0 if bytes_per_s is None else RESERVED_TOS)
         rate = UNPACED if bytes_per_s is None else max(1, int(bytes_per_s))
         self._socket.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, struct.pack("@I", min(rate, UNPACED)))
