@@ -9,13 +9,13 @@ demo: setup
 
 test: setup
 	$(MAKE) --no-print-directory check
-	$(BIN)/pytest tests/processes
+	$(BIN)/pytest tests/processes -n 4 --dist loadfile
 	$(SUDO) env CI=$(CI) $(BIN)/pytest tests/network -p no:cacheprovider
 
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest tests/unit tests/property
+	$(BIN)/pytest tests/unit tests/property -n 2
 
 setup:
 	@scripts/set-up
