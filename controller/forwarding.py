@@ -5,6 +5,7 @@ Table 0 classifies, table 1 forwards.
     table 0  LLDP from a switch            -> controller            (the wiring check)
              VLAN-tagged, from a host      -> dropped
              reserved flow, from its host  -> its meter, DSCP 46, its label, table 1
+             the same outside its window   -> its meter, DSCP 34, table 1
              other IP, from a host         -> DSCP 0, table 1       (nobody marks his own way in)
              ARP for a host, from a host   -> the port's ARP meter, answered on the spot
              anything from a switch        -> table 1
@@ -12,6 +13,7 @@ Table 0 classifies, table 1 forwards.
                                               classifier reads a fixed byte, so a frame that is not IP could spell out
                                               DSCP 46 there
     table 1  label and DSCP 46             -> along the flow's path; see protection.py
+             to a host's MAC, DSCP 34      -> towards that host
              to a host's MAC               -> best-effort meter of the egress port, towards that host
 
 The mark stays on to the host: the last port, too, has best effort to put behind it, and it knows the reserved frames
@@ -19,7 +21,12 @@ by their mark alone.
 
 Best effort may use whatever no reserved flow uses at the moment: a backup's rate while the primary is up, a periodic
 flow's rate outside its window. The queues put reserved frames first and drop only best effort, so a meter that shrinks
-late costs no promise. A reserved flow is best effort itself outside its window, and while all its paths are broken.
+late costs no promise. While all its paths are broken a reserved flow is best effort itself.
+
+Outside its window a periodic flow is *late*: behind everything reserved and before best effort, at its metered rate. A
+transfer that overruns its window, or finds its gate not open yet, so loses a little time and not its place; behind a
+flood in the best-effort queue its TCP connection would need many windows to recover. Who ignores his window harms
+nobody who was promised something.
 
 The first switch answers ARP itself: who has which address follows from the map. No host ever sees another's ARP, so
 there is nothing to poison and nothing to flood, and addresses are resolved whatever links and controller do.
@@ -39,6 +46,7 @@ from controller.entries import (
     BEST_EFFORT_METERS,
     CONTROLLER_PORT,
     IN_PORT,
+    Action,
     EntryKey,
     FlowEntry,
     MatchValue,
@@ -61,6 +69,9 @@ BEST_EFFORT_BURST_MAX_KBIT = 8000
 ARP_METER_MAX_KBPS = 100
 ARP_METER_MIN_KBPS = 8
 ARP_BURST_KBIT = 16
+
+LATE_DSCP = 34
+"""Assured forwarding, class 4. Source: RFC 2597 §6."""
 
 IPV6, ARP, LLDP = 0x86DD, 0x0806, 0x88CC
 PROTOCOL_NUMBERS: Mapping[str, int] = {"tcp": 6, "udp": 17}
@@ -153,8 +164,8 @@ def wanted_entries(
     """The entries of one reserved flow at this moment: (switch, entry), from its last switch back to its first."""
     on_backup = bool(down) and active_path(placement, down) == placement.backup_path
     entries = list(laid(network, placement, cookie, on_backup))
-    if _is_open(placement, now_us) and active_path(placement, down) is not None:
-        entries.append(classifier(network, placement, cookie))
+    if active_path(placement, down) is not None:
+        entries.append(classifier(network, placement, cookie, late=not _is_open(placement, now_us)))
     return entries
 
 
@@ -188,8 +199,8 @@ def arp_meter_kbps(network: Network) -> int:
 
 
 @lru_cache(maxsize=65536)
-def classifier(network: Network, placement: Placement, cookie: int) -> tuple[str, FlowEntry]:
-    """The entry that lets a reserved flow in, at its first switch."""
+def classifier(network: Network, placement: Placement, cookie: int, late: bool) -> tuple[str, FlowEntry]:
+    """The entry that lets a reserved flow in, at its first switch; `late`: outside its window."""
     flow = placement.flow
     source, destination = network.nodes[flow.source], network.nodes[flow.destination]
     match = match_of({
@@ -201,7 +212,9 @@ def classifier(network: Network, placement: Placement, cookie: int) -> tuple[str
         f"{flow.match.protocol}_src": flow.match.source_port,
         f"{flow.match.protocol}_dst": flow.match.destination_port,
     })  # fmt: skip
-    mark = (("set_ip_dscp", RESERVED_DSCP), ("set_eth_dst", label(network, placement)))
+    mark: tuple[Action, ...] = (("set_ip_dscp", RESERVED_DSCP), ("set_eth_dst", label(network, placement)))
+    if late:
+        mark = (("set_ip_dscp", LATE_DSCP),)
     return placement.switches[0], FlowEntry(0, 300, match, cookie, placement.meter_id, mark, goto=1)
 
 
@@ -261,8 +274,10 @@ def _best_effort(network: Network, down: frozenset[str]) -> list[tuple[str, Flow
     entries = []
     for host in network.hosts:
         anything = match_of({"eth_dst": host.mac or ""})
+        late = match_of({"eth_dst": host.mac or "", "eth_type": IPV4, "ip_dscp": LATE_DSCP})
         for switch, link in next_hops(network, host.name, down).items():
             out = (("output", link.source_port),)
             meter_id = BEST_EFFORT_METERS + link.source_port
+            entries.append((switch, FlowEntry(1, 205, late, BASE_COOKIE, actions=out)))
             entries.append((switch, FlowEntry(1, 200, anything, BASE_COOKIE, meter_id, out)))
     return entries

@@ -5,7 +5,8 @@ on its own: a switch that is slow to confirm delays no other, and is told only o
 
 Nothing else knows what is open: what the switches should hold at a moment is worked out in one place (`Timetable`), so
 whoever compares or repairs them meanwhile wants the same. If the controller is away, gates stay as they are: a flow
-that finds its gate open is served as promised, one that finds it closed is best effort until the controller is back.
+that finds its gate open is served as promised, one that finds it closed goes behind everything reserved and before best
+effort until the controller is back.
 """
 
 from __future__ import annotations

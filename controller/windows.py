@@ -1,8 +1,8 @@
 """Periodic windows: whether one is open at a moment, and when the next one opens or closes.
 
 A gate opens GUARD_US before its window begins and closes GRACE_US after it has ended, so that a sender who keeps his
-window finds it open although controller, switch, clocks and he himself are a little late. Who sends outside his window
-gains these at most, at his metered rate; the bounds reckon with it (`Calibration.clock_us`).
+window finds it open although controller, switch, clocks and he himself are a little late; the bounds reckon with these
+(`Calibration.clock_us`). Outside, a flow goes behind everything reserved and before best effort, at its metered rate.
 """
 
 from __future__ import annotations

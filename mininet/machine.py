@@ -69,7 +69,7 @@ def packet_buffer_bytes(plan: Map) -> int:
     frame = plan.mtu_bytes + 14
     block = 1 << (frame - 1).bit_length()  # the kernel takes memory in powers of two
     ports = sum(plan.node(port.node).kind == "switch" for port in plan.ports)
-    frames = ports * (QUEUE_BYTES // frame + queue_frames(plan.mtu_bytes))
+    frames = ports * (QUEUE_BYTES // frame + 2 * queue_frames(plan.mtu_bytes))
     wanted = frames * (block + FRAME_OVERHEAD_BYTES)
     return min(max(wanted, SOCKET_BUFFER_BYTES), MAX_SOCKET_BUFFER_BYTES)
 

@@ -1,24 +1,25 @@
 """Ports as an optical line would have them: a fixed rate, and reserved frames before all others.
 
-Every egress is an HTB class of the port's rate with three children in strict priority: frames marked DSCP 46 (expedited
-forwarding, RFC 3246); ARP and LLDP, of which the controller's meters let through very little; everything else.
+Every egress is an HTB class of the port's rate with four children in strict priority: frames marked DSCP 46 (expedited
+forwarding, RFC 3246); ARP and LLDP, of which the controller's meters let through very little; frames marked DSCP 34,
+reserved ones outside their window; everything else.
 
 A queue that refuses a frame makes Open vSwitch's userspace datapath drop the rest of its batch, reserved frames
-included. So no queue refuses any: the reserved one holds all bursts that meters let through, and a full
-best-effort queue drops its oldest frame instead of the new one, which the sender does not see (pfifo_head_drop).
+included. So no queue refuses any: the reserved one holds all bursts that meters let through, and a full queue of the
+last two drops its oldest frame instead of the new one, which the sender does not see (pfifo_head_drop).
 """
 
 from __future__ import annotations
 
 import subprocess
 
-EXPEDITED_DSFIELD = "0xb8"
+EXPEDITED_DSFIELD, LATE_DSFIELD = "0xb8", "0x88"
 QUEUE_BYTES = 3_000_000
 """Above all reserved bursts together, and above the largest burst of a best-effort meter, 8000 kbit."""
 
 
 _SMALL = (("arp", "2"), ("0x88cc", "3"))
-"""Protocols of the middle class, each with a filter preference of its own, as tc wants."""
+"""Protocols of the second class, each with a filter preference of its own, as tc wants."""
 
 
 def queue_frames(mtu_bytes: int) -> int:
@@ -42,17 +43,19 @@ def port_commands(interface: str, rate_bps: int, mtu_bytes: int, delay_us: float
     commands = [
         [*tc, "root", "handle", "1:", "htb", "default", "20"],
         [*classes, "1:", "classid", "1:1", "htb", "rate", rate, "ceil", rate, *htb],
-        [*classes, "1:1", "classid", "1:10", "htb", "rate", share(98), "ceil", rate, "prio", "0", *htb],
+        [*classes, "1:1", "classid", "1:10", "htb", "rate", share(97), "ceil", rate, "prio", "0", *htb],
         [*classes, "1:1", "classid", "1:15", "htb", "rate", share(1), "ceil", rate, "prio", "1", *htb],
-        [*classes, "1:1", "classid", "1:20", "htb", "rate", share(1), "ceil", rate, "prio", "2", *htb],
-        [*filters, "all", "prio", "1", "u32", "match", "ip", "dsfield", EXPEDITED_DSFIELD, "0xfc", "flowid", "1:10"],
+        [*classes, "1:1", "classid", "1:16", "htb", "rate", share(1), "ceil", rate, "prio", "2", *htb],
+        [*classes, "1:1", "classid", "1:20", "htb", "rate", share(1), "ceil", rate, "prio", "3", *htb],
+        *([*filters, "all", "prio", "1", "u32", "match", "ip", "dsfield", field, "0xfc", "flowid", f"1:{band}"]
+          for field, band in ((EXPEDITED_DSFIELD, "10"), (LATE_DSFIELD, "16"))),
         *([*filters, kind, "prio", prio, "u32", "match", "u32", "0", "0", "flowid", "1:15"] for kind, prio in _SMALL),
     ]  # fmt: skip
     # netem refuses what is too much: there only a limit that is never reached keeps batches whole.
     delayed = ["netem", "delay", f"{delay_us:.0f}us", "limit", str(QUEUE_BYTES // 64)]
-    reserved = ["bfifo", "limit", str(QUEUE_BYTES)]
-    best_effort = ["pfifo_head_drop", "limit", str(queue_frames(mtu_bytes))]
-    for band, queue in (("10", reserved), ("15", reserved), ("20", best_effort)):
+    whole = ["bfifo", "limit", str(QUEUE_BYTES)]
+    dropping = ["pfifo_head_drop", "limit", str(queue_frames(mtu_bytes))]
+    for band, queue in (("10", whole), ("15", whole), ("16", dropping), ("20", dropping)):
         leaf = [*tc, "parent", f"1:{band}", "handle", f"{band}:"]
         commands.append([*leaf, *(delayed if delay_us else queue)])
     return commands

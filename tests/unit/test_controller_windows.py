@@ -56,12 +56,12 @@ def test_the_next_moment_of_several_is_the_first_of_theirs(several: list[Window]
     assert next_moment_us(several, now_us) == min((us for us in each if us is not None), default=None)
 
 
-def test_outside_its_window_a_flow_is_best_effort_and_inside_it_is_served() -> None:
+def test_outside_its_window_a_flow_is_late_but_metered_and_inside_it_is_served() -> None:
     inside = send(wanted_states(METRO, [periodic()], now_us=OPEN_US), "edge1", packet())
     outside = send(wanted_states(METRO, [periodic()], now_us=SHUT_US), "edge1", packet(ip_dscp=46))
-    assert (set(inside.marks), set(outside.marks)) == ({46}, {0})
-    assert outside.nodes[-1] == "cloud"
-    assert all(meter_id != 110_000 for _, meter_id in outside.meters)
+    assert (set(inside.marks), set(outside.marks)) == ({46}, {34})
+    assert inside.nodes[-1] == outside.nodes[-1] == "cloud"
+    assert [meter_id for _, meter_id in inside.meters] == [meter_id for _, meter_id in outside.meters] == [110_000]
 
 
 def test_best_effort_gets_a_window_s_rate_while_it_is_closed() -> None:
