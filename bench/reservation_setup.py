@@ -267,6 +267,7 @@ def main(quick: bool, out: Path | None) -> None:
         "confirmed_per_second": report.Claim(best, "1/s"),
         "ofctl_rest_per_second": report.Claim(peer_best, "1/s"),
         "rate_ratio_to_ofctl_rest": report.at_least(best / peer_best, "", 4),
+        "flow_ratio_in_groups": report.Claim(GROUP * 1e3 / report.quantile(group_ms, 0.5) / peer_best, ""),
         "group16_ms": report.at_most(report.quantile(group_ms, 0.5), "ms", 60),
     }
     table = Table("", "p50 ms", "p99 ms", f"per second, {AT_ONCE} clients", title=f"{HOPS} switches, {count} each")

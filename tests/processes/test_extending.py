@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes.test_trainer_local import free_ports
+from tests.processes.training import free_ports
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
 FILES = {match[1]: match[2] for match in re.finditer(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL)}

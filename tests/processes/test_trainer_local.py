@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.processes.training import free_ports
 from trainer import datasets, standardize
 from trainer.averaging import average
 from trainer.loading import load_local
@@ -28,19 +29,6 @@ from trainer.sharing import IID
 
 EDGES, ROUNDS, STEPS, BATCH, SEED = 2, 3, 2, 16, 5
 CUTS = [[2, 7], [11, 4], [13, 1]]
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody uses."""
-    for first in range(21000 + os.getpid() % 500 * 16, 60000, 16):
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
-    raise AssertionError("no free ports")
 
 
 def paceline(*arguments: str) -> subprocess.Popen[str]:

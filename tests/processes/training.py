@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,20 @@ Event = dict[str, Any]
 POLL_S = 0.01
 
 
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody uses."""
-    for first in range(21000 + os.getpid() % 500 * 16, 60000, 16):
+_BLOCKS = count()
+BLOCK, BLOCKS_OF_A_WORKER = 16, 180
+
+
+def free_ports(number: int) -> int:
+    """The first of so many ports in a row that nobody uses, other workers of this test run included.
+
+    Below those that the kernel deals out itself.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
+    for _ in range(BLOCKS_OF_A_WORKER):
+        first = 20_000 + (worker * BLOCKS_OF_A_WORKER + next(_BLOCKS) % BLOCKS_OF_A_WORKER) * BLOCK
         try:
-            for port in range(first, first + count):
+            for port in range(first, first + number):
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", port))
         except OSError:
