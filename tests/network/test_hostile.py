@@ -127,7 +127,7 @@ def counted(network: Network, reservation: dict[str, Any]) -> dict[str, Any]:
     return meters[0]
 
 
-def wait_until(true: Any, timeout_s: float = 10) -> None:
+def wait_until(true: Any, timeout_s: float = 30) -> None:
     deadline = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < deadline

@@ -232,11 +232,15 @@ def test_wiring_that_is_as_planned_draws_no_complaint_and_a_missing_port_does(
 
 
 def test_wiring_that_is_not_as_planned_is_complained_about(ovs: OpenVSwitch, controller: Controller) -> None:
-    """A frame that says it left port 9 of switch 2 comes out of s1's port towards s2."""
+    """A frame that says it left port 9 of switch 2 comes out of s1's port towards s2, until a true one comes again."""
     frame = lldp_frame(2, 9).hex()
+
+    def is_complained_about() -> bool:
+        ovs.ofctl("packet-out", "s2", f"in_port=controller,packet={frame},actions=output:1")
+        return any("port 1 is wired to s2 port 9" in sentence for sentence in controller.complaints())
+
     wait_until(lambda: controller.complaints() == [])
-    ovs.ofctl("packet-out", "s2", f"in_port=controller,packet={frame},actions=output:1")
-    wait_until(lambda: any("port 1 is wired to s2 port 9" in sentence for sentence in controller.complaints()))
+    wait_until(is_complained_about)
     wait_until(lambda: controller.complaints() == [])
 
 
