@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -101,7 +102,7 @@ class Bench:
         self.plan = emulation.plan
         self.api = api
         self.edges = [edge.name for edge in self.plan.edges]
-        self.out = Path("/run/paceline/received.json")
+        self.out = emulation.vswitch.directory / "received.json"
         self.sent: list[tuple[Phase, str, float, int, list[Epoch]]] = []
         self.senders: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -276,13 +277,17 @@ def table_of(transfers: Sequence[Transfer]) -> Table:
         table.add_row(
             name, str(len(own)), f"{statistics.median(t.measured_ms for t in own):.0f}",
             f"{max(t.measured_ms for t in own):.0f}", f"{statistics.median(t.bound_ms for t in own):.0f}",
-            f"{statistics.median(ratios_of(own)):.3f}", str(len(late)), str(sum(t.stalled for t in late)),
+            f"{statistics.median(ratios_of(own) or [math.nan]):.3f}", str(len(late)), str(sum(t.stalled for t in late)),
         )  # fmt: skip
     return table
 
 
 def ratios_of(transfers: Sequence[Transfer]) -> list[float]:
-    """For every flow of every phase: its median bound over its worst transfer."""
+    """For every flow of every phase: its median bound over its worst transfer.
+
+    Only of transfers during which the machine ran: one that it held up would make the bound look tight.
+    """
+    transfers = [transfer for transfer in transfers if not transfer.stalled]
     flows = dict.fromkeys((transfer.phase, transfer.edge) for transfer in transfers)
     ratios = []
     for phase, edge in flows:
@@ -296,11 +301,12 @@ def claims_of(transfers: Sequence[Transfer], best_effort_bps: tuple[float, float
     """The figures that the README may quote."""
     late = [transfer for transfer in transfers if not transfer.kept]
     in_windows_bps, all_the_time_bps = best_effort_bps
+    tightness = statistics.median(ratios_of(transfers) or [math.inf])
     return {
         "transfers": report.Claim(len(transfers), ""),
         "violations": report.at_most(len(late), "", 0),
         "violations_in_machine_stalls": report.Claim(sum(transfer.stalled for transfer in late), ""),
-        "median_bound_over_worst_measured": report.at_most(statistics.median(ratios_of(transfers)), "", 1.25),
+        "median_bound_over_worst_measured": report.at_most(tightness, "", 1.25),
         "window_gain": report.at_least(in_windows_bps / all_the_time_bps, "x", 1.5),
     }
 

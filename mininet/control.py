@@ -27,15 +27,15 @@ class ControllerProcess:
     ) -> None:  # fmt: skip
         self.log = log
         self.trust = ssl.create_default_context(cafile=str(pki / "ca.crt")) if pki else None
-        ledger = running.DIRECTORY / "ledger"  # a new network begins with no reservations
-        journal.directory(ledger)
-        ledger.mkdir(exist_ok=True)
+        own = running.DIRECTORY / "controller"  # a new network begins with no reservations
+        journal.directory(own)
+        own.mkdir(exist_ok=True)
         self.rest = f"{'https' if pki else 'http'}://127.0.0.1:{rest_port}"
         command = [
             sys.executable, "-m", "controller.main", str(map_path),
             "--openflow", f"{openflow[0]}:{openflow[1]}",
             "--listen", f"127.0.0.1:{rest_port}", "--listen", f"{MANAGEMENT_GATEWAY}:{rest_port}",
-            "--ledger", f"sqlite:///{ledger / 'ledger.db'}",
+            "--ledger", f"sqlite:///{own / 'ledger.db'}",
         ]  # fmt: skip
         if pki:
             certificate, key = str(pki / "controller.crt"), str(pki / "controller.key")

@@ -75,7 +75,7 @@ class Outages:
         Raises: EmulationError if the emulation has no controller of its own, or it is in that state already.
         """
         journal = Journal(Path(self.ovs_directory).parent)
-        command_file = journal.path.with_name("controller-command.json")
+        command_file = journal.path.with_name("controller") / "command.json"
         pid = journal.newest_process("controller")
         if pid is None:
             raise EmulationError("this emulation has no controller of its own that runs or ran")

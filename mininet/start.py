@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import click
 
@@ -12,7 +14,6 @@ from emulation import Settings
 from problems import EmulationError
 from prompt import Prompt
 from session import clean, describe, emulate
-from topologies import running
 from topologies.catalogue import found_map
 from topologies.commands import edges_wanted
 from topologies.loader import load_map
@@ -58,9 +59,10 @@ def main(
         if only_clean:
             return clean(click.echo)
         wishes = Wishes(edges_wanted(edges), cloud, scale_mbps_per_gbps=scale)
-        path = found_map(map_name, wishes, running.DIRECTORY)
-        settings = Settings(path, datapath, _address(openflow), rest_port, timeout_s, tls)
-        _run(settings, controller == "own", cross_traffic, no_prompt)
+        with tempfile.TemporaryDirectory(prefix="paceline-") as maps:
+            path = found_map(map_name, wishes, Path(maps))
+            settings = Settings(path, datapath, _address(openflow), rest_port, timeout_s, tls)
+            _run(settings, controller == "own", cross_traffic, no_prompt)
     except (MapError, EmulationError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)

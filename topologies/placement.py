@@ -140,6 +140,8 @@ def _most_central(graph: nx.Graph[str]) -> str:
 
 def _edge_sites(plant: Plant, graph: nx.Graph[str], wanted: int | Sequence[str], cloud: str) -> list[str]:
     if not isinstance(wanted, int):
+        if not wanted:
+            raise MapError([f"{plant.name}: no edges; give their number, or the sites they are at"])
         return [_site(plant, name) for name in wanted]
     free = len(graph) - 1
     if not 1 <= wanted <= free:

@@ -85,11 +85,12 @@ def read_plant(what: str, route_factor: float | None = None) -> Plant:
             graph: nx.Graph[Any] = nx.Graph(nx.read_graphml(path))
             return _plant(path.stem, f"{path.name} (GraphML)", graph, route_factor)
         facts = json.loads(path.read_text())
-    except (OSError, ValueError, ParseError, nx.NetworkXError) as error:
-        raise MapError([f"{what}: cannot be read as a network: {' '.join(str(error).split())}"]) from error
-    if isinstance(facts, dict) and "elements" in facts:
-        return _from_gnpy(path, facts)
-    return _plant(path.stem, f"{path.name} (node-link JSON)", _node_link(what, facts), route_factor)
+        if isinstance(facts, dict) and "elements" in facts:
+            return _from_gnpy(path, facts)
+        return _plant(path.stem, f"{path.name} (node-link JSON)", _node_link(what, facts), route_factor)
+    except (OSError, ValueError, TypeError, KeyError, ParseError, nx.NetworkXError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise MapError([f"{what}: cannot be read as a network: {reason}"]) from error
 
 
 def fibre_km(great_circle_km: float, route_factor: float | None = None) -> float:

@@ -66,8 +66,8 @@ def test_a_controller_that_is_killed_and_started_again_loses_nothing(
     metro: Network, reservation: dict[str, Any], tmp_path: Path
 ) -> None:
     outages = Outages(metro.plan, metro.note.ovs_directory)
-    outages.controller(up=False)
     with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as running:
+        outages.controller(up=False)
         outages.controller(up=True)
         wait_until(lambda: in_step(metro))
     nothing_lost(running)

@@ -116,6 +116,7 @@ def test_short_names_fit_interfaces_and_differ() -> None:
     [
         ("sndlib/nobel", Wishes(), "near it: sndlib/nobel-eu, sndlib/nobel-germany, sndlib/nobel-us"),
         ("sndlib/nobel-us", Wishes(cloud="Chicago"), "nobel-us has no site 'Chicago'; some of its 14 sites: Palo-Alto"),
+        ("sndlib/nobel-us", Wishes(edges=[]), "nobel-us: no edges; give their number"),
         ("sndlib/nobel-us", Wishes(edges=14), "14 edges; it has room for 1 to 13 beside the cloud at"),
         ("sndlib/nobel-us", Wishes(scale_mbps_per_gbps=20), "lower scale_mbps_per_gbps to"),
     ],
@@ -126,7 +127,13 @@ def test_what_cannot_be_had_is_said_with_what_can(tmp_path: Path, what: str, wis
     assert sentence in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"elements": []}', '{"nodes": [{"id": 1}, {"id": 2}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "{}", '{"elements": []}', '{"elements": [1]}', '{"elements": [{"type": "Roadm"}]}',
+        '{"nodes": [{"id": 1}, {"id": 2}]}',
+    ],
+)  # fmt: skip
 def test_a_file_that_is_no_network_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(MapError):
