@@ -66,6 +66,31 @@ def chain_map() -> str:
     return "\n".join([*head, "nodes:", *nodes, "links:", *links, ""])
 
 
+@contextmanager
+def row_of_switches() -> Iterator[tuple[DummySwitches, Path]]:
+    """The switches of that map, and its file."""
+    with tempfile.TemporaryDirectory() as name:
+        map_file = Path(name) / "chain.yaml"
+        map_file.write_text(chain_map())
+        switches = DummySwitches(load_map(str(map_file)), map_file.parent)
+        try:
+            yield switches, map_file
+        finally:
+            switches.stop()
+
+
+@contextmanager
+def controller_of(switches: DummySwitches, map_file: Path) -> Iterator[ControllerProcess]:
+    """A controller with which all of them are in step."""
+    controller = ControllerProcess(map_file, map_file.parent)
+    try:
+        switches.connect(controller.openflow_port)
+        wait_until(controller.is_in_step, 60)
+        yield controller
+    finally:
+        controller.stop()
+
+
 def flow_body(number: int) -> dict[str, Any]:
     """One flow through the whole row."""
     match = {"protocol": "udp", "source_port": 10_000 + number, "destination_port": 7800}
@@ -239,26 +264,14 @@ def _send_all(api: httpx.Client, work: list[list[tuple[str, dict[str, Any]]]]) -
 def main(quick: bool, out: Path | None) -> None:
     """Measure confirmed reservations against ofctl_rest."""
     count = 60 if quick else 300
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        map_file = directory / "chain.yaml"
-        map_file.write_text(chain_map())
-        switches = DummySwitches(load_map(str(map_file)), directory)
-        try:
-            controller = ControllerProcess(map_file, directory)
-            try:
-                switches.connect(controller.openflow_port)
-                wait_until(controller.is_in_step, 60)
-                sequence(controller.api, 10, 1)  # nobody measures a first time
-                one_ms = sequence(controller.api, count, 1)
-                rate = together(controller.url, count // AT_ONCE)
-                group_ms = sequence(controller.api, max(10, count // 10), GROUP)
-            finally:
-                controller.stop()
-            switches.clear()
-            peer_ms, peer_rate = peer_sequence(switches, map_file, count)
-        finally:
-            switches.stop()
+    with row_of_switches() as (switches, map_file):
+        with controller_of(switches, map_file) as controller:
+            sequence(controller.api, 10, 1)  # nobody measures a first time
+            one_ms = sequence(controller.api, count, 1)
+            rate = together(controller.url, count // AT_ONCE)
+            group_ms = sequence(controller.api, max(10, count // 10), GROUP)
+        switches.clear()
+        peer_ms, peer_rate = peer_sequence(switches, map_file, count)
     best, peer_best = max(rate, 1e3 / report.quantile(one_ms, 0.5)), max(peer_rate, 1e3 / report.quantile(peer_ms, 0.5))
     claims = {
         "confirmed_p50_ms": report.at_most(report.quantile(one_ms, 0.5), "ms", 10),

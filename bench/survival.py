@@ -26,9 +26,9 @@ from typing import Any
 import click
 import httpx
 import report
-from reservation_setup import chain_map, reserve
+from reservation_setup import controller_of, reserve, row_of_switches
 from rich.table import Table
-from switches import ControllerProcess, DummySwitches, wait_until
+from switches import wait_until
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
@@ -38,7 +38,7 @@ from problems import EmulationError
 from session import emulate
 from stalls import StallWatch, describe
 from topologies import running
-from topologies.loader import load_map, map_path
+from topologies.loader import map_path
 
 STREAM = str(Path(__file__).parents[1] / "tests/network/stream.py")
 PER_S, PAYLOAD_BYTES, RATE_BPS = 1000, 1000, 10_000_000
@@ -138,30 +138,17 @@ def _links_down(api: httpx.Client) -> bool:
 
 def seconds_to_consistent(count: int) -> float:
     """From the start of a controller that was killed with so many reservations until everything is as it should be."""
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        map_file = directory / "chain.yaml"
-        map_file.write_text(chain_map())
-        switches = DummySwitches(load_map(str(map_file)), directory)
-        try:
-            controller = ControllerProcess(map_file, directory)
-            try:
-                switches.connect(controller.openflow_port)
-                wait_until(controller.is_in_step, 60)
-                for number in range(count):
-                    reserve(controller.api, range(number, number + 1))
-                controller.kill()
-                began_s = time.perf_counter()
-                controller.start()
-                wait_until(controller.is_in_step, 60)
-                took_s = time.perf_counter() - began_s
-                found = controller.api.get("/v1/consistency").json()
-                if not found["consistent"]:
-                    raise RuntimeError(f"it says that it is in step, and is not: {found}")
-            finally:
-                controller.stop()
-        finally:
-            switches.stop()
+    with row_of_switches() as (switches, map_file), controller_of(switches, map_file) as controller:
+        for number in range(count):
+            reserve(controller.api, range(number, number + 1))
+        controller.kill()
+        began_s = time.perf_counter()
+        controller.start()
+        wait_until(controller.is_in_step, 60)
+        took_s = time.perf_counter() - began_s
+        found = controller.api.get("/v1/consistency").json()
+        if not found["consistent"]:
+            raise RuntimeError(f"it says that it is in step, and is not: {found}")
     return took_s
 
 

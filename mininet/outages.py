@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from topologies.problems import MapError
 OPENFLOW = ["ovs-ofctl", "-O", "OpenFlow13"]
 NOWHERE = "tcp:127.0.0.1:1"
 REMEMBERED = "external-ids:paceline-controller"
+GONE_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,19 @@ class Outages:
         if not up:
             command_file.write_text(json.dumps(Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]))
             os.kill(pid, signal.SIGKILL)
+            self._wait_until_gone(pid)
             return
         log = str(journal.path.with_name("controller.log"))
         start = ["sh", "-c", 'setsid "$@" </dev/null >>"$0" 2>&1 & echo $!', log]  # nobody's child
         journal.process(int(self._run([*start, *json.loads(command_file.read_text())])), "controller")
+
+    def _wait_until_gone(self, pid: int) -> None:
+        """A signal is sent, but not yet carried out, when kill returns."""
+        deadline = time.monotonic() + GONE_TIMEOUT_S
+        while start_time(pid) is not None:
+            if time.monotonic() > deadline:
+                raise EmulationError(f"the controller (pid {pid}) was killed {GONE_TIMEOUT_S} s ago and is still there")
+            time.sleep(0.01)
 
     def _lights(self, switch: str, up: bool) -> None:
         for port in self.plan.ports:
