@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from controller.access import is_near
 from controller.errors import StartError
+from controller.security.access import is_near
 from topologies.maps import MANAGEMENT_NETWORK
 
 Address = tuple[str, int]

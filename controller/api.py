@@ -11,23 +11,23 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
-from controller.audit import Audit
-from controller.bodylimit import BodyLimit
-from controller.description import DescribedApp
 from controller.errors import ControllerError
-from controller.guard import Guard, shown
 from controller.ledger import IN_MEMORY
-from controller.load import Beside, Desk
-from controller.metrics import Metrics
-from controller.network_routes import network_routes
-from controller.observer import Observer
-from controller.operation_routes import operation_routes
-from controller.problems import add_error_answers
-from controller.reservation_routes import reservation_routes
+from controller.security.audit import Audit
+from controller.security.tokens import Tokens
 from controller.service import Service
-from controller.stream import Stream
-from controller.swagger import add_docs
-from controller.tokens import Tokens
+from controller.web.bodylimit import BodyLimit
+from controller.web.description import DescribedApp
+from controller.web.guard import Guard, shown
+from controller.web.load import Beside, Desk
+from controller.web.metrics import Metrics
+from controller.web.network_routes import network_routes
+from controller.web.observer import Observer
+from controller.web.operation_routes import operation_routes
+from controller.web.problems import add_error_answers
+from controller.web.reservation_routes import reservation_routes
+from controller.web.stream import Stream
+from controller.web.swagger import add_docs
 
 DESCRIPTION = """Reserve paths with a rate and a proven latency bound through a deterministic network.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controller.audit import Audit
 from controller.ledger import Ledger
+from controller.security.audit import Audit
+from controller.security.tokens import Tokens
 from controller.surroundings import default_ledger
-from controller.tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True)

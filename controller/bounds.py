@@ -20,9 +20,9 @@ from functools import cached_property, lru_cache
 from math import ceil
 from typing import Generic, TypeVar
 
-from controller.curves import Line, Server
-from controller.delays import Delays
-from controller.fixpoint import NoBound, Stream
+from controller.calculus.curves import Line, Server
+from controller.calculus.delays import Delays
+from controller.calculus.fixpoint import NoBound, Stream
 from controller.network import DirectedLink, Network
 from controller.peaks import ALWAYS, Activity
 

@@ -16,14 +16,14 @@ from controller.api import create_app
 from controller.books import Books, open_books
 from controller.errors import StartError
 from controller.front import Front
-from controller.load import Beside
 from controller.meterwatch import MeterWatch
-from controller.metrics import Metrics
-from controller.rest import RestThread
 from controller.service import Service
-from controller.stream import Stream
 from controller.surroundings import load_network, propagation_emulated
-from controller.wsgi import plain_call, wsgi_of
+from controller.web.load import Beside
+from controller.web.metrics import Metrics
+from controller.web.rest import RestThread
+from controller.web.stream import Stream
+from controller.web.wsgi import plain_call, wsgi_of
 
 log = logging.getLogger(__name__)
 

@@ -22,13 +22,13 @@ from controller.calibration import load_calibration
 from controller.errors import StartError
 from controller.front import Front
 from controller.meterwatch import MeterWatch
-from controller.metrics import Metrics
 from controller.network import Network
-from controller.rest import STOP_S, RestThread
+from controller.security.tls import TlsFiles, server_context
 from controller.service import Service
-from controller.stream import Stream
 from controller.surroundings import load_network, propagation_emulated
-from controller.tls import TlsFiles, server_context
+from controller.web.metrics import Metrics
+from controller.web.rest import STOP_S, RestThread
+from controller.web.stream import Stream
 
 REST_DEFAULT = "127.0.0.1:8080"
 OPENFLOW_DEFAULT = "127.0.0.1:6653"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 
-from controller.metrics import Metrics
 from controller.reservation import Reservation, State
 from controller.service import Service
-from controller.stream import Stream
+from controller.web.metrics import Metrics
+from controller.web.stream import Stream
 
 log = logging.getLogger(__name__)
 

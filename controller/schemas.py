@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from controller import examples
 from controller import reservation as facts
 from controller.asked import Asked
 from controller.errors import InvalidRequest
 from controller.reservation import DEFAULT_RANK, LOWEST_RANK, Protection
+from controller.web import examples
 from controller.windows import MIN_PERIOD_US
 
 SHORTEST_PERIOD_MS = MIN_PERIOD_US / 1000

@@ -34,9 +34,9 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from controller.errors import StartError
 from controller.front import Front
-from controller.switch_tls import secured
+from controller.security.switch_tls import secured
+from controller.security.tls import TlsFiles
 from controller.switches import LldpSeen, PortChanged, SwitchGone, SwitchUp
-from controller.tls import TlsFiles
 from controller.wiring import read_lldp_frame
 
 DEFAULT_ASSEMBLE = "controller.hosted:assemble"
@@ -75,7 +75,7 @@ def attach(assemble: Callable[[Front], Stop]) -> None:
 
 
 class _Listener(ryu_controller.OpenFlowController):  # type: ignore[misc]
-    """Ryu's listener with TLS that serves more than one switch; see controller.switch_tls."""
+    """Ryu's listener with TLS that serves more than one switch; see controller.security.switch_tls."""
 
     def server_loop(self, ofp_tcp_listen_port: int, ofp_ssl_listen_port: int) -> None:
         """Called by Ryu: over TLS when its own options name a key and a certificate."""

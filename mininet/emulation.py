@@ -128,7 +128,7 @@ class Emulation:
 
     def _make_certificates(self, directory: Path) -> None:
         self.journal.directory(directory)
-        _run([sys.executable, "-m", "controller.pki", "init", str(directory)])
+        _run([sys.executable, "-m", "controller.security.pki", "init", str(directory)])
 
     def _build_net(self) -> None:
         Mininet.inited = True  # its init() raises kernel limits and would not lower them again

@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from controller.access import Quota, Scope
-from controller.tokens import Tokens
+from controller.security.access import Quota, Scope
+from controller.security.tokens import Tokens
 from tests.processes.rig import Controller, OpenVSwitch, needs_open_vswitch, wait_until
 
 pytestmark = needs_open_vswitch

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.problems import EXAMPLES, problem_of
+from controller.web.problems import EXAMPLES, problem_of
 from tests.processes.rig import Controller, OpenVSwitch, needs_open_vswitch, wait_until
 from tests.processes.transcripts import Run, alike
 

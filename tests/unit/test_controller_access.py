@@ -13,18 +13,18 @@ from click.testing import CliRunner
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from controller.access import ANYBODY, Caller, Quota, Scope, asked_bps, check_quota, is_near, require
 from controller.addresses import check_near
 from controller.api import create_app
-from controller.audit import Audit, Entry
 from controller.database import engine_of
 from controller.errors import Forbidden, QuotaExceeded, StartError, Unauthorized
 from controller.ledger import IN_MEMORY, Ledger
 from controller.reservation import Flow, Match, Requirement
-from controller.rest import RestThread
+from controller.security.access import ANYBODY, Caller, Quota, Scope, asked_bps, check_quota, is_near, require
+from controller.security.audit import Audit, Entry
+from controller.security.token_command import command
+from controller.security.tokens import FRESH_S, Tokens
 from controller.service import Service
-from controller.token_command import command
-from controller.tokens import FRESH_S, Tokens
+from controller.web.rest import RestThread
 from tests.unit.test_controller_api import PAIR, ObedientSwitches, problem
 from tests.unit.test_controller_api import flow as flow_body
 from topologies.maps import MANAGEMENT_NETWORK

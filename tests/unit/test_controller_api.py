@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 
 from controller import errors
 from controller.api import create_app
-from controller.bodylimit import LIMIT_BYTES, BodyLimit
 from controller.entries import MeterEntry, SwitchState
 from controller.ledger import IN_MEMORY, Ledger
 from controller.network import network_from_map
-from controller.problems import EXAMPLES
-from controller.rest import RestThread
 from controller.service import Service
 from controller.switches import ChangesByNumber, FlowCounter, MeterCounter, Pause, Reading, SwitchEvent, SwitchUp
+from controller.web.bodylimit import LIMIT_BYTES, BodyLimit
+from controller.web.problems import EXAMPLES
+from controller.web.rest import RestThread
 from topologies.loader import load_map
 
 PAIR = network_from_map(load_map("pair"))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from controller.reach import FORMATS, SYSTEM_MARGIN_DB, Quality, quality
+from controller.optical.reach import FORMATS, SYSTEM_MARGIN_DB, Quality, quality
 
 DP_16QAM, DP_QPSK = FORMATS
 

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from controller import stream as stream_room
 from controller.asked import Asked
 from controller.errors import Overloaded, TooManyRequests
 from controller.events import Installed, LinkChanged, Reconciled, ReservationChanged, ServiceEvent, SwitchChanged
 from controller.ledger import IN_MEMORY, Ledger
-from controller.load import Desk, Lane, Limits
 from controller.meterwatch import MeterWatch
-from controller.metrics import Metrics
 from controller.reservation import Flow, Match, Requirement, Reservation, State
 from controller.service import Service
-from controller.stream import KEPT, Stream
 from controller.switches import MeterCounter
+from controller.web import stream as stream_room
+from controller.web.load import Desk, Lane, Limits
+from controller.web.metrics import Metrics
+from controller.web.stream import KEPT, Stream
 from tests.unit.test_controller_api import PAIR, ObedientSwitches
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import eventlet.green.ssl
 
-from controller.tls import TlsFiles, reason_of, server_context
+from controller.security.tls import TlsFiles, reason_of, server_context
 
 log = logging.getLogger(__name__)
 

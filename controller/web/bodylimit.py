@@ -8,7 +8,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller.errors import RequestError, TooLarge, TooSlow
-from controller.problems import answer
+from controller.web.problems import answer
 
 LIMIT_BYTES = 1 << 20
 LIMIT_S = 10.0

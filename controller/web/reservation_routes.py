@@ -9,10 +9,16 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Request, Response
 
-from controller import errors, examples
-from controller.access import Caller, owned, sees
+from controller import errors
 from controller.admission import Rejected
-from controller.answers import (
+from controller.asked import Asked, RepeatKey
+from controller.quotes import Volume
+from controller.reservation import Reservation, State
+from controller.schemas import QuoteRequest, ReservationChange, ReservationRequest, TransfersQuestion
+from controller.security.access import Caller, owned, sees
+from controller.service import Service
+from controller.web import examples
+from controller.web.answers import (
     QuotedFlows,
     QuotedRefusal,
     QuotedTransfer,
@@ -21,15 +27,10 @@ from controller.answers import (
     ReservationDetail,
     ReservationList,
 )
-from controller.asked import Asked, RepeatKey
-from controller.guard import Quotas, Reader, Reserver, shown
-from controller.load import Desk
-from controller.problems import GUARDED, REFUSALS, SWITCHES, WITH_BODY, Kinds, described, problem_of
-from controller.quotes import Volume
-from controller.reservation import Reservation, State
-from controller.schemas import QuoteRequest, ReservationChange, ReservationRequest, TransfersQuestion
-from controller.service import Service
-from controller.views import counters_body, placed_flow, reservation_body
+from controller.web.guard import Quotas, Reader, Reserver, shown
+from controller.web.load import Desk
+from controller.web.problems import GUARDED, REFUSALS, SWITCHES, WITH_BODY, Kinds, described, problem_of
+from controller.web.views import counters_body, placed_flow, reservation_body
 
 IdempotencyKey = Annotated[
     str | None,

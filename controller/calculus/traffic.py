@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from controller.curves import Server
-from controller.fixpoint import Stream
+from controller.calculus.curves import Server
+from controller.calculus.fixpoint import Stream
 from controller.peaks import ALWAYS
 
 Key = TypeVar("Key")

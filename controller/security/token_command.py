@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from controller.access import Quota, Scope
 from controller.errors import StartError
-from controller.tokens import Tokens
+from controller.security.access import Quota, Scope
+from controller.security.tokens import Tokens
 
 F = TypeVar("F", bound=Callable[..., Any])
 

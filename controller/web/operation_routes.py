@@ -9,18 +9,18 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from controller import examples
-from controller.access import sees
-from controller.answers import AuditBody, Consistency
-from controller.audit import Audit
 from controller.errors import InvalidRequest, NotAvailable
-from controller.guard import Operator, Reader
-from controller.load import Desk
-from controller.metrics import Metrics
-from controller.problems import GUARDED, described
+from controller.security.access import sees
+from controller.security.audit import Audit
 from controller.service import Service
-from controller.stream import Stream
-from controller.views import audit_body, consistency_body
+from controller.web import examples
+from controller.web.answers import AuditBody, Consistency
+from controller.web.guard import Operator, Reader
+from controller.web.load import Desk
+from controller.web.metrics import Metrics
+from controller.web.problems import GUARDED, described
+from controller.web.stream import Stream
+from controller.web.views import audit_body, consistency_body
 
 EventId = Annotated[
     str | None, Header(max_length=64, pattern=r"^[0-9a-f]+-[0-9]+$", description="Go on after this event.")

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Generic, TypeVar
 
-from controller.curves import Server
-from controller.fixpoint import Stream, delays_of
-from controller.repair import Proof, Repair, spread_s
-from controller.traffic import Rates, Traffic, servers_of
+from controller.calculus.curves import Server
+from controller.calculus.fixpoint import Stream, delays_of
+from controller.calculus.repair import Proof, Repair, spread_s
+from controller.calculus.traffic import Rates, Traffic, servers_of
 
 Key = TypeVar("Key")
 

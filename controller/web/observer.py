@@ -9,12 +9,12 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from controller.access import Caller
-from controller.audit import Audit, Entry
 from controller.errors import ControllerError, Overloaded
-from controller.load import ALL, Lane
-from controller.metrics import Metrics
-from controller.problems import answer
+from controller.security.access import Caller
+from controller.security.audit import Audit, Entry
+from controller.web.load import ALL, Lane
+from controller.web.metrics import Metrics
+from controller.web.problems import answer
 
 log = logging.getLogger(__name__)
 

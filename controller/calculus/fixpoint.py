@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.curves import Server
+from controller.calculus.curves import Server
+from controller.calculus.waiting import HOPELESS_US, Crossing, Overbooked, tells_apart, waiting
 from controller.peaks import ALWAYS, Activity
-from controller.waiting import HOPELESS_US, Crossing, Overbooked, tells_apart, waiting
 
 ITERATIONS = 300
 TOLERANCE = 1e-7

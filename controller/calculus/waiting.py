@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from controller.curves import Group, Line, Server, longest_busy_us, longest_wait_us
+from controller.calculus.curves import Group, Line, Server, longest_busy_us, longest_wait_us
 from controller.peaks import ALWAYS, Activity, alive_together, open_together
 from controller.reservation import Window
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from starlette.types import ASGIApp, Message
 
-from controller.bodylimit import LIMIT_BYTES
+from controller.web.bodylimit import LIMIT_BYTES
 
 log = logging.getLogger(__name__)
 

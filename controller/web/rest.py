@@ -8,7 +8,7 @@ import threading
 import uvicorn
 from fastapi import FastAPI
 
-from controller.tls import TlsFiles
+from controller.security.tls import TlsFiles
 
 STOP_S = 5.0
 

@@ -13,12 +13,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from controller import errors, examples
-from controller.answers import Problem
+from controller import errors
 from controller.errors import ControllerError, InvalidRequest, problem
 from controller.reservation import Flow
 from controller.schemas import TAGS, Mistaken
-from controller.views import flow_form, moment
+from controller.web import examples
+from controller.web.answers import Problem
+from controller.web.views import flow_form, moment
 
 log = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from controller import access
-from controller.access import Caller, check_quota, is_near, sees
 from controller.errors import ControllerError, Forbidden, NotFound
-from controller.problems import answer
 from controller.reservation import Flow, Reservation
+from controller.security import access
+from controller.security.access import Caller, check_quota, is_near, sees
+from controller.security.tokens import Tokens
 from controller.service import Service
-from controller.tokens import Tokens
+from controller.web.problems import answer
 from topologies.maps import MANAGEMENT_NETWORK
 
 OPEN_PATHS = frozenset({"/v1/healthz", "/docs", "/openapi.json"})

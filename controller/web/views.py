@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from controller.answers import (
+from controller.entries import cookie_of
+from controller.events import SwitchReport
+from controller.fabric import SwitchCounters
+from controller.forwarding import reserved_entries
+from controller.network import DirectedLink, Network, Node
+from controller.paths import candidate_paths
+from controller.reservation import Flow, Match, Placement, Requirement, Reservation, Window
+from controller.routes import Path
+from controller.schemas import MatchBody, RateRequirement, RequirementBody, TransferRequirement
+from controller.security.audit import Entry
+from controller.service import Snapshot
+from controller.web.answers import (
     AuditBody,
     AuditEntry,
     Consistency,
@@ -23,17 +34,6 @@ from controller.answers import (
     SwitchConsistency,
     WindowBody,
 )
-from controller.audit import Entry
-from controller.entries import cookie_of
-from controller.events import SwitchReport
-from controller.fabric import SwitchCounters
-from controller.forwarding import reserved_entries
-from controller.network import DirectedLink, Network, Node
-from controller.paths import candidate_paths
-from controller.reservation import Flow, Match, Placement, Requirement, Reservation, Window
-from controller.routes import Path
-from controller.schemas import MatchBody, RateRequirement, RequirementBody, TransferRequirement
-from controller.service import Snapshot
 
 
 def reservation_body(reservation: Reservation) -> ReservationBody:

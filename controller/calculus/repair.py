@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from controller.curves import Group, Server, longest_wait_us
-from controller.traffic import Inflow, Load, Rates, Traffic
-from controller.waiting import HOPELESS_US, Crossing, Overbooked, Waiting, tells_apart, waiting
+from controller.calculus.curves import Group, Server, longest_wait_us
+from controller.calculus.traffic import Inflow, Load, Rates, Traffic
+from controller.calculus.waiting import HOPELESS_US, Crossing, Overbooked, Waiting, tells_apart, waiting
 
 HEADROOM = 0.01
 SLACK = 0.03

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from controller import examples
 from controller.events import SwitchStanding
 from controller.reservation import State
 from controller.schemas import MatchBody, RequirementBody
+from controller.web import examples
 
 
 class Answer(BaseModel):

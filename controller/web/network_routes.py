@@ -7,13 +7,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from controller.answers import Health, NetworkBody, PathsBody
 from controller.errors import InvalidRequest, UnknownHost
-from controller.guard import Reader
-from controller.load import Desk
-from controller.problems import GUARDED, described
 from controller.service import Service
-from controller.views import network_body, paths_body
+from controller.web.answers import Health, NetworkBody, PathsBody
+from controller.web.guard import Reader
+from controller.web.load import Desk
+from controller.web.problems import GUARDED, described
+from controller.web.views import network_body, paths_body
 
 
 def network_routes(service: Service, desk: Desk, propagation_emulated: Callable[[], bool]) -> APIRouter:

@@ -1,0 +1,1 @@
+"""Light: signal quality over spans, and what carries what."""
