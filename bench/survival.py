@@ -1,10 +1,11 @@
 """What reserved traffic notices when the controller is killed or a link is cut, and how soon all is as it should be.
 
 1. A reserved stream (1000 numbered datagrams a second) runs through the metro map while the controller is killed
-   (kill -9) and started again: how many datagrams are lost, and how late the latest is.
-2. 1,000 reservations in the ledger and on six switches; kill -9; from the new process's start until every switch has
+   (kill -9) and started again: how many datagrams are lost, and how long none came.
+2. Reserved transfers of four edges, one after the other beside a flood, over the same: each against its proven bound.
+3. 1,000 reservations in the ledger and on six switches; kill -9; from the new process's start until every switch has
    been read back and found to be as it should.
-3. A link of the stream's path is cut: the longest silence of a protected stream, and of one that must be placed anew.
+4. A link of the stream's path is cut: the longest silence of a protected stream, and of one that must be placed anew.
 
     sudo .venv/bin/python bench/survival.py [--quick] [--out FILE.json]
 """
@@ -26,7 +27,9 @@ from typing import Any
 import click
 import httpx
 import report
+from punctuality import TimedTransfers
 from reservation_setup import controller_of, reserve, row_of_switches
+from restarts import claims_of, in_step, restart_beside_transfers, table_of
 from rich.table import Table
 from switches import wait_until
 
@@ -105,7 +108,7 @@ def over_a_restart(emulation: Emulation, api: httpx.Client, directory: Path) -> 
         outages.controller(up=False)
         time.sleep(SETTLE_S)  # some time without any controller
         outages.controller(up=True)
-        wait_until(lambda: _in_step(api), 30)
+        wait_until(lambda: in_step(api), 30)
     return result[0]
 
 
@@ -122,14 +125,6 @@ def over_a_cut(emulation: Emulation, api: httpx.Client, directory: Path, protect
             outages.link(*span, up=True)
             wait_until(lambda: not _links_down(api), 30)
     return result[0]
-
-
-def _in_step(api: httpx.Client) -> bool:
-    try:
-        health = api.get("/v1/healthz").json()
-    except httpx.TransportError:
-        return False
-    return bool(health["switches_up"] == health["switches_expected"])
 
 
 def _links_down(api: httpx.Client) -> bool:
@@ -164,22 +159,27 @@ def main(quick: bool, out: Path | None) -> None:
         with (
             emulate(Settings(map_path("metro"))) as emulation,
             httpx.Client(base_url=f"http://127.0.0.1:{emulation.settings.rest_port}", timeout=30) as api,
-            StallWatch() as watch,
             tempfile.TemporaryDirectory() as name,
         ):
-            directory = Path(name)
-            restarts = [over_a_restart(emulation, api, directory) for _ in range(times)]
-            cuts = {
-                protection: [over_a_cut(emulation, api, directory, protection) for _ in range(times)]
-                for protection in ("link_disjoint", "none")
-            }
+            directory, timed = Path(name), TimedTransfers(emulation, api)
+            with StallWatch() as watch:
+                with timed.running():
+                    kills = [restart_beside_transfers(timed) for _ in range(times)]
+                restarts = [over_a_restart(emulation, api, directory) for _ in range(times)]
+                cuts = {
+                    protection: [over_a_cut(emulation, api, directory, protection) for _ in range(times)]
+                    for protection in ("link_disjoint", "none")
+                }
+            transfers = timed.judged(watch.stalls)
             Outages(emulation.plan, str(running.DIRECTORY / "ovs")).controller(up=False)
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
+    met = [transfer for transfer in transfers if any(kill.met(transfer) for kill in kills)]
     protected, unprotected = cuts["link_disjoint"], cuts["none"]
     claims = {
         "reserved_packets_lost": report.at_most(sum(each.lost for each in restarts), "", 0),
         "restart_silence_ms": report.Claim(max(each.silence_ms for each in restarts), "ms"),
+        **claims_of(met),
         "seconds_to_consistent_1000": report.at_most(consistent_s, "s", 5),
         "protected_gap_ms": report.at_most(max(each.gap_ms for each in protected), "ms", 50),
         "unprotected_ms": report.at_most(max(each.gap_ms for each in unprotected), "ms", 500),
@@ -193,8 +193,10 @@ def main(quick: bool, out: Path | None) -> None:
         what: [asdict(each) for each in runs]
         for what, runs in (("restart", restarts), ("protected", protected), ("unprotected", unprotected))
     }
+    samples["transfers_over_restart"] = [asdict(transfer) for transfer in met]
+    samples["machine_stalls"] = [asdict(stall) for stall in watch.stalls]
     click.echo(describe(watch.stalls))
-    report.publish("survival", claims, samples, [table], out)
+    report.publish("survival", claims, samples, [table, table_of(met)], out)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from controller.bounds import DEFAULT_CALIBRATION
 from emulation import Emulation, Settings
 from problems import EmulationError
 from session import emulate
-from stalls import Stall, StallWatch, describe
+from stalls import Stall, StallWatch, describe, held_up_s
 from topologies.loader import map_path
 from traffic import Flood
 
@@ -154,10 +154,7 @@ def _reserved(api: httpx.Client) -> Iterator[None]:
 
 def marked(works: Sequence[Work], stalls: Sequence[Stall]) -> list[Work]:
     """The same, with those that met a stall of the machine marked."""
-    return [
-        Work(w.came_s, w.work_us, any(stall.overlaps(w.came_s, w.came_s + w.work_us / 1e6) for stall in stalls))
-        for w in works
-    ]
+    return [Work(w.came_s, w.work_us, held_up_s(stalls, w.came_s, w.came_s + w.work_us / 1e6) > 0) for w in works]
 
 
 def table_of(phases: dict[str, list[Work]]) -> Table:

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
-from stalls import Stall, describe
+from stalls import Stall, describe, held_up_s
 
 Row = dict[str, Any]
 
@@ -28,9 +28,9 @@ class Findings:
     stalls: tuple[Stall, ...] = ()
 
     def disturbed(self, transfer: Row) -> bool:
-        """Whether this machine itself stood still during a transfer."""
+        """Whether this machine itself is proven to have stood still during a transfer."""
         begin_s = transfer["sent_at"]
-        return any(stall.overlaps(begin_s, begin_s + transfer["measured_ms"] / 1e3) for stall in self.stalls)
+        return held_up_s(self.stalls, begin_s, begin_s + transfer["measured_ms"] / 1e3) > 0
 
 
 @dataclass(frozen=True, slots=True)

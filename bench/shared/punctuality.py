@@ -1,0 +1,1 @@
+../punctuality.py
