@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import torch
 
-from trainer import transport
+from trainer import sockets, transport
 from trainer.errors import ConnectionLostError
 from trainer.messages import Ping, Segment
 from trainer.pacing import pace_bytes_per_s
@@ -41,7 +41,7 @@ def receive(port: int, senders: int, out: Path) -> None:
     """Write, for each sender's port, a list of [sent at, milliseconds, bytes]; ends with the senders, or on SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     results: dict[int, list[tuple[float, float, int]]] = {}
-    listener = transport.listen(("0.0.0.0", port))
+    listener = sockets.listen(("0.0.0.0", port))
     threads = []
     click.echo("listening")
     try:

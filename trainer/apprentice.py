@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from trainer.checkpoint import Checkpoint
-from trainer.crew import Member
 from trainer.errors import ProtocolError
 from trainer.halves import CloudHalf
+from trainer.member import Member
 from trainer.messages import Prepare
 from trainer.models import build_layers
 from trainer.parts import Part, split_evenly

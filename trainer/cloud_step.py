@@ -9,10 +9,11 @@ import torch
 
 from trainer import codec, messages
 from trainer.apprentice import Apprentice
-from trainer.crew import Crew, Member
+from trainer.crew import Crew
 from trainer.errors import ProtocolError
 from trainer.exchange import EdgeExchange, StepResult
 from trainer.lateness import LatePolicy, late_after_s
+from trainer.member import Member
 from trainer.pacing import SentFrame
 from trainer.randomness import RandomStream
 from trainer.record import Fields, milliseconds

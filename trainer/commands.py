@@ -19,7 +19,7 @@ from trainer.settings import CLOUD_PORT, RunSettings
 from trainer.sharing import DATA_HELP, PARTITION_HELP, parse_sharing
 
 if TYPE_CHECKING:
-    from trainer.crew import Member
+    from trainer.member import Member
     from trainer.roads import Road
 
 NO_EMULATION = (

@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from torch import Tensor
@@ -20,8 +19,7 @@ from trainer.credentials import NOBODY, Credentials
 from trainer.errors import ConnectionLostError, ProtocolError, QuorumError
 from trainer.lobby import Lobby, NotAdmittedError
 from trainer.mailbox import Mailbox
-from trainer.pacing import mss_within_tls_bytes
-from trainer.predictor import LayerSeconds
+from trainer.member import Member
 from trainer.transport import Connection, Inbound, Lost, Received, Sent
 
 log = logging.getLogger(__name__)
@@ -31,27 +29,6 @@ ALIVE_EVERY_S = 5.0
 """So often an idle edge hears that the cloud is there."""
 
 M = TypeVar("M", bound=messages.Message)
-
-
-@dataclass(eq=False)
-class Member:
-    """One edge on one connection; `offset_s` is its clock minus ours, `layers` what it rehearsed."""
-
-    name: str
-    connection: Connection
-    ask: messages.Ask
-    source_port: int
-    offset_s: float = 0.0
-    layers: LayerSeconds | None = None
-    mss_bytes: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.mss_bytes = self.connection.mss_bytes
-
-    @property
-    def planning_mss_bytes(self) -> int:
-        """The packet payload to plan with: TLS takes a part of every packet for itself."""
-        return mss_within_tls_bytes(self.mss_bytes) if self.connection.secured else self.mss_bytes
 
 
 class Crew:
@@ -145,7 +122,7 @@ class Crew:
         try:
             return member.connection.send(message, tensors)
         except ConnectionLostError as error:
-            self._lose(member, str(error))
+            self.drop(member, str(error))
             return None
 
     def send_all(self, message: messages.Message, tensors: Mapping[str, Tensor] | None = None) -> None:
@@ -160,10 +137,10 @@ class Crew:
             if self._present.get(member.name) is not member:
                 continue  # it was lost or dropped before
             if isinstance(inbound, Lost):
-                self._lose(member, inbound.reason)
+                self.drop(member, inbound.reason)
                 return None
             if isinstance(inbound.frame.message, messages.Failed):
-                self._lose(member, f"it failed: {inbound.frame.message.reason}")
+                self.drop(member, f"it failed: {inbound.frame.message.reason}")
                 return None
             return member, inbound
         return None
@@ -210,13 +187,18 @@ class Crew:
 
     def drop(self, member: Member, reason: str) -> None:
         """Go on without a member; if it lives, it connects again and waits for the next averaging."""
-        self._lose(member, reason)
+        if self._present.get(member.name) is not member:
+            return
+        with self._change:
+            del self._present[member.name]
+        member.connection.abort()
+        self.on_lost(member, reason)
 
     def close(self, reason: str, failed: bool) -> None:
         """Tell everybody that it is over, and why; then hang up."""
         with self._change:
             self._closed_because = reason
-            everybody = [*self._asked.values(), *self._present.values(), *self._waiting.values()]
+            everybody = self._everybody()
         goodbye = messages.Failed(reason=reason) if failed else messages.Stop(reason=reason)
         self._over.set()
         for member in everybody:
@@ -225,14 +207,6 @@ class Crew:
             member.connection.close()
         self._mailbox.close()
         self._lobby.close()
-
-    def _lose(self, member: Member, reason: str) -> None:
-        if self._present.get(member.name) is not member:
-            return
-        with self._change:
-            del self._present[member.name]
-        member.connection.abort()
-        self.on_lost(member, reason)
 
     def _admit(self, ask: messages.Ask, connection: Connection, answer: messages.Admit) -> None:
         """In the lobby's thread: let an edge in, or say why not."""
@@ -268,6 +242,9 @@ class Crew:
             self._change.notify_all()
         connection.start(lambda inbound: self._deliver(member, inbound))
 
+    def _everybody(self) -> list[Member]:
+        return [*self._asked.values(), *self._present.values(), *self._waiting.values()]
+
     def _deliver(self, member: Member, inbound: Inbound) -> None:
         if isinstance(inbound, Lost):
             with self._change:  # whoever is not yet, or not now, in training simply is not there any more
@@ -300,7 +277,7 @@ class Crew:
     def _keep_alive(self) -> None:
         while not self._over.wait(ALIVE_EVERY_S):
             with self._change:
-                everybody = [*self._asked.values(), *self._present.values(), *self._waiting.values()]
+                everybody = self._everybody()
             for member in everybody:
                 with contextlib.suppress(ConnectionLostError):  # the receiving thread will notice, too
                     member.connection.send_if_idle(messages.Alive(), ALIVE_EVERY_S)

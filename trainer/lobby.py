@@ -15,7 +15,8 @@ from collections.abc import Callable
 from trainer import messages, protocol
 from trainer.credentials import Credentials
 from trainer.errors import ConnectionLostError, ProtocolError, TrainerError
-from trainer.transport import Connection, listen
+from trainer.sockets import listen
+from trainer.transport import Connection
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
-"""A finished round as the record tells it."""
+"""A round as the record tells it: its plan, its row, and the event when it is done."""
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -12,9 +13,38 @@ from trainer.record import Fields, median_ms, milliseconds
 from trainer.roads import Grant
 
 
+def plan_event(number: int, grant: Grant) -> Fields:
+    """What the event `plan` tells: every edge's cut, codec and rate, and the common delays."""
+    plan = grant.plan
+    return {
+        "round": number,
+        "cuts": {edge.edge: edge.cut for edge in plan.edges},
+        "training_delay_ms": milliseconds(plan.last_leaves_s),
+        "beat_ms": milliseconds(plan.beat_s),
+        "transmission_delay_ms": milliseconds(plan.uplink_s),
+        "step_ms": milliseconds(plan.step_s),
+        "codecs": {edge.edge: edge.codec for edge in plan.edges},
+        "rates_bps": {edge.edge: grant.up[edge.edge].rate_bps for edge in plan.edges},
+        "reservation": grant.reservation_id,
+        "reserved": grant.reserved,
+        "adaptations": list(grant.adaptations),
+    }
+
+
+def round_event(row: Fields) -> Fields:
+    """What the event `round_done` tells of a round's row."""
+    judged = [transfer["kept"] for transfer in row["transfers"] if transfer["kept"] is not None]
+    return {
+        **{name: row[name] for name in ("round", "duration_ms", "loss", "accuracy", "averaged", "spread_ms")},
+        "cuts": {edge["edge"]: edge["cut"] for edge in row["edges"]},
+        "promises": {"made": len(judged), "kept": sum(judged)},
+        "training_ms": {edge["edge"]: edge["training_ms"] for edge in row["edges"]},
+        "uplink_ms": {edge["edge"]: edge["uplink_ms"] for edge in row["edges"]},
+    }
+
+
 def round_row(
     number: int,
-    plan: RoundPlan,
     grant: Grant,
     steps: Sequence[StepResult],
     segment_bytes: Mapping[str, int],
@@ -23,8 +53,9 @@ def round_row(
     accuracy: float | None,
     averaged: bool,
 ) -> Fields:
-    """The row of a round; names as in `trainer.record`."""
-    transfers = [row for step in steps for row in _transfers(step)]
+    """The row of a round, with the edges in `batches`; names as in `trainer.record`."""
+    plan = dataclasses.replace(grant.plan, edges=tuple(edge for edge in grant.plan.edges if edge.edge in batches))
+    transfers = [row for step in steps for row in _transfers(step, grant.broken)]
     edges = [
         _edge_row(edge, grant, [step.edges[edge.edge] for step in steps], plan,
                   {"edge": edge.edge, "cut": edge.cut, "codec": edge.codec, "samples": batches[edge.edge] * len(steps),
@@ -98,7 +129,7 @@ def _delay(exchanges: list[EdgeExchange], direction: Direction, predicted_s: flo
     }
 
 
-def _transfers(step: StepResult) -> list[Fields]:
+def _transfers(step: StepResult, broken: bool) -> list[Fields]:
     rows = []
     directions: tuple[Direction, Direction] = ("up", "down")
     for name, exchange in step.edges.items():
@@ -115,6 +146,6 @@ def _transfers(step: StepResult) -> list[Fields]:
                 "ideal_ms": milliseconds(judgement.ideal_s),
                 "bound_ms": milliseconds(judgement.bound_s),
                 "measured_ms": milliseconds(judgement.measured_s),
-                "kept": judgement.kept,
+                "kept": False if broken else judgement.kept,
             })
     return rows

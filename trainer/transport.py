@@ -21,20 +21,18 @@ from trainer import protocol
 from trainer.errors import ConnectionLostError, NetworkError, NoCloudError, ProtocolError
 from trainer.messages import Message
 from trainer.pacing import DEFAULT_MSS
+from trainer.sockets import new_socket
 from trainer.wires import SILENCE_MS, STALL_S, PlainWire, TlsWire, Wire, explain
 
 log = logging.getLogger(__name__)
 
 SO_MAX_PACING_RATE = 47  # not in Python's socket module; bytes/s of payload
 RESERVED_TOS = 46 << 2
-"""DSCP 46: priority already at this host's own port. The first switch marks for itself and believes nobody."""
+"""DSCP 46 (RFC 3246): priority at this host's own port already. The first switch marks for itself, believes nobody."""
 UNPACED = 0xFFFF_FFFF
-EXPEDITED_FORWARDING = 46 << 2
-"""The type-of-service byte of DSCP 46 (RFC 3246)."""
-BUFFER_BYTES = 16 * 1024 * 1024
-"""A whole segment fits, so sending does not wait and a busy receiver does not close the window."""
 PROBE_AFTER_S, PROBE_EVERY_S, PROBES = 20, 10, 4
 """An idle connection is probed, so that a host that vanished is noticed after a minute."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sent:
@@ -257,7 +255,7 @@ def connect(
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        sock = _new_socket()
+        sock = new_socket()
         try:
             if source_port is not None:
                 sock.bind((source_ip, source_port))
@@ -277,33 +275,3 @@ def connect(
                     f"{f' (from port {source_port})' if source_port else ''}: {error}."
                 ) from error
             time.sleep(0.1)
-
-
-def listen(address: tuple[str, int]) -> socket.socket:
-    """A listening socket.
-
-    Raises: NetworkError if the address is taken or not ours.
-    """
-    sock = _new_socket()
-    try:
-        sock.bind(address)
-        sock.listen(64)
-    except OSError as error:
-        sock.close()
-        raise NetworkError(
-            f"Cannot listen on {address[0]}:{address[1]}: {error.strerror}. Is another cloud running? "
-            "Choose another port with --port."
-        ) from error
-    return sock
-
-
-def _new_socket() -> socket.socket:
-    """A TCP socket with large buffers: set before connecting, they count for the window's scale."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    for forced, plain in ((33, socket.SO_RCVBUF), (32, socket.SO_SNDBUF)):  # SO_RCVBUFFORCE, SO_SNDBUFFORCE
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, forced, BUFFER_BYTES)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
-    return sock

@@ -22,9 +22,10 @@ from trainer.crew import Crew
 from trainer.errors import NetworkError, TrainerError, UsageError
 from trainer.pacing import mss_within_tls_bytes, tls_bytes, wire_bits
 from trainer.predictor import ComputeProfile
+from trainer.sockets import listen
 from trainer.standardize import Moments, Statistics
 from trainer.token import Token, read_token
-from trainer.transport import Connection, connect, listen
+from trainer.transport import Connection, connect
 
 RUN = ("--rounds", "2", "--steps", "1", "--batch", "16", "--average-every", "1", "--seed", "5")
 

@@ -13,8 +13,9 @@ from trainer.crew import Crew
 from trainer.errors import NetworkError, QuorumError
 from trainer.predictor import ComputeProfile, LayerSeconds
 from trainer.recipe import OptimizerRecipe
+from trainer.sockets import listen
 from trainer.standardize import Moments, Standardization, Statistics
-from trainer.transport import Connection, connect, listen
+from trainer.transport import Connection, connect
 
 MOMENTS = Moments(10, (100.0,), (1.0,), (0.0,), (99.0,), (101.0,))
 

@@ -11,7 +11,8 @@ import torch
 from trainer import messages
 from trainer.clock import PingTimes, best_offset_s
 from trainer.pacing import SentFrame, judge, pace_bytes_per_s, transfer_bits, virtual_finish_s, wire_bits
-from trainer.transport import Connection, Received, connect, listen
+from trainer.sockets import listen
+from trainer.transport import Connection, Received, connect
 
 
 def test_the_bits_asked_for_and_the_pace_given_agree() -> None:
