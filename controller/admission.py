@@ -19,7 +19,7 @@ from controller.network import Network
 from controller.plans import Case, Plan, Request, first_plan, unbounded
 from controller.promises import Promises
 from controller.reservation import END_GUARD_S, Flow, Placement, Reservation
-from controller.routes import Route, both_ways
+from controller.routes import Ducts, Route, both_ways
 from controller.standing import Standing, as_standing, with_bound
 from controller.transfers import gate_of
 
@@ -76,15 +76,15 @@ def decide(
     except (Refused, RequestError) as error:
         return Rejected(error)
     placements = _placements(case, plan)
-    booked = bookings_of(request.reservation_id, placements, start_s, request.end_s)
+    booked = bookings_of(network.ducts, request.reservation_id, placements, start_s, request.end_s)
     return Admitted(placements, free.adding(booked), others.settled(plan.promises))
 
 
 def bookings_of(
-    reservation_id: str, placements: Sequence[Placement], start_s: float, end_s: float = inf
+    ducts: Ducts, reservation_id: str, placements: Sequence[Placement], start_s: float, end_s: float = inf
 ) -> list[Booking]:
     """What these placements take in the calendar from start to end, on their paths and on what protects them."""
-    lifetime = Lifetime(reservation_id, start_s, end_s)
+    lifetime = Lifetime(ducts, reservation_id, start_s, end_s)
     return [
         booking
         for p in placements

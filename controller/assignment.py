@@ -11,7 +11,7 @@ from controller.errors import NoCapacity, NoDisjointPath, NoPath
 from controller.network import Network
 from controller.paths import candidate_paths, candidate_routes
 from controller.reservation import Flow, Placement, Reservation, default_burst_bytes
-from controller.routes import Route, is_cut, links_taken
+from controller.routes import Ducts, Route, is_cut, links_taken
 from controller.transfers import window_of
 
 SEARCH_STEPS = 4000
@@ -29,8 +29,9 @@ class Sized:
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """Whose bookings, and from when to when."""
+    """Whose bookings, on a network with which ducts, and from when to when."""
 
+    ducts: Ducts
     reservation_id: str
     start_s: float
     end_s: float = inf
@@ -40,7 +41,7 @@ class Lifetime:
         name, rate_bps, window = sized.flow.name, sized.rate_bps, window_of(sized.flow)
         return tuple(
             Booking(self.reservation_id, name, link, rate_bps, self.start_s, self.end_s, window, failures)
-            for link, failures in links_taken(route)
+            for link, failures in links_taken(route, self.ducts)
         )
 
 
@@ -194,13 +195,16 @@ def _candidates(
     paths = candidate_paths(network, flow.source, flow.destination, down)
     if not paths:
         raise NoPath(f"{flow.name}: no path from {flow.source} to {flow.destination} is up.", flow=flow.name)
-    protected = flow.requirement.protection == "link_disjoint"
+    protection = flow.requirement.protection
+    protected = protection != "none"
     if protected:
-        routes = candidate_routes(network, flow.source, flow.destination, down)
+        routes = candidate_routes(network, flow.source, flow.destination, down, protection == "duct_disjoint")
     else:
         routes = tuple(Route(path) for path in paths)
     if not routes:
-        sentence = f"{flow.name}: no two paths from {flow.source} to {flow.destination} without a common span are up."
+        common = "span or duct" if protection == "duct_disjoint" else "span"
+        ends = f"from {flow.source} to {flow.destination}"
+        sentence = f"{flow.name}: no two paths {ends} without a common {common} are up."
         raise NoDisjointPath(sentence, flow=flow.name)
     held = held_placement(replaced, flow)
     if held is None or held.flow.requirement.protection != flow.requirement.protection:

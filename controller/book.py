@@ -32,6 +32,7 @@ class Book:
     def __init__(self, network: Network, calibration: Calibration) -> None:
         self.known: dict[str, Reservation] = {}
         self.standing = Standing(network, calibration)
+        self._ducts = network.ducts
         self.bookings = Bookings()
         self._ended: deque[str] = deque()
         self._lingering: dict[str, Reservation] = {}
@@ -72,7 +73,7 @@ class Book:
 
     def put_back(self, reservation: Reservation) -> None:
         """It counts as it is here, whatever was tried meanwhile."""
-        self.bookings = self.bookings.without(reservation.id).adding(_bookings(reservation))
+        self.bookings = self.bookings.without(reservation.id).adding(self._bookings_of(reservation))
         self.standing = self.standing.having(reservation)
 
     def drop(self, reservation_id: str) -> None:
@@ -108,20 +109,19 @@ class Book:
     def hold_both(self, before: Reservation, now: Reservation) -> str:
         """While `before` becomes `now`, what only the first takes counts too; under the name returned."""
         taken: dict[object, int] = {}
-        for booking in _bookings(now):
+        for booking in self._bookings_of(now):
             taken[_place(booking)] = taken.get(_place(booking), 0) + booking.rate_bps
         name = f"{before.id}~{before.version}"
-        more = [(each, each.rate_bps - taken.get(_place(each), 0)) for each in _bookings(before)]
+        more = [(each, each.rate_bps - taken.get(_place(each), 0)) for each in self._bookings_of(before)]
         held = [replace(each, reservation_id=name, rate_bps=rate_bps) for each, rate_bps in more if rate_bps > 0]
         self.bookings = self.bookings.adding(held)
         return name
 
+    def _bookings_of(self, reservation: Reservation) -> Iterable[Booking]:
+        start_s = max(reservation.start_at_s, reservation.created_at_s)
+        end_s = inf if reservation.end_at_s is None else reservation.end_at_s
+        return bookings_of(self._ducts, reservation.id, reservation.placements, start_s, end_s)
+
 
 def _place(booking: Booking) -> object:
     return booking.flow, booking.link, booking.window, booking.failures
-
-
-def _bookings(reservation: Reservation) -> Iterable[Booking]:
-    start_s = max(reservation.start_at_s, reservation.created_at_s)
-    end_s = inf if reservation.end_at_s is None else reservation.end_at_s
-    return bookings_of(reservation.id, reservation.placements, start_s, end_s)

@@ -26,7 +26,7 @@ class Booking:
     """A rate taken on a link during [start_s, end_s) by a flow of a reservation.
 
     `window`: only in that part of every period. `failures`: a backup's booking, needed only while one of these spans
-    (`a-b`, names sorted) is down; empty: always.
+    (`a-b`, names sorted) or ducts (`duct:...`) is down; empty: always.
     """
 
     reservation_id: str
@@ -138,7 +138,7 @@ class Bookings:
         return Bookings(links.finish(), self._reservations.delete(reservation_id))
 
     def reserved_bps(self, link: str, start_s: float, end_s: float = inf) -> int:
-        """The most that is taken on a link at any moment of [start_s, end_s), whichever one span is down."""
+        """The most that is taken on a link at any moment of [start_s, end_s), whichever one span or duct is down."""
         return self._links.get(link, _NOTHING).peak_bps(start_s, end_s)
 
     def reserved_with_bps(self, link: str, more: Iterable[Booking], start_s: float, end_s: float) -> int:

@@ -5,11 +5,13 @@ Whether a link is up is not a fact of the network but of the moment: it is passe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+from controller.routes import Ducts, span_name
 from topologies.maps import Kind, Map
 
 PROPAGATION_US_PER_KM = 4.9
@@ -47,7 +49,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class DirectedLink:
-    """One direction of a span; `name` is `source->destination`. A port number belongs to its node."""
+    """One direction of a span; `name` is `source->destination`. A port number belongs to its node.
+
+    `duct`: what it lies in, if the map says so; spans with the same duct are cut together.
+    """
 
     name: str
     source: str
@@ -56,6 +61,12 @@ class DirectedLink:
     destination_port: int
     length_km: float
     capacity_bps: int
+    duct: str | None = None
+
+    @property
+    def span(self) -> str:
+        """The name of the span, `a-b`, whichever direction this is."""
+        return span_name(self.source, self.destination)
 
     @property
     def margin_bps(self) -> int:
@@ -111,6 +122,17 @@ class Network:
             found[link.source].append(link)
         return {name: tuple(links) for name, links in found.items()}
 
+    @cached_property
+    def ducts(self) -> Ducts:
+        """The ducts in which several spans between switches lie, by span; `duct:` goes before their names."""
+        lying = {
+            link.span: link.duct
+            for link in self.links.values()
+            if link.duct and self.nodes[link.source].is_switch and self.nodes[link.destination].is_switch
+        }
+        held = Counter(lying.values())
+        return {span: f"duct:{duct}" for span, duct in lying.items() if held[duct] > 1}
+
     def links_from(self, node: str) -> tuple[DirectedLink, ...]:
         """The links that leave a node, one for each of its ports."""
         return self._links_from[node]
@@ -136,5 +158,5 @@ def network_from_map(plan: Map) -> Network:
         for a, b in (span.ends, span.ends[::-1]):
             name = f"{a}->{b}"
             ports = plan.port(a, b).number, plan.port(b, a).number
-            links[name] = DirectedLink(name, a, b, *ports, span.length_km, plan.rate_bps(span))
+            links[name] = DirectedLink(name, a, b, *ports, span.length_km, plan.rate_bps(span), span.duct)
     return Network(plan.name, plan.scale_mbps_per_gbps, plan.mtu_bytes, nodes, links)

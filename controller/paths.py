@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, permutations
 
 import networkx as nx
 
-from controller.disjoint import shortest_disjoint_pair
+from controller.ducts import risks, shortest_duct_disjoint_pair
 from controller.network import DirectedLink, Network
-from controller.routes import Path, Route, link_names, span_name, spans_of
+from controller.routes import Ducts, Path, Route, link_names
 
 CANDIDATES = 6
 """How many paths admission tries for a flow; a metro ring with a chord has three."""
@@ -34,16 +34,19 @@ def candidate_paths(
 
 
 def candidate_routes(
-    network: Network, source: str, destination: str, down: frozenset[str] = NOTHING_DOWN
+    network: Network, source: str, destination: str, down: frozenset[str] = NOTHING_DOWN, ducts_too: bool = False
 ) -> tuple[Route, ...]:
     """Up to CANDIDATES pairs of a path and a backup that share no span, best first; empty if there is none.
+
+    `ducts_too`: nor a duct.
 
     Pairs that share no switch but the first and the last come first, then those of the least total length; the least
     of all is among them. If both hosts are at one switch, there is no span to lose and no backup.
     """
-    whole = _candidate_routes(network, source, destination, NOTHING_DOWN)
+    apart = ducts_too and bool(network.ducts)
+    whole = _candidate_routes(network, source, destination, NOTHING_DOWN, apart)
     paths = [path for route in whole for path in (route.path, route.backup or ())]
-    return _candidate_routes(network, source, destination, down) if _touches(down, paths) else whole
+    return _candidate_routes(network, source, destination, down, apart) if _touches(down, paths) else whole
 
 
 @lru_cache(maxsize=1024)
@@ -77,7 +80,10 @@ def _candidate_paths(network: Network, source: str, destination: str, down: froz
 
 
 @lru_cache(maxsize=65_536)
-def _candidate_routes(network: Network, source: str, destination: str, down: frozenset[str]) -> tuple[Route, ...]:
+def _candidate_routes(
+    network: Network, source: str, destination: str, down: frozenset[str], apart: bool
+) -> tuple[Route, ...]:
+    ducts: Ducts = network.ducts if apart else {}
     ends = frozenset({source, destination})
     paths = candidate_paths(network, source, destination, down)
     graph = _graph(network, ends, down)
@@ -86,26 +92,33 @@ def _candidate_routes(network: Network, source: str, destination: str, down: fro
         inner = graph.copy()
         inner.remove_nodes_from(ends)
         for nodes_too in (True, False):
-            pair = shortest_disjoint_pair(inner, first, last, nodes_too)
+            pair = shortest_duct_disjoint_pair(inner, first, last, nodes_too, ducts)
             if pair is not None:
                 one, other = ((source, *half, destination) for half in pair)
                 routes |= {Route(one, other): None, Route(other, one): None}
+    routes |= {Route(one, other): None for one, other in permutations(paths, 2) if _are_apart(one, other, ducts)}
     for path in paths:
-        around = _best_backup(graph, path)
+        around = _best_backup(graph, path, ducts)
         if around is not None:
             routes[Route(path, around)] = None
     ordered = sorted(routes, key=lambda route: _order(network, route))
     return tuple(ordered[:CANDIDATES])
 
 
-def _best_backup(graph: nx.DiGraph[str], path: Path) -> Path | None:
-    """The shortest way around a path's inner switches, or around its spans; None if there is neither."""
-    spans = set(spans_of(path))
+def _are_apart(path: Path, backup: Path, ducts: Ducts) -> bool:
+    """Whether two candidates make a pair: from the same switch to the same switch over other spans and ducts."""
+    same_ends = len(path) > 3 and (path[1], path[-2]) == (backup[1], backup[-2])
+    return same_ends and not risks(path[1:-1], ducts) & risks(backup[1:-1], ducts)
+
+
+def _best_backup(graph: nx.DiGraph[str], path: Path, ducts: Ducts) -> Path | None:
+    """The shortest way around a path's inner switches, or around its spans and ducts; None if there is neither."""
+    taken = risks(path[1:-1], ducts)
     ends = {path[0], path[-1]}
     for avoided in (ends | set(path[2:-2]), ends):
         rest = graph.copy()
         rest.remove_nodes_from(avoided)
-        rest.remove_edges_from([(a, b) for a, b in rest.edges if span_name(a, b) in spans])
+        rest.remove_edges_from([(a, b) for a, b in rest.edges if risks((a, b), ducts) & taken])
         try:
             inner = nx.dijkstra_path(rest, path[1], path[-2], "weight")
         except nx.NetworkXNoPath:

@@ -23,8 +23,8 @@ Amount = TypeVar("Amount", int, float)
 class Activity:
     """When something is needed: during [start_s, end_s) and, with a window, only in that part of every period.
 
-    `failures`: of a backup, the spans (`a-b`, names sorted) of which one must be down; empty: it is always needed. Of
-    all spans one at most is down at a time.
+    `failures`: of a backup, the spans (`a-b`, names sorted) and ducts (`duct:...`) of which one must be down; empty: it
+    is always needed. Of all spans and ducts one at most is down at a time.
     """
 
     start_s: float = -inf
@@ -130,7 +130,7 @@ def _peak_on_circle(members: Sequence[Member[Amount]]) -> Amount | int:
 
 
 def _with_worst_failure(members: Sequence[Member[Amount]]) -> Amount | int:
-    """What is always needed, and the most that any one span's failure adds."""
+    """What is always needed, and the most that any one failure adds."""
     always: Amount | int = 0
     added: defaultdict[str, Amount | int] = defaultdict(int)
     for activity, amount in members:

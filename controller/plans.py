@@ -120,10 +120,15 @@ def _kept(case: Case) -> Placed:
 
 def _room(case: Case, placed: Placed) -> Room:
     """What is left on the links with these flows of the request placed."""
-    room = Room(case.network, case.free, Lifetime(case.request.reservation_id, case.start_s, case.request.end_s))
+    room = Room(case.network, case.free, _lifetime(case))
     for sized, route in placed.values():
         room.place(room.lifetime.bookings(sized, route))
     return room
+
+
+def _lifetime(case: Case) -> Lifetime:
+    request = case.request
+    return Lifetime(case.network.ducts, request.reservation_id, case.start_s, request.end_s)
 
 
 def _sizes(

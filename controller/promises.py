@@ -1,8 +1,8 @@
-"""Every carried flow's proven bound, whichever one span is down: one analysis for no failure and one for each failure.
+"""Every carried flow's proven bound, whichever one span or duct is down: one analysis for no failure, one for each.
 
-While a span is down the protected flows across it go back and around; all others are taken to stay where they are. A
-bound is the worst over all these networks. What is under way at the moment of a failure may be lost or late; the bound
-is for what is sent before it and after the switch-over.
+While a span or a duct is down the protected flows across it go back and around; all others are taken to stay where they
+are. A bound is the worst over all these networks. What is under way at the moment of a failure may be lost or late; the
+bound is for what is sent before it and after the switch-over.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from controller.bounds import DEFAULT_CALIBRATION, Analysis, Bound, Calibration,
 from controller.network import Network
 from controller.peaks import ALWAYS, Activity
 from controller.reservation import END_GUARD_S, Window
-from controller.routes import Path, Route, link_names, spans_of, walk_under
+from controller.routes import Ducts, Path, Route, link_names, survived, walk_under
 
 FlowKey = tuple[str, str]
 """(reservation id, flow name)."""
@@ -45,22 +45,24 @@ class Carried:
         activity = ALWAYS if plain else Activity(start_s, max(start_s, end_s - END_GUARD_S), window)
         return Carried(route, *size, activity, has_limit)
 
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """The spans that it survives the failure of."""
-        return spans_of(self.route.path) if self.route.backup else ()
+    def failures(self, ducts: Ducts) -> tuple[str, ...]:
+        """The spans and ducts whose failure cuts its path, and that it survives."""
+        return survived(self.route, ducts)
 
-    def way(self, failure: str | None) -> Path:
-        """Where it goes while that span is down (None: none)."""
-        return walk_under(self.route, failure) if failure and failure in self.failures else self.route.path
+    def way(self, failure: str | None, ducts: Ducts) -> Path:
+        """Where it goes while that span or duct is down (None: none)."""
+        if failure is None or failure not in self.failures(ducts):
+            return self.route.path
+        return walk_under(self.route, failure, ducts)
 
-    def links(self) -> frozenset[str]:
+    def links(self, ducts: Ducts) -> frozenset[str]:
         """Every link that it may cross, whatever fails."""
-        return frozenset(link for failure in (None, *self.failures) for link in link_names(self.way(failure)))
+        failures = (None, *self.failures(ducts))
+        return frozenset(link for failure in failures for link in link_names(self.way(failure, ducts)))
 
-    def shaped(self, failure: str | None) -> ShapedFlow:
-        """What it is to the ports while that span is down."""
-        return ShapedFlow(self.way(failure), self.rate_bps, self.burst_bytes, self.activity)
+    def shaped(self, failure: str | None, ducts: Ducts) -> ShapedFlow:
+        """What it is to the ports while that span or duct is down."""
+        return ShapedFlow(self.way(failure, ducts), self.rate_bps, self.burst_bytes, self.activity)
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ class Promises:
     _limited: Map[str, frozenset[FlowKey]]
     """For every link: the flows with limits that may cross it."""
     _survivors: Map[str, frozenset[FlowKey]]
-    """For every span whose failure somebody survives: who."""
+    """For every span and duct whose failure somebody survives: who."""
     _analyses: Map[str | None, Analysis[FlowKey]]
-    """For each of these spans down, and for none."""
+    """For each of these down, and for none."""
     _added: tuple[FlowKey, ...] = ()
     _is_failure_gone: bool = False
     """Whether a failure matters to nobody any more that may have been what bound the others."""
@@ -97,8 +99,9 @@ class Promises:
             del carried[key]
         carried.update(added)
         now = carried.finish()
-        survivors = self._changed(self._survivors, gone, added, lambda flow: flow.failures)
-        limited = self._changed(self._limited, gone, added, lambda flow: flow.links() if flow.has_limit else ())
+        ducts = self.network.ducts
+        survivors = self._changed(self._survivors, gone, added, lambda flow: flow.failures(ducts))
+        limited = self._changed(self._limited, gone, added, lambda flow: flow.links(ducts) if flow.has_limit else ())
         analyses = self._analyses_after(now, survivors, gone, added)
         lost = any(failure not in survivors for failure in self._survivors)
         facts = self.network, self.calibration, now, limited, survivors, analyses
@@ -128,7 +131,7 @@ class Promises:
         return sorted({key for link in links for key in self._limited.get(link, ())})
 
     def _new_links(self) -> list[str]:
-        return [link for key in self._added for link in self.carried[key].links()]
+        return [link for key in self._added for link in self.carried[key].links(self.network.ducts)]
 
     def _changed(
         self,
@@ -158,8 +161,10 @@ class Promises:
         added: Mapping[FlowKey, Carried],
     ) -> Map[str | None, Analysis[FlowKey]]:
 
+        ducts = self.network.ducts
+
         def turned(before: Analysis[FlowKey], failure: str | None) -> Analysis[FlowKey]:
-            return before.changed({key: flow.shaped(failure) for key, flow in added.items()}, gone)
+            return before.changed({key: flow.shaped(failure, ducts) for key, flow in added.items()}, gone)
 
         whole = turned(self._analyses[None], None)
         analyses: dict[str | None, Analysis[FlowKey]] = {None: whole}
@@ -167,6 +172,6 @@ class Promises:
             if failure in self._analyses:
                 analyses[failure] = turned(self._analyses[failure], failure)
             else:
-                around = {key: carried[key].shaped(failure) for key in sorted(survivors[failure])}
+                around = {key: carried[key].shaped(failure, ducts) for key in sorted(survivors[failure])}
                 analyses[failure] = whole.changed(around)
         return Map(analyses.items())

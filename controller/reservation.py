@@ -13,7 +13,7 @@ from math import inf
 from typing import Literal
 
 Protocol = Literal["tcp", "udp"]
-Protection = Literal["none", "link_disjoint"]
+Protection = Literal["none", "link_disjoint", "duct_disjoint"]
 
 LOWEST_RANK = 255
 DEFAULT_RANK = 128

@@ -5,18 +5,22 @@ span with the path. When a span fails, the switch before it sends the packets ba
 switch, from where they take the backup path; a while later the first switch sends them there at once. A host's own
 link has no second: it is not protected.
 
-Backups that no single failure needs together share their capacity ("shared mesh" in the terms of RFC 4427).
+A single failure is that of a span, or of a duct with all spans that lie in it (a shared risk link group in the terms of
+RFC 4202). Backups that no single failure needs together share their capacity ("shared mesh", RFC 4427).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 Path = tuple[str, ...]
 
 NEVER: frozenset[str] = frozenset()
+
+Ducts = Mapping[str, str]
+"""For each span that lies in a duct with others: the duct, by a name that no span has (`duct:...`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,31 +46,52 @@ def spans_of(path: Path) -> tuple[str, ...]:
     return tuple(span_name(a, b) for a, b in pairwise(path[1:-1]))
 
 
-def links_taken(route: Route) -> tuple[tuple[str, frozenset[str]], ...]:
+def failures_of(path: Path, ducts: Ducts) -> tuple[str, ...]:
+    """The single failures that cut a path: those of its spans, in order, then those of the ducts it lies in."""
+    spans = spans_of(path)
+    return (*spans, *dict.fromkeys(ducts[span] for span in spans if span in ducts)) if ducts else spans
+
+
+def survived(route: Route, ducts: Ducts) -> tuple[str, ...]:
+    """The single failures that cut the path and not the backup; none without a backup."""
+    if route.backup is None:
+        return ()
+    fatal = frozenset(failures_of(route.backup, ducts))
+    return tuple(failure for failure in failures_of(route.path, ducts) if failure not in fatal)
+
+
+def links_taken(route: Route, ducts: Ducts) -> tuple[tuple[str, frozenset[str]], ...]:
     """Every directed link on which the flow needs room, and the failures under which; none named: always."""
     always = tuple((link, NEVER) for link in link_names(route.path))
     if route.backup is None:
         return always
-    spans = spans_of(route.path)
+    turns = {failure: _turn(route, failure, ducts) for failure in survived(route, ducts)}
     switches = route.path[1:-1]
-    # A packet that meets failure i has come over the spans before i, and goes back over them.
+    # A packet that meets a failure has come over the spans before it, and goes back over them.
     back = tuple(
-        (f"{switches[i + 1]}->{switches[i]}", frozenset(spans[i + 1 :])) for i in range(len(spans) - 1)
+        (f"{switches[i + 1]}->{switches[i]}", frozenset(failure for failure, turn in turns.items() if turn > i))
+        for i in range(len(switches) - 2)
     )
-    around = tuple((link, frozenset(spans)) for link in link_names(route.backup[1:-1]))
+    around = tuple((link, frozenset(turns)) for link in link_names(route.backup[1:-1]))
     return (*always, *back, *around)
 
 
-def walk_under(route: Route, failure: str) -> Path:
-    """The nodes a packet visits while that span is down and the first switch has not been told: to it, back, around.
+def walk_under(route: Route, failure: str, ducts: Ducts) -> Path:
+    """The nodes a packet visits after that failure and before the first switch has been told: to it, back, around.
 
-    Raises: ValueError if the route has no backup or does not cross the span.
+    Raises: ValueError if the route has no backup or the failure does not cut its path.
     """
     if route.backup is None:
         raise ValueError(f"{route.path} has no backup")
-    turn = spans_of(route.path).index(failure)
+    turn = _turn(route, failure, ducts)
     switches = route.path[1:-1]
     return (route.path[0], *switches[: turn + 1], *reversed(switches[:turn]), *route.backup[2:])
+
+
+def _turn(route: Route, failure: str, ducts: Ducts) -> int:
+    """How many spans of the path lie before the first that the failure cuts."""
+    cut = [failure in (span, ducts.get(span)) for span in spans_of(route.path)]
+    return cut.index(True)
 
 
 def both_ways(down: Collection[str]) -> frozenset[str]:

@@ -92,7 +92,11 @@ class AnyRequirement(Strict):
     max_latency_variation_us: Microseconds | None = None
     rank: Annotated[int, Field(ge=0, le=LOWEST_RANK, description="0 is the most important."), _NUMBER] = DEFAULT_RANK
     protection: Annotated[
-        Protection, Field(description="`link_disjoint`: a second path is kept that shares no link with the first.")
+        Protection,
+        Field(
+            description="`link_disjoint`: a second path is kept that shares no span with the first; "
+            "`duct_disjoint`: nor a duct, so that the flow survives the loss of any one duct of the map."
+        ),
     ] = "none"
 
 

@@ -130,7 +130,7 @@ class _Shelter:
         rest = replace(reservation, placements=placements)
         start_s = max(rest.start_at_s, rest.created_at_s)
         end_s = inf if rest.end_at_s is None else rest.end_at_s
-        kept = bookings_of(rest.id, placements, start_s, end_s)
+        kept = bookings_of(self.network.ducts, rest.id, placements, start_s, end_s)
         self.bookings, self.standing = self.bookings.without(rest.id).adding(kept), self.standing.having(rest)
 
     def place_anew(self, reservation: Reservation) -> None:
@@ -203,7 +203,7 @@ def _bare(reservation: Reservation) -> list[Placement]:
     return [
         placement
         for placement in reservation.carried
-        if placement.flow.requirement.protection == "link_disjoint"
+        if placement.flow.requirement.protection != "none"
         and placement.backup_path is None
         and len(placement.path) > 3
     ]

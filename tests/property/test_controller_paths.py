@@ -1,4 +1,4 @@
-"""The shortest disjoint pair is what trying all pairs of paths finds."""
+"""The shortest pair of paths without a common span, or duct, is what trying all pairs of paths finds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.disjoint import shortest_disjoint_pair
-from controller.routes import Path, Route, links_taken, span_name, walk_under
+from controller.ducts import shortest_duct_disjoint_pair
+from controller.routes import Path, Route, links_taken, span_name, survived, walk_under
 
 NODES = "abcdefg"
 
@@ -50,13 +51,45 @@ def test_the_pair_is_disjoint_and_none_is_shorter(graph: nx.DiGraph[str], nodes_
         assert length(graph, *found) == min(length(graph, *pair) for pair in pairs)
 
 
+@given(graph=graphs(), nodes_too=st.booleans(), data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_no_duct_holds_both_paths_and_none_are_shorter(
+    graph: nx.DiGraph[str], nodes_too: bool, data: st.DataObject
+) -> None:
+    lying = st.sampled_from(["duct:x", "duct:y", "duct:z", None])
+    ducts = {name: duct for name in sorted({span_name(*edge) for edge in graph.edges}) if (duct := data.draw(lying))}
+    paths = [tuple(path) for path in nx.all_simple_paths(graph, "a", "g")]
+    pairs = [
+        (one, other)
+        for one, other in combinations(paths, 2)
+        if not spans(one) & spans(other) and not (nodes_too and set(one[1:-1]) & set(other[1:-1]))
+        and not {ducts[span] for span in spans(one) & set(ducts)} & {ducts[span] for span in spans(other) & set(ducts)}
+    ]  # fmt: skip
+    found = shortest_duct_disjoint_pair(graph, "a", "g", nodes_too, ducts)
+    assert (found is None) == (not pairs)
+    if found is not None:
+        assert found in pairs or found[::-1] in pairs
+        assert length(graph, found[0]) <= length(graph, found[1])
+        assert length(graph, *found) == min(length(graph, *pair) for pair in pairs)
+
+
+def test_a_duct_that_holds_path_and_backup_is_not_survived_and_costs_nothing() -> None:
+    route = Route(("h", "s1", "s2", "s3", "s4", "i"), ("h", "s1", "b", "c", "s4", "i"))
+    ducts = {"s1-s2": "duct:fatal", "b-c": "duct:fatal", "s2-s3": "duct:twice", "s3-s4": "duct:twice"}
+    assert survived(route, ducts) == ("s1-s2", "s2-s3", "s3-s4", "duct:twice")
+    taken = dict(links_taken(route, ducts))
+    assert taken["b->c"] == {"s1-s2", "s2-s3", "s3-s4", "duct:twice"}
+    assert taken["s2->s1"] == {"s2-s3", "s3-s4", "duct:twice"} and taken["s3->s2"] == {"s3-s4"}
+    assert walk_under(route, "duct:twice", ducts) == walk_under(route, "s2-s3", ducts)
+
+
 def test_every_walk_under_a_failure_keeps_to_links_that_are_taken_for_it() -> None:
     route = Route(("h", "s1", "s2", "s3", "s4", "i"), ("h", "s1", "b", "c", "s4", "i"))
-    taken = dict(links_taken(route))
-    assert walk_under(route, "s1-s2") == ("h", "s1", "b", "c", "s4", "i")
-    assert walk_under(route, "s3-s4") == ("h", "s1", "s2", "s3", "s2", "s1", "b", "c", "s4", "i")
+    taken = dict(links_taken(route, {}))
+    assert walk_under(route, "s1-s2", {}) == ("h", "s1", "b", "c", "s4", "i")
+    assert walk_under(route, "s3-s4", {}) == ("h", "s1", "s2", "s3", "s2", "s1", "b", "c", "s4", "i")
     for failure in ("s1-s2", "s2-s3", "s3-s4"):
-        walk = walk_under(route, failure)
+        walk = walk_under(route, failure, {})
         links = [f"{a}->{b}" for a, b in pairwise(walk)]
         assert len(set(links)) == len(links)
         assert {link for link, failures in taken.items() if not failures} | set(links) <= set(taken)

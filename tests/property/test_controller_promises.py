@@ -1,4 +1,4 @@
-"""Whatever is admitted, changed, cut and released: every link has room, every limit holds, whichever span is down."""
+"""Whatever is admitted, changed, cut and released: links have room, limits hold, whatever one thing is down."""
 
 from __future__ import annotations
 
@@ -14,23 +14,36 @@ from controller.bookings import Bookings
 from controller.bounds import ShapedFlow, bounds_of
 from controller.network import network_from_map
 from controller.reservation import Flow, Match, Placement, Requirement, Reservation, State
-from controller.routes import Route, link_names, spans_of, walk_under
+from controller.routes import link_names, spans_of
 from controller.standing import Standing
 from controller.survival import RUNNING, survive
 from controller.transfers import HEADROOM_SHARE, least_rate_bps
 from topologies.loader import load_map
+from topologies.maps import Map
 
-NETWORK = network_from_map(load_map("metro"))
+DUCTS = {"east": ("r1-r2", "r1-r4"), "south": ("r2-r3", "r3-r4")}
+"""Two spans that a path takes one of, and two that one path takes both of."""
+
+
+def metro_with_ducts() -> Map:
+    plan = load_map("metro")
+    lying = {span: duct for duct, spans in DUCTS.items() for span in spans}
+    links = tuple(replace(link, duct=lying.get("-".join(sorted(link.ends)))) for link in plan.links)
+    return replace(plan, links=links)
+
+
+NETWORK = network_from_map(metro_with_ducts())
 HOSTS = [host.name for host in NETWORK.hosts]
 BETWEEN_SWITCHES = ["r6-r1", "r1-r2", "r5-r6", "r1-r4", "r3-r4", "r2-r3", "r4-r5"]
 SPANS = sorted(name for name in {"-".join(sorted(link.split("->"))) for link in NETWORK.links})
+FAILURES = {None: (), **{span: (span,) for span in SPANS}, **{f"duct:{duct}": spans for duct, spans in DUCTS.items()}}
 
 
 @st.composite
 def requirements(draw: st.DrawFn) -> Requirement:
     common = {
         "rank": draw(st.integers(0, 255)),
-        "protection": draw(st.sampled_from(["none", "link_disjoint"])),
+        "protection": draw(st.sampled_from(["none", "link_disjoint", "duct_disjoint"])),
         "burst_bytes": draw(st.sampled_from([None, 1, 20_000])),
         "max_latency_us": draw(st.sampled_from([None, None, None, 60_000.0])),
     }
@@ -54,9 +67,13 @@ def flows(draw: st.DrawFn) -> tuple[Flow, ...]:
 
 
 def way(placement: Placement, failure: str | None) -> tuple[str, ...]:
-    """Where its packets go while a span is down."""
-    route = Route(placement.path, placement.backup_path)
-    return walk_under(route, failure) if failure in spans_of(route.path) and route.backup else route.path
+    """Where its packets go while a span or a duct is down: to it, back and around; if they are lost, nowhere new."""
+    path, backup, cut = placement.path, placement.backup_path, set(FAILURES[failure])
+    met = [number for number, span in enumerate(spans_of(path)) if span in cut]
+    if not met or backup is None or cut & set(spans_of(backup)):
+        return path
+    there = path[1 : 2 + met[0]]
+    return (path[0], *there, *there[-2::-1], *backup[2:])
 
 
 def is_open(placement: Placement, at_ms: int) -> bool:
@@ -104,7 +121,11 @@ class Promised(RuleBasedStateMachine):
         self.bookings, self.standing = self.bookings.without(identity), self.standing.without(identity)
 
     @precondition(lambda self: any(each.state in RUNNING for each in self.standing))
-    @rule(down=st.lists(st.sampled_from(BETWEEN_SWITCHES), max_size=2) | st.lists(st.sampled_from(SPANS), max_size=1))
+    @rule(
+        down=st.lists(st.sampled_from(BETWEEN_SWITCHES), max_size=2)
+        | st.lists(st.sampled_from(SPANS), max_size=1)
+        | st.sampled_from(list(DUCTS.values()))
+    )
     def spans_fail_or_return(self, down: list[str]) -> None:
         self.down = frozenset(
             f"{a}->{b}" for span in down for ends in [span.split("-")] for a, b in (ends, ends[::-1])
@@ -124,14 +145,17 @@ class Promised(RuleBasedStateMachine):
         self.bookings, self.standing = decision.bookings, decision.after.having(new)
         for placement in new.placements:
             backup = placement.backup_path
-            protected = placement.flow.requirement.protection == "link_disjoint" and len(placement.path) > 3
-            assert (backup is not None) == protected
+            protection = placement.flow.requirement.protection
+            assert (backup is not None) == (protection != "none" and len(placement.path) > 3)
+            if backup and protection == "duct_disjoint":
+                for spans in DUCTS.values():
+                    assert not (set(spans_of(placement.path)) & set(spans) and set(spans_of(backup)) & set(spans))
             if backup:
                 assert not set(spans_of(placement.path)) & set(spans_of(backup))
                 assert (backup[:2], backup[-2:]) == (placement.path[:2], placement.path[-2:])
 
     @invariant()
-    def every_link_has_room_at_every_moment_whichever_span_is_down(self) -> None:
+    def every_link_has_room_at_every_moment_whatever_is_down(self) -> None:
         """Second by second of the calendar, millisecond by millisecond of the common period where windows begin."""
         for second in (1, 5, 10, 15, 20, 25, 40):
             running = [
@@ -141,7 +165,7 @@ class Promised(RuleBasedStateMachine):
                 for placement in each.carried
             ]
             moments = {0, *(p.window.offset_us // 1000 + k for p in running if p.window for k in (0, 200))}
-            for failure in (None, *SPANS):
+            for failure in FAILURES:
                 ways = [(placement, set(link_names(way(placement, failure)))) for placement in running]
                 for moment in moments:
                     taken = dict.fromkeys(NETWORK.links, 0)
@@ -153,7 +177,7 @@ class Promised(RuleBasedStateMachine):
                         assert taken[name] <= link.reservable_bps
 
     @invariant()
-    def every_limit_is_kept_whichever_span_is_down(self) -> None:
+    def every_limit_is_kept_whatever_is_down(self) -> None:
         running = [(each.id, placement) for each in self.standing for placement in each.carried]
         for name, placement in running:
             needed, latency_us = placement.flow.requirement, self._bound_us(name, placement)
@@ -166,8 +190,10 @@ class Promised(RuleBasedStateMachine):
         carried = self.standing.promises.carried
         if any(flow.activity != type(flow.activity)() for flow in carried.values()):
             return  # who meets whom is the bounds' own matter
-        for failure in (None, *SPANS):
-            shaped: dict[object, ShapedFlow] = {key: flow.shaped(failure) for key, flow in carried.items()}
+        for failure in FAILURES:
+            shaped: dict[object, ShapedFlow] = {
+                key: flow.shaped(failure, NETWORK.ducts) for key, flow in carried.items()
+            }
             for key, bound in bounds_of(NETWORK, shaped).items():
                 promised = self.standing.promises.bound(key)  # type: ignore[arg-type]
                 assert bound.accumulated_latency_us <= promised.accumulated_latency_us * (1 + 1e-5)
