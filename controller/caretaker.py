@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -14,6 +15,7 @@ from itertools import count
 from math import inf
 from time import monotonic
 
+from controller.errors import Overloaded
 from controller.fabric import TICK_S
 from controller.repeats import Repeats
 from controller.reservation import Reservation, State
@@ -51,6 +53,8 @@ class Caretaker:
         self._busy = False
         self._waiting: set[str] = set()
         self._forget_at_s = 0.0
+        self._askers: deque[Future[tuple[Future[None], ...]]] = deque()
+        self._brought: list[Future[None]] = []
         self._threads = [
             threading.Thread(target=self._watch, name="paceline-watcher", daemon=True),
             threading.Thread(target=self._check, name="paceline-checker", daemon=True),
@@ -61,6 +65,7 @@ class Caretaker:
         with self._writer.lock:
             for reservation in self._writer.ledger.live():
                 self._take_up(reservation)
+            self._fabric.close(self._writer.ledger.closed_spans())
             installed = {each.id: each for each in self._book.live() if each.state in INSTALLED}
             self._fabric.aim(installed)
         self._fabric.start()
@@ -74,6 +79,19 @@ class Caretaker:
         self._fabric.wake()
         for thread in self._threads:
             thread.join(timeout=10)
+
+    def catch_up(self, wait_s: float) -> tuple[Future[None], ...]:
+        """Have what has happened until now dealt with; returns what switches are still being told because of it.
+
+        Raises: Overloaded if the watcher has not come to it in that time.
+        """
+        asker: Future[tuple[Future[None], ...]] = Future()
+        self._askers.append(asker)
+        self._fabric.wake()
+        try:
+            return asker.result(wait_s)
+        except TimeoutError as error:
+            raise Overloaded(f"It was noted, but not dealt with within {wait_s:g} s.", retry_after_s=1.0) from error
 
     def look_again(self, reservation: Reservation) -> None:
         """Judge a reservation that was being changed while a link of its path failed or came back."""
@@ -94,12 +112,17 @@ class Caretaker:
     def _watch(self) -> None:
         while not self._stopping.is_set():
             self._fabric.wait_for_event(self._pause_s())
+            askers = [self._askers.popleft() for _ in range(len(self._askers))]
             try:
                 if not self._stopping.is_set():
+                    self._brought.clear()
                     self._catch_up()
+                    for asker in askers:
+                        asker.set_result(tuple(self._brought))
             except Exception:
                 # The watcher must outlive whatever went wrong; the fabric is compared again at the next turn.
                 log.exception("watcher: what happened could not be dealt with")
+                self._askers.extend(askers)
                 self._stopping.wait(1.0)
 
     def _pause_s(self) -> float:
@@ -157,7 +180,9 @@ class Caretaker:
             self._fabric.wake()
 
         if touched:
-            self._fabric.bring(touched, drain).add_done_callback(done)
+            bringing = self._fabric.bring(touched, drain)
+            self._brought.append(bringing)
+            bringing.add_done_callback(done)
 
     # Time -----------------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,24 @@ class LinkChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class SpanChanged:
+    """A span is in another state. `duct_is_dark`: with it, all spans of its duct are: the duct has been cut."""
+
+    span: str
+    length_km: float
+    duct: str | None
+    state: Literal["up", "dark", "out_of_service"]
+    duct_is_dark: bool
+
+    @property
+    def text(self) -> str:
+        """A sentence for those who run the network."""
+        where = f"Span {self.span} of {self.length_km:g} km" + (f" in duct {self.duct}" if self.duct else "")
+        also = f"; all spans of duct {self.duct} are" if self.duct_is_dark else ""
+        return f"{where} is {self.state.replace('_', ' ')}{also}."
+
+
+@dataclass(frozen=True, slots=True)
 class SwitchChanged:
     """A switch stands otherwise than before."""
 
@@ -52,7 +70,7 @@ class Installed:
     seconds: float
 
 
-ServiceEvent = ReservationChanged | LinkChanged | SwitchChanged | Reconciled | Installed
+ServiceEvent = ReservationChanged | LinkChanged | SpanChanged | SwitchChanged | Reconciled | Installed
 
 
 @dataclass(frozen=True, slots=True)

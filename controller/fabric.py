@@ -24,6 +24,7 @@ from controller.gates import Gates
 from controller.holdings import Difference, Holdings, Told
 from controller.network import DirectedLink, Network
 from controller.reservation import Reservation
+from controller.spans import SpanState, changes, links_of, span_states
 from controller.switches import (
     ChangesByNumber,
     FlowCounter,
@@ -67,6 +68,8 @@ class Fabric:
 
     def __init__(self, network: Network, switches: Switches, tell: Callable[[ServiceEvent], None]) -> None:
         self.down: frozenset[str] = frozenset()
+        self.closed: frozenset[str] = frozenset()
+        self._span_states: Mapping[str, SpanState] = {}
         self._network = network
         self._switches = switches
         self._tell = tell
@@ -328,11 +331,21 @@ class Fabric:
         for event in self._waiting:
             self._take(event)
         self._waiting.clear()
-        before, self.down = self.down, self._links_down()
+        before, states = self.down, self._span_states
+        dark = self._links_dark()
+        self._span_states = span_states(self._network, dark, self.closed)
+        self.down = dark | links_of(self._network, self.closed)
+        for change in changes(self._network, states, self._span_states):
+            log.warning("alarm span=%s state=%s: %s", change.span, change.state, change.text)
+            self._tell(change)
         for link in sorted(before ^ self.down):
             log.warning("link=%s state=%s", link, "down" if link in self.down else "up")
             self._tell(LinkChanged(link, link not in self.down))
         return before != self.down
+
+    def close(self, spans: frozenset[str]) -> None:
+        """From the next look at events on, exactly these spans are out of service, besides what is dark."""
+        self.closed = spans
 
     def _take(self, event: SwitchEvent) -> None:
         number = event.datapath_id
@@ -358,7 +371,7 @@ class Fabric:
             self._retry_at_s.pop(name, None)
             self._stand([name], False)
 
-    def _links_down(self) -> frozenset[str]:
+    def _links_dark(self) -> frozenset[str]:
         return frozenset(link.name for link in self._network.links.values() if not self._is_up(link))
 
     def _is_up(self, link: DirectedLink) -> bool:

@@ -46,6 +46,12 @@ _ANSWERS = Table(
     Column("answered_at_s", Float, nullable=False, index=True),
     Column("record", Text, nullable=False),
 )
+_CLOSED_SPANS = Table(
+    "closed_spans",
+    _METADATA,
+    Column("map", String(64), primary_key=True),
+    Column("span", String(64), primary_key=True),
+)
 _RECORD = TypeAdapter(Reservation)
 
 IN_MEMORY = "sqlite://"
@@ -96,6 +102,20 @@ class Ledger:
         """Drop the answers that were given before that time."""
         with self._turn, self.engine.begin() as connection:
             connection.execute(_ANSWERS.delete().where(_ANSWERS.c.answered_at_s < before_s))
+
+    def closed_spans(self) -> frozenset[str]:
+        """The spans that are out of service."""
+        table = _CLOSED_SPANS.c
+        with self._connected() as connection:
+            return frozenset(connection.execute(select(table.span).where(table.map == self._map_name)).scalars())
+
+    def write_closed_spans(self, spans: Iterable[str]) -> None:
+        """From now on exactly these are out of service."""
+        rows = [{"map": self._map_name, "span": span} for span in spans]
+        with self._turn, self.engine.begin() as connection:
+            connection.execute(_CLOSED_SPANS.delete().where(_CLOSED_SPANS.c.map == self._map_name))
+            if rows:
+                connection.execute(_CLOSED_SPANS.insert(), rows)
 
     def live(self) -> list[Reservation]:
         """The reservations that held bandwidth when the ledger was last written."""

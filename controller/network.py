@@ -123,6 +123,11 @@ class Network:
         return {name: tuple(links) for name, links in found.items()}
 
     @cached_property
+    def spans(self) -> Mapping[str, DirectedLink]:
+        """Every span by name, as the direction that the map names first."""
+        return {link.span: link for link in reversed(tuple(self.links.values()))}
+
+    @cached_property
     def ducts(self) -> Ducts:
         """The ducts in which several spans between switches lie, by span; `duct:` goes before their names."""
         lying = {

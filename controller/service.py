@@ -25,6 +25,7 @@ from controller.errors import NotFound, NotHeld, NotLive
 from controller.events import Installed, SwitchReport
 from controller.fabric import CONFIRM_S, SwitchCounters
 from controller.ledger import Ledger
+from controller.maintenance import Maintenance
 from controller.network import Network
 from controller.offers import advising
 from controller.quotes import CommonQuote, Volume, shortest_common_transfer
@@ -48,6 +49,7 @@ class Snapshot:
     network: Network
     bookings: Bookings
     down: frozenset[str]
+    closed: frozenset[str]
     switches_up: frozenset[str]
     complaints: tuple[str, ...]
     now_s: float
@@ -73,6 +75,7 @@ class Service:
         self._book, self._fabric = self._writer.book, self._writer.fabric
         self._repeats = Repeats(ledger)
         self._caretaker = Caretaker(self._writer, self._repeats, check_s)
+        self.maintenance = Maintenance(self._writer, self._caretaker)
         self._room = WaitingRoom(self._fabric.silent_s)
 
     def start(self) -> None:
@@ -313,7 +316,7 @@ class Service:
     def snapshot(self) -> Snapshot:
         """How the network stands now. Waits for nobody."""
         fabric = self._fabric
-        facts = fabric.down, fabric.in_step(), tuple(fabric.complaints())
+        facts = fabric.down, fabric.closed, fabric.in_step(), tuple(fabric.complaints())
         return Snapshot(self.network, self._book.bookings, *facts, self._clock())
 
     def switches_up(self) -> int:

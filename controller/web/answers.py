@@ -136,7 +136,9 @@ class LinkBody(Answer):
     source: str
     destination: str
     length_km: float
+    duct: Annotated[str | None, Field(description="Spans with the same duct are cut together.")]
     up: bool
+    in_service: Annotated[bool, Field(description="False: taken out of service by an operator.")]
     capacity_bps: int
     reservable_bps: int
     reserved_bps: int
@@ -285,6 +287,16 @@ class Consistency(Answer):
 
     consistent: bool
     switches: list[SwitchConsistency]
+
+
+class MaintainedBody(Answer):
+    """Spans that are now in service or not, and the reservations that are degraded now (`degraded`: ids)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.MAINTAINED]})
+
+    spans: list[str]
+    in_service: bool
+    degraded: list[str]
 
 
 class AuditEntry(Answer):

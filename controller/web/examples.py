@@ -154,7 +154,9 @@ LINK: Json = {
     "source": "s1",
     "destination": "s2",
     "length_km": 20.0,
+    "duct": None,
     "up": True,
+    "in_service": True,
     "capacity_bps": 80_000_000,
     "reservable_bps": 76_000_000,
     "reserved_bps": 15_000_000,
@@ -232,6 +234,8 @@ AUDIT: Json = {
 
 HEALTH: Json = {"status": "ok", "switches_up": 2, "switches_expected": 2}
 
+MAINTAINED: Json = {"spans": ["s1-s2"], "in_service": False, "degraded": ["r-4f1c09ab"]}
+
 EVENTS = """id: 6920e7a1-1
 event: reservation
 data: {"id": "r-4f1c09ab", "version": 1, "state": "active", "reason": null, "tenant": "public"}
@@ -239,5 +243,9 @@ data: {"id": "r-4f1c09ab", "version": 1, "state": "active", "reason": null, "ten
 id: 6920e7a1-2
 event: link
 data: {"link": "s1->s2", "up": false}
+
+id: 6920e7a1-3
+event: alarm
+data: {"span": "s1-s2", "length_km": 20.0, "duct": null, "state": "dark", "text": "Span s1-s2 of 20 km is dark."}
 
 """

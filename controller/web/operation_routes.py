@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from controller.errors import InvalidRequest, NotAvailable
-from controller.security.access import sees
+from controller.errors import InvalidRequest, NotAvailable, NotFound
+from controller.security.access import Caller, sees
 from controller.security.audit import Audit
 from controller.service import Service
+from controller.spans import spans_of_duct, spans_of_link
 from controller.web import examples
-from controller.web.answers import AuditBody, Consistency
+from controller.web.answers import AuditBody, Consistency, MaintainedBody
 from controller.web.guard import Operator, Reader
 from controller.web.load import Desk
 from controller.web.metrics import Metrics
@@ -22,13 +23,14 @@ from controller.web.problems import GUARDED, described
 from controller.web.stream import Stream
 from controller.web.views import audit_body, consistency_body
 
+Action = Literal["down", "up"]
 EventId = Annotated[
     str | None, Header(max_length=64, pattern=r"^[0-9a-f]+-[0-9]+$", description="Go on after this event.")
 ]
 
 
 def operation_routes(service: Service, desk: Desk, metrics: Metrics, stream: Stream, audit: Audit) -> APIRouter:
-    """/v1/consistency, /v1/audit, /v1/events and /metrics."""
+    """/v1/consistency, /v1/links, /v1/ducts, /v1/audit, /v1/events and /metrics."""
     router = APIRouter(tags=["operation"])
 
     @router.get("/v1/consistency", responses=described(*GUARDED))
@@ -40,6 +42,8 @@ def operation_routes(service: Service, desk: Desk, metrics: Metrics, stream: Str
     async def repair(caller: Operator) -> Consistency:
         """Put right what is missing or wrong, and say how it stands then; foreign entries are left alone."""
         return consistency_body(await desk.change(caller.tenant, service.repair))
+
+    _add_maintenance(router, service, desk)
 
     @router.get("/v1/audit", responses=described(*GUARDED, InvalidRequest))
     async def audit_log(
@@ -65,6 +69,27 @@ def operation_routes(service: Service, desk: Desk, metrics: Metrics, stream: Str
     return router
 
 
+def _add_maintenance(router: APIRouter, service: Service, desk: Desk) -> None:
+    async def put(caller: Caller, spans: Callable[[], frozenset[str]], in_service: bool) -> MaintainedBody:
+        now = await desk.change(caller.tenant, lambda: service.maintenance.put(spans(), in_service))
+        return MaintainedBody(spans=list(now.spans), in_service=now.in_service, degraded=list(now.degraded))
+
+    problems = described(*GUARDED, NotFound, InvalidRequest)
+
+    @router.post("/v1/links/{link}/{action}", responses=problems)
+    async def link(caller: Operator, link: str, action: Action) -> MaintainedBody:
+        """Take a span out of service (`down`): its traffic is moved before this answers. Or put it back (`up`).
+
+        `link` is the span (`r1-r2`) or a direction of it (`r1->r2`). What has no other way is degraded.
+        """
+        return await put(caller, lambda: spans_of_link(service.network, link), action == "up")
+
+    @router.post("/v1/ducts/{duct}/{action}", responses=problems)
+    async def duct(caller: Operator, duct: str, action: Action) -> MaintainedBody:
+        """The same for all spans of a duct at once."""
+        return await put(caller, lambda: spans_of_duct(service.network, duct), action == "up")
+
+
 def _add_events(router: APIRouter, desk: Desk, stream: Stream) -> None:
     @router.get(
         "/v1/events",
@@ -72,7 +97,8 @@ def _add_events(router: APIRouter, desk: Desk, stream: Stream) -> None:
         responses={200: _EVENTS, **described(*GUARDED, InvalidRequest, NotAvailable)},
     )
     async def events(caller: Reader, last_event_id: EventId = None) -> StreamingResponse:
-        """What happens, as it happens: `reservation`, `violation`, `link`, `switch`, `reconcile` (server-sent events).
+        """What happens, as it happens (server-sent events): `reservation`, `violation`, `link`, `alarm`, `switch`,
+        `reconcile`.
 
         Of reservations one's own; for operators everybody's. `missed`: so much has happened since Last-Event-ID (or
         the controller has been started anew) that events are gone.

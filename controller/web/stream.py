@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from controller.events import LinkChanged, Reconciled, ReservationChanged, ServiceEvent, SwitchChanged
+from controller.events import LinkChanged, Reconciled, ReservationChanged, ServiceEvent, SpanChanged, SwitchChanged
 from controller.reservation import State
 
 KEPT = 1000
@@ -53,6 +53,9 @@ class Stream:
             self._hear_reservation(event)
         elif isinstance(event, LinkChanged):
             self.publish("link", {"link": event.link, "up": event.up})
+        elif isinstance(event, SpanChanged):
+            where = {"span": event.span, "length_km": event.length_km, "duct": event.duct}
+            self.publish("alarm", {**where, "state": event.state, "text": event.text})
         elif isinstance(event, SwitchChanged):
             self.publish("switch", {"switch": event.switch, "state": event.standing})
         elif isinstance(event, Reconciled):

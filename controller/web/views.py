@@ -211,6 +211,8 @@ def _link_body(link: DirectedLink, snapshot: Snapshot) -> LinkBody:
         source=link.source,
         destination=link.destination,
         length_km=link.length_km,
+        duct=link.duct,
+        in_service=link.span not in snapshot.closed,
         up=link.name not in snapshot.down,
         capacity_bps=link.capacity_bps,
         reservable_bps=link.reservable_bps,

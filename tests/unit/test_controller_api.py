@@ -9,6 +9,7 @@ import json
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from queue import Queue
 from typing import Any
 
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from controller import errors
 from controller.api import create_app
 from controller.entries import MeterEntry, SwitchState
+from controller.events import SpanChanged
 from controller.ledger import IN_MEMORY, Ledger
 from controller.network import network_from_map
 from controller.service import Service
@@ -403,3 +405,46 @@ def test_a_refusal_says_what_would_be_accepted_and_that_is(client: httpx.Client)
     accepted = client.post("/v1/reservations", json=offer)
     assert accepted.status_code == 201
     assert client.delete(f"/v1/reservations/{accepted.json()['id']}").status_code == 200
+
+
+def test_a_span_is_taken_out_of_service_and_put_back(client: httpx.Client, service: Service) -> None:
+    alarms: list[SpanChanged] = []
+    stop = service.listen(lambda event: alarms.append(event) if isinstance(event, SpanChanged) else None)
+    made = client.post("/v1/reservations", json={"flows": [flow()]}).json()
+    try:
+        gone = client.post("/v1/links/s2->s1/down")
+        assert (gone.status_code, gone.json()) == (
+            200, {"spans": ["s1-s2"], "in_service": False, "degraded": [made["id"]]},
+        )  # fmt: skip
+        links = {link["link"]: link for link in client.get("/v1/network").json()["links"]}
+        assert [(links[name]["up"], links[name]["in_service"]) for name in ("s1->s2", "edge1->s1")] == [
+            (False, False), (True, True),
+        ]  # fmt: skip
+        assert client.post("/v1/reservations", json={"flows": [flow(source="edge2")]}).json()["code"] == "no_path"
+        back = client.post("/v1/links/s1-s2/up").json()
+        assert back == {"spans": ["s1-s2"], "in_service": True, "degraded": []}
+        assert client.get(f"/v1/reservations/{made['id']}").json()["state"] == "active"
+    finally:
+        client.post("/v1/links/s1-s2/up")
+        stop()
+    assert [alarm.text for alarm in alarms] == ["Span s1-s2 of 20 km is out of service.", "Span s1-s2 of 20 km is up."]
+
+
+def test_spans_and_ducts_that_are_not_there_are_said_to_be_so(client: httpx.Client) -> None:
+    no_span = client.post("/v1/links/s1-s9/down")
+    assert (no_span.status_code, no_span.json()["code"]) == (404, "not_found")
+    assert no_span.json()["detail"].startswith("There is no link 's1-s9'; the spans are cloud-s2, ")
+    no_duct = client.post("/v1/ducts/east/down").json()
+    assert no_duct["detail"] == "There is no duct 'east'; the map has no ducts."
+
+
+def test_what_is_out_of_service_stays_so_when_the_controller_starts_anew(tmp_path: Path) -> None:
+    for again in (False, True):
+        running = Service(PAIR, ObedientSwitches(), Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair"))
+        running.start()
+        try:
+            if not again:
+                running.maintenance.put({"s1-s2"}, in_service=False)
+            assert running.snapshot().closed == {"s1-s2"}
+        finally:
+            running.stop()
