@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainer.checkpoint import Checkpoint
 from trainer.errors import ProtocolError
-from trainer.halves import CloudHalf
+from trainer.halves import CloudHalf, MiddleHalf
 from trainer.member import Member
 from trainer.messages import Prepare
 from trainer.models import build_layers
@@ -22,7 +22,7 @@ class Apprentice:
     """One edge in training. `cap`: its cut may be no larger for now, because it was late."""
 
     member: Member
-    half: CloudHalf
+    half: CloudHalf | MiddleHalf
     batch: int
     micros: int
     device: torch.device
@@ -57,8 +57,14 @@ class Apprentice:
                 values[name.replace(".value.", ".", 1)] = tensor.cpu()
         wanted = part.values(0, len(part.layers))
         if values.keys() != wanted.keys() or any(values[n].shape != wanted[n].shape for n in wanted):
-            raise ProtocolError(f"it sent layers that are not the first {self.cut} of the model.")
+            raise ProtocolError(f"it sent layers that are not those it has to train at cut {self.cut}.")
         return values, states
+
+    def of_the_edge(self, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The whole model for the edge, with the optimiser state of those layers alone that it trains."""
+        mine = range(self.half.part.first, self.half.part.last)
+        return {name: tensor for name, tensor in layers.items()
+                if ".value." in name or int(name.split(".", 1)[0]) not in mine}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to the state after an averaging."""
@@ -72,5 +78,6 @@ def apprentice_of(member: Member, recipe: Prepare, device: torch.device) -> Appr
     built = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
     layers = [layer.to(device) for layer in built]
     batch = min(recipe.batch, member.ask.samples)
-    part = Part(layers, 0, len(layers), recipe.optimizer)
-    return Apprentice(member, CloudHalf(part), batch, len(split_evenly(batch, recipe.micro)), device)
+    part = Part(layers, 0, len(layers) if recipe.tail is None else recipe.tail, recipe.optimizer)
+    half = CloudHalf(part) if recipe.tail is None else MiddleHalf(part)
+    return Apprentice(member, half, batch, len(split_evenly(batch, recipe.micro)), device)

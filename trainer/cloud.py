@@ -151,6 +151,7 @@ class Cloud:
                 one.member,
                 messages.Plan(
                     round=number, cut=edge.cut, codec=edge.codec, beat_s=grant.plan.beat_s,
+                    gradient_codec=self._workshop.guard.gradient_of(edge.codec),
                     pace_bytes_per_s=pace_bytes_per_s(up.rate_bps, mss) if grant.reserved else None,
                 ),
                 one.half.leaving(edge.cut),
@@ -184,7 +185,7 @@ class Cloud:
         self, number: int, grant: Grant, steps: Sequence[StepResult], duration_s: float, after: Checkpoint | None
     ) -> None:
         batches = {name: one.batch for name, one in self._workshop.apprentices.items()}
-        sizes = {edge.edge: self._workshop.outlook.segment_bytes(edge.edge, edge.cut, edge.codec)
+        sizes = {edge.edge: self._workshop.outlook.sizes(edge.edge, edge.cut, edge.codec)
                  for edge in grant.plan.edges if edge.edge in batches}
         accuracy = after.accuracy if after else None
         row = round_row(number, grant, steps, sizes, batches, duration_s, accuracy, after is not None)

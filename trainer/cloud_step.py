@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
+from torch import Tensor
 
 from trainer import codec, messages
 from trainer.apprentice import Apprentice
 from trainer.crew import Crew
 from trainer.errors import ProtocolError
 from trainer.exchange import EdgeExchange, StepResult
+from trainer.halves import MiddleHalf
 from trainer.lateness import LatePolicy, late_after_s
 from trainer.member import Member
 from trainer.pacing import SentFrame
@@ -22,6 +24,9 @@ from trainer.transport import Received
 
 LEAD_S = 0.005
 """How far ahead the first beat is announced at least, so that every edge hears of it in time."""
+
+_Answer = tuple[messages.Message, str, Tensor, codec.Codec]
+"""A message, its tensor with its name, and how that travels."""
 
 
 class CloudStep:
@@ -42,6 +47,7 @@ class CloudStep:
         self._crew = crew
         self._apprentices = apprentices
         self._gradient_codecs = gradient_codecs
+        self._codecs = {edge.edge: edge.codec for edge in grant.plan.edges}
         self._seed = seed
         self._began_with = dict(apprentices)
         self._tell_late = tell_late
@@ -89,7 +95,7 @@ class CloudStep:
     def _under_way(self, name: str, exchange: EdgeExchange) -> Iterator[tuple[str, float]]:
         """Direction, and when it began (our clock): as the first frame says, else as it was planned."""
         one = self._began_with[name]
-        if len(exchange.sent_up) < one.micros:
+        if len(exchange.sent_up) < one.micros * (2 if isinstance(one.half, MiddleHalf) else 1):
             sent_s = self._first_s
             prefix = one.member.connection.arriving
             if exchange.sent_up:
@@ -127,9 +133,9 @@ class CloudStep:
         """Deal with one message; who sends what cannot be is dropped."""
         one, exchange = self._apprentices[member.name], self.exchanges[member.name]
         match received.frame.message:
-            case messages.Segment() as segment if segment.step == self.step:
+            case messages.Segment() | messages.TailGradient() as frame if frame.step == self.step:
                 try:
-                    self._answer(segment, received, one, exchange)
+                    self._answer(frame, received, one, exchange)
                 except ProtocolError as error:
                     self._crew.drop(member, str(error))
             case messages.StepDone() as done if done.step == self.step:
@@ -142,30 +148,51 @@ class CloudStep:
                 self._crew.drop(member, f"it sent {type(other).__name__} in the middle of step {self.step}.")
 
     def _answer(
-        self, segment: messages.Segment, received: Received, one: Apprentice, exchange: EdgeExchange
+        self, asked: messages.Segment | messages.TailGradient, received: Received, one: Apprentice,
+        exchange: EdgeExchange,
     ) -> None:
-        """Forward and backward of one micro-batch; its gradient goes back at once."""
-        if segment.micro != len(exchange.sent_up) or segment.micro >= one.micros:
-            raise ProtocolError(f"it sent micro-batch {segment.micro} in place of {len(exchange.sent_up)}.")
+        """What the cloud computes of one micro-batch; the result goes back at once."""
         exchange.sent_up.append(SentFrame(received.frame.sent_s, received.frame.size_bytes))
-        exchange.arrived_s = received.arrival_s
+        exchange.up_arrived_s = received.arrival_s
         began = time.perf_counter()
         try:
-            tensors = received.frame.tensors
-            values = codec.decode("segment", tensors).to(one.device)
-            labels = tensors["labels"].to(one.device, torch.int64)
-            stream = RandomStream(self._seed, one.name, self.number, segment.step, segment.micro)
-            gradient, loss = one.half.train(values, labels, one.batch, stream)
+            if isinstance(asked, messages.Segment):
+                exchange.segments = _next(asked, exchange.segments, one)
+                exchange.arrived_s = received.arrival_s
+                answer, name, values, used = self._take_segment(asked, received.frame.tensors, one, exchange)
+            else:
+                exchange.tail_gradients = _next(asked, exchange.tail_gradients, one)
+                answer, name, values, used = self._take_tail_gradient(asked, received.frame.tensors, one)
         except (KeyError, RuntimeError, IndexError, ValueError) as error:
-            raise ProtocolError(f"it sent a segment that does not fit cut {one.cut}: {error}.") from error
-        exchange.loss += loss
-        sent = self._crew.send(
-            one.member, messages.Gradient(step=segment.step, micro=segment.micro),
-            codec.encode("gradient", gradient, self._gradient_codecs[one.name]),
-        )
+            what = type(asked).__name__
+            raise ProtocolError(f"it sent a {what} that does not fit cut {one.cut}: {error}.") from error
+        sent = self._crew.send(one.member, answer, codec.encode(name, values, used))
         if sent is not None:
             exchange.sent_down.append(SentFrame(sent.send_s, sent.size_bytes))
         exchange.cloud_s += time.perf_counter() - began
+
+    def _take_segment(
+        self, segment: messages.Segment, tensors: Mapping[str, Tensor], one: Apprentice, exchange: EdgeExchange
+    ) -> _Answer:
+        values = codec.decode("segment", tensors).to(one.device)
+        stream = RandomStream(self._seed, one.name, self.number, segment.step, segment.micro)
+        step, micro = segment.step, segment.micro
+        if isinstance(one.half, MiddleHalf):
+            outputs = one.half.forward(micro, values, stream)
+            return messages.TailInput(step=step, micro=micro), "tail_input", outputs, self._codecs[one.name]
+        labels = tensors["labels"].to(one.device, torch.int64)
+        gradient, loss = one.half.train(values, labels, one.batch, stream)
+        exchange.loss += loss
+        return messages.Gradient(step=step, micro=micro), "gradient", gradient, self._gradient_codecs[one.name]
+
+    def _take_tail_gradient(
+        self, back: messages.TailGradient, tensors: Mapping[str, Tensor], one: Apprentice
+    ) -> _Answer:
+        if not isinstance(one.half, MiddleHalf):
+            raise ProtocolError("it sent the gradient of a tail it does not have.")
+        gradient = one.half.backward(back.micro, codec.decode("tail_gradient", tensors).to(one.device))
+        return (messages.Gradient(step=back.step, micro=back.micro), "gradient", gradient,
+                self._gradient_codecs[one.name])
 
     def _end(self, done: messages.StepDone, one: Apprentice, exchange: EdgeExchange) -> None:
         """An edge has ended the step; its half here learns now, when no gradient waits for it."""
@@ -173,3 +200,10 @@ class CloudStep:
         one.half.step()
         exchange.cloud_s += time.perf_counter() - began
         exchange.done = done
+        exchange.loss += done.loss or 0.0
+
+
+def _next(asked: messages.Segment | messages.TailGradient, seen: int, one: Apprentice) -> int:
+    if asked.micro != seen or seen >= one.micros:
+        raise ProtocolError(f"it sent a {type(asked).__name__} of micro-batch {asked.micro} in place of {seen}.")
+    return seen + 1

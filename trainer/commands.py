@@ -87,6 +87,8 @@ def train(
     edge_flags = ["--seed", str(settings.seed), "--data", settings.data, "--partition", settings.partition]
     if settings.model is not None:
         edge_flags += ["--model", settings.model]
+    if settings.protect_labels:
+        edge_flags += ["--protect-labels"]
     cloud_flags = ["--resume", str(resume), *to_flags({name: options[name] for name in changes})] if resume else [
         *to_flags(options), "--run-dir", str(directory)]
     cloud_flags += ["--quiet"] if quiet else []
@@ -209,6 +211,7 @@ def _road_to(
 @click.option("--data", default=RunSettings().data, show_default=True, help=DATA_HELP)
 @click.option("--partition", default=RunSettings().partition, show_default=True, help=PARTITION_HELP)
 @click.option("--model", help="Your own model, package.module:function, if the cloud asks for it.")
+@click.option("--protect-labels", is_flag=True, help="Train only with a cloud that asks for no labels.")
 @click.option("--connect-timeout", default=60.0, show_default=True,
               help="Seconds to keep trying to connect, also when the cloud was lost.")
 @credential_options
@@ -217,8 +220,9 @@ def _road_to(
               help="A cgroup directory to join once everything is loaded; repeat for each.")
 def edge(
     name: str, cloud_address: tuple[str, int], index: int, edges: int, source_port: int | None, seed: int,
-    data: str, partition: str, model: str | None, connect_timeout: float, cgroups: tuple[Path, ...],
-    tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None, token_file: Path | None, tls_name: str,
+    data: str, partition: str, model: str | None, protect_labels: bool, connect_timeout: float,
+    cgroups: tuple[Path, ...], tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None,
+    token_file: Path | None, tls_name: str,
 ) -> None:
     """Be one edge: ask to train, then do what each round's plan says. The images stay here."""
     from trainer.credentials import credentials
@@ -227,7 +231,7 @@ def edge(
     secret = credentials(False, tls_ca, tls_cert, tls_key, token_file, tls_name)
 
     reason = run(EdgeSettings(name, cloud_address, index, edges, source_port, data=data,
-                              sharing=parse_sharing(partition), model=model, seed=seed,
+                              sharing=parse_sharing(partition), model=model, protect_labels=protect_labels, seed=seed,
                               connect_timeout_s=connect_timeout, cgroups=cgroups,
                               credentials=secret), click.echo)
     click.echo(f"{name}: {reason}")

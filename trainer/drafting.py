@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from trainer.apprentice import Apprentice
 from trainer.outlook import Outlook
@@ -19,10 +20,20 @@ def draft_plan(
     Raises: PlanError.
     """
     present = list(apprentices.values())
+    mss_bytes = {one.name: one.member.planning_mss_bytes for one in present}
     cuts = {one.name: _allowed(number, settings, one, layers) for one in present}
-    forecasts = outlook.forecasts({one.name: one.member.planning_mss_bytes for one in present}, cuts)
     current = [one.cut for one in present] if number > 1 else None
-    return plan_round(forecasts, offer, max(one.micros for one in present), current, settings.steps)
+    micros = max(one.micros for one in present)
+    plan = plan_round(outlook.forecasts(mss_bytes, cuts), offer, micros, current, settings.steps)
+    if not settings.protect_labels:
+        return plan
+    same = [
+        replace(forecast, options=tuple(one for one in forecast.options if one.codec == edge.codec))
+        for forecast, edge in zip(outlook.forecasts(mss_bytes, {edge.edge: [edge.cut] for edge in plan.edges},
+                                                    unprotected=True), plan.edges, strict=True)
+    ]
+    return replace(plan, unprotected_step_s=plan_round(same, offer, micros).step_s)
+
 
 
 def _allowed(number: int, settings: RunSettings, one: Apprentice, layers: int) -> range:
@@ -30,7 +41,8 @@ def _allowed(number: int, settings: RunSettings, one: Apprentice, layers: int) -
         row = settings.cuts[min(number, len(settings.cuts)) - 1]
         cut = row[settings.edges.index(one.name)]
         return range(cut, cut + 1)
-    last = layers - 1 if settings.max_cut is None else settings.max_cut
+    before_tail = layers - settings.tail_layers if settings.protect_labels else layers
+    last = before_tail - 1 if settings.max_cut is None else settings.max_cut
     if one.cap is not None:
         last = max(settings.min_cut, min(last, one.cap))
     return range(settings.min_cut, last + 1)

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from trainer.cloud_link import CloudLink
 from trainer.credentials import NOBODY, Credentials
 from trainer.edge_step import EdgeStep, StepGivenUpError
 from trainer.errors import ConnectionLostError, NetworkError, ProtocolError, TrainerError, TrainingFailedError
-from trainer.halves import EdgeHalf
+from trainer.halves import EdgeHalf, hides_labels
 from trainer.loading import load_local
 from trainer.models import build_layers
 from trainer.own import is_own
@@ -42,6 +42,7 @@ class EdgeSettings:
     """Who this edge is, where the cloud is, and which share of the data is its own.
 
     `model`: the one `package.module:function` that the cloud may ask for; code is imported on nobody else's word.
+    `protect_labels`: no label is sent, nor how many samples have which; a cloud that wants labels is refused.
     `connect_timeout_s`: how long to try, at the start and again whenever the cloud was lost. `cgroups`: directories to
     join once everything is loaded. An emulated device is slow at computing; that it would also need half a minute to
     import its libraries helps nobody.
@@ -55,6 +56,7 @@ class EdgeSettings:
     data: str = "traffic-lights"
     sharing: Sharing = IID
     model: str | None = None
+    protect_labels: bool = False
     seed: int = 1
     connect_timeout_s: float = 60.0
     cgroups: tuple[Path, ...] = ()
@@ -101,6 +103,9 @@ def _join(cgroups: tuple[Path, ...]) -> None:
 
 
 def _ask(settings: EdgeSettings, data: datasets.LocalData) -> messages.Ask:
+    statistics = standardize.summarize(data.train.inputs, data.train.labels, data.classes)
+    if settings.protect_labels:
+        statistics = replace(statistics, class_counts=(0,) * data.classes)
     return messages.Ask(
         nonce="0" * 32,
         edge=settings.name,
@@ -108,7 +113,7 @@ def _ask(settings: EdgeSettings, data: datasets.LocalData) -> messages.Ask:
         samples=len(data.train),
         held_out=len(data.held_out),
         sample_shape=tuple(data.train.inputs.shape[1:]),
-        statistics=standardize.summarize(data.train.inputs, data.train.labels, data.classes),
+        statistics=statistics,
         profile=benchmark.measure_profile(),
     )
 
@@ -177,8 +182,7 @@ class Edge:
             case messages.Start() as start:
                 self._step.run(start, self._plan)
             case messages.Collect():
-                part = self._half.part
-                self._link.connection.send(messages.Collected(), part.export_layers(part.first, part.last))
+                self._link.connection.send(messages.Collected(), self._half.export_layers())
             case messages.Global():
                 self._half.part.load_values(received.frame.tensors)
                 self._count_right()
@@ -192,9 +196,19 @@ class Edge:
                 f"The cloud asks {self._settings.name} to import {recipe.model}; start the edge with --model "
                 f"{recipe.model} if you trust it."
             )
+        if self._settings.protect_labels and recipe.tail is None:
+            raise TrainingFailedError(
+                f"The cloud wants the labels of {self._settings.name}, which are protected; start the cloud with "
+                "--protect-labels, or the edge without."
+            )
         layers = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
+        if recipe.tail is not None and not hides_labels(layers, recipe.tail):
+            raise TrainingFailedError(
+                f"The cloud asks for a tail from layer {recipe.tail} of {len(layers)} on; it has no parameters, so its "
+                "gradient would tell the labels."
+            )
         self._recipe = recipe
-        self._half = EdgeHalf(Part(layers, 0, 0, recipe.optimizer))
+        self._half = EdgeHalf(Part(layers, 0, 0, recipe.optimizer), recipe.tail)
         known = self._rehearsed if self._rehearsed is not None and self._rehearsed[0] == recipe else None
         images = known[2] if known else standardize.apply(self._data.train.inputs, recipe.standardization)
         self._step = EdgeStep(self._link, self._half, images, self._data.train.labels, recipe, self._settings.name,
@@ -206,10 +220,7 @@ class Edge:
 
     def _restore(self, restore: messages.Restore, received: Received) -> None:
         """Forget what came after an averaging; go on from there."""
-        self._half.give_up()
-        part = self._half.part
-        part.adopt_layers(0, len(part.layers), received.frame.tensors)
-        part.last = restore.cut
+        self._half.restore(restore.cut, received.frame.tensors)
         self._link.connection.send(messages.Restored(round=restore.round))
 
     def _answer_ping(self, ping: messages.Ping, received: Received) -> None:

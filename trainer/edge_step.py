@@ -6,6 +6,7 @@ learnt from this one, before the cloud has said when its segments leave.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from trainer import codec, datasets, messages
 from trainer.beat import Beat
 from trainer.cloud_link import CloudLink
-from trainer.errors import ProtocolError
+from trainer.errors import DivergedError, ProtocolError
 from trainer.halves import EdgeHalf
 from trainer.parts import split_evenly
 from trainer.randomness import RandomStream
@@ -39,6 +40,8 @@ class _Times:
 
     forward: Stopwatch = field(default_factory=Stopwatch)
     backward: Stopwatch = field(default_factory=Stopwatch)
+    tail: Stopwatch = field(default_factory=Stopwatch)
+    loss: float = 0.0
     late_s: float = 0.0
     gradients_received_s: list[float] = field(default_factory=list)
 
@@ -91,8 +94,7 @@ class EdgeStep:
             for micro in range(len(self._micros)):
                 segment = ahead.segments.popleft() if ahead.segments else self._forward(ahead, plan)
                 beat.put(messages.Segment(step=start.step, micro=micro, batch_samples=self._batch), segment)
-            for micro in range(len(self._micros)):
-                self._take_gradient(start.step, micro, times)
+            self._take_answers(ahead, plan)
             times.late_s = beat.finish()
         with times.backward:
             self._half.step()
@@ -100,7 +102,8 @@ class EdgeStep:
             messages.StepDone(
                 step=start.step, forward_s=times.forward.wall_s, forward_cpu_s=times.forward.cpu_s,
                 backward_s=times.backward.wall_s, backward_cpu_s=times.backward.cpu_s, late_s=times.late_s,
-                gradients_received_s=times.gradients_received_s,
+                gradients_received_s=times.gradients_received_s, tail_s=times.tail.wall_s,
+                loss=None if self._half.tail is None else times.loss,
             )
         )
         if start.step + 1 < self._recipe.steps:
@@ -123,7 +126,8 @@ class EdgeStep:
             samples = ahead.samples[self._micros[micro]]
             stream = RandomStream(self._recipe.seed, self._name, ahead.round, ahead.step, micro)
             tensors = codec.encode("segment", self._half.forward(self._inputs[samples], stream), plan.codec)
-            tensors["labels"] = self._labels[samples].to(torch.uint8)
+            if self._half.tail is None:
+                tensors["labels"] = self._labels[samples].to(torch.uint8)
             ahead.forwarded += 1
         return tensors
 
@@ -131,15 +135,57 @@ class EdgeStep:
         seed = self._recipe.seed * 1009 + self._index
         return datasets.batch_places(len(self._labels), self._batch, seed, (number - 1) * self._recipe.steps + step)
 
-    def _take_gradient(self, step: int, micro: int, times: _Times) -> None:
-        received = self._link.receive()
-        message = received.frame.message
-        if not isinstance(message, messages.Gradient) or (message.step, message.micro) != (step, micro):
+    def _take_answers(self, step: _Ahead, plan: messages.Plan) -> None:
+        """Learn from every micro-batch, as the cloud's answers come.
+
+        The tail goes first, because network and cloud wait for it and for no backward pass.
+        """
+        tails: deque[Received] = deque()
+        gradients: deque[Received] = deque()
+        finished = learnt = 0
+        while learnt < len(self._micros):
+            while self._link.has_news or not (tails or gradients):
+                received = self._link.receive()
+                match received.frame.message:
+                    case messages.TailInput() if self._half.tail is not None:
+                        tails.append(received)
+                    case messages.Gradient():
+                        gradients.append(received)
+                    case _:
+                        raise StepGivenUpError(received)
+            if tails:
+                self._finish(step, finished, tails.popleft(), plan)
+                finished += 1
+            else:
+                self._learn(step, learnt, gradients.popleft())
+                learnt += 1
+
+    def _finish(self, step: _Ahead, micro: int, received: Received, plan: messages.Plan) -> None:
+        """Tail and loss of a micro-batch; the gradient goes back at once."""
+        message, tail = received.frame.message, self._half.tail
+        assert isinstance(message, messages.TailInput) and tail is not None
+        if (message.step, message.micro) != (step.step, micro) or micro >= len(self._micros):
             raise StepGivenUpError(received)
-        times.gradients_received_s.append(received.arrival_s)
-        with times.backward:
+        with step.times.tail:
+            values = codec.decode("tail_input", received.frame.tensors)
+            labels = self._labels[step.samples[self._micros[micro]]]
+            stream = RandomStream(self._recipe.seed, self._name, step.round, step.step, micro)
             try:
-                gradient = codec.decode("gradient", received.frame.tensors)
-            except KeyError:
-                raise ProtocolError(f"The cloud sent no gradient for micro-batch {micro} of step {step}.") from None
-            self._half.backward(micro, gradient)
+                gradient, loss = tail.train(values, labels, self._batch, stream)
+            except (RuntimeError, IndexError, ValueError) as error:
+                raise ProtocolError(f"What the cloud sent for the tail fits nothing: {error}.") from error
+            tensors = codec.encode("tail_gradient", gradient, plan.gradient_codec)
+        if not math.isfinite(loss):
+            raise DivergedError(f"The loss is {loss}: training has diverged. Lower --learning-rate.")
+        step.times.loss += loss
+        self._link.connection.send(messages.TailGradient(step=step.step, micro=micro), tensors)
+
+    def _learn(self, step: _Ahead, micro: int, received: Received) -> None:
+        """Backward of a micro-batch."""
+        message = received.frame.message
+        assert isinstance(message, messages.Gradient)
+        if (message.step, message.micro) != (step.step, micro):
+            raise StepGivenUpError(received)
+        step.times.gradients_received_s.append(received.arrival_s)
+        with step.times.backward:
+            self._half.backward(micro, codec.decode("gradient", received.frame.tensors))

@@ -15,14 +15,21 @@ Direction = Literal["up", "down"]
 
 @dataclass
 class EdgeExchange:
-    """One edge's frames in one step. Send times of the uplink are on the edge's clock, all else on ours."""
+    """One edge's frames in one step. Send times of the uplink are on the edge's clock, all else on ours.
+
+    `arrived_s`: of the last segment; `up_arrived_s`: of the last frame, which is a gradient of the edge's tail where
+    labels are protected.
+    """
 
     offset_s: float
     mss_bytes: int
     up: FlowPromise
     down: FlowPromise
     sent_up: list[SentFrame] = field(default_factory=list)
+    segments: int = 0
+    tail_gradients: int = 0
     arrived_s: float = 0.0
+    up_arrived_s: float = 0.0
     sent_down: list[SentFrame] = field(default_factory=list)
     cloud_s: float = 0.0
     loss: float = 0.0
@@ -32,7 +39,7 @@ class EdgeExchange:
     @property
     def busy_s(self) -> float:
         """How long the edge computed."""
-        return 0.0 if self.done is None else self.done.forward_s + self.done.backward_s
+        return 0.0 if self.done is None else self.done.forward_s + self.done.tail_s + self.done.backward_s
 
     @property
     def steady_backward_s(self) -> float:
@@ -55,7 +62,7 @@ class EdgeExchange:
     def transfer(self, direction: Direction) -> tuple[int, Judgement]:
         """The bytes of the whole segment, or of its gradient, and how it kept time."""
         if direction == "up":
-            frames, arrival_s, promise = self.sent_up, self.arrived_s + self.offset_s, self.up
+            frames, arrival_s, promise = self.sent_up, self.up_arrived_s + self.offset_s, self.up
         else:
             assert self.done is not None
             frames, promise = self.sent_down, self.down

@@ -9,7 +9,7 @@ Source: Vepakomma et al. 2018, "Split learning for health", figure 1 (b).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -18,11 +18,21 @@ from trainer.parts import Part
 from trainer.randomness import RandomStream
 
 
-class EdgeHalf:
-    """An edge's side of a mini-batch: the layers [0, cut)."""
+def hides_labels(layers: Sequence[nn.Module], tail: int) -> bool:
+    """Whether a tail from that layer on keeps labels on the edge.
 
-    def __init__(self, part: Part) -> None:
+    Without parameters it would not: its input is then as good as the model's outputs, and the gradient of those is
+    softmax minus label.
+    """
+    return any(True for layer in layers[tail:] for _ in layer.parameters())
+
+
+class EdgeHalf:
+    """An edge's side of a mini-batch: the layers [0, cut), and with labels protected those of the `tail`, too."""
+
+    def __init__(self, part: Part, tail: int | None = None) -> None:
         self.part = part
+        self.tail = None if tail is None else CloudHalf(part.beside(tail, len(part.layers)))
         self._segments: list[Tensor] = []
 
     @property
@@ -33,14 +43,35 @@ class EdgeHalf:
     def move(self, cut: int, arriving: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Move the cut: take over the layers that come, return those that leave, with their optimiser state.
 
-        Raises: ProtocolError if `cut` is beyond the model or what comes does not fit.
+        Raises: ProtocolError if `cut` is beyond the model or its tail, or what comes does not fit.
         """
-        if not 0 <= cut <= len(self.part.layers):
-            raise ProtocolError(f"Cut {cut} was planned; the model has {len(self.part.layers)} layers.")
+        self._check(cut)
         old = self.cut
         self.part.adopt_layers(old, max(old, cut), arriving)
         self.part.last = cut
         return self.part.export_layers(min(old, cut), old)
+
+    def export_layers(self) -> dict[str, Tensor]:
+        """All layers that are trained here, with their optimiser state."""
+        layers = self.part.export_layers(0, self.cut)
+        if self.tail is not None:
+            layers |= self.tail.part.export_layers(self.tail.cut, len(self.part.layers))
+        return layers
+
+    def restore(self, cut: int, layers: Mapping[str, Tensor]) -> None:
+        """Take over the whole model, and forget what was begun.
+
+        Raises: ProtocolError if it does not fit.
+        """
+        self._check(cut)
+        self.give_up()
+        self.part.adopt_layers(0, len(self.part.layers), layers)
+        self.part.last = cut
+
+    def _check(self, cut: int) -> None:
+        last = len(self.part.layers) if self.tail is None else self.tail.cut
+        if not 0 <= cut <= last:
+            raise ProtocolError(f"Cut {cut} was planned; it lies between 0 and {last} for this model.")
 
     def forward(self, samples: Tensor, stream: RandomStream) -> Tensor:
         """Run one micro-batch (N, ...); returns its segment, free of the graph, kept here for `backward`."""
@@ -63,11 +94,15 @@ class EdgeHalf:
         """Forget a mini-batch that is not ended, and what was gathered of its gradients."""
         self._segments.clear()
         self.part.forget_gradients()
+        if self.tail is not None:
+            self.tail.part.forget_gradients()
 
     def step(self) -> None:
         """End the mini-batch: update the layers."""
         self._segments.clear()
         self.part.step()
+        if self.tail is not None:
+            self.tail.step()
 
 
 class _CloudSide:

@@ -68,7 +68,10 @@ class Refuse(Message):
 
 
 class Prepare(Message):
-    """Cloud: model, standardization and recipe, the same for all edges."""
+    """Cloud: model, standardization and recipe, the same for all edges.
+
+    `tail`: the layers from this one on stay on the edges, with the labels; None: labels travel with the segments.
+    """
 
     kind = 3
     model: ModelName
@@ -80,6 +83,7 @@ class Prepare(Message):
     batch: Annotated[int, Field(ge=1)]
     micro: Annotated[int, Field(ge=1)]
     steps: Annotated[int, Field(ge=1)]
+    tail: Count | None = None
 
 
 class Ready(Message):
@@ -92,7 +96,8 @@ class Ready(Message):
 class Restore(Message):
     """Cloud: begin from the state after round `round`, whatever came before.
 
-    Tensors: the whole model, and the optimiser state of the layers [0, `cut`), as `Part.export_layers` names them.
+    Tensors: the whole model, and the optimiser state of the layers that the edge trains, as `Part.export_layers` names
+    them.
     """
 
     kind = 21
@@ -133,12 +138,14 @@ class Plan(Message):
     """Cloud: the next round. Tensors: the layers that come to the edge, if the cut grew.
 
     `beat_s` is the period in which segments leave. `pace_bytes_per_s` is None where nothing is reserved.
+    `gradient_codec` is that of gradients the edge sends: only where labels are protected.
     """
 
     kind = 7
     round: Count
     cut: Count
     codec: Codec
+    gradient_codec: Codec
     beat_s: Annotated[float, Field(ge=0, le=3600)]
     pace_bytes_per_s: Seconds | None
 
@@ -160,7 +167,7 @@ class Start(Message):
 
 
 class Segment(Message):
-    """Edge: one micro-batch. Tensors: `segment` and `labels`."""
+    """Edge: one micro-batch. Tensors: `segment`, and `labels` unless they are protected."""
 
     kind = 10
     step: Count
@@ -176,9 +183,28 @@ class Gradient(Message):
     micro: Count
 
 
+class TailInput(Message):
+    """Cloud: what goes into the edge's tail for that micro-batch. Tensor: `tail_input`."""
+
+    kind = 24
+    step: Count
+    micro: Count
+
+
+class TailGradient(Message):
+    """Edge: the gradient of it. Tensor: `tail_gradient`."""
+
+    kind = 25
+    step: Count
+    micro: Count
+
+
 class StepDone(Message):
     """Edge: the step is over. Times in seconds: computing by the wall clock and by the processor's, how late the
-    latest segment left, and when each gradient was received (on the edge's clock)."""
+    latest segment left, and when each gradient was received (on the edge's clock).
+
+    With labels protected, `tail_s` is what the tail took, forward and backward, and `loss` the mini-batch's mean loss,
+    which only the edge knows."""
 
     kind = 12
     step: Count
@@ -188,6 +214,8 @@ class StepDone(Message):
     backward_cpu_s: Seconds
     late_s: Seconds
     gradients_received_s: list[Seconds]
+    tail_s: Seconds = 0.0
+    loss: Seconds | None = None
 
 
 class Collect(Message):
@@ -234,6 +262,7 @@ class Failed(Message):
 MESSAGES: dict[int, type[Message]] = {
     message.kind: message
     for message in (Hello, Ask, Admit, Refuse, Prepare, Ready, Restore, Restored, Alive, Ping, Pong, Plan, Planned,
-                    Start, Segment, Gradient, StepDone, Collect, Collected, Global, Counted, Stop, Failed)
+                    Start, Segment, Gradient, TailInput, TailGradient, StepDone, Collect, Collected, Global, Counted,
+                    Stop, Failed)
 }
 """Every message by its byte."""

@@ -38,6 +38,8 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--learning-rate", "learning_rate", {"type": float}),
     ("--min-cut", "min_cut", {"type": int, "help": "Fewest layers on an edge; 0 would send the raw input."}),
     ("--max-cut", "max_cut", {"type": int, "help": "Most layers on an edge.  [default: all but the last]"}),
+    ("--tail-layers", "tail_layers", {"type": int,
+                                      "help": "Last layers that stay on the edges with --protect-labels."}),
     ("--cuts", "cuts", {"help": 'Fixed cuts in place of planned ones: edges by comma, rounds by semicolon ("2,3;4,1"); '
                                 "the last round's are kept."}),
     ("--quorum", "quorum", {"type": int,
@@ -58,6 +60,12 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--assume-bps", "assume_bps", {"type": float, "help": "Rate to plan for where no controller tells."}),
 )
 
+_SWITCHES = {
+    "--best-effort": "Reserve nothing, pace nothing: no promise is made.",
+    "--protect-labels": "Labels never leave the edges: the last layers are trained there, too.",
+}
+_SWITCH_NAMES = [flag.removeprefix("--").replace("-", "_") for flag in _SWITCHES]
+
 
 def training_options(command: F) -> F:
     """Add the shared options to a click command."""
@@ -65,9 +73,9 @@ def training_options(command: F) -> F:
         default = getattr(DEFAULTS, name)
         shown = default is not None and name != "cuts"
         command = click.option(flag, name, default=default if shown else None, show_default=shown, **how)(command)
-    return click.option(
-        "--best-effort", is_flag=True, help="Reserve nothing, pace nothing: no promise is made."
-    )(command)
+    for flag, text in _SWITCHES.items():
+        command = click.option(flag, is_flag=True, help=text)(command)
+    return command
 
 
 def output_options(command: F) -> F:
@@ -96,14 +104,14 @@ def to_settings(options: Mapping[str, Any], **fields: Any) -> RunSettings:
     """
     values = {name: options[name] for _, name, _ in _OPTIONS}
     values["cuts"] = parse_cuts(values["cuts"]) if values["cuts"] else ()
-    settings = RunSettings(**values, best_effort=options["best_effort"], **fields)
+    settings = RunSettings(**values, **{name: options[name] for name in _SWITCH_NAMES}, **fields)
     settings.check()
     return settings
 
 
 def given(ctx: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the options that were written on the command line, as settings."""
-    names = [*(name for _, name, _ in _OPTIONS), "best_effort"]
+    names = [*(name for _, name, _ in _OPTIONS), *_SWITCH_NAMES]
     said = {name: options[name] for name in names if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if "cuts" in said:
         said["cuts"] = parse_cuts(said["cuts"])
@@ -112,7 +120,7 @@ def given(ctx: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_flags(options: Mapping[str, Any]) -> list[str]:
     """The flags that repeat parsed options for another process."""
-    flags = ["--best-effort"] if options.get("best_effort") else []
+    flags = [flag for flag, name in zip(_SWITCHES, _SWITCH_NAMES, strict=True) if options.get(name)]
     for flag, name, _ in _OPTIONS:
         if options.get(name) is not None:
             flags += [flag, str(options[name])]

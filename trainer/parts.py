@@ -6,6 +6,7 @@ so many small optimisers compute what one large one would, and the state of a la
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -26,6 +27,12 @@ class Part:
         self.last = last
         self._recipe = recipe
         self._optimizers = [self._new_optimizer(layer) for layer in self.layers]
+
+    def beside(self, first: int, last: int) -> Part:
+        """Another range of the same layers, with the same optimisers."""
+        other = copy.copy(self)
+        other.first, other.last = first, last
+        return other
 
     def forward(self, values: Tensor, stream: RandomStream) -> Tensor:
         """Run the range over a micro-batch; layers that draw random numbers draw those of `stream`."""

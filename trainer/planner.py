@@ -31,8 +31,9 @@ noise does not make the beat late."""
 class Option:
     """What an edge may do in a round, and what it would take, for one micro-batch.
 
-    `up_bits`, `down_bits`: reserved bits that carry the segment and its gradient. `cloud_s`: the cloud's work for
-    this edge.
+    `up_bits`, `down_bits`: reserved bits that carry the segment and its gradient, and with labels protected the
+    gradient and the values of the edge's tail, which are `tail_up_bits` and `tail_down_bits` of them. `cloud_s`: the
+    cloud's work for this edge.
     """
 
     cut: int
@@ -42,19 +43,23 @@ class Option:
     cloud_s: float
     up_bits: float
     down_bits: float
+    tail_up_bits: float = 0.0
+    tail_down_bits: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeForecast:
     """The options of an edge. `state_bits`: the layers [0, cut) with their optimiser state as they move, by cut 0..L.
 
-    `noise_share`: how far its steps lie from their prediction, typically, relative to it.
+    `noise_share`: how far its steps lie from their prediction, typically, relative to it. `tail_s`: what its tail takes
+    for one micro-batch, forward and backward.
     """
 
     edge: str
     options: tuple[Option, ...]
     state_bits: tuple[float, ...]
     noise_share: float = 0.0
+    tail_s: float = 0.0
 
     @property
     def margin(self) -> float:
@@ -77,7 +82,12 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class EdgePlan:
-    """One edge's part of a round; times are for one micro-batch. `allowed_s`: what forward may take, noise included."""
+    """One edge's part of a round; times are for one micro-batch. `allowed_s`: what forward may take, noise included.
+
+    With labels protected a micro-batch crosses the network twice each way. `up_wait_s`: from its segment's arrival to
+    the departure of the gradient of its tail; `down_wait_s`: from the arrival of what goes into the tail to the
+    departure of the segment's gradient.
+    """
 
     edge: str
     cut: int
@@ -87,6 +97,9 @@ class EdgePlan:
     allowed_s: float
     backward_s: float
     codec: Codec = "fp32"
+    tail_s: float = 0.0
+    up_wait_s: float = 0.0
+    down_wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +107,8 @@ class RoundPlan:
     """A whole round. The delays are those of one micro-batch, common to all edges; `step_s` is for all `micros`.
 
     Segment m leaves `training_delay_s + m x beat_s` after the start of a step. `proven_s`: no other plan's step could
-    be shorter than this.
+    be shorter than this. `unprotected_step_s`: what a step would take with these cuts and codecs if labels were not
+    protected; None if they are not.
     """
 
     edges: tuple[EdgePlan, ...]
@@ -107,6 +121,7 @@ class RoundPlan:
     bound_s: float
     micros: int
     proven_s: float
+    unprotected_step_s: float | None = None
 
     @property
     def cuts(self) -> tuple[int, ...]:
@@ -195,12 +210,14 @@ class _Planning:
                 (o.forward_s, o.backward_s, o.cloud_s, o.up_bits, o.down_bits) for o in forecast.options
             ]
         margins = np.array([forecast.margin for forecast in forecasts])[:, None]
+        tails_s = np.array([forecast.tail_s for forecast in forecasts])[:, None]
         self.problem = Problem(
-            forward_s=table[:, :, 0] * margins, backward_s=table[:, :, 1], busy_s=table[:, :, 0] + table[:, :, 1],
-            cloud_s=table[:, :, 2], up_bits=table[:, :, 3], down_bits=table[:, :, 4],
+            forward_s=table[:, :, 0] * margins, backward_s=table[:, :, 1],
+            busy_s=table[:, :, 0] + table[:, :, 1] + tails_s, cloud_s=table[:, :, 2],
+            up_bits=table[:, :, 3], down_bits=table[:, :, 4],
             up=Links([offer.up_links[name] for name in names], offer.usable_bps, offer.floor_bps),
             down=Links([offer.down_links[name] for name in names], offer.usable_bps, offer.floor_bps),
-            micros=micros,
+            micros=micros, tail_s=float(tails_s.max()),
         )
         self.allowed: Mask = np.isfinite(self.problem.cloud_s)
         self._floor_bps = offer.floor_bps
@@ -255,7 +272,8 @@ class _Planning:
             edges.append(EdgePlan(
                 forecast.edge, option.cut, self._rate_bps(option.up_bits, stages.up_s),
                 self._rate_bps(option.down_bits, stages.down_s), option.forward_s,
-                forecast.margin * option.forward_s, option.backward_s, option.codec,
+                forecast.margin * option.forward_s, option.backward_s, option.codec, forecast.tail_s,
+                *_waits_s(stages, option),
             ))
         micros = self.problem.micros
         return RoundPlan(
@@ -281,6 +299,16 @@ class _Planning:
                         else self._rate_bps(option.up_bits, stages.up_s))
             times.append(abs(bits) / rate_bps)
         return max(times)
+
+
+def _waits_s(stages: Stages, option: Option) -> tuple[float, float]:
+    """`up_wait_s` and `down_wait_s` of an edge plan; in the cloud a backward pass takes as long as two forward ones."""
+    if not option.tail_down_bits:
+        return 0.0, 0.0
+    return (
+        stages.cloud_s / 3 + stages.down_s * option.tail_down_bits / option.down_bits + stages.tail_s,
+        stages.tail_s + stages.up_s * option.tail_up_bits / option.up_bits + 2 * stages.cloud_s / 3,
+    )
 
 
 def _check_floors(forecasts: Sequence[EdgeForecast], offer: Offer) -> None:

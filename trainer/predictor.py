@@ -35,6 +35,18 @@ class LayerSeconds:
     forward_s: tuple[float, ...]
     backward_s: tuple[float, ...]
 
+    @property
+    def work_s(self) -> tuple[float, ...]:
+        """Forward and backward together."""
+        return tuple(f + b for f, b in zip(self.forward_s, self.backward_s, strict=True))
+
+    def within(self, first: int, last: int) -> LayerSeconds:
+        """The same layers, where only [first, last) take time."""
+        def kept(seconds: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(one if first <= layer < last else 0.0 for layer, one in enumerate(seconds))
+
+        return LayerSeconds(kept(self.forward_s), kept(self.backward_s))
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -157,7 +169,7 @@ class CloudPredictor:
     """What the cloud will need for one micro-batch of an edge at any cut, forward and backward."""
 
     def __init__(self, layers: LayerSeconds) -> None:
-        self._work = Correction([f + b for f, b in zip(layers.forward_s, layers.backward_s, strict=True)])
+        self._work = Correction(layers.work_s)
 
     def history(self) -> dict[str, Any]:
         """All that was learnt, as JSON; `recalled` takes it back."""
@@ -181,6 +193,34 @@ class CloudPredictor:
         bursts = sum(micros for _, micros in micros_by_cut)
         jumped = has_jumped(self._work.predict_s(runs, bursts), self._work.deviation_s(runs, bursts), work_s)
         self._work.learn(runs, bursts, work_s, jumped)
+
+
+class TailPredictor:
+    """What an edge's tail will need for one micro-batch, forward and backward; `layers` are those of the tail."""
+
+    def __init__(self, layers: LayerSeconds) -> None:
+        self._work = Correction(layers.work_s)
+
+    def history(self) -> dict[str, Any]:
+        """All that was learnt, as JSON; `recalled` takes it back."""
+        return self._work.history()
+
+    @classmethod
+    def recalled(cls, history: Mapping[str, Any]) -> Self:
+        """One that knows what `history` told."""
+        known = cls(LayerSeconds((), ()))
+        known._work = Correction.recalled(history)
+        return known
+
+    def work_s(self) -> float:
+        """Seconds for the tail."""
+        return _by_cut(self._work)[-1]
+
+    def learn(self, micros: int, work_s: Sequence[float]) -> None:
+        """Take in the steps of a round, each of `micros` micro-batches."""
+        runs = [float(micros)] * len(self._work.layers_s())
+        jumped = has_jumped(self._work.predict_s(runs, micros), self._work.deviation_s(runs, micros), work_s)
+        self._work.learn(runs, micros, work_s, jumped)
 
 
 def _by_cut(correction: Correction, rest: bool = False) -> list[float]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from trainer.costs import LayerCost, layer_costs, segment_shapes
 from trainer.errors import TrainingFailedError, UsageError
+from trainer.halves import hides_labels
 from trainer.messages import Ask, Prepare
 from trainer.models import build_layers, choose_model
 from trainer.recipe import OptimizerName, OptimizerRecipe
@@ -40,7 +41,8 @@ def prepare(asks: Sequence[Ask], settings: RunSettings) -> Preparation:
     layers = build_layers(model, settings.seed, sample_shape, classes)
     _check_batches(asks, settings, layers, model)
     costs = tuple(layer_costs(layers, sample_shape))
-    _check_cuts(settings, len(costs))
+    tail = _tail(settings, layers)
+    _check_cuts(settings, len(costs) if tail is None else tail)
     samples = sum(ask.samples for ask in asks)
     parameters = sum(cost.parameters for cost in costs)
     weight_decay, decay_reason = choose_weight_decay(samples, parameters)
@@ -56,13 +58,15 @@ def prepare(asks: Sequence[Ask], settings: RunSettings) -> Preparation:
         batch=settings.batch,
         micro=settings.micro,
         steps=settings.steps,
+        tail=tail,
     )
     reasons: dict[str, object] = {
         "model_reason": model_reason,
         "standardization": asdict(standardization),
         "regularization": {"weight_decay": weight_decay, "reason": decay_reason},
         "features": [asdict(choice) for choice in choices(statistics)],
-        "class_counts": [sum(column) for column in zip_longest(*(one.class_counts for one in statistics), fillvalue=0)],
+        "class_counts": None if settings.protect_labels else [
+            sum(column) for column in zip_longest(*(one.class_counts for one in statistics), fillvalue=0)],
     }
     return Preparation(message, costs, tuple(segment_shapes(costs, sample_shape)), reasons)
 
@@ -114,13 +118,34 @@ def optimizer_name(text: str) -> OptimizerName:
     return cast(OptimizerName, text)
 
 
+def _tail(settings: RunSettings, layers: Sequence[nn.Module]) -> int | None:
+    """The first layer of the edges' tail; None if labels are not protected.
+
+    Raises: UsageError if the tail takes the whole model, or has no parameters.
+    """
+    if not settings.protect_labels:
+        return None
+    tail = len(layers) - settings.tail_layers
+    if tail < 1:
+        raise UsageError(f"--tail-layers is {settings.tail_layers}; the model has {len(layers)} layers, and at least "
+                         "one must be left before the tail.")
+    if not hides_labels(layers, tail):
+        raise UsageError(
+            f"The last {settings.tail_layers} layers of the model have no parameters: the cloud would see its outputs "
+            "and their gradients, and with them the labels. Give a larger --tail-layers."
+        )
+    return tail
+
+
 def _check_cuts(settings: RunSettings, layers: int) -> None:
+    """`layers`: how many there are before the tail."""
+    where = "before the edges' tail" if settings.protect_labels else "in the model"
     last = layers - 1 if settings.max_cut is None else settings.max_cut
     if not 0 <= settings.min_cut <= last <= layers:
         raise UsageError(
-            f"Cuts from {settings.min_cut} to {last} were asked for; the model has {layers} layers, so they lie "
+            f"Cuts from {settings.min_cut} to {last} were asked for; there are {layers} layers {where}, so they lie "
             f"between 0 and {layers}."
         )
     outside = [cut for row in settings.cuts for cut in row if not 0 <= cut <= layers]
     if outside:
-        raise UsageError(f"--cuts names the cut {outside[0]}; the model has {layers} layers.")
+        raise UsageError(f"--cuts names the cut {outside[0]}; there are {layers} layers {where}.")

@@ -7,18 +7,21 @@ The names in summary.json are the interface to other programs: keep them, add fr
     accuracy            {target, final, best, reached_round}; null until the first averaging
     redone_rounds       rounds that were done again, after too many edges or the cloud were lost (absent: none)
     promises            {made, kept}: one for each reserved transfer
+    labels              {protected, tail}: with protected labels the layers from `tail` on stay on the edges
     preparation         what the cloud decided from the edges' statistics, and why
     controller          {url, reserved, unreachable_rounds, broken_rounds}: rounds without an answer of the controller,
                         and rounds in which nothing was reserved although it should be: all promises broken
     strangers_refused   connections that were closed because they sent no training request
     rounds[]            round, duration_ms, averaged, accuracy, training_delay_ms {target},
-                        transmission_delay_ms {target, bound}, step_ms {predicted, measured: [..]},
+                        transmission_delay_ms {target, bound}, step_ms {predicted, measured: [..], and
+                        with labels protected `unprotected`: what was predicted without, for the same cuts},
                         cloud_ms {predicted, measured}, beat_ms, spread_ms [per step], spread_share,
                         bound_ms {edge, link, cloud}, round_over_bound, loss,
                         reservation {id, version} or null, adaptations [sentences],
                         lost [{edge, reason}]: who left in this round,
                         edges[], transfers[]
-    rounds[].edges[]    edge, cut, codec, samples, segment_bytes, reserved_bps, reserved_down_bps,
+    rounds[].edges[]    edge, cut, codec, samples, segment_bytes (with labels protected also tail_down_bytes,
+                        tail_up_bytes, tail_ms {predicted, measured}), reserved_bps, reserved_down_bps,
                         planned_bps, training_ms {predicted, measured}, backward_ms {predicted, measured},
                         uplink_ms and downlink_ms {predicted, bound, measured, worst}, late_ms, loss, offset_ms
     rounds[].transfers[]  edge, direction (up, down), step, sent_at (the cloud's clock, seconds since

@@ -7,8 +7,12 @@ slowest edge's time backward and X the longest forward and backward of one edge,
 
     max(M X,  F + U + C + D + B + (M - 1) max(F, U, C, D, B))
 
-which is the makespan of the permutation flow shop with identical jobs, on which the edge's processor, visited twice,
-puts M X. Source: Pinedo 2016, "Scheduling", section 6.1.
+With labels protected (`trainer.halves`) the edges' tail is a stage more, T for the slowest edge and a part of X; U, D
+and C are what the links and the cloud need for both crossings of a micro-batch together. Nothing else changes.
+
+That is the makespan of the permutation flow shop with identical jobs, on which the edge's processor, visited twice,
+puts M X; of the links and the cloud, visited twice with labels protected, it assumes that the second visit fits between
+the first ones of others. Source: Pinedo 2016, "Scheduling", section 6.1.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """Seconds of each stage for one micro-batch; `busy_s` is the longest forward and backward of one edge."""
+    """Seconds of each stage for one micro-batch; `busy_s` is the longest forward, tail and backward of one edge."""
 
     forward_s: float
     backward_s: float
@@ -32,15 +36,16 @@ class Stages:
     cloud_s: float
     up_s: float
     down_s: float
+    tail_s: float = 0.0
 
     @property
     def beat_s(self) -> float:
         """The period in which all edges send their segments: what comes before the edges' backward pass keeps it."""
-        return max(self.forward_s, self.up_s, self.cloud_s, self.down_s)
+        return max(self.forward_s, self.up_s, self.cloud_s, self.down_s, self.tail_s)
 
     def step_s(self, micros: int) -> float:
         """Seconds for a step of so many micro-batches; grows with each stage."""
-        stages = (self.forward_s, self.up_s, self.cloud_s, self.down_s, self.backward_s)
+        stages = (self.forward_s, self.up_s, self.cloud_s, self.down_s, self.tail_s, self.backward_s)
         return max(micros * self.busy_s, sum(stages) + (micros - 1) * max(stages))
 
     def bound_s(self, micros: int) -> float:

@@ -47,19 +47,19 @@ def round_row(
     number: int,
     grant: Grant,
     steps: Sequence[StepResult],
-    segment_bytes: Mapping[str, int],
+    sizes: Mapping[str, Mapping[str, int]],
     batches: Mapping[str, int],
     duration_s: float,
     accuracy: float | None,
     averaged: bool,
 ) -> Fields:
-    """The row of a round, with the edges in `batches`; names as in `trainer.record`."""
+    """The row of a round, with the edges in `batches`; `sizes` as `Outlook.sizes`, names as in `trainer.record`."""
     plan = dataclasses.replace(grant.plan, edges=tuple(edge for edge in grant.plan.edges if edge.edge in batches))
     transfers = [row for step in steps for row in _transfers(step, grant.broken)]
     edges = [
         _edge_row(edge, grant, [step.edges[edge.edge] for step in steps], plan,
                   {"edge": edge.edge, "cut": edge.cut, "codec": edge.codec, "samples": batches[edge.edge] * len(steps),
-                   "segment_bytes": segment_bytes[edge.edge]})
+                   **sizes[edge.edge]})
         for edge in plan.edges
     ]
     bound, training_s = RoundBound.of(steps), sum(step.duration_s for step in steps)
@@ -74,7 +74,11 @@ def round_row(
             "target": milliseconds(plan.uplink_s),
             "bound": max(bounds) if bounds else None,
         },
-        "step_ms": {"predicted": milliseconds(plan.step_s), "measured": [milliseconds(s.duration_s) for s in steps]},
+        "step_ms": {
+            "predicted": milliseconds(plan.step_s),
+            **({} if plan.unprotected_step_s is None else {"unprotected": milliseconds(plan.unprotected_step_s)}),
+            "measured": [milliseconds(s.duration_s) for s in steps],
+        },
         "cloud_ms": {
             "predicted": milliseconds(plan.micros * plan.cloud_s),
             "measured": median_ms([sum(e.cloud_s for e in step.edges.values()) for step in steps]),
@@ -109,8 +113,11 @@ def _edge_row(edge: EdgePlan, grant: Grant, exchanges: list[EdgeExchange], plan:
             "predicted": milliseconds(plan.micros * edge.backward_s),
             "measured": median_ms([d.backward_s for d in done]),
         },
-        "uplink_ms": _delay(exchanges, "up", plan.uplink_s),
-        "downlink_ms": _delay(exchanges, "down", plan.downlink_s),
+        **({} if not edge.tail_s else {"tail_ms": {
+            "predicted": milliseconds(plan.micros * edge.tail_s), "measured": median_ms([d.tail_s for d in done]),
+        }}),
+        "uplink_ms": _delay(exchanges, "up", plan.uplink_s + edge.up_wait_s),
+        "downlink_ms": _delay(exchanges, "down", plan.downlink_s + edge.down_wait_s),
         "late_ms": milliseconds(max(d.late_s for d in done)),
         "loss": round(statistics.fmean(exchange.loss for exchange in exchanges), 5),
         "offset_ms": milliseconds(exchanges[0].offset_s),

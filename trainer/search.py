@@ -36,7 +36,10 @@ FIRST_TURNS, LATER_TURNS = 24, 5
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Seconds and bits of every edge's options, (edges, options) each; `inf` where an edge has fewer options."""
+    """Seconds and bits of every edge's options, (edges, options) each; `inf` where an edge has fewer options.
+
+    `tail_s`: of the slowest edge's tail, which no option changes; `busy_s` has each edge's own in it.
+    """
 
     forward_s: Table
     backward_s: Table
@@ -47,6 +50,7 @@ class Problem:
     up: Links
     down: Links
     micros: int
+    tail_s: float = 0.0
 
     def stages(self, choice: Choice) -> Stages:
         """What the pipeline's stages take when every edge has this option."""
@@ -58,6 +62,7 @@ class Problem:
             cloud_s=float(self.cloud_s[rows, choice].sum()),
             up_s=self.up.time_s(self.up_bits[rows, choice]),
             down_s=self.down.time_s(self.down_bits[rows, choice]),
+            tail_s=self.tail_s,
         )
 
     def step_s(self, choice: Choice) -> float:
@@ -135,7 +140,8 @@ class Search:
         problem = self._problem
         forced = [float(np.where(open_options, table, np.inf).min(axis=1).max()) for table in self._limited]
         forward_s, backward_s, busy_s = (max(a, b) for a, b in zip(forced, least_s, strict=True))
-        bound_s = 0.0
+        bound_s, at_edge_s = 0.0, max(forward_s, backward_s, problem.tail_s)
+        once_s = forward_s + backward_s + problem.tail_s
         stages, up, down = prices.stages.copy(), prices.up.copy(), prices.down.copy()
         for turn in range(turns):
             self._spent += int(open_options.size)
@@ -150,7 +156,7 @@ class Search:
                 np.inf,
             )
             choice = cost.argmin(axis=1)
-            fixed_s = forward_s + backward_s + (problem.micros - 1) * weights[0] * max(forward_s, backward_s)
+            fixed_s = once_s + (problem.micros - 1) * weights[0] * at_edge_s
             dual_s = fixed_s + float(cost[self._rows, choice].sum())
             bound_s = max(bound_s, dual_s, problem.micros * busy_s)
             self._note(choice)
@@ -160,7 +166,7 @@ class Search:
             up_loads = problem.up.per_link(problem.up_bits[self._rows, choice]) / problem.up.capacity_bps
             down_loads = problem.down.per_link(problem.down_bits[self._rows, choice]) / problem.down.capacity_bps
             sums = np.array([
-                max(forward_s, backward_s), problem.cloud_s[self._rows, choice].sum(), up_loads.max(initial=0.0),
+                at_edge_s, problem.cloud_s[self._rows, choice].sum(), up_loads.max(initial=0.0),
                 down_loads.max(initial=0.0),
             ])
             stages = _reprice(stages, sums, pace)

@@ -21,8 +21,9 @@ class RunSettings:
     `target` ends the run when an averaging reaches it, not before `min_rounds`.
     `cuts`: fixed cuts, per round and edge, in place of the planner's; the last round's are kept on.
     `model` None: the one for the task. `gradient_codec` None: that of the segment, but never less than bf16.
-    `max_cut` None: all layers but the last. With the whole model on an edge nothing worth a reservation would
-    travel, and a segment of a few bytes cannot take as long as the others' segments.
+    `protect_labels`: the last `tail_layers` layers stay on the edges, with the labels.
+    `max_cut` None: all layers but the last, or but the last before the tail. With the whole model on an edge nothing
+    worth a reservation would travel, and a segment of a few bytes cannot take as long as the others' segments.
     """
 
     edges: tuple[str, ...] = ("edge1", "edge2", "edge3", "edge4")
@@ -44,6 +45,8 @@ class RunSettings:
     learning_rate: float = 1e-3
     min_cut: int = 1
     max_cut: int | None = None
+    protect_labels: bool = False
+    tail_layers: int = 1
     cuts: tuple[tuple[int, ...], ...] = field(default=())
     quorum: int | None = None
     ask_timeout_s: float = 60.0
@@ -83,7 +86,7 @@ class RunSettings:
     def _checks(self) -> list[tuple[bool, str]]:
         edges = len(self.edges)
         sizes = {"rounds": self.rounds, "steps": self.steps, "batch": self.batch, "micro": self.micro,
-                 "average-every": self.average_every}
+                 "average-every": self.average_every, "tail-layers": self.tail_layers}
         return [
             (edges == 0, "A run needs at least one edge."),
             (len(set(self.edges)) < edges, "Every edge needs a name of its own."),

@@ -61,6 +61,7 @@ class Workshop:
             model=recipe.model,
             data={"task": self._settings.task,
                   "edges": {m.name: {"samples": m.ask.samples, "held_out": m.ask.held_out} for m in crew.members}},
+            labels={"protected": recipe.tail is not None, "tail": recipe.tail},
             preparation=self._preparation.reasons,
         )
         crew.prepare(recipe, self._largest_payload(), self._settings.step_timeout_s)
@@ -86,7 +87,8 @@ class Workshop:
         for name, one in self.apprentices.items():
             mine = [step.edges[name] for step in steps if name in step.edges]
             self.outlook.learn_edge(name, one.cut, [e.done.forward_s for e in mine if e.done],
-                                    [e.steady_backward_s for e in mine if e.done])
+                                    [e.steady_backward_s for e in mine if e.done],
+                                    [e.done.tail_s for e in mine if e.done])
             late = one.cap is not None and one.cap < one.cut
             one.cap = eased(one.cap, late, len(self._preparation.costs))
         if complete:
@@ -135,8 +137,7 @@ class Workshop:
             one.restore(after)
             assert member.layers is not None
             self.outlook.welcome(member.name, member.layers, one.batch)
-            tensors = {name: tensor for name, tensor in after.layers_of(member.name).items()
-                       if ".value." in name or int(name.split(".", 1)[0]) < one.cut}
+            tensors = one.of_the_edge(after.layers_of(member.name))
             self._crew.send(member, messages.Restore(round=after.round, cut=one.cut), tensors)
         self._crew.collect(messages.Restored, self._settings.step_timeout_s, among=members, stale=True)
 
@@ -147,7 +148,7 @@ class Workshop:
         layers = {member.name: member.layers for member in self._crew.members if member.layers is not None}
         batches = {name: one.batch for name, one in self.apprentices.items()}
         return Outlook(layers, here, self._preparation.segment_shapes, batches, recipe.micro,
-                       self._state_bytes(), self.guard)
+                       self._state_bytes(), self.guard, recipe.tail)
 
     def _state_bytes(self) -> list[int]:
         return [4 * self.recipe.optimizer.copies * cost.stored_values for cost in self._preparation.costs]

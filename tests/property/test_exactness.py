@@ -117,9 +117,8 @@ class Pair:
     def __init__(self, job: Job, edge: int) -> None:
         layers, cut = job.model.layers(), job.cuts[0][edge]
         own, theirs = copy.deepcopy(layers), copy.deepcopy(layers)
-        self.count, self.tail_at, self.name = len(layers), job.tail, f"edge{edge}"
-        self.edge = EdgeHalf(Part(own, 0, cut, job.recipe))
-        self.tail = None if job.tail is None else CloudHalf(Part(own, job.tail, len(layers), job.recipe))
+        self.count, self.name = len(layers), f"edge{edge}"
+        self.edge = EdgeHalf(Part(own, 0, cut, job.recipe), job.tail)
         last = len(layers) if job.tail is None else job.tail
         part = Part(theirs, cut, last, job.recipe)
         self.cloud: CloudHalf | MiddleHalf = CloudHalf(part) if job.tail is None else MiddleHalf(part)
@@ -136,16 +135,16 @@ class Pair:
             if isinstance(self.cloud, CloudHalf):
                 gradient, _ = self.cloud.train(segments[micro], labels[one], len(labels), stream)
             else:
-                assert self.tail is not None
+                assert self.edge.tail is not None
                 outputs = self.cloud.forward(micro, segments[micro], stream)
-                back, _ = self.tail.train(outputs, labels[one], len(labels), stream)
+                back, _ = self.edge.tail.train(outputs, labels[one], len(labels), stream)
                 gradient = self.cloud.backward(micro, back)
             self.edge.backward(micro, gradient)
-        for half in (self.edge, self.cloud, *([self.tail] if self.tail else [])):
-            half.step()
+        self.edge.step()
+        self.cloud.step()
 
     def values(self) -> dict[str, Tensor]:
-        tail = self.tail.part.values(self.tail.cut, self.count) if self.tail else {}
+        tail = self.edge.tail.part.values(self.edge.tail.cut, self.count) if self.edge.tail else {}
         middle = self.cloud.part.values(self.cloud.cut, self.cloud.part.last)
         return self.edge.part.values(0, self.edge.cut) | middle | tail
 
