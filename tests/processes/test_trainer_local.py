@@ -53,8 +53,8 @@ def summary_of(runs: Path) -> dict[str, Any]:
 
 def poke(port: int) -> None:
     """Send what no trainer sends: text, half a frame, a frame that promises gigabytes."""
-    too_large = b"PACE\x02\x01\x00\x00" + b"\xff" * 12 + bytes(12)
-    for garbage in (b"GET / HTTP/1.1\r\n\r\n" * 4, b"PACE\x02", too_large, os.urandom(4096), b""):
+    too_large = b"PACE\x03\x01\x00\x00" + b"\xff" * 12 + bytes(12)
+    for garbage in (b"GET / HTTP/1.1\r\n\r\n" * 4, b"PACE\x03", too_large, os.urandom(4096), b""):
         with socket.create_connection(("127.0.0.1", port), timeout=5) as stranger:
             stranger.sendall(garbage)
 
