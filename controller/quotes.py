@@ -50,7 +50,8 @@ class CommonQuote:
     """All of them. Rates are rounded down to what meters count; `transfer_ms` is that of the slowest.
 
     `least_ms`: the time before rounding, the least possible over the candidate paths if `is_exact`; else the search was
-    broken off and it is the least found. `bottleneck`: the link that sets it.
+    broken off and it is the least found. `bottleneck`: the link that sets it. `free_bps`: what the links on their
+    paths have free.
     """
 
     transfer_ms: float
@@ -58,6 +59,7 @@ class CommonQuote:
     bottleneck: str
     least_ms: float
     is_exact: bool
+    free_bps: Mapping[str, int]
 
 
 def shortest_common_transfer(
@@ -82,7 +84,8 @@ def shortest_common_transfer(
         rate_bps = max(RATE_STEP_BPS, int(volume.transfer_bytes * 8 / time_s) // RATE_STEP_BPS * RATE_STEP_BPS)
         quotes.append(TransferQuote(volume.name, path, rate_bps, volume.transfer_bytes * 8e3 / rate_bps))
     transfer_ms = max(quote.transfer_ms for quote in quotes)
-    return CommonQuote(transfer_ms, tuple(quotes), bottleneck, float(time_s * 1000), search.is_exact)
+    free = {link: free_bps[link] for path in paths for link in link_names(path)}
+    return CommonQuote(transfer_ms, tuple(quotes), bottleneck, float(time_s * 1000), search.is_exact, free)
 
 
 def _choices(

@@ -258,11 +258,15 @@ class TransferBody(Strict):
 
 
 class TransfersQuestion(Strict):
-    """How long do these volumes take if all begin and end together?"""
+    """How long do these volumes take if all begin and end together?
+
+    `instead_of`: the id of a reservation of one's own; what it takes counts as free, as if it were changed.
+    """
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [examples.TRANSFERS_QUESTION]})
 
     transfers: Annotated[list[TransferBody], Field(min_length=1, max_length=64)]
+    instead_of: Name | None = None
 
     @model_validator(mode="after")
     def _make_sense(self) -> Self:

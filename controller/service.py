@@ -284,12 +284,16 @@ class Service:
             request = Request(f"r-{0:08x}", 1, asked.flows, asked.start_at_s, _until(asked.end_at_s))
             return self._writer.decide(request)
 
-    def quote_transfers(self, volumes: Sequence[Volume]) -> CommonQuote:
+    def quote_transfers(self, volumes: Sequence[Volume], instead_of: str | None = None) -> CommonQuote:
         """How fast these can go together with what is free now; nothing is reserved. Waits for nobody.
+
+        `instead_of`: what this reservation takes counts as free, as for a change of it.
 
         Raises: UnknownHost, NoPath, NoCapacity.
         """
         bookings, down = self._book.bookings, self._fabric.down
+        if instead_of is not None:
+            bookings = bookings.without(instead_of)
         return shortest_common_transfer(self.network, bookings, volumes, self._clock(), down)
 
     # What clients look at -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from trainer.costs import LayerCost
     from trainer.planner import Alternative, Offer, RoundPlan
     from trainer.predictor import LayerSeconds
+    from trainer.roads import Draft, Enquiry
+    from trainer.survey import Surveyed
 
 MSS_OVERHEAD_BYTES = 52
 """IP and TCP headers with timestamps, inside the MTU."""
@@ -26,14 +29,15 @@ MSS_OVERHEAD_BYTES = 52
 @click.option("--model", default="signal-cnn", show_default=True, help="For images of 3 x 32 x 32 in 3 classes.")
 @click.option("--batch", default=64, show_default=True, help="Samples per mini-batch.")
 @click.option("--micro", default=4, show_default=True, help="Micro-batches per mini-batch.")
+@click.option("--controller", help="With --map: plan for what this controller (URL) would offer now.")
 @click.option("--share", default=0.75, show_default=True, help="Part of the free capacity to use.")
 @click.option("--min-cut", default=1, show_default=True, help="Fewest layers on an edge; the last stays in the cloud.")
 @click.option("--codec", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16", "int8", "auto"]),
               help="The codec of the segments; auto: as in a run that begins.")
 @click.option("--prior", is_flag=True, help="Predict from costs alone; do not run the layers here.")
 def plan(
-    map_name: str | None, model: str, batch: int, micro: int, share: float, min_cut: int, codec: str,
-    prior: bool,
+    map_name: str | None, model: str, batch: int, micro: int, controller: str | None, share: float, min_cut: int,
+    codec: str, prior: bool,
 ) -> None:
     """Print every cut with its FLOPs, bytes and predicted seconds on this machine; with --map, the plan of a round."""
     import torch
@@ -45,6 +49,8 @@ def plan(
     from trainer.outlook import Outlook
     from trainer.predictor import LayerSeconds, prior_seconds
 
+    if controller is not None and map_name is None:
+        raise UsageError("--controller needs --map: the map says how fast its edges compute.")
     if batch < 1 or micro < 1 or not 0 < share <= 1:
         raise UsageError("--batch and --micro must be at least 1, --share above 0 and at most 1.")
     torch.set_num_threads(1)
@@ -74,9 +80,15 @@ def plan(
 
     cuts = dict.fromkeys(edges, range(min_cut, len(costs)))
     forecasts = outlook.forecasts(dict.fromkeys(edges, mss), cuts)
-    offer = _offer(network, share)
-    best = plan_round(forecasts, offer, micro)
-    _print_plan(network, best, share)
+    if controller is None:
+        offer = _offer(network, share)
+        best = plan_round(forecasts, offer, micro)
+        _print_plan(network, best, f"using {share:.0%} of every link")
+    else:
+        surveyed = _survey(network, controller, share, lambda offer: plan_round(forecasts, offer, micro))
+        offer, best = surveyed.offer, surveyed.plan
+        _print_plan(network, best, f"using {share:.0%} of what {controller} offers now")
+        _print_enquiry(surveyed.enquiry)
     _print_alternatives(best, alternatives(forecasts, offer, micro, best))
 
 
@@ -115,6 +127,24 @@ def _offer(network: Map, share: float) -> Offer:
     return Offer(up, down, usable, RunSettings().floor_bps)
 
 
+def _survey(network: Map, url: str, share: float, draft: Draft) -> Surveyed:
+    """The plan for what is free now, as the cloud would make it; nothing is reserved."""
+    from trainer.reservations import Controller
+    from trainer.settings import RunSettings
+    from trainer.survey import Survey
+
+    assert network.cloud is not None
+    with contextlib.closing(Controller(url, 0, click.echo)) as controller:
+        survey = Survey(network.cloud.name, RunSettings().floor_bps)
+        return survey.draft(controller, draft, [node.name for node in network.edges], share, None)
+
+
+def _print_enquiry(asked: Enquiry) -> None:
+    click.echo(f"  {asked.quotes} quotes in {asked.seconds * 1e3:.1f} ms; all that is free would carry a micro-batch "
+               f"in {asked.up_s * 1e3:.1f} ms up ({asked.up_bottleneck}), {asked.down_s * 1e3:.1f} ms down "
+               f"({asked.down_bottleneck})")
+
+
 def _print_cuts(
     model: str, costs: list[LayerCost], values: list[int], here: LayerSeconds, batch: int, micro: int, prior: bool
 ) -> None:
@@ -137,8 +167,8 @@ def _print_cuts(
                    f"{1e3 * micro * abs(total - forward - backward):>9.1f}")
 
 
-def _print_plan(network: Map, best: RoundPlan, share: float) -> None:
-    click.echo(f"\nOn {network.name}, using {share:.0%} of every link:")
+def _print_plan(network: Map, best: RoundPlan, using: str) -> None:
+    click.echo(f"\nOn {network.name}, {using}:")
     for edge in best.edges:
         cpu = network.node(edge.edge).cpu_share
         click.echo(f"  {edge.edge}  CPU {cpu or 1:g}  cut {edge.cut:>2}  {edge.codec}  "

@@ -18,6 +18,9 @@ The names in summary.json are the interface to other programs: keep them, add fr
                         cloud_ms {predicted, measured}, beat_ms, spread_ms [per step], spread_share,
                         bound_ms {edge, link, cloud}, round_over_bound, loss,
                         reservation {id, version} or null, adaptations [sentences],
+                        offer {quotes, quote_ms, transfer_ms {up, down}, bottleneck {up, down}}: what the controller
+                        was asked before the plan, null if it was not; transfer_ms is the shortest common time of one
+                        micro-batch's segments over all that is free,
                         lost [{edge, reason}]: who left in this round,
                         edges[], transfers[]
     rounds[].edges[]    edge, cut, codec, samples, segment_bytes (with labels protected also tail_down_bytes,

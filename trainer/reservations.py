@@ -7,13 +7,13 @@ import ssl
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import httpx
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from trainer.contract import Answer, FlowRequest, Quote, Reservation, Volume
 from trainer.errors import ControllerUnreachableError, NetworkError, ReservationRefusedError
 
 TIMEOUT_S = 10.0
@@ -21,90 +21,7 @@ FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 4.0
 
 
-@dataclass(frozen=True, slots=True)
-class FlowRequest:
-    """One direction of one connection, and the L2 rate it needs."""
-
-    name: str
-    source: str
-    destination: str
-    source_port: int
-    destination_port: int
-    min_bandwidth_bps: int
-    burst_bytes: int
-
-    def to_json(self) -> dict[str, object]:
-        """The form the contract gives it; the trainer asks for no latency limit, it wants the bound told."""
-        return {
-            "name": self.name,
-            "source": self.source,
-            "destination": self.destination,
-            "match": {"protocol": "tcp", "source_port": self.source_port, "destination_port": self.destination_port},
-            "requirement": {
-                "min_bandwidth_bps": self.min_bandwidth_bps,
-                "burst_bytes": self.burst_bytes,
-                "max_latency_us": None,
-                "max_latency_variation_us": None,
-            },
-        }
-
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class FlowGrant(_Answer):
-    """What the controller promises for one flow."""
-
-    name: str
-    path: tuple[str, ...]
-    reserved_bps: int
-    accumulated_latency_us: float
-    latency_variation_us: float
-
-    @property
-    def links(self) -> tuple[str, ...]:
-        """The directed links of the path."""
-        return tuple(f"{a}->{b}" for a, b in pairwise(self.path))
-
-
-class Reservation(_Answer):
-    """A reservation as the controller tells it."""
-
-    id: str
-    version: int
-    state: str
-    reason: str | None = None
-    flows: tuple[FlowGrant, ...]
-
-    def flow(self, name: str) -> FlowGrant:
-        """The flow of that name.
-
-        Raises: KeyError if there is none.
-        """
-        return {flow.name: flow for flow in self.flows}[name]
-
-
-class PathLink(_Answer):
-    """A directed link of a path and what is free on it."""
-
-    link: str
-    free_bps: float
-
-
-class Path(_Answer):
-    """One way from a source to a destination."""
-
-    nodes: tuple[str, ...]
-    free_bps: float
-    links: tuple[PathLink, ...]
-
-
-class _Paths(_Answer):
-    paths: tuple[Path, ...]
-
-
-A = TypeVar("A", bound=_Answer)
+A = TypeVar("A", bound=Answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +90,15 @@ class Controller:
         """The network as the controller sees it."""
         return self._ask("GET", "/v1/network")
 
-    def paths(self, source: str, destination: str, retries: int | None = None) -> list[Path]:
-        """Candidate paths, best first."""
-        query = {"source": source, "destination": destination}
-        answer = self._ask("GET", "/v1/paths", query=query, retries=retries)
-        return list(self._parse(_Paths, answer).paths)
+    def quote(self, volumes: Sequence[Volume], instead_of: str | None, retries: int | None = None) -> Quote:
+        """How fast these can go together with what is free now; nothing is reserved.
+
+        `instead_of`: a reservation of ours; what it takes counts as free.
+
+        Raises: ReservationRefusedError, ControllerUnreachableError.
+        """
+        body = {"transfers": [asdict(volume) for volume in volumes], "instead_of": instead_of}
+        return self._parse(Quote, self._ask("POST", "/v1/quotes", body, retries=retries))
 
     def create(self, owner: str, lease_s: float, flows: Sequence[FlowRequest]) -> Reservation:
         """Reserve all flows or none; tried again after an answer that was lost, they are still reserved once.

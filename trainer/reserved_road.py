@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from trainer.contract import FlowRequest, Reservation
 from trainer.errors import ControllerUnreachableError, NetworkError, PlanError, ReservationRefusedError
 from trainer.pacing import BURST_BYTES
-from trainer.planner import Offer, RoundPlan
-from trainer.reservations import Controller, FlowRequest, Path, Reservation
-from trainer.roads import Draft, FlowPromise, Grant, OpenRoad, Traveller, unreserved
+from trainer.planner import RoundPlan
+from trainer.reservations import Controller
+from trainer.roads import Draft, Enquiry, FlowPromise, Grant, OpenRoad, Traveller, unreserved
+from trainer.survey import Survey, Surveyed
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,10 @@ class ReservedRoad:
     _renewal: LeaseRenewal | None = None
     _busy: threading.Lock = field(default_factory=threading.Lock)
     _last: Grant | None = field(default=None)
+    _survey: Survey = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._survey = Survey(self.cloud, self.floor_bps)
 
     def adopt(self, reservation: str) -> None:
         """Go on with what a cloud that was killed had reserved, if it is still there: its flows are in our way."""
@@ -119,7 +125,7 @@ class ReservedRoad:
             sentence = f"{error} The last round's plan and reservation go on while the lease lasts."
             self.say(sentence)
             plan = dataclasses.replace(self._last.plan, edges=tuple(e for e in before if e.edge in present))
-            return dataclasses.replace(self._last, plan=plan, adaptations=(sentence,))
+            return dataclasses.replace(self._last, plan=plan, adaptations=(sentence,), enquiry=None)
         self.broken_rounds += 1
         sentence = f"{error} Nothing is reserved now: this round goes on at best effort, its promises are broken."
         self.say(sentence)
@@ -181,23 +187,23 @@ class ReservedRoad:
 
     def _adapt(self, draft: Draft) -> Grant:
         share, adaptations = self.share, []
+        enquiry: Enquiry | None = None
         last_refusal: ReservationRefusedError | None = None
         for attempt in range(1, TRIES + 1):
             try:
-                offer = self._offer(share)
-                plan = draft(offer)
+                surveyed = self._look(draft, share)
             except PlanError as error:
                 raise last_refusal or error from error  # the controller knows better what is in the way
+            plan, enquiry = surveyed.plan, surveyed.enquiry.after(enquiry)
             if not self.reserve:
-                return unreserved(plan)
+                return unreserved(plan, enquiry)
             try:
                 flows = self._flows(plan)
                 began_s = self.clock()
                 self._live = self._ask(flows)
                 self._asked, self._lease_ends_s = flows, began_s + self.lease_s
             except _ReservationGoneError as gone:
-                self.say(f"{gone} A new one is made.")
-                self._live = None
+                self._forget(gone)
                 continue
             except ReservationRefusedError as refusal:
                 if refusal.problem.get("code") != "no_capacity" or attempt == TRIES:
@@ -209,9 +215,26 @@ class ReservedRoad:
                 )
                 self.say(adaptations[-1])
                 continue
-            self._usable_bps = min(offer.usable_bps.values())
-            return self._granted(plan, self._live, adaptations)
+            self._usable_bps = min(surveyed.offer.usable_bps.values())
+            return self._granted(plan, self._live, adaptations, enquiry)
         raise NetworkError(f"No reservation lasted long enough to be used, in {TRIES} tries.")
+
+    def _look(self, draft: Draft, share: float) -> Surveyed:
+        """Plan for what the controller offers now; what we hold ourselves counts as free."""
+        edges = [traveller.name for traveller in self.travellers]
+        retries = 0 if self._away else None
+        try:
+            held = None if self._live is None else self._live.id
+            return self._survey.draft(self.controller, draft, edges, share, held, retries)
+        except ReservationRefusedError as refusal:
+            if self._live is None or refusal.problem.get("code") != "not_found":
+                raise
+            self._forget(refusal)
+            return self._survey.draft(self.controller, draft, edges, share, None, retries)
+
+    def _forget(self, why: NetworkError) -> None:
+        self.say(f"{why} A new one is made.")
+        self._live = None
 
     def _ask(self, flows: list[FlowRequest]) -> Reservation:
         if self._live is None:
@@ -234,7 +257,9 @@ class ReservedRoad:
                                      BURST_BYTES))
         return flows
 
-    def _granted(self, plan: RoundPlan, live: Reservation, adaptations: list[str]) -> Grant:
+    def _granted(
+        self, plan: RoundPlan, live: Reservation, adaptations: list[str], enquiry: Enquiry
+    ) -> Grant:
         def promise(name: str) -> FlowPromise:
             flow = live.flow(name)
             return FlowPromise(flow.reserved_bps, flow.accumulated_latency_us, flow.path)
@@ -249,34 +274,8 @@ class ReservedRoad:
             reservation_id=live.id,
             reservation_version=live.version,
             adaptations=tuple(adaptations),
+            enquiry=enquiry,
         )
-
-    def _offer(self, share: float) -> Offer:
-        """What is free on the links each flow uses or would use; what we hold ourselves counts as free."""
-        free: dict[str, float] = {}
-        up: dict[str, tuple[str, ...]] = {}
-        down: dict[str, tuple[str, ...]] = {}
-        for traveller in self.travellers:
-            for name, links, ends in (
-                (f"{traveller.name}-up", up, (traveller.name, self.cloud)),
-                (f"{traveller.name}-down", down, (self.cloud, traveller.name)),
-            ):
-                path = self._path(name, self.controller.paths(*ends, retries=0 if self._away else None))
-                links[traveller.name] = tuple(link.link for link in path.links)
-                free.update({link.link: link.free_bps for link in path.links})
-        for flow in self._live.flows if self._live else ():
-            for link in flow.links:
-                if link in free:
-                    free[link] += flow.reserved_bps
-        return Offer(up, down, {link: share * bps for link, bps in free.items()}, self.floor_bps)
-
-    def _path(self, flow: str, paths: list[Path]) -> Path:
-        if not paths:
-            raise PlanError(f"The network has no path for {flow}.")
-        if self._live is not None:
-            current = next((one.path for one in self._live.flows if one.name == flow), None)
-            return next((path for path in paths if path.nodes == current), paths[0])
-        return paths[0]
 
 
 def _shrink(problem: dict[str, object]) -> float:

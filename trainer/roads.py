@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from trainer.planner import Offer, RoundPlan
@@ -21,10 +21,32 @@ class FlowPromise:
 
 
 @dataclass(frozen=True, slots=True)
+class Enquiry:
+    """What the controller was asked before a plan: how many questions, and how long its answers took in all.
+
+    `up_s`, `down_s`: the shortest common time for the asked volumes over all that is free; the bottlenecks set them.
+    """
+
+    quotes: int
+    seconds: float
+    up_s: float
+    down_s: float
+    up_bottleneck: str
+    down_bottleneck: str
+
+    def after(self, earlier: Enquiry | None) -> Enquiry:
+        """This one, with the questions of an earlier one for the same plan."""
+        if earlier is None:
+            return self
+        return replace(self, quotes=self.quotes + earlier.quotes, seconds=self.seconds + earlier.seconds)
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """A plan that the network has agreed to. `up`, `down`: by edge. `adaptations`: what had to give, in sentences.
 
-    `broken`: there should be a reservation and there is none, so every promise of this round is broken.
+    `broken`: there should be a reservation and there is none, so every promise of this round is broken. `enquiry`: None
+    if the controller could not be asked.
     """
 
     plan: RoundPlan
@@ -34,6 +56,7 @@ class Grant:
     reservation_version: int | None = None
     adaptations: tuple[str, ...] = ()
     broken: bool = False
+    enquiry: Enquiry | None = None
 
     @property
     def reserved(self) -> bool:
@@ -102,10 +125,11 @@ class OpenRoad:
         """Nothing to give back."""
 
 
-def unreserved(plan: RoundPlan) -> Grant:
+def unreserved(plan: RoundPlan, enquiry: Enquiry | None = None) -> Grant:
     """A plan of which nothing is promised."""
     return Grant(
         plan,
         up={edge.edge: FlowPromise(edge.up_bps) for edge in plan.edges},
         down={edge.edge: FlowPromise(edge.down_bps) for edge in plan.edges},
+        enquiry=enquiry,
     )

@@ -28,6 +28,7 @@ def plan_event(number: int, grant: Grant) -> Fields:
         "reservation": grant.reservation_id,
         "reserved": grant.reserved,
         "adaptations": list(grant.adaptations),
+        "offer": _offer(grant),
     }
 
 
@@ -40,6 +41,18 @@ def round_event(row: Fields) -> Fields:
         "promises": {"made": len(judged), "kept": sum(judged)},
         "training_ms": {edge["edge"]: edge["training_ms"] for edge in row["edges"]},
         "uplink_ms": {edge["edge"]: edge["uplink_ms"] for edge in row["edges"]},
+    }
+
+
+def _offer(grant: Grant) -> Fields | None:
+    """What the controller was asked before the plan; None if it was not."""
+    if (asked := grant.enquiry) is None:
+        return None
+    return {
+        "quotes": asked.quotes,
+        "quote_ms": milliseconds(asked.seconds),
+        "transfer_ms": {"up": milliseconds(asked.up_s), "down": milliseconds(asked.down_s)},
+        "bottleneck": {"up": asked.up_bottleneck, "down": asked.down_bottleneck},
     }
 
 
@@ -92,6 +105,7 @@ def round_row(
         "loss": round(statistics.fmean(e["loss"] for e in edges), 5),
         "reservation": {"id": grant.reservation_id, "version": grant.reservation_version} if grant.reserved else None,
         "adaptations": list(grant.adaptations),
+        "offer": _offer(grant),
         "edges": edges,
         "transfers": transfers,
     }

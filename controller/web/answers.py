@@ -263,10 +263,14 @@ class QuotedTransfer(Answer):
 
 
 class QuotedTransfers(Answer):
-    """The shortest time in which all can be done together over the candidate paths, and the link that sets it."""
+    """The shortest time in which all can be done together over the candidate paths, and the link that sets it.
+
+    `links`: what is free now on every link of these paths.
+    """
 
     transfer_ms: float
     flows: list[QuotedTransfer]
+    links: list[PathLink]
     bottleneck: str | None
 
 

@@ -197,6 +197,11 @@ TRANSFERS_ANSWER: Json = {
             "transfer_ms": 160.5,
         }
     ],
+    "links": [
+        {"link": "edge1->s1", "free_bps": 76_000_000},
+        {"link": "s1->s2", "free_bps": 50_666_000},
+        {"link": "s2->cloud", "free_bps": 76_000_000},
+    ],
     "bottleneck": "s1->s2",
 }
 

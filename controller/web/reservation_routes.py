@@ -19,6 +19,7 @@ from controller.security.access import Caller, owned, sees
 from controller.service import Service
 from controller.web import examples
 from controller.web.answers import (
+    PathLink,
     QuotedFlows,
     QuotedRefusal,
     QuotedTransfer,
@@ -95,7 +96,7 @@ def _add_asking(router: APIRouter, service: Service, desk: Desk, quotas: Quotas)
         response_model_exclude_unset=True,
         responses={
             200: {"content": {"application/json": {"examples": examples.QUOTES}}},
-            **described(*GUARDED, *WITH_BODY, errors.UnknownHost, errors.NoPath, errors.NoCapacity),
+            **described(*GUARDED, *WITH_BODY, errors.NotFound, errors.UnknownHost, errors.NoPath, errors.NoCapacity),
         },
     )
     async def quote(
@@ -103,21 +104,26 @@ def _add_asking(router: APIRouter, service: Service, desk: Desk, quotas: Quotas)
     ) -> QuotedFlows | QuotedRefusal | QuotedTransfers:
         """What POST /v1/reservations would promise, or how fast these volumes can go together; nothing is reserved."""
         if isinstance(question, TransfersQuestion):
-            return await desk.read(caller.tenant, _quoted_transfers, service, question)
+            return await desk.read(caller.tenant, _quoted_transfers, service, caller, question)
         asked = question.to_asked(caller.tenant, time.time())
         return await desk.read(caller.tenant, _quoted, service, caller, asked)
 
 
-def _quoted_transfers(service: Service, question: TransfersQuestion) -> QuotedTransfers:
+def _quoted_transfers(service: Service, caller: Caller, question: TransfersQuestion) -> QuotedTransfers:
+    if question.instead_of is not None:
+        owned(caller, service.reservation(question.instead_of))
     volumes = [Volume(each.name, each.source, each.destination, each.transfer_bytes) for each in question.transfers]
-    common = service.quote_transfers(volumes)
+    common = service.quote_transfers(volumes, question.instead_of)
     flows = [
         QuotedTransfer(
             name=each.name, path=list(each.path), rate_bps=each.rate_bps, transfer_ms=round(each.transfer_ms, 3)
         )
         for each in common.quotes
     ]
-    return QuotedTransfers(transfer_ms=round(common.transfer_ms, 3), flows=flows, bottleneck=common.bottleneck)
+    links = [PathLink(link=link, free_bps=free_bps) for link, free_bps in common.free_bps.items()]
+    return QuotedTransfers(
+        transfer_ms=round(common.transfer_ms, 3), flows=flows, links=links, bottleneck=common.bottleneck
+    )
 
 
 def _quoted(service: Service, caller: Caller, asked: Asked) -> QuotedFlows | QuotedRefusal:

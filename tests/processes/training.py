@@ -101,7 +101,7 @@ class Stage:
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
 
-    def wait_for(self, name: str, where: Callable[[Event], bool] = lambda _: True, seconds: float = 90) -> Event:
+    def wait_for(self, name: str, where: Callable[[Event], bool] = lambda _: True, seconds: float = 180) -> Event:
         """The next event of that name, after the one that was waited for last."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -115,7 +115,7 @@ class Stage:
             time.sleep(POLL_S)
         raise AssertionError(f"no event {name}; {self.logs()}")
 
-    def finish(self, name: str = "cloud", seconds: float = 90) -> int:
+    def finish(self, name: str = "cloud", seconds: float = 180) -> int:
         """Wait for a process to end; its exit code."""
         return self.processes[name].wait(seconds)
 

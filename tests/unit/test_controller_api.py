@@ -390,6 +390,20 @@ def test_volumes_are_quoted_their_shortest_common_time(client: httpx.Client) -> 
     assert answer["transfer_ms"] == pytest.approx(24e9 / sum(rates.values()), rel=1e-3)
 
 
+def test_a_quote_tells_what_is_free_and_counts_ones_own_reservation_as_free(client: httpx.Client) -> None:
+    question: dict[str, Any] = {
+        "transfers": [{"name": "v", "source": "edge1", "destination": "cloud", "transfer_bytes": 1_000_000}]
+    }
+    before = client.post("/v1/quotes", json=question).json()
+    assert [link["link"] for link in before["links"]] == ["edge1->s1", "s1->s2", "s2->cloud"]
+    reserved = client.post("/v1/reservations", json={"flows": [flow()]}).json()["id"]
+    after = client.post("/v1/quotes", json=question).json()
+    taken = [one["free_bps"] - other["free_bps"] for one, other in zip(before["links"], after["links"], strict=True)]
+    assert taken == [15_000_000] * 3
+    assert client.post("/v1/quotes", json={**question, "instead_of": reserved}).json() == before
+    problem(client.post("/v1/quotes", json={**question, "instead_of": "r-nobody"}), 404, "not_found")
+
+
 def test_a_refusal_says_what_would_be_accepted_and_that_is(client: httpx.Client) -> None:
     wanted = {
         "name": "a",

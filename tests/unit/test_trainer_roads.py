@@ -31,6 +31,9 @@ class Stub(ThreadingHTTPServer):
         self.hidden_bps = 0.0
         self.live: dict[str, Any] | None = None
         self.log: list[str] = []
+        self.asked: list[dict[str, Any]] = []
+        self.other_way: frozenset[str] = frozenset()
+        self.forgetful = False
 
     @property
     def url(self) -> str:
@@ -38,7 +41,8 @@ class Stub(ThreadingHTTPServer):
 
     def reserve(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         for direction in ("up", "down"):
-            asked = sum(flow["requirement"]["min_bandwidth_bps"] for flow in body["flows"] if direction in flow["name"])
+            asked = sum(flow["requirement"]["min_bandwidth_bps"] for flow in body["flows"]
+                        if direction in flow["name"] and flow["name"] not in self.other_way)
             free = CAPACITY_BPS - self.hidden_bps
             if asked > free:
                 return 409, {
@@ -56,9 +60,21 @@ class Stub(ThreadingHTTPServer):
         self.live = {"id": "r-1", "version": version, "state": "active", "flows": flows}
         return 201, self.live
 
-    def free_bps(self, direction: str) -> float:
-        held = sum(f["reserved_bps"] for f in self.live["flows"] if direction in f["name"]) if self.live else 0
-        return CAPACITY_BPS - held
+    def quote(self, question: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """All flows share `s->t`, but those in `other_way`; what we hold counts as free only if we say so."""
+        self.asked.append(question)
+        if self.forgetful and question["instead_of"] and self.live is None:
+            return 404, {"code": "not_found", "detail": f"There is no reservation {question['instead_of']}."}
+        flows, free = [], {}
+        for each in question["transfers"]:
+            way = each["name"].split("-")[1]
+            middle = f"{'v' if each['name'] in self.other_way else 's'}{way}"
+            flows.append({"name": each["name"], "path": [each["source"], middle, each["destination"]], "rate_bps": 1})
+            held = sum(f["reserved_bps"] for f in self.live["flows"] if way in f["name"]) if self.live else 0
+            for link in (f"{each['source']}->{middle}", f"{middle}->{each['destination']}"):
+                free[link] = CAPACITY_BPS - (0 if question["instead_of"] else held)
+        links = [{"link": link, "free_bps": bps} for link, bps in free.items()]
+        return 200, {"transfer_ms": 12.5, "flows": flows, "links": links, "bottleneck": next(iter(free))}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -77,22 +93,20 @@ class _Handler(BaseHTTPRequestHandler):
         return content
 
     def do_GET(self) -> None:
-        if self.path.startswith("/v1/reservations/"):
-            gone = {"code": "unknown_reservation", "detail": "There is no r-1."}
-            return self._answer(*((200, self.server.live) if self.server.live else (404, gone)))
-        source = self.path.split("source=")[1].split("&")[0]
-        destination = self.path.split("destination=")[1]
-        free = self.server.free_bps("up" if source != "cloud" else "down")
-        links = [{"link": f"{source}->s", "free_bps": free}, {"link": f"s->{destination}", "free_bps": free}]
-        return self._answer(200, {"paths": [{"nodes": [source, "s", destination], "free_bps": free, "links": links}]})
+        gone = {"code": "not_found", "detail": "There is no reservation r-1."}
+        if self.path.startswith("/v1/reservations/") and self.server.live:
+            return self._answer(200, self.server.live)
+        return self._answer(404, gone)
 
     def do_POST(self) -> None:
-        self._answer(*self.server.reserve(self._body()))
+        if self.path == "/v1/quotes":
+            return self._answer(*self.server.quote(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+        return self._answer(*self.server.reserve(self._body()))
 
     def do_PATCH(self) -> None:
         body = self._body()
         if self.server.live is None:
-            return self._answer(404, {"code": "unknown_reservation", "detail": "There is no r-1."})
+            return self._answer(404, {"code": "not_found", "detail": "There is no r-1."})
         if "flows" not in body:
             return self._answer(200, self.server.live)
         return self._answer(*self.server.reserve(body))
@@ -148,8 +162,39 @@ def test_the_first_round_posts_and_later_ones_patch(road: ReservedRoad, stub: St
     assert first.up["edge1"].network_latency_us == 9000.0
 
 
-def test_what_we_hold_counts_as_free(road: ReservedRoad) -> None:
+def test_what_we_hold_counts_as_free(road: ReservedRoad, stub: Stub) -> None:
     assert road.secure(draft).plan == road.secure(draft).plan
+    assert [question["instead_of"] for question in stub.asked] == [None, None, "r-1", "r-1"]
+
+
+def volumes(question: dict[str, Any]) -> dict[str, int]:
+    return {each["name"]: each["transfer_bytes"] for each in question["transfers"]}
+
+
+def test_the_controller_is_asked_for_the_volumes_that_the_plan_sends(road: ReservedRoad, stub: Stub) -> None:
+    def uneven(offer: Offer) -> RoundPlan:
+        """The second edge sends three times as much."""
+        more = EdgeForecast("edge2", (Option(1, "fp32", 0.1, 0.1, 0.0, 12e6, 4e6),), (0.0, 0.0))
+        return plan_round([FORECASTS[0], more], offer, 4)
+
+    first, second = road.secure(uneven), road.secure(uneven)
+    assert [len(question["transfers"]) for question in stub.asked] == [2] * 6
+    assert volumes(stub.asked[0]) == {"edge1-up": 1_000_000, "edge2-up": 1_000_000}
+    for question in (stub.asked[2], stub.asked[4]):
+        assert volumes(question) == {"edge1-up": 500_000, "edge2-up": 1_500_000}
+    assert first.enquiry
+    assert second.enquiry
+    assert (first.enquiry.quotes, second.enquiry.quotes) == (4, 2)
+    assert first.enquiry.seconds > 0
+    assert (first.enquiry.up_s, first.enquiry.up_bottleneck) == (0.0125, "edge1->sup")
+
+
+def test_flows_that_would_go_another_way_are_planned_for_that_way(road: ReservedRoad, stub: Stub) -> None:
+    together = road.secure(draft).plan
+    stub.other_way = frozenset({"edge2-up"})
+    apart = road.secure(draft).plan
+    assert apart.transmission_delay_s == pytest.approx(together.transmission_delay_s / 2)
+    assert apart.return_delay_s == together.return_delay_s
 
 
 def test_a_refusal_makes_the_transmission_delay_longer_and_is_told(
@@ -170,11 +215,15 @@ def test_a_network_without_room_ends_in_the_controllers_own_words(road: Reserved
         road.secure(draft)
 
 
-def test_a_reservation_whose_lease_has_ended_is_made_anew(road: ReservedRoad, stub: Stub, said: list[str]) -> None:
+@pytest.mark.parametrize("forgetful", [False, True])
+def test_a_reservation_whose_lease_has_ended_is_made_anew(
+    road: ReservedRoad, stub: Stub, said: list[str], forgetful: bool
+) -> None:
+    """The controller knows what has ended, or has a new ledger and does not."""
     road.secure(draft)
-    stub.live = None
+    stub.live, stub.forgetful = None, forgetful
     assert road.secure(draft).reserved
-    assert stub.log == ["POST", "PATCH", "POST"]
+    assert stub.log == (["POST", "POST"] if forgetful else ["POST", "PATCH", "POST"])
     assert "A new one is made" in said[0]
 
 
@@ -212,6 +261,7 @@ def test_while_the_controller_is_away_the_last_grant_goes_on_as_long_as_its_leas
         second = road.secure(draft)
         assert second.plan == first.plan
         assert second.reserved
+        assert second.enquiry is None
         assert "go on while the lease lasts" in said[-1]
         now_s[0] = 61.0
         third = road.secure(draft)

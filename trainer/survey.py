@@ -1,0 +1,104 @@
+"""What the network offers for a round: the controller is asked how the round's volumes would travel.
+
+Its answer depends on how the volumes stand to one another, and they follow from the plan. So the question names those
+of the last plan; if the new plan sends others, it is asked once more and, if the answer is another, planned once more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from trainer.contract import Quote, Volume
+from trainer.planner import Offer, RoundPlan
+from trainer.reservations import Controller
+from trainer.roads import Draft, Enquiry
+
+FIRST_BYTES = 1_000_000
+"""Before the first plan all volumes count as equal; only how they stand to one another matters."""
+
+ALIKE = 0.1
+"""Volumes whose share of the whole differs by less than this, relative to it, would travel in the same way."""
+
+Volumes = dict[str, tuple[int, int]]
+"""By edge: bytes (L2) to the cloud, and back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """A plan, the offer it was made for, and what was asked."""
+
+    plan: RoundPlan
+    offer: Offer
+    enquiry: Enquiry
+
+
+class Survey:
+    """Asks before every plan; remembers what the last plan sends."""
+
+    def __init__(self, cloud: str, floor_bps: float, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._cloud = cloud
+        self._floor_bps = floor_bps
+        self._clock = clock
+        self._last: Volumes = {}
+
+    def draft(
+        self, controller: Controller, draft: Draft, edges: Sequence[str], share: float, instead_of: str | None,
+        retries: int | None = None,
+    ) -> Surveyed:
+        """The plan for the part `share` of what is free; what the reservation `instead_of` takes counts as free.
+
+        Raises: PlanError, ReservationRefusedError if a link that must be crossed is full, ControllerUnreachableError.
+        """
+        began_s, quotes = self._clock(), 2
+        asked = {edge: self._last.get(edge, (FIRST_BYTES, FIRST_BYTES)) for edge in edges}
+        up, down = self._ask(controller, asked, instead_of, retries)
+        seconds = self._clock() - began_s
+        offer = self._offer(up, down, share)
+        plan = draft(offer)
+        if not alike(asked, sent := volumes_of(plan)):
+            began_s, quotes = self._clock(), quotes + 2
+            up, down = self._ask(controller, sent, instead_of, retries)
+            seconds += self._clock() - began_s
+            if (newer := self._offer(up, down, share)) != offer:
+                offer, plan = newer, draft(newer)
+        self._last = volumes_of(plan)
+        return Surveyed(plan, offer, Enquiry(
+            quotes, seconds, up.transfer_ms / 1e3, down.transfer_ms / 1e3, up.bottleneck, down.bottleneck))
+
+    def _ask(
+        self, controller: Controller, volumes: Volumes, instead_of: str | None, retries: int | None
+    ) -> tuple[Quote, Quote]:
+        """One question for each direction: they share no fibre, so neither must wait for the other."""
+        up = [Volume(f"{edge}-up", edge, self._cloud, size) for edge, (size, _) in volumes.items()]
+        down = [Volume(f"{edge}-down", self._cloud, edge, size) for edge, (_, size) in volumes.items()]
+        return controller.quote(up, instead_of, retries), controller.quote(down, instead_of, retries)
+
+    def _offer(self, up: Quote, down: Quote, share: float) -> Offer:
+        usable_bps = {link.link: share * link.free_bps for quote in (up, down) for link in quote.links}
+        return Offer(
+            up_links={flow.name.removesuffix("-up"): flow.links for flow in up.flows},
+            down_links={flow.name.removesuffix("-down"): flow.links for flow in down.flows},
+            usable_bps=usable_bps, floor_bps=self._floor_bps,
+        )
+
+
+def volumes_of(plan: RoundPlan) -> Volumes:
+    """What every flow of a plan carries in the transmission delay, control frames' floor included."""
+    return {
+        edge.edge: (max(1, round(edge.up_bps * plan.transmission_delay_s / 8)),
+                    max(1, round(edge.down_bps * plan.return_delay_s / 8)))
+        for edge in plan.edges
+    }
+
+
+def alike(some: Mapping[str, tuple[int, int]], others: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether these stand to one another as those do, in either direction."""
+    for way in (0, 1):
+        whole, other_whole = (sum(one[way] for one in each.values()) for each in (some, others))
+        for edge in some.keys() & others.keys():
+            part, other_part = some[edge][way] / whole, others[edge][way] / other_whole
+            if abs(part - other_part) > ALIKE * part:
+                return False
+    return True
