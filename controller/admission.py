@@ -90,7 +90,7 @@ def bookings_of(
         for p in placements
         if not p.suspended
         for booking in lifetime.bookings(
-            Sized(p.flow, p.reserved_bps, p.burst_bytes), Route(p.path, p.backup_path)
+            Sized(p.flow, p.reserved_bps, p.burst_bytes), p.route
         )
     ]
 
@@ -151,6 +151,8 @@ def _placements(case: Case, plan: Plan) -> tuple[Placement, ...]:
             latency_variation_us=0.0,
             window=gate_of(flow, sized.rate_bps),
             backup_path=route.backup,
+            lightpaths=route.lightpaths,
+            backup_lightpaths=route.backup_lightpaths,
         )
         placements.append(with_bound(new, plan.promises.bound((case.request.reservation_id, flow.name))))
     return tuple(placements)
@@ -158,6 +160,6 @@ def _placements(case: Case, plan: Plan) -> tuple[Placement, ...]:
 
 def _as_before(held: Placement, sized: Sized, route: Route) -> bool:
     """Whether the switches have nothing new to be told about a flow."""
-    before = Sized(sized.flow, held.reserved_bps, held.burst_bytes), Route(held.path, held.backup_path)
+    before = Sized(sized.flow, held.reserved_bps, held.burst_bytes), held.route
     same_gate = held.window == gate_of(sized.flow, sized.rate_bps)
     return before == (sized, route) and same_gate and not held.suspended

@@ -19,6 +19,7 @@ from controller.service import Service
 from controller.web.bodylimit import BodyLimit
 from controller.web.description import DescribedApp
 from controller.web.guard import Guard, shown
+from controller.web.lightpath_routes import lightpath_routes
 from controller.web.load import Beside, Desk
 from controller.web.metrics import Metrics
 from controller.web.network_routes import network_routes
@@ -66,6 +67,7 @@ def create_app(
 
     add_error_answers(app, seen)
     app.include_router(reservation_routes(service, desk))
+    app.include_router(lightpath_routes(service, desk))
     app.include_router(network_routes(service, desk, propagation_emulated))
     app.include_router(operation_routes(service, desk, metrics, stream, audit))
     return app

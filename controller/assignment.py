@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 from controller.bookings import Booking, Bookings
-from controller.errors import NoCapacity, NoDisjointPath, NoPath
+from controller.errors import NoCapacity, NoDisjointPath, NoPath, Refused
 from controller.network import Network
+from controller.optical.grooming import Light
+from controller.optical.lightpaths import Lightpath
+from controller.optical.lines import reservable_bps
 from controller.paths import candidate_paths, candidate_routes
 from controller.reservation import Flow, Placement, Reservation, default_burst_bytes
-from controller.routes import Ducts, Route, is_cut, links_taken
+from controller.routes import NEVER, Ducts, Route, is_cut, links_taken
 from controller.transfers import window_of
 
 SEARCH_STEPS = 4000
@@ -39,9 +43,20 @@ class Lifetime:
     def bookings(self, sized: Sized, route: Route) -> tuple[Booking, ...]:
         """What a flow takes in the calendar on a route."""
         name, rate_bps, window = sized.flow.name, sized.rate_bps, window_of(sized.flow)
-        return tuple(
+        taken = links_taken(route, self.ducts)
+        lines = (
             Booking(self.reservation_id, name, link, rate_bps, self.start_s, self.end_s, window, failures)
-            for link, failures in links_taken(route, self.ducts)
+            for link, failures in taken
+        )
+        _, around = taken[-1]
+        light = [(each, NEVER) for each in route.lightpaths] + [(each, around) for each in route.backup_lightpaths]
+        return (*lines, *(self.in_light(sized, *each) for each in light))
+
+    def in_light(self, sized: Sized, lightpath: Lightpath, failures: frozenset[str]) -> Booking:
+        """What a flow takes of a lightpath; on a backup while one of these failures lasts."""
+        times = self.start_s, self.end_s, window_of(sized.flow)
+        return Booking(
+            self.reservation_id, sized.flow.name, lightpath.id, sized.rate_bps, *times, failures, lightpath
         )
 
 
@@ -56,10 +71,14 @@ def granted_burst_bytes(flow: Flow, rate_bps: int, network: Network) -> int:
 class Room:
     """What is left on every link while flows of one request are placed and taken away again."""
 
-    def __init__(self, network: Network, bookings: Bookings, lifetime: Lifetime) -> None:
+    def __init__(
+        self, network: Network, bookings: Bookings, lifetime: Lifetime, held: Sequence[Lightpath] = ()
+    ) -> None:
+        """`held`: the lightpaths in which these flows travel now."""
         self.network = network
         self.bookings = bookings
         self.lifetime = lifetime
+        self.light = Light(network, bookings, lifetime.start_s, lifetime.end_s, held)
         self._before_bps: dict[str, int] = {}
         self._own: dict[str, list[Booking]] = {}
 
@@ -78,17 +97,52 @@ class Room:
 
     def fits(self, bookings: Sequence[Booking]) -> bool:
         """Whether there is room for these bookings, each on a link of its own."""
-        links = self.network.links
-        return all(self.after_bps(each.link, (each,)) <= links[each.link].reservable_bps for each in bookings)
+        return all(self.after_bps(each.link, (each,)) <= self._most_bps(each)[1] for each in bookings)
+
+    def dressed(self, sized: Sized, route: Route) -> Route | None:
+        """The route with lightpaths along it, as they are or as they can be lit; None if there are none."""
+        if self.network.grid is None:
+            return route
+        _, around = links_taken(route, self.network.ducts)[-1]
+        light = [
+            self.light.along(path[1:-1], sized.rate_bps, partial(self._has_room, sized, failures))
+            for path, failures in ((route.path, NEVER), (route.backup, around))
+            if path is not None
+        ]
+        if None in light:
+            return None
+        first, second = (*light, ()) if route.backup is None else light
+        return Route(route.path, route.backup, first or (), second or ())
+
+    def _has_room(self, sized: Sized, failures: frozenset[str], lightpath: Lightpath) -> bool:
+        return self.fits((self.lifetime.in_light(sized, lightpath, failures),))
+
+    def _most_bps(self, booking: Booking) -> tuple[int, int]:
+        """The capacity of what is booked, and how much of it may be."""
+        if booking.lightpath is not None:
+            return booking.lightpath.rate_bps, reservable_bps(booking.lightpath.rate_bps)
+        link = self.network.links[booking.link]
+        return link.capacity_bps, link.reservable_bps
+
+    def no_light(self, sized: Sized, route: Route) -> Refused | None:
+        """Why there are no lightpaths along a route; None if there are."""
+        _, around = links_taken(route, self.network.ducts)[-1]
+        for path, failures in ((route.path, NEVER), (route.backup or (), around)):
+            has_room = partial(self._has_room, sized, failures)
+            refusal = self.light.refusal(sized.flow.name, path[1:-1], sized.rate_bps, has_room)
+            if refusal is not None:
+                return refusal
+        return None
 
     def refusal(self, sized: Sized, routes: Sequence[Route]) -> NoCapacity:
         """Why a flow does not fit: the tightest link of the route that comes closest, and what is wanted of it."""
         tightest = [self._tightest(sized, route) for route in routes]
-        short_bps, link = min(tightest, key=lambda each: each[0])
+        short_bps, booking = min(tightest, key=lambda each: each[0])
         if short_bps <= 0:  # it fits by itself and the search gave up or went another way round
-            short_bps, link = max(tightest, key=lambda each: each[0])
-        facts, reserved_bps = self.network.links[link], self.before_bps(link)
-        free_bps, asked_bps = facts.reservable_bps - reserved_bps, short_bps + facts.reservable_bps - reserved_bps
+            short_bps, booking = max(tightest, key=lambda each: each[0])
+        link, (capacity_bps, most_bps) = booking.link, self._most_bps(booking)
+        reserved_bps = self.before_bps(link)
+        free_bps, asked_bps = most_bps - reserved_bps, short_bps + most_bps - reserved_bps
         whole = "" if asked_bps == sized.rate_bps else f" and the whole request {_mbps(asked_bps)} of {link}"
         of = "its only path" if len(routes) == 1 else f"the best of {len(routes)} paths"
         return NoCapacity(
@@ -96,17 +150,20 @@ class Room:
             flow=sized.flow.name,
             bottleneck={
                 "link": link,
-                "capacity_bps": facts.capacity_bps,
+                "capacity_bps": capacity_bps,
                 "reserved_bps": reserved_bps,
                 "free_bps": free_bps,
                 "asked_bps": asked_bps,
             },
         )
 
-    def _tightest(self, sized: Sized, route: Route) -> tuple[int, str]:
-        """By how much the tightest link of a route is too small (below 0: that much is free), and the link."""
+    def _tightest(self, sized: Sized, route: Route) -> tuple[int, Booking]:
+        """By how much the tightest link of a route is too small (below 0: that much is free), and what it would take.
+
+        A lightpath of the route is like a link.
+        """
         short = [
-            (self.after_bps(each.link, (each,)) - self.network.links[each.link].reservable_bps, each.link)
+            (self.after_bps(each.link, (each,)) - self._most_bps(each)[1], each)
             for each in self.lifetime.bookings(sized, route)
         ]
         return max(short, key=lambda each: each[0])
@@ -115,11 +172,15 @@ class Room:
         """Take room."""
         for booking in bookings:
             self._own.setdefault(booking.link, []).append(booking)
+            if booking.lightpath is not None:
+                self.light.place(booking.lightpath)
 
     def take_away(self, bookings: Sequence[Booking]) -> None:
         """Give back what was placed last."""
         for booking in bookings:
             self._own[booking.link].pop()
+            if booking.lightpath is not None:
+                self.light.take_away(booking.lightpath)
 
 
 class PathSearch:
@@ -154,11 +215,14 @@ class PathSearch:
             self.steps += 1
             if self.steps > self.most_steps:
                 break
-            bookings = self._bookings_of(sized, route)
-            if not self.room.fits(bookings):
+            if not self.room.fits(self._bookings_of(sized, route)):
                 continue
+            dressed = self.room.dressed(sized, route)
+            if dressed is None:
+                continue
+            bookings = self._bookings_of(sized, dressed)
             self.room.place(bookings)
-            chosen[sized.flow.name] = route
+            chosen[sized.flow.name] = dressed
             yield from self._place(depth + 1, chosen)
             del chosen[sized.flow.name]
             self.room.take_away(bookings)
@@ -171,17 +235,26 @@ class PathSearch:
             self._bookings[key] = self.room.lifetime.bookings(sized, route)
         return self._bookings[key]
 
-    def no_capacity(self) -> NoCapacity:
-        """Why it did not fit: the flow that got stuck, and the tightest link of the route that came closest."""
+    def refusal(self) -> Refused:
+        """Why it did not fit: the flow that got stuck, and the tightest link of the route that came closest.
+
+        If the links have room: why there is no lightpath on the first of those routes.
+        """
         depth, placed = self.deepest
         stuck = self.flows[depth]
         waiting = {sized.flow.name: self.candidates[sized.flow.name][0] for sized in self.flows[depth + 1 :]}
-        room = Room(self.room.network, self.room.bookings, self.room.lifetime)
+        room = Room(self.room.network, self.room.bookings, self.room.lifetime, self.room.light.held)
         for sized in self.flows:
             route = (placed | waiting).get(sized.flow.name)
             if route is not None:
                 room.place(room.lifetime.bookings(sized, route))
-        return room.refusal(stuck, self.candidates[stuck.flow.name])
+        candidates = self.candidates[stuck.flow.name]
+        if room.network.grid is not None:
+            for route in candidates:
+                dark = room.fits(room.lifetime.bookings(stuck, route)) and room.no_light(stuck, route)
+                if dark:
+                    return dark
+        return room.refusal(stuck, candidates)
 
 
 def _mbps(rate_bps: int) -> str:

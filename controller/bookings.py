@@ -5,7 +5,7 @@ Immutable; a change shares what it keeps, so its cost does not depend on how muc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -15,6 +15,7 @@ import numpy as np
 from immutables import Map
 from numpy.typing import NDArray
 
+from controller.optical.lightpaths import Lightpath
 from controller.peaks import Activity, peak
 from controller.reservation import Window
 
@@ -26,7 +27,8 @@ class Booking:
     """A rate taken on a link during [start_s, end_s) by a flow of a reservation.
 
     `window`: only in that part of every period. `failures`: a backup's booking, needed only while one of these spans
-    (`a-b`, names sorted) or ducts (`duct:...`) is down; empty: always.
+    (`a-b`, names sorted) or ducts (`duct:...`) is down; empty: always. `lightpath`: the rate is taken in it, and `link`
+    is its id.
     """
 
     reservation_id: str
@@ -37,6 +39,7 @@ class Booking:
     end_s: float = inf
     window: Window | None = None
     failures: frozenset[str] = frozenset()
+    lightpath: Lightpath | None = None
 
     @property
     def activity(self) -> Activity:
@@ -99,6 +102,18 @@ def _raised(moments: NDArray[np.float64], sums: NDArray[np.int64], booking: Book
 
 
 _NOTHING = _LinkBookings(())
+_DARK: Map[str, Lightpath] = Map()
+
+
+def _with(lit: Map[str, Map[str, Lightpath]], lightpath: Lightpath) -> Map[str, Map[str, Lightpath]]:
+    return lit.update({link: lit.get(link, _DARK).set(lightpath.id, lightpath) for link in lightpath.links})
+
+
+def _without(lit: Map[str, Map[str, Lightpath]], lightpath: Lightpath) -> Map[str, Map[str, Lightpath]]:
+    for link in lightpath.links:
+        rest = lit[link].delete(lightpath.id)
+        lit = lit.set(link, rest) if rest else lit.delete(link)
+    return lit
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +122,8 @@ class Bookings:
 
     _links: Map[str, _LinkBookings] = field(default_factory=Map)
     _reservations: Map[str, tuple[Booking, ...]] = field(default_factory=Map)
+    _lit: Map[str, Map[str, Lightpath]] = field(default_factory=Map)
+    """For every link: the lightpaths in which anything is booked, by id."""
 
     def on(self, link: str) -> tuple[Booking, ...]:
         """The bookings of a link."""
@@ -118,24 +135,37 @@ class Bookings:
 
     def adding(self, bookings: Iterable[Booking]) -> Bookings:
         """This calendar with more in it; whether it fits is for admission to say."""
-        links, reservations = self._links.mutate(), self._reservations.mutate()
+        links, reservations, lit = self._links.mutate(), self._reservations.mutate(), self._lit
         for booking in bookings:
+            if booking.lightpath is not None and booking.link not in links:
+                lit = _with(lit, booking.lightpath)
             links[booking.link] = links.get(booking.link, _NOTHING).plus(booking)
             reservations[booking.reservation_id] = (*reservations.get(booking.reservation_id, ()), booking)
-        return Bookings(links.finish(), reservations.finish())
+        return Bookings(links.finish(), reservations.finish(), lit)
 
     def without(self, reservation_id: str) -> Bookings:
         """This calendar with nothing of that reservation left; the others keep their order."""
         if reservation_id not in self._reservations:
             return self
-        links = self._links.mutate()
-        for name in {booking.link for booking in self._reservations[reservation_id]}:
+        links, lit = self._links.mutate(), self._lit
+        for name, booking in {booking.link: booking for booking in self._reservations[reservation_id]}.items():
             kept = links[name].without(reservation_id)
             if kept.bookings:
                 links[name] = kept
             else:
                 del links[name]
-        return Bookings(links.finish(), self._reservations.delete(reservation_id))
+                lit = lit if booking.lightpath is None else _without(lit, booking.lightpath)
+        return Bookings(links.finish(), self._reservations.delete(reservation_id), lit)
+
+    def lightpaths(self) -> dict[str, Lightpath]:
+        """All lightpaths in which anything is booked, now or later, by id."""
+        return {name: lightpath for lit in self._lit.values() for name, lightpath in lit.items()}
+
+    def lit_on(self, link: str, start_s: float, end_s: float) -> Iterator[Lightpath]:
+        """The lightpaths on a link in which anything is booked at any moment of [start_s, end_s)."""
+        for name, lightpath in self._lit.get(link, _DARK).items():
+            if any(each.start_s < end_s and start_s < each.end_s for each in self._links[name].bookings):
+                yield lightpath
 
     def reserved_bps(self, link: str, start_s: float, end_s: float = inf) -> int:
         """The most that is taken on a link at any moment of [start_s, end_s), whichever one span or duct is down."""

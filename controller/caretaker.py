@@ -17,6 +17,7 @@ from time import monotonic
 
 from controller.errors import Overloaded
 from controller.fabric import TICK_S
+from controller.optical.grooming import is_possible
 from controller.repeats import Repeats
 from controller.reservation import Reservation, State
 from controller.survival import survive
@@ -101,7 +102,7 @@ class Caretaker:
 
     def _take_up(self, reservation: Reservation) -> None:
         """Bring back a reservation from before a restart, unless its path is gone; time is for the watcher."""
-        if any(link not in self._writer.network.links for p in reservation.placements for link in p.link_names):
+        if any(not is_possible(self._writer.network, each) for each in reservation.placements):
             self._writer.record(reservation.moved_to(State.FAILED, MAP_CHANGED))
         else:
             self._book.put_back(reservation)

@@ -22,6 +22,10 @@ CONTROLLER_PORT = 0xFFFF_FFFD
 IN_PORT = 0xFFFF_FFF8
 """OFPP_IN_PORT: back to where the packet came from; a switch sends nothing there unless told so by this name."""
 
+VLAN = 0x8100
+VLAN_PRESENT = 0x1000
+"""OFPVID_PRESENT: the bit that says of a VLAN id that there is one."""
+
 MatchValue = int | str | tuple[int, int]
 FlowMatch = tuple[tuple[str, MatchValue], ...]
 Action = tuple[str, int | str]
@@ -58,7 +62,7 @@ class FlowEntry:
     """A flow entry; `match` is sorted by field, a pair as value is (value, mask).
 
     Order of work: meter, then actions, then the next table. Actions: ("set_ip_dscp", n), ("set_eth_dst", address),
-    ("output", port), ("group", id).
+    ("output", port), ("group", id), ("push_vlan", 0x8100), ("set_vlan_vid", VLAN_PRESENT | id), ("pop_vlan", 0).
     """
 
     table: int

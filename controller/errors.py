@@ -21,6 +21,8 @@ ControllerError
 │   ├── NoPath            no_path
 │   ├── NoDisjointPath    no_disjoint_path
 │   ├── NoCapacity        no_capacity
+│   ├── NoSpectrum        no_spectrum
+│   ├── OutOfReach        out_of_reach
 │   ├── LatencyNotMet     latency_not_met
 │   └── FlowInUse         flow_in_use
 ├── SwitchError           a switch did not do its part (503)
@@ -201,6 +203,19 @@ class NoCapacity(Refused):
 
     code, title = "no_capacity", "No capacity"
     ieee8021q_failure_code = 1
+
+
+class NoSpectrum(Refused):
+    """No lightpath has room and no new one can be lit: `link` has no channel free."""
+
+    code, title = "no_spectrum", "No spectrum"
+    ieee8021q_failure_code = 1
+
+
+class OutOfReach(Refused):
+    """Light does not get over a span: `missing_db` of GSNR are missing for the most robust modulation."""
+
+    code, title = "out_of_reach", "Out of reach"
 
 
 class LatencyNotMet(Refused):

@@ -12,9 +12,11 @@ Table 0 classifies, table 1 forwards.
              anything else                 -> dropped: a host speaks under its own addresses only, and the egress
                                               classifier reads a fixed byte, so a frame that is not IP could spell out
                                               DSCP 46 there
-    table 1  label and DSCP 46             -> along the flow's path; see protection.py
+    table 1  VLAN id of a lightpath        -> on in it, or at its end: untagged, table 2; see optical/switching.py
+             label and DSCP 46             -> along the flow's path, or into its lightpath; see protection.py
              to a host's MAC, DSCP 34      -> towards that host
              to a host's MAC               -> best-effort meter of the egress port, towards that host
+    table 2  label and DSCP 46             -> what came out of a lightpath: into the flow's next, or to its host
 
 The mark stays on to the host: the last port, too, has best effort to put behind it, and it knows the reserved frames
 by their mark alone.
@@ -55,7 +57,9 @@ from controller.entries import (
     cookie_of,
     match_of,
 )
-from controller.network import DirectedLink, Network, Node
+from controller.network import BEST_EFFORT_MIN_BPS, DirectedLink, Network, Node
+from controller.optical.lightpaths import Lightpath
+from controller.optical.switching import switched
 from controller.paths import next_hops
 from controller.protection import IPV4, RESERVED_DSCP, active_path, failover_groups, label, laid
 from controller.reservation import Placement, Reservation
@@ -82,11 +86,13 @@ ANY_VLAN = (0x1000, 0x1000)
 class Part:
     """What one reservation adds to its switches, and what it takes of each directed link at this moment.
 
-    Two live reservations never add an entry of the same key.
+    Two live reservations never add an entry of the same key. `lightpaths`: what must be lit for it; others may travel
+    in them, too. What these take of their links is not in `taken_bps`.
     """
 
     states: Mapping[str, SwitchState]
     taken_bps: Mapping[str, int]
+    lightpaths: frozenset[Lightpath] = frozenset()
 
 
 def part_of(
@@ -99,14 +105,19 @@ def part_of(
     meters: dict[str, dict[int, MeterEntry]] = {}
     flows: dict[str, dict[EntryKey, FlowEntry]] = {}
     taken_bps: dict[str, int] = {}
+    lightpaths: set[Lightpath] = set()
     for placement in reservation.carried:
+        lightpaths.update((*placement.lightpaths, *placement.backup_lightpaths))
         for link in links_in_use(placement, down, now_us):
+            if network.links[link].slots:
+                continue  # best effort is kept off all of the lightpath
             taken_bps[link] = taken_bps.get(link, 0) + placement.reserved_bps
         meters.setdefault(placement.switches[0], {})[placement.meter_id] = reservation_meter(placement)
         cookie = cookie_of(reservation.number, placement.version)
         for name, entry in wanted_entries(network, placement, cookie, down, now_us):
             flows.setdefault(name, {})[entry.key] = entry
-    return Part({name: SwitchState(meters.get(name, {}), flows[name]) for name in flows}, taken_bps)
+    states = {name: SwitchState(meters.get(name, {}), flows[name]) for name in flows}
+    return Part(states, taken_bps, frozenset(lightpaths))
 
 
 @lru_cache(maxsize=64)
@@ -121,7 +132,7 @@ def base_states(network: Network, down: frozenset[str] = frozenset()) -> Mapping
         name: SwitchState(
             {meter.meter_id: meter for meter in _arp_meters(network, name)},
             flows[name],
-            {group.group_id: group for group in failover_groups(network, name)},
+            {group.group_id: group for group in failover_groups(network, name)} if network.grid is None else {},
         )
         for name in flows
     }
@@ -139,6 +150,7 @@ def wanted_states(
     meters = {name: dict(state.meters) for name, state in base.items()}
     flows = {name: dict(state.flows) for name, state in base.items()}
     taken_bps = dict.fromkeys(network.links, 0)
+    parts += [lit(network, lightpath) for lightpath in {each for part in parts for each in part.lightpaths}]
     for part in parts:
         for name, state in part.states.items():
             meters[name].update(state.meters)
@@ -150,6 +162,16 @@ def wanted_states(
             meter = best_effort_meter(port, taken_bps[port.name])
             meters[switch.name][meter.meter_id] = meter
     return {name: SwitchState(meters[name], flows[name], base[name].groups) for name in meters}
+
+
+@lru_cache(maxsize=4096)
+def lit(network: Network, lightpath: Lightpath) -> Part:
+    """What a lightpath adds while it is lit: entries on its switches, and all of its rate on each of its links."""
+    flows: dict[str, dict[EntryKey, FlowEntry]] = {}
+    for name, entry in switched(network, lightpath):
+        flows.setdefault(name, {})[entry.key] = entry
+    states = {name: SwitchState({}, entries) for name, entries in flows.items()}
+    return Part(states, dict.fromkeys(lightpath.links, lightpath.rate_bps))
 
 
 def links_in_use(placement: Placement, down: frozenset[str], now_us: int | None) -> tuple[str, ...]:
@@ -179,8 +201,9 @@ def _is_open(placement: Placement, now_us: int | None) -> bool:
 
 
 def best_effort_meter(link: DirectedLink, reserved_bps: int) -> MeterEntry:
-    """The meter in front of an egress port: what reservations and the margin leave."""
-    rate_kbps = max(1, (link.capacity_bps - reserved_bps - link.margin_bps) // 1000)
+    """The meter in front of an egress port: what reservations, or lightpaths, and the margin leave."""
+    least_kbps = BEST_EFFORT_MIN_BPS // 1000 if link.slots else 1  # all of a fibre may be lit
+    rate_kbps = max(least_kbps, (link.capacity_bps - reserved_bps - link.margin_bps) // 1000)
     burst_kbit = round(rate_kbps * BEST_EFFORT_BURST_S)
     burst_kbit = min(max(burst_kbit, BEST_EFFORT_BURST_MIN_KBIT), BEST_EFFORT_BURST_MAX_KBIT)
     return MeterEntry(BEST_EFFORT_METERS + link.source_port, rate_kbps, burst_kbit)

@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import pairwise
 
 from controller.routes import Ducts, span_name
-from topologies.maps import Kind, Map
+from topologies.maps import Grid, Kind, Map
 
 PROPAGATION_US_PER_KM = 4.9
 """Group delay of standard single-mode fibre (n about 1.468). Source: ITU-T G.652."""
@@ -52,6 +52,7 @@ class DirectedLink:
     """One direction of a span; `name` is `source->destination`. A port number belongs to its node.
 
     `duct`: what it lies in, if the map says so; spans with the same duct are cut together.
+    `slots`: of its spectrum, for lightpaths; 0: a plain line. `channel_gbps`: the real rate of one channel.
     """
 
     name: str
@@ -62,6 +63,8 @@ class DirectedLink:
     length_km: float
     capacity_bps: int
     duct: str | None = None
+    slots: int = 0
+    channel_gbps: float = 0.0
 
     @property
     def span(self) -> str:
@@ -94,6 +97,8 @@ class Network:
     mtu_bytes: int
     nodes: Mapping[str, Node]
     links: Mapping[str, DirectedLink]
+    grid: Grid | None = None
+    """If it is optical: how its fibres' spectrum is cut."""
 
     @property
     def frame_bytes(self) -> int:
@@ -163,5 +168,8 @@ def network_from_map(plan: Map) -> Network:
         for a, b in (span.ends, span.ends[::-1]):
             name = f"{a}->{b}"
             ports = plan.port(a, b).number, plan.port(b, a).number
-            links[name] = DirectedLink(name, a, b, *ports, span.length_km, plan.rate_bps(span), span.duct)
-    return Network(plan.name, plan.scale_mbps_per_gbps, plan.mtu_bytes, nodes, links)
+            links[name] = DirectedLink(
+                name, a, b, *ports, span.length_km, plan.rate_bps(span), span.duct,
+                plan.slots(span), span.channel_rate_gbps,
+            )  # fmt: skip
+    return Network(plan.name, plan.scale_mbps_per_gbps, plan.mtu_bytes, nodes, links, plan.grid)

@@ -5,7 +5,8 @@ numbers of decisions, not by time: FIT_TRIES moments, OFFER_TRIES requests, each
 
 The nearest request, by reason, with as small a change as halving finds:
 
-- no capacity, or a transfer that cannot be there in time: all rates lower and all deadlines later in one proportion;
+- no capacity, no spectrum, or a transfer that cannot be there in time: all rates lower and all deadlines later in one
+  proportion;
 - a latency limit: smaller bursts in the same proportion; if that is not enough, limits that can be kept, or lower
   rates where the limit is a standing flow's;
 - no second path: the same without protection.
@@ -23,7 +24,7 @@ from controller.admission import Admitted, Rejected, Request, decide
 from controller.assignment import granted_burst_bytes
 from controller.bookings import Bookings
 from controller.bounds import DEFAULT_CALIBRATION, Calibration
-from controller.errors import LatencyNotMet, NoCapacity, NoDisjointPath, NoPath, Refused
+from controller.errors import LatencyNotMet, NoCapacity, NoDisjointPath, NoPath, NoSpectrum, OutOfReach, Refused
 from controller.network import Network
 from controller.paths import candidate_paths
 from controller.reservation import Flow, Reservation
@@ -108,7 +109,7 @@ def fits_at_s(circumstances: Circumstances, request: Request, error: Refused) ->
     What is booked only becomes less where a booking ends, so those moments are tried, on the links that matter, and
     those a little later, when the last queues that it left behind are empty for certain.
     """
-    if isinstance(error, NoPath | NoDisjointPath):
+    if isinstance(error, NoPath | NoDisjointPath | OutOfReach):
         return None
     start_s = max(circumstances.now_s, request.start_s or circumstances.now_s)
     ends = sorted(end_s for end_s in _ends(circumstances, request) if start_s < end_s < inf)
@@ -149,7 +150,7 @@ def offer(circumstances: Circumstances, request: Request, error: Refused) -> tup
     bursts = _granted(circumstances, request)
     if isinstance(error, NoDisjointPath):
         return tries.first([tuple(_with(flow, protection="none") for flow in request.flows)])
-    if isinstance(error, NoCapacity) or error.facts.get("promise") == "completion":
+    if isinstance(error, NoCapacity | NoSpectrum) or error.facts.get("promise") == "completion":
         return tries.nearest(slower)
     if isinstance(error, LatencyNotMet):
         own = error.facts.get("reservation") == request.reservation_id

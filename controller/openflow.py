@@ -100,6 +100,10 @@ def _action(parser: Any, action: Action) -> Any:
     name, value = action
     if name.startswith("set_"):
         return parser.OFPActionSetField(**{name.removeprefix("set_"): value})
+    if name == "push_vlan":
+        return parser.OFPActionPushVlan(value)
+    if name == "pop_vlan":
+        return parser.OFPActionPopVlan()
     if name == "group":
         return parser.OFPActionGroup(value)
     if value == CONTROLLER_PORT:
@@ -135,6 +139,10 @@ def _read_actions(actions: Iterable[Any]) -> list[Action]:
             read.append(("group", action.group_id))
         elif hasattr(action, "port"):
             read.append(("output", action.port))
+        elif hasattr(action, "ethertype") and "PushVlan" in type(action).__name__:
+            read.append(("push_vlan", action.ethertype))
+        elif "PopVlan" in type(action).__name__:
+            read.append(("pop_vlan", 0))
         else:
             read.append((type(action).__name__, 0))
     return read

@@ -105,14 +105,14 @@ def _first_plan(case: Case, down: frozenset[str], headroom_share: float) -> Plan
             return _settled(case, routes, sizes, kept, headroom_share)
         except Refused as error:
             refusal = refusal or error
-    raise refusal or search.no_capacity()
+    raise refusal or search.refusal()
 
 
 def _kept(case: Case) -> Placed:
     """The flows whose present placement stays."""
     placements = case.replaced.placements if case.replaced else ()
     return {
-        p.flow.name: (Sized(p.flow, p.reserved_bps, p.burst_bytes), Route(p.path, p.backup_path))
+        p.flow.name: (Sized(p.flow, p.reserved_bps, p.burst_bytes), p.route)
         for p in placements
         if p.flow.name in case.request.keep
     }
@@ -120,7 +120,10 @@ def _kept(case: Case) -> Placed:
 
 def _room(case: Case, placed: Placed) -> Room:
     """What is left on the links with these flows of the request placed."""
-    room = Room(case.network, case.free, _lifetime(case))
+    held = dict.fromkeys(
+        each for p in (case.replaced.carried if case.replaced else ()) for each in (*p.lightpaths, *p.backup_lightpaths)
+    )
+    room = Room(case.network, case.free, _lifetime(case), tuple(held))
     for sized, route in placed.values():
         room.place(room.lifetime.bookings(sized, route))
     return room

@@ -36,6 +36,8 @@ from controller.entries import (
     match_of,
 )
 from controller.network import DirectedLink, Network
+from controller.optical.lightpaths import Lightpath
+from controller.optical.switching import AFTER_LIGHT, colour
 from controller.reservation import FIRST_METER_ID, Placement
 
 RESERVED_DSCP = 46
@@ -87,6 +89,8 @@ def laid(network: Network, placement: Placement, cookie: int, on_backup: bool) -
 
     Raises: ValueError if backup and primary share a link, where packets could go in circles (a bug in admission).
     """
+    if network.grid is not None:
+        return laid_in_light(network, placement, cookie, on_backup)
     hops = _hops(network, placement.path)
     ways = _Ways(network, placement, cookie)
     if not is_protected(placement):
@@ -136,6 +140,31 @@ def failover_group(port: int, second_port: int, turns_back: bool) -> GroupEntry:
     )
 
 
+def laid_in_light(network: Network, placement: Placement, cookie: int, on_backup: bool) -> Laid:
+    """The same on an optical network: a flow is seen where a lightpath begins or ends, and nowhere between.
+
+    The first switch sends it into the first lightpath of its path or, `on_backup`, of its backup; where one ends and
+    the next begins it is sent on; behind the last it gets its host's address back.
+    """
+    ways = _Ways(network, placement, cookie)
+    rows = [(placement.path, placement.lightpaths), (placement.backup_path or (), placement.backup_lightpaths)]
+    if not is_protected(placement):
+        rows = rows[:1]
+    entries = []
+    for path, lightpaths in rows:
+        before = dict(zip(path[2:-1], _hops(network, path)[1:], strict=True))
+        last = path[-2]
+        if last in before:
+            entries.append(ways.forward(*before[last], table=AFTER_LIGHT))
+        for lightpath in reversed(lightpaths[1:]):
+            first = lightpath.nodes[0]
+            entries.append(ways.enter(first, before[first][0], lightpath, table=AFTER_LIGHT))
+    path, lightpaths = rows[-1] if on_backup else rows[0]
+    entry, link = _hops(network, path)[0]
+    entries.append(ways.enter(path[1], entry, lightpaths[0]) if lightpaths else ways.forward(entry, link))
+    return tuple(entries)
+
+
 class _Ways:
     """Makes the entries of one flow."""
 
@@ -145,13 +174,22 @@ class _Ways:
         self.label = label(network, placement)
         self.host_mac = network.nodes[placement.flow.destination].mac or ""
 
-    def entry(self, switch: str, in_port: int, actions: tuple[Action, ...]) -> tuple[str, FlowEntry]:
+    def entry(
+        self, switch: str, in_port: int, actions: tuple[Action, ...], table: int = 1
+    ) -> tuple[str, FlowEntry]:
         match = match_of({"in_port": in_port, "eth_type": IPV4, "eth_dst": self.label, "ip_dscp": RESERVED_DSCP})
-        return switch, FlowEntry(1, RESERVED_PRIORITY, match, self.cookie, actions=actions)
+        return switch, FlowEntry(table, RESERVED_PRIORITY, match, self.cookie, actions=actions)
 
-    def forward(self, before: DirectedLink, link: DirectedLink) -> tuple[str, FlowEntry]:
+    def enter(
+        self, switch: str, before: DirectedLink, lightpath: Lightpath, table: int = 1
+    ) -> tuple[str, FlowEntry]:
+        """Into a lightpath."""
+        link = self.network.links[lightpath.links[0]]
+        return self.entry(switch, before.destination_port, (*colour(lightpath), ("output", link.source_port)), table)
+
+    def forward(self, before: DirectedLink, link: DirectedLink, table: int = 1) -> tuple[str, FlowEntry]:
         """On to the next node; a host gets its own address back."""
         unlabel: tuple[Action, ...] = ()
         if not self.network.nodes[link.destination].is_switch:
             unlabel = (("set_eth_dst", self.host_mac),)
-        return self.entry(link.source, before.destination_port, (*unlabel, ("output", link.source_port)))
+        return self.entry(link.source, before.destination_port, (*unlabel, ("output", link.source_port)), table)

@@ -12,6 +12,9 @@ from itertools import pairwise
 from math import inf
 from typing import Literal
 
+from controller.optical.lightpaths import Lightpath
+from controller.routes import Route
+
 Protocol = Literal["tcp", "udp"]
 Protection = Literal["none", "link_disjoint", "duct_disjoint"]
 
@@ -127,6 +130,7 @@ class Placement:
     `window`: the flow is let in only then (None: always). `backup_path`: where it goes when a link of `path` is down.
     `completion_us`: of a transfer, the proven time from its start until its last byte is there. `suspended`: there is
     no way for it at present: nothing is booked or installed for it, and `path` is where it went last.
+    `lightpaths`, `backup_lightpaths`: what it travels in on an optical network.
     """
 
     flow: Flow
@@ -141,6 +145,13 @@ class Placement:
     window: Window | None = None
     backup_path: tuple[str, ...] | None = None
     suspended: bool = False
+    lightpaths: tuple[Lightpath, ...] = ()
+    backup_lightpaths: tuple[Lightpath, ...] = ()
+
+    @property
+    def route(self) -> Route:
+        """The way it goes."""
+        return Route(self.path, self.backup_path, self.lightpaths, self.backup_lightpaths)
 
     @property
     def link_names(self) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from controller.optical.lightpaths import Lightpath
+
 Path = tuple[str, ...]
 
 NEVER: frozenset[str] = frozenset()
@@ -25,10 +27,15 @@ Ducts = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path and, of a protected flow that has something to lose, the backup path."""
+    """A path and, of a protected flow that has something to lose, the backup path.
+
+    `lightpaths`, `backup_lightpaths`: on an optical network, what it travels in along them, end to end in order.
+    """
 
     path: Path
     backup: Path | None = None
+    lightpaths: tuple[Lightpath, ...] = ()
+    backup_lightpaths: tuple[Lightpath, ...] = ()
 
 
 def link_names(path: Path) -> tuple[str, ...]:

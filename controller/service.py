@@ -28,6 +28,7 @@ from controller.ledger import Ledger
 from controller.maintenance import Maintenance
 from controller.network import Network
 from controller.offers import advising
+from controller.optical.overview import LightpathState, overview
 from controller.quotes import CommonQuote, Volume, shortest_common_transfer
 from controller.repeats import Repeats
 from controller.reservation import Flow, Reservation, State
@@ -322,6 +323,10 @@ class Service:
         fabric = self._fabric
         facts = fabric.down, fabric.closed, fabric.in_step(), tuple(fabric.complaints())
         return Snapshot(self.network, self._book.bookings, *facts, self._clock())
+
+    def lightpaths(self) -> list[LightpathState]:
+        """The lightpaths now; none where the map is not optical. Waits for nobody."""
+        return overview(self.network, self._book.bookings, self._book.live(), self._clock())
 
     def switches_up(self) -> int:
         """How many switches are connected and hold what they should."""

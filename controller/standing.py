@@ -15,7 +15,6 @@ from controller.limits import has_limit
 from controller.network import Network
 from controller.promises import Carried, FlowKey, Promises
 from controller.reservation import FIRST_METER_ID, Flow, Placement, Reservation
-from controller.routes import Route
 from controller.transfers import completion_us
 
 FiveTuple = tuple[str, str, str, int, int]
@@ -161,9 +160,9 @@ def carried_of(reservation: Reservation, placement: Placement) -> Carried:
     """How the network carries one flow of a reservation."""
     end_s = inf if reservation.end_at_s is None else reservation.end_at_s
     start_s = reservation.start_at_s if reservation.start_at_s > reservation.created_at_s else -inf
-    route = Route(placement.path, placement.backup_path)
     size = placement.reserved_bps, placement.burst_bytes
-    return Carried.during(route, size, start_s, end_s, placement.window, has_limit(placement.flow.requirement))
+    limit = has_limit(placement.flow.requirement)
+    return Carried.during(placement.route, size, start_s, end_s, placement.window, limit)
 
 
 def with_bound(placement: Placement, bound: Bound) -> Placement:

@@ -5,12 +5,14 @@ The same as controller.forwarding.wanted_states, at a cost that depends on what 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from controller.entries import EntryKey, FlowEntry, GroupEntry, MeterEntry, SwitchState
-from controller.forwarding import Part, base_states, best_effort_meter
+from controller.forwarding import Part, base_states, best_effort_meter, lit
 from controller.network import Network
+from controller.optical.lightpaths import Lightpath
 
 Key = tuple[Literal["meter", "group"], int] | tuple[Literal["flow"], EntryKey]
 """What makes it one thing on a switch: a switch holds at most one of each key."""
@@ -29,6 +31,7 @@ class Target:
         self._network = network
         self._base: dict[str, Entries] = {name: {} for name in self.entries}
         self._parts: dict[str, Part] = {}
+        self._lit: Counter[Lightpath] = Counter()
         self._taken_bps = dict.fromkeys(network.links, 0)
         self._set_port_meters(network.links, {})
         self.set_base(frozenset())
@@ -48,6 +51,20 @@ class Target:
         before = self._parts.pop(reservation_id, None)
         if part is not None:
             self._parts[reservation_id] = part
+        self._swap(before, part, touched)
+        for lightpath in part.lightpaths if part else ():
+            self._lit[lightpath] += 1
+            if self._lit[lightpath] == 1:
+                self._swap(None, lit(self._network, lightpath), touched)
+        for lightpath in before.lightpaths if before else ():
+            self._lit[lightpath] -= 1
+            if not self._lit[lightpath]:
+                del self._lit[lightpath]
+                self._swap(lit(self._network, lightpath), None, touched)
+        return touched
+
+    def _swap(self, before: Part | None, part: Part | None, touched: Touched) -> None:
+        """Put one part in place of another."""
         old, new = (_entries_by_switch(each) for each in (before, part))
         for name in old.keys() | new.keys():
             self._exchange(name, old.get(name, {}), new.get(name, {}), touched)
@@ -56,7 +73,6 @@ class Target:
                 self._taken_bps[link] += sign * rate_bps
         links = {link for each in (before, part) if each for link in each.taken_bps}
         self._set_port_meters(links, touched)
-        return touched
 
     def _exchange(self, switch: str, old: Mapping[Key, Entry], new: Mapping[Key, Entry], touched: Touched) -> None:
         held = self.entries[switch]

@@ -22,7 +22,7 @@ import shaping
 from journal import Journal
 from problems import EmulationError
 from topologies import running
-from topologies.maps import MANAGEMENT_GATEWAY, Map, Port
+from topologies.maps import MANAGEMENT_GATEWAY, Map, MapLink, Port
 from vswitch import VirtualSwitchDaemon
 
 with warnings.catch_warnings():
@@ -204,12 +204,17 @@ class Emulation:
             delay_us = link.length_km * FIBRE_US_PER_KM if self.propagation_emulated else 0.0
             for port in (self.plan.port(*link.ends), self.plan.port(*link.ends[::-1])):
                 owner = port.node if self.plan.node(port.node).kind != "switch" else ""
-                scripts.setdefault(owner, []).extend(self._port_script(port, self.plan.rate_bps(link), delay_us))
+                scripts.setdefault(owner, []).extend(self._port_script(port, self._line_bps(link), delay_us))
         for owner, lines in scripts.items():
             if owner:
                 self.run_in(owner, "\n".join(["set -e", *_HOST_SCRIPT, *lines]))
             else:
                 _run(["sh", "-ec", "\n".join(lines)])
+
+    def _line_bps(self, link: MapLink) -> int:
+        """A lightpath's tag is the emulation's and not the network's: lines are faster by what it may take."""
+        rate_bps = self.plan.rate_bps(link)
+        return rate_bps if self.plan.grid is None else shaping.with_tags(rate_bps)
 
     def _port_script(self, port: Port, rate_bps: int, delay_us: float) -> list[str]:
         name, mtu = port.interface, self.plan.mtu_bytes

@@ -12,7 +12,7 @@ import networkx as nx
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from topologies.maps import MAX_EMULATED_MBPS, CrossTraffic, Map, MapLink, MapNode
+from topologies.maps import MAX_EMULATED_MBPS, CrossTraffic, Grid, Map, MapLink, MapNode
 from topologies.problems import MapError
 
 DIRECTORY = Path(__file__).parent
@@ -47,6 +47,10 @@ class _CrossTraffic(_Strict):
     bottleneck: Ends
 
 
+class _Optical(_Strict):
+    grid: Grid
+
+
 class _File(_Strict):
     name: Name
     description: str = ""
@@ -56,6 +60,7 @@ class _File(_Strict):
     nodes: Annotated[list[_Node], Field(min_length=2)]
     links: Annotated[list[_Link], Field(min_length=1)]
     cross_traffic: _CrossTraffic | None = None
+    optical: _Optical | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,4 +252,5 @@ def _as_map(file: _File) -> Map:
         nodes=tuple(MapNode(n.name, n.kind, n.position_km, n.cpu_share, n.label) for n in file.nodes),
         links=tuple(MapLink(k.ends, k.length_km, k.channels, k.channel_rate_gbps, k.duct) for k in file.links),
         cross_traffic=None if cross is None else CrossTraffic(cross.source, cross.sink, cross.bottleneck),
+        grid=None if file.optical is None else file.optical.grid,
     )

@@ -11,6 +11,10 @@ from functools import cached_property
 from typing import Literal
 
 Kind = Literal["switch", "edge", "cloud", "host"]
+Grid = Literal["fixed", "flexible"]
+
+SLOTS_PER_CHANNEL = {"fixed": 1, "flexible": 3}
+"""A channel of the map is one of 50 GHz, or three slots of 12.5 GHz: what a signal of 32 GBd takes at least."""
 
 MAX_EMULATED_MBPS = 1000.0
 """Mininet's TCIntf ignores rates above this without a word, so the loader refuses them."""
@@ -79,7 +83,10 @@ class CrossTraffic:
 
 @dataclass(frozen=True)
 class Map:
-    """A whole map. `scale_mbps_per_gbps`: emulated Mb/s for each real Gb/s; `source`: who published it."""
+    """A whole map. `scale_mbps_per_gbps`: emulated Mb/s for each real Gb/s; `source`: who published it.
+
+    `grid`: the map is optical, reservations travel in lightpaths; None: its links are plain lines.
+    """
 
     name: str
     description: str
@@ -89,6 +96,7 @@ class Map:
     links: tuple[MapLink, ...]
     cross_traffic: CrossTraffic | None = None
     source: str = ""
+    grid: Grid | None = None
 
     @cached_property
     def switches(self) -> tuple[MapNode, ...]:
@@ -165,6 +173,12 @@ class Map:
     def rate_bps(self, link: MapLink) -> int:
         """The emulated rate of one direction of a link, in L2 bits per second."""
         return round(link.rate_gbps * self.scale_mbps_per_gbps * 1e6)
+
+    def slots(self, link: MapLink) -> int:
+        """How many slots of spectrum a span has; none on a line that is not optical, nor to a host."""
+        if self.grid is None or any(self.node(end).kind != "switch" for end in link.ends):
+            return 0
+        return link.channels * SLOTS_PER_CHANNEL[self.grid]
 
     def _host_number(self, host: str) -> int:
         return [node.name for node in self.hosts].index(host) + 1

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 LIVE_STATES = ("active", "degraded")
 
+TOO_MUCH = ("no_capacity", "no_spectrum")
+"""Refusals after which asking for less may help."""
+
 TRIES = 6
 """How often a plan is adapted to a refusal before the run gives up."""
 
@@ -206,7 +209,7 @@ class ReservedRoad:
                 self._forget(gone)
                 continue
             except ReservationRefusedError as refusal:
-                if refusal.problem.get("code") != "no_capacity" or attempt == TRIES:
+                if refusal.problem.get("code") not in TOO_MUCH or attempt == TRIES:
                     raise
                 last_refusal = refusal
                 share *= _shrink(refusal.problem)
@@ -242,7 +245,7 @@ class ReservedRoad:
         try:
             return self.controller.modify(self._live.id, self.lease_s, flows, retries=1)
         except ReservationRefusedError as refusal:
-            if refusal.problem.get("code") == "no_capacity":
+            if refusal.problem.get("code") in TOO_MUCH:
                 raise
             raise _ReservationGoneError(f"Reservation {self._live.id} cannot go on: {refusal}") from refusal
 

@@ -46,6 +46,10 @@ class PlacedFlow(Answer):
     window: WindowBody | None
     backup_path: list[str] | None
     suspended: Annotated[bool, Field(description="Its ways are all down; it has no bandwidth until one is back.")]
+    lightpaths: Annotated[
+        list[str], Field(description="On an optical map: what it travels in along `path`, see /v1/lightpaths.")
+    ]
+    backup_lightpaths: list[str]
 
 
 class MeterCounters(Answer):

@@ -90,6 +90,27 @@ PLACED_FLOW: Json = {
     "window": None,
     "backup_path": None,
     "suspended": False,
+    "lightpaths": [],
+    "backup_lightpaths": [],
+}
+
+LIGHTPATH: Json = {
+    "id": "lp-766bdad9b6",
+    "nodes": ["r1", "r2", "r3", "r4", "r5"],
+    "length_km": 320.0,
+    "lit": True,
+    "channel": 0,
+    "slots": 1,
+    "central_thz": 191.35,
+    "width_ghz": 50.0,
+    "vlan": 1,
+    "rate_bps": 20_000_000,
+    "reserved_bps": 9_000_000,
+    "free_bps": 10_000_000,
+    "modulation": "DP-QPSK",
+    "gsnr_db": 22.21,
+    "margin_db": 8.21,
+    "flows": [{"reservation": "r-4f1c09ab", "flow": "edge1-up", "backup": False}],
 }
 
 RESERVATION: Json = {

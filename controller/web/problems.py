@@ -64,6 +64,14 @@ EXAMPLES: Sequence[ControllerError] = (
         "edge1-up needs 90 Mb/s; s1->s2 has 61 Mb/s free on the best of 1 paths.",
         **{"flow": "edge1-up", "bottleneck": examples.BOTTLENECK, **_WORTH},
     ),
+    errors.NoSpectrum(
+        "edge1-up: no lightpath over r4->r5 has room, and none of its 4 slots is free for a new one.",
+        **{"flow": "edge1-up", "link": "r4->r5", "slots": 4, **_WORTH},
+    ),
+    errors.OutOfReach(
+        "edge1-up: light does not get over r4->r5 (2500 km): DP-QPSK lacks 1.3 dB.",
+        flow="edge1-up", link="r4->r5", missing_db=1.3, gsnr_db=12.7, fits_at=None, offer=None,
+    ),
     errors.LatencyNotMet(
         "edge1-up: the proven latency would be 9000 us; its limit is 5000 us.",
         **{"flow": "edge1-up", "promise": "latency", "bound_us": 9000.0, "limit_us": 5000.0, **_WORTH},

@@ -96,6 +96,8 @@ def placed_flow(placement: Placement) -> PlacedFlow:
         window=None if window is None else _window_body(window),
         backup_path=None if backup is None else list(backup),
         suspended=placement.suspended,
+        lightpaths=[each.id for each in placement.lightpaths],
+        backup_lightpaths=[each.id for each in placement.backup_lightpaths],
     )
 
 

@@ -62,7 +62,7 @@ def test_the_scale_turns_real_rates_into_emulated_ones() -> None:
 
 
 def test_an_unknown_map_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(MapError, match="no map 'nix': use one of metro, pair, or the path"):
+    with pytest.raises(MapError, match="no map 'nix': use one of metro, pair, waves, or the path"):
         load_map("nix")
 
 

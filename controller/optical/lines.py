@@ -1,0 +1,66 @@
+"""What a lightpath along given switches would be: how much spectrum it takes, what it carries, in which modulation.
+
+On the fixed grid it is one channel of 50 GHz and carries what the format allows that still works so far, at most the
+channel's rate in the map. On the flexible grid it carries the channel's rate in any case: where only a slower format
+works, two or more signals side by side make one lightpath that takes as much more spectrum (Jinno et al., IEEE
+Communications Magazine 48 (2010), "distance-adaptive").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+
+from controller.network import RESERVABLE_SHARE, Network
+from topologies.maps import SLOTS_PER_CHANNEL
+
+SHORTEST_KM = 0.1
+"""A shorter fibre counts as this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """See controller.optical.lightpaths.Lightpath; with a margin below 0 it does not work."""
+
+    width: int
+    rate_bps: int
+    modulation: str
+    gsnr_db: float
+    margin_db: float
+
+    @property
+    def works(self) -> bool:
+        """Whether it can be read at the end."""
+        return self.margin_db >= 0
+
+
+def reservable_bps(rate_bps: int) -> int:
+    """How much of a lightpath's rate reservations may take together; as of a link."""
+    return round(rate_bps * RESERVABLE_SHARE)
+
+
+@lru_cache(maxsize=65_536)
+def line_along(network: Network, nodes: tuple[str, ...]) -> Line:
+    """The best there is: the most rate, then the least spectrum, then the largest margin; or what comes closest.
+
+    Raises: ValueError if the network is not optical (a bug in the caller).
+    """
+    from controller.optical.reach import FORMATS, quality  # GNPy: slow to import, and only for optical networks
+
+    if network.grid is None:
+        raise ValueError(f"map {network.name} is not optical")
+    links = network.links_along(nodes)
+    channel_gbps = min(link.channel_gbps for link in links)
+    light = quality(tuple(max(link.length_km, SHORTEST_KM) for link in links))
+    lines = []
+    for line in FORMATS:
+        signals = ceil(channel_gbps / line.rate_gbps) if network.grid == "flexible" else 1
+        rate_bps = round(min(channel_gbps, signals * line.rate_gbps) * network.scale_mbps_per_gbps * 1e6)
+        margin_db = round(light.margin_db(line), 2)
+        width = signals * SLOTS_PER_CHANNEL[network.grid]
+        lines.append(Line(width, rate_bps, line.name, round(light.gsnr_db, 2), margin_db))
+    working = [line for line in lines if line.works]
+    if not working:
+        return max(lines, key=lambda line: line.margin_db)
+    return max(working, key=lambda line: (line.rate_bps, -line.width, line.margin_db))

@@ -1,0 +1,144 @@
+"""Lightpaths on real Open vSwitch: what travels in them keeps its promise, and core tables grow with them alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.network.conftest import Network
+from tests.network.streams import RATE_BPS, reserved_flow, stream, udp_flow
+from tests.network.test_hostile import forge, listening
+from tests.network.test_reservation import flood
+
+CORE = ("r2", "r3", "r4")
+SMALL_BPS = 400_000
+"""Forty of these and more fit into one lightpath."""
+
+
+@pytest.fixture(scope="module")
+def waves(network_of: Callable[..., Network]) -> Network:
+    return network_of("waves")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(waves: Network) -> Iterator[None]:
+    yield
+    assert waves.api.get("/v1/lightpaths").json() == {"lightpaths": []}, "an empty lightpath is torn down"
+    assert tagged(waves) == {switch: [] for switch in (*CORE, "r5")}
+    assert waves.api.get("/v1/consistency").json()["consistent"]
+
+
+def tagged(network: Network) -> dict[str, list[str]]:
+    """Each switch's entries that look at VLAN ids, as it tells them itself."""
+    found = {}
+    for switch in (*CORE, "r5"):
+        lines = network.switch("dump-flows", switch, "table=1").splitlines()
+        found[switch] = [line for line in lines if "dl_vlan=" in line]
+    return found
+
+
+def lightpaths(network: Network) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = network.api.get("/v1/lightpaths").json()["lightpaths"]
+    return listed
+
+
+def test_a_stream_in_a_lightpath_loses_nothing_beside_a_flood(waves: Network, tmp_path: Path) -> None:
+    with reserved_flow(waves, udp_flow("edge1", "cloud", {"min_bandwidth_bps": RATE_BPS})) as reservation:
+        (lit,) = lightpaths(waves)
+        assert reservation["flows"][0]["lightpaths"] == [lit["id"]]
+        assert lit["nodes"] == ["r1", "r2", "r3", "r4", "r5"]
+        assert lit["flows"] == [{"reservation": reservation["id"], "flow": "stream", "backup": False}]
+        with (
+            flood(waves, "load1", "load2", 120_000_000),
+            stream(waves, "edge1", "cloud", 4, tmp_path) as result,
+        ):
+            pass
+        packets = [sum(map(int, re.findall(r"n_packets=(\d+)", "".join(tagged(waves)[name])))) for name in CORE]
+    assert (result.sent, result.lost, result.duplicates, result.marks()) == (4000, 0, 0, {46})
+    assert min(packets) >= result.sent, "all of it went by its label"
+
+
+def test_best_effort_is_kept_off_all_of_a_lightpath_however_little_travels_there(waves: Network) -> None:
+    with reserved_flow(waves, udp_flow("edge1", "cloud", {"min_bandwidth_bps": SMALL_BPS})):
+        (lit,) = lightpaths(waves)
+        meters = waves.switch("dump-meters", "r4")
+        link = next(each for each in waves.api.get("/v1/network").json()["links"] if each["link"] == "r4->r5")
+        margin_bps = max(200_000, link["capacity_bps"] // 100)
+        left_kbps = (link["capacity_bps"] - lit["rate_bps"] - margin_bps) // 1000
+        assert f"rate={left_kbps} " in meters.replace("burst", " burst")
+
+
+def test_core_tables_grow_with_lightpaths_and_not_with_flows(waves: Network) -> None:
+    one = [small(0)]
+    many = [small(number) for number in range(20)]
+    with asked(waves, one):
+        before = {name: entries(waves, name) for name in CORE}
+    with asked(waves, many) as reservation:
+        after = {name: entries(waves, name) for name in CORE}
+        (lit,) = lightpaths(waves)
+        assert {name for flow in reservation["flows"] for name in flow["lightpaths"]} == {lit["id"]}
+        assert len(lit["flows"]) == 20
+        assert [len(lines) for lines in tagged(waves).values()] == [1, 1, 1, 1]
+    assert after == before
+
+
+def test_channels_differ_where_lightpaths_share_a_link(waves: Network) -> None:
+    with ExitStack() as stack:
+        for edge in ("edge1", "edge3"):
+            flow = udp_flow(edge, "cloud", {"min_bandwidth_bps": RATE_BPS})
+            stack.enter_context(reserved_flow(waves, flow))
+        both = lightpaths(waves)
+        assert sorted((each["nodes"][0], each["channel"]) for each in both) == [("r1", 0), ("r2", 1)]
+        assert len(tagged(waves)["r3"]) == 2
+
+
+def test_whatever_tags_a_host_forges_it_gains_nothing(waves: Network, tmp_path: Path) -> None:
+    """Among them VLAN 1 to 8, which are those of lightpaths that are lit."""
+    with reserved_flow(waves, udp_flow("edge1", "cloud", {"min_bandwidth_bps": RATE_BPS})) as reservation:
+        push = next(line for line in waves.switch("dump-flows", "r1", "table=1").splitlines() if "push_vlan" in line)
+        found = re.search(r"dl_dst=([0-9a-f:]{17})", push)
+        assert found is not None
+        with listening(waves, "cloud") as cloud, stream(waves, "edge1", "cloud", 4, tmp_path) as result:
+            assert forge(waves, found[1], 2.5) > 100
+        meter = waves.api.get(f"/v1/reservations/{reservation['id']}").json()["counters"]["meters"][0]
+    assert (result.lost, result.duplicates, result.marks()) == (0, 0, {46})
+    assert cloud[0] > 0, "what it may send, unmarked, is delivered"
+    assert cloud[1] == 0, "nothing forged is marked or tagged"
+    assert meter["dropped_packets"] == 0
+
+
+def entries(network: Network, switch: str) -> int:
+    return len(network.switch("dump-flows", switch).splitlines())
+
+
+def small(number: int) -> dict[str, Any]:
+    return {
+        "name": f"small-{number}",
+        "source": "edge1",
+        "destination": "cloud",
+        "match": {"protocol": "udp", "source_port": 8000 + number, "destination_port": 7800},
+        "requirement": {"min_bandwidth_bps": SMALL_BPS},
+    }
+
+
+class asked:  # noqa: N801 - reads as what it is
+    """A reservation of these flows, for a block."""
+
+    def __init__(self, network: Network, flows: list[dict[str, Any]]) -> None:
+        self.network = network
+        self.flows = flows
+
+    def __enter__(self) -> dict[str, Any]:
+        body = {"owner": "test", "lease_s": 120, "flows": self.flows}
+        answer = self.network.api.post("/v1/reservations", json=body)
+        assert answer.status_code == 201, answer.text
+        self.made: dict[str, Any] = answer.json()
+        return self.made
+
+    def __exit__(self, *_: object) -> None:
+        self.network.api.delete(f"/v1/reservations/{self.made['id']}")

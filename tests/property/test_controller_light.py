@@ -1,0 +1,166 @@
+"""Whatever is admitted, changed and released on an optical map: no slot is lit twice, no lightpath is overfull."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from controller.admission import Admitted, Request, decide
+from controller.bookings import Bookings
+from controller.forwarding import part_of, wanted_states
+from controller.network import Network, network_from_map
+from controller.optical.lightpaths import Lightpath
+from controller.optical.lines import reservable_bps
+from controller.reservation import Flow, Match, Requirement, Reservation, State
+from controller.target import Target, state_of
+from topologies.loader import load_map
+
+WAVES = load_map("waves")
+HOSTS = [host.name for host in WAVES.hosts]
+
+
+def network(grid: str, channel_gbps: float) -> Network:
+    """The map on another grid; channels of 200 Gb/s need a format that does not reach everywhere."""
+    links = tuple(replace(link, channel_rate_gbps=channel_gbps, length_km=4 * link.length_km) for link in WAVES.links)
+    return network_from_map(replace(WAVES, grid=grid, links=links, scale_mbps_per_gbps=20 / channel_gbps))
+
+
+NETWORKS = [network(grid, gbps) for grid in ("fixed", "flexible") for gbps in (100.0, 200.0)]
+
+
+@st.composite
+def flows(draw: st.DrawFn) -> tuple[Flow, ...]:
+    ends = draw(st.lists(st.permutations(HOSTS).map(lambda hosts: hosts[:2]), min_size=1, max_size=3))
+    return tuple(
+        Flow(
+            f"f{number}",
+            source,
+            destination,
+            Match("udp", draw(st.integers(1, 65535)), 1 + number),
+            Requirement(draw(st.integers(100_000, 19_000_000)), protection=draw(protections)),
+        )
+        for number, (source, destination) in enumerate(ends)
+    )
+
+
+protections = st.sampled_from(["none", "link_disjoint"])
+
+
+class Lightpaths(RuleBasedStateMachine):
+    live = Bundle("live")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bookings = Bookings()
+        self.reservations: dict[str, Reservation] = {}
+        self.numbers = iter(range(1, 10_000))
+
+    @initialize(chosen=st.sampled_from(NETWORKS))
+    def choose(self, chosen: Network) -> None:
+        self.network = chosen
+        self.target = Target(chosen)
+
+    @rule(target=live, wanted=flows(), start_s=st.none() | st.floats(1, 100), lasts_s=st.none() | st.floats(1, 100))
+    def reserve(self, wanted: tuple[Flow, ...], start_s: float | None, lasts_s: float | None) -> object:
+        number = next(self.numbers)
+        end_s = float("inf") if lasts_s is None else (start_s or 0.0) + lasts_s
+        request = Request(f"r-{number:08x}", 1, wanted, start_s, end_s)
+        decision = decide(self.network, self.bookings, tuple(self.reservations.values()), request, 0.0)
+        if not isinstance(decision, Admitted):
+            return multiple()
+        new = Reservation(
+            request.reservation_id, number, 1, "test", State.ACTIVE, 60, 0, 60, decision.placements,
+            start_at_s=start_s or 0.0, end_at_s=None if lasts_s is None else end_s,
+        )  # fmt: skip
+        self._accept(decision, new)
+        return new.id
+
+    @rule(identity=live, wanted=flows())
+    def modify(self, identity: str, wanted: tuple[Flow, ...]) -> None:
+        old = self.reservations[identity]
+        end_s = float("inf") if old.end_at_s is None else old.end_at_s
+        request = Request(identity, old.version + 1, wanted, old.start_at_s or None, end_s)
+        decision = decide(self.network, self.bookings, tuple(self.reservations.values()), request, 0.0)
+        if isinstance(decision, Admitted):
+            changed = replace(old, version=old.version + 1, placements=decision.placements)
+            for new in lit_by(changed):
+                for held in lit_by(old):
+                    assert new.id == held.id or not overlap(new, held), "both are lit while packets move over"
+            self._accept(decision, changed)
+
+    @rule(identity=consumes(live))
+    def release(self, identity: str) -> None:
+        del self.reservations[identity]
+        self.bookings = self.bookings.without(identity)
+        self.target.put(identity, None)
+
+    def _accept(self, decision: Admitted, changed: Reservation) -> None:
+        self.bookings = decision.bookings
+        self.reservations |= {each.id: each for each in decision.standing}
+        self.reservations[changed.id] = changed
+        self.target.put(changed.id, part_of(self.network, changed))
+        for placement in changed.placements:
+            is_carried(placement.path, placement.lightpaths)
+            if placement.backup_path is not None:
+                is_carried(placement.backup_path, placement.backup_lightpaths)
+
+    @invariant()
+    def no_slot_is_lit_twice_at_one_time(self) -> None:
+        everyone = list(self.reservations.values())
+        for number, one in enumerate(everyone):
+            for other in everyone[number:]:
+                if together(one, other):
+                    for first in lit_by(one):
+                        for second in lit_by(other):
+                            assert first.id == second.id or not overlap(first, second)
+
+    @invariant()
+    def no_lightpath_is_overfull_and_all_of_them_work(self) -> None:
+        for lightpath in self.bookings.lightpaths().values():
+            assert self.bookings.reserved_bps(lightpath.id, 0.0) <= reservable_bps(lightpath.rate_bps)
+            assert lightpath.margin_db >= 0
+            for link in lightpath.links:
+                assert lightpath.first_slot + lightpath.width <= self.network.links[link].slots
+
+    @invariant()
+    def what_is_lit_is_what_somebody_travels_in(self) -> None:
+        used = {each.id for reservation in self.reservations.values() for each in lit_by(reservation)}
+        assert set(self.bookings.lightpaths()) == used
+
+    @invariant()
+    def the_target_is_that_of_a_fresh_start(self) -> None:
+        now = [each for each in self.reservations.values() if together(each, each)]
+        if not any(together(one, other) is False for one in now for other in now):  # two may take turns in one channel
+            wanted = wanted_states(self.network, now)
+            assert {name: state_of(entries) for name, entries in self.target.entries.items()} == wanted
+
+    def teardown(self) -> None:
+        for identity in list(self.reservations):
+            self.release(identity)
+        assert self.bookings == Bookings()
+
+
+def lit_by(reservation: Reservation) -> set[Lightpath]:
+    return {each for p in reservation.placements for each in (*p.lightpaths, *p.backup_lightpaths)}
+
+
+def together(one: Reservation, other: Reservation) -> bool:
+    ends = [float("inf") if each.end_at_s is None else each.end_at_s for each in (one, other)]
+    return one.start_at_s < ends[1] and other.start_at_s < ends[0]
+
+
+def overlap(one: Lightpath, other: Lightpath) -> bool:
+    return bool(set(one.links) & set(other.links) and one.slots & other.slots)
+
+
+def is_carried(path: tuple[str, ...], lightpaths: tuple[Lightpath, ...]) -> None:
+    """One after the other they lead along the path's switches."""
+    assert [link for each in lightpaths for link in each.links] == [f"{a}->{b}" for a, b in pairwise(path[1:-1])]
+
+
+TestLightpaths = Lightpaths.TestCase
+TestLightpaths.settings = settings(max_examples=30, stateful_step_count=15, deadline=None)
