@@ -12,7 +12,7 @@ import networkx as nx
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from topologies.maps import MAX_EMULATED_MBPS, CrossTraffic, Grid, Map, MapLink, MapNode
+from topologies.maps import MAX_CHANNELS, MAX_EMULATED_MBPS, CrossTraffic, Grid, Map, MapLink, MapNode
 from topologies.problems import MapError
 
 DIRECTORY = Path(__file__).parent
@@ -161,6 +161,7 @@ def _check_links(raw: dict[str, Any], kinds: dict[str, str]) -> Iterator[_Mistak
             yield _Mistake(place, ends, "these two are linked already; raise `channels` of that link instead")
         graph.add_edge(*ends)
         yield from _check_rate(index, link, scale)
+        yield from _check_channels(index, link, raw.get("optical"))
     yield from _check_hosts(raw, kinds, graph)
 
 
@@ -177,6 +178,13 @@ def _check_rate(index: int, link: dict[str, Any], scale: object) -> Iterator[_Mi
             f"{channels} x {rate:g} Gb/s at {scale:g} Mb/s per Gb/s is {emulated:g} Mb/s; at most "
             f"{MAX_EMULATED_MBPS:g} Mb/s can be emulated: lower scale_mbps_per_gbps to {fitting:g} or less",
         )
+
+
+def _check_channels(index: int, link: dict[str, Any], optical: object) -> Iterator[_Mistake]:
+    most = MAX_CHANNELS.get(optical.get("grid", "")) if isinstance(optical, dict) else None
+    channels = link.get("channels", 1)
+    if most is not None and isinstance(channels, int) and channels > most:
+        yield _Mistake(("links", index, "channels"), channels, f"at most {most} of these fit into the C band")
 
 
 def _check_hosts(raw: dict[str, Any], kinds: dict[str, str], graph: nx.Graph[str]) -> Iterator[_Mistake]:

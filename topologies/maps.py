@@ -16,6 +16,9 @@ Grid = Literal["fixed", "flexible"]
 SLOTS_PER_CHANNEL = {"fixed": 1, "flexible": 3}
 """A channel of the map is one of 50 GHz, or three slots of 12.5 GHz: what a signal of 32 GBd takes at least."""
 
+MAX_CHANNELS = {"fixed": 96, "flexible": 128}
+"""So many of these fill the C band, 4.8 THz."""
+
 MAX_EMULATED_MBPS = 1000.0
 """Mininet's TCIntf ignores rates above this without a word, so the loader refuses them."""
 
