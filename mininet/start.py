@@ -27,7 +27,7 @@ from traffic import Flood, bottleneck_bps, parse_percentage
 @click.option("--edges", default="4", show_default=True, metavar="N|SITE,SITE…",
               help="How many edges, or at which sites (for published networks).")  # fmt: skip
 @click.option("--cloud", metavar="SITE", help="Where the cloud is; without it the most central site.")
-@click.option("--scale", type=click.FloatRange(0, 1000, min_open=True), default=0.8, show_default=True,
+@click.option("--scale", type=click.FloatRange(0, 1000, min_open=True), default=0.2, show_default=True,
               metavar="MBPS", help="Emulated Mb/s for each real Gb/s (for published networks).")  # fmt: skip
 @click.option("--no-prompt", is_flag=True, help="Run until Ctrl-C instead of giving a Mininet prompt.")
 @click.option("--controller", type=click.Choice(["own", "remote"]), default="own", show_default=True,

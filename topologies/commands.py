@@ -28,7 +28,7 @@ def edges_wanted(text: str) -> int | list[str]:
 @click.option("--edges", default="4", show_default=True, metavar="N|SITE,SITE…",
               help="How many edges, or at which sites (for published networks).")  # fmt: skip
 @click.option("--cloud", metavar="SITE", help="Where the cloud is; without it the most central site.")
-@click.option("--scale", type=click.FloatRange(0, 1000, min_open=True), default=0.8, show_default=True,
+@click.option("--scale", type=click.FloatRange(0, 1000, min_open=True), default=0.2, show_default=True,
               metavar="MBPS", help="Emulated Mb/s for each real Gb/s.")  # fmt: skip
 @click.option("--route-factor", type=click.FloatRange(1, 5),
               help="Fibre per great-circle km; without it the rule of ITU-T G.826.")  # fmt: skip

@@ -21,6 +21,7 @@ from typing import Any
 import networkx as nx
 import yaml
 
+from topologies.maps import Grid
 from topologies.plants import Plant
 from topologies.problems import MapError
 
@@ -39,9 +40,10 @@ class Wishes:
 
     edges: int | Sequence[str] = 4
     cloud: str | None = None
-    channels: int = 1
+    channels: int = 4
     channel_rate_gbps: float = 100.0
-    scale_mbps_per_gbps: float = 0.8
+    scale_mbps_per_gbps: float = 0.2
+    grid: Grid = "fixed"
     mtu_bytes: int = 9000
 
 
@@ -86,6 +88,7 @@ def map_facts(plant: Plant, wishes: Wishes) -> dict[str, Any]:
         "source": plant.source,
         "scale_mbps_per_gbps": wishes.scale_mbps_per_gbps,
         "mtu_bytes": wishes.mtu_bytes,
+        "optical": {"grid": wishes.grid},
         "nodes": nodes,
         "links": links,
         "cross_traffic": {"source": "load1", "sink": "load2", "bottleneck": bottleneck},
