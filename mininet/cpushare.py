@@ -15,8 +15,8 @@ PERIOD_US = 20_000
 GROUP = "paceline"
 
 
-def create(host: str, share: float, journal: Journal) -> tuple[str, ...]:
-    """A control group that limits its processes to `share` cores; returns the directories to join.
+def create(host: str, share: float | None, journal: Journal) -> tuple[str, ...]:
+    """A control group that limits its processes to `share` cores (None: no limit); returns the directories to join.
 
     Raises: OSError if the machine has no cpu controller.
     """
@@ -33,7 +33,8 @@ def create(host: str, share: float, journal: Journal) -> tuple[str, ...]:
     group = parent / host
     journal.cgroup(group)
     group.mkdir(exist_ok=True)
-    set_share((str(group),), share)
+    if share is not None:
+        set_share((str(group),), share)
     return (str(group),)
 
 

@@ -172,7 +172,7 @@ class Emulation:
     def _describe(self, node: Any) -> running.RunningHost:
         plan = self.plan.node(node.name)
         cgroup: tuple[str, ...] = ()
-        if plan.cpu_share is not None:
+        if plan.cpu_share is not None or plan.kind == "cloud":  # it is in nobody's way, and nobody in its
             try:
                 cgroup = cpushare.create(plan.name, plan.cpu_share, self.journal)
             except OSError as error:

@@ -63,17 +63,16 @@ class Prompt(CLI):  # type: ignore[misc]
         Raises: EmulationError if there is no such host, or no such share.
         """
         host, _, share = line.strip().partition(" ")
-        found = next((known for known in self.emulation.hosts if known.name == host and known.cgroup), None)
-        if found is None:
-            limited = ", ".join(known.name for known in self.emulation.hosts if known.cgroup)
-            raise EmulationError(f"share: {host!r} has no CPU share to change; these have: {limited}")
+        limited = {known.name: known for known in self.emulation.hosts if known.cpu_share is not None}
+        if host not in limited:
+            raise EmulationError(f"share: {host!r} has no CPU share to change; these have: {', '.join(limited)}")
         try:
             cores = float(share)
         except ValueError as error:
             raise EmulationError(f"share: {share!r} is no number of cores, like 0.25") from error
         if not 0.01 <= cores <= 64:
             raise EmulationError(f"share: {cores:g} cores: give 0.01 to 64")
-        cpushare.set_share(found.cgroup, cores)
+        cpushare.set_share(limited[host].cgroup, cores)
 
 
 def _parse(line: str, names: int, right: str) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ DIRECTORY = Path(os.environ.get("PACELINE_RUN_DIR", "/run/paceline"))
 class RunningHost:
     """A host of the emulation: the process whose namespaces it lives in, and where its CPU share is set.
 
-    `cgroup` holds the directories a process must join (write its pid to `cgroup.procs`); empty if not limited.
+    `cgroup` holds the directories a process must join (write its pid to `cgroup.procs`); empty if there is none.
     """
 
     name: str

@@ -19,6 +19,7 @@ from trainer.credentials import NOBODY, Credentials
 from trainer.crew import Crew
 from trainer.errors import ProtocolError, TrainerError
 from trainer.exchange import StepResult
+from trainer.heap import keep_heap
 from trainer.member import Member
 from trainer.pacing import pace_bytes_per_s
 from trainer.record import RunRecord
@@ -39,6 +40,7 @@ def run(
     Raises: TrainerError.
     """
     torch.set_num_threads(1)
+    keep_heap()
     try:
         crew = Crew(address, settings.edges, settings.task, resumed.samples if resumed else None, credentials)
     except TrainerError as error:

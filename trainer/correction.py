@@ -1,9 +1,9 @@
 """What was measured corrects what was predicted: per layer, per burst and for the node as a whole.
 
-The state is a factor for every layer (1 at first) and a cost per burst of work (0 at first; negative where a CPU
-limit lets a process that has waited run ahead). A Kalman filter learns it from sums: a round tells only how long the
-layers [0, cut) took together, and the covariance decides which of them is to blame. It has two parts, a scale common
-to all layers (what else runs on the node, its CPU share) and the layers' own errors, so a cut never tried yet profits
+The state is a factor for every layer (1 at first) and a cost per burst of work (0 at first; negative where layers take
+less together than they did one by one). A Kalman filter learns it from sums: a round tells only how long the layers
+[0, cut) took together, and the covariance decides which of them is to blame. It has two parts, a scale common to all
+layers (what the node's processor does) and the layers' own errors, so a cut never tried yet profits
 from those that were.
 Source: Kalman 1960, "A New Approach to Linear Filtering and Prediction Problems"; Jazwinski 1970, chapter 8, for the
 test of the innovation.
@@ -13,31 +13,22 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-JUMP_SHARE = 0.20
-"""A round whose steps deviate by more than this in one direction, all or all but one, may show a changed node.
-
-All but one: the change may have come in the middle of a step.
-"""
-JUMP_DEVIATIONS = 3.0
-"""... and does, if what is not yet known of the layers does not explain it: so many standard deviations."""
+from trainer.stretch import LEAST_NOISE
 
 SCALE_DEVIATION = 0.25
 LAYER_DEVIATION = 0.20
-BURST_DEVIATION = 0.5
+BURST_DEVIATION = 0.1
 """What is unknown at first, relative to the prior; of a burst, relative to the mean layer."""
 SCALE_DRIFT = 0.02
 LAYER_DRIFT = 0.005
 """How much that grows from one round to the next."""
-LEAST_NOISE = 0.03
-"""Of a round's median, relative: no round is believed more than this."""
 LEAST_FACTOR = 0.02
-NOISE_MEMORY = 0.7
 
 Vector = NDArray[np.float64]
 
@@ -53,14 +44,12 @@ class Correction:
         layers = self._scale_direction()
         self._covariance = SCALE_DEVIATION**2 * np.outer(layers, layers)
         self._covariance += np.diag(np.append(np.full(size, LAYER_DEVIATION**2), BURST_DEVIATION**2))
-        self.noise_share = LEAST_NOISE
-        """How far a step's time lies from its prediction, typically, relative to it."""
 
     def history(self) -> dict[str, Any]:
         """All that was learnt, as JSON; `recalled` takes it back."""
         return {
             "prior_s": self._prior_s.tolist(), "state": self._state.tolist(),
-            "covariance": self._covariance.tolist(), "noise_share": self.noise_share,
+            "covariance": self._covariance.tolist(),
         }
 
     @classmethod
@@ -69,7 +58,6 @@ class Correction:
         known = cls(history["prior_s"])
         known._state = np.asarray(history["state"], dtype=np.float64)
         known._covariance = np.asarray(history["covariance"], dtype=np.float64)
-        known.noise_share = float(history["noise_share"])
         return known
 
     def layers_s(self) -> Vector:
@@ -85,11 +73,15 @@ class Correction:
         layers_s = float(np.dot(np.asarray(runs, dtype=np.float64), self.layers_s()))
         return max(layers_s + bursts * self.burst_s(), 0.1 * layers_s)
 
-    def learn(self, runs: Sequence[float], bursts: float, measured_s: Sequence[float], jumped: bool = False) -> None:
+    def learn(
+        self, runs: Sequence[float], bursts: float, measured_s: Sequence[float], jumped: bool = False,
+        typical: Callable[[Sequence[float]], float] = statistics.fmean,
+    ) -> None:
         """Take in the steps of one round; each ran every layer so many times, in so many bursts.
 
-        Their mean counts, and the less the further they lie apart: under a CPU limit short work takes either nothing
-        but itself or a period more. After a jump the median counts: the first step may still have been an old one.
+        What is `typical` of them counts, and the less the further they lie apart. Of seconds by the clock that is the
+        mean: under a CPU limit short work takes either nothing but itself or a period more. After a jump the median
+        counts: the first step may still have been an old one.
         """
         predicted_s = self.predict_s(runs, bursts)
         if not measured_s or predicted_s <= 0:
@@ -101,11 +93,9 @@ class Correction:
         if jumped:
             seen_s, noise_s = statistics.median(measured_s), 0.0
         else:
-            seen_s = statistics.fmean(measured_s)
+            seen_s = typical(measured_s)
             noise_s = statistics.pstdev(measured_s) / math.sqrt(max(1, len(measured_s) - 1))
         self._update(row, seen_s - predicted_s, max(LEAST_NOISE * predicted_s, noise_s))
-        error = statistics.median(abs(measured / self.predict_s(runs, bursts) - 1) for measured in measured_s)
-        self.noise_share = NOISE_MEMORY * self.noise_share + (1 - NOISE_MEMORY) * error
 
     def deviation_s(self, runs: Sequence[float], bursts: float) -> float:
         """The standard deviation of such a prediction, as far as the layers are not known yet."""
@@ -122,14 +112,3 @@ class Correction:
         self._state = self._state + blame * (innovation_s / variance)
         self._state[:-1] = np.maximum(self._state[:-1], LEAST_FACTOR)
         self._covariance -= np.outer(blame, blame) / variance
-
-
-def has_jumped(predicted_s: float, deviation_s: float, measured_s: Sequence[float]) -> bool:
-    """Whether a round shows that the node has changed, and not just that its layers were not known yet."""
-    if predicted_s <= 0 or not measured_s:
-        return False
-    ratios = [measured / predicted_s for measured in measured_s]
-    enough = len(ratios) if len(ratios) < 3 else len(ratios) - 1
-    agree = max(sum(r > 1 + JUMP_SHARE for r in ratios), sum(r < 1 - JUMP_SHARE for r in ratios)) >= enough
-    explained_s = math.hypot(deviation_s, LEAST_NOISE * predicted_s)
-    return agree and abs(statistics.median(measured_s) - predicted_s) > JUMP_DEVIATIONS * explained_s

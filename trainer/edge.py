@@ -22,6 +22,7 @@ from trainer.credentials import NOBODY, Credentials
 from trainer.edge_step import EdgeStep, StepGivenUpError
 from trainer.errors import ConnectionLostError, NetworkError, ProtocolError, TrainerError, TrainingFailedError
 from trainer.halves import EdgeHalf, hides_labels
+from trainer.heap import keep_heap
 from trainer.loading import load_local
 from trainer.models import build_layers
 from trainer.own import is_own
@@ -69,6 +70,7 @@ def run(settings: EdgeSettings, say: Callable[[str], None] = log.info) -> str:
     Raises: DataError, NetworkError, TrainingFailedError.
     """
     torch.set_num_threads(1)
+    keep_heap()
     data = load_local(settings.data, settings.sharing, settings.name, settings.index, settings.edges, settings.seed)
     _load_the_rest()
     _join(settings.cgroups)
@@ -213,7 +215,9 @@ class Edge:
         images = known[2] if known else standardize.apply(self._data.train.inputs, recipe.standardization)
         self._step = EdgeStep(self._link, self._half, images, self._data.train.labels, recipe, self._settings.name,
                               self._settings.index)
-        seconds = known[1] if known else benchmark.rehearse(layers, self._step.micro_batch)
+        seconds = known[1] if known else benchmark.rehearse(
+            layers, self._step.micro_batch, recipe.optimizer, recipe.micro
+        )
         self._rehearsed = recipe, seconds, images
         self.was_prepared = True
         self._link.connection.send(messages.Ready(layers=seconds))

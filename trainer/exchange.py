@@ -41,19 +41,6 @@ class EdgeExchange:
         """How long the edge computed."""
         return 0.0 if self.done is None else self.done.forward_s + self.done.tail_s + self.done.backward_s
 
-    @property
-    def steady_backward_s(self) -> float:
-        """What backward takes, or would take without pauses.
-
-        A CPU limit lets a process that has waited for a gradient run ahead. So an edge that waits looks faster than
-        it is, would get more layers, would wait no more and be too slow. Forward is one piece of work, and shows what
-        a second of the processor takes by the wall clock.
-        """
-        done = self.done
-        if done is None:
-            return 0.0
-        return max(done.backward_s, done.backward_cpu_s * done.forward_s / max(done.forward_cpu_s, 1e-9))
-
     def link_s(self, direction: Direction) -> float:
         """What the flow's whole reserved (or planned) rate needs for what was sent: its share of every link."""
         frames, promise = (self.sent_up, self.up) if direction == "up" else (self.sent_down, self.down)

@@ -10,6 +10,7 @@ from trainer.codec import Codec
 from trainer.predictor import ComputeProfile, LayerSeconds
 from trainer.recipe import OptimizerRecipe
 from trainer.standardize import Standardization, Statistics
+from trainer.stretch import StepTimes
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,200}$")]
@@ -216,6 +217,11 @@ class StepDone(Message):
     gradients_received_s: list[Seconds]
     tail_s: Seconds = 0.0
     loss: Seconds | None = None
+
+    @property
+    def times(self) -> StepTimes:
+        """What the computing took."""
+        return StepTimes(self.forward_s, self.forward_cpu_s, self.backward_s, self.backward_cpu_s)
 
 
 class Collect(Message):

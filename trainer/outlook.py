@@ -14,6 +14,7 @@ from trainer.pacing import transfer_bits, wire_bits
 from trainer.parts import split_evenly
 from trainer.planner import EdgeForecast, Option
 from trainer.predictor import CloudPredictor, LayerSeconds, Predictor, TailPredictor
+from trainer.stretch import StepTimes
 
 FRAME_BYTES = protocol.PREFIX.size + 340
 """Prefix and header of a segment's or gradient's frame, with the padding of its tensors."""
@@ -85,11 +86,9 @@ class Outlook:
         """The segment's own bytes at that cut: one mini-batch of values, encoded."""
         return sum(encoded_bytes((samples, *self._shapes[cut]), codec) for samples in self._pieces[edge])
 
-    def learn_edge(
-        self, edge: str, cut: int, forward_s: Sequence[float], backward_s: Sequence[float], tail_s: Sequence[float]
-    ) -> None:
+    def learn_edge(self, edge: str, cut: int, steps: Sequence[StepTimes], tail_s: Sequence[float]) -> None:
         """What the steps of a round took on an edge."""
-        self._edges[edge].learn(cut, len(self._pieces[edge]), forward_s, backward_s)
+        self._edges[edge].learn(cut, len(self._pieces[edge]), steps)
         if self._tail is not None:
             self._tails[edge].learn(len(self._pieces[edge]), tail_s)
 

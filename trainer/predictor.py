@@ -1,11 +1,13 @@
 """Costs + what was measured -> seconds.
 
 The prior of a layer is FLOPs x a + bytes x b + a constant. One rehearsal of the model on the node itself replaces it
-layer by layer where there was one; then every round corrects layers and node (`trainer.correction`).
+layer by layer where there was one. Then every round corrects what the layers take of a processor
+(`trainer.correction`), and how much longer that is by the clock (`trainer.stretch`).
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, combinations
@@ -13,11 +15,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from trainer.correction import Correction, has_jumped
+from trainer.correction import Correction
 from trainer.costs import LayerCost
+from trainer.stretch import LEAST_NOISE, StepTimes, Stretch, has_jumped
 
 LAYER_CONSTANT_S = 50e-6
 """What calling a layer costs however small it is."""
+NOISE_MEMORY = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +34,11 @@ class ComputeProfile:
 
 @dataclass(frozen=True, slots=True)
 class LayerSeconds:
-    """Seconds per layer for some number of samples."""
+    """Seconds per layer for some number of samples; `stretch` of them for a second of a processor."""
 
     forward_s: tuple[float, ...]
     backward_s: tuple[float, ...]
+    stretch: float = 1.0
 
     @property
     def work_s(self) -> tuple[float, ...]:
@@ -45,7 +50,7 @@ class LayerSeconds:
         def kept(seconds: tuple[float, ...]) -> tuple[float, ...]:
             return tuple(one if first <= layer < last else 0.0 for layer, one in enumerate(seconds))
 
-        return LayerSeconds(kept(self.forward_s), kept(self.backward_s))
+        return LayerSeconds(kept(self.forward_s), kept(self.backward_s), self.stretch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +126,16 @@ class Predictor:
 
     def __init__(self, layers: LayerSeconds) -> None:
         self._layers = len(layers.forward_s)
-        self._forward = Correction(layers.forward_s)
-        self._backward = Correction(layers.backward_s)
+        self._stretch = Stretch(layers.stretch)
+        self._forward = Correction([one / layers.stretch for one in layers.forward_s])
+        self._backward = Correction([one / layers.stretch for one in layers.backward_s])
+        self.noise_share = LEAST_NOISE
+        """How far a step forward lies from its prediction, typically, relative to it."""
 
     def history(self) -> dict[str, Any]:
         """All that was learnt, as JSON; `recalled` takes it back."""
-        return {"forward": self._forward.history(), "backward": self._backward.history()}
+        return {"forward": self._forward.history(), "backward": self._backward.history(),
+                "stretch": self._stretch.history(), "noise_share": self.noise_share}
 
     @classmethod
     def recalled(cls, history: Mapping[str, Any]) -> Self:
@@ -134,35 +143,35 @@ class Predictor:
         known = cls(LayerSeconds((), ()))
         known._forward = Correction.recalled(history["forward"])
         known._backward = Correction.recalled(history["backward"])
+        known._stretch = Stretch.recalled(history["stretch"])
+        known.noise_share = float(history["noise_share"])
         known._layers = len(known._forward.layers_s())
         return known
 
-    @property
-    def noise_share(self) -> float:
-        """How far a step forward lies from its prediction, typically, relative to it."""
-        return self._forward.noise_share
-
     def forward_s(self) -> list[float]:
         """Seconds for the layers [0, cut) forward, for every cut 0..L."""
-        return _by_cut(self._forward)
+        return [self._stretch.value * cpu_s for cpu_s in _by_cut(self._forward)]
 
     def backward_s(self) -> list[float]:
         """The same backward."""
-        return _by_cut(self._backward)
+        return [self._stretch.value * cpu_s for cpu_s in _by_cut(self._backward)]
 
-    def learn(self, cut: int, micros: int, forward_s: Sequence[float], backward_s: Sequence[float]) -> None:
+    def learn(self, cut: int, micros: int, steps: Sequence[StepTimes]) -> None:
         """Take in the steps of a round, each of `micros` micro-batches."""
-        if cut == 0 or not forward_s:
+        if cut == 0 or not steps:
             return
         runs = [float(micros)] * cut + [0.0] * (self._layers - cut)
         both = (self._forward, self._backward)
+        cpu_s = [one.cpu_s for one in steps]
         jumped = has_jumped(
-            sum(one.predict_s(runs, micros) for one in both),
-            sum(one.deviation_s(runs, micros) for one in both),
-            [f + b for f, b in zip(forward_s, backward_s, strict=True)],
+            sum(one.predict_s(runs, micros) for one in both), sum(one.deviation_s(runs, micros) for one in both), cpu_s
         )
-        self._forward.learn(runs, micros, forward_s, jumped)
-        self._backward.learn(runs, micros, backward_s, jumped)
+        self._forward.learn(runs, micros, [one.forward_cpu_s for one in steps], jumped, statistics.median)
+        self._backward.learn(runs, micros, [one.backward_cpu_s for one in steps], jumped, statistics.median)
+        self._stretch.learn(steps)
+        foretold_s = self._stretch.value * self._forward.predict_s(runs, micros)
+        error = statistics.median(abs(one.forward_s / foretold_s - 1) for one in steps)
+        self.noise_share = NOISE_MEMORY * self.noise_share + (1 - NOISE_MEMORY) * error
 
 
 class CloudPredictor:

@@ -6,7 +6,11 @@ import time
 
 
 class Stopwatch:
-    """`with stopwatch:` around every block; a block that fails does not count."""
+    """`with stopwatch:` around every block; a block that fails does not count.
+
+    Asking for the processor's time is a system call, and a CPU limit stops a process at such calls. So the wall clock
+    is read before the first and after the last: else most of the waiting would fall between two blocks.
+    """
 
     def __init__(self) -> None:
         self.wall_s = 0.0
@@ -14,9 +18,12 @@ class Stopwatch:
         self._began = (0.0, 0.0)
 
     def __enter__(self) -> None:
-        self._began = (time.perf_counter(), time.thread_time())
+        wall_s = time.perf_counter()
+        self._began = wall_s, time.thread_time()
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        cpu_s = time.thread_time()
+        wall_s = time.perf_counter()
         if error is None:
-            self.wall_s += time.perf_counter() - self._began[0]
-            self.cpu_s += time.thread_time() - self._began[1]
+            self.wall_s += wall_s - self._began[0]
+            self.cpu_s += cpu_s - self._began[1]

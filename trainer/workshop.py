@@ -86,9 +86,8 @@ class Workshop:
         """Feed a round's measurements to the predictors; `complete`: all its edges were there to the end."""
         for name, one in self.apprentices.items():
             mine = [step.edges[name] for step in steps if name in step.edges]
-            self.outlook.learn_edge(name, one.cut, [e.done.forward_s for e in mine if e.done],
-                                    [e.steady_backward_s for e in mine if e.done],
-                                    [e.done.tail_s for e in mine if e.done])
+            self.outlook.learn_edge(name, one.cut, [exchange.done.times for exchange in mine if exchange.done],
+                                    [exchange.done.tail_s for exchange in mine if exchange.done])
             late = one.cap is not None and one.cap < one.cut
             one.cap = eased(one.cap, late, len(self._preparation.costs))
         if complete:
@@ -142,9 +141,9 @@ class Workshop:
         self._crew.collect(messages.Restored, self._settings.step_timeout_s, among=members, stale=True)
 
     def _look_out(self, recipe: messages.Prepare) -> Outlook:
-        micro_samples = -(-recipe.batch // recipe.micro)
         built = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
-        here = benchmark.rehearse(built, torch.zeros(micro_samples, *recipe.sample_shape))
+        samples = torch.zeros(-(-recipe.batch // recipe.micro), *recipe.sample_shape)
+        here = benchmark.rehearse(built, samples, recipe.optimizer, recipe.micro)
         layers = {member.name: member.layers for member in self._crew.members if member.layers is not None}
         batches = {name: one.batch for name, one in self.apprentices.items()}
         return Outlook(layers, here, self._preparation.segment_shapes, batches, recipe.micro,

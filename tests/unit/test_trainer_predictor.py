@@ -20,6 +20,7 @@ from trainer.predictor import (
     Work,
     prior_seconds,
 )
+from trainer.stretch import StepTimes
 
 SHAPE = (3, 32, 32)
 
@@ -36,9 +37,14 @@ def at(predictor: Predictor, cut: int) -> float:
     return predictor.forward_s()[cut] + predictor.backward_s()[cut]
 
 
-def learn(predictor: Predictor, cut: int, steps_s: list[float]) -> None:
-    """A round of such steps of one micro-batch, a third of each forward."""
-    predictor.learn(cut, 1, [one / 3 for one in steps_s], [2 * one / 3 for one in steps_s])
+def learn(predictor: Predictor, cut: int, steps_s: list[float], share: float = 1.0) -> None:
+    """A round of such steps of one micro-batch, a third of each forward, on such a share of a processor."""
+    predictor.learn(cut, 1, [step(one / 3, 2 * one / 3, share) for one in steps_s])
+
+
+def step(forward_s: float, backward_s: float, share: float = 1.0) -> StepTimes:
+    """By the clock; and that share of it of a processor."""
+    return StepTimes(forward_s, share * forward_s, backward_s, share * backward_s)
 
 
 def test_a_cut_costs_the_edge_its_leading_layers_and_the_cloud_the_rest(predictor: Predictor) -> None:
@@ -62,6 +68,21 @@ def test_a_change_in_the_middle_of_the_first_step_is_believed_as_well(predictor:
     assert at(predictor, 2) == pytest.approx(1.8, rel=0.05)
 
 
+def test_a_halved_share_of_a_processor_is_believed_after_one_round_at_every_cut(predictor: Predictor) -> None:
+    for cut in (2, 1, 2, 1):
+        learn(predictor, cut, [at(predictor, cut)] * 4)
+    learn(predictor, 2, [1.5, 1.9, 1.7, 1.9], share=0.5)
+    assert at(predictor, 2) == pytest.approx(1.75, rel=0.05)
+    assert at(predictor, 1) == pytest.approx(0.58, rel=0.05)
+
+
+def test_a_share_that_makes_short_steps_uneven_does_not_change_what_layers_take(predictor: Predictor) -> None:
+    for _ in range(8):
+        predictor.learn(2, 1, [step(0.3, 0.6), step(0.6, 1.2, 0.5), step(0.3, 0.6), step(0.6, 1.2, 0.5)])
+    assert at(predictor, 2) == pytest.approx(1.35, rel=0.06)
+    assert at(predictor, 1) == pytest.approx(at(predictor, 2) / 3, rel=1e-3)
+
+
 def test_one_slow_step_does_not_swing_the_prediction(predictor: Predictor) -> None:
     for _ in range(5):
         learn(predictor, 2, [0.9] * 4)
@@ -78,8 +99,8 @@ def test_what_one_cut_teaches_counts_for_its_own_layers_most(predictor: Predicto
 
 
 def test_nothing_measured_changes_nothing(predictor: Predictor) -> None:
-    predictor.learn(0, 4, [0.1], [0.1])
-    predictor.learn(2, 4, [], [])
+    predictor.learn(0, 4, [step(0.1, 0.1)])
+    predictor.learn(2, 4, [])
     assert predictor.forward_s() == pytest.approx([0.0, 0.1, 0.3])
 
 
@@ -117,7 +138,7 @@ def test_a_noisy_node_is_foretold_without_swinging_and_a_new_share_within_one_ro
         node_s = true_s / (share if number >= 12 else 1.0)
         foretold.append(at(predictor, cut) / (2 * float(node_s[:cut].sum())))
         steps = [float(node_s[:cut].sum()) * 4 * random.lognormal(0, noise) for _ in range(4)]
-        predictor.learn(cut, 4, steps, steps)
+        predictor.learn(cut, 4, [step(one, one) for one in steps])
         errors.append(abs(at(predictor, cut) / (2 * float(node_s[:cut].sum())) - 1))
     assert errors[12] < 0.06 + 2 * noise  # the first round at the new share has been seen
     for steady in (foretold[4:12], foretold[16:]):
