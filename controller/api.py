@@ -68,6 +68,6 @@ def create_app(
     add_error_answers(app, seen)
     app.include_router(reservation_routes(service, desk))
     app.include_router(lightpath_routes(service, desk))
-    app.include_router(network_routes(service, desk, propagation_emulated))
+    app.include_router(network_routes(service, desk, propagation_emulated, audit))
     app.include_router(operation_routes(service, desk, metrics, stream, audit))
     return app

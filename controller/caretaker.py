@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import count
@@ -18,7 +18,6 @@ from time import monotonic
 from controller.errors import Overloaded
 from controller.fabric import TICK_S
 from controller.optical.grooming import is_possible
-from controller.repeats import Repeats
 from controller.reservation import Reservation, State
 from controller.survival import survive
 from controller.target import Touched
@@ -35,6 +34,9 @@ BUSY_PAUSE_S = 0.05
 FIRST_JUDGED_S = 10.0
 FORGET_EVERY_S = 3600.0
 
+Forget = Callable[[float], None]
+"""Drops what is too old at a moment (Unix time)."""
+
 MAP_CHANGED = "The map has changed and its path is gone."
 NEVER_STARTED = "Its time was over before it could be installed."
 NOT_RENEWED = "The lease was not renewed."
@@ -43,10 +45,10 @@ NOT_RENEWED = "The lease was not renewed."
 class Caretaker:
     """Keeps reservations to their time and switches to what they should hold."""
 
-    def __init__(self, writer: Writer, repeats: Repeats, check_s: float) -> None:
+    def __init__(self, writer: Writer, forgets: Sequence[Forget], check_s: float) -> None:
         self._writer = writer
         self._book, self._fabric, self._clock = writer.book, writer.fabric, writer.clock
-        self._repeats = repeats
+        self._forgets = tuple(forgets)
         self._check_s = check_s
         self._stopping = threading.Event()
         self._judge = False
@@ -153,7 +155,8 @@ class Caretaker:
         self._fabric.check_wiring()
         if now_s >= self._forget_at_s:
             self._forget_at_s = now_s + FORGET_EVERY_S
-            self._repeats.forget_old(now_s)
+            for forget in self._forgets:
+                _try_to(forget, now_s)
 
     def _is_time_for_the_first(self) -> bool:
         """After a start nothing is known of links until the switches have spoken; the silent are not waited for."""
@@ -271,6 +274,14 @@ class Caretaker:
                 except Exception:
                     log.exception("checker: switch=%s could not be compared", name)
             took_s = monotonic() - began_s
+
+
+def _try_to(forget: Forget, now_s: float) -> None:
+    """What cannot be forgotten now is tried again when it is time the next time."""
+    try:
+        forget(now_s)
+    except Exception:
+        log.exception("caretaker: what is old could not be dropped")
 
 
 def _next_moment_s(reservation: Reservation) -> float:

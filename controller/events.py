@@ -70,7 +70,18 @@ class Installed:
     seconds: float
 
 
-ServiceEvent = ReservationChanged | LinkChanged | SpanChanged | SwitchChanged | Reconciled | Installed
+@dataclass(frozen=True, slots=True)
+class SwitchImpostor:
+    """Somebody at an address said to be this switch, with a certificate in other names; it was not let in."""
+
+    switch: str
+    names: tuple[str, ...]
+    address: str
+
+
+ServiceEvent = (
+    ReservationChanged | LinkChanged | SpanChanged | SwitchChanged | SwitchImpostor | Reconciled | Installed
+)
 
 
 @dataclass(frozen=True, slots=True)

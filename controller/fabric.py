@@ -18,7 +18,15 @@ from typing import TypeVar
 
 from controller.entries import COOKIE_RESERVATION_MASK, MeterEntry, cookie_of
 from controller.errors import SwitchDown, SwitchError, SwitchTimeout
-from controller.events import LinkChanged, Reconciled, ServiceEvent, SwitchChanged, SwitchReport, SwitchStanding
+from controller.events import (
+    LinkChanged,
+    Reconciled,
+    ServiceEvent,
+    SwitchChanged,
+    SwitchImpostor,
+    SwitchReport,
+    SwitchStanding,
+)
 from controller.forwarding import reservation_meter
 from controller.gates import Gates
 from controller.holdings import Difference, Holdings, Told
@@ -28,6 +36,7 @@ from controller.spans import SpanState, changes, links_of, span_states
 from controller.switches import (
     ChangesByNumber,
     FlowCounter,
+    Impostor,
     LldpSeen,
     MeterCounter,
     Pause,
@@ -50,6 +59,7 @@ RETRY_S = 2.0
 TICK_S = 1.0
 WIRING_CHECK_S = 3.0
 SETTLED_S = 2.5 * WIRING_CHECK_S
+WARN_EVERY_S = 60.0
 
 Result = TypeVar("Result")
 
@@ -77,6 +87,7 @@ class Fabric:
         self._gates = Gates(self)
         self._name_of = {number: node.name for number, node in network.switch_by_datapath_id.items()}
         self._number_of = {name: number for number, name in self._name_of.items()}
+        switches.expect(self._name_of)
         self._lock = threading.Lock()
         self._in_step: frozenset[str] = frozenset()
         self._under_way: set[str] = set()
@@ -85,6 +96,7 @@ class Fabric:
         self._up_since_s: dict[int, float] = {}
         self._heard: dict[PortKey, PortKey] = {}
         self._checked_at_s = 0.0
+        self._warned_until_s: dict[str, float] = {}
         self._waiting: list[SwitchEvent] = []
 
     def start(self) -> None:
@@ -352,6 +364,9 @@ class Fabric:
         if isinstance(event, LldpSeen):
             self._heard[number, event.port] = event.source, event.source_port
             return
+        if isinstance(event, Impostor):
+            self._turned_away(event)
+            return
         if isinstance(event, SwitchUp):
             self._ports[number] = {port: up for port, (_, up) in event.ports.items()}
             self._up_since_s[number] = time.monotonic()
@@ -370,6 +385,15 @@ class Fabric:
             self._holdings.forget([name])
             self._retry_at_s.pop(name, None)
             self._stand([name], False)
+
+    def _turned_away(self, event: Impostor) -> None:
+        """Say so, but not each time that it comes again."""
+        name, now_s = self._name_of[event.datapath_id], time.monotonic()
+        if now_s >= self._warned_until_s.get(name, 0.0):
+            self._warned_until_s[name] = now_s + WARN_EVERY_S
+            shown = ", ".join(event.names)
+            log.warning("switch=%s turned away address=%s: its certificate is that of %s", name, event.address, shown)
+            self._tell(SwitchImpostor(name, event.names, event.address))
 
     def _links_dark(self) -> frozenset[str]:
         return frozenset(link.name for link in self._network.links.values() if not self._is_up(link))

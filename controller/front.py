@@ -23,9 +23,11 @@ import eventlet.queue
 from controller.entries import COOKIE_TAG, COOKIE_TAG_MASK, MeterEntry, SwitchState, describe
 from controller.errors import SwitchDown, SwitchError, SwitchRefused, SwitchTimeout
 from controller.openflow import flow_counter, group_entry, message_of, meter_counter, meter_entry
+from controller.security.switch_tls import peer_names_of
 from controller.switches import (
     ChangesByNumber,
     FlowCounter,
+    Impostor,
     MeterCounter,
     Pause,
     Reading,
@@ -68,8 +70,13 @@ class Front:
         os.set_blocking(self._read_fd, False)
         os.set_blocking(self._write_fd, False)
         self._greenlet: Any = None
+        self._names: Mapping[int, str] | None = None
 
     # From any thread ------------------------------------------------------------------------------------------------
+
+    def expect(self, names: Mapping[int, str]) -> None:
+        """Whose name the certificate of each switch must bear, by datapath id."""
+        self._names = names
 
     def connected(self) -> frozenset[int]:
         """The datapath ids that are connected now."""
@@ -207,6 +214,23 @@ class Front:
         self._outboxes[datapath.id].put(bytes(buffer))
         return exchange
 
+    def may_join(self, datapath: Any) -> bool:
+        """Whether a switch is who it says: it need show no certificate, or shows one in its own name."""
+        shown = peer_names_of(datapath.socket)
+        if shown is None:
+            return True
+        if self._names is None:  # it was quicker than we; it will come again
+            return False
+        name = self._names.get(datapath.id)
+        if name is None or name in shown:  # nobody of the map takes no part in anything
+            return True
+        self.events.put(Impostor(datapath.id, tuple(sorted(shown)), datapath.address[0]))
+        return False
+
+    def is_in(self, datapath: Any) -> bool:
+        """Whether this connection is the one by which we know the switch."""
+        return self.datapaths.get(datapath.id) is datapath
+
     def joined(self, datapath: Any) -> None:
         """A switch has finished its handshake on this connection."""
         outbox = self._outboxes[datapath.id] = eventlet.queue.LightQueue()
@@ -216,7 +240,7 @@ class Front:
     def answered(self, datapath: Any, xid: int, parts: Sequence[Any], more: bool) -> None:
         """An answer has come in, or part of one."""
         exchange = self.exchanges.get((datapath.id, xid))
-        if exchange is None:
+        if exchange is None or exchange.datapath is not datapath:
             return
         exchange.parts += parts
         if xid == exchange.last_xid and not more:
@@ -225,16 +249,16 @@ class Front:
     def refused(self, datapath: Any, xid: int, sentence: str) -> None:
         """A switch has answered with an error."""
         exchange = self.exchanges.get((datapath.id, xid))
-        if exchange is not None:
+        if exchange is not None and exchange.datapath is datapath:
             exchange.finish(SwitchRefused(sentence, datapath_ids=[datapath.id]))
-        else:
+        elif self.is_in(datapath):
             self.events.put(SwitchInDoubt(datapath.id))
 
     def lost(self, datapath: Any) -> bool:
         """A connection is gone, and nothing it still owes will come; False if a newer one has replaced it."""
         for exchange in [e for e in self.exchanges.values() if e.datapath is datapath]:
             exchange.finish(_down(datapath.id))
-        current = self.datapaths.get(datapath.id) is datapath
+        current = self.is_in(datapath)
         if current:
             del self.datapaths[datapath.id]
             self._outboxes.pop(datapath.id).put(None)

@@ -17,6 +17,7 @@ from controller.books import Books, open_books
 from controller.errors import StartError
 from controller.front import Front
 from controller.meterwatch import MeterWatch
+from controller.security.tls import TlsFiles, rest_tls
 from controller.service import Service
 from controller.surroundings import load_network, propagation_emulated
 from controller.web.load import Beside
@@ -24,6 +25,11 @@ from controller.web.metrics import Metrics
 from controller.web.rest import RestThread
 from controller.web.stream import Stream
 from controller.web.wsgi import plain_call, wsgi_of
+
+NO_STREAM = (
+    "Inside ryu-manager there is no event stream: GET /v1/events answers 501. For events run "
+    "`paceline controller MAP --ryu-app MODULE`, which takes other Ryu applications too."
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +44,20 @@ def assemble(front: Front, settings: southbound.Settings) -> southbound.Stop:
             raise StartError("Name a map: PACELINE_MAP=metro ryu-manager controller.southbound", exit_code=2)
         network = load_network(settings.map_name)
         addresses = [AddressType()(address) for address in settings.listen]
-        books = open_books(settings.ledger or None, network.name)
+        https = rest_tls(settings.tls_cert, settings.tls_key, "paceline_tls_cert and paceline_tls_key")
+        books = open_books(settings.ledger or None, network.name, settings.audit_days)
         if not books.tokens.are_configured:
             check_near(addresses)
-        service = Service(network, front, books.ledger)
+        service = Service(network, front, books.ledger, forgets=(books.forget,))
     except (StartError, click.UsageError) as error:
         raise SystemExit(f"paceline: {error}") from error
     service.start()
     serve = _on_hub if settings.green else _in_thread
-    rest = serve(service, books, addresses)
-    urls = ", ".join(f"http://{host}:{port}" for host, port in addresses)
+    rest = serve(service, books, addresses, https)
+    urls = ", ".join(f"{'https' if https else 'http'}://{host}:{port}" for host, port in addresses)
     log.warning("Controller of %s: REST on %s (Swagger at /docs). %s", network.name, urls, books.doors)
+    if settings.green:
+        log.warning("%s", NO_STREAM)
 
     def stop() -> None:
         rest()
@@ -58,10 +67,10 @@ def assemble(front: Front, settings: southbound.Settings) -> southbound.Stop:
     return stop
 
 
-def _on_hub(service: Service, books: Books, addresses: Sequence[Address]) -> southbound.Stop:
+def _on_hub(service: Service, books: Books, addresses: Sequence[Address], tls: TlsFiles | None) -> southbound.Stop:
     application = wsgi_of(_app(service, books, plain_call))
     try:
-        stops = [southbound.serve_wsgi(application, host, port) for host, port in addresses]
+        stops = [southbound.serve_wsgi(application, host, port, tls) for host, port in addresses]
     except OSError as error:
         raise SystemExit(f"paceline: the REST interface cannot listen on {addresses}: {error}") from error
 
@@ -72,10 +81,12 @@ def _on_hub(service: Service, books: Books, addresses: Sequence[Address]) -> sou
     return stop
 
 
-def _in_thread(service: Service, books: Books, addresses: Sequence[Address]) -> southbound.Stop:
+def _in_thread(
+    service: Service, books: Books, addresses: Sequence[Address], tls: TlsFiles | None
+) -> southbound.Stop:
     stack = contextlib.ExitStack()
     sockets = [stack.enter_context(listening(address)) for address in addresses]
-    rest = RestThread(_app(service, books, None), sockets)
+    rest = RestThread(_app(service, books, None), sockets, tls)
     rest.start()
 
     def stop() -> None:

@@ -23,7 +23,8 @@ from controller.errors import StartError
 from controller.front import Front
 from controller.meterwatch import MeterWatch
 from controller.network import Network
-from controller.security.tls import TlsFiles, server_context
+from controller.security.audit import KEPT_DAYS
+from controller.security.tls import TlsFiles, rest_tls, server_context
 from controller.service import Service
 from controller.surroundings import load_network, propagation_emulated
 from controller.web.metrics import Metrics
@@ -80,6 +81,10 @@ Exit codes: 0 stopped by a signal, 2 asked for wrongly (map, options, ledger), 3
     help="SQLAlchemy URL of what survives a restart; sqlite:// keeps it in memory. [default: a file for each map]",
 )  # fmt: skip
 @click.option(
+    "--audit-days", type=click.IntRange(1, 36_500), default=KEPT_DAYS, show_default=True,
+    help="How long an entry of the audit log is kept.",
+)  # fmt: skip
+@click.option(
     "--calibration", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="What bench/switch_latency.py measured of the switches here; the bounds count on it.",
 )  # fmt: skip
@@ -100,6 +105,7 @@ def command(
     ryu_apps: tuple[str, ...],
     ryu_rest: Address,
     ledger: str | None,
+    audit_days: int,
     calibration: Path | None,
     tls_cert: str | None,
     tls_key: str | None,
@@ -113,11 +119,11 @@ def command(
     level = "error" if quiet else log_level
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        rest_tls = _rest_tls(tls_cert, tls_key)
+        https = rest_tls(tls_cert, tls_key, "--tls-cert and --tls-key")
         switch_tls = _switch_tls(openflow_ca, openflow_cert, openflow_key)
         network = load_network(map_name)
         calibrated = load_calibration(calibration) if calibration else DEFAULT_CALIBRATION
-        books = open_books(ledger, network.name)
+        books = open_books(ledger, network.name, audit_days)
         if not books.tokens.are_configured:
             check_near(listen)
         with contextlib.ExitStack() as stack:
@@ -125,26 +131,12 @@ def command(
             check_free(openflow, "OpenFlow")
             if ryu_apps:
                 check_free(ryu_rest, "Ryu's web server")
-            ports = Ports(sockets, openflow, ryu_apps, ryu_rest, rest_tls, switch_tls)
+            ports = Ports(sockets, openflow, ryu_apps, ryu_rest, https, switch_tls)
             greeting = None if quiet else _greeting(network, listen, ports, books.doors)
             _run(network, books, ports, greeting, calibrated)
     except StartError as error:
         click.echo(f"Error: {error.detail}", err=True)
         raise SystemExit(error.exit_code) from error
-
-
-def _rest_tls(certificate: str | None, key: str | None) -> TlsFiles | None:
-    """What --tls-cert and --tls-key say.
-
-    Raises: StartError if one of them is missing or they do not fit.
-    """
-    if certificate is None and key is None:
-        return None
-    if certificate is None or key is None:
-        raise StartError("TLS for REST needs both --tls-cert and --tls-key.", exit_code=2)
-    files = TlsFiles(certificate, key)
-    server_context(files)
-    return files
 
 
 def _switch_tls(authority: str | None, certificate: str | None, key: str | None) -> TlsFiles | None:
@@ -163,7 +155,7 @@ def _run(network: Network, books: Books, ports: Ports, greeting: str | None, cal
     rest: list[RestThread] = []
 
     def assemble(front: Front) -> southbound.Stop:
-        service, stream = Service(network, front, books.ledger, calibration), Stream()
+        service, stream = Service(network, front, books.ledger, calibration, forgets=(books.forget,)), Stream()
         metrics = Metrics(service)
         meters = MeterWatch(service, metrics, stream)
         service.start()

@@ -20,7 +20,7 @@ from controller.admission import Admitted, Rejected, Request
 from controller.asked import Asked, RepeatKey
 from controller.bookings import Bookings
 from controller.bounds import DEFAULT_CALIBRATION, Calibration
-from controller.caretaker import CHECK_S, Caretaker
+from controller.caretaker import CHECK_S, Caretaker, Forget
 from controller.errors import NotFound, NotHeld, NotLive
 from controller.events import Installed, SwitchReport
 from controller.fabric import CONFIRM_S, SwitchCounters
@@ -67,15 +67,19 @@ class Service:
         calibration: Calibration = DEFAULT_CALIBRATION,
         clock: Callable[[], float] = time.time,
         check_s: float = CHECK_S,
+        forgets: Sequence[Forget] = (),
     ) -> None:
-        """`check_s`: how often a switch is read back, one after the other, to see that all is as it should be."""
+        """`check_s`: how often a switch is read back, one after the other, to see that all is as it should be.
+
+        `forgets`: what else is to drop what is too old, now and then.
+        """
         self.network = network
         self.ledger = ledger
         self._clock = clock
         self._writer = Writer(network, switches, ledger, calibration, clock)
         self._book, self._fabric = self._writer.book, self._writer.fabric
         self._repeats = Repeats(ledger)
-        self._caretaker = Caretaker(self._writer, self._repeats, check_s)
+        self._caretaker = Caretaker(self._writer, (self._repeats.forget_old, *forgets), check_s)
         self.maintenance = Maintenance(self._writer, self._caretaker)
         self._room = WaitingRoom(self._fabric.silent_s)
 

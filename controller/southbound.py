@@ -20,7 +20,7 @@ with warnings.catch_warnings():
         eventlet.wsgi.ALREADY_HANDLED = object()
     from ryu.app.wsgi import start_service
     from ryu.base.app_manager import AppManager, RyuApp
-    from ryu.cfg import CONF, ListOpt, StrOpt
+    from ryu.cfg import CONF, IntOpt, ListOpt, StrOpt
     from ryu.controller import controller as ryu_controller
     from ryu.controller import ofp_event, ofp_handler
     from ryu.controller.handler import DEAD_DISPATCHER, MAIN_DISPATCHER, set_ev_cls
@@ -34,8 +34,9 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from controller.errors import StartError
 from controller.front import Front
+from controller.security.audit import KEPT_DAYS
 from controller.security.switch_tls import secured
-from controller.security.tls import TlsFiles
+from controller.security.tls import TlsFiles, server_context
 from controller.switches import LldpSeen, PortChanged, SwitchGone, SwitchUp
 from controller.wiring import read_lldp_frame
 
@@ -52,6 +53,9 @@ class Settings:
     map_name: str
     listen: tuple[str, ...]
     ledger: str
+    audit_days: int
+    tls_cert: str | None
+    tls_key: str | None
     green: bool
 
 
@@ -62,6 +66,9 @@ _OPTIONS = [
     StrOpt("paceline_map", default=os.environ.get("PACELINE_MAP", ""), help="name or path of the map"),
     ListOpt("paceline_listen", default=["127.0.0.1:8080"], help="HOST:PORT of the REST API, several by commas"),
     StrOpt("paceline_ledger", default="", help="URL of the ledger"),
+    IntOpt("paceline_audit_days", default=KEPT_DAYS, min=1, help="how long an entry of the audit log is kept"),
+    StrOpt("paceline_tls_cert", help="certificate of the REST API: it speaks https only"),
+    StrOpt("paceline_tls_key", help="the key of that certificate"),
     StrOpt("paceline_assemble", default=DEFAULT_ASSEMBLE, help="MODULE:FUNCTION that builds on the switches"),
 ]
 CONF.register_opts(_OPTIONS)
@@ -139,12 +146,15 @@ def run(
         bell.close()
 
 
-def serve_wsgi(application: Callable[..., Any], host: str, port: int) -> Stop:
+def serve_wsgi(application: Callable[..., Any], host: str, port: int, tls: TlsFiles | None = None) -> Stop:
     """Serve a WSGI application on the hub, each request in a greenlet; what it returns ends it.
 
-    Raises: OSError if it cannot listen there.
+    Raises: OSError if it cannot listen there, StartError if the files are wrong.
     """
+    context = server_context(tls, eventlet.green.ssl.SSLContext) if tls else None
     listener = eventlet.listen((host, port), reuse_port=False)
+    if context is not None:  # each greenlet shakes hands for itself, so that nobody who does not holds up the others
+        listener = context.wrap_socket(listener, server_side=True, do_handshake_on_connect=False)
     server = eventlet.spawn(eventlet.wsgi.server, listener, application, log_output=False)
     return cast(Stop, server.kill)
 
@@ -190,6 +200,9 @@ class PacelineApp(RyuApp):  # type: ignore[misc]
         """A switch has finished its handshake, or its connection is gone."""
         datapath = event.datapath
         if event.state == MAIN_DISPATCHER:
+            if not self.front.may_join(datapath):
+                datapath.close()
+                return
             self.front.joined(datapath)
             ports = {number: _port_facts(port) for number, port in datapath.ports.items() if number <= _LAST_PORT}
             self.front.events.put(SwitchUp(datapath.id, ports))
@@ -200,6 +213,8 @@ class PacelineApp(RyuApp):  # type: ignore[misc]
     def port_changed(self, event: Any) -> None:
         """A port has come, gone or changed."""
         message = event.msg
+        if not self.front.is_in(message.datapath):
+            return
         name, up = _port_facts(message.desc)
         gone = message.reason == message.datapath.ofproto.OFPPR_DELETE
         self.front.events.put(
@@ -210,7 +225,7 @@ class PacelineApp(RyuApp):  # type: ignore[misc]
     def packet_in(self, event: Any) -> None:
         """A frame has come up; only our own LLDP concerns us."""
         source = read_lldp_frame(event.msg.data)
-        if source is not None:
+        if source is not None and self.front.is_in(event.msg.datapath):
             self.front.events.put(LldpSeen(event.msg.datapath.id, event.msg.match["in_port"], *source))
 
     @on(ofp_event.EventOFPErrorMsg, MAIN_DISPATCHER)
@@ -259,4 +274,8 @@ def _assemble_by_name(front: Front) -> Stop:
     module, _, function = CONF.paceline_assemble.partition(":")
     assemble = cast(Assemble, getattr(import_module(module), function))
     green = bool(eventlet.patcher.is_monkey_patched("thread"))
-    return assemble(front, Settings(CONF.paceline_map, tuple(CONF.paceline_listen), CONF.paceline_ledger, green))
+    settings = Settings(
+        CONF.paceline_map, tuple(CONF.paceline_listen), CONF.paceline_ledger, CONF.paceline_audit_days,
+        CONF.paceline_tls_cert, CONF.paceline_tls_key, green,
+    )  # fmt: skip
+    return assemble(front, settings)

@@ -54,7 +54,16 @@ class SwitchInDoubt:
     datapath_id: int
 
 
-SwitchEvent = SwitchUp | SwitchGone | PortChanged | LldpSeen | SwitchInDoubt
+@dataclass(frozen=True, slots=True)
+class Impostor:
+    """Somebody with another's certificate said to be this switch, and was not let in. `names`: the certificate's."""
+
+    datapath_id: int
+    names: tuple[str, ...]
+    address: str
+
+
+SwitchEvent = SwitchUp | SwitchGone | PortChanged | LldpSeen | SwitchInDoubt | Impostor
 
 ChangesByNumber = Mapping[int, Sequence[Change]]
 """What to tell each switch, by datapath id; a barrier follows, even where there is nothing to tell."""
@@ -104,6 +113,9 @@ class Switches(Protocol):
     @property
     def events(self) -> Queue[SwitchEvent | None]:
         """What happens, in order; None wakes the reader for no reason of the switches'."""
+
+    def expect(self, names: Mapping[int, str]) -> None:
+        """Whose name the certificate of each switch must bear, where switches must show one, by datapath id."""
 
     def connected(self) -> frozenset[int]:
         """The datapath ids that are connected now."""

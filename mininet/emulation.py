@@ -128,7 +128,8 @@ class Emulation:
 
     def _make_certificates(self, directory: Path) -> None:
         self.journal.directory(directory)
-        _run([sys.executable, "-m", "controller.security.pki", "init", str(directory)])
+        command = [sys.executable, "-m", "controller.security.pki", "init", str(directory)]
+        _run([*command, "--map", str(self.settings.map_path)])
 
     def _build_net(self) -> None:
         Mininet.inited = True  # its init() raises kernel limits and would not lower them again

@@ -34,7 +34,7 @@ class VirtualSwitchDaemon:
     def start(self, pki: Path | None = None) -> None:
         """Start both daemons and wait until they answer; `pki`: where the switches' certificate lies, if they have one.
 
-        All switches of one vswitchd share its certificate.
+        All switches of one vswitchd share its certificate, which is in the names of them all.
 
         Raises: EmulationError if one of them ends or does not answer.
         """

@@ -1,4 +1,4 @@
-"""Who asked for what, when, and what they were answered: a table that only grows."""
+"""Who asked for what, when, and what they were answered: a table that only grows, but for its old end."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Column, Float, Integer, MetaData, String, Table, Text, insert, select
+from sqlalchemy import Column, Float, Integer, MetaData, String, Table, Text, delete, insert, select
 
 from controller.database import open_database
 
 REQUEST_BYTES = 4096
 """As much of a request's body is kept."""
+
+KEPT_DAYS = 90
+"""So long an entry is kept unless somebody wants it otherwise."""
+
+DAY_S = 86_400.0
+CUT_AT_ONCE = 1000
+"""So many entries go in one transaction: the ledger waits for no longer."""
 
 _TABLE = Table(
     "audit",
@@ -59,15 +66,24 @@ class Audit:
         self._engine = open_database(url)
         self._lock = threading.Lock()  # a database in memory is one connection
         self._map_name = map_name
+        self.failing = False
         self.close: Callable[[], None] = self._engine.dispose
 
     def write(self, entry: Entry) -> None:
-        """Add an entry; it is on disk when this returns."""
+        """Add an entry; it is on disk when this returns. `failing` tells whether the last one could be written.
+
+        Raises: SQLAlchemyError.
+        """
         names = ("at_s", "tenant", "token", "client", "method", "status", "code", "reservation")
         row: dict[str, object] = {name: getattr(entry, name) for name in names}
         row |= {"map": self._map_name, "path": entry.path[:256], "request": entry.request[:REQUEST_BYTES]}
-        with self._lock, self._engine.begin() as connection:
-            connection.execute(insert(_TABLE).values(row))
+        try:
+            with self._lock, self._engine.begin() as connection:
+                connection.execute(insert(_TABLE).values(row))
+        except Exception:
+            self.failing = True
+            raise
+        self.failing = False
 
     def read(self, after: int, limit: int) -> list[tuple[int, Entry]]:
         """Entries with their numbers, oldest first, those numbered higher than `after`."""
@@ -76,3 +92,19 @@ class Audit:
         with self._lock, self._engine.connect() as connection:
             rows = connection.execute(wanted.order_by(_TABLE.c.seq).limit(limit)).all()
         return [(seq, Entry(*rest)) for seq, *rest in rows]
+
+    def forget(self, before_s: float) -> int:
+        """Drop the entries that are older; how many. SQLite's trigger keeps what is younger than a day.
+
+        Raises: SQLAlchemyError.
+        """
+        old = select(_TABLE.c.seq).where(_TABLE.c.map == self._map_name, _TABLE.c.at_s < before_s)
+        some = old.order_by(_TABLE.c.seq).limit(CUT_AT_ONCE)
+        forgotten = 0
+        while True:
+            with self._lock, self._engine.begin() as connection:
+                numbers = connection.execute(some).scalars().all()
+                connection.execute(delete(_TABLE).where(_TABLE.c.seq.in_(numbers)))
+            forgotten += len(numbers)
+            if len(numbers) < CUT_AT_ONCE:
+                return forgotten

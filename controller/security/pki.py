@@ -35,8 +35,9 @@ class Authority:
 
 
 def create(directory: Path, switches: Sequence[str], controller_names: Sequence[str], days: int) -> list[Path]:
-    """Write an authority and `controller`, `switch`, `switch-NAME` and `client` certificates with their keys.
+    """Write an authority and `controller`, `switch-NAME`, `switch` and `client` certificates with their keys.
 
+    Each switch has one in its own name; `switch` is in the names of all, for one Open vSwitch that holds them all.
     `controller_names`: host names and addresses besides the usual ones. Returns the files. Nothing is overwritten.
 
     Raises: StartError if something is there already or cannot be written.
@@ -51,8 +52,12 @@ def create(directory: Path, switches: Sequence[str], controller_names: Sequence[
         written = _write(directory, "ca", authority.key, authority.certificate)
         names = [*CONTROLLER_NAMES, *controller_names]
         written += _issue(directory, authority, "controller", until, ExtendedKeyUsageOID.SERVER_AUTH, names)
-        for name in ["switch", *(f"switch-{switch}" for switch in switches), "client"]:
-            written += _issue(directory, authority, name, until, ExtendedKeyUsageOID.CLIENT_AUTH, [])
+        client = ExtendedKeyUsageOID.CLIENT_AUTH
+        if switches:
+            written += _issue(directory, authority, "switch", until, client, switches)
+        for switch in switches:
+            written += _issue(directory, authority, f"switch-{switch}", until, client, [switch], switch)
+        written += _issue(directory, authority, "client", until, client, [])
     except OSError as error:
         sentence = f"The certificates cannot be written to {directory}: {error.strerror}."
         raise StartError(sentence, exit_code=2) from error
@@ -74,18 +79,19 @@ def _issue(
     name: str,
     until: datetime,
     purpose: x509.ObjectIdentifier,
-    reached_as: Sequence[str],
+    names: Sequence[str],
+    common_name: str | None = None,
 ) -> list[Path]:
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.certificate
-    builder = _builder(_name(f"paceline {name}"), issuer.subject, key.public_key(), until)
+    builder = _builder(_name(common_name or f"paceline {name}"), issuer.subject, key.public_key(), until)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
     signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
     builder = builder.add_extension(signer, critical=False)
-    if reached_as:
-        builder = builder.add_extension(x509.SubjectAlternativeName([_general(n) for n in reached_as]), critical=False)
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName([_general(n) for n in names]), critical=False)
     return _write(directory, name, key, builder.sign(authority.key, hashes.SHA256()))
 
 
@@ -152,9 +158,12 @@ Example:
   paceline controller metro --tls-cert lab/controller.crt --tls-key lab/controller.key \\
     --openflow-ca lab/ca.crt --openflow-cert lab/controller.crt --openflow-key lab/controller.key
   curl --cacert lab/ca.crt https://127.0.0.1:8080/v1/healthz
-  ovs-vsctl set-ssl lab/switch.key lab/switch.crt lab/ca.crt -- set-controller s1 ssl:127.0.0.1:6653""")
+  ovs-vsctl set-ssl lab/switch-r1.key lab/switch-r1.crt lab/ca.crt -- set-controller r1 ssl:127.0.0.1:6653
+
+A switch is let in with a certificate in its own name only. `switch.crt` is in the names of all switches of the map, for
+one Open vSwitch that holds them all.""")
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--map", "map_name", help="Make a certificate for each switch of this map too.")
+@click.option("--map", "map_name", help="Make a certificate for each switch of this map.")
 @click.option("--name", "names", multiple=True, help="A host name or address of the controller; may be repeated.")
 @click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How long they are valid.")
 def init(directory: Path, map_name: str | None, names: tuple[str, ...], days: int) -> None:

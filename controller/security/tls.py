@@ -18,6 +18,20 @@ class TlsFiles:
     authority: str | None = None
 
 
+def rest_tls(certificate: str | None, key: str | None, names: str) -> TlsFiles | None:
+    """The files of the REST interface, or None if it is to speak plain http. `names`: of the two options.
+
+    Raises: StartError if one of them is missing or they do not fit.
+    """
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise StartError(f"TLS for REST needs both {names}.", exit_code=2)
+    files = TlsFiles(certificate, key)
+    server_context(files)
+    return files
+
+
 def server_context(files: TlsFiles, make: Callable[[int], ssl.SSLContext] = ssl.SSLContext) -> ssl.SSLContext:
     """TLS 1.2 or later with our certificate; with an authority, clients must have a certificate of it.
 

@@ -191,13 +191,17 @@ class PathsBody(Answer):
 
 
 class Health(Answer):
-    """`ok` when every switch of the map is connected and holds what it should, else `degraded`."""
+    """`ok` when every switch of the map is connected and holds what it should and the audit log is written.
+
+    Else `degraded`. `audit` is `failing` when the last entry of the audit log could not be written.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.HEALTH]})
 
     status: Literal["ok", "degraded"]
     switches_up: int
     switches_expected: int
+    audit: Literal["ok", "failing"]
 
 
 class Bottleneck(BaseModel):

@@ -258,7 +258,7 @@ AUDIT: Json = {
     "last": 17,
 }
 
-HEALTH: Json = {"status": "ok", "switches_up": 2, "switches_expected": 2}
+HEALTH: Json = {"status": "ok", "switches_up": 2, "switches_expected": 2, "audit": "ok"}
 
 MAINTAINED: Json = {"spans": ["s1-s2"], "in_service": False, "degraded": ["r-4f1c09ab"]}
 

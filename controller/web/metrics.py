@@ -62,6 +62,11 @@ class Metrics:
             ["switch"],
             registry=ours,
         )
+        self._unaudited = Counter(
+            "paceline_audit_write_failures",
+            "Requests that were answered although the audit log could not be written.",
+            registry=ours,
+        )
         self._registry.register(_Standing(service))
         ProcessCollector(registry=self._registry)
 
@@ -74,6 +79,10 @@ class Metrics:
         """A request has been answered."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
+
+    def unaudited(self) -> None:
+        """A request is answered that could not be written into the audit log."""
+        self._unaudited.inc()
 
     def dropped(self, switch: str, packets: int) -> None:
         """A reservation's meter has dropped so many more packets."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
 from controller.errors import InvalidRequest, UnknownHost
+from controller.security.audit import Audit
 from controller.service import Service
 from controller.web.answers import Health, NetworkBody, PathsBody
 from controller.web.guard import Reader
@@ -16,15 +17,19 @@ from controller.web.problems import GUARDED, described
 from controller.web.views import network_body, paths_body
 
 
-def network_routes(service: Service, desk: Desk, propagation_emulated: Callable[[], bool]) -> APIRouter:
+def network_routes(
+    service: Service, desk: Desk, propagation_emulated: Callable[[], bool], audit: Audit
+) -> APIRouter:
     """/v1/healthz, /v1/network and /v1/paths."""
     router = APIRouter(tags=["network"])
 
     @router.get("/v1/healthz", responses=described())
     async def health() -> Health:
-        """Whether every switch is connected and holds what it should. Needs no token."""
-        up, expected = service.switches_up(), len(service.network.switches)
-        return Health(status="ok" if up == expected else "degraded", switches_up=up, switches_expected=expected)
+        """Whether every switch is connected and holds what it should, and the audit log is written. Needs no token."""
+        up, expected, failing = service.switches_up(), len(service.network.switches), audit.failing
+        status: Literal["ok", "degraded"] = "ok" if up == expected and not failing else "degraded"
+        log: Literal["ok", "failing"] = "failing" if failing else "ok"
+        return Health(status=status, switches_up=up, switches_expected=expected, audit=log)
 
     @router.get("/v1/network", responses=described(*GUARDED))
     async def network(caller: Reader) -> NetworkBody:

@@ -76,6 +76,7 @@ class Observer:
         try:
             await self._beside(self._audit.write, _entry(scope, status))
         except Exception:
+            self._metrics.unaudited()
             log.exception("audit log: cannot be written method=%s path=%s", scope["method"], scope["path"])
 
 

@@ -15,7 +15,15 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from controller.events import LinkChanged, Reconciled, ReservationChanged, ServiceEvent, SpanChanged, SwitchChanged
+from controller.events import (
+    LinkChanged,
+    Reconciled,
+    ReservationChanged,
+    ServiceEvent,
+    SpanChanged,
+    SwitchChanged,
+    SwitchImpostor,
+)
 from controller.reservation import State
 
 KEPT = 1000
@@ -58,6 +66,9 @@ class Stream:
             self.publish("alarm", {**where, "state": event.state, "text": event.text})
         elif isinstance(event, SwitchChanged):
             self.publish("switch", {"switch": event.switch, "state": event.standing})
+        elif isinstance(event, SwitchImpostor):
+            shown = {"certificate": list(event.names), "address": event.address}
+            self.publish("impostor", {"switch": event.switch, **shown})
         elif isinstance(event, Reconciled):
             found = {"missing": event.missing, "wrong": event.wrong, "foreign": event.foreign}
             self.publish("reconcile", {"switch": event.switch, **found})

@@ -89,7 +89,7 @@ def _scope(environ: Environ) -> dict[str, Any]:
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
         "method": environ["REQUEST_METHOD"],
-        "scheme": "http",
+        "scheme": environ.get("wsgi.url_scheme", "http"),
         "path": path.decode("utf-8", "replace"),
         "raw_path": path,
         "root_path": "",

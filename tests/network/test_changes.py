@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from outages import Outages
 from tests.network.conftest import Network
 from tests.network.streams import RATE_BPS, Stream, reserved_flow, stream, udp_flow
+from tests.waiting import wait_until
 
 SECONDS = 4
 
@@ -84,10 +84,3 @@ def in_step(network: Network) -> bool:
     except httpx.TransportError:
         return False
     return bool(health["switches_up"] == health["switches_expected"])
-
-
-def wait_until(true: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from tests.network.conftest import Network
 from tests.network.streams import RATE_BPS, reserved_flow, stream, udp_flow
+from tests.waiting import wait_until
 
 FORGE = """
     import sys, time
@@ -125,10 +125,3 @@ def forge(network: Network, label: str, seconds: float) -> int:
 def counted(network: Network, reservation: dict[str, Any]) -> dict[str, Any]:
     meters: list[dict[str, Any]] = network.api.get(f"/v1/reservations/{reservation['id']}").json()["counters"]["meters"]
     return meters[0]
-
-
-def wait_until(true: Any, timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from outages import Outages
 from tests.network.conftest import Network
 from tests.network.streams import RATE_BPS, Stream, reserved_flow, stream, udp_flow
+from tests.waiting import wait_until
 
 SECONDS = 4
 NOT_MORE_LOST_IN_A_ROW = 50
@@ -120,12 +120,6 @@ def without_counters(text: str) -> list[str]:
 def links_down(network: Network) -> set[str]:
     return {link["link"] for link in network.api.get("/v1/network").json()["links"] if not link["up"]}
 
-
-def wait_until(true: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_a_change_of_path_loses_no_packet(metro: Network, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.network.conftest import ROOT, Network
+from tests.waiting import wait_until
 
 TRANSFERS = str(ROOT / "bench/transfers.py")
 RATE_BPS = 20_000_000
@@ -33,18 +34,13 @@ def flood(
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     ip = network.plan.ip(sink)
     with network.running_in(sink, ["iperf3", "-s", "-p", "5999"], **quiet):
-        deadline = time.monotonic() + 10
-        while ":5999" not in network.run_in(sink, ["ss", "-ltnH"]):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: ":5999" in network.run_in(sink, ["ss", "-ltnH"]))
         kind = ["-C", "cubic"] if tcp else ["-u", "-l", "8000", "-b", str(rate_bps)]
         load = ["iperf3", "-c", ip, "-p", "5999", *kind, "-t", "0", *options]
         before = received_bytes(network, sink)
         with network.running_in(source, load, **quiet) as client:
-            while received_bytes(network, sink) - before < 500_000:
-                assert client.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_until(lambda: client.poll() is not None or received_bytes(network, sink) - before >= 500_000)
+            assert client.poll() is None
             yield client
 
 
@@ -250,7 +246,7 @@ def test_a_switch_that_is_away_refuses_and_the_others_keep_nothing(pair: Network
     before = pair.switch("dump-meters", "s1")
     subprocess.run(["ovs-vsctl", "set-controller", "s2", "tcp:127.0.0.1:1"], env=environment, check=True)
     try:
-        _wait_until(lambda: pair.api.get("/v1/healthz").json()["switches_up"] == 1)
+        wait_until(lambda: pair.api.get("/v1/healthz").json()["switches_up"] == 1)
         flows = [pair.uplink("edge1", RATE_BPS)]
         answer = pair.api.post("/v1/reservations", json={"owner": "test", "lease_s": 60, "flows": flows})
         assert answer.status_code == 503
@@ -259,7 +255,7 @@ def test_a_switch_that_is_away_refuses_and_the_others_keep_nothing(pair: Network
         assert pair.switch("dump-meters", "s1") == before
     finally:
         subprocess.run(["ovs-vsctl", "set-controller", "s2", target.stdout.strip()], env=environment, check=True)
-    _wait_until(lambda: pair.api.get("/v1/healthz").json()["switches_up"] == 2)
+    wait_until(lambda: pair.api.get("/v1/healthz").json()["switches_up"] == 2)
 
 
 @pytest.mark.parametrize(
@@ -270,10 +266,3 @@ def test_garbage_on_the_rest_api_is_a_problem_not_a_crash(pair: Network, body: b
     assert 400 <= answer.status_code < 500
     assert answer.headers["content-type"] == "application/problem+json"
     assert pair.api.get("/v1/healthz").json()["status"] == "ok"
-
-
-def _wait_until(true: Callable[[], bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

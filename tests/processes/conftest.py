@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.processes.rig import MAP, Controller, OpenVSwitch, wait_until
+from tests.processes.rig import MAP, Controller, OpenVSwitch
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

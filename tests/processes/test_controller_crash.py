@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from controller.steps import Step
-from tests.processes.rig import MAP, Controller, OpenVSwitch, flow, needs_open_vswitch, wait_until
+from tests.processes.rig import MAP, Controller, OpenVSwitch, flow, needs_open_vswitch
+from tests.waiting import wait_until
 
 pytestmark = needs_open_vswitch
 

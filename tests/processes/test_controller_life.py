@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.processes.rig import Controller, OpenVSwitch, flow, needs_open_vswitch, wait_until
+from tests.processes.rig import Controller, OpenVSwitch, flow, needs_open_vswitch
+from tests.waiting import wait_until
 
 pytestmark = needs_open_vswitch
 

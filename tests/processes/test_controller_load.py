@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from controller.web.load import STREAMS, WRITES
-from tests.processes.rig import MAP, Controller, OpenVSwitch, flow, needs_open_vswitch, wait_until
+from tests.processes.rig import MAP, Controller, OpenVSwitch, flow, needs_open_vswitch
+from tests.waiting import wait_until
 
 pytestmark = needs_open_vswitch
 

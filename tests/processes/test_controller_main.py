@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,8 @@ import pytest
 from click.testing import CliRunner
 
 from controller.main import command
+from controller.security.pki import create
+from tests.waiting import wait_until
 
 RYU_MANAGER = """
 import sys, warnings
@@ -102,16 +105,35 @@ def test_a_ryu_app_that_is_none_is_named_and_nothing_goes_on_running(module: str
 def started(command_line: list[str], rest_port: int, log: Path, **environment: str) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         process = subprocess.Popen(command_line, stdout=output, stderr=output, env={**os.environ, **environment})
-    end = time.monotonic() + 30
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            httpx.get(f"http://127.0.0.1:{rest_port}/v1/healthz")
-            return process
-        except httpx.TransportError:
-            time.sleep(0.05)
-    process.kill()
-    process.wait()
-    raise AssertionError(log.read_text())
+    try:
+        wait_until(lambda: process.poll() is not None or listens(rest_port))
+        assert process.poll() is None, log.read_text()
+    except AssertionError:
+        process.kill()
+        process.wait()
+        raise
+    return process
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def inside_ryu_manager(directory: Path, rest_port: int, openflow_port: int, *settings: str) -> Iterator[Path]:
+    """The controller of `pair` inside ryu-manager; gives its log."""
+    config, log = directory / "ryu.conf", directory / "log"
+    ours = (f"paceline_listen = 127.0.0.1:{rest_port}", "paceline_ledger = sqlite://", *settings)
+    config.write_text("\n".join(("[DEFAULT]", *ours, "")))
+    listen = ["--ofp-listen-host", "127.0.0.1", "--ofp-tcp-listen-port", str(openflow_port)]
+    manager = [sys.executable, "-c", RYU_MANAGER, *listen, "--config-file", str(config), "controller.southbound"]
+    process = started(manager, rest_port, log, PACELINE_MAP="pair")
+    try:
+        yield log
+    finally:
+        process.terminate()  # not SIGINT: a greenlet of Ryu's may swallow the KeyboardInterrupt
+        process.wait(15)
 
 
 def test_another_ryu_app_runs_beside_it_and_both_end_with_one_signal(tmp_path: Path) -> None:
@@ -121,8 +143,9 @@ def test_another_ryu_app_runs_beside_it_and_both_end_with_one_signal(tmp_path: P
     main = [sys.executable, "-m", "controller.main", "pair", "--ledger", "sqlite://", "--ryu-app", "ryu.app.ofctl_rest"]
     process = started([*main, *options], rest, tmp_path / "log")
     try:
-        assert httpx.get(f"http://127.0.0.1:{ryu}/stats/switches").json() == []
-        assert httpx.get(f"http://127.0.0.1:{rest}/v1/healthz").json()["switches_expected"] == 2
+        assert httpx.get(f"http://127.0.0.1:{rest}/v1/healthz", timeout=60).json()["switches_expected"] == 2
+        wait_until(lambda: listens(ryu))
+        assert httpx.get(f"http://127.0.0.1:{ryu}/stats/switches", timeout=60).json() == []
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(15) == 0, (tmp_path / "log").read_text()
@@ -130,25 +153,51 @@ def test_another_ryu_app_runs_beside_it_and_both_end_with_one_signal(tmp_path: P
 
 def test_it_runs_as_an_application_of_ryu_manager(tmp_path: Path) -> None:
     rest, openflow = free_port(), free_port()
+    with (
+        inside_ryu_manager(tmp_path, rest, openflow) as log,
+        httpx.Client(base_url=f"http://127.0.0.1:{rest}", timeout=30) as client,
+    ):
+        health = {"status": "degraded", "switches_up": 0, "switches_expected": 2, "audit": "ok"}
+        assert client.get("/v1/healthz").json() == health
+        assert client.get("/v1/network").json()["complaints"][0].startswith("Switch s1 ")
+        answer = client.post("/v1/reservations", content=b"{", headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+        assert client.post("/v1/reservations", content=b"x" * (1 << 21)).status_code == 413
+        assert client.get("/openapi.json").status_code == 200
+        for path in ("/metrics", "/v1/consistency", "/v1/audit", "/v1/reservations"):
+            assert client.get(path).status_code == 200, path
+        stream = client.get("/v1/events")
+        assert (stream.status_code, stream.json()["code"]) == (501, "not_available")
+        assert "For events run `paceline controller MAP --ryu-app MODULE`" in log.read_text()
+        with socket.create_connection(("127.0.0.1", openflow)) as switch:
+            assert switch.recv(8)[:2] == b"\x04\x00"  # OpenFlow 1.3, hello
+
+
+def test_inside_ryu_manager_rest_speaks_https_and_nobody_holds_it_up(tmp_path: Path) -> None:
+    create(tmp_path / "lab", [], [], days=1)
+    certificate, key, authority = (tmp_path / "lab" / name for name in ("controller.crt", "controller.key", "ca.crt"))
+    rest, url = free_port(), "https://127.0.0.1"
+    settings = (f"paceline_tls_cert = {certificate}", f"paceline_tls_key = {key}")
+    with inside_ryu_manager(tmp_path, rest, free_port(), *settings) as log:
+        trust = ssl.create_default_context(cafile=str(authority))
+        with socket.create_connection(("127.0.0.1", rest)):  # and says nothing
+            health = httpx.get(f"{url}:{rest}/v1/healthz", verify=trust, timeout=30).json()
+        assert health["switches_expected"] == 2
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(f"{url}:{rest}/v1/healthz")
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://127.0.0.1:{rest}/v1/healthz")
+        again = httpx.get(f"{url}:{rest}/v1/network", verify=trust, timeout=30)
+        assert again.status_code == 200
+        assert f"REST on {url}:{rest}" in log.read_text()
+
+
+def test_inside_ryu_manager_half_of_what_tls_needs_is_refused_at_the_start(tmp_path: Path) -> None:
     config = tmp_path / "ryu.conf"
-    config.write_text(f"[DEFAULT]\npaceline_listen = 127.0.0.1:{rest}\npaceline_ledger = sqlite://\n")
-    listen = ["--ofp-listen-host", "127.0.0.1", "--ofp-tcp-listen-port", str(openflow)]
-    manager = [sys.executable, "-c", RYU_MANAGER, *listen, "--config-file", str(config), "controller.southbound"]
-    process = started(manager, rest, tmp_path / "log", PACELINE_MAP="pair")
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{rest}") as client:
-            assert client.get("/v1/healthz").json() == {"status": "degraded", "switches_up": 0, "switches_expected": 2}
-            assert client.get("/v1/network").json()["complaints"][0].startswith("Switch s1 ")
-            answer = client.post("/v1/reservations", content=b"{", headers={"content-type": "application/json"})
-            assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
-            assert client.post("/v1/reservations", content=b"x" * (1 << 21)).status_code == 413
-            assert client.get("/openapi.json").status_code == 200
-            for path in ("/metrics", "/v1/consistency", "/v1/audit", "/v1/reservations"):
-                assert client.get(path).status_code == 200, path
-            stream = client.get("/v1/events")
-            assert (stream.status_code, stream.json()["code"]) == (501, "not_available")
-            with socket.create_connection(("127.0.0.1", openflow)) as switch:
-                assert switch.recv(8)[:2] == b"\x04\x00"  # OpenFlow 1.3, hello
-    finally:
-        process.terminate()  # not SIGINT: a greenlet of Ryu's may swallow the KeyboardInterrupt
-        process.wait(15)
+    config.write_text(f"[DEFAULT]\npaceline_ledger = sqlite://\npaceline_tls_cert = {tmp_path / 'nosuch.crt'}\n")
+    openflow = ["--ofp-listen-host", "127.0.0.1", "--ofp-tcp-listen-port", str(free_port())]
+    manager = [sys.executable, "-c", RYU_MANAGER, *openflow, "--config-file", str(config), "controller.southbound"]
+    environment = {**os.environ, "PACELINE_MAP": "pair"}
+    ended = subprocess.run(manager, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode != 0
+    assert "TLS for REST needs both paceline_tls_cert and paceline_tls_key" in ended.stderr + ended.stdout

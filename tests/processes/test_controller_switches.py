@@ -9,7 +9,8 @@ import json
 import signal
 
 from controller.wiring import lldp_frame
-from tests.processes.rig import Controller, OpenVSwitch, flow, needs_open_vswitch, wait_until
+from tests.processes.rig import Controller, OpenVSwitch, flow, needs_open_vswitch
+from tests.waiting import wait_until
 
 pytestmark = needs_open_vswitch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from click.testing import CliRunner
 
 from controller.main import command as controller_command
 from controller.security.pki import command as pki_command
-from tests.processes.rig import MAP, Controller, OpenVSwitch, free_port, needs_open_vswitch, wait_until
+from tests.processes.rig import MAP, Controller, OpenVSwitch, free_port, needs_open_vswitch
+from tests.waiting import wait_until
 
 pytestmark = needs_open_vswitch
 
@@ -57,6 +59,30 @@ def test_switches_with_certificates_are_served_and_reservations_confirmed(
         wait_until(lambda: controller.switches_up() == 1)
         ovs.connect(controller.openflow_port, "ssl")
         wait_until(controller.in_step)
+        controller.client.delete(f"/v1/reservations/{answer.json()['id']}").raise_for_status()
+    finally:
+        ovs.stop()
+    wait_until(lambda: controller.switches_up() == 0)
+
+
+def test_a_switch_with_anothers_certificate_is_turned_away_with_an_event(
+    lab: Path, controller: Controller, tmp_path: Path
+) -> None:
+    ovs = OpenVSwitch(tmp_path)
+    try:
+        with controller.client.stream("GET", "/v1/events") as answer:
+            ovs.vsctl("set-ssl", *(str(lab / name) for name in ("switch-s1.key", "switch-s1.crt", "ca.crt")))
+            ovs.build(controller.openflow_port, "ssl")
+            lines = answer.iter_lines()
+            assert "event: impostor" in lines  # reads until it comes
+            told = json.loads(next(lines).removeprefix("data: "))
+        assert told == {"switch": "s2", "certificate": ["s1"], "address": "127.0.0.1"}
+        wait_until(lambda: controller.switches_up() == 1)
+        assert ovs.flows("s2") == []
+        refused = controller.reserve()
+        assert (refused.status_code, refused.json().get("switches")) == (503, ["s2"]), refused.text
+        ovs.vsctl("set-ssl", *(str(lab / name) for name in ("switch.key", "switch.crt", "ca.crt")))  # in both names
+        wait_until(controller.in_step)
     finally:
         ovs.stop()
     wait_until(lambda: controller.switches_up() == 0)
@@ -79,7 +105,7 @@ def test_only_a_switch_with_a_certificate_of_the_authority_gets_to_openflow(
     with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
         greeting(controller, trusting)
 
-    assert CliRunner().invoke(pki_command, ["init", str(tmp_path / "other")]).exit_code == 0
+    assert CliRunner().invoke(pki_command, ["init", str(tmp_path / "other"), "--map", "pair"]).exit_code == 0
     trusting.load_cert_chain(tmp_path / "other/switch.crt", tmp_path / "other/switch.key")
     with pytest.raises(ssl.SSLError, match="UNKNOWN_CA"):
         greeting(controller, trusting)

@@ -16,7 +16,7 @@ import httpx
 from click.testing import CliRunner
 
 from controller.security.token_command import command as token_command
-from tests.processes.rig import wait_until
+from tests.waiting import wait_until
 
 SHOWN_HEADERS = ("allow", "idempotency-replayed", "retry-after", "www-authenticate")
 WIDTH = 110

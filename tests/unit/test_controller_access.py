@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,18 +14,20 @@ from sqlalchemy.exc import IntegrityError
 
 from controller.addresses import check_near
 from controller.api import create_app
+from controller.books import open_books
 from controller.database import engine_of
 from controller.errors import Forbidden, QuotaExceeded, StartError, Unauthorized
 from controller.ledger import IN_MEMORY, Ledger
 from controller.reservation import Flow, Match, Requirement
 from controller.security.access import ANYBODY, Caller, Quota, Scope, asked_bps, check_quota, is_near, require
-from controller.security.audit import Audit, Entry
+from controller.security.audit import DAY_S, Audit, Entry
 from controller.security.token_command import command
-from controller.security.tokens import FRESH_S, Tokens
+from controller.security.tokens import Tokens
 from controller.service import Service
-from controller.web.rest import RestThread
-from tests.unit.test_controller_api import PAIR, ObedientSwitches, problem
+from tests.unit.obedient import PAIR, running_service, serving
 from tests.unit.test_controller_api import flow as flow_body
+from tests.unit.test_controller_api import problem
+from tests.waiting import wait_until
 from topologies.maps import MANAGEMENT_NETWORK
 
 
@@ -139,18 +140,81 @@ def test_the_command_gives_lists_and_revokes(tmp_path: Path) -> None:
     assert (unknown.exit_code, "nosuch" in unknown.output) == (2, True)
 
 
-def test_the_audit_log_only_grows(tmp_path: Path) -> None:
+def entry(at_s: float, status: int = 201) -> Entry:
+    facts = ("lab", "lab-1", "127.0.0.1", "POST", "/v1/reservations", status, None, None)
+    return Entry(at_s, *facts, request="x" * 10_000)
+
+
+def test_the_audit_log_of_the_last_day_only_grows(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
     audit = Audit(url, "pair")
     for status in (201, 409):
-        facts = ("lab", "lab-1", "127.0.0.1", "POST", "/v1/reservations", status, None, None)
-        audit.write(Entry(1.0, *facts, request="x" * 10_000))
-    (first, _), (second, entry) = audit.read(0, 10)
-    assert (second > first, entry.status, len(entry.request)) == (True, 409, 4096)
+        audit.write(entry(time.time(), status))
+    (first, _), (second, last) = audit.read(0, 10)
+    assert (second > first, last.status, len(last.request)) == (True, 409, 4096)
     assert [number for number, _ in audit.read(first, 10)] == [second]
     for statement in ("DELETE FROM audit", "UPDATE audit SET status = 200"):
         with pytest.raises(IntegrityError, match="only grows"), engine_of(url).begin() as connection:
             connection.execute(text(statement))
+
+
+def test_what_is_older_than_it_is_to_be_kept_leaves_the_audit_log_of_this_map(tmp_path: Path) -> None:
+    url, now_s = f"sqlite:///{tmp_path}/ledger.db", time.time()
+    books, other = open_books(url, "pair", audit_days=30), Audit(url, "metro")
+    for days in (31, 29, 0):
+        books.audit.write(entry(now_s - days * DAY_S))
+        other.write(entry(now_s - days * DAY_S))
+    books.forget(now_s)
+    assert [round((now_s - kept.at_s) / DAY_S) for _, kept in books.audit.read(0, 10)] == [29, 0]
+    assert len(other.read(0, 10)) == 3
+    books.close()
+    books.ledger.close()
+
+
+def test_the_old_end_of_a_long_audit_log_goes_bit_by_bit(tmp_path: Path) -> None:
+    audit = Audit(f"sqlite:///{tmp_path}/ledger.db", "pair")
+    for number in range(7):
+        audit.write(entry(float(number)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("controller.security.audit.CUT_AT_ONCE", 2)
+        assert audit.forget(before_s=5.0) == 5
+    assert [kept.at_s for _, kept in audit.read(0, 10)] == [5.0, 6.0]
+
+
+def test_the_caretaker_drops_what_is_old_and_goes_on_if_that_fails(tmp_path: Path) -> None:
+    books = open_books(f"sqlite:///{tmp_path}/ledger.db", "pair")
+    books.audit.write(entry(time.time() - 91 * DAY_S))
+
+    def fail(_: float) -> None:
+        raise OSError("the disk is full")
+
+    with running_service(books.ledger, forgets=(fail, books.forget)) as service:
+        wait_until(lambda: not books.audit.read(0, 10))
+        assert service.switches_up() == len(PAIR.switches)
+    books.close()
+
+
+def test_an_audit_log_that_cannot_be_written_is_seen_from_outside(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    audit, engine = Audit(url, "pair"), engine_of(url)
+
+    def has_changed(status: str, state: str, failures: float) -> None:
+        assert client.post("/v1/reservations/r-00000000/commit").status_code == 404
+        assert client.post("/v1/reservations", json={}).status_code == 422
+        health = client.get("/v1/healthz").json()
+        assert (health["status"], health["audit"]) == (status, state)
+        assert f"paceline_audit_write_failures_total {failures}" in client.get("/metrics").text
+
+    with running_service(Ledger(IN_MEMORY, "pair")) as service, serving(create_app(service, audit=audit)) as client:
+        has_changed("ok", "ok", 0.0)
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE audit RENAME TO elsewhere"))
+        has_changed("degraded", "failing", 1.0)
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE elsewhere RENAME TO audit"))
+        has_changed("ok", "ok", 1.0)
+    audit.close()
+    engine.dispose()
 
 
 # Over REST ----------------------------------------------------------------------------------------------------------
@@ -176,22 +240,14 @@ def secrets(tokens: Tokens) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    running = Service(PAIR, ObedientSwitches(), Ledger(IN_MEMORY, "pair"))
-    running.start()
-    while running.switches_up() < len(PAIR.switches):
-        pass
-    yield running
-    running.stop()
+    with running_service(Ledger(IN_MEMORY, "pair")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def url(service: Service, tokens: Tokens) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        rest = RestThread(create_app(service, tokens=tokens), [listener])
-        rest.start()
-        assert rest.ready.wait(10)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        rest.stop()
+    with serving(create_app(service, tokens=tokens)) as client:
+        yield str(client.base_url)
 
 
 @pytest.fixture
@@ -301,9 +357,6 @@ def test_the_audit_log_says_who_asked_for_what_and_was_answered_what(clients: di
 def test_a_token_that_is_revoked_stops_working_soon(url: str, tokens: Tokens) -> None:
     secret = tokens.add("brief", "brief", frozenset({Scope.READ}), Quota())
     header = {"Authorization": f"Bearer {secret}"}
-    deadline_s = time.monotonic() + 10 * FRESH_S
-    while httpx.get(f"{url}/v1/network", headers=header).status_code != 200:
-        assert time.monotonic() < deadline_s
+    wait_until(lambda: httpx.get(f"{url}/v1/network", headers=header).status_code == 200)
     tokens.revoke("brief")
-    while httpx.get(f"{url}/v1/network", headers=header).status_code != 401:
-        assert time.monotonic() < deadline_s
+    wait_until(lambda: httpx.get(f"{url}/v1/network", headers=header).status_code == 401)

@@ -1,16 +1,11 @@
 """The REST interface on the real service; the switches are stand-ins that confirm at once."""
 
-# ruff: noqa: ARG002 - the stand-in takes what the real one takes
-
 from __future__ import annotations
 
 import asyncio
 import json
-import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import httpx
@@ -20,76 +15,24 @@ from hypothesis import strategies as st
 
 from controller import errors
 from controller.api import create_app
-from controller.entries import MeterEntry, SwitchState
 from controller.events import SpanChanged
 from controller.ledger import IN_MEMORY, Ledger
-from controller.network import network_from_map
 from controller.service import Service
-from controller.switches import ChangesByNumber, FlowCounter, MeterCounter, Pause, Reading, SwitchEvent, SwitchUp
 from controller.web.bodylimit import LIMIT_BYTES, BodyLimit
 from controller.web.problems import EXAMPLES
-from controller.web.rest import RestThread
-from topologies.loader import load_map
-
-PAIR = network_from_map(load_map("pair"))
-
-
-class ObedientSwitches:
-    """All switches of the map, connected, and content with everything."""
-
-    def __init__(self) -> None:
-        self.events: Queue[SwitchEvent | None] = Queue()
-        for switch in PAIR.switches:
-            ports = {link.source_port: ("", True) for link in PAIR.links_from(switch.name)}
-            self.events.put(SwitchUp(switch.datapath_id or 0, ports))
-
-    def connected(self) -> frozenset[int]:
-        return frozenset(PAIR.switch_by_datapath_id)
-
-    def silent_s(self, datapath_id: int) -> float:
-        return 0.0
-
-    def apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:
-        return _done(list(phases))
-
-    def read_state(self, datapath_id: int, timeout_s: float, asking: Callable[[], None]) -> Future[Reading]:
-        asking()
-        return _done(Reading(SwitchState()))
-
-    def read_counters(
-        self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float
-    ) -> Future[tuple[list[FlowCounter], list[MeterCounter]]]:
-        return _done(([], []))
-
-    def send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
-        pass
-
-
-def _done(result: Any) -> Future[Any]:
-    future: Future[Any] = Future()
-    future.set_result(result)
-    return future
+from tests.unit.obedient import running_service, serving
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    running = Service(PAIR, ObedientSwitches(), Ledger(IN_MEMORY, "pair"))
-    running.start()
-    while running.switches_up() < len(PAIR.switches):
-        pass
-    yield running
-    running.stop()
+    with running_service(Ledger(IN_MEMORY, "pair")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[httpx.Client]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        rest = RestThread(create_app(service), [listener])
-        rest.start()
-        assert rest.ready.wait(10)
-        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
-            yield client
-        rest.stop()
+    with serving(create_app(service)) as client:
+        yield client
 
 
 @pytest.fixture(autouse=True)
@@ -375,7 +318,7 @@ def test_a_body_that_dawdles_is_given_up() -> None:
 
 
 def test_health_counts_the_switches(client: httpx.Client) -> None:
-    assert client.get("/v1/healthz").json() == {"status": "ok", "switches_up": 2, "switches_expected": 2}
+    assert client.get("/v1/healthz").json() == {"status": "ok", "switches_up": 2, "switches_expected": 2, "audit": "ok"}
 
 
 def test_volumes_are_quoted_their_shortest_common_time(client: httpx.Client) -> None:
@@ -454,11 +397,7 @@ def test_spans_and_ducts_that_are_not_there_are_said_to_be_so(client: httpx.Clie
 
 def test_what_is_out_of_service_stays_so_when_the_controller_starts_anew(tmp_path: Path) -> None:
     for again in (False, True):
-        running = Service(PAIR, ObedientSwitches(), Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair"))
-        running.start()
-        try:
+        with running_service(Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")) as running:
             if not again:
                 running.maintenance.put({"s1-s2"}, in_service=False)
             assert running.snapshot().closed == {"s1-s2"}
-        finally:
-            running.stop()

@@ -24,7 +24,7 @@ from controller.web import stream as stream_room
 from controller.web.load import Desk, Lane, Limits
 from controller.web.metrics import Metrics
 from controller.web.stream import KEPT, Stream
-from tests.unit.test_controller_api import PAIR, ObedientSwitches
+from tests.unit.obedient import PAIR, ObedientSwitches
 
 
 def changed(state: State, tenant: str = "lab") -> ReservationChanged:

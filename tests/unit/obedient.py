@@ -1,0 +1,93 @@
+"""The real service and its REST interface on switches that confirm everything at once."""
+
+# ruff: noqa: ARG002 - the stand-in takes what the real one takes
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from queue import Queue
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from controller.caretaker import Forget
+from controller.entries import MeterEntry, SwitchState
+from controller.ledger import Ledger
+from controller.network import network_from_map
+from controller.service import Service
+from controller.switches import ChangesByNumber, FlowCounter, MeterCounter, Pause, Reading, SwitchEvent, SwitchUp
+from controller.web.rest import RestThread
+from tests.waiting import wait_until
+from topologies.loader import load_map
+
+PAIR = network_from_map(load_map("pair"))
+
+
+class ObedientSwitches:
+    """All switches of the map, connected, and content with everything."""
+
+    def __init__(self) -> None:
+        self.events: Queue[SwitchEvent | None] = Queue()
+        for switch in PAIR.switches:
+            ports = {link.source_port: ("", True) for link in PAIR.links_from(switch.name)}
+            self.events.put(SwitchUp(switch.datapath_id or 0, ports))
+
+    def expect(self, names: Mapping[int, str]) -> None:
+        pass
+
+    def connected(self) -> frozenset[int]:
+        return frozenset(PAIR.switch_by_datapath_id)
+
+    def silent_s(self, datapath_id: int) -> float:
+        return 0.0
+
+    def apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:
+        return _done(list(phases))
+
+    def read_state(self, datapath_id: int, timeout_s: float, asking: Callable[[], None]) -> Future[Reading]:
+        asking()
+        return _done(Reading(SwitchState()))
+
+    def read_counters(
+        self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float
+    ) -> Future[tuple[list[FlowCounter], list[MeterCounter]]]:
+        return _done(([], []))
+
+    def send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
+        pass
+
+
+def _done(result: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(result)
+    return future
+
+
+@contextmanager
+def running_service(ledger: Ledger, forgets: Sequence[Forget] = ()) -> Iterator[Service]:
+    """On the map `pair`, all switches in step."""
+    running = Service(PAIR, ObedientSwitches(), ledger, forgets=forgets)
+    running.start()
+    try:
+        wait_until(lambda: running.switches_up() == len(PAIR.switches))
+        yield running
+    finally:
+        running.stop()
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[httpx.Client]:
+    """The application under uvicorn, and a client of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        rest = RestThread(app, [listener])
+        rest.start()
+        try:
+            assert rest.ready.wait(30)
+            with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30) as client:
+                yield client
+        finally:
+            rest.stop()
