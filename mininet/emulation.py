@@ -34,6 +34,7 @@ with warnings.catch_warnings():
 MANAGEMENT_BRIDGE = "plmgmt"
 FIBRE_US_PER_KM = 4.9
 PORTS_TIMEOUT_S = 10.0
+LISTENER_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,17 @@ class Emulation:
         process = subprocess.Popen(["mnexec", "-a", str(self.net[host].pid), *command], **options)
         self.journal.process(process.pid, f"{command[0]} in {host}")
         return process
+
+    def wait_for_listener(self, host: str, port: int) -> None:
+        """Wait until somebody in a host listens on that TCP port.
+
+        Raises: EmulationError if nobody does.
+        """
+        deadline = time.monotonic() + LISTENER_TIMEOUT_S
+        while f":{port}" not in self.run_in(host, "ss -ltnH"):
+            if time.monotonic() > deadline:
+                raise EmulationError(f"nobody listens on port {port} of {host} after {LISTENER_TIMEOUT_S:g} s")
+            time.sleep(0.05)
 
 
 _HOST_SCRIPT = (

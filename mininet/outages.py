@@ -1,8 +1,8 @@
 """Outages in a running emulation: a link goes dark, a switch loses its power and with it all that it held, the
 controller is killed.
 
-From another terminal: `sudo .venv/bin/python mininet/outages.py link r1 r2 down`, `… switch r3 down`, `… controller
-down`, and `up` again.
+From another terminal: `sudo .venv/bin/python mininet/outages.py link r1 r2 down`, `… duct NAME down`, `… switch r3
+down`, `… controller down`, and `up` again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +44,26 @@ class Outages:
 
         Raises: EmulationError if there is no such link.
         """
-        ends = next((link.ends for link in self.plan.links if {*link.ends} == {a, b}), None)
-        if ends is None:
+        if not any({*link.ends} == {a, b} for link in self.plan.links):
             spans = ", ".join("-".join(link.ends) for link in self.plan.links)
             raise EmulationError(f"there is no link between {a!r} and {b!r}; links: {spans}")
-        # One end is enough, and a switch's end is in the root namespace: the other end sees its light go out.
+        self._set_interfaces([self._near_end(a, b)], up)
+
+    def duct(self, name: str, up: bool) -> None:
+        """Cut all spans of a duct at once, or light them again.
+
+        Raises: EmulationError if there is no such duct.
+        """
+        spans = [link.ends for link in self.plan.links if link.duct == name]
+        if not spans:
+            ducts = ", ".join(sorted({link.duct for link in self.plan.links if link.duct}))
+            raise EmulationError(f"there is no duct {name!r}; " + (f"ducts: {ducts}" if ducts else "the map has none"))
+        self._set_interfaces([self._near_end(*ends) for ends in spans], up)
+
+    def _near_end(self, a: str, b: str) -> str:
+        """One end is enough, and a switch's end is in the root namespace: the other end sees its light go out."""
         near, far = (a, b) if self._is_switch(a) else (b, a)
-        self._set_interface(self.plan.port(near, far).interface, up)
+        return self.plan.port(near, far).interface
 
     def switch(self, name: str, up: bool) -> None:
         """Switch a switch off, or on again: it comes back with all its links, and empty.
@@ -102,12 +116,12 @@ class Outages:
             time.sleep(0.01)
 
     def _lights(self, switch: str, up: bool) -> None:
-        for port in self.plan.ports:
-            if port.node == switch:
-                self._set_interface(port.interface, up)
+        self._set_interfaces([port.interface for port in self.plan.ports if port.node == switch], up)
 
-    def _set_interface(self, interface: str, up: bool) -> None:
-        self._run(["ip", "link", "set", interface, "up" if up else "down"])
+    def _set_interfaces(self, interfaces: Sequence[str], up: bool) -> None:
+        """All of them by one process, within a millisecond or two."""
+        lines = "".join(f"link set {interface} {'up' if up else 'down'}\n" for interface in interfaces)
+        self._run(["ip", "-batch", "-"], lines)
 
     def _is_switch(self, name: str) -> bool:
         return self.plan.node(name).kind == "switch"
@@ -115,9 +129,11 @@ class Outages:
     def _vsctl(self, *arguments: str) -> str:
         return self._run(["ovs-vsctl", *arguments])
 
-    def _run(self, command: list[str]) -> str:
+    def _run(self, command: list[str], text: str | None = None) -> str:
         places = dict.fromkeys(("OVS_RUNDIR", "OVS_DBDIR"), self.ovs_directory)
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **places})
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, check=False, env={**os.environ, **places}
+        )
         if done.returncode:
             raise EmulationError(f"{' '.join(command)} failed: {done.stderr.strip()}")
         return done.stdout
@@ -135,21 +151,23 @@ def of_running_emulation() -> Outages:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("kind", type=click.Choice(["link", "switch", "controller"]))
+@click.argument("kind", type=click.Choice(["link", "duct", "switch", "controller"]))
 @click.argument("names", nargs=-1)
 @click.argument("state", type=click.Choice(["up", "down"]))
 def main(kind: str, names: tuple[str, ...], state: str) -> None:
-    """Bring a link (two names), a switch (one name) or the controller of the running emulation down or up."""
+    """Bring a link (two names), a duct or a switch (one name) or the controller of the emulation down or up."""
     try:
         outages = of_running_emulation()
         if kind == "link" and len(names) == 2:
             outages.link(*names, up=state == "up")
+        elif kind == "duct" and len(names) == 1:
+            outages.duct(*names, up=state == "up")
         elif kind == "switch" and len(names) == 1:
             outages.switch(*names, up=state == "up")
         elif kind == "controller" and not names:
             outages.controller(up=state == "up")
         else:
-            raise EmulationError("give two ends, as in `link r1 r2 down`, or one switch, as in `switch r3 down`")
+            raise EmulationError("write `link r1 r2 down`, `duct east down`, `switch r3 down` or `controller down`")
     except (MapError, EmulationError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)

@@ -49,6 +49,14 @@ class Prompt(CLI):  # type: ignore[misc]
         except EmulationError as error:
             print(error)
 
+    def do_duct(self, line: str) -> None:
+        """duct NAME down|up: cut all spans of a duct at once, or light them again, e.g. `duct east down`."""
+        try:
+            name, up = _parse(line, 1, "duct NAME down|up, like `duct east down`")
+            self.outages.duct(name, up)
+        except EmulationError as error:
+            print(error)
+
     def do_switch(self, line: str) -> None:
         """switch NAME down|up: switch it off, or on again, when it is empty, e.g. `switch r3 down`."""
         try:

@@ -29,7 +29,7 @@ def emulate(settings: Settings, own_controller: bool = True, say: Say = print) -
     plan = load_map(str(settings.map_path))
     ports = (settings.openflow, ("127.0.0.1", settings.rest_port)) if own_controller else ()
     machine.check(ports, settings.datapath)
-    _clear_the_way(say)
+    clear_the_way(say)
     emulation = Emulation(plan, settings)
     with emulation:
         if own_controller:
@@ -89,6 +89,10 @@ def _end_on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG00
     raise SystemExit(128 + number)
 
 
-def _clear_the_way(say: Say) -> None:
+def clear_the_way(say: Say) -> None:
+    """Clean up after an emulation that has crashed.
+
+    Raises: EmulationError if one is running.
+    """
     if running.read() is not None or Journal(running.DIRECTORY).exists():
         clean(say)

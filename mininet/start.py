@@ -10,14 +10,17 @@ from pathlib import Path
 
 import click
 
+from calibration import measure
+from capacity import check, fitting_scale, of_this_machine
 from emulation import Settings
 from problems import EmulationError
 from prompt import Prompt
-from session import clean, describe, emulate
-from topologies.catalogue import found_map
+from session import clean, clear_the_way, describe, emulate
+from topologies.catalogue import adapted, found_map
 from topologies.commands import edges_wanted
 from topologies.loader import load_map
 from topologies.placement import Wishes
+from topologies.plants import is_plant
 from topologies.problems import MapError
 from traffic import Flood, bottleneck_bps, parse_percentage
 
@@ -27,8 +30,12 @@ from traffic import Flood, bottleneck_bps, parse_percentage
 @click.option("--edges", default="4", show_default=True, metavar="N|SITE,SITE…",
               help="How many edges, or at which sites (for published networks).")  # fmt: skip
 @click.option("--cloud", metavar="SITE", help="Where the cloud is; without it the most central site.")
-@click.option("--scale", type=click.FloatRange(0, 1000, min_open=True), default=0.2, show_default=True,
-              metavar="MBPS", help="Emulated Mb/s for each real Gb/s (for published networks).")  # fmt: skip
+@click.option("--scale", type=click.FloatRange(0, 1000, min_open=True), metavar="MBPS",
+              help="Emulated Mb/s for each real Gb/s, instead of the map's; without it a published network gets 0.2, "
+                   "or less if this machine cannot forward so much.")  # fmt: skip
+@click.option("--duct", "ducts", metavar="[NAME=]A-B,C-D…", multiple=True,
+              help="Spans that lie in one duct and are cut together; may be repeated.")  # fmt: skip
+@click.option("--measure-capacity", is_flag=True, help="Measure how much this machine forwards; start nothing.")
 @click.option("--no-prompt", is_flag=True, help="Run until Ctrl-C instead of giving a Mininet prompt.")
 @click.option("--controller", type=click.Choice(["own", "remote"]), default="own", show_default=True,
               help="Start a controller, or let the switches look for yours at --openflow.")  # fmt: skip
@@ -45,8 +52,9 @@ from traffic import Flood, bottleneck_bps, parse_percentage
               metavar="SECONDS", help="How long to wait for controller and switches.")  # fmt: skip
 @click.option("-c", "--clean", "only_clean", is_flag=True, help="Clean up after a crash, start nothing.")
 def main(
-    map_name: str, edges: str, cloud: str | None, scale: float, no_prompt: bool, controller: str, openflow: str,
-    rest_port: int, cross_traffic: str | None, datapath: str, tls: bool, timeout_s: float, only_clean: bool,
+    map_name: str, edges: str, cloud: str | None, scale: float | None, ducts: tuple[str, ...],
+    measure_capacity: bool, no_prompt: bool, controller: str, openflow: str, rest_port: int, cross_traffic: str | None,
+    datapath: str, tls: bool, timeout_s: float, only_clean: bool,
 ) -> None:  # fmt: skip
     """Bring up MAP on a private Open vSwitch, with its controller.
 
@@ -58,9 +66,15 @@ def main(
     try:
         if only_clean:
             return clean(click.echo)
-        wishes = Wishes(edges_wanted(edges), cloud, scale_mbps_per_gbps=scale)
+        if measure_capacity:
+            clear_the_way(click.echo)
+            room = measure(click.echo).mbps_hops(9000)
+            return click.echo(f"maps with frames of 9000 bytes may ask for {room:.0f} Mb/s x switches")
+        wishes = Wishes(edges_wanted(edges), cloud)
         with tempfile.TemporaryDirectory(prefix="paceline-") as maps:
-            path = found_map(map_name, wishes, Path(maps))
+            path = adapted(found_map(map_name, wishes, Path(maps)), Path(maps), scale, ducts)
+            if datapath == "user":
+                path = _checked(path, Path(maps), may_shrink=scale is None and is_plant(map_name))
             settings = Settings(path, datapath, _address(openflow), rest_port, timeout_s, tls)
             _run(settings, controller == "own", cross_traffic, no_prompt)
     except (MapError, EmulationError) as error:
@@ -68,6 +82,15 @@ def main(
         sys.exit(1)
     except KeyboardInterrupt:
         click.echo("")
+
+
+def _checked(path: Path, directory: Path, may_shrink: bool) -> Path:
+    """The map's file, at a scale at which this machine forwards whatever its hosts send."""
+    plan, room = load_map(str(path)), of_this_machine()
+    if may_shrink:
+        return adapted(path, directory, fitting_scale(plan, room))
+    check(plan, room)
+    return path
 
 
 def _run(settings: Settings, own_controller: bool, cross_traffic: str | None, no_prompt: bool) -> None:

@@ -52,7 +52,7 @@ class Flood:
         source, sink = plan.cross_traffic.source, plan.cross_traffic.sink
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.processes.append(self.emulation.popen_in(sink, ["iperf3", "-s"], **quiet))
-        self._wait_for_server(sink)
+        self.emulation.wait_for_listener(sink, 5201)
         load = ["-u", "-l", str(plan.mtu_bytes - HEADERS_BYTES), "-b", str(self.rate_bps)]
         client = ["iperf3", "-c", plan.ip(sink), "-t", "0", *(["-C", "cubic"] if self.tcp else load)]
         self.processes.append(self.emulation.popen_in(source, client, **quiet))
@@ -71,13 +71,6 @@ class Flood:
         assert cross is not None
         text = self.emulation.run_in(cross.sink, f"cat /sys/class/net/{cross.sink}-eth1/statistics/rx_bytes")
         return int(text)
-
-    def _wait_for_server(self, sink: str) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while ":5201" not in self.emulation.run_in(sink, "ss -ltnH"):
-            if time.monotonic() > deadline:
-                raise EmulationError(f"the cross-traffic's server on {sink} did not start")
-            time.sleep(0.05)
 
     def _wait_until_it_flows(self, sink: str) -> None:
         before, deadline = self.delivered_bytes(), time.monotonic() + START_TIMEOUT_S

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import yaml
 
 from topologies.loader import load_map, map_path
 from topologies.maps import Map
 from topologies.placement import Wishes, map_facts, write_map
 from topologies.plants import is_plant, read_plant
+from topologies.problems import MapError
 
 
 def found_map(what: str, wishes: Wishes, directory: Path, route_factor: float | None = None) -> Path:
@@ -22,6 +26,43 @@ def found_map(what: str, wishes: Wishes, directory: Path, route_factor: float | 
     write_map(facts, path)
     load_map(str(path))  # says what is wrong with it, if anything is
     return path
+
+
+def adapted(path: Path, directory: Path, scale: float | None = None, ducts: Sequence[str] = ()) -> Path:
+    """A map's file at another scale (None: as it is) and with further ducts, each `[NAME=]A-B,C-D`; in `directory`.
+
+    Raises: MapError if the map cannot be used, or a duct names no spans of it.
+    """
+    plan, facts = load_map(str(path)), yaml.safe_load(path.read_text())
+    if scale is None and not ducts:
+        return path
+    if scale is not None:
+        facts["scale_mbps_per_gbps"] = scale
+    lying = _spans_in(plan, ducts)
+    for link in facts["links"]:
+        if duct := lying.get(frozenset(link["ends"])):
+            link["duct"] = duct
+    copy = directory / f"{plan.name}-adapted.yaml"
+    write_map(facts, copy)
+    load_map(str(copy))
+    return copy
+
+
+def _spans_in(plan: Map, ducts: Sequence[str]) -> dict[frozenset[str], str]:
+    """Which spans lie in which duct, beside what the map says."""
+    spans = {frozenset(link.ends): link for link in plan.links}
+    lying: dict[frozenset[str], str] = {}
+    for number, text in enumerate(ducts, 1):
+        name, _, listed = text.rpartition("=")
+        for word in listed.split(","):
+            span = frozenset(word.strip().split("-"))
+            if span not in spans:
+                known = ", ".join("-".join(link.ends) for link in plan.links)
+                raise MapError([f"duct {text!r}: {plan.name} has no span {word.strip()!r}; its spans: {known}"])
+            if other := lying.get(span) or spans[span].duct:
+                raise MapError([f"duct {text!r}: span {word.strip()} lies in duct {other} already"])
+            lying[span] = name.strip() or f"d{number}"
+    return lying
 
 
 def length_km(plan: Map) -> float:

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from topologies.catalogue import found_map, length_km
+from topologies.catalogue import adapted, found_map, length_km
 from topologies.loader import known_maps, load_map
 from topologies.maps import Map
 from topologies.placement import Wishes
@@ -32,11 +32,13 @@ def edges_wanted(text: str) -> int | list[str]:
               metavar="MBPS", help="Emulated Mb/s for each real Gb/s.")  # fmt: skip
 @click.option("--route-factor", type=click.FloatRange(1, 5),
               help="Fibre per great-circle km; without it the rule of ITU-T G.826.")  # fmt: skip
+@click.option("--duct", "ducts", metavar="[NAME=]A-B,C-D…", multiple=True,
+              help="Spans that lie in one duct and are cut together; may be repeated.")  # fmt: skip
 @click.option("--draw", "picture", type=click.Path(path_type=Path), help="Draw it there, .png or .svg.")
 @click.option("--write", "file", type=click.Path(path_type=Path), help="Write its YAML file there.")
 def maps(
     what: str | None, edges: str, cloud: str | None, scale: float, route_factor: float | None,
-    picture: Path | None, file: Path | None,
+    ducts: tuple[str, ...], picture: Path | None, file: Path | None,
 ) -> None:  # fmt: skip
     """List maps, or show, draw and write one.
 
@@ -53,7 +55,7 @@ def maps(
     wishes = Wishes(edges_wanted(edges), cloud, scale_mbps_per_gbps=scale)
     try:
         with tempfile.TemporaryDirectory() as directory:
-            path = found_map(what, wishes, Path(directory), route_factor)
+            path = adapted(found_map(what, wishes, Path(directory), route_factor), Path(directory), None, ducts)
             plan, text = load_map(str(path)), path.read_text()
         _show(console, plan)
         if file:
@@ -85,9 +87,11 @@ def _show(console: Console, plan: Map) -> None:
     console.print(f"{plan.name}: {plan.description}", highlight=False)
     console.print(f"source: {plan.source or 'Paceline'}", highlight=False)
     labels = {node.name: node.label or node.name for node in plan.nodes}
-    table = Table("span", "between", "km", "Gb/s", "emulated Mb/s")
+    has_ducts = any(link.duct for link in plan.links)
+    table = Table("span", "between", "km", "Gb/s", "emulated Mb/s", *(("duct",) if has_ducts else ()))
     for link in plan.links:
         ends = " - ".join(labels[end] for end in link.ends)
         rate_mbps = plan.rate_bps(link) / 1e6
-        table.add_row("-".join(link.ends), ends, f"{link.length_km:g}", f"{link.rate_gbps:g}", f"{rate_mbps:g}")
+        cells = ["-".join(link.ends), ends, f"{link.length_km:g}", f"{link.rate_gbps:g}", f"{rate_mbps:g}"]
+        table.add_row(*cells, *((link.duct or "",) if has_ducts else ()))
     console.print(table)

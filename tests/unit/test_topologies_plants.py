@@ -10,9 +10,9 @@ import networkx as nx
 import pytest
 from click.testing import CliRunner
 
-from topologies.catalogue import found_map
+from topologies.catalogue import adapted, found_map
 from topologies.commands import maps
-from topologies.loader import load_map
+from topologies.loader import load_map, map_path
 from topologies.maps import Map
 from topologies.placement import Wishes, map_facts, short_names
 from topologies.plants import Fibre, Plant, Site, fibre_km, great_circle_km, is_plant, plant_names, read_plant
@@ -163,3 +163,17 @@ def test_paceline_maps_lists_shows_writes_and_draws(tmp_path: Path) -> None:
     assert picture.read_text().startswith("<?xml")
     assert len(load_map(str(file)).edges) == 1
     assert run(maps, ["nix"]).exit_code == 1
+
+
+def test_ducts_and_scale_can_be_given_to_any_map(tmp_path: Path) -> None:
+    path = adapted(map_path("metro"), tmp_path, 0.4, ["east=r1-r2,r4-r1", "r3-r4"])
+    plan = load_map(str(path))
+    ducts = {"-".join(link.ends): link.duct for link in plan.links if link.duct}
+    assert (plan.scale_mbps_per_gbps, ducts) == (0.4, {"r1-r2": "east", "r1-r4": "east", "r3-r4": "d2"})
+    assert adapted(map_path("metro"), tmp_path) == map_path("metro")
+    for wrong, sentence in (
+        ("r1-r9", "duct 'r1-r9': metro has no span 'r1-r9'; its spans: r1-r2, "),
+        ("r2-r1", "duct 'r2-r1': span r2-r1 lies in duct east already"),
+    ):
+        with pytest.raises(MapError, match=sentence):
+            adapted(path, tmp_path, None, [wrong])
