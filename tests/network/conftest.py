@@ -153,7 +153,7 @@ def network_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
         assert note is not None
         client = httpx.Client(base_url="http://127.0.0.1:8080", timeout=20)
         open_ones.append((context, client))
-        return Network(load_map(map_name), note, client)
+        return Network(load_map(note.map_path), note, client)
 
     yield bring_up
     for context, client in reversed(open_ones):

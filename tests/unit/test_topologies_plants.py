@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from topologies.catalogue import adapted, found_map
 from topologies.commands import maps
+from topologies.labels import Box, Room, along, beside, line
 from topologies.loader import load_map, map_path
 from topologies.maps import Map
 from topologies.placement import Wishes, map_facts, short_names
@@ -177,3 +178,14 @@ def test_ducts_and_scale_can_be_given_to_any_map(tmp_path: Path) -> None:
     ):
         with pytest.raises(MapError, match=sentence):
             adapted(path, tmp_path, None, [wrong])
+
+
+def test_names_and_lengths_in_a_drawing_find_room() -> None:
+    room = Room([Box(0, 0, 4, 4)])
+    first = room.take(beside((0, 0), "Here", 8, 5))
+    second = room.take(beside((0, 0), "There", 8, 5))
+    assert (first.x > 0, second.x < 0) == (True, True)
+    assert first.overlap(second) == 0
+    room.block(line((0, 100), (100, 100)))
+    length = room.take(along((0, 0), (0, 100), "123", 8))
+    assert all(length.overlap(other) == 0 for other in (first, second))
