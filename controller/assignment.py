@@ -43,7 +43,7 @@ class Lifetime:
     def bookings(self, sized: Sized, route: Route) -> tuple[Booking, ...]:
         """What a flow takes in the calendar on a route."""
         name, rate_bps, window = sized.flow.name, sized.rate_bps, window_of(sized.flow)
-        taken = links_taken(route, self.ducts)
+        taken = self.taken(sized, route)
         lines = (
             Booking(self.reservation_id, name, link, rate_bps, self.start_s, self.end_s, window, failures)
             for link, failures in taken
@@ -51,6 +51,10 @@ class Lifetime:
         _, around = taken[-1]
         light = [(each, NEVER) for each in route.lightpaths] + [(each, around) for each in route.backup_lightpaths]
         return (*lines, *(self.in_light(sized, *each) for each in light))
+
+    def taken(self, sized: Sized, route: Route) -> tuple[tuple[str, frozenset[str]], ...]:
+        """The links, and under which failures; see controller.routes."""
+        return links_taken(route, self.ducts, sized.flow.requirement.backup == "dedicated")
 
     def in_light(self, sized: Sized, lightpath: Lightpath, failures: frozenset[str]) -> Booking:
         """What a flow takes of a lightpath; on a backup while one of these failures lasts."""
@@ -103,7 +107,7 @@ class Room:
         """The route with lightpaths along it, as they are or as they can be lit; None if there are none."""
         if self.network.grid is None:
             return route
-        _, around = links_taken(route, self.network.ducts)[-1]
+        _, around = self.lifetime.taken(sized, route)[-1]
         light = [
             self.light.along(path[1:-1], sized.rate_bps, partial(self._has_room, sized, failures))
             for path, failures in ((route.path, NEVER), (route.backup, around))
@@ -126,7 +130,7 @@ class Room:
 
     def no_light(self, sized: Sized, route: Route) -> Refused | None:
         """Why there are no lightpaths along a route; None if there are."""
-        _, around = links_taken(route, self.network.ducts)[-1]
+        _, around = self.lifetime.taken(sized, route)[-1]
         for path, failures in ((route.path, NEVER), (route.backup or (), around)):
             has_room = partial(self._has_room, sized, failures)
             refusal = self.light.refusal(sized.flow.name, path[1:-1], sized.rate_bps, has_room)

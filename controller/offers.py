@@ -149,7 +149,7 @@ def offer(circumstances: Circumstances, request: Request, error: Refused) -> tup
 
     bursts = _granted(circumstances, request)
     if isinstance(error, NoDisjointPath):
-        return tries.first([tuple(_with(flow, protection="none") for flow in request.flows)])
+        return tries.first([tuple(_with(flow, protection="none", backup="shared") for flow in request.flows)])
     if isinstance(error, NoCapacity | NoSpectrum) or error.facts.get("promise") == "completion":
         return tries.nearest(slower)
     if isinstance(error, LatencyNotMet):

@@ -17,6 +17,7 @@ from controller.routes import Route
 
 Protocol = Literal["tcp", "udp"]
 Protection = Literal["none", "link_disjoint", "duct_disjoint"]
+Backup = Literal["shared", "dedicated"]
 
 LOWEST_RANK = 255
 DEFAULT_RANK = 128
@@ -76,7 +77,8 @@ class Requirement:
 
     A rate: `min_bandwidth_bps`. A transfer: `transfer_bytes` (L2) handed over at once and there within `deadline_ms`;
     with `period_ms` again in every period, from `offset_ms` after its start. Periods are counted from the Unix epoch.
-    `rank`: 0 is the most important. Source: RFC 9016 §5.7, §5.9.
+    `rank`: 0 is the most important. `backup`: whether those that no single failure needs together with it may share its
+    backup's capacity (RFC 4427: shared mesh or 1:1). Source: RFC 9016 §5.7, §5.9.
     """
 
     min_bandwidth_bps: int | None = None
@@ -89,6 +91,7 @@ class Requirement:
     offset_ms: float = 0.0
     rank: int = DEFAULT_RANK
     protection: Protection = "none"
+    backup: Backup = "shared"
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,11 @@ def survived(route: Route, ducts: Ducts) -> tuple[str, ...]:
     return tuple(failure for failure in failures_of(route.path, ducts) if failure not in fatal)
 
 
-def links_taken(route: Route, ducts: Ducts) -> tuple[tuple[str, frozenset[str]], ...]:
-    """Every directed link on which the flow needs room, and the failures under which; none named: always."""
+def links_taken(route: Route, ducts: Ducts, dedicated: bool = False) -> tuple[tuple[str, frozenset[str]], ...]:
+    """Every directed link on which the flow needs room, and the failures under which; none named: always.
+
+    `dedicated`: also what it needs under failures is taken always.
+    """
     always = tuple((link, NEVER) for link in link_names(route.path))
     if route.backup is None:
         return always
@@ -80,7 +83,8 @@ def links_taken(route: Route, ducts: Ducts) -> tuple[tuple[str, frozenset[str]],
         for i in range(len(switches) - 2)
     )
     around = tuple((link, frozenset(turns)) for link in link_names(route.backup[1:-1]))
-    return (*always, *back, *around)
+    aside = (*back, *around)
+    return (*always, *(((link, NEVER) for link, _ in aside) if dedicated else aside))
 
 
 def walk_under(route: Route, failure: str, ducts: Ducts) -> Path:

@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Disc
 from controller import reservation as facts
 from controller.asked import Asked
 from controller.errors import InvalidRequest
-from controller.reservation import DEFAULT_RANK, LOWEST_RANK, Protection
+from controller.reservation import DEFAULT_RANK, LOWEST_RANK, Backup, Protection
 from controller.web import examples
 from controller.windows import MIN_PERIOD_US
 
@@ -98,6 +98,19 @@ class AnyRequirement(Strict):
             "`duct_disjoint`: nor a duct, so that the flow survives the loss of any one duct of the map."
         ),
     ] = "none"
+    backup: Annotated[
+        Backup,
+        Field(
+            description="`shared`: the backup's capacity is for all flows of which no single failure needs two there; "
+            "`dedicated`: it is this flow's alone."
+        ),
+    ] = "shared"
+
+    @model_validator(mode="after")
+    def _has_a_backup(self) -> Self:
+        if self.backup == "dedicated" and self.protection == "none":
+            raise Mistaken([("backup", "there is none without protection: link_disjoint or duct_disjoint")])
+        return self
 
 
 class RateRequirement(AnyRequirement):

@@ -76,6 +76,7 @@ _REQUIREMENT: Json = {
     "max_latency_variation_us": None,
     "rank": 128,
     "protection": "none",
+    "backup": "shared",
 }
 
 PLACED_FLOW: Json = {

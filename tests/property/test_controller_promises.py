@@ -44,6 +44,7 @@ def requirements(draw: st.DrawFn) -> Requirement:
     common = {
         "rank": draw(st.integers(0, 255)),
         "protection": draw(st.sampled_from(["none", "link_disjoint", "duct_disjoint"])),
+        "backup": draw(st.sampled_from(["shared", "shared", "dedicated"])),
         "burst_bytes": draw(st.sampled_from([None, 1, 20_000])),
         "max_latency_us": draw(st.sampled_from([None, None, None, 60_000.0])),
     }

@@ -263,6 +263,7 @@ def test_every_error_a_client_can_meet_has_an_example() -> None:
         ({"transfer_bytes": 1000, "deadline_ms": 1, "period_ms": 10}, ["requirement.period_ms"]),
         ({"transfer_bytes": True, "deadline_ms": "1"}, ["requirement.transfer_bytes", "requirement.deadline_ms"]),
         ({"min_bandwidth_bps": 1000, "rank": 256, "protection": "all"}, ["requirement.rank", "requirement.protection"]),
+        ({"min_bandwidth_bps": 1000, "backup": "dedicated"}, ["requirement.backup"]),
     ],
 )
 def test_a_requirement_has_one_form_that_makes_sense(

@@ -9,7 +9,7 @@ import pytest
 from controller.admission import Admitted, Rejected, Request, decide
 from controller.bookings import Bookings
 from controller.network import Network, network_from_map
-from controller.reservation import Flow, Match, Protection, Requirement, Reservation, State
+from controller.reservation import Backup, Flow, Match, Protection, Requirement, Reservation, State
 from controller.routes import spans_of
 from controller.standing import Standing
 from controller.survival import survive
@@ -30,8 +30,8 @@ def network(**ducts: str) -> Network:
     return network_from_map(Map("three", "", 1.0, 9000, tuple(nodes), tuple(links)))
 
 
-def flow(number: int, protection: Protection) -> Flow:
-    requirement = Requirement(RATE_BPS, protection=protection)
+def flow(number: int, protection: Protection, backup: Backup) -> Flow:
+    requirement = Requirement(RATE_BPS, protection=protection, backup=backup)
     return Flow(f"f{number}", "edge1", "cloud", Match("udp", number, 1), requirement)
 
 
@@ -39,8 +39,8 @@ class Calendar:
     def __init__(self, where: Network) -> None:
         self.network, self.bookings, self.standing = where, Bookings(), Standing(where)
 
-    def reserve(self, number: int, protection: Protection) -> Admitted | Rejected:
-        request = Request(f"r-{number}", 1, (flow(number, protection),))
+    def reserve(self, number: int, protection: Protection, backup: Backup = "shared") -> Admitted | Rejected:
+        request = Request(f"r-{number}", 1, (flow(number, protection, backup),))
         decision = decide(self.network, self.bookings, self.standing, request, 0.0)
         if isinstance(decision, Admitted):
             new = Reservation(request.reservation_id, number, 1, "t", State.ACTIVE, 60, 0, 60, decision.placements)
@@ -79,6 +79,16 @@ def test_backups_that_one_duct_needs_together_are_not_shared() -> None:
     refused = together.reserve(2, "link_disjoint")
     assert isinstance(refused, Rejected)
     assert refused.error.code == "no_capacity"
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_dedicated_backup_is_shared_with_nobody(which: int) -> None:
+    """As above with no duct: whichever of the two wants it for itself, the second does not fit."""
+    calendar = Calendar(network())
+    for number in (1, 2):
+        decision = calendar.reserve(number, "link_disjoint", "dedicated" if number == which else "shared")
+    assert isinstance(decision, Rejected)
+    assert decision.error.code == "no_capacity"
 
 
 def test_a_protected_flow_survives_its_whole_duct_and_goes_back() -> None:
