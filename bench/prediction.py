@@ -128,30 +128,40 @@ def limited_worker() -> Iterator[Worker]:
 def offline(
     costs: Sequence[LayerCost], rehearsed: LayerSeconds, rounds: Sequence[Measured]
 ) -> dict[str, list[float]]:
-    """The errors for each cut foretold from the other cuts; what a cut takes is the median of its rounds.
+    """The errors for each cut foretold from the other cuts.
 
-    `predictor`: rehearsal, then corrected, as in a run; `costs`: FLOPs + bytes + constant; `flops`: FLOPs alone.
+    `predictor`: rehearsal, then corrected by all other cuts' rounds as they come, as in a run; typical for the rounds
+    of the cut. `costs`: FLOPs + bytes + constant; `flops`: FLOPs alone; both fitted to all other cuts' rounds, and
+    compared with the median of the cut's.
     """
     errors: dict[str, list[float]] = {"predictor": [], "costs": [], "flops": []}
     for cut, true_s in typical_s(rounds).items():
         others = [one for one in rounds if one.cut != cut]
+        errors["predictor"].append(abs(statistics.median(_walk(rehearsed, rounds, cut)) - 1))
         models = [_fit(costs, others, forward) for forward in (True, False)]
         layers = [
             tuple(model.seconds(_one(cost, forward)) for cost in costs)
             for model, forward in zip(models, (True, False), strict=True)
         ]
-        predictor = Predictor(rehearsed)
-        for one in others:
-            predictor.learn(one.cut, MICRO, one.steps)
         flops = [0.0, *accumulate(cost.forward_flops + cost.backward_flops for cost in costs)]
         foretold = {
-            "predictor": MICRO * (predictor.forward_s()[cut] + predictor.backward_s()[cut]),
             "costs": MICRO * sum(layers[0][:cut] + layers[1][:cut]),
             "flops": flops[cut] * statistics.fmean(one.total_s / flops[one.cut] for one in others),
         }
         for name, seconds in foretold.items():
             errors[name].append(abs(seconds / true_s - 1))
     return errors
+
+
+def _walk(rehearsed: LayerSeconds, rounds: Sequence[Measured], cut: int) -> list[float]:
+    """Foretold over measured for every round of that cut, from which nothing is learnt."""
+    predictor, ratios = Predictor(rehearsed), []
+    for one in rounds:
+        if one.cut == cut:
+            ratios.append(MICRO * (predictor.forward_s()[cut] + predictor.backward_s()[cut]) / one.total_s)
+        else:
+            predictor.learn(one.cut, MICRO, one.steps)
+    return ratios
 
 
 def typical_s(rounds: Sequence[Measured]) -> dict[int, float]:
