@@ -1,0 +1,50 @@
+"""What a node finds out of itself: every layer's seconds, on memory that stays its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import torch
+from torch import nn
+
+from trainer.benchmark import rehearse
+from trainer.recipe import OptimizerRecipe
+
+FAULTS = """
+import resource
+import torch
+from trainer.heap import keep_heap
+
+def faults():
+    began = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(2_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - began
+
+torch.set_num_threads(1)
+before = faults()
+print(keep_heap(), before, (faults(), faults())[1])
+"""
+
+
+def test_a_process_that_keeps_its_heap_takes_no_page_twice() -> None:
+    ran = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    told, before, after = ran.stdout.split()
+    assert told == "True"
+    assert int(before) > 200  # 8 MB, twenty times
+    assert int(after) < int(before) / 10
+
+
+def test_a_rehearsal_learns_nothing_and_tells_layers_apart() -> None:
+    torch.manual_seed(1)
+    layers = [nn.Flatten(), nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512)]
+    weights = [value.clone() for layer in layers for value in layer.parameters()]
+    seconds = rehearse(layers, torch.rand(32, 8, 8), OptimizerRecipe("adamw"), micros=4, seconds=0.05)
+    after = [value for layer in layers for value in layer.parameters()]
+    assert all(torch.equal(*pair) for pair in zip(weights, after, strict=True))
+    assert all(value.grad is None for layer in layers for value in layer.parameters())
+    assert len(seconds.forward_s) == len(seconds.backward_s) == 4
+    assert seconds.backward_s[0] < 0.1 * seconds.backward_s[3]  # no gradient is wanted of the input
+    assert min(seconds.forward_s) > 0
+    assert seconds.stretch >= 1
