@@ -30,7 +30,8 @@ from controller.events import (
 from controller.forwarding import reservation_meter
 from controller.gates import Gates
 from controller.holdings import Difference, Holdings, Told
-from controller.network import DirectedLink, Network
+from controller.network import Network
+from controller.portwatch import PortWatch
 from controller.reservation import Reservation
 from controller.spans import SpanState, changes, links_of, span_states
 from controller.switches import (
@@ -47,7 +48,6 @@ from controller.switches import (
     SwitchUp,
 )
 from controller.target import Entries, Touched, merged
-from controller.wiring import PortKey, complaints, lldp_frame
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,6 @@ HUB_S = 60.0
 """How long the hub may take over everything; only a hub that has stopped ever does."""
 RETRY_S = 2.0
 TICK_S = 1.0
-WIRING_CHECK_S = 3.0
-SETTLED_S = 2.5 * WIRING_CHECK_S
 WARN_EVERY_S = 60.0
 
 Result = TypeVar("Result")
@@ -92,10 +90,7 @@ class Fabric:
         self._in_step: frozenset[str] = frozenset()
         self._under_way: set[str] = set()
         self._retry_at_s: dict[str, float] = {}
-        self._ports: dict[int, dict[int, bool]] = {}
-        self._up_since_s: dict[int, float] = {}
-        self._heard: dict[PortKey, PortKey] = {}
-        self._checked_at_s = 0.0
+        self._ports = PortWatch(network, switches)
         self._warned_until_s: dict[str, float] = {}
         self._waiting: list[SwitchEvent] = []
 
@@ -344,7 +339,7 @@ class Fabric:
             self._take(event)
         self._waiting.clear()
         before, states = self.down, self._span_states
-        dark = self._links_dark()
+        dark = self._ports.dark()
         self._span_states = span_states(self._network, dark, self.closed)
         self.down = dark | links_of(self._network, self.closed)
         for change in changes(self._network, states, self._span_states):
@@ -361,22 +356,12 @@ class Fabric:
 
     def _take(self, event: SwitchEvent) -> None:
         number = event.datapath_id
-        if isinstance(event, LldpSeen):
-            self._heard[number, event.port] = event.source, event.source_port
+        if isinstance(event, SwitchUp | PortChanged | LldpSeen):
+            self._ports.take(event)
+        if isinstance(event, PortChanged | LldpSeen):
             return
         if isinstance(event, Impostor):
             self._turned_away(event)
-            return
-        if isinstance(event, SwitchUp):
-            self._ports[number] = {port: up for port, (_, up) in event.ports.items()}
-            self._up_since_s[number] = time.monotonic()
-            self._checked_at_s = 0.0
-        elif isinstance(event, PortChanged):
-            self._heard.pop((number, event.port), None)
-            self._up_since_s[number] = time.monotonic()  # silence means nothing until the next checks
-            self._ports.setdefault(number, {}).pop(event.port, None)
-            if event.up is not None:
-                self._ports[number][event.port] = event.up
             return
         name = self._name_of.get(number)
         what = type(event).__name__
@@ -395,35 +380,15 @@ class Fabric:
             log.warning("switch=%s turned away address=%s: its certificate is that of %s", name, event.address, shown)
             self._tell(SwitchImpostor(name, event.names, event.address))
 
-    def _links_dark(self) -> frozenset[str]:
-        return frozenset(link.name for link in self._network.links.values() if not self._is_up(link))
-
-    def _is_up(self, link: DirectedLink) -> bool:
-        """A link is up unless a switch at one of its ends has said otherwise."""
-        ends = ((link.source, link.source_port), (link.destination, link.destination_port))
-        for node, port in ends:
-            ports = self._ports.get(self._number_of.get(node, -1))
-            if ports is not None and not ports.get(port, False):
-                return False
-        return True
-
     # Wiring ---------------------------------------------------------------------------------------------------------
 
     def check_wiring(self) -> None:
         """Have every port say where it is, now and then."""
-        now_s = time.monotonic()
-        if now_s - self._checked_at_s < WIRING_CHECK_S:
-            return
-        self._checked_at_s = now_s
-        for number in self._switches.connected():
-            frames = {port: lldp_frame(number, port) for port, up in self._ports.get(number, {}).items() if up}
-            self._switches.send_frames(number, frames)
+        self._ports.check_wiring()
 
     def complaints(self) -> list[str]:
         """What is not as the map says, one sentence each."""
-        settled_before_s = time.monotonic() - SETTLED_S
-        settled = frozenset(n for n, since_s in self._up_since_s.items() if since_s < settled_before_s)
-        return complaints(self._network, self._switches.connected(), self._ports, self._heard, settled)
+        return self._ports.complaints()
 
 
 def _named(error: SwitchError, candidates: Collection[str]) -> Collection[str]:

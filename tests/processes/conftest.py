@@ -20,8 +20,14 @@ def ovs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVSwitch]:
 
 
 @pytest.fixture(scope="module")
-def started(ovs: OpenVSwitch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
-    controller = Controller(tmp_path_factory.mktemp("controller"))
+def kind() -> type[Controller]:
+    """A module may bring a kind of its own."""
+    return Controller
+
+
+@pytest.fixture(scope="module")
+def started(ovs: OpenVSwitch, kind: type[Controller], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
+    controller = kind(tmp_path_factory.mktemp("controller"))
     ovs.build(controller.openflow_port)
     try:
         yield controller

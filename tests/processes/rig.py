@@ -107,7 +107,7 @@ class OpenVSwitch:
         for process in (self.switch, self.database):
             process.send_signal(signal.SIGCONT)
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 class Controller:
@@ -137,7 +137,7 @@ class Controller:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        code = self.process.wait(15)
+        code = self.process.wait(60)
         assert self.process.stdout
         self.process.stdout.close()
         return code

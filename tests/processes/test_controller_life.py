@@ -220,7 +220,7 @@ def silent(ovs: OpenVSwitch, controller: Controller, switch: str) -> Iterator[Ca
     try:
         ovs.vsctl("set-controller", switch, f"tcp:127.0.0.1:{line.port}")
         ovs.vsctl("set", "controller", switch, "max_backoff=1000")
-        assert line.busy.wait(15)
+        assert line.busy.wait(60)
         wait_until(controller.in_step)
         wait_until(lambda: f"tcp:127.0.0.1:{line.port}" in ovs.vsctl("get-controller", switch))
         line.moving.clear()

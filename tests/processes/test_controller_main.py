@@ -133,7 +133,7 @@ def inside_ryu_manager(directory: Path, rest_port: int, openflow_port: int, *set
         yield log
     finally:
         process.terminate()  # not SIGINT: a greenlet of Ryu's may swallow the KeyboardInterrupt
-        process.wait(15)
+        process.wait(60)
 
 
 def test_another_ryu_app_runs_beside_it_and_both_end_with_one_signal(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_another_ryu_app_runs_beside_it_and_both_end_with_one_signal(tmp_path: P
         assert httpx.get(f"http://127.0.0.1:{ryu}/stats/switches", timeout=60).json() == []
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(15) == 0, (tmp_path / "log").read_text()
+        assert process.wait(60) == 0, (tmp_path / "log").read_text()
 
 
 def test_it_runs_as_an_application_of_ryu_manager(tmp_path: Path) -> None:

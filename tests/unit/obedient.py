@@ -86,7 +86,7 @@ def serving(app: FastAPI) -> Iterator[httpx.Client]:
         rest = RestThread(app, [listener])
         rest.start()
         try:
-            assert rest.ready.wait(30)
+            assert rest.ready.wait(60)
             with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30) as client:
                 yield client
         finally:

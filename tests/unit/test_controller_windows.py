@@ -119,7 +119,7 @@ def test_a_slow_switch_holds_up_no_other_and_hears_of_all_turns_at_once_when_it_
     switches = SlowSwitches()
     gates = Gates(switches)
     gates.start()
-    assert switches.enough.wait(10)
+    assert switches.enough.wait(60)
     gates.stop()
     assert [name for name, _ in switches.told].count("slow") == 1
     assert [name for name, _ in switches.told].count("quick") == switches.turns

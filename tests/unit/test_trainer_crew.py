@@ -167,14 +167,20 @@ def until_waiting(one: Crew, names: list[str]) -> None:
     assert one.waiting == names
 
 
-def test_who_comes_in_the_middle_is_prepared_and_waits_for_an_averaging(crew: tuple[Crew, int]) -> None:
-    one, port = crew
+def one_in_and_one_waiting(one: Crew, port: int) -> tuple[Connection, Connection]:
+    """edge2 trains, edge1 came later."""
     first = admitted(port, "edge2")
     one.gather(1, 0.3)
     first.send(READY)
     one.prepare(RECIPE, 1000, 5)
     late = prepared(port, "edge1")
     until_waiting(one, ["edge1"])
+    return first, late
+
+
+def test_who_comes_in_the_middle_is_prepared_and_waits_for_an_averaging(crew: tuple[Crew, int]) -> None:
+    one, port = crew
+    first, late = one_in_and_one_waiting(one, port)
     assert [member.name for member in one.members] == ["edge2"]
     assert [member.name for member in one.readmit()] == ["edge1"]
     assert [member.name for member in one.members] == ["edge1", "edge2"]
@@ -184,12 +190,7 @@ def test_who_comes_in_the_middle_is_prepared_and_waits_for_an_averaging(crew: tu
 
 def test_who_waits_and_leaves_does_not_wait_any_more(crew: tuple[Crew, int]) -> None:
     one, port = crew
-    first = admitted(port, "edge2")
-    one.gather(1, 0.3)
-    first.send(READY)
-    one.prepare(RECIPE, 1000, 5)
-    late = prepared(port, "edge1")
-    until_waiting(one, ["edge1"])
+    first, late = one_in_and_one_waiting(one, port)
     late.close()
     until_waiting(one, [])
     first.close()
