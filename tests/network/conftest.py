@@ -1,4 +1,8 @@
-"""Real networks for the tests: the emulation is started as a user starts it, and always taken down again."""
+"""Real networks for the tests: the emulation is started as a user starts it, and always taken down again.
+
+One runs at a time. The last one stays up for the next module that wants the same, if it is still as it was at the
+start; whoever starts an emulation of his own ends it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +28,20 @@ from topologies.maps import Map
 ROOT = Path(__file__).parents[2]
 START = [sys.executable, str(ROOT / "mininet/start.py")]
 READY_TIMEOUT_S = 60.0
+MAPS = "metro", "pair"
+"""Fixtures of this name are emulations of that map."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules on the same map come one after the other, so that its emulation starts once."""
+    maps: dict[Path, int] = {}
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.network)
+            wanted = getattr(item, "fixturenames", ())
+            here = next((place for place, name in enumerate(MAPS) if name in wanted), len(MAPS))
+            maps[item.path] = min(here, maps.get(item.path, here))
+    items.sort(key=lambda item: maps.get(item.path, -1))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -48,6 +60,7 @@ class Started:
     """A `mininet/start.py` that runs; what it printed is in `log`."""
 
     def __init__(self, arguments: list[str], log: Path) -> None:
+        KEPT.end()
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -67,7 +80,7 @@ class Started:
     def end(self, number: int = signal.SIGINT) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
-        code = self.process.wait(30)
+        code = self.process.wait(60)
         assert self.process.stdin is not None
         self.process.stdin.close()
         return code
@@ -110,7 +123,7 @@ class Network:
             yield process
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
     def switch(self, tool: str, *arguments: str) -> str:
         """Ask a switch itself: `switch("dump-flows", "s1")`."""
@@ -120,6 +133,18 @@ class Network:
             ["ovs-ofctl", "-O", "OpenFlow13", command, socket, *rest], capture_output=True, text=True, check=True
         )
         return done.stdout
+
+    def is_as_new(self) -> bool:
+        """Whether nobody has left anything behind: all is up, nothing is reserved, switches hold what they should."""
+        try:
+            health, network = self.api.get("/v1/healthz").json(), self.api.get("/v1/network").json()
+            consistency = self.api.get("/v1/consistency").json()
+        except httpx.TransportError:
+            return False
+        free = all(link["up"] and link["reserved_bps"] == 0 for link in network["links"])
+        nothing_more = not any(switch["foreign"] for switch in consistency["switches"])
+        well = health["status"] == "ok" and not network["complaints"]
+        return bool(well and free and consistency["consistent"] and nothing_more)
 
     def reserve(self, **rates_bps: int) -> dict[str, Any]:
         """Reserve the uplink of each edge named, on the ports the trainer uses."""
@@ -140,27 +165,66 @@ class Network:
         }
 
 
+class Kept:
+    """The emulation that stays up from one module to the next."""
+
+    def __init__(self) -> None:
+        self._asked: tuple[str, ...] = ()
+        self._network: Network | None = None
+        self._stack = ExitStack()
+
+    def bring_up(self, log: Path, name: str, *arguments: str) -> Network:
+        """An emulation of this map with its controller, new or as good as new."""
+        asked = (name, *arguments)
+        if self._network is not None and self._asked == asked and self._network.is_as_new():
+            return self._network
+        self.end()
+        stack = ExitStack()
+        with stack:
+            stack.enter_context(started([*asked, "--no-prompt"], log))
+            note = running.read()
+            assert note is not None
+            client = stack.enter_context(httpx.Client(base_url="http://127.0.0.1:8080", timeout=20))
+            self._asked, self._network = asked, Network(load_map(note.map_path), note, client)
+            self._stack = stack.pop_all()
+        return self._network
+
+    def end(self) -> None:
+        """Take it down, if there is one."""
+        self._network = None
+        self._stack.close()
+
+
+KEPT = Kept()
+
+
+@pytest.fixture(scope="session")
+def kept() -> Iterator[Kept]:
+    yield KEPT
+    KEPT.end()
+
+
+@pytest.fixture
+def no_emulation(kept: Kept) -> None:
+    """None runs when the test begins."""
+    kept.end()
+
+
 @pytest.fixture(scope="module")
-def network_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Network]]:
-    """Brings up a map with its controller, for the tests of one module."""
-    open_ones = []
+def network_of(kept: Kept, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Network]:
+    """Brings up a map with its controller."""
 
-    def bring_up(map_name: str, *arguments: str) -> Network:
-        log = tmp_path_factory.mktemp("emulation") / "start.log"
-        context = started([map_name, "--no-prompt", *arguments], log)
-        context.__enter__()
-        note = running.read()
-        assert note is not None
-        client = httpx.Client(base_url="http://127.0.0.1:8080", timeout=20)
-        open_ones.append((context, client))
-        return Network(load_map(note.map_path), note, client)
+    def bring_up(name: str, *arguments: str) -> Network:
+        return kept.bring_up(tmp_path_factory.mktemp("emulation") / "start.log", name, *arguments)
 
-    yield bring_up
-    for context, client in reversed(open_ones):
-        client.close()
-        context.__exit__(None, None, None)
+    return bring_up
 
 
 @pytest.fixture(scope="module")
 def pair(network_of: Callable[..., Network]) -> Network:
     return network_of("pair")
+
+
+@pytest.fixture(scope="module")
+def metro(network_of: Callable[..., Network]) -> Network:
+    return network_of("metro")

@@ -74,7 +74,7 @@ def stream(network: Network, source: str, sink: str, seconds: float, directory: 
             yield result
             text, _ = sender.communicate(timeout=60)
             result.sent = int(text)
-        receiver.wait(10)
+        receiver.wait(60)
         receiver.stdout.close()
     result.arrivals = [tuple(arrival) for arrival in json.loads(out.read_text())["arrivals"]]
 

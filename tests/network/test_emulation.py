@@ -60,7 +60,7 @@ def machine_state() -> dict[str, object]:
 
 
 @pytest.fixture
-def untouched() -> Iterator[None]:
+def untouched(no_emulation: None) -> Iterator[None]:  # noqa: ARG001
     """The machine is the same after the test as before."""
     before = machine_state()
     yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,7 @@ from tests.network.conftest import Network
 from tests.network.streams import RATE_BPS, reserved_flow, stream, udp_flow
 from tests.waiting import wait_until
 
-SECONDS = 4
-
-
-@pytest.fixture(scope="module")
-def metro(network_of: Callable[..., Network]) -> Network:
-    return network_of("metro")
+SECONDS = 2.5
 
 
 @pytest.fixture

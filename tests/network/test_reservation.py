@@ -72,7 +72,7 @@ def transfer(network: Network, tmp_path: Path, **reserved_bps: int) -> dict[str,
             for sender in senders:
                 with suppress(ProcessLookupError):
                     sender.kill()
-        receiver.wait(30)
+        receiver.wait(60)
         receiver.stdout.close()
     received = json.loads(out.read_text())
     return {edge: [ms for _, ms, _ in received[str(7801 + names.index(edge))]] for edge in edges}

@@ -72,6 +72,6 @@ def transfers(network: Network, reserved_bps: int, count: int, directory: Path) 
             "--segment-bytes", "1850000", "--count", str(count), "--start-s", str(start_s),
             "--period-s", str(PERIOD_S), "--reserved-bps", str(reserved_bps),
         ])  # fmt: skip
-        receiver.wait(30)
+        receiver.wait(60)
         receiver.stdout.close()
     return [ms for _, ms, _ in json.loads(out.read_text())["7801"]]
