@@ -39,7 +39,7 @@ SETTLING_ROUNDS = 2
 Row = dict[str, Any]
 
 
-def train(micros: int, rounds: int) -> list[Row]:
+def train(micros: int, rounds: int, *flags: str) -> list[Row]:
     """The rounds of a training run on the running emulation, as its record tells them.
 
     Raises: EmulationError if it fails.
@@ -47,7 +47,7 @@ def train(micros: int, rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as directory:
         command = [
             sys.executable, "-m", "trainer.cli", "train", "--runs-dir", directory, "--rounds", str(rounds),
-            "--average-every", str(rounds), "--steps", str(STEPS), "--micro", str(micros),
+            "--average-every", str(rounds), "--steps", str(STEPS), "--micro", str(micros), *flags,
         ]  # fmt: skip
         code = subprocess.run(command, check=False).returncode
         if code:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -34,12 +34,18 @@ MSS_OVERHEAD_BYTES = 52
 @click.option("--min-cut", default=1, show_default=True, help="Fewest layers on an edge; the last stays in the cloud.")
 @click.option("--codec", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16", "int8", "auto"]),
               help="The codec of the segments; auto: as in a run that begins.")
+@click.option("--protect-labels", is_flag=True, help="Keep the last layers, and the labels, on the edges.")
+@click.option("--tail-layers", default=1, show_default=True, help="How many layers those are.")
 @click.option("--prior", is_flag=True, help="Predict from costs alone; do not run the layers here.")
 def plan(
     map_name: str | None, model: str, batch: int, micro: int, controller: str | None, share: float, min_cut: int,
-    codec: str, prior: bool,
+    codec: str, protect_labels: bool, tail_layers: int, prior: bool,
 ) -> None:
-    """Print every cut with its FLOPs, bytes and predicted seconds on this machine; with --map, the plan of a round."""
+    """Print every cut with its FLOPs, bytes and predicted seconds on this machine; with --map, the plan of a round.
+
+    With --protect-labels the plan says what that costs: the bytes of the second crossing, and the time of a step
+    against the best plan without.
+    """
     import torch
 
     from trainer import benchmark
@@ -48,6 +54,7 @@ def plan(
     from trainer.models import build_layers
     from trainer.outlook import Outlook
     from trainer.predictor import LayerSeconds, prior_seconds
+    from trainer.preparation import tail_of
 
     if controller is not None and map_name is None:
         raise UsageError("--controller needs --map: the map says how fast its edges compute.")
@@ -56,6 +63,7 @@ def plan(
     torch.set_num_threads(1)
     sample_shape = (3, 32, 32)
     layers = build_layers(model, 1, sample_shape, classes=3)
+    tail = tail_of(layers, protect_labels, tail_layers)
     costs = layer_costs(layers, sample_shape)
     shapes = segment_shapes(costs, sample_shape)
     samples = -(-batch // micro)
@@ -74,11 +82,12 @@ def plan(
         )
         for node in network.edges
     }
-    outlook = Outlook(edges, here, shapes, dict.fromkeys(edges, batch), micro, [0] * len(costs), CodecGuard(codec))
+    outlook = Outlook(edges, here, shapes, dict.fromkeys(edges, batch), micro, [0] * len(costs), CodecGuard(codec),
+                      tail)
     mss = network.mtu_bytes - MSS_OVERHEAD_BYTES
     from trainer.planner import alternatives, plan_round
 
-    cuts = dict.fromkeys(edges, range(min_cut, len(costs)))
+    cuts = dict.fromkeys(edges, range(min_cut, len(costs) if tail is None else tail))
     forecasts = outlook.forecasts(dict.fromkeys(edges, mss), cuts)
     if controller is None:
         offer = _offer(network, share)
@@ -89,6 +98,10 @@ def plan(
         offer, best = surveyed.offer, surveyed.plan
         _print_plan(network, best, f"using {share:.0%} of what {controller} offers now")
         _print_enquiry(surveyed.enquiry)
+    if tail is not None:
+        every_cut = dict.fromkeys(edges, range(min_cut, len(costs)))
+        without = plan_round(outlook.forecasts(dict.fromkeys(edges, mss), every_cut, unprotected=True), offer, micro)
+        _print_protection(best, without, [outlook.sizes(edge.edge, edge.cut, edge.codec) for edge in best.edges])
     _print_alternatives(best, alternatives(forecasts, offer, micro, best))
 
 
@@ -179,6 +192,15 @@ def _print_plan(network: Map, best: RoundPlan, using: str) -> None:
                f"down, cloud {best.cloud_s * 1e3:.1f} ms, beat {best.beat_s * 1e3:.1f} ms")
     click.echo(f"  step {best.step_s * 1e3:.0f} ms; the busiest of edges, links and cloud alone needs "
                f"{best.bound_s * 1e3:.0f} ms; no other choice can do better than {best.proven_s * 1e3:.0f} ms")
+
+
+def _print_protection(best: RoundPlan, without: RoundPlan, sizes: Sequence[Mapping[str, int]]) -> None:
+    """What it costs that labels stay on the edges."""
+    down, up = (sum(one[name] for one in sizes) / 1e3 for name in ("tail_down_bytes", "tail_up_bytes"))
+    more = best.step_s - without.step_s
+    click.echo(f"\nLabels stay on the edges: {down:.1f} kB more down and {up:.1f} kB more up a step, for all edges "
+               f"together;\n  the step takes {more * 1e3:+.0f} ms ({more / without.step_s:+.1%}) against the best plan "
+               f"without ({without.step_s * 1e3:.0f} ms, cuts {' '.join(map(str, without.cuts))})")
 
 
 def _print_alternatives(best: RoundPlan, others: Sequence[Alternative]) -> None:

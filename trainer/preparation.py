@@ -41,7 +41,7 @@ def prepare(asks: Sequence[Ask], settings: RunSettings) -> Preparation:
     layers = build_layers(model, settings.seed, sample_shape, classes)
     _check_batches(asks, settings, layers, model)
     costs = tuple(layer_costs(layers, sample_shape))
-    tail = _tail(settings, layers)
+    tail = tail_of(layers, settings.protect_labels, settings.tail_layers)
     _check_cuts(settings, len(costs) if tail is None else tail)
     samples = sum(ask.samples for ask in asks)
     parameters = sum(cost.parameters for cost in costs)
@@ -118,20 +118,20 @@ def optimizer_name(text: str) -> OptimizerName:
     return cast(OptimizerName, text)
 
 
-def _tail(settings: RunSettings, layers: Sequence[nn.Module]) -> int | None:
+def tail_of(layers: Sequence[nn.Module], protect_labels: bool, tail_layers: int) -> int | None:
     """The first layer of the edges' tail; None if labels are not protected.
 
     Raises: UsageError if the tail takes the whole model, or has no parameters.
     """
-    if not settings.protect_labels:
+    if not protect_labels:
         return None
-    tail = len(layers) - settings.tail_layers
-    if tail < 1:
-        raise UsageError(f"--tail-layers is {settings.tail_layers}; the model has {len(layers)} layers, and at least "
-                         "one must be left before the tail.")
+    tail = len(layers) - tail_layers
+    if not 1 <= tail < len(layers):
+        raise UsageError(f"--tail-layers is {tail_layers}; the model has {len(layers)} layers: "
+                         "at least one is the tail, and one comes before it.")
     if not hides_labels(layers, tail):
         raise UsageError(
-            f"The last {settings.tail_layers} layers of the model have no parameters: the cloud would see its outputs "
+            f"The last {tail_layers} layers of the model have no parameters: the cloud would see its outputs "
             "and their gradients, and with them the labels. Give a larger --tail-layers."
         )
     return tail
