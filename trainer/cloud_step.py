@@ -141,6 +141,9 @@ class CloudStep:
             case messages.StepDone() as done if done.step == self.step:
                 if len(done.gradients_received_s) != one.micros:
                     self._crew.drop(member, f"it ended step {self.step} before it had all gradients.")
+                elif (done.loss is None) == isinstance(one.half, MiddleHalf):
+                    who = "the edges" if done.loss is None else "the cloud"
+                    self._crew.drop(member, f"it ended step {self.step} as if {who} had no labels here.")
                 else:
                     exchange.done_s = received.arrival_s
                     self._end(done, one, exchange)

@@ -82,8 +82,10 @@ class Progress:
 
 def _prepared(event: Fields) -> str:
     how, decay = event["standardization"], event["regularization"]
+    tail = event.get("tail")
+    protected = "" if tail is None else f"\nlabels never leave the edges: they train the layers from {tail} on, too"
     return (f"model {event['model']}; {how['method']}: {how['reason']}\n"
-            f"weight decay {decay['weight_decay']:.4g}: {decay['reason']}")
+            f"weight decay {decay['weight_decay']:.4g}: {decay['reason']}{protected}")
 
 
 def _round_line(event: Fields, rounds: int) -> str:

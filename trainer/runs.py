@@ -85,6 +85,7 @@ def facts(run: Run) -> dict[str, str]:
         "accuracy": "-" if accuracy["final"] is None else f"{accuracy['final']:.4f}",
         "target reached": _reached(run),
         "trained for": f"{run.seconds()[-1]:.1f} s" if rounds else "-",
+        "labels": _labels(run),
         "sent": f"{run.megabytes()[-1]:.1f} MB" if rounds else "-",
         "step, median": _quantile(steps, 0.5, " ms"),
         "transfer, median": _quantile(measured, 0.5, " ms"),
@@ -96,6 +97,18 @@ def facts(run: Run) -> dict[str, str]:
         "edges lost": str(lost) if lost else "none",
         "unfinished transfers": str(len(summary.get("unfinished", ())) or "none"),
     }
+
+
+def _labels(run: Run) -> str:
+    """Whether labels stayed on the edges, and what that cost."""
+    if not run.summary.get("labels", {}).get("protected"):
+        return "travel with the segments"
+    tails = sum((edge["tail_up_bytes"] + edge["tail_down_bytes"]) * len(row["step_ms"]["measured"]) / 1e6
+                for row in run.rounds for edge in row["edges"])
+    steps = [(row["step_ms"]["predicted"], row["step_ms"]["unprotected"]) for row in run.rounds]
+    more = [predicted / without - 1 for predicted, without in steps if without]
+    predicted = f"; predicted step {np.median(more):+.1%} against the same cuts without" if more else ""
+    return f"never left the edges: {tails:.1f} MB more sent{predicted}"
 
 
 def _reached(run: Run) -> str:

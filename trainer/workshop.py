@@ -66,7 +66,8 @@ class Workshop:
         )
         crew.prepare(recipe, self._largest_payload(), self._settings.step_timeout_s)
         self.outlook = self._look_out(recipe)
-        self._record.event("prepared", model=recipe.model, device=str(self._device), **self._preparation.reasons)
+        self._record.event("prepared", model=recipe.model, device=str(self._device), tail=recipe.tail,
+                           **self._preparation.reasons)
         if self._resumed is None:
             model = next(iter(self.apprentices.values())).initial_values()
             self.keep(self._snapshot(0, model, {}, None))

@@ -65,6 +65,20 @@ def test_a_reserved_run_makes_promises_and_gives_everything_back(pair: Network, 
     assert reserved_bps(pair) == 0
 
 
+def test_with_protected_labels_both_crossings_of_a_micro_batch_are_reserved(pair: Network, tmp_path: Path) -> None:
+    done, summary = train(tmp_path, "--protect-labels")
+    assert done.returncode == 0, done.stderr
+    assert summary["labels"]["protected"]
+    assert summary["promises"]["made"] == 2 * 2 * 2 * 2
+    for row in summary["rounds"]:
+        for edge in row["edges"]:
+            assert edge["reserved_bps"] > 0
+            assert edge["reserved_down_bps"] > 0
+            for transfer in (one for one in row["transfers"] if one["edge"] == edge["edge"]):
+                assert transfer["bytes"] > edge["segment_bytes"] + edge[f"tail_{transfer['direction']}_bytes"]
+    assert reserved_bps(pair) == 0
+
+
 @pytest.mark.usefixtures("pair")
 def test_best_effort_reserves_nothing_and_promises_nothing(tmp_path: Path) -> None:
     done, summary = train(tmp_path, "--best-effort")

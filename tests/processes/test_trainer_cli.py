@@ -57,6 +57,9 @@ def test_the_help_tells_commands_and_exit_codes_without_importing_torch() -> Non
         (["cloud"], 2, "Name the edges to expect"),
         (["cloud", "--resume", "/tmp"], 2, "is not the record of a run"),
         (["train", "--local", "--port", "99"], 2, "--port is 99"),
+        (["train", "--local", "--protect-labels", "--tail-layers", "0"], 2, "--tail-layers is 0; it must be"),
+        (["plan", "--protect-labels", "--tail-layers", "13"], 2, "the model has 13 layers: at least one is the tail"),
+        (["plan", "--protect-labels", "--model", "mlp", "--tail-layers", "99"], 2, "--tail-layers is 99"),
         (["plan", "--map", "nowhere"], 2, "nowhere"),
         (["cloud", "--bind", "here:there", "--edge", "e"], 2, "is not IP:PORT"),
         (["ride"], 2, "ride"),
@@ -77,7 +80,8 @@ def test_flags_repeat_the_settings_for_another_process() -> None:
 
         return cloud.make_context("cloud", [*arguments, "--edge", "e"]).params
 
-    given = parse(["--rounds", "3", "--target", "0.9", "--cuts", "2", "--best-effort", "--codec", "bf16"])
+    given = parse(["--rounds", "3", "--target", "0.9", "--cuts", "2", "--best-effort", "--codec", "bf16",
+                   "--protect-labels", "--tail-layers", "2"])
     settings = to_settings(given, edges=("e",))
     assert to_settings(parse(to_flags(given)), edges=("e",)) == settings
     assert settings.cuts == ((2,),)
@@ -90,6 +94,14 @@ def test_every_error_has_a_code_of_its_own_and_an_exit_code() -> None:
     kinds = tree(TrainerError)
     assert len({kind.code for kind in kinds}) == len(kinds)
     assert {kind.exit_code for kind in kinds} == {2, 3, 4}
+
+
+def test_a_plan_with_protected_labels_says_what_that_costs() -> None:
+    result = CliRunner().invoke(paceline, ["plan", "--map", "metro", "--prior", "--protect-labels"])
+    assert result.exit_code == 0, result.output
+    # 4 edges x 64 samples x 384 values x 4 bytes, each way
+    assert "393.2 kB more down and 393.2 kB more up a step" in result.output
+    assert "against the best plan without" in result.output
 
 
 def test_a_plan_prints_every_cut_and_the_maps_edges() -> None:

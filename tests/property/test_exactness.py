@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from trainer.averaging import average
 from trainer.blocks import Mean, Residual, Tokens, convolution, convolution_1d, encoder, perceptron
 from trainer.datasets import batch_places
+from trainer.errors import ProtocolError
 from trainer.halves import CloudHalf, EdgeHalf, MiddleHalf
 from trainer.models import MODELS, build_layers
 from trainer.parts import Part, split_evenly
@@ -249,12 +250,14 @@ def test_split_training_equals_unsplit_federated_averaging(job: Job) -> None:
 MOMENTUM = OptimizerRecipe("momentum", learning_rate=0.02)
 
 
+@pytest.mark.parametrize("protected", [False, True], ids=["labels-travel", "labels-protected"])
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_every_model_of_the_zoo_is_trained_exactly(name: str) -> None:
+def test_every_model_of_the_zoo_is_trained_exactly(name: str, protected: bool) -> None:
     shape = (3, 8, 8) if 3 in MODELS[name].dimensions else (3, 8)
     model = Model(shape, lambda: build_layers(name, 1, shape, CLASSES), whole=name != "transformer")
-    last = len(model.layers())
-    assert_same(*(train(Job(model, [[1, last - 1], [last, 0]], MOMENTUM, [4, 6], 4, 2))
+    last = len(model.layers()) - protected
+    tail = last if protected else None
+    assert_same(*(train(Job(model, [[1, last - 1], [last, 0]], MOMENTUM, [4, 6], 4, 2, tail))
                   for train in (train_split, train_whole)))
 
 
@@ -267,6 +270,41 @@ def test_forgetting_the_optimizer_state_at_a_move_would_be_noticed(monkeypatch: 
 
     monkeypatch.setattr(Part, "export_layers", without_state)
     assert differ(train_split(job), train_whole(job))
+
+
+PROTECTED = Job(SMALL["cnn"], [[1, 1]], MOMENTUM, [8, 8], 4, 2, tail=5)
+
+
+def test_a_tail_that_forgot_its_optimizer_state_at_a_restore_would_be_noticed() -> None:
+    inputs, labels = PROTECTED.data(0)
+
+    def trained(between: Callable[[dict[str, Tensor]], dict[str, Tensor] | None]) -> dict[str, Tensor]:
+        pair = Pair(PROTECTED, 0)
+        pair.step(1, 0, inputs, labels, 2)
+        kept = between(copy.deepcopy(pair.edge.part.export_layers(0, pair.count)))
+        if kept is not None:
+            pair.edge.restore(pair.edge.cut, kept)
+        pair.step(1, 1, inputs, labels, 2)
+        return pair.values()
+
+    undisturbed = trained(lambda _: None)
+    assert not differ(trained(lambda kept: kept), undisturbed)
+    assert differ(trained(lambda kept: {n: v for n, v in kept.items() if not n.startswith("5.state.")}), undisturbed)
+
+
+def test_what_an_edge_gives_for_an_average_is_what_it_trains() -> None:
+    pair = Pair(PROTECTED, 0)
+    pair.step(1, 0, *PROTECTED.data(0), micro=2)
+    given = pair.edge.export_layers()
+    assert {int(name.split(".")[0]) for name in given} == {0, 5}
+    assert any(name.startswith("5.state.") for name in given)
+
+
+def test_a_cut_reaches_up_to_the_tail_and_not_into_it() -> None:
+    pair = Pair(PROTECTED, 0)
+    pair.move(5)
+    with pytest.raises(ProtocolError, match="Cut 6 was planned; it lies between 0 and 5"):
+        pair.edge.move(6, {})
 
 
 @pytest.mark.parametrize("name", ["dropout", "batch-norm"])

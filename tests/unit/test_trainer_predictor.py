@@ -17,6 +17,7 @@ from trainer.predictor import (
     CostModel,
     LayerSeconds,
     Predictor,
+    TailPredictor,
     Work,
     prior_seconds,
 )
@@ -51,6 +52,19 @@ def test_a_cut_costs_the_edge_its_leading_layers_and_the_cloud_the_rest(predicto
     assert predictor.forward_s() == pytest.approx([0.0, 0.1, 0.3])
     assert predictor.backward_s() == pytest.approx([0.0, 0.2, 0.6])
     assert CloudPredictor(LAYERS).work_s() == pytest.approx([0.9, 0.6, 0.0])
+
+
+def test_a_tail_costs_what_its_layers_take_until_something_else_is_measured() -> None:
+    tail = TailPredictor(LAYERS.within(1, 2))
+    assert tail.work_s() == pytest.approx(0.6)
+    for _ in range(20):
+        tail.learn(4, [4 * 0.8] * 3)
+    assert tail.work_s() == pytest.approx(0.8, rel=0.03)
+    assert TailPredictor.recalled(json.loads(json.dumps(tail.history()))).work_s() == pytest.approx(tail.work_s())
+
+
+def test_a_cloud_without_the_tail_needs_nothing_for_its_layers() -> None:
+    assert CloudPredictor(LAYERS.within(0, 1)).work_s() == pytest.approx([0.3, 0.0, 0.0])
 
 
 def test_a_halved_processor_is_believed_after_one_round_at_every_cut(predictor: Predictor) -> None:

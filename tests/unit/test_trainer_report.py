@@ -14,6 +14,7 @@ from rich.console import Console
 
 from trainer.cli import paceline
 from trainer.progress import Progress
+from trainer.runs import facts, read_run
 
 Row = dict[str, Any]
 
@@ -55,6 +56,18 @@ def run(tmp_path: Path) -> Path:
         round_row(1, {"edge1": 2, "edge2": 5}, True, None),
         {**round_row(2, {"edge1": 3}, False, 0.95), "lost": [{"edge": "edge2", "reason": "it was <late>."}]},
     ])
+
+
+def test_a_report_says_whether_labels_left_the_edges_and_what_that_cost(run: Path, tmp_path: Path) -> None:
+    rows = [round_row(number, {"edge1": 2, "edge2": 5}, True, 0.9) for number in (1, 2)]
+    for row in rows:
+        row["step_ms"] |= {"predicted": 330.0, "unprotected": 300.0, "measured": [310.0, 320.0]}
+        for edge in row["edges"]:
+            edge |= {"tail_up_bytes": 200_000, "tail_down_bytes": 300_000}
+    protected = written(tmp_path / "protected", rows, labels={"protected": True, "tail": 12})
+    assert facts(read_run(run))["labels"] == "travel with the segments"
+    assert facts(read_run(protected))["labels"] == (
+        "never left the edges: 4.0 MB more sent; predicted step +10.0% against the same cuts without")
 
 
 def test_a_report_is_one_page_that_needs_no_other_file(run: Path) -> None:
