@@ -29,6 +29,10 @@ RECIPE = ("--rounds", str(ROUNDS), "--steps", str(STEPS), "--batch", str(BATCH),
           "--cuts", ";".join(",".join(map(str, row)) for row in CUTS))
 LAYERS = 13
 PROTECT = "--protect-labels"
+PATIENCE_S = 250
+"""No run takes a tenth of it on a machine of its own."""
+
+pytestmark = pytest.mark.timeout(3 * PATIENCE_S)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def overheard(directory: Path, *mode: str) -> Iterator[tuple[Stage, Spy]]:
 
 def hear(directory: Path, *mode: str) -> Heard:
     with overheard(directory, *mode) as (one, spy):
-        assert one.finish() == 0, one.logs()
+        assert one.finish(seconds=PATIENCE_S) == 0, one.logs()
         return Heard([bytes(said) for said in spy.heard], list(spy.frames()),
                      load_file(one.run / "model.safetensors"), one.summary())
 
@@ -154,7 +158,7 @@ def test_a_killed_cloud_and_a_killed_edge_change_nothing(tmp_path: Path, protect
         one.send("edge1", signal.SIGKILL)
         one.wait_for("paused")
         one.start_edge(1)
-        assert one.finish() == 0, one.logs()
+        assert one.finish(seconds=PATIENCE_S) == 0, one.logs()
         model = load_file(one.run / "model.safetensors")
         assert all(torch.equal(model[name], value) for name, value in protected.model.items())
 
@@ -162,10 +166,10 @@ def test_a_killed_cloud_and_a_killed_edge_change_nothing(tmp_path: Path, protect
 def test_an_edge_that_protects_its_labels_trains_with_no_cloud_that_wants_them(tmp_path: Path) -> None:
     with stage(tmp_path / "greedy", 1) as one:
         spy = Spy(one.port)
-        one.start_cloud("--rounds", "1", "--ask-timeout", "20", "--rejoin-timeout", "0.5")
+        one.start_cloud("--rounds", "1", "--ask-timeout", "120", "--rejoin-timeout", "0.5")
         one.start_edge(1, "--cloud", spy.address, PROTECT)
-        assert one.finish("edge1") == 4
+        assert one.finish("edge1", PATIENCE_S) == 4
         assert "The cloud wants the labels of edge1, which are protected" in one.logs()
         assert not any(isinstance(frame.message, messages.Segment) for frame in spy.frames())
-        assert one.finish() == 4
+        assert one.finish(seconds=PATIENCE_S) == 4
         spy.close()
