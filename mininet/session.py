@@ -65,7 +65,8 @@ def describe(emulation: Emulation, say: Say) -> None:
         say("ovs-vswitchd runs without real-time priority (not permitted here): expect more jitter")
     say(f"controller: {emulation.settings.controller_url} from the hosts, Swagger at /docs")
     if emulation.settings.pki:
-        say(f"TLS with client certificates; for clients: export PACELINE_CA={emulation.settings.pki / 'ca.crt'}")
+        say(f"TLS with client certificates; for clients: export PACELINE_CA={emulation.settings.pki / 'ca.crt'}; "
+            f"for training too: paceline train --tls-dir {emulation.settings.pki}")
 
 
 def clean(say: Say) -> None:

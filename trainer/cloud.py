@@ -22,6 +22,7 @@ from trainer.exchange import StepResult
 from trainer.heap import keep_heap
 from trainer.member import Member
 from trainer.pacing import pace_bytes_per_s
+from trainer.policy import Policy
 from trainer.record import RunRecord
 from trainer.roads import Grant, Road
 from trainer.rows import plan_event, round_event, round_row
@@ -42,6 +43,7 @@ def run(
     torch.set_num_threads(1)
     keep_heap()
     try:
+        policy = None if settings.policy is None else Policy(settings.policy)
         crew = Crew(address, settings.edges, settings.task, resumed.samples if resumed else None, credentials)
     except TrainerError as error:
         record.finish("failed", str(error))
@@ -54,7 +56,7 @@ def run(
         record.event("gathered", edges=[member.name for member in members])
         road = road_to(members)
         try:
-            reason = Cloud(settings, crew, road, record, resumed).train()
+            reason = Cloud(settings, crew, road, record, resumed, policy).train()
             failed = False
         finally:
             road.release()
@@ -81,14 +83,15 @@ class Cloud:
     """One run, once the edges are there."""
 
     def __init__(
-        self, settings: RunSettings, crew: Crew, road: Road, record: RunRecord, resumed: Checkpoint | None
+        self, settings: RunSettings, crew: Crew, road: Road, record: RunRecord, resumed: Checkpoint | None,
+        policy: Policy | None = None,
     ) -> None:
         self._settings = settings
         self._crew = crew
         self._road = road
         self._record = record
         self._resumed = resumed is not None
-        self._workshop = Workshop(settings, crew, record, resumed)
+        self._workshop = Workshop(settings, crew, record, resumed, policy)
         self._attendance = Attendance(settings, crew, self._workshop, road, record)
         self._current: CloudStep | None = None
 

@@ -8,23 +8,28 @@ from dataclasses import replace
 from trainer.apprentice import Apprentice
 from trainer.outlook import Outlook
 from trainer.planner import Offer, RoundPlan, plan_round
+from trainer.policy import Policy
 from trainer.settings import RunSettings
 
 
 def draft_plan(
     number: int, offer: Offer, settings: RunSettings, apprentices: Mapping[str, Apprentice], outlook: Outlook,
-    layers: int,
+    layers: int, policy: Policy | None = None,
 ) -> RoundPlan:
-    """The plan of a round for what the network offers; fixed cuts if the settings say so.
+    """The plan of a round for what the network offers; fixed cuts or the user's policy if the settings say so.
 
-    Raises: PlanError.
+    Raises: PlanError, UsageError if the policy chooses what cannot be.
     """
     present = list(apprentices.values())
     mss_bytes = {one.name: one.member.planning_mss_bytes for one in present}
     cuts = {one.name: _allowed(number, settings, one, layers) for one in present}
     current = [one.cut for one in present] if number > 1 else None
     micros = max(one.micros for one in present)
-    plan = plan_round(outlook.forecasts(mss_bytes, cuts), offer, micros, current, settings.steps)
+    forecasts = outlook.forecasts(mss_bytes, cuts)
+    if policy is None:
+        plan = plan_round(forecasts, offer, micros, current, settings.steps)
+    else:
+        plan = policy.plan(number, forecasts, offer, micros, current)
     if not settings.protect_labels:
         return plan
     same = [

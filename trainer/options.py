@@ -29,6 +29,7 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--data", "data", {"help": DATA_HELP}),
     ("--partition", "partition", {"help": PARTITION_HELP}),
     ("--model", "model", {"help": "A model of the zoo, or your own as package.module:function.  [default: by task]"}),
+    ("--policy", "policy", {"help": "Your own function in place of the planner, as package.module:function."}),
     ("--codec", "codec", {"type": click.Choice(["fp32", "bf16", "int8", "auto"]),
                           "help": "How segments travel; fp32 is exact, int8 takes a quarter of the bytes; auto: as "
                                   "each edge's plan is shortest, while accuracy holds."}),

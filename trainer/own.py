@@ -34,8 +34,10 @@ def load_function(name: str) -> Callable[..., Any]:
     except ImportError as error:
         raise UsageError(f"{name}: the module {module_name} cannot be imported: {error}.") from error
     function = getattr(module, function_name, None)
-    if not callable(function):
+    if function is None:
         raise UsageError(f"{name}: the module {module_name} has no function {function_name}.")
+    if not callable(function):
+        raise UsageError(f"{name}: {function_name} is no function but of type {type(function).__name__}.")
     taken = inspect.signature(function).parameters
     everything = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values())
 

@@ -20,6 +20,7 @@ class RunSettings:
 
     `target` ends the run when an averaging reaches it, not before `min_rounds`.
     `cuts`: fixed cuts, per round and edge, in place of the planner's; the last round's are kept on.
+    `policy`: the user's function that chooses cuts, in place of the planner.
     `model` None: the one for the task. `gradient_codec` None: that of the segment, but never less than bf16.
     `protect_labels`: the last `tail_layers` layers stay on the edges, with the labels.
     `max_cut` None: all layers but the last, or but the last before the tail. With the whole model on an edge nothing
@@ -31,6 +32,7 @@ class RunSettings:
     data: str = "traffic-lights"
     partition: str = "iid"
     model: str | None = None
+    policy: str | None = None
     rounds: int = 10
     target: float | None = None
     min_rounds: int = 1
@@ -99,6 +101,7 @@ class RunSettings:
              f"--quorum is {self.quorum}; it must lie between 1 and the {edges} edges."),
             (any(len(row) != edges for row in self.cuts),
              f"--cuts must name {edges} cuts, one per edge, in every round."),
+            (bool(self.cuts and self.policy), "--cuts and --policy both choose the cuts; give one of them."),
             (self.device not in DEVICES, f"--device is {self.device}; it is one of {', '.join(DEVICES)}."),
             (self.late not in LATE_POLICIES, f"--late is {self.late}; it is one of {', '.join(LATE_POLICIES)}."),
             (self.late_after < 1, f"--late-after is {self.late_after:g}; it must be at least 1 (planned step)."),

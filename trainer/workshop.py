@@ -23,6 +23,7 @@ from trainer.member import Member
 from trainer.models import build_layers
 from trainer.outlook import Outlook
 from trainer.planner import Offer, RoundPlan
+from trainer.policy import Policy
 from trainer.preparation import Preparation, prepare
 from trainer.record import RunRecord
 from trainer.settings import RunSettings
@@ -37,7 +38,10 @@ class Workshop:
     checkpoint: Checkpoint
     outlook: Outlook
 
-    def __init__(self, settings: RunSettings, crew: Crew, record: RunRecord, resumed: Checkpoint | None) -> None:
+    def __init__(
+        self, settings: RunSettings, crew: Crew, record: RunRecord, resumed: Checkpoint | None,
+        policy: Policy | None = None,
+    ) -> None:
         """Decide what is trained, and how, from what the edges asked for.
 
         Raises: UsageError if the settings do not fit the model, TrainingFailedError if the requests do not.
@@ -46,6 +50,7 @@ class Workshop:
         self._crew = crew
         self._record = record
         self._resumed = resumed
+        self._policy = policy
         self._device = device_of(settings.device)
         self._preparation: Preparation = prepare([member.ask for member in crew.members], settings)
         self.guard = CodecGuard(settings.codec, settings.gradient_codec)
@@ -78,10 +83,11 @@ class Workshop:
     def draft(self, number: int, offer: Offer) -> RoundPlan:
         """The plan of a round for what the network offers.
 
-        Raises: PlanError.
+        Raises: PlanError, UsageError if the user's policy chooses what cannot be.
         """
         layers = len(self._preparation.costs)
-        return draft_plan(number, offer, self._settings, self.apprentices, self.outlook, layers)
+        return draft_plan(number, offer, self._settings, self.apprentices, self.outlook, layers,
+                          self._policy)
 
     def learn(self, steps: Sequence[StepResult], complete: bool) -> None:
         """Feed a round's measurements to the predictors; `complete`: all its edges were there to the end."""

@@ -1,4 +1,4 @@
-"""A test certificate authority: the certificates a controller, its switches and its clients need to trust each other.
+"""A test certificate authority: what a controller, its switches, clients and training nodes need to trust each other.
 
 Good for laboratories and emulations: the authority's key lies beside the rest, unencrypted. A real network has an
 authority of its own and gives the controller files of the same form.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,9 @@ from topologies.maps import MANAGEMENT_GATEWAY
 CONTROLLER_NAMES = ("localhost", "127.0.0.1", "::1", MANAGEMENT_GATEWAY)
 """Under these the controller is reached in an emulation and on one machine."""
 
+_NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
+"""That is a DNS name: TLS libraries compare nothing else."""
+
 
 @dataclass(frozen=True, slots=True)
 class Authority:
@@ -34,14 +38,37 @@ class Authority:
     certificate: x509.Certificate
 
 
-def create(directory: Path, switches: Sequence[str], controller_names: Sequence[str], days: int) -> list[Path]:
-    """Write an authority and `controller`, `switch-NAME`, `switch` and `client` certificates with their keys.
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Who gets a certificate besides controller, switches in general, and clients. Clouds and edges are nodes of a
+    training; theirs bear their names, for that is how they know each other."""
+
+    switches: tuple[str, ...] = ()
+    clouds: tuple[str, ...] = ()
+    edges: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raises: StartError if a node has no name for a file, or the name of another certificate or a switch."""
+        taken = {"ca", "controller", "client", "switch", *self.switches, *(f"switch-{one}" for one in self.switches)}
+        for name in (*self.clouds, *self.edges):
+            if not _NODE_NAME.fullmatch(name):
+                sentence = f"{name!r} is no name of a node; write letters, digits, points and hyphens, 63 at most."
+                raise StartError(sentence, exit_code=2)
+            if name in taken:
+                raise StartError(f"There would be two certificates named {name}; give the node another name.",
+                                 exit_code=2)
+            taken.add(name)
+
+
+def create(directory: Path, members: Members, controller_names: Sequence[str], days: int) -> list[Path]:
+    """Write an authority and the certificates of `controller`, `switch`, `client` and the members, with their keys.
 
     Each switch has one in its own name; `switch` is in the names of all, for one Open vSwitch that holds them all.
     `controller_names`: host names and addresses besides the usual ones. Returns the files. Nothing is overwritten.
 
-    Raises: StartError if something is there already or cannot be written.
+    Raises: StartError if something is there already or cannot be written, or a name cannot be.
     """
+    members.check()
     taken = directory / "ca.key"
     if taken.exists():
         raise StartError(f"{taken} exists already; choose another directory or remove it.", exit_code=2)
@@ -51,13 +78,16 @@ def create(directory: Path, switches: Sequence[str], controller_names: Sequence[
         directory.mkdir(parents=True, exist_ok=True)
         written = _write(directory, "ca", authority.key, authority.certificate)
         names = [*CONTROLLER_NAMES, *controller_names]
-        written += _issue(directory, authority, "controller", until, ExtendedKeyUsageOID.SERVER_AUTH, names)
-        client = ExtendedKeyUsageOID.CLIENT_AUTH
-        if switches:
-            written += _issue(directory, authority, "switch", until, client, switches)
-        for switch in switches:
-            written += _issue(directory, authority, f"switch-{switch}", until, client, [switch], switch)
-        written += _issue(directory, authority, "client", until, client, [])
+        serves, asks = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+        written += _issue(directory, authority, "controller", until, serves, names)
+        if members.switches:
+            written += _issue(directory, authority, "switch", until, asks, members.switches)
+        for switch in members.switches:
+            written += _issue(directory, authority, f"switch-{switch}", until, asks, [switch], switch)
+        written += _issue(directory, authority, "client", until, asks, [])
+        for nodes, purpose in ((members.clouds, serves), (members.edges, asks)):
+            for name in nodes:
+                written += _issue(directory, authority, name, until, purpose, [name], name)
     except OSError as error:
         sentence = f"The certificates cannot be written to {directory}: {error.strerror}."
         raise StartError(sentence, exit_code=2) from error
@@ -159,17 +189,26 @@ Example:
     --openflow-ca lab/ca.crt --openflow-cert lab/controller.crt --openflow-key lab/controller.key
   curl --cacert lab/ca.crt https://127.0.0.1:8080/v1/healthz
   ovs-vsctl set-ssl lab/switch-r1.key lab/switch-r1.crt lab/ca.crt -- set-controller r1 ssl:127.0.0.1:6653
+  paceline train --tls-dir lab
 
 A switch is let in with a certificate in its own name only. `switch.crt` is in the names of all switches of the map, for
 one Open vSwitch that holds them all.""")
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--map", "map_name", help="Make a certificate for each switch of this map.")
+@click.option("--map", "map_name", help="Make a certificate for each switch, cloud and edge of this map.")
+@click.option("--cloud", "clouds", multiple=True, help="Make a certificate for a cloud of this name; may be repeated.")
+@click.option("--edge", "edges", multiple=True, help="The same for an edge.")
 @click.option("--name", "names", multiple=True, help="A host name or address of the controller; may be repeated.")
 @click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How long they are valid.")
-def init(directory: Path, map_name: str | None, names: tuple[str, ...], days: int) -> None:
-    """Write a test authority and certificates for controller, switches and clients to DIRECTORY."""
+def init(
+    directory: Path, map_name: str | None, clouds: tuple[str, ...], edges: tuple[str, ...], names: tuple[str, ...],
+    days: int,
+) -> None:
+    """Write a test authority and certificates for controller, switches, clients and training nodes to DIRECTORY."""
     try:
-        written = create(directory, _switches(map_name), names, days)
+        of_map = _members(map_name) if map_name else Members()
+        members = Members(of_map.switches, tuple(dict.fromkeys((*of_map.clouds, *clouds))),
+                          tuple(dict.fromkeys((*of_map.edges, *edges))))
+        written = create(directory, members, names, days)
     except StartError as error:
         click.echo(f"Error: {error.detail}", err=True)
         raise SystemExit(error.exit_code) from error
@@ -177,14 +216,16 @@ def init(directory: Path, map_name: str | None, names: tuple[str, ...], days: in
         click.echo(path)
 
 
-def _switches(map_name: str | None) -> list[str]:
+def _members(map_name: str) -> Members:
     from topologies.loader import load_map
     from topologies.problems import MapError
 
     try:
-        return [node.name for node in load_map(map_name).switches] if map_name else []
+        found = load_map(map_name)
     except MapError as error:
         raise StartError(str(error), exit_code=2) from error
+    clouds = () if found.cloud is None else (found.cloud.name,)
+    return Members(tuple(node.name for node in found.switches), clouds, tuple(node.name for node in found.edges))
 
 
 if __name__ == "__main__":

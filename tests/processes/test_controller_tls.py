@@ -27,7 +27,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert made.exit_code == 0, made.output
     assert made.output.splitlines() == [
         f"{directory}/{name}.{kind}"
-        for name in ("ca", "controller", "switch", "switch-s1", "switch-s2", "client")
+        for name in ("ca", "controller", "switch", "switch-s1", "switch-s2", "client", "cloud", "edge1", "edge2")
         for kind in ("key", "crt")
     ]
     return directory

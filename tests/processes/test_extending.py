@@ -45,8 +45,8 @@ def summaries(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_the_page_has_the_examples_it_promises() -> None:
-    assert FILES.keys() == {"mine.py", "traced.py", "plant.py", "save.py"}
-    assert [command[0] for command in COMMANDS] == ["paceline", "paceline", "python", "paceline"]
+    assert FILES.keys() == {"mine.py", "traced.py", "plant.py", "save.py", "smallest.py"}
+    assert [command[0] for command in COMMANDS] == ["paceline", "paceline", "python", "paceline", "paceline"]
 
 
 def test_ones_own_model_learns_from_ones_own_data(summaries: list[dict[str, Any]]) -> None:
@@ -69,6 +69,25 @@ def test_a_file_chooses_its_model_by_its_shape_and_each_feature_is_explained(sum
     features = summaries[2]["preparation"]["features"]
     assert [one["feature"] for one in features] == list(range(8))
     assert features[0].keys() >= {"logged", "skewness", "skewness_logged"}
+
+
+def test_ones_own_policy_chooses_the_cuts(summaries: list[dict[str, Any]]) -> None:
+    """Of 1024, 512, 1024 and 128 values the fewest travel at cut 4."""
+    assert summaries[3]["status"] == "done"
+    assert [edge["cut"] for row in summaries[3]["rounds"] for edge in row["edges"]] == [4] * 4
+
+
+@pytest.mark.parametrize(
+    ("policy", "why"),
+    [("bad:far", "bad:far chose cut 99 for edge1; its cuts are now 1, 2"), ("bad:none", "has no function none")],
+)
+def test_a_policy_that_cannot_be_ends_the_run_with_its_name_and_why(tmp_path: Path, policy: str, why: str) -> None:
+    (tmp_path / "bad.py").write_text("def far():\n    return {'edge1': 99, 'edge2': 1}\n")
+    (tmp_path / "plant.py").write_text(FILES["plant.py"])
+    code, said = run(["paceline", "train", "--local", "--edges", "2", "--data", "plant:data", "--policy", policy],
+                     tmp_path)
+    assert code != 0
+    assert why in " ".join(said.split())
 
 
 def test_data_with_a_hole_ends_the_run_with_the_edge_the_row_and_the_feature(tmp_path: Path) -> None:

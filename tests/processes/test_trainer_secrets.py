@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
-from tests.processes.certificates import make_certificates
+from controller.security.pki import command as pki_command
 from tests.processes.training import free_ports
 from trainer import messages
 from trainer.cloud_link import CloudLink
@@ -34,16 +35,18 @@ RUN = ("--rounds", "2", "--steps", "1", "--batch", "16", "--average-every", "1",
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Certificates of one authority, and of another."""
     directory = tmp_path_factory.mktemp("lab")
-    make_certificates(directory / "ours", ["cloud", "edge1", "edge2"])
-    make_certificates(directory / "other", ["cloud", "edge1"])
+    for authority in ("ours", "other"):
+        nodes = ["--cloud", "cloud", "--edge", "edge1", "--edge", "edge2"]
+        made = CliRunner().invoke(pki_command, ["init", str(directory / authority), *nodes])
+        assert made.exit_code == 0, made.output
     (directory / "token").write_text("0123456789abcdef\n")
     (directory / "wrong").write_text("0123456789abcdeX\n")
     return directory
 
 
-def known_as(lab: Path, name: str, authority: str = "ours") -> Credentials:
+def known_as(lab: Path, name: str, authority: str = "ours", listens: bool = False) -> Credentials:
     files = lab / authority
-    return credentials(name == "cloud", files / "ca.crt", files / f"{name}.crt", files / f"{name}.key", None)
+    return credentials(listens or name == "cloud", files / "ca.crt", files / f"{name}.crt", files / f"{name}.key", None)
 
 
 @contextlib.contextmanager
@@ -98,12 +101,33 @@ def test_the_bits_planned_for_a_segment_under_tls_are_those_its_records_need() -
         assert planned == pytest.approx(wire_bits(tls_bytes(1_000_000), mss_bytes), rel=1e-4)
 
 
+def test_an_edge_of_the_same_authority_is_no_cloud(lab: Path) -> None:
+    with (pytest.raises((NetworkError, IndexError)),
+          pair(known_as(lab, "edge1"), known_as(lab, "edge2", listens=True)) as (edge, _)):
+        edge.receive()
+
+
 @pytest.mark.parametrize("stranger", ["the edge", "the cloud"])
 def test_a_certificate_of_another_authority_is_refused(lab: Path, stranger: str) -> None:
     ours = known_as(lab, "edge1", "other" if stranger == "the edge" else "ours")
     theirs = known_as(lab, "cloud", "other" if stranger == "the cloud" else "ours")
     with pytest.raises((NetworkError, IndexError)), pair(ours, theirs) as (edge, _):
         edge.receive()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sentence"),
+    [(["--edge", "../edge1"], "'../edge1' is no name of a node"),
+     (["--edge", "client"], "two certificates named client"),
+     (["--cloud", "a", "--edge", "a"], "two certificates named a")],
+)
+def test_a_name_that_cannot_be_a_nodes_is_refused_before_anything_is_written(
+    tmp_path: Path, nodes: list[str], sentence: str
+) -> None:
+    made = CliRunner().invoke(pki_command, ["init", str(tmp_path / "lab"), *nodes])
+    assert made.exit_code == 2
+    assert sentence in made.output
+    assert not (tmp_path / "lab").exists()
 
 
 def test_a_token_is_proven_anew_to_everybody_and_never_said() -> None:
@@ -152,6 +176,7 @@ def crew(lab: Path) -> Iterator[tuple[Crew, int]]:
 @pytest.mark.parametrize(
     ("certificate", "token", "reason"),
     [("edge2", "token", "this certificate is for edge2, not for edge1"),
+     ("client", "token", "this certificate is for paceline client, not for edge1"),
      ("edge1", "wrong", "edge1 does not know the token of this run"),
      ("edge1", None, "give it --token-file"),
      ("edge1", "token", None)],
