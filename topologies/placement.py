@@ -32,6 +32,8 @@ CPU_SHARES = (0.12, 0.18, 0.24, 0.30)
 """Of edges in turn: devices of different speed."""
 CPU_TOTAL = 0.9
 """All edges together get no more of the machine's cores than this."""
+CLOUD_CPU_SHARE = 1.0
+"""All that its one thread can use: it limits nothing, but the hosts' group goes before all else on the machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,9 @@ def map_facts(plant: Plant, wishes: Wishes) -> dict[str, Any]:
 
     for number, site in enumerate(edges, 1):
         attach(f"edge{number}", "edge", site, wishes.channels, cpu_share=shares[number - 1])
-    for host, kind, site in (("cloud", "cloud", cloud), ("load1", "host", edges[0]), ("load2", "host", cloud)):
-        attach(host, kind, site, 2 * wishes.channels)
+    attach("cloud", "cloud", cloud, 2 * wishes.channels, cpu_share=CLOUD_CPU_SHARE)
+    for host, site in (("load1", edges[0]), ("load2", cloud)):
+        attach(host, "host", site, 2 * wishes.channels)
     way = nx.dijkstra_path(graph, edges[0], cloud, weight="km")
     bottleneck = [names[site] for site in way[-2:]] if len(way) > 1 else ["cloud", names[cloud]]
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -53,7 +54,7 @@ def plan(
     from trainer.guard import CodecGuard
     from trainer.models import build_layers
     from trainer.outlook import Outlook
-    from trainer.predictor import LayerSeconds, prior_seconds
+    from trainer.predictor import prior_seconds
     from trainer.preparation import tail_of
 
     if controller is not None and map_name is None:
@@ -75,14 +76,10 @@ def plan(
     if map_name is None:
         return
     network = _load(map_name)
-    edges = {
-        node.name: LayerSeconds(
-            tuple(s / (node.cpu_share or 1.0) for s in here.forward_s),
-            tuple(s / (node.cpu_share or 1.0) for s in here.backward_s),
-        )
-        for node in network.edges
-    }
-    outlook = Outlook(edges, here, shapes, dict.fromkeys(edges, batch), micro, [0] * len(costs), CodecGuard(codec),
+    edges = {node.name: _slowed(here, node.cpu_share) for node in network.edges}
+    assert network.cloud is not None
+    cloud = _slowed(here, network.cloud.cpu_share)
+    outlook = Outlook(edges, cloud, shapes, dict.fromkeys(edges, batch), micro, [0] * len(costs), CodecGuard(codec),
                       tail)
     mss = network.mtu_bytes - MSS_OVERHEAD_BYTES
     from trainer.planner import alternatives, plan_round
@@ -103,6 +100,13 @@ def plan(
         without = plan_round(outlook.forecasts(dict.fromkeys(edges, mss), every_cut, unprotected=True), offer, micro)
         _print_protection(best, without, [outlook.sizes(edge.edge, edge.cut, edge.codec) for edge in best.edges])
     _print_alternatives(best, alternatives(forecasts, offer, micro, best))
+
+
+def _slowed(here: LayerSeconds, cpu_share: float | None) -> LayerSeconds:
+    """What the layers take on a node with a part of a core like this machine's; more than one does not help."""
+    share = min(1.0, cpu_share or 1.0)
+    return dataclasses.replace(
+        here, forward_s=tuple(s / share for s in here.forward_s), backward_s=tuple(s / share for s in here.backward_s))
 
 
 def _load(map_name: str) -> Map:
