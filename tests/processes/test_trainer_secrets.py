@@ -92,7 +92,7 @@ def test_the_sizes_under_tls_are_those_on_the_wire_and_the_pace_holds(lab: Path)
         assert [one.frame.size_bytes for one in got[20:]] == [one.size_bytes for one in sent]
         assert sent[0].size_bytes == tls_bytes(sent[0].size_bytes - 22 * 49)
         assert torch.equal(got[-1].frame.tensors["a"], tensor)
-        assert got[-1].arrival_s - sent[0].send_s == pytest.approx(0.8, rel=0.2)
+        assert got[-1].arrival_s - sent[0].send_s > 0.7  # 1.6 MB at 2 MB/s; a loud neighbour only makes it later
 
 
 def test_the_bits_planned_for_a_segment_under_tls_are_those_its_records_need() -> None:
