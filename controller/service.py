@@ -21,19 +21,21 @@ from controller.asked import Asked, RepeatKey
 from controller.bookings import Bookings
 from controller.bounds import DEFAULT_CALIBRATION, Calibration
 from controller.caretaker import CHECK_S, Caretaker, Forget
-from controller.errors import NotFound, NotHeld, NotLive
+from controller.errors import NoSpectrum, NotFound, NotHeld, NotLive
 from controller.events import Installed, SwitchReport
 from controller.fabric import CONFIRM_S, SwitchCounters
 from controller.ledger import Ledger
 from controller.maintenance import Maintenance
 from controller.network import Network
 from controller.offers import advising
+from controller.optical.defragmentation import Move
 from controller.optical.overview import LightpathState, overview
 from controller.quotes import CommonQuote, Volume, shortest_common_transfer
 from controller.repeats import Repeats
 from controller.reservation import Flow, Reservation, State
 from controller.switches import Switches
 from controller.target import Touched
+from controller.tidying import Tidying
 from controller.turns import WaitingRoom
 from controller.writer import INSTALLED, Listener, Writer, drain_s, is_stranded, switches_of
 
@@ -81,6 +83,7 @@ class Service:
         self._repeats = Repeats(ledger)
         self._caretaker = Caretaker(self._writer, (self._repeats.forget_old, *forgets), check_s)
         self.maintenance = Maintenance(self._writer, self._caretaker)
+        self._tidying = Tidying(self._writer)
         self._room = WaitingRoom(self._fabric.silent_s)
 
     def start(self) -> None:
@@ -125,7 +128,12 @@ class Service:
             if answered is not None:
                 return answered, True
             with within():
-                return self._reserve_anew(asked, repeat), False
+                try:
+                    return self._reserve_anew(asked, repeat), False
+                except NoSpectrum:
+                    if not self._tidying.make_room(self._request(f"r-{0:08x}", asked)):
+                        raise
+                    return self._reserve_anew(asked, repeat), False
 
     def _reserve_anew(self, asked: Asked, repeat: RepeatKey | None) -> Reservation:
         with self._writer.lock:
@@ -143,7 +151,7 @@ class Service:
     def _admitted(self, asked: Asked) -> tuple[Reservation, Admitted]:
         now_s, number = self._clock(), self._new_number()
         name = f"r-{number:08x}"
-        admitted = self._writer.admit(Request(name, 1, asked.flows, asked.start_at_s, _until(asked.end_at_s)))
+        admitted = self._writer.admit(self._request(name, asked))
         times = asked.lease_s, now_s, now_s + asked.lease_s
         start_at_s = max(now_s, asked.start_at_s or now_s)
         wanted = Reservation(
@@ -151,6 +159,9 @@ class Service:
             start_at_s=start_at_s, end_at_s=asked.end_at_s, tenant=asked.tenant,
         )  # fmt: skip
         return wanted, admitted
+
+    def _request(self, name: str, asked: Asked) -> Request:
+        return Request(name, 1, asked.flows, asked.start_at_s, _until(asked.end_at_s))
 
     def _record_new(self, wanted: Reservation, repeat: RepeatKey | None) -> Reservation:
         try:
@@ -286,8 +297,7 @@ class Service:
     def quote(self, asked: Asked) -> Admitted | Rejected:
         """What `reserve` would decide now; nothing is reserved."""
         with self._writer.lock:
-            request = Request(f"r-{0:08x}", 1, asked.flows, asked.start_at_s, _until(asked.end_at_s))
-            return self._writer.decide(request)
+            return self._writer.decide(self._request(f"r-{0:08x}", asked))
 
     def quote_transfers(self, volumes: Sequence[Volume], instead_of: str | None = None) -> CommonQuote:
         """How fast these can go together with what is free now; nothing is reserved. Waits for nobody.
@@ -331,6 +341,14 @@ class Service:
     def lightpaths(self) -> list[LightpathState]:
         """The lightpaths now; none where the map is not optical. Waits for nobody."""
         return overview(self.network, self._book.bookings, self._book.live(), self._clock())
+
+    def defragment(self) -> tuple[Move, ...]:
+        """Move lightpaths to lower channels, losing no packet; what has been moved.
+
+        Raises: SwitchError, Overloaded.
+        """
+        with self._room.place():
+            return self._tidying.defragment()
 
     def switches_up(self) -> int:
         """How many switches are connected and hold what they should."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from controller.admission import Admitted, Rejected, Request
 from controller.asked import RepeatKey
 from controller.book import Book
+from controller.bookings import Bookings
 from controller.bounds import DEFAULT_CALIBRATION, Calibration
 from controller.events import ReservationChanged, ServiceEvent
 from controller.fabric import Fabric
@@ -66,11 +67,12 @@ class Writer:
             except Exception:
                 log.exception("a listener failed event=%s", type(event).__name__)
 
-    def decide(self, request: Request) -> Admitted | Rejected:
-        """What admission says now. Under the lock."""
+    def decide(self, request: Request, bookings: Bookings | None = None) -> Admitted | Rejected:
+        """What admission says now, or would say with another calendar. Under the lock."""
         self.book.sweep(self.fabric.lets_in)
         book, now_s, down = self.book, self.clock(), self.fabric.down
-        return decide_or_advise(self.network, book.bookings, book.standing, request, now_s, down, self.calibration)
+        taken = book.bookings if bookings is None else bookings
+        return decide_or_advise(self.network, taken, book.standing, request, now_s, down, self.calibration)
 
     def admit(self, request: Request) -> Admitted:
         """The same.

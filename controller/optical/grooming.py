@@ -126,18 +126,21 @@ class Light:
         others = (other for link in lightpath.links for other in self._on(link) if other.id != lightpath.id)
         return not any(other.slots & lightpath.slots for other in others)
 
+    def lowest(self, nodes: Path, width: int) -> int | None:
+        """Where the lowest block of that width begins that is free along these switches; None if there is none."""
+        starts = block_starts(self._free(nodes), width)
+        return (starts & -starts).bit_length() - 1 if starts else None
+
     def _new_along(self, nodes: Path, rate_bps: int) -> Lightpath | None:
         """A lightpath that can be lit between these switches and carries a flow of that rate."""
-        free = self._free(nodes)
-        if not free:
+        if not self._free(nodes):  # then there is no need to ask how far light would get
             return None
         line = line_along(self.network, nodes)
         if not line.works or rate_bps > reservable_bps(line.rate_bps):
             return None
-        starts = block_starts(free, line.width)
-        if not starts:
+        first = self.lowest(nodes, line.width)
+        if first is None:
             return None
-        first = (starts & -starts).bit_length() - 1
         facts = line.rate_bps, line.modulation, line.gsnr_db, line.margin_db
         return Lightpath(identity(nodes, first, line.width), nodes, first, line.width, *facts)
 

@@ -129,6 +129,18 @@ RESERVATION: Json = {
     "flows": [PLACED_FLOW],
 }
 
+DEFRAGMENTED: Json = {
+    "moves": [
+        {
+            "nodes": ["r1", "r2"],
+            "from_lightpath": "lp-0c2d94e1a7",
+            "from_channel": 3,
+            "to_lightpath": "lp-766bdad9b6",
+            "to_channel": 0,
+        }
+    ]
+}
+
 COUNTERS: Json = {
     "meters": [
         {

@@ -14,9 +14,9 @@ from controller.security.access import Caller, sees
 from controller.service import Service
 from controller.web import examples
 from controller.web.answers import Answer
-from controller.web.guard import Reader
+from controller.web.guard import Operator, Reader
 from controller.web.load import Desk
-from controller.web.problems import GUARDED, described
+from controller.web.problems import GUARDED, SWITCHES, described
 
 
 class Passenger(Answer):
@@ -58,6 +58,24 @@ class LightpathList(Answer):
     lightpaths: list[LightpathBody]
 
 
+class ChannelMove(Answer):
+    """A lightpath that is on another channel now, and has another id."""
+
+    nodes: list[str]
+    from_lightpath: str
+    from_channel: int
+    to_lightpath: str
+    to_channel: int
+
+
+class Defragmented(Answer):
+    """What was moved, in that order."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.DEFRAGMENTED]})
+
+    moves: list[ChannelMove]
+
+
 def lightpath_routes(service: Service, desk: Desk) -> APIRouter:
     """The routes under /v1/lightpaths."""
     router = APIRouter(tags=["lightpaths"])
@@ -66,6 +84,27 @@ def lightpath_routes(service: Service, desk: Desk) -> APIRouter:
     async def lightpaths(caller: Reader) -> LightpathList:
         """Every lightpath with its channel, its quality, and one's own flows in it (for operators everybody's)."""
         return await desk.read(caller.tenant, _listed(service, caller))
+
+    @router.post("/v1/lightpaths/defragment", responses=described(*GUARDED, *SWITCHES))
+    async def defragment(caller: Operator) -> Defragmented:
+        """Move lightpaths to lower channels while packets travel in them; none is lost. For operators."""
+
+        def work() -> Defragmented:
+            moves = service.defragment()
+            return Defragmented(
+                moves=[
+                    ChannelMove(
+                        nodes=list(each.before.nodes),
+                        from_lightpath=each.before.id,
+                        from_channel=each.before.first_slot,
+                        to_lightpath=each.after.id,
+                        to_channel=each.after.first_slot,
+                    )
+                    for each in moves
+                ]
+            )
+
+        return await desk.change(caller.tenant, work)
 
     @router.get("/v1/lightpaths/{lightpath_id}", responses=described(*GUARDED, errors.NotFound, errors.InvalidRequest))
     async def lightpath(caller: Reader, lightpath_id: str) -> LightpathBody:

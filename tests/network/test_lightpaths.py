@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from outages import Outages
 from tests.network.conftest import Network
 from tests.network.streams import RATE_BPS, reserved_flow, stream, udp_flow
+from tests.network.test_changes import wait_until
 from tests.network.test_hostile import forge, listening
 from tests.network.test_reservation import flood
 
@@ -110,6 +112,46 @@ def test_whatever_tags_a_host_forges_it_gains_nothing(waves: Network, tmp_path: 
     assert cloud[0] > 0, "what it may send, unmarked, is delivered"
     assert cloud[1] == 0, "nothing forged is marked or tagged"
     assert meter["dropped_packets"] == 0
+
+
+def test_a_lightpath_moves_to_another_channel_and_loses_no_packet(waves: Network, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        below = stack.enter_context(reserved_flow(waves, udp_flow("edge2", "cloud", {"min_bandwidth_bps": 18_000_000})))
+        stack.enter_context(reserved_flow(waves, udp_flow("edge1", "cloud", {"min_bandwidth_bps": RATE_BPS})))
+        assert [each["channel"] for each in lightpaths(waves)] == [0, 1]
+        with stream(waves, "edge1", "cloud", 5, tmp_path) as result:
+            waves.api.delete(f"/v1/reservations/{below['id']}")
+            answer = waves.api.post("/v1/lightpaths/defragment")
+        assert answer.status_code == 200, answer.text
+        (move,) = answer.json()["moves"]
+        (lit,) = lightpaths(waves)
+        assert (move["from_channel"], move["to_channel"], move["to_lightpath"]) == (1, 0, lit["id"])
+        assert all("dl_vlan=1 " in line for lines in tagged(waves).values() for line in lines), "the old one is dark"
+    assert (result.sent, result.lost, result.duplicates, result.marks()) == (5000, 0, 0, {46})
+
+
+@pytest.mark.parametrize("cut", [("r1", "r2"), ("r3", "r4")])
+def test_a_protected_flow_goes_on_in_its_backup_lightpaths(
+    waves: Network, cut: tuple[str, str], tmp_path: Path
+) -> None:
+    outages = Outages(waves.plan, waves.note.ovs_directory)
+    requirement = {"min_bandwidth_bps": RATE_BPS, "protection": "link_disjoint"}
+    with reserved_flow(waves, udp_flow("edge1", "cloud", requirement)) as reservation:
+        (flow,) = reservation["flows"]
+        assert [each["nodes"] for each in lightpaths(waves)] == [["r1", "r2", "r3", "r4", "r5"], ["r1", "r6", "r5"]]
+        try:
+            with stream(waves, "edge1", "cloud", 5, tmp_path) as result:
+                outages.link(*cut, up=False)
+        finally:
+            outages.link(*cut, up=True)
+        wait_until(lambda: all(link["up"] for link in waves.api.get("/v1/network").json()["links"]))
+        wait_until(lambda: waves.api.get(f"/v1/reservations/{reservation['id']}").json()["reason"] is None)
+        assert waves.api.get(f"/v1/reservations/{reservation['id']}").json()["flows"][0]["path"] == flow["path"]
+        wait_until(lambda: waves.api.get("/v1/consistency").json()["consistent"])
+    print(f"cut {cut}: {result.lost} lost, {result.lost_in_a_row} in a row")
+    assert 0 < result.lost <= result.lost_in_a_row + 5, "one gap"
+    assert result.arrivals[-1][0] == result.sent - 1, "it goes on to the end"
+    assert (result.duplicates, result.marks()) == (0, {46})
 
 
 def entries(network: Network, switch: str) -> int:

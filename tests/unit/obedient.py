@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from controller.caretaker import Forget
 from controller.entries import MeterEntry, SwitchState
 from controller.ledger import Ledger
-from controller.network import network_from_map
+from controller.network import Network, network_from_map
 from controller.service import Service
 from controller.switches import ChangesByNumber, FlowCounter, MeterCounter, Pause, Reading, SwitchEvent, SwitchUp
 from controller.web.rest import RestThread
@@ -30,17 +30,18 @@ PAIR = network_from_map(load_map("pair"))
 class ObedientSwitches:
     """All switches of the map, connected, and content with everything."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Network = PAIR) -> None:
+        self.network = network
         self.events: Queue[SwitchEvent | None] = Queue()
-        for switch in PAIR.switches:
-            ports = {link.source_port: ("", True) for link in PAIR.links_from(switch.name)}
+        for switch in network.switches:
+            ports = {link.source_port: ("", True) for link in network.links_from(switch.name)}
             self.events.put(SwitchUp(switch.datapath_id or 0, ports))
 
     def expect(self, names: Mapping[int, str]) -> None:
         pass
 
     def connected(self) -> frozenset[int]:
-        return frozenset(PAIR.switch_by_datapath_id)
+        return frozenset(self.network.switch_by_datapath_id)
 
     def silent_s(self, datapath_id: int) -> float:
         return 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -9,17 +11,21 @@ from pathlib import Path
 import pytest
 
 from controller.admission import Admitted, Rejected, Request, decide
+from controller.asked import Asked
 from controller.bookings import Bookings
-from controller.errors import Refused
+from controller.errors import NoSpectrum, Refused, SwitchRefused
 from controller.forwarding import best_effort_meter, wanted_states
-from controller.ledger import Ledger
+from controller.ledger import IN_MEMORY, Ledger
 from controller.network import Network, network_from_map
 from controller.offers import Circumstances, fits_at_s, offer
 from controller.optical.grooming import is_possible
 from controller.optical.lines import line_along
 from controller.optical.overview import overview
 from controller.reservation import Flow, Match, Placement, Protection, Requirement, Reservation, State
+from controller.service import Service
 from controller.standing import Standing
+from controller.switches import ChangesByNumber, Pause
+from tests.unit.obedient import ObedientSwitches
 from topologies.loader import load_map
 from topologies.maps import Grid, Map
 from topologies.problems import MapError
@@ -277,3 +283,81 @@ def test_a_fibre_has_no_more_channels_than_the_c_band(tmp_path: Path) -> None:
     (tmp_path / "wide.yaml").write_text(text.replace("scale_mbps_per_gbps: 0.2", "scale_mbps_per_gbps: 0.01"))
     with pytest.raises(MapError, match=r"channels = 97: .*at most 96"):
         load_map(str(tmp_path / "wide.yaml"))
+
+
+def mixed() -> Map:
+    """Fibres of 400 Gb/s channels; only that between r1 and r2 has 200 Gb/s ones. Twelve slots each."""
+    plan = stretched(0.25, "flexible", 400.0)
+    slower = tuple(
+        replace(link, channel_rate_gbps=200.0) if link.ends == ("r1", "r2") else link for link in plan.links
+    )
+    return replace(plan, links=slower)
+
+
+def broken_up(service: Service, wide_bps: int = 15_000_000) -> Asked:
+    """Every second block of three slots behind r2 is lit; what is asked then needs six."""
+    made = [service.reserve(asked(flow(source, 9_000_000)))[0] for source in ("edge1", "edge2", "edge1")]
+    service.release(made[0].id)
+    return asked(flow("edge3", wide_bps))
+
+
+def asked(*flows: Flow) -> Asked:
+    return Asked("test", "public", 60.0, flows)
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    network = network_from_map(mixed())
+    running = Service(network, ObedientSwitches(network), Ledger(IN_MEMORY, "waves"))
+    running.start()
+    while running.switches_up() < len(network.switches):
+        pass
+    yield running
+    running.stop()
+
+
+def blocks(service: Service) -> list[tuple[int, int]]:
+    return [(each.lightpath.first_slot, each.lightpath.width) for each in service.lightpaths()]
+
+
+def test_lightpaths_make_room_for_a_request_that_found_no_spectrum(service: Service) -> None:
+    wanted = broken_up(service)
+    assert blocks(service) == [(3, 3), (6, 3)], "free are 0-2 and 9-11, and six in a row are wanted"
+    quoted = service.quote(wanted)
+    assert isinstance(quoted, Rejected)
+    assert isinstance(quoted.error, NoSpectrum)
+    (placement,) = service.reserve(wanted)[0].placements
+    assert placement.lightpaths[0].width == 6
+    assert blocks(service) == [(0, 3), (3, 3), (6, 6)], "one lightpath has moved"
+    written = {each.lightpaths[0].first_slot for kept in service.ledger.live() for each in kept.placements}
+    assert written == {0, 3, 6}
+
+
+def test_defragmenting_moves_everything_down_and_is_written_down(service: Service) -> None:
+    broken_up(service)
+    moves = service.defragment()
+    assert [(each.before.first_slot, each.after.first_slot) for each in moves] == [(6, 0)]
+    assert blocks(service) == [(0, 3), (3, 3)]
+    assert {each.placements[0].lightpaths[0].first_slot for each in service.ledger.live()} == {0, 3}
+    assert service.defragment() == ()
+
+
+def test_a_move_that_a_switch_refuses_leaves_the_lightpath_where_it_was(service: Service) -> None:
+    broken_up(service)
+    before = service.lightpaths()
+    switches = service._fabric._switches
+    assert isinstance(switches, ObedientSwitches)
+    obey = switches.apply
+
+    def refuse(phases: Iterable[ChangesByNumber | Pause], _: float) -> Future[None]:
+        switches.apply = obey  # type: ignore[method-assign]
+        list(phases)
+        future: Future[None] = Future()
+        future.set_exception(SwitchRefused("r3 does not want to.", datapath_ids=[3]))
+        return future
+
+    switches.apply = refuse  # type: ignore[method-assign]
+    with pytest.raises(SwitchRefused):
+        service.defragment()
+    assert service.lightpaths() == before
+    assert {each.placements[0].lightpaths[0].first_slot for each in service.ledger.live()} == {3, 6}
