@@ -4,18 +4,24 @@ Each transfer takes one of its candidate paths. If those that cross link l have 
 free, no common time shorter than max over l of B_l / F_l will do, and with rates in proportion to the volumes that time
 will: so the paths are chosen to make it least. That is a search over all choices (branch and bound). What prunes it:
 the links that a transfer crosses on every one of its paths carry it in any case.
+
+On an optical network a transfer travels in one lightpath, which bounds its rate, too. How lightpaths share the spectrum
+is not looked at: the answer may be a little faster than what admission then finds room for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from math import inf
+from operator import itemgetter
 
 from controller.bookings import Bookings
 from controller.errors import NoCapacity, NoPath, UnknownHost
 from controller.network import Network
+from controller.optical.lines import line_along, reservable_bps
 from controller.paths import candidate_paths
 from controller.routes import Path, both_ways, link_names
 
@@ -78,7 +84,7 @@ def shortest_common_transfer(
     search = _Search([volume.transfer_bytes * 8 for volume in volumes], choices, free_bps)
     chosen = search.run()
     paths = [paths[choice] for paths, choice in zip(choices, chosen, strict=True)]
-    time_s, bottleneck = search.time_of(chosen)
+    time_s, bottleneck = max((search.time_of(chosen), *_in_one_lightpath(network, volumes, paths)), key=itemgetter(0))
     quotes = []
     for volume, path in zip(volumes, paths, strict=True):
         rate_bps = max(RATE_STEP_BPS, int(volume.transfer_bytes * 8 / time_s) // RATE_STEP_BPS * RATE_STEP_BPS)
@@ -86,6 +92,17 @@ def shortest_common_transfer(
     transfer_ms = max(quote.transfer_ms for quote in quotes)
     free = {link: free_bps[link] for path in paths for link in link_names(path)}
     return CommonQuote(transfer_ms, tuple(quotes), bottleneck, float(time_s * 1000), search.is_exact, free)
+
+
+def _in_one_lightpath(
+    network: Network, volumes: Sequence[Volume], paths: Sequence[Path]
+) -> Iterator[tuple[Fraction, str]]:
+    """How long each transfer takes with all that a lightpath carries, for it travels in one; on which link that is."""
+    for volume, path in zip(volumes, paths, strict=True):
+        hops = pairwise(path[1:-1]) if network.grid is not None else ()
+        for hop in hops:
+            rate_bps = reservable_bps(line_along(network, hop).rate_bps)
+            yield Fraction(volume.transfer_bytes * 8, rate_bps), f"{hop[0]}->{hop[1]}"
 
 
 def _choices(

@@ -44,6 +44,12 @@ def tagged(network: Network) -> dict[str, list[str]]:
     return found
 
 
+def packets(dump: str) -> int:
+    """How many packets went by the entries of a dump that look at VLAN ids."""
+    lines = (line for line in dump.splitlines() if "dl_vlan=" in line)
+    return sum(int(found[1]) for line in lines if (found := re.search(r"n_packets=(\d+)", line)))
+
+
 def lightpaths(network: Network) -> list[dict[str, Any]]:
     listed: list[dict[str, Any]] = network.api.get("/v1/lightpaths").json()["lightpaths"]
     return listed
@@ -60,9 +66,9 @@ def test_a_stream_in_a_lightpath_loses_nothing_beside_a_flood(waves: Network, tm
             stream(waves, "edge1", "cloud", 4, tmp_path) as result,
         ):
             pass
-        packets = [sum(map(int, re.findall(r"n_packets=(\d+)", "".join(tagged(waves)[name])))) for name in CORE]
+        by_label = [packets("\n".join(tagged(waves)[name])) for name in CORE]
     assert (result.sent, result.lost, result.duplicates, result.marks()) == (4000, 0, 0, {46})
-    assert min(packets) >= result.sent, "all of it went by its label"
+    assert min(by_label) >= result.sent, "all of it went by its label"
 
 
 def test_best_effort_is_kept_off_all_of_a_lightpath_however_little_travels_there(waves: Network) -> None:
@@ -142,6 +148,7 @@ def test_a_protected_flow_goes_on_in_its_backup_lightpaths(
         try:
             with stream(waves, "edge1", "cloud", 5, tmp_path) as result:
                 outages.link(*cut, up=False)
+            around = packets(waves.switch("dump-flows", "r6", "table=1"))
         finally:
             outages.link(*cut, up=True)
         wait_until(lambda: all(link["up"] for link in waves.api.get("/v1/network").json()["links"]))
@@ -149,7 +156,8 @@ def test_a_protected_flow_goes_on_in_its_backup_lightpaths(
         assert waves.api.get(f"/v1/reservations/{reservation['id']}").json()["flows"][0]["path"] == flow["path"]
         wait_until(lambda: waves.api.get("/v1/consistency").json()["consistent"])
     print(f"cut {cut}: {result.lost} lost, {result.lost_in_a_row} in a row")
-    assert 0 < result.lost <= result.lost_in_a_row + 5, "one gap"
+    assert around > 1000, "most of it went around"
+    assert result.lost <= result.lost_in_a_row + 5, "one gap"
     assert result.arrivals[-1][0] == result.sent - 1, "it goes on to the end"
     assert (result.duplicates, result.marks()) == (0, {46})
 

@@ -21,6 +21,7 @@ from controller.offers import Circumstances, fits_at_s, offer
 from controller.optical.grooming import is_possible
 from controller.optical.lines import line_along
 from controller.optical.overview import overview
+from controller.quotes import Volume, shortest_common_transfer
 from controller.reservation import Flow, Match, Placement, Protection, Requirement, Reservation, State
 from controller.service import Service
 from controller.standing import Standing
@@ -207,6 +208,12 @@ def test_a_span_too_long_for_any_format_is_out_of_reach_by_so_many_db() -> None:
     assert (error.code, error.facts["link"]) == ("out_of_reach", "r1->r2")
     assert error.facts["missing_db"] == -line.margin_db > 0
     assert fits_at_s(*story.refused) is None
+
+
+def test_a_transfer_is_quoted_no_more_than_a_lightpath_carries() -> None:
+    network = network_from_map(WAVES)
+    quote = shortest_common_transfer(network, Bookings(), [Volume("a", "edge1", "cloud", 1_900_000)], 0.0)
+    assert (quote.quotes[0].rate_bps, quote.transfer_ms, quote.bottleneck) == (MOST_BPS, 800.0, "r1->r2")
 
 
 def test_two_reservations_may_take_turns_in_one_channel() -> None:
