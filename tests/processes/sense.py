@@ -10,6 +10,7 @@ BEYOND_A_SCHEMA = (
     "another flow than ",
     "source and destination are both ",
     "an offset needs a period",
+    "there is none without protection",
     "it must not be longer than the period",
     "it must be shorter than the period",
     "it must be later than start_at",
