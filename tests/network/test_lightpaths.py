@@ -13,9 +13,9 @@ import pytest
 from outages import Outages
 from tests.network.conftest import Network
 from tests.network.streams import RATE_BPS, reserved_flow, stream, udp_flow
-from tests.network.test_changes import wait_until
 from tests.network.test_hostile import forge, listening
 from tests.network.test_reservation import flood
+from tests.waiting import wait_until
 
 CORE = ("r2", "r3", "r4")
 SMALL_BPS = 400_000
@@ -30,8 +30,8 @@ def waves(network_of: Callable[..., Network]) -> Network:
 @pytest.fixture(autouse=True)
 def _nothing_left(waves: Network) -> Iterator[None]:
     yield
-    assert waves.api.get("/v1/lightpaths").json() == {"lightpaths": []}, "an empty lightpath is torn down"
-    assert tagged(waves) == {switch: [] for switch in (*CORE, "r5")}
+    wait_until(lambda: lightpaths(waves) == [])  # an empty lightpath is torn down
+    wait_until(lambda: tagged(waves) == {switch: [] for switch in (*CORE, "r5")})
     assert waves.api.get("/v1/consistency").json()["consistent"]
 
 
