@@ -1,0 +1,194 @@
+"""End to end on a published optical map: SNDlib's nobel-us, emulated, with six edges and a cloud.
+
+1. A reservation across the network, for which a lightpath is lit: how long until every switch has confirmed.
+2. A training run while a flood of its bottleneck's whole rate goes on: how many of its promises are kept.
+3. Another run during which a fibre is cut: the longest gap in a protected stream (1000 datagrams a second) over that
+   fibre, and the rounds in which a transfer's promise was broken.
+
+    sudo .venv/bin/python bench/nobel_us.py [--quick] [--out FILE.json]
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import report
+from matplotlib.figure import Figure
+from rich.table import Table
+from survival import Arrivals, reserved, stream
+from switches import wait_until
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
+
+from emulation import Emulation, Settings
+from outages import Outages
+from problems import EmulationError
+from session import emulate
+from stalls import StallWatch, describe
+from topologies.catalogue import found_map
+from topologies.placement import Wishes
+from traffic import Flood
+
+PLANT, EDGES = "sndlib/nobel-us", 6
+RATE_BPS = 2_000_000
+CUT_AFTER_ROUND = 2
+STREAM_S = 20.0
+TRAIN_LIMIT_S = 240.0
+
+Summary = dict[str, Any]
+
+
+def set_up_ms(api: httpx.Client, emulation: Emulation, times: int) -> list[float]:
+    """Milliseconds from a request until a lightpath is lit and the reservation confirmed, each from a dark network."""
+    edges = [node.name for node in emulation.plan.edges]
+    taken = []
+    for number in range(times):
+        if lit := api.get("/v1/lightpaths").json()["lightpaths"]:
+            raise EmulationError(f"{len(lit)} lightpaths are lit before anything is reserved")
+        match = {"protocol": "udp", "source_port": 10_000 + number, "destination_port": 7800}
+        ends = {"source": edges[number % len(edges)], "destination": "cloud"}
+        flow = {"name": "f", **ends, "match": match, "requirement": {"min_bandwidth_bps": RATE_BPS}}
+        began_s = time.perf_counter()
+        answer = api.post("/v1/reservations", json={"lease_s": 600, "flows": [flow]})
+        taken.append((time.perf_counter() - began_s) * 1e3)
+        answer.raise_for_status()
+        if not answer.json()["flows"][0]["lightpaths"]:
+            raise EmulationError(f"the flow of {ends['source']} travels in no lightpath")
+        api.delete(f"/v1/reservations/{answer.json()['id']}").raise_for_status()
+        wait_until(lambda: not api.get("/v1/lightpaths").json()["lightpaths"], 30)
+    return taken
+
+
+def train(runs: Path, rounds: int, on_round: Callable[[int], None] = lambda _: None) -> Summary:
+    """A reserved run of `paceline train`; `on_round` is called with the number of each round that is done.
+
+    Raises: EmulationError if it left no summary.
+    """
+    before = set(runs.iterdir())
+    command = [sys.executable, "-m", "trainer.cli", "train", "--runs-dir", str(runs), "--rounds", str(rounds)]
+    with subprocess.Popen([*command, "--steps", "2", "--average-every", "2"], stdout=subprocess.DEVNULL) as process:
+        told, ends_s = 0, time.monotonic() + TRAIN_LIMIT_S
+        while process.poll() is None and time.monotonic() < ends_s:
+            time.sleep(0.1)
+            for directory in set(runs.iterdir()) - before:
+                log = directory / "events.jsonl"
+                events = log.read_text().splitlines() if log.exists() else []
+                done = sum(json.loads(line)["event"] == "round_done" for line in events)
+                if done > told:
+                    told = done
+                    on_round(done)
+        process.terminate()
+    for directory in set(runs.iterdir()) - before:
+        summary: Summary = json.loads((directory / "summary.json").read_text())
+        return summary
+    raise EmulationError("the training run left no record")
+
+
+def broken_rounds(summary: Summary) -> list[int]:
+    """The rounds in which a transfer's promise was broken."""
+    return [row["round"] for row in summary["rounds"] if any(each["kept"] is False for each in row["transfers"])]
+
+
+def over_a_cut(
+    emulation: Emulation, api: httpx.Client, directory: Path, runs: Path, rounds: int
+) -> tuple[Summary, Arrivals, str]:
+    """A run and a protected stream while a fibre of the stream's path is cut: what came of both, and the fibre."""
+    outages = Outages(emulation.plan, str(emulation.vswitch.directory))
+    streamed: list[Arrivals] = []
+    with reserved(api, "link_disjoint") as reservation:
+        span = list(pairwise(reservation["flows"][0]["path"]))[-2]
+
+        def watch_it_cut() -> None:
+            with stream(emulation, STREAM_S, directory) as result:
+                time.sleep(1.0)
+                outages.link(*span, up=False)
+            streamed.extend(result)
+
+        watching = threading.Thread(target=watch_it_cut)
+
+        def on_round(done: int) -> None:
+            if done == CUT_AFTER_ROUND:
+                watching.start()
+
+        try:
+            summary = train(runs, rounds, on_round)
+            if not watching.ident:
+                raise EmulationError(f"the run ended before round {CUT_AFTER_ROUND} was done: {summary.get('error')}")
+            watching.join()
+        finally:
+            outages.link(*span, up=True)
+    return summary, streamed[0], "-".join(span)
+
+
+def drawn(taken_ms: list[float], runs: dict[str, Summary]) -> Figure:
+    """How long set-ups took, and the promises of every round."""
+    figure = Figure(figsize=(11, 3), layout="constrained")
+    left, *others = figure.subplots(1, 1 + len(runs))
+    left.hist(taken_ms, bins=20, color="#4c6a92")
+    left.set_xlabel("lightpath and reservation set up, ms", fontsize=8)
+    for axes, (name, summary) in zip(others, runs.items(), strict=True):
+        for kept, colour, bottom in ((True, "#2f7f5f", False), (False, "#b03030", True)):
+            counts = [sum(each["kept"] is kept for each in row["transfers"]) for row in summary["rounds"]]
+            under = [sum(each["kept"] is True for each in row["transfers"]) * bottom for row in summary["rounds"]]
+            numbers = [row["round"] for row in summary["rounds"]]
+            axes.bar(numbers, counts, bottom=under, color=colour, label="kept" if kept else "broken")
+        axes.set_title(f"transfers by round: {name}", fontsize=8)
+        axes.legend(fontsize=7)
+    return figure
+
+
+@click.command(help=__doc__)
+@click.option("--quick", is_flag=True, help="Fewer set-ups and rounds.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the figures there as JSON, and a plot beside it.")
+def main(quick: bool, out: Path | None) -> None:
+    """Measure set-up, promises under a flood, and a cut."""
+    times, rounds = (12, 4) if quick else (60, 10)
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            directory, runs = Path(name), Path(name) / "runs"
+            runs.mkdir()
+            settings = Settings(found_map(PLANT, Wishes(edges=EDGES), directory))
+            with (
+                emulate(settings) as emulation,
+                httpx.Client(base_url=f"http://127.0.0.1:{settings.rest_port}", timeout=60) as api,
+                StallWatch() as watch,
+            ):
+                taken_ms = set_up_ms(api, emulation, times)
+                with Flood(emulation, 1.0):
+                    flooded = train(runs, rounds)
+                cut, streamed, span = over_a_cut(emulation, api, directory, runs, rounds)
+    except EmulationError as error:
+        raise click.ClickException(str(error)) from error
+    promises = flooded["promises"]
+    claims = {
+        "set_up_ms_p50": report.Claim(report.quantile(taken_ms, 0.5), "ms"),
+        "set_up_ms_max": report.Claim(max(taken_ms), "ms"),
+        "promises_kept_share": report.at_least(promises["kept"] / max(1, promises["made"]), "", 1.0),
+        "cut_gap_ms": report.at_most(streamed.gap_ms, "ms", 50),
+        "cut_lost": report.Claim(streamed.lost, "datagrams"),
+        "rounds_affected": report.Claim(len(broken_rounds(cut)), "rounds"),
+    }
+    table = Table("run", "rounds", "promises made", "kept", "rounds with a broken one", title=f"cut: {span}")
+    for what, summary in (("flood of 100 %", flooded), ("fibre cut", cut)):
+        made, kept = summary["promises"]["made"], summary["promises"]["kept"]
+        table.add_row(what, str(len(summary["rounds"])), str(made), str(kept), str(len(broken_rounds(summary))))
+    both = {"flood": flooded, "cut": cut}
+    runs_told = {what: {each: run.get(each) for each in ("status", "error", "promises")} for what, run in both.items()}
+    samples = {"set_up_ms": taken_ms, "runs": runs_told, "span": span}
+    click.echo(describe(watch.stalls))
+    report.publish("nobel_us", claims, samples, [table], out, {"runs": drawn(taken_ms, both)})
+
+
+if __name__ == "__main__":
+    main()
