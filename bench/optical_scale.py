@@ -46,9 +46,10 @@ from trainer.guard import CodecGuard
 from trainer.models import build_layers
 from trainer.outlook import Outlook
 from trainer.pacing import BURST_BYTES
-from trainer.planner import Offer, RoundPlan, plan_round
+from trainer.planner import EdgePlan, Offer, RoundPlan, plan_round
 from trainer.predictor import ComputeProfile, prior_seconds
 from trainer.reserved_road import TRIES
+from trainer.stretch import StepTimes
 
 PLANT = "sndlib/germany50"
 CHANNELS, CHANNEL_GBPS, ACCESS_GBPS = 8, 100.0, 25.0
@@ -164,12 +165,15 @@ class Run:
         """A round passes, and what its steps took is learnt."""
         self.plan = plan
         for edge in plan.edges:
-            forward_s, backward_s = self._took_s(edge.forward_s), self._took_s(edge.backward_s)
-            self.outlook.learn_edge(edge.edge, edge.cut, forward_s, backward_s, ())
+            self.outlook.learn_edge(edge.edge, edge.cut, [self._took(edge) for _ in range(STEPS)], ())
 
-    def _took_s(self, planned_s: float) -> list[float]:
-        """What the mini-batches of a round take where a micro-batch was planned to take so long."""
-        return [MICRO * planned_s * self._chance.lognormvariate(0, NOISE) for _ in range(STEPS)]
+    def _took(self, planned: EdgePlan) -> StepTimes:
+        """What a mini-batch takes where a micro-batch was planned to take so long; nothing else keeps the edge busy."""
+        forward_s, backward_s = (
+            MICRO * seconds * self._chance.lognormvariate(0, NOISE)
+            for seconds in (planned.forward_s, planned.backward_s)
+        )
+        return StepTimes(forward_s, forward_s, backward_s, backward_s)
 
 
 # What the controller makes of it --------------------------------------------------------------------------------------

@@ -6,10 +6,12 @@ import json
 import math
 import os
 import platform
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -40,6 +42,16 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
+STUDENT_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Two-sided 95 % quantiles of Student's t, for 2 to 10 values."""
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and half the width of its 95 % interval; for 2 to 10 independent values."""
+    half = STUDENT_T_95[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values), half
+
+
 def machine() -> dict[str, object]:
     """What a reader must know of the machine to judge the figures."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -53,9 +65,14 @@ def machine() -> dict[str, object]:
 
 
 def publish(
-    bench: str, claims: Mapping[str, Claim], samples: Mapping[str, object], tables: Iterable[Table], out: Path | None
+    bench: str,
+    claims: Mapping[str, Claim],
+    samples: Mapping[str, object],
+    tables: Iterable[Table],
+    out: Path | None,
+    plots: Mapping[str, Figure] | None = None,
 ) -> None:
-    """Print the tables and the claims, and write the JSON file if one is asked for."""
+    """Print the tables and the claims; write the JSON file if one is asked for, and the plots beside it (PNG)."""
     console = Console(width=118)
     for table in tables:
         console.print(table)
@@ -72,4 +89,7 @@ def publish(
             "samples": samples,
         }
         out.write_text(json.dumps(facts, indent=1) + "\n")
-        console.print(f"written: {out}")
+        pictures = {out.with_name(f"{out.stem}-{name}.png"): figure for name, figure in (plots or {}).items()}
+        for path, figure in pictures.items():
+            figure.savefig(path, dpi=120)
+        console.print(f"written: {', '.join(map(str, (out, *pictures)))}")

@@ -6,11 +6,14 @@ are the AND of its links' free slots; the starts of free blocks of w slots are f
 about log2 w times.
 
 A route costs slots x links. Of the routes that fit, the one is taken whose cost, plus what its place and its load add
-(`Order`), is least; on a route, the lowest block (first fit). Routes are looked at by rising cost, so the search ends
-at the first that costs more than the best found.
+(`Order`), is least; on a route, the lowest block (first fit) or the one whose slots are taken on most links (most
+used). Routes are looked at by rising cost, so the search ends at the first that costs more than the best found. The
+classical orders, which take the first route that fits, are there too; `controller.optical.tuning` finds the best of all
+for a map.
 
 Source: ITU-T G.694.1 (2020) §6, §7 (the grids); Jinno et al., "Distance-adaptive spectrum resource allocation in
-spectrum-sliced elastic optical path network", IEEE Communications Magazine 48 (2010).
+spectrum-sliced elastic optical path network", IEEE Communications Magazine 48 (2010); Zang, Jue and Mukherjee, "A
+review of routing and wavelength assignment approaches", Optical Networks Magazine 1 (2000) (first fit, most used).
 """
 
 from __future__ import annotations
@@ -98,16 +101,22 @@ class Order:
 
     `position`: for each slot that its block lies above the lowest, so that high slots stay whole for wide requests.
     `load`: for each slot taken, times the share of every link that is taken already, so that full links are spared.
+    `in_turn`: none of this counts; the first that fits is taken, in the order of `Routes.between`.
+    `most_used`: on a route not the lowest block, but the one whose slots are taken on most links of the plant.
     """
 
     position: float = 0.0
     load: float = 0.0
+    in_turn: bool = False
+    most_used: bool = False
 
 
 BY_COST: Final = Order()
 """Slots x links alone."""
 TUNED: Final = Order(position=0.03, load=0.3)
 """Found by trial on the 14-node NSFNET (bench/blocking.py); good elsewhere, best there."""
+FIRST_FIT: Final = Order(in_turn=True)
+MOST_USED: Final = Order(in_turn=True, most_used=True)
 
 
 class Routes:
@@ -140,7 +149,9 @@ class Routes:
         for (a, b), length_km in spans.items():
             self._graph.add_edge(a, b, km=length_km)
         self._between: dict[tuple[str, str], tuple[Route, ...]] = {}
-        self._tries: dict[tuple[str, str, float], tuple[tuple[int, int, Route], ...]] = {}
+        self._tries: dict[tuple[str, str, int], tuple[tuple[int, int, Route], ...]] = {}
+        self._size_of: dict[float, int] = {}
+        self._sizes: dict[tuple[int, ...], int] = {}
 
     def between(self, source: str, destination: str) -> tuple[Route, ...]:
         """The candidate routes, shortest first; empty if the two are not joined."""
@@ -151,11 +162,16 @@ class Routes:
 
     def tries(self, source: str, destination: str, rate_gbps: float) -> tuple[tuple[int, int, Route], ...]:
         """(slots x links, slots, route) for each candidate at that rate, cheapest first."""
-        key = source, destination, rate_gbps
+        size = self._size_of.get(rate_gbps)
+        if size is None:
+            # Rates that take as many slots in every format share what is kept.
+            widths = tuple(self.grid.slots_for(rate_gbps, each.bits_per_symbol) for each in self._table)
+            size = self._size_of[rate_gbps] = self._sizes.setdefault(widths, len(self._sizes))
+        key = source, destination, size
         found = self._tries.get(key)
         if found is None:
             routes = self.between(source, destination)
-            widths = [self.grid.slots_for(rate_gbps, route.modulation.bits_per_symbol) for route in routes]
+            widths = tuple(self.grid.slots_for(rate_gbps, route.modulation.bits_per_symbol) for route in routes)
             costs = [width * len(route.links) for width, route in zip(widths, routes, strict=True)]
             found = tuple(sorted(zip(costs, widths, routes, strict=True), key=lambda each: each[0]))
             self._tries[key] = found
@@ -221,11 +237,26 @@ class Spectrum:
         for link in assignment.route.links:
             self.free[link] |= assignment.block
 
+    def most_used(self, starts: int, width: int) -> int:
+        """Of these starts the one whose block of `width` slots is taken on most links, the lowest of several."""
+        planes: list[int] = []  # bit i of plane p: bit p of how often slot i is taken
+        for free in self.free:
+            _add_bits(planes, self.grid.all_free & ~free, 0)
+        together: list[int] = []
+        for offset in range(width):
+            for weight, plane in enumerate(planes):
+                _add_bits(together, plane >> offset, weight)
+        for plane in reversed(together):
+            starts = starts & plane or starts
+        return starts & -starts
+
 
 def assign(
     spectrum: Spectrum, routes: Routes, source: str, destination: str, rate_gbps: float, order: Order = TUNED
 ) -> Assignment | None:
     """The best route and block for a rate, or None: it is blocked."""
+    if order.in_turn:
+        return _first_that_fits(spectrum, routes, source, destination, rate_gbps, order.most_used)
     best_score, best_route, best_block = inf, None, 0
     free, total = spectrum.free, spectrum.grid.slots
     position, load = order.position, order.load / total
@@ -239,13 +270,29 @@ def assign(
         starts = block_starts(common, width)
         if not starts:
             continue
-        lowest = starts & -starts
+        lowest = spectrum.most_used(starts, width) if order.most_used else starts & -starts
         score = cost + position * lowest.bit_length()
-        if load:
-            score += load * width * sum(total - free[link].bit_count() for link in links)
+        if load and score < best_score:
+            score += load * width * (total * len(links) - sum([free[link].bit_count() for link in links]))
         if score < best_score:
             best_score, best_route, best_block = score, route, lowest * ((1 << width) - 1)
     return None if best_route is None else Assignment(best_route, best_block)
+
+
+def _first_that_fits(
+    spectrum: Spectrum, routes: Routes, source: str, destination: str, rate_gbps: float, most_used: bool
+) -> Assignment | None:
+    """K shortest path first fit, or most used: the first route that has room."""
+    for route in routes.between(source, destination):
+        width = spectrum.grid.slots_for(rate_gbps, route.modulation.bits_per_symbol)
+        common = spectrum.grid.all_free
+        for link in route.links:
+            common &= spectrum.free[link]
+        starts = block_starts(common, width)
+        if starts:
+            first = spectrum.most_used(starts, width) if most_used else starts & -starts
+            return Assignment(route, first * ((1 << width) - 1))
+    return None
 
 
 def block_starts(free: int, width: int) -> int:
@@ -255,3 +302,12 @@ def block_starts(free: int, width: int) -> int:
         free &= free >> covered
         covered *= 2
     return free & free >> (width - covered) if covered < width else free
+
+
+def _add_bits(planes: list[int], bits: int, weight: int) -> None:
+    """Add 2^weight to the number in each column in which a bit is set; the planes are the numbers' bits."""
+    while bits:
+        while len(planes) <= weight:
+            planes.append(0)
+        bits, planes[weight] = bits & planes[weight], bits ^ planes[weight]
+        weight += 1
