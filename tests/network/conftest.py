@@ -27,7 +27,7 @@ from topologies.maps import Map
 
 ROOT = Path(__file__).parents[2]
 START = [sys.executable, str(ROOT / "mininet/start.py")]
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 240.0
 MAPS = "metro", "pair"
 """Fixtures of this name are emulations of that map."""
 

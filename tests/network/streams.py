@@ -48,9 +48,9 @@ class Stream:
     def duplicates(self) -> int:
         return len(self.arrivals) - len({number for number, _, _ in self.arrivals})
 
-    def check_gap(self) -> None:
+    def check_gap(self, most: int = NOT_MORE_LOST_IN_A_ROW) -> None:
         """A failure has cost one short gap at most."""
-        assert self.lost_in_a_row <= NOT_MORE_LOST_IN_A_ROW, f"lost {self.lost_in_a_row} in a row, {self.lost} in all"
+        assert self.lost_in_a_row <= most, f"lost {self.lost_in_a_row} in a row, {self.lost} in all"
         assert self.lost <= self.lost_in_a_row + 5, "it was lost at once, not again and again"
         assert self.duplicates == 0
         assert self.marks() == {46}

@@ -19,11 +19,13 @@ SECONDS = 4
 DUCT = "gulf=houston-atlanta,houston-washingto"
 """Both ways east from Houston, where edge2 is."""
 FRAME_BYTES = 1042
+NOT_MORE_LOST_IN_A_ROW = 250
+"""Fourteen switches and two cuts one after the other; beside 20 busy processes it was 53 once, else 1 to 24."""
 
 
 @pytest.fixture(scope="module")
 def nobel(network_of: Callable[..., Network]) -> Network:
-    return network_of("sndlib/nobel-us", "--edges", "6", "--cloud", "Pittsburgh", "--duct", DUCT)
+    return network_of("sndlib/nobel-us", "--edges", "6", "--cloud", "Pittsburgh", "--duct", DUCT, "--timeout", "200")
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_a_duct_is_cut_whole_and_who_keeps_out_of_it_survives(
             wait_until(lambda: spans_down(nobel) == {frozenset(("houston", end)) for end in ("atlanta", "washingto")})
     finally:
         outages.duct("gulf", up=True)
-    cut.check_gap()
+    cut.check_gap(NOT_MORE_LOST_IN_A_ROW)
     print(f"lost {cut.lost_in_a_row} datagrams in a row: a gap of {cut.lost_in_a_row * 1000 / PER_S:g} ms")
     wait_until(lambda: not spans_down(nobel))
     told = alarms(nobel)
@@ -108,8 +110,8 @@ def test_before_somebody_works_on_a_duct_its_traffic_leaves_and_nothing_is_lost(
 
 
 def test_more_than_the_machine_can_forward_is_refused_with_what_it_can() -> None:
-    start = [*START, "sndlib/nobel-us", "--scale", "4", "--no-prompt"]
+    start = [*START, "sndlib/nobel-us", "--scale", "1", "--no-prompt"]
     done = subprocess.run(start, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "error: map nobelus at 4 Mb/s per Gb/s: its hosts can send" in done.stderr
+    assert "error: map nobelus at 1 Mb/s per Gb/s: its hosts can send" in done.stderr
     assert "use --scale " in done.stderr
