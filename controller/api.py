@@ -27,6 +27,7 @@ from controller.web.observer import Observer
 from controller.web.operation_routes import operation_routes
 from controller.web.problems import add_error_answers
 from controller.web.reservation_routes import reservation_routes
+from controller.web.scribe import Scribe
 from controller.web.stream import Stream
 from controller.web.swagger import add_docs
 
@@ -60,7 +61,7 @@ def create_app(
     add_docs(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(Guard, tokens=tokens, beside=desk.aside)
-    app.add_middleware(Observer, metrics=metrics, audit=audit, beside=desk.aside)
+    app.add_middleware(Observer, metrics=metrics, scribe=Scribe(audit, desk.aside, desk.has_loop))
 
     def seen(request: Request, error: ControllerError) -> ControllerError:
         return shown(service, getattr(request.state, "caller", None), error)

@@ -17,6 +17,7 @@ from controller.network import Network
 from controller.reservation import Reservation
 from controller.standing import Standing
 from controller.survival import Survival
+from controller.tally import Tally
 
 KEPT_ENDED = 1000
 """Reservations that have ended and are still listed; older ones are in the ledger."""
@@ -34,6 +35,7 @@ class Book:
         self.standing = Standing(network, calibration)
         self._ducts = network.ducts
         self.bookings = Bookings()
+        self.tally = Tally()
         self._ended: deque[str] = deque()
         self._lingering: dict[str, Reservation] = {}
 
@@ -50,6 +52,7 @@ class Book:
 
     def show(self, reservation: Reservation) -> None:
         """From now on clients see it so."""
+        self.tally.change(self.known.get(reservation.id), reservation)
         self.known[reservation.id] = reservation
         if not reservation.is_live:
             self._ended.append(reservation.id)

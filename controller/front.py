@@ -12,17 +12,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from queue import Queue
 from typing import Any, TypeVar
 
 import eventlet
-import eventlet.event
 import eventlet.hubs
-import eventlet.queue
 
 from controller.entries import COOKIE_TAG, COOKIE_TAG_MASK, MeterEntry, SwitchState, describe
-from controller.errors import SwitchDown, SwitchError, SwitchRefused, SwitchTimeout
-from controller.openflow import flow_counter, group_entry, message_of, meter_counter, meter_entry
+from controller.errors import SwitchRefused
+from controller.exchanges import Delivery, Exchanges, Question, down
+from controller.openflow import flow_counter, group_entry, meter_counter, meter_entry
 from controller.security.switch_tls import peer_names_of
 from controller.switches import (
     ChangesByNumber,
@@ -38,34 +38,14 @@ from controller.switches import (
 Result = TypeVar("Result")
 
 
-class Exchange:
-    """Messages to one switch that are closed by a last answer; errors are told apart by transaction id."""
-
-    def __init__(self, datapath: Any) -> None:
-        self.datapath = datapath
-        self.xids: set[int] = set()
-        self.began_s = time.monotonic()
-        self.last_xid = 0
-        self.parts: list[Any] = []
-        self.error: SwitchError | None = None
-        self.ended = eventlet.event.Event()
-
-    def finish(self, error: SwitchError | None = None) -> None:
-        """Wake whoever waits for it; only the first word counts."""
-        if not self.ended.ready():
-            self.error = error
-            self.ended.send(None)
-
-
 class Front:
     """The switches as other threads see them; see controller.switches.Switches."""
 
     def __init__(self) -> None:
         self.events: Queue[SwitchEvent | None] = Queue()
         self.datapaths: dict[int, Any] = {}
-        self.exchanges: dict[tuple[int, int], Exchange] = {}
-        self._outboxes: dict[int, Any] = {}
-        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self.exchanges: Exchanges = {}
+        self._calls: deque[Callable[[], object]] = deque()
         self._read_fd, self._write_fd = os.pipe()
         os.set_blocking(self._read_fd, False)
         os.set_blocking(self._write_fd, False)
@@ -85,12 +65,14 @@ class Front:
     def silent_s(self, datapath_id: int) -> float:
         """For how long a switch has owed an answer; 0 if it owes none."""
         pending = tuple(self.exchanges.values())
-        owed = [e.began_s for e in pending if e.datapath.id == datapath_id and not e.ended.ready()]
+        owed = [e.began_s for e in pending if e.datapath.id == datapath_id and not e.has_ended]
         return time.monotonic() - min(owed) if owed else 0.0
 
     def apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:
         """Send each phase to its switches at once, each closed by a barrier; the next when all have answered."""
-        return self.call(lambda: self._apply(phases, timeout_s))
+        done: Future[None] = Future()
+        self._leave(Delivery(self.exchanges, self.datapath, phases, timeout_s, done).go_on)
+        return done
 
     def read_state(self, datapath_id: int, timeout_s: float, asking: Callable[[], None]) -> Future[Reading]:
         """What a switch holds; `asking` is called at the moment for which the answer will be true."""
@@ -109,10 +91,14 @@ class Front:
     def call(self, work: Callable[[], Result]) -> Future[Result]:
         """Run something on the hub."""
         future: Future[Result] = Future()
-        self._calls.append((future, work))
+        self._leave(lambda: eventlet.spawn(_run, future, work))
+        return future
+
+    def _leave(self, call: Callable[[], object]) -> None:
+        """Leave something to be done on the hub, which must not wait there."""
+        self._calls.append(call)
         with contextlib.suppress(BlockingIOError):  # a full pipe wakes the greenlet just as well
             os.write(self._write_fd, b"!")
-        return future
 
     # On the hub -----------------------------------------------------------------------------------------------------
 
@@ -130,35 +116,23 @@ class Front:
             eventlet.hubs.trampoline(self._read_fd, read=True)
             os.read(self._read_fd, 4096)
             while self._calls:
-                eventlet.spawn(_run, *self._calls.popleft())
-
-    def _apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> None:
-        for phase in phases:
-            if isinstance(phase, Pause):
-                eventlet.sleep(phase.seconds)
-                continue
-            datapaths = {number: self._datapath(number) for number in phase}
-            exchanges = []
-            for number, changes in phase.items():
-                datapath = datapaths[number]
-                messages = [message_of(datapath, change) for change in changes]
-                barrier = datapath.ofproto_parser.OFPBarrierRequest(datapath)
-                exchanges.append(self._send(datapath, [*messages, barrier]))
-            self._await(exchanges, timeout_s)
+                self._calls.popleft()()
 
     def _read_state(self, datapath_id: int, timeout_s: float, asking: Callable[[], None]) -> Reading:
-        datapath = self._datapath(datapath_id)
+        datapath = self.datapath(datapath_id)
         parser, ofproto = datapath.ofproto_parser, datapath.ofproto
         asking()
-        flows = self._send(datapath, [_flow_request(datapath, 0, 0)])
-        meters = self._send(datapath, [parser.OFPMeterConfigStatsRequest(datapath, 0, ofproto.OFPM_ALL)])
-        groups = self._send(datapath, [parser.OFPGroupDescStatsRequest(datapath, 0)])
-        self._await([flows, meters, groups], timeout_s)
-        entries = [flow_counter(stats).entry for stats in flows.parts]
+        asked = (
+            _flow_request(datapath, 0, 0),
+            parser.OFPMeterConfigStatsRequest(datapath, 0, ofproto.OFPM_ALL),
+            parser.OFPGroupDescStatsRequest(datapath, 0),
+        )
+        flows, meters, groups = Question(self.exchanges, datapath, asked, timeout_s).answers()
+        entries = [flow_counter(stats).entry for stats in flows]
         ours = [entry for entry in entries if entry.cookie & COOKIE_TAG_MASK == COOKIE_TAG << 48]
-        read_meters = [(config.meter_id, meter_entry(config)) for config in meters.parts]
+        read_meters = [(config.meter_id, meter_entry(config)) for config in meters]
         foreign = [describe(entry) for entry in entries if entry.cookie & COOKIE_TAG_MASK != COOKIE_TAG << 48]
-        read_groups = [(part.group_id, group_entry(part, ofproto.OFPGT_FF)) for part in groups.parts]
+        read_groups = [(part.group_id, group_entry(part, ofproto.OFPGT_FF)) for part in groups]
         foreign += [f"meter {number}" for number, meter in read_meters if meter is None]
         foreign += [f"group {number}" for number, group in read_groups if group is None]
         state = SwitchState(
@@ -171,19 +145,19 @@ class Front:
     def _read_counters(
         self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float
     ) -> tuple[list[FlowCounter], list[MeterCounter]]:
-        datapath = self._datapath(datapath_id)
+        datapath = self.datapath(datapath_id)
         request = datapath.ofproto_parser.OFPMeterStatsRequest
-        flows = self._send(datapath, [_flow_request(datapath, cookie, cookie_mask)])
-        asked = [(meter, self._send(datapath, [request(datapath, 0, meter.meter_id)])) for meter in meters]
-        self._await([flows], timeout_s)
-        counters = []
-        for meter, exchange in asked:
-            try:
-                self._await([exchange], timeout_s)
-            except SwitchRefused:
-                continue  # the switch has no such meter now
-            counters += [meter_counter(meter, stats) for stats in exchange.parts]
-        return [flow_counter(stats) for stats in flows.parts], counters
+
+        def ask(message: Any) -> Question:
+            return Question(self.exchanges, datapath, [message], timeout_s)
+
+        flows = ask(_flow_request(datapath, cookie, cookie_mask))
+        asked = [(meter, ask(request(datapath, 0, meter.meter_id))) for meter in meters]
+        counters, (read,) = [], flows.answers()
+        for meter, question in asked:
+            with contextlib.suppress(SwitchRefused):  # the switch has no such meter now
+                counters += [meter_counter(meter, stats) for stats in question.answers()[0]]
+        return [flow_counter(stats) for stats in read], counters
 
     def _send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
         datapath = self.datapaths.get(datapath_id)
@@ -195,24 +169,15 @@ class Front:
             sent_by = {"buffer_id": ofproto.OFP_NO_BUFFER, "in_port": ofproto.OFPP_CONTROLLER}
             datapath.send_msg(parser.OFPPacketOut(datapath, actions=out, data=frame, **sent_by))
 
-    def _datapath(self, datapath_id: int) -> Any:
+    def datapath(self, datapath_id: int) -> Any:
+        """The connection of a switch.
+
+        Raises: SwitchDown.
+        """
         try:
             return self.datapaths[datapath_id]
         except KeyError:
-            raise _down(datapath_id) from None
-
-    def _send(self, datapath: Any, messages: Sequence[Any]) -> Exchange:
-        """Send all messages in one piece; the last one's answer ends the exchange."""
-        exchange = Exchange(datapath)
-        buffer = bytearray()
-        for message in messages:
-            exchange.last_xid = datapath.set_xid(message)
-            exchange.xids.add(exchange.last_xid)
-            self.exchanges[datapath.id, exchange.last_xid] = exchange
-            message.serialize()
-            buffer += message.buf
-        self._outboxes[datapath.id].put(bytes(buffer))
-        return exchange
+            raise down(datapath_id) from None
 
     def may_join(self, datapath: Any) -> bool:
         """Whether a switch is who it says: it need show no certificate, or shows one in its own name."""
@@ -233,9 +198,16 @@ class Front:
 
     def joined(self, datapath: Any) -> None:
         """A switch has finished its handshake on this connection."""
-        outbox = self._outboxes[datapath.id] = eventlet.queue.LightQueue()
         self.datapaths[datapath.id] = datapath
-        eventlet.spawn(_post, datapath, outbox)
+        datapath.socket.is_ours = partial(self._confirmed, datapath)
+
+    def _confirmed(self, datapath: Any, xid: int) -> bool:
+        """A switch has done everything before the barrier of that id; whether that was ours."""
+        exchange = self.exchanges.get((datapath.id, xid))
+        if exchange is None:
+            return False
+        exchange.finish()
+        return True
 
     def answered(self, datapath: Any, xid: int, parts: Sequence[Any], more: bool) -> None:
         """An answer has come in, or part of one."""
@@ -243,7 +215,7 @@ class Front:
         if exchange is None or exchange.datapath is not datapath:
             return
         exchange.parts += parts
-        if xid == exchange.last_xid and not more:
+        if not more:
             exchange.finish()
 
     def refused(self, datapath: Any, xid: int, sentence: str) -> None:
@@ -257,47 +229,11 @@ class Front:
     def lost(self, datapath: Any) -> bool:
         """A connection is gone, and nothing it still owes will come; False if a newer one has replaced it."""
         for exchange in [e for e in self.exchanges.values() if e.datapath is datapath]:
-            exchange.finish(_down(datapath.id))
+            exchange.finish(down(datapath.id))
         current = self.is_in(datapath)
         if current:
             del self.datapaths[datapath.id]
-            self._outboxes.pop(datapath.id).put(None)
         return current
-
-    def _await(self, exchanges: Sequence[Exchange], timeout_s: float) -> None:
-        """Wait until all have ended.
-
-        Raises: SwitchError that names every switch that has not done its part.
-        """
-        timer = eventlet.Timeout(timeout_s)
-        try:
-            for exchange in exchanges:
-                exchange.ended.wait()
-        except eventlet.Timeout:
-            late = [exchange for exchange in exchanges if not exchange.ended.ready()]
-            error = _late([exchange.datapath.id for exchange in late], timeout_s)
-            for exchange in late:
-                exchange.finish(error)
-        finally:
-            timer.cancel()
-            for exchange in exchanges:
-                for xid in exchange.xids:
-                    self.exchanges.pop((exchange.datapath.id, xid), None)
-        failed = {exchange.datapath.id: exchange.error for exchange in exchanges if exchange.error is not None}
-        if failed:
-            first = next(iter(failed.values()))
-            raise type(first)(first.detail, datapath_ids=sorted(failed))
-
-
-def _post(datapath: Any, outbox: Any) -> None:
-    """Hand over to a connection what is in its outbox: a switch that reads nothing must hold up nobody else."""
-    while (buffer := outbox.get()) is not None:
-        while outbox.qsize():
-            following = outbox.get()
-            if following is None:
-                return
-            buffer += following
-        datapath.send(buffer)
 
 
 def _run(future: Future[Result], work: Callable[[], Result]) -> None:
@@ -311,12 +247,3 @@ def _flow_request(datapath: Any, cookie: int, cookie_mask: int) -> Any:
     ofproto, parser = datapath.ofproto, datapath.ofproto_parser
     anywhere = (ofproto.OFPTT_ALL, ofproto.OFPP_ANY, ofproto.OFPG_ANY)
     return parser.OFPFlowStatsRequest(datapath, 0, *anywhere, cookie, cookie_mask, parser.OFPMatch())
-
-
-def _down(datapath_id: int) -> SwitchDown:
-    return SwitchDown(f"Switch {datapath_id:016x} is not connected.", datapath_ids=[datapath_id])
-
-
-def _late(datapath_ids: Sequence[int], timeout_s: float) -> SwitchTimeout:
-    names = ", ".join(f"{datapath_id:016x}" for datapath_id in datapath_ids)
-    return SwitchTimeout(f"No confirmation within {timeout_s:g} s from {names}.", datapath_ids=list(datapath_ids))

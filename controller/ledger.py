@@ -1,13 +1,15 @@
 """What survives a restart: every reservation as it last stood, and the first answers to requests that may be repeated.
 
-SQLite by default, any SQLAlchemy URL. Safe to use from several threads.
+SQLite by default, any SQLAlchemy URL. Safe to use from several threads. A reservation waits for what is written here,
+so connections and statements are made once.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import (
@@ -15,9 +17,11 @@ from sqlalchemy import (
     Connection,
     Float,
     MetaData,
+    Select,
     String,
     Table,
     Text,
+    bindparam,
     select,
 )
 from sqlalchemy.pool import StaticPool
@@ -54,6 +58,16 @@ _CLOSED_SPANS = Table(
 )
 _RECORD = TypeAdapter(Reservation)
 
+_INSERT = _RESERVATIONS.insert()
+_UPDATE = _RESERVATIONS.update().where(_RESERVATIONS.c.id == bindparam("known"))
+_UPDATE = _UPDATE.values({name: bindparam(name) for name in ("map", "state", "record")})
+_FIND = select(_RESERVATIONS.c.record).where(
+    _RESERVATIONS.c.map == bindparam("map"), _RESERVATIONS.c.id == bindparam("id")
+)
+_ANSWER = select(_ANSWERS.c.body_digest, _ANSWERS.c.record).where(
+    *(_ANSWERS.c[name] == bindparam(name) for name in ("map", "tenant", "key"))
+)
+
 IN_MEMORY = "sqlite://"
 
 
@@ -66,42 +80,42 @@ class Ledger:
         Raises: StartError if the URL is wrong or the database cannot be opened.
         """
         self._map_name = map_name
-        self._turn = threading.RLock()
         self.engine = open_database(url)
+        self._turn, self._writer = threading.RLock(), self.engine.connect()
         # A database in memory is one connection, which threads must not use at once.
-        self._reading = self._turn if self.engine.pool.__class__ is StaticPool else nullcontext()
+        in_memory = self.engine.pool.__class__ is StaticPool
+        self._reading = self._turn if in_memory else threading.RLock()
+        self._reader = self._writer if in_memory else self.engine.connect()
 
     def write(self, *reservations: Reservation, answer_to: RepeatKey | None = None, now_s: float = 0.0) -> None:
         """Write down how these stand now, all or none; the first is the answer to a request that may be repeated."""
-        with self._turn, self.engine.begin() as connection:
+        with self._turn, self._writer.begin():
             records = [(each, _RECORD.dump_json(each).decode()) for each in reservations]
             for reservation, record in records:
-                self._put(connection, reservation, record)
+                self._put(reservation, record)
             if answer_to is not None:
                 row = {"map": self._map_name, "tenant": answer_to.tenant, "key": answer_to.key}
                 facts = {"body_digest": answer_to.body_digest, "answered_at_s": now_s, "record": records[0][1]}
-                connection.execute(_ANSWERS.insert().values(row | facts))
+                self._writer.execute(_ANSWERS.insert(), row | facts)
             reached(Step.RECORDING)
         reached(Step.RECORDED)
 
-    def _put(self, connection: Connection, reservation: Reservation, record: str) -> None:
+    def _put(self, reservation: Reservation, record: str) -> None:
         row = {"map": self._map_name, "state": str(reservation.state), "record": record}
-        known = _RESERVATIONS.c.id == reservation.id
-        if connection.execute(_RESERVATIONS.update().where(known).values(row)).rowcount == 0:
-            connection.execute(_RESERVATIONS.insert().values(row | {"id": reservation.id}))
+        if self._writer.execute(_UPDATE, row | {"known": reservation.id}).rowcount == 0:
+            self._writer.execute(_INSERT, row | {"id": reservation.id})
 
     def answer(self, repeat: RepeatKey) -> tuple[str, Reservation] | None:
         """The digest of the body that this key first came with, and what was answered."""
-        table = _ANSWERS.c
-        mine = (table.map == self._map_name, table.tenant == repeat.tenant, table.key == repeat.key)
+        mine = {"map": self._map_name, "tenant": repeat.tenant, "key": repeat.key}
         with self._connected() as connection:
-            row = connection.execute(select(table.body_digest, table.record).where(*mine)).first()
+            row = connection.execute(_ANSWER, mine).first()
         return None if row is None else (row.body_digest, _RECORD.validate_json(row.record))
 
     def forget_answers(self, before_s: float) -> None:
         """Drop the answers that were given before that time."""
-        with self._turn, self.engine.begin() as connection:
-            connection.execute(_ANSWERS.delete().where(_ANSWERS.c.answered_at_s < before_s))
+        with self._turn, self._writer.begin():
+            self._writer.execute(_ANSWERS.delete().where(_ANSWERS.c.answered_at_s < before_s))
 
     def closed_spans(self) -> frozenset[str]:
         """The spans that are out of service."""
@@ -121,24 +135,27 @@ class Ledger:
         """The reservations that held bandwidth when the ledger was last written."""
         table = _RESERVATIONS.c
         wanted = select(table.record).where(table.map == self._map_name, table.state.in_([str(each) for each in LIVE]))
-        return list(self._read(wanted))
+        return self._read(wanted, {})
 
     def find(self, reservation_id: str) -> Reservation | None:
         """The reservation of that id, live or not."""
-        table = _RESERVATIONS.c
-        wanted = select(table.record).where(table.map == self._map_name, table.id == reservation_id)
-        return next(iter(self._read(wanted)), None)
+        return next(iter(self._read(_FIND, {"map": self._map_name, "id": reservation_id})), None)
 
-    def _read(self, wanted: object) -> Iterable[Reservation]:
+    def _read(self, wanted: Select[Any], which: dict[str, str]) -> list[Reservation]:
         with self._connected() as connection:
-            records = connection.execute(wanted).scalars().all()  # type: ignore[call-overload]
+            records = connection.execute(wanted, which).scalars().all()
         return [_RECORD.validate_json(record) for record in records]
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
-        with self._reading, self.engine.connect() as connection:
-            yield connection
+        with self._reading:
+            try:
+                yield self._reader
+            finally:
+                self._reader.rollback()  # lets go of what was read
 
     def close(self) -> None:
         """Let go of the database."""
+        for connection in (self._reader, self._writer):
+            connection.close()
         self.engine.dispose()

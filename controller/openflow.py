@@ -1,4 +1,4 @@
-"""Entries <-> OpenFlow 1.3 messages. Works on a datapath's own parser, so it needs no ryu import.
+"""What switches say of their entries, as Ryu has read it -> entries. The other way: controller.packing.
 
 Source: OpenFlow Switch Specification 1.3.5, §7.3.4.
 """
@@ -6,109 +6,19 @@ Source: OpenFlow Switch Specification 1.3.5, §7.3.4.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 
 from controller.entries import (
-    CONTROLLER_PORT,
-    COOKIE_TAG_MASK,
     OUR_GROUPS,
     OUR_METERS,
     Action,
     Bucket,
     FlowEntry,
-    FlowMatch,
     GroupEntry,
     MatchValue,
     MeterEntry,
 )
-from controller.reconcile import Change
 from controller.switches import FlowCounter, MeterCounter
-
-WHOLE_PACKET = 0xFFFF
-"""OFPCML_NO_BUFFER: a packet-in carries all of the packet."""
-
-
-def message_of(datapath: Any, change: Change) -> Any:
-    """The message that makes a change on a switch."""
-    if isinstance(change.entry, MeterEntry):
-        return _meter_mod(datapath, change.kind, change.entry)
-    if isinstance(change.entry, GroupEntry):
-        return _group_mod(datapath, change.kind, change.entry)
-    return _flow_mod(datapath, change.kind, change.entry)
-
-
-def _meter_mod(datapath: Any, kind: str, meter: MeterEntry) -> Any:
-    ofproto, parser = datapath.ofproto, datapath.ofproto_parser
-    command = {"add_meter": ofproto.OFPMC_ADD, "modify_meter": ofproto.OFPMC_MODIFY}.get(kind, ofproto.OFPMC_DELETE)
-    flags = ofproto.OFPMF_KBPS | ofproto.OFPMF_BURST | ofproto.OFPMF_STATS
-    bands = [parser.OFPMeterBandDrop(rate=meter.rate_kbps, burst_size=meter.burst_kbit)]
-    return parser.OFPMeterMod(datapath, command, flags, meter.meter_id, bands)
-
-
-def _group_mod(datapath: Any, kind: str, group: GroupEntry) -> Any:
-    ofproto, parser = datapath.ofproto, datapath.ofproto_parser
-    command = {"add_group": ofproto.OFPGC_ADD, "modify_group": ofproto.OFPGC_MODIFY}.get(kind, ofproto.OFPGC_DELETE)
-    wanted = () if kind == "delete_group" else group.buckets
-    buckets = [
-        parser.OFPBucket(0, bucket.watch_port, ofproto.OFPG_ANY, [parser.OFPActionOutput(bucket.out_port)])
-        for bucket in wanted
-    ]
-    return parser.OFPGroupMod(datapath, command, ofproto.OFPGT_FF, group.group_id, buckets)
-
-
-def _flow_mod(datapath: Any, kind: str, entry: FlowEntry) -> Any:
-    ofproto, parser = datapath.ofproto, datapath.ofproto_parser
-    common = {
-        "datapath": datapath,
-        "table_id": entry.table,
-        "priority": entry.priority,
-        "match": _match(parser, entry.match),
-        "out_port": ofproto.OFPP_ANY,
-        "out_group": ofproto.OFPG_ANY,
-    }
-    if kind == "delete_flow":
-        tag = {"cookie": entry.cookie, "cookie_mask": COOKIE_TAG_MASK}
-        return parser.OFPFlowMod(command=ofproto.OFPFC_DELETE_STRICT, **tag, **common)
-    instructions = _instructions(datapath, entry)
-    return parser.OFPFlowMod(
-        command=ofproto.OFPFC_ADD, cookie=entry.cookie, instructions=instructions, **common
-    )
-
-
-def _instructions(datapath: Any, entry: FlowEntry) -> list[Any]:
-    ofproto, parser = datapath.ofproto, datapath.ofproto_parser
-    instructions = []
-    if entry.meter_id is not None:
-        instructions.append(parser.OFPInstructionMeter(entry.meter_id))
-    if entry.actions:
-        actions = [_action(parser, action) for action in entry.actions]
-        instructions.append(parser.OFPInstructionActions(ofproto.OFPIT_APPLY_ACTIONS, actions))
-    if entry.goto is not None:
-        instructions.append(parser.OFPInstructionGotoTable(entry.goto))
-    return instructions
-
-
-@lru_cache(maxsize=8192)
-def _match(parser: Any, match: FlowMatch) -> Any:
-    """Costly to make, and the same on many switches; never changed once made."""
-    return parser.OFPMatch(**dict(match))
-
-
-@lru_cache(maxsize=8192)
-def _action(parser: Any, action: Action) -> Any:
-    name, value = action
-    if name.startswith("set_"):
-        return parser.OFPActionSetField(**{name.removeprefix("set_"): value})
-    if name == "push_vlan":
-        return parser.OFPActionPushVlan(value)
-    if name == "pop_vlan":
-        return parser.OFPActionPopVlan()
-    if name == "group":
-        return parser.OFPActionGroup(value)
-    if value == CONTROLLER_PORT:
-        return parser.OFPActionOutput(value, WHOLE_PACKET)
-    return parser.OFPActionOutput(value)
 
 
 def flow_counter(stats: Any) -> FlowCounter:

@@ -34,6 +34,7 @@ from controller.quotes import CommonQuote, Volume, shortest_common_transfer
 from controller.repeats import Repeats
 from controller.reservation import Flow, Reservation, State
 from controller.switches import Switches
+from controller.tally import Held, held_by
 from controller.target import Touched
 from controller.tidying import Tidying
 from controller.turns import WaitingRoom
@@ -327,6 +328,11 @@ class Service:
         """All that are live and the last KEPT_ENDED that are not, oldest first."""
         known = tuple(self._book.known.values())
         return [self._book.told_anew(each) for each in known if state in (None, each.state)]
+
+    def held_by(self, tenant: str, apart_from: str | None = None) -> Held:
+        """What a tenant holds, apart from one reservation."""
+        held, known = self._book.tally.of(tenant), self._book.known.get(apart_from or "")
+        return held if known is None or known.tenant != tenant else held - held_by(known)
 
     def counters(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
         """What the switches have counted for it, and the switches that could not be read."""

@@ -34,6 +34,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from controller.errors import StartError
 from controller.front import Front
+from controller.line import Line
 from controller.security.audit import KEPT_DAYS
 from controller.security.switch_tls import secured
 from controller.security.tls import TlsFiles, server_context
@@ -90,11 +91,22 @@ class _Listener(ryu_controller.OpenFlowController):  # type: ignore[misc]
             super().server_loop(ofp_tcp_listen_port, ofp_ssl_listen_port)
             return
         files = TlsFiles(CONF.ctl_cert, CONF.ctl_privkey, CONF.ca_certs)
-        handle = secured(ryu_controller.datapath_connection_factory, files)
+        handle = secured(_serve, files)
         ryu_controller.StreamServer((CONF.ofp_listen_host, ofp_ssl_listen_port), handle).serve_forever()
 
 
 ofp_handler.OpenFlowController = _Listener
+
+
+_serve_by_ryu = ryu_controller.datapath_connection_factory
+
+
+def _serve(connection: Any, address: Any) -> None:
+    """A switch's connection, for as long as it lasts, on a line of ours; see controller.line."""
+    _serve_by_ryu(Line(connection), address)
+
+
+ryu_controller.datapath_connection_factory = _serve
 
 
 def run(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from math import ceil
 
 from controller.errors import Forbidden, NotFound, QuotaExceeded
-from controller.reservation import Flow, Requirement, Reservation
+from controller.reservation import Flow, Reservation
+from controller.tally import Held, asked_bps
 
 PUBLIC = "public"
 """The tenant of everybody where no tokens are configured."""
@@ -79,32 +79,27 @@ def owned(caller: Caller, reservation: Reservation) -> Reservation:
     return reservation
 
 
-def asked_bps(requirement: Requirement) -> int:
-    """What a requirement counts against a quota: its rate, or a transfer's bytes over its deadline."""
-    if requirement.transfer_bytes is None or requirement.deadline_ms is None:
-        return requirement.min_bandwidth_bps or 0
-    return ceil(requirement.transfer_bytes * 8000 / requirement.deadline_ms)
+def wanted_by(asked: Sequence[Flow]) -> Held:
+    """What a reservation of these flows would count."""
+    return Held(1, sum(asked_bps(flow.requirement) for flow in asked))
 
 
-def check_quota(caller: Caller, held: Iterable[Sequence[Flow]], asked: Sequence[Flow]) -> None:
-    """Whether `asked` may be added to what the tenant holds already, a sequence of flows for each reservation.
+def check_quota(caller: Caller, held: Held, asked: Held) -> None:
+    """Whether one more reservation may be added to what the tenant holds already.
 
     Raises: QuotaExceeded with what is held, asked and allowed.
     """
-    groups = list(held)
     most = caller.quota.reservations
-    if most is not None and len(groups) + 1 > most:
-        sentence = f"Tenant {caller.tenant} holds {len(groups)} reservations; its quota is {most}."
-        raise QuotaExceeded(sentence, quota="reservations", held=len(groups), asked=1, allowed=most)
+    if most is not None and held.reservations + 1 > most:
+        sentence = f"Tenant {caller.tenant} holds {held.reservations} reservations; its quota is {most}."
+        raise QuotaExceeded(sentence, quota="reservations", held=held.reservations, asked=1, allowed=most)
     allowed_bps = caller.quota.bandwidth_bps
-    held_bps = sum(asked_bps(flow.requirement) for flows in groups for flow in flows)
-    wanted_bps = sum(asked_bps(flow.requirement) for flow in asked)
-    if allowed_bps is not None and held_bps + wanted_bps > allowed_bps:
+    if allowed_bps is not None and held.bandwidth_bps + asked.bandwidth_bps > allowed_bps:
         sentence = (
-            f"Tenant {caller.tenant} holds {held_bps / 1e6:g} Mb/s and asks for {wanted_bps / 1e6:g} Mb/s; "
-            f"its quota is {allowed_bps / 1e6:g} Mb/s."
+            f"Tenant {caller.tenant} holds {held.bandwidth_bps / 1e6:g} Mb/s and asks for "
+            f"{asked.bandwidth_bps / 1e6:g} Mb/s; its quota is {allowed_bps / 1e6:g} Mb/s."
         )
-        facts = {"held": held_bps, "asked": wanted_bps, "allowed": allowed_bps}
+        facts = {"held": held.bandwidth_bps, "asked": asked.bandwidth_bps, "allowed": allowed_bps}
         raise QuotaExceeded(sentence, quota="bandwidth_bps", **facts)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Column, Float, Integer, MetaData, String, Table, Text, delete, insert, select
+from sqlalchemy import Column, Float, Integer, MetaData, String, Table, Text, delete, select
 
 from controller.database import open_database
 
@@ -37,6 +36,8 @@ _TABLE = Table(
     Column("request", Text, nullable=False),
     sqlite_autoincrement=True,
 )
+_INSERT = _TABLE.insert()
+_AS_IT_IS = ("at_s", "tenant", "token", "client", "method", "status", "code", "reservation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,33 +65,41 @@ class Audit:
         Raises: StartError if the database cannot be opened.
         """
         self._engine = open_database(url)
-        self._lock = threading.Lock()  # a database in memory is one connection
+        self._lock = threading.Lock()
+        self._connection = self._engine.connect()
         self._map_name = map_name
         self.failing = False
-        self.close: Callable[[], None] = self._engine.dispose
 
-    def write(self, entry: Entry) -> None:
-        """Add an entry; it is on disk when this returns. `failing` tells whether the last one could be written.
+    def close(self) -> None:
+        """Let go of the database."""
+        with self._lock:
+            self._connection.close()
+            self._engine.dispose()
+
+    def write(self, *entries: Entry) -> None:
+        """Add entries, all or none; they are on disk when this returns. `failing`: whether the last were not.
 
         Raises: SQLAlchemyError.
         """
-        names = ("at_s", "tenant", "token", "client", "method", "status", "code", "reservation")
-        row: dict[str, object] = {name: getattr(entry, name) for name in names}
-        row |= {"map": self._map_name, "path": entry.path[:256], "request": entry.request[:REQUEST_BYTES]}
+        rows = [self._row(entry) for entry in entries]
         try:
-            with self._lock, self._engine.begin() as connection:
-                connection.execute(insert(_TABLE).values(row))
+            with self._lock, self._connection.begin():
+                self._connection.execute(_INSERT, rows)
         except Exception:
             self.failing = True
             raise
         self.failing = False
 
+    def _row(self, entry: Entry) -> dict[str, object]:
+        row: dict[str, object] = {name: getattr(entry, name) for name in _AS_IT_IS}
+        return row | {"map": self._map_name, "path": entry.path[:256], "request": entry.request[:REQUEST_BYTES]}
+
     def read(self, after: int, limit: int) -> list[tuple[int, Entry]]:
         """Entries with their numbers, oldest first, those numbered higher than `after`."""
         columns = [column for column in _TABLE.c if column.name not in ("map", "seq")]
         wanted = select(_TABLE.c.seq, *columns).where(_TABLE.c.map == self._map_name, _TABLE.c.seq > after)
-        with self._lock, self._engine.connect() as connection:
-            rows = connection.execute(wanted.order_by(_TABLE.c.seq).limit(limit)).all()
+        with self._lock, self._connection.begin():
+            rows = self._connection.execute(wanted.order_by(_TABLE.c.seq).limit(limit)).all()
         return [(seq, Entry(*rest)) for seq, *rest in rows]
 
     def forget(self, before_s: float) -> int:
@@ -102,9 +111,9 @@ class Audit:
         some = old.order_by(_TABLE.c.seq).limit(CUT_AT_ONCE)
         forgotten = 0
         while True:
-            with self._lock, self._engine.begin() as connection:
-                numbers = connection.execute(some).scalars().all()
-                connection.execute(delete(_TABLE).where(_TABLE.c.seq.in_(numbers)))
+            with self._lock, self._connection.begin():
+                numbers = self._connection.execute(some).scalars().all()
+                self._connection.execute(delete(_TABLE).where(_TABLE.c.seq.in_(numbers)))
             forgotten += len(numbers)
             if len(numbers) < CUT_AT_ONCE:
                 return forgotten

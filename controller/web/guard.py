@@ -15,9 +15,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from controller.errors import ControllerError, Forbidden, NotFound
 from controller.reservation import Flow, Reservation
 from controller.security import access
-from controller.security.access import Caller, check_quota, is_near, sees
+from controller.security.access import Caller, check_quota, is_near, sees, wanted_by
 from controller.security.tokens import Tokens
 from controller.service import Service
+from controller.tally import Held
 from controller.web.problems import answer
 from topologies.maps import MANAGEMENT_NETWORK
 
@@ -85,7 +86,7 @@ class Quotas:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._lock = threading.Lock()
-        self._pending: dict[str, list[Sequence[Flow]]] = defaultdict(list)
+        self._pending: dict[str, Held] = defaultdict(Held)
 
     @contextmanager
     def counted(self, caller: Caller, asked: Sequence[Flow], instead_of: str | None = None) -> Iterator[None]:
@@ -93,20 +94,17 @@ class Quotas:
 
         Raises: QuotaExceeded.
         """
-        pending = self._pending[caller.tenant]
+        tenant, wanted = caller.tenant, wanted_by(asked)
         with self._lock:
-            held = [flows for name, flows in self._held(caller.tenant) if name != instead_of]
-            check_quota(caller, [*held, *pending], asked)
-            pending.append(asked)
+            check_quota(caller, self._service.held_by(tenant, instead_of) + self._pending[tenant], wanted)
+            self._pending[tenant] += wanted
         try:
             yield
         finally:
             with self._lock:
-                pending.remove(asked)
-
-    def _held(self, tenant: str) -> list[tuple[str, Sequence[Flow]]]:
-        live = [r for r in self._service.reservations() if r.is_live and r.tenant == tenant]
-        return [(r.id, [placement.flow for placement in r.placements]) for r in live]
+                self._pending[tenant] -= wanted
+                if not self._pending[tenant].reservations:
+                    del self._pending[tenant]
 
 
 def shown(service: Service, caller: Caller | None, error: ControllerError) -> ControllerError:

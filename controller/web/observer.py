@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller.errors import ControllerError, Overloaded
 from controller.security.access import Caller
-from controller.security.audit import Audit, Entry
+from controller.security.audit import Entry
 from controller.web.load import ALL, Lane
 from controller.web.metrics import Metrics
 from controller.web.problems import answer
+from controller.web.scribe import Scribe
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +29,10 @@ STRANGERS_S = 1.0
 class Observer:
     """ASGI middleware, the outermost."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, audit: Audit, beside: Callable[..., Any]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, scribe: Scribe) -> None:
         self._app = app
         self._metrics = metrics
-        self._audit = audit
-        self._beside = beside
+        self._scribe = scribe
         self._lane = Lane("requests", ALL)
         self._stranger_at_s = -STRANGERS_S
 
@@ -74,7 +72,7 @@ class Observer:
                 return
             self._stranger_at_s = time.monotonic()
         try:
-            await self._beside(self._audit.write, _entry(scope, status))
+            await self._scribe.write(_entry(scope, status))
         except Exception:
             self._metrics.unaudited()
             log.exception("audit log: cannot be written method=%s path=%s", scope["method"], scope["path"])

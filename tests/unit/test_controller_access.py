@@ -19,11 +19,12 @@ from controller.database import engine_of
 from controller.errors import Forbidden, QuotaExceeded, StartError, Unauthorized
 from controller.ledger import IN_MEMORY, Ledger
 from controller.reservation import Flow, Match, Requirement
-from controller.security.access import ANYBODY, Caller, Quota, Scope, asked_bps, check_quota, is_near, require
+from controller.security.access import ANYBODY, Caller, Quota, Scope, check_quota, is_near, require, wanted_by
 from controller.security.audit import DAY_S, Audit, Entry
 from controller.security.token_command import command
 from controller.security.tokens import Tokens
 from controller.service import Service
+from controller.tally import asked_bps
 from tests.unit.obedient import PAIR, running_service, serving
 from tests.unit.test_controller_api import flow as flow_body
 from tests.unit.test_controller_api import problem
@@ -55,17 +56,17 @@ def test_a_lacking_scope_is_named_with_those_that_are_held() -> None:
 def test_a_quota_of_bandwidth_counts_what_is_asked_for() -> None:
     assert asked_bps(Requirement(min_bandwidth_bps=5000)) == 5000
     assert asked_bps(Requirement(transfer_bytes=1_000_000, deadline_ms=200)) == 40_000_000
-    held = [[flow(min_bandwidth_bps=60_000_000)]]
-    check_quota(caller(bandwidth_bps=100_000_000), held, [flow(min_bandwidth_bps=40_000_000)])
+    held = wanted_by([flow(min_bandwidth_bps=60_000_000)])
+    check_quota(caller(bandwidth_bps=100_000_000), held, wanted_by([flow(min_bandwidth_bps=40_000_000)]))
     with pytest.raises(QuotaExceeded, match="holds 60 Mb/s and asks for 41 Mb/s; its quota is 100 Mb/s"):
-        check_quota(caller(bandwidth_bps=100_000_000), held, [flow(min_bandwidth_bps=41_000_000)])
+        check_quota(caller(bandwidth_bps=100_000_000), held, wanted_by([flow(min_bandwidth_bps=41_000_000)]))
 
 
 def test_a_quota_of_reservations_counts_the_one_asked_for() -> None:
-    held = [[flow(min_bandwidth_bps=1000)]]
-    check_quota(caller(reservations=2), held, [flow(min_bandwidth_bps=1000)])
+    one = wanted_by([flow(min_bandwidth_bps=1000)])
+    check_quota(caller(reservations=2), one, one)
     with pytest.raises(QuotaExceeded, match="holds 2 reservations; its quota is 2"):
-        check_quota(caller(reservations=2), held * 2, [flow(min_bandwidth_bps=1000)])
+        check_quota(caller(reservations=2), one + one, one)
 
 
 @pytest.mark.parametrize(
