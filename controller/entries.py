@@ -88,6 +88,9 @@ class SwitchState:
     groups: Mapping[int, GroupEntry] = field(default_factory=dict)
 
 
+Entry = FlowEntry | MeterEntry | GroupEntry
+
+
 def cookie_of(number: int, version: int) -> int:
     """The cookie of a reservation's entries."""
     return COOKIE_TAG << 48 | (number & 0xFFFF_FFFF) << 16 | version & 0xFFFF
@@ -101,7 +104,7 @@ def match_of(fields: Mapping[str, MatchValue]) -> FlowMatch:
     return tuple(sorted(fields.items(), key=lambda pair: pair[0]))
 
 
-def describe(entry: FlowEntry | MeterEntry | GroupEntry) -> str:
+def describe(entry: Entry) -> str:
     """An entry in one line, for a person."""
     if isinstance(entry, MeterEntry):
         return f"meter {entry.meter_id}: {entry.rate_kbps} kbit/s, burst {entry.burst_kbit} kbit"

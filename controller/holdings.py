@@ -13,15 +13,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from controller.entries import SwitchState, describe
+from controller.entries import Entry, FlowEntry, SwitchState, describe
 from controller.errors import SwitchDown
 from controller.forwarding import part_of
 from controller.network import Network
-from controller.reconcile import Change, Stage, changes_by_phase
+from controller.reconcile import Change, Phase, Stage, difference
 from controller.reservation import Reservation, Window
 from controller.steps import STEP_OF, reached
 from controller.switches import Pause, Reading
-from controller.target import Entries, Entry, Key, Target, Touched, entries_of, key_of, merged, state_of
+from controller.target import Entries, Key, Target, Touched, entries_of, key_of, merged
 from controller.windows import next_moment_us, windows_of
 
 Told = dict[str, list[Change]]
@@ -188,21 +188,31 @@ class Holdings:
             if unknown and all_of_them:
                 sentence = f"Not connected or not yet in step: {', '.join(unknown)}; nothing was changed."
                 raise SwitchDown(sentence, switches=unknown)
-            held = {name: state_of(self._held[name], keys) for name, keys in touched.items() if name in self._held}
-            wanted = {name: state_of(self._target.entries[name], touched[name]) for name in held}
-            phases = changes_by_phase(wanted, held)
+            found = {name: self._found(name, keys) for name, keys in touched.items() if name in self._held}
+            phases = {phase for changes in found.values() for phase, _ in changes}
             # What others have told these switches is confirmed with the first stage's barriers.
-            told: Told = {name: [] for name in held} if stage is Stage.LAY and any(phases.values()) else {}
-            for phase in stage.value:
-                for name, changes in phases[phase].items():
-                    told.setdefault(name, []).extend(changes)
-            for name, changes in told.items():
-                for change in changes:
+            told: Told = {name: [] for name in found} if stage is Stage.LAY and phases else {}
+            for name, changes in found.items():
+                due = [change for phase, change in changes if phase in stage.value]
+                if due:
+                    told[name] = due
+                for change in due:
                     self._note(name, change)
-            return told, frozenset(each for each in Stage if any(phases[phase] for phase in each.value))
+            return told, frozenset(each for each in Stage if not phases.isdisjoint(each.value))
+
+    def _found(self, switch: str, keys: Iterable[Key]) -> list[tuple[Phase, Change]]:
+        """What to tell a switch at these keys, in the order in which it must hear of it."""
+        wanted, held = self._target.entries[switch], self._held[switch]
+        found = [difference(wanted.get(key), held.get(key)) for key in keys]
+        return sorted((each for each in found if each is not None), key=_before)
 
     def _note(self, switch: str, change: Change) -> None:
         _set(self._held[switch], key_of(change.entry), None if change.kind.startswith("delete") else change.entry)
+
+
+def _before(found: tuple[Phase, Change]) -> tuple[Phase, bool]:
+    """By phase, and what an entry refers to before it."""
+    return found[0], isinstance(found[1].entry, FlowEntry)
 
 
 def _uses(reservation: Reservation, links: Collection[str]) -> bool:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
-from typing import Literal
+from typing import Any, Literal
 
-from controller.entries import FlowEntry, GroupEntry, MeterEntry, SwitchState
+from controller.entries import Entry, FlowEntry, MeterEntry, SwitchState
 from controller.reservation import FIRST_METER_ID
 
 Kind = Literal[
@@ -44,7 +44,7 @@ class Change:
     """One thing to tell a switch; `add_flow` also replaces an entry of the same key."""
 
     kind: Kind
-    entry: FlowEntry | MeterEntry | GroupEntry
+    entry: Entry
 
 
 ByPhase = dict[Phase, dict[str, list[Change]]]
@@ -82,28 +82,39 @@ def ordered_changes(
 
 
 def _differences(wanted: SwitchState, present: SwitchState) -> Iterator[tuple[Phase, Change]]:
-    for meter_id, meter in wanted.meters.items():
-        held = present.meters.get(meter_id)
-        if held is None:
-            yield Phase.SHRINK, Change("add_meter", meter)
-        elif held != meter:
-            yield _meter_phase(meter, held), Change("modify_meter", meter)
-    for group_id, group in wanted.groups.items():
-        if group != present.groups.get(group_id):
-            yield Phase.SHRINK, Change("modify_group" if group_id in present.groups else "add_group", group)
-    for key, entry in wanted.flows.items():
-        standing = present.flows.get(key)
-        if standing != entry:
-            yield _entry_phase(entry, standing), Change("add_flow", entry)
-    for key, entry in present.flows.items():
-        if key not in wanted.flows:
-            yield Phase.CLOSE if entry.table == 0 else Phase.CLEAR, Change("delete_flow", entry)
-    for group_id, group in present.groups.items():
-        if group_id not in wanted.groups:
-            yield Phase.GROW, Change("delete_group", group)
-    for meter_id, meter in present.meters.items():
-        if meter_id not in wanted.meters:
-            yield Phase.GROW, Change("delete_meter", meter)
+    both: tuple[tuple[Mapping[Any, Entry], Mapping[Any, Entry]], ...] = (
+        (wanted.meters, present.meters),
+        (wanted.groups, present.groups),
+        (wanted.flows, present.flows),
+    )
+    for entries, held in both:
+        for key in dict.fromkeys((*entries, *held)):
+            found = difference(entries.get(key), held.get(key))
+            if found is not None:
+                yield found
+
+
+def difference(wanted: Entry | None, held: Entry | None) -> tuple[Phase, Change] | None:
+    """What to tell a switch that holds the one where the other should be, and when; None: nothing."""
+    if wanted == held:
+        return None
+    if wanted is None:
+        return _gone(held)
+    if isinstance(wanted, FlowEntry):
+        return _entry_phase(wanted, held if isinstance(held, FlowEntry) else None), Change("add_flow", wanted)
+    if isinstance(wanted, MeterEntry):
+        if isinstance(held, MeterEntry):
+            return _meter_phase(wanted, held), Change("modify_meter", wanted)
+        return Phase.SHRINK, Change("add_meter", wanted)
+    return Phase.SHRINK, Change("add_group" if held is None else "modify_group", wanted)
+
+
+def _gone(held: Entry | None) -> tuple[Phase, Change] | None:
+    if isinstance(held, FlowEntry):
+        return Phase.CLOSE if held.table == 0 else Phase.CLEAR, Change("delete_flow", held)
+    if isinstance(held, MeterEntry):
+        return Phase.GROW, Change("delete_meter", held)
+    return None if held is None else (Phase.GROW, Change("delete_group", held))
 
 
 def _meter_phase(wanted: MeterEntry, present: MeterEntry) -> Phase:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from controller.entries import EntryKey, FlowEntry, GroupEntry, MeterEntry, SwitchState
+from controller.entries import Entry, EntryKey, FlowEntry, MeterEntry, SwitchState
 from controller.forwarding import Part, base_states, best_effort_meter, lit
 from controller.network import Network
 from controller.optical.lightpaths import Lightpath
@@ -17,7 +17,6 @@ from controller.optical.lightpaths import Lightpath
 Key = tuple[Literal["meter", "group"], int] | tuple[Literal["flow"], EntryKey]
 """What makes it one thing on a switch: a switch holds at most one of each key."""
 
-Entry = MeterEntry | FlowEntry | GroupEntry
 Entries = dict[Key, Entry]
 Touched = dict[str, set[Key]]
 """By switch: the keys at which something has changed."""
@@ -121,15 +120,6 @@ def key_of(entry: Entry) -> Key:
     if isinstance(entry, FlowEntry):
         return "flow", entry.key
     return ("meter", entry.meter_id) if isinstance(entry, MeterEntry) else ("group", entry.group_id)
-
-
-def state_of(entries: Mapping[Key, Entry], keys: Iterable[Key] | None = None) -> SwitchState:
-    """The same as a switch's state; with `keys` only what is there under these."""
-    wanted = entries.values() if keys is None else [entries[key] for key in keys if key in entries]
-    meters = {entry.meter_id: entry for entry in wanted if isinstance(entry, MeterEntry)}
-    flows = {entry.key: entry for entry in wanted if isinstance(entry, FlowEntry)}
-    groups = {entry.group_id: entry for entry in wanted if isinstance(entry, GroupEntry)}
-    return SwitchState(meters, flows, groups)
 
 
 def _entries_by_switch(part: Part | None) -> dict[str, Entries]:
