@@ -23,6 +23,7 @@ from controller.entries import COOKIE_TAG, COOKIE_TAG_MASK, MeterEntry, SwitchSt
 from controller.errors import SwitchRefused
 from controller.exchanges import Delivery, Exchanges, Question, down
 from controller.openflow import flow_counter, group_entry, meter_counter, meter_entry
+from controller.packing import BARRIER_REPLY, REASON
 from controller.security.switch_tls import peer_names_of
 from controller.switches import (
     ChangesByNumber,
@@ -199,14 +200,16 @@ class Front:
     def joined(self, datapath: Any) -> None:
         """A switch has finished its handshake on this connection."""
         self.datapaths[datapath.id] = datapath
-        datapath.socket.is_ours = partial(self._confirmed, datapath)
+        datapath.socket.hear = partial(self._hear, datapath)
 
-    def _confirmed(self, datapath: Any, xid: int) -> bool:
-        """A switch has done everything before the barrier of that id; whether that was ours."""
-        exchange = self.exchanges.get((datapath.id, xid))
-        if exchange is None:
+    def _hear(self, datapath: Any, kind: int, xid: int, body: bytes) -> bool:
+        """A switch has done everything before a barrier, or refused something; whether it was ours."""
+        if (datapath.id, xid) not in self.exchanges:
             return False
-        exchange.finish()
+        if kind == BARRIER_REPLY:
+            self.answered(datapath, xid, (), more=False)
+        else:
+            self.refused(datapath, xid, *REASON.unpack(body[: REASON.size].ljust(REASON.size, b"\0")))
         return True
 
     def answered(self, datapath: Any, xid: int, parts: Sequence[Any], more: bool) -> None:
@@ -218,10 +221,13 @@ class Front:
         if not more:
             exchange.finish()
 
-    def refused(self, datapath: Any, xid: int, sentence: str) -> None:
+    def refused(self, datapath: Any, xid: int, kind: int, code: int) -> None:
         """A switch has answered with an error."""
         exchange = self.exchanges.get((datapath.id, xid))
         if exchange is not None and exchange.datapath is datapath:
+            names = datapath.ofproto
+            what = f"{names.ofp_error_type_to_str(kind)}, {names.ofp_error_code_to_str(kind, code)}"
+            sentence = f"Switch {datapath.id:016x} answered {what}."
             exchange.finish(SwitchRefused(sentence, datapath_ids=[datapath.id]))
         elif self.is_in(datapath):
             self.events.put(SwitchInDoubt(datapath.id))

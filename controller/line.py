@@ -1,9 +1,8 @@
-"""A switch's connection, as Ryu wants its socket and as we do: nobody waits to write, barrier replies come at once.
+"""A switch's connection, as Ryu wants its socket and as we do: nobody waits to write, confirmations come at once.
 
-Ryu makes an object, an event and three turns of its queues of every message. Of those that matter most to how soon a
-reservation is confirmed, the replies to our own barriers, this takes note while it reads, and hands everything else
-on. What is written while others write is sent together. Import controller.southbound first: it brings eventlet in
-quietly.
+Ryu makes an object, an event and three turns of its queues of every message. Of those that say whether our own messages
+were taken, barrier replies and errors, this takes note while it reads, in their order, and hands everything else on.
+What is written while others write is sent together. Import controller.southbound first: it brings eventlet in quietly.
 """
 
 from __future__ import annotations
@@ -16,28 +15,30 @@ from typing import Any
 
 import eventlet
 
-from controller.packing import BARRIER_REPLY, HEADER, VERSION
+from controller.packing import BARRIER_REPLY, ERROR, HEADER, VERSION
 
 log = logging.getLogger(__name__)
 
 READ_BYTES = 65536
 
-IsOurs = Callable[[int], bool]
-"""Takes note of the reply to the barrier of that transaction id, and says whether it was ours."""
+CONFIRMING = frozenset({BARRIER_REPLY, ERROR})
+
+Hear = Callable[[int, int, bytes], bool]
+"""Takes note of such a message (kind, transaction id, body) if it answers one of ours, and says whether it does."""
 
 
 class Line:
     """The connection; it has the rest of a socket's methods too. For the hub's thread only."""
 
     def __init__(self, connection: Any) -> None:
-        self.is_ours: IsOurs = _nobodys
+        self.hear: Hear = _nobodys
         self._connection = connection
         self._incoming = bytearray()
         self._outgoing: list[bytes] = []
         self._is_sending = False
 
     def recv(self, _size: int) -> bytes:
-        """What has come but for the replies to our barriers, in whole messages: at least one, or nothing at the end."""
+        """What has come but for what answers us, in whole messages: at least one, or nothing at the end."""
         while received := self._connection.recv(READ_BYTES):
             self._incoming += received
             if others := self._sift():
@@ -65,7 +66,8 @@ class Line:
             end = at + max(length, HEADER.size)
             if end > len(incoming):
                 break
-            if not (kind == BARRIER_REPLY and version == VERSION and self.is_ours(xid)):
+            is_ours = kind in CONFIRMING and version == VERSION
+            if not (is_ours and self.hear(kind, xid, bytes(incoming[at + HEADER.size : end]))):
                 others += incoming[at:end]
             at = end
         del incoming[:at]
@@ -86,5 +88,5 @@ class Line:
             self._is_sending = False
 
 
-def _nobodys(_xid: int) -> bool:
+def _nobodys(_kind: int, _xid: int, _body: bytes) -> bool:
     return False

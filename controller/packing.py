@@ -25,7 +25,9 @@ VERSION = 4
 HEADER = Struct("!BBHI")
 """Version, type, length with this header, transaction id."""
 
-FLOW_MOD, GROUP_MOD, BARRIER_REQUEST, BARRIER_REPLY, METER_MOD = 14, 15, 20, 21, 29
+ERROR, FLOW_MOD, GROUP_MOD, BARRIER_REQUEST, BARRIER_REPLY, METER_MOD = 1, 14, 15, 20, 21, 29
+REASON = Struct("!HH")
+"""Type and code at the beginning of an error's body."""
 
 WHOLE_PACKET = 0xFFFF
 """OFPCML_NO_BUFFER: a packet-in carries all of the packet."""

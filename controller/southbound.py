@@ -242,18 +242,9 @@ class PacelineApp(RyuApp):  # type: ignore[misc]
 
     @on(ofp_event.EventOFPErrorMsg, MAIN_DISPATCHER)
     def refused(self, event: Any) -> None:
-        """A switch did not like a message."""
+        """A switch did not like a message; of those that somebody waits for, the line has told us already."""
         message = event.msg
-        ofproto = message.datapath.ofproto
-        kind = ofproto.ofp_error_type_to_str(message.type)
-        code = ofproto.ofp_error_code_to_str(message.type, message.code)
-        sentence = f"Switch {message.datapath.id:016x} answered {kind}, {code}."
-        self.front.refused(message.datapath, message.xid, sentence)
-
-    @on(ofp_event.EventOFPBarrierReply, MAIN_DISPATCHER)
-    def barrier_replied(self, event: Any) -> None:
-        """A switch has done everything before the barrier."""
-        self.front.answered(event.msg.datapath, event.msg.xid, (), more=False)
+        self.front.refused(message.datapath, message.xid, message.type, message.code)
 
     @on(ofp_event.EventOFPFlowStatsReply, MAIN_DISPATCHER)
     @on(ofp_event.EventOFPGroupDescStatsReply, MAIN_DISPATCHER)
