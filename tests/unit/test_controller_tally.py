@@ -1,0 +1,31 @@
+"""What a tenant holds, as reservations come, change and end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from controller.reservation import Flow, Match, Placement, Requirement, Reservation, State
+from controller.tally import Held, Tally
+
+
+def reservation(name: str, tenant: str, rate_bps: int) -> Reservation:
+    flow = Flow("up", "edge1", "cloud", Match("tcp", 7801, 7800), Requirement(rate_bps))
+    placement = Placement(flow, ("edge1", "s1", "cloud"), rate_bps, 9000, 110_000, 1, 9000.0, 8800.0)
+    return Reservation(name, 1, 1, "test", State.ACTIVE, 60.0, 1.0, 61.0, (placement,), tenant=tenant)
+
+
+def test_a_tally_follows_every_reservation_to_its_end() -> None:
+    tally, first, second = Tally(), reservation("r-1", "lab", 1_000_000), reservation("r-2", "lab", 2_000_000)
+    tally.change(None, first)
+    tally.change(None, second)
+    tally.change(None, reservation("r-3", "other", 5_000_000))
+    assert tally.of("lab") == Held(2, 3_000_000)
+    larger = reservation("r-1", "lab", 4_000_000)
+    tally.change(first, larger)
+    assert tally.of("lab") == Held(2, 6_000_000)
+    ended = replace(larger, state=State.RELEASED)
+    tally.change(larger, ended)
+    tally.change(ended, ended)
+    assert tally.of("lab") == Held(1, 2_000_000)
+    tally.change(second, replace(second, state=State.EXPIRED))
+    assert (tally.of("lab"), tally.of("other")) == (Held(), Held(1, 5_000_000))
