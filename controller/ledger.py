@@ -7,7 +7,7 @@ so connections and statements are made once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -126,10 +126,10 @@ class Ledger:
     def write_closed_spans(self, spans: Iterable[str]) -> None:
         """From now on exactly these are out of service."""
         rows = [{"map": self._map_name, "span": span} for span in spans]
-        with self._turn, self.engine.begin() as connection:
-            connection.execute(_CLOSED_SPANS.delete().where(_CLOSED_SPANS.c.map == self._map_name))
+        with self._turn, self._writer.begin():
+            self._writer.execute(_CLOSED_SPANS.delete().where(_CLOSED_SPANS.c.map == self._map_name))
             if rows:
-                connection.execute(_CLOSED_SPANS.insert(), rows)
+                self._writer.execute(_CLOSED_SPANS.insert(), rows)
 
     def live(self) -> list[Reservation]:
         """The reservations that held bandwidth when the ledger was last written."""
