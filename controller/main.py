@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -34,6 +35,7 @@ from controller.web.stream import Stream
 REST_DEFAULT = "127.0.0.1:8080"
 OPENFLOW_DEFAULT = "127.0.0.1:6653"
 RYU_REST_DEFAULT = "127.0.0.1:8081"
+COLLECT_AFTER_OBJECTS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ def _run(network: Network, books: Books, ports: Ports, greeting: str | None, cal
         app = create_app(service, emulated, None, books.tokens, books.audit, stream, metrics)
         rest.append(RestThread(app, ports.rest, ports.rest_tls))
         rest[0].start()
+        _collect_seldom()
 
         def stop() -> None:
             meters.stop()
@@ -183,6 +186,12 @@ def _run(network: Network, books: Books, ports: Ports, greeting: str | None, cal
 
     southbound.attach(assemble)
     southbound.run(ports.ryu_apps, ports.openflow, ports.ryu_rest, ready, ports.switch_tls)
+
+
+def _collect_seldom() -> None:
+    """What is here by now stays, and little of what comes is in circles: to look for them often is a waste."""
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER_OBJECTS, 20, 100)
 
 
 def _greeting(network: Network, listen: Sequence[Address], ports: Ports, doors: str) -> str:
