@@ -48,6 +48,8 @@ _GROUP = Struct("!HBxI")
 _BUCKET = Struct("!HHII4x")
 _OUTPUT = Struct("!HHIH6x")
 _TO_GROUP = Struct("!HHI")
+_PUSH = Struct("!HHH2x")
+_POP = Struct("!HH4x")
 _TO_METER = Struct("!HHI")
 _GO_TO = Struct("!HHB3x")
 _LIST = Struct("!HH")
@@ -129,6 +131,10 @@ def _action(action: Action) -> bytes:
         field = _field(name.removeprefix("set_"), value)
         length = -(-(_LIST.size + len(field)) // 8) * 8
         return _padded(_LIST.pack(25, length) + field)
+    if name == "push_vlan":
+        return _PUSH.pack(17, _PUSH.size, int(value))
+    if name == "pop_vlan":
+        return _POP.pack(18, _POP.size)
     if name == "group":
         return _TO_GROUP.pack(22, _TO_GROUP.size, int(value))
     most = WHOLE_PACKET if value == CONTROLLER_PORT else AS_MUCH_AS_ALLOWED

@@ -12,6 +12,7 @@ from controller.entries import (
     CONTROLLER_PORT,
     COOKIE_TAG_MASK,
     IN_PORT,
+    VLAN,
     Action,
     Bucket,
     FlowEntry,
@@ -44,7 +45,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "eth_dst": mac(),
     "eth_src": mac(),
     "eth_type": numbers(16),
-    "vlan_vid": st.one_of(numbers(12), st.just((0x1000, 0x1000))),
+    "vlan_vid": st.one_of(numbers(13), st.just((0x1000, 0x1000))),
     "ip_dscp": numbers(6),
     "ip_proto": numbers(8),
     "ipv4_src": ipv4(),
@@ -59,11 +60,14 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "arp_sha": mac(),
     "arp_tha": mac(),
 }
-SETTABLE = ("ip_dscp", "eth_dst", "eth_src", "arp_op", "arp_sha", "arp_tha", "arp_spa", "arp_tpa")
+SETTABLE = ("ip_dscp", "vlan_vid", "eth_dst", "eth_src", "arp_op", "arp_sha", "arp_tha", "arp_spa", "arp_tpa")
+PLAIN = FIELDS | {"vlan_vid": numbers(13)}
 ACTIONS: st.SearchStrategy[Action] = st.one_of(
     st.tuples(st.just("output"), PORTS),
     st.tuples(st.just("group"), numbers(32)),
-    st.sampled_from(SETTABLE).flatmap(lambda name: st.tuples(st.just(f"set_{name}"), FIELDS[name])),
+    st.tuples(st.just("push_vlan"), st.just(VLAN)),
+    st.just(("pop_vlan", 0)),
+    st.sampled_from(SETTABLE).flatmap(lambda name: st.tuples(st.just(f"set_{name}"), PLAIN[name])),
 )
 ENTRIES = st.builds(
     FlowEntry,
@@ -175,6 +179,10 @@ def _action(action: Action) -> Any:
     name, value = action
     if name.startswith("set_"):
         return parser.OFPActionSetField(**{name.removeprefix("set_"): value})
+    if name == "push_vlan":
+        return parser.OFPActionPushVlan(value)
+    if name == "pop_vlan":
+        return parser.OFPActionPopVlan()
     if name == "group":
         return parser.OFPActionGroup(value)
     if value == CONTROLLER_PORT:
