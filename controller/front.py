@@ -182,7 +182,7 @@ class Front:
 
     def may_join(self, datapath: Any) -> bool:
         """Whether a switch is who it says: it need show no certificate, or shows one in its own name."""
-        shown = peer_names_of(datapath.socket)
+        shown = peer_names_of(datapath.socket.connection)
         if shown is None:
             return True
         if self._names is None:  # it was quicker than we; it will come again
@@ -204,7 +204,8 @@ class Front:
 
     def _hear(self, datapath: Any, kind: int, xid: int, body: bytes) -> bool:
         """A switch has done everything before a barrier, or refused something; whether it was ours."""
-        if (datapath.id, xid) not in self.exchanges:
+        exchange = self.exchanges.get((datapath.id, xid))
+        if exchange is None or exchange.datapath is not datapath:
             return False
         if kind == BARRIER_REPLY:
             self.answered(datapath, xid, (), more=False)

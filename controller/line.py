@@ -32,14 +32,14 @@ class Line:
 
     def __init__(self, connection: Any) -> None:
         self.hear: Hear = _nobodys
-        self._connection = connection
+        self.connection = connection
         self._incoming = bytearray()
         self._outgoing: list[bytes] = []
         self._is_sending = False
 
     def recv(self, _size: int) -> bytes:
         """What has come but for what answers us, in whole messages: at least one, or nothing at the end."""
-        while received := self._connection.recv(READ_BYTES):
+        while received := self.connection.recv(READ_BYTES):
             self._incoming += received
             if others := self._sift():
                 return others
@@ -56,7 +56,7 @@ class Line:
             eventlet.spawn(self._send)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
+        return getattr(self.connection, name)
 
     def _sift(self) -> bytes:
         incoming, at = self._incoming, 0
@@ -78,11 +78,11 @@ class Line:
             while self._outgoing:
                 together = b"".join(self._outgoing)
                 self._outgoing.clear()
-                self._connection.sendall(together)
+                self.connection.sendall(together)
         except OSError as error:
             log.info("a switch's line is cut: %s", error)
             with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
+                self.connection.shutdown(socket.SHUT_RDWR)
         finally:
             self._outgoing.clear()
             self._is_sending = False
