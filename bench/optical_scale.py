@@ -304,7 +304,7 @@ def drawn(results: Results) -> Figure:
 
 
 @click.command(help=__doc__)
-@click.option("--quick", is_flag=True, help="100 edges only, two seeds, one round; about a minute.")
+@click.option("--quick", is_flag=True, help="100 edges only, two seeds, one round; about two minutes.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the figures there as JSON, and a plot beside it.")
 def main(quick: bool, out: Path | None) -> None:
     """Both ways on the same requests."""
