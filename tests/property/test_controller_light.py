@@ -16,7 +16,7 @@ from controller.network import Network, network_from_map
 from controller.optical.lightpaths import Lightpath
 from controller.optical.lines import reservable_bps
 from controller.reservation import Flow, Match, Requirement, Reservation, State
-from controller.target import Target, state_of
+from controller.target import Target, entries_of
 from topologies.loader import load_map
 
 WAVES = load_map("waves")
@@ -135,8 +135,8 @@ class Lightpaths(RuleBasedStateMachine):
     @invariant()
     def the_target_is_that_of_a_fresh_start(self) -> None:
         begun = [each for each in self.reservations.values() if not each.start_at_s]
-        held = {name: state_of(entries) for name, entries in self.target.entries.items()}
-        assert held == wanted_states(self.network, begun)
+        fresh = wanted_states(self.network, begun)
+        assert self.target.entries == {name: entries_of(state) for name, state in fresh.items()}
 
     def teardown(self) -> None:
         for identity in list(self.reservations):
