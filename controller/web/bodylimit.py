@@ -11,6 +11,9 @@ from controller.errors import RequestError, TooLarge, TooSlow
 from controller.web.problems import answer
 
 LIMIT_BYTES = 1 << 20
+DISCARDED_BYTES = 8 << 20
+"""So much of a body that is refused is still taken: who is hung up on in mid-sentence may never read the answer.
+Source: RFC 9112 §9.6."""
 LIMIT_S = 10.0
 REMEMBERED_BYTES = 4096
 
@@ -57,10 +60,11 @@ class BodyLimit:
         size, more, until_s = 0, True, time.monotonic() + self._limit_s
         while more:
             message = await self._within(until_s, receive)
-            messages.append(message)
             size += len(message.get("body", b""))
-            more = message["type"] == "http.request" and message.get("more_body", False)
-            if size > LIMIT_BYTES:
+            more = message["type"] == "http.request" and message.get("more_body", False) and size <= DISCARDED_BYTES
+            if size <= LIMIT_BYTES:
+                messages.append(message)
+            elif not more:
                 raise TooLarge(f"The body is larger than {LIMIT_BYTES} bytes.", limit_bytes=LIMIT_BYTES)
         return messages
 

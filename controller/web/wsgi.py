@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from starlette.types import ASGIApp, Message
 
-from controller.web.bodylimit import LIMIT_BYTES
+from controller.web.bodylimit import DISCARDED_BYTES, LIMIT_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,8 @@ def _body(environ: Environ) -> bytes:
     if environ.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked":
         length = LIMIT_BYTES + 1
     body: bytes = environ["wsgi.input"].read(min(length, LIMIT_BYTES + 1))
+    if LIMIT_BYTES < length <= DISCARDED_BYTES:
+        environ["wsgi.input"].read(length - len(body))
     return body
 
 
