@@ -29,6 +29,7 @@ from controller.maintenance import Maintenance
 from controller.network import Network
 from controller.offers import advising
 from controller.optical.defragmentation import Move
+from controller.optical.lines import know_fibres
 from controller.optical.overview import LightpathState, overview
 from controller.quotes import CommonQuote, Volume, shortest_common_transfer
 from controller.repeats import Repeats
@@ -88,7 +89,8 @@ class Service:
         self._room = WaitingRoom(self._fabric.silent_s)
 
     def start(self) -> None:
-        """Take up what the ledger holds and begin to listen to the switches."""
+        """Work out the map's fibres, take up what the ledger holds and begin to listen to the switches."""
+        know_fibres(self.network)
         self._caretaker.start()
 
     def stop(self) -> None:

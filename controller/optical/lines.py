@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 
-from controller.network import RESERVABLE_SHARE, Network
+from controller.network import RESERVABLE_SHARE, DirectedLink, Network
 from topologies.maps import SLOTS_PER_CHANNEL
 
 SHORTEST_KM = 0.1
@@ -52,7 +52,7 @@ def line_along(network: Network, nodes: tuple[str, ...]) -> Line:
         raise ValueError(f"map {network.name} is not optical")
     links = network.links_along(nodes)
     channel_gbps = min(link.channel_gbps for link in links)
-    light = quality(tuple(max(link.length_km, SHORTEST_KM) for link in links))
+    light = quality(tuple(_fibre_km(link) for link in links))
     lines = []
     for line in FORMATS:
         signals = ceil(channel_gbps / line.rate_gbps) if network.grid == "flexible" else 1
@@ -64,3 +64,17 @@ def line_along(network: Network, nodes: tuple[str, ...]) -> Line:
     if not working:
         return max(lines, key=lambda line: line.margin_db)
     return max(working, key=lambda line: (line.rate_bps, -line.width, line.margin_db))
+
+
+def know_fibres(network: Network) -> None:
+    """Work out once what every fibre between switches does to light, so that no request waits for it."""
+    if network.grid is None:
+        return
+    from controller.optical.reach import know
+
+    switches = {switch.name for switch in network.switches}
+    know(_fibre_km(link) for link in network.spans.values() if {link.source, link.destination} <= switches)
+
+
+def _fibre_km(link: DirectedLink) -> float:
+    return max(link.length_km, SHORTEST_KM)

@@ -45,7 +45,7 @@ class LightpathBody(Answer):
     reserved_bps: int
     free_bps: int
     modulation: str
-    gsnr_db: Annotated[float, Field(description="Signal to noise at its end, in 0.1 nm, all channels lit.")]
+    gsnr_db: Annotated[float, Field(description="Signal to noise at its end, in 0.1 nm, all channels lit; to 0.1 dB.")]
     margin_db: Annotated[float, Field(description="What is left of it above what the modulation and ageing need.")]
     flows: list[Passenger]
 

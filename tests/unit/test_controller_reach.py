@@ -6,7 +6,11 @@ import math
 
 import pytest
 
+from controller.network import network_from_map
+from controller.optical import reach
+from controller.optical.lines import know_fibres, line_along
 from controller.optical.reach import FORMATS, SYSTEM_MARGIN_DB, Quality, quality
+from topologies.loader import load_map
 
 DP_16QAM, DP_QPSK = FORMATS
 
@@ -44,3 +48,12 @@ def test_the_margin_that_is_missing_is_told() -> None:
 def test_a_route_without_length_is_refused(lengths_km: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="more than 0 km"):
         quality(lengths_km)
+
+
+def test_when_the_fibres_are_known_no_route_waits_for_gnpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = network_from_map(load_map("waves"))
+    know_fibres(network)
+    quality.cache_clear()
+    monkeypatch.setattr(reach, "_propagate", None)
+    ways = [("r1", "r2"), ("r1", "r2", "r3"), ("r1", "r6", "r5")]
+    assert all(line_along(network, way).works for way in ways)

@@ -1,0 +1,37 @@
+"""Fibres put in a row are what GNPy says of the whole route, nearly; and where it matters, exactly."""
+
+from __future__ import annotations
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from controller.optical.reach import FORMATS, GUARD_DB, in_a_row, propagated, quality
+
+lengths = st.one_of(st.floats(0.1, 10), st.floats(10, 200), st.floats(100, 1500)).map(lambda km: round(km, 1))
+routes = st.lists(lengths, min_size=1, max_size=8).map(tuple)
+
+BEHIND_FIFTY_ROADMS = (0.1,) * 50
+LONG = (3000.0, 2500.0, 100.0, 2000.0)
+ON_THE_EDGE = (10.0, 10.0, 10.0, 143.6)
+
+
+@given(routes)
+@example(BEHIND_FIFTY_ROADMS)
+@example(LONG)
+@settings(max_examples=12, deadline=None)
+def test_fibres_in_a_row_are_within_the_guard_band_of_the_whole_route(lengths_km: tuple[float, ...]) -> None:
+    near, exact = in_a_row(lengths_km), propagated(lengths_km)
+    assert abs(near.gsnr_db - exact.gsnr_db) <= 0.002 * len(lengths_km) <= GUARD_DB
+    assert abs(near.osnr_db - exact.osnr_db) <= GUARD_DB
+
+
+@given(routes)
+@settings(max_examples=12, deadline=None)
+def test_the_format_is_that_of_the_whole_route(lengths_km: tuple[float, ...]) -> None:
+    assert quality(lengths_km).best_format() == propagated(lengths_km).best_format()
+
+
+def test_full_gnpy_decides_where_fibres_in_a_row_would_be_wrong() -> None:
+    fast, slow = FORMATS
+    assert in_a_row(ON_THE_EDGE).best_format() == fast
+    assert quality(ON_THE_EDGE).best_format() == slow
