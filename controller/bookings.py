@@ -90,15 +90,20 @@ class _LinkBookings:
 
 def _raised(moments: NDArray[np.float64], sums: NDArray[np.int64], booking: Booking) -> Steps:
     """The steps with one booking more."""
-    for moment in (booking.start_s, booking.end_s):
-        place = int(moments.searchsorted(moment))
-        if place == len(moments) or moments[place] != moment:
-            moments = np.insert(moments, place, moment)
-            sums = np.insert(sums, place, sums[place - 1] if place else 0)
-    first, last = moments.searchsorted((booking.start_s, booking.end_s))
-    sums = sums.copy()
-    sums[first:last] += booking.rate_bps
-    return moments, sums
+    first, last = (int(moments.searchsorted(moment)) for moment in (booking.start_s, booking.end_s))
+    starts = ends = moments[:0]
+    raised = lowered = sums[:0]
+    if first == len(moments) or moments[first] != booking.start_s:
+        before_bps = int(sums[first - 1]) if first else 0
+        starts, raised = np.array([booking.start_s], np.float64), np.array([before_bps + booking.rate_bps], np.int64)
+    if last == len(moments) or moments[last] != booking.end_s:
+        ends = np.array([booking.end_s], np.float64)
+        lowered = sums[last - 1 : last] if last else np.zeros(1, np.int64)
+    middle = sums[first:last] + booking.rate_bps
+    return (
+        np.concatenate((moments[:first], starts, moments[first:last], ends, moments[last:])),
+        np.concatenate((sums[:first], raised, middle, lowered, sums[last:])),
+    )
 
 
 _NOTHING = _LinkBookings(())

@@ -126,5 +126,6 @@ def _meter_phase(wanted: MeterEntry, present: MeterEntry) -> Phase:
 def _entry_phase(wanted: FlowEntry, present: FlowEntry | None) -> Phase:
     if wanted.table == 0:
         return Phase.OPEN
-    same_way = present is not None and replace(present, cookie=wanted.cookie) == wanted
-    return Phase.LAY if present is None or same_way else Phase.TURN
+    if present is None or replace(present, cookie=wanted.cookie) == wanted:
+        return Phase.LAY
+    return Phase.TURN

@@ -288,7 +288,7 @@ class Service:
         """
         with self._writer.turns.of(reservation_id):
             with self._writer.lock:
-                reservation = self.reservation(reservation_id)
+                reservation = self._found(reservation_id)
                 if not reservation.is_live:
                     return reservation
                 touched = self._writer.end(reservation, State.RELEASED, None)
@@ -321,10 +321,7 @@ class Service:
 
         Raises: NotFound.
         """
-        reservation = self._book.known.get(reservation_id) or self.ledger.find(reservation_id)
-        if reservation is None:
-            raise NotFound(f"There is no reservation {reservation_id}.")
-        return self._book.told_anew(reservation)
+        return self._book.told_anew(self._found(reservation_id))
 
     def reservations(self, state: State | None = None) -> list[Reservation]:
         """All that are live and the last KEPT_ENDED that are not, oldest first."""
@@ -371,6 +368,12 @@ class Service:
         return tuple(self._fabric.compare([switch.name for switch in self.network.switches], repair=True))
 
     # Small things ---------------------------------------------------------------------------------------------------
+
+    def _found(self, reservation_id: str) -> Reservation:
+        reservation = self._book.known.get(reservation_id) or self.ledger.find(reservation_id)
+        if reservation is None:
+            raise NotFound(f"There is no reservation {reservation_id}.")
+        return reservation
 
     def _found_live(self, reservation_id: str) -> Reservation:
         reservation = self.reservation(reservation_id)

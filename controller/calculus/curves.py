@@ -56,21 +56,25 @@ class Group:
 
 def longest_wait_us(server: Server, groups: Sequence[Group]) -> float:
     """The longest that anything waits at the server, its own service included; the rates must be below the server's."""
-    moments_s = [0.0]
+    worst_s = _arrived_bits(groups, 0.0) / server.rate_bps
     for group in groups:
         line = group.line
         if line and group.rate_bps < line.rate_bps and group.burst_bits > line.at_once_bits:
-            moments_s.append((group.burst_bits - line.at_once_bits) / (line.rate_bps - group.rate_bps))
-    worst_s = max(_arrived_bits(groups, t_s) / server.rate_bps - t_s for t_s in moments_s)
+            t_s = (group.burst_bits - line.at_once_bits) / (line.rate_bps - group.rate_bps)
+            wait_s = _arrived_bits(groups, t_s) / server.rate_bps - t_s
+            if wait_s > worst_s:
+                worst_s = wait_s
     return worst_s * 1e6 + server.latency_us
 
 
 def _arrived_bits(groups: Sequence[Group], t_s: float) -> float:
     total = 0.0
     for group in groups:
-        bits = group.burst_bits + group.rate_bps * t_s
-        if group.line:
-            bits = min(bits, group.line.at_once_bits + group.line.rate_bps * t_s)
+        bits, line = group.burst_bits + group.rate_bps * t_s, group.line
+        if line is not None:
+            most_bits = line.at_once_bits + line.rate_bps * t_s
+            if most_bits < bits:
+                bits = most_bits
         total += bits
     return total
 

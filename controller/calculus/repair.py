@@ -144,14 +144,17 @@ class Repair(Generic[Key]):
         Raises: Overbooked
         """
         server, load, proof = self.servers[name], self.traffic.loads[name], self.proof
-        if tells_apart(load.mixed, sum(inflow.rate_bps for inflow in load.inflows.values()), server):
+        if load.mixed and tells_apart(load.mixed, sum(inflow.rate_bps for inflow in load.inflows.values()), server):
             now = self._mixed_wait(server, load)
             wait_us = now.wait_us
             rooms = (now.burst_room_bits / server.rate_bps * 1e6, now.lateness_room_us)
             proof.rooms_us[name] = rooms
         else:
-            groups = [self._group(before, inflow) for before, inflow in load.inflows.items()]
-            if sum(group.rate_bps for group in groups) >= server.rate_bps:
+            groups, rate_bps = [], 0.0
+            for before, inflow in load.inflows.items():
+                groups.append(self._group(before, inflow))
+                rate_bps += inflow.rate_bps
+            if rate_bps >= server.rate_bps:
                 raise Overbooked
             wait_us = longest_wait_us(server, groups)
             proof.rooms_us.pop(name, None)
@@ -160,7 +163,9 @@ class Repair(Generic[Key]):
 
     def _group(self, before: str, inflow: Inflow) -> Group:
         spread_s = self.proof.spread_s
-        jitter_bits = sum([rate_bps * spread_s[name] for name, rate_bps in inflow.ahead.items()])
+        jitter_bits = 0.0
+        for name, rate_bps in inflow.ahead.items():
+            jitter_bits += rate_bps * spread_s[name]
         line = self.servers[before].line if before else None
         return Group(line, inflow.burst_bits + jitter_bits, inflow.rate_bps)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from controller.calculus.curves import Server
@@ -38,8 +38,11 @@ class Load(Generic[Key]):
 
     def copy(self) -> Load[Key]:
         """One that may be changed."""
-        inflows = {name: replace(inflow, ahead=dict(inflow.ahead)) for name, inflow in self.inflows.items()}
-        return Load(inflows, dict(self.behind), dict(self.streams), self.mixed)
+        inflows = {
+            name: Inflow(inflow.burst_bits, inflow.rate_bps, inflow.ahead.copy(), inflow.streams)
+            for name, inflow in self.inflows.items()
+        }
+        return Load(inflows, self.behind.copy(), self.streams.copy(), self.mixed)
 
 
 class Traffic(Generic[Key]):
@@ -67,9 +70,12 @@ class Traffic(Generic[Key]):
     def _shift(self, key: Key, stream: Stream, sign: int) -> None:
         """Put a stream in (1) or take it out (-1)."""
         rate_bps, jitter_us, before = sign * stream.rate_bps, stream.jitter_us, ""
+        is_mixed = stream.activity is not ALWAYS and stream.activity != ALWAYS
         for hop, name in enumerate(stream.servers):
             load = self.loads[name]
-            inflow = load.inflows.setdefault(before, Inflow())
+            inflow = load.inflows.get(before)
+            if inflow is None:
+                inflow = load.inflows[before] = Inflow()
             inflow.burst_bits += sign * (stream.burst_bits + stream.rate_bps * jitter_us / 1e6)
             inflow.rate_bps += rate_bps
             _add(inflow.ahead, stream.servers[:hop], rate_bps)
@@ -81,16 +87,18 @@ class Traffic(Generic[Key]):
             inflow.streams += sign
             if not inflow.streams:
                 del load.inflows[before]
-            load.mixed += sign * (stream.activity != ALWAYS)
+            load.mixed += sign * is_mixed
             jitter_us += self.servers[name].variation_us
             before = name
 
 
 def _add(rates: Rates, names: Iterable[str], rate_bps: float) -> None:
     for name in names:
-        rates[name] = rates.get(name, 0.0) + rate_bps
-        if rates[name] <= 0:
-            del rates[name]
+        now_bps = rates.get(name, 0.0) + rate_bps
+        if now_bps > 0:
+            rates[name] = now_bps
+        else:
+            rates.pop(name, None)
 
 
 def servers_of(streams: Iterable[Stream]) -> set[str]:

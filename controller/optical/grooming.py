@@ -11,7 +11,7 @@ Source: Zhu and Mukherjee, "Traffic grooming in an optical WDM mesh network", IE
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 from controller.bookings import Bookings
@@ -46,16 +46,24 @@ class Light:
         self._time = start_s, end_s
         self._others: dict[str, tuple[Lightpath, ...]] = {}
         self._placed: Counter[Lightpath] = Counter()
+        self._now: dict[str, tuple[tuple[Lightpath, ...], int]] = {}
+        """For every link that was looked at: what is on it as things stand, and its free slots."""
 
     def place(self, lightpath: Lightpath) -> None:
         """A flow of the request travels in it."""
         self._placed[lightpath] += 1
+        self._forget(lightpath)
 
     def take_away(self, lightpath: Lightpath) -> None:
         """One flow less."""
         self._placed[lightpath] -= 1
         if not self._placed[lightpath]:
             del self._placed[lightpath]
+        self._forget(lightpath)
+
+    def _forget(self, lightpath: Lightpath) -> None:
+        for link in lightpath.links:
+            self._now.pop(link, None)
 
     def along(self, nodes: Path, rate_bps: int, has_room: HasRoom) -> tuple[Lightpath, ...] | None:
         """The lightpaths from the first of these switches to the last; None if there are none."""
@@ -123,8 +131,10 @@ class Light:
         return None
 
     def _is_clear(self, lightpath: Lightpath) -> bool:
-        others = (other for link in lightpath.links for other in self._on(link) if other.id != lightpath.id)
-        return not any(other.slots & lightpath.slots for other in others)
+        slots = lightpath.slots
+        return not any(
+            other.slots & slots and other.id != lightpath.id for link in lightpath.links for other in self._on(link)
+        )
 
     def lowest(self, nodes: Path, width: int) -> int | None:
         """Where the lowest block of that width begins that is free along these switches; None if there is none."""
@@ -148,16 +158,24 @@ class Light:
         """The slots that are free on all links for as long as they are wanted."""
         free = -1
         for link in link_names(nodes):
-            free &= (1 << self.network.links[link].slots) - 1
-            for lightpath in self._on(link):
-                free &= ~lightpath.slots
+            free &= self._at(link)[1]
         return free
 
-    def _on(self, link: str) -> Iterator[Lightpath]:
+    def _on(self, link: str) -> tuple[Lightpath, ...]:
         """The lightpaths on a link during that time: of others, of the request as it is, and as it is to be."""
-        if link not in self._others:
-            self._others[link] = tuple(self._bookings.lit_on(link, *self._time))
-        yield from dict.fromkeys((*_over(self.held, link), *self._others[link], *_over(self._placed, link)))
+        return self._at(link)[0]
+
+    def _at(self, link: str) -> tuple[tuple[Lightpath, ...], int]:
+        """The same, and the slots that are free."""
+        if link not in self._now:
+            if link not in self._others:
+                self._others[link] = tuple(self._bookings.lit_on(link, *self._time))
+            on = dict.fromkeys((*_over(self.held, link), *self._others[link], *_over(self._placed, link)))
+            free = (1 << self.network.links[link].slots) - 1
+            for lightpath in on:
+                free &= ~lightpath.slots
+            self._now[link] = tuple(on), free
+        return self._now[link]
 
 
 def is_possible(network: Network, placement: Placement) -> bool:
