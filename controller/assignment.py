@@ -95,8 +95,13 @@ class Room:
     def after_bps(self, link: str, more: Sequence[Booking] = ()) -> int:
         """The most that is taken of a link with what has been placed, and with more."""
         own: tuple[Booking, ...] = (*self._own.get(link, ()), *more)
-        if all(booking.is_plain for booking in own):  # they last as long as the request: they add to the peak
-            return self.before_bps(link) + sum(booking.rate_bps for booking in own)
+        own_bps = 0
+        for booking in own:
+            if not booking.is_plain:
+                break
+            own_bps += booking.rate_bps
+        else:  # they last as long as the request: they add to the peak
+            return self.before_bps(link) + own_bps
         return self.bookings.reserved_with_bps(link, own, self.lifetime.start_s, self.lifetime.end_s)
 
     def fits(self, bookings: Sequence[Booking]) -> bool:

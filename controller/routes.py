@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from controller.optical.lightpaths import Lightpath
@@ -38,6 +39,7 @@ class Route:
     backup_lightpaths: tuple[Lightpath, ...] = ()
 
 
+@lru_cache(maxsize=65_536)
 def link_names(path: Path) -> tuple[str, ...]:
     """The directed links along a path of nodes."""
     return tuple(f"{a}->{b}" for a, b in pairwise(path))

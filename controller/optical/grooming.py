@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 from controller.bookings import Bookings
@@ -30,6 +32,15 @@ Cost = tuple[int, int]
 """New spectrum in slots x links, then the number of lightpaths."""
 
 
+@dataclass(frozen=True, slots=True)
+class _OnLink:
+    """The lightpaths on a link, the slots that none has, and those that several have, at different times."""
+
+    lightpaths: tuple[Lightpath, ...]
+    free: int
+    overlap: int
+
+
 class Light:
     """The lightpaths and the free spectrum of a network while a request's flows are placed, from start to end.
 
@@ -46,8 +57,8 @@ class Light:
         self._time = start_s, end_s
         self._others: dict[str, tuple[Lightpath, ...]] = {}
         self._placed: Counter[Lightpath] = Counter()
-        self._now: dict[str, tuple[tuple[Lightpath, ...], int]] = {}
-        """For every link that was looked at: what is on it as things stand, and its free slots."""
+        self._now: dict[str, _OnLink] = {}
+        """For every link that was looked at: what is on it as things stand."""
 
     def place(self, lightpath: Lightpath) -> None:
         """A flow of the request travels in it."""
@@ -69,13 +80,18 @@ class Light:
         """The lightpaths from the first of these switches to the last; None if there are none."""
         if len(nodes) < 2:
             return ()
-        lit = self._cheapest(nodes, lambda part: self._lit_along(part, has_room))
-        if lit is not None:
-            return lit
+
+        @cache
+        def lit(part: Path) -> Lightpath | None:
+            return self._lit_along(part, has_room)
+
+        row = self._cheapest(nodes, lit)
+        if row is not None:
+            return row
         new = self._new_along(nodes, rate_bps)
         if new is not None:
             return (new,)
-        return self._cheapest(nodes, lambda part: self._lit_along(part, has_room) or self._new_along(part, rate_bps))
+        return self._cheapest(nodes, lambda part: lit(part) or self._new_along(part, rate_bps))
 
     def refusal(self, flow: str, nodes: Path, rate_bps: int, has_room: HasRoom) -> Refused | None:
         """Why there are no lightpaths along these switches: the first link that no lightpath gets over."""
@@ -133,7 +149,10 @@ class Light:
     def _is_clear(self, lightpath: Lightpath) -> bool:
         slots = lightpath.slots
         return not any(
-            other.slots & slots and other.id != lightpath.id for link in lightpath.links for other in self._on(link)
+            other.slots & slots and other.id != lightpath.id
+            for link in lightpath.links
+            if self._at(link).overlap & slots
+            for other in self._on(link)
         )
 
     def lowest(self, nodes: Path, width: int) -> int | None:
@@ -158,24 +177,28 @@ class Light:
         """The slots that are free on all links for as long as they are wanted."""
         free = -1
         for link in link_names(nodes):
-            free &= self._at(link)[1]
+            free &= self._at(link).free
         return free
 
     def _on(self, link: str) -> tuple[Lightpath, ...]:
         """The lightpaths on a link during that time: of others, of the request as it is, and as it is to be."""
-        return self._at(link)[0]
+        return self._at(link).lightpaths
 
-    def _at(self, link: str) -> tuple[tuple[Lightpath, ...], int]:
-        """The same, and the slots that are free."""
+    def _at(self, link: str) -> _OnLink:
         if link not in self._now:
             if link not in self._others:
                 self._others[link] = tuple(self._bookings.lit_on(link, *self._time))
             on = dict.fromkeys((*_over(self.held, link), *self._others[link], *_over(self._placed, link)))
-            free = (1 << self.network.links[link].slots) - 1
-            for lightpath in on:
-                free &= ~lightpath.slots
-            self._now[link] = tuple(on), free
+            self._now[link] = _on_link(tuple(on), self.network.links[link].slots)
         return self._now[link]
+
+
+def _on_link(lightpaths: tuple[Lightpath, ...], slots: int) -> _OnLink:
+    taken = overlap = 0
+    for lightpath in lightpaths:
+        overlap |= taken & lightpath.slots
+        taken |= lightpath.slots
+    return _OnLink(lightpaths, (1 << slots) - 1 & ~taken, overlap)
 
 
 def is_possible(network: Network, placement: Placement) -> bool:

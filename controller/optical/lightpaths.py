@@ -7,6 +7,7 @@ made from them: nobody need remember which are lit, the flows that travel in the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import pairwise
 
@@ -34,7 +35,7 @@ class Lightpath:
     @property
     def links(self) -> tuple[str, ...]:
         """The directed links it is lit on."""
-        return tuple(f"{a}->{b}" for a, b in pairwise(self.nodes))
+        return _links(self.nodes)
 
     @property
     def slots(self) -> int:
@@ -50,6 +51,11 @@ class Lightpath:
     def label(self) -> int:
         """The VLAN id that stands for its channel; unlike that of any other lightpath on the same link."""
         return self.first_slot + FIRST_LABEL
+
+
+@lru_cache(maxsize=65_536)
+def _links(nodes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{a}->{b}" for a, b in pairwise(nodes))
 
 
 def identity(nodes: tuple[str, ...], first_slot: int, width: int) -> str:
