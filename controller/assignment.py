@@ -112,7 +112,7 @@ class Room:
         """The route with lightpaths along it, as they are or as they can be lit; None if there are none."""
         if self.network.grid is None:
             return route
-        _, around = self.lifetime.taken(sized, route)[-1]
+        _, around = ("", NEVER) if route.backup is None else self.lifetime.taken(sized, route)[-1]
         light = [
             self.light.along(path[1:-1], sized.rate_bps, partial(self._has_room, sized, failures))
             for path, failures in ((route.path, NEVER), (route.backup, around))

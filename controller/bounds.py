@@ -96,6 +96,8 @@ class Analysis(Generic[Key]):
         self.flows = flows
         self._delays = delays
         self._added = frozenset(added)
+        self._bounds: dict[Key, Bound] = {}
+        """Those that were asked for."""
 
     @classmethod
     def of(
@@ -125,10 +127,12 @@ class Analysis(Generic[Key]):
 
     def bound(self, key: Key) -> Bound:
         """The bound of one flow."""
-        links = self.network.links_along(self.flows[key].path)
-        fixed_us, best_us = _fixed_us(links, self.calibration)
-        worst_us = fixed_us + sum(self._delays.delay_us[link.name] for link in links)
-        return Bound(worst_us, worst_us - best_us)
+        if key not in self._bounds:
+            links = self.network.links_along(self.flows[key].path)
+            fixed_us, best_us = _fixed_us(links, self.calibration)
+            worst_us = fixed_us + sum(self._delays.delay_us[link.name] for link in links)
+            self._bounds[key] = Bound(worst_us, worst_us - best_us)
+        return self._bounds[key]
 
     @property
     def bounds(self) -> dict[Key, Bound]:

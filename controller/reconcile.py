@@ -96,7 +96,7 @@ def _differences(wanted: SwitchState, present: SwitchState) -> Iterator[tuple[Ph
 
 def difference(wanted: Entry | None, held: Entry | None) -> tuple[Phase, Change] | None:
     """What to tell a switch that holds the one where the other should be, and when; None: nothing."""
-    if wanted == held:
+    if wanted is held or wanted == held:
         return None
     if wanted is None:
         return _gone(held)
