@@ -46,7 +46,8 @@ from trainer.guard import CodecGuard
 from trainer.models import build_layers
 from trainer.outlook import Outlook
 from trainer.pacing import BURST_BYTES
-from trainer.planner import EdgePlan, Offer, RoundPlan, plan_round
+from trainer.planner import plan_round
+from trainer.plans import EdgePlan, Offer, RoundPlan
 from trainer.predictor import ComputeProfile, prior_seconds
 from trainer.reserved_road import TRIES
 from trainer.stretch import StepTimes

@@ -22,7 +22,8 @@ import report
 from numpy.typing import NDArray
 from rich.table import Table
 
-from trainer.planner import EdgeForecast, Offer, Option, plan_round
+from trainer.planner import plan_round
+from trainer.plans import EdgeForecast, Offer, Option
 
 INSTANCES = 1000
 EDGES, CUTS = 1000, 50

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from trainer.apprentice import Apprentice
 from trainer.outlook import Outlook
-from trainer.planner import Offer, RoundPlan, plan_round
+from trainer.planner import plan_round
+from trainer.plans import Offer, RoundPlan
 from trainer.policy import Policy
 from trainer.settings import RunSettings
 

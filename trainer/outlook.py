@@ -12,7 +12,7 @@ from trainer.codec import Codec, encoded_bytes
 from trainer.guard import CodecGuard
 from trainer.pacing import transfer_bits, wire_bits
 from trainer.parts import split_evenly
-from trainer.planner import EdgeForecast, Option
+from trainer.plans import EdgeForecast, Option
 from trainer.predictor import CloudPredictor, LayerSeconds, Predictor, TailPredictor
 from trainer.stretch import StepTimes
 

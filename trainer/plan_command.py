@@ -16,7 +16,7 @@ from trainer.errors import UsageError
 if TYPE_CHECKING:
     from topologies.maps import Map
     from trainer.costs import LayerCost
-    from trainer.planner import Alternative, Offer, RoundPlan
+    from trainer.plans import Alternative, Offer, RoundPlan
     from trainer.predictor import LayerSeconds
     from trainer.roads import Draft, Enquiry
     from trainer.survey import Surveyed
@@ -126,7 +126,7 @@ def _offer(network: Map, share: float) -> Offer:
     """All links free, every flow on its shortest path."""
     import networkx as nx
 
-    from trainer.planner import Offer
+    from trainer.plans import Offer
     from trainer.settings import RunSettings
 
     graph: nx.Graph[str] = nx.Graph()

@@ -12,7 +12,8 @@ from typing import Any
 
 from trainer.errors import UsageError
 from trainer.own import is_own, load_function
-from trainer.planner import EdgeForecast, Offer, Option, RoundPlan, plan_round
+from trainer.planner import plan_round
+from trainer.plans import EdgeForecast, Offer, Option, RoundPlan
 
 
 class Policy:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from trainer.contract import FlowRequest, Reservation
 from trainer.errors import ControllerUnreachableError, NetworkError, PlanError, ReservationRefusedError
 from trainer.pacing import BURST_BYTES
-from trainer.planner import RoundPlan
+from trainer.plans import RoundPlan
 from trainer.reservations import Controller
 from trainer.roads import Draft, Enquiry, FlowPromise, Grant, OpenRoad, Traveller, unreserved
 from trainer.survey import Survey, Surveyed

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from trainer.planner import Offer, RoundPlan
+from trainer.plans import Offer, RoundPlan
 
 Draft = Callable[[Offer], RoundPlan]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from trainer.exchange import Direction, EdgeExchange, RoundBound, StepResult
 from trainer.pacing import Judgement
-from trainer.planner import EdgePlan, RoundPlan
+from trainer.plans import EdgePlan, RoundPlan
 from trainer.record import Fields, median_ms, milliseconds
 from trainer.roads import Grant
 

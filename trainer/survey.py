@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trainer.contract import Quote, Volume
-from trainer.planner import Offer, RoundPlan
+from trainer.plans import Offer, RoundPlan
 from trainer.reservations import Controller
 from trainer.roads import Draft, Enquiry
 

@@ -22,7 +22,7 @@ from trainer.lateness import eased
 from trainer.member import Member
 from trainer.models import build_layers
 from trainer.outlook import Outlook
-from trainer.planner import Offer, RoundPlan
+from trainer.plans import Offer, RoundPlan
 from trainer.policy import Policy
 from trainer.preparation import Preparation, prepare
 from trainer.record import RunRecord

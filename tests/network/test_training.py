@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.network.conftest import Network
-from trainer.planner import EdgePlan, Offer, RoundPlan
+from trainer.plans import EdgePlan, Offer, RoundPlan
 from trainer.reservations import Controller
 from trainer.reserved_road import ReservedRoad
 from trainer.roads import Traveller

@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import PlanError
-from trainer.planner import EdgeForecast, Offer, Option, alternatives, plan_round
+from trainer.planner import alternatives, plan_round
+from trainer.plans import EdgeForecast, Offer, Option
 from trainer.roundtime import Links, Stages
 
 LAYERS = 3

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from trainer.errors import UsageError
-from trainer.planner import EdgeForecast, Offer, Option, RoundPlan, plan_round
+from trainer.planner import plan_round
+from trainer.plans import EdgeForecast, Offer, Option, RoundPlan
 from trainer.policy import Policy
 
 OPTIONS = tuple(

@@ -13,7 +13,8 @@ import pytest
 
 from tests.waiting import wait_until
 from trainer.errors import ControllerUnreachableError, NetworkError, ReservationRefusedError
-from trainer.planner import EdgeForecast, Offer, Option, RoundPlan, plan_round
+from trainer.planner import plan_round
+from trainer.plans import EdgeForecast, Offer, Option, RoundPlan
 from trainer.reservations import Controller
 from trainer.reserved_road import ReservedRoad
 from trainer.roads import OpenRoad, Traveller
