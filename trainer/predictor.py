@@ -174,8 +174,8 @@ class Predictor:
         self.noise_share = NOISE_MEMORY * self.noise_share + (1 - NOISE_MEMORY) * error
 
 
-class CloudPredictor:
-    """What the cloud will need for one micro-batch of an edge at any cut, forward and backward."""
+class _WorkPredictor:
+    """Seconds of work that is forward and backward in one, corrected by what it took."""
 
     def __init__(self, layers: LayerSeconds) -> None:
         self._work = Correction(layers.work_s)
@@ -190,6 +190,10 @@ class CloudPredictor:
         known = cls(LayerSeconds((), ()))
         known._work = Correction.recalled(history)
         return known
+
+
+class CloudPredictor(_WorkPredictor):
+    """What the cloud will need for one micro-batch of an edge at any cut, forward and backward."""
 
     def work_s(self) -> list[float]:
         """Seconds for the layers [cut, L), for every cut 0..L."""
@@ -204,22 +208,8 @@ class CloudPredictor:
         self._work.learn(runs, bursts, work_s, jumped)
 
 
-class TailPredictor:
+class TailPredictor(_WorkPredictor):
     """What an edge's tail will need for one micro-batch, forward and backward; `layers` are those of the tail."""
-
-    def __init__(self, layers: LayerSeconds) -> None:
-        self._work = Correction(layers.work_s)
-
-    def history(self) -> dict[str, Any]:
-        """All that was learnt, as JSON; `recalled` takes it back."""
-        return self._work.history()
-
-    @classmethod
-    def recalled(cls, history: Mapping[str, Any]) -> Self:
-        """One that knows what `history` told."""
-        known = cls(LayerSeconds((), ()))
-        known._work = Correction.recalled(history)
-        return known
 
     def work_s(self) -> float:
         """Seconds for the tail."""
