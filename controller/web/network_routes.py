@@ -10,9 +10,9 @@ from fastapi import APIRouter, Query
 from controller.errors import InvalidRequest, UnknownHost
 from controller.security.audit import Audit
 from controller.service import Service
-from controller.web.answers import Health, NetworkBody, PathsBody
 from controller.web.guard import Reader
 from controller.web.load import Desk
+from controller.web.network_answers import Health, NetworkBody, PathsBody
 from controller.web.problems import GUARDED, described
 from controller.web.views import network_body, paths_body
 

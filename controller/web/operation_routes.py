@@ -15,10 +15,10 @@ from controller.security.audit import Audit
 from controller.service import Service
 from controller.spans import spans_of_duct, spans_of_link
 from controller.web import examples
-from controller.web.answers import AuditBody, Consistency, MaintainedBody
 from controller.web.guard import Operator, Reader
 from controller.web.load import Desk
 from controller.web.metrics import Metrics
+from controller.web.network_answers import AuditBody, Consistency, MaintainedBody
 from controller.web.problems import GUARDED, described
 from controller.web.stream import Stream
 from controller.web.views import audit_body, consistency_body

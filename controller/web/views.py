@@ -17,22 +17,24 @@ from controller.schemas import MatchBody, RateRequirement, RequirementBody, Tran
 from controller.security.audit import Entry
 from controller.service import Snapshot
 from controller.web.answers import (
+    Counters,
+    EntryCounters,
+    MeterCounters,
+    PathLink,
+    PlacedFlow,
+    ReservationBody,
+    WindowBody,
+)
+from controller.web.network_answers import (
     AuditBody,
     AuditEntry,
     Consistency,
-    Counters,
-    EntryCounters,
     LinkBody,
-    MeterCounters,
     NetworkBody,
     NodeBody,
     PathBody,
-    PathLink,
     PathsBody,
-    PlacedFlow,
-    ReservationBody,
     SwitchConsistency,
-    WindowBody,
 )
 
 
