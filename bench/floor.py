@@ -29,7 +29,7 @@ from controller.network import Network, network_from_map
 from controller.packing import BARRIER_REPLY, HEADER, VERSION, barrier_request, packed
 from controller.reconcile import Change, Kind
 from controller.reservation import Flow, Match, Placement, Requirement
-from controller.schemas import ReservationRequest
+from controller.web.requests import ReservationRequest
 from topologies.loader import load_map
 
 HELLO, ECHO_REQUEST, ECHO_REPLY, FEATURES_REQUEST, FEATURES_REPLY = 0, 2, 3, 5, 6

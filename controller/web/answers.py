@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from controller.reservation import State
-from controller.schemas import MatchBody, RequirementBody
 from controller.web import examples
+from controller.web.requests import MatchBody, RequirementBody
 
 
 class Answer(BaseModel):

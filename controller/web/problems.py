@@ -16,9 +16,10 @@ from starlette.exceptions import HTTPException
 from controller import errors
 from controller.errors import ControllerError, InvalidRequest, problem
 from controller.reservation import Flow
-from controller.schemas import TAGS, Mistaken
 from controller.web import examples
 from controller.web.answers import Problem
+from controller.web.fields import Mistaken
+from controller.web.requests import TAGS
 from controller.web.views import flow_form, moment
 
 log = logging.getLogger(__name__)

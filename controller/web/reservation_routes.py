@@ -14,7 +14,6 @@ from controller.admission import Rejected
 from controller.asked import Asked, RepeatKey
 from controller.quotes import Volume
 from controller.reservation import Reservation, State
-from controller.schemas import QuoteRequest, ReservationChange, ReservationRequest, TransfersQuestion
 from controller.security.access import Caller, owned, sees
 from controller.service import Service
 from controller.web import examples
@@ -31,6 +30,7 @@ from controller.web.answers import (
 from controller.web.guard import Quotas, Reader, Reserver, shown
 from controller.web.load import Desk
 from controller.web.problems import GUARDED, REFUSALS, SWITCHES, WITH_BODY, Kinds, described, problem_of
+from controller.web.requests import QuoteRequest, ReservationChange, ReservationRequest, TransfersQuestion
 from controller.web.views import counters_body, placed_flow, reservation_body
 
 IdempotencyKey = Annotated[

@@ -13,7 +13,6 @@ from controller.network import DirectedLink, Network, Node
 from controller.paths import candidate_paths
 from controller.reservation import Flow, Match, Placement, Requirement, Reservation, Window
 from controller.routes import Path
-from controller.schemas import MatchBody, RateRequirement, RequirementBody, TransferRequirement
 from controller.security.audit import Entry
 from controller.service import Snapshot
 from controller.web.answers import (
@@ -36,6 +35,7 @@ from controller.web.network_answers import (
     PathsBody,
     SwitchConsistency,
 )
+from controller.web.requests import MatchBody, RateRequirement, RequirementBody, TransferRequirement
 
 
 def reservation_body(reservation: Reservation) -> ReservationBody:

@@ -1,79 +1,36 @@
-"""What clients send: shapes and limits. A rate is in L2 bits per second, a size in L2 bytes."""
+"""What clients send: shapes, and what their parts must have to do with each other. Values: `controller.web.fields`."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from controller import reservation as facts
 from controller.asked import Asked
 from controller.errors import InvalidRequest
 from controller.reservation import DEFAULT_RANK, LOWEST_RANK, Backup, Protection
 from controller.web import examples
-from controller.windows import MIN_PERIOD_US
-
-SHORTEST_PERIOD_MS = MIN_PERIOD_US / 1000
-"""Shorter windows than this cannot be opened and closed on time by meters of a software switch."""
+from controller.web.fields import (
+    NUMBER,
+    Bytes,
+    LeaseSeconds,
+    Microseconds,
+    Milliseconds,
+    Mistaken,
+    Moment,
+    Name,
+    Offset,
+    Period,
+    Port,
+    Strict,
+)
 
 HORIZON_S = 366 * 86_400.0
 """The calendar goes so far."""
-
-_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
-
-
-def _number_only(value: object) -> object:
-    if isinstance(value, (bool, str)):
-        raise ValueError("give a number, not text or a truth value")
-    return value
-
-
-_NUMBER = BeforeValidator(_number_only)
-"""The last in a list of annotations, or the limits before it are not described in OpenAPI."""
-
-Port = Annotated[int, Field(ge=1, le=65535), _NUMBER]
-Microseconds = Annotated[float, Field(ge=0.001, le=1e9, allow_inf_nan=False), _NUMBER]
-Milliseconds = Annotated[float, Field(ge=0.001, le=86_400_000, allow_inf_nan=False), _NUMBER]
-LeaseSeconds = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False, examples=[60]), _NUMBER]
-Period = Annotated[
-    float,
-    Field(ge=SHORTEST_PERIOD_MS, le=86_400_000, allow_inf_nan=False, description="Counted in whole microseconds."),
-    _NUMBER,
-]
-Offset = Annotated[
-    float,
-    Field(ge=0, lt=86_400_000, allow_inf_nan=False, description="From each multiple of the period of Unix time."),
-    _NUMBER,
-]
-Bytes = Annotated[int, Field(ge=1, le=10**12, examples=[1_000_000]), _NUMBER]
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:@-]+( +[A-Za-z0-9_.:@-]+)*$")]
-
-
-def _text_only(value: object) -> object:
-    if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
-        raise ValueError('write a moment as RFC 3339 with its zone, for example "2026-01-01T09:30:00Z"')
-    return value.upper().replace(" ", "T")
-
-
-Moment = Annotated[AwareDatetime, BeforeValidator(_text_only)]
-
-
-class Mistaken(ValueError):  # noqa: N818 - it is raised for pydantic, and read where mistakes are told
-    """Several mistakes in one object: (place in it, what would be right)."""
-
-    def __init__(self, mistakes: Sequence[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{place}: {message}" for place, message in mistakes))
-        self.mistakes = tuple(mistakes)
-
-
-class Strict(BaseModel):
-    """A misspelt field is a mistake, not something to ignore."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class MatchBody(Strict):
@@ -87,10 +44,10 @@ class MatchBody(Strict):
 class AnyRequirement(Strict):
     """What both forms have. No burst: one is chosen. No limit: the bound is told but not promised to stay."""
 
-    burst_bytes: Annotated[int, Field(ge=1, le=10**8), _NUMBER] | None = None
+    burst_bytes: Annotated[int, Field(ge=1, le=10**8), NUMBER] | None = None
     max_latency_us: Microseconds | None = None
     max_latency_variation_us: Microseconds | None = None
-    rank: Annotated[int, Field(ge=0, le=LOWEST_RANK, description="0 is the most important."), _NUMBER] = DEFAULT_RANK
+    rank: Annotated[int, Field(ge=0, le=LOWEST_RANK, description="0 is the most important."), NUMBER] = DEFAULT_RANK
     protection: Annotated[
         Protection,
         Field(
@@ -116,7 +73,7 @@ class AnyRequirement(Strict):
 class RateRequirement(AnyRequirement):
     """A rate, from now on."""
 
-    min_bandwidth_bps: Annotated[int, Field(ge=1000, le=10**12, examples=[15_000_000]), _NUMBER]
+    min_bandwidth_bps: Annotated[int, Field(ge=1000, le=10**12, examples=[15_000_000]), NUMBER]
 
     def to_requirement(self) -> facts.Requirement:
         """The fact behind it."""
