@@ -16,7 +16,6 @@ from math import inf
 from time import monotonic
 
 from controller.errors import Overloaded
-from controller.fabric import TICK_S
 from controller.optical.grooming import is_possible
 from controller.reservation import Reservation, State
 from controller.survival import survive
@@ -30,6 +29,7 @@ CHECK_S = 5.0
 CHECK_SHARE = 0.02
 """At most this share of the time goes into reading back."""
 
+TICK_S = 1.0
 BUSY_PAUSE_S = 0.05
 FIRST_JUDGED_S = 10.0
 FORGET_EVERY_S = 3600.0
@@ -68,7 +68,7 @@ class Caretaker:
         with self._writer.lock:
             for reservation in self._writer.ledger.live():
                 self._take_up(reservation)
-            self._fabric.close(self._writer.ledger.closed_spans())
+            self._fabric.links.close(self._writer.ledger.closed_spans())
             installed = {each.id: each for each in self._book.live() if each.state in INSTALLED}
             self._fabric.aim(installed)
         self._fabric.start()
@@ -98,7 +98,7 @@ class Caretaker:
 
     def look_again(self, reservation: Reservation) -> None:
         """Judge a reservation that was being changed while a link of its path failed or came back."""
-        if reservation.state is State.DEGRADED or is_stranded(reservation, self._fabric.down):
+        if reservation.state is State.DEGRADED or is_stranded(reservation, self._fabric.links.down):
             self._judge = True
             self._fabric.wake()
 
@@ -152,7 +152,7 @@ class Caretaker:
             self._judge = False
             self._judge_all()
         self._fabric.restore()
-        self._fabric.check_wiring()
+        self._fabric.links.check_wiring()
         if now_s >= self._forget_at_s:
             self._forget_at_s = now_s + FORGET_EVERY_S
             for forget in self._forgets:
@@ -206,7 +206,7 @@ class Caretaker:
     def _begin(self, reservation: Reservation) -> Touched:
         begun = self._as_far_as_installed(reservation.moved_to(State.ACTIVE))
         self._writer.record(begun)
-        self._judge = self._judge or is_stranded(begun, self._fabric.down)
+        self._judge = self._judge or is_stranded(begun, self._fabric.links.down)
         return self._fabric.aim({begun.id: begun})
 
     # Links and switches ---------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class Caretaker:
     def _judge_all(self) -> None:
         """What a failure has broken is placed anew, the most important first; what cannot be is degraded."""
         with self._writer.lock:
-            book, now_s, down = self._book, self._clock(), self._fabric.down
+            book, now_s, down = self._book, self._clock(), self._fabric.links.down
             standing, calibration = book.without_lingering(), self._writer.calibration
             survival = survive(self._writer.network, book.bookings, standing, now_s, down, calibration)
             book.survived(survival)

@@ -11,8 +11,8 @@ from concurrent.futures import wait
 from dataclasses import dataclass
 
 from controller.caretaker import Caretaker
-from controller.fabric import HUB_S
 from controller.reservation import State
+from controller.switches import HUB_S
 from controller.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -42,10 +42,10 @@ class Maintenance:
         Raises: ControllerError if the switches' side does not answer.
         """
         with self._writer.lock:
-            before = self._writer.fabric.closed
+            before = self._writer.fabric.links.closed
             closed = before - frozenset(spans) if in_service else before | frozenset(spans)
             self._writer.ledger.write_closed_spans(closed)
-            self._writer.fabric.close(closed)
+            self._writer.fabric.links.close(closed)
         log.warning("spans=%s in_service=%s", ",".join(sorted(spans)), in_service)
         wait(self._caretaker.catch_up(HUB_S), HUB_S)
         degraded = [each.id for each in self._writer.book.live() if each.state is State.DEGRADED]

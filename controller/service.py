@@ -23,7 +23,7 @@ from controller.bounds import DEFAULT_CALIBRATION, Calibration
 from controller.caretaker import CHECK_S, Caretaker, Forget
 from controller.errors import NoSpectrum, NotFound, NotHeld, NotLive
 from controller.events import Installed, SwitchReport
-from controller.fabric import CONFIRM_S, SwitchCounters
+from controller.inspection import SwitchCounters
 from controller.ledger import Ledger
 from controller.maintenance import Maintenance
 from controller.network import Network
@@ -34,7 +34,7 @@ from controller.optical.overview import LightpathState, overview
 from controller.quotes import CommonQuote, Volume, shortest_common_transfer
 from controller.repeats import Repeats
 from controller.reservation import Flow, Reservation, State
-from controller.switches import Switches
+from controller.switches import CONFIRM_S, Switches
 from controller.tally import Held, held_by
 from controller.target import Touched
 from controller.tidying import Tidying
@@ -196,7 +196,7 @@ class Service:
                     scheduled = renewed.moved_to(State.SCHEDULED)
                     self._writer.record(scheduled)
                     return scheduled
-                if is_stranded(renewed, self._fabric.down):
+                if is_stranded(renewed, self._fabric.links.down):
                     renewed = self._decided_anew(renewed, tuple(each.flow for each in renewed.placements))
                 self._fabric.require(switches_of(renewed))
                 self._book.expect(renewed)
@@ -309,7 +309,7 @@ class Service:
 
         Raises: UnknownHost, NoPath, NoCapacity.
         """
-        bookings, down = self._book.bookings, self._fabric.down
+        bookings, down = self._book.bookings, self._fabric.links.down
         if instead_of is not None:
             bookings = bookings.without(instead_of)
         return shortest_common_transfer(self.network, bookings, volumes, self._clock(), down)
@@ -339,8 +339,8 @@ class Service:
 
     def snapshot(self) -> Snapshot:
         """How the network stands now. Waits for nobody."""
-        fabric = self._fabric
-        facts = fabric.down, fabric.closed, fabric.in_step(), tuple(fabric.complaints())
+        links = self._fabric.links
+        facts = links.down, links.closed, self._fabric.in_step(), tuple(links.complaints())
         return Snapshot(self.network, self._book.bookings, *facts, self._clock())
 
     def lightpaths(self) -> list[LightpathState]:

@@ -11,6 +11,11 @@ from typing import Protocol
 from controller.entries import FlowEntry, MeterEntry, SwitchState
 from controller.reconcile import Change
 
+CONFIRM_S = 5.0
+"""How long a switch may take to confirm a step."""
+HUB_S = 60.0
+"""How long the hub may take over everything; only a hub that has stopped ever does."""
+
 
 @dataclass(frozen=True, slots=True)
 class SwitchUp:

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 from controller.admission import Admitted, Request
 from controller.errors import SwitchError
-from controller.fabric import CONFIRM_S
 from controller.optical.defragmentation import Move, moved, moves_until, next_move
 from controller.reservation import Reservation
+from controller.switches import CONFIRM_S
 from controller.target import Touched
 from controller.writer import INSTALLED, Writer, drain_s, switches_of
 

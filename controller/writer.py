@@ -70,7 +70,7 @@ class Writer:
     def decide(self, request: Request, bookings: Bookings | None = None) -> Admitted | Rejected:
         """What admission says now, or would say with another calendar. Under the lock."""
         self.book.sweep(self.fabric.lets_in)
-        book, now_s, down = self.book, self.clock(), self.fabric.down
+        book, now_s, down = self.book, self.clock(), self.fabric.links.down
         taken = book.bookings if bookings is None else bookings
         return decide_or_advise(self.network, taken, book.standing, request, now_s, down, self.calibration)
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from controller.entries import cookie_of
 from controller.events import SwitchReport
-from controller.fabric import SwitchCounters
 from controller.forwarding import reserved_entries
+from controller.inspection import SwitchCounters
 from controller.network import DirectedLink, Network, Node
 from controller.paths import candidate_paths
 from controller.reservation import Flow, Match, Placement, Requirement, Reservation, Window
