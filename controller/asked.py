@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
+from controller.admission import Request
 from controller.reservation import Flow
 
 
@@ -30,3 +32,13 @@ class RepeatKey:
     tenant: str
     key: str
     body_digest: str
+
+
+def request_of(asked: Asked, reservation_id: str) -> Request:
+    """What admission decides on for a new reservation of that id."""
+    return Request(reservation_id, 1, asked.flows, asked.start_at_s, until_s(asked.end_at_s))
+
+
+def until_s(end_at_s: float | None) -> float:
+    """The end of what is to last until then."""
+    return inf if end_at_s is None else end_at_s

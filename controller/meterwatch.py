@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 
-from controller.reservation import Reservation, State
-from controller.service import Service
+from controller.inquiries import Inquiries
+from controller.reservation import Reservation
 from controller.web.metrics import Metrics
 from controller.web.stream import Stream
+from controller.writer import INSTALLED
 
 log = logging.getLogger(__name__)
 
@@ -16,13 +17,11 @@ PAUSE_S = 10.0
 AT_ONCE = 25
 """Reservations read in one go; with more of them each is read less often, and the switches have no more to do."""
 
-INSTALLED = frozenset({State.ACTIVE, State.DEGRADED})
-
 
 class MeterWatch(threading.Thread):
     """Tells the metrics, and the events as a `violation` of the sender's own side, what the meters have dropped."""
 
-    def __init__(self, service: Service, metrics: Metrics, stream: Stream, pause_s: float = PAUSE_S) -> None:
+    def __init__(self, service: Inquiries, metrics: Metrics, stream: Stream, pause_s: float = PAUSE_S) -> None:
         super().__init__(name="paceline-meters", daemon=True)
         self._service = service
         self._metrics = metrics

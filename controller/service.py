@@ -1,4 +1,4 @@
-"""What clients can have done: reserve, commit, modify, release, and ask.
+"""What clients can have done: reserve, commit, modify, release. What they can ask: `controller.inquiries`.
 
 A request is decided and counted under the writer's lock, installed outside it, confirmed by barriers from every switch
 concerned, written down, and answered. Nothing is written down before the switches have confirmed: if the process dies
@@ -13,33 +13,28 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from math import inf
+from dataclasses import replace
 
-from controller.admission import Admitted, Rejected, Request
-from controller.asked import Asked, RepeatKey
-from controller.bookings import Bookings
+from controller.admission import Admitted, Request
+from controller.asked import Asked, RepeatKey, request_of, until_s
 from controller.bounds import DEFAULT_CALIBRATION, Calibration
 from controller.caretaker import CHECK_S, Caretaker, Forget
-from controller.errors import NoSpectrum, NotFound, NotHeld, NotLive
+from controller.errors import NoSpectrum, NotHeld, NotLive
 from controller.events import Installed, SwitchReport
-from controller.inspection import SwitchCounters
+from controller.inquiries import NOBODY, Inquiries
 from controller.ledger import Ledger
 from controller.maintenance import Maintenance
 from controller.network import Network
 from controller.offers import advising
 from controller.optical.defragmentation import Move
 from controller.optical.lines import know_fibres
-from controller.optical.overview import LightpathState, overview
-from controller.quotes import CommonQuote, Volume, shortest_common_transfer
 from controller.repeats import Repeats
 from controller.reservation import Flow, Reservation, State
 from controller.switches import CONFIRM_S, Switches
-from controller.tally import Held, held_by
 from controller.target import Touched
 from controller.tidying import Tidying
 from controller.turns import WaitingRoom
-from controller.writer import INSTALLED, Listener, Writer, drain_s, is_stranded, switches_of
+from controller.writer import INSTALLED, Writer, drain_s, is_stranded, switches_of
 
 log = logging.getLogger(__name__)
 
@@ -47,20 +42,7 @@ RELEASE_WAIT_S = 1.0
 """How long an answer to a release waits for switches that are slow."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """How the network stands at one moment."""
-
-    network: Network
-    bookings: Bookings
-    down: frozenset[str]
-    closed: frozenset[str]
-    switches_up: frozenset[str]
-    complaints: tuple[str, ...]
-    now_s: float
-
-
-class Service:
+class Service(Inquiries):
     """Reservations with a life, on a fabric of switches. Thread-safe; `start` before use, `stop` after."""
 
     def __init__(
@@ -77,11 +59,7 @@ class Service:
 
         `forgets`: what else is to drop what is too old, now and then.
         """
-        self.network = network
-        self.ledger = ledger
-        self._clock = clock
-        self._writer = Writer(network, switches, ledger, calibration, clock)
-        self._book, self._fabric = self._writer.book, self._writer.fabric
+        super().__init__(Writer(network, switches, ledger, calibration, clock))
         self._repeats = Repeats(ledger)
         self._caretaker = Caretaker(self._writer, (self._repeats.forget_old, *forgets), check_s)
         self.maintenance = Maintenance(self._writer, self._caretaker)
@@ -97,20 +75,6 @@ class Service:
         """Stop listening; the switches keep what they hold."""
         self._caretaker.stop()
         self.ledger.close()
-
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        """Have this called with whatever happens, in the thread where it happens; it must not wait.
-
-        What it returns ends it.
-        """
-        self._writer.listeners = (*self._writer.listeners, listener)
-
-        def stop() -> None:
-            self._writer.listeners = tuple(each for each in self._writer.listeners if each is not listener)
-
-        return stop
-
-    # What clients ask for -------------------------------------------------------------------------------------------
 
     @advising
     def reserve(
@@ -134,7 +98,7 @@ class Service:
                 try:
                     return self._reserve_anew(asked, repeat), False
                 except NoSpectrum:
-                    if not self._tidying.make_room(self._request(f"r-{0:08x}", asked)):
+                    if not self._tidying.make_room(request_of(asked, NOBODY)):
                         raise
                     return self._reserve_anew(asked, repeat), False
 
@@ -154,7 +118,7 @@ class Service:
     def _admitted(self, asked: Asked) -> tuple[Reservation, Admitted]:
         now_s, number = self._clock(), self._new_number()
         name = f"r-{number:08x}"
-        admitted = self._writer.admit(self._request(name, asked))
+        admitted = self._writer.admit(request_of(asked, name))
         times = asked.lease_s, now_s, now_s + asked.lease_s
         start_at_s = max(now_s, asked.start_at_s or now_s)
         wanted = Reservation(
@@ -162,9 +126,6 @@ class Service:
             start_at_s=start_at_s, end_at_s=asked.end_at_s, tenant=asked.tenant,
         )  # fmt: skip
         return wanted, admitted
-
-    def _request(self, name: str, asked: Asked) -> Request:
-        return Request(name, 1, asked.flows, asked.start_at_s, _until(asked.end_at_s))
 
     def _record_new(self, wanted: Reservation, repeat: RepeatKey | None) -> Reservation:
         try:
@@ -228,7 +189,7 @@ class Service:
 
     def _decided_anew(self, changed: Reservation, flows: tuple[Flow, ...]) -> Reservation:
         start_s = changed.start_at_s if changed.start_at_s > self._clock() else None
-        request = Request(changed.id, changed.version, flows, start_s, _until(changed.end_at_s))
+        request = Request(changed.id, changed.version, flows, start_s, until_s(changed.end_at_s))
         admitted = self._writer.admit(request)
         changed = replace(changed, placements=admitted.placements)
         if changed.state is State.DEGRADED:
@@ -296,57 +257,6 @@ class Service:
             self._writer.sweep()
             return self.reservation(reservation_id)
 
-    @advising
-    def quote(self, asked: Asked) -> Admitted | Rejected:
-        """What `reserve` would decide now; nothing is reserved."""
-        with self._writer.lock:
-            return self._writer.decide(self._request(f"r-{0:08x}", asked))
-
-    def quote_transfers(self, volumes: Sequence[Volume], instead_of: str | None = None) -> CommonQuote:
-        """How fast these can go together with what is free now; nothing is reserved. Waits for nobody.
-
-        `instead_of`: what this reservation takes counts as free, as for a change of it.
-
-        Raises: UnknownHost, NoPath, NoCapacity.
-        """
-        bookings, down = self._book.bookings, self._fabric.links.down
-        if instead_of is not None:
-            bookings = bookings.without(instead_of)
-        return shortest_common_transfer(self.network, bookings, volumes, self._clock(), down)
-
-    # What clients look at -------------------------------------------------------------------------------------------
-
-    def reservation(self, reservation_id: str) -> Reservation:
-        """The reservation of that id.
-
-        Raises: NotFound.
-        """
-        return self._book.told_anew(self._found(reservation_id))
-
-    def reservations(self, state: State | None = None) -> list[Reservation]:
-        """All that are live and the last KEPT_ENDED that are not, oldest first."""
-        known = tuple(self._book.known.values())
-        return [self._book.told_anew(each) for each in known if state in (None, each.state)]
-
-    def held_by(self, tenant: str, apart_from: str | None = None) -> Held:
-        """What a tenant holds, apart from one reservation."""
-        held, known = self._book.tally.of(tenant), self._book.known.get(apart_from or "")
-        return held if known is None or known.tenant != tenant else held - held_by(known)
-
-    def counters(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
-        """What the switches have counted for it, and the switches that could not be read."""
-        return self._fabric.counters(reservation) if reservation.state in INSTALLED else ([], [])
-
-    def snapshot(self) -> Snapshot:
-        """How the network stands now. Waits for nobody."""
-        links = self._fabric.links
-        facts = links.down, links.closed, self._fabric.in_step(), tuple(links.complaints())
-        return Snapshot(self.network, self._book.bookings, *facts, self._clock())
-
-    def lightpaths(self) -> list[LightpathState]:
-        """The lightpaths now; none where the map is not optical. Waits for nobody."""
-        return overview(self.network, self._book.bookings, self._book.live(), self._clock())
-
     def defragment(self) -> tuple[Move, ...]:
         """Move lightpaths to lower channels, losing no packet; what has been moved.
 
@@ -355,25 +265,11 @@ class Service:
         with self._room.place():
             return self._tidying.defragment()
 
-    def switches_up(self) -> int:
-        """How many switches are connected and hold what they should."""
-        return len(self._fabric.in_step())
-
-    def consistency(self) -> tuple[SwitchReport, ...]:
-        """What every switch holds against what it should; reads all of them."""
-        return tuple(self._fabric.compare([switch.name for switch in self.network.switches], repair=False))
-
     def repair(self) -> tuple[SwitchReport, ...]:
         """Put right what is missing or wrong; what was found, switch by switch."""
         return tuple(self._fabric.compare([switch.name for switch in self.network.switches], repair=True))
 
     # Small things ---------------------------------------------------------------------------------------------------
-
-    def _found(self, reservation_id: str) -> Reservation:
-        reservation = self._book.known.get(reservation_id) or self.ledger.find(reservation_id)
-        if reservation is None:
-            raise NotFound(f"There is no reservation {reservation_id}.")
-        return reservation
 
     def _found_live(self, reservation_id: str) -> Reservation:
         reservation = self.reservation(reservation_id)
@@ -387,7 +283,3 @@ class Service:
             name = f"r-{number:08x}"
             if number and self._book.standing.get(name) is None and self.ledger.find(name) is None:
                 return number
-
-
-def _until(end_at_s: float | None) -> float:
-    return inf if end_at_s is None else end_at_s

@@ -13,11 +13,11 @@ from fastapi.security import HTTPBearer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller.errors import ControllerError, Forbidden, NotFound
+from controller.inquiries import Inquiries
 from controller.reservation import Flow, Reservation
 from controller.security import access
 from controller.security.access import Caller, check_quota, is_near, sees, wanted_by
 from controller.security.tokens import Tokens
-from controller.service import Service
 from controller.tally import Held
 from controller.web.problems import answer
 from topologies.maps import MANAGEMENT_NETWORK
@@ -83,7 +83,7 @@ Operator = Annotated[Caller, caller_with(access.Scope.OPERATE)]
 class Quotas:
     """Counts what is being asked for together with what is held, so that two requests at once cannot share a quota."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Inquiries) -> None:
         self._service = service
         self._lock = threading.Lock()
         self._pending: dict[str, Held] = defaultdict(Held)
@@ -107,7 +107,7 @@ class Quotas:
                     del self._pending[tenant]
 
 
-def shown(service: Service, caller: Caller | None, error: ControllerError) -> ControllerError:
+def shown(service: Inquiries, caller: Caller | None, error: ControllerError) -> ControllerError:
     """The error without the name of a reservation that is another tenant's."""
     name = error.facts.get("reservation")
     if not isinstance(name, str) or caller is None or _may_see(service, caller, name):
@@ -116,7 +116,7 @@ def shown(service: Service, caller: Caller | None, error: ControllerError) -> Co
     return type(error)(error.detail.replace(name, "another tenant's"), **facts)
 
 
-def _may_see(service: Service, caller: Caller, name: str) -> bool:
+def _may_see(service: Inquiries, caller: Caller, name: str) -> bool:
     try:
         found: Reservation = service.reservation(name)
     except NotFound:

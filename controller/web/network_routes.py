@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 
 from controller.errors import InvalidRequest, UnknownHost
+from controller.inquiries import Inquiries
 from controller.security.audit import Audit
-from controller.service import Service
 from controller.web.guard import Reader
 from controller.web.load import Desk
 from controller.web.network_answers import Health, NetworkBody, PathsBody
@@ -18,7 +18,7 @@ from controller.web.views import network_body, paths_body
 
 
 def network_routes(
-    service: Service, desk: Desk, propagation_emulated: Callable[[], bool], audit: Audit
+    service: Inquiries, desk: Desk, propagation_emulated: Callable[[], bool], audit: Audit
 ) -> APIRouter:
     """/v1/healthz, /v1/network and /v1/paths."""
     router = APIRouter(tags=["network"])
