@@ -14,12 +14,9 @@ floor (floor.py) is what FastAPI and the switches alone cost: no controller in o
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -28,29 +25,19 @@ from typing import Any
 import click
 import httpx
 import report
-from floor import floor_of, needed
+from floor import floor_of
 from keepalive import KeepAlive
+from loads import AT_ONCE, Work, both_kinds, per_second
+from ofctl_rest import ofctl_rest, peer_requests
 from rich.table import Table
-from switches import ControllerProcess, DummySwitches, free_port, wait_until
+from switches import ControllerProcess, DummySwitches, wait_until
 
-from controller.entries import FlowEntry, MeterEntry
 from controller.network import Network, network_from_map
-from controller.reconcile import Kind
 from topologies.loader import load_map
 
 HOPS = 6
 RATE_BPS = 200_000
-AT_ONCE = 4
 GROUP = 16
-
-RYU_MANAGER = """
-import sys, warnings
-warnings.simplefilter("ignore")
-import eventlet.wsgi
-eventlet.wsgi.ALREADY_HANDLED = object()
-from ryu.cmd.manager import main
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 def chain_map() -> str:
@@ -106,7 +93,7 @@ def flow_body(number: int) -> dict[str, Any]:
 
 def reserve(api: httpx.Client, numbers: range) -> tuple[float, str]:
     """One reservation of these flows: milliseconds, and its id."""
-    body = {"flows": [flow_body(number) for number in numbers], "lease_s": 600}
+    body = body_of(numbers)
     began_s = time.perf_counter()
     answer = api.post("/v1/reservations", json=body)
     took_ms = (time.perf_counter() - began_s) * 1e3
@@ -144,121 +131,19 @@ def release_all(api: httpx.Client) -> None:
         api.delete(f"/v1/reservations/{each['id']}").raise_for_status()
 
 
-# Loads ---------------------------------------------------------------------------------------------------------------
-
-Work = list[tuple[str, dict[str, Any]]]
-"""Requests that belong together: (path, body)."""
-
-
-def per_second(work: list[Work], clients: Sequence[KeepAlive | Everyday]) -> float:
-    """How many of these are done in a second when the clients share them, each doing one after the other."""
-    began_s = time.perf_counter()
-    with ThreadPoolExecutor(len(clients)) as pool:
-        jobs = [pool.submit(_do, client, work[k :: len(clients)]) for k, client in enumerate(clients)]
-        for job in jobs:
-            job.result()
-    rate = len(work) / (time.perf_counter() - began_s)
-    for client in clients:
-        client.close()
-    return rate
-
-
-def _do(client: KeepAlive | Everyday, share: list[Work]) -> None:
-    for requests in share:
-        for path, body in requests:
-            client.post(path, body)
-
-
-class Everyday:
-    """httpx, as most people would use it."""
-
-    def __init__(self, port: int) -> None:
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
-        self.close = self._client.close
-
-    def post(self, path: str, body: dict[str, Any]) -> bytes:
-        """Send it and wait for a good answer."""
-        return self._client.post(path, json=body).raise_for_status().content
-
-
 def reservations(numbers: range) -> list[Work]:
     """A reservation of one flow each."""
     return [[("/v1/reservations", body_of(range(number, number + 1)))] for number in numbers]
 
 
-def both_kinds(port: int, work: Callable[[int], list[Work]]) -> tuple[float, float]:
-    """Per second with AT_ONCE clients that do next to nothing, and with as many of everyday."""
-    light = per_second(work(0), [KeepAlive(port) for _ in range(AT_ONCE)])
-    return light, per_second(work(1), [Everyday(port) for _ in range(AT_ONCE)])
-
-
 # The peer ------------------------------------------------------------------------------------------------------------
-
-
-def peer_requests(network: Network, number: int) -> Work:
-    """What ofctl_rest must be sent for the same reservation: from the last switch to the first."""
-    numbers = {node.name: node.datapath_id for node in network.switches}
-    return [_peer_request(kind, entry, numbers[switch]) for switch, kind, entry in needed(network, number, RATE_BPS)]
-
-
-def _peer_request(kind: Kind, entry: MeterEntry | FlowEntry, datapath_id: int | None) -> tuple[str, dict[str, Any]]:
-    command, _, what = kind.partition("_")
-    body = _flow_request(entry) if isinstance(entry, FlowEntry) else _meter_request(entry)
-    return f"/stats/{what}entry/{command}", {"dpid": datapath_id, **body}
-
-
-def _meter_request(meter: MeterEntry) -> dict[str, Any]:
-    band = {"type": "DROP", "rate": meter.rate_kbps, "burst_size": meter.burst_kbit}
-    return {"flags": ["KBPS", "BURST"], "meter_id": meter.meter_id, "bands": [band]}
-
-
-def _flow_request(entry: FlowEntry) -> dict[str, Any]:
-    actions: list[dict[str, Any]] = []
-    if entry.meter_id is not None:
-        actions.append({"type": "METER", "meter_id": entry.meter_id})
-    for name, value in entry.actions:
-        if name == "output":
-            actions.append({"type": "OUTPUT", "port": value})
-        else:
-            actions.append({"type": "SET_FIELD", "field": name.removeprefix("set_"), "value": value})
-    if entry.goto is not None:
-        actions.append({"type": "GOTO_TABLE", "table_id": entry.goto})
-    return {
-        "cookie": entry.cookie, "table_id": entry.table, "priority": entry.priority, "match": dict(entry.match),
-        "actions": actions,
-    }  # fmt: skip
-
-
-@contextmanager
-def ofctl_rest(switches: DummySwitches) -> Iterator[httpx.Client]:
-    """ryu-manager with ryu.app.ofctl_rest alone, on these switches."""
-    openflow, rest = free_port(), free_port()
-    options = ["--ofp-listen-host", "127.0.0.1", "--ofp-tcp-listen-port", str(openflow)]
-    options += ["--wsapi-host", "127.0.0.1", "--wsapi-port", str(rest)]
-    command = [sys.executable, "-c", RYU_MANAGER, *options, "ryu.app.ofctl_rest"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{rest}", timeout=60) as api:
-            switches.connect(openflow)
-            wait_until(lambda: _connected(api) == HOPS, 60)
-            yield api
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _connected(api: httpx.Client) -> int:
-    try:
-        return len(api.get("/stats/switches").json())
-    except httpx.TransportError:
-        return 0
 
 
 def peer_figures(switches: DummySwitches, network: Network, count: int) -> tuple[list[float], float, float]:
     """Milliseconds for each reservation's requests; reservations per second, with either kind of clients."""
-    with ofctl_rest(switches) as api:
+    with ofctl_rest(switches, HOPS) as api:
         client, took_ms = KeepAlive(port_of(api)), []
-        for requests in [peer_requests(network, number) for number in range(count)]:
+        for requests in [peer_requests(network, number, RATE_BPS) for number in range(count)]:
             began_s = time.perf_counter()
             for path, body in requests:
                 client.post(path, body)
@@ -266,7 +151,7 @@ def peer_figures(switches: DummySwitches, network: Network, count: int) -> tuple
         client.close()
 
         def work(turn: int) -> list[Work]:
-            return [peer_requests(network, (turn + 1) * count + number) for number in range(count)]
+            return [peer_requests(network, (turn + 1) * count + number, RATE_BPS) for number in range(count)]
 
         rates = both_kinds(port_of(api), work)
         wait_until(lambda: switches.ofctl("dump-flows", "s1").count("cookie=0x9ace") == 6 * count)

@@ -1,0 +1,1 @@
+../ofctl_rest.py
