@@ -20,7 +20,6 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -30,43 +29,28 @@ import report
 import torch
 from matplotlib.figure import Figure
 from rich.table import Table
+from simulated_run import ACCESS_GBPS, MODELS, Run
 
 from controller import paths
 from controller.admission import Admitted, Request, decide
 from controller.bookings import Bookings
 from controller.bounds import Calibration
 from controller.network import Network, network_from_map
-from controller.reservation import Flow, Match, Requirement, Reservation, State
+from controller.reservation import Reservation, State
 from controller.standing import Standing
 from topologies.maps import Map, MapLink, MapNode
 from topologies.placement import Wishes, map_facts
 from topologies.plants import read_plant
-from trainer.costs import LayerCost, layer_costs, segment_shapes
-from trainer.guard import CodecGuard
-from trainer.models import build_layers
-from trainer.outlook import Outlook
-from trainer.pacing import BURST_BYTES
-from trainer.planner import plan_round
-from trainer.plans import EdgePlan, Offer, RoundPlan
-from trainer.predictor import ComputeProfile, prior_seconds
+from trainer.plans import RoundPlan
 from trainer.reserved_road import TRIES
-from trainer.stretch import StepTimes
 
 PLANT = "sndlib/germany50"
-CHANNELS, CHANNEL_GBPS, ACCESS_GBPS = 8, 100.0, 25.0
+CHANNELS, CHANNEL_GBPS = 8, 100.0
 EDGES = (100, 1000)
 MEMBERS, ROUNDS = 10, 3
 
-MODELS = ("signal-cnn", "resnet", "transformer")
-SAMPLE_SHAPE, CLASSES, BATCH, MICRO = (3, 64, 64), 10, 512, 8
-CLOUD = ComputeProfile(flops_per_s=100e12, bytes_per_s=1.5e12)
-EDGE_FLOPS_PER_S, EDGE_BYTES_PER_S = (1e12, 8e12), 0.1e12
-"""Edges are accelerators of different speed; the cloud gives every run the same."""
-
 SHARE, SHRINK = 0.75, 0.7
 """Of its line that an edge wants at first (the trainer's default), and by how much less after a refusal."""
-STEPS = 10
-NOISE = 0.1
 SEARCH_STEPS = 200
 
 SWITCHES = Calibration(switch_min_us=1.0, switch_max_us=10.0, meter_tick_us=1.0, shaper_burst_us=1.0)
@@ -112,69 +96,6 @@ def candidates(count: int) -> Iterator[None]:
         yield
     finally:
         paths.CANDIDATES = before
-
-
-# What the trainer asks for --------------------------------------------------------------------------------------------
-
-
-@cache
-def costs_of(model: str) -> list[LayerCost]:
-    """What the layers of a model cost."""
-    return layer_costs(build_layers(model, 1, SAMPLE_SHAPE, CLASSES), SAMPLE_SHAPE)
-
-
-class Run:
-    """One training run: its edges, its model, its plan for the next round."""
-
-    def __init__(self, number: int, edges: list[str], homes: Mapping[str, str], model: str, chance: random.Random):
-        self.number, self.edges, self.model = number, edges, model
-        self._homes, self._chance = homes, chance
-        costs = costs_of(model)
-        speeds = {edge: chance.uniform(*EDGE_FLOPS_PER_S) for edge in edges}
-        seconds = {
-            edge: prior_seconds(costs, ComputeProfile(speed, EDGE_BYTES_PER_S), BATCH // MICRO)
-            for edge, speed in speeds.items()
-        }
-        shapes = segment_shapes(costs, SAMPLE_SHAPE)
-        cloud = prior_seconds(costs, CLOUD, BATCH // MICRO)
-        batches = dict.fromkeys(edges, BATCH)
-        state_bytes = [4 * cost.stored_values for cost in costs]
-        self.outlook = Outlook(seconds, cloud, shapes, batches, MICRO, state_bytes, CodecGuard("fp32"))
-        self._cuts = dict.fromkeys(edges, range(1, len(costs)))
-        self.plan: RoundPlan | None = None
-
-    def draft(self, share: float) -> RoundPlan:
-        """The plan of the next round with that share of every edge's line."""
-        up = {edge: (f"{edge}->{self._homes[edge]}",) for edge in self.edges}
-        down = {edge: (f"{self._homes[edge]}->{edge}",) for edge in self.edges}
-        usable_bps = dict.fromkeys((link for way in (up, down) for (link,) in way.values()), share * ACCESS_GBPS * 1e9)
-        forecasts = self.outlook.forecasts(dict.fromkeys(self.edges, 8948), self._cuts)
-        current = None if self.plan is None else self.plan.cuts
-        return plan_round(forecasts, Offer(up, down, usable_bps, 1e6), MICRO, current, STEPS)
-
-    def flows(self, plan: RoundPlan) -> tuple[Flow, ...]:
-        """What the run reserves for it, as trainer/reserved_road.py does."""
-        flows = []
-        for place, edge in enumerate(plan.edges):
-            ports = 7801 + place, 7800 + self.number
-            up, down = (Requirement(bps // 1000 * 1000, BURST_BYTES) for bps in (edge.up_bps, edge.down_bps))
-            flows.append(Flow(f"{edge.edge}-up", edge.edge, "cloud", Match("tcp", *ports), up))
-            flows.append(Flow(f"{edge.edge}-down", "cloud", edge.edge, Match("tcp", *reversed(ports)), down))
-        return tuple(flows)
-
-    def train(self, plan: RoundPlan) -> None:
-        """A round passes, and what its steps took is learnt."""
-        self.plan = plan
-        for edge in plan.edges:
-            self.outlook.learn_edge(edge.edge, edge.cut, [self._took(edge) for _ in range(STEPS)], ())
-
-    def _took(self, planned: EdgePlan) -> StepTimes:
-        """What a mini-batch takes where a micro-batch was planned to take so long; nothing else keeps the edge busy."""
-        forward_s, backward_s = (
-            MICRO * seconds * self._chance.lognormvariate(0, NOISE)
-            for seconds in (planned.forward_s, planned.backward_s)
-        )
-        return StepTimes(forward_s, forward_s, backward_s, backward_s)
 
 
 # What the controller makes of it --------------------------------------------------------------------------------------
