@@ -39,10 +39,15 @@ class Stream:
         return self.sent - len({number for number, _, _ in self.arrivals})
 
     @property
-    def lost_in_a_row(self) -> int:
-        """The longest run of numbers that never came."""
+    def gaps(self) -> list[int]:
+        """The lengths of all runs of numbers that never came."""
         numbers = sorted({number for number, _, _ in self.arrivals})
-        return max((after - before - 1 for before, after in pairwise([-1, *numbers, self.sent])), default=0)
+        return [after - before - 1 for before, after in pairwise([-1, *numbers, self.sent]) if after - before > 1]
+
+    @property
+    def lost_in_a_row(self) -> int:
+        """The longest of them."""
+        return max(self.gaps, default=0)
 
     @property
     def duplicates(self) -> int:
@@ -51,7 +56,7 @@ class Stream:
     def check_gap(self, most: int = NOT_MORE_LOST_IN_A_ROW) -> None:
         """A failure has cost one short gap at most."""
         assert self.lost_in_a_row <= most, f"lost {self.lost_in_a_row} in a row, {self.lost} in all"
-        assert self.lost <= self.lost_in_a_row + 5, "it was lost at once, not again and again"
+        assert self.lost <= self.lost_in_a_row + 5, f"it was lost again and again: {self.gaps}"
         assert self.duplicates == 0
         assert self.marks() == {46}
 

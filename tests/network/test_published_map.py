@@ -19,8 +19,8 @@ SECONDS = 4
 DUCT = "gulf=houston-atlanta,houston-washingto"
 """Both ways east from Houston, where edge2 is."""
 FRAME_BYTES = 1042
-NOT_MORE_LOST_IN_A_ROW = 250
-"""Fourteen switches and two cuts one after the other; beside 20 busy processes it was 53 once, else 1 to 24."""
+NOT_MORE_LOST = 250
+"""In all, of 1000 a second: fourteen switches, and two spans that go dark one after the other. Mostly 1 to 35 are."""
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,8 @@ def test_a_duct_is_cut_whole_and_who_keeps_out_of_it_survives(
             wait_until(lambda: spans_down(nobel) == {frozenset(("houston", end)) for end in ("atlanta", "washingto")})
     finally:
         outages.duct("gulf", up=True)
-    cut.check_gap(NOT_MORE_LOST_IN_A_ROW)
+    assert cut.lost <= NOT_MORE_LOST, f"its two spans go dark one after the other; lost in runs of {cut.gaps}"
+    assert (cut.duplicates, cut.marks()) == (0, {46})
     print(f"lost {cut.lost_in_a_row} datagrams in a row: a gap of {cut.lost_in_a_row * 1000 / PER_S:g} ms")
     wait_until(lambda: not spans_down(nobel))
     told = alarms(nobel)
