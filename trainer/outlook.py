@@ -39,12 +39,12 @@ class Outlook:
     ) -> None:
         self._edges: dict[str, Predictor] = {}
         self._tails: dict[str, TailPredictor] = {}
-        self._tail = tail
+        self.tail = tail
         self._cloud = CloudPredictor(cloud if tail is None else cloud.within(0, tail))
         self._tail_in_cloud_s = 0.0 if tail is None else sum(cloud.work_s[tail:])
         self.guard = guard
         self._shapes = segment_shapes
-        self._micro = micro
+        self.micro = micro
         self._batches: dict[str, int] = {}
         self._pieces: dict[str, list[int]] = {}
         for name, layers in edges.items():
@@ -54,10 +54,10 @@ class Outlook:
     def welcome(self, edge: str, layers: LayerSeconds, batch: int) -> None:
         """An edge comes, or comes back: what it rehearsed counts, unless more has been learnt of it."""
         self._edges.setdefault(edge, Predictor(layers))
-        if self._tail is not None:
-            self._tails.setdefault(edge, TailPredictor(layers.within(self._tail, len(layers.forward_s))))
+        if self.tail is not None:
+            self._tails.setdefault(edge, TailPredictor(layers.within(self.tail, len(layers.forward_s))))
         self._batches[edge] = batch
-        self._pieces[edge] = [one.stop - one.start for one in split_evenly(batch, self._micro)]
+        self._pieces[edge] = [one.stop - one.start for one in split_evenly(batch, self.micro)]
 
     def history(self) -> dict[str, Any]:
         """All that was learnt, as JSON; `recall` takes it back."""
@@ -79,7 +79,7 @@ class Outlook:
 
         `unprotected`: what it would take if labels were not protected.
         """
-        forecast = self._unprotected if unprotected and self._tail is not None else self._forecast
+        forecast = self._unprotected if unprotected and self.tail is not None else self._forecast
         return [forecast(name, mss_bytes[name], sorted(allowed)) for name, allowed in cuts.items()]
 
     def segment_bytes(self, edge: str, cut: int, codec: Codec) -> int:
@@ -89,7 +89,7 @@ class Outlook:
     def learn_edge(self, edge: str, cut: int, steps: Sequence[StepTimes], tail_s: Sequence[float]) -> None:
         """What the steps of a round took on an edge."""
         self._edges[edge].learn(cut, len(self._pieces[edge]), steps)
-        if self._tail is not None:
+        if self.tail is not None:
             self._tails[edge].learn(len(self._pieces[edge]), tail_s)
 
     def learn_cloud(self, cuts: Mapping[str, int], work_s: Sequence[float]) -> None:
@@ -102,18 +102,18 @@ class Outlook:
         `tail_down_bytes` go into the tail, `tail_up_bytes` are their gradient.
         """
         sizes = {"segment_bytes": self.segment_bytes(edge, cut, codec)}
-        if self._tail is not None:
+        if self.tail is not None:
             sizes["tail_down_bytes"] = self._tail_bytes(edge, codec)
             sizes["tail_up_bytes"] = self._tail_bytes(edge, self.guard.gradient_of(codec))
         return sizes
 
     def _tail_bytes(self, edge: str, codec: Codec) -> int:
-        return 0 if self._tail is None else self.segment_bytes(edge, self._tail, codec)
+        return 0 if self.tail is None else self.segment_bytes(edge, self.tail, codec)
 
     def _forecast(self, edge: str, mss_bytes: int, cuts: Sequence[int]) -> EdgeForecast:
         predictor = self._edges[edge]
         forward_s, backward_s, cloud_s = predictor.forward_s(), predictor.backward_s(), self._cloud.work_s()
-        labels = self._batches[edge] if self._tail is None else 0
+        labels = self._batches[edge] if self.tail is None else 0
 
         def option(cut: int, codec: Codec, back: Codec) -> Option:
             up, down = (self.segment_bytes(edge, cut, codec) + labels), self.segment_bytes(edge, cut, back)
@@ -125,7 +125,7 @@ class Outlook:
 
         options = tuple(option(cut, codec, back) for cut in cuts for codec, back in self.guard.codecs().items())
         state_bits = tuple(wire_bits(size, mss_bytes) for size in self._state_bytes)
-        tail_s = 0.0 if self._tail is None else self._tails[edge].work_s()
+        tail_s = 0.0 if self.tail is None else self._tails[edge].work_s()
         return EdgeForecast(edge, options, state_bits, predictor.noise_share, tail_s)
 
     def _bits(self, edge: str, mss_bytes: int, segment: int, tail: int) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from trainer.errors import UsageError
 if TYPE_CHECKING:
     from topologies.maps import Map
     from trainer.costs import LayerCost
+    from trainer.outlook import Outlook
     from trainer.plans import Alternative, Offer, RoundPlan
     from trainer.predictor import LayerSeconds
     from trainer.roads import Draft, Enquiry
@@ -81,11 +82,17 @@ def plan(
     cloud = _slowed(here, network.cloud.cpu_share)
     outlook = Outlook(edges, cloud, shapes, dict.fromkeys(edges, batch), micro, [0] * len(costs), CodecGuard(codec),
                       tail)
-    mss = network.mtu_bytes - MSS_OVERHEAD_BYTES
+    _print_round(network, outlook, range(min_cut, len(costs)), share, controller)
+
+
+def _print_round(network: Map, outlook: Outlook, every_cut: range, share: float, controller: str | None) -> None:
+    """The plan of a round, what the next best would cost and, where labels are protected, what that costs."""
     from trainer.planner import alternatives, plan_round
 
-    cuts = dict.fromkeys(edges, range(min_cut, len(costs) if tail is None else tail))
-    forecasts = outlook.forecasts(dict.fromkeys(edges, mss), cuts)
+    names, micro, tail = [node.name for node in network.edges], outlook.micro, outlook.tail
+    mss = dict.fromkeys(names, network.mtu_bytes - MSS_OVERHEAD_BYTES)
+    cuts = every_cut if tail is None else range(every_cut.start, tail)
+    forecasts = outlook.forecasts(mss, dict.fromkeys(names, cuts))
     if controller is None:
         offer = _offer(network, share)
         best = plan_round(forecasts, offer, micro)
@@ -96,8 +103,8 @@ def plan(
         _print_plan(network, best, f"using {share:.0%} of what {controller} offers now")
         _print_enquiry(surveyed.enquiry)
     if tail is not None:
-        every_cut = dict.fromkeys(edges, range(min_cut, len(costs)))
-        without = plan_round(outlook.forecasts(dict.fromkeys(edges, mss), every_cut, unprotected=True), offer, micro)
+        freely = outlook.forecasts(mss, dict.fromkeys(names, every_cut), unprotected=True)
+        without = plan_round(freely, offer, micro)
         _print_protection(best, without, [outlook.sizes(edge.edge, edge.cut, edge.codec) for edge in best.edges])
     _print_alternatives(best, alternatives(forecasts, offer, micro, best))
 
