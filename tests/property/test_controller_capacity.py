@@ -13,30 +13,21 @@ from controller.bookings import Bookings
 from controller.entries import BEST_EFFORT_METERS
 from controller.forwarding import wanted_states
 from controller.network import network_from_map
-from controller.reservation import Flow, Match, Requirement, Reservation, State
+from controller.reservation import Flow, Requirement, Reservation, State
+from tests.property.drawn import groups
 from topologies.loader import load_map
 
 NETWORK = network_from_map(load_map("metro"))
 HOSTS = [host.name for host in NETWORK.hosts]
 
 
-@st.composite
-def flows(draw: st.DrawFn) -> tuple[Flow, ...]:
-    ends = draw(st.lists(st.permutations(HOSTS).map(lambda hosts: hosts[:2]), min_size=1, max_size=4))
-    return tuple(
-        Flow(
-            f"f{number}",
-            source,
-            destination,
-            Match("udp", draw(st.integers(1, 65535)), 1 + number),
-            Requirement(
-                draw(st.integers(1000, 90_000_000)),
-                draw(st.none() | st.integers(1, 100_000)),
-                draw(st.none() | st.floats(1000, 300_000)),
-            ),
-        )
-        for number, (source, destination) in enumerate(ends)
-    )
+REQUIREMENTS = st.builds(
+    Requirement,
+    st.integers(1000, 90_000_000),
+    st.none() | st.integers(1, 100_000),
+    st.none() | st.floats(1000, 300_000),
+)
+FLOWS = groups(HOSTS, REQUIREMENTS, 4)
 
 
 class Reservations(RuleBasedStateMachine):
@@ -49,7 +40,7 @@ class Reservations(RuleBasedStateMachine):
         self.numbers = iter(range(1, 10_000))
         self.down: frozenset[str] = frozenset()
 
-    @rule(target=live, wanted=flows())
+    @rule(target=live, wanted=FLOWS)
     def reserve(self, wanted: tuple[Flow, ...]) -> object:
         number = next(self.numbers)
         identity = f"r-{number:08x}"
@@ -61,7 +52,7 @@ class Reservations(RuleBasedStateMachine):
         assert decision.bookings.without(identity) == self.before
         return identity
 
-    @rule(identity=live, wanted=flows())
+    @rule(identity=live, wanted=FLOWS)
     def modify(self, identity: str, wanted: tuple[Flow, ...]) -> None:
         old = self.reservations[identity]
         decision = self._decide(Request(identity, old.version + 1, wanted))

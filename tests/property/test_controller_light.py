@@ -15,8 +15,9 @@ from controller.forwarding import part_of, wanted_states
 from controller.network import Network, network_from_map
 from controller.optical.lightpaths import Lightpath
 from controller.optical.lines import reservable_bps
-from controller.reservation import Flow, Match, Requirement, Reservation, State
+from controller.reservation import Flow, Requirement, Reservation, State
 from controller.target import Target, entries_of
+from tests.property.drawn import groups
 from topologies.loader import load_map
 
 WAVES = load_map("waves")
@@ -32,22 +33,10 @@ def network(grid: str, channel_gbps: float) -> Network:
 NETWORKS = [network(grid, gbps) for grid in ("fixed", "flexible") for gbps in (100.0, 200.0)]
 
 
-@st.composite
-def flows(draw: st.DrawFn) -> tuple[Flow, ...]:
-    ends = draw(st.lists(st.permutations(HOSTS).map(lambda hosts: hosts[:2]), min_size=1, max_size=3))
-    return tuple(
-        Flow(
-            f"f{number}",
-            source,
-            destination,
-            Match("udp", draw(st.integers(1, 65535)), 1 + number),
-            Requirement(draw(st.integers(100_000, 19_000_000)), protection=draw(protections)),
-        )
-        for number, (source, destination) in enumerate(ends)
-    )
-
-
-protections = st.sampled_from(["none", "link_disjoint"])
+REQUIREMENTS = st.builds(
+    Requirement, st.integers(100_000, 19_000_000), protection=st.sampled_from(["none", "link_disjoint"])
+)
+FLOWS = groups(HOSTS, REQUIREMENTS, 3)
 
 
 class Lightpaths(RuleBasedStateMachine):
@@ -64,7 +53,7 @@ class Lightpaths(RuleBasedStateMachine):
         self.network = chosen
         self.target = Target(chosen)
 
-    @rule(target=live, wanted=flows(), start_s=st.none() | st.floats(1, 100), lasts_s=st.none() | st.floats(1, 100))
+    @rule(target=live, wanted=FLOWS, start_s=st.none() | st.floats(1, 100), lasts_s=st.none() | st.floats(1, 100))
     def reserve(self, wanted: tuple[Flow, ...], start_s: float | None, lasts_s: float | None) -> object:
         number = next(self.numbers)
         end_s = float("inf") if lasts_s is None else (start_s or 0.0) + lasts_s
@@ -79,7 +68,7 @@ class Lightpaths(RuleBasedStateMachine):
         self._accept(decision, new)
         return new.id
 
-    @rule(identity=live, wanted=flows())
+    @rule(identity=live, wanted=FLOWS)
     def modify(self, identity: str, wanted: tuple[Flow, ...]) -> None:
         old = self.reservations[identity]
         end_s = float("inf") if old.end_at_s is None else old.end_at_s

@@ -4,7 +4,6 @@ chosen; the orders that are kept belong to the maps that they name.
 
 from __future__ import annotations
 
-from itertools import combinations
 from statistics import mean
 
 import pytest
@@ -18,18 +17,14 @@ from controller.spectrum import (
     MOST_USED,
     TUNED,
     Assignment,
-    Grid,
-    Modulation,
     Order,
     Routes,
     Spectrum,
     assign,
 )
+from tests.property.drawn import GRID, plants
 from topologies.plants import read_plant
 
-GRID = Grid("small", 12.5, 12, 1, 193.1)
-REACHES = (Modulation("fine", 4, 300.0), Modulation("coarse", 1, 900.0))
-PAIRS = list(combinations("abcde", 2))
 RING = {
     ("a", "b"): 300.0, ("b", "c"): 500.0, ("c", "d"): 400.0, ("d", "e"): 700.0, ("a", "e"): 200.0, ("b", "e"): 900.0,
 }  # fmt: skip
@@ -37,8 +32,7 @@ RING = {
 
 @st.composite
 def spectra(draw: st.DrawFn) -> tuple[Routes, Spectrum]:
-    joined = draw(st.lists(st.sampled_from(PAIRS), min_size=4, unique=True))
-    routes = Routes({pair: draw(st.sampled_from([100.0, 250.0, 400.0])) for pair in joined}, 8, GRID, table=REACHES)
+    routes = draw(plants())
     spectrum = Spectrum(routes)
     spectrum.free = [draw(st.integers(0, GRID.all_free)) for _ in routes.link_names]
     return routes, spectrum

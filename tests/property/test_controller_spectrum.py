@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +11,6 @@ from controller.spectrum import (
     FIXED,
     FLEXIBLE,
     TUNED,
-    Grid,
-    Modulation,
     Order,
     Routes,
     Spectrum,
@@ -22,16 +18,7 @@ from controller.spectrum import (
     block_starts,
     modulation_for,
 )
-
-GRID = Grid("small", 12.5, 12, 1, 193.1)
-REACHES = (Modulation("fine", 4, 300.0), Modulation("coarse", 1, 900.0))
-PAIRS = list(combinations("abcde", 2))
-
-
-@st.composite
-def plants(draw: st.DrawFn) -> Routes:
-    joined = draw(st.lists(st.sampled_from(PAIRS), min_size=4, unique=True))
-    return Routes({pair: draw(st.sampled_from([100.0, 250.0, 400.0])) for pair in joined}, 8, GRID, table=REACHES)
+from tests.property.drawn import GRID, REACHES, plants
 
 
 @st.composite
