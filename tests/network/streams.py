@@ -6,15 +6,17 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from stalls import Stall, StallWatch, describe, held_up_s
 from tests.network.conftest import ROOT, Network
 
 STREAM = str(ROOT / "tests/network/stream.py")
@@ -22,6 +24,9 @@ PER_S = 1000
 PAYLOAD_BYTES = 1000
 RATE_BPS = 10_000_000
 """What such a stream needs: 1042 bytes a frame, and a fifth more for a sender that makes up for lateness."""
+
+WAKING_S = 0.01
+"""How much longer than its watcher says a core may have been still: two ticks and the work that waits then."""
 
 NOT_MORE_LOST_IN_A_ROW = 50
 """Datagrams a millisecond apart: 50 ms."""
@@ -33,6 +38,7 @@ class Stream:
 
     sent: int = 0
     arrivals: list[tuple[int, float, int]] = field(default_factory=list)
+    stalls: list[Stall] = field(default_factory=list)
 
     @property
     def lost(self) -> int:
@@ -53,10 +59,24 @@ class Stream:
     def duplicates(self) -> int:
         return len(self.arrivals) - len({number for number, _, _ in self.arrivals})
 
+    @property
+    def excused(self) -> int:
+        """How many may be lost to this machine: while the switches' core stands still and the sender's does not, what
+        was sent piles up, and its meter takes it for a burst. Only proven standstills count."""
+        proven = sum(stall.proven for stall in self.stalls)
+        return ceil(PER_S * (held_up_s(self.stalls, 0.0, inf) + WAKING_S * proven))
+
+    def check_complete(self, marks: Set[int] = frozenset({46})) -> None:
+        """Every datagram has come once, marked as reserved."""
+        assert self.lost <= self.excused, f"lost {self.lost} in runs of {self.gaps}; {describe(self.stalls)}"
+        assert self.duplicates == 0
+        assert self.marks() == marks
+
     def check_gap(self, most: int = NOT_MORE_LOST_IN_A_ROW) -> None:
         """A failure has cost one short gap at most."""
-        assert self.lost_in_a_row <= most, f"lost {self.lost_in_a_row} in a row, {self.lost} in all"
-        assert self.lost <= self.lost_in_a_row + 5, f"it was lost again and again: {self.gaps}"
+        told = f"lost {self.lost} in runs of {self.gaps}; {describe(self.stalls)}"
+        assert self.lost_in_a_row <= most + self.excused, told
+        assert self.lost <= self.lost_in_a_row + 5 + self.excused, told
         assert self.duplicates == 0
         assert self.marks() == {46}
 
@@ -70,7 +90,8 @@ def stream(network: Network, source: str, sink: str, seconds: float, directory: 
     result, out = Stream(), directory / f"arrivals-{source}.json"
     out.unlink(missing_ok=True)
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE}
-    with network.running_in(sink, [sys.executable, STREAM, "receive", "7800", str(out)], **pipes) as receiver:
+    receive = [sys.executable, STREAM, "receive", "7800", str(out)]
+    with StallWatch() as watch, network.running_in(sink, receive, **pipes) as receiver:
         assert receiver.stdout is not None
         assert receiver.stdout.readline() == b"listening\n"
         send = [sys.executable, STREAM, "send", network.plan.ip(sink), "7800", "7801", str(PER_S)]
@@ -81,6 +102,7 @@ def stream(network: Network, source: str, sink: str, seconds: float, directory: 
             result.sent = int(text)
         receiver.wait(60)
         receiver.stdout.close()
+    result.stalls = watch.stalls
     result.arrivals = [tuple(arrival) for arrival in json.loads(out.read_text())["arrivals"]]
 
 

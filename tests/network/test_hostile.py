@@ -100,7 +100,7 @@ def test_whatever_a_host_forges_it_gains_nothing_and_a_reserved_flow_loses_nothi
         ):
             forged = forge(pair, label, 3.0)
         assert forged > 1000
-        assert (result.lost, result.duplicates, result.marks()) == (0, 0, {46})
+        result.check_complete()
         wait_until(lambda: counted(pair, reservation)["packets"] >= result.sent)
         meter = counted(pair, reservation)
         assert (meter["packets"] - result.sent, meter["dropped_packets"]) == (5, 0), "the stream's own and its end"

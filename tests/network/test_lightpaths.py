@@ -67,7 +67,8 @@ def test_a_stream_in_a_lightpath_loses_nothing_beside_a_flood(waves: Network, tm
         ):
             pass
         by_label = [packets("\n".join(tagged(waves)[name])) for name in CORE]
-    assert (result.sent, result.lost, result.duplicates, result.marks()) == (4000, 0, 0, {46})
+    assert result.sent == 4000
+    result.check_complete()
     assert min(by_label) >= result.sent, "all of it went by its label"
 
 
@@ -114,7 +115,7 @@ def test_whatever_tags_a_host_forges_it_gains_nothing(waves: Network, tmp_path: 
         with listening(waves, "cloud") as cloud, stream(waves, "edge1", "cloud", 4, tmp_path) as result:
             assert forge(waves, found[1], 2.5) > 100
         meter = waves.api.get(f"/v1/reservations/{reservation['id']}").json()["counters"]["meters"][0]
-    assert (result.lost, result.duplicates, result.marks()) == (0, 0, {46})
+    result.check_complete()
     assert cloud[0] > 0, "what it may send, unmarked, is delivered"
     assert cloud[1] == 0, "nothing forged is marked or tagged"
     assert meter["dropped_packets"] == 0
@@ -133,7 +134,8 @@ def test_a_lightpath_moves_to_another_channel_and_loses_no_packet(waves: Network
         (lit,) = lightpaths(waves)
         assert (move["from_channel"], move["to_channel"], move["to_lightpath"]) == (1, 0, lit["id"])
         assert all("dl_vlan=1 " in line for lines in tagged(waves).values() for line in lines), "the old one is dark"
-    assert (result.sent, result.lost, result.duplicates, result.marks()) == (5000, 0, 0, {46})
+    assert result.sent == 5000
+    result.check_complete()
 
 
 @pytest.mark.parametrize("cut", [("r1", "r2"), ("r3", "r4")])
@@ -157,7 +159,7 @@ def test_a_protected_flow_goes_on_in_its_backup_lightpaths(
         wait_until(lambda: waves.api.get("/v1/consistency").json()["consistent"])
     print(f"cut {cut}: {result.lost} lost, {result.lost_in_a_row} in a row")
     assert around > 1000, "most of it went around"
-    assert result.lost <= result.lost_in_a_row + 5, "one gap"
+    assert result.lost <= result.lost_in_a_row + 5 + result.excused, f"one gap, not {result.gaps}"
     assert result.arrivals[-1][0] == result.sent - 1, "it goes on to the end"
     assert (result.duplicates, result.marks()) == (0, {46})
 

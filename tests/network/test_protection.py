@@ -77,7 +77,7 @@ def test_without_a_controller_the_gap_is_as_short(
         outages.link(*span, up=True)
         os.kill(pid, signal.SIGCONT)
     cut.check_gap()
-    assert (afterwards.lost, afterwards.marks()) == (0, {46})
+    afterwards.check_complete()
     mended.check_gap()
     wait_until(lambda: metro.api.get("/v1/healthz").json()["switches_up"] == len(metro.plan.switches))
 
@@ -117,4 +117,4 @@ def test_a_change_of_path_loses_no_packet(metro: Network, tmp_path: Path) -> Non
             answer = metro.api.patch(f"/v1/reservations/{before['id']}", json={"flows": [wider]})
         assert answer.status_code == 200, answer.text
         assert answer.json()["flows"][0]["path"] != before["flows"][0]["path"]
-    assert (moved.lost, moved.duplicates, moved.marks()) == (0, 0, {46})
+    moved.check_complete()

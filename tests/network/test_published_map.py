@@ -64,7 +64,7 @@ def test_a_reserved_transfer_across_the_country_is_there_within_its_bound(nobel:
         (flow,) = made["flows"]
         with stream(nobel, "edge4", "cloud", SECONDS, tmp_path) as carried:
             pass
-    assert (carried.lost, carried.duplicates, carried.marks()) == (0, 0, {46})
+    carried.check_complete()
     took_ms = 1000 * (carried.arrivals[-1][1] - carried.arrivals[0][1])
     assert took_ms < flow["completion_ms"] <= needed["deadline_ms"]
 
@@ -79,7 +79,7 @@ def test_a_duct_is_cut_whole_and_who_keeps_out_of_it_survives(
             wait_until(lambda: spans_down(nobel) == {frozenset(("houston", end)) for end in ("atlanta", "washingto")})
     finally:
         outages.duct("gulf", up=True)
-    assert cut.lost <= NOT_MORE_LOST, f"its two spans go dark one after the other; lost in runs of {cut.gaps}"
+    assert cut.lost <= NOT_MORE_LOST + cut.excused, f"its two spans go dark one after the other: {cut.gaps}"
     assert (cut.duplicates, cut.marks()) == (0, {46})
     print(f"lost {cut.lost_in_a_row} datagrams in a row: a gap of {cut.lost_in_a_row * 1000 / PER_S:g} ms")
     wait_until(lambda: not spans_down(nobel))
@@ -106,7 +106,7 @@ def test_before_somebody_works_on_a_duct_its_traffic_leaves_and_nothing_is_lost(
     finally:
         outages.duct("gulf", up=True)
         nobel.api.post("/v1/ducts/gulf/up")
-    assert (moved.lost, moved.duplicates, moved.marks()) == (0, 0, {46})
+    moved.check_complete()
     assert nobel.api.get(f"/v1/reservations/{reservation['id']}").json()["state"] == "active"
 
 

@@ -31,8 +31,7 @@ def test_a_flow_is_served_inside_its_window_and_late_outside(pair: Network, tmp_
     ):
         pass
     assert 0 < reservation["flows"][0]["window"]["length_ms"] <= DEADLINE_MS
-    assert result.lost == result.duplicates == 0
-    assert result.marks() == {34, 46}
+    result.check_complete({34, 46})
     middle = {True: (0.1, 0.4), False: (0.6, 0.9)}  # the gates are late by milliseconds, a noisy machine by more
     for inside, (begin, end) in middle.items():
         marks = [dscp for _, at_s, dscp in result.arrivals if begin < at_s % PERIOD_S < end]
