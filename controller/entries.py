@@ -15,8 +15,12 @@ ARP_METERS = 105_000
 OUR_METERS = range(100_000, 262_144)
 """The meter ids that are ours: best effort and ARP + port number, reservations from 110000 up."""
 
-OUR_GROUPS = range(0x5A00_0000, 0x5C00_0000)
-"""The group ids that are ours: two port numbers of twelve bits, and whether the second is the way back."""
+LIGHT_GROUPS = range(0x5000_0000, 0x5800_0000)
+"""On an optical network: twice a fibre (6 bits) and a channel (7 bits), and whether the second is the way back."""
+LINE_GROUPS = range(0x5A00_0000, 0x5C00_0000)
+"""On others: two port numbers of twelve bits, and whether the second is the way back."""
+OUR_GROUPS = range(LIGHT_GROUPS.start, LINE_GROUPS.stop)
+"""The group ids that are ours."""
 
 CONTROLLER_PORT = 0xFFFF_FFFD
 IN_PORT = 0xFFFF_FFF8
@@ -43,10 +47,17 @@ class MeterEntry:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Where packets go as long as `watch_port` is up."""
+    """Where packets go as long as `watch_port` is up, with that VLAN id (and OFPVID_PRESENT) if one is named."""
 
     watch_port: int
     out_port: int
+    vlan_vid: int | None = None
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        """What is done to them."""
+        out: tuple[Action, ...] = (("output", self.out_port),)
+        return out if self.vlan_vid is None else (("set_vlan_vid", self.vlan_vid), *out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +120,10 @@ def describe(entry: Entry) -> str:
     if isinstance(entry, MeterEntry):
         return f"meter {entry.meter_id}: {entry.rate_kbps} kbit/s, burst {entry.burst_kbit} kbit"
     if isinstance(entry, GroupEntry):
-        buckets = "; ".join(f"{each.out_port} while {each.watch_port} is up" for each in entry.buckets)
+        buckets = "; ".join(
+            f"{', '.join(f'{name}:{value}' for name, value in each.actions)} while {each.watch_port} is up"
+            for each in entry.buckets
+        )
         return f"group 0x{entry.group_id:08x}: {buckets}"
     match = ",".join(f"{name}={value}" for name, value in entry.match)
     does = [f"meter:{entry.meter_id}"] if entry.meter_id is not None else []

@@ -16,7 +16,8 @@ Table 0 classifies, table 1 forwards.
              label and DSCP 46             -> along the flow's path, or into its lightpath; see protection.py
              to a host's MAC, DSCP 34      -> towards that host
              to a host's MAC               -> best-effort meter of the egress port, towards that host
-    table 2  label and DSCP 46             -> what came out of a lightpath: into the flow's next, or to its host
+    table 2  label and DSCP 46             -> what came out of a lightpath: into the flow's next, to its host, or
+                                              turned back: into the one before, and at the first switch the backup's
 
 The mark stays on to the host: the last port, too, has best effort to put behind it, and it knows the reserved frames
 by their mark alone.
@@ -37,7 +38,6 @@ there is nothing to poison and nothing to flood, and addresses are resolved what
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from math import ceil
@@ -49,6 +49,7 @@ from controller.entries import (
     CONTROLLER_PORT,
     IN_PORT,
     Action,
+    Entry,
     EntryKey,
     FlowEntry,
     MatchValue,
@@ -58,11 +59,13 @@ from controller.entries import (
     match_of,
 )
 from controller.network import BEST_EFFORT_MIN_BPS, DirectedLink, Network, Node
-from controller.optical.lightpaths import Lightpath
-from controller.optical.switching import switched
+from controller.optical.crossing import crossings, laid_in_light, light_of
+from controller.optical.switching import Lit
+from controller.parts import Part, lit, states_of
 from controller.paths import next_hops
-from controller.protection import IPV4, RESERVED_DSCP, active_path, failover_groups, label, laid
+from controller.protection import active_path, failover_groups, laid
 from controller.reservation import Placement, Reservation
+from controller.ways import IPV4, RESERVED_DSCP, label
 from controller.windows import is_open
 
 BEST_EFFORT_BURST_S = 0.2
@@ -82,19 +85,6 @@ PROTOCOL_NUMBERS: Mapping[str, int] = {"tcp": 6, "udp": 17}
 ANY_VLAN = (0x1000, 0x1000)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What one reservation adds to its switches, and what it takes of each directed link at this moment.
-
-    Two live reservations never add an entry of the same key. `lightpaths`: what must be lit for it; others may travel
-    in them, too. What these take of their links is not in `taken_bps`.
-    """
-
-    states: Mapping[str, SwitchState]
-    taken_bps: Mapping[str, int]
-    lightpaths: frozenset[Lightpath] = frozenset()
-
-
 def part_of(
     network: Network, reservation: Reservation, down: frozenset[str] = frozenset(), now_us: int | None = None
 ) -> Part:
@@ -102,22 +92,20 @@ def part_of(
 
     `now_us`: the moment of Unix time that says which windows are open; None: all of them.
     """
-    meters: dict[str, dict[int, MeterEntry]] = {}
-    flows: dict[str, dict[EntryKey, FlowEntry]] = {}
+    entries: list[tuple[str, Entry]] = []
     taken_bps: dict[str, int] = {}
-    lightpaths: set[Lightpath] = set()
+    light: set[Lit] = set()
     for placement in reservation.carried:
-        lightpaths.update((*placement.lightpaths, *placement.backup_lightpaths))
+        light.update(light_of(placement))
         for link in links_in_use(placement, down, now_us):
             if network.links[link].slots:
                 continue  # best effort is kept off all of the lightpath
             taken_bps[link] = taken_bps.get(link, 0) + placement.reserved_bps
-        meters.setdefault(placement.switches[0], {})[placement.meter_id] = reservation_meter(placement)
+        entries.append((placement.switches[0], reservation_meter(placement)))
+        entries += ((crossing.switch, crossing.group) for crossing in crossings(network, placement))
         cookie = cookie_of(reservation.number, placement.version)
-        for name, entry in wanted_entries(network, placement, cookie, down, now_us):
-            flows.setdefault(name, {})[entry.key] = entry
-    states = {name: SwitchState(meters.get(name, {}), flows[name]) for name in flows}
-    return Part(states, taken_bps, frozenset(lightpaths))
+        entries += wanted_entries(network, placement, cookie, down, now_us)
+    return Part(states_of(entries), taken_bps, frozenset(light))
 
 
 @lru_cache(maxsize=64)
@@ -150,28 +138,20 @@ def wanted_states(
     meters = {name: dict(state.meters) for name, state in base.items()}
     flows = {name: dict(state.flows) for name, state in base.items()}
     taken_bps = dict.fromkeys(network.links, 0)
-    parts += [lit(network, lightpath) for lightpath in {each for part in parts for each in part.lightpaths}]
+    groups = {name: dict(state.groups) for name, state in base.items()}
+    parts += [lit(network, light) for light in {each for part in parts for each in part.light}]
     for part in parts:
         for name, state in part.states.items():
             meters[name].update(state.meters)
             flows[name].update(state.flows)
+            groups[name].update(state.groups)
         for link, rate_bps in part.taken_bps.items():
             taken_bps[link] += rate_bps
     for switch in network.switches:
         for port in network.links_from(switch.name):
             meter = best_effort_meter(port, taken_bps[port.name])
             meters[switch.name][meter.meter_id] = meter
-    return {name: SwitchState(meters[name], flows[name], base[name].groups) for name in meters}
-
-
-@lru_cache(maxsize=4096)
-def lit(network: Network, lightpath: Lightpath) -> Part:
-    """What a lightpath adds while it is lit: entries on its switches, and all of its rate on each of its links."""
-    flows: dict[str, dict[EntryKey, FlowEntry]] = {}
-    for name, entry in switched(network, lightpath):
-        flows.setdefault(name, {})[entry.key] = entry
-    states = {name: SwitchState({}, entries) for name, entries in flows.items()}
-    return Part(states, dict.fromkeys(lightpath.links, lightpath.rate_bps))
+    return {name: SwitchState(meters[name], flows[name], groups[name]) for name in meters}
 
 
 def links_in_use(placement: Placement, down: frozenset[str], now_us: int | None) -> tuple[str, ...]:
@@ -185,7 +165,8 @@ def wanted_entries(
 ) -> list[tuple[str, FlowEntry]]:
     """The entries of one reserved flow at this moment: (switch, entry), from its last switch back to its first."""
     on_backup = bool(down) and active_path(placement, down) == placement.backup_path
-    entries = list(laid(network, placement, cookie, on_backup))
+    lay = laid if network.grid is None else laid_in_light
+    entries = list(lay(network, placement, cookie, on_backup))
     if active_path(placement, down) is not None:
         entries.append(classifier(network, placement, cookie, late=not _is_open(placement, now_us)))
     return entries

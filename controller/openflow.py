@@ -74,12 +74,18 @@ def group_entry(stats: Any, failover: int) -> GroupEntry | None:
     """
     if stats.group_id not in OUR_GROUPS:
         return None
-    actions = [_read_actions(bucket.actions) for bucket in stats.buckets]
-    if stats.type != failover or any(len(done) != 1 or done[0][0] != "output" for done in actions):
-        return GroupEntry(stats.group_id, ())
-    outputs = [int(done[0][1]) for done in actions]
-    buckets = (Bucket(bucket.watch_port, port) for bucket, port in zip(stats.buckets, outputs, strict=True))
-    return GroupEntry(stats.group_id, tuple(buckets))
+    buckets = tuple(map(_bucket, stats.buckets))
+    alien = stats.type != failover or None in buckets
+    return GroupEntry(stats.group_id, () if alien else tuple(each for each in buckets if each is not None))
+
+
+def _bucket(stats: Any) -> Bucket | None:
+    """A bucket of a group; None if it is of another make than ours."""
+    actions = _read_actions(stats.actions)
+    done = dict(actions)
+    vlan_vid = done.get("set_vlan_vid")
+    bucket = Bucket(stats.watch_port, int(done.get("output", 0)), None if vlan_vid is None else int(vlan_vid))
+    return bucket if bucket.actions == tuple(actions) else None
 
 
 def meter_counter(meter: MeterEntry, stats: Any) -> MeterCounter:

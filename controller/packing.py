@@ -13,6 +13,7 @@ from controller.entries import (
     CONTROLLER_PORT,
     COOKIE_TAG_MASK,
     Action,
+    Bucket,
     FlowEntry,
     FlowMatch,
     GroupEntry,
@@ -87,10 +88,12 @@ def _group_mod(command: int, group: GroupEntry) -> bytes:
     head = _GROUP.pack(command, _FAST_FAILOVER, group.group_id)
     if command == _COMMANDS["delete"]:
         return head
-    length = _BUCKET.size + _OUTPUT.size
-    return head + b"".join(
-        _BUCKET.pack(length, 0, each.watch_port, _ANY) + _action(("output", each.out_port)) for each in group.buckets
-    )
+    return head + b"".join(map(_bucket, group.buckets))
+
+
+def _bucket(bucket: Bucket) -> bytes:
+    actions = b"".join(map(_action, bucket.actions))
+    return _BUCKET.pack(_BUCKET.size + len(actions), 0, bucket.watch_port, _ANY) + actions
 
 
 def _flow_mod(delete: bool, entry: FlowEntry) -> bytes:

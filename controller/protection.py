@@ -26,27 +26,11 @@ from __future__ import annotations
 from functools import lru_cache
 from itertools import pairwise, permutations
 
-from controller.entries import (
-    IN_PORT,
-    OUR_GROUPS,
-    Action,
-    Bucket,
-    FlowEntry,
-    GroupEntry,
-    match_of,
-)
-from controller.network import DirectedLink, Network
-from controller.optical.lightpaths import Lightpath
-from controller.optical.switching import AFTER_LIGHT, colour
-from controller.reservation import FIRST_METER_ID, Placement
-
-RESERVED_DSCP = 46
-IPV4 = 0x0800
-
-RESERVED_PRIORITY = 300
-
-Laid = tuple[tuple[str, FlowEntry], ...]
-"""(switch, entry)."""
+from controller.entries import IN_PORT, LINE_GROUPS, Bucket, GroupEntry
+from controller.network import Network
+from controller.reservation import Placement
+from controller.routes import spans_of
+from controller.ways import Laid, Ways, hops
 
 
 def is_protected(placement: Placement) -> bool:
@@ -69,18 +53,6 @@ def broken(path: tuple[str, ...], down: frozenset[str]) -> bool:
     )
 
 
-def label(network: Network, placement: Placement) -> str:
-    """The destination address that stands for a flow and a version of it: locally administered, like no host's.
-
-    12 bits of first switch, 18 of meter, 16 of version.
-    """
-    switch = network.nodes[placement.switches[0]].datapath_id or 0
-    version = placement.version & 0xFFFF
-    bits = (version >> 10) << 42 | (switch & 0xFFF) << 28
-    bits |= (placement.meter_id - FIRST_METER_ID & 0x3_FFFF) << 10 | version & 0x3FF
-    return (bits | 0x02 << 40).to_bytes(6, "big").hex(":")
-
-
 @lru_cache(maxsize=65536)
 def laid(network: Network, placement: Placement, cookie: int, on_backup: bool) -> Laid:
     """What table 1 of each switch holds for a flow, from the last switch back to the first.
@@ -89,18 +61,15 @@ def laid(network: Network, placement: Placement, cookie: int, on_backup: bool) -
 
     Raises: ValueError if backup and primary share a link, where packets could go in circles (a bug in admission).
     """
-    if network.grid is not None:
-        return laid_in_light(network, placement, cookie, on_backup)
-    hops = _hops(network, placement.path)
-    ways = _Ways(network, placement, cookie)
+    along = hops(network, placement.path)
+    ways = Ways(network, placement, cookie)
     if not is_protected(placement):
-        return tuple(ways.forward(before, link) for before, link in reversed(hops))
-    backup = _hops(network, placement.backup_path or ())
-    if shared := {_span(link) for _, link in hops[:-1]} & {_span(link) for _, link in backup[:-1]}:
-        raise ValueError(f"the backup of {placement.flow.name} shares {shared} with its primary")
+        return tuple(ways.forward(before, link) for before, link in reversed(along))
+    backup = hops(network, placement.backup_path or ())
+    hold_apart(placement)
     aside = backup[0][1]
-    entries = [ways.forward(*hops[-1])]
-    for before, link in reversed(hops[:-1]):
+    entries = [ways.forward(*along[-1])]
+    for before, link in reversed(along[:-1]):
         first = link.source == placement.switches[0]
         second_port = aside.source_port if first else before.destination_port
         if link.destination != placement.switches[-1]:  # that one turns nothing back
@@ -114,13 +83,13 @@ def laid(network: Network, placement: Placement, cookie: int, on_backup: bool) -
     return (*further, *entries)
 
 
-def _hops(network: Network, path: tuple[str, ...]) -> list[tuple[DirectedLink, DirectedLink]]:
-    """At each switch of a path: the link in and the link out."""
-    return list(pairwise(network.links_along(path)))
+def hold_apart(placement: Placement) -> None:
+    """Make sure that no packet can go in circles.
 
-
-def _span(link: DirectedLink) -> tuple[str, ...]:
-    return tuple(sorted((link.source, link.destination)))
+    Raises: ValueError if backup and primary share a link (a bug in admission).
+    """
+    if shared := {*spans_of(placement.path)} & {*spans_of(placement.backup_path or ())}:
+        raise ValueError(f"the backup of {placement.flow.name} shares {shared} with its primary")
 
 
 def failover_groups(network: Network, switch: str) -> list[GroupEntry]:
@@ -134,62 +103,7 @@ def failover_group(port: int, second_port: int, turns_back: bool) -> GroupEntry:
 
     Its number says all of its content, so a group never changes.
     """
-    group_id = OUR_GROUPS.start | turns_back << 24 | port << 12 | second_port
+    group_id = LINE_GROUPS.start | turns_back << 24 | port << 12 | second_port
     return GroupEntry(
         group_id, (Bucket(port, port), Bucket(second_port, IN_PORT if turns_back else second_port))
     )
-
-
-def laid_in_light(network: Network, placement: Placement, cookie: int, on_backup: bool) -> Laid:
-    """The same on an optical network: a flow is seen where a lightpath begins or ends, and nowhere between.
-
-    The first switch sends it into the first lightpath of its path or, `on_backup`, of its backup; where one ends and
-    the next begins it is sent on; behind the last it gets its host's address back.
-    """
-    ways = _Ways(network, placement, cookie)
-    rows = [(placement.path, placement.lightpaths), (placement.backup_path or (), placement.backup_lightpaths)]
-    if not is_protected(placement):
-        rows = rows[:1]
-    entries = []
-    for path, lightpaths in rows:
-        before = dict(zip(path[2:-1], _hops(network, path)[1:], strict=True))
-        last = path[-2]
-        if last in before:
-            entries.append(ways.forward(*before[last], table=AFTER_LIGHT))
-        for lightpath in reversed(lightpaths[1:]):
-            first = lightpath.nodes[0]
-            entries.append(ways.enter(first, before[first][0], lightpath, table=AFTER_LIGHT))
-    path, lightpaths = rows[-1] if on_backup else rows[0]
-    entry, link = _hops(network, path)[0]
-    entries.append(ways.enter(path[1], entry, lightpaths[0]) if lightpaths else ways.forward(entry, link))
-    return tuple(entries)
-
-
-class _Ways:
-    """Makes the entries of one flow."""
-
-    def __init__(self, network: Network, placement: Placement, cookie: int) -> None:
-        self.network = network
-        self.cookie = cookie
-        self.label = label(network, placement)
-        self.host_mac = network.nodes[placement.flow.destination].mac or ""
-
-    def entry(
-        self, switch: str, in_port: int, actions: tuple[Action, ...], table: int = 1
-    ) -> tuple[str, FlowEntry]:
-        match = match_of({"in_port": in_port, "eth_type": IPV4, "eth_dst": self.label, "ip_dscp": RESERVED_DSCP})
-        return switch, FlowEntry(table, RESERVED_PRIORITY, match, self.cookie, actions=actions)
-
-    def enter(
-        self, switch: str, before: DirectedLink, lightpath: Lightpath, table: int = 1
-    ) -> tuple[str, FlowEntry]:
-        """Into a lightpath."""
-        link = self.network.links[lightpath.links[0]]
-        return self.entry(switch, before.destination_port, (*colour(lightpath), ("output", link.source_port)), table)
-
-    def forward(self, before: DirectedLink, link: DirectedLink, table: int = 1) -> tuple[str, FlowEntry]:
-        """On to the next node; a host gets its own address back."""
-        unlabel: tuple[Action, ...] = ()
-        if not self.network.nodes[link.destination].is_switch:
-            unlabel = (("set_eth_dst", self.host_mac),)
-        return self.entry(link.source, before.destination_port, (*unlabel, ("output", link.source_port)), table)

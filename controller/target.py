@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from controller.entries import Entry, EntryKey, FlowEntry, MeterEntry, SwitchState
-from controller.forwarding import Part, base_states, best_effort_meter, lit
+from controller.forwarding import base_states, best_effort_meter
 from controller.network import Network
-from controller.optical.lightpaths import Lightpath
+from controller.optical.switching import Lit
+from controller.parts import Part, lit
 
 Key = tuple[Literal["meter", "group"], int] | tuple[Literal["flow"], EntryKey]
 """What makes it one thing on a switch: a switch holds at most one of each key."""
@@ -30,7 +31,9 @@ class Target:
         self._network = network
         self._base: dict[str, Entries] = {name: {} for name in self.entries}
         self._parts: dict[str, Part] = {}
-        self._lit: Counter[Lightpath] = Counter()
+        self._lit: Counter[Lit] = Counter()
+        self._users: Counter[tuple[str, Key]] = Counter()
+        """Of every group, by switch: a group says by its number what it does, and whoever needs that shares it."""
         self._taken_bps = dict.fromkeys(network.links, 0)
         self._set_port_meters(network.links, {})
         self.set_base(frozenset())
@@ -51,15 +54,15 @@ class Target:
         if part is not None:
             self._parts[reservation_id] = part
         self._swap(before, part, touched)
-        for lightpath in part.lightpaths if part else ():
-            self._lit[lightpath] += 1
-            if self._lit[lightpath] == 1:
-                self._swap(None, lit(self._network, lightpath), touched)
-        for lightpath in before.lightpaths if before else ():
-            self._lit[lightpath] -= 1
-            if not self._lit[lightpath]:
-                del self._lit[lightpath]
-                self._swap(lit(self._network, lightpath), None, touched)
+        for light in part.light if part else ():
+            self._lit[light] += 1
+            if self._lit[light] == 1:
+                self._swap(None, lit(self._network, light), touched)
+        for light in before.light if before else ():
+            self._lit[light] -= 1
+            if not self._lit[light]:
+                del self._lit[light]
+                self._swap(lit(self._network, light), None, touched)
         return touched
 
     def _swap(self, before: Part | None, part: Part | None, touched: Touched) -> None:
@@ -75,9 +78,13 @@ class Target:
 
     def _exchange(self, switch: str, old: Mapping[Key, Entry], new: Mapping[Key, Entry], touched: Touched) -> None:
         held = self.entries[switch]
+        for keys, sign in ((new, 1), (old, -1)):
+            for key in keys:
+                if key[0] == "group":
+                    self._users[switch, key] += sign
         for key, entry in old.items():
-            # Somebody else may have taken over the key since.
-            if key not in new and held.get(key) == entry:
+            # Somebody else may have taken over the key since, or need the same group.
+            if key not in new and held.get(key) == entry and self._users[switch, key] == 0:
                 del held[key]
                 touched.setdefault(switch, set()).add(key)
         for key, entry in new.items():

@@ -1,4 +1,6 @@
-"""Whatever is admitted, changed and released on an optical map: no slot is lit twice, no lightpath is overfull."""
+"""Whatever is admitted, changed and released on an optical map: no slot is lit twice, no lightpath is overfull, and
+protected packets go around whichever span is cut before anybody is told.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,15 @@ from controller.network import Network, network_from_map
 from controller.optical.lightpaths import Lightpath
 from controller.optical.lines import reservable_bps
 from controller.reservation import Flow, Requirement, Reservation, State
+from controller.routes import span_name, spans_of, survived, walk_under
 from controller.target import Target, entries_of
+from tests.packets import packet, send
 from tests.property.drawn import groups
 from topologies.loader import load_map
 
 WAVES = load_map("waves")
 HOSTS = [host.name for host in WAVES.hosts]
+SPANS = [link.ends for link in WAVES.links if all(WAVES.node(end).kind == "switch" for end in link.ends)]
 
 
 def network(grid: str, channel_gbps: float) -> Network:
@@ -93,10 +98,28 @@ class Lightpaths(RuleBasedStateMachine):
         self.reservations[changed.id] = changed
         if not changed.start_at_s:
             self.target.put(changed.id, part_of(self.network, changed))
+            for span in SPANS:
+                self._cut(span, changed)
         for placement in changed.placements:
             is_carried(placement.path, placement.lightpaths)
             if placement.backup_path is not None:
                 is_carried(placement.backup_path, placement.backup_lightpaths)
+
+    def _cut(self, span: tuple[str, str], changed: Reservation) -> None:
+        """A span goes dark and only the switches at its ends know."""
+        states = wanted_states(self.network, [each for each in self.reservations.values() if not each.start_at_s])
+        dark = frozenset((f"{span[0]}->{span[1]}", f"{span[1]}->{span[0]}"))
+        for placement in changed.placements:
+            journey = send(self.network, states, placement.flow.source, packet(self.network, placement.flow), dark)
+            route, name = placement.route, span_name(*span)
+            if route.backup is None and name in spans_of(route.path):
+                assert tuple(journey.nodes) == route.path[: len(journey.nodes)], "what has no backup is not turned back"
+                continue
+            around = name in survived(route, self.network.ducts)
+            walk = walk_under(route, name, self.network.ducts) if around else route.path
+            assert (tuple(journey.nodes), set(journey.marks)) == (walk, {46})
+            assert journey.arrived["eth_dst"] == self.network.nodes[placement.flow.destination].mac
+            assert "vlan_vid" not in journey.arrived
 
     @invariant()
     def no_slot_is_lit_twice_at_one_time(self) -> None:

@@ -80,7 +80,7 @@ ENTRIES = st.builds(
     goto=st.one_of(st.none(), numbers(7)),
 )
 METERS = st.builds(MeterEntry, st.integers(1, 262_143), numbers(32), numbers(32))
-BUCKETS = st.builds(Bucket, PORTS, PORTS)
+BUCKETS = st.builds(Bucket, PORTS, PORTS, st.none() | PLAIN["vlan_vid"])
 GROUPS = st.builds(GroupEntry, numbers(32), st.lists(BUCKETS, max_size=4).map(tuple))
 CHANGES = st.one_of(
     st.builds(Change, st.sampled_from(["add_flow", "delete_flow"]), ENTRIES),
@@ -142,7 +142,7 @@ def _group_mod(kind: str, group: GroupEntry) -> Any:
     command = {"add_group": ofproto.OFPGC_ADD, "modify_group": ofproto.OFPGC_MODIFY}.get(kind, ofproto.OFPGC_DELETE)
     wanted = () if kind == "delete_group" else group.buckets
     buckets = [
-        parser.OFPBucket(0, bucket.watch_port, ofproto.OFPG_ANY, [_action(("output", bucket.out_port))])
+        parser.OFPBucket(0, bucket.watch_port, ofproto.OFPG_ANY, [_action(action) for action in bucket.actions])
         for bucket in wanted
     ]
     return parser.OFPGroupMod(Datapath(), command, ofproto.OFPGT_FF, group.group_id, buckets)

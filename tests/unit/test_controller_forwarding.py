@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 
@@ -11,9 +11,7 @@ from controller.admission import Admitted, Request, decide
 from controller.bookings import Bookings
 from controller.entries import (
     BASE_COOKIE,
-    CONTROLLER_PORT,
     COOKIE_TAG,
-    IN_PORT,
     FlowEntry,
     GroupEntry,
     MatchValue,
@@ -23,9 +21,11 @@ from controller.entries import (
 )
 from controller.forwarding import best_effort_meter, wanted_states
 from controller.network import network_from_map
-from controller.protection import label
 from controller.reconcile import ordered_changes
 from controller.reservation import Flow, Match, Requirement, Reservation, State
+from controller.ways import label
+from tests import packets
+from tests.packets import Journey, Packet
 from topologies.loader import load_map
 
 METRO = network_from_map(load_map("metro"))
@@ -40,9 +40,6 @@ def reservation(number: int = 1, *flows: Flow, version: int = 1) -> Reservation:
 
 def flow(source: str = "edge1", port: int = 7801, rate_bps: int = 15_000_000) -> Flow:
     return Flow(f"{source}-up", source, "cloud", Match("tcp", port, 7800), Requirement(rate_bps, 40_000))
-
-
-Packet = dict[str, MatchValue]
 
 
 def packet(source: str = "edge1", destination: str = "cloud", **fields: MatchValue) -> Packet:
@@ -61,83 +58,10 @@ def arp(source: str, destination: str, **fields: MatchValue) -> Packet:
     return {**own, **asked, **fields}
 
 
-@dataclass
-class Journey:
-    """Where a packet went: the nodes, the meters as (switch, id), and the DSCP it had on each link out of a switch."""
-
-    nodes: list[str] = field(default_factory=list)
-    meters: list[tuple[str, int]] = field(default_factory=list)
-    marks: list[MatchValue] = field(default_factory=list)
-    arrived: Packet = field(default_factory=dict)
-
-
 def send(
     states: Mapping[str, SwitchState], source: str, sent: Packet, cut: frozenset[str] = frozenset()
 ) -> Journey:
-    """Follow a packet from a host until it is delivered, dropped or has gone round in circles.
-
-    `cut`: directed links that are down, which the switches at their ends see and nobody else knows.
-    """
-    journey = Journey([source])
-    (link,) = METRO.links_from(source)
-    moving = dict(sent)
-    while METRO.nodes[link.destination].is_switch:
-        switch = link.destination
-        journey.nodes.append(switch)
-        assert len(journey.nodes) < 20, f"a loop: {journey.nodes}"
-        moving["in_port"] = link.destination_port
-        dead = {link.source_port for link in METRO.links_from(switch) if link.name in cut}
-        out = _through(states[switch], switch, moving, journey, dead)
-        if out is None:
-            return journey
-        journey.marks.append(moving.get("ip_dscp", 0))
-        if out == CONTROLLER_PORT:
-            journey.nodes.append("controller")
-            return journey
-        assert out != moving["in_port"], "a switch sends nothing back unless told to by name"
-        out = link.destination_port if out == IN_PORT else out
-        link = next(link for link in METRO.links_from(switch) if link.source_port == out)
-        if link.name in cut:
-            return journey
-    journey.nodes.append(link.destination)
-    journey.arrived = moving
-    return journey
-
-
-def _through(state: SwitchState, switch: str, moving: Packet, journey: Journey, dead: set[int]) -> int | None:
-    table: int | None = 0
-    out: int | None = None
-    while table is not None:
-        entry = _best(state, table, moving)
-        if entry is None:
-            return None
-        if entry.meter_id is not None:
-            assert entry.meter_id in state.meters
-            journey.meters.append((switch, entry.meter_id))
-        for name, value in entry.actions:
-            if name == "output":
-                out = int(value)
-            elif name == "group":
-                group = state.groups[int(value)]
-                out = next((bucket.out_port for bucket in group.buckets if bucket.watch_port not in dead), None)
-            else:
-                moving[name.removeprefix("set_")] = value
-        table = entry.goto
-    return out
-
-
-def _best(state: SwitchState, table: int, moving: Packet) -> FlowEntry | None:
-    hits = [e for e in state.flows.values() if e.table == table and all(_hit(moving, *pair) for pair in e.match)]
-    hits.sort(key=lambda entry: entry.priority, reverse=True)
-    assert len(hits) < 2 or hits[0].priority > hits[1].priority, f"ambiguous: {hits[:2]}"
-    return hits[0] if hits else None
-
-
-def _hit(moving: Packet, name: str, wanted: MatchValue) -> bool:
-    value = moving.get(name)
-    if isinstance(wanted, tuple):
-        return isinstance(value, int) and value & wanted[1] == wanted[0]
-    return value == wanted
+    return packets.send(METRO, states, source, sent, cut)
 
 
 def test_a_reserved_packet_follows_its_path_metered_once_marked_up_to_the_last_port() -> None:

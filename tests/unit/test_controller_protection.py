@@ -10,9 +10,9 @@ import pytest
 
 from controller.entries import BEST_EFFORT_METERS, OUR_GROUPS, SwitchState
 from controller.forwarding import base_states, best_effort_meter, reserved_entries, wanted_states
-from controller.protection import label
 from controller.reconcile import Change, ordered_changes
 from controller.reservation import Reservation
+from controller.ways import label
 from tests.unit.test_controller_forwarding import METRO, changed, packet, phases, reservation, send
 
 PRIMARY = ("edge1", "r6", "r1", "r2", "cloud")

@@ -1,0 +1,57 @@
+"""One reserved flow in a switch's tables: its label, and the entries that it is sent on by."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from controller.entries import Action, FlowEntry, match_of
+from controller.network import DirectedLink, Network
+from controller.reservation import FIRST_METER_ID, Placement
+
+RESERVED_DSCP = 46
+IPV4 = 0x0800
+
+RESERVED_PRIORITY = 300
+
+Laid = tuple[tuple[str, FlowEntry], ...]
+"""(switch, entry)."""
+
+
+def label(network: Network, placement: Placement) -> str:
+    """The destination address that stands for a flow and a version of it: locally administered, like no host's.
+
+    12 bits of first switch, 18 of meter, 16 of version.
+    """
+    switch = network.nodes[placement.switches[0]].datapath_id or 0
+    version = placement.version & 0xFFFF
+    bits = (version >> 10) << 42 | (switch & 0xFFF) << 28
+    bits |= (placement.meter_id - FIRST_METER_ID & 0x3_FFFF) << 10 | version & 0x3FF
+    return (bits | 0x02 << 40).to_bytes(6, "big").hex(":")
+
+
+def hops(network: Network, path: tuple[str, ...]) -> list[tuple[DirectedLink, DirectedLink]]:
+    """At each switch of a path: the link in and the link out."""
+    return list(pairwise(network.links_along(path)))
+
+
+class Ways:
+    """Makes the entries of one flow."""
+
+    def __init__(self, network: Network, placement: Placement, cookie: int) -> None:
+        self.network = network
+        self.cookie = cookie
+        self.label = label(network, placement)
+        self.host_mac = network.nodes[placement.flow.destination].mac or ""
+
+    def entry(
+        self, switch: str, in_port: int, actions: tuple[Action, ...], table: int = 1
+    ) -> tuple[str, FlowEntry]:
+        match = match_of({"in_port": in_port, "eth_type": IPV4, "eth_dst": self.label, "ip_dscp": RESERVED_DSCP})
+        return switch, FlowEntry(table, RESERVED_PRIORITY, match, self.cookie, actions=actions)
+
+    def forward(self, before: DirectedLink, link: DirectedLink, table: int = 1) -> tuple[str, FlowEntry]:
+        """On to the next node; a host gets its own address back."""
+        unlabel: tuple[Action, ...] = ()
+        if not self.network.nodes[link.destination].is_switch:
+            unlabel = (("set_eth_dst", self.host_mac),)
+        return self.entry(link.source, before.destination_port, (*unlabel, ("output", link.source_port)), table)

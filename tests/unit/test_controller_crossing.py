@@ -1,0 +1,138 @@
+"""Packets of protected flows in lightpaths, with spans cut that the switches see and the controller may not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import combinations, pairwise, product
+
+import pytest
+
+from controller.admission import Admitted, Request, decide
+from controller.bookings import Bookings
+from controller.entries import OUR_GROUPS, SwitchState
+from controller.forwarding import wanted_states
+from controller.network import network_from_map
+from controller.optical.lightpaths import Lightpath, identity
+from controller.optical.switching import failover
+from controller.reconcile import ordered_changes
+from controller.reservation import Flow, Match, Protection, Requirement, Reservation, State
+from controller.routes import span_name, walk_under
+from tests.packets import Journey, packet, send
+from topologies.loader import load_map
+
+WAVES = network_from_map(load_map("waves"))
+PATH = ("edge1", "r1", "r2", "r3", "r4", "r5", "cloud")
+BACKUP = ("edge1", "r1", "r6", "r5", "cloud")
+SPANS = [*pairwise(PATH[1:-1]), *pairwise(BACKUP[1:-1])]
+ROWS = ["r1 r2 r3 r4 r5", "r1 r2 r3,r3 r4 r5", "r1 r2,r2 r3 r4 r5", "r1 r2,r2 r3,r3 r4,r4 r5"]
+"""The path in one lightpath, and regenerated on the way."""
+
+
+def reservation(
+    protection: Protection = "link_disjoint", row: str = ROWS[0], flows: int = 1, first_port: int = 7801
+) -> Reservation:
+    wanted = tuple(
+        Flow(f"f{port}", "edge1", "cloud", Match("udp", port, 7800), Requirement(500_000, protection=protection))
+        for port in range(first_port, first_port + flows)
+    )
+    decision = decide(WAVES, Bookings(), (), Request(f"r-{first_port:08x}", 1, wanted), 0.0)
+    assert isinstance(decision, Admitted)
+    (like,) = {each.lightpaths for each in decision.placements}
+    path = tuple(in_light(like[0], tuple(part.split())) for part in row.split(","))
+    placements = tuple(
+        replace(each, lightpaths=path, meter_id=110_000 + first_port + number)
+        for number, each in enumerate(decision.placements)
+    )
+    return Reservation(f"r-{first_port:08x}", first_port, 1, "test", State.ACTIVE, 60, 0, 60, placements)
+
+
+def in_light(like: Lightpath, nodes: tuple[str, ...]) -> Lightpath:
+    return replace(like, id=identity(nodes, like.first_slot, like.width), nodes=nodes)
+
+
+def cut(*spans: tuple[str, str]) -> frozenset[str]:
+    return frozenset(f"{a}->{b}" for span in spans for a, b in (span, span[::-1]))
+
+
+def journeys(held: Reservation, *spans: tuple[str, str], known: bool = False) -> Journey:
+    """Of a packet of the first flow."""
+    states = wanted_states(WAVES, [held], cut(*spans) if known else frozenset())
+    return send(WAVES, states, "edge1", packet(WAVES, held.placements[0].flow), cut(*spans))
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_cut_anywhere_turns_packets_back_and_into_the_backups_lightpath(row: str) -> None:
+    held = reservation(row=row)
+    route = held.placements[0].route
+    assert tuple(journeys(held).nodes) == PATH
+    for span in pairwise(PATH[1:-1]):
+        journey = journeys(held, span)
+        assert tuple(journey.nodes) == walk_under(route, span_name(*span), {})
+        assert [meter for _, meter in journey.meters] == [held.placements[0].meter_id], "metered once"
+        assert set(journey.marks) == {46}
+        assert "vlan_vid" not in journey.arrived
+        assert journey.arrived["eth_dst"] == WAVES.nodes["cloud"].mac
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("known", [False, True], ids=["controller away", "controller told"])
+def test_whatever_is_cut_nothing_goes_round_in_circles_and_one_whole_path_is_enough(row: str, known: bool) -> None:
+    held = reservation(row=row)
+    for count in range(4):
+        for spans in combinations(SPANS, count):
+            journey = journeys(held, *spans, known=known)
+            whole = [not {*spans} & {*pairwise(path[1:-1])} for path in (PATH, BACKUP)]
+            assert not any(whole) or (journey.nodes[-1], set(journey.marks)) == ("cloud", {46}), spans
+
+
+def test_a_controller_that_knows_of_the_cut_sends_packets_straight_into_the_backups_lightpath() -> None:
+    assert tuple(journeys(reservation(), ("r3", "r4"), known=True).nodes) == BACKUP
+
+
+def test_who_has_no_backup_is_not_turned_back_in_the_same_lightpath() -> None:
+    held, bare = reservation(), reservation("none", first_port=9001)
+    states = wanted_states(WAVES, [held, bare])
+    assert held.placements[0].lightpaths == bare.placements[0].lightpaths
+    journey = send(WAVES, states, "edge1", packet(WAVES, bare.placements[0].flow), cut(("r3", "r4")))
+    assert journey.nodes == ["edge1", "r1", "r2", "r3"]
+
+
+def test_switches_on_the_way_hold_as_much_for_twenty_protected_flows_as_for_one() -> None:
+    one, twenty = (wanted_states(WAVES, [reservation(flows=flows)]) for flows in (1, 20))
+    for name in ("r2", "r3", "r4", "r6"):
+        assert one[name] == twenty[name]
+    assert one["r1"].groups == twenty["r1"].groups, "flows between the same lightpaths share a group"
+
+
+def test_groups_come_before_the_entries_that_use_them_and_go_after_them() -> None:
+    wanted, nothing = wanted_states(WAVES, [reservation()]), wanted_states(WAVES, [])
+    coming = kinds(wanted, nothing)
+    assert "add_group" in coming[0]
+    assert "add_flow" not in coming[0]
+    going = kinds(nothing, wanted)
+    assert "delete_group" in going[-1]
+    assert "delete_flow" not in going[-1]
+
+
+def kinds(wanted: dict[str, SwitchState], present: dict[str, SwitchState]) -> list[set[str]]:
+    return [
+        {change.kind for changes in phase.values() for change in changes}
+        for phase in ordered_changes(wanted, present)
+    ]
+
+
+def test_the_number_of_a_group_says_all_of_it() -> None:
+    like = reservation().placements[0].lightpaths[0]
+    ends = list(product([replace(like, first_slot=slot) for slot in (0, 1, 127)], ports("r1")))
+    groups = {
+        failover(WAVES, "r1", first, second, turns_back)
+        for first, second, turns_back in product(ends, ends, (False, True))
+        if first[1] != second[1]
+    }
+    assert len({group.group_id for group in groups}) == len(groups) == 3 * 3 * 2 * 2
+    assert all(group.group_id in OUR_GROUPS for group in groups)
+
+
+def ports(switch: str) -> Iterable[int]:
+    return [link.source_port for link in WAVES.links_from(switch) if WAVES.nodes[link.destination].is_switch]
