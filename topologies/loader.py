@@ -12,7 +12,7 @@ import networkx as nx
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from topologies.maps import MAX_CHANNELS, MAX_EMULATED_MBPS, CrossTraffic, Grid, Map, MapLink, MapNode
+from topologies.maps import MAX_CHANNELS, MAX_EMULATED_MBPS, MAX_FIBRES, CrossTraffic, Grid, Map, MapLink, MapNode
 from topologies.problems import MapError
 
 DIRECTORY = Path(__file__).parent
@@ -163,6 +163,8 @@ def _check_links(raw: dict[str, Any], kinds: dict[str, str]) -> Iterator[_Mistak
         yield from _check_rate(index, link, scale)
         yield from _check_channels(index, link, raw.get("optical"))
     yield from _check_hosts(raw, kinds, graph)
+    if raw.get("optical") is not None:
+        yield from _check_fibres(raw, kinds, graph)
 
 
 def _check_rate(index: int, link: dict[str, Any], scale: object) -> Iterator[_Mistake]:
@@ -185,6 +187,15 @@ def _check_channels(index: int, link: dict[str, Any], optical: object) -> Iterat
     channels = link.get("channels", 1)
     if most is not None and isinstance(channels, int) and channels > most:
         yield _Mistake(("links", index, "channels"), channels, f"at most {most} of these fit into the C band")
+
+
+def _check_fibres(raw: dict[str, Any], kinds: dict[str, str], graph: nx.Graph[str]) -> Iterator[_Mistake]:
+    for index, node in _entries(raw, "nodes"):
+        name = node.get("name")
+        fibres = sum(kinds.get(near) == "switch" for near in graph[name]) if name in graph else 0
+        if kinds.get(str(name)) == "switch" and fibres > MAX_FIBRES:
+            advice = f"{fibres} fibres to other switches end here; at most {MAX_FIBRES} can on an optical map"
+            yield _Mistake(("nodes", index, "name"), name, advice)
 
 
 def _check_hosts(raw: dict[str, Any], kinds: dict[str, str], graph: nx.Graph[str]) -> Iterator[_Mistake]:

@@ -30,6 +30,7 @@ from controller.entries import (
 )
 from controller.network import Network
 from controller.optical.lightpaths import Lightpath
+from topologies.maps import SLOTS_PER_CHANNEL
 
 LIGHT_PRIORITY = 310
 AFTER_LIGHT = 2
@@ -37,7 +38,7 @@ AFTER_LIGHT = 2
 
 TURNS = 0x400
 TURNED = 0x800
-"""No plain id is as large: there are 128 slots at most."""
+"""No plain id is as large: there are 384 slots at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +114,23 @@ def failover(
 
     `turns_back`: the second is where the frame came from. Its number says all of its content, so a group never changes.
     """
-    fibres = _fibres(network, switch)
-    ends = [fibres[port] << 7 | lightpath.first_slot for lightpath, port in (first, second)]
+    ends = [_end(network, switch, *each) for each in (first, second)]
     group_id = LIGHT_GROUPS.start | turns_back << 26 | ends[0] << 13 | ends[1]
     port, second_port = first[1], second[1]
     around = Bucket(second_port, second_port, _plain(second[0]))
     back = Bucket(second_port, IN_PORT, _plain(second[0]) + TURNED)
     return GroupEntry(group_id, (Bucket(port, port, _plain(first[0]) + TURNS), back if turns_back else around))
+
+
+def _end(network: Network, switch: str, lightpath: Lightpath, port: int) -> int:
+    """A channel on a fibre, as 13 bits.
+
+    Raises: ValueError if the lightpath begins within a channel: then it is of another grid.
+    """
+    channel, rest = divmod(lightpath.first_slot, SLOTS_PER_CHANNEL[network.grid or "fixed"])
+    if rest:
+        raise ValueError(f"lightpath {lightpath.id} begins at slot {lightpath.first_slot}, within a channel")
+    return _fibres(network, switch)[port] << 7 | channel
 
 
 @lru_cache(maxsize=4096)
