@@ -192,8 +192,10 @@ def _check_channels(index: int, link: dict[str, Any], optical: object) -> Iterat
 def _check_fibres(raw: dict[str, Any], kinds: dict[str, str], graph: nx.Graph[str]) -> Iterator[_Mistake]:
     for index, node in _entries(raw, "nodes"):
         name = node.get("name")
-        fibres = sum(kinds.get(near) == "switch" for near in graph[name]) if name in graph else 0
-        if kinds.get(str(name)) == "switch" and fibres > MAX_FIBRES:
+        if not isinstance(name, str) or kinds.get(name) != "switch":
+            continue
+        fibres = sum(kinds.get(near) == "switch" for near in graph.neighbors(name))
+        if fibres > MAX_FIBRES:
             advice = f"{fibres} fibres to other switches end here; at most {MAX_FIBRES} can on an optical map"
             yield _Mistake(("nodes", index, "name"), name, advice)
 

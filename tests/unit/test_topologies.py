@@ -79,6 +79,17 @@ def test_a_file_that_is_no_map_is_an_error_not_a_crash(tmp_path: Path, text: str
     assert mistakes_of(tmp_path, text)
 
 
+def test_more_fibres_at_a_switch_than_its_groups_can_name_are_refused_on_an_optical_map(tmp_path: Path) -> None:
+    names = [f"s{number}" for number in range(66)]
+    nodes = "".join(f"  - {{name: {name}, kind: switch, position_km: [0, 0]}}\n" for name in names)
+    links = "".join(f"  - {{ends: [s0, {name}], length_km: 2, channel_rate_gbps: 1}}\n" for name in names[1:])
+    plain = f"name: star\nscale_mbps_per_gbps: 1\nnodes:\n{nodes}links:\n{links}"
+    (mistake,) = mistakes_of(tmp_path, f"{plain}optical: {{grid: fixed}}\n")
+    assert "'s0': 65 fibres to other switches end here; at most 64 can on an optical map" in mistake
+    (tmp_path / "plain.yaml").write_text(plain)
+    assert len(load_map(str(tmp_path / "plain.yaml")).switches) == 66
+
+
 def test_a_host_with_two_links_and_an_island_are_named(tmp_path: Path) -> None:
     text = """\
 name: bad
