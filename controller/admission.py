@@ -13,11 +13,10 @@ from math import inf
 
 from controller.assignment import Lifetime, Sized, held_placement
 from controller.bookings import Booking, Bookings
-from controller.bounds import DEFAULT_CALIBRATION, Calibration, NoBound
+from controller.bounds import DEFAULT_CALIBRATION, Calibration
 from controller.errors import FlowInUse, InvalidRequest, Refused, RequestError, UnknownHost
 from controller.network import Network
-from controller.plans import Case, Plan, Request, first_plan, unbounded
-from controller.promises import Promises
+from controller.plans import Case, Plan, Request, first_plan
 from controller.reservation import END_GUARD_S, Flow, Placement, Reservation
 from controller.routes import Ducts, Route, both_ways
 from controller.standing import Standing, as_standing, with_bound
@@ -70,8 +69,7 @@ def decide(
         _check_lifetime(request, start_s)
         _check_five_tuples(request, start_s, everyone)
         others, replaced = everyone.without(request.reservation_id), everyone.get(request.reservation_id)
-        promises = _promises(others, request)
-        case = Case(network, free, everyone, others, request, replaced, start_s, start_s > now_s, promises)
+        case = Case(network, free, everyone, others, request, replaced, start_s, start_s > now_s)
         plan = first_plan(case, down)
     except (Refused, RequestError) as error:
         return Rejected(error)
@@ -111,13 +109,6 @@ def _check_lifetime(request: Request, start_s: float) -> None:
         lasts_s = request.end_s - start_s
         sentence = f"The reservation would end {lasts_s:.3f} s after its start; it must end {least}."
         raise InvalidRequest(sentence, mistakes=[{"place": place, "message": least}])
-
-
-def _promises(others: Standing, request: Request) -> Promises:
-    try:
-        return others.promises
-    except NoBound as endless:
-        raise unbounded(request, endless) from endless
 
 
 def _check_five_tuples(request: Request, start_s: float, everyone: Standing) -> None:

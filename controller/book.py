@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from math import inf
 
 from controller.admission import Admitted, bookings_of
@@ -116,7 +115,7 @@ class Book:
             taken[_place(booking)] = taken.get(_place(booking), 0) + booking.rate_bps
         name = f"{before.id}~{before.version}"
         more = [(each, each.rate_bps - taken.get(_place(each), 0)) for each in self._bookings_of(before)]
-        held = [replace(each, reservation_id=name, rate_bps=rate_bps) for each, rate_bps in more if rate_bps > 0]
+        held = [each._replace(reservation_id=name, rate_bps=rate_bps) for each, rate_bps in more if rate_bps > 0]
         self.bookings = self.bookings.adding(held)
         return name
 

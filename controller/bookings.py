@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import accumulate
 from math import inf
+from typing import NamedTuple
 
 import numpy as np
 from immutables import Map
@@ -22,8 +22,7 @@ from controller.reservation import Window
 Steps = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
-@dataclass(frozen=True, slots=True)
-class Booking:
+class Booking(NamedTuple):
     """A rate taken on a link during [start_s, end_s) by a flow of a reservation.
 
     `window`: only in that part of every period. `failures`: a backup's booking, needed only while one of these spans
@@ -52,61 +51,117 @@ class Booking:
         return self.window is None and not self.failures
 
 
-@dataclass(frozen=True)
 class _LinkBookings:
-    """The bookings of one link, in the order they were made."""
+    """The bookings of one link, and sums that answer the usual question: all of them are needed all the time asked for.
 
-    bookings: tuple[Booking, ...]
-    plain: bool = True
+    Never changed; every change makes another.
+    """
+
+    __slots__ = ("_steps", "by_reservation", "earliest_end_s", "latest_start_s", "special", "total_bps")
+
+    def __init__(
+        self,
+        by_reservation: Map[str, tuple[Booking, ...]],
+        special: int,
+        total_bps: int,
+        latest_start_s: float,
+        earliest_end_s: float,
+        steps: Steps | None = None,
+    ) -> None:
+        """`special`: how many are not plain. `latest_start_s`, `earliest_end_s`: or a moment after or before it."""
+        self.by_reservation = by_reservation
+        self.special = special
+        self.total_bps = total_bps
+        self.latest_start_s = latest_start_s
+        self.earliest_end_s = earliest_end_s
+        self._steps = steps
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _LinkBookings) and self.by_reservation == other.by_reservation
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __iter__(self) -> Iterator[Booking]:
+        for own in self.by_reservation.values():
+            yield from own
 
     def plus(self, booking: Booking) -> _LinkBookings:
-        following = _LinkBookings((*self.bookings, booking), self.plain and booking.is_plain)
-        if "_steps" in self.__dict__ and following.plain:
-            following.__dict__["_steps"] = _raised(*self._steps, booking)
-        return following
+        own = self.by_reservation.get(booking.reservation_id)
+        special = self.special + (not booking.is_plain)
+        return _LinkBookings(
+            self.by_reservation.set(booking.reservation_id, (booking,) if own is None else (*own, booking)),
+            special,
+            self.total_bps + booking.rate_bps,
+            max(self.latest_start_s, booking.start_s),
+            min(self.earliest_end_s, booking.end_s),
+            None if special or self._steps is None else _changed(*self._steps, booking, booking.rate_bps),
+        )
 
     def without(self, reservation_id: str) -> _LinkBookings:
-        kept = tuple(each for each in self.bookings if each.reservation_id != reservation_id)
-        return _LinkBookings(kept, all(booking.is_plain for booking in kept))
+        steps = None if self.special else self._steps
+        special, total_bps = self.special, self.total_bps
+        gone = self.by_reservation[reservation_id]
+        for booking in gone:
+            special -= not booking.is_plain
+            total_bps -= booking.rate_bps
+            if steps is not None:
+                steps = _changed(*steps, booking, -booking.rate_bps)
+        kept = self.by_reservation.delete(reservation_id)
+        latest_start_s, earliest_end_s = self.latest_start_s, self.earliest_end_s
+        if any(each.start_s == latest_start_s or inf > each.end_s == earliest_end_s for each in gone):
+            starts_and_ends = [(each.start_s, each.end_s) for own in kept.values() for each in own]
+            latest_start_s = max((start_s for start_s, _ in starts_and_ends), default=-inf)
+            earliest_end_s = min((end_s for _, end_s in starts_and_ends), default=inf)
+        return _LinkBookings(kept, special, total_bps, latest_start_s, earliest_end_s, steps)
+
+    def meets(self, start_s: float, end_s: float) -> bool:
+        """Whether anything is booked at any moment of [start_s, end_s)."""
+        if self.latest_start_s < end_s and start_s < self.earliest_end_s:
+            return bool(self.by_reservation)
+        return any(each.start_s < end_s and start_s < each.end_s for each in self)
 
     def peak_bps(self, start_s: float, end_s: float) -> int:
-        if not self.plain:
-            return peak(((booking.activity, booking.rate_bps) for booking in self.bookings), start_s, end_s)
-        moments, sums = self._steps
+        if self.special:
+            return peak(((booking.activity, booking.rate_bps) for booking in self), start_s, end_s)
+        if self.latest_start_s <= start_s and end_s <= self.earliest_end_s:
+            return self.total_bps
+        moments, sums = self.steps
         first, last = int(moments.searchsorted(start_s, "right")) - 1, int(moments.searchsorted(end_s))
         return int(sums[max(first, 0) : last].max(initial=0))
 
-    @cached_property
-    def _steps(self) -> Steps:
+    @property
+    def steps(self) -> Steps:
         """The moments at which the sum changes, and what is taken from each on."""
-        changes: dict[float, int] = {}
-        for booking in self.bookings:
-            changes[booking.start_s] = changes.get(booking.start_s, 0) + booking.rate_bps
-            changes[booking.end_s] = changes.get(booking.end_s, 0) - booking.rate_bps
-        moments = sorted(changes)
-        sums = list(accumulate(changes[moment] for moment in moments))
-        return np.array(moments, np.float64), np.array(sums, np.int64)
+        if self._steps is None:
+            changes: dict[float, int] = {}
+            for booking in self:
+                changes[booking.start_s] = changes.get(booking.start_s, 0) + booking.rate_bps
+                changes[booking.end_s] = changes.get(booking.end_s, 0) - booking.rate_bps
+            moments = sorted(changes)
+            sums = list(accumulate(changes[moment] for moment in moments))
+            self._steps = np.array(moments, np.float64), np.array(sums, np.int64)
+        return self._steps
 
 
-def _raised(moments: NDArray[np.float64], sums: NDArray[np.int64], booking: Booking) -> Steps:
-    """The steps with one booking more."""
+def _changed(moments: NDArray[np.float64], sums: NDArray[np.int64], booking: Booking, rate_bps: int) -> Steps:
+    """The steps with so much more, or less, during a booking's time; a moment at which nothing changes may stay."""
     first, last = (int(moments.searchsorted(moment)) for moment in (booking.start_s, booking.end_s))
     starts = ends = moments[:0]
     raised = lowered = sums[:0]
     if first == len(moments) or moments[first] != booking.start_s:
         before_bps = int(sums[first - 1]) if first else 0
-        starts, raised = np.array([booking.start_s], np.float64), np.array([before_bps + booking.rate_bps], np.int64)
+        starts, raised = np.array([booking.start_s], np.float64), np.array([before_bps + rate_bps], np.int64)
     if last == len(moments) or moments[last] != booking.end_s:
         ends = np.array([booking.end_s], np.float64)
         lowered = sums[last - 1 : last] if last else np.zeros(1, np.int64)
-    middle = sums[first:last] + booking.rate_bps
+    middle = sums[first:last] + rate_bps
     return (
         np.concatenate((moments[:first], starts, moments[first:last], ends, moments[last:])),
         np.concatenate((sums[:first], raised, middle, lowered, sums[last:])),
     )
 
 
-_NOTHING = _LinkBookings(())
+_NOTHING = _LinkBookings(Map(), 0, 0, -inf, inf)
 _DARK: Map[str, Lightpath] = Map()
 
 
@@ -123,7 +178,7 @@ def _without(lit: Map[str, Map[str, Lightpath]], lightpath: Lightpath) -> Map[st
 
 @dataclass(frozen=True, slots=True)
 class Bookings:
-    """Every booking, by link and by reservation; equal if they hold the same bookings in the same order per link."""
+    """Every booking, by link and by reservation; equal if they hold the same bookings."""
 
     _links: Map[str, _LinkBookings] = field(default_factory=Map)
     _reservations: Map[str, tuple[Booking, ...]] = field(default_factory=Map)
@@ -131,8 +186,8 @@ class Bookings:
     """For every link: the lightpaths in which anything is booked, by id."""
 
     def on(self, link: str) -> tuple[Booking, ...]:
-        """The bookings of a link."""
-        return self._links.get(link, _NOTHING).bookings
+        """The bookings of a link, those of a reservation in the order they were made."""
+        return tuple(self._links.get(link, _NOTHING))
 
     def of(self, reservation_id: str) -> tuple[Booking, ...]:
         """The bookings of a reservation."""
@@ -140,22 +195,27 @@ class Bookings:
 
     def adding(self, bookings: Iterable[Booking]) -> Bookings:
         """This calendar with more in it; whether it fits is for admission to say."""
-        links, reservations, lit = self._links.mutate(), self._reservations.mutate(), self._lit
+        links, reservations, lit = self._links.mutate(), self._reservations, self._lit
+        added: dict[str, list[Booking]] = {}
         for booking in bookings:
-            if booking.lightpath is not None and booking.link not in links:
+            name = booking.link
+            before = links.get(name, _NOTHING)
+            if booking.lightpath is not None and before is _NOTHING:
                 lit = _with(lit, booking.lightpath)
-            links[booking.link] = links.get(booking.link, _NOTHING).plus(booking)
-            reservations[booking.reservation_id] = (*reservations.get(booking.reservation_id, ()), booking)
-        return Bookings(links.finish(), reservations.finish(), lit)
+            links[name] = before.plus(booking)
+            added.setdefault(booking.reservation_id, []).append(booking)
+        for reservation_id, own in added.items():
+            reservations = reservations.set(reservation_id, (*reservations.get(reservation_id, ()), *own))
+        return Bookings(links.finish(), reservations, lit)
 
     def without(self, reservation_id: str) -> Bookings:
-        """This calendar with nothing of that reservation left; the others keep their order."""
+        """This calendar with nothing of that reservation left."""
         if reservation_id not in self._reservations:
             return self
         links, lit = self._links.mutate(), self._lit
         for name, booking in {booking.link: booking for booking in self._reservations[reservation_id]}.items():
             kept = links[name].without(reservation_id)
-            if kept.bookings:
+            if kept.by_reservation:
                 links[name] = kept
             else:
                 del links[name]
@@ -169,7 +229,7 @@ class Bookings:
     def lit_on(self, link: str, start_s: float, end_s: float) -> Iterator[Lightpath]:
         """The lightpaths on a link in which anything is booked at any moment of [start_s, end_s)."""
         for name, lightpath in self._lit.get(link, _DARK).items():
-            if any(each.start_s < end_s and start_s < each.end_s for each in self._links[name].bookings):
+            if self._links[name].meets(start_s, end_s):
                 yield lightpath
 
     def reserved_bps(self, link: str, start_s: float, end_s: float = inf) -> int:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from controller.entries import Entry, FlowEntry, SwitchState, describe
+from controller.entries import Entry, FlowEntry, SwitchState, cookie_of, describe
 from controller.errors import SwitchDown
-from controller.forwarding import part_of
+from controller.forwarding import classifier, part_of
 from controller.network import Network
-from controller.reconcile import Change, Phase, Stage, difference
+from controller.reconcile import DELETES, STAGE_OF, Change, Phase, Stage, difference
 from controller.reservation import Reservation, Window
 from controller.steps import STEP_OF, reached
 from controller.switches import Pause, Reading
@@ -50,6 +50,8 @@ class Holdings:
         self._aimed: dict[str, Reservation] = {}
         self._windows: dict[str, tuple[Window, ...]] = {}
         """Of the reservations that have any."""
+        self._changes = 0
+        """How often what should be or what is has changed."""
 
     # What should be -------------------------------------------------------------------------------------------------
 
@@ -89,12 +91,14 @@ class Holdings:
             return next_moment_us({window for each in self._windows.values() for window in each}, self._now_us())
 
     def _put(self, names: Iterable[str]) -> Touched:
+        self._changes += 1
         now_us = self._now_us()
         parts = {name: self._aimed.get(name) for name in names}
-        return merged(*(
+        changed = [
             self._target.put(name, None if each is None else part_of(self._network, each, self._down, now_us))
             for name, each in parts.items()
-        ))  # fmt: skip
+        ]
+        return changed[0] if len(changed) == 1 else merged(*changed)
 
     def _now_us(self) -> int:
         return int(self._clock() * 1e6)
@@ -108,12 +112,14 @@ class Holdings:
     def forget(self, switches: Iterable[str]) -> None:
         """What these hold is not known any more."""
         with self._lock:
+            self._changes += 1
             for name in switches:
                 self._held.pop(name, None)
 
     def learn(self, switch: str, state: SwitchState) -> Touched:
         """A switch that was read holds this; where it differs from what it should hold."""
         with self._lock:
+            self._changes += 1
             held = self._held[switch] = entries_of(state)
             wanted = self._target.entries[switch]
             return {switch: {key for key in held.keys() | wanted.keys() if held.get(key) != wanted.get(key)}}
@@ -144,6 +150,7 @@ class Holdings:
         """It is true: the switch holds there what was read. What must be put right."""
         read = entries_of(reading.state)
         with self._lock:
+            self._changes += 1
             held = self._held.get(switch, {})
             keys = {key for key, expected in differs.items() if held.get(key) == expected}
             for key in keys:
@@ -153,10 +160,11 @@ class Holdings:
     def lets_in(self, reservation: Reservation) -> bool:
         """Whether a switch lets packets of this reservation in, or may: it is not known what it holds."""
         with self._lock:
-            for name, state in part_of(self._network, reservation).states.items():
-                doors = [entry for entry in state.flows.values() if entry.table == 0]
+            for placement in reservation.carried:
+                cookie = cookie_of(reservation.number, placement.version)
+                name, door = classifier(self._network, placement, cookie, late=False)
                 held = self._held.get(name)
-                if doors and (held is None or any(held.get(("flow", door.key)) == door for door in doors)):
+                if held is None or held.get(key_of(door)) == door:
                     return True
         return False
 
@@ -170,49 +178,69 @@ class Holdings:
 
         Raises: SwitchDown.
         """
-        due = frozenset(Stage)  # what others want of these switches meanwhile, they tell them
-        for stage in Stage:
-            if stage not in due:
-                continue
+        errand = _Errand(touched, all_of_them)
+        for number, stage in enumerate(Stage):
+            if number and not errand.due[number]:
+                continue  # what others want of these switches meanwhile, they tell them
             if stage is Stage.CLEAR and drain_s:
                 yield Pause(drain_s)
-            told, due = self._told(touched, stage, all_of_them)
+            told = self._told(errand, number)
             if told:
                 yield told
                 reached(STEP_OF[stage])
 
-    def _told(self, touched: Touched, stage: Stage, all_of_them: bool) -> tuple[Told, frozenset[Stage]]:
-        """What to tell now, and the stages in which there is something to tell."""
+    def _told(self, errand: _Errand, number: int) -> Told:
+        """What to tell in the stage of that number, from how things stand now."""
         with self._lock:
-            unknown = sorted(touched.keys() - self._held.keys())
-            if unknown and all_of_them:
-                sentence = f"Not connected or not yet in step: {', '.join(unknown)}; nothing was changed."
-                raise SwitchDown(sentence, switches=unknown)
-            found = {name: self._found(name, keys) for name, keys in touched.items() if name in self._held}
-            phases = {phase for changes in found.values() for phase, _ in changes}
+            if errand.seen_at != self._changes:
+                self._look(errand)
             # What others have told these switches is confirmed with the first stage's barriers.
-            told: Told = {name: [] for name in found} if stage is Stage.LAY and phases else {}
-            for name, changes in found.items():
-                due = [change for phase, change in changes if phase in stage.value]
-                if due:
-                    told[name] = due
-                for change in due:
-                    self._note(name, change)
-            return told, frozenset(each for each in Stage if not phases.isdisjoint(each.value))
+            is_first = number == 0 and any(errand.due)
+            told: Told = {name: [] for name in errand.touched if name in self._held} if is_first else {}
+            for name, found in errand.due[number].items():
+                found.sort(key=_before)
+                told[name] = [change for _, _, change in found]
+                for key, _, change in found:
+                    _set(self._held[name], key, None if change.kind in DELETES else change.entry)
+            errand.due[number] = {}
+            self._changes += 1
+            errand.seen_at = self._changes
+            return told
 
-    def _found(self, switch: str, keys: Iterable[Key]) -> list[tuple[Phase, Change]]:
-        """What to tell a switch at these keys, in the order in which it must hear of it."""
-        wanted, held = self._target.entries[switch], self._held[switch]
-        found = [difference(wanted.get(key), held.get(key)) for key in keys]
-        return sorted((each for each in found if each is not None), key=_before)
+    def _look(self, errand: _Errand) -> None:
+        """Where the switches that are known do not hold what they should, by the stage in which to tell them."""
+        if errand.all_of_them and not errand.touched.keys() <= self._held.keys():
+            unknown = sorted(errand.touched.keys() - self._held.keys())
+            sentence = f"Not connected or not yet in step: {', '.join(unknown)}; nothing was changed."
+            raise SwitchDown(sentence, switches=unknown)
+        errand.due = [{} for _ in Stage]
+        for name, keys in errand.touched.items():
+            wanted, held = self._target.entries[name], self._held.get(name)
+            if held is None:
+                continue
+            for key in keys:
+                found = difference(wanted.get(key), held.get(key))
+                if found is not None:
+                    phase, change = found
+                    errand.due[STAGE_OF[phase]].setdefault(name, []).append((key, phase, change))
 
-    def _note(self, switch: str, change: Change) -> None:
-        _set(self._held[switch], key_of(change.entry), None if change.kind.startswith("delete") else change.entry)
+
+Found = tuple[Key, Phase, Change]
 
 
-def _before(found: tuple[Phase, Change]) -> tuple[Phase, bool]:
+class _Errand:
+    """One way from what some switches hold to what they should; `due`: what is to be told, by stage, as last seen."""
+
+    def __init__(self, touched: Touched, all_of_them: bool) -> None:
+        self.touched = touched
+        self.all_of_them = all_of_them
+        self.due: list[dict[str, list[Found]]] = []
+        self.seen_at: int | None = None
+
+
+def _before(found: Found) -> tuple[Phase, bool]:
     """By phase, and what an entry refers to before it."""
-    return found[0], isinstance(found[1].entry, FlowEntry)
+    return found[1], isinstance(found[2].entry, FlowEntry)
 
 
 def _uses(reservation: Reservation, links: Collection[str]) -> bool:

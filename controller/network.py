@@ -47,7 +47,7 @@ class Node:
         return self.kind == "switch"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DirectedLink:
     """One direction of a span; `name` is `source->destination`. A port number belongs to its node.
 
@@ -66,23 +66,23 @@ class DirectedLink:
     slots: int = 0
     channel_gbps: float = 0.0
 
-    @property
+    @cached_property
     def span(self) -> str:
         """The name of the span, `a-b`, whichever direction this is."""
         return span_name(self.source, self.destination)
 
-    @property
+    @cached_property
     def margin_bps(self) -> int:
         """Never given to anybody."""
         return max(MARGIN_MIN_BPS, round(self.capacity_bps * MARGIN_SHARE))
 
-    @property
+    @cached_property
     def reservable_bps(self) -> int:
         """The most that reservations may take together."""
         left = self.capacity_bps - self.margin_bps - BEST_EFFORT_MIN_BPS
         return max(0, min(round(self.capacity_bps * RESERVABLE_SHARE), left))
 
-    @property
+    @cached_property
     def propagation_us(self) -> float:
         """How long light takes."""
         return self.length_km * PROPAGATION_US_PER_KM

@@ -54,8 +54,6 @@ class Case:
     replaced: Reservation | None
     start_s: float
     is_later: bool
-    promises: Promises
-    """Of the others."""
 
     def carried(self, sized: Sized, route: Route) -> Carried:
         """How the network would carry a flow of the request."""
@@ -181,12 +179,12 @@ def _promises(case: Case, placed: Placed) -> Promises:
     own_id = case.request.reservation_id
     added = {(own_id, name): case.carried(sized, route) for name, (sized, route) in placed.items()}
     try:
-        return case.promises.changed(added)
+        return case.others.promises_with(added)
     except NoBound as endless:
-        raise unbounded(case.request, endless) from endless
+        raise _unbounded(case.request, endless) from endless
 
 
-def unbounded(request: Request, endless: NoBound) -> LatencyNotMet:
+def _unbounded(request: Request, endless: NoBound) -> LatencyNotMet:
     """The refusal of a request under which nothing finite can be proven."""
     flow, link = request.flows[0].name, endless.link
     sentence = f"{flow}: no finite latency can be proven; the analysis does not settle at {link}."

@@ -19,6 +19,8 @@ Kind = Literal[
     "add_meter", "modify_meter", "delete_meter", "add_group", "modify_group", "delete_group", "add_flow", "delete_flow"
 ]
 
+DELETES: frozenset[Kind] = frozenset({"delete_meter", "delete_group", "delete_flow"})
+
 
 class Phase(IntEnum):
     """The safe order; each phase is confirmed by every switch before the next begins."""
@@ -59,6 +61,12 @@ class Stage(Enum):
     OPEN = (Phase.OPEN,)
     CLOSE = (Phase.CLOSE,)
     CLEAR = (Phase.CLEAR, Phase.GROW)
+
+
+STAGE_OF: tuple[int, ...] = tuple(
+    next(number for number, stage in enumerate(Stage) if phase in stage.value) for phase in Phase
+)
+"""For every phase: the number of its stage, counted in their order."""
 
 
 def changes_by_phase(wanted: Mapping[str, SwitchState], present: Mapping[str, SwitchState]) -> ByPhase:

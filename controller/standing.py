@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import count
+from itertools import chain, repeat
 from math import inf
 
 from immutables import Map
@@ -31,8 +31,8 @@ class Standing:
     calibration: Calibration = DEFAULT_CALIBRATION
     _reservations: Map[str, Reservation] = field(default_factory=Map)
     _five_tuples: Map[FiveTuple, tuple[str, ...]] = field(default_factory=Map)
-    _meters: Map[str, frozenset[int]] = field(default_factory=Map)
-    _carried: Map[FlowKey, Carried] = field(default_factory=Map)
+    _meters: Map[str, int] = field(default_factory=Map)
+    """For every switch: the set of the meters that are taken; bit i is meter FIRST_METER_ID + i."""
     _last: Promises | None = None
     _changes: Map[FlowKey, Carried | None] = field(default_factory=Map)
     """Since `_last`; None: no longer carried."""
@@ -57,13 +57,16 @@ class Standing:
 
     def having(self, reservation: Reservation) -> Standing:
         """With this reservation as it is now, in place of what it was; without it if it is no longer live."""
+        before = self._reservations.get(reservation.id)
+        if before is not None and reservation.is_live and _is_carried_alike(before, reservation):
+            return self._with(self._reservations.set(reservation.id, reservation))
         rest = self.without(reservation.id)
         if not reservation.is_live:
             return rest
-        carried = {(reservation.id, p.flow.name): carried_of(reservation, p) for p in reservation.carried}
         changes = rest._changes.mutate()
         analysed = self._last.carried if self._last else Map()
-        for key, flow in carried.items():
+        for placement in reservation.carried:
+            key, flow = (reservation.id, placement.flow.name), carried_of(reservation, placement)
             if analysed.get(key) == flow:
                 changes.pop(key, None)
             else:
@@ -72,15 +75,16 @@ class Standing:
         for placement in reservation.placements:
             five_tuple = placement.flow.five_tuple
             tuples[five_tuple] = (*tuples.get(five_tuple, ()), reservation.id)
-            first = placement.switches[0]
-            meters[first] = meters.get(first, frozenset()) | {placement.meter_id}
-        return replace(
-            rest,
-            _reservations=rest._reservations.set(reservation.id, reservation),
-            _five_tuples=tuples.finish(),
-            _meters=meters.finish(),
-            _carried=rest._carried.update(carried),
-            _changes=changes.finish(),
+            first = placement.path[1]
+            meters[first] = meters.get(first, 0) | 1 << placement.meter_id - FIRST_METER_ID
+        return Standing(
+            self.network,
+            self.calibration,
+            rest._reservations.set(reservation.id, reservation),
+            tuples.finish(),
+            meters.finish(),
+            rest._last,
+            changes.finish(),
         )
 
     def without(self, reservation_id: str) -> Standing:
@@ -88,28 +92,30 @@ class Standing:
         gone = self._reservations.get(reservation_id)
         if gone is None:
             return self
-        carried, changes = self._carried.mutate(), self._changes.mutate()
-        tuples, meters = self._five_tuples.mutate(), self._meters.mutate()
+        changes, tuples, meters = self._changes.mutate(), self._five_tuples.mutate(), self._meters.mutate()
         for placement in gone.placements:
             key = gone.id, placement.flow.name
-            carried.pop(key, None)
             if self._last is not None and key in self._last.carried:
                 changes[key] = None
             else:
                 changes.pop(key, None)
-            five_tuple, first = placement.flow.five_tuple, placement.switches[0]
-            tuples[five_tuple] = tuple(each for each in tuples[five_tuple] if each != gone.id)
-            if not tuples[five_tuple]:
+            five_tuple, first = placement.flow.five_tuple, placement.path[1]
+            others = tuple(each for each in tuples[five_tuple] if each != gone.id)
+            if others:
+                tuples[five_tuple] = others
+            else:
                 del tuples[five_tuple]
-            meters[first] = meters[first] - {placement.meter_id}
-        return replace(
-            self,
-            _reservations=self._reservations.delete(gone.id),
-            _five_tuples=tuples.finish(),
-            _meters=meters.finish(),
-            _carried=carried.finish(),
-            _changes=changes.finish(),
-        )
+            meters[first] &= ~(1 << placement.meter_id - FIRST_METER_ID)
+        facts = self._reservations.delete(gone.id), tuples.finish(), meters.finish(), self._last, changes.finish()
+        return Standing(self.network, self.calibration, *facts)
+
+    def _with(self, reservations: Map[str, Reservation]) -> Standing:
+        """The same with these, which are carried alike."""
+        facts = reservations, self._five_tuples, self._meters, self._last, self._changes
+        following = Standing(self.network, self.calibration, *facts)
+        if "promises" in self.__dict__:
+            following.__dict__["promises"] = self.promises
+        return following
 
     @cached_property
     def promises(self) -> Promises:
@@ -117,16 +123,32 @@ class Standing:
 
         Raises: NoBound if nothing finite can be proven.
         """
+        if not self._changes and self._last is not None:
+            return self._last
+        return self._changed({})
+
+    def promises_with(self, added: Mapping[FlowKey, Carried]) -> Promises:
+        """The bounds of everything carried, and of these besides.
+
+        Raises: NoBound if nothing finite can be proven.
+        """
+        # Mostly there is one question between two changes: what has changed is then worked out along with it.
+        return self._changed(added) if next(self._is_first_question) else self.promises.changed(added)
+
+    @cached_property
+    def _is_first_question(self) -> Iterator[bool]:
+        return chain((bool(self._changes),), repeat(False))
+
+    def _changed(self, added: Mapping[FlowKey, Carried]) -> Promises:
         last = self._last or Promises.none(self.network, self.calibration)
-        if not self._changes:
-            return last
         changes = sorted(self._changes.items(), key=lambda change: change[0])
-        removed = [key for key, flow in changes if flow is None]
-        return last.changed({key: flow for key, flow in changes if flow is not None}, removed)
+        present = {key: flow for key, flow in changes if flow is not None}
+        return last.changed({**present, **added}, [key for key, flow in changes if flow is None])
 
     def settled(self, promises: Promises) -> Standing:
         """The same reservations under promises in which more may be carried."""
-        return replace(self, _last=promises, _changes=Map())
+        facts = self._reservations, self._five_tuples, self._meters, promises
+        return Standing(self.network, self.calibration, *facts)
 
     def told_anew(self, reservation: Reservation) -> Reservation:
         """A reservation with its bounds as they are now; as it is where it does not count."""
@@ -152,8 +174,17 @@ class Standing:
 
     def free_meters(self, switch: str) -> Iterator[int]:
         """The meter ids that no reservation has on a switch, the lowest first."""
-        taken = self._meters.get(switch, frozenset())
-        return (meter_id for meter_id in count(FIRST_METER_ID) if meter_id not in taken)
+        taken = self._meters.get(switch, 0)
+        while True:
+            lowest = ~taken & (taken + 1)
+            taken |= lowest
+            yield FIRST_METER_ID + lowest.bit_length() - 1
+
+
+def _is_carried_alike(one: Reservation, other: Reservation) -> bool:
+    """Whether nothing that counts here tells them apart."""
+    times = one.created_at_s, one.start_at_s, one.end_at_s
+    return one.placements is other.placements and times == (other.created_at_s, other.start_at_s, other.end_at_s)
 
 
 def carried_of(reservation: Reservation, placement: Placement) -> Carried:

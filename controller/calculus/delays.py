@@ -56,12 +56,15 @@ class Delays(Generic[Key]):
         Raises: NoBound
         """
         gone = {key: self.streams[key] for key in removed}
-        streams = {key: stream for key, stream in self.streams.items() if key not in gone} if gone else {**self.streams}
+        streams = {**self.streams}
+        for key in gone:
+            del streams[key]
         streams.update(added)
         traffic = self.traffic.changed(added, gone)
         repair = Repair(traffic, self.proof, self.clock_us)
         following: Delays[Key] = object.__new__(Delays)
-        if repair.run(servers_of([*gone.values(), *added.values()])):
+        raised = servers_of(added.values())
+        if repair.run(servers_of(gone.values()) | raised, raised):
             following._begin(
                 self.servers, streams, self.clock_us, repair.proof.delay_us, frozenset(repair.moved)
             )

@@ -10,12 +10,12 @@ it goes on where D is more than `SLACK` above F.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from controller.calculus.curves import Group, Server, longest_wait_us
-from controller.calculus.traffic import Inflow, Load, Rates, Traffic
+from controller.calculus.traffic import Load, Rates, Traffic
 from controller.calculus.waiting import HOPELESS_US, Crossing, Overbooked, Waiting, tells_apart, waiting
 
 HEADROOM = 0.01
@@ -66,18 +66,26 @@ class Repair(Generic[Key]):
         self.proof = proof.copy()
         self.clock_us = clock_us
         self.moved: set[str] = set()
+        self._waits_us: dict[str, float] = {}
+        """F, where it is known and nothing has changed since."""
         self._high: dict[str, None] = {}
         self._low: dict[str, None] = {}
 
-    def run(self, touched: Iterable[str]) -> bool:
-        """Raise and lower until it is proven again; whether that came to an end."""
+    def run(self, touched: Iterable[str], raised: Collection[str]) -> bool:
+        """Raise and lower until it is proven again; whether that came to an end.
+
+        `touched`: the servers that streams have come to or left; `raised`: those of them that some have come to.
+        """
         for name in touched:
-            if name in self.traffic.loads:
+            load = self.traffic.loads.get(name)
+            if load is None:
+                self.proof.forget(name)
+            elif name in raised or load.mixed or name in self.proof.rooms_us:
                 self._high[name] = None
                 if name not in self.proof.delay_us:
                     self._set(name, 0.0)
-            else:
-                self.proof.forget(name)
+            else:  # less of what is always there cannot make anybody wait longer
+                self._low[name] = None
         work_left = REPAIRS * (len(self.proof.delay_us) + len(self._high))
         while self._high:
             name = next(iter(self._high))
@@ -105,6 +113,7 @@ class Repair(Generic[Key]):
         spread_s = self._set(name, delay_us)
         behind = self.traffic.loads[name].behind
         for after, rate_bps in behind.items():
+            self._waits_us.pop(after, None)
             grown_us = rate_bps * spread_s * 1e6 / self.servers[after].rate_bps
             most_us = proof.most_us[after] = proof.most_us.get(after, 0.0) + grown_us
             if most_us > proof.delay_us.get(after, 0.0):
@@ -125,6 +134,7 @@ class Repair(Generic[Key]):
             return
         spread_s = -self._set(name, wait_us * (1 + HEADROOM))
         for after, rate_bps in self.traffic.loads[name].behind.items():
+            self._waits_us.pop(after, None)
             shrunk_us = rate_bps * spread_s * 1e6 / self.servers[after].rate_bps
             least_us = proof.least_us[after] = proof.least_us[after] - shrunk_us
             if proof.delay_us[after] > least_us * (1 + SLACK):
@@ -143,6 +153,9 @@ class Repair(Generic[Key]):
 
         Raises: Overbooked
         """
+        known_us = self._waits_us.get(name)
+        if known_us is not None:
+            return known_us
         server, load, proof = self.servers[name], self.traffic.loads[name], self.proof
         if load.mixed and tells_apart(load.mixed, sum(inflow.rate_bps for inflow in load.inflows.values()), server):
             now = self._mixed_wait(server, load)
@@ -150,24 +163,24 @@ class Repair(Generic[Key]):
             rooms = (now.burst_room_bits / server.rate_bps * 1e6, now.lateness_room_us)
             proof.rooms_us[name] = rooms
         else:
-            groups, rate_bps = [], 0.0
-            for before, inflow in load.inflows.items():
-                groups.append(self._group(before, inflow))
-                rate_bps += inflow.rate_bps
-            if rate_bps >= server.rate_bps:
-                raise Overbooked
-            wait_us = longest_wait_us(server, groups)
+            wait_us = self._plain_wait_us(server, load)
             proof.rooms_us.pop(name, None)
-        proof.least_us[name] = proof.most_us[name] = wait_us
+        proof.least_us[name] = proof.most_us[name] = self._waits_us[name] = wait_us
         return wait_us
 
-    def _group(self, before: str, inflow: Inflow) -> Group:
-        spread_s = self.proof.spread_s
-        jitter_bits = 0.0
-        for name, rate_bps in inflow.ahead.items():
-            jitter_bits += rate_bps * spread_s[name]
-        line = self.servers[before].line if before else None
-        return Group(line, inflow.burst_bits + jitter_bits, inflow.rate_bps)
+    def _plain_wait_us(self, server: Server, load: Load[Key]) -> float:
+        spread_s, servers = self.proof.spread_s, self.servers
+        groups, total_bps = [], 0.0
+        for before, inflow in load.inflows.items():
+            jitter_bits = 0.0
+            for ahead, rate_bps in inflow.ahead.items():
+                jitter_bits += rate_bps * spread_s[ahead]
+            line = servers[before].line if before else None
+            groups.append(Group(line, inflow.burst_bits + jitter_bits, inflow.rate_bps))
+            total_bps += inflow.rate_bps
+        if total_bps >= server.rate_bps:
+            raise Overbooked
+        return longest_wait_us(server, groups)
 
     def _mixed_wait(self, server: Server, load: Load[Key]) -> Waiting:
         crossings = []

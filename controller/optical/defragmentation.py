@@ -55,7 +55,7 @@ def next_move(network: Network, bookings: Bookings, movable: Collection[str]) ->
     """
     for lightpath in sorted(bookings.lightpaths().values(), key=lambda each: (-each.first_slot, each.nodes)):
         booked = bookings.on(lightpath.id)
-        travellers = dict.fromkeys(each.reservation_id for each in booked)
+        travellers = sorted({each.reservation_id for each in booked})
         if not all(name in movable for name in travellers):
             continue
         start_s, end_s = min(each.start_s for each in booked), max(each.end_s for each in booked)
