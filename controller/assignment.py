@@ -8,12 +8,13 @@ from functools import partial
 from math import inf
 
 from controller.bookings import Booking, Bookings
+from controller.ducts import SOLVE_LIMIT_S
 from controller.errors import NoCapacity, NoDisjointPath, NoPath, Refused
 from controller.network import Network
 from controller.optical.grooming import Light
 from controller.optical.lightpaths import Lightpath
 from controller.optical.lines import reservable_bps
-from controller.paths import candidate_paths, candidate_routes
+from controller.paths import Pairs, candidate_paths, candidate_routes
 from controller.reservation import Flow, Placement, Reservation, default_burst_bytes
 from controller.routes import NEVER, Ducts, Route, is_cut, links_taken
 from controller.transfers import window_of
@@ -280,20 +281,21 @@ def _candidates(
     protection = flow.requirement.protection
     protected = protection != "none"
     if protected:
-        routes = candidate_routes(network, flow.source, flow.destination, down, protection == "duct_disjoint")
+        pairs = candidate_routes(network, flow.source, flow.destination, down, protection == "duct_disjoint")
     else:
-        routes = tuple(Route(path) for path in paths)
+        pairs = Pairs(tuple(Route(path) for path in paths))
+    routes = pairs.routes
     if not routes:
         common = "span or duct" if protection == "duct_disjoint" else "span"
         ends = f"from {flow.source} to {flow.destination}"
-        sentence = f"{flow.name}: no two paths {ends} without a common {common} are up."
+        found = "are up" if pairs.complete else f"were found in {SOLVE_LIMIT_S:g} s; there may be some"
+        sentence = f"{flow.name}: no two paths {ends} without a common {common} {found}."
         raise NoDisjointPath(sentence, flow=flow.name)
     held = held_placement(replaced, flow)
     if held is None or held.flow.requirement.protection != flow.requirement.protection:
         return routes
     route = Route(held.path, held.backup_path)
-    unprotected = protected and held.backup_path is None and len(held.path) > 3
-    if unprotected or is_cut(held.path, down) or is_cut(held.backup_path or (), down):
+    if held.is_weak(network.ducts) or is_cut(held.path, down) or is_cut(held.backup_path or (), down):
         return routes
     return (route, *(other for other in routes if other != route))
 

@@ -2,7 +2,8 @@
 
 That is NP-hard, while the shortest pair without a common span is not. So that pair is taken where its paths lie in
 different ducts anyway: none can be shorter. Where they do not, the pair is the optimum of an integer programme, solved
-by HiGHS; on germany50 with 18 ducts that took 0.15 s (median of 26 pairs on two busy cores).
+by HiGHS; on germany50 with 18 ducts that took 0.15 s (median of 26 pairs on two busy cores). It may take SOLVE_LIMIT_S:
+what it has found by then counts, though it may not be the shortest.
 
 Source: Hu, "Diverse routing in optical mesh networks", IEEE Trans. Communications 51 (2003), for the hardness and the
 programme; Huangfu and Hall, "Parallelizing the dual revised simplex method", Math. Prog. Comp. 10 (2018), for HiGHS.
@@ -20,8 +21,18 @@ import numpy as np
 from controller.disjoint import shortest_disjoint_pair
 from controller.routes import Ducts, Path, span_name
 
+SOLVE_LIMIT_S = 3.0
+"""Nobody else is decided about meanwhile."""
+
+STOPPED = 1
+"""What SciPy says of a programme that was stopped by its limit."""
+
 Row = dict[int, float]
 """Coefficients by variable."""
+
+
+class Undecided(Exception):  # noqa: N818 - named for what happened
+    """Within the time there is there was neither a pair found nor proven that there is none."""
 
 
 def risks(path: Sequence[str], ducts: Ducts) -> frozenset[str]:
@@ -36,6 +47,8 @@ def shortest_duct_disjoint_pair(
     """The two paths without a common span or duct, the shorter first, with the least sum of "weight"; None: none.
 
     `nodes_too`: nor a common node but their ends.
+
+    Raises: Undecided.
     """
     pair = shortest_disjoint_pair(graph, source, target, nodes_too)
     if pair is None or not risks(pair[0], ducts) & risks(pair[1], ducts):
@@ -62,8 +75,10 @@ def _solved(
     limits = LinearConstraint(matrix, [low for _, low, _ in rows], [high for _, _, high in rows])
     answer: Any = milp(
         programme.costs(), integrality=np.ones(programme.size), bounds=Bounds(0, 1), constraints=limits,
-        options={"mip_rel_gap": 0},
+        options={"mip_rel_gap": 0, "time_limit": SOLVE_LIMIT_S},
     )  # fmt: skip
+    if answer.x is None and answer.status == STOPPED:
+        raise Undecided(f"no pair from {source} to {target} within {SOLVE_LIMIT_S:g} s")
     if answer.x is None:
         return None
     short, long = sorted(programme.paths(answer.x, source, target), key=lambda path: (_length(graph, path), path))

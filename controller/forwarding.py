@@ -5,7 +5,7 @@ Table 0 classifies, table 1 forwards.
     table 0  LLDP from a switch            -> controller            (the wiring check)
              VLAN-tagged, from a host      -> dropped
              reserved flow, from its host  -> its meter, DSCP 46, its label, table 1
-             the same outside its window   -> its meter, DSCP 34, table 1
+             the same outside its window   -> its meter, DSCP 34, table 1; on an optical network with its label
              other IP, from a host         -> DSCP 0, table 1       (nobody marks his own way in)
              ARP for a host, from a host   -> the port's ARP meter, answered on the spot
              anything from a switch        -> table 1
@@ -13,10 +13,11 @@ Table 0 classifies, table 1 forwards.
                                               classifier reads a fixed byte, so a frame that is not IP could spell out
                                               DSCP 46 there
     table 1  VLAN id of a lightpath        -> on in it, or at its end: untagged, table 2; see optical/switching.py
-             label and DSCP 46             -> along the flow's path, or into its lightpath; see protection.py
+             label and DSCP 46             -> along the flow's path; see protection.py
+             label and DSCP 46 or 34       -> into its lightpath; see optical/crossing.py
              to a host's MAC, DSCP 34      -> towards that host
              to a host's MAC               -> best-effort meter of the egress port, towards that host
-    table 2  label and DSCP 46             -> what came out of a lightpath: into the flow's next, to its host, or
+    table 2  label                         -> what came out of a lightpath: into the flow's next, to its host, or
                                               turned back: into the one before, and at the first switch the backup's
 
 The mark stays on to the host: the last port, too, has best effort to put behind it, and it knows the reserved frames
@@ -65,7 +66,7 @@ from controller.parts import Part, lit, states_of
 from controller.paths import next_hops
 from controller.protection import active_path, failover_groups, laid
 from controller.reservation import Placement, Reservation
-from controller.ways import IPV4, RESERVED_DSCP, label
+from controller.ways import IPV4, LATE_DSCP, RESERVED_DSCP, label
 from controller.windows import is_open
 
 BEST_EFFORT_BURST_S = 0.2
@@ -76,9 +77,6 @@ BEST_EFFORT_BURST_MAX_KBIT = 8000
 ARP_METER_MAX_KBPS = 100
 ARP_METER_MIN_KBPS = 8
 ARP_BURST_KBIT = 16
-
-LATE_DSCP = 34
-"""Assured forwarding, class 4. Source: RFC 2597 §6."""
 
 IPV6, ARP, LLDP = 0x86DD, 0x0806, 0x88CC
 PROTOCOL_NUMBERS: Mapping[str, int] = {"tcp": 6, "udp": 17}
@@ -217,8 +215,8 @@ def classifier(network: Network, placement: Placement, cookie: int, late: bool) 
         f"{flow.match.protocol}_dst": flow.match.destination_port,
     })  # fmt: skip
     mark: tuple[Action, ...] = (("set_ip_dscp", RESERVED_DSCP), ("set_eth_dst", label(network, placement)))
-    if late:
-        mark = (("set_ip_dscp", LATE_DSCP),)
+    if late:  # on an optical network in its lightpath all the same
+        mark = (("set_ip_dscp", LATE_DSCP), *(mark[1:] if network.grid else ()))
     return placement.switches[0], FlowEntry(0, 300, match, cookie, placement.meter_id, mark, goto=1)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-from controller.routes import Ducts, span_name
+from controller.routes import DUCT, Ducts, span_name
 from topologies.maps import Grid, Kind, Map
 
 PROPAGATION_US_PER_KM = 4.9
@@ -141,7 +141,7 @@ class Network:
             if link.duct and self.nodes[link.source].is_switch and self.nodes[link.destination].is_switch
         }
         held = Counter(lying.values())
-        return {span: f"duct:{duct}" for span, duct in lying.items() if held[duct] > 1}
+        return {span: f"{DUCT}{duct}" for span, duct in lying.items() if held[duct] > 1}
 
     def links_from(self, node: str) -> tuple[DirectedLink, ...]:
         """The links that leave a node, one for each of its ports."""

@@ -9,7 +9,7 @@ The nearest request, by reason, with as small a change as halving finds:
   proportion;
 - a latency limit: smaller bursts in the same proportion; if that is not enough, limits that can be kept, or lower
   rates where the limit is a standing flow's;
-- no second path: the same without protection.
+- no second path: the same with a backup that may share a duct with the path; if that is not enough, without protection.
 """
 
 from __future__ import annotations
@@ -149,7 +149,10 @@ def offer(circumstances: Circumstances, request: Request, error: Refused) -> tup
 
     bursts = _granted(circumstances, request)
     if isinstance(error, NoDisjointPath):
-        return tries.first([tuple(_with(flow, protection="none", backup="shared") for flow in request.flows)])
+        return tries.first([
+            tuple(_only_apart(flow) for flow in request.flows),
+            tuple(_with(flow, protection="none", backup="shared") for flow in request.flows),
+        ])  # fmt: skip
     if isinstance(error, NoCapacity | NoSpectrum) or error.facts.get("promise") == "completion":
         return tries.nearest(slower)
     if isinstance(error, LatencyNotMet):
@@ -211,6 +214,11 @@ class _Tries:
 
 def _with(flow: Flow, **changes: object) -> Flow:
     return replace(flow, requirement=replace(flow.requirement, **changes))  # type: ignore[arg-type]
+
+
+def _only_apart(flow: Flow) -> Flow:
+    """Paths that share no span, where they were to share no duct."""
+    return _with(flow, protection="link_disjoint") if flow.requirement.protection == "duct_disjoint" else flow
 
 
 def _slower(flow: Flow, share: float) -> Flow:

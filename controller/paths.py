@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, permutations
 
 import networkx as nx
 
-from controller.ducts import risks, shortest_duct_disjoint_pair
+from controller.ducts import Undecided, risks, shortest_duct_disjoint_pair
 from controller.network import DirectedLink, Network
 from controller.routes import Ducts, Path, Route, link_names
 
@@ -19,6 +21,16 @@ HOP_KM = 1e-6
 """Added to the length of each hop, so that of two paths of one length the one with fewer hops comes first."""
 
 NOTHING_DOWN: frozenset[str] = frozenset()
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Candidate routes, best first; not `complete`: the search for the best was given up, and there may be others."""
+
+    routes: tuple[Route, ...]
+    complete: bool = True
 
 
 def candidate_paths(
@@ -35,8 +47,8 @@ def candidate_paths(
 
 def candidate_routes(
     network: Network, source: str, destination: str, down: frozenset[str] = NOTHING_DOWN, ducts_too: bool = False
-) -> tuple[Route, ...]:
-    """Up to CANDIDATES pairs of a path and a backup that share no span, best first; empty if there is none.
+) -> Pairs:
+    """Up to CANDIDATES pairs of a path and a backup that share no span.
 
     `ducts_too`: nor a duct.
 
@@ -45,7 +57,7 @@ def candidate_routes(
     """
     apart = ducts_too and bool(network.ducts)
     whole = _candidate_routes(network, source, destination, NOTHING_DOWN, apart)
-    paths = [path for route in whole for path in (route.path, route.backup or ())]
+    paths = [path for route in whole.routes for path in (route.path, route.backup or ())]
     return _candidate_routes(network, source, destination, down, apart) if _touches(down, paths) else whole
 
 
@@ -82,17 +94,22 @@ def _candidate_paths(network: Network, source: str, destination: str, down: froz
 @lru_cache(maxsize=65_536)
 def _candidate_routes(
     network: Network, source: str, destination: str, down: frozenset[str], apart: bool
-) -> tuple[Route, ...]:
+) -> Pairs:
     ducts: Ducts = network.ducts if apart else {}
     ends = frozenset({source, destination})
     paths = candidate_paths(network, source, destination, down)
     graph = _graph(network, ends, down)
     routes = dict.fromkeys(Route(path) for path in paths if len(path) == 3)
+    complete = True
     for first, last in dict.fromkeys((path[1], path[-2]) for path in paths if len(path) > 3):
         inner = graph.copy()
         inner.remove_nodes_from(ends)
         for nodes_too in (True, False):
-            pair = shortest_duct_disjoint_pair(inner, first, last, nodes_too, ducts)
+            try:
+                pair = shortest_duct_disjoint_pair(inner, first, last, nodes_too, ducts)
+            except Undecided as undecided:
+                log.warning("search for disjoint paths given up: %s", undecided)
+                complete, pair = False, None
             if pair is not None:
                 one, other = ((source, *half, destination) for half in pair)
                 routes |= {Route(one, other): None, Route(other, one): None}
@@ -102,7 +119,7 @@ def _candidate_routes(
         if around is not None:
             routes[Route(path, around)] = None
     ordered = sorted(routes, key=lambda route: _order(network, route))
-    return tuple(ordered[:CANDIDATES])
+    return Pairs(tuple(ordered[:CANDIDATES]), complete)
 
 
 def _are_apart(path: Path, backup: Path, ducts: Ducts) -> bool:

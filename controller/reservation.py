@@ -13,10 +13,12 @@ from math import inf
 from typing import Literal
 
 from controller.optical.lightpaths import Lightpath
-from controller.routes import Route
+from controller.routes import Ducts, Route, fatal_ducts
 
 Protocol = Literal["tcp", "udp"]
 Protection = Literal["none", "link_disjoint", "duct_disjoint"]
+PROTECTIONS: tuple[Protection, ...] = ("duct_disjoint", "link_disjoint", "none")
+"""The most first."""
 Backup = Literal["shared", "dedicated"]
 
 LOWEST_RANK = 255
@@ -155,6 +157,12 @@ class Placement:
     def route(self) -> Route:
         """The way it goes."""
         return Route(self.path, self.backup_path, self.lightpaths, self.backup_lightpaths)
+
+    def is_weak(self, ducts: Ducts) -> bool:
+        """Whether it has less protection than its flow asked for: no backup, or one that a duct holds with the path."""
+        asked = self.flow.requirement.protection
+        bare = asked != "none" and self.backup_path is None and len(self.path) > 3
+        return bare or (asked == "duct_disjoint" and bool(fatal_ducts(self.route, ducts)))
 
     @property
     def link_names(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ NEVER: frozenset[str] = frozenset()
 
 Ducts = Mapping[str, str]
 """For each span that lies in a duct with others: the duct, by a name that no span has (`duct:...`)."""
+DUCT = "duct:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,14 @@ def survived(route: Route, ducts: Ducts) -> tuple[str, ...]:
         return ()
     fatal = frozenset(failures_of(route.backup, ducts))
     return tuple(failure for failure in failures_of(route.path, ducts) if failure not in fatal)
+
+
+def fatal_ducts(route: Route, ducts: Ducts) -> tuple[str, ...]:
+    """The ducts that both path and backup lie in: a failure of one cuts both."""
+    if route.backup is None:
+        return ()
+    around = frozenset(failures_of(route.backup, ducts))
+    return tuple(failure for failure in failures_of(route.path, ducts) if failure in around)
 
 
 def links_taken(route: Route, ducts: Ducts, dedicated: bool = False) -> tuple[tuple[str, frozenset[str]], ...]:

@@ -7,7 +7,8 @@ The rules, in this order:
    path when that is whole again.
 3. Every other flow whose path is cut lets go of what it had. The reservations that have such flows are decided anew,
    the most important rank first and the oldest first within a rank; their other flows stay where they are. If two
-   disjoint paths cannot be had any more, a protected flow is placed without a backup until they can.
+   disjoint paths cannot be had any more, a protected flow is placed with the next best protection until they can: a
+   backup that shares a duct with the path, or none. Its reservation is degraded and says so.
 4. A flow that fits nowhere is suspended: it keeps nothing, its reservation is degraded and says why. It is tried again,
    by the same rules and with its last path first, at every later change.
 """
@@ -23,8 +24,8 @@ from controller.bookings import Bookings
 from controller.bounds import DEFAULT_CALIBRATION, Calibration
 from controller.network import Network
 from controller.promises import FlowKey
-from controller.reservation import Flow, Placement, Reservation, State
-from controller.routes import both_ways, is_cut
+from controller.reservation import PROTECTIONS, Flow, Placement, Reservation, State
+from controller.routes import DUCT, Ducts, both_ways, fatal_ducts, is_cut
 from controller.standing import Standing, as_standing
 
 RUNNING = frozenset({State.ACTIVE, State.DEGRADED})
@@ -56,13 +57,14 @@ def survive(
     down = both_ways(down)
     before = as_standing(network, standing, calibration)
     homeless = sorted((each for each in before if _is_homeless(each, down)), key=_order)
-    bare = sorted((each for each in before if each.state in RUNNING and _bare(each)), key=_order)
+    running = (each for each in before if each.state in RUNNING)
+    weak = sorted((each for each in running if _weak(each, network.ducts)), key=_order)
     shelter = _Shelter(network, bookings, before, now_s, down, calibration)
     for reservation in homeless:
         shelter.let_go(reservation)
     for reservation in homeless:
         shelter.place_anew(reservation)
-    for reservation in bare:
+    for reservation in weak:
         shelter.protect(reservation)
     shelter.judge()
     changed = tuple(each for each in shelter.standing if before.get(each.id) != each)
@@ -134,18 +136,27 @@ class _Shelter:
         self.bookings, self.standing = self.bookings.without(rest.id).adding(kept), self.standing.having(rest)
 
     def place_anew(self, reservation: Reservation) -> None:
-        """Place its suspended flows: all together as they were asked for, else each for itself, else unprotected."""
+        """Place its suspended flows: all together as asked for, else each for itself, else with less protection."""
         lost = [p.flow for p in self._now(reservation).placements if p.suspended]
         if self._place(reservation, lost):
             return
         for flow in sorted(lost, key=lambda each: each.requirement.rank):
-            if not self._place(reservation, [flow]):
-                self._place(reservation, [_unprotected(flow)])
+            self._place_at_best(reservation, [flow, *_less_protected(flow)])
 
     def protect(self, reservation: Reservation) -> None:
-        """Give its flows that had to be placed without a backup the two paths they asked for, if there are."""
-        for placement in _bare(self._now(reservation)):
-            self._place(reservation, [placement.flow])
+        """Give its flows that had to be placed with less protection what they asked for, or more than they have."""
+        for placement in self._weak(self._now(reservation)):
+            tries = [placement.flow, *_less_protected(placement.flow)]
+            self._place_at_best(reservation, tries[:-1] if placement.backup_path is None else tries[:1])
+
+    def _place_at_best(self, reservation: Reservation, flows: Sequence[Flow]) -> None:
+        """Place the first of these that there is room for."""
+        for flow in flows:
+            if self._place(reservation, [flow]):
+                return
+
+    def _weak(self, reservation: Reservation) -> list[Placement]:
+        return _weak(reservation, self.network.ducts)
 
     def judge(self) -> None:
         """State and reason of every reservation that runs."""
@@ -182,7 +193,7 @@ class _Shelter:
     def _judged(self, reservation: Reservation) -> Reservation:
         waiting = [p.flow.name for p in reservation.placements if p.suspended]
         troubles = [self.refusals.get((reservation.id, name), f"{name} has no way.") for name in waiting]
-        troubles += [f"{p.flow.name} runs unprotected." for p in _bare(reservation)]
+        troubles += [_weakness(placement, self.network.ducts) for placement in self._weak(reservation)]
         detours = [p.flow.name for p in reservation.carried if _on_backup(p, self.down)]
         bared = [p.flow.name for p in reservation.carried if is_cut(p.backup_path or (), self.down)]
         notes = [f"{name} runs on its backup path." for name in detours]
@@ -194,16 +205,20 @@ class _Shelter:
         return reservation.moved_to(state, reason)
 
 
-def _unprotected(flow: Flow) -> Flow:
-    return replace(flow, requirement=replace(flow.requirement, protection="none"))
+def _less_protected(flow: Flow) -> list[Flow]:
+    """The same with the next best protection, and so on down to none."""
+    asked = PROTECTIONS.index(flow.requirement.protection)
+    return [replace(flow, requirement=replace(flow.requirement, protection=each)) for each in PROTECTIONS[asked + 1 :]]
 
 
-def _bare(reservation: Reservation) -> list[Placement]:
-    """The flows that asked for two disjoint paths and run on one."""
-    return [
-        placement
-        for placement in reservation.carried
-        if placement.flow.requirement.protection != "none"
-        and placement.backup_path is None
-        and len(placement.path) > 3
-    ]
+def _weak(reservation: Reservation, ducts: Ducts) -> list[Placement]:
+    """The flows that have less protection than they asked for."""
+    return [placement for placement in reservation.carried if placement.is_weak(ducts)]
+
+
+def _weakness(placement: Placement, ducts: Ducts) -> str:
+    name, shared = placement.flow.name, fatal_ducts(placement.route, ducts)
+    if placement.backup_path is None:
+        return f"{name} runs unprotected."
+    lying = ", ".join(duct.removeprefix(DUCT) for duct in shared)
+    return f"{name} has a backup in the same duct as its path: {lying}."

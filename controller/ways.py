@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from controller.entries import Action, FlowEntry, match_of
+from controller.entries import Action, FlowEntry, MatchValue, match_of
 from controller.network import DirectedLink, Network
 from controller.reservation import FIRST_METER_ID, Placement
 
 RESERVED_DSCP = 46
+LATE_DSCP = 34
+"""Assured forwarding, class 4. Source: RFC 2597 §6."""
 IPV4 = 0x0800
 
 RESERVED_PRIORITY = 300
@@ -44,14 +46,18 @@ class Ways:
         self.host_mac = network.nodes[placement.flow.destination].mac or ""
 
     def entry(
-        self, switch: str, in_port: int, actions: tuple[Action, ...], table: int = 1
+        self, switch: str, in_port: int, actions: tuple[Action, ...], table: int = 1, dscp: int | None = RESERVED_DSCP
     ) -> tuple[str, FlowEntry]:
-        match = match_of({"in_port": in_port, "eth_type": IPV4, "eth_dst": self.label, "ip_dscp": RESERVED_DSCP})
+        """What is done with the flow's packets that come in there, with that mark (None: any)."""
+        marked: dict[str, MatchValue] = {} if dscp is None else {"ip_dscp": dscp}
+        match = match_of({"in_port": in_port, "eth_type": IPV4, "eth_dst": self.label, **marked})
         return switch, FlowEntry(table, RESERVED_PRIORITY, match, self.cookie, actions=actions)
 
-    def forward(self, before: DirectedLink, link: DirectedLink, table: int = 1) -> tuple[str, FlowEntry]:
+    def onward(self, link: DirectedLink) -> tuple[Action, ...]:
         """On to the next node; a host gets its own address back."""
-        unlabel: tuple[Action, ...] = ()
-        if not self.network.nodes[link.destination].is_switch:
-            unlabel = (("set_eth_dst", self.host_mac),)
-        return self.entry(link.source, before.destination_port, (*unlabel, ("output", link.source_port)), table)
+        out: Action = ("output", link.source_port)
+        return (out,) if self.network.nodes[link.destination].is_switch else (("set_eth_dst", self.host_mac), out)
+
+    def forward(self, before: DirectedLink, link: DirectedLink) -> tuple[str, FlowEntry]:
+        """From one link on to the next."""
+        return self.entry(link.source, before.destination_port, self.onward(link))

@@ -15,11 +15,12 @@ Packet = dict[str, MatchValue]
 
 @dataclass
 class Journey:
-    """Where a packet went: the nodes, the meters as (switch, id), and the DSCP it had on each link out of a switch."""
+    """Where a packet went: the nodes, the meters as (switch, id), and DSCP and VLAN id out of each switch."""
 
     nodes: list[str] = field(default_factory=list)
     meters: list[tuple[str, int]] = field(default_factory=list)
     marks: list[MatchValue] = field(default_factory=list)
+    tags: list[MatchValue | None] = field(default_factory=list)
     arrived: Packet = field(default_factory=dict)
 
 
@@ -53,6 +54,7 @@ def send(
         if out is None:
             return journey
         journey.marks.append(moving.get("ip_dscp", 0))
+        journey.tags.append(moving.get("vlan_vid"))
         if out == CONTROLLER_PORT:
             journey.nodes.append("controller")
             return journey

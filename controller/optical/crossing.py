@@ -25,7 +25,11 @@ from controller.optical.lightpaths import Lightpath
 from controller.optical.switching import AFTER_LIGHT, Lit, colour, failover, turned
 from controller.protection import hold_apart, is_protected
 from controller.reservation import Placement
-from controller.ways import Laid, Ways, hops
+from controller.routes import Path
+from controller.ways import LATE_DSCP, RESERVED_DSCP, Laid, Ways, hops
+
+ANY_MARK = None
+"""Out of a lightpath comes only what a first switch has let into it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,11 @@ class Crossing:
     out_port: int
     group: GroupEntry
     aside: tuple[Action, ...]
+
+    @property
+    def ahead(self) -> tuple[Action, ...]:
+        """What is done with what is on its way."""
+        return ("push_vlan", VLAN), ("group", self.group.group_id)
 
 
 def light_of(placement: Placement) -> tuple[Lit, ...]:
@@ -69,47 +78,58 @@ def crossings(network: Network, placement: Placement) -> tuple[Crossing, ...]:
 def laid_in_light(network: Network, placement: Placement, cookie: int, on_backup: bool) -> Laid:
     """What the tables of each switch hold for a flow, from the last switch back to the first.
 
-    `on_backup`: the first switch sends it there at once; the rest of the path stays as it is.
+    `on_backup`: the first switch sends it there at once; the rest of the path stays as it is. What is late of a flow
+    with a window goes into its lightpaths, too, with its own mark.
 
     Raises: ValueError if backup and path share a link, where packets could go in circles (a bug in admission).
     """
     ways = Ways(network, placement, cookie)
-    if not is_protected(placement):
-        entry, link = hops(network, placement.path)[0]
-        light = placement.lightpaths
-        first = _enter(ways, entry.destination_port, light[0]) if light else ways.forward(entry, link)
-        return (*_to_the_host(ways, placement.path), *_on(ways, placement.path, light), first)
-    hold_apart(placement)
-    backup = placement.backup_path or ()
-    entries = [
-        *_to_the_host(ways, backup), *_on(ways, backup, placement.backup_lightpaths),
-        *_to_the_host(ways, placement.path),
-    ]  # fmt: skip
-    first_switch = placement.switches[0]
-    for each in reversed(crossings(network, placement)):
-        entries.append(ways.entry(each.switch, each.out_port, each.aside, AFTER_LIGHT))
-        is_first = each.switch == first_switch
-        ahead: tuple[Action, ...] = (("push_vlan", VLAN), ("group", each.group.group_id))
-        taken = each.aside if is_first and on_backup else ahead
-        entries.append(ways.entry(each.switch, each.in_port, taken, 1 if is_first else AFTER_LIGHT))
-    return tuple(entries)
+    before, link = hops(network, placement.path)[0]
+    if is_protected(placement):
+        hold_apart(placement)
+        start, *further = crossings(network, placement)
+        rest = [
+            *_behind_the_first(ways, placement.backup_path or (), placement.backup_lightpaths),
+            *_to_the_host(ways, placement.path),
+            *(entry for each in reversed(further) for entry in (_turned(ways, each), _ahead(ways, each))),
+            _turned(ways, start),
+        ]
+        first = start.aside if on_backup else start.ahead
+    else:
+        rest = _behind_the_first(ways, placement.path, placement.lightpaths)
+        first = _into(ways, placement.lightpaths[0]) if placement.lightpaths else ways.onward(link)
+    marks = (RESERVED_DSCP,) if placement.window is None else (RESERVED_DSCP, LATE_DSCP)
+    return (*rest, *(ways.entry(link.source, before.destination_port, first, dscp=mark) for mark in marks))
 
 
-def _to_the_host(ways: Ways, path: tuple[str, ...]) -> Laid:
-    """Out of its last lightpath and on to the host; not where there is only one switch."""
-    *_, last = hops(ways.network, path)
-    return (ways.forward(*last, table=AFTER_LIGHT),) if len(path) > 3 else ()
+def _turned(ways: Ways, crossing: Crossing) -> tuple[str, FlowEntry]:
+    """What comes back out of the lightpath that begins there."""
+    return ways.entry(crossing.switch, crossing.out_port, crossing.aside, AFTER_LIGHT, ANY_MARK)
 
 
-def _on(ways: Ways, path: tuple[str, ...], lightpaths: Sequence[Lightpath]) -> Laid:
-    """From each lightpath into the next, whatever is down."""
+def _ahead(ways: Ways, crossing: Crossing) -> tuple[str, FlowEntry]:
+    """What comes out of the lightpath that ends there."""
+    return ways.entry(crossing.switch, crossing.in_port, crossing.ahead, AFTER_LIGHT, ANY_MARK)
+
+
+def _behind_the_first(ways: Ways, path: Path, lightpaths: Sequence[Lightpath]) -> list[tuple[str, FlowEntry]]:
+    """Out of the last lightpath to the host, and from each lightpath into the next, whatever is down."""
     before = {link.source: coming.destination_port for coming, link in hops(ways.network, path)}
-    return tuple(_enter(ways, before[each.nodes[0]], each, AFTER_LIGHT) for each in reversed(lightpaths[1:]))
+    return [*_to_the_host(ways, path), *(
+        ways.entry(each.nodes[0], before[each.nodes[0]], _into(ways, each), AFTER_LIGHT, ANY_MARK)
+        for each in reversed(lightpaths[1:])
+    )]  # fmt: skip
 
 
-def _enter(ways: Ways, in_port: int, lightpath: Lightpath, table: int = 1) -> tuple[str, FlowEntry]:
-    out: Action = ("output", _first_port(ways.network, lightpath))
-    return ways.entry(lightpath.nodes[0], in_port, (*colour(lightpath), out), table)
+def _to_the_host(ways: Ways, path: Path) -> Laid:
+    """Out of its last lightpath and on to the host; not where there is only one switch."""
+    before, link = hops(ways.network, path)[-1]
+    out = ways.entry(link.source, before.destination_port, ways.onward(link), AFTER_LIGHT, ANY_MARK)
+    return (out,) if len(path) > 3 else ()
+
+
+def _into(ways: Ways, lightpath: Lightpath) -> tuple[Action, ...]:
+    return (*colour(lightpath), ("output", _first_port(ways.network, lightpath)))
 
 
 def _first_port(network: Network, lightpath: Lightpath) -> int:

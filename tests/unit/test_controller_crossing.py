@@ -14,9 +14,9 @@ from controller.entries import OUR_GROUPS, SwitchState
 from controller.forwarding import wanted_states
 from controller.network import network_from_map
 from controller.optical.lightpaths import Lightpath, identity
-from controller.optical.switching import failover
+from controller.optical.switching import TURNS, failover
 from controller.reconcile import ordered_changes
-from controller.reservation import Flow, Match, Protection, Requirement, Reservation, State
+from controller.reservation import Flow, Match, Protection, Requirement, Reservation, State, Window
 from controller.routes import span_name, walk_under
 from tests.packets import Journey, packet, send
 from topologies.loader import load_map
@@ -103,6 +103,19 @@ def test_switches_on_the_way_hold_as_much_for_twenty_protected_flows_as_for_one(
     for name in ("r2", "r3", "r4", "r6"):
         assert one[name] == twenty[name]
     assert one["r1"].groups == twenty["r1"].groups, "flows between the same lightpaths share a group"
+
+
+@pytest.mark.parametrize("protection", ["none", "link_disjoint"])
+def test_what_is_late_goes_the_same_way_in_its_lightpath_with_its_own_mark(protection: Protection) -> None:
+    bound = reservation(protection)
+    (placement,) = bound.placements
+    held = replace(bound, placements=(replace(placement, window=Window(1_000_000, 0, 500_000)),))
+    for now_us, mark in ((250_000, 46), (750_000, 34)):
+        states = wanted_states(WAVES, [held], now_us=now_us)
+        journey = send(WAVES, states, "edge1", packet(WAVES, placement.flow))
+        assert (tuple(journey.nodes), journey.marks) == (PATH, [mark] * 5)
+        assert journey.tags == [0x1001 + (TURNS if protection != "none" else 0)] * 4 + [None]
+        assert journey.arrived["eth_dst"] == WAVES.nodes["cloud"].mac
 
 
 def test_groups_come_before_the_entries_that_use_them_and_go_after_them() -> None:

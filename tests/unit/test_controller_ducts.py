@@ -8,8 +8,10 @@ import pytest
 
 from controller.admission import Admitted, Rejected, Request, decide
 from controller.bookings import Bookings
+from controller.errors import Refused
 from controller.network import Network, network_from_map
-from controller.reservation import Backup, Flow, Match, Protection, Requirement, Reservation, State
+from controller.offers import decide_or_advise
+from controller.reservation import Backup, Flow, Match, Placement, Protection, Requirement, Reservation, State
 from controller.routes import spans_of
 from controller.standing import Standing
 from controller.survival import survive
@@ -47,6 +49,15 @@ class Calendar:
             self.bookings, self.standing = decision.bookings, decision.after.having(new)
         return decision
 
+    def fail(self, *spans: str) -> None:
+        """Exactly these are down now."""
+        down = frozenset(link for a, b in spans for link in (f"{a}->{b}", f"{b}->{a}"))
+        after = survive(self.network, self.bookings, self.standing, 1.0, down)
+        self.bookings, self.standing = after.bookings, after.standing
+
+    def running(self) -> list[Reservation]:
+        return list(self.standing)
+
 
 def test_a_duct_with_one_span_is_no_shared_risk() -> None:
     assert network(alone="ax", both="dx dz").ducts == {"d-x": "duct:both", "d-z": "duct:both"}
@@ -66,6 +77,55 @@ def test_without_two_ways_in_different_ducts_it_is_refused_and_told_so() -> None
     assert isinstance(decision, Rejected)
     assert decision.error.code == "no_disjoint_path"
     assert decision.error.detail == "f1: no two paths from edge1 to cloud without a common span or duct are up."
+
+
+def test_a_search_that_takes_too_long_is_given_up_and_a_refusal_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.ducts.SOLVE_LIMIT_S", 0.0)
+    refused = Calendar(network(trench="ax ay az")).reserve(1, "duct_disjoint")
+    assert isinstance(refused, Rejected)
+    assert refused.error.code == "no_disjoint_path"
+    assert refused.error.detail == (
+        "f1: no two paths from edge1 to cloud without a common span or duct were found in 3 s; there may be some."
+    )
+    found = Calendar(network(trench="ax dy")).reserve(1, "duct_disjoint")
+    assert isinstance(found, Admitted), "the pairs among the shortest paths are looked at all the same"
+    assert placed_over(found.placements[0]) == ("x", "z")
+
+
+def test_what_is_offered_instead_is_the_next_best_protection() -> None:
+    calendar = Calendar(network(trench="ax ay az"))
+    request = Request("r-1", 1, (flow(1, "duct_disjoint", "dedicated"),))
+    refused = decide_or_advise(calendar.network, calendar.bookings, calendar.standing, request, 0.0)
+    assert isinstance(refused, Rejected)
+    assert isinstance(refused.error, Refused)
+    refused.error.advise()
+    offered = refused.error.facts["offer"]
+    assert offered == (flow(1, "link_disjoint", "dedicated"),)
+
+
+def test_when_no_pair_in_different_ducts_is_left_a_flow_gets_one_in_different_spans_until_there_is() -> None:
+    calendar = Calendar(network(trench="ax ay"))
+    decision = calendar.reserve(1, "duct_disjoint")
+    assert isinstance(decision, Admitted)
+    assert [placed_over(decision.placements[0])[0], placed_over(decision.placements[0])[1]] == ["x", "z"]
+    calendar.fail("ax", "az")
+    (alone,) = calendar.running()
+    assert (alone.state, alone.reason) == (State.DEGRADED, "f1 runs unprotected.")
+    calendar.fail("az")
+    (weak,) = calendar.running()
+    assert weak.reason == "f1 has a backup in the same duct as its path: trench."
+    assert (weak.state, sorted(placed_over(weak.placements[0]))) == (State.DEGRADED, ["x", "y"])
+    assert weak.placements[0].flow == flow(1, "duct_disjoint", "shared"), "it still wants what it asked for"
+    calendar.fail()
+    (whole,) = calendar.running()
+    assert (whole.state, whole.reason) == (State.ACTIVE, None)
+    assert "z" in placed_over(whole.placements[0])
+
+
+def placed_over(placement: Placement) -> tuple[str, str]:
+    """The switch in the middle of its path, and of its backup."""
+    assert placement.backup_path is not None
+    return placement.path[2], placement.backup_path[2]
 
 
 def test_backups_that_one_duct_needs_together_are_not_shared() -> None:
