@@ -44,6 +44,7 @@ def measure(say: Callable[[str], None]) -> Capacity:
         path = Path(directory) / "chain.yaml"
         path.write_text(yaml.safe_dump(_chain()))
         with Emulation(load_map(str(path)), Settings(path)) as emulation:
+            emulation.build()
             _lay_flows(emulation)
             large, small = _most_frames(emulation, LARGE_BYTES, say), _most_frames(emulation, SMALL_BYTES, say)
     moment = time.strftime("%Y-%m-%d %H:%M")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import ssl
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from journal import Journal
 from problems import EmulationError
 from topologies import running
 from topologies.maps import MANAGEMENT_GATEWAY, Map
+
+POLL_S = 0.05
 
 
 class ControllerProcess:
@@ -26,6 +30,7 @@ class ControllerProcess:
         pki: Path | None = None,
     ) -> None:  # fmt: skip
         self.log = log
+        self.openflow_port = openflow[1]
         self.trust = ssl.create_default_context(cafile=str(pki / "ca.crt")) if pki else None
         own = running.DIRECTORY / "controller"  # a new network begins with no reservations
         journal.directory(own)
@@ -47,29 +52,47 @@ class ControllerProcess:
             )
         journal.process(self.process.pid, "controller")
 
-    def wait_until_ready(self, timeout_s: float) -> None:
+    def wait_until_ready(self, timeout_s: float, listening: Callable[[], None]) -> None:
         """Wait until the controller says that all switches are there and wired as the map says.
+
+        `listening` is called as soon as it listens for switches.
 
         Raises: EmulationError naming what is missing.
         """
         deadline = time.monotonic() + timeout_s
+        self._wait(deadline, timeout_s, lambda: None if self._listens() else "it does not listen yet")
+        listening()
+        self._wait(deadline, timeout_s, self._missing)
+
+    def _wait(self, deadline: float, timeout_s: float, missing: Callable[[], str | None]) -> None:
         state = "it does not answer yet"
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise EmulationError(f"the controller ended with exit code {self.process.returncode}:\n{self._tail()}")
-            health, network = self._get("/v1/healthz"), self._get("/v1/network")
-            if health and network:
-                up, expected = health["switches_up"], health["switches_expected"]
-                complaints = network["complaints"]
-                if up == expected and not complaints:
-                    return
-                state = f"{up} of {expected} switches connected. " + " ".join(map(str, complaints))
-            time.sleep(0.1)
+            if (found := missing()) is None:
+                return
+            state = found
+            time.sleep(POLL_S)
         raise EmulationError(f"the controller is not ready after {timeout_s:g} s: {state}\n{self._tail()}")
+
+    def _listens(self) -> bool:
+        command = ["ss", "-ltnH", f"sport = :{self.openflow_port}"]
+        return bool(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    def _missing(self) -> str | None:
+        """What is not as it should be; None: nothing."""
+        health, network = self._get("/v1/healthz"), self._get("/v1/network")
+        if health is None or network is None:
+            return "it does not answer yet"
+        up, expected, complaints = health["switches_up"], health["switches_expected"], network["complaints"]
+        if up == expected and not complaints:
+            return None
+        return f"{up} of {expected} switches connected. " + " ".join(map(str, complaints))
 
     def stop(self) -> None:
         """End the controller and wait for it."""
         self.process.terminate()
+        self.process.send_signal(signal.SIGCONT)  # one that stands still would not notice
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:

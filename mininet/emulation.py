@@ -29,7 +29,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Mininet 2.3.0 still uses distutils
     from mininet.log import setLogLevel
     from mininet.net import Mininet
-    from mininet.node import OVSSwitch, RemoteController
+    from mininet.node import OVSSwitch
 
 MANAGEMENT_BRIDGE = "plmgmt"
 FIBRE_US_PER_KM = 4.9
@@ -60,7 +60,10 @@ class Settings:
 
 
 class Emulation:
-    """One running map. `net` is the Mininet object, `hosts` what other programs need to know of the hosts."""
+    """One running map. `net` is the Mininet object, `hosts` what other programs need to know of the hosts.
+
+    Entering it prepares the machine; then `build` makes the network, beside a controller that starts meanwhile.
+    """
 
     def __init__(self, plan: Map, settings: Settings) -> None:
         self.plan = plan
@@ -74,7 +77,7 @@ class Emulation:
 
     def __enter__(self) -> Emulation:
         try:
-            self._start()
+            self._prepare()
         except BaseException:
             self.stop()
             raise
@@ -112,20 +115,34 @@ class Emulation:
         )
         running.write(note)
 
-    def _start(self) -> None:
+    def build(self) -> None:
+        """Make hosts, switches and links; no switch looks for a controller yet.
+
+        Raises: EmulationError.
+        """
+        self._build_net()
+        self._connect_management()
+        self.hosts = tuple(self._describe(node) for node in self.net.hosts)
+        self.net.start()
+        self._wait_for_ports()
+        self.propagation_emulated = shaping.has_netem()
+        self._shape()
+
+    def seek_controller(self) -> None:
+        """Let the switches look for their controller. Best when it listens: else they look again 1, 3, 7 s later."""
+        host, port = self.settings.openflow
+        target = f"{'ssl' if self.settings.tls else 'tcp'}:{host}:{port}"
+        each = [["--", "set-controller", node.name, target] for node in self.plan.switches]
+        _run(["ovs-vsctl", *(word for command in each for word in command)])
+
+    def _prepare(self) -> None:
         machine.tune(self.journal, self.plan)
         machine.prefer_packets(self.journal)
         self.idle_loops = machine.start_idle_loops(self.journal)
         if self.settings.pki:
             self._make_certificates(self.settings.pki)
         self.vswitch.start(self.settings.pki)
-        self._build_net()
-        self._build_management()
-        self.hosts = tuple(self._describe(node) for node in self.net.hosts)
-        self.net.start()
-        self._wait_for_ports()
-        self.propagation_emulated = shaping.has_netem()
-        self._shape()
+        self._open_management()
 
     def _make_certificates(self, directory: Path) -> None:
         self.journal.directory(directory)
@@ -137,9 +154,6 @@ class Emulation:
         setLogLevel("error")
         OVSSwitch.setup()
         self.net = Mininet(topo=None, build=False, ipBase="10.0.0.0/16", autoSetMacs=False)
-        host, port = self.settings.openflow
-        protocol = "ssl" if self.settings.tls else "tcp"
-        self.net.addController("c0", controller=RemoteController, ip=host, port=port, protocol=protocol)
         for node in self.plan.switches:
             self.journal.interface(node.name)
             self.net.addSwitch(
@@ -158,11 +172,13 @@ class Emulation:
             self.net.addLink(*link.ends, port1=ends[0].number, port2=ends[1].number)
         self.net.build()
 
-    def _build_management(self) -> None:
+    def _open_management(self) -> None:
         self.journal.interface(MANAGEMENT_BRIDGE)
         _run(["ip", "link", "add", MANAGEMENT_BRIDGE, "type", "bridge"])
         _run(["ip", "address", "add", f"{MANAGEMENT_GATEWAY}/16", "dev", MANAGEMENT_BRIDGE])
         _run(["ip", "link", "set", MANAGEMENT_BRIDGE, "up"])
+
+    def _connect_management(self) -> None:
         for node in self.plan.hosts:
             near, far, pid = f"{node.name}-mg", f"{node.name}-mgmt", str(self.net[node.name].pid)
             self.journal.interface(near)
@@ -201,29 +217,33 @@ class Emulation:
             time.sleep(0.02)
 
     def _shape(self) -> None:
-        scripts: dict[str, list[str]] = {}
+        ports: dict[str, list[tuple[Port, MapLink]]] = {}
         for link in self.plan.links:
-            delay_us = link.length_km * FIBRE_US_PER_KM if self.propagation_emulated else 0.0
             for port in (self.plan.port(*link.ends), self.plan.port(*link.ends[::-1])):
                 owner = port.node if self.plan.node(port.node).kind != "switch" else ""
-                scripts.setdefault(owner, []).extend(self._port_script(port, self._line_bps(link), delay_us))
-        for owner, lines in scripts.items():
+                ports.setdefault(owner, []).append((port, link))
+        for owner, its in ports.items():
             if owner:
-                self.run_in(owner, "\n".join(["set -e", *_HOST_SCRIPT, *lines]))
+                self.run_in(owner, "\n".join(["set -e", *_HOST_SCRIPT, *self._ports_script(its)]))
             else:
-                _run(["sh", "-ec", "\n".join(lines)])
+                _run(["sh", "-ec", "\n".join(self._ports_script(its))])
 
     def _line_bps(self, link: MapLink) -> int:
         """A lightpath's tag is the emulation's and not the network's: lines are faster by what it may take."""
         rate_bps = self.plan.rate_bps(link)
         return rate_bps if self.plan.grid is None else shaping.with_tags(rate_bps)
 
-    def _port_script(self, port: Port, rate_bps: int, delay_us: float) -> list[str]:
-        name, mtu = port.interface, self.plan.mtu_bytes
+    def _ports_script(self, ports: list[tuple[Port, MapLink]]) -> list[str]:
+        """All changes of a kind by one process: a process for each would take most of an emulation's start."""
+        names, mtu = [port.interface for port, _ in ports], self.plan.mtu_bytes
+        shapes = []
+        for port, link in ports:
+            delay_us = link.length_km * FIBRE_US_PER_KM if self.propagation_emulated else 0.0
+            shapes += shaping.port_commands(port.interface, self._line_bps(link), mtu, delay_us)
         return [
-            f"ip link set {name} mtu {mtu} txqueuelen 1000",
-            f"ethtool -K {name} tx off rx off tso off gso off gro off >/dev/null",
-            *(shlex.join(command) for command in shaping.port_commands(name, rate_bps, mtu, delay_us)),
+            *_batch("ip", [["link", "set", name, "mtu", str(mtu), "txqueuelen", "1000"] for name in names]),
+            *(f"ethtool -K {name} tx off rx off tso off gso off gro off >/dev/null" for name in names),
+            *_batch("tc", shapes),
         ]
 
     def run_in(self, host: str, script: str) -> str:
@@ -258,6 +278,11 @@ _HOST_SCRIPT = (
     "sysctl -qw net.ipv4.tcp_tso_rtt_log=0 2>/dev/null || true",
     "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 || true",
 )
+
+
+def _batch(tool: str, commands: list[list[str]]) -> list[str]:
+    """The lines of a shell script in which one process carries out all these commands of `ip` or `tc`."""
+    return [f"{tool} -batch - <<'END'", *(shlex.join(command) for command in commands), "END"]
 
 
 def _run(command: list[str]) -> str:

@@ -30,8 +30,7 @@ def emulate(settings: Settings, own_controller: bool = True, say: Say = print) -
     ports = (settings.openflow, ("127.0.0.1", settings.rest_port)) if own_controller else ()
     machine.check(ports, settings.datapath)
     clear_the_way(say)
-    emulation = Emulation(plan, settings)
-    with emulation:
+    with Emulation(plan, settings) as emulation:
         if own_controller:
             log = running.DIRECTORY / "controller.log"
             controller = ControllerProcess(
@@ -39,12 +38,15 @@ def emulate(settings: Settings, own_controller: bool = True, say: Say = print) -
                 settings.pki,
             )  # fmt: skip
             try:
-                controller.wait_until_ready(settings.ready_timeout_s)
+                emulation.build()
+                controller.wait_until_ready(settings.ready_timeout_s, emulation.seek_controller)
                 emulation.announce()
                 yield emulation
             finally:
                 controller.stop()
         else:
+            emulation.build()
+            emulation.seek_controller()
             wait_until_connected(plan, settings.ready_timeout_s)
             emulation.announce()
             yield emulation

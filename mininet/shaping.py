@@ -42,7 +42,7 @@ def queue_frames(mtu_bytes: int) -> int:
 
 
 def port_commands(interface: str, rate_bps: int, mtu_bytes: int, delay_us: float = 0.0) -> list[list[str]]:
-    """The commands that shape one egress port; `delay_us` asks for emulated propagation (needs netem)."""
+    """What `tc` is to do to shape one egress port; `delay_us` asks for emulated propagation (needs netem)."""
     frame = mtu_bytes + 14
     burst = max(2 * frame, round(rate_bps / 8 * 0.001))
     rate = f"{rate_bps}bit"
@@ -51,9 +51,9 @@ def port_commands(interface: str, rate_bps: int, mtu_bytes: int, delay_us: float
     def share(percent: int) -> str:
         return f"{rate_bps * percent // 100}bit"
 
-    tc = ["tc", "qdisc", "add", "dev", interface]
-    classes = ["tc", "class", "add", "dev", interface, "parent"]
-    filters = ["tc", "filter", "add", "dev", interface, "parent", "1:", "protocol"]
+    tc = ["qdisc", "add", "dev", interface]
+    classes = ["class", "add", "dev", interface, "parent"]
+    filters = ["filter", "add", "dev", interface, "parent", "1:", "protocol"]
     commands = [
         [*tc, "root", "handle", "1:", "htb", "default", "20"],
         [*classes, "1:", "classid", "1:1", "htb", "rate", rate, "ceil", rate, *htb],

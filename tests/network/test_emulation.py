@@ -13,7 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from journal import Journal
 from tests.network.conftest import ROOT, START, Started, started
+from tests.waiting import wait_until
 from topologies import running
 
 TRACES = ("ovs-vswitchd", "ovsdb-server", "controller.main", "mininet:", "iperf3", "while :; do :; done")
@@ -157,7 +159,13 @@ def test_without_a_controller_it_says_which_switches_nobody_took(tmp_path: Path)
 
 @pytest.mark.usefixtures("untouched")
 def test_switches_that_are_not_there_in_time_are_counted(tmp_path: Path) -> None:
+    """The controller does not come to answer: it is stopped as soon as it is there."""
     emulation = Started(["pair", "--no-prompt", "--timeout", "0.1"], tmp_path / "log")
+    journal = Journal(running.DIRECTORY)
+    wait_until(lambda: emulation.process.poll() is not None or journal.newest_process("controller"))
+    controller = journal.newest_process("controller")
+    assert controller is not None, emulation.text()
+    os.kill(controller, signal.SIGSTOP)
     assert emulation.end(signal.SIGCONT) == 1
     assert "the controller is not ready after 0.1 s" in emulation.text()
 
