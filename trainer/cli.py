@@ -11,6 +11,7 @@ import importlib.metadata
 import logging
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
@@ -85,9 +86,14 @@ def paceline(verbose: bool) -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    act(sys.argv[1:])
+
+
+def act(arguments: Sequence[str]) -> NoReturn:
+    """Do what these say and exit. A command finds this as its context's `obj`, to have others done."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        paceline.main(standalone_mode=False)
+        paceline.main(list(arguments), standalone_mode=False, obj=act)
         sys.exit(0)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -104,7 +106,15 @@ def train(
         cloud_flags += ["--controller", url, "--map", running.map_name]
         jobs = launch.emulated_jobs(running, port, cloud_flags, edge_flags)
     jobs = [launch.with_flags(job, _secrets(job.name, token_file, tls_dir)) for job in jobs]
-    launch.run_jobs(jobs, directory, may_lose=len(names) - settings.quorum_in_training)
+    preload()
+    launch.run_jobs(jobs, directory, len(names) - settings.quorum_in_training, ctx.obj)
+
+
+def preload() -> None:
+    """What cloud and edges import, once for all of them; torch does the last only at the first step of an optimiser."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for module in ("trainer.cloud", "trainer.edge", "trainer.progress", "trainer.reserved_road", "torch._dynamo"):
+        importlib.import_module(module)
 
 
 def _secrets(name: str, token_file: Path | None, tls_dir: Path | None) -> list[str]:

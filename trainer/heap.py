@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+AT_ONCE_BYTES = 16 * 1024 * 1024
+"""When memory runs out it is asked for in such pieces."""
 LARGEST_THRESHOLD_BYTES = 32 * 1024 * 1024
 """Of M_MMAP_THRESHOLD, with 64 bits."""
 
@@ -18,4 +20,5 @@ def keep_heap() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST_THRESHOLD_BYTES) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    bounded = mallopt(M_MMAP_THRESHOLD, LARGEST_THRESHOLD_BYTES) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    return bool(bounded and mallopt(M_TOP_PAD, AT_ONCE_BYTES))

@@ -6,33 +6,25 @@ Whatever happens, no child outlives this: they end when told, when their parent 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from topologies.running import Running, RunningHost
 from trainer.errors import EXIT_NETWORK, EXIT_TRAINING, TrainerError
+from trainer.forked import Forked, be_called, enter_network_of, fork
 
 LAST_LINES = 12
 POLL_S = 0.1
 GRACE_S = 15.0
 """For the cloud to release its reservation, and for edges to hang up."""
 
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-    "MALLOC_TOP_PAD_": str(2**24),
-}
-"""One thread each; and memory of tensors is kept, not given back to the kernel and fetched anew for every layer."""
-
-_PR_SET_PDEATHSIG = 1
+Act = Callable[[Sequence[str]], object]
+"""Does what a command line says, and ends the process."""
 
 
 class ChildFailedError(TrainerError):
@@ -59,7 +51,7 @@ class Child:
     """A started process; its stderr (an edge's stdout, too) goes to `log`."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: Forked
     log: Path
 
     def last_lines(self) -> str:
@@ -114,14 +106,16 @@ def _limits(host: RunningHost | None) -> list[str]:
     return [] if host is None else [flag for directory in host.cgroup for flag in ("--cgroup", directory)]
 
 
-def run_jobs(jobs: Sequence[Job], logs: Path, may_lose: int) -> None:
+def run_jobs(jobs: Sequence[Job], logs: Path, may_lose: int, act: Act) -> None:
     """Run cloud (the first job) and edges until the cloud ends; so many edges may fail meanwhile.
+
+    Each is a copy of this process, which has imported what they need: it takes longer than anything else they do first.
 
     Raises: ChildFailedError that says which process failed, with its last lines.
     """
     with _stopped_at_end() as children:
         for job in jobs:
-            children.append(_start(job, logs))
+            children.append(_start(job, logs, act))
         cloud, edges = children[0], children[1:]
         while cloud.process.poll() is None:
             failed = [edge for edge in edges if edge.process.poll() not in (None, 0)]
@@ -135,6 +129,7 @@ def run_jobs(jobs: Sequence[Job], logs: Path, may_lose: int) -> None:
 
 def _failure(child: Child) -> ChildFailedError:
     code = child.process.returncode
+    assert code is not None, "it has ended"
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed (exit code {code})"
     return ChildFailedError(
         f"{child.name} {how}. Its last lines, from {child.log}:\n{child.last_lines()}",
@@ -142,40 +137,21 @@ def _failure(child: Child) -> ChildFailedError:
     )
 
 
-def _start(job: Job, logs: Path) -> Child:
-    command = [sys.executable, "-m", "trainer.cli", *job.arguments]
-    if job.host is not None:
-        command = _inside(job.host, command)
-        for directory in job.host.cgroup if job.arguments[0] == "cloud" else ():
-            command = ["/bin/sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', directory, *command]
+def _start(job: Job, logs: Path, act: Act) -> Child:
     log = logs / f"{job.name}.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=None if job.arguments[0] == "cloud" else output,
-            stderr=output,
-            env={**os.environ, **ENVIRONMENT},
-            start_new_session=True,  # Ctrl-C comes to us; we pass it on in the right order
-            preexec_fn=_die_with_parent(os.getpid()),
-        )
+        process = fork(partial(_be, job, act), None if job.arguments[0] == "cloud" else output, output)
     return Child(job.name, process, log)
 
 
-def _inside(host: RunningHost, command: Sequence[str]) -> list[str]:
-    """Enter the host's network namespace, then become the command: one pid all along."""
-    return ["nsenter", f"--net=/proc/{host.pid}/ns/net", "--", *command]
-
-
-def _die_with_parent(parent: int) -> Callable[[], None]:
-    libc = ctypes.CDLL(None)
-
-    def ask_kernel() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # the parent was gone before we asked
-            os._exit(EXIT_TRAINING)
-
-    return ask_kernel
+def _be(job: Job, act: Act) -> None:
+    """Become the cloud or an edge: in its host's network, and the cloud in its host's control group."""
+    be_called(job.name)
+    if job.host is not None:
+        for directory in job.host.cgroup if job.arguments[0] == "cloud" else ():
+            Path(directory, "cgroup.procs").write_text(str(os.getpid()))
+        enter_network_of(job.host.pid)
+    act(job.arguments)
 
 
 @contextlib.contextmanager
@@ -199,12 +175,10 @@ def _stopped_at_end() -> Iterator[list[Child]]:
 
 def _signal(children: Sequence[Child], number: signal.Signals) -> None:
     for child in children:
-        if child.process.poll() is None:
-            child.process.send_signal(number)
+        child.process.send_signal(number)
 
 
 def _wait(children: Sequence[Child], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     for child in children:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.process.wait(max(0.0, deadline - time.monotonic()))
+        child.process.wait(max(0.0, deadline - time.monotonic()))

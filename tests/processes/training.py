@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +13,9 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+from tests.processes.nursery import NURSERY
+from trainer.forked import Forked
 
 Event = dict[str, Any]
 POLL_S = 0.01
@@ -51,7 +52,7 @@ class Stage:
     port: int
     edge_flags: tuple[str, ...] = ()
     cloud_flags: tuple[str, ...] = ()
-    processes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    processes: dict[str, Forked] = field(default_factory=dict)
     seen: int = 0
 
     @property
@@ -82,12 +83,7 @@ class Stage:
             self.start_edge(number)
 
     def _start(self, name: str, *arguments: str) -> None:
-        log = (self.directory / f"{name}.log").open("a")
-        with log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "trainer.cli", *arguments], stdout=log, stderr=log, text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
+        self.processes[name] = NURSERY.start(self.directory / f"{name}.log", arguments)
 
     def send(self, name: str, number: signal.Signals) -> None:
         """Signal one process; a killed one is waited for."""
@@ -117,7 +113,9 @@ class Stage:
 
     def finish(self, name: str = "cloud", seconds: float = 180) -> int:
         """Wait for a process to end; its exit code."""
-        return self.processes[name].wait(seconds)
+        code = self.processes[name].wait(seconds)
+        assert code is not None, f"{name} has not ended after {seconds:g} s; {self.logs()}"
+        return code
 
     def summary(self) -> dict[str, Any]:
         """The record's summary."""
@@ -140,7 +138,6 @@ def stage(
         yield one
     finally:
         for process in one.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
+            process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGKILL)
             process.wait()
