@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(true: Callable[[], object], timeout_s: float = 60.0, every_s: float = 0.02) -> None:
+def wait_until(true: Callable[[], object], timeout_s: float = 120.0, every_s: float = 0.02) -> None:
     """Until it is true; fails when it is not after all that time."""
     deadline_s = time.monotonic() + timeout_s
     while not true():

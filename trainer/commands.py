@@ -148,6 +148,13 @@ def cloud(
     tls_cert: Path | None, tls_key: Path | None, token_file: Path | None, quiet: bool, as_json: bool, **options: Any,
 ) -> None:
     """Be the cloud: wait for the edges, then plan, reserve, train and average; write the run record."""
+    if resume is None:
+        if not edges:
+            raise UsageError("Name the edges to expect: --edge edge1 --edge edge2; or go on with a run: --resume RUN.")
+        settings = to_settings(options, edges=edges, controller=controller, map_name=map_name)
+    else:
+        settings = settings_of(resume, {**given(ctx, options), **({"controller": controller} if controller else {})})
+
     from trainer import checkpoint
     from trainer.cloud import run
     from trainer.credentials import credentials
@@ -156,14 +163,10 @@ def cloud(
 
     secret = credentials(True, tls_ca, tls_cert, tls_key, token_file)
     if resume is None:
-        if not edges:
-            raise UsageError("Name the edges to expect: --edge edge1 --edge edge2; or go on with a run: --resume RUN.")
-        settings = to_settings(options, edges=edges, controller=controller, map_name=map_name)
         shown = listener(quiet, as_json, settings.rounds)
         record = RunRecord(run_dir or new_directory(runs_dir), asdict(settings), shown)
         after, before = None, None
     else:
-        settings = settings_of(resume, {**given(ctx, options), **({"controller": controller} if controller else {})})
         after = checkpoint.read(resume)
         before = last_reservation(resume)
         record = RunRecord.reopened(resume, asdict(settings), after.round, listener(quiet, as_json, settings.rounds))

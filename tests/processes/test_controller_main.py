@@ -89,7 +89,7 @@ def test_help_shows_an_example() -> None:
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     listen = ["--listen", f"127.0.0.1:{free_port()}", "--openflow", f"127.0.0.1:{free_port()}", "--ledger", "sqlite://"]
     command_line = [sys.executable, "-m", "controller.main", "pair", *listen, *arguments]
-    return subprocess.run(command_line, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command_line, capture_output=True, text=True, timeout=240, check=False)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +198,6 @@ def test_inside_ryu_manager_half_of_what_tls_needs_is_refused_at_the_start(tmp_p
     openflow = ["--ofp-listen-host", "127.0.0.1", "--ofp-tcp-listen-port", str(free_port())]
     manager = [sys.executable, "-c", RYU_MANAGER, *openflow, "--config-file", str(config), "controller.southbound"]
     environment = {**os.environ, "PACELINE_MAP": "pair"}
-    ended = subprocess.run(manager, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(manager, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode != 0
     assert "TLS for REST needs both paceline_tls_cert and paceline_tls_key" in ended.stderr + ended.stdout

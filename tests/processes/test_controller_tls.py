@@ -90,7 +90,7 @@ def test_a_switch_with_anothers_certificate_is_turned_away_with_an_event(
 
 def greeting(controller: Controller, context: ssl.SSLContext | None) -> bytes:
     """The first bytes the controller sends to whoever connects as a switch."""
-    with socket.create_connection(("127.0.0.1", controller.openflow_port), timeout=10) as plain:
+    with socket.create_connection(("127.0.0.1", controller.openflow_port), timeout=60) as plain:
         if context is None:
             plain.sendall(b"\x04\x00\x00\x08\x00\x00\x00\x01")  # OpenFlow 1.3, hello
             return plain.recv(8)

@@ -55,7 +55,7 @@ def poke(port: int) -> None:
     """Send what no trainer sends: text, half a frame, a frame that promises gigabytes."""
     too_large = b"PACE\x03\x01\x00\x00" + b"\xff" * 12 + bytes(12)
     for garbage in (b"GET / HTTP/1.1\r\n\r\n" * 4, b"PACE\x03", too_large, os.urandom(4096), b""):
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as stranger:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as stranger:
             stranger.sendall(garbage)
 
 
@@ -163,7 +163,7 @@ def test_an_interrupted_run_leaves_no_process_and_a_failed_record(tmp_path: Path
                        str(tmp_path))
     wait_for_event(tmp_path, "round_done", process)
     process.send_signal(signal.SIGTERM)
-    code, _, err = finish(process, 30)
+    code, _, err = finish(process)
     assert code == 130, err
     assert summary_of(tmp_path)["status"] == "failed"
     with socket.socket() as probe:
