@@ -21,9 +21,11 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.nursery import NURSERY
 from topologies import running
 from topologies.loader import load_map
 from topologies.maps import Map
+from trainer.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 START = [sys.executable, str(ROOT / "mininet/start.py")]
@@ -124,6 +126,10 @@ class Network:
         finally:
             process.terminate()
             process.wait(60)
+
+    def transfers(self, host: str, log: Path, *arguments: str) -> Forked:
+        """Start `bench/transfers.py` in a host."""
+        return NURSERY.start(log, arguments, "transfers", self.note.host(host).pid)
 
     def switch(self, tool: str, *arguments: str) -> str:
         """Ask a switch itself: `switch("dump-flows", "s1")`."""

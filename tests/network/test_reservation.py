@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.network.conftest import ROOT, Network
+from tests.network.conftest import Network
 from tests.waiting import wait_until
+from trainer.forked import Forked
 
-TRANSFERS = str(ROOT / "bench/transfers.py")
 RATE_BPS = 20_000_000
 SEGMENT_BYTES = 500_000
 COUNT = 6
+SET_UP_S = 1.0
+"""From the start of senders to their first transfer; who needs longer sends a little later."""
 IDEAL_MS = SEGMENT_BYTES * 8 / RATE_BPS * 1e3
 NOT_DISTURBED = 1.2
 """Times the ideal, for the median: it is 1.00 when all is well, whatever a noisy machine does to single transfers."""
@@ -53,29 +56,44 @@ def transfer(network: Network, tmp_path: Path, **reserved_bps: int) -> dict[str,
     out = tmp_path / "received.json"
     edges = list(reserved_bps)
     names = [node.name for node in network.plan.edges]
-    receive = [sys.executable, TRANSFERS, "receive", "--port", "7800", "--senders", str(len(edges)), "--out", str(out)]
-    with network.running_in("cloud", receive, stdout=subprocess.PIPE) as receiver:
-        assert receiver.stdout is not None
-        receiver.stdout.readline()
+    with receiving_transfers(network, len(edges), out) as receiver:
         senders = [
-            subprocess.Popen(network.command_in(edge, [
-                sys.executable, TRANSFERS, "send", network.plan.ip("cloud"), "--port", "7800",
+            network.transfers(
+                edge, tmp_path / f"{edge}.log",
+                "send", network.plan.ip("cloud"), "--port", "7800",
                 "--source-port", str(7801 + names.index(edge)), "--segment-bytes", str(SEGMENT_BYTES),
-                "--count", str(COUNT), "--start-s", str(time.time() + 4), "--period-s", "0.4",
+                "--count", str(COUNT), "--start-s", str(time.time() + SET_UP_S), "--period-s", "0.4",
                 "--reserved-bps", str(rate_bps),
-            ]))
+            )
             for edge, rate_bps in reserved_bps.items()
         ]  # fmt: skip
         try:
-            assert [sender.wait(60) for sender in senders] == [0] * len(senders)
+            assert [sender.wait(60) for sender in senders] == [0] * len(senders), logs(tmp_path)
         finally:
             for sender in senders:
-                with suppress(ProcessLookupError):
-                    sender.kill()
-        receiver.wait(60)
-        receiver.stdout.close()
+                sender.send_signal(signal.SIGKILL)
+        assert receiver.wait(60) == 0, logs(tmp_path)
     received = json.loads(out.read_text())
     return {edge: [ms for _, ms, _ in received[str(7801 + names.index(edge))]] for edge in edges}
+
+
+@contextmanager
+def receiving_transfers(network: Network, senders: int, out: Path) -> Iterator[Forked]:
+    """A receiver in the cloud that listens when the block begins; it writes `out` when its senders have ended."""
+    log = out.with_suffix(".log")
+    receiver = network.transfers(
+        "cloud", log, "receive", "--port", "7800", "--senders", str(senders), "--out", str(out)
+    )
+    try:
+        wait_until(lambda: receiver.poll() is not None or (log.exists() and "listening" in log.read_text()))
+        yield receiver
+    finally:
+        receiver.send_signal(signal.SIGKILL)
+        receiver.wait()
+
+
+def logs(directory: Path) -> str:
+    return "\n".join(path.read_text() for path in directory.glob("*.log"))
 
 
 @pytest.fixture

@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.network.conftest import Network
+from tests.nursery import NURSERY
+from trainer.forked import Forked
 from trainer.plans import EdgePlan, Offer, RoundPlan
 from trainer.reservations import Controller
 from trainer.reserved_road import ReservedRoad
@@ -23,16 +26,33 @@ from trainer.roads import Traveller
 SHORT = ["--rounds", "2", "--steps", "2", "--average-every", "2"]
 
 
-def paceline(*arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+def paceline(*arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "trainer.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
-def train(runs: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    done = paceline("train", "--runs-dir", str(runs), *SHORT, *arguments)
+@dataclass(frozen=True)
+class Trained:
+    """A `paceline train` that has ended."""
+
+    returncode: int | None
+    stdout: str
+    stderr: str
+    summary: dict[str, Any]
+
+
+def train(directory: Path, *arguments: str) -> Trained:
+    """A short training, by a process that has all imported already."""
+    runs, out, errors = directory / "runs", directory / "out", directory / "errors"
+    command = ("train", "--runs-dir", str(runs), *SHORT, *arguments)
+    code = NURSERY.start(out, command, errors=errors).wait(240)
+    return Trained(code, out.read_text(), errors.read_text(), summary_of(runs))
+
+
+def summary_of(runs: Path) -> dict[str, Any]:
     (directory,) = runs.iterdir()
     summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
-    return done, summary
+    return summary
 
 
 def reserved_bps(network: Network) -> int:
@@ -51,26 +71,30 @@ def somebody_else(network: Network, rate_bps: int) -> Iterator[None]:
         network.api.delete(f"/v1/reservations/{taken['id']}").raise_for_status()
 
 
-def test_a_reserved_run_makes_promises_and_gives_everything_back(pair: Network, tmp_path: Path) -> None:
-    done, summary = train(tmp_path)
+def test_a_reserved_run_takes_what_others_leave_free_makes_promises_and_gives_everything_back(
+    pair: Network, tmp_path: Path
+) -> None:
+    with somebody_else(pair, 65_000_000):
+        done = paceline("train", "--runs-dir", str(tmp_path), *SHORT)
+    summary = summary_of(tmp_path)
     assert done.returncode == 0, done.stderr
     assert (summary["status"], summary["map"]) == ("done", "pair")
     transfers = [transfer for row in summary["rounds"] for transfer in row["transfers"]]
     assert summary["promises"]["made"] == len(transfers) == 2 * 2 * 2 * 2
     assert [row["averaged"] for row in summary["rounds"]] == [False, True]
     assert 0 < summary["accuracy"]["final"] <= 1
-    for edge in summary["rounds"][0]["edges"]:
-        assert edge["reserved_bps"] > 0
-        assert edge["uplink_ms"]["bound"] > 0
+    for row in summary["rounds"]:
+        assert 0 < sum(edge["reserved_bps"] for edge in row["edges"]) <= 11_000_000
+        assert all(edge["reserved_bps"] > 0 and edge["uplink_ms"]["bound"] > 0 for edge in row["edges"])
     assert reserved_bps(pair) == 0
 
 
 def test_with_protected_labels_both_crossings_of_a_micro_batch_are_reserved(pair: Network, tmp_path: Path) -> None:
-    done, summary = train(tmp_path, "--protect-labels")
+    done = train(tmp_path, "--protect-labels")
     assert done.returncode == 0, done.stderr
-    assert summary["labels"]["protected"]
-    assert summary["promises"]["made"] == 2 * 2 * 2 * 2
-    for row in summary["rounds"]:
+    assert done.summary["labels"]["protected"]
+    assert done.summary["promises"]["made"] == 2 * 2 * 2 * 2
+    for row in done.summary["rounds"]:
         for edge in row["edges"]:
             assert edge["reserved_bps"] > 0
             assert edge["reserved_down_bps"] > 0
@@ -81,19 +105,11 @@ def test_with_protected_labels_both_crossings_of_a_micro_batch_are_reserved(pair
 
 @pytest.mark.usefixtures("pair")
 def test_best_effort_reserves_nothing_and_promises_nothing(tmp_path: Path) -> None:
-    done, summary = train(tmp_path, "--best-effort")
+    done = train(tmp_path, "--best-effort")
     assert done.returncode == 0, done.stderr
-    assert summary["promises"] == {"made": 0, "kept": 0}
+    assert done.summary["promises"] == {"made": 0, "kept": 0}
     assert "nothing reserved" in done.stdout
-    assert {edge["reserved_bps"] for row in summary["rounds"] for edge in row["edges"]} == {None}
-
-
-def test_a_plan_takes_only_what_others_leave_free(pair: Network, tmp_path: Path) -> None:
-    with somebody_else(pair, 65_000_000):
-        done, summary = train(tmp_path)
-    assert done.returncode == 0, done.stderr
-    for row in summary["rounds"]:
-        assert 0 < sum(edge["reserved_bps"] for edge in row["edges"]) <= 11_000_000
+    assert {edge["reserved_bps"] for row in done.summary["rounds"] for edge in row["edges"]} == {None}
 
 
 def test_a_plan_that_is_overtaken_by_another_reservation_adapts_and_says_so(pair: Network) -> None:
@@ -123,10 +139,10 @@ def test_a_plan_that_is_overtaken_by_another_reservation_adapts_and_says_so(pair
 
 def test_a_network_that_is_full_is_said_with_the_link(pair: Network, tmp_path: Path) -> None:
     with somebody_else(pair, 74_000_000):
-        done, summary = train(tmp_path)
+        done = train(tmp_path)
     assert done.returncode in (3, 4)
-    assert summary["status"] == "failed"
-    assert "->" in summary["error"]
+    assert done.summary["status"] == "failed"
+    assert "->" in done.summary["error"]
     assert "Mb/s" in done.stderr
     assert reserved_bps(pair) == 0
 
@@ -134,9 +150,9 @@ def test_a_network_that_is_full_is_said_with_the_link(pair: Network, tmp_path: P
 @pytest.mark.usefixtures("pair")
 def test_a_controller_that_is_down_is_said_and_best_effort_is_offered(tmp_path: Path) -> None:
     nowhere = ["--controller", "http://127.0.0.1:9", "--controller-retries", "1"]
-    done, summary = train(tmp_path, *nowhere)
+    done = train(tmp_path, *nowhere)
     assert done.returncode == 3
-    assert summary["status"] == "failed"
+    assert done.summary["status"] == "failed"
     assert "http://127.0.0.1:9" in done.stderr
     assert "--best-effort" in done.stderr
 
@@ -171,19 +187,17 @@ def test_the_network_and_reservations_commands_show_what_is_there(pair: Network)
 
 
 @contextlib.contextmanager
-def running(network: Network, name: str, log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(network: Network, name: str, log: Path, *arguments: str) -> Iterator[Forked]:
     """A process of the training in one of the hosts."""
-    with log.open("ab") as output:
-        command = network.command_in(name, [sys.executable, "-m", "trainer.cli", *arguments])
-        process = subprocess.Popen(command, stdout=output, stderr=output)
+    process = NURSERY.start(log, arguments, host=network.note.host(name).pid)
     try:
         yield process
     finally:
-        process.kill()
+        process.send_signal(signal.SIGKILL)
         process.wait()
 
 
-def edge(network: Network, name: str, log: Path) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+def edge(network: Network, name: str, log: Path) -> contextlib.AbstractContextManager[Forked]:
     number = int(name.removeprefix("edge"))
     return running(network, name, log, "edge", "--name", name, "--cloud", f"{network.plan.ip('cloud')}:7800", "--index",
                    str(number - 1), "--of", "2", "--source-port", str(7800 + number))
@@ -191,7 +205,7 @@ def edge(network: Network, name: str, log: Path) -> contextlib.AbstractContextMa
 
 def wait_for_event(run: Path, name: str, after: int, log: Path) -> int:
     """The place behind the next event of that name."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         lines = (run / "events.jsonl").read_text().splitlines() if (run / "events.jsonl").exists() else []
         for place in range(after, len(lines)):
@@ -225,7 +239,7 @@ def test_a_killed_edge_gives_its_bandwidth_back_and_comes_back_to_its_own_port_a
         place = wait_for_event(run, "joined", place, log)
         place = wait_for_event(run, "round_done", place, log)
         assert flows() == {"edge1-up", "edge1-down", "edge2-up", "edge2-down"}
-        cloud.kill()
+        cloud.send_signal(signal.SIGKILL)
         cloud.wait()
         again = stack.enter_context(running(pair, "cloud", log, "cloud", "--bind", bind, "--resume", str(run),
                                             "--controller", pair.note.controller_url))

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.network.conftest import ROOT, Network
+from tests.network.conftest import Network
 from tests.network.streams import reserved_flow, stream, udp_flow
-from tests.network.test_reservation import flood, received_bytes
+from tests.network.test_reservation import flood, received_bytes, receiving_transfers
 
-TRANSFERS = str(ROOT / "bench/transfers.py")
 PERIOD_S = 1.0
 DEADLINE_MS = 500
 WINDOW = {"deadline_ms": DEADLINE_MS, "period_ms": 1000 * PERIOD_S}
@@ -59,18 +55,14 @@ def test_periodic_transfers_are_in_time_and_best_effort_has_the_rest(
 
 def transfers(network: Network, reserved_bps: int, count: int, directory: Path) -> list[float]:
     """Milliseconds of each transfer, the first at the beginning of a period; the rest of 2 MB is headers and slack."""
-    out = directory / "received.json"
-    receive = [sys.executable, TRANSFERS, "receive", "--port", "7800", "--senders", "1", "--out", str(out)]
-    options: dict[str, Any] = {"stdout": subprocess.PIPE}
-    with network.running_in("cloud", receive, **options) as receiver:
-        assert receiver.stdout is not None
-        receiver.stdout.readline()
-        start_s = (time.time() // PERIOD_S + 5) * PERIOD_S
-        network.run_in("edge1", [
-            sys.executable, TRANSFERS, "send", network.plan.ip("cloud"), "--port", "7800", "--source-port", "7801",
+    out, log = directory / "received.json", directory / "edge1.log"
+    with receiving_transfers(network, 1, out) as receiver:
+        start_s = (time.time() // PERIOD_S + 2) * PERIOD_S
+        sender = network.transfers(
+            "edge1", log, "send", network.plan.ip("cloud"), "--port", "7800", "--source-port", "7801",
             "--segment-bytes", "1850000", "--count", str(count), "--start-s", str(start_s),
             "--period-s", str(PERIOD_S), "--reserved-bps", str(reserved_bps),
-        ])  # fmt: skip
-        receiver.wait(60)
-        receiver.stdout.close()
+        )  # fmt: skip
+        assert sender.wait(60) == 0, log.read_text()
+        assert receiver.wait(60) == 0, log.read_text()
     return [ms for _, ms, _ in json.loads(out.read_text())["7801"]]

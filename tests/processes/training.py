@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tests.processes.nursery import NURSERY
+from tests.nursery import NURSERY
 from trainer.forked import Forked
 
 Event = dict[str, Any]

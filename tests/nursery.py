@@ -1,0 +1,82 @@
+"""Processes that start at once: copies of one that has imported what takes them seconds.
+
+They are processes of their own, and do what `paceline …` or `bench/transfers.py …` does. As a program this is what they
+are copies of: for each line of its input, a JSON list, it prints a pid.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from trainer.forked import Forked, do_and_end, enter_network_of
+
+ROOT = Path(__file__).parents[1]
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class Nursery:
+    """Starts with the first process that is asked for, and stays."""
+
+    @functools.cached_property
+    def _process(self) -> subprocess.Popen[str]:
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # whoever is born there becomes our own child
+        return subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                text=True, bufsize=1, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    def start(
+        self, log: Path, arguments: tuple[str, ...], program: str = "paceline", host: int | None = None,
+        errors: Path | None = None,
+    ) -> Forked:
+        """The program with these arguments, in the network of the process `host`; what it says is added to the log.
+
+        `errors`: what it says of errors is added to that one instead.
+        """
+        ask, answer = self._process.stdin, self._process.stdout
+        assert ask is not None and answer is not None
+        ask.write(json.dumps([str(log.absolute()), str((errors or log).absolute()), program, host, *arguments]) + "\n")
+        return Forked(int(answer.readline()))
+
+
+NURSERY = Nursery()
+
+
+def main() -> None:
+    """Until nobody can ask any more."""
+    import bench.transfers
+    from trainer.cli import act
+    from trainer.commands import preload
+
+    preload()
+    programs = {"paceline": act, "transfers": bench.transfers.main}
+    for line in sys.stdin:
+        read, write = os.pipe()
+        between = os.fork()
+        if not between:
+            pid = os.fork()
+            if pid:
+                os.write(write, f"{pid}\n".encode())
+                os._exit(0)
+            log, errors, program, host, *arguments = json.loads(line)
+            be(Path(log), Path(errors), functools.partial(programs[program], arguments), host)
+        os.waitpid(between, 0)
+        print(os.read(read, 32).decode(), end="", flush=True)
+        os.close(read)
+        os.close(write)
+
+
+def be(log: Path, errors: Path, run: functools.partial[object], host: int | None) -> None:
+    """A process that does that."""
+    if host is not None:
+        enter_network_of(host)
+    with log.open("ab") as output, errors.open("ab") as said_wrong:
+        do_and_end(run, output, said_wrong)
+
+
+if __name__ == "__main__":
+    main()
