@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +53,15 @@ SETTLE_S = 1.5
 class Arrivals:
     """What came of a stream, of what came with its mark.
 
-    `gap_ms`: the longest time from one datagram to the next where some are missing between; `silence_ms`: the longest
-    time between any two, which is also long when the machine or the sender stood still and nothing is missing.
+    `gap_ms`: the longest time from one datagram to the next where some are missing between, and when it began (seconds
+    since the epoch); `silence_ms`: the longest time between any two, which is also long when the machine or the sender
+    stood still and nothing is missing.
     """
 
     sent: int
     lost: int
     gap_ms: float
+    gap_from_s: float
     silence_ms: float
 
 
@@ -81,10 +83,12 @@ def stream(emulation: Emulation, seconds: float, directory: Path) -> Iterator[li
     receiver.wait(30)
     arrivals = json.loads(out.read_text())["arrivals"]
     marked = sorted((number, at_s) for number, at_s, dscp in arrivals if dscp == EXPEDITED)
-    waits = [(later - sooner > 1, (after - before) * 1e3) for (sooner, before), (later, after) in pairwise(marked)]
-    gap_ms = max((wait_ms for missing, wait_ms in waits if missing), default=0.0)
+    steps = list(pairwise(marked))
+    waits = [((after - before) * 1e3, before) for (_, before), (_, after) in steps]
+    missing = [later - sooner > 1 for (sooner, _), (later, _) in steps]
+    gap_ms, gap_from_s = max(compress(waits, missing), default=(0.0, 0.0))
     lost = sent - len({number for number, *_ in arrivals})
-    result.append(Arrivals(sent, lost, gap_ms, max(wait_ms for _, wait_ms in waits)))
+    result.append(Arrivals(sent, lost, gap_ms, gap_from_s, max(waits)[0]))
 
 
 @contextmanager

@@ -82,6 +82,8 @@ class Target:
             for key in keys:
                 if key[0] == "group":
                     self._users[switch, key] += sign
+                    if not self._users[switch, key]:
+                        del self._users[switch, key]
         for key, entry in old.items():
             # Somebody else may have taken over the key since, or need the same group.
             if key not in new and held.get(key) == entry and self._users[switch, key] == 0:

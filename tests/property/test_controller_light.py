@@ -5,7 +5,7 @@ protected packets go around whichever span is cut before anybody is told.
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -98,18 +98,17 @@ class Lightpaths(RuleBasedStateMachine):
         self.reservations[changed.id] = changed
         if not changed.start_at_s:
             self.target.put(changed.id, part_of(self.network, changed))
-            for span in SPANS:
-                self._cut(span, changed)
+            self._cut_every_span(changed)
         for placement in changed.placements:
             is_carried(placement.path, placement.lightpaths)
             if placement.backup_path is not None:
                 is_carried(placement.backup_path, placement.backup_lightpaths)
 
-    def _cut(self, span: tuple[str, str], changed: Reservation) -> None:
-        """A span goes dark and only the switches at its ends know."""
+    def _cut_every_span(self, changed: Reservation) -> None:
+        """One after the other they go dark, and only the switches at their ends know."""
         states = wanted_states(self.network, [each for each in self.reservations.values() if not each.start_at_s])
-        dark = frozenset((f"{span[0]}->{span[1]}", f"{span[1]}->{span[0]}"))
-        for placement in changed.placements:
+        for span, placement in product(SPANS, changed.placements):
+            dark = frozenset((f"{span[0]}->{span[1]}", f"{span[1]}->{span[0]}"))
             journey = send(self.network, states, placement.flow.source, packet(self.network, placement.flow), dark)
             route, name = placement.route, span_name(*span)
             if route.backup is None and name in spans_of(route.path):
