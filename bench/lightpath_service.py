@@ -2,8 +2,9 @@
 
 The requests are those of bench/blocking.py: 25 to 100 Gb/s between the sites of the 14-node NSFNET, which come and go.
 Each is a reservation on an optical map with 100 slots of 12.5 GHz on every fibre: admission, grooming, spectrum, reach
-and bounds are worked out as ever, and what switches would hold; nothing is written down and nobody is told. A host
-stands at each site. The same requests are made twice, and the second time counts: routes and what GNPy says of them are
+and bounds are worked out as ever, and what switches would hold; nothing is written down and nobody is told. Routes are
+taken in the order tuned for the map (controller/optical/orders.py), and a refusal comes with its advice. A host stands
+at each site. The same requests are made twice, and the second time counts: routes and what GNPy says of them are
 known by then. Processor time counts, releases included.
 
     .venv/bin/python bench/lightpath_service.py [--quick] [--grid none] [--out FILE.json]
@@ -29,6 +30,7 @@ from switches import wait_until
 from controller.asked import Asked, RepeatKey
 from controller.entries import MeterEntry, SwitchState
 from controller.errors import Refused
+from controller.garbage import collect_seldom
 from controller.ledger import Ledger
 from controller.network import Network, network_from_map
 from controller.optical.tuning import Demand, demands
@@ -153,6 +155,7 @@ def main(quick: bool, grid: Grid, out: Path | None) -> None:
     try:
         wait_until(lambda: service.switches_up() == len(NODES))
         wanted = list(demands(NODES, *LOADS[LOAD], 0, count))
+        collect_seldom()  # as the controller's process does
         decided(service, wanted, 1)
         refused, took_s = decided(service, wanted, 1001)
     finally:

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from controller.assignment import Lifetime, Sized, held_placement
+from controller.assignment import held_placement
 from controller.bookings import Booking, Bookings
 from controller.bounds import DEFAULT_CALIBRATION, Calibration
 from controller.errors import FlowInUse, InvalidRequest, Refused, RequestError, UnknownHost
 from controller.network import Network
 from controller.plans import Case, Plan, Request, first_plan
 from controller.reservation import END_GUARD_S, Flow, Placement, Reservation
+from controller.room import Lifetime, Sized
 from controller.routes import Ducts, Route, both_ways
 from controller.standing import Standing, as_standing, with_bound
 from controller.transfers import gate_of

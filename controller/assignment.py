@@ -3,194 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from heapq import heapify, heappop, heappush
+from itertools import chain
 from math import inf
 
-from controller.bookings import Booking, Bookings
+from controller.bookings import Booking
 from controller.ducts import SOLVE_LIMIT_S
-from controller.errors import NoCapacity, NoDisjointPath, NoPath, Refused
+from controller.errors import NoDisjointPath, NoPath, Refused
 from controller.network import Network
-from controller.optical.grooming import Light
-from controller.optical.lightpaths import Lightpath
-from controller.optical.lines import reservable_bps
-from controller.paths import Pairs, candidate_paths, candidate_routes
-from controller.reservation import Flow, Placement, Reservation, default_burst_bytes
-from controller.routes import NEVER, Ducts, Route, is_cut, links_taken
-from controller.transfers import window_of
+from controller.optical.grooming import most_bps
+from controller.optical.orders import order_on
+from controller.paths import CANDIDATES, Pairs, candidate_paths, candidate_routes
+from controller.reservation import Flow, Placement, Reservation
+from controller.room import Room, Sized
+from controller.routes import Route, is_cut
+from controller.spectrum import Order
 
 SEARCH_STEPS = 4000
 """Placements tried before a group counts as not fitting."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sized:
-    """A flow with the rate and burst it is to get."""
+_FOUND, _LIT, _NEW, _MIXED = range(4)
+"""Of a route in the queue: its row of lightpaths is known, or of what kind the row is that is looked for next."""
 
-    flow: Flow
-    rate_bps: int
-    burst_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lifetime:
-    """Whose bookings, on a network with which ducts, and from when to when."""
-
-    ducts: Ducts
-    reservation_id: str
-    start_s: float
-    end_s: float = inf
-
-    def bookings(self, sized: Sized, route: Route) -> tuple[Booking, ...]:
-        """What a flow takes in the calendar on a route."""
-        name, rate_bps, window = sized.flow.name, sized.rate_bps, window_of(sized.flow)
-        taken = self.taken(sized, route)
-        lines = (
-            Booking(self.reservation_id, name, link, rate_bps, self.start_s, self.end_s, window, failures)
-            for link, failures in taken
-        )
-        _, around = taken[-1]
-        light = [(each, NEVER) for each in route.lightpaths] + [(each, around) for each in route.backup_lightpaths]
-        return (*lines, *(self.in_light(sized, *each) for each in light))
-
-    def taken(self, sized: Sized, route: Route) -> tuple[tuple[str, frozenset[str]], ...]:
-        """The links, and under which failures; see controller.routes."""
-        return links_taken(route, self.ducts, sized.flow.requirement.backup == "dedicated")
-
-    def in_light(self, sized: Sized, lightpath: Lightpath, failures: frozenset[str]) -> Booking:
-        """What a flow takes of a lightpath; on a backup while one of these failures lasts."""
-        times = self.start_s, self.end_s, window_of(sized.flow)
-        return Booking(
-            self.reservation_id, sized.flow.name, lightpath.id, sized.rate_bps, *times, failures, lightpath
-        )
-
-
-def granted_burst_bytes(flow: Flow, rate_bps: int, network: Network) -> int:
-    """What was asked, or the default for the rate, and one whole frame at least."""
-    asked = flow.requirement.burst_bytes
-    if asked is None:
-        return default_burst_bytes(rate_bps, network.frame_bytes)
-    return max(asked, network.frame_bytes)
-
-
-class Room:
-    """What is left on every link while flows of one request are placed and taken away again."""
-
-    def __init__(
-        self, network: Network, bookings: Bookings, lifetime: Lifetime, held: Sequence[Lightpath] = ()
-    ) -> None:
-        """`held`: the lightpaths in which these flows travel now."""
-        self.network = network
-        self.bookings = bookings
-        self.lifetime = lifetime
-        self.light = Light(network, bookings, lifetime.start_s, lifetime.end_s, held)
-        self._before_bps: dict[str, int] = {}
-        self._own: dict[str, list[Booking]] = {}
-
-    def before_bps(self, link: str) -> int:
-        """The most that others take of a link during the request's lifetime."""
-        if link not in self._before_bps:
-            self._before_bps[link] = self.bookings.reserved_bps(link, self.lifetime.start_s, self.lifetime.end_s)
-        return self._before_bps[link]
-
-    def after_bps(self, link: str, more: Sequence[Booking] = ()) -> int:
-        """The most that is taken of a link with what has been placed, and with more."""
-        own: tuple[Booking, ...] = (*self._own.get(link, ()), *more)
-        own_bps = 0
-        for booking in own:
-            if not booking.is_plain:
-                break
-            own_bps += booking.rate_bps
-        else:  # they last as long as the request: they add to the peak
-            return self.before_bps(link) + own_bps
-        return self.bookings.reserved_with_bps(link, own, self.lifetime.start_s, self.lifetime.end_s)
-
-    def fits(self, bookings: Sequence[Booking]) -> bool:
-        """Whether there is room for these bookings, each on a link of its own."""
-        return all(self.after_bps(each.link, (each,)) <= self._most_bps(each)[1] for each in bookings)
-
-    def dressed(self, sized: Sized, route: Route) -> Route | None:
-        """The route with lightpaths along it, as they are or as they can be lit; None if there are none."""
-        if self.network.grid is None:
-            return route
-        _, around = ("", NEVER) if route.backup is None else self.lifetime.taken(sized, route)[-1]
-        light = [
-            self.light.along(path[1:-1], sized.rate_bps, partial(self._has_room, sized, failures))
-            for path, failures in ((route.path, NEVER), (route.backup, around))
-            if path is not None
-        ]
-        if None in light:
-            return None
-        first, second = (*light, ()) if route.backup is None else light
-        return Route(route.path, route.backup, first or (), second or ())
-
-    def _has_room(self, sized: Sized, failures: frozenset[str], lightpath: Lightpath) -> bool:
-        return self.fits((self.lifetime.in_light(sized, lightpath, failures),))
-
-    def _most_bps(self, booking: Booking) -> tuple[int, int]:
-        """The capacity of what is booked, and how much of it may be."""
-        if booking.lightpath is not None:
-            return booking.lightpath.rate_bps, reservable_bps(booking.lightpath.rate_bps)
-        link = self.network.links[booking.link]
-        return link.capacity_bps, link.reservable_bps
-
-    def no_light(self, sized: Sized, route: Route) -> Refused | None:
-        """Why there are no lightpaths along a route; None if there are."""
-        _, around = self.lifetime.taken(sized, route)[-1]
-        for path, failures in ((route.path, NEVER), (route.backup or (), around)):
-            has_room = partial(self._has_room, sized, failures)
-            refusal = self.light.refusal(sized.flow.name, path[1:-1], sized.rate_bps, has_room)
-            if refusal is not None:
-                return refusal
-        return None
-
-    def refusal(self, sized: Sized, routes: Sequence[Route]) -> NoCapacity:
-        """Why a flow does not fit: the tightest link of the route that comes closest, and what is wanted of it."""
-        tightest = [self._tightest(sized, route) for route in routes]
-        short_bps, booking = min(tightest, key=lambda each: each[0])
-        if short_bps <= 0:  # it fits by itself and the search gave up or went another way round
-            short_bps, booking = max(tightest, key=lambda each: each[0])
-        link, (capacity_bps, most_bps) = booking.link, self._most_bps(booking)
-        reserved_bps = self.before_bps(link)
-        free_bps, asked_bps = most_bps - reserved_bps, short_bps + most_bps - reserved_bps
-        whole = "" if asked_bps == sized.rate_bps else f" and the whole request {_mbps(asked_bps)} of {link}"
-        of = "its only path" if len(routes) == 1 else f"the best of {len(routes)} paths"
-        return NoCapacity(
-            f"{sized.flow.name} needs {_mbps(sized.rate_bps)}{whole}; {link} has {_mbps(free_bps)} free on {of}.",
-            flow=sized.flow.name,
-            bottleneck={
-                "link": link,
-                "capacity_bps": capacity_bps,
-                "reserved_bps": reserved_bps,
-                "free_bps": free_bps,
-                "asked_bps": asked_bps,
-            },
-        )
-
-    def _tightest(self, sized: Sized, route: Route) -> tuple[int, Booking]:
-        """By how much the tightest link of a route is too small (below 0: that much is free), and what it would take.
-
-        A lightpath of the route is like a link.
-        """
-        short = [
-            (self.after_bps(each.link, (each,)) - self._most_bps(each)[1], each)
-            for each in self.lifetime.bookings(sized, route)
-        ]
-        return max(short, key=lambda each: each[0])
-
-    def place(self, bookings: Sequence[Booking]) -> None:
-        """Take room."""
-        for booking in bookings:
-            self._own.setdefault(booking.link, []).append(booking)
-            if booking.lightpath is not None:
-                self.light.place(booking.lightpath)
-
-    def take_away(self, bookings: Sequence[Booking]) -> None:
-        """Give back what was placed last."""
-        for booking in bookings:
-            self._own[booking.link].pop()
-            if booking.lightpath is not None:
-                self.light.take_away(booking.lightpath)
+Fitting = tuple[Route, tuple[Booking, ...]]
+"""A route with its lightpaths, and what is taken of its links."""
 
 
 class PathSearch:
@@ -206,9 +43,11 @@ class PathSearch:
     ) -> None:
         self.room = room
         self.most_steps = most_steps
+        self._replaced, self._down = replaced, down
+        self._order = order_on(room.network)
         self.flows = sorted(flows, key=lambda sized: sized.rate_bps, reverse=True)
         self.candidates = {sized.flow.name: _candidates(room.network, sized.flow, replaced, down) for sized in flows}
-        self._bookings: dict[tuple[str, Route], tuple[Booking, ...]] = {}
+        self._lines: dict[tuple[str, int], tuple[Booking, ...]] = {}
         self.steps = 0
         self.deepest: tuple[int, dict[str, Route]] = (-1, {})
 
@@ -221,16 +60,8 @@ class PathSearch:
             yield dict(chosen)
             return
         sized = self.flows[depth]
-        for route in self.candidates[sized.flow.name]:
-            self.steps += 1
-            if self.steps > self.most_steps:
-                break
-            if not self.room.fits(self._bookings_of(sized, route)):
-                continue
-            dressed = self.room.dressed(sized, route)
-            if dressed is None:
-                continue
-            bookings = self._bookings_of(sized, dressed)
+        for dressed, lines in self._fitting(sized):
+            bookings = (*lines, *self.room.lifetime.light(sized, dressed)) if dressed.lightpaths else lines
             self.room.place(bookings)
             chosen[sized.flow.name] = dressed
             yield from self._place(depth + 1, chosen)
@@ -239,11 +70,78 @@ class PathSearch:
         if depth > self.deepest[0]:
             self.deepest = (depth, dict(chosen))
 
-    def _bookings_of(self, sized: Sized, route: Route) -> tuple[Booking, ...]:
-        key = sized.flow.name, route
-        if key not in self._bookings:
-            self._bookings[key] = self.room.lifetime.bookings(sized, route)
-        return self._bookings[key]
+    def _fitting(self, sized: Sized) -> Iterator[Fitting]:
+        """The routes on which there is room for a flow as things stand, best first."""
+        flow, order = sized.flow, self._order
+        if order is None or flow.requirement.protection != "none":
+            yield from self._in_turn(sized, len(self.candidates[flow.name]))
+            return
+        fits, stays = False, held_placement(self._replaced, flow) is not None
+        for fitting in chain(self._in_turn(sized, stays), self._by_price(sized, stays, order.order)):
+            fits = True
+            yield fitting
+        known = self.candidates[flow.name]
+        if not fits and len(known) >= CANDIDATES and sized.rate_bps <= most_bps(self.room.network):
+            paths = {route.path for route in known}
+            further = candidate_paths(self.room.network, flow.source, flow.destination, self._down, order.k)
+            self.candidates[flow.name] = (*known, *(Route(path) for path in further if path not in paths))
+            yield from self._by_price(sized, len(known), order.order)
+
+    def _in_turn(self, sized: Sized, count: int) -> Iterator[Fitting]:
+        """So many of the candidates, one after the other."""
+        for number, route in enumerate(self.candidates[sized.flow.name][:count]):
+            self.steps += 1
+            if self.steps > self.most_steps:
+                return
+            lines = self._lines_of(sized, number)
+            if self.room.fits(lines):
+                dressed = self.room.dressed(sized, route)
+                if dressed is not None:
+                    yield dressed, lines
+
+    def _by_price(self, sized: Sized, first: int, order: Order) -> Iterator[Fitting]:
+        """The candidates from there on, those that take the least of the spectrum first (see `Light.price`).
+
+        Every route stands in a queue by what it costs at least: one row of lightpaths that are lit, else a new one all
+        the way. Rows of which only a part is new come last, and only on the first candidates.
+        """
+        light, rate_bps, routes = self.room.light, sized.rate_bps, self.candidates[sized.flow.name]
+        if rate_bps > most_bps(self.room.network):
+            return
+        has_room = self.room.has_room_for(sized)
+        queue = [(light.least_price(routes[i].path[1:-1], rate_bps), _LIT, i) for i in range(first, len(routes))]
+        heapify(queue)
+        found: dict[int, Route] = {}
+        while queue and self.steps < self.most_steps:
+            _, stage, number = heappop(queue)
+            path = routes[number].path
+            if stage == _FOUND:
+                lines = self._lines_of(sized, number)
+                if self.room.fits(lines):
+                    yield found[number], lines
+                continue
+            nodes = path[1:-1]
+            if stage == _LIT:
+                self.steps += 1
+                row = light.lit_along(nodes, has_room)
+            elif stage == _NEW:
+                row = light.new_along(nodes, rate_bps)
+            else:
+                row = light.mixed_along(nodes, rate_bps, has_room)
+            if row is not None:
+                found[number] = Route(path, None, row)
+                heappush(queue, (light.price(row, rate_bps, order), _FOUND, number))
+            elif stage == _LIT:
+                heappush(queue, (light.least_price_of_new(nodes, rate_bps), _NEW, number))
+            elif stage == _NEW and number < CANDIDATES:
+                heappush(queue, (inf, _MIXED, number))
+
+    def _lines_of(self, sized: Sized, number: int) -> tuple[Booking, ...]:
+        key = sized.flow.name, number
+        lines = self._lines.get(key)
+        if lines is None:
+            lines = self._lines[key] = self.room.lifetime.lines(sized, self.candidates[sized.flow.name][number])
+        return lines
 
     def refusal(self) -> Refused:
         """Why it did not fit: the flow that got stuck, and the tightest link of the route that came closest.
@@ -265,10 +163,6 @@ class PathSearch:
                 if dark:
                     return dark
         return room.refusal(stuck, candidates)
-
-
-def _mbps(rate_bps: int) -> str:
-    return f"{rate_bps / 1e6:.6g} Mb/s"
 
 
 def _candidates(

@@ -5,7 +5,7 @@ Immutable; a change shares what it keeps, so its cost does not depend on how muc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import inf
@@ -15,6 +15,7 @@ import numpy as np
 from immutables import Map
 from numpy.typing import NDArray
 
+from controller.optical.channels import Channels, on_link
 from controller.optical.lightpaths import Lightpath
 from controller.peaks import Activity, peak
 from controller.reservation import Window
@@ -144,7 +145,7 @@ class _LinkBookings:
 
 
 def _changed(moments: NDArray[np.float64], sums: NDArray[np.int64], booking: Booking, rate_bps: int) -> Steps:
-    """The steps with so much more, or less, during a booking's time; a moment at which nothing changes may stay."""
+    """The steps with so much more, or less, during a booking's time."""
     first, last = (int(moments.searchsorted(moment)) for moment in (booking.start_s, booking.end_s))
     starts = ends = moments[:0]
     raised = lowered = sums[:0]
@@ -155,26 +156,15 @@ def _changed(moments: NDArray[np.float64], sums: NDArray[np.int64], booking: Boo
         ends = np.array([booking.end_s], np.float64)
         lowered = sums[last - 1 : last] if last else np.zeros(1, np.int64)
     middle = sums[first:last] + rate_bps
-    return (
-        np.concatenate((moments[:first], starts, moments[first:last], ends, moments[last:])),
-        np.concatenate((sums[:first], raised, middle, lowered, sums[last:])),
-    )
+    moments = np.concatenate((moments[:first], starts, moments[first:last], ends, moments[last:]))
+    sums = np.concatenate((sums[:first], raised, middle, lowered, sums[last:]))
+    if rate_bps > 0:
+        return moments, sums
+    counts = np.diff(sums, prepend=0) != 0
+    return moments[counts], sums[counts]
 
 
 _NOTHING = _LinkBookings(Map(), 0, 0, -inf, inf)
-_DARK: Map[str, Lightpath] = Map()
-
-
-def _with(lit: Map[str, Map[str, Lightpath]], lightpath: Lightpath) -> Map[str, Map[str, Lightpath]]:
-    return lit.update({link: lit.get(link, _DARK).set(lightpath.id, lightpath) for link in lightpath.links})
-
-
-def _without(lit: Map[str, Map[str, Lightpath]], lightpath: Lightpath) -> Map[str, Map[str, Lightpath]]:
-    for link in lightpath.links:
-        rest = lit[link].delete(lightpath.id)
-        lit = lit.set(link, rest) if rest else lit.delete(link)
-    return lit
-
 
 @dataclass(frozen=True, slots=True)
 class Bookings:
@@ -182,8 +172,11 @@ class Bookings:
 
     _links: Map[str, _LinkBookings] = field(default_factory=Map)
     _reservations: Map[str, tuple[Booking, ...]] = field(default_factory=Map)
-    _lit: Map[str, Map[str, Lightpath]] = field(default_factory=Map)
-    """For every link: the lightpaths in which anything is booked, by id."""
+    _channels: Channels = field(default_factory=Channels, compare=False)
+    _light_from_s: float = field(default=-inf, compare=False)
+    """When the last booking in a lightpath begins, or a later moment."""
+    _light_ends: int = field(default=0, compare=False)
+    """How many bookings in lightpaths have an end."""
 
     def on(self, link: str) -> tuple[Booking, ...]:
         """The bookings of a link, those of a reservation in the order they were made."""
@@ -195,42 +188,62 @@ class Bookings:
 
     def adding(self, bookings: Iterable[Booking]) -> Bookings:
         """This calendar with more in it; whether it fits is for admission to say."""
-        links, reservations, lit = self._links.mutate(), self._reservations, self._lit
+        links, reservations, channels = self._links.mutate(), self._reservations, self._channels
+        light_from_s, light_ends = self._light_from_s, self._light_ends
         added: dict[str, list[Booking]] = {}
         for booking in bookings:
             name = booking.link
             before = links.get(name, _NOTHING)
-            if booking.lightpath is not None and before is _NOTHING:
-                lit = _with(lit, booking.lightpath)
+            if booking.lightpath is not None:
+                light_from_s = max(light_from_s, booking.start_s)
+                light_ends += booking.end_s < inf
+                if before is _NOTHING:
+                    channels = channels.plus(booking.lightpath)
             links[name] = before.plus(booking)
             added.setdefault(booking.reservation_id, []).append(booking)
         for reservation_id, own in added.items():
             reservations = reservations.set(reservation_id, (*reservations.get(reservation_id, ()), *own))
-        return Bookings(links.finish(), reservations, lit)
+        return Bookings(links.finish(), reservations, channels, light_from_s, light_ends)
 
     def without(self, reservation_id: str) -> Bookings:
         """This calendar with nothing of that reservation left."""
         if reservation_id not in self._reservations:
             return self
-        links, lit = self._links.mutate(), self._lit
-        for name, booking in {booking.link: booking for booking in self._reservations[reservation_id]}.items():
+        links, channels, light_ends = self._links.mutate(), self._channels, self._light_ends
+        gone = self._reservations[reservation_id]
+        for name, booking in {booking.link: booking for booking in gone}.items():
             kept = links[name].without(reservation_id)
             if kept.by_reservation:
                 links[name] = kept
             else:
                 del links[name]
-                lit = lit if booking.lightpath is None else _without(lit, booking.lightpath)
-        return Bookings(links.finish(), self._reservations.delete(reservation_id), lit)
+                channels = channels if booking.lightpath is None else channels.minus(booking.lightpath)
+        if light_ends:
+            light_ends -= sum(each.lightpath is not None and each.end_s < inf for each in gone)
+        rest = self._reservations.delete(reservation_id)
+        return Bookings(links.finish(), rest, channels, self._light_from_s, light_ends)
 
     def lightpaths(self) -> dict[str, Lightpath]:
         """All lightpaths in which anything is booked, now or later, by id."""
-        return {name: lightpath for lit in self._lit.values() for name, lightpath in lit.items()}
+        return {lightpath.id: lightpath for lightpath in self._channels.all()}
 
-    def lit_on(self, link: str, start_s: float, end_s: float) -> Iterator[Lightpath]:
-        """The lightpaths on a link in which anything is booked at any moment of [start_s, end_s)."""
-        for name, lightpath in self._lit.get(link, _DARK).items():
-            if self._links[name].meets(start_s, end_s):
-                yield lightpath
+    def lit_along(self, nodes: tuple[str, ...], start_s: float, end_s: float) -> Sequence[Lightpath]:
+        """The lightpaths along these switches in which anything is booked at any moment of [start_s, end_s)."""
+        lightpaths = self._channels.along(nodes)
+        if not lightpaths or self.all_light_is_lit(start_s):
+            return lightpaths
+        return [each for each in lightpaths if self._links[each.id].meets(start_s, end_s)]
+
+    def slots_on(self, link: str, start_s: float, end_s: float) -> tuple[int, int]:
+        """The slots of a link that are taken at any moment of [start_s, end_s), and those that several take."""
+        on = self._channels.on(link)
+        if not self.all_light_is_lit(start_s):
+            on = on_link(each for each in on.lightpaths if self._links[each.id].meets(start_s, end_s))
+        return on.slots, on.overlap
+
+    def all_light_is_lit(self, moment_s: float) -> bool:
+        """Whether everything booked in lightpaths has begun by then, and nothing of it has an end."""
+        return self._light_from_s <= moment_s and not self._light_ends
 
     def reserved_bps(self, link: str, start_s: float, end_s: float = inf) -> int:
         """The most that is taken on a link at any moment of [start_s, end_s), whichever one span or duct is down."""

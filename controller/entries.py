@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 COOKIE_TAG = 0x9ACE
 """The first 16 bits of every cookie of ours; then 32 bits of reservation number (0: none) and 16 of version."""
@@ -100,6 +101,26 @@ class SwitchState:
 
 
 Entry = FlowEntry | MeterEntry | GroupEntry
+
+Key = tuple[Literal["meter", "group"], int] | tuple[Literal["flow"], EntryKey]
+"""What makes it one thing on a switch: a switch holds at most one of each key."""
+
+Entries = dict[Key, Entry]
+
+
+def key_of(entry: Entry) -> Key:
+    """The key of an entry."""
+    if isinstance(entry, FlowEntry):
+        return "flow", entry.key
+    return ("meter", entry.meter_id) if isinstance(entry, MeterEntry) else ("group", entry.group_id)
+
+
+def entries_of(state: SwitchState) -> Entries:
+    """The same by key."""
+    meters: Entries = {("meter", meter_id): meter for meter_id, meter in state.meters.items()}
+    flows: Entries = {("flow", key): entry for key, entry in state.flows.items()}
+    groups: Entries = {("group", group_id): group for group_id, group in state.groups.items()}
+    return meters | flows | groups
 
 
 def cookie_of(number: int, version: int) -> int:

@@ -62,7 +62,7 @@ from controller.entries import (
 from controller.network import BEST_EFFORT_MIN_BPS, DirectedLink, Network, Node
 from controller.optical.crossing import crossings, laid_in_light, light_of
 from controller.optical.switching import Lit
-from controller.parts import Part, lit, states_of
+from controller.parts import Part, by_switch, lit
 from controller.paths import next_hops
 from controller.protection import active_path, failover_groups, laid
 from controller.reservation import Placement, Reservation
@@ -103,7 +103,7 @@ def part_of(
         entries += ((crossing.switch, crossing.group) for crossing in crossings(network, placement))
         cookie = cookie_of(reservation.number, placement.version)
         entries += wanted_entries(network, placement, cookie, down, now_us)
-    return Part(states_of(entries), taken_bps, frozenset(light))
+    return Part(by_switch(entries), taken_bps, frozenset(light))
 
 
 @lru_cache(maxsize=64)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from controller.entries import Entry, FlowEntry, SwitchState, cookie_of, describe
+from controller.entries import Entries, Entry, FlowEntry, Key, SwitchState, cookie_of, describe, entries_of, key_of
 from controller.errors import SwitchDown
 from controller.forwarding import classifier, part_of
 from controller.network import Network
@@ -21,7 +21,7 @@ from controller.reconcile import DELETES, STAGE_OF, Change, Phase, Stage, differ
 from controller.reservation import Reservation, Window
 from controller.steps import STEP_OF, reached
 from controller.switches import Pause, Reading
-from controller.target import Entries, Key, Target, Touched, entries_of, key_of, merged
+from controller.target import Target, Touched, merged
 from controller.windows import next_moment_us, windows_of
 
 Told = dict[str, list[Change]]

@@ -14,6 +14,7 @@ from controller.bookings import Bookings
 from controller.errors import NotFound
 from controller.events import SwitchReport
 from controller.inspection import SwitchCounters
+from controller.naming import name_of
 from controller.network import Network
 from controller.offers import advising
 from controller.optical.overview import LightpathState, overview
@@ -22,7 +23,7 @@ from controller.reservation import Reservation, State
 from controller.tally import Held, held_by
 from controller.writer import INSTALLED, Listener, Writer
 
-NOBODY = f"r-{0:08x}"
+NOBODY = name_of(0)
 """The id of what is only asked about."""
 
 

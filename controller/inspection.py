@@ -8,14 +8,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from controller.directory import Directory
-from controller.entries import COOKIE_RESERVATION_MASK, MeterEntry, cookie_of
+from controller.entries import COOKIE_RESERVATION_MASK, Entries, MeterEntry, cookie_of
 from controller.errors import SwitchError
 from controller.events import Reconciled, ServiceEvent, SwitchReport, SwitchStanding
 from controller.forwarding import reservation_meter
 from controller.holdings import Difference, Holdings
 from controller.reservation import Reservation
 from controller.switches import CONFIRM_S, FlowCounter, MeterCounter, Reading, Switches
-from controller.target import Entries, Touched, merged
+from controller.target import Touched, merged
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ so connections and statements are made once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,6 +64,7 @@ _UPDATE = _UPDATE.values({name: bindparam(name) for name in ("map", "state", "re
 _FIND = select(_RESERVATIONS.c.record).where(
     _RESERVATIONS.c.map == bindparam("map"), _RESERVATIONS.c.id == bindparam("id")
 )
+_WRITTEN = select(_RESERVATIONS.c.id).where(_RESERVATIONS.c.id.in_(bindparam("ids", expanding=True)))
 _ANSWER = select(_ANSWERS.c.body_digest, _ANSWERS.c.record).where(
     *(_ANSWERS.c[name] == bindparam(name) for name in ("map", "tenant", "key"))
 )
@@ -140,6 +141,11 @@ class Ledger:
     def find(self, reservation_id: str) -> Reservation | None:
         """The reservation of that id, live or not."""
         return next(iter(self._read(_FIND, {"map": self._map_name, "id": reservation_id})), None)
+
+    def written(self, ids: Collection[str]) -> frozenset[str]:
+        """Those of these ids that a reservation of any map has or had."""
+        with self._connected() as connection:
+            return frozenset(connection.execute(_WRITTEN, {"ids": list(ids)}).scalars())
 
     def _read(self, wanted: Select[Any], which: dict[str, str]) -> list[Reservation]:
         with self._connected() as connection:

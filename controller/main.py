@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import signal
 import socket
@@ -22,6 +21,7 @@ from controller.bounds import DEFAULT_CALIBRATION, Calibration
 from controller.calibration import load_calibration
 from controller.errors import StartError
 from controller.front import Front
+from controller.garbage import collect_seldom
 from controller.meterwatch import MeterWatch
 from controller.network import Network
 from controller.security.audit import KEPT_DAYS
@@ -35,7 +35,6 @@ from controller.web.stream import Stream
 REST_DEFAULT = "127.0.0.1:8080"
 OPENFLOW_DEFAULT = "127.0.0.1:6653"
 RYU_REST_DEFAULT = "127.0.0.1:8081"
-COLLECT_AFTER_OBJECTS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,7 @@ def _run(network: Network, books: Books, ports: Ports, greeting: str | None, cal
         app = create_app(service, emulated, None, books.tokens, books.audit, stream, metrics)
         rest.append(RestThread(app, ports.rest, ports.rest_tls))
         rest[0].start()
-        _collect_seldom()
+        collect_seldom()
 
         def stop() -> None:
             meters.stop()
@@ -186,12 +185,6 @@ def _run(network: Network, books: Books, ports: Ports, greeting: str | None, cal
 
     southbound.attach(assemble)
     southbound.run(ports.ryu_apps, ports.openflow, ports.ryu_rest, ready, ports.switch_tls)
-
-
-def _collect_seldom() -> None:
-    """What is here by now stays, and little of what comes is in circles: to look for them often is a waste."""
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER_OBJECTS, 20, 100)
 
 
 def _greeting(network: Network, listen: Sequence[Address], ports: Ports, doors: str) -> str:

@@ -21,15 +21,17 @@ from math import ceil, floor, inf
 from typing import ParamSpec, TypeVar
 
 from controller.admission import Admitted, Rejected, Request, decide
-from controller.assignment import granted_burst_bytes
 from controller.bookings import Bookings
 from controller.bounds import DEFAULT_CALIBRATION, Calibration
 from controller.errors import LatencyNotMet, NoCapacity, NoDisjointPath, NoPath, NoSpectrum, OutOfReach, Refused
 from controller.network import Network
+from controller.optical.grooming import most_bps
 from controller.paths import candidate_paths
 from controller.reservation import Flow, Reservation
-from controller.routes import link_names
+from controller.room import Lifetime, Room, granted_burst_bytes
+from controller.routes import both_ways, link_names
 from controller.standing import Standing, as_standing
+from controller.transfers import RATE_STEP_BPS
 
 FIT_TRIES = 16
 OFFER_TRIES = 20
@@ -154,12 +156,38 @@ def offer(circumstances: Circumstances, request: Request, error: Refused) -> tup
             tuple(_with(flow, protection="none", backup="shared") for flow in request.flows),
         ])  # fmt: skip
     if isinstance(error, NoCapacity | NoSpectrum) or error.facts.get("promise") == "completion":
-        return tries.nearest(slower)
+        widest_bps = _widest_bps(circumstances, request)
+        if widest_bps is None:
+            return tries.nearest(slower)
+        flow, asked_bps = request.flows[0], request.flows[0].requirement.min_bandwidth_bps or 0
+        if widest_bps < max(RATE_STEP_BPS, asked_bps * LEAST_SHARE):
+            return None
+        widest = tries.first([(_with(flow, min_bandwidth_bps=min(asked_bps, widest_bps)),)])
+        return widest or tries.nearest(slower)
     if isinstance(error, LatencyNotMet):
         own = error.facts.get("reservation") == request.reservation_id
         found = tries.nearest(smoother)
         return found or (tries.relaxed() if own else tries.nearest(slower))
     return None
+
+
+def _widest_bps(circumstances: Circumstances, request: Request) -> int | None:
+    """The highest rate for which there is room, whatever the bounds say; None if not asked for one plain rate."""
+    needed = request.flows[0].requirement
+    if len(request.flows) > 1 or needed.transfer_bytes is not None or needed.protection != "none":
+        return None
+    network, flow, name = circumstances.network, request.flows[0], request.reservation_id
+    now = circumstances.standing.get(name)
+    held = dict.fromkeys(each for p in (now.carried if now else ()) for each in (*p.lightpaths, *p.backup_lightpaths))
+    start_s = max(circumstances.now_s, request.start_s or circumstances.now_s)
+    lifetime = Lifetime(network.ducts, name, start_s, request.end_s)
+    room = Room(network, circumstances.bookings.without(name), lifetime, tuple(held))
+    widest_bps = 0
+    for path in candidate_paths(network, flow.source, flow.destination, both_ways(circumstances.down)):
+        widest_bps = max(widest_bps, room.widest_bps(path))
+        if network.grid is not None and widest_bps >= most_bps(network):
+            break
+    return widest_bps // RATE_STEP_BPS * RATE_STEP_BPS
 
 
 class _Tries:
@@ -225,7 +253,7 @@ def _slower(flow: Flow, share: float) -> Flow:
     """A lower rate or a later deadline in the same proportion; a deadline stays within its period."""
     needed = flow.requirement
     if needed.min_bandwidth_bps is not None:
-        rate_bps = max(1000, floor(needed.min_bandwidth_bps * share / 1000) * 1000)
+        rate_bps = max(RATE_STEP_BPS, floor(needed.min_bandwidth_bps * share / RATE_STEP_BPS) * RATE_STEP_BPS)
         flow = _with(flow, min_bandwidth_bps=min(rate_bps, needed.min_bandwidth_bps))
     if needed.deadline_ms is not None:
         deadline_ms = ceil(needed.deadline_ms / share * 10) / 10

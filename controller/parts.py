@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from controller.entries import Entry, EntryKey, FlowEntry, GroupEntry, MeterEntry, SwitchState
+from controller.entries import Entries, Entry, EntryKey, FlowEntry, GroupEntry, MeterEntry, SwitchState, key_of
 from controller.network import Network
 from controller.optical.switching import Lit, switched, switched_with_way_back
 
@@ -19,9 +19,17 @@ class Part:
     it; others may travel in that, too. What lightpaths take of their links is not in `taken_bps`.
     """
 
-    states: Mapping[str, SwitchState]
+    entries: Mapping[str, Entries]
     taken_bps: Mapping[str, int]
     light: frozenset[Lit] = frozenset()
+
+    @property
+    def states(self) -> Mapping[str, SwitchState]:
+        """The entries in another form."""
+        return {name: _state(entries.values()) for name, entries in self.entries.items()}
+
+
+NO_PART = Part({}, {})
 
 
 @lru_cache(maxsize=4096)
@@ -32,22 +40,27 @@ def lit(network: Network, light: Lit) -> Part:
     """
     lightpath = light.lightpath
     if light.with_way_back:
-        return Part(states_of(switched_with_way_back(network, lightpath)), {})
-    return Part(states_of(switched(network, lightpath)), dict.fromkeys(lightpath.links, lightpath.rate_bps))
+        return Part(by_switch(switched_with_way_back(network, lightpath)), {})
+    return Part(by_switch(switched(network, lightpath)), dict.fromkeys(lightpath.links, lightpath.rate_bps))
 
 
-def states_of(entries: Iterable[tuple[str, Entry]]) -> Mapping[str, SwitchState]:
-    """(switch, entry), by switch."""
-    meters: dict[str, dict[int, MeterEntry]] = {}
-    flows: dict[str, dict[EntryKey, FlowEntry]] = {}
-    groups: dict[str, dict[int, GroupEntry]] = {}
-    switches: dict[str, None] = {}
+def by_switch(entries: Iterable[tuple[str, Entry]]) -> Mapping[str, Entries]:
+    """(switch, entry), by switch and key."""
+    found: dict[str, Entries] = {}
     for name, entry in entries:
-        switches[name] = None
+        found.setdefault(name, {})[key_of(entry)] = entry
+    return found
+
+
+def _state(entries: Iterable[Entry]) -> SwitchState:
+    meters: dict[int, MeterEntry] = {}
+    flows: dict[EntryKey, FlowEntry] = {}
+    groups: dict[int, GroupEntry] = {}
+    for entry in entries:
         if isinstance(entry, FlowEntry):
-            flows.setdefault(name, {})[entry.key] = entry
+            flows[entry.key] = entry
         elif isinstance(entry, MeterEntry):
-            meters.setdefault(name, {})[entry.meter_id] = entry
+            meters[entry.meter_id] = entry
         else:
-            groups.setdefault(name, {})[entry.group_id] = entry
-    return {name: SwitchState(meters.get(name, {}), flows.get(name, {}), groups.get(name, {})) for name in switches}
+            groups[entry.group_id] = entry
+    return SwitchState(meters, flows, groups)

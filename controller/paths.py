@@ -34,15 +34,15 @@ class Pairs:
 
 
 def candidate_paths(
-    network: Network, source: str, destination: str, down: frozenset[str] = NOTHING_DOWN
+    network: Network, source: str, destination: str, down: frozenset[str] = NOTHING_DOWN, most: int = CANDIDATES
 ) -> tuple[Path, ...]:
-    """Up to CANDIDATES simple paths over links that are up, best first; empty if there is none.
+    """Up to so many simple paths over links that are up, best first; empty if there is none.
 
     Source: Yen, "Finding the K shortest loopless paths in a network", Management Science 17 (1971).
     """
-    whole = _candidate_paths(network, source, destination, NOTHING_DOWN)
+    whole = _candidate_paths(network, source, destination, NOTHING_DOWN, most)
     # Without links that none of them crosses, they are still the shortest: what is cached outlives most failures.
-    return _candidate_paths(network, source, destination, down) if _touches(down, whole) else whole
+    return _candidate_paths(network, source, destination, down, most) if _touches(down, whole) else whole
 
 
 def candidate_routes(
@@ -80,12 +80,14 @@ def _touches(down: frozenset[str], paths: Collection[Path]) -> bool:
 
 
 @lru_cache(maxsize=65_536)
-def _candidate_paths(network: Network, source: str, destination: str, down: frozenset[str]) -> tuple[Path, ...]:
+def _candidate_paths(
+    network: Network, source: str, destination: str, down: frozenset[str], most: int
+) -> tuple[Path, ...]:
     if source == destination:
         return ()
     graph = _graph(network, frozenset({source, destination}), down)
     try:
-        paths = list(islice(nx.shortest_simple_paths(graph, source, destination, "weight"), CANDIDATES))
+        paths = list(islice(nx.shortest_simple_paths(graph, source, destination, "weight"), most))
     except nx.NetworkXNoPath:
         return ()
     return tuple(tuple(path) for path in paths)

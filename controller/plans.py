@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
-from controller.assignment import SEARCH_STEPS, Lifetime, PathSearch, Room, Sized, granted_burst_bytes
+from controller.assignment import SEARCH_STEPS, PathSearch
 from controller.bookings import Bookings
 from controller.bounds import NoBound
 from controller.errors import LatencyNotMet, Refused
@@ -14,6 +14,7 @@ from controller.limits import has_limit, late
 from controller.network import Network
 from controller.promises import Carried, Promises
 from controller.reservation import Flow, Reservation
+from controller.room import Lifetime, Room, Sized, granted_burst_bytes
 from controller.routes import Route
 from controller.standing import Standing
 from controller.transfers import HEADROOM_SHARE, gate_of, least_rate_bps

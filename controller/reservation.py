@@ -153,6 +153,9 @@ class Placement:
     lightpaths: tuple[Lightpath, ...] = ()
     backup_lightpaths: tuple[Lightpath, ...] = ()
 
+    def __hash__(self) -> int:  # of all fields, those that tell most of them apart
+        return hash((self.meter_id, self.version, self.path))
+
     @property
     def route(self) -> Route:
         """The way it goes."""

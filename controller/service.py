@@ -9,7 +9,6 @@ the way, everything is put back and the request is answered with what happened.
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -24,6 +23,7 @@ from controller.events import Installed, SwitchReport
 from controller.inquiries import NOBODY, Inquiries
 from controller.ledger import Ledger
 from controller.maintenance import Maintenance
+from controller.naming import Numbers, name_of
 from controller.network import Network
 from controller.offers import advising
 from controller.optical.defragmentation import Move
@@ -65,6 +65,7 @@ class Service(Inquiries):
         self.maintenance = Maintenance(self._writer, self._caretaker)
         self._tidying = Tidying(self._writer)
         self._room = WaitingRoom(self._fabric.silent_s)
+        self._numbers = Numbers(ledger, lambda name: self._book.standing.get(name) is not None)
 
     def start(self) -> None:
         """Work out the map's fibres, take up what the ledger holds and begin to listen to the switches."""
@@ -116,8 +117,8 @@ class Service(Inquiries):
         return self._carry_out(wanted, touched, lambda: self._give_up(wanted), answer_to=repeat)
 
     def _admitted(self, asked: Asked) -> tuple[Reservation, Admitted]:
-        now_s, number = self._clock(), self._new_number()
-        name = f"r-{number:08x}"
+        now_s, number = self._clock(), self._numbers.new()
+        name = name_of(number)
         admitted = self._writer.admit(request_of(asked, name))
         times = asked.lease_s, now_s, now_s + asked.lease_s
         start_at_s = max(now_s, asked.start_at_s or now_s)
@@ -276,10 +277,3 @@ class Service(Inquiries):
         if not reservation.is_live:
             raise NotLive(f"Reservation {reservation_id} is {reservation.state} and cannot be changed.")
         return reservation
-
-    def _new_number(self) -> int:
-        while True:
-            number = secrets.randbits(32)
-            name = f"r-{number:08x}"
-            if number and self._book.standing.get(name) is None and self.ledger.find(name) is None:
-                return number

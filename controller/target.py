@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
-from controller.entries import Entry, EntryKey, FlowEntry, MeterEntry, SwitchState
+from controller.entries import Entries, Entry, Key, entries_of
 from controller.forwarding import base_states, best_effort_meter
 from controller.network import Network
 from controller.optical.switching import Lit
-from controller.parts import Part, lit
+from controller.parts import NO_PART, Part, lit
 
-Key = tuple[Literal["meter", "group"], int] | tuple[Literal["flow"], EntryKey]
-"""What makes it one thing on a switch: a switch holds at most one of each key."""
-
-Entries = dict[Key, Entry]
 Touched = dict[str, set[Key]]
 """By switch: the keys at which something has changed."""
+
+_NONE: Entries = {}
 
 
 class Target:
@@ -67,17 +64,20 @@ class Target:
 
     def _swap(self, before: Part | None, part: Part | None, touched: Touched) -> None:
         """Put one part in place of another."""
-        old, new = (_entries_by_switch(each) for each in (before, part))
-        for name in old.keys() | new.keys():
-            self._exchange(name, old.get(name, {}), new.get(name, {}), touched)
-        for each, sign in ((before, -1), (part, 1)):
-            for link, rate_bps in (each.taken_bps if each else {}).items():
+        old, new = before or NO_PART, part or NO_PART
+        for name, entries in new.entries.items():
+            self._exchange(name, old.entries.get(name, _NONE), entries, touched)
+        for name, entries in old.entries.items():
+            if name not in new.entries:
+                self._exchange(name, entries, _NONE, touched)
+        for each, sign in ((old, -1), (new, 1)):
+            for link, rate_bps in each.taken_bps.items():
                 self._taken_bps[link] += sign * rate_bps
-        links = {link for each in (before, part) if each for link in each.taken_bps}
-        self._set_port_meters(links, touched)
+        if old.taken_bps or new.taken_bps:
+            self._set_port_meters({**old.taken_bps, **new.taken_bps}, touched)
 
     def _exchange(self, switch: str, old: Mapping[Key, Entry], new: Mapping[Key, Entry], touched: Touched) -> None:
-        held = self.entries[switch]
+        held, changed = self.entries[switch], set()
         for keys, sign in ((new, 1), (old, -1)):
             for key in keys:
                 if key[0] == "group":
@@ -86,13 +86,17 @@ class Target:
                         del self._users[switch, key]
         for key, entry in old.items():
             # Somebody else may have taken over the key since, or need the same group.
-            if key not in new and held.get(key) == entry and self._users[switch, key] == 0:
+            now = None if key in new else held.get(key)
+            if now is not None and now == entry and not (key[0] == "group" and self._users[switch, key]):
                 del held[key]
-                touched.setdefault(switch, set()).add(key)
+                changed.add(key)
         for key, entry in new.items():
-            if held.get(key) != entry:
+            now = held.get(key)
+            if now is None or now != entry:
                 held[key] = entry
-                touched.setdefault(switch, set()).add(key)
+                changed.add(key)
+        if changed:
+            touched.setdefault(switch, set()).update(changed)
 
     def _set_port_meters(self, links: Iterable[str], touched: Touched) -> None:
         for name in links:
@@ -114,22 +118,3 @@ def merged(*changes: Touched) -> Touched:
         for switch, keys in touched.items():
             together.setdefault(switch, set()).update(keys)
     return together
-
-
-def entries_of(state: SwitchState) -> Entries:
-    """The same by key."""
-    meters: Entries = {("meter", meter_id): meter for meter_id, meter in state.meters.items()}
-    flows: Entries = {("flow", key): entry for key, entry in state.flows.items()}
-    groups: Entries = {("group", group_id): group for group_id, group in state.groups.items()}
-    return meters | flows | groups
-
-
-def key_of(entry: Entry) -> Key:
-    """The key of an entry."""
-    if isinstance(entry, FlowEntry):
-        return "flow", entry.key
-    return ("meter", entry.meter_id) if isinstance(entry, MeterEntry) else ("group", entry.group_id)
-
-
-def _entries_by_switch(part: Part | None) -> dict[str, Entries]:
-    return {} if part is None else {name: entries_of(state) for name, state in part.states.items()}

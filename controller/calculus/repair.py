@@ -118,7 +118,7 @@ class Repair(Generic[Key]):
             most_us = proof.most_us[after] = proof.most_us.get(after, 0.0) + grown_us
             if most_us > proof.delay_us.get(after, 0.0):
                 self._high[after] = None
-        for after in proof.rooms_us.keys() & behind.keys():
+        for after in proof.rooms_us.keys() & behind.keys() if proof.rooms_us else ():
             bursts_us, lateness_us = proof.rooms_us[after]
             bursts_us -= behind[after] * spread_s * 1e6 / self.servers[after].rate_bps
             lateness_us -= delay_us - before_us

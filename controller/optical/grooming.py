@@ -10,11 +10,12 @@ Source: Zhu and Mukherjee, "Traffic grooming in an optical WDM mesh network", IE
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache, partial
 from itertools import pairwise
+from math import inf
 
 from controller.bookings import Bookings
 from controller.errors import NoCapacity, NoSpectrum, OutOfReach, Refused
@@ -23,22 +24,17 @@ from controller.optical.lightpaths import Lightpath, identity
 from controller.optical.lines import line_along, reservable_bps
 from controller.reservation import Placement
 from controller.routes import Path, link_names
-from controller.spectrum import block_starts
+from controller.spectrum import Order, block_starts
+from topologies.maps import SLOTS_PER_CHANNEL
 
 HasRoom = Callable[[Lightpath], bool]
 """Whether a flow fits into a lightpath beside what travels there."""
 
+Row = tuple[Lightpath, ...]
+"""End to end."""
+
 Cost = tuple[int, int]
 """New spectrum in slots x links, then the number of lightpaths."""
-
-
-@dataclass(frozen=True, slots=True)
-class _OnLink:
-    """The lightpaths on a link, the slots that none has, and those that several have, at different times."""
-
-    lightpaths: tuple[Lightpath, ...]
-    free: int
-    overlap: int
 
 
 class Light:
@@ -55,10 +51,11 @@ class Light:
         self.held = tuple(held)
         self._bookings = bookings
         self._time = start_s, end_s
-        self._others: dict[str, tuple[Lightpath, ...]] = {}
         self._placed: Counter[Lightpath] = Counter()
-        self._now: dict[str, _OnLink] = {}
-        """For every link that was looked at: what is on it as things stand."""
+        self._is_nothing_to_come = not held and bookings.all_light_is_lit(start_s)
+        """Whether all lightpaths are lit at once, so that no two of them have a slot of one link."""
+        self._now: dict[str, tuple[int, int]] = {}
+        """For every link that was looked at: the slots that none has, and those that several have."""
 
     def place(self, lightpath: Lightpath) -> None:
         """A flow of the request travels in it."""
@@ -76,27 +73,78 @@ class Light:
         for link in lightpath.links:
             self._now.pop(link, None)
 
-    def along(self, nodes: Path, rate_bps: int, has_room: HasRoom) -> tuple[Lightpath, ...] | None:
+    def along(self, nodes: Path, rate_bps: int, has_room: HasRoom) -> Row | None:
         """The lightpaths from the first of these switches to the last; None if there are none."""
+        row = self.lit_along(nodes, has_room)
+        if row is None:
+            row = self.new_along(nodes, rate_bps)
+        return self.mixed_along(nodes, rate_bps, has_room) if row is None else row
+
+    def lit_along(self, nodes: Path, has_room: HasRoom) -> Row | None:
+        """The same of those that are lit, as few as cover the way."""
         if len(nodes) < 2:
             return ()
+        whole = self._lit_over(nodes, has_room)
+        return self._cheapest(nodes, partial(self._lit_over, has_room=has_room)) if whole is None else (whole,)
 
-        @cache
-        def lit(part: Path) -> Lightpath | None:
-            return self._lit_along(part, has_room)
+    def new_along(self, nodes: Path, rate_bps: int) -> Row | None:
+        """The same of a new one all the way."""
+        new = self._new_over(nodes, rate_bps)
+        return None if new is None else (new,)
 
-        row = self._cheapest(nodes, lit)
-        if row is not None:
-            return row
-        new = self._new_along(nodes, rate_bps)
-        if new is not None:
-            return (new,)
-        return self._cheapest(nodes, lambda part: lit(part) or self._new_along(part, rate_bps))
+    def mixed_along(self, nodes: Path, rate_bps: int, has_room: HasRoom) -> Row | None:
+        """The same of several, some of them new."""
+        return self._cheapest(nodes, lambda part: self._lit_over(part, has_room) or self._new_over(part, rate_bps))
+
+    def widest_bps(self, nodes: Path, room_bps: Callable[[Lightpath], int]) -> int:
+        """The highest rate for which `along` finds lightpaths. `room_bps`: what is left in one that is lit."""
+
+        def over(part: Path) -> int:
+            lit_bps = [room_bps(each) for each in self._lit(part) if self._is_clear(each)]
+            line = line_along(self.network, part)
+            is_room = line.works and _lowest(self._free(part), line.width) is not None
+            return max(*lit_bps, 0, reservable_bps(line.rate_bps) if is_room else 0)
+
+        best = [inf] + [0.0] * (len(nodes) - 1)
+        for end in range(1, len(nodes)):
+            best[end] = max(min(best[begin], over(nodes[begin : end + 1])) for begin in range(end))
+        return int(min(best[-1], sys.maxsize))
+
+    def price(self, row: Row, rate_bps: int, order: Order) -> float:
+        """What a row of lightpaths costs a flow, in slots x links; see controller.spectrum.
+
+        In one that is lit: the flow's share of it. A new one counts whole, its place and the load of its links besides.
+        """
+        price = 0.0
+        for lightpath in row:
+            cost = lightpath.width * len(lightpath.links)
+            if self.is_lit(lightpath):
+                price += cost * rate_bps / lightpath.rate_bps
+                continue
+            price += cost + order.position * (lightpath.first_slot + 1)
+            if order.load:
+                shares = [self._taken_share(link) for link in lightpath.links]
+                price += order.load * lightpath.width * sum(shares)
+        return price
+
+    def least_price(self, nodes: Path, rate_bps: int) -> float:
+        """No row of lit lightpaths along these switches is cheaper than that."""
+        links = len(nodes) - 1
+        return links * rate_bps * _least_slots_per_bps(self.network) if links else 0.0
+
+    def least_price_of_new(self, nodes: Path, rate_bps: int) -> float:
+        """Nor a new one all the way than that; infinite if there is none."""
+        line = line_along(self.network, nodes)
+        return line.width * (len(nodes) - 1) if line.works and rate_bps <= reservable_bps(line.rate_bps) else inf
+
+    def _taken_share(self, link: str) -> float:
+        slots = self.network.links[link].slots
+        return 1 - self._at(link)[0].bit_count() / slots
 
     def refusal(self, flow: str, nodes: Path, rate_bps: int, has_room: HasRoom) -> Refused | None:
         """Why there are no lightpaths along these switches: the first link that no lightpath gets over."""
         for part in pairwise(nodes):
-            if self._lit_along(part, has_room) is None and self._new_along(part, rate_bps) is None:
+            if self._lit_over(part, has_room) is None and self._new_over(part, rate_bps) is None:
                 return self._reason(flow, part, rate_bps)
         return None
 
@@ -117,57 +165,61 @@ class Light:
         sentence = f"{flow}: no lightpath over {link} has room, and none of its {slots} slots is free for a new one."
         return NoSpectrum(sentence, flow=flow, link=link, slots=slots)
 
-    def _cheapest(
-        self, nodes: Path, over: Callable[[Path], Lightpath | None]
-    ) -> tuple[Lightpath, ...] | None:
+    def _cheapest(self, nodes: Path, over: Callable[[Path], Lightpath | None]) -> Row | None:
         """The cheapest row of lightpaths along the switches, each as `over` has it (dynamic programming)."""
-        best: dict[int, tuple[Cost, tuple[Lightpath, ...]]] = {0: ((0, 0), ())}
-        for end in range(1, len(nodes)):
-            for begin in range(end):
-                if begin not in best:
-                    continue
+        best: dict[int, tuple[Cost, Row]] = {0: ((0, 0), ())}
+        last = len(nodes) - 1
+        for begin in range(last):
+            if begin not in best:
+                continue
+            (spectrum, number), row = best[begin]
+            for end in range(begin + 1, last + 1):
                 lightpath = over(nodes[begin : end + 1])
-                if lightpath is None:
-                    continue
-                (spectrum, number), row = best[begin]
-                new = 0 if self._is_lit(lightpath) else lightpath.width * (end - begin)
-                cost = spectrum + new, number + 1
-                if end not in best or cost < best[end][0]:
-                    best[end] = cost, (*row, lightpath)
-        return best[len(nodes) - 1][1] if len(nodes) - 1 in best else None
+                if lightpath is not None:
+                    new = 0 if self.is_lit(lightpath) else lightpath.width * (end - begin)
+                    cost = spectrum + new, number + 1
+                    if end not in best or cost < best[end][0]:
+                        best[end] = cost, (*row, lightpath)
+        return best[last][1] if last in best else None
 
-    def _is_lit(self, lightpath: Lightpath) -> bool:
-        return lightpath in self._on(lightpath.links[0])
+    def is_lit(self, lightpath: Lightpath) -> bool:
+        """Whether it would be lit without the flow for which it is looked at."""
+        return lightpath in self._lit(lightpath.nodes)
 
-    def _lit_along(self, nodes: Path, has_room: HasRoom) -> Lightpath | None:
+    def _lit_over(self, nodes: Path, has_room: HasRoom) -> Lightpath | None:
         """A lightpath that is lit between exactly these switches, free for as long as it is wanted, with room."""
-        for lightpath in self._on(f"{nodes[0]}->{nodes[1]}"):
-            if lightpath.nodes == nodes and self._is_clear(lightpath) and has_room(lightpath):
+        for lightpath in self._lit(nodes):
+            if self._is_clear(lightpath) and has_room(lightpath):
                 return lightpath
         return None
 
+    def _lit(self, nodes: Path) -> Iterable[Lightpath]:
+        """The lightpaths along these switches at that time: of others, of the request as it is and as it is to be."""
+        others = self._bookings.lit_along(nodes, *self._time)
+        if not self.held and not self._placed:
+            return others
+        held, placed = ([each for each in own if each.nodes == nodes] for own in (self.held, self._placed))
+        return dict.fromkeys((*held, *others, *placed))
+
     def _is_clear(self, lightpath: Lightpath) -> bool:
+        if self._is_nothing_to_come:
+            return True
         slots = lightpath.slots
-        return not any(
-            other.slots & slots and other.id != lightpath.id
-            for link in lightpath.links
-            if self._at(link).overlap & slots
-            for other in self._on(link)
-        )
+        return not any(self._at(link)[1] & slots for link in lightpath.links)
 
     def lowest(self, nodes: Path, width: int) -> int | None:
         """Where the lowest block of that width begins that is free along these switches; None if there is none."""
-        starts = block_starts(self._free(nodes), width)
-        return (starts & -starts).bit_length() - 1 if starts else None
+        return _lowest(self._free(nodes), width)
 
-    def _new_along(self, nodes: Path, rate_bps: int) -> Lightpath | None:
+    def _new_over(self, nodes: Path, rate_bps: int) -> Lightpath | None:
         """A lightpath that can be lit between these switches and carries a flow of that rate."""
-        if not self._free(nodes):  # then there is no need to ask how far light would get
+        free = self._free(nodes)
+        if not free:  # then there is no need to ask how far light would get
             return None
         line = line_along(self.network, nodes)
         if not line.works or rate_bps > reservable_bps(line.rate_bps):
             return None
-        first = self.lowest(nodes, line.width)
+        first = _lowest(free, line.width)
         if first is None:
             return None
         facts = line.rate_bps, line.modulation, line.gsnr_db, line.margin_db
@@ -177,28 +229,41 @@ class Light:
         """The slots that are free on all links for as long as they are wanted."""
         free = -1
         for link in link_names(nodes):
-            free &= self._at(link).free
+            free &= self._at(link)[0]
         return free
 
-    def _on(self, link: str) -> tuple[Lightpath, ...]:
-        """The lightpaths on a link during that time: of others, of the request as it is, and as it is to be."""
-        return self._at(link).lightpaths
+    def _at(self, link: str) -> tuple[int, int]:
+        now = self._now.get(link)
+        if now is None:
+            taken, overlap = self._bookings.slots_on(link, *self._time)
+            for lightpath in dict.fromkeys((*_over(self.held, link), *_over(self._placed, link))):
+                if lightpath not in self._bookings.lit_along(lightpath.nodes, *self._time):
+                    overlap |= taken & lightpath.slots
+                    taken |= lightpath.slots
+            now = self._now[link] = (1 << self.network.links[link].slots) - 1 & ~taken, overlap
+        return now
 
-    def _at(self, link: str) -> _OnLink:
-        if link not in self._now:
-            if link not in self._others:
-                self._others[link] = tuple(self._bookings.lit_on(link, *self._time))
-            on = dict.fromkeys((*_over(self.held, link), *self._others[link], *_over(self._placed, link)))
-            self._now[link] = _on_link(tuple(on), self.network.links[link].slots)
-        return self._now[link]
+
+def _lowest(free: int, width: int) -> int | None:
+    starts = block_starts(free, width)
+    return (starts & -starts).bit_length() - 1 if starts else None
 
 
-def _on_link(lightpaths: tuple[Lightpath, ...], slots: int) -> _OnLink:
-    taken = overlap = 0
-    for lightpath in lightpaths:
-        overlap |= taken & lightpath.slots
-        taken |= lightpath.slots
-    return _OnLink(lightpaths, (1 << slots) - 1 & ~taken, overlap)
+@lru_cache(maxsize=64)
+def _least_slots_per_bps(network: Network) -> float:
+    """What a bit/s takes of the spectrum of a link in the best of lightpaths that is full."""
+    return SLOTS_PER_CHANNEL[network.grid or "fixed"] / _channel_bps(network)
+
+
+@lru_cache(maxsize=64)
+def most_bps(network: Network) -> int:
+    """No lightpath carries more reservations than that."""
+    return reservable_bps(_channel_bps(network))
+
+
+def _channel_bps(network: Network) -> int:
+    channel_gbps = max(link.channel_gbps for link in network.links.values())
+    return round(channel_gbps * network.scale_mbps_per_gbps * 1e6)
 
 
 def is_possible(network: Network, placement: Placement) -> bool:

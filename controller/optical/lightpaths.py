@@ -32,6 +32,9 @@ class Lightpath:
     gsnr_db: float
     margin_db: float
 
+    def __hash__(self) -> int:
+        return hash(self.id)
+
     @property
     def links(self) -> tuple[str, ...]:
         """The directed links it is lit on."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
+from controller.network import Network
 from controller.optical.tuning import Candidate, Spans
 from controller.spectrum import TUNED, Order
 
@@ -29,3 +31,14 @@ def fingerprint(spans: Spans) -> str:
 def chosen_for(spans: Spans) -> Candidate:
     """The order tuned for this plant, or one that is good elsewhere if there is none."""
     return CHOSEN.get(fingerprint(spans), ELSEWHERE)
+
+
+@lru_cache(maxsize=64)
+def order_on(network: Network) -> Candidate | None:
+    """The order tuned for the fibres between a network's switches; None: the shortest route with room is taken."""
+    if network.grid is None:
+        return None
+    switches = {switch.name for switch in network.switches}
+    spans = [span for span in network.spans.values() if {span.source, span.destination} <= switches]
+    chosen = CHOSEN.get(fingerprint({(span.source, span.destination): span.length_km for span in spans}))
+    return None if chosen is None or chosen.order.in_turn else chosen
