@@ -76,12 +76,13 @@ class PathSearch:
         if order is None or flow.requirement.protection != "none":
             yield from self._in_turn(sized, len(self.candidates[flow.name]))
             return
-        fits, stays = False, held_placement(self._replaced, flow) is not None
+        held = held_placement(self._replaced, flow)
+        fits, stays = False, held is not None and held.path == self.candidates[flow.name][0].path
         for fitting in chain(self._in_turn(sized, stays), self._by_price(sized, stays, order.order)):
             fits = True
             yield fitting
         known = self.candidates[flow.name]
-        if not fits and len(known) >= CANDIDATES and sized.rate_bps <= most_bps(self.room.network):
+        if not fits and len(known) >= CANDIDATES and not _is_too_much(self.room.network, sized, known[0]):
             paths = {route.path for route in known}
             further = candidate_paths(self.room.network, flow.source, flow.destination, self._down, order.k)
             self.candidates[flow.name] = (*known, *(Route(path) for path in further if path not in paths))
@@ -106,7 +107,7 @@ class PathSearch:
         the way. Rows of which only a part is new come last, and only on the first candidates.
         """
         light, rate_bps, routes = self.room.light, sized.rate_bps, self.candidates[sized.flow.name]
-        if rate_bps > most_bps(self.room.network):
+        if _is_too_much(self.room.network, sized, routes[0]):
             return
         has_room = self.room.has_room_for(sized)
         queue = [(light.least_price(routes[i].path[1:-1], rate_bps), _LIT, i) for i in range(first, len(routes))]
@@ -163,6 +164,11 @@ class PathSearch:
                 if dark:
                     return dark
         return room.refusal(stuck, candidates)
+
+
+def _is_too_much(network: Network, sized: Sized, route: Route) -> bool:
+    """Whether a flow needs light and more of it than any lightpath carries."""
+    return len(route.path) > 3 and sized.rate_bps > most_bps(network)
 
 
 def _candidates(
