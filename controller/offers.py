@@ -7,6 +7,7 @@ The nearest request, by reason, with as small a change as halving finds:
 
 - no capacity, no spectrum, or a transfer that cannot be there in time: all rates lower and all deadlines later in one
   proportion;
+- the same for one flow of a plain rate: the highest rate for which there is room;
 - a latency limit: smaller bursts in the same proportion; if that is not enough, limits that can be kept, or lower
   rates where the limit is a standing flow's;
 - no second path: the same with a backup that may share a duct with the path; if that is not enough, without protection.
