@@ -25,6 +25,7 @@ from controller.calculus.delays import Delays
 from controller.calculus.fixpoint import NoBound, Stream
 from controller.network import DirectedLink, Network
 from controller.peaks import ALWAYS, Activity
+from controller.routes import Path, link_names
 
 __all__ = ["DEFAULT_CALIBRATION", "Analysis", "Bound", "Calibration", "NoBound", "ShapedFlow", "bounds_of"]
 
@@ -128,9 +129,9 @@ class Analysis(Generic[Key]):
     def bound(self, key: Key) -> Bound:
         """The bound of one flow."""
         if key not in self._bounds:
-            links = self.network.links_along(self.flows[key].path)
-            fixed_us, best_us = _fixed_us(links, self.calibration)
-            worst_us = fixed_us + sum(self._delays.delay_us[link.name] for link in links)
+            path, delay_us = self.flows[key].path, self._delays.delay_us
+            fixed_us, best_us = _fixed_us(self.network, path, self.calibration)
+            worst_us = fixed_us + sum([delay_us[name] for name in link_names(path)])
             self._bounds[key] = Bound(worst_us, worst_us - best_us)
         return self._bounds[key]
 
@@ -182,8 +183,8 @@ def _port(link: DirectedLink, frame_bits: float, calibration: Calibration) -> Se
 
 
 def _stream(flow: ShapedFlow, calibration: Calibration) -> Stream:
-    ports = tuple(f"{a}->{b}" for a, b in zip(flow.path, flow.path[1:], strict=False))
     meter_burst_bits = ceil(flow.burst_bytes * 8 / 1000) * 1000.0  # as the meter rounds it
+    ports = link_names(flow.path)
     return Stream(ports, float(flow.rate_bps), meter_burst_bits, calibration.meter_tick_us, flow.activity)
 
 
@@ -191,8 +192,10 @@ def _quickest_us(link: DirectedLink) -> float:
     return MIN_FRAME_BYTES * 8 / link.capacity_bps * 1e6
 
 
-def _fixed_us(links: tuple[DirectedLink, ...], calibration: Calibration) -> tuple[float, float]:
+@lru_cache(maxsize=65_536)
+def _fixed_us(network: Network, path: Path, calibration: Calibration) -> tuple[float, float]:
     """What no other flow changes: the part of the worst case apart from the ports, and the best case."""
+    links = network.links_along(path)
     switches = len(links) - 1
     fibre_us = sum(link.propagation_us for link in links)
     best_us = fibre_us + switches * calibration.switch_min_us + sum(_quickest_us(link) for link in links)

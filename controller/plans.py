@@ -165,6 +165,9 @@ def _settled(
     for _ in range(SETTLE_STEPS):
         placed = {name: (sized, routes[name]) for name, sized in sizes.items()} | dict(kept)
         promises = _promises(case, placed)
+        if not any(sized.flow.requirement.transfer_bytes is not None for sized in sizes.values()):
+            _refuse_late(case, promises, placed)  # no rate depends on the latency
+            return Plan(placed, promises)
         latencies = {name: promises.bound((own_id, name)).accumulated_latency_us for name in sizes}
         grown = _sizes(case.network, [sized.flow for sized in sizes.values()], latencies, headroom_share)
         if grown == sizes:

@@ -93,6 +93,10 @@ class Traffic(Generic[Key]):
 
 
 def _add(rates: Rates, names: Iterable[str], rate_bps: float) -> None:
+    if rate_bps > 0:
+        for name in names:
+            rates[name] = rates.get(name, 0.0) + rate_bps
+        return
     for name in names:
         now_bps = rates.get(name, 0.0) + rate_bps
         if now_bps > 0:
