@@ -22,6 +22,7 @@ import eventlet.hubs
 from controller.entries import COOKIE_TAG, COOKIE_TAG_MASK, MeterEntry, SwitchState, describe
 from controller.errors import SwitchRefused
 from controller.exchanges import Delivery, Exchanges, Question, down
+from controller.line import together
 from controller.openflow import flow_counter, group_entry, meter_counter, meter_entry
 from controller.packing import BARRIER_REPLY, REASON
 from controller.security.switch_tls import peer_names_of
@@ -50,6 +51,7 @@ class Front:
         self._read_fd, self._write_fd = os.pipe()
         os.set_blocking(self._read_fd, False)
         os.set_blocking(self._write_fd, False)
+        self._is_rung = False
         self._greenlet: Any = None
         self._names: Mapping[int, str] | None = None
 
@@ -98,8 +100,10 @@ class Front:
     def _leave(self, call: Callable[[], object]) -> None:
         """Leave something to be done on the hub, which must not wait there."""
         self._calls.append(call)
-        with contextlib.suppress(BlockingIOError):  # a full pipe wakes the greenlet just as well
-            os.write(self._write_fd, b"!")
+        if not self._is_rung:  # whoever rang has not been heard yet, and then all that was left is done
+            self._is_rung = True
+            with contextlib.suppress(BlockingIOError):  # a full pipe wakes the greenlet just as well
+                os.write(self._write_fd, b"!")
 
     # On the hub -----------------------------------------------------------------------------------------------------
 
@@ -116,8 +120,10 @@ class Front:
         while True:
             eventlet.hubs.trampoline(self._read_fd, read=True)
             os.read(self._read_fd, 4096)
-            while self._calls:
-                self._calls.popleft()()
+            self._is_rung = False
+            with together():
+                while self._calls:
+                    self._calls.popleft()()
 
     def _read_state(self, datapath_id: int, timeout_s: float, asking: Callable[[], None]) -> Reading:
         datapath = self.datapath(datapath_id)
