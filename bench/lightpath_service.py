@@ -27,7 +27,7 @@ from blocking import LOADS, NODES, SPANS
 from rich.table import Table
 from switches import wait_until
 
-from controller.asked import Asked, RepeatKey
+from controller.asked import Asked
 from controller.entries import MeterEntry, SwitchState
 from controller.errors import Refused
 from controller.garbage import collect_seldom
@@ -107,7 +107,7 @@ def _done(result: Result) -> Future[Result]:
 class NoLedger(Ledger):
     """Nothing is written down."""
 
-    def write(self, *reservations: Reservation, answer_to: RepeatKey | None = None, now_s: float = 0.0) -> None:
+    def write(self, *_: Reservation, **_more: object) -> None:
         """Nothing."""
 
 

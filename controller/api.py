@@ -7,6 +7,7 @@ greenlet of its own (ryu-manager).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,7 +19,8 @@ from controller.security.tokens import Tokens
 from controller.service import Service
 from controller.web.bodylimit import BodyLimit
 from controller.web.description import DescribedApp
-from controller.web.guard import Guard, shown
+from controller.web.express import Express
+from controller.web.guard import Guard, Quotas, shown
 from controller.web.lightpath_routes import lightpath_routes
 from controller.web.load import Beside, Desk
 from controller.web.metrics import Metrics
@@ -26,6 +28,7 @@ from controller.web.network_routes import network_routes
 from controller.web.observer import Observer
 from controller.web.operation_routes import operation_routes
 from controller.web.problems import add_error_answers
+from controller.web.promising import promising
 from controller.web.reservation_routes import reservation_routes
 from controller.web.scribe import Scribe
 from controller.web.stream import Stream
@@ -59,6 +62,10 @@ def create_app(
     for listener in (stream.hear, metrics.hear):
         service.listen(listener)
     add_docs(app)
+    quotas = Quotas(service)
+    promise = promising(service, desk, quotas)
+    together = audit if audit.is_in(service.ledger.engine) else None
+    app.add_middleware(Express, promise=promise, audit=together, shown=partial(shown, service))
     app.add_middleware(BodyLimit)
     app.add_middleware(Guard, tokens=tokens, beside=desk.aside)
     app.add_middleware(Observer, metrics=metrics, scribe=Scribe(audit, desk.aside, desk.has_loop))
@@ -67,7 +74,7 @@ def create_app(
         return shown(service, getattr(request.state, "caller", None), error)
 
     add_error_answers(app, seen)
-    app.include_router(reservation_routes(service, desk))
+    app.include_router(reservation_routes(service, desk, quotas, promise))
     app.include_router(lightpath_routes(service, desk))
     app.include_router(network_routes(service, desk, propagation_emulated, audit))
     app.include_router(operation_routes(service, desk, metrics, stream, audit))

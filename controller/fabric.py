@@ -119,11 +119,34 @@ class Fabric:
 
         Raises: SwitchError; the switches it names count as out of step, and are put right when they let us.
         """
-        self._directory.result(self._begin(touched, True, drain_s))
+        self.result(self._begin(touched, True, drain_s))
+
+    def begin(self, touched: Touched) -> Future[None]:
+        """Begin to do so; `result` says what has become of it."""
+        return self._begin(touched, True, 0.0)
+
+    def result(self, future: Future[None]) -> None:
+        """Wait for what has begun.
+
+        Raises: as `confirm`.
+        """
+        self._directory.result(future)
 
     def bring(self, touched: Touched, drain_s: float = 0.0) -> Future[None]:
-        """Bring those of these switches that are known to what they should hold; the others follow when they are."""
-        return self._begin(touched, False, drain_s)
+        """Bring those of these switches that are known to what they should hold; the others follow when they are.
+
+        If some of them do not do their part, the others are brought to it all the same, without being waited for.
+        """
+        bringing = self._begin(touched, False, drain_s)
+        bringing.add_done_callback(lambda done: self._bring_the_others(done, touched, drain_s))
+        return bringing
+
+    def _bring_the_others(self, done: Future[None], touched: Touched, drain_s: float) -> None:
+        if isinstance(done.exception(), SwitchError):
+            known = self._holdings.known()
+            others = {name: keys for name, keys in touched.items() if name in known}
+            if len(others) < len(touched):
+                self.bring(others, drain_s)
 
     def settle(self, touched: Touched, wait_s: float) -> None:
         """The same, and wait for it, but not for long."""

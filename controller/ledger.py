@@ -7,7 +7,7 @@ so connections and statements are made once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from sqlalchemy import (
     Column,
     Connection,
     Float,
+    Insert,
     MetaData,
     Select,
     String,
@@ -65,11 +66,15 @@ _FIND = select(_RESERVATIONS.c.record).where(
     _RESERVATIONS.c.map == bindparam("map"), _RESERVATIONS.c.id == bindparam("id")
 )
 _WRITTEN = select(_RESERVATIONS.c.id).where(_RESERVATIONS.c.id.in_(bindparam("ids", expanding=True)))
+_INSERT_ANSWER = _ANSWERS.insert()
 _ANSWER = select(_ANSWERS.c.body_digest, _ANSWERS.c.record).where(
     *(_ANSWERS.c[name] == bindparam(name) for name in ("map", "tenant", "key"))
 )
 
 IN_MEMORY = "sqlite://"
+
+Row = tuple[Insert, dict[str, object]]
+"""A row of a table of the same database; the statement is made once."""
 
 
 class Ledger:
@@ -88,23 +93,45 @@ class Ledger:
         self._reading = self._turn if in_memory else threading.RLock()
         self._reader = self._writer if in_memory else self.engine.connect()
 
-    def write(self, *reservations: Reservation, answer_to: RepeatKey | None = None, now_s: float = 0.0) -> None:
-        """Write down how these stand now, all or none; the first is the answer to a request that may be repeated."""
+    def write(
+        self,
+        *reservations: Reservation,
+        are_new: bool = False,
+        answers: Mapping[str, RepeatKey] | None = None,
+        along: Iterable[Row] = (),
+        now_s: float = 0.0,
+    ) -> None:
+        """Write down how these stand now, all or none.
+
+        `are_new`: none of them has been written before. `answers`: by reservation, the request that may be repeated to
+        which it is the answer. `along`: rows of other tables that go in the same transaction.
+        """
+        records = {each.id: _RECORD.dump_json(each).decode() for each in reservations}
+        rows = [
+            {"id": each.id, "map": self._map_name, "state": str(each.state), "record": records[each.id]}
+            for each in reservations
+        ]
+        answered = [
+            {"map": self._map_name, "tenant": to.tenant, "key": to.key, "body_digest": to.body_digest}
+            | {"answered_at_s": now_s, "record": records[name]}
+            for name, to in (answers or {}).items()
+        ]
         with self._turn, self._writer.begin():
-            records = [(each, _RECORD.dump_json(each).decode()) for each in reservations]
-            for reservation, record in records:
-                self._put(reservation, record)
-            if answer_to is not None:
-                row = {"map": self._map_name, "tenant": answer_to.tenant, "key": answer_to.key}
-                facts = {"body_digest": answer_to.body_digest, "answered_at_s": now_s, "record": records[0][1]}
-                self._writer.execute(_ANSWERS.insert(), row | facts)
+            if are_new:
+                self._writer.execute(_INSERT, rows)
+            else:
+                self._put(rows)
+            if answered:
+                self._writer.execute(_INSERT_ANSWER, answered)
+            for insert, further in _by_statement(along).items():
+                self._writer.execute(insert, further)
             reached(Step.RECORDING)
         reached(Step.RECORDED)
 
-    def _put(self, reservation: Reservation, record: str) -> None:
-        row = {"map": self._map_name, "state": str(reservation.state), "record": record}
-        if self._writer.execute(_UPDATE, row | {"known": reservation.id}).rowcount == 0:
-            self._writer.execute(_INSERT, row | {"id": reservation.id})
+    def _put(self, rows: Iterable[dict[str, str]]) -> None:
+        for row in rows:
+            if self._writer.execute(_UPDATE, {**row, "known": row["id"]}).rowcount == 0:
+                self._writer.execute(_INSERT, row)
 
     def answer(self, repeat: RepeatKey) -> tuple[str, Reservation] | None:
         """The digest of the body that this key first came with, and what was answered."""
@@ -165,3 +192,10 @@ class Ledger:
         for connection in (self._reader, self._writer):
             connection.close()
         self.engine.dispose()
+
+
+def _by_statement(rows: Iterable[Row]) -> dict[Insert, list[dict[str, object]]]:
+    together: dict[Insert, list[dict[str, object]]] = {}
+    for insert, row in rows:
+        together.setdefault(insert, []).append(row)
+    return together

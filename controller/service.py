@@ -11,20 +11,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
-from controller.admission import Admitted, Request
-from controller.asked import Asked, RepeatKey, request_of, until_s
+from controller.admission import Request
+from controller.asked import Asked, RepeatKey, until_s
 from controller.bounds import DEFAULT_CALIBRATION, Calibration
 from controller.caretaker import CHECK_S, Caretaker, Forget
-from controller.errors import NoSpectrum, NotHeld, NotLive
+from controller.errors import NotHeld, NotLive
 from controller.events import Installed, SwitchReport
-from controller.inquiries import NOBODY, Inquiries
+from controller.inquiries import Inquiries
+from controller.intake import Intake
 from controller.ledger import Ledger
 from controller.maintenance import Maintenance
-from controller.naming import Numbers, name_of
 from controller.network import Network
+from controller.newcomer import Note
 from controller.offers import advising
 from controller.optical.defragmentation import Move
 from controller.optical.lines import know_fibres
@@ -65,19 +67,20 @@ class Service(Inquiries):
         self.maintenance = Maintenance(self._writer, self._caretaker)
         self._tidying = Tidying(self._writer)
         self._room = WaitingRoom(self._fabric.silent_s)
-        self._numbers = Numbers(ledger, lambda name: self._book.standing.get(name) is not None)
+        self._intake = Intake(self._writer, self._caretaker, self._tidying, self._repeats, self._room)
 
     def start(self) -> None:
         """Work out the map's fibres, take up what the ledger holds and begin to listen to the switches."""
         know_fibres(self.network)
         self._caretaker.start()
+        self._intake.start()
 
     def stop(self) -> None:
         """Stop listening; the switches keep what they hold."""
+        self._intake.stop()
         self._caretaker.stop()
         self.ledger.close()
 
-    @advising
     def reserve(
         self,
         asked: Asked,
@@ -92,54 +95,20 @@ class Service(Inquiries):
         Raises: Refused or UnknownHost if they cannot be promised, SwitchError if a switch did not do its part,
         KeyReused or InProgress if `repeat` stands for another request or one not answered yet, Overloaded.
         """
-        with self._room.place(), self._repeats.first_answer(repeat) as answered:
-            if answered is not None:
-                return answered, True
-            with within():
-                try:
-                    return self._reserve_anew(asked, repeat), False
-                except NoSpectrum:
-                    if not self._tidying.make_room(request_of(asked, NOBODY)):
-                        raise
-                    return self._reserve_anew(asked, repeat), False
+        return self._intake.take(asked, repeat, within)
 
-    def _reserve_anew(self, asked: Asked, repeat: RepeatKey | None) -> Reservation:
-        with self._writer.lock:
-            wanted, admitted = self._admitted(asked)
-            at_once = not asked.hold and wanted.start_at_s <= wanted.created_at_s
-            if at_once:
-                self._fabric.require(switches_of(wanted))
-            self._book.count(wanted, admitted)
-            if not at_once:
-                wanted = wanted if asked.hold else wanted.moved_to(State.SCHEDULED)
-                return self._record_new(wanted, repeat)
-            touched = self._fabric.aim({wanted.id: wanted})
-        return self._carry_out(wanted, touched, lambda: self._give_up(wanted), answer_to=repeat)
+    def reserve_soon(
+        self,
+        asked: Asked,
+        repeat: RepeatKey | None = None,
+        within: Callable[[], AbstractContextManager[None]] = nullcontext,
+        note: Note | None = None,
+    ) -> Future[tuple[Reservation, bool]]:
+        """The same without waiting for it; cannot be cancelled. `within` may be left in another thread than entered.
 
-    def _admitted(self, asked: Asked) -> tuple[Reservation, Admitted]:
-        now_s, number = self._clock(), self._numbers.new()
-        name = name_of(number)
-        admitted = self._writer.admit(request_of(asked, name))
-        times = asked.lease_s, now_s, now_s + asked.lease_s
-        start_at_s = max(now_s, asked.start_at_s or now_s)
-        wanted = Reservation(
-            name, number, 1, asked.owner, State.HELD, *times, admitted.placements,
-            start_at_s=start_at_s, end_at_s=asked.end_at_s, tenant=asked.tenant,
-        )  # fmt: skip
-        return wanted, admitted
-
-    def _record_new(self, wanted: Reservation, repeat: RepeatKey | None) -> Reservation:
-        try:
-            self._writer.record(wanted, answer_to=repeat)
-        except Exception:
-            self._book.drop(wanted.id)
-            raise
-        log.info("reserved id=%s state=%s owner=%s", wanted.id, wanted.state, wanted.owner)
-        return wanted
-
-    def _give_up(self, wanted: Reservation) -> Touched:
-        self._book.linger(wanted)
-        return self._fabric.aim({wanted.id: None})
+        `note`: what is to be written down together with the reservation.
+        """
+        return self._intake.ask(asked, repeat, within, note)
 
     @advising
     def commit(self, reservation_id: str) -> Reservation:
@@ -218,7 +187,6 @@ class Service(Inquiries):
         touched: Touched,
         undo: Callable[[], Touched],
         drain_s: float = 0.0,
-        answer_to: RepeatKey | None = None,
     ) -> Reservation:
         """Install what counts already, and write it down; if a switch or the ledger fails, undo it."""
         began_s = time.monotonic()
@@ -226,10 +194,8 @@ class Service(Inquiries):
             with self._room.place_at(switches_of(changed)):
                 self._fabric.confirm(touched, drain_s)
             with self._writer.lock:
-                # With the bounds it has by now; a failure on the way may have moved it, too.
-                now = self._book.standing.get(changed.id) or changed
-                active = now.moved_to(State.ACTIVE) if changed.state is State.HELD else now
-                self._writer.record(active, answer_to=answer_to)
+                active = self._writer.as_installed(changed)
+                self._writer.record(active)
         except Exception:
             with self._writer.lock:
                 undone = undo()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from controller.errors import Overloaded
@@ -56,16 +56,30 @@ class WaitingRoom:
         Raises: Overloaded if one of them is silent and many wait for it already.
         """
         wanted = frozenset(switches)
-        with self._changed:
-            while not self._is_room(wanted):
-                self._changed.wait(SILENT_S / 4)
-            self._at_switch.update(wanted)
+        self.take_at(wanted, may_wait=True)
         try:
             yield
         finally:
-            with self._changed:
-                self._at_switch.subtract(wanted)
-                self._changed.notify_all()
+            self.leave_at(wanted)
+
+    def take_at(self, switches: Collection[str], may_wait: bool) -> bool:
+        """Take such a place, if there is one now or one may wait for it; then `leave_at` must follow.
+
+        Raises: Overloaded if one of them is silent and many wait for it already.
+        """
+        with self._changed:
+            while not self._is_room(switches):
+                if not may_wait:
+                    return False
+                self._changed.wait(SILENT_S / 4)
+            self._at_switch.update(switches)
+        return True
+
+    def leave_at(self, switches: Collection[str]) -> None:
+        """Somebody else may have the place."""
+        with self._changed:
+            self._at_switch.subtract(switches)
+            self._changed.notify_all()
 
     def _is_room(self, switches: Iterable[str]) -> bool:
         crowded = {name: self._silent_s(name) for name in switches if self._at_switch[name] >= PLACES_AT_SWITCH}

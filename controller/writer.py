@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from controller.admission import Admitted, Rejected, Request
 from controller.asked import RepeatKey
@@ -18,7 +18,7 @@ from controller.bookings import Bookings
 from controller.bounds import DEFAULT_CALIBRATION, Calibration
 from controller.events import ReservationChanged, ServiceEvent
 from controller.fabric import Fabric
-from controller.ledger import Ledger
+from controller.ledger import Ledger, Row
 from controller.network import Network
 from controller.offers import decide_or_advise
 from controller.protection import active_path
@@ -85,9 +85,21 @@ class Writer:
         reached(Step.DECIDED)
         return decision
 
-    def record(self, *reservations: Reservation, answer_to: RepeatKey | None = None) -> None:
-        """Write down how these stand now, and let everybody see it. Under the lock."""
-        self.ledger.write(*reservations, answer_to=answer_to, now_s=self.clock())
+    def as_installed(self, changed: Reservation) -> Reservation:
+        """How a reservation stands when the switches have confirmed this change of it. Under the lock."""
+        # With the bounds it has by now; a failure on the way may have moved it, too.
+        now = self.book.standing.get(changed.id) or changed
+        return now.moved_to(State.ACTIVE) if changed.state is State.HELD else now
+
+    def record(
+        self,
+        *reservations: Reservation,
+        are_new: bool = False,
+        answers: Mapping[str, RepeatKey] | None = None,
+        along: Iterable[Row] = (),
+    ) -> None:
+        """Write down how these stand now, all or none, and let everybody see it; see Ledger.write. Under the lock."""
+        self.ledger.write(*reservations, are_new=are_new, answers=answers, along=along, now_s=self.clock())
         for reservation in reservations:
             if reservation.is_live:
                 self.book.stand(reservation)

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from controller.errors import Forbidden, NotFound, QuotaExceeded
 from controller.reservation import Flow, Reservation
@@ -103,6 +104,7 @@ def check_quota(caller: Caller, held: Held, asked: Held) -> None:
         raise QuotaExceeded(sentence, quota="bandwidth_bps", **facts)
 
 
+@lru_cache(maxsize=1024)
 def is_near(address: str, management: str) -> bool:
     """Whether an address is this machine's or of the management network (`management`: CIDR)."""
     try:

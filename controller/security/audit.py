@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from sqlalchemy import Column, Float, Integer, MetaData, String, Table, Text, delete, select
+from sqlalchemy import Column, Engine, Float, Integer, MetaData, String, Table, Text, delete, select
 
 from controller.database import open_database
 
@@ -36,7 +36,7 @@ _TABLE = Table(
     Column("request", Text, nullable=False),
     sqlite_autoincrement=True,
 )
-_INSERT = _TABLE.insert()
+INSERT = _TABLE.insert()
 _AS_IT_IS = ("at_s", "tenant", "token", "client", "method", "status", "code", "reservation")
 
 
@@ -81,16 +81,21 @@ class Audit:
 
         Raises: SQLAlchemyError.
         """
-        rows = [self._row(entry) for entry in entries]
+        rows = [self.row(entry) for entry in entries]
         try:
             with self._lock, self._connection.begin():
-                self._connection.execute(_INSERT, rows)
+                self._connection.execute(INSERT, rows)
         except Exception:
             self.failing = True
             raise
         self.failing = False
 
-    def _row(self, entry: Entry) -> dict[str, object]:
+    def is_in(self, engine: Engine) -> bool:
+        """Whether it is kept in that engine's database, so that one transaction may write both."""
+        in_memory = engine.url.get_backend_name() == "sqlite" and engine.url.database in (None, "", ":memory:")
+        return engine.url == self._engine.url and not in_memory
+
+    def row(self, entry: Entry) -> dict[str, object]:
         row: dict[str, object] = {name: getattr(entry, name) for name in _AS_IT_IS}
         return row | {"map": self._map_name, "path": entry.path[:256], "request": entry.request[:REQUEST_BYTES]}
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -119,3 +121,12 @@ class Desk:
         with self.writes.place(tenant):
             result: Result = await self._beside_writes(work, *arguments)
             return result
+
+    async def promise(self, tenant: str, ask: Callable[..., Future[Result]], *arguments: Any) -> Result:
+        """Have a change made by somebody who says when it is done.
+
+        Raises: TooManyRequests, Overloaded.
+        """
+        with self.writes.place(tenant):
+            promised = ask(*arguments)
+            return await asyncio.wrap_future(promised) if self.has_loop else promised.result()

@@ -8,12 +8,10 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller.errors import ControllerError, Overloaded
-from controller.security.access import Caller
-from controller.security.audit import Entry
 from controller.web.load import ALL, Lane
 from controller.web.metrics import Metrics
 from controller.web.problems import answer
-from controller.web.scribe import Scribe
+from controller.web.scribe import Scribe, entry_of
 
 log = logging.getLogger(__name__)
 
@@ -67,32 +65,17 @@ class Observer:
     async def _note(self, scope: Scope, status: int) -> None:
         if status not in TURNED_AWAY and (scope["method"] not in CHANGES or status in NOT_WRITTEN):
             return
+        if scope["state"].get("noted") == status:  # together with what was done
+            return
         if status == 401:
             if time.monotonic() - self._stranger_at_s < STRANGERS_S:
                 return
             self._stranger_at_s = time.monotonic()
         try:
-            await self._scribe.write(_entry(scope, status))
+            await self._scribe.write(entry_of(scope, status))
         except Exception:
             self._metrics.unaudited()
             log.exception("audit log: cannot be written method=%s path=%s", scope["method"], scope["path"])
-
-
-def _entry(scope: Scope, status: int) -> Entry:
-    state = scope["state"]
-    caller: Caller | None = state.get("caller")
-    return Entry(
-        at_s=time.time(),
-        tenant=caller.tenant if caller else None,
-        token=caller.token if caller else None,
-        client=(scope.get("client") or ("",))[0],
-        method=scope["method"],
-        path=scope["path"],
-        status=status,
-        code=state.get("code"),
-        reservation=state.get("reservation") or scope.get("path_params", {}).get("reservation_id", "")[:16] or None,
-        request=state.get("request_text", ""),
-    )
 
 
 def _method(scope: Scope) -> str:

@@ -77,7 +77,7 @@ class RateRequirement(AnyRequirement):
 
     def to_requirement(self) -> facts.Requirement:
         """The fact behind it."""
-        return facts.Requirement(**self.model_dump())
+        return facts.Requirement(**self.__dict__)
 
 
 class TransferRequirement(AnyRequirement):
@@ -103,7 +103,7 @@ class TransferRequirement(AnyRequirement):
 
     def to_requirement(self) -> facts.Requirement:
         """The fact behind it."""
-        return facts.Requirement(**self.model_dump())
+        return facts.Requirement(**self.__dict__)
 
 
 def _form(value: Any) -> str | None:
@@ -136,9 +136,15 @@ class FlowBody(Strict):
     match: MatchBody
     requirement: RequirementBody
 
+    @property
+    def five_tuple(self) -> tuple[str, str, str, int, int]:
+        """See controller.reservation.Flow."""
+        match = self.match
+        return self.source, self.destination, match.protocol, match.source_port, match.destination_port
+
     def to_flow(self) -> facts.Flow:
         """The fact behind it."""
-        match = facts.Match(**self.match.model_dump())
+        match = facts.Match(**self.match.__dict__)
         return facts.Flow(self.name, self.source, self.destination, match, self.requirement.to_requirement())
 
 
@@ -148,11 +154,11 @@ Flows = Annotated[list[FlowBody], Field(min_length=1, max_length=256)]
 def _check_flows(flows: Sequence[FlowBody]) -> None:
     mistakes = []
     names = Counter(flow.name for flow in flows)
-    tuples = Counter(flow.to_flow().five_tuple for flow in flows)
+    tuples = Counter(flow.five_tuple for flow in flows)
     for number, flow in enumerate(flows):
         if names[flow.name] > 1:
             mistakes.append((f"flows.{number}.name", f"each flow needs a name of its own; {flow.name} is repeated"))
-        if tuples[flow.to_flow().five_tuple] > 1:
+        if tuples[flow.five_tuple] > 1:
             sentence = f"another flow than {flow.name} has the same source, destination, protocol and ports"
             mistakes.append((f"flows.{number}.match", sentence))
         if flow.source == flow.destination:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Request, Response
@@ -30,6 +29,7 @@ from controller.web.answers import (
 from controller.web.guard import Quotas, Reader, Reserver, shown
 from controller.web.load import Desk
 from controller.web.problems import GUARDED, REFUSALS, SWITCHES, WITH_BODY, Kinds, described, problem_of
+from controller.web.promising import Promise
 from controller.web.requests import QuoteRequest, ReservationChange, ReservationRequest, TransfersQuestion
 from controller.web.views import counters_body, placed_flow, reservation_body
 
@@ -48,17 +48,16 @@ ReservationId = str
 OF_ONE: Kinds = (*GUARDED, errors.NotFound, errors.InvalidRequest)
 
 
-def reservation_routes(service: Service, desk: Desk) -> APIRouter:
+def reservation_routes(service: Service, desk: Desk, quotas: Quotas, promise: Promise) -> APIRouter:
     """The routes under /v1/reservations, and /v1/quotes."""
     router = APIRouter(tags=["reservations"])
-    quotas = Quotas(service)
-    _add_asking(router, service, desk, quotas)
+    _add_asking(router, service, desk, promise)
     _add_looking(router, service, desk)
     _add_changing(router, service, desk, quotas)
     return router
 
 
-def _add_asking(router: APIRouter, service: Service, desk: Desk, quotas: Quotas) -> None:
+def _add_asking(router: APIRouter, service: Service, desk: Desk, promise: Promise) -> None:
     repeats = (errors.KeyReused, errors.InProgress)
     refusals: Kinds = (*GUARDED, *WITH_BODY, *REFUSALS, *SWITCHES, errors.QuotaExceeded, *repeats)
     replayed = {"description": "`true`: this is an earlier answer.", "schema": {"type": "string"}}
@@ -80,12 +79,7 @@ def _add_asking(router: APIRouter, service: Service, desk: Desk, quotas: Quotas)
         if idempotency_key is not None:
             digest = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()
             repeat = RepeatKey(caller.tenant, idempotency_key, digest)
-        asked = wanted.to_asked(caller.tenant, time.time())
-
-        def within() -> AbstractContextManager[None]:
-            return quotas.counted(caller, asked.flows)
-
-        reservation, again = await desk.change(caller.tenant, service.reserve, asked, repeat, within)
+        reservation, again = await promise(caller, wanted, repeat, None)
         request.state.reservation = reservation.id
         if again:
             response.headers["Idempotency-Replayed"] = "true"

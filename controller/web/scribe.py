@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
-from controller.security.audit import Audit, Entry
+from sqlalchemy import Insert
+from starlette.types import Scope
+
+from controller.reservation import Reservation
+from controller.security.access import Caller
+from controller.security.audit import INSERT, Audit, Entry
 
 
 class Scribe:
@@ -47,3 +53,36 @@ class Scribe:
                 else:
                     written.set_exception(error)
         self._work = None
+
+
+class Note:
+    """The entry of a request that makes a reservation, for the transaction that does; see controller.newcomer."""
+
+    def __init__(self, audit: Audit, scope: Scope, status: int) -> None:
+        self.is_written = False
+        self._audit = audit
+        self._scope = scope
+        self._status = status
+
+    def row(self, reservation: Reservation) -> tuple[Insert, dict[str, object]]:
+        """The entry, at this moment."""
+        self._scope["state"]["reservation"] = reservation.id
+        return INSERT, self._audit.row(entry_of(self._scope, self._status))
+
+
+def entry_of(scope: Scope, status: int) -> Entry:
+    """What is kept of a request that is answered so."""
+    state = scope["state"]
+    caller: Caller | None = state.get("caller")
+    return Entry(
+        at_s=time.time(),
+        tenant=caller.tenant if caller else None,
+        token=caller.token if caller else None,
+        client=(scope.get("client") or ("",))[0],
+        method=scope["method"],
+        path=scope["path"],
+        status=status,
+        code=state.get("code"),
+        reservation=state.get("reservation") or scope.get("path_params", {}).get("reservation_id", "")[:16] or None,
+        request=state.get("request_text", ""),
+    )

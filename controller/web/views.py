@@ -73,10 +73,13 @@ def _match_body(match: Match) -> MatchBody:
     return MatchBody(protocol=match.protocol, **ports)
 
 
+_FIELDS = {form: tuple(form.model_fields) for form in (RateRequirement, TransferRequirement)}
+
+
 def requirement_body(requirement: Requirement) -> RequirementBody:
     """A requirement in its form."""
     form = RateRequirement if requirement.transfer_bytes is None else TransferRequirement
-    return form.model_construct(**{name: getattr(requirement, name) for name in form.model_fields})
+    return form.model_construct(**{name: getattr(requirement, name) for name in _FIELDS[form]})
 
 
 def placed_flow(placement: Placement) -> PlacedFlow:

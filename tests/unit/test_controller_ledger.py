@@ -45,7 +45,7 @@ def test_a_ledger_from_before_there_were_revisions_is_taken_over(tmp_path: Path)
         assert (found.id, found.version, found.tenant, found.end_at_s) == ("r-0000002a", 3, "public", None)
         assert found.placements[0].reserved_bps == 15_000_000
         if ledger.answer(repeat) is None:
-            ledger.write(replace(found, version=4), answer_to=repeat, now_s=5.0)
+            ledger.write(replace(found, version=4), answers={found.id: repeat}, now_s=5.0)
         assert ledger.answer(repeat) is not None
         ledger.write(replace(found, version=3))
         ledger.close()
@@ -72,7 +72,7 @@ def test_a_reservation_and_its_answer_are_written_together_or_not_at_all(
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")
     repeat = RepeatKey("public", "key", "digest")
     with pytest.raises(OSError, match="disk is full"):
-        ledger.write(reservation(), answer_to=repeat)
+        ledger.write(reservation(), answers={reservation().id: repeat})
     assert (ledger.live(), ledger.answer(repeat)) == ([], None)
     ledger.close()
 
@@ -80,7 +80,7 @@ def test_a_reservation_and_its_answer_are_written_together_or_not_at_all(
 def test_answers_are_kept_as_they_were_given_and_for_a_time(tmp_path: Path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")
     repeat = RepeatKey("public", "key", "digest")
-    ledger.write(reservation(), answer_to=repeat, now_s=100.0)
+    ledger.write(reservation(), answers={reservation().id: repeat}, now_s=100.0)
     ledger.write(reservation(state=State.RELEASED))
     assert ledger.answer(repeat) == ("digest", reservation())
     assert ledger.answer(RepeatKey("other", "key", "digest")) is None
