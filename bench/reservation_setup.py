@@ -5,6 +5,10 @@ decided, proven, installed on six switches with best effort shrunk on seven link
 the ledger. ofctl_rest is sent the same meter and flow entries, a request each (it has no other way): the flow's meter,
 the best-effort meters that shrink, seven flow entries. It decides, confirms and remembers nothing.
 
+Both are asked by the same clients, one after the other and AT_ONCE at once, over connections that stay open, for as
+many reservations one beside the other; the better of the two rates counts, for either side. A reservation counts
+when its last answer is there; taking it away again is counted on neither side.
+
 Servers are what is compared, so the clients do next to nothing (keepalive.py). With a client of everyday, httpx, which
 takes longer over 14 requests than ofctl_rest over their answers, the ratio is another: `rate_ratio_with_httpx`. The
 floor (floor.py) is what FastAPI and the switches alone cost: no controller in one Python process can be faster.
