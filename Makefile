@@ -9,7 +9,7 @@ demo: setup
 
 test: setup
 	$(MAKE) --no-print-directory check
-	$(BIN)/pytest tests/processes -n 4 --dist loadfile
+	$(BIN)/pytest tests/processes -n 4 --dist loadfile --no-loadscope-reorder
 	$(SUDO) env CI=$(CI) $(BIN)/pytest tests/network -p no:cacheprovider
 
 check: setup

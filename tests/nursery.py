@@ -1,6 +1,6 @@
 """Processes that start at once: copies of one that has imported what takes them seconds.
 
-They are processes of their own, and do what `paceline …` or `bench/transfers.py …` does. As a program this is what they
+They are processes of their own, and do what `paceline …` and others do. As a program this is what they
 are copies of: for each line of its input, a JSON list, it prints a pid.
 """
 
@@ -12,10 +12,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.forked import Forked, do_and_end, enter_network_of
 
+Programs = dict[str, Callable[[Sequence[str]], object]]
 ROOT = Path(__file__).parents[1]
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -23,11 +25,16 @@ PR_SET_CHILD_SUBREAPER = 36
 class Nursery:
     """Starts with the first process that is asked for, and stays."""
 
+    def __init__(self, kind: str) -> None:
+        """`kind` of processes: a key of PROGRAMS."""
+        self._kind = kind
+
     @functools.cached_property
     def _process(self) -> subprocess.Popen[str]:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # whoever is born there becomes our own child
-        return subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                text=True, bufsize=1, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        return subprocess.Popen([sys.executable, "-m", __name__, self._kind], text=True, bufsize=1, cwd=ROOT,
+                                env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
 
     def start(
         self, log: Path, arguments: tuple[str, ...], program: str = "paceline", host: int | None = None,
@@ -43,17 +50,35 @@ class Nursery:
         return Forked(int(answer.readline()))
 
 
-NURSERY = Nursery()
+NURSERY, CONTROLLERS = Nursery("training"), Nursery("controllers")
 
 
-def main() -> None:
-    """Until nobody can ask any more."""
+def training() -> Programs:
     import bench.transfers
     from trainer.cli import act
     from trainer.commands import preload
 
     preload()
-    programs = {"paceline": act, "transfers": bench.transfers.main}
+    return {"paceline": act, "transfers": bench.transfers.main}
+
+
+def controllers() -> Programs:
+    """What belongs to eventlet, each imports for itself: it makes a hub, and a hub cannot be copied."""
+    import controller.api
+    import controller.books
+    import controller.web.rest  # noqa: F401
+    from tests.processes import dying_controller
+
+    assert "eventlet" not in sys.modules
+    return {"dying controller": dying_controller.run}
+
+
+PROGRAMS: dict[str, Callable[[], Programs]] = {"training": training, "controllers": controllers}
+
+
+def main() -> None:
+    """Until nobody can ask any more."""
+    programs = PROGRAMS[sys.argv[1]]()
     for line in sys.stdin:
         read, write = os.pipe()
         between = os.fork()

@@ -1,26 +1,24 @@
-"""`paceline controller` that kills itself at a named step of the writer: `dying_controller.py FILE MAP …`.
-
-FILE holds the step's name; it is looked at whenever a step is reached, and emptied before the end.
-"""
+"""`paceline controller` that kills itself at a named step of the writer."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from controller import steps
-from controller.main import command
 
-wanted = Path(sys.argv[1])
+def run(arguments: Sequence[str]) -> None:
+    """FILE MAP …: FILE holds the step's name; it is read whenever a step is reached, and emptied before the end."""
+    from controller import steps
+    from controller.main import command
 
+    wanted = Path(arguments[0])
 
-def die_if_wanted(step: steps.Step) -> None:
-    if wanted.read_text() == step:
-        wanted.write_text("")
-        os.kill(os.getpid(), signal.SIGKILL)
+    def die_if_wanted(step: steps.Step) -> None:
+        if wanted.read_text() == step:
+            wanted.write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)
 
-
-steps.watch(die_if_wanted)
-command(sys.argv[2:])
+    steps.watch(die_if_wanted)
+    command(list(arguments[1:]))

@@ -17,6 +17,7 @@ import pytest
 
 from tests.waiting import wait_until
 from topologies.loader import load_map
+from trainer.forked import Forked
 
 MAP = load_map("pair")
 
@@ -118,29 +119,31 @@ class Controller:
         self.openflow_port, self.rest_port = free_port(), free_port()
         self.log = directory / "controller.log"
         self.ledger = f"sqlite:///{directory}/ledger.db"
-        self.command = [
-            *(sys.executable, "-m", "controller.main", "pair", "--ledger", self.ledger),
+        self.said = directory / "controller.said"
+        self.arguments = (
+            *("pair", "--ledger", self.ledger),
             *("--openflow", f"127.0.0.1:{self.openflow_port}", "--listen", f"127.0.0.1:{self.rest_port}"),
             *options,
-        ]
+        )
         trust = ssl.create_default_context(cafile=str(authority)) if authority else True
         url = f"{'https' if authority else 'http'}://127.0.0.1:{self.rest_port}"
         self.client = httpx.Client(base_url=url, timeout=30, verify=trust)
         self.start()
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log)
-        assert self.process.stdout
-        self.greeting = self.process.stdout.readline().decode()
+        self.said.write_text("")
+        self.process = self.spawn()
+        wait_until(lambda: self.said.read_text().endswith("\n") or self.process.poll() is not None)
+        self.greeting = self.said.read_text()
         assert self.greeting, self.log.read_text()
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
+    def spawn(self) -> subprocess.Popen[bytes] | Forked:
+        with self.log.open("ab") as log, self.said.open("ab") as said:
+            return subprocess.Popen([sys.executable, "-m", "controller.main", *self.arguments], stdout=said, stderr=log)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int | None:
         self.process.send_signal(number)
-        code = self.process.wait(60)
-        assert self.process.stdout
-        self.process.stdout.close()
-        return code
+        return self.process.wait(60)
 
     def switches_up(self) -> int:
         return int(self.client.get("/v1/healthz").json()["switches_up"])

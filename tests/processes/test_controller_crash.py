@@ -12,8 +12,10 @@ import httpx
 import pytest
 
 from controller.steps import Step
+from tests.nursery import CONTROLLERS
 from tests.processes.rig import MAP, Controller, OpenVSwitch, flow, needs_open_vswitch
 from tests.waiting import wait_until
+from trainer.forked import Forked
 
 pytestmark = needs_open_vswitch
 
@@ -28,11 +30,8 @@ class MortalController(Controller):
         self.die_at.write_text("")
         super().__init__(directory)
 
-    def start(self) -> None:
-        python, _, _, *arguments = self.command
-        if arguments[0] != str(Path(__file__).with_name("dying_controller.py")):
-            self.command = [python, str(Path(__file__).with_name("dying_controller.py")), str(self.die_at), *arguments]
-        super().start()
+    def spawn(self) -> Forked:
+        return CONTROLLERS.start(self.said, (str(self.die_at), *self.arguments), "dying controller", errors=self.log)
 
     def request(self, method: str, path: str, **more: Any) -> httpx.Response | None:
         """The answer, or None if it died over it."""
@@ -46,8 +45,6 @@ class MortalController(Controller):
         self.die_at.write_text(step)
         assert self.request(method, path, **more) is None, f"it never came to {step}"
         assert self.process.wait(60) == -9
-        assert self.process.stdout
-        self.process.stdout.close()
         self.start()
         wait_until(self.in_step)
 

@@ -5,6 +5,7 @@ with.
 from __future__ import annotations
 
 import selectors
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -147,7 +148,7 @@ def test_a_controller_that_was_killed_touches_nothing_that_is_right(ovs: OpenVSw
     for _ in range(5):
         ovs.appctl("netdev-dummy/receive", "s1-eth2", PACKET)
     wait_until(lambda: packets(ovs, "s1", identity[2:]) == [5, 5])
-    controller.stop(9)
+    controller.stop(signal.SIGKILL)
     ovs.appctl("netdev-dummy/receive", "s1-eth2", PACKET)
     controller.start()
     wait_until(controller.in_step)
