@@ -10,7 +10,6 @@ import pytest
 from tests.processes.rig import MAP, Controller, OpenVSwitch
 from tests.waiting import wait_until
 
-
 LONGEST = (
     "test_trainer_survival", "test_trainer_labels", "test_controller_openapi", "test_extending",
     "test_trainer_controller",
