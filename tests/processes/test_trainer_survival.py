@@ -178,4 +178,5 @@ def test_the_cut_of_a_late_edge_shrinks_and_one_that_stays_silent_is_dropped_in_
         one.wait_for("round_done")
         left = [row for row in one.summary()["unfinished"] if row["edge"] == "edge2"]
         assert left
-        assert all(row["age_ms"] > 1000 > row["ideal_ms"] > 0 for row in left)
+        assert all(row["ideal_ms"] > 0 for row in left)
+        assert max(row["age_ms"] for row in left) > 1000 > max(row["ideal_ms"] for row in left)
