@@ -7,8 +7,14 @@ trainer's own plans: cuts, segment bytes and rates, a new plan every round after
 for all its flows or none; refused, it asks for less, as the trainer does. Admission, grooming, spectrum, reach (GNPy)
 and bounds are the controller's.
 
+Whatever goes to the cloud crosses one of the fibres to its site. In `100` and `1000` the lines of all edges together
+are the same, 2.5 Tb/s, and less than these fibres carry: an edge has 25 Gb/s of its own in the first, 2.5 Gb/s in the
+second. In `1000_overload` each has 25 Gb/s: several times what the fibres carry, and what counts is how much of them is
+used.
+
 Beside it, on the same requests: shortest path without spectrum awareness. The path is the shortest by length, chosen
-before spectrum is looked at, and there is no second; everything else is the same.
+before spectrum is looked at, and there is no second; everything else is the same. Delays are compared over the runs
+that both admit at the first asking.
 
     .venv/bin/python bench/optical_scale.py [--quick] [--out FILE.json]
 """
@@ -29,7 +35,7 @@ import report
 import torch
 from matplotlib.figure import Figure
 from rich.table import Table
-from simulated_run import ACCESS_GBPS, MODELS, Run
+from simulated_run import MODELS, Run
 
 from controller import paths
 from controller.admission import Admitted, Request, decide
@@ -46,8 +52,22 @@ from trainer.reserved_road import TRIES
 
 PLANT = "sndlib/germany50"
 CHANNELS, CHANNEL_GBPS = 8, 100.0
-EDGES = (100, 1000)
 MEMBERS, ROUNDS = 10, 3
+
+
+
+@dataclass(frozen=True)
+class Case:
+    """So many edges, each with such a line of its own."""
+
+    edges: int
+    line_gbps: float
+
+
+DELAY_GROWS = 1.02
+"""More traffic makes every bound longer: the delays may grow so much where more is admitted."""
+
+CASES = {"100": Case(100, 25.0), "1000": Case(1000, 2.5), "1000_overload": Case(1000, 25.0)}
 
 SHARE, SHRINK = 0.75, 0.7
 """Of its line that an edge wants at first (the trainer's default), and by how much less after a refusal."""
@@ -57,11 +77,13 @@ SWITCHES = Calibration(switch_min_us=1.0, switch_max_us=10.0, meter_tick_us=1.0,
 """Switches of silicon in place of the emulation's."""
 
 AWARE, UNAWARE = "spectrum aware", "shortest path"
+BOTH = "transmission delay promised to runs that both admit, ms"
+ADMITTED, RESERVED = "admitted at first asking, % of runs", "reserved in the end, % of the cloud's fibres"
 CANDIDATES = {AWARE: paths.CANDIDATES, UNAWARE: 1}
 
 
-def germany(edges: int) -> Map:
-    """The map with so many edges, at its real rates."""
+def germany(case: Case) -> Map:
+    """The map with that case's edges, at its real rates."""
     plant = read_plant(PLANT)
     wishes = Wishes(len(plant.sites) - 1, channels=CHANNELS, channel_rate_gbps=CHANNEL_GBPS, scale_mbps_per_gbps=1000)
     ruled = map_facts(plant, wishes)
@@ -69,11 +91,11 @@ def germany(edges: int) -> Map:
     in_turn = [homes[f"edge{number + 1}"] for number in range(len(plant.sites) - 1)]
     nodes = [_node(facts) for facts in ruled["nodes"] if facts["kind"] in ("switch", "cloud")]
     links = [_link(facts) for facts in ruled["links"] if facts["ends"][0] in {node.name for node in nodes}]
-    for number in range(edges):
+    for number in range(case.edges):
         site = in_turn[number % len(in_turn)]
         nodes.append(MapNode(f"edge{number + 1}", "edge", (0.0, 0.0)))
-        links.append(MapLink((f"edge{number + 1}", site), 3.0, 1, ACCESS_GBPS))
-    return Map(f"germany{edges}", "", 1000.0, 9000, tuple(nodes), tuple(links), None, plant.source, "fixed")
+        links.append(MapLink((f"edge{number + 1}", site), 3.0, 1, case.line_gbps))
+    return Map(f"germany{case.edges}", "", 1000.0, 9000, tuple(nodes), tuple(links), None, plant.source, "fixed")
 
 
 def _node(facts: Mapping[str, Any]) -> MapNode:
@@ -103,17 +125,20 @@ def candidates(count: int) -> Iterator[None]:
 
 @dataclass
 class Fates:
-    """What became of all runs: at the first asking, after asking for less, in later rounds; what was promised."""
+    """What became of all runs: at the first asking, after asking for less, in later rounds; what each was promised."""
 
     runs: int = 0
-    at_first: int = 0
+    at_first: set[int] = field(default_factory=set)
     in_the_end: int = 0
     modified: int = 0
     modifications: int = 0
-    transmission_ms: list[float] = field(default_factory=list)
-    latency_us: list[float] = field(default_factory=list)
+    transmission_ms: dict[int, float] = field(default_factory=dict)
+    latency_us: dict[int, float] = field(default_factory=dict)
     lightpaths: int = 0
     lit_share: float = 0.0
+    asked_share: float = 0.0
+    reserved_share: float = 0.0
+    """Of what the fibres at the cloud's site can carry to it: asked for at first, and reserved in the end."""
 
 
 class Core:
@@ -146,23 +171,36 @@ def transmission_ms(plan: RoundPlan, stands: Reservation) -> tuple[float, float]
     return plan.transmission_delay_s * 1e3 + worst_us / 1e3, worst_us
 
 
-def simulate(network: Network, edges: int, seed: int, rounds: int) -> Fates:
+def up_bps(plan: RoundPlan) -> int:
+    """What all edges of a plan send to the cloud."""
+    return sum(edge.up_bps for edge in plan.edges)
+
+
+def to_the_cloud_bps(network: Network) -> float:
+    """What the fibres to the cloud's site can be reserved for in all: no way to the cloud leads round them."""
+    site = network.links_from("cloud")[0].destination
+    return sum(each.reservable_bps for each in network.links.values() if each.destination == site and each.slots)
+
+
+def simulate(network: Network, case: Case, seed: int, rounds: int) -> Fates:
     """All edges train, run after run in random order."""
-    chance = random.Random(seed)
-    names = [f"edge{number + 1}" for number in range(edges)]
+    names = [f"edge{number + 1}" for number in range(case.edges)]
     homes = {name: network.links_from(name)[0].destination for name in names}
-    chance.shuffle(names)
+    random.Random(seed).shuffle(names)
     core, fates, going = Core(network), Fates(), []
-    for number in range(edges // MEMBERS):
+    site_bps = to_the_cloud_bps(network)
+    for number in range(case.edges // MEMBERS):
         members = names[number * MEMBERS : (number + 1) * MEMBERS]
-        run = Run(number + 1, members, homes, chance.choice(MODELS), chance)
+        chance = random.Random(f"{seed}, run {number}")  # its own: what it asks for is the same whatever others got
+        run = Run(number + 1, members, homes, case.line_gbps * 1e9, chance.choice(MODELS), chance)
         fates.runs += 1
         share = SHARE
         for attempt in range(TRIES):
             plan = run.draft(share)
-            stands = core.ask(run, plan)
-            if stands is not None:
-                fates.at_first += attempt == 0
+            fates.asked_share += (attempt == 0) * up_bps(plan) / site_bps
+            if core.ask(run, plan) is not None:
+                if attempt == 0:
+                    fates.at_first.add(run.number)
                 fates.in_the_end += 1
                 run.train(plan)
                 going.append((run, share))
@@ -184,8 +222,9 @@ def _sum_up(core: Core, going: list[tuple[Run, float]], fates: Fates) -> None:
         stands = core.standing.get(f"r-{run.number:08x}")
         assert stands is not None and run.plan is not None
         promised_ms, latency_us = transmission_ms(run.plan, core.standing.told_anew(stands))
-        fates.transmission_ms.append(promised_ms)
-        fates.latency_us.append(latency_us)
+        fates.transmission_ms[run.number] = promised_ms
+        fates.latency_us[run.number] = latency_us
+        fates.reserved_share += up_bps(run.plan) / to_the_cloud_bps(core.network)
     lit = core.bookings.lightpaths().values()
     fates.lightpaths = len(lit)
     slots = sum(link.slots for link in core.network.links.values())
@@ -195,29 +234,46 @@ def _sum_up(core: Core, going: list[tuple[Run, float]], fates: Fates) -> None:
 # The figures ----------------------------------------------------------------------------------------------------------
 
 
-Results = Mapping[int, Mapping[str, list[Fates]]]
+Results = Mapping[str, Mapping[str, list[Fates]]]
 FIGURES: Mapping[str, Callable[[Fates], float]] = {
-    "admitted at first asking, % of runs": lambda fates: 100 * fates.at_first / fates.runs,
+    ADMITTED: lambda fates: 100 * len(fates.at_first) / fates.runs,
     "admitted after asking for less, % of runs": lambda fates: 100 * fates.in_the_end / fates.runs,
     "later rounds granted, %": lambda fates: 100 * fates.modified / max(1, fates.modifications),
-    "transmission delay promised, ms": lambda fates: statistics.mean(fates.transmission_ms),
-    "latency bound, us": lambda fates: statistics.mean(fates.latency_us),
+    "transmission delay promised, ms": lambda fates: statistics.mean(fates.transmission_ms.values()),
+    "latency bound, us": lambda fates: statistics.mean(fates.latency_us.values()),
+    "asked for at first, % of the cloud's fibres": lambda fates: 100 * fates.asked_share,
+    RESERVED: lambda fates: 100 * fates.reserved_share,
     "lightpaths": lambda fates: float(fates.lightpaths),
     "spectrum lit, %": lambda fates: 100 * fates.lit_share,
 }
 
 
+def paired_ms(ways: Mapping[str, list[Fates]]) -> dict[str, list[float]]:
+    """The mean transmission delay promised to the runs that both ways admitted at once, ms, for every seed."""
+    pairs = [(ours, theirs, ours.at_first & theirs.at_first)
+             for ours, theirs in zip(ways[AWARE], ways[UNAWARE], strict=True)]
+    return {
+        way: [statistics.mean(pair[place].transmission_ms[run] for run in pair[2]) for pair in pairs]
+        for place, way in enumerate((AWARE, UNAWARE))
+    }
+
+
 def drawn(results: Results) -> Figure:
     """Admission and promised delay, with 95 % intervals over the seeds."""
-    shown = [name for name in FIGURES if "admitted" in name or "promised" in name]
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(shown)), shown, strict=True):
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    shown = {name: {case: {way: [FIGURES[name](each) for each in fates] for way, fates in ways.items()}
+                    for case, ways in results.items()} for name in (ADMITTED, RESERVED)}
+    shown[BOTH] = {case: paired_ms(ways) for case, ways in results.items()}
+    for axes, (name, values) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
         for place, (way, colour) in enumerate(((AWARE, "#2f7f5f"), (UNAWARE, "#8d8d8d"))):
-            intervals = [report.interval([FIGURES[name](each) for each in results[edges][way]]) for edges in results]
+            intervals = [report.interval(values[case][way]) for case in results]
             where = [number + 0.38 * place for number in range(len(results))]
             means, halves = [[each[part] for each in intervals] for part in (0, 1)]
             axes.bar(where, means, 0.36, yerr=halves, color=colour, capsize=3, label=way)
-        axes.set_xticks([number + 0.19 for number in range(len(results))], [f"{edges:,} edges" for edges in results])
+        axes.set_xticks(
+            [number + 0.19 for number in range(len(results))],
+            [f"{CASES[case].edges:,} edges\nof {CASES[case].line_gbps:g} Gb/s" for case in results],
+        )
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=8)
         axes.set_ylim(bottom=0)
@@ -225,37 +281,51 @@ def drawn(results: Results) -> Figure:
     return figure
 
 
+def claimed(case: str, ways: Mapping[str, list[Fates]]) -> dict[str, report.Claim]:
+    """What we claim beside the shortest path: more admitted, more of the fibres used, delays hardly longer."""
+    mean = {name: [statistics.mean(map(FIGURES[name], ways[way])) / 100 for way in (AWARE, UNAWARE)]
+            for name in (ADMITTED, RESERVED)}
+    ours_ms, theirs_ms = (statistics.mean(paired_ms(ways)[way]) for way in (AWARE, UNAWARE))
+    return {
+        f"admission_{case}": report.at_least(mean[ADMITTED][0], "", mean[ADMITTED][1]),
+        f"reserved_{case}": report.at_least(mean[RESERVED][0], "", mean[RESERVED][1]),
+        f"transmission_ms_{case}": report.at_most(ours_ms, "ms", DELAY_GROWS * theirs_ms),
+    }
+
+
+def tabled(case: str, ways: Mapping[str, list[Fates]]) -> Table:
+    """All figures of both ways, with 95 % intervals."""
+    facts = CASES[case]
+    table = Table("", *ways, title=f"{facts.edges:,} edges of {facts.line_gbps:g} Gb/s, {len(ways[AWARE])} seeds, 95 %")
+    rows = {name: [[figure(each) for each in fates] for fates in ways.values()] for name, figure in FIGURES.items()}
+    for name, columns in (rows | {BOTH: list(paired_ms(ways).values())}).items():
+        intervals = [report.interval(values) for values in columns]
+        table.add_row(name, *(f"{mean:.4g} ± {half:.2g}" for mean, half in intervals))
+    return table
+
+
 @click.command(help=__doc__)
-@click.option("--quick", is_flag=True, help="100 edges only, two seeds, one round; about two minutes.")
+@click.option("--quick", is_flag=True, help="100 edges only, three seeds, two rounds; under a minute.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the figures there as JSON, and a plot beside it.")
 def main(quick: bool, out: Path | None) -> None:
     """Both ways on the same requests."""
     torch.set_num_threads(1)
-    seeds, rounds = (2, 1) if quick else (5, ROUNDS)
-    results: dict[int, dict[str, list[Fates]]] = {}
-    for edges in EDGES[:1] if quick else EDGES:
-        plan = germany(edges)
-        results[edges] = {}
+    seeds, rounds = (3, 2) if quick else (5, ROUNDS)
+    results: dict[str, dict[str, list[Fates]]] = {}
+    for name in list(CASES)[: 1 if quick else None]:
+        plan = germany(CASES[name])
+        results[name] = {}
         for way, count in CANDIDATES.items():
             network = network_from_map(plan)  # its own, for paths are kept by network
             with candidates(count):
-                results[edges][way] = [simulate(network, edges, seed, rounds) for seed in range(seeds)]
-    claims, samples, tables = {}, {}, []
-    for edges, ways in results.items():
-        table = Table(f"{edges:,} edges", *ways, title=f"{seeds} seeds, 95 %")
-        for name, figure in FIGURES.items():
-            intervals = [report.interval([figure(each) for each in fates]) for fates in ways.values()]
-            table.add_row(name, *(f"{mean:.4g} ± {half:.2g}" for mean, half in intervals))
-        tables.append(table)
-        ours, theirs = ({name: statistics.mean(map(figure, ways[way])) for name, figure in FIGURES.items()}
-                        for way in (AWARE, UNAWARE))  # fmt: skip
-        admitted, promised = "admitted at first asking, % of runs", "transmission delay promised, ms"
-        claims[f"admission_{edges}"] = report.at_least(ours[admitted] / 100, "", theirs[admitted] / 100)
-        claims[f"transmission_ms_{edges}"] = report.at_most(ours[promised], "ms", theirs[promised])
-        samples[str(edges)] = {
-            way: {name: [figure(each) for each in fates] for name, figure in FIGURES.items()}
-            for way, fates in ways.items()
-        }
+                results[name][way] = [simulate(network, CASES[name], seed, rounds) for seed in range(seeds)]
+    claims = {claim: value for name, ways in results.items() for claim, value in claimed(name, ways).items()}
+    samples = {
+        name: {way: {figure: [value(each) for each in fates] for figure, value in FIGURES.items()}
+               | {BOTH: paired_ms(ways)[way]} for way, fates in ways.items()}
+        for name, ways in results.items()
+    }  # fmt: skip
+    tables = [tabled(name, ways) for name, ways in results.items()]
     report.publish("optical_scale", claims, samples, tables, out, {"ways": drawn(results)})
 
 

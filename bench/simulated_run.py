@@ -20,9 +20,6 @@ from trainer.plans import EdgePlan, Offer, RoundPlan
 from trainer.predictor import ComputeProfile, prior_seconds
 from trainer.stretch import StepTimes
 
-ACCESS_GBPS = 25.0
-"""An edge's own line."""
-
 MODELS = ("signal-cnn", "resnet", "transformer")
 SAMPLE_SHAPE, CLASSES, BATCH, MICRO = (3, 64, 64), 10, 512, 8
 CLOUD = ComputeProfile(flops_per_s=100e12, bytes_per_s=1.5e12)
@@ -42,8 +39,16 @@ def costs_of(model: str) -> list[LayerCost]:
 class Run:
     """One training run: its edges, its model, its plan for the next round."""
 
-    def __init__(self, number: int, edges: list[str], homes: Mapping[str, str], model: str, chance: random.Random):
-        self.number, self.edges, self.model = number, edges, model
+    def __init__(
+        self,
+        number: int,
+        edges: list[str],
+        homes: Mapping[str, str],
+        line_bps: float,
+        model: str,
+        chance: random.Random,
+    ) -> None:
+        self.number, self.edges, self.line_bps, self.model = number, edges, line_bps, model
         self._homes, self._chance = homes, chance
         costs = costs_of(model)
         speeds = {edge: chance.uniform(*EDGE_FLOPS_PER_S) for edge in edges}
@@ -63,7 +68,7 @@ class Run:
         """The plan of the next round with that share of every edge's line."""
         up = {edge: (f"{edge}->{self._homes[edge]}",) for edge in self.edges}
         down = {edge: (f"{self._homes[edge]}->{edge}",) for edge in self.edges}
-        usable_bps = dict.fromkeys((link for way in (up, down) for (link,) in way.values()), share * ACCESS_GBPS * 1e9)
+        usable_bps = dict.fromkeys((link for way in (up, down) for (link,) in way.values()), share * self.line_bps)
         forecasts = self.outlook.forecasts(dict.fromkeys(self.edges, 8948), self._cuts)
         current = None if self.plan is None else self.plan.cuts
         return plan_round(forecasts, Offer(up, down, usable_bps, 1e6), MICRO, current, STEPS)

@@ -3,9 +3,10 @@
 What makes a step long is of two kinds. The *largest* of the edges' times forward, backward and both: for a given limit
 each edge simply keeps the options within it. And *sums* over the edges, of the cloud's work and of the bits on each
 link: with a price on each the edges no longer depend on one another, and for any prices (they come from the dual of
-the objective) the cheapest options give a bound that no choice can beat. So a node of the search is, for every edge,
-the options still open, and how large the largest times are at least; it is split at a time limit while those matter,
-then edge by edge.
+the objective) the cheapest options give a bound that no choice can beat. Another is the step with the least of each
+stage by itself: exact as soon as the limits leave every edge one best option, while prices only come close. So a node
+of the search is, for every edge, the options still open, and how large the largest times are at least; it is split at a
+time limit while those matter, then edge by edge.
 Source: Geoffrion 1974, "Lagrangean relaxation for integer programming"; Land & Doig 1960 for the search.
 """
 
@@ -29,6 +30,9 @@ TOLERANCE_S = 1e-7
 
 BUDGET = 25_000_000
 """How many options may be priced in all: about a second's work."""
+
+PRICING = 3000
+"""What pricing takes however few options there are: as much as so many options more."""
 
 FIRST_TURNS, LATER_TURNS = 24, 5
 """How often the prices are improved at the root and at every other node."""
@@ -140,11 +144,12 @@ class Search:
         problem = self._problem
         forced = [float(np.where(open_options, table, np.inf).min(axis=1).max()) for table in self._limited]
         forward_s, backward_s, busy_s = (max(a, b) for a, b in zip(forced, least_s, strict=True))
-        bound_s, at_edge_s = 0.0, max(forward_s, backward_s, problem.tail_s)
+        at_edge_s = max(forward_s, backward_s, problem.tail_s)
+        bound_s = self._each_alone(open_options, forward_s, backward_s, busy_s)
         once_s = forward_s + backward_s + problem.tail_s
         stages, up, down = prices.stages.copy(), prices.up.copy(), prices.down.copy()
         for turn in range(turns):
-            self._spent += int(open_options.size)
+            self._spent += PRICING + int(open_options.size)
             weights, up_weights, down_weights = _shares(stages), _shares(up), _shares(down)
             factors = 1 + (problem.micros - 1) * weights
             up_price = problem.up.per_flow(up_weights / problem.up.capacity_bps) * factors[2]
@@ -172,6 +177,18 @@ class Search:
             stages = _reprice(stages, sums, pace)
             up, down = _reprice(up, up_loads, pace), _reprice(down, down_loads, pace)
         return bound_s, _Node(open_options, (forward_s, backward_s, busy_s), _Prices(stages, up, down))
+
+    def _each_alone(self, open_options: Mask, forward_s: float, backward_s: float, busy_s: float) -> float:
+        """What a step takes when each stage takes the least it can; notes the choice with the least for the cloud."""
+        problem = self._problem
+        cloud, up, down = (np.where(open_options, table, np.inf).argmin(axis=1)
+                           for table in (problem.cloud_s, problem.up_bits, problem.down_bits))
+        self._note(cloud)
+        return Stages(
+            forward_s, backward_s, busy_s, float(problem.cloud_s[self._rows, cloud].sum()),
+            problem.up.time_s(problem.up_bits[self._rows, up]),
+            problem.down.time_s(problem.down_bits[self._rows, down]), problem.tail_s,
+        ).step_s(problem.micros)
 
     def _note(self, choice: Choice) -> None:
         step_s = self._problem.step_s(choice)

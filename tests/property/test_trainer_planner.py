@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import PlanError
@@ -84,6 +84,29 @@ def test_no_choice_beats_the_plan_and_the_plan_says_so(problem: tuple[list[EdgeF
     best = min(step_s(forecasts, offer, micros, chosen) for chosen in product(*(f.options for f in forecasts)))
     assert plan.step_s == pytest.approx(best, rel=1e-6, abs=1e-6)
     assert plan.proven_s == pytest.approx(plan.step_s, rel=1e-9, abs=1e-6)
+
+
+RESIDUAL = ((1.0, 1.7, 2.26, 137.0), (4.8, 8.1, 1.66, 137.0), (7.6, 13.1, 1.19, 68.6), (10.2, 17.6, 0.80, 68.6),
+            (12.1, 21.1, 0.49, 34.3), (14.0, 24.6, 0.21, 34.3), (14.1, 24.7, 0.10, 0.5))
+"""Of a residual network at cuts 1 to 7: ms forward, backward and in the cloud, megabits up and down."""
+
+
+@settings(max_examples=15, deadline=None)
+@example([0.36, 1.1, 0.36, 1.23, 0.73, 1.45, 1.57, 0.96, 1.6, 0.7], 5e9)
+@given(st.lists(st.floats(0.3, 1.6), min_size=10, max_size=10), st.floats(3e9, 20e9))
+def test_the_plan_for_ten_edges_on_lines_of_their_own_is_proven_within_the_budget(
+    slowness: list[float], line_bps: float
+) -> None:
+    forecasts = [
+        EdgeForecast(f"e{number}", tuple(
+            Option(cut, "fp32", slow * forward / 1e3, slow * backward / 1e3, cloud / 1e3, megabits * 1e6, megabits * 1e6)
+            for cut, (forward, backward, cloud, megabits) in enumerate(RESIDUAL, 1)
+        ), (0.0,) * 8, 0.03)
+        for number, slow in enumerate(slowness)
+    ]
+    lines = {forecast.edge: (forecast.edge,) for forecast in forecasts}
+    plan = plan_round(forecasts, Offer(lines, lines, dict.fromkeys(lines, line_bps), FLOOR_BPS), 8)
+    assert plan.proven_s == pytest.approx(plan.step_s, rel=1e-9, abs=1e-7)
 
 
 @settings(max_examples=40, deadline=None)
