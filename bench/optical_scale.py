@@ -250,11 +250,13 @@ FIGURES: Mapping[str, Callable[[Fates], float]] = {
 
 def paired_ms(ways: Mapping[str, list[Fates]]) -> dict[str, list[float]]:
     """The mean transmission delay promised to the runs that both ways admitted at once, ms, for every seed."""
-    pairs = [(ours, theirs, ours.at_first & theirs.at_first)
-             for ours, theirs in zip(ways[AWARE], ways[UNAWARE], strict=True)]
+    both = [ours.at_first & theirs.at_first for ours, theirs in zip(ways[AWARE], ways[UNAWARE], strict=True)]
     return {
-        way: [statistics.mean(pair[place].transmission_ms[run] for run in pair[2]) for pair in pairs]
-        for place, way in enumerate((AWARE, UNAWARE))
+        way: [
+            statistics.mean(each.transmission_ms[run] for run in runs)
+            for each, runs in zip(fates, both, strict=True)
+        ]
+        for way, fates in ways.items()
     }
 
 

@@ -86,9 +86,10 @@ def test_no_choice_beats_the_plan_and_the_plan_says_so(problem: tuple[list[EdgeF
     assert plan.proven_s == pytest.approx(plan.step_s, rel=1e-9, abs=1e-6)
 
 
-RESIDUAL = ((1.0, 1.7, 2.26, 137.0), (4.8, 8.1, 1.66, 137.0), (7.6, 13.1, 1.19, 68.6), (10.2, 17.6, 0.80, 68.6),
-            (12.1, 21.1, 0.49, 34.3), (14.0, 24.6, 0.21, 34.3), (14.1, 24.7, 0.10, 0.5))
-"""Of a residual network at cuts 1 to 7: ms forward, backward and in the cloud, megabits up and down."""
+RESIDUAL = ((0.0010, 0.0017, 0.00226, 137.0e6), (0.0048, 0.0081, 0.00166, 137.0e6), (0.0076, 0.0131, 0.00119, 68.6e6),
+            (0.0102, 0.0176, 0.00080, 68.6e6), (0.0121, 0.0211, 0.00049, 34.3e6), (0.0140, 0.0246, 0.00021, 34.3e6),
+            (0.0141, 0.0247, 0.00010, 0.5e6))
+"""Of a residual network at cuts 1 to 7: seconds forward, backward and in the cloud, bits up and down."""
 
 
 @settings(max_examples=15, deadline=None)
@@ -99,8 +100,8 @@ def test_the_plan_for_ten_edges_on_lines_of_their_own_is_proven_within_the_budge
 ) -> None:
     forecasts = [
         EdgeForecast(f"e{number}", tuple(
-            Option(cut, "fp32", slow * forward / 1e3, slow * backward / 1e3, cloud / 1e3, megabits * 1e6, megabits * 1e6)
-            for cut, (forward, backward, cloud, megabits) in enumerate(RESIDUAL, 1)
+            Option(cut, "fp32", slow * forward_s, slow * backward_s, cloud_s, bits, bits)
+            for cut, (forward_s, backward_s, cloud_s, bits) in enumerate(RESIDUAL, 1)
         ), (0.0,) * 8, 0.03)
         for number, slow in enumerate(slowness)
     ]
