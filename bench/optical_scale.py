@@ -23,12 +23,14 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import click
 import report
@@ -110,14 +112,9 @@ def _link(facts: Mapping[str, Any]) -> MapLink:
     return MapLink((first, second), facts["length_km"], channels, facts["channel_rate_gbps"])
 
 
-@contextmanager
-def candidates(count: int) -> Iterator[None]:
+def candidates(count: int) -> AbstractContextManager[object]:
     """While this lasts so many paths are tried for a flow."""
-    before, paths.CANDIDATES = paths.CANDIDATES, count
-    try:
-        yield
-    finally:
-        paths.CANDIDATES = before
+    return patch("controller.assignment.candidate_paths", partial(paths.candidate_paths, most=count))
 
 
 # What the controller makes of it --------------------------------------------------------------------------------------
