@@ -103,8 +103,8 @@ class PathSearch:
     def _by_price(self, sized: Sized, first: int, order: Order) -> Iterator[Fitting]:
         """The candidates from there on, those that take the least of the spectrum first (see `Light.price`).
 
-        Every route stands in a queue by what it costs at least: one row of lightpaths that are lit, else a new one all
-        the way. Rows of which only a part is new come last, and only on the first candidates.
+        Every route stands in a queue by what it costs at least: a row of lightpaths that are lit, else a new one all
+        the way, else, on the first candidates, a row of which a part is new.
         """
         light, rate_bps, routes = self.room.light, sized.rate_bps, self.candidates[sized.flow.name]
         if _is_too_much(self.room.network, sized, routes[0]):
@@ -132,10 +132,10 @@ class PathSearch:
             if row is not None:
                 found[number] = Route(path, None, row)
                 heappush(queue, (light.price(row, rate_bps, order), _FOUND, number))
-            elif stage == _LIT:
-                heappush(queue, (light.least_price_of_new(nodes, rate_bps), _NEW, number))
-            elif stage == _NEW and number < CANDIDATES:
-                heappush(queue, (inf, _MIXED, number))
+            elif stage == _LIT and (price := light.least_price_of_new(nodes, rate_bps)) < inf:
+                heappush(queue, (price, _NEW, number))
+            elif stage != _MIXED and number < CANDIDATES:
+                heappush(queue, (light.least_price_of_mixed(nodes, rate_bps), _MIXED, number))
 
     def _lines_of(self, sized: Sized, number: int) -> tuple[Booking, ...]:
         key = sized.flow.name, number

@@ -137,6 +137,11 @@ class Light:
         line = line_along(self.network, nodes)
         return line.width * (len(nodes) - 1) if line.works and rate_bps <= reservable_bps(line.rate_bps) else inf
 
+    def least_price_of_mixed(self, nodes: Path, rate_bps: int) -> float:
+        """Nor a row of which a link at least is new."""
+        full_price = SLOTS_PER_CHANNEL[self.network.grid or "fixed"]
+        return self.least_price(nodes[1:], rate_bps) + full_price
+
     def _taken_share(self, link: str) -> float:
         slots = self.network.links[link].slots
         return 1 - self._at(link)[0].bit_count() / slots

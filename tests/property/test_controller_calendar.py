@@ -113,7 +113,7 @@ def test_on_a_map_with_a_tuned_order_the_cheapest_lightpaths_are_taken(wanted: l
         room = Room(NSFNET, calendar, Lifetime({}, f"r-{number}", 0.0))
         light, has_room, prices = room.light, room.has_room_for(sized), []
         for path in candidate_paths(NSFNET, *ends):
-            row = light.lit_along(path[1:-1], has_room) or light.new_along(path[1:-1], sized.rate_bps)
+            row = light.along(path[1:-1], sized.rate_bps, has_room)
             if row is not None:
                 prices.append(light.price(row, sized.rate_bps, chosen.order))
         if found is not None:
