@@ -3,7 +3,7 @@
 1. A reservation across the network, for which a lightpath is lit: how long until every switch has confirmed.
 2. A training run while a flood of its bottleneck's whole rate goes on: how many of its promises are kept.
 3. Another run during which a fibre is cut: the longest gap in a protected stream (1000 datagrams a second) over that
-   fibre, and the rounds after the cut in which a transfer's promise was broken: training asks for no protection.
+   fibre, and the rounds after the cut in which a transfer's promise was broken. Training is protected as the stream is.
 
 Beside each: the same without what was late because this machine was proven to stand still (mininet/stalls.py).
 
@@ -45,6 +45,8 @@ from traffic import Flood
 
 PLANT, EDGES = "sndlib/nobel-us", 6
 RATE_BPS = 2_000_000
+PROTECTION = "link_disjoint"
+"""Of the training runs and of the stream."""
 CUT_AFTER_ROUND = 2
 STREAM_S = 20.0
 TRAIN_LIMIT_S = 240.0
@@ -80,7 +82,8 @@ def train(runs: Path, rounds: int, on_round: Callable[[int], None] = lambda _: N
     """
     before = set(runs.iterdir())
     command = [sys.executable, "-m", "trainer.cli", "train", "--runs-dir", str(runs), "--rounds", str(rounds)]
-    with subprocess.Popen([*command, "--steps", "2", "--average-every", "2"], stdout=subprocess.DEVNULL) as process:
+    command += ["--steps", "2", "--average-every", "2", "--protection", PROTECTION]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         told, ends_s = 0, time.monotonic() + TRAIN_LIMIT_S
         while process.poll() is None and time.monotonic() < ends_s:
             time.sleep(0.1)
@@ -121,7 +124,7 @@ def over_a_cut(
     """A run and a protected stream while a fibre of the stream's path is cut: what came of both, and the fibre."""
     outages = Outages(emulation.plan, str(emulation.vswitch.directory))
     streamed: list[Arrivals] = []
-    with reserved(api, "link_disjoint") as reservation:
+    with reserved(api, PROTECTION) as reservation:
         span = list(pairwise(reservation["flows"][0]["path"]))[-2]
 
         def watch_it_cut() -> None:

@@ -206,7 +206,7 @@ def _road_to(
                     f"{settings.assume_bps / 1e6:g} Mb/s.")
                 return open_road
         reserved = ReservedRoad(client, travellers, name, port, settings.share, settings.floor_bps, settings.lease_s,
-                                say, reserve=not settings.best_effort)
+                                say, reserve=not settings.best_effort, protection=settings.protection)
         if before is not None:
             reserved.adopt(before)
         return reserved

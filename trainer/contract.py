@@ -7,10 +7,12 @@ from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict
 
+from trainer.settings import Protection
+
 
 @dataclass(frozen=True, slots=True)
 class FlowRequest:
-    """One direction of one connection, and the L2 rate it needs."""
+    """One direction of one connection, the L2 rate it needs, and what its spare path must keep away from."""
 
     name: str
     source: str
@@ -19,6 +21,7 @@ class FlowRequest:
     destination_port: int
     min_bandwidth_bps: int
     burst_bytes: int
+    protection: Protection = "none"
 
     def to_json(self) -> dict[str, object]:
         """The form the contract gives it; the trainer asks for no latency limit, it wants the bound told."""
@@ -32,6 +35,7 @@ class FlowRequest:
                 "burst_bytes": self.burst_bytes,
                 "max_latency_us": None,
                 "max_latency_variation_us": None,
+                "protection": self.protection,
             },
         }
 

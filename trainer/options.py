@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from trainer.lateness import LATE_POLICIES
-from trainer.settings import DEVICES, RunSettings, parse_cuts
+from trainer.settings import DEVICES, PROTECTIONS, RunSettings, parse_cuts
 from trainer.sharing import DATA_HELP, PARTITION_HELP
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,6 +55,9 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--late-after", "late_after", {"type": float, "help": "An edge is late after so many planned steps."}),
     ("--device", "device", {"type": click.Choice(DEVICES), "help": "Where the cloud computes; auto: CUDA if present."}),
     ("--controller-retries", "controller_retries", {"type": int, "help": "Tries again at a silent controller."}),
+    ("--protection", "protection", {"type": click.Choice(PROTECTIONS),
+                                    "help": "What every reserved flow survives without a pause: nothing, the cut of "
+                                            "any one link, or of any one duct. Spare paths take capacity, too."}),
     ("--share", "share", {"type": float, "help": "Part of the free capacity to use."}),
     ("--floor-bps", "floor_bps", {"type": float, "help": "Least rate of a flow: control frames and moving layers."}),
     ("--lease", "lease_s", {"type": float, "help": "Seconds a reservation outlives its last renewal."}),

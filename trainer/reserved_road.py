@@ -15,6 +15,7 @@ from trainer.pacing import BURST_BYTES
 from trainer.plans import RoundPlan
 from trainer.reservations import Controller
 from trainer.roads import Draft, Enquiry, FlowPromise, Grant, OpenRoad, Traveller, unreserved
+from trainer.settings import Protection
 from trainer.survey import Survey, Surveyed
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,9 @@ class ReservedRoad:
     """One reservation for the whole run, changed from round to round.
 
     `reserve=False` only reads the offer (best effort). `say` hears every adaptation and trouble.
+
+    The offer knows nothing of spare paths. So the first plan of a protected run mostly asks for too much, and those
+    after it begin with the share that fitted then.
     """
 
     controller: Controller
@@ -66,6 +70,7 @@ class ReservedRoad:
     lease_s: float
     say: Callable[[str], None]
     reserve: bool = True
+    protection: Protection = "none"
     clock: Callable[[], float] = time.monotonic
     unreachable_rounds: int = 0
     broken_rounds: int = 0
@@ -73,6 +78,7 @@ class ReservedRoad:
     _asked: list[FlowRequest] = field(default_factory=list)
     _lease_ends_s: float = 0.0
     _usable_bps: float = 0.0
+    _fitting: float | None = None
     _away: bool = False
     _renewal: LeaseRenewal | None = None
     _busy: threading.Lock = field(default_factory=threading.Lock)
@@ -189,7 +195,7 @@ class ReservedRoad:
             self.say(f"Reservation {live.id} could not be released: {error} It ends with its lease.")
 
     def _adapt(self, draft: Draft) -> Grant:
-        share, adaptations = self.share, []
+        share, adaptations = self._fitting or self.share, []
         enquiry: Enquiry | None = None
         last_refusal: ReservationRefusedError | None = None
         for attempt in range(1, TRIES + 1):
@@ -218,6 +224,8 @@ class ReservedRoad:
                 )
                 self.say(adaptations[-1])
                 continue
+            if self.protection != "none":
+                self._fitting = share
             self._usable_bps = min(surveyed.offer.usable_bps.values())
             return self._granted(plan, self._live, adaptations, enquiry)
         raise NetworkError(f"No reservation lasted long enough to be used, in {TRIES} tries.")
@@ -255,9 +263,9 @@ class ReservedRoad:
         for edge in plan.edges:
             port = ports[edge.edge]
             flows.append(FlowRequest(f"{edge.edge}-up", edge.edge, self.cloud, port, self.cloud_port, edge.up_bps,
-                                     BURST_BYTES))
+                                     BURST_BYTES, self.protection))
             flows.append(FlowRequest(f"{edge.edge}-down", self.cloud, edge.edge, self.cloud_port, port, edge.down_bps,
-                                     BURST_BYTES))
+                                     BURST_BYTES, self.protection))
         return flows
 
     def _granted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from trainer.errors import UsageError
 from trainer.lateness import LATE_POLICIES, LatePolicy
@@ -10,6 +11,8 @@ from trainer.sharing import parse_sharing, task_of
 
 CLOUD_PORT = 7800
 DEVICES = ("auto", "cpu", "cuda")
+Protection = Literal["none", "link_disjoint", "duct_disjoint"]
+PROTECTIONS: tuple[Protection, ...] = get_args(Protection)
 FIRST_EDGE_PORT = 7801
 """Edge number i talks from this port + i, so its flow's 5-tuple is known before it connects."""
 
@@ -22,6 +25,7 @@ class RunSettings:
     `cuts`: fixed cuts, per round and edge, in place of the planner's; the last round's are kept on.
     `policy`: the user's function that chooses cuts, in place of the planner.
     `model` None: the one for the task. `gradient_codec` None: that of the segment, but never less than bf16.
+    `protection`: the spare path that every reserved flow has in case a fibre is cut, or a duct.
     `protect_labels`: the last `tail_layers` layers stay on the edges, with the labels.
     `max_cut` None: all layers but the last, or but the last before the tail. With the whole model on an edge nothing
     worth a reservation would travel, and a segment of a few bytes cannot take as long as the others' segments.
@@ -60,6 +64,7 @@ class RunSettings:
     controller: str | None = None
     controller_retries: int = 5
     best_effort: bool = False
+    protection: Protection = "none"
     share: float = 0.75
     floor_bps: float = 2e6
     lease_s: float = 60.0
@@ -105,6 +110,10 @@ class RunSettings:
             (self.device not in DEVICES, f"--device is {self.device}; it is one of {', '.join(DEVICES)}."),
             (self.late not in LATE_POLICIES, f"--late is {self.late}; it is one of {', '.join(LATE_POLICIES)}."),
             (self.late_after < 1, f"--late-after is {self.late_after:g}; it must be at least 1 (planned step)."),
+            (self.protection not in PROTECTIONS,
+             f"--protection is {self.protection}; it is one of {', '.join(PROTECTIONS)}."),
+            (self.protection != "none" and self.best_effort,
+             f"--protection {self.protection} needs something reserved; --best-effort reserves nothing."),
             (self.lease_s < 1, f"--lease is {self.lease_s:g} s; it must be at least 1."),
         ]
 

@@ -35,6 +35,7 @@ class Stub(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         self.other_way: frozenset[str] = frozenset()
         self.forgetful = False
+        self.protections: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -51,6 +52,7 @@ class Stub(ThreadingHTTPServer):
                     "detail": f"a->b has {free / 1e6:g} Mb/s free.", "flow": body["flows"][0]["name"],
                     "bottleneck": {"link": "a->b", "free_bps": free, "asked_bps": asked},
                 }
+        self.protections = {flow["requirement"]["protection"] for flow in body["flows"]}
         version = self.live["version"] + 1 if self.live else 1
         flows = [
             {"name": flow["name"], "path": [flow["source"], "s", flow["destination"]],
@@ -208,6 +210,15 @@ def test_a_refusal_makes_the_transmission_delay_longer_and_is_told(
     assert grant.adaptations
     assert list(grant.adaptations) == said
     assert "a->b has 26 Mb/s free. The plan adapts" in said[0]
+
+
+def test_a_protected_run_learns_what_its_spare_paths_take(road: ReservedRoad, stub: Stub) -> None:
+    road.protection = "link_disjoint"
+    stub.hidden_bps = 50e6
+    first, second = road.secure(draft), road.secure(draft)
+    assert (len(first.adaptations), len(second.adaptations)) == (1, 0)
+    assert stub.protections == {"link_disjoint"}
+    assert second.plan == first.plan
 
 
 def test_a_network_without_room_ends_in_the_controllers_own_words(road: ReservedRoad, stub: Stub) -> None:
