@@ -1,7 +1,11 @@
-"""Candidate paths: the k shortest by fibre length, then by hops; pairs of disjoint paths. Hosts never transit."""
+"""Candidate paths: the k shortest by fibre length, then by hops; pairs of disjoint paths. Hosts never transit.
+
+A fibre that is too long for any light counts only where there is no other way: a refusal says then what is missing.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -12,6 +16,7 @@ import networkx as nx
 
 from controller.ducts import Undecided, risks, shortest_duct_disjoint_pair
 from controller.network import DirectedLink, Network
+from controller.optical.lines import line_along
 from controller.routes import Ducts, Path, Route, link_names
 
 CANDIDATES = 6
@@ -85,19 +90,40 @@ def _candidate_paths(
 ) -> tuple[Path, ...]:
     if source == destination:
         return ()
-    graph = _graph(network, frozenset({source, destination}), down)
-    try:
-        paths = list(islice(nx.shortest_simple_paths(graph, source, destination, "weight"), most))
-    except nx.NetworkXNoPath:
-        return ()
-    return tuple(tuple(path) for path in paths)
+    for without in _with_light(network, down):
+        graph = _graph(network, frozenset({source, destination}), without)
+        with contextlib.suppress(nx.NetworkXNoPath):
+            paths = islice(nx.shortest_simple_paths(graph, source, destination, "weight"), most)
+            return tuple(tuple(path) for path in paths)
+    return ()
+
+
+def _with_light(network: Network, down: frozenset[str]) -> list[frozenset[str]]:
+    """The links that are not used: first without those that light does not get over, and if there are any, with."""
+    return list(dict.fromkeys((down | too_long(network), down)))
+
+
+@lru_cache(maxsize=64)
+def too_long(network: Network) -> frozenset[str]:
+    """The links of an optical network whose fibre no modulation gets over."""
+    if network.grid is None:
+        return NOTHING_DOWN
+    spans = (link for link in network.links.values() if link.slots)
+    return frozenset(link.name for link in spans if not line_along(network, (link.source, link.destination)).works)
 
 
 @lru_cache(maxsize=65_536)
 def _candidate_routes(
     network: Network, source: str, destination: str, down: frozenset[str], apart: bool
 ) -> Pairs:
-    ducts: Ducts = network.ducts if apart else {}
+    for without in _with_light(network, down):
+        pairs = _pairs(network, source, destination, without, network.ducts if apart else {})
+        if pairs.routes:
+            break
+    return pairs
+
+
+def _pairs(network: Network, source: str, destination: str, down: frozenset[str], ducts: Ducts) -> Pairs:
     ends = frozenset({source, destination})
     paths = candidate_paths(network, source, destination, down)
     graph = _graph(network, ends, down)

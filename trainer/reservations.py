@@ -162,7 +162,9 @@ class Controller:
         for attempt in range(1, tries + 1):
             try:
                 response = self._http.request(method, path, json=body, params=query, headers=headers)
-                break
+                if attempt == tries or not _passes(response):
+                    break
+                trouble = f"has no time now ({response.status_code})"
             except httpx.TransportError as error:
                 reason = str(error) or type(error).__name__
                 if attempt == tries:
@@ -170,10 +172,10 @@ class Controller:
                         f"The controller at {self.url} does not answer ({reason}), tried {tries} times. Is it "
                         "running? Start it, give --controller URL, or train without reservations: --best-effort."
                     ) from error
-                self._say(f"The controller at {self.url} does not answer ({reason}); try {attempt + 1} of {tries} "
-                          f"in {pause_s:g} s.")
-                time.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                trouble = f"does not answer ({reason})"
+            self._say(f"The controller at {self.url} {trouble}; try {attempt + 1} of {tries} in {pause_s:g} s.")
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         return self._read(response)
 
     def _read(self, response: httpx.Response) -> dict[str, Any]:
@@ -196,3 +198,8 @@ class Controller:
             return kind.model_validate(content)
         except ValidationError as error:
             raise NetworkError(f"{self.url} answered what the contract does not allow: {error}.") from error
+
+
+def _passes(response: httpx.Response) -> bool:
+    """Whether the answer may be another soon: too much to do, or it is still busy with this very request."""
+    return "Retry-After" in response.headers or (response.status_code == 409 and "request_in_progress" in response.text)

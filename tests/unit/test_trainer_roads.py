@@ -35,6 +35,7 @@ class Stub(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         self.other_way: frozenset[str] = frozenset()
         self.forgetful = False
+        self.busy: list[str] = []
         self.protections: set[str] = set()
 
     @property
@@ -87,6 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
         data = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
+        if status == 503:
+            self.send_header("Retry-After", "1")
         self.end_headers()
         self.wfile.write(data)
 
@@ -104,7 +107,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         if self.path == "/v1/quotes":
             return self._answer(*self.server.quote(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
-        return self._answer(*self.server.reserve(self._body()))
+        body = self._body()
+        if self.server.busy:
+            code = self.server.busy.pop(0)
+            return self._answer(409 if code == "request_in_progress" else 503, {"code": code, "detail": "Busy."})
+        return self._answer(*self.server.reserve(body))
 
     def do_PATCH(self) -> None:
         body = self._body()
@@ -149,7 +156,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 def road(stub: Stub, said: list[str]) -> Iterator[ReservedRoad]:
-    controller = Controller(stub.url, 1, said.append, pause_s=0.01)
+    controller = Controller(stub.url, 2, said.append, pause_s=0.01)
     travellers = [Traveller("edge1", 7801), Traveller("edge2", 7802)]
     road = ReservedRoad(controller, travellers, "cloud", 7800, 0.75, 1e6, 60, said.append)
     yield road
@@ -237,6 +244,15 @@ def test_a_reservation_whose_lease_has_ended_is_made_anew(
     assert road.secure(draft).reserved
     assert stub.log == (["POST", "POST"] if forgetful else ["POST", "PATCH", "POST"])
     assert "A new one is made" in said[0]
+
+
+def test_a_controller_that_is_still_busy_with_the_request_is_asked_again(
+    road: ReservedRoad, stub: Stub, said: list[str]
+) -> None:
+    stub.busy = ["request_in_progress", "overloaded"]
+    assert road.secure(draft).reserved
+    assert [sentence.partition("; ")[2] for sentence in said] == ["try 2 of 3 in 0.01 s.", "try 3 of 3 in 0.02 s."]
+    assert stub.log == ["POST"] * 3
 
 
 def test_a_controller_that_is_not_there_is_tried_again_and_then_named(said: list[str]) -> None:
