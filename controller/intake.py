@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 AT_ONCE = 32
 """New reservations under way at once; the others wait."""
 
+
 class Intake:
     """New reservations, from any thread; `start` before use, `stop` after."""
 
