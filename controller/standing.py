@@ -63,8 +63,9 @@ class Standing:
         rest = self.without(reservation.id)
         if not reservation.is_live:
             return rest
-        changes = rest._changes.mutate()
-        analysed = self._last.carried if self._last else Map()
+        last, since = rest._worked_out()
+        changes = since.mutate()
+        analysed = last.carried if last else Map()
         for placement in reservation.carried:
             key, flow = (reservation.id, placement.flow.name), carried_of(reservation, placement)
             if analysed.get(key) == flow:
@@ -83,7 +84,7 @@ class Standing:
             rest._reservations.set(reservation.id, reservation),
             tuples.finish(),
             meters.finish(),
-            rest._last,
+            last,
             changes.finish(),
         )
 
@@ -92,10 +93,11 @@ class Standing:
         gone = self._reservations.get(reservation_id)
         if gone is None:
             return self
-        changes, tuples, meters = self._changes.mutate(), self._five_tuples.mutate(), self._meters.mutate()
+        last, since = self._worked_out()
+        changes, tuples, meters = since.mutate(), self._five_tuples.mutate(), self._meters.mutate()
         for placement in gone.placements:
             key = gone.id, placement.flow.name
-            if self._last is not None and key in self._last.carried:
+            if last is not None and key in last.carried:
                 changes[key] = None
             else:
                 changes.pop(key, None)
@@ -106,8 +108,13 @@ class Standing:
             else:
                 del tuples[five_tuple]
             meters[first] &= ~(1 << placement.meter_id - FIRST_METER_ID)
-        facts = self._reservations.delete(gone.id), tuples.finish(), meters.finish(), self._last, changes.finish()
+        facts = self._reservations.delete(gone.id), tuples.finish(), meters.finish(), last, changes.finish()
         return Standing(self.network, self.calibration, *facts)
+
+    def _worked_out(self) -> tuple[Promises | None, Map[FlowKey, Carried | None]]:
+        """The promises that are known, and what has changed since: what was worked out once is not worked out again."""
+        known: Promises | None = self.__dict__.get("promises")
+        return (self._last, self._changes) if known is None else (known, Map())
 
     def _with(self, reservations: Map[str, Reservation]) -> Standing:
         """The same with these, which are carried alike."""

@@ -24,6 +24,7 @@ class RestThread(threading.Thread):
             app,
             log_config=None,
             access_log=False,
+            proxy_headers=False,  # who asks is who is connected, whatever a header says
             timeout_graceful_shutdown=2,
             ssl_certfile=tls.certificate if tls else None,
             ssl_keyfile=tls.key if tls else None,
