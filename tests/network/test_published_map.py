@@ -19,8 +19,8 @@ SECONDS = 4
 DUCT = "gulf=houston-atlanta,houston-washingto"
 """Both ways east from Houston, where edge2 is."""
 FRAME_BYTES = 1042
-NOT_MORE_LOST = 250
-"""In all, of 1000 a second: fourteen switches, and two spans that go dark one after the other. Mostly 1 to 35 are."""
+NOT_MORE_LOST = 100
+"""In all, of 1000 a second: two spans go dark one after the other. Mostly 1 to 35 are."""
 
 
 @pytest.fixture(scope="module")
