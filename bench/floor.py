@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def needed(network: Network, number: int, rate_bps: int) -> list[Told]:
     for switch, entry in reserved_entries(network, placement, cookie_of(number + 1, 1)):
         match = tuple(label if pair[0] == "eth_dst" else pair for pair in entry.match)
         meter_id = None if entry.meter_id is None else entry.meter_id + number
-        told.append((switch, "add_flow", replace(entry, match=match, meter_id=meter_id)))
+        told.append((switch, "add_flow", entry._replace(match=match, meter_id=meter_id)))
     return told
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 COOKIE_TAG = 0x9ACE
 """The first 16 bits of every cookie of ours; then 32 bits of reservation number (0: none) and 16 of version."""
@@ -37,8 +37,7 @@ Action = tuple[str, int | str]
 EntryKey = tuple[int, int, FlowMatch]
 
 
-@dataclass(frozen=True, slots=True)
-class MeterEntry:
+class MeterEntry(NamedTuple):
     """A meter with one drop band."""
 
     meter_id: int
@@ -46,8 +45,7 @@ class MeterEntry:
     burst_kbit: int
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(NamedTuple):
     """Where packets go as long as `watch_port` is up, with that VLAN id (and OFPVID_PRESENT) if one is named."""
 
     watch_port: int
@@ -61,16 +59,14 @@ class Bucket:
         return out if self.vlan_vid is None else (("set_vlan_vid", self.vlan_vid), *out)
 
 
-@dataclass(frozen=True, slots=True)
-class GroupEntry:
+class GroupEntry(NamedTuple):
     """A fast-failover group: the first bucket whose port is up takes the packet. Source: OpenFlow 1.3.5, §5.6.1."""
 
     group_id: int
     buckets: tuple[Bucket, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FlowEntry:
+class FlowEntry(NamedTuple):
     """A flow entry; `match` is sorted by field, a pair as value is (value, mask).
 
     Order of work: meter, then actions, then the next table. Actions: ("set_ip_dscp", n), ("set_eth_dst", address),
@@ -133,7 +129,7 @@ BASE_COOKIE = cookie_of(0, 0)
 
 def match_of(fields: Mapping[str, MatchValue]) -> FlowMatch:
     """A match in the order in which matches are compared."""
-    return tuple(sorted(fields.items(), key=lambda pair: pair[0]))
+    return tuple(sorted(fields.items()))  # no two fields are the same, so values are never compared
 
 
 def describe(entry: Entry) -> str:

@@ -40,7 +40,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from itertools import pairwise
 from math import ceil
 
 from controller.entries import (
@@ -66,7 +65,8 @@ from controller.parts import Part, by_switch, lit
 from controller.paths import next_hops
 from controller.protection import active_path, failover_groups, laid
 from controller.reservation import Placement, Reservation
-from controller.ways import IPV4, LATE_DSCP, RESERVED_DSCP, label
+from controller.routes import link_names
+from controller.ways import IPV4, LATE_DSCP, RESERVED_DSCP, hops, label
 from controller.windows import is_open
 
 BEST_EFFORT_BURST_S = 0.2
@@ -155,7 +155,7 @@ def wanted_states(
 def links_in_use(placement: Placement, down: frozenset[str], now_us: int | None) -> tuple[str, ...]:
     """The links on which a flow may send reserved packets at this moment."""
     path = active_path(placement, down) if _is_open(placement, now_us) else None
-    return tuple(f"{a}->{b}" for a, b in pairwise(path or ()))
+    return link_names(path) if path else ()
 
 
 def wanted_entries(
@@ -206,7 +206,7 @@ def classifier(network: Network, placement: Placement, cookie: int, late: bool) 
     flow = placement.flow
     source, destination = network.nodes[flow.source], network.nodes[flow.destination]
     match = match_of({
-        "in_port": network.links_along(placement.path[:2])[0].destination_port,
+        "in_port": hops(network, placement.path)[0][0].destination_port,
         "eth_type": IPV4,
         "ip_proto": PROTOCOL_NUMBERS[flow.match.protocol],
         "ipv4_src": source.ip or "",

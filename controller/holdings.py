@@ -17,7 +17,7 @@ from controller.entries import Entries, Entry, FlowEntry, Key, SwitchState, cook
 from controller.errors import SwitchDown
 from controller.forwarding import classifier, part_of
 from controller.network import Network
-from controller.reconcile import DELETES, STAGE_OF, Change, Phase, Stage, difference
+from controller.reconcile import DELETES, STAGE_OF, STAGES, Change, Phase, Stage, difference
 from controller.reservation import Reservation, Window
 from controller.steps import STEP_OF, reached
 from controller.switches import Pause, Reading
@@ -179,7 +179,7 @@ class Holdings:
         Raises: SwitchDown.
         """
         errand = _Errand(touched, all_of_them)
-        for number, stage in enumerate(Stage):
+        for number, stage in enumerate(STAGES):
             if number and not errand.due[number]:
                 continue  # what others want of these switches meanwhile, they tell them
             if stage is Stage.CLEAR and drain_s:
@@ -198,10 +198,15 @@ class Holdings:
             is_first = number == 0 and any(errand.due)
             told: Told = {name: [] for name in errand.touched if name in self._held} if is_first else {}
             for name, found in errand.due[number].items():
-                found.sort(key=_before)
+                if len(found) > 1:
+                    found.sort(key=_before)
                 told[name] = [change for _, _, change in found]
+                held = self._held[name]
                 for key, _, change in found:
-                    _set(self._held[name], key, None if change.kind in DELETES else change.entry)
+                    if change.kind in DELETES:
+                        held.pop(key, None)
+                    else:
+                        held[key] = change.entry
             errand.due[number] = {}
             self._changes += 1
             errand.seen_at = self._changes
@@ -213,13 +218,16 @@ class Holdings:
             unknown = sorted(errand.touched.keys() - self._held.keys())
             sentence = f"Not connected or not yet in step: {', '.join(unknown)}; nothing was changed."
             raise SwitchDown(sentence, switches=unknown)
-        errand.due = [{} for _ in Stage]
+        errand.due = [{} for _ in STAGES]
         for name, keys in errand.touched.items():
             wanted, held = self._target.entries[name], self._held.get(name)
             if held is None:
                 continue
             for key in keys:
-                found = difference(wanted.get(key), held.get(key))
+                wanted_there, held_there = wanted.get(key), held.get(key)
+                if wanted_there == held_there:
+                    continue
+                found = difference(wanted_there, held_there)
                 if found is not None:
                     phase, change = found
                     errand.due[STAGE_OF[phase]].setdefault(name, []).append((key, phase, change))

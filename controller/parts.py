@@ -20,7 +20,7 @@ class Part:
     """
 
     entries: Mapping[str, Entries]
-    taken_bps: Mapping[str, int]
+    taken_bps: dict[str, int]
     light: frozenset[Lit] = frozenset()
 
     @property

@@ -8,9 +8,8 @@ label of its own (controller.protection), and taken by one entry at the first sw
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from controller.entries import Entry, FlowEntry, MeterEntry, SwitchState
 from controller.reservation import FIRST_METER_ID
@@ -41,8 +40,7 @@ class Phase(IntEnum):
     """Meters and groups that go, and port meters that rise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One thing to tell a switch; `add_flow` also replaces an entry of the same key."""
 
     kind: Kind
@@ -63,8 +61,9 @@ class Stage(Enum):
     CLEAR = (Phase.CLEAR, Phase.GROW)
 
 
+STAGES = tuple(Stage)
 STAGE_OF: tuple[int, ...] = tuple(
-    next(number for number, stage in enumerate(Stage) if phase in stage.value) for phase in Phase
+    next(number for number, stage in enumerate(STAGES) if phase in stage.value) for phase in Phase
 )
 """For every phase: the number of its stage, counted in their order."""
 
@@ -104,7 +103,7 @@ def _differences(wanted: SwitchState, present: SwitchState) -> Iterator[tuple[Ph
 
 def difference(wanted: Entry | None, held: Entry | None) -> tuple[Phase, Change] | None:
     """What to tell a switch that holds the one where the other should be, and when; None: nothing."""
-    if wanted is held or wanted == held:
+    if wanted == held:
         return None
     if wanted is None:
         return _gone(held)
@@ -134,6 +133,6 @@ def _meter_phase(wanted: MeterEntry, present: MeterEntry) -> Phase:
 def _entry_phase(wanted: FlowEntry, present: FlowEntry | None) -> Phase:
     if wanted.table == 0:
         return Phase.OPEN
-    if present is None or replace(present, cookie=wanted.cookie) == wanted:
+    if present is None or present._replace(cookie=wanted.cookie) == wanted:
         return Phase.LAY
     return Phase.TURN

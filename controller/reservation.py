@@ -6,7 +6,7 @@ Names follow RFC 9016 (DetNet flow and service information model), with the unit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 from math import inf
@@ -227,7 +227,9 @@ class Reservation:
         """
         if state not in TRANSITIONS[self.state]:
             raise ValueError(f"reservation {self.id} cannot go from {self.state} to {state}")
-        return replace(self, state=state, reason=reason)
+        facts = self.lease_s, self.created_at_s, self.expires_at_s, self.placements, reason
+        times = self.start_at_s, self.end_at_s
+        return Reservation(self.id, self.number, self.version, self.owner, state, *facts, *times, self.tenant)
 
 
 def default_burst_bytes(rate_bps: int, frame_bytes: int) -> int:

@@ -70,33 +70,37 @@ class Target:
         for name, entries in old.entries.items():
             if name not in new.entries:
                 self._exchange(name, entries, _NONE, touched)
-        for each, sign in ((old, -1), (new, 1)):
-            for link, rate_bps in each.taken_bps.items():
-                self._taken_bps[link] += sign * rate_bps
+        for link, rate_bps in old.taken_bps.items():
+            self._taken_bps[link] -= rate_bps
+        for link, rate_bps in new.taken_bps.items():
+            self._taken_bps[link] += rate_bps
         if old.taken_bps or new.taken_bps:
-            self._set_port_meters({**old.taken_bps, **new.taken_bps}, touched)
+            self._set_port_meters(old.taken_bps | new.taken_bps, touched)
 
     def _exchange(self, switch: str, old: Mapping[Key, Entry], new: Mapping[Key, Entry], touched: Touched) -> None:
         held, changed = self.entries[switch], set()
-        for keys, sign in ((new, 1), (old, -1)):
-            for key in keys:
-                if key[0] == "group":
-                    self._users[switch, key] += sign
-                    if not self._users[switch, key]:
-                        del self._users[switch, key]
-        for key, entry in old.items():
-            # Somebody else may have taken over the key since, or need the same group.
-            now = None if key in new else held.get(key)
-            if now is not None and now == entry and not (key[0] == "group" and self._users[switch, key]):
-                del held[key]
-                changed.add(key)
         for key, entry in new.items():
-            now = held.get(key)
-            if now is None or now != entry:
+            if key[0] == "group":
+                self._users[switch, key] += 1
+            if held.get(key) != entry:
                 held[key] = entry
                 changed.add(key)
+        for key, entry in old.items():
+            if key[0] == "group":
+                self._users[switch, key] -= 1
+                if self._users[switch, key]:
+                    continue
+                del self._users[switch, key]
+            # Somebody else may have taken over the key since.
+            if key not in new and held.get(key) == entry:
+                del held[key]
+                changed.add(key)
         if changed:
-            touched.setdefault(switch, set()).update(changed)
+            known = touched.get(switch)
+            if known is None:
+                touched[switch] = changed
+            else:
+                known |= changed
 
     def _set_port_meters(self, links: Iterable[str], touched: Touched) -> None:
         for name in links:

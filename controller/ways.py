@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 
-from controller.entries import Action, FlowEntry, MatchValue, match_of
+from controller.entries import Action, FlowEntry, FlowMatch
 from controller.network import DirectedLink, Network
 from controller.reservation import FIRST_METER_ID, Placement
 
@@ -31,9 +32,10 @@ def label(network: Network, placement: Placement) -> str:
     return (bits | 0x02 << 40).to_bytes(6, "big").hex(":")
 
 
-def hops(network: Network, path: tuple[str, ...]) -> list[tuple[DirectedLink, DirectedLink]]:
+@lru_cache(maxsize=65_536)
+def hops(network: Network, path: tuple[str, ...]) -> tuple[tuple[DirectedLink, DirectedLink], ...]:
     """At each switch of a path: the link in and the link out."""
-    return list(pairwise(network.links_along(path)))
+    return tuple(pairwise(network.links_along(path)))
 
 
 class Ways:
@@ -49,8 +51,9 @@ class Ways:
         self, switch: str, in_port: int, actions: tuple[Action, ...], table: int = 1, dscp: int | None = RESERVED_DSCP
     ) -> tuple[str, FlowEntry]:
         """What is done with the flow's packets that come in there, with that mark (None: any)."""
-        marked: dict[str, MatchValue] = {} if dscp is None else {"ip_dscp": dscp}
-        match = match_of({"in_port": in_port, "eth_type": IPV4, "eth_dst": self.label, **marked})
+        match: FlowMatch = ("eth_dst", self.label), ("eth_type", IPV4), ("in_port", in_port)  # as match_of has them
+        if dscp is not None:
+            match = (*match, ("ip_dscp", dscp))
         return switch, FlowEntry(table, RESERVED_PRIORITY, match, self.cookie, actions=actions)
 
     def onward(self, link: DirectedLink) -> tuple[Action, ...]:
