@@ -8,13 +8,13 @@ capacity as free and keeps its paths where it can.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import inf
 
 from controller.assignment import held_placement
 from controller.bookings import Booking, Bookings
 from controller.bounds import DEFAULT_CALIBRATION, Calibration
 from controller.errors import FlowInUse, InvalidRequest, Refused, RequestError, UnknownHost
+from controller.facts import fact
 from controller.network import Network
 from controller.plans import Case, Plan, Request, first_plan
 from controller.reservation import END_GUARD_S, Flow, Placement, Reservation
@@ -26,7 +26,7 @@ from controller.transfers import gate_of
 __all__ = ["Admitted", "Rejected", "Request", "bookings_of", "decide"]
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Admitted:
     """The placements in the order asked, and the calendar with them in it.
 
@@ -44,7 +44,7 @@ class Admitted:
         return tuple(self.after.told_anew(each) for each in self.after if each.id in names)
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Rejected:
     """Why not, as the error to answer with."""
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from math import inf
 
 from controller.admission import Request
+from controller.facts import fact
 from controller.reservation import Flow
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Asked:
     """A reservation as a client wants it. Times are seconds since the epoch; None: from now, or without an end.
 

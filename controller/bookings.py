@@ -6,7 +6,7 @@ Immutable; a change shares what it keeps, so its cost does not depend on how muc
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import accumulate
 from math import inf
 from typing import NamedTuple
@@ -15,6 +15,7 @@ import numpy as np
 from immutables import Map
 from numpy.typing import NDArray
 
+from controller.facts import fact
 from controller.optical.channels import Channels, on_link
 from controller.optical.lightpaths import Lightpath
 from controller.peaks import Activity, peak
@@ -166,7 +167,7 @@ def _changed(moments: NDArray[np.float64], sums: NDArray[np.int64], booking: Boo
 
 _NOTHING = _LinkBookings(Map(), 0, 0, -inf, inf)
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Bookings:
     """Every booking, by link and by reservation; equal if they hold the same bookings."""
 

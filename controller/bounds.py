@@ -23,6 +23,7 @@ from typing import Generic, TypeVar
 from controller.calculus.curves import Line, Server
 from controller.calculus.delays import Delays
 from controller.calculus.fixpoint import NoBound, Stream
+from controller.facts import fact
 from controller.network import DirectedLink, Network
 from controller.peaks import ALWAYS, Activity
 from controller.routes import Path, link_names
@@ -60,7 +61,7 @@ class Calibration:
 DEFAULT_CALIBRATION = Calibration()
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class ShapedFlow:
     """A flow as its first meter shapes it, where it goes, and when."""
 
@@ -70,7 +71,7 @@ class ShapedFlow:
     activity: Activity = ALWAYS
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Bound:
     """The worst case, and the worst minus the best case, from the source's socket to the destination's."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from controller.facts import fact
 from controller.reservation import Reservation
 
 SwitchStanding = Literal["in_step", "out_of_step", "away"]
 """In step: connected and known to hold what it should. Out of step: connected, not yet brought to it."""
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class ReservationChanged:
     """A reservation is new, or stands otherwise than before: state, version, paths, lease."""
 

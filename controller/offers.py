@@ -16,7 +16,7 @@ The nearest request, by reason, with as small a change as halving finds:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import wraps
 from math import ceil, floor, inf
 from typing import ParamSpec, TypeVar
@@ -25,6 +25,7 @@ from controller.admission import Admitted, Rejected, Request, decide
 from controller.bookings import Bookings
 from controller.bounds import DEFAULT_CALIBRATION, Calibration
 from controller.errors import LatencyNotMet, NoCapacity, NoDisjointPath, NoPath, NoSpectrum, OutOfReach, Refused
+from controller.facts import fact
 from controller.network import Network
 from controller.optical.grooming import most_bps
 from controller.paths import candidate_paths
@@ -68,7 +69,7 @@ def advising(ask: Callable[Arguments, Returned]) -> Callable[Arguments, Returned
     return asked
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Circumstances:
     """Everything a decision depends on but the request."""
 

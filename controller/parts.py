@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
 from controller.entries import Entries, Entry, EntryKey, FlowEntry, GroupEntry, MeterEntry, SwitchState, key_of
+from controller.facts import fact
 from controller.network import Network
 from controller.optical.switching import Lit, switched, switched_with_way_back
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Part:
     """What one reservation adds to its switches, and what it takes of each directed link at this moment.
 

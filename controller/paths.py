@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, permutations
 
 import networkx as nx
 
 from controller.ducts import Undecided, risks, shortest_duct_disjoint_pair
+from controller.facts import fact
 from controller.network import DirectedLink, Network
 from controller.optical.lines import line_along
 from controller.routes import Ducts, Path, Route, link_names
@@ -30,7 +30,7 @@ NOTHING_DOWN: frozenset[str] = frozenset()
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Pairs:
     """Candidate routes, best first; not `complete`: the search for the best was given up, and there may be others."""
 

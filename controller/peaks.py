@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from math import gcd, inf
 from typing import TypeVar
 
+from controller.facts import fact
 from controller.reservation import Window
 
 Amount = TypeVar("Amount", int, float)
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Activity:
     """When something is needed: during [start_s, end_s) and, with a window, only in that part of every period.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import inf
 
 from controller.assignment import SEARCH_STEPS, PathSearch
 from controller.bookings import Bookings
 from controller.bounds import NoBound
 from controller.errors import LatencyNotMet, Refused
+from controller.facts import fact
 from controller.limits import has_limit, late
 from controller.network import Network
 from controller.promises import Carried, Promises
@@ -26,7 +27,7 @@ SETTLE_STEPS = 64
 """Rounds in which the rates of transfers may grow with the latency they cause before they count as not settling."""
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Request:
     """Flows for the reservation of that id; if a standing one has it, this is its modification.
 
@@ -43,7 +44,7 @@ class Request:
     search_steps: int = SEARCH_STEPS
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Case:
     """What a decision is about; `free` and `others` are without the reservation that is asked for."""
 
@@ -68,7 +69,7 @@ Placed = Mapping[str, tuple[Sized, Route]]
 """By flow name."""
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Plan:
     """A size and a route for every flow, and everybody's bounds under them."""
 

@@ -14,6 +14,7 @@ from math import inf
 from immutables import Map
 
 from controller.bounds import DEFAULT_CALIBRATION, Analysis, Bound, Calibration, ShapedFlow
+from controller.facts import fact
 from controller.network import Network
 from controller.peaks import ALWAYS, Activity
 from controller.reservation import END_GUARD_S, Window
@@ -23,7 +24,7 @@ FlowKey = tuple[str, str]
 """(reservation id, flow name)."""
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Carried:
     """A flow as the network carries it: where, how much, when, and whether it was promised a limit."""
 

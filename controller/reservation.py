@@ -12,6 +12,7 @@ from itertools import pairwise
 from math import inf
 from typing import Literal
 
+from controller.facts import fact
 from controller.optical.lightpaths import Lightpath
 from controller.routes import Ducts, Route, fatal_ducts
 
@@ -64,7 +65,7 @@ LIVE = frozenset(state for state, following in TRANSITIONS.items() if following)
 """The states in which a reservation holds bandwidth."""
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Match:
     """The rest of the 5-tuple; the addresses are those of the flow's ends."""
 
@@ -73,7 +74,7 @@ class Match:
     destination_port: int
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Requirement:
     """What a flow needs, in one of two forms; None: a default burst is chosen, no limit is promised.
 
@@ -105,7 +106,7 @@ class Window:
     length_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Flow:
     """One direction of one transfer, as asked for."""
 
@@ -127,7 +128,7 @@ class Flow:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Placement:
     """What a flow was given: path, rate, burst, the meter at its first switch, and the proven bounds.
 
@@ -178,7 +179,7 @@ class Placement:
         return self.path[1:-1]
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Reservation:
     """An atomic set of flows with a life; `number` names it in cookies. Times are seconds since the epoch.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 
 from controller.bookings import Booking, Bookings
 from controller.errors import NoCapacity, Refused
+from controller.facts import fact
 from controller.network import Network
 from controller.optical.grooming import Light
 from controller.optical.lightpaths import Lightpath
@@ -19,7 +19,7 @@ from controller.routes import NEVER, Ducts, Path, Route, link_names, links_taken
 from controller.transfers import window_of
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Sized:
     """A flow with the rate and burst it is to get."""
 
@@ -28,7 +28,7 @@ class Sized:
     burst_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Lifetime:
     """Whose bookings, on a network with which ducts, and from when to when."""
 

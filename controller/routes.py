@@ -12,10 +12,10 @@ RFC 4202). Backups that no single failure needs together share their capacity ("
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from controller.facts import fact
 from controller.optical.lightpaths import Lightpath
 
 Path = tuple[str, ...]
@@ -27,7 +27,7 @@ Ducts = Mapping[str, str]
 DUCT = "duct:"
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Route:
     """A path and, of a protected flow that has something to lose, the backup path.
 

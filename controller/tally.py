@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil
 
+from controller.facts import fact
 from controller.reservation import Requirement, Reservation
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Held:
     """So many reservations, and what they asked for together."""
 

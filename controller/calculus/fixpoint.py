@@ -11,13 +11,13 @@ Source: Thomas, Le Boudec and Mifdaoui, "On cyclic dependencies and regulators i
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.calculus.curves import Server
 from controller.calculus.waiting import HOPELESS_US, Crossing, Overbooked, tells_apart, waiting
+from controller.facts import fact
 from controller.peaks import ALWAYS, Activity
 
 ITERATIONS = 300
@@ -29,7 +29,7 @@ Numbers = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Stream:
     """A token bucket that crosses servers in order; `jitter_us` is what its burst has already grown by."""
 

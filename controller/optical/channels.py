@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from immutables import Map
 
+from controller.facts import fact
 from controller.optical.lightpaths import Lightpath
 
 Lightpaths = tuple[Lightpath, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class _OnLink:
     lightpaths: Lightpaths = ()
     slots: int = 0
@@ -27,7 +28,7 @@ class _OnLink:
 _DARK = _OnLink()
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Channels:
     """The lightpaths by link and by route, in the order in which they were lit."""
 

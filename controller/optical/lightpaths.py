@@ -6,16 +6,17 @@ made from them: nobody need remember which are lit, the flows that travel in the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import pairwise
+
+from controller.facts import fact
 
 FIRST_LABEL = 1
 """Of slot 0; VLAN ids are 1 to 4094."""
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Lightpath:
     """Slots `first_slot` … `first_slot + width - 1` along `nodes`, the switches in order.
 

@@ -12,7 +12,6 @@ them on the way back.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
@@ -28,6 +27,7 @@ from controller.entries import (
     cookie_of,
     match_of,
 )
+from controller.facts import fact
 from controller.network import Network
 from controller.optical.lightpaths import Lightpath
 from topologies.maps import SLOTS_PER_CHANNEL
@@ -41,7 +41,7 @@ TURNED = 0x800
 """No plain id is as large: there are 384 slots at most."""
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Lit:
     """A lightpath; or, `with_way_back`, what is added to it for frames that turn where they cannot go on."""
 
