@@ -131,7 +131,8 @@ class Analysis(Generic[Key]):
         """The bound of one flow."""
         if key not in self._bounds:
             path, delay_us = self.flows[key].path, self._delays.delay_us
-            fixed_us, best_us = _fixed_us(self.network, path, self.calibration)
+            work_us = self.calibration.switch_min_us, self.calibration.switch_max_us
+            fixed_us, best_us = _fixed_us(self.network, path, *work_us)
             worst_us = fixed_us + sum([delay_us[name] for name in link_names(path)])
             self._bounds[key] = Bound(worst_us, worst_us - best_us)
         return self._bounds[key]
@@ -194,10 +195,10 @@ def _quickest_us(link: DirectedLink) -> float:
 
 
 @lru_cache(maxsize=65_536)
-def _fixed_us(network: Network, path: Path, calibration: Calibration) -> tuple[float, float]:
+def _fixed_us(network: Network, path: Path, switch_min_us: float, switch_max_us: float) -> tuple[float, float]:
     """What no other flow changes: the part of the worst case apart from the ports, and the best case."""
     links = network.links_along(path)
     switches = len(links) - 1
     fibre_us = sum(link.propagation_us for link in links)
-    best_us = fibre_us + switches * calibration.switch_min_us + sum(_quickest_us(link) for link in links)
-    return fibre_us + switches * calibration.switch_max_us, best_us
+    best_us = fibre_us + switches * switch_min_us + sum(_quickest_us(link) for link in links)
+    return fibre_us + switches * switch_max_us, best_us

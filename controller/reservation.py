@@ -155,7 +155,8 @@ class Placement:
     backup_lightpaths: tuple[Lightpath, ...] = ()
 
     def __hash__(self) -> int:  # of all fields, those that tell most of them apart
-        return hash((self.meter_id, self.version, self.path))
+        match = self.flow.match
+        return hash((self.meter_id, self.version, self.path, match.source_port, match.destination_port))
 
     @property
     def route(self) -> Route:

@@ -55,11 +55,13 @@ def light_of(placement: Placement) -> tuple[Lit, ...]:
     return (*map(Lit, lightpaths), *(Lit(lightpath, with_way_back=True) for lightpath in back))
 
 
-@lru_cache(maxsize=65536)
 def crossings(network: Network, placement: Placement) -> tuple[Crossing, ...]:
     """Those of a protected flow, from its first switch on; none of a flow without a backup."""
-    if network.grid is None or not is_protected(placement):
-        return ()
+    return _crossings(network, placement) if network.grid is not None and is_protected(placement) else ()
+
+
+@lru_cache(maxsize=65536)
+def _crossings(network: Network, placement: Placement) -> tuple[Crossing, ...]:
     before = {link.source: coming.destination_port for coming, link in hops(network, placement.path)}
     backup = placement.backup_lightpaths[0]
     around = _first_port(network, backup)
