@@ -20,8 +20,8 @@ from controller.plans import Case, Plan, Request, first_plan
 from controller.reservation import END_GUARD_S, Flow, Placement, Reservation
 from controller.room import Lifetime, Sized
 from controller.routes import Ducts, Route, both_ways
-from controller.standing import Standing, as_standing, with_bound
-from controller.transfers import gate_of
+from controller.standing import Standing, as_standing
+from controller.transfers import completion_us, gate_of
 
 __all__ = ["Admitted", "Rejected", "Request", "bookings_of", "decide"]
 
@@ -132,6 +132,7 @@ def _placements(case: Case, plan: Plan) -> tuple[Placement, ...]:
         sized, route = plan.placed[flow.name]
         held = held_placement(case.replaced, flow)
         keeps_meter = held is not None and held.switches[0] == route.path[1]
+        bound = plan.promises.bound((case.request.reservation_id, flow.name))
         new = Placement(
             flow,
             route.path,
@@ -139,14 +140,15 @@ def _placements(case: Case, plan: Plan) -> tuple[Placement, ...]:
             sized.burst_bytes,
             held.meter_id if held and keeps_meter else next(free_meters[route.path[1]]),
             held.version if held and _as_before(held, sized, route) else case.request.version,
-            accumulated_latency_us=0.0,
-            latency_variation_us=0.0,
+            bound.accumulated_latency_us,
+            bound.latency_variation_us,
+            completion_us(flow.requirement, sized.rate_bps, bound.accumulated_latency_us),
             window=gate_of(flow, sized.rate_bps),
             backup_path=route.backup,
             lightpaths=route.lightpaths,
             backup_lightpaths=route.backup_lightpaths,
         )
-        placements.append(with_bound(new, plan.promises.bound((case.request.reservation_id, flow.name))))
+        placements.append(new)
     return tuple(placements)
 
 

@@ -103,14 +103,16 @@ class _LinkBookings:
         steps = None if self.special else self._steps
         special, total_bps = self.special, self.total_bps
         gone = self.by_reservation[reservation_id]
+        latest_start_s, earliest_end_s = self.latest_start_s, self.earliest_end_s
+        is_first_or_last = False
         for booking in gone:
+            is_first_or_last |= booking.start_s == latest_start_s or inf > booking.end_s == earliest_end_s
             special -= not booking.is_plain
             total_bps -= booking.rate_bps
             if steps is not None:
                 steps = _changed(*steps, booking, -booking.rate_bps)
         kept = self.by_reservation.delete(reservation_id)
-        latest_start_s, earliest_end_s = self.latest_start_s, self.earliest_end_s
-        if any(each.start_s == latest_start_s or inf > each.end_s == earliest_end_s for each in gone):
+        if is_first_or_last:
             starts_and_ends = [(each.start_s, each.end_s) for own in kept.values() for each in own]
             latest_start_s = max((start_s for start_s, _ in starts_and_ends), default=-inf)
             earliest_end_s = min((end_s for _, end_s in starts_and_ends), default=inf)

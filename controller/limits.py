@@ -13,13 +13,15 @@ from controller.transfers import completion_us
 def has_limit(requirement: Requirement) -> bool:
     """Whether a bound can break anything that was promised."""
     limits = requirement.max_latency_us, requirement.max_latency_variation_us, requirement.deadline_ms
-    return any(limit is not None for limit in limits)
+    return limits != (None, None, None)
 
 
 def late(
     whose: str, requirement: Requirement, rate_bps: int, bound: Bound, flow: str, reservation_id: str
 ) -> LatencyNotMet | None:
     """The first limit that this bound breaks, as a refusal; None if all are kept. `whose`: the sentence's subject."""
+    if not has_limit(requirement):
+        return None
     for word, bound_us, limit_us in _checks(requirement, rate_bps, bound):
         if limit_us is not None and bound_us > limit_us:
             sentence = f"{whose}: the proven {word} would be {bound_us:.0f} us; its limit is {limit_us:.0f} us."

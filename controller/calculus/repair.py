@@ -103,8 +103,9 @@ class Repair(Generic[Key]):
         return True
 
     def _raise(self, name: str) -> float:
-        proof = self.proof
-        before_us, wait_us = proof.delay_us.get(name, 0.0), self._work_out(name)
+        proof, servers = self.proof, self.servers
+        delays_us, growing_us, waits_us = proof.delay_us, proof.most_us, self._waits_us
+        before_us, wait_us = delays_us.get(name, 0.0), self._work_out(name)
         if wait_us <= before_us:
             if before_us > wait_us * (1 + SLACK):
                 self._low[name] = None
@@ -113,10 +114,10 @@ class Repair(Generic[Key]):
         spread_s = self._set(name, delay_us)
         behind = self.traffic.loads[name].behind
         for after, rate_bps in behind.items():
-            self._waits_us.pop(after, None)
-            grown_us = rate_bps * spread_s * 1e6 / self.servers[after].rate_bps
-            most_us = proof.most_us[after] = proof.most_us.get(after, 0.0) + grown_us
-            if most_us > proof.delay_us.get(after, 0.0):
+            waits_us.pop(after, None)
+            grown_us = rate_bps * spread_s * 1e6 / servers[after].rate_bps
+            most_us = growing_us[after] = growing_us.get(after, 0.0) + grown_us
+            if most_us > delays_us.get(after, 0.0):
                 self._high[after] = None
         for after in proof.rooms_us.keys() & behind.keys() if proof.rooms_us else ():
             bursts_us, lateness_us = proof.rooms_us[after]
@@ -143,10 +144,11 @@ class Repair(Generic[Key]):
     def _set(self, name: str, delay_us: float) -> float:
         """Set a server's delay; returns by how much its spread grows, in s."""
         self.moved.add(name)
-        self.proof.delay_us[name] = delay_us
-        before_s = self.proof.spread_s.get(name, 0.0)
-        self.proof.spread_s[name] = spread_s(self.servers[name], delay_us)
-        return self.proof.spread_s[name] - before_s
+        proof = self.proof
+        proof.delay_us[name] = delay_us
+        before_s = proof.spread_s.get(name, 0.0)
+        now_s = proof.spread_s[name] = spread_s(self.servers[name], delay_us)
+        return now_s - before_s
 
     def _work_out(self, name: str) -> float:
         """F at a server, as it is now.

@@ -68,7 +68,9 @@ class Channels:
 
 def on_link(lightpaths: Iterable[Lightpath]) -> _OnLink:
     """These on one link."""
-    found = _DARK
-    for lightpath in lightpaths:
-        found = found.plus(lightpath)
-    return found
+    row, slots, overlap = tuple(lightpaths), 0, 0
+    for lightpath in row:
+        own = lightpath.slots
+        overlap |= slots & own
+        slots |= own
+    return _OnLink(row, slots, overlap)

@@ -194,7 +194,7 @@ class Light:
     def _lit_over(self, nodes: Path, has_room: HasRoom) -> Lightpath | None:
         """A lightpath that is lit between exactly these switches, free for as long as it is wanted, with room."""
         for lightpath in self._lit(nodes):
-            if self._is_clear(lightpath) and has_room(lightpath):
+            if (self._is_nothing_to_come or self._is_clear(lightpath)) and has_room(lightpath):
                 return lightpath
         return None
 
@@ -232,9 +232,9 @@ class Light:
 
     def _free(self, nodes: Path) -> int:
         """The slots that are free on all links for as long as they are wanted."""
-        free = -1
+        free, known = -1, self._now
         for link in link_names(nodes):
-            free &= self._at(link)[0]
+            free &= (known.get(link) or self._at(link))[0]
         return free
 
     def _at(self, link: str) -> tuple[int, int]:

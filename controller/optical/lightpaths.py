@@ -62,6 +62,7 @@ def _links(nodes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{a}->{b}" for a, b in pairwise(nodes))
 
 
+@lru_cache(maxsize=65_536)
 def identity(nodes: tuple[str, ...], first_slot: int, width: int) -> str:
     """The id of the lightpath there: the same route and channel have the same."""
     text = f"{'>'.join(nodes)}:{first_slot}+{width}"
