@@ -20,7 +20,7 @@ from controller.transfers import completion_us
 FiveTuple = tuple[str, str, str, int, int]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Standing:
     """All live reservations of a network; a change shares what it keeps, and bounds are worked out when asked for.
 

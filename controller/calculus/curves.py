@@ -45,22 +45,16 @@ class Server:
     line: Line | None = None
 
 
-@dataclass(slots=True)
-class Group:
-    """Streams that come in over one line (None: nothing but their buckets limits them)."""
-
-    line: Line | None
-    burst_bits: float = 0.0
-    rate_bps: float = 0.0
+Group = tuple[Line | None, float, float]
+"""Streams that come in over one line (None: nothing but their buckets limits them): it, burst in bit, rate in bit/s."""
 
 
 def longest_wait_us(server: Server, groups: Sequence[Group]) -> float:
     """The longest that anything waits at the server, its own service included; the rates must be below the server's."""
     worst_s = _arrived_bits(groups, 0.0) / server.rate_bps
-    for group in groups:
-        line = group.line
-        if line and group.rate_bps < line.rate_bps and group.burst_bits > line.at_once_bits:
-            t_s = (group.burst_bits - line.at_once_bits) / (line.rate_bps - group.rate_bps)
+    for line, burst_bits, rate_bps in groups:
+        if line is not None and rate_bps < line.rate_bps and burst_bits > line.at_once_bits:
+            t_s = (burst_bits - line.at_once_bits) / (line.rate_bps - rate_bps)
             wait_s = _arrived_bits(groups, t_s) / server.rate_bps - t_s
             if wait_s > worst_s:
                 worst_s = wait_s
@@ -69,8 +63,8 @@ def longest_wait_us(server: Server, groups: Sequence[Group]) -> float:
 
 def _arrived_bits(groups: Sequence[Group], t_s: float) -> float:
     total = 0.0
-    for group in groups:
-        bits, line = group.burst_bits + group.rate_bps * t_s, group.line
+    for line, burst_bits, rate_bps in groups:
+        bits = burst_bits + rate_bps * t_s
         if line is not None:
             most_bits = line.at_once_bits + line.rate_bps * t_s
             if most_bits < bits:

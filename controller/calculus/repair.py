@@ -172,13 +172,14 @@ class Repair(Generic[Key]):
 
     def _plain_wait_us(self, server: Server, load: Load[Key]) -> float:
         spread_s, servers = self.proof.spread_s, self.servers
-        groups, total_bps = [], 0.0
+        groups: list[Group] = []
+        total_bps = 0.0
         for before, inflow in load.inflows.items():
             jitter_bits = 0.0
             for ahead, rate_bps in inflow.ahead.items():
                 jitter_bits += rate_bps * spread_s[ahead]
             line = servers[before].line if before else None
-            groups.append(Group(line, inflow.burst_bits + jitter_bits, inflow.rate_bps))
+            groups.append((line, inflow.burst_bits + jitter_bits, inflow.rate_bps))
             total_bps += inflow.rate_bps
         if total_bps >= server.rate_bps:
             raise Overbooked

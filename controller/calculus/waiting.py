@@ -99,11 +99,8 @@ def _wait_us(server: Server, crossings: Iterable[Crossing]) -> float:
     groups: dict[str, Group] = {}
     rate_bps = 0.0
     for crossing in crossings:
-        group = groups.get(crossing.group)
-        if group is None:
-            group = groups[crossing.group] = Group(crossing.line)
-        group.burst_bits += crossing.burst_bits
-        group.rate_bps += crossing.rate_bps
+        line, group_bits, group_bps = groups.get(crossing.group, (crossing.line, 0.0, 0.0))
+        groups[crossing.group] = line, group_bits + crossing.burst_bits, group_bps + crossing.rate_bps
         rate_bps += crossing.rate_bps
     if rate_bps >= server.rate_bps:
         raise Overbooked

@@ -179,6 +179,8 @@ class Light:
                 continue
             (spectrum, number), row = best[begin]
             for end in range(begin + 1, last + 1):
+                if end in best and best[end][0] <= (spectrum, number + 1):
+                    continue  # not even one that is lit would make it cheaper
                 lightpath = over(nodes[begin : end + 1])
                 if lightpath is not None:
                     new = 0 if self.is_lit(lightpath) else lightpath.width * (end - begin)

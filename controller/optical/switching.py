@@ -48,6 +48,9 @@ class Lit:
     lightpath: Lightpath
     with_way_back: bool = False
 
+    def __hash__(self) -> int:
+        return hash(self.lightpath.id)
+
 
 def colour(lightpath: Lightpath) -> tuple[Action, ...]:
     """What makes an untagged frame one of the lightpath's."""
