@@ -52,12 +52,12 @@ class Target:
             self._parts[reservation_id] = part
         self._swap(before, part, touched)
         for light in part.light if part else ():
-            self._lit[light] += 1
-            if self._lit[light] == 1:
+            count = self._lit[light] = self._lit[light] + 1
+            if count == 1:
                 self._swap(None, lit(self._network, light), touched)
         for light in before.light if before else ():
-            self._lit[light] -= 1
-            if not self._lit[light]:
+            count = self._lit[light] = self._lit[light] - 1
+            if not count:
                 del self._lit[light]
                 self._swap(lit(self._network, light), None, touched)
         return touched

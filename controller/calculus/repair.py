@@ -129,16 +129,17 @@ class Repair(Generic[Key]):
         return delay_us
 
     def _lower(self, name: str) -> None:
-        proof = self.proof
-        before_us, wait_us = proof.delay_us[name], self._work_out(name)
+        proof, servers = self.proof, self.servers
+        delays_us, shrinking_us, waits_us = proof.delay_us, proof.least_us, self._waits_us
+        before_us, wait_us = delays_us[name], self._work_out(name)
         if before_us <= wait_us * (1 + SLACK):
             return
         spread_s = -self._set(name, wait_us * (1 + HEADROOM))
         for after, rate_bps in self.traffic.loads[name].behind.items():
-            self._waits_us.pop(after, None)
-            shrunk_us = rate_bps * spread_s * 1e6 / self.servers[after].rate_bps
-            least_us = proof.least_us[after] = proof.least_us[after] - shrunk_us
-            if proof.delay_us[after] > least_us * (1 + SLACK):
+            waits_us.pop(after, None)
+            shrunk_us = rate_bps * spread_s * 1e6 / servers[after].rate_bps
+            least_us = shrinking_us[after] = shrinking_us[after] - shrunk_us
+            if delays_us[after] > least_us * (1 + SLACK):
                 self._low[after] = None
 
     def _set(self, name: str, delay_us: float) -> float:

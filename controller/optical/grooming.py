@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import pairwise
 from math import inf
 
@@ -85,7 +85,7 @@ class Light:
         if len(nodes) < 2:
             return ()
         whole = self._lit_over(nodes, has_room)
-        return self._cheapest(nodes, partial(self._lit_over, has_room=has_room)) if whole is None else (whole,)
+        return self._cheapest(nodes, has_room) if whole is None else (whole,)
 
     def new_along(self, nodes: Path, rate_bps: int) -> Row | None:
         """The same of a new one all the way."""
@@ -94,7 +94,7 @@ class Light:
 
     def mixed_along(self, nodes: Path, rate_bps: int, has_room: HasRoom) -> Row | None:
         """The same of several, some of them new."""
-        return self._cheapest(nodes, lambda part: self._lit_over(part, has_room) or self._new_over(part, rate_bps))
+        return self._cheapest(nodes, has_room, rate_bps)
 
     def widest_bps(self, nodes: Path, room_bps: Callable[[Lightpath], int]) -> int:
         """The highest rate for which `along` finds lightpaths. `room_bps`: what is left in one that is lit."""
@@ -170,8 +170,11 @@ class Light:
         sentence = f"{flow}: no lightpath over {link} has room, and none of its {slots} slots is free for a new one."
         return NoSpectrum(sentence, flow=flow, link=link, slots=slots)
 
-    def _cheapest(self, nodes: Path, over: Callable[[Path], Lightpath | None]) -> Row | None:
-        """The cheapest row of lightpaths along the switches, each as `over` has it (dynamic programming)."""
+    def _cheapest(self, nodes: Path, has_room: HasRoom, new_bps: int | None = None) -> Row | None:
+        """The cheapest row of lightpaths along the switches (dynamic programming).
+
+        `new_bps`: where none that is lit has room, a new one for that rate; None: only those that are lit.
+        """
         best: dict[int, tuple[Cost, Row]] = {0: ((0, 0), ())}
         last = len(nodes) - 1
         for begin in range(last):
@@ -181,9 +184,12 @@ class Light:
             for end in range(begin + 1, last + 1):
                 if end in best and best[end][0] <= (spectrum, number + 1):
                     continue  # not even one that is lit would make it cheaper
-                lightpath = over(nodes[begin : end + 1])
+                part, new = nodes[begin : end + 1], 0
+                lightpath = self._lit_over(part, has_room)
+                if lightpath is None and new_bps is not None:
+                    lightpath = self._new_over(part, new_bps)
+                    new = 0 if lightpath is None else lightpath.width * (end - begin)
                 if lightpath is not None:
-                    new = 0 if self.is_lit(lightpath) else lightpath.width * (end - begin)
                     cost = spectrum + new, number + 1
                     if end not in best or cost < best[end][0]:
                         best[end] = cost, (*row, lightpath)
