@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import Enum, IntEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from controller.entries import Entry, FlowEntry, MeterEntry, SwitchState
+from controller.facts import fact
 from controller.reservation import FIRST_METER_ID
 
 Kind = Literal[
@@ -40,7 +41,8 @@ class Phase(IntEnum):
     """Meters and groups that go, and port meters that rise."""
 
 
-class Change(NamedTuple):
+@fact
+class Change:
     """One thing to tell a switch; `add_flow` also replaces an entry of the same key."""
 
     kind: Kind

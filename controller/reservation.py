@@ -37,6 +37,8 @@ FIRST_METER_ID = 110_000
 class State(StrEnum):
     """Where a reservation stands; the arrows are in TRANSITIONS."""
 
+    __hash__ = str.__hash__  # that of an enum is worked out anew each time
+
     HELD = "held"
     SCHEDULED = "scheduled"
     ACTIVE = "active"
