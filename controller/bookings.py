@@ -81,8 +81,6 @@ class _LinkBookings:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _LinkBookings) and self.by_reservation == other.by_reservation
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __iter__(self) -> Iterator[Booking]:
         for own in self.by_reservation.values():
             yield from own
@@ -256,8 +254,3 @@ class Bookings:
         """The same with further bookings of that link."""
         members = ((booking.activity, booking.rate_bps) for booking in (*self.on(link), *more))
         return peak(members, start_s, end_s)
-
-    def ends_after(self, moment_s: float) -> list[float]:
-        """The moments after this one at which something ends, in order: when what does not fit now may fit."""
-        ends = {each[0].end_s for each in self._reservations.values()}
-        return sorted(end_s for end_s in ends if moment_s < end_s < inf)
