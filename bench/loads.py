@@ -1,19 +1,25 @@
 """Requests shared among clients that are at it at once: how many are done in a second.
 
-Two kinds of clients: such that do next to nothing (keepalive.py), and httpx, as most people would use it.
+A server's rate is the one it has with as many clients as suit it best. Two kinds of clients: such that do next to
+nothing (keepalive.py), and httpx, as most people would use it.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 from keepalive import KeepAlive
 
+CLIENTS = (1, 2, 4, 8, 16)
+TURNS = 3
 AT_ONCE = 4
+"""So many of everyday."""
 
 Work = list[tuple[str, dict[str, Any]]]
 """Requests that belong together: (path, body)."""
@@ -50,7 +56,23 @@ def _do(client: KeepAlive | Everyday, share: list[Work]) -> None:
             client.post(path, body)
 
 
-def both_kinds(port: int, work: Callable[[int], list[Work]]) -> tuple[float, float]:
-    """Per second with AT_ONCE clients that do next to nothing, and with as many of everyday."""
-    light = per_second(work(0), [KeepAlive(port) for _ in range(AT_ONCE)])
-    return light, per_second(work(1), [Everyday(port) for _ in range(AT_ONCE)])
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How many a second: by so many clients that do next to nothing, the median of TURNS; with AT_ONCE of everyday."""
+
+    light: dict[int, float]
+    everyday: float
+
+    @property
+    def best(self) -> float:
+        """With as many clients as suit the server best."""
+        return max(self.light.values())
+
+
+def rates(port: int, work: Callable[[], list[Work]]) -> Rates:
+    """Of a server that listens there; `work` makes everything as it was and tells what to do."""
+    turns = [
+        {count: per_second(work(), [KeepAlive(port) for _ in range(count)]) for count in CLIENTS} for _ in range(TURNS)
+    ]
+    light = {count: statistics.median(turn[count] for turn in turns) for count in CLIENTS}
+    return Rates(light, per_second(work(), [Everyday(port) for _ in range(AT_ONCE)]))
