@@ -157,6 +157,7 @@ def table_of(transfers: Sequence[Transfer]) -> Table:
 def claims_of(transfers: Sequence[Transfer], best_effort_bps: tuple[float, float]) -> dict[str, report.Claim]:
     """The figures that the README may quote."""
     late = [transfer for transfer in transfers if not transfer.kept]
+    undisturbed = [transfer for transfer in transfers if not transfer.held_up_ms]
     excused = sum(transfer.excused for transfer in late)
     in_windows_bps, all_the_time_bps = best_effort_bps
     return {
@@ -164,6 +165,10 @@ def claims_of(transfers: Sequence[Transfer], best_effort_bps: tuple[float, float
         "violations": report.at_most(len(late), "", 0),
         "violations_in_machine_stalls": report.Claim(excused, ""),
         "violations_while_machine_ran": report.at_most(len(late) - excused, "", 0),
+        "transfers_while_machine_ran": report.Claim(len(undisturbed), ""),
+        "worst_over_bound_while_machine_ran": report.at_most(
+            max((each.over_bound for each in undisturbed), default=inf), "", 1.0
+        ),
         "median_bound_over_worst_measured": report.at_most(
             statistics.median(tightness(transfers) or [math.inf]), "", 1.25
         ),

@@ -15,7 +15,10 @@ from pathlib import Path
 
 import httpx
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
+
 from topologies.maps import Map
+from uncounted import UNCOUNTED
 
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 
@@ -36,7 +39,7 @@ class DummySwitches:
 
     def _start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         control = self.directory / f"{program}.ctl"
-        command = [program, *arguments, f"--unixctl={control}"]
+        command = [*UNCOUNTED, program, *arguments, f"--unixctl={control}"]
         process = subprocess.Popen(command, env=self._environment, stderr=subprocess.DEVNULL)
         wait_until(control.exists)
         return process

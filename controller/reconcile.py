@@ -7,11 +7,10 @@ label of its own (controller.protection), and taken by one entry at the first sw
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from enum import Enum, IntEnum
-from typing import Any, Literal
+from typing import Literal
 
-from controller.entries import Entry, FlowEntry, MeterEntry, SwitchState
+from controller.entries import Entry, FlowEntry, MeterEntry
 from controller.facts import fact
 from controller.reservation import FIRST_METER_ID
 
@@ -49,9 +48,6 @@ class Change:
     entry: Entry
 
 
-ByPhase = dict[Phase, dict[str, list[Change]]]
-
-
 class Stage(Enum):
     """Phases that may be told in one breath; a switch does what it is told in order. Confirmed before the next."""
 
@@ -68,39 +64,6 @@ STAGE_OF: tuple[int, ...] = tuple(
     next(number for number, stage in enumerate(STAGES) if phase in stage.value) for phase in Phase
 )
 """For every phase: the number of its stage, counted in their order."""
-
-
-def changes_by_phase(wanted: Mapping[str, SwitchState], present: Mapping[str, SwitchState]) -> ByPhase:
-    """What to tell each switch.
-
-    Only switches named in `present` are looked at: the others' state is not known now.
-    """
-    phases: ByPhase = {phase: {} for phase in Phase}
-    for switch, held in present.items():
-        for phase, change in _differences(wanted.get(switch, SwitchState()), held):
-            phases[phase].setdefault(switch, []).append(change)
-    return phases
-
-
-def ordered_changes(
-    wanted: Mapping[str, SwitchState], present: Mapping[str, SwitchState]
-) -> list[dict[str, list[Change]]]:
-    """The same, one mapping for each phase in which there is something to say."""
-    phases = changes_by_phase(wanted, present)
-    return [phases[phase] for phase in Phase if phases[phase]]
-
-
-def _differences(wanted: SwitchState, present: SwitchState) -> Iterator[tuple[Phase, Change]]:
-    both: tuple[tuple[Mapping[Any, Entry], Mapping[Any, Entry]], ...] = (
-        (wanted.meters, present.meters),
-        (wanted.groups, present.groups),
-        (wanted.flows, present.flows),
-    )
-    for entries, held in both:
-        for key in dict.fromkeys((*entries, *held)):
-            found = difference(entries.get(key), held.get(key))
-            if found is not None:
-                yield found
 
 
 def difference(wanted: Entry | None, held: Entry | None) -> tuple[Phase, Change] | None:

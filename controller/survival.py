@@ -15,7 +15,7 @@ The rules, in this order:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -69,17 +69,6 @@ def survive(
     shelter.judge()
     changed = tuple(each for each in shelter.standing if before.get(each.id) != each)
     return Survival(shelter.bookings, shelter.standing, changed)
-
-
-def flows_on_backup(reservations: Iterable[Reservation], down: Collection[str]) -> frozenset[FlowKey]:
-    """The flows that run on their backup while these links are down."""
-    down = both_ways(down)
-    return frozenset(
-        (reservation.id, placement.flow.name)
-        for reservation in reservations
-        for placement in reservation.carried
-        if _on_backup(placement, down)
-    )
 
 
 def _on_backup(placement: Placement, down: Collection[str]) -> bool:

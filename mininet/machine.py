@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 from journal import Journal
@@ -29,6 +30,7 @@ TOOLS = {
     "tc": "iproute2",
     "chrt": "util-linux",
 }
+MODULES = {"seccomp": "python3-seccomp"}
 
 
 def check(controller_ports: tuple[tuple[str, int], ...], datapath: str) -> None:
@@ -39,6 +41,7 @@ def check(controller_ports: tuple[tuple[str, int], ...], datapath: str) -> None:
     if os.geteuid() != 0:
         raise EmulationError("starting an emulation needs root: use sudo .venv/bin/python mininet/start.py …")
     missing = {tool: package for tool, package in TOOLS.items() if shutil.which(tool) is None}
+    missing |= {name: package for name, package in MODULES.items() if find_spec(name) is None}
     if missing:
         packages = " ".join(sorted(set(missing.values())))
         raise EmulationError(f"missing: {', '.join(missing)}; install with: apt-get install {packages}")

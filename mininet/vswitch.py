@@ -10,6 +10,7 @@ from pathlib import Path
 from journal import Journal
 from machine import REAL_TIME_PRIORITY
 from problems import EmulationError
+from uncounted import UNCOUNTED
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 START_TIMEOUT_S = 10.0
@@ -72,7 +73,7 @@ class VirtualSwitchDaemon:
         control = f"--unixctl={self.directory}/{name}.ctl"
         log = (self.directory / f"{name}.log").open("ab")
         daemon = subprocess.Popen(
-            [*command, control, "-vconsole:off", f"--log-file={self.directory}/{name}.log"],
+            [*UNCOUNTED, *command, control, "-vconsole:off", f"--log-file={self.directory}/{name}.log"],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             env={**os.environ, **KEEP_HEAP},
         )  # fmt: skip

@@ -17,7 +17,7 @@ Open ROADM MSA's W-port, 31.57 GBd at 50 GHz, as in GNPy's `eqpt_config_openroad
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
@@ -74,11 +74,6 @@ class Quality:
     def margin_db(self, line: Format) -> float:
         """What is left above what the format needs, the system margin taken off; negative: it does not work."""
         return self.gsnr_db - line.required_gsnr_db - SYSTEM_MARGIN_DB
-
-    def best_format(self, formats: Sequence[Format] = FORMATS) -> Format | None:
-        """The fastest that works, or None."""
-        working = [line for line in formats if self.margin_db(line) >= 0]
-        return max(working, key=lambda line: line.rate_gbps, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import pytest
 from tests.waiting import wait_until
 from topologies.loader import load_map
 from trainer.forked import Forked
+from uncounted import UNCOUNTED
 
 MAP = load_map("pair")
 
@@ -44,7 +45,7 @@ class OpenVSwitch:
     def _start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         control = f"--unixctl={self.directory}/{program}.ctl"
         process = subprocess.Popen(
-            [program, *arguments, control], env=self.environment, stderr=subprocess.DEVNULL
+            [*UNCOUNTED, program, *arguments, control], env=self.environment, stderr=subprocess.DEVNULL
         )
         wait_until((self.directory / f"{program}.ctl").exists)
         return process

@@ -10,15 +10,15 @@ import pytest
 
 from controller.admission import Admitted, Request, decide
 from controller.bookings import Bookings
-from controller.entries import OUR_GROUPS, SwitchState
+from controller.entries import OUR_GROUPS
 from controller.forwarding import wanted_states
 from controller.network import network_from_map
 from controller.optical.lightpaths import Lightpath, identity
 from controller.optical.switching import TURNS, failover
-from controller.reconcile import ordered_changes
 from controller.reservation import Flow, Match, Protection, Requirement, Reservation, State, Window
 from controller.routes import span_name, walk_under
 from tests.packets import Journey, packet, send
+from tests.telling import kinds, told
 from topologies.loader import load_map
 
 WAVES = network_from_map(load_map("waves"))
@@ -119,20 +119,14 @@ def test_what_is_late_goes_the_same_way_in_its_lightpath_with_its_own_mark(prote
 
 
 def test_groups_come_before_the_entries_that_use_them_and_go_after_them() -> None:
-    wanted, nothing = wanted_states(WAVES, [reservation()]), wanted_states(WAVES, [])
-    coming = kinds(wanted, nothing)
-    assert "add_group" in coming[0]
-    assert "add_flow" not in coming[0]
-    going = kinds(nothing, wanted)
-    assert "delete_group" in going[-1]
-    assert "delete_flow" not in going[-1]
-
-
-def kinds(wanted: dict[str, SwitchState], present: dict[str, SwitchState]) -> list[set[str]]:
-    return [
-        {change.kind for changes in phase.values() for change in changes}
-        for phase in ordered_changes(wanted, present)
-    ]
+    coming = kinds(told(WAVES, [], [reservation()]))[0]
+    going = kinds(told(WAVES, [reservation()], []))[-1]
+    with_groups = [name for name, changes in coming.items() if "add_group" in changes]
+    assert with_groups
+    for name in with_groups:
+        added, removed = coming[name], going[name]
+        assert "add_flow" not in added[: added.index("add_group")]
+        assert "delete_flow" not in removed[removed.index("delete_group") :]
 
 
 def test_the_number_of_a_group_says_all_of_it() -> None:

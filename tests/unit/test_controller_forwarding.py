@@ -21,11 +21,11 @@ from controller.entries import (
 )
 from controller.forwarding import best_effort_meter, wanted_states
 from controller.network import network_from_map
-from controller.reconcile import ordered_changes
 from controller.reservation import Flow, Match, Requirement, Reservation, State
 from controller.ways import label
 from tests import packets
 from tests.packets import Journey, Packet
+from tests.telling import kinds, told
 from topologies.loader import load_map
 
 METRO = network_from_map(load_map("metro"))
@@ -175,17 +175,11 @@ def test_a_cookie_names_tag_reservation_and_version() -> None:
     assert BASE_COOKIE >> 48 == COOKIE_TAG
 
 
-def phases(before: Iterable[Reservation], after: Iterable[Reservation]) -> list[list[str]]:
-    """Each phase's changes as `kind switch what`."""
-    changes = ordered_changes(wanted_states(METRO, after), wanted_states(METRO, before))
+def steps(before: Iterable[Reservation], after: Iterable[Reservation]) -> list[list[str]]:
+    """Each step's changes as `kind switch what`, sorted."""
     return [
-        sorted(
-            f"{change.kind} {switch} "
-            + _named(change.entry)
-            for switch, told in phase.items()
-            for change in told
-        )
-        for phase in changes
+        sorted(f"{change.kind} {switch} {_named(change.entry)}" for switch, told in step.items() for change in told)
+        for step in told(METRO, before, after)
     ]
 
 
@@ -196,19 +190,29 @@ def _named(entry: FlowEntry | MeterEntry | GroupEntry) -> str:
 
 
 def test_admitting_shrinks_best_effort_first_and_opens_the_ingress_last() -> None:
-    assert phases([], [reservation()]) == [
-        ["add_meter r6 110000", "modify_meter r1 100001", "modify_meter r2 100003", "modify_meter r6 100002"],
-        ["add_flow r1 table 1", "add_flow r2 table 1", "add_flow r6 table 1"],
+    assert steps([], [reservation()]) == [
+        [
+            "add_flow r1 table 1", "add_flow r2 table 1", "add_flow r6 table 1",
+            "add_meter r6 110000", "modify_meter r1 100001", "modify_meter r2 100003", "modify_meter r6 100002",
+        ],
         ["add_flow r6 table 0"],
-    ]
+    ]  # fmt: skip
+    first = kinds(told(METRO, [], [reservation()]))[0]
+    assert first["r1"] == first["r2"] == ["modify_meter", "add_flow"]
+    assert first["r6"][2:] == ["add_flow"]
 
 
 def test_releasing_closes_the_ingress_first_and_lets_best_effort_grow_last() -> None:
-    assert phases([reservation()], []) == [
+    assert steps([reservation()], []) == [
         ["delete_flow r6 table 0"],
-        ["delete_flow r1 table 1", "delete_flow r2 table 1", "delete_flow r6 table 1"],
-        ["delete_meter r6 110000", "modify_meter r1 100001", "modify_meter r2 100003", "modify_meter r6 100002"],
-    ]
+        [
+            "delete_flow r1 table 1", "delete_flow r2 table 1", "delete_flow r6 table 1",
+            "delete_meter r6 110000", "modify_meter r1 100001", "modify_meter r2 100003", "modify_meter r6 100002",
+        ],
+    ]  # fmt: skip
+    last = kinds(told(METRO, [reservation()], []))[-1]
+    assert last["r1"] == last["r2"] == ["delete_flow", "modify_meter"]
+    assert last["r6"][:1] == ["delete_flow"]
 
 
 def changed(rate_bps: int) -> Reservation:
@@ -218,19 +222,17 @@ def changed(rate_bps: int) -> Reservation:
 
 def test_a_reservations_meter_rises_after_best_effort_has_fallen() -> None:
     best_effort = ["modify_meter r1 100001", "modify_meter r2 100003", "modify_meter r6 100002"]
-    assert phases([reservation()], [changed(20_000_000)]) == [best_effort, ["modify_meter r6 110000"]]
+    assert steps([reservation()], [changed(20_000_000)]) == [best_effort, ["modify_meter r6 110000"]]
 
 
 def test_a_reservations_meter_falls_before_best_effort_rises() -> None:
     best_effort = ["modify_meter r1 100001", "modify_meter r2 100003", "modify_meter r6 100002"]
-    assert phases([reservation()], [changed(10_000_000)]) == [["modify_meter r6 110000"], best_effort]
+    assert steps([reservation()], [changed(10_000_000)]) == [["modify_meter r6 110000"], best_effort]
 
 
 def test_equal_states_need_no_change() -> None:
-    assert phases([reservation()], [reservation()]) == []
+    assert steps([reservation()], [reservation()]) == []
 
 
 def test_a_switch_whose_state_is_not_known_is_not_told_anything() -> None:
-    wanted = wanted_states(METRO, [reservation()])
-    present = {name: state for name, state in wanted_states(METRO, []).items() if name != "r6"}
-    assert all("r6" not in phase for phase in ordered_changes(wanted, present))
+    assert {name for step in told(METRO, [], [reservation()], unknown={"r6"}) for name in step} == {"r1", "r2"}

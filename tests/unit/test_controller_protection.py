@@ -10,10 +10,10 @@ import pytest
 
 from controller.entries import BEST_EFFORT_METERS, OUR_GROUPS, SwitchState
 from controller.forwarding import base_states, best_effort_meter, reserved_entries, wanted_states
-from controller.reconcile import Change, ordered_changes
 from controller.reservation import Reservation
 from controller.ways import label
-from tests.unit.test_controller_forwarding import METRO, changed, packet, phases, reservation, send
+from tests.telling import kinds, told_from
+from tests.unit.test_controller_forwarding import METRO, changed, packet, reservation, send, steps
 
 PRIMARY = ("edge1", "r6", "r1", "r2", "cloud")
 BACKUP = ("edge1", "r6", "r5", "r4", "r3", "r2", "cloud")
@@ -107,18 +107,11 @@ def test_with_both_paths_broken_a_flow_goes_as_best_effort() -> None:
     assert (journey.nodes[-1], set(journey.marks)) == ("cloud", {0})
 
 
-def test_groups_come_before_the_entries_that_use_them_and_go_after_them() -> None:
-    wanted, nothing = wanted_states(METRO, [protected()]), dict.fromkeys(METRO.nodes, SwitchState())
-    coming = [set(changes) for changes in kinds(ordered_changes(wanted, nothing))]
-    assert "add_group" in coming[0]
-    assert "add_flow" not in coming[0]
-    going = [set(changes) for changes in kinds(ordered_changes({}, wanted))]
-    assert "delete_group" in going[-1]
-    assert "delete_flow" not in going[-1]
-
-
-def kinds(phases: Iterable[dict[str, list[Change]]]) -> list[list[str]]:
-    return [[change.kind for changes in phase.values() for change in changes] for phase in phases]
+def test_a_switch_that_comes_back_empty_gets_groups_before_the_entries_that_use_them() -> None:
+    held = {protected().id: protected()}
+    filled = kinds(told_from(METRO, {"r6": SwitchState()}, held, held))[0]["r6"]
+    assert "add_group" in filled
+    assert filled.index("add_flow") > len(filled) - 1 - filled[::-1].index("add_group")
 
 
 def test_every_group_a_flow_uses_stands_before_it_comes() -> None:
@@ -132,7 +125,7 @@ def test_every_group_a_flow_uses_stands_before_it_comes() -> None:
 def test_a_new_path_is_laid_whole_before_the_first_switch_turns_to_it() -> None:
     held = changed(15_000_000)
     moved = replace(held, version=2, placements=(replace(held.placements[0], path=BACKUP, version=2),))
-    told = phases([held], [moved])
+    told = steps([held], [moved])
     laying = next(number for number, phase in enumerate(told) if "add_flow r5 table 1" in phase)
     turning = next(number for number, phase in enumerate(told) if "add_flow r6 table 0" in phase)
     clearing = next(number for number, phase in enumerate(told) if "delete_flow r1 table 1" in phase)

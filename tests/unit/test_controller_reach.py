@@ -10,6 +10,7 @@ from controller.network import network_from_map
 from controller.optical import reach
 from controller.optical.lines import know_fibres, line_along
 from controller.optical.reach import FORMATS, SYSTEM_MARGIN_DB, Quality, quality
+from tests.light import working
 from topologies.loader import load_map
 
 DP_16QAM, DP_QPSK = FORMATS
@@ -34,13 +35,13 @@ def test_quality_falls_with_length_and_with_every_roadm() -> None:
 
 
 def test_short_routes_carry_the_fast_format_longer_ones_the_slow_one_and_the_longest_none() -> None:
-    formats = [quality((km,)).best_format() for km in (80.0, 1500.0, 12_000.0)]
-    assert formats == [DP_16QAM, DP_QPSK, None]
+    formats = [working(quality((km,))) for km in (80.0, 1500.0, 12_000.0)]
+    assert formats == [[DP_16QAM, DP_QPSK], [DP_QPSK], []]
 
 
 def test_the_margin_that_is_missing_is_told() -> None:
     weak = Quality(gsnr_db=11.0, osnr_db=12.0)
-    assert weak.best_format() is None
+    assert working(weak) == []
     assert weak.margin_db(DP_QPSK) == pytest.approx(11.0 - 12.0 - SYSTEM_MARGIN_DB)
 
 

@@ -1,0 +1,173 @@
+"""Lightpath requests through the controller's service, its ledger and its switches off: decisions a second.
+
+The requests are those of bench/blocking.py: 25 to 100 Gb/s between the sites of the 14-node NSFNET, which come and go.
+Each is a reservation on an optical map with 100 slots of 12.5 GHz on every fibre: admission, grooming, spectrum, reach
+and bounds are worked out as ever, and what switches would hold; nothing is written down and nobody is told. Routes are
+taken in the order tuned for the map (controller/optical/orders.py), and a refusal comes with its advice. A host stands
+at each site. The same requests are made twice, and the second time counts: routes and what GNPy says of them are
+known by then. Processor time counts, releases included.
+
+    .venv/bin/python bench/lightpath_service.py [--quick] [--grid none] [--out FILE.json]
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from queue import Queue
+from typing import TypeVar
+
+import click
+import report
+from blocking import LOADS, NODES, SPANS
+from rich.table import Table
+from switches import wait_until
+
+from controller.asked import Asked
+from controller.entries import MeterEntry, SwitchState
+from controller.errors import Refused
+from controller.garbage import collect_seldom
+from controller.ledger import Ledger
+from controller.network import Network, network_from_map
+from controller.optical.tuning import Demand, demands
+from controller.reservation import Flow, Match, Requirement, Reservation
+from controller.service import Service
+from controller.switches import (
+    ChangesByNumber,
+    FlowCounter,
+    MeterCounter,
+    Pause,
+    Reading,
+    SwitchEvent,
+    SwitchUp,
+)
+from topologies.maps import Grid, Map, MapLink, MapNode
+
+LOAD = "l10_m25"
+Result = TypeVar("Result")
+
+CHANNELS, CHANNEL_GBPS = 33, 100.0
+"""A channel of the flexible grid is three slots of 12.5 GHz."""
+
+
+class NoSwitches:
+    """Switches that are always there and agree at once to everything."""
+
+    def __init__(self, network: Network) -> None:
+        self.events: Queue[SwitchEvent | None] = Queue()
+        self._numbers = frozenset(network.switch_by_datapath_id)
+        for number, node in network.switch_by_datapath_id.items():
+            ports = {link.source_port: (f"p{link.source_port}", True) for link in network.links_from(node.name)}
+            self.events.put(SwitchUp(number, ports))
+
+    def expect(self, names: Mapping[int, str]) -> None:
+        """Nobody shows a certificate."""
+
+    def connected(self) -> frozenset[int]:
+        """All."""
+        return self._numbers
+
+    def silent_s(self, datapath_id: int) -> float:  # noqa: ARG002
+        """Never."""
+        return 0.0
+
+    def apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:  # noqa: ARG002
+        """What would be told is worked out, and told nobody."""
+        for _ in phases:
+            pass
+        return _done(None)
+
+    def read_state(
+        self, datapath_id: int, timeout_s: float, asking: Callable[[], None]  # noqa: ARG002
+    ) -> Future[Reading]:
+        """Nothing is held."""
+        asking()
+        return _done(Reading(SwitchState({}, {}, {})))
+
+    def read_counters(
+        self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float  # noqa: ARG002
+    ) -> Future[tuple[list[FlowCounter], list[MeterCounter]]]:
+        """Nothing was counted."""
+        return _done(([], []))
+
+    def send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
+        """Nobody hears them."""
+
+
+def _done(result: Result) -> Future[Result]:
+    future: Future[Result] = Future()
+    future.set_result(result)
+    return future
+
+
+class NoLedger(Ledger):
+    """Nothing is written down."""
+
+    def write(self, *_: Reservation, **_more: object) -> None:
+        """Nothing."""
+
+
+def nsfnet(grid: Grid | None) -> Map:
+    """The map, a host at each site."""
+    nodes = [MapNode(f"s{site}", "switch", (0.0, 0.0)) for site in NODES]
+    nodes += [MapNode(f"h{site}", "host", (0.0, 0.0)) for site in NODES]
+    links = [MapLink((f"s{a}", f"s{b}"), km, CHANNELS, CHANNEL_GBPS) for (a, b), km in SPANS.items()]
+    links += [MapLink((f"h{site}", f"s{site}"), 1.0, CHANNELS, CHANNEL_GBPS) for site in NODES]
+    return Map("nsfnet", "", 1.0, 9000, tuple(nodes), tuple(links), grid=grid)
+
+
+def decided(service: Service, wanted: Sequence[Demand], first_port: int) -> tuple[int, float]:
+    """Have all decided as they come and go: how many were refused, and the processor time it took."""
+    refused, leaving = 0, list[tuple[float, int, str]]()
+    began_s = time.process_time()
+    for number, demand in enumerate(wanted):
+        while leaving and leaving[0][0] <= demand.arrives:
+            service.release(heapq.heappop(leaving)[2])
+        match = Match("udp", first_port + number // 60_000, 1 + number % 60_000)
+        ends = f"h{demand.source}", f"h{demand.destination}"
+        flow = Flow("f", *ends, match, Requirement(demand.rate_gbps * 1_000_000))
+        try:
+            made, _ = service.reserve(Asked("bench", "public", 3600.0, (flow,), hold=True))
+            heapq.heappush(leaving, (demand.leaves, number, made.id))
+        except Refused:
+            refused += 1
+    took_s = time.process_time() - began_s
+    for _, _, identity in leaving:
+        service.release(identity)
+    return refused, took_s
+
+
+@click.command(help=__doc__)
+@click.option("--quick", is_flag=True, help="Fewer requests.")
+@click.option("--grid", default="flexible", type=click.Choice(["flexible", "fixed", "none"]), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Write the figures there as JSON.")
+def main(quick: bool, grid: Grid, out: Path | None) -> None:
+    """Decide, and tell how fast."""
+    logging.disable(logging.WARNING)
+    count = 500 if quick else 5000
+    network = network_from_map(nsfnet(None if str(grid) == "none" else grid))
+    service = Service(network, NoSwitches(network), NoLedger("sqlite://", "nsfnet"), check_s=3600)
+    service.start()
+    try:
+        wait_until(lambda: service.switches_up() == len(NODES))
+        wanted = list(demands(NODES, *LOADS[LOAD], 0, count))
+        collect_seldom()  # as the controller's process does
+        decided(service, wanted, 1)
+        refused, took_s = decided(service, wanted, 1001)
+    finally:
+        service.stop()
+    claims = {
+        "service_requests_per_s": report.at_least(count / took_s, "1/s", 2000),
+        "service_refused_share": report.Claim(refused / count, ""),
+    }
+    table = Table("requests", "refused", "ms each", title=f"NSFNET, {LOAD}, grid {grid}")
+    table.add_row(f"{count:,}", str(refused), f"{1e3 * took_s / count:.3f}")
+    report.publish("lightpath_service", claims, {"seconds": took_s, "requests": count}, [table], out)
+
+
+if __name__ == "__main__":
+    main()

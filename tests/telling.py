@@ -1,0 +1,44 @@
+"""What switches are told, step by step; every step is confirmed before the next."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from controller.entries import SwitchState
+from controller.forwarding import wanted_states
+from controller.holdings import Holdings
+from controller.network import Network
+from controller.reconcile import Change
+from controller.reservation import Reservation
+
+Step = dict[str, list[Change]]
+"""By switch, in order."""
+
+
+def told(
+    network: Network, before: Iterable[Reservation], after: Iterable[Reservation], unknown: Collection[str] = ()
+) -> list[Step]:
+    """When those reservations become these; what the `unknown` switches hold is not known."""
+    gone, come = ({each.id: each for each in some} for some in (before, after))
+    states = wanted_states(network, gone.values())
+    return told_from(network, {name: state for name, state in states.items() if name not in unknown}, gone, come)
+
+
+def told_from(
+    network: Network,
+    held: Mapping[str, SwitchState],
+    gone: Mapping[str, Reservation],
+    come: Mapping[str, Reservation],
+) -> list[Step]:
+    """When switches hold this, should have held the one, and should now hold the other."""
+    holdings = Holdings(network)
+    holdings.aim(gone)
+    touched = {name: set(keys) for name, state in held.items() for keys in holdings.learn(name, state).values()}
+    for name, keys in holdings.aim({**dict.fromkeys(gone), **come}).items():
+        touched.setdefault(name, set()).update(keys)
+    return [step for step in holdings.steps(touched, all_of_them=False) if isinstance(step, dict)]
+
+
+def kinds(steps: Iterable[Step]) -> list[dict[str, list[str]]]:
+    """What is done in each step, by switch."""
+    return [{name: [change.kind for change in changes] for name, changes in step.items()} for step in steps]
