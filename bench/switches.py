@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
@@ -32,14 +32,14 @@ class DummySwitches:
         self._environment = {**os.environ} | dict.fromkeys(("OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR"), str(directory))
         self._run("ovsdb-tool", "create", str(directory / "conf.db"), SCHEMA)
         remote = f"--remote=punix:{directory}/db.sock"
-        self._processes = [self._start("ovsdb-server", str(directory / "conf.db"), remote)]
+        self._processes = [self._start("ovsdb-server", str(directory / "conf.db"), remote, before=UNCOUNTED)]
         arguments = ["--enable-dummy=override", "--disable-system"]
         self._processes.insert(0, self._start("ovs-vswitchd", f"unix:{directory}/db.sock", *arguments))
         self._build()
 
-    def _start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start(self, program: str, *arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         control = self.directory / f"{program}.ctl"
-        command = [*UNCOUNTED, program, *arguments, f"--unixctl={control}"]
+        command = [*before, program, *arguments, f"--unixctl={control}"]
         process = subprocess.Popen(command, env=self._environment, stderr=subprocess.DEVNULL)
         wait_until(control.exists)
         return process

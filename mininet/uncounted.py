@@ -1,9 +1,9 @@
 """Run a program to which the kernel gives no performance counters: `uncounted.py PROGRAM [ARGUMENT ...]`.
 
-Each of Open vSwitch's daemons opens one (lib/perf-counter.c: instructions of its own code). Whenever such a daemon
-wakes, the kernel sets the counter going by writing a register of the processor, and in a virtual machine the host does
-that. Where the counter had rested, it took 90 to 250 ms here, during which no core of the machine ran; Open vSwitch
-wakes every 2.5 s even when nothing happens. It does without when there is none.
+Open vSwitch's database server opens one (its lib/perf-counter.c: instructions of its own code). Whenever it wakes, the
+kernel sets the counter going by writing a register of the processor, and in a virtual machine the host does that.
+Where the counter had rested, it took 90 to 250 ms here, during which no core of the machine ran; the server wakes every
+2.5 s even when nothing happens. It does without when there is none.
 """
 
 from __future__ import annotations

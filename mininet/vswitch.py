@@ -47,7 +47,7 @@ class VirtualSwitchDaemon:
             os.environ[name] = str(self.directory)
         database, socket = self.directory / "conf.db", self.directory / "db.sock"
         _run(["ovsdb-tool", "create", str(database), str(SCHEMA)])
-        self._daemon(["ovsdb-server", str(database), f"--remote=punix:{socket}"], "ovsdb-server")
+        self._daemon([*UNCOUNTED, "ovsdb-server", str(database), f"--remote=punix:{socket}"], "ovsdb-server")
         self._wait_for(socket)
         _run(["ovs-vsctl", "--no-wait", "init"])
         self.real_time = _run(["chrt", "-f", str(REAL_TIME_PRIORITY), "true"], check=False) == 0
@@ -73,7 +73,7 @@ class VirtualSwitchDaemon:
         control = f"--unixctl={self.directory}/{name}.ctl"
         log = (self.directory / f"{name}.log").open("ab")
         daemon = subprocess.Popen(
-            [*UNCOUNTED, *command, control, "-vconsole:off", f"--log-file={self.directory}/{name}.log"],
+            [*command, control, "-vconsole:off", f"--log-file={self.directory}/{name}.log"],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             env={**os.environ, **KEEP_HEAP},
         )  # fmt: skip

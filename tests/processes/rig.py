@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -37,15 +38,17 @@ class OpenVSwitch:
         schema = "/usr/share/openvswitch/vswitch.ovsschema"
         self._run("ovsdb-tool", "create", str(directory / "conf.db"), schema)
         sock = f"punix:{directory}/db.sock"
-        self.database = self._start("ovsdb-server", str(directory / "conf.db"), f"--remote={sock}")
+        self.database = self._start(
+            "ovsdb-server", str(directory / "conf.db"), f"--remote={sock}", before=UNCOUNTED
+        )
         wait_until((directory / "db.sock").exists)
         arguments = ["--enable-dummy=override", "--disable-system"]
         self.switch = self._start("ovs-vswitchd", f"unix:{directory}/db.sock", *arguments)
 
-    def _start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start(self, program: str, *arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         control = f"--unixctl={self.directory}/{program}.ctl"
         process = subprocess.Popen(
-            [*UNCOUNTED, program, *arguments, control], env=self.environment, stderr=subprocess.DEVNULL
+            [*before, program, *arguments, control], env=self.environment, stderr=subprocess.DEVNULL
         )
         wait_until((self.directory / f"{program}.ctl").exists)
         return process
