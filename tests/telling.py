@@ -36,7 +36,9 @@ def told_from(
     touched = {name: set(keys) for name, state in held.items() for keys in holdings.learn(name, state).values()}
     for name, keys in holdings.aim({**dict.fromkeys(gone), **come}).items():
         touched.setdefault(name, set()).update(keys)
-    return [step for step in holdings.steps(touched, all_of_them=False) if isinstance(step, dict)]
+    steps = [step for step in holdings.steps(touched, all_of_them=False) if isinstance(step, dict)]
+    said = [{name: changes for name, changes in step.items() if changes} for step in steps]
+    return [step for step in said if step]  # a step without a change only has the switches confirm what they were told
 
 
 def kinds(steps: Iterable[Step]) -> list[dict[str, list[str]]]:
