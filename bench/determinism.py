@@ -77,11 +77,10 @@ class Phase:
 class Bench:
     """The emulation under test, and a client for its controller."""
 
-    def __init__(self, emulation: Emulation, api: httpx.Client, directory: Path) -> None:
+    def __init__(self, emulation: Emulation, api: httpx.Client) -> None:
         self.emulation = emulation
         self.plan = emulation.plan
         self.api = api
-        self.directory = directory
         self.edges = [edge.name for edge in self.plan.edges]
         self.bottleneck_bps = bottleneck_bps(self.plan)
         self.reserved_bps = int(self.bottleneck_bps * RESERVED_SHARE)
@@ -102,7 +101,7 @@ class Bench:
     def _measure(
         self, name: str, count: int, reservation: dict[str, Any] | None, flood: Flood, limit_s: float
     ) -> Phase:
-        out = self.directory / "received.json"
+        out = self.emulation.vswitch.directory / "received.json"
         receiver = self._start("cloud", "receive", "--port", CLOUD_PORT, "--senders", len(self.edges), "--out", out)
         assert receiver.stdout is not None
         receiver.stdout.readline()
@@ -216,14 +215,13 @@ def _cv(values: list[float]) -> float:
 def main(quick: bool, out: Path | None) -> None:
     """Measure reserved against best-effort transfers beside a flood."""
     counts = (16, 16) if quick else (300, 80)
-    directory = Path("/run/paceline")
     try:
         with (
             emulate(Settings(map_path("metro"))) as emulation,
             httpx.Client(base_url=f"http://127.0.0.1:{emulation.settings.rest_port}", timeout=30) as api,
             StallWatch() as watch,
         ):
-            bench = Bench(emulation, api, directory)
+            bench = Bench(emulation, api)
             reserved = bench.phase("reserved, UDP flood", counts[0], reserved=True)
             limit_s = BEST_EFFORT_LIMIT_S[quick]
             best_effort = bench.phase("best effort, UDP flood", counts[0], reserved=False, limit_s=limit_s)

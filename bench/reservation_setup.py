@@ -165,7 +165,9 @@ def peer_figures(switches: DummySwitches, network: Network, count: int) -> tuple
             began_s = time.perf_counter()
             ask(requests)
             took_ms.append((time.perf_counter() - began_s) * 1e3)
-        return took_ms, rates(port_of(api), work)
+        found = rates(port_of(api), work)
+        client.close()
+    return took_ms, found
 
 
 # All of it -----------------------------------------------------------------------------------------------------------

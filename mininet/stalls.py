@@ -1,4 +1,4 @@
-"""Moments in which this machine itself stood still: a virtual machine is stopped now and then for others.
+"""Moments in which this machine itself stood still: a virtual machine is stopped now and then by its host.
 
 One watcher a core, at the highest real-time priority, sleeps two milliseconds at a time. What wakes it late is seldom
 our load, because no process on this machine goes before it. But a late wake-up alone proves nothing: the kernel's own
