@@ -2,8 +2,12 @@
 
 Real training on the emulated metro map over reserved flows: with micro-batches that overlap computing, both ways and
 the cloud's work, and with one micro-batch for each mini-batch, where nothing overlaps. The lower bound of a round is
-what was measured of the busiest: the slowest edge's computing, the flow that needs longest at its whole reserved rate,
-the cloud's work. The spread lies between the first and the last edge's whole segment of a step.
+what was measured of the busiest: the slowest edge's computing (by the clock, and its processor time within its CPU
+limit), the flow that needs longest at its whole reserved rate, the cloud's work. The spread lies between the first and
+the last edge's whole segment of a step.
+
+An edge that waits computes faster by the clock, as its limit's quota is refilled meanwhile. `round_over_busy` leaves
+the limit out all the same, for comparison.
 
     sudo .venv/bin/python bench/pipeline.py [--quick] [--out FILE.json]
 """
@@ -62,6 +66,12 @@ def counted(rows: list[Row], name: str) -> list[float]:
     return [float(row[name]) for row in rows[SETTLING_ROUNDS:]]
 
 
+def over_busy(row: Row) -> float:
+    """The steps' time over the busiest by the clock alone."""
+    steps_ms: float = sum(row["step_ms"]["measured"])
+    return steps_ms / max(float(row["bound_ms"][part]) for part in ("edge", "link", "cloud"))
+
+
 def step_ms(rows: list[Row]) -> float:
     """What a step took, typically."""
     steps: list[float] = [step for row in rows[SETTLING_ROUNDS:] for step in row["step_ms"]["measured"]]
@@ -70,14 +80,14 @@ def step_ms(rows: list[Row]) -> float:
 
 def table_of(title: str, rows: list[Row]) -> Table:
     """One row a round."""
-    table = Table("round", "cuts", "beat", "step predicted", "step p50", "bound: edge", "link", "cloud", "over bound",
-                  "spread share", title=f"{title} (ms)")
+    table = Table("round", "cuts", "beat", "step predicted", "step p50", "bound: edge", "limit", "link", "cloud",
+                  "over bound", "spread share", title=f"{title} (ms)")
     for row in rows:
         steps = len(row["step_ms"]["measured"])
         table.add_row(
             str(row["round"]), " ".join(str(edge["cut"]) for edge in row["edges"]), f"{row['beat_ms']:.1f}",
             f"{row['step_ms']['predicted']:.0f}", f"{statistics.median(row['step_ms']['measured']):.0f}",
-            *(f"{row['bound_ms'][part] / steps:.0f}" for part in ("edge", "link", "cloud")),
+            *(f"{row['bound_ms'][part] / steps:.0f}" for part in ("edge", "limit", "link", "cloud")),
             f"{row['round_over_bound']:.3f}", f"{row['spread_share']:.2%}",
         )
     return table
@@ -97,6 +107,8 @@ def main(quick: bool, out: Path | None) -> None:
         raise click.ClickException(str(error)) from error
     claims = {
         "round_over_bound": report.at_most(statistics.median(counted(overlapped, "round_over_bound")), "", 1.15),
+        "round_over_busy": report.Claim(
+            statistics.median(over_busy(row) for row in overlapped[SETTLING_ROUNDS:]), ""),
         "spread_share": report.at_most(statistics.median(counted(overlapped, "spread_share")), "", 0.02),
         "spread_share_worst": report.Claim(max(counted(overlapped, "spread_share")), ""),
         "round_over_bound_no_overlap": report.Claim(

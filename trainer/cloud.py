@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -126,7 +127,7 @@ class Cloud:
         """
         began = time.perf_counter()
         self._attendance.begin_round()
-        grant = self._road.secure(lambda offer: self._workshop.draft(number, offer))
+        grant = self._road.secure(partial(self._workshop.draft, number))
         self._announce(number, grant)
         steps: list[StepResult] = []
         for step in range(self._settings.steps):

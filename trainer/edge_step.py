@@ -16,11 +16,13 @@ from torch import Tensor
 from trainer import codec, datasets, messages
 from trainer.beat import Beat
 from trainer.cloud_link import CloudLink
+from trainer.cpulimit import OwnLimit
 from trainer.errors import DivergedError, ProtocolError
 from trainer.halves import EdgeHalf
 from trainer.parts import split_evenly
 from trainer.randomness import RandomStream
 from trainer.stopwatch import Stopwatch
+from trainer.stretch import widest
 from trainer.transport import Received
 
 
@@ -75,6 +77,8 @@ class EdgeStep:
         self._batch = min(recipe.batch, len(labels))
         self._micros = split_evenly(self._batch, recipe.micro)
         self._ahead: _Ahead | None = None
+        self._own_limit = OwnLimit()
+        self._limit = self._own_limit.read()
 
     @property
     def micro_batch(self) -> Tensor:
@@ -98,11 +102,13 @@ class EdgeStep:
             times.late_s = beat.finish()
         with times.backward:
             self._half.step()
+        before, self._limit = self._limit, self._own_limit.read()
         self._link.connection.send(
             messages.StepDone(
                 step=start.step, forward_s=times.forward.wall_s, forward_cpu_s=times.forward.cpu_s,
                 backward_s=times.backward.wall_s, backward_cpu_s=times.backward.cpu_s, late_s=times.late_s,
-                gradients_received_s=times.gradients_received_s, tail_s=times.tail.wall_s,
+                gradients_received_s=times.gradients_received_s, cpu_limit=widest(before, self._limit),
+                tail_s=times.tail.wall_s,
                 loss=None if self._half.tail is None else times.loss,
             )
         )

@@ -85,17 +85,19 @@ class StepResult:
 class RoundBound:
     """Seconds that the steps of a round take at least, by what was measured: no order of the work takes less.
 
-    The slowest edge's computing, the flow that needs longest at its whole rate, and the cloud's work.
+    The slowest edge's computing by the clock; what the kernel needs at least to let an edge compute so much within its
+    CPU limit; the flow that needs longest at its whole rate; the cloud's work.
     """
 
     edge_s: float
+    limit_s: float
     link_s: float
     cloud_s: float
 
     @property
     def largest_s(self) -> float:
         """The bound itself."""
-        return max(self.edge_s, self.link_s, self.cloud_s)
+        return max(self.edge_s, self.limit_s, self.link_s, self.cloud_s)
 
     @staticmethod
     def of(steps: Sequence[StepResult]) -> RoundBound:
@@ -107,7 +109,22 @@ class RoundBound:
         directions: tuple[Direction, Direction] = ("up", "down")
         return RoundBound(
             edge_s=max((sum(one.busy_s for one in mine) for mine in edges.values()), default=0.0),
+            limit_s=max((_limited_s(mine) for mine in edges.values()), default=0.0),
             link_s=max((sum(one.link_s(way) for one in mine) for mine in edges.values() for way in directions),
                        default=0.0),
             cloud_s=sum(one.cloud_s for mine in edges.values() for one in mine),
         )
+
+
+def _limited_s(mine: Sequence[EdgeExchange]) -> float:
+    """What the processor time of an edge's steps takes at least under its CPU limit; 0 if it has none.
+
+    An edge that waits computes faster by the clock, because its quota is refilled meanwhile; so its clock alone does
+    not show what a limit costs. A while of n periods meets n + 1 quotas at most, and finds one that was left over.
+    """
+    done = [one.done for one in mine if one.done is not None]
+    limits = [(one.times.cpu_s, one.cpu_limit) for one in done if one.cpu_limit is not None]
+    if len(limits) < len(done):
+        return 0.0
+    saved_s = sum(2 * limit.period_s for limit in {limit for _, limit in limits})
+    return max(0.0, sum(cpu_s / limit.cores for cpu_s, limit in limits) - saved_s)

@@ -10,7 +10,7 @@ from trainer.codec import Codec
 from trainer.predictor import ComputeProfile, LayerSeconds
 from trainer.recipe import OptimizerRecipe
 from trainer.standardize import Standardization, Statistics
-from trainer.stretch import StepTimes
+from trainer.stretch import CpuLimit, StepTimes
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,200}$")]
@@ -204,8 +204,8 @@ class StepDone(Message):
     """Edge: the step is over. Times in seconds: computing by the wall clock and by the processor's, how late the
     latest segment left, and when each gradient was received (on the edge's clock).
 
-    With labels protected, `tail_s` is what the tail took, forward and backward, and `loss` the mini-batch's mean loss,
-    which only the edge knows."""
+    `cpu_limit`: the widest that held; None if there was none. With labels protected, `tail_s` is what the tail took,
+    forward and backward, and `loss` the mini-batch's mean loss, which only the edge knows."""
 
     kind = 12
     step: Count
@@ -215,6 +215,7 @@ class StepDone(Message):
     backward_cpu_s: Seconds
     late_s: Seconds
     gradients_received_s: list[Seconds]
+    cpu_limit: CpuLimit | None = None
     tail_s: Seconds = 0.0
     loss: Seconds | None = None
 

@@ -98,7 +98,10 @@ def _print_round(network: Map, outlook: Outlook, every_cut: range, share: float,
         best = plan_round(forecasts, offer, micro)
         _print_plan(network, best, f"using {share:.0%} of every link")
     else:
-        surveyed = _survey(network, controller, share, lambda offer: plan_round(forecasts, offer, micro))
+        def draft(offer: Offer, keep: bool = True) -> RoundPlan:  # noqa: ARG001 - there was no round before
+            return plan_round(forecasts, offer, micro)
+
+        surveyed = _survey(network, controller, share, draft)
         offer, best = surveyed.offer, surveyed.plan
         _print_plan(network, best, f"using {share:.0%} of what {controller} offers now")
         _print_enquiry(surveyed.enquiry)

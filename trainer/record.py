@@ -16,7 +16,7 @@ The names in summary.json are the interface to other programs: keep them, add fr
                         transmission_delay_ms {target, bound}, step_ms {predicted, measured: [..], and
                         with labels protected `unprotected`: what was predicted without, for the same cuts},
                         cloud_ms {predicted, measured}, beat_ms, spread_ms [per step], spread_share,
-                        bound_ms {edge, link, cloud}, round_over_bound, loss,
+                        bound_ms {edge, limit, link, cloud}, round_over_bound, loss,
                         reservation {id, version} or null, adaptations [sentences],
                         offer {quotes, quote_ms, transfer_ms {up, down}, bottleneck {up, down}}: what the controller
                         was asked before the plan, null if it was not; transfer_ms is the shortest common time of one
@@ -33,7 +33,8 @@ The names in summary.json are the interface to other programs: keep them, add fr
     unfinished[]        transfers that were under way when the run ended or their edge was lost: round, edge,
                         direction, step, sent_at, ideal_ms, age_ms (so long at least it would have taken)
 
-`bound_ms` is what the steps' slowest edge, its flows at their whole rate, and the cloud would have needed alone;
+`bound_ms` is what the steps' slowest edge, its processor time within its CPU limit (0 without one), its flows at their
+whole rate, and the cloud would have needed alone;
 `round_over_bound` is the steps' time over the largest of them, `spread_share` the largest spread over it.
 Measured values of a round are medians over its steps. Without a reservation reserved_bps, bound and kept are
 null, and `ideal_ms` is what the rate of the plan implies.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from trainer.plans import Offer, RoundPlan
 
-Draft = Callable[[Offer], RoundPlan]
+
+class Draft(Protocol):
+    """Makes a plan for an offer."""
+
+    def __call__(self, offer: Offer, keep: bool = True) -> RoundPlan:
+        """`keep`: the last round's cuts stay unless a change pays."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,33 @@ class StepTimes:
             *((one.forward_s, one.forward_cpu_s, one.backward_s, one.backward_cpu_s) for one in steps), strict=True)))
 
 
+@dataclass(frozen=True, slots=True)
+class CpuLimit:
+    """`quota_s` of processors in every `period_s`; what is left of it at the end is lost, but for some milliseconds.
+
+    Raises: ValueError if that is no limit.
+    """
+
+    quota_s: float
+    period_s: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.quota_s < math.inf and 0 < self.period_s < math.inf):
+            raise ValueError(f"a limit of {self.quota_s:g} s in every {self.period_s:g} s is none")
+
+    @property
+    def cores(self) -> float:
+        """The same as a share."""
+        return self.quota_s / self.period_s
+
+
+def widest(first: CpuLimit | None, second: CpuLimit | None) -> CpuLimit | None:
+    """What held at least at some time of a while, when these held at its two ends."""
+    if first is None or second is None:
+        return None
+    return max(first, second, key=lambda limit: limit.cores)
+
+
 class Stretch:
     """Seconds of the wall clock for a second of a processor, from round to round: a Kalman filter of one number."""
 

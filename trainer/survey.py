@@ -2,15 +2,23 @@
 
 Its answer depends on how the volumes stand to one another, and they follow from the plan. So the question names those
 of the last plan; if the new plan sends others, it is asked once more and, if the answer is another, planned once more.
+
+That alone can end in a circle: paths that are best for a plan's volumes, and a plan that is best for these paths,
+though another plan on other paths would be better. So a plan is also sketched for the ends of all paths, as if nothing
+between them were narrow; if it is better, the controller is asked for its volumes, and what is planned then counts if
+it pays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer.contract import Quote, Volume
+from trainer.errors import PlanError
+from trainer.planner import KEEP_SHARE
 from trainer.plans import Offer, RoundPlan
 from trainer.reservations import Controller
 from trainer.roads import Draft, Enquiry
@@ -51,21 +59,29 @@ class Survey:
 
         Raises: PlanError, ReservationRefusedError if a link that must be crossed is full, ControllerUnreachableError.
         """
-        began_s, quotes = self._clock(), 2
-        asked = {edge: self._last.get(edge, (FIRST_BYTES, FIRST_BYTES)) for edge in edges}
-        up, down = self._ask(controller, asked, instead_of, retries)
-        seconds = self._clock() - began_s
-        offer = self._offer(up, down, share)
-        plan = draft(offer)
-        if not alike(asked, sent := volumes_of(plan)):
-            began_s, quotes = self._clock(), quotes + 2
-            up, down = self._ask(controller, sent, instead_of, retries)
-            seconds += self._clock() - began_s
-            if (newer := self._offer(up, down, share)) != offer:
-                offer, plan = newer, draft(newer)
-        self._last = volumes_of(plan)
-        return Surveyed(plan, offer, Enquiry(
-            quotes, seconds, up.transfer_ms / 1e3, down.transfer_ms / 1e3, up.bottleneck, down.bottleneck))
+        def look(volumes: Volumes, before: Surveyed | None) -> Surveyed:
+            began_s = self._clock()
+            up, down = self._ask(controller, volumes, instead_of, retries)
+            asked = Enquiry(2, self._clock() - began_s, up.transfer_ms / 1e3, down.transfer_ms / 1e3, up.bottleneck,
+                            down.bottleneck).after(before.enquiry if before else None)
+            offer = self._offer(up, down, share)
+            plan = before.plan if before and before.offer == offer else draft(offer)
+            return Surveyed(plan, offer, asked)
+
+        asked = [{edge: self._last.get(edge, (FIRST_BYTES, FIRST_BYTES)) for edge in edges}]
+        found = look(asked[0], None)
+        if not alike(asked[0], sent := volumes_of(found.plan)):
+            asked.append(sent)
+            found = look(sent, found)
+        sketch = draft(_ends_of(found.offer), keep=False)
+        sent = volumes_of(sketch)
+        if _pays(sketch, found.plan) and not any(alike(before, sent) for before in asked):
+            with contextlib.suppress(PlanError):  # on those paths it cannot even have its floors
+                other = look(sent, found)
+                found = other if _pays(other.plan, found.plan) else replace(found, enquiry=replace(
+                    found.enquiry, quotes=other.enquiry.quotes, seconds=other.enquiry.seconds))
+        self._last = volumes_of(found.plan)
+        return found
 
     def _ask(
         self, controller: Controller, volumes: Volumes, instead_of: str | None, retries: int | None
@@ -82,6 +98,19 @@ class Survey:
             down_links={flow.name.removesuffix("-down"): flow.links for flow in down.flows},
             usable_bps=usable_bps, floor_bps=self._floor_bps,
         )
+
+
+def _ends_of(offer: Offer) -> Offer:
+    """The same, as if only the first and the last link of a path could be narrow: all its paths cross these."""
+    def ends(links: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        return {edge: tuple(dict.fromkeys((path[0], path[-1]))) for edge, path in links.items()}
+
+    return replace(offer, up_links=ends(offer.up_links), down_links=ends(offer.down_links))
+
+
+def _pays(plan: RoundPlan, than: RoundPlan) -> bool:
+    """Whether a plan's step is shorter by so much that it is worth other cuts, or with the same cuts at all."""
+    return plan.step_s * (1 + (KEEP_SHARE if plan.cuts != than.cuts else 1e-9)) < than.step_s
 
 
 def volumes_of(plan: RoundPlan) -> Volumes:

@@ -80,14 +80,14 @@ class Workshop:
             self.checkpoint = self._resumed
             self.outlook.recall(self._resumed.history)
 
-    def draft(self, number: int, offer: Offer) -> RoundPlan:
-        """The plan of a round for what the network offers.
+    def draft(self, number: int, offer: Offer, keep: bool = True) -> RoundPlan:
+        """The plan of a round for what the network offers; `keep` as `trainer.roads.Draft` has it.
 
         Raises: PlanError, UsageError if the user's policy chooses what cannot be.
         """
         layers = len(self._preparation.costs)
         return draft_plan(number, offer, self._settings, self.apprentices, self.outlook, layers,
-                          self._policy)
+                          self._policy, keep)
 
     def learn(self, steps: Sequence[StepResult], complete: bool) -> None:
         """Feed a round's measurements to the predictors; `complete`: all its edges were there to the end."""

@@ -117,7 +117,7 @@ def test_a_plan_that_is_overtaken_by_another_reservation_adapts_and_says_so(pair
     other["match"]["source_port"] = 9999
     taken = []
 
-    def draft(offer: Offer) -> RoundPlan:
+    def draft(offer: Offer, keep: bool = True) -> RoundPlan:  # noqa: ARG001
         if not taken:  # somebody is quicker, between the offer and the request
             body = {"owner": "other", "lease_s": 300, "flows": [other]}
             taken.append(pair.api.post("/v1/reservations", json=body).json()["id"])

@@ -115,7 +115,7 @@ def test_what_others_have_reserved_is_planned_around_at_the_first_try(controller
     foretold = subprocess.run(
         [sys.executable, "-m", "trainer.cli", "plan", "--map", "pair", "--prior", "--controller", url],
         capture_output=True, text=True, timeout=120, check=True).stdout
-    assert re.search(rf"[24] quotes in [\d.]+ ms; .* ms up \({SHARED}\)", foretold), foretold
+    assert re.search(rf"[246] quotes in [\d.]+ ms; .* ms up \({SHARED}\)", foretold), foretold
     with stage(tmp_path / "run", 2, ("--controller", url)) as one:
         one.start_cloud("--rounds", "400", "--steps", "1", "--batch", "16", "--seed", "5", "--share", "0.75",
                         "--cuts", "2,2")

@@ -145,7 +145,7 @@ FORECASTS = [
 ]
 
 
-def draft(offer: Offer) -> RoundPlan:
+def draft(offer: Offer, keep: bool = True) -> RoundPlan:  # noqa: ARG001
     return plan_round(FORECASTS, offer, 4)
 
 
@@ -182,7 +182,7 @@ def volumes(question: dict[str, Any]) -> dict[str, int]:
 
 
 def test_the_controller_is_asked_for_the_volumes_that_the_plan_sends(road: ReservedRoad, stub: Stub) -> None:
-    def uneven(offer: Offer) -> RoundPlan:
+    def uneven(offer: Offer, keep: bool = True) -> RoundPlan:  # noqa: ARG001
         """The second edge sends three times as much."""
         more = EdgeForecast("edge2", (Option(1, "fp32", 0.1, 0.1, 0.0, 12e6, 4e6),), (0.0, 0.0))
         return plan_round([FORECASTS[0], more], offer, 4)
@@ -318,7 +318,7 @@ def test_a_reservation_lost_for_good_is_no_reason_to_stop(road: ReservedRoad, st
 def test_who_leaves_gives_its_bandwidth_back_at_once_and_gets_some_when_it_is_back(
     road: ReservedRoad, stub: Stub
 ) -> None:
-    def draft_for(offer: Offer) -> RoundPlan:
+    def draft_for(offer: Offer, keep: bool = True) -> RoundPlan:  # noqa: ARG001
         return plan_round([one for one in FORECASTS if one.edge in offer.up_links], offer, 4)
 
     road.secure(draft_for)

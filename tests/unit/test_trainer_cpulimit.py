@@ -1,0 +1,83 @@
+"""What an edge's control groups say of its processor, and what follows for the least time of a round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trainer.cpulimit import OwnLimit
+from trainer.exchange import EdgeExchange, RoundBound, StepResult
+from trainer.messages import StepDone
+from trainer.roads import FlowPromise
+from trainer.stretch import CpuLimit, widest
+
+
+def machine(tmp_path: Path, own: str, files: dict[str, str]) -> OwnLimit:
+    (tmp_path / "own").write_text(own)
+    for name, text in files.items():
+        path = tmp_path / "mounted" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return OwnLimit(tmp_path / "own", tmp_path / "mounted")
+
+
+def test_version_1_tells_quota_and_period_of_the_innermost_group(tmp_path: Path) -> None:
+    limit = machine(tmp_path, "3:cpuset:/\n1:cpu,cpuacct:/paceline/edge1\n0::/\n", {
+        "cpu,cpuacct/paceline/edge1/cpu.cfs_quota_us": "2400", "cpu,cpuacct/paceline/edge1/cpu.cfs_period_us": "20000",
+        "cpu,cpuacct/paceline/cpu.cfs_quota_us": "-1", "cpu,cpuacct/paceline/cpu.cfs_period_us": "100000",
+    })  # fmt: skip
+    read = limit.read()
+    assert read == CpuLimit(0.0024, 0.02)
+    assert read.cores == pytest.approx(0.12)
+    (tmp_path / "mounted/cpu,cpuacct/paceline/edge1/cpu.cfs_quota_us").write_text("1200\n")
+    assert limit.read() == CpuLimit(0.0012, 0.02)
+
+
+def test_with_version_2_the_tightest_of_nested_groups_counts(tmp_path: Path) -> None:
+    limit = machine(tmp_path, "0::/slice/edge1\n", {
+        "slice/edge1/cpu.max": "max 100000", "slice/cpu.max": "50000 100000", "cpu.weight": "100",
+    })  # fmt: skip
+    assert limit.read() == CpuLimit(0.05, 0.1)
+
+
+def test_without_a_limit_or_control_groups_there_is_none(tmp_path: Path) -> None:
+    assert machine(tmp_path, "0::/a\n", {"a/cpu.max": "max 100000"}).read() is None
+    assert OwnLimit(tmp_path / "nothing", tmp_path / "mounted").read() is None
+
+
+def test_a_limit_that_changed_in_a_step_counts_as_the_wider() -> None:
+    narrow, wide = CpuLimit(0.001, 0.02), CpuLimit(0.002, 0.02)
+    assert widest(narrow, wide) == widest(wide, narrow) == wide
+    assert widest(narrow, None) is None
+
+
+def test_nobody_has_a_limit_of_nothing() -> None:
+    with pytest.raises(ValueError, match=r"a limit of 0 s in every 0\.02 s is none"):
+        CpuLimit(0.0, 0.02)
+
+
+def steps(*limits: CpuLimit | None) -> list[StepResult]:
+    """Steps of an edge that computed for 0.2 s by the clock, and for 0.03 s of a processor."""
+    results = []
+    for number, limit in enumerate(limits):
+        exchange = EdgeExchange(0.0, 1448, FlowPromise(1), FlowPromise(1))
+        exchange.done = StepDone(step=number, forward_s=0.12, forward_cpu_s=0.015, backward_s=0.08,
+                                 backward_cpu_s=0.015, late_s=0.0, gradients_received_s=[], cpu_limit=limit)
+        results.append(StepResult(number, 0.3, {"edge1": exchange}))
+    return results
+
+
+def test_a_round_takes_at_least_its_processor_time_within_the_limit() -> None:
+    eighth, quarter = CpuLimit(0.0025, 0.02), CpuLimit(0.005, 0.02)
+    bound = RoundBound.of(steps(eighth, eighth, eighth, eighth))
+    assert bound.edge_s == pytest.approx(0.8)
+    assert bound.limit_s == pytest.approx(4 * 0.03 * 8 - 2 * 0.02)
+    assert bound.largest_s == bound.limit_s
+    assert RoundBound.of(steps(eighth, quarter)).limit_s == pytest.approx(0.03 * 8 + 0.03 * 4 - 4 * 0.02)
+
+
+def test_without_a_limit_in_every_step_the_clock_alone_counts() -> None:
+    bound = RoundBound.of(steps(CpuLimit(0.0025, 0.02), None))
+    assert bound.limit_s == 0
+    assert bound.largest_s == bound.edge_s
