@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-import cpushare
 import pytest
+
+import cpushare
 from journal import Journal
 
 BURN = "print(flush=True)\nwhile True: pass"
