@@ -28,12 +28,12 @@ class Claim:
 
 def at_most(value: float, unit: str, limit: float) -> Claim:
     """A claim that holds up to a limit."""
-    return Claim(value, unit, f"<= {limit:g}", value <= limit)
+    return Claim(value, unit, f"<= {limit:g}", bool(value <= limit))
 
 
 def at_least(value: float, unit: str, limit: float) -> Claim:
     """A claim that holds from a limit on."""
-    return Claim(value, unit, f">= {limit:g}", value >= limit)
+    return Claim(value, unit, f">= {limit:g}", bool(value >= limit))
 
 
 def quantile(values: Sequence[float], share: float) -> float:
