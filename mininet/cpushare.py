@@ -1,9 +1,8 @@
 """CPU shares by control groups, version 1 or 2, whichever the machine has.
 
 A share is in cores, and it is a promise too: the hosts' group outweighs everything else on the machine, so that a busy
-neighbour does not make all hosts equally slow, and within it a host with a whole core weighs more than one that is
-limited anyway. The period is short, so that a small share means "slow" and not "stalls for a tenth of a second".
-Source: Linux Documentation/scheduler/sched-bwc.rst, sched-design-CFS.rst.
+neighbour does not make all hosts equally slow. The period is short, so that a small share means "slow" and not "stalls
+for a tenth of a second". Source: Linux Documentation/scheduler/sched-bwc.rst.
 """
 
 from __future__ import annotations
@@ -14,10 +13,6 @@ from journal import Journal
 
 PERIOD_US = 20_000
 GROUP = "paceline"
-CORE_SHARES, CORE_WEIGHT = 1024, 100
-"""What one core weighs in control groups version 1 and 2: the kernel's own for a group that is told nothing."""
-LEAST_WEIGHT_CORES = 0.5
-"""Hosts weigh as much as their share, but none less than this: those with the least would come last and be late."""
 
 
 def create(host: str, share: float | None, journal: Journal) -> tuple[str, ...]:
@@ -44,14 +39,12 @@ def create(host: str, share: float | None, journal: Journal) -> tuple[str, ...]:
 
 
 def set_share(directories: tuple[str, ...], share: float) -> None:
-    """Change the share of a control group, limit and weight; takes effect within one period."""
-    quota_us, weighs = max(1000, round(share * PERIOD_US)), max(share, LEAST_WEIGHT_CORES)
+    """Change the share of a control group; takes effect within one period."""
+    quota_us = max(1000, round(share * PERIOD_US))
     for directory in map(Path, directories):
         if (directory / "cpu.max").exists():
-            (directory / "cpu.weight").write_text(str(min(10_000, round(CORE_WEIGHT * weighs))))
             (directory / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
         else:
-            (directory / "cpu.shares").write_text(str(round(CORE_SHARES * weighs)))
             (directory / "cpu.cfs_quota_us").write_text("-1")
             (directory / "cpu.cfs_period_us").write_text(str(PERIOD_US))
             (directory / "cpu.cfs_quota_us").write_text(str(quota_us))
