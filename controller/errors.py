@@ -172,13 +172,13 @@ class Refused(ControllerError):
 
     status = 409
     ieee8021q_failure_code: ClassVar[int | None] = None
-    advice: Callable[[], Mapping[str, object]] | None = None
+    advice: Callable[[Refused], Mapping[str, object]] | None = None
     """Works out further facts that help: when it would fit, what would be accepted now. It takes a while."""
 
     def advise(self) -> None:
         """Add those facts, once."""
         if self.advice is not None:
-            self.facts, self.advice = {**self.facts, **self.advice()}, None
+            self.facts, self.advice = {**self.facts, **self.advice(self)}, None
 
     def problem(self) -> dict[str, object]:
         """The problem details of this error. Source: RFC 9457 §3."""

@@ -90,7 +90,10 @@ class Intake:
         with self._lock:
             self._under_way += 1
         self._take_in(newcomer)
-        return newcomer.answer.result()
+        try:
+            return newcomer.answer.result()
+        finally:
+            del newcomer  # it has the error, and the error this frame
 
     def _run(self) -> None:
         while not self._stopping:
@@ -266,7 +269,9 @@ class Intake:
             self._under_way -= 1
         if self._waiting:
             self._inbox.put(None)
-        if isinstance(answer, Exception):
+        if isinstance(answer, Refused):
+            newcomer.answer.set_exception(answer.with_traceback(None))  # which has the newcomer
+        elif isinstance(answer, Exception):
             newcomer.answer.set_exception(answer)
         else:
             newcomer.answer.set_result(answer)

@@ -99,8 +99,7 @@ def decide_or_advise(
     circumstances = Circumstances(network, bookings, everyone, now_s, down, calibration)
     decision = circumstances.decide(request)
     if isinstance(decision, Rejected) and isinstance(decision.error, Refused):
-        error = decision.error
-        error.advice = lambda: {
+        decision.error.advice = lambda error: {
             "fits_at": fits_at_s(circumstances, request, error),
             "offer": offer(circumstances, request, error),
         }

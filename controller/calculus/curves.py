@@ -18,7 +18,7 @@ complex networks", CRTS 2017 (line shaping of groups).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
@@ -49,28 +49,32 @@ Group = tuple[Line | None, float, float]
 """Streams that come in over one line (None: nothing but their buckets limits them): it, burst in bit, rate in bit/s."""
 
 
-def longest_wait_us(server: Server, groups: Sequence[Group]) -> float:
-    """The longest that anything waits at the server, its own service included; the rates must be below the server's."""
-    worst_s = _arrived_bits(groups, 0.0) / server.rate_bps
-    for line, burst_bits, rate_bps in groups:
-        if line is not None and rate_bps < line.rate_bps and burst_bits > line.at_once_bits:
-            t_s = (burst_bits - line.at_once_bits) / (line.rate_bps - rate_bps)
-            wait_s = _arrived_bits(groups, t_s) / server.rate_bps - t_s
-            if wait_s > worst_s:
-                worst_s = wait_s
-    return worst_s * 1e6 + server.latency_us
+def longest_wait_us(server: Server, groups: Iterable[Group]) -> float:
+    """The longest that anything waits at the server, its own service included; the rates must be below the server's.
 
-
-def _arrived_bits(groups: Sequence[Group], t_s: float) -> float:
-    total = 0.0
-    for line, burst_bits, rate_bps in groups:
-        bits = burst_bits + rate_bps * t_s
-        if line is not None:
-            most_bits = line.at_once_bits + line.rate_bps * t_s
-            if most_bits < bits:
-                bits = most_bits
-        total += bits
-    return total
+    Until its corner a group comes as its line lets it, from there on as its buckets do; the sum rises faster than it is
+    served until the corner at which the wait is longest. Nothing comes faster for ever than its line carries.
+    """
+    bits, rate_bps, corners = 0.0, 0.0, []
+    for line, burst_bits, bucket_bps in groups:
+        if line is None or burst_bits <= line.at_once_bits or bucket_bps >= line.rate_bps:
+            bits += burst_bits
+            rate_bps += bucket_bps
+        else:
+            slower_bps = line.rate_bps - bucket_bps
+            bits += line.at_once_bits
+            rate_bps += line.rate_bps
+            corners.append(((burst_bits - line.at_once_bits) / slower_bps, slower_bps))
+    now_s = 0.0
+    if rate_bps > server.rate_bps:
+        corners.sort()
+        for corner_s, slower_bps in corners:
+            bits += rate_bps * (corner_s - now_s)
+            rate_bps -= slower_bps
+            now_s = corner_s
+            if rate_bps <= server.rate_bps:
+                break
+    return (bits / server.rate_bps - now_s) * 1e6 + server.latency_us
 
 
 def longest_busy_us(server: Server, burst_bits: float, rate_bps: float) -> float:

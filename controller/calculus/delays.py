@@ -64,7 +64,7 @@ class Delays(Generic[Key]):
         repair = Repair(traffic, self.proof, self.clock_us)
         following: Delays[Key] = object.__new__(Delays)
         raised = servers_of(added.values())
-        if repair.run(servers_of(gone.values()) | raised, raised):
+        if repair.run(raised | servers_of(gone.values()), raised):
             following._begin(
                 self.servers, streams, self.clock_us, repair.proof.delay_us, frozenset(repair.moved)
             )

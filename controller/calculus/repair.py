@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from operator import mul
 from typing import Generic, TypeVar
 
-from controller.calculus.curves import Group, Server, longest_wait_us
+from controller.calculus.curves import Server, longest_wait_us
 from controller.calculus.traffic import Load, Rates, Traffic
 from controller.calculus.waiting import HOPELESS_US, Crossing, Overbooked, Waiting, tells_apart, waiting
 
@@ -160,7 +161,7 @@ class Repair(Generic[Key]):
         if known_us is not None:
             return known_us
         server, load, proof = self.servers[name], self.traffic.loads[name], self.proof
-        if load.mixed and tells_apart(load.mixed, sum(inflow.rate_bps for inflow in load.inflows.values()), server):
+        if load.mixed and tells_apart(load.mixed, load.rate_bps, server):
             now = self._mixed_wait(server, load)
             wait_us = now.wait_us
             rooms = (now.burst_room_bits / server.rate_bps * 1e6, now.lateness_room_us)
@@ -172,18 +173,13 @@ class Repair(Generic[Key]):
         return wait_us
 
     def _plain_wait_us(self, server: Server, load: Load[Key]) -> float:
-        spread_s, servers = self.proof.spread_s, self.servers
-        groups: list[Group] = []
-        total_bps = 0.0
-        for before, inflow in load.inflows.items():
-            jitter_bits = 0.0
-            for ahead, rate_bps in inflow.ahead.items():
-                jitter_bits += rate_bps * spread_s[ahead]
-            line = servers[before].line if before else None
-            groups.append((line, inflow.burst_bits + jitter_bits, inflow.rate_bps))
-            total_bps += inflow.rate_bps
-        if total_bps >= server.rate_bps:
+        if load.rate_bps >= server.rate_bps:
             raise Overbooked
+        spread_s = self.proof.spread_s.__getitem__
+        groups = []
+        for inflow in load.inflows.values():
+            jitter_bits = sum(map(mul, inflow.ahead.values(), map(spread_s, inflow.ahead)))
+            groups.append((inflow.line, inflow.burst_bits + jitter_bits, inflow.rate_bps))
         return longest_wait_us(server, groups)
 
     def _mixed_wait(self, server: Server, load: Load[Key]) -> Waiting:

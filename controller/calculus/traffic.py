@@ -6,24 +6,35 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from controller.calculus.curves import Server
+from controller.calculus.curves import Line, Server
 from controller.calculus.fixpoint import Stream
+from controller.facts import fact
 from controller.peaks import ALWAYS
 
 Key = TypeVar("Key")
 Rates = dict[str, float]
 
 
-@dataclass(slots=True)
+@fact
 class Inflow:
-    """The streams that come to a server over one line. Their burst there is `burst_bits`, which no delay changes, and
-    for every server in `ahead` the rate of those that came through it times the spread of its delay.
+    """The streams that come to a server over one line (None: not over a server's). Their burst there is `burst_bits`,
+    which no delay changes, and for every server in `ahead` the rate of those that came through it times the spread of
+    its delay.
     """
 
-    burst_bits: float = 0.0
-    rate_bps: float = 0.0
-    ahead: Rates = field(default_factory=dict)
-    streams: int = 0
+    line: Line | None
+    burst_bits: float
+    rate_bps: float
+    ahead: Rates
+    streams: int
+
+    def with_another(self, stream: Stream, sign: int, burst_bits: float, ahead: Iterable[str]) -> Inflow:
+        """With a stream more (1) or less (-1), which came through the servers `ahead`."""
+        rate_bps, rates = sign * stream.rate_bps, self.ahead.copy()
+        _add(rates, ahead, rate_bps)
+        return Inflow(
+            self.line, self.burst_bits + sign * burst_bits, self.rate_bps + rate_bps, rates, self.streams + sign
+        )
 
 
 @dataclass(slots=True)
@@ -33,16 +44,14 @@ class Load(Generic[Key]):
     inflows: dict[str, Inflow] = field(default_factory=dict)
     behind: Rates = field(default_factory=dict)
     streams: dict[tuple[Key, int], Stream] = field(default_factory=dict)
+    rate_bps: float = 0.0
+    """Of all streams together."""
     mixed: int = 0
     """How many of the streams are not always there."""
 
     def copy(self) -> Load[Key]:
         """One that may be changed."""
-        inflows = {
-            name: Inflow(inflow.burst_bits, inflow.rate_bps, inflow.ahead.copy(), inflow.streams)
-            for name, inflow in self.inflows.items()
-        }
-        return Load(inflows, self.behind.copy(), self.streams.copy(), self.mixed)
+        return Load(self.inflows.copy(), self.behind.copy(), self.streams.copy(), self.rate_bps, self.mixed)
 
 
 class Traffic(Generic[Key]):
@@ -69,24 +78,23 @@ class Traffic(Generic[Key]):
 
     def _shift(self, key: Key, stream: Stream, sign: int) -> None:
         """Put a stream in (1) or take it out (-1)."""
-        rate_bps, jitter_us, before = sign * stream.rate_bps, stream.jitter_us, ""
+        servers, rate_bps, jitter_us, before = stream.servers, sign * stream.rate_bps, stream.jitter_us, ""
         is_mixed = stream.activity is not ALWAYS and stream.activity != ALWAYS
-        for hop, name in enumerate(stream.servers):
+        for hop, name in enumerate(servers):
             load = self.loads[name]
-            inflow = load.inflows.get(before)
-            if inflow is None:
-                inflow = load.inflows[before] = Inflow()
-            inflow.burst_bits += sign * (stream.burst_bits + stream.rate_bps * jitter_us / 1e6)
-            inflow.rate_bps += rate_bps
-            _add(inflow.ahead, stream.servers[:hop], rate_bps)
-            _add(load.behind, stream.servers[hop + 1 :], rate_bps)
+            inflow = load.inflows.get(before) or Inflow(self.servers[before].line if before else None, 0.0, 0.0, {}, 0)
+            burst_bits = stream.burst_bits + stream.rate_bps * jitter_us / 1e6
+            inflow = inflow.with_another(stream, sign, burst_bits, servers[:hop])
+            if inflow.streams:
+                load.inflows[before] = inflow
+            else:
+                del load.inflows[before]
+            _add(load.behind, servers[hop + 1 :], rate_bps)
             if sign > 0:
                 load.streams[key, hop] = stream
             else:
                 del load.streams[key, hop]
-            inflow.streams += sign
-            if not inflow.streams:
-                del load.inflows[before]
+            load.rate_bps += rate_bps
             load.mixed += sign * is_mixed
             jitter_us += self.servers[name].variation_us
             before = name
@@ -105,6 +113,6 @@ def _add(rates: Rates, names: Iterable[str], rate_bps: float) -> None:
             rates.pop(name, None)
 
 
-def servers_of(streams: Iterable[Stream]) -> set[str]:
-    """The servers that these streams cross."""
-    return {name for stream in streams for name in stream.servers}
+def servers_of(streams: Iterable[Stream]) -> dict[str, None]:
+    """The servers that these streams cross, as each comes to them."""
+    return dict.fromkeys(name for stream in streams for name in stream.servers)
