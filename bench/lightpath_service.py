@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from queue import Queue
@@ -33,6 +33,7 @@ from controller.errors import Refused
 from controller.garbage import collect_seldom
 from controller.ledger import Ledger
 from controller.network import Network, network_from_map
+from controller.optical.lines import reservable_bps
 from controller.optical.tuning import Demand, demands
 from controller.reservation import Flow, Match, Requirement, Reservation
 from controller.service import Service
@@ -110,6 +111,10 @@ class NoLedger(Ledger):
     def write(self, *_: Reservation, **_more: object) -> None:
         """Nothing."""
 
+    def written(self, ids: Collection[str]) -> frozenset[str]:  # noqa: ARG002
+        """None of them."""
+        return frozenset()
+
 
 def nsfnet(grid: Grid | None) -> Map:
     """The map, a host at each site."""
@@ -129,7 +134,7 @@ def decided(service: Service, wanted: Sequence[Demand], first_port: int) -> tupl
             service.release(heapq.heappop(leaving)[2])
         match = Match("udp", first_port + number // 60_000, 1 + number % 60_000)
         ends = f"h{demand.source}", f"h{demand.destination}"
-        flow = Flow("f", *ends, match, Requirement(demand.rate_gbps * 1_000_000))
+        flow = Flow("f", *ends, match, Requirement(reservable_bps(demand.rate_gbps * 1_000_000)))
         try:
             made, _ = service.reserve(Asked("bench", "public", 3600.0, (flow,)))
             heapq.heappush(leaving, (demand.leaves, number, made.id))

@@ -26,7 +26,7 @@ from controller.calculus.fixpoint import NoBound, Stream
 from controller.facts import fact
 from controller.network import DirectedLink, Network
 from controller.peaks import ALWAYS, Activity
-from controller.routes import Path, link_names
+from controller.routes import link_names
 
 __all__ = ["DEFAULT_CALIBRATION", "Analysis", "Bound", "Calibration", "NoBound", "ShapedFlow", "bounds_of"]
 
@@ -89,13 +89,11 @@ class Analysis(Generic[Key]):
         self,
         network: Network,
         calibration: Calibration,
-        flows: Mapping[Key, ShapedFlow],
         delays: Delays[Key],
         added: Collection[Key] = (),
     ) -> None:
         self.network = network
         self.calibration = calibration
-        self.flows = flows
         self._delays = delays
         self._added = frozenset(added)
         self._bounds: dict[Key, Bound] = {}
@@ -111,7 +109,7 @@ class Analysis(Generic[Key]):
         """
         streams = {key: _stream(flow, calibration) for key, flow in flows.items()}
         delays = Delays(_ports(network, calibration), streams, calibration.clock_us)
-        return cls(network, calibration, dict(flows), delays)
+        return cls(network, calibration, delays)
 
     def changed(self, added: Mapping[Key, ShapedFlow], removed: Collection[Key] = ()) -> Analysis[Key]:
         """The analysis without the flows `removed` and with those `added`; a key in both is replaced.
@@ -119,28 +117,24 @@ class Analysis(Generic[Key]):
         Raises: NoBound if a port is overbooked or the fixed point is out of reach; KeyError if one to be removed is
         not there.
         """
-        flows = dict(self.flows)
-        for key in set(removed):
-            del flows[key]
-        flows.update(added)
         streams = {key: _stream(flow, self.calibration) for key, flow in added.items()}
-        gone = {*removed, *(key for key in added if key in self.flows)}
-        return Analysis(self.network, self.calibration, flows, self._delays.changed(streams, gone), added)
+        gone = dict.fromkeys((*removed, *(key for key in added if key in self._delays.streams)))
+        return Analysis(self.network, self.calibration, self._delays.changed(streams, gone), added)
 
     def bound(self, key: Key) -> Bound:
         """The bound of one flow."""
         if key not in self._bounds:
-            path, delay_us = self.flows[key].path, self._delays.delay_us
+            names, delay_us = self._delays.streams[key].servers, self._delays.delay_us
             work_us = self.calibration.switch_min_us, self.calibration.switch_max_us
-            fixed_us, best_us = _fixed_us(self.network, path, *work_us)
-            worst_us = fixed_us + sum([delay_us[name] for name in link_names(path)])
+            fixed_us, best_us = _fixed_us(self.network, names, *work_us)
+            worst_us = fixed_us + sum([delay_us[name] for name in names])
             self._bounds[key] = Bound(worst_us, worst_us - best_us)
         return self._bounds[key]
 
     @property
     def bounds(self) -> dict[Key, Bound]:
         """The bounds of all flows."""
-        return {key: self.bound(key) for key in self.flows}
+        return {key: self.bound(key) for key in self._delays.streams}
 
     @property
     def moved_links(self) -> frozenset[str]:
@@ -195,9 +189,11 @@ def _quickest_us(link: DirectedLink) -> float:
 
 
 @lru_cache(maxsize=65_536)
-def _fixed_us(network: Network, path: Path, switch_min_us: float, switch_max_us: float) -> tuple[float, float]:
-    """What no other flow changes: the part of the worst case apart from the ports, and the best case."""
-    links = network.links_along(path)
+def _fixed_us(
+    network: Network, names: tuple[str, ...], switch_min_us: float, switch_max_us: float
+) -> tuple[float, float]:
+    """What no other flow changes along these links: the part of the worst case apart from the ports, the best case."""
+    links = [network.links[name] for name in names]
     switches = len(links) - 1
     fibre_us = sum(link.propagation_us for link in links)
     best_us = fibre_us + switches * switch_min_us + sum(_quickest_us(link) for link in links)

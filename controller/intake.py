@@ -122,10 +122,11 @@ class Intake:
     def _take_in(self, newcomer: Newcomer) -> None:
         try:
             newcomer.places.enter_context(self._room.place())
-            first = newcomer.places.enter_context(self._repeats.first_answer(newcomer.repeat))
-            if first is not None:
-                self._end(newcomer, (first, True))
-                return
+            if newcomer.repeat is not None:
+                first = newcomer.places.enter_context(self._repeats.first_answer(newcomer.repeat))
+                if first is not None:
+                    self._end(newcomer, (first, True))
+                    return
             newcomer.places.enter_context(newcomer.within())
             self._decide(newcomer)
         except NoSpectrum as refusal:

@@ -128,6 +128,8 @@ class Promises:
         """Those of them that were promised a limit."""
         if self._is_failure_gone:
             return sorted(key for key, flow in self.carried.items() if flow.has_limit)
+        if not self._limited:
+            return []
         links = frozenset(self._new_links()).union(*(analysis.moved_links for analysis in self._analyses.values()))
         return sorted({key for link in links for key in self._limited.get(link, ())})
 
@@ -141,17 +143,19 @@ class Promises:
         added: Mapping[FlowKey, Carried],
         names: Callable[[Carried], Iterable[str]],
     ) -> Map[str, frozenset[FlowKey]]:
+        left = [(key, name) for key in gone for name in names(self.carried[key])]
+        come = [(key, name) for key, flow in added.items() for name in names(flow)]
+        if not left and not come:
+            return index
         following = index.mutate()
-        for key in gone:
-            for name in names(self.carried[key]):
-                rest = following[name] - {key}
-                if rest:
-                    following[name] = rest
-                else:
-                    del following[name]
-        for key, flow in added.items():
-            for name in names(flow):
-                following[name] = following.get(name, frozenset()) | {key}
+        for key, name in left:
+            rest = following[name] - {key}
+            if rest:
+                following[name] = rest
+            else:
+                del following[name]
+        for key, name in come:
+            following[name] = following.get(name, frozenset()) | {key}
         return following.finish()
 
     def _analyses_after(

@@ -27,14 +27,11 @@ class Repeats:
         self._under_way: dict[tuple[str, str], str] = {}
 
     @contextmanager
-    def first_answer(self, repeat: RepeatKey | None) -> Iterator[Reservation | None]:
+    def first_answer(self, repeat: RepeatKey) -> Iterator[Reservation | None]:
         """What was answered before, or None: then this is the request, and it is under way until the block ends.
 
         Raises: KeyReused, InProgress.
         """
-        if repeat is None:
-            yield None
-            return
         name = repeat.tenant, repeat.key
         with self._lock:
             digest = self._under_way.get(name)

@@ -34,6 +34,8 @@ class Tally:
 
     def change(self, before: Reservation | None, after: Reservation) -> None:
         """A reservation stands otherwise than before."""
+        if before is not None and before.is_live == after.is_live and before.placements is after.placements:
+            return
         held = self.of(after.tenant) + held_by(after)
         if before is not None:  # a reservation never goes to another tenant
             held -= held_by(before)

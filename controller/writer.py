@@ -111,11 +111,11 @@ class Writer:
         """End a reservation; what the switches must be told then. Under the lock."""
         ended = reservation.moved_to(state, reason)
         self.record(ended)
-        if reservation.state in INSTALLED:
-            self.book.linger(reservation)
-        else:
-            self.book.drop(ended.id)
         log.info("ended id=%s state=%s", ended.id, ended.state)
+        if reservation.state not in INSTALLED:
+            self.book.drop(ended.id)
+            return {}
+        self.book.linger(reservation)
         return self.fabric.aim({ended.id: None})
 
     def sweep(self) -> bool:

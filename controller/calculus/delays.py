@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from typing import Generic, TypeVar
+
+from immutables import Map
 
 from controller.calculus.curves import Server
 from controller.calculus.fixpoint import Stream, delays_of
@@ -22,12 +24,12 @@ class Delays(Generic[Key]):
 
         Raises: NoBound
         """
-        self._begin(servers, dict(streams), clock_us, delays_of(servers, streams.values(), clock_us), frozenset())
+        self._begin(servers, Map(streams), clock_us, delays_of(servers, streams.values(), clock_us), frozenset())
 
     def _begin(
         self,
         servers: Mapping[str, Server],
-        streams: dict[Key, Stream],
+        streams: Map[Key, Stream],
         clock_us: float,
         delay_us: Rates,
         moved: frozenset[str],
@@ -56,10 +58,7 @@ class Delays(Generic[Key]):
         Raises: NoBound
         """
         gone = {key: self.streams[key] for key in removed}
-        streams = {**self.streams}
-        for key in gone:
-            del streams[key]
-        streams.update(added)
+        streams = self._with(added, gone)
         traffic = self.traffic.changed(added, gone)
         repair = Repair(traffic, self.proof, self.clock_us)
         following: Delays[Key] = object.__new__(Delays)
@@ -70,8 +69,15 @@ class Delays(Generic[Key]):
             )
             following.__dict__["proof"] = repair.proof
         else:
-            delay_us = delays_of(self.servers, streams.values(), self.clock_us)
+            delay_us = delays_of(self.servers, list(streams.values()), self.clock_us)
             moved = frozenset(name for name, delay in delay_us.items() if self.delay_us.get(name) != delay)
             following._begin(self.servers, streams, self.clock_us, delay_us, moved)
         following.__dict__["traffic"] = traffic
         return following
+
+    def _with(self, added: Mapping[Key, Stream], gone: Iterable[Key]) -> Map[Key, Stream]:
+        streams = self.streams.mutate()
+        for key in gone:
+            del streams[key]
+        streams.update(added)
+        return streams.finish()

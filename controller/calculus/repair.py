@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from operator import mul
 from typing import Generic, TypeVar
 
 from controller.calculus.curves import Server, longest_wait_us
@@ -67,8 +66,6 @@ class Repair(Generic[Key]):
         self.proof = proof.copy()
         self.clock_us = clock_us
         self.moved: set[str] = set()
-        self._waits_us: dict[str, float] = {}
-        """F, where it is known and nothing has changed since."""
         self._high: dict[str, None] = {}
         self._low: dict[str, None] = {}
 
@@ -105,7 +102,7 @@ class Repair(Generic[Key]):
 
     def _raise(self, name: str) -> float:
         proof, servers = self.proof, self.servers
-        delays_us, growing_us, waits_us = proof.delay_us, proof.most_us, self._waits_us
+        delays_us, growing_us = proof.delay_us, proof.most_us
         before_us, wait_us = delays_us.get(name, 0.0), self._work_out(name)
         if wait_us <= before_us:
             if before_us > wait_us * (1 + SLACK):
@@ -115,7 +112,6 @@ class Repair(Generic[Key]):
         spread_s = self._set(name, delay_us)
         behind = self.traffic.loads[name].behind
         for after, rate_bps in behind.items():
-            waits_us.pop(after, None)
             grown_us = rate_bps * spread_s * 1e6 / servers[after].rate_bps
             most_us = growing_us[after] = growing_us.get(after, 0.0) + grown_us
             if most_us > delays_us.get(after, 0.0):
@@ -131,13 +127,12 @@ class Repair(Generic[Key]):
 
     def _lower(self, name: str) -> None:
         proof, servers = self.proof, self.servers
-        delays_us, shrinking_us, waits_us = proof.delay_us, proof.least_us, self._waits_us
+        delays_us, shrinking_us = proof.delay_us, proof.least_us
         before_us, wait_us = delays_us[name], self._work_out(name)
         if before_us <= wait_us * (1 + SLACK):
             return
         spread_s = -self._set(name, wait_us * (1 + HEADROOM))
         for after, rate_bps in self.traffic.loads[name].behind.items():
-            waits_us.pop(after, None)
             shrunk_us = rate_bps * spread_s * 1e6 / servers[after].rate_bps
             least_us = shrinking_us[after] = shrinking_us[after] - shrunk_us
             if delays_us[after] > least_us * (1 + SLACK):
@@ -157,9 +152,6 @@ class Repair(Generic[Key]):
 
         Raises: Overbooked
         """
-        known_us = self._waits_us.get(name)
-        if known_us is not None:
-            return known_us
         server, load, proof = self.servers[name], self.traffic.loads[name], self.proof
         if load.mixed and tells_apart(load.mixed, load.rate_bps, server):
             now = self._mixed_wait(server, load)
@@ -169,17 +161,19 @@ class Repair(Generic[Key]):
         else:
             wait_us = self._plain_wait_us(server, load)
             proof.rooms_us.pop(name, None)
-        proof.least_us[name] = proof.most_us[name] = self._waits_us[name] = wait_us
+        proof.least_us[name] = proof.most_us[name] = wait_us
         return wait_us
 
     def _plain_wait_us(self, server: Server, load: Load[Key]) -> float:
         if load.rate_bps >= server.rate_bps:
             raise Overbooked
-        spread_s = self.proof.spread_s.__getitem__
+        spread_s = self.proof.spread_s
         groups = []
         for inflow in load.inflows.values():
-            jitter_bits = sum(map(mul, inflow.ahead.values(), map(spread_s, inflow.ahead)))
-            groups.append((inflow.line, inflow.burst_bits + jitter_bits, inflow.rate_bps))
+            burst_bits = inflow.burst_bits
+            for ahead, rate_bps in inflow.ahead.items():
+                burst_bits += rate_bps * spread_s[ahead]
+            groups.append((inflow.line, burst_bits, inflow.rate_bps))
         return longest_wait_us(server, groups)
 
     def _mixed_wait(self, server: Server, load: Load[Key]) -> Waiting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Generic, TypeVar
 
 from controller.calculus.curves import Line, Server
@@ -115,4 +116,4 @@ def _add(rates: Rates, names: Iterable[str], rate_bps: float) -> None:
 
 def servers_of(streams: Iterable[Stream]) -> dict[str, None]:
     """The servers that these streams cross, as each comes to them."""
-    return dict.fromkeys(name for stream in streams for name in stream.servers)
+    return dict.fromkeys(chain.from_iterable(stream.servers for stream in streams))

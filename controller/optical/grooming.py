@@ -54,6 +54,8 @@ class Light:
         self._placed: Counter[Lightpath] = Counter()
         self._is_nothing_to_come = not held and bookings.all_light_is_lit(start_s)
         """Whether all lightpaths are lit at once, so that no two of them have a slot of one link."""
+        self._others: dict[Path, Sequence[Lightpath]] = {}
+        """Along switches that were looked at: the lightpaths of others."""
         self._now: dict[str, tuple[int, int]] = {}
         """For every link that was looked at: the slots that none has, and those that several have."""
 
@@ -208,7 +210,9 @@ class Light:
 
     def _lit(self, nodes: Path) -> Iterable[Lightpath]:
         """The lightpaths along these switches at that time: of others, of the request as it is and as it is to be."""
-        others = self._bookings.lit_along(nodes, *self._time)
+        others = self._others.get(nodes)
+        if others is None:
+            others = self._others[nodes] = self._bookings.lit_along(nodes, *self._time)
         if not self.held and not self._placed:
             return others
         held, placed = ([each for each in own if each.nodes == nodes] for own in (self.held, self._placed))

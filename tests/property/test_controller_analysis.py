@@ -47,10 +47,11 @@ def test_after_any_changes_the_bounds_are_those_of_a_new_analysis_or_little_wide
     steps: list[tuple[int, ShapedFlow | None]],
 ) -> None:
     analysis: Analysis[int] = Analysis.of(NETWORK, {})
+    flows: dict[int, ShapedFlow] = {}
     for key, flow in steps:
         before = analysis
-        removed = [key] if key in analysis.flows else []
-        wanted = {other: kept for other, kept in analysis.flows.items() if other != key}
+        removed = [key] if key in flows else []
+        wanted = {other: kept for other, kept in flows.items() if other != key}
         if flow is not None:
             wanted[key] = flow
         try:
@@ -63,7 +64,8 @@ def test_after_any_changes_the_bounds_are_those_of_a_new_analysis_or_little_wide
             assert fresh is None
             continue
         assert fresh is not None
-        assert analysis.flows == wanted
+        assert analysis.bounds.keys() == wanted.keys()
+        flows = wanted
         for other, bound in fresh.bounds.items():
             kept = analysis.bound(other).accumulated_latency_us
             assert bound.accumulated_latency_us * (1 - 1e-6) <= kept <= bound.accumulated_latency_us * WIDER_AT_MOST
