@@ -202,5 +202,6 @@ def _candidates(
 
 def held_placement(replaced: Reservation | None, flow: Flow) -> Placement | None:
     """What a reservation that is being modified holds now for this flow."""
-    placements: Sequence[Placement] = replaced.placements if replaced else ()
-    return next((p for p in placements if p.flow.five_tuple == flow.five_tuple), None)
+    if replaced is None:
+        return None
+    return next((p for p in replaced.placements if p.flow.five_tuple == flow.five_tuple), None)

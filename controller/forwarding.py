@@ -200,7 +200,7 @@ def arp_meter_kbps(network: Network) -> int:
     return min(max(share_kbps, ARP_METER_MIN_KBPS), ARP_METER_MAX_KBPS)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=8192)
 def classifier(network: Network, placement: Placement, cookie: int, late: bool) -> tuple[str, FlowEntry]:
     """The entry that lets a reserved flow in, at its first switch; `late`: outside its window."""
     flow = placement.flow

@@ -53,7 +53,7 @@ def broken(path: tuple[str, ...], down: frozenset[str]) -> bool:
     )
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=8192)
 def laid(network: Network, placement: Placement, cookie: int, on_backup: bool) -> Laid:
     """What table 1 of each switch holds for a flow, from the last switch back to the first.
 

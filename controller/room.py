@@ -43,12 +43,12 @@ class Lifetime:
 
     def lines(self, sized: Sized, route: Route) -> tuple[Booking, ...]:
         """Of that, what it takes of links."""
-        whose, rate_bps, times = (self.reservation_id, sized.flow.name), sized.rate_bps, (self.start_s, self.end_s)
-        window = window_of(sized.flow)
+        whose, name, rate_bps = self.reservation_id, sized.flow.name, sized.rate_bps
+        start_s, end_s, window = self.start_s, self.end_s, window_of(sized.flow)
         if route.backup is None:
-            return tuple([Booking(*whose, link, rate_bps, *times, window) for link in link_names(route.path)])
+            return tuple([Booking(whose, name, x, rate_bps, start_s, end_s, window) for x in link_names(route.path)])
         taken = self.taken(sized, route)
-        return tuple([Booking(*whose, link, rate_bps, *times, window, failures) for link, failures in taken])
+        return tuple([Booking(whose, name, x, rate_bps, start_s, end_s, window, failures) for x, failures in taken])
 
     def light(self, sized: Sized, route: Route) -> tuple[Booking, ...]:
         """Of that, what it takes of lightpaths."""

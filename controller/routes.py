@@ -118,6 +118,8 @@ def _turn(route: Route, failure: str, ducts: Ducts) -> int:
 
 def both_ways(down: Collection[str]) -> frozenset[str]:
     """The directed links that are of no use when these are down: a span that fails in one direction has failed."""
+    if not down:
+        return frozenset()
     return frozenset(down) | {f"{b}->{a}" for a, b in (link.split("->") for link in down)}
 
 

@@ -22,6 +22,9 @@ class Held:
         return Held(self.reservations - other.reservations, self.bandwidth_bps - other.bandwidth_bps)
 
 
+NOTHING = Held()
+
+
 class Tally:
     """What tenants hold. Changed by one thread at a time; reading needs no lock."""
 
@@ -30,7 +33,7 @@ class Tally:
 
     def of(self, tenant: str) -> Held:
         """What a tenant holds now."""
-        return self._held.get(tenant, Held())
+        return self._held.get(tenant, NOTHING)
 
     def change(self, before: Reservation | None, after: Reservation) -> None:
         """A reservation stands otherwise than before."""
@@ -48,7 +51,7 @@ class Tally:
 def held_by(reservation: Reservation) -> Held:
     """What one reservation counts: nothing once it has ended."""
     if not reservation.is_live:
-        return Held()
+        return NOTHING
     return Held(1, sum(asked_bps(placement.flow.requirement) for placement in reservation.placements))
 
 

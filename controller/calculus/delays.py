@@ -43,7 +43,7 @@ class Delays(Generic[Key]):
     @cached_property
     def traffic(self) -> Traffic[Key]:
         """Who crosses what; the first change needs it."""
-        return Traffic[Key](self.servers).changed(self.streams, {})
+        return Traffic[Key](self.servers).changed(self.streams, {}, servers_of(self.streams.values()))
 
     @cached_property
     def proof(self) -> Proof:
@@ -59,11 +59,11 @@ class Delays(Generic[Key]):
         """
         gone = {key: self.streams[key] for key in removed}
         streams = self._with(added, gone)
-        traffic = self.traffic.changed(added, gone)
+        raised, left = servers_of(added.values()), servers_of(gone.values())
+        traffic = self.traffic.changed(added, gone, raised | left)
         repair = Repair(traffic, self.proof, self.clock_us)
         following: Delays[Key] = object.__new__(Delays)
-        raised = servers_of(added.values())
-        if repair.run(raised | servers_of(gone.values()), raised):
+        if repair.run(raised | left, raised):
             following._begin(
                 self.servers, streams, self.clock_us, repair.proof.delay_us, frozenset(repair.moved)
             )

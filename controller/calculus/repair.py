@@ -109,16 +109,16 @@ class Repair(Generic[Key]):
                 self._low[name] = None
             return before_us
         delay_us = wait_us * (1 + HEADROOM)
-        spread_s = self._set(name, delay_us)
+        spread_us = self._set(name, delay_us) * 1e6
         behind = self.traffic.loads[name].behind
         for after, rate_bps in behind.items():
-            grown_us = rate_bps * spread_s * 1e6 / servers[after].rate_bps
+            grown_us = rate_bps * spread_us / servers[after].rate_bps
             most_us = growing_us[after] = growing_us.get(after, 0.0) + grown_us
             if most_us > delays_us.get(after, 0.0):
                 self._high[after] = None
         for after in proof.rooms_us.keys() & behind.keys() if proof.rooms_us else ():
             bursts_us, lateness_us = proof.rooms_us[after]
-            bursts_us -= behind[after] * spread_s * 1e6 / self.servers[after].rate_bps
+            bursts_us -= behind[after] * spread_us / servers[after].rate_bps
             lateness_us -= delay_us - before_us
             proof.rooms_us[after] = bursts_us, lateness_us
             if min(bursts_us, lateness_us) < 0:
@@ -131,9 +131,9 @@ class Repair(Generic[Key]):
         before_us, wait_us = delays_us[name], self._work_out(name)
         if before_us <= wait_us * (1 + SLACK):
             return
-        spread_s = -self._set(name, wait_us * (1 + HEADROOM))
+        spread_us = -self._set(name, wait_us * (1 + HEADROOM)) * 1e6
         for after, rate_bps in self.traffic.loads[name].behind.items():
-            shrunk_us = rate_bps * spread_s * 1e6 / servers[after].rate_bps
+            shrunk_us = rate_bps * spread_us / servers[after].rate_bps
             least_us = shrinking_us[after] = shrinking_us[after] - shrunk_us
             if delays_us[after] > least_us * (1 + SLACK):
                 self._low[after] = None
@@ -160,7 +160,8 @@ class Repair(Generic[Key]):
             proof.rooms_us[name] = rooms
         else:
             wait_us = self._plain_wait_us(server, load)
-            proof.rooms_us.pop(name, None)
+            if proof.rooms_us:
+                proof.rooms_us.pop(name, None)
         proof.least_us[name] = proof.most_us[name] = wait_us
         return wait_us
 

@@ -62,17 +62,20 @@ class Traffic(Generic[Key]):
         self.servers = servers
         self.loads: dict[str, Load[Key]] = {}
 
-    def changed(self, added: Mapping[Key, Stream], removed: Mapping[Key, Stream]) -> Traffic[Key]:
-        """Without the streams `removed` and with those `added`."""
+    def changed(
+        self, added: Mapping[Key, Stream], removed: Mapping[Key, Stream], touched: Iterable[str]
+    ) -> Traffic[Key]:
+        """Without the streams `removed` and with those `added`; `touched`: the servers that these cross."""
         following: Traffic[Key] = Traffic(self.servers)
         following.loads = dict(self.loads)
-        for name in servers_of([*removed.values(), *added.values()]):
-            following.loads[name] = following.loads[name].copy() if name in following.loads else Load()
+        for name in touched:
+            load = self.loads.get(name)
+            following.loads[name] = Load() if load is None else load.copy()
         for key, stream in removed.items():
             following._shift(key, stream, -1)
         for key, stream in added.items():
             following._shift(key, stream, 1)
-        for name in servers_of(removed.values()):
+        for name in touched if removed else ():
             if not following.loads[name].streams:
                 del following.loads[name]
         return following

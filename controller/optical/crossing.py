@@ -60,7 +60,7 @@ def crossings(network: Network, placement: Placement) -> tuple[Crossing, ...]:
     return _crossings(network, placement) if network.grid is not None and is_protected(placement) else ()
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=8192)
 def _crossings(network: Network, placement: Placement) -> tuple[Crossing, ...]:
     before = {link.source: coming.destination_port for coming, link in hops(network, placement.path)}
     backup = placement.backup_lightpaths[0]
@@ -76,7 +76,7 @@ def _crossings(network: Network, placement: Placement) -> tuple[Crossing, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=8192)
 def laid_in_light(network: Network, placement: Placement, cookie: int, on_backup: bool) -> Laid:
     """What the tables of each switch hold for a flow, from the last switch back to the first.
 

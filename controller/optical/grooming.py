@@ -210,13 +210,17 @@ class Light:
 
     def _lit(self, nodes: Path) -> Iterable[Lightpath]:
         """The lightpaths along these switches at that time: of others, of the request as it is and as it is to be."""
-        others = self._others.get(nodes)
-        if others is None:
-            others = self._others[nodes] = self._bookings.lit_along(nodes, *self._time)
+        others = self._others_along(nodes)
         if not self.held and not self._placed:
             return others
         held, placed = ([each for each in own if each.nodes == nodes] for own in (self.held, self._placed))
         return dict.fromkeys((*held, *others, *placed))
+
+    def _others_along(self, nodes: Path) -> Sequence[Lightpath]:
+        others = self._others.get(nodes)
+        if others is None:
+            others = self._others[nodes] = self._bookings.lit_along(nodes, *self._time)
+        return others
 
     def _is_clear(self, lightpath: Lightpath) -> bool:
         if self._is_nothing_to_come:
@@ -253,8 +257,8 @@ class Light:
         now = self._now.get(link)
         if now is None:
             taken, overlap = self._bookings.slots_on(link, *self._time)
-            for lightpath in dict.fromkeys((*_over(self.held, link), *_over(self._placed, link))):
-                if lightpath not in self._bookings.lit_along(lightpath.nodes, *self._time):
+            for lightpath in dict.fromkeys((*self.held, *self._placed)) if self.held or self._placed else ():
+                if link in lightpath.links and lightpath not in self._others_along(lightpath.nodes):
                     overlap |= taken & lightpath.slots
                     taken |= lightpath.slots
             now = self._now[link] = (1 << self.network.links[link].slots) - 1 & ~taken, overlap
@@ -300,7 +304,3 @@ def _is_other(network: Network, lightpath: Lightpath) -> bool:
     line = line_along(network, lightpath.nodes)
     beyond = min(network.links[link].slots for link in lightpath.links) < lightpath.first_slot + lightpath.width
     return beyond or (line.width, line.rate_bps) != (lightpath.width, lightpath.rate_bps)
-
-
-def _over(lightpaths: Iterable[Lightpath], link: str) -> list[Lightpath]:
-    return [lightpath for lightpath in lightpaths if link in lightpath.links]

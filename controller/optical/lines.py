@@ -35,6 +35,7 @@ class Line:
         return self.margin_db >= 0
 
 
+@lru_cache(maxsize=1024)
 def reservable_bps(rate_bps: int) -> int:
     """How much of a lightpath's rate reservations may take together; as of a link."""
     return round(rate_bps * RESERVABLE_SHARE)
