@@ -7,6 +7,7 @@ The switches are stand-ins that confirm when they are told to.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -242,3 +243,24 @@ def test_an_audit_log_that_cannot_be_written_keeps_nobody_from_reserving(url: st
 
 def _without(facts: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: fact for name, fact in facts.items() if name not in names}
+
+
+def test_a_refusal_leaves_nothing_to_the_garbage_collector(service: Service) -> None:
+    """A circle through its traceback would keep the whole calendar as it was, for each refusal."""
+
+    def refuse() -> None:
+        try:
+            service.reserve(asked(1, 1_000_000_000))
+        except NoCapacity:
+            return
+        pytest.fail("it is not refused")
+
+    refuse()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            refuse()
+        assert gc.collect() < 20
+    finally:
+        gc.enable()
