@@ -10,7 +10,7 @@ from immutables import Map
 
 from controller.calculus.curves import Server
 from controller.calculus.fixpoint import Stream, delays_of
-from controller.calculus.repair import Proof, Repair, spread_s
+from controller.calculus.repair import Proof, Repair
 from controller.calculus.traffic import Rates, Traffic, servers_of
 
 Key = TypeVar("Key")
@@ -48,9 +48,7 @@ class Delays(Generic[Key]):
     @cached_property
     def proof(self) -> Proof:
         """Of rooms nothing is known yet: a first change works out what it touches."""
-        unknown = {name: (0.0, 0.0) for name, load in self.traffic.loads.items() if load.mixed}
-        spreads = {name: spread_s(self.servers[name], delay_us) for name, delay_us in self.delay_us.items()}
-        return Proof(self.delay_us, spreads, self.delay_us, self.delay_us, unknown)
+        return Proof.of(self.servers, self.delay_us, [name for name, load in self.traffic.loads.items() if load.mixed])
 
     def changed(self, added: Mapping[Key, Stream], removed: Collection[Key] = ()) -> Delays[Key]:
         """The delays without `removed` and with `added`.

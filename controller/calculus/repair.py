@@ -3,15 +3,15 @@
 The delays D are a proof as long as F(D) <= D (see `fixpoint`). A stream that comes raises F at the servers it crosses;
 where F rises above D, D is raised with a little headroom, and the streams through that server take the growth to the
 servers behind. There the growth of F is first estimated from above (F grows by no more than the bursts do, over the
-rate) and worked out only when the estimate reaches D: with headroom on the way most changes end where they began. A
-stream that goes lowers F. Lowering one D to its F leaves F(D) <= D true everywhere, so going down may stop anywhere;
-it goes on where D is more than `SLACK` above F.
+rate), and F is worked out only when the bursts may have grown by more than there was room for: with headroom on the way
+most changes end where they began. A stream that goes lowers F. Lowering one D to its F leaves F(D) <= D true
+everywhere, so going down may stop anywhere; it goes on where D is more than `SLACK` above F.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from controller.calculus.curves import Server, longest_wait_us
@@ -30,31 +30,43 @@ Key = TypeVar("Key")
 
 @dataclass(slots=True)
 class Proof:
-    """The proven delay D of every server and by how much it can vary; F is between `least_us` and `most_us`. Servers
-    whose streams are not always there have rooms: how much more bursts (in us of the server's rate) and lateness may
-    grow before it is known no more who meets whom.
+    """The proven delay D of every server and by how much it can vary; by how much the bursts there may grow before F
+    may be above D (`room_bits`), and shrink before D may be more than SLACK above F (`surplus_bits`). Servers whose
+    streams are not always there have rooms: how much more bursts (in us of the server's rate) and lateness may grow
+    before it is known no more who meets whom.
     """
 
     delay_us: Rates
     spread_s: Rates
-    least_us: Rates
-    most_us: Rates
-    rooms_us: dict[str, tuple[float, float]] = field(default_factory=dict)
+    room_bits: Rates
+    surplus_bits: Rates
+    rooms_us: dict[str, tuple[float, float]]
+
+    @staticmethod
+    def of(servers: Mapping[str, Server], delay_us: Rates, mixed: Iterable[str]) -> Proof:
+        """These delays are proven, and of rooms nothing is known yet."""
+        proof = Proof({}, {}, {}, {}, dict.fromkeys(mixed, (0.0, 0.0)))
+        for name, each_us in delay_us.items():
+            proof.put(name, servers[name], each_us, each_us)
+        return proof
 
     def copy(self) -> Proof:
         """One that may be changed."""
-        delays = dict(self.delay_us), dict(self.spread_s)
-        return Proof(*delays, dict(self.least_us), dict(self.most_us), dict(self.rooms_us))
+        bits = self.room_bits.copy(), self.surplus_bits.copy()
+        return Proof(self.delay_us.copy(), self.spread_s.copy(), *bits, self.rooms_us.copy())
+
+    def put(self, name: str, server: Server, wait_us: float, delay_us: float) -> None:
+        """D at a server, where F is `wait_us`."""
+        self.delay_us[name] = delay_us
+        self.spread_s[name] = max(0.0, delay_us - server.quickest_us) / 1e6
+        bits_per_us = server.rate_bps / 1e6
+        self.room_bits[name] = (delay_us - wait_us) * bits_per_us
+        self.surplus_bits[name] = (wait_us - delay_us / (1 + SLACK)) * bits_per_us
 
     def forget(self, server: str) -> None:
         """No stream crosses it any more."""
-        for table in (self.delay_us, self.spread_s, self.least_us, self.most_us, self.rooms_us):
+        for table in (self.delay_us, self.spread_s, self.room_bits, self.surplus_bits, self.rooms_us):
             table.pop(server, None)
-
-
-def spread_s(server: Server, delay_us: float) -> float:
-    """By how much the delay at a server can vary, in s."""
-    return max(0.0, delay_us - server.quickest_us) / 1e6
 
 
 class Repair(Generic[Key]):
@@ -81,7 +93,7 @@ class Repair(Generic[Key]):
             elif name in raised or load.mixed or name in self.proof.rooms_us:
                 self._high[name] = None
                 if name not in self.proof.delay_us:
-                    self._set(name, 0.0)
+                    self.proof.put(name, self.servers[name], 0.0, 0.0)
             else:  # less of what is always there cannot make anybody wait longer
                 self._low[name] = None
         work_left = REPAIRS * (len(self.proof.delay_us) + len(self._high))
@@ -101,24 +113,23 @@ class Repair(Generic[Key]):
         return True
 
     def _raise(self, name: str) -> float:
-        proof, servers = self.proof, self.servers
-        delays_us, growing_us = proof.delay_us, proof.most_us
-        before_us, wait_us = delays_us.get(name, 0.0), self._work_out(name)
+        proof = self.proof
+        before_us, wait_us = proof.delay_us[name], self._work_out(name)
         if wait_us <= before_us:
+            proof.put(name, self.servers[name], wait_us, before_us)
             if before_us > wait_us * (1 + SLACK):
                 self._low[name] = None
             return before_us
         delay_us = wait_us * (1 + HEADROOM)
-        spread_us = self._set(name, delay_us) * 1e6
-        behind = self.traffic.loads[name].behind
+        spread_s = self._set(name, wait_us, delay_us)
+        room_bits, behind = proof.room_bits, self.traffic.loads[name].behind
         for after, rate_bps in behind.items():
-            grown_us = rate_bps * spread_us / servers[after].rate_bps
-            most_us = growing_us[after] = growing_us.get(after, 0.0) + grown_us
-            if most_us > delays_us.get(after, 0.0):
+            left_bits = room_bits[after] = room_bits[after] - rate_bps * spread_s
+            if left_bits < 0:
                 self._high[after] = None
         for after in proof.rooms_us.keys() & behind.keys() if proof.rooms_us else ():
             bursts_us, lateness_us = proof.rooms_us[after]
-            bursts_us -= behind[after] * spread_us / servers[after].rate_bps
+            bursts_us -= behind[after] * spread_s * 1e6 / self.servers[after].rate_bps
             lateness_us -= delay_us - before_us
             proof.rooms_us[after] = bursts_us, lateness_us
             if min(bursts_us, lateness_us) < 0:
@@ -126,26 +137,24 @@ class Repair(Generic[Key]):
         return delay_us
 
     def _lower(self, name: str) -> None:
-        proof, servers = self.proof, self.servers
-        delays_us, shrinking_us = proof.delay_us, proof.least_us
-        before_us, wait_us = delays_us[name], self._work_out(name)
+        proof = self.proof
+        before_us, wait_us = proof.delay_us[name], self._work_out(name)
         if before_us <= wait_us * (1 + SLACK):
+            proof.put(name, self.servers[name], wait_us, before_us)
             return
-        spread_us = -self._set(name, wait_us * (1 + HEADROOM)) * 1e6
+        spread_s = self._set(name, wait_us, wait_us * (1 + HEADROOM))
+        surplus_bits = proof.surplus_bits
         for after, rate_bps in self.traffic.loads[name].behind.items():
-            shrunk_us = rate_bps * spread_us / servers[after].rate_bps
-            least_us = shrinking_us[after] = shrinking_us[after] - shrunk_us
-            if delays_us[after] > least_us * (1 + SLACK):
+            left_bits = surplus_bits[after] = surplus_bits[after] + rate_bps * spread_s
+            if left_bits < 0:
                 self._low[after] = None
 
-    def _set(self, name: str, delay_us: float) -> float:
+    def _set(self, name: str, wait_us: float, delay_us: float) -> float:
         """Set a server's delay; returns by how much its spread grows, in s."""
         self.moved.add(name)
-        proof = self.proof
-        proof.delay_us[name] = delay_us
-        before_s = proof.spread_s.get(name, 0.0)
-        now_s = proof.spread_s[name] = spread_s(self.servers[name], delay_us)
-        return now_s - before_s
+        before_s = self.proof.spread_s[name]
+        self.proof.put(name, self.servers[name], wait_us, delay_us)
+        return self.proof.spread_s[name] - before_s
 
     def _work_out(self, name: str) -> float:
         """F at a server, as it is now.
@@ -162,7 +171,6 @@ class Repair(Generic[Key]):
             wait_us = self._plain_wait_us(server, load)
             if proof.rooms_us:
                 proof.rooms_us.pop(name, None)
-        proof.least_us[name] = proof.most_us[name] = wait_us
         return wait_us
 
     def _plain_wait_us(self, server: Server, load: Load[Key]) -> float:
