@@ -16,7 +16,7 @@ from math import inf
 from time import monotonic
 
 from controller.errors import Overloaded
-from controller.optical.grooming import is_possible
+from controller.optical.lines import is_possible
 from controller.reservation import Reservation, State
 from controller.survival import survive
 from controller.target import Touched

@@ -22,7 +22,6 @@ from controller.errors import NoCapacity, NoSpectrum, OutOfReach, Refused
 from controller.network import Network
 from controller.optical.lightpaths import Lightpath, identity
 from controller.optical.lines import line_along, reservable_bps
-from controller.reservation import Placement
 from controller.routes import Path, link_names
 from controller.spectrum import Order, block_starts
 from topologies.maps import SLOTS_PER_CHANNEL
@@ -285,22 +284,3 @@ def most_bps(network: Network) -> int:
 def _channel_bps(network: Network) -> int:
     channel_gbps = max(link.channel_gbps for link in network.links.values())
     return round(channel_gbps * network.scale_mbps_per_gbps * 1e6)
-
-
-def is_possible(network: Network, placement: Placement) -> bool:
-    """Whether a placement from another time is one of this network: its links are there, and so are its lightpaths."""
-    rows = [(placement.path, placement.lightpaths), (placement.backup_path or (), placement.backup_lightpaths)]
-    for path, lightpaths in rows:
-        if any(link not in network.links for link in link_names(path)):
-            return False
-        if bool(lightpaths) != (network.grid is not None and len(path) > 3):
-            return False
-        if any(_is_other(network, lightpath) for lightpath in lightpaths):
-            return False
-    return True
-
-
-def _is_other(network: Network, lightpath: Lightpath) -> bool:
-    line = line_along(network, lightpath.nodes)
-    beyond = min(network.links[link].slots for link in lightpath.links) < lightpath.first_slot + lightpath.width
-    return beyond or (line.width, line.rate_bps) != (lightpath.width, lightpath.rate_bps)

@@ -13,6 +13,9 @@ from functools import lru_cache
 from math import ceil
 
 from controller.network import RESERVABLE_SHARE, DirectedLink, Network
+from controller.optical.lightpaths import Lightpath
+from controller.reservation import Placement
+from controller.routes import link_names
 from topologies.maps import SLOTS_PER_CHANNEL
 
 SHORTEST_KM = 0.1
@@ -65,6 +68,25 @@ def line_along(network: Network, nodes: tuple[str, ...]) -> Line:
     if not working:
         return max(lines, key=lambda line: line.margin_db)
     return max(working, key=lambda line: (line.rate_bps, -line.width, line.margin_db))
+
+
+def is_possible(network: Network, placement: Placement) -> bool:
+    """Whether a placement from another time is one of this network: its links are there, and so are its lightpaths."""
+    rows = [(placement.path, placement.lightpaths), (placement.backup_path or (), placement.backup_lightpaths)]
+    for path, lightpaths in rows:
+        if any(link not in network.links for link in link_names(path)):
+            return False
+        if bool(lightpaths) != (network.grid is not None and len(path) > 3):
+            return False
+        if any(_is_other(network, lightpath) for lightpath in lightpaths):
+            return False
+    return True
+
+
+def _is_other(network: Network, lightpath: Lightpath) -> bool:
+    line = line_along(network, lightpath.nodes)
+    beyond = min(network.links[link].slots for link in lightpath.links) < lightpath.first_slot + lightpath.width
+    return beyond or (line.width, line.rate_bps) != (lightpath.width, lightpath.rate_bps)
 
 
 def know_fibres(network: Network) -> None:

@@ -18,8 +18,7 @@ from controller.forwarding import best_effort_meter, wanted_states
 from controller.ledger import IN_MEMORY, Ledger
 from controller.network import Network, network_from_map
 from controller.offers import Circumstances, fits_at_s, offer
-from controller.optical.grooming import is_possible
-from controller.optical.lines import line_along
+from controller.optical.lines import is_possible, line_along
 from controller.optical.overview import overview
 from controller.quotes import Volume, shortest_common_transfer
 from controller.reservation import Flow, Match, Placement, Protection, Requirement, Reservation, State
