@@ -73,7 +73,7 @@ def decide(
         case = Case(network, free, everyone, others, request, replaced, start_s, start_s > now_s)
         plan = first_plan(case, down)
     except (Refused, RequestError) as error:
-        # A traceback holds all that was looked at, and here itself, too: only the garbage collector would find it.
+        # Its traceback would hold all that was looked at, in a circle that only the garbage collector finds.
         return Rejected(error.with_traceback(None))
     placements = _placements(case, plan)
     booked = bookings_of(network.ducts, request.reservation_id, placements, start_s, request.end_s)

@@ -29,8 +29,8 @@ class Inflow:
     ahead: Rates
     streams: int
 
-    def with_another(self, stream: Stream, sign: int, burst_bits: float, ahead: Iterable[str]) -> Inflow:
-        """With a stream more (1) or less (-1), which came through the servers `ahead`."""
+    def shifted(self, stream: Stream, sign: int, burst_bits: float, ahead: Iterable[str]) -> Inflow:
+        """With this stream put in (1) or taken out (-1), which came through the servers `ahead`."""
         rate_bps, rates = sign * stream.rate_bps, self.ahead.copy()
         _add(rates, ahead, rate_bps)
         return Inflow(
@@ -88,7 +88,7 @@ class Traffic(Generic[Key]):
             load = self.loads[name]
             inflow = load.inflows.get(before) or Inflow(self.servers[before].line if before else None, 0.0, 0.0, {}, 0)
             burst_bits = stream.burst_bits + stream.rate_bps * jitter_us / 1e6
-            inflow = inflow.with_another(stream, sign, burst_bits, servers[:hop])
+            inflow = inflow.shifted(stream, sign, burst_bits, servers[:hop])
             if inflow.streams:
                 load.inflows[before] = inflow
             else:
