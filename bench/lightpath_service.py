@@ -10,7 +10,8 @@ With switches off a reservation is held: it is decided, counts and is seen. What
 measured beside it: what each must hold is worked out, and what it would be told; nobody is told.
 
 The same requests are made again and again, the first time without counting: routes and what GNPy says of them are known
-by then. Processor time counts, releases included; of the rounds the middle one.
+by then. Processor time counts, releases included; of the rounds the middle one. The pure core decides on the same
+requests in every round, as in bench/blocking.py: a machine that is slower for a while is so for both.
 
     .venv/bin/python bench/lightpath_service.py [--quick] [--grid none] [--out FILE.json]
 """
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from queue import Queue
 from statistics import median
@@ -41,9 +43,11 @@ from controller.garbage import collect_seldom
 from controller.ledger import Ledger
 from controller.network import Network, network_from_map
 from controller.optical.lines import reservable_bps
-from controller.optical.tuning import Demand, demands
+from controller.optical.orders import chosen_for
+from controller.optical.tuning import Demand, demands, refused
 from controller.reservation import Flow, Match, Requirement, Reservation
 from controller.service import Service
+from controller.spectrum import Routes
 from controller.switches import (
     ChangesByNumber,
     FlowCounter,
@@ -143,7 +147,7 @@ class Outcome:
 
 def decided(service: Service, wanted: Sequence[Demand], source_port: int, hold: bool) -> Outcome:
     """Have all decided as they come and go."""
-    refused, leaving = 0, list[tuple[float, int, str]]()
+    turned_away, leaving = 0, list[tuple[float, int, str]]()
     began_s = time.process_time()
     for number, demand in enumerate(wanted):
         while leaving and leaving[0][0] <= demand.arrives:
@@ -155,16 +159,32 @@ def decided(service: Service, wanted: Sequence[Demand], source_port: int, hold: 
             made, _ = service.reserve(Asked("bench", "public", 3600.0, (flow,), hold))
             heapq.heappush(leaving, (demand.leaves, number, made.id))
         except Refused:
-            refused += 1
+            turned_away += 1
     took_s = time.process_time() - began_s
     for _, _, identity in leaving:
         service.release(identity)
-    return Outcome(refused, took_s)
+    return Outcome(turned_away, took_s)
 
 
-def rounds(service: Service, wanted: Sequence[Demand], hold: bool) -> list[Outcome]:
-    """So many, after one that does not count."""
-    return [decided(service, wanted, 1 + number, hold) for number in range(1 + ROUNDS)][1:]
+def decided_by_core(wanted: Sequence[Demand]) -> Outcome:
+    """The same by the pure core: where there are slots for a lightpath of its own."""
+    ours = chosen_for(SPANS)
+    routes = Routes(SPANS, ours.k, by=ours.by)
+    for source, destination in permutations(NODES, 2):
+        routes.between(source, destination)
+    began_s = time.process_time()
+    blocked = len(refused(routes, ours.order, wanted))
+    return Outcome(blocked, time.process_time() - began_s)
+
+
+def rounds(service: Service, wanted: Sequence[Demand]) -> dict[str, list[Outcome]]:
+    """So many of each kind in turn, after one that does not count."""
+    results: dict[str, list[Outcome]] = {}
+    for number in range(1 + ROUNDS):
+        results.setdefault("held", []).append(decided(service, wanted, 1 + number, hold=True))
+        results.setdefault("installed", []).append(decided(service, wanted, 1 + number, hold=False))
+        results.setdefault("pure core", []).append(decided_by_core(wanted))
+    return {name: outcomes[1:] for name, outcomes in results.items()}
 
 
 def per_second(outcomes: Sequence[Outcome], count: int) -> float:
@@ -187,17 +207,18 @@ def main(quick: bool, grid: Grid, out: Path | None) -> None:
         wait_until(lambda: service.switches_up() == len(NODES))
         wanted = list(demands(NODES, *LOADS[LOAD], 0, count))
         collect_seldom()  # as the controller's process does
-        results = {name: rounds(service, wanted, hold) for name, hold in (("held", True), ("installed", False))}
+        results = rounds(service, wanted)
     finally:
         service.stop()
     claims = {
         "service_requests_per_s": report.at_least(per_second(results["held"], count), "1/s", 2000),
         "service_installed_per_s": report.Claim(per_second(results["installed"], count), "1/s"),
+        "core_requests_per_s": report.Claim(per_second(results["pure core"], count), "1/s"),
         "service_refused_share": report.Claim(results["held"][0].refused / count, ""),
     }
     table = Table("reservations", "requests", "refused", "ms each, by round", title=f"NSFNET, {LOAD}, grid {grid}")
     for name, outcomes in results.items():
-        each_ms = ", ".join(f"{1e3 * outcome.took_s / count:.3f}" for outcome in outcomes)
+        each_ms = ", ".join(f"{1e3 * outcome.took_s / count:.4f}" for outcome in outcomes)
         table.add_row(name, f"{count:,}", str(outcomes[0].refused), each_ms)
     samples = {name: [outcome.took_s for outcome in outcomes] for name, outcomes in results.items()}
     report.publish("lightpath_service", claims, {"requests": count, "seconds": samples}, [table], out)
