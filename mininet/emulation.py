@@ -23,7 +23,7 @@ from journal import Journal
 from problems import EmulationError
 from topologies import running
 from topologies.maps import MANAGEMENT_GATEWAY, Map, MapLink, Port
-from vswitch import VirtualSwitchDaemon
+from vswitch import VirtualSwitchDaemon, seek
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Mininet 2.3.0 still uses distutils
@@ -132,8 +132,8 @@ class Emulation:
         """Let the switches look for their controller. Best when it listens: else they look again 1, 3, 7 s later."""
         host, port = self.settings.openflow
         target = f"{'ssl' if self.settings.tls else 'tcp'}:{host}:{port}"
-        each = [["--", "set-controller", node.name, target] for node in self.plan.switches]
-        _run(["ovs-vsctl", *(word for command in each for word in command)])
+        each = [seek(node.name, target) for node in self.plan.switches]
+        _run(["ovs-vsctl", *(word for command in each for word in ("--", *command))])
 
     def _prepare(self) -> None:
         machine.tune(self.journal, self.plan)

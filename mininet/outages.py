@@ -25,6 +25,7 @@ from topologies import running
 from topologies.loader import load_map
 from topologies.maps import Map
 from topologies.problems import MapError
+from vswitch import seek
 
 OPENFLOW = ["ovs-ofctl", "-O", "OpenFlow13"]
 NOWHERE = "tcp:127.0.0.1:1"
@@ -75,7 +76,7 @@ class Outages:
             raise EmulationError(f"there is no switch {name!r}; switches: {', '.join(switches)}")
         if up:
             self._lights(name, True)
-            self._vsctl("set-controller", name, self._vsctl("get", "bridge", name, REMEMBERED).strip('"\n'))
+            self._vsctl(*seek(name, self._vsctl("get", "bridge", name, REMEMBERED).strip('"\n')))
             return
         target = self._vsctl("get-controller", name).strip()
         if target != NOWHERE:
