@@ -18,6 +18,7 @@ import pytest
 from tests.network.conftest import Network
 from tests.waiting import wait_until
 from trainer.forked import Forked
+from vswitch import seek
 
 RATE_BPS = 20_000_000
 SEGMENT_BYTES = 500_000
@@ -257,12 +258,16 @@ def test_what_does_not_fit_is_refused_with_the_bottleneck_and_nothing_is_left(pa
 
 
 def test_a_switch_that_is_away_refuses_and_the_others_keep_nothing(pair: Network) -> None:
-    environment = {"OVS_RUNDIR": pair.note.ovs_directory}
-    target = subprocess.run(
-        ["ovs-vsctl", "get-controller", "s2"], env=environment, capture_output=True, text=True, check=True
-    )
+    def vsctl(*words: str) -> str:
+        environment = {"OVS_RUNDIR": pair.note.ovs_directory}
+        return subprocess.run(
+            ["ovs-vsctl", *words], env=environment, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    target = vsctl("get-controller", "s2")
+    assert vsctl("get", "controller", "s2", "max_backoff") == "1000"  # it comes back soon when it has lost it
     before = pair.switch("dump-meters", "s1")
-    subprocess.run(["ovs-vsctl", "set-controller", "s2", "tcp:127.0.0.1:1"], env=environment, check=True)
+    vsctl("set-controller", "s2", "tcp:127.0.0.1:1")
     try:
         wait_until(lambda: pair.api.get("/v1/healthz").json()["switches_up"] == 1)
         flows = [pair.uplink("edge1", RATE_BPS)]
@@ -272,7 +277,7 @@ def test_a_switch_that_is_away_refuses_and_the_others_keep_nothing(pair: Network
         assert "s2" in answer.json()["detail"]
         assert pair.switch("dump-meters", "s1") == before
     finally:
-        subprocess.run(["ovs-vsctl", "set-controller", "s2", target.stdout.strip()], env=environment, check=True)
+        vsctl(*seek("s2", target))
     wait_until(lambda: pair.api.get("/v1/healthz").json()["switches_up"] == 2)
 
 
