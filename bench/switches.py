@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
 from topologies.maps import Map
 from uncounted import UNCOUNTED
+from vswitch import seek
 
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 
@@ -75,8 +76,7 @@ class DummySwitches:
     def connect(self, openflow_port: int) -> None:
         """Give every switch to a controller."""
         for node in self.plan.switches:
-            self.vsctl("set-controller", node.name, f"tcp:127.0.0.1:{openflow_port}")
-            self.vsctl("set", "controller", node.name, "max_backoff=1000")
+            self.vsctl(*seek(node.name, f"tcp:127.0.0.1:{openflow_port}"))
 
     def clear(self) -> None:
         """Forget everything."""

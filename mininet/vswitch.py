@@ -24,8 +24,8 @@ metro map's flood, 78 % of a core in the kernel with its defaults, 27 % with the
 
 
 MAX_BACKOFF_MS = 1000
-"""How long a switch that has lost its controller waits between attempts to reach it: 8 s by default. The least it
-takes."""
+"""So long a switch that has lost its controller waits between attempts to reach it, at most: Open vSwitch's own limit
+is 8 s, and it takes none below this."""
 
 
 def seek(switch: str, target: str) -> list[str]:

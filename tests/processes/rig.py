@@ -20,6 +20,7 @@ from tests.waiting import wait_until
 from topologies.loader import load_map
 from trainer.forked import Forked
 from uncounted import UNCOUNTED
+from vswitch import seek
 
 MAP = load_map("pair")
 
@@ -101,8 +102,7 @@ class OpenVSwitch:
 
     def connect(self, openflow_port: int, transport: str = "tcp") -> None:
         for node in MAP.switches:
-            self.vsctl("set-controller", node.name, f"{transport}:127.0.0.1:{openflow_port}")
-            self.vsctl("set", "controller", node.name, "max_backoff=1000")
+            self.vsctl(*seek(node.name, f"{transport}:127.0.0.1:{openflow_port}"))
 
     def disconnect(self, switch: str) -> None:
         """Point it elsewhere: without any controller it would forget its entries."""

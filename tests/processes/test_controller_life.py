@@ -18,6 +18,7 @@ import pytest
 
 from tests.processes.rig import Controller, OpenVSwitch, flow, needs_open_vswitch
 from tests.waiting import wait_until
+from vswitch import seek
 
 pytestmark = needs_open_vswitch
 
@@ -219,8 +220,7 @@ def silent(ovs: OpenVSwitch, controller: Controller, switch: str) -> Iterator[Ca
     """The switch is connected and says nothing any more, until the function handed over is called."""
     line = Line(controller.openflow_port)
     try:
-        ovs.vsctl("set-controller", switch, f"tcp:127.0.0.1:{line.port}")
-        ovs.vsctl("set", "controller", switch, "max_backoff=1000")
+        ovs.vsctl(*seek(switch, f"tcp:127.0.0.1:{line.port}"))
         assert line.busy.wait(60)
         wait_until(controller.in_step)
         wait_until(lambda: f"tcp:127.0.0.1:{line.port}" in ovs.vsctl("get-controller", switch))
