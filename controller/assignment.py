@@ -53,18 +53,18 @@ class PathSearch:
 
     def assignments(self) -> Iterator[dict[str, Route]]:
         """Every assignment of routes that fits, best first, until `most_steps` are spent."""
-        return self._place(0, {})
+        return self._place(0, {}) if self.flows else iter([{}])
 
     def _place(self, depth: int, chosen: dict[str, Route]) -> Iterator[dict[str, Route]]:
-        if depth == len(self.flows):
-            yield dict(chosen)
-            return
         sized = self.flows[depth]
         for dressed, lines in self._fitting(sized):
             bookings = (*lines, *self.room.lifetime.light(sized, dressed)) if dressed.lightpaths else lines
             self.room.place(bookings)
             chosen[sized.flow.name] = dressed
-            yield from self._place(depth + 1, chosen)
+            if depth + 1 == len(self.flows):
+                yield dict(chosen)
+            else:
+                yield from self._place(depth + 1, chosen)
             del chosen[sized.flow.name]
             self.room.take_away(bookings)
         if depth > self.deepest[0]:

@@ -8,7 +8,6 @@ bound is for what is sent before it and after the switch-over.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from math import inf
 
 from immutables import Map
@@ -66,7 +65,7 @@ class Carried:
         return ShapedFlow(self.way(failure, ducts), self.rate_bps, self.burst_bytes, self.activity)
 
 
-@dataclass(frozen=True)
+@fact
 class Promises:
     """The bounds of all carried flows. Immutable: `changed` makes the next."""
 

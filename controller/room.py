@@ -137,11 +137,12 @@ class Room:
 
     def has_room_for(self, sized: Sized) -> Callable[[Lightpath], bool]:
         """Whether there is room for a flow in a lightpath on its path."""
-        return partial(self._has_room, sized, NEVER)
+        if self._own or window_of(sized.flow) is not None:
+            return partial(self._has_room, sized, NEVER)
+        rate_bps, before_bps = sized.rate_bps, self.before_bps  # by far the most often
+        return lambda lightpath: before_bps(lightpath.id) + rate_bps <= reservable_bps(lightpath.rate_bps)
 
     def _has_room(self, sized: Sized, failures: frozenset[str], lightpath: Lightpath) -> bool:
-        if not failures and lightpath.id not in self._own and window_of(sized.flow) is None:  # by far the most often
-            return self.before_bps(lightpath.id) + sized.rate_bps <= reservable_bps(lightpath.rate_bps)
         return self.fits((self.lifetime.in_light(sized, lightpath, failures),))
 
     def _most_bps(self, booking: Booking) -> tuple[int, int]:

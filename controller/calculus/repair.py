@@ -18,8 +18,8 @@ from controller.calculus.curves import Server, longest_wait_us
 from controller.calculus.traffic import Load, Rates, Traffic
 from controller.calculus.waiting import HOPELESS_US, Crossing, Overbooked, Waiting, tells_apart, waiting
 
-HEADROOM = 0.01
-SLACK = 0.03
+HEADROOM = 0.02
+SLACK = 0.05
 """How far a delay may stand above what is needed: when it is raised, and before it is lowered."""
 
 REPAIRS = 20
@@ -55,13 +55,15 @@ class Proof:
         bits = self.room_bits.copy(), self.surplus_bits.copy()
         return Proof(self.delay_us.copy(), self.spread_s.copy(), *bits, self.rooms_us.copy())
 
-    def put(self, name: str, server: Server, wait_us: float, delay_us: float) -> None:
-        """D at a server, where F is `wait_us`."""
+    def put(self, name: str, server: Server, wait_us: float, delay_us: float) -> float:
+        """D at a server, where F is `wait_us`; by how much its spread grows, in s."""
         self.delay_us[name] = delay_us
-        self.spread_s[name] = max(0.0, delay_us - server.quickest_us) / 1e6
+        spread_s, before_s = max(0.0, delay_us - server.quickest_us) / 1e6, self.spread_s.get(name, 0.0)
+        self.spread_s[name] = spread_s
         bits_per_us = server.rate_bps / 1e6
         self.room_bits[name] = (delay_us - wait_us) * bits_per_us
         self.surplus_bits[name] = (wait_us - delay_us / (1 + SLACK)) * bits_per_us
+        return spread_s - before_s
 
     def forget(self, server: str) -> None:
         """No stream crosses it any more."""
@@ -121,7 +123,8 @@ class Repair(Generic[Key]):
                 self._low[name] = None
             return before_us
         delay_us = wait_us * (1 + HEADROOM)
-        spread_s = self._set(name, wait_us, delay_us)
+        self.moved.add(name)
+        spread_s = proof.put(name, self.servers[name], wait_us, delay_us)
         room_bits, behind = proof.room_bits, self.traffic.loads[name].behind
         for after, rate_bps in behind.items():
             left_bits = room_bits[after] = room_bits[after] - rate_bps * spread_s
@@ -142,19 +145,13 @@ class Repair(Generic[Key]):
         if before_us <= wait_us * (1 + SLACK):
             proof.put(name, self.servers[name], wait_us, before_us)
             return
-        spread_s = self._set(name, wait_us, wait_us * (1 + HEADROOM))
+        self.moved.add(name)
+        spread_s = proof.put(name, self.servers[name], wait_us, wait_us * (1 + HEADROOM))
         surplus_bits = proof.surplus_bits
         for after, rate_bps in self.traffic.loads[name].behind.items():
             left_bits = surplus_bits[after] = surplus_bits[after] + rate_bps * spread_s
             if left_bits < 0:
                 self._low[after] = None
-
-    def _set(self, name: str, wait_us: float, delay_us: float) -> float:
-        """Set a server's delay; returns by how much its spread grows, in s."""
-        self.moved.add(name)
-        before_s = self.proof.spread_s[name]
-        self.proof.put(name, self.servers[name], wait_us, delay_us)
-        return self.proof.spread_s[name] - before_s
 
     def _work_out(self, name: str) -> float:
         """F at a server, as it is now.
@@ -164,24 +161,18 @@ class Repair(Generic[Key]):
         server, load, proof = self.servers[name], self.traffic.loads[name], self.proof
         if load.mixed and tells_apart(load.mixed, load.rate_bps, server):
             now = self._mixed_wait(server, load)
-            wait_us = now.wait_us
-            rooms = (now.burst_room_bits / server.rate_bps * 1e6, now.lateness_room_us)
-            proof.rooms_us[name] = rooms
-        else:
-            wait_us = self._plain_wait_us(server, load)
-            if proof.rooms_us:
-                proof.rooms_us.pop(name, None)
-        return wait_us
-
-    def _plain_wait_us(self, server: Server, load: Load[Key]) -> float:
+            proof.rooms_us[name] = now.burst_room_bits / server.rate_bps * 1e6, now.lateness_room_us
+            return now.wait_us
+        if proof.rooms_us:
+            proof.rooms_us.pop(name, None)
         if load.rate_bps >= server.rate_bps:
             raise Overbooked
-        spread_s = self.proof.spread_s
+        spread_s = proof.spread_s
         groups = []
         for inflow in load.inflows.values():
             burst_bits = inflow.burst_bits
-            for ahead, rate_bps in inflow.ahead.items():
-                burst_bits += rate_bps * spread_s[ahead]
+            for before, before_bps in inflow.ahead.items():
+                burst_bits += before_bps * spread_s[before]
             groups.append((inflow.line, burst_bits, inflow.rate_bps))
         return longest_wait_us(server, groups)
 

@@ -24,6 +24,10 @@ class _OnLink:
         slots = lightpath.slots
         return _OnLink((*self.lightpaths, lightpath), self.slots | slots, self.overlap | self.slots & slots)
 
+    def minus(self, lightpath: Lightpath) -> _OnLink:
+        rest = tuple([each for each in self.lightpaths if each.id != lightpath.id])
+        return on_link(rest) if self.overlap else _OnLink(rest, self.slots & ~lightpath.slots)
+
 
 _DARK = _OnLink()
 
@@ -44,9 +48,9 @@ class Channels:
         """With one less."""
         links, along = self._links.mutate(), self._along
         for link in lightpath.links:
-            rest = [each for each in links[link].lightpaths if each.id != lightpath.id]
-            if rest:
-                links[link] = on_link(rest)
+            rest = links[link].minus(lightpath)
+            if rest.lightpaths:
+                links[link] = rest
             else:
                 del links[link]
         kept = tuple(each for each in self.along(lightpath.nodes) if each.id != lightpath.id)

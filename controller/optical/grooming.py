@@ -11,7 +11,6 @@ Source: Zhu and Mukherjee, "Traffic grooming in an optical WDM mesh network", IE
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -50,7 +49,7 @@ class Light:
         self.held = tuple(held)
         self._bookings = bookings
         self._time = start_s, end_s
-        self._placed: Counter[Lightpath] = Counter()
+        self._placed: dict[Lightpath, int] = {}
         self._is_nothing_to_come = not held and bookings.all_light_is_lit(start_s)
         """Whether all lightpaths are lit at once, so that no two of them have a slot of one link."""
         self._others: dict[Path, Sequence[Lightpath]] = {}
@@ -60,7 +59,7 @@ class Light:
 
     def place(self, lightpath: Lightpath) -> None:
         """A flow of the request travels in it."""
-        self._placed[lightpath] += 1
+        self._placed[lightpath] = self._placed.get(lightpath, 0) + 1
         self._forget(lightpath)
 
     def take_away(self, lightpath: Lightpath) -> None:
@@ -203,23 +202,19 @@ class Light:
     def _lit_over(self, nodes: Path, has_room: HasRoom) -> Lightpath | None:
         """A lightpath that is lit between exactly these switches, free for as long as it is wanted, with room."""
         for lightpath in self._lit(nodes):
-            if (self._is_nothing_to_come or self._is_clear(lightpath)) and has_room(lightpath):
+            if has_room(lightpath) and self._is_clear(lightpath):
                 return lightpath
         return None
 
     def _lit(self, nodes: Path) -> Iterable[Lightpath]:
         """The lightpaths along these switches at that time: of others, of the request as it is and as it is to be."""
-        others = self._others_along(nodes)
+        others = self._others.get(nodes)
+        if others is None:
+            others = self._others[nodes] = self._bookings.lit_along(nodes, *self._time)
         if not self.held and not self._placed:
             return others
         held, placed = ([each for each in own if each.nodes == nodes] for own in (self.held, self._placed))
         return dict.fromkeys((*held, *others, *placed))
-
-    def _others_along(self, nodes: Path) -> Sequence[Lightpath]:
-        others = self._others.get(nodes)
-        if others is None:
-            others = self._others[nodes] = self._bookings.lit_along(nodes, *self._time)
-        return others
 
     def _is_clear(self, lightpath: Lightpath) -> bool:
         if self._is_nothing_to_come:
@@ -257,7 +252,7 @@ class Light:
         if now is None:
             taken, overlap = self._bookings.slots_on(link, *self._time)
             for lightpath in dict.fromkeys((*self.held, *self._placed)) if self.held or self._placed else ():
-                if link in lightpath.links and lightpath not in self._others_along(lightpath.nodes):
+                if link in lightpath.links and lightpath not in self._bookings.lit_along(lightpath.nodes, *self._time):
                     overlap |= taken & lightpath.slots
                     taken |= lightpath.slots
             now = self._now[link] = (1 << self.network.links[link].slots) - 1 & ~taken, overlap
