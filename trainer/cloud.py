@@ -24,7 +24,7 @@ from trainer.heap import keep_heap
 from trainer.member import Member
 from trainer.pacing import pace_bytes_per_s
 from trainer.policy import Policy
-from trainer.record import RunRecord
+from trainer.record import RunRecord, milliseconds
 from trainer.roads import Grant, Road
 from trainer.rows import plan_event, round_event, round_row
 from trainer.settings import RunSettings
@@ -134,8 +134,10 @@ class Cloud:
             steps.append(self._step(number, step, grant, steps[-1] if steps else None))
         self._workshop.learn(steps, complete=not self._attendance.lost)
         averaged = number % self._settings.average_every == 0 or number == self._settings.rounds
-        after = self._workshop.average(number) if averaged else None
-        self._write_round(number, grant, steps, time.perf_counter() - began, after)
+        trained = time.perf_counter()
+        after = self._workshop.average(number, self._road.haul(self._workshop.volumes())) if averaged else None
+        ended = time.perf_counter()
+        self._write_round(number, grant, steps, ended - began, after, ended - trained if averaged else None)
         if after is not None:
             self._workshop.keep(after)
             self._attendance.readmit()
@@ -188,13 +190,15 @@ class Cloud:
         return result
 
     def _write_round(
-        self, number: int, grant: Grant, steps: Sequence[StepResult], duration_s: float, after: Checkpoint | None
+        self, number: int, grant: Grant, steps: Sequence[StepResult], duration_s: float, after: Checkpoint | None,
+        averaging_s: float | None,
     ) -> None:
         batches = {name: one.batch for name, one in self._workshop.apprentices.items()}
         sizes = {edge.edge: self._workshop.outlook.sizes(edge.edge, edge.cut, edge.codec)
                  for edge in grant.plan.edges if edge.edge in batches}
         accuracy = after.accuracy if after else None
         row = round_row(number, grant, steps, sizes, batches, duration_s, accuracy, after is not None)
+        row["averaging_ms"] = milliseconds(averaging_s)
         row["lost"] = list(self._attendance.lost)
         self._record.add_round(row)
         self._record.event("round_done", **round_event(row))

@@ -187,6 +187,7 @@ def _road_to(
 
     def road(members: Sequence[Member]) -> Road:
         from trainer.errors import ControllerUnreachableError
+        from trainer.holding import Holding
         from trainer.reservations import Controller
         from trainer.reserved_road import ReservedRoad
         from trainer.roads import OpenRoad, Traveller
@@ -205,11 +206,11 @@ def _road_to(
                 say(f"No controller at {settings.controller}; best effort, planned for "
                     f"{settings.assume_bps / 1e6:g} Mb/s.")
                 return open_road
-        reserved = ReservedRoad(client, travellers, name, port, settings.share, settings.floor_bps, settings.lease_s,
-                                say, reserve=not settings.best_effort, protection=settings.protection)
+        holding = Holding(client, name, settings.lease_s, say)
         if before is not None:
-            reserved.adopt(before)
-        return reserved
+            holding.adopt(before)
+        return ReservedRoad(holding, travellers, port, settings.share, settings.floor_bps, not settings.best_effort,
+                            settings.protection)
 
     return road
 

@@ -183,7 +183,9 @@ class Edge:
                 self._adopt(plan, received)
             case messages.Start() as start:
                 self._step.run(start, self._plan)
-            case messages.Collect():
+            case messages.Collect() as collect:
+                if collect.pace_bytes_per_s is not None:
+                    self._link.connection.pace(collect.pace_bytes_per_s)
                 self._link.connection.send(messages.Collected(), self._half.export_layers())
             case messages.Global():
                 self._half.part.load_values(received.frame.tensors)

@@ -226,9 +226,10 @@ class StepDone(Message):
 
 
 class Collect(Message):
-    """Cloud: send your layers, the models are averaged now."""
+    """Cloud: send your layers, the models are averaged now; at `pace_bytes_per_s`, or as before if it is None."""
 
     kind = 13
+    pace_bytes_per_s: Seconds | None = None
 
 
 class Collected(Message):

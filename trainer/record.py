@@ -12,7 +12,8 @@ The names in summary.json are the interface to other programs: keep them, add fr
     controller          {url, reserved, unreachable_rounds, broken_rounds}: rounds without an answer of the controller,
                         and rounds in which nothing was reserved although it should be: all promises broken
     strangers_refused   connections that were closed because they sent no training request
-    rounds[]            round, duration_ms, averaged, accuracy, training_delay_ms {target},
+    rounds[]            round, duration_ms, averaged, averaging_ms (null without one), accuracy,
+                        training_delay_ms {target},
                         transmission_delay_ms {target, bound}, step_ms {predicted, measured: [..], and
                         with labels protected `unprotected`: what was predicted without, for the same cuts},
                         cloud_ms {predicted, measured}, beat_ms, spread_ms [per step], spread_share,

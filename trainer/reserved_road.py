@@ -3,100 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from trainer.contract import FlowRequest, Reservation
 from trainer.errors import ControllerUnreachableError, NetworkError, PlanError, ReservationRefusedError
+from trainer.haul import WORTH_S, Rates, Volumes, haul_rates, haul_s
+from trainer.holding import TOO_MUCH, Holding, ReservationGoneError
 from trainer.pacing import BURST_BYTES
-from trainer.plans import RoundPlan
-from trainer.reservations import Controller
+from trainer.plans import Offer, RoundPlan
 from trainer.roads import Draft, Enquiry, FlowPromise, Grant, OpenRoad, Traveller, unreserved
 from trainer.settings import Protection
 from trainer.survey import Survey, Surveyed
-
-log = logging.getLogger(__name__)
-
-LIVE_STATES = ("active", "degraded")
-
-TOO_MUCH = ("no_capacity", "no_spectrum")
-"""Refusals after which asking for less may help."""
 
 TRIES = 6
 """How often a plan is adapted to a refusal before the run gives up."""
 
 
-class _ReservationGoneError(NetworkError):
-    """What we held is held no more: plan anew without it."""
-
-    code = "reservation_gone"
-
-
-class LeaseRenewal:
-    """Calls `renew` every `every_s` seconds until `stop`."""
-
-    def __init__(self, every_s: float, renew: Callable[[], None]) -> None:
-        self._over = threading.Event()
-        threading.Thread(target=self._run, args=(every_s, renew), daemon=True).start()
-
-    def stop(self) -> None:
-        """Renew no more."""
-        self._over.set()
-
-    def _run(self, every_s: float, renew: Callable[[], None]) -> None:
-        while not self._over.wait(every_s):
-            renew()
-
-
 @dataclass
 class ReservedRoad:
-    """One reservation for the whole run, changed from round to round.
+    """One reservation for the whole run, changed from round to round, and for averagings.
 
-    `reserve=False` only reads the offer (best effort). `say` hears every adaptation and trouble.
+    `holding`: of the cloud. `reserve=False` only reads the offer (best effort).
 
     The offer knows nothing of spare paths. So the first plan of a protected run mostly asks for too much, and those
     after it begin with the share that fitted then.
     """
 
-    controller: Controller
+    holding: Holding
     travellers: Sequence[Traveller]
-    cloud: str
     cloud_port: int
     share: float
     floor_bps: float
-    lease_s: float
-    say: Callable[[str], None]
     reserve: bool = True
     protection: Protection = "none"
-    clock: Callable[[], float] = time.monotonic
     unreachable_rounds: int = 0
     broken_rounds: int = 0
-    _live: Reservation | None = None
-    _asked: list[FlowRequest] = field(default_factory=list)
-    _lease_ends_s: float = 0.0
     _usable_bps: float = 0.0
     _fitting: float | None = None
     _away: bool = False
-    _renewal: LeaseRenewal | None = None
-    _busy: threading.Lock = field(default_factory=threading.Lock)
+    _hauls: bool = False
+    """Whether what is reserved is for an averaging, and not for the last grant."""
     _last: Grant | None = field(default=None)
     _survey: Survey = field(init=False)
 
     def __post_init__(self) -> None:
-        self._survey = Survey(self.cloud, self.floor_bps)
-
-    def adopt(self, reservation: str) -> None:
-        """Go on with what a cloud that was killed had reserved, if it is still there: its flows are in our way."""
-        try:
-            live = self.controller.find(reservation)
-        except NetworkError as error:
-            self.say(f"Reservation {reservation} of before cannot be gone on with: {error}")
-            return
-        if live.state in LIVE_STATES:
-            self._live, self._lease_ends_s = live, self.clock() + self.lease_s
+        self._survey = Survey(self.holding.owner, self.floor_bps)
 
     def secure(self, draft: Draft) -> Grant:
         """Draft, ask, and adapt to what is refused, TRIES times.
@@ -107,7 +59,7 @@ class ReservedRoad:
 
         Raises: ReservationRefusedError, ControllerUnreachableError, PlanError, if nothing was ever granted.
         """
-        with self._busy:
+        with self.holding.busy:
             return self._secure(draft)
 
     def _secure(self, draft: Draft) -> Grant:
@@ -118,10 +70,10 @@ class ReservedRoad:
                 raise
             return self._go_on(draft, error)
         if self._away or (self._last is not None and self._last.broken):
-            self.say("The controller answers, and the flows are reserved again.")
-        self._away, self._last = False, grant
-        if grant.reserved and self._renewal is None:
-            self._renewal = LeaseRenewal(self.lease_s / 3, self._renew)
+            self.holding.say("The controller answers, and the flows are reserved again.")
+        self._away, self._hauls, self._last = False, False, grant
+        if grant.reserved:
+            self.holding.keep_alive()
         return grant
 
     def _go_on(self, draft: Draft, error: NetworkError) -> Grant:
@@ -130,52 +82,68 @@ class ReservedRoad:
         self.unreachable_rounds += self._away
         present, before = {one.name for one in self.travellers}, self._last.plan.edges
         known = present <= {edge.edge for edge in before}
-        if self._away and self._last.reserved and known and self.clock() < self._lease_ends_s:
+        if self._away and self._last.reserved and known and self.holding.lasts:
+            if self._hauls:
+                return self._go_on_after_haul(draft, error)
             sentence = f"{error} The last round's plan and reservation go on while the lease lasts."
-            self.say(sentence)
+            self.holding.say(sentence)
             plan = dataclasses.replace(self._last.plan, edges=tuple(e for e in before if e.edge in present))
             return dataclasses.replace(self._last, plan=plan, adaptations=(sentence,), enquiry=None)
         self.broken_rounds += 1
         sentence = f"{error} Nothing is reserved now: this round goes on at best effort, its promises are broken."
-        self.say(sentence)
+        self.holding.say(sentence)
         least_bps = self.floor_bps * len(self.travellers)
         open_grant = OpenRoad(self.travellers, max(self._usable_bps, least_bps), self.floor_bps).secure(draft)
         self._last = dataclasses.replace(open_grant, adaptations=(sentence,), broken=self.reserve)
         return self._last
 
-    def _renew(self) -> None:
-        """Keep the lease alive in a long round or a pause, unless a plan is being secured, which renews it, too."""
-        if not self._busy.acquire(blocking=False):
-            return
-        try:
-            if self._live is not None:
-                began_s = self.clock()
-                self.controller.renew(self._live.id, self.lease_s)
-                self._lease_ends_s = began_s + self.lease_s
-        except NetworkError as error:
-            log.info("lease=%s renewed=no reason=%r", self.lease_s, str(error))  # the next round will tell
-        finally:
-            self._busy.release()
+    def haul(self, volumes: Volumes) -> Rates | None:
+        """Change the reservation to the rates at which these volumes can go together, if that pays.
+
+        Without an answer of the controller, or refused, the round's rates stay.
+        """
+        with self.holding.busy:
+            live, last = self.holding.live, self._last
+            if live is None or last is None or not last.reserved or self._away:
+                return None
+            now: Rates = {edge: (last.up[edge].rate_bps, last.down[edge].rate_bps) for edge in volumes}
+            try:
+                whole = self._survey.rates(self.holding.controller, volumes, live.id)
+                wanted = haul_rates(whole, self._fitting or self.share, self.floor_bps)
+                if haul_s(volumes, now) - haul_s(volumes, wanted) < WORTH_S:
+                    return None
+                live = self.holding.change(self._flows(wanted), 0)
+            except NetworkError as error:
+                self.holding.say(f"{error} The averaging goes on at the rates of the round.")
+                return None
+            self._hauls = True
+            flow = live.flow
+            return {edge: (flow(f"{edge}-up").reserved_bps, flow(f"{edge}-down").reserved_bps) for edge in volumes}
+
+    def _go_on_after_haul(self, draft: Draft, error: NetworkError) -> Grant:
+        """What is reserved is for an averaging: it is planned for, and that plan goes on from then on.
+
+        Raises: PlanError.
+        """
+        live = self.holding.live
+        assert live is not None
+        sentence = f"{error} What is reserved for the averaging goes on while the lease lasts, with a plan for it."
+        self.holding.say(sentence)
+        names = [traveller.name for traveller in self.travellers]
+        plan = draft(Offer(
+            up_links={edge: (f"{edge}-up",) for edge in names},
+            down_links={edge: (f"{edge}-down",) for edge in names},
+            usable_bps={flow.name: float(flow.reserved_bps) for flow in live.flows},
+            floor_bps=self.floor_bps,
+        ))
+        self._hauls, self._last = False, self._granted(plan, live, [sentence], None)
+        return self._last
 
     def leave(self, edge: str) -> None:
         """Give the edge's flows back at once; what the others have stays."""
         self.travellers = [traveller for traveller in self.travellers if traveller.name != edge]
-        with self._busy:
-            self._give_back(edge)
-
-    def _give_back(self, edge: str) -> None:
-        if self._live is None:
-            return
-        flows = [flow for flow in self._asked if flow.name not in (f"{edge}-up", f"{edge}-down")]
-        try:
-            if flows:
-                self._live = self.controller.modify(self._live.id, self.lease_s, flows, retries=0)
-                self._asked = flows
-            else:
-                live, self._live = self._live, None
-                self.controller.release(live.id)
-        except NetworkError as error:
-            self.say(f"The bandwidth of {edge} could not be given back: {error} It ends with the lease.")
+        with self.holding.busy:
+            self.holding.give_back(edge)
 
     def join(self, edge: str, port: int) -> None:
         """Reserve for this edge from the next plan on."""
@@ -183,16 +151,7 @@ class ReservedRoad:
 
     def release(self) -> None:
         """Release the reservation, once; a controller that is gone lets the lease run out."""
-        if self._renewal is not None:
-            self._renewal.stop()
-        with self._busy:
-            live, self._live = self._live, None
-        if live is None:
-            return
-        try:
-            self.controller.release(live.id)
-        except NetworkError as error:
-            self.say(f"Reservation {live.id} could not be released: {error} It ends with its lease.")
+        self.holding.release()
 
     def _adapt(self, draft: Draft) -> Grant:
         share, adaptations = self._fitting or self.share, []
@@ -207,12 +166,9 @@ class ReservedRoad:
             if not self.reserve:
                 return unreserved(plan, enquiry)
             try:
-                flows = self._flows(plan)
-                began_s = self.clock()
-                self._live = self._ask(flows)
-                self._asked, self._lease_ends_s = flows, began_s + self.lease_s
-            except _ReservationGoneError as gone:
-                self._forget(gone)
+                live = self.holding.change(self._flows({e.edge: (e.up_bps, e.down_bps) for e in plan.edges}))
+            except ReservationGoneError as gone:
+                self.holding.forget(gone)
                 continue
             except ReservationRefusedError as refusal:
                 if refusal.problem.get("code") not in TOO_MUCH or attempt == TRIES:
@@ -222,54 +178,39 @@ class ReservedRoad:
                 adaptations.append(
                     f"{refusal} The plan adapts: {share:.0%} of what is free, a longer transmission delay."
                 )
-                self.say(adaptations[-1])
+                self.holding.say(adaptations[-1])
                 continue
             if self.protection != "none":
                 self._fitting = share
             self._usable_bps = min(surveyed.offer.usable_bps.values())
-            return self._granted(plan, self._live, adaptations, enquiry)
+            return self._granted(plan, live, adaptations, enquiry)
         raise NetworkError(f"No reservation lasted long enough to be used, in {TRIES} tries.")
 
     def _look(self, draft: Draft, share: float) -> Surveyed:
         """Plan for what the controller offers now; what we hold ourselves counts as free."""
         edges = [traveller.name for traveller in self.travellers]
         retries = 0 if self._away else None
+        controller, live = self.holding.controller, self.holding.live
+        held = None if live is None else live.id
         try:
-            held = None if self._live is None else self._live.id
-            return self._survey.draft(self.controller, draft, edges, share, held, retries)
+            return self._survey.draft(controller, draft, edges, share, held, retries)
         except ReservationRefusedError as refusal:
-            if self._live is None or refusal.problem.get("code") != "not_found":
+            if live is None or refusal.problem.get("code") != "not_found":
                 raise
-            self._forget(refusal)
-            return self._survey.draft(self.controller, draft, edges, share, None, retries)
+            self.holding.forget(refusal)
+            return self._survey.draft(controller, draft, edges, share, None, retries)
 
-    def _forget(self, why: NetworkError) -> None:
-        self.say(f"{why} A new one is made.")
-        self._live = None
-
-    def _ask(self, flows: list[FlowRequest]) -> Reservation:
-        if self._live is None:
-            return self.controller.create(self.cloud, self.lease_s, flows)
-        try:
-            return self.controller.modify(self._live.id, self.lease_s, flows, retries=1)
-        except ReservationRefusedError as refusal:
-            if refusal.problem.get("code") in TOO_MUCH:
-                raise
-            raise _ReservationGoneError(f"Reservation {self._live.id} cannot go on: {refusal}") from refusal
-
-    def _flows(self, plan: RoundPlan) -> list[FlowRequest]:
+    def _flows(self, rates: Rates) -> list[FlowRequest]:
         ports = {traveller.name: traveller.port for traveller in self.travellers}
-        flows = []
-        for edge in plan.edges:
-            port = ports[edge.edge]
-            flows.append(FlowRequest(f"{edge.edge}-up", edge.edge, self.cloud, port, self.cloud_port, edge.up_bps,
-                                     BURST_BYTES, self.protection))
-            flows.append(FlowRequest(f"{edge.edge}-down", self.cloud, edge.edge, self.cloud_port, port, edge.down_bps,
-                                     BURST_BYTES, self.protection))
+        flows, cloud = [], self.holding.owner
+        for edge, (up_bps, down_bps) in rates.items():
+            port, more = ports[edge], (BURST_BYTES, self.protection)
+            flows.append(FlowRequest(f"{edge}-up", edge, cloud, port, self.cloud_port, up_bps, *more))
+            flows.append(FlowRequest(f"{edge}-down", cloud, edge, self.cloud_port, port, down_bps, *more))
         return flows
 
     def _granted(
-        self, plan: RoundPlan, live: Reservation, adaptations: list[str], enquiry: Enquiry
+        self, plan: RoundPlan, live: Reservation, adaptations: list[str], enquiry: Enquiry | None
     ) -> Grant:
         def promise(name: str) -> FlowPromise:
             flow = live.flow(name)
@@ -277,7 +218,7 @@ class ReservedRoad:
 
         if live.state != "active":
             adaptations.append(f"Reservation {live.id} is {live.state}: {live.reason or 'no reason was given'}.")
-            self.say(adaptations[-1])
+            self.holding.say(adaptations[-1])
         return Grant(
             plan,
             up={edge.edge: promise(f"{edge.edge}-up") for edge in plan.edges},

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from trainer.haul import Rates, Volumes
 from trainer.plans import Offer, RoundPlan
 
 
@@ -79,6 +80,12 @@ class Road(Protocol):
     def secure(self, draft: Draft) -> Grant:
         """Draft a plan for what the network offers, and have it granted."""
 
+    def haul(self, volumes: Volumes) -> Rates | None:
+        """Before an averaging: the rates that are reserved for these volumes until the next plan; never fails.
+
+        None: those of the round stay, or nothing is reserved.
+        """
+
     def leave(self, edge: str) -> None:
         """Give back what an edge has that is gone; never fails, says what could not be done."""
 
@@ -116,6 +123,9 @@ class OpenRoad:
             usable_bps={"up": self._usable_bps, "down": self._usable_bps},
             floor_bps=self._floor_bps,
         )))
+
+    def haul(self, volumes: Volumes) -> None:
+        """Nothing is reserved."""
 
     def leave(self, edge: str) -> None:
         """One less to share with."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 from trainer.contract import Quote, Volume
 from trainer.errors import PlanError
+from trainer.haul import Rates, Volumes
 from trainer.planner import KEEP_SHARE
 from trainer.plans import Offer, RoundPlan
 from trainer.reservations import Controller
@@ -28,10 +29,6 @@ FIRST_BYTES = 1_000_000
 
 ALIKE = 0.1
 """Volumes whose share of the whole differs by less than this, relative to it, would travel in the same way."""
-
-Volumes = dict[str, tuple[int, int]]
-"""By edge: bytes (L2) to the cloud, and back."""
-
 
 @dataclass(frozen=True, slots=True)
 class Surveyed:
@@ -82,6 +79,15 @@ class Survey:
                     found.enquiry, quotes=other.enquiry.quotes, seconds=other.enquiry.seconds))
         self._last = volumes_of(found.plan)
         return found
+
+    def rates(self, controller: Controller, volumes: Volumes, instead_of: str) -> Rates:
+        """Those at which these can go to the cloud together, and come back together; asked once.
+
+        Raises: ReservationRefusedError, ControllerUnreachableError.
+        """
+        up, down = self._ask(controller, volumes, instead_of, 0)
+        back_bps = {flow.name.removesuffix("-down"): flow.rate_bps for flow in down.flows}
+        return {(edge := flow.name.removesuffix("-up")): (flow.rate_bps, back_bps[edge]) for flow in up.flows}
 
     def _ask(
         self, controller: Controller, volumes: Volumes, instead_of: str | None, retries: int | None

@@ -18,10 +18,12 @@ from trainer.drafting import draft_plan
 from trainer.errors import ProtocolError
 from trainer.exchange import StepResult
 from trainer.guard import CodecGuard
+from trainer.haul import Rates, Volumes
 from trainer.lateness import eased
 from trainer.member import Member
 from trainer.models import build_layers
 from trainer.outlook import Outlook
+from trainer.pacing import l2_bits, pace_bytes_per_s
 from trainer.plans import Offer, RoundPlan
 from trainer.policy import Policy
 from trainer.preparation import Preparation, prepare
@@ -101,11 +103,25 @@ class Workshop:
             cuts = {name: one.cut for name, one in self.apprentices.items()}
             self.outlook.learn_cloud(cuts, [sum(e.cloud_s for e in step.edges.values()) for step in steps])
 
-    def average(self, number: int) -> Checkpoint:
-        """One global model from the models of all that are there, back to them; they count its accuracy."""
+    def volumes(self) -> Volumes:
+        """What an averaging sends now: every edge's layers with their optimiser state, and the model back."""
+        state, values = self._state_bytes(), sum(4 * cost.stored_values for cost in self._preparation.costs)
+        tail = len(state) if self.recipe.tail is None else self.recipe.tail
+        volumes = {}
+        for name, one in self.apprentices.items():
+            mss_bytes = one.member.planning_mss_bytes
+            sizes = sum(state[: one.cut]) + sum(state[tail:]), values
+            volumes[name] = int(l2_bits(sizes[0], mss_bytes) / 8), int(l2_bits(sizes[1], mss_bytes) / 8)
+        return volumes
+
+    def average(self, number: int, rates: Rates | None = None) -> Checkpoint:
+        """One global model from the models of all that are there, back to them; they count its accuracy.
+
+        `rates`: those reserved for it; None: each goes on as it is paced.
+        """
         timeout_s = self._settings.step_timeout_s
-        self._record.event("averaging", round=number)
-        self._crew.send_all(messages.Collect())
+        self._record.event("averaging", round=number, rates_bps=rates)
+        self._collect(rates or {})
         models: list[dict[str, Tensor]] = []
         weights: list[float] = []
         states = dict(self.checkpoint.states)
@@ -125,6 +141,15 @@ class Workshop:
         accuracy = sum(count.correct for count in counts) / max(1, sum(count.total for count in counts))
         self.guard.learn(accuracy)
         return self._snapshot(number, model, states, accuracy)
+
+    def _collect(self, rates: Rates) -> None:
+        for member in self._crew.members:
+            pace = None
+            if member.name in rates:
+                up_bps, down_bps = rates[member.name]
+                pace = pace_bytes_per_s(up_bps, member.mss_bytes)
+                member.connection.pace(pace_bytes_per_s(down_bps, member.mss_bytes))
+            self._crew.send(member, messages.Collect(pace_bytes_per_s=pace))
 
     def keep(self, after: Checkpoint) -> None:
         """Write an averaging down: from now on a cloud that is killed goes on from here."""

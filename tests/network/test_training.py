@@ -18,6 +18,7 @@ import pytest
 from tests.network.conftest import Network
 from tests.nursery import NURSERY
 from trainer.forked import Forked
+from trainer.holding import Holding
 from trainer.plans import EdgePlan, Offer, RoundPlan
 from trainer.reservations import Controller
 from trainer.reserved_road import ReservedRoad
@@ -89,6 +90,28 @@ def test_a_reserved_run_takes_what_others_leave_free_makes_promises_and_gives_ev
     assert reserved_bps(pair) == 0
 
 
+def test_an_averaging_has_rates_of_its_own_in_proportion_to_its_bytes(pair: Network, tmp_path: Path) -> None:
+    """With 11 Mb/s left: edge1 has two layers and large segments, edge2 nearly all layers and small segments."""
+    with somebody_else(pair, 65_000_000):
+        done = train(tmp_path, "--cuts", "2,12", "--average-every", "1")
+    assert done.returncode == 0, done.stderr
+    (directory,) = (tmp_path / "runs").iterdir()
+    events = [json.loads(line) for line in (directory / "events.jsonl").read_text().splitlines()]
+    assert not [event for event in events if event["event"] == "said"]
+    for event in (event for event in events if event["event"] == "averaging"):
+        rates = event["rates_bps"]
+        assert sum(up_bps for up_bps, _ in rates.values()) <= 11_000_000
+        assert rates["edge2"][0] > 2 * rates["edge1"][0]
+        assert rates["edge2"][1] == rates["edge1"][1]
+    for row, version in zip(done.summary["rounds"], (1, 3), strict=True):  # the averaging between them has the second
+        edge1, edge2 = row["edges"]
+        assert edge1["reserved_bps"] > 2 * edge2["reserved_bps"]
+        assert row["reservation"]["version"] == version
+        assert row["averaging_ms"] > 0
+    assert done.summary["promises"]["kept"] == done.summary["promises"]["made"] == 2 * 2 * 2 * 2
+    assert reserved_bps(pair) == 0
+
+
 def test_with_protected_labels_both_crossings_of_a_micro_batch_are_reserved(pair: Network, tmp_path: Path) -> None:
     done = train(tmp_path, "--protect-labels")
     assert done.returncode == 0, done.stderr
@@ -127,7 +150,7 @@ def test_a_plan_that_is_overtaken_by_another_reservation_adapts_and_says_so(pair
 
     said: list[str] = []
     with contextlib.closing(Controller("http://127.0.0.1:8080", 1, said.append)) as controller:
-        road = ReservedRoad(controller, [Traveller("edge1", 7801)], "cloud", 7800, 0.9, 1e6, 60, said.append)
+        road = ReservedRoad(Holding(controller, "cloud", 60, said.append), [Traveller("edge1", 7801)], 7800, 0.9, 1e6)
         grant = road.secure(draft)
         assert 0 < grant.up["edge1"].rate_bps <= 36_000_000
         assert "s1->s2" in grant.adaptations[0]

@@ -13,6 +13,8 @@ import pytest
 
 from tests.waiting import wait_until
 from trainer.errors import ControllerUnreachableError, NetworkError, ReservationRefusedError
+from trainer.haul import haul_s
+from trainer.holding import Holding
 from trainer.planner import plan_round
 from trainer.plans import EdgeForecast, Offer, Option, RoundPlan
 from trainer.reservations import Controller
@@ -73,7 +75,11 @@ class Stub(ThreadingHTTPServer):
         for each in question["transfers"]:
             way = each["name"].split("-")[1]
             middle = f"{'v' if each['name'] in self.other_way else 's'}{way}"
-            flows.append({"name": each["name"], "path": [each["source"], middle, each["destination"]], "rate_bps": 1})
+            together = sum(one["transfer_bytes"] for one in question["transfers"]
+                           if (one["name"] in self.other_way) == (each["name"] in self.other_way))
+            rate_bps = int(CAPACITY_BPS * each["transfer_bytes"] / together)
+            flows.append({"name": each["name"], "path": [each["source"], middle, each["destination"]],
+                          "rate_bps": rate_bps})
             held = sum(f["reserved_bps"] for f in self.live["flows"] if way in f["name"]) if self.live else 0
             for link in (f"{each['source']}->{middle}", f"{middle}->{each['destination']}"):
                 free[link] = CAPACITY_BPS - (0 if question["instead_of"] else held)
@@ -158,7 +164,7 @@ def said() -> list[str]:
 def road(stub: Stub, said: list[str]) -> Iterator[ReservedRoad]:
     controller = Controller(stub.url, 2, said.append, pause_s=0.01)
     travellers = [Traveller("edge1", 7801), Traveller("edge2", 7802)]
-    road = ReservedRoad(controller, travellers, "cloud", 7800, 0.75, 1e6, 60, said.append)
+    road = ReservedRoad(Holding(controller, "cloud", 60, said.append), travellers, 7800, 0.75, 1e6)
     yield road
     road.release()
     controller.close()
@@ -257,7 +263,7 @@ def test_a_controller_that_is_still_busy_with_the_request_is_asked_again(
 
 def test_a_controller_that_is_not_there_is_tried_again_and_then_named(said: list[str]) -> None:
     controller = Controller("http://127.0.0.1:9", 2, said.append, pause_s=0.01)
-    road = ReservedRoad(controller, [Traveller("edge1", 7801)], "cloud", 7800, 0.75, 1e6, 60, said.append)
+    road = ReservedRoad(Holding(controller, "cloud", 60, said.append), [Traveller("edge1", 7801)], 7800, 0.75, 1e6)
     with pytest.raises(ControllerUnreachableError, match=r"tried 3 times.*--best-effort"):
         road.secure(draft)
     assert len(said) == 2
@@ -270,19 +276,19 @@ NOWHERE = "http://127.0.0.1:9"
 @contextlib.contextmanager
 def away(road: ReservedRoad, said: list[str]) -> Iterator[None]:
     """The controller does not answer as long as the block lasts."""
-    there, road.controller = road.controller, Controller(NOWHERE, 0, said.append)
+    there, road.holding.controller = road.holding.controller, Controller(NOWHERE, 0, said.append)
     try:
         yield
     finally:
-        road.controller.close()
-        road.controller = there
+        road.holding.controller.close()
+        road.holding.controller = there
 
 
 def test_while_the_controller_is_away_the_last_grant_goes_on_as_long_as_its_lease(
     road: ReservedRoad, said: list[str]
 ) -> None:
     now_s = [0.0]
-    road.clock = lambda: now_s[0]
+    road.holding.clock = lambda: now_s[0]
     first = road.secure(draft)
     with away(road, said):
         now_s[0] = 59.0
@@ -353,13 +359,14 @@ def test_a_cloud_that_was_killed_goes_on_with_what_it_had_reserved(
 ) -> None:
     reserved = road.secure(draft).reservation_id
     assert reserved is not None
-    again = ReservedRoad(road.controller, road.travellers, "cloud", 7800, 0.75, 1e6, 60, said.append)
-    again.adopt(reserved)
+    controller = road.holding.controller
+    again = ReservedRoad(Holding(controller, "cloud", 60, said.append), road.travellers, 7800, 0.75, 1e6)
+    again.holding.adopt(reserved)
     assert again.secure(draft).reservation_id == reserved
     assert stub.log == ["POST", "PATCH"]
     stub.live = None
-    other = ReservedRoad(road.controller, road.travellers, "cloud", 7800, 0.75, 1e6, 60, said.append)
-    other.adopt(reserved)
+    other = ReservedRoad(Holding(controller, "cloud", 60, said.append), road.travellers, 7800, 0.75, 1e6)
+    other.holding.adopt(reserved)
     assert "cannot be gone on with" in said[-1]
     assert other.secure(draft).reserved
     for one in (again, other):
@@ -367,11 +374,68 @@ def test_a_cloud_that_was_killed_goes_on_with_what_it_had_reserved(
 
 
 def test_the_lease_is_renewed_in_a_round_that_takes_longer(road: ReservedRoad, stub: Stub) -> None:
-    road.lease_s = 0.15
+    road.holding.lease_s = 0.15
     road.secure(draft)
     wait_until(lambda: stub.log.count("PATCH") >= 2)
     road.release()
     assert stub.log[-1] == "DELETE"
+
+
+UNEVEN = {"edge1": (3_000_000, 700_000), "edge2": (30_000, 700_000)}
+"""Bytes of an averaging: edge1 has far more layers."""
+
+
+def test_an_averaging_has_rates_in_proportion_to_its_bytes(road: ReservedRoad, stub: Stub, said: list[str]) -> None:
+    grant = road.secure(draft)
+    now = {edge: (grant.up[edge].rate_bps, grant.down[edge].rate_bps) for edge in UNEVEN}
+    rates = road.haul(UNEVEN)
+    assert rates is not None
+    assert stub.live is not None
+    held = {flow["name"]: flow["reserved_bps"] for flow in stub.live["flows"]}
+    assert rates == {edge: (held[f"{edge}-up"], held[f"{edge}-down"]) for edge in UNEVEN}
+    assert rates["edge2"][0] == pytest.approx(1e6, rel=1e-3)  # the floor
+    assert sum(up_bps for up_bps, _ in rates.values()) == pytest.approx(0.75 * CAPACITY_BPS, rel=1e-3)
+    assert rates["edge1"][1] == rates["edge2"][1]
+    assert haul_s(UNEVEN, rates) < 0.7 * haul_s(UNEVEN, now)
+    back = road.secure(draft)
+    assert {edge: (back.up[edge].rate_bps, back.down[edge].rate_bps) for edge in UNEVEN} == now
+    assert not said
+
+
+def test_an_averaging_of_little_stays_at_the_rates_of_the_round(road: ReservedRoad, stub: Stub) -> None:
+    assert road.haul(UNEVEN) is None
+    road.secure(draft)
+    assert road.haul({edge: (up // 100, down // 100) for edge, (up, down) in UNEVEN.items()}) is None
+    assert stub.log == ["POST"]
+
+
+def test_an_averaging_for_which_no_other_rates_are_to_be_had_goes_on_at_those_of_the_round(
+    road: ReservedRoad, stub: Stub, said: list[str]
+) -> None:
+    before = road.secure(draft)
+    stub.hidden_bps = CAPACITY_BPS / 2
+    assert road.haul(UNEVEN) is None
+    assert said[-1].endswith("The averaging goes on at the rates of the round.")
+    with away(road, said):
+        assert road.haul(UNEVEN) is None
+        assert road.secure(draft).plan == before.plan
+
+
+def test_without_the_controller_after_an_averaging_its_rates_are_planned_for(
+    road: ReservedRoad, stub: Stub, said: list[str]
+) -> None:
+    road.secure(draft)
+    rates = road.haul(UNEVEN)
+    assert rates is not None
+    with away(road, said):
+        grants = [road.secure(draft), road.secure(draft)]
+    for grant in grants:
+        assert grant.reserved
+        assert {edge: (grant.up[edge].rate_bps, grant.down[edge].rate_bps) for edge in rates} == rates
+        for edge in grant.plan.edges:
+            assert (edge.up_bps, edge.down_bps) <= rates[edge.edge]
+    assert (road.unreachable_rounds, road.broken_rounds) == (2, 0)
+    assert stub.log == ["POST", "PATCH"]
 
 
 def test_an_answer_outside_the_contract_is_named(stub: Stub, said: list[str]) -> None:
