@@ -13,7 +13,7 @@ from controller.errors import NoDisjointPath, NoPath, Refused
 from controller.network import Network
 from controller.optical.grooming import most_bps
 from controller.optical.orders import order_on
-from controller.paths import CANDIDATES, Pairs, candidate_paths, candidate_routes
+from controller.paths import CANDIDATES, Pairs, candidate_paths, candidate_routes, too_long
 from controller.reservation import Flow, Placement, Reservation
 from controller.room import Room, Sized
 from controller.routes import Route, is_cut
@@ -53,7 +53,18 @@ class PathSearch:
 
     def assignments(self) -> Iterator[dict[str, Route]]:
         """Every assignment of routes that fits, best first, until `most_steps` are spent."""
-        return self._place(0, {}) if self.flows else iter([{}])
+        if not self.flows:
+            return iter([{}])
+        for depth, sized in enumerate(self.flows):
+            if all(self._is_too_far(route) for route in self.candidates[sized.flow.name]):
+                self.deepest = (depth, {})  # whatever becomes of the others
+                return iter([])
+        return self._place(0, {})
+
+    def _is_too_far(self, route: Route) -> bool:
+        """Whether no light gets over a span of it."""
+        beyond = too_long(self.room.network)
+        return bool(beyond) and any(is_cut(path, beyond) for path in (route.path, route.backup or ()))
 
     def _place(self, depth: int, chosen: dict[str, Route]) -> Iterator[dict[str, Route]]:
         sized = self.flows[depth]

@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 
 LIVE_STATES = ("active", "degraded")
 
-TOO_MUCH = ("no_capacity", "no_spectrum")
-"""Refusals after which asking for less may help."""
+GONE = ("not_found", "not_live")
+"""Refusals that say that there is nothing left to be changed."""
 
 
 class ReservationGoneError(NetworkError):
@@ -63,7 +63,7 @@ class Holding:
     def change(self, flows: Sequence[FlowRequest], retries: int = 1) -> Reservation:
         """Have these reserved in place of what is; refused, it stays as it was.
 
-        Raises: ReservationGoneError, ReservationRefusedError if it is too much, ControllerUnreachableError.
+        Raises: ReservationGoneError if it does not, ReservationRefusedError, ControllerUnreachableError.
         """
         began_s = self.clock()
         live = self.live = self._ask(flows, retries)
@@ -76,7 +76,7 @@ class Holding:
         try:
             return self.controller.modify(self.live.id, self.lease_s, flows, retries)
         except ReservationRefusedError as refusal:
-            if refusal.problem.get("code") in TOO_MUCH:
+            if refusal.problem.get("code") not in GONE:
                 raise
             raise ReservationGoneError(f"Reservation {self.live.id} cannot go on: {refusal}") from refusal
 

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from trainer.contract import FlowRequest, Reservation
 from trainer.errors import ControllerUnreachableError, NetworkError, PlanError, ReservationRefusedError
 from trainer.haul import WORTH_S, Rates, Volumes, haul_rates, haul_s
-from trainer.holding import TOO_MUCH, Holding, ReservationGoneError
+from trainer.holding import Holding, ReservationGoneError
 from trainer.pacing import BURST_BYTES
 from trainer.plans import Offer, RoundPlan
 from trainer.roads import Draft, Enquiry, FlowPromise, Grant, OpenRoad, Traveller, unreserved
 from trainer.settings import Protection
 from trainer.survey import Survey, Surveyed
+
+TOO_MUCH = ("no_capacity", "no_spectrum")
+"""Refusals after which asking for less may help."""
 
 TRIES = 6
 """How often a plan is adapted to a refusal before the run gives up."""
@@ -53,9 +56,10 @@ class ReservedRoad:
     def secure(self, draft: Draft) -> Grant:
         """Draft, ask, and adapt to what is refused, TRIES times.
 
-        Once there was a grant there always is one: without an answer from the controller the last one goes on while its
-        lease lasts; after that, and when what was reserved is lost, the plan goes on at best effort and every promise
-        of it counts as broken. Every round asks again.
+        Once there was a grant there always is one: without an answer from the controller, or if no change can be had
+        (a fibre is cut, say, and there is no second way for light), the last one goes on while its lease lasts; after
+        that, and when what was reserved is lost, the plan goes on at best effort and every promise of it counts as
+        broken. Every round asks again.
 
         Raises: ReservationRefusedError, ControllerUnreachableError, PlanError, if nothing was ever granted.
         """
@@ -82,7 +86,7 @@ class ReservedRoad:
         self.unreachable_rounds += self._away
         present, before = {one.name for one in self.travellers}, self._last.plan.edges
         known = present <= {edge.edge for edge in before}
-        if self._away and self._last.reserved and known and self.holding.lasts:
+        if self._last.reserved and known and self.holding.lasts:
             if self._hauls:
                 return self._go_on_after_haul(draft, error)
             sentence = f"{error} The last round's plan and reservation go on while the lease lasts."

@@ -12,6 +12,7 @@ import pytest
 
 from controller.admission import Admitted, Rejected, Request, decide
 from controller.asked import Asked
+from controller.assignment import PathSearch
 from controller.bookings import Bookings
 from controller.errors import NoSpectrum, Refused, SwitchRefused
 from controller.forwarding import best_effort_meter, wanted_states
@@ -22,6 +23,7 @@ from controller.optical.lines import is_possible, line_along
 from controller.optical.overview import overview
 from controller.quotes import Volume, shortest_common_transfer
 from controller.reservation import Flow, Match, Placement, Protection, Requirement, Reservation, State
+from controller.room import Lifetime, Room, Sized
 from controller.service import Service
 from controller.standing import Standing
 from controller.switches import ChangesByNumber, Pause
@@ -207,6 +209,16 @@ def test_a_span_too_long_for_any_format_is_out_of_reach_by_so_many_db() -> None:
     assert (error.code, error.facts["link"]) == ("out_of_reach", "r1->r2")
     assert error.facts["missing_db"] == -line.margin_db > 0
     assert fits_at_s(*story.refused) is None
+
+
+def test_nothing_is_tried_for_a_group_of_which_light_does_not_reach_one() -> None:
+    network = network_from_map(stretched(60))
+    room = Room(network, Bookings(), Lifetime(network.ducts, "r-1", 0.0))
+    flows = [Sized(each, 5_000_000, 9014) for each in (flow(), flow(), flow(protection="link_disjoint"))]
+    search = PathSearch(room, flows, None, frozenset())
+    assert list(search.assignments()) == []
+    assert search.steps == 0
+    assert search.refusal().code == "out_of_reach"
 
 
 def test_a_transfer_is_quoted_no_more_than_a_lightpath_carries() -> None:

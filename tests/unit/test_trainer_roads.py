@@ -36,6 +36,7 @@ class Stub(ThreadingHTTPServer):
         self.log: list[str] = []
         self.asked: list[dict[str, Any]] = []
         self.other_way: frozenset[str] = frozenset()
+        self.out_of_reach = False
         self.forgetful = False
         self.busy: list[str] = []
         self.protections: set[str] = set()
@@ -125,6 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(404, {"code": "not_found", "detail": "There is no r-1."})
         if "flows" not in body:
             return self._answer(200, self.server.live)
+        if self.server.out_of_reach:
+            return self._answer(409, {"code": "out_of_reach", "detail": "edge1-up: light does not get over a->b."})
         return self._answer(*self.server.reserve(body))
 
     def do_DELETE(self) -> None:
@@ -308,6 +311,22 @@ def test_while_the_controller_is_away_the_last_grant_goes_on_as_long_as_its_leas
     assert back.reserved
     assert not back.broken
     assert said[-1] == "The controller answers, and the flows are reserved again."
+
+
+def test_while_no_change_can_be_had_what_is_reserved_goes_on(road: ReservedRoad, stub: Stub, said: list[str]) -> None:
+    first = road.secure(draft)
+    stub.out_of_reach = True
+    for _ in range(2):
+        grant = road.secure(draft)
+        assert grant.plan == first.plan
+        assert grant.reservation_id == first.reservation_id
+        assert not grant.broken
+        assert "light does not get over a->b. The last round's plan" in said[-1]
+    assert (road.unreachable_rounds, road.broken_rounds) == (0, 0)
+    assert road.haul(UNEVEN) is None
+    stub.out_of_reach = False
+    assert not road.secure(draft).adaptations
+    assert stub.log == ["POST", "PATCH", "PATCH", "PATCH", "PATCH"]
 
 
 def test_a_reservation_lost_for_good_is_no_reason_to_stop(road: ReservedRoad, stub: Stub, said: list[str]) -> None:
