@@ -110,8 +110,8 @@ class Workshop:
         volumes = {}
         for name, one in self.apprentices.items():
             mss_bytes = one.member.planning_mss_bytes
-            sizes = sum(state[: one.cut]) + sum(state[tail:]), values
-            volumes[name] = int(l2_bits(sizes[0], mss_bytes) / 8), int(l2_bits(sizes[1], mss_bytes) / 8)
+            up, down = sum(state[: one.cut]) + sum(state[tail:]), values
+            volumes[name] = max(1, int(l2_bits(up, mss_bytes) / 8)), max(1, int(l2_bits(down, mss_bytes) / 8))
         return volumes
 
     def average(self, number: int, rates: Rates | None = None) -> Checkpoint:

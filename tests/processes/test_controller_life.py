@@ -222,7 +222,8 @@ def silent(ovs: OpenVSwitch, controller: Controller, switch: str) -> Iterator[Ca
     try:
         ovs.vsctl(*seek(switch, f"tcp:127.0.0.1:{line.port}"))
         assert line.busy.wait(60)
-        wait_until(controller.in_step)
+        # In step could still be the line before, of which the controller does not know yet that it has ended.
+        wait_until(lambda: controller.client.get("/v1/consistency").json()["consistent"])
         wait_until(lambda: f"tcp:127.0.0.1:{line.port}" in ovs.vsctl("get-controller", switch))
         line.moving.clear()
         yield line.moving.set
