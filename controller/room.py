@@ -143,6 +143,8 @@ class Room:
         return lambda lightpath: before_bps(lightpath.id) + rate_bps <= reservable_bps(lightpath.rate_bps)
 
     def _has_room(self, sized: Sized, failures: frozenset[str], lightpath: Lightpath) -> bool:
+        if not failures and lightpath.id not in self._own and window_of(sized.flow) is None:
+            return self.before_bps(lightpath.id) + sized.rate_bps <= reservable_bps(lightpath.rate_bps)
         return self.fits((self.lifetime.in_light(sized, lightpath, failures),))
 
     def _most_bps(self, booking: Booking) -> tuple[int, int]:

@@ -210,11 +210,17 @@ class Light:
         """The lightpaths along these switches at that time: of others, of the request as it is and as it is to be."""
         others = self._others.get(nodes)
         if others is None:
-            others = self._others[nodes] = self._bookings.lit_along(nodes, *self._time)
+            others = self._others_along(nodes)
         if not self.held and not self._placed:
             return others
         held, placed = ([each for each in own if each.nodes == nodes] for own in (self.held, self._placed))
         return dict.fromkeys((*held, *others, *placed))
+
+    def _others_along(self, nodes: Path) -> Sequence[Lightpath]:
+        others = self._others.get(nodes)
+        if others is None:
+            others = self._others[nodes] = self._bookings.lit_along(nodes, *self._time)
+        return others
 
     def _is_clear(self, lightpath: Lightpath) -> bool:
         if self._is_nothing_to_come:
@@ -252,7 +258,7 @@ class Light:
         if now is None:
             taken, overlap = self._bookings.slots_on(link, *self._time)
             for lightpath in dict.fromkeys((*self.held, *self._placed)) if self.held or self._placed else ():
-                if link in lightpath.links and lightpath not in self._bookings.lit_along(lightpath.nodes, *self._time):
+                if link in lightpath.links and lightpath not in self._others_along(lightpath.nodes):
                     overlap |= taken & lightpath.slots
                     taken |= lightpath.slots
             now = self._now[link] = (1 << self.network.links[link].slots) - 1 & ~taken, overlap
