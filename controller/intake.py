@@ -121,7 +121,8 @@ class Intake:
 
     def _take_in(self, newcomer: Newcomer) -> None:
         try:
-            newcomer.places.enter_context(self._room.place())
+            self._room.take()
+            newcomer.places.callback(self._room.leave)
             if newcomer.repeat is not None:
                 first = newcomer.places.enter_context(self._repeats.first_answer(newcomer.repeat))
                 if first is not None:

@@ -39,15 +39,26 @@ class WaitingRoom:
 
         Raises: Overloaded if there is none.
         """
+        self.take()
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def take(self) -> None:
+        """Take such a place; then `leave` must follow.
+
+        Raises: Overloaded if there is none.
+        """
         with self._changed:
             if self._taken >= PLACES:
                 raise Overloaded(f"{PLACES} requests are under way already.", retry_after_s=RETRY_AFTER_S)
             self._taken += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._taken -= 1
+
+    def leave(self) -> None:
+        """Somebody else may have the place."""
+        with self._changed:
+            self._taken -= 1
 
     @contextmanager
     def place_at(self, switches: Iterable[str]) -> Iterator[None]:
