@@ -30,6 +30,7 @@ FIRST_BYTES = 1_000_000
 ALIKE = 0.1
 """Volumes whose share of the whole differs by less than this, relative to it, would travel in the same way."""
 
+
 @dataclass(frozen=True, slots=True)
 class Surveyed:
     """A plan, the offer it was made for, and what was asked."""

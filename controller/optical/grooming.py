@@ -208,9 +208,7 @@ class Light:
 
     def _lit(self, nodes: Path) -> Iterable[Lightpath]:
         """The lightpaths along these switches at that time: of others, of the request as it is and as it is to be."""
-        others = self._others.get(nodes)
-        if others is None:
-            others = self._others_along(nodes)
+        others = self._others_along(nodes)
         if not self.held and not self._placed:
             return others
         held, placed = ([each for each in own if each.nodes == nodes] for own in (self.held, self._placed))
