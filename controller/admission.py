@@ -76,7 +76,7 @@ def decide(
         # Its traceback would hold all that was looked at, in a circle that only the garbage collector finds.
         return Rejected(error.with_traceback(None))
     placements = _placements(case, plan)
-    booked = bookings_of(network.ducts, request.reservation_id, placements, start_s, request.end_s)
+    booked = [booking for flow in request.flows for booking in plan.placed[flow.name].bookings]
     return Admitted(placements, free.adding(booked), others.settled(plan.promises))
 
 
@@ -126,11 +126,12 @@ def _check_five_tuples(request: Request, start_s: float, everyone: Standing) -> 
 
 
 def _placements(case: Case, plan: Plan) -> tuple[Placement, ...]:
-    first_switches = {route.path[1] for _, route in plan.placed.values()}
+    first_switches = {placing.route.path[1] for placing in plan.placed.values()}
     free_meters = {switch: case.everyone.free_meters(switch) for switch in first_switches}
     placements = []
     for flow in case.request.flows:
-        sized, route = plan.placed[flow.name]
+        placing = plan.placed[flow.name]
+        sized, route = placing.sized, placing.route
         held = held_placement(case.replaced, flow)
         keeps_meter = held is not None and held.switches[0] == route.path[1]
         bound = plan.promises.bound((case.request.reservation_id, flow.name))

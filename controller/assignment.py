@@ -13,9 +13,9 @@ from controller.errors import NoDisjointPath, NoPath, Refused
 from controller.network import Network
 from controller.optical.grooming import most_bps
 from controller.optical.orders import order_on
-from controller.paths import CANDIDATES, Pairs, candidate_paths, candidate_routes, too_long
+from controller.paths import CANDIDATES, candidate_paths, candidate_routes, plain_routes, too_long
 from controller.reservation import Flow, Placement, Reservation
-from controller.room import Room, Sized
+from controller.room import Placing, Room, Sized
 from controller.routes import Route, is_cut
 from controller.spectrum import Order
 
@@ -49,10 +49,10 @@ class PathSearch:
         self.candidates = {sized.flow.name: _candidates(room.network, sized.flow, replaced, down) for sized in flows}
         self._lines: dict[tuple[str, int], tuple[Booking, ...]] = {}
         self.steps = 0
-        self.deepest: tuple[int, dict[str, Route]] = (-1, {})
+        self.deepest: tuple[int, dict[str, Placing]] = (-1, {})
 
-    def assignments(self) -> Iterator[dict[str, Route]]:
-        """Every assignment of routes that fits, best first, until `most_steps` are spent."""
+    def assignments(self) -> Iterator[dict[str, Placing]]:
+        """Every assignment of routes that fits, by the flows' names, best first, until `most_steps` are spent."""
         if not self.flows:
             return iter([{}])
         for depth, sized in enumerate(self.flows):
@@ -66,12 +66,12 @@ class PathSearch:
         beyond = too_long(self.room.network)
         return bool(beyond) and any(is_cut(path, beyond) for path in (route.path, route.backup or ()))
 
-    def _place(self, depth: int, chosen: dict[str, Route]) -> Iterator[dict[str, Route]]:
+    def _place(self, depth: int, chosen: dict[str, Placing]) -> Iterator[dict[str, Placing]]:
         sized = self.flows[depth]
         for dressed, lines in self._fitting(sized):
             bookings = (*lines, *self.room.lifetime.light(sized, dressed)) if dressed.lightpaths else lines
             self.room.place(bookings)
-            chosen[sized.flow.name] = dressed
+            chosen[sized.flow.name] = Placing(sized, dressed, bookings)
             if depth + 1 == len(self.flows):
                 yield dict(chosen)
             else:
@@ -121,7 +121,7 @@ class PathSearch:
         if _is_too_much(self.room.network, sized, routes[0]):
             return
         has_room = self.room.has_room_for(sized)
-        queue = [(light.least_price(routes[i].path[1:-1], rate_bps), _LIT, i) for i in range(first, len(routes))]
+        queue = [(light.least_price(len(routes[i].path) - 3, rate_bps), _LIT, i) for i in range(first, len(routes))]
         heapify(queue)
         found: dict[int, Route] = {}
         while queue and self.steps < self.most_steps:
@@ -146,7 +146,7 @@ class PathSearch:
             elif stage == _LIT and (price := light.least_price_of_new(nodes, rate_bps)) < inf:
                 heappush(queue, (price, _NEW, number))
             elif stage != _MIXED and number < CANDIDATES:
-                heappush(queue, (light.least_price_of_mixed(nodes, rate_bps), _MIXED, number))
+                heappush(queue, (light.least_price_of_mixed(len(nodes) - 1, rate_bps), _MIXED, number))
 
     def _lines_of(self, sized: Sized, number: int) -> tuple[Booking, ...]:
         key = sized.flow.name, number
@@ -162,12 +162,11 @@ class PathSearch:
         """
         depth, placed = self.deepest
         stuck = self.flows[depth]
-        waiting = {sized.flow.name: self.candidates[sized.flow.name][0] for sized in self.flows[depth + 1 :]}
         room = Room(self.room.network, self.room.bookings, self.room.lifetime, self.room.light.held)
-        for sized in self.flows:
-            route = (placed | waiting).get(sized.flow.name)
-            if route is not None:
-                room.place(room.lifetime.bookings(sized, route))
+        for placing in placed.values():
+            room.place(placing.bookings)
+        for sized in self.flows[depth + 1 :]:
+            room.place(room.lifetime.bookings(sized, self.candidates[sized.flow.name][0]))
         candidates = self.candidates[stuck.flow.name]
         if room.network.grid is not None:
             for route in candidates:
@@ -190,11 +189,10 @@ def _candidates(
     if not paths:
         raise NoPath(f"{flow.name}: no path from {flow.source} to {flow.destination} is up.", flow=flow.name)
     protection = flow.requirement.protection
-    protected = protection != "none"
-    if protected:
-        pairs = candidate_routes(network, flow.source, flow.destination, down, protection == "duct_disjoint")
+    if protection == "none":
+        pairs = plain_routes(paths)
     else:
-        pairs = Pairs(tuple(Route(path) for path in paths))
+        pairs = candidate_routes(network, flow.source, flow.destination, down, protection == "duct_disjoint")
     routes = pairs.routes
     if not routes:
         common = "span or duct" if protection == "duct_disjoint" else "span"

@@ -5,8 +5,9 @@ Immutable; a change shares what it keeps, so its cost does not depend on how muc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import field
+from functools import cache
 from itertools import accumulate
 from math import inf
 from typing import NamedTuple
@@ -228,12 +229,12 @@ class Bookings:
         """All lightpaths in which anything is booked, now or later, by id."""
         return {lightpath.id: lightpath for lightpath in self._channels.all()}
 
-    def lit_along(self, nodes: tuple[str, ...], start_s: float, end_s: float) -> Sequence[Lightpath]:
-        """The lightpaths along these switches in which anything is booked at any moment of [start_s, end_s)."""
-        lightpaths = self._channels.along(nodes)
-        if not lightpaths or self.all_light_is_lit(start_s):
-            return lightpaths
-        return [each for each in lightpaths if self._links[each.id].meets(start_s, end_s)]
+    def lit_during(self, start_s: float, end_s: float) -> Callable[[tuple[str, ...]], Sequence[Lightpath]]:
+        """Looks up the lightpaths along switches in which anything is booked at any moment of [start_s, end_s)."""
+        along = self._channels.along
+        if self.all_light_is_lit(start_s):
+            return along
+        return cache(lambda nodes: [each for each in along(nodes) if self._links[each.id].meets(start_s, end_s)])
 
     def slots_on(self, link: str, start_s: float, end_s: float) -> tuple[int, int]:
         """The slots of a link that are taken at any moment of [start_s, end_s), and those that several take."""

@@ -158,8 +158,8 @@ class Intake:
         with self._writer.lock:
             wanted, admitted = self._admitted(asked)
             at_once = not asked.hold and wanted.start_at_s <= wanted.created_at_s
-            newcomer.switches = switches_of(wanted)
             if at_once:
+                newcomer.switches = switches_of(wanted)
                 self._fabric.require(newcomer.switches)
             self._book.count(wanted, admitted)
             if at_once:

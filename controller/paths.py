@@ -50,6 +50,12 @@ def candidate_paths(
     return _candidate_paths(network, source, destination, down, most) if _touches(down, whole) else whole
 
 
+@lru_cache(maxsize=8192)
+def plain_routes(paths: tuple[Path, ...]) -> Pairs:
+    """These paths without backups."""
+    return Pairs(tuple(Route(path) for path in paths))
+
+
 def candidate_routes(
     network: Network, source: str, destination: str, down: frozenset[str] = NOTHING_DOWN, ducts_too: bool = False
 ) -> Pairs:

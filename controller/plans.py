@@ -15,7 +15,7 @@ from controller.limits import has_limit, late
 from controller.network import Network
 from controller.promises import Carried, Promises
 from controller.reservation import Flow, Reservation
-from controller.room import Lifetime, Room, Sized, granted_burst_bytes
+from controller.room import Lifetime, Placing, Room, Sized, granted_burst_bytes
 from controller.routes import Route
 from controller.standing import Standing
 from controller.transfers import HEADROOM_SHARE, gate_of, least_rate_bps
@@ -65,13 +65,13 @@ class Case:
         return Carried.during(route, size, start_s, self.request.end_s, gate, limit)
 
 
-Placed = Mapping[str, tuple[Sized, Route]]
+Placed = Mapping[str, Placing]
 """By flow name."""
 
 
 @fact
 class Plan:
-    """A size and a route for every flow, and everybody's bounds under them."""
+    """A place for every flow, and everybody's bounds then."""
 
     placed: Placed
     promises: Promises
@@ -94,15 +94,14 @@ def first_plan(case: Case, down: frozenset[str]) -> Plan:
 
 def _first_plan(case: Case, down: frozenset[str], headroom_share: float) -> Plan:
     kept = _kept(case)
-    new = [flow for flow in case.request.flows if flow.name not in kept]
-    sizes = _sizes(case.network, new, {}, headroom_share)
+    sizes = _sizes(case.network, [flow for flow in case.request.flows if flow.name not in kept], {}, headroom_share)
     search = PathSearch(_room(case, kept), list(sizes.values()), case.replaced, down, case.request.search_steps)
     refusal: Refused | None = None
-    for tried, routes in enumerate(search.assignments()):
+    for tried, new in enumerate(search.assignments()):
         if tried == BOUND_CHECKS:
             break
         try:
-            return _settled(case, routes, sizes, kept, headroom_share)
+            return _settled(case, new, kept, headroom_share)
         except Refused as error:
             refusal = refusal or error
     raise refusal or search.refusal()
@@ -110,10 +109,12 @@ def _first_plan(case: Case, down: frozenset[str], headroom_share: float) -> Plan
 
 def _kept(case: Case) -> Placed:
     """The flows whose present placement stays."""
-    placements = case.replaced.placements if case.replaced else ()
+    if case.replaced is None:
+        return {}
+    lifetime = _lifetime(case)
     return {
-        p.flow.name: (Sized(p.flow, p.reserved_bps, p.burst_bytes), p.route)
-        for p in placements
+        p.flow.name: lifetime.placing(Sized(p.flow, p.reserved_bps, p.burst_bytes), p.route)
+        for p in case.replaced.placements
         if p.flow.name in case.request.keep
     }
 
@@ -124,8 +125,8 @@ def _room(case: Case, placed: Placed) -> Room:
         each for p in (case.replaced.carried if case.replaced else ()) for each in (*p.lightpaths, *p.backup_lightpaths)
     )
     room = Room(case.network, case.free, _lifetime(case), tuple(held))
-    for sized, route in placed.values():
-        room.place(room.lifetime.bookings(sized, route))
+    for placing in placed.values():
+        room.place(placing.bookings)
     return room
 
 
@@ -155,34 +156,31 @@ def _sizes(
     return sizes
 
 
-def _settled(
-    case: Case, routes: Mapping[str, Route], sizes: Mapping[str, Sized], kept: Placed, headroom_share: float
-) -> Plan:
-    """Let the rates of transfers grow on these routes until they and the latencies agree.
+def _settled(case: Case, new: Placed, kept: Placed, headroom_share: float) -> Plan:
+    """Let the rates of transfers grow on the routes of these flows until they and the latencies agree.
 
     Raises: LatencyNotMet, or NoCapacity if there is no room to grow.
     """
-    own_id = case.request.reservation_id
+    own_id, flows = case.request.reservation_id, [placing.sized.flow for placing in new.values()]
     for _ in range(SETTLE_STEPS):
-        placed = {name: (sized, routes[name]) for name, sized in sizes.items()} | dict(kept)
+        placed = {**new, **kept}
         promises = _promises(case, placed)
-        if not any(sized.flow.requirement.transfer_bytes is not None for sized in sizes.values()):
+        if all(flow.requirement.transfer_bytes is None for flow in flows):
             _refuse_late(case, promises, placed)  # no rate depends on the latency
             return Plan(placed, promises)
-        latencies = {name: promises.bound((own_id, name)).accumulated_latency_us for name in sizes}
-        grown = _sizes(case.network, [sized.flow for sized in sizes.values()], latencies, headroom_share)
-        if grown == sizes:
+        latencies = {name: promises.bound((own_id, name)).accumulated_latency_us for name in new}
+        sizes = _sizes(case.network, flows, latencies, headroom_share)
+        if all(sizes[name] == placing.sized for name, placing in new.items()):
             _refuse_late(case, promises, placed)
             return Plan(placed, promises)
-        sizes = grown
-        _refuse_overfull(case, routes, sizes, kept)
-    first = next(iter(sizes))
+        new = _resized(case, new, sizes, kept)
+    first = flows[0].name
     raise LatencyNotMet(f"{first}: its rate and its latency do not settle.", flow=first, bound_us=None, limit_us=None)
 
 
 def _promises(case: Case, placed: Placed) -> Promises:
     own_id = case.request.reservation_id
-    added = {(own_id, name): case.carried(sized, route) for name, (sized, route) in placed.items()}
+    added = {(own_id, name): case.carried(placing.sized, placing.route) for name, placing in placed.items()}
     try:
         return case.others.promises_with(added)
     except NoBound as endless:
@@ -196,19 +194,24 @@ def _unbounded(request: Request, endless: NoBound) -> LatencyNotMet:
     return LatencyNotMet(sentence, flow=flow, link=link, bound_us=None, limit_us=None)
 
 
-def _refuse_overfull(case: Case, routes: Mapping[str, Route], sizes: Mapping[str, Sized], kept: Placed) -> None:
-    room = _room(case, kept)
+def _resized(case: Case, new: Placed, sizes: Mapping[str, Sized], kept: Placed) -> Placed:
+    """The flows on their routes as large as this.
+
+    Raises: NoCapacity if there is no room.
+    """
+    room, resized = _room(case, kept), {}
     for name, sized in sizes.items():
-        bookings = room.lifetime.bookings(sized, routes[name])
-        if not room.fits(bookings):
-            raise room.refusal(sized, [routes[name]])
-        room.place(bookings)
+        placing = resized[name] = room.lifetime.placing(sized, new[name].route)
+        if not room.fits(placing.bookings):
+            raise room.refusal(sized, [placing.route])
+        room.place(placing.bookings)
+    return resized
 
 
 def _refuse_late(case: Case, promises: Promises, placed: Placed) -> None:
     own_id = case.request.reservation_id
-    for name, (sized, _) in placed.items():
-        bound = promises.bound((own_id, name))
+    for name, placing in placed.items():
+        bound, sized = promises.bound((own_id, name)), placing.sized
         broken = late(name, sized.flow.requirement, sized.rate_bps, bound, name, own_id)
         if broken is not None:
             raise broken

@@ -29,6 +29,15 @@ class Sized:
 
 
 @fact
+class Placing:
+    """A flow in its place: as large as it is to be, on its route, and what it takes in the calendar."""
+
+    sized: Sized
+    route: Route
+    bookings: tuple[Booking, ...]
+
+
+@fact
 class Lifetime:
     """Whose bookings, on a network with which ducts, and from when to when."""
 
@@ -36,6 +45,10 @@ class Lifetime:
     reservation_id: str
     start_s: float
     end_s: float = inf
+
+    def placing(self, sized: Sized, route: Route) -> Placing:
+        """A flow on a route."""
+        return Placing(sized, route, self.bookings(sized, route))
 
     def bookings(self, sized: Sized, route: Route) -> tuple[Booking, ...]:
         """What a flow takes in the calendar on a route."""

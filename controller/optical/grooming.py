@@ -52,8 +52,7 @@ class Light:
         self._placed: dict[Lightpath, int] = {}
         self._is_nothing_to_come = not held and bookings.all_light_is_lit(start_s)
         """Whether all lightpaths are lit at once, so that no two of them have a slot of one link."""
-        self._others: dict[Path, Sequence[Lightpath]] = {}
-        """Along switches that were looked at: the lightpaths of others."""
+        self._others_along = bookings.lit_during(start_s, end_s)
         self._now: dict[str, tuple[int, int]] = {}
         """For every link that was looked at: the slots that none has, and those that several have."""
 
@@ -127,9 +126,8 @@ class Light:
                 price += order.load * lightpath.width * sum(shares)
         return price
 
-    def least_price(self, nodes: Path, rate_bps: int) -> float:
-        """No row of lit lightpaths along these switches is cheaper than that."""
-        links = len(nodes) - 1
+    def least_price(self, links: int, rate_bps: int) -> float:
+        """No row of lit lightpaths over so many links is cheaper than that."""
         return links * rate_bps * _least_slots_per_bps(self.network) if links else 0.0
 
     def least_price_of_new(self, nodes: Path, rate_bps: int) -> float:
@@ -137,10 +135,10 @@ class Light:
         line = line_along(self.network, nodes)
         return line.width * (len(nodes) - 1) if line.works and rate_bps <= reservable_bps(line.rate_bps) else inf
 
-    def least_price_of_mixed(self, nodes: Path, rate_bps: int) -> float:
+    def least_price_of_mixed(self, links: int, rate_bps: int) -> float:
         """Nor a row of which a link at least is new."""
         full_price = SLOTS_PER_CHANNEL[self.network.grid or "fixed"]
-        return self.least_price(nodes[1:], rate_bps) + full_price
+        return self.least_price(links - 1, rate_bps) + full_price
 
     def _taken_share(self, link: str) -> float:
         slots = self.network.links[link].slots
@@ -213,12 +211,6 @@ class Light:
             return others
         held, placed = ([each for each in own if each.nodes == nodes] for own in (self.held, self._placed))
         return dict.fromkeys((*held, *others, *placed))
-
-    def _others_along(self, nodes: Path) -> Sequence[Lightpath]:
-        others = self._others.get(nodes)
-        if others is None:
-            others = self._others[nodes] = self._bookings.lit_along(nodes, *self._time)
-        return others
 
     def _is_clear(self, lightpath: Lightpath) -> bool:
         if self._is_nothing_to_come:

@@ -76,7 +76,7 @@ def test_what_is_taken_is_what_is_booked_whatever_came_and_went(
             shared = sum(1 << slot for slot in range(4) if sum(each >> slot & 1 for each in on) > 1)
             assert calendar.slots_on(link, start_s, end_s) == (taken, shared)
         for nodes in {each.nodes for each in lit}:
-            assert set(calendar.lit_along(nodes, start_s, end_s)) == {each for each in lit if each.nodes == nodes}
+            assert set(calendar.lit_during(start_s, end_s)(nodes)) == {each for each in lit if each.nodes == nodes}
 
 
 NSFNET_KM = {
@@ -118,7 +118,7 @@ def test_on_a_map_with_a_tuned_order_the_cheapest_lightpaths_are_taken(wanted: l
                 prices.append(light.price(row, sized.rate_bps, chosen.order))
         if found is not None:
             if prices:
-                assert light.price(found["f"].lightpaths, sized.rate_bps, chosen.order) == min(prices)
-            calendar = calendar.adding(room.lifetime.bookings(sized, found["f"]))
+                assert light.price(found["f"].route.lightpaths, sized.rate_bps, chosen.order) == min(prices)
+            calendar = calendar.adding(found["f"].bookings)
         else:
             assert not prices
