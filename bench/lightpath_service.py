@@ -144,18 +144,22 @@ class Outcome:
     took_s: float
 
 
+def asked_for(demand: Demand, ports: tuple[int, int], hold: bool) -> Asked:
+    """The reservation that a demand asks for."""
+    ends, needed = (f"h{demand.source}", f"h{demand.destination}"), reservable_bps(demand.rate_gbps * 1_000_000)
+    return Asked("bench", "public", 3600.0, (Flow("f", *ends, Match("udp", *ports), Requirement(needed)),), hold)
+
+
 def decided(service: Service, wanted: Sequence[Demand], source_port: int, hold: bool) -> Outcome:
     """Have all decided as they come and go."""
+    asked = [asked_for(demand, (source_port, 1 + number), hold) for number, demand in enumerate(wanted)]
     turned_away, leaving = 0, list[tuple[float, int, str]]()
     began_s = time.process_time()
     for number, demand in enumerate(wanted):
         while leaving and leaving[0][0] <= demand.arrives:
             service.release(heapq.heappop(leaving)[2])
-        match = Match("udp", source_port, 1 + number)
-        ends = f"h{demand.source}", f"h{demand.destination}"
-        flow = Flow("f", *ends, match, Requirement(reservable_bps(demand.rate_gbps * 1_000_000)))
         try:
-            made, _ = service.reserve(Asked("bench", "public", 3600.0, (flow,), hold))
+            made, _ = service.reserve(asked[number])
             heapq.heappush(leaving, (demand.leaves, number, made.id))
         except Refused:
             turned_away += 1

@@ -24,9 +24,9 @@ from controller.calculus.curves import Line, Server
 from controller.calculus.delays import Delays
 from controller.calculus.fixpoint import NoBound, Stream
 from controller.facts import fact
+from controller.hops import link_names
 from controller.network import DirectedLink, Network
 from controller.peaks import ALWAYS, Activity
-from controller.routes import link_names
 
 __all__ = ["DEFAULT_CALIBRATION", "Analysis", "Bound", "Calibration", "NoBound", "ShapedFlow", "bounds_of"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import networkx as nx
 
-from controller.routes import Path
+from controller.hops import Path
 
 Half = tuple[str, bool]
 """A node's way in (False) or out (True): the edge between the two can be used once, so no two paths share the node."""

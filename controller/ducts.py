@@ -19,7 +19,8 @@ import networkx as nx
 import numpy as np
 
 from controller.disjoint import shortest_disjoint_pair
-from controller.routes import Ducts, Path, span_name
+from controller.hops import Path, span_name
+from controller.routes import Ducts
 
 SOLVE_LIMIT_S = 3.0
 """Nobody else is decided about meanwhile."""

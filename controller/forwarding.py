@@ -58,6 +58,7 @@ from controller.entries import (
     cookie_of,
     match_of,
 )
+from controller.hops import link_names
 from controller.network import BEST_EFFORT_MIN_BPS, DirectedLink, Network, Node
 from controller.optical.crossing import crossings, laid_in_light, light_of
 from controller.optical.switching import Lit
@@ -65,7 +66,6 @@ from controller.parts import Part, by_switch, lit
 from controller.paths import next_hops
 from controller.protection import active_path, failover_groups, laid
 from controller.reservation import Placement, Reservation
-from controller.routes import link_names
 from controller.ways import IPV4, LATE_DSCP, RESERVED_DSCP, hops, label
 from controller.windows import is_open
 

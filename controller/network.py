@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
-from controller.routes import DUCT, Ducts, span_name
+from controller.hops import link_name, link_names, span_name
+from controller.routes import DUCT, Ducts
 from topologies.maps import Grid, Kind, Map
 
 PROPAGATION_US_PER_KM = 4.9
@@ -152,7 +152,7 @@ class Network:
 
         Raises: KeyError if two nodes in a row are not neighbours.
         """
-        return tuple(self.links[f"{a}->{b}"] for a, b in pairwise(path))
+        return tuple(self.links[name] for name in link_names(path))
 
 
 def network_from_map(plan: Map) -> Network:
@@ -166,7 +166,7 @@ def network_from_map(plan: Map) -> Network:
     links = {}
     for span in plan.links:
         for a, b in (span.ends, span.ends[::-1]):
-            name = f"{a}->{b}"
+            name = link_name(a, b)
             ports = plan.port(a, b).number, plan.port(b, a).number
             links[name] = DirectedLink(
                 name, a, b, *ports, span.length_km, plan.rate_bps(span), span.duct,

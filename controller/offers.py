@@ -26,12 +26,13 @@ from controller.bookings import Bookings
 from controller.bounds import DEFAULT_CALIBRATION, Calibration
 from controller.errors import LatencyNotMet, NoCapacity, NoDisjointPath, NoPath, NoSpectrum, OutOfReach, Refused
 from controller.facts import fact
+from controller.hops import link_names
 from controller.network import Network
 from controller.optical.grooming import most_bps
 from controller.paths import candidate_paths
 from controller.reservation import Flow, Reservation
 from controller.room import Lifetime, Room, granted_burst_bytes
-from controller.routes import both_ways, link_names
+from controller.routes import both_ways
 from controller.standing import Standing, as_standing
 from controller.transfers import RATE_STEP_BPS
 

@@ -15,9 +15,10 @@ import networkx as nx
 
 from controller.ducts import Undecided, risks, shortest_duct_disjoint_pair
 from controller.facts import fact
+from controller.hops import Path, link_names
 from controller.network import DirectedLink, Network
 from controller.optical.lines import line_along
-from controller.routes import Ducts, Path, Route, link_names
+from controller.routes import Ducts, Route
 
 CANDIDATES = 6
 """How many paths admission tries for a flow; a metro ring with a chord has three."""

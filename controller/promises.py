@@ -14,10 +14,11 @@ from immutables import Map
 
 from controller.bounds import DEFAULT_CALIBRATION, Analysis, Bound, Calibration, ShapedFlow
 from controller.facts import fact
+from controller.hops import Path, link_names
 from controller.network import Network
 from controller.peaks import ALWAYS, Activity
 from controller.reservation import END_GUARD_S, Window
-from controller.routes import Ducts, Path, Route, link_names, survived, walk_under
+from controller.routes import Ducts, Route, survived, walk_under
 
 FlowKey = tuple[str, str]
 """(reservation id, flow name)."""

@@ -27,9 +27,9 @@ from functools import lru_cache
 from itertools import pairwise, permutations
 
 from controller.entries import IN_PORT, LINE_GROUPS, Bucket, GroupEntry
+from controller.hops import spans_of
 from controller.network import Network
 from controller.reservation import Placement
-from controller.routes import spans_of
 from controller.ways import Laid, Ways, hops
 
 

@@ -20,10 +20,11 @@ from operator import itemgetter
 
 from controller.bookings import Bookings
 from controller.errors import NoCapacity, NoPath, UnknownHost
+from controller.hops import Path, link_names
 from controller.network import Network
 from controller.optical.lines import line_along, reservable_bps
 from controller.paths import candidate_paths
-from controller.routes import Path, both_ways, link_names
+from controller.routes import both_ways
 
 SEARCH_STEPS = 200_000
 """Partial choices looked at; more are only needed for many transfers with much the same volumes and many paths."""

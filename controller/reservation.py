@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import pairwise
 from math import inf
 from typing import Literal
 
 from controller.facts import fact
+from controller.hops import link_names
 from controller.optical.lightpaths import Lightpath
 from controller.routes import Ducts, Route, fatal_ducts
 
@@ -174,7 +174,7 @@ class Placement:
     @property
     def link_names(self) -> tuple[str, ...]:
         """The directed links it crosses, in order."""
-        return tuple(f"{a}->{b}" for a, b in pairwise(self.path))
+        return link_names(self.path)
 
     @property
     def switches(self) -> tuple[str, ...]:

@@ -10,12 +10,13 @@ from math import inf
 from controller.bookings import Booking, Bookings
 from controller.errors import NoCapacity, Refused
 from controller.facts import fact
+from controller.hops import Path, link_names
 from controller.network import Network
 from controller.optical.grooming import Light
 from controller.optical.lightpaths import Lightpath
 from controller.optical.lines import reservable_bps
 from controller.reservation import Flow, default_burst_bytes
-from controller.routes import NEVER, Ducts, Path, Route, link_names, links_taken
+from controller.routes import NEVER, Ducts, Route, links_taken
 from controller.transfers import window_of
 
 

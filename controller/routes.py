@@ -12,13 +12,10 @@ RFC 4202). Backups that no single failure needs together share their capacity ("
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from functools import lru_cache
-from itertools import pairwise
 
 from controller.facts import fact
+from controller.hops import Path, link_names, spans_of
 from controller.optical.lightpaths import Lightpath
-
-Path = tuple[str, ...]
 
 NEVER: frozenset[str] = frozenset()
 
@@ -38,22 +35,6 @@ class Route:
     backup: Path | None = None
     lightpaths: tuple[Lightpath, ...] = ()
     backup_lightpaths: tuple[Lightpath, ...] = ()
-
-
-@lru_cache(maxsize=65_536)
-def link_names(path: Path) -> tuple[str, ...]:
-    """The directed links along a path of nodes."""
-    return tuple(f"{a}->{b}" for a, b in pairwise(path))
-
-
-def span_name(a: str, b: str) -> str:
-    """Both directions of a link between two nodes, under one name."""
-    return f"{a}-{b}" if a < b else f"{b}-{a}"
-
-
-def spans_of(path: Path) -> tuple[str, ...]:
-    """The spans between the switches of a path, in order; those to the hosts are not among them."""
-    return tuple(span_name(a, b) for a, b in pairwise(path[1:-1]))
 
 
 def failures_of(path: Path, ducts: Ducts) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from typing import Literal
 
 from controller.errors import NotFound
 from controller.events import SpanChanged
+from controller.hops import span_name
 from controller.network import DirectedLink, Network
-from controller.routes import span_name
 
 SpanState = Literal["up", "dark", "out_of_service"]
 

@@ -60,10 +60,14 @@ class Proof:
         self.delay_us[name] = delay_us
         spread_s, before_s = max(0.0, delay_us - server.quickest_us) / 1e6, self.spread_s.get(name, 0.0)
         self.spread_s[name] = spread_s
+        self.keep(name, server, wait_us, delay_us)
+        return spread_s - before_s
+
+    def keep(self, name: str, server: Server, wait_us: float, delay_us: float) -> None:
+        """D at a server stays as it is, where F is `wait_us` now."""
         bits_per_us = server.rate_bps / 1e6
         self.room_bits[name] = (delay_us - wait_us) * bits_per_us
         self.surplus_bits[name] = (wait_us - delay_us / (1 + SLACK)) * bits_per_us
-        return spread_s - before_s
 
     def forget(self, server: str) -> None:
         """No stream crosses it any more."""
@@ -118,7 +122,7 @@ class Repair(Generic[Key]):
         proof = self.proof
         before_us, wait_us = proof.delay_us[name], self._work_out(name)
         if wait_us <= before_us:
-            proof.put(name, self.servers[name], wait_us, before_us)
+            proof.keep(name, self.servers[name], wait_us, before_us)
             if before_us > wait_us * (1 + SLACK):
                 self._low[name] = None
             return before_us
@@ -143,7 +147,7 @@ class Repair(Generic[Key]):
         proof = self.proof
         before_us, wait_us = proof.delay_us[name], self._work_out(name)
         if before_us <= wait_us * (1 + SLACK):
-            proof.put(name, self.servers[name], wait_us, before_us)
+            proof.keep(name, self.servers[name], wait_us, before_us)
             return
         self.moved.add(name)
         spread_s = proof.put(name, self.servers[name], wait_us, wait_us * (1 + HEADROOM))

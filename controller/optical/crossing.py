@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from controller.entries import VLAN, Action, FlowEntry, GroupEntry
+from controller.hops import Path
 from controller.network import Network
 from controller.optical.lightpaths import Lightpath
 from controller.optical.switching import AFTER_LIGHT, Lit, colour, failover, turned
 from controller.protection import hold_apart, is_protected
 from controller.reservation import Placement
-from controller.routes import Path
 from controller.ways import LATE_DSCP, RESERVED_DSCP, Laid, Ways, hops
 
 ANY_MARK = None

@@ -18,10 +18,10 @@ from math import inf
 
 from controller.bookings import Bookings
 from controller.errors import NoCapacity, NoSpectrum, OutOfReach, Refused
+from controller.hops import Path, link_names
 from controller.network import Network
 from controller.optical.lightpaths import Lightpath, identity
 from controller.optical.lines import line_along, reservable_bps
-from controller.routes import Path, link_names
 from controller.spectrum import Order, block_starts
 from topologies.maps import SLOTS_PER_CHANNEL
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import pairwise
 
 from controller.facts import fact
+from controller.hops import link_names
 
 FIRST_LABEL = 1
 """Of slot 0; VLAN ids are 1 to 4094."""
@@ -39,7 +39,7 @@ class Lightpath:
     @property
     def links(self) -> tuple[str, ...]:
         """The directed links it is lit on."""
-        return _links(self.nodes)
+        return link_names(self.nodes)
 
     @property
     def slots(self) -> int:
@@ -55,11 +55,6 @@ class Lightpath:
     def label(self) -> int:
         """The VLAN id that stands for its channel; unlike that of any other lightpath on the same link."""
         return self.first_slot + FIRST_LABEL
-
-
-@lru_cache(maxsize=65_536)
-def _links(nodes: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{a}->{b}" for a, b in pairwise(nodes))
 
 
 @lru_cache(maxsize=65_536)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 
+from controller.hops import link_names
 from controller.network import RESERVABLE_SHARE, DirectedLink, Network
 from controller.optical.lightpaths import Lightpath
 from controller.reservation import Placement
-from controller.routes import link_names
 from topologies.maps import SLOTS_PER_CHANNEL
 
 SHORTEST_KM = 0.1

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from controller.entries import cookie_of
 from controller.events import SwitchReport
 from controller.forwarding import reserved_entries
+from controller.hops import Path
 from controller.inquiries import Snapshot
 from controller.inspection import SwitchCounters
 from controller.network import DirectedLink, Network, Node
 from controller.paths import candidate_paths
 from controller.reservation import Flow, Match, Placement, Requirement, Reservation, Window
-from controller.routes import Path
 from controller.security.audit import Entry
 from controller.web.answers import (
     Counters,

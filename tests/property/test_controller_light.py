@@ -15,11 +15,12 @@ from controller.admission import Admitted, Request, decide
 from controller.bookings import Bookings
 from controller.entries import entries_of
 from controller.forwarding import part_of, wanted_states
+from controller.hops import span_name, spans_of
 from controller.network import Network, network_from_map
 from controller.optical.lightpaths import Lightpath
 from controller.optical.lines import reservable_bps
 from controller.reservation import Flow, Requirement, Reservation, State
-from controller.routes import span_name, spans_of, survived, walk_under
+from controller.routes import survived, walk_under
 from controller.target import Target
 from tests.packets import packet, send
 from tests.property.drawn import groups

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from controller.disjoint import shortest_disjoint_pair
 from controller.ducts import shortest_duct_disjoint_pair
-from controller.routes import Path, Route, links_taken, span_name, survived, walk_under
+from controller.hops import Path, span_name
+from controller.routes import Route, links_taken, survived, walk_under
 
 NODES = "abcdefg"
 

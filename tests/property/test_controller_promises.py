@@ -12,9 +12,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from controller.admission import Admitted, Request, decide
 from controller.bookings import Bookings
 from controller.bounds import ShapedFlow, bounds_of
+from controller.hops import link_names, spans_of
 from controller.network import network_from_map
 from controller.reservation import Flow, Match, Placement, Requirement, Reservation, State
-from controller.routes import link_names, spans_of
 from controller.standing import Standing
 from controller.survival import RUNNING, survive
 from controller.transfers import HEADROOM_SHARE, least_rate_bps

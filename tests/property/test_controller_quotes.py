@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from controller.admission import Admitted, Request, decide
 from controller.bookings import Booking, Bookings
 from controller.errors import NoCapacity, UnknownHost
+from controller.hops import link_names
 from controller.network import network_from_map
 from controller.paths import candidate_paths
 from controller.quotes import Volume, shortest_common_transfer
 from controller.reservation import Flow, Match, Requirement
-from controller.routes import link_names
 from topologies.loader import load_map
 
 METRO = network_from_map(load_map("metro"))

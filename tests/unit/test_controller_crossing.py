@@ -12,11 +12,12 @@ from controller.admission import Admitted, Request, decide
 from controller.bookings import Bookings
 from controller.entries import OUR_GROUPS
 from controller.forwarding import wanted_states
+from controller.hops import span_name
 from controller.network import network_from_map
 from controller.optical.lightpaths import Lightpath, identity
 from controller.optical.switching import TURNS, failover
 from controller.reservation import Flow, Match, Protection, Requirement, Reservation, State, Window
-from controller.routes import span_name, walk_under
+from controller.routes import walk_under
 from tests.packets import Journey, packet, send
 from tests.telling import kinds, told
 from topologies.loader import load_map

@@ -9,10 +9,10 @@ import pytest
 from controller.admission import Admitted, Rejected, Request, decide
 from controller.bookings import Bookings
 from controller.errors import Refused
+from controller.hops import spans_of
 from controller.network import Network, network_from_map
 from controller.offers import decide_or_advise
 from controller.reservation import Backup, Flow, Match, Placement, Protection, Requirement, Reservation, State
-from controller.routes import spans_of
 from controller.standing import Standing
 from controller.survival import survive
 from topologies.maps import Map, MapLink, MapNode
