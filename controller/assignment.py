@@ -70,14 +70,14 @@ class PathSearch:
         sized = self.flows[depth]
         for dressed, lines in self._fitting(sized):
             bookings = (*lines, *self.room.lifetime.light(sized, dressed)) if dressed.lightpaths else lines
-            self.room.place(bookings)
             chosen[sized.flow.name] = Placing(sized, dressed, bookings)
             if depth + 1 == len(self.flows):
                 yield dict(chosen)
             else:
+                self.room.place(bookings)
                 yield from self._place(depth + 1, chosen)
+                self.room.take_away(bookings)
             del chosen[sized.flow.name]
-            self.room.take_away(bookings)
         if depth > self.deepest[0]:
             self.deepest = (depth, dict(chosen))
 

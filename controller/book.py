@@ -60,7 +60,8 @@ class Book:
 
     def stand(self, reservation: Reservation) -> None:
         """It is seen and counts as it is here; what it takes has not changed."""
-        if self.standing.get(reservation.id) != reservation:
+        now = self.standing.get(reservation.id)
+        if now is not reservation and now != reservation:
             self.expect(reservation)
         self.show(reservation)
 

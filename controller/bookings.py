@@ -249,7 +249,8 @@ class Bookings:
 
     def reserved_bps(self, link: str, start_s: float, end_s: float = inf) -> int:
         """The most that is taken on a link at any moment of [start_s, end_s), whichever one span or duct is down."""
-        return self._links.get(link, _NOTHING).peak_bps(start_s, end_s)
+        on = self._links.get(link)
+        return 0 if on is None else on.peak_bps(start_s, end_s)
 
     def reserved_with_bps(self, link: str, more: Iterable[Booking], start_s: float, end_s: float) -> int:
         """The same with further bookings of that link."""

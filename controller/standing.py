@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain, repeat
 from math import inf
 
 from immutables import Map
@@ -36,6 +35,7 @@ class Standing:
     _last: Promises | None = None
     _changes: Map[FlowKey, Carried | None] = field(default_factory=Map)
     """Since `_last`; None: no longer carried."""
+    _was_asked: bool = False
 
     @staticmethod
     def of(
@@ -140,11 +140,10 @@ class Standing:
         Raises: NoBound if nothing finite can be proven.
         """
         # Mostly there is one question between two changes: what has changed is then worked out along with it.
-        return self._changed(added) if next(self._is_first_question) else self.promises.changed(added)
-
-    @cached_property
-    def _is_first_question(self) -> Iterator[bool]:
-        return chain((bool(self._changes),), repeat(False))
+        if self._changes and not self._was_asked:
+            self._was_asked = True
+            return self._changed(added)
+        return self.promises.changed(added)
 
     def _changed(self, added: Mapping[FlowKey, Carried]) -> Promises:
         last = self._last or Promises.none(self.network, self.calibration)

@@ -169,7 +169,7 @@ class Light:
         return NoSpectrum(sentence, flow=flow, link=link, slots=slots)
 
     def _cheapest(self, nodes: Path, has_room: HasRoom, new_bps: int | None = None) -> Row | None:
-        """The cheapest row of lightpaths along the switches (dynamic programming).
+        """The cheapest row of two or more lightpaths along the switches (dynamic programming).
 
         `new_bps`: where none that is lit has room, a new one for that rate; None: only those that are lit.
         """
@@ -179,7 +179,7 @@ class Light:
             if begin not in best:
                 continue
             (spectrum, number), row = best[begin]
-            for end in range(begin + 1, last + 1):
+            for end in range(begin + 1, last + 1 if begin else last):
                 if end in best and best[end][0] <= (spectrum, number + 1):
                     continue  # not even one that is lit would make it cheaper
                 part, new = nodes[begin : end + 1], 0
