@@ -101,17 +101,17 @@ class _LinkBookings:
     def without(self, reservation_id: str) -> _LinkBookings:
         steps = None if self.special else self._steps
         special, total_bps = self.special, self.total_bps
-        gone = self.by_reservation[reservation_id]
         latest_start_s, earliest_end_s = self.latest_start_s, self.earliest_end_s
         is_first_or_last = False
-        for booking in gone:
+        for booking in self.by_reservation[reservation_id]:
             is_first_or_last |= booking.start_s == latest_start_s or inf > booking.end_s == earliest_end_s
-            special -= not booking.is_plain
             total_bps -= booking.rate_bps
+            if special and not booking.is_plain:
+                special -= 1
             if steps is not None:
                 steps = _changed(*steps, booking, -booking.rate_bps)
         kept = self.by_reservation.delete(reservation_id)
-        if is_first_or_last:
+        if is_first_or_last and kept:
             starts_and_ends = [(each.start_s, each.end_s) for own in kept.values() for each in own]
             latest_start_s = max((start_s for start_s, _ in starts_and_ends), default=-inf)
             earliest_end_s = min((end_s for _, end_s in starts_and_ends), default=inf)
@@ -240,7 +240,7 @@ class Bookings:
         """The slots of a link that are taken at any moment of [start_s, end_s), and those that several take."""
         on = self._channels.on(link)
         if not self.all_light_is_lit(start_s):
-            on = on_link(each for each in on.lightpaths if self._links[each.id].meets(start_s, end_s))
+            on = on_link(each for each in on.lightpaths.values() if self._links[each.id].meets(start_s, end_s))
         return on.slots, on.overlap
 
     def all_light_is_lit(self, moment_s: float) -> bool:

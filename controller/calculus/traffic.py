@@ -29,12 +29,12 @@ class Inflow:
     ahead: Rates
     streams: int
 
-    def shifted(self, stream: Stream, sign: int, burst_bits: float, ahead: Iterable[str]) -> Inflow:
-        """With this stream put in (1) or taken out (-1), which came through the servers `ahead`."""
-        rate_bps, rates = sign * stream.rate_bps, self.ahead.copy()
+    def shifted(self, streams: int, rate_bps: float, burst_bits: float, ahead: Iterable[str]) -> Inflow:
+        """With one stream more or less (1 or -1), of such a rate and burst, that came through the servers `ahead`."""
+        rates = self.ahead.copy()
         _add(rates, ahead, rate_bps)
         return Inflow(
-            self.line, self.burst_bits + sign * burst_bits, self.rate_bps + rate_bps, rates, self.streams + sign
+            self.line, self.burst_bits + burst_bits, self.rate_bps + rate_bps, rates, self.streams + streams
         )
 
 
@@ -83,12 +83,12 @@ class Traffic(Generic[Key]):
     def _shift(self, key: Key, stream: Stream, sign: int) -> None:
         """Put a stream in (1) or take it out (-1)."""
         servers, rate_bps, jitter_us, before = stream.servers, sign * stream.rate_bps, stream.jitter_us, ""
-        is_mixed = stream.activity is not ALWAYS and stream.activity != ALWAYS
+        mixed = 0 if stream.activity is ALWAYS or stream.activity == ALWAYS else sign
         for hop, name in enumerate(servers):
             load = self.loads[name]
             inflow = load.inflows.get(before) or Inflow(self.servers[before].line if before else None, 0.0, 0.0, {}, 0)
-            burst_bits = stream.burst_bits + stream.rate_bps * jitter_us / 1e6
-            inflow = inflow.shifted(stream, sign, burst_bits, servers[:hop])
+            burst_bits = sign * stream.burst_bits + rate_bps * jitter_us / 1e6
+            inflow = inflow.shifted(sign, rate_bps, burst_bits, servers[:hop])
             if inflow.streams:
                 load.inflows[before] = inflow
             else:
@@ -99,7 +99,7 @@ class Traffic(Generic[Key]):
             else:
                 del load.streams[key, hop]
             load.rate_bps += rate_bps
-            load.mixed += sign * is_mixed
+            load.mixed += mixed
             jitter_us += self.servers[name].variation_us
             before = name
 

@@ -15,18 +15,21 @@ Lightpaths = tuple[Lightpath, ...]
 
 @fact
 class _OnLink:
-    lightpaths: Lightpaths = ()
+    lightpaths: dict[str, Lightpath] = field(default_factory=dict)
+    """By id; never changed."""
     slots: int = 0
     overlap: int = 0
     """Slots that several have, at different times."""
 
     def plus(self, lightpath: Lightpath) -> _OnLink:
         slots = lightpath.slots
-        return _OnLink((*self.lightpaths, lightpath), self.slots | slots, self.overlap | self.slots & slots)
+        more = {**self.lightpaths, lightpath.id: lightpath}
+        return _OnLink(more, self.slots | slots, self.overlap | self.slots & slots)
 
     def minus(self, lightpath: Lightpath) -> _OnLink:
-        rest = tuple([each for each in self.lightpaths if each.id != lightpath.id])
-        return on_link(rest) if self.overlap else _OnLink(rest, self.slots & ~lightpath.slots)
+        rest = self.lightpaths.copy()
+        del rest[lightpath.id]
+        return on_link(rest.values()) if self.overlap else _OnLink(rest, self.slots & ~lightpath.slots)
 
 
 _DARK = _OnLink()
@@ -72,9 +75,9 @@ class Channels:
 
 def on_link(lightpaths: Iterable[Lightpath]) -> _OnLink:
     """These on one link."""
-    row, slots, overlap = tuple(lightpaths), 0, 0
-    for lightpath in row:
+    by_id, slots, overlap = {each.id: each for each in lightpaths}, 0, 0
+    for lightpath in by_id.values():
         own = lightpath.slots
         overlap |= slots & own
         slots |= own
-    return _OnLink(row, slots, overlap)
+    return _OnLink(by_id, slots, overlap)
