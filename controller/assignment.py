@@ -184,7 +184,10 @@ def _is_too_much(network: Network, sized: Sized, route: Route) -> bool:
 def _candidates(
     network: Network, flow: Flow, replaced: Reservation | None, down: frozenset[str]
 ) -> tuple[Route, ...]:
-    """The candidate routes, with the one the flow has now in front if it is up."""
+    """The candidate routes. The one that the flow has now comes first if it is up, and last if half of it is.
+
+    Raises: NoPath, NoDisjointPath.
+    """
     paths = candidate_paths(network, flow.source, flow.destination, down)
     if not paths:
         raise NoPath(f"{flow.name}: no path from {flow.source} to {flow.destination} is up.", flow=flow.name)
@@ -193,20 +196,21 @@ def _candidates(
         pairs = plain_routes(paths)
     else:
         pairs = candidate_routes(network, flow.source, flow.destination, down, protection == "duct_disjoint")
-    routes = pairs.routes
+    routes, held = pairs.routes, held_placement(replaced, flow)
+    if held is not None and held.flow.requirement.protection == protection and not held.is_weak(network.ducts):
+        route = Route(held.path, held.backup_path)
+        cuts = [is_cut(path, down) for path in (route.path, route.backup) if path is not None]
+        if not any(cuts):
+            return (route, *(other for other in routes if other != route))
+        if not all(cuts) and not held.suspended:  # it goes on as it does, until what is cut is mended
+            return (*routes, route)
     if not routes:
         common = "span or duct" if protection == "duct_disjoint" else "span"
         ends = f"from {flow.source} to {flow.destination}"
         found = "are up" if pairs.complete else f"were found in {SOLVE_LIMIT_S:g} s; there may be some"
         sentence = f"{flow.name}: no two paths {ends} without a common {common} {found}."
         raise NoDisjointPath(sentence, flow=flow.name)
-    held = held_placement(replaced, flow)
-    if held is None or held.flow.requirement.protection != flow.requirement.protection:
-        return routes
-    route = Route(held.path, held.backup_path)
-    if held.is_weak(network.ducts) or is_cut(held.path, down) or is_cut(held.backup_path or (), down):
-        return routes
-    return (route, *(other for other in routes if other != route))
+    return routes
 
 
 def held_placement(replaced: Reservation | None, flow: Flow) -> Placement | None:

@@ -4,7 +4,7 @@ The rules, in this order:
 
 1. What no failure touches stays as it is. Nothing is ever moved to make room for something else.
 2. A protected flow whose path is cut and whose backup is not runs on its backup. It keeps both, and returns to its
-   path when that is whole again.
+   path when that is whole again. If its reservation is changed meanwhile, it moves to a whole pair if there is one.
 3. Every other flow whose path is cut lets go of what it had. The reservations that have such flows are decided anew,
    the most important rank first and the oldest first within a rank; their other flows stay where they are. If two
    disjoint paths cannot be had any more, a protected flow is placed with the next best protection until they can: a

@@ -57,9 +57,9 @@ class ReservedRoad:
         """Draft, ask, and adapt to what is refused, TRIES times.
 
         Once there was a grant there always is one: without an answer from the controller, or if no change can be had
-        (a fibre is cut, say, and there is no second way for light), the last one goes on while its lease lasts; after
-        that, and when what was reserved is lost, the plan goes on at best effort and every promise of it counts as
-        broken. Every round asks again.
+        (others have taken what there was, say), the last one goes on while its lease lasts; after that, and when what
+        was reserved is lost, the plan goes on at best effort and every promise of it counts as broken. Every round asks
+        again.
 
         Raises: ReservationRefusedError, ControllerUnreachableError, PlanError, if nothing was ever granted.
         """

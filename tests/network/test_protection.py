@@ -60,6 +60,28 @@ def test_a_cut_costs_a_protected_flow_less_than_50_ms_and_the_way_back_nothing(
     wait_until(lambda: metro.api.get(f"/v1/reservations/{identity}").json()["state"] == "active")
 
 
+def test_on_its_backup_a_flow_is_changed_and_loses_nothing(
+    metro: Network, outages: Outages, protected: dict[str, Any], tmp_path: Path
+) -> None:
+    """With a span of the ring down there is no second pair of paths: the flow keeps the one it has."""
+    (before,) = protected["flows"]
+    span = spans_of(before["path"])[0]
+    wanted = udp_flow("edge1", "cloud", {"min_bandwidth_bps": 2 * RATE_BPS, "protection": "link_disjoint"})
+    try:
+        outages.link(*span, up=False)
+        wait_until(lambda: links_down(metro) >= {f"{span[0]}->{span[1]}", f"{span[1]}->{span[0]}"})
+        with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as changed:
+            answer = metro.api.patch(f"/v1/reservations/{protected['id']}", json={"flows": [wanted]})
+    finally:
+        outages.link(*span, up=True)
+    assert answer.status_code == 200, answer.text
+    (now,) = answer.json()["flows"]
+    assert (now["path"], now["backup_path"]) == (before["path"], before["backup_path"])
+    assert (now["reserved_bps"], answer.json()["state"]) == (2 * RATE_BPS, "active")
+    changed.check_complete()
+    wait_until(lambda: not links_down(metro))
+
+
 def test_without_a_controller_the_gap_is_as_short(
     metro: Network, outages: Outages, protected: dict[str, Any], tmp_path: Path
 ) -> None:

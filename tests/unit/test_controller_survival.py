@@ -44,6 +44,15 @@ class Network:
         self.now_s += 1
         return new
 
+    def modify(self, number: int, down: frozenset[str], *flows: Flow) -> Reservation:
+        before = self[number]
+        request = Request(before.id, before.version + 1, flows)
+        decision = decide(METRO, self.bookings, self.standing, request, self.now_s, down)
+        assert isinstance(decision, Admitted), decision
+        changed = replace(before, version=before.version + 1, placements=decision.placements)
+        self.bookings, self.standing = decision.bookings, decision.after.having(changed)
+        return changed
+
     def fail(self, *spans: str) -> Survival:
         after = survive(METRO, self.bookings, self.standing, self.now_s, both(*spans))
         self.bookings, self.standing = after.bookings, after.standing
@@ -84,6 +93,29 @@ def test_a_protected_flow_runs_on_its_backup_and_goes_back() -> None:
     network.fail()
     assert (network[1].state, network[1].reason) == (State.ACTIVE, None)
     assert network[1].placements == (placed,)
+
+
+def test_a_protected_flow_on_its_backup_can_be_changed_and_keeps_both_paths() -> None:
+    """With r1-r2 down no two paths from r6 to r2 are left."""
+    network = Network()
+    before = network.reserve(1, flow("a", protection="link_disjoint")).placements[0]
+    network.fail("r1-r2")
+    now = network.modify(1, both("r1-r2"), flow("a", rate_mbps=20, protection="link_disjoint")).placements[0]
+    assert (now.path, now.backup_path) == (before.path, before.backup_path)
+    assert (now.reserved_bps, now.version) == (20 * MBPS, 2)
+    assert network.fail("r1-r2").changed == ()
+    assert network[1].reason == "a runs on its backup path."
+    network.fail()
+    assert (network[1].state, network[1].reason) == (State.ACTIVE, None)
+    assert network[1].placements[0].path == before.path
+
+
+def test_a_protected_flow_whose_backup_is_down_can_be_changed() -> None:
+    network = Network()
+    before = network.reserve(1, flow("a", protection="link_disjoint")).placements[0]
+    network.fail("r4-r5")
+    now = network.modify(1, both("r4-r5"), flow("a", rate_mbps=20, protection="link_disjoint")).placements[0]
+    assert (now.path, now.backup_path, now.reserved_bps) == (before.path, before.backup_path, 20 * MBPS)
 
 
 def test_when_both_paths_of_a_protected_flow_are_cut_it_is_placed_anew_or_without_a_backup() -> None:
