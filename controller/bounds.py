@@ -122,12 +122,15 @@ class Analysis(Generic[Key]):
         return Analysis(self.network, self.calibration, self._delays.changed(streams, gone), added)
 
     def bound(self, key: Key) -> Bound:
-        """The bound of one flow."""
+        """The bound of one flow.
+
+        Raises: NoBound if it is out of reach.
+        """
         if key not in self._bounds:
-            names, delay_us = self._delays.streams[key].servers, self._delays.delay_us
+            names = self._delays.streams[key].servers
             work_us = self.calibration.switch_min_us, self.calibration.switch_max_us
             fixed_us, best_us = _fixed_us(self.network, names, *work_us)
-            worst_us = fixed_us + sum([delay_us[name] for name in names])
+            worst_us = fixed_us + self._delays.along_us(names)
             self._bounds[key] = Bound(worst_us, worst_us - best_us)
         return self._bounds[key]
 
@@ -138,12 +141,12 @@ class Analysis(Generic[Key]):
 
     @property
     def moved_links(self) -> frozenset[str]:
-        """The links at which the delay is another than in the analysis that this was `changed` from."""
+        """The links at which the delay may be another than in the analysis that this was `changed` from."""
         return self._delays.moved
 
     @cached_property
     def moved(self) -> frozenset[Key]:
-        """The flows whose bound is another than in the analysis that this was `changed` from, or new."""
+        """The flows whose bound may be another than in the analysis that this was `changed` from, or new."""
         loads = self._delays.traffic.loads
         reached = (loads[name].streams for name in self._delays.moved if name in loads)
         return self._added.union(key for streams in reached for key, _ in streams)

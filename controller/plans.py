@@ -102,6 +102,8 @@ def _first_plan(case: Case, down: frozenset[str], headroom_share: float) -> Plan
             break
         try:
             return _settled(case, new, kept, headroom_share)
+        except NoBound as endless:
+            refusal = refusal or _unbounded(case.request, endless)
         except Refused as error:
             refusal = refusal or error
     raise refusal or search.refusal()
@@ -181,10 +183,7 @@ def _settled(case: Case, new: Placed, kept: Placed, headroom_share: float) -> Pl
 def _promises(case: Case, placed: Placed) -> Promises:
     own_id = case.request.reservation_id
     added = {(own_id, name): case.carried(placing.sized, placing.route) for name, placing in placed.items()}
-    try:
-        return case.others.promises_with(added)
-    except NoBound as endless:
-        raise _unbounded(case.request, endless) from endless
+    return case.others.promises_with(added)
 
 
 def _unbounded(request: Request, endless: NoBound) -> LatencyNotMet:

@@ -109,7 +109,10 @@ class Promises:
         return Promises(*facts, tuple(added), lost)
 
     def bound(self, key: FlowKey) -> Bound:
-        """The bound of one flow."""
+        """The bound of one flow.
+
+        Raises: NoBound if nothing finite can be proven.
+        """
         if not self._survivors:
             return self._analyses[None].bound(key)
         bounds = [analysis.bound(key) for analysis in self._analyses.values()]

@@ -9,15 +9,16 @@ from typing import Generic, TypeVar
 from immutables import Map
 
 from controller.calculus.curves import Server
-from controller.calculus.fixpoint import Stream, delays_of
+from controller.calculus.fixpoint import NoBound, Stream, delays_of
 from controller.calculus.repair import Proof, Repair
 from controller.calculus.traffic import Rates, Traffic, servers_of
+from controller.calculus.waiting import HOPELESS_US
 
 Key = TypeVar("Key")
 
 
 class Delays(Generic[Key]):
-    """Immutable; `changed` makes another that shares what it can. `moved`: servers whose delay `changed` changed."""
+    """Immutable; `changed` makes another that shares what it can."""
 
     def __init__(self, servers: Mapping[str, Server], streams: Mapping[Key, Stream], clock_us: float = 0.0) -> None:
         """Worked out from zero.
@@ -37,8 +38,35 @@ class Delays(Generic[Key]):
         self.servers = servers
         self.streams = streams
         self.clock_us = clock_us
-        self.delay_us = delay_us
-        self.moved = moved
+        self._delay_us = delay_us
+        """But for those that are left open."""
+        self._last_us: Rates = {}
+        """Of these, those that were asked for."""
+        self._moved = moved
+
+    def along_us(self, names: Iterable[str]) -> float:
+        """The delays of these servers, one after the other.
+
+        Raises: NoBound if one is out of reach.
+        """
+        known = self._delay_us
+        return sum([known[name] if name in known else self._at_last_us(name) for name in names])
+
+    def _at_last_us(self, name: str) -> float:
+        delay_us = self._last_us.get(name)
+        if delay_us is None:
+            delay_us = self.traffic.loads[name].longest_wait_us(self.servers[name], self.proof.spread_s)
+            if delay_us > HOPELESS_US:
+                raise NoBound(name)
+            self._last_us[name] = delay_us
+        return delay_us
+
+    @cached_property
+    def moved(self) -> frozenset[str]:
+        """The servers whose delay `changed` may have changed."""
+        known, loads = self._delay_us, self.traffic.loads
+        reached = (loads[name].behind for name in self._moved if name in loads)
+        return self._moved.union(name for behind in reached for name in behind if name not in known)
 
     @cached_property
     def traffic(self) -> Traffic[Key]:
@@ -48,7 +76,7 @@ class Delays(Generic[Key]):
     @cached_property
     def proof(self) -> Proof:
         """Of rooms nothing is known yet: a first change works out what it touches."""
-        return Proof.of(self.servers, self.delay_us, [name for name, load in self.traffic.loads.items() if load.mixed])
+        return Proof.of(self.servers, self._delay_us, [name for name, load in self.traffic.loads.items() if load.mixed])
 
     def changed(self, added: Mapping[Key, Stream], removed: Collection[Key] = ()) -> Delays[Key]:
         """The delays without `removed` and with `added`.
@@ -68,7 +96,7 @@ class Delays(Generic[Key]):
             following.__dict__["proof"] = repair.proof
         else:
             delay_us = delays_of(self.servers, list(streams.values()), self.clock_us)
-            moved = frozenset(name for name, delay in delay_us.items() if self.delay_us.get(name) != delay)
+            moved = frozenset(name for name, delay in delay_us.items() if self._delay_us.get(name) != delay)
             following._begin(self.servers, streams, self.clock_us, delay_us, moved)
         following.__dict__["traffic"] = traffic
         return following

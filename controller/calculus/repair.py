@@ -6,15 +6,18 @@ servers behind. There the growth of F is first estimated from above (F grows by 
 rate), and F is worked out only when the bursts may have grown by more than there was room for: with headroom on the way
 most changes end where they began. A stream that goes lowers F. Lowering one D to its F leaves F(D) <= D true
 everywhere, so going down may stop anywhere; it goes on where D is more than `SLACK` above F.
+
+Where all streams end and all are always there, D is left open: no F depends on it, so it is F itself when asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Generic, TypeVar
 
-from controller.calculus.curves import Server, longest_wait_us
+from controller.calculus.curves import Server
 from controller.calculus.traffic import Load, Rates, Traffic
 from controller.calculus.waiting import HOPELESS_US, Crossing, Overbooked, Waiting, tells_apart, waiting
 
@@ -69,6 +72,12 @@ class Proof:
         self.room_bits[name] = (delay_us - wait_us) * bits_per_us
         self.surplus_bits[name] = (wait_us - delay_us / (1 + SLACK)) * bits_per_us
 
+    def leave_open(self, server: str) -> None:
+        """Whoever asks for D there works it out."""
+        self.delay_us.pop(server, None)
+        self.rooms_us.pop(server, None)
+        self.room_bits[server] = self.surplus_bits[server] = inf
+
     def forget(self, server: str) -> None:
         """No stream crosses it any more."""
         for table in (self.delay_us, self.spread_s, self.room_bits, self.surplus_bits, self.rooms_us):
@@ -96,6 +105,11 @@ class Repair(Generic[Key]):
             load = self.traffic.loads.get(name)
             if load is None:
                 self.proof.forget(name)
+            elif not load.behind and not load.mixed:
+                if load.rate_bps >= self.servers[name].rate_bps:
+                    return False
+                self.proof.leave_open(name)
+                self.moved.add(name)
             elif name in raised or load.mixed or name in self.proof.rooms_us:
                 self._high[name] = None
                 if name not in self.proof.delay_us:
@@ -169,16 +183,7 @@ class Repair(Generic[Key]):
             return now.wait_us
         if proof.rooms_us:
             proof.rooms_us.pop(name, None)
-        if load.rate_bps >= server.rate_bps:
-            raise Overbooked
-        spread_s = proof.spread_s
-        groups = []
-        for inflow in load.inflows.values():
-            burst_bits = inflow.burst_bits
-            for before, before_bps in inflow.ahead.items():
-                burst_bits += before_bps * spread_s[before]
-            groups.append((inflow.line, burst_bits, inflow.rate_bps))
-        return longest_wait_us(server, groups)
+        return load.longest_wait_us(server, proof.spread_s)
 
     def _mixed_wait(self, server: Server, load: Load[Key]) -> Waiting:
         crossings = []

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Generic, TypeVar
 
-from controller.calculus.curves import Line, Server
+from controller.calculus.curves import Line, Server, longest_wait_us
 from controller.calculus.fixpoint import Stream
+from controller.calculus.waiting import Overbooked
 from controller.facts import fact
 from controller.peaks import ALWAYS
 
@@ -49,6 +50,21 @@ class Load(Generic[Key]):
     """Of all streams together."""
     mixed: int = 0
     """How many of the streams are not always there."""
+
+    def longest_wait_us(self, server: Server, spread_s: Rates) -> float:
+        """How long it makes its streams wait at most if all are always there. `spread_s`: of the delays before it.
+
+        Raises: Overbooked
+        """
+        if self.rate_bps >= server.rate_bps:
+            raise Overbooked
+        groups = []
+        for inflow in self.inflows.values():
+            burst_bits = inflow.burst_bits
+            for before, before_bps in inflow.ahead.items():
+                burst_bits += before_bps * spread_s[before]
+            groups.append((inflow.line, burst_bits, inflow.rate_bps))
+        return longest_wait_us(server, groups)
 
     def copy(self) -> Load[Key]:
         """One that may be changed."""
