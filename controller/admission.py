@@ -37,12 +37,6 @@ class Admitted:
     bookings: Bookings
     after: Standing
 
-    @property
-    def standing(self) -> tuple[Reservation, ...]:
-        """The others whose bounds may be new, with them; there may be many."""
-        names = {name for name, _ in self.after.promises.moved()}
-        return tuple(self.after.told_anew(each) for each in self.after if each.id in names)
-
 
 @fact
 class Rejected:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from math import ceil
 from typing import Generic, TypeVar
 
@@ -85,17 +85,10 @@ class Analysis(Generic[Key]):
     After `changed` a bound may be up to some hundredths above what a new analysis would find, never below.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        calibration: Calibration,
-        delays: Delays[Key],
-        added: Collection[Key] = (),
-    ) -> None:
+    def __init__(self, network: Network, calibration: Calibration, delays: Delays[Key]) -> None:
         self.network = network
         self.calibration = calibration
         self._delays = delays
-        self._added = frozenset(added)
         self._bounds: dict[Key, Bound] = {}
         """Those that were asked for."""
 
@@ -119,7 +112,7 @@ class Analysis(Generic[Key]):
         """
         streams = {key: _stream(flow, self.calibration) for key, flow in added.items()}
         gone = dict.fromkeys((*removed, *(key for key in added if key in self._delays.streams)))
-        return Analysis(self.network, self.calibration, self._delays.changed(streams, gone), added)
+        return Analysis(self.network, self.calibration, self._delays.changed(streams, gone))
 
     def bound(self, key: Key) -> Bound:
         """The bound of one flow.
@@ -143,13 +136,6 @@ class Analysis(Generic[Key]):
     def moved_links(self) -> frozenset[str]:
         """The links at which the delay may be another than in the analysis that this was `changed` from."""
         return self._delays.moved
-
-    @cached_property
-    def moved(self) -> frozenset[Key]:
-        """The flows whose bound may be another than in the analysis that this was `changed` from, or new."""
-        loads = self._delays.traffic.loads
-        reached = (loads[name].streams for name in self._delays.moved if name in loads)
-        return self._added.union(key for streams in reached for key, _ in streams)
 
 
 def bounds_of(

@@ -120,15 +120,8 @@ class Promises:
         worst_us = max(bound.accumulated_latency_us for bound in bounds)
         return Bound(worst_us, worst_us - least_us)
 
-    def moved(self) -> frozenset[FlowKey]:
-        """The flows whose bounds may differ from those before the last change; new ones are among them."""
-        if self._is_failure_gone:
-            return frozenset(self.carried)
-        moved = frozenset(self._added).union(*(analysis.moved for analysis in self._analyses.values()))
-        return frozenset(key for key in moved if key in self.carried)
-
     def limited_moved(self) -> list[FlowKey]:
-        """Those of them that were promised a limit."""
+        """The flows with limits whose bounds may differ from those before the last change; new ones are among them."""
         if self._is_failure_gone:
             return sorted(key for key, flow in self.carried.items() if flow.has_limit)
         if not self._limited:
