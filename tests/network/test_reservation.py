@@ -174,7 +174,8 @@ def test_a_mark_forged_frame_by_frame_is_wiped_at_the_first_switch(pair: Network
     capture = (
         "from scapy.all import sniff\n"
         "print('listening', flush=True)\n"
-        "seen = sniff(iface='load2-eth1', filter='udp port 4242', count=20, timeout=20)\n"
+        "mine = lambda frame: frame.haslayer('UDP') and frame['UDP'].dport == 4242\n"
+        "seen = sniff(iface='load2-eth1', lfilter=mine, count=20, timeout=20)\n"
         "print(sorted({packet['IP'].tos for packet in seen}), len(seen))\n"
     )
     forge = (
