@@ -17,16 +17,16 @@ from math import inf
 from pathlib import Path
 
 import click
-from report import Claim, at_most, publish, quantile
 from rich.table import Table
 
-from controller.admission import Admitted, Rejected, Request, decide
-from controller.bookings import Bookings
-from controller.bounds import ShapedFlow, bounds_of
-from controller.network import Network, network_from_map
-from controller.paths import candidate_paths
-from controller.reservation import Flow, Match, Requirement, Reservation, State
-from controller.standing import Standing
+from controller.admission.admission import Admitted, Rejected, Request, decide
+from controller.admission.live_reservations import Standing
+from controller.booking.calendar import Bookings
+from controller.calculus.network_bounds import ShapedFlow, bounds_of
+from controller.domain.network import Network, network_from_map
+from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
+from controller.routing.candidates import candidate_paths
+from harness.report import Claim, at_most, publish, quantile
 from topologies.maps import Map, MapLink, MapNode
 
 SIDE = 30

@@ -19,25 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import report
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from controller.optical.orders import chosen_for
-from controller.optical.tuning import demands, refused
-from controller.spectrum import BY_COST, FIRST_FIT, MOST_USED, Order, Routes
+from controller.optical.route_order import chosen_for
+from controller.optical.rsa import BY_COST, FIRST_FIT, MOST_USED, Order, Routes
+from harness import report
+from harness.nsfnet import LOADS, NODES, SPANS
+from harness.route_order_search import demands, refused
 
-NSFNET_KM = {
-    (1, 2): 1050, (1, 3): 1500, (1, 8): 2400, (2, 3): 600, (2, 4): 750, (3, 6): 1800, (4, 5): 600, (4, 11): 1950,
-    (5, 6): 1200, (5, 7): 600, (6, 10): 1050, (6, 14): 1800, (7, 8): 750, (7, 10): 1350, (8, 9): 750, (9, 10): 750,
-    (9, 12): 300, (9, 13): 300, (11, 12): 600, (11, 13): 750, (12, 14): 300, (13, 14): 150,
-}  # fmt: skip
-"""Fibre lengths in km. Source: the script for K-SP-FF on NSFNET published with DeepRMSA."""
-SPANS = {(str(a), str(b)): float(km) for (a, b), km in NSFNET_KM.items()}
-NODES = [str(node) for node in range(1, 15)]
-
-LOADS = {"l12_m14": (12.0, 14.0), "l10_m25": (10.0, 25.0)}
-"""Arrival rate and mean holding time."""
 REFERENCE = {"l12_m14": 0.0002, "l10_m25": 0.0257}
 """The best of K shortest path first fit (k=50 by km)."""
 WARM_UP, COUNTED = 3000, 10_000

@@ -20,18 +20,19 @@ from typing import Any
 
 import click
 import httpx
-import report
 from rich.table import Table
+
+from harness import report
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
-from emulation import Emulation, Settings
-from problems import EmulationError
-from session import emulate
-from stalls import StallWatch, describe
+from emulation.cross_traffic import Flood, bottleneck_bps
+from emulation.network import Emulation, Settings
+from emulation.session import emulate
+from machine.errors import EmulationError
+from machine.stall_watch import StallWatch, describe
 from topologies.loader import map_path
-from traffic import Flood, bottleneck_bps
-from trainer.pacing import BURST_BYTES, pace_bytes_per_s
+from trainer.transport.pacing import BURST_BYTES, pace_bytes_per_s
 
 SEGMENT_BYTES = 1_000_000
 RESERVED_SHARE = 0.1875
@@ -144,7 +145,7 @@ class Bench:
         return phase
 
     def _start(self, host: str, *arguments: object) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(Path(__file__).with_name("transfers.py")), *map(str, arguments)]
+        command = [sys.executable, str(Path(__file__).parent / "harness/transfer_endpoints.py"), *map(str, arguments)]
         return self.emulation.popen_in(host, command, stdout=subprocess.PIPE)
 
     def _reserve(self) -> dict[str, Any]:

@@ -25,19 +25,20 @@ from typing import Any
 
 import click
 import httpx
-import report
-from punctuality import MBPS, Epoch, Order, TimedTransfers, Transfer, flow, rate, sleep_until, tightness
 from rich.table import Table
+
+from harness import report
+from harness.timed_transfers import MBPS, Epoch, Order, TimedTransfers, Transfer, flow, rate, sleep_until, tightness
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
-from emulation import Settings
-from problems import EmulationError
-from session import emulate
-from stalls import StallWatch, describe
+from emulation.cross_traffic import Flood
+from emulation.network import Settings
+from emulation.session import emulate
+from machine.errors import EmulationError
+from machine.stall_watch import StallWatch, describe
 from topologies.loader import map_path
-from traffic import Flood
-from trainer.pacing import BURST_BYTES, wire_bits
+from trainer.transport.pacing import BURST_BYTES, wire_bits
 
 OTHER_PORT = 7900
 LEAD_S = 0.4

@@ -4,7 +4,7 @@ The requests are those of bench/blocking.py: 25 to 100 Gb/s between the sites of
 Each is a reservation on an optical map with 100 slots of 12.5 GHz on every fibre, of as much of its rate as lightpaths
 give to reservations, so that 100 Gb/s fill one. Admission, grooming, spectrum, reach and bounds are worked out as ever,
 and a refusal comes with its advice; nothing is written down. Routes are taken in the order tuned for the map
-(controller/optical/orders.py). A host stands at each site.
+(controller/optical/route_order.py). A host stands at each site.
 
 With switches off a reservation is held: it is decided, counts and is seen. What a service does for switches besides is
 measured beside it: what each must hold is worked out, and what it would be told; nobody is told.
@@ -30,24 +30,11 @@ from statistics import median
 from typing import TypeVar
 
 import click
-import report
-from blocking import LOADS, NODES, SPANS
 from rich.table import Table
-from switches import wait_until
 
-from controller.asked import Asked
-from controller.entries import MeterEntry, SwitchState
-from controller.errors import Refused
-from controller.garbage import collect_seldom
-from controller.ledger import Ledger
-from controller.network import Network, network_from_map
-from controller.optical.lines import reservable_bps
-from controller.optical.orders import chosen_for
-from controller.optical.tuning import Demand, demands, refused
-from controller.reservation import Flow, Match, Requirement, Reservation
-from controller.service import Service
-from controller.spectrum import Order, Routes
-from controller.switches import (
+from control_plane.dummy_switches import wait_until
+from controller.dataplane.entries import MeterEntry, SwitchState
+from controller.dataplane.southbound import (
     ChangesByNumber,
     FlowCounter,
     MeterCounter,
@@ -56,6 +43,19 @@ from controller.switches import (
     SwitchEvent,
     SwitchUp,
 )
+from controller.domain.network import Network, network_from_map
+from controller.domain.reservation import Flow, Match, Requirement, Reservation
+from controller.errors import Refused
+from controller.optical.lightpath_design import reservable_bps
+from controller.optical.route_order import chosen_for
+from controller.optical.rsa import Order, Routes
+from controller.runtime.main import collect_seldom
+from controller.service.requests import Asked
+from controller.service.reservation_service import Service
+from controller.storage.ledger import Ledger
+from harness import report
+from harness.nsfnet import LOADS, NODES, SPANS
+from harness.route_order_search import Demand, demands, refused
 from topologies.maps import Grid, Map, MapLink, MapNode
 
 LOAD = "l10_m25"

@@ -5,7 +5,8 @@
 3. Another run during which a fibre is cut: the longest gap in a protected stream (1000 datagrams a second) over that
    fibre, and the rounds after the cut in which a transfer's promise was broken. Training is protected as the stream is.
 
-Beside each: the same without what was late because this machine was proven to stand still (mininet/stalls.py).
+Beside each: the same without what was late because this machine was proven to stand still
+(mininet/machine/stall_watch.py).
 
     sudo .venv/bin/python bench/nobel_us.py [--quick] [--out FILE.json]
 """
@@ -26,22 +27,23 @@ from typing import Any
 
 import click
 import httpx
-import report
 from matplotlib.figure import Figure
 from rich.table import Table
-from survival import Arrivals, reserved, stream
-from switches import wait_until
+
+from control_plane.dummy_switches import wait_until
+from harness import report
+from harness.packet_stream import Arrivals, reserved, stream
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
-from emulation import Emulation, Settings
-from outages import Outages
-from problems import EmulationError
-from session import emulate
-from stalls import Stall, StallWatch, describe, held_up_s
+from emulation.cross_traffic import Flood
+from emulation.fault_injection import Outages
+from emulation.network import Emulation, Settings
+from emulation.session import emulate
+from machine.errors import EmulationError
+from machine.stall_watch import Stall, StallWatch, describe, held_up_s
 from topologies.catalogue import found_map
 from topologies.placement import Wishes
-from traffic import Flood
 
 PLANT, EDGES = "sndlib/nobel-us", 6
 RATE_BPS = 2_000_000
@@ -81,7 +83,7 @@ def train(runs: Path, rounds: int, on_round: Callable[[int], None] = lambda _: N
     Raises: EmulationError if it left no summary.
     """
     before = set(runs.iterdir())
-    command = [sys.executable, "-m", "trainer.cli", "train", "--runs-dir", str(runs), "--rounds", str(rounds)]
+    command = [sys.executable, "-m", "trainer.cli.main", "train", "--runs-dir", str(runs), "--rounds", str(rounds)]
     command += ["--steps", "2", "--average-every", "2", "--protection", PROTECTION]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         told, ends_s = 0, time.monotonic() + TRAIN_LIMIT_S

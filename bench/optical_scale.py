@@ -33,24 +33,24 @@ from typing import Any
 from unittest.mock import patch
 
 import click
-import report
 import torch
 from matplotlib.figure import Figure
 from rich.table import Table
-from simulated_run import MODELS, Run
 
-from controller import paths
-from controller.admission import Admitted, Request, decide
-from controller.bookings import Bookings
-from controller.bounds import Calibration
-from controller.network import Network, network_from_map
-from controller.reservation import Reservation, State
-from controller.standing import Standing
+from controller.admission.admission import Admitted, Request, decide
+from controller.admission.live_reservations import Standing
+from controller.booking.calendar import Bookings
+from controller.calculus.network_bounds import Calibration
+from controller.domain.network import Network, network_from_map
+from controller.domain.reservation import Reservation, State
+from controller.routing import candidates as paths
+from harness import report
+from harness.simulated_training import MODELS, Run
 from topologies.maps import Map, MapLink, MapNode
 from topologies.placement import Wishes, map_facts
-from topologies.plants import read_plant
-from trainer.plans import RoundPlan
-from trainer.reserved_road import TRIES
+from topologies.published import read_plant
+from trainer.planning.plan import RoundPlan
+from trainer.reservation.reserved_bandwidth import TRIES
 
 PLANT = "sndlib/germany50"
 CHANNELS, CHANNEL_GBPS = 8, 100.0
@@ -114,7 +114,7 @@ def _link(facts: Mapping[str, Any]) -> MapLink:
 
 def candidates(count: int) -> AbstractContextManager[object]:
     """While this lasts so many paths are tried for a flow."""
-    return patch("controller.assignment.candidate_paths", partial(paths.candidate_paths, most=count))
+    return patch("controller.admission.path_search.candidate_paths", partial(paths.candidate_paths, most=count))
 
 
 # What the controller makes of it --------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The order of routes tuned for maps: what is chosen on some demands, and how it does on others.
 
-For each map the orders are compared on `TRAINING` seeds (controller/optical/tuning.py says how); what is chosen then
-decides demands that it has not seen, beside first fit and most used. A line for controller/optical/orders.py is
+For each map the orders are compared on `TRAINING` seeds (see bench/harness/route_order_search.py); what is chosen then
+decides demands that it has not seen, beside first fit and most used. A line for controller/optical/route_order.py is
 printed.
 
     .venv/bin/python bench/order_tuning.py [MAP ...] [--routes K] [--quick] [--out FILE.json]
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import report
-from blocking import SPANS
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from controller.optical.orders import fingerprint
-from controller.optical.tuning import Candidate, Choice, Spans, Trial, tune
-from topologies.plants import read_plant
+from controller.optical.route_order import Candidate, Spans, fingerprint
+from harness import report
+from harness.nsfnet import SPANS
+from harness.route_order_search import Choice, Trial, tune
+from topologies.published import read_plant
 
 TRAINING, UNSEEN = range(100, 108), range(200, 210)
 COUNT = 8000

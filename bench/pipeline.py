@@ -14,56 +14,23 @@ the limit out all the same, for comparison.
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
-import report
-from rich.table import Table
+
+from harness import report
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
-from emulation import Settings
-from problems import EmulationError
-from session import emulate
-from stalls import StallWatch, describe
+from emulation.network import Settings
+from emulation.session import emulate
+from harness.training_run import MICROS, SETTLING_ROUNDS, Row, counted, step_ms, table_of, train
+from machine.errors import EmulationError
+from machine.stall_watch import StallWatch, describe
 from topologies.loader import map_path
-
-MICROS = 4  # as `paceline train` does if nothing else is said
-STEPS = 8
-SETTLING_ROUNDS = 2
-"""The first rounds teach the predictors, and are not counted."""
-
-Row = dict[str, Any]
-
-
-def train(micros: int, rounds: int, *flags: str) -> list[Row]:
-    """The rounds of a training run on the running emulation, as its record tells them.
-
-    Raises: EmulationError if it fails.
-    """
-    with tempfile.TemporaryDirectory() as directory:
-        command = [
-            sys.executable, "-m", "trainer.cli", "train", "--runs-dir", directory, "--rounds", str(rounds),
-            "--average-every", str(rounds), "--steps", str(STEPS), "--micro", str(micros), *flags,
-        ]  # fmt: skip
-        code = subprocess.run(command, check=False).returncode
-        if code:
-            raise EmulationError(f"the training run failed with exit code {code}")
-        (run,) = Path(directory).iterdir()
-        rows: list[Row] = json.loads((run / "summary.json").read_text())["rounds"]
-    return rows
-
-
-def counted(rows: list[Row], name: str) -> list[float]:
-    """A field of the rounds that count."""
-    return [float(row[name]) for row in rows[SETTLING_ROUNDS:]]
 
 
 def over_busy(row: Row) -> float:
@@ -72,25 +39,8 @@ def over_busy(row: Row) -> float:
     return steps_ms / max(float(row["bound_ms"][part]) for part in ("edge", "link", "cloud"))
 
 
-def step_ms(rows: list[Row]) -> float:
-    """What a step took, typically."""
-    steps: list[float] = [step for row in rows[SETTLING_ROUNDS:] for step in row["step_ms"]["measured"]]
-    return statistics.median(steps)
 
 
-def table_of(title: str, rows: list[Row]) -> Table:
-    """One row a round."""
-    table = Table("round", "cuts", "beat", "step predicted", "step p50", "bound: edge", "limit", "link", "cloud",
-                  "over bound", "spread share", title=f"{title} (ms)")
-    for row in rows:
-        steps = len(row["step_ms"]["measured"])
-        table.add_row(
-            str(row["round"]), " ".join(str(edge["cut"]) for edge in row["edges"]), f"{row['beat_ms']:.1f}",
-            f"{row['step_ms']['predicted']:.0f}", f"{statistics.median(row['step_ms']['measured']):.0f}",
-            *(f"{row['bound_ms'][part] / steps:.0f}" for part in ("edge", "limit", "link", "cloud")),
-            f"{row['round_over_bound']:.3f}", f"{row['spread_share']:.2%}",
-        )
-    return table
 
 
 @click.command()

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import click
 import numpy as np
-import report
 from numpy.typing import NDArray
 from rich.table import Table
 
-from trainer.planner import plan_round
-from trainer.plans import EdgeForecast, Offer, Option
+from harness import report
+from trainer.planning.plan import EdgeForecast, Offer, Option
+from trainer.planning.planner import plan_round
 
 INSTANCES = 1000
 EDGES, CUTS = 1000, 50

@@ -25,19 +25,19 @@ from typing import Any
 
 import click
 import numpy as np
-import report
 from rich.table import Table
+
+from harness import report
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
-from edge_work import CLASSES, FIELDS, SAMPLE_SHAPE
-
-import cpushare
-from journal import Journal
-from trainer.costs import LayerCost, layer_costs
-from trainer.models import build_layers
-from trainer.predictor import CostModel, LayerSeconds, Predictor, Work, backward_work, forward_work
-from trainer.stretch import StepTimes
+from harness.edge_worker import CLASSES, FIELDS, SAMPLE_SHAPE
+from machine import cgroups as cpushare
+from machine.undo_journal import Journal
+from trainer.models.zoo import build_layers
+from trainer.profiling.layer_costs import LayerCost, layer_costs
+from trainer.profiling.predictor import CostModel, LayerSeconds, Predictor, Work, backward_work, forward_work
+from trainer.profiling.slowdown import StepTimes
 
 MODEL = "signal-cnn"
 BATCH, MICRO = 64, 4
@@ -66,7 +66,7 @@ class Worker:
 
     def __init__(self, cgroups: Sequence[str]) -> None:
         self.cgroups = tuple(cgroups)
-        command = [sys.executable, str(Path(__file__).with_name("edge_work.py")), MODEL, str(BATCH), str(MICRO)]
+        command = [sys.executable, str(Path(__file__).parent / "harness/edge_worker.py"), MODEL, str(BATCH), str(MICRO)]
         self._process = subprocess.Popen(
             [*command, *cgroups], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

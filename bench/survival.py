@@ -12,101 +12,41 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from itertools import compress, pairwise
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import click
 import httpx
-import report
-from punctuality import TimedTransfers
-from reservation_setup import controller_of, reserve, row_of_switches
-from restarts import claims_of, in_step, restart_beside_transfers, table_of
 from rich.table import Table
-from switches import wait_until
+
+from control_plane.dummy_switches import wait_until
+from control_plane.switch_row import controller_of, reserve, row_of_switches
+from harness import report
+from harness.controller_restart import claims_of, in_step, restart_beside_transfers, table_of
+from harness.timed_transfers import TimedTransfers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
-from emulation import Emulation, Settings
-from outages import Outages
-from problems import EmulationError
-from session import emulate
-from stalls import Stall, StallWatch, describe, held_up_s
-from topologies import running
+from emulation.fault_injection import Outages
+from emulation.network import Emulation, Settings
+from emulation.session import emulate
+from harness.packet_stream import Arrivals, reserved, stream
+from machine.errors import EmulationError
+from machine.stall_watch import StallWatch, describe
+from topologies import running_emulation
 from topologies.loader import map_path
 
-STREAM = str(Path(__file__).parents[1] / "tests/network/stream.py")
-PER_S, PAYLOAD_BYTES, RATE_BPS = 1000, 1000, 10_000_000
-EXPEDITED = 46
 SETTLE_S = 1.5
 
 
-@dataclass(frozen=True, slots=True)
-class Arrivals:
-    """What came of a stream, of what came with its mark.
-
-    `gap_ms`: the longest time from one datagram to the next where some are missing between, and when it began (seconds
-    since the epoch); `silence_ms`: the longest time between any two, which is also long when the machine or the sender
-    stood still and nothing is missing.
-    """
-
-    sent: int
-    lost: int
-    gap_ms: float
-    gap_from_s: float
-    silence_ms: float
-
-    def gap_while_machine_ran_ms(self, stalls: Sequence[Stall]) -> float:
-        """The gap without what the machine is proven to have stood still of it."""
-        return self.gap_ms - held_up_s(stalls, self.gap_from_s, self.gap_from_s + self.gap_ms / 1e3) * 1e3
 
 
-@contextmanager
-def stream(emulation: Emulation, seconds: float, directory: Path) -> Iterator[list[Arrivals]]:
-    """A stream from edge1 to the cloud that arrives when the block begins; the list is filled when it has ended."""
-    result: list[Arrivals] = []
-    out = directory / "arrivals.json"
-    receive = [sys.executable, STREAM, "receive", "7800", str(out)]
-    send = [sys.executable, STREAM, "send", emulation.plan.ip("cloud"), "7800", "7801"]
-    send += [str(PER_S), str(PAYLOAD_BYTES), str(seconds)]
-    receiver = emulation.popen_in("cloud", receive, stdout=subprocess.PIPE, text=True)
-    assert receiver.stdout
-    receiver.stdout.readline()
-    sender = emulation.popen_in("edge1", send, stdout=subprocess.PIPE, text=True)
-    receiver.stdout.readline()
-    yield result
-    sent = int(sender.communicate(timeout=seconds + 60)[0])
-    receiver.wait(30)
-    arrivals = json.loads(out.read_text())["arrivals"]
-    marked = sorted((number, at_s) for number, at_s, dscp in arrivals if dscp == EXPEDITED)
-    steps = list(pairwise(marked))
-    waits = [((after - before) * 1e3, before) for (_, before), (_, after) in steps]
-    missing = [later - sooner > 1 for (sooner, _), (later, _) in steps]
-    gap_ms, gap_from_s = max(compress(waits, missing), default=(0.0, 0.0))
-    lost = sent - len({number for number, *_ in arrivals})
-    result.append(Arrivals(sent, lost, gap_ms, gap_from_s, max(waits)[0]))
 
 
-@contextmanager
-def reserved(api: httpx.Client, protection: str) -> Iterator[dict[str, Any]]:
-    """The stream's reservation."""
-    match = {"protocol": "udp", "source_port": 7801, "destination_port": 7800}
-    flow = {
-        "name": "stream", "source": "edge1", "destination": "cloud", "match": match,
-        "requirement": {"min_bandwidth_bps": RATE_BPS, "protection": protection},
-    }  # fmt: skip
-    answer = api.post("/v1/reservations", json={"lease_s": 600, "flows": [flow]})
-    answer.raise_for_status()
-    yield answer.json()
-    api.delete(f"/v1/reservations/{answer.json()['id']}").raise_for_status()
 
 
 def over_a_restart(emulation: Emulation, api: httpx.Client, directory: Path) -> Arrivals:
@@ -179,7 +119,7 @@ def main(quick: bool, out: Path | None) -> None:
                     for protection in ("link_disjoint", "none")
                 }
             transfers = timed.judged(watch.stalls)
-            Outages(emulation.plan, str(running.DIRECTORY / "ovs")).controller(up=False)
+            Outages(emulation.plan, str(running_emulation.DIRECTORY / "ovs")).controller(up=False)
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
     met = [transfer for transfer in transfers if any(kill.met(transfer) for kill in kills)]

@@ -1,4 +1,4 @@
-"""How long does a software switch work on a packet? What the bounds assume of it (`controller.bounds.Calibration`).
+"""Measure how long a software switch works on a packet: what `controller.calculus.network_bounds.Calibration` assumes.
 
 A reserved flow of small datagrams crosses one switch of the metro map over ports with no other traffic, so nothing
 waits there; the kernel stamps each datagram as it comes to the switch's port and as it leaves. First alone, then while
@@ -25,18 +25,19 @@ from pathlib import Path
 
 import click
 import httpx
-import report
 from rich.table import Table
+
+from harness import report
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
-from controller.bounds import DEFAULT_CALIBRATION
-from emulation import Emulation, Settings
-from problems import EmulationError
-from session import emulate
-from stalls import Stall, StallWatch, describe, held_up_s
+from controller.calculus.network_bounds import DEFAULT_CALIBRATION
+from emulation.cross_traffic import Flood
+from emulation.network import Emulation, Settings
+from emulation.session import emulate
+from machine.errors import EmulationError
+from machine.stall_watch import Stall, StallWatch, describe, held_up_s
 from topologies.loader import map_path
-from traffic import Flood
 
 SOURCE, SWITCH, NEXT, DESTINATION = "edge1", "r6", "r5", "edge3"
 PORT = 7950

@@ -23,14 +23,14 @@ import click
 import httpx
 from rich.console import Console
 
-import cpushare
-import findings
-from emulation import Emulation, Settings
-from problems import EmulationError
-from session import describe, emulate
-from stalls import StallWatch
+import demo_report as findings
+from emulation.cross_traffic import Flood
+from emulation.network import Emulation, Settings
+from emulation.session import describe, emulate
+from machine import cgroups
+from machine.errors import EmulationError
+from machine.stall_watch import StallWatch
 from topologies.loader import map_path
-from traffic import Flood
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 10
@@ -91,7 +91,7 @@ class Observer:
         if event["round"] == HALVE_AFTER_ROUND:
             host = next(host for host in self.emulation.hosts if host.name == HALVED_EDGE)
             assert host.cpu_share is not None
-            cpushare.set_share(host.cgroup, host.cpu_share / 2)
+            cgroups.set_share(host.cgroup, host.cpu_share / 2)
             self.seen |= {"halved_edge": HALVED_EDGE, "halved_after": event["round"]}
             self.say(f"[demo] {HALVED_EDGE} now has {host.cpu_share / 2:g} of a core instead of {host.cpu_share:g}")
         elif event["round"] == READ_BACK_AFTER_ROUND:
@@ -121,7 +121,7 @@ def train(
     watching = threading.Thread(target=observer.follow, args=(act,))
     watching.start()
     try:
-        command = [sys.executable, "-m", "trainer.cli", "train", "--runs-dir", str(runs), *arguments]
+        command = [sys.executable, "-m", "trainer.cli.main", "train", "--runs-dir", str(runs), *arguments]
         code = _run(command, limit_s)
     finally:
         observer.end()

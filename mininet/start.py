@@ -10,19 +10,19 @@ from pathlib import Path
 
 import click
 
-from calibration import measure
-from capacity import check, fitting_scale, of_this_machine
-from emulation import Settings
-from problems import EmulationError
-from prompt import Prompt
-from session import clean, clear_the_way, describe, emulate
+from emulation.capacity_measurement import measure
+from emulation.console import Prompt
+from emulation.cross_traffic import Flood, bottleneck_bps, parse_percentage
+from emulation.network import Settings
+from emulation.session import clean, clear_the_way, describe, emulate
+from machine.errors import EmulationError
+from machine.forwarding_capacity import check, fitting_scale, of_this_machine
 from topologies.catalogue import adapted, found_map
 from topologies.commands import edges_wanted
 from topologies.loader import load_map
 from topologies.placement import Wishes
-from topologies.plants import is_plant
 from topologies.problems import MapError
-from traffic import Flood, bottleneck_bps, parse_percentage
+from topologies.published import is_plant
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

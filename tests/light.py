@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.optical.reach import FORMATS, Format, Quality
+from controller.optical.transmission_quality import FORMATS, Format, Quality
 
 
 def working(light: Quality) -> list[Format]:

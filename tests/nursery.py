@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trainer.forked import Forked, do_and_end, enter_network_of
+from trainer.processes.fork import Forked, do_and_end, enter_network_of
 
 Programs = dict[str, Callable[[Sequence[str]], object]]
 ROOT = Path(__file__).parents[1]
@@ -54,19 +54,16 @@ NURSERY, CONTROLLERS = Nursery("training"), Nursery("controllers")
 
 
 def training() -> Programs:
-    import bench.transfers
-    from trainer.cli import act
-    from trainer.commands import preload
+    import bench.harness.transfer_endpoints
+    from trainer.cli.main import act
+    from trainer.cli.train import preload
 
     preload()
-    return {"paceline": act, "transfers": bench.transfers.main}
+    return {"paceline": act, "transfers": bench.harness.transfer_endpoints.main}
 
 
 def controllers() -> Programs:
     """What belongs to eventlet, each imports for itself: it makes a hub, and a hub cannot be copied."""
-    import controller.api
-    import controller.books
-    import controller.web.rest  # noqa: F401
     from tests.processes import dying_controller
 
     assert "eventlet" not in sys.modules

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from controller.entries import CONTROLLER_PORT, IN_PORT, Action, FlowEntry, MatchValue, SwitchState
-from controller.forwarding import PROTOCOL_NUMBERS
-from controller.network import Network
-from controller.reservation import Flow
+from controller.dataplane.entries import CONTROLLER_PORT, IN_PORT, Action, FlowEntry, MatchValue, SwitchState
+from controller.dataplane.pipeline import PROTOCOL_NUMBERS
+from controller.domain.network import Network
+from controller.domain.reservation import Flow
 
 Packet = dict[str, MatchValue]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from controller.entries import SwitchState
-from controller.forwarding import wanted_states
-from controller.holdings import Holdings
-from controller.network import Network
-from controller.reconcile import Change
-from controller.reservation import Reservation
+from controller.dataplane.entries import SwitchState
+from controller.dataplane.pipeline import wanted_states
+from controller.dataplane.update_order import Change
+from controller.domain.network import Network
+from controller.domain.reservation import Reservation
+from controller.switches.state_tracker import Holdings
 
 Step = dict[str, list[Change]]
 """By switch, in order."""

@@ -10,8 +10,8 @@ import yaml
 from topologies.loader import load_map, map_path
 from topologies.maps import Map
 from topologies.placement import Wishes, map_facts, write_map
-from topologies.plants import is_plant, read_plant
 from topologies.problems import MapError
+from topologies.published import is_plant, read_plant
 
 
 def found_map(what: str, wishes: Wishes, directory: Path, route_factor: float | None = None) -> Path:

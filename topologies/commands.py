@@ -14,8 +14,8 @@ from topologies.catalogue import adapted, found_map, length_km
 from topologies.loader import known_maps, load_map
 from topologies.maps import Map
 from topologies.placement import Wishes
-from topologies.plants import plant_names
 from topologies.problems import MapError
+from topologies.published import plant_names
 
 
 def edges_wanted(text: str) -> int | list[str]:

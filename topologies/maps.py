@@ -20,7 +20,7 @@ MAX_CHANNELS = {"fixed": 96, "flexible": 128}
 """So many of these fill the C band, 4.8 THz."""
 
 MAX_FIBRES = 64
-"""At one switch of an optical map: the number of a group has six bits for one (controller.optical.switching)."""
+"""At one switch of an optical map: the number of a group has six bits for one (`lightpath_entries`)."""
 
 MAX_EMULATED_MBPS = 1000.0
 """Mininet's TCIntf ignores rates above this without a word, so the loader refuses them."""

@@ -22,8 +22,8 @@ import networkx as nx
 import yaml
 
 from topologies.maps import Grid
-from topologies.plants import Plant
 from topologies.problems import MapError
+from topologies.published import Plant
 
 ACCESS_KM = 3.0
 """From a host to its switch."""

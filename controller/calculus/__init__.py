@@ -1,1 +1,1 @@
-"""Network calculus below `controller/bounds.py`: curves, busy periods, the fixed point. Pure."""
+"""Network calculus: proven latency and jitter."""

@@ -8,11 +8,11 @@ from typing import Generic, TypeVar
 
 from immutables import Map
 
+from controller.calculus.busy_period import HOPELESS_US
 from controller.calculus.curves import Server
-from controller.calculus.fixpoint import NoBound, Stream, delays_of
-from controller.calculus.repair import Proof, Repair
-from controller.calculus.traffic import Rates, Traffic, servers_of
-from controller.calculus.waiting import HOPELESS_US
+from controller.calculus.fixed_point import NoBound, Stream, delays_of
+from controller.calculus.incremental import Proof, Repair
+from controller.calculus.server_load import Rates, Traffic, servers_of
 
 Key = TypeVar("Key")
 

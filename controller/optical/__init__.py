@@ -1,1 +1,1 @@
-"""Light: signal quality over spans, and what carries what."""
+"""Lightpaths: physics, spectrum, grooming."""

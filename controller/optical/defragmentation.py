@@ -15,12 +15,12 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from math import inf
 
-from controller.admission import bookings_of
-from controller.bookings import Booking, Bookings
-from controller.network import Network
+from controller.booking.calendar import Booking, Bookings
+from controller.booking.flow_bookings import bookings_of
+from controller.domain.lightpath import Lightpath, identity
+from controller.domain.network import Network
+from controller.domain.reservation import Placement, Reservation
 from controller.optical.grooming import Light
-from controller.optical.lightpaths import Lightpath, identity
-from controller.reservation import Placement, Reservation
 
 MOST_MOVES = 64
 """Looked at for one request."""

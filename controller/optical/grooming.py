@@ -16,13 +16,13 @@ from functools import lru_cache
 from itertools import pairwise
 from math import inf
 
-from controller.bookings import Bookings
+from controller.booking.calendar import Bookings
+from controller.domain.lightpath import Lightpath, identity
+from controller.domain.network import Network
+from controller.domain.path import Path, link_names
 from controller.errors import NoCapacity, NoSpectrum, OutOfReach, Refused
-from controller.hops import Path, link_names
-from controller.network import Network
-from controller.optical.lightpaths import Lightpath, identity
-from controller.optical.lines import line_along, reservable_bps
-from controller.spectrum import Order, block_starts
+from controller.optical.lightpath_design import line_along, reservable_bps
+from controller.optical.rsa import Order, block_starts
 from topologies.maps import SLOTS_PER_CHANNEL
 
 HasRoom = Callable[[Lightpath], bool]
@@ -110,7 +110,7 @@ class Light:
         return int(min(best[-1], sys.maxsize))
 
     def price(self, row: Row, rate_bps: int, order: Order) -> float:
-        """What a row of lightpaths costs a flow, in slots x links; see controller.spectrum.
+        """What a row of lightpaths costs a flow, in slots x links; see controller.optical.rsa.
 
         In one that is lit: the flow's share of it. A new one counts whole, its place and the load of its links besides.
         """

@@ -1,1 +1,1 @@
-"""Who may do what, how they prove it, and the log of what they asked."""
+"""Who may do what."""

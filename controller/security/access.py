@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
+from controller.domain.reservation import Flow, Reservation
 from controller.errors import Forbidden, NotFound, QuotaExceeded
-from controller.reservation import Flow, Reservation
-from controller.tally import Held, asked_bps
+from controller.security.tenant_usage import Held, asked_bps
 
 PUBLIC = "public"
 """The tenant of everybody where no tokens are configured."""

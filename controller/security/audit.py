@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Column, Engine, Float, Integer, MetaData, String, Table, Text, delete, select
 
-from controller.database import open_database
+from controller.storage.database import open_database
 
 REQUEST_BYTES = 4096
 """As much of a request's body is kept."""

@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from sqlalchemy import BigInteger, Column, Engine, Float, Integer, MetaData, String, Table, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from controller.database import open_database
 from controller.errors import StartError, Unauthorized
 from controller.security.access import ANYBODY, Caller, Quota, Scope
+from controller.storage.database import open_database
 
 PREFIX = "paceline_"
 """So that a leaked token can be told for what it is."""

@@ -22,10 +22,10 @@ import httpx
 import pytest
 
 from tests.nursery import NURSERY
-from topologies import running
+from topologies import running_emulation
 from topologies.loader import load_map
 from topologies.maps import Map
-from trainer.forked import Forked
+from trainer.processes.fork import Forked
 
 ROOT = Path(__file__).parents[2]
 START = [sys.executable, str(ROOT / "mininet/start.py")]
@@ -105,7 +105,7 @@ class Network:
     """A running emulation as a test sees it: its map, its hosts, its controller."""
 
     plan: Map
-    note: running.Running
+    note: running_emulation.Running
     api: httpx.Client
 
     def command_in(self, host: str, command: list[str]) -> list[str]:
@@ -128,7 +128,7 @@ class Network:
             process.wait(60)
 
     def transfers(self, host: str, log: Path, *arguments: str) -> Forked:
-        """Start `bench/transfers.py` in a host."""
+        """Start `bench/harness/transfer_endpoints.py` in a host."""
         return NURSERY.start(log, arguments, "transfers", self.note.host(host).pid)
 
     def switch(self, tool: str, *arguments: str) -> str:
@@ -188,7 +188,7 @@ class Kept:
         stack = ExitStack()
         with stack:
             stack.enter_context(started([*asked, "--no-prompt"], log))
-            note = running.read()
+            note = running_emulation.read()
             assert note is not None
             client = stack.enter_context(httpx.Client(base_url="http://127.0.0.1:8080", timeout=20))
             self._asked, self._network = asked, Network(load_map(note.map_path), note, client)

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from stalls import Stall, StallWatch, describe, held_up_s
+from machine.stall_watch import Stall, StallWatch, describe, held_up_s
 from tests.network.conftest import ROOT, Network
 
 STREAM = str(ROOT / "tests/network/stream.py")

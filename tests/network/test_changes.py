@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from outages import Outages
+from emulation.fault_injection import Outages
 from tests.network.conftest import Network
 from tests.network.streams import RATE_BPS, Stream, reserved_flow, stream, udp_flow
 from tests.waiting import wait_until

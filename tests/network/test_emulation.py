@@ -14,12 +14,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from journal import Journal
+from machine.undo_journal import Journal
 from tests.network.conftest import ROOT, START, Started, started
 from tests.waiting import wait_until
-from topologies import running
+from topologies import running_emulation
 
-TRACES = (str(running.DIRECTORY), "mininet:", "iperf3", "while :; do :; done")
+TRACES = (str(running_emulation.DIRECTORY), "mininet:", "iperf3", "while :; do :; done")
 """Switches and controller have the directory in their command lines; others' switches and controllers have not."""
 
 
@@ -57,9 +57,9 @@ def machine_state() -> dict[str, object]:
         "settings": {
             key: Path("/proc/sys/net/core", key).read_text() for key in ("wmem_default", "wmem_max", "rmem_max")
         },
-        "note": running.read(),
-        "journal": (running.DIRECTORY / "journal.jsonl").exists(),
-        "ovs": (running.DIRECTORY / "ovs").exists(),
+        "note": running_emulation.read(),
+        "journal": (running_emulation.DIRECTORY / "journal.jsonl").exists(),
+        "ovs": (running_emulation.DIRECTORY / "ovs").exists(),
     }
 
 
@@ -74,7 +74,7 @@ def untouched(no_emulation: None) -> Iterator[None]:  # noqa: ARG001
 @pytest.mark.usefixtures("untouched")
 def test_with_cross_traffic_ctrl_c_ends_it_and_leaves_nothing_behind(tmp_path: Path) -> None:
     with started(["pair", "--no-prompt", "--cross-traffic", "50%"], tmp_path / "log") as emulation:
-        assert running.read() is not None
+        assert running_emulation.read() is not None
         assert "qdisc htb" in subprocess.run(["tc", "qdisc"], capture_output=True, text=True, check=True).stdout
         assert emulation.end(signal.SIGINT) == 0
 
@@ -113,7 +113,7 @@ def test_after_kill_minus_9_the_clean_option_removes_what_is_left(tmp_path: Path
 @pytest.mark.usefixtures("untouched")
 def test_with_tls_switches_and_clients_show_and_check_certificates_and_sigterm_leaves_nothing(tmp_path: Path) -> None:
     with started(["pair", "--no-prompt", "--tls"], tmp_path / "log") as emulation:
-        note = running.read()
+        note = running_emulation.read()
         assert note is not None
         assert note.controller_url.startswith("https://")
         environment = {**os.environ, "OVS_RUNDIR": note.ovs_directory, "OVS_DBDIR": note.ovs_directory}
@@ -121,7 +121,7 @@ def test_with_tls_switches_and_clients_show_and_check_certificates_and_sigterm_l
             target = ["ovs-vsctl", "get-controller", switch]
             told = subprocess.run(target, env=environment, capture_output=True, text=True, check=True).stdout
             assert told == "ssl:127.0.0.1:6653\n"
-        trust = ssl.create_default_context(cafile=str(running.DIRECTORY / "pki/ca.crt"))
+        trust = ssl.create_default_context(cafile=str(running_emulation.DIRECTORY / "pki/ca.crt"))
         with httpx.Client(verify=trust, base_url="https://127.0.0.1:8080") as client:
             assert client.get("/v1/healthz").json()["switches_up"] == 2
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
@@ -138,7 +138,7 @@ def test_a_second_emulation_is_refused_while_one_runs_and_sighup_leaves_nothing(
         assert "map pair is running" in done.stderr
         cleaning = subprocess.run([*START, "-c"], capture_output=True, text=True, check=False)
         assert cleaning.returncode == 1
-        assert running.read() is not None
+        assert running_emulation.read() is not None
         assert emulation.end(signal.SIGHUP) == 128 + signal.SIGHUP
 
 
@@ -154,7 +154,7 @@ def test_without_a_controller_it_says_which_switches_nobody_took(tmp_path: Path)
 def test_switches_that_are_not_there_in_time_are_counted(tmp_path: Path) -> None:
     """The controller does not come to answer: it is stopped as soon as it is there."""
     emulation = Started(["pair", "--no-prompt", "--timeout", "0.1"], tmp_path / "log")
-    journal = Journal(running.DIRECTORY)
+    journal = Journal(running_emulation.DIRECTORY)
     wait_until(lambda: emulation.process.poll() is not None or journal.newest_process("controller"))
     controller = journal.newest_process("controller")
     assert controller is not None, emulation.text()

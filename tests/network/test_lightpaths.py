@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from controller.optical.lightpaths import FIRST_LABEL
-from controller.optical.switching import TURNED
-from outages import Outages
+from controller.dataplane.lightpath_entries import TURNED
+from controller.domain.lightpath import FIRST_LABEL
+from emulation.fault_injection import Outages
 from tests.network.conftest import Network
 from tests.network.streams import RATE_BPS, reserved_flow, stream, udp_flow
 from tests.network.test_changes import in_step

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from outages import Outages
+from emulation.fault_injection import Outages
 from tests.network.conftest import START, Network
 from tests.network.streams import PER_S, RATE_BPS, reserved_flow, stream, udp_flow
 from tests.waiting import wait_until

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from emulation.open_vswitch import seek
 from tests.network.conftest import Network
 from tests.waiting import wait_until
-from trainer.forked import Forked
-from vswitch import seek
+from trainer.processes.fork import Forked
 
 RATE_BPS = 20_000_000
 SEGMENT_BYTES = 500_000

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stalls import StallWatch
+from machine.stall_watch import StallWatch
+from machine.without_perf_counters import UNCOUNTED
 from tests.network.conftest import Network
-from topologies import running
-from uncounted import UNCOUNTED
+from topologies import running_emulation
 
 ASK_FOR_A_COUNTER = """
 import ctypes, seccomp
@@ -51,8 +51,8 @@ def test_a_program_without_counters_is_told_that_there_are_none() -> None:
 
 
 def test_no_switch_has_a_counter_that_would_stop_the_machine(metro: Network) -> None:  # noqa: ARG001
-    """In a virtual machine setting one going can stop all cores for 100 ms; see mininet/uncounted.py."""
-    ours = f"--unixctl={running.DIRECTORY / 'ovs'}/".encode()
+    """In a virtual machine setting one going can stop all cores for 100 ms (see without_perf_counters.py)."""
+    ours = f"--unixctl={running_emulation.DIRECTORY / 'ovs'}/".encode()
     daemons = [each for each in Path("/proc").glob("[0-9]*") if ours in _command_line(each)]
     assert len(daemons) == 2
     held = [str(fd.readlink()) for each in daemons for fd in (each / "fd").iterdir()]

@@ -17,18 +17,18 @@ import pytest
 
 from tests.network.conftest import Network
 from tests.nursery import NURSERY
-from trainer.forked import Forked
-from trainer.holding import Holding
-from trainer.plans import EdgePlan, Offer, RoundPlan
-from trainer.reservations import Controller
-from trainer.reserved_road import ReservedRoad
-from trainer.roads import Traveller
+from trainer.planning.plan import EdgePlan, Offer, RoundPlan
+from trainer.processes.fork import Forked
+from trainer.reservation.bandwidth import Traveller
+from trainer.reservation.controller_client import Controller
+from trainer.reservation.held_reservation import Holding
+from trainer.reservation.reserved_bandwidth import ReservedRoad
 
 SHORT = ["--rounds", "2", "--steps", "2", "--average-every", "2"]
 
 
 def paceline(*arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "trainer.cli", *arguments]
+    command = [sys.executable, "-m", "trainer.cli.main", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
@@ -182,7 +182,7 @@ def test_a_controller_that_is_down_is_said_and_best_effort_is_offered(tmp_path: 
 
 def test_an_edge_that_never_asks_is_named(pair: Network, tmp_path: Path) -> None:
     cloud = [
-        sys.executable, "-m", "trainer.cli", "cloud", "--bind", f"{pair.plan.ip('cloud')}:7800", "--name", "cloud",
+        sys.executable, "-m", "trainer.cli.main", "cloud", "--bind", f"{pair.plan.ip('cloud')}:7800", "--name", "cloud",
         "--edge", "edge1", "--edge", "edge2", "--ask-timeout", "1", "--controller", pair.note.controller_url,
         "--runs-dir", str(tmp_path),
     ]  # fmt: skip

@@ -10,15 +10,15 @@ from pathlib import Path
 
 def run(arguments: Sequence[str]) -> None:
     """FILE MAP …: FILE holds the step's name; it is read whenever a step is reached, and emptied before the end."""
-    from controller import steps
-    from controller.main import command
+    from controller import failpoints
+    from controller.runtime.main import command
 
     wanted = Path(arguments[0])
 
-    def die_if_wanted(step: steps.Step) -> None:
+    def die_if_wanted(step: failpoints.Step) -> None:
         if wanted.read_text() == step:
             wanted.write_text("")
             os.kill(os.getpid(), signal.SIGKILL)
 
-    steps.watch(die_if_wanted)
+    failpoints.watch(die_if_wanted)
     command(list(arguments[1:]))

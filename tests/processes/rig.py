@@ -16,11 +16,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from emulation.open_vswitch import seek
+from machine.without_perf_counters import UNCOUNTED
 from tests.waiting import wait_until
 from topologies.loader import load_map
-from trainer.forked import Forked
-from uncounted import UNCOUNTED
-from vswitch import seek
+from trainer.processes.fork import Forked
 
 MAP = load_map("pair")
 
@@ -116,7 +116,7 @@ class OpenVSwitch:
 
 
 class Controller:
-    """`python -m controller.main pair` on ports of its own."""
+    """`python -m controller.runtime.main pair` on ports of its own."""
 
     def __init__(self, directory: Path, *options: str, authority: Path | None = None) -> None:
         """`authority`: it speaks https with a certificate of this authority."""
@@ -143,7 +143,8 @@ class Controller:
 
     def spawn(self) -> subprocess.Popen[bytes] | Forked:
         with self.log.open("ab") as log, self.said.open("ab") as said:
-            return subprocess.Popen([sys.executable, "-m", "controller.main", *self.arguments], stdout=said, stderr=log)
+            command = [sys.executable, "-m", "controller.runtime.main", *self.arguments]
+            return subprocess.Popen(command, stdout=said, stderr=log)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int | None:
         self.process.send_signal(number)

@@ -7,8 +7,8 @@ import socket
 import threading
 from collections.abc import Iterator
 
-from trainer import protocol
-from trainer.protocol import Frame
+from trainer.protocol import framing
+from trainer.protocol.framing import Frame
 
 
 class Spy:
@@ -30,14 +30,14 @@ class Spy:
         """Every frame that an edge has sent, whole."""
         for said in self.heard:
             place = 0
-            while len(said) - place >= protocol.PREFIX.size:
-                start = protocol.parse_prefix(said[place : place + protocol.PREFIX.size], protocol.Limits())
-                header = place + protocol.PREFIX.size
+            while len(said) - place >= framing.PREFIX.size:
+                start = framing.parse_prefix(said[place : place + framing.PREFIX.size], framing.Limits())
+                header = place + framing.PREFIX.size
                 payload = header + start.header_bytes
                 place = payload + start.payload_bytes
                 if place > len(said):
                     break
-                yield protocol.decode(start, said[header:payload], said[payload:place])
+                yield framing.decode(start, said[header:payload], said[payload:place])
 
     def close(self) -> None:
         """Hang up everywhere."""

@@ -1,6 +1,6 @@
 """kill -9 at every step of a request: afterwards ledger, calendar and switches agree, and the request can be repeated.
 
-Real controller processes on real Open vSwitch; each is killed by itself at a step of the writer (controller.steps).
+Real controller processes on real Open vSwitch; each kills itself at a fail point (controller.failpoints).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from controller.steps import Step
+from controller.failpoints import Step
 from tests.nursery import CONTROLLERS
 from tests.processes.rig import MAP, Controller, OpenVSwitch, flow, needs_open_vswitch
 from tests.waiting import wait_until
-from trainer.forked import Forked
+from trainer.processes.fork import Forked
 
 pytestmark = needs_open_vswitch
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from emulation.open_vswitch import seek
 from tests.processes.rig import Controller, OpenVSwitch, flow, needs_open_vswitch
 from tests.waiting import wait_until
-from vswitch import seek
 
 pytestmark = needs_open_vswitch
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from controller.web.load import STREAMS, WRITES
+from controller.api.middleware.concurrency import STREAMS, WRITES
 from tests.processes.rig import MAP, Controller, OpenVSwitch, flow, needs_open_vswitch
 from tests.waiting import wait_until
 

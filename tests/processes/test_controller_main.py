@@ -16,7 +16,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from controller.main import command
+from controller.runtime.main import command
 from controller.security.pki import Members, create
 from tests.waiting import wait_until
 
@@ -88,7 +88,7 @@ def test_help_shows_an_example() -> None:
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     listen = ["--listen", f"127.0.0.1:{free_port()}", "--openflow", f"127.0.0.1:{free_port()}", "--ledger", "sqlite://"]
-    command_line = [sys.executable, "-m", "controller.main", "pair", *listen, *arguments]
+    command_line = [sys.executable, "-m", "controller.runtime.main", "pair", *listen, *arguments]
     return subprocess.run(command_line, capture_output=True, text=True, timeout=240, check=False)
 
 
@@ -127,7 +127,7 @@ def inside_ryu_manager(directory: Path, rest_port: int, openflow_port: int, *set
     ours = (f"paceline_listen = 127.0.0.1:{rest_port}", "paceline_ledger = sqlite://", *settings)
     config.write_text("\n".join(("[DEFAULT]", *ours, "")))
     listen = ["--ofp-listen-host", "127.0.0.1", "--ofp-tcp-listen-port", str(openflow_port)]
-    manager = [sys.executable, "-c", RYU_MANAGER, *listen, "--config-file", str(config), "controller.southbound"]
+    manager = [sys.executable, "-c", RYU_MANAGER, *listen, "--config-file", str(config), "controller.openflow.ryu_app"]
     process = started(manager, rest_port, log, PACELINE_MAP="pair")
     try:
         yield log
@@ -140,7 +140,8 @@ def test_another_ryu_app_runs_beside_it_and_both_end_with_one_signal(tmp_path: P
     rest, openflow, ryu = free_port(), free_port(), free_port()
     ports = {"--listen": rest, "--openflow": openflow, "--ryu-rest": ryu}
     options = [word for name, port in ports.items() for word in (name, f"127.0.0.1:{port}")]
-    main = [sys.executable, "-m", "controller.main", "pair", "--ledger", "sqlite://", "--ryu-app", "ryu.app.ofctl_rest"]
+    main = [sys.executable, "-m", "controller.runtime.main", "pair", "--ledger", "sqlite://",
+            "--ryu-app", "ryu.app.ofctl_rest"]
     process = started([*main, *options], rest, tmp_path / "log")
     try:
         assert httpx.get(f"http://127.0.0.1:{rest}/v1/healthz", timeout=60).json()["switches_expected"] == 2
@@ -196,7 +197,8 @@ def test_inside_ryu_manager_half_of_what_tls_needs_is_refused_at_the_start(tmp_p
     config = tmp_path / "ryu.conf"
     config.write_text(f"[DEFAULT]\npaceline_ledger = sqlite://\npaceline_tls_cert = {tmp_path / 'nosuch.crt'}\n")
     openflow = ["--ofp-listen-host", "127.0.0.1", "--ofp-tcp-listen-port", str(free_port())]
-    manager = [sys.executable, "-c", RYU_MANAGER, *openflow, "--config-file", str(config), "controller.southbound"]
+    manager = [sys.executable, "-c", RYU_MANAGER, *openflow, "--config-file", str(config),
+               "controller.openflow.ryu_app"]
     environment = {**os.environ, "PACELINE_MAP": "pair"}
     ended = subprocess.run(manager, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode != 0

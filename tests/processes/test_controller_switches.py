@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import signal
 
-from controller.wiring import lldp_frame
+from controller.dataplane.lldp import lldp_frame
 from tests.processes.rig import Controller, OpenVSwitch, flow, needs_open_vswitch
 from tests.waiting import wait_until
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from controller.main import command as controller_command
+from controller.runtime.main import command as controller_command
 from controller.security.pki import command as pki_command
 from tests.processes.rig import MAP, Controller, OpenVSwitch, free_port, needs_open_vswitch
 from tests.waiting import wait_until

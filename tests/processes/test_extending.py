@@ -24,7 +24,7 @@ COMMANDS = [shlex.split(line[2:]) for block in re.findall(r"```console\n(.*?)```
 def run(arguments: list[str], directory: Path) -> tuple[int, str]:
     """Run a command of the page; a training gets ports that are free, and leaves its record in `runs`."""
     if arguments[0] == "paceline":
-        arguments = ["-m", "trainer.cli", *arguments[1:], "--port", str(free_ports(3)), "--runs-dir", "runs"]
+        arguments = ["-m", "trainer.cli.main", *arguments[1:], "--port", str(free_ports(3)), "--runs-dir", "runs"]
     else:
         arguments = arguments[1:]
     done = subprocess.run([sys.executable, *arguments], cwd=directory, capture_output=True, text=True, timeout=240,
@@ -105,13 +105,13 @@ def test_an_edge_imports_nothing_because_a_cloud_says_so(tmp_path: Path) -> None
     (tmp_path / "mine.py").write_text(FILES["mine.py"])
     port = free_ports(2)
     cloud = subprocess.Popen(
-        [sys.executable, "-m", "trainer.cli", "cloud", "--bind", f"127.0.0.1:{port}", "--edge", "edge1", "--model",
+        [sys.executable, "-m", "trainer.cli.main", "cloud", "--bind", f"127.0.0.1:{port}", "--edge", "edge1", "--model",
          "mine:model", "--data", "tennessee-eastman", "--runs-dir", "runs"],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         edge = subprocess.run(
-            [sys.executable, "-m", "trainer.cli", "edge", "--name", "edge1", "--cloud", f"127.0.0.1:{port}", "--index",
-             "0", "--of", "1", "--data", "tennessee-eastman"],
+            [sys.executable, "-m", "trainer.cli.main", "edge", "--name", "edge1", "--cloud", f"127.0.0.1:{port}",
+             "--index", "0", "--of", "1", "--data", "tennessee-eastman"],
             cwd=tmp_path, capture_output=True, text=True, check=False)
         _, cloud_said = cloud.communicate()  # the test's own time-out is for both
     finally:

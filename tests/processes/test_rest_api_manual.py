@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.web.problems import EXAMPLES, problem_of
+from controller.api.schemas.problem_details import EXAMPLES, problem_of
 from tests.processes.rig import Controller, OpenVSwitch, needs_open_vswitch
 from tests.processes.transcripts import Run, alike
 from tests.waiting import wait_until

@@ -10,16 +10,16 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from trainer.cli import OWN_COMMANDS, paceline
+from trainer.cli.main import OWN_COMMANDS, paceline
+from trainer.cli.options import to_flags, to_settings
 from trainer.errors import TrainerError
-from trainer.options import to_flags, to_settings
 
 COMMANDS = [[name] for name in OWN_COMMANDS] + [["reservations", name] for name in ("list", "show", "release")]
 
 
 def paceline_process(*arguments: str, run_directory: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "trainer.cli", *arguments], capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "trainer.cli.main", *arguments], capture_output=True, text=True, check=False,
         env={"PACELINE_RUN_DIR": str(run_directory), "PATH": "/usr/bin:/bin"},
     )
 
@@ -33,7 +33,7 @@ def test_every_command_has_help_with_an_example(command: list[str]) -> None:
 
 def test_the_help_tells_commands_and_exit_codes_without_importing_torch() -> None:
     code = (
-        "import sys; from click.testing import CliRunner; from trainer.cli import paceline\n"
+        "import sys; from click.testing import CliRunner; from trainer.cli.main import paceline\n"
         "for line in (['--help'], ['network', '--help'], ['reservations', '--help'], ['train', '--help']):\n"
         "    print(CliRunner().invoke(paceline, line).output)\n"
         "assert 'torch' not in sys.modules and 'controller' not in sys.modules"
@@ -76,7 +76,7 @@ def test_a_mistake_is_a_sentence_and_an_exit_code(
 
 def test_flags_repeat_the_settings_for_another_process() -> None:
     def parse(arguments: list[str]) -> dict[str, object]:
-        from trainer.commands import cloud
+        from trainer.cli.train import cloud
 
         return cloud.make_context("cloud", [*arguments, "--edge", "e"]).params
 

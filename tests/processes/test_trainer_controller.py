@@ -113,7 +113,7 @@ def test_what_others_have_reserved_is_planned_around_at_the_first_try(controller
     take(controller, "before", 5001, whole_bps // 2)
     url = str(controller.client.base_url).rstrip("/")
     foretold = subprocess.run(
-        [sys.executable, "-m", "trainer.cli", "plan", "--map", "pair", "--prior", "--controller", url],
+        [sys.executable, "-m", "trainer.cli.main", "plan", "--map", "pair", "--prior", "--controller", url],
         capture_output=True, text=True, timeout=120, check=True).stdout
     assert re.search(rf"[246] quotes in [\d.]+ ms; .* ms up \({SHARED}\)", foretold), foretold
     with stage(tmp_path / "run", 2, ("--controller", url)) as one:

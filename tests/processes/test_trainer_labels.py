@@ -16,11 +16,12 @@ from torch import Tensor
 
 from tests.processes.spy import Spy
 from tests.processes.training import Stage, stage
-from trainer import datasets, messages
-from trainer.loading import load_local
-from trainer.outlook import FRAME_BYTES
-from trainer.protocol import Frame
-from trainer.sharing import IID
+from trainer.config.partitioning import IID
+from trainer.data import dataset
+from trainer.data.load import load_local
+from trainer.planning.forecasts import FRAME_BYTES
+from trainer.protocol import messages
+from trainer.protocol.framing import Frame
 
 EDGES, ROUNDS, STEPS, BATCH, MICRO = 2, 4, 2, 24, 2
 CUTS = [[2, 7], [11, 4], [12, 1], [12, 0]]
@@ -79,7 +80,7 @@ def micro_batches(edge: int) -> Iterator[Tensor]:
     """The labels of every micro-batch that this edge trains on."""
     labels = load_local("traffic-lights", IID, f"edge{edge + 1}", edge, EDGES, 5).train.labels
     for step in range(ROUNDS * STEPS):
-        places = datasets.batch_places(len(labels), BATCH, 5 * 1009 + edge, step)
+        places = dataset.batch_places(len(labels), BATCH, 5 * 1009 + edge, step)
         yield from labels[places].split(BATCH // MICRO)
 
 

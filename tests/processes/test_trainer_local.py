@@ -20,12 +20,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.processes.training import free_ports
-from trainer import datasets, standardize
-from trainer.averaging import average
-from trainer.loading import load_local
-from trainer.models import build_layers
-from trainer.recipe import OptimizerRecipe
-from trainer.sharing import IID
+from trainer.config.partitioning import IID
+from trainer.data import dataset, standardization
+from trainer.data.load import load_local
+from trainer.models.averaging import average
+from trainer.models.optimizer import OptimizerRecipe
+from trainer.models.zoo import build_layers
 
 EDGES, ROUNDS, STEPS, BATCH, SEED = 2, 3, 2, 16, 5
 CUTS = [[2, 7], [11, 4], [13, 1]]
@@ -33,7 +33,8 @@ CUTS = [[2, 7], [11, 4], [13, 1]]
 
 def paceline(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "trainer.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "trainer.cli.main", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )
 
 
@@ -101,14 +102,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 def unsplit_reference(weight_decay: float) -> dict[str, Tensor]:
     """Federated averaging of whole models on the same data in the same order, single precision."""
     data = [load_local("traffic-lights", IID, f"edge{one + 1}", one, EDGES, SEED).train for one in range(EDGES)]
-    how = standardize.choose([standardize.summarize(one.inputs, one.labels, 3) for one in data])
+    how = standardization.choose([standardization.summarize(one.inputs, one.labels, 3) for one in data])
     recipe = OptimizerRecipe("momentum", 0.01, weight_decay)
     replicas = [nn.Sequential(*build_layers("signal-cnn", SEED, (3, 32, 32), 3)) for _ in data]
     for index, (replica, one) in enumerate(zip(replicas, data, strict=True)):
         optimizer = recipe.build(replica.parameters())
-        images = standardize.apply(one.inputs, how)
+        images = standardization.apply(one.inputs, how)
         for step in range(ROUNDS * STEPS):
-            places = datasets.batch_places(len(one), BATCH, SEED * 1009 + index, step)
+            places = dataset.batch_places(len(one), BATCH, SEED * 1009 + index, step)
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(replica(images[places]), one.labels[places])
             loss.backward()  # type: ignore[no-untyped-call]

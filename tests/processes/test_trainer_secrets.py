@@ -16,17 +16,17 @@ from click.testing import CliRunner
 
 from controller.security.pki import command as pki_command
 from tests.processes.training import free_ports
-from trainer import messages
-from trainer.cloud_link import CloudLink
-from trainer.credentials import Credentials, credentials
-from trainer.crew import Crew
+from trainer.cloud.edge_manager import Crew
+from trainer.data.standardization import Moments, Statistics
+from trainer.edge.cloud_connection import CloudLink
 from trainer.errors import NetworkError, TrainerError, UsageError
-from trainer.pacing import mss_within_tls_bytes, tls_bytes, wire_bits
-from trainer.predictor import ComputeProfile
-from trainer.sockets import listen
-from trainer.standardize import Moments, Statistics
-from trainer.token import Token, read_token
-from trainer.transport import Connection, connect
+from trainer.profiling.predictor import ComputeProfile
+from trainer.protocol import messages
+from trainer.transport.connection import Connection, connect
+from trainer.transport.credentials import Credentials, credentials
+from trainer.transport.pacing import mss_within_tls_bytes, tls_bytes, wire_bits
+from trainer.transport.shared_secret import Token, read_token
+from trainer.transport.sockets import listen
 
 RUN = ("--rounds", "2", "--steps", "1", "--batch", "16", "--average-every", "1", "--seed", "5")
 
@@ -212,7 +212,8 @@ def test_an_edge_that_knows_a_token_trains_with_no_cloud_that_does_not(lab: Path
 
 def test_a_run_over_tls_and_token_trains(lab: Path, tmp_path: Path) -> None:
     process = subprocess.run(
-        [sys.executable, "-m", "trainer.cli", "train", "--local", "--edges", "2", "--port", str(free_ports(3)), *RUN,
+        [sys.executable, "-m", "trainer.cli.main", "train", "--local", "--edges", "2", "--port", str(free_ports(3)),
+         *RUN,
          "--tls-dir", str(lab / "ours"), "--token-file", str(lab / "token"), "--runs-dir", str(tmp_path)],
         capture_output=True, text=True, check=False, timeout=200,
     )

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.processes.training import Stage, stage
-from trainer import datasets, standardize
-from trainer.averaging import average
-from trainer.loading import load_local
-from trainer.models import build_layers
-from trainer.recipe import OptimizerRecipe
-from trainer.sharing import IID
+from trainer.config.partitioning import IID
+from trainer.data import dataset, standardization
+from trainer.data.load import load_local
+from trainer.models.averaging import average
+from trainer.models.optimizer import OptimizerRecipe
+from trainer.models.zoo import build_layers
 
 ROUNDS, STEPS, BATCH = 6, 2, 16
 RECIPE = ("--rounds", str(ROUNDS), "--steps", str(STEPS), "--batch", str(BATCH), "--micro", "2", "--average-every", "2",
@@ -100,14 +100,14 @@ def unsplit_reference(one: Stage, members: list[int], rounds: int) -> dict[str, 
     """Federated averaging of whole models over some of the edges, standardized as the run was."""
     chosen = one.summary()["preparation"]
     data = [load_local("traffic-lights", IID, "edge", index, one.edges, 5).train for index in range(one.edges)]
-    how = standardize.choose([standardize.summarize(d.inputs, d.labels, 3) for d in data])
+    how = standardization.choose([standardization.summarize(d.inputs, d.labels, 3) for d in data])
     recipe = OptimizerRecipe("sgd", 0.01, chosen["regularization"]["weight_decay"])
     replicas = [nn.Sequential(*build_layers("signal-cnn", 5, (3, 32, 32), 3)) for _ in members]
     for index, replica in zip(members, replicas, strict=True):
         optimizer = recipe.build(replica.parameters())
-        inputs = standardize.apply(data[index].inputs, how)
+        inputs = standardization.apply(data[index].inputs, how)
         for step in range(rounds * STEPS):
-            places = datasets.batch_places(len(data[index]), BATCH, 5 * 1009 + index, step)
+            places = dataset.batch_places(len(data[index]), BATCH, 5 * 1009 + index, step)
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(replica(inputs[places]), data[index].labels[places])
             loss.backward()  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.nursery import NURSERY
-from trainer.forked import Forked
+from trainer.processes.fork import Forked
 
 Event = dict[str, Any]
 POLL_S = 0.01

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import httpx
 from click.testing import CliRunner
 
-from controller.security.token_command import command as token_command
+from controller.runtime.token_command import command as token_command
 from tests.waiting import wait_until
 
 SHOWN_HEADERS = ("allow", "idempotency-replayed", "retry-after", "www-authenticate")

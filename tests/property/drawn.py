@@ -7,8 +7,8 @@ from itertools import combinations
 
 from hypothesis import strategies as st
 
-from controller.reservation import Flow, Match, Requirement
-from controller.spectrum import Grid, Modulation, Routes
+from controller.domain.reservation import Flow, Match, Requirement
+from controller.optical.rsa import Grid, Modulation, Routes
 
 GRID = Grid("small", 12.5, 12, 1, 193.1)
 REACHES = (Modulation("fine", 4, 300.0), Modulation("coarse", 1, 900.0))

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.bounds import Analysis, NoBound, ShapedFlow
-from controller.hops import link_names
-from controller.network import network_from_map
-from controller.paths import candidate_paths
-from controller.peaks import ALWAYS, Activity
-from controller.reservation import Window
+from controller.booking.peak_load import ALWAYS, Activity
+from controller.calculus.network_bounds import Analysis, NoBound, ShapedFlow
+from controller.domain.network import network_from_map
+from controller.domain.path import link_names
+from controller.domain.reservation import Window
+from controller.routing.candidates import candidate_paths
 from topologies.loader import load_map
 
 NETWORK = network_from_map(load_map("metro"))

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from controller.bounds import Analysis, Calibration, NoBound, ShapedFlow, bounds_of
-from controller.network import DirectedLink, Network, network_from_map
-from controller.paths import candidate_paths
-from controller.peaks import ALWAYS, Activity
-from controller.reservation import Window
+from controller.booking.peak_load import ALWAYS, Activity
+from controller.calculus.network_bounds import Analysis, Calibration, NoBound, ShapedFlow, bounds_of
+from controller.domain.network import DirectedLink, Network, network_from_map
+from controller.domain.reservation import Window
+from controller.routing.candidates import candidate_paths
 from topologies.loader import load_map
 from topologies.maps import Map, MapLink, MapNode
 

@@ -7,15 +7,16 @@ from math import inf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.assignment import PathSearch
-from controller.bookings import Booking, Bookings
-from controller.network import Network, network_from_map
-from controller.optical.lightpaths import Lightpath, identity
-from controller.optical.orders import CHOSEN, fingerprint, order_on
-from controller.paths import candidate_paths
-from controller.peaks import peak
-from controller.reservation import Flow, Match, Requirement, Window
-from controller.room import Lifetime, Room, Sized
+from controller.admission.path_search import PathSearch
+from controller.admission.residual_capacity import Room
+from controller.booking.calendar import Booking, Bookings
+from controller.booking.flow_bookings import Lifetime, Sized
+from controller.booking.peak_load import peak
+from controller.domain.lightpath import Lightpath, identity
+from controller.domain.network import Network, network_from_map
+from controller.domain.reservation import Flow, Match, Requirement, Window
+from controller.optical.route_order import CHOSEN, fingerprint, order_on
+from controller.routing.candidates import candidate_paths
 from topologies.maps import Map, MapLink, MapNode
 
 LINKS = ("a->b", "b->c", "c->d")

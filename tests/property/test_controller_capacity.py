@@ -8,12 +8,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from controller.admission import Admitted, Request, decide
-from controller.bookings import Bookings
-from controller.entries import BEST_EFFORT_METERS
-from controller.forwarding import wanted_states
-from controller.network import network_from_map
-from controller.reservation import Flow, Requirement, Reservation, State
+from controller.admission.admission import Admitted, Request, decide
+from controller.booking.calendar import Bookings
+from controller.dataplane.entries import BEST_EFFORT_METERS
+from controller.dataplane.pipeline import wanted_states
+from controller.domain.network import network_from_map
+from controller.domain.reservation import Flow, Requirement, Reservation, State
 from tests.property.drawn import groups
 from topologies.loader import load_map
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from controller.optical.reach import FORMATS, GUARD_DB, in_a_row, propagated, quality
+from controller.optical.transmission_quality import FORMATS, GUARD_DB, in_a_row, propagated, quality
 from tests.light import working
 
 lengths = st.one_of(st.floats(0.1, 10), st.floats(10, 200), st.floats(100, 1500)).map(lambda km: round(km, 1))

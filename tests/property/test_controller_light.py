@@ -11,17 +11,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from controller.admission import Admitted, Request, decide
-from controller.bookings import Bookings
-from controller.entries import entries_of
-from controller.forwarding import part_of, wanted_states
-from controller.hops import span_name, spans_of
-from controller.network import Network, network_from_map
-from controller.optical.lightpaths import Lightpath
-from controller.optical.lines import reservable_bps
-from controller.reservation import Flow, Requirement, Reservation, State
-from controller.routes import survived, walk_under
-from controller.target import Target
+from controller.admission.admission import Admitted, Request, decide
+from controller.booking.calendar import Bookings
+from controller.dataplane.entries import entries_of
+from controller.dataplane.intended_state import Target
+from controller.dataplane.pipeline import part_of, wanted_states
+from controller.domain.lightpath import Lightpath
+from controller.domain.network import Network, network_from_map
+from controller.domain.path import span_name, spans_of
+from controller.domain.reservation import Flow, Requirement, Reservation, State
+from controller.domain.route import survived, walk_under
+from controller.optical.lightpath_design import reservable_bps
 from tests.packets import packet, send
 from tests.property.drawn import groups
 from topologies.loader import load_map

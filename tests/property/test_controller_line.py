@@ -5,9 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller import southbound  # noqa: F401 - brings eventlet in quietly
-from controller.line import CONFIRMING, Line
-from controller.packing import BARRIER_REPLY, ERROR, HEADER, VERSION
+from controller.openflow.connection import CONFIRMING, Line
+from controller.openflow.encoder import BARRIER_REPLY, ERROR, HEADER, VERSION
 
 PACKET_IN, OURS = 10, 7
 MESSAGES = st.lists(

@@ -10,20 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.optical.orders import CHOSEN, ELSEWHERE, chosen_for, fingerprint
-from controller.optical.tuning import Candidate, Trial, demands, refused, tune
-from controller.spectrum import (
-    FIRST_FIT,
-    MOST_USED,
-    TUNED,
-    Assignment,
-    Order,
-    Routes,
-    Spectrum,
-    assign,
-)
+from controller.optical.route_order import CHOSEN, ELSEWHERE, Candidate, chosen_for, fingerprint
+from controller.optical.rsa import FIRST_FIT, MOST_USED, TUNED, Assignment, Order, Routes, Spectrum, assign
+from harness.route_order_search import Trial, demands, refused, tune
 from tests.property.drawn import GRID, plants
-from topologies.plants import read_plant
+from topologies.published import read_plant
 
 RING = {
     ("a", "b"): 300.0, ("b", "c"): 500.0, ("c", "d"): 400.0, ("d", "e"): 700.0, ("a", "e"): 200.0, ("b", "e"): 900.0,

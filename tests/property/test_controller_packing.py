@@ -7,8 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller import southbound
-from controller.entries import (
+from controller.dataplane.entries import (
     CONTROLLER_PORT,
     COOKIE_TAG_MASK,
     IN_PORT,
@@ -20,10 +19,11 @@ from controller.entries import (
     MeterEntry,
     match_of,
 )
-from controller.forwarding import base_states
-from controller.network import network_from_map
-from controller.packing import barrier_request, packed
-from controller.reconcile import Change
+from controller.dataplane.pipeline import base_states
+from controller.dataplane.update_order import Change
+from controller.domain.network import network_from_map
+from controller.openflow import eventlet_quiet
+from controller.openflow.encoder import barrier_request, packed
 from topologies.loader import load_map
 
 
@@ -92,8 +92,8 @@ CHANGES = st.one_of(
 class Datapath:
     """As much of a connection as Ryu's messages look at."""
 
-    ofproto = southbound.ofproto_v1_3
-    ofproto_parser = southbound.ofproto_v1_3_parser
+    ofproto = eventlet_quiet.ofproto_v1_3
+    ofproto_parser = eventlet_quiet.ofproto_v1_3_parser
 
 
 @given(CHANGES, numbers(32))

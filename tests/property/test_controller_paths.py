@@ -8,10 +8,10 @@ import networkx as nx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.disjoint import shortest_disjoint_pair
-from controller.ducts import shortest_duct_disjoint_pair
-from controller.hops import Path, span_name
-from controller.routes import Route, links_taken, survived, walk_under
+from controller.domain.path import Path, span_name
+from controller.domain.route import Route, links_taken, survived, walk_under
+from controller.routing.disjoint_paths import shortest_disjoint_pair
+from controller.routing.srlg_disjoint import shortest_duct_disjoint_pair
 
 NODES = "abcdefg"
 

@@ -7,8 +7,8 @@ from math import inf, lcm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.peaks import ALWAYS, Activity, peak
-from controller.reservation import Window
+from controller.booking.peak_load import ALWAYS, Activity, peak
+from controller.domain.reservation import Window
 
 FAILURES = ("a-b", "b-c", "c-d")
 

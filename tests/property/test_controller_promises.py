@@ -9,15 +9,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
 
-from controller.admission import Admitted, Request, decide
-from controller.bookings import Bookings
-from controller.bounds import ShapedFlow, bounds_of
-from controller.hops import link_names, spans_of
-from controller.network import network_from_map
-from controller.reservation import Flow, Match, Placement, Requirement, Reservation, State
-from controller.standing import Standing
-from controller.survival import RUNNING, survive
-from controller.transfers import HEADROOM_SHARE, least_rate_bps
+from controller.admission.admission import Admitted, Request, decide
+from controller.admission.live_reservations import Standing
+from controller.admission.restoration import RUNNING, survive
+from controller.booking.calendar import Bookings
+from controller.booking.transfer_rate import HEADROOM_SHARE, least_rate_bps
+from controller.calculus.network_bounds import ShapedFlow, bounds_of
+from controller.domain.network import network_from_map
+from controller.domain.path import link_names, spans_of
+from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, State
 from topologies.loader import load_map
 from topologies.maps import Map
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.admission import Admitted, Request, decide
-from controller.bookings import Booking, Bookings
+from controller.admission.admission import Admitted, Request, decide
+from controller.booking.calendar import Booking, Bookings
+from controller.domain.network import network_from_map
+from controller.domain.path import link_names
+from controller.domain.reservation import Flow, Match, Requirement
 from controller.errors import NoCapacity, UnknownHost
-from controller.hops import link_names
-from controller.network import network_from_map
-from controller.paths import candidate_paths
-from controller.quotes import Volume, shortest_common_transfer
-from controller.reservation import Flow, Match, Requirement
+from controller.routing.candidates import candidate_paths
+from controller.routing.coflow import Volume, shortest_common_transfer
 from topologies.loader import load_map
 
 METRO = network_from_map(load_map("metro"))

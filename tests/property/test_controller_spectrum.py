@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.spectrum import (
+from controller.optical.rsa import (
     BY_COST,
     FIXED,
     FLEXIBLE,

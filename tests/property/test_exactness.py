@@ -18,15 +18,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from trainer.averaging import average
-from trainer.blocks import Mean, Residual, Tokens, convolution, convolution_1d, encoder, perceptron
-from trainer.datasets import batch_places
+from trainer.data.dataset import batch_places
 from trainer.errors import ProtocolError
-from trainer.halves import CloudHalf, EdgeHalf, MiddleHalf
-from trainer.models import MODELS, build_layers
-from trainer.parts import Part, split_evenly
-from trainer.randomness import RandomStream
-from trainer.recipe import OptimizerName, OptimizerRecipe
+from trainer.models.averaging import average
+from trainer.models.blocks import Mean, Residual, Tokens, convolution, convolution_1d, encoder, perceptron
+from trainer.models.optimizer import OptimizerName, OptimizerRecipe
+from trainer.models.rng import RandomStream
+from trainer.models.split_model import CloudHalf, EdgeHalf, MiddleHalf
+from trainer.models.stage import Part, split_evenly
+from trainer.models.zoo import MODELS, build_layers
 
 torch.set_num_threads(1)  # as cloud and edges do; for models this small, threads only wait for each other
 

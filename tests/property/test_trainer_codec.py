@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.codec import LARGEST, Codec, decode, encode, encoded_bytes, gradient_codec
 from trainer.errors import DivergedError, ProtocolError
+from trainer.protocol.codec import LARGEST, Codec, decode, encode, encoded_bytes, gradient_codec
 
 CODECS: list[Codec] = ["fp32", "bf16", "int8"]
 EPSILON = torch.finfo(torch.float32).eps

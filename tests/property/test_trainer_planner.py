@@ -10,9 +10,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import PlanError
-from trainer.planner import alternatives, plan_round
-from trainer.plans import EdgeForecast, Offer, Option
-from trainer.roundtime import Links, Stages
+from trainer.planning.pipeline_model import Links, Stages
+from trainer.planning.plan import EdgeForecast, Offer, Option
+from trainer.planning.planner import alternatives, plan_round
 
 LAYERS = 3
 FLOOR_BPS = 1e6

@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer import standardize
-from trainer.standardize import SKEWNESS_LIMIT, Statistics, apply, choices, choose, pool_all, summarize
+from trainer.data import standardization
+from trainer.data.standardization import SKEWNESS_LIMIT, Statistics, apply, choices, choose, pool_all, summarize
 
 
 def statistics_of(inputs: Tensor) -> Statistics:
@@ -82,7 +82,7 @@ def test_standardized_features_have_mean_0_and_deviation_1_over_all_edges(parts:
 def test_large_shares_are_summed_up_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = torch.rand(10, 2, 3)
     whole = statistics_of(inputs)
-    monkeypatch.setattr(standardize, "CHUNK_SAMPLES", 3)
+    monkeypatch.setattr(standardization, "CHUNK_SAMPLES", 3)
     assert statistics_of(inputs).plain.m3 == pytest.approx(whole.plain.m3)
 
 

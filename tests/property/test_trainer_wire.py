@@ -14,18 +14,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainer import protocol
 from trainer.errors import ConnectionLostError, ProtocolError
-from trainer.messages import MESSAGES, Collected, Message, Ping, Segment
-from trainer.transport import Connection
+from trainer.protocol import framing
+from trainer.protocol.messages import MESSAGES, Collected, Message, Ping, Segment
+from trainer.transport.connection import Connection
 
-LIMITS = protocol.Limits(header_bytes=4096, payload_bytes=65_536)
+LIMITS = framing.Limits(header_bytes=4096, payload_bytes=65_536)
 few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def pack(message: Message, number: int, tensors: dict[str, torch.Tensor] | None = None) -> bytes:
-    kind, header, buffers = protocol.encode(message, tensors)
-    return protocol.prefix(kind, header, buffers, 1.0, number) + header + b"".join(buffers)
+    kind, header, buffers = framing.encode(message, tensors)
+    return framing.prefix(kind, header, buffers, 1.0, number) + header + b"".join(buffers)
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def receiving(data: bytes, pieces: list[int]) -> Iterator[Connection]:
         thread.join()
 
 
-def frames(data: bytes, pieces: list[int]) -> tuple[list[protocol.Frame], Exception]:
+def frames(data: bytes, pieces: list[int]) -> tuple[list[framing.Frame], Exception]:
     """What is received of it, and how it ends."""
     got = []
     with receiving(data, pieces) as connection:
@@ -104,7 +104,7 @@ headers = st.fixed_dictionaries({"message": documents, "tensors": st.lists(notes
 @given(st.sampled_from(sorted(MESSAGES)), headers | documents, st.binary(max_size=300))
 def test_no_header_does_worse_than_a_protocol_error(kind: int, header: object, payload: bytes) -> None:
     text = json.dumps(header).encode()
-    data = protocol.prefix(kind, text, [memoryview(payload)], 0.0, 1) + text + payload
+    data = framing.prefix(kind, text, [memoryview(payload)], 0.0, 1) + text + payload
     got, _ = frames(data, [])
     for frame in got:
         assert sum(tensor.nbytes for tensor in frame.tensors.values()) <= len(payload)
@@ -122,7 +122,7 @@ def test_no_bytes_on_a_socket_do_worse_than_a_protocol_error(data: bytes, pieces
     ("header_bytes", "payload_bytes"), [(2**32 - 1, 0), (4097, 0), (0, 2**64 - 1), (10, 65_537)]
 )
 def test_what_a_prefix_promises_takes_no_memory(header_bytes: int, payload_bytes: int) -> None:
-    data = protocol.PREFIX.pack(protocol.MAGIC, protocol.VERSION, Ping.kind, 0, header_bytes, payload_bytes, 0.0, 1)
+    data = framing.PREFIX.pack(framing.MAGIC, framing.VERSION, Ping.kind, 0, header_bytes, payload_bytes, 0.0, 1)
     tracemalloc.start()
     try:
         got, end = frames(data + bytes(100), [])
@@ -136,6 +136,6 @@ def test_what_a_prefix_promises_takes_no_memory(header_bytes: int, payload_bytes
 
 def test_deeply_nested_headers_are_refused() -> None:
     text = b'{"message":' + b"[" * 1800 + b"]" * 1800 + b',"tensors":[]}'
-    got, end = frames(protocol.prefix(Ping.kind, text, [], 0.0, 1) + text, [])
+    got, end = frames(framing.prefix(Ping.kind, text, [], 0.0, 1) + text, [])
     assert got == []
     assert isinstance(end, ProtocolError)

@@ -14,13 +14,21 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from controller.caretaker import Forget
-from controller.entries import MeterEntry, SwitchState
-from controller.ledger import Ledger
-from controller.network import Network, network_from_map
-from controller.service import Service
-from controller.switches import ChangesByNumber, FlowCounter, MeterCounter, Pause, Reading, SwitchEvent, SwitchUp
-from controller.web.rest import RestThread
+from controller.api.server import RestThread
+from controller.dataplane.entries import MeterEntry, SwitchState
+from controller.dataplane.southbound import (
+    ChangesByNumber,
+    FlowCounter,
+    MeterCounter,
+    Pause,
+    Reading,
+    SwitchEvent,
+    SwitchUp,
+)
+from controller.domain.network import Network, network_from_map
+from controller.service.lifecycle import Forget
+from controller.service.reservation_service import Service
+from controller.storage.ledger import Ledger
 from tests.waiting import wait_until
 from topologies.loader import load_map
 

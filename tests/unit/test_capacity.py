@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import capacity
-from capacity import DEFAULT, Capacity, check, fitting_scale, keep, of_points, of_this_machine
-from problems import EmulationError
+from machine import forwarding_capacity
+from machine.errors import EmulationError
+from machine.forwarding_capacity import DEFAULT, Capacity, check, fitting_scale, keep, of_points, of_this_machine
 from topologies.demand import worst_mbps_hops
 from topologies.loader import load_map
 from topologies.maps import Map, MapLink, MapNode
@@ -59,7 +59,7 @@ def test_what_fits_keeps_its_scale_and_what_does_not_is_told_one_that_fits() -> 
 def test_what_was_measured_is_kept_and_what_cannot_be_read_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capacity, "FILE", tmp_path / "capacity.json")
+    monkeypatch.setattr(forwarding_capacity, "FILE", tmp_path / "capacity.json")
     assert of_this_machine() == DEFAULT
     keep(Capacity(1, 2, "here"))
     assert of_this_machine() == Capacity(1, 2, "here")

@@ -12,19 +12,19 @@ from click.testing import CliRunner
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from controller.addresses import check_near
-from controller.api import create_app
-from controller.books import open_books
-from controller.database import engine_of
+from controller.api.app import create_app
+from controller.domain.reservation import Flow, Match, Requirement
 from controller.errors import Forbidden, QuotaExceeded, StartError, Unauthorized
-from controller.ledger import IN_MEMORY, Ledger
-from controller.reservation import Flow, Match, Requirement
+from controller.runtime.listen_address import check_near
+from controller.runtime.stores import open_books
+from controller.runtime.token_command import command
 from controller.security.access import ANYBODY, Caller, Quota, Scope, check_quota, is_near, require, wanted_by
 from controller.security.audit import DAY_S, Audit, Entry
-from controller.security.token_command import command
+from controller.security.tenant_usage import asked_bps
 from controller.security.tokens import Tokens
-from controller.service import Service
-from controller.tally import asked_bps
+from controller.service.reservation_service import Service
+from controller.storage.database import engine_of
+from controller.storage.ledger import IN_MEMORY, Ledger
 from tests.unit.obedient import PAIR, running_service, serving
 from tests.unit.test_controller_api import flow as flow_body
 from tests.unit.test_controller_api import problem

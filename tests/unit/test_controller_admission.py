@@ -8,12 +8,12 @@ from itertools import pairwise
 
 import pytest
 
-from controller.admission import Admitted, Rejected, Request, decide
-from controller.bookings import Booking, Bookings
+from controller.admission.admission import Admitted, Rejected, Request, decide
+from controller.booking.calendar import Booking, Bookings
+from controller.domain.network import Network, network_from_map
+from controller.domain.reservation import LIVE, TRANSITIONS, Flow, Match, Requirement, Reservation, State
 from controller.errors import FlowInUse, LatencyNotMet, NoCapacity, NoPath, UnknownHost
-from controller.network import Network, network_from_map
-from controller.paths import candidate_paths, next_hops
-from controller.reservation import LIVE, TRANSITIONS, Flow, Match, Requirement, Reservation, State
+from controller.routing.candidates import candidate_paths, next_hops
 from topologies.loader import load_map
 from topologies.maps import Map, MapLink, MapNode
 

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controller import errors
-from controller.api import create_app
-from controller.events import SpanChanged
-from controller.ledger import IN_MEMORY, Ledger
-from controller.service import Service
-from controller.web.bodylimit import LIMIT_BYTES, BodyLimit
-from controller.web.problems import EXAMPLES
+from controller.api.app import create_app
+from controller.api.middleware.body_limit import LIMIT_BYTES, BodyLimit
+from controller.api.schemas.problem_details import EXAMPLES
+from controller.domain.events import SpanChanged
+from controller.service.reservation_service import Service
+from controller.storage.ledger import IN_MEMORY, Ledger
 from tests.unit.obedient import running_service, serving
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from controller.booking.peak_load import Activity
+from controller.calculus.busy_period import Crossing, waiting
 from controller.calculus.curves import Server
 from controller.calculus.delays import Delays
-from controller.calculus.fixpoint import NoBound, Stream
-from controller.calculus.waiting import Crossing, waiting
-from controller.peaks import Activity
+from controller.calculus.fixed_point import NoBound, Stream
 
 
 def test_the_published_example_of_a_total_flow_analysis() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from controller.bounds import DEFAULT_CALIBRATION
-from controller.calibration import load_calibration
+from controller.calculus.network_bounds import DEFAULT_CALIBRATION
 from controller.errors import StartError
+from controller.runtime.calibration_file import load_calibration
 
 
 def written(directory: Path, text: str) -> Path:

@@ -8,16 +8,16 @@ from itertools import combinations, pairwise, product
 
 import pytest
 
-from controller.admission import Admitted, Request, decide
-from controller.bookings import Bookings
-from controller.entries import OUR_GROUPS
-from controller.forwarding import wanted_states
-from controller.hops import span_name
-from controller.network import network_from_map
-from controller.optical.lightpaths import Lightpath, identity
-from controller.optical.switching import TURNS, failover
-from controller.reservation import Flow, Match, Protection, Requirement, Reservation, State, Window
-from controller.routes import walk_under
+from controller.admission.admission import Admitted, Request, decide
+from controller.booking.calendar import Bookings
+from controller.dataplane.entries import OUR_GROUPS
+from controller.dataplane.lightpath_entries import TURNS, failover
+from controller.dataplane.pipeline import wanted_states
+from controller.domain.lightpath import Lightpath, identity
+from controller.domain.network import network_from_map
+from controller.domain.path import span_name
+from controller.domain.reservation import Flow, Match, Protection, Requirement, Reservation, State, Window
+from controller.domain.route import walk_under
 from tests.packets import Journey, packet, send
 from tests.telling import kinds, told
 from topologies.loader import load_map

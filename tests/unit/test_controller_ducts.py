@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from controller.admission import Admitted, Rejected, Request, decide
-from controller.bookings import Bookings
+from controller.admission.admission import Admitted, Rejected, Request, decide
+from controller.admission.counter_offer import decide_or_advise
+from controller.admission.live_reservations import Standing
+from controller.admission.restoration import survive
+from controller.booking.calendar import Bookings
+from controller.domain.network import Network, network_from_map
+from controller.domain.path import spans_of
+from controller.domain.reservation import Backup, Flow, Match, Placement, Protection, Requirement, Reservation, State
 from controller.errors import Refused
-from controller.hops import spans_of
-from controller.network import Network, network_from_map
-from controller.offers import decide_or_advise
-from controller.reservation import Backup, Flow, Match, Placement, Protection, Requirement, Reservation, State
-from controller.standing import Standing
-from controller.survival import survive
 from topologies.maps import Map, MapLink, MapNode
 
 RATE_BPS = 60_000_000
@@ -80,7 +80,7 @@ def test_without_two_ways_in_different_ducts_it_is_refused_and_told_so() -> None
 
 
 def test_a_search_that_takes_too_long_is_given_up_and_a_refusal_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("controller.ducts.SOLVE_LIMIT_S", 0.0)
+    monkeypatch.setattr("controller.routing.srlg_disjoint.SOLVE_LIMIT_S", 0.0)
     refused = Calendar(network(trench="ax ay az")).reserve(1, "duct_disjoint")
     assert isinstance(refused, Rejected)
     assert refused.error.code == "no_disjoint_path"

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from controller.admission import Admitted, Request, decide
-from controller.bookings import Bookings
-from controller.entries import (
+from controller.admission.admission import Admitted, Request, decide
+from controller.booking.calendar import Bookings
+from controller.dataplane.entries import (
     BASE_COOKIE,
     COOKIE_TAG,
     FlowEntry,
@@ -19,10 +19,10 @@ from controller.entries import (
     SwitchState,
     cookie_of,
 )
-from controller.forwarding import best_effort_meter, wanted_states
-from controller.network import network_from_map
-from controller.reservation import Flow, Match, Requirement, Reservation, State
-from controller.ways import label
+from controller.dataplane.flow_label import label
+from controller.dataplane.pipeline import best_effort_meter, wanted_states
+from controller.domain.network import network_from_map
+from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
 from tests import packets
 from tests.packets import Journey, Packet
 from tests.telling import kinds, told

@@ -17,15 +17,15 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from controller.api import create_app
-from controller.asked import Asked
-from controller.database import engine_of
+from controller.api.app import create_app
+from controller.dataplane.southbound import ChangesByNumber, Pause
+from controller.domain.reservation import Flow, Match, Requirement
 from controller.errors import NoCapacity, SwitchTimeout
-from controller.ledger import Ledger
-from controller.reservation import Flow, Match, Requirement
 from controller.security.audit import Audit
-from controller.service import Service
-from controller.switches import ChangesByNumber, Pause
+from controller.service.requests import Asked
+from controller.service.reservation_service import Service
+from controller.storage.database import engine_of
+from controller.storage.ledger import Ledger
 from tests.unit.obedient import PAIR, ObedientSwitches, serving
 from tests.waiting import wait_until
 

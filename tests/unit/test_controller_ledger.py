@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from controller import steps
-from controller.asked import RepeatKey
+from controller import failpoints
+from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, State
 from controller.errors import StartError
-from controller.ledger import Ledger
-from controller.reservation import Flow, Match, Placement, Requirement, Reservation, State
-from controller.steps import Step, watch
+from controller.failpoints import Step, watch
+from controller.storage.ledger import Ledger, RepeatKey
 
 OLD_RECORD = """{"id":"r-0000002a","number":42,"version":3,"owner":"cloud","state":"active","lease_s":60.0,
 "created_at_s":1.0,"expires_at_s":61.0,"placements":[{"flow":{"name":"edge1-up","source":"edge1","destination":"cloud",
@@ -67,7 +66,7 @@ def test_a_reservation_and_its_answer_are_written_together_or_not_at_all(
         if step is Step.RECORDING:
             raise OSError("the disk is full")
 
-    monkeypatch.setattr(steps, "_watchers", [])
+    monkeypatch.setattr(failpoints, "_watchers", [])
     watch(fail)
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")
     repeat = RepeatKey("public", "key", "digest")

@@ -10,23 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from controller.admission import Admitted, Rejected, Request, decide
-from controller.asked import Asked
-from controller.assignment import PathSearch
-from controller.bookings import Bookings
+from controller.admission.admission import Admitted, Rejected, Request, decide
+from controller.admission.counter_offer import Circumstances, fits_at_s, offer
+from controller.admission.live_reservations import Standing
+from controller.admission.path_search import PathSearch
+from controller.admission.residual_capacity import Room
+from controller.booking.calendar import Bookings
+from controller.booking.flow_bookings import Lifetime, Sized
+from controller.dataplane.pipeline import best_effort_meter, wanted_states
+from controller.dataplane.southbound import ChangesByNumber, Pause
+from controller.domain.network import Network, network_from_map
+from controller.domain.reservation import Flow, Match, Placement, Protection, Requirement, Reservation, State
 from controller.errors import NoSpectrum, Refused, SwitchRefused
-from controller.forwarding import best_effort_meter, wanted_states
-from controller.ledger import IN_MEMORY, Ledger
-from controller.network import Network, network_from_map
-from controller.offers import Circumstances, fits_at_s, offer
-from controller.optical.lines import is_possible, line_along
-from controller.optical.overview import overview
-from controller.quotes import Volume, shortest_common_transfer
-from controller.reservation import Flow, Match, Placement, Protection, Requirement, Reservation, State
-from controller.room import Lifetime, Room, Sized
-from controller.service import Service
-from controller.standing import Standing
-from controller.switches import ChangesByNumber, Pause
+from controller.optical.inventory import overview
+from controller.optical.lightpath_design import is_possible, line_along
+from controller.routing.coflow import Volume, shortest_common_transfer
+from controller.service.requests import Asked
+from controller.service.reservation_service import Service
+from controller.storage.ledger import IN_MEMORY, Ledger
 from tests.unit.obedient import ObedientSwitches
 from topologies.loader import load_map
 from topologies.maps import Grid, Map

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from controller.admission import Admitted, Rejected, Request, decide
-from controller.bookings import Bookings
+from controller.admission.admission import Admitted, Rejected, Request, decide
+from controller.admission.counter_offer import decide_or_advise
+from controller.admission.live_reservations import Standing
+from controller.booking.calendar import Bookings
+from controller.domain.network import network_from_map
+from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
 from controller.errors import Refused
-from controller.network import network_from_map
-from controller.offers import decide_or_advise
-from controller.reservation import Flow, Match, Requirement, Reservation, State
-from controller.standing import Standing
 from topologies.loader import load_map
 
 PAIR = network_from_map(load_map("pair"))

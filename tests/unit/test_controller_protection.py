@@ -8,10 +8,10 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from controller.entries import BEST_EFFORT_METERS, OUR_GROUPS, SwitchState
-from controller.forwarding import base_states, best_effort_meter, reserved_entries, wanted_states
-from controller.reservation import Reservation
-from controller.ways import label
+from controller.dataplane.entries import BEST_EFFORT_METERS, OUR_GROUPS, SwitchState
+from controller.dataplane.flow_label import label
+from controller.dataplane.pipeline import base_states, best_effort_meter, reserved_entries, wanted_states
+from controller.domain.reservation import Reservation
 from tests.telling import kinds, told_from
 from tests.unit.test_controller_forwarding import METRO, changed, packet, reservation, send, steps
 

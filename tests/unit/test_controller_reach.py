@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from controller.network import network_from_map
-from controller.optical import reach
-from controller.optical.lines import know_fibres, line_along
-from controller.optical.reach import FORMATS, SYSTEM_MARGIN_DB, Quality, quality
+from controller.domain.network import network_from_map
+from controller.optical import transmission_quality
+from controller.optical.lightpath_design import know_fibres, line_along
+from controller.optical.transmission_quality import FORMATS, SYSTEM_MARGIN_DB, Quality, quality
 from tests.light import working
 from topologies.loader import load_map
 
@@ -55,6 +55,6 @@ def test_when_the_fibres_are_known_no_route_waits_for_gnpy(monkeypatch: pytest.M
     network = network_from_map(load_map("waves"))
     know_fibres(network)
     quality.cache_clear()
-    monkeypatch.setattr(reach, "_propagate", None)
+    monkeypatch.setattr(transmission_quality, "_propagate", None)
     ways = [("r1", "r2"), ("r1", "r2", "r3"), ("r1", "r6", "r5")]
     assert all(line_along(network, way).works for way in ways)

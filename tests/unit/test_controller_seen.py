@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from controller.asked import Asked
+from controller.api.middleware.concurrency import Desk, Lane, Limits
+from controller.dataplane.southbound import MeterCounter
+from controller.domain.events import Installed, LinkChanged, Reconciled, ReservationChanged, ServiceEvent, SwitchChanged
+from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
 from controller.errors import Overloaded, TooManyRequests
-from controller.events import Installed, LinkChanged, Reconciled, ReservationChanged, ServiceEvent, SwitchChanged
-from controller.ledger import IN_MEMORY, Ledger
-from controller.meterwatch import MeterWatch
-from controller.reservation import Flow, Match, Requirement, Reservation, State
-from controller.service import Service
-from controller.switches import MeterCounter
-from controller.web import stream as stream_room
-from controller.web.load import Desk, Lane, Limits
-from controller.web.metrics import Metrics
-from controller.web.stream import KEPT, Stream
+from controller.service.requests import Asked
+from controller.service.reservation_service import Service
+from controller.storage.ledger import IN_MEMORY, Ledger
+from controller.telemetry import event_stream
+from controller.telemetry.event_stream import KEPT, Stream
+from controller.telemetry.meter_monitor import MeterWatch
+from controller.telemetry.metrics import Metrics
 from tests.unit.obedient import PAIR, ObedientSwitches
 
 
@@ -111,7 +111,7 @@ def test_a_slow_listener_holds_up_nobody_and_is_told_what_it_missed() -> None:
 
 
 def test_a_silent_stream_is_kept_open_and_ends_when_the_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_room, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(event_stream, "HEARTBEAT_S", 0.01)
 
     async def story() -> list[str]:
         stream = Stream()

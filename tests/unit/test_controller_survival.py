@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from controller.admission import Admitted, Request, decide
-from controller.bookings import Bookings
-from controller.network import network_from_map
-from controller.reservation import Flow, Match, Requirement, Reservation, State
-from controller.standing import Standing
-from controller.survival import Survival, survive
+from controller.admission.admission import Admitted, Request, decide
+from controller.admission.live_reservations import Standing
+from controller.admission.restoration import Survival, survive
+from controller.booking.calendar import Bookings
+from controller.domain.network import network_from_map
+from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
 from topologies.loader import load_map
 
 METRO = network_from_map(load_map("metro"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from controller.reservation import Flow, Match, Placement, Requirement, Reservation, State
-from controller.tally import Held, Tally
+from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, State
+from controller.security.tenant_usage import Held, Tally
 
 
 def reservation(name: str, tenant: str, rate_bps: int) -> Reservation:

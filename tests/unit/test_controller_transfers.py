@@ -7,13 +7,13 @@ from math import ceil, inf
 
 import pytest
 
-from controller.admission import Admitted, Rejected, Request, decide
-from controller.bookings import Bookings
+from controller.admission.admission import Admitted, Rejected, Request, decide
+from controller.admission.live_reservations import Standing
+from controller.booking.calendar import Bookings
+from controller.booking.transfer_rate import HEADROOM_SHARE, LATE_US, SLOW_SHARE, least_rate_bps
+from controller.domain.network import Network, network_from_map
+from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, State, Window
 from controller.errors import FlowInUse, InvalidRequest, LatencyNotMet, NoCapacity, NoDisjointPath
-from controller.network import Network, network_from_map
-from controller.reservation import Flow, Match, Placement, Requirement, Reservation, State, Window
-from controller.standing import Standing
-from controller.transfers import HEADROOM_SHARE, LATE_US, SLOW_SHARE, least_rate_bps
 from topologies.loader import load_map
 
 METRO = network_from_map(load_map("metro"))

@@ -9,13 +9,13 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.entries import BEST_EFFORT_METERS
-from controller.forwarding import best_effort_meter, wanted_states
-from controller.gates import Gates
-from controller.holdings import Holdings
-from controller.reservation import Reservation, Window
-from controller.target import Touched
-from controller.windows import GRACE_US, GUARD_US, is_open, next_moment_us
+from controller.booking.gate_schedule import GRACE_US, GUARD_US, is_open, next_moment_us
+from controller.dataplane.entries import BEST_EFFORT_METERS
+from controller.dataplane.intended_state import Touched
+from controller.dataplane.pipeline import best_effort_meter, wanted_states
+from controller.domain.reservation import Reservation, Window
+from controller.switches.gate_control import Gates
+from controller.switches.state_tracker import Holdings
 from tests.unit.test_controller_forwarding import METRO, packet, reservation, send
 
 SECOND_US = 1_000_000

@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.network import network_from_map
-from controller.wiring import PortKey, complaints, lldp_frame, read_lldp_frame
+from controller.dataplane.lldp import PortKey, lldp_frame, read_lldp_frame
+from controller.domain.network import network_from_map
+from controller.switches.wiring_check import complaints
 from topologies.loader import load_map
 
 PAIR = network_from_map(load_map("pair"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from findings import Findings, comparison_table, over_ideal, verdicts
+from demo_report import Findings, comparison_table, over_ideal, verdicts
 
 
 def transfer(measured_ms: float, kept: bool | None = True) -> dict[str, Any]:

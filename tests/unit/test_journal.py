@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from journal import Journal, end_process, start_time
+from machine.undo_journal import Journal, end_process, start_time
 
 
 @pytest.fixture

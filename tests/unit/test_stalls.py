@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stalls import Stall, describe, held_up_s, least_still_s, read
+from machine.stall_watch import Stall, describe, held_up_s, least_still_s, read
 
 TICK_S = 0.004
 

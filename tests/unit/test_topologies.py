@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from topologies import running
+from topologies import running_emulation
 from topologies.loader import known_maps, load_map
 from topologies.maps import Map
 from topologies.problems import MapError
@@ -113,17 +113,17 @@ cross_traffic: {source: s1, sink: e1, bottleneck: [s1, s2]}
 
 
 def test_the_note_of_a_running_emulation_is_read_back_only_while_it_runs(tmp_path: Path) -> None:
-    def note(pid: int) -> running.Running:
-        host = running.RunningHost("edge1", "edge", 1, "10.0.0.1", "10.254.0.2", 0.2, ("/a",))
-        return running.Running("pair", "/pair.yaml", pid, "http://x", "/ovs", False, (host,))
+    def note(pid: int) -> running_emulation.Running:
+        host = running_emulation.RunningHost("edge1", "edge", 1, "10.0.0.1", "10.254.0.2", 0.2, ("/a",))
+        return running_emulation.Running("pair", "/pair.yaml", pid, "http://x", "/ovs", False, (host,))
 
-    running.write(note(pid=1), tmp_path)
-    assert running.read(tmp_path) == note(pid=1)
-    running.write(note(pid=2**22 + 1), tmp_path)
-    assert running.read(tmp_path) is None
-    running.remove(tmp_path)
-    running.remove(tmp_path)
-    assert running.read(tmp_path) is None
+    running_emulation.write(note(pid=1), tmp_path)
+    assert running_emulation.read(tmp_path) == note(pid=1)
+    running_emulation.write(note(pid=2**22 + 1), tmp_path)
+    assert running_emulation.read(tmp_path) is None
+    running_emulation.remove(tmp_path)
+    running_emulation.remove(tmp_path)
+    assert running_emulation.read(tmp_path) is None
 
 
 def test_asking_for_what_a_map_does_not_have_is_a_key_error(metro: Map) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 import pytest
 from torch import Tensor
 
-from trainer.beat import Beat
+from trainer.cloud.step_timing import EdgeExchange, RoundBound, StepResult
+from trainer.edge.send_schedule import Beat
 from trainer.errors import ConnectionLostError
-from trainer.exchange import EdgeExchange, RoundBound, StepResult
-from trainer.messages import Gradient, Message, StepDone
-from trainer.pacing import SentFrame
-from trainer.roads import FlowPromise
+from trainer.protocol.messages import Gradient, Message, StepDone
+from trainer.reservation.bandwidth import FlowPromise
+from trainer.transport.pacing import SentFrame
 
 PERIOD_S = 0.05
 

@@ -8,13 +8,13 @@ import sys
 import torch
 from torch import nn
 
-from trainer.benchmark import rehearse
-from trainer.recipe import OptimizerRecipe
+from trainer.models.optimizer import OptimizerRecipe
+from trainer.profiling.profiler import rehearse
 
 FAULTS = """
 import resource
 import torch
-from trainer.heap import keep_heap
+from trainer.processes.malloc import keep_heap
 
 def faults():
     began = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

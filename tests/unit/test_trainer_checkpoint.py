@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import checkpoint
-from trainer.checkpoint import FILE, Checkpoint
-from trainer.durable import replace_durably
+from trainer.config.stragglers import eased, late_after_s
+from trainer.data.standardization import Standardization
 from trainer.errors import CheckpointError, UsageError
-from trainer.lateness import eased, late_after_s
-from trainer.messages import Prepare
-from trainer.patience import LONGEST_S, pauses_s
-from trainer.recipe import OptimizerRecipe
-from trainer.resumption import settings_of
-from trainer.standardize import Standardization
+from trainer.models.optimizer import OptimizerRecipe
+from trainer.protocol.messages import Prepare
+from trainer.records import checkpoint
+from trainer.records.atomic_file import replace_durably
+from trainer.records.checkpoint import FILE, Checkpoint
+from trainer.records.resume import settings_of
+from trainer.transport.backoff import LONGEST_S, pauses_s
 
 RECIPE = Prepare(
     model="signal-cnn", sample_shape=(3, 32, 32), classes=3, seed=1, optimizer=OptimizerRecipe("adam", 0.1, 0.2),

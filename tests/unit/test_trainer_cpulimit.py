@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from trainer.cpulimit import OwnLimit
-from trainer.exchange import EdgeExchange, RoundBound, StepResult
-from trainer.messages import StepDone
-from trainer.roads import FlowPromise
-from trainer.stretch import CpuLimit, widest
+from trainer.cloud.step_timing import EdgeExchange, RoundBound, StepResult
+from trainer.profiling.cgroup_limit import OwnLimit
+from trainer.profiling.slowdown import CpuLimit, widest
+from trainer.protocol.messages import StepDone
+from trainer.reservation.bandwidth import FlowPromise
 
 
 def machine(tmp_path: Path, own: str, files: dict[str, str]) -> OwnLimit:

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from trainer import messages
-from trainer.crew import Crew
+from trainer.cloud.edge_manager import Crew
+from trainer.data.standardization import Moments, Standardization, Statistics
 from trainer.errors import NetworkError, QuorumError
-from trainer.predictor import ComputeProfile, LayerSeconds
-from trainer.recipe import OptimizerRecipe
-from trainer.sockets import listen
-from trainer.standardize import Moments, Standardization, Statistics
-from trainer.transport import Connection, connect
+from trainer.models.optimizer import OptimizerRecipe
+from trainer.profiling.predictor import ComputeProfile, LayerSeconds
+from trainer.protocol import messages
+from trainer.transport.connection import Connection, connect
+from trainer.transport.sockets import listen
 
 MOMENTS = Moments(10, (100.0,), (1.0,), (0.0,), (99.0,), (101.0,))
 

@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer import datasets, sources
-from trainer.averaging import average
-from trainer.datasets import DataSet, LocalData, Samples, share_out
+from trainer.config.partitioning import DATA, IID, Sharing, parse_sharing
+from trainer.data import builtin, dataset
+from trainer.data.custom import to_data_set
+from trainer.data.dataset import DataSet, LocalData, Samples, share_out
+from trainer.data.load import load, load_local
 from trainer.errors import DataError, UsageError
-from trainer.loading import load, load_local
-from trainer.parts import split_evenly
-from trainer.sharing import DATA, IID, Sharing, parse_sharing
-from trainer.tables import to_data_set
+from trainer.models.averaging import average
+from trainer.models.stage import split_evenly
 
 
 def numbered(samples: int, classes: int, owners: list[str] | None = None) -> DataSet:
@@ -41,7 +41,7 @@ def arrays(samples: int = 20, **other: Any) -> dict[str, Any]:
 
 
 def test_the_wheel_holds_the_images_of_traffic_lights() -> None:
-    data = sources.load_traffic_lights()
+    data = builtin.load_traffic_lights()
     assert data.train.inputs.shape == (1187, 3, 32, 32)
     assert data.train.inputs.dtype == torch.uint8
     assert torch.bincount(data.train.labels).tolist() == [723, 35, 429]
@@ -49,7 +49,7 @@ def test_the_wheel_holds_the_images_of_traffic_lights() -> None:
 
 
 def test_the_wheel_holds_the_runs_of_the_simulated_plant() -> None:
-    data = sources.load_tennessee_eastman()
+    data = builtin.load_tennessee_eastman()
     assert data.train.inputs.shape == (2491, 52, 32)
     assert data.classes == 22
     assert torch.bincount(data.train.labels).tolist() == [118] + 21 * [113]
@@ -58,22 +58,22 @@ def test_the_wheel_holds_the_runs_of_the_simulated_plant() -> None:
     assert normal[6].mean().item() == pytest.approx(2705, rel=0.01)  # the reactor's pressure, kPa (Downs & Vogel 1993)
 
 
-@pytest.mark.skipif(not sources.FASHION_FOLDER.exists(), reason="Debian's package dataset-fashion-mnist is missing")
+@pytest.mark.skipif(not builtin.FASHION_FOLDER.exists(), reason="Debian's package dataset-fashion-mnist is missing")
 def test_the_debian_package_holds_the_images_of_clothing() -> None:
-    data = sources.load_fashion_mnist()
+    data = builtin.load_fashion_mnist()
     assert data.train.inputs.shape == (60000, 1, 28, 28)
     assert torch.bincount(data.train.labels).tolist() == 10 * [6000]
     assert len(data.held_out) == 10000
 
 
 def test_every_data_set_that_is_told_of_can_be_loaded() -> None:
-    assert DATA.keys() == sources.SOURCES.keys()
+    assert DATA.keys() == builtin.SOURCES.keys()
 
 
 @given(st.integers(2, 60), st.integers(1, 8), st.integers(0, 99))
 def test_even_shares_are_disjoint_and_together_everything(samples: int, edges: int, seed: int) -> None:
     if samples >= edges:
-        shares = [datasets.partition(samples, edges, index, seed) for index in range(edges)]
+        shares = [dataset.partition(samples, edges, index, seed) for index in range(edges)]
         assert torch.cat(shares).sort().values.equal(torch.arange(samples))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -105,7 +105,7 @@ def test_a_column_gives_every_edge_its_own_rows() -> None:
 
 
 def test_batches_go_through_every_epoch_once() -> None:
-    places = torch.cat([datasets.batch_places(10, 4, 3, number) for number in range(5)])
+    places = torch.cat([dataset.batch_places(10, 4, 3, number) for number in range(5)])
     assert sorted(places[:10].tolist()) == list(range(10))
     assert sorted(places[10:].tolist()) == list(range(10))
 
@@ -149,7 +149,7 @@ def test_a_package_without_its_files_is_named(name: str, part: str, monkeypatch:
 def test_missing_images_of_clothing_are_named_with_the_debian_package(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sources, "FASHION_FOLDER", tmp_path)
+    monkeypatch.setattr(builtin, "FASHION_FOLDER", tmp_path)
     with pytest.raises(DataError, match="apt-get install dataset-fashion-mnist"):
         load("fashion-mnist", 1)
 

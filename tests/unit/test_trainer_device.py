@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from trainer.apprentice import Apprentice, apprentice_of
-from trainer.checkpoint import Checkpoint
-from trainer.device import device_of
+from trainer.cloud.edge_replica import Apprentice, apprentice_of
+from trainer.data.standardization import choose, summarize
 from trainer.errors import UsageError
-from trainer.messages import Prepare
-from trainer.randomness import RandomStream
-from trainer.recipe import OptimizerRecipe
-from trainer.standardize import choose, summarize
+from trainer.models.device import device_of
+from trainer.models.optimizer import OptimizerRecipe
+from trainer.models.rng import RandomStream
+from trainer.protocol.messages import Prepare
+from trainer.records.checkpoint import Checkpoint
 
 HAS_CUDA = torch.cuda.is_available()
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not HAS_CUDA, reason="NO CUDA DEVICE HERE"))]

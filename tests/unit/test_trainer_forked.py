@@ -11,7 +11,7 @@ from tests.waiting import wait_until
 PARENT = """
 import os, signal, sys, time
 from pathlib import Path
-from trainer.forked import fork
+from trainer.processes.fork import fork
 
 def told(code):
     sys.exit(code)

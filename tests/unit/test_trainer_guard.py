@@ -7,7 +7,7 @@ import json
 import pytest
 
 from trainer.errors import UsageError
-from trainer.guard import CodecGuard
+from trainer.planning.codec_selection import CodecGuard
 
 
 def test_a_codec_that_was_asked_for_stays_whatever_the_accuracy_is() -> None:

@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import codec, messages, protocol
-from trainer.costs import layer_costs, segment_shapes
+from trainer.cloud.preparation import tail_of
 from trainer.errors import UsageError
-from trainer.guard import CodecGuard
-from trainer.halves import hides_labels
-from trainer.messages import Message
-from trainer.models import build_layers
-from trainer.outlook import Outlook
-from trainer.pacing import transfer_bits
-from trainer.parts import split_evenly
-from trainer.predictor import LayerSeconds
-from trainer.preparation import tail_of
+from trainer.models.split_model import hides_labels
+from trainer.models.stage import split_evenly
+from trainer.models.zoo import build_layers
+from trainer.planning.codec_selection import CodecGuard
+from trainer.planning.forecasts import Outlook
+from trainer.profiling.layer_costs import layer_costs, segment_shapes
+from trainer.profiling.predictor import LayerSeconds
+from trainer.protocol import codec, framing, messages
+from trainer.protocol.messages import Message
+from trainer.transport.pacing import transfer_bits
 
 SHAPE, CLASSES, BATCH, MICRO, MSS = (3, 32, 32), 3, 50, 4, 8948
 LAYERS = build_layers("signal-cnn", 1, SHAPE, CLASSES)
@@ -37,8 +37,8 @@ def sent_bytes(kind: type[Message], name: str, layer: int, how: codec.Codec) -> 
         values = torch.randn(piece.stop - piece.start, *SHAPES[layer])
         fields = {"batch_samples": BATCH} if kind is messages.Segment else {}
         message = kind(step=10**9, micro=10**9 - number, **fields)
-        _, header, buffers = protocol.encode(message, codec.encode(name, values, how))
-        total += protocol.PREFIX.size + len(header) + sum(map(len, buffers))
+        _, header, buffers = framing.encode(message, codec.encode(name, values, how))
+        total += framing.PREFIX.size + len(header) + sum(map(len, buffers))
     return total
 
 

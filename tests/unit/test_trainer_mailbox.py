@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from trainer.mailbox import Mailbox
+from trainer.transport.inbox import Mailbox
 
 
 def put_in_thread(box: Mailbox[str, int], sender: str, size_bytes: int) -> tuple[threading.Thread, list[bool]]:

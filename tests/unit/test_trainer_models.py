@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.chain import check_layers, to_layers
-from trainer.costs import layer_costs, segment_shapes
 from trainer.errors import UsageError
-from trainer.models import MODELS, build_layers, choose_model
+from trainer.models.fx_split import check_layers, to_layers
+from trainer.models.zoo import MODELS, build_layers, choose_model
+from trainer.profiling.layer_costs import layer_costs, segment_shapes
 
 SHAPES = {"signal-cnn": (1, 28, 28), "mlp": (52,), "resnet": (3, 32, 32), "conv1d": (52, 32), "transformer": (52, 32)}
 
@@ -156,7 +156,7 @@ def test_a_function_of_anybodys_own_is_called_with_what_it_names(monkeypatch: py
 @pytest.mark.parametrize(("name", "sentence"), [
     ("alexnet", "There is no model 'alexnet'; there are: conv1d, mlp"),
     ("nowhere.at_all:model", "nowhere.at_all cannot be imported"),
-    ("trainer.models:nothing", "has no function nothing"),
+    ("trainer.models.zoo:nothing", "has no function nothing"),
     ("conv1d", r"takes series \(C, T\) with sides of at least 8; the samples are 3 x 32 x 32"),
 ])
 def test_a_model_that_is_not_there_or_does_not_fit_is_refused(name: str, sentence: str) -> None:

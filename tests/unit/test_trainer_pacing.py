@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from trainer import messages
-from trainer.clock import PingTimes, best_offset_s
-from trainer.pacing import SentFrame, judge, pace_bytes_per_s, transfer_bits, virtual_finish_s, wire_bits
-from trainer.sockets import listen
-from trainer.transport import Connection, Received, connect
+from trainer.protocol import messages
+from trainer.transport.clock_sync import PingTimes, best_offset_s
+from trainer.transport.connection import Connection, Received, connect
+from trainer.transport.pacing import SentFrame, judge, pace_bytes_per_s, transfer_bits, virtual_finish_s, wire_bits
+from trainer.transport.sockets import listen
 
 
 def test_the_bits_asked_for_and_the_pace_given_agree() -> None:

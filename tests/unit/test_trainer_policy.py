@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from trainer.errors import UsageError
-from trainer.planner import plan_round
-from trainer.plans import EdgeForecast, Offer, Option, RoundPlan
-from trainer.policy import Policy
+from trainer.planning.custom_policy import Policy
+from trainer.planning.plan import EdgeForecast, Offer, Option, RoundPlan
+from trainer.planning.planner import plan_round
 
 OPTIONS = tuple(
     Option(cut, codec, 0.01 * cut, 0.02 * cut, 0.01, bits / cut, bits / cut)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.costs import layer_costs, segment_shapes
-from trainer.models import build_layers
-from trainer.predictor import (
+from trainer.models.zoo import build_layers
+from trainer.profiling.layer_costs import layer_costs, segment_shapes
+from trainer.profiling.predictor import (
     CloudPredictor,
     ComputeProfile,
     CostModel,
@@ -21,7 +21,7 @@ from trainer.predictor import (
     Work,
     prior_seconds,
 )
-from trainer.stretch import StepTimes
+from trainer.profiling.slowdown import StepTimes
 
 SHAPE = (3, 32, 32)
 

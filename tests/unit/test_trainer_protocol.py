@@ -8,21 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer import protocol
 from trainer.errors import ProtocolError
-from trainer.messages import Collected, Message, Ping, Segment
+from trainer.protocol import framing
+from trainer.protocol.messages import Collected, Message, Ping, Segment
 
 
 def pack(message: Message, tensors: dict[str, Tensor] | None = None) -> bytes:
-    kind, header, buffers = protocol.encode(message, tensors)
-    return protocol.prefix(kind, header, buffers, 12.5, 1) + header + b"".join(buffers)
+    kind, header, buffers = framing.encode(message, tensors)
+    return framing.prefix(kind, header, buffers, 12.5, 1) + header + b"".join(buffers)
 
 
-def unpack(data: bytes, limits: protocol.Limits = protocol.Limits()) -> protocol.Frame:  # noqa: B008
-    size = protocol.PREFIX.size
-    start = protocol.parse_prefix(data[:size], limits)
+def unpack(data: bytes, limits: framing.Limits = framing.Limits()) -> framing.Frame:  # noqa: B008
+    size = framing.PREFIX.size
+    start = framing.parse_prefix(data[:size], limits)
     header = data[size : size + start.header_bytes]
-    return protocol.decode(start, header, bytearray(data[size + start.header_bytes :]))
+    return framing.decode(start, header, bytearray(data[size + start.header_bytes :]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.uint8, torch.int64])
@@ -48,7 +48,7 @@ def test_message_and_stamp_come_back() -> None:
     assert frame.size_bytes == len(pack(message, {"segment": torch.zeros(4)}))
 
 
-@given(st.binary(min_size=protocol.PREFIX.size, max_size=200))
+@given(st.binary(min_size=framing.PREFIX.size, max_size=200))
 def test_no_bytes_do_worse_than_a_protocol_error(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         unpack(data)
@@ -66,9 +66,9 @@ def test_a_damaged_frame_is_a_frame_or_a_protocol_error(data: st.DataObject) -> 
 
 
 def test_a_frame_larger_than_allowed_is_refused_by_its_prefix_alone() -> None:
-    data = pack(Collected(), {"t": torch.zeros(1000)})[: protocol.PREFIX.size]
+    data = pack(Collected(), {"t": torch.zeros(1000)})[: framing.PREFIX.size]
     with pytest.raises(ProtocolError, match="larger than"):
-        protocol.parse_prefix(data, protocol.Limits(payload_bytes=3999))
+        framing.parse_prefix(data, framing.Limits(payload_bytes=3999))
 
 
 def test_another_version_is_named() -> None:
@@ -87,4 +87,4 @@ def test_another_version_is_named() -> None:
 )
 def test_a_malformed_header_is_refused(header: bytes) -> None:
     with pytest.raises(ProtocolError):
-        unpack(protocol.prefix(Ping.kind, header, [], 0.0, 1) + header)
+        unpack(framing.prefix(Ping.kind, header, [], 0.0, 1) + header)

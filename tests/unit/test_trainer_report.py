@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from trainer.cli import paceline
-from trainer.progress import Progress
-from trainer.runs import facts, read_run
+from trainer.cli.main import paceline
+from trainer.records.progress import Progress
+from trainer.records.run_reader import facts, read_run
 
 Row = dict[str, Any]
 

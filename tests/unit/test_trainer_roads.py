@@ -13,13 +13,13 @@ import pytest
 
 from tests.waiting import wait_until
 from trainer.errors import ControllerUnreachableError, NetworkError, ReservationRefusedError
-from trainer.haul import haul_s
-from trainer.holding import Holding
-from trainer.planner import plan_round
-from trainer.plans import EdgeForecast, Offer, Option, RoundPlan
-from trainer.reservations import Controller
-from trainer.reserved_road import ReservedRoad
-from trainer.roads import OpenRoad, Traveller
+from trainer.planning.plan import EdgeForecast, Offer, Option, RoundPlan
+from trainer.planning.planner import plan_round
+from trainer.reservation.averaging_rates import haul_s
+from trainer.reservation.bandwidth import OpenRoad, Traveller
+from trainer.reservation.controller_client import Controller
+from trainer.reservation.held_reservation import Holding
+from trainer.reservation.reserved_bandwidth import ReservedRoad
 
 CAPACITY_BPS = 76e6
 

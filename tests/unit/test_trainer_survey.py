@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from controller.bookings import Bookings
-from controller.network import network_from_map
-from controller.quotes import Volume as Wanted
-from controller.quotes import shortest_common_transfer
+from controller.booking.calendar import Bookings
+from controller.domain.network import network_from_map
+from controller.routing.coflow import Volume as Wanted
+from controller.routing.coflow import shortest_common_transfer
 from topologies.loader import load_map
-from trainer.contract import Quote, Volume
-from trainer.planner import KEEP_SHARE, plan_round
-from trainer.plans import EdgeForecast, Offer, Option, RoundPlan
-from trainer.reservations import Controller
-from trainer.survey import Survey
+from trainer.planning.plan import EdgeForecast, Offer, Option, RoundPlan
+from trainer.planning.planner import KEEP_SHARE, plan_round
+from trainer.reservation.api_types import Quote, Volume
+from trainer.reservation.controller_client import Controller
+from trainer.reservation.quote_planning import Survey
 
 METRO = network_from_map(load_map("metro"))
 EDGES = ("edge1", "edge2", "edge3", "edge4")

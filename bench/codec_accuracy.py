@@ -1,0 +1,207 @@
+"""Codecs: how fast a segment is encoded and decoded, how many bytes it takes, and what that does to the model.
+
+Accuracy is that of real training, split between four edges and a cloud inside this process: the same data, weights
+and mini-batches for every codec, cuts that move every round, every segment and gradient encoded and decoded.
+
+    .venv/bin/python bench/codec_accuracy.py [--quick] [--out FILE.json]
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from harness.report import Claim, at_most, publish
+from trainer.config.partitioning import IID
+from trainer.data.dataset import batch_places
+from trainer.data.load import load_local
+from trainer.data.standardization import apply, choose, summarize
+from trainer.models.averaging import average
+from trainer.models.optimizer import OptimizerRecipe
+from trainer.models.rng import RandomStream
+from trainer.models.split_model import CloudHalf, EdgeHalf
+from trainer.models.stage import Part, split_evenly
+from trainer.models.zoo import build_layers, choose_model
+from trainer.profiling.layer_costs import layer_costs, segment_shapes
+from trainer.protocol.codec import Codec, decode, encode, encoded_bytes, gradient_codec
+
+CODECS: tuple[Codec, ...] = ("fp32", "bf16", "int8")
+EDGES, BATCH, MICRO, STEPS, AVERAGE_EVERY = 4, 64, 4, 4, 5
+MICRO_SAMPLES = BATCH // MICRO
+TIMED_S = 0.15
+ACCURACY_DROP_LIMIT, BYTES_LIMIT = 0.5, 0.27
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What is trained, and for how long."""
+
+    data: str
+    rounds: int
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one training came to; `segment_bytes` counts both directions."""
+
+    data: str
+    codec: Codec
+    seed: int
+    accuracy: float
+    segment_bytes: int
+    seconds: float
+
+
+QUICK = (Training("traffic-lights", 8, (1,)),)
+FULL = (Training("traffic-lights", 10, (1, 2, 3)), Training("tennessee-eastman", 40, (1, 2, 3)))
+
+
+class Edge:
+    """One edge and the cloud's side of it, with its share of the data."""
+
+    def __init__(self, training: Training, number: int, seed: int, codec: Codec) -> None:
+        self.name, self.number, self.seed, self.codec = f"edge{number + 1}", number, seed, codec
+        self.data = load_local(training.data, IID, self.name, number, EDGES, seed)
+        self.sent_bytes = 0
+        self.inputs: Tensor
+        self.edge: EdgeHalf
+        self.cloud: CloudHalf
+
+    def prepare(self, layers: Callable[[], list[nn.Module]], inputs: Tensor) -> None:
+        """Take the standardized inputs and build the model on both sides."""
+        recipe = OptimizerRecipe()
+        self.inputs = inputs
+        self.edge, self.cloud = EdgeHalf(Part(layers(), 0, 0, recipe)), CloudHalf(Part(layers(), 0, 0, recipe))
+        self.cloud.part.last = len(self.cloud.part.layers)
+
+    def train(self, number: int, cut: int) -> None:
+        """One round at a cut."""
+        self.cloud.move(cut, self.edge.move(cut, self.cloud.leaving(cut)))
+        for step in range(STEPS):
+            place = (number - 1) * STEPS + step
+            places = batch_places(len(self.data.train), BATCH, self.seed * 1009 + self.number, place)
+            for micro, one in enumerate(split_evenly(BATCH, MICRO)):
+                stream = RandomStream(self.seed, self.name, number, step, micro)
+                segment = self._travel(self.edge.forward(self.inputs[places[one]], stream), self.codec)
+                labels = self.data.train.labels[places[one]]
+                gradient, _ = self.cloud.train(segment, labels, BATCH, stream)
+                self.edge.backward(micro, self._travel(gradient, gradient_codec(self.codec)))
+            self.edge.step()
+            self.cloud.step()
+
+    def _travel(self, values: Tensor, codec: Codec) -> Tensor:
+        travelling = encode("segment", values, codec)
+        self.sent_bytes += sum(tensor.nbytes for tensor in travelling.values())
+        return decode("segment", travelling)
+
+    def values(self) -> dict[str, Tensor]:
+        """The whole model."""
+        part = self.cloud.part
+        return self.edge.part.values(0, self.edge.cut) | part.values(part.first, part.last)
+
+
+def train(training: Training, codec: Codec, seed: int) -> Result:
+    """Split training from beginning to end; the accuracy is that of the last global model on all held-out samples."""
+    began = time.perf_counter()
+    edges = [Edge(training, number, seed, codec) for number in range(EDGES)]
+    first = edges[0].data
+    shape, classes = tuple(first.train.inputs.shape[1:]), first.classes
+    how = choose([summarize(one.data.train.inputs, one.data.train.labels, classes) for one in edges])
+    model = choose_model(training.data, shape)[0]
+    for one in edges:
+        one.prepare(lambda: build_layers(model, seed, shape, classes), apply(one.data.train.inputs, how))
+    cuts = range(1, len(edges[0].edge.part.layers))
+    for number in range(1, training.rounds + 1):
+        for one in edges:
+            one.train(number, cuts[(number + 3 * one.number) % len(cuts)])
+        if number % AVERAGE_EVERY == 0 or number == training.rounds:
+            mean = average([one.values() for one in edges], [len(one.data.train) for one in edges])
+            for one in edges:
+                one.edge.part.load_values(mean)
+                one.cloud.part.load_values(mean)
+    whole = nn.Sequential(*edges[0].edge.part.layers).eval()
+    correct = total = 0
+    with torch.no_grad():
+        for one in edges:
+            answers = whole(apply(one.data.held_out.inputs, how)).argmax(dim=1)
+            correct += int((answers == one.data.held_out.labels).sum())
+            total += len(answers)
+    sent = sum(one.sent_bytes for one in edges)
+    return Result(training.data, codec, seed, correct / total, sent, time.perf_counter() - began)
+
+
+def throughput(codec: Codec, segment: Tensor) -> float:
+    """Bytes of fp32 that are encoded and decoded again in a second."""
+    decode("segment", encode("segment", segment, codec))
+    began, turns = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - began) < TIMED_S or not turns:
+        decode("segment", encode("segment", segment, codec))
+        turns += 1
+    return segment.nbytes * turns / elapsed
+
+
+def segments_of(data: str, sample_shape: tuple[int, ...], classes: int) -> list[tuple[int, ...]]:
+    """The shapes of a micro-batch's segments at every cut where layers run on both sides."""
+    layers = build_layers(choose_model(data, sample_shape)[0], 1, sample_shape, classes)
+    return [(MICRO_SAMPLES, *shape) for shape in segment_shapes(layer_costs(layers, sample_shape), sample_shape)[1:-1]]
+
+
+def drop_points(results: list[Result], codec: Codec) -> float:
+    """By how many points of a hundred the accuracy is lower than with fp32, on the mean of all trainings."""
+    def mean(one: Codec) -> float:
+        return statistics.fmean(result.accuracy for result in results if result.codec == one)
+
+    return 100 * (mean("fp32") - mean(codec))
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="One training per codec, about a minute.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures as JSON.")
+def main(quick: bool, out: Path | None) -> None:
+    """Measure fp32, bf16 and int8."""
+    torch.set_num_threads(1)
+    shapes = segments_of("traffic-lights", (3, 32, 32), 3)
+    speeds = {codec: [throughput(codec, torch.randn(shape).relu()) for shape in shapes] for codec in CODECS}
+    sizes = {codec: [encoded_bytes(shape, codec) for shape in shapes] for codec in CODECS}
+    results = [train(training, codec, seed) for training in (QUICK if quick else FULL)
+               for seed in training.seeds for codec in CODECS]
+    bytes_ratio = max(small / whole for small, whole in zip(sizes["int8"], sizes["fp32"], strict=True))
+    claims = {
+        "int8_accuracy_drop_points": at_most(drop_points(results, "int8"), "points", ACCURACY_DROP_LIMIT),
+        "bf16_accuracy_drop_points": Claim(drop_points(results, "bf16"), "points"),
+        "int8_bytes_over_fp32": at_most(bytes_ratio, "", BYTES_LIMIT),
+        **{f"{codec}_megabytes_per_s": Claim(statistics.median(speeds[codec]) / 1e6, "MB/s") for codec in CODECS},
+    }
+    samples = {"shapes": shapes, "bytes_per_s": speeds, "segment_bytes": sizes,
+               "trainings": [{"data": one.data, "codec": one.codec, "seed": one.seed, "accuracy": one.accuracy,
+                              "segment_bytes": one.segment_bytes, "seconds": one.seconds} for one in results]}
+    publish("codecs", claims, samples, _tables(shapes, speeds, sizes, results), out)
+
+
+def _tables(
+    shapes: list[tuple[int, ...]], speeds: dict[Codec, list[float]], sizes: dict[Codec, list[int]],
+    results: list[Result],
+) -> list[Table]:
+    travel = Table("segment", *(f"{codec} MB/s" for codec in CODECS), *(f"{codec} bytes" for codec in CODECS),
+                   title="Encoding and decoding, in megabytes of fp32 per second of one core")
+    for place, shape in enumerate(shapes):
+        travel.add_row(" x ".join(map(str, shape)), *(f"{speeds[codec][place] / 1e6:.0f}" for codec in CODECS),
+                       *(str(sizes[codec][place]) for codec in CODECS))
+    trained = Table("data", "seed", "codec", "accuracy", "MB sent", "seconds", title="Split training, moving cuts")
+    for one in results:
+        trained.add_row(one.data, str(one.seed), one.codec, f"{one.accuracy:.4f}", f"{one.segment_bytes / 1e6:.1f}",
+                        f"{one.seconds:.1f}")
+    return [travel, trained]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Open vSwitch without root, and load on the REST API."""

@@ -1,0 +1,84 @@
+"""Six switches in a row (from reservation_setup.py)."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from control_plane.dummy_switches import ControllerProcess, DummySwitches, wait_until
+from topologies.loader import load_map
+
+HOPS = 6
+
+
+RATE_BPS = 200_000
+
+
+def chain_map() -> str:
+    """A map of HOPS switches in a row, an edge at one end and a cloud at the other."""
+    nodes = [f"  - {{name: s{i}, kind: switch, position_km: [{i}, 0]}}" for i in range(1, HOPS + 1)]
+    nodes += ["  - {name: edge1, kind: edge, position_km: [0, 0], cpu_share: 0.2}"]
+    nodes += [f"  - {{name: cloud, kind: cloud, position_km: [{HOPS + 1}, 0]}}"]
+    names = ["edge1", *(f"s{i}" for i in range(1, HOPS + 1)), "cloud"]
+    links = [
+        f"  - {{ends: [{a}, {b}], length_km: 1, channels: 1, channel_rate_gbps: 100}}"
+        for a, b in pairwise(names)
+    ]
+    head = ["name: chain", "description: Switches in a row.", "scale_mbps_per_gbps: 8", "mtu_bytes: 9000"]
+    return "\n".join([*head, "nodes:", *nodes, "links:", *links, ""])
+
+
+@contextmanager
+def row_of_switches() -> Iterator[tuple[DummySwitches, Path]]:
+    """The switches of that map, and its file."""
+    with tempfile.TemporaryDirectory() as name:
+        map_file = Path(name) / "chain.yaml"
+        map_file.write_text(chain_map())
+        switches = DummySwitches(load_map(str(map_file)), map_file.parent)
+        try:
+            yield switches, map_file
+        finally:
+            switches.stop()
+
+
+@contextmanager
+def controller_of(switches: DummySwitches, map_file: Path) -> Iterator[ControllerProcess]:
+    """A controller with which all of them are in step."""
+    controller = ControllerProcess(map_file, map_file.parent)
+    try:
+        switches.connect(controller.openflow_port)
+        wait_until(controller.is_in_step, 60)
+        yield controller
+    finally:
+        controller.stop()
+
+
+def flow_body(number: int) -> dict[str, Any]:
+    """One flow through the whole row."""
+    match = {"protocol": "udp", "source_port": 10_000 + number, "destination_port": 7800}
+    requirement = {"min_bandwidth_bps": RATE_BPS, "burst_bytes": 9014}
+    return {
+        "name": f"f{number}", "source": "edge1", "destination": "cloud", "match": match, "requirement": requirement,
+    }  # fmt: skip
+
+
+def reserve(api: httpx.Client, numbers: range) -> tuple[float, str]:
+    """One reservation of these flows: milliseconds, and its id."""
+    body = body_of(numbers)
+    began_s = time.perf_counter()
+    answer = api.post("/v1/reservations", json=body)
+    took_ms = (time.perf_counter() - began_s) * 1e3
+    answer.raise_for_status()
+    return took_ms, answer.json()["id"]
+
+
+def body_of(numbers: range) -> dict[str, Any]:
+    """A request for these flows."""
+    return {"flows": [flow_body(number) for number in numbers], "lease_s": 600}

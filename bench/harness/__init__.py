@@ -1,0 +1,1 @@
+"""Shared by scripts that run transfers or training."""

@@ -1,0 +1,90 @@
+"""An edge's share of the computing and nothing else: a process that trains the first layers of a model on request.
+
+Reads one JSON request a line, {"cut", "steps"} or {"rehearse": true}, and answers with one JSON line of seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from trainer.models.optimizer import OptimizerRecipe
+from trainer.models.rng import RandomStream
+from trainer.models.split_model import EdgeHalf
+from trainer.models.stage import Part, split_evenly
+from trainer.models.zoo import build_layers
+from trainer.processes.malloc import keep_heap
+from trainer.profiling import profiler
+from trainer.profiling.stopwatch import Stopwatch
+
+SAMPLE_SHAPE, CLASSES = (3, 32, 32), 3
+FIELDS = ("forward_s", "forward_cpu_s", "backward_s", "backward_cpu_s")
+"""What is told of a step: seconds by the wall clock and of a processor."""
+WARM_UP_S, LEAST_ROUND_S = 0.1, 0.5
+"""Many periods of the CPU limit, so that where in a period a round begins and ends does not matter."""
+
+
+def main() -> None:
+    """Join the control groups named, say that all is loaded, then serve until the input ends."""
+    model, batch, micro, *cgroups = sys.argv[1:]
+    torch.set_num_threads(1)
+    keep_heap()
+    layers = build_layers(model, 1, SAMPLE_SHAPE, CLASSES)
+    half = EdgeHalf(Part(layers, 0, len(layers), OptimizerRecipe()))
+    images = torch.rand(int(batch), *SAMPLE_SHAPE)
+    pieces = split_evenly(int(batch), int(micro))
+    half.part.last = 1
+    _step(half, images, pieces)  # torch loads its optimisers when they are first used
+    for directory in map(Path, cgroups):
+        (directory / "cgroup.procs").write_text(str(os.getpid()))
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request.get("rehearse"):
+            answer = asdict(profiler.rehearse(layers, images[pieces[0]], micros=len(pieces)))
+        else:
+            half.part.last = request["cut"]
+            steps = _round(lambda: _step(half, images, pieces), request["steps"])
+            answer = {name: [one[number] for one in steps] for number, name in enumerate(FIELDS)}
+        print(json.dumps(answer), flush=True)
+
+
+def _round(step: Callable[[], tuple[float, ...]], least_steps: int) -> list[tuple[float, ...]]:
+    """So many steps, or more if they are short, after some that do not count.
+
+    A process that has waited has the quota of a whole period to begin with, and runs faster than its limit.
+    """
+    _repeat(step, WARM_UP_S, 1)
+    return _repeat(step, LEAST_ROUND_S, least_steps)
+
+
+def _repeat(step: Callable[[], tuple[float, ...]], seconds: float, least_steps: int) -> list[tuple[float, ...]]:
+    ends = time.perf_counter() + seconds
+    steps: list[tuple[float, ...]] = []
+    while len(steps) < least_steps or time.perf_counter() < ends:
+        steps.append(step())
+    return steps
+
+
+def _step(half: EdgeHalf, images: torch.Tensor, pieces: list[slice]) -> tuple[float, ...]:
+    """One mini-batch, as an edge does it: what `FIELDS` name."""
+    forward, backward = Stopwatch(), Stopwatch()
+    with forward:
+        streams = [RandomStream(1, "edge", 1, 0, number) for number in range(len(pieces))]
+        segments = [half.forward(images[piece], stream) for piece, stream in zip(pieces, streams, strict=True)]
+    with backward:
+        for number, segment in enumerate(segments):
+            half.backward(number, torch.ones_like(segment))
+        half.step()
+    return forward.wall_s, forward.cpu_s, backward.wall_s, backward.cpu_s
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""A training run of which nothing is trained: the trainer's own plans, round by round, for steps that are drawn.
+
+Its model is one of the zoo; what an edge takes is what was planned, with noise, and the next plan has learnt from it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from functools import cache
+
+from controller.domain.reservation import Flow, Match, Requirement
+from trainer.models.zoo import build_layers
+from trainer.planning.codec_selection import CodecGuard
+from trainer.planning.forecasts import Outlook
+from trainer.planning.plan import EdgePlan, Offer, RoundPlan
+from trainer.planning.planner import plan_round
+from trainer.profiling.layer_costs import LayerCost, layer_costs, segment_shapes
+from trainer.profiling.predictor import ComputeProfile, prior_seconds
+from trainer.profiling.slowdown import StepTimes
+from trainer.transport.pacing import BURST_BYTES
+
+MODELS = ("signal-cnn", "resnet", "transformer")
+SAMPLE_SHAPE, CLASSES, BATCH, MICRO = (3, 64, 64), 10, 512, 8
+CLOUD = ComputeProfile(flops_per_s=100e12, bytes_per_s=1.5e12)
+EDGE_FLOPS_PER_S, EDGE_BYTES_PER_S = (1e12, 8e12), 0.1e12
+"""Edges are accelerators of different speed; the cloud gives every run the same."""
+
+STEPS = 10
+NOISE = 0.1
+
+
+@cache
+def costs_of(model: str) -> list[LayerCost]:
+    """What the layers of a model cost."""
+    return layer_costs(build_layers(model, 1, SAMPLE_SHAPE, CLASSES), SAMPLE_SHAPE)
+
+
+class Run:
+    """One training run: its edges, its model, its plan for the next round."""
+
+    def __init__(
+        self,
+        number: int,
+        edges: list[str],
+        homes: Mapping[str, str],
+        line_bps: float,
+        model: str,
+        chance: random.Random,
+    ) -> None:
+        self.number, self.edges, self.line_bps, self.model = number, edges, line_bps, model
+        self._homes, self._chance = homes, chance
+        costs = costs_of(model)
+        speeds = {edge: chance.uniform(*EDGE_FLOPS_PER_S) for edge in edges}
+        seconds = {
+            edge: prior_seconds(costs, ComputeProfile(speed, EDGE_BYTES_PER_S), BATCH // MICRO)
+            for edge, speed in speeds.items()
+        }
+        shapes = segment_shapes(costs, SAMPLE_SHAPE)
+        cloud = prior_seconds(costs, CLOUD, BATCH // MICRO)
+        batches = dict.fromkeys(edges, BATCH)
+        state_bytes = [4 * cost.stored_values for cost in costs]
+        self.outlook = Outlook(seconds, cloud, shapes, batches, MICRO, state_bytes, CodecGuard("fp32"))
+        self._cuts = dict.fromkeys(edges, range(1, len(costs)))
+        self.plan: RoundPlan | None = None
+
+    def draft(self, share: float) -> RoundPlan:
+        """The plan of the next round with that share of every edge's line."""
+        up = {edge: (f"{edge}->{self._homes[edge]}",) for edge in self.edges}
+        down = {edge: (f"{self._homes[edge]}->{edge}",) for edge in self.edges}
+        usable_bps = dict.fromkeys((link for way in (up, down) for (link,) in way.values()), share * self.line_bps)
+        forecasts = self.outlook.forecasts(dict.fromkeys(self.edges, 8948), self._cuts)
+        current = None if self.plan is None else self.plan.cuts
+        return plan_round(forecasts, Offer(up, down, usable_bps, 1e6), MICRO, current, STEPS)
+
+    def flows(self, plan: RoundPlan) -> tuple[Flow, ...]:
+        """What the run reserves for it, as trainer/reservation/reserved_bandwidth.py does."""
+        flows = []
+        for place, edge in enumerate(plan.edges):
+            ports = 7801 + place, 7800 + self.number
+            up, down = (Requirement(bps // 1000 * 1000, BURST_BYTES) for bps in (edge.up_bps, edge.down_bps))
+            flows.append(Flow(f"{edge.edge}-up", edge.edge, "cloud", Match("tcp", *ports), up))
+            flows.append(Flow(f"{edge.edge}-down", "cloud", edge.edge, Match("tcp", *reversed(ports)), down))
+        return tuple(flows)
+
+    def train(self, plan: RoundPlan) -> None:
+        """A round passes, and what its steps took is learnt."""
+        self.plan = plan
+        for edge in plan.edges:
+            self.outlook.learn_edge(edge.edge, edge.cut, [self._took(edge) for _ in range(STEPS)], ())
+
+    def _took(self, planned: EdgePlan) -> StepTimes:
+        """What a mini-batch takes where a micro-batch was planned to take so long; nothing else keeps the edge busy."""
+        forward_s, backward_s = (
+            MICRO * seconds * self._chance.lognormvariate(0, NOISE)
+            for seconds in (planned.forward_s, planned.backward_s)
+        )
+        return StepTimes(forward_s, forward_s, backward_s, backward_s)

@@ -1,0 +1,83 @@
+"""What does it cost to keep labels on the edges? Real training on the emulated metro map over reserved flows, once with
+labels beside the segments and once with the last layer and the loss on the edges; each run plans its own cuts.
+
+    sudo .venv/bin/python bench/label_protection.py [--quick] [--out FILE.json]
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from harness import report
+from harness.training_run import MICROS, SETTLING_ROUNDS, Row, step_ms, table_of, train
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
+
+from emulation.network import Settings
+from emulation.session import emulate
+from machine.errors import EmulationError
+from machine.stall_watch import StallWatch, describe
+from topologies.loader import map_path
+
+
+def step_bytes(rows: list[Row], direction: str) -> float:
+    """The bytes of a step in one direction, of all edges, typically."""
+    of_rounds: list[float] = [
+        sum(one["bytes"] for one in row["transfers"] if one["direction"] == direction) / len(row["step_ms"]["measured"])
+        for row in rows[SETTLING_ROUNDS:]
+    ]
+    return statistics.median(of_rounds)
+
+
+def predicted_ms(rows: list[Row], name: str) -> float:
+    """What was predicted of a step, typically."""
+    of_rounds: list[float] = [row["step_ms"][name] for row in rows[SETTLING_ROUNDS:]]
+    return statistics.median(of_rounds)
+
+
+def kept_share(rows: list[Row]) -> float:
+    """How many of the reserved transfers met their bound."""
+    judged: list[bool] = [one["kept"] for row in rows for one in row["transfers"] if one["kept"] is not None]
+    return sum(judged) / len(judged)
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Fewer rounds; about a minute.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there as JSON.")
+def main(quick: bool, out: Path | None) -> None:
+    """Measure training rounds with and without protected labels."""
+    rounds = SETTLING_ROUNDS + (4 if quick else 16)
+    try:
+        with emulate(Settings(map_path("metro"))), StallWatch() as watch:
+            plain = train(MICROS, rounds)
+            protected = train(MICROS, rounds, "--protect-labels")
+    except EmulationError as error:
+        raise click.ClickException(str(error)) from error
+    claims = {
+        "step_over_unprotected": report.Claim(step_ms(protected) / step_ms(plain), ""),
+        "predicted_step_over_unprotected": report.Claim(
+            predicted_ms(protected, "predicted") / predicted_ms(plain, "predicted"), ""),
+        "predicted_same_cuts": report.Claim(
+            predicted_ms(protected, "predicted") / predicted_ms(protected, "unprotected"), ""),
+        "up_bytes_over_unprotected": report.Claim(step_bytes(protected, "up") / step_bytes(plain, "up"), ""),
+        "down_bytes_over_unprotected": report.Claim(step_bytes(protected, "down") / step_bytes(plain, "down"), ""),
+        "step_over_predicted": report.Claim(step_ms(protected) / predicted_ms(protected, "predicted"), ""),
+        "step_over_predicted_unprotected": report.Claim(step_ms(plain) / predicted_ms(plain, "predicted"), ""),
+        "kept_share": report.Claim(kept_share(protected), ""),
+        "kept_share_unprotected": report.Claim(kept_share(plain), ""),
+    }
+    samples: dict[str, object] = {
+        "plain": plain, "protected": protected, "machine_stalls": [asdict(stall) for stall in watch.stalls],
+    }
+    click.echo(describe(watch.stalls))
+    tables = [table_of("labels travel", plain), table_of("labels protected", protected)]
+    report.publish("labels", claims, samples, tables, out)
+
+
+if __name__ == "__main__":
+    main()

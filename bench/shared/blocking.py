@@ -1,1 +1,0 @@
-../blocking.py

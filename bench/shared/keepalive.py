@@ -1,1 +1,0 @@
-../keepalive.py

@@ -1,1 +1,0 @@
-../ofctl_rest.py

@@ -1,1 +1,0 @@
-../reservation_setup.py

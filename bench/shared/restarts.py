@@ -1,1 +1,0 @@
-../restarts.py

@@ -1,1 +1,0 @@
-../simulated_run.py

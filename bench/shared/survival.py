@@ -1,1 +1,0 @@
-../survival.py

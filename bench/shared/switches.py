@@ -1,1 +1,0 @@
-../switches.py

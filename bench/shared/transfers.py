@@ -1,1 +1,0 @@
-../transfers.py

@@ -1,0 +1,1 @@
+"""Admission control: pure function of network, calendar, live reservations, request."""

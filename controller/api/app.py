@@ -1,0 +1,82 @@
+"""The REST interface as a whole. The contract is in docs/architecture.md, examples of everything in docs/rest-api.md.
+
+Handlers are coroutines that hand the work to a `Desk`: threads under uvicorn, a plain call where every request has a
+greenlet of its own (ryu-manager).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI, Request
+
+from controller.api.middleware.authentication import Guard
+from controller.api.middleware.body_limit import BodyLimit
+from controller.api.middleware.concurrency import Beside, Desk
+from controller.api.middleware.request_log import Observer
+from controller.api.openapi import DescribedApp
+from controller.api.routes.dependencies import Quotas, shown
+from controller.api.routes.lightpaths import lightpath_routes
+from controller.api.routes.network import network_routes
+from controller.api.routes.operations import operation_routes
+from controller.api.routes.reservations import reservation_routes
+from controller.api.routes.reserve import promising
+from controller.api.routes.reserve_fast_path import Express
+from controller.api.schemas.problem_details import add_error_answers
+from controller.api.swagger_ui import add_docs
+from controller.errors import ControllerError
+from controller.security.audit import Audit
+from controller.security.tokens import Tokens
+from controller.service.reservation_service import Service
+from controller.storage.ledger import IN_MEMORY
+from controller.telemetry.audit_writer import Scribe
+from controller.telemetry.event_stream import Stream
+from controller.telemetry.metrics import Metrics
+
+DESCRIPTION = """Reserve paths with a rate and a proven latency bound through a deterministic network.
+
+A rate is in L2 bits per second (Ethernet header included, preamble and FCS not). A directed link is named `a->b`.
+Errors are problem details (RFC 9457) with a stable `code`."""
+
+
+def create_app(
+    service: Service,
+    propagation_emulated: Callable[[], bool] = lambda: False,
+    beside: Beside | None = None,
+    tokens: Tokens | None = None,
+    audit: Audit | None = None,
+    stream: Stream | None = None,
+    metrics: Metrics | None = None,
+) -> FastAPI:
+    """The application on a running service. `beside`: how work is done where there is no event loop.
+
+    Without `tokens` whoever is near may do everything; without `audit` it is kept in memory.
+    """
+    desk = Desk(beside)
+    tokens, audit = tokens or Tokens(IN_MEMORY), audit or Audit(IN_MEMORY, service.network.name)
+    words: dict[str, Any] = {"title": "Paceline controller", "version": "1", "description": DESCRIPTION}
+    hosts = [host.name for host in service.network.hosts]
+    app = DescribedApp(hosts, lambda: tokens.are_configured, **words, docs_url=None, redoc_url=None)
+    stream, metrics = stream or Stream(), metrics or Metrics(service)
+    for listener in (stream.hear, metrics.hear):
+        service.listen(listener)
+    add_docs(app)
+    quotas = Quotas(service)
+    promise = promising(service, desk, quotas)
+    together = audit if audit.is_in(service.ledger.engine) else None
+    app.add_middleware(Express, promise=promise, audit=together, shown=partial(shown, service))
+    app.add_middleware(BodyLimit)
+    app.add_middleware(Guard, tokens=tokens, beside=desk.aside)
+    app.add_middleware(Observer, metrics=metrics, scribe=Scribe(audit, desk.aside, desk.has_loop))
+
+    def seen(request: Request, error: ControllerError) -> ControllerError:
+        return shown(service, getattr(request.state, "caller", None), error)
+
+    add_error_answers(app, seen)
+    app.include_router(reservation_routes(service, desk, quotas, promise))
+    app.include_router(lightpath_routes(service, desk))
+    app.include_router(network_routes(service, desk, propagation_emulated, audit))
+    app.include_router(operation_routes(service, desk, metrics, stream, audit))
+    return app

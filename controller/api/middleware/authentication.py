@@ -1,0 +1,62 @@
+"""At the door: who asks, before a byte of their request is read, and what of an answer is not for their eyes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from controller.api.schemas.problem_details import answer
+from controller.errors import ControllerError, Forbidden
+from controller.security import access
+from controller.security.access import Caller, is_near
+from controller.security.tokens import Tokens
+from topologies.maps import MANAGEMENT_NETWORK
+
+OPEN_PATHS = frozenset({"/v1/healthz", "/docs", "/openapi.json"})
+"""For everybody who can connect; so is what the page at /docs needs."""
+
+
+
+class Guard:
+    """ASGI middleware: finds out who asks, or answers 401; without tokens, lets in only those who are near."""
+
+    def __init__(self, app: ASGIApp, tokens: Tokens, beside: Callable[..., Any]) -> None:
+        self._app = app
+        self._tokens = tokens
+        self._beside = beside
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Remember the caller in the request's state."""
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not scope["path"].startswith("/docs/"):
+            try:
+                scope.setdefault("state", {})["caller"] = await self._caller(scope)
+            except ControllerError as error:
+                scope["state"]["code"] = error.code
+                await answer(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _caller(self, scope: Scope) -> Caller:
+        if not self._tokens.is_fresh:
+            await self._beside(self._tokens.refresh)
+        shown = next((value for name, value in scope["headers"] if name == b"authorization"), None)
+        caller = self._tokens.caller_of(None if shown is None else shown.decode("latin-1"))
+        client = (scope.get("client") or ("",))[0]
+        if caller is access.ANYBODY and client and not is_near(client, MANAGEMENT_NETWORK):
+            sentence = "Without tokens only this machine and the management network may ask: paceline token add."
+            raise Forbidden(sentence, scope=str(access.Scope.READ))
+        return caller
+
+
+
+
+
+
+
+
+
+
+
+

@@ -1,0 +1,72 @@
+"""Lightpaths over REST: which are lit, on which channel, and who travels in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter
+
+from controller import errors
+from controller.api.middleware.concurrency import Desk
+from controller.api.routes.dependencies import Operator, Reader
+from controller.api.schemas.lightpath_responses import (
+    ChannelMove,
+    Defragmented,
+    LightpathBody,
+    LightpathList,
+    lightpath_body,
+)
+from controller.api.schemas.problem_details import GUARDED, SWITCHES, described
+from controller.security.access import Caller
+from controller.service.reservation_service import Service
+
+
+def lightpath_routes(service: Service, desk: Desk) -> APIRouter:
+    """The routes under /v1/lightpaths."""
+    router = APIRouter(tags=["lightpaths"])
+
+    @router.get("/v1/lightpaths", responses=described(*GUARDED))
+    async def lightpaths(caller: Reader) -> LightpathList:
+        """Every lightpath with its channel, its quality, and one's own flows in it (for operators everybody's)."""
+        return await desk.read(caller.tenant, _listed(service, caller))
+
+    @router.post("/v1/lightpaths/defragment", responses=described(*GUARDED, *SWITCHES))
+    async def defragment(caller: Operator) -> Defragmented:
+        """Move lightpaths to lower channels while packets travel in them; none is lost. For operators."""
+
+        def work() -> Defragmented:
+            moves = service.defragment()
+            return Defragmented(
+                moves=[
+                    ChannelMove(
+                        nodes=list(each.before.nodes),
+                        from_lightpath=each.before.id,
+                        from_channel=each.before.first_slot,
+                        to_lightpath=each.after.id,
+                        to_channel=each.after.first_slot,
+                    )
+                    for each in moves
+                ]
+            )
+
+        return await desk.change(caller.tenant, work)
+
+    @router.get("/v1/lightpaths/{lightpath_id}", responses=described(*GUARDED, errors.NotFound, errors.InvalidRequest))
+    async def lightpath(caller: Reader, lightpath_id: str) -> LightpathBody:
+        """One of them."""
+
+        def work() -> LightpathBody:
+            found = [each for each in service.lightpaths() if each.lightpath.id == lightpath_id]
+            if not found:
+                raise errors.NotFound(f"There is no lightpath {lightpath_id} now.")
+            return lightpath_body(found[0], caller)
+
+        return await desk.read(caller.tenant, work)
+
+    return router
+
+
+def _listed(service: Service, caller: Caller) -> Callable[[], LightpathList]:
+    return lambda: LightpathList(lightpaths=[lightpath_body(each, caller) for each in service.lightpaths()])
+
+

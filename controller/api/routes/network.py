@@ -1,0 +1,60 @@
+"""The network over REST: is it well, what is it, and which ways lead through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+
+from controller.api.middleware.concurrency import Desk
+from controller.api.routes.dependencies import Reader
+from controller.api.schemas.network_responses import Health, NetworkBody, PathsBody
+from controller.api.schemas.problem_details import GUARDED, described
+from controller.api.schemas.serializers import network_body, paths_body
+from controller.errors import InvalidRequest, UnknownHost
+from controller.security.audit import Audit
+from controller.service.queries import Inquiries
+
+
+def network_routes(
+    service: Inquiries, desk: Desk, propagation_emulated: Callable[[], bool], audit: Audit
+) -> APIRouter:
+    """/v1/healthz, /v1/network and /v1/paths."""
+    router = APIRouter(tags=["network"])
+
+    @router.get("/v1/healthz", responses=described())
+    async def health() -> Health:
+        """Whether every switch is connected and holds what it should, and the audit log is written. Needs no token."""
+        up, expected, failing = service.switches_up(), len(service.network.switches), audit.failing
+        status: Literal["ok", "degraded"] = "ok" if up == expected and not failing else "degraded"
+        log: Literal["ok", "failing"] = "failing" if failing else "ok"
+        return Health(status=status, switches_up=up, switches_expected=expected, audit=log)
+
+    @router.get("/v1/network", responses=described(*GUARDED))
+    async def network(caller: Reader) -> NetworkBody:
+        """Nodes, links with what is reserved, and what is not as the map says."""
+
+        def work() -> NetworkBody:
+            return network_body(service.snapshot(), propagation_emulated())
+
+        return await desk.read(caller.tenant, work)
+
+    @router.get("/v1/paths", responses=described(*GUARDED, InvalidRequest, UnknownHost))
+    async def paths(
+        caller: Reader,
+        source: Annotated[str, Query(examples=["edge1"])],
+        destination: Annotated[str, Query(examples=["cloud"])],
+    ) -> PathsBody:
+        """Candidate paths between two hosts, best first, with what is free now."""
+        hosts = [host.name for host in service.network.hosts]
+        for end in (source, destination):
+            if end not in hosts:
+                raise UnknownHost(f"There is no host {end!r}; the hosts are {', '.join(hosts)}.", host=end)
+
+        def work() -> PathsBody:
+            return paths_body(service.snapshot(), source, destination)
+
+        return await desk.read(caller.tenant, work)
+
+    return router

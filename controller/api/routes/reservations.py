@@ -1,0 +1,197 @@
+"""Reservations over REST: ask, hold, commit, look, change, release; and what would be promised."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Header, Request, Response
+
+from controller import errors
+from controller.admission.admission import Rejected
+from controller.api.middleware.concurrency import Desk
+from controller.api.routes.dependencies import Quotas, Reader, Reserver, shown
+from controller.api.routes.reserve import Promise
+from controller.api.schemas import examples
+from controller.api.schemas.problem_details import GUARDED, REFUSALS, SWITCHES, WITH_BODY, Kinds, described, problem_of
+from controller.api.schemas.requests import QuoteRequest, ReservationChange, ReservationRequest, TransfersQuestion
+from controller.api.schemas.reservation_responses import (
+    PathLink,
+    QuotedFlows,
+    QuotedRefusal,
+    QuotedTransfer,
+    QuotedTransfers,
+    ReservationBody,
+    ReservationDetail,
+    ReservationList,
+)
+from controller.api.schemas.serializers import counters_body, placed_flow, reservation_body
+from controller.domain.reservation import Reservation, State
+from controller.routing.coflow import Volume
+from controller.security.access import Caller, owned, sees
+from controller.service.requests import Asked
+from controller.service.reservation_service import Service
+from controller.storage.ledger import RepeatKey
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[!-~]([ -~]*[!-~])?$",
+        description="The same key and body within a day get the first answer again.",
+        examples=["5f3c9a52-round-7"],
+    ),
+]
+ReservationId = str
+
+OF_ONE: Kinds = (*GUARDED, errors.NotFound, errors.InvalidRequest)
+
+
+def reservation_routes(service: Service, desk: Desk, quotas: Quotas, promise: Promise) -> APIRouter:
+    """The routes under /v1/reservations, and /v1/quotes."""
+    router = APIRouter(tags=["reservations"])
+    _add_asking(router, service, desk, promise)
+    _add_looking(router, service, desk)
+    _add_changing(router, service, desk, quotas)
+    return router
+
+
+def _add_asking(router: APIRouter, service: Service, desk: Desk, promise: Promise) -> None:
+    repeats = (errors.KeyReused, errors.InProgress)
+    refusals: Kinds = (*GUARDED, *WITH_BODY, *REFUSALS, *SWITCHES, errors.QuotaExceeded, *repeats)
+    replayed = {"description": "`true`: this is an earlier answer.", "schema": {"type": "string"}}
+
+    @router.post(
+        "/v1/reservations",
+        status_code=201,
+        responses={201: {"headers": {"Idempotency-Replayed": replayed}}, **described(*refusals)},
+    )
+    async def reserve(
+        caller: Reserver,
+        wanted: Annotated[ReservationRequest, Body(openapi_examples=examples.RESERVATION_REQUESTS)],
+        request: Request,
+        response: Response,
+        idempotency_key: IdempotencyKey = None,
+    ) -> ReservationBody:
+        """Reserve all flows or none; answered when every switch on the paths has confirmed."""
+        repeat = None
+        if idempotency_key is not None:
+            digest = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()
+            repeat = RepeatKey(caller.tenant, idempotency_key, digest)
+        reservation, again = await promise(caller, wanted, repeat, None)
+        request.state.reservation = reservation.id
+        if again:
+            response.headers["Idempotency-Replayed"] = "true"
+        return reservation_body(reservation)
+
+    @router.post(
+        "/v1/quotes",
+        response_model_exclude_unset=True,
+        responses={
+            200: {"content": {"application/json": {"examples": examples.QUOTES}}},
+            **described(*GUARDED, *WITH_BODY, errors.NotFound, errors.UnknownHost, errors.NoPath, errors.NoCapacity),
+        },
+    )
+    async def quote(
+        caller: Reader, question: Annotated[QuoteRequest, Body(openapi_examples=examples.QUOTE_REQUESTS)]
+    ) -> QuotedFlows | QuotedRefusal | QuotedTransfers:
+        """What POST /v1/reservations would promise, or how fast these volumes can go together; nothing is reserved."""
+        if isinstance(question, TransfersQuestion):
+            return await desk.read(caller.tenant, _quoted_transfers, service, caller, question)
+        asked = question.to_asked(caller.tenant, time.time())
+        return await desk.read(caller.tenant, _quoted, service, caller, asked)
+
+
+def _quoted_transfers(service: Service, caller: Caller, question: TransfersQuestion) -> QuotedTransfers:
+    if question.instead_of is not None:
+        owned(caller, service.reservation(question.instead_of))
+    volumes = [Volume(each.name, each.source, each.destination, each.transfer_bytes) for each in question.transfers]
+    common = service.quote_transfers(volumes, question.instead_of)
+    flows = [
+        QuotedTransfer(
+            name=each.name, path=list(each.path), rate_bps=each.rate_bps, transfer_ms=round(each.transfer_ms, 3)
+        )
+        for each in common.quotes
+    ]
+    links = [PathLink(link=link, free_bps=free_bps) for link, free_bps in common.free_bps.items()]
+    return QuotedTransfers(
+        transfer_ms=round(common.transfer_ms, 3), flows=flows, links=links, bottleneck=common.bottleneck
+    )
+
+
+def _quoted(service: Service, caller: Caller, asked: Asked) -> QuotedFlows | QuotedRefusal:
+    decision = service.quote(asked)
+    if isinstance(decision, Rejected):
+        problem: Any = problem_of(shown(service, caller, decision.error))
+        return QuotedRefusal(admitted=False, problem=problem)
+    return QuotedFlows(admitted=True, flows=[placed_flow(placement) for placement in decision.placements])
+
+
+def _add_looking(router: APIRouter, service: Service, desk: Desk) -> None:
+    @router.get("/v1/reservations", responses=described(*GUARDED, errors.InvalidRequest))
+    async def reservations(caller: Reader, state: State | None = None) -> ReservationList:
+        """One's own live reservations and those that ended not long ago, oldest first; for operators everybody's."""
+
+        def work() -> ReservationList:
+            seen = [each for each in service.reservations(state) if sees(caller, each.tenant)]
+            return ReservationList(reservations=[reservation_body(each) for each in seen])
+
+        return await desk.read(caller.tenant, work)
+
+    @router.get("/v1/reservations/{reservation_id}", responses=described(*OF_ONE))
+    async def reservation(caller: Reader, reservation_id: ReservationId) -> ReservationDetail:
+        """A reservation with its meters' and entries' counters, read from the switches now."""
+
+        def work() -> ReservationDetail:
+            found = owned(caller, service.reservation(reservation_id))
+            counters = counters_body(service.network, found, *service.counters(found))
+            return ReservationDetail(**dict(reservation_body(found)), counters=counters)
+
+        return await desk.read(caller.tenant, work)
+
+
+def _add_changing(router: APIRouter, service: Service, desk: Desk, quotas: Quotas) -> None:
+    of_one = (*OF_ONE, errors.NotLive, *SWITCHES)
+
+    @router.patch(
+        "/v1/reservations/{reservation_id}",
+        responses=described(*of_one, *WITH_BODY, *REFUSALS, errors.QuotaExceeded),
+    )
+    async def modify(
+        caller: Reserver,
+        reservation_id: ReservationId,
+        change: Annotated[ReservationChange, Body(openapi_examples=examples.CHANGES)],
+    ) -> ReservationBody:
+        """Renew the lease and, with `flows`, change what is reserved; on any refusal it stays as it was."""
+        flows = None if change.flows is None else tuple(flow.to_flow() for flow in change.flows)
+
+        def work() -> Reservation:
+            owned(caller, service.reservation(reservation_id))
+            if flows is None:
+                return service.modify(reservation_id, change.lease_s, None)
+            with quotas.counted(caller, flows, instead_of=reservation_id):
+                return service.modify(reservation_id, change.lease_s, flows)
+
+        return reservation_body(await desk.change(caller.tenant, work))
+
+    @router.post("/v1/reservations/{reservation_id}/commit", responses=described(*of_one, errors.NotHeld, *REFUSALS))
+    async def commit(caller: Reserver, reservation_id: ReservationId) -> ReservationBody:
+        """Turn what is held into a promise; answered when every switch has confirmed. Safe to repeat."""
+
+        def work() -> Reservation:
+            owned(caller, service.reservation(reservation_id))
+            return service.commit(reservation_id)
+
+        return reservation_body(await desk.change(caller.tenant, work))
+
+    @router.delete("/v1/reservations/{reservation_id}", responses=described(*OF_ONE))
+    async def release(caller: Reserver, reservation_id: ReservationId) -> ReservationBody:
+        """Release it; one that has already ended is answered as it ended."""
+
+        def work() -> Reservation:
+            owned(caller, service.reservation(reservation_id))
+            return service.release(reservation_id)
+
+        return reservation_body(await desk.change(caller.tenant, work))

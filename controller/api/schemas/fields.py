@@ -1,0 +1,69 @@
+"""The values in requests and their limits, and how mistakes in them are told.
+
+A rate is in L2 bits per second, a size in L2 bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+
+from controller.booking.gate_schedule import MIN_PERIOD_US
+
+SHORTEST_PERIOD_MS = MIN_PERIOD_US / 1000
+"""Shorter windows than this cannot be opened and closed on time by meters of a software switch."""
+
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+
+
+def _number_only(value: object) -> object:
+    if isinstance(value, (bool, str)):
+        raise ValueError("give a number, not text or a truth value")
+    return value
+
+
+NUMBER = BeforeValidator(_number_only)
+"""The last in a list of annotations, or the limits before it are not described in OpenAPI."""
+
+Port = Annotated[int, Field(ge=1, le=65535), NUMBER]
+Microseconds = Annotated[float, Field(ge=0.001, le=1e9, allow_inf_nan=False), NUMBER]
+Milliseconds = Annotated[float, Field(ge=0.001, le=86_400_000, allow_inf_nan=False), NUMBER]
+LeaseSeconds = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False, examples=[60]), NUMBER]
+Period = Annotated[
+    float,
+    Field(ge=SHORTEST_PERIOD_MS, le=86_400_000, allow_inf_nan=False, description="Counted in whole microseconds."),
+    NUMBER,
+]
+Offset = Annotated[
+    float,
+    Field(ge=0, lt=86_400_000, allow_inf_nan=False, description="From each multiple of the period of Unix time."),
+    NUMBER,
+]
+Bytes = Annotated[int, Field(ge=1, le=10**12, examples=[1_000_000]), NUMBER]
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:@-]+( +[A-Za-z0-9_.:@-]+)*$")]
+
+
+def _text_only(value: object) -> object:
+    if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
+        raise ValueError('write a moment as RFC 3339 with its zone, for example "2026-01-01T09:30:00Z"')
+    return value.upper().replace(" ", "T")
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_text_only)]
+
+
+class Mistaken(ValueError):  # noqa: N818 - it is raised for pydantic, and read where mistakes are told
+    """Several mistakes in one object: (place in it, what would be right)."""
+
+    def __init__(self, mistakes: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{place}: {message}" for place, message in mistakes))
+        self.mistakes = tuple(mistakes)
+
+
+class Strict(BaseModel):
+    """A misspelt field is a mistake, not something to ignore."""
+
+    model_config = ConfigDict(extra="forbid")

@@ -1,0 +1,235 @@
+"""Refusals on the wire: problem details (RFC 9457), and how each of them is described in OpenAPI."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
+from math import ceil, isfinite
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from controller import errors
+from controller.api.schemas import examples
+from controller.api.schemas.fields import Mistaken
+from controller.api.schemas.requests import TAGS
+from controller.api.schemas.reservation_responses import Problem
+from controller.api.schemas.serializers import flow_form, moment
+from controller.domain.reservation import Flow
+from controller.errors import ControllerError, InvalidRequest, problem
+
+log = logging.getLogger(__name__)
+
+PROBLEM_TYPE = "application/problem+json"
+MISTAKES_SHOWN = 50
+
+_OFFER = {**examples.RATE_FLOW, "requirement": {"min_bandwidth_bps": 61_000_000, "burst_bytes": 40_000}}
+_WORTH = {"fits_at": "2026-01-01T00:05:00Z", "offer": {"flows": [_OFFER]}}
+
+EXAMPLES: Sequence[ControllerError] = (
+    InvalidRequest(
+        "The request is not valid: body.flows.0.match.source_port: Input should be less than or equal to 65535.",
+        mistakes=[
+            {"place": "body.flows.0.match.source_port", "message": "Input should be less than or equal to 65535"}
+        ],
+    ),
+    errors.UnknownHost(
+        "edge1-up: there is no host 'edge9' on map pair; its hosts are edge1, edge2, cloud.",
+        flow="edge1-up",
+        host="edge9",
+    ),
+    errors.NotFound("There is no reservation r-4f1c09ab."),
+    errors.NotLive("Reservation r-4f1c09ab is released and cannot be changed."),
+    errors.NotHeld("Reservation r-4f1c09ab is not held."),
+    errors.KeyReused("The Idempotency-Key a-1 was used for another body."),
+    errors.InProgress("The first request with the Idempotency-Key a-1 is still being answered."),
+    errors.TooLarge("The body is larger than 1048576 bytes.", limit_bytes=1 << 20),
+    errors.TooSlow("The body did not come within 10 s.", limit_s=10),
+    errors.NotAvailable("Inside ryu-manager there is no event stream; run paceline controller."),
+    errors.Unauthorized("The token is not known here, or has been revoked."),
+    errors.Forbidden("Token lab-1 has scope read; this needs reserve.", scope="reserve"),
+    errors.QuotaExceeded(
+        "Tenant lab holds 90 Mb/s and asks for 15 Mb/s; its quota is 100 Mb/s.",
+        quota="bandwidth_bps", held=90_000_000, asked=15_000_000, allowed=100_000_000,
+    ),
+    errors.TooManyRequests("Tenant lab has 48 changes unanswered; wait for an answer.", retry_after_s=1),
+    errors.NoPath("edge1-up: no path of links that are up joins edge1 and cloud.", flow="edge1-up", **_WORTH),
+    errors.NoDisjointPath(
+        "edge1-up: no second path from edge1 to cloud shares no span with the first.", flow="edge1-up", **_WORTH
+    ),
+    errors.NoCapacity(
+        "edge1-up needs 90 Mb/s; s1->s2 has 61 Mb/s free on the best of 1 paths.",
+        **{"flow": "edge1-up", "bottleneck": examples.BOTTLENECK, **_WORTH},
+    ),
+    errors.NoSpectrum(
+        "edge1-up: no lightpath over r4->r5 has room, and none of its 4 slots is free for a new one.",
+        **{"flow": "edge1-up", "link": "r4->r5", "slots": 4, **_WORTH},
+    ),
+    errors.OutOfReach(
+        "edge1-up: light does not get over r4->r5 (2500 km): DP-QPSK lacks 1.3 dB.",
+        flow="edge1-up", link="r4->r5", missing_db=1.3, gsnr_db=12.7, fits_at=None, offer=None,
+    ),
+    errors.LatencyNotMet(
+        "edge1-up: the proven latency would be 9000 us; its limit is 5000 us.",
+        **{"flow": "edge1-up", "promise": "latency", "bound_us": 9000.0, "limit_us": 5000.0, **_WORTH},
+    ),
+    errors.FlowInUse(
+        "again: tcp from edge1:7801 to cloud:7800 is already reserved by r-4f1c09ab.",
+        flow="again",
+        reservation="r-4f1c09ab",
+    ),
+    errors.SwitchDown("Switch s2 is not connected.", switches=["s2"]),
+    errors.SwitchTimeout("No confirmation within 5 s from s2.", switches=["s2"]),
+    errors.SwitchRefused("Switch s1 answered OFPET_METER_MOD_FAILED(12), OFPMMFC_METER_EXISTS(1).", switches=["s1"]),
+    errors.Overloaded("176 changes are being answered or wait already; try again later.", retry_after_s=1),
+    ControllerError("The controller has a bug here; its log says more."),
+)
+"""One of each kind of error that a client can be answered."""
+
+Kinds = tuple[type[ControllerError], ...]
+
+ANY_ROUTE: Kinds = (errors.TooManyRequests, errors.Overloaded, ControllerError)
+GUARDED: Kinds = (errors.Unauthorized, errors.Forbidden)
+WITH_BODY: Kinds = (InvalidRequest, errors.TooLarge, errors.TooSlow)
+REFUSALS: Kinds = (errors.UnknownHost, *errors.Refused.__subclasses__())
+SWITCHES: Kinds = tuple(errors.SwitchError.__subclasses__())
+
+_MEANINGS = {
+    401: "No token, or one that is not known",
+    403: "The token does not go so far",
+    404: "Not found",
+    408: "The body came too slowly",
+    409: "Refused, and nothing was changed",
+    413: "The body is too large",
+    422: "The request is not valid: all mistakes at once",
+    429: "The tenant has too many requests unanswered",
+    500: "A bug in the controller",
+    501: "Not available in this way of running the controller",
+    503: "Overloaded, or a switch is away or did not confirm; nothing was changed",
+}
+
+
+def described(*kinds: type[ControllerError]) -> dict[int | str, dict[str, Any]]:
+    """How a route that may answer these errors is described in OpenAPI, with an example for each."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for example in EXAMPLES:
+        if type(example) not in (*kinds, *ANY_ROUTE):
+            continue
+        content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}}
+        head = {"description": _MEANINGS[example.status], "model": Problem, "content": content}
+        response = responses.setdefault(example.status, head)
+        shown = {"summary": example.title, "value": problem_of(example)}
+        response["content"][PROBLEM_TYPE]["examples"][example.code] = shown
+        headers = {name: {"schema": {"type": "string"}} for name in headers_of(example)}
+        if headers:
+            response.setdefault("headers", {}).update(headers)
+    return responses
+
+
+def problem_of(error: ControllerError) -> dict[str, Any]:
+    """The problem details of an error, in JSON's terms."""
+    return {name: _plain(name, fact) for name, fact in error.problem().items()}
+
+
+def headers_of(error: ControllerError) -> dict[str, str]:
+    """What the answer's headers say of it. Source: RFC 6750 §3, RFC 9110 §10.2.3."""
+    if isinstance(error, errors.Unauthorized):
+        known = ', error="invalid_token"' if "token is not known" in error.detail else ""
+        return {"WWW-Authenticate": f'Bearer realm="paceline"{known}'}
+    if isinstance(error, errors.Forbidden):
+        lacking = f'error="insufficient_scope", scope="{error.facts["scope"]}"'
+        return {"WWW-Authenticate": f'Bearer realm="paceline", {lacking}'}
+    retry_after_s = error.facts.get("retry_after_s")
+    return {"Retry-After": str(max(1, ceil(retry_after_s)))} if isinstance(retry_after_s, (int, float)) else {}
+
+
+def answer(error: ControllerError) -> JSONResponse:
+    """The answer to a request that met this error."""
+    return _answer(problem_of(error), headers_of(error))
+
+
+def add_error_answers(app: FastAPI, shown: Callable[[Request, ControllerError], ControllerError]) -> None:
+    """Have every error answered as problem details; `shown` takes out what the caller must not see."""
+
+    @app.exception_handler(ControllerError)
+    async def refused(request: Request, error: ControllerError) -> JSONResponse:
+        request.state.code = error.code
+        return answer(shown(request, error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        request.state.code = InvalidRequest.code
+        return answer(invalid_request(mistakes_of(error.errors())))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400:  # a body that is no text, or nested too deep to read
+            return answer(InvalidRequest("The body is not JSON that can be read.", mistakes=[]))
+        codes = {404: "not_found", 405: "method_not_allowed"}
+        code = codes.get(error.status_code, "http_error")
+        title = code.replace("_", " ").capitalize()
+        headers = {"Allow": _allowed(app, request)} if code == "method_not_allowed" else error.headers
+        return _answer(problem(error.status_code, code, title, clean(str(error.detail)) + "."), headers)
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> JSONResponse:
+        log.error("bug method=%s path=%s", request.method, request.url.path, exc_info=error)
+        return answer(EXAMPLES[-1])
+
+
+def _allowed(app: FastAPI, request: Request) -> str:
+    """All methods of a path: the router knows of each route's own only."""
+    path = getattr(request.scope.get("route"), "path", "")
+    known = app.openapi()["paths"].get(path, {"get": {}})
+    return ", ".join(sorted(method.upper() for method in known))
+
+
+def invalid_request(mistakes: Sequence[Mapping[str, str]]) -> InvalidRequest:
+    """The refusal of a request with these mistakes."""
+    shown = list(mistakes[:MISTAKES_SHOWN])
+    first = f"{shown[0]['place']}: {shown[0]['message']}" if shown else "it cannot be read"
+    more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+    return InvalidRequest(f"The request is not valid: {first}{more}.", mistakes=shown)
+
+
+def mistakes_of(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """pydantic's errors as places and messages."""
+    mistakes = []
+    for each in found:
+        place = ".".join(str(step) for step in each["loc"] if step not in TAGS)
+        cause = each.get("ctx", {}).get("error")
+        whole = ("", str(each["msg"]).removeprefix("Value error, "))
+        inner = cause.mistakes if isinstance(cause, Mistaken) else [whole]
+        for within, message in inner:
+            mistakes.append({"place": clean(".".join(filter(None, (place, within)))), "message": clean(message)})
+    return mistakes
+
+
+def clean(text: str) -> str:
+    """Text that can be sent: what a client wrote may hold halves of characters."""
+    return text.encode("utf-8", "backslashreplace").decode()[:500]
+
+
+def _answer(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(body, body["status"], headers, media_type=PROBLEM_TYPE)
+
+
+def _plain(name: str, fact: object) -> object:
+    if name in ("fits_at", "fits_at_s") and isinstance(fact, (int, float)):
+        return f"{moment(fact):%Y-%m-%dT%H:%M:%S.%fZ}"
+    if isinstance(fact, Flow):
+        return flow_form(fact)
+    if name == "offer" and isinstance(fact, (list, tuple)):
+        return {"flows": [_plain("flow", flow) for flow in fact]}
+    if isinstance(fact, float):
+        return fact if isfinite(fact) else None
+    if isinstance(fact, Mapping):
+        return {str(key): _plain(str(key), value) for key, value in fact.items()}
+    if isinstance(fact, (list, tuple, set, frozenset)):
+        return [_plain(name, value) for value in fact]
+    assert not is_dataclass(fact), name
+    return fact

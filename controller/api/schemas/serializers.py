@@ -1,0 +1,252 @@
+"""Facts -> what REST shows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from controller.api.schemas.network_responses import (
+    AuditBody,
+    AuditEntry,
+    Consistency,
+    LinkBody,
+    NetworkBody,
+    NodeBody,
+    PathBody,
+    PathsBody,
+    SwitchConsistency,
+)
+from controller.api.schemas.requests import MatchBody, RateRequirement, RequirementBody, TransferRequirement
+from controller.api.schemas.reservation_responses import (
+    Counters,
+    EntryCounters,
+    MeterCounters,
+    PathLink,
+    PlacedFlow,
+    ReservationBody,
+    WindowBody,
+)
+from controller.dataplane.entries import cookie_of
+from controller.dataplane.pipeline import reserved_entries
+from controller.domain.events import SwitchReport
+from controller.domain.network import DirectedLink, Network, Node
+from controller.domain.path import Path
+from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, Window
+from controller.routing.candidates import candidate_paths
+from controller.security.audit import Entry
+from controller.service.queries import Snapshot
+from controller.switches.verifier import SwitchCounters
+
+
+def reservation_body(reservation: Reservation) -> ReservationBody:
+    """A reservation as it stands."""
+    return ReservationBody(
+        id=reservation.id,
+        version=reservation.version,
+        state=reservation.state,
+        owner=reservation.owner,
+        tenant=reservation.tenant,
+        lease_s=reservation.lease_s,
+        created_at=moment(reservation.created_at_s),
+        expires_at=moment(reservation.expires_at_s),
+        start_at=moment(reservation.start_at_s or reservation.created_at_s),
+        end_at=None if reservation.end_at_s is None else moment(reservation.end_at_s),
+        reason=reservation.reason,
+        flows=[placed_flow(placement) for placement in reservation.placements],
+    )
+
+
+def moment(at_s: float) -> datetime:
+    """Seconds since the epoch as a moment in UTC."""
+    return datetime.fromtimestamp(at_s, UTC)
+
+
+def flow_form(flow: Flow) -> dict[str, object]:
+    """A flow in the form in which it would be asked for."""
+    head = {"name": flow.name, "source": flow.source, "destination": flow.destination}
+    match, needed = _match_body(flow.match), requirement_body(flow.requirement)
+    return head | {"match": match.model_dump(), "requirement": needed.model_dump(exclude_defaults=True)}
+
+
+def _match_body(match: Match) -> MatchBody:
+    ports = {"source_port": match.source_port, "destination_port": match.destination_port}
+    return MatchBody(protocol=match.protocol, **ports)
+
+
+_FIELDS = {form: tuple(form.model_fields) for form in (RateRequirement, TransferRequirement)}
+
+
+def requirement_body(requirement: Requirement) -> RequirementBody:
+    """A requirement in its form."""
+    form = RateRequirement if requirement.transfer_bytes is None else TransferRequirement
+    return form.model_construct(**{name: getattr(requirement, name) for name in _FIELDS[form]})
+
+
+def placed_flow(placement: Placement) -> PlacedFlow:
+    """A flow as it is promised."""
+    flow, window = placement.flow, placement.window
+    completion_us, backup = placement.completion_us, placement.backup_path
+    return PlacedFlow(
+        name=flow.name,
+        source=flow.source,
+        destination=flow.destination,
+        match=_match_body(flow.match),
+        requirement=requirement_body(flow.requirement),
+        path=list(placement.path),
+        reserved_bps=placement.reserved_bps,
+        burst_bytes=placement.burst_bytes,
+        accumulated_latency_us=round(placement.accumulated_latency_us, 1),
+        latency_variation_us=round(placement.latency_variation_us, 1),
+        completion_ms=None if completion_us is None else round(completion_us / 1000, 4),
+        window=None if window is None else _window_body(window),
+        backup_path=None if backup is None else list(backup),
+        suspended=placement.suspended,
+        lightpaths=[each.id for each in placement.lightpaths],
+        backup_lightpaths=[each.id for each in placement.backup_lightpaths],
+    )
+
+
+def _window_body(window: Window) -> WindowBody:
+    return WindowBody(
+        period_ms=window.period_us / 1000, offset_ms=window.offset_us / 1000, length_ms=window.length_us / 1000
+    )
+
+
+def consistency_body(reports: Sequence[SwitchReport]) -> Consistency:
+    """What the switches hold against what they should."""
+    switches = [
+        SwitchConsistency(
+            switch=report.switch,
+            state=report.standing,
+            missing=list(report.missing),
+            wrong=list(report.wrong),
+            foreign=list(report.foreign),
+        )
+        for report in reports
+    ]
+    return Consistency(consistent=all(report.is_consistent for report in reports), switches=switches)
+
+
+def audit_body(entries: Sequence[tuple[int, Entry]], after: int) -> AuditBody:
+    """A part of the audit log."""
+    shown = [
+        AuditEntry(
+            number=number,
+            at=moment(entry.at_s),
+            tenant=entry.tenant,
+            token=entry.token,
+            client=entry.client,
+            method=entry.method,
+            path=entry.path,
+            status=entry.status,
+            code=entry.code,
+            reservation=entry.reservation,
+            request=entry.request,
+        )
+        for number, entry in entries
+    ]
+    return AuditBody(entries=shown, last=entries[-1][0] if entries else after)
+
+
+def counters_body(
+    network: Network, reservation: Reservation, read: Sequence[SwitchCounters], unavailable: list[str]
+) -> Counters:
+    """What the switches have counted, each line with the flow it belongs to."""
+    flow_of_meter = {(p.switches[0], p.meter_id): p.flow.name for p in reservation.placements}
+    flow_of_entry = {
+        (switch, entry.key): placement.flow.name
+        for placement in reservation.placements
+        for switch, entry in reserved_entries(network, placement, cookie_of(reservation.number, placement.version))
+    }
+    meters = [
+        MeterCounters(
+            switch=counters.switch,
+            meter_id=meter.entry.meter_id,
+            flow=flow_of_meter[counters.switch, meter.entry.meter_id],
+            rate_kbps=meter.entry.rate_kbps,
+            burst_kbit=meter.entry.burst_kbit,
+            packets=meter.packets,
+            bytes=meter.bytes,
+            dropped_packets=meter.dropped_packets,
+            dropped_bytes=meter.dropped_bytes,
+        )
+        for counters in read
+        for meter in counters.meters
+    ]
+    entries = [
+        EntryCounters(
+            switch=counters.switch,
+            table=flow.entry.table,
+            priority=flow.entry.priority,
+            match={name: list(value) if isinstance(value, tuple) else value for name, value in flow.entry.match},
+            flow=flow_of_entry.get((counters.switch, flow.entry.key)),
+            cookie=f"0x{flow.entry.cookie:016x}",
+            packets=flow.packets,
+            bytes=flow.bytes,
+        )
+        for counters in read
+        for flow in counters.flows
+    ]
+    return Counters(meters=meters, entries=entries, unavailable=unavailable)
+
+
+def network_body(snapshot: Snapshot, propagation_emulated: bool) -> NetworkBody:
+    """The network now."""
+    network = snapshot.network
+    return NetworkBody(
+        map=network.name,
+        scale_mbps_per_gbps=network.scale_mbps_per_gbps,
+        mtu_bytes=network.mtu_bytes,
+        propagation_emulated=propagation_emulated,
+        nodes=[_node_body(node, snapshot) for node in network.nodes.values()],
+        links=[_link_body(link, snapshot) for link in network.links.values()],
+        complaints=list(snapshot.complaints),
+    )
+
+
+def _node_body(node: Node, snapshot: Snapshot) -> NodeBody:
+    if node.is_switch:
+        return NodeBody(name=node.name, kind=node.kind, up=node.name in snapshot.switches_up)
+    up = any(link.name not in snapshot.down for link in snapshot.network.links_from(node.name))
+    return NodeBody(name=node.name, kind=node.kind, up=up, ip=node.ip)
+
+
+def _link_body(link: DirectedLink, snapshot: Snapshot) -> LinkBody:
+    reserved_bps = snapshot.bookings.reserved_bps(link.name, snapshot.now_s)
+    return LinkBody(
+        link=link.name,
+        source=link.source,
+        destination=link.destination,
+        length_km=link.length_km,
+        duct=link.duct,
+        in_service=link.span not in snapshot.closed,
+        up=link.name not in snapshot.down,
+        capacity_bps=link.capacity_bps,
+        reservable_bps=link.reservable_bps,
+        reserved_bps=reserved_bps,
+        free_bps=link.reservable_bps - reserved_bps,
+    )
+
+
+def paths_body(snapshot: Snapshot, source: str, destination: str) -> PathsBody:
+    """The candidate paths between two hosts, with what is free now."""
+    paths = candidate_paths(snapshot.network, source, destination, snapshot.down)
+    return PathsBody(source=source, destination=destination, paths=[_path_body(path, snapshot) for path in paths])
+
+
+def _path_body(path: Path, snapshot: Snapshot) -> PathBody:
+    links = snapshot.network.links_along(path)
+    free = [
+        PathLink(
+            link=link.name,
+            free_bps=link.reservable_bps - snapshot.bookings.reserved_bps(link.name, snapshot.now_s),
+        )
+        for link in links
+    ]
+    return PathBody(
+        nodes=list(path),
+        length_km=sum(link.length_km for link in links),
+        propagation_us=round(sum(link.propagation_us for link in links), 3),
+        free_bps=min(link.free_bps for link in free),
+        links=free,
+    )

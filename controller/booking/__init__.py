@@ -1,0 +1,1 @@
+"""The advance-reservation calendar: what is taken where, from when to when."""

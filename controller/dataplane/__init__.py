@@ -1,0 +1,1 @@
+"""OpenFlow state as plain data: what every switch should hold."""

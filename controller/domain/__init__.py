@@ -1,0 +1,1 @@
+"""What is spoken about: frozen values, no behaviour that needs anything else."""

@@ -1,0 +1,1 @@
+"""OpenFlow 1.3 on Ryu; the only package that imports ryu or eventlet."""

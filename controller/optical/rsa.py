@@ -1,0 +1,313 @@
+"""Routing and spectrum assignment: which route and which channel a lightpath gets.
+
+A fibre's spectrum is a row of slots, and a set of slots is the bits of an integer: bit i is slot i. A lightpath takes
+the same slots on every link of its route (continuity), and slots side by side (contiguity). The free slots of a route
+are the AND of its links' free slots; the starts of free blocks of w slots are found by shifting that onto itself,
+about log2 w times.
+
+A route costs slots x links. Of the routes that fit, the one is taken whose cost, plus what its place and its load add
+(`Order`), is least; on a route, the lowest block (first fit) or the one whose slots are taken on most links (most
+used). Routes are looked at by rising cost, so the search ends at the first that costs more than the best found. The
+classical orders, which take the first route that fits, are there too; `bench/harness/route_order_search.py` finds the
+best of all for a map.
+
+Source: ITU-T G.694.1 (2020) §6, §7 (the grids); Jinno et al., "Distance-adaptive spectrum resource allocation in
+spectrum-sliced elastic optical path network", IEEE Communications Magazine 48 (2010); Zang, Jue and Mukherjee, "A
+review of routing and wavelength assignment approaches", Optical Networks Magazine 1 (2000) (first fit, most used).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice, pairwise
+from math import ceil, inf
+from typing import Final
+
+import networkx as nx
+
+ANCHOR_THZ: Final = 193.1
+"""Both grids are counted from here. Source: ITU-T G.694.1 §6."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A fibre's spectrum: `slots` slots of `slot_ghz` from `lowest_thz` up; a lightpath keeps `guard_slots` free."""
+
+    name: str
+    slot_ghz: float
+    slots: int
+    guard_slots: int
+    lowest_thz: float
+
+    @property
+    def all_free(self) -> int:
+        """The set of all slots."""
+        return (1 << self.slots) - 1
+
+    def central_thz(self, first: int, width: int) -> float:
+        """The central frequency of the block that begins at slot `first`."""
+        return self.lowest_thz + (first + width / 2) * self.slot_ghz / 1000
+
+    def slots_for(self, rate_gbps: float, bits_per_symbol: int) -> int:
+        """How many slots a rate takes, its guard included; each slot carries slot_ghz x bits per symbol."""
+        return ceil(rate_gbps / (self.slot_ghz * bits_per_symbol)) + self.guard_slots
+
+
+FLEXIBLE: Final = Grid("flexible", 12.5, 100, 1, ANCHOR_THZ)
+"""Slots of 12.5 GHz, any number side by side. Source: ITU-T G.694.1 §7."""
+FIXED: Final = Grid("fixed", 50.0, 96, 0, ANCHOR_THZ - 35.5 * 0.05)
+"""The C band's 96 channels of 50 GHz, 191.35 to 196.10 THz, one for each lightpath. Source: ITU-T G.694.1 §6."""
+
+
+@dataclass(frozen=True, slots=True)
+class Modulation:
+    """A format and how far it reaches."""
+
+    name: str
+    bits_per_symbol: int
+    reach_km: float
+
+
+DISTANCE_ADAPTIVE: Final = (
+    Modulation("16QAM", 4, 625.0),
+    Modulation("8QAM", 3, 1250.0),
+    Modulation("QPSK", 2, 2500.0),
+    Modulation("BPSK", 1, inf),
+)
+"""Source: the thresholds of Chen et al., "DeepRMSA", Journal of Lightwave Technology 37 (2019)."""
+
+
+def modulation_for(length_km: float, table: Sequence[Modulation] = DISTANCE_ADAPTIVE) -> Modulation | None:
+    """The format with the most bits that reaches so far, or None."""
+    reaching = [modulation for modulation in table if length_km <= modulation.reach_km]
+    return max(reaching, key=lambda modulation: modulation.bits_per_symbol, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A way through the fibres; `links` are the numbers of its directed links in `Routes`."""
+
+    nodes: tuple[str, ...]
+    links: tuple[int, ...]
+    length_km: float
+    modulation: Modulation
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What makes one of two routes that fit the better one, in units of slots x links.
+
+    `position`: for each slot that its block lies above the lowest, so that high slots stay whole for wide requests.
+    `load`: for each slot taken, times the share of every link that is taken already, so that full links are spared.
+    `in_turn`: none of this counts; the first that fits is taken, in the order of `Routes.between`.
+    `most_used`: on a route not the lowest block, but the one whose slots are taken on most links of the plant.
+    """
+
+    position: float = 0.0
+    load: float = 0.0
+    in_turn: bool = False
+    most_used: bool = False
+
+
+BY_COST: Final = Order()
+"""Slots x links alone."""
+TUNED: Final = Order(position=0.03, load=0.3)
+"""Found by trial on the 14-node NSFNET (bench/blocking.py); good elsewhere, best there."""
+FIRST_FIT: Final = Order(in_turn=True)
+MOST_USED: Final = Order(in_turn=True, most_used=True)
+
+
+class Routes:
+    """The k shortest routes between all pairs of a fibre plant, and for each rate the order to try them in.
+
+    `spans`: length in km by pair of ends; each has two directed links. Routes that no modulation reaches are left out.
+    Source: Yen, "Finding the K shortest loopless paths in a network", Management Science 17 (1971).
+    """
+
+    def __init__(
+        self,
+        spans: Mapping[tuple[str, str], float],
+        k: int,
+        grid: Grid = FLEXIBLE,
+        by: str = "length",
+        table: Sequence[Modulation] = DISTANCE_ADAPTIVE,
+    ) -> None:
+        """Raises: ValueError if `by` is neither length nor hops."""
+        if by not in ("length", "hops"):
+            raise ValueError(f"routes are sorted by length or hops, not by {by!r}")
+        self.grid = grid
+        self.k = k
+        self._by = by
+        self._table = table
+        self._graph: nx.Graph[str] = nx.Graph()
+        self.link_names: tuple[str, ...] = tuple(
+            f"{x}->{y}" for a, b in spans for x, y in ((a, b), (b, a))
+        )
+        self._number_of = {name: number for number, name in enumerate(self.link_names)}
+        for (a, b), length_km in spans.items():
+            self._graph.add_edge(a, b, km=length_km)
+        self._between: dict[tuple[str, str], tuple[Route, ...]] = {}
+        self._tries: dict[tuple[str, str, int], tuple[tuple[int, int, Route], ...]] = {}
+        self._size_of: dict[float, int] = {}
+        self._sizes: dict[tuple[int, ...], int] = {}
+
+    def between(self, source: str, destination: str) -> tuple[Route, ...]:
+        """The candidate routes, shortest first; empty if the two are not joined."""
+        pair = source, destination
+        if pair not in self._between:
+            self._between[pair] = tuple(self._shortest(source, destination))
+        return self._between[pair]
+
+    def tries(self, source: str, destination: str, rate_gbps: float) -> tuple[tuple[int, int, Route], ...]:
+        """(slots x links, slots, route) for each candidate at that rate, cheapest first."""
+        size = self._size_of.get(rate_gbps)
+        if size is None:
+            # Rates that take as many slots in every format share what is kept.
+            widths = tuple(self.grid.slots_for(rate_gbps, each.bits_per_symbol) for each in self._table)
+            size = self._size_of[rate_gbps] = self._sizes.setdefault(widths, len(self._sizes))
+        key = source, destination, size
+        found = self._tries.get(key)
+        if found is None:
+            routes = self.between(source, destination)
+            widths = tuple(self.grid.slots_for(rate_gbps, route.modulation.bits_per_symbol) for route in routes)
+            costs = [width * len(route.links) for width, route in zip(widths, routes, strict=True)]
+            found = tuple(sorted(zip(costs, widths, routes, strict=True), key=lambda each: each[0]))
+            self._tries[key] = found
+        return found
+
+    def _shortest(self, source: str, destination: str) -> list[Route]:
+        try:
+            paths = islice(nx.shortest_simple_paths(self._graph, source, destination, self._weight), self.k)
+            routes = [self._route(tuple(path)) for path in paths]
+        except nx.NetworkXNoPath:
+            return []
+        return [route for route in routes if route is not None]
+
+    @cached_property
+    def _weight(self) -> str | None:
+        return "km" if self._by == "length" else None
+
+    def _route(self, nodes: tuple[str, ...]) -> Route | None:
+        length_km = sum(float(self._graph.edges[a, b]["km"]) for a, b in pairwise(nodes))
+        modulation = modulation_for(length_km, self._table)
+        if modulation is None:
+            return None
+        return Route(nodes, tuple(self._number_of[f"{a}->{b}"] for a, b in pairwise(nodes)), length_km, modulation)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A route and a block of slots on it; `block` is the set of its slots."""
+
+    route: Route
+    block: int
+
+    @property
+    def first(self) -> int:
+        """The lowest slot."""
+        return (self.block & -self.block).bit_length() - 1
+
+    @property
+    def width(self) -> int:
+        """How many slots."""
+        return self.block.bit_count()
+
+
+class Spectrum:
+    """Which slots are free on every link; `take` and `give` keep it."""
+
+    def __init__(self, routes: Routes) -> None:
+        self.grid = routes.grid
+        self.free = [routes.grid.all_free] * len(routes.link_names)
+
+    def take(self, assignment: Assignment) -> None:
+        """Occupy a block.
+
+        Raises: ValueError if a slot of it is taken (a bug in the caller).
+        """
+        for link in assignment.route.links:
+            if assignment.block & ~self.free[link]:
+                raise ValueError(f"slots {assignment.first}+{assignment.width} of link {link} are taken")
+            self.free[link] &= ~assignment.block
+
+    def give(self, assignment: Assignment) -> None:
+        """Free a block."""
+        for link in assignment.route.links:
+            self.free[link] |= assignment.block
+
+    def most_used(self, starts: int, width: int) -> int:
+        """Of these starts the one whose block of `width` slots is taken on most links, the lowest of several."""
+        planes: list[int] = []  # bit i of plane p: bit p of how often slot i is taken
+        for free in self.free:
+            _add_bits(planes, self.grid.all_free & ~free, 0)
+        together: list[int] = []
+        for offset in range(width):
+            for weight, plane in enumerate(planes):
+                _add_bits(together, plane >> offset, weight)
+        for plane in reversed(together):
+            starts = starts & plane or starts
+        return starts & -starts
+
+
+def assign(
+    spectrum: Spectrum, routes: Routes, source: str, destination: str, rate_gbps: float, order: Order = TUNED
+) -> Assignment | None:
+    """The best route and block for a rate, or None: it is blocked."""
+    if order.in_turn:
+        return _first_that_fits(spectrum, routes, source, destination, rate_gbps, order.most_used)
+    best_score, best_route, best_block = inf, None, 0
+    free, total = spectrum.free, spectrum.grid.slots
+    position, load = order.position, order.load / total
+    for cost, width, route in routes.tries(source, destination, rate_gbps):
+        if cost >= best_score:
+            break
+        links = route.links
+        common = -1
+        for link in links:
+            common &= free[link]
+        starts = block_starts(common, width)
+        if not starts:
+            continue
+        lowest = spectrum.most_used(starts, width) if order.most_used else starts & -starts
+        score = cost + position * lowest.bit_length()
+        if load and score < best_score:
+            score += load * width * (total * len(links) - sum([free[link].bit_count() for link in links]))
+        if score < best_score:
+            best_score, best_route, best_block = score, route, lowest * ((1 << width) - 1)
+    return None if best_route is None else Assignment(best_route, best_block)
+
+
+def _first_that_fits(
+    spectrum: Spectrum, routes: Routes, source: str, destination: str, rate_gbps: float, most_used: bool
+) -> Assignment | None:
+    """K shortest path first fit, or most used: the first route that has room."""
+    for route in routes.between(source, destination):
+        width = spectrum.grid.slots_for(rate_gbps, route.modulation.bits_per_symbol)
+        common = spectrum.grid.all_free
+        for link in route.links:
+            common &= spectrum.free[link]
+        starts = block_starts(common, width)
+        if starts:
+            first = spectrum.most_used(starts, width) if most_used else starts & -starts
+            return Assignment(route, first * ((1 << width) - 1))
+    return None
+
+
+def block_starts(free: int, width: int) -> int:
+    """The slots at which a block of `width` free slots begins."""
+    covered = 1
+    while covered * 2 <= width:
+        free &= free >> covered
+        covered *= 2
+    return free & free >> (width - covered) if covered < width else free
+
+
+def _add_bits(planes: list[int], bits: int, weight: int) -> None:
+    """Add 2^weight to the number in each column in which a bit is set; the planes are the numbers' bits."""
+    while bits:
+        while len(planes) <= weight:
+            planes.append(0)
+        bits, planes[weight] = bits & planes[weight], bits ^ planes[weight]
+        weight += 1

@@ -1,0 +1,1 @@
+"""Path computation (the PCE)."""

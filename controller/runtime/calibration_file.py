@@ -1,0 +1,44 @@
+"""A calibration from a file: what was measured of the switches, as `bench/switch_latency.py` writes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from math import isfinite
+from pathlib import Path
+
+from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
+from controller.errors import StartError
+
+
+def load_calibration(path: Path) -> Calibration:
+    """The calibration that a JSON object states; what it does not name stays as it is by default.
+
+    Raises: StartError with every mistake.
+    """
+    try:
+        stated = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StartError(f"The calibration {path} cannot be read: {error}", exit_code=2) from error
+    if not isinstance(stated, Mapping):
+        raise StartError(f"The calibration {path} must be a JSON object.", exit_code=2)
+    if mistakes := _mistakes(stated):
+        raise StartError(f"The calibration {path}: {'; '.join(mistakes)}.", exit_code=2)
+    calibration = replace(DEFAULT_CALIBRATION, **{name: float(value) for name, value in stated.items()})
+    if calibration.switch_min_us > calibration.switch_max_us:
+        least, most = calibration.switch_min_us, calibration.switch_max_us
+        sentence = f"switch_min_us is {least:g}, which is more than switch_max_us, {most:g}"
+        raise StartError(f"The calibration {path}: {sentence}.", exit_code=2)
+    return calibration
+
+
+def _mistakes(stated: Mapping[str, object]) -> list[str]:
+    known = [field.name for field in fields(Calibration)]
+    mistakes = []
+    for name, value in stated.items():
+        if name not in known:
+            mistakes.append(f"there is no {name!r}; there are {', '.join(known)}")
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < 0:
+            mistakes.append(f"{name} is {value!r}; it must be a number of microseconds, 0 or more")
+    return mistakes

@@ -1,0 +1,52 @@
+"""What is kept in one database: the ledger, the tokens, the audit log."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from controller.runtime.environment import default_ledger
+from controller.security.audit import DAY_S, KEPT_DAYS, Audit
+from controller.security.tokens import Tokens
+from controller.storage.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """All three, open."""
+
+    ledger: Ledger
+    tokens: Tokens
+    audit: Audit
+    audit_days: int = KEPT_DAYS
+
+    @property
+    def doors(self) -> str:
+        """A sentence: who may use the REST interface."""
+        if self.tokens.are_configured:
+            return "Tokens are needed."
+        return "No tokens: for this machine and the management network only."
+
+    def forget(self, now_s: float) -> None:
+        """Drop what is older in the audit log than it is to be kept."""
+        forgotten = self.audit.forget(now_s - self.audit_days * DAY_S)
+        if forgotten:
+            log.info("audit log: forgotten=%d older_than_days=%d", forgotten, self.audit_days)
+
+    def close(self) -> None:
+        """Let go of tokens and audit log; the ledger is its service's to close."""
+        self.tokens.close()
+        self.audit.close()
+
+
+def open_books(url: str | None, map_name: str, audit_days: int = KEPT_DAYS) -> Books:
+    """Open or create them; None: where the map's are by default. `audit_days`: so long entries of the log are kept.
+
+    Raises: StartError if the URL is wrong or the database cannot be opened.
+    """
+    url = url or default_ledger(map_name)
+    books = Books(Ledger(url, map_name), Tokens(url), Audit(url, map_name), audit_days)
+    books.tokens.refresh()
+    return books

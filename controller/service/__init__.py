@@ -1,0 +1,1 @@
+"""Reservations with a life: the one writer and everything around it."""

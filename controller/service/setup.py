@@ -1,0 +1,283 @@
+"""Takes in new reservations: who waits at its turn is decided, and what is confirmed by then is written down together.
+
+One thread does so, and waits for nobody: each reservation is told to its switches on its own, so that one that is slow
+costs only those on it, and who must wait for something else (room at a switch, what is undone, lightpaths that are
+moved, advice beside a refusal) does so in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from controller.admission.admission import Admitted
+from controller.dataplane.intended_state import Touched
+from controller.dataplane.southbound import CONFIRM_S
+from controller.domain.events import Installed
+from controller.domain.reservation import Reservation, State
+from controller.errors import NoSpectrum, Refused
+from controller.service.concurrency import WaitingRoom
+from controller.service.idempotency import Repeats
+from controller.service.lifecycle import Caretaker
+from controller.service.lightpath_migration import Tidying
+from controller.service.queries import NOBODY
+from controller.service.requests import Answer, Asked, Newcomer, Note, request_of
+from controller.service.reservation_ids import Numbers, name_of
+from controller.service.state import Writer, switches_of
+from controller.storage.ledger import RepeatKey
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 32
+"""New reservations under way at once; the others wait."""
+
+
+class Intake:
+    """New reservations, from any thread; `start` before use, `stop` after."""
+
+    def __init__(
+        self, writer: Writer, caretaker: Caretaker, tidying: Tidying, repeats: Repeats, room: WaitingRoom
+    ) -> None:
+        self._writer, self._book, self._fabric = writer, writer.book, writer.fabric
+        self._caretaker, self._tidying, self._repeats, self._room = caretaker, tidying, repeats, room
+        self._inbox: SimpleQueue[Newcomer | None] = SimpleQueue()
+        self._waiting: deque[Newcomer] = deque()
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._numbers = Numbers(writer.ledger, lambda name: self._book.standing.get(name) is not None)
+        self._stopping = False
+        self._aside = ThreadPoolExecutor(AT_ONCE, "paceline-aside")
+        self._thread = threading.Thread(target=self._run, name="paceline-intake", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take in nobody more."""
+        self._stopping = True
+        self._inbox.put(None)
+        self._thread.join(timeout=10)
+        self._aside.shutdown(wait=False)
+
+    def ask(
+        self,
+        asked: Asked,
+        repeat: RepeatKey | None,
+        within: Callable[[], AbstractContextManager[None]],
+        note: Note | None,
+    ) -> Future[Answer]:
+        """See Service.reserve_soon."""
+        newcomer = Newcomer(asked, repeat, within, note, self._aside.submit)
+        newcomer.answer.set_running_or_notify_cancel()
+        self._inbox.put(newcomer)
+        return newcomer.answer
+
+    def take(
+        self, asked: Asked, repeat: RepeatKey | None, within: Callable[[], AbstractContextManager[None]]
+    ) -> Answer:
+        """See Service.reserve: for whoever has a thread to wait in."""
+        newcomer = Newcomer(asked, repeat, within, None, _call)
+        with self._lock:
+            self._under_way += 1
+        self._take_in(newcomer)
+        try:
+            return newcomer.answer.result()
+        finally:
+            del newcomer  # it has the error, and the error this frame
+
+    def _run(self) -> None:
+        while not self._stopping:
+            come = self._come()
+            self._waiting += [each for each in come if each.told is None]
+            try:
+                self._write_down([each for each in come if each.told is not None])
+                while self._waiting and self._under_way < AT_ONCE:
+                    with self._lock:
+                        self._under_way += 1
+                    self._take_in(self._waiting.popleft())
+            except Exception:
+                # The thread must outlive whatever went wrong.
+                log.exception("intake: a turn has failed")
+
+    def _come(self) -> list[Newcomer]:
+        """Wait for somebody; all that are there then."""
+        come = [self._inbox.get()]
+        with suppress(Empty):
+            while True:
+                come.append(self._inbox.get_nowait())
+        return [each for each in come if each is not None]
+
+    # Deciding -------------------------------------------------------------------------------------------------------
+
+    def _take_in(self, newcomer: Newcomer) -> None:
+        try:
+            self._room.take()
+            newcomer.places.callback(self._room.leave)
+            if newcomer.repeat is not None:
+                first = newcomer.places.enter_context(self._repeats.first_answer(newcomer.repeat))
+                if first is not None:
+                    self._end(newcomer, (first, True))
+                    return
+            newcomer.places.enter_context(newcomer.within())
+            self._decide(newcomer)
+        except NoSpectrum as refusal:
+            newcomer.waits(self._make_room, newcomer, refusal)
+        except Refused as refusal:
+            newcomer.waits(self._refuse, newcomer, refusal)
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
+            self._end(newcomer, error)
+
+    def _make_room(self, newcomer: Newcomer, refusal: NoSpectrum) -> None:
+        try:
+            if not self._tidying.make_room(request_of(newcomer.asked, NOBODY)):
+                raise refusal
+            self._decide(newcomer)
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
+            self._refuse(newcomer, error)
+
+    def _refuse(self, newcomer: Newcomer, error: Exception) -> None:
+        try:
+            if isinstance(error, Refused):
+                error.advise()
+        finally:
+            self._end(newcomer, error)
+
+    def _decide(self, newcomer: Newcomer) -> None:
+        """Admit it, and have its switches told, or write it down if it is not to be installed yet."""
+        asked = newcomer.asked
+        with self._writer.lock:
+            wanted, admitted = self._admitted(asked)
+            at_once = not asked.hold and wanted.start_at_s <= wanted.created_at_s
+            if at_once:
+                newcomer.switches = switches_of(wanted)
+                self._fabric.require(newcomer.switches)
+            self._book.count(wanted, admitted)
+            if at_once:
+                touched = self._fabric.aim({wanted.id: wanted})
+            else:
+                wanted = wanted if asked.hold else wanted.moved_to(State.SCHEDULED)
+                self._record_new(newcomer, wanted)
+        newcomer.wanted, newcomer.began_s = wanted, time.monotonic()
+        if at_once:
+            self._tell(newcomer, touched, may_wait=False)
+        else:
+            log.info("reserved id=%s state=%s owner=%s", wanted.id, wanted.state, wanted.owner)
+            self._end(newcomer, (wanted, False))
+
+    def _admitted(self, asked: Asked) -> tuple[Reservation, Admitted]:
+        now_s, number = self._writer.clock(), self._numbers.new()
+        name = name_of(number)
+        admitted = self._writer.admit(request_of(asked, name))
+        times = asked.lease_s, now_s, now_s + asked.lease_s
+        start_at_s = max(now_s, asked.start_at_s or now_s)
+        wanted = Reservation(
+            name, number, 1, asked.owner, State.HELD, *times, admitted.placements,
+            start_at_s=start_at_s, end_at_s=asked.end_at_s, tenant=asked.tenant,
+        )  # fmt: skip
+        return wanted, admitted
+
+    def _record_new(self, newcomer: Newcomer, wanted: Reservation) -> None:
+        try:
+            self._record([(newcomer, wanted)])
+        except Exception:
+            self._book.drop(wanted.id)
+            raise
+
+    # Installing -----------------------------------------------------------------------------------------------------
+
+    def _tell(self, newcomer: Newcomer, touched: Touched, may_wait: bool) -> None:
+        """Have its switches told when there is room before them; what they have confirmed comes to the inbox."""
+        try:
+            if not self._room.take_at(newcomer.switches, may_wait):
+                newcomer.waits(self._tell, newcomer, touched, True)
+                return
+            newcomer.told = self._fabric.begin(touched)
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
+            newcomer.waits(self._undo, newcomer, error)
+            return
+        if newcomer.told.done():
+            self._write_down([newcomer])
+        else:
+            newcomer.told.add_done_callback(lambda _: self._inbox.put(newcomer))
+
+    def _write_down(self, told: list[Newcomer]) -> None:
+        """Write down, all or none, those that all their switches have confirmed, and answer."""
+        installed: list[tuple[Newcomer, Reservation]] = []
+        for each in told:
+            assert each.told is not None
+            assert each.wanted is not None
+            self._room.leave_at(each.switches)
+            try:
+                self._fabric.result(each.told)
+                installed.append((each, each.wanted))
+            except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
+                self._aside.submit(self._undo, each, error)
+        if not installed:
+            return
+        try:
+            with self._writer.lock:
+                made = [(each, self._writer.as_installed(wanted)) for each, wanted in installed]
+                self._record(made)
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
+            for each, _ in installed:
+                self._aside.submit(self._undo, each, error)
+            return
+        for each, active in made:
+            self._writer.tell(Installed(active.id, time.monotonic() - each.began_s))
+            self._caretaker.look_again(active)
+            log.info("installed id=%s version=%d owner=%s", active.id, active.version, active.owner)
+            self._end(each, (active, False))
+
+    def _record(self, made: list[tuple[Newcomer, Reservation]]) -> None:
+        """Write these down, all or none, with their notes if that can be. Under the lock."""
+        record = partial(self._writer.record, *(reservation for _, reservation in made), are_new=True)
+        answers = {reservation.id: each.repeat for each, reservation in made if each.repeat is not None}
+        notes = [(each.note, reservation) for each, reservation in made if each.note is not None]
+        try:
+            record(answers=answers, along=[note.row(reservation) for note, reservation in notes])
+        except SQLAlchemyError:
+            if not notes:
+                raise
+            record(answers=answers)  # whoever wanted the notes sees that they are not written
+        else:
+            for note, _ in notes:
+                note.is_written = True
+
+    def _undo(self, newcomer: Newcomer, error: Exception) -> None:
+        """Take back what switches may have been told, and say why."""
+        try:
+            assert newcomer.wanted is not None
+            with self._writer.lock:
+                self._book.linger(newcomer.wanted)
+                undone = self._fabric.aim({newcomer.wanted.id: None})
+            self._fabric.settle(undone, CONFIRM_S)
+            self._writer.sweep()
+        finally:
+            self._end(newcomer, error)
+
+    def _end(self, newcomer: Newcomer, answer: Answer | Exception) -> None:
+        newcomer.places.close()
+        with self._lock:
+            self._under_way -= 1
+        if self._waiting:
+            self._inbox.put(None)
+        if isinstance(answer, Refused):
+            newcomer.answer.set_exception(answer.with_traceback(None))  # which has the newcomer
+        elif isinstance(answer, Exception):
+            newcomer.answer.set_exception(answer)
+        else:
+            newcomer.answer.set_result(answer)
+
+
+def _call(function: Callable[..., object], *arguments: object) -> None:
+    function(*arguments)

@@ -1,0 +1,51 @@
+"""Opening the database behind a URL, the same way for everything that is kept in it."""
+
+from __future__ import annotations
+
+from alembic.util import CommandError
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+
+from controller.errors import StartError
+from controller.storage.schema import upgrade
+
+
+def open_database(url: str) -> Engine:
+    """The engine of that URL, its tables as this version of the controller wants them.
+
+    Raises: StartError if the URL is wrong or the database cannot be opened.
+    """
+    try:
+        engine = engine_of(url)
+        with engine.begin() as connection:
+            upgrade(connection)
+    except (SQLAlchemyError, CommandError, ImportError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        sentence = f"The ledger {url} cannot be opened: {reason}. An example is sqlite:////var/tmp/paceline.db."
+        raise StartError(sentence, exit_code=2) from error
+    return engine
+
+
+def engine_of(url: str) -> Engine:
+    """An engine whose connections may be used from any thread; `sqlite://` is one database in memory for each engine.
+
+    Raises: SQLAlchemyError or ImportError if the URL is wrong.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed)
+    in_memory = parsed.database in (None, "", ":memory:")
+    pool = {"poolclass": StaticPool} if in_memory else {}
+    engine = create_engine(parsed, connect_args={"check_same_thread": False}, **pool)
+    event.listen(engine, "connect", _tune)
+    return engine
+
+
+def _tune(connection: object, _record: object) -> None:
+    """Write-ahead: a commit is one append, safe when the process dies (not when the power does)."""
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()

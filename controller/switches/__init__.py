@@ -1,0 +1,1 @@
+"""The switches at run time: what each holds, and bringing it there."""

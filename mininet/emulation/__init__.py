@@ -1,0 +1,1 @@
+"""A map brought to life."""

@@ -1,0 +1,127 @@
+"""What the emulation needs of this machine: kernel settings, idle loops that keep the cores awake, tools."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+from machine.errors import EmulationError
+from machine.traffic_control import QUEUE_BYTES, queue_frames
+from machine.undo_journal import Journal
+from topologies.maps import Map
+
+SOCKET_BUFFER_BYTES = 64 * 1024 * 1024
+MAX_SOCKET_BUFFER_BYTES = 1024 * 1024 * 1024
+FRAME_OVERHEAD_BYTES = 1024
+"""What the kernel counts for a frame beyond its memory block, generously."""
+
+REAL_TIME_PRIORITY = 50
+
+TOOLS = {
+    "ovs-vswitchd": "openvswitch-switch",
+    "ovsdb-server": "openvswitch-switch",
+    "mnexec": "mininet",
+    "iperf3": "iperf3",
+    "ethtool": "ethtool",
+    "tc": "iproute2",
+    "chrt": "util-linux",
+}
+MODULES = {"seccomp": "python3-seccomp"}
+
+
+def check(controller_ports: tuple[tuple[str, int], ...], datapath: str) -> None:
+    """Check what can be checked before anything is changed.
+
+    Raises: EmulationError: not root, a tool or the kernel's datapath is missing, a port is taken.
+    """
+    if os.geteuid() != 0:
+        raise EmulationError("starting an emulation needs root: use sudo .venv/bin/python mininet/start.py …")
+    missing = {tool: package for tool, package in TOOLS.items() if shutil.which(tool) is None}
+    missing |= {name: package for name, package in MODULES.items() if find_spec(name) is None}
+    if missing:
+        packages = " ".join(sorted(set(missing.values())))
+        raise EmulationError(f"missing: {', '.join(missing)}; install with: apt-get install {packages}")
+    if datapath == "kernel" and not _has_kernel_datapath():
+        raise EmulationError("this kernel has no openvswitch module: use --datapath user")
+    for host, port in controller_ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise EmulationError(
+                    f"port {port} on {host} is in use ({error.strerror}): end what listens there, or choose another"
+                ) from error
+
+
+def _has_kernel_datapath() -> bool:
+    if Path("/sys/module/openvswitch").exists():
+        return True
+    return subprocess.run(["modprobe", "openvswitch"], capture_output=True, check=False).returncode == 0
+
+
+def packet_buffer_bytes(plan: Map) -> int:
+    """What the frames in all egress queues of all switches may take: one AF_PACKET socket of vswitchd owns them all.
+
+    When its buffer is full every port of every switch stalls, so it must hold all queues, full.
+    """
+    frame = plan.mtu_bytes + 14
+    block = 1 << (frame - 1).bit_length()  # the kernel takes memory in powers of two
+    ports = sum(plan.node(port.node).kind == "switch" for port in plan.ports)
+    frames = ports * (QUEUE_BYTES // frame + 2 * queue_frames(plan.mtu_bytes))
+    wanted = frames * (block + FRAME_OVERHEAD_BYTES)
+    return min(max(wanted, SOCKET_BUFFER_BYTES), MAX_SOCKET_BUFFER_BYTES)
+
+
+def tune(journal: Journal, plan: Map) -> None:
+    """Set the kernel settings, remembering the old values; vswitchd takes its buffer from them when it starts."""
+    send_buffer = str(packet_buffer_bytes(plan))
+    settings = {
+        "net.core.wmem_max": send_buffer,
+        "net.core.wmem_default": send_buffer,
+        "net.core.rmem_max": str(SOCKET_BUFFER_BYTES),
+        "net.core.netdev_max_backlog": "10000",
+    }
+    for key, value in settings.items():
+        path = Path("/proc/sys", *key.split("."))
+        if not path.exists():
+            continue
+        old = path.read_text().strip()
+        if old.isdigit() and int(old) >= int(value):
+            continue
+        journal.sysctl(key, old)
+        path.write_text(value)
+
+
+def prefer_packets(journal: Journal) -> None:
+    """Give the kernel's packet and timer threads the priority of the switch: paced senders live on them.
+
+    Without it a transfer was up to 100 ms late when all edges computed at once.
+    """
+    for name in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            if not name.read_text().startswith("ksoftirqd/"):
+                continue
+            pid = int(name.parent.name)
+            journal.scheduling(pid)
+            os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(REAL_TIME_PRIORITY))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+
+
+def start_idle_loops(journal: Journal) -> list[subprocess.Popen[bytes]]:
+    """One SCHED_IDLE loop for each core: idle virtual CPUs wake late, which would be measured as jitter."""
+    loops = []
+    for core in sorted(os.sched_getaffinity(0)):
+        command = ["taskset", "-c", str(core), "chrt", "-i", "0", "sh", "-c", "while :; do :; done"]
+        loop = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        journal.process(loop.pid, f"idle loop {core}")
+        loops.append(loop)
+    return loops

@@ -1,0 +1,228 @@
+"""`paceline plan`: what every cut costs, and what the planner would choose on a map. Starts nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import click
+
+from trainer.errors import UsageError
+
+if TYPE_CHECKING:
+    from topologies.maps import Map
+    from trainer.planning.forecasts import Outlook
+    from trainer.planning.plan import Alternative, Offer, RoundPlan
+    from trainer.profiling.layer_costs import LayerCost
+    from trainer.profiling.predictor import LayerSeconds
+    from trainer.reservation.bandwidth import Draft, Enquiry
+    from trainer.reservation.quote_planning import Surveyed
+
+MSS_OVERHEAD_BYTES = 52
+"""IP and TCP headers with timestamps, inside the MTU."""
+
+
+@click.command(epilog="Example: paceline plan --map metro")
+@click.option("--map", "map_name", help="A map: plan a round for its edges' CPU shares and its links, all free.")
+@click.option("--model", default="signal-cnn", show_default=True, help="For images of 3 x 32 x 32 in 3 classes.")
+@click.option("--batch", default=64, show_default=True, help="Samples per mini-batch.")
+@click.option("--micro", default=4, show_default=True, help="Micro-batches per mini-batch.")
+@click.option("--controller", help="With --map: plan for what this controller (URL) would offer now.")
+@click.option("--share", default=0.75, show_default=True, help="Part of the free capacity to use.")
+@click.option("--min-cut", default=1, show_default=True, help="Fewest layers on an edge; the last stays in the cloud.")
+@click.option("--codec", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16", "int8", "auto"]),
+              help="The codec of the segments; auto: as in a run that begins.")
+@click.option("--protect-labels", is_flag=True, help="Keep the last layers, and the labels, on the edges.")
+@click.option("--tail-layers", default=1, show_default=True, help="How many layers those are.")
+@click.option("--prior", is_flag=True, help="Predict from costs alone; do not run the layers here.")
+def plan(
+    map_name: str | None, model: str, batch: int, micro: int, controller: str | None, share: float, min_cut: int,
+    codec: str, protect_labels: bool, tail_layers: int, prior: bool,
+) -> None:
+    """Print every cut with its FLOPs, bytes and predicted seconds on this machine; with --map, the plan of a round.
+
+    With --protect-labels the plan says what that costs: the bytes of the second crossing, and the time of a step
+    against the best plan without.
+    """
+    import torch
+
+    from trainer.cloud.preparation import tail_of
+    from trainer.models.zoo import build_layers
+    from trainer.planning.codec_selection import CodecGuard
+    from trainer.planning.forecasts import Outlook
+    from trainer.profiling import profiler
+    from trainer.profiling.layer_costs import layer_costs, segment_shapes
+    from trainer.profiling.predictor import prior_seconds
+
+    if controller is not None and map_name is None:
+        raise UsageError("--controller needs --map: the map says how fast its edges compute.")
+    if batch < 1 or micro < 1 or not 0 < share <= 1:
+        raise UsageError("--batch and --micro must be at least 1, --share above 0 and at most 1.")
+    torch.set_num_threads(1)
+    sample_shape = (3, 32, 32)
+    layers = build_layers(model, 1, sample_shape, classes=3)
+    tail = tail_of(layers, protect_labels, tail_layers)
+    costs = layer_costs(layers, sample_shape)
+    shapes = segment_shapes(costs, sample_shape)
+    samples = -(-batch // micro)
+    if prior:
+        here = prior_seconds(costs, profiler.measure_profile(), samples)
+    else:
+        here = profiler.rehearse(layers, torch.zeros(samples, *sample_shape))
+    _print_cuts(model, costs, [math.prod(shape) for shape in shapes], here, batch, micro, prior)
+    if map_name is None:
+        return
+    network = _load(map_name)
+    edges = {node.name: _slowed(here, node.cpu_share) for node in network.edges}
+    assert network.cloud is not None
+    cloud = _slowed(here, network.cloud.cpu_share)
+    outlook = Outlook(edges, cloud, shapes, dict.fromkeys(edges, batch), micro, [0] * len(costs), CodecGuard(codec),
+                      tail)
+    _print_round(network, outlook, range(min_cut, len(costs)), share, controller)
+
+
+def _print_round(network: Map, outlook: Outlook, every_cut: range, share: float, controller: str | None) -> None:
+    """The plan of a round, what the next best would cost and, where labels are protected, what that costs."""
+    from trainer.planning.planner import alternatives, plan_round
+
+    names, micro, tail = [node.name for node in network.edges], outlook.micro, outlook.tail
+    mss = dict.fromkeys(names, network.mtu_bytes - MSS_OVERHEAD_BYTES)
+    cuts = every_cut if tail is None else range(every_cut.start, tail)
+    forecasts = outlook.forecasts(mss, dict.fromkeys(names, cuts))
+    if controller is None:
+        offer = _offer(network, share)
+        best = plan_round(forecasts, offer, micro)
+        _print_plan(network, best, f"using {share:.0%} of every link")
+    else:
+        def draft(offer: Offer, keep: bool = True) -> RoundPlan:  # noqa: ARG001 - there was no round before
+            return plan_round(forecasts, offer, micro)
+
+        surveyed = _survey(network, controller, share, draft)
+        offer, best = surveyed.offer, surveyed.plan
+        _print_plan(network, best, f"using {share:.0%} of what {controller} offers now")
+        _print_enquiry(surveyed.enquiry)
+    if tail is not None:
+        freely = outlook.forecasts(mss, dict.fromkeys(names, every_cut), unprotected=True)
+        without = plan_round(freely, offer, micro)
+        _print_protection(best, without, [outlook.sizes(edge.edge, edge.cut, edge.codec) for edge in best.edges])
+    _print_alternatives(best, alternatives(forecasts, offer, micro, best))
+
+
+def _slowed(here: LayerSeconds, cpu_share: float | None) -> LayerSeconds:
+    """What the layers take on a node with a part of a core like this machine's; more than one does not help."""
+    share = min(1.0, cpu_share or 1.0)
+    return dataclasses.replace(
+        here, forward_s=tuple(s / share for s in here.forward_s), backward_s=tuple(s / share for s in here.backward_s))
+
+
+def _load(map_name: str) -> Map:
+    from topologies.loader import load_map
+    from topologies.problems import MapError
+
+    try:
+        network = load_map(map_name)
+    except MapError as error:
+        raise UsageError(str(error)) from error
+    if network.cloud is None or not network.edges:
+        raise UsageError(f"The map {network.name} has no cloud or no edges: nothing can be planned on it.")
+    return network
+
+
+def _offer(network: Map, share: float) -> Offer:
+    """All links free, every flow on its shortest path."""
+    import networkx as nx
+
+    from trainer.config.settings import RunSettings
+    from trainer.planning.plan import Offer
+
+    graph: nx.Graph[str] = nx.Graph()
+    usable: dict[str, float] = {}
+    for link in network.links:
+        a, b = link.ends
+        graph.add_edge(a, b, length=link.length_km)
+        usable[f"{a}->{b}"] = usable[f"{b}->{a}"] = share * network.rate_bps(link)
+    assert network.cloud is not None
+    up, down = {}, {}
+    for edge in network.edges:
+        nodes = nx.shortest_path(graph, edge.name, network.cloud.name, weight="length")
+        up[edge.name] = tuple(f"{a}->{b}" for a, b in pairwise(nodes))
+        down[edge.name] = tuple(f"{b}->{a}" for a, b in pairwise(nodes))
+    return Offer(up, down, usable, RunSettings().floor_bps)
+
+
+def _survey(network: Map, url: str, share: float, draft: Draft) -> Surveyed:
+    """The plan for what is free now, as the cloud would make it; nothing is reserved."""
+    from trainer.config.settings import RunSettings
+    from trainer.reservation.controller_client import Controller
+    from trainer.reservation.quote_planning import Survey
+
+    assert network.cloud is not None
+    with contextlib.closing(Controller(url, 0, click.echo)) as controller:
+        survey = Survey(network.cloud.name, RunSettings().floor_bps)
+        return survey.draft(controller, draft, [node.name for node in network.edges], share, None)
+
+
+def _print_enquiry(asked: Enquiry) -> None:
+    click.echo(f"  {asked.quotes} quotes in {asked.seconds * 1e3:.1f} ms; all that is free would carry a micro-batch "
+               f"in {asked.up_s * 1e3:.1f} ms up ({asked.up_bottleneck}), {asked.down_s * 1e3:.1f} ms down "
+               f"({asked.down_bottleneck})")
+
+
+def _print_cuts(
+    model: str, costs: list[LayerCost], values: list[int], here: LayerSeconds, batch: int, micro: int, prior: bool
+) -> None:
+    source = "from FLOPs, bytes and a benchmark" if prior else "from a rehearsal"
+    click.echo(f"{model}, batch {batch} in {micro} micro-batches; seconds of one core of this machine, {source}\n")
+    click.echo("cut  last layer        MFLOP/sample  parameters  segment kB  edge fwd ms  edge bwd ms  cloud ms")
+    forward = backward = 0.0
+    total = sum(here.forward_s) + sum(here.backward_s)
+    flops, parameters = 0.0, 0
+    for cut, value in enumerate(values):
+        if cut:
+            cost = costs[cut - 1]
+            forward += here.forward_s[cut - 1]
+            backward += here.backward_s[cut - 1]
+            flops += cost.forward_flops
+            parameters += cost.parameters
+        name = costs[cut - 1].name if cut else "(raw input)"
+        click.echo(f"{cut:>3}  {name:<16} {flops / 1e6:>13.2f} {parameters:>11} {batch * value * 4 / 1e3:>11.1f} "
+                   f"{1e3 * micro * forward:>12.1f} {1e3 * micro * backward:>12.1f} "
+                   f"{1e3 * micro * abs(total - forward - backward):>9.1f}")
+
+
+def _print_plan(network: Map, best: RoundPlan, using: str) -> None:
+    click.echo(f"\nOn {network.name}, {using}:")
+    for edge in best.edges:
+        cpu = network.node(edge.edge).cpu_share
+        click.echo(f"  {edge.edge}  CPU {cpu or 1:g}  cut {edge.cut:>2}  {edge.codec}  "
+                   f"forward {edge.forward_s * 1e3:.1f} ms  backward {edge.backward_s * 1e3:.1f} ms  "
+                   f"up {edge.up_bps / 1e6:.2f}  down {edge.down_bps / 1e6:.2f} Mb/s")
+    click.echo(f"  for each of {best.micros} micro-batches: training delay {best.training_delay_s * 1e3:.1f} ms, "
+               f"transmission delay {best.transmission_delay_s * 1e3:.1f} ms up, {best.return_delay_s * 1e3:.1f} ms "
+               f"down, cloud {best.cloud_s * 1e3:.1f} ms, beat {best.beat_s * 1e3:.1f} ms")
+    click.echo(f"  step {best.step_s * 1e3:.0f} ms; the busiest of edges, links and cloud alone needs "
+               f"{best.bound_s * 1e3:.0f} ms; no other choice can do better than {best.proven_s * 1e3:.0f} ms")
+
+
+def _print_protection(best: RoundPlan, without: RoundPlan, sizes: Sequence[Mapping[str, int]]) -> None:
+    """What it costs that labels stay on the edges."""
+    down, up = (sum(one[name] for one in sizes) / 1e3 for name in ("tail_down_bytes", "tail_up_bytes"))
+    more = best.step_s - without.step_s
+    click.echo(f"\nLabels stay on the edges: {down:.1f} kB more down and {up:.1f} kB more up a step, for all edges "
+               f"together;\n  the step takes {more * 1e3:+.0f} ms ({more / without.step_s:+.1%}) against the best plan "
+               f"without ({without.step_s * 1e3:.0f} ms, cuts {' '.join(map(str, without.cuts))})")
+
+
+def _print_alternatives(best: RoundPlan, others: Sequence[Alternative]) -> None:
+    """Why each edge has its cut: what the next-best one would cost."""
+    click.echo("\nWhat if an edge could not have its cut, and all others had the best that goes with that:")
+    chosen = {edge.edge: edge for edge in best.edges}
+    for other in others:
+        more = other.step_s - best.step_s
+        cost = f"{more * 1e3:+.1f} ms a step ({more / best.step_s:+.1%})" if more > 1e-6 else "nothing: as good"
+        click.echo(f"  {other.edge}  cut {other.cut:>2} {other.codec} in place of {chosen[other.edge].cut:>2} "
+                   f"{chosen[other.edge].codec}: {cost}")

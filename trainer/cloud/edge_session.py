@@ -1,0 +1,31 @@
+"""One edge on one connection, as the cloud knows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trainer.profiling.predictor import LayerSeconds
+from trainer.protocol import messages
+from trainer.transport.connection import Connection
+from trainer.transport.pacing import mss_within_tls_bytes
+
+
+@dataclass(eq=False)
+class Member:
+    """One edge on one connection; `offset_s` is its clock minus ours, `layers` what it rehearsed."""
+
+    name: str
+    connection: Connection
+    ask: messages.Ask
+    source_port: int
+    offset_s: float = 0.0
+    layers: LayerSeconds | None = None
+    mss_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mss_bytes = self.connection.mss_bytes
+
+    @property
+    def planning_mss_bytes(self) -> int:
+        """The packet payload to plan with: TLS takes a part of every packet for itself."""
+        return mss_within_tls_bytes(self.mss_bytes) if self.connection.secured else self.mss_bytes

@@ -1,0 +1,129 @@
+"""What a run is told: defaults, and a check that reports every mistake at once. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from trainer.config.partitioning import parse_sharing, task_of
+from trainer.config.stragglers import LATE_POLICIES, LatePolicy
+from trainer.errors import UsageError
+
+CLOUD_PORT = 7800
+DEVICES = ("auto", "cpu", "cuda")
+Protection = Literal["none", "link_disjoint", "duct_disjoint"]
+PROTECTIONS: tuple[Protection, ...] = get_args(Protection)
+FIRST_EDGE_PORT = 7801
+"""Edge number i talks from this port + i, so its flow's 5-tuple is known before it connects."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """Everything the cloud decides by. Rates in bits/s, times in seconds.
+
+    `target` ends the run when an averaging reaches it, not before `min_rounds`.
+    `cuts`: fixed cuts, per round and edge, in place of the planner's; the last round's are kept on.
+    `policy`: the user's function that chooses cuts, in place of the planner.
+    `model` None: the one for the task. `gradient_codec` None: that of the segment, but never less than bf16.
+    `protection`: the spare path that every reserved flow has in case a fibre is cut, or a duct.
+    `protect_labels`: the last `tail_layers` layers stay on the edges, with the labels.
+    `max_cut` None: all layers but the last, or but the last before the tail. With the whole model on an edge nothing
+    worth a reservation would travel, and a segment of a few bytes cannot take as long as the others' segments.
+    """
+
+    edges: tuple[str, ...] = ("edge1", "edge2", "edge3", "edge4")
+    map_name: str | None = None
+    data: str = "traffic-lights"
+    partition: str = "iid"
+    model: str | None = None
+    policy: str | None = None
+    rounds: int = 10
+    target: float | None = None
+    min_rounds: int = 1
+    steps: int = 4
+    batch: int = 64
+    micro: int = 4
+    average_every: int = 5
+    seed: int = 1
+    codec: str = "fp32"
+    gradient_codec: str | None = None
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    min_cut: int = 1
+    max_cut: int | None = None
+    protect_labels: bool = False
+    tail_layers: int = 1
+    cuts: tuple[tuple[int, ...], ...] = field(default=())
+    quorum: int | None = None
+    ask_timeout_s: float = 60.0
+    step_timeout_s: float = 120.0
+    rejoin_timeout_s: float = 60.0
+    late: LatePolicy = "wait"
+    late_after: float = 4.0
+    device: str = "auto"
+    controller: str | None = None
+    controller_retries: int = 5
+    best_effort: bool = False
+    protection: Protection = "none"
+    share: float = 0.75
+    floor_bps: float = 2e6
+    lease_s: float = 60.0
+    assume_bps: float = 80e6
+
+    @property
+    def task(self) -> str:
+        """What edges and cloud must agree on."""
+        return task_of(self.data)
+
+    @property
+    def quorum_in_training(self) -> int:
+        """So many edges must be there in every round: all but one, unless the settings say otherwise."""
+        return self.quorum or max(1, len(self.edges) - 1)
+
+    def check(self) -> None:
+        """Report all mistakes together.
+
+        Raises: UsageError.
+        """
+        parse_sharing(self.partition)
+        wrong = [sentence for bad, sentence in self._checks() if bad]
+        if wrong:
+            raise UsageError(" ".join(wrong))
+
+    def _checks(self) -> list[tuple[bool, str]]:
+        edges = len(self.edges)
+        sizes = {"rounds": self.rounds, "steps": self.steps, "batch": self.batch, "micro": self.micro,
+                 "average-every": self.average_every, "tail-layers": self.tail_layers}
+        return [
+            (edges == 0, "A run needs at least one edge."),
+            (len(set(self.edges)) < edges, "Every edge needs a name of its own."),
+            *((size < 1, f"--{name} is {size}; it must be at least 1.") for name, size in sizes.items()),
+            (self.target is not None and not 0 < self.target <= 1,
+             f"--target is {self.target}; an accuracy lies between 0 and 1."),
+            (not 0 < self.share <= 1, f"--share is {self.share}; it must be above 0 and at most 1."),
+            (self.learning_rate <= 0, f"--learning-rate is {self.learning_rate}; it must be above 0."),
+            (self.quorum is not None and not 1 <= self.quorum <= edges,
+             f"--quorum is {self.quorum}; it must lie between 1 and the {edges} edges."),
+            (any(len(row) != edges for row in self.cuts),
+             f"--cuts must name {edges} cuts, one per edge, in every round."),
+            (bool(self.cuts and self.policy), "--cuts and --policy both choose the cuts; give one of them."),
+            (self.device not in DEVICES, f"--device is {self.device}; it is one of {', '.join(DEVICES)}."),
+            (self.late not in LATE_POLICIES, f"--late is {self.late}; it is one of {', '.join(LATE_POLICIES)}."),
+            (self.late_after < 1, f"--late-after is {self.late_after:g}; it must be at least 1 (planned step)."),
+            (self.protection not in PROTECTIONS,
+             f"--protection is {self.protection}; it is one of {', '.join(PROTECTIONS)}."),
+            (self.protection != "none" and self.best_effort,
+             f"--protection {self.protection} needs something reserved; --best-effort reserves nothing."),
+            (self.lease_s < 1, f"--lease is {self.lease_s:g} s; it must be at least 1."),
+        ]
+
+
+def parse_cuts(text: str) -> tuple[tuple[int, ...], ...]:
+    """`"2,3;4,1"` -> ((2, 3), (4, 1)): rounds by semicolon, edges by comma.
+
+    Raises: UsageError if it is not that.
+    """
+    try:
+        return tuple(tuple(int(cut) for cut in row.split(",")) for row in text.split(";"))
+    except ValueError:
+        raise UsageError(f'--cuts is {text!r}; write edges by comma and rounds by semicolon: "2,3;4,1".') from None

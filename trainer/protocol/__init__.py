@@ -1,0 +1,1 @@
+"""What cloud and edges say; no sockets."""

@@ -1,0 +1,1 @@
+"""Run directory, and what people see."""

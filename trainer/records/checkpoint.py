@@ -1,0 +1,106 @@
+"""The state of a run after an averaging: what a cloud that was killed needs to go on as if nothing had happened.
+
+One safetensors file: the global model, every edge's optimiser state, and as its metadata a JSON document with the rest.
+The order of the data needs no state: it follows from seed, round and step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from trainer.errors import CheckpointError
+from trainer.protocol.messages import Name, Prepare
+from trainer.records.atomic_file import replace_durably
+
+FILE = "checkpoint.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything after round `round`.
+
+    `model`: `<layer>.<name>`; `states` by edge: `<layer>.state.<parameter>.<name>`; `samples` by edge: trained on and
+    held out; `history`: what the predictors have learnt.
+    """
+
+    round: int
+    recipe: Prepare
+    accuracy: float | None
+    cuts: Mapping[str, int]
+    samples: Mapping[str, tuple[int, int]]
+    history: Mapping[str, Any]
+    model: Mapping[str, Tensor]
+    states: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    def layers_of(self, edge: str) -> dict[str, Tensor]:
+        """The whole model with that edge's optimiser state, as `Part.adopt_layers` takes it; copies."""
+        values = {}
+        for name, value in self.model.items():
+            layer, rest = name.split(".", 1)
+            values[f"{layer}.value.{rest}"] = value.clone()
+        return {**values, **{name: state.clone() for name, state in self.states.get(edge, {}).items()}}
+
+
+class _Note(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    format: int
+    round: int
+    recipe: Prepare
+    accuracy: float | None
+    cuts: dict[Name, int]
+    samples: dict[Name, tuple[int, int]]
+    history: dict[str, Any]
+
+
+def write(directory: Path, checkpoint: Checkpoint) -> None:
+    """Replace the run's checkpoint: whenever the process dies, the old one or the new one is there."""
+    note = _Note(
+        format=FORMAT, round=checkpoint.round, recipe=checkpoint.recipe, accuracy=checkpoint.accuracy,
+        cuts=dict(checkpoint.cuts), samples=dict(checkpoint.samples), history=dict(checkpoint.history),
+    )
+    tensors = {f"model/{name}": value.contiguous() for name, value in checkpoint.model.items()}
+    for edge, states in checkpoint.states.items():
+        tensors |= {f"edge/{edge}/{name}": value.contiguous() for name, value in states.items()}
+    replace_durably(directory / FILE, save(tensors, {"paceline": note.model_dump_json()}))
+
+
+def read(directory: Path) -> Checkpoint:
+    """The run's checkpoint.
+
+    Raises: CheckpointError if there is none or it is not one.
+    """
+    path = directory / FILE
+    if not path.is_file():
+        raise CheckpointError(f"{directory} has no {FILE}: that run never began to train, or is none of ours.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            note = _Note.model_validate_json((file.metadata() or {}).get("paceline", ""))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValidationError, OSError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of this version: {error}.") from error
+    if note.format != FORMAT:
+        raise CheckpointError(f"{path} has format {note.format}; this version reads format {FORMAT}.")
+    model, states = _sort(tensors)
+    return Checkpoint(note.round, note.recipe, note.accuracy, note.cuts, note.samples, note.history, model, states)
+
+
+def _sort(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    model: dict[str, Tensor] = {}
+    states: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, rest = name.split("/", 1)
+        if kind == "model":
+            model[rest] = tensor
+        else:
+            edge, state = rest.split("/", 1)
+            states.setdefault(edge, {})[state] = tensor
+    return model, states

@@ -1,0 +1,134 @@
+"""What a run did, as pictures: delays against their targets and bounds, cuts, accuracy, promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from trainer.records.run_reader import Run
+
+COLOURS = ("#4c6a92", "#d1782c", "#2f7f5f", "#9a4f7f", "#8d8d8d", "#b8a12c")
+TARGET = {"color": "#222222", "linestyle": "--", "linewidth": 1}
+PREDICTED = {"color": "#8d8d8d", "linewidth": 1}
+BOUND = {"color": "#b03030", "linestyle": ":", "linewidth": 1.2}
+
+
+def plots(run: Run) -> dict[str, tuple[str, Figure]]:
+    """Name -> what it shows, and the picture; empty if no round was done."""
+    if not run.rounds:
+        return {}
+    draw: dict[str, tuple[str, Callable[[Run], Figure]]] = {
+        "delays": ("Each edge's delays, against the target common to all and the proven bound", _delays),
+        "cuts": ("How many layers ran on each edge", _cuts),
+        "accuracy": ("Accuracy of the global model, over time and over what was sent", _accuracy),
+        "promises": ("Reserved transfers that kept their promise, and those that did not", _promises),
+        "steps": ("A step as it was planned and as it was, and how far apart the edges' segments arrived", _steps),
+    }
+    return {name: (title, figure(run)) for name, (title, figure) in draw.items()}
+
+
+def _delays(run: Run) -> Figure:
+    """A line of pictures for each edge: training, uplink, downlink."""
+    names = run.edges
+    figure = Figure(figsize=(11, 1.2 + 1.9 * len(names)), layout="constrained")
+    grid = figure.subplots(len(names), 3, squeeze=False, sharex=True)
+    for index, name in enumerate(names):
+        rows = run.of_edge(name)
+        for column, (kind, title) in enumerate((("training_ms", "training"), ("uplink_ms", "uplink"),
+                                                ("downlink_ms", "downlink"))):
+            axes = grid[index, column]
+            numbers = [number for number, _ in rows]
+            axes.plot(numbers, [row[kind]["measured"] for _, row in rows], "o-", markersize=3,
+                      color=COLOURS[index % len(COLOURS)], label="measured")
+            axes.plot(numbers, [row[kind]["predicted"] for _, row in rows], label="predicted", **PREDICTED)
+            target = "training_delay_ms" if kind == "training_ms" else "transmission_delay_ms"
+            targets = {row["round"]: row[target]["target"] for row in run.rounds}
+            axes.plot(numbers, [targets[number] for number in numbers], label="target", **TARGET)
+            if any(row[kind].get("bound") is not None for _, row in rows):
+                axes.plot(numbers, [row[kind].get("bound") for _, row in rows], label="bound", **BOUND)
+            _label(axes, f"{name}: {title} (ms)", None)
+            axes.set_ylim(bottom=0)
+    grid[0, 1].legend(fontsize=7)
+    for axes in grid[-1]:
+        axes.set_xlabel("round", fontsize=8)
+    return figure
+
+
+def _cuts(run: Run) -> Figure:
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for index, name in enumerate(run.edges):
+        rows = run.of_edge(name)
+        axes.plot([number for number, _ in rows], [row["cut"] for _, row in rows], "o-", markersize=4,
+                  drawstyle="steps-mid", color=COLOURS[index % len(COLOURS)], label=name)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    _label(axes, "layers on the edge", "round")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _accuracy(run: Run) -> Figure:
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    grid = figure.subplots(1, 2, sharey=True)
+    target = run.summary["accuracy"].get("target")
+    known = [index for index, row in enumerate(run.rounds) if row["accuracy"] is not None]
+    for axes, values, unit in ((grid[0], run.seconds(), "seconds of training"),
+                               (grid[1], run.megabytes(), "MB of segments and gradients")):
+        axes.plot([values[index] for index in known], [run.rounds[index]["accuracy"] for index in known], "o-",
+                  color=COLOURS[0])
+        if target is not None:
+            axes.axhline(target, label="target", **TARGET)
+            axes.legend(fontsize=8)
+        _label(axes, "accuracy", unit, whole=False)
+    return figure
+
+
+def _promises(run: Run) -> Figure:
+    figure = Figure(figsize=(11, 2.8), layout="constrained")
+    axes = figure.subplots()
+    numbers = [row["round"] for row in run.rounds]
+    kept = [sum(one["kept"] is True for one in row["transfers"]) for row in run.rounds]
+    broken = [sum(one["kept"] is False for one in row["transfers"]) for row in run.rounds]
+    axes.bar(numbers, kept, color=COLOURS[2], label="kept")
+    axes.bar(numbers, broken, bottom=kept, color="#b03030", label="broken")
+    if not any(kept) and not any(broken):
+        axes.text(0.5, 0.5, "nothing was reserved, so nothing was promised", ha="center", transform=axes.transAxes)
+    _label(axes, "transfers", "round")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _steps(run: Run) -> Figure:
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    grid = figure.subplots(1, 2)
+    numbers = [row["round"] for row in run.rounds]
+    for row in run.rounds:
+        measured = row["step_ms"]["measured"]
+        grid[0].plot([row["round"]] * len(measured), measured, "o", markersize=3, color=COLOURS[0])
+        grid[1].plot([row["round"]] * len(row["spread_ms"]), row["spread_ms"], "o", markersize=3, color=COLOURS[1])
+    grid[0].plot(numbers, [row["step_ms"]["predicted"] for row in run.rounds], label="planned", **TARGET)
+    grid[0].set_ylim(bottom=0)
+    grid[0].legend(fontsize=8)
+    _label(grid[0], "step (ms)", "round")
+    _label(grid[1], "spread of arrivals (ms)", "round")
+    return figure
+
+
+def _label(axes: Axes, y: str, x: str | None, whole: bool = True) -> None:
+    axes.set_ylabel(y, fontsize=8)
+    if x:
+        axes.set_xlabel(x, fontsize=8)
+    if whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.25)
+    _bare(axes)
+
+
+def _bare(axes: Any) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

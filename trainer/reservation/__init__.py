@@ -1,0 +1,1 @@
+"""Bandwidth for a run."""
