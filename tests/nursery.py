@@ -54,12 +54,14 @@ NURSERY, CONTROLLERS = Nursery("training"), Nursery("controllers")
 
 
 def training() -> Programs:
-    import bench.harness.transfer_endpoints
+    sys.path.insert(0, str(ROOT / "bench"))
+    from harness import transfer_endpoints
+
     from trainer.cli.main import act
     from trainer.cli.train import preload
 
     preload()
-    return {"paceline": act, "transfers": bench.harness.transfer_endpoints.main}
+    return {"paceline": act, "transfers": transfer_endpoints.main}
 
 
 def controllers() -> Programs:
