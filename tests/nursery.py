@@ -32,9 +32,9 @@ class Nursery:
     @functools.cached_property
     def _process(self) -> subprocess.Popen[str]:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # whoever is born there becomes our own child
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         return subprocess.Popen([sys.executable, "-m", __name__, self._kind], text=True, bufsize=1, cwd=ROOT,
-                                env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
+                                env={**os.environ, "OMP_NUM_THREADS": "1"}, stdin=subprocess.PIPE,
+                                stdout=subprocess.PIPE)
 
     def start(
         self, log: Path, arguments: tuple[str, ...], program: str = "paceline", host: int | None = None,
@@ -56,7 +56,6 @@ NURSERY, CONTROLLERS = Nursery("training"), Nursery("controllers")
 def training() -> Programs:
     sys.path.insert(0, str(ROOT / "bench"))
     from harness import transfer_endpoints
-
     from trainer.cli.main import act
     from trainer.cli.train import preload
 

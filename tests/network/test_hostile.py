@@ -91,8 +91,8 @@ def test_whatever_a_host_forges_it_gains_nothing_and_a_reserved_flow_loses_nothi
 ) -> None:
     with reserved_flow(pair, udp_flow("edge1", "cloud", {"min_bandwidth_bps": RATE_BPS})) as reservation:
         forwarding = pair.switch("dump-flows", "s1", f"cookie=0x9ace{reservation['id'][2:]}0000/0xffffffffffff0000")
-        label = forwarding.split("->eth_dst")[0].rsplit(":", 6)[-6:]
-        label = ":".join([label[0][-2:], *label[1:]])
+        octets = forwarding.split("->eth_dst")[0].rsplit(":", 6)[-6:]
+        label = ":".join([octets[0][-2:], *octets[1:]])
         with (
             listening(pair, "cloud") as cloud,
             listening(pair, "edge1") as edge,

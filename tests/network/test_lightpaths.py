@@ -204,8 +204,9 @@ class asked:  # noqa: N801 - reads as what it is
         body = {"owner": "test", "lease_s": 120, "flows": self.flows}
         answer = self.network.api.post("/v1/reservations", json=body)
         assert answer.status_code == 201, answer.text
-        self.made: dict[str, Any] = answer.json()
-        return self.made
+        made: dict[str, Any] = answer.json()
+        self.made = made
+        return made
 
     def __exit__(self, *_: object) -> None:
         self.network.api.delete(f"/v1/reservations/{self.made['id']}")

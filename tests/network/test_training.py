@@ -138,7 +138,7 @@ def test_best_effort_reserves_nothing_and_promises_nothing(tmp_path: Path) -> No
 def test_a_plan_that_is_overtaken_by_another_reservation_adapts_and_says_so(pair: Network) -> None:
     other = pair.uplink("edge2", 40_000_000)
     other["match"]["source_port"] = 9999
-    taken = []
+    taken: list[str] = []
 
     def draft(offer: Offer, keep: bool = True) -> RoundPlan:  # noqa: ARG001
         if not taken:  # somebody is quicker, between the offer and the request

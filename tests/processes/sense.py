@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import schemathesis
+
+if TYPE_CHECKING:
+    from schemathesis.specs.openapi.schemas import OpenApiCase  # defined for type checkers only
 
 BEYOND_A_SCHEMA = (
     "each flow needs a name of its own",
@@ -26,7 +31,7 @@ BEYOND_A_SCHEMA = (
 def refused_with_good_reason(
     ctx: schemathesis.CheckContext,  # noqa: ARG001 - schemathesis hands it over
     response: schemathesis.Response,
-    case: schemathesis.Case,
+    case: OpenApiCase,
 ) -> None:
     """The built-in positive_data_acceptance takes every 422 for a mistake of the service."""
     keeps_to_it = case.meta is not None and case.meta.generation.mode.is_positive

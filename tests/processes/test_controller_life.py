@@ -283,8 +283,8 @@ def test_a_change_waits_for_another_change_of_the_same_reservation(controller: C
     identity = controller.reserve().json()["id"]
 
     def change(rate_bps: int) -> int:
-        body = {} if method == "DELETE" else {"json": {"flows": [flow(rate_bps)]}}
-        return controller.client.request(method, f"/v1/reservations/{identity}", **body).status_code
+        body = None if method == "DELETE" else {"flows": [flow(rate_bps)]}
+        return controller.client.request(method, f"/v1/reservations/{identity}", json=body).status_code
 
     with ThreadPoolExecutor() as pool:
         assert set(pool.map(change, range(15_000_000, 23_000_000, 1_000_000))) == {200}

@@ -81,7 +81,7 @@ def micro_batches(edge: int) -> Iterator[Tensor]:
     labels = load_local("traffic-lights", IID, f"edge{edge + 1}", edge, EDGES, 5).train.labels
     for step in range(ROUNDS * STEPS):
         places = dataset.batch_places(len(labels), BATCH, 5 * 1009 + edge, step)
-        yield from labels[places].split(BATCH // MICRO)
+        yield from torch.split(labels[places], BATCH // MICRO)
 
 
 def told_labels(heard: Heard) -> int:

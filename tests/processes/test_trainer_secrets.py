@@ -22,7 +22,7 @@ from trainer.edge.cloud_connection import CloudLink
 from trainer.errors import NetworkError, TrainerError, UsageError
 from trainer.profiling.predictor import ComputeProfile
 from trainer.protocol import messages
-from trainer.transport.connection import Connection, connect
+from trainer.transport.connection import Connection, Received, connect
 from trainer.transport.credentials import Credentials, credentials
 from trainer.transport.pacing import mss_within_tls_bytes, tls_bytes, wire_bits
 from trainer.transport.shared_secret import Token, read_token
@@ -79,8 +79,8 @@ def pair(ours: Credentials, theirs: Credentials) -> Iterator[tuple[Connection, C
 
 def test_the_sizes_under_tls_are_those_on_the_wire_and_the_pace_holds(lab: Path) -> None:
     with pair(known_as(lab, "edge1"), known_as(lab, "cloud")) as (edge, cloud):
-        assert cloud.peer_names == {"edge1"}
-        got = []
+        assert cloud.peer_names == frozenset({"edge1"})
+        got: list[Received] = []
         thread = threading.Thread(target=lambda: got.extend(cloud.receive() for _ in range(22)))
         thread.start()
         for number in range(20):  # the kernel does not pace a connection's first ten packets
@@ -136,7 +136,7 @@ def test_a_token_is_proven_anew_to_everybody_and_never_said() -> None:
     assert token.is_proven(proof, "edge", "a" * 32, "b" * 32, "edge1")
     for other in (("cloud", "a" * 32, "b" * 32, "edge1"), ("edge", "c" * 32, "b" * 32, "edge1"),
                   ("edge", "a" * 32, "b" * 32, "edge2")):
-        assert not token.is_proven(proof, *other)  # type: ignore[arg-type]
+        assert not token.is_proven(proof, *other)
     assert not token.is_proven(None, "edge", "a" * 32, "b" * 32, "edge1")
     assert "0123" not in repr(token)
 

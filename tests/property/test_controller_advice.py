@@ -12,17 +12,18 @@ from controller.admission.counter_offer import decide_or_advise
 from controller.admission.live_reservations import Standing
 from controller.booking.calendar import Bookings
 from controller.domain.network import network_from_map
-from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
+from controller.domain.reservation import Flow, Match, Protection, Requirement, Reservation, State
 from controller.errors import Refused
 from topologies.loader import load_map
 
 PAIR = network_from_map(load_map("pair"))
+PROTECTIONS: tuple[Protection, ...] = ("none", "none", "none", "none", "link_disjoint")
 
 
 @st.composite
 def requirements(draw: st.DrawFn) -> Requirement:
     limit_us = draw(st.none() | st.floats(1000, 60_000))
-    protection = draw(st.sampled_from(["none"] * 4 + ["link_disjoint"]))
+    protection = draw(st.sampled_from(PROTECTIONS))
     if draw(st.booleans()):
         return Requirement(draw(st.integers(1000, 100_000_000)), None, limit_us, protection=protection)
     periods = st.none() | st.just(1000.0)

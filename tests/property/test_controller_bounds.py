@@ -140,7 +140,7 @@ def packets_of(number: int, flow: ShapedFlow, pattern: str, network: Network, ch
     """A source within its bucket and its activity."""
     depth = flow.burst_bytes + flow.rate_bps / 8 * CALIBRATION.meter_tick_us / 1e6
     moment_s, tokens = 0.0 if pattern == "all at once" else chance.uniform(0, 0.05), depth
-    packets = []
+    packets: list[Packet] = []
     while moment_s < 3.0 and len(packets) < 60:
         frame_bytes = min(chance.choice((60, 1514, *[network.frame_bytes] * 4)), flow.burst_bytes)
         wait_s = max(0.0, (frame_bytes - tokens) * 8 / flow.rate_bps)

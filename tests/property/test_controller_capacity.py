@@ -84,8 +84,8 @@ class Reservations(RuleBasedStateMachine):
         taken = dict.fromkeys(NETWORK.links, 0)
         for reservation in self.reservations.values():
             for placement in reservation.placements:
-                for link in placement.link_names:
-                    taken[link] += placement.reserved_bps
+                for name in placement.link_names:
+                    taken[name] += placement.reserved_bps
         for name, link in NETWORK.links.items():
             assert taken[name] == self.bookings.reserved_bps(name, 0.0) <= link.reservable_bps
 

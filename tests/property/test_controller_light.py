@@ -25,19 +25,21 @@ from controller.optical.lightpath_design import reservable_bps
 from tests.packets import packet, send
 from tests.property.drawn import groups
 from topologies.loader import load_map
+from topologies.maps import Grid
 
 WAVES = load_map("waves")
 HOSTS = [host.name for host in WAVES.hosts]
 SPANS = [link.ends for link in WAVES.links if all(WAVES.node(end).kind == "switch" for end in link.ends)]
 
 
-def network(grid: str, channel_gbps: float) -> Network:
+def network(grid: Grid, channel_gbps: float) -> Network:
     """The map on another grid; channels of 200 Gb/s need a format that does not reach everywhere."""
     links = tuple(replace(link, channel_rate_gbps=channel_gbps, length_km=4 * link.length_km) for link in WAVES.links)
     return network_from_map(replace(WAVES, grid=grid, links=links, scale_mbps_per_gbps=20 / channel_gbps))
 
 
-NETWORKS = [network(grid, gbps) for grid in ("fixed", "flexible") for gbps in (100.0, 200.0)]
+GRIDS: tuple[Grid, ...] = ("fixed", "flexible")
+NETWORKS = [network(grid, gbps) for grid in GRIDS for gbps in (100.0, 200.0)]
 
 
 REQUIREMENTS = st.builds(

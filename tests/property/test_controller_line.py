@@ -34,7 +34,8 @@ def test_ours_are_heard_in_order_and_the_others_come_out_whole(
     messages: list[tuple[int, int, bytes]], sizes: list[int]
 ) -> None:
     stream = b"".join(message(*each) for each in messages)
-    pieces, at = [], 0
+    pieces: list[bytes] = []
+    at = 0
     while at < len(stream):
         size = sizes[len(pieces) % len(sizes)]
         pieces.append(stream[at : at + size])

@@ -14,6 +14,7 @@ from controller.dataplane.entries import (
     VLAN,
     Action,
     Bucket,
+    Entry,
     FlowEntry,
     GroupEntry,
     MeterEntry,
@@ -108,7 +109,7 @@ def test_a_barrier_is_packed_as_ryu_would(xid: int) -> None:
 
 def test_everything_that_a_switch_of_a_map_holds_is_packed_as_ryu_would() -> None:
     for state in base_states(network_from_map(load_map("metro"))).values():
-        entries = [*state.meters.values(), *state.groups.values(), *state.flows.values()]
+        entries: list[Entry] = [*state.meters.values(), *state.groups.values(), *state.flows.values()]
         assert len(entries) > 10
         for entry in entries:
             kind: Any = {MeterEntry: "add_meter", GroupEntry: "add_group"}.get(type(entry), "add_flow")

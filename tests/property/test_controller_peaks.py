@@ -22,7 +22,7 @@ def windows(draw: st.DrawFn, period: st.SearchStrategy[int]) -> Window:
 def members(period: st.SearchStrategy[int]) -> st.SearchStrategy[list[tuple[Activity, int]]]:
     lifetime = st.tuples(st.integers(0, 8), st.integers(1, 8)).map(lambda pair: (pair[0], pair[0] + pair[1]))
     activity = st.builds(
-        lambda lifetime, window, failures: Activity(*lifetime, window, failures),
+        lambda lifetime, window, failures: Activity(lifetime[0], lifetime[1], window, failures),
         lifetime | st.just((-inf, inf)),
         st.none() | windows(period),
         st.just(frozenset()) | st.frozensets(st.sampled_from(FAILURES)),

@@ -36,7 +36,9 @@ NETWORK = network_from_map(metro_with_ducts())
 HOSTS = [host.name for host in NETWORK.hosts]
 BETWEEN_SWITCHES = ["r6-r1", "r1-r2", "r5-r6", "r1-r4", "r3-r4", "r2-r3", "r4-r5"]
 SPANS = sorted(name for name in {"-".join(sorted(link.split("->"))) for link in NETWORK.links})
-FAILURES = {None: (), **{span: (span,) for span in SPANS}, **{f"duct:{duct}": spans for duct, spans in DUCTS.items()}}
+FAILURES: dict[str | None, tuple[str, ...]] = {None: ()}
+FAILURES |= {span: (span,) for span in SPANS}
+FAILURES |= {f"duct:{duct}": spans for duct, spans in DUCTS.items()}
 
 
 @st.composite
@@ -62,8 +64,11 @@ def requirements(draw: st.DrawFn) -> Requirement:
 def flows(draw: st.DrawFn) -> tuple[Flow, ...]:
     ends = draw(st.lists(st.permutations(HOSTS).map(lambda hosts: hosts[:2]), min_size=1, max_size=3))
     return tuple(
-        Flow(f"f{number}", *hosts, Match("udp", draw(st.integers(1, 65535)), 1 + number), draw(requirements()))
-        for number, hosts in enumerate(ends)
+        Flow(
+            f"f{number}", source, destination,
+            Match("udp", draw(st.integers(1, 65535)), 1 + number), draw(requirements()),
+        )
+        for number, (source, destination) in enumerate(ends)
     )
 
 
@@ -172,8 +177,8 @@ class Promised(RuleBasedStateMachine):
                     taken = dict.fromkeys(NETWORK.links, 0)
                     for placement, links in ways:
                         if is_open(placement, moment):
-                            for link in links:
-                                taken[link] += placement.reserved_bps
+                            for name in links:
+                                taken[name] += placement.reserved_bps
                     for name, link in NETWORK.links.items():
                         assert taken[name] <= link.reservable_bps
 

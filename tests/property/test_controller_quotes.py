@@ -27,9 +27,10 @@ BETWEEN_SWITCHES = [name for name in METRO.links if name.count("r") == 2 and "cl
 @st.composite
 def volumes(draw: st.DrawFn) -> list[Volume]:
     sizes = draw(st.lists(st.integers(1, 5) | st.integers(1, 5_000_000), min_size=1, max_size=4))
+    ends = [draw(st.permutations(HOSTS)) for _ in sizes]
     return [
-        Volume(f"v{number}", *draw(st.permutations(HOSTS).map(lambda hosts: hosts[:2])), size)
-        for number, size in enumerate(sizes)
+        Volume(f"v{number}", source, destination, size)
+        for number, ((source, destination, *_), size) in enumerate(zip(ends, sizes, strict=True))
     ]
 
 

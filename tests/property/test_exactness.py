@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -183,7 +184,8 @@ def train_whole(job: Job) -> dict[str, Tensor]:
                     for place, layer in enumerate(replica):
                         RandomStream(7, f"edge{edge}", number, step, micro).begin(place, outputs.device)
                         outputs = layer(outputs)
-                    (nn.functional.cross_entropy(outputs, labels[one]) * len(outputs) / len(labels)).backward()
+                    loss = nn.functional.cross_entropy(outputs, labels[one]) * len(outputs) / len(labels)
+                    torch.autograd.backward(loss)
                 optimizer.step()
         if job.averages(number):
             states = [replica.state_dict() for replica in replicas]
@@ -203,7 +205,7 @@ def assert_same(split: dict[str, Tensor], whole: dict[str, Tensor]) -> None:
     assert split.keys() == whole.keys()
     for name, value in whole.items():
         torch.testing.assert_close(determined(name, split[name]), determined(name, value), rtol=TOLERANCE,
-                                   atol=TOLERANCE, check_dtype=False, msg=lambda text, name=name: f"{name}: {text}")
+                                   atol=TOLERANCE, check_dtype=False, msg=partial("{}: {}".format, name))
 
 
 def determined(name: str, value: Tensor) -> Tensor:
@@ -329,6 +331,7 @@ def test_random_numbers_depend_on_edge_round_step_micro_batch_and_layer_alone() 
 def test_a_mini_batch_that_is_given_up_leaves_nothing_behind() -> None:
     job = Job(SMALL["cnn"], [[3, 3]], MOMENTUM, [8, 8], 4, 2)
     given_up, helping = Pair(job, 0), Pair(job, 0)
+    assert isinstance(helping.cloud, CloudHalf)
     inputs, labels = job.data(0)
     given_up.edge.forward(inputs[:2], stream := RandomStream(7, "edge0", 1, 0, 0))
     gradient, _ = helping.cloud.train(given_up.edge.forward(inputs[2:4], stream), labels[2:4], 4, stream)

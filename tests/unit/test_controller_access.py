@@ -297,7 +297,7 @@ def test_a_tenant_sees_and_changes_only_its_own(clients: dict[str, httpx.Client]
     assert body["tenant"] == "alice"
     path = f"/v1/reservations/{body['id']}"
     for method in ("GET", "PATCH", "DELETE"):
-        answer = clients["bob"].request(method, path, **({"json": {}} if method == "PATCH" else {}))
+        answer = clients["bob"].request(method, path, json={} if method == "PATCH" else None)
         problem(answer, 404, "not_found")
     problem(clients["bob"].post(f"{path}/commit"), 404, "not_found")
     assert clients["bob"].get("/v1/reservations?state=active").json() == {"reservations": []}

@@ -146,8 +146,8 @@ def test_an_unknown_host_is_named_with_those_there_are(client: httpx.Client) -> 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
 def test_what_is_not_there_is_not_found(client: httpx.Client, method: str) -> None:
-    body = {"json": {}} if method == "PATCH" else {}
-    problem(client.request(method, "/v1/reservations/r-00000000", **body), 404, "not_found")
+    body: dict[str, object] | None = {} if method == "PATCH" else None
+    problem(client.request(method, "/v1/reservations/r-00000000", json=body), 404, "not_found")
     problem(client.get("/nowhere"), 404, "not_found")
     problem(client.put("/v1/reservations"), 405, "method_not_allowed")
 

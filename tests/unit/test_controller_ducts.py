@@ -27,7 +27,7 @@ def network(**ducts: str) -> Network:
     nodes = [MapNode(name, "switch", (0, 0)) for name in SWITCHES]
     nodes += [MapNode("edge1", "edge", (0, 0)), MapNode("cloud", "cloud", (0, 0))]
     lying = {span: duct for duct, spans in ducts.items() for span in spans.split()}
-    links = [MapLink((a, b), km, 1, 100, lying.get(a + b)) for (a, b), km in SPANS.items()]
+    links = [MapLink((span[0], span[1]), km, 1, 100, lying.get(span)) for span, km in SPANS.items()]
     links += [MapLink(ends, 2, 4, 100) for ends in (("edge1", "a"), ("cloud", "d"))]
     return network_from_map(Map("three", "", 1.0, 9000, tuple(nodes), tuple(links)))
 
@@ -51,7 +51,7 @@ class Calendar:
 
     def fail(self, *spans: str) -> None:
         """Exactly these are down now."""
-        down = frozenset(link for a, b in spans for link in (f"{a}->{b}", f"{b}->{a}"))
+        down = frozenset("->".join(ends) for span in spans for ends in (span, span[::-1]))
         after = survive(self.network, self.bookings, self.standing, 1.0, down)
         self.bookings, self.standing = after.bookings, after.standing
 

@@ -75,7 +75,7 @@ def test_a_reserved_packet_follows_its_path_metered_once_marked_up_to_the_last_p
 
 @pytest.mark.parametrize("spoof", [{}, {"ip_dscp": 46}, {"ip_dscp": 34}])
 def test_an_unreserved_packet_is_unmarked_and_metered_at_every_egress_port(spoof: Packet) -> None:
-    journey = send(wanted_states(METRO, [reservation()]), "edge2", packet("edge2", tcp_src=7802, **spoof))
+    journey = send(wanted_states(METRO, [reservation()]), "edge2", packet("edge2", "cloud", tcp_src=7802, **spoof))
     assert journey.nodes == ["edge2", "r6", "r1", "r2", "cloud"]
     assert journey.marks == [0, 0, 0]
     assert journey.meters == [("r6", 100_002), ("r1", 100_001), ("r2", 100_003)]

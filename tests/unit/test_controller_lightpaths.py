@@ -368,7 +368,7 @@ def test_a_move_that_a_switch_refuses_leaves_the_lightpath_where_it_was(service:
     assert isinstance(switches, ObedientSwitches)
     obey = switches.apply
 
-    def refuse(phases: Iterable[ChangesByNumber | Pause], _: float) -> Future[None]:
+    def refuse(phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:  # noqa: ARG001
         switches.apply = obey  # type: ignore[method-assign]
         list(phases)
         future: Future[None] = Future()

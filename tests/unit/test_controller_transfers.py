@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from math import ceil, inf
 
 import pytest
@@ -26,9 +27,9 @@ def flow(name: str, source: str = "edge1", port: int = 7801, **needed: object) -
     return Flow(name, source, "cloud", Match("tcp", port, 7800), requirement)
 
 
-def transfer(name: str, source: str = "edge1", **needed: object) -> Flow:
+def transfer(name: str, source: str = "edge1", port: int = 7801, **needed: object) -> Flow:
     """1 MB within 500 ms: 16 Mb/s and what the latency costs."""
-    return flow(name, source, **({"transfer_bytes": 1_000_000, "deadline_ms": 500.0} | needed))
+    return flow(name, source, port, **({"transfer_bytes": 1_000_000, "deadline_ms": 500.0} | needed))
 
 
 class Calendar:
@@ -65,7 +66,7 @@ def test_a_transfer_gets_the_least_rate_at_which_it_is_there_in_time() -> None:
     needed, latency_us = placed.flow.requirement, placed.accumulated_latency_us
     assert placed.reserved_bps == least_rate_bps(needed, latency_us, HEADROOM_SHARE)
     assert placed.completion_us == pytest.approx(8e12 / placed.reserved_bps + latency_us)
-    assert placed.completion_us <= 500_000 * (1 - HEADROOM_SHARE) + 1
+    assert placed.completion_us is not None and placed.completion_us <= 500_000 * (1 - HEADROOM_SHARE) + 1
     assert 8e12 / (placed.reserved_bps - 1000) + latency_us > 500_000 * (1 - HEADROOM_SHARE)
     assert placed.window is None
 
@@ -103,13 +104,13 @@ def test_a_deadline_shorter_than_the_latency_is_refused_with_both() -> None:
 def test_a_periodic_transfer_has_a_window_and_others_may_have_the_rest() -> None:
     """50 Mb/s in the first half of each second and 50 Mb/s in the second half fit through 76 Mb/s."""
     calendar = Calendar()
-    needed = {"transfer_bytes": 3_000_000, "period_ms": 1200.0}
-    first = calendar.placed(transfer("a", **needed))[0]
+    periodic = partial(transfer, transfer_bytes=3_000_000, period_ms=1200.0)
+    first = calendar.placed(periodic("a"))[0]
     assert first.reserved_bps > 50 * MBPS
     sending_us = ceil(24e12 / first.reserved_bps * (1 + SLOW_SHARE) + LATE_US)
     assert first.window == Window(1_200_000, 0, sending_us)
-    calendar.placed(transfer("b", "edge2", offset_ms=600.0, **needed))
-    refusal = calendar.refusal(transfer("c", "edge2", port=7802, offset_ms=250.0, **needed))
+    calendar.placed(periodic("b", "edge2", offset_ms=600.0))
+    refusal = calendar.refusal(periodic("c", "edge2", port=7802, offset_ms=250.0))
     assert isinstance(refusal, NoCapacity)
     assert calendar.bookings.reserved_bps("s1->s2", 0) == first.reserved_bps
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 
 from trainer.cloud.edge_replica import Apprentice, apprentice_of
+from trainer.cloud.edge_session import Member
 from trainer.data.standardization import choose, summarize
 from trainer.errors import UsageError
 from trainer.models.device import device_of
 from trainer.models.optimizer import OptimizerRecipe
 from trainer.models.rng import RandomStream
+from trainer.models.split_model import CloudHalf
 from trainer.protocol.messages import Prepare
 from trainer.records.checkpoint import Checkpoint
 
@@ -36,19 +39,23 @@ def test_cuda_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         device_of("cuda")
 
 
-def apprentice(device: str) -> Apprentice:
+def recipe() -> Prepare:
     images = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1))
     standardization = choose([summarize(images, torch.tensor([0, 1, 2, 0]), CLASSES)])
-    recipe = Prepare(model="signal-cnn", sample_shape=SHAPE, classes=CLASSES, seed=5, optimizer=OptimizerRecipe(),
-                     standardization=standardization, batch=BATCH, micro=1, steps=1)
-    member = SimpleNamespace(name="edge1", ask=SimpleNamespace(samples=100))
-    return apprentice_of(member, recipe, torch.device(device))
+    return Prepare(model="signal-cnn", sample_shape=SHAPE, classes=CLASSES, seed=5, optimizer=OptimizerRecipe(),
+                   standardization=standardization, batch=BATCH, micro=1, steps=1)
+
+
+def apprentice(device: str) -> Apprentice:
+    member = cast(Member, SimpleNamespace(name="edge1", ask=SimpleNamespace(samples=100)))  # needs no connection
+    return apprentice_of(member, recipe(), torch.device(device))
 
 
 def learn(one: Apprentice) -> torch.Tensor:
     """One step of the whole model in the cloud; the gradient that would go back."""
     images = torch.randn(BATCH, *SHAPE, generator=torch.Generator().manual_seed(2))
     labels = torch.arange(BATCH) % CLASSES
+    assert isinstance(one.half, CloudHalf)
     gradient, _ = one.half.train(images.to(one.device), labels.to(one.device), BATCH, RandomStream(5, "edge1", 1, 0, 0))
     one.half.step()
     return gradient
@@ -64,6 +71,6 @@ def test_what_travels_and_is_kept_lies_in_ordinary_memory_and_is_the_same(device
     assert all(torch.allclose(values[name], wanted, atol=1e-3) for name, wanted in here.whole({})[0].items())
 
     again = apprentice(device)
-    again.restore(Checkpoint(1, None, None, {"edge1": 0}, {}, {}, values, {"edge1": states}))
+    again.restore(Checkpoint(1, recipe(), None, {"edge1": 0}, {}, {}, values, {"edge1": states}))
     assert {parameter.device.type for layer in again.half.part.layers for parameter in layer.parameters()} == {device}
     assert torch.allclose(learn(again).cpu(), learn(one).cpu(), atol=1e-4)

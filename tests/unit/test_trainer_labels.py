@@ -16,13 +16,13 @@ from trainer.planning.forecasts import Outlook
 from trainer.profiling.layer_costs import layer_costs, segment_shapes
 from trainer.profiling.predictor import LayerSeconds
 from trainer.protocol import codec, framing, messages
-from trainer.protocol.messages import Message
 from trainer.transport.pacing import transfer_bits
 
 SHAPE, CLASSES, BATCH, MICRO, MSS = (3, 32, 32), 3, 50, 4, 8948
 LAYERS = build_layers("signal-cnn", 1, SHAPE, CLASSES)
 SHAPES = segment_shapes(layer_costs(LAYERS, SHAPE), SHAPE)
 TAIL = len(LAYERS) - 1
+MicroBatch = messages.Segment | messages.Gradient | messages.TailInput | messages.TailGradient
 SECONDS = LayerSeconds(tuple(1e-3 * (1 + n) for n in range(len(LAYERS))), tuple(2e-3 for _ in LAYERS))
 
 
@@ -30,13 +30,14 @@ def outlook(tail: int | None, how: str = "fp32") -> Outlook:
     return Outlook({"e": SECONDS}, SECONDS, SHAPES, {"e": BATCH}, MICRO, [0] * len(LAYERS), CodecGuard(how), tail)
 
 
-def sent_bytes(kind: type[Message], name: str, layer: int, how: codec.Codec) -> int:
+def sent_bytes(kind: type[MicroBatch], name: str, layer: int, how: codec.Codec) -> int:
     """The frames of a mini-batch, from prefix to padding, with the largest numbers a header may hold."""
     total = 0
     for number, piece in enumerate(split_evenly(BATCH, MICRO)):
         values = torch.randn(piece.stop - piece.start, *SHAPES[layer])
-        fields = {"batch_samples": BATCH} if kind is messages.Segment else {}
-        message = kind(step=10**9, micro=10**9 - number, **fields)
+        step, micro = 10**9, 10**9 - number
+        message = (kind(step=step, micro=micro, batch_samples=BATCH) if issubclass(kind, messages.Segment)
+                   else kind(step=step, micro=micro))
         _, header, buffers = framing.encode(message, codec.encode(name, values, how))
         total += framing.PREFIX.size + len(header) + sum(map(len, buffers))
     return total

@@ -31,7 +31,8 @@ class Branching(nn.Module):
         values = values + torch.relu(self.inner(values))
         values = torch.max_pool2d(values, 7)
         values = nn.functional.dropout(values, 0.5, self.training)
-        return self.head(values.view(values.size(0), -1)) + self.bias
+        outputs: Tensor = self.head(values.view(values.size(0), -1)) + self.bias
+        return outputs
 
 
 class Tied(nn.Module):
@@ -43,7 +44,8 @@ class Tied(nn.Module):
         self.last = nn.Linear(6, 3)
 
     def forward(self, values: Tensor) -> Tensor:
-        return self.last(self.tied(self.between(self.tied(self.first(values)))))
+        outputs: Tensor = self.last(self.tied(self.between(self.tied(self.first(values)))))
+        return outputs
 
 
 class Ladder(nn.Module):
@@ -54,7 +56,8 @@ class Ladder(nn.Module):
         self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 3)
 
     def forward(self, values: Tensor) -> Tensor:
-        return self.b(self.a(values) * 2) + values[:, :3]
+        outputs: Tensor = self.b(self.a(values) * 2) + values[:, :3]
+        return outputs
 
 
 class Deciding(nn.Module):

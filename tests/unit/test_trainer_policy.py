@@ -13,10 +13,12 @@ from trainer.errors import UsageError
 from trainer.planning.custom_policy import Policy
 from trainer.planning.plan import EdgeForecast, Offer, Option, RoundPlan
 from trainer.planning.planner import plan_round
+from trainer.protocol.codec import Codec
 
+CODEC_BITS: dict[Codec, float] = {"fp32": 4e6, "int8": 1e6}
 OPTIONS = tuple(
     Option(cut, codec, 0.01 * cut, 0.02 * cut, 0.01, bits / cut, bits / cut)
-    for cut in (1, 2, 3) for codec, bits in (("fp32", 4e6), ("int8", 1e6))
+    for cut in (1, 2, 3) for codec, bits in CODEC_BITS.items()
 )
 FORECASTS = [EdgeForecast(name, OPTIONS, (0.0, 0.0, 0.0, 0.0)) for name in ("edge1", "edge2")]
 OFFER = Offer({"edge1": ("up",), "edge2": ("up",)}, {"edge1": ("down",), "edge2": ("down",)},
