@@ -20,8 +20,8 @@ import click
 from rich.table import Table
 
 from controller.admission.admission import Admitted, Rejected, Request, decide
-from controller.admission.live_reservations import Standing
-from controller.booking.calendar import Bookings
+from controller.admission.live_reservations import LiveReservations
+from controller.booking.calendar import Calendar
 from controller.calculus.network_bounds import ShapedFlow, bounds_of
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
@@ -62,14 +62,14 @@ class Filling:
 
     network: Network
     chance: random.Random
-    bookings: Bookings = field(default_factory=Bookings)
-    standing: Standing = field(init=False)
+    bookings: Calendar = field(default_factory=Calendar)
+    standing: LiveReservations = field(init=False)
     number: int = 0
     stands: int = 0
     refused: int = 0
 
     def __post_init__(self) -> None:
-        self.standing = Standing(self.network)
+        self.standing = LiveReservations(self.network)
         names = [host.name for host in self.network.hosts]
         self.pairs = [tuple(self.chance.sample(names, 2)) for _ in range(HOSTS)]
 
@@ -93,7 +93,7 @@ class Filling:
                 request.reservation_id, self.number, 1, "bench", State.ACTIVE, 60, NOW_S, inf, decision.placements,
                 start_at_s=start_s or NOW_S, end_at_s=None if end_s == inf else end_s,
             )  # fmt: skip
-            self.bookings, self.standing = decision.bookings, decision.after.having(new)
+            self.bookings, self.standing = decision.bookings, decision.after.with_reservation(new)
         took_ms = (time.perf_counter() - began) * 1e3
         self.refused += isinstance(decision, Rejected)
         self.stands += keep and isinstance(decision, Admitted)

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from controller.optical.route_order import chosen_for
-from controller.optical.rsa import BY_COST, FIRST_FIT, MOST_USED, Order, Routes
+from controller.optical.rsa import BY_COST, FIRST_FIT, MOST_USED, CandidateRoutes, Order
 from harness import report
 from harness.nsfnet import LOADS, NODES, SPANS
 from harness.route_order_search import demands, refused
@@ -43,7 +43,7 @@ class Outcome:
     seconds: float
 
 
-def simulate(routes: Routes, order: Order, load: tuple[float, float], seed: int) -> Outcome:
+def simulate(routes: CandidateRoutes, order: Order, load: tuple[float, float], seed: int) -> Outcome:
     """Decide every request of one seed."""
     wanted = list(demands(NODES, *load, seed, WARM_UP + COUNTED))
     began_s = time.process_time()
@@ -57,17 +57,17 @@ def per_second(outcomes: list[Outcome]) -> float:
     return len(outcomes) * (WARM_UP + COUNTED) / sum(outcome.seconds for outcome in outcomes)
 
 
-def contenders() -> dict[str, tuple[Routes, Order]]:
+def contenders() -> dict[str, tuple[CandidateRoutes, Order]]:
     """Who runs: the yardsticks, then ours."""
     ours = chosen_for(SPANS)
-    km5, hops5, km50 = Routes(SPANS, 5), Routes(SPANS, 5, by="hops"), Routes(SPANS, 50)
+    km5, hops5, km50 = CandidateRoutes(SPANS, 5), CandidateRoutes(SPANS, 5, by="hops"), CandidateRoutes(SPANS, 50)
     return {
         "first fit, k=5 by km": (km5, FIRST_FIT),
         "first fit, k=5 by hops": (hops5, FIRST_FIT),
         "first fit, k=50 by km": (km50, FIRST_FIT),
         "most used, k=50 by km": (km50, MOST_USED),
         "slots x links, k=50": (km50, BY_COST),
-        OURS: (Routes(SPANS, ours.k, by=ours.by), ours.order),
+        OURS: (CandidateRoutes(SPANS, ours.k, by=ours.by), ours.order),
     }
 
 

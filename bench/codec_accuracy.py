@@ -25,10 +25,10 @@ from trainer.data.dataset import batch_places
 from trainer.data.load import load_local
 from trainer.data.standardization import apply, choose, summarize
 from trainer.models.averaging import average
-from trainer.models.optimizer import OptimizerRecipe
+from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
-from trainer.models.split_model import CloudHalf, EdgeHalf
-from trainer.models.stage import Part, split_evenly
+from trainer.models.split_model import ClientModel, ServerModel
+from trainer.models.stage import Stage, split_evenly
 from trainer.models.zoo import build_layers, choose_model
 from trainer.profiling.layer_costs import layer_costs, segment_shapes
 from trainer.protocol.codec import Codec, decode, encode, encoded_bytes, gradient_codec
@@ -73,14 +73,14 @@ class Edge:
         self.data = load_local(training.data, IID, self.name, number, EDGES, seed)
         self.sent_bytes = 0
         self.inputs: Tensor
-        self.edge: EdgeHalf
-        self.cloud: CloudHalf
+        self.edge: ClientModel
+        self.cloud: ServerModel
 
     def prepare(self, layers: Callable[[], list[nn.Module]], inputs: Tensor) -> None:
         """Take the standardized inputs and build the model on both sides."""
-        recipe = OptimizerRecipe()
+        recipe = OptimizerConfig()
         self.inputs = inputs
-        self.edge, self.cloud = EdgeHalf(Part(layers(), 0, 0, recipe)), CloudHalf(Part(layers(), 0, 0, recipe))
+        self.edge, self.cloud = ClientModel(Stage(layers(), 0, 0, recipe)), ServerModel(Stage(layers(), 0, 0, recipe))
         self.cloud.part.last = len(self.cloud.part.layers)
 
     def train(self, number: int, cut: int) -> None:

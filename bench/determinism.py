@@ -27,7 +27,7 @@ from harness import report
 sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
 from emulation.cross_traffic import Flood, bottleneck_bps
-from emulation.network import Emulation, Settings
+from emulation.network import Emulation, EmulationSettings
 from emulation.session import emulate
 from machine.errors import EmulationError
 from machine.stall_watch import StallWatch, describe
@@ -218,7 +218,7 @@ def main(quick: bool, out: Path | None) -> None:
     counts = (16, 16) if quick else (300, 80)
     try:
         with (
-            emulate(Settings(map_path("metro"))) as emulation,
+            emulate(EmulationSettings(map_path("metro"))) as emulation,
             httpx.Client(base_url=f"http://127.0.0.1:{emulation.settings.rest_port}", timeout=30) as api,
             StallWatch() as watch,
         ):

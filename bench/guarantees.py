@@ -33,7 +33,7 @@ from harness.timed_transfers import MBPS, Epoch, Order, TimedTransfers, Transfer
 sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
 from emulation.cross_traffic import Flood
-from emulation.network import Settings
+from emulation.network import EmulationSettings
 from emulation.session import emulate
 from machine.errors import EmulationError
 from machine.stall_watch import StallWatch, describe
@@ -185,7 +185,7 @@ def main(quick: bool, out: Path | None) -> None:
     each, periods, repeats = (8, 8, 1) if quick else (30, 40, 3)
     try:
         with (
-            emulate(Settings(map_path("metro"))) as emulation,
+            emulate(EmulationSettings(map_path("metro"))) as emulation,
             httpx.Client(base_url=f"http://127.0.0.1:{emulation.settings.rest_port}", timeout=30) as api,
         ):
             timed = TimedTransfers(emulation, api)

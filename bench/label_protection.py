@@ -18,7 +18,7 @@ from harness.training_run import MICROS, SETTLING_ROUNDS, Row, step_ms, table_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
-from emulation.network import Settings
+from emulation.network import EmulationSettings
 from emulation.session import emulate
 from machine.errors import EmulationError
 from machine.stall_watch import StallWatch, describe
@@ -53,7 +53,7 @@ def main(quick: bool, out: Path | None) -> None:
     """Measure training rounds with and without protected labels."""
     rounds = SETTLING_ROUNDS + (4 if quick else 16)
     try:
-        with emulate(Settings(map_path("metro"))), StallWatch() as watch:
+        with emulate(EmulationSettings(map_path("metro"))), StallWatch() as watch:
             plain = train(MICROS, rounds)
             protected = train(MICROS, rounds, "--protect-labels")
     except EmulationError as error:

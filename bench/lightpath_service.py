@@ -48,9 +48,9 @@ from controller.domain.reservation import Flow, Match, Requirement, Reservation
 from controller.errors import Refused
 from controller.optical.lightpath_design import reservable_bps
 from controller.optical.route_order import chosen_for
-from controller.optical.rsa import Order, Routes
+from controller.optical.rsa import CandidateRoutes, Order
 from controller.runtime.main import collect_seldom
-from controller.service.requests import Asked
+from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.ledger import Ledger
 from harness import report
@@ -144,10 +144,12 @@ class Outcome:
     took_s: float
 
 
-def asked_for(demand: Demand, ports: tuple[int, int], hold: bool) -> Asked:
+def asked_for(demand: Demand, ports: tuple[int, int], hold: bool) -> ReservationSpec:
     """The reservation that a demand asks for."""
     ends, needed = (f"h{demand.source}", f"h{demand.destination}"), reservable_bps(demand.rate_gbps * 1_000_000)
-    return Asked("bench", "public", 3600.0, (Flow("f", *ends, Match("udp", *ports), Requirement(needed)),), hold)
+    return ReservationSpec(
+        "bench", "public", 3600.0, (Flow("f", *ends, Match("udp", *ports), Requirement(needed)),), hold
+    )
 
 
 def decided(service: Service, wanted: Sequence[Demand], source_port: int, hold: bool) -> Outcome:
@@ -169,7 +171,7 @@ def decided(service: Service, wanted: Sequence[Demand], source_port: int, hold: 
     return Outcome(turned_away, took_s)
 
 
-def decided_by_core(routes: Routes, order: Order, wanted: Sequence[Demand]) -> Outcome:
+def decided_by_core(routes: CandidateRoutes, order: Order, wanted: Sequence[Demand]) -> Outcome:
     """The same by the pure core: where there are slots for a lightpath of its own."""
     began_s = time.process_time()
     blocked = len(refused(routes, order, wanted))
@@ -179,7 +181,7 @@ def decided_by_core(routes: Routes, order: Order, wanted: Sequence[Demand]) -> O
 def rounds(service: Service, wanted: Sequence[Demand]) -> dict[str, list[Outcome]]:
     """So many of each kind in turn, after one that does not count."""
     ours = chosen_for(SPANS)
-    routes = Routes(SPANS, ours.k, by=ours.by)
+    routes = CandidateRoutes(SPANS, ours.k, by=ours.by)
     results: dict[str, list[Outcome]] = {}
     for number in range(1 + ROUNDS):
         results.setdefault("held", []).append(decided(service, wanted, 1 + number, hold=True))

@@ -37,8 +37,8 @@ from harness.packet_stream import Arrivals, reserved, stream
 sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
 from emulation.cross_traffic import Flood
-from emulation.fault_injection import Outages
-from emulation.network import Emulation, Settings
+from emulation.fault_injection import FaultInjector
+from emulation.network import Emulation, EmulationSettings
 from emulation.session import emulate
 from machine.errors import EmulationError
 from machine.stall_watch import Stall, StallWatch, describe, held_up_s
@@ -124,7 +124,7 @@ def over_a_cut(
     emulation: Emulation, api: httpx.Client, directory: Path, runs: Path, rounds: int
 ) -> tuple[Summary, Arrivals, str]:
     """A run and a protected stream while a fibre of the stream's path is cut: what came of both, and the fibre."""
-    outages = Outages(emulation.plan, str(emulation.vswitch.directory))
+    outages = FaultInjector(emulation.plan, str(emulation.vswitch.directory))
     streamed: list[Arrivals] = []
     with reserved(api, PROTECTION) as reservation:
         span = list(pairwise(reservation["flows"][0]["path"]))[-2]
@@ -178,7 +178,7 @@ def main(quick: bool, out: Path | None) -> None:
         with tempfile.TemporaryDirectory() as name:
             directory, runs = Path(name), Path(name) / "runs"
             runs.mkdir()
-            settings = Settings(found_map(PLANT, Wishes(edges=EDGES), directory))
+            settings = EmulationSettings(found_map(PLANT, Wishes(edges=EDGES), directory))
             with (
                 emulate(settings) as emulation,
                 httpx.Client(base_url=f"http://127.0.0.1:{settings.rest_port}", timeout=60) as api,

@@ -38,8 +38,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from controller.admission.admission import Admitted, Request, decide
-from controller.admission.live_reservations import Standing
-from controller.booking.calendar import Bookings
+from controller.admission.live_reservations import LiveReservations
+from controller.booking.calendar import Calendar
 from controller.calculus.network_bounds import Calibration
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Reservation, State
@@ -143,7 +143,7 @@ class Core:
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.bookings, self.standing = Bookings(), Standing(network, SWITCHES)
+        self.bookings, self.standing = Calendar(), LiveReservations(network, SWITCHES)
 
     def ask(self, run: Run, plan: RoundPlan) -> Reservation | None:
         """Reserve or modify; None: refused, and everything is as before."""
@@ -157,7 +157,7 @@ class Core:
         stands = Reservation(
             name, run.number, version, "cloud", State.ACTIVE, 60.0, now_s, inf, decision.placements
         )
-        self.bookings, self.standing = decision.bookings, decision.after.having(stands)
+        self.bookings, self.standing = decision.bookings, decision.after.with_reservation(stands)
         return stands
 
 
@@ -218,7 +218,7 @@ def _sum_up(core: Core, going: list[tuple[Run, float]], fates: Fates) -> None:
     for run, _ in going:
         stands = core.standing.get(f"r-{run.number:08x}")
         assert stands is not None and run.plan is not None
-        promised_ms, latency_us = transmission_ms(run.plan, core.standing.told_anew(stands))
+        promised_ms, latency_us = transmission_ms(run.plan, core.standing.with_current_bounds(stands))
         fates.transmission_ms[run.number] = promised_ms
         fates.latency_us[run.number] = latency_us
         fates.reserved_share += up_bps(run.plan) / to_the_cloud_bps(core.network)

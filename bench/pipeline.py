@@ -25,7 +25,7 @@ from harness import report
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
-from emulation.network import Settings
+from emulation.network import EmulationSettings
 from emulation.session import emulate
 from harness.training_run import MICROS, SETTLING_ROUNDS, Row, counted, step_ms, table_of, train
 from machine.errors import EmulationError
@@ -50,7 +50,7 @@ def main(quick: bool, out: Path | None) -> None:
     """Measure training rounds with and without overlap."""
     rounds = SETTLING_ROUNDS + (4 if quick else 20)
     try:
-        with emulate(Settings(map_path("metro"))), StallWatch() as watch:
+        with emulate(EmulationSettings(map_path("metro"))), StallWatch() as watch:
             overlapped = train(MICROS, rounds)
             one_by_one = train(1, rounds)
     except EmulationError as error:

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
 from harness.edge_worker import CLASSES, FIELDS, SAMPLE_SHAPE
 from machine import cgroups as cpushare
-from machine.undo_journal import Journal
+from machine.undo_journal import UndoJournal
 from trainer.models.zoo import build_layers
 from trainer.profiling.layer_costs import LayerCost, layer_costs
 from trainer.profiling.predictor import CostModel, LayerSeconds, Predictor, Work, backward_work, forward_work
@@ -106,7 +106,7 @@ def limited_worker() -> Iterator[Worker]:
     """A worker with SHARE of a core where control groups are allowed, else with a whole one."""
     directory = Path("/run/paceline-bench")
     try:
-        journal = Journal(directory)
+        journal = UndoJournal(directory)
     except PermissionError:
         click.echo("No root: the process has a whole core, and its share is not halved.")
         worker = Worker(())

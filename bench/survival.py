@@ -31,8 +31,8 @@ from harness.timed_transfers import TimedTransfers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
-from emulation.fault_injection import Outages
-from emulation.network import Emulation, Settings
+from emulation.fault_injection import FaultInjector
+from emulation.network import Emulation, EmulationSettings
 from emulation.session import emulate
 from harness.packet_stream import Arrivals, reserved, stream
 from machine.errors import EmulationError
@@ -51,7 +51,7 @@ SETTLE_S = 1.5
 
 def over_a_restart(emulation: Emulation, api: httpx.Client, directory: Path) -> Arrivals:
     """A stream while the controller is killed and started again."""
-    outages = Outages(emulation.plan, str(emulation.vswitch.directory))
+    outages = FaultInjector(emulation.plan, str(emulation.vswitch.directory))
     with reserved(api, "none"), stream(emulation, 8.0, directory) as result:
         outages.controller(up=False)
         time.sleep(SETTLE_S)  # some time without any controller
@@ -62,7 +62,7 @@ def over_a_restart(emulation: Emulation, api: httpx.Client, directory: Path) -> 
 
 def over_a_cut(emulation: Emulation, api: httpx.Client, directory: Path, protection: str) -> Arrivals:
     """A stream while a link between switches on its path is cut."""
-    outages = Outages(emulation.plan, str(emulation.vswitch.directory))
+    outages = FaultInjector(emulation.plan, str(emulation.vswitch.directory))
     with reserved(api, protection) as reservation:
         span = list(pairwise(reservation["flows"][0]["path"]))[-2]
         try:
@@ -105,7 +105,7 @@ def main(quick: bool, out: Path | None) -> None:
     consistent_s = seconds_to_consistent(count)
     try:
         with (
-            emulate(Settings(map_path("metro"))) as emulation,
+            emulate(EmulationSettings(map_path("metro"))) as emulation,
             httpx.Client(base_url=f"http://127.0.0.1:{emulation.settings.rest_port}", timeout=30) as api,
             tempfile.TemporaryDirectory() as name,
         ):
@@ -119,7 +119,7 @@ def main(quick: bool, out: Path | None) -> None:
                     for protection in ("link_disjoint", "none")
                 }
             transfers = timed.judged(watch.stalls)
-            Outages(emulation.plan, str(running_emulation.DIRECTORY / "ovs")).controller(up=False)
+            FaultInjector(emulation.plan, str(running_emulation.DIRECTORY / "ovs")).controller(up=False)
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
     met = [transfer for transfer in transfers if any(kill.met(transfer) for kill in kills)]

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
 
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION
 from emulation.cross_traffic import Flood
-from emulation.network import Emulation, Settings
+from emulation.network import Emulation, EmulationSettings
 from emulation.session import emulate
 from machine.errors import EmulationError
 from machine.stall_watch import Stall, StallWatch, describe, held_up_s
@@ -179,7 +179,7 @@ def main(quick: bool, out: Path | None, calibration: Path | None) -> None:
     count = 8_000 if quick else 60_000
     try:
         with (
-            emulate(Settings(map_path("metro"))) as emulation,
+            emulate(EmulationSettings(map_path("metro"))) as emulation,
             httpx.Client(base_url=f"http://127.0.0.1:{emulation.settings.rest_port}", timeout=30) as api,
             StallWatch() as watch,
             _reserved(api),

@@ -175,7 +175,7 @@ class Refused(ControllerError):
     advice: Callable[[Refused], Mapping[str, object]] | None = None
     """Works out further facts that help: when it would fit, what would be accepted now. It takes a while."""
 
-    def advise(self) -> None:
+    def add_offer(self) -> None:
         """Add those facts, once."""
         if self.advice is not None:
             self.facts, self.advice = {**self.facts, **self.advice(self)}, None

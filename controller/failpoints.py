@@ -6,7 +6,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 
-class Step(StrEnum):
+class FailPoint(StrEnum):
     """Between these, the process may die at any moment. Not every change has all of them."""
 
     DECIDED = "decided"
@@ -24,15 +24,15 @@ class Step(StrEnum):
 
 
 
-_watchers: list[Callable[[Step], None]] = []
+_watchers: list[Callable[[FailPoint], None]] = []
 
 
-def reached(step: Step) -> None:
+def failpoint(step: FailPoint) -> None:
     """The writer stands here."""
     for watcher in _watchers:
         watcher(step)
 
 
-def watch(watcher: Callable[[Step], None]) -> None:
+def on_failpoint(watcher: Callable[[FailPoint], None]) -> None:
     """Have this called at every step, in the thread that takes it."""
     _watchers.append(watcher)

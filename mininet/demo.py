@@ -25,7 +25,7 @@ from rich.console import Console
 
 import demo_report as findings
 from emulation.cross_traffic import Flood
-from emulation.network import Emulation, Settings
+from emulation.network import Emulation, EmulationSettings
 from emulation.session import describe, emulate
 from machine import cgroups
 from machine.errors import EmulationError
@@ -155,7 +155,7 @@ def main(rounds: int, runs_dir: Path) -> None:
     begun = time.monotonic()
     runs_dir.mkdir(exist_ok=True)
     try:
-        with emulate(Settings(map_path("metro"))) as emulation:
+        with emulate(EmulationSettings(map_path("metro"))) as emulation:
             console.rule("1. The network")
             describe(emulation, click.echo)
             with Flood(emulation, 1.5) as flood, StallWatch() as watch:

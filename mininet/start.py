@@ -13,7 +13,7 @@ import click
 from emulation.capacity_measurement import measure
 from emulation.console import Prompt
 from emulation.cross_traffic import Flood, bottleneck_bps, parse_percentage
-from emulation.network import Settings
+from emulation.network import EmulationSettings
 from emulation.session import clean, clear_the_way, describe, emulate
 from machine.errors import EmulationError
 from machine.forwarding_capacity import check, fitting_scale, of_this_machine
@@ -75,7 +75,7 @@ def main(
             path = adapted(found_map(map_name, wishes, Path(maps)), Path(maps), scale, ducts)
             if datapath == "user":
                 path = _checked(path, Path(maps), may_shrink=scale is None and is_plant(map_name))
-            settings = Settings(path, datapath, _address(openflow), rest_port, timeout_s, tls)
+            settings = EmulationSettings(path, datapath, _address(openflow), rest_port, timeout_s, tls)
             _run(settings, controller == "own", cross_traffic, no_prompt)
     except (MapError, EmulationError) as error:
         click.echo(f"error: {error}", err=True)
@@ -93,7 +93,7 @@ def _checked(path: Path, directory: Path, may_shrink: bool) -> Path:
     return path
 
 
-def _run(settings: Settings, own_controller: bool, cross_traffic: str | None, no_prompt: bool) -> None:
+def _run(settings: EmulationSettings, own_controller: bool, cross_traffic: str | None, no_prompt: bool) -> None:
     share = parse_percentage(cross_traffic) if cross_traffic else None
     if share:
         bottleneck_bps(load_map(str(settings.map_path)))

@@ -9,7 +9,7 @@ from controller.dataplane.pipeline import wanted_states
 from controller.dataplane.update_order import Change
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation
-from controller.switches.state_tracker import Holdings
+from controller.switches.state_tracker import SwitchStateTracker
 
 Step = dict[str, list[Change]]
 """By switch, in order."""
@@ -31,7 +31,7 @@ def told_from(
     come: Mapping[str, Reservation],
 ) -> list[Step]:
     """When switches hold this, should have held the one, and should now hold the other."""
-    holdings = Holdings(network)
+    holdings = SwitchStateTracker(network)
     holdings.aim(gone)
     touched = {name: set(keys) for name, state in held.items() for keys in holdings.learn(name, state).values()}
     for name, keys in holdings.aim({**dict.fromkeys(gone), **come}).items():

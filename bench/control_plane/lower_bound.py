@@ -23,7 +23,7 @@ from fastapi import FastAPI
 from control_plane.dummy_switches import DummySwitches, free_port, wait_until
 from controller.admission.admission import Admitted, Request, decide
 from controller.api.schemas.requests import ReservationRequest
-from controller.booking.calendar import Bookings
+from controller.booking.calendar import Calendar
 from controller.dataplane.entries import FlowEntry, MeterEntry, cookie_of
 from controller.dataplane.pipeline import best_effort_meter, reservation_meter, reserved_entries
 from controller.dataplane.update_order import Change, Kind
@@ -40,7 +40,7 @@ Told = tuple[str, Kind, MeterEntry | FlowEntry]
 
 def placed(network: Network, flow: Flow) -> Placement:
     """Where admission puts a flow on an empty network."""
-    decision = decide(network, Bookings(), (), Request("r-00000001", 1, (flow,)), 0.0)
+    decision = decide(network, Calendar(), (), Request("r-00000001", 1, (flow,)), 0.0)
     assert isinstance(decision, Admitted)
     return decision.placements[0]
 

@@ -20,7 +20,7 @@ from harness.timed_transfers import MBPS, Epoch, Order, TimedTransfers, Transfer
 sys.path.insert(0, str(Path(__file__).parents[2] / "mininet"))
 
 from emulation.cross_traffic import Flood
-from emulation.fault_injection import Outages
+from emulation.fault_injection import FaultInjector
 
 TRANSFER_MBPS, TRANSFER_BYTES, PERIOD_S = 15, 500_000, 0.32
 TRANSFERS = 50
@@ -47,7 +47,7 @@ def restart_beside_transfers(timed: TimedTransfers) -> Restart:
 
     Raises: RuntimeError if it took longer than the transfers, or the new controller knows the reservation otherwise.
     """
-    outages = Outages(timed.plan, str(timed.emulation.vswitch.directory))
+    outages = FaultInjector(timed.plan, str(timed.emulation.vswitch.directory))
     flows = timed.flows([rate(TRANSFER_MBPS * MBPS)] * len(timed.edges))
     with timed.reserved(flows) as reservation, Flood(timed.emulation, 1.5):
         first_s, epochs = time.time() + 0.4, [Epoch(0, inf, timed.told(reservation))]

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from trainer.models.optimizer import OptimizerRecipe
+from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
-from trainer.models.split_model import EdgeHalf
-from trainer.models.stage import Part, split_evenly
+from trainer.models.split_model import ClientModel
+from trainer.models.stage import Stage, split_evenly
 from trainer.models.zoo import build_layers
 from trainer.processes.malloc import keep_heap
 from trainer.profiling import profiler
@@ -37,7 +37,7 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_heap()
     layers = build_layers(model, 1, SAMPLE_SHAPE, CLASSES)
-    half = EdgeHalf(Part(layers, 0, len(layers), OptimizerRecipe()))
+    half = ClientModel(Stage(layers, 0, len(layers), OptimizerConfig()))
     images = torch.rand(int(batch), *SAMPLE_SHAPE)
     pieces = split_evenly(int(batch), int(micro))
     half.part.last = 1
@@ -73,7 +73,7 @@ def _repeat(step: Callable[[], tuple[float, ...]], seconds: float, least_steps: 
     return steps
 
 
-def _step(half: EdgeHalf, images: torch.Tensor, pieces: list[slice]) -> tuple[float, ...]:
+def _step(half: ClientModel, images: torch.Tensor, pieces: list[slice]) -> tuple[float, ...]:
     """One mini-batch, as an edge does it: what `FIELDS` name."""
     forward, backward = Stopwatch(), Stopwatch()
     with forward:

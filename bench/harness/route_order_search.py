@@ -20,7 +20,17 @@ from math import sqrt
 from statistics import mean, stdev
 
 from controller.optical.route_order import Candidate, Spans
-from controller.optical.rsa import FIRST_FIT, FLEXIBLE, MOST_USED, Assignment, Grid, Order, Routes, Spectrum, assign
+from controller.optical.rsa import (
+    FIRST_FIT,
+    FLEXIBLE,
+    MOST_USED,
+    Assignment,
+    CandidateRoutes,
+    Grid,
+    Order,
+    Spectrum,
+    assign,
+)
 
 RATES_GBPS = (25, 100)
 BLOCKED_SHARE = 0.05
@@ -75,7 +85,7 @@ def demands(
         yield Demand(now, now + holding, source, destination, rate_gbps)
 
 
-def refused(routes: Routes, order: Order, wanted: Sequence[Demand]) -> list[int]:
+def refused(routes: CandidateRoutes, order: Order, wanted: Sequence[Demand]) -> list[int]:
     """The numbers of the demands that find no room when each is decided as it comes."""
     spectrum = Spectrum(routes)
     blocked: list[int] = []
@@ -105,7 +115,7 @@ class Trial:
             raise ValueError(f"{len(self.sites)} sites, {len(seeds)} seeds: two and one are the least to compare on")
         self.spans, self.seeds, self.count = spans, tuple(seeds), count
         self.grid, self.most_routes = grid, most_routes
-        self._routes: dict[tuple[int, str], Routes] = {}
+        self._routes: dict[tuple[int, str], CandidateRoutes] = {}
         self._wanted: dict[tuple[int, float], list[Demand]] = {}
 
     def blocked(self, candidate: Candidate, erlang: float, seeds: Sequence[int] | None = None) -> list[float]:
@@ -141,10 +151,10 @@ class Trial:
                 high = middle
         return high
 
-    def _routes_of(self, candidate: Candidate) -> Routes:
+    def _routes_of(self, candidate: Candidate) -> CandidateRoutes:
         key = candidate.k, candidate.by
         if key not in self._routes:
-            self._routes[key] = Routes(self.spans, candidate.k, self.grid, candidate.by)
+            self._routes[key] = CandidateRoutes(self.spans, candidate.k, self.grid, candidate.by)
         return self._routes[key]
 
     def _demands(self, seed: int, erlang: float) -> list[Demand]:

@@ -11,8 +11,8 @@ from functools import cache
 
 from controller.domain.reservation import Flow, Match, Requirement
 from trainer.models.zoo import build_layers
-from trainer.planning.codec_selection import CodecGuard
-from trainer.planning.forecasts import Outlook
+from trainer.planning.codec_selection import CodecSelector
+from trainer.planning.forecasts import StepForecaster
 from trainer.planning.plan import EdgePlan, Offer, RoundPlan
 from trainer.planning.planner import plan_round
 from trainer.profiling.layer_costs import LayerCost, layer_costs, segment_shapes
@@ -60,7 +60,7 @@ class Run:
         cloud = prior_seconds(costs, CLOUD, BATCH // MICRO)
         batches = dict.fromkeys(edges, BATCH)
         state_bytes = [4 * cost.stored_values for cost in costs]
-        self.outlook = Outlook(seconds, cloud, shapes, batches, MICRO, state_bytes, CodecGuard("fp32"))
+        self.outlook = StepForecaster(seconds, cloud, shapes, batches, MICRO, state_bytes, CodecSelector("fp32"))
         self._cuts = dict.fromkeys(edges, range(1, len(costs)))
         self.plan: RoundPlan | None = None
 

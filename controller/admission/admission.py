@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
-from controller.admission.feasible_plan import Case, Plan, Request, first_plan
-from controller.admission.live_reservations import Standing, as_standing
+from controller.admission.feasible_plan import FeasiblePlan, PlanningProblem, Request, first_plan
+from controller.admission.live_reservations import LiveReservations, as_live_reservation
 from controller.admission.path_search import held_placement
-from controller.booking.calendar import Bookings
-from controller.booking.flow_bookings import Sized
+from controller.booking.calendar import Calendar
+from controller.booking.flow_bookings import SizedFlow
 from controller.booking.transfer_rate import completion_us, gate_of
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 from controller.domain.network import Network
 from controller.domain.reservation import END_GUARD_S, Flow, Placement, Reservation
 from controller.domain.route import Route, both_ways
@@ -26,7 +26,7 @@ from controller.errors import FlowInUse, InvalidRequest, Refused, RequestError, 
 __all__ = ["Admitted", "Rejected", "Request", "decide"]
 
 
-@fact
+@frozen
 class Admitted:
     """The placements in the order asked, and the calendar with them in it.
 
@@ -34,11 +34,11 @@ class Admitted:
     """
 
     placements: tuple[Placement, ...]
-    bookings: Bookings
-    after: Standing
+    bookings: Calendar
+    after: LiveReservations
 
 
-@fact
+@frozen
 class Rejected:
     """Why not, as the error to answer with."""
 
@@ -47,8 +47,8 @@ class Rejected:
 
 def decide(
     network: Network,
-    bookings: Bookings,
-    standing: Sequence[Reservation] | Standing,
+    bookings: Calendar,
+    standing: Sequence[Reservation] | LiveReservations,
     request: Request,
     now_s: float,
     down: frozenset[str] = frozenset(),
@@ -56,7 +56,7 @@ def decide(
 ) -> Admitted | Rejected:
     """Place every flow of the request, or say what is in the way. `standing`: all live reservations."""
     down = both_ways(down)
-    everyone = as_standing(network, standing, calibration)
+    everyone = as_live_reservation(network, standing, calibration)
     start_s = now_s if request.start_s is None else max(now_s, request.start_s)
     free = bookings.without(request.reservation_id)
     try:
@@ -64,14 +64,14 @@ def decide(
         _check_lifetime(request, start_s)
         _check_five_tuples(request, start_s, everyone)
         others, replaced = everyone.without(request.reservation_id), everyone.get(request.reservation_id)
-        case = Case(network, free, everyone, others, request, replaced, start_s, start_s > now_s)
+        case = PlanningProblem(network, free, everyone, others, request, replaced, start_s, start_s > now_s)
         plan = first_plan(case, down)
     except (Refused, RequestError) as error:
         # Its traceback would hold all that was looked at, in a circle that only the garbage collector finds.
         return Rejected(error.with_traceback(None))
     placements = _placements(case, plan)
     booked = [booking for flow in request.flows for booking in plan.placed[flow.name].bookings]
-    return Admitted(placements, free.adding(booked), others.settled(plan.promises))
+    return Admitted(placements, free.adding(booked), others.with_bounds(plan.promises))
 
 
 
@@ -94,7 +94,7 @@ def _check_lifetime(request: Request, start_s: float) -> None:
         raise InvalidRequest(sentence, mistakes=[{"place": place, "message": least}])
 
 
-def _check_five_tuples(request: Request, start_s: float, everyone: Standing) -> None:
+def _check_five_tuples(request: Request, start_s: float, everyone: LiveReservations) -> None:
     for flow in request.flows:
         for holder in everyone.holders(flow):
             end_s = inf if holder.end_at_s is None else holder.end_at_s
@@ -106,7 +106,7 @@ def _check_five_tuples(request: Request, start_s: float, everyone: Standing) -> 
                 raise FlowInUse(sentence, flow=flow.name, reservation=holder.id)
 
 
-def _placements(case: Case, plan: Plan) -> tuple[Placement, ...]:
+def _placements(case: PlanningProblem, plan: FeasiblePlan) -> tuple[Placement, ...]:
     first_switches = {placing.route.path[1] for placing in plan.placed.values()}
     free_meters = {switch: case.everyone.free_meters(switch) for switch in first_switches}
     placements = []
@@ -135,8 +135,8 @@ def _placements(case: Case, plan: Plan) -> tuple[Placement, ...]:
     return tuple(placements)
 
 
-def _as_before(held: Placement, sized: Sized, route: Route) -> bool:
+def _as_before(held: Placement, sized: SizedFlow, route: Route) -> bool:
     """Whether the switches have nothing new to be told about a flow."""
-    before = Sized(sized.flow, held.reserved_bps, held.burst_bytes), held.route
+    before = SizedFlow(sized.flow, held.reserved_bps, held.burst_bytes), held.route
     same_gate = held.window == gate_of(sized.flow, sized.rate_bps)
     return before == (sized, route) and same_gate and not held.suspended

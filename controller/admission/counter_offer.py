@@ -22,13 +22,13 @@ from math import ceil, floor, inf
 from typing import ParamSpec, TypeVar
 
 from controller.admission.admission import Admitted, Rejected, Request, decide
-from controller.admission.live_reservations import Standing, as_standing
-from controller.admission.residual_capacity import Room, granted_burst_bytes
-from controller.booking.calendar import Bookings
-from controller.booking.flow_bookings import Lifetime
+from controller.admission.live_reservations import LiveReservations, as_live_reservation
+from controller.admission.residual_capacity import ResidualCapacity, granted_burst_bytes
+from controller.booking.calendar import Calendar
+from controller.booking.flow_bookings import FlowBooker
 from controller.booking.transfer_rate import RATE_STEP_BPS
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 from controller.domain.network import Network
 from controller.domain.path import link_names
 from controller.domain.reservation import Flow, Reservation
@@ -54,7 +54,7 @@ Returned = TypeVar("Returned")
 Arguments = ParamSpec("Arguments")
 
 
-def advising(ask: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+def attach_offer(ask: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
     """The same function whose refusals come with their advice: worked out when the function has let go of its locks."""
 
     @wraps(ask)
@@ -62,22 +62,22 @@ def advising(ask: Callable[Arguments, Returned]) -> Callable[Arguments, Returned
         try:
             answer = ask(*args, **named)
         except Refused as error:
-            error.advise()
+            error.add_offer()
             raise
         if isinstance(answer, Rejected) and isinstance(answer.error, Refused):
-            answer.error.advise()
+            answer.error.add_offer()
         return answer
 
     return asked
 
 
-@fact
-class Circumstances:
+@frozen
+class DecisionContext:
     """Everything a decision depends on but the request."""
 
     network: Network
-    bookings: Bookings
-    standing: Standing
+    bookings: Calendar
+    standing: LiveReservations
     now_s: float
     down: frozenset[str]
     calibration: Calibration
@@ -87,18 +87,18 @@ class Circumstances:
         return decide(self.network, self.bookings, self.standing, request, self.now_s, self.down, self.calibration)
 
 
-def decide_or_advise(
+def decide_with_offer(
     network: Network,
-    bookings: Bookings,
-    standing: Sequence[Reservation] | Standing,
+    bookings: Calendar,
+    standing: Sequence[Reservation] | LiveReservations,
     request: Request,
     now_s: float,
     down: frozenset[str] = frozenset(),
     calibration: Calibration = DEFAULT_CALIBRATION,
 ) -> Admitted | Rejected:
     """As `decide`; a refusal's `advice` works out `fits_at` (seconds) and `offer` (flows) when it is wanted."""
-    everyone = as_standing(network, standing, calibration)
-    circumstances = Circumstances(network, bookings, everyone, now_s, down, calibration)
+    everyone = as_live_reservation(network, standing, calibration)
+    circumstances = DecisionContext(network, bookings, everyone, now_s, down, calibration)
     decision = circumstances.decide(request)
     if isinstance(decision, Rejected) and isinstance(decision.error, Refused):
         decision.error.advice = lambda error: {
@@ -108,7 +108,7 @@ def decide_or_advise(
     return decision
 
 
-def fits_at_s(circumstances: Circumstances, request: Request, error: Refused) -> float | None:
+def fits_at_s(circumstances: DecisionContext, request: Request, error: Refused) -> float | None:
     """The earliest moment at which the calendar admits the same request for as long; None if none was found.
 
     What is booked only becomes less where a booking ends, so those moments are tried, on the links that matter, and
@@ -126,7 +126,7 @@ def fits_at_s(circumstances: Circumstances, request: Request, error: Refused) ->
     return None
 
 
-def _ends(circumstances: Circumstances, request: Request) -> set[float]:
+def _ends(circumstances: DecisionContext, request: Request) -> set[float]:
     links = {
         link
         for flow in request.flows
@@ -141,9 +141,9 @@ def _ends(circumstances: Circumstances, request: Request) -> set[float]:
     }
 
 
-def offer(circumstances: Circumstances, request: Request, error: Refused) -> tuple[Flow, ...] | None:
+def offer(circumstances: DecisionContext, request: Request, error: Refused) -> tuple[Flow, ...] | None:
     """The flows of the nearest request that is admitted now; None if none was found."""
-    tries = _Tries(circumstances, replace(request, search_steps=SEARCH_STEPS))
+    tries = _OfferSearch(circumstances, replace(request, search_steps=SEARCH_STEPS))
 
     def slower(share: float) -> tuple[Flow, ...]:
         return tuple(_slower(flow, share) for flow in request.flows)
@@ -174,7 +174,7 @@ def offer(circumstances: Circumstances, request: Request, error: Refused) -> tup
     return None
 
 
-def _widest_bps(circumstances: Circumstances, request: Request) -> int | None:
+def _widest_bps(circumstances: DecisionContext, request: Request) -> int | None:
     """The highest rate for which there is room, whatever the bounds say; None if not asked for one plain rate."""
     needed = request.flows[0].requirement
     if len(request.flows) > 1 or needed.transfer_bytes is not None or needed.protection != "none":
@@ -183,8 +183,8 @@ def _widest_bps(circumstances: Circumstances, request: Request) -> int | None:
     now = circumstances.standing.get(name)
     held = dict.fromkeys(each for p in (now.carried if now else ()) for each in (*p.lightpaths, *p.backup_lightpaths))
     start_s = max(circumstances.now_s, request.start_s or circumstances.now_s)
-    lifetime = Lifetime(network.ducts, name, start_s, request.end_s)
-    room = Room(network, circumstances.bookings.without(name), lifetime, tuple(held))
+    lifetime = FlowBooker(network.ducts, name, start_s, request.end_s)
+    room = ResidualCapacity(network, circumstances.bookings.without(name), lifetime, tuple(held))
     widest_bps = 0
     for path in candidate_paths(network, flow.source, flow.destination, both_ways(circumstances.down)):
         widest_bps = max(widest_bps, room.widest_bps(path))
@@ -193,10 +193,10 @@ def _widest_bps(circumstances: Circumstances, request: Request) -> int | None:
     return widest_bps // RATE_STEP_BPS * RATE_STEP_BPS
 
 
-class _Tries:
+class _OfferSearch:
     """Requests that are like one that was refused, until OFFER_TRIES are spent."""
 
-    def __init__(self, circumstances: Circumstances, request: Request) -> None:
+    def __init__(self, circumstances: DecisionContext, request: Request) -> None:
         self.circumstances = circumstances
         self.request = request
         self.left = OFFER_TRIES
@@ -233,7 +233,7 @@ class _Tries:
                 return flows
             if not isinstance(refusal, LatencyNotMet):
                 return None
-            name, limit, bound_us = (refusal.facts.get(fact) for fact in ("flow", "promise", "bound_us"))
+            name, limit, bound_us = (refusal.facts.get(frozen) for frozen in ("flow", "promise", "bound_us"))
             if limit not in ("latency", "latency_variation") or not isinstance(bound_us, float):
                 return None
             if refusal.facts.get("reservation") != self.request.reservation_id:
@@ -269,7 +269,7 @@ def _smoother(flow: Flow, share: float, burst_bytes: int, frame_bytes: int) -> F
     return _with(flow, burst_bytes=max(min(frame_bytes, burst_bytes), floor(burst_bytes * share)))
 
 
-def _granted(circumstances: Circumstances, request: Request) -> Mapping[str, int]:
+def _granted(circumstances: DecisionContext, request: Request) -> Mapping[str, int]:
     """The burst of every flow if there were no limits, or what it asked for."""
     return {
         flow.name: granted_burst_bytes(flow, flow.requirement.min_bandwidth_bps or 0, circumstances.network)

@@ -11,7 +11,7 @@ from immutables import Map
 
 from controller.admission.latency_limits import has_limit
 from controller.booking.transfer_rate import completion_us
-from controller.calculus.failure_bounds import Carried, FlowKey, Promises
+from controller.calculus.failure_bounds import CarriedFlow, FailureBounds, FlowKey
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Bound, Calibration
 from controller.domain.network import Network
 from controller.domain.reservation import FIRST_METER_ID, Flow, Placement, Reservation
@@ -20,7 +20,7 @@ FiveTuple = tuple[str, str, str, int, int]
 
 
 @dataclass(eq=False)
-class Standing:
+class LiveReservations:
     """All live reservations of a network; a change shares what it keeps, and bounds are worked out when asked for.
 
     The bounds in a reservation's placements are those of its own last decision; `told_anew` has those of now.
@@ -32,19 +32,19 @@ class Standing:
     _five_tuples: Map[FiveTuple, tuple[str, ...]] = field(default_factory=Map)
     _meters: Map[str, int] = field(default_factory=Map)
     """For every switch: the set of the meters that are taken; bit i is meter FIRST_METER_ID + i."""
-    _last: Promises | None = None
-    _changes: Map[FlowKey, Carried | None] = field(default_factory=Map)
+    _last: FailureBounds | None = None
+    _changes: Map[FlowKey, CarriedFlow | None] = field(default_factory=Map)
     """Since `_last`; None: no longer carried."""
     _was_asked: bool = False
 
     @staticmethod
     def of(
         network: Network, reservations: Iterable[Reservation], calibration: Calibration = DEFAULT_CALIBRATION
-    ) -> Standing:
+    ) -> LiveReservations:
         """These reservations, those that are live."""
-        standing = Standing(network, calibration)
+        standing = LiveReservations(network, calibration)
         for reservation in reservations:
-            standing = standing.having(reservation)
+            standing = standing.with_reservation(reservation)
         return standing
 
     def __iter__(self) -> Iterator[Reservation]:
@@ -55,7 +55,7 @@ class Standing:
         """The live reservation of that id."""
         return self._reservations.get(reservation_id)
 
-    def having(self, reservation: Reservation) -> Standing:
+    def with_reservation(self, reservation: Reservation) -> LiveReservations:
         """With this reservation as it is now, in place of what it was; without it if it is no longer live."""
         before = self._reservations.get(reservation.id)
         if before is not None and reservation.is_live and _is_carried_alike(before, reservation):
@@ -78,7 +78,7 @@ class Standing:
             tuples[five_tuple] = (*tuples.get(five_tuple, ()), reservation.id)
             first = placement.path[1]
             meters[first] = meters.get(first, 0) | 1 << placement.meter_id - FIRST_METER_ID
-        return Standing(
+        return LiveReservations(
             self.network,
             self.calibration,
             rest._reservations.set(reservation.id, reservation),
@@ -88,7 +88,7 @@ class Standing:
             changes.finish(),
         )
 
-    def without(self, reservation_id: str) -> Standing:
+    def without(self, reservation_id: str) -> LiveReservations:
         """Without that reservation, if it was here."""
         gone = self._reservations.get(reservation_id)
         if gone is None:
@@ -109,23 +109,23 @@ class Standing:
                 del tuples[five_tuple]
             meters[first] &= ~(1 << placement.meter_id - FIRST_METER_ID)
         facts = self._reservations.delete(gone.id), tuples.finish(), meters.finish(), last, changes.finish()
-        return Standing(self.network, self.calibration, *facts)
+        return LiveReservations(self.network, self.calibration, *facts)
 
-    def _worked_out(self) -> tuple[Promises | None, Map[FlowKey, Carried | None]]:
+    def _worked_out(self) -> tuple[FailureBounds | None, Map[FlowKey, CarriedFlow | None]]:
         """The promises that are known, and what has changed since: what was worked out once is not worked out again."""
-        known: Promises | None = self.__dict__.get("promises")
+        known: FailureBounds | None = self.__dict__.get("promises")
         return (self._last, self._changes) if known is None else (known, Map())
 
-    def _with(self, reservations: Map[str, Reservation]) -> Standing:
+    def _with(self, reservations: Map[str, Reservation]) -> LiveReservations:
         """The same with these, which are carried alike."""
         facts = reservations, self._five_tuples, self._meters, self._last, self._changes
-        following = Standing(self.network, self.calibration, *facts)
+        following = LiveReservations(self.network, self.calibration, *facts)
         if "promises" in self.__dict__:
             following.__dict__["promises"] = self.promises
         return following
 
     @cached_property
-    def promises(self) -> Promises:
+    def promises(self) -> FailureBounds:
         """The bounds of everything carried.
 
         Raises: NoBound if nothing finite can be proven.
@@ -134,7 +134,7 @@ class Standing:
             return self._last
         return self._changed({})
 
-    def promises_with(self, added: Mapping[FlowKey, Carried]) -> Promises:
+    def promises_with(self, added: Mapping[FlowKey, CarriedFlow]) -> FailureBounds:
         """The bounds of everything carried, and of these besides.
 
         Raises: NoBound if nothing finite can be proven.
@@ -145,18 +145,18 @@ class Standing:
             return self._changed(added)
         return self.promises.changed(added)
 
-    def _changed(self, added: Mapping[FlowKey, Carried]) -> Promises:
-        last = self._last or Promises.none(self.network, self.calibration)
+    def _changed(self, added: Mapping[FlowKey, CarriedFlow]) -> FailureBounds:
+        last = self._last or FailureBounds.none(self.network, self.calibration)
         changes = sorted(self._changes.items(), key=lambda change: change[0])
         present = {key: flow for key, flow in changes if flow is not None}
         return last.changed({**present, **added}, [key for key, flow in changes if flow is None])
 
-    def settled(self, promises: Promises) -> Standing:
+    def with_bounds(self, promises: FailureBounds) -> LiveReservations:
         """The same reservations under promises in which more may be carried."""
         facts = self._reservations, self._five_tuples, self._meters, promises
-        return Standing(self.network, self.calibration, *facts)
+        return LiveReservations(self.network, self.calibration, *facts)
 
-    def told_anew(self, reservation: Reservation) -> Reservation:
+    def with_current_bounds(self, reservation: Reservation) -> Reservation:
         """A reservation with its bounds as they are now; as it is where it does not count."""
         bounds = {
             key: self.promises.bound(key)
@@ -193,13 +193,13 @@ def _is_carried_alike(one: Reservation, other: Reservation) -> bool:
     return one.placements is other.placements and times == (other.created_at_s, other.start_at_s, other.end_at_s)
 
 
-def carried_of(reservation: Reservation, placement: Placement) -> Carried:
+def carried_of(reservation: Reservation, placement: Placement) -> CarriedFlow:
     """How the network carries one flow of a reservation."""
     end_s = inf if reservation.end_at_s is None else reservation.end_at_s
     start_s = reservation.start_at_s if reservation.start_at_s > reservation.created_at_s else -inf
     size = placement.reserved_bps, placement.burst_bytes
     limit = has_limit(placement.flow.requirement)
-    return Carried.during(placement.route, size, start_s, end_s, placement.window, limit)
+    return CarriedFlow.during(placement.route, size, start_s, end_s, placement.window, limit)
 
 
 def with_bound(placement: Placement, bound: Bound) -> Placement:
@@ -214,8 +214,8 @@ def with_bound(placement: Placement, bound: Bound) -> Placement:
     )
 
 
-def as_standing(
-    network: Network, standing: Sequence[Reservation] | Standing, calibration: Calibration
-) -> Standing:
+def as_live_reservation(
+    network: Network, standing: Sequence[Reservation] | LiveReservations, calibration: Calibration
+) -> LiveReservations:
     """The same in the form that knows more."""
-    return standing if isinstance(standing, Standing) else Standing.of(network, standing, calibration)
+    return standing if isinstance(standing, LiveReservations) else LiveReservations.of(network, standing, calibration)

@@ -7,9 +7,9 @@ from heapq import heapify, heappop, heappush
 from itertools import chain
 from math import inf
 
-from controller.admission.residual_capacity import Room
+from controller.admission.residual_capacity import ResidualCapacity
 from controller.booking.calendar import Booking
-from controller.booking.flow_bookings import Placing, Sized
+from controller.booking.flow_bookings import PlacedFlow, SizedFlow
 from controller.domain.network import Network
 from controller.domain.reservation import Flow, Placement, Reservation
 from controller.domain.route import Route, is_cut
@@ -36,8 +36,8 @@ class PathSearch:
 
     def __init__(
         self,
-        room: Room,
-        flows: Sequence[Sized],
+        room: ResidualCapacity,
+        flows: Sequence[SizedFlow],
         replaced: Reservation | None,
         down: frozenset[str],
         most_steps: int = SEARCH_STEPS,
@@ -50,9 +50,9 @@ class PathSearch:
         self.candidates = {sized.flow.name: _candidates(room.network, sized.flow, replaced, down) for sized in flows}
         self._lines: dict[tuple[str, int], tuple[Booking, ...]] = {}
         self.steps = 0
-        self.deepest: tuple[int, dict[str, Placing]] = (-1, {})
+        self.deepest: tuple[int, dict[str, PlacedFlow]] = (-1, {})
 
-    def assignments(self) -> Iterator[dict[str, Placing]]:
+    def assignments(self) -> Iterator[dict[str, PlacedFlow]]:
         """Every assignment of routes that fits, by the flows' names, best first, until `most_steps` are spent."""
         if not self.flows:
             return iter([{}])
@@ -67,22 +67,22 @@ class PathSearch:
         beyond = too_long(self.room.network)
         return bool(beyond) and any(is_cut(path, beyond) for path in (route.path, route.backup or ()))
 
-    def _place(self, depth: int, chosen: dict[str, Placing]) -> Iterator[dict[str, Placing]]:
+    def _place(self, depth: int, chosen: dict[str, PlacedFlow]) -> Iterator[dict[str, PlacedFlow]]:
         sized = self.flows[depth]
         for dressed, lines in self._fitting(sized):
-            bookings = (*lines, *self.room.lifetime.light(sized, dressed)) if dressed.lightpaths else lines
-            chosen[sized.flow.name] = Placing(sized, dressed, bookings)
+            bookings = (*lines, *self.room.lifetime.lightpath_bookings(sized, dressed)) if dressed.lightpaths else lines
+            chosen[sized.flow.name] = PlacedFlow(sized, dressed, bookings)
             if depth + 1 == len(self.flows):
                 yield dict(chosen)
             else:
-                self.room.place(bookings)
+                self.room.allocate(bookings)
                 yield from self._place(depth + 1, chosen)
-                self.room.take_away(bookings)
+                self.room.free(bookings)
             del chosen[sized.flow.name]
         if depth > self.deepest[0]:
             self.deepest = (depth, dict(chosen))
 
-    def _fitting(self, sized: Sized) -> Iterator[Fitting]:
+    def _fitting(self, sized: SizedFlow) -> Iterator[Fitting]:
         """The routes on which there is room for a flow as things stand, best first."""
         flow, order = sized.flow, self._order
         if order is None or flow.requirement.protection != "none":
@@ -100,7 +100,7 @@ class PathSearch:
             self.candidates[flow.name] = (*known, *(Route(path) for path in further if path not in paths))
             yield from self._by_price(sized, len(known), order.order)
 
-    def _in_turn(self, sized: Sized, count: int) -> Iterator[Fitting]:
+    def _in_turn(self, sized: SizedFlow, count: int) -> Iterator[Fitting]:
         """So many of the candidates, one after the other."""
         for number, route in enumerate(self.candidates[sized.flow.name][:count]):
             self.steps += 1
@@ -108,11 +108,11 @@ class PathSearch:
                 return
             lines = self._lines_of(sized, number)
             if self.room.fits(lines):
-                dressed = self.room.dressed(sized, route)
+                dressed = self.room.with_lightpaths(sized, route)
                 if dressed is not None:
                     yield dressed, lines
 
-    def _by_price(self, sized: Sized, first: int, order: Order) -> Iterator[Fitting]:
+    def _by_price(self, sized: SizedFlow, first: int, order: Order) -> Iterator[Fitting]:
         """The candidates from there on, those that take the least of the spectrum first (see `Light.price`).
 
         Every route stands in a queue by what it costs at least: a row of lightpaths that are lit, else a new one all
@@ -136,11 +136,11 @@ class PathSearch:
             nodes = path[1:-1]
             if stage == _LIT:
                 self.steps += 1
-                row = light.lit_along(nodes, has_room)
+                row = light.existing(nodes, has_room)
             elif stage == _NEW:
-                row = light.new_along(nodes, rate_bps)
+                row = light.new(nodes, rate_bps)
             else:
-                row = light.mixed_along(nodes, rate_bps, has_room)
+                row = light.mixed(nodes, rate_bps, has_room)
             if row is not None:
                 found[number] = Route(path, None, row)
                 heappush(queue, (light.price(row, rate_bps, order), _FOUND, number))
@@ -149,11 +149,11 @@ class PathSearch:
             elif stage != _MIXED and number < CANDIDATES:
                 heappush(queue, (light.least_price_of_mixed(len(nodes) - 1, rate_bps), _MIXED, number))
 
-    def _lines_of(self, sized: Sized, number: int) -> tuple[Booking, ...]:
+    def _lines_of(self, sized: SizedFlow, number: int) -> tuple[Booking, ...]:
         key = sized.flow.name, number
         lines = self._lines.get(key)
         if lines is None:
-            lines = self._lines[key] = self.room.lifetime.lines(sized, self.candidates[sized.flow.name][number])
+            lines = self._lines[key] = self.room.lifetime.link_bookings(sized, self.candidates[sized.flow.name][number])
         return lines
 
     def refusal(self) -> Refused:
@@ -163,21 +163,21 @@ class PathSearch:
         """
         depth, placed = self.deepest
         stuck = self.flows[depth]
-        room = Room(self.room.network, self.room.bookings, self.room.lifetime, self.room.light.held)
+        room = ResidualCapacity(self.room.network, self.room.bookings, self.room.lifetime, self.room.light.held)
         for placing in placed.values():
-            room.place(placing.bookings)
+            room.allocate(placing.bookings)
         for sized in self.flows[depth + 1 :]:
-            room.place(room.lifetime.bookings(sized, self.candidates[sized.flow.name][0]))
+            room.allocate(room.lifetime.bookings(sized, self.candidates[sized.flow.name][0]))
         candidates = self.candidates[stuck.flow.name]
         if room.network.grid is not None:
             for route in candidates:
-                dark = room.fits(room.lifetime.bookings(stuck, route)) and room.no_light(stuck, route)
+                dark = room.fits(room.lifetime.bookings(stuck, route)) and room.lightpath_refusal(stuck, route)
                 if dark:
                     return dark
         return room.refusal(stuck, candidates)
 
 
-def _is_too_much(network: Network, sized: Sized, route: Route) -> bool:
+def _is_too_much(network: Network, sized: SizedFlow, route: Route) -> bool:
     """Whether a flow needs light and more of it than any lightpath carries."""
     return len(route.path) > 3 and sized.rate_bps > most_bps(network)
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from controller.admission.admission import Admitted, Request, decide
-from controller.admission.live_reservations import Standing, as_standing
-from controller.booking.calendar import Bookings
+from controller.admission.live_reservations import LiveReservations, as_live_reservation
+from controller.booking.calendar import Calendar
 from controller.booking.flow_bookings import bookings_of
 from controller.calculus.failure_bounds import FlowKey
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
@@ -34,33 +34,33 @@ RUNNING = frozenset({State.ACTIVE, State.DEGRADED})
 
 
 @dataclass(frozen=True, slots=True)
-class Survival:
+class Restoration:
     """The calendar and everybody as they are after the change, and those that are not as before, oldest first."""
 
-    bookings: Bookings
-    standing: Standing
+    bookings: Calendar
+    standing: LiveReservations
     changed: tuple[Reservation, ...]
 
 
-def survive(
+def restore(
     network: Network,
-    bookings: Bookings,
-    standing: Sequence[Reservation] | Standing,
+    bookings: Calendar,
+    standing: Sequence[Reservation] | LiveReservations,
     now_s: float,
     down: frozenset[str],
     calibration: Calibration = DEFAULT_CALIBRATION,
-) -> Survival:
+) -> Restoration:
     """What becomes of all reservations now that exactly these directed links are down.
 
     To be called when links fail or return, when a reservation starts, and when one ends while others are degraded.
     States and reasons are judged by the links alone.
     """
     down = both_ways(down)
-    before = as_standing(network, standing, calibration)
-    homeless = sorted((each for each in before if _is_homeless(each, down)), key=_order)
+    before = as_live_reservation(network, standing, calibration)
+    homeless = sorted((each for each in before if _has_unrouted_flow(each, down)), key=_order)
     running = (each for each in before if each.state in RUNNING)
     weak = sorted((each for each in running if _weak(each, network.ducts)), key=_order)
-    shelter = _Shelter(network, bookings, before, now_s, down, calibration)
+    shelter = _Restorer(network, bookings, before, now_s, down, calibration)
     for reservation in homeless:
         shelter.let_go(reservation)
     for reservation in homeless:
@@ -69,7 +69,7 @@ def survive(
         shelter.protect(reservation)
     shelter.judge()
     changed = tuple(each for each in shelter.standing if before.get(each.id) != each)
-    return Survival(shelter.bookings, shelter.standing, changed)
+    return Restoration(shelter.bookings, shelter.standing, changed)
 
 
 def _on_backup(placement: Placement, down: Collection[str]) -> bool:
@@ -85,7 +85,7 @@ def _is_lost(placement: Placement, down: Collection[str]) -> bool:
     return placement.suspended or (is_cut(placement.path, down) and not _on_backup(placement, down))
 
 
-def _is_homeless(reservation: Reservation, down: Collection[str]) -> bool:
+def _has_unrouted_flow(reservation: Reservation, down: Collection[str]) -> bool:
     return reservation.state in RUNNING and any(_is_lost(placement, down) for placement in reservation.placements)
 
 
@@ -93,14 +93,14 @@ def _order(reservation: Reservation) -> tuple[int, float, int]:
     return reservation.rank, reservation.created_at_s, reservation.number
 
 
-class _Shelter:
+class _Restorer:
     """The calendar and the reservations while they are brought to where they can stay."""
 
     def __init__(
         self,
         network: Network,
-        bookings: Bookings,
-        standing: Standing,
+        bookings: Calendar,
+        standing: LiveReservations,
         now_s: float,
         down: frozenset[str],
         calibration: Calibration,
@@ -123,7 +123,7 @@ class _Shelter:
         start_s = max(rest.start_at_s, rest.created_at_s)
         end_s = inf if rest.end_at_s is None else rest.end_at_s
         kept = bookings_of(self.network.ducts, rest.id, placements, start_s, end_s)
-        self.bookings, self.standing = self.bookings.without(rest.id).adding(kept), self.standing.having(rest)
+        self.bookings, self.standing = self.bookings.without(rest.id).adding(kept), self.standing.with_reservation(rest)
 
     def place_anew(self, reservation: Reservation) -> None:
         """Place its suspended flows: all together as asked for, else each for itself, else with less protection."""
@@ -154,7 +154,7 @@ class _Shelter:
             if reservation.state in RUNNING:
                 judged = self._judged(reservation)
                 if judged != reservation:
-                    self.standing = self.standing.having(judged)
+                    self.standing = self.standing.with_reservation(judged)
 
     def _now(self, reservation: Reservation) -> Reservation:
         return self.standing.get(reservation.id) or reservation
@@ -177,7 +177,7 @@ class _Shelter:
             replace(placed[p.flow.name], flow=p.flow) if p.flow.name in placed else p for p in before.placements
         )
         after = replace(before, version=before.version + 1, placements=placements)
-        self.bookings, self.standing = decision.bookings, decision.after.having(after)
+        self.bookings, self.standing = decision.bookings, decision.after.with_reservation(after)
         return True
 
     def _judged(self, reservation: Reservation) -> Reservation:

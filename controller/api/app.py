@@ -1,7 +1,7 @@
 """The REST interface as a whole. The contract is in docs/architecture.md, examples of everything in docs/rest-api.md.
 
-Handlers are coroutines that hand the work to a `Desk`: threads under uvicorn, a plain call where every request has a
-greenlet of its own (ryu-manager).
+Handlers are coroutines that hand the work to a `RequestExecutor`: threads under uvicorn, a direct call where every
+request has its own greenlet (ryu-manager).
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
-from controller.api.middleware.authentication import Guard
+from controller.api.middleware.authentication import AuthenticationMiddleware
 from controller.api.middleware.body_limit import BodyLimit
-from controller.api.middleware.concurrency import Beside, Desk
-from controller.api.middleware.request_log import Observer
+from controller.api.middleware.concurrency import RequestExecutor, RunInThread
+from controller.api.middleware.request_log import RequestLogMiddleware
 from controller.api.openapi import DescribedApp
-from controller.api.routes.dependencies import Quotas, shown
+from controller.api.routes.dependencies import QuotaTracker, redacted
 from controller.api.routes.lightpaths import lightpath_routes
 from controller.api.routes.network import network_routes
 from controller.api.routes.operations import operation_routes
 from controller.api.routes.reservations import reservation_routes
-from controller.api.routes.reserve import promising
-from controller.api.routes.reserve_fast_path import Express
+from controller.api.routes.reserve import reserve_handler
+from controller.api.routes.reserve_fast_path import ReserveFastPath
 from controller.api.schemas.problem_details import add_error_answers
 from controller.api.swagger_ui import add_docs
 from controller.errors import ControllerError
@@ -31,8 +31,8 @@ from controller.security.audit import Audit
 from controller.security.tokens import Tokens
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IN_MEMORY
-from controller.telemetry.audit_writer import Scribe
-from controller.telemetry.event_stream import Stream
+from controller.telemetry.audit_writer import AuditWriter
+from controller.telemetry.event_stream import EventStream
 from controller.telemetry.metrics import Metrics
 
 DESCRIPTION = """Reserve paths with a rate and a proven latency bound through a deterministic network.
@@ -44,35 +44,35 @@ Errors are problem details (RFC 9457) with a stable `code`."""
 def create_app(
     service: Service,
     propagation_emulated: Callable[[], bool] = lambda: False,
-    beside: Beside | None = None,
+    beside: RunInThread | None = None,
     tokens: Tokens | None = None,
     audit: Audit | None = None,
-    stream: Stream | None = None,
+    stream: EventStream | None = None,
     metrics: Metrics | None = None,
 ) -> FastAPI:
     """The application on a running service. `beside`: how work is done where there is no event loop.
 
     Without `tokens` whoever is near may do everything; without `audit` it is kept in memory.
     """
-    desk = Desk(beside)
+    desk = RequestExecutor(beside)
     tokens, audit = tokens or Tokens(IN_MEMORY), audit or Audit(IN_MEMORY, service.network.name)
     words: dict[str, Any] = {"title": "Paceline controller", "version": "1", "description": DESCRIPTION}
     hosts = [host.name for host in service.network.hosts]
     app = DescribedApp(hosts, lambda: tokens.are_configured, **words, docs_url=None, redoc_url=None)
-    stream, metrics = stream or Stream(), metrics or Metrics(service)
+    stream, metrics = stream or EventStream(), metrics or Metrics(service)
     for listener in (stream.hear, metrics.hear):
         service.listen(listener)
     add_docs(app)
-    quotas = Quotas(service)
-    promise = promising(service, desk, quotas)
+    quotas = QuotaTracker(service)
+    promise = reserve_handler(service, desk, quotas)
     together = audit if audit.is_in(service.ledger.engine) else None
-    app.add_middleware(Express, promise=promise, audit=together, shown=partial(shown, service))
+    app.add_middleware(ReserveFastPath, promise=promise, audit=together, shown=partial(redacted, service))
     app.add_middleware(BodyLimit)
-    app.add_middleware(Guard, tokens=tokens, beside=desk.aside)
-    app.add_middleware(Observer, metrics=metrics, scribe=Scribe(audit, desk.aside, desk.has_loop))
+    app.add_middleware(AuthenticationMiddleware, tokens=tokens, beside=desk.aside)
+    app.add_middleware(RequestLogMiddleware, metrics=metrics, scribe=AuditWriter(audit, desk.aside, desk.has_loop))
 
     def seen(request: Request, error: ControllerError) -> ControllerError:
-        return shown(service, getattr(request.state, "caller", None), error)
+        return redacted(service, getattr(request.state, "caller", None), error)
 
     add_error_answers(app, seen)
     app.include_router(reservation_routes(service, desk, quotas, promise))

@@ -17,8 +17,8 @@ from immutables import Map
 from numpy.typing import NDArray
 
 from controller.booking.lit_channels import Channels, on_link
-from controller.booking.peak_load import Activity, peak
-from controller.domain.frozen import fact
+from controller.booking.peak_load import Activity, peak_load
+from controller.domain.frozen import frozen
 from controller.domain.lightpath import Lightpath
 from controller.domain.reservation import Window
 
@@ -54,7 +54,7 @@ class Booking(NamedTuple):
         return self.window is None and not self.failures
 
 
-class _LinkBookings:
+class _LinkCalendar:
     """The bookings of one link, and sums that answer the usual question: all of them are needed all the time asked for.
 
     Never changed; every change makes another.
@@ -80,16 +80,16 @@ class _LinkBookings:
         self._steps = steps
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _LinkBookings) and self.by_reservation == other.by_reservation
+        return isinstance(other, _LinkCalendar) and self.by_reservation == other.by_reservation
 
     def __iter__(self) -> Iterator[Booking]:
         for own in self.by_reservation.values():
             yield from own
 
-    def plus(self, booking: Booking) -> _LinkBookings:
+    def plus(self, booking: Booking) -> _LinkCalendar:
         own = self.by_reservation.get(booking.reservation_id)
         special = self.special + (not booking.is_plain)
-        return _LinkBookings(
+        return _LinkCalendar(
             self.by_reservation.set(booking.reservation_id, (booking,) if own is None else (*own, booking)),
             special,
             self.total_bps + booking.rate_bps,
@@ -98,7 +98,7 @@ class _LinkBookings:
             None if special or self._steps is None else _changed(*self._steps, booking, booking.rate_bps),
         )
 
-    def without(self, reservation_id: str) -> _LinkBookings:
+    def without(self, reservation_id: str) -> _LinkCalendar:
         steps = None if self.special else self._steps
         special, total_bps = self.special, self.total_bps
         latest_start_s, earliest_end_s = self.latest_start_s, self.earliest_end_s
@@ -115,7 +115,7 @@ class _LinkBookings:
             starts_and_ends = [(each.start_s, each.end_s) for own in kept.values() for each in own]
             latest_start_s = max((start_s for start_s, _ in starts_and_ends), default=-inf)
             earliest_end_s = min((end_s for _, end_s in starts_and_ends), default=inf)
-        return _LinkBookings(kept, special, total_bps, latest_start_s, earliest_end_s, steps)
+        return _LinkCalendar(kept, special, total_bps, latest_start_s, earliest_end_s, steps)
 
     def meets(self, start_s: float, end_s: float) -> bool:
         """Whether anything is booked at any moment of [start_s, end_s)."""
@@ -125,7 +125,7 @@ class _LinkBookings:
 
     def peak_bps(self, start_s: float, end_s: float) -> int:
         if self.special:
-            return peak(((booking.activity, booking.rate_bps) for booking in self), start_s, end_s)
+            return peak_load(((booking.activity, booking.rate_bps) for booking in self), start_s, end_s)
         if self.latest_start_s <= start_s and end_s <= self.earliest_end_s:
             return self.total_bps
         moments, sums = self.steps
@@ -166,13 +166,13 @@ def _changed(moments: NDArray[np.float64], sums: NDArray[np.int64], booking: Boo
     return moments[counts], sums[counts]
 
 
-_NOTHING = _LinkBookings(Map(), 0, 0, -inf, inf)
+_NOTHING = _LinkCalendar(Map(), 0, 0, -inf, inf)
 
-@fact
-class Bookings:
+@frozen
+class Calendar:
     """Every booking, by link and by reservation; equal if they hold the same bookings."""
 
-    _links: Map[str, _LinkBookings] = field(default_factory=Map)
+    _links: Map[str, _LinkCalendar] = field(default_factory=Map)
     _reservations: Map[str, tuple[Booking, ...]] = field(default_factory=Map)
     _channels: Channels = field(default_factory=Channels, compare=False)
     _light_from_s: float = field(default=-inf, compare=False)
@@ -188,7 +188,7 @@ class Bookings:
         """The bookings of a reservation."""
         return self._reservations.get(reservation_id, ())
 
-    def adding(self, bookings: Iterable[Booking]) -> Bookings:
+    def adding(self, bookings: Iterable[Booking]) -> Calendar:
         """This calendar with more in it; whether it fits is for admission to say."""
         links, reservations, channels = self._links.mutate(), self._reservations, self._channels
         light_from_s, light_ends = self._light_from_s, self._light_ends
@@ -205,9 +205,9 @@ class Bookings:
             added.setdefault(booking.reservation_id, []).append(booking)
         for reservation_id, own in added.items():
             reservations = reservations.set(reservation_id, (*reservations.get(reservation_id, ()), *own))
-        return Bookings(links.finish(), reservations, channels, light_from_s, light_ends)
+        return Calendar(links.finish(), reservations, channels, light_from_s, light_ends)
 
-    def without(self, reservation_id: str) -> Bookings:
+    def without(self, reservation_id: str) -> Calendar:
         """This calendar with nothing of that reservation left."""
         if reservation_id not in self._reservations:
             return self
@@ -223,7 +223,7 @@ class Bookings:
         if light_ends:
             light_ends -= sum(each.lightpath is not None and each.end_s < inf for each in gone)
         rest = self._reservations.delete(reservation_id)
-        return Bookings(links.finish(), rest, channels, self._light_from_s, light_ends)
+        return Calendar(links.finish(), rest, channels, self._light_from_s, light_ends)
 
     def lightpaths(self) -> dict[str, Lightpath]:
         """All lightpaths in which anything is booked, now or later, by id."""
@@ -255,4 +255,4 @@ class Bookings:
     def reserved_with_bps(self, link: str, more: Iterable[Booking], start_s: float, end_s: float) -> int:
         """The same with further bookings of that link."""
         members = ((booking.activity, booking.rate_bps) for booking in (*self.on(link), *more))
-        return peak(members, start_s, end_s)
+        return peak_load(members, start_s, end_s)

@@ -7,13 +7,13 @@ from dataclasses import field
 
 from immutables import Map
 
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 from controller.domain.lightpath import Lightpath
 
 Lightpaths = tuple[Lightpath, ...]
 
 
-@fact
+@frozen
 class _OnLink:
     lightpaths: dict[str, Lightpath] = field(default_factory=dict)
     """By id; never changed."""
@@ -35,7 +35,7 @@ class _OnLink:
 _DARK = _OnLink()
 
 
-@fact
+@frozen
 class Channels:
     """The lightpaths by link and by route, in the order in which they were lit."""
 

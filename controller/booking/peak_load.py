@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import gcd, inf
 from typing import TypeVar
 
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 from controller.domain.reservation import Window
 
 Amount = TypeVar("Amount", int, float)
 
 
-@fact
+@frozen
 class Activity:
     """When something is needed: during [start_s, end_s) and, with a window, only in that part of every period.
 
@@ -38,7 +38,7 @@ ALWAYS = Activity()
 Member = tuple[Activity, Amount]
 
 
-def peak(members: Iterable[Member[Amount]], start_s: float = -inf, end_s: float = inf) -> Amount | int:
+def peak_load(members: Iterable[Member[Amount]], start_s: float = -inf, end_s: float = inf) -> Amount | int:
     """The largest sum of amounts, none negative, that are needed together at any moment of [start_s, end_s)."""
     throughout: Amount | int = 0
     sometimes: list[Member[Amount]] = []

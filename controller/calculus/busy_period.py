@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from controller.booking.peak_load import ALWAYS, Activity, alive_together, open_together
-from controller.calculus.curves import Group, Line, Server, longest_busy_us, longest_wait_us
+from controller.calculus.curves import Group, InputLink, Server, longest_busy_us, longest_wait_us
 from controller.domain.reservation import Window
 
 HOPELESS_US = 60_000_000.0
@@ -38,12 +38,12 @@ def tells_apart(mixed: int, rate_bps: float, server: Server) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Crossing:
+class CrossFlow:
     """A stream at a server: its bucket there, the line it comes over, how late it can be there."""
 
     activity: Activity
     group: str
-    line: Line | None
+    line: InputLink | None
     burst_bits: float
     rate_bps: float
     lateness_us: float
@@ -65,7 +65,7 @@ class Overbooked(Exception):  # noqa: N818 - an answer, not an error
     """More can come in for ever than the server serves, or it can be busy for longer than HOPELESS_US."""
 
 
-def waiting(server: Server, crossings: Sequence[Crossing], clock_us: float = 0.0) -> Waiting:
+def waiting(server: Server, crossings: Sequence[CrossFlow], clock_us: float = 0.0) -> Waiting:
     """The longest wait at the server. `clock_us`: how far the beginnings and ends of activities may be off.
 
     Raises: Overbooked
@@ -83,7 +83,7 @@ def waiting(server: Server, crossings: Sequence[Crossing], clock_us: float = 0.0
     return Waiting(_wait_us(server, crossings), HOPELESS_US)
 
 
-def _worst_of(server: Server, sets: list[list[Crossing]], reach_us: float, room_us: float) -> Waiting:
+def _worst_of(server: Server, sets: list[list[CrossFlow]], reach_us: float, room_us: float) -> Waiting:
     """The set that waits longest; one whose bursts alone could not take as long as the worst so far is passed over."""
     sets.sort(key=_burst_bits, reverse=True)
     worst_us = 0.0
@@ -95,7 +95,7 @@ def _worst_of(server: Server, sets: list[list[Crossing]], reach_us: float, room_
     return Waiting(worst_us, reach_us, room_us / 2 * spare_bps / 1e6, room_us / 2)
 
 
-def _wait_us(server: Server, crossings: Iterable[Crossing]) -> float:
+def _wait_us(server: Server, crossings: Iterable[CrossFlow]) -> float:
     groups: dict[str, Group] = {}
     rate_bps = 0.0
     for crossing in crossings:
@@ -107,19 +107,19 @@ def _wait_us(server: Server, crossings: Iterable[Crossing]) -> float:
     return longest_wait_us(server, list(groups.values()))
 
 
-def _busy_us(server: Server, crossings: Sequence[Crossing]) -> float:
+def _busy_us(server: Server, crossings: Sequence[CrossFlow]) -> float:
     return longest_busy_us(server, _burst_bits(crossings), _rate_bps(crossings))
 
 
-def _burst_bits(crossings: Sequence[Crossing]) -> float:
+def _burst_bits(crossings: Sequence[CrossFlow]) -> float:
     return sum(crossing.burst_bits for crossing in crossings)
 
 
-def _rate_bps(crossings: Sequence[Crossing]) -> float:
+def _rate_bps(crossings: Sequence[CrossFlow]) -> float:
     return sum(crossing.rate_bps for crossing in crossings)
 
 
-def _sets(crossings: Sequence[Crossing], reach_us: float) -> Iterator[list[Crossing]]:
+def _sets(crossings: Sequence[CrossFlow], reach_us: float) -> Iterator[list[CrossFlow]]:
     """The sets of streams that can be in one busy period; with every such set, one that contains it."""
     activities = [_extended(crossing.activity, reach_us) for crossing in crossings]
     for alive in alive_together(activities):

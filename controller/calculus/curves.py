@@ -24,7 +24,7 @@ from math import inf
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class InputLink:
     """What comes over a line in t seconds is at most `at_once_bits` + t `rate_bps`."""
 
     at_once_bits: float
@@ -42,10 +42,10 @@ class Server:
     quickest_us: float = 0.0
     transit_us: float = 0.0
     variation_us: float = 0.0
-    line: Line | None = None
+    line: InputLink | None = None
 
 
-Group = tuple[Line | None, float, float]
+Group = tuple[InputLink | None, float, float]
 """Streams that come in over one line (None: nothing but their buckets limits them): it, burst in bit, rate in bit/s."""
 
 

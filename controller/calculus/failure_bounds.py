@@ -14,7 +14,7 @@ from immutables import Map
 
 from controller.booking.peak_load import ALWAYS, Activity
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Analysis, Bound, Calibration, ShapedFlow
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 from controller.domain.network import Network
 from controller.domain.path import Path, link_names
 from controller.domain.reservation import END_GUARD_S, Window
@@ -24,8 +24,8 @@ FlowKey = tuple[str, str]
 """(reservation id, flow name)."""
 
 
-@fact
-class Carried:
+@frozen
+class CarriedFlow:
     """A flow as the network carries it: where, how much, when, and whether it was promised a limit."""
 
     route: Route
@@ -37,14 +37,14 @@ class Carried:
     @staticmethod
     def during(
         route: Route, size: tuple[int, int], start_s: float, end_s: float, window: Window | None, has_limit: bool
-    ) -> Carried:
+    ) -> CarriedFlow:
         """Let in from start until shortly before the end, and with a window only in that part of every period.
 
         `size`: rate in bit/s, burst in bytes.
         """
         plain = window is None and start_s == -inf and end_s == inf
         activity = ALWAYS if plain else Activity(start_s, max(start_s, end_s - END_GUARD_S), window)
-        return Carried(route, *size, activity, has_limit)
+        return CarriedFlow(route, *size, activity, has_limit)
 
     def failures(self, ducts: Ducts) -> tuple[str, ...]:
         """The spans and ducts whose failure cuts its path, and that it survives."""
@@ -66,13 +66,13 @@ class Carried:
         return ShapedFlow(self.way(failure, ducts), self.rate_bps, self.burst_bytes, self.activity)
 
 
-@fact
-class Promises:
+@frozen
+class FailureBounds:
     """The bounds of all carried flows. Immutable: `changed` makes the next."""
 
     network: Network
     calibration: Calibration
-    carried: Map[FlowKey, Carried]
+    carried: Map[FlowKey, CarriedFlow]
     _limited: Map[str, frozenset[FlowKey]]
     """For every link: the flows with limits that may cross it."""
     _survivors: Map[str, frozenset[FlowKey]]
@@ -84,12 +84,12 @@ class Promises:
     """Whether a failure matters to nobody any more that may have been what bound the others."""
 
     @staticmethod
-    def none(network: Network, calibration: Calibration = DEFAULT_CALIBRATION) -> Promises:
+    def none(network: Network, calibration: Calibration = DEFAULT_CALIBRATION) -> FailureBounds:
         """Nothing carried."""
         whole: Analysis[FlowKey] = Analysis.of(network, {}, calibration)
-        return Promises(network, calibration, Map(), Map(), Map(), Map({None: whole}.items()))
+        return FailureBounds(network, calibration, Map(), Map(), Map(), Map({None: whole}.items()))
 
-    def changed(self, added: Mapping[FlowKey, Carried], removed: Collection[FlowKey] = ()) -> Promises:
+    def changed(self, added: Mapping[FlowKey, CarriedFlow], removed: Collection[FlowKey] = ()) -> FailureBounds:
         """With these flows added or in a new way, and those no longer.
 
         Raises: NoBound if nothing finite can be proven.
@@ -106,7 +106,7 @@ class Promises:
         analyses = self._analyses_after(now, survivors, gone, added)
         lost = any(failure not in survivors for failure in self._survivors)
         facts = self.network, self.calibration, now, limited, survivors, analyses
-        return Promises(*facts, tuple(added), lost)
+        return FailureBounds(*facts, tuple(added), lost)
 
     def bound(self, key: FlowKey) -> Bound:
         """The bound of one flow.
@@ -120,7 +120,7 @@ class Promises:
         worst_us = max(bound.accumulated_latency_us for bound in bounds)
         return Bound(worst_us, worst_us - least_us)
 
-    def limited_moved(self) -> list[FlowKey]:
+    def changed_limited_flows(self) -> list[FlowKey]:
         """The flows with limits whose bounds may differ from those before the last change; new ones are among them."""
         if self._is_failure_gone:
             return sorted(key for key, flow in self.carried.items() if flow.has_limit)
@@ -136,8 +136,8 @@ class Promises:
         self,
         index: Map[str, frozenset[FlowKey]],
         gone: Collection[FlowKey],
-        added: Mapping[FlowKey, Carried],
-        names: Callable[[Carried], Iterable[str]],
+        added: Mapping[FlowKey, CarriedFlow],
+        names: Callable[[CarriedFlow], Iterable[str]],
     ) -> Map[str, frozenset[FlowKey]]:
         left = [(key, name) for key in gone for name in names(self.carried[key])]
         come = [(key, name) for key, flow in added.items() for name in names(flow)]
@@ -156,10 +156,10 @@ class Promises:
 
     def _analyses_after(
         self,
-        carried: Map[FlowKey, Carried],
+        carried: Map[FlowKey, CarriedFlow],
         survivors: Map[str, frozenset[FlowKey]],
         gone: Collection[FlowKey],
-        added: Mapping[FlowKey, Carried],
+        added: Mapping[FlowKey, CarriedFlow],
     ) -> Map[str | None, Analysis[FlowKey]]:
 
         ducts = self.network.ducts

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.booking.peak_load import ALWAYS, Activity
-from controller.calculus.busy_period import HOPELESS_US, Crossing, Overbooked, tells_apart, waiting
+from controller.calculus.busy_period import HOPELESS_US, CrossFlow, Overbooked, tells_apart, waiting
 from controller.calculus.curves import Server
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 
 ITERATIONS = 300
 TOLERANCE = 1e-7
@@ -29,7 +29,7 @@ Numbers = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 
-@fact
+@frozen
 class Stream:
     """A token bucket that crosses servers in order; `jitter_us` is what its burst has already grown by."""
 
@@ -189,7 +189,7 @@ class _Iteration:
             stream, group = self.streams[self.hop_stream[hop]], int(self.hop_group[hop])
             before, line = self.groups[group][1], self.lines[group]
             where = (before, line, float(burst[hop]), stream.rate_bps, float(lateness[hop]))
-            crossings.append(Crossing(stream.activity, *where))
+            crossings.append(CrossFlow(stream.activity, *where))
         try:
             return waiting(self.servers[server], crossings, self.clock_us).wait_us
         except Overbooked:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Generic, TypeVar
 
-from controller.calculus.busy_period import HOPELESS_US, Crossing, Overbooked, Waiting, tells_apart, waiting
+from controller.calculus.busy_period import HOPELESS_US, CrossFlow, Overbooked, Waiting, tells_apart, waiting
 from controller.calculus.curves import Server
 from controller.calculus.server_load import Load, Rates, Traffic
 
@@ -194,5 +194,5 @@ class Repair(Generic[Key]):
                 lateness_us += self.proof.delay_us[before] + self.servers[before].transit_us
             burst_bits = stream.burst_bits + stream.rate_bps * jitter_us / 1e6
             line = self.servers[before].line if before else None
-            crossings.append(Crossing(stream.activity, before, line, burst_bits, stream.rate_bps, lateness_us))
+            crossings.append(CrossFlow(stream.activity, before, line, burst_bits, stream.rate_bps, lateness_us))
         return waiting(server, crossings, self.clock_us)

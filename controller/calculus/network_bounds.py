@@ -21,10 +21,10 @@ from math import ceil
 from typing import Generic, TypeVar
 
 from controller.booking.peak_load import ALWAYS, Activity
-from controller.calculus.curves import Line, Server
+from controller.calculus.curves import InputLink, Server
 from controller.calculus.delays import Delays
 from controller.calculus.fixed_point import NoBound, Stream
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 from controller.domain.network import DirectedLink, Network
 from controller.domain.path import link_names
 
@@ -61,7 +61,7 @@ class Calibration:
 DEFAULT_CALIBRATION = Calibration()
 
 
-@fact
+@frozen
 class ShapedFlow:
     """A flow as its first meter shapes it, where it goes, and when."""
 
@@ -71,7 +71,7 @@ class ShapedFlow:
     activity: Activity = ALWAYS
 
 
-@fact
+@frozen
 class Bound:
     """The worst case, and the worst minus the best case, from the source's socket to the destination's."""
 
@@ -163,7 +163,7 @@ def _port(link: DirectedLink, frame_bits: float, calibration: Calibration) -> Se
         quickest_us=_quickest_us(link),
         transit_us=link.propagation_us + calibration.switch_max_us,
         variation_us=calibration.switch_variation_us,
-        line=Line(at_once_bits, rate_bps),
+        line=InputLink(at_once_bits, rate_bps),
     )
 
 

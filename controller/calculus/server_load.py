@@ -9,22 +9,22 @@ from typing import Generic, TypeVar
 
 from controller.booking.peak_load import ALWAYS
 from controller.calculus.busy_period import Overbooked
-from controller.calculus.curves import Line, Server, longest_wait_us
+from controller.calculus.curves import InputLink, Server, longest_wait_us
 from controller.calculus.fixed_point import Stream
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 
 Key = TypeVar("Key")
 Rates = dict[str, float]
 
 
-@fact
+@frozen
 class Inflow:
     """The streams that come to a server over one line (None: not over a server's). Their burst there is `burst_bits`,
     which no delay changes, and for every server in `ahead` the rate of those that came through it times the spread of
     its delay.
     """
 
-    line: Line | None
+    line: InputLink | None
     burst_bits: float
     rate_bps: float
     ahead: Rates

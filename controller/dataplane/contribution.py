@@ -15,13 +15,13 @@ from controller.dataplane.entries import (
     SwitchState,
     key_of,
 )
-from controller.dataplane.lightpath_entries import Lit, switched, switched_with_way_back
-from controller.domain.frozen import fact
+from controller.dataplane.lightpath_entries import LightpathUse, switched, switched_with_way_back
+from controller.domain.frozen import frozen
 from controller.domain.network import Network
 
 
-@fact
-class Part:
+@frozen
+class Contribution:
     """What one reservation adds to its switches, and what it takes of each directed link at this moment.
 
     Two live reservations never add an entry of the same key, but maybe the same group. `light`: what must be lit for
@@ -30,7 +30,7 @@ class Part:
 
     entries: Mapping[str, Entries]
     taken_bps: dict[str, int]
-    light: frozenset[Lit] = frozenset()
+    light: frozenset[LightpathUse] = frozenset()
 
     @property
     def states(self) -> Mapping[str, SwitchState]:
@@ -38,19 +38,19 @@ class Part:
         return {name: _state(entries.values()) for name, entries in self.entries.items()}
 
 
-NO_PART = Part({}, {})
+NO_PART = Contribution({}, {})
 
 
 @lru_cache(maxsize=4096)
-def lit(network: Network, light: Lit) -> Part:
+def lit(network: Network, light: LightpathUse) -> Contribution:
     """What a lightpath adds while it is lit: entries on its switches, and all of its rate on each of its links.
 
     Its way back adds entries and groups and takes nothing: the rate on the way back is the flows' own.
     """
     lightpath = light.lightpath
     if light.with_way_back:
-        return Part(by_switch(switched_with_way_back(network, lightpath)), {})
-    return Part(by_switch(switched(network, lightpath)), dict.fromkeys(lightpath.links, lightpath.rate_bps))
+        return Contribution(by_switch(switched_with_way_back(network, lightpath)), {})
+    return Contribution(by_switch(switched(network, lightpath)), dict.fromkeys(lightpath.links, lightpath.rate_bps))
 
 
 def by_switch(entries: Iterable[tuple[str, Entry]]) -> Mapping[str, Entries]:

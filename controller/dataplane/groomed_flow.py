@@ -22,7 +22,7 @@ from functools import lru_cache
 from controller.dataplane.entries import VLAN, Action, FlowEntry, GroupEntry
 from controller.dataplane.fast_failover import hold_apart, is_protected
 from controller.dataplane.flow_label import LATE_DSCP, RESERVED_DSCP, Laid, Ways, hops
-from controller.dataplane.lightpath_entries import AFTER_LIGHT, Lit, colour, failover, turned
+from controller.dataplane.lightpath_entries import AFTER_LIGHT, LightpathUse, colour, failover, turned
 from controller.domain.lightpath import Lightpath
 from controller.domain.network import Network
 from controller.domain.path import Path
@@ -33,7 +33,7 @@ ANY_MARK = None
 
 
 @dataclass(frozen=True, slots=True)
-class Crossing:
+class LightpathTraversal:
     """Where a lightpath of a protected flow's path begins: the ports in and out, and what is done if it is cut."""
 
     switch: str
@@ -48,20 +48,20 @@ class Crossing:
         return ("push_vlan", VLAN), ("group", self.group.group_id)
 
 
-def light_of(placement: Placement) -> tuple[Lit, ...]:
+def light_of(placement: Placement) -> tuple[LightpathUse, ...]:
     """What must be lit for a flow: its lightpaths, and the ways back of those that a protected flow's path goes in."""
     lightpaths = (*placement.lightpaths, *placement.backup_lightpaths)
     back = placement.lightpaths if is_protected(placement) else ()
-    return (*map(Lit, lightpaths), *(Lit(lightpath, with_way_back=True) for lightpath in back))
+    return (*map(LightpathUse, lightpaths), *(LightpathUse(lightpath, with_way_back=True) for lightpath in back))
 
 
-def crossings(network: Network, placement: Placement) -> tuple[Crossing, ...]:
+def traversals(network: Network, placement: Placement) -> tuple[LightpathTraversal, ...]:
     """Those of a protected flow, from its first switch on; none of a flow without a backup."""
-    return _crossings(network, placement) if network.grid is not None and is_protected(placement) else ()
+    return _traversals(network, placement) if network.grid is not None and is_protected(placement) else ()
 
 
 @lru_cache(maxsize=8192)
-def _crossings(network: Network, placement: Placement) -> tuple[Crossing, ...]:
+def _traversals(network: Network, placement: Placement) -> tuple[LightpathTraversal, ...]:
     before = {link.source: coming.destination_port for coming, link in hops(network, placement.path)}
     backup = placement.backup_lightpaths[0]
     around = _first_port(network, backup)
@@ -72,7 +72,7 @@ def _crossings(network: Network, placement: Placement) -> tuple[Crossing, ...]:
         second = (backup, around) if last is None else (last, before[switch])
         group = failover(network, switch, (lightpath, out_port), second, turns_back=last is not None)
         tag = colour(backup) if last is None else turned(last)
-        found.append(Crossing(switch, before[switch], out_port, group, (*tag, ("output", second[1]))))
+        found.append(LightpathTraversal(switch, before[switch], out_port, group, (*tag, ("output", second[1]))))
     return tuple(found)
 
 
@@ -89,7 +89,7 @@ def laid_in_light(network: Network, placement: Placement, cookie: int, on_backup
     before, link = hops(network, placement.path)[0]
     if is_protected(placement):
         hold_apart(placement)
-        start, *further = crossings(network, placement)
+        start, *further = traversals(network, placement)
         rest = [
             *_behind_the_first(ways, placement.backup_path or (), placement.backup_lightpaths),
             *_to_the_host(ways, placement.path),
@@ -104,12 +104,12 @@ def laid_in_light(network: Network, placement: Placement, cookie: int, on_backup
     return (*rest, *(ways.entry(link.source, before.destination_port, first, dscp=mark) for mark in marks))
 
 
-def _turned(ways: Ways, crossing: Crossing) -> tuple[str, FlowEntry]:
+def _turned(ways: Ways, crossing: LightpathTraversal) -> tuple[str, FlowEntry]:
     """What comes back out of the lightpath that begins there."""
     return ways.entry(crossing.switch, crossing.out_port, crossing.aside, AFTER_LIGHT, ANY_MARK)
 
 
-def _ahead(ways: Ways, crossing: Crossing) -> tuple[str, FlowEntry]:
+def _ahead(ways: Ways, crossing: LightpathTraversal) -> tuple[str, FlowEntry]:
     """What comes out of the lightpath that ends there."""
     return ways.entry(crossing.switch, crossing.in_port, crossing.ahead, AFTER_LIGHT, ANY_MARK)
 

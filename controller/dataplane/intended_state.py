@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from controller.dataplane.contribution import NO_PART, Part, lit
+from controller.dataplane.contribution import NO_PART, Contribution, lit
 from controller.dataplane.entries import Entries, Entry, Key, entries_of
-from controller.dataplane.lightpath_entries import Lit
+from controller.dataplane.lightpath_entries import LightpathUse
 from controller.dataplane.pipeline import base_states, best_effort_meter
 from controller.domain.network import Network
 
@@ -20,15 +20,15 @@ Touched = dict[str, set[Key]]
 _NONE: Entries = {}
 
 
-class Target:
+class IntendedState:
     """What every switch should hold. Not thread-safe."""
 
     def __init__(self, network: Network) -> None:
         self.entries: dict[str, Entries] = {switch.name: {} for switch in network.switches}
         self._network = network
         self._base: dict[str, Entries] = {name: {} for name in self.entries}
-        self._parts: dict[str, Part] = {}
-        self._lit: Counter[Lit] = Counter()
+        self._parts: dict[str, Contribution] = {}
+        self._lit: Counter[LightpathUse] = Counter()
         self._users: Counter[tuple[str, Key]] = Counter()
         """Of every group, by switch: a group says by its number what it does, and whoever needs that shares it."""
         self._taken_bps = dict.fromkeys(network.links, 0)
@@ -44,7 +44,7 @@ class Target:
             self._base[name] = fresh
         return touched
 
-    def put(self, reservation_id: str, part: Part | None) -> Touched:
+    def put(self, reservation_id: str, part: Contribution | None) -> Touched:
         """Let a reservation add this in place of what it added before; None: nothing."""
         touched: Touched = {}
         before = self._parts.pop(reservation_id, None)
@@ -62,7 +62,7 @@ class Target:
                 self._swap(lit(self._network, light), None, touched)
         return touched
 
-    def _swap(self, before: Part | None, part: Part | None, touched: Touched) -> None:
+    def _swap(self, before: Contribution | None, part: Contribution | None, touched: Touched) -> None:
         """Put one part in place of another."""
         old, new = before or NO_PART, part or NO_PART
         for name, entries in new.entries.items():

@@ -27,7 +27,7 @@ from controller.dataplane.entries import (
     cookie_of,
     match_of,
 )
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 from controller.domain.lightpath import Lightpath
 from controller.domain.network import Network
 from topologies.maps import SLOTS_PER_CHANNEL
@@ -41,8 +41,8 @@ TURNED = 0x800
 """No plain id is as large: there are 384 slots at most."""
 
 
-@fact
-class Lit:
+@frozen
+class LightpathUse:
     """A lightpath; or, `with_way_back`, what is added to it for frames that turn where they cannot go on."""
 
     lightpath: Lightpath

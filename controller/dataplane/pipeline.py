@@ -43,7 +43,7 @@ from functools import lru_cache
 from math import ceil
 
 from controller.booking.gate_schedule import is_open
-from controller.dataplane.contribution import Part, by_switch, lit
+from controller.dataplane.contribution import Contribution, by_switch, lit
 from controller.dataplane.entries import (
     ARP_METERS,
     BASE_COOKIE,
@@ -62,8 +62,8 @@ from controller.dataplane.entries import (
 )
 from controller.dataplane.fast_failover import active_path, failover_groups, laid
 from controller.dataplane.flow_label import IPV4, LATE_DSCP, RESERVED_DSCP, hops, label
-from controller.dataplane.groomed_flow import crossings, laid_in_light, light_of
-from controller.dataplane.lightpath_entries import Lit
+from controller.dataplane.groomed_flow import laid_in_light, light_of, traversals
+from controller.dataplane.lightpath_entries import LightpathUse
 from controller.domain.network import BEST_EFFORT_MIN_BPS, DirectedLink, Network, Node
 from controller.domain.path import link_names
 from controller.domain.reservation import Placement, Reservation
@@ -83,16 +83,16 @@ PROTOCOL_NUMBERS: Mapping[str, int] = {"tcp": 6, "udp": 17}
 ANY_VLAN = (0x1000, 0x1000)
 
 
-def part_of(
+def contribution_of(
     network: Network, reservation: Reservation, down: frozenset[str] = frozenset(), now_us: int | None = None
-) -> Part:
+) -> Contribution:
     """What one live reservation adds with these links down; it changes only when a link of its paths does.
 
     `now_us`: the moment of Unix time that says which windows are open; None: all of them.
     """
     entries: list[tuple[str, Entry]] = []
     taken_bps: dict[str, int] = {}
-    light: set[Lit] = set()
+    light: set[LightpathUse] = set()
     for placement in reservation.carried:
         light.update(light_of(placement))
         for link in links_in_use(placement, down, now_us):
@@ -100,10 +100,10 @@ def part_of(
                 continue  # best effort is kept off all of the lightpath
             taken_bps[link] = taken_bps.get(link, 0) + placement.reserved_bps
         entries.append((placement.switches[0], reservation_meter(placement)))
-        entries += ((crossing.switch, crossing.group) for crossing in crossings(network, placement))
+        entries += ((crossing.switch, crossing.group) for crossing in traversals(network, placement))
         cookie = cookie_of(reservation.number, placement.version)
         entries += wanted_entries(network, placement, cookie, down, now_us)
-    return Part(by_switch(entries), taken_bps, frozenset(light))
+    return Contribution(by_switch(entries), taken_bps, frozenset(light))
 
 
 @lru_cache(maxsize=64)
@@ -131,7 +131,7 @@ def wanted_states(
     now_us: int | None = None,
 ) -> dict[str, SwitchState]:
     """What every switch must hold for these live reservations; `intended_state` keeps the same step by step."""
-    parts = [part_of(network, reservation, down, now_us) for reservation in reservations if reservation.is_live]
+    parts = [contribution_of(network, reservation, down, now_us) for reservation in reservations if reservation.is_live]
     base = base_states(network, down)
     meters = {name: dict(state.meters) for name, state in base.items()}
     flows = {name: dict(state.flows) for name, state in base.items()}

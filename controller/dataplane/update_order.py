@@ -11,7 +11,7 @@ from enum import Enum, IntEnum
 from typing import Literal
 
 from controller.dataplane.entries import Entry, FlowEntry, MeterEntry
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 from controller.domain.reservation import FIRST_METER_ID
 
 Kind = Literal[
@@ -40,7 +40,7 @@ class Phase(IntEnum):
     """Meters and groups that go, and port meters that rise."""
 
 
-@fact
+@frozen
 class Change:
     """One thing to tell a switch; `add_flow` also replaces an entry of the same key."""
 
@@ -66,7 +66,7 @@ STAGE_OF: tuple[int, ...] = tuple(
 """For every phase: the number of its stage, counted in their order."""
 
 
-def difference(wanted: Entry | None, held: Entry | None) -> tuple[Phase, Change] | None:
+def change_for(wanted: Entry | None, held: Entry | None) -> tuple[Phase, Change] | None:
     """What to tell a switch that holds the one where the other should be, and when; None: nothing."""
     if wanted == held:
         return None

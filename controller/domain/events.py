@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 from controller.domain.reservation import Reservation
 
 SwitchStanding = Literal["in_step", "out_of_step", "away"]
 """In step: connected and known to hold what it should. Out of step: connected, not yet brought to it."""
 
 
-@fact
+@frozen
 class ReservationChanged:
     """A reservation is new, or stands otherwise than before: state, version, paths, lease."""
 

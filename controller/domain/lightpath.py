@@ -9,14 +9,14 @@ from __future__ import annotations
 from functools import lru_cache
 from hashlib import blake2b
 
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 from controller.domain.path import link_names
 
 FIRST_LABEL = 1
 """Of slot 0; VLAN ids are 1 to 4094."""
 
 
-@fact
+@frozen
 class Lightpath:
     """Slots `first_slot` … `first_slot + width - 1` along `nodes`, the switches in order.
 

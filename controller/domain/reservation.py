@@ -11,7 +11,7 @@ from enum import StrEnum
 from math import inf
 from typing import Literal
 
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 from controller.domain.lightpath import Lightpath
 from controller.domain.path import link_names
 from controller.domain.route import Ducts, Route, fatal_ducts
@@ -67,7 +67,7 @@ LIVE = frozenset(state for state, following in TRANSITIONS.items() if following)
 """The states in which a reservation holds bandwidth."""
 
 
-@fact
+@frozen
 class Match:
     """The rest of the 5-tuple; the addresses are those of the flow's ends."""
 
@@ -76,7 +76,7 @@ class Match:
     destination_port: int
 
 
-@fact
+@frozen
 class Requirement:
     """What a flow needs, in one of two forms; None: a default burst is chosen, no limit is promised.
 
@@ -108,7 +108,7 @@ class Window:
     length_us: int
 
 
-@fact
+@frozen
 class Flow:
     """One direction of one transfer, as asked for."""
 
@@ -130,7 +130,7 @@ class Flow:
         )
 
 
-@fact
+@frozen
 class Placement:
     """What a flow was given: path, rate, burst, the meter at its first switch, and the proven bounds.
 
@@ -182,7 +182,7 @@ class Placement:
         return self.path[1:-1]
 
 
-@fact
+@frozen
 class Reservation:
     """An atomic set of flows with a life; `number` names it in cookies. Times are seconds since the epoch.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 from controller.domain.lightpath import Lightpath
 from controller.domain.path import Path, link_names, spans_of
 
@@ -24,7 +24,7 @@ Ducts = Mapping[str, str]
 DUCT = "duct:"
 
 
-@fact
+@frozen
 class Route:
     """A path and, of a protected flow that has something to lose, the backup path.
 

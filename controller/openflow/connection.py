@@ -28,10 +28,10 @@ Hear = Callable[[int, int, bytes], bool]
 """Takes note of such a message (kind, transaction id, body) if it answers one of ours, and says whether it does."""
 
 
-class Line:
+class SwitchConnection:
     """The connection; it has the rest of a socket's methods too. For the hub's thread only."""
 
-    _held: list[Line] | None = None
+    _held: list[SwitchConnection] | None = None
     """The lines to which something was written in this breath; None: what is written is sent at once."""
 
     def __init__(self, connection: Any) -> None:
@@ -103,7 +103,7 @@ class Line:
         except OSError:
             received = b""
         try:
-            with together():
+            with corked():
                 self._take(received)
         except Exception:
             log.exception("a switch's line cannot be read")
@@ -137,10 +137,10 @@ class Line:
         What a switch that reads nothing has not taken in time is the end of its line.
         """
         self._outgoing.append(data)
-        if Line._held is None:
+        if SwitchConnection._held is None:
             self._flush()
         elif len(self._outgoing) == 1:
-            Line._held.append(self)
+            SwitchConnection._held.append(self)
 
     def _flush(self) -> None:
         """Send what the system takes at once; the rest in a greenlet."""
@@ -162,9 +162,9 @@ class Line:
     def _send(self) -> None:
         try:
             while self._outgoing:
-                together = b"".join(self._outgoing)
+                corked = b"".join(self._outgoing)
                 self._outgoing.clear()
-                self.connection.sendall(together)
+                self.connection.sendall(corked)
         except OSError as error:
             log.info("a switch's line is cut: %s", error)
             with contextlib.suppress(OSError):
@@ -178,17 +178,17 @@ class Line:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def corked() -> Iterator[None]:
     """What is written to any line within this is sent at its end, to each switch in one piece. Must not wait."""
-    if Line._held is not None:
+    if SwitchConnection._held is not None:
         yield
         return
-    held: list[Line] = []
-    Line._held = held
+    held: list[SwitchConnection] = []
+    SwitchConnection._held = held
     try:
         yield
     finally:
-        Line._held = None
+        SwitchConnection._held = None
         for line in held:
             line._flush()
 

@@ -30,7 +30,7 @@ from controller.openflow.eventlet_quiet import (
     set_ev_cls,
 )
 from controller.openflow.ryu_runtime import Stop
-from controller.openflow.switch_client import Front
+from controller.openflow.switch_client import SwitchClient
 from controller.security.audit import KEPT_DAYS
 
 DEFAULT_ASSEMBLE = "controller.runtime.ryu_hosted:assemble"
@@ -40,7 +40,7 @@ on = cast(Callable[..., Callable[[Handler], Handler]], set_ev_cls)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class OpenFlowSettings:
     """What the process was started with; `green`: Ryu has replaced the threads by greenlets (ryu-manager does)."""
 
     map_name: str
@@ -52,7 +52,7 @@ class Settings:
     green: bool
 
 
-Assemble = Callable[[Front, Settings], Stop]
+Assemble = Callable[[SwitchClient, OpenFlowSettings], Stop]
 
 _OPTIONS = [
     StrOpt("paceline_map", default=os.environ.get("PACELINE_MAP", ""), help="name or path of the map"),
@@ -67,10 +67,10 @@ CONF.register_opts(_OPTIONS)
 
 ryu_runtime.patch_ryu()
 
-_attached: list[Callable[[Front], Stop]] = []
+_attached: list[Callable[[SwitchClient], Stop]] = []
 
 
-def attach(assemble: Callable[[Front], Stop]) -> None:
+def attach(assemble: Callable[[SwitchClient], Stop]) -> None:
     """Say what the application is to start on the switches' front; what it returns stops it again."""
     _attached[:] = [assemble]
 
@@ -100,7 +100,7 @@ class PacelineApp(RyuApp):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.front = Front()
+        self.front = SwitchClient()
         self.stop_assembled: Stop = _nothing
 
     def start(self) -> None:
@@ -120,13 +120,13 @@ class PacelineApp(RyuApp):  # type: ignore[misc]
         """A switch has finished its handshake, or its connection is gone."""
         datapath = event.datapath
         if event.state == MAIN_DISPATCHER:
-            if not self.front.may_join(datapath):
+            if not self.front.is_authentic(datapath):
                 datapath.close()
                 return
-            self.front.joined(datapath)
+            self.front.on_connected(datapath)
             ports = {number: _port_facts(port) for number, port in datapath.ports.items() if number <= _LAST_PORT}
             self.front.events.put(SwitchUp(datapath.id, ports))
-        elif self.front.lost(datapath):
+        elif self.front.on_disconnected(datapath):
             self.front.events.put(SwitchGone(datapath.id))
 
     @on(ofp_event.EventOFPPortStatus, MAIN_DISPATCHER)
@@ -179,11 +179,11 @@ def _port_facts(port: Any) -> tuple[str, bool]:
     return port.name.decode(errors="replace"), not down
 
 
-def _assemble_by_name(front: Front) -> Stop:
+def _assemble_by_name(front: SwitchClient) -> Stop:
     module, _, function = CONF.paceline_assemble.partition(":")
     assemble = cast(Assemble, getattr(import_module(module), function))
     green = bool(eventlet.patcher.is_monkey_patched("thread"))
-    settings = Settings(
+    settings = OpenFlowSettings(
         CONF.paceline_map, tuple(CONF.paceline_listen), CONF.paceline_ledger, CONF.paceline_audit_days,
         CONF.paceline_tls_cert, CONF.paceline_tls_key, green,
     )  # fmt: skip

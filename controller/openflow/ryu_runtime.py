@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from controller.errors import StartError
-from controller.openflow.connection import Line
+from controller.openflow.connection import SwitchConnection
 from controller.openflow.eventlet_quiet import (
     CONF,
     AppManager,
@@ -16,7 +16,7 @@ from controller.openflow.eventlet_quiet import (
     ryu_controller,
     start_service,
 )
-from controller.openflow.switch_client import Front
+from controller.openflow.switch_client import SwitchClient
 from controller.openflow.switch_tls import secured
 from controller.security.tls import TlsFiles, server_context
 
@@ -41,7 +41,7 @@ _serve_by_ryu = ryu_controller.datapath_connection_factory
 
 def _serve(connection: Any, address: Any) -> None:
     """A switch's connection, for as long as it lasts, on a line of ours; see controller.openflow.connection."""
-    _serve_by_ryu(Line(connection), address)
+    _serve_by_ryu(SwitchConnection(connection), address)
 
 
 def run(
@@ -71,7 +71,7 @@ def run(
     if not apps:
         # The form of a match that Ryu keeps for old applications; making it takes as long as all the rest.
         ofproto_v1_3_parser.OFPMatch.parser_old = staticmethod(_no_old_form)
-    bell = Front()
+    bell = SwitchClient()
     bell.open()
     manager = AppManager.get_instance()
     services: list[Any] = []
@@ -116,7 +116,7 @@ def _load(manager: Any, apps: Sequence[str]) -> None:
         raise StartError(f"There is no Ryu application in {', '.join(empty)}.", exit_code=2)
 
 
-def _ring(bell: Front, stopped: Any) -> None:
+def _ring(bell: SwitchClient, stopped: Any) -> None:
     bell.call(lambda: None if stopped.ready() else stopped.send(None))
 
 

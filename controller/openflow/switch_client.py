@@ -28,17 +28,17 @@ from controller.dataplane.southbound import (
     SwitchInDoubt,
 )
 from controller.errors import SwitchRefused
-from controller.openflow.connection import together
+from controller.openflow.connection import corked
 from controller.openflow.decoder import flow_counter, group_entry, meter_counter, meter_entry
 from controller.openflow.encoder import BARRIER_REPLY, REASON
 from controller.openflow.eventlet_quiet import eventlet
 from controller.openflow.switch_tls import peer_names_of
-from controller.openflow.transactions import Delivery, Exchanges, Question, down
+from controller.openflow.transactions import Exchanges, StagedUpdate, StatsRequest, down
 
 Result = TypeVar("Result")
 
 
-class Front:
+class SwitchClient:
     """The switches as other threads see them; see controller.dataplane.southbound.Switches."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Front:
     def apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:
         """Send each phase to its switches at once, each closed by a barrier; the next when all have answered."""
         done: Future[None] = Future()
-        self._leave(Delivery(self.exchanges, self.datapath, phases, timeout_s, done).go_on)
+        self._post(StagedUpdate(self.exchanges, self.datapath, phases, timeout_s, done).go_on)
         return done
 
     def read_state(self, datapath_id: int, timeout_s: float, asking: Callable[[], None]) -> Future[Reading]:
@@ -92,10 +92,10 @@ class Front:
     def call(self, work: Callable[[], Result]) -> Future[Result]:
         """Run something on the hub."""
         future: Future[Result] = Future()
-        self._leave(lambda: eventlet.spawn(_run, future, work))
+        self._post(lambda: eventlet.spawn(_run, future, work))
         return future
 
-    def _leave(self, call: Callable[[], object]) -> None:
+    def _post(self, call: Callable[[], object]) -> None:
         """Leave something to be done on the hub, which must not wait there."""
         self._calls.append(call)
         if not self._is_rung:  # whoever rang has not been heard yet, and then all that was left is done
@@ -119,7 +119,7 @@ class Front:
             eventlet.hubs.trampoline(self._read_fd, read=True)
             os.read(self._read_fd, 4096)
             self._is_rung = False
-            with together():
+            with corked():
                 while self._calls:
                     self._calls.popleft()()
 
@@ -132,7 +132,7 @@ class Front:
             parser.OFPMeterConfigStatsRequest(datapath, 0, ofproto.OFPM_ALL),
             parser.OFPGroupDescStatsRequest(datapath, 0),
         )
-        flows, meters, groups = Question(self.exchanges, datapath, asked, timeout_s).answers()
+        flows, meters, groups = StatsRequest(self.exchanges, datapath, asked, timeout_s).answers()
         entries = [flow_counter(stats).entry for stats in flows]
         ours = [entry for entry in entries if entry.cookie & COOKIE_TAG_MASK == COOKIE_TAG << 48]
         read_meters = [(config.meter_id, meter_entry(config)) for config in meters]
@@ -153,8 +153,8 @@ class Front:
         datapath = self.datapath(datapath_id)
         request = datapath.ofproto_parser.OFPMeterStatsRequest
 
-        def ask(message: Any) -> Question:
-            return Question(self.exchanges, datapath, [message], timeout_s)
+        def ask(message: Any) -> StatsRequest:
+            return StatsRequest(self.exchanges, datapath, [message], timeout_s)
 
         flows = ask(_flow_request(datapath, cookie, cookie_mask))
         asked = [(meter, ask(request(datapath, 0, meter.meter_id))) for meter in meters]
@@ -184,7 +184,7 @@ class Front:
         except KeyError:
             raise down(datapath_id) from None
 
-    def may_join(self, datapath: Any) -> bool:
+    def is_authentic(self, datapath: Any) -> bool:
         """Whether a switch is who it says: it need show no certificate, or shows one in its own name."""
         shown = peer_names_of(datapath.socket.connection)
         if shown is None:
@@ -201,7 +201,7 @@ class Front:
         """Whether this connection is the one by which we know the switch."""
         return self.datapaths.get(datapath.id) is datapath
 
-    def joined(self, datapath: Any) -> None:
+    def on_connected(self, datapath: Any) -> None:
         """A switch has finished its handshake on this connection."""
         self.datapaths[datapath.id] = datapath
         datapath.socket.hear = partial(self._hear, datapath)
@@ -237,7 +237,7 @@ class Front:
         elif self.is_in(datapath):
             self.events.put(SwitchInDoubt(datapath.id))
 
-    def lost(self, datapath: Any) -> bool:
+    def on_disconnected(self, datapath: Any) -> bool:
         """A connection is gone, and nothing it still owes will come; False if a newer one has replaced it."""
         for exchange in [e for e in self.exchanges.values() if e.datapath is datapath]:
             exchange.finish(down(datapath.id))

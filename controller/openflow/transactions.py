@@ -16,7 +16,7 @@ from controller.openflow.encoder import barrier_request, packed
 from controller.openflow.eventlet_quiet import eventlet
 
 
-class Exchange:
+class Transaction:
     """Messages to one switch under one transaction id, closed by a last answer."""
 
     __slots__ = ("_then", "began_s", "datapath", "error", "has_ended", "parts", "xid")
@@ -38,11 +38,11 @@ class Exchange:
             self._then()
 
 
-Exchanges = dict[tuple[int, int], Exchange]
+Exchanges = dict[tuple[int, int], Transaction]
 """Those under way, by datapath id and transaction id."""
 
 
-class Together:
+class TransactionGroup:
     """Exchanges with several switches at once, until all of them have ended or the time is over."""
 
     def __init__(self, under_way: Exchanges, timeout_s: float, then: Callable[[SwitchError | None], None]) -> None:
@@ -50,14 +50,14 @@ class Together:
         self._under_way = under_way
         self._timeout_s = timeout_s
         self._then = then
-        self._exchanges: list[Exchange] = []
+        self._exchanges: list[Transaction] = []
         self._missing = 0
         self._is_complete = False
         self._timer: Any = None
 
-    def add(self, datapath: Any, xid: int, data: bytes | bytearray) -> Exchange:
+    def add(self, datapath: Any, xid: int, data: bytes | bytearray) -> Transaction:
         """Send something to a switch; what it answers under that id belongs here."""
-        exchange = self._under_way[datapath.id, xid] = Exchange(datapath, xid, self._one_ended)
+        exchange = self._under_way[datapath.id, xid] = Transaction(datapath, xid, self._one_ended)
         self._exchanges.append(exchange)
         self._missing += 1
         datapath.socket.sendall(data)
@@ -94,7 +94,7 @@ class Together:
         self._then(error)
 
 
-class Delivery:
+class StagedUpdate:
     """Phases on their way to the switches, one after the other."""
 
     def __init__(
@@ -129,7 +129,7 @@ class Delivery:
 
     def _tell(self, phase: ChangesByNumber) -> None:
         datapaths = {number: self._datapath(number) for number in phase}
-        together = Together(self._under_way, self._timeout_s, self.go_on)
+        together = TransactionGroup(self._under_way, self._timeout_s, self.go_on)
         for number, changes in phase.items():
             xid = _next_xid(datapaths[number])
             messages = [packed(change, xid) for change in changes]
@@ -137,12 +137,12 @@ class Delivery:
         together.wait()
 
 
-class Question:
+class StatsRequest:
     """Requests to one switch, sent at once, each under an id of its own."""
 
     def __init__(self, under_way: Exchanges, datapath: Any, requests: Sequence[Any], timeout_s: float) -> None:
         self._ended = eventlet.event.Event()
-        together = Together(under_way, timeout_s, self._ended.send)
+        together = TransactionGroup(under_way, timeout_s, self._ended.send)
         self._exchanges = []
         for request in requests:
             xid = datapath.set_xid(request)

@@ -15,12 +15,12 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from math import inf
 
-from controller.booking.calendar import Booking, Bookings
+from controller.booking.calendar import Booking, Calendar
 from controller.booking.flow_bookings import bookings_of
 from controller.domain.lightpath import Lightpath, identity
 from controller.domain.network import Network
 from controller.domain.reservation import Placement, Reservation
-from controller.optical.grooming import Light
+from controller.optical.grooming import LightpathAllocator
 
 MOST_MOVES = 64
 """Looked at for one request."""
@@ -48,7 +48,7 @@ def moved(reservation: Reservation, move: Move) -> Reservation:
     return replace(reservation, placements=tuple(changed(each) for each in reservation.placements))
 
 
-def next_move(network: Network, bookings: Bookings, movable: Collection[str]) -> Move | None:
+def next_move(network: Network, bookings: Calendar, movable: Collection[str]) -> Move | None:
     """The next lightpath that can go down; None if there is none.
 
     `movable`: the reservations that may be changed now; a lightpath in which others travel stays.
@@ -59,7 +59,7 @@ def next_move(network: Network, bookings: Bookings, movable: Collection[str]) ->
         if not all(name in movable for name in travellers):
             continue
         start_s, end_s = min(each.start_s for each in booked), max(each.end_s for each in booked)
-        first = Light(network, bookings, start_s, end_s).lowest(lightpath.nodes, lightpath.width)
+        first = LightpathAllocator(network, bookings, start_s, end_s).lowest(lightpath.nodes, lightpath.width)
         if first is not None and first < lightpath.first_slot:
             name = identity(lightpath.nodes, first, lightpath.width)
             return Move(lightpath, replace(lightpath, id=name, first_slot=first), tuple(travellers))
@@ -68,9 +68,9 @@ def next_move(network: Network, bookings: Bookings, movable: Collection[str]) ->
 
 def moves_until(
     network: Network,
-    bookings: Bookings,
+    bookings: Calendar,
     reservations: Collection[Reservation],
-    enough: Callable[[Bookings], bool],
+    enough: Callable[[Calendar], bool],
 ) -> tuple[Move, ...] | None:
     """The moves, one after the other, after which the calendar is `enough`; None if it never is."""
     made: list[Move] = []
@@ -82,8 +82,8 @@ def moves_until(
 
 
 def _moves(
-    network: Network, bookings: Bookings, reservations: dict[str, Reservation]
-) -> Iterator[tuple[Move, Bookings]]:
+    network: Network, bookings: Calendar, reservations: dict[str, Reservation]
+) -> Iterator[tuple[Move, Calendar]]:
     for _ in range(MOST_MOVES):
         move = next_move(network, bookings, reservations.keys())
         if move is None:

@@ -16,12 +16,12 @@ from functools import lru_cache
 from itertools import pairwise
 from math import inf
 
-from controller.booking.calendar import Bookings
+from controller.booking.calendar import Calendar
 from controller.domain.lightpath import Lightpath, identity
 from controller.domain.network import Network
 from controller.domain.path import Path, link_names
 from controller.errors import NoCapacity, NoSpectrum, OutOfReach, Refused
-from controller.optical.lightpath_design import line_along, reservable_bps
+from controller.optical.lightpath_design import design_lightpath, reservable_bps
 from controller.optical.rsa import Order, block_starts
 from topologies.maps import SLOTS_PER_CHANNEL
 
@@ -35,7 +35,7 @@ Cost = tuple[int, int]
 """New spectrum in slots x links, then the number of lightpaths."""
 
 
-class Light:
+class LightpathAllocator:
     """The lightpaths and the free spectrum of a network while a request's flows are placed, from start to end.
 
     `held`: lightpaths in which the request's flows travel until now. They may stay in them; nothing else may take their
@@ -43,7 +43,7 @@ class Light:
     """
 
     def __init__(
-        self, network: Network, bookings: Bookings, start_s: float, end_s: float, held: Sequence[Lightpath] = ()
+        self, network: Network, bookings: Calendar, start_s: float, end_s: float, held: Sequence[Lightpath] = ()
     ) -> None:
         self.network = network
         self.held = tuple(held)
@@ -56,12 +56,12 @@ class Light:
         self._now: dict[str, tuple[int, int]] = {}
         """For every link that was looked at: the slots that none has, and those that several have."""
 
-    def place(self, lightpath: Lightpath) -> None:
+    def allocate(self, lightpath: Lightpath) -> None:
         """A flow of the request travels in it."""
         self._placed[lightpath] = self._placed.get(lightpath, 0) + 1
         self._forget(lightpath)
 
-    def take_away(self, lightpath: Lightpath) -> None:
+    def free(self, lightpath: Lightpath) -> None:
         """One flow less."""
         self._placed[lightpath] -= 1
         if not self._placed[lightpath]:
@@ -74,24 +74,24 @@ class Light:
 
     def along(self, nodes: Path, rate_bps: int, has_room: HasRoom) -> Row | None:
         """The lightpaths from the first of these switches to the last; None if there are none."""
-        row = self.lit_along(nodes, has_room)
+        row = self.existing(nodes, has_room)
         if row is None:
-            row = self.new_along(nodes, rate_bps)
-        return self.mixed_along(nodes, rate_bps, has_room) if row is None else row
+            row = self.new(nodes, rate_bps)
+        return self.mixed(nodes, rate_bps, has_room) if row is None else row
 
-    def lit_along(self, nodes: Path, has_room: HasRoom) -> Row | None:
+    def existing(self, nodes: Path, has_room: HasRoom) -> Row | None:
         """The same of those that are lit, as few as cover the way."""
         if len(nodes) < 2:
             return ()
         whole = self._lit_over(nodes, has_room)
         return self._cheapest(nodes, has_room) if whole is None else (whole,)
 
-    def new_along(self, nodes: Path, rate_bps: int) -> Row | None:
+    def new(self, nodes: Path, rate_bps: int) -> Row | None:
         """The same of a new one all the way."""
         new = self._new_over(nodes, rate_bps)
         return None if new is None else (new,)
 
-    def mixed_along(self, nodes: Path, rate_bps: int, has_room: HasRoom) -> Row | None:
+    def mixed(self, nodes: Path, rate_bps: int, has_room: HasRoom) -> Row | None:
         """The same of several, some of them new."""
         return self._cheapest(nodes, has_room, rate_bps)
 
@@ -100,7 +100,7 @@ class Light:
 
         def over(part: Path) -> int:
             lit_bps = [room_bps(each) for each in self._lit(part) if self._is_clear(each)]
-            line = line_along(self.network, part)
+            line = design_lightpath(self.network, part)
             is_room = line.works and _lowest(self._free(part), line.width) is not None
             return max(*lit_bps, 0, reservable_bps(line.rate_bps) if is_room else 0)
 
@@ -132,7 +132,7 @@ class Light:
 
     def least_price_of_new(self, nodes: Path, rate_bps: int) -> float:
         """Nor a new one all the way than that; infinite if there is none."""
-        line = line_along(self.network, nodes)
+        line = design_lightpath(self.network, nodes)
         return line.width * (len(nodes) - 1) if line.works and rate_bps <= reservable_bps(line.rate_bps) else inf
 
     def least_price_of_mixed(self, links: int, rate_bps: int) -> float:
@@ -152,7 +152,7 @@ class Light:
         return None
 
     def _reason(self, flow: str, part: Path, rate_bps: int) -> Refused:
-        link, line = f"{part[0]}->{part[1]}", line_along(self.network, part)
+        link, line = f"{part[0]}->{part[1]}", design_lightpath(self.network, part)
         if not line.works:
             missing_db = round(-line.margin_db, 2)
             km = self.network.links[link].length_km
@@ -227,7 +227,7 @@ class Light:
         free = self._free(nodes)
         if not free:  # then there is no need to ask how far light would get
             return None
-        line = line_along(self.network, nodes)
+        line = design_lightpath(self.network, nodes)
         if not line.works or rate_bps > reservable_bps(line.rate_bps):
             return None
         first = _lowest(free, line.width)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from controller.booking.calendar import Bookings
+from controller.booking.calendar import Calendar
 from controller.domain.lightpath import Lightpath
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, State
@@ -18,7 +18,7 @@ LIT = frozenset({State.ACTIVE, State.DEGRADED})
 
 
 @dataclass(frozen=True, slots=True)
-class Passenger:
+class GroomedFlow:
     """A flow in a lightpath; `is_backup`: it travels there only when its path has failed."""
 
     reservation_id: str
@@ -40,22 +40,22 @@ class LightpathState:
     length_km: float
     reserved_bps: int
     free_bps: int
-    passengers: tuple[Passenger, ...]
+    passengers: tuple[GroomedFlow, ...]
 
 
 def overview(
-    network: Network, bookings: Bookings, reservations: Iterable[Reservation], now_s: float
+    network: Network, bookings: Calendar, reservations: Iterable[Reservation], now_s: float
 ) -> list[LightpathState]:
     """All lightpaths in which anything is booked, by route and channel."""
     booked = bookings.lightpaths()
-    travels: dict[str, list[Passenger]] = {}
+    travels: dict[str, list[GroomedFlow]] = {}
     lit: set[str] = set()
     for reservation in reservations:
         for placement in reservation.carried if reservation.is_live else ():
             rows = ((placement.lightpaths, False), (placement.backup_lightpaths, True))
             who = reservation.id, reservation.tenant, placement.flow.name
             for name, is_backup in ((each.id, is_backup) for row, is_backup in rows for each in row):
-                travels.setdefault(name, []).append(Passenger(*who, is_backup))
+                travels.setdefault(name, []).append(GroomedFlow(*who, is_backup))
                 if reservation.state in LIT:
                     lit.add(name)
     return [
@@ -72,10 +72,10 @@ def central_thz(network: Network, lightpath: Lightpath) -> float:
 
 def _standing(
     network: Network,
-    bookings: Bookings,
+    bookings: Calendar,
     lightpath: Lightpath,
     is_lit: bool,
-    passengers: tuple[Passenger, ...],
+    passengers: tuple[GroomedFlow, ...],
     now_s: float,
 ) -> LightpathState:
     reserved_bps = bookings.reserved_bps(lightpath.id, now_s)

@@ -23,7 +23,7 @@ SHORTEST_KM = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LightpathDesign:
     """See controller.domain.lightpath.Lightpath; with a margin below 0 it does not work."""
 
     width: int
@@ -45,7 +45,7 @@ def reservable_bps(rate_bps: int) -> int:
 
 
 @lru_cache(maxsize=65_536)
-def line_along(network: Network, nodes: tuple[str, ...]) -> Line:
+def design_lightpath(network: Network, nodes: tuple[str, ...]) -> LightpathDesign:
     """The best there is: the most rate, then the least spectrum, then the largest margin; or what comes closest.
 
     Raises: ValueError if the network is not optical (a bug in the caller).
@@ -63,7 +63,7 @@ def line_along(network: Network, nodes: tuple[str, ...]) -> Line:
         rate_bps = round(min(channel_gbps, signals * line.rate_gbps) * network.scale_mbps_per_gbps * 1e6)
         margin_db = round(light.margin_db(line), 2)
         width = signals * SLOTS_PER_CHANNEL[network.grid]
-        lines.append(Line(width, rate_bps, line.name, round(light.gsnr_db, 2), margin_db))
+        lines.append(LightpathDesign(width, rate_bps, line.name, round(light.gsnr_db, 2), margin_db))
     working = [line for line in lines if line.works]
     if not working:
         return max(lines, key=lambda line: line.margin_db)
@@ -84,12 +84,12 @@ def is_possible(network: Network, placement: Placement) -> bool:
 
 
 def _is_other(network: Network, lightpath: Lightpath) -> bool:
-    line = line_along(network, lightpath.nodes)
+    line = design_lightpath(network, lightpath.nodes)
     beyond = min(network.links[link].slots for link in lightpath.links) < lightpath.first_slot + lightpath.width
     return beyond or (line.width, line.rate_bps) != (lightpath.width, lightpath.rate_bps)
 
 
-def know_fibres(network: Network) -> None:
+def precompute_fibres(network: Network) -> None:
     """Work out once what every fibre between switches does to light, so that no request waits for it."""
     if network.grid is None:
         return

@@ -86,8 +86,8 @@ def modulation_for(length_km: float, table: Sequence[Modulation] = DISTANCE_ADAP
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """A way through the fibres; `links` are the numbers of its directed links in `Routes`."""
+class CandidateRoute:
+    """A way through the fibres; `links` are the numbers of its directed links in `CandidateRoutes`."""
 
     nodes: tuple[str, ...]
     links: tuple[int, ...]
@@ -101,7 +101,7 @@ class Order:
 
     `position`: for each slot that its block lies above the lowest, so that high slots stay whole for wide requests.
     `load`: for each slot taken, times the share of every link that is taken already, so that full links are spared.
-    `in_turn`: none of this counts; the first that fits is taken, in the order of `Routes.between`.
+    `in_turn`: none of this counts; the first that fits is taken, in the order of `CandidateRoutes.between`.
     `most_used`: on a route not the lowest block, but the one whose slots are taken on most links of the plant.
     """
 
@@ -119,7 +119,7 @@ FIRST_FIT: Final = Order(in_turn=True)
 MOST_USED: Final = Order(in_turn=True, most_used=True)
 
 
-class Routes:
+class CandidateRoutes:
     """The k shortest routes between all pairs of a fibre plant, and for each rate the order to try them in.
 
     `spans`: length in km by pair of ends; each has two directed links. Routes that no modulation reaches are left out.
@@ -148,19 +148,21 @@ class Routes:
         self._number_of = {name: number for number, name in enumerate(self.link_names)}
         for (a, b), length_km in spans.items():
             self._graph.add_edge(a, b, km=length_km)
-        self._between: dict[tuple[str, str], tuple[Route, ...]] = {}
-        self._tries: dict[tuple[str, str, int], tuple[tuple[int, int, Route], ...]] = {}
+        self._between: dict[tuple[str, str], tuple[CandidateRoute, ...]] = {}
+        self._tries: dict[tuple[str, str, int], tuple[tuple[int, int, CandidateRoute], ...]] = {}
         self._size_of: dict[float, int] = {}
         self._sizes: dict[tuple[int, ...], int] = {}
 
-    def between(self, source: str, destination: str) -> tuple[Route, ...]:
+    def between(self, source: str, destination: str) -> tuple[CandidateRoute, ...]:
         """The candidate routes, shortest first; empty if the two are not joined."""
         pair = source, destination
         if pair not in self._between:
             self._between[pair] = tuple(self._shortest(source, destination))
         return self._between[pair]
 
-    def tries(self, source: str, destination: str, rate_gbps: float) -> tuple[tuple[int, int, Route], ...]:
+    def candidates(
+        self, source: str, destination: str, rate_gbps: float
+    ) -> tuple[tuple[int, int, CandidateRoute], ...]:
         """(slots x links, slots, route) for each candidate at that rate, cheapest first."""
         size = self._size_of.get(rate_gbps)
         if size is None:
@@ -177,7 +179,7 @@ class Routes:
             self._tries[key] = found
         return found
 
-    def _shortest(self, source: str, destination: str) -> list[Route]:
+    def _shortest(self, source: str, destination: str) -> list[CandidateRoute]:
         try:
             paths = islice(nx.shortest_simple_paths(self._graph, source, destination, self._weight), self.k)
             routes = [self._route(tuple(path)) for path in paths]
@@ -189,19 +191,21 @@ class Routes:
     def _weight(self) -> str | None:
         return "km" if self._by == "length" else None
 
-    def _route(self, nodes: tuple[str, ...]) -> Route | None:
+    def _route(self, nodes: tuple[str, ...]) -> CandidateRoute | None:
         length_km = sum(float(self._graph.edges[a, b]["km"]) for a, b in pairwise(nodes))
         modulation = modulation_for(length_km, self._table)
         if modulation is None:
             return None
-        return Route(nodes, tuple(self._number_of[f"{a}->{b}"] for a, b in pairwise(nodes)), length_km, modulation)
+        return CandidateRoute(
+            nodes, tuple(self._number_of[f"{a}->{b}"] for a, b in pairwise(nodes)), length_km, modulation
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """A route and a block of slots on it; `block` is the set of its slots."""
 
-    route: Route
+    route: CandidateRoute
     block: int
 
     @property
@@ -218,7 +222,7 @@ class Assignment:
 class Spectrum:
     """Which slots are free on every link; `take` and `give` keep it."""
 
-    def __init__(self, routes: Routes) -> None:
+    def __init__(self, routes: CandidateRoutes) -> None:
         self.grid = routes.grid
         self.free = [routes.grid.all_free] * len(routes.link_names)
 
@@ -252,7 +256,7 @@ class Spectrum:
 
 
 def assign(
-    spectrum: Spectrum, routes: Routes, source: str, destination: str, rate_gbps: float, order: Order = TUNED
+    spectrum: Spectrum, routes: CandidateRoutes, source: str, destination: str, rate_gbps: float, order: Order = TUNED
 ) -> Assignment | None:
     """The best route and block for a rate, or None: it is blocked."""
     if order.in_turn:
@@ -260,7 +264,7 @@ def assign(
     best_score, best_route, best_block = inf, None, 0
     free, total = spectrum.free, spectrum.grid.slots
     position, load = order.position, order.load / total
-    for cost, width, route in routes.tries(source, destination, rate_gbps):
+    for cost, width, route in routes.candidates(source, destination, rate_gbps):
         if cost >= best_score:
             break
         links = route.links
@@ -280,7 +284,7 @@ def assign(
 
 
 def _first_that_fits(
-    spectrum: Spectrum, routes: Routes, source: str, destination: str, rate_gbps: float, most_used: bool
+    spectrum: Spectrum, routes: CandidateRoutes, source: str, destination: str, rate_gbps: float, most_used: bool
 ) -> Assignment | None:
     """K shortest path first fit, or most used: the first route that has room."""
     for route in routes.between(source, destination):

@@ -13,12 +13,12 @@ from itertools import islice, permutations
 
 import networkx as nx
 
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 from controller.domain.network import DirectedLink, Network
 from controller.domain.path import Path, link_names
 from controller.domain.route import Ducts, Route
-from controller.optical.lightpath_design import line_along
-from controller.routing.srlg_disjoint import Undecided, risks, shortest_duct_disjoint_pair
+from controller.optical.lightpath_design import design_lightpath
+from controller.routing.srlg_disjoint import Undecided, shortest_srlg_disjoint_pair, srlgs_of
 
 CANDIDATES = 6
 """How many paths admission tries for a flow; a metro ring with a chord has three."""
@@ -31,7 +31,7 @@ NOTHING_DOWN: frozenset[str] = frozenset()
 log = logging.getLogger(__name__)
 
 
-@fact
+@frozen
 class Pairs:
     """Candidate routes, best first; not `complete`: the search for the best was given up, and there may be others."""
 
@@ -116,7 +116,9 @@ def too_long(network: Network) -> frozenset[str]:
     if network.grid is None:
         return NOTHING_DOWN
     spans = (link for link in network.links.values() if link.slots)
-    return frozenset(link.name for link in spans if not line_along(network, (link.source, link.destination)).works)
+    return frozenset(
+        link.name for link in spans if not design_lightpath(network, (link.source, link.destination)).works
+    )
 
 
 @lru_cache(maxsize=65_536)
@@ -141,7 +143,7 @@ def _pairs(network: Network, source: str, destination: str, down: frozenset[str]
         inner.remove_nodes_from(ends)
         for nodes_too in (True, False):
             try:
-                pair = shortest_duct_disjoint_pair(inner, first, last, nodes_too, ducts)
+                pair = shortest_srlg_disjoint_pair(inner, first, last, nodes_too, ducts)
             except Undecided as undecided:
                 log.warning("search for disjoint paths given up: %s", undecided)
                 complete, pair = False, None
@@ -160,17 +162,17 @@ def _pairs(network: Network, source: str, destination: str, down: frozenset[str]
 def _are_apart(path: Path, backup: Path, ducts: Ducts) -> bool:
     """Whether two candidates make a pair: from the same switch to the same switch over other spans and ducts."""
     same_ends = len(path) > 3 and (path[1], path[-2]) == (backup[1], backup[-2])
-    return same_ends and not risks(path[1:-1], ducts) & risks(backup[1:-1], ducts)
+    return same_ends and not srlgs_of(path[1:-1], ducts) & srlgs_of(backup[1:-1], ducts)
 
 
 def _best_backup(graph: nx.DiGraph[str], path: Path, ducts: Ducts) -> Path | None:
     """The shortest way around a path's inner switches, or around its spans and ducts; None if there is neither."""
-    taken = risks(path[1:-1], ducts)
+    taken = srlgs_of(path[1:-1], ducts)
     ends = {path[0], path[-1]}
     for avoided in (ends | set(path[2:-2]), ends):
         rest = graph.copy()
         rest.remove_nodes_from(avoided)
-        rest.remove_edges_from([(a, b) for a, b in rest.edges if risks((a, b), ducts) & taken])
+        rest.remove_edges_from([(a, b) for a, b in rest.edges if srlgs_of((a, b), ducts) & taken])
         try:
             inner = nx.dijkstra_path(rest, path[1], path[-2], "weight")
         except nx.NetworkXNoPath:

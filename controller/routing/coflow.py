@@ -18,12 +18,12 @@ from itertools import pairwise
 from math import inf
 from operator import itemgetter
 
-from controller.booking.calendar import Bookings
+from controller.booking.calendar import Calendar
 from controller.domain.network import Network
 from controller.domain.path import Path, link_names
 from controller.domain.route import both_ways
 from controller.errors import NoCapacity, NoPath, UnknownHost
-from controller.optical.lightpath_design import line_along, reservable_bps
+from controller.optical.lightpath_design import design_lightpath, reservable_bps
 from controller.routing.candidates import candidate_paths
 
 SEARCH_STEPS = 200_000
@@ -71,7 +71,7 @@ class CommonQuote:
 
 def shortest_common_transfer(
     network: Network,
-    bookings: Bookings,
+    bookings: Calendar,
     volumes: Sequence[Volume],
     now_s: float,
     down: frozenset[str] = frozenset(),
@@ -102,13 +102,13 @@ def _in_one_lightpath(
     for volume, path in zip(volumes, paths, strict=True):
         hops = pairwise(path[1:-1]) if network.grid is not None else ()
         for hop in hops:
-            rate_bps = reservable_bps(line_along(network, hop).rate_bps)
+            rate_bps = reservable_bps(design_lightpath(network, hop).rate_bps)
             yield Fraction(volume.transfer_bytes * 8, rate_bps), f"{hop[0]}->{hop[1]}"
 
 
 def _choices(
     network: Network,
-    bookings: Bookings,
+    bookings: Calendar,
     volume: Volume,
     now_s: float,
     down: frozenset[str],

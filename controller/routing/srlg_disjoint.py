@@ -36,13 +36,13 @@ class Undecided(Exception):  # noqa: N818 - named for what happened
     """Within the time there is there was neither a pair found nor proven that there is none."""
 
 
-def risks(path: Sequence[str], ducts: Ducts) -> frozenset[str]:
+def srlgs_of(path: Sequence[str], ducts: Ducts) -> frozenset[str]:
     """The spans of a path from switch to switch, and the ducts they lie in."""
     spans = [span_name(a, b) for a, b in pairwise(path)]
     return frozenset(spans) | {ducts[span] for span in spans if span in ducts}
 
 
-def shortest_duct_disjoint_pair(
+def shortest_srlg_disjoint_pair(
     graph: nx.DiGraph[str], source: str, target: str, nodes_too: bool, ducts: Ducts
 ) -> tuple[Path, Path] | None:
     """The two paths without a common span or duct, the shorter first, with the least sum of "weight"; None: none.
@@ -52,7 +52,7 @@ def shortest_duct_disjoint_pair(
     Raises: Undecided.
     """
     pair = shortest_disjoint_pair(graph, source, target, nodes_too)
-    if pair is None or not risks(pair[0], ducts) & risks(pair[1], ducts):
+    if pair is None or not srlgs_of(pair[0], ducts) & srlgs_of(pair[1], ducts):
         return pair
     return _solved(graph, source, target, nodes_too, ducts)
 

@@ -21,15 +21,15 @@ from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
 from controller.domain.network import Network
 from controller.errors import StartError
 from controller.openflow import ryu_app, ryu_runtime
-from controller.openflow.switch_client import Front
+from controller.openflow.switch_client import SwitchClient
 from controller.runtime.calibration_file import load_calibration
 from controller.runtime.environment import load_network, propagation_emulated
 from controller.runtime.listen_address import Address, AddressType, check_free, check_near, listening
-from controller.runtime.stores import Books, open_books
+from controller.runtime.stores import Stores, open_stores
 from controller.security.audit import KEPT_DAYS
 from controller.security.tls import TlsFiles, rest_tls, server_context
 from controller.service.reservation_service import Service
-from controller.telemetry.event_stream import Stream
+from controller.telemetry.event_stream import EventStream
 from controller.telemetry.meter_monitor import MeterWatch
 from controller.telemetry.metrics import Metrics
 
@@ -137,7 +137,7 @@ def command(
         switch_tls = _switch_tls(openflow_ca, openflow_cert, openflow_key)
         network = load_network(map_name)
         calibrated = load_calibration(calibration) if calibration else DEFAULT_CALIBRATION
-        books = open_books(ledger, network.name, audit_days)
+        books = open_stores(ledger, network.name, audit_days)
         if not books.tokens.are_configured:
             check_near(listen)
         with contextlib.ExitStack() as stack:
@@ -146,7 +146,7 @@ def command(
             if ryu_apps:
                 check_free(ryu_rest, "Ryu's web server")
             ports = Ports(sockets, openflow, ryu_apps, ryu_rest, https, switch_tls)
-            greeting = None if quiet else _greeting(network, listen, ports, books.doors)
+            greeting = None if quiet else _greeting(network, listen, ports, books.access_summary)
             _run(network, books, ports, greeting, calibrated)
     except StartError as error:
         click.echo(f"Error: {error.detail}", err=True)
@@ -165,12 +165,12 @@ def _switch_tls(authority: str | None, certificate: str | None, key: str | None)
     return files
 
 
-def _run(network: Network, books: Books, ports: Ports, greeting: str | None, calibration: Calibration) -> None:
+def _run(network: Network, books: Stores, ports: Ports, greeting: str | None, calibration: Calibration) -> None:
     sys.setswitchinterval(TURN_S)
     rest: list[RestThread] = []
 
-    def assemble(front: Front) -> ryu_runtime.Stop:
-        service, stream = Service(network, front, books.ledger, calibration, forgets=(books.forget,)), Stream()
+    def assemble(front: SwitchClient) -> ryu_runtime.Stop:
+        service, stream = Service(network, front, books.ledger, calibration, forgets=(books.forget,)), EventStream()
         metrics = Metrics(service)
         meters = MeterWatch(service, metrics, stream)
         service.start()

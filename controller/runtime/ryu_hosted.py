@@ -11,18 +11,18 @@ import click
 from fastapi import FastAPI
 
 from controller.api.app import create_app
-from controller.api.middleware.concurrency import Beside
+from controller.api.middleware.concurrency import RunInThread
 from controller.api.server import RestThread
 from controller.api.wsgi import plain_call, wsgi_of
 from controller.errors import StartError
 from controller.openflow import ryu_app, ryu_runtime
-from controller.openflow.switch_client import Front
+from controller.openflow.switch_client import SwitchClient
 from controller.runtime.environment import load_network, propagation_emulated
 from controller.runtime.listen_address import Address, AddressType, check_near, listening
-from controller.runtime.stores import Books, open_books
+from controller.runtime.stores import Stores, open_stores
 from controller.security.tls import TlsFiles, rest_tls
 from controller.service.reservation_service import Service
-from controller.telemetry.event_stream import Stream
+from controller.telemetry.event_stream import EventStream
 from controller.telemetry.meter_monitor import MeterWatch
 from controller.telemetry.metrics import Metrics
 
@@ -34,7 +34,7 @@ NO_STREAM = (
 log = logging.getLogger(__name__)
 
 
-def assemble(front: Front, settings: ryu_app.Settings) -> ryu_runtime.Stop:
+def assemble(front: SwitchClient, settings: ryu_app.OpenFlowSettings) -> ryu_runtime.Stop:
     """Build on the switches; ryu-manager calls it by name.
 
     Raises: SystemExit with a sentence.
@@ -45,7 +45,7 @@ def assemble(front: Front, settings: ryu_app.Settings) -> ryu_runtime.Stop:
         network = load_network(settings.map_name)
         addresses = [AddressType()(address) for address in settings.listen]
         https = rest_tls(settings.tls_cert, settings.tls_key, "paceline_tls_cert and paceline_tls_key")
-        books = open_books(settings.ledger or None, network.name, settings.audit_days)
+        books = open_stores(settings.ledger or None, network.name, settings.audit_days)
         if not books.tokens.are_configured:
             check_near(addresses)
         service = Service(network, front, books.ledger, forgets=(books.forget,))
@@ -55,7 +55,7 @@ def assemble(front: Front, settings: ryu_app.Settings) -> ryu_runtime.Stop:
     serve = _on_hub if settings.green else _in_thread
     rest = serve(service, books, addresses, https)
     urls = ", ".join(f"{'https' if https else 'http'}://{host}:{port}" for host, port in addresses)
-    log.warning("Controller of %s: REST on %s (Swagger at /docs). %s", network.name, urls, books.doors)
+    log.warning("Controller of %s: REST on %s (Swagger at /docs). %s", network.name, urls, books.access_summary)
     if settings.green:
         log.warning("%s", NO_STREAM)
 
@@ -67,7 +67,7 @@ def assemble(front: Front, settings: ryu_app.Settings) -> ryu_runtime.Stop:
     return stop
 
 
-def _on_hub(service: Service, books: Books, addresses: Sequence[Address], tls: TlsFiles | None) -> ryu_runtime.Stop:
+def _on_hub(service: Service, books: Stores, addresses: Sequence[Address], tls: TlsFiles | None) -> ryu_runtime.Stop:
     application = wsgi_of(_app(service, books, plain_call))
     try:
         stops = [ryu_runtime.serve_wsgi(application, host, port, tls) for host, port in addresses]
@@ -82,7 +82,7 @@ def _on_hub(service: Service, books: Books, addresses: Sequence[Address], tls: T
 
 
 def _in_thread(
-    service: Service, books: Books, addresses: Sequence[Address], tls: TlsFiles | None
+    service: Service, books: Stores, addresses: Sequence[Address], tls: TlsFiles | None
 ) -> ryu_runtime.Stop:
     stack = contextlib.ExitStack()
     sockets = [stack.enter_context(listening(address)) for address in addresses]
@@ -96,8 +96,8 @@ def _in_thread(
     return stop
 
 
-def _app(service: Service, books: Books, beside: Beside | None) -> FastAPI:
+def _app(service: Service, books: Stores, beside: RunInThread | None) -> FastAPI:
     emulated = partial(propagation_emulated, service.network.name)
-    stream, metrics = Stream(), Metrics(service)
+    stream, metrics = EventStream(), Metrics(service)
     MeterWatch(service, metrics, stream).start()
     return create_app(service, emulated, beside, books.tokens, books.audit, stream, metrics)

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class Stores:
     """All three, open."""
 
     ledger: Ledger
@@ -23,7 +23,7 @@ class Books:
     audit_days: int = KEPT_DAYS
 
     @property
-    def doors(self) -> str:
+    def access_summary(self) -> str:
         """A sentence: who may use the REST interface."""
         if self.tokens.are_configured:
             return "Tokens are needed."
@@ -41,12 +41,12 @@ class Books:
         self.audit.close()
 
 
-def open_books(url: str | None, map_name: str, audit_days: int = KEPT_DAYS) -> Books:
+def open_stores(url: str | None, map_name: str, audit_days: int = KEPT_DAYS) -> Stores:
     """Open or create them; None: where the map's are by default. `audit_days`: so long entries of the log are kept.
 
     Raises: StartError if the URL is wrong or the database cannot be opened.
     """
     url = url or default_ledger(map_name)
-    books = Books(Ledger(url, map_name), Tokens(url), Audit(url, map_name), audit_days)
+    books = Stores(Ledger(url, map_name), Tokens(url), Audit(url, map_name), audit_days)
     books.tokens.refresh()
     return books

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from controller.domain.reservation import Flow, Reservation
 from controller.errors import Forbidden, NotFound, QuotaExceeded
-from controller.security.tenant_usage import Held, asked_bps
+from controller.security.tenant_usage import Usage, asked_bps
 
 PUBLIC = "public"
 """The tenant of everybody where no tokens are configured."""
@@ -80,12 +80,12 @@ def owned(caller: Caller, reservation: Reservation) -> Reservation:
     return reservation
 
 
-def wanted_by(asked: Sequence[Flow]) -> Held:
+def wanted_by(asked: Sequence[Flow]) -> Usage:
     """What a reservation of these flows would count."""
-    return Held(1, sum(asked_bps(flow.requirement) for flow in asked))
+    return Usage(1, sum(asked_bps(flow.requirement) for flow in asked))
 
 
-def check_quota(caller: Caller, held: Held, asked: Held) -> None:
+def check_quota(caller: Caller, held: Usage, asked: Usage) -> None:
     """Whether one more reservation may be added to what the tenant holds already.
 
     Raises: QuotaExceeded with what is held, asked and allowed.

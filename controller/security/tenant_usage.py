@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from math import ceil
 
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 from controller.domain.reservation import Requirement, Reservation
 
 
-@fact
-class Held:
+@frozen
+class Usage:
     """So many reservations, and what they asked for together."""
 
     reservations: int = 0
     bandwidth_bps: int = 0
 
-    def __add__(self, other: Held) -> Held:
-        return Held(self.reservations + other.reservations, self.bandwidth_bps + other.bandwidth_bps)
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.reservations + other.reservations, self.bandwidth_bps + other.bandwidth_bps)
 
-    def __sub__(self, other: Held) -> Held:
-        return Held(self.reservations - other.reservations, self.bandwidth_bps - other.bandwidth_bps)
-
-
-NOTHING = Held()
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(self.reservations - other.reservations, self.bandwidth_bps - other.bandwidth_bps)
 
 
-class Tally:
+NOTHING = Usage()
+
+
+class TenantUsage:
     """What tenants hold. Changed by one thread at a time; reading needs no lock."""
 
     def __init__(self) -> None:
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, Usage] = {}
 
-    def of(self, tenant: str) -> Held:
+    def of(self, tenant: str) -> Usage:
         """What a tenant holds now."""
         return self._held.get(tenant, NOTHING)
 
@@ -48,11 +48,11 @@ class Tally:
             self._held.pop(after.tenant, None)
 
 
-def held_by(reservation: Reservation) -> Held:
+def held_by(reservation: Reservation) -> Usage:
     """What one reservation counts: nothing once it has ended."""
     if not reservation.is_live:
         return NOTHING
-    return Held(1, sum(asked_bps(placement.flow.requirement) for placement in reservation.placements))
+    return Usage(1, sum(asked_bps(placement.flow.requirement) for placement in reservation.placements))
 
 
 def asked_bps(requirement: Requirement) -> int:

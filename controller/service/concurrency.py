@@ -23,7 +23,7 @@ TURN_S = 15.0
 """How long a request waits for another one about the same reservation."""
 
 
-class WaitingRoom:
+class RequestLimiter:
     """Places for requests under way."""
 
     def __init__(self, silent_s: Callable[[str], float]) -> None:
@@ -101,7 +101,7 @@ class WaitingRoom:
         return not any(crowded.values())
 
 
-class Turns:
+class ReservationLocks:
     """One change of a reservation at a time."""
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class Turns:
         self._taken: set[str] = set()
 
     @contextmanager
-    def of(self, reservation_id: str) -> Iterator[None]:
+    def hold(self, reservation_id: str) -> Iterator[None]:
         """Wait for one's turn.
 
         Raises: Overloaded if it does not come.
@@ -121,7 +121,7 @@ class Turns:
         try:
             yield
         finally:
-            self.give_up(reservation_id)
+            self.release(reservation_id)
 
     def take(self, reservation_id: str) -> bool:
         """Take the turn if nobody has it; then `give_up` must follow."""
@@ -135,7 +135,7 @@ class Turns:
         """Whether somebody has the turn."""
         return reservation_id in self._taken
 
-    def give_up(self, reservation_id: str) -> None:
+    def release(self, reservation_id: str) -> None:
         """The next may have it."""
         with self._changed:
             self._taken.discard(reservation_id)

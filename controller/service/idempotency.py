@@ -12,12 +12,12 @@ from contextlib import contextmanager
 
 from controller.domain.reservation import Reservation
 from controller.errors import InProgress, KeyReused
-from controller.storage.ledger import Ledger, RepeatKey
+from controller.storage.ledger import IdempotencyKey, Ledger
 
 KEPT_S = 86_400.0
 
 
-class Repeats:
+class IdempotencyCache:
     """The keys of requests under way, and of those answered within a day."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -26,7 +26,7 @@ class Repeats:
         self._under_way: dict[tuple[str, str], str] = {}
 
     @contextmanager
-    def first_answer(self, repeat: RepeatKey) -> Iterator[Reservation | None]:
+    def first_answer(self, repeat: IdempotencyKey) -> Iterator[Reservation | None]:
         """What was answered before, or None: then this is the request, and it is under way until the block ends.
 
         Raises: KeyReused, InProgress.
@@ -52,7 +52,7 @@ class Repeats:
         self._ledger.forget_answers(now_s - KEPT_S)
 
 
-def _check(repeat: RepeatKey, digest: str) -> None:
+def _check(repeat: IdempotencyKey, digest: str) -> None:
     if digest != repeat.body_digest:
         sentence = f"Idempotency-Key {repeat.key!r} was used for another request within a day; choose a new one."
         raise KeyReused(sentence, key=repeat.key)

@@ -15,12 +15,12 @@ from itertools import count
 from math import inf
 from time import monotonic
 
-from controller.admission.restoration import survive
+from controller.admission.restoration import restore
 from controller.dataplane.intended_state import Touched
 from controller.domain.reservation import Reservation, State
 from controller.errors import Overloaded
 from controller.optical.lightpath_design import is_possible
-from controller.service.state import INSTALLED, Writer, drain_s, is_stranded, switches_of
+from controller.service.state import INSTALLED, ServiceState, drain_s, is_stranded, switches_of
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +42,10 @@ NEVER_STARTED = "Its time was over before it could be installed."
 NOT_RENEWED = "The lease was not renewed."
 
 
-class Caretaker:
+class LifecycleManager:
     """Keeps reservations to their time and switches to what they should hold."""
 
-    def __init__(self, writer: Writer, forgets: Sequence[Forget], check_s: float) -> None:
+    def __init__(self, writer: ServiceState, forgets: Sequence[Forget], check_s: float) -> None:
         self._writer = writer
         self._book, self._fabric, self._clock = writer.book, writer.fabric, writer.clock
         self._forgets = tuple(forgets)
@@ -70,7 +70,7 @@ class Caretaker:
                 self._take_up(reservation)
             self._fabric.links.close(self._writer.ledger.closed_spans())
             installed = {each.id: each for each in self._book.live() if each.state in INSTALLED}
-            self._fabric.aim(installed)
+            self._fabric.set_intended(installed)
         self._fabric.start()
         for thread in self._threads:
             thread.start()
@@ -107,7 +107,7 @@ class Caretaker:
         if any(not is_possible(self._writer.network, each) for each in reservation.placements):
             self._writer.record(reservation.moved_to(State.FAILED, MAP_CHANGED))
         else:
-            self._book.put_back(reservation)
+            self._book.revert(reservation)
             self._book.show(reservation)
 
     # The watcher ----------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class Caretaker:
         if self._fabric.take_events():
             self._judge = True
             with self._writer.lock:
-                self._bring(self._fabric.aim_around_links_down())
+                self._bring(self._fabric.set_links_down())
         if self._is_time_for_the_first():
             self._judge = True
         if self._writer.sweep() and any(each.state is State.DEGRADED for each in self._book.live()):
@@ -147,10 +147,10 @@ class Caretaker:
         now_s = self._clock()
         for reservation in self._book.live():
             if _next_moment_s(reservation) <= now_s:
-                self._in_turn(reservation, self._pass_on)
-        if self._judge or (self._waiting and self._nobody_waits_in_vain()):
+                self._in_turn(reservation, self._apply_due_transition)
+        if self._judge or (self._waiting and self._awaited_switches_are_back()):
             self._judge = False
-            self._judge_all()
+            self._restore_all()
         self._fabric.restore()
         self._fabric.links.check_wiring()
         if now_s >= self._forget_at_s:
@@ -160,7 +160,7 @@ class Caretaker:
 
     def _is_time_for_the_first(self) -> bool:
         """After a start nothing is known of links until the switches have spoken; the silent are not waited for."""
-        everybody = len(self._fabric.in_step()) == len(self._writer.network.switches)
+        everybody = len(self._fabric.is_in_sync()) == len(self._writer.network.switches)
         if self._first_judged_at_s < inf and (everybody or monotonic() >= self._first_judged_at_s):
             self._first_judged_at_s = inf
             return True
@@ -177,20 +177,20 @@ class Caretaker:
                 touched = change(now) if now is not None and now.is_live else {}
             self._bring(touched)
         finally:
-            self._writer.turns.give_up(reservation.id)
+            self._writer.turns.release(reservation.id)
 
     def _bring(self, touched: Touched, drain: float = 0.0) -> None:
         def done(_: Future[None]) -> None:
             self._fabric.wake()
 
         if touched:
-            bringing = self._fabric.bring(touched, drain)
+            bringing = self._fabric.synchronize(touched, drain)
             self._brought.append(bringing)
             bringing.add_done_callback(done)
 
     # Time -----------------------------------------------------------------------------------------------------------
 
-    def _pass_on(self, reservation: Reservation) -> Touched:
+    def _apply_due_transition(self, reservation: Reservation) -> Touched:
         """What is due: the end of its lease, its end, or its start."""
         now_s = self._clock()
         if reservation.expires_at_s <= now_s:
@@ -207,19 +207,19 @@ class Caretaker:
         begun = self._as_far_as_installed(reservation.moved_to(State.ACTIVE))
         self._writer.record(begun)
         self._judge = self._judge or is_stranded(begun, self._fabric.links.down)
-        return self._fabric.aim({begun.id: begun})
+        return self._fabric.set_intended({begun.id: begun})
 
     # Links and switches ---------------------------------------------------------------------------------------------
 
-    def _judge_all(self) -> None:
+    def _restore_all(self) -> None:
         """What a failure has broken is placed anew, the most important first; what cannot be is degraded."""
         with self._writer.lock:
             book, now_s, down = self._book, self._clock(), self._fabric.links.down
             standing, calibration = book.without_lingering(), self._writer.calibration
-            survival = survive(self._writer.network, book.bookings, standing, now_s, down, calibration)
+            survival = restore(self._writer.network, book.bookings, standing, now_s, down, calibration)
             book.survived(survival)
             changed = [each for each in survival.changed if each.state in INSTALLED]
-            touched = self._fabric.aim({each.id: each for each in changed})
+            touched = self._fabric.set_intended({each.id: each for each in changed})
             news = [news for each in changed if (news := self._news_of(each)) is not None]
             if news:
                 self._writer.record(*news)
@@ -241,7 +241,7 @@ class Caretaker:
 
     def _as_far_as_installed(self, reservation: Reservation) -> Reservation:
         """Degraded while a switch that must be told of its path cannot be."""
-        away = sorted(switches_of(reservation) - self._fabric.in_step())
+        away = sorted(switches_of(reservation) - self._fabric.is_in_sync())
         if not away:
             self._waiting.discard(reservation.id)
             return reservation
@@ -251,11 +251,11 @@ class Caretaker:
             return replace(reservation, reason=" ".join(filter(None, (reservation.reason, reason))))
         return reservation.moved_to(State.DEGRADED, reason)
 
-    def _nobody_waits_in_vain(self) -> bool:
+    def _awaited_switches_are_back(self) -> bool:
         """Whether the switches that a started or moved reservation waited for are there now."""
         waiting = [self._book.known.get(name) for name in tuple(self._waiting)]
         self._waiting = {each.id for each in waiting if each is not None and each.is_live}
-        in_step = self._fabric.in_step()
+        in_step = self._fabric.is_in_sync()
         return any(each is not None and switches_of(each) <= in_step for each in waiting)
 
     # The checker ----------------------------------------------------------------------------------------------------
@@ -268,9 +268,9 @@ class Caretaker:
                 return
             began_s = monotonic()
             name = names[turn % len(names)]
-            if name in self._fabric.in_step():
+            if name in self._fabric.is_in_sync():
                 try:
-                    self._fabric.compare([name], repair=True)
+                    self._fabric.verify([name], repair=True)
                 except Exception:
                     log.exception("checker: switch=%s could not be compared", name)
             took_s = monotonic() - began_s

@@ -16,15 +16,15 @@ from controller.dataplane.southbound import CONFIRM_S
 from controller.domain.reservation import Reservation
 from controller.errors import SwitchError
 from controller.optical.defragmentation import Move, moved, moves_until, next_move
-from controller.service.state import INSTALLED, Writer, drain_s, switches_of
+from controller.service.state import INSTALLED, ServiceState, drain_s, switches_of
 
 log = logging.getLogger(__name__)
 
 
-class Tidying:
+class LightpathMigrator:
     """Changes the channels of lightpaths; everything else of a reservation stays as it is. Thread-safe."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: ServiceState) -> None:
         self._writer = writer
         self._book, self._fabric = writer.book, writer.fabric
 
@@ -36,7 +36,7 @@ class Tidying:
         made: list[Move] = []
         while True:
             with self._writer.lock:
-                self._book.sweep(self._fabric.lets_in)
+                self._book.purge(self._fabric.may_forward)
                 movable = frozenset(each.id for each in self._movable())
                 move = next_move(self._writer.network, self._book.bookings, movable)
             if move is None or not self._make(move):
@@ -47,7 +47,7 @@ class Tidying:
         """Move as few lightpaths as it takes for a request to be admitted; whether it may be by now."""
         writer = self._writer
         with writer.lock:
-            self._book.sweep(self._fabric.lets_in)
+            self._book.purge(self._fabric.may_forward)
             moves = moves_until(
                 writer.network, self._book.bookings, self._movable(),
                 lambda bookings: isinstance(writer.decide(request, bookings), Admitted),
@@ -55,7 +55,7 @@ class Tidying:
         return moves is not None and all(self._make(move) for move in moves)
 
     def _movable(self) -> list[Reservation]:
-        in_step = self._fabric.in_step()
+        in_step = self._fabric.is_in_sync()
         live = [each for each in self._book.live() if not self._writer.turns.is_taken(each.id)]
         return [each for each in live if each.state not in INSTALLED or switches_of(each) <= in_step]
 
@@ -74,14 +74,14 @@ class Tidying:
             except SwitchError:
                 with self._writer.lock:
                     for before in befores:
-                        self._book.put_back(before)
-                    undone = self._fabric.aim({each.id: each for each in befores if each.state in INSTALLED})
+                        self._book.revert(before)
+                    undone = self._fabric.set_intended({each.id: each for each in befores if each.state in INSTALLED})
                 self._fabric.settle(undone, CONFIRM_S)
                 raise
             finally:
                 with self._writer.lock:
                     for name in both:
-                        self._book.drop(name)
+                        self._book.remove(name)
             with self._writer.lock:
                 # With whatever time or a failure has made of them meanwhile; the channel is the new one.
                 self._writer.record(*(self._book.standing.get(each.id) or moved(each, move) for each in befores))
@@ -93,9 +93,9 @@ class Tidying:
         afters = [moved(each, move) for each in befores]
         both = []
         for before, after in zip(befores, afters, strict=True):
-            self._book.put_back(after)
-            both.append(self._book.hold_both(before, after))
-        return both, self._fabric.aim({each.id: each for each in afters if each.state in INSTALLED})
+            self._book.revert(after)
+            both.append(self._book.book_transition(before, after))
+        return both, self._fabric.set_intended({each.id: each for each in afters if each.state in INSTALLED})
 
     @contextmanager
     def _turns(self, names: Sequence[str]) -> Iterator[bool]:
@@ -110,4 +110,4 @@ class Tidying:
             yield True
         finally:
             for name in taken:
-                self._writer.turns.give_up(name)
+                self._writer.turns.release(name)

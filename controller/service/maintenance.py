@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from controller.dataplane.southbound import HUB_S
 from controller.domain.reservation import State
-from controller.service.lifecycle import Caretaker
-from controller.service.state import Writer
+from controller.service.lifecycle import LifecycleManager
+from controller.service.state import ServiceState
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Maintained:
 class Maintenance:
     """Which spans are out of service. Thread-safe."""
 
-    def __init__(self, writer: Writer, caretaker: Caretaker) -> None:
+    def __init__(self, writer: ServiceState, caretaker: LifecycleManager) -> None:
         self._writer = writer
         self._caretaker = caretaker
 

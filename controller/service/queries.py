@@ -9,18 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from controller.admission.admission import Admitted, Rejected
-from controller.admission.counter_offer import advising
-from controller.booking.calendar import Bookings
+from controller.admission.counter_offer import attach_offer
+from controller.booking.calendar import Calendar
 from controller.domain.events import SwitchReport
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, State
 from controller.errors import NotFound
 from controller.optical.inventory import LightpathState, overview
 from controller.routing.coflow import CommonQuote, Volume, shortest_common_transfer
-from controller.security.tenant_usage import Held, held_by
-from controller.service.requests import Asked, request_of
+from controller.security.tenant_usage import Usage, held_by
+from controller.service.requests import ReservationSpec, request_of
 from controller.service.reservation_ids import name_of
-from controller.service.state import INSTALLED, Listener, Writer
+from controller.service.state import INSTALLED, Listener, ServiceState
 from controller.switches.verifier import SwitchCounters
 
 NOBODY = name_of(0)
@@ -32,7 +32,7 @@ class Snapshot:
     """How the network stands at one moment."""
 
     network: Network
-    bookings: Bookings
+    bookings: Calendar
     down: frozenset[str]
     closed: frozenset[str]
     switches_up: frozenset[str]
@@ -40,10 +40,10 @@ class Snapshot:
     now_s: float
 
 
-class Inquiries:
+class Queries:
     """The service as it is seen."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: ServiceState) -> None:
         self.network, self.ledger = writer.network, writer.ledger
         self._writer, self._clock = writer, writer.clock
         self._book, self._fabric = writer.book, writer.fabric
@@ -65,14 +65,14 @@ class Inquiries:
 
         Raises: NotFound.
         """
-        return self._book.told_anew(self._found(reservation_id))
+        return self._book.with_current_bounds(self._found(reservation_id))
 
     def reservations(self, state: State | None = None) -> list[Reservation]:
         """All that are live and the last KEPT_ENDED that are not, oldest first."""
         known = tuple(self._book.known.values())
-        return [self._book.told_anew(each) for each in known if state in (None, each.state)]
+        return [self._book.with_current_bounds(each) for each in known if state in (None, each.state)]
 
-    def held_by(self, tenant: str, apart_from: str | None = None) -> Held:
+    def held_by(self, tenant: str, apart_from: str | None = None) -> Usage:
         """What a tenant holds, apart from one reservation."""
         held, known = self._book.tally.of(tenant), self._book.known.get(apart_from or "")
         return held if known is None or known.tenant != tenant else held - held_by(known)
@@ -84,7 +84,7 @@ class Inquiries:
     def snapshot(self) -> Snapshot:
         """How the network stands now."""
         links = self._fabric.links
-        facts = links.down, links.closed, self._fabric.in_step(), tuple(links.complaints())
+        facts = links.down, links.closed, self._fabric.is_in_sync(), tuple(links.complaints())
         return Snapshot(self.network, self._book.bookings, *facts, self._clock())
 
     def lightpaths(self) -> list[LightpathState]:
@@ -93,14 +93,14 @@ class Inquiries:
 
     def switches_up(self) -> int:
         """How many switches are connected and hold what they should."""
-        return len(self._fabric.in_step())
+        return len(self._fabric.is_in_sync())
 
     def consistency(self) -> tuple[SwitchReport, ...]:
         """What every switch holds against what it should; reads all of them."""
-        return tuple(self._fabric.compare([switch.name for switch in self.network.switches], repair=False))
+        return tuple(self._fabric.verify([switch.name for switch in self.network.switches], repair=False))
 
-    @advising
-    def quote(self, asked: Asked) -> Admitted | Rejected:
+    @attach_offer
+    def quote(self, asked: ReservationSpec) -> Admitted | Rejected:
         """What `reserve` would decide now; nothing is reserved."""
         with self._writer.lock:
             return self._writer.decide(request_of(asked, NOBODY))

@@ -10,13 +10,13 @@ from math import inf
 from typing import Protocol
 
 from controller.admission.admission import Request
-from controller.domain.frozen import fact
+from controller.domain.frozen import frozen
 from controller.domain.reservation import Flow, Reservation
-from controller.storage.ledger import RepeatKey, Row
+from controller.storage.ledger import IdempotencyKey, Row
 
 
-@fact
-class Asked:
+@frozen
+class ReservationSpec:
     """A reservation as a client wants it. Times are seconds since the epoch; None: from now, or without an end.
 
     `hold`: only keep the capacity, for `lease_s` seconds or until it is committed.
@@ -33,7 +33,7 @@ class Asked:
 
 
 
-def request_of(asked: Asked, reservation_id: str) -> Request:
+def request_of(asked: ReservationSpec, reservation_id: str) -> Request:
     """What admission decides on for a new reservation of that id."""
     return Request(reservation_id, 1, asked.flows, asked.start_at_s, until_s(asked.end_at_s))
 
@@ -57,18 +57,18 @@ class Note(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Newcomer:
+class PendingSetup:
     """A request on its way: asked, then decided (`wanted`), then told to its switches (`told`), then answered."""
 
-    asked: Asked
-    repeat: RepeatKey | None
+    asked: ReservationSpec
+    repeat: IdempotencyKey | None
     within: Callable[[], AbstractContextManager[None]]
     note: Note | None
-    waits: Callable[..., object]
+    run_blocking: Callable[..., object]
     """Calls a function that may have to wait."""
     answer: Future[Answer] = field(default_factory=Future)
     places: ExitStack = field(default_factory=ExitStack)
     wanted: Reservation | None = None
     switches: frozenset[str] = frozenset()
-    told: Future[None] | None = None
+    installed: Future[None] | None = None
     began_s: float = 0.0

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from controller.admission.admission import Request
-from controller.admission.counter_offer import advising
+from controller.admission.counter_offer import attach_offer
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
 from controller.dataplane.intended_state import Touched
 from controller.dataplane.southbound import CONFIRM_S, Switches
@@ -25,17 +25,17 @@ from controller.domain.network import Network
 from controller.domain.reservation import Flow, Reservation, State
 from controller.errors import NotHeld, NotLive
 from controller.optical.defragmentation import Move
-from controller.optical.lightpath_design import know_fibres
-from controller.service.concurrency import WaitingRoom
-from controller.service.idempotency import Repeats
-from controller.service.lifecycle import CHECK_S, Caretaker, Forget
-from controller.service.lightpath_migration import Tidying
+from controller.optical.lightpath_design import precompute_fibres
+from controller.service.concurrency import RequestLimiter
+from controller.service.idempotency import IdempotencyCache
+from controller.service.lifecycle import CHECK_S, Forget, LifecycleManager
+from controller.service.lightpath_migration import LightpathMigrator
 from controller.service.maintenance import Maintenance
-from controller.service.queries import Inquiries
-from controller.service.requests import Asked, Note, until_s
-from controller.service.setup import Intake
-from controller.service.state import INSTALLED, Writer, drain_s, is_stranded, switches_of
-from controller.storage.ledger import Ledger, RepeatKey
+from controller.service.queries import Queries
+from controller.service.requests import Note, ReservationSpec, until_s
+from controller.service.setup import SetupPipeline
+from controller.service.state import INSTALLED, ServiceState, drain_s, is_stranded, switches_of
+from controller.storage.ledger import IdempotencyKey, Ledger
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ RELEASE_WAIT_S = 1.0
 """How long an answer to a release waits for switches that are slow."""
 
 
-class Service(Inquiries):
+class Service(Queries):
     """Reservations with a life, on a fabric of switches. Thread-safe; `start` before use, `stop` after."""
 
     def __init__(
@@ -60,17 +60,17 @@ class Service(Inquiries):
 
         `forgets`: what else is to drop what is too old, now and then.
         """
-        super().__init__(Writer(network, switches, ledger, calibration, clock))
-        self._repeats = Repeats(ledger)
-        self._caretaker = Caretaker(self._writer, (self._repeats.forget_old, *forgets), check_s)
+        super().__init__(ServiceState(network, switches, ledger, calibration, clock))
+        self._repeats = IdempotencyCache(ledger)
+        self._caretaker = LifecycleManager(self._writer, (self._repeats.forget_old, *forgets), check_s)
         self.maintenance = Maintenance(self._writer, self._caretaker)
-        self._tidying = Tidying(self._writer)
-        self._room = WaitingRoom(self._fabric.silent_s)
-        self._intake = Intake(self._writer, self._caretaker, self._tidying, self._repeats, self._room)
+        self._tidying = LightpathMigrator(self._writer)
+        self._room = RequestLimiter(self._fabric.silent_s)
+        self._intake = SetupPipeline(self._writer, self._caretaker, self._tidying, self._repeats, self._room)
 
     def start(self) -> None:
         """Work out the map's fibres, take up what the ledger holds and begin to listen to the switches."""
-        know_fibres(self.network)
+        precompute_fibres(self.network)
         self._caretaker.start()
         self._intake.start()
 
@@ -82,8 +82,8 @@ class Service(Inquiries):
 
     def reserve(
         self,
-        asked: Asked,
-        repeat: RepeatKey | None = None,
+        asked: ReservationSpec,
+        repeat: IdempotencyKey | None = None,
         within: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> tuple[Reservation, bool]:
         """Admit all flows or none, install them, and answer when every switch has confirmed.
@@ -98,8 +98,8 @@ class Service(Inquiries):
 
     def reserve_soon(
         self,
-        asked: Asked,
-        repeat: RepeatKey | None = None,
+        asked: ReservationSpec,
+        repeat: IdempotencyKey | None = None,
         within: Callable[[], AbstractContextManager[None]] = nullcontext,
         note: Note | None = None,
     ) -> Future[tuple[Reservation, bool]]:
@@ -109,13 +109,13 @@ class Service(Inquiries):
         """
         return self._intake.ask(asked, repeat, within, note)
 
-    @advising
+    @attach_offer
     def commit(self, reservation_id: str) -> Reservation:
         """Turn a held reservation into a scheduled or active one, and renew its lease.
 
         Raises: NotFound, NotLive, NotHeld, Refused, SwitchError, Overloaded; then it is held as before.
         """
-        with self._room.place(), self._writer.turns.of(reservation_id):
+        with self._room.place(), self._writer.turns.hold(reservation_id):
             with self._writer.lock:
                 held = self._found_live(reservation_id)
                 if held.state is not State.HELD:
@@ -129,17 +129,17 @@ class Service(Inquiries):
                 if is_stranded(renewed, self._fabric.links.down):
                     renewed = self._decided_anew(renewed, tuple(each.flow for each in renewed.placements))
                 self._fabric.require(switches_of(renewed))
-                self._book.expect(renewed)
-                touched = self._fabric.aim({renewed.id: renewed})
+                self._book.replace(renewed)
+                touched = self._fabric.set_intended({renewed.id: renewed})
             return self._carry_out(renewed, touched, lambda: self._back_to(held))
 
-    @advising
+    @attach_offer
     def modify(self, reservation_id: str, lease_s: float | None, flows: tuple[Flow, ...] | None) -> Reservation:
         """Renew the lease and, if flows are given, change what is reserved without interrupting what stays.
 
         Raises: as `reserve`, and NotFound or NotLive. On any of them the reservation stays as it was.
         """
-        with self._room.place(), self._writer.turns.of(reservation_id):
+        with self._room.place(), self._writer.turns.hold(reservation_id):
             with self._writer.lock:
                 before = self._found_live(reservation_id)
                 now_s, lease_s = self._clock(), lease_s or before.lease_s
@@ -148,13 +148,13 @@ class Service(Inquiries):
                     changed = self._decided_anew(changed, flows)
                 if flows is None or before.state not in INSTALLED:
                     return self._record_changed(changed, before)
-                both = self._book.hold_both(before, changed)
-                touched = self._fabric.aim({changed.id: changed})
+                both = self._book.book_transition(before, changed)
+                touched = self._fabric.set_intended({changed.id: changed})
             try:
                 return self._carry_out(changed, touched, lambda: self._back_to(before), drain_s(before))
             finally:
                 with self._writer.lock:
-                    self._book.drop(both)
+                    self._book.remove(both)
 
     def _decided_anew(self, changed: Reservation, flows: tuple[Flow, ...]) -> Reservation:
         start_s = changed.start_at_s if changed.start_at_s > self._clock() else None
@@ -165,20 +165,20 @@ class Service(Inquiries):
             changed = changed.moved_to(State.ACTIVE)
         if changed.state in INSTALLED:
             self._fabric.require(switches_of(changed))
-        self._book.count(changed, admitted)
+        self._book.add(changed, admitted)
         return changed
 
     def _record_changed(self, changed: Reservation, before: Reservation) -> Reservation:
         try:
             self._writer.record(changed)
         except Exception:
-            self._book.put_back(before)
+            self._book.revert(before)
             raise
         return changed
 
     def _back_to(self, before: Reservation) -> Touched:
-        self._book.put_back(before)
-        return self._fabric.aim({before.id: before if before.state in INSTALLED else None})
+        self._book.revert(before)
+        return self._fabric.set_intended({before.id: before if before.state in INSTALLED else None})
 
     def _carry_out(
         self,
@@ -201,7 +201,7 @@ class Service(Inquiries):
             self._fabric.settle(undone, CONFIRM_S)
             self._writer.sweep()
             raise
-        self._writer.tell(Installed(active.id, time.monotonic() - began_s))
+        self._writer.publish(Installed(active.id, time.monotonic() - began_s))
         self._caretaker.look_again(active)
         log.info("installed id=%s version=%d owner=%s", active.id, active.version, active.owner)
         return active
@@ -213,7 +213,7 @@ class Service(Inquiries):
 
         Raises: NotFound.
         """
-        with self._writer.turns.of(reservation_id):
+        with self._writer.turns.hold(reservation_id):
             with self._writer.lock:
                 reservation = self._found(reservation_id)
                 if not reservation.is_live:
@@ -233,7 +233,7 @@ class Service(Inquiries):
 
     def repair(self) -> tuple[SwitchReport, ...]:
         """Put right what is missing or wrong; what was found, switch by switch."""
-        return tuple(self._fabric.compare([switch.name for switch in self.network.switches], repair=True))
+        return tuple(self._fabric.verify([switch.name for switch in self.network.switches], repair=True))
 
     # Small things ---------------------------------------------------------------------------------------------------
 

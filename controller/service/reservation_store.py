@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterable
 from math import inf
 
 from controller.admission.admission import Admitted
-from controller.admission.live_reservations import Standing
-from controller.admission.restoration import Survival
-from controller.booking.calendar import Booking, Bookings
+from controller.admission.live_reservations import LiveReservations
+from controller.admission.restoration import Restoration
+from controller.booking.calendar import Booking, Calendar
 from controller.booking.flow_bookings import bookings_of
 from controller.calculus.network_bounds import Calibration, NoBound
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation
-from controller.security.tenant_usage import Tally
+from controller.security.tenant_usage import TenantUsage
 
 KEPT_ENDED = 1000
 """Reservations that have ended and are still listed; older ones are in the ledger."""
 
 
-class Book:
+class ReservationStore:
     """What clients see (`known`), and what decisions must respect (`standing`, `bookings`).
 
     The two differ while a change is on its way: a reservation counts before it is installed, and as long as a switch
@@ -32,10 +32,10 @@ class Book:
 
     def __init__(self, network: Network, calibration: Calibration) -> None:
         self.known: dict[str, Reservation] = {}
-        self.standing = Standing(network, calibration)
+        self.standing = LiveReservations(network, calibration)
         self._ducts = network.ducts
-        self.bookings = Bookings()
-        self.tally = Tally()
+        self.bookings = Calendar()
+        self.tally = TenantUsage()
         self._ended: deque[str] = deque()
         self._lingering: dict[str, Reservation] = {}
 
@@ -43,10 +43,10 @@ class Book:
         """Those that hold bandwidth, as clients see them."""
         return [reservation for reservation in tuple(self.known.values()) if reservation.is_live]
 
-    def told_anew(self, reservation: Reservation) -> Reservation:
+    def with_current_bounds(self, reservation: Reservation) -> Reservation:
         """The reservation with its bounds as they are beside what stands now."""
         try:
-            return self.standing.told_anew(reservation) if reservation.is_live else reservation
+            return self.standing.with_current_bounds(reservation) if reservation.is_live else reservation
         except NoBound:  # only a calibration changed since it was admitted
             return reservation
 
@@ -59,58 +59,58 @@ class Book:
             while len(self._ended) > KEPT_ENDED:
                 self.known.pop(self._ended.popleft(), None)
 
-    def stand(self, reservation: Reservation) -> None:
+    def publish(self, reservation: Reservation) -> None:
         """It is seen and counts as it is here; what it takes has not changed."""
         now = self.standing.get(reservation.id)
         if now is not reservation and now != reservation:
-            self.expect(reservation)
+            self.replace(reservation)
         self.show(reservation)
 
-    def expect(self, reservation: Reservation) -> None:
+    def replace(self, reservation: Reservation) -> None:
         """It counts as it is here; what it takes has not changed, and clients do not see it yet."""
-        self.standing = self.standing.having(reservation)
+        self.standing = self.standing.with_reservation(reservation)
 
-    def count(self, reservation: Reservation, admitted: Admitted) -> None:
+    def add(self, reservation: Reservation, admitted: Admitted) -> None:
         """It counts as admitted."""
         self.bookings = admitted.bookings
-        self.standing = admitted.after.having(reservation)
+        self.standing = admitted.after.with_reservation(reservation)
 
-    def put_back(self, reservation: Reservation) -> None:
+    def revert(self, reservation: Reservation) -> None:
         """It counts as it is here, whatever was tried meanwhile."""
         self.bookings = self.bookings.without(reservation.id).adding(self._bookings_of(reservation))
-        self.standing = self.standing.having(reservation)
+        self.standing = self.standing.with_reservation(reservation)
 
-    def drop(self, reservation_id: str) -> None:
+    def remove(self, reservation_id: str) -> None:
         """It does not count any more."""
         self.bookings = self.bookings.without(reservation_id)
         self.standing = self.standing.without(reservation_id)
         self._lingering.pop(reservation_id, None)
 
-    def linger(self, reservation: Reservation) -> None:
+    def retire(self, reservation: Reservation) -> None:
         """It counts as it does until no switch lets its packets in."""
         self._lingering[reservation.id] = reservation
 
-    def sweep(self, lets_in: Callable[[Reservation], bool]) -> bool:
+    def purge(self, lets_in: Callable[[Reservation], bool]) -> bool:
         """Drop those that no switch lets in any more; whether there were any."""
         gone = [each.id for each in tuple(self._lingering.values()) if not lets_in(each)]
         for name in gone:
-            self.drop(name)
+            self.remove(name)
         return bool(gone)
 
-    def without_lingering(self) -> Standing:
+    def without_lingering(self) -> LiveReservations:
         """What stands and goes on."""
         standing = self.standing
         for name in self._lingering:
             standing = standing.without(name)
         return standing
 
-    def survived(self, survival: Survival) -> None:
+    def survived(self, survival: Restoration) -> None:
         """Everybody counts as decided after a failure or a return."""
         self.bookings, self.standing = survival.bookings, survival.standing
         for reservation in self._lingering.values():
-            self.standing = self.standing.having(reservation)
+            self.standing = self.standing.with_reservation(reservation)
 
-    def hold_both(self, before: Reservation, now: Reservation) -> str:
+    def book_transition(self, before: Reservation, now: Reservation) -> str:
         """While `before` becomes `now`, what only the first takes counts too; under the name returned."""
         taken: dict[object, int] = {}
         for booking in self._bookings_of(now):

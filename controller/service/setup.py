@@ -25,15 +25,15 @@ from controller.dataplane.southbound import CONFIRM_S
 from controller.domain.events import Installed
 from controller.domain.reservation import Reservation, State
 from controller.errors import NoSpectrum, Refused
-from controller.service.concurrency import WaitingRoom
-from controller.service.idempotency import Repeats
-from controller.service.lifecycle import Caretaker
-from controller.service.lightpath_migration import Tidying
+from controller.service.concurrency import RequestLimiter
+from controller.service.idempotency import IdempotencyCache
+from controller.service.lifecycle import LifecycleManager
+from controller.service.lightpath_migration import LightpathMigrator
 from controller.service.queries import NOBODY
-from controller.service.requests import Answer, Asked, Newcomer, Note, request_of
+from controller.service.requests import Answer, Note, PendingSetup, ReservationSpec, request_of
 from controller.service.reservation_ids import Numbers, name_of
-from controller.service.state import Writer, switches_of
-from controller.storage.ledger import RepeatKey
+from controller.service.state import ServiceState, switches_of
+from controller.storage.ledger import IdempotencyKey
 
 log = logging.getLogger(__name__)
 
@@ -41,16 +41,21 @@ AT_ONCE = 32
 """New reservations under way at once; the others wait."""
 
 
-class Intake:
+class SetupPipeline:
     """New reservations, from any thread; `start` before use, `stop` after."""
 
     def __init__(
-        self, writer: Writer, caretaker: Caretaker, tidying: Tidying, repeats: Repeats, room: WaitingRoom
+        self,
+        writer: ServiceState,
+        caretaker: LifecycleManager,
+        tidying: LightpathMigrator,
+        repeats: IdempotencyCache,
+        room: RequestLimiter,
     ) -> None:
         self._writer, self._book, self._fabric = writer, writer.book, writer.fabric
         self._caretaker, self._tidying, self._repeats, self._room = caretaker, tidying, repeats, room
-        self._inbox: SimpleQueue[Newcomer | None] = SimpleQueue()
-        self._waiting: deque[Newcomer] = deque()
+        self._inbox: SimpleQueue[PendingSetup | None] = SimpleQueue()
+        self._waiting: deque[PendingSetup] = deque()
         self._lock = threading.Lock()
         self._under_way = 0
         self._numbers = Numbers(writer.ledger, lambda name: self._book.standing.get(name) is not None)
@@ -71,22 +76,22 @@ class Intake:
 
     def ask(
         self,
-        asked: Asked,
-        repeat: RepeatKey | None,
+        asked: ReservationSpec,
+        repeat: IdempotencyKey | None,
         within: Callable[[], AbstractContextManager[None]],
         note: Note | None,
     ) -> Future[Answer]:
         """See Service.reserve_soon."""
-        newcomer = Newcomer(asked, repeat, within, note, self._aside.submit)
+        newcomer = PendingSetup(asked, repeat, within, note, self._aside.submit)
         newcomer.answer.set_running_or_notify_cancel()
         self._inbox.put(newcomer)
         return newcomer.answer
 
     def take(
-        self, asked: Asked, repeat: RepeatKey | None, within: Callable[[], AbstractContextManager[None]]
+        self, asked: ReservationSpec, repeat: IdempotencyKey | None, within: Callable[[], AbstractContextManager[None]]
     ) -> Answer:
         """See Service.reserve: for whoever has a thread to wait in."""
-        newcomer = Newcomer(asked, repeat, within, None, _call)
+        newcomer = PendingSetup(asked, repeat, within, None, _call)
         with self._lock:
             self._under_way += 1
         self._take_in(newcomer)
@@ -98,9 +103,9 @@ class Intake:
     def _run(self) -> None:
         while not self._stopping:
             come = self._come()
-            self._waiting += [each for each in come if each.told is None]
+            self._waiting += [each for each in come if each.installed is None]
             try:
-                self._write_down([each for each in come if each.told is not None])
+                self._write_down([each for each in come if each.installed is not None])
                 while self._waiting and self._under_way < AT_ONCE:
                     with self._lock:
                         self._under_way += 1
@@ -109,7 +114,7 @@ class Intake:
                 # The thread must outlive whatever went wrong.
                 log.exception("intake: a turn has failed")
 
-    def _come(self) -> list[Newcomer]:
+    def _come(self) -> list[PendingSetup]:
         """Wait for somebody; all that are there then."""
         come = [self._inbox.get()]
         with suppress(Empty):
@@ -119,7 +124,7 @@ class Intake:
 
     # Deciding -------------------------------------------------------------------------------------------------------
 
-    def _take_in(self, newcomer: Newcomer) -> None:
+    def _take_in(self, newcomer: PendingSetup) -> None:
         try:
             self._room.take()
             newcomer.places.callback(self._room.leave)
@@ -131,13 +136,13 @@ class Intake:
             newcomer.places.enter_context(newcomer.within())
             self._decide(newcomer)
         except NoSpectrum as refusal:
-            newcomer.waits(self._make_room, newcomer, refusal)
+            newcomer.run_blocking(self._make_room, newcomer, refusal)
         except Refused as refusal:
-            newcomer.waits(self._refuse, newcomer, refusal)
+            newcomer.run_blocking(self._refuse, newcomer, refusal)
         except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
             self._end(newcomer, error)
 
-    def _make_room(self, newcomer: Newcomer, refusal: NoSpectrum) -> None:
+    def _make_room(self, newcomer: PendingSetup, refusal: NoSpectrum) -> None:
         try:
             if not self._tidying.make_room(request_of(newcomer.asked, NOBODY)):
                 raise refusal
@@ -145,14 +150,14 @@ class Intake:
         except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
             self._refuse(newcomer, error)
 
-    def _refuse(self, newcomer: Newcomer, error: Exception) -> None:
+    def _refuse(self, newcomer: PendingSetup, error: Exception) -> None:
         try:
             if isinstance(error, Refused):
-                error.advise()
+                error.add_offer()
         finally:
             self._end(newcomer, error)
 
-    def _decide(self, newcomer: Newcomer) -> None:
+    def _decide(self, newcomer: PendingSetup) -> None:
         """Admit it, and have its switches told, or write it down if it is not to be installed yet."""
         asked = newcomer.asked
         with self._writer.lock:
@@ -161,9 +166,9 @@ class Intake:
             if at_once:
                 newcomer.switches = switches_of(wanted)
                 self._fabric.require(newcomer.switches)
-            self._book.count(wanted, admitted)
+            self._book.add(wanted, admitted)
             if at_once:
-                touched = self._fabric.aim({wanted.id: wanted})
+                touched = self._fabric.set_intended({wanted.id: wanted})
             else:
                 wanted = wanted if asked.hold else wanted.moved_to(State.SCHEDULED)
                 self._record_new(newcomer, wanted)
@@ -174,7 +179,7 @@ class Intake:
             log.info("reserved id=%s state=%s owner=%s", wanted.id, wanted.state, wanted.owner)
             self._end(newcomer, (wanted, False))
 
-    def _admitted(self, asked: Asked) -> tuple[Reservation, Admitted]:
+    def _admitted(self, asked: ReservationSpec) -> tuple[Reservation, Admitted]:
         now_s, number = self._writer.clock(), self._numbers.new()
         name = name_of(number)
         admitted = self._writer.admit(request_of(asked, name))
@@ -186,39 +191,39 @@ class Intake:
         )  # fmt: skip
         return wanted, admitted
 
-    def _record_new(self, newcomer: Newcomer, wanted: Reservation) -> None:
+    def _record_new(self, newcomer: PendingSetup, wanted: Reservation) -> None:
         try:
             self._record([(newcomer, wanted)])
         except Exception:
-            self._book.drop(wanted.id)
+            self._book.remove(wanted.id)
             raise
 
     # Installing -----------------------------------------------------------------------------------------------------
 
-    def _tell(self, newcomer: Newcomer, touched: Touched, may_wait: bool) -> None:
+    def _tell(self, newcomer: PendingSetup, touched: Touched, may_wait: bool) -> None:
         """Have its switches told when there is room before them; what they have confirmed comes to the inbox."""
         try:
             if not self._room.take_at(newcomer.switches, may_wait):
-                newcomer.waits(self._tell, newcomer, touched, True)
+                newcomer.run_blocking(self._tell, newcomer, touched, True)
                 return
-            newcomer.told = self._fabric.begin(touched)
+            newcomer.installed = self._fabric.begin(touched)
         except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
-            newcomer.waits(self._undo, newcomer, error)
+            newcomer.run_blocking(self._undo, newcomer, error)
             return
-        if newcomer.told.done():
+        if newcomer.installed.done():
             self._write_down([newcomer])
         else:
-            newcomer.told.add_done_callback(lambda _: self._inbox.put(newcomer))
+            newcomer.installed.add_done_callback(lambda _: self._inbox.put(newcomer))
 
-    def _write_down(self, told: list[Newcomer]) -> None:
+    def _write_down(self, told: list[PendingSetup]) -> None:
         """Write down, all or none, those that all their switches have confirmed, and answer."""
-        installed: list[tuple[Newcomer, Reservation]] = []
+        installed: list[tuple[PendingSetup, Reservation]] = []
         for each in told:
-            assert each.told is not None
+            assert each.installed is not None
             assert each.wanted is not None
             self._room.leave_at(each.switches)
             try:
-                self._fabric.result(each.told)
+                self._fabric.result(each.installed)
                 installed.append((each, each.wanted))
             except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
                 self._aside.submit(self._undo, each, error)
@@ -233,12 +238,12 @@ class Intake:
                 self._aside.submit(self._undo, each, error)
             return
         for each, active in made:
-            self._writer.tell(Installed(active.id, time.monotonic() - each.began_s))
+            self._writer.publish(Installed(active.id, time.monotonic() - each.began_s))
             self._caretaker.look_again(active)
             log.info("installed id=%s version=%d owner=%s", active.id, active.version, active.owner)
             self._end(each, (active, False))
 
-    def _record(self, made: list[tuple[Newcomer, Reservation]]) -> None:
+    def _record(self, made: list[tuple[PendingSetup, Reservation]]) -> None:
         """Write these down, all or none, with their notes if that can be. Under the lock."""
         record = partial(self._writer.record, *(reservation for _, reservation in made), are_new=True)
         answers = {reservation.id: each.repeat for each, reservation in made if each.repeat is not None}
@@ -253,19 +258,19 @@ class Intake:
             for note, _ in notes:
                 note.is_written = True
 
-    def _undo(self, newcomer: Newcomer, error: Exception) -> None:
+    def _undo(self, newcomer: PendingSetup, error: Exception) -> None:
         """Take back what switches may have been told, and say why."""
         try:
             assert newcomer.wanted is not None
             with self._writer.lock:
-                self._book.linger(newcomer.wanted)
-                undone = self._fabric.aim({newcomer.wanted.id: None})
+                self._book.retire(newcomer.wanted)
+                undone = self._fabric.set_intended({newcomer.wanted.id: None})
             self._fabric.settle(undone, CONFIRM_S)
             self._writer.sweep()
         finally:
             self._end(newcomer, error)
 
-    def _end(self, newcomer: Newcomer, answer: Answer | Exception) -> None:
+    def _end(self, newcomer: PendingSetup, answer: Answer | Exception) -> None:
         newcomer.places.close()
         with self._lock:
             self._under_way -= 1

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from controller.admission.admission import Admitted, Rejected, Request
-from controller.admission.counter_offer import decide_or_advise
-from controller.booking.calendar import Bookings
+from controller.admission.counter_offer import decide_with_offer
+from controller.booking.calendar import Calendar
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
 from controller.dataplane.fast_failover import active_path
 from controller.dataplane.intended_state import Touched
@@ -21,11 +21,11 @@ from controller.dataplane.southbound import Switches
 from controller.domain.events import ReservationChanged, ServiceEvent
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, State
-from controller.failpoints import Step, reached
-from controller.service.concurrency import Turns
-from controller.service.reservation_store import Book
-from controller.storage.ledger import Ledger, RepeatKey, Row
-from controller.switches.switch_manager import Fabric
+from controller.failpoints import FailPoint, failpoint
+from controller.service.concurrency import ReservationLocks
+from controller.service.reservation_store import ReservationStore
+from controller.storage.ledger import IdempotencyKey, Ledger, Row
+from controller.switches.switch_manager import SwitchManager
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ INSTALLED = frozenset({State.ACTIVE, State.DEGRADED})
 DRAIN_MAX_S = 0.5
 
 
-class Writer:
+class ServiceState:
     """The one place where reservations change."""
 
     def __init__(
@@ -52,13 +52,13 @@ class Writer:
         self.ledger = ledger
         self.clock = clock
         self.lock = threading.RLock()
-        self.book = Book(network, calibration)
-        self.turns = Turns()
+        self.book = ReservationStore(network, calibration)
+        self.turns = ReservationLocks()
         self.listeners: tuple[Listener, ...] = ()
-        self.fabric = Fabric(network, switches, self.tell)
+        self.fabric = SwitchManager(network, switches, self.publish)
         self.calibration = calibration
 
-    def tell(self, event: ServiceEvent) -> None:
+    def publish(self, event: ServiceEvent) -> None:
         """Call every listener; one that fails must not stop the others, nor us."""
         for listener in self.listeners:
             try:
@@ -66,12 +66,12 @@ class Writer:
             except Exception:
                 log.exception("a listener failed event=%s", type(event).__name__)
 
-    def decide(self, request: Request, bookings: Bookings | None = None) -> Admitted | Rejected:
+    def decide(self, request: Request, bookings: Calendar | None = None) -> Admitted | Rejected:
         """What admission says now, or would say with another calendar. Under the lock."""
-        self.book.sweep(self.fabric.lets_in)
+        self.book.purge(self.fabric.may_forward)
         book, now_s, down = self.book, self.clock(), self.fabric.links.down
         taken = book.bookings if bookings is None else bookings
-        return decide_or_advise(self.network, taken, book.standing, request, now_s, down, self.calibration)
+        return decide_with_offer(self.network, taken, book.standing, request, now_s, down, self.calibration)
 
     def admit(self, request: Request) -> Admitted:
         """The same.
@@ -81,7 +81,7 @@ class Writer:
         decision = self.decide(request)
         if isinstance(decision, Rejected):
             raise decision.error
-        reached(Step.DECIDED)
+        failpoint(FailPoint.DECIDED)
         return decision
 
     def as_installed(self, changed: Reservation) -> Reservation:
@@ -94,17 +94,17 @@ class Writer:
         self,
         *reservations: Reservation,
         are_new: bool = False,
-        answers: Mapping[str, RepeatKey] | None = None,
+        answers: Mapping[str, IdempotencyKey] | None = None,
         along: Iterable[Row] = (),
     ) -> None:
         """Write down how these stand now, all or none, and let everybody see it; see Ledger.write. Under the lock."""
         self.ledger.write(*reservations, are_new=are_new, answers=answers, along=along, now_s=self.clock())
         for reservation in reservations:
             if reservation.is_live:
-                self.book.stand(reservation)
+                self.book.publish(reservation)
             else:
                 self.book.show(reservation)
-            self.tell(ReservationChanged(reservation))
+            self.publish(ReservationChanged(reservation))
 
     def end(self, reservation: Reservation, state: State, reason: str | None) -> Touched:
         """End a reservation; what the switches must be told then. Under the lock."""
@@ -112,15 +112,15 @@ class Writer:
         self.record(ended)
         log.info("ended id=%s state=%s", ended.id, ended.state)
         if reservation.state not in INSTALLED:
-            self.book.drop(ended.id)
+            self.book.remove(ended.id)
             return {}
-        self.book.linger(reservation)
-        return self.fabric.aim({ended.id: None})
+        self.book.retire(reservation)
+        return self.fabric.set_intended({ended.id: None})
 
     def sweep(self) -> bool:
         """Give back the capacity of what has ended and is shut out by now; whether there was any."""
         with self.lock:
-            return self.book.sweep(self.fabric.lets_in)
+            return self.book.purge(self.fabric.may_forward)
 
 
 def switches_of(reservation: Reservation) -> frozenset[str]:

@@ -29,12 +29,12 @@ from sqlalchemy import (
 from sqlalchemy.pool import StaticPool
 
 from controller.domain.reservation import LIVE, Reservation
-from controller.failpoints import Step, reached
+from controller.failpoints import FailPoint, failpoint
 from controller.storage.database import open_database
 
 
 @dataclass(frozen=True, slots=True)
-class RepeatKey:
+class IdempotencyKey:
     """What makes a request the same as an earlier one: the key its tenant chose. The digest is that of its body."""
 
     tenant: str
@@ -107,7 +107,7 @@ class Ledger:
         self,
         *reservations: Reservation,
         are_new: bool = False,
-        answers: Mapping[str, RepeatKey] | None = None,
+        answers: Mapping[str, IdempotencyKey] | None = None,
         along: Iterable[Row] = (),
         now_s: float = 0.0,
     ) -> None:
@@ -135,15 +135,15 @@ class Ledger:
                 self._writer.execute(_INSERT_ANSWER, answered)
             for insert, further in _by_statement(along).items():
                 self._writer.execute(insert, further)
-            reached(Step.RECORDING)
-        reached(Step.RECORDED)
+            failpoint(FailPoint.RECORDING)
+        failpoint(FailPoint.RECORDED)
 
     def _put(self, rows: Iterable[dict[str, str]]) -> None:
         for row in rows:
             if self._writer.execute(_UPDATE, {**row, "known": row["id"]}).rowcount == 0:
                 self._writer.execute(_INSERT, row)
 
-    def answer(self, repeat: RepeatKey) -> tuple[str, Reservation] | None:
+    def answer(self, repeat: IdempotencyKey) -> tuple[str, Reservation] | None:
         """The digest of the body that this key first came with, and what was answered."""
         mine = {"map": self._map_name, "tenant": repeat.tenant, "key": repeat.key}
         with self._connected() as connection:

@@ -3,7 +3,7 @@
 One thread sleeps until the next moment at which a gate opens or closes and then has every switch concerned told, each
 on its own: a switch that is slow to confirm delays no other, and is told only once, of how things stand by then.
 
-Nothing else knows what is open: what the switches should hold at a moment is worked out in one place (`Timetable`), so
+Nothing else knows what is open: what the switches should hold at a moment is worked out in one place (`GateTarget`), so
 whoever compares or repairs them meanwhile wants the same. If the controller is away, gates stay as they are: a flow
 that finds its gate open is served as promised, one that finds it closed goes behind everything reserved and before best
 effort until the controller is back.
@@ -26,23 +26,23 @@ LATE_S = 0.005
 """A gate that was told of later than this is worth a line in the log."""
 
 
-class Timetable(Protocol):
+class GateTarget(Protocol):
     """What the switches should hold as time goes by, and the way to tell them."""
 
     def next_gate_us(self) -> int | None:
         """When the next gate opens or closes, in Unix time; None if none ever does."""
 
-    def turn_gates(self) -> Touched:
+    def apply_gates(self) -> Touched:
         """From now on gates should stand as this moment wants them; what must be told for that."""
 
-    def bring(self, touched: Touched) -> Future[None]:
+    def synchronize(self, touched: Touched) -> Future[None]:
         """Bring those of these switches that are known to what they should hold."""
 
 
-class Gates:
+class GateController:
     """Turns gates from `start` until `stop`; `look_again` when windows have come or gone."""
 
-    def __init__(self, timetable: Timetable, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, timetable: GateTarget, clock: Callable[[], float] = time.time) -> None:
         self._timetable = timetable
         self._clock = clock
         self._changed = threading.Condition()
@@ -93,7 +93,7 @@ class Gates:
             return self._stopping
 
     def _turn(self, moment_us: int | None) -> None:
-        for switch, keys in self._timetable.turn_gates().items():
+        for switch, keys in self._timetable.apply_gates().items():
             self._tell({switch: keys}, switch)
         late_s = 0.0 if moment_us is None else self._clock() - moment_us / 1e6
         if late_s > LATE_S:
@@ -105,7 +105,7 @@ class Gates:
                 self._waiting[switch].setdefault(switch, set()).update(touched[switch])
                 return
             self._waiting[switch] = {}
-        self._timetable.bring(touched).add_done_callback(lambda _: self._confirmed(switch))
+        self._timetable.synchronize(touched).add_done_callback(lambda _: self._confirmed(switch))
 
     def _confirmed(self, switch: str) -> None:
         with self._lock:

@@ -25,21 +25,21 @@ from controller.dataplane.entries import (
     entries_of,
     key_of,
 )
-from controller.dataplane.intended_state import Target, Touched, merged
-from controller.dataplane.pipeline import classifier, part_of
+from controller.dataplane.intended_state import IntendedState, Touched, merged
+from controller.dataplane.pipeline import classifier, contribution_of
 from controller.dataplane.southbound import Pause, Reading
-from controller.dataplane.update_order import DELETES, STAGE_OF, STAGES, Change, Phase, Stage, difference
+from controller.dataplane.update_order import DELETES, STAGE_OF, STAGES, Change, Phase, Stage, change_for
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, Window
 from controller.errors import SwitchDown
-from controller.failpoints import Step, reached
+from controller.failpoints import FailPoint, failpoint
 
-STEP_OF: Mapping[Stage, Step] = {
-    Stage.LAY: Step.LAID,
-    Stage.TURN: Step.TURNED,
-    Stage.OPEN: Step.OPENED,
-    Stage.CLOSE: Step.CLOSED,
-    Stage.CLEAR: Step.CLEARED,
+STEP_OF: Mapping[Stage, FailPoint] = {
+    Stage.LAY: FailPoint.LAID,
+    Stage.TURN: FailPoint.TURNED,
+    Stage.OPEN: FailPoint.OPENED,
+    Stage.CLOSE: FailPoint.CLOSED,
+    Stage.CLEAR: FailPoint.CLEARED,
 }
 
 
@@ -56,14 +56,14 @@ class Difference:
     foreign: tuple[str, ...]
 
 
-class Holdings:
+class SwitchStateTracker:
     """The switches' entries: what should be there and what is."""
 
     def __init__(self, network: Network, clock: Callable[[], float] = time.time) -> None:
         self._network = network
         self._clock = clock
         self._lock = threading.Lock()
-        self._target = Target(network)
+        self._target = IntendedState(network)
         self._held: dict[str, Entries] = {}
         self._down: frozenset[str] = frozenset()
         self._aimed: dict[str, Reservation] = {}
@@ -74,7 +74,7 @@ class Holdings:
 
     # What should be -------------------------------------------------------------------------------------------------
 
-    def aim(self, changed: Mapping[str, Reservation | None]) -> Touched:
+    def set_intended(self, changed: Mapping[str, Reservation | None]) -> Touched:
         """From now on these reservations should be installed as they are here; None: not at all."""
         with self._lock:
             for name, reservation in changed.items():
@@ -86,7 +86,7 @@ class Holdings:
                         self._windows[name] = windows
             return self._put(changed)
 
-    def aim_around(self, down: frozenset[str]) -> Touched:
+    def set_links_down(self, down: frozenset[str]) -> Touched:
         """From now on these links are down: best effort keeps off them, and reservations are where that leaves them."""
         with self._lock:
             changed = self._down ^ down
@@ -94,7 +94,7 @@ class Holdings:
             concerned = [name for name, each in self._aimed.items() if _uses(each, changed)]
             return merged(self._target.set_base(down), self._put(concerned))
 
-    def turn_gates(self) -> Touched:
+    def apply_gates(self) -> Touched:
         """From now on gates should stand as this moment wants them."""
         with self._lock:
             return self._put(self._windows)
@@ -114,7 +114,7 @@ class Holdings:
         now_us = self._now_us()
         parts = {name: self._aimed.get(name) for name in names}
         changed = [
-            self._target.put(name, None if each is None else part_of(self._network, each, self._down, now_us))
+            self._target.put(name, None if each is None else contribution_of(self._network, each, self._down, now_us))
             for name, each in parts.items()
         ]
         return changed[0] if len(changed) == 1 else merged(*changed)
@@ -148,7 +148,7 @@ class Holdings:
         with self._lock:
             return dict(self._held.get(switch, {}))
 
-    def difference(self, switch: str, reading: Reading, touched: Touched) -> Difference:
+    def drift_of(self, switch: str, reading: Reading, touched: Touched) -> Difference:
         """What a switch that was just learned held otherwise than it should."""
         with self._lock:
             wanted = self._target.entries[switch]
@@ -157,7 +157,7 @@ class Holdings:
             missing = tuple(describe(wanted[key]) for key in keys if key not in read and key in wanted)
             return Difference(missing, tuple(describe(read[key]) for key in keys if key in read), reading.foreign)
 
-    def compare(self, reading: Reading, expected: Entries) -> tuple[Difference, dict[Key, Entry | None]]:
+    def drift_since(self, reading: Reading, expected: Entries) -> tuple[Difference, dict[Key, Entry | None]]:
         """A reading against what was expected at that moment: the difference, and what is expected where it differs."""
         read = entries_of(reading.state)
         missing = [key for key in expected if key not in read]
@@ -165,7 +165,7 @@ class Holdings:
         lines = (tuple(describe(expected[k]) for k in missing), tuple(describe(read[k]) for k in wrong))
         return Difference(*lines, reading.foreign), {key: expected.get(key) for key in (*missing, *wrong)}
 
-    def admit(self, switch: str, reading: Reading, differs: Mapping[Key, Entry | None]) -> Touched:
+    def accept_reading(self, switch: str, reading: Reading, differs: Mapping[Key, Entry | None]) -> Touched:
         """It is true: the switch holds there what was read. What must be put right."""
         read = entries_of(reading.state)
         with self._lock:
@@ -176,7 +176,7 @@ class Holdings:
                 _set(held, key, read.get(key))
         return {switch: keys} if keys else {}
 
-    def lets_in(self, reservation: Reservation) -> bool:
+    def may_forward(self, reservation: Reservation) -> bool:
         """Whether a switch lets packets of this reservation in, or may: it is not known what it holds."""
         with self._lock:
             for placement in reservation.carried:
@@ -189,7 +189,7 @@ class Holdings:
 
     # From one to the other ------------------------------------------------------------------------------------------
 
-    def steps(self, touched: Touched, all_of_them: bool, drain_s: float = 0.0) -> Iterator[Told | Pause]:
+    def update_stages(self, touched: Touched, all_of_them: bool, drain_s: float = 0.0) -> Iterator[Told | Pause]:
         """What to tell the switches at these keys, step by step; each must be confirmed before the next is asked for.
 
         `all_of_them`: a switch of which nothing is known is an error; else it is passed over.
@@ -197,7 +197,7 @@ class Holdings:
 
         Raises: SwitchDown.
         """
-        errand = _Errand(touched, all_of_them)
+        errand = _PendingUpdate(touched, all_of_them)
         for number, stage in enumerate(STAGES):
             if number and not errand.due[number]:
                 continue  # what others want of these switches meanwhile, they tell them
@@ -206,9 +206,9 @@ class Holdings:
             told = self._told(errand, number)
             if told:
                 yield told
-                reached(STEP_OF[stage])
+                failpoint(STEP_OF[stage])
 
-    def _told(self, errand: _Errand, number: int) -> Told:
+    def _told(self, errand: _PendingUpdate, number: int) -> Told:
         """What to tell in the stage of that number, from how things stand now."""
         with self._lock:
             if errand.seen_at != self._changes:
@@ -231,7 +231,7 @@ class Holdings:
             errand.seen_at = self._changes
             return told
 
-    def _look(self, errand: _Errand) -> None:
+    def _look(self, errand: _PendingUpdate) -> None:
         """Where the switches that are known do not hold what they should, by the stage in which to tell them."""
         if errand.all_of_them and not errand.touched.keys() <= self._held.keys():
             unknown = sorted(errand.touched.keys() - self._held.keys())
@@ -246,7 +246,7 @@ class Holdings:
                 wanted_there, held_there = wanted.get(key), held.get(key)
                 if wanted_there == held_there:
                     continue
-                found = difference(wanted_there, held_there)
+                found = change_for(wanted_there, held_there)
                 if found is not None:
                     phase, change = found
                     errand.due[STAGE_OF[phase]].setdefault(name, []).append((key, phase, change))
@@ -255,7 +255,7 @@ class Holdings:
 Found = tuple[Key, Phase, Change]
 
 
-class _Errand:
+class _PendingUpdate:
     """One way from what some switches hold to what they should; `due`: what is to be told, by stage, as last seen."""
 
     def __init__(self, touched: Touched, all_of_them: bool) -> None:

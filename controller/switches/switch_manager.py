@@ -32,9 +32,9 @@ from controller.domain.network import Network
 from controller.domain.reservation import Reservation
 from controller.errors import SwitchDown, SwitchError
 from controller.switches.datapath_ids import Directory
-from controller.switches.gate_control import Gates
+from controller.switches.gate_control import GateController
 from controller.switches.link_monitor import LinkWatch
-from controller.switches.state_tracker import Holdings, Told
+from controller.switches.state_tracker import SwitchStateTracker, Told
 from controller.switches.verifier import Inspection, SwitchCounters
 
 log = logging.getLogger(__name__)
@@ -43,15 +43,15 @@ RETRY_S = 2.0
 WARN_EVERY_S = 60.0
 
 
-class Fabric:
+class SwitchManager:
     """What is known of the switches, and the way to change it."""
 
     def __init__(self, network: Network, switches: Switches, tell: Callable[[ServiceEvent], None]) -> None:
         self.links = LinkWatch(network, switches, tell)
         self._switches = switches
         self._tell = tell
-        self._holdings = Holdings(network)
-        self._gates = Gates(self)
+        self._holdings = SwitchStateTracker(network)
+        self._gates = GateController(self)
         self._directory = Directory(network)
         self._inspection = Inspection(switches, self._directory, self._holdings, self.standing, tell)
         switches.expect(self._directory.name_of)
@@ -72,7 +72,7 @@ class Fabric:
 
     # Changing what switches hold ------------------------------------------------------------------------------------
 
-    def in_step(self) -> frozenset[str]:
+    def is_in_sync(self) -> frozenset[str]:
         """The switches that are connected and hold what they should."""
         connected = self._switches.connected()
         return frozenset(name for name in self._in_step if self._directory.number_of[name] in connected)
@@ -82,37 +82,37 @@ class Fabric:
 
         Raises: SwitchDown with all that cannot.
         """
-        missing = sorted(set(names) - self.in_step())
+        missing = sorted(set(names) - self.is_in_sync())
         if missing:
             sentence = f"Not connected or not yet in step: {', '.join(missing)}; nothing was changed."
             raise SwitchDown(sentence, switches=missing)
 
-    def aim(self, changed: Mapping[str, Reservation | None]) -> Touched:
+    def set_intended(self, changed: Mapping[str, Reservation | None]) -> Touched:
         """From now on these reservations should be installed as they are here; None: not at all.
 
         No switch is told before `confirm` or `bring` is called with what this returns.
         """
         had_windows = self._holdings.has_windows
-        touched = self._holdings.aim(changed)
+        touched = self._holdings.set_intended(changed)
         if had_windows or self._holdings.has_windows:
             self._gates.look_again()
         return touched
 
-    def aim_around_links_down(self) -> Touched:
+    def set_links_down(self) -> Touched:
         """From now on best effort should keep off the links that are down."""
-        return self._holdings.aim_around(self.links.down)
+        return self._holdings.set_links_down(self.links.down)
 
     def next_gate_us(self) -> int | None:
         """When the next periodic window opens or closes; see controller.switches.gate_control."""
         return self._holdings.next_gate_us()
 
-    def turn_gates(self) -> Touched:
+    def apply_gates(self) -> Touched:
         """From now on periodic windows should stand as this moment wants them."""
-        return self._holdings.turn_gates()
+        return self._holdings.apply_gates()
 
-    def lets_in(self, reservation: Reservation) -> bool:
+    def may_forward(self, reservation: Reservation) -> bool:
         """Whether a switch lets packets of this reservation in, or may."""
-        return self._holdings.lets_in(reservation)
+        return self._holdings.may_forward(reservation)
 
     def confirm(self, touched: Touched, drain_s: float = 0.0) -> None:
         """Bring all of these switches to what they should hold.
@@ -132,7 +132,7 @@ class Fabric:
         """
         self._directory.result(future)
 
-    def bring(self, touched: Touched, drain_s: float = 0.0) -> Future[None]:
+    def synchronize(self, touched: Touched, drain_s: float = 0.0) -> Future[None]:
         """Bring those of these switches that are known to what they should hold; the others follow when they are.
 
         If some of them do not do their part, the others are brought to it all the same, without being waited for.
@@ -146,14 +146,14 @@ class Fabric:
             known = self._holdings.known()
             others = {name: keys for name, keys in touched.items() if name in known}
             if len(others) < len(touched):
-                self.bring(others, drain_s)
+                self.synchronize(others, drain_s)
 
     def settle(self, touched: Touched, wait_s: float) -> None:
         """The same, and wait for it, but not for long."""
         if not any(touched.values()):
             return
         try:
-            self.bring(touched).result(wait_s)
+            self.synchronize(touched).result(wait_s)
         except (SwitchError, TimeoutError) as error:
             log.warning("switches not yet settled=%s reason=%s", ",".join(sorted(touched)), error)
 
@@ -162,7 +162,7 @@ class Fabric:
             nothing: Future[None] = Future()
             nothing.set_result(None)
             return nothing
-        steps = map(self._numbered, self._holdings.steps(touched, all_of_them, drain_s))
+        steps = map(self._numbered, self._holdings.update_stages(touched, all_of_them, drain_s))
         future = self._switches.apply(steps, CONFIRM_S)
         future.add_done_callback(lambda done: self._note_failure(done, touched))
         return future
@@ -204,9 +204,9 @@ class Fabric:
         error = done.exception()
         if error is None:
             touched = self._holdings.learn(name, done.result().state)
-            difference = self._holdings.difference(name, done.result(), touched)
+            difference = self._holdings.drift_of(name, done.result(), touched)
             self._inspection.tell_of(name, difference)
-            self.bring(touched).add_done_callback(lambda brought: self._restored(name, brought.exception()))
+            self.synchronize(touched).add_done_callback(lambda brought: self._restored(name, brought.exception()))
         else:
             self._out_of_step([name], str(error))
             self._restored(name, error)
@@ -236,7 +236,7 @@ class Fabric:
 
     # Looking whether it is so ---------------------------------------------------------------------------------------
 
-    def compare(self, names: Iterable[str], repair: bool) -> list[SwitchReport]:
+    def verify(self, names: Iterable[str], repair: bool) -> list[SwitchReport]:
         """Read these switches and say what is not as it should be; with `repair` put it right."""
         reports, touched = self._inspection.compare(names, repair)
         self.settle(touched, CONFIRM_S)

@@ -15,7 +15,7 @@ from controller.domain.events import Reconciled, ServiceEvent, SwitchReport, Swi
 from controller.domain.reservation import Reservation
 from controller.errors import SwitchError
 from controller.switches.datapath_ids import Directory
-from controller.switches.state_tracker import Difference, Holdings
+from controller.switches.state_tracker import Difference, SwitchStateTracker
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Inspection:
         self,
         switches: Switches,
         directory: Directory,
-        holdings: Holdings,
+        holdings: SwitchStateTracker,
         standing: Callable[[str], SwitchStanding],
         tell: Callable[[ServiceEvent], None],
     ) -> None:
@@ -58,13 +58,13 @@ class Inspection:
             if self._standing(name) != "in_step":
                 reports.append(SwitchReport(name, self._standing(name), foreign=reading.foreign))
                 continue
-            difference, differs = self._holdings.compare(reading, expected)
+            difference, differs = self._holdings.drift_since(reading, expected)
             self.tell_of(name, difference)
             reports.append(
                 SwitchReport(name, "in_step", difference.missing, difference.wrong, difference.foreign)
             )
             if repair:
-                touched.append(self._holdings.admit(name, reading, differs))
+                touched.append(self._holdings.accept_reading(name, reading, differs))
         return reports, merged(*touched)
 
     def _read(self, name: str) -> tuple[Future[Reading], Entries]:

@@ -15,7 +15,7 @@ from controller.security.access import Caller
 from controller.security.audit import INSERT, Audit, Entry
 
 
-class Scribe:
+class AuditWriter:
     """One per application. `beside`: how work is done that would hold up others."""
 
     def __init__(self, audit: Audit, beside: Callable[..., Any], has_loop: bool) -> None:

@@ -34,7 +34,7 @@ Visible = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class StreamedEvent:
     """One event; `tenant` None: for everybody."""
 
     number: int
@@ -43,13 +43,13 @@ class Happening:
     tenant: str | None
 
 
-class Stream:
+class EventStream:
     """The events since this process began, the last KEPT of them. Thread-safe."""
 
     def __init__(self) -> None:
         self._era = f"{time.time_ns() // 1_000_000:x}"
         self._lock = threading.Lock()
-        self._kept: deque[Happening] = deque(maxlen=KEPT)
+        self._kept: deque[StreamedEvent] = deque(maxlen=KEPT)
         self._number = 0
         self._degraded: set[str] = set()
         self._wakers: set[Callable[[], None]] = set()
@@ -88,7 +88,7 @@ class Stream:
         """Tell everybody who may see the tenant's affairs. Never waits."""
         with self._lock:
             self._number += 1
-            self._kept.append(Happening(self._number, kind, json.dumps(data), tenant))
+            self._kept.append(StreamedEvent(self._number, kind, json.dumps(data), tenant))
             wakers = tuple(self._wakers)
         for wake in wakers:
             wake()
@@ -135,7 +135,7 @@ class Stream:
             return 0, True
         return int(number[:18]), False
 
-    def _after(self, position: int) -> tuple[list[Happening], int]:
+    def _after(self, position: int) -> tuple[list[StreamedEvent], int]:
         """What is kept after a position, and the number of the oldest that is kept (or comes next)."""
         with self._lock:
             oldest = self._kept[0].number if self._kept else self._number + 1

@@ -6,9 +6,9 @@ import logging
 import threading
 
 from controller.domain.reservation import Reservation
-from controller.service.queries import Inquiries
+from controller.service.queries import Queries
 from controller.service.state import INSTALLED
-from controller.telemetry.event_stream import Stream
+from controller.telemetry.event_stream import EventStream
 from controller.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ AT_ONCE = 25
 class MeterWatch(threading.Thread):
     """Tells the metrics, and the events as a `violation` of the sender's own side, what the meters have dropped."""
 
-    def __init__(self, service: Inquiries, metrics: Metrics, stream: Stream, pause_s: float = PAUSE_S) -> None:
+    def __init__(self, service: Queries, metrics: Metrics, stream: EventStream, pause_s: float = PAUSE_S) -> None:
         super().__init__(name="paceline-meters", daemon=True)
         self._service = service
         self._metrics = metrics

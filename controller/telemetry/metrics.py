@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from controller.domain.events import Installed, Reconciled, ReservationChanged, ServiceEvent
 from controller.domain.reservation import State
-from controller.service.queries import Inquiries
+from controller.service.queries import Queries
 
 INSTALL_BUCKETS_S = (0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.06, 0.1, 0.25, 1, 5)
 
@@ -27,7 +27,7 @@ INSTALL_BUCKETS_S = (0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03,
 class Metrics:
     """The controller's own registry. Thread-safe."""
 
-    def __init__(self, service: Inquiries) -> None:
+    def __init__(self, service: Queries) -> None:
         self._registry = CollectorRegistry()
         self._lock = threading.Lock()
         self._degraded_since_s: dict[str, float] = {}
@@ -119,7 +119,7 @@ class Metrics:
 class _Standing(Collector):
     """How reservations, links and switches stand, read when Prometheus asks."""
 
-    def __init__(self, service: Inquiries) -> None:
+    def __init__(self, service: Queries) -> None:
         self._service = service
 
     def describe(self) -> Iterable[Metric]:

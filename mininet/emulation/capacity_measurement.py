@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from emulation.network import Emulation, Settings
+from emulation.network import Emulation, EmulationSettings
 from machine import kernel_settings
 from machine.errors import EmulationError
 from machine.forwarding_capacity import Capacity, keep, of_points
@@ -43,7 +43,7 @@ def measure(say: Callable[[str], None]) -> Capacity:
     with tempfile.TemporaryDirectory(prefix="paceline-") as directory:
         path = Path(directory) / "chain.yaml"
         path.write_text(yaml.safe_dump(_chain()))
-        with Emulation(load_map(str(path)), Settings(path)) as emulation:
+        with Emulation(load_map(str(path)), EmulationSettings(path)) as emulation:
             emulation.build()
             _lay_flows(emulation)
             large, small = _most_frames(emulation, LARGE_BYTES, say), _most_frames(emulation, SMALL_BYTES, say)

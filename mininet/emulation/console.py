@@ -7,7 +7,7 @@ from typing import Any
 from mininet.cli import CLI
 from mininet.log import setLogLevel
 
-from emulation.fault_injection import Outages
+from emulation.fault_injection import FaultInjector
 from emulation.network import Emulation
 from machine import cgroups
 from machine.errors import EmulationError
@@ -20,7 +20,7 @@ class Prompt(CLI):  # type: ignore[misc]
 
     def __init__(self, emulation: Emulation) -> None:
         self.emulation = emulation
-        self.outages = Outages(emulation.plan, str(emulation.vswitch.directory))
+        self.outages = FaultInjector(emulation.plan, str(emulation.vswitch.directory))
         setLogLevel("output")
         super().__init__(emulation.net, script=None)
 

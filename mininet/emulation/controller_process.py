@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from machine.errors import EmulationError
-from machine.undo_journal import Journal
+from machine.undo_journal import UndoJournal
 from topologies import running_emulation
 from topologies.maps import MANAGEMENT_GATEWAY, Map
 
@@ -26,7 +26,7 @@ class ControllerProcess:
     """`paceline controller` as a child; its output goes to `log`."""
 
     def __init__(
-        self, map_path: Path, openflow: tuple[str, int], rest_port: int, log: Path, journal: Journal,
+        self, map_path: Path, openflow: tuple[str, int], rest_port: int, log: Path, journal: UndoJournal,
         pki: Path | None = None,
     ) -> None:  # fmt: skip
         self.log = log

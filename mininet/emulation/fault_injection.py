@@ -13,7 +13,7 @@ from pathlib import Path
 
 from emulation.open_vswitch import seek
 from machine.errors import EmulationError
-from machine.undo_journal import Journal, start_time
+from machine.undo_journal import UndoJournal, start_time
 from topologies import running_emulation
 from topologies.loader import load_map
 from topologies.maps import Map
@@ -31,7 +31,7 @@ GONE_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
-class Outages:
+class FaultInjector:
     """Brings links and switches of an emulation down and up; `ovs_directory` is its Open vSwitch's run directory."""
 
     plan: Map
@@ -88,7 +88,7 @@ class Outages:
 
         Raises: EmulationError if the emulation has no controller of its own, or it is in that state already.
         """
-        journal = Journal(Path(self.ovs_directory).parent)
+        journal = UndoJournal(Path(self.ovs_directory).parent)
         command_file = journal.path.with_name("controller") / "command.json"
         pid = journal.newest_process("controller")
         if pid is None:
@@ -137,7 +137,7 @@ class Outages:
         return done.stdout
 
 
-def of_running_emulation() -> Outages:
+def of_running_emulation() -> FaultInjector:
     """For the emulation that runs on this machine.
 
     Raises: EmulationError if there is none.
@@ -145,4 +145,4 @@ def of_running_emulation() -> Outages:
     note = running_emulation.read()
     if note is None:
         raise EmulationError("no emulation is running; start one with mininet/start.py")
-    return Outages(load_map(note.map_path), note.ovs_directory)
+    return FaultInjector(load_map(note.map_path), note.ovs_directory)

@@ -19,7 +19,7 @@ from typing import Any
 from emulation.open_vswitch import VirtualSwitchDaemon, seek
 from machine import cgroups, kernel_settings, traffic_control
 from machine.errors import EmulationError
-from machine.undo_journal import Journal
+from machine.undo_journal import UndoJournal
 from topologies import running_emulation
 from topologies.maps import MANAGEMENT_GATEWAY, Map, MapLink, Port
 
@@ -36,7 +36,7 @@ LISTENER_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class EmulationSettings:
     """How to bring a map up; `openflow` is where the switches find their controller."""
 
     map_path: Path
@@ -63,10 +63,10 @@ class Emulation:
     Entering it prepares the machine; then `build` makes the network, beside a controller that starts meanwhile.
     """
 
-    def __init__(self, plan: Map, settings: Settings) -> None:
+    def __init__(self, plan: Map, settings: EmulationSettings) -> None:
         self.plan = plan
         self.settings = settings
-        self.journal = Journal(running_emulation.DIRECTORY)
+        self.journal = UndoJournal(running_emulation.DIRECTORY)
         self.vswitch = VirtualSwitchDaemon(running_emulation.DIRECTORY / "ovs", self.journal)
         self.idle_loops: list[subprocess.Popen[bytes]] = []
         self.hosts: tuple[running_emulation.RunningHost, ...] = ()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from machine.errors import EmulationError
 from machine.kernel_settings import REAL_TIME_PRIORITY
-from machine.undo_journal import Journal
+from machine.undo_journal import UndoJournal
 from machine.without_perf_counters import UNCOUNTED
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
@@ -36,7 +36,7 @@ def seek(switch: str, target: str) -> list[str]:
 class VirtualSwitchDaemon:
     """ovsdb-server and ovs-vswitchd under `directory`; tools find them by the environment it sets."""
 
-    def __init__(self, directory: Path, journal: Journal) -> None:
+    def __init__(self, directory: Path, journal: UndoJournal) -> None:
         self.directory = directory
         self.journal = journal
         self.daemons: list[subprocess.Popen[bytes]] = []

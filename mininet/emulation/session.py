@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from emulation.controller_process import ControllerProcess, wait_until_connected
-from emulation.network import Emulation, Settings
+from emulation.network import Emulation, EmulationSettings
 from machine import kernel_settings
 from machine.errors import EmulationError
-from machine.undo_journal import Journal
+from machine.undo_journal import UndoJournal
 from topologies import running_emulation
 from topologies.loader import load_map
 
@@ -19,7 +19,7 @@ Say = Callable[[str], None]
 
 
 @contextlib.contextmanager
-def emulate(settings: Settings, own_controller: bool = True, say: Say = print) -> Iterator[Emulation]:
+def emulate(settings: EmulationSettings, own_controller: bool = True, say: Say = print) -> Iterator[Emulation]:
     """A running emulation of a map, with its controller; everything is gone when the block ends.
 
     Raises: MapError, EmulationError.
@@ -78,7 +78,7 @@ def clean(say: Say) -> None:
     """
     if (alive := running_emulation.read()) is not None:
         raise EmulationError(f"map {alive.map_name} is running (pid {alive.pid}); end it there first")
-    journal = Journal(running_emulation.DIRECTORY)
+    journal = UndoJournal(running_emulation.DIRECTORY)
     if not journal.exists():
         say("nothing to clean up")
         return
@@ -97,5 +97,5 @@ def clear_the_way(say: Say) -> None:
 
     Raises: EmulationError if one is running.
     """
-    if running_emulation.read() is not None or Journal(running_emulation.DIRECTORY).exists():
+    if running_emulation.read() is not None or UndoJournal(running_emulation.DIRECTORY).exists():
         clean(say)

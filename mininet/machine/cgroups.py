@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from machine.undo_journal import Journal
+from machine.undo_journal import UndoJournal
 
 PERIOD_US = 20_000
 GROUP = "paceline"
 
 
-def create(host: str, share: float | None, journal: Journal) -> tuple[str, ...]:
+def create(host: str, share: float | None, journal: UndoJournal) -> tuple[str, ...]:
     """A control group that limits its processes to `share` cores (None: no limit); returns the directories to join.
 
     Raises: OSError if the machine has no cpu controller.

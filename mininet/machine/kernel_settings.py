@@ -11,7 +11,7 @@ from pathlib import Path
 
 from machine.errors import EmulationError
 from machine.traffic_control import QUEUE_BYTES, queue_frames
-from machine.undo_journal import Journal
+from machine.undo_journal import UndoJournal
 from topologies.maps import Map
 
 SOCKET_BUFFER_BYTES = 64 * 1024 * 1024
@@ -77,7 +77,7 @@ def packet_buffer_bytes(plan: Map) -> int:
     return min(max(wanted, SOCKET_BUFFER_BYTES), MAX_SOCKET_BUFFER_BYTES)
 
 
-def tune(journal: Journal, plan: Map) -> None:
+def tune(journal: UndoJournal, plan: Map) -> None:
     """Set the kernel settings, remembering the old values; vswitchd takes its buffer from them when it starts."""
     send_buffer = str(packet_buffer_bytes(plan))
     settings = {
@@ -97,7 +97,7 @@ def tune(journal: Journal, plan: Map) -> None:
         path.write_text(value)
 
 
-def prefer_packets(journal: Journal) -> None:
+def prefer_packets(journal: UndoJournal) -> None:
     """Give the kernel's packet and timer threads the priority of the switch: paced senders live on them.
 
     Without it a transfer was up to 100 ms late when all edges computed at once.
@@ -113,7 +113,7 @@ def prefer_packets(journal: Journal) -> None:
             continue
 
 
-def start_idle_loops(journal: Journal) -> list[subprocess.Popen[bytes]]:
+def start_idle_loops(journal: UndoJournal) -> list[subprocess.Popen[bytes]]:
     """One SCHED_IDLE loop for each core: idle virtual CPUs wake late, which would be measured as jitter."""
     loops = []
     for core in sorted(os.sched_getaffinity(0)):

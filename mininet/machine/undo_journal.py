@@ -21,7 +21,7 @@ GRACE_S = 3.0
 """How long a process may take to end by itself before it is killed."""
 
 
-class Journal:
+class UndoJournal:
     """Remembers changes to undo; every `undo` is safe to repeat."""
 
     def __init__(self, directory: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from emulation.fault_injection import Outages
+from emulation.fault_injection import FaultInjector
 from tests.network.conftest import Network
 from tests.network.streams import RATE_BPS, Stream, reserved_flow, stream, udp_flow
 from tests.waiting import wait_until
@@ -62,7 +62,7 @@ def test_a_change_of_path_loses_nothing(metro: Network, reservation: dict[str, A
 def test_a_controller_that_is_killed_and_started_again_loses_nothing(
     metro: Network, reservation: dict[str, Any], tmp_path: Path
 ) -> None:
-    outages = Outages(metro.plan, metro.note.ovs_directory)
+    outages = FaultInjector(metro.plan, metro.note.ovs_directory)
     with stream(metro, "edge1", "cloud", RESTART_S, tmp_path) as running:
         outages.controller(up=False)
         outages.controller(up=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from machine.undo_journal import Journal
+from machine.undo_journal import UndoJournal
 from tests.network.conftest import ROOT, START, Started, started
 from tests.waiting import wait_until
 from topologies import running_emulation
@@ -154,7 +154,7 @@ def test_without_a_controller_it_says_which_switches_nobody_took(tmp_path: Path)
 def test_switches_that_are_not_there_in_time_are_counted(tmp_path: Path) -> None:
     """The controller does not come to answer: it is stopped as soon as it is there."""
     emulation = Started(["pair", "--no-prompt", "--timeout", "0.1"], tmp_path / "log")
-    journal = Journal(running_emulation.DIRECTORY)
+    journal = UndoJournal(running_emulation.DIRECTORY)
     wait_until(lambda: emulation.process.poll() is not None or journal.newest_process("controller"))
     controller = journal.newest_process("controller")
     assert controller is not None, emulation.text()

@@ -12,7 +12,7 @@ import pytest
 
 from controller.dataplane.lightpath_entries import TURNED
 from controller.domain.lightpath import FIRST_LABEL
-from emulation.fault_injection import Outages
+from emulation.fault_injection import FaultInjector
 from tests.network.conftest import Network
 from tests.network.streams import RATE_BPS, reserved_flow, stream, udp_flow
 from tests.network.test_changes import in_step
@@ -146,7 +146,7 @@ def test_a_protected_flow_goes_on_in_its_backup_lightpaths(
     waves: Network, cut: tuple[str, str], alone: bool, tmp_path: Path
 ) -> None:
     """Also with the controller killed: what meets the cut turns back in its lightpath."""
-    outages = Outages(waves.plan, waves.note.ovs_directory)
+    outages = FaultInjector(waves.plan, waves.note.ovs_directory)
     requirement = {"min_bandwidth_bps": RATE_BPS, "protection": "link_disjoint"}
     with reserved_flow(waves, udp_flow("edge1", "cloud", requirement)) as reservation:
         (flow,) = reservation["flows"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from emulation.fault_injection import Outages
+from emulation.fault_injection import FaultInjector
 from tests.network.conftest import Network
 from tests.network.streams import RATE_BPS, reserved_flow, stream, udp_flow
 from tests.waiting import wait_until
@@ -20,8 +20,8 @@ SECONDS = 2.5
 
 
 @pytest.fixture
-def outages(metro: Network) -> Outages:
-    return Outages(metro.plan, metro.note.ovs_directory)
+def outages(metro: Network) -> FaultInjector:
+    return FaultInjector(metro.plan, metro.note.ovs_directory)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def spans_of(path: list[str]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("which", ["adjacent", "far"])
 def test_a_cut_costs_a_protected_flow_less_than_50_ms_and_the_way_back_nothing(
-    metro: Network, outages: Outages, protected: dict[str, Any], which: str, tmp_path: Path
+    metro: Network, outages: FaultInjector, protected: dict[str, Any], which: str, tmp_path: Path
 ) -> None:
     (flow,) = protected["flows"]
     assert not {*spans_of(flow["path"])} & {*spans_of(flow["backup_path"])}
@@ -61,7 +61,7 @@ def test_a_cut_costs_a_protected_flow_less_than_50_ms_and_the_way_back_nothing(
 
 
 def test_on_its_backup_a_flow_is_changed_and_loses_nothing(
-    metro: Network, outages: Outages, protected: dict[str, Any], tmp_path: Path
+    metro: Network, outages: FaultInjector, protected: dict[str, Any], tmp_path: Path
 ) -> None:
     """With a span of the ring down there is no second pair of paths: the flow keeps the one it has."""
     (before,) = protected["flows"]
@@ -83,7 +83,7 @@ def test_on_its_backup_a_flow_is_changed_and_loses_nothing(
 
 
 def test_without_a_controller_the_gap_is_as_short(
-    metro: Network, outages: Outages, protected: dict[str, Any], tmp_path: Path
+    metro: Network, outages: FaultInjector, protected: dict[str, Any], tmp_path: Path
 ) -> None:
     span = spans_of(protected["flows"][0]["path"])[-1]
     pid = controller_pid(metro)
@@ -105,7 +105,7 @@ def test_without_a_controller_the_gap_is_as_short(
 
 
 def test_a_switch_that_loses_its_power_costs_no_more_and_comes_back_filled(
-    metro: Network, outages: Outages, protected: dict[str, Any], tmp_path: Path
+    metro: Network, outages: FaultInjector, protected: dict[str, Any], tmp_path: Path
 ) -> None:
     middle = protected["flows"][0]["path"][3 - 1]
     before = without_counters(metro.switch("dump-groups", middle))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from emulation.fault_injection import Outages
+from emulation.fault_injection import FaultInjector
 from tests.network.conftest import START, Network
 from tests.network.streams import PER_S, RATE_BPS, reserved_flow, stream, udp_flow
 from tests.waiting import wait_until
@@ -72,7 +72,7 @@ def test_a_reserved_transfer_across_the_country_is_there_within_its_bound(nobel:
 def test_a_duct_is_cut_whole_and_who_keeps_out_of_it_survives(
     nobel: Network, reservation: dict[str, Any], tmp_path: Path
 ) -> None:
-    outages = Outages(nobel.plan, nobel.note.ovs_directory)
+    outages = FaultInjector(nobel.plan, nobel.note.ovs_directory)
     try:
         with stream(nobel, "edge2", "cloud", SECONDS, tmp_path) as cut:
             outages.duct("gulf", up=False)
@@ -93,7 +93,7 @@ def test_a_duct_is_cut_whole_and_who_keeps_out_of_it_survives(
 def test_before_somebody_works_on_a_duct_its_traffic_leaves_and_nothing_is_lost(
     nobel: Network, reservation: dict[str, Any], tmp_path: Path
 ) -> None:
-    outages = Outages(nobel.plan, nobel.note.ovs_directory)
+    outages = FaultInjector(nobel.plan, nobel.note.ovs_directory)
     try:
         with stream(nobel, "edge2", "cloud", SECONDS, tmp_path) as moved:
             answer = nobel.api.post("/v1/ducts/gulf/down")

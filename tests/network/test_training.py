@@ -19,10 +19,10 @@ from tests.network.conftest import Network
 from tests.nursery import NURSERY
 from trainer.planning.plan import EdgePlan, Offer, RoundPlan
 from trainer.processes.fork import Forked
-from trainer.reservation.bandwidth import Traveller
+from trainer.reservation.bandwidth import EdgeEndpoint
 from trainer.reservation.controller_client import Controller
-from trainer.reservation.held_reservation import Holding
-from trainer.reservation.reserved_bandwidth import ReservedRoad
+from trainer.reservation.held_reservation import HeldReservation
+from trainer.reservation.reserved_bandwidth import ReservedBandwidth
 
 SHORT = ["--rounds", "2", "--steps", "2", "--average-every", "2"]
 
@@ -150,7 +150,9 @@ def test_a_plan_that_is_overtaken_by_another_reservation_adapts_and_says_so(pair
 
     said: list[str] = []
     with contextlib.closing(Controller("http://127.0.0.1:8080", 1, said.append)) as controller:
-        road = ReservedRoad(Holding(controller, "cloud", 60, said.append), [Traveller("edge1", 7801)], 7800, 0.9, 1e6)
+        road = ReservedBandwidth(
+            HeldReservation(controller, "cloud", 60, said.append), [EdgeEndpoint("edge1", 7801)], 7800, 0.9, 1e6
+        )
         grant = road.secure(draft)
         assert 0 < grant.up["edge1"].rate_bps <= 36_000_000
         assert "s1->s2" in grant.adaptations[0]

@@ -15,10 +15,10 @@ def run(arguments: Sequence[str]) -> None:
 
     wanted = Path(arguments[0])
 
-    def die_if_wanted(step: failpoints.Step) -> None:
+    def die_if_wanted(step: failpoints.FailPoint) -> None:
         if wanted.read_text() == step:
             wanted.write_text("")
             os.kill(os.getpid(), signal.SIGKILL)
 
-    failpoints.watch(die_if_wanted)
+    failpoints.on_failpoint(die_if_wanted)
     command(list(arguments[1:]))

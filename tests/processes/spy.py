@@ -31,7 +31,7 @@ class Spy:
         for said in self.heard:
             place = 0
             while len(said) - place >= framing.PREFIX.size:
-                start = framing.parse_prefix(said[place : place + framing.PREFIX.size], framing.Limits())
+                start = framing.parse_prefix(said[place : place + framing.PREFIX.size], framing.FrameLimits())
                 header = place + framing.PREFIX.size
                 payload = header + start.header_bytes
                 place = payload + start.payload_bytes

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from controller.failpoints import Step
+from controller.failpoints import FailPoint
 from tests.nursery import CONTROLLERS
 from tests.processes.rig import MAP, Controller, OpenVSwitch, flow, needs_open_vswitch
 from tests.waiting import wait_until
@@ -40,7 +40,7 @@ class MortalController(Controller):
         except httpx.TransportError:
             return None
 
-    def dies_over(self, step: Step, method: str, path: str, **more: Any) -> None:
+    def dies_over(self, step: FailPoint, method: str, path: str, **more: Any) -> None:
         """Let it die at a step of this request, and start it again."""
         self.die_at.write_text(step)
         assert self.request(method, path, **more) is None, f"it never came to {step}"
@@ -82,17 +82,17 @@ def agree(ovs: OpenVSwitch, controller: MortalController) -> None:
     assert rates == [placed["reserved_bps"] // 1000 for each in installed for placed in each["flows"]]
 
 
-RESERVING = [Step.DECIDED, Step.LAID, Step.OPENED, Step.RECORDING, Step.RECORDED]
+RESERVING = [FailPoint.DECIDED, FailPoint.LAID, FailPoint.OPENED, FailPoint.RECORDING, FailPoint.RECORDED]
 
 
 @pytest.mark.parametrize("step", RESERVING)
 def test_a_reservation_is_made_once_whenever_the_controller_dies_over_it(
-    ovs: OpenVSwitch, controller: MortalController, step: Step
+    ovs: OpenVSwitch, controller: MortalController, step: FailPoint
 ) -> None:
     controller.dies_over(step, "POST", "/v1/reservations", **asked(f"reserve at {step}"))
     agree(ovs, controller)
     made = controller.live()
-    assert len(made) == (1 if step is Step.RECORDED else 0)
+    assert len(made) == (1 if step is FailPoint.RECORDED else 0)
     again = controller.post(f"reserve at {step}")
     assert again.status_code == 201, again.text
     assert again.headers.get("Idempotency-Replayed") == ("true" if made else None)
@@ -100,23 +100,26 @@ def test_a_reservation_is_made_once_whenever_the_controller_dies_over_it(
     agree(ovs, controller)
 
 
-@pytest.mark.parametrize("step", [Step.LAID, Step.RECORDING, Step.RECORDED])
+@pytest.mark.parametrize("step", [FailPoint.LAID, FailPoint.RECORDING, FailPoint.RECORDED])
 def test_a_held_reservation_is_held_or_active_whenever_the_controller_dies_over_its_commit(
-    ovs: OpenVSwitch, controller: MortalController, step: Step
+    ovs: OpenVSwitch, controller: MortalController, step: FailPoint
 ) -> None:
     identity = controller.post(f"hold at {step}", hold=True).json()["id"]
     controller.dies_over(step, "POST", f"/v1/reservations/{identity}/commit")
     agree(ovs, controller)
     (found,) = controller.live()
-    assert (found["id"], found["state"]) == (identity, "active" if step is Step.RECORDED else "held")
+    assert (found["id"], found["state"]) == (identity, "active" if step is FailPoint.RECORDED else "held")
     if found["state"] == "held":
         assert controller.client.post(f"/v1/reservations/{identity}/commit").json()["state"] == "active"
     agree(ovs, controller)
 
 
-@pytest.mark.parametrize("step", [Step.DECIDED, Step.LAID, Step.OPENED, Step.CLEARED, Step.RECORDING, Step.RECORDED])
+@pytest.mark.parametrize(
+    "step",
+    [FailPoint.DECIDED, FailPoint.LAID, FailPoint.OPENED, FailPoint.CLEARED, FailPoint.RECORDING, FailPoint.RECORDED],
+)
 def test_a_change_is_made_or_not_made_whenever_the_controller_dies_over_it(
-    ovs: OpenVSwitch, controller: MortalController, step: Step
+    ovs: OpenVSwitch, controller: MortalController, step: FailPoint
 ) -> None:
     identity = controller.post(f"change at {step}").json()["id"]
     change = {"json": {"flows": [flow(NEW_RATE_BPS)]}}
@@ -124,20 +127,20 @@ def test_a_change_is_made_or_not_made_whenever_the_controller_dies_over_it(
     agree(ovs, controller)
     (found,) = controller.live()
     rate_bps = found["flows"][0]["reserved_bps"]
-    assert (found["id"], rate_bps) == (identity, NEW_RATE_BPS if step is Step.RECORDED else RATE_BPS)
+    assert (found["id"], rate_bps) == (identity, NEW_RATE_BPS if step is FailPoint.RECORDED else RATE_BPS)
     again = controller.request("PATCH", f"/v1/reservations/{identity}", **change)
     assert again is not None and again.json()["flows"][0]["reserved_bps"] == NEW_RATE_BPS
     agree(ovs, controller)
 
 
-@pytest.mark.parametrize("step", [Step.RECORDING, Step.RECORDED, Step.CLOSED, Step.CLEARED])
+@pytest.mark.parametrize("step", [FailPoint.RECORDING, FailPoint.RECORDED, FailPoint.CLOSED, FailPoint.CLEARED])
 def test_a_release_is_made_or_not_made_whenever_the_controller_dies_over_it(
-    ovs: OpenVSwitch, controller: MortalController, step: Step
+    ovs: OpenVSwitch, controller: MortalController, step: FailPoint
 ) -> None:
     identity = controller.post(f"release at {step}").json()["id"]
     controller.dies_over(step, "DELETE", f"/v1/reservations/{identity}")
     agree(ovs, controller)
-    assert len(controller.live()) == (1 if step is Step.RECORDING else 0)
+    assert len(controller.live()) == (1 if step is FailPoint.RECORDING else 0)
     assert controller.client.delete(f"/v1/reservations/{identity}").json()["state"] == "released"
     agree(ovs, controller)
 

@@ -115,7 +115,7 @@ def test_every_tensor_an_edge_sends_is_an_activation_a_gradient_or_a_layer(prote
     for frame in protected.frames:
         kind = type(frame.message)
         counts[kind] = counts.get(kind, 0) + 1
-        if kind in (messages.Planned, messages.Collected):
+        if kind in (messages.Planned, messages.ModelUpdate):
             assert all(name.split(".")[1] in ("value", "state") for name in frame.tensors)
         else:
             assert set(frame.tensors) == allowed.get(kind, set())
@@ -126,7 +126,7 @@ def test_every_tensor_an_edge_sends_is_an_activation_a_gradient_or_a_layer(prote
 def test_not_even_the_number_of_samples_with_a_label_is_told(protected: Heard, plain: Heard) -> None:
     def counts(heard: Heard) -> list[int]:
         return [sum(frame.message.statistics.class_counts) for frame in heard.frames
-                if isinstance(frame.message, messages.Ask)]
+                if isinstance(frame.message, messages.JoinRequest)]
 
     assert counts(protected) == [0, 0]
     assert min(counts(plain)) > 0

@@ -24,7 +24,7 @@ from trainer.config.partitioning import IID
 from trainer.data import dataset, standardization
 from trainer.data.load import load_local
 from trainer.models.averaging import average
-from trainer.models.optimizer import OptimizerRecipe
+from trainer.models.optimizer import OptimizerConfig
 from trainer.models.zoo import build_layers
 
 EDGES, ROUNDS, STEPS, BATCH, SEED = 2, 3, 2, 16, 5
@@ -103,7 +103,7 @@ def unsplit_reference(weight_decay: float) -> dict[str, Tensor]:
     """Federated averaging of whole models on the same data in the same order, single precision."""
     data = [load_local("traffic-lights", IID, f"edge{one + 1}", one, EDGES, SEED).train for one in range(EDGES)]
     how = standardization.choose([standardization.summarize(one.inputs, one.labels, 3) for one in data])
-    recipe = OptimizerRecipe("momentum", 0.01, weight_decay)
+    recipe = OptimizerConfig("momentum", 0.01, weight_decay)
     replicas = [nn.Sequential(*build_layers("signal-cnn", SEED, (3, 32, 32), 3)) for _ in data]
     for index, (replica, one) in enumerate(zip(replicas, data, strict=True)):
         optimizer = recipe.build(replica.parameters())

@@ -23,9 +23,9 @@ from trainer.errors import NetworkError, TrainerError, UsageError
 from trainer.profiling.predictor import ComputeProfile
 from trainer.protocol import messages
 from trainer.transport.connection import Connection, Received, connect
-from trainer.transport.credentials import Credentials, credentials
+from trainer.transport.credentials import TransportCredentials, credentials
 from trainer.transport.pacing import mss_within_tls_bytes, tls_bytes, wire_bits
-from trainer.transport.shared_secret import Token, read_token
+from trainer.transport.shared_secret import SharedSecret, read_token
 from trainer.transport.sockets import listen
 
 RUN = ("--rounds", "2", "--steps", "1", "--batch", "16", "--average-every", "1", "--seed", "5")
@@ -44,13 +44,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def known_as(lab: Path, name: str, authority: str = "ours", listens: bool = False) -> Credentials:
+def known_as(lab: Path, name: str, authority: str = "ours", listens: bool = False) -> TransportCredentials:
     files = lab / authority
     return credentials(listens or name == "cloud", files / "ca.crt", files / f"{name}.crt", files / f"{name}.key", None)
 
 
 @contextlib.contextmanager
-def pair(ours: Credentials, theirs: Credentials) -> Iterator[tuple[Connection, Connection]]:
+def pair(ours: TransportCredentials, theirs: TransportCredentials) -> Iterator[tuple[Connection, Connection]]:
     """Edge and cloud, connected."""
     listener = listen(("127.0.0.1", 0))
     cloud: list[Connection] = []
@@ -131,7 +131,7 @@ def test_a_name_that_cannot_be_a_nodes_is_refused_before_anything_is_written(
 
 
 def test_a_token_is_proven_anew_to_everybody_and_never_said() -> None:
-    token = Token(b"0123456789abcdef")
+    token = SharedSecret(b"0123456789abcdef")
     proof = token.proof("edge", "a" * 32, "b" * 32, "edge1")
     assert token.is_proven(proof, "edge", "a" * 32, "b" * 32, "edge1")
     for other in (("cloud", "a" * 32, "b" * 32, "edge1"), ("edge", "c" * 32, "b" * 32, "edge1"),
@@ -157,7 +157,7 @@ def test_half_of_the_tls_files_is_a_mistake(lab: Path) -> None:
 
 
 MOMENTS = Moments(10, (100.0,), (1.0,), (0.0,), (99.0,), (101.0,))
-ASK = messages.Ask(
+ASK = messages.JoinRequest(
     nonce="0" * 32, edge="edge1", task="traffic-lights", samples=5, held_out=2, sample_shape=(3, 32, 32),
     profile=ComputeProfile(1e9, 1e9), statistics=Statistics(MOMENTS, MOMENTS, (5,)),
 )

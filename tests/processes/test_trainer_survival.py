@@ -15,7 +15,7 @@ from trainer.config.partitioning import IID
 from trainer.data import dataset, standardization
 from trainer.data.load import load_local
 from trainer.models.averaging import average
-from trainer.models.optimizer import OptimizerRecipe
+from trainer.models.optimizer import OptimizerConfig
 from trainer.models.zoo import build_layers
 
 ROUNDS, STEPS, BATCH = 6, 2, 16
@@ -101,7 +101,7 @@ def unsplit_reference(one: Stage, members: list[int], rounds: int) -> dict[str, 
     chosen = one.summary()["preparation"]
     data = [load_local("traffic-lights", IID, "edge", index, one.edges, 5).train for index in range(one.edges)]
     how = standardization.choose([standardization.summarize(d.inputs, d.labels, 3) for d in data])
-    recipe = OptimizerRecipe("sgd", 0.01, chosen["regularization"]["weight_decay"])
+    recipe = OptimizerConfig("sgd", 0.01, chosen["regularization"]["weight_decay"])
     replicas = [nn.Sequential(*build_layers("signal-cnn", 5, (3, 32, 32), 3)) for _ in members]
     for index, replica in zip(members, replicas, strict=True):
         optimizer = recipe.build(replica.parameters())

@@ -8,7 +8,7 @@ from itertools import combinations
 from hypothesis import strategies as st
 
 from controller.domain.reservation import Flow, Match, Requirement
-from controller.optical.rsa import Grid, Modulation, Routes
+from controller.optical.rsa import CandidateRoutes, Grid, Modulation
 
 GRID = Grid("small", 12.5, 12, 1, 193.1)
 REACHES = (Modulation("fine", 4, 300.0), Modulation("coarse", 1, 900.0))
@@ -31,7 +31,9 @@ def groups(
 
 
 @st.composite
-def plants(draw: st.DrawFn) -> Routes:
+def plants(draw: st.DrawFn) -> CandidateRoutes:
     """Five sites, four spans or more."""
     joined = draw(st.lists(st.sampled_from(PAIRS), min_size=4, unique=True))
-    return Routes({pair: draw(st.sampled_from([100.0, 250.0, 400.0])) for pair in joined}, 8, GRID, table=REACHES)
+    return CandidateRoutes(
+        {pair: draw(st.sampled_from([100.0, 250.0, 400.0])) for pair in joined}, 8, GRID, table=REACHES
+    )

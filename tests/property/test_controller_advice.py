@@ -8,9 +8,9 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from controller.admission.admission import Admitted, Rejected, Request, decide
-from controller.admission.counter_offer import decide_or_advise
-from controller.admission.live_reservations import Standing
-from controller.booking.calendar import Bookings
+from controller.admission.counter_offer import decide_with_offer
+from controller.admission.live_reservations import LiveReservations
+from controller.booking.calendar import Calendar
 from controller.domain.network import network_from_map
 from controller.domain.reservation import Flow, Match, Protection, Requirement, Reservation, State
 from controller.errors import Refused
@@ -51,7 +51,7 @@ def flows(draw: st.DrawFn, first_port: int) -> tuple[Flow, ...]:
 def test_advice_is_true(
     standing: list[tuple[Flow, ...]], ends: list[float | None], wanted: tuple[Flow, ...]
 ) -> None:
-    bookings, everyone = Bookings(), Standing(PAIR)
+    bookings, everyone = Calendar(), LiveReservations(PAIR)
     for number, (held, end_s) in enumerate(zip(standing, ends, strict=False), 1):
         ports = [replace(each, match=Match("udp", 10 * number + port, 1)) for port, each in enumerate(held)]
         request = Request(f"r-{number}", 1, tuple(ports), None, end_s or float("inf"))
@@ -61,7 +61,7 @@ def test_advice_is_true(
             new = Reservation(request.reservation_id, number, 1, "test", State.ACTIVE, *times, decision.placements)
             bookings, everyone = decision.bookings, decision.after.having(replace(new, end_at_s=end_s))
     request = Request("r-99", 1, wanted, None, 1000.0)
-    decision = decide_or_advise(PAIR, bookings, everyone, request, 0.0)
+    decision = decide_with_offer(PAIR, bookings, everyone, request, 0.0)
     if not isinstance(decision, Rejected) or not isinstance(decision.error, Refused):
         return
     decision.error.advise()

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.admission.path_search import PathSearch
-from controller.admission.residual_capacity import Room
-from controller.booking.calendar import Booking, Bookings
-from controller.booking.flow_bookings import Lifetime, Sized
-from controller.booking.peak_load import peak
+from controller.admission.residual_capacity import ResidualCapacity
+from controller.booking.calendar import Booking, Calendar
+from controller.booking.flow_bookings import FlowBooker, SizedFlow
+from controller.booking.peak_load import peak_load
 from controller.domain.lightpath import Lightpath, identity
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Requirement, Window
@@ -52,7 +52,7 @@ def bookings_of_one(draw: st.DrawFn) -> list[Booking]:
 def test_what_is_taken_is_what_is_booked_whatever_came_and_went(
     steps: list[tuple[int, list[Booking] | None]], asked: list[tuple[float, float]]
 ) -> None:
-    calendar, standing = Bookings(), dict[str, list[Booking]]()
+    calendar, standing = Calendar(), dict[str, list[Booking]]()
     for number, drawn in steps:
         name = f"r-{number}"
         calendar = calendar.without(name)
@@ -63,13 +63,13 @@ def test_what_is_taken_is_what_is_booked_whatever_came_and_went(
         for start_s, end_s in asked:  # asking leaves traces in the calendar that later changes build on
             calendar.reserved_bps(LINKS[0], start_s, end_s)
     everything = [each for own in standing.values() for each in own]
-    assert calendar == Bookings().adding(everything)
+    assert calendar == Calendar().adding(everything)
     for start_s, lasts_s in asked:
         end_s = start_s + 1 + lasts_s
         booked = [each for each in everything if each.start_s < end_s and start_s < each.end_s]
         for name in {*LINKS, *(each.link for each in everything)}:
             members = [(each.activity, each.rate_bps) for each in booked if each.link == name]
-            assert calendar.reserved_bps(name, start_s, end_s) == peak(members, start_s, end_s)
+            assert calendar.reserved_bps(name, start_s, end_s) == peak_load(members, start_s, end_s)
         lit = {each.lightpath for each in booked if each.lightpath is not None}
         for link in LINKS:
             on = [each.slots for each in lit if link in each.links]
@@ -105,13 +105,13 @@ NSFNET = nsfnet()
 def test_on_a_map_with_a_tuned_order_the_cheapest_lightpaths_are_taken(wanted: list[tuple[list[int], int]]) -> None:
     chosen = order_on(NSFNET)
     assert chosen == CHOSEN[fingerprint({(str(a), str(b)): float(km) for (a, b), km in NSFNET_KM.items()})]
-    calendar = Bookings()
+    calendar = Calendar()
     for number, (sites, gbps) in enumerate(wanted):
         ends = f"h{sites[0]}", f"h{sites[1]}"
-        sized = Sized(Flow("f", *ends, Match("udp", 1, 1), Requirement(gbps * 1_000_000)), gbps * 1_000_000, 9014)
-        room = Room(NSFNET, calendar, Lifetime({}, f"r-{number}", 0.0))
+        sized = SizedFlow(Flow("f", *ends, Match("udp", 1, 1), Requirement(gbps * 1_000_000)), gbps * 1_000_000, 9014)
+        room = ResidualCapacity(NSFNET, calendar, FlowBooker({}, f"r-{number}", 0.0))
         found = next(PathSearch(room, [sized], None, frozenset()).assignments(), None)
-        room = Room(NSFNET, calendar, Lifetime({}, f"r-{number}", 0.0))
+        room = ResidualCapacity(NSFNET, calendar, FlowBooker({}, f"r-{number}", 0.0))
         light, has_room, prices = room.light, room.has_room_for(sized), []
         for path in candidate_paths(NSFNET, *ends):
             row = light.along(path[1:-1], sized.rate_bps, has_room)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from controller.admission.admission import Admitted, Request, decide
-from controller.booking.calendar import Bookings
+from controller.booking.calendar import Calendar
 from controller.dataplane.entries import BEST_EFFORT_METERS
 from controller.dataplane.pipeline import wanted_states
 from controller.domain.network import network_from_map
@@ -35,7 +35,7 @@ class Reservations(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bookings = Bookings()
+        self.bookings = Calendar()
         self.reservations: dict[str, Reservation] = {}
         self.numbers = iter(range(1, 10_000))
         self.down: frozenset[str] = frozenset()
@@ -110,7 +110,7 @@ class Reservations(RuleBasedStateMachine):
     def teardown(self) -> None:
         for identity in list(self.reservations):
             self.release(identity)
-        assert self.bookings == Bookings()
+        assert self.bookings == Calendar()
 
 
 TestReservations = Reservations.TestCase

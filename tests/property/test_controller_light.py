@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from controller.admission.admission import Admitted, Request, decide
-from controller.booking.calendar import Bookings
+from controller.booking.calendar import Calendar
 from controller.dataplane.entries import entries_of
-from controller.dataplane.intended_state import Target
-from controller.dataplane.pipeline import part_of, wanted_states
+from controller.dataplane.intended_state import IntendedState
+from controller.dataplane.pipeline import contribution_of, wanted_states
 from controller.domain.lightpath import Lightpath
 from controller.domain.network import Network, network_from_map
 from controller.domain.path import span_name, spans_of
@@ -53,14 +53,14 @@ class Lightpaths(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bookings = Bookings()
+        self.bookings = Calendar()
         self.reservations: dict[str, Reservation] = {}
         self.numbers = iter(range(1, 10_000))
 
     @initialize(chosen=st.sampled_from(NETWORKS))
     def choose(self, chosen: Network) -> None:
         self.network = chosen
-        self.target = Target(chosen)
+        self.target = IntendedState(chosen)
 
     @rule(target=live, wanted=FLOWS, start_s=st.none() | st.floats(1, 100), lasts_s=st.none() | st.floats(1, 100))
     def reserve(self, wanted: tuple[Flow, ...], start_s: float | None, lasts_s: float | None) -> object:
@@ -101,7 +101,7 @@ class Lightpaths(RuleBasedStateMachine):
         self.reservations |= {each.id: decision.after.told_anew(each) for each in decision.after}
         self.reservations[changed.id] = changed
         if not changed.start_at_s:
-            self.target.put(changed.id, part_of(self.network, changed))
+            self.target.put(changed.id, contribution_of(self.network, changed))
             self._cut_every_span(changed)
         for placement in changed.placements:
             is_carried(placement.path, placement.lightpaths)
@@ -156,7 +156,7 @@ class Lightpaths(RuleBasedStateMachine):
     def teardown(self) -> None:
         for identity in list(self.reservations):
             self.release(identity)
-        assert self.bookings == Bookings()
+        assert self.bookings == Calendar()
 
 
 def lit_by(reservation: Reservation) -> set[Lightpath]:

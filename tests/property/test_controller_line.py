@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.openflow.connection import CONFIRMING, Line
+from controller.openflow.connection import CONFIRMING, SwitchConnection
 from controller.openflow.encoder import BARRIER_REPLY, ERROR, HEADER, VERSION
 
 PACKET_IN, OURS = 10, 7
@@ -40,7 +40,7 @@ def test_ours_are_heard_in_order_and_the_others_come_out_whole(
         size = sizes[len(pieces) % len(sizes)]
         pieces.append(stream[at : at + size])
         at += size
-    line, heard = Line(Connection(pieces)), []
+    line, heard = SwitchConnection(Connection(pieces)), []
 
     def hear(kind: int, xid: int, body: bytes) -> bool:
         if xid == OURS:

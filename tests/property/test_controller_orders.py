@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.optical.route_order import CHOSEN, ELSEWHERE, Candidate, chosen_for, fingerprint
-from controller.optical.rsa import FIRST_FIT, MOST_USED, TUNED, Assignment, Order, Routes, Spectrum, assign
+from controller.optical.rsa import FIRST_FIT, MOST_USED, TUNED, Assignment, CandidateRoutes, Order, Spectrum, assign
 from harness.route_order_search import Trial, demands, refused, tune
 from tests.property.drawn import GRID, plants
 from topologies.published import read_plant
@@ -22,14 +22,14 @@ RING = {
 
 
 @st.composite
-def spectra(draw: st.DrawFn) -> tuple[Routes, Spectrum]:
+def spectra(draw: st.DrawFn) -> tuple[CandidateRoutes, Spectrum]:
     routes = draw(plants())
     spectrum = Spectrum(routes)
     spectrum.free = [draw(st.integers(0, GRID.all_free)) for _ in routes.link_names]
     return routes, spectrum
 
 
-def fitting(routes: Routes, spectrum: Spectrum, ends: tuple[str, str], rate_gbps: float) -> list[Assignment]:
+def fitting(routes: CandidateRoutes, spectrum: Spectrum, ends: tuple[str, str], rate_gbps: float) -> list[Assignment]:
     """All blocks that fit on the first route with one, from the lowest up; one slot looked at after another."""
     for route in routes.between(*ends):
         width = GRID.slots_for(rate_gbps, route.modulation.bits_per_symbol)
@@ -44,7 +44,9 @@ def fitting(routes: Routes, spectrum: Spectrum, ends: tuple[str, str], rate_gbps
 
 
 @given(spectra(), st.data())
-def test_first_fit_and_most_used_are_what_they_are_called(drawn: tuple[Routes, Spectrum], data: st.DataObject) -> None:
+def test_first_fit_and_most_used_are_what_they_are_called(
+    drawn: tuple[CandidateRoutes, Spectrum], data: st.DataObject
+) -> None:
     routes, spectrum = drawn
     sites = sorted({node for name in routes.link_names for node in name.split("->")})
     source, destination = data.draw(st.permutations(sites).map(lambda found: found[:2]))
@@ -96,7 +98,7 @@ def test_demands_are_those_of_their_seed() -> None:
 
 
 def test_a_demand_that_finds_no_room_is_refused_and_takes_none() -> None:
-    routes = Routes({("a", "b"): 100.0}, 1, GRID)
+    routes = CandidateRoutes({("a", "b"): 100.0}, 1, GRID)
     wanted = list(demands("ab", 10.0, 50.0, 1, 60))
     blocked = refused(routes, TUNED, wanted)
     assert 0 < len(blocked) < 60

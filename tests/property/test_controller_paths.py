@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from controller.domain.path import Path, span_name
 from controller.domain.route import Route, links_taken, survived, walk_under
 from controller.routing.disjoint_paths import shortest_disjoint_pair
-from controller.routing.srlg_disjoint import shortest_duct_disjoint_pair
+from controller.routing.srlg_disjoint import shortest_srlg_disjoint_pair
 
 NODES = "abcdefg"
 
@@ -66,7 +66,7 @@ def test_no_duct_holds_both_paths_and_none_are_shorter(
         if not spans(one) & spans(other) and not (nodes_too and set(one[1:-1]) & set(other[1:-1]))
         and not {ducts[span] for span in spans(one) & set(ducts)} & {ducts[span] for span in spans(other) & set(ducts)}
     ]  # fmt: skip
-    found = shortest_duct_disjoint_pair(graph, "a", "g", nodes_too, ducts)
+    found = shortest_srlg_disjoint_pair(graph, "a", "g", nodes_too, ducts)
     assert (found is None) == (not pairs)
     if found is not None:
         assert found in pairs or found[::-1] in pairs

@@ -7,7 +7,7 @@ from math import inf, lcm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.booking.peak_load import ALWAYS, Activity, peak
+from controller.booking.peak_load import ALWAYS, Activity, peak_load
 from controller.domain.reservation import Window
 
 FAILURES = ("a-b", "b-c", "c-d")
@@ -56,34 +56,34 @@ def by_brute_force(needed: list[tuple[Activity, int]], start_s: int, end_s: int)
 def test_with_equal_periods_the_peak_is_exact(
     needed: list[tuple[Activity, int]], start_s: int, length_s: int
 ) -> None:
-    assert peak(needed, start_s, start_s + length_s) == by_brute_force(needed, start_s, start_s + length_s)
+    assert peak_load(needed, start_s, start_s + length_s) == by_brute_force(needed, start_s, start_s + length_s)
 
 
 @given(needed=members(st.sampled_from((4, 6, 8, 12))))
 @settings(max_examples=100, deadline=None)
 def test_with_mixed_periods_the_peak_is_never_too_low(needed: list[tuple[Activity, int]]) -> None:
-    assert peak(needed, 0, 20) >= by_brute_force(needed, 0, 20)
+    assert peak_load(needed, 0, 20) >= by_brute_force(needed, 0, 20)
 
 
 def test_windows_that_follow_each_other_share() -> None:
     first, second = Activity(window=Window(100, 0, 50)), Activity(window=Window(100, 150, 50))
-    assert peak([(first, 7), (second, 5)]) == 7
-    assert peak([(first, 7), (second, 5), (ALWAYS, 1)]) == 8
+    assert peak_load([(first, 7), (second, 5)]) == 7
+    assert peak_load([(first, 7), (second, 5), (ALWAYS, 1)]) == 8
 
 
 def test_a_window_that_wraps_meets_the_next_period() -> None:
     wrapping, early = Activity(window=Window(100, 80, 40)), Activity(window=Window(100, 10, 5))
-    assert peak([(wrapping, 3), (early, 4)]) == 7
+    assert peak_load([(wrapping, 3), (early, 4)]) == 7
 
 
 def test_backups_share_unless_one_failure_needs_both() -> None:
     first, second = Activity(failures=frozenset({"a-b"})), Activity(failures=frozenset({"b-c", "c-d"}))
     both = Activity(failures=frozenset({"a-b", "c-d"}))
-    assert peak([(ALWAYS, 1), (first, 3), (second, 4)]) == 5
-    assert peak([(ALWAYS, 1), (first, 3), (second, 4), (both, 2)]) == 7
+    assert peak_load([(ALWAYS, 1), (first, 3), (second, 4)]) == 5
+    assert peak_load([(ALWAYS, 1), (first, 3), (second, 4), (both, 2)]) == 7
 
 
 def test_what_ends_makes_room_for_what_starts_at_that_moment() -> None:
-    assert peak([(Activity(0, 10), 5), (Activity(10, 20), 6)], 0, 20) == 6
-    assert peak([(Activity(0, 10), 5), (Activity(10, 20), 6)], 0, 10) == 5
-    assert peak([], 0, 20) == 0
+    assert peak_load([(Activity(0, 10), 5), (Activity(10, 20), 6)], 0, 20) == 6
+    assert peak_load([(Activity(0, 10), 5), (Activity(10, 20), 6)], 0, 10) == 5
+    assert peak_load([], 0, 20) == 0

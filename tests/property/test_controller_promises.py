@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
 
 from controller.admission.admission import Admitted, Request, decide
-from controller.admission.live_reservations import Standing
-from controller.admission.restoration import RUNNING, survive
-from controller.booking.calendar import Bookings
+from controller.admission.live_reservations import LiveReservations
+from controller.admission.restoration import RUNNING, restore
+from controller.booking.calendar import Calendar
 from controller.booking.transfer_rate import HEADROOM_SHARE, least_rate_bps
 from controller.calculus.network_bounds import ShapedFlow, bounds_of
 from controller.domain.network import network_from_map
@@ -92,7 +92,7 @@ class Promised(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bookings, self.standing = Bookings(), Standing(NETWORK)
+        self.bookings, self.standing = Calendar(), LiveReservations(NETWORK)
         self.number, self.down = 0, frozenset[str]()
 
     @rule(target=live, wanted=flows(), start_s=st.sampled_from([None, 10, 20]), lasts_s=st.sampled_from([5, 15, inf]))
@@ -136,7 +136,7 @@ class Promised(RuleBasedStateMachine):
         self.down = frozenset(
             f"{a}->{b}" for span in down for ends in [span.split("-")] for a, b in (ends, ends[::-1])
         )
-        after = survive(NETWORK, self.bookings, self.standing, 1.0, self.down)
+        after = restore(NETWORK, self.bookings, self.standing, 1.0, self.down)
         self.bookings, self.standing = after.bookings, after.standing
         for reservation in self.standing:
             for placement in reservation.carried:

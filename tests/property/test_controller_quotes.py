@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.admission.admission import Admitted, Request, decide
-from controller.booking.calendar import Booking, Bookings
+from controller.booking.calendar import Booking, Calendar
 from controller.domain.network import network_from_map
 from controller.domain.path import link_names
 from controller.domain.reservation import Flow, Match, Requirement
@@ -35,12 +35,12 @@ def volumes(draw: st.DrawFn) -> list[Volume]:
 
 
 @st.composite
-def calendars(draw: st.DrawFn) -> Bookings:
+def calendars(draw: st.DrawFn) -> Calendar:
     taken = draw(st.dictionaries(st.sampled_from(BETWEEN_SWITCHES), st.integers(1, 70), max_size=8))
-    return Bookings().adding(Booking("r-1", "a", link, mbps * 1_000_000, 0.0) for link, mbps in taken.items())
+    return Calendar().adding(Booking("r-1", "a", link, mbps * 1_000_000, 0.0) for link, mbps in taken.items())
 
 
-def by_trying_everything(bookings: Bookings, wanted: list[Volume]) -> Fraction:
+def by_trying_everything(bookings: Calendar, wanted: list[Volume]) -> Fraction:
     candidates = [candidate_paths(METRO, each.source, each.destination) for each in wanted]
     free = {name: link.reservable_bps - bookings.reserved_bps(name, 1.0) for name, link in METRO.links.items()}
     best: Fraction | None = None
@@ -57,7 +57,7 @@ def by_trying_everything(bookings: Bookings, wanted: list[Volume]) -> Fraction:
 
 @given(bookings=calendars(), wanted=volumes())
 @settings(max_examples=120, deadline=None)
-def test_no_choice_of_paths_is_quicker(bookings: Bookings, wanted: list[Volume]) -> None:
+def test_no_choice_of_paths_is_quicker(bookings: Calendar, wanted: list[Volume]) -> None:
     quote = shortest_common_transfer(METRO, bookings, wanted, 1.0)
     least_s = by_trying_everything(bookings, wanted)
     assert quote.is_exact
@@ -78,23 +78,23 @@ def test_no_choice_of_paths_is_quicker(bookings: Bookings, wanted: list[Volume])
 
 def test_what_is_quoted_is_admitted() -> None:
     wanted = [Volume(f"v{number}", f"edge{number}", "cloud", 1_000_000 * number) for number in (1, 2, 3, 4)]
-    quote = shortest_common_transfer(METRO, Bookings(), wanted, 0.0)
+    quote = shortest_common_transfer(METRO, Calendar(), wanted, 0.0)
     flows = tuple(
         Flow(each.name, each.path[0], "cloud", Match("tcp", number, 1), Requirement(each.rate_bps, 10_000))
         for number, each in enumerate(quote.quotes, 1)
     )
-    assert isinstance(decide(METRO, Bookings(), (), Request("r-1", 1, flows), 0.0), Admitted)
+    assert isinstance(decide(METRO, Calendar(), (), Request("r-1", 1, flows), 0.0), Admitted)
     assert quote.bottleneck in ("r6->r1", "r2->cloud")  # 40 of 76 and 80 of 152 Mbit
     assert quote.transfer_ms == pytest.approx(80e9 / METRO.links["r2->cloud"].reservable_bps, rel=1e-3)
 
 
 def test_many_equal_transfers_are_answered_soon_and_say_whether_it_is_proven() -> None:
     wanted = [Volume(f"v{number}", "edge1", "load2", 1_000_000) for number in range(64)]
-    assert shortest_common_transfer(METRO, Bookings(), wanted, 0.0).is_exact
+    assert shortest_common_transfer(METRO, Calendar(), wanted, 0.0).is_exact
 
 
 def test_a_full_link_and_an_unknown_host_are_refused() -> None:
-    full = Bookings().adding([Booking("r-1", "a", "edge1->r6", METRO.links["edge1->r6"].reservable_bps, 0.0)])
+    full = Calendar().adding([Booking("r-1", "a", "edge1->r6", METRO.links["edge1->r6"].reservable_bps, 0.0)])
     with pytest.raises(NoCapacity, match="edge1->r6 has nothing free"):
         shortest_common_transfer(METRO, full, [Volume("v", "edge1", "cloud", 1)], 1.0)
     with pytest.raises(UnknownHost, match="there is no host 'r1'"):

@@ -11,8 +11,8 @@ from controller.optical.rsa import (
     FIXED,
     FLEXIBLE,
     TUNED,
+    CandidateRoutes,
     Order,
-    Routes,
     Spectrum,
     assign,
     block_starts,
@@ -39,7 +39,7 @@ def test_block_starts_are_where_that_many_slots_are_free_side_by_side(free: int,
 
 @given(plants(), st.lists(st.tuples(demands(), st.booleans()), max_size=40), st.sampled_from([BY_COST, TUNED]))
 def test_no_slot_is_ever_given_twice(
-    routes: Routes, wanted: list[tuple[tuple[str, str, float], bool]], order: Order
+    routes: CandidateRoutes, wanted: list[tuple[tuple[str, str, float], bool]], order: Order
 ) -> None:
     spectrum, standing = Spectrum(routes), []
     for (source, destination, rate_gbps), then_leave in wanted:
@@ -65,7 +65,7 @@ def test_no_slot_is_ever_given_twice(
 
 
 @given(plants(), st.data())
-def test_the_best_of_all_routes_that_fit_is_taken(routes: Routes, data: st.DataObject) -> None:
+def test_the_best_of_all_routes_that_fit_is_taken(routes: CandidateRoutes, data: st.DataObject) -> None:
     spectrum = Spectrum(routes)
     spectrum.free = [data.draw(st.integers(0, GRID.all_free)) for _ in routes.link_names]
     order = Order(data.draw(st.sampled_from([0.0, 0.1, 1.0])), data.draw(st.sampled_from([0.0, 0.5, 2.0])))
@@ -104,4 +104,4 @@ def test_the_format_with_most_bits_that_reaches_is_chosen() -> None:
 
 def test_routes_are_sorted_by_length_or_hops_only() -> None:
     with pytest.raises(ValueError, match="length or hops"):
-        Routes({("a", "b"): 1.0}, 1, by="colour")
+        CandidateRoutes({("a", "b"): 1.0}, 1, by="colour")

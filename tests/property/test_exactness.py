@@ -23,10 +23,10 @@ from trainer.data.dataset import batch_places
 from trainer.errors import ProtocolError
 from trainer.models.averaging import average
 from trainer.models.blocks import Mean, Residual, Tokens, convolution, convolution_1d, encoder, perceptron
-from trainer.models.optimizer import OptimizerName, OptimizerRecipe
+from trainer.models.optimizer import OptimizerConfig, OptimizerName
 from trainer.models.rng import RandomStream
-from trainer.models.split_model import CloudHalf, EdgeHalf, MiddleHalf
-from trainer.models.stage import Part, split_evenly
+from trainer.models.split_model import ClientModel, MiddleModel, ServerModel
+from trainer.models.stage import Stage, split_evenly
 from trainer.models.zoo import MODELS, build_layers
 
 torch.set_num_threads(1)  # as cloud and edges do; for models this small, threads only wait for each other
@@ -90,7 +90,7 @@ class Job:
 
     model: Model
     cuts: list[list[int]]
-    recipe: OptimizerRecipe
+    recipe: OptimizerConfig
     sizes: list[int]
     batch: int
     micro: int
@@ -120,10 +120,10 @@ class Pair:
         layers, cut = job.model.layers(), job.cuts[0][edge]
         own, theirs = copy.deepcopy(layers), copy.deepcopy(layers)
         self.count, self.name = len(layers), f"edge{edge}"
-        self.edge = EdgeHalf(Part(own, 0, cut, job.recipe), job.tail)
+        self.edge = ClientModel(Stage(own, 0, cut, job.recipe), job.tail)
         last = len(layers) if job.tail is None else job.tail
-        part = Part(theirs, cut, last, job.recipe)
-        self.cloud: CloudHalf | MiddleHalf = CloudHalf(part) if job.tail is None else MiddleHalf(part)
+        part = Stage(theirs, cut, last, job.recipe)
+        self.cloud: ServerModel | MiddleModel = ServerModel(part) if job.tail is None else MiddleModel(part)
 
     def move(self, cut: int) -> None:
         to_cloud = self.edge.move(cut, copy.deepcopy(self.cloud.leaving(cut)))
@@ -134,7 +134,7 @@ class Pair:
         streams = [RandomStream(7, self.name, number, step, micro) for micro in range(len(pieces))]
         segments = [self.edge.forward(inputs[one], stream) for one, stream in zip(pieces, streams, strict=True)]
         for micro, (one, stream) in enumerate(zip(pieces, streams, strict=True)):
-            if isinstance(self.cloud, CloudHalf):
+            if isinstance(self.cloud, ServerModel):
                 gradient, _ = self.cloud.train(segments[micro], labels[one], len(labels), stream)
             else:
                 assert self.edge.tail is not None
@@ -235,7 +235,7 @@ def jobs(draw: st.DrawFn) -> Job:
     return Job(
         model=model,
         cuts=draw(st.lists(st.lists(cut, min_size=EDGES, max_size=EDGES), min_size=1, max_size=4)),
-        recipe=OptimizerRecipe(optimizer, learning_rate=0.02, weight_decay=draw(st.sampled_from([0.0, 0.05]))),
+        recipe=OptimizerConfig(optimizer, learning_rate=0.02, weight_decay=draw(st.sampled_from([0.0, 0.05]))),
         sizes=draw(st.lists(st.integers(2, 17), min_size=EDGES, max_size=EDGES)),
         batch=draw(st.integers(1, 9)),
         micro=draw(st.integers(1, 4)),
@@ -249,7 +249,7 @@ def test_split_training_equals_unsplit_federated_averaging(job: Job) -> None:
     assert_same(train_split(job), train_whole(job))
 
 
-MOMENTUM = OptimizerRecipe("momentum", learning_rate=0.02)
+MOMENTUM = OptimizerConfig("momentum", learning_rate=0.02)
 
 
 @pytest.mark.parametrize("protected", [False, True], ids=["labels-travel", "labels-protected"])
@@ -265,12 +265,12 @@ def test_every_model_of_the_zoo_is_trained_exactly(name: str, protected: bool) -
 
 def test_forgetting_the_optimizer_state_at_a_move_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(SMALL["cnn"], [[1, 1], [3, 3], [1, 1]], MOMENTUM, [8, 8], 4, 2)
-    export = Part.export_layers
+    export = Stage.export_layers
 
-    def without_state(self: Part, first: int, last: int) -> dict[str, Tensor]:
+    def without_state(self: Stage, first: int, last: int) -> dict[str, Tensor]:
         return {name: value for name, value in export(self, first, last).items() if ".state." not in name}
 
-    monkeypatch.setattr(Part, "export_layers", without_state)
+    monkeypatch.setattr(Stage, "export_layers", without_state)
     assert differ(train_split(job), train_whole(job))
 
 
@@ -348,7 +348,7 @@ def test_the_penalty_of_layers_on_the_edge_is_not_lost() -> None:
     """With no gradient at all, what is left of L2 regularization is the penalty."""
     layer = nn.Linear(4, 3).double()
     before = layer.weight.detach().clone()
-    half = EdgeHalf(Part([layer], 0, 1, OptimizerRecipe("sgd", learning_rate=0.1, weight_decay=0.5)))
+    half = ClientModel(Stage([layer], 0, 1, OptimizerConfig("sgd", learning_rate=0.1, weight_decay=0.5)))
     segment = half.forward(torch.ones(2, 4, dtype=torch.float64), RandomStream(1, "edge1", 1, 0, 0))
     half.backward(0, torch.zeros_like(segment))
     half.step()

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from trainer.errors import ConnectionLostError, ProtocolError
 from trainer.protocol import framing
-from trainer.protocol.messages import MESSAGES, Collected, Message, Ping, Segment
+from trainer.protocol.messages import MESSAGES, Message, ModelUpdate, Ping, Segment
 from trainer.transport.connection import Connection
 
-LIMITS = framing.Limits(header_bytes=4096, payload_bytes=65_536)
+LIMITS = framing.FrameLimits(header_bytes=4096, payload_bytes=65_536)
 few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -113,7 +113,7 @@ def test_no_header_does_worse_than_a_protocol_error(kind: int, header: object, p
 @few
 @given(st.binary(max_size=400), st.lists(st.integers(1, 50), max_size=8))
 def test_no_bytes_on_a_socket_do_worse_than_a_protocol_error(data: bytes, pieces: list[int]) -> None:
-    start = pack(Collected(), 1, {"t": torch.zeros(4)})
+    start = pack(ModelUpdate(), 1, {"t": torch.zeros(4)})
     got, _ = frames(start + data, pieces)
     assert len(got) == 1
 

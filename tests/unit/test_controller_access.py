@@ -16,7 +16,7 @@ from controller.api.app import create_app
 from controller.domain.reservation import Flow, Match, Requirement
 from controller.errors import Forbidden, QuotaExceeded, StartError, Unauthorized
 from controller.runtime.listen_address import check_near
-from controller.runtime.stores import open_books
+from controller.runtime.stores import open_stores
 from controller.runtime.token_command import command
 from controller.security.access import ANYBODY, Caller, Quota, Scope, check_quota, is_near, require, wanted_by
 from controller.security.audit import DAY_S, Audit, Entry
@@ -161,7 +161,7 @@ def test_the_audit_log_of_the_last_day_only_grows(tmp_path: Path) -> None:
 
 def test_what_is_older_than_it_is_to_be_kept_leaves_the_audit_log_of_this_map(tmp_path: Path) -> None:
     url, now_s = f"sqlite:///{tmp_path}/ledger.db", time.time()
-    books, other = open_books(url, "pair", audit_days=30), Audit(url, "metro")
+    books, other = open_stores(url, "pair", audit_days=30), Audit(url, "metro")
     for days in (31, 29, 0):
         books.audit.write(entry(now_s - days * DAY_S))
         other.write(entry(now_s - days * DAY_S))
@@ -183,7 +183,7 @@ def test_the_old_end_of_a_long_audit_log_goes_bit_by_bit(tmp_path: Path) -> None
 
 
 def test_the_caretaker_drops_what_is_old_and_goes_on_if_that_fails(tmp_path: Path) -> None:
-    books = open_books(f"sqlite:///{tmp_path}/ledger.db", "pair")
+    books = open_stores(f"sqlite:///{tmp_path}/ledger.db", "pair")
     books.audit.write(entry(time.time() - 91 * DAY_S))
 
     def fail(_: float) -> None:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from controller.admission.admission import Admitted, Rejected, Request, decide
-from controller.booking.calendar import Booking, Bookings
+from controller.booking.calendar import Booking, Calendar
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import LIVE, TRANSITIONS, Flow, Match, Requirement, Reservation, State
 from controller.errors import FlowInUse, LatencyNotMet, NoCapacity, NoPath, UnknownHost
@@ -32,9 +32,9 @@ def reservation(identity: str, admitted: Admitted) -> Reservation:
 
 
 def admit(
-    network: Network, flows: Iterable[Flow], bookings: Bookings | None = None, standing: Iterable[Reservation] = ()
+    network: Network, flows: Iterable[Flow], bookings: Calendar | None = None, standing: Iterable[Reservation] = ()
 ) -> Admitted:
-    decision = decide(network, bookings or Bookings(), tuple(standing), Request("r-1", 1, tuple(flows)), 0.0)
+    decision = decide(network, bookings or Calendar(), tuple(standing), Request("r-1", 1, tuple(flows)), 0.0)
     assert isinstance(decision, Admitted), decision
     return decision
 
@@ -42,11 +42,11 @@ def admit(
 def refuse(
     network: Network,
     flows: Iterable[Flow],
-    bookings: Bookings | None = None,
+    bookings: Calendar | None = None,
     standing: Iterable[Reservation] = (),
     down: frozenset[str] = frozenset(),
 ) -> Rejected:
-    decision = decide(network, bookings or Bookings(), tuple(standing), Request("r-2", 1, tuple(flows)), 0.0, down)
+    decision = decide(network, bookings or Calendar(), tuple(standing), Request("r-2", 1, tuple(flows)), 0.0, down)
     assert isinstance(decision, Rejected), decision
     return decision
 
@@ -201,7 +201,7 @@ def test_a_burst_below_one_frame_is_raised_to_one_frame() -> None:
 
 def test_bookings_know_the_highest_moment_of_a_window() -> None:
     first, second = Booking("r-1", "a", "x->y", 10, 0, 10), Booking("r-2", "b", "x->y", 20, 5, 15)
-    calendar = Bookings().adding([first, second, Booking("r-3", "c", "x->y", 5, 20)])
+    calendar = Calendar().adding([first, second, Booking("r-3", "c", "x->y", 5, 20)])
     assert calendar.reserved_bps("x->y", 0, 5) == 10
     assert calendar.reserved_bps("x->y", 0) == 30
     assert calendar.reserved_bps("x->y", 10, 20) == 20

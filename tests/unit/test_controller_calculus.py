@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from controller.booking.peak_load import Activity
-from controller.calculus.busy_period import Crossing, waiting
+from controller.calculus.busy_period import CrossFlow, waiting
 from controller.calculus.curves import Server
 from controller.calculus.delays import Delays
 from controller.calculus.fixed_point import NoBound, Stream
@@ -48,8 +48,8 @@ def test_bursts_that_grow_faster_round_a_ring_than_it_serves_have_no_bound_and_t
         Delays(servers, {i: tight[i] for i in range(1, 5)}).changed({0: tight[0]})
 
 
-def crossing(burst_bits: float, rate_bps: float, start_s: float, end_s: float) -> Crossing:
-    return Crossing(Activity(start_s, end_s), str(start_s), None, burst_bits, rate_bps, 0.0)
+def crossing(burst_bits: float, rate_bps: float, start_s: float, end_s: float) -> CrossFlow:
+    return CrossFlow(Activity(start_s, end_s), str(start_s), None, burst_bits, rate_bps, 0.0)
 
 
 def test_a_burst_that_is_gone_still_delays_by_what_came_behind_it() -> None:

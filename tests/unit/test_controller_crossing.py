@@ -9,7 +9,7 @@ from itertools import combinations, pairwise, product
 import pytest
 
 from controller.admission.admission import Admitted, Request, decide
-from controller.booking.calendar import Bookings
+from controller.booking.calendar import Calendar
 from controller.dataplane.entries import OUR_GROUPS
 from controller.dataplane.lightpath_entries import TURNS, failover
 from controller.dataplane.pipeline import wanted_states
@@ -37,7 +37,7 @@ def reservation(
         Flow(f"f{port}", "edge1", "cloud", Match("udp", port, 7800), Requirement(500_000, protection=protection))
         for port in range(first_port, first_port + flows)
     )
-    decision = decide(WAVES, Bookings(), (), Request(f"r-{first_port:08x}", 1, wanted), 0.0)
+    decision = decide(WAVES, Calendar(), (), Request(f"r-{first_port:08x}", 1, wanted), 0.0)
     assert isinstance(decision, Admitted)
     (like,) = {each.lightpaths for each in decision.placements}
     path = tuple(in_light(like[0], tuple(part.split())) for part in row.split(","))

@@ -8,9 +8,9 @@ import pytest
 
 from controller.admission.admission import Admitted, Rejected, Request, decide
 from controller.admission.counter_offer import decide_or_advise
-from controller.admission.live_reservations import Standing
-from controller.admission.restoration import survive
-from controller.booking.calendar import Bookings
+from controller.admission.live_reservations import LiveReservations
+from controller.admission.restoration import restore
+from controller.booking.calendar import Calendar
 from controller.domain.network import Network, network_from_map
 from controller.domain.path import spans_of
 from controller.domain.reservation import Backup, Flow, Match, Placement, Protection, Requirement, Reservation, State
@@ -37,9 +37,9 @@ def flow(number: int, protection: Protection, backup: Backup) -> Flow:
     return Flow(f"f{number}", "edge1", "cloud", Match("udp", number, 1), requirement)
 
 
-class Calendar:
+class Admissions:
     def __init__(self, where: Network) -> None:
-        self.network, self.bookings, self.standing = where, Bookings(), Standing(where)
+        self.network, self.bookings, self.standing = where, Calendar(), LiveReservations(where)
 
     def reserve(self, number: int, protection: Protection, backup: Backup = "shared") -> Admitted | Rejected:
         request = Request(f"r-{number}", 1, (flow(number, protection, backup),))
@@ -52,7 +52,7 @@ class Calendar:
     def fail(self, *spans: str) -> None:
         """Exactly these are down now."""
         down = frozenset("->".join(ends) for span in spans for ends in (span, span[::-1]))
-        after = survive(self.network, self.bookings, self.standing, 1.0, down)
+        after = restore(self.network, self.bookings, self.standing, 1.0, down)
         self.bookings, self.standing = after.bookings, after.standing
 
     def running(self) -> list[Reservation]:
@@ -65,7 +65,7 @@ def test_a_duct_with_one_span_is_no_shared_risk() -> None:
 
 @pytest.mark.parametrize(("protection", "around"), [("link_disjoint", "y"), ("duct_disjoint", "z")])
 def test_only_who_asks_is_kept_out_of_the_duct(protection: Protection, around: str) -> None:
-    decision = Calendar(network(trench="ax dy")).reserve(1, protection)
+    decision = Admissions(network(trench="ax dy")).reserve(1, protection)
     assert isinstance(decision, Admitted)
     placed = decision.placements[0]
     assert placed.path == ("edge1", "a", "x", "d", "cloud")
@@ -73,7 +73,7 @@ def test_only_who_asks_is_kept_out_of_the_duct(protection: Protection, around: s
 
 
 def test_without_two_ways_in_different_ducts_it_is_refused_and_told_so() -> None:
-    decision = Calendar(network(trench="ax ay az")).reserve(1, "duct_disjoint")
+    decision = Admissions(network(trench="ax ay az")).reserve(1, "duct_disjoint")
     assert isinstance(decision, Rejected)
     assert decision.error.code == "no_disjoint_path"
     assert decision.error.detail == "f1: no two paths from edge1 to cloud without a common span or duct are up."
@@ -81,19 +81,19 @@ def test_without_two_ways_in_different_ducts_it_is_refused_and_told_so() -> None
 
 def test_a_search_that_takes_too_long_is_given_up_and_a_refusal_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("controller.routing.srlg_disjoint.SOLVE_LIMIT_S", 0.0)
-    refused = Calendar(network(trench="ax ay az")).reserve(1, "duct_disjoint")
+    refused = Admissions(network(trench="ax ay az")).reserve(1, "duct_disjoint")
     assert isinstance(refused, Rejected)
     assert refused.error.code == "no_disjoint_path"
     assert refused.error.detail == (
         "f1: no two paths from edge1 to cloud without a common span or duct were found in 3 s; there may be some."
     )
-    found = Calendar(network(trench="ax dy")).reserve(1, "duct_disjoint")
+    found = Admissions(network(trench="ax dy")).reserve(1, "duct_disjoint")
     assert isinstance(found, Admitted), "the pairs among the shortest paths are looked at all the same"
     assert placed_over(found.placements[0]) == ("x", "z")
 
 
 def test_what_is_offered_instead_is_the_next_best_protection() -> None:
-    calendar = Calendar(network(trench="ax ay az"))
+    calendar = Admissions(network(trench="ax ay az"))
     request = Request("r-1", 1, (flow(1, "duct_disjoint", "dedicated"),))
     refused = decide_or_advise(calendar.network, calendar.bookings, calendar.standing, request, 0.0)
     assert isinstance(refused, Rejected)
@@ -104,7 +104,7 @@ def test_what_is_offered_instead_is_the_next_best_protection() -> None:
 
 
 def test_when_no_pair_in_different_ducts_is_left_a_flow_gets_one_in_different_spans_until_there_is() -> None:
-    calendar = Calendar(network(trench="ax ay"))
+    calendar = Admissions(network(trench="ax ay"))
     decision = calendar.reserve(1, "duct_disjoint")
     assert isinstance(decision, Admitted)
     assert [placed_over(decision.placements[0])[0], placed_over(decision.placements[0])[1]] == ["x", "z"]
@@ -130,7 +130,7 @@ def placed_over(placement: Placement) -> tuple[str, str]:
 
 def test_backups_that_one_duct_needs_together_are_not_shared() -> None:
     """f1 goes over x and f2 over z, both back up over y, which has room for one of them."""
-    apart, together = Calendar(network()), Calendar(network(trench="dx dz"))
+    apart, together = Admissions(network()), Admissions(network(trench="dx dz"))
     for calendar in (apart, together):
         first = calendar.reserve(1, "link_disjoint")
         assert isinstance(first, Admitted)
@@ -144,7 +144,7 @@ def test_backups_that_one_duct_needs_together_are_not_shared() -> None:
 @pytest.mark.parametrize("which", [1, 2])
 def test_a_dedicated_backup_is_shared_with_nobody(which: int) -> None:
     """As above with no duct: whichever of the two wants it for itself, the second does not fit."""
-    calendar = Calendar(network())
+    calendar = Admissions(network())
     for number in (1, 2):
         decision = calendar.reserve(number, "link_disjoint", "dedicated" if number == which else "shared")
     assert isinstance(decision, Rejected)
@@ -152,11 +152,11 @@ def test_a_dedicated_backup_is_shared_with_nobody(which: int) -> None:
 
 
 def test_a_protected_flow_survives_its_whole_duct_and_goes_back() -> None:
-    calendar = Calendar(network(trench="ax dx dy"))
+    calendar = Admissions(network(trench="ax dx dy"))
     decision = calendar.reserve(1, "duct_disjoint")
     assert isinstance(decision, Admitted)
     cut = frozenset({"a->x", "x->a", "d->x", "x->d", "d->y", "y->d"})
-    after = survive(calendar.network, calendar.bookings, calendar.standing, 1.0, cut)
+    after = restore(calendar.network, calendar.bookings, calendar.standing, 1.0, cut)
     (moved,) = after.changed
     assert (moved.state, moved.reason) == (State.ACTIVE, "f1 runs on its backup path.")
     assert moved.placements == tuple(replace(each) for each in decision.placements)

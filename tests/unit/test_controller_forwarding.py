@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from controller.admission.admission import Admitted, Request, decide
-from controller.booking.calendar import Bookings
+from controller.booking.calendar import Calendar
 from controller.dataplane.entries import (
     BASE_COOKIE,
     COOKIE_TAG,
@@ -33,7 +33,7 @@ METRO = network_from_map(load_map("metro"))
 
 def reservation(number: int = 1, *flows: Flow, version: int = 1) -> Reservation:
     wanted = flows or (flow(),)
-    decision = decide(METRO, Bookings(), (), Request(f"r-{number:08x}", version, wanted), 0.0)
+    decision = decide(METRO, Calendar(), (), Request(f"r-{number:08x}", version, wanted), 0.0)
     assert isinstance(decision, Admitted)
     return Reservation(f"r-{number:08x}", number, version, "test", State.ACTIVE, 60, 0, 60, decision.placements)
 

@@ -22,7 +22,7 @@ from controller.dataplane.southbound import ChangesByNumber, Pause
 from controller.domain.reservation import Flow, Match, Requirement
 from controller.errors import NoCapacity, SwitchTimeout
 from controller.security.audit import Audit
-from controller.service.requests import Asked
+from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.database import engine_of
 from controller.storage.ledger import Ledger
@@ -78,9 +78,9 @@ def service(url: str, switches: PatientSwitches) -> Iterator[Service]:
     running.stop()
 
 
-def asked(number: int, rate_bps: int = RATE_BPS) -> Asked:
+def asked(number: int, rate_bps: int = RATE_BPS) -> ReservationSpec:
     flow = Flow(f"f{number}", "edge1", "cloud", Match("udp", 10_000 + number, 7800), Requirement(rate_bps, 9014))
-    return Asked("test", "public", 60.0, (flow,))
+    return ReservationSpec("test", "public", 60.0, (flow,))
 
 
 def on_their_way(service: Service, switches: PatientSwitches, count: int) -> list[Future[Any]]:

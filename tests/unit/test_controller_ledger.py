@@ -11,8 +11,8 @@ import pytest
 from controller import failpoints
 from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, State
 from controller.errors import StartError
-from controller.failpoints import Step, watch
-from controller.storage.ledger import Ledger, RepeatKey
+from controller.failpoints import FailPoint, on_failpoint
+from controller.storage.ledger import IdempotencyKey, Ledger
 
 OLD_RECORD = """{"id":"r-0000002a","number":42,"version":3,"owner":"cloud","state":"active","lease_s":60.0,
 "created_at_s":1.0,"expires_at_s":61.0,"placements":[{"flow":{"name":"edge1-up","source":"edge1","destination":"cloud",
@@ -37,7 +37,7 @@ def test_a_ledger_from_before_there_were_revisions_is_taken_over(tmp_path: Path)
         )
         old.execute("INSERT INTO reservations VALUES (?, ?, ?, ?)", ("r-0000002a", "pair", "active", OLD_RECORD))
     old.close()
-    repeat = RepeatKey("public", "key", "digest")
+    repeat = IdempotencyKey("public", "key", "digest")
     for _ in range(2):  # and opened again
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")
         (found,) = ledger.live()
@@ -62,14 +62,14 @@ def test_a_ledger_from_a_later_version_is_refused(tmp_path: Path) -> None:
 def test_a_reservation_and_its_answer_are_written_together_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(step: Step) -> None:
-        if step is Step.RECORDING:
+    def fail(step: FailPoint) -> None:
+        if step is FailPoint.RECORDING:
             raise OSError("the disk is full")
 
     monkeypatch.setattr(failpoints, "_watchers", [])
-    watch(fail)
+    on_failpoint(fail)
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")
-    repeat = RepeatKey("public", "key", "digest")
+    repeat = IdempotencyKey("public", "key", "digest")
     with pytest.raises(OSError, match="disk is full"):
         ledger.write(reservation(), answers={reservation().id: repeat})
     assert (ledger.live(), ledger.answer(repeat)) == ([], None)
@@ -78,11 +78,11 @@ def test_a_reservation_and_its_answer_are_written_together_or_not_at_all(
 
 def test_answers_are_kept_as_they_were_given_and_for_a_time(tmp_path: Path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")
-    repeat = RepeatKey("public", "key", "digest")
+    repeat = IdempotencyKey("public", "key", "digest")
     ledger.write(reservation(), answers={reservation().id: repeat}, now_s=100.0)
     ledger.write(reservation(state=State.RELEASED))
     assert ledger.answer(repeat) == ("digest", reservation())
-    assert ledger.answer(RepeatKey("other", "key", "digest")) is None
+    assert ledger.answer(IdempotencyKey("other", "key", "digest")) is None
     assert ledger.find("r-00000001") == reservation(state=State.RELEASED)
     assert ledger.live() == []
     ledger.forget_answers(101.0)

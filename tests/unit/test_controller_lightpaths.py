@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 
 from controller.admission.admission import Admitted, Rejected, Request, decide
-from controller.admission.counter_offer import Circumstances, fits_at_s, offer
-from controller.admission.live_reservations import Standing
+from controller.admission.counter_offer import DecisionContext, fits_at_s, offer
+from controller.admission.live_reservations import LiveReservations
 from controller.admission.path_search import PathSearch
-from controller.admission.residual_capacity import Room
-from controller.booking.calendar import Bookings
-from controller.booking.flow_bookings import Lifetime, Sized
+from controller.admission.residual_capacity import ResidualCapacity
+from controller.booking.calendar import Calendar
+from controller.booking.flow_bookings import FlowBooker, SizedFlow
 from controller.dataplane.pipeline import best_effort_meter, wanted_states
 from controller.dataplane.southbound import ChangesByNumber, Pause
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Placement, Protection, Requirement, Reservation, State
 from controller.errors import NoSpectrum, Refused, SwitchRefused
 from controller.optical.inventory import overview
-from controller.optical.lightpath_design import is_possible, line_along
+from controller.optical.lightpath_design import design_lightpath, is_possible
 from controller.routing.coflow import Volume, shortest_common_transfer
-from controller.service.requests import Asked
+from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IN_MEMORY, Ledger
 from tests.unit.obedient import ObedientSwitches
@@ -55,7 +55,7 @@ class Story:
 
     def __init__(self, plan: Map = WAVES) -> None:
         self.network: Network = network_from_map(plan)
-        self.bookings = Bookings()
+        self.bookings = Calendar()
         self.reservations: dict[str, Reservation] = {}
         self._numbers = count(1)
 
@@ -68,8 +68,9 @@ class Story:
         decision = decide(self.network, self.bookings, tuple(self.reservations.values()), request, 0.0)
         if isinstance(decision, Rejected):
             assert isinstance(decision.error, Refused)
-            self.refused = Circumstances(
-                self.network, self.bookings, Standing.of(self.network, self.reservations.values()), 0.0, frozenset(),
+            self.refused = DecisionContext(
+                self.network, self.bookings, LiveReservations.of(self.network, self.reservations.values()), 0.0,
+                frozenset(),
                 self.calibration,
             ), request, decision.error  # fmt: skip
             return decision.error
@@ -82,7 +83,7 @@ class Story:
         self.reservations[made.id] = made
         return made
 
-    calibration = Standing.calibration
+    calibration = LiveReservations.calibration
 
     def placed(self, *flows: Flow, start_s: float | None = None, end_s: float = float("inf")) -> Placement:
         made = self.ask(*flows, start_s=start_s, end_s=end_s)
@@ -123,7 +124,7 @@ def test_an_empty_lightpath_is_gone_and_its_channel_free() -> None:
     story = Story()
     story.placed(flow())
     story.release("r-00000001")
-    assert (story.bookings.lightpaths(), story.bookings) == ({}, Bookings())
+    assert (story.bookings.lightpaths(), story.bookings) == ({}, Calendar())
     assert story.placed(flow("edge3")).lightpaths[0].first_slot == 0
 
 
@@ -155,9 +156,9 @@ def test_a_row_of_lit_lightpaths_is_taken_before_a_new_one() -> None:
 
 def test_light_that_does_not_get_through_is_regenerated_on_the_way() -> None:
     story = Story(stretched(14, channel_gbps=200.0))
-    assert line_along(story.network, STRAIGHT).rate_bps < 20_000_000, "too far for 16QAM"
+    assert design_lightpath(story.network, STRAIGHT).rate_bps < 20_000_000, "too far for 16QAM"
     far = Story(stretched(30))
-    assert not line_along(far.network, STRAIGHT).works
+    assert not design_lightpath(far.network, STRAIGHT).works
     lightpaths = far.placed(flow()).lightpaths
     assert len(lightpaths) > 1
     assert all(each.margin_db >= 0 for each in lightpaths)
@@ -176,7 +177,7 @@ def test_what_passes_through_a_regenerator_is_sent_on_there_and_nowhere_else() -
 def test_a_slower_format_takes_more_spectrum_on_the_flexible_grid_and_carries_less_on_the_fixed() -> None:
     near, far = (Story(stretched(factor, "flexible", 200.0)) for factor in (0.25, 14))
     fixed = Story(stretched(14, "fixed", 200.0))
-    lines = [line_along(each.network, STRAIGHT) for each in (near, far, fixed)]
+    lines = [design_lightpath(each.network, STRAIGHT) for each in (near, far, fixed)]
     assert [(line.modulation, line.width, line.rate_bps) for line in lines] == [
         ("DP-16QAM", 3, 20_000_000), ("DP-QPSK", 6, 20_000_000), ("DP-QPSK", 1, 10_000_000),
     ]  # fmt: skip
@@ -206,7 +207,7 @@ def test_a_span_too_long_for_any_format_is_out_of_reach_by_so_many_db() -> None:
     story = Story(stretched(60))
     error = story.ask(flow())
     assert isinstance(error, Refused)
-    line = line_along(story.network, ("r1", "r2"))
+    line = design_lightpath(story.network, ("r1", "r2"))
     assert (error.code, error.facts["link"]) == ("out_of_reach", "r1->r2")
     assert error.facts["missing_db"] == -line.margin_db > 0
     assert fits_at_s(*story.refused) is None
@@ -214,8 +215,8 @@ def test_a_span_too_long_for_any_format_is_out_of_reach_by_so_many_db() -> None:
 
 def test_nothing_is_tried_for_a_group_of_which_light_does_not_reach_one() -> None:
     network = network_from_map(stretched(60))
-    room = Room(network, Bookings(), Lifetime(network.ducts, "r-1", 0.0))
-    flows = [Sized(each, 5_000_000, 9014) for each in (flow(), flow(), flow(protection="link_disjoint"))]
+    room = ResidualCapacity(network, Calendar(), FlowBooker(network.ducts, "r-1", 0.0))
+    flows = [SizedFlow(each, 5_000_000, 9014) for each in (flow(), flow(), flow(protection="link_disjoint"))]
     search = PathSearch(room, flows, None, frozenset())
     assert list(search.assignments()) == []
     assert search.steps == 0
@@ -224,7 +225,7 @@ def test_nothing_is_tried_for_a_group_of_which_light_does_not_reach_one() -> Non
 
 def test_a_transfer_is_quoted_no_more_than_a_lightpath_carries() -> None:
     network = network_from_map(WAVES)
-    quote = shortest_common_transfer(network, Bookings(), [Volume("a", "edge1", "cloud", 1_900_000)], 0.0)
+    quote = shortest_common_transfer(network, Calendar(), [Volume("a", "edge1", "cloud", 1_900_000)], 0.0)
     assert (quote.quotes[0].rate_bps, quote.transfer_ms, quote.bottleneck) == (MOST_BPS, 800.0, "r1->r2")
 
 
@@ -313,15 +314,15 @@ def mixed() -> Map:
     return replace(plan, links=slower)
 
 
-def broken_up(service: Service, wide_bps: int = 15_000_000) -> Asked:
+def broken_up(service: Service, wide_bps: int = 15_000_000) -> ReservationSpec:
     """Every second block of three slots behind r2 is lit; what is asked then needs six."""
     made = [service.reserve(asked(flow(source, 9_000_000)))[0] for source in ("edge1", "edge2", "edge1")]
     service.release(made[0].id)
     return asked(flow("edge3", wide_bps))
 
 
-def asked(*flows: Flow) -> Asked:
-    return Asked("test", "public", 60.0, flows)
+def asked(*flows: Flow) -> ReservationSpec:
+    return ReservationSpec("test", "public", 60.0, flows)
 
 
 @pytest.fixture

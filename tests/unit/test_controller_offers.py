@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from controller.admission.admission import Admitted, Rejected, Request, decide
-from controller.admission.counter_offer import decide_or_advise
-from controller.admission.live_reservations import Standing
-from controller.booking.calendar import Bookings
+from controller.admission.counter_offer import decide_with_offer
+from controller.admission.live_reservations import LiveReservations
+from controller.booking.calendar import Calendar
 from controller.domain.network import network_from_map
 from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
 from controller.errors import Refused
@@ -23,13 +23,13 @@ def flow(name: str, source: str = "edge1", **needed: object) -> Flow:
 
 def advice(*wanted: Flow, held: Flow | None = None, until_s: float | None = None) -> dict[str, object]:
     """The facts of a refusal beside one reservation that holds something."""
-    bookings, standing = Bookings(), Standing(PAIR)
+    bookings, standing = Calendar(), LiveReservations(PAIR)
     if held is not None:
         first = decide(PAIR, bookings, standing, Request("r-1", 1, (held,), None, until_s or float("inf")), 0.0)
         assert isinstance(first, Admitted)
         new = Reservation("r-1", 1, 1, "test", State.ACTIVE, 60, 0, 60, first.placements, end_at_s=until_s)
         bookings, standing = first.bookings, first.after.having(new)
-    decision = decide_or_advise(PAIR, bookings, standing, Request("r-2", 1, wanted), 0.0)
+    decision = decide_with_offer(PAIR, bookings, standing, Request("r-2", 1, wanted), 0.0)
     assert isinstance(decision, Rejected) and isinstance(decision.error, Refused)
     assert "offer" not in decision.error.facts
     decision.error.advise()

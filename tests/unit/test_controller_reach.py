@@ -8,7 +8,7 @@ import pytest
 
 from controller.domain.network import network_from_map
 from controller.optical import transmission_quality
-from controller.optical.lightpath_design import know_fibres, line_along
+from controller.optical.lightpath_design import design_lightpath, precompute_fibres
 from controller.optical.transmission_quality import FORMATS, SYSTEM_MARGIN_DB, Quality, quality
 from tests.light import working
 from topologies.loader import load_map
@@ -53,8 +53,8 @@ def test_a_route_without_length_is_refused(lengths_km: tuple[float, ...]) -> Non
 
 def test_when_the_fibres_are_known_no_route_waits_for_gnpy(monkeypatch: pytest.MonkeyPatch) -> None:
     network = network_from_map(load_map("waves"))
-    know_fibres(network)
+    precompute_fibres(network)
     quality.cache_clear()
     monkeypatch.setattr(transmission_quality, "_propagate", None)
     ways = [("r1", "r2"), ("r1", "r2", "r3"), ("r1", "r6", "r5")]
-    assert all(line_along(network, way).works for way in ways)
+    assert all(design_lightpath(network, way).works for way in ways)

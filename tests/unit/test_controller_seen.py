@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from controller.api.middleware.concurrency import Desk, Lane, Limits
+from controller.api.middleware.concurrency import ConcurrencyLimit, RequestExecutor, ServiceLimits
 from controller.dataplane.southbound import MeterCounter
 from controller.domain.events import Installed, LinkChanged, Reconciled, ReservationChanged, ServiceEvent, SwitchChanged
 from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
 from controller.errors import Overloaded, TooManyRequests
-from controller.service.requests import Asked
+from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IN_MEMORY, Ledger
 from controller.telemetry import event_stream
-from controller.telemetry.event_stream import KEPT, Stream
+from controller.telemetry.event_stream import KEPT, EventStream
 from controller.telemetry.meter_monitor import MeterWatch
 from controller.telemetry.metrics import Metrics
 from tests.unit.obedient import PAIR, ObedientSwitches
@@ -32,7 +32,9 @@ def changed(state: State, tenant: str = "lab") -> ReservationChanged:
     return ReservationChanged(Reservation("r-1", 1, 1, "cloud", state, *times, (), "Down.", tenant=tenant))
 
 
-async def read(stream: Stream, wanted: int, last: str | None = None, tenants: str = "lab") -> list[tuple[str, ...]]:
+async def read(
+    stream: EventStream, wanted: int, last: str | None = None, tenants: str = "lab"
+) -> list[tuple[str, ...]]:
     """The first events: (id, kind, data), ids without their era."""
     found: list[tuple[str, ...]] = []
     following: AsyncIterator[str] = stream.follow(last, lambda tenant: tenant in tenants.split())
@@ -47,7 +49,7 @@ async def read(stream: Stream, wanted: int, last: str | None = None, tenants: st
 
 def test_events_come_in_order_and_those_of_other_tenants_do_not() -> None:
     async def story() -> list[tuple[str, ...]]:
-        stream = Stream()
+        stream = EventStream()
         reading = asyncio.create_task(read(stream, 4))
         await asyncio.sleep(0)
         stream.hear(LinkChanged("a->b", up=False))
@@ -67,7 +69,7 @@ def test_events_come_in_order_and_those_of_other_tenants_do_not() -> None:
 
 def test_a_violation_is_told_once_when_a_promise_breaks() -> None:
     async def story() -> list[tuple[str, ...]]:
-        stream = Stream()
+        stream = EventStream()
         reading = asyncio.create_task(read(stream, 6))
         await asyncio.sleep(0)
         for state in (State.ACTIVE, State.DEGRADED, State.DEGRADED, State.ACTIVE, State.DEGRADED):
@@ -79,7 +81,7 @@ def test_a_violation_is_told_once_when_a_promise_breaks() -> None:
 
 
 def test_a_listener_goes_on_where_it_was() -> None:
-    stream = Stream()
+    stream = EventStream()
     for number in range(3):
         stream.publish("link", {"number": number})
     era = stream._era
@@ -89,7 +91,7 @@ def test_a_listener_goes_on_where_it_was() -> None:
 
 @pytest.mark.parametrize("last", ["0-1", "ERA-1", "ERA-999999", "nonsense", "ERA-" + "9" * 50])
 def test_a_listener_is_told_when_events_are_gone(last: str) -> None:
-    stream = Stream()
+    stream = EventStream()
     for number in range(KEPT + 5):
         stream.publish("link", {"number": number})
     found = asyncio.run(read(stream, 2, last.replace("ERA", stream._era)))
@@ -98,7 +100,7 @@ def test_a_listener_is_told_when_events_are_gone(last: str) -> None:
 
 def test_a_slow_listener_holds_up_nobody_and_is_told_what_it_missed() -> None:
     async def story() -> list[str]:
-        stream = Stream()
+        stream = EventStream()
         slow = stream.follow(None, lambda _tenant: True)
         first = await anext(slow)
         for number in range(10 * KEPT):
@@ -114,7 +116,7 @@ def test_a_silent_stream_is_kept_open_and_ends_when_the_process_does(monkeypatch
     monkeypatch.setattr(event_stream, "HEARTBEAT_S", 0.01)
 
     async def story() -> list[str]:
-        stream = Stream()
+        stream = EventStream()
         texts = []
         async for text in stream.follow(None, lambda _tenant: True):
             texts.append(text)
@@ -180,7 +182,7 @@ class Counting(ObedientSwitches):
 
 
 def test_drops_at_meters_are_counted_once_and_told() -> None:
-    switches, stream = Counting(), Stream()
+    switches, stream = Counting(), EventStream()
     service = Service(PAIR, switches, Ledger(IN_MEMORY, "pair"))
     service.start()
     try:
@@ -189,7 +191,7 @@ def test_drops_at_meters_are_counted_once_and_told() -> None:
         metrics = Metrics(service)
         watch = MeterWatch(service, metrics, stream)
         flow = Flow("up", "edge1", "cloud", Match("tcp", 1, 2), Requirement(min_bandwidth_bps=1_000_000))
-        service.reserve(Asked("cloud", "lab", 60.0, (flow,)))
+        service.reserve(ReservationSpec("cloud", "lab", 60.0, (flow,)))
         counted = []
         for switches.dropped in (0, 5, 5, 7, 2):  # at last it came back empty
             watch.look()
@@ -203,7 +205,7 @@ def test_drops_at_meters_are_counted_once_and_told() -> None:
 
 
 def test_a_lane_takes_so_many_and_of_one_tenant_less() -> None:
-    lane = Lane("reads", Limits(at_once=2, waiting=2, per_tenant=3))
+    lane = ConcurrencyLimit("reads", ServiceLimits(at_once=2, waiting=2, per_tenant=3))
 
     def inside(*tenants: str) -> Any:
         if not tenants:
@@ -225,7 +227,7 @@ def test_changes_that_hang_do_not_hold_up_reads() -> None:
     released = threading.Event()
 
     async def story() -> str:
-        desk = Desk()
+        desk = RequestExecutor()
         limits = desk.writes.limits
         everybody = [str(number) for number in range(limits.at_once + limits.waiting)]
         hanging = [asyncio.create_task(desk.change(tenant, released.wait)) for tenant in everybody]
@@ -242,7 +244,7 @@ def test_changes_that_hang_do_not_hold_up_reads() -> None:
 
 
 def test_a_lane_counts_right_whoever_comes_and_goes() -> None:
-    lane = Lane("reads", Limits(at_once=4, waiting=0, per_tenant=4))
+    lane = ConcurrencyLimit("reads", ServiceLimits(at_once=4, waiting=0, per_tenant=4))
     most = 0
 
     def visit(number: int) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from controller.admission.admission import Admitted, Request, decide
-from controller.admission.live_reservations import Standing
-from controller.admission.restoration import Survival, survive
-from controller.booking.calendar import Bookings
+from controller.admission.live_reservations import LiveReservations
+from controller.admission.restoration import Restoration, restore
+from controller.booking.calendar import Calendar
 from controller.domain.network import network_from_map
 from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
 from topologies.loader import load_map
@@ -32,7 +32,7 @@ class Network:
     """Reservations made one after the other, and what becomes of them."""
 
     def __init__(self) -> None:
-        self.bookings, self.standing, self.now_s = Bookings(), Standing(METRO), 0.0
+        self.bookings, self.standing, self.now_s = Calendar(), LiveReservations(METRO), 0.0
 
     def reserve(self, number: int, *flows: Flow) -> Reservation:
         identity = f"r-{number}"
@@ -53,8 +53,8 @@ class Network:
         self.bookings, self.standing = decision.bookings, decision.after.having(changed)
         return changed
 
-    def fail(self, *spans: str) -> Survival:
-        after = survive(METRO, self.bookings, self.standing, self.now_s, both(*spans))
+    def fail(self, *spans: str) -> Restoration:
+        after = restore(METRO, self.bookings, self.standing, self.now_s, both(*spans))
         self.bookings, self.standing = after.bookings, after.standing
         for link in METRO.links.values():
             assert self.bookings.reserved_bps(link.name, self.now_s) <= link.reservable_bps

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, State
-from controller.security.tenant_usage import Held, Tally
+from controller.security.tenant_usage import TenantUsage, Usage
 
 
 def reservation(name: str, tenant: str, rate_bps: int) -> Reservation:
@@ -15,17 +15,17 @@ def reservation(name: str, tenant: str, rate_bps: int) -> Reservation:
 
 
 def test_a_tally_follows_every_reservation_to_its_end() -> None:
-    tally, first, second = Tally(), reservation("r-1", "lab", 1_000_000), reservation("r-2", "lab", 2_000_000)
+    tally, first, second = TenantUsage(), reservation("r-1", "lab", 1_000_000), reservation("r-2", "lab", 2_000_000)
     tally.change(None, first)
     tally.change(None, second)
     tally.change(None, reservation("r-3", "other", 5_000_000))
-    assert tally.of("lab") == Held(2, 3_000_000)
+    assert tally.of("lab") == Usage(2, 3_000_000)
     larger = reservation("r-1", "lab", 4_000_000)
     tally.change(first, larger)
-    assert tally.of("lab") == Held(2, 6_000_000)
+    assert tally.of("lab") == Usage(2, 6_000_000)
     ended = replace(larger, state=State.RELEASED)
     tally.change(larger, ended)
     tally.change(ended, ended)
-    assert tally.of("lab") == Held(1, 2_000_000)
+    assert tally.of("lab") == Usage(1, 2_000_000)
     tally.change(second, replace(second, state=State.EXPIRED))
-    assert (tally.of("lab"), tally.of("other")) == (Held(), Held(1, 5_000_000))
+    assert (tally.of("lab"), tally.of("other")) == (Usage(), Usage(1, 5_000_000))

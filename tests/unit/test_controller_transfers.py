@@ -9,8 +9,8 @@ from math import ceil, inf
 import pytest
 
 from controller.admission.admission import Admitted, Rejected, Request, decide
-from controller.admission.live_reservations import Standing
-from controller.booking.calendar import Bookings
+from controller.admission.live_reservations import LiveReservations
+from controller.booking.calendar import Calendar
 from controller.booking.transfer_rate import HEADROOM_SHARE, LATE_US, SLOW_SHARE, least_rate_bps
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, State, Window
@@ -32,11 +32,11 @@ def transfer(name: str, source: str = "edge1", port: int = 7801, **needed: objec
     return flow(name, source, port, **({"transfer_bytes": 1_000_000, "deadline_ms": 500.0} | needed))
 
 
-class Calendar:
+class Admissions:
     """Requests one after the other on a network."""
 
     def __init__(self, network: Network = PAIR) -> None:
-        self.network, self.bookings, self.standing, self.number = network, Bookings(), Standing(network), 0
+        self.network, self.bookings, self.standing, self.number = network, Calendar(), LiveReservations(network), 0
 
     def ask(self, *flows: Flow, start_s: float | None = None, end_s: float = inf) -> Admitted | Rejected:
         self.number += 1
@@ -62,7 +62,7 @@ class Calendar:
 
 
 def test_a_transfer_gets_the_least_rate_at_which_it_is_there_in_time() -> None:
-    placed = Calendar().placed(transfer("a"))[0]
+    placed = Admissions().placed(transfer("a"))[0]
     needed, latency_us = placed.flow.requirement, placed.accumulated_latency_us
     assert placed.reserved_bps == least_rate_bps(needed, latency_us, HEADROOM_SHARE)
     assert placed.completion_us == pytest.approx(8e12 / placed.reserved_bps + latency_us)
@@ -72,9 +72,9 @@ def test_a_transfer_gets_the_least_rate_at_which_it_is_there_in_time() -> None:
 
 
 def test_without_room_for_headroom_the_very_least_rate_will_do() -> None:
-    calendar = Calendar()
+    calendar = Admissions()
     # 76 Mb/s may be reserved: enough without headroom, not with it.
-    probe = Calendar().placed(flow("a", min_bandwidth_bps=76 * MBPS))[0]
+    probe = Admissions().placed(flow("a", min_bandwidth_bps=76 * MBPS))[0]
     size = round(75.5 * MBPS * (0.5 - probe.accumulated_latency_us / 1e6) / 8)
     placed = calendar.placed(transfer("a", transfer_bytes=size))[0]
     assert placed.reserved_bps == least_rate_bps(placed.flow.requirement, placed.accumulated_latency_us)
@@ -82,7 +82,7 @@ def test_without_room_for_headroom_the_very_least_rate_will_do() -> None:
 
 
 def test_later_flows_may_use_up_the_headroom_but_no_more() -> None:
-    calendar = Calendar()
+    calendar = Admissions()
     before = calendar.placed(transfer("a"))[0].completion_us
     calendar.placed(flow("b", "edge2", min_bandwidth_bps=10 * MBPS))
     first = calendar.standing.get("r-1")
@@ -95,7 +95,7 @@ def test_later_flows_may_use_up_the_headroom_but_no_more() -> None:
 
 
 def test_a_deadline_shorter_than_the_latency_is_refused_with_both() -> None:
-    refusal = Calendar().refusal(transfer("a", deadline_ms=2.0, transfer_bytes=100))
+    refusal = Admissions().refusal(transfer("a", deadline_ms=2.0, transfer_bytes=100))
     assert isinstance(refusal, LatencyNotMet)
     assert refusal.facts["limit_us"] == 2000
     assert "deadline is 2000 us" in refusal.detail
@@ -103,7 +103,7 @@ def test_a_deadline_shorter_than_the_latency_is_refused_with_both() -> None:
 
 def test_a_periodic_transfer_has_a_window_and_others_may_have_the_rest() -> None:
     """50 Mb/s in the first half of each second and 50 Mb/s in the second half fit through 76 Mb/s."""
-    calendar = Calendar()
+    calendar = Admissions()
     periodic = partial(transfer, transfer_bytes=3_000_000, period_ms=1200.0)
     first = calendar.placed(periodic("a"))[0]
     assert first.reserved_bps > 50 * MBPS
@@ -116,13 +116,13 @@ def test_a_periodic_transfer_has_a_window_and_others_may_have_the_rest() -> None
 
 
 def test_a_window_that_does_not_fit_its_period_is_no_request() -> None:
-    refusal = Calendar().refusal(transfer("a", period_ms=400.0))
+    refusal = Admissions().refusal(transfer("a", period_ms=400.0))
     assert isinstance(refusal, InvalidRequest)
     assert "500 ms" in refusal.detail and "400 ms" in refusal.detail
 
 
 def test_what_does_not_overlap_in_the_calendar_does_not_add_up() -> None:
-    calendar = Calendar()
+    calendar = Admissions()
     big = flow("a", min_bandwidth_bps=70 * MBPS)
     for start_s in (0, 10, 20):
         calendar.placed(big, start_s=start_s or None, end_s=start_s + 10)
@@ -134,7 +134,7 @@ def test_what_does_not_overlap_in_the_calendar_does_not_add_up() -> None:
 
 def test_a_calendar_of_many_that_never_meet_has_room_for_each() -> None:
     """Together they would want twelve times what the links have; each hour has one of them."""
-    calendar = Calendar()
+    calendar = Admissions()
     for hour in range(1, 13):
         wanted = flow("a", port=hour, min_bandwidth_bps=70 * MBPS, max_latency_us=60_000.0)
         calendar.placed(wanted, start_s=hour * 3600.0, end_s=(hour + 1) * 3600.0)
@@ -144,13 +144,13 @@ def test_a_calendar_of_many_that_never_meet_has_room_for_each() -> None:
 
 
 def test_a_reservation_must_last_longer_than_its_last_packets_take() -> None:
-    refusal = Calendar().refusal(flow("a", min_bandwidth_bps=MBPS), start_s=10.0, end_s=10.1)
+    refusal = Admissions().refusal(flow("a", min_bandwidth_bps=MBPS), start_s=10.0, end_s=10.1)
     assert isinstance(refusal, InvalidRequest)
     assert "0.100 s after its start" in refusal.detail
 
 
 def test_a_protected_flow_gets_two_paths_without_a_common_span_and_room_on_both() -> None:
-    calendar = Calendar(METRO)
+    calendar = Admissions(METRO)
     placed = calendar.placed(flow("a", min_bandwidth_bps=50 * MBPS, protection="link_disjoint"))[0]
     assert placed.path == ("edge1", "r6", "r1", "r2", "cloud")
     assert placed.backup_path == ("edge1", "r6", "r5", "r4", "r3", "r2", "cloud")
@@ -161,7 +161,7 @@ def test_a_protected_flow_gets_two_paths_without_a_common_span_and_room_on_both(
 
 
 def test_backups_that_no_single_failure_needs_together_share_their_capacity() -> None:
-    calendar = Calendar(METRO)
+    calendar = Admissions(METRO)
     one = calendar.placed(flow("a", "edge1", min_bandwidth_bps=40 * MBPS, protection="link_disjoint"))[0]
     other = Flow(
         "b", "edge3", "edge1", Match("tcp", 1, 2), Requirement(40 * MBPS, 20_000, protection="link_disjoint")
@@ -176,30 +176,30 @@ def test_backups_that_no_single_failure_needs_together_share_their_capacity() ->
 
 
 def test_the_bound_of_a_protected_flow_covers_the_detour() -> None:
-    bare = Calendar(METRO).placed(flow("a", min_bandwidth_bps=10 * MBPS))[0]
-    safe = Calendar(METRO).placed(flow("a", min_bandwidth_bps=10 * MBPS, protection="link_disjoint"))[0]
+    bare = Admissions(METRO).placed(flow("a", min_bandwidth_bps=10 * MBPS))[0]
+    safe = Admissions(METRO).placed(flow("a", min_bandwidth_bps=10 * MBPS, protection="link_disjoint"))[0]
     assert safe.path == bare.path
     assert safe.accumulated_latency_us > bare.accumulated_latency_us + 3000  # three more switches at least
-    refusal = Calendar(METRO).refusal(
+    refusal = Admissions(METRO).refusal(
         flow("a", min_bandwidth_bps=10 * MBPS, protection="link_disjoint", max_latency_us=bare.accumulated_latency_us)
     )
     assert isinstance(refusal, LatencyNotMet)
 
 
 def test_without_a_second_path_protection_is_refused_and_says_so() -> None:
-    refusal = Calendar(PAIR).refusal(flow("a", min_bandwidth_bps=MBPS, protection="link_disjoint"))
+    refusal = Admissions(PAIR).refusal(flow("a", min_bandwidth_bps=MBPS, protection="link_disjoint"))
     assert isinstance(refusal, NoDisjointPath)
     assert refusal.code == "no_disjoint_path"
 
 
 def test_hosts_at_one_switch_have_no_span_to_lose() -> None:
     wanted = replace(flow("a", min_bandwidth_bps=MBPS, protection="link_disjoint"), destination="edge2")
-    placed = Calendar(PAIR).placed(wanted)[0]
+    placed = Admissions(PAIR).placed(wanted)[0]
     assert (len(placed.path), placed.backup_path) == (3, None)
 
 
 def test_a_modification_keeps_both_paths() -> None:
-    calendar = Calendar(METRO)
+    calendar = Admissions(METRO)
     wanted = flow("a", min_bandwidth_bps=10 * MBPS, protection="link_disjoint")
     before = calendar.placed(wanted)[0]
     more = replace(wanted, requirement=replace(wanted.requirement, min_bandwidth_bps=70 * MBPS))
@@ -209,9 +209,9 @@ def test_a_modification_keeps_both_paths() -> None:
 
 
 def test_refusals_carry_the_failure_code_of_ieee_802_1q_where_one_fits() -> None:
-    too_big = Calendar().refusal(flow("a", min_bandwidth_bps=90 * MBPS))
-    too_late = Calendar().refusal(flow("a", min_bandwidth_bps=MBPS, max_latency_us=1.0))
+    too_big = Admissions().refusal(flow("a", min_bandwidth_bps=90 * MBPS))
+    too_late = Admissions().refusal(flow("a", min_bandwidth_bps=MBPS, max_latency_us=1.0))
     assert isinstance(too_big, NoCapacity) and too_big.problem()["ieee8021q_failure_code"] == 1
     assert isinstance(too_late, LatencyNotMet) and too_late.problem()["ieee8021q_failure_code"] == 21
-    no_second = Calendar().refusal(flow("a", min_bandwidth_bps=MBPS, protection="link_disjoint"))
+    no_second = Admissions().refusal(flow("a", min_bandwidth_bps=MBPS, protection="link_disjoint"))
     assert isinstance(no_second, NoDisjointPath) and "ieee8021q_failure_code" not in no_second.problem()

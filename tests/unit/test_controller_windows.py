@@ -14,8 +14,8 @@ from controller.dataplane.entries import BEST_EFFORT_METERS
 from controller.dataplane.intended_state import Touched
 from controller.dataplane.pipeline import best_effort_meter, wanted_states
 from controller.domain.reservation import Reservation, Window
-from controller.switches.gate_control import Gates
-from controller.switches.state_tracker import Holdings
+from controller.switches.gate_control import GateController
+from controller.switches.state_tracker import SwitchStateTracker
 from tests.unit.test_controller_forwarding import METRO, packet, reservation, send
 
 SECOND_US = 1_000_000
@@ -74,7 +74,7 @@ def test_best_effort_gets_a_window_s_rate_while_it_is_closed() -> None:
 
 def test_what_switches_should_hold_follows_the_clock() -> None:
     now_us = OPEN_US
-    holdings = Holdings(METRO, lambda: now_us / 1e6)
+    holdings = SwitchStateTracker(METRO, lambda: now_us / 1e6)
     held = periodic()
     holdings.aim({held.id: held})
     moment_us = holdings.next_gate_us()
@@ -117,7 +117,7 @@ class SlowSwitches:
 
 def test_a_slow_switch_holds_up_no_other_and_hears_of_all_turns_at_once_when_it_confirms() -> None:
     switches = SlowSwitches()
-    gates = Gates(switches)
+    gates = GateController(switches)
     gates.start()
     assert switches.enough.wait(60)
     gates.stop()

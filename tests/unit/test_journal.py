@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from machine.undo_journal import Journal, end_process, start_time
+from machine.undo_journal import UndoJournal, end_process, start_time
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "run")
+def journal(tmp_path: Path) -> UndoJournal:
+    return UndoJournal(tmp_path / "run")
 
 
-def test_an_empty_journal_has_nothing_to_undo(journal: Journal) -> None:
+def test_an_empty_journal_has_nothing_to_undo(journal: UndoJournal) -> None:
     assert not journal.exists()
     assert journal.undo() == []
 
 
-def test_processes_and_directories_are_gone_after_undo(journal: Journal, tmp_path: Path) -> None:
+def test_processes_and_directories_are_gone_after_undo(journal: UndoJournal, tmp_path: Path) -> None:
     place = tmp_path / "ovs"
     (place / "deep").mkdir(parents=True)
     (place / "deep" / "file").touch()
@@ -41,13 +41,13 @@ def test_a_pid_that_belongs_to_somebody_else_by_now_is_left_alone() -> None:
         assert sleeper.wait(60) != 0
 
 
-def test_what_could_not_be_undone_is_said_and_stays_in_the_journal(journal: Journal) -> None:
+def test_what_could_not_be_undone_is_said_and_stays_in_the_journal(journal: UndoJournal) -> None:
     journal.sysctl("no.such.setting", "1")
     assert "no.such.setting" in journal.undo()[0]
     assert journal.exists()
 
 
-def test_a_line_cut_short_by_a_crash_is_passed_over(journal: Journal) -> None:
+def test_a_line_cut_short_by_a_crash_is_passed_over(journal: UndoJournal) -> None:
     journal.process(2**22 + 1, "nobody")
     with journal.path.open("a") as file:
         file.write('{"kind": "proc')

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import pytest
 from torch import Tensor
 
-from trainer.cloud.step_timing import EdgeExchange, RoundBound, StepResult
-from trainer.edge.send_schedule import Beat
+from trainer.cloud.step_timing import RoundBound, StepResult, StepTransfers
+from trainer.edge.send_schedule import SendSchedule
 from trainer.errors import ConnectionLostError
 from trainer.protocol.messages import Gradient, Message, StepDone
 from trainer.reservation.bandwidth import FlowPromise
@@ -35,7 +35,7 @@ def segment(number: int) -> Gradient:
 
 def test_what_is_ready_early_waits_for_its_beat() -> None:
     line, first_s = Line(), time.time() + PERIOD_S
-    with Beat(line.send, first_s, PERIOD_S) as beat:
+    with SendSchedule(line.send, first_s, PERIOD_S) as beat:
         for number in range(4):
             beat.put(segment(number), {})
         beat.finish()
@@ -46,7 +46,7 @@ def test_what_is_ready_early_waits_for_its_beat() -> None:
 
 def test_what_is_late_leaves_at_once_and_the_next_is_due_on_its_own_beat() -> None:
     line, first_s = Line(), time.time() - PERIOD_S
-    with Beat(line.send, first_s, 3 * PERIOD_S) as beat:
+    with SendSchedule(line.send, first_s, 3 * PERIOD_S) as beat:
         beat.put(segment(0), {})
         beat.put(segment(1), {})
         late_s = beat.finish()
@@ -56,7 +56,7 @@ def test_what_is_late_leaves_at_once_and_the_next_is_due_on_its_own_beat() -> No
 
 def test_a_step_that_is_given_up_sends_nothing_more() -> None:
     line = Line()
-    with pytest.raises(RuntimeError), Beat(line.send, time.time() + 60, PERIOD_S) as beat:
+    with pytest.raises(RuntimeError), SendSchedule(line.send, time.time() + 60, PERIOD_S) as beat:
         beat.put(segment(0), {})
         raise RuntimeError
     assert line.sent == []
@@ -66,7 +66,7 @@ def test_a_lost_connection_is_told_to_whoever_waits_for_the_end() -> None:
     def lost(_message: Message, _tensors: Mapping[str, Tensor]) -> None:
         raise ConnectionLostError("gone.")
 
-    with Beat(lost, time.time(), PERIOD_S) as beat:
+    with SendSchedule(lost, time.time(), PERIOD_S) as beat:
         beat.put(segment(0), {})
         beat.put(segment(1), {})
         with pytest.raises(ConnectionLostError):
@@ -75,7 +75,7 @@ def test_a_lost_connection_is_told_to_whoever_waits_for_the_end() -> None:
 
 def test_an_edge_that_waits_between_backward_passes_does_not_look_faster_than_it_is() -> None:
     promise = FlowPromise(8_000_000)
-    exchange = EdgeExchange(0.0, 1448, promise, promise)
+    exchange = StepTransfers(0.0, 1448, promise, promise)
     exchange.done = StepDone(step=0, forward_s=0.4, forward_cpu_s=0.1, backward_s=0.25, backward_cpu_s=0.2, late_s=0.0,
                              gradients_received_s=[1.0])
     assert exchange.done.times.stretch == pytest.approx(4.0)
@@ -87,7 +87,7 @@ def test_a_rounds_bound_is_the_busiest_of_edges_flows_and_cloud() -> None:
     for number in range(2):
         edges = {}
         for name, busy_s, sent_bytes in (("a", 0.1, 144_800), ("b", 0.3, 14_480)):
-            exchange = EdgeExchange(0.0, 1448, FlowPromise(1_000_000), FlowPromise(8_000_000))
+            exchange = StepTransfers(0.0, 1448, FlowPromise(1_000_000), FlowPromise(8_000_000))
             exchange.sent_up, exchange.cloud_s = [SentFrame(0.0, sent_bytes)], 0.25
             exchange.done = StepDone(step=number, forward_s=busy_s, forward_cpu_s=busy_s, backward_s=0.0,
                                      backward_cpu_s=0.0, late_s=0.0, gradients_received_s=[])

@@ -8,7 +8,7 @@ import sys
 import torch
 from torch import nn
 
-from trainer.models.optimizer import OptimizerRecipe
+from trainer.models.optimizer import OptimizerConfig
 from trainer.profiling.profiler import rehearse
 
 FAULTS = """
@@ -40,7 +40,7 @@ def test_a_rehearsal_learns_nothing_and_tells_layers_apart() -> None:
     torch.manual_seed(1)
     layers = [nn.Flatten(), nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512)]
     weights = [value.clone() for layer in layers for value in layer.parameters()]
-    seconds = rehearse(layers, torch.rand(32, 8, 8), OptimizerRecipe("adamw"), micros=4, seconds=0.05)
+    seconds = rehearse(layers, torch.rand(32, 8, 8), OptimizerConfig("adamw"), micros=4, seconds=0.05)
     after = [value for layer in layers for value in layer.parameters()]
     assert all(torch.equal(*pair) for pair in zip(weights, after, strict=True))
     assert all(value.grad is None for layer in layers for value in layer.parameters())

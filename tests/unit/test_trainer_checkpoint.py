@@ -10,7 +10,7 @@ import torch
 from trainer.config.stragglers import eased, late_after_s
 from trainer.data.standardization import Standardization
 from trainer.errors import CheckpointError, UsageError
-from trainer.models.optimizer import OptimizerRecipe
+from trainer.models.optimizer import OptimizerConfig
 from trainer.protocol.messages import Prepare
 from trainer.records import checkpoint
 from trainer.records.atomic_file import replace_durably
@@ -19,7 +19,7 @@ from trainer.records.resume import settings_of
 from trainer.transport.backoff import LONGEST_S, pauses_s
 
 RECIPE = Prepare(
-    model="signal-cnn", sample_shape=(3, 32, 32), classes=3, seed=1, optimizer=OptimizerRecipe("adam", 0.1, 0.2),
+    model="signal-cnn", sample_shape=(3, 32, 32), classes=3, seed=1, optimizer=OptimizerConfig("adam", 0.1, 0.2),
     standardization=Standardization("normalize", (False,), (0.5,), (1.0,), "why"), batch=4, micro=1, steps=1,
 )
 AFTER = Checkpoint(

@@ -8,14 +8,14 @@ from typing import cast
 import pytest
 import torch
 
-from trainer.cloud.edge_replica import Apprentice, apprentice_of
-from trainer.cloud.edge_session import Member
+from trainer.cloud.edge_replica import EdgeReplica, apprentice_of
+from trainer.cloud.edge_session import EdgeSession
 from trainer.data.standardization import choose, summarize
 from trainer.errors import UsageError
 from trainer.models.device import device_of
-from trainer.models.optimizer import OptimizerRecipe
+from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
-from trainer.models.split_model import CloudHalf
+from trainer.models.split_model import ServerModel
 from trainer.protocol.messages import Prepare
 from trainer.records.checkpoint import Checkpoint
 
@@ -42,20 +42,20 @@ def test_cuda_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 def recipe() -> Prepare:
     images = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1))
     standardization = choose([summarize(images, torch.tensor([0, 1, 2, 0]), CLASSES)])
-    return Prepare(model="signal-cnn", sample_shape=SHAPE, classes=CLASSES, seed=5, optimizer=OptimizerRecipe(),
+    return Prepare(model="signal-cnn", sample_shape=SHAPE, classes=CLASSES, seed=5, optimizer=OptimizerConfig(),
                    standardization=standardization, batch=BATCH, micro=1, steps=1)
 
 
-def apprentice(device: str) -> Apprentice:
-    member = cast(Member, SimpleNamespace(name="edge1", ask=SimpleNamespace(samples=100)))  # needs no connection
+def apprentice(device: str) -> EdgeReplica:
+    member = cast(EdgeSession, SimpleNamespace(name="edge1", ask=SimpleNamespace(samples=100)))  # needs no connection
     return apprentice_of(member, recipe(), torch.device(device))
 
 
-def learn(one: Apprentice) -> torch.Tensor:
+def learn(one: EdgeReplica) -> torch.Tensor:
     """One step of the whole model in the cloud; the gradient that would go back."""
     images = torch.randn(BATCH, *SHAPE, generator=torch.Generator().manual_seed(2))
     labels = torch.arange(BATCH) % CLASSES
-    assert isinstance(one.half, CloudHalf)
+    assert isinstance(one.half, ServerModel)
     gradient, _ = one.half.train(images.to(one.device), labels.to(one.device), BATCH, RandomStream(5, "edge1", 1, 0, 0))
     one.half.step()
     return gradient

@@ -11,8 +11,8 @@ from trainer.errors import UsageError
 from trainer.models.split_model import hides_labels
 from trainer.models.stage import split_evenly
 from trainer.models.zoo import build_layers
-from trainer.planning.codec_selection import CodecGuard
-from trainer.planning.forecasts import Outlook
+from trainer.planning.codec_selection import CodecSelector
+from trainer.planning.forecasts import StepForecaster
 from trainer.profiling.layer_costs import layer_costs, segment_shapes
 from trainer.profiling.predictor import LayerSeconds
 from trainer.protocol import codec, framing, messages
@@ -26,8 +26,10 @@ MicroBatch = messages.Segment | messages.Gradient | messages.TailInput | message
 SECONDS = LayerSeconds(tuple(1e-3 * (1 + n) for n in range(len(LAYERS))), tuple(2e-3 for _ in LAYERS))
 
 
-def outlook(tail: int | None, how: str = "fp32") -> Outlook:
-    return Outlook({"e": SECONDS}, SECONDS, SHAPES, {"e": BATCH}, MICRO, [0] * len(LAYERS), CodecGuard(how), tail)
+def outlook(tail: int | None, how: str = "fp32") -> StepForecaster:
+    return StepForecaster(
+        {"e": SECONDS}, SECONDS, SHAPES, {"e": BATCH}, MICRO, [0] * len(LAYERS), CodecSelector(how), tail
+    )
 
 
 def sent_bytes(kind: type[MicroBatch], name: str, layer: int, how: codec.Codec) -> int:

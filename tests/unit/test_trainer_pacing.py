@@ -80,8 +80,8 @@ def test_a_paced_sender_takes_the_time_its_rate_implies(pair: tuple[Connection, 
         client.send(messages.Ping(number=number))
     client.pace(2e6)
     tensor = torch.zeros(200_000)
-    first = client.send(messages.Collected(), {"a": tensor})
-    client.send(messages.Collected(), {"a": tensor})
+    first = client.send(messages.ModelUpdate(), {"a": tensor})
+    client.send(messages.ModelUpdate(), {"a": tensor})
     thread.join()
     assert got[-1].arrival_s - first.send_s == pytest.approx(0.8, rel=0.15)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainer.errors import ProtocolError
 from trainer.protocol import framing
-from trainer.protocol.messages import Collected, Message, Ping, Segment
+from trainer.protocol.messages import Message, ModelUpdate, Ping, Segment
 
 
 def pack(message: Message, tensors: dict[str, Tensor] | None = None) -> bytes:
@@ -18,7 +18,7 @@ def pack(message: Message, tensors: dict[str, Tensor] | None = None) -> bytes:
     return framing.prefix(kind, header, buffers, 12.5, 1) + header + b"".join(buffers)
 
 
-def unpack(data: bytes, limits: framing.Limits = framing.Limits()) -> framing.Frame:  # noqa: B008
+def unpack(data: bytes, limits: framing.FrameLimits = framing.FrameLimits()) -> framing.Frame:  # noqa: B008
     size = framing.PREFIX.size
     start = framing.parse_prefix(data[:size], limits)
     header = data[size : size + start.header_bytes]
@@ -29,7 +29,7 @@ def unpack(data: bytes, limits: framing.Limits = framing.Limits()) -> framing.Fr
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 5), (2, 3, 5)])
 def test_tensors_come_back_as_they_were(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     tensor = torch.ones(shape).mul(7).to(dtype)
-    frame = unpack(pack(Collected(), {"a": tensor, "b": tensor}))
+    frame = unpack(pack(ModelUpdate(), {"a": tensor, "b": tensor}))
     for name in ("a", "b"):
         assert frame.tensors[name].dtype == dtype
         assert torch.equal(frame.tensors[name], tensor)
@@ -37,7 +37,7 @@ def test_tensors_come_back_as_they_were(dtype: torch.dtype, shape: tuple[int, ..
 
 def test_a_tensor_that_is_not_contiguous_arrives_right() -> None:
     tensor = torch.arange(12, dtype=torch.float32).view(3, 4).t()
-    assert torch.equal(unpack(pack(Collected(), {"t": tensor})).tensors["t"], tensor)
+    assert torch.equal(unpack(pack(ModelUpdate(), {"t": tensor})).tensors["t"], tensor)
 
 
 def test_message_and_stamp_come_back() -> None:
@@ -66,9 +66,9 @@ def test_a_damaged_frame_is_a_frame_or_a_protocol_error(data: st.DataObject) -> 
 
 
 def test_a_frame_larger_than_allowed_is_refused_by_its_prefix_alone() -> None:
-    data = pack(Collected(), {"t": torch.zeros(1000)})[: framing.PREFIX.size]
+    data = pack(ModelUpdate(), {"t": torch.zeros(1000)})[: framing.PREFIX.size]
     with pytest.raises(ProtocolError, match="larger than"):
-        framing.parse_prefix(data, framing.Limits(payload_bytes=3999))
+        framing.parse_prefix(data, framing.FrameLimits(payload_bytes=3999))
 
 
 def test_another_version_is_named() -> None:

@@ -16,10 +16,10 @@ from trainer.errors import ControllerUnreachableError, NetworkError, Reservation
 from trainer.planning.plan import EdgeForecast, Offer, Option, RoundPlan
 from trainer.planning.planner import plan_round
 from trainer.reservation.averaging_rates import haul_s
-from trainer.reservation.bandwidth import OpenRoad, Traveller
+from trainer.reservation.bandwidth import BestEffortBandwidth, EdgeEndpoint
 from trainer.reservation.controller_client import Controller
-from trainer.reservation.held_reservation import Holding
-from trainer.reservation.reserved_bandwidth import ReservedRoad
+from trainer.reservation.held_reservation import HeldReservation
+from trainer.reservation.reserved_bandwidth import ReservedBandwidth
 
 CAPACITY_BPS = 76e6
 
@@ -164,16 +164,16 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def road(stub: Stub, said: list[str]) -> Iterator[ReservedRoad]:
+def road(stub: Stub, said: list[str]) -> Iterator[ReservedBandwidth]:
     controller = Controller(stub.url, 2, said.append, pause_s=0.01)
-    travellers = [Traveller("edge1", 7801), Traveller("edge2", 7802)]
-    road = ReservedRoad(Holding(controller, "cloud", 60, said.append), travellers, 7800, 0.75, 1e6)
+    travellers = [EdgeEndpoint("edge1", 7801), EdgeEndpoint("edge2", 7802)]
+    road = ReservedBandwidth(HeldReservation(controller, "cloud", 60, said.append), travellers, 7800, 0.75, 1e6)
     yield road
     road.release()
     controller.close()
 
 
-def test_the_first_round_posts_and_later_ones_patch(road: ReservedRoad, stub: Stub) -> None:
+def test_the_first_round_posts_and_later_ones_patch(road: ReservedBandwidth, stub: Stub) -> None:
     first, second = road.secure(draft), road.secure(draft)
     road.release()
     assert stub.log == ["POST", "PATCH", "DELETE"]
@@ -181,7 +181,7 @@ def test_the_first_round_posts_and_later_ones_patch(road: ReservedRoad, stub: St
     assert first.up["edge1"].network_latency_us == 9000.0
 
 
-def test_what_we_hold_counts_as_free(road: ReservedRoad, stub: Stub) -> None:
+def test_what_we_hold_counts_as_free(road: ReservedBandwidth, stub: Stub) -> None:
     assert road.secure(draft).plan == road.secure(draft).plan
     assert [question["instead_of"] for question in stub.asked] == [None, None, "r-1", "r-1"]
 
@@ -190,7 +190,7 @@ def volumes(question: dict[str, Any]) -> dict[str, int]:
     return {each["name"]: each["transfer_bytes"] for each in question["transfers"]}
 
 
-def test_the_controller_is_asked_for_the_volumes_that_the_plan_sends(road: ReservedRoad, stub: Stub) -> None:
+def test_the_controller_is_asked_for_the_volumes_that_the_plan_sends(road: ReservedBandwidth, stub: Stub) -> None:
     def uneven(offer: Offer, keep: bool = True) -> RoundPlan:  # noqa: ARG001
         """The second edge sends three times as much."""
         more = EdgeForecast("edge2", (Option(1, "fp32", 0.1, 0.1, 0.0, 12e6, 4e6),), (0.0, 0.0))
@@ -208,7 +208,7 @@ def test_the_controller_is_asked_for_the_volumes_that_the_plan_sends(road: Reser
     assert (first.enquiry.up_s, first.enquiry.up_bottleneck) == (0.0125, "edge1->sup")
 
 
-def test_flows_that_would_go_another_way_are_planned_for_that_way(road: ReservedRoad, stub: Stub) -> None:
+def test_flows_that_would_go_another_way_are_planned_for_that_way(road: ReservedBandwidth, stub: Stub) -> None:
     together = road.secure(draft).plan
     stub.other_way = frozenset({"edge2-up"})
     apart = road.secure(draft).plan
@@ -217,7 +217,7 @@ def test_flows_that_would_go_another_way_are_planned_for_that_way(road: Reserved
 
 
 def test_a_refusal_makes_the_transmission_delay_longer_and_is_told(
-    road: ReservedRoad, stub: Stub, said: list[str]
+    road: ReservedBandwidth, stub: Stub, said: list[str]
 ) -> None:
     before = road.secure(draft).plan.transmission_delay_s
     stub.hidden_bps = 50e6
@@ -228,7 +228,7 @@ def test_a_refusal_makes_the_transmission_delay_longer_and_is_told(
     assert "a->b has 26 Mb/s free. The plan adapts" in said[0]
 
 
-def test_a_protected_run_learns_what_its_spare_paths_take(road: ReservedRoad, stub: Stub) -> None:
+def test_a_protected_run_learns_what_its_spare_paths_take(road: ReservedBandwidth, stub: Stub) -> None:
     road.protection = "link_disjoint"
     stub.hidden_bps = 50e6
     first, second = road.secure(draft), road.secure(draft)
@@ -237,7 +237,7 @@ def test_a_protected_run_learns_what_its_spare_paths_take(road: ReservedRoad, st
     assert second.plan == first.plan
 
 
-def test_a_network_without_room_ends_in_the_controllers_own_words(road: ReservedRoad, stub: Stub) -> None:
+def test_a_network_without_room_ends_in_the_controllers_own_words(road: ReservedBandwidth, stub: Stub) -> None:
     stub.hidden_bps = CAPACITY_BPS
     with pytest.raises(ReservationRefusedError, match=r"a->b has 0 Mb/s free"):
         road.secure(draft)
@@ -245,7 +245,7 @@ def test_a_network_without_room_ends_in_the_controllers_own_words(road: Reserved
 
 @pytest.mark.parametrize("forgetful", [False, True])
 def test_a_reservation_whose_lease_has_ended_is_made_anew(
-    road: ReservedRoad, stub: Stub, said: list[str], forgetful: bool
+    road: ReservedBandwidth, stub: Stub, said: list[str], forgetful: bool
 ) -> None:
     """The controller knows what has ended, or has a new ledger and does not."""
     road.secure(draft)
@@ -256,7 +256,7 @@ def test_a_reservation_whose_lease_has_ended_is_made_anew(
 
 
 def test_a_controller_that_is_still_busy_with_the_request_is_asked_again(
-    road: ReservedRoad, stub: Stub, said: list[str]
+    road: ReservedBandwidth, stub: Stub, said: list[str]
 ) -> None:
     stub.busy = ["request_in_progress", "overloaded"]
     assert road.secure(draft).reserved
@@ -266,7 +266,9 @@ def test_a_controller_that_is_still_busy_with_the_request_is_asked_again(
 
 def test_a_controller_that_is_not_there_is_tried_again_and_then_named(said: list[str]) -> None:
     controller = Controller("http://127.0.0.1:9", 2, said.append, pause_s=0.01)
-    road = ReservedRoad(Holding(controller, "cloud", 60, said.append), [Traveller("edge1", 7801)], 7800, 0.75, 1e6)
+    road = ReservedBandwidth(
+        HeldReservation(controller, "cloud", 60, said.append), [EdgeEndpoint("edge1", 7801)], 7800, 0.75, 1e6
+    )
     with pytest.raises(ControllerUnreachableError, match=r"tried 3 times.*--best-effort"):
         road.secure(draft)
     assert len(said) == 2
@@ -277,7 +279,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 
 @contextlib.contextmanager
-def away(road: ReservedRoad, said: list[str]) -> Iterator[None]:
+def away(road: ReservedBandwidth, said: list[str]) -> Iterator[None]:
     """The controller does not answer as long as the block lasts."""
     there, road.holding.controller = road.holding.controller, Controller(NOWHERE, 0, said.append)
     try:
@@ -288,7 +290,7 @@ def away(road: ReservedRoad, said: list[str]) -> Iterator[None]:
 
 
 def test_while_the_controller_is_away_the_last_grant_goes_on_as_long_as_its_lease(
-    road: ReservedRoad, said: list[str]
+    road: ReservedBandwidth, said: list[str]
 ) -> None:
     now_s = [0.0]
     road.holding.clock = lambda: now_s[0]
@@ -313,7 +315,9 @@ def test_while_the_controller_is_away_the_last_grant_goes_on_as_long_as_its_leas
     assert said[-1] == "The controller answers, and the flows are reserved again."
 
 
-def test_while_no_change_can_be_had_what_is_reserved_goes_on(road: ReservedRoad, stub: Stub, said: list[str]) -> None:
+def test_while_no_change_can_be_had_what_is_reserved_goes_on(
+    road: ReservedBandwidth, stub: Stub, said: list[str]
+) -> None:
     first = road.secure(draft)
     stub.out_of_reach = True
     for _ in range(2):
@@ -329,7 +333,7 @@ def test_while_no_change_can_be_had_what_is_reserved_goes_on(road: ReservedRoad,
     assert stub.log == ["POST", "PATCH", "PATCH", "PATCH", "PATCH"]
 
 
-def test_a_reservation_lost_for_good_is_no_reason_to_stop(road: ReservedRoad, stub: Stub, said: list[str]) -> None:
+def test_a_reservation_lost_for_good_is_no_reason_to_stop(road: ReservedBandwidth, stub: Stub, said: list[str]) -> None:
     road.secure(draft)
     stub.live, stub.hidden_bps = None, CAPACITY_BPS  # gone, and somebody else has taken everything
     grant = road.secure(draft)
@@ -341,7 +345,7 @@ def test_a_reservation_lost_for_good_is_no_reason_to_stop(road: ReservedRoad, st
 
 
 def test_who_leaves_gives_its_bandwidth_back_at_once_and_gets_some_when_it_is_back(
-    road: ReservedRoad, stub: Stub
+    road: ReservedBandwidth, stub: Stub
 ) -> None:
     def draft_for(offer: Offer, keep: bool = True) -> RoundPlan:  # noqa: ARG001
         return plan_round([one for one in FORECASTS if one.edge in offer.up_links], offer, 4)
@@ -355,7 +359,7 @@ def test_who_leaves_gives_its_bandwidth_back_at_once_and_gets_some_when_it_is_ba
     assert road.secure(draft_for).up.keys() == {"edge1", "edge2"}
 
 
-def test_when_the_last_leaves_nothing_stays_reserved(road: ReservedRoad, stub: Stub) -> None:
+def test_when_the_last_leaves_nothing_stays_reserved(road: ReservedBandwidth, stub: Stub) -> None:
     road.secure(draft)
     for name in ("edge1", "edge2"):
         road.leave(name)
@@ -363,7 +367,9 @@ def test_when_the_last_leaves_nothing_stays_reserved(road: ReservedRoad, stub: S
     assert stub.log[-1] == "DELETE"
 
 
-def test_an_edge_lost_while_the_controller_is_away_does_not_end_the_run(road: ReservedRoad, said: list[str]) -> None:
+def test_an_edge_lost_while_the_controller_is_away_does_not_end_the_run(
+    road: ReservedBandwidth, said: list[str]
+) -> None:
     road.secure(draft)
     with away(road, said):
         road.leave("edge2")
@@ -374,17 +380,17 @@ def test_an_edge_lost_while_the_controller_is_away_does_not_end_the_run(road: Re
 
 
 def test_a_cloud_that_was_killed_goes_on_with_what_it_had_reserved(
-    road: ReservedRoad, stub: Stub, said: list[str]
+    road: ReservedBandwidth, stub: Stub, said: list[str]
 ) -> None:
     reserved = road.secure(draft).reservation_id
     assert reserved is not None
     controller = road.holding.controller
-    again = ReservedRoad(Holding(controller, "cloud", 60, said.append), road.travellers, 7800, 0.75, 1e6)
+    again = ReservedBandwidth(HeldReservation(controller, "cloud", 60, said.append), road.travellers, 7800, 0.75, 1e6)
     again.holding.adopt(reserved)
     assert again.secure(draft).reservation_id == reserved
     assert stub.log == ["POST", "PATCH"]
     stub.live = None
-    other = ReservedRoad(Holding(controller, "cloud", 60, said.append), road.travellers, 7800, 0.75, 1e6)
+    other = ReservedBandwidth(HeldReservation(controller, "cloud", 60, said.append), road.travellers, 7800, 0.75, 1e6)
     other.holding.adopt(reserved)
     assert "cannot be gone on with" in said[-1]
     assert other.secure(draft).reserved
@@ -392,7 +398,7 @@ def test_a_cloud_that_was_killed_goes_on_with_what_it_had_reserved(
         one.release()
 
 
-def test_the_lease_is_renewed_in_a_round_that_takes_longer(road: ReservedRoad, stub: Stub) -> None:
+def test_the_lease_is_renewed_in_a_round_that_takes_longer(road: ReservedBandwidth, stub: Stub) -> None:
     road.holding.lease_s = 0.15
     road.secure(draft)
     wait_until(lambda: stub.log.count("PATCH") >= 2)
@@ -404,7 +410,9 @@ UNEVEN = {"edge1": (3_000_000, 700_000), "edge2": (30_000, 700_000)}
 """Bytes of an averaging: edge1 has far more layers."""
 
 
-def test_an_averaging_has_rates_in_proportion_to_its_bytes(road: ReservedRoad, stub: Stub, said: list[str]) -> None:
+def test_an_averaging_has_rates_in_proportion_to_its_bytes(
+    road: ReservedBandwidth, stub: Stub, said: list[str]
+) -> None:
     grant = road.secure(draft)
     now = {edge: (grant.up[edge].rate_bps, grant.down[edge].rate_bps) for edge in UNEVEN}
     rates = road.haul(UNEVEN)
@@ -421,7 +429,7 @@ def test_an_averaging_has_rates_in_proportion_to_its_bytes(road: ReservedRoad, s
     assert not said
 
 
-def test_an_averaging_of_little_stays_at_the_rates_of_the_round(road: ReservedRoad, stub: Stub) -> None:
+def test_an_averaging_of_little_stays_at_the_rates_of_the_round(road: ReservedBandwidth, stub: Stub) -> None:
     assert road.haul(UNEVEN) is None
     road.secure(draft)
     assert road.haul({edge: (up // 100, down // 100) for edge, (up, down) in UNEVEN.items()}) is None
@@ -429,7 +437,7 @@ def test_an_averaging_of_little_stays_at_the_rates_of_the_round(road: ReservedRo
 
 
 def test_an_averaging_for_which_no_other_rates_are_to_be_had_goes_on_at_those_of_the_round(
-    road: ReservedRoad, stub: Stub, said: list[str]
+    road: ReservedBandwidth, stub: Stub, said: list[str]
 ) -> None:
     before = road.secure(draft)
     stub.hidden_bps = CAPACITY_BPS / 2
@@ -441,7 +449,7 @@ def test_an_averaging_for_which_no_other_rates_are_to_be_had_goes_on_at_those_of
 
 
 def test_without_the_controller_after_an_averaging_its_rates_are_planned_for(
-    road: ReservedRoad, stub: Stub, said: list[str]
+    road: ReservedBandwidth, stub: Stub, said: list[str]
 ) -> None:
     road.secure(draft)
     rates = road.haul(UNEVEN)
@@ -466,6 +474,6 @@ def test_an_answer_outside_the_contract_is_named(stub: Stub, said: list[str]) ->
 
 
 def test_the_open_road_promises_nothing() -> None:
-    grant = OpenRoad([Traveller("edge1", 1), Traveller("edge2", 2)], 60e6, 1e6).secure(draft)
+    grant = BestEffortBandwidth([EdgeEndpoint("edge1", 1), EdgeEndpoint("edge2", 2)], 60e6, 1e6).secure(draft)
     assert not grant.reserved
     assert grant.up["edge1"].network_latency_us is None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from controller.booking.calendar import Bookings
+from controller.booking.calendar import Calendar
 from controller.domain.network import network_from_map
 from controller.routing.coflow import Volume as Wanted
 from controller.routing.coflow import shortest_common_transfer
@@ -15,7 +15,7 @@ from trainer.planning.plan import EdgeForecast, Offer, Option, RoundPlan
 from trainer.planning.planner import KEEP_SHARE, plan_round
 from trainer.reservation.api_types import Quote, Volume
 from trainer.reservation.controller_client import Controller
-from trainer.reservation.quote_planning import Survey
+from trainer.reservation.quote_planning import QuotePlanner
 
 METRO = network_from_map(load_map("metro"))
 EDGES = ("edge1", "edge2", "edge3", "edge4")
@@ -36,7 +36,7 @@ class Asked(Controller):
     def quote(self, volumes: Sequence[Volume], instead_of: str | None, retries: int | None = None) -> Quote:  # noqa: ARG002
         self.questions.append(list(volumes))
         wanted = [Wanted(one.name, one.source, one.destination, one.transfer_bytes) for one in volumes]
-        found = shortest_common_transfer(METRO, Bookings(), wanted, 0.0)
+        found = shortest_common_transfer(METRO, Calendar(), wanted, 0.0)
         flows = [{"name": one.name, "path": each.path, "rate_bps": each.rate_bps}
                  for one, each in zip(wanted, found.quotes, strict=True)]
         links = [{"link": name, "free_bps": link.reservable_bps} for name, link in METRO.links.items()]
@@ -56,7 +56,7 @@ def forecasts(only: Sequence[int] | None = None) -> list[EdgeForecast]:
 
 def test_a_plan_and_the_paths_for_its_volumes_do_not_keep_each_other_from_a_better_pair() -> None:
     """With the cuts 6, 8, 9 and 12 two ways to share the ring are as fast; on one of them no cuts are better."""
-    controller, survey, current = Asked(), Survey("cloud", 2e6), (6, 8, 9, 12)
+    controller, survey, current = Asked(), QuotePlanner("cloud", 2e6), (6, 8, 9, 12)
 
     def first(offer: Offer, keep: bool = True) -> RoundPlan:  # noqa: ARG001
         return plan_round(forecasts(current), offer, 4)
@@ -74,7 +74,7 @@ def test_a_plan_and_the_paths_for_its_volumes_do_not_keep_each_other_from_a_bett
 
 
 def test_nothing_more_is_asked_when_no_paths_could_help() -> None:
-    controller, survey = Asked(), Survey("cloud", 2e6)
+    controller, survey = Asked(), QuotePlanner("cloud", 2e6)
 
     def computing_alone(offer: Offer, keep: bool = True) -> RoundPlan:  # noqa: ARG001
         slow = [EdgeForecast(edge, (Option(1, "fp32", 1.0, 1.0, 0.1, 1e6, 1e6),), (0.0, 0.0)) for edge in EDGES]

@@ -15,7 +15,7 @@ from trainer.errors import UsageError
 
 if TYPE_CHECKING:
     from topologies.maps import Map
-    from trainer.planning.forecasts import Outlook
+    from trainer.planning.forecasts import StepForecaster
     from trainer.planning.plan import Alternative, Offer, RoundPlan
     from trainer.profiling.layer_costs import LayerCost
     from trainer.profiling.predictor import LayerSeconds
@@ -52,8 +52,8 @@ def plan(
 
     from trainer.cloud.preparation import tail_of
     from trainer.models.zoo import build_layers
-    from trainer.planning.codec_selection import CodecGuard
-    from trainer.planning.forecasts import Outlook
+    from trainer.planning.codec_selection import CodecSelector
+    from trainer.planning.forecasts import StepForecaster
     from trainer.profiling import profiler
     from trainer.profiling.layer_costs import layer_costs, segment_shapes
     from trainer.profiling.predictor import prior_seconds
@@ -80,12 +80,13 @@ def plan(
     edges = {node.name: _slowed(here, node.cpu_share) for node in network.edges}
     assert network.cloud is not None
     cloud = _slowed(here, network.cloud.cpu_share)
-    outlook = Outlook(edges, cloud, shapes, dict.fromkeys(edges, batch), micro, [0] * len(costs), CodecGuard(codec),
-                      tail)
+    outlook = StepForecaster(
+        edges, cloud, shapes, dict.fromkeys(edges, batch), micro, [0] * len(costs), CodecSelector(codec), tail
+    )
     _print_round(network, outlook, range(min_cut, len(costs)), share, controller)
 
 
-def _print_round(network: Map, outlook: Outlook, every_cut: range, share: float, controller: str | None) -> None:
+def _print_round(network: Map, outlook: StepForecaster, every_cut: range, share: float, controller: str | None) -> None:
     """The plan of a round, what the next best would cost and, where labels are protected, what that costs."""
     from trainer.planning.planner import alternatives, plan_round
 
@@ -158,11 +159,11 @@ def _survey(network: Map, url: str, share: float, draft: Draft) -> Surveyed:
     """The plan for what is free now, as the cloud would make it; nothing is reserved."""
     from trainer.config.settings import RunSettings
     from trainer.reservation.controller_client import Controller
-    from trainer.reservation.quote_planning import Survey
+    from trainer.reservation.quote_planning import QuotePlanner
 
     assert network.cloud is not None
     with contextlib.closing(Controller(url, 0, click.echo)) as controller:
-        survey = Survey(network.cloud.name, RunSettings().floor_bps)
+        survey = QuotePlanner(network.cloud.name, RunSettings().floor_bps)
         return survey.draft(controller, draft, [node.name for node in network.edges], share, None)
 
 

@@ -21,8 +21,8 @@ from trainer.processes import launch
 from trainer.records.resume import last_reservation, settings_of
 
 if TYPE_CHECKING:
-    from trainer.cloud.edge_session import Member
-    from trainer.reservation.bandwidth import Road
+    from trainer.cloud.edge_session import EdgeSession
+    from trainer.reservation.bandwidth import BandwidthProvider
 
 NO_EMULATION = (
     "No emulation runs on this machine. Start one: sudo .venv/bin/python mininet/start.py metro; "
@@ -185,18 +185,18 @@ def cloud(
 def _road_to(
     settings: RunSettings, name: str, port: int, say: Callable[[str], None], closing: contextlib.ExitStack,
     before: str | None,
-) -> Callable[[Sequence[Member]], Road]:
+) -> Callable[[Sequence[EdgeSession]], BandwidthProvider]:
     """How to come to the network once the edges' ports are known; `before`: a reservation to go on with."""
 
-    def road(members: Sequence[Member]) -> Road:
+    def road(members: Sequence[EdgeSession]) -> BandwidthProvider:
         from trainer.errors import ControllerUnreachableError
-        from trainer.reservation.bandwidth import OpenRoad, Traveller
+        from trainer.reservation.bandwidth import BestEffortBandwidth, EdgeEndpoint
         from trainer.reservation.controller_client import Controller
-        from trainer.reservation.held_reservation import Holding
-        from trainer.reservation.reserved_bandwidth import ReservedRoad
+        from trainer.reservation.held_reservation import HeldReservation
+        from trainer.reservation.reserved_bandwidth import ReservedBandwidth
 
-        travellers = [Traveller(member.name, member.source_port) for member in members]
-        open_road = OpenRoad(travellers, settings.share * settings.assume_bps, settings.floor_bps)
+        travellers = [EdgeEndpoint(member.name, member.source_port) for member in members]
+        open_road = BestEffortBandwidth(travellers, settings.share * settings.assume_bps, settings.floor_bps)
         if settings.controller is None:
             return open_road
         retries = 0 if settings.best_effort else settings.controller_retries
@@ -209,11 +209,12 @@ def _road_to(
                 say(f"No controller at {settings.controller}; best effort, planned for "
                     f"{settings.assume_bps / 1e6:g} Mb/s.")
                 return open_road
-        holding = Holding(client, name, settings.lease_s, say)
+        holding = HeldReservation(client, name, settings.lease_s, say)
         if before is not None:
             holding.adopt(before)
-        return ReservedRoad(holding, travellers, port, settings.share, settings.floor_bps, not settings.best_effort,
-                            settings.protection)
+        return ReservedBandwidth(
+            holding, travellers, port, settings.share, settings.floor_bps, not settings.best_effort, settings.protection
+        )
 
     return road
 

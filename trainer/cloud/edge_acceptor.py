@@ -15,12 +15,12 @@ from collections.abc import Callable
 from trainer.errors import ConnectionLostError, ProtocolError, TrainerError
 from trainer.protocol import framing, messages
 from trainer.transport.connection import Connection
-from trainer.transport.credentials import Credentials
+from trainer.transport.credentials import TransportCredentials
 from trainer.transport.sockets import listen
 
 log = logging.getLogger(__name__)
 
-STRANGER_LIMITS = framing.Limits(header_bytes=framing.MAX_HEADER_BYTES, payload_bytes=0)
+STRANGER_LIMITS = framing.FrameLimits(header_bytes=framing.MAX_HEADER_BYTES, payload_bytes=0)
 STRANGER_TIMEOUT_S = 10.0
 MAX_STRANGERS = 64
 
@@ -35,15 +35,15 @@ class NotAdmittedError(TrainerError):
         self.retry = retry
 
 
-class Lobby:
+class EdgeAcceptor:
     """Listens from the first moment to `close`.
 
     `admit` takes whoever asked properly and is who it says, with the answer to send, or raises NotAdmittedError.
     """
 
     def __init__(
-        self, address: tuple[str, int], credentials: Credentials,
-        admit: Callable[[messages.Ask, Connection, messages.Admit], None],
+        self, address: tuple[str, int], credentials: TransportCredentials,
+        admit: Callable[[messages.JoinRequest, Connection, messages.JoinAccepted], None],
     ) -> None:
         self._credentials = credentials
         self.refused = 0
@@ -85,21 +85,21 @@ class Lobby:
             nonce = secrets.token_hex(16)
             connection.send(messages.Hello(nonce=nonce, wants_proof=self._credentials.token is not None))
             ask = connection.receive().frame.message
-            if not isinstance(ask, messages.Ask):
+            if not isinstance(ask, messages.JoinRequest):
                 raise ProtocolError(f"{connection.peer} sent {type(ask).__name__} before asking to train.")
             proof = self._check(ask, connection, nonce)
             connection.set_timeout(None)
-            self._admit(ask, connection, messages.Admit(proof=proof))
+            self._admit(ask, connection, messages.JoinAccepted(proof=proof))
         except NotAdmittedError as error:
             with contextlib.suppress(ConnectionLostError):
-                connection.send(messages.Refuse(reason=str(error), retry=error.retry))
+                connection.send(messages.JoinRefused(reason=str(error), retry=error.retry))
             self._turn_away(connection, error)
         except (TrainerError, OSError) as error:
             self._turn_away(connection, error)
         finally:
             self._places.release()
 
-    def _check(self, ask: messages.Ask, connection: Connection, nonce: str) -> str | None:
+    def _check(self, ask: messages.JoinRequest, connection: Connection, nonce: str) -> str | None:
         """Whether this edge is who it says; returns our own proof for it.
 
         Raises: NotAdmittedError.

@@ -14,14 +14,14 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from trainer.cloud.edge_acceptor import Lobby, NotAdmittedError
-from trainer.cloud.edge_session import Member
+from trainer.cloud.edge_acceptor import EdgeAcceptor, NotAdmittedError
+from trainer.cloud.edge_session import EdgeSession
 from trainer.errors import ConnectionLostError, ProtocolError, QuorumError
 from trainer.protocol import framing, messages
 from trainer.transport import clock_sync
 from trainer.transport.connection import Connection, Inbound, Lost, Received, Sent
-from trainer.transport.credentials import NOBODY, Credentials
-from trainer.transport.inbox import Mailbox
+from trainer.transport.credentials import NOBODY, TransportCredentials
+from trainer.transport.inbox import Inbox
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ ALIVE_EVERY_S = 5.0
 M = TypeVar("M", bound=messages.Message)
 
 
-class Crew:
+class EdgeManager:
     """Admits edges, then passes messages between them and the cloud's loop.
 
     `on_lost` hears at once, in the loop's own thread, which member is gone and why.
@@ -44,27 +44,27 @@ class Crew:
         expected: Sequence[str],
         task: str,
         samples: Mapping[str, tuple[int, int]] | None = None,
-        credentials: Credentials = NOBODY,
+        credentials: TransportCredentials = NOBODY,
     ) -> None:
-        self.on_lost: Callable[[Member, str], None] = lambda _member, _reason: None
+        self.on_lost: Callable[[EdgeSession, str], None] = lambda _member, _reason: None
         self._expected = list(expected)
         self._task = task
         self._samples = dict(samples or {})
-        self._asked: dict[str, Member] = {}
-        self._present: dict[str, Member] = {}
-        self._waiting: dict[str, Member] = {}
+        self._asked: dict[str, EdgeSession] = {}
+        self._present: dict[str, EdgeSession] = {}
+        self._waiting: dict[str, EdgeSession] = {}
         self._recipe: messages.Prepare | None = None
         self._prepare_timeout_s = 0.0
-        self._limits = framing.Limits()
+        self._limits = framing.FrameLimits()
         self._closed_because: str | None = None
         self._change = threading.Condition()
         self._over = threading.Event()
-        self._mailbox: Mailbox[Member, Inbound] = Mailbox()
-        self._lobby = Lobby(address, credentials, self._admit)
+        self._mailbox: Inbox[EdgeSession, Inbound] = Inbox()
+        self._lobby = EdgeAcceptor(address, credentials, self._admit)
         threading.Thread(target=self._keep_alive, daemon=True).start()
 
     @property
-    def members(self) -> list[Member]:
+    def members(self) -> list[EdgeSession]:
         """Who trains now, in the order in which they are expected."""
         return [self._present[name] for name in self._expected if name in self._present]
 
@@ -79,7 +79,7 @@ class Crew:
         """Connections that were turned away."""
         return self._lobby.refused
 
-    def gather(self, quorum: int | None, timeout_s: float) -> list[Member]:
+    def gather(self, quorum: int | None, timeout_s: float) -> list[EdgeSession]:
         """Wait until all expected edges have asked, or until the deadline has passed with at least `quorum`.
 
         Raises: QuorumError that names who never asked.
@@ -101,7 +101,7 @@ class Crew:
     def prepare(self, recipe: messages.Prepare, payload_bytes: int, timeout_s: float) -> None:
         """Prepare every member, and whoever comes from now on; no frame's payload may be larger than that."""
         with self._change:
-            self._limits = framing.Limits(payload_bytes=payload_bytes)
+            self._limits = framing.FrameLimits(payload_bytes=payload_bytes)
             self._recipe, self._prepare_timeout_s = recipe, timeout_s
         for member in self.members:
             member.connection.limits = self._limits
@@ -109,7 +109,7 @@ class Crew:
         for member, ready, _ in self.collect(messages.Ready, timeout_s):
             member.layers = ready.layers
 
-    def readmit(self) -> list[Member]:
+    def readmit(self) -> list[EdgeSession]:
         """Take in whoever waits."""
         with self._change:
             coming = [self._waiting.pop(name) for name in self._expected if name in self._waiting]
@@ -117,7 +117,7 @@ class Crew:
         return coming
 
     def send(
-        self, member: Member, message: messages.Message, tensors: Mapping[str, Tensor] | None = None
+        self, member: EdgeSession, message: messages.Message, tensors: Mapping[str, Tensor] | None = None
     ) -> Sent | None:
         """Send to one member; None if that showed that it is gone."""
         try:
@@ -131,7 +131,7 @@ class Crew:
         for member in self.members:
             self.send(member, message, tensors)
 
-    def receive(self, deadline_s: float) -> tuple[Member, Received] | None:
+    def receive(self, deadline_s: float) -> tuple[EdgeSession, Received] | None:
         """The next message of a member; None if there is none by then (`time.monotonic`), or a member was lost."""
         while (item := self._mailbox.get(deadline_s)) is not None:
             member, inbound = item
@@ -147,16 +147,16 @@ class Crew:
         return None
 
     def collect(
-        self, kind: type[M], timeout_s: float, among: Sequence[Member] | None = None, stale: bool = False
-    ) -> list[tuple[Member, M, Received]]:
+        self, kind: type[M], timeout_s: float, among: Sequence[EdgeSession] | None = None, stale: bool = False
+    ) -> list[tuple[EdgeSession, M, Received]]:
         """One message of that kind from every member (`among` those); who sends none in time, or another, is dropped.
 
         With `stale` other messages are passed over: they belong to what was given up.
         """
-        got: dict[str, tuple[Member, M, Received]] = {}
+        got: dict[str, tuple[EdgeSession, M, Received]] = {}
         deadline_s = time.monotonic() + timeout_s
 
-        def asked() -> list[Member]:
+        def asked() -> list[EdgeSession]:
             return [member for member in self.members if among is None or member in among]
 
         while awaited := [member for member in asked() if member.name not in got]:
@@ -188,7 +188,7 @@ class Crew:
         for member in self.members:
             member.offset_s = clock_sync.best_offset_s(times[member.name])
 
-    def drop(self, member: Member, reason: str) -> None:
+    def drop(self, member: EdgeSession, reason: str) -> None:
         """Go on without a member; if it lives, it connects again and waits for the next averaging."""
         if self._present.get(member.name) is not member:
             return
@@ -211,14 +211,14 @@ class Crew:
         self._mailbox.close()
         self._lobby.close()
 
-    def _admit(self, ask: messages.Ask, connection: Connection, answer: messages.Admit) -> None:
+    def _admit(self, ask: messages.JoinRequest, connection: Connection, answer: messages.JoinAccepted) -> None:
         """In the lobby's thread: let an edge in, or say why not."""
         with self._change:
             self._check(ask)
             recipe = self._recipe
-            member = Member(ask.edge, connection, ask, connection.peer_port)
+            member = EdgeSession(ask.edge, connection, ask, connection.peer_port)
             if recipe is None:
-                connection.limits = framing.Limits()
+                connection.limits = framing.FrameLimits()
                 connection.send(answer)
                 self._asked[ask.edge] = member
                 self._change.notify_all()
@@ -227,7 +227,7 @@ class Crew:
         else:
             self._admit_late(member, recipe, answer)
 
-    def _admit_late(self, member: Member, recipe: messages.Prepare, answer: messages.Admit) -> None:
+    def _admit_late(self, member: EdgeSession, recipe: messages.Prepare, answer: messages.JoinAccepted) -> None:
         """Prepare an edge that comes in the middle of the run; then it waits."""
         connection = member.connection
         connection.limits = self._limits
@@ -245,10 +245,10 @@ class Crew:
             self._change.notify_all()
         connection.start(lambda inbound: self._deliver(member, inbound))
 
-    def _everybody(self) -> list[Member]:
+    def _everybody(self) -> list[EdgeSession]:
         return [*self._asked.values(), *self._present.values(), *self._waiting.values()]
 
-    def _deliver(self, member: Member, inbound: Inbound) -> None:
+    def _deliver(self, member: EdgeSession, inbound: Inbound) -> None:
         if isinstance(inbound, Lost):
             with self._change:  # whoever is not yet, or not now, in training simply is not there any more
                 for place in (self._asked, self._waiting):
@@ -258,7 +258,7 @@ class Crew:
         size_bytes = inbound.frame.size_bytes if isinstance(inbound, Received) else 0
         self._mailbox.put(member, inbound, size_bytes)
 
-    def _check(self, ask: messages.Ask) -> None:
+    def _check(self, ask: messages.JoinRequest) -> None:
         """Whether that edge may come in now.
 
         Raises: NotAdmittedError.

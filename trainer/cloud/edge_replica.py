@@ -8,21 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.cloud.edge_session import Member
+from trainer.cloud.edge_session import EdgeSession
 from trainer.errors import ProtocolError
-from trainer.models.split_model import CloudHalf, MiddleHalf
-from trainer.models.stage import Part, split_evenly
+from trainer.models.split_model import MiddleModel, ServerModel
+from trainer.models.stage import Stage, split_evenly
 from trainer.models.zoo import build_layers
 from trainer.protocol.messages import Prepare
 from trainer.records.checkpoint import Checkpoint
 
 
 @dataclass
-class Apprentice:
+class EdgeReplica:
     """One edge in training. `cap`: its cut may be no larger for now, because it was late."""
 
-    member: Member
-    half: CloudHalf | MiddleHalf
+    member: EdgeSession
+    half: ServerModel | MiddleModel
     batch: int
     micros: int
     device: torch.device
@@ -73,11 +73,11 @@ class Apprentice:
         part.first = checkpoint.cuts.get(self.name, 0)
 
 
-def apprentice_of(member: Member, recipe: Prepare, device: torch.device) -> Apprentice:
+def apprentice_of(member: EdgeSession, recipe: Prepare, device: torch.device) -> EdgeReplica:
     """A new one, with the model as all sides build it."""
     built = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
     layers = [layer.to(device) for layer in built]
     batch = min(recipe.batch, member.ask.samples)
-    part = Part(layers, 0, len(layers) if recipe.tail is None else recipe.tail, recipe.optimizer)
-    half = CloudHalf(part) if recipe.tail is None else MiddleHalf(part)
-    return Apprentice(member, half, batch, len(split_evenly(batch, recipe.micro)), device)
+    part = Stage(layers, 0, len(layers) if recipe.tail is None else recipe.tail, recipe.optimizer)
+    half = ServerModel(part) if recipe.tail is None else MiddleModel(part)
+    return EdgeReplica(member, half, batch, len(split_evenly(batch, recipe.micro)), device)

@@ -11,12 +11,12 @@ from trainer.transport.pacing import mss_within_tls_bytes
 
 
 @dataclass(eq=False)
-class Member:
+class EdgeSession:
     """One edge on one connection; `offset_s` is its clock minus ours, `layers` what it rehearsed."""
 
     name: str
     connection: Connection
-    ask: messages.Ask
+    ask: messages.JoinRequest
     source_port: int
     offset_s: float = 0.0
     layers: LayerSeconds | None = None

@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from trainer.cloud.edge_manager import Crew
-from trainer.cloud.edge_session import Member
-from trainer.cloud.training_state import Workshop
+from trainer.cloud.edge_manager import EdgeManager
+from trainer.cloud.edge_session import EdgeSession
+from trainer.cloud.training_state import TrainingState
 from trainer.config.settings import RunSettings
 from trainer.errors import QuorumError, TrainingFailedError
 from trainer.records.run_record import RunRecord
-from trainer.reservation.bandwidth import Road
+from trainer.reservation.bandwidth import BandwidthProvider
 
 PAUSE_POLL_S = 0.2
 """Below the quorum, so often it is looked whether somebody came back."""
@@ -26,11 +26,16 @@ class QuorumLostError(TrainingFailedError):
     code = "quorum_lost"
 
 
-class Attendance:
+class Membership:
     """Keeps workshop and road in step with who is there. `lost`: who left in this round, as the record names it."""
 
     def __init__(
-        self, settings: RunSettings, crew: Crew, workshop: Workshop, road: Road, record: RunRecord
+        self,
+        settings: RunSettings,
+        crew: EdgeManager,
+        workshop: TrainingState,
+        road: BandwidthProvider,
+        record: RunRecord,
     ) -> None:
         self._settings = settings
         self._crew = crew
@@ -56,10 +61,10 @@ class Attendance:
                 self._record.event("joined", edge=member.name, round=self._workshop.checkpoint.round)
             self.restore(coming)
 
-    def restore(self, members: Sequence[Member]) -> None:
+    def restore(self, members: Sequence[EdgeSession]) -> None:
         """Let these edges go on from the last averaging, on the road again."""
         for member in members:
-            self._road.join(member.name, member.source_port)
+            self._road.add_edge(member.name, member.source_port)
         self._workshop.restore(members)
 
     def pause(self, number: int, error: QuorumLostError) -> int:
@@ -85,13 +90,13 @@ class Attendance:
         self._paused = False
         return after.round
 
-    def _take_leave(self, member: Member, reason: str) -> None:
+    def _take_leave(self, member: EdgeSession, reason: str) -> None:
         """An edge is gone: its bandwidth is given back, and the round goes on without it if a quorum is left."""
         apprentices = self._workshop.apprentices
         apprentices.pop(member.name, None)
         self.lost.append({"edge": member.name, "reason": reason})
         self._record.event("lost", edge=member.name, reason=reason, left=len(apprentices))
-        self._road.leave(member.name)
+        self._road.remove_edge(member.name)
         self._need_quorum()
 
     def _need_quorum(self) -> None:

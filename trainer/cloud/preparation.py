@@ -12,11 +12,11 @@ from torch import nn
 from trainer.config.settings import RunSettings
 from trainer.data.standardization import choices, choose, choose_weight_decay
 from trainer.errors import TrainingFailedError, UsageError
-from trainer.models.optimizer import OptimizerName, OptimizerRecipe
+from trainer.models.optimizer import OptimizerConfig, OptimizerName
 from trainer.models.split_model import hides_labels
 from trainer.models.zoo import build_layers, choose_model
 from trainer.profiling.layer_costs import LayerCost, layer_costs, segment_shapes
-from trainer.protocol.messages import Ask, Prepare
+from trainer.protocol.messages import JoinRequest, Prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Preparation:
     reasons: dict[str, object]
 
 
-def prepare(asks: Sequence[Ask], settings: RunSettings) -> Preparation:
+def prepare(asks: Sequence[JoinRequest], settings: RunSettings) -> Preparation:
     """Decide for all edges together.
 
     Raises: UsageError if the settings do not fit the model, TrainingFailedError if the requests do not.
@@ -53,7 +53,7 @@ def prepare(asks: Sequence[Ask], settings: RunSettings) -> Preparation:
         sample_shape=sample_shape,
         classes=classes,
         seed=settings.seed,
-        optimizer=OptimizerRecipe(optimizer_name(settings.optimizer), settings.learning_rate, weight_decay),
+        optimizer=OptimizerConfig(optimizer_name(settings.optimizer), settings.learning_rate, weight_decay),
         standardization=standardization,
         batch=settings.batch,
         micro=settings.micro,
@@ -71,7 +71,7 @@ def prepare(asks: Sequence[Ask], settings: RunSettings) -> Preparation:
     return Preparation(message, costs, tuple(segment_shapes(costs, sample_shape)), reasons)
 
 
-def _agree(asks: Sequence[Ask]) -> tuple[tuple[int, ...], int]:
+def _agree(asks: Sequence[JoinRequest]) -> tuple[tuple[int, ...], int]:
     """The shape of a sample, which all edges must share, and how many classes they have together."""
     first = asks[0]
     shape = first.sample_shape
@@ -94,7 +94,7 @@ def _sides(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _check_batches(asks: Sequence[Ask], settings: RunSettings, layers: Sequence[nn.Module], model: str) -> None:
+def _check_batches(asks: Sequence[JoinRequest], settings: RunSettings, layers: Sequence[nn.Module], model: str) -> None:
     """With statistics over a batch a micro-batch of a single sample cannot be normalised."""
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for layer in layers for module in layer.modules()):
         return

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from trainer.cloud.edge_replica import Apprentice
+from trainer.cloud.edge_replica import EdgeReplica
 from trainer.config.settings import RunSettings
 from trainer.planning.custom_policy import Policy
-from trainer.planning.forecasts import Outlook
+from trainer.planning.forecasts import StepForecaster
 from trainer.planning.plan import Offer, RoundPlan
 from trainer.planning.planner import plan_round
 
 
 def draft_plan(
-    number: int, offer: Offer, settings: RunSettings, apprentices: Mapping[str, Apprentice], outlook: Outlook,
+    number: int, offer: Offer, settings: RunSettings, apprentices: Mapping[str, EdgeReplica], outlook: StepForecaster,
     layers: int, policy: Policy | None = None, keep: bool = True,
 ) -> RoundPlan:
     """The plan of a round for what the network offers; fixed cuts or the user's policy if the settings say so.
@@ -44,7 +44,7 @@ def draft_plan(
 
 
 
-def _allowed(number: int, settings: RunSettings, one: Apprentice, layers: int) -> range:
+def _allowed(number: int, settings: RunSettings, one: EdgeReplica, layers: int) -> range:
     if settings.cuts:
         row = settings.cuts[min(number, len(settings.cuts)) - 1]
         cut = row[settings.edges.index(one.name)]

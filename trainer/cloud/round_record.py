@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 
-from trainer.cloud.step_timing import Direction, EdgeExchange, RoundBound, StepResult
+from trainer.cloud.step_timing import Direction, RoundBound, StepResult, StepTransfers
 from trainer.planning.plan import EdgePlan, RoundPlan
 from trainer.records.run_record import Fields, median_ms, milliseconds
 from trainer.reservation.bandwidth import Grant
@@ -111,7 +111,7 @@ def round_row(
     }
 
 
-def _edge_row(edge: EdgePlan, grant: Grant, exchanges: list[EdgeExchange], plan: RoundPlan, head: Fields) -> Fields:
+def _edge_row(edge: EdgePlan, grant: Grant, exchanges: list[StepTransfers], plan: RoundPlan, head: Fields) -> Fields:
     done = [exchange.done for exchange in exchanges if exchange.done is not None]
     up, down = grant.up[edge.edge], grant.down[edge.edge]
     return {
@@ -138,7 +138,7 @@ def _edge_row(edge: EdgePlan, grant: Grant, exchanges: list[EdgeExchange], plan:
     }
 
 
-def _delay(exchanges: list[EdgeExchange], direction: Direction, predicted_s: float) -> Fields:
+def _delay(exchanges: list[StepTransfers], direction: Direction, predicted_s: float) -> Fields:
     judged: list[Judgement] = [exchange.transfer(direction)[1] for exchange in exchanges]
     bounds = [one.bound_s for one in judged if one.bound_s is not None]
     measured = [one.measured_s for one in judged]

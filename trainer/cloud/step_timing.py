@@ -14,7 +14,7 @@ Direction = Literal["up", "down"]
 
 
 @dataclass
-class EdgeExchange:
+class StepTransfers:
     """One edge's frames in one step. Send times of the uplink are on the edge's clock, all else on ours.
 
     `arrived_s`: of the last segment; `up_arrived_s`: of the last frame, which is a gradient of the edge's tail where
@@ -64,7 +64,7 @@ class StepResult:
 
     step: int
     duration_s: float
-    edges: dict[str, EdgeExchange]
+    edges: dict[str, StepTransfers]
 
     @property
     def spread_s(self) -> float:
@@ -102,7 +102,7 @@ class RoundBound:
     @staticmethod
     def of(steps: Sequence[StepResult]) -> RoundBound:
         """From the exchanges of a round."""
-        edges: dict[str, list[EdgeExchange]] = {}
+        edges: dict[str, list[StepTransfers]] = {}
         for step in steps:
             for name, exchange in step.edges.items():
                 edges.setdefault(name, []).append(exchange)
@@ -116,7 +116,7 @@ class RoundBound:
         )
 
 
-def _limited_s(mine: Sequence[EdgeExchange]) -> float:
+def _limited_s(mine: Sequence[StepTransfers]) -> float:
     """What the processor time of an edge's steps takes at least under its CPU limit; 0 if it has none.
 
     An edge that waits computes faster by the clock, because its quota is refilled meanwhile; so its clock alone does

@@ -12,12 +12,12 @@ from functools import partial
 
 import torch
 
-from trainer.cloud.edge_manager import Crew
-from trainer.cloud.edge_session import Member
-from trainer.cloud.membership import Attendance, QuorumLostError
+from trainer.cloud.edge_manager import EdgeManager
+from trainer.cloud.edge_session import EdgeSession
+from trainer.cloud.membership import Membership, QuorumLostError
 from trainer.cloud.round_record import plan_event, round_event, round_row
 from trainer.cloud.step_timing import StepResult
-from trainer.cloud.training_state import Workshop
+from trainer.cloud.training_state import TrainingState
 from trainer.cloud.training_step import CloudStep
 from trainer.config.settings import RunSettings
 from trainer.errors import ProtocolError, TrainerError
@@ -26,16 +26,16 @@ from trainer.processes.malloc import keep_heap
 from trainer.protocol import messages
 from trainer.records.checkpoint import Checkpoint
 from trainer.records.run_record import RunRecord, milliseconds
-from trainer.reservation.bandwidth import Grant, Road
-from trainer.transport.credentials import NOBODY, Credentials
+from trainer.reservation.bandwidth import BandwidthProvider, Grant
+from trainer.transport.credentials import NOBODY, TransportCredentials
 from trainer.transport.pacing import pace_bytes_per_s
 
-RoadTo = Callable[[Sequence[Member]], Road]
+RoadTo = Callable[[Sequence[EdgeSession]], BandwidthProvider]
 
 
 def run(
     settings: RunSettings, address: tuple[str, int], road_to: RoadTo, record: RunRecord,
-    resumed: Checkpoint | None = None, credentials: Credentials = NOBODY,
+    resumed: Checkpoint | None = None, credentials: TransportCredentials = NOBODY,
 ) -> None:
     """A whole run, from the first request to the last goodbye; the record is finished however it ends.
 
@@ -45,7 +45,7 @@ def run(
     keep_heap()
     try:
         policy = None if settings.policy is None else Policy(settings.policy)
-        crew = Crew(address, settings.edges, settings.task, resumed.samples if resumed else None, credentials)
+        crew = EdgeManager(address, settings.edges, settings.task, resumed.samples if resumed else None, credentials)
     except TrainerError as error:
         record.finish("failed", str(error))
         raise
@@ -84,7 +84,12 @@ class Cloud:
     """One run, once the edges are there."""
 
     def __init__(
-        self, settings: RunSettings, crew: Crew, road: Road, record: RunRecord, resumed: Checkpoint | None,
+        self,
+        settings: RunSettings,
+        crew: EdgeManager,
+        road: BandwidthProvider,
+        record: RunRecord,
+        resumed: Checkpoint | None,
         policy: Policy | None = None,
     ) -> None:
         self._settings = settings
@@ -92,8 +97,8 @@ class Cloud:
         self._road = road
         self._record = record
         self._resumed = resumed is not None
-        self._workshop = Workshop(settings, crew, record, resumed, policy)
-        self._attendance = Attendance(settings, crew, self._workshop, road, record)
+        self._workshop = TrainingState(settings, crew, record, resumed, policy)
+        self._attendance = Membership(settings, crew, self._workshop, road, record)
         self._current: CloudStep | None = None
 
     def train(self) -> str:
@@ -127,7 +132,7 @@ class Cloud:
         """
         began = time.perf_counter()
         self._attendance.begin_round()
-        grant = self._road.secure(partial(self._workshop.draft, number))
+        grant = self._road.acquire(partial(self._workshop.draft, number))
         self._announce(number, grant)
         steps: list[StepResult] = []
         for step in range(self._settings.steps):
@@ -135,7 +140,11 @@ class Cloud:
         self._workshop.learn(steps, complete=not self._attendance.lost)
         averaged = number % self._settings.average_every == 0 or number == self._settings.rounds
         trained = time.perf_counter()
-        after = self._workshop.average(number, self._road.haul(self._workshop.volumes())) if averaged else None
+        after = (
+            self._workshop.average(number, self._road.acquire_for_averaging(self._workshop.volumes()))
+            if averaged
+            else None
+        )
         ended = time.perf_counter()
         self._write_round(number, grant, steps, ended - began, after, ended - trained if averaged else None)
         if after is not None:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from trainer.cloud.edge_manager import Crew
-from trainer.cloud.edge_replica import Apprentice, apprentice_of
-from trainer.cloud.edge_session import Member
+from trainer.cloud.edge_manager import EdgeManager
+from trainer.cloud.edge_replica import EdgeReplica, apprentice_of
+from trainer.cloud.edge_session import EdgeSession
 from trainer.cloud.preparation import Preparation, prepare
 from trainer.cloud.round_planning import draft_plan
 from trainer.cloud.step_timing import StepResult
@@ -20,9 +20,9 @@ from trainer.errors import ProtocolError
 from trainer.models.averaging import average
 from trainer.models.device import device_of
 from trainer.models.zoo import build_layers
-from trainer.planning.codec_selection import CodecGuard
+from trainer.planning.codec_selection import CodecSelector
 from trainer.planning.custom_policy import Policy
-from trainer.planning.forecasts import Outlook
+from trainer.planning.forecasts import StepForecaster
 from trainer.planning.plan import Offer, RoundPlan
 from trainer.profiling import profiler
 from trainer.protocol import messages
@@ -33,17 +33,17 @@ from trainer.reservation.averaging_rates import Rates, Volumes
 from trainer.transport.pacing import l2_bits, pace_bytes_per_s
 
 
-class Workshop:
+class TrainingState:
     """The halves of the model, from what the edges asked for to the last averaging.
 
     `checkpoint`: the last averaging, from which a run goes on; `outlook`: what the next step would take.
     """
 
     checkpoint: Checkpoint
-    outlook: Outlook
+    outlook: StepForecaster
 
     def __init__(
-        self, settings: RunSettings, crew: Crew, record: RunRecord, resumed: Checkpoint | None,
+        self, settings: RunSettings, crew: EdgeManager, record: RunRecord, resumed: Checkpoint | None,
         policy: Policy | None = None,
     ) -> None:
         """Decide what is trained, and how, from what the edges asked for.
@@ -57,9 +57,9 @@ class Workshop:
         self._policy = policy
         self._device = device_of(settings.device)
         self._preparation: Preparation = prepare([member.ask for member in crew.members], settings)
-        self.guard = CodecGuard(settings.codec, settings.gradient_codec)
+        self.guard = CodecSelector(settings.codec, settings.gradient_codec)
         self.recipe = resumed.recipe if resumed else self._preparation.message
-        self.apprentices: dict[str, Apprentice] = {
+        self.apprentices: dict[str, EdgeReplica] = {
             member.name: apprentice_of(member, self.recipe, self._device) for member in crew.members
         }
 
@@ -127,7 +127,7 @@ class Workshop:
         models: list[dict[str, Tensor]] = []
         weights: list[float] = []
         states = dict(self.checkpoint.states)
-        for member, _, received in self._crew.collect(messages.Collected, timeout_s):
+        for member, _, received in self._crew.collect(messages.ModelUpdate, timeout_s):
             try:
                 values, states[member.name] = self.apprentices[member.name].whole(received.frame.tensors)
             except ProtocolError as error:
@@ -138,8 +138,8 @@ class Workshop:
         model = average(models, weights)
         for one in self.apprentices.values():
             one.half.part.load_values(model)
-        self._crew.send_all(messages.Global(round=number), model)
-        counts = [count for _, count, _ in self._crew.collect(messages.Counted, timeout_s)]
+        self._crew.send_all(messages.GlobalModel(round=number), model)
+        counts = [count for _, count, _ in self._crew.collect(messages.Evaluated, timeout_s)]
         accuracy = sum(count.correct for count in counts) / max(1, sum(count.total for count in counts))
         self.guard.learn(accuracy)
         return self._snapshot(number, model, states, accuracy)
@@ -151,7 +151,7 @@ class Workshop:
                 up_bps, down_bps = rates[member.name]
                 pace = pace_bytes_per_s(up_bps, member.mss_bytes)
                 member.connection.pace(pace_bytes_per_s(down_bps, member.mss_bytes))
-            self._crew.send(member, messages.Collect(pace_bytes_per_s=pace))
+            self._crew.send(member, messages.CollectModel(pace_bytes_per_s=pace))
 
     def keep(self, after: Checkpoint) -> None:
         """Write an averaging down: from now on a cloud that is killed goes on from here."""
@@ -162,7 +162,7 @@ class Workshop:
         checkpoint.write(self._record.directory, after)
         self._record.event("checkpoint", round=after.round)
 
-    def restore(self, members: Sequence[Member]) -> None:
+    def restore(self, members: Sequence[EdgeSession]) -> None:
         """Give these edges, and the cloud's halves for them, the state of the checkpoint."""
         after = self.checkpoint
         for member in members:
@@ -174,13 +174,13 @@ class Workshop:
             self._crew.send(member, messages.Restore(round=after.round, cut=one.cut), tensors)
         self._crew.collect(messages.Restored, self._settings.step_timeout_s, among=members, stale=True)
 
-    def _look_out(self, recipe: messages.Prepare) -> Outlook:
+    def _look_out(self, recipe: messages.Prepare) -> StepForecaster:
         built = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
         samples = torch.zeros(-(-recipe.batch // recipe.micro), *recipe.sample_shape)
         here = profiler.rehearse(built, samples, recipe.optimizer, recipe.micro)
         layers = {member.name: member.layers for member in self._crew.members if member.layers is not None}
         batches = {name: one.batch for name, one in self.apprentices.items()}
-        return Outlook(layers, here, self._preparation.segment_shapes, batches, recipe.micro,
+        return StepForecaster(layers, here, self._preparation.segment_shapes, batches, recipe.micro,
                        self._state_bytes(), self.guard, recipe.tail)
 
     def _state_bytes(self) -> list[int]:

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from trainer.cloud.edge_manager import Crew
-from trainer.cloud.edge_replica import Apprentice
-from trainer.cloud.edge_session import Member
-from trainer.cloud.step_timing import EdgeExchange, StepResult
-from trainer.config.stragglers import LatePolicy, late_after_s
+from trainer.cloud.edge_manager import EdgeManager
+from trainer.cloud.edge_replica import EdgeReplica
+from trainer.cloud.edge_session import EdgeSession
+from trainer.cloud.step_timing import StepResult, StepTransfers
+from trainer.config.stragglers import StragglerPolicy, late_after_s
 from trainer.errors import ProtocolError
 from trainer.models.rng import RandomStream
-from trainer.models.split_model import MiddleHalf
+from trainer.models.split_model import MiddleModel
 from trainer.protocol import codec, messages
 from trainer.records.run_record import Fields, milliseconds
 from trainer.reservation.bandwidth import Grant
@@ -38,7 +38,7 @@ class CloudStep:
     """
 
     def __init__(
-        self, number: int, step: int, grant: Grant, crew: Crew, apprentices: Mapping[str, Apprentice],
+        self, number: int, step: int, grant: Grant, crew: EdgeManager, apprentices: Mapping[str, EdgeReplica],
         gradient_codecs: Mapping[str, codec.Codec], seed: int, tell_late: Callable[[str, int], None], earliest_s: float,
     ) -> None:
         self.number = number
@@ -56,11 +56,11 @@ class CloudStep:
         self.late: list[str] = []
         self._began = 0.0
         self.exchanges = {
-            name: EdgeExchange(one.member.offset_s, one.member.mss_bytes, grant.up[name], grant.down[name])
+            name: StepTransfers(one.member.offset_s, one.member.mss_bytes, grant.up[name], grant.down[name])
             for name, one in apprentices.items()
         }
 
-    def run(self, policy: LatePolicy, late_factor: float, timeout_s: float) -> StepResult:
+    def run(self, policy: StragglerPolicy, late_factor: float, timeout_s: float) -> StepResult:
         """Run it. `timeout_s` ends the patience with an edge whatever the policy is."""
         self._began = time.perf_counter()
         deadline_s = time.monotonic() + timeout_s
@@ -92,10 +92,10 @@ class CloudStep:
                 ]
         return rows
 
-    def _under_way(self, name: str, exchange: EdgeExchange) -> Iterator[tuple[str, float]]:
+    def _under_way(self, name: str, exchange: StepTransfers) -> Iterator[tuple[str, float]]:
         """Direction, and when it began (our clock): as the first frame says, else as it was planned."""
         one = self._began_with[name]
-        if len(exchange.sent_up) < one.micros * (2 if isinstance(one.half, MiddleHalf) else 1):
+        if len(exchange.sent_up) < one.micros * (2 if isinstance(one.half, MiddleModel) else 1):
             sent_s = self._first_s
             prefix = one.member.connection.arriving
             if exchange.sent_up:
@@ -113,13 +113,13 @@ class CloudStep:
                 member, messages.Start(round=self.number, step=self.step, first_s=self._first_s + member.offset_s)
             )
 
-    def _busy(self) -> list[Member]:
+    def _busy(self) -> list[EdgeSession]:
         return [member for member in self._crew.members if self.exchanges[member.name].done is None]
 
-    def _done(self) -> dict[str, EdgeExchange]:
+    def _done(self) -> dict[str, StepTransfers]:
         return {name: exchange for name, exchange in self.exchanges.items() if exchange.done is not None}
 
-    def _treat_late(self, busy: list[Member], policy: LatePolicy, late_factor: float) -> None:
+    def _treat_late(self, busy: list[EdgeSession], policy: StragglerPolicy, late_factor: float) -> None:
         for member in busy:
             self.late.append(member.name)
             self._tell_late(member.name, self.step)
@@ -129,7 +129,7 @@ class CloudStep:
                 one = self._apprentices[member.name]
                 one.cap = one.cut // 2
 
-    def _take(self, member: Member, received: Received) -> None:
+    def _take(self, member: EdgeSession, received: Received) -> None:
         """Deal with one message; who sends what cannot be is dropped."""
         one, exchange = self._apprentices[member.name], self.exchanges[member.name]
         match received.frame.message:
@@ -141,7 +141,7 @@ class CloudStep:
             case messages.StepDone() as done if done.step == self.step:
                 if len(done.gradients_received_s) != one.micros:
                     self._crew.drop(member, f"it ended step {self.step} before it had all gradients.")
-                elif (done.loss is None) == isinstance(one.half, MiddleHalf):
+                elif (done.loss is None) == isinstance(one.half, MiddleModel):
                     who = "the edges" if done.loss is None else "the cloud"
                     self._crew.drop(member, f"it ended step {self.step} as if {who} had no labels here.")
                 else:
@@ -151,8 +151,8 @@ class CloudStep:
                 self._crew.drop(member, f"it sent {type(other).__name__} in the middle of step {self.step}.")
 
     def _answer(
-        self, asked: messages.Segment | messages.TailGradient, received: Received, one: Apprentice,
-        exchange: EdgeExchange,
+        self, asked: messages.Segment | messages.TailGradient, received: Received, one: EdgeReplica,
+        exchange: StepTransfers,
     ) -> None:
         """What the cloud computes of one micro-batch; the result goes back at once."""
         exchange.sent_up.append(SentFrame(received.frame.sent_s, received.frame.size_bytes))
@@ -175,12 +175,12 @@ class CloudStep:
         exchange.cloud_s += time.perf_counter() - began
 
     def _take_segment(
-        self, segment: messages.Segment, tensors: Mapping[str, Tensor], one: Apprentice, exchange: EdgeExchange
+        self, segment: messages.Segment, tensors: Mapping[str, Tensor], one: EdgeReplica, exchange: StepTransfers
     ) -> _Answer:
         values = codec.decode("segment", tensors).to(one.device)
         stream = RandomStream(self._seed, one.name, self.number, segment.step, segment.micro)
         step, micro = segment.step, segment.micro
-        if isinstance(one.half, MiddleHalf):
+        if isinstance(one.half, MiddleModel):
             outputs = one.half.forward(micro, values, stream)
             return messages.TailInput(step=step, micro=micro), "tail_input", outputs, self._codecs[one.name]
         labels = tensors["labels"].to(one.device, torch.int64)
@@ -189,15 +189,15 @@ class CloudStep:
         return messages.Gradient(step=step, micro=micro), "gradient", gradient, self._gradient_codecs[one.name]
 
     def _take_tail_gradient(
-        self, back: messages.TailGradient, tensors: Mapping[str, Tensor], one: Apprentice
+        self, back: messages.TailGradient, tensors: Mapping[str, Tensor], one: EdgeReplica
     ) -> _Answer:
-        if not isinstance(one.half, MiddleHalf):
+        if not isinstance(one.half, MiddleModel):
             raise ProtocolError("it sent the gradient of a tail it does not have.")
         gradient = one.half.backward(back.micro, codec.decode("tail_gradient", tensors).to(one.device))
         return (messages.Gradient(step=back.step, micro=back.micro), "gradient", gradient,
                 self._gradient_codecs[one.name])
 
-    def _end(self, done: messages.StepDone, one: Apprentice, exchange: EdgeExchange) -> None:
+    def _end(self, done: messages.StepDone, one: EdgeReplica, exchange: StepTransfers) -> None:
         """An edge has ended the step; its half here learns now, when no gradient waits for it."""
         began = time.perf_counter()
         one.half.step()
@@ -206,7 +206,7 @@ class CloudStep:
         exchange.loss += done.loss or 0.0
 
 
-def _next(asked: messages.Segment | messages.TailGradient, seen: int, one: Apprentice) -> int:
+def _next(asked: messages.Segment | messages.TailGradient, seen: int, one: EdgeReplica) -> int:
     if asked.micro != seen or seen >= one.micros:
         raise ProtocolError(f"it sent a {type(asked).__name__} of micro-batch {asked.micro} in place of {seen}.")
     return seen + 1

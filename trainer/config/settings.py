@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from trainer.config.partitioning import parse_sharing, task_of
-from trainer.config.stragglers import LATE_POLICIES, LatePolicy
+from trainer.config.stragglers import LATE_POLICIES, StragglerPolicy
 from trainer.errors import UsageError
 
 CLOUD_PORT = 7800
@@ -58,7 +58,7 @@ class RunSettings:
     ask_timeout_s: float = 60.0
     step_timeout_s: float = 120.0
     rejoin_timeout_s: float = 60.0
-    late: LatePolicy = "wait"
+    late: StragglerPolicy = "wait"
     late_after: float = 4.0
     device: str = "auto"
     controller: str | None = None

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-LatePolicy = Literal["wait", "drop", "shrink"]
-LATE_POLICIES: tuple[LatePolicy, ...] = ("wait", "drop", "shrink")
+StragglerPolicy = Literal["wait", "drop", "shrink"]
+LATE_POLICIES: tuple[StragglerPolicy, ...] = ("wait", "drop", "shrink")
 
 LEAST_S = 1.0
 """No step is called late before this: an operating system alone can take that long."""

@@ -9,8 +9,8 @@ from typing import TypeVar
 from trainer.errors import ConnectionLostError, NetworkError, ProtocolError, TrainingFailedError
 from trainer.protocol import messages
 from trainer.transport.connection import Connection, Inbound, Lost, Received
-from trainer.transport.inbox import Mailbox
-from trainer.transport.shared_secret import Token
+from trainer.transport.inbox import Inbox
+from trainer.transport.shared_secret import SharedSecret
 
 SILENCE_S = 60.0
 """A cloud that lives says so every few seconds; one that is silent for this long is as good as lost."""
@@ -28,12 +28,12 @@ class NotNowError(ConnectionLostError):
 class CloudLink:
     """One connection to the cloud, from the greeting on."""
 
-    def __init__(self, connection: Connection, token: Token | None = None) -> None:
+    def __init__(self, connection: Connection, token: SharedSecret | None = None) -> None:
         self.connection = connection
         self._token = token
-        self._inbox: Mailbox[str, Inbound] = Mailbox()
+        self._inbox: Inbox[str, Inbound] = Inbox()
 
-    def ask(self, request: messages.Ask) -> None:
+    def ask(self, request: messages.JoinRequest) -> None:
         """Wait for the cloud's greeting, and ask to train.
 
         Raises: ConnectionLostError, ProtocolError, NetworkError if the cloud refuses, NotNowError if only for now.
@@ -50,7 +50,7 @@ class CloudLink:
         answer = self.connection.receive().frame.message
         self.connection.set_timeout(None)
         _heed(answer)
-        if not isinstance(answer, messages.Admit):
+        if not isinstance(answer, messages.JoinAccepted):
             raise ProtocolError(f"The cloud answered {type(answer).__name__} to a training request.")
         if self._token and not self._token.is_proven(answer.proof, "cloud", hello.nonce, nonce, request.edge):
             raise NetworkError("The cloud does not know the token of this edge: it is not the cloud of this run.")
@@ -89,9 +89,9 @@ class CloudLink:
 
 def _heed(message: messages.Message) -> None:
     match message:
-        case messages.Refuse(retry=True):
+        case messages.JoinRefused(retry=True):
             raise NotNowError(f"The cloud refused for now: {message.reason}")
-        case messages.Refuse():
+        case messages.JoinRefused():
             raise NetworkError(f"The cloud refused: {message.reason}")
         case messages.Failed():
             raise TrainingFailedError(f"The cloud gave up: {message.reason}")

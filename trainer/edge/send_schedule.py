@@ -17,7 +17,7 @@ from trainer.protocol.messages import Message
 Send = Callable[[Message, Mapping[str, Tensor]], object]
 
 
-class Beat:
+class SendSchedule:
     """Sends message number m at `first_s + m x period_s` (seconds since the epoch), or when it is there, if later.
 
     A thread of its own keeps the beat while the edge computes; inside a `with` block. Leaving it by an error leaves

@@ -22,9 +22,9 @@ from trainer.data.load import load_local
 from trainer.edge.cloud_connection import CloudLink
 from trainer.edge.training_step import EdgeStep, StepGivenUpError
 from trainer.errors import ConnectionLostError, NetworkError, ProtocolError, TrainerError, TrainingFailedError
-from trainer.models.optimizer import OptimizerRecipe
-from trainer.models.split_model import EdgeHalf, hides_labels
-from trainer.models.stage import Part
+from trainer.models.optimizer import OptimizerConfig
+from trainer.models.split_model import ClientModel, hides_labels
+from trainer.models.stage import Stage
 from trainer.models.zoo import build_layers
 from trainer.plugins import is_own
 from trainer.processes.malloc import keep_heap
@@ -33,7 +33,7 @@ from trainer.profiling.predictor import LayerSeconds
 from trainer.protocol import messages
 from trainer.transport.backoff import pauses_s
 from trainer.transport.connection import Received, connect
-from trainer.transport.credentials import NOBODY, Credentials
+from trainer.transport.credentials import NOBODY, TransportCredentials
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class EdgeSettings:
     seed: int = 1
     connect_timeout_s: float = 60.0
     cgroups: tuple[Path, ...] = ()
-    credentials: Credentials = NOBODY
+    credentials: TransportCredentials = NOBODY
 
 
 def run(settings: EdgeSettings, say: Callable[[str], None] = log.info) -> str:
@@ -94,7 +94,7 @@ def run(settings: EdgeSettings, say: Callable[[str], None] = log.info) -> str:
 
 def _load_the_rest() -> None:
     """What torch imports only when it is first used: optimisers, and the kernels of a small model."""
-    part = Part(build_layers("signal-cnn", 0, (3, 32, 32), 3), 0, 0, OptimizerRecipe())
+    part = Stage(build_layers("signal-cnn", 0, (3, 32, 32), 3), 0, 0, OptimizerConfig())
     part.step()
 
 
@@ -106,11 +106,11 @@ def _join(cgroups: tuple[Path, ...]) -> None:
             raise TrainingFailedError(f"Cannot join the CPU limit {directory}: {error}.") from error
 
 
-def _ask(settings: EdgeSettings, data: dataset.LocalData) -> messages.Ask:
+def _ask(settings: EdgeSettings, data: dataset.LocalData) -> messages.JoinRequest:
     statistics = standardization.summarize(data.train.inputs, data.train.labels, data.classes)
     if settings.protect_labels:
         statistics = replace(statistics, class_counts=(0,) * data.classes)
-    return messages.Ask(
+    return messages.JoinRequest(
         nonce="0" * 32,
         edge=settings.name,
         task=task_of(settings.data),
@@ -125,14 +125,14 @@ def _ask(settings: EdgeSettings, data: dataset.LocalData) -> messages.Ask:
 class Edge:
     """One edge, over as many connections as it takes."""
 
-    def __init__(self, settings: EdgeSettings, data: dataset.LocalData, ask: messages.Ask) -> None:
+    def __init__(self, settings: EdgeSettings, data: dataset.LocalData, ask: messages.JoinRequest) -> None:
         self._settings = settings
         self._data = data
         self._ask = ask
         self._rehearsed: tuple[messages.Prepare, LayerSeconds, Tensor] | None = None
         self.was_prepared = False
         self._link: CloudLink
-        self._half: EdgeHalf
+        self._half: ClientModel
         self._step: EdgeStep
         self._recipe: messages.Prepare
         self._plan: messages.Plan
@@ -185,11 +185,11 @@ class Edge:
                 self._adopt(plan, received)
             case messages.Start() as start:
                 self._step.run(start, self._plan)
-            case messages.Collect() as collect:
+            case messages.CollectModel() as collect:
                 if collect.pace_bytes_per_s is not None:
                     self._link.connection.pace(collect.pace_bytes_per_s)
-                self._link.connection.send(messages.Collected(), self._half.export_layers())
-            case messages.Global():
+                self._link.connection.send(messages.ModelUpdate(), self._half.export_layers())
+            case messages.GlobalModel():
                 self._half.part.load_values(received.frame.tensors)
                 self._count_right()
             case other:
@@ -214,7 +214,7 @@ class Edge:
                 "gradient would tell the labels."
             )
         self._recipe = recipe
-        self._half = EdgeHalf(Part(layers, 0, 0, recipe.optimizer), recipe.tail)
+        self._half = ClientModel(Stage(layers, 0, 0, recipe.optimizer), recipe.tail)
         known = self._rehearsed if self._rehearsed is not None and self._rehearsed[0] == recipe else None
         images = known[2] if known else standardization.apply(self._data.train.inputs, recipe.standardization)
         self._step = EdgeStep(self._link, self._half, images, self._data.train.labels, recipe, self._settings.name,
@@ -254,4 +254,4 @@ class Edge:
                 images = layer.eval()(images)
                 layer.train()
         correct = int((images.argmax(dim=1) == self._data.held_out.labels).sum())
-        self._link.connection.send(messages.Counted(correct=correct, total=len(self._data.held_out)))
+        self._link.connection.send(messages.Evaluated(correct=correct, total=len(self._data.held_out)))

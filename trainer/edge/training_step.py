@@ -15,10 +15,10 @@ from torch import Tensor
 
 from trainer.data import dataset
 from trainer.edge.cloud_connection import CloudLink
-from trainer.edge.send_schedule import Beat
+from trainer.edge.send_schedule import SendSchedule
 from trainer.errors import DivergedError, ProtocolError
 from trainer.models.rng import RandomStream
-from trainer.models.split_model import EdgeHalf
+from trainer.models.split_model import ClientModel
 from trainer.models.stage import split_evenly
 from trainer.profiling.cgroup_limit import OwnLimit
 from trainer.profiling.slowdown import widest
@@ -65,7 +65,7 @@ class EdgeStep:
     """Runs steps for one edge; which samples a step takes follows from seed, round and step alone."""
 
     def __init__(
-        self, link: CloudLink, half: EdgeHalf, inputs: Tensor, labels: Tensor, recipe: messages.Prepare, name: str,
+        self, link: CloudLink, half: ClientModel, inputs: Tensor, labels: Tensor, recipe: messages.Prepare, name: str,
         index: int,
     ) -> None:
         self._link = link
@@ -95,7 +95,7 @@ class EdgeStep:
         if ahead is None or (ahead.round, ahead.step) != (start.round, start.step):
             ahead = self._begin(start.round, start.step)
         self._ahead, times = None, ahead.times
-        with Beat(self._link.connection.send, start.first_s, plan.beat_s) as beat:
+        with SendSchedule(self._link.connection.send, start.first_s, plan.beat_s) as beat:
             for micro in range(len(self._micros)):
                 segment = ahead.segments.popleft() if ahead.segments else self._forward(ahead, plan)
                 beat.put(messages.Segment(step=start.step, micro=micro, batch_samples=self._batch), segment)

@@ -13,7 +13,7 @@ OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
 
 
 @dataclass(frozen=True, slots=True)
-class OptimizerRecipe:
+class OptimizerConfig:
     """How a layer learns; `weight_decay` is the L2 regularization."""
 
     name: OptimizerName = "adamw"

@@ -1,8 +1,8 @@
 """The two sides of a mini-batch, and the three pieces of one whose labels stay on the edge.
 
-Usually the edge runs the layers [0, cut) and the cloud [cut, L) with the loss (`EdgeHalf`, `CloudHalf`). With
-labels protected the model is bent to a U: the edge runs [0, cut), the cloud [cut, tail) (`MiddleHalf`), and the
-edge again [tail, L) with the loss, as a `CloudHalf` of its own. That costs one more way there and back for every
+Usually the edge runs the layers [0, cut) and the cloud [cut, L) with the loss (`ClientModel`, `ServerModel`). With
+labels protected the model is bent to a U: the edge runs [0, cut), the cloud [cut, tail) (`MiddleModel`), and the
+edge again [tail, L) with the loss, as a `ServerModel` of its own. That costs one more way there and back for every
 micro-batch: the outputs of the middle down, their gradient up.
 Source: Vepakomma et al. 2018, "Split learning for health", figure 1 (b).
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trainer.errors import ProtocolError
 from trainer.models.rng import RandomStream
-from trainer.models.stage import Part
+from trainer.models.stage import Stage
 
 
 def hides_labels(layers: Sequence[nn.Module], tail: int) -> bool:
@@ -27,12 +27,12 @@ def hides_labels(layers: Sequence[nn.Module], tail: int) -> bool:
     return any(True for layer in layers[tail:] for _ in layer.parameters())
 
 
-class EdgeHalf:
+class ClientModel:
     """An edge's side of a mini-batch: the layers [0, cut), and with labels protected those of the `tail`, too."""
 
-    def __init__(self, part: Part, tail: int | None = None) -> None:
+    def __init__(self, part: Stage, tail: int | None = None) -> None:
         self.part = part
-        self.tail = None if tail is None else CloudHalf(part.beside(tail, len(part.layers)))
+        self.tail = None if tail is None else ServerModel(part.beside(tail, len(part.layers)))
         self._segments: list[Tensor] = []
 
     @property
@@ -108,7 +108,7 @@ class EdgeHalf:
 class _CloudSide:
     """What both halves in the cloud have in common: where they begin, and how that moves."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Stage) -> None:
         self.part = part
 
     @property
@@ -133,7 +133,7 @@ class _CloudSide:
         self.part.step()
 
 
-class CloudHalf(_CloudSide):
+class ServerModel(_CloudSide):
     """The cloud's side of one edge's mini-batch: the layers [cut, L) and the loss."""
 
     def train(
@@ -152,10 +152,10 @@ class CloudHalf(_CloudSide):
         return leaf.grad, loss.item()
 
 
-class MiddleHalf(_CloudSide):
+class MiddleModel(_CloudSide):
     """The cloud's side where labels are protected: the layers [cut, tail), which never see a label."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Stage) -> None:
         super().__init__(part)
         self._waiting: dict[int, tuple[Tensor, Tensor]] = {}
 

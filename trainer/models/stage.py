@@ -14,21 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import ProtocolError
-from trainer.models.optimizer import OptimizerRecipe
+from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
 
 
-class Part:
+class Stage:
     """The layers [first, last) of a model. All layers are held, only those in the range are trained."""
 
-    def __init__(self, layers: Sequence[nn.Module], first: int, last: int, recipe: OptimizerRecipe) -> None:
+    def __init__(self, layers: Sequence[nn.Module], first: int, last: int, recipe: OptimizerConfig) -> None:
         self.layers = list(layers)
         self.first = first
         self.last = last
         self._recipe = recipe
         self._optimizers = [self._new_optimizer(layer) for layer in self.layers]
 
-    def beside(self, first: int, last: int) -> Part:
+    def beside(self, first: int, last: int) -> Stage:
         """Another range of the same layers, with the same optimisers."""
         other = copy.copy(self)
         other.first, other.last = first, last

@@ -21,7 +21,7 @@ LOSSY: tuple[Codec, ...] = ("fp32", "bf16", "int8")
 """From exact to most lossy."""
 
 
-class CodecGuard:
+class CodecSelector:
     """The codecs allowed, each with its gradient's; learns from every averaging."""
 
     def __init__(self, asked: str, gradient: str | None = None) -> None:

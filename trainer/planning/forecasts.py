@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from trainer.models.stage import split_evenly
-from trainer.planning.codec_selection import CodecGuard
+from trainer.planning.codec_selection import CodecSelector
 from trainer.planning.plan import EdgeForecast, Option
 from trainer.profiling.predictor import CloudPredictor, LayerSeconds, Predictor, TailPredictor
 from trainer.profiling.slowdown import StepTimes
@@ -20,7 +20,7 @@ FRAME_BYTES = framing.PREFIX.size + 340
 """Prefix and header of a segment's or gradient's frame, with the padding of its tensors."""
 
 
-class Outlook:
+class StepForecaster:
     """One predictor per edge and one for the cloud, and which codecs may be used.
 
     `tail`: the first layer of the edges' tail, where labels are protected.
@@ -34,7 +34,7 @@ class Outlook:
         batches: Mapping[str, int],
         micro: int,
         layer_state_bytes: Sequence[int],
-        guard: CodecGuard,
+        guard: CodecSelector,
         tail: int | None = None,
     ) -> None:
         self._edges: dict[str, Predictor] = {}

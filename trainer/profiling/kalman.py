@@ -33,7 +33,7 @@ LEAST_FACTOR = 0.02
 Vector = NDArray[np.float64]
 
 
-class Correction:
+class LayerTimeFilter:
     """Learns the factor of every layer from rounds; `prior_s` are the seconds of each layer without it."""
 
     def __init__(self, prior_s: Sequence[float]) -> None:

@@ -15,9 +15,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from trainer.profiling.kalman import Correction
+from trainer.profiling.kalman import LayerTimeFilter
 from trainer.profiling.layer_costs import LayerCost
-from trainer.profiling.slowdown import LEAST_NOISE, StepTimes, Stretch, has_jumped
+from trainer.profiling.slowdown import LEAST_NOISE, Slowdown, StepTimes, has_jumped
 
 LAYER_CONSTANT_S = 50e-6
 """What calling a layer costs however small it is."""
@@ -126,9 +126,9 @@ class Predictor:
 
     def __init__(self, layers: LayerSeconds) -> None:
         self._layers = len(layers.forward_s)
-        self._stretch = Stretch(layers.stretch)
-        self._forward = Correction([one / layers.stretch for one in layers.forward_s])
-        self._backward = Correction([one / layers.stretch for one in layers.backward_s])
+        self._stretch = Slowdown(layers.stretch)
+        self._forward = LayerTimeFilter([one / layers.stretch for one in layers.forward_s])
+        self._backward = LayerTimeFilter([one / layers.stretch for one in layers.backward_s])
         self.noise_share = LEAST_NOISE
         """How far a step forward lies from its prediction, typically, relative to it."""
 
@@ -141,9 +141,9 @@ class Predictor:
     def recalled(cls, history: Mapping[str, Any]) -> Self:
         """One that knows what `history` told."""
         known = cls(LayerSeconds((), ()))
-        known._forward = Correction.recalled(history["forward"])
-        known._backward = Correction.recalled(history["backward"])
-        known._stretch = Stretch.recalled(history["stretch"])
+        known._forward = LayerTimeFilter.recalled(history["forward"])
+        known._backward = LayerTimeFilter.recalled(history["backward"])
+        known._stretch = Slowdown.recalled(history["stretch"])
         known.noise_share = float(history["noise_share"])
         known._layers = len(known._forward.layers_s())
         return known
@@ -178,7 +178,7 @@ class _WorkPredictor:
     """Seconds of work that is forward and backward in one, corrected by what it took."""
 
     def __init__(self, layers: LayerSeconds) -> None:
-        self._work = Correction(layers.work_s)
+        self._work = LayerTimeFilter(layers.work_s)
 
     def history(self) -> dict[str, Any]:
         """All that was learnt, as JSON; `recalled` takes it back."""
@@ -188,7 +188,7 @@ class _WorkPredictor:
     def recalled(cls, history: Mapping[str, Any]) -> Self:
         """One that knows what `history` told."""
         known = cls(LayerSeconds((), ()))
-        known._work = Correction.recalled(history)
+        known._work = LayerTimeFilter.recalled(history)
         return known
 
 
@@ -222,7 +222,7 @@ class TailPredictor(_WorkPredictor):
         self._work.learn(runs, micros, work_s, jumped)
 
 
-def _by_cut(correction: Correction, rest: bool = False) -> list[float]:
+def _by_cut(correction: LayerTimeFilter, rest: bool = False) -> list[float]:
     sums = list(accumulate(correction.layers_s().tolist(), initial=0.0))
     if rest:
         sums = [sums[-1] - done for done in sums]

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from trainer.models.optimizer import OptimizerRecipe
+from trainer.models.optimizer import OptimizerConfig
 from trainer.profiling.predictor import ComputeProfile, LayerSeconds
 from trainer.profiling.stopwatch import Stopwatch
 
 BENCHMARK_S = 0.1
 REHEARSAL_S = 1.0
 """Many periods of a CPU limit: its quota is spent and refilled in turns of up to 0.1 s."""
-DEFAULT_RECIPE = OptimizerRecipe()
+DEFAULT_RECIPE = OptimizerConfig()
 
 
 def measure_profile(seconds: float = BENCHMARK_S) -> ComputeProfile:
@@ -42,7 +42,7 @@ def _rate(work: Callable[[], object], seconds: float) -> float:
 
 
 def rehearse(
-    layers: Sequence[nn.Module], micro_batch: torch.Tensor, recipe: OptimizerRecipe = DEFAULT_RECIPE, micros: int = 1,
+    layers: Sequence[nn.Module], micro_batch: torch.Tensor, recipe: OptimizerConfig = DEFAULT_RECIPE, micros: int = 1,
     seconds: float = REHEARSAL_S,
 ) -> LayerSeconds:
     """What each layer takes forward and backward for one micro-batch (N, ...), with its part of the optimiser's step.

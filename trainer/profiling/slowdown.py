@@ -96,7 +96,7 @@ def widest(first: CpuLimit | None, second: CpuLimit | None) -> CpuLimit | None:
     return max(first, second, key=lambda limit: limit.cores)
 
 
-class Stretch:
+class Slowdown:
     """Seconds of the wall clock for a second of a processor, from round to round: a Kalman filter of one number."""
 
     def __init__(self, prior: float) -> None:

@@ -47,7 +47,7 @@ assert sys.byteorder == "little", "tensors travel as they lie in memory"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class FrameLimits:
     """The largest header and payload accepted; strangers get less than edges that are known."""
 
     header_bytes: int = MAX_HEADER_BYTES
@@ -109,7 +109,7 @@ def prefix(kind: int, header: bytes, buffers: list[memoryview], sent_s: float, n
     return PREFIX.pack(MAGIC, VERSION, kind, 0, len(header), sum(map(len, buffers)), sent_s, number)
 
 
-def parse_prefix(data: bytes | bytearray, limits: Limits) -> Prefix:
+def parse_prefix(data: bytes | bytearray, limits: FrameLimits) -> Prefix:
     """Check a frame's first PREFIX.size bytes.
 
     Raises: ProtocolError if they are not ours or promise more than `limits`.

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.data.standardization import Standardization, Statistics
-from trainer.models.optimizer import OptimizerRecipe
+from trainer.models.optimizer import OptimizerConfig
 from trainer.profiling.predictor import ComputeProfile, LayerSeconds
 from trainer.profiling.slowdown import CpuLimit, StepTimes
 from trainer.protocol.codec import Codec
@@ -38,7 +38,7 @@ class Hello(Message):
     wants_proof: bool
 
 
-class Ask(Message):
+class JoinRequest(Message):
     """Edge: the training request. Nothing in it is raw data. `proof` and `nonce` as in `shared_secret`."""
 
     kind = 1
@@ -53,14 +53,14 @@ class Ask(Message):
     profile: ComputeProfile
 
 
-class Admit(Message):
+class JoinAccepted(Message):
     """Cloud: the request was taken; what follows is the preparation. `proof`: the cloud knows the token, too."""
 
     kind = 20
     proof: Proof | None = None
 
 
-class Refuse(Message):
+class JoinRefused(Message):
     """Cloud: this request cannot be served, and why; `retry`: it may be later."""
 
     kind = 2
@@ -79,7 +79,7 @@ class Prepare(Message):
     sample_shape: SampleShape
     classes: Annotated[int, Field(ge=1, le=256)]
     seed: int
-    optimizer: OptimizerRecipe
+    optimizer: OptimizerConfig
     standardization: Standardization
     batch: Annotated[int, Field(ge=1)]
     micro: Annotated[int, Field(ge=1)]
@@ -225,27 +225,27 @@ class StepDone(Message):
         return StepTimes(self.forward_s, self.forward_cpu_s, self.backward_s, self.backward_cpu_s)
 
 
-class Collect(Message):
+class CollectModel(Message):
     """Cloud: send your layers, the models are averaged now; at `pace_bytes_per_s`, or as before if it is None."""
 
     kind = 13
     pace_bytes_per_s: Seconds | None = None
 
 
-class Collected(Message):
+class ModelUpdate(Message):
     """Edge: its layers with their optimiser state, as `Part.export_layers` names them."""
 
     kind = 14
 
 
-class Global(Message):
+class GlobalModel(Message):
     """Cloud: the global model, as tensors. Go on from it and count its right answers on your held-out data."""
 
     kind = 15
     round: Count
 
 
-class Counted(Message):
+class Evaluated(Message):
     """Edge: right answers of the global model among its held-out samples."""
 
     kind = 16
@@ -269,8 +269,32 @@ class Failed(Message):
 
 MESSAGES: dict[int, type[Message]] = {
     message.kind: message
-    for message in (Hello, Ask, Admit, Refuse, Prepare, Ready, Restore, Restored, Alive, Ping, Pong, Plan, Planned,
-                    Start, Segment, Gradient, TailInput, TailGradient, StepDone, Collect, Collected, Global, Counted,
-                    Stop, Failed)
+    for message in (
+        Hello,
+        JoinRequest,
+        JoinAccepted,
+        JoinRefused,
+        Prepare,
+        Ready,
+        Restore,
+        Restored,
+        Alive,
+        Ping,
+        Pong,
+        Plan,
+        Planned,
+        Start,
+        Segment,
+        Gradient,
+        TailInput,
+        TailGradient,
+        StepDone,
+        CollectModel,
+        ModelUpdate,
+        GlobalModel,
+        Evaluated,
+        Stop,
+        Failed,
+    )
 }
 """Every message by its byte."""

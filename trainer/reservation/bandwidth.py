@@ -70,26 +70,26 @@ class Grant:
         return self.reservation_id is not None
 
 
-class Road(Protocol):
+class BandwidthProvider(Protocol):
     """Where the cloud's plans meet the network; `unreachable_rounds` had no answer from the controller,
     `broken_rounds` nothing reserved although there should be."""
 
     unreachable_rounds: int
     broken_rounds: int
 
-    def secure(self, draft: Draft) -> Grant:
+    def acquire(self, draft: Draft) -> Grant:
         """Draft a plan for what the network offers, and have it granted."""
 
-    def haul(self, volumes: Volumes) -> Rates | None:
+    def acquire_for_averaging(self, volumes: Volumes) -> Rates | None:
         """Before an averaging: the rates that are reserved for these volumes until the next plan; never fails.
 
         None: those of the round stay, or nothing is reserved.
         """
 
-    def leave(self, edge: str) -> None:
+    def remove_edge(self, edge: str) -> None:
         """Give back what an edge has that is gone; never fails, says what could not be done."""
 
-    def join(self, edge: str, port: int) -> None:
+    def add_edge(self, edge: str, port: int) -> None:
         """An edge is there (again), talking from that port; the next plan may count on it."""
 
     def release(self) -> None:
@@ -97,25 +97,25 @@ class Road(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Traveller:
+class EdgeEndpoint:
     """An edge as the network sees it."""
 
     name: str
     port: int
 
 
-class OpenRoad:
+class BestEffortBandwidth:
     """No reservations: plans are made for the rates the network should have, and nothing is promised."""
 
     unreachable_rounds = 0
     broken_rounds = 0
 
-    def __init__(self, travellers: Sequence[Traveller], usable_bps: float, floor_bps: float) -> None:
+    def __init__(self, travellers: Sequence[EdgeEndpoint], usable_bps: float, floor_bps: float) -> None:
         self._names = [traveller.name for traveller in travellers]
         self._usable_bps = usable_bps
         self._floor_bps = floor_bps
 
-    def secure(self, draft: Draft) -> Grant:
+    def acquire(self, draft: Draft) -> Grant:
         """The plan as drafted."""
         return unreserved(draft(Offer(
             up_links=dict.fromkeys(self._names, ("up",)),
@@ -124,16 +124,16 @@ class OpenRoad:
             floor_bps=self._floor_bps,
         )))
 
-    def haul(self, volumes: Volumes) -> None:
+    def acquire_for_averaging(self, volumes: Volumes) -> None:
         """Nothing is reserved."""
 
-    def leave(self, edge: str) -> None:
+    def remove_edge(self, edge: str) -> None:
         """One less to share with."""
         self._names = [name for name in self._names if name != edge]
 
-    def join(self, edge: str, port: int) -> None:  # noqa: ARG002
+    def add_edge(self, edge: str, port: int) -> None:  # noqa: ARG002
         """One more to share with."""
-        self.leave(edge)
+        self.remove_edge(edge)
         self._names.append(edge)
 
     def release(self) -> None:

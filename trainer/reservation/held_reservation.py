@@ -28,7 +28,7 @@ class ReservationGoneError(NetworkError):
 
 
 @dataclass
-class Holding:
+class HeldReservation:
     """`owner`: the cloud's host. `say` hears of all trouble. `live`: what is held, None if nothing is.
 
     `busy`: to be had by whoever reads it and then changes it.

@@ -40,7 +40,7 @@ class Surveyed:
     enquiry: Enquiry
 
 
-class Survey:
+class QuotePlanner:
     """Asks before every plan; remembers what the last plan sends."""
 
     def __init__(self, cloud: str, floor_bps: float, clock: Callable[[], float] = time.perf_counter) -> None:

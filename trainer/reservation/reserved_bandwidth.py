@@ -11,9 +11,17 @@ from trainer.errors import ControllerUnreachableError, NetworkError, PlanError, 
 from trainer.planning.plan import Offer, RoundPlan
 from trainer.reservation.api_types import FlowRequest, Reservation
 from trainer.reservation.averaging_rates import WORTH_S, Rates, Volumes, haul_rates, haul_s
-from trainer.reservation.bandwidth import Draft, Enquiry, FlowPromise, Grant, OpenRoad, Traveller, unreserved
-from trainer.reservation.held_reservation import Holding, ReservationGoneError
-from trainer.reservation.quote_planning import Survey, Surveyed
+from trainer.reservation.bandwidth import (
+    BestEffortBandwidth,
+    Draft,
+    EdgeEndpoint,
+    Enquiry,
+    FlowPromise,
+    Grant,
+    unreserved,
+)
+from trainer.reservation.held_reservation import HeldReservation, ReservationGoneError
+from trainer.reservation.quote_planning import QuotePlanner, Surveyed
 from trainer.transport.pacing import BURST_BYTES
 
 TOO_MUCH = ("no_capacity", "no_spectrum")
@@ -24,7 +32,7 @@ TRIES = 6
 
 
 @dataclass
-class ReservedRoad:
+class ReservedBandwidth:
     """One reservation for the whole run, changed from round to round, and for averagings.
 
     `holding`: of the cloud. `reserve=False` only reads the offer (best effort).
@@ -33,8 +41,8 @@ class ReservedRoad:
     after it begin with the share that fitted then.
     """
 
-    holding: Holding
-    travellers: Sequence[Traveller]
+    holding: HeldReservation
+    travellers: Sequence[EdgeEndpoint]
     cloud_port: int
     share: float
     floor_bps: float
@@ -48,12 +56,12 @@ class ReservedRoad:
     _hauls: bool = False
     """Whether what is reserved is for an averaging, and not for the last grant."""
     _last: Grant | None = field(default=None)
-    _survey: Survey = field(init=False)
+    _survey: QuotePlanner = field(init=False)
 
     def __post_init__(self) -> None:
-        self._survey = Survey(self.holding.owner, self.floor_bps)
+        self._survey = QuotePlanner(self.holding.owner, self.floor_bps)
 
-    def secure(self, draft: Draft) -> Grant:
+    def acquire(self, draft: Draft) -> Grant:
         """Draft, ask, and adapt to what is refused, TRIES times.
 
         Once there was a grant there always is one: without an answer from the controller, or if no change can be had
@@ -97,11 +105,13 @@ class ReservedRoad:
         sentence = f"{error} Nothing is reserved now: this round goes on at best effort, its promises are broken."
         self.holding.say(sentence)
         least_bps = self.floor_bps * len(self.travellers)
-        open_grant = OpenRoad(self.travellers, max(self._usable_bps, least_bps), self.floor_bps).secure(draft)
+        open_grant = BestEffortBandwidth(self.travellers, max(self._usable_bps, least_bps), self.floor_bps).acquire(
+            draft
+        )
         self._last = dataclasses.replace(open_grant, adaptations=(sentence,), broken=self.reserve)
         return self._last
 
-    def haul(self, volumes: Volumes) -> Rates | None:
+    def acquire_for_averaging(self, volumes: Volumes) -> Rates | None:
         """Change the reservation to the rates at which these volumes can go together, if that pays.
 
         Without an answer of the controller, or refused, the round's rates stay.
@@ -143,15 +153,15 @@ class ReservedRoad:
         self._hauls, self._last = False, self._granted(plan, live, [sentence], None)
         return self._last
 
-    def leave(self, edge: str) -> None:
+    def remove_edge(self, edge: str) -> None:
         """Give the edge's flows back at once; what the others have stays."""
         self.travellers = [traveller for traveller in self.travellers if traveller.name != edge]
         with self.holding.busy:
             self.holding.give_back(edge)
 
-    def join(self, edge: str, port: int) -> None:
+    def add_edge(self, edge: str, port: int) -> None:
         """Reserve for this edge from the next plan on."""
-        self.travellers = [*(one for one in self.travellers if one.name != edge), Traveller(edge, port)]
+        self.travellers = [*(one for one in self.travellers if one.name != edge), EdgeEndpoint(edge, port)]
 
     def release(self) -> None:
         """Release the reservation, once; a controller that is gone lets the lease run out."""

@@ -26,7 +26,7 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
 _RECORD_HEADER_BYTES = 5
 
 
-class Wire(Protocol):
+class ByteStream(Protocol):
     """One connection's bytes. One thread may send while another receives."""
 
     def send(self, views: Sequence[memoryview]) -> None:
@@ -39,7 +39,7 @@ class Wire(Protocol):
         """The bytes of the TCP stream that carry so many of ours."""
 
 
-class PlainWire:
+class PlainStream:
     """The socket itself."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -64,7 +64,7 @@ class PlainWire:
         return payload_bytes
 
 
-class TlsWire:
+class TlsStream:
     """TLS 1.3 over the same. Records are read one by one, so that an arrival is that of the record it belongs to.
 
     Every `send` begins a record of its own: how many bytes travel follows from how many are sent.
@@ -75,7 +75,7 @@ class TlsWire:
 
         Raises: OSError, ssl.SSLError, ConnectionLostError if the handshake fails.
         """
-        self._plain = PlainWire(sock)
+        self._plain = PlainStream(sock)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_name is None, server_name)
         self._using = threading.Lock()  # OpenSSL's object is not for two threads at once

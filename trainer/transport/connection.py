@@ -20,7 +20,7 @@ from torch import Tensor
 from trainer.errors import ConnectionLostError, NetworkError, NoCloudError, ProtocolError
 from trainer.protocol import framing
 from trainer.protocol.messages import Message
-from trainer.transport.byte_stream import SILENCE_MS, STALL_S, PlainWire, TlsWire, Wire, explain
+from trainer.transport.byte_stream import SILENCE_MS, STALL_S, ByteStream, PlainStream, TlsStream, explain
 from trainer.transport.pacing import DEFAULT_MSS
 from trainer.transport.sockets import new_socket
 
@@ -81,7 +81,7 @@ class Connection:
         self._sent_frames = 0
         self._received_frames = 0
         self._sent_at_s = 0.0
-        self.limits = framing.Limits()
+        self.limits = framing.FrameLimits()
         self.arriving: framing.Prefix | None = None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_MS)
@@ -90,11 +90,11 @@ class Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_EVERY_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
 
-    def _new_wire(self, sock: socket.socket, context: ssl.SSLContext | None, server_name: str | None) -> Wire:
+    def _new_wire(self, sock: socket.socket, context: ssl.SSLContext | None, server_name: str | None) -> ByteStream:
         if context is None:
-            return PlainWire(sock)
+            return PlainStream(sock)
         try:
-            wire = TlsWire(sock, context, server_name)
+            wire = TlsStream(sock, context, server_name)
         except OSError as error:
             raise explain(error, self.peer) from error
         self.peer_names = wire.peer_names

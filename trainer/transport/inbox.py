@@ -18,7 +18,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-class Mailbox(Generic[S, T]):
+class Inbox(Generic[S, T]):
     """Items from many threads to one, in order of arrival; `S` is the sender, and must hash."""
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES, limit_items: int = LIMIT_ITEMS) -> None:

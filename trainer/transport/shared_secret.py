@@ -20,7 +20,7 @@ Side = Literal["edge", "cloud"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Token:
+class SharedSecret:
     """The secret."""
 
     secret: bytes
@@ -35,7 +35,7 @@ class Token:
         return proof is not None and hmac.compare_digest(proof, self.proof(side, cloud_nonce, edge_nonce, edge))
 
 
-def read_token(path: Path) -> Token:
+def read_token(path: Path) -> SharedSecret:
     """The token in a file, without the white space around it.
 
     Raises: UsageError if there is none, or too short a one.
@@ -47,4 +47,4 @@ def read_token(path: Path) -> Token:
     if len(secret) < LEAST_BYTES:
         raise UsageError(f"The token in {path} has {len(secret)} bytes; at least {LEAST_BYTES} are needed. Make one: "
                          f"openssl rand -hex 32 > {path}")
-    return Token(secret)
+    return SharedSecret(secret)

@@ -19,7 +19,7 @@ OPEN_PATHS = frozenset({"/v1/healthz", "/docs", "/openapi.json"})
 
 
 
-class Guard:
+class AuthenticationMiddleware:
     """ASGI middleware: finds out who asks, or answers 401; without tokens, lets in only those who are near."""
 
     def __init__(self, app: ASGIApp, tokens: Tokens, beside: Callable[..., Any]) -> None:

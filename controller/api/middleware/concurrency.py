@@ -19,12 +19,12 @@ from controller.errors import Overloaded, TooManyRequests
 RETRY_AFTER_S = 1
 
 Result = TypeVar("Result")
-Beside = Callable[..., Awaitable[Any]]
+RunInThread = Callable[..., Awaitable[Any]]
 """Has work done beside the event loop: `await beside(function, *arguments)`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServiceLimits:
     """`at_once` are worked on, `waiting` more may wait; of one tenant `per_tenant` at most, waiting or not."""
 
     at_once: int
@@ -32,20 +32,20 @@ class Limits:
     per_tenant: int
 
 
-READS = Limits(at_once=8, waiting=120, per_tenant=96)
-WRITES = Limits(at_once=32, waiting=64, per_tenant=64)
+READS = ServiceLimits(at_once=8, waiting=120, per_tenant=96)
+WRITES = ServiceLimits(at_once=32, waiting=64, per_tenant=64)
 """Reads and changes never wait for each other. A tenant alone cannot fill a queue. As many changes at once as the
 service takes: most of them wait for switches, and one that is slow must not hold up changes elsewhere."""
 
-STREAMS = Limits(at_once=64, waiting=0, per_tenant=32)
-ALL = Limits(at_once=512, waiting=0, per_tenant=512)
+STREAMS = ServiceLimits(at_once=64, waiting=0, per_tenant=32)
+ALL = ServiceLimits(at_once=512, waiting=0, per_tenant=512)
 """Everything that is not answered yet, bodies that are still coming in and streams among it."""
 
 
-class Lane:
+class ConcurrencyLimit:
     """Counts who is in it. Thread-safe."""
 
-    def __init__(self, name: str, limits: Limits) -> None:
+    def __init__(self, name: str, limits: ServiceLimits) -> None:
         self.name = name
         self.limits = limits
         self._lock = threading.Lock()
@@ -84,7 +84,7 @@ class Lane:
             self._inside[tenant] += 1
 
 
-def pool(threads: int) -> Beside:
+def pool(threads: int) -> RunInThread:
     """So many threads of an event loop's."""
     limiter = CapacityLimiter(threads)
 
@@ -94,11 +94,15 @@ def pool(threads: int) -> Beside:
     return beside
 
 
-class Desk:
+class RequestExecutor:
     """Where requests wait for their turn. `beside`: how work is done where there is no event loop."""
 
-    def __init__(self, beside: Beside | None = None) -> None:
-        self.reads, self.writes, self.streams = Lane("reads", READS), Lane("changes", WRITES), Lane("streams", STREAMS)
+    def __init__(self, beside: RunInThread | None = None) -> None:
+        self.reads, self.writes, self.streams = (
+            ConcurrencyLimit("reads", READS),
+            ConcurrencyLimit("changes", WRITES),
+            ConcurrencyLimit("streams", STREAMS),
+        )
         self.has_loop = beside is None
         self._beside_reads = beside or pool(READS.at_once)
         self._beside_writes = beside or pool(WRITES.at_once)
@@ -122,7 +126,7 @@ class Desk:
             result: Result = await self._beside_writes(work, *arguments)
             return result
 
-    async def promise(self, tenant: str, ask: Callable[..., Future[Result]], *arguments: Any) -> Result:
+    async def submit(self, tenant: str, ask: Callable[..., Future[Result]], *arguments: Any) -> Result:
         """Have a change made by somebody who says when it is done.
 
         Raises: TooManyRequests, Overloaded.

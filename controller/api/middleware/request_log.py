@@ -7,10 +7,10 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from controller.api.middleware.concurrency import ALL, Lane
+from controller.api.middleware.concurrency import ALL, ConcurrencyLimit
 from controller.api.schemas.problem_details import answer
 from controller.errors import ControllerError, Overloaded
-from controller.telemetry.audit_writer import Scribe, entry_of
+from controller.telemetry.audit_writer import AuditWriter, entry_of
 from controller.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -24,14 +24,14 @@ STRANGERS_S = 1.0
 """Of those who are turned away for want of a token one is written down in so many seconds: anybody can be that."""
 
 
-class Observer:
+class RequestLogMiddleware:
     """ASGI middleware, the outermost."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, scribe: Scribe) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, scribe: AuditWriter) -> None:
         self._app = app
         self._metrics = metrics
         self._scribe = scribe
-        self._lane = Lane("requests", ALL)
+        self._lane = ConcurrencyLimit("requests", ALL)
         self._stranger_at_s = -STRANGERS_S
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -15,8 +15,8 @@ from controller.domain.reservation import Flow, Reservation
 from controller.errors import ControllerError, NotFound
 from controller.security import access
 from controller.security.access import Caller, check_quota, sees, wanted_by
-from controller.security.tenant_usage import Held
-from controller.service.queries import Inquiries
+from controller.security.tenant_usage import Usage
+from controller.service.queries import Queries
 
 _shown_in_openapi = HTTPBearer(
     auto_error=False, description="A token of `paceline token add`. Not needed as long as there is none."
@@ -46,16 +46,16 @@ Reserver = Annotated[Caller, caller_with(access.Scope.RESERVE)]
 Operator = Annotated[Caller, caller_with(access.Scope.OPERATE)]
 
 
-class Quotas:
+class QuotaTracker:
     """Counts what is being asked for together with what is held, so that two requests at once cannot share a quota."""
 
-    def __init__(self, service: Inquiries) -> None:
+    def __init__(self, service: Queries) -> None:
         self._service = service
         self._lock = threading.Lock()
-        self._pending: dict[str, Held] = defaultdict(Held)
+        self._pending: dict[str, Usage] = defaultdict(Usage)
 
     @contextmanager
-    def counted(self, caller: Caller, asked: Sequence[Flow], instead_of: str | None = None) -> Iterator[None]:
+    def charge(self, caller: Caller, asked: Sequence[Flow], instead_of: str | None = None) -> Iterator[None]:
         """Count these flows as the tenant's for as long as this lasts. `instead_of`: a reservation they replace.
 
         Raises: QuotaExceeded.
@@ -73,7 +73,7 @@ class Quotas:
                     del self._pending[tenant]
 
 
-def shown(service: Inquiries, caller: Caller | None, error: ControllerError) -> ControllerError:
+def redacted(service: Queries, caller: Caller | None, error: ControllerError) -> ControllerError:
     """The error without the name of a reservation that is another tenant's."""
     name = error.facts.get("reservation")
     if not isinstance(name, str) or caller is None or _may_see(service, caller, name):
@@ -82,7 +82,7 @@ def shown(service: Inquiries, caller: Caller | None, error: ControllerError) -> 
     return type(error)(error.detail.replace(name, "another tenant's"), **facts)
 
 
-def _may_see(service: Inquiries, caller: Caller, name: str) -> bool:
+def _may_see(service: Queries, caller: Caller, name: str) -> bool:
     try:
         found: Reservation = service.reservation(name)
     except NotFound:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fastapi import APIRouter
 
 from controller import errors
-from controller.api.middleware.concurrency import Desk
+from controller.api.middleware.concurrency import RequestExecutor
 from controller.api.routes.dependencies import Operator, Reader
 from controller.api.schemas.lightpath_responses import (
     ChannelMove,
@@ -21,7 +21,7 @@ from controller.security.access import Caller
 from controller.service.reservation_service import Service
 
 
-def lightpath_routes(service: Service, desk: Desk) -> APIRouter:
+def lightpath_routes(service: Service, desk: RequestExecutor) -> APIRouter:
     """The routes under /v1/lightpaths."""
     router = APIRouter(tags=["lightpaths"])
 

@@ -7,18 +7,18 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
-from controller.api.middleware.concurrency import Desk
+from controller.api.middleware.concurrency import RequestExecutor
 from controller.api.routes.dependencies import Reader
 from controller.api.schemas.network_responses import Health, NetworkBody, PathsBody
 from controller.api.schemas.problem_details import GUARDED, described
 from controller.api.schemas.serializers import network_body, paths_body
 from controller.errors import InvalidRequest, UnknownHost
 from controller.security.audit import Audit
-from controller.service.queries import Inquiries
+from controller.service.queries import Queries
 
 
 def network_routes(
-    service: Inquiries, desk: Desk, propagation_emulated: Callable[[], bool], audit: Audit
+    service: Queries, desk: RequestExecutor, propagation_emulated: Callable[[], bool], audit: Audit
 ) -> APIRouter:
     """/v1/healthz, /v1/network and /v1/paths."""
     router = APIRouter(tags=["network"])

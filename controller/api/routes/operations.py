@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from controller.api.middleware.concurrency import Desk
+from controller.api.middleware.concurrency import RequestExecutor
 from controller.api.routes.dependencies import Operator, Reader
 from controller.api.schemas import examples
 from controller.api.schemas.network_responses import AuditBody, Consistency, MaintainedBody
@@ -20,7 +20,7 @@ from controller.security.access import Caller, sees
 from controller.security.audit import Audit
 from controller.service.reservation_service import Service
 from controller.switches.span_status import spans_of_duct, spans_of_link
-from controller.telemetry.event_stream import Stream
+from controller.telemetry.event_stream import EventStream
 from controller.telemetry.metrics import Metrics
 
 Action = Literal["down", "up"]
@@ -29,7 +29,9 @@ EventId = Annotated[
 ]
 
 
-def operation_routes(service: Service, desk: Desk, metrics: Metrics, stream: Stream, audit: Audit) -> APIRouter:
+def operation_routes(
+    service: Service, desk: RequestExecutor, metrics: Metrics, stream: EventStream, audit: Audit
+) -> APIRouter:
     """/v1/consistency, /v1/links, /v1/ducts, /v1/audit, /v1/events and /metrics."""
     router = APIRouter(tags=["operation"])
 
@@ -69,7 +71,7 @@ def operation_routes(service: Service, desk: Desk, metrics: Metrics, stream: Str
     return router
 
 
-def _add_maintenance(router: APIRouter, service: Service, desk: Desk) -> None:
+def _add_maintenance(router: APIRouter, service: Service, desk: RequestExecutor) -> None:
     async def put(caller: Caller, spans: Callable[[], frozenset[str]], in_service: bool) -> MaintainedBody:
         now = await desk.change(caller.tenant, lambda: service.maintenance.put(spans(), in_service))
         return MaintainedBody(spans=list(now.spans), in_service=now.in_service, degraded=list(now.degraded))
@@ -90,7 +92,7 @@ def _add_maintenance(router: APIRouter, service: Service, desk: Desk) -> None:
         return await put(caller, lambda: spans_of_duct(service.network, duct), action == "up")
 
 
-def _add_events(router: APIRouter, desk: Desk, stream: Stream) -> None:
+def _add_events(router: APIRouter, desk: RequestExecutor, stream: EventStream) -> None:
     @router.get(
         "/v1/events",
         response_class=StreamingResponse,

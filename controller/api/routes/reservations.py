@@ -10,9 +10,9 @@ from fastapi import APIRouter, Body, Header, Request, Response
 
 from controller import errors
 from controller.admission.admission import Rejected
-from controller.api.middleware.concurrency import Desk
-from controller.api.routes.dependencies import Quotas, Reader, Reserver, shown
-from controller.api.routes.reserve import Promise
+from controller.api.middleware.concurrency import RequestExecutor
+from controller.api.routes.dependencies import QuotaTracker, Reader, Reserver, redacted
+from controller.api.routes.reserve import ReserveHandler
 from controller.api.schemas import examples
 from controller.api.schemas.problem_details import GUARDED, REFUSALS, SWITCHES, WITH_BODY, Kinds, described, problem_of
 from controller.api.schemas.requests import QuoteRequest, ReservationChange, ReservationRequest, TransfersQuestion
@@ -30,11 +30,11 @@ from controller.api.schemas.serializers import counters_body, placed_flow, reser
 from controller.domain.reservation import Reservation, State
 from controller.routing.coflow import Volume
 from controller.security.access import Caller, owned, sees
-from controller.service.requests import Asked
+from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
-from controller.storage.ledger import RepeatKey
+from controller.storage.ledger import IdempotencyKey
 
-IdempotencyKey = Annotated[
+IdempotencyKeyHeader = Annotated[
     str | None,
     Header(
         min_length=1,
@@ -49,7 +49,9 @@ ReservationId = str
 OF_ONE: Kinds = (*GUARDED, errors.NotFound, errors.InvalidRequest)
 
 
-def reservation_routes(service: Service, desk: Desk, quotas: Quotas, promise: Promise) -> APIRouter:
+def reservation_routes(
+    service: Service, desk: RequestExecutor, quotas: QuotaTracker, promise: ReserveHandler
+) -> APIRouter:
     """The routes under /v1/reservations, and /v1/quotes."""
     router = APIRouter(tags=["reservations"])
     _add_asking(router, service, desk, promise)
@@ -58,7 +60,7 @@ def reservation_routes(service: Service, desk: Desk, quotas: Quotas, promise: Pr
     return router
 
 
-def _add_asking(router: APIRouter, service: Service, desk: Desk, promise: Promise) -> None:
+def _add_asking(router: APIRouter, service: Service, desk: RequestExecutor, promise: ReserveHandler) -> None:
     repeats = (errors.KeyReused, errors.InProgress)
     refusals: Kinds = (*GUARDED, *WITH_BODY, *REFUSALS, *SWITCHES, errors.QuotaExceeded, *repeats)
     replayed = {"description": "`true`: this is an earlier answer.", "schema": {"type": "string"}}
@@ -73,13 +75,13 @@ def _add_asking(router: APIRouter, service: Service, desk: Desk, promise: Promis
         wanted: Annotated[ReservationRequest, Body(openapi_examples=examples.RESERVATION_REQUESTS)],
         request: Request,
         response: Response,
-        idempotency_key: IdempotencyKey = None,
+        idempotency_key: IdempotencyKeyHeader = None,
     ) -> ReservationBody:
         """Reserve all flows or none; answered when every switch on the paths has confirmed."""
         repeat = None
         if idempotency_key is not None:
             digest = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()
-            repeat = RepeatKey(caller.tenant, idempotency_key, digest)
+            repeat = IdempotencyKey(caller.tenant, idempotency_key, digest)
         reservation, again = await promise(caller, wanted, repeat, None)
         request.state.reservation = reservation.id
         if again:
@@ -121,15 +123,15 @@ def _quoted_transfers(service: Service, caller: Caller, question: TransfersQuest
     )
 
 
-def _quoted(service: Service, caller: Caller, asked: Asked) -> QuotedFlows | QuotedRefusal:
+def _quoted(service: Service, caller: Caller, asked: ReservationSpec) -> QuotedFlows | QuotedRefusal:
     decision = service.quote(asked)
     if isinstance(decision, Rejected):
-        problem: Any = problem_of(shown(service, caller, decision.error))
+        problem: Any = problem_of(redacted(service, caller, decision.error))
         return QuotedRefusal(admitted=False, problem=problem)
     return QuotedFlows(admitted=True, flows=[placed_flow(placement) for placement in decision.placements])
 
 
-def _add_looking(router: APIRouter, service: Service, desk: Desk) -> None:
+def _add_looking(router: APIRouter, service: Service, desk: RequestExecutor) -> None:
     @router.get("/v1/reservations", responses=described(*GUARDED, errors.InvalidRequest))
     async def reservations(caller: Reader, state: State | None = None) -> ReservationList:
         """One's own live reservations and those that ended not long ago, oldest first; for operators everybody's."""
@@ -152,7 +154,7 @@ def _add_looking(router: APIRouter, service: Service, desk: Desk) -> None:
         return await desk.read(caller.tenant, work)
 
 
-def _add_changing(router: APIRouter, service: Service, desk: Desk, quotas: Quotas) -> None:
+def _add_changing(router: APIRouter, service: Service, desk: RequestExecutor, quotas: QuotaTracker) -> None:
     of_one = (*OF_ONE, errors.NotLive, *SWITCHES)
 
     @router.patch(
@@ -171,7 +173,7 @@ def _add_changing(router: APIRouter, service: Service, desk: Desk, quotas: Quota
             owned(caller, service.reservation(reservation_id))
             if flows is None:
                 return service.modify(reservation_id, change.lease_s, None)
-            with quotas.counted(caller, flows, instead_of=reservation_id):
+            with quotas.charge(caller, flows, instead_of=reservation_id):
                 return service.modify(reservation_id, change.lease_s, flows)
 
         return reservation_body(await desk.change(caller.tenant, work))

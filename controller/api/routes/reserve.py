@@ -6,30 +6,32 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 
-from controller.api.middleware.concurrency import Desk
-from controller.api.routes.dependencies import Quotas
+from controller.api.middleware.concurrency import RequestExecutor
+from controller.api.routes.dependencies import QuotaTracker
 from controller.api.schemas.requests import ReservationRequest
 from controller.domain.reservation import Reservation
 from controller.security.access import Caller
 from controller.service.requests import Note
 from controller.service.reservation_service import Service
-from controller.storage.ledger import RepeatKey
+from controller.storage.ledger import IdempotencyKey
 
-Promise = Callable[[Caller, ReservationRequest, RepeatKey | None, Note | None], Awaitable[tuple[Reservation, bool]]]
+ReserveHandler = Callable[
+    [Caller, ReservationRequest, IdempotencyKey | None, Note | None], Awaitable[tuple[Reservation, bool]]
+]
 """Reserve, and write a note with it; True with it if it is an earlier answer. Raises: ControllerError."""
 
 
-def promising(service: Service, desk: Desk, quotas: Quotas) -> Promise:
+def reserve_handler(service: Service, desk: RequestExecutor, quotas: QuotaTracker) -> ReserveHandler:
     """The way to have something reserved for a caller."""
 
     async def promise(
-        caller: Caller, wanted: ReservationRequest, repeat: RepeatKey | None, note: Note | None
+        caller: Caller, wanted: ReservationRequest, repeat: IdempotencyKey | None, note: Note | None
     ) -> tuple[Reservation, bool]:
         asked = wanted.to_asked(caller.tenant, time.time())
 
         def within() -> AbstractContextManager[None]:
-            return quotas.counted(caller, asked.flows)
+            return quotas.charge(caller, asked.flows)
 
-        return await desk.promise(caller.tenant, service.reserve_soon, asked, repeat, within, note)
+        return await desk.submit(caller.tenant, service.reserve_soon, asked, repeat, within, note)
 
     return promise

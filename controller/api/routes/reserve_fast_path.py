@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from controller.api.routes.reserve import Promise
+from controller.api.routes.reserve import ReserveHandler
 from controller.api.schemas.problem_details import answer
 from controller.api.schemas.requests import ReservationRequest
 from controller.api.schemas.serializers import reservation_body
@@ -32,16 +32,16 @@ Shown = Callable[[Caller, ControllerError], ControllerError]
 
 
 @dataclass(frozen=True, slots=True)
-class Road:
+class FastPathRoute:
     """What is counted under the route's name (see Observer)."""
 
     path: str = PATH
 
 
-class Express:
+class ReserveFastPath:
     """ASGI middleware, the innermost."""
 
-    def __init__(self, app: ASGIApp, promise: Promise, audit: Audit | None, shown: Shown) -> None:
+    def __init__(self, app: ASGIApp, promise: ReserveHandler, audit: Audit | None, shown: Shown) -> None:
         """`audit`: if the audit log is kept where reservations are, so that both are written together."""
         self._app = app
         self._audit = audit
@@ -64,7 +64,7 @@ class Express:
 
     async def _answer(self, scope: Scope, wanted: ReservationRequest) -> Response:
         state = scope["state"]
-        scope["route"] = Road()
+        scope["route"] = FastPathRoute()
         caller: Caller = state["caller"]
         note = None if self._audit is None else Note(self._audit, scope, STATUS)
         try:

@@ -27,7 +27,7 @@ from controller.api.schemas.fields import (
 from controller.domain import reservation
 from controller.domain.reservation import DEFAULT_RANK, LOWEST_RANK, Backup, Protection
 from controller.errors import InvalidRequest
-from controller.service.requests import Asked
+from controller.service.requests import ReservationSpec
 
 HORIZON_S = 366 * 86_400.0
 """The calendar goes so far."""
@@ -186,7 +186,7 @@ class ReservationRequest(Strict):
             raise Mistaken([("end_at", "it must be later than start_at")])
         return self
 
-    def to_asked(self, tenant: str, now_s: float) -> Asked:
+    def to_asked(self, tenant: str, now_s: float) -> ReservationSpec:
         """The fact behind it. A start that has passed is now.
 
         Raises: InvalidRequest if a moment is out of the calendar.
@@ -207,7 +207,7 @@ class ReservationRequest(Strict):
             raise InvalidRequest(sentence, mistakes=mistakes)
         begins_s = start_s if start_s is not None and start_s > now_s else None
         flows = tuple(flow.to_flow() for flow in self.flows)
-        return Asked(self.owner, tenant, self.lease_s, flows, self.hold, begins_s, end_s)
+        return ReservationSpec(self.owner, tenant, self.lease_s, flows, self.hold, begins_s, end_s)
 
 
 class ReservationChange(Strict):
