@@ -32,11 +32,11 @@ def told_from(
 ) -> list[Step]:
     """When switches hold this, should have held the one, and should now hold the other."""
     holdings = SwitchStateTracker(network)
-    holdings.aim(gone)
+    holdings.set_intended(gone)
     touched = {name: set(keys) for name, state in held.items() for keys in holdings.learn(name, state).values()}
-    for name, keys in holdings.aim({**dict.fromkeys(gone), **come}).items():
+    for name, keys in holdings.set_intended({**dict.fromkeys(gone), **come}).items():
         touched.setdefault(name, set()).update(keys)
-    steps = [step for step in holdings.steps(touched, all_of_them=False) if isinstance(step, dict)]
+    steps = [step for step in holdings.update_stages(touched, all_of_them=False) if isinstance(step, dict)]
     said = [{name: changes for name, changes in step.items() if changes} for step in steps]
     return [step for step in said if step]  # a step without a change only has the switches confirm what they were told
 

@@ -14,7 +14,7 @@ from controller.dataplane.lightpath_entries import LightpathUse
 from controller.dataplane.pipeline import base_states, best_effort_meter
 from controller.domain.network import Network
 
-Touched = dict[str, set[Key]]
+ChangedKeys = dict[str, set[Key]]
 """By switch: the keys at which something has changed."""
 
 _NONE: Entries = {}
@@ -35,18 +35,18 @@ class IntendedState:
         self._set_port_meters(network.links, {})
         self.set_base(frozenset())
 
-    def set_base(self, down: frozenset[str]) -> Touched:
+    def set_base(self, down: frozenset[str]) -> ChangedKeys:
         """Lay the ways of best effort around links that are down."""
-        touched: Touched = {}
+        touched: ChangedKeys = {}
         for name, state in base_states(self._network, down).items():
             fresh = entries_of(state)
             self._exchange(name, self._base[name], fresh, touched)
             self._base[name] = fresh
         return touched
 
-    def put(self, reservation_id: str, part: Contribution | None) -> Touched:
+    def put(self, reservation_id: str, part: Contribution | None) -> ChangedKeys:
         """Let a reservation add this in place of what it added before; None: nothing."""
-        touched: Touched = {}
+        touched: ChangedKeys = {}
         before = self._parts.pop(reservation_id, None)
         if part is not None:
             self._parts[reservation_id] = part
@@ -62,7 +62,7 @@ class IntendedState:
                 self._swap(lit(self._network, light), None, touched)
         return touched
 
-    def _swap(self, before: Contribution | None, part: Contribution | None, touched: Touched) -> None:
+    def _swap(self, before: Contribution | None, part: Contribution | None, touched: ChangedKeys) -> None:
         """Put one part in place of another."""
         old, new = before or NO_PART, part or NO_PART
         for name, entries in new.entries.items():
@@ -77,7 +77,7 @@ class IntendedState:
         if old.taken_bps or new.taken_bps:
             self._set_port_meters(old.taken_bps | new.taken_bps, touched)
 
-    def _exchange(self, switch: str, old: Mapping[Key, Entry], new: Mapping[Key, Entry], touched: Touched) -> None:
+    def _exchange(self, switch: str, old: Mapping[Key, Entry], new: Mapping[Key, Entry], touched: ChangedKeys) -> None:
         held, changed = self.entries[switch], set()
         for key, entry in new.items():
             if key[0] == "group":
@@ -102,7 +102,7 @@ class IntendedState:
             else:
                 known |= changed
 
-    def _set_port_meters(self, links: Iterable[str], touched: Touched) -> None:
+    def _set_port_meters(self, links: Iterable[str], touched: ChangedKeys) -> None:
         for name in links:
             link = self._network.links[name]
             held = self.entries.get(link.source)
@@ -115,9 +115,9 @@ class IntendedState:
                 touched.setdefault(link.source, set()).add(key)
 
 
-def merged(*changes: Touched) -> Touched:
+def merged(*changes: ChangedKeys) -> ChangedKeys:
     """All of these together."""
-    together: Touched = {}
+    together: ChangedKeys = {}
     for touched in changes:
         for switch, keys in touched.items():
             together.setdefault(switch, set()).update(keys)

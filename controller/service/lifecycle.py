@@ -16,7 +16,7 @@ from math import inf
 from time import monotonic
 
 from controller.admission.restoration import restore
-from controller.dataplane.intended_state import Touched
+from controller.dataplane.intended_state import ChangedKeys
 from controller.domain.reservation import Reservation, State
 from controller.errors import Overloaded
 from controller.optical.lightpath_design import is_possible
@@ -166,7 +166,7 @@ class LifecycleManager:
             return True
         return False
 
-    def _in_turn(self, reservation: Reservation, change: Callable[[Reservation], Touched]) -> None:
+    def _in_turn(self, reservation: Reservation, change: Callable[[Reservation], ChangedKeys]) -> None:
         """Change a reservation unless somebody else is at it; then soon."""
         if not self._writer.turns.take(reservation.id):
             self._busy = self._judge = True
@@ -179,7 +179,7 @@ class LifecycleManager:
         finally:
             self._writer.turns.release(reservation.id)
 
-    def _bring(self, touched: Touched, drain: float = 0.0) -> None:
+    def _bring(self, touched: ChangedKeys, drain: float = 0.0) -> None:
         def done(_: Future[None]) -> None:
             self._fabric.wake()
 
@@ -190,7 +190,7 @@ class LifecycleManager:
 
     # Time -----------------------------------------------------------------------------------------------------------
 
-    def _apply_due_transition(self, reservation: Reservation) -> Touched:
+    def _apply_due_transition(self, reservation: Reservation) -> ChangedKeys:
         """What is due: the end of its lease, its end, or its start."""
         now_s = self._clock()
         if reservation.expires_at_s <= now_s:
@@ -203,7 +203,7 @@ class LifecycleManager:
             return self._begin(reservation)
         return {}
 
-    def _begin(self, reservation: Reservation) -> Touched:
+    def _begin(self, reservation: Reservation) -> ChangedKeys:
         begun = self._as_far_as_installed(reservation.moved_to(State.ACTIVE))
         self._writer.record(begun)
         self._judge = self._judge or is_stranded(begun, self._fabric.links.down)

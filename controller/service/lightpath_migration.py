@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from controller.admission.admission import Admitted, Request
-from controller.dataplane.intended_state import Touched
+from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import CONFIRM_S
 from controller.domain.reservation import Reservation
 from controller.errors import SwitchError
@@ -89,7 +89,7 @@ class LightpathMigrator:
         log.info("moved lightpath from=%s to=%s nodes=%s", move.before.id, move.after.id, ">".join(nodes))
         return True
 
-    def _begin(self, move: Move, befores: Sequence[Reservation]) -> tuple[list[str], Touched]:
+    def _begin(self, move: Move, befores: Sequence[Reservation]) -> tuple[list[str], ChangedKeys]:
         afters = [moved(each, move) for each in befores]
         both = []
         for before, after in zip(befores, afters, strict=True):

@@ -18,7 +18,7 @@ from dataclasses import replace
 from controller.admission.admission import Request
 from controller.admission.counter_offer import attach_offer
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
-from controller.dataplane.intended_state import Touched
+from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import CONFIRM_S, Switches
 from controller.domain.events import Installed, SwitchReport
 from controller.domain.network import Network
@@ -176,15 +176,15 @@ class Service(Queries):
             raise
         return changed
 
-    def _back_to(self, before: Reservation) -> Touched:
+    def _back_to(self, before: Reservation) -> ChangedKeys:
         self._book.revert(before)
         return self._fabric.set_intended({before.id: before if before.state in INSTALLED else None})
 
     def _carry_out(
         self,
         changed: Reservation,
-        touched: Touched,
-        undo: Callable[[], Touched],
+        touched: ChangedKeys,
+        undo: Callable[[], ChangedKeys],
         drain_s: float = 0.0,
     ) -> Reservation:
         """Install what counts already, and write it down; if a switch or the ledger fails, undo it."""

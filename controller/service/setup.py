@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from sqlalchemy.exc import SQLAlchemyError
 
 from controller.admission.admission import Admitted
-from controller.dataplane.intended_state import Touched
+from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import CONFIRM_S
 from controller.domain.events import Installed
 from controller.domain.reservation import Reservation, State
@@ -200,7 +200,7 @@ class SetupPipeline:
 
     # Installing -----------------------------------------------------------------------------------------------------
 
-    def _tell(self, newcomer: PendingSetup, touched: Touched, may_wait: bool) -> None:
+    def _tell(self, newcomer: PendingSetup, touched: ChangedKeys, may_wait: bool) -> None:
         """Have its switches told when there is room before them; what they have confirmed comes to the inbox."""
         try:
             if not self._room.take_at(newcomer.switches, may_wait):

@@ -16,7 +16,7 @@ from controller.admission.counter_offer import decide_with_offer
 from controller.booking.calendar import Calendar
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
 from controller.dataplane.fast_failover import active_path
-from controller.dataplane.intended_state import Touched
+from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import Switches
 from controller.domain.events import ReservationChanged, ServiceEvent
 from controller.domain.network import Network
@@ -106,7 +106,7 @@ class ServiceState:
                 self.book.show(reservation)
             self.publish(ReservationChanged(reservation))
 
-    def end(self, reservation: Reservation, state: State, reason: str | None) -> Touched:
+    def end(self, reservation: Reservation, state: State, reason: str | None) -> ChangedKeys:
         """End a reservation; what the switches must be told then. Under the lock."""
         ended = reservation.moved_to(state, reason)
         self.record(ended)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
-from controller.dataplane.intended_state import Touched
+from controller.dataplane.intended_state import ChangedKeys
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +32,10 @@ class GateTarget(Protocol):
     def next_gate_us(self) -> int | None:
         """When the next gate opens or closes, in Unix time; None if none ever does."""
 
-    def apply_gates(self) -> Touched:
+    def apply_gates(self) -> ChangedKeys:
         """From now on gates should stand as this moment wants them; what must be told for that."""
 
-    def synchronize(self, touched: Touched) -> Future[None]:
+    def synchronize(self, touched: ChangedKeys) -> Future[None]:
         """Bring those of these switches that are known to what they should hold."""
 
 
@@ -49,7 +49,7 @@ class GateController:
         self._stopping = False
         self._again = False
         self._lock = threading.Lock()
-        self._waiting: dict[str, Touched] = {}
+        self._waiting: dict[str, ChangedKeys] = {}
         self._thread = threading.Thread(target=self._run, name="paceline-gates", daemon=True)
 
     def start(self) -> None:
@@ -99,7 +99,7 @@ class GateController:
         if late_s > LATE_S:
             log.info("gates turned late_ms=%.1f", late_s * 1e3)
 
-    def _tell(self, touched: Touched, switch: str) -> None:
+    def _tell(self, touched: ChangedKeys, switch: str) -> None:
         with self._lock:
             if switch in self._waiting:  # it has not confirmed the last turn yet; then it hears of this one
                 self._waiting[switch].setdefault(switch, set()).update(touched[switch])

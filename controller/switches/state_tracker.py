@@ -25,7 +25,7 @@ from controller.dataplane.entries import (
     entries_of,
     key_of,
 )
-from controller.dataplane.intended_state import IntendedState, Touched, merged
+from controller.dataplane.intended_state import ChangedKeys, IntendedState, merged
 from controller.dataplane.pipeline import classifier, contribution_of
 from controller.dataplane.southbound import Pause, Reading
 from controller.dataplane.update_order import DELETES, STAGE_OF, STAGES, Change, Phase, Stage, change_for
@@ -74,7 +74,7 @@ class SwitchStateTracker:
 
     # What should be -------------------------------------------------------------------------------------------------
 
-    def set_intended(self, changed: Mapping[str, Reservation | None]) -> Touched:
+    def set_intended(self, changed: Mapping[str, Reservation | None]) -> ChangedKeys:
         """From now on these reservations should be installed as they are here; None: not at all."""
         with self._lock:
             for name, reservation in changed.items():
@@ -86,7 +86,7 @@ class SwitchStateTracker:
                         self._windows[name] = windows
             return self._put(changed)
 
-    def set_links_down(self, down: frozenset[str]) -> Touched:
+    def set_links_down(self, down: frozenset[str]) -> ChangedKeys:
         """From now on these links are down: best effort keeps off them, and reservations are where that leaves them."""
         with self._lock:
             changed = self._down ^ down
@@ -94,7 +94,7 @@ class SwitchStateTracker:
             concerned = [name for name, each in self._aimed.items() if _uses(each, changed)]
             return merged(self._target.set_base(down), self._put(concerned))
 
-    def apply_gates(self) -> Touched:
+    def apply_gates(self) -> ChangedKeys:
         """From now on gates should stand as this moment wants them."""
         with self._lock:
             return self._put(self._windows)
@@ -109,7 +109,7 @@ class SwitchStateTracker:
         with self._lock:
             return next_moment_us({window for each in self._windows.values() for window in each}, self._now_us())
 
-    def _put(self, names: Iterable[str]) -> Touched:
+    def _put(self, names: Iterable[str]) -> ChangedKeys:
         self._changes += 1
         now_us = self._now_us()
         parts = {name: self._aimed.get(name) for name in names}
@@ -135,7 +135,7 @@ class SwitchStateTracker:
             for name in switches:
                 self._held.pop(name, None)
 
-    def learn(self, switch: str, state: SwitchState) -> Touched:
+    def learn(self, switch: str, state: SwitchState) -> ChangedKeys:
         """A switch that was read holds this; where it differs from what it should hold."""
         with self._lock:
             self._changes += 1
@@ -148,7 +148,7 @@ class SwitchStateTracker:
         with self._lock:
             return dict(self._held.get(switch, {}))
 
-    def drift_of(self, switch: str, reading: Reading, touched: Touched) -> Difference:
+    def drift_of(self, switch: str, reading: Reading, touched: ChangedKeys) -> Difference:
         """What a switch that was just learned held otherwise than it should."""
         with self._lock:
             wanted = self._target.entries[switch]
@@ -165,7 +165,7 @@ class SwitchStateTracker:
         lines = (tuple(describe(expected[k]) for k in missing), tuple(describe(read[k]) for k in wrong))
         return Difference(*lines, reading.foreign), {key: expected.get(key) for key in (*missing, *wrong)}
 
-    def accept_reading(self, switch: str, reading: Reading, differs: Mapping[Key, Entry | None]) -> Touched:
+    def accept_reading(self, switch: str, reading: Reading, differs: Mapping[Key, Entry | None]) -> ChangedKeys:
         """It is true: the switch holds there what was read. What must be put right."""
         read = entries_of(reading.state)
         with self._lock:
@@ -189,7 +189,7 @@ class SwitchStateTracker:
 
     # From one to the other ------------------------------------------------------------------------------------------
 
-    def update_stages(self, touched: Touched, all_of_them: bool, drain_s: float = 0.0) -> Iterator[Told | Pause]:
+    def update_stages(self, touched: ChangedKeys, all_of_them: bool, drain_s: float = 0.0) -> Iterator[Told | Pause]:
         """What to tell the switches at these keys, step by step; each must be confirmed before the next is asked for.
 
         `all_of_them`: a switch of which nothing is known is an error; else it is passed over.
@@ -258,7 +258,7 @@ Found = tuple[Key, Phase, Change]
 class _PendingUpdate:
     """One way from what some switches hold to what they should; `due`: what is to be told, by stage, as last seen."""
 
-    def __init__(self, touched: Touched, all_of_them: bool) -> None:
+    def __init__(self, touched: ChangedKeys, all_of_them: bool) -> None:
         self.touched = touched
         self.all_of_them = all_of_them
         self.due: list[dict[str, list[Found]]] = []

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from functools import partial
 from queue import Empty
 
-from controller.dataplane.intended_state import Touched
+from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import (
     CONFIRM_S,
     ChangesByNumber,
@@ -87,7 +87,7 @@ class SwitchManager:
             sentence = f"Not connected or not yet in step: {', '.join(missing)}; nothing was changed."
             raise SwitchDown(sentence, switches=missing)
 
-    def set_intended(self, changed: Mapping[str, Reservation | None]) -> Touched:
+    def set_intended(self, changed: Mapping[str, Reservation | None]) -> ChangedKeys:
         """From now on these reservations should be installed as they are here; None: not at all.
 
         No switch is told before `confirm` or `bring` is called with what this returns.
@@ -98,7 +98,7 @@ class SwitchManager:
             self._gates.look_again()
         return touched
 
-    def set_links_down(self) -> Touched:
+    def set_links_down(self) -> ChangedKeys:
         """From now on best effort should keep off the links that are down."""
         return self._holdings.set_links_down(self.links.down)
 
@@ -106,7 +106,7 @@ class SwitchManager:
         """When the next periodic window opens or closes; see controller.switches.gate_control."""
         return self._holdings.next_gate_us()
 
-    def apply_gates(self) -> Touched:
+    def apply_gates(self) -> ChangedKeys:
         """From now on periodic windows should stand as this moment wants them."""
         return self._holdings.apply_gates()
 
@@ -114,14 +114,14 @@ class SwitchManager:
         """Whether a switch lets packets of this reservation in, or may."""
         return self._holdings.may_forward(reservation)
 
-    def confirm(self, touched: Touched, drain_s: float = 0.0) -> None:
+    def confirm(self, touched: ChangedKeys, drain_s: float = 0.0) -> None:
         """Bring all of these switches to what they should hold.
 
         Raises: SwitchError; the switches it names count as out of step, and are put right when they let us.
         """
         self.result(self._begin(touched, True, drain_s))
 
-    def begin(self, touched: Touched) -> Future[None]:
+    def begin(self, touched: ChangedKeys) -> Future[None]:
         """Begin to do so; `result` says what has become of it."""
         return self._begin(touched, True, 0.0)
 
@@ -132,7 +132,7 @@ class SwitchManager:
         """
         self._directory.result(future)
 
-    def synchronize(self, touched: Touched, drain_s: float = 0.0) -> Future[None]:
+    def synchronize(self, touched: ChangedKeys, drain_s: float = 0.0) -> Future[None]:
         """Bring those of these switches that are known to what they should hold; the others follow when they are.
 
         If some of them do not do their part, the others are brought to it all the same, without being waited for.
@@ -141,14 +141,14 @@ class SwitchManager:
         bringing.add_done_callback(lambda done: self._bring_the_others(done, touched, drain_s))
         return bringing
 
-    def _bring_the_others(self, done: Future[None], touched: Touched, drain_s: float) -> None:
+    def _bring_the_others(self, done: Future[None], touched: ChangedKeys, drain_s: float) -> None:
         if isinstance(done.exception(), SwitchError):
             known = self._holdings.known()
             others = {name: keys for name, keys in touched.items() if name in known}
             if len(others) < len(touched):
                 self.synchronize(others, drain_s)
 
-    def settle(self, touched: Touched, wait_s: float) -> None:
+    def settle(self, touched: ChangedKeys, wait_s: float) -> None:
         """The same, and wait for it, but not for long."""
         if not any(touched.values()):
             return
@@ -157,7 +157,7 @@ class SwitchManager:
         except (SwitchError, TimeoutError) as error:
             log.warning("switches not yet settled=%s reason=%s", ",".join(sorted(touched)), error)
 
-    def _begin(self, touched: Touched, all_of_them: bool, drain_s: float) -> Future[None]:
+    def _begin(self, touched: ChangedKeys, all_of_them: bool, drain_s: float) -> Future[None]:
         if not any(touched.values()):
             nothing: Future[None] = Future()
             nothing.set_result(None)

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from controller.dataplane.entries import COOKIE_RESERVATION_MASK, Entries, MeterEntry, cookie_of
-from controller.dataplane.intended_state import Touched, merged
+from controller.dataplane.intended_state import ChangedKeys, merged
 from controller.dataplane.pipeline import reservation_meter
 from controller.dataplane.southbound import CONFIRM_S, FlowCounter, MeterCounter, Reading, Switches
 from controller.domain.events import Reconciled, ServiceEvent, SwitchReport, SwitchStanding
@@ -46,7 +46,7 @@ class Inspection:
         self._standing = standing
         self._tell = tell
 
-    def compare(self, names: Iterable[str], repair: bool) -> tuple[list[SwitchReport], Touched]:
+    def compare(self, names: Iterable[str], repair: bool) -> tuple[list[SwitchReport], ChangedKeys]:
         """Read these switches and say what is not as it should be; with `repair`, what must be told to put it right."""
         reports, touched = [], []
         for name, future in [(name, self._read(name)) for name in names]:

@@ -153,7 +153,7 @@ def test_a_plan_that_is_overtaken_by_another_reservation_adapts_and_says_so(pair
         road = ReservedBandwidth(
             HeldReservation(controller, "cloud", 60, said.append), [EdgeEndpoint("edge1", 7801)], 7800, 0.9, 1e6
         )
-        grant = road.secure(draft)
+        grant = road.acquire(draft)
         assert 0 < grant.up["edge1"].rate_bps <= 36_000_000
         assert "s1->s2" in grant.adaptations[0]
         assert "The plan adapts" in said[0]

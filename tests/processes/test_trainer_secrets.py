@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from controller.security.pki import command as pki_command
 from tests.processes.training import free_ports
-from trainer.cloud.edge_manager import Crew
+from trainer.cloud.edge_manager import EdgeManager
 from trainer.data.standardization import Moments, Statistics
 from trainer.edge.cloud_connection import CloudLink
 from trainer.errors import NetworkError, TrainerError, UsageError
@@ -87,7 +87,7 @@ def test_the_sizes_under_tls_are_those_on_the_wire_and_the_pace_holds(lab: Path)
             edge.send(messages.Ping(number=number))
         edge.pace(2e6)
         tensor = torch.arange(200_000, dtype=torch.float32)
-        sent = [edge.send(messages.Collected(), {"a": tensor}) for _ in range(2)]
+        sent = [edge.send(messages.ModelUpdate(), {"a": tensor}) for _ in range(2)]
         thread.join()
         assert [one.frame.size_bytes for one in got[20:]] == [one.size_bytes for one in sent]
         assert sent[0].size_bytes == tls_bytes(sent[0].size_bytes - 22 * 49)
@@ -164,11 +164,11 @@ ASK = messages.JoinRequest(
 
 
 @pytest.fixture
-def crew(lab: Path) -> Iterator[tuple[Crew, int]]:
+def crew(lab: Path) -> Iterator[tuple[EdgeManager, int]]:
     """A cloud that wants certificates and the token."""
     port = free_ports(1)
     secret = replace(known_as(lab, "cloud"), token=read_token(lab / "token"))
-    one = Crew(("127.0.0.1", port), ["edge1", "edge2"], "traffic-lights", credentials=secret)
+    one = EdgeManager(("127.0.0.1", port), ["edge1", "edge2"], "traffic-lights", credentials=secret)
     yield one, port
     one.close("the test is over.", failed=False)
 
@@ -182,7 +182,7 @@ def crew(lab: Path) -> Iterator[tuple[Crew, int]]:
      ("edge1", "token", None)],
 )
 def test_an_edge_must_have_its_own_certificate_and_know_the_token(
-    lab: Path, crew: tuple[Crew, int], certificate: str, token: str | None, reason: str | None
+    lab: Path, crew: tuple[EdgeManager, int], certificate: str, token: str | None, reason: str | None
 ) -> None:
     one, port = crew
     link = CloudLink(
@@ -202,7 +202,7 @@ def test_an_edge_must_have_its_own_certificate_and_know_the_token(
 
 def test_an_edge_that_knows_a_token_trains_with_no_cloud_that_does_not(lab: Path) -> None:
     port = free_ports(1)
-    impostor = Crew(("127.0.0.1", port), ["edge1"], "traffic-lights")
+    impostor = EdgeManager(("127.0.0.1", port), ["edge1"], "traffic-lights")
     link = CloudLink(connect(("127.0.0.1", port), None, 5), read_token(lab / "token"))
     with pytest.raises(NetworkError, match="it is not the cloud of this run"):
         link.ask(ASK)

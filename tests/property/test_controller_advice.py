@@ -59,12 +59,12 @@ def test_advice_is_true(
         if isinstance(decision, Admitted):
             times = 60.0, 0.0, 60.0
             new = Reservation(request.reservation_id, number, 1, "test", State.ACTIVE, *times, decision.placements)
-            bookings, everyone = decision.bookings, decision.after.having(replace(new, end_at_s=end_s))
+            bookings, everyone = decision.bookings, decision.after.with_reservation(replace(new, end_at_s=end_s))
     request = Request("r-99", 1, wanted, None, 1000.0)
     decision = decide_with_offer(PAIR, bookings, everyone, request, 0.0)
     if not isinstance(decision, Rejected) or not isinstance(decision.error, Refused):
         return
-    decision.error.advise()
+    decision.error.add_offer()
     offered, fits_at_s = decision.error.facts["offer"], decision.error.facts["fits_at"]
     event(f"{decision.error.code}: offer {offered is not None}, later {fits_at_s is not None}")
     if isinstance(offered, tuple):

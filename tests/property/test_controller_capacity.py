@@ -74,7 +74,7 @@ class Reservations(RuleBasedStateMachine):
     def _accept(self, decision: Admitted, changed: Reservation) -> None:
         self.before = self.bookings
         self.bookings = decision.bookings
-        self.reservations |= {each.id: decision.after.told_anew(each) for each in decision.after}
+        self.reservations |= {each.id: decision.after.with_current_bounds(each) for each in decision.after}
         self.reservations[changed.id] = changed
         for placement in changed.placements:
             assert not self.down & set(placement.link_names)

@@ -98,7 +98,7 @@ class Lightpaths(RuleBasedStateMachine):
 
     def _accept(self, decision: Admitted, changed: Reservation) -> None:
         self.bookings = decision.bookings
-        self.reservations |= {each.id: decision.after.told_anew(each) for each in decision.after}
+        self.reservations |= {each.id: decision.after.with_current_bounds(each) for each in decision.after}
         self.reservations[changed.id] = changed
         if not changed.start_at_s:
             self.target.put(changed.id, contribution_of(self.network, changed))

@@ -148,7 +148,7 @@ class Promised(RuleBasedStateMachine):
         return decide(NETWORK, self.bookings, self.standing, request, 0.0, self.down)
 
     def _take(self, decision: Admitted, new: Reservation) -> None:
-        self.bookings, self.standing = decision.bookings, decision.after.having(new)
+        self.bookings, self.standing = decision.bookings, decision.after.with_reservation(new)
         for placement in new.placements:
             backup = placement.backup_path
             protection = placement.flow.requirement.protection

@@ -331,7 +331,7 @@ def test_random_numbers_depend_on_edge_round_step_micro_batch_and_layer_alone() 
 def test_a_mini_batch_that_is_given_up_leaves_nothing_behind() -> None:
     job = Job(SMALL["cnn"], [[3, 3]], MOMENTUM, [8, 8], 4, 2)
     given_up, helping = Pair(job, 0), Pair(job, 0)
-    assert isinstance(helping.cloud, CloudHalf)
+    assert isinstance(helping.cloud, ServerModel)
     inputs, labels = job.data(0)
     given_up.edge.forward(inputs[:2], stream := RandomStream(7, "edge0", 1, 0, 0))
     gradient, _ = helping.cloud.train(given_up.edge.forward(inputs[2:4], stream), labels[2:4], 4, stream)

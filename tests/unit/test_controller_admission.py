@@ -165,7 +165,9 @@ def test_an_earlier_flows_limit_is_kept_when_a_new_one_comes() -> None:
 def test_the_bounds_of_standing_flows_are_told_anew() -> None:
     held = reservation("r-9", admit(PAIR, [flow("a")]))
     after = admit(PAIR, [flow("b", "edge2")], standing=[held]).after
-    assert after.told_anew(held).placements[0].accumulated_latency_us > held.placements[0].accumulated_latency_us
+    assert (
+        after.with_current_bounds(held).placements[0].accumulated_latency_us > held.placements[0].accumulated_latency_us
+    )
 
 
 def test_a_modification_sees_its_own_capacity_as_free_and_keeps_path_and_meter() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from controller.admission.admission import Admitted, Rejected, Request, decide
-from controller.admission.counter_offer import decide_or_advise
+from controller.admission.counter_offer import decide_with_offer
 from controller.admission.live_reservations import LiveReservations
 from controller.admission.restoration import restore
 from controller.booking.calendar import Calendar
@@ -46,7 +46,7 @@ class Admissions:
         decision = decide(self.network, self.bookings, self.standing, request, 0.0)
         if isinstance(decision, Admitted):
             new = Reservation(request.reservation_id, number, 1, "t", State.ACTIVE, 60, 0, 60, decision.placements)
-            self.bookings, self.standing = decision.bookings, decision.after.having(new)
+            self.bookings, self.standing = decision.bookings, decision.after.with_reservation(new)
         return decision
 
     def fail(self, *spans: str) -> None:
@@ -95,10 +95,10 @@ def test_a_search_that_takes_too_long_is_given_up_and_a_refusal_says_so(monkeypa
 def test_what_is_offered_instead_is_the_next_best_protection() -> None:
     calendar = Admissions(network(trench="ax ay az"))
     request = Request("r-1", 1, (flow(1, "duct_disjoint", "dedicated"),))
-    refused = decide_or_advise(calendar.network, calendar.bookings, calendar.standing, request, 0.0)
+    refused = decide_with_offer(calendar.network, calendar.bookings, calendar.standing, request, 0.0)
     assert isinstance(refused, Rejected)
     assert isinstance(refused.error, Refused)
-    refused.error.advise()
+    refused.error.add_offer()
     offered = refused.error.facts["offer"]
     assert offered == (flow(1, "link_disjoint", "dedicated"),)
 

@@ -28,11 +28,11 @@ def advice(*wanted: Flow, held: Flow | None = None, until_s: float | None = None
         first = decide(PAIR, bookings, standing, Request("r-1", 1, (held,), None, until_s or float("inf")), 0.0)
         assert isinstance(first, Admitted)
         new = Reservation("r-1", 1, 1, "test", State.ACTIVE, 60, 0, 60, first.placements, end_at_s=until_s)
-        bookings, standing = first.bookings, first.after.having(new)
+        bookings, standing = first.bookings, first.after.with_reservation(new)
     decision = decide_with_offer(PAIR, bookings, standing, Request("r-2", 1, wanted), 0.0)
     assert isinstance(decision, Rejected) and isinstance(decision.error, Refused)
     assert "offer" not in decision.error.facts
-    decision.error.advise()
+    decision.error.add_offer()
     return dict(decision.error.facts)
 
 

@@ -40,7 +40,7 @@ class Network:
         assert isinstance(decision, Admitted), decision
         times = 60.0, self.now_s, 60.0
         new = Reservation(identity, number, 1, "test", State.ACTIVE, *times, decision.placements)
-        self.bookings, self.standing = decision.bookings, decision.after.having(new)
+        self.bookings, self.standing = decision.bookings, decision.after.with_reservation(new)
         self.now_s += 1
         return new
 
@@ -50,7 +50,7 @@ class Network:
         decision = decide(METRO, self.bookings, self.standing, request, self.now_s, down)
         assert isinstance(decision, Admitted), decision
         changed = replace(before, version=before.version + 1, placements=decision.placements)
-        self.bookings, self.standing = decision.bookings, decision.after.having(changed)
+        self.bookings, self.standing = decision.bookings, decision.after.with_reservation(changed)
         return changed
 
     def fail(self, *spans: str) -> Restoration:
@@ -193,5 +193,5 @@ def test_a_host_that_is_cut_off_waits() -> None:
 def test_a_reservation_that_has_not_begun_is_left_alone() -> None:
     network = Network()
     later = replace(network.reserve(1, flow("a")), state=State.SCHEDULED, start_at_s=1000.0)
-    network.standing = network.standing.having(later)
+    network.standing = network.standing.with_reservation(later)
     assert network.fail("r6-r1").changed == ()

@@ -47,7 +47,7 @@ class Admissions:
                 request.reservation_id, self.number, 1, "test", State.ACTIVE, 60, 0, 60, decision.placements
             )
             new = replace(new, start_at_s=start_s or 0, end_at_s=None if end_s == inf else end_s)
-            self.bookings, self.standing = decision.bookings, decision.after.having(new)
+            self.bookings, self.standing = decision.bookings, decision.after.with_reservation(new)
         return decision
 
     def placed(self, *flows: Flow, start_s: float | None = None, end_s: float = inf) -> tuple[Placement, ...]:
@@ -87,7 +87,7 @@ def test_later_flows_may_use_up_the_headroom_but_no_more() -> None:
     calendar.placed(flow("b", "edge2", min_bandwidth_bps=10 * MBPS))
     first = calendar.standing.get("r-1")
     assert first is not None
-    now = calendar.standing.told_anew(first).placements[0].completion_us
+    now = calendar.standing.with_current_bounds(first).placements[0].completion_us
     assert before is not None and now is not None and before < now <= 500_000
     refusal = calendar.refusal(flow("c", "edge2", 7802, min_bandwidth_bps=10 * MBPS, burst_bytes=900_000))
     assert isinstance(refusal, LatencyNotMet)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from controller.booking.gate_schedule import GRACE_US, GUARD_US, is_open, next_moment_us
 from controller.dataplane.entries import BEST_EFFORT_METERS
-from controller.dataplane.intended_state import Touched
+from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.pipeline import best_effort_meter, wanted_states
 from controller.domain.reservation import Reservation, Window
 from controller.switches.gate_control import GateController
@@ -76,14 +76,14 @@ def test_what_switches_should_hold_follows_the_clock() -> None:
     now_us = OPEN_US
     holdings = SwitchStateTracker(METRO, lambda: now_us / 1e6)
     held = periodic()
-    holdings.aim({held.id: held})
+    holdings.set_intended({held.id: held})
     moment_us = holdings.next_gate_us()
     assert moment_us == 50 * SECOND_US + 700_000 + GRACE_US
     now_us = moment_us
-    touched = holdings.turn_gates()
+    touched = holdings.apply_gates()
     assert touched.keys() == {"r6", "r1", "r2"}
     assert sum(kind == "flow" for keys in touched.values() for kind, _ in keys) == 1
-    assert holdings.turn_gates() == {}
+    assert holdings.apply_gates() == {}
     assert holdings.next_gate_us() == 51 * SECOND_US + 300_000 - GUARD_US
 
 
@@ -99,13 +99,13 @@ class SlowSwitches:
     def next_gate_us(self) -> int | None:
         return 0
 
-    def turn_gates(self) -> Touched:
+    def apply_gates(self) -> ChangedKeys:
         self.turns += 1
         if self.turns >= 50:
             self.enough.set()
         return {name: {("meter", self.turns)} for name in ("slow", "quick")}
 
-    def bring(self, touched: Touched) -> Future[None]:
+    def synchronize(self, touched: ChangedKeys) -> Future[None]:
         ((name, keys),) = touched.items()
         self.told.append((name, len(keys)))
         if name == "slow" and not self.confirmation.done():

@@ -174,7 +174,7 @@ def road(stub: Stub, said: list[str]) -> Iterator[ReservedBandwidth]:
 
 
 def test_the_first_round_posts_and_later_ones_patch(road: ReservedBandwidth, stub: Stub) -> None:
-    first, second = road.secure(draft), road.secure(draft)
+    first, second = road.acquire(draft), road.acquire(draft)
     road.release()
     assert stub.log == ["POST", "PATCH", "DELETE"]
     assert (first.reservation_version, second.reservation_version) == (1, 2)
@@ -182,7 +182,7 @@ def test_the_first_round_posts_and_later_ones_patch(road: ReservedBandwidth, stu
 
 
 def test_what_we_hold_counts_as_free(road: ReservedBandwidth, stub: Stub) -> None:
-    assert road.secure(draft).plan == road.secure(draft).plan
+    assert road.acquire(draft).plan == road.acquire(draft).plan
     assert [question["instead_of"] for question in stub.asked] == [None, None, "r-1", "r-1"]
 
 
@@ -196,7 +196,7 @@ def test_the_controller_is_asked_for_the_volumes_that_the_plan_sends(road: Reser
         more = EdgeForecast("edge2", (Option(1, "fp32", 0.1, 0.1, 0.0, 12e6, 4e6),), (0.0, 0.0))
         return plan_round([FORECASTS[0], more], offer, 4)
 
-    first, second = road.secure(uneven), road.secure(uneven)
+    first, second = road.acquire(uneven), road.acquire(uneven)
     assert [len(question["transfers"]) for question in stub.asked] == [2] * 6
     assert volumes(stub.asked[0]) == {"edge1-up": 1_000_000, "edge2-up": 1_000_000}
     for question in (stub.asked[2], stub.asked[4]):
@@ -209,9 +209,9 @@ def test_the_controller_is_asked_for_the_volumes_that_the_plan_sends(road: Reser
 
 
 def test_flows_that_would_go_another_way_are_planned_for_that_way(road: ReservedBandwidth, stub: Stub) -> None:
-    together = road.secure(draft).plan
+    together = road.acquire(draft).plan
     stub.other_way = frozenset({"edge2-up"})
-    apart = road.secure(draft).plan
+    apart = road.acquire(draft).plan
     assert apart.transmission_delay_s == pytest.approx(together.transmission_delay_s / 2)
     assert apart.return_delay_s == together.return_delay_s
 
@@ -219,9 +219,9 @@ def test_flows_that_would_go_another_way_are_planned_for_that_way(road: Reserved
 def test_a_refusal_makes_the_transmission_delay_longer_and_is_told(
     road: ReservedBandwidth, stub: Stub, said: list[str]
 ) -> None:
-    before = road.secure(draft).plan.transmission_delay_s
+    before = road.acquire(draft).plan.transmission_delay_s
     stub.hidden_bps = 50e6
-    grant = road.secure(draft)
+    grant = road.acquire(draft)
     assert grant.plan.transmission_delay_s > before
     assert grant.adaptations
     assert list(grant.adaptations) == said
@@ -231,7 +231,7 @@ def test_a_refusal_makes_the_transmission_delay_longer_and_is_told(
 def test_a_protected_run_learns_what_its_spare_paths_take(road: ReservedBandwidth, stub: Stub) -> None:
     road.protection = "link_disjoint"
     stub.hidden_bps = 50e6
-    first, second = road.secure(draft), road.secure(draft)
+    first, second = road.acquire(draft), road.acquire(draft)
     assert (len(first.adaptations), len(second.adaptations)) == (1, 0)
     assert stub.protections == {"link_disjoint"}
     assert second.plan == first.plan
@@ -240,7 +240,7 @@ def test_a_protected_run_learns_what_its_spare_paths_take(road: ReservedBandwidt
 def test_a_network_without_room_ends_in_the_controllers_own_words(road: ReservedBandwidth, stub: Stub) -> None:
     stub.hidden_bps = CAPACITY_BPS
     with pytest.raises(ReservationRefusedError, match=r"a->b has 0 Mb/s free"):
-        road.secure(draft)
+        road.acquire(draft)
 
 
 @pytest.mark.parametrize("forgetful", [False, True])
@@ -248,9 +248,9 @@ def test_a_reservation_whose_lease_has_ended_is_made_anew(
     road: ReservedBandwidth, stub: Stub, said: list[str], forgetful: bool
 ) -> None:
     """The controller knows what has ended, or has a new ledger and does not."""
-    road.secure(draft)
+    road.acquire(draft)
     stub.live, stub.forgetful = None, forgetful
-    assert road.secure(draft).reserved
+    assert road.acquire(draft).reserved
     assert stub.log == (["POST", "POST"] if forgetful else ["POST", "PATCH", "POST"])
     assert "A new one is made" in said[0]
 
@@ -259,7 +259,7 @@ def test_a_controller_that_is_still_busy_with_the_request_is_asked_again(
     road: ReservedBandwidth, stub: Stub, said: list[str]
 ) -> None:
     stub.busy = ["request_in_progress", "overloaded"]
-    assert road.secure(draft).reserved
+    assert road.acquire(draft).reserved
     assert [sentence.partition("; ")[2] for sentence in said] == ["try 2 of 3 in 0.01 s.", "try 3 of 3 in 0.02 s."]
     assert stub.log == ["POST"] * 3
 
@@ -270,7 +270,7 @@ def test_a_controller_that_is_not_there_is_tried_again_and_then_named(said: list
         HeldReservation(controller, "cloud", 60, said.append), [EdgeEndpoint("edge1", 7801)], 7800, 0.75, 1e6
     )
     with pytest.raises(ControllerUnreachableError, match=r"tried 3 times.*--best-effort"):
-        road.secure(draft)
+        road.acquire(draft)
     assert len(said) == 2
     controller.close()
 
@@ -294,22 +294,22 @@ def test_while_the_controller_is_away_the_last_grant_goes_on_as_long_as_its_leas
 ) -> None:
     now_s = [0.0]
     road.holding.clock = lambda: now_s[0]
-    first = road.secure(draft)
+    first = road.acquire(draft)
     with away(road, said):
         now_s[0] = 59.0
-        second = road.secure(draft)
+        second = road.acquire(draft)
         assert second.plan == first.plan
         assert second.reserved
         assert second.enquiry is None
         assert "go on while the lease lasts" in said[-1]
         now_s[0] = 61.0
-        third = road.secure(draft)
+        third = road.acquire(draft)
         assert third.broken
         assert not third.reserved
         assert third.up["edge1"].network_latency_us is None
         assert "its promises are broken" in said[-1]
         assert (road.unreachable_rounds, road.broken_rounds) == (2, 1)
-    back = road.secure(draft)
+    back = road.acquire(draft)
     assert back.reserved
     assert not back.broken
     assert said[-1] == "The controller answers, and the flows are reserved again."
@@ -318,30 +318,30 @@ def test_while_the_controller_is_away_the_last_grant_goes_on_as_long_as_its_leas
 def test_while_no_change_can_be_had_what_is_reserved_goes_on(
     road: ReservedBandwidth, stub: Stub, said: list[str]
 ) -> None:
-    first = road.secure(draft)
+    first = road.acquire(draft)
     stub.out_of_reach = True
     for _ in range(2):
-        grant = road.secure(draft)
+        grant = road.acquire(draft)
         assert grant.plan == first.plan
         assert grant.reservation_id == first.reservation_id
         assert not grant.broken
         assert "light does not get over a->b. The last round's plan" in said[-1]
     assert (road.unreachable_rounds, road.broken_rounds) == (0, 0)
-    assert road.haul(UNEVEN) is None
+    assert road.acquire_for_averaging(UNEVEN) is None
     stub.out_of_reach = False
-    assert not road.secure(draft).adaptations
+    assert not road.acquire(draft).adaptations
     assert stub.log == ["POST", "PATCH", "PATCH", "PATCH", "PATCH"]
 
 
 def test_a_reservation_lost_for_good_is_no_reason_to_stop(road: ReservedBandwidth, stub: Stub, said: list[str]) -> None:
-    road.secure(draft)
+    road.acquire(draft)
     stub.live, stub.hidden_bps = None, CAPACITY_BPS  # gone, and somebody else has taken everything
-    grant = road.secure(draft)
+    grant = road.acquire(draft)
     assert grant.broken
     assert "a->b has 0 Mb/s free" in said[-1]
     assert road.unreachable_rounds == 0
     stub.hidden_bps = 0.0
-    assert road.secure(draft).reserved
+    assert road.acquire(draft).reserved
 
 
 def test_who_leaves_gives_its_bandwidth_back_at_once_and_gets_some_when_it_is_back(
@@ -350,19 +350,19 @@ def test_who_leaves_gives_its_bandwidth_back_at_once_and_gets_some_when_it_is_ba
     def draft_for(offer: Offer, keep: bool = True) -> RoundPlan:  # noqa: ARG001
         return plan_round([one for one in FORECASTS if one.edge in offer.up_links], offer, 4)
 
-    road.secure(draft_for)
-    road.leave("edge2")
+    road.acquire(draft_for)
+    road.remove_edge("edge2")
     assert stub.live
     assert {flow["name"] for flow in stub.live["flows"]} == {"edge1-up", "edge1-down"}
-    assert road.secure(draft_for).up.keys() == {"edge1"}
-    road.join("edge2", 7802)
-    assert road.secure(draft_for).up.keys() == {"edge1", "edge2"}
+    assert road.acquire(draft_for).up.keys() == {"edge1"}
+    road.add_edge("edge2", 7802)
+    assert road.acquire(draft_for).up.keys() == {"edge1", "edge2"}
 
 
 def test_when_the_last_leaves_nothing_stays_reserved(road: ReservedBandwidth, stub: Stub) -> None:
-    road.secure(draft)
+    road.acquire(draft)
     for name in ("edge1", "edge2"):
-        road.leave(name)
+        road.remove_edge(name)
     assert stub.live is None
     assert stub.log[-1] == "DELETE"
 
@@ -370,11 +370,11 @@ def test_when_the_last_leaves_nothing_stays_reserved(road: ReservedBandwidth, st
 def test_an_edge_lost_while_the_controller_is_away_does_not_end_the_run(
     road: ReservedBandwidth, said: list[str]
 ) -> None:
-    road.secure(draft)
+    road.acquire(draft)
     with away(road, said):
-        road.leave("edge2")
+        road.remove_edge("edge2")
         assert "bandwidth of edge2 could not be given back" in said[-1]
-        assert [edge.edge for edge in road.secure(draft).plan.edges] == ["edge1"]
+        assert [edge.edge for edge in road.acquire(draft).plan.edges] == ["edge1"]
         road.release()
         assert "could not be released" in said[-1]
 
@@ -382,25 +382,25 @@ def test_an_edge_lost_while_the_controller_is_away_does_not_end_the_run(
 def test_a_cloud_that_was_killed_goes_on_with_what_it_had_reserved(
     road: ReservedBandwidth, stub: Stub, said: list[str]
 ) -> None:
-    reserved = road.secure(draft).reservation_id
+    reserved = road.acquire(draft).reservation_id
     assert reserved is not None
     controller = road.holding.controller
     again = ReservedBandwidth(HeldReservation(controller, "cloud", 60, said.append), road.travellers, 7800, 0.75, 1e6)
     again.holding.adopt(reserved)
-    assert again.secure(draft).reservation_id == reserved
+    assert again.acquire(draft).reservation_id == reserved
     assert stub.log == ["POST", "PATCH"]
     stub.live = None
     other = ReservedBandwidth(HeldReservation(controller, "cloud", 60, said.append), road.travellers, 7800, 0.75, 1e6)
     other.holding.adopt(reserved)
     assert "cannot be gone on with" in said[-1]
-    assert other.secure(draft).reserved
+    assert other.acquire(draft).reserved
     for one in (again, other):
         one.release()
 
 
 def test_the_lease_is_renewed_in_a_round_that_takes_longer(road: ReservedBandwidth, stub: Stub) -> None:
     road.holding.lease_s = 0.15
-    road.secure(draft)
+    road.acquire(draft)
     wait_until(lambda: stub.log.count("PATCH") >= 2)
     road.release()
     assert stub.log[-1] == "DELETE"
@@ -413,9 +413,9 @@ UNEVEN = {"edge1": (3_000_000, 700_000), "edge2": (30_000, 700_000)}
 def test_an_averaging_has_rates_in_proportion_to_its_bytes(
     road: ReservedBandwidth, stub: Stub, said: list[str]
 ) -> None:
-    grant = road.secure(draft)
+    grant = road.acquire(draft)
     now = {edge: (grant.up[edge].rate_bps, grant.down[edge].rate_bps) for edge in UNEVEN}
-    rates = road.haul(UNEVEN)
+    rates = road.acquire_for_averaging(UNEVEN)
     assert rates is not None
     assert stub.live is not None
     held = {flow["name"]: flow["reserved_bps"] for flow in stub.live["flows"]}
@@ -424,38 +424,38 @@ def test_an_averaging_has_rates_in_proportion_to_its_bytes(
     assert sum(up_bps for up_bps, _ in rates.values()) == pytest.approx(0.75 * CAPACITY_BPS, rel=1e-3)
     assert rates["edge1"][1] == rates["edge2"][1]
     assert haul_s(UNEVEN, rates) < 0.7 * haul_s(UNEVEN, now)
-    back = road.secure(draft)
+    back = road.acquire(draft)
     assert {edge: (back.up[edge].rate_bps, back.down[edge].rate_bps) for edge in UNEVEN} == now
     assert not said
 
 
 def test_an_averaging_of_little_stays_at_the_rates_of_the_round(road: ReservedBandwidth, stub: Stub) -> None:
-    assert road.haul(UNEVEN) is None
-    road.secure(draft)
-    assert road.haul({edge: (up // 100, down // 100) for edge, (up, down) in UNEVEN.items()}) is None
+    assert road.acquire_for_averaging(UNEVEN) is None
+    road.acquire(draft)
+    assert road.acquire_for_averaging({edge: (up // 100, down // 100) for edge, (up, down) in UNEVEN.items()}) is None
     assert stub.log == ["POST"]
 
 
 def test_an_averaging_for_which_no_other_rates_are_to_be_had_goes_on_at_those_of_the_round(
     road: ReservedBandwidth, stub: Stub, said: list[str]
 ) -> None:
-    before = road.secure(draft)
+    before = road.acquire(draft)
     stub.hidden_bps = CAPACITY_BPS / 2
-    assert road.haul(UNEVEN) is None
+    assert road.acquire_for_averaging(UNEVEN) is None
     assert said[-1].endswith("The averaging goes on at the rates of the round.")
     with away(road, said):
-        assert road.haul(UNEVEN) is None
-        assert road.secure(draft).plan == before.plan
+        assert road.acquire_for_averaging(UNEVEN) is None
+        assert road.acquire(draft).plan == before.plan
 
 
 def test_without_the_controller_after_an_averaging_its_rates_are_planned_for(
     road: ReservedBandwidth, stub: Stub, said: list[str]
 ) -> None:
-    road.secure(draft)
-    rates = road.haul(UNEVEN)
+    road.acquire(draft)
+    rates = road.acquire_for_averaging(UNEVEN)
     assert rates is not None
     with away(road, said):
-        grants = [road.secure(draft), road.secure(draft)]
+        grants = [road.acquire(draft), road.acquire(draft)]
     for grant in grants:
         assert grant.reserved
         assert {edge: (grant.up[edge].rate_bps, grant.down[edge].rate_bps) for edge in rates} == rates
@@ -474,6 +474,6 @@ def test_an_answer_outside_the_contract_is_named(stub: Stub, said: list[str]) ->
 
 
 def test_the_open_road_promises_nothing() -> None:
-    grant = BestEffortBandwidth([EdgeEndpoint("edge1", 1), EdgeEndpoint("edge2", 2)], 60e6, 1e6).secure(draft)
+    grant = BestEffortBandwidth([EdgeEndpoint("edge1", 1), EdgeEndpoint("edge2", 2)], 60e6, 1e6).acquire(draft)
     assert not grant.reserved
     assert grant.up["edge1"].network_latency_us is None
