@@ -15,6 +15,7 @@ test: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	PYTHONPATH=mininet:bench $(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/pytest tests/unit tests/property -n 2
 
 setup:

@@ -1,0 +1,107 @@
+"""Lightpaths get the same slots, side by side, on every link of a route that reaches; and the best of these."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.optical.rsa import (
+    BY_COST,
+    FIXED,
+    FLEXIBLE,
+    TUNED,
+    CandidateRoutes,
+    Order,
+    Spectrum,
+    assign,
+    block_starts,
+    modulation_for,
+)
+from tests.property.strategies import GRID, REACHES, plants
+
+
+@st.composite
+def demands(draw: st.DrawFn) -> tuple[str, str, float]:
+    source, destination = draw(st.permutations("abcde").map(lambda nodes: nodes[:2]))
+    return source, destination, draw(st.sampled_from([10.0, 25.0, 50.0, 120.0]))
+
+
+def brute_force_starts(free: int, width: int, slots: int) -> int:
+    wanted = [sum(1 << (first + offset) for offset in range(width)) for first in range(slots - width + 1)]
+    return sum(1 << first for first, block in enumerate(wanted) if free & block == block)
+
+
+@given(st.integers(0, 2**16 - 1), st.integers(1, 16))
+def test_block_starts_are_where_that_many_slots_are_free_side_by_side(free: int, width: int) -> None:
+    assert block_starts(free, width) == brute_force_starts(free, width, 16)
+
+
+@given(plants(), st.lists(st.tuples(demands(), st.booleans()), max_size=40), st.sampled_from([BY_COST, TUNED]))
+def test_no_slot_is_ever_given_twice(
+    routes: CandidateRoutes, wanted: list[tuple[tuple[str, str, float], bool]], order: Order
+) -> None:
+    spectrum, standing = Spectrum(routes), []
+    for (source, destination, rate_gbps), then_leave in wanted:
+        nodes = {node for name in routes.link_names for node in name.split("->")}
+        if not {source, destination} <= nodes:
+            continue
+        found = assign(spectrum, routes, source, destination, rate_gbps, order)
+        if found is not None:
+            route = found.route
+            assert route.nodes[0] == source
+            assert route.nodes[-1] == destination
+            assert route.length_km <= route.modulation.reach_km
+            assert found.block == ((1 << found.width) - 1) << found.first
+            assert found.width == GRID.slots_for(rate_gbps, route.modulation.bits_per_symbol)
+            spectrum.take(found)  # refuses a slot that is taken
+            standing.append(found)
+        if then_leave and standing:
+            spectrum.give(standing.pop(0))
+        for link in range(len(routes.link_names)):
+            taken = [each.block for each in standing if link in each.route.links]
+            assert spectrum.free[link] == GRID.all_free & ~sum(taken)
+            assert sum(block.bit_count() for block in taken) == sum(taken).bit_count()
+
+
+@given(plants(), st.data())
+def test_the_best_of_all_routes_that_fit_is_taken(routes: CandidateRoutes, data: st.DataObject) -> None:
+    spectrum = Spectrum(routes)
+    spectrum.free = [data.draw(st.integers(0, GRID.all_free)) for _ in routes.link_names]
+    order = Order(data.draw(st.sampled_from([0.0, 0.1, 1.0])), data.draw(st.sampled_from([0.0, 0.5, 2.0])))
+    nodes = sorted({node for name in routes.link_names for node in name.split("->")})
+    source, destination = data.draw(st.permutations(nodes).map(lambda found: found[:2]))
+    rate_gbps = data.draw(st.sampled_from([10.0, 25.0, 50.0]))
+
+    def score(found_first: int, width: int, links: tuple[int, ...]) -> float:
+        taken = sum(GRID.slots - spectrum.free[link].bit_count() for link in links)
+        return width * len(links) + order.position * (found_first + 1) + order.load / GRID.slots * width * taken
+
+    scores = []
+    for route in routes.between(source, destination):
+        width = GRID.slots_for(rate_gbps, route.modulation.bits_per_symbol)
+        for first in range(GRID.slots - width + 1):
+            block = ((1 << width) - 1) << first
+            if all(spectrum.free[link] & block == block for link in route.links):
+                scores.append(score(first, width, route.links))
+    found = assign(spectrum, routes, source, destination, rate_gbps, order)
+    if found is None:
+        assert not scores
+    else:
+        assert score(found.first, found.width, found.route.links) == pytest.approx(min(scores))
+
+
+def test_the_grids_are_those_of_the_recommendation() -> None:
+    assert [FIXED.central_thz(channel, 1) for channel in (0, 35, 95)] == pytest.approx([191.35, 193.1, 196.1])
+    assert FLEXIBLE.central_thz(4, 3) == pytest.approx(193.16875)
+    assert FLEXIBLE.slots_for(100, 4) == 3
+    assert FLEXIBLE.slots_for(25, 1) == 3
+
+
+def test_the_format_with_most_bits_that_reaches_is_chosen() -> None:
+    assert [modulation_for(km, REACHES) for km in (300.0, 300.1, 900.1)] == [*REACHES, None]
+
+
+def test_routes_are_sorted_by_length_or_hops_only() -> None:
+    with pytest.raises(ValueError, match="length or hops"):
+        CandidateRoutes({("a", "b"): 1.0}, 1, by="colour")

@@ -1,0 +1,404 @@
+"""The REST interface on the real service; the switches are stand-ins that confirm at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from controller import errors
+from controller.api.app import create_app
+from controller.api.middleware.body_limit import LIMIT_BYTES, BodyLimit
+from controller.api.schemas.problem_details import EXAMPLES
+from controller.domain.events import SpanChanged
+from controller.service.reservation_service import Service
+from controller.storage.ledger import IN_MEMORY, Ledger
+from tests.unit.controller.instant_switches import running_service, serving
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with running_service(Ledger(IN_MEMORY, "pair")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(service: Service) -> Iterator[httpx.Client]:
+    with serving(create_app(service)) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def nothing_reserved(service: Service) -> Iterator[None]:
+    yield
+    for reservation in service.reservations():
+        service.release(reservation.id)
+
+
+def flow(name: str = "edge1-up", **changes: Any) -> dict[str, Any]:
+    whole = {
+        "name": name,
+        "source": "edge1",
+        "destination": "cloud",
+        "match": {"protocol": "tcp", "source_port": 7801, "destination_port": 7800},
+        "requirement": {"min_bandwidth_bps": 15_000_000, "burst_bytes": 40_000},
+    }
+    return {**whole, **changes}
+
+
+def problem(answer: Any, status: int, code: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert {"type", "title", "status", "detail", "code"} <= set(body)
+    assert (body["status"], body["code"]) == (status, code)
+    return body
+
+
+def test_a_reservation_is_answered_in_the_form_of_the_contract(client: httpx.Client) -> None:
+    answer = client.post("/v1/reservations", json={"owner": "cloud", "lease_s": 60, "flows": [flow()]})
+    assert answer.status_code == 201
+    body = answer.json()
+    assert set(body) == {
+        *("id", "version", "state", "owner", "tenant", "lease_s", "reason", "flows"),
+        *("created_at", "expires_at", "start_at", "end_at"),
+    }
+    assert (body["version"], body["state"], body["owner"], body["reason"]) == (1, "active", "cloud", None)
+    (placed,) = body["flows"]
+    assert placed["path"] == ["edge1", "s1", "s2", "cloud"]
+    assert (placed["reserved_bps"], placed["burst_bytes"]) == (15_000_000, 40_000)
+    assert placed["accumulated_latency_us"] > placed["latency_variation_us"] > 0
+    assert placed["match"] == flow()["match"]
+
+
+def test_the_network_and_paths_show_what_is_taken(client: httpx.Client) -> None:
+    client.post("/v1/reservations", json={"flows": [flow()]})
+    network = client.get("/v1/network").json()
+    link = next(link for link in network["links"] if link["link"] == "s1->s2")
+    assert (link["capacity_bps"], link["reservable_bps"]) == (80_000_000, 76_000_000)
+    assert (link["reserved_bps"], link["free_bps"], link["up"]) == (15_000_000, 61_000_000, True)
+    assert network["nodes"][0] == {"name": "s1", "kind": "switch", "up": True, "ip": None}
+    (path,) = client.get("/v1/paths", params={"source": "edge1", "destination": "cloud"}).json()["paths"]
+    assert (path["nodes"], path["length_km"], path["free_bps"]) == (["edge1", "s1", "s2", "cloud"], 24, 61_000_000)
+
+
+def test_a_reservation_lives_from_post_to_delete(client: httpx.Client) -> None:
+    identity = client.post("/v1/reservations", json={"flows": [flow()]}).json()["id"]
+    assert [each["id"] for each in client.get("/v1/reservations?state=active").json()["reservations"]] == [identity]
+    assert client.get(f"/v1/reservations/{identity}").json()["counters"]["unavailable"] == []
+    assert client.patch(f"/v1/reservations/{identity}", json={"lease_s": 5}).json()["lease_s"] == 5
+    for _ in range(2):
+        answer = client.delete(f"/v1/reservations/{identity}")
+        assert (answer.status_code, answer.json()["state"]) == (200, "released")
+    problem(client.patch(f"/v1/reservations/{identity}", json={}), 409, "not_live")
+
+
+def test_what_does_not_fit_is_refused_with_the_bottleneck(client: httpx.Client) -> None:
+    big = flow(requirement={"min_bandwidth_bps": 90_000_000})
+    body = problem(client.post("/v1/reservations", json={"flows": [big]}), 409, "no_capacity")
+    assert body["flow"] == "edge1-up"
+    assert set(body["bottleneck"]) == {"link", "capacity_bps", "reserved_bps", "free_bps", "asked_bps"}
+
+
+def test_a_five_tuple_in_use_is_refused(client: httpx.Client) -> None:
+    first = client.post("/v1/reservations", json={"flows": [flow()]}).json()
+    body = problem(client.post("/v1/reservations", json={"flows": [flow("again")]}), 409, "flow_in_use")
+    assert body["reservation"] == first["id"]
+
+
+def test_all_mistakes_of_a_request_are_told_at_once(client: httpx.Client) -> None:
+    wrong = flow(match={"protocol": "sctp", "source_port": 0, "destination_port": 7800}, colour="red")
+    body = problem(client.post("/v1/reservations", json={"flows": [wrong], "lease_s": -1}), 422, "invalid_request")
+    assert sorted(mistake["place"] for mistake in body["mistakes"]) == [
+        "body.flows.0.colour",
+        "body.flows.0.match.protocol",
+        "body.flows.0.match.source_port",
+        "body.lease_s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flows", "words"),
+    [
+        ([], "at least 1 item"),
+        ([flow(), flow()], "a name of its own"),
+        ([flow(), flow("other")], "same source, destination, protocol and ports"),
+        ([flow(destination="edge1")], "both edge1"),
+    ],
+)
+def test_a_group_must_make_sense(client: httpx.Client, flows: list[dict[str, Any]], words: str) -> None:
+    body = problem(client.post("/v1/reservations", json={"flows": flows}), 422, "invalid_request")
+    assert words in body["detail"]
+
+
+def test_an_unknown_host_is_named_with_those_there_are(client: httpx.Client) -> None:
+    body = problem(client.post("/v1/reservations", json={"flows": [flow(source="edge9")]}), 422, "unknown_host")
+    assert "edge1, edge2, cloud" in body["detail"]
+    problem(client.get("/v1/paths?source=s1&destination=cloud"), 422, "unknown_host")
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+def test_what_is_not_there_is_not_found(client: httpx.Client, method: str) -> None:
+    body: dict[str, object] | None = {} if method == "PATCH" else None
+    problem(client.request(method, "/v1/reservations/r-00000000", json=body), 404, "not_found")
+    problem(client.get("/nowhere"), 404, "not_found")
+    problem(client.put("/v1/reservations"), 405, "method_not_allowed")
+
+
+def test_a_body_that_is_too_large_is_refused_however_it_is_sent(client: httpx.Client) -> None:
+    problem(client.post("/v1/reservations", content=b"x" * (LIMIT_BYTES + 1)), 413, "too_large")
+    pieces = (b"x" * 65536 for _ in range(17))
+    problem(client.post("/v1/reservations", content=pieces), 413, "too_large")
+
+
+GARBAGE = [
+    b"",
+    b"{",
+    b"\xff\xfe",
+    b"null",
+    b"[]",
+    b'"\\ud800"',
+    b'{"\\ud800": 1}',
+    b'{"flows": NaN}',
+    b'{"lease_s": Infinity, "flows": []}',
+    b'{"lease_s": 1e999, "flows": []}',
+    b'{"owner": "\\ud83d", "flows": []}',
+    b"[" * 100_000,
+    b'{"flows": [' + b'{"name": 1},' * 5000 + b"{}]}",
+    b'{"lease_s": ' + b"9" * 5000 + b"}",
+    json.dumps({"flows": [flow(requirement={"min_bandwidth_bps": 10**400})]}).encode(),
+]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_garbage_is_the_clients_mistake(client: httpx.Client, garbage: bytes, method: str) -> None:
+    path = "/v1/reservations" + ("/r-1" if method == "PATCH" else "")
+    answer = client.request(method, path, content=garbage, headers={"content-type": "application/json"})
+    body = problem(answer, 422, "invalid_request")
+    assert len(answer.content) < 50_000
+    assert body["detail"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text() | st.sampled_from(list(flow())), inner),
+    max_leaves=20,
+)
+
+
+@given(body=JSON | st.fixed_dictionaries({"flows": st.lists(JSON, max_size=3)}, optional={"lease_s": JSON}))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_json_makes_the_controller_fail(client: httpx.Client, body: Any) -> None:
+    answer = client.post("/v1/reservations", content=json.dumps(body), headers={"content-type": "application/json"})
+    problem(answer, 422, "invalid_request")
+
+
+@given(path=st.text(min_size=1, max_size=30), query=st.text(max_size=20))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_path_makes_the_controller_fail(client: httpx.Client, path: str, query: str) -> None:
+    from urllib.parse import quote
+
+    answer = client.get(f"/v1/reservations/{quote(path, safe='')}", params={"state": query})
+    assert answer.status_code in (200, 307, 404, 422)
+
+
+def test_openapi_describes_the_problems(client: httpx.Client) -> None:
+    spec = client.get("/openapi.json").json()
+    responses = spec["paths"]["/v1/reservations"]["post"]["responses"]
+    assert {"201", "409", "413", "422", "500", "503"} <= set(responses)
+    assert list(responses["409"]["content"]) == ["application/problem+json"]
+    assert "Problem" in spec["components"]["schemas"]
+    assert "HTTPValidationError" not in spec["components"]["schemas"]
+    assert client.get("/docs").status_code == 200
+
+
+def has_example(spec: dict[str, Any], content: dict[str, Any]) -> bool:
+    """Whether a body is described with an example, of its own or of its shape."""
+    name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+    shape = spec["components"]["schemas"].get(name, {})
+    return bool(content.get("example") or content.get("examples") or shape.get("examples"))
+
+
+def test_every_request_and_every_answer_is_described_with_an_example(client: httpx.Client) -> None:
+    spec = client.get("/openapi.json").json()
+    bare = [
+        f"{method} {path} {status} {media_type}"
+        for path, operations in spec["paths"].items()
+        for method, operation in operations.items()
+        for status, body in {**operation["responses"], "body": operation.get("requestBody", {})}.items()
+        for media_type, content in body.get("content", {}).items()
+        if not has_example(spec, content)
+    ]
+    assert bare == []
+
+
+def test_every_error_a_client_can_meet_has_an_example() -> None:
+    def kinds(of: type[errors.ControllerError]) -> set[type[errors.ControllerError]]:
+        return {of} | {each for kind in of.__subclasses__() for each in kinds(kind)}
+
+    bases = {errors.RequestError, errors.Denied, errors.Refused, errors.SwitchError, errors.StartError}
+    assert kinds(errors.ControllerError) - bases == {type(error) for error in EXAMPLES}
+
+
+@pytest.mark.parametrize(
+    ("requirement", "places"),
+    [
+        ({}, ["requirement"]),
+        ({"min_bandwidth_bps": 1000, "transfer_bytes": 1000, "deadline_ms": 1}, ["requirement"]),
+        ({"min_bandwidth_bps": 1000, "deadline_ms": 1}, ["requirement.deadline_ms"]),
+        ({"transfer_bytes": 1000}, ["requirement.deadline_ms"]),
+        ({"transfer_bytes": 1000, "deadline_ms": 1, "offset_ms": 1}, ["requirement.offset_ms"]),
+        (
+            {"transfer_bytes": 1000, "deadline_ms": 3000, "period_ms": 2000, "offset_ms": 2000},
+            ["requirement.deadline_ms", "requirement.offset_ms"],
+        ),
+        ({"transfer_bytes": 1000, "deadline_ms": 1, "period_ms": 10}, ["requirement.period_ms"]),
+        ({"transfer_bytes": True, "deadline_ms": "1"}, ["requirement.transfer_bytes", "requirement.deadline_ms"]),
+        ({"min_bandwidth_bps": 1000, "rank": 256, "protection": "all"}, ["requirement.rank", "requirement.protection"]),
+        ({"min_bandwidth_bps": 1000, "backup": "dedicated"}, ["requirement.backup"]),
+    ],
+)
+def test_a_requirement_has_one_form_that_makes_sense(
+    client: httpx.Client, requirement: dict[str, Any], places: list[str]
+) -> None:
+    answer = client.post("/v1/reservations", json={"flows": [flow(requirement=requirement)]})
+    body = problem(answer, 422, "invalid_request")
+    assert sorted(mistake["place"] for mistake in body["mistakes"]) == sorted(f"body.flows.0.{p}" for p in places)
+
+
+@pytest.mark.parametrize(
+    ("times", "place", "words"),
+    [
+        ({"start_at": "2999-01-01T00:00:00Z"}, "body.start_at", "the calendar ends at "),
+        ({"end_at": "2020-01-01T00:00:00Z"}, "body.end_at", "it has passed"),
+        ({"start_at": "2030-01-02T00:00:00Z", "end_at": "2030-01-01T00:00:00Z"}, "body.end_at", "later than start_at"),
+        ({"start_at": "2030-01-01T00:00:00"}, "body.start_at", "RFC 3339 with its zone"),
+        ({"start_at": 1893456000}, "body.start_at", "RFC 3339 with its zone"),
+    ],
+)
+def test_times_are_moments_within_the_calendar(
+    client: httpx.Client, times: dict[str, Any], place: str, words: str
+) -> None:
+    body = problem(client.post("/v1/reservations", json={"flows": [flow()], **times}), 422, "invalid_request")
+    (mistake,) = body["mistakes"]
+    assert mistake["place"] == place
+    assert words in mistake["message"]
+
+
+def test_a_method_that_is_not_allowed_is_told_which_are(client: httpx.Client) -> None:
+    assert client.put("/v1/reservations").headers["allow"] == "GET, POST"
+    assert client.put("/v1/reservations/r-1").headers["allow"] == "DELETE, GET, PATCH"
+
+
+def test_a_body_that_dawdles_is_given_up() -> None:
+    async def story() -> list[Any]:
+        sent: list[Any] = []
+
+        async def app(*_arguments: Any) -> None:
+            raise AssertionError("the body never came")
+
+        async def receive() -> Any:
+            await asyncio.sleep(60)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await BodyLimit(app, limit_s=0.01)({"type": "http", "headers": []}, receive, send)
+        return sent
+
+    start, body = asyncio.run(story())
+    assert (start["status"], json.loads(body["body"])["code"]) == (408, "request_timeout")
+
+
+def test_health_counts_the_switches(client: httpx.Client) -> None:
+    assert client.get("/v1/healthz").json() == {"status": "ok", "switches_up": 2, "switches_expected": 2, "audit": "ok"}
+
+
+def test_volumes_are_quoted_their_shortest_common_time(client: httpx.Client) -> None:
+    transfers = [
+        {"name": f"v{number}", "source": f"edge{number}", "destination": "cloud", "transfer_bytes": number * 1_000_000}
+        for number in (1, 2)
+    ]
+    answer = client.post("/v1/quotes", json={"transfers": transfers}).json()
+    assert answer["bottleneck"] == "s1->s2"
+    rates = {flow["name"]: flow["rate_bps"] for flow in answer["flows"]}
+    assert rates["v2"] == pytest.approx(2 * rates["v1"], rel=1e-3)
+    assert answer["transfer_ms"] == pytest.approx(24e9 / sum(rates.values()), rel=1e-3)
+
+
+def test_a_quote_tells_what_is_free_and_counts_ones_own_reservation_as_free(client: httpx.Client) -> None:
+    question: dict[str, Any] = {
+        "transfers": [{"name": "v", "source": "edge1", "destination": "cloud", "transfer_bytes": 1_000_000}]
+    }
+    before = client.post("/v1/quotes", json=question).json()
+    assert [link["link"] for link in before["links"]] == ["edge1->s1", "s1->s2", "s2->cloud"]
+    reserved = client.post("/v1/reservations", json={"flows": [flow()]}).json()["id"]
+    after = client.post("/v1/quotes", json=question).json()
+    taken = [one["free_bps"] - other["free_bps"] for one, other in zip(before["links"], after["links"], strict=True)]
+    assert taken == [15_000_000] * 3
+    assert client.post("/v1/quotes", json={**question, "instead_of": reserved}).json() == before
+    problem(client.post("/v1/quotes", json={**question, "instead_of": "r-nobody"}), 404, "not_found")
+
+
+def test_a_refusal_says_what_would_be_accepted_and_that_is(client: httpx.Client) -> None:
+    wanted = {
+        "name": "a",
+        "source": "edge1",
+        "destination": "cloud",
+        "match": {"protocol": "tcp", "source_port": 999, "destination_port": 999},
+        "requirement": {"min_bandwidth_bps": 90_000_000},
+    }
+    refusal = client.post("/v1/reservations", json={"flows": [wanted]})
+    assert (refusal.status_code, refusal.json()["ieee8021q_failure_code"]) == (409, 1)
+    offer = refusal.json()["offer"]
+    assert offer["flows"][0]["requirement"]["min_bandwidth_bps"] < 90_000_000
+    accepted = client.post("/v1/reservations", json=offer)
+    assert accepted.status_code == 201
+    assert client.delete(f"/v1/reservations/{accepted.json()['id']}").status_code == 200
+
+
+def test_a_span_is_taken_out_of_service_and_put_back(client: httpx.Client, service: Service) -> None:
+    alarms: list[SpanChanged] = []
+    stop = service.listen(lambda event: alarms.append(event) if isinstance(event, SpanChanged) else None)
+    made = client.post("/v1/reservations", json={"flows": [flow()]}).json()
+    try:
+        gone = client.post("/v1/links/s2->s1/down")
+        assert (gone.status_code, gone.json()) == (
+            200, {"spans": ["s1-s2"], "in_service": False, "degraded": [made["id"]]},
+        )  # fmt: skip
+        links = {link["link"]: link for link in client.get("/v1/network").json()["links"]}
+        assert [(links[name]["up"], links[name]["in_service"]) for name in ("s1->s2", "edge1->s1")] == [
+            (False, False), (True, True),
+        ]  # fmt: skip
+        assert client.post("/v1/reservations", json={"flows": [flow(source="edge2")]}).json()["code"] == "no_path"
+        back = client.post("/v1/links/s1-s2/up").json()
+        assert back == {"spans": ["s1-s2"], "in_service": True, "degraded": []}
+        assert client.get(f"/v1/reservations/{made['id']}").json()["state"] == "active"
+    finally:
+        client.post("/v1/links/s1-s2/up")
+        stop()
+    assert [alarm.text for alarm in alarms] == ["Span s1-s2 of 20 km is out of service.", "Span s1-s2 of 20 km is up."]
+
+
+def test_spans_and_ducts_that_are_not_there_are_said_to_be_so(client: httpx.Client) -> None:
+    no_span = client.post("/v1/links/s1-s9/down")
+    assert (no_span.status_code, no_span.json()["code"]) == (404, "not_found")
+    assert no_span.json()["detail"].startswith("There is no link 's1-s9'; the spans are cloud-s2, ")
+    no_duct = client.post("/v1/ducts/east/down").json()
+    assert no_duct["detail"] == "There is no duct 'east'; the map has no ducts."
+
+
+def test_what_is_out_of_service_stays_so_when_the_controller_starts_anew(tmp_path: Path) -> None:
+    for again in (False, True):
+        with running_service(Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")) as running:
+            if not again:
+                running.maintenance.put({"s1-s2"}, in_service=False)
+            assert running.snapshot().closed == {"s1-s2"}
