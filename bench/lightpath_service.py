@@ -122,7 +122,7 @@ class NoLedger(Ledger):
     def write(self, *_: Reservation, **_more: object) -> None:
         """Nothing."""
 
-    def written(self, ids: Collection[str]) -> frozenset[str]:  # noqa: ARG002
+    def existing_ids(self, ids: Collection[str]) -> frozenset[str]:  # noqa: ARG002
         """None of them."""
         return frozenset()
 

@@ -39,7 +39,7 @@ class IdempotencyCache:
                 raise InProgress(f"The first request with Idempotency-Key {repeat.key!r} is still being answered.")
             self._under_way[name] = repeat.body_digest
         try:
-            answered = self._ledger.answer(repeat)
+            answered = self._ledger.response(repeat)
             if answered is not None:
                 _check(repeat, answered[0])
             yield None if answered is None else answered[1]
@@ -49,7 +49,7 @@ class IdempotencyCache:
 
     def forget_old(self, now_s: float) -> None:
         """Drop what is older than a day."""
-        self._ledger.forget_answers(now_s - KEPT_S)
+        self._ledger.delete_responses(now_s - KEPT_S)
 
 
 def _check(repeat: IdempotencyKey, digest: str) -> None:

@@ -30,7 +30,7 @@ class Numbers:
         while True:
             while not self._drawn:
                 drawn = {secrets.randbits(32) for _ in range(DRAWN_AT_ONCE)} - {0}
-                written = self._ledger.written([name_of(number) for number in drawn])
+                written = self._ledger.existing_ids([name_of(number) for number in drawn])
                 self._drawn = [number for number in drawn if name_of(number) not in written]
             number = self._drawn.pop()
             if not self._is_taken(name_of(number)):

@@ -98,7 +98,9 @@ class ServiceState:
         along: Iterable[Row] = (),
     ) -> None:
         """Write down how these stand now, all or none, and let everybody see it; see Ledger.write. Under the lock."""
-        self.ledger.write(*reservations, are_new=are_new, answers=answers, along=along, now_s=self.clock())
+        self.ledger.write(
+            *reservations, are_new=are_new, idempotency_keys=answers, extra_rows=along, now_s=self.clock()
+        )
         for reservation in reservations:
             if reservation.is_live:
                 self.book.publish(reservation)

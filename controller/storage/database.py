@@ -1,4 +1,4 @@
-"""Opening the database behind a URL, the same way for everything that is kept in it."""
+"""Opens the database of a URL; shared by the ledger, the tokens and the audit log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from controller.storage.schema import upgrade
 
 
 def open_database(url: str) -> Engine:
-    """The engine of that URL, its tables as this version of the controller wants them.
+    """The engine for a URL, after migrating its tables to this version of the controller.
 
     Raises: StartError if the URL is wrong or the database cannot be opened.
     """
@@ -29,7 +29,7 @@ def open_database(url: str) -> Engine:
 
 
 def engine_of(url: str) -> Engine:
-    """An engine whose connections may be used from any thread; `sqlite://` is one database in memory for each engine.
+    """An engine whose connections any thread may use; `sqlite://` is one in-memory database per engine.
 
     Raises: SQLAlchemyError or ImportError if the URL is wrong.
     """
@@ -39,12 +39,12 @@ def engine_of(url: str) -> Engine:
     in_memory = parsed.database in (None, "", ":memory:")
     pool = {"poolclass": StaticPool} if in_memory else {}
     engine = create_engine(parsed, connect_args={"check_same_thread": False}, **pool)
-    event.listen(engine, "connect", _tune)
+    event.listen(engine, "connect", _set_pragmas)
     return engine
 
 
-def _tune(connection: object, _record: object) -> None:
-    """Write-ahead: a commit is one append, safe when the process dies (not when the power does)."""
+def _set_pragmas(connection: object, _record: object) -> None:
+    """Set write-ahead logging: a commit is one append; it survives a crash of the process, not a power failure."""
     cursor = connection.cursor()  # type: ignore[attr-defined]
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")

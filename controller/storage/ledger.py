@@ -1,7 +1,7 @@
-"""What survives a restart: every reservation as it last stood, and the first answers to requests that may be repeated.
+"""Persistent state of one map: reservations, responses to idempotent requests, spans out of service.
 
-SQLite by default, any SQLAlchemy URL. Safe to use from several threads. A reservation waits for what is written here,
-so connections and statements are made once.
+SQLite by default, any SQLAlchemy URL. Thread-safe. Writing is on the path of every reservation request, so connections
+and statements are created once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from controller.storage.database import open_database
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """What makes a request the same as an earlier one: the key its tenant chose. The digest is that of its body."""
+    """Idempotency-Key of a request: tenant, key chosen by the client, digest of the request body."""
 
     tenant: str
     key: str
@@ -51,7 +51,7 @@ _RESERVATIONS = Table(
     Column("state", String(16), nullable=False, index=True),
     Column("record", Text, nullable=False),
 )
-_ANSWERS = Table(
+_RESPONSES = Table(
     "answers",
     _METADATA,
     Column("map", String(64), primary_key=True),
@@ -69,143 +69,144 @@ _CLOSED_SPANS = Table(
 )
 _RECORD = TypeAdapter(Reservation)
 
-_INSERT = _RESERVATIONS.insert()
-_UPDATE = _RESERVATIONS.update().where(_RESERVATIONS.c.id == bindparam("known"))
-_UPDATE = _UPDATE.values({name: bindparam(name) for name in ("map", "state", "record")})
-_FIND = select(_RESERVATIONS.c.record).where(
+_INSERT_RESERVATION = _RESERVATIONS.insert()
+_UPDATE_RESERVATION = _RESERVATIONS.update().where(_RESERVATIONS.c.id == bindparam("row_id"))
+_UPDATE_RESERVATION = _UPDATE_RESERVATION.values({name: bindparam(name) for name in ("map", "state", "record")})
+_SELECT_RECORD = select(_RESERVATIONS.c.record).where(
     _RESERVATIONS.c.map == bindparam("map"), _RESERVATIONS.c.id == bindparam("id")
 )
-_WRITTEN = select(_RESERVATIONS.c.id).where(_RESERVATIONS.c.id.in_(bindparam("ids", expanding=True)))
-_INSERT_ANSWER = _ANSWERS.insert()
-_ANSWER = select(_ANSWERS.c.body_digest, _ANSWERS.c.record).where(
-    *(_ANSWERS.c[name] == bindparam(name) for name in ("map", "tenant", "key"))
+_SELECT_EXISTING_IDS = select(_RESERVATIONS.c.id).where(_RESERVATIONS.c.id.in_(bindparam("ids", expanding=True)))
+_INSERT_RESPONSE = _RESPONSES.insert()
+_SELECT_RESPONSE = select(_RESPONSES.c.body_digest, _RESPONSES.c.record).where(
+    *(_RESPONSES.c[name] == bindparam(name) for name in ("map", "tenant", "key"))
 )
 
 IN_MEMORY = "sqlite://"
 
 Row = tuple[Insert, dict[str, object]]
-"""A row of a table of the same database; the statement is made once."""
+"""Insert statement (created once) and the values of one row, for another table of the same database."""
 
 
 class Ledger:
-    """The reservations of one map."""
+    """Reservations of one map in the database."""
 
     def __init__(self, url: str, map_name: str) -> None:
-        """Open or create it, and bring its tables up to date.
+        """Open or create the database and migrate its tables.
 
         Raises: StartError if the URL is wrong or the database cannot be opened.
         """
         self._map_name = map_name
         self.engine = open_database(url)
-        self._turn, self._writer = threading.RLock(), self.engine.connect()
-        # A database in memory is one connection, which threads must not use at once.
+        self._write_lock, self._write_connection = threading.RLock(), self.engine.connect()
+        # An in-memory database has a single connection, which threads must not use concurrently.
         in_memory = self.engine.pool.__class__ is StaticPool
-        self._reading = self._turn if in_memory else threading.RLock()
-        self._reader = self._writer if in_memory else self.engine.connect()
+        self._read_lock = self._write_lock if in_memory else threading.RLock()
+        self._read_connection = self._write_connection if in_memory else self.engine.connect()
 
     def write(
         self,
         *reservations: Reservation,
         are_new: bool = False,
-        answers: Mapping[str, IdempotencyKey] | None = None,
-        along: Iterable[Row] = (),
+        idempotency_keys: Mapping[str, IdempotencyKey] | None = None,
+        extra_rows: Iterable[Row] = (),
         now_s: float = 0.0,
     ) -> None:
-        """Write down how these stand now, all or none.
+        """Write reservations in one transaction.
 
-        `are_new`: none of them has been written before. `answers`: by reservation, the request that may be repeated to
-        which it is the answer. `along`: rows of other tables that go in the same transaction.
+        `are_new`: none of them has been written before. `idempotency_keys`: by reservation id, the key of the request
+        whose response it is. `extra_rows`: rows of other tables for the same transaction.
         """
-        records = {each.id: _RECORD.dump_json(each).decode() for each in reservations}
+        records = {reservation.id: _RECORD.dump_json(reservation).decode() for reservation in reservations}
         rows = [
-            {"id": each.id, "map": self._map_name, "state": str(each.state), "record": records[each.id]}
-            for each in reservations
+            {"id": reservation.id, "map": self._map_name, "state": str(reservation.state)}
+            | {"record": records[reservation.id]}
+            for reservation in reservations
         ]
-        answered = [
-            {"map": self._map_name, "tenant": to.tenant, "key": to.key, "body_digest": to.body_digest}
-            | {"answered_at_s": now_s, "record": records[name]}
-            for name, to in (answers or {}).items()
+        responses = [
+            {"map": self._map_name, "tenant": key.tenant, "key": key.key, "body_digest": key.body_digest}
+            | {"answered_at_s": now_s, "record": records[reservation_id]}
+            for reservation_id, key in (idempotency_keys or {}).items()
         ]
-        with self._turn, self._writer.begin():
+        with self._write_lock, self._write_connection.begin():
             if are_new:
-                self._writer.execute(_INSERT, rows)
+                self._write_connection.execute(_INSERT_RESERVATION, rows)
             else:
-                self._put(rows)
-            if answered:
-                self._writer.execute(_INSERT_ANSWER, answered)
-            for insert, further in _by_statement(along).items():
-                self._writer.execute(insert, further)
+                self._upsert(rows)
+            if responses:
+                self._write_connection.execute(_INSERT_RESPONSE, responses)
+            for insert, values in _by_statement(extra_rows).items():
+                self._write_connection.execute(insert, values)
             failpoint(FailPoint.RECORDING)
         failpoint(FailPoint.RECORDED)
 
-    def _put(self, rows: Iterable[dict[str, str]]) -> None:
+    def _upsert(self, rows: Iterable[dict[str, str]]) -> None:
         for row in rows:
-            if self._writer.execute(_UPDATE, {**row, "known": row["id"]}).rowcount == 0:
-                self._writer.execute(_INSERT, row)
+            if self._write_connection.execute(_UPDATE_RESERVATION, {**row, "row_id": row["id"]}).rowcount == 0:
+                self._write_connection.execute(_INSERT_RESERVATION, row)
 
-    def answer(self, repeat: IdempotencyKey) -> tuple[str, Reservation] | None:
-        """The digest of the body that this key first came with, and what was answered."""
-        mine = {"map": self._map_name, "tenant": repeat.tenant, "key": repeat.key}
-        with self._connected() as connection:
-            row = connection.execute(_ANSWER, mine).first()
+    def response(self, key: IdempotencyKey) -> tuple[str, Reservation] | None:
+        """The body digest of the first request with this key, and the reservation it was answered with."""
+        parameters = {"map": self._map_name, "tenant": key.tenant, "key": key.key}
+        with self._reading() as connection:
+            row = connection.execute(_SELECT_RESPONSE, parameters).first()
         return None if row is None else (row.body_digest, _RECORD.validate_json(row.record))
 
-    def forget_answers(self, before_s: float) -> None:
-        """Drop the answers that were given before that time."""
-        with self._turn, self._writer.begin():
-            self._writer.execute(_ANSWERS.delete().where(_ANSWERS.c.answered_at_s < before_s))
+    def delete_responses(self, before_s: float) -> None:
+        """Delete the responses that are older than that time."""
+        with self._write_lock, self._write_connection.begin():
+            self._write_connection.execute(_RESPONSES.delete().where(_RESPONSES.c.answered_at_s < before_s))
 
     def closed_spans(self) -> frozenset[str]:
         """The spans that are out of service."""
         table = _CLOSED_SPANS.c
-        with self._connected() as connection:
+        with self._reading() as connection:
             return frozenset(connection.execute(select(table.span).where(table.map == self._map_name)).scalars())
 
     def write_closed_spans(self, spans: Iterable[str]) -> None:
-        """From now on exactly these are out of service."""
+        """Store these as the spans that are out of service."""
         rows = [{"map": self._map_name, "span": span} for span in spans]
-        with self._turn, self._writer.begin():
-            self._writer.execute(_CLOSED_SPANS.delete().where(_CLOSED_SPANS.c.map == self._map_name))
+        with self._write_lock, self._write_connection.begin():
+            self._write_connection.execute(_CLOSED_SPANS.delete().where(_CLOSED_SPANS.c.map == self._map_name))
             if rows:
-                self._writer.execute(_CLOSED_SPANS.insert(), rows)
+                self._write_connection.execute(_CLOSED_SPANS.insert(), rows)
 
     def live(self) -> list[Reservation]:
-        """The reservations that held bandwidth when the ledger was last written."""
+        """The reservations stored in a state that holds bandwidth."""
         table = _RESERVATIONS.c
-        wanted = select(table.record).where(table.map == self._map_name, table.state.in_([str(each) for each in LIVE]))
-        return self._read(wanted, {})
+        is_live = table.state.in_([str(state) for state in LIVE])
+        return self._read(select(table.record).where(table.map == self._map_name, is_live), {})
 
     def find(self, reservation_id: str) -> Reservation | None:
-        """The reservation of that id, live or not."""
-        return next(iter(self._read(_FIND, {"map": self._map_name, "id": reservation_id})), None)
+        """The reservation with that id, live or not."""
+        return next(iter(self._read(_SELECT_RECORD, {"map": self._map_name, "id": reservation_id})), None)
 
-    def written(self, ids: Collection[str]) -> frozenset[str]:
+    def existing_ids(self, ids: Collection[str]) -> frozenset[str]:
         """Those of these ids that a reservation of any map has or had."""
-        with self._connected() as connection:
-            return frozenset(connection.execute(_WRITTEN, {"ids": list(ids)}).scalars())
+        with self._reading() as connection:
+            return frozenset(connection.execute(_SELECT_EXISTING_IDS, {"ids": list(ids)}).scalars())
 
-    def _read(self, wanted: Select[Any], which: dict[str, str]) -> list[Reservation]:
-        with self._connected() as connection:
-            records = connection.execute(wanted, which).scalars().all()
+    def _read(self, statement: Select[Any], parameters: dict[str, str]) -> list[Reservation]:
+        with self._reading() as connection:
+            records = connection.execute(statement, parameters).scalars().all()
         return [_RECORD.validate_json(record) for record in records]
 
     @contextmanager
-    def _connected(self) -> Iterator[Connection]:
-        with self._reading:
+    def _reading(self) -> Iterator[Connection]:
+        with self._read_lock:
             try:
-                yield self._reader
+                yield self._read_connection
             finally:
-                self._reader.rollback()  # lets go of what was read
+                self._read_connection.rollback()  # ends the read transaction
 
     def close(self) -> None:
-        """Let go of the database."""
-        for connection in (self._reader, self._writer):
+        """Close the connections and the engine."""
+        for connection in (self._read_connection, self._write_connection):
             connection.close()
         self.engine.dispose()
 
 
 def _by_statement(rows: Iterable[Row]) -> dict[Insert, list[dict[str, object]]]:
-    together: dict[Insert, list[dict[str, object]]] = {}
+    grouped: dict[Insert, list[dict[str, object]]] = {}
     for insert, row in rows:
-        together.setdefault(insert, []).append(row)
-    return together
+        grouped.setdefault(insert, []).append(row)
+    return grouped

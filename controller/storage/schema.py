@@ -1,7 +1,7 @@
-"""Brings a ledger's tables to what this version of the controller reads and writes.
+"""Migrates the database to the schema of this version of the controller.
 
-The steps are alembic revisions in controller/migrations/versions; they run at start, in one transaction where the
-database allows it. A new table or column is a new file there.
+The migrations are the alembic revisions in controller/storage/migrations/versions. They run at start, in one
+transaction where the database supports transactional DDL. A new table or column needs a new revision there.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
-FIRST = "0001"
-"""What ledgers had before revisions were counted."""
+FIRST_REVISION = "0001"
+"""The schema of databases that were created before alembic was used."""
 
 
 def upgrade(connection: Connection) -> None:
-    """Run the revisions that this database has not seen.
+    """Run the revisions that this database lacks.
 
     Raises: SQLAlchemyError; alembic.util.CommandError if the database is newer than this controller.
     """
@@ -29,11 +29,11 @@ def upgrade(connection: Connection) -> None:
     script = ScriptDirectory.from_config(config)
     tables = set(inspect(connection).get_table_names())
     if "reservations" in tables and "alembic_version" not in tables:
-        MigrationContext.configure(connection).stamp(script, FIRST)
+        MigrationContext.configure(connection).stamp(script, FIRST_REVISION)
 
-    def missing(revision: Any, _: Any) -> Any:
-        return script._upgrade_revs("head", revision)  # what alembic's own `upgrade` command calls
+    def missing_revisions(revision: Any, _: Any) -> Any:
+        return script._upgrade_revs("head", revision)  # as alembic's own `upgrade` command does
 
-    with EnvironmentContext(config, script, fn=missing, destination_rev="head") as environment:
+    with EnvironmentContext(config, script, fn=missing_revisions, destination_rev="head") as environment:
         environment.configure(connection=connection)
         environment.run_migrations()

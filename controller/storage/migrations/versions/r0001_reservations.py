@@ -1,4 +1,4 @@
-"""Reservations, as the first ledgers had them."""
+"""Creates the table of reservations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """To this revision."""
+    """Upgrade to this revision."""
     op.create_table(
         "reservations",
         sa.Column("id", sa.String(16), primary_key=True),

@@ -1,4 +1,4 @@
-"""The first answers to requests with an Idempotency-Key."""
+"""Creates the table of responses to requests with an Idempotency-Key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """To this revision."""
+    """Upgrade to this revision."""
     op.create_table(
         "answers",
         sa.Column("map", sa.String(64), primary_key=True),

@@ -1,4 +1,4 @@
-"""The tokens of the REST interface, and the audit log, which only grows."""
+"""Creates the tables of API tokens and of the append-only audit log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """To this revision."""
+    """Upgrade to this revision."""
     op.create_table(
         "tokens",
         sa.Column("name", sa.String(64), primary_key=True),

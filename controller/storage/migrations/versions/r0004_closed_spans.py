@@ -1,4 +1,4 @@
-"""The spans that are out of service."""
+"""Creates the table of spans that are out of service."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """To this revision."""
+    """Upgrade to this revision."""
     op.create_table(
         "closed_spans",
         sa.Column("map", sa.String(64), primary_key=True),

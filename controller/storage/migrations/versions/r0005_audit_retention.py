@@ -1,4 +1,4 @@
-"""The audit log's old end may be cut off: what is older than a day may be deleted, and nothing may be changed."""
+"""Allows deleting audit entries older than a day; entries can still not be changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
-    """To this revision."""
+    """Upgrade to this revision."""
     op.create_index("audit_map_at", "audit", ["map", "at_s"])
     if op.get_bind().dialect.name == "sqlite":
         op.execute("DROP TRIGGER IF EXISTS audit_no_delete")

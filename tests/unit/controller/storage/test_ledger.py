@@ -1,4 +1,4 @@
-"""What is written down: reservations, answers, and ledgers of earlier versions."""
+"""The ledger: reservations, stored responses, and databases of earlier and later versions."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ OLD_RECORD = """{"id":"r-0000002a","number":42,"version":3,"owner":"cloud","stat
 def reservation(**changes: object) -> Reservation:
     flow = Flow("up", "edge1", "cloud", Match("tcp", 7801, 7800), Requirement(1_000_000))
     placement = Placement(flow, ("edge1", "s1", "s2", "cloud"), 1_000_000, 9000, 110_000, 1, 9000.0, 8800.0)
-    whole = Reservation("r-00000001", 1, 1, "test", State.ACTIVE, 60.0, 1.0, 61.0, (placement,))
-    return replace(whole, **changes)  # type: ignore[arg-type]
+    unchanged = Reservation("r-00000001", 1, 1, "test", State.ACTIVE, 60.0, 1.0, 61.0, (placement,))
+    return replace(unchanged, **changes)  # type: ignore[arg-type]
 
 
-def test_a_ledger_from_before_there_were_revisions_is_taken_over(tmp_path: Path) -> None:
+def test_a_database_without_revisions_is_migrated(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "ledger.db") as old:
         old.execute(
             "CREATE TABLE reservations (id VARCHAR(16) NOT NULL PRIMARY KEY, map VARCHAR(64) NOT NULL, "
@@ -37,20 +37,20 @@ def test_a_ledger_from_before_there_were_revisions_is_taken_over(tmp_path: Path)
         )
         old.execute("INSERT INTO reservations VALUES (?, ?, ?, ?)", ("r-0000002a", "pair", "active", OLD_RECORD))
     old.close()
-    repeat = IdempotencyKey("public", "key", "digest")
-    for _ in range(2):  # and opened again
+    key = IdempotencyKey("public", "key", "digest")
+    for _ in range(2):  # the second time without a migration
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")
         (found,) = ledger.live()
         assert (found.id, found.version, found.tenant, found.end_at_s) == ("r-0000002a", 3, "public", None)
         assert found.placements[0].reserved_bps == 15_000_000
-        if ledger.answer(repeat) is None:
-            ledger.write(replace(found, version=4), answers={found.id: repeat}, now_s=5.0)
-        assert ledger.answer(repeat) is not None
+        if ledger.response(key) is None:
+            ledger.write(replace(found, version=4), idempotency_keys={found.id: key}, now_s=5.0)
+        assert ledger.response(key) is not None
         ledger.write(replace(found, version=3))
         ledger.close()
 
 
-def test_a_ledger_from_a_later_version_is_refused(tmp_path: Path) -> None:
+def test_a_database_of_a_later_version_is_refused(tmp_path: Path) -> None:
     Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair").close()
     with sqlite3.connect(tmp_path / "ledger.db") as later:
         later.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -59,32 +59,32 @@ def test_a_ledger_from_a_later_version_is_refused(tmp_path: Path) -> None:
         Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")
 
 
-def test_a_reservation_and_its_answer_are_written_together_or_not_at_all(
+def test_a_reservation_and_its_response_are_written_in_one_transaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(step: FailPoint) -> None:
-        if step is FailPoint.RECORDING:
+    def fail(point: FailPoint) -> None:
+        if point is FailPoint.RECORDING:
             raise OSError("the disk is full")
 
     monkeypatch.setattr(failpoints, "_watchers", [])
     on_failpoint(fail)
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")
-    repeat = IdempotencyKey("public", "key", "digest")
+    key = IdempotencyKey("public", "key", "digest")
     with pytest.raises(OSError, match="disk is full"):
-        ledger.write(reservation(), answers={reservation().id: repeat})
-    assert (ledger.live(), ledger.answer(repeat)) == ([], None)
+        ledger.write(reservation(), idempotency_keys={reservation().id: key})
+    assert (ledger.live(), ledger.response(key)) == ([], None)
     ledger.close()
 
 
-def test_answers_are_kept_as_they_were_given_and_for_a_time(tmp_path: Path) -> None:
+def test_responses_are_kept_as_first_given_until_they_are_deleted(tmp_path: Path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")
-    repeat = IdempotencyKey("public", "key", "digest")
-    ledger.write(reservation(), answers={reservation().id: repeat}, now_s=100.0)
+    key = IdempotencyKey("public", "key", "digest")
+    ledger.write(reservation(), idempotency_keys={reservation().id: key}, now_s=100.0)
     ledger.write(reservation(state=State.RELEASED))
-    assert ledger.answer(repeat) == ("digest", reservation())
-    assert ledger.answer(IdempotencyKey("other", "key", "digest")) is None
+    assert ledger.response(key) == ("digest", reservation())
+    assert ledger.response(IdempotencyKey("other", "key", "digest")) is None
     assert ledger.find("r-00000001") == reservation(state=State.RELEASED)
     assert ledger.live() == []
-    ledger.forget_answers(101.0)
-    assert ledger.answer(repeat) is None
+    ledger.delete_responses(101.0)
+    assert ledger.response(key) is None
     ledger.close()
