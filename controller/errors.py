@@ -11,6 +11,7 @@ ControllerError
 │   ├── InProgress        409 request_in_progress
 │   ├── TooLarge          413 too_large
 │   ├── TooSlow           408 request_timeout
+│   ├── UnsupportedMediaType  415 unsupported_media_type
 │   └── NotAvailable      501 not_available
 ├── Denied                who asks may not (401, 403), or not so much (403, 429)
 │   ├── Unauthorized      401 unauthorized
@@ -125,6 +126,12 @@ class TooSlow(RequestError):
     """The body did not come within the time allowed."""
 
     code, status, title = "request_timeout", 408, "Request timeout"
+
+
+class UnsupportedMediaType(RequestError):
+    """A web page of another origin sent a body that it did not declare as JSON."""
+
+    code, status, title = "unsupported_media_type", 415, "Unsupported media type"
 
 
 class NotAvailable(RequestError):

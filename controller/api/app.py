@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from controller.api.middleware.authentication import AuthenticationMiddleware
 from controller.api.middleware.body_limit import BodyLimit
 from controller.api.middleware.concurrency import RequestExecutor, RunInThread
+from controller.api.middleware.content_type import JsonContentType
 from controller.api.middleware.request_log import RequestLogMiddleware
 from controller.api.openapi import DescribedApp
 from controller.api.routes.dependencies import QuotaTracker, redacted
@@ -67,6 +68,7 @@ def create_app(
     promise = reserve_handler(service, desk, quotas)
     together = audit if audit.is_in(service.ledger.engine) else None
     app.add_middleware(ReserveFastPath, promise=promise, audit=together, shown=partial(redacted, service))
+    app.add_middleware(JsonContentType)
     app.add_middleware(BodyLimit)
     app.add_middleware(AuthenticationMiddleware, tokens=tokens, beside=desk.aside)
     app.add_middleware(RequestLogMiddleware, metrics=metrics, scribe=AuditWriter(audit, desk.aside, desk.has_loop))

@@ -49,6 +49,7 @@ EXAMPLES: Sequence[ControllerError] = (
     errors.InProgress("The first request with the Idempotency-Key a-1 is still being answered."),
     errors.TooLarge("The body is larger than 1048576 bytes.", limit_bytes=1 << 20),
     errors.TooSlow("The body did not come within 10 s.", limit_s=10),
+    errors.UnsupportedMediaType("A web page of another origin must send Content-Type: application/json."),
     errors.NotAvailable("Inside ryu-manager there is no event stream; run paceline controller."),
     errors.Unauthorized("The token is not known here, or has been revoked."),
     errors.Forbidden("Token lab-1 has scope read; this needs reserve.", scope="reserve"),
@@ -94,7 +95,7 @@ Kinds = tuple[type[ControllerError], ...]
 
 ANY_ROUTE: Kinds = (errors.TooManyRequests, errors.Overloaded, ControllerError)
 GUARDED: Kinds = (errors.Unauthorized, errors.Forbidden)
-WITH_BODY: Kinds = (InvalidRequest, errors.TooLarge, errors.TooSlow)
+WITH_BODY: Kinds = (InvalidRequest, errors.TooLarge, errors.TooSlow, errors.UnsupportedMediaType)
 REFUSALS: Kinds = (errors.UnknownHost, *errors.Refused.__subclasses__())
 SWITCHES: Kinds = tuple(errors.SwitchError.__subclasses__())
 
@@ -105,6 +106,7 @@ _MEANINGS = {
     408: "The body came too slowly",
     409: "Refused, and nothing was changed",
     413: "The body is too large",
+    415: "A web page of another origin did not declare its body as JSON",
     422: "The request is not valid: all mistakes at once",
     429: "The tenant has too many requests unanswered",
     500: "A bug in the controller",

@@ -1,0 +1,55 @@
+"""Request bodies are JSON, whatever Content-Type they come with; only web pages of another origin must declare it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from controller.api.schemas.problem_details import answer
+from controller.errors import UnsupportedMediaType
+
+JSON = b"application/json"
+WITH_BODY = frozenset({"POST", "PATCH", "PUT"})
+
+
+class JsonContentType:
+    """ASGI middleware: sets the Content-Type of a request with a body to JSON, since `curl -d` announces a form.
+
+    A browser lets any web page send a form or plain text to any address, and asks the server first only for other
+    types. So a request from a page of another origin (`Origin`, `Sec-Fetch-Site`) must say application/json.
+    Source: Fetch Standard, "CORS-safelisted request-header" and "CORS-preflight request".
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Rewrite the header, or answer 415."""
+        if scope["type"] == "http" and scope["method"] in WITH_BODY:
+            headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
+            named = dict(headers)
+            if not _is_json(named.get(b"content-type", b"")):
+                if _is_cross_origin(named):
+                    error = UnsupportedMediaType(
+                        "A web page of another origin must send Content-Type: application/json."
+                    )
+                    scope.setdefault("state", {})["code"] = error.code
+                    await answer(error)(scope, receive, send)
+                    return
+                rest = [(name, value) for name, value in headers if name != b"content-type"]
+                scope = {**scope, "headers": [*rest, (b"content-type", JSON)]}
+        await self._app(scope, receive, send)
+
+
+def _is_json(content_type: bytes) -> bool:
+    kind = content_type.split(b";", 1)[0].strip().lower()
+    return kind == JSON or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+
+
+def _is_cross_origin(headers: dict[bytes, bytes]) -> bool:
+    if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+        return True
+    origin = headers.get(b"origin")
+    return origin is not None and urlsplit(origin).netloc.lower() != headers.get(b"host", b"").lower()
