@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trainer.processes.fork import Forked, do_and_end, enter_network_of
+from trainer.processes.fork import ForkedProcess, enter_network_namespace, run_and_exit
 
 Programs = dict[str, Callable[[Sequence[str]], object]]
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ class Nursery:
     def start(
         self, log: Path, arguments: tuple[str, ...], program: str = "paceline", host: int | None = None,
         errors: Path | None = None,
-    ) -> Forked:
+    ) -> ForkedProcess:
         """The program with these arguments, in the network of the process `host`; what it says is added to the log.
 
         `errors`: what it says of errors is added to that one instead.
@@ -47,7 +47,7 @@ class Nursery:
         ask, answer = self._process.stdin, self._process.stdout
         assert ask is not None and answer is not None
         ask.write(json.dumps([str(log.absolute()), str((errors or log).absolute()), program, host, *arguments]) + "\n")
-        return Forked(int(answer.readline()))
+        return ForkedProcess(int(answer.readline()))
 
 
 NURSERY, CONTROLLERS = Nursery("training"), Nursery("controllers")
@@ -96,9 +96,9 @@ def main() -> None:
 def be(log: Path, errors: Path, run: functools.partial[object], host: int | None) -> None:
     """A process that does that."""
     if host is not None:
-        enter_network_of(host)
+        enter_network_namespace(host)
     with log.open("ab") as output, errors.open("ab") as said_wrong:
-        do_and_end(run, output, said_wrong)
+        run_and_exit(run, output, said_wrong)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Everything that can go wrong in the trainer: one tree; each error has a stable code and an exit code."""
+"""The trainer's error tree: every error has a stable code and an exit code."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ EXIT_TRAINING = 4
 
 
 class TrainerError(Exception):
-    """The root. Its text is a sentence for a person: what was wrong, with which value, what would be right."""
+    """Base class. The text is a sentence for the user: what was wrong, with which value, what would be right."""
 
     code: ClassVar[str] = "trainer_error"
     exit_code: ClassVar[int] = EXIT_TRAINING
 
 
 class UsageError(TrainerError):
-    """A setting or an argument that cannot work."""
+    """A setting or argument is invalid."""
 
     code = "usage"
     exit_code = EXIT_USAGE
 
 
 class NetworkError(TrainerError):
-    """The controller or a connection could not be had."""
+    """The controller or a connection is not available."""
 
     code = "network"
     exit_code = EXIT_NETWORK
 
 
 class ControllerUnreachableError(NetworkError):
-    """The controller gave no answer in time, after all retries."""
+    """The controller did not answer in time, after all retries."""
 
     code = "controller_unreachable"
 
@@ -39,7 +39,7 @@ class ControllerUnreachableError(NetworkError):
 class ReservationRefusedError(NetworkError):
     """The controller refused a reservation.
 
-    `problem` is its answer: problem details after RFC 9457, with the contract's own fields.
+    `problem`: the problem details of its response (RFC 9457), with the extension fields of the REST contract.
     """
 
     code = "reservation_refused"
@@ -50,19 +50,19 @@ class ReservationRefusedError(NetworkError):
 
 
 class ConnectionLostError(NetworkError):
-    """The other side of a training connection went away."""
+    """The peer of a training connection disconnected."""
 
     code = "connection_lost"
 
 
-class NoCloudError(ConnectionLostError):
-    """Nobody listens where the cloud should be."""
+class CloudUnreachableError(ConnectionLostError):
+    """No process listens on the cloud's address."""
 
     code = "no_cloud"
 
 
 class ProtocolError(TrainerError):
-    """The other side sent what no trainer sends: close that connection, and only that one."""
+    """The peer violated the protocol; only its connection is closed."""
 
     code = "protocol"
 
@@ -74,7 +74,7 @@ class DataError(TrainerError):
 
 
 class QuorumError(TrainerError):
-    """Too few edges asked to train before the deadline."""
+    """Too few edges requested training before the deadline."""
 
     code = "quorum"
 
@@ -87,18 +87,18 @@ class CheckpointError(TrainerError):
 
 
 class PlanError(NetworkError):
-    """No plan fits the network: a flow has no path, or a link no room for the least rate of its flows."""
+    """No plan fits the network: a flow has no path, or a link lacks capacity for the least rate of its flows."""
 
     code = "no_plan"
 
 
 class TrainingFailedError(TrainerError):
-    """Training started and could not go on."""
+    """Training started and could not continue."""
 
     code = "training_failed"
 
 
 class DivergedError(TrainingFailedError):
-    """A segment or gradient is not a number any more."""
+    """A segment or gradient is not finite."""
 
     code = "diverged"

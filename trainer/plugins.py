@@ -1,4 +1,4 @@
-"""What users bring: a function named `package.module:function`."""
+"""User functions (models, data, policies), named `package.module:function`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from trainer.errors import UsageError
 _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
-def is_own(name: str) -> bool:
-    """Whether `name` has the form `package.module:function`."""
+def is_plugin_name(name: str) -> bool:
+    """Return whether `name` has the form `package.module:function`."""
     return _NAME.fullmatch(name) is not None
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """The function; it is called with those of the offered keyword arguments that it names.
+    """Import a user function; the wrapper returned passes it only the keyword arguments that its signature names.
 
     Raises: UsageError if the module cannot be imported or has no such function.
     """
     module_name, _, function_name = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)  # last, so that a file here cannot take the place of a library
+    directory = str(Path.cwd())
+    if directory not in sys.path:
+        sys.path.append(directory)  # last, so that a local file cannot shadow a library
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -37,11 +37,11 @@ def load_function(name: str) -> Callable[..., Any]:
     if function is None:
         raise UsageError(f"{name}: the module {module_name} has no function {function_name}.")
     if not callable(function):
-        raise UsageError(f"{name}: {function_name} is no function but of type {type(function).__name__}.")
-    taken = inspect.signature(function).parameters
-    everything = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values())
+        raise UsageError(f"{name}: {function_name} is not a function but of type {type(function).__name__}.")
+    parameters = inspect.signature(function).parameters
+    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
 
-    def call(**offered: Any) -> Any:
-        return function(**(offered if everything else {key: offered[key] for key in offered if key in taken}))
+    def call(**arguments: Any) -> Any:
+        return function(**(arguments if takes_all else {key: arguments[key] for key in arguments if key in parameters}))
 
     return call

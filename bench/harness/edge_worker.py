@@ -20,7 +20,7 @@ from trainer.models.rng import RandomStream
 from trainer.models.split_model import ClientModel
 from trainer.models.stage import Stage, split_evenly
 from trainer.models.zoo import build_layers
-from trainer.processes.malloc import keep_heap
+from trainer.processes.malloc import retain_freed_memory
 from trainer.profiling import profiler
 from trainer.profiling.stopwatch import Stopwatch
 
@@ -35,7 +35,7 @@ def main() -> None:
     """Join the control groups named, say that all is loaded, then serve until the input ends."""
     model, batch, micro, *cgroups = sys.argv[1:]
     torch.set_num_threads(1)
-    keep_heap()
+    retain_freed_memory()
     layers = build_layers(model, 1, SAMPLE_SHAPE, CLASSES)
     half = ClientModel(Stage(layers, 0, len(layers), OptimizerConfig()))
     images = torch.rand(int(batch), *SAMPLE_SHAPE)

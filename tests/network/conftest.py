@@ -25,7 +25,7 @@ from tests.nursery import NURSERY
 from topologies import running_emulation
 from topologies.loader import load_map
 from topologies.maps import Map
-from trainer.processes.fork import Forked
+from trainer.processes.fork import ForkedProcess
 
 ROOT = Path(__file__).parents[2]
 START = [sys.executable, str(ROOT / "mininet/start.py")]
@@ -127,7 +127,7 @@ class Network:
             process.terminate()
             process.wait(60)
 
-    def transfers(self, host: str, log: Path, *arguments: str) -> Forked:
+    def transfers(self, host: str, log: Path, *arguments: str) -> ForkedProcess:
         """Start `bench/harness/transfer_endpoints.py` in a host."""
         return NURSERY.start(log, arguments, "transfers", self.note.host(host).pid)
 

@@ -18,7 +18,7 @@ import pytest
 from emulation.open_vswitch import seek
 from tests.network.conftest import Network
 from tests.waiting import wait_until
-from trainer.processes.fork import Forked
+from trainer.processes.fork import ForkedProcess
 
 RATE_BPS = 20_000_000
 SEGMENT_BYTES = 500_000
@@ -79,7 +79,7 @@ def transfer(network: Network, tmp_path: Path, **reserved_bps: int) -> dict[str,
 
 
 @contextmanager
-def receiving_transfers(network: Network, senders: int, out: Path) -> Iterator[Forked]:
+def receiving_transfers(network: Network, senders: int, out: Path) -> Iterator[ForkedProcess]:
     """A receiver in the cloud that listens when the block begins; it writes `out` when its senders have ended."""
     log = out.with_suffix(".log")
     receiver = network.transfers(

@@ -18,7 +18,7 @@ import pytest
 from tests.network.conftest import Network
 from tests.nursery import NURSERY
 from trainer.planning.plan import EdgePlan, Offer, RoundPlan
-from trainer.processes.fork import Forked
+from trainer.processes.fork import ForkedProcess
 from trainer.reservation.bandwidth import EdgeEndpoint
 from trainer.reservation.controller_client import Controller
 from trainer.reservation.held_reservation import HeldReservation
@@ -212,7 +212,7 @@ def test_the_network_and_reservations_commands_show_what_is_there(pair: Network)
 
 
 @contextlib.contextmanager
-def running(network: Network, name: str, log: Path, *arguments: str) -> Iterator[Forked]:
+def running(network: Network, name: str, log: Path, *arguments: str) -> Iterator[ForkedProcess]:
     """A process of the training in one of the hosts."""
     process = NURSERY.start(log, arguments, host=network.note.host(name).pid)
     try:
@@ -222,7 +222,7 @@ def running(network: Network, name: str, log: Path, *arguments: str) -> Iterator
         process.wait()
 
 
-def edge(network: Network, name: str, log: Path) -> contextlib.AbstractContextManager[Forked]:
+def edge(network: Network, name: str, log: Path) -> contextlib.AbstractContextManager[ForkedProcess]:
     number = int(name.removeprefix("edge"))
     return running(network, name, log, "edge", "--name", name, "--cloud", f"{network.plan.ip('cloud')}:7800", "--index",
                    str(number - 1), "--of", "2", "--source-port", str(7800 + number))

@@ -20,7 +20,7 @@ from emulation.open_vswitch import seek
 from machine.without_perf_counters import UNCOUNTED
 from tests.waiting import wait_until
 from topologies.loader import load_map
-from trainer.processes.fork import Forked
+from trainer.processes.fork import ForkedProcess
 
 MAP = load_map("pair")
 
@@ -141,7 +141,7 @@ class Controller:
         self.greeting = self.said.read_text()
         assert self.greeting, self.log.read_text()
 
-    def spawn(self) -> subprocess.Popen[bytes] | Forked:
+    def spawn(self) -> subprocess.Popen[bytes] | ForkedProcess:
         with self.log.open("ab") as log, self.said.open("ab") as said:
             command = [sys.executable, "-m", "controller.runtime.main", *self.arguments]
             return subprocess.Popen(command, stdout=said, stderr=log)

@@ -15,7 +15,7 @@ from controller.failpoints import FailPoint
 from tests.nursery import CONTROLLERS
 from tests.processes.rig import MAP, Controller, OpenVSwitch, flow, needs_open_vswitch
 from tests.waiting import wait_until
-from trainer.processes.fork import Forked
+from trainer.processes.fork import ForkedProcess
 
 pytestmark = needs_open_vswitch
 
@@ -30,7 +30,7 @@ class MortalController(Controller):
         self.die_at.write_text("")
         super().__init__(directory)
 
-    def spawn(self) -> Forked:
+    def spawn(self) -> ForkedProcess:
         return CONTROLLERS.start(self.said, (str(self.die_at), *self.arguments), "dying controller", errors=self.log)
 
     def request(self, method: str, path: str, **more: Any) -> httpx.Response | None:

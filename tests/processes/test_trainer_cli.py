@@ -51,7 +51,7 @@ def test_the_help_tells_commands_and_exit_codes_without_importing_torch() -> Non
         (["network"], 3, "No emulation runs on this machine"),
         (["network", "--controller", "http://127.0.0.1:9"], 3, "does not answer"),
         (["train", "--local", "--rounds", "0", "--micro", "0"], 2, "--rounds is 0; it must be at least 1. --micro"),
-        (["train", "--local", "--cuts", "1,x,3,4"], 2, "write edges by comma"),
+        (["train", "--local", "--cuts", "1,x,3,4"], 2, "separate edges by commas"),
         (["train", "--local", "--cuts", "1,2"], 2, "--cuts must name 4 cuts"),
         (["train", "--local", "--late", "never"], 2, "'never' is not one of 'wait', 'drop', 'shrink'"),
         (["cloud"], 2, "Name the edges to expect"),

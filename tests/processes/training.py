@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.nursery import NURSERY
-from trainer.processes.fork import Forked
+from trainer.processes.fork import ForkedProcess
 
 Event = dict[str, Any]
 POLL_S = 0.01
@@ -52,7 +52,7 @@ class Stage:
     port: int
     edge_flags: tuple[str, ...] = ()
     cloud_flags: tuple[str, ...] = ()
-    processes: dict[str, Forked] = field(default_factory=dict)
+    processes: dict[str, ForkedProcess] = field(default_factory=dict)
     seen: int = 0
 
     @property

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from trainer.config.partitioning import DATA_HELP, PARTITION_HELP
 from trainer.config.settings import DEVICES, PROTECTIONS, RunSettings, parse_cuts
-from trainer.config.stragglers import LATE_POLICIES
+from trainer.config.stragglers import STRAGGLER_POLICIES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,7 +49,7 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--step-timeout", "step_timeout_s", {"type": float, "help": "Seconds until a silent edge counts as lost."}),
     ("--rejoin-timeout", "rejoin_timeout_s", {"type": float,
                                               "help": "Seconds to pause for lost edges, below the quorum."}),
-    ("--late", "late", {"type": click.Choice(LATE_POLICIES),
+    ("--late", "late", {"type": click.Choice(STRAGGLER_POLICIES),
                         "help": "What a late edge meets: it is waited for, the round goes on without it, or its cut "
                                 "shrinks from the next round on."}),
     ("--late-after", "late_after", {"type": float, "help": "An edge is late after so many planned steps."}),

@@ -14,7 +14,7 @@ import click
 
 from topologies import running_emulation
 from trainer.cli.options import credential_options, given, output_options, to_flags, to_settings, training_options
-from trainer.config.partitioning import DATA_HELP, PARTITION_HELP, parse_sharing
+from trainer.config.partitioning import DATA_HELP, PARTITION_HELP, parse_partitioning
 from trainer.config.settings import CLOUD_PORT, RunSettings
 from trainer.errors import NetworkError, UsageError
 from trainer.processes import launch
@@ -98,16 +98,16 @@ def train(
     echo = (lambda _: None) if quiet or as_json else click.echo
     if running is None:
         echo(f"Training on this machine alone: {edges} edges on loopback, no network emulated, nothing reserved.")
-        jobs = launch.local_jobs(names, port, cloud_flags, edge_flags)
+        jobs = launch.local_processes(names, port, cloud_flags, edge_flags)
     else:
         url = controller or running.controller_url
         echo(f"Training on the emulated map {running.map_name}: "
                    + ("best effort, nothing reserved." if settings.best_effort else f"controller {url}."))
         cloud_flags += ["--controller", url, "--map", running.map_name]
-        jobs = launch.emulated_jobs(running, port, cloud_flags, edge_flags)
+        jobs = launch.emulated_processes(running, port, cloud_flags, edge_flags)
     jobs = [launch.with_flags(job, _secrets(job.name, token_file, tls_dir)) for job in jobs]
     preload()
-    launch.run_jobs(jobs, directory, len(names) - settings.quorum_in_training, ctx.obj)
+    launch.run_processes(jobs, directory, len(names) - settings.quorum_in_training, ctx.obj)
 
 
 def preload() -> None:
@@ -249,7 +249,7 @@ def edge(
     secret = credentials(False, tls_ca, tls_cert, tls_key, token_file, tls_name)
 
     reason = run(EdgeSettings(name, cloud_address, index, edges, source_port, data=data,
-                              sharing=parse_sharing(partition), model=model, protect_labels=protect_labels, seed=seed,
-                              connect_timeout_s=connect_timeout, cgroups=cgroups,
+                              sharing=parse_partitioning(partition), model=model, protect_labels=protect_labels,
+                              seed=seed, connect_timeout_s=connect_timeout, cgroups=cgroups,
                               credentials=secret), click.echo)
     click.echo(f"{name}: {reason}")

@@ -22,7 +22,7 @@ from trainer.cloud.training_step import CloudStep
 from trainer.config.settings import RunSettings
 from trainer.errors import ProtocolError, TrainerError
 from trainer.planning.custom_policy import Policy
-from trainer.processes.malloc import keep_heap
+from trainer.processes.malloc import retain_freed_memory
 from trainer.protocol import messages
 from trainer.records.checkpoint import Checkpoint
 from trainer.records.run_record import RunRecord, milliseconds
@@ -42,7 +42,7 @@ def run(
     Raises: TrainerError.
     """
     torch.set_num_threads(1)
-    keep_heap()
+    retain_freed_memory()
     try:
         policy = None if settings.policy is None else Policy(settings.policy)
         crew = EdgeManager(address, settings.edges, settings.task, resumed.samples if resumed else None, credentials)

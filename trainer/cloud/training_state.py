@@ -15,7 +15,7 @@ from trainer.cloud.preparation import Preparation, prepare
 from trainer.cloud.round_planning import draft_plan
 from trainer.cloud.step_timing import StepResult
 from trainer.config.settings import RunSettings
-from trainer.config.stragglers import eased
+from trainer.config.stragglers import relaxed_cap
 from trainer.errors import ProtocolError
 from trainer.models.averaging import average
 from trainer.models.device import device_of
@@ -100,7 +100,7 @@ class TrainingState:
             self.outlook.learn_edge(name, one.cut, [exchange.done.times for exchange in mine if exchange.done],
                                     [exchange.done.tail_s for exchange in mine if exchange.done])
             late = one.cap is not None and one.cap < one.cut
-            one.cap = eased(one.cap, late, len(self._preparation.costs))
+            one.cap = relaxed_cap(one.cap, late, len(self._preparation.costs))
         if complete:
             cuts = {name: one.cut for name, one in self.apprentices.items()}
             self.outlook.learn_cloud(cuts, [sum(e.cloud_s for e in step.edges.values()) for step in steps])

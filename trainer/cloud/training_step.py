@@ -12,7 +12,7 @@ from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_replica import EdgeReplica
 from trainer.cloud.edge_session import EdgeSession
 from trainer.cloud.step_timing import StepResult, StepTransfers
-from trainer.config.stragglers import StragglerPolicy, late_after_s
+from trainer.config.stragglers import StragglerPolicy, step_deadline_s
 from trainer.errors import ProtocolError
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import MiddleModel
@@ -64,7 +64,7 @@ class CloudStep:
         """Run it. `timeout_s` ends the patience with an edge whatever the policy is."""
         self._began = time.perf_counter()
         deadline_s = time.monotonic() + timeout_s
-        late_s = time.monotonic() + late_after_s(self._grant.plan.step_s, late_factor)
+        late_s = time.monotonic() + step_deadline_s(self._grant.plan.step_s, late_factor)
         self._start()
         while busy := self._busy():
             item = self._crew.receive(min(deadline_s, late_s))

@@ -1,1 +1,1 @@
-"""What a run is told; imports nothing heavy."""
+"""Run settings and their validation; imports nothing heavy."""

@@ -1,4 +1,4 @@
-"""What data there is, and the ways in which edges share it. Imports nothing heavy."""
+"""The built-in data sets by name, and how edges partition a data set. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,52 +8,52 @@ from typing import Literal
 
 from trainer.errors import UsageError
 
-DATA = {
+DATA_SETS = {
     "traffic-lights": "photographs of traffic lights, 3 classes",
     "tennessee-eastman": "52 variables of a simulated chemical plant, 21 faults",
     "fashion-mnist": "grey images of clothing, 10 classes",
 }
-"""The data sets that come by name; each is a task of its own."""
+"""The built-in data sets; each is a task of its own."""
 
-DATA_HELP = ("The data: traffic-lights, tennessee-eastman (a simulated plant), fashion-mnist; or your own, as FILE.npz "
+DATA_HELP = ("Data set: traffic-lights, tennessee-eastman (a simulated plant), fashion-mnist; or your own, as FILE.npz "
              "or package.module:function.")
-PARTITION_HELP = "How edges share the data: iid, dirichlet:ALPHA, or column (its own column 'edge')."
+PARTITION_HELP = "How edges partition the data: iid, dirichlet:ALPHA, or column (the data's own column 'edge')."
 
-OWN_TASK = "own"
+CUSTOM_TASK = "own"
 
 
 def task_of(data: str) -> str:
-    """The task that edges and cloud must agree on: the name of the data set, or that it is somebody's own."""
-    return data if data in DATA else OWN_TASK
+    """Return the task that edges and cloud must agree on: the built-in data set's name, or CUSTOM_TASK."""
+    return data if data in DATA_SETS else CUSTOM_TASK
 
 
 @dataclass(frozen=True, slots=True)
-class Sharing:
-    """How one data set is shared out over the edges.
+class Partitioning:
+    """How a data set is partitioned over the edges.
 
-    `iid`: a shuffle, dealt out evenly. `dirichlet`: each class by shares drawn from a Dirichlet distribution of
-    concentration `alpha`; the smaller, the more the edges differ. `column`: by the data's own column `edge`.
+    `iid`: shuffled and dealt evenly. `dirichlet`: each class in proportions drawn from a Dirichlet distribution of
+    concentration `alpha`; the smaller, the more the edges differ. `column`: by the data's column `edge`.
     """
 
     kind: Literal["iid", "dirichlet", "column"]
     alpha: float = math.inf
 
 
-IID = Sharing("iid")
+IID = Partitioning("iid")
 
 
-def parse_sharing(text: str) -> Sharing:
-    """`iid`, `dirichlet:ALPHA` or `column`.
+def parse_partitioning(text: str) -> Partitioning:
+    """Parse `iid`, `dirichlet:ALPHA` or `column`.
 
-    Raises: UsageError if it is none of these.
+    Raises: UsageError if the text is none of these.
     """
     kind, colon, rest = text.partition(":")
     if kind in ("iid", "column") and not colon:
-        return Sharing("iid" if kind == "iid" else "column")
+        return Partitioning("iid" if kind == "iid" else "column")
     try:
         alpha = float(rest) if kind == "dirichlet" else 0.0
     except ValueError:
         alpha = 0.0
     if not 0 < alpha < math.inf:
         raise UsageError(f"--partition is {text!r}; it must be iid, column, or dirichlet:ALPHA such as dirichlet:0.5.")
-    return Sharing("dirichlet", alpha)
+    return Partitioning("dirichlet", alpha)

@@ -1,12 +1,12 @@
-"""What a run is told: defaults, and a check that reports every mistake at once. Imports nothing heavy."""
+"""Settings of a run: defaults, and a check that reports every mistake at once. Imports nothing heavy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from trainer.config.partitioning import parse_sharing, task_of
-from trainer.config.stragglers import LATE_POLICIES, StragglerPolicy
+from trainer.config.partitioning import parse_partitioning, task_of
+from trainer.config.stragglers import STRAGGLER_POLICIES, StragglerPolicy
 from trainer.errors import UsageError
 
 CLOUD_PORT = 7800
@@ -14,21 +14,21 @@ DEVICES = ("auto", "cpu", "cuda")
 Protection = Literal["none", "link_disjoint", "duct_disjoint"]
 PROTECTIONS: tuple[Protection, ...] = get_args(Protection)
 FIRST_EDGE_PORT = 7801
-"""Edge number i talks from this port + i, so its flow's 5-tuple is known before it connects."""
+"""Edge number i connects from this port + i, so its flow's 5-tuple is known before it connects."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """Everything the cloud decides by. Rates in bits/s, times in seconds.
+    """All settings of a run. Rates in bits/s, times in seconds.
 
-    `target` ends the run when an averaging reaches it, not before `min_rounds`.
-    `cuts`: fixed cuts, per round and edge, in place of the planner's; the last round's are kept on.
-    `policy`: the user's function that chooses cuts, in place of the planner.
-    `model` None: the one for the task. `gradient_codec` None: that of the segment, but never less than bf16.
-    `protection`: the spare path that every reserved flow has in case a fibre is cut, or a duct.
+    `target`: the accuracy that ends the run at an averaging, but not before `min_rounds`.
+    `cuts`: fixed cuts, per round and edge, instead of the planner's; the last round's repeat.
+    `policy`: a user function that chooses cuts, instead of the planner.
+    `model` None: the task's default. `gradient_codec` None: the segments' codec, but at least bf16.
+    `protection`: which failures every reserved flow survives by a backup path: a link, or a duct.
     `protect_labels`: the last `tail_layers` layers stay on the edges, with the labels.
     `max_cut` None: all layers but the last, or but the last before the tail. With the whole model on an edge nothing
-    worth a reservation would travel, and a segment of a few bytes cannot take as long as the others' segments.
+    worth a reservation would be sent, and a segment of a few bytes cannot take as long as the others' segments.
     """
 
     edges: tuple[str, ...] = ("edge1", "edge2", "edge3", "edge4")
@@ -72,23 +72,23 @@ class RunSettings:
 
     @property
     def task(self) -> str:
-        """What edges and cloud must agree on."""
+        """The task that edges and cloud must agree on."""
         return task_of(self.data)
 
     @property
     def quorum_in_training(self) -> int:
-        """So many edges must be there in every round: all but one, unless the settings say otherwise."""
+        """Edges required in every round; by default all but one."""
         return self.quorum or max(1, len(self.edges) - 1)
 
     def check(self) -> None:
-        """Report all mistakes together.
+        """Validate the settings.
 
-        Raises: UsageError.
+        Raises: UsageError that reports all mistakes together.
         """
-        parse_sharing(self.partition)
-        wrong = [sentence for bad, sentence in self._checks() if bad]
-        if wrong:
-            raise UsageError(" ".join(wrong))
+        parse_partitioning(self.partition)
+        mistakes = [sentence for is_wrong, sentence in self._checks() if is_wrong]
+        if mistakes:
+            raise UsageError(" ".join(mistakes))
 
     def _checks(self) -> list[tuple[bool, str]]:
         edges = len(self.edges)
@@ -96,7 +96,7 @@ class RunSettings:
                  "average-every": self.average_every, "tail-layers": self.tail_layers}
         return [
             (edges == 0, "A run needs at least one edge."),
-            (len(set(self.edges)) < edges, "Every edge needs a name of its own."),
+            (len(set(self.edges)) < edges, "Every edge needs a unique name."),
             *((size < 1, f"--{name} is {size}; it must be at least 1.") for name, size in sizes.items()),
             (self.target is not None and not 0 < self.target <= 1,
              f"--target is {self.target}; an accuracy lies between 0 and 1."),
@@ -108,22 +108,23 @@ class RunSettings:
              f"--cuts must name {edges} cuts, one per edge, in every round."),
             (bool(self.cuts and self.policy), "--cuts and --policy both choose the cuts; give one of them."),
             (self.device not in DEVICES, f"--device is {self.device}; it is one of {', '.join(DEVICES)}."),
-            (self.late not in LATE_POLICIES, f"--late is {self.late}; it is one of {', '.join(LATE_POLICIES)}."),
+            (self.late not in STRAGGLER_POLICIES,
+             f"--late is {self.late}; it is one of {', '.join(STRAGGLER_POLICIES)}."),
             (self.late_after < 1, f"--late-after is {self.late_after:g}; it must be at least 1 (planned step)."),
             (self.protection not in PROTECTIONS,
              f"--protection is {self.protection}; it is one of {', '.join(PROTECTIONS)}."),
             (self.protection != "none" and self.best_effort,
-             f"--protection {self.protection} needs something reserved; --best-effort reserves nothing."),
+             f"--protection {self.protection} requires a reservation; --best-effort reserves nothing."),
             (self.lease_s < 1, f"--lease is {self.lease_s:g} s; it must be at least 1."),
         ]
 
 
 def parse_cuts(text: str) -> tuple[tuple[int, ...], ...]:
-    """`"2,3;4,1"` -> ((2, 3), (4, 1)): rounds by semicolon, edges by comma.
+    """Parse `"2,3;4,1"` into ((2, 3), (4, 1)): rounds separated by semicolons, edges by commas.
 
-    Raises: UsageError if it is not that.
+    Raises: UsageError if the text has another form.
     """
     try:
         return tuple(tuple(int(cut) for cut in row.split(",")) for row in text.split(";"))
     except ValueError:
-        raise UsageError(f'--cuts is {text!r}; write edges by comma and rounds by semicolon: "2,3;4,1".') from None
+        raise UsageError(f'--cuts is {text!r}; separate edges by commas and rounds by semicolons: "2,3;4,1".') from None

@@ -1,8 +1,8 @@
-"""When an edge is late, and what may be done about it.
+"""Straggler policies: what happens to an edge that exceeds the deadline of a step.
 
-`wait`: nothing is lost but time, until the step's timeout. `drop`: the round goes on without it, and it may come back
-at the next averaging. `shrink`: it is waited for, and from the next round on gets at most half its layers; every round
-in which it is not late lets it have one more.
+`wait`: the step continues, until the step timeout. `drop`: the round continues without the edge, which may rejoin at
+the next averaging. `shrink`: the step continues, and from the next round on the edge's cut is capped at half its
+layers; each round in which the edge is on time raises the cap by one.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from __future__ import annotations
 from typing import Literal
 
 StragglerPolicy = Literal["wait", "drop", "shrink"]
-LATE_POLICIES: tuple[StragglerPolicy, ...] = ("wait", "drop", "shrink")
+STRAGGLER_POLICIES: tuple[StragglerPolicy, ...] = ("wait", "drop", "shrink")
 
-LEAST_S = 1.0
-"""No step is called late before this: an operating system alone can take that long."""
-
-
-def late_after_s(planned_step_s: float, factor: float) -> float:
-    """From the start of a step until an edge that has not ended it is late."""
-    return max(LEAST_S, factor * planned_step_s)
+MIN_DEADLINE_S = 1.0
+"""Scheduling noise of the operating system alone can delay a step this long."""
 
 
-def eased(cap: int | None, was_late: bool, layers: int) -> int | None:
-    """The cap on a cut after a round; None when it no longer limits anything."""
+def step_deadline_s(planned_step_s: float, factor: float) -> float:
+    """Return the seconds from the start of a step after which an edge still working on it is late."""
+    return max(MIN_DEADLINE_S, factor * planned_step_s)
+
+
+def relaxed_cap(cap: int | None, was_late: bool, layers: int) -> int | None:
+    """Return the cap on a cut after a round; None when it no longer limits anything."""
     if cap is None or was_late:
         return cap
     return cap + 1 if cap + 1 < layers else None

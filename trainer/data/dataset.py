@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainer.config.partitioning import Sharing
+from trainer.config.partitioning import Partitioning
 from trainer.errors import DataError
 
 LEAST_CLASSES = 2
@@ -51,7 +51,7 @@ class LocalData:
     classes: int
 
 
-def share_out(data: DataSet, sharing: Sharing, index: int, edges: int, seed: int) -> LocalData:
+def share_out(data: DataSet, sharing: Partitioning, index: int, edges: int, seed: int) -> LocalData:
     """The share of edge `index` of `edges`.
 
     Raises: DataError if there is no such edge, or its share is nothing to learn from.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from trainer.config.partitioning import Sharing
+from trainer.config.partitioning import Partitioning
 from trainer.data import builtin, custom
 from trainer.data.dataset import DataSet, LocalData, share_out
 from trainer.errors import DataError
-from trainer.plugins import is_own
+from trainer.plugins import is_plugin_name
 
 
-def load_local(data: str, sharing: Sharing, name: str, index: int, edges: int, seed: int) -> LocalData:
+def load_local(data: str, sharing: Partitioning, name: str, index: int, edges: int, seed: int) -> LocalData:
     """The share of the edge `name`, which is number `index` of `edges`.
 
     Raises: DataError that names the edge, if the data is missing, not as described, or not enough for it.
@@ -27,7 +27,7 @@ def load(data: str, seed: int) -> DataSet:
     """
     if data in builtin.SOURCES:
         return builtin.SOURCES[data]()
-    if is_own(data):
+    if is_plugin_name(data):
         return custom.from_function(data, seed)
     if data.endswith(".npz"):
         return custom.from_file(data, seed)

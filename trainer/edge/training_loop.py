@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer.config.partitioning import IID, Sharing, task_of
+from trainer.config.partitioning import IID, Partitioning, task_of
 from trainer.data import dataset, standardization
 from trainer.data.load import load_local
 from trainer.edge.cloud_connection import CloudLink
@@ -26,8 +26,8 @@ from trainer.models.optimizer import OptimizerConfig
 from trainer.models.split_model import ClientModel, hides_labels
 from trainer.models.stage import Stage
 from trainer.models.zoo import build_layers
-from trainer.plugins import is_own
-from trainer.processes.malloc import keep_heap
+from trainer.plugins import is_plugin_name
+from trainer.processes.malloc import retain_freed_memory
 from trainer.profiling import profiler
 from trainer.profiling.predictor import LayerSeconds
 from trainer.protocol import messages
@@ -57,7 +57,7 @@ class EdgeSettings:
     edges: int
     source_port: int | None = None
     data: str = "traffic-lights"
-    sharing: Sharing = IID
+    sharing: Partitioning = IID
     model: str | None = None
     protect_labels: bool = False
     seed: int = 1
@@ -72,7 +72,7 @@ def run(settings: EdgeSettings, say: Callable[[str], None] = log.info) -> str:
     Raises: DataError, NetworkError, TrainingFailedError.
     """
     torch.set_num_threads(1)
-    keep_heap()
+    retain_freed_memory()
     data = load_local(settings.data, settings.sharing, settings.name, settings.index, settings.edges, settings.seed)
     _load_the_rest()
     _join(settings.cgroups)
@@ -197,7 +197,7 @@ class Edge:
 
     def _prepare(self, recipe: messages.Prepare) -> None:
         """Build the model, standardize the data, rehearse every layer; the second time only the model."""
-        if is_own(recipe.model) and recipe.model != self._settings.model:
+        if is_plugin_name(recipe.model) and recipe.model != self._settings.model:
             raise TrainingFailedError(
                 f"The cloud asks {self._settings.name} to import {recipe.model}; start the edge with --model "
                 f"{recipe.model} if you trust it."

@@ -15,7 +15,7 @@ from torch import nn
 from trainer.errors import UsageError
 from trainer.models.blocks import Mean, Residual, Tokens, convolution, convolution_1d, encoder, perceptron
 from trainer.models.fx_split import check_layers, to_layers
-from trainer.plugins import is_own, load_function
+from trainer.plugins import is_plugin_name, load_function
 
 SampleShape = tuple[int, ...]
 """(F,) for a vector of features, (C, T) for a series of C channels, (C, H, W) for an image."""
@@ -139,7 +139,7 @@ def check_name(name: str) -> None:
 
     Raises: UsageError if it is neither in the zoo nor `package.module:function`.
     """
-    if name not in MODELS and not is_own(name):
+    if name not in MODELS and not is_plugin_name(name):
         raise UsageError(
             f"There is no model {name!r}; there are: {', '.join(sorted(MODELS))}, and your own as "
             "package.module:function."
@@ -154,7 +154,7 @@ def build_layers(name: str, seed: int, sample_shape: SampleShape, classes: int) 
     check_name(name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        if is_own(name):
+        if is_plugin_name(name):
             layers = to_layers(load_function(name)(sample_shape=sample_shape, classes=classes), name)
         else:
             layers = _build_from_zoo(MODELS[name], sample_shape, classes)

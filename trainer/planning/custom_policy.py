@@ -13,7 +13,7 @@ from typing import Any
 from trainer.errors import UsageError
 from trainer.planning.plan import EdgeForecast, Offer, Option, RoundPlan
 from trainer.planning.planner import plan_round
-from trainer.plugins import is_own, load_function
+from trainer.plugins import is_plugin_name, load_function
 
 
 class Policy:
@@ -21,7 +21,7 @@ class Policy:
 
     def __init__(self, name: str) -> None:
         """Raises: UsageError if there is no such function."""
-        if not is_own(name):
+        if not is_plugin_name(name):
             raise UsageError(f"--policy is {name!r}; write package.module:function.")
         self.name = name
         self._function = load_function(name)

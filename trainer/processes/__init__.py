@@ -1,1 +1,1 @@
-"""Processes of this machine."""
+"""Local processes: fork, launch, memory allocation."""

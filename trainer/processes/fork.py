@@ -1,4 +1,4 @@
-"""Processes that begin as copies of this one: what takes seconds to import, they have already."""
+"""Child processes forked from this one, which start with all modules already imported."""
 
 from __future__ import annotations
 
@@ -19,75 +19,75 @@ _PR_SET_NAME, _PR_SET_PDEATHSIG = 15, 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Forked:
-    """A child process by its pid; `returncode` is as `subprocess.Popen` has it."""
+class ForkedProcess:
+    """A child process; `returncode` has the semantics of `subprocess.Popen`."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self._file = os.pidfd_open(pid)
+        self._pidfd = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
-        """Its exit code if it has ended; negative: the signal that ended it."""
+        """Return the exit code, negative for a signal, or None while the process runs."""
         self.wait(0)
         return self.returncode
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """Wait for its end, so long at most; its exit code, or None if it still runs."""
+        """Wait until the process exits or the timeout passes; return the exit code or None."""
         if self.returncode is None:
-            ended, _, _ = select.select([self._file], [], [], timeout_s)
-            if ended:
+            exited, _, _ = select.select([self._pidfd], [], [], timeout_s)
+            if exited:
                 self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-                os.close(self._file)
+                os.close(self._pidfd)
         return self.returncode
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Nothing happens if it has ended."""
+        """Send a signal, unless the process has exited."""
         if self.poll() is None:
-            signal.pidfd_send_signal(self._file, number)
+            signal.pidfd_send_signal(self._pidfd, number)
 
 
-def fork(run: Callable[[], object], output: IO[bytes] | None, errors: IO[bytes]) -> Forked:
-    """A copy of this process that does `run` in a session of its own, and that SIGTERM ends when this process ends.
+def fork(run: Callable[[], object], output: IO[bytes] | None, errors: IO[bytes]) -> ForkedProcess:
+    """Fork a child that calls `run` in its own session and receives SIGTERM when this process exits.
 
-    Nothing comes to its input; `output` None: it has ours. This process must have one thread.
+    Its stdin is /dev/null; with `output` None it inherits stdout. This process must be single-threaded.
     """
     parent = os.getpid()
 
-    def begin() -> None:
-        os.setsid()  # Ctrl-C comes to the parent, which passes it on in the right order
-        _end_with(parent)
+    def start() -> None:
+        os.setsid()  # Ctrl-C reaches the parent only, which stops its children in the right order
+        _terminate_with(parent)
         run()
 
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if not pid:
-        do_and_end(begin, output, errors)
-    return Forked(pid)
+        run_and_exit(start, output, errors)
+    return ForkedProcess(pid)
 
 
-def do_and_end(run: Callable[[], object], output: IO[bytes] | None, errors: IO[bytes]) -> NoReturn:
-    """What is left of a process that was forked: do this, and end with what `sys.exit` was told."""
+def run_and_exit(run: Callable[[], object], output: IO[bytes] | None, errors: IO[bytes]) -> NoReturn:
+    """Call `run` in a forked process and exit with the code passed to `sys.exit`."""
     code = EXIT_TRAINING
     try:
-        with Path(os.devnull).open("rb") as nothing:
-            os.dup2(nothing.fileno(), 0)
+        with Path(os.devnull).open("rb") as null:
+            os.dup2(null.fileno(), 0)
         os.dup2(errors.fileno(), 2)
         if output is not None:
             os.dup2(output.fileno(), 1)
-        code = _result_of(run)
+        code = _exit_code_of(run)
     finally:
         os._exit(code)
 
 
-def _result_of(run: Callable[[], object]) -> int:
+def _exit_code_of(run: Callable[[], object]) -> int:
     try:
         run()
         code: object = 0
-    except SystemExit as end:
-        code = end.code
-    except BaseException:  # noqa: BLE001 - nobody is left to raise it to
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:  # noqa: BLE001 - the top of the forked process
         traceback.print_exc()
         code = EXIT_TRAINING
     sys.stdout.flush()
@@ -95,24 +95,24 @@ def _result_of(run: Callable[[], object]) -> int:
     return code if isinstance(code, int) else 0 if code is None else EXIT_TRAINING
 
 
-def _end_with(parent: int) -> None:
-    """Have the kernel send SIGTERM when the parent ends."""
+def _terminate_with(parent: int) -> None:
+    """Have the kernel send SIGTERM to this process when the parent exits."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it was gone before we asked
+    if os.getppid() != parent:  # the parent exited before prctl
         os._exit(EXIT_TRAINING)
 
 
-def enter_network_of(pid: int) -> None:
-    """From now on this process lives in the network namespace of another.
+def enter_network_namespace(pid: int) -> None:
+    """Move this process into the network namespace of another.
 
     Raises: OSError.
     """
     with Path(f"/proc/{pid}/ns/net").open("rb") as namespace:
         if _libc.setns(namespace.fileno(), _CLONE_NEWNET):
             number = ctypes.get_errno()
-            raise OSError(number, f"cannot enter the network of process {pid}: {os.strerror(number)}")
+            raise OSError(number, f"cannot enter the network namespace of process {pid}: {os.strerror(number)}")
 
 
-def be_called(name: str) -> None:
-    """The name that `top` and `ps -e` show, its first 15 bytes."""
+def set_process_name(name: str) -> None:
+    """Set the name that `top` and `ps -e` show; truncated to 15 bytes."""
     _libc.prctl(_PR_SET_NAME, name.encode())

@@ -1,24 +1,24 @@
-"""Memory that a process keeps: what a step lets go of, the next one needs again."""
+"""glibc malloc settings that keep freed memory in the process, because every training step allocates it again."""
 
 from __future__ import annotations
 
 import ctypes
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
-AT_ONCE_BYTES = 16 * 1024 * 1024
-"""When memory runs out it is asked for in such pieces."""
+TOP_PAD_BYTES = 16 * 1024 * 1024
+"""Size of the pieces in which the heap grows."""
 LARGEST_THRESHOLD_BYTES = 32 * 1024 * 1024
-"""Of M_MMAP_THRESHOLD, with 64 bits."""
+"""The largest M_MMAP_THRESHOLD accepted on 64-bit systems."""
 
 
-def keep_heap() -> bool:
-    """Have the C library give no memory back to the kernel; returns whether it could be told (glibc only).
+def retain_freed_memory() -> bool:
+    """Configure malloc not to return freed memory to the kernel; return whether that succeeded (glibc only).
 
-    Else it takes megabytes from the kernel and gives them back in every step, and the kernel clears every page anew.
+    Otherwise every step takes megabytes from the kernel and returns them, and the kernel zeroes every page again.
     Source: mallopt(3).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    bounded = mallopt(M_MMAP_THRESHOLD, LARGEST_THRESHOLD_BYTES) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    return bool(bounded and mallopt(M_TOP_PAD, AT_ONCE_BYTES))
+    thresholds_set = mallopt(M_MMAP_THRESHOLD, LARGEST_THRESHOLD_BYTES) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    return bool(thresholds_set and mallopt(M_TOP_PAD, TOP_PAD_BYTES))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from trainer.errors import ConnectionLostError, NetworkError, NoCloudError, ProtocolError
+from trainer.errors import CloudUnreachableError, ConnectionLostError, NetworkError, ProtocolError
 from trainer.protocol import framing
 from trainer.protocol.messages import Message
 from trainer.transport.byte_stream import SILENCE_MS, STALL_S, ByteStream, PlainStream, TlsStream, explain
@@ -270,7 +270,7 @@ def connect(
         except OSError as error:
             sock.close()
             if time.monotonic() >= deadline:
-                raise NoCloudError(
+                raise CloudUnreachableError(
                     f"No cloud at {address[0]}:{address[1]} after {timeout_s:g} s"
                     f"{f' (from port {source_port})' if source_port else ''}: {error}."
                 ) from error

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.config.partitioning import DATA, IID, Sharing, parse_sharing
+from trainer.config.partitioning import DATA_SETS, IID, Partitioning, parse_partitioning
 from trainer.data import builtin, dataset
 from trainer.data.custom import to_data_set
 from trainer.data.dataset import DataSet, LocalData, Samples, share_out
@@ -67,7 +67,7 @@ def test_the_debian_package_holds_the_images_of_clothing() -> None:
 
 
 def test_every_data_set_that_is_told_of_can_be_loaded() -> None:
-    assert DATA.keys() == builtin.SOURCES.keys()
+    assert DATA_SETS.keys() == builtin.SOURCES.keys()
 
 
 @given(st.integers(2, 60), st.integers(1, 8), st.integers(0, 99))
@@ -84,14 +84,14 @@ def test_dirichlet_shares_are_disjoint_together_everything_and_enough_to_learn_f
     alpha: float, edges: int, seed: int
 ) -> None:
     data = numbered(300, 5)
-    shares = [share_out(data, Sharing("dirichlet", alpha), index, edges, seed) for index in range(edges)]
+    shares = [share_out(data, Partitioning("dirichlet", alpha), index, edges, seed) for index in range(edges)]
     assert torch.cat([numbers(share) for share in shares]).sort().values.equal(torch.arange(300))
     assert all(len(torch.unique(share.train.labels)) >= 2 for share in shares)
 
 
 def test_a_small_concentration_makes_edges_differ_more() -> None:
     def unevenness(alpha: float) -> float:
-        shares = [share_out(numbered(1000, 5), Sharing("dirichlet", alpha), index, 4, 3) for index in range(4)]
+        shares = [share_out(numbered(1000, 5), Partitioning("dirichlet", alpha), index, 4, 3) for index in range(4)]
         counts = torch.stack([share.train.labels.bincount(minlength=5) for share in shares])
         return counts.double().std(dim=0).mean().item()
 
@@ -100,7 +100,7 @@ def test_a_small_concentration_makes_edges_differ_more() -> None:
 
 def test_a_column_gives_every_edge_its_own_rows() -> None:
     data = numbered(8, 2, ["north", "north", "south", "south"] * 2)
-    assert [numbers(share_out(data, Sharing("column"), index, 2, 1)).tolist() for index in (0, 1)] == [
+    assert [numbers(share_out(data, Partitioning("column"), index, 2, 1)).tolist() for index in (0, 1)] == [
         [0, 1, 4, 5], [2, 3, 6, 7]]
 
 
@@ -114,18 +114,18 @@ def test_batches_go_through_every_epoch_once() -> None:
     (4, 4, IID, "Edge number 4 is not one of 4 edges"),
     (-1, 4, IID, "Edge number -1"),
     (0, 20, IID, "8 samples cannot be shared by 20 edges"),
-    (0, 4, Sharing("dirichlet", 0.01), "take a larger concentration"),
-    (0, 4, Sharing("column"), r"names 3 edges \(a, b, c\); here are 4"),
-    (1, 3, Sharing("column"), "all 2 samples to learn from are of class 0"),
+    (0, 4, Partitioning("dirichlet", 0.01), "take a larger concentration"),
+    (0, 4, Partitioning("column"), r"names 3 edges \(a, b, c\); here are 4"),
+    (1, 3, Partitioning("column"), "all 2 samples to learn from are of class 0"),
 ])
-def test_a_share_that_cannot_be_is_refused(index: int, edges: int, sharing: Sharing, sentence: str) -> None:
+def test_a_share_that_cannot_be_is_refused(index: int, edges: int, sharing: Partitioning, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         share_out(numbered(8, 2, ["a", "a", "b", "a", "b", "c", "c", "c"]), sharing, index, edges, 1)
 
 
 def test_data_without_a_column_cannot_be_shared_by_it() -> None:
     with pytest.raises(DataError, match="no column 'edge'"):
-        share_out(numbered(8, 2), Sharing("column"), 0, 2, 1)
+        share_out(numbered(8, 2), Partitioning("column"), 0, 2, 1)
 
 
 @pytest.mark.parametrize("name", ["traffic-lights", "tennessee-eastman"])
@@ -157,7 +157,7 @@ def test_missing_images_of_clothing_are_named_with_the_debian_package(
 def test_a_file_of_ones_own_is_read(tmp_path: Path) -> None:
     split = np.array(["train"] * 15 + ["test"] * 5)
     np.savez(tmp_path / "mine.npz", **arrays(split=split, edge=np.arange(20) % 4 // 2))
-    share = load_local(str(tmp_path / "mine.npz"), Sharing("column"), "edge2", 1, 2, 1)
+    share = load_local(str(tmp_path / "mine.npz"), Partitioning("column"), "edge2", 1, 2, 1)
     assert share.train.inputs.dtype == torch.float32
     assert (len(share.train), len(share.held_out), share.classes) == (7, 3, 2)
 
@@ -221,12 +221,12 @@ def test_data_that_nobody_knows_is_refused() -> None:
 @pytest.mark.parametrize("text", ["evenly", "dirichlet", "dirichlet:x", "dirichlet:0", "dirichlet:inf", "iid:2"])
 def test_a_partition_that_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="must be iid, column, or dirichlet:ALPHA"):
-        parse_sharing(text)
+        parse_partitioning(text)
 
 
 def test_partitions_are_understood() -> None:
-    assert parse_sharing("dirichlet:0.5") == Sharing("dirichlet", 0.5)
-    assert parse_sharing("column").kind == "column"
+    assert parse_partitioning("dirichlet:0.5") == Partitioning("dirichlet", 0.5)
+    assert parse_partitioning("column").kind == "column"
 
 
 def test_averages_are_weighted_and_whole_numbers_stay_whole() -> None:

@@ -88,7 +88,7 @@ def test_what_cannot_be_is_refused_with_a_sentence(policy: MakePolicy, returned:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("chosen_by_test:number", "chosen_by_test:number: number is no function but of type int"),
+        ("chosen_by_test:number", "chosen_by_test:number: number is not a function but of type int"),
         ("chosen_by_test:nothing", "the module chosen_by_test has no function nothing"),
         ("nowhere_at_all:policy", "the module nowhere_at_all cannot be imported"),
         ("planner", "--policy is 'planner'; write package.module:function"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.config.stragglers import eased, late_after_s
+from trainer.config.stragglers import relaxed_cap, step_deadline_s
 from trainer.data.standardization import Standardization
 from trainer.errors import CheckpointError, UsageError
 from trainer.models.optimizer import OptimizerConfig
@@ -93,9 +93,9 @@ def test_pauses_grow_and_stay_bounded_and_differ_between_edges() -> None:
 
 
 def test_a_cap_is_eased_layer_by_layer_until_it_limits_nothing() -> None:
-    assert eased(4, was_late=True, layers=8) == 4
-    assert eased(4, was_late=False, layers=8) == 5
-    assert eased(7, was_late=False, layers=8) is None
-    assert eased(None, was_late=False, layers=8) is None
-    assert late_after_s(0.01, 4) == 1.0
-    assert late_after_s(2.0, 4) == 8.0
+    assert relaxed_cap(4, was_late=True, layers=8) == 4
+    assert relaxed_cap(4, was_late=False, layers=8) == 5
+    assert relaxed_cap(7, was_late=False, layers=8) is None
+    assert relaxed_cap(None, was_late=False, layers=8) is None
+    assert step_deadline_s(0.01, 4) == 1.0
+    assert step_deadline_s(2.0, 4) == 8.0
