@@ -29,7 +29,7 @@ from controller.dataplane.pipeline import best_effort_meter, reservation_meter, 
 from controller.dataplane.update_order import Change, Kind
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Placement, Requirement
-from controller.openflow.encoder import BARRIER_REPLY, HEADER, VERSION, barrier_request, packed
+from controller.openflow.encoder import BARRIER_REPLY, HEADER, VERSION, encode_barrier_request, encode_change
 from topologies.loader import load_map
 
 HELLO, ECHO_REQUEST, ECHO_REPLY, FEATURES_REQUEST, FEATURES_REPLY = 0, 2, 3, 5, 6
@@ -103,7 +103,7 @@ class Switchboard:
             xid, line = next(self._xids), self.lines[number]
             line.waiting[xid] = loop.create_future()
             confirmed.append(line.waiting[xid])
-            line.writer.write(messages + barrier_request(xid))
+            line.writer.write(messages + encode_barrier_request(xid))
         await asyncio.gather(*confirmed)
 
 
@@ -114,7 +114,7 @@ def stages(network: Network, number: int, rate_bps: int) -> list[dict[int, bytes
     for switch, kind, entry in needed(network, number, rate_bps):
         stage = opened if isinstance(entry, FlowEntry) and entry.table == 0 else laid
         datapath_id = network.nodes[switch].datapath_id or 0
-        stage[datapath_id] = stage.get(datapath_id, b"") + packed(Change(kind, entry), 0)
+        stage[datapath_id] = stage.get(datapath_id, b"") + encode_change(Change(kind, entry), 0)
     return [laid, opened]
 
 

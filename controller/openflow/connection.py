@@ -1,8 +1,8 @@
-"""A switch's connection, as Ryu wants its socket and as we do: nobody waits to write, confirmations come at once.
+"""The socket of a switch connection: non-blocking writes, early handling of confirmations.
 
-Ryu makes an object, an event and three turns of its queues of every message. Of those that say whether our own messages
-were taken, barrier replies and errors, this takes note when they come in, in their order, without waking anybody, and
-hands everything else on to who reads. What is written to a switch in one breath is sent together.
+Ryu creates several objects, an event and three queue hand-overs per message. Barrier replies and errors to our own
+messages are therefore handled here as soon as they arrive, in order, without switching greenlets; all other messages
+are passed on to Ryu's reader. Writes within `corked` are sent to each switch in one piece.
 """
 
 from __future__ import annotations
@@ -20,66 +20,66 @@ log = logging.getLogger(__name__)
 
 READ_BYTES = 65536
 UNREAD_BYTES = 4 * READ_BYTES
-"""If so much is there that nobody has read, the switch has to wait."""
+"""Unread bytes above which reading stops, so that TCP flow control slows the switch down."""
 
 CONFIRMING = frozenset({BARRIER_REPLY, ERROR})
 
-Hear = Callable[[int, int, bytes], bool]
-"""Takes note of such a message (kind, transaction id, body) if it answers one of ours, and says whether it does."""
+ConfirmationHandler = Callable[[int, int, bytes], bool]
+"""Handles a barrier reply or error (type, transaction id, body); False: it does not answer a message of ours."""
 
 
 class SwitchConnection:
-    """The connection; it has the rest of a socket's methods too. For the hub's thread only."""
+    """A switch's socket as Ryu uses it; other attributes are those of the wrapped socket. For the hub's thread only."""
 
-    _held: list[SwitchConnection] | None = None
-    """The lines to which something was written in this breath; None: what is written is sent at once."""
+    _corked: list[SwitchConnection] | None = None
+    """Connections written to since `corked` was entered; None: not corked, writes are sent immediately."""
 
     def __init__(self, connection: Any) -> None:
-        self.hear: Hear = _nobodys
+        self.on_confirmation: ConfirmationHandler = _not_ours
         self.connection = connection
-        self._incoming = bytearray()
-        self._others = bytearray()
+        self._received = bytearray()
+        self._unread = bytearray()
         self._has_ended = False
         self._listener: Any = None
         self._reader: Any = None
-        self._outgoing: list[bytes] = []
+        self._unsent: list[bytes] = []
         self._is_sending = False
-        # Over TLS bytes may be there of which the hub knows nothing.
+        # A TLS socket may hold decrypted bytes of which the hub's poll knows nothing.
         self._is_plain = isinstance(connection, GreenSocket)
 
     # Reading --------------------------------------------------------------------------------------------------------
 
     def recv(self, _size: int) -> bytes:
-        """What has come but for what answers us, in whole messages: at least one, or nothing at the end.
+        """Return received messages apart from handled confirmations: at least one whole message, or b"" at the end.
 
         Raises: TimeoutError, as the socket would.
         """
-        while not self._others and not self._has_ended:
+        while not self._unread and not self._has_ended:
             if self._is_plain:
                 self._listen()
                 self._wait()
             else:
-                self._take(self.connection.recv(READ_BYTES))
-        others, self._others = bytes(self._others), bytearray()
-        return others
+                self._process(self.connection.recv(READ_BYTES))
+        unread, self._unread = bytes(self._unread), bytearray()
+        return unread
 
     def close(self) -> None:
-        """Let go of the connection."""
-        self._listen_no_more()
+        """Remove the listener and close the socket."""
+        self._stop_listening()
         self.connection.close()
 
     def _listen(self) -> None:
         if self._listener is None:
             hub = eventlet.hubs.get_hub()
-            self._listener = hub.add(hub.READ, self.connection.fileno(), self._come, _nobody, _nobody)
+            self._listener = hub.add(hub.READ, self.connection.fileno(), self._on_readable, _ignore, _ignore)
 
-    def _listen_no_more(self) -> None:
+    def _stop_listening(self) -> None:
         if self._listener is not None:
             eventlet.hubs.get_hub().remove(self._listener)
             self._listener = None
 
     def _wait(self) -> None:
-        """Wait for something to read.
+        """Block this greenlet until there is something to read.
 
         Raises: TimeoutError.
         """
@@ -94,8 +94,8 @@ class SwitchConnection:
             if timer is not None:
                 timer.cancel()
 
-    def _come(self, _fileno: int) -> None:
-        """Called by the hub when there is something to read."""
+    def _on_readable(self, _fileno: int) -> None:
+        """Called by the hub when the socket is readable."""
         try:
             received = self.connection.fd.recv(READ_BYTES)
         except BlockingIOError:
@@ -104,73 +104,73 @@ class SwitchConnection:
             received = b""
         try:
             with corked():
-                self._take(received)
+                self._process(received)
         except Exception:
-            log.exception("a switch's line cannot be read")
+            log.exception("cannot read a switch connection; closing it")
             self._has_ended = True
-        if self._has_ended or len(self._others) > UNREAD_BYTES:
-            self._listen_no_more()
-        if self._reader is not None and (self._others or self._has_ended):
+        if self._has_ended or len(self._unread) > UNREAD_BYTES:
+            self._stop_listening()
+        if self._reader is not None and (self._unread or self._has_ended):
             self._reader.switch()
 
-    def _take(self, received: bytes) -> None:
-        """Take note of what answers us, and keep the rest."""
+    def _process(self, received: bytes) -> None:
+        """Handle confirmations among the whole messages received so far; keep the others for the reader."""
         self._has_ended = not received
-        self._incoming += received
-        incoming, at = self._incoming, 0
-        while len(incoming) - at >= HEADER.size:
-            version, kind, length, xid = HEADER.unpack_from(incoming, at)
+        self._received += received
+        buffer, at = self._received, 0
+        while len(buffer) - at >= HEADER.size:
+            version, kind, length, xid = HEADER.unpack_from(buffer, at)
             end = at + max(length, HEADER.size)
-            if end > len(incoming):
+            if end > len(buffer):
                 break
-            is_ours = kind in CONFIRMING and version == VERSION
-            if not (is_ours and self.hear(kind, xid, bytes(incoming[at + HEADER.size : end]))):
-                self._others += incoming[at:end]
+            is_confirmation = kind in CONFIRMING and version == VERSION
+            if not (is_confirmation and self.on_confirmation(kind, xid, bytes(buffer[at + HEADER.size : end]))):
+                self._unread += buffer[at:end]
             at = end
-        del incoming[:at]
+        del buffer[:at]
 
     # Writing --------------------------------------------------------------------------------------------------------
 
     def sendall(self, data: bytes) -> None:
-        """Send it after what is being sent; waits for nothing, and never fails: a line that is cut is read to its end.
+        """Queue data after what is being sent; never blocks and never fails: errors show when the connection is read.
 
-        What a switch that reads nothing has not taken in time is the end of its line.
+        A switch that does not read within the socket's timeout is disconnected.
         """
-        self._outgoing.append(data)
-        if SwitchConnection._held is None:
+        self._unsent.append(data)
+        if SwitchConnection._corked is None:
             self._flush()
-        elif len(self._outgoing) == 1:
-            SwitchConnection._held.append(self)
+        elif len(self._unsent) == 1:
+            SwitchConnection._corked.append(self)
 
     def _flush(self) -> None:
-        """Send what the system takes at once; the rest in a greenlet."""
-        if self._is_sending or not self._outgoing:
+        """Send what the kernel accepts without blocking; a greenlet sends the rest."""
+        if self._is_sending or not self._unsent:
             return
         if self._is_plain:
-            data = b"".join(self._outgoing)
-            self._outgoing.clear()
+            data = b"".join(self._unsent)
+            self._unsent.clear()
             try:
                 sent = self.connection.fd.send(data)
-            except OSError:  # nothing for now, or a line that is cut: the greenlet will know
+            except OSError:  # would block, or disconnected: the greenlet finds out which
                 sent = 0
             if sent == len(data):
                 return
-            self._outgoing.append(data[sent:])
+            self._unsent.append(data[sent:])
         self._is_sending = True
         eventlet.spawn(self._send)
 
     def _send(self) -> None:
         try:
-            while self._outgoing:
-                corked = b"".join(self._outgoing)
-                self._outgoing.clear()
-                self.connection.sendall(corked)
+            while self._unsent:
+                data = b"".join(self._unsent)
+                self._unsent.clear()
+                self.connection.sendall(data)
         except OSError as error:
-            log.info("a switch's line is cut: %s", error)
+            log.info("a switch connection is lost: %s", error)
             with contextlib.suppress(OSError):
                 self.connection.shutdown(socket.SHUT_RDWR)
         finally:
-            self._outgoing.clear()
+            self._unsent.clear()
             self._is_sending = False
 
     def __getattr__(self, name: str) -> Any:
@@ -179,23 +179,23 @@ class SwitchConnection:
 
 @contextlib.contextmanager
 def corked() -> Iterator[None]:
-    """What is written to any line within this is sent at its end, to each switch in one piece. Must not wait."""
-    if SwitchConnection._held is not None:
+    """Delay writes to all connections until the block ends (TCP_CORK); the block must not switch greenlets."""
+    if SwitchConnection._corked is not None:
         yield
         return
-    held: list[SwitchConnection] = []
-    SwitchConnection._held = held
+    connections: list[SwitchConnection] = []
+    SwitchConnection._corked = connections
     try:
         yield
     finally:
-        SwitchConnection._held = None
-        for line in held:
-            line._flush()
+        SwitchConnection._corked = None
+        for connection in connections:
+            connection._flush()
 
 
-def _nobodys(_kind: int, _xid: int, _body: bytes) -> bool:
+def _not_ours(_kind: int, _xid: int, _body: bytes) -> bool:
     return False
 
 
-def _nobody(*_: object) -> None:
-    """Nobody is told: the line itself lets go of its listener when it is closed."""
+def _ignore(*_: object) -> None:
+    """Handle the hub's error and close notices: the connection removes its listener itself when it is closed."""

@@ -1,4 +1,4 @@
-"""What switches say of their entries, as Ryu has read it -> entries. The other way: controller.openflow.encoder.
+"""Decodes statistics replies, as parsed by Ryu, into entries and counters. The inverse: controller.openflow.encoder.
 
 Source: OpenFlow Switch Specification 1.3.5, §7.3.4.
 """
@@ -21,8 +21,8 @@ from controller.dataplane.entries import (
 from controller.dataplane.southbound import FlowCounter, MeterCounter
 
 
-def flow_counter(stats: Any) -> FlowCounter:
-    """A flow statistics entry as the switch reports it."""
+def decode_flow_stats(stats: Any) -> FlowCounter:
+    """The flow entry and counters of a flow statistics part."""
     meter_id: int | None = None
     goto: int | None = None
     actions: list[Action] = []
@@ -32,34 +32,34 @@ def flow_counter(stats: Any) -> FlowCounter:
         elif hasattr(instruction, "table_id"):
             goto = instruction.table_id
         else:
-            actions += _read_actions(getattr(instruction, "actions", ()))
+            actions += _decode_actions(getattr(instruction, "actions", ()))
     match: dict[str, MatchValue] = dict(stats.match.items())
     ordered = tuple(sorted(match.items(), key=lambda pair: pair[0]))
     entry = FlowEntry(stats.table_id, stats.priority, ordered, stats.cookie, meter_id, tuple(actions), goto)
     return FlowCounter(entry, stats.packet_count, stats.byte_count)
 
 
-def _read_actions(actions: Iterable[Any]) -> list[Action]:
-    """Actions we never write come out under their own name, so that they compare unequal to what we want."""
-    read: list[Action] = []
+def _decode_actions(actions: Iterable[Any]) -> list[Action]:
+    """Actions that we never install keep Ryu's class name, so that they compare unequal to intended ones."""
+    decoded: list[Action] = []
     for action in actions:
         if hasattr(action, "key") and hasattr(action, "value"):
-            read.append((f"set_{action.key}", action.value))
+            decoded.append((f"set_{action.key}", action.value))
         elif hasattr(action, "group_id"):
-            read.append(("group", action.group_id))
+            decoded.append(("group", action.group_id))
         elif hasattr(action, "port"):
-            read.append(("output", action.port))
+            decoded.append(("output", action.port))
         elif hasattr(action, "ethertype") and "PushVlan" in type(action).__name__:
-            read.append(("push_vlan", action.ethertype))
+            decoded.append(("push_vlan", action.ethertype))
         elif "PopVlan" in type(action).__name__:
-            read.append(("pop_vlan", 0))
+            decoded.append(("pop_vlan", 0))
         else:
-            read.append((type(action).__name__, 0))
-    return read
+            decoded.append((type(action).__name__, 0))
+    return decoded
 
 
-def meter_entry(config: Any) -> MeterEntry | None:
-    """A meter as the switch reports it; None if its id is not ours. A meter of another make reads as rate 0."""
+def decode_meter_config(config: Any) -> MeterEntry | None:
+    """The meter of a meter configuration; None if its id is not ours. A meter unlike ours is returned with rate 0."""
     if config.meter_id not in OUR_METERS:
         return None
     if len(config.bands) != 1:
@@ -67,29 +67,30 @@ def meter_entry(config: Any) -> MeterEntry | None:
     return MeterEntry(config.meter_id, config.bands[0].rate, config.bands[0].burst_size)
 
 
-def group_entry(stats: Any, failover: int) -> GroupEntry | None:
-    """A group as the switch reports it; None if its id is not ours. A group of another make reads as without buckets.
+def decode_group_desc(stats: Any, failover: int) -> GroupEntry | None:
+    """The group of a description; None if its id is not ours. A group unlike ours is returned without buckets.
 
-    `failover`: the number of the fast-failover type.
+    `failover`: number of the fast-failover group type.
     """
     if stats.group_id not in OUR_GROUPS:
         return None
     buckets = tuple(map(_bucket, stats.buckets))
-    alien = stats.type != failover or None in buckets
-    return GroupEntry(stats.group_id, () if alien else tuple(each for each in buckets if each is not None))
+    is_foreign = stats.type != failover or None in buckets
+    known = () if is_foreign else tuple(bucket for bucket in buckets if bucket is not None)
+    return GroupEntry(stats.group_id, known)
 
 
 def _bucket(stats: Any) -> Bucket | None:
-    """A bucket of a group; None if it is of another make than ours."""
-    actions = _read_actions(stats.actions)
-    done = dict(actions)
-    vlan_vid = done.get("set_vlan_vid")
-    bucket = Bucket(stats.watch_port, int(done.get("output", 0)), None if vlan_vid is None else int(vlan_vid))
+    """A bucket of a group; None if it has other actions than ours."""
+    actions = _decode_actions(stats.actions)
+    by_name = dict(actions)
+    vlan_vid = by_name.get("set_vlan_vid")
+    bucket = Bucket(stats.watch_port, int(by_name.get("output", 0)), None if vlan_vid is None else int(vlan_vid))
     return bucket if bucket.actions == tuple(actions) else None
 
 
-def meter_counter(meter: MeterEntry, stats: Any) -> MeterCounter:
-    """A meter's statistics as the switch reports them."""
+def decode_meter_stats(meter: MeterEntry, stats: Any) -> MeterCounter:
+    """The counters of a meter statistics part."""
     band = stats.band_stats[0]
     dropped = band.packet_band_count, band.byte_band_count
     return MeterCounter(meter, stats.packet_in_count, stats.byte_in_count, *dropped)

@@ -1,4 +1,4 @@
-"""Changes -> bytes of OpenFlow 1.3. Only what our entries use, and as plain as that allows: no objects on the way.
+"""Encodes changes as OpenFlow 1.3 messages: only the fields our entries use, without intermediate objects.
 
 Source: OpenFlow Switch Specification 1.3.5, §7.1-7.3.
 """
@@ -24,23 +24,23 @@ from controller.dataplane.update_order import Change
 
 VERSION = 4
 HEADER = Struct("!BBHI")
-"""Version, type, length with this header, transaction id."""
+"""Version, type, length including this header, transaction id (xid)."""
 
 ERROR, FLOW_MOD, GROUP_MOD, BARRIER_REQUEST, BARRIER_REPLY, METER_MOD = 1, 14, 15, 20, 21, 29
-REASON = Struct("!HH")
-"""Type and code at the beginning of an error's body."""
+ERROR_CODES = Struct("!HH")
+"""Type and code at the beginning of an error message's body."""
 
 WHOLE_PACKET = 0xFFFF
-"""OFPCML_NO_BUFFER: a packet-in carries all of the packet."""
-AS_MUCH_AS_ALLOWED = 0xFFE5
-"""OFPCML_MAX; it matters only where packets go up to the controller."""
+"""OFPCML_NO_BUFFER: a packet-in carries the whole packet."""
+MAX_PACKET_IN_BYTES = 0xFFE5
+"""OFPCML_MAX; only used where packets are sent to the controller."""
 
 _ANY = 0xFFFF_FFFF
 _NO_BUFFER = 0xFFFF_FFFF
 _ADD, _DELETE_STRICT = 0, 4
 _COMMANDS = {"add": 0, "modify": 1, "delete": 2}
 _METER_FLAGS = 0b1101
-"""kbit/s, with a burst, counting."""
+"""OFPMF_KBPS | OFPMF_BURST | OFPMF_STATS."""
 _DROP, _FAST_FAILOVER = 1, 3
 
 _FLOW = Struct("!QQBBHHHIIIH2x")
@@ -48,23 +48,23 @@ _METER = Struct("!HHIHHII4x")
 _GROUP = Struct("!HBxI")
 _BUCKET = Struct("!HHII4x")
 _OUTPUT = Struct("!HHIH6x")
-_TO_GROUP = Struct("!HHI")
-_PUSH = Struct("!HHH2x")
-_POP = Struct("!HH4x")
-_TO_METER = Struct("!HHI")
-_GO_TO = Struct("!HHB3x")
-_LIST = Struct("!HH")
-_APPLY = Struct("!HH4x")
-_FIELD = Struct("!HBB")
+_GROUP_ACTION = Struct("!HHI")
+_PUSH_VLAN = Struct("!HHH2x")
+_POP_VLAN = Struct("!HH4x")
+_METER_INSTRUCTION = Struct("!HHI")
+_GOTO_TABLE = Struct("!HHB3x")
+_TYPE_LENGTH = Struct("!HH")
+_APPLY_ACTIONS = Struct("!HH4x")
+_OXM_HEADER = Struct("!HBB")
 
 
-def barrier_request(xid: int) -> bytes:
-    """Ask for a word when everything before has been done."""
+def encode_barrier_request(xid: int) -> bytes:
+    """A barrier request: the switch replies when it has processed all messages before it."""
     return HEADER.pack(VERSION, BARRIER_REQUEST, HEADER.size, xid)
 
 
-def packed(change: Change, xid: int) -> bytes:
-    """The message that makes a change on a switch."""
+def encode_change(change: Change, xid: int) -> bytes:
+    """The message that applies a change on a switch."""
     entry = change.entry
     if isinstance(entry, FlowEntry):
         kind, body = FLOW_MOD, _flow_mod(change.kind == "delete_flow", entry)
@@ -98,32 +98,33 @@ def _bucket(bucket: Bucket) -> bytes:
 
 def _flow_mod(delete: bool, entry: FlowEntry) -> bytes:
     command, cookie_mask = (_DELETE_STRICT, COOKIE_TAG_MASK) if delete else (_ADD, 0)
-    rest = entry.priority, _NO_BUFFER, _ANY, _ANY, 0
-    head = _FLOW.pack(entry.cookie, cookie_mask, entry.table, command, 0, 0, *rest) + _match(entry.match)
+    timeouts = 0, 0
+    fixed = entry.priority, _NO_BUFFER, _ANY, _ANY, 0
+    head = _FLOW.pack(entry.cookie, cookie_mask, entry.table, command, *timeouts, *fixed) + _match(entry.match)
     return head if delete else head + _instructions(entry)
 
 
 def _instructions(entry: FlowEntry) -> bytes:
-    parts = []
+    instructions = []
     if entry.meter_id is not None:
-        parts.append(_TO_METER.pack(6, _TO_METER.size, entry.meter_id))
+        instructions.append(_METER_INSTRUCTION.pack(6, _METER_INSTRUCTION.size, entry.meter_id))
     if entry.actions:
         actions = b"".join(map(_action, entry.actions))
-        parts.append(_APPLY.pack(4, _APPLY.size + len(actions)) + actions)
+        instructions.append(_APPLY_ACTIONS.pack(4, _APPLY_ACTIONS.size + len(actions)) + actions)
     if entry.goto is not None:
-        parts.append(_GO_TO.pack(1, _GO_TO.size, entry.goto))
-    return b"".join(parts)
+        instructions.append(_GOTO_TABLE.pack(1, _GOTO_TABLE.size, entry.goto))
+    return b"".join(instructions)
 
 
 @lru_cache(maxsize=8192)
 def _match(match: FlowMatch) -> bytes:
-    """The same on many switches. The fields in the order of their numbers, so that each comes after what it needs."""
-    fields = b"".join(field for _, field in sorted(_numbered(match)))
-    length = _LIST.size + len(fields)
-    return _padded(_LIST.pack(1, length) + fields)
+    """OXM match, cached as many switches get the same. Sorted by field number, so prerequisites come first."""
+    fields = b"".join(field for _, field in sorted(_numbered_fields(match)))
+    length = _TYPE_LENGTH.size + len(fields)
+    return _padded(_TYPE_LENGTH.pack(1, length) + fields)
 
 
-def _numbered(match: FlowMatch) -> Iterable[tuple[int, bytes]]:
+def _numbered_fields(match: FlowMatch) -> Iterable[tuple[int, bytes]]:
     return ((_FIELDS[name][0], _field(name, value)) for name, value in match)
 
 
@@ -132,16 +133,16 @@ def _action(action: Action) -> bytes:
     name, value = action
     if name.startswith("set_"):
         field = _field(name.removeprefix("set_"), value)
-        length = -(-(_LIST.size + len(field)) // 8) * 8
-        return _padded(_LIST.pack(25, length) + field)
+        length = -(-(_TYPE_LENGTH.size + len(field)) // 8) * 8
+        return _padded(_TYPE_LENGTH.pack(25, length) + field)
     if name == "push_vlan":
-        return _PUSH.pack(17, _PUSH.size, int(value))
+        return _PUSH_VLAN.pack(17, _PUSH_VLAN.size, int(value))
     if name == "pop_vlan":
-        return _POP.pack(18, _POP.size)
+        return _POP_VLAN.pack(18, _POP_VLAN.size)
     if name == "group":
-        return _TO_GROUP.pack(22, _TO_GROUP.size, int(value))
-    most = WHOLE_PACKET if value == CONTROLLER_PORT else AS_MUCH_AS_ALLOWED
-    return _OUTPUT.pack(0, _OUTPUT.size, int(value), most)
+        return _GROUP_ACTION.pack(22, _GROUP_ACTION.size, int(value))
+    max_bytes = WHOLE_PACKET if value == CONTROLLER_PORT else MAX_PACKET_IN_BYTES
+    return _OUTPUT.pack(0, _OUTPUT.size, int(value), max_bytes)
 
 
 def _padded(data: bytes) -> bytes:
@@ -154,13 +155,13 @@ def _field(name: str, value: MatchValue) -> bytes:
         content, has_mask = b"".join(map(encode, value)), 1
     else:
         content, has_mask = encode(value), 0
-    return _FIELD.pack(0x8000, number << 1 | has_mask, len(content)) + content
+    return _OXM_HEADER.pack(0x8000, number << 1 | has_mask, len(content)) + content
 
 
 Encode = Callable[[int | str], bytes]
 
 
-def _number(length: int) -> Encode:
+def _integer(length: int) -> Encode:
     return lambda value: int(value).to_bytes(length, "big")
 
 
@@ -173,23 +174,23 @@ def _ipv4(value: int | str) -> bytes:
 
 
 _FIELDS: dict[str, tuple[int, Encode]] = {
-    "in_port": (0, _number(4)),
+    "in_port": (0, _integer(4)),
     "eth_dst": (3, _mac),
     "eth_src": (4, _mac),
-    "eth_type": (5, _number(2)),
-    "vlan_vid": (6, _number(2)),
-    "ip_dscp": (8, _number(1)),
-    "ip_proto": (10, _number(1)),
+    "eth_type": (5, _integer(2)),
+    "vlan_vid": (6, _integer(2)),
+    "ip_dscp": (8, _integer(1)),
+    "ip_proto": (10, _integer(1)),
     "ipv4_src": (11, _ipv4),
     "ipv4_dst": (12, _ipv4),
-    "tcp_src": (13, _number(2)),
-    "tcp_dst": (14, _number(2)),
-    "udp_src": (15, _number(2)),
-    "udp_dst": (16, _number(2)),
-    "arp_op": (21, _number(2)),
+    "tcp_src": (13, _integer(2)),
+    "tcp_dst": (14, _integer(2)),
+    "udp_src": (15, _integer(2)),
+    "udp_dst": (16, _integer(2)),
+    "arp_op": (21, _integer(2)),
     "arp_spa": (22, _ipv4),
     "arp_tpa": (23, _ipv4),
     "arp_sha": (24, _mac),
     "arp_tha": (25, _mac),
 }
-"""OXM fields of the basic class: number, and how a value is written. Source: §7.2.3.7."""
+"""OXM fields of the basic class: number and encoder of a value. Source: §7.2.3.7."""

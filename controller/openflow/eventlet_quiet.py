@@ -1,15 +1,15 @@
-"""Imports eventlet and Ryu, in this order, quietly and with what Ryu 4.34 still expects of eventlet.
+"""Imports eventlet, then Ryu, without warnings and with a name that Ryu 4.34 still expects in eventlet.
 
-Every module that uses either imports it from here, so the order of imports elsewhere does not matter.
+All modules import both from here, so that their own import order does not matter.
 """
 
 import os
 import warnings
 
-os.environ.setdefault("EVENTLET_NO_GREENDNS", "yes")  # nobody here asks for a name; it takes 0.1 s to import
+os.environ.setdefault("EVENTLET_NO_GREENDNS", "yes")  # DNS is not used; importing it takes 0.1 s
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # eventlet announces its retirement on import
+    warnings.simplefilter("ignore")  # eventlet warns on import that it is deprecated
     import eventlet
     import eventlet.event
     import eventlet.green.ssl
@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     from eventlet.greenio import GreenSocket
 
     if not hasattr(eventlet.wsgi, "ALREADY_HANDLED"):
-        # The name left eventlet in 0.30.3; only Ryu's own wsgi module asks for it.
+        # Removed from eventlet in 0.30.3; only ryu.app.wsgi imports it.
         eventlet.wsgi.ALREADY_HANDLED = object()
     from ryu.app.wsgi import start_service
     from ryu.base.app_manager import AppManager, RyuApp

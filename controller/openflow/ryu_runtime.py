@@ -1,4 +1,4 @@
-"""Runs Ryu in this process (from southbound.py)."""
+"""Runs Ryu in this process, with our listener and connections in place of Ryu's."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from controller.openflow.eventlet_quiet import (
     start_service,
 )
 from controller.openflow.switch_client import SwitchClient
-from controller.openflow.switch_tls import secured
+from controller.openflow.switch_tls import with_tls
 from controller.security.tls import TlsFiles, server_context
 
 Stop = Callable[[], None]
 
 
 class _Listener(ryu_controller.OpenFlowController):  # type: ignore[misc]
-    """Ryu's listener with TLS that serves more than one switch; see controller.openflow.switch_tls."""
+    """Ryu's listener with TLS for more than one switch; see controller.openflow.switch_tls."""
 
     def server_loop(self, ofp_tcp_listen_port: int, ofp_ssl_listen_port: int) -> None:
-        """Called by Ryu: over TLS when its own options name a key and a certificate."""
+        """Called by Ryu; uses TLS if Ryu's options name a key and a certificate."""
         if not (CONF.ctl_privkey and CONF.ctl_cert):
             super().server_loop(ofp_tcp_listen_port, ofp_ssl_listen_port)
             return
         files = TlsFiles(CONF.ctl_cert, CONF.ctl_privkey, CONF.ca_certs)
-        handle = secured(_serve, files)
+        handle = with_tls(_serve_switch, files)
         ryu_controller.StreamServer((CONF.ofp_listen_host, ofp_ssl_listen_port), handle).serve_forever()
 
 
-_serve_by_ryu = ryu_controller.datapath_connection_factory
+_serve_switch_by_ryu = ryu_controller.datapath_connection_factory
 
 
-def _serve(connection: Any, address: Any) -> None:
-    """A switch's connection, for as long as it lasts, on a line of ours; see controller.openflow.connection."""
-    _serve_by_ryu(SwitchConnection(connection), address)
+def _serve_switch(connection: Any, address: Any) -> None:
+    """Serve a switch until it disconnects, through a SwitchConnection."""
+    _serve_switch_by_ryu(SwitchConnection(connection), address)
 
 
 def run(
@@ -51,12 +51,12 @@ def run(
     ready: Callable[[Stop], None],
     tls: TlsFiles | None = None,
 ) -> None:
-    """Run Ryu with this and these other applications in this thread until the function handed to `ready` is called.
+    """Run Ryu with our application and `apps` in this thread until the function passed to `ready` is called.
 
-    `ryu_rest`: where Ryu's own web server listens if one of the applications wants it.
-    `tls`: switches connect by TLS only, and need a certificate of its authority.
+    `ryu_rest`: address of Ryu's own web server, if an application uses it.
+    `tls`: switches connect by TLS only, with a certificate of its authority.
 
-    Raises: StartError if a port is taken; whatever an application raises while it is loaded or started.
+    Raises: StartError if a port is taken; exceptions of an application that is loaded or started.
     """
     CONF(args=[], project="ryu", default_config_files=[])
     overrides = {"ofp_listen_host": openflow[0], "ofp_tcp_listen_port": openflow[1]}
@@ -64,15 +64,15 @@ def run(
     if tls is not None:
         overrides |= {"ofp_ssl_listen_port": openflow[1]}
         overrides |= {"ctl_cert": tls.certificate, "ctl_privkey": tls.key, "ca_certs": tls.authority}
-    # A switch that says nothing for about 12 s counts as gone.
+    # A switch that does not answer echo requests for about 12 s is disconnected.
     for name, value in {**overrides, "echo_request_interval": 3.0, "maximum_unreplied_echo_requests": 3}.items():
         CONF.set_override(name, value)
     stopped = eventlet.event.Event()
     if not apps:
-        # The form of a match that Ryu keeps for old applications; making it takes as long as all the rest.
-        ofproto_v1_3_parser.OFPMatch.parser_old = staticmethod(_no_old_form)
-    bell = SwitchClient()
-    bell.open()
+        # Ryu parses each match a second time into its old form for old applications, which doubles the time.
+        ofproto_v1_3_parser.OFPMatch.parser_old = staticmethod(_no_old_match)
+    waker = SwitchClient()
+    waker.open()
     manager = AppManager.get_instance()
     services: list[Any] = []
     try:
@@ -81,26 +81,26 @@ def run(
         webapp = start_service(manager)
         if webapp:
             services.append(eventlet.spawn(webapp))
-        eventlet.sleep(0)  # the listeners bind now
+        eventlet.sleep(0)  # lets the listeners bind
         if any(service.dead for service in services):
             raise StartError(f"Cannot listen for switches on {openflow[0]}:{openflow[1]}.", exit_code=3)
-        ready(lambda: _ring(bell, stopped))
+        ready(lambda: _signal_stop(waker, stopped))
         stopped.wait()
     finally:
         manager.close()
         for service in services:
             service.kill()
-        bell.close()
+        waker.close()
 
 
 def serve_wsgi(application: Callable[..., Any], host: str, port: int, tls: TlsFiles | None = None) -> Stop:
-    """Serve a WSGI application on the hub, each request in a greenlet; what it returns ends it.
+    """Serve a WSGI application on the hub, each request in a greenlet; the function returned stops it.
 
-    Raises: OSError if it cannot listen there, StartError if the files are wrong.
+    Raises: OSError if the address cannot be bound, StartError if the TLS files are invalid.
     """
     context = server_context(tls, eventlet.green.ssl.SSLContext) if tls else None
     listener = eventlet.listen((host, port), reuse_port=False)
-    if context is not None:  # each greenlet shakes hands for itself, so that nobody who does not holds up the others
+    if context is not None:  # each greenlet does its own handshake, so that a slow client does not block others
         listener = context.wrap_socket(listener, server_side=True, do_handshake_on_connect=False)
     server = eventlet.spawn(eventlet.wsgi.server, listener, application, log_output=False)
     return cast(Stop, server.kill)
@@ -111,20 +111,20 @@ def _load(manager: Any, apps: Sequence[str]) -> None:
         manager.load_apps(["controller.openflow.ryu_app", *apps])
     except ImportError as error:
         raise StartError(f"A Ryu application cannot be loaded: {error}.", exit_code=2) from error
-    empty = [app for app in apps if app not in manager.applications_cls]
-    if empty:
-        raise StartError(f"There is no Ryu application in {', '.join(empty)}.", exit_code=2)
+    without_app = [app for app in apps if app not in manager.applications_cls]
+    if without_app:
+        raise StartError(f"There is no Ryu application in {', '.join(without_app)}.", exit_code=2)
 
 
-def _ring(bell: SwitchClient, stopped: Any) -> None:
-    bell.call(lambda: None if stopped.ready() else stopped.send(None))
+def _signal_stop(waker: SwitchClient, stopped: Any) -> None:
+    waker.call(lambda: None if stopped.ready() else stopped.send(None))
 
 
-def _no_old_form(*_: object) -> None:
-    """Leave it out."""
+def _no_old_match(*_: object) -> None:
+    """Return no match in the old form."""
 
 
 def patch_ryu() -> None:
-    """Have Ryu use our listener and our connections."""
+    """Replace Ryu's listener and connection handler by ours."""
     ofp_handler.OpenFlowController = _Listener
-    ryu_controller.datapath_connection_factory = _serve
+    ryu_controller.datapath_connection_factory = _serve_switch

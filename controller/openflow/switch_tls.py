@@ -1,10 +1,10 @@
-"""TLS towards switches, on Ryu's hub: only a switch with a certificate of the authority gets as far as OpenFlow.
+"""TLS towards switches, on Ryu's hub: OpenFlow starts only with switches that show a certificate of the authority.
 
-And only one whose certificate bears its name gets any further (`names_in`).
+The switch client then also checks that the certificate names the switch (`certificate_names`).
 
-Ryu 4.34 has TLS of its own, which serves one switch: the first connection takes the settings out of a shared
-dictionary, and every later one falls through to `ssl.wrap_socket` without a certificate (ryu/lib/hub.py, StreamServer).
-It also repeats a read for ever that failed for good.
+Ryu 4.34's own TLS serves only one switch: the first connection takes the settings out of a shared dictionary, and
+every later one falls through to `ssl.wrap_socket` without a certificate (ryu/lib/hub.py, StreamServer). It also
+retries a failed read for ever.
 """
 
 from __future__ import annotations
@@ -25,58 +25,58 @@ HANDSHAKE_S = 10.0
 Handle = Callable[[Any, Any], None]
 
 
-def secured(handle: Handle, files: TlsFiles) -> Handle:
-    """What to do with an accepted connection so that `handle` gets it only after both sides have shown who they are.
+def with_tls(handle: Handle, files: TlsFiles) -> Handle:
+    """Wrap a connection handler: it is called after a successful TLS handshake only.
 
     Raises: StartError if the files are wrong.
     """
     context = server_context(files, eventlet.green.ssl.SSLContext)
 
-    def greet(connection: Any, address: Any) -> None:
-        secure = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        secure.settimeout(HANDSHAKE_S)
+    def accept(connection: Any, address: Any) -> None:
+        tls_socket = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        tls_socket.settimeout(HANDSHAKE_S)
         try:
-            secure.do_handshake()
+            tls_socket.do_handshake()
         except OSError as error:
-            log.warning("refused a switch at %s: TLS: %s", address[0], reason_of(error))
+            log.warning("refused a switch at %s: TLS handshake failed: %s", address[0], reason_of(error))
             with contextlib.suppress(OSError):
-                secure.close()
+                tls_socket.close()
             return
-        names = None if files.authority is None else names_in(secure.getpeercert() or {})
-        handle(_Connection(secure, names), address)
+        names = None if files.authority is None else certificate_names(tls_socket.getpeercert() or {})
+        handle(_TlsSocket(tls_socket, names), address)
 
-    return greet
+    return accept
 
 
-def names_in(certificate: Mapping[str, Any]) -> frozenset[str]:
-    """Whom a certificate speaks for, as `getpeercert` gives it: its common name and its DNS names.
+def certificate_names(certificate: Mapping[str, Any]) -> frozenset[str]:
+    """The common name and the DNS names of a certificate in the form of `getpeercert`.
 
-    One Open vSwitch shows one certificate for all switches in it; that one names them all.
+    An Open vSwitch process uses one certificate for all its switches; that certificate names them all.
     """
     subject = [pair for part in certificate.get("subject", ()) for pair in part]
-    common = {value for kind, value in subject if kind == "commonName"}
-    return frozenset(common | {value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"})
+    common_names = {value for kind, value in subject if kind == "commonName"}
+    return frozenset(common_names | {value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"})
 
 
 def peer_names_of(connection: object) -> frozenset[str] | None:
-    """Whom the other side's certificate speaks for; None: it had to show none."""
-    return connection.peer_names if isinstance(connection, _Connection) else None
+    """The names in the peer's certificate; None: no client certificate was required."""
+    return connection.peer_names if isinstance(connection, _TlsSocket) else None
 
 
-class _Connection:
-    """The socket as Ryu wants it: what fails for good must not look like a read that may be tried again."""
+class _TlsSocket:
+    """A TLS socket for Ryu, which retries SSLError: a permanent read error is raised as ConnectionAbortedError."""
 
-    def __init__(self, secure: Any, peer_names: frozenset[str] | None) -> None:
-        """`peer_names`: whom the switch's certificate speaks for; None: it had to show none."""
-        self._secure = secure
+    def __init__(self, tls_socket: Any, peer_names: frozenset[str] | None) -> None:
+        """`peer_names`: names in the switch's certificate; None: no client certificate was required."""
+        self._socket = tls_socket
         self.peer_names = peer_names
 
     def recv(self, size: int) -> bytes:
         try:
-            received: bytes = self._secure.recv(size)
+            received: bytes = self._socket.recv(size)
         except ssl.SSLError as error:
             raise ConnectionAbortedError(reason_of(error)) from error
         return received
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._secure, name)
+        return getattr(self._socket, name)

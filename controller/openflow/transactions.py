@@ -1,6 +1,6 @@
-"""What is sent to switches and what they answer, on Ryu's hub; a call at the end rather than a greenlet that waits.
+"""Messages to switches and their replies, on Ryu's hub; completion calls a function instead of waking a greenlet.
 
-All messages of one exchange go under one transaction id, which the answers and the errors bear.
+All messages of a transaction carry the same OpenFlow transaction id (xid), and so do the replies and errors.
 """
 
 from __future__ import annotations
@@ -12,153 +12,157 @@ from typing import Any
 
 from controller.dataplane.southbound import ChangesByNumber, Pause
 from controller.errors import SwitchDown, SwitchError, SwitchTimeout
-from controller.openflow.encoder import barrier_request, packed
+from controller.openflow.encoder import encode_barrier_request, encode_change
 from controller.openflow.eventlet_quiet import eventlet
 
 
 class Transaction:
-    """Messages to one switch under one transaction id, closed by a last answer."""
+    """Messages to one switch under one xid, ended by the last reply or an error."""
 
-    __slots__ = ("_then", "began_s", "datapath", "error", "has_ended", "parts", "xid")
+    __slots__ = ("_on_end", "began_s", "datapath", "error", "has_ended", "parts", "xid")
 
-    def __init__(self, datapath: Any, xid: int, then: Callable[[], None]) -> None:
-        """`then`: called when it ends, well or not."""
+    def __init__(self, datapath: Any, xid: int, on_end: Callable[[], None]) -> None:
+        """`on_end`: called when the transaction ends, with or without an error."""
         self.datapath = datapath
         self.xid = xid
         self.began_s = time.monotonic()
         self.parts: list[Any] = []
         self.error: SwitchError | None = None
         self.has_ended = False
-        self._then = then
+        self._on_end = on_end
 
     def finish(self, error: SwitchError | None = None) -> None:
-        """It has ended; only the first word counts."""
+        """End the transaction; later calls have no effect."""
         if not self.has_ended:
             self.has_ended, self.error = True, error
-            self._then()
+            self._on_end()
 
 
-Exchanges = dict[tuple[int, int], Transaction]
-"""Those under way, by datapath id and transaction id."""
+PendingTransactions = dict[tuple[int, int], Transaction]
+"""Transactions under way, by datapath id and xid."""
 
 
 class TransactionGroup:
-    """Exchanges with several switches at once, until all of them have ended or the time is over."""
+    """Concurrent transactions with several switches, until all have ended or the timeout expires."""
 
-    def __init__(self, under_way: Exchanges, timeout_s: float, then: Callable[[SwitchError | None], None]) -> None:
-        """`then`: called at the end, with an error that names every switch that has not done its part."""
-        self._under_way = under_way
+    def __init__(
+        self, pending: PendingTransactions, timeout_s: float, on_end: Callable[[SwitchError | None], None]
+    ) -> None:
+        """`on_end`: called at the end; its error names every switch whose transaction failed."""
+        self._pending = pending
         self._timeout_s = timeout_s
-        self._then = then
-        self._exchanges: list[Transaction] = []
+        self._on_end = on_end
+        self._transactions: list[Transaction] = []
         self._missing = 0
         self._is_complete = False
         self._timer: Any = None
 
-    def add(self, datapath: Any, xid: int, data: bytes | bytearray) -> Transaction:
-        """Send something to a switch; what it answers under that id belongs here."""
-        exchange = self._under_way[datapath.id, xid] = Transaction(datapath, xid, self._one_ended)
-        self._exchanges.append(exchange)
+    def send(self, datapath: Any, xid: int, data: bytes | bytearray) -> Transaction:
+        """Send encoded messages with that xid to a switch."""
+        transaction = self._pending[datapath.id, xid] = Transaction(datapath, xid, self._on_transaction_end)
+        self._transactions.append(transaction)
         self._missing += 1
         datapath.socket.sendall(data)
-        return exchange
+        return transaction
 
-    def wait(self) -> None:
-        """Nothing more will be added: `then` is called when all have ended, which may be at once."""
+    def complete(self) -> None:
+        """Declare that all is sent: `on_end` is called when all transactions have ended, perhaps immediately."""
         self._is_complete = True
         if self._missing:
-            self._timer = eventlet.hubs.get_hub().schedule_call_global(self._timeout_s, self._time_is_over)
+            self._timer = eventlet.hubs.get_hub().schedule_call_global(self._timeout_s, self._on_timeout)
         else:
-            self._end()
+            self._finish()
 
-    def _one_ended(self) -> None:
+    def _on_transaction_end(self) -> None:
         self._missing -= 1
         if self._is_complete and not self._missing:
-            self._end()
+            self._finish()
 
-    def _time_is_over(self) -> None:
-        late = [exchange for exchange in self._exchanges if not exchange.has_ended]
-        error = _late([exchange.datapath.id for exchange in late], self._timeout_s)
-        for exchange in late:
-            exchange.finish(error)
+    def _on_timeout(self) -> None:
+        late = [transaction for transaction in self._transactions if not transaction.has_ended]
+        error = _timeout_error([transaction.datapath.id for transaction in late], self._timeout_s)
+        for transaction in late:
+            transaction.finish(error)
 
-    def _end(self) -> None:
+    def _finish(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        for exchange in self._exchanges:
-            self._under_way.pop((exchange.datapath.id, exchange.xid), None)
-        failed = [exchange for exchange in self._exchanges if exchange.error is not None]
+        for transaction in self._transactions:
+            self._pending.pop((transaction.datapath.id, transaction.xid), None)
+        failed = [transaction for transaction in self._transactions if transaction.error is not None]
         error = failed[0].error if failed else None
         if error is not None:
-            error = type(error)(error.detail, datapath_ids=sorted(exchange.datapath.id for exchange in failed))
-        self._then(error)
+            error = type(error)(error.detail, datapath_ids=sorted(failure.datapath.id for failure in failed))
+        self._on_end(error)
 
 
 class StagedUpdate:
-    """Phases on their way to the switches, one after the other."""
+    """Sends the stages of an update to the switches, each after the switches have confirmed the one before."""
 
     def __init__(
         self,
-        under_way: Exchanges,
+        pending: PendingTransactions,
         datapath: Callable[[int], Any],
-        phases: Iterable[ChangesByNumber | Pause],
+        stages: Iterable[ChangesByNumber | Pause],
         timeout_s: float,
         done: Future[None],
     ) -> None:
-        """`datapath`: the connection of a switch, or SwitchDown. `done` ends when all have answered the last phase."""
-        self._under_way = under_way
+        """`datapath`: connection of a switch, raises SwitchDown. `done` completes when the last stage is confirmed."""
+        self._pending = pending
         self._datapath = datapath
-        self._phases = iter(phases)
+        self._stages = iter(stages)
         self._timeout_s = timeout_s
         self._done = done
 
-    def go_on(self, error: SwitchError | None = None) -> None:
-        """Begin the next phase, or end."""
+    def advance(self, error: SwitchError | None = None) -> None:
+        """Send the next stage, or complete the future."""
         try:
             if error is not None:
                 raise error
-            phase = next(self._phases, None)
-            if phase is None:
+            stage = next(self._stages, None)
+            if stage is None:
                 self._done.set_result(None)
-            elif isinstance(phase, Pause):
-                eventlet.hubs.get_hub().schedule_call_global(phase.seconds, self.go_on)
+            elif isinstance(stage, Pause):
+                eventlet.hubs.get_hub().schedule_call_global(stage.seconds, self.advance)
             else:
-                self._tell(phase)
-        except Exception as failure:  # noqa: BLE001 - it belongs to whoever asked
+                self._send(stage)
+        except Exception as failure:  # noqa: BLE001 - it is passed on by the future
             self._done.set_exception(failure)
 
-    def _tell(self, phase: ChangesByNumber) -> None:
-        datapaths = {number: self._datapath(number) for number in phase}
-        together = TransactionGroup(self._under_way, self._timeout_s, self.go_on)
-        for number, changes in phase.items():
+    def _send(self, stage: ChangesByNumber) -> None:
+        datapaths = {number: self._datapath(number) for number in stage}
+        group = TransactionGroup(self._pending, self._timeout_s, self.advance)
+        for number, changes in stage.items():
             xid = _next_xid(datapaths[number])
-            messages = [packed(change, xid) for change in changes]
-            together.add(datapaths[number], xid, b"".join([*messages, barrier_request(xid)]))
-        together.wait()
+            messages = [encode_change(change, xid) for change in changes]
+            group.send(datapaths[number], xid, b"".join([*messages, encode_barrier_request(xid)]))
+        group.complete()
 
 
 class StatsRequest:
-    """Requests to one switch, sent at once, each under an id of its own."""
+    """Statistics requests to one switch, sent together, each with its own xid."""
 
-    def __init__(self, under_way: Exchanges, datapath: Any, requests: Sequence[Any], timeout_s: float) -> None:
+    def __init__(
+        self, pending: PendingTransactions, datapath: Any, requests: Sequence[Any], timeout_s: float
+    ) -> None:
         self._ended = eventlet.event.Event()
-        together = TransactionGroup(under_way, timeout_s, self._ended.send)
-        self._exchanges = []
+        group = TransactionGroup(pending, timeout_s, self._ended.send)
+        self._transactions = []
         for request in requests:
             xid = datapath.set_xid(request)
             request.serialize()
-            self._exchanges.append(together.add(datapath, xid, bytes(request.buf)))
-        together.wait()
+            self._transactions.append(group.send(datapath, xid, bytes(request.buf)))
+        group.complete()
 
-    def answers(self) -> list[list[Any]]:
-        """Wait for what is answered to each.
+    def replies(self) -> list[list[Any]]:
+        """Block this greenlet until all replies are in; the parts of each reply.
 
         Raises: SwitchError.
         """
         error = self._ended.wait()
         if error is not None:
             raise error
-        return [exchange.parts for exchange in self._exchanges]
+        return [transaction.parts for transaction in self._transactions]
 
 
 def _next_xid(datapath: Any) -> int:
@@ -167,11 +171,11 @@ def _next_xid(datapath: Any) -> int:
     return xid
 
 
-def down(datapath_id: int) -> SwitchDown:
-    """What to say of a switch that is not connected."""
+def not_connected(datapath_id: int) -> SwitchDown:
+    """The error of a switch that is not connected."""
     return SwitchDown(f"Switch {datapath_id:016x} is not connected.", datapath_ids=[datapath_id])
 
 
-def _late(datapath_ids: Sequence[int], timeout_s: float) -> SwitchTimeout:
+def _timeout_error(datapath_ids: Sequence[int], timeout_s: float) -> SwitchTimeout:
     names = ", ".join(f"{datapath_id:016x}" for datapath_id in datapath_ids)
     return SwitchTimeout(f"No confirmation within {timeout_s:g} s from {names}.", datapath_ids=list(datapath_ids))

@@ -52,11 +52,11 @@ def assemble(front: SwitchClient, settings: ryu_app.OpenFlowSettings) -> ryu_run
     except (StartError, click.UsageError) as error:
         raise SystemExit(f"paceline: {error}") from error
     service.start()
-    serve = _on_hub if settings.green else _in_thread
+    serve = _on_hub if settings.uses_greenlets else _in_thread
     rest = serve(service, books, addresses, https)
     urls = ", ".join(f"{'https' if https else 'http'}://{host}:{port}" for host, port in addresses)
     log.warning("Controller of %s: REST on %s (Swagger at /docs). %s", network.name, urls, books.access_summary)
-    if settings.green:
+    if settings.uses_greenlets:
         log.warning("%s", NO_STREAM)
 
     def stop() -> None:

@@ -31,8 +31,6 @@ class ReservationSpec:
     end_at_s: float | None = None
 
 
-
-
 def request_of(asked: ReservationSpec, reservation_id: str) -> Request:
     """What admission decides on for a new reservation of that id."""
     return Request(reservation_id, 1, asked.flows, asked.start_at_s, until_s(asked.end_at_s))

@@ -1,4 +1,4 @@
-"""A switch's line hears what answers our messages, in order and at once, and leaves everything else to Ryu."""
+"""A switch connection handles replies to our messages in order and passes all others on to Ryu."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from hypothesis import strategies as st
 from controller.openflow.connection import CONFIRMING, SwitchConnection
 from controller.openflow.encoder import BARRIER_REPLY, ERROR, HEADER, VERSION
 
-PACKET_IN, OURS = 10, 7
+PACKET_IN, OUR_XID = 10, 7
 MESSAGES = st.lists(
-    st.tuples(st.sampled_from([PACKET_IN, BARRIER_REPLY, ERROR]), st.sampled_from([OURS, 8]), st.binary(max_size=40)),
+    st.tuples(
+        st.sampled_from([PACKET_IN, BARRIER_REPLY, ERROR]), st.sampled_from([OUR_XID, 8]), st.binary(max_size=40)
+    ),
     max_size=20,
 )
 
 
-class Connection:
-    """A socket on which these pieces come in."""
+class ReplaySocket:
+    """A socket that returns these pieces in order."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self._pieces = iter(pieces)
@@ -30,27 +32,27 @@ def message(kind: int, xid: int, body: bytes) -> bytes:
 
 
 @given(MESSAGES, st.lists(st.integers(1, 30), min_size=1))
-def test_ours_are_heard_in_order_and_the_others_come_out_whole(
+def test_our_replies_are_handled_in_order_and_the_others_are_passed_on_whole(
     messages: list[tuple[int, int, bytes]], sizes: list[int]
 ) -> None:
-    stream = b"".join(message(*each) for each in messages)
+    stream = b"".join(message(*fields) for fields in messages)
     pieces: list[bytes] = []
     at = 0
     while at < len(stream):
         size = sizes[len(pieces) % len(sizes)]
         pieces.append(stream[at : at + size])
         at += size
-    line, heard = SwitchConnection(Connection(pieces)), []
+    connection, handled = SwitchConnection(ReplaySocket(pieces)), []
 
-    def hear(kind: int, xid: int, body: bytes) -> bool:
-        if xid == OURS:
-            heard.append((kind, xid, body))
-        return xid == OURS
+    def handle(kind: int, xid: int, body: bytes) -> bool:
+        if xid == OUR_XID:
+            handled.append((kind, xid, body))
+        return xid == OUR_XID
 
-    line.hear = hear
-    others = b""
-    while read := line.recv(8):
-        others += read
-    ours = [each for each in messages if each[0] in CONFIRMING and each[1] == OURS]
-    assert heard == ours
-    assert others == b"".join(message(*each) for each in messages if each not in ours)
+    connection.on_confirmation = handle
+    passed_on = b""
+    while read := connection.recv(8):
+        passed_on += read
+    ours = [(kind, xid, body) for kind, xid, body in messages if kind in CONFIRMING and xid == OUR_XID]
+    assert handled == ours
+    assert passed_on == b"".join(message(*fields) for fields in messages if fields not in ours)

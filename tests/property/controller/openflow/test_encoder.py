@@ -1,4 +1,4 @@
-"""What we pack ourselves is byte for byte what Ryu's own messages would be."""
+"""Our encoder against Ryu's own, byte by byte."""
 
 from __future__ import annotations
 
@@ -24,65 +24,65 @@ from controller.dataplane.pipeline import base_states
 from controller.dataplane.update_order import Change
 from controller.domain.network import network_from_map
 from controller.openflow import eventlet_quiet
-from controller.openflow.encoder import barrier_request, packed
+from controller.openflow.encoder import encode_barrier_request, encode_change
 from topologies.loader import load_map
 
 
-def numbers(bits: int) -> st.SearchStrategy[int]:
+def unsigned(bits: int) -> st.SearchStrategy[int]:
     return st.integers(0, (1 << bits) - 1)
 
 
-def ipv4() -> st.SearchStrategy[str]:
+def ipv4_address() -> st.SearchStrategy[str]:
     return st.binary(min_size=4, max_size=4).map(lambda raw: ".".join(map(str, raw)))
 
 
-def mac() -> st.SearchStrategy[str]:
+def mac_address() -> st.SearchStrategy[str]:
     return st.binary(min_size=6, max_size=6).map(lambda raw: raw.hex(":"))
 
 
 PORTS = st.one_of(st.integers(1, 1 << 16), st.sampled_from([CONTROLLER_PORT, IN_PORT]))
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
-    "in_port": numbers(32),
-    "eth_dst": mac(),
-    "eth_src": mac(),
-    "eth_type": numbers(16),
-    "vlan_vid": st.one_of(numbers(13), st.just((0x1000, 0x1000))),
-    "ip_dscp": numbers(6),
-    "ip_proto": numbers(8),
-    "ipv4_src": ipv4(),
-    "ipv4_dst": ipv4(),
-    "tcp_src": numbers(16),
-    "tcp_dst": numbers(16),
-    "udp_src": numbers(16),
-    "udp_dst": numbers(16),
-    "arp_op": numbers(16),
-    "arp_spa": ipv4(),
-    "arp_tpa": ipv4(),
-    "arp_sha": mac(),
-    "arp_tha": mac(),
+    "in_port": unsigned(32),
+    "eth_dst": mac_address(),
+    "eth_src": mac_address(),
+    "eth_type": unsigned(16),
+    "vlan_vid": st.one_of(unsigned(13), st.just((0x1000, 0x1000))),
+    "ip_dscp": unsigned(6),
+    "ip_proto": unsigned(8),
+    "ipv4_src": ipv4_address(),
+    "ipv4_dst": ipv4_address(),
+    "tcp_src": unsigned(16),
+    "tcp_dst": unsigned(16),
+    "udp_src": unsigned(16),
+    "udp_dst": unsigned(16),
+    "arp_op": unsigned(16),
+    "arp_spa": ipv4_address(),
+    "arp_tpa": ipv4_address(),
+    "arp_sha": mac_address(),
+    "arp_tha": mac_address(),
 }
 SETTABLE = ("ip_dscp", "vlan_vid", "eth_dst", "eth_src", "arp_op", "arp_sha", "arp_tha", "arp_spa", "arp_tpa")
-PLAIN = FIELDS | {"vlan_vid": numbers(13)}
+UNMASKED = FIELDS | {"vlan_vid": unsigned(13)}
 ACTIONS: st.SearchStrategy[Action] = st.one_of(
     st.tuples(st.just("output"), PORTS),
-    st.tuples(st.just("group"), numbers(32)),
+    st.tuples(st.just("group"), unsigned(32)),
     st.tuples(st.just("push_vlan"), st.just(VLAN)),
     st.just(("pop_vlan", 0)),
-    st.sampled_from(SETTABLE).flatmap(lambda name: st.tuples(st.just(f"set_{name}"), PLAIN[name])),
+    st.sampled_from(SETTABLE).flatmap(lambda name: st.tuples(st.just(f"set_{name}"), UNMASKED[name])),
 )
 ENTRIES = st.builds(
     FlowEntry,
-    table=numbers(7),
-    priority=numbers(16),
+    table=unsigned(7),
+    priority=unsigned(16),
     match=st.fixed_dictionaries({}, optional=FIELDS).map(match_of),
-    cookie=numbers(64),
+    cookie=unsigned(64),
     meter_id=st.one_of(st.none(), st.integers(1, 262_143)),
     actions=st.lists(ACTIONS, max_size=8).map(tuple),
-    goto=st.one_of(st.none(), numbers(7)),
+    goto=st.one_of(st.none(), unsigned(7)),
 )
-METERS = st.builds(MeterEntry, st.integers(1, 262_143), numbers(32), numbers(32))
-BUCKETS = st.builds(Bucket, PORTS, PORTS, st.none() | PLAIN["vlan_vid"])
-GROUPS = st.builds(GroupEntry, numbers(32), st.lists(BUCKETS, max_size=4).map(tuple))
+METERS = st.builds(MeterEntry, st.integers(1, 262_143), unsigned(32), unsigned(32))
+BUCKETS = st.builds(Bucket, PORTS, PORTS, st.none() | UNMASKED["vlan_vid"])
+GROUPS = st.builds(GroupEntry, unsigned(32), st.lists(BUCKETS, max_size=4).map(tuple))
 CHANGES = st.one_of(
     st.builds(Change, st.sampled_from(["add_flow", "delete_flow"]), ENTRIES),
     st.builds(Change, st.sampled_from(["add_meter", "modify_meter", "delete_meter"]), METERS),
@@ -91,29 +91,29 @@ CHANGES = st.one_of(
 
 
 class Datapath:
-    """As much of a connection as Ryu's messages look at."""
+    """The attributes of a datapath that Ryu's messages read."""
 
     ofproto = eventlet_quiet.ofproto_v1_3
     ofproto_parser = eventlet_quiet.ofproto_v1_3_parser
 
 
-@given(CHANGES, numbers(32))
-def test_a_change_is_packed_as_ryu_would(change: Change, xid: int) -> None:
-    assert packed(change, xid) == _by_ryu(change, xid)
+@given(CHANGES, unsigned(32))
+def test_a_change_is_encoded_as_by_ryu(change: Change, xid: int) -> None:
+    assert encode_change(change, xid) == _by_ryu(change, xid)
 
 
-@given(numbers(32))
-def test_a_barrier_is_packed_as_ryu_would(xid: int) -> None:
-    assert barrier_request(xid) == _serialized(Datapath.ofproto_parser.OFPBarrierRequest(Datapath()), xid)
+@given(unsigned(32))
+def test_a_barrier_request_is_encoded_as_by_ryu(xid: int) -> None:
+    assert encode_barrier_request(xid) == _serialized(Datapath.ofproto_parser.OFPBarrierRequest(Datapath()), xid)
 
 
-def test_everything_that_a_switch_of_a_map_holds_is_packed_as_ryu_would() -> None:
+def test_all_base_entries_of_a_map_are_encoded_as_by_ryu() -> None:
     for state in base_states(network_from_map(load_map("metro"))).values():
         entries: list[Entry] = [*state.meters.values(), *state.groups.values(), *state.flows.values()]
         assert len(entries) > 10
         for entry in entries:
             kind: Any = {MeterEntry: "add_meter", GroupEntry: "add_group"}.get(type(entry), "add_flow")
-            assert packed(Change(kind, entry), 7) == _by_ryu(Change(kind, entry), 7)
+            assert encode_change(Change(kind, entry), 7) == _by_ryu(Change(kind, entry), 7)
 
 
 def _by_ryu(change: Change, xid: int) -> bytes:
@@ -141,10 +141,10 @@ def _meter_mod(kind: str, meter: MeterEntry) -> Any:
 def _group_mod(kind: str, group: GroupEntry) -> Any:
     ofproto, parser = Datapath.ofproto, Datapath.ofproto_parser
     command = {"add_group": ofproto.OFPGC_ADD, "modify_group": ofproto.OFPGC_MODIFY}.get(kind, ofproto.OFPGC_DELETE)
-    wanted = () if kind == "delete_group" else group.buckets
+    encoded = () if kind == "delete_group" else group.buckets
     buckets = [
         parser.OFPBucket(0, bucket.watch_port, ofproto.OFPG_ANY, [_action(action) for action in bucket.actions])
-        for bucket in wanted
+        for bucket in encoded
     ]
     return parser.OFPGroupMod(Datapath(), command, ofproto.OFPGT_FF, group.group_id, buckets)
 
