@@ -14,24 +14,24 @@ from trainer.profiling.profiler import rehearse
 FAULTS = """
 import resource
 import torch
-from trainer.processes.malloc import keep_heap
+from trainer.processes.malloc import retain_freed_memory
 
 def faults():
-    began = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
         torch.ones(2_000_000)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - began
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start
 
 torch.set_num_threads(1)
 before = faults()
-print(keep_heap(), before, (faults(), faults())[1])
+print(retain_freed_memory(), before, (faults(), faults())[1])
 """
 
 
 def test_a_process_that_keeps_its_heap_takes_no_page_twice() -> None:
     ran = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    told, before, after = ran.stdout.split()
-    assert told == "True"
+    applied, before, after = ran.stdout.split()
+    assert applied == "True"
     assert int(before) > 200  # 8 MB, twenty times
     assert int(after) < int(before) / 10
 
