@@ -87,7 +87,7 @@ class Run:
         """A round passes, and what its steps took is learnt."""
         self.plan = plan
         for edge in plan.edges:
-            self.outlook.learn_edge(edge.edge, edge.cut, [self._took(edge) for _ in range(STEPS)], ())
+            self.outlook.update_edge(edge.edge, edge.cut, [self._took(edge) for _ in range(STEPS)], ())
 
     def _took(self, planned: EdgePlan) -> StepTimes:
         """What a mini-batch takes where a micro-batch was planned to take so long; nothing else keeps the edge busy."""

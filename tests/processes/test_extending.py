@@ -79,7 +79,7 @@ def test_ones_own_policy_chooses_the_cuts(summaries: list[dict[str, Any]]) -> No
 
 @pytest.mark.parametrize(
     ("policy", "why"),
-    [("bad:far", "bad:far chose cut 99 for edge1; its cuts are now 1, 2"), ("bad:none", "has no function none")],
+    [("bad:far", "bad:far chose cut 99 for edge1; its possible cuts are 1, 2"), ("bad:none", "has no function none")],
 )
 def test_a_policy_that_cannot_be_ends_the_run_with_its_name_and_why(tmp_path: Path, policy: str, why: str) -> None:
     (tmp_path / "bad.py").write_text("def far():\n    return {'edge1': 99, 'edge2': 1}\n")

@@ -202,9 +202,11 @@ def _print_plan(network: Map, best: RoundPlan, using: str) -> None:
         click.echo(f"  {edge.edge}  CPU {cpu or 1:g}  cut {edge.cut:>2}  {edge.codec}  "
                    f"forward {edge.forward_s * 1e3:.1f} ms  backward {edge.backward_s * 1e3:.1f} ms  "
                    f"up {edge.up_bps / 1e6:.2f}  down {edge.down_bps / 1e6:.2f} Mb/s")
-    click.echo(f"  for each of {best.micros} micro-batches: training delay {best.training_delay_s * 1e3:.1f} ms, "
-               f"transmission delay {best.transmission_delay_s * 1e3:.1f} ms up, {best.return_delay_s * 1e3:.1f} ms "
-               f"down, cloud {best.cloud_s * 1e3:.1f} ms, beat {best.beat_s * 1e3:.1f} ms")
+    click.echo(
+        f"  for each of {best.micro_batches} micro-batches: training delay {best.training_delay_s * 1e3:.1f} ms, "
+        f"transmission delay {best.transmission_delay_s * 1e3:.1f} ms up, {best.return_delay_s * 1e3:.1f} ms "
+        f"down, cloud {best.cloud_s * 1e3:.1f} ms, beat {best.period_s * 1e3:.1f} ms"
+    )
     click.echo(f"  step {best.step_s * 1e3:.0f} ms; the busiest of edges, links and cloud alone needs "
                f"{best.bound_s * 1e3:.0f} ms; no other choice can do better than {best.proven_s * 1e3:.0f} ms")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from trainer.cloud.edge_replica import EdgeReplica
 from trainer.config.settings import RunSettings
-from trainer.planning.custom_policy import Policy
+from trainer.planning.custom_policy import CustomPolicy
 from trainer.planning.forecasts import StepForecaster
 from trainer.planning.plan import Offer, RoundPlan
 from trainer.planning.planner import plan_round
@@ -15,7 +15,7 @@ from trainer.planning.planner import plan_round
 
 def draft_plan(
     number: int, offer: Offer, settings: RunSettings, apprentices: Mapping[str, EdgeReplica], outlook: StepForecaster,
-    layers: int, policy: Policy | None = None, keep: bool = True,
+    layers: int, policy: CustomPolicy | None = None, keep: bool = True,
 ) -> RoundPlan:
     """The plan of a round for what the network offers; fixed cuts or the user's policy if the settings say so.
 

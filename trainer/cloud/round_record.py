@@ -19,8 +19,8 @@ def plan_event(number: int, grant: Grant) -> Fields:
     return {
         "round": number,
         "cuts": {edge.edge: edge.cut for edge in plan.edges},
-        "training_delay_ms": milliseconds(plan.last_leaves_s),
-        "beat_ms": milliseconds(plan.beat_s),
+        "training_delay_ms": milliseconds(plan.last_departure_s),
+        "beat_ms": milliseconds(plan.period_s),
         "transmission_delay_ms": milliseconds(plan.uplink_s),
         "step_ms": milliseconds(plan.step_s),
         "codecs": {edge.edge: edge.codec for edge in plan.edges},
@@ -82,7 +82,7 @@ def round_row(
         "duration_ms": milliseconds(duration_s),
         "averaged": averaged,
         "accuracy": accuracy,
-        "training_delay_ms": {"target": milliseconds(plan.last_leaves_s)},
+        "training_delay_ms": {"target": milliseconds(plan.last_departure_s)},
         "transmission_delay_ms": {
             "target": milliseconds(plan.uplink_s),
             "bound": max(bounds) if bounds else None,
@@ -93,10 +93,10 @@ def round_row(
             "measured": [milliseconds(s.duration_s) for s in steps],
         },
         "cloud_ms": {
-            "predicted": milliseconds(plan.micros * plan.cloud_s),
+            "predicted": milliseconds(plan.micro_batches * plan.cloud_s),
             "measured": median_ms([sum(e.cloud_s for e in step.edges.values()) for step in steps]),
         },
-        "beat_ms": milliseconds(plan.beat_s),
+        "beat_ms": milliseconds(plan.period_s),
         "bound_ms": {"edge": milliseconds(bound.edge_s), "limit": milliseconds(bound.limit_s),
                      "link": milliseconds(bound.link_s), "cloud": milliseconds(bound.cloud_s)},
         "round_over_bound": round(training_s / bound.largest_s, 4) if bound.largest_s else None,
@@ -120,15 +120,16 @@ def _edge_row(edge: EdgePlan, grant: Grant, exchanges: list[StepTransfers], plan
         "reserved_down_bps": down.rate_bps if grant.reserved else None,
         "planned_bps": edge.up_bps,
         "training_ms": {
-            "predicted": milliseconds(plan.micros * edge.forward_s),
+            "predicted": milliseconds(plan.micro_batches * edge.forward_s),
             "measured": median_ms([d.forward_s for d in done]),
         },
         "backward_ms": {
-            "predicted": milliseconds(plan.micros * edge.backward_s),
+            "predicted": milliseconds(plan.micro_batches * edge.backward_s),
             "measured": median_ms([d.backward_s for d in done]),
         },
         **({} if not edge.tail_s else {"tail_ms": {
-            "predicted": milliseconds(plan.micros * edge.tail_s), "measured": median_ms([d.tail_s for d in done]),
+            "predicted": milliseconds(plan.micro_batches * edge.tail_s),
+            "measured": median_ms([d.tail_s for d in done]),
         }}),
         "uplink_ms": _delay(exchanges, "up", plan.uplink_s + edge.up_wait_s),
         "downlink_ms": _delay(exchanges, "down", plan.downlink_s + edge.down_wait_s),

@@ -21,7 +21,7 @@ from trainer.cloud.training_state import TrainingState
 from trainer.cloud.training_step import CloudStep
 from trainer.config.settings import RunSettings
 from trainer.errors import ProtocolError, TrainerError
-from trainer.planning.custom_policy import Policy
+from trainer.planning.custom_policy import CustomPolicy
 from trainer.processes.malloc import retain_freed_memory
 from trainer.protocol import messages
 from trainer.records.checkpoint import Checkpoint
@@ -44,7 +44,7 @@ def run(
     torch.set_num_threads(1)
     retain_freed_memory()
     try:
-        policy = None if settings.policy is None else Policy(settings.policy)
+        policy = None if settings.policy is None else CustomPolicy(settings.policy)
         crew = EdgeManager(address, settings.edges, settings.task, resumed.samples if resumed else None, credentials)
     except TrainerError as error:
         record.finish("failed", str(error))
@@ -90,7 +90,7 @@ class Cloud:
         road: BandwidthProvider,
         record: RunRecord,
         resumed: Checkpoint | None,
-        policy: Policy | None = None,
+        policy: CustomPolicy | None = None,
     ) -> None:
         self._settings = settings
         self._crew = crew
@@ -158,7 +158,7 @@ class Cloud:
         for edge in grant.plan.edges:
             if (one := apprentices.get(edge.edge)) is None:
                 continue  # lost a moment ago
-            self._workshop.guard.use(edge.codec)
+            self._workshop.guard.record_use(edge.codec)
             up, down = grant.up[edge.edge], grant.down[edge.edge]
             mss = one.member.mss_bytes
             one.member.connection.pace(pace_bytes_per_s(down.rate_bps, mss) if grant.reserved else None)
@@ -167,8 +167,8 @@ class Cloud:
             self._crew.send(
                 one.member,
                 messages.Plan(
-                    round=number, cut=edge.cut, codec=edge.codec, beat_s=grant.plan.beat_s,
-                    gradient_codec=self._workshop.guard.gradient_of(edge.codec),
+                    round=number, cut=edge.cut, codec=edge.codec, beat_s=grant.plan.period_s,
+                    gradient_codec=self._workshop.guard.gradient_codec_for(edge.codec),
                     pace_bytes_per_s=pace_bytes_per_s(up.rate_bps, mss) if grant.reserved else None,
                 ),
                 one.half.leaving(edge.cut),
@@ -186,7 +186,7 @@ class Cloud:
         self._record.event("step", round=number, step=step, of=self._settings.steps)
         plan, workshop = grant.plan, self._workshop
         forward_s = {edge.edge: edge.allowed_s for edge in plan.edges}
-        gradient_codecs = {edge.edge: workshop.guard.gradient_of(edge.codec) for edge in plan.edges}
+        gradient_codecs = {edge.edge: workshop.guard.gradient_codec_for(edge.codec) for edge in plan.edges}
         earliest_s = time.time() + plan.training_delay_s if before is None else before.next_ready_s(forward_s)
         one = self._current = CloudStep(
             number, step, grant, self._crew, workshop.apprentices, gradient_codecs, workshop.recipe.seed,

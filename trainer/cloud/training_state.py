@@ -21,7 +21,7 @@ from trainer.models.averaging import average
 from trainer.models.device import device_of
 from trainer.models.zoo import build_layers
 from trainer.planning.codec_selection import CodecSelector
-from trainer.planning.custom_policy import Policy
+from trainer.planning.custom_policy import CustomPolicy
 from trainer.planning.forecasts import StepForecaster
 from trainer.planning.plan import Offer, RoundPlan
 from trainer.profiling import profiler
@@ -44,7 +44,7 @@ class TrainingState:
 
     def __init__(
         self, settings: RunSettings, crew: EdgeManager, record: RunRecord, resumed: Checkpoint | None,
-        policy: Policy | None = None,
+        policy: CustomPolicy | None = None,
     ) -> None:
         """Decide what is trained, and how, from what the edges asked for.
 
@@ -82,7 +82,7 @@ class TrainingState:
             self.keep(self._snapshot(0, model, {}, None))
         else:
             self.checkpoint = self._resumed
-            self.outlook.recall(self._resumed.history)
+            self.outlook.load_state_dict(self._resumed.history)
 
     def draft(self, number: int, offer: Offer, keep: bool = True) -> RoundPlan:
         """The plan of a round for what the network offers; `keep` as `trainer.reservation.bandwidth.Draft` has it.
@@ -97,13 +97,13 @@ class TrainingState:
         """Feed a round's measurements to the predictors; `complete`: all its edges were there to the end."""
         for name, one in self.apprentices.items():
             mine = [step.edges[name] for step in steps if name in step.edges]
-            self.outlook.learn_edge(name, one.cut, [exchange.done.times for exchange in mine if exchange.done],
+            self.outlook.update_edge(name, one.cut, [exchange.done.times for exchange in mine if exchange.done],
                                     [exchange.done.tail_s for exchange in mine if exchange.done])
             late = one.cap is not None and one.cap < one.cut
             one.cap = relaxed_cap(one.cap, late, len(self._preparation.costs))
         if complete:
             cuts = {name: one.cut for name, one in self.apprentices.items()}
-            self.outlook.learn_cloud(cuts, [sum(e.cloud_s for e in step.edges.values()) for step in steps])
+            self.outlook.update_cloud(cuts, [sum(e.cloud_s for e in step.edges.values()) for step in steps])
 
     def volumes(self) -> Volumes:
         """What an averaging sends now: every edge's layers with their optimiser state, and the model back."""
@@ -141,7 +141,7 @@ class TrainingState:
         self._crew.send_all(messages.GlobalModel(round=number), model)
         counts = [count for _, count, _ in self._crew.collect(messages.Evaluated, timeout_s)]
         accuracy = sum(count.correct for count in counts) / max(1, sum(count.total for count in counts))
-        self.guard.learn(accuracy)
+        self.guard.update(accuracy)
         return self._snapshot(number, model, states, accuracy)
 
     def _collect(self, rates: Rates) -> None:
@@ -169,7 +169,7 @@ class TrainingState:
             one = self.apprentices[member.name] = apprentice_of(member, self.recipe, self._device)
             one.restore(after)
             assert member.layers is not None
-            self.outlook.welcome(member.name, member.layers, one.batch)
+            self.outlook.add_edge(member.name, member.layers, one.batch)
             tensors = one.of_the_edge(after.layers_of(member.name))
             self._crew.send(member, messages.Restore(round=after.round, cut=one.cut), tensors)
         self._crew.collect(messages.Restored, self._settings.step_timeout_s, among=members, stale=True)
@@ -200,5 +200,5 @@ class TrainingState:
         samples = {name: (one.member.ask.samples, one.member.ask.held_out) for name, one in self.apprentices.items()}
         return Checkpoint(
             number, self.recipe, accuracy, {**(old.cuts if old else {}), **cuts},
-            {**(old.samples if old else {}), **samples}, self.outlook.history(), model, states,
+            {**(old.samples if old else {}), **samples}, self.outlook.state_dict(), model, states,
         )

@@ -1,12 +1,12 @@
-"""The search for the best option of every edge: branch and bound, exact where its budget lets it finish.
+"""Branch and bound for the best option of every edge; exact if it finishes within its budget.
 
-What makes a step long is of two kinds. The *largest* of the edges' times forward, backward and both: for a given limit
-each edge simply keeps the options within it. And *sums* over the edges, of the cloud's work and of the bits on each
-link: with a price on each the edges no longer depend on one another, and for any prices (they come from the dual of
-the objective) the cheapest options give a bound that no choice can beat. Another is the step with the least of each
-stage by itself: exact as soon as the limits leave every edge one best option, while prices only come close. So a node
-of the search is, for every edge, the options still open, and how large the largest times are at least; it is split at a
-time limit while those matter, then edge by edge.
+The step time depends on two kinds of terms:
+- *maxima* over the edges of the forward, backward and total time; a limit on a maximum removes options edge by edge;
+- *sums* over the edges of the cloud's work and of the bits on each link; Lagrange multipliers (prices) decouple the
+  edges, and for any prices the cheapest options give a lower bound.
+A second lower bound minimizes each stage by itself. It is exact once the limits leave every edge one best option, which
+the Lagrangean bound only approaches. A node holds the open options of every edge and lower limits of the maxima; it is
+split at a time limit while the maxima vary, then edge by edge.
 Source: Geoffrion 1974, "Lagrangean relaxation for integer programming"; Land & Doig 1960 for the search.
 """
 
@@ -19,30 +19,30 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.planning.pipeline_model import Links, Stages, Vector
+from trainer.planning.pipeline_model import SharedLinks, StageTimes, Vector
 
 Table = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Choice = NDArray[np.intp]
 
 TOLERANCE_S = 1e-7
-"""Differences in a step below this are none."""
+"""Step times that differ by less count as equal."""
 
-BUDGET = 25_000_000
-"""How many options may be priced in all: about a second's work."""
+MAX_PRICED_OPTIONS = 25_000_000
+"""Budget of option evaluations: about one second."""
 
-PRICING = 3000
-"""What pricing takes however few options there are: as much as so many options more."""
+PRICING_OVERHEAD = 3000
+"""Fixed cost of one pricing iteration, in option evaluations."""
 
-FIRST_TURNS, LATER_TURNS = 24, 5
-"""How often the prices are improved at the root and at every other node."""
+ROOT_ITERATIONS, NODE_ITERATIONS = 24, 5
+"""Updates of the multipliers at the root and at every other node."""
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class PlanningProblem:
     """Seconds and bits of every edge's options, (edges, options) each; `inf` where an edge has fewer options.
 
-    `tail_s`: of the slowest edge's tail, which no option changes; `busy_s` has each edge's own in it.
+    `tail_s` is the tail of the slowest edge, the same for all options; `busy_s` includes each edge's own tail.
     """
 
     forward_s: Table
@@ -51,15 +51,15 @@ class Problem:
     cloud_s: Table
     up_bits: Table
     down_bits: Table
-    up: Links
-    down: Links
-    micros: int
+    up: SharedLinks
+    down: SharedLinks
+    micro_batches: int
     tail_s: float = 0.0
 
-    def stages(self, choice: Choice) -> Stages:
-        """What the pipeline's stages take when every edge has this option."""
+    def stages(self, choice: Choice) -> StageTimes:
+        """Return the stage times if every edge uses its option of `choice`."""
         rows = np.arange(len(choice))
-        return Stages(
+        return StageTimes(
             forward_s=float(self.forward_s[rows, choice].max()),
             backward_s=float(self.backward_s[rows, choice].max()),
             busy_s=float(self.busy_s[rows, choice].max()),
@@ -70,13 +70,13 @@ class Problem:
         )
 
     def step_s(self, choice: Choice) -> float:
-        """Seconds for a step when every edge has this option."""
-        return self.stages(choice).step_s(self.micros)
+        """Return the step time if every edge uses its option of `choice`."""
+        return self.stages(choice).step_s(self.micro_batches)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The best choice found, and what no choice can beat."""
+class SearchResult:
+    """The best choice found, and a proven lower bound of the step time over all choices."""
 
     choice: Choice
     step_s: float
@@ -84,8 +84,8 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prices:
-    """Logarithms of the dual's weights: of the stages (at the edges, cloud, up, down) and of every link."""
+class _DualPrices:
+    """Logarithms of the dual weights of the stages (edges, cloud, up, down) and of every link."""
 
     stages: Vector
     up: Vector
@@ -94,31 +94,33 @@ class _Prices:
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """Options still open, and what the largest forward, backward and busy times are at least."""
+    """The open options and lower limits of the largest forward, backward and busy time."""
 
-    open: Mask
+    open_options: Mask
     least_s: tuple[float, float, float]
-    prices: _Prices
+    prices: _DualPrices
 
 
-class Search:
-    """One search, over the options in `allowed`."""
+class BranchAndBound:
+    """A search over the options in `allowed`."""
 
-    def __init__(self, problem: Problem, allowed: Mask | None = None) -> None:
+    def __init__(self, problem: PlanningProblem, allowed: Mask | None = None) -> None:
         self._problem = problem
         self._limited = (problem.forward_s, problem.backward_s, problem.busy_s)
         self._rows = np.arange(len(problem.cloud_s))
         self._best: Choice | None = None
         self._best_s = float("inf")
-        self._spent = 0
-        self._start = np.isfinite(problem.cloud_s) if allowed is None else allowed & np.isfinite(problem.cloud_s)
+        self._priced = 0
+        self._allowed = np.isfinite(problem.cloud_s) if allowed is None else allowed & np.isfinite(problem.cloud_s)
 
-    def run(self, budget: int = BUDGET) -> Found:
-        """Search until nothing better can be left, or the budget is spent."""
+    def run(self, budget: int = MAX_PRICED_OPTIONS) -> SearchResult:
+        """Search until the best choice is proven optimal or the budget is spent."""
         order = count()
-        prices = _Prices(np.zeros(4), np.zeros(len(self._problem.up.capacity_bps)),
+        prices = _DualPrices(np.zeros(4), np.zeros(len(self._problem.up.capacity_bps)),
                          np.zeros(len(self._problem.down.capacity_bps)))
-        bound_s, root = self._bound(_undominated(self._problem, self._start), (0.0, 0.0, 0.0), prices, FIRST_TURNS)
+        bound_s, root = self._bound(
+            _without_dominated(self._problem, self._allowed), (0.0, 0.0, 0.0), prices, ROOT_ITERATIONS
+        )
         heap = [(bound_s, next(order), root)]
         proven_s = bound_s
         while heap:
@@ -126,32 +128,32 @@ class Search:
             if proven_s >= self._best_s - TOLERANCE_S:
                 proven_s = self._best_s
                 break
-            if self._spent >= budget:
+            if self._priced >= budget:
                 break
             for open_options, least_s in self._split(node):
-                bound_s, child = self._bound(open_options, least_s, node.prices, LATER_TURNS)
+                bound_s, child = self._bound(open_options, least_s, node.prices, NODE_ITERATIONS)
                 if bound_s < self._best_s - TOLERANCE_S:
                     heapq.heappush(heap, (bound_s, next(order), child))
         else:
             proven_s = self._best_s
         assert self._best is not None
-        return Found(self._best, self._best_s, proven_s)
+        return SearchResult(self._best, self._best_s, proven_s)
 
     def _bound(
-        self, open_options: Mask, least_s: tuple[float, float, float], prices: _Prices, turns: int
+        self, open_options: Mask, least_s: tuple[float, float, float], prices: _DualPrices, iterations: int
     ) -> tuple[float, _Node]:
-        """What no choice among these options can beat; notes every choice it meets on the way."""
+        """Return a lower bound over these options and the node; record every choice evaluated on the way."""
         problem = self._problem
-        forced = [float(np.where(open_options, table, np.inf).min(axis=1).max()) for table in self._limited]
-        forward_s, backward_s, busy_s = (max(a, b) for a, b in zip(forced, least_s, strict=True))
+        unavoidable_s = [float(np.where(open_options, table, np.inf).min(axis=1).max()) for table in self._limited]
+        forward_s, backward_s, busy_s = (max(a, b) for a, b in zip(unavoidable_s, least_s, strict=True))
         at_edge_s = max(forward_s, backward_s, problem.tail_s)
-        bound_s = self._each_alone(open_options, forward_s, backward_s, busy_s)
+        bound_s = self._stagewise_bound_s(open_options, forward_s, backward_s, busy_s)
         once_s = forward_s + backward_s + problem.tail_s
         stages, up, down = prices.stages.copy(), prices.up.copy(), prices.down.copy()
-        for turn in range(turns):
-            self._spent += PRICING + int(open_options.size)
-            weights, up_weights, down_weights = _shares(stages), _shares(up), _shares(down)
-            factors = 1 + (problem.micros - 1) * weights
+        for iteration in range(iterations):
+            self._priced += PRICING_OVERHEAD + int(open_options.size)
+            weights, up_weights, down_weights = _normalized(stages), _normalized(up), _normalized(down)
+            factors = 1 + (problem.micro_batches - 1) * weights
             up_price = problem.up.per_flow(up_weights / problem.up.capacity_bps) * factors[2]
             down_price = problem.down.per_flow(down_weights / problem.down.capacity_bps) * factors[3]
             cost = np.where(
@@ -161,119 +163,122 @@ class Search:
                 np.inf,
             )
             choice = cost.argmin(axis=1)
-            fixed_s = once_s + (problem.micros - 1) * weights[0] * at_edge_s
+            fixed_s = once_s + (problem.micro_batches - 1) * weights[0] * at_edge_s
             dual_s = fixed_s + float(cost[self._rows, choice].sum())
-            bound_s = max(bound_s, dual_s, problem.micros * busy_s)
-            self._note(choice)
+            bound_s = max(bound_s, dual_s, problem.micro_batches * busy_s)
+            self._record(choice)
             if bound_s >= self._best_s - TOLERANCE_S:
                 break
-            pace = 2.0 / (1 + turn / 4)
+            step_size = 2.0 / (1 + iteration / 4)
             up_loads = problem.up.per_link(problem.up_bits[self._rows, choice]) / problem.up.capacity_bps
             down_loads = problem.down.per_link(problem.down_bits[self._rows, choice]) / problem.down.capacity_bps
             sums = np.array([
                 at_edge_s, problem.cloud_s[self._rows, choice].sum(), up_loads.max(initial=0.0),
                 down_loads.max(initial=0.0),
             ])
-            stages = _reprice(stages, sums, pace)
-            up, down = _reprice(up, up_loads, pace), _reprice(down, down_loads, pace)
-        return bound_s, _Node(open_options, (forward_s, backward_s, busy_s), _Prices(stages, up, down))
+            stages = _exponentiated_gradient(stages, sums, step_size)
+            up, down = (
+                _exponentiated_gradient(up, up_loads, step_size),
+                _exponentiated_gradient(down, down_loads, step_size),
+            )
+        return bound_s, _Node(open_options, (forward_s, backward_s, busy_s), _DualPrices(stages, up, down))
 
-    def _each_alone(self, open_options: Mask, forward_s: float, backward_s: float, busy_s: float) -> float:
-        """What a step takes when each stage takes the least it can; notes the choice with the least for the cloud."""
+    def _stagewise_bound_s(self, open_options: Mask, forward_s: float, backward_s: float, busy_s: float) -> float:
+        """Return the step time with each stage minimized by itself; record the choice with the least cloud work."""
         problem = self._problem
         cloud, up, down = (np.where(open_options, table, np.inf).argmin(axis=1)
                            for table in (problem.cloud_s, problem.up_bits, problem.down_bits))
-        self._note(cloud)
-        return Stages(
+        self._record(cloud)
+        return StageTimes(
             forward_s, backward_s, busy_s, float(problem.cloud_s[self._rows, cloud].sum()),
             problem.up.time_s(problem.up_bits[self._rows, up]),
             problem.down.time_s(problem.down_bits[self._rows, down]), problem.tail_s,
-        ).step_s(problem.micros)
+        ).step_s(problem.micro_batches)
 
-    def _note(self, choice: Choice) -> None:
+    def _record(self, choice: Choice) -> None:
         step_s = self._problem.step_s(choice)
         if step_s < self._best_s:
             self._best, self._best_s = choice.copy(), step_s
 
     def _split(self, node: _Node) -> list[tuple[Mask, tuple[float, float, float]]]:
-        """Two nodes that have all choices of this one between them, or none if only one choice is left."""
-        widest, at, limit_s = 0.0, -1, 0.0
+        """Partition the choices of a node in two; empty if only one choice is left."""
+        widest_s, widest_table, limit_s = 0.0, -1, 0.0
         for number, table in enumerate(self._limited):
-            values = table[node.open]
+            values = table[node.open_options]
             above = values[values > node.least_s[number] + TOLERANCE_S]
             if not len(above):
                 continue
             spread_s = float(above.max()) - node.least_s[number]
-            if spread_s > widest:
-                widest, at, limit_s = spread_s, number, _middle(above, node.least_s[number])
-        if at >= 0:
-            table = self._limited[at]
-            over = node.open & (table > limit_s)
+            if spread_s > widest_s:
+                widest_s, widest_table, limit_s = spread_s, number, _split_limit_s(above, node.least_s[number])
+        if widest_table >= 0:
+            table = self._limited[widest_table]
+            over = node.open_options & (table > limit_s)
             beyond_s = float(table[over].min())
-            raised = tuple(beyond_s if number == at else least for number, least in enumerate(node.least_s))
+            raised = tuple(beyond_s if number == widest_table else least for number, least in enumerate(node.least_s))
             assert len(raised) == 3
-            return [(node.open & (table <= limit_s), node.least_s), (node.open, raised)]
-        return self._split_an_edge(node)
+            return [(node.open_options & (table <= limit_s), node.least_s), (node.open_options, raised)]
+        return self._split_edge(node)
 
-    def _split_an_edge(self, node: _Node) -> list[tuple[Mask, tuple[float, float, float]]]:
-        """Halve the options of the edge whose options differ most, in the order of the cloud's work."""
-        cloud_s = np.where(node.open, self._problem.cloud_s, np.nan)
-        several = node.open.sum(axis=1) > 1
-        if not several.any():
+    def _split_edge(self, node: _Node) -> list[tuple[Mask, tuple[float, float, float]]]:
+        """Halve the options of the edge whose options differ most, ordered by the cloud's work."""
+        cloud_s = np.where(node.open_options, self._problem.cloud_s, np.nan)
+        undecided = node.open_options.sum(axis=1) > 1
+        if not undecided.any():
             return []
-        bits = np.where(node.open, self._problem.up_bits + self._problem.down_bits, np.nan)
-        weight = np.zeros(len(several))
+        bits = np.where(node.open_options, self._problem.up_bits + self._problem.down_bits, np.nan)
+        weight = np.zeros(len(undecided))
         for table in (cloud_s, bits):
             span = np.nanmax(table, axis=1) - np.nanmin(table, axis=1)
             weight += span / max(float(span.max()), 1e-300)
-        row = int(np.where(several, weight, -1.0).argmax())
-        options = np.flatnonzero(node.open[row])
+        row = int(np.where(undecided, weight, -1.0).argmax())
+        options = np.flatnonzero(node.open_options[row])
         options = options[np.lexsort((options, self._problem.cloud_s[row, options]))]
         halves = []
-        for part in (options[: len(options) // 2], options[len(options) // 2 :]):
-            open_options = node.open.copy()
+        for half in (options[: len(options) // 2], options[len(options) // 2 :]):
+            open_options = node.open_options.copy()
             open_options[row] = False
-            open_options[row, part] = True
+            open_options[row, half] = True
             halves.append((open_options, node.least_s))
         return halves
 
 
-def _middle(values: Vector, least_s: float) -> float:
-    """Where to split: at the value nearest the middle from below, and below the largest in any case."""
+def _split_limit_s(values: Vector, least_s: float) -> float:
+    """Return the largest value not above the middle of the range: a limit that excludes at least the largest value."""
     limit_s = (float(values.max()) + least_s) / 2
     below = values[values <= limit_s]
     return float(below.max()) if len(below) else least_s
 
 
-def _shares(logarithms: Vector) -> Vector:
+def _normalized(logarithms: Vector) -> Vector:
     if not len(logarithms):
         return logarithms
     values: Vector = np.exp(logarithms - logarithms.max())
     return values / float(values.sum())
 
 
-def _reprice(logarithms: Vector, loads: Vector, pace: float) -> Vector:
-    """Exponentiated gradient: dearer what is loaded more. Source: Kivinen & Warmuth 1997."""
+def _exponentiated_gradient(logarithms: Vector, loads: Vector, step_size: float) -> Vector:
+    """Raise the weights in proportion to the loads. Source: Kivinen & Warmuth 1997, exponentiated gradient."""
     largest = float(loads.max(initial=0.0))
-    return logarithms + pace * loads / largest if largest > 0 else logarithms
+    return logarithms + step_size * loads / largest if largest > 0 else logarithms
 
 
-def _undominated(problem: Problem, allowed: Mask) -> Mask:
-    """Without the options for which another of the same edge is at least as good in every part."""
+def _without_dominated(problem: PlanningProblem, allowed: Mask) -> Mask:
+    """Remove the options dominated by another option of the same edge."""
     tables = (problem.forward_s, problem.backward_s, problem.busy_s, problem.cloud_s, problem.up_bits,
               problem.down_bits)
     kept = allowed.copy()
     for option in range(allowed.shape[1]):
-        as_good = allowed.copy()
+        no_worse = allowed.copy()
         better = np.zeros_like(allowed)
         for table in tables:
-            mine = table[:, option : option + 1]
+            values = table[:, option : option + 1]
             with np.errstate(invalid="ignore"):
-                as_good &= table <= mine
-                better |= table < mine
+                no_worse &= table <= values
+                better |= table < values
         earlier = np.arange(allowed.shape[1])[None, :] < option
-        beaten = (as_good & kept & (better | earlier)).any(axis=1)
-        kept[:, option] &= ~beaten
+        dominated = (no_worse & kept & (better | earlier)).any(axis=1)
+        kept[:, option] &= ~dominated
     return kept
 
 

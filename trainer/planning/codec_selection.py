@@ -1,8 +1,8 @@
-"""Which codecs a plan may use: as asked, or with `auto` those that have not cost accuracy.
+"""Selects the codecs a plan may use: the configured one, or with `auto` those that have not cost accuracy.
 
-With `auto` a run begins with fp32 and bf16; after an averaging that is no worse than the best so far, int8 is allowed
-too. An averaging whose accuracy lies more than MOST_LOSS below the best takes the most lossy codec that was used since
-the last one away for good, until only fp32 is left.
+With `auto` a run starts with fp32 and bf16; int8 is added after an averaging whose accuracy is no worse than the best
+before. An averaging whose accuracy is more than MAX_ACCURACY_LOSS below the best permanently removes the most lossy
+codec used since the previous averaging; fp32 is never removed.
 """
 
 from __future__ import annotations
@@ -14,54 +14,54 @@ from trainer.errors import UsageError
 from trainer.protocol.codec import VALUE_BYTES, Codec, gradient_codec
 
 AUTO = "auto"
-MOST_LOSS = 0.005
+MAX_ACCURACY_LOSS = 0.005
 """Half a percentage point."""
 
-LOSSY: tuple[Codec, ...] = ("fp32", "bf16", "int8")
+CODECS_BY_LOSS: tuple[Codec, ...] = ("fp32", "bf16", "int8")
 """From exact to most lossy."""
 
 
 class CodecSelector:
-    """The codecs allowed, each with its gradient's; learns from every averaging."""
+    """The allowed codecs, each with the codec of its gradients; updated after every averaging."""
 
-    def __init__(self, asked: str, gradient: str | None = None) -> None:
+    def __init__(self, codec: str, gradient: str | None = None) -> None:
         """Raises: UsageError if there is no such codec."""
-        for text, known in ((asked, (*VALUE_BYTES, AUTO)), (gradient, (*VALUE_BYTES, None))):
-            if text not in known:
-                raise UsageError(f"There is no codec {text!r}; there are: {', '.join(filter(None, known))}.")
-        self._fixed = None if asked == AUTO else cast(Codec, asked)
+        for name, known in ((codec, (*VALUE_BYTES, AUTO)), (gradient, (*VALUE_BYTES, None))):
+            if name not in known:
+                raise UsageError(f"Unknown codec {name!r}; known codecs: {', '.join(filter(None, known))}.")
+        self._fixed = None if codec == AUTO else cast(Codec, codec)
         self._gradient = cast(Codec | None, gradient)
-        self._allowed, self._most = 2, len(LOSSY)
-        self._best = 0.0
-        self._used = 0
+        self._allowed, self._max_allowed = 2, len(CODECS_BY_LOSS)
+        self._best_accuracy = 0.0
+        self._most_lossy_used = 0
 
-    def use(self, codec: Codec) -> None:
-        """A segment travels so in this round."""
-        self._used = max(self._used, LOSSY.index(codec))
+    def record_use(self, codec: Codec) -> None:
+        """Record that a segment is sent with this codec in the current round."""
+        self._most_lossy_used = max(self._most_lossy_used, CODECS_BY_LOSS.index(codec))
 
-    def codecs(self) -> dict[Codec, Codec]:
-        """Those a segment may have now, each with its gradient's."""
-        allowed = LOSSY[: self._allowed] if self._fixed is None else (self._fixed,)
-        return {codec: self.gradient_of(codec) for codec in allowed}
+    def allowed_codecs(self) -> dict[Codec, Codec]:
+        """Return the codecs allowed for segments, each with the codec of its gradients."""
+        allowed = CODECS_BY_LOSS[: self._allowed] if self._fixed is None else (self._fixed,)
+        return {codec: self.gradient_codec_for(codec) for codec in allowed}
 
-    def gradient_of(self, codec: Codec) -> Codec:
-        """How the gradient of such a segment travels."""
+    def gradient_codec_for(self, codec: Codec) -> Codec:
+        """Return the codec of the gradient of a segment sent with `codec`."""
         return self._gradient or gradient_codec(codec)
 
-    def learn(self, accuracy: float) -> None:
-        """An averaging has this accuracy."""
-        if accuracy < self._best - MOST_LOSS and self._used > 0:
-            self._most = min(self._most, self._used)
-        self._allowed = self._most if accuracy >= self._best else min(self._allowed, self._most)
-        self._best = max(self._best, accuracy)
-        self._used = 0
+    def update(self, accuracy: float) -> None:
+        """Take the accuracy after an averaging into account."""
+        if accuracy < self._best_accuracy - MAX_ACCURACY_LOSS and self._most_lossy_used > 0:
+            self._max_allowed = min(self._max_allowed, self._most_lossy_used)
+        self._allowed = self._max_allowed if accuracy >= self._best_accuracy else min(self._allowed, self._max_allowed)
+        self._best_accuracy = max(self._best_accuracy, accuracy)
+        self._most_lossy_used = 0
 
-    def history(self) -> dict[str, Any]:
-        """All that was learnt, as JSON; `recall` takes it back."""
-        return {"allowed": self._allowed, "most": self._most, "best": self._best}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as JSON values for `load_state_dict`."""
+        return {"allowed": self._allowed, "most": self._max_allowed, "best": self._best_accuracy}
 
-    def recall(self, history: Mapping[str, Any]) -> Self:
-        """Know what `history` told."""
-        self._allowed, self._most = int(history["allowed"]), int(history["most"])
-        self._best = float(history["best"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> Self:
+        """Restore what `state_dict` returned."""
+        self._allowed, self._max_allowed = int(state["allowed"]), int(state["most"])
+        self._best_accuracy = float(state["best"])
         return self

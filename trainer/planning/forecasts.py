@@ -1,4 +1,4 @@
-"""What the next step would take at every cut: predictors of all nodes, fed by each round's measurements."""
+"""Forecasts of the next step at every cut, from predictors updated with each round's measurements."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from trainer.protocol.codec import Codec, encoded_bytes
 from trainer.transport.pacing import transfer_bits, wire_bits
 
 FRAME_BYTES = framing.PREFIX.size + 340
-"""Prefix and header of a segment's or gradient's frame, with the padding of its tensors."""
+"""Prefix, header and tensor padding of the frame of a segment or gradient."""
 
 
 class StepForecaster:
-    """One predictor per edge and one for the cloud, and which codecs may be used.
+    """Forecasts the step options of every edge; holds a predictor per edge, one for the cloud, and the codec selector.
 
-    `tail`: the first layer of the edges' tail, where labels are protected.
+    `tail` is the first layer of the edges' tail if labels are protected.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class StepForecaster:
         batches: Mapping[str, int],
         micro: int,
         layer_state_bytes: Sequence[int],
-        guard: CodecSelector,
+        codec_selector: CodecSelector,
         tail: int | None = None,
     ) -> None:
         self._edges: dict[str, Predictor] = {}
@@ -42,69 +42,75 @@ class StepForecaster:
         self.tail = tail
         self._cloud = CloudPredictor(cloud if tail is None else cloud.within(0, tail))
         self._tail_in_cloud_s = 0.0 if tail is None else sum(cloud.work_s[tail:])
-        self.guard = guard
+        self.codec_selector = codec_selector
         self._shapes = segment_shapes
         self.micro = micro
         self._batches: dict[str, int] = {}
-        self._pieces: dict[str, list[int]] = {}
+        self._micro_batch_samples: dict[str, list[int]] = {}
         for name, layers in edges.items():
-            self.welcome(name, layers, batches[name])
+            self.add_edge(name, layers, batches[name])
         self._state_bytes = list(accumulate(layer_state_bytes, initial=0))
 
-    def welcome(self, edge: str, layers: LayerSeconds, batch: int) -> None:
-        """An edge comes, or comes back: what it rehearsed counts, unless more has been learnt of it."""
+    def add_edge(self, edge: str, layers: LayerSeconds, batch: int) -> None:
+        """Add an edge; its rehearsed layer times are used unless a predictor of it exists already."""
         self._edges.setdefault(edge, Predictor(layers))
         if self.tail is not None:
             self._tails.setdefault(edge, TailPredictor(layers.within(self.tail, len(layers.forward_s))))
         self._batches[edge] = batch
-        self._pieces[edge] = [one.stop - one.start for one in split_evenly(batch, self.micro)]
+        self._micro_batch_samples[edge] = [part.stop - part.start for part in split_evenly(batch, self.micro)]
 
-    def history(self) -> dict[str, Any]:
-        """All that was learnt, as JSON; `recall` takes it back."""
-        edges = {name: one.history() for name, one in self._edges.items()}
-        tails = {name: one.history() for name, one in self._tails.items()}
-        return {"cloud": self._cloud.history(), "edges": edges, "tails": tails, "guard": self.guard.history()}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all predictors and of the codec selector as JSON values for `load_state_dict`."""
+        edges = {name: predictor.history() for name, predictor in self._edges.items()}
+        tails = {name: predictor.history() for name, predictor in self._tails.items()}
+        return {
+            "cloud": self._cloud.history(),
+            "edges": edges,
+            "tails": tails,
+            "guard": self.codec_selector.state_dict(),
+        }
 
-    def recall(self, history: Mapping[str, Any]) -> None:
-        """Know what `history` told, of the cloud and of every edge in it."""
-        self._cloud = CloudPredictor.recalled(history["cloud"])
-        self.guard.recall(history["guard"])
-        self._edges |= {name: Predictor.recalled(one) for name, one in history["edges"].items()}
-        self._tails |= {name: TailPredictor.recalled(one) for name, one in history.get("tails", {}).items()}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned, for the cloud and every edge in it."""
+        self._cloud = CloudPredictor.recalled(state["cloud"])
+        self.codec_selector.load_state_dict(state["guard"])
+        self._edges |= {name: Predictor.recalled(edge) for name, edge in state["edges"].items()}
+        self._tails |= {name: TailPredictor.recalled(tail) for name, tail in state.get("tails", {}).items()}
 
     def forecasts(
         self, mss_bytes: Mapping[str, int], cuts: Mapping[str, Collection[int]], unprotected: bool = False
     ) -> list[EdgeForecast]:
-        """For every edge named in `cuts`, what each of these cuts with each allowed codec would take.
+        """Return the forecast of every edge in `cuts`: each of these cuts with each allowed codec.
 
-        `unprotected`: what it would take if labels were not protected.
+        `unprotected` forecasts the same cuts as if labels were not protected.
         """
         forecast = self._unprotected if unprotected and self.tail is not None else self._forecast
-        return [forecast(name, mss_bytes[name], sorted(allowed)) for name, allowed in cuts.items()]
+        return [forecast(name, mss_bytes[name], sorted(edge_cuts)) for name, edge_cuts in cuts.items()]
 
     def segment_bytes(self, edge: str, cut: int, codec: Codec) -> int:
-        """The segment's own bytes at that cut: one mini-batch of values, encoded."""
-        return sum(encoded_bytes((samples, *self._shapes[cut]), codec) for samples in self._pieces[edge])
+        """Return the encoded bytes of one mini-batch of segments at that cut, without frames."""
+        return sum(encoded_bytes((samples, *self._shapes[cut]), codec) for samples in self._micro_batch_samples[edge])
 
-    def learn_edge(self, edge: str, cut: int, steps: Sequence[StepTimes], tail_s: Sequence[float]) -> None:
-        """What the steps of a round took on an edge."""
-        self._edges[edge].learn(cut, len(self._pieces[edge]), steps)
+    def update_edge(self, edge: str, cut: int, steps: Sequence[StepTimes], tail_s: Sequence[float]) -> None:
+        """Update an edge's predictor with the steps of a round."""
+        self._edges[edge].learn(cut, len(self._micro_batch_samples[edge]), steps)
         if self.tail is not None:
-            self._tails[edge].learn(len(self._pieces[edge]), tail_s)
+            self._tails[edge].learn(len(self._micro_batch_samples[edge]), tail_s)
 
-    def learn_cloud(self, cuts: Mapping[str, int], work_s: Sequence[float]) -> None:
-        """What the steps of a round took in the cloud, for all edges together."""
-        self._cloud.learn([(cut, len(self._pieces[edge])) for edge, cut in cuts.items()], work_s)
+    def update_cloud(self, cuts: Mapping[str, int], work_s: Sequence[float]) -> None:
+        """Update the cloud's predictor with its work per step of a round, summed over all edges."""
+        self._cloud.learn([(cut, len(self._micro_batch_samples[edge])) for edge, cut in cuts.items()], work_s)
 
     def sizes(self, edge: str, cut: int, codec: Codec) -> dict[str, int]:
-        """By name in the record: the bytes of a mini-batch's segment, and of what goes through an edge's tail.
+        """Return the bytes of a mini-batch by their names in the run record.
 
-        `tail_down_bytes` go into the tail, `tail_up_bytes` are their gradient.
+        `segment_bytes`: the segments; `tail_down_bytes`: the inputs of the edge's tail; `tail_up_bytes`: the gradients
+        of these.
         """
         sizes = {"segment_bytes": self.segment_bytes(edge, cut, codec)}
         if self.tail is not None:
             sizes["tail_down_bytes"] = self._tail_bytes(edge, codec)
-            sizes["tail_up_bytes"] = self._tail_bytes(edge, self.guard.gradient_of(codec))
+            sizes["tail_up_bytes"] = self._tail_bytes(edge, self.codec_selector.gradient_codec_for(codec))
         return sizes
 
     def _tail_bytes(self, edge: str, codec: Codec) -> int:
@@ -113,38 +119,44 @@ class StepForecaster:
     def _forecast(self, edge: str, mss_bytes: int, cuts: Sequence[int]) -> EdgeForecast:
         predictor = self._edges[edge]
         forward_s, backward_s, cloud_s = predictor.forward_s(), predictor.backward_s(), self._cloud.work_s()
-        labels = self._batches[edge] if self.tail is None else 0
+        label_bytes = self._batches[edge] if self.tail is None else 0
 
-        def option(cut: int, codec: Codec, back: Codec) -> Option:
-            up, down = (self.segment_bytes(edge, cut, codec) + labels), self.segment_bytes(edge, cut, back)
-            tail_up, tail_down = self._tail_bytes(edge, back), self._tail_bytes(edge, codec)
+        def option(cut: int, codec: Codec, gradient_codec: Codec) -> Option:
+            up, down = (
+                (self.segment_bytes(edge, cut, codec) + label_bytes),
+                self.segment_bytes(edge, cut, gradient_codec),
+            )
+            tail_up, tail_down = self._tail_bytes(edge, gradient_codec), self._tail_bytes(edge, codec)
             up_bits, tail_up_bits = self._bits(edge, mss_bytes, up, tail_up)
             down_bits, tail_down_bits = self._bits(edge, mss_bytes, down, tail_down)
             return Option(cut, codec, forward_s[cut], backward_s[cut], cloud_s[cut], up_bits, down_bits, tail_up_bits,
                           tail_down_bits)
 
-        options = tuple(option(cut, codec, back) for cut in cuts for codec, back in self.guard.codecs().items())
+        options = tuple(option(cut, *codecs) for cut in cuts for codecs in self.codec_selector.allowed_codecs().items())
         state_bits = tuple(wire_bits(size, mss_bytes) for size in self._state_bytes)
         tail_s = 0.0 if self.tail is None else self._tails[edge].work_s()
         return EdgeForecast(edge, options, state_bits, predictor.noise_share, tail_s)
 
     def _bits(self, edge: str, mss_bytes: int, segment: int, tail: int) -> tuple[float, float]:
-        """Reserved bits of one flow for a micro-batch, and how many of them are those of the tail."""
-        micros = len(self._pieces[edge])
-        frames = micros * FRAME_BYTES
-        alone = transfer_bits(segment + frames, mss_bytes) / micros
+        """Return the bits to reserve per micro-batch in one direction, and the part of them that serves the tail."""
+        micro_batches = len(self._micro_batch_samples[edge])
+        frames = micro_batches * FRAME_BYTES
+        segment_bits = transfer_bits(segment + frames, mss_bytes) / micro_batches
         if not tail:
-            return alone, 0.0
-        both = transfer_bits(segment + tail + 2 * frames, mss_bytes) / micros
-        return both, both - alone
+            return segment_bits, 0.0
+        total_bits = transfer_bits(segment + tail + 2 * frames, mss_bytes) / micro_batches
+        return total_bits, total_bits - segment_bits
 
     def _unprotected(self, edge: str, mss_bytes: int, cuts: Sequence[int]) -> EdgeForecast:
-        """Labels travel, nothing of a tail does, and the cloud does its work."""
-        mine = self._forecast(edge, mss_bytes, cuts)
-        labels_bits = wire_bits(self._batches[edge], mss_bytes) / len(self._pieces[edge])
+        """Return the forecast with labels sent to the cloud, no tail traffic, and the tail's work in the cloud."""
+        protected = self._forecast(edge, mss_bytes, cuts)
+        label_bits = wire_bits(self._batches[edge], mss_bytes) / len(self._micro_batch_samples[edge])
         options = tuple(
-            replace(one, cloud_s=one.cloud_s + self._tail_in_cloud_s, tail_up_bits=0.0, tail_down_bits=0.0,
-                    up_bits=one.up_bits - one.tail_up_bits + labels_bits, down_bits=one.down_bits - one.tail_down_bits)
-            for one in mine.options
+            replace(
+                option, cloud_s=option.cloud_s + self._tail_in_cloud_s, tail_up_bits=0.0, tail_down_bits=0.0,
+                up_bits=option.up_bits - option.tail_up_bits + label_bits,
+                down_bits=option.down_bits - option.tail_down_bits,
+            )
+            for option in protected.options
         )
-        return replace(mine, options=options, tail_s=0.0)
+        return replace(protected, options=options, tail_s=0.0)

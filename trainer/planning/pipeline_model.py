@@ -1,18 +1,18 @@
-"""How long a step takes for given cuts: the pipeline, and links that flows share.
+"""Step time for given cuts: the pipeline, and links shared by flows.
 
-An edge first runs all its micro-batches forward, then takes the gradients as they come: a backward pass has nothing
-that waits for it, so no other order ends earlier. Segments leave on a common beat. With M micro-batches and, for each,
-F the slowest edge's time forward, U and D the common transmission delays, C the cloud's work for all edges, B the
-slowest edge's time backward and X the longest forward and backward of one edge, a step takes
+An edge runs all its micro-batches forward, then processes the gradients in order of arrival; no stage depends on a
+backward pass, so no other order ends earlier. Segments are sent with a common period. With M micro-batches and, per
+micro-batch, F the slowest edge's forward time, U and D the common transmission delays, C the cloud's work for all
+edges, B the slowest edge's backward time and X the longest forward and backward time of one edge, the step time is
 
     max(M X,  F + U + C + D + B + (M - 1) max(F, U, C, D, B))
 
-With labels protected (`split_model`) the edges' tail is a stage more, T for the slowest edge and a part of X; U, D
-and C are what the links and the cloud need for both crossings of a micro-batch together. Nothing else changes.
+With labels protected (`split_model`) the edges' tail is an additional stage, T for the slowest edge and included in X;
+U, D and C are then the sums over both crossings of a micro-batch.
 
-That is the makespan of the permutation flow shop with identical jobs, on which the edge's processor, visited twice,
-puts M X; of the links and the cloud, visited twice with labels protected, it assumes that the second visit fits between
-the first ones of others. Source: Pinedo 2016, "Scheduling", section 6.1.
+This is the makespan of the permutation flow shop with identical jobs; the edge's processor, visited twice, contributes
+M X. For the links and the cloud, visited twice with labels protected, the model assumes that the second visit fits
+between first visits of other micro-batches. Source: Pinedo 2016, "Scheduling", section 6.1.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Stages:
-    """Seconds of each stage for one micro-batch; `busy_s` is the longest forward, tail and backward of one edge."""
+class StageTimes:
+    """Seconds per stage and micro-batch; `busy_s` is the longest forward, tail and backward time of one edge."""
 
     forward_s: float
     backward_s: float
@@ -39,22 +39,22 @@ class Stages:
     tail_s: float = 0.0
 
     @property
-    def beat_s(self) -> float:
-        """The period in which all edges send their segments: what comes before the edges' backward pass keeps it."""
+    def period_s(self) -> float:
+        """Period at which all edges send segments: the longest stage before the edges' backward pass."""
         return max(self.forward_s, self.up_s, self.cloud_s, self.down_s, self.tail_s)
 
-    def step_s(self, micros: int) -> float:
-        """Seconds for a step of so many micro-batches; grows with each stage."""
+    def step_s(self, micro_batches: int) -> float:
+        """Return the step time; non-decreasing in every stage."""
         stages = (self.forward_s, self.up_s, self.cloud_s, self.down_s, self.tail_s, self.backward_s)
-        return max(micros * self.busy_s, sum(stages) + (micros - 1) * max(stages))
+        return max(micro_batches * self.busy_s, sum(stages) + (micro_batches - 1) * max(stages))
 
-    def bound_s(self, micros: int) -> float:
-        """The busiest of the slowest edge's processor, the links and the cloud: no order of work takes less."""
-        return micros * max(self.busy_s, self.up_s, self.cloud_s, self.down_s)
+    def bound_s(self, micro_batches: int) -> float:
+        """Return the lower bound of any schedule: the work of the busiest of edge processor, links and cloud."""
+        return micro_batches * max(self.busy_s, self.up_s, self.cloud_s, self.down_s)
 
 
-class Links:
-    """The links that some flows share; flows are numbered, each has the same number as its edge."""
+class SharedLinks:
+    """Links shared by flows; flow n belongs to edge n."""
 
     def __init__(self, paths: Sequence[Sequence[str]], usable_bps: Mapping[str, float], floor_bps: float) -> None:
         self.floor_bps = floor_bps
@@ -63,7 +63,7 @@ class Links:
             for link in links:
                 users.setdefault(link, []).append(number)
         tightest: dict[tuple[int, ...], float] = {}
-        for link, numbers in users.items():  # links with the same users: the narrowest decides
+        for link, numbers in users.items():  # of links with the same flows only the narrowest matters
             key = tuple(numbers)
             tightest[key] = min(usable_bps[link], tightest.get(key, float("inf")))
         self.capacity_bps = np.array(list(tightest.values()), dtype=np.float64)
@@ -71,33 +71,33 @@ class Links:
         self._flow = np.array([number for key in tightest for number in key], dtype=np.intp)
         self._flows = len(paths)
 
-    def per_link(self, of_flows: Vector) -> Vector:
-        """The sum, on every link, of something each flow has."""
-        sums: Vector = np.bincount(self._link, of_flows[self._flow], len(self.capacity_bps)).astype(np.float64)
+    def per_link(self, flow_values: Vector) -> Vector:
+        """Return, for every link, the sum of the values of its flows."""
+        sums: Vector = np.bincount(self._link, flow_values[self._flow], len(self.capacity_bps)).astype(np.float64)
         return sums
 
-    def per_flow(self, of_links: Vector) -> Vector:
-        """The sum, for every flow, of something each of its links has."""
-        sums: Vector = np.bincount(self._flow, of_links[self._link], self._flows).astype(np.float64)
+    def per_flow(self, link_values: Vector) -> Vector:
+        """Return, for every flow, the sum of the values of its links."""
+        sums: Vector = np.bincount(self._flow, link_values[self._link], self._flows).astype(np.float64)
         return sums
 
     def time_s(self, bits: Vector) -> float:
-        """The shortest common time in which all flows carry their bits, none below its floor.
+        """Return the shortest common transfer time of all flows at rates of at least the floor.
 
-        Flows are at max(bits / time, floor). Beginning with the time without floors, those that would fall below
-        theirs are set to it and the others need longer; each turn adds some, so it ends.
+        A flow's rate is max(bits / time, floor). Starts from the time without floors; every iteration raises further
+        flows to the floor, which leaves less for the others, so it terminates.
         """
         if not len(self.capacity_bps):
             return 0.0
         time_s = float((self.per_link(bits) / self.capacity_bps).max())
         while True:
-            low = bits < self.floor_bps * time_s
-            left_bps = self.capacity_bps - self.floor_bps * self.per_link(low.astype(np.float64))
-            wanted_bits = self.per_link(np.where(low, 0.0, bits))
-            busy = wanted_bits > 0
-            if (left_bps[busy] <= 0).any():
+            at_floor = bits < self.floor_bps * time_s
+            remaining_bps = self.capacity_bps - self.floor_bps * self.per_link(at_floor.astype(np.float64))
+            remaining_bits = self.per_link(np.where(at_floor, 0.0, bits))
+            busy = remaining_bits > 0
+            if (remaining_bps[busy] <= 0).any():
                 return float("inf")
-            needed_s = float((wanted_bits[busy] / left_bps[busy]).max(initial=0.0))
+            needed_s = float((remaining_bits[busy] / remaining_bps[busy]).max(initial=0.0))
             if needed_s <= time_s * (1 + 1e-12):
                 return time_s
             time_s = needed_s

@@ -1,4 +1,4 @@
-"""What the planner is asked and what it answers: the options of every edge, the network's offer, plans."""
+"""Inputs and outputs of the planner: options of every edge, the network's offer, plans."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from trainer.protocol.codec import Codec
 
-LEAST_MARGIN, MOST_MARGIN = 0.03, 0.25
-"""The training delay is longer than the slowest prediction by an edge's usual deviation, within these limits, so that
-noise does not make the beat late."""
+MIN_MARGIN, MAX_MARGIN = 0.03, 0.25
+"""Limits of the margin by which the training delay exceeds the predicted forward time, so that ordinary noise does not
+delay a segment past its send instant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What an edge may do in a round, and what it would take, for one micro-batch.
+    """One possible cut and codec of an edge with its costs for one micro-batch.
 
-    `up_bits`, `down_bits`: reserved bits that carry the segment and its gradient, and with labels protected the
-    gradient and the values of the edge's tail, which are `tail_up_bits` and `tail_down_bits` of them. `cloud_s`: the
-    cloud's work for this edge.
+    `up_bits`, `down_bits`: reserved bits for the segment and its gradient, and with labels protected also for the
+    gradient (`tail_up_bits`) and the inputs (`tail_down_bits`) of the edge's tail. `cloud_s`: the cloud's work for this
+    edge.
     """
 
     cut: int
@@ -34,10 +34,10 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class EdgeForecast:
-    """The options of an edge. `state_bits`: the layers [0, cut) with their optimiser state as they move, by cut 0..L.
+    """The options of an edge.
 
-    `noise_share`: how far its steps lie from their prediction, typically, relative to it. `tail_s`: what its tail takes
-    for one micro-batch, forward and backward.
+    `state_bits[cut]`: bits to transfer the layers [0, cut) with their optimizer state. `noise_share`: typical relative
+    deviation of a step from its prediction. `tail_s`: forward and backward time of its tail for one micro-batch.
     """
 
     edge: str
@@ -48,15 +48,15 @@ class EdgeForecast:
 
     @property
     def margin(self) -> float:
-        """The factor from the predicted time forward to the time that is allowed for it."""
-        return 1 + min(max(self.noise_share, LEAST_MARGIN), MOST_MARGIN)
+        """Ratio of the allowed to the predicted forward time."""
+        return 1 + min(max(self.noise_share, MIN_MARGIN), MAX_MARGIN)
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What the network has: the links each flow crosses, and the rate (bps) that may be used on each.
+    """The network's offer: the links of every flow, and the usable rate of every link.
 
-    `floor_bps` is what every flow gets at least: it carries control frames and moving layers too.
+    `floor_bps` is the minimum rate of a flow, which also carries control frames and layers that change sides.
     """
 
     up_links: Mapping[str, tuple[str, ...]]
@@ -67,11 +67,11 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class EdgePlan:
-    """One edge's part of a round; times are for one micro-batch. `allowed_s`: what forward may take, noise included.
+    """One edge's part of a round plan; times are for one micro-batch. `allowed_s`: forward time with its noise margin.
 
-    With labels protected a micro-batch crosses the network twice each way. `up_wait_s`: from its segment's arrival to
-    the departure of the gradient of its tail; `down_wait_s`: from the arrival of what goes into the tail to the
-    departure of the segment's gradient.
+    With labels protected a micro-batch crosses the network twice in each direction. `up_wait_s`: from the arrival of
+    its segment to the departure of its tail gradient; `down_wait_s`: from the arrival of its tail input to the
+    departure of its segment gradient.
     """
 
     edge: str
@@ -89,11 +89,11 @@ class EdgePlan:
 
 @dataclass(frozen=True, slots=True)
 class RoundPlan:
-    """A whole round. The delays are those of one micro-batch, common to all edges; `step_s` is for all `micros`.
+    """The plan of a round. The delays are per micro-batch and common to all edges; `step_s` covers all micro-batches.
 
-    Segment m leaves `training_delay_s + m x beat_s` after the start of a step. `proven_s`: no other plan's step could
-    be shorter than this. `unprotected_step_s`: what a step would take with these cuts and codecs if labels were not
-    protected; None if they are not.
+    Segment m is sent `training_delay_s + m x period_s` after the start of a step. `bound_s`: work of the busiest
+    resource. `proven_s`: lower bound of the step time over all plans. `unprotected_step_s`: step time with these cuts
+    and codecs if labels were not protected; None if they are not.
     """
 
     edges: tuple[EdgePlan, ...]
@@ -101,37 +101,37 @@ class RoundPlan:
     transmission_delay_s: float
     return_delay_s: float
     cloud_s: float
-    beat_s: float
+    period_s: float
     step_s: float
     bound_s: float
-    micros: int
+    micro_batches: int
     proven_s: float
     unprotected_step_s: float | None = None
 
     @property
     def cuts(self) -> tuple[int, ...]:
-        """The cut of every edge."""
+        """The cuts, in the order of `edges`."""
         return tuple(edge.cut for edge in self.edges)
 
     @property
-    def last_leaves_s(self) -> float:
-        """From the start of a step until its last segment leaves: the training delay of the whole mini-batch."""
-        return self.training_delay_s + (self.micros - 1) * self.beat_s
+    def last_departure_s(self) -> float:
+        """Time from the start of a step to the departure of its last segment: the mini-batch's training delay."""
+        return self.training_delay_s + (self.micro_batches - 1) * self.period_s
 
     @property
     def uplink_s(self) -> float:
-        """From the first segment's first byte to the last one's arrival."""
-        return (self.micros - 1) * self.beat_s + self.transmission_delay_s
+        """Time from the departure of the first segment to the arrival of the last."""
+        return (self.micro_batches - 1) * self.period_s + self.transmission_delay_s
 
     @property
     def downlink_s(self) -> float:
-        """The same for the gradients."""
-        return (self.micros - 1) * self.beat_s + self.return_delay_s
+        """Time from the departure of the first gradient to the arrival of the last."""
+        return (self.micro_batches - 1) * self.period_s + self.return_delay_s
 
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """What a step would take if one edge had another cut and all others had the best that goes with it."""
+    """The step time if one edge had another cut and all other edges their best options for it."""
 
     edge: str
     cut: int

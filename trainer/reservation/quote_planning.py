@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from trainer.errors import PlanError
 from trainer.planning.plan import Offer, RoundPlan
-from trainer.planning.planner import KEEP_SHARE
+from trainer.planning.planner import MIN_GAIN
 from trainer.reservation.api_types import Quote, Volume
 from trainer.reservation.averaging_rates import Rates, Volumes
 from trainer.reservation.bandwidth import Draft, Enquiry
@@ -117,7 +117,7 @@ def _ends_of(offer: Offer) -> Offer:
 
 def _pays(plan: RoundPlan, than: RoundPlan) -> bool:
     """Whether a plan's step is shorter by so much that it is worth other cuts, or with the same cuts at all."""
-    return plan.step_s * (1 + (KEEP_SHARE if plan.cuts != than.cuts else 1e-9)) < than.step_s
+    return plan.step_s * (1 + (MIN_GAIN if plan.cuts != than.cuts else 1e-9)) < than.step_s
 
 
 def volumes_of(plan: RoundPlan) -> Volumes:

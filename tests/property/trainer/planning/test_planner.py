@@ -1,4 +1,4 @@
-"""The planner is exact: on instances small enough, trying everything finds nothing better."""
+"""The planner is exact: exhaustive search of small instances finds nothing better."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import PlanError
-from trainer.planning.pipeline_model import Links, Stages
+from trainer.planning.pipeline_model import SharedLinks, StageTimes
 from trainer.planning.plan import EdgeForecast, Offer, Option
 from trainer.planning.planner import alternatives, plan_round
 
@@ -20,7 +20,7 @@ FLOOR_BPS = 1e6
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[list[EdgeForecast], Offer, int]:
-    """Up to three edges, the first perhaps with two codecs, each with an access link, and one shared link."""
+    """Up to three edges, the first possibly with two codecs, each with an access link, and one shared link."""
 
     def seconds() -> list[float]:
         return draw(st.lists(st.floats(0, 2), min_size=LAYERS + 1, max_size=LAYERS + 1))
@@ -49,8 +49,8 @@ def problems(draw: st.DrawFn) -> tuple[list[EdgeForecast], Offer, int]:
     return forecasts, offer, draw(st.integers(1, 5))
 
 
-def step_s(forecasts: list[EdgeForecast], offer: Offer, micros: int, options: tuple[Option, ...]) -> float:
-    """What a step takes, written down once more and without the planner's tables."""
+def step_s(forecasts: list[EdgeForecast], offer: Offer, micro_batches: int, options: tuple[Option, ...]) -> float:
+    """Compute the step time independently of the planner's tables."""
 
     def shared_s(bits: dict[str, float], paths: dict[str, tuple[str, ...]]) -> float:
         def fits(time_s: float) -> bool:
@@ -73,15 +73,15 @@ def step_s(forecasts: list[EdgeForecast], offer: Offer, micros: int, options: tu
     down = shared_s({f.edge: o.down_bits for f, o in pairs}, dict(offer.down_links))
     stages = [forward, up, sum(o.cloud_s for o in options), down, max(f.tail_s for f in forecasts), backward]
     busy = max(o.forward_s + f.tail_s + o.backward_s for f, o in pairs)
-    return max(micros * busy, sum(stages) + (micros - 1) * max(stages))
+    return max(micro_batches * busy, sum(stages) + (micro_batches - 1) * max(stages))
 
 
 @settings(max_examples=40, deadline=None)
 @given(problems())
-def test_no_choice_beats_the_plan_and_the_plan_says_so(problem: tuple[list[EdgeForecast], Offer, int]) -> None:
-    forecasts, offer, micros = problem
-    plan = plan_round(forecasts, offer, micros)
-    best = min(step_s(forecasts, offer, micros, chosen) for chosen in product(*(f.options for f in forecasts)))
+def test_no_choice_beats_the_plan_and_its_proven_bound_is_tight(problem: tuple[list[EdgeForecast], Offer, int]) -> None:
+    forecasts, offer, micro_batches = problem
+    plan = plan_round(forecasts, offer, micro_batches)
+    best = min(step_s(forecasts, offer, micro_batches, chosen) for chosen in product(*(f.options for f in forecasts)))
     assert plan.step_s == pytest.approx(best, rel=1e-6, abs=1e-6)
     assert plan.proven_s == pytest.approx(plan.step_s, rel=1e-9, abs=1e-6)
 
@@ -89,14 +89,14 @@ def test_no_choice_beats_the_plan_and_the_plan_says_so(problem: tuple[list[EdgeF
 RESIDUAL = ((0.0010, 0.0017, 0.00226, 137.0e6), (0.0048, 0.0081, 0.00166, 137.0e6), (0.0076, 0.0131, 0.00119, 68.6e6),
             (0.0102, 0.0176, 0.00080, 68.6e6), (0.0121, 0.0211, 0.00049, 34.3e6), (0.0140, 0.0246, 0.00021, 34.3e6),
             (0.0141, 0.0247, 0.00010, 0.5e6))
-"""Of a residual network at cuts 1 to 7: seconds forward, backward and in the cloud, bits up and down."""
+"""A residual network at cuts 1 to 7: seconds forward, backward and in the cloud, bits up and down."""
 
 
 @settings(max_examples=15, deadline=None)
 @example([0.36, 1.1, 0.36, 1.23, 0.73, 1.45, 1.57, 0.96, 1.6, 0.7], 5e9)
 @given(st.lists(st.floats(0.3, 1.6), min_size=10, max_size=10), st.floats(3e9, 20e9))
-def test_the_plan_for_ten_edges_on_lines_of_their_own_is_proven_within_the_budget(
-    slowness: list[float], line_bps: float
+def test_the_plan_for_ten_edges_on_separate_links_is_proven_within_the_budget(
+    slowness: list[float], link_bps: float
 ) -> None:
     forecasts = [
         EdgeForecast(f"e{number}", tuple(
@@ -105,17 +105,17 @@ def test_the_plan_for_ten_edges_on_lines_of_their_own_is_proven_within_the_budge
         ), (0.0,) * 8, 0.03)
         for number, slow in enumerate(slowness)
     ]
-    lines = {forecast.edge: (forecast.edge,) for forecast in forecasts}
-    plan = plan_round(forecasts, Offer(lines, lines, dict.fromkeys(lines, line_bps), FLOOR_BPS), 8)
+    links = {forecast.edge: (forecast.edge,) for forecast in forecasts}
+    plan = plan_round(forecasts, Offer(links, links, dict.fromkeys(links, link_bps), FLOOR_BPS), 8)
     assert plan.proven_s == pytest.approx(plan.step_s, rel=1e-9, abs=1e-7)
 
 
 @settings(max_examples=40, deadline=None)
 @given(problems())
 def test_the_next_best_cut_is_never_better_than_the_plan(problem: tuple[list[EdgeForecast], Offer, int]) -> None:
-    forecasts, offer, micros = problem
-    plan = plan_round(forecasts, offer, micros)
-    others = alternatives(forecasts, offer, micros, plan)
+    forecasts, offer, micro_batches = problem
+    plan = plan_round(forecasts, offer, micro_batches)
+    others = alternatives(forecasts, offer, micro_batches, plan)
     assert [other.edge for other in others] == [edge.edge for edge in plan.edges]
     for other, edge in zip(others, plan.edges, strict=True):
         assert other.cut != edge.cut
@@ -127,8 +127,8 @@ def test_the_next_best_cut_is_never_better_than_the_plan(problem: tuple[list[Edg
 def test_rates_fit_the_links_and_all_segments_above_the_floor_take_the_common_transmission_delay(
     problem: tuple[list[EdgeForecast], Offer, int]
 ) -> None:
-    forecasts, offer, micros = problem
-    plan = plan_round(forecasts, offer, micros)
+    forecasts, offer, micro_batches = problem
+    plan = plan_round(forecasts, offer, micro_batches)
     used = dict.fromkeys(offer.usable_bps, 0.0)
     for edge in plan.edges:
         assert min(edge.up_bps, edge.down_bps) >= FLOOR_BPS - 1
@@ -149,63 +149,65 @@ def test_rates_fit_the_links_and_all_segments_above_the_floor_take_the_common_tr
     bits=st.lists(st.floats(0, 1e9), min_size=1, max_size=6),
     usable_bps=st.floats(6e6, 1e9),
 )
-def test_a_shared_link_is_used_to_the_full_and_not_beyond(bits: list[float], usable_bps: float) -> None:
+def test_a_shared_link_is_fully_used_and_not_overloaded(bits: list[float], usable_bps: float) -> None:
     assume(max(bits) > 1)
-    time_s = Links([("a",)] * len(bits), {"a": usable_bps}, FLOOR_BPS).time_s(np.array(bits))
-    rates = [max(one / time_s, FLOOR_BPS) for one in bits]
+    time_s = SharedLinks([("a",)] * len(bits), {"a": usable_bps}, FLOOR_BPS).time_s(np.array(bits))
+    rates = [max(flow_bits / time_s, FLOOR_BPS) for flow_bits in bits]
     assert sum(rates) <= usable_bps * (1 + 1e-6)
     if any(rate > FLOOR_BPS * (1 + 1e-9) for rate in rates):
         assert sum(rates) >= usable_bps * (1 - 1e-6)
 
 
 @given(
-    times=st.lists(st.floats(0, 2), min_size=6, max_size=6), busy_s=st.floats(0, 4), micros=st.integers(1, 12)
+    times=st.lists(st.floats(0, 2), min_size=6, max_size=6), busy_s=st.floats(0, 4), micro_batches=st.integers(1, 12)
 )
-def test_a_step_takes_what_a_pipeline_of_its_micro_batches_takes(
-    times: list[float], busy_s: float, micros: int
+def test_the_step_time_is_the_makespan_of_the_pipeline(
+    times: list[float], busy_s: float, micro_batches: int
 ) -> None:
     free = [0.0] * 6
-    for _ in range(micros):
+    for _ in range(micro_batches):
         ready = 0.0
         for stage, seconds in enumerate(times):
             free[stage] = ready = max(ready, free[stage]) + seconds
     forward, up, cloud, down, tail, backward = times
-    stages = Stages(forward, backward, busy_s, cloud, up, down, tail)
-    assert stages.step_s(micros) == pytest.approx(max(free[-1], micros * busy_s))
-    assert stages.bound_s(micros) <= stages.step_s(micros) + 1e-9
+    stages = StageTimes(forward, backward, busy_s, cloud, up, down, tail)
+    assert stages.step_s(micro_batches) == pytest.approx(max(free[-1], micro_batches * busy_s))
+    assert stages.bound_s(micro_batches) <= stages.step_s(micro_batches) + 1e-9
 
 
 @given(st.lists(st.floats(0, 2), min_size=9, max_size=9), st.integers(1, 8))
-def test_with_protected_labels_no_micro_batch_is_done_sooner_than_the_model_of_a_step_says(
-    times: list[float], micros: int
+def test_with_protected_labels_the_step_time_is_a_lower_bound_of_the_simulated_pipeline(
+    times: list[float], micro_batches: int
 ) -> None:
     forward, up, cloud, down, tail, up_again, cloud_again, down_again, backward = times
-    stages = Stages(forward, backward, forward + tail + backward, cloud + cloud_again, up + up_again,
+    stages = StageTimes(forward, backward, forward + tail + backward, cloud + cloud_again, up + up_again,
                     down + down_again, tail)
     places = ("edge", "up", "cloud", "down", "edge", "up", "cloud", "down", "edge")
-    ended = last_end_s(list(zip(places, times, strict=True)), micros, stages.beat_s)
-    assert stages.step_s(micros) <= ended + 1e-9
-    if micros == 1:
+    ended = last_end_s(list(zip(places, times, strict=True)), micro_batches, stages.period_s)
+    assert stages.step_s(micro_batches) <= ended + 1e-9
+    if micro_batches == 1:
         assert stages.step_s(1) == pytest.approx(ended)
 
 
-def last_end_s(route: list[tuple[str, float]], micros: int, beat_s: float) -> float:
-    """When the last micro-batch ends where every place does one thing at a time, on the edge the earliest stage first,
-    elsewhere first come, first served; segments leave on the beat."""
+def last_end_s(route: list[tuple[str, float]], micro_batches: int, period_s: float) -> float:
+    """Return when the last micro-batch ends; segments are sent periodically.
+
+    Every resource serves one job at a time: the edge the earliest stage first, the others first come, first served.
+    """
     busy_until = dict.fromkeys([place for place, _ in route], 0.0)
-    ready = [(0.0, 0, micro) for micro in range(micros)]
+    ready = [(0.0, 0, micro) for micro in range(micro_batches)]
     ended = 0.0
     while ready:
-        begins = {one: max(one[0], busy_until[route[one[1]][0]]) for one in ready}
-        one = min(ready, key=lambda one: (begins[one], one[1] if route[one[1]][0] == "edge" else one[0], one))
-        ready.remove(one)
-        _, stage, micro = one
+        begins = {job: max(job[0], busy_until[route[job[1]][0]]) for job in ready}
+        job = min(ready, key=lambda job: (begins[job], job[1] if route[job[1]][0] == "edge" else job[0], job))
+        ready.remove(job)
+        _, stage, micro = job
         place, seconds = route[stage]
-        busy_until[place] = done_s = begins[one] + seconds
+        busy_until[place] = done_s = begins[job] + seconds
         if stage + 1 == len(route):
             ended = max(ended, done_s)
         else:
-            due_s = route[0][1] + micro * beat_s if stage == 0 else 0.0
+            due_s = route[0][1] + micro * period_s if stage == 0 else 0.0
             ready.append((max(done_s, due_s), stage + 1, micro))
     return ended
 
@@ -214,7 +216,7 @@ def option(cut: int, cloud_s: float = 0.0, bits: float = 1e3) -> Option:
     return Option(cut, "fp32", 0.0, 0.0, cloud_s, bits, bits)
 
 
-def test_a_link_without_room_for_the_floors_is_named() -> None:
+def test_a_link_that_cannot_carry_the_floors_is_named() -> None:
     forecast = EdgeForecast("e", (option(0, bits=8e6), option(1, bits=1e6)), (0.0, 0.0))
     offer = Offer({"e": ("a->b",)}, {"e": ("b->a",)}, {"a->b": 0.5e6, "b->a": 5e6}, FLOOR_BPS)
     with pytest.raises(PlanError, match=r"a->b has 0\.50 Mb/s"):
@@ -224,7 +226,7 @@ def test_a_link_without_room_for_the_floors_is_named() -> None:
 WIDE = Offer({"e": ("up",)}, {"e": ("down",)}, {"up": 1e7, "down": 1e7}, FLOOR_BPS)
 
 
-def test_cuts_change_only_when_moving_the_layers_is_paid_back() -> None:
+def test_cuts_change_only_if_the_time_to_move_layers_is_regained() -> None:
     def planned(state_bits: float) -> int:
         forecast = EdgeForecast("e", (option(0, bits=2e6), option(1, bits=1e6)), (0.0, state_bits))
         return plan_round([forecast], WIDE, 1, current=[0], steps=4).cuts[0]
@@ -233,24 +235,24 @@ def test_cuts_change_only_when_moving_the_layers_is_paid_back() -> None:
     assert planned(1e9) == 0  # 100 s to move
 
 
-def test_a_gain_smaller_than_the_predictions_error_moves_nothing() -> None:
+def test_a_gain_below_the_prediction_error_changes_no_cut() -> None:
     forecast = EdgeForecast("e", (option(0, cloud_s=1.0), option(1, cloud_s=0.97)), (0.0, 0.0))
     assert plan_round([forecast], WIDE, 1).cuts == (1,)
     assert plan_round([forecast], WIDE, 1, current=[0]).cuts == (0,)
 
 
-def test_an_edge_whose_own_change_gains_nothing_stays_while_another_moves() -> None:
+def test_an_edge_without_own_gain_keeps_its_cut_while_another_moves() -> None:
     def forecast(name: str, *options: Option) -> EdgeForecast:
         return EdgeForecast(name, options, (0.0, 1e3))
 
     slow = forecast("slow", Option(0, "fp32", 0.1, 0.1, 0.1, 1e3, 1e3), Option(1, "fp32", 1.0, 1.0, 0.0, 1e3, 1e3))
     quick = forecast("quick", Option(0, "fp32", 0.0, 0.0, 0.2, 1e3, 1e3), Option(1, "fp32", 0.1, 0.1, 0.2, 1e3, 1e3))
-    ways = {"slow": ("up",), "quick": ("up",)}
-    offer = Offer(ways, dict.fromkeys(ways, ("down",)), {"up": 1e8, "down": 1e8}, FLOOR_BPS)
+    links = {"slow": ("up",), "quick": ("up",)}
+    offer = Offer(links, dict.fromkeys(links, ("down",)), {"up": 1e8, "down": 1e8}, FLOOR_BPS)
     assert plan_round([slow, quick], offer, 4, current=[1, 1], steps=4).cuts == (0, 1)
 
 
-def test_the_codec_that_loses_most_is_taken_only_where_it_gains_time() -> None:
+def test_a_lossy_codec_is_used_only_where_it_saves_time() -> None:
     def planned(bits: float) -> str:
         options = (Option(1, "fp32", 0.5, 0.5, 0.1, bits, bits), Option(1, "bf16", 0.5, 0.5, 0.1, bits / 2, bits / 2))
         return plan_round([EdgeForecast("e", options, (0.0, 0.0))], WIDE, 8).edges[0].codec

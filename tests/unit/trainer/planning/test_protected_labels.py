@@ -1,4 +1,4 @@
-"""Protected labels before anything is sent: what is reserved for them, what is refused."""
+"""Planning with protected labels: what is reserved, which tails are refused."""
 
 from __future__ import annotations
 
@@ -26,58 +26,58 @@ MicroBatch = messages.Segment | messages.Gradient | messages.TailInput | message
 SECONDS = LayerSeconds(tuple(1e-3 * (1 + n) for n in range(len(LAYERS))), tuple(2e-3 for _ in LAYERS))
 
 
-def outlook(tail: int | None, how: str = "fp32") -> StepForecaster:
+def forecaster(tail: int | None, codec_name: str = "fp32") -> StepForecaster:
     return StepForecaster(
-        {"e": SECONDS}, SECONDS, SHAPES, {"e": BATCH}, MICRO, [0] * len(LAYERS), CodecSelector(how), tail
+        {"e": SECONDS}, SECONDS, SHAPES, {"e": BATCH}, MICRO, [0] * len(LAYERS), CodecSelector(codec_name), tail
     )
 
 
-def sent_bytes(kind: type[MicroBatch], name: str, layer: int, how: codec.Codec) -> int:
-    """The frames of a mini-batch, from prefix to padding, with the largest numbers a header may hold."""
+def sent_bytes(kind: type[MicroBatch], name: str, layer: int, codec_name: codec.Codec) -> int:
+    """Return the bytes of all frames of a mini-batch with the largest numbers a header may hold."""
     total = 0
-    for number, piece in enumerate(split_evenly(BATCH, MICRO)):
-        values = torch.randn(piece.stop - piece.start, *SHAPES[layer])
+    for number, part in enumerate(split_evenly(BATCH, MICRO)):
+        values = torch.randn(part.stop - part.start, *SHAPES[layer])
         step, micro = 10**9, 10**9 - number
         message = (kind(step=step, micro=micro, batch_samples=BATCH) if issubclass(kind, messages.Segment)
                    else kind(step=step, micro=micro))
-        _, header, buffers = framing.encode(message, codec.encode(name, values, how))
+        _, header, buffers = framing.encode(message, codec.encode(name, values, codec_name))
         total += framing.PREFIX.size + len(header) + sum(map(len, buffers))
     return total
 
 
-@pytest.mark.parametrize("how", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("codec_name", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("cut", [1, 6, 11, TAIL])
-def test_what_is_reserved_carries_both_crossings_with_all_their_frames(cut: int, how: codec.Codec) -> None:
-    (forecast,) = outlook(TAIL, how).forecasts({"e": MSS}, {"e": [cut]})
+def test_reserved_bits_cover_both_crossings_with_all_frames(cut: int, codec_name: codec.Codec) -> None:
+    (forecast,) = forecaster(TAIL, codec_name).forecasts({"e": MSS}, {"e": [cut]})
     (option,) = forecast.options
-    back = codec.gradient_codec(how)
-    up = sent_bytes(messages.Segment, "segment", cut, how)
-    up += sent_bytes(messages.TailGradient, "tail_gradient", TAIL, back)
-    down = sent_bytes(messages.TailInput, "tail_input", TAIL, how)
-    down += sent_bytes(messages.Gradient, "gradient", cut, back)
+    gradient_codec = codec.gradient_codec(codec_name)
+    up = sent_bytes(messages.Segment, "segment", cut, codec_name)
+    up += sent_bytes(messages.TailGradient, "tail_gradient", TAIL, gradient_codec)
+    down = sent_bytes(messages.TailInput, "tail_input", TAIL, codec_name)
+    down += sent_bytes(messages.Gradient, "gradient", cut, gradient_codec)
     for reserved, sent in ((option.up_bits, up), (option.down_bits, down)):
         assert transfer_bits(sent, MSS) <= MICRO * reserved <= 1.1 * transfer_bits(sent + MICRO * 800, MSS)
 
 
-def test_without_protection_a_forecast_is_what_it_would_be_without_a_tail() -> None:
+def test_an_unprotected_forecast_equals_one_without_a_tail() -> None:
     cuts = {"e": range(TAIL + 1)}
-    (without,) = outlook(TAIL).forecasts({"e": MSS}, cuts, unprotected=True)
-    (plain,) = outlook(None).forecasts({"e": MSS}, cuts)
-    assert without.tail_s == plain.tail_s == 0.0
-    for one, other in zip(without.options, plain.options, strict=True):
-        assert (one.cut, one.codec, one.forward_s, one.backward_s) == (
+    (unprotected,) = forecaster(TAIL).forecasts({"e": MSS}, cuts, unprotected=True)
+    (plain,) = forecaster(None).forecasts({"e": MSS}, cuts)
+    assert unprotected.tail_s == plain.tail_s == 0.0
+    for option, other in zip(unprotected.options, plain.options, strict=True):
+        assert (option.cut, option.codec, option.forward_s, option.backward_s) == (
             other.cut, other.codec, other.forward_s, other.backward_s)
-        assert (one.up_bits, one.down_bits, one.cloud_s) == pytest.approx(
+        assert (option.up_bits, option.down_bits, option.cloud_s) == pytest.approx(
             (other.up_bits, other.down_bits, other.cloud_s), rel=1e-3)
 
 
-def test_a_tail_is_the_edges_work_and_not_the_clouds() -> None:
-    (with_tail,) = outlook(TAIL).forecasts({"e": MSS}, {"e": [TAIL]})
+def test_the_tail_is_computed_by_the_edge_not_the_cloud() -> None:
+    (with_tail,) = forecaster(TAIL).forecasts({"e": MSS}, {"e": [TAIL]})
     assert with_tail.options[0].cloud_s == 0.0
     assert with_tail.tail_s == pytest.approx(SECONDS.work_s[TAIL])
 
 
-def test_a_tail_is_as_long_as_it_was_asked_to_be_and_begins_nowhere_else() -> None:
+def test_the_tail_has_the_configured_length() -> None:
     assert tail_of(LAYERS, False, 1) is None
     assert tail_of(LAYERS, True, 1) == TAIL
     assert tail_of(LAYERS, True, 3) == TAIL - 2
@@ -86,7 +86,7 @@ def test_a_tail_is_as_long_as_it_was_asked_to_be_and_begins_nowhere_else() -> No
             tail_of(LAYERS, True, beyond)
 
 
-def test_a_tail_without_parameters_would_tell_the_labels_and_is_refused() -> None:
+def test_a_tail_without_parameters_would_reveal_the_labels_and_is_refused() -> None:
     layers = [nn.Linear(2, 3), nn.Dropout(0.1), nn.Flatten()]
     with pytest.raises(UsageError, match="The last 2 layers of the model have no parameters"):
         tail_of(layers, True, 2)

@@ -12,7 +12,7 @@ from controller.routing.coflow import Volume as Wanted
 from controller.routing.coflow import shortest_common_transfer
 from topologies.loader import load_map
 from trainer.planning.plan import EdgeForecast, Offer, Option, RoundPlan
-from trainer.planning.planner import KEEP_SHARE, plan_round
+from trainer.planning.planner import MIN_GAIN, plan_round
 from trainer.reservation.api_types import Quote, Volume
 from trainer.reservation.controller_client import Controller
 from trainer.reservation.quote_planning import QuotePlanner
@@ -68,7 +68,7 @@ def test_a_plan_and_the_paths_for_its_volumes_do_not_keep_each_other_from_a_bett
     assert later(before.offer).cuts == current
     after = survey.draft(controller, later, EDGES, 0.75, "r-1")
     assert after.plan.cuts != current
-    assert after.plan.step_s * (1 + KEEP_SHARE) < before.plan.step_s
+    assert after.plan.step_s * (1 + MIN_GAIN) < before.plan.step_s
     assert after.enquiry.quotes == 4
     assert plan_round(forecasts(after.plan.cuts), after.offer, 4).step_s == pytest.approx(after.plan.step_s)
 
