@@ -93,7 +93,7 @@ class Filling:
                 request.reservation_id, self.number, 1, "bench", State.ACTIVE, 60, NOW_S, inf, decision.placements,
                 start_at_s=start_s or NOW_S, end_at_s=None if end_s == inf else end_s,
             )  # fmt: skip
-            self.bookings, self.standing = decision.bookings, decision.after.with_reservation(new)
+            self.bookings, self.standing = decision.calendar, decision.others.with_reservation(new)
         took_ms = (time.perf_counter() - began) * 1e3
         self.refused += isinstance(decision, Rejected)
         self.stands += keep and isinstance(decision, Admitted)

@@ -157,7 +157,7 @@ class Core:
         stands = Reservation(
             name, run.number, version, "cloud", State.ACTIVE, 60.0, now_s, inf, decision.placements
         )
-        self.bookings, self.standing = decision.bookings, decision.after.with_reservation(stands)
+        self.bookings, self.standing = decision.calendar, decision.others.with_reservation(stands)
         return stands
 
 

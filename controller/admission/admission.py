@@ -1,8 +1,8 @@
-"""Admission: may these flows be promised, and how? All of a request's flows or none.
+"""Admission control: admit all flows of a request or none.
 
-Three promises are kept at once, whichever one span is down and at every moment of the request's lifetime: capacity on
-every link, the bound of each new flow, and the limits that earlier flows were promised. A modification sees its own
-capacity as free and keeps its paths where it can.
+Three guarantees hold at every moment of the request's lifetime, without a failure and under every single failure:
+capacity on every link, the latency limits of the requested flows, and those of the flows admitted before. A
+modification counts its own capacity as free and keeps its paths where possible.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from math import inf
 
 from controller.admission.feasible_plan import FeasiblePlan, PlanningProblem, Request, first_plan
-from controller.admission.live_reservations import LiveReservations, as_live_reservation
-from controller.admission.path_search import held_placement
+from controller.admission.live_reservations import LiveReservations, as_live_reservations
+from controller.admission.path_search import current_placement
 from controller.booking.calendar import Calendar
 from controller.booking.flow_bookings import SizedFlow
 from controller.booking.transfer_rate import completion_us, gate_of
@@ -28,52 +28,50 @@ __all__ = ["Admitted", "Rejected", "Request", "decide"]
 
 @frozen
 class Admitted:
-    """The placements in the order asked, and the calendar with them in it.
+    """The placements in the order of the request, and the calendar with their bookings.
 
-    `after`: all other live reservations as they are then, with what was worked out; add the new one with `having`.
+    `others`: all other live reservations with the new bounds; `with_reservation` adds the admitted one.
     """
 
     placements: tuple[Placement, ...]
-    bookings: Calendar
-    after: LiveReservations
+    calendar: Calendar
+    others: LiveReservations
 
 
 @frozen
 class Rejected:
-    """Why not, as the error to answer with."""
+    """The reason for a refusal, as an error for the caller."""
 
     error: Refused | RequestError
 
 
 def decide(
     network: Network,
-    bookings: Calendar,
-    standing: Sequence[Reservation] | LiveReservations,
+    calendar: Calendar,
+    live: Sequence[Reservation] | LiveReservations,
     request: Request,
     now_s: float,
     down: frozenset[str] = frozenset(),
     calibration: Calibration = DEFAULT_CALIBRATION,
 ) -> Admitted | Rejected:
-    """Place every flow of the request, or say what is in the way. `standing`: all live reservations."""
+    """Place every flow of the request, or give the reason for the refusal. `live`: all live reservations."""
     down = both_ways(down)
-    everyone = as_live_reservation(network, standing, calibration)
+    index = as_live_reservations(network, live, calibration)
     start_s = now_s if request.start_s is None else max(now_s, request.start_s)
-    free = bookings.without(request.reservation_id)
+    free = calendar.without(request.reservation_id)
     try:
         _check_ends(network, request.flows)
         _check_lifetime(request, start_s)
-        _check_five_tuples(request, start_s, everyone)
-        others, replaced = everyone.without(request.reservation_id), everyone.get(request.reservation_id)
-        case = PlanningProblem(network, free, everyone, others, request, replaced, start_s, start_s > now_s)
-        plan = first_plan(case, down)
+        _check_five_tuples(request, start_s, index)
+        others, replaced = index.without(request.reservation_id), index.get(request.reservation_id)
+        problem = PlanningProblem(network, free, index, others, request, replaced, start_s, start_s > now_s)
+        plan = first_plan(problem, down)
     except (Refused, RequestError) as error:
-        # Its traceback would hold all that was looked at, in a circle that only the garbage collector finds.
+        # A traceback refers to the frames and their objects, in a cycle that only the garbage collector can free.
         return Rejected(error.with_traceback(None))
-    placements = _placements(case, plan)
+    placements = _placements(problem, plan)
     booked = [booking for flow in request.flows for booking in plan.placed[flow.name].bookings]
-    return Admitted(placements, free.adding(booked), others.with_bounds(plan.promises))
-
-
+    return Admitted(placements, free.adding(booked), others.with_bounds(plan.bounds))
 
 
 def _check_ends(network: Network, flows: Sequence[Flow]) -> None:
@@ -94,9 +92,9 @@ def _check_lifetime(request: Request, start_s: float) -> None:
         raise InvalidRequest(sentence, mistakes=[{"place": place, "message": least}])
 
 
-def _check_five_tuples(request: Request, start_s: float, everyone: LiveReservations) -> None:
+def _check_five_tuples(request: Request, start_s: float, live: LiveReservations) -> None:
     for flow in request.flows:
-        for holder in everyone.holders(flow):
+        for holder in live.holders(flow):
             end_s = inf if holder.end_at_s is None else holder.end_at_s
             overlaps = holder.start_at_s < request.end_s and start_s < end_s
             if overlaps and holder.id != request.reservation_id:
@@ -106,23 +104,23 @@ def _check_five_tuples(request: Request, start_s: float, everyone: LiveReservati
                 raise FlowInUse(sentence, flow=flow.name, reservation=holder.id)
 
 
-def _placements(case: PlanningProblem, plan: FeasiblePlan) -> tuple[Placement, ...]:
-    first_switches = {placing.route.path[1] for placing in plan.placed.values()}
-    free_meters = {switch: case.everyone.free_meters(switch) for switch in first_switches}
+def _placements(problem: PlanningProblem, plan: FeasiblePlan) -> tuple[Placement, ...]:
+    first_switches = {placed.route.path[1] for placed in plan.placed.values()}
+    free_meters = {switch: problem.live.free_meters(switch) for switch in first_switches}
     placements = []
-    for flow in case.request.flows:
-        placing = plan.placed[flow.name]
-        sized, route = placing.sized, placing.route
-        held = held_placement(case.replaced, flow)
-        keeps_meter = held is not None and held.switches[0] == route.path[1]
-        bound = plan.promises.bound((case.request.reservation_id, flow.name))
+    for flow in problem.request.flows:
+        placed = plan.placed[flow.name]
+        sized, route = placed.sized, placed.route
+        current = current_placement(problem.replaced, flow)
+        keeps_meter = current is not None and current.switches[0] == route.path[1]
+        bound = plan.bounds.bound((problem.request.reservation_id, flow.name))
         new = Placement(
             flow,
             route.path,
             sized.rate_bps,
             sized.burst_bytes,
-            held.meter_id if held and keeps_meter else next(free_meters[route.path[1]]),
-            held.version if held and _as_before(held, sized, route) else case.request.version,
+            current.meter_id if current and keeps_meter else next(free_meters[route.path[1]]),
+            current.version if current and _is_unchanged(current, sized, route) else problem.request.version,
             bound.accumulated_latency_us,
             bound.latency_variation_us,
             completion_us(flow.requirement, sized.rate_bps, bound.accumulated_latency_us),
@@ -135,8 +133,8 @@ def _placements(case: PlanningProblem, plan: FeasiblePlan) -> tuple[Placement, .
     return tuple(placements)
 
 
-def _as_before(held: Placement, sized: SizedFlow, route: Route) -> bool:
-    """Whether the switches have nothing new to be told about a flow."""
-    before = SizedFlow(sized.flow, held.reserved_bps, held.burst_bytes), held.route
-    same_gate = held.window == gate_of(sized.flow, sized.rate_bps)
-    return before == (sized, route) and same_gate and not held.suspended
+def _is_unchanged(current: Placement, sized: SizedFlow, route: Route) -> bool:
+    """Whether the flow's entries on the switches stay the same."""
+    before = SizedFlow(sized.flow, current.reserved_bps, current.burst_bytes), current.route
+    same_gate = current.window == gate_of(sized.flow, sized.rate_bps)
+    return before == (sized, route) and same_gate and not current.suspended

@@ -1,16 +1,16 @@
-"""What to say beside a refusal: when the same request would fit, and the nearest one that would be accepted now.
+"""Counter-offer for a refused request: when the same request would fit, and the nearest request that fits now.
 
-Both are found by asking admission itself, so what is said is true at the moment it is said. The effort is bounded by
-numbers of decisions, not by time: FIT_TRIES moments, OFFER_TRIES requests, each with a short search for paths.
+Both are found with admission decisions, so they hold at the moment they are computed. The effort is bounded by the
+number of decisions, not by time: FIT_TRIES start times, OFFER_TRIES requests, each with a short path search.
 
-The nearest request, by reason, with as small a change as halving finds:
+The nearest request depends on the reason; bisection keeps the change small:
 
-- no capacity, no spectrum, or a transfer that cannot be there in time: all rates lower and all deadlines later in one
+- no capacity, no spectrum, or a transfer that would miss its deadline: all rates lower and all deadlines later in one
   proportion;
-- the same for one flow of a plain rate: the highest rate for which there is room;
-- a latency limit: smaller bursts in the same proportion; if that is not enough, limits that can be kept, or lower
-  rates where the limit is a standing flow's;
-- no second path: the same with a backup that may share a duct with the path; if that is not enough, without protection.
+- the same for a single flow with a plain rate: the highest rate that fits;
+- a latency limit: smaller bursts in the same proportion; if that does not suffice, limits that can be met, or lower
+  rates where the limit belongs to a flow admitted before;
+- no disjoint path: a backup that may share a duct with the path; if that does not suffice, no protection.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from math import ceil, floor, inf
 from typing import ParamSpec, TypeVar
 
 from controller.admission.admission import Admitted, Rejected, Request, decide
-from controller.admission.live_reservations import LiveReservations, as_live_reservation
-from controller.admission.residual_capacity import ResidualCapacity, granted_burst_bytes
+from controller.admission.live_reservations import LiveReservations, as_live_reservations
+from controller.admission.residual_capacity import ResidualCapacity, granted_burst_bytes, held_lightpaths
 from controller.booking.calendar import Calendar
 from controller.booking.flow_bookings import FlowBooker
 from controller.booking.transfer_rate import RATE_STEP_BPS
@@ -41,183 +41,186 @@ FIT_TRIES = 16
 OFFER_TRIES = 20
 SEARCH_STEPS = 200
 
-QUIET_S = 1.0
+DRAIN_S = 1.0
+"""Time after the end of a booking within which the queues that it caused are certain to be empty."""
 
 LEAST_SHARE = 1 / 128
-"""Nobody is offered less than this share of what was asked."""
+"""No offer is below this share of the request."""
 
 LIMIT_STEP_US = 100
-"""An offered latency limit is a multiple of this, so that it is not broken by the next smallest flow."""
+"""Offered latency limits are multiples of this, so that the next small flow does not exceed them."""
 
 
 Returned = TypeVar("Returned")
 Arguments = ParamSpec("Arguments")
 
 
-def attach_offer(ask: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
-    """The same function whose refusals come with their advice: worked out when the function has let go of its locks."""
+def attach_offer(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+    """Decorator: add the counter-offer to refusals, after the function has released its locks."""
 
-    @wraps(ask)
-    def asked(*args: Arguments.args, **named: Arguments.kwargs) -> Returned:
+    @wraps(function)
+    def with_offer(*args: Arguments.args, **named: Arguments.kwargs) -> Returned:
         try:
-            answer = ask(*args, **named)
+            result = function(*args, **named)
         except Refused as error:
             error.add_offer()
             raise
-        if isinstance(answer, Rejected) and isinstance(answer.error, Refused):
-            answer.error.add_offer()
-        return answer
+        if isinstance(result, Rejected) and isinstance(result.error, Refused):
+            result.error.add_offer()
+        return result
 
-    return asked
+    return with_offer
 
 
 @frozen
 class DecisionContext:
-    """Everything a decision depends on but the request."""
+    """Everything a decision depends on except the request."""
 
     network: Network
-    bookings: Calendar
-    standing: LiveReservations
+    calendar: Calendar
+    live: LiveReservations
     now_s: float
     down: frozenset[str]
     calibration: Calibration
 
     def decide(self, request: Request) -> Admitted | Rejected:
-        """What admission says."""
-        return decide(self.network, self.bookings, self.standing, request, self.now_s, self.down, self.calibration)
+        """The admission decision on a request."""
+        return decide(self.network, self.calendar, self.live, request, self.now_s, self.down, self.calibration)
 
 
 def decide_with_offer(
     network: Network,
-    bookings: Calendar,
-    standing: Sequence[Reservation] | LiveReservations,
+    calendar: Calendar,
+    live: Sequence[Reservation] | LiveReservations,
     request: Request,
     now_s: float,
     down: frozenset[str] = frozenset(),
     calibration: Calibration = DEFAULT_CALIBRATION,
 ) -> Admitted | Rejected:
-    """As `decide`; a refusal's `advice` works out `fits_at` (seconds) and `offer` (flows) when it is wanted."""
-    everyone = as_live_reservation(network, standing, calibration)
-    circumstances = DecisionContext(network, bookings, everyone, now_s, down, calibration)
-    decision = circumstances.decide(request)
+    """As `decide`; a refusal's `advice` computes `fits_at` (seconds) and `offer` (flows) on demand."""
+    index = as_live_reservations(network, live, calibration)
+    context = DecisionContext(network, calendar, index, now_s, down, calibration)
+    decision = context.decide(request)
     if isinstance(decision, Rejected) and isinstance(decision.error, Refused):
         decision.error.advice = lambda error: {
-            "fits_at": fits_at_s(circumstances, request, error),
-            "offer": offer(circumstances, request, error),
+            "fits_at": earliest_fit_s(context, request, error),
+            "offer": nearest_request(context, request, error),
         }
     return decision
 
 
-def fits_at_s(circumstances: DecisionContext, request: Request, error: Refused) -> float | None:
-    """The earliest moment at which the calendar admits the same request for as long; None if none was found.
+def earliest_fit_s(context: DecisionContext, request: Request, error: Refused) -> float | None:
+    """The earliest start at which the same request of the same duration is admitted; None if none was found.
 
-    What is booked only becomes less where a booking ends, so those moments are tried, on the links that matter, and
-    those a little later, when the last queues that it left behind are empty for certain.
+    Load decreases only where a booking ends, so the ends of bookings on the candidate paths are tried, and DRAIN_S
+    after each, when the queues that it caused are empty.
     """
     if isinstance(error, NoPath | NoDisjointPath | OutOfReach):
         return None
-    start_s = max(circumstances.now_s, request.start_s or circumstances.now_s)
-    ends = sorted(end_s for end_s in _ends(circumstances, request) if start_s < end_s < inf)
-    moments = sorted({*ends, *(end_s + QUIET_S for end_s in ends)})
-    for moment_s in moments[:FIT_TRIES]:
-        later = replace(request, start_s=moment_s, end_s=request.end_s + moment_s - start_s, search_steps=SEARCH_STEPS)
-        if isinstance(circumstances.decide(later), Admitted):
-            return moment_s
+    start_s = max(context.now_s, request.start_s or context.now_s)
+    ends_s = sorted(end_s for end_s in _booking_ends_s(context, request) if start_s < end_s < inf)
+    starts_s = sorted({*ends_s, *(end_s + DRAIN_S for end_s in ends_s)})
+    for later_s in starts_s[:FIT_TRIES]:
+        later = replace(request, start_s=later_s, end_s=request.end_s + later_s - start_s, search_steps=SEARCH_STEPS)
+        if isinstance(context.decide(later), Admitted):
+            return later_s
     return None
 
 
-def _ends(circumstances: DecisionContext, request: Request) -> set[float]:
+def _booking_ends_s(context: DecisionContext, request: Request) -> set[float]:
     links = {
         link
         for flow in request.flows
-        for path in candidate_paths(circumstances.network, flow.source, flow.destination, circumstances.down)
+        for path in candidate_paths(context.network, flow.source, flow.destination, context.down)
         for link in link_names(path)
     }
     return {
         booking.end_s
         for link in links
-        for booking in circumstances.bookings.on(link)
+        for booking in context.calendar.on(link)
         if booking.reservation_id != request.reservation_id
     }
 
 
-def offer(circumstances: DecisionContext, request: Request, error: Refused) -> tuple[Flow, ...] | None:
+def nearest_request(context: DecisionContext, request: Request, error: Refused) -> tuple[Flow, ...] | None:
     """The flows of the nearest request that is admitted now; None if none was found."""
-    tries = _OfferSearch(circumstances, replace(request, search_steps=SEARCH_STEPS))
+    search = _OfferSearch(context, replace(request, search_steps=SEARCH_STEPS))
 
-    def slower(share: float) -> tuple[Flow, ...]:
-        return tuple(_slower(flow, share) for flow in request.flows)
+    def with_lower_rates(share: float) -> tuple[Flow, ...]:
+        return tuple(_with_lower_rate(flow, share) for flow in request.flows)
 
-    def smoother(share: float) -> tuple[Flow, ...]:
-        frame_bytes = circumstances.network.frame_bytes
-        return tuple(_smoother(flow, share, bursts[flow.name], frame_bytes) for flow in request.flows)
+    def with_smaller_bursts(share: float) -> tuple[Flow, ...]:
+        frame_bytes = context.network.frame_bytes
+        return tuple(_with_smaller_burst(flow, share, burst_bytes[flow.name], frame_bytes) for flow in request.flows)
 
-    bursts = _granted(circumstances, request)
+    burst_bytes = _granted_burst_bytes(context, request)
     if isinstance(error, NoDisjointPath):
-        return tries.first([
-            tuple(_only_apart(flow) for flow in request.flows),
+        return search.first([
+            tuple(_link_disjoint(flow) for flow in request.flows),
             tuple(_with(flow, protection="none", backup="shared") for flow in request.flows),
         ])  # fmt: skip
     if isinstance(error, NoCapacity | NoSpectrum) or error.facts.get("promise") == "completion":
-        widest_bps = _widest_bps(circumstances, request)
+        widest_bps = _widest_bps(context, request)
         if widest_bps is None:
-            return tries.nearest(slower)
-        flow, asked_bps = request.flows[0], request.flows[0].requirement.min_bandwidth_bps or 0
-        if widest_bps < max(RATE_STEP_BPS, asked_bps * LEAST_SHARE):
+            return search.nearest(with_lower_rates)
+        flow, requested_bps = request.flows[0], request.flows[0].requirement.min_bandwidth_bps or 0
+        if widest_bps < max(RATE_STEP_BPS, requested_bps * LEAST_SHARE):
             return None
-        widest = tries.first([(_with(flow, min_bandwidth_bps=min(asked_bps, widest_bps)),)])
-        return widest or tries.nearest(slower)
+        widest = search.first([(_with(flow, min_bandwidth_bps=min(requested_bps, widest_bps)),)])
+        return widest or search.nearest(with_lower_rates)
     if isinstance(error, LatencyNotMet):
         own = error.facts.get("reservation") == request.reservation_id
-        found = tries.nearest(smoother)
-        return found or (tries.relaxed() if own else tries.nearest(slower))
+        found = search.nearest(with_smaller_bursts)
+        return found or (search.relaxed() if own else search.nearest(with_lower_rates))
     return None
 
 
-def _widest_bps(circumstances: DecisionContext, request: Request) -> int | None:
-    """The highest rate for which there is room, whatever the bounds say; None if not asked for one plain rate."""
-    needed = request.flows[0].requirement
-    if len(request.flows) > 1 or needed.transfer_bytes is not None or needed.protection != "none":
+def _widest_bps(context: DecisionContext, request: Request) -> int | None:
+    """The highest rate that the residual capacity allows.
+
+    None unless the request is a single unprotected flow with a plain rate.
+    """
+    requirement = request.flows[0].requirement
+    if len(request.flows) > 1 or requirement.transfer_bytes is not None or requirement.protection != "none":
         return None
-    network, flow, name = circumstances.network, request.flows[0], request.reservation_id
-    now = circumstances.standing.get(name)
-    held = dict.fromkeys(each for p in (now.carried if now else ()) for each in (*p.lightpaths, *p.backup_lightpaths))
-    start_s = max(circumstances.now_s, request.start_s or circumstances.now_s)
-    lifetime = FlowBooker(network.ducts, name, start_s, request.end_s)
-    room = ResidualCapacity(network, circumstances.bookings.without(name), lifetime, tuple(held))
+    network, flow, name = context.network, request.flows[0], request.reservation_id
+    held = held_lightpaths(context.live.get(name))
+    start_s = max(context.now_s, request.start_s or context.now_s)
+    booker = FlowBooker(network.ducts, name, start_s, request.end_s)
+    residual = ResidualCapacity(network, context.calendar.without(name), booker, held)
     widest_bps = 0
-    for path in candidate_paths(network, flow.source, flow.destination, both_ways(circumstances.down)):
-        widest_bps = max(widest_bps, room.widest_bps(path))
+    for path in candidate_paths(network, flow.source, flow.destination, both_ways(context.down)):
+        widest_bps = max(widest_bps, residual.widest_bps(path))
         if network.grid is not None and widest_bps >= most_bps(network):
             break
     return widest_bps // RATE_STEP_BPS * RATE_STEP_BPS
 
 
 class _OfferSearch:
-    """Requests that are like one that was refused, until OFFER_TRIES are spent."""
+    """Searches for an admitted request similar to a refused one, with at most OFFER_TRIES decisions."""
 
-    def __init__(self, circumstances: DecisionContext, request: Request) -> None:
-        self.circumstances = circumstances
+    def __init__(self, context: DecisionContext, request: Request) -> None:
+        self.context = context
         self.request = request
-        self.left = OFFER_TRIES
+        self.decisions_left = OFFER_TRIES
 
     def refusal(self, flows: tuple[Flow, ...]) -> Exception | None:
-        """Why these flows are not admitted; None if they are."""
-        self.left -= 1
-        decision = self.circumstances.decide(replace(self.request, flows=flows))
+        """The reason that these flows are refused; None if they are admitted."""
+        self.decisions_left -= 1
+        decision = self.context.decide(replace(self.request, flows=flows))
         return decision.error if isinstance(decision, Rejected) else None
 
     def first(self, candidates: Sequence[tuple[Flow, ...]]) -> tuple[Flow, ...] | None:
-        """The first that is admitted."""
-        return next((flows for flows in candidates if self.left > 0 and self.refusal(flows) is None), None)
+        """The first candidate that is admitted."""
+        return next((flows for flows in candidates if self.decisions_left > 0 and self.refusal(flows) is None), None)
 
-    def nearest(self, like: Callable[[float], tuple[Flow, ...]]) -> tuple[Flow, ...] | None:
-        """The admitted request of the largest share found by halving; a share of 1 is known to be refused."""
-        best, low, high = self.first([like(LEAST_SHARE)]), LEAST_SHARE, 1.0
-        tries = min(self.left, 10)
+    def nearest(self, scaled: Callable[[float], tuple[Flow, ...]]) -> tuple[Flow, ...] | None:
+        """The admitted request of the largest share, by bisection; a share of 1 is known to be refused."""
+        best, low, high = self.first([scaled(LEAST_SHARE)]), LEAST_SHARE, 1.0
+        tries = min(self.decisions_left, 10)
         for _ in range(tries if best else 0):
             middle = (low + high) / 2
-            flows = like(middle)
+            flows = scaled(middle)
             if flows == best or self.refusal(flows) is None:
                 best, low = flows, middle
             else:
@@ -225,21 +228,21 @@ class _OfferSearch:
         return best
 
     def relaxed(self) -> tuple[Flow, ...] | None:
-        """The request with the limits that can be kept in place of those that cannot."""
+        """The request with every limit that cannot be met replaced by one that can."""
         flows = self.request.flows
-        while self.left > 0:
+        while self.decisions_left > 0:
             refusal = self.refusal(flows)
             if refusal is None:
                 return flows
             if not isinstance(refusal, LatencyNotMet):
                 return None
-            name, limit, bound_us = (refusal.facts.get(frozen) for frozen in ("flow", "promise", "bound_us"))
+            name, limit, bound_us = (refusal.facts.get(key) for key in ("flow", "promise", "bound_us"))
             if limit not in ("latency", "latency_variation") or not isinstance(bound_us, float):
                 return None
             if refusal.facts.get("reservation") != self.request.reservation_id:
                 return None
-            kept = {f"max_{limit}_us": float(ceil(bound_us / LIMIT_STEP_US + 0.5) * LIMIT_STEP_US)}
-            flows = tuple(_with(flow, **kept) if flow.name == name else flow for flow in flows)
+            relaxed = {f"max_{limit}_us": float(ceil(bound_us / LIMIT_STEP_US + 0.5) * LIMIT_STEP_US)}
+            flows = tuple(_with(flow, **relaxed) if flow.name == name else flow for flow in flows)
         return None
 
 
@@ -247,32 +250,32 @@ def _with(flow: Flow, **changes: object) -> Flow:
     return replace(flow, requirement=replace(flow.requirement, **changes))  # type: ignore[arg-type]
 
 
-def _only_apart(flow: Flow) -> Flow:
-    """Paths that share no span, where they were to share no duct."""
+def _link_disjoint(flow: Flow) -> Flow:
+    """The flow with link-disjoint in place of duct-disjoint protection."""
     return _with(flow, protection="link_disjoint") if flow.requirement.protection == "duct_disjoint" else flow
 
 
-def _slower(flow: Flow, share: float) -> Flow:
-    """A lower rate or a later deadline in the same proportion; a deadline stays within its period."""
-    needed = flow.requirement
-    if needed.min_bandwidth_bps is not None:
-        rate_bps = max(RATE_STEP_BPS, floor(needed.min_bandwidth_bps * share / RATE_STEP_BPS) * RATE_STEP_BPS)
-        flow = _with(flow, min_bandwidth_bps=min(rate_bps, needed.min_bandwidth_bps))
-    if needed.deadline_ms is not None:
-        deadline_ms = ceil(needed.deadline_ms / share * 10) / 10
-        flow = _with(flow, deadline_ms=min(deadline_ms, needed.period_ms or inf))
+def _with_lower_rate(flow: Flow, share: float) -> Flow:
+    """The flow with a lower rate or, in the same proportion, a later deadline; a deadline stays within the period."""
+    requirement = flow.requirement
+    if requirement.min_bandwidth_bps is not None:
+        rate_bps = max(RATE_STEP_BPS, floor(requirement.min_bandwidth_bps * share / RATE_STEP_BPS) * RATE_STEP_BPS)
+        flow = _with(flow, min_bandwidth_bps=min(rate_bps, requirement.min_bandwidth_bps))
+    if requirement.deadline_ms is not None:
+        deadline_ms = ceil(requirement.deadline_ms / share * 10) / 10
+        flow = _with(flow, deadline_ms=min(deadline_ms, requirement.period_ms or inf))
     return flow
 
 
-def _smoother(flow: Flow, share: float, burst_bytes: int, frame_bytes: int) -> Flow:
-    """A smaller burst, one frame at least."""
+def _with_smaller_burst(flow: Flow, share: float, burst_bytes: int, frame_bytes: int) -> Flow:
+    """The flow with a smaller burst, at least one frame."""
     return _with(flow, burst_bytes=max(min(frame_bytes, burst_bytes), floor(burst_bytes * share)))
 
 
-def _granted(circumstances: DecisionContext, request: Request) -> Mapping[str, int]:
-    """The burst of every flow if there were no limits, or what it asked for."""
+def _granted_burst_bytes(context: DecisionContext, request: Request) -> Mapping[str, int]:
+    """The burst of every flow, requested or default."""
     return {
-        flow.name: granted_burst_bytes(flow, flow.requirement.min_bandwidth_bps or 0, circumstances.network)
+        flow.name: granted_burst_bytes(flow, flow.requirement.min_bandwidth_bps or 0, context.network)
         for flow in request.flows
     }
 

@@ -1,4 +1,4 @@
-"""The plan for a request: a route and a rate for each flow such that all promises are kept, the best first."""
+"""A route and a rate for each flow of a request such that every reservation stays within its limits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field
 from math import inf
 
-from controller.admission.latency_limits import has_limit, late
+from controller.admission.latency_limits import has_limit, limit_violation
 from controller.admission.live_reservations import LiveReservations
 from controller.admission.path_search import SEARCH_STEPS, PathSearch
-from controller.admission.residual_capacity import ResidualCapacity, granted_burst_bytes
+from controller.admission.residual_capacity import ResidualCapacity, granted_burst_bytes, held_lightpaths
 from controller.booking.calendar import Calendar
 from controller.booking.flow_bookings import FlowBooker, PlacedFlow, SizedFlow
 from controller.booking.transfer_rate import HEADROOM_SHARE, gate_of, least_rate_bps
@@ -22,18 +22,18 @@ from controller.domain.route import Route
 from controller.errors import LatencyNotMet, Refused
 
 BOUND_CHECKS = 32
-"""Complete assignments whose bounds are worked out before the latency counts as not met."""
+"""Complete assignments whose bounds are computed before the request is refused for latency."""
 
-SETTLE_STEPS = 64
-"""Rounds in which the rates of transfers may grow with the latency they cause before they count as not settling."""
+RATE_ITERATIONS = 64
+"""Iterations after which the mutually dependent rates and latencies of transfers count as not converging."""
 
 
 @frozen
 class Request:
-    """Flows for the reservation of that id; if a standing one has it, this is its modification.
+    """Flows for the reservation of that id; a modification if a live reservation has the id.
 
-    Wanted during [start_s, end_s); a start of None is now. `keep`: flows, by name, whose present placement stays.
-    `search_steps`: how long to look for an assignment of paths before it counts as not fitting.
+    During [start_s, end_s); a start of None is immediate. `keep`: names of flows whose current placement stays.
+    `search_steps`: the limit of the path search.
     """
 
     reservation_id: str
@@ -47,11 +47,11 @@ class Request:
 
 @frozen
 class PlanningProblem:
-    """What a decision is about; `free` and `others` are without the reservation that is asked for."""
+    """The input of a decision; `calendar` and `others` are without the requested reservation, `live` is with it."""
 
     network: Network
-    free: Calendar
-    everyone: LiveReservations
+    calendar: Calendar
+    live: LiveReservations
     others: LiveReservations
     request: Request
     replaced: Reservation | None
@@ -66,84 +66,85 @@ class PlanningProblem:
         return CarriedFlow.during(route, size, start_s, self.request.end_s, gate, limit)
 
 
-Placed = Mapping[str, PlacedFlow]
+PlacedFlows = Mapping[str, PlacedFlow]
 """By flow name."""
 
 
 @frozen
 class FeasiblePlan:
-    """A place for every flow, and everybody's bounds then."""
+    """A place for every flow, and the resulting bounds of all carried flows."""
 
-    placed: Placed
-    promises: FailureBounds
+    placed: PlacedFlows
+    bounds: FailureBounds
 
 
-def first_plan(case: PlanningProblem, down: frozenset[str]) -> FeasiblePlan:
-    """The first assignment in which every flow, new or standing, stays within its limits.
+def first_plan(problem: PlanningProblem, down: frozenset[str]) -> FeasiblePlan:
+    """The first assignment in which every flow, requested or already admitted, stays within its limits.
 
-    Transfers get some headroom if there is room for it, else the least rate that is quick enough.
+    Transfers get headroom where capacity allows, else the least rate that meets the deadline.
 
-    Raises: NoCapacity if none fits, LatencyNotMet with the first assignment's reason if none stays within.
+    Raises: NoCapacity if no assignment fits, LatencyNotMet of the first one if none stays within the limits.
     """
-    if any(flow.requirement.transfer_bytes is not None for flow in case.request.flows):
+    if any(flow.requirement.transfer_bytes is not None for flow in problem.request.flows):
         try:
-            return _first_plan(case, down, HEADROOM_SHARE)
+            return _first_plan(problem, down, HEADROOM_SHARE)
         except Refused:
-            pass  # there is no room for headroom
-    return _first_plan(case, down, 0.0)
+            pass  # no capacity for the headroom
+    return _first_plan(problem, down, 0.0)
 
 
-def _first_plan(case: PlanningProblem, down: frozenset[str], headroom_share: float) -> FeasiblePlan:
-    kept = _kept(case)
-    sizes = _sizes(case.network, [flow for flow in case.request.flows if flow.name not in kept], {}, headroom_share)
-    search = PathSearch(_room(case, kept), list(sizes.values()), case.replaced, down, case.request.search_steps)
+def _first_plan(problem: PlanningProblem, down: frozenset[str], headroom_share: float) -> FeasiblePlan:
+    kept = _kept_flows(problem)
+    sizes = _sized_flows(
+        problem.network, [flow for flow in problem.request.flows if flow.name not in kept], {}, headroom_share
+    )
+    residual = _residual_capacity(problem, kept)
+    search = PathSearch(residual, list(sizes.values()), problem.replaced, down, problem.request.search_steps)
     refusal: Refused | None = None
-    for tried, new in enumerate(search.assignments()):
-        if tried == BOUND_CHECKS:
+    for number, new in enumerate(search.assignments()):
+        if number == BOUND_CHECKS:
             break
         try:
-            return _settled(case, new, kept, headroom_share)
-        except NoBound as endless:
-            refusal = refusal or _unbounded(case.request, endless)
+            return _with_final_rates(problem, new, kept, headroom_share)
+        except NoBound as error:
+            refusal = refusal or _unbounded(problem.request, error)
         except Refused as error:
             refusal = refusal or error
     raise refusal or search.refusal()
 
 
-def _kept(case: PlanningProblem) -> Placed:
-    """The flows whose present placement stays."""
-    if case.replaced is None:
+def _kept_flows(problem: PlanningProblem) -> PlacedFlows:
+    """The flows whose current placement stays."""
+    if problem.replaced is None:
         return {}
-    lifetime = _lifetime(case)
+    booker = _flow_booker(problem)
     return {
-        p.flow.name: lifetime.placing(SizedFlow(p.flow, p.reserved_bps, p.burst_bytes), p.route)
-        for p in case.replaced.placements
-        if p.flow.name in case.request.keep
+        p.flow.name: booker.placing(SizedFlow(p.flow, p.reserved_bps, p.burst_bytes), p.route)
+        for p in problem.replaced.placements
+        if p.flow.name in problem.request.keep
     }
 
 
-def _room(case: PlanningProblem, placed: Placed) -> ResidualCapacity:
-    """What is left on the links with these flows of the request placed."""
-    held = dict.fromkeys(
-        each for p in (case.replaced.carried if case.replaced else ()) for each in (*p.lightpaths, *p.backup_lightpaths)
-    )
-    room = ResidualCapacity(case.network, case.free, _lifetime(case), tuple(held))
-    for placing in placed.values():
-        room.allocate(placing.bookings)
-    return room
+def _residual_capacity(problem: PlanningProblem, placed: PlacedFlows) -> ResidualCapacity:
+    """The residual capacity with these flows of the request placed."""
+    held = held_lightpaths(problem.replaced)
+    residual = ResidualCapacity(problem.network, problem.calendar, _flow_booker(problem), held)
+    for placed_flow in placed.values():
+        residual.allocate(placed_flow.bookings)
+    return residual
 
 
-def _lifetime(case: PlanningProblem) -> FlowBooker:
-    request = case.request
-    return FlowBooker(case.network.ducts, request.reservation_id, case.start_s, request.end_s)
+def _flow_booker(problem: PlanningProblem) -> FlowBooker:
+    request = problem.request
+    return FlowBooker(problem.network.ducts, request.reservation_id, problem.start_s, request.end_s)
 
 
-def _sizes(
+def _sized_flows(
     network: Network, flows: Iterable[Flow], latencies_us: Mapping[str, float], headroom_share: float
 ) -> dict[str, SizedFlow]:
-    """What each flow needs at these latencies (none: 0).
+    """Rate and burst of each flow at these latencies (default: 0).
 
-    Raises: LatencyNotMet if no rate is quick enough.
+    Raises: LatencyNotMet if no rate meets the deadline.
     """
     sizes = {}
     for flow in flows:
@@ -159,67 +160,75 @@ def _sizes(
     return sizes
 
 
-def _settled(case: PlanningProblem, new: Placed, kept: Placed, headroom_share: float) -> FeasiblePlan:
-    """Let the rates of transfers grow on the routes of these flows until they and the latencies agree.
+def _with_final_rates(
+    problem: PlanningProblem, new: PlacedFlows, kept: PlacedFlows, headroom_share: float
+) -> FeasiblePlan:
+    """Iterate the rates of transfers on their routes until rates and latencies are consistent.
 
-    Raises: LatencyNotMet, or NoCapacity if there is no room to grow.
+    Raises: LatencyNotMet, or NoCapacity if the routes do not have the capacity.
     """
-    own_id, flows = case.request.reservation_id, [placing.sized.flow for placing in new.values()]
-    for _ in range(SETTLE_STEPS):
+    own_id, flows = problem.request.reservation_id, [placed_flow.sized.flow for placed_flow in new.values()]
+    for _ in range(RATE_ITERATIONS):
         placed = {**new, **kept}
-        promises = _promises(case, placed)
+        bounds = _bounds(problem, placed)
         if all(flow.requirement.transfer_bytes is None for flow in flows):
-            _refuse_late(case, promises, placed)  # no rate depends on the latency
-            return FeasiblePlan(placed, promises)
-        latencies = {name: promises.bound((own_id, name)).accumulated_latency_us for name in new}
-        sizes = _sizes(case.network, flows, latencies, headroom_share)
-        if all(sizes[name] == placing.sized for name, placing in new.items()):
-            _refuse_late(case, promises, placed)
-            return FeasiblePlan(placed, promises)
-        new = _resized(case, new, sizes, kept)
+            _check_limits(problem, bounds, placed)  # the rates do not depend on the latencies
+            return FeasiblePlan(placed, bounds)
+        latencies = {name: bounds.bound((own_id, name)).accumulated_latency_us for name in new}
+        sizes = _sized_flows(problem.network, flows, latencies, headroom_share)
+        if all(sizes[name] == placed_flow.sized for name, placed_flow in new.items()):
+            _check_limits(problem, bounds, placed)
+            return FeasiblePlan(placed, bounds)
+        new = _resized(problem, new, sizes, kept)
     first = flows[0].name
-    raise LatencyNotMet(f"{first}: its rate and its latency do not settle.", flow=first, bound_us=None, limit_us=None)
+    raise LatencyNotMet(f"{first}: its rate and its latency do not converge.", flow=first, bound_us=None, limit_us=None)
 
 
-def _promises(case: PlanningProblem, placed: Placed) -> FailureBounds:
-    own_id = case.request.reservation_id
-    added = {(own_id, name): case.carried(placing.sized, placing.route) for name, placing in placed.items()}
-    return case.others.promises_with(added)
+def _bounds(problem: PlanningProblem, placed: PlacedFlows) -> FailureBounds:
+    own_id = problem.request.reservation_id
+    added = {(own_id, name): problem.carried(flow.sized, flow.route) for name, flow in placed.items()}
+    return problem.others.bounds_with(added)
 
 
-def _unbounded(request: Request, endless: NoBound) -> LatencyNotMet:
-    """The refusal of a request under which nothing finite can be proven."""
-    flow, link = request.flows[0].name, endless.link
-    sentence = f"{flow}: no finite latency can be proven; the analysis does not settle at {link}."
+def _unbounded(request: Request, error: NoBound) -> LatencyNotMet:
+    """The refusal of a request with which no finite bound can be proven."""
+    flow, link = request.flows[0].name, error.link
+    sentence = f"{flow}: no finite latency can be proven; the analysis does not converge at {link}."
     return LatencyNotMet(sentence, flow=flow, link=link, bound_us=None, limit_us=None)
 
 
-def _resized(case: PlanningProblem, new: Placed, sizes: Mapping[str, SizedFlow], kept: Placed) -> Placed:
-    """The flows on their routes as large as this.
+def _resized(
+    problem: PlanningProblem, new: PlacedFlows, sizes: Mapping[str, SizedFlow], kept: PlacedFlows
+) -> PlacedFlows:
+    """The flows on the same routes with these rates and bursts.
 
-    Raises: NoCapacity if there is no room.
+    Raises: NoCapacity if they do not fit.
     """
-    room, resized = _room(case, kept), {}
+    residual, resized = _residual_capacity(problem, kept), {}
     for name, sized in sizes.items():
-        placing = resized[name] = room.lifetime.placing(sized, new[name].route)
-        if not room.fits(placing.bookings):
-            raise room.refusal(sized, [placing.route])
-        room.allocate(placing.bookings)
+        placed_flow = resized[name] = residual.booker.placing(sized, new[name].route)
+        if not residual.fits(placed_flow.bookings):
+            raise residual.refusal(sized, [placed_flow.route])
+        residual.allocate(placed_flow.bookings)
     return resized
 
 
-def _refuse_late(case: PlanningProblem, promises: FailureBounds, placed: Placed) -> None:
-    own_id = case.request.reservation_id
-    for name, placing in placed.items():
-        bound, sized = promises.bound((own_id, name)), placing.sized
-        broken = late(name, sized.flow.requirement, sized.rate_bps, bound, name, own_id)
-        if broken is not None:
-            raise broken
-    for reservation_id, name in promises.changed_limited_flows():
+def _check_limits(problem: PlanningProblem, bounds: FailureBounds, placed: PlacedFlows) -> None:
+    """Check the limits of the requested flows and of all flows whose bounds may have changed.
+
+    Raises: LatencyNotMet.
+    """
+    own_id = problem.request.reservation_id
+    for name, placed_flow in placed.items():
+        bound, sized = bounds.bound((own_id, name)), placed_flow.sized
+        violation = limit_violation(name, sized.flow.requirement, sized.rate_bps, bound, name, own_id)
+        if violation is not None:
+            raise violation
+    for reservation_id, name in bounds.changed_limited_flows():
         if reservation_id != own_id:
             key = reservation_id, name
-            flow, whose = case.others.flow(key), f"{name} of standing reservation {reservation_id}"
-            bound, rate_bps = promises.bound(key), promises.carried[key].rate_bps
-            broken = late(whose, flow.requirement, rate_bps, bound, name, reservation_id)
-            if broken is not None:
-                raise broken
+            flow, subject = problem.others.flow(key), f"{name} of live reservation {reservation_id}"
+            bound, rate_bps = bounds.bound(key), bounds.carried[key].rate_bps
+            violation = limit_violation(subject, flow.requirement, rate_bps, bound, name, reservation_id)
+            if violation is not None:
+                raise violation

@@ -1,4 +1,4 @@
-"""What a flow's bounds must not exceed, and the sentence for one that does."""
+"""Checks proven bounds against latency limits and words the violation."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from controller.errors import LatencyNotMet
 
 
 def has_limit(requirement: Requirement) -> bool:
-    """Whether a bound can break anything that was promised."""
+    """Whether the requirement limits latency, latency variation or completion time."""
     limits = requirement.max_latency_us, requirement.max_latency_variation_us, requirement.deadline_ms
     return limits != (None, None, None)
 
 
-def late(
-    whose: str, requirement: Requirement, rate_bps: int, bound: Bound, flow: str, reservation_id: str
+def limit_violation(
+    subject: str, requirement: Requirement, rate_bps: int, bound: Bound, flow: str, reservation_id: str
 ) -> LatencyNotMet | None:
-    """The first limit that this bound breaks, as a refusal; None if all are kept. `whose`: the sentence's subject."""
+    """The first limit that this bound exceeds, as a refusal; None if it meets all. `subject` begins the sentence."""
     if not has_limit(requirement):
         return None
-    for word, bound_us, limit_us in _checks(requirement, rate_bps, bound):
+    for quantity, bound_us, limit_us in _checks(requirement, rate_bps, bound):
         if limit_us is not None and bound_us > limit_us:
-            sentence = f"{whose}: the proven {word} would be {bound_us:.0f} us; its limit is {limit_us:.0f} us."
-            facts = {"flow": flow, "reservation": reservation_id, "promise": word.replace(" ", "_")}
+            sentence = f"{subject}: the proven {quantity} would be {bound_us:.0f} us; its limit is {limit_us:.0f} us."
+            facts = {"flow": flow, "reservation": reservation_id, "promise": quantity.replace(" ", "_")}
             return LatencyNotMet(sentence, **facts, bound_us=round(bound_us, 1), limit_us=limit_us)
     return None
 

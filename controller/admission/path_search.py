@@ -1,4 +1,4 @@
-"""The search for paths: which route for each flow of a group, so that all of them fit at once."""
+"""Path search: one route for every flow of a group such that all fit at once."""
 
 from __future__ import annotations
 
@@ -23,169 +23,177 @@ from controller.routing.srlg_disjoint import SOLVE_LIMIT_S
 SEARCH_STEPS = 4000
 """Placements tried before a group counts as not fitting."""
 
+_READY, _EXISTING, _NEW, _MIXED = range(4)
+"""State of a queued route: its lightpaths are known, or the kind of lightpaths to look for next."""
 
-_FOUND, _LIT, _NEW, _MIXED = range(4)
-"""Of a route in the queue: its row of lightpaths is known, or of what kind the row is that is looked for next."""
-
-Fitting = tuple[Route, tuple[Booking, ...]]
-"""A route with its lightpaths, and what is taken of its links."""
+FittingRoute = tuple[Route, tuple[Booking, ...]]
+"""A route with its lightpaths, and the bookings of its links."""
 
 
 class PathSearch:
-    """A depth-first search over candidate routes, biggest flow first, that remembers how far it came."""
+    """Depth-first search over candidate routes, largest flow first; remembers the deepest partial assignment."""
 
     def __init__(
         self,
-        room: ResidualCapacity,
+        residual: ResidualCapacity,
         flows: Sequence[SizedFlow],
         replaced: Reservation | None,
         down: frozenset[str],
         most_steps: int = SEARCH_STEPS,
     ) -> None:
-        self.room = room
+        self.residual = residual
         self.most_steps = most_steps
         self._replaced, self._down = replaced, down
-        self._order = order_on(room.network)
+        self._order = order_on(residual.network)
         self.flows = sorted(flows, key=lambda sized: sized.rate_bps, reverse=True)
-        self.candidates = {sized.flow.name: _candidates(room.network, sized.flow, replaced, down) for sized in flows}
-        self._lines: dict[tuple[str, int], tuple[Booking, ...]] = {}
+        self.candidates = {
+            sized.flow.name: _candidates(residual.network, sized.flow, replaced, down) for sized in flows
+        }
+        self._link_bookings: dict[tuple[str, int], tuple[Booking, ...]] = {}
         self.steps = 0
         self.deepest: tuple[int, dict[str, PlacedFlow]] = (-1, {})
 
     def assignments(self) -> Iterator[dict[str, PlacedFlow]]:
-        """Every assignment of routes that fits, by the flows' names, best first, until `most_steps` are spent."""
+        """Assignments of routes that fit, by flow name, best first, within `most_steps` steps."""
         if not self.flows:
             return iter([{}])
         for depth, sized in enumerate(self.flows):
-            if all(self._is_too_far(route) for route in self.candidates[sized.flow.name]):
-                self.deepest = (depth, {})  # whatever becomes of the others
+            if all(self._is_out_of_reach(route) for route in self.candidates[sized.flow.name]):
+                self.deepest = (depth, {})  # this flow fits nowhere, however the others are placed
                 return iter([])
         return self._place(0, {})
 
-    def _is_too_far(self, route: Route) -> bool:
-        """Whether no light gets over a span of it."""
-        beyond = too_long(self.room.network)
+    def _is_out_of_reach(self, route: Route) -> bool:
+        """Whether a span of the route exceeds the optical reach."""
+        beyond = too_long(self.residual.network)
         return bool(beyond) and any(is_cut(path, beyond) for path in (route.path, route.backup or ()))
 
     def _place(self, depth: int, chosen: dict[str, PlacedFlow]) -> Iterator[dict[str, PlacedFlow]]:
         sized = self.flows[depth]
-        for dressed, lines in self._fitting(sized):
-            bookings = (*lines, *self.room.lifetime.lightpath_bookings(sized, dressed)) if dressed.lightpaths else lines
-            chosen[sized.flow.name] = PlacedFlow(sized, dressed, bookings)
+        for route, bookings in self._fitting(sized):
+            if route.lightpaths:
+                bookings = (*bookings, *self.residual.booker.lightpath_bookings(sized, route))
+            chosen[sized.flow.name] = PlacedFlow(sized, route, bookings)
             if depth + 1 == len(self.flows):
                 yield dict(chosen)
             else:
-                self.room.allocate(bookings)
+                self.residual.allocate(bookings)
                 yield from self._place(depth + 1, chosen)
-                self.room.free(bookings)
+                self.residual.free(bookings)
             del chosen[sized.flow.name]
         if depth > self.deepest[0]:
             self.deepest = (depth, dict(chosen))
 
-    def _fitting(self, sized: SizedFlow) -> Iterator[Fitting]:
-        """The routes on which there is room for a flow as things stand, best first."""
+    def _fitting(self, sized: SizedFlow) -> Iterator[FittingRoute]:
+        """The routes on which a flow fits beside the flows placed so far, best first."""
         flow, order = sized.flow, self._order
         if order is None or flow.requirement.protection != "none":
-            yield from self._in_turn(sized, len(self.candidates[flow.name]))
+            yield from self._in_order(sized, len(self.candidates[flow.name]))
             return
-        held = held_placement(self._replaced, flow)
-        fits, stays = False, held is not None and held.path == self.candidates[flow.name][0].path
-        for fitting in chain(self._in_turn(sized, stays), self._by_price(sized, stays, order.order)):
+        current = current_placement(self._replaced, flow)
+        fits, current_first = False, current is not None and current.path == self.candidates[flow.name][0].path
+        for fitting in chain(self._in_order(sized, current_first), self._by_price(sized, current_first, order.order)):
             fits = True
             yield fitting
         known = self.candidates[flow.name]
-        if not fits and len(known) >= CANDIDATES and not _is_too_much(self.room.network, sized, known[0]):
+        if not fits and len(known) >= CANDIDATES and not _exceeds_lightpaths(self.residual.network, sized, known[0]):
             paths = {route.path for route in known}
-            further = candidate_paths(self.room.network, flow.source, flow.destination, self._down, order.k)
+            further = candidate_paths(self.residual.network, flow.source, flow.destination, self._down, order.k)
             self.candidates[flow.name] = (*known, *(Route(path) for path in further if path not in paths))
             yield from self._by_price(sized, len(known), order.order)
 
-    def _in_turn(self, sized: SizedFlow, count: int) -> Iterator[Fitting]:
-        """So many of the candidates, one after the other."""
+    def _in_order(self, sized: SizedFlow, count: int) -> Iterator[FittingRoute]:
+        """The first `count` candidates that fit, in their order."""
         for number, route in enumerate(self.candidates[sized.flow.name][:count]):
             self.steps += 1
             if self.steps > self.most_steps:
                 return
-            lines = self._lines_of(sized, number)
-            if self.room.fits(lines):
-                dressed = self.room.with_lightpaths(sized, route)
-                if dressed is not None:
-                    yield dressed, lines
+            bookings = self._link_bookings_of(sized, number)
+            if self.residual.fits(bookings):
+                groomed = self.residual.with_lightpaths(sized, route)
+                if groomed is not None:
+                    yield groomed, bookings
 
-    def _by_price(self, sized: SizedFlow, first: int, order: Order) -> Iterator[Fitting]:
-        """The candidates from there on, those that take the least of the spectrum first (see `Light.price`).
+    def _by_price(self, sized: SizedFlow, first: int, order: Order) -> Iterator[FittingRoute]:
+        """The candidates from `first` on, cheapest in spectrum first (see `LightpathAllocator.price`).
 
-        Every route stands in a queue by what it costs at least: a row of lightpaths that are lit, else a new one all
-        the way, else, on the first candidates, a row of which a part is new.
+        A best-first queue, keyed by a lower bound of the price. For each route the existing lightpaths are tried
+        first, then a new one end to end, then, on the first candidates only, a mixture of both.
         """
-        light, rate_bps, routes = self.room.light, sized.rate_bps, self.candidates[sized.flow.name]
-        if _is_too_much(self.room.network, sized, routes[0]):
+        allocator, rate_bps, routes = self.residual.lightpaths, sized.rate_bps, self.candidates[sized.flow.name]
+        if _exceeds_lightpaths(self.residual.network, sized, routes[0]):
             return
-        has_room = self.room.has_room_for(sized)
-        queue = [(light.least_price(len(routes[i].path) - 3, rate_bps), _LIT, i) for i in range(first, len(routes))]
+        has_room = self.residual.has_room_for(sized)
+        queue = [
+            (allocator.least_price(len(routes[number].path) - 3, rate_bps), _EXISTING, number)
+            for number in range(first, len(routes))
+        ]
         heapify(queue)
         found: dict[int, Route] = {}
         while queue and self.steps < self.most_steps:
             _, stage, number = heappop(queue)
             path = routes[number].path
-            if stage == _FOUND:
-                lines = self._lines_of(sized, number)
-                if self.room.fits(lines):
-                    yield found[number], lines
+            if stage == _READY:
+                bookings = self._link_bookings_of(sized, number)
+                if self.residual.fits(bookings):
+                    yield found[number], bookings
                 continue
             nodes = path[1:-1]
-            if stage == _LIT:
+            if stage == _EXISTING:
                 self.steps += 1
-                row = light.existing(nodes, has_room)
+                row = allocator.existing(nodes, has_room)
             elif stage == _NEW:
-                row = light.new(nodes, rate_bps)
+                row = allocator.new(nodes, rate_bps)
             else:
-                row = light.mixed(nodes, rate_bps, has_room)
+                row = allocator.mixed(nodes, rate_bps, has_room)
             if row is not None:
                 found[number] = Route(path, None, row)
-                heappush(queue, (light.price(row, rate_bps, order), _FOUND, number))
-            elif stage == _LIT and (price := light.least_price_of_new(nodes, rate_bps)) < inf:
+                heappush(queue, (allocator.price(row, rate_bps, order), _READY, number))
+            elif stage == _EXISTING and (price := allocator.least_price_of_new(nodes, rate_bps)) < inf:
                 heappush(queue, (price, _NEW, number))
             elif stage != _MIXED and number < CANDIDATES:
-                heappush(queue, (light.least_price_of_mixed(len(nodes) - 1, rate_bps), _MIXED, number))
+                heappush(queue, (allocator.least_price_of_mixed(len(nodes) - 1, rate_bps), _MIXED, number))
 
-    def _lines_of(self, sized: SizedFlow, number: int) -> tuple[Booking, ...]:
+    def _link_bookings_of(self, sized: SizedFlow, number: int) -> tuple[Booking, ...]:
+        """The link bookings of a flow on its candidate of that number; computed once."""
         key = sized.flow.name, number
-        lines = self._lines.get(key)
-        if lines is None:
-            lines = self._lines[key] = self.room.lifetime.link_bookings(sized, self.candidates[sized.flow.name][number])
-        return lines
+        bookings = self._link_bookings.get(key)
+        if bookings is None:
+            route = self.candidates[sized.flow.name][number]
+            bookings = self._link_bookings[key] = self.residual.booker.link_bookings(sized, route)
+        return bookings
 
     def refusal(self) -> Refused:
-        """Why it did not fit: the flow that got stuck, and the tightest link of the route that came closest.
+        """The flow that could not be placed, and the bottleneck of its route with the smallest shortfall.
 
-        If the links have room: why there is no lightpath on the first of those routes.
+        If the links have room: the reason that its first such route has no lightpaths.
         """
         depth, placed = self.deepest
-        stuck = self.flows[depth]
-        room = ResidualCapacity(self.room.network, self.room.bookings, self.room.lifetime, self.room.light.held)
-        for placing in placed.values():
-            room.allocate(placing.bookings)
+        unplaced, base = self.flows[depth], self.residual
+        residual = ResidualCapacity(base.network, base.calendar, base.booker, base.lightpaths.held)
+        for placed_flow in placed.values():
+            residual.allocate(placed_flow.bookings)
         for sized in self.flows[depth + 1 :]:
-            room.allocate(room.lifetime.bookings(sized, self.candidates[sized.flow.name][0]))
-        candidates = self.candidates[stuck.flow.name]
-        if room.network.grid is not None:
+            residual.allocate(residual.booker.bookings(sized, self.candidates[sized.flow.name][0]))
+        candidates = self.candidates[unplaced.flow.name]
+        if residual.network.grid is not None:
             for route in candidates:
-                dark = room.fits(room.lifetime.bookings(stuck, route)) and room.lightpath_refusal(stuck, route)
-                if dark:
-                    return dark
-        return room.refusal(stuck, candidates)
+                if residual.fits(residual.booker.bookings(unplaced, route)):
+                    refusal = residual.lightpath_refusal(unplaced, route)
+                    if refusal is not None:
+                        return refusal
+        return residual.refusal(unplaced, candidates)
 
 
-def _is_too_much(network: Network, sized: SizedFlow, route: Route) -> bool:
-    """Whether a flow needs light and more of it than any lightpath carries."""
+def _exceeds_lightpaths(network: Network, sized: SizedFlow, route: Route) -> bool:
+    """Whether a flow between different switches exceeds the rate of every lightpath."""
     return len(route.path) > 3 and sized.rate_bps > most_bps(network)
 
 
 def _candidates(
     network: Network, flow: Flow, replaced: Reservation | None, down: frozenset[str]
 ) -> tuple[Route, ...]:
-    """The candidate routes. The one that the flow has now comes first if it is up, and last if half of it is.
+    """The candidate routes. The flow's current route comes first if it is up, last if one of its two paths is.
 
     Raises: NoPath, NoDisjointPath.
     """
@@ -197,13 +205,13 @@ def _candidates(
         pairs = plain_routes(paths)
     else:
         pairs = candidate_routes(network, flow.source, flow.destination, down, protection == "duct_disjoint")
-    routes, held = pairs.routes, held_placement(replaced, flow)
-    if held is not None and held.flow.requirement.protection == protection and not held.is_weak(network.ducts):
-        route = Route(held.path, held.backup_path)
+    routes, current = pairs.routes, current_placement(replaced, flow)
+    if current is not None and current.flow.requirement.protection == protection and not current.is_weak(network.ducts):
+        route = Route(current.path, current.backup_path)
         cuts = [is_cut(path, down) for path in (route.path, route.backup) if path is not None]
         if not any(cuts):
             return (route, *(other for other in routes if other != route))
-        if not all(cuts) and not held.suspended:  # it goes on as it does, until what is cut is mended
+        if not all(cuts) and not current.suspended:  # it stays on the path that is up until the other is repaired
             return (*routes, route)
     if not routes:
         common = "span or duct" if protection == "duct_disjoint" else "span"
@@ -214,8 +222,8 @@ def _candidates(
     return routes
 
 
-def held_placement(replaced: Reservation | None, flow: Flow) -> Placement | None:
-    """What a reservation that is being modified holds now for this flow."""
+def current_placement(replaced: Reservation | None, flow: Flow) -> Placement | None:
+    """The flow's placement in the reservation that is being modified."""
     if replaced is None:
         return None
     return next((p for p in replaced.placements if p.flow.five_tuple == flow.five_tuple), None)

@@ -1,4 +1,4 @@
-"""What is left on links and in lightpaths for the flows of one request, and why it may not be enough."""
+"""Residual capacity of links and lightpaths for the flows of one request, and the reason when it is not enough."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from controller.booking.transfer_rate import window_of
 from controller.domain.lightpath import Lightpath
 from controller.domain.network import Network
 from controller.domain.path import Path, link_names
-from controller.domain.reservation import Flow, default_burst_bytes
+from controller.domain.reservation import Flow, Reservation, default_burst_bytes
 from controller.domain.route import NEVER, Route
 from controller.errors import NoCapacity, Refused
 from controller.optical.grooming import LightpathAllocator
@@ -20,119 +20,130 @@ from controller.optical.lightpath_design import reservable_bps
 
 
 def granted_burst_bytes(flow: Flow, rate_bps: int, network: Network) -> int:
-    """What was asked, or the default for the rate, and one whole frame at least."""
-    asked = flow.requirement.burst_bytes
-    if asked is None:
+    """The requested burst, or the default for the rate; at least one maximum-size frame."""
+    requested_bytes = flow.requirement.burst_bytes
+    if requested_bytes is None:
         return default_burst_bytes(rate_bps, network.frame_bytes)
-    return max(asked, network.frame_bytes)
+    return max(requested_bytes, network.frame_bytes)
+
+
+def held_lightpaths(reservation: Reservation | None) -> tuple[Lightpath, ...]:
+    """The lightpaths that carry the flows of a reservation."""
+    carried = reservation.carried if reservation else ()
+    return tuple(dict.fromkeys(each for p in carried for each in (*p.lightpaths, *p.backup_lightpaths)))
 
 
 class ResidualCapacity:
-    """What is left on every link while flows of one request are placed and taken away again."""
+    """Residual capacity of every link and lightpath while flows of one request are allocated and freed."""
 
     def __init__(
-        self, network: Network, bookings: Calendar, lifetime: FlowBooker, held: Sequence[Lightpath] = ()
+        self, network: Network, calendar: Calendar, booker: FlowBooker, held: Sequence[Lightpath] = ()
     ) -> None:
-        """`held`: the lightpaths in which these flows travel now."""
+        """`held`: the lightpaths that carry these flows at present."""
         self.network = network
-        self.bookings = bookings
-        self.lifetime = lifetime
-        self.light = LightpathAllocator(network, bookings, lifetime.start_s, lifetime.end_s, held)
-        self._before_bps: dict[str, int] = {}
-        self._own: dict[str, list[Booking]] = {}
+        self.calendar = calendar
+        self.booker = booker
+        self.lightpaths = LightpathAllocator(network, calendar, booker.start_s, booker.end_s, held)
+        self._others_bps: dict[str, int] = {}
+        self._allocated: dict[str, list[Booking]] = {}
 
     def others_bps(self, link: str) -> int:
-        """The most that others take of a link during the request's lifetime."""
-        before_bps = self._before_bps.get(link)
-        if before_bps is None:
-            before_bps = self.bookings.reserved_bps(link, self.lifetime.start_s, self.lifetime.end_s)
-            self._before_bps[link] = before_bps
-        return before_bps
+        """The peak rate that other reservations book on a link during the request's lifetime."""
+        others_bps = self._others_bps.get(link)
+        if others_bps is None:
+            others_bps = self.calendar.reserved_bps(link, self.booker.start_s, self.booker.end_s)
+            self._others_bps[link] = others_bps
+        return others_bps
 
     def total_bps(self, link: str, more: Sequence[Booking] = ()) -> int:
-        """The most that is taken of a link with what has been placed, and with more."""
-        own: tuple[Booking, ...] = (*self._own.get(link, ()), *more)
+        """The peak rate booked on a link, the request's allocated bookings and `more` included."""
+        own: tuple[Booking, ...] = (*self._allocated.get(link, ()), *more)
         own_bps = 0
         for booking in own:
             if not booking.is_plain:
                 break
             own_bps += booking.rate_bps
-        else:  # they last as long as the request: they add to the peak
+        else:  # plain bookings last as long as the request, so they add to the peak of the others
             return self.others_bps(link) + own_bps
-        return self.bookings.reserved_with_bps(link, own, self.lifetime.start_s, self.lifetime.end_s)
+        return self.calendar.reserved_with_bps(link, own, self.booker.start_s, self.booker.end_s)
 
     def fits(self, bookings: Sequence[Booking]) -> bool:
-        """Whether there is room for these bookings, each on a link of its own."""
-        for each in bookings:
-            alone = each.link not in self._own and each.is_plain
-            after_bps = self.others_bps(each.link) + each.rate_bps if alone else self.total_bps(each.link, (each,))
-            if after_bps > self._most_bps(each)[1]:
+        """Whether the residual capacity suffices for these bookings, each on a different link."""
+        for booking in bookings:
+            link = booking.link
+            alone = link not in self._allocated and booking.is_plain
+            total_bps = self.others_bps(link) + booking.rate_bps if alone else self.total_bps(link, (booking,))
+            if total_bps > self._limits_bps(booking)[1]:
                 return False
         return True
 
     def with_lightpaths(self, sized: SizedFlow, route: Route) -> Route | None:
-        """The route with lightpaths along it, as they are or as they can be lit; None if there are none."""
+        """The route with existing or new lightpaths along it; None if none are available.
+
+        Unchanged on a network without optical grid.
+        """
         if self.network.grid is None:
             return route
         if route.backup is None:
-            row = self.light.along(route.path[1:-1], sized.rate_bps, self.has_room_for(sized))
+            row = self.lightpaths.along(route.path[1:-1], sized.rate_bps, self.has_room_for(sized))
             return None if row is None else Route(route.path, None, row)
-        _, around = ("", NEVER) if route.backup is None else self.lifetime.links_used(sized, route)[-1]
-        light = [
-            self.light.along(path[1:-1], sized.rate_bps, partial(self._has_room, sized, failures))
-            for path, failures in ((route.path, NEVER), (route.backup, around))
+        _, backup_failures = self.booker.links_used(sized, route)[-1]
+        rows = [
+            self.lightpaths.along(path[1:-1], sized.rate_bps, partial(self._has_room, sized, failures))
+            for path, failures in ((route.path, NEVER), (route.backup, backup_failures))
         ]
-        return None if None in light else Route(route.path, route.backup, light[0] or (), light[1] or ())
+        return None if None in rows else Route(route.path, route.backup, rows[0] or (), rows[1] or ())
 
     def has_room_for(self, sized: SizedFlow) -> Callable[[Lightpath], bool]:
-        """Whether there is room for a flow in a lightpath on its path."""
-        if self._own or window_of(sized.flow) is not None:
+        """A predicate: whether a lightpath on the flow's working path has room for the flow."""
+        if self._allocated or window_of(sized.flow) is not None:
             return partial(self._has_room, sized, NEVER)
-        rate_bps, before_bps = sized.rate_bps, self.others_bps  # by far the most often
-        return lambda lightpath: before_bps(lightpath.id) + rate_bps <= reservable_bps(lightpath.rate_bps)
+        rate_bps, others_bps = sized.rate_bps, self.others_bps  # fast path: by far the most frequent case
+        return lambda lightpath: others_bps(lightpath.id) + rate_bps <= reservable_bps(lightpath.rate_bps)
 
     def _has_room(self, sized: SizedFlow, failures: frozenset[str], lightpath: Lightpath) -> bool:
-        if not failures and lightpath.id not in self._own and window_of(sized.flow) is None:
+        if not failures and lightpath.id not in self._allocated and window_of(sized.flow) is None:
             return self.others_bps(lightpath.id) + sized.rate_bps <= reservable_bps(lightpath.rate_bps)
-        return self.fits((self.lifetime.lightpath_booking(sized, lightpath, failures),))
+        return self.fits((self.booker.lightpath_booking(sized, lightpath, failures),))
 
-    def _most_bps(self, booking: Booking) -> tuple[int, int]:
-        """The capacity of what is booked, and how much of it may be."""
+    def _limits_bps(self, booking: Booking) -> tuple[int, int]:
+        """Capacity and reservable rate of the booked link or lightpath."""
         if booking.lightpath is not None:
             return booking.lightpath.rate_bps, reservable_bps(booking.lightpath.rate_bps)
         link = self.network.links[booking.link]
         return link.capacity_bps, link.reservable_bps
 
     def widest_bps(self, path: Path) -> int:
-        """The highest rate for which an unprotected flow has room on a path if it is there at all times."""
-        light_bps = sys.maxsize
+        """The highest rate at which an unprotected flow without a window fits on a path."""
+        lightpath_bps = sys.maxsize
         if self.network.grid is not None:
-            light_bps = self.light.widest_bps(
+            lightpath_bps = self.lightpaths.widest_bps(
                 path[1:-1], lambda lightpath: reservable_bps(lightpath.rate_bps) - self.total_bps(lightpath.id)
             )
-        lines = link_names(path)
-        return min(light_bps, *(self.network.links[name].reservable_bps - self.total_bps(name) for name in lines))
+        links = link_names(path)
+        return min(lightpath_bps, *(self.network.links[name].reservable_bps - self.total_bps(name) for name in links))
 
     def lightpath_refusal(self, sized: SizedFlow, route: Route) -> Refused | None:
-        """Why there are no lightpaths along a route; None if there are."""
-        _, around = self.lifetime.links_used(sized, route)[-1]
-        for path, failures in ((route.path, NEVER), (route.backup or (), around)):
+        """The reason that no lightpaths are available along a route; None if there are some."""
+        _, backup_failures = self.booker.links_used(sized, route)[-1]
+        for path, failures in ((route.path, NEVER), (route.backup or (), backup_failures)):
             has_room = partial(self._has_room, sized, failures)
-            refusal = self.light.refusal(sized.flow.name, path[1:-1], sized.rate_bps, has_room)
+            refusal = self.lightpaths.refusal(sized.flow.name, path[1:-1], sized.rate_bps, has_room)
             if refusal is not None:
                 return refusal
         return None
 
     def refusal(self, sized: SizedFlow, routes: Sequence[Route]) -> NoCapacity:
-        """Why a flow does not fit: the tightest link of the route that comes closest, and what is wanted of it."""
-        tightest = [self._tightest(sized, route) for route in routes]
-        short_bps, booking = min(tightest, key=lambda each: each[0])
-        if short_bps <= 0:  # it fits by itself and the search gave up or went another way round
-            short_bps, booking = max(tightest, key=lambda each: each[0])
-        link, (capacity_bps, most_bps) = booking.link, self._most_bps(booking)
+        """The bottleneck link of the route with the smallest shortfall, and the rate requested of it."""
+        bottlenecks = [self._bottleneck(sized, route) for route in routes]
+        shortfall_bps, booking = min(bottlenecks, key=lambda bottleneck: bottleneck[0])
+        if shortfall_bps <= 0:  # the flow fits by itself; the search ended early or placed the others differently
+            shortfall_bps, booking = max(bottlenecks, key=lambda bottleneck: bottleneck[0])
+        link, (capacity_bps, limit_bps) = booking.link, self._limits_bps(booking)
         reserved_bps = self.others_bps(link)
-        free_bps, asked_bps = most_bps - reserved_bps, short_bps + most_bps - reserved_bps
-        whole = "" if asked_bps == sized.rate_bps else f" and the whole request {_mbps(asked_bps)} of {link}"
+        free_bps = limit_bps - reserved_bps
+        requested_bps = free_bps + shortfall_bps
+        whole = "" if requested_bps == sized.rate_bps else f" and the whole request {_mbps(requested_bps)} of {link}"
         of = "its only path" if len(routes) == 1 else f"the best of {len(routes)} paths"
         return NoCapacity(
             f"{sized.flow.name} needs {_mbps(sized.rate_bps)}{whole}; {link} has {_mbps(free_bps)} free on {of}.",
@@ -142,37 +153,34 @@ class ResidualCapacity:
                 "capacity_bps": capacity_bps,
                 "reserved_bps": reserved_bps,
                 "free_bps": free_bps,
-                "asked_bps": asked_bps,
+                "asked_bps": requested_bps,
             },
         )
 
-    def _tightest(self, sized: SizedFlow, route: Route) -> tuple[int, Booking]:
-        """By how much the tightest link of a route is too small (below 0: that much is free), and what it would take.
-
-        A lightpath of the route is like a link.
-        """
-        short = [
-            (self.total_bps(each.link, (each,)) - self._most_bps(each)[1], each)
-            for each in self.lifetime.bookings(sized, route)
+    def _bottleneck(self, sized: SizedFlow, route: Route) -> tuple[int, Booking]:
+        """The largest shortfall among the links and lightpaths of a route (negative: free), and the booking there."""
+        shortfalls = [
+            (self.total_bps(booking.link, (booking,)) - self._limits_bps(booking)[1], booking)
+            for booking in self.booker.bookings(sized, route)
         ]
-        return max(short, key=lambda each: each[0])
+        return max(shortfalls, key=lambda shortfall: shortfall[0])
 
     def allocate(self, bookings: Sequence[Booking]) -> None:
-        """Take room."""
+        """Subtract these bookings from the residual capacity."""
         for booking in bookings:
-            self._own.setdefault(booking.link, []).append(booking)
+            self._allocated.setdefault(booking.link, []).append(booking)
             if booking.lightpath is not None:
-                self.light.allocate(booking.lightpath)
+                self.lightpaths.allocate(booking.lightpath)
 
     def free(self, bookings: Sequence[Booking]) -> None:
-        """Give back what was placed last."""
+        """Undo the last `allocate`, which had the same bookings."""
         for booking in bookings:
-            own = self._own[booking.link]
-            own.pop()
-            if not own:
-                del self._own[booking.link]
+            allocated = self._allocated[booking.link]
+            allocated.pop()
+            if not allocated:
+                del self._allocated[booking.link]
             if booking.lightpath is not None:
-                self.light.free(booking.lightpath)
+                self.lightpaths.free(booking.lightpath)
 
 
 def _mbps(rate_bps: int) -> str:

@@ -1,16 +1,18 @@
-"""Links fail and return: who runs on a backup, who is placed anew and in what order, who has to wait.
+"""Protection and restoration after links fail or recover: protection switching, rerouting, suspension.
 
 The rules, in this order:
 
-1. What no failure touches stays as it is. Nothing is ever moved to make room for something else.
-2. A protected flow whose path is cut and whose backup is not runs on its backup. It keeps both, and returns to its
-   path when that is whole again. If its reservation is changed meanwhile, it moves to a whole pair if there is one.
-3. Every other flow whose path is cut lets go of what it had. The reservations that have such flows are decided anew,
-   the most important rank first and the oldest first within a rank; their other flows stay where they are. If two
-   disjoint paths cannot be had any more, a protected flow is placed with the next best protection until they can: a
-   backup that shares a duct with the path, or none. Its reservation is degraded and says so.
-4. A flow that fits nowhere is suspended: it keeps nothing, its reservation is degraded and says why. It is tried again,
-   by the same rules and with its last path first, at every later change.
+1. A flow that no failure affects stays as it is. No flow is moved or preempted to make room for another.
+2. A protected flow whose working path is cut and whose backup path is not is switched to its backup path. It keeps
+   both, and reverts when the working path recovers. A modification meanwhile moves it to an intact pair, if any.
+3. Every other flow whose path is cut releases its bookings. The reservations of such flows are decided again, most
+   important rank first and oldest first within a rank; their other flows stay where they are. While no disjoint pair
+   is available, a protected flow gets the next lower protection: a backup path that shares a duct with the working
+   path, or none. Its reservation is degraded, with the reason.
+4. A flow that cannot be rerouted is suspended: it holds no bookings, and its reservation is degraded, with the reason.
+   At every later change it is tried again by the same rules, with its last path first.
+
+Source: RFC 4427 (terms: working and backup path, protection, restoration, reversion).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from controller.admission.admission import Admitted, Request, decide
-from controller.admission.live_reservations import LiveReservations, as_live_reservation
+from controller.admission.live_reservations import LiveReservations, as_live_reservations
 from controller.booking.calendar import Calendar
 from controller.booking.flow_bookings import bookings_of
 from controller.calculus.failure_bounds import FlowKey
@@ -30,49 +32,49 @@ from controller.domain.reservation import PROTECTIONS, Flow, Placement, Reservat
 from controller.domain.route import DUCT, Ducts, both_ways, fatal_ducts, is_cut
 
 RUNNING = frozenset({State.ACTIVE, State.DEGRADED})
-"""Only what is installed can be cut; a reservation that waits for its start is judged when it starts."""
+"""Only installed reservations are affected by failures; a scheduled one is evaluated when it starts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restoration:
-    """The calendar and everybody as they are after the change, and those that are not as before, oldest first."""
+    """Calendar and live reservations after a link change, and the changed reservations, oldest first."""
 
-    bookings: Calendar
-    standing: LiveReservations
+    calendar: Calendar
+    live: LiveReservations
     changed: tuple[Reservation, ...]
 
 
 def restore(
     network: Network,
-    bookings: Calendar,
-    standing: Sequence[Reservation] | LiveReservations,
+    calendar: Calendar,
+    live: Sequence[Reservation] | LiveReservations,
     now_s: float,
     down: frozenset[str],
     calibration: Calibration = DEFAULT_CALIBRATION,
 ) -> Restoration:
-    """What becomes of all reservations now that exactly these directed links are down.
+    """Adapt all live reservations to the state in which exactly these directed links are down.
 
-    To be called when links fail or return, when a reservation starts, and when one ends while others are degraded.
-    States and reasons are judged by the links alone.
+    To be called when links fail or recover, when a reservation starts, and when one ends while others are degraded.
+    States and reasons depend on the links alone.
     """
     down = both_ways(down)
-    before = as_live_reservation(network, standing, calibration)
-    homeless = sorted((each for each in before if _has_unrouted_flow(each, down)), key=_order)
+    before = as_live_reservations(network, live, calibration)
+    unrouted = sorted((each for each in before if _has_unrouted_flow(each, down)), key=_restoration_order)
     running = (each for each in before if each.state in RUNNING)
-    weak = sorted((each for each in running if _weak(each, network.ducts)), key=_order)
-    shelter = _Restorer(network, bookings, before, now_s, down, calibration)
-    for reservation in homeless:
-        shelter.let_go(reservation)
-    for reservation in homeless:
-        shelter.place_anew(reservation)
-    for reservation in weak:
-        shelter.protect(reservation)
-    shelter.judge()
-    changed = tuple(each for each in shelter.standing if before.get(each.id) != each)
-    return Restoration(shelter.bookings, shelter.standing, changed)
+    underprotected = sorted((each for each in running if _underprotected(each, network.ducts)), key=_restoration_order)
+    restorer = _Restorer(network, calendar, before, now_s, down, calibration)
+    for reservation in unrouted:
+        restorer.release_cut_flows(reservation)
+    for reservation in unrouted:
+        restorer.reroute(reservation)
+    for reservation in underprotected:
+        restorer.restore_protection(reservation)
+    restorer.update_states()
+    changed = tuple(each for each in restorer.live if before.get(each.id) != each)
+    return Restoration(restorer.calendar, restorer.live, changed)
 
 
-def _on_backup(placement: Placement, down: Collection[str]) -> bool:
+def _is_on_backup(placement: Placement, down: Collection[str]) -> bool:
     return (
         placement.backup_path is not None
         and is_cut(placement.path, down)
@@ -80,94 +82,92 @@ def _on_backup(placement: Placement, down: Collection[str]) -> bool:
     )
 
 
-def _is_lost(placement: Placement, down: Collection[str]) -> bool:
-    """Whether the flow has no way: it waits for one, or what it has is cut."""
-    return placement.suspended or (is_cut(placement.path, down) and not _on_backup(placement, down))
+def _is_unrouted(placement: Placement, down: Collection[str]) -> bool:
+    """Whether the flow is suspended, or cut without an intact backup path."""
+    return placement.suspended or (is_cut(placement.path, down) and not _is_on_backup(placement, down))
 
 
 def _has_unrouted_flow(reservation: Reservation, down: Collection[str]) -> bool:
-    return reservation.state in RUNNING and any(_is_lost(placement, down) for placement in reservation.placements)
+    return reservation.state in RUNNING and any(_is_unrouted(placement, down) for placement in reservation.placements)
 
 
-def _order(reservation: Reservation) -> tuple[int, float, int]:
+def _restoration_order(reservation: Reservation) -> tuple[int, float, int]:
     return reservation.rank, reservation.created_at_s, reservation.number
 
 
 class _Restorer:
-    """The calendar and the reservations while they are brought to where they can stay."""
+    """Calendar and live reservations during restoration."""
 
     def __init__(
         self,
         network: Network,
-        bookings: Calendar,
-        standing: LiveReservations,
+        calendar: Calendar,
+        live: LiveReservations,
         now_s: float,
         down: frozenset[str],
         calibration: Calibration,
     ) -> None:
         self.network = network
-        self.bookings = bookings
-        self.standing = standing
+        self.calendar = calendar
+        self.live = live
         self.now_s = now_s
         self.down = down
         self.calibration = calibration
         self.refusals: dict[FlowKey, str] = {}
 
-    def let_go(self, reservation: Reservation) -> None:
-        """Suspend its lost flows: what they had is free."""
+    def release_cut_flows(self, reservation: Reservation) -> None:
+        """Suspend its unrouted flows and release their bookings."""
         placements = tuple(
-            replace(placement, suspended=True) if _is_lost(placement, self.down) else placement
+            replace(placement, suspended=True) if _is_unrouted(placement, self.down) else placement
             for placement in reservation.placements
         )
         rest = replace(reservation, placements=placements)
         start_s = max(rest.start_at_s, rest.created_at_s)
         end_s = inf if rest.end_at_s is None else rest.end_at_s
         kept = bookings_of(self.network.ducts, rest.id, placements, start_s, end_s)
-        self.bookings, self.standing = self.bookings.without(rest.id).adding(kept), self.standing.with_reservation(rest)
+        self.calendar, self.live = self.calendar.without(rest.id).adding(kept), self.live.with_reservation(rest)
 
-    def place_anew(self, reservation: Reservation) -> None:
-        """Place its suspended flows: all together as asked for, else each for itself, else with less protection."""
-        lost = [p.flow for p in self._now(reservation).placements if p.suspended]
-        if self._place(reservation, lost):
+    def reroute(self, reservation: Reservation) -> None:
+        """Place its suspended flows: all together as requested, else one by one, else with less protection."""
+        suspended = [p.flow for p in self._current(reservation).placements if p.suspended]
+        if self._place(reservation, suspended):
             return
-        for flow in sorted(lost, key=lambda each: each.requirement.rank):
-            self._place_at_best(reservation, [flow, *_less_protected(flow)])
+        for flow in sorted(suspended, key=lambda flow: flow.requirement.rank):
+            self._place_first(reservation, [flow, *_less_protected(flow)])
 
-    def protect(self, reservation: Reservation) -> None:
-        """Give its flows that had to be placed with less protection what they asked for, or more than they have."""
-        for placement in self._weak(self._now(reservation)):
-            tries = [placement.flow, *_less_protected(placement.flow)]
-            self._place_at_best(reservation, tries[:-1] if placement.backup_path is None else tries[:1])
+    def restore_protection(self, reservation: Reservation) -> None:
+        """Give its underprotected flows the requested protection, or more than they have."""
+        for placement in _underprotected(self._current(reservation), self.network.ducts):
+            variants = [placement.flow, *_less_protected(placement.flow)]
+            self._place_first(reservation, variants[:-1] if placement.backup_path is None else variants[:1])
 
-    def _place_at_best(self, reservation: Reservation, flows: Sequence[Flow]) -> None:
-        """Place the first of these that there is room for."""
-        for flow in flows:
+    def _place_first(self, reservation: Reservation, variants: Sequence[Flow]) -> None:
+        """Place the first of these variants of a flow that is admitted."""
+        for flow in variants:
             if self._place(reservation, [flow]):
                 return
 
-    def _weak(self, reservation: Reservation) -> list[Placement]:
-        return _weak(reservation, self.network.ducts)
-
-    def judge(self) -> None:
-        """State and reason of every reservation that runs."""
-        for reservation in self.standing:
+    def update_states(self) -> None:
+        """Set state and reason of every running reservation."""
+        for reservation in self.live:
             if reservation.state in RUNNING:
-                judged = self._judged(reservation)
-                if judged != reservation:
-                    self.standing = self.standing.with_reservation(judged)
+                updated = self._with_state(reservation)
+                if updated != reservation:
+                    self.live = self.live.with_reservation(updated)
 
-    def _now(self, reservation: Reservation) -> Reservation:
-        return self.standing.get(reservation.id) or reservation
+    def _current(self, reservation: Reservation) -> Reservation:
+        return self.live.get(reservation.id) or reservation
 
     def _place(self, reservation: Reservation, flows: Sequence[Flow]) -> bool:
-        before = self._now(reservation)
+        """Decide the reservation again with new routes for these flows only; whether it is admitted."""
+        before = self._current(reservation)
         new = {flow.name: flow for flow in flows}
         kept = [p.flow for p in before.carried if p.flow.name not in new]
         end_s = inf if before.end_at_s is None else before.end_at_s
         keep = frozenset(flow.name for flow in kept)
         request = Request(before.id, before.version + 1, (*kept, *flows), None, end_s, keep)
         decision = decide(
-            self.network, self.bookings, self.standing, request, self.now_s, self.down, self.calibration
+            self.network, self.calendar, self.live, request, self.now_s, self.down, self.calibration
         )
         if not isinstance(decision, Admitted):
             self.refusals |= {(before.id, name): decision.error.detail for name in new}
@@ -177,38 +177,39 @@ class _Restorer:
             replace(placed[p.flow.name], flow=p.flow) if p.flow.name in placed else p for p in before.placements
         )
         after = replace(before, version=before.version + 1, placements=placements)
-        self.bookings, self.standing = decision.bookings, decision.after.with_reservation(after)
+        self.calendar, self.live = decision.calendar, decision.others.with_reservation(after)
         return True
 
-    def _judged(self, reservation: Reservation) -> Reservation:
-        waiting = [p.flow.name for p in reservation.placements if p.suspended]
-        troubles = [self.refusals.get((reservation.id, name), f"{name} has no way.") for name in waiting]
-        troubles += [_weakness(placement, self.network.ducts) for placement in self._weak(reservation)]
-        detours = [p.flow.name for p in reservation.carried if _on_backup(p, self.down)]
-        bared = [p.flow.name for p in reservation.carried if is_cut(p.backup_path or (), self.down)]
-        notes = [f"{name} runs on its backup path." for name in detours]
-        notes += [f"The backup path of {name} is down." for name in bared]
-        reason = " ".join(dict.fromkeys((*troubles, *notes))) or None
-        state = State.DEGRADED if troubles else State.ACTIVE
+    def _with_state(self, reservation: Reservation) -> Reservation:
+        ducts = self.network.ducts
+        suspended = [p.flow.name for p in reservation.placements if p.suspended]
+        defects = [self.refusals.get((reservation.id, name), f"{name} has no route.") for name in suspended]
+        defects += [_missing_protection(placement, ducts) for placement in _underprotected(reservation, ducts)]
+        on_backup = [p.flow.name for p in reservation.carried if _is_on_backup(p, self.down)]
+        backup_down = [p.flow.name for p in reservation.carried if is_cut(p.backup_path or (), self.down)]
+        notes = [f"{name} runs on its backup path." for name in on_backup]
+        notes += [f"The backup path of {name} is down." for name in backup_down]
+        reason = " ".join(dict.fromkeys((*defects, *notes))) or None
+        state = State.DEGRADED if defects else State.ACTIVE
         if state is reservation.state:
             return replace(reservation, reason=reason)
         return reservation.moved_to(state, reason)
 
 
 def _less_protected(flow: Flow) -> list[Flow]:
-    """The same with the next best protection, and so on down to none."""
-    asked = PROTECTIONS.index(flow.requirement.protection)
-    return [replace(flow, requirement=replace(flow.requirement, protection=each)) for each in PROTECTIONS[asked + 1 :]]
+    """The flow with each lower protection, strongest first."""
+    lower = PROTECTIONS[PROTECTIONS.index(flow.requirement.protection) + 1 :]
+    return [replace(flow, requirement=replace(flow.requirement, protection=protection)) for protection in lower]
 
 
-def _weak(reservation: Reservation, ducts: Ducts) -> list[Placement]:
-    """The flows that have less protection than they asked for."""
+def _underprotected(reservation: Reservation, ducts: Ducts) -> list[Placement]:
+    """The flows that have less protection than requested."""
     return [placement for placement in reservation.carried if placement.is_weak(ducts)]
 
 
-def _weakness(placement: Placement, ducts: Ducts) -> str:
+def _missing_protection(placement: Placement, ducts: Ducts) -> str:
     name, shared = placement.flow.name, fatal_ducts(placement.route, ducts)
     if placement.backup_path is None:
         return f"{name} runs unprotected."
-    lying = ", ".join(duct.removeprefix(DUCT) for duct in shared)
-    return f"{name} has a backup in the same duct as its path: {lying}."
+    ducts_shared = ", ".join(duct.removeprefix(DUCT) for duct in shared)
+    return f"{name} has a backup in the same duct as its path: {ducts_shared}."

@@ -72,8 +72,8 @@ class ReservationStore:
 
     def add(self, reservation: Reservation, admitted: Admitted) -> None:
         """It counts as admitted."""
-        self.bookings = admitted.bookings
-        self.standing = admitted.after.with_reservation(reservation)
+        self.bookings = admitted.calendar
+        self.standing = admitted.others.with_reservation(reservation)
 
     def revert(self, reservation: Reservation) -> None:
         """It counts as it is here, whatever was tried meanwhile."""
@@ -106,7 +106,7 @@ class ReservationStore:
 
     def survived(self, survival: Restoration) -> None:
         """Everybody counts as decided after a failure or a return."""
-        self.bookings, self.standing = survival.bookings, survival.standing
+        self.bookings, self.standing = survival.calendar, survival.live
         for reservation in self._lingering.values():
             self.standing = self.standing.with_reservation(reservation)
 

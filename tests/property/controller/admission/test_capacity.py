@@ -1,4 +1,4 @@
-"""Whatever is admitted, changed and released in whatever order: no link is ever oversubscribed."""
+"""Invariant: no link is oversubscribed, in whatever order reservations are admitted, modified and released."""
 
 from __future__ import annotations
 
@@ -35,46 +35,48 @@ class Reservations(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bookings = Calendar()
+        self.calendar = Calendar()
         self.reservations: dict[str, Reservation] = {}
         self.numbers = iter(range(1, 10_000))
         self.down: frozenset[str] = frozenset()
 
-    @rule(target=live, wanted=FLOWS)
-    def reserve(self, wanted: tuple[Flow, ...]) -> object:
+    @rule(target=live, requested=FLOWS)
+    def reserve(self, requested: tuple[Flow, ...]) -> object:
         number = next(self.numbers)
         identity = f"r-{number:08x}"
-        decision = self._decide(Request(identity, 1, wanted))
+        decision = self._decide(Request(identity, 1, requested))
         if not isinstance(decision, Admitted):
             return multiple()
         new = Reservation(identity, number, 1, "test", State.ACTIVE, 60, 0, 60, decision.placements)
         self._accept(decision, new)
-        assert decision.bookings.without(identity) == self.before
+        assert decision.calendar.without(identity) == self.before
         return identity
 
-    @rule(identity=live, wanted=FLOWS)
-    def modify(self, identity: str, wanted: tuple[Flow, ...]) -> None:
-        old = self.reservations[identity]
-        decision = self._decide(Request(identity, old.version + 1, wanted))
+    @rule(identity=live, requested=FLOWS)
+    def modify(self, identity: str, requested: tuple[Flow, ...]) -> None:
+        before_change = self.reservations[identity]
+        decision = self._decide(Request(identity, before_change.version + 1, requested))
         if isinstance(decision, Admitted):
-            self._accept(decision, replace(old, version=old.version + 1, placements=decision.placements))
+            self._accept(
+                decision, replace(before_change, version=before_change.version + 1, placements=decision.placements)
+            )
 
     @rule(identity=consumes(live))
     def release(self, identity: str) -> None:
         del self.reservations[identity]
-        self.bookings = self.bookings.without(identity)
+        self.calendar = self.calendar.without(identity)
 
     @rule(down=st.sets(st.sampled_from(sorted(NETWORK.links)), max_size=2))
     def links_fail(self, down: set[str]) -> None:
         self.down = frozenset(down)
 
     def _decide(self, request: Request) -> object:
-        return decide(NETWORK, self.bookings, tuple(self.reservations.values()), request, 0.0, self.down)
+        return decide(NETWORK, self.calendar, tuple(self.reservations.values()), request, 0.0, self.down)
 
     def _accept(self, decision: Admitted, changed: Reservation) -> None:
-        self.before = self.bookings
-        self.bookings = decision.bookings
-        self.reservations |= {each.id: decision.after.with_current_bounds(each) for each in decision.after}
+        self.before = self.calendar
+        self.calendar = decision.calendar
+        self.reservations |= {each.id: decision.others.with_current_bounds(each) for each in decision.others}
         self.reservations[changed.id] = changed
         for placement in changed.placements:
             assert not self.down & set(placement.link_names)
@@ -87,30 +89,30 @@ class Reservations(RuleBasedStateMachine):
                 for name in placement.link_names:
                     taken[name] += placement.reserved_bps
         for name, link in NETWORK.links.items():
-            assert taken[name] == self.bookings.reserved_bps(name, 0.0) <= link.reservable_bps
+            assert taken[name] == self.calendar.reserved_bps(name, 0.0) <= link.reservable_bps
 
     @invariant()
-    def every_limit_is_kept(self) -> None:
+    def every_limit_is_met(self) -> None:
         for reservation in self.reservations.values():
             for placement in reservation.placements:
                 limit_us = placement.flow.requirement.max_latency_us
                 assert limit_us is None or placement.accumulated_latency_us <= limit_us
 
     @invariant()
-    def what_the_switches_hold_adds_up(self) -> None:
-        """Best effort and all reserved meters that feed a link never exceed what it carries."""
+    def meters_do_not_exceed_link_capacity(self) -> None:
+        """The best-effort meter and the reserved rates of a link never exceed its capacity."""
         states = wanted_states(NETWORK, self.reservations.values())
         for name, link in NETWORK.links.items():
             if NETWORK.nodes[link.source].is_switch:
                 meter = states[link.source].meters[BEST_EFFORT_METERS + link.source_port]
                 best_effort_bps = meter.rate_kbps * 1000
-                taken_bps = self.bookings.reserved_bps(name, 0.0)
+                taken_bps = self.calendar.reserved_bps(name, 0.0)
                 assert 0 < best_effort_bps <= link.capacity_bps - link.margin_bps - taken_bps
 
     def teardown(self) -> None:
         for identity in list(self.reservations):
             self.release(identity)
-        assert self.bookings == Calendar()
+        assert self.calendar == Calendar()
 
 
 TestReservations = Reservations.TestCase

@@ -1,4 +1,4 @@
-"""What is offered would be accepted; the time told is one at which the same request is admitted."""
+"""Counter-offers hold: the offered request is admitted, and the same request is admitted at `fits_at`."""
 
 from __future__ import annotations
 
@@ -38,40 +38,40 @@ def requirements(draw: st.DrawFn) -> Requirement:
 
 @st.composite
 def flows(draw: st.DrawFn, first_port: int) -> tuple[Flow, ...]:
-    needed = draw(st.lists(requirements(), min_size=1, max_size=2))
+    needs = draw(st.lists(requirements(), min_size=1, max_size=2))
     sources = st.sampled_from(["edge1", "edge2"])
     return tuple(
-        Flow(f"f{number}", draw(sources), "cloud", Match("tcp", first_port + number, 7800), each)
-        for number, each in enumerate(needed)
+        Flow(f"f{number}", draw(sources), "cloud", Match("tcp", first_port + number, 7800), requirement)
+        for number, requirement in enumerate(needs)
     )
 
 
-@given(standing=st.lists(flows(1000), max_size=3), ends=st.permutations([10.0, 20.0, None]), wanted=flows(2000))
+@given(reserved=st.lists(flows(1000), max_size=3), ends=st.permutations([10.0, 20.0, None]), requested=flows(2000))
 @settings(max_examples=60, deadline=None)
-def test_advice_is_true(
-    standing: list[tuple[Flow, ...]], ends: list[float | None], wanted: tuple[Flow, ...]
+def test_counter_offers_are_admitted(
+    reserved: list[tuple[Flow, ...]], ends: list[float | None], requested: tuple[Flow, ...]
 ) -> None:
-    bookings, everyone = Calendar(), LiveReservations(PAIR)
-    for number, (held, end_s) in enumerate(zip(standing, ends, strict=False), 1):
+    calendar, live = Calendar(), LiveReservations(PAIR)
+    for number, (held, end_s) in enumerate(zip(reserved, ends, strict=False), 1):
         ports = [replace(each, match=Match("udp", 10 * number + port, 1)) for port, each in enumerate(held)]
         request = Request(f"r-{number}", 1, tuple(ports), None, end_s or float("inf"))
-        decision = decide(PAIR, bookings, everyone, request, 0.0)
+        decision = decide(PAIR, calendar, live, request, 0.0)
         if isinstance(decision, Admitted):
             times = 60.0, 0.0, 60.0
             new = Reservation(request.reservation_id, number, 1, "test", State.ACTIVE, *times, decision.placements)
-            bookings, everyone = decision.bookings, decision.after.with_reservation(replace(new, end_at_s=end_s))
-    request = Request("r-99", 1, wanted, None, 1000.0)
-    decision = decide_with_offer(PAIR, bookings, everyone, request, 0.0)
+            calendar, live = decision.calendar, decision.others.with_reservation(replace(new, end_at_s=end_s))
+    request = Request("r-99", 1, requested, None, 1000.0)
+    decision = decide_with_offer(PAIR, calendar, live, request, 0.0)
     if not isinstance(decision, Rejected) or not isinstance(decision.error, Refused):
         return
     decision.error.add_offer()
     offered, fits_at_s = decision.error.facts["offer"], decision.error.facts["fits_at"]
     event(f"{decision.error.code}: offer {offered is not None}, later {fits_at_s is not None}")
     if isinstance(offered, tuple):
-        assert [flow.five_tuple for flow in offered] == [flow.five_tuple for flow in wanted]
-        assert offered != wanted
-        assert isinstance(decide(PAIR, bookings, everyone, replace(request, flows=offered), 0.0), Admitted)
+        assert [flow.five_tuple for flow in offered] == [flow.five_tuple for flow in requested]
+        assert offered != requested
+        assert isinstance(decide(PAIR, calendar, live, replace(request, flows=offered), 0.0), Admitted)
     if isinstance(fits_at_s, float):
         later = replace(request, start_s=fits_at_s, end_s=fits_at_s + 1000)
         assert fits_at_s in (10.0, 11.0, 20.0, 21.0)
-        assert isinstance(decide(PAIR, bookings, everyone, later, 0.0), Admitted)
+        assert isinstance(decide(PAIR, calendar, live, later, 0.0), Admitted)

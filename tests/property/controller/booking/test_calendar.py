@@ -112,7 +112,7 @@ def test_on_a_map_with_a_tuned_order_the_cheapest_lightpaths_are_taken(wanted: l
         room = ResidualCapacity(NSFNET, calendar, FlowBooker({}, f"r-{number}", 0.0))
         found = next(PathSearch(room, [sized], None, frozenset()).assignments(), None)
         room = ResidualCapacity(NSFNET, calendar, FlowBooker({}, f"r-{number}", 0.0))
-        light, has_room, prices = room.light, room.has_room_for(sized), []
+        light, has_room, prices = room.lightpaths, room.has_room_for(sized), []
         for path in candidate_paths(NSFNET, *ends):
             row = light.along(path[1:-1], sized.rate_bps, has_room)
             if row is not None:

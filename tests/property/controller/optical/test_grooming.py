@@ -97,8 +97,8 @@ class Lightpaths(RuleBasedStateMachine):
         self.target.put(identity, None)
 
     def _accept(self, decision: Admitted, changed: Reservation) -> None:
-        self.bookings = decision.bookings
-        self.reservations |= {each.id: decision.after.with_current_bounds(each) for each in decision.after}
+        self.bookings = decision.calendar
+        self.reservations |= {each.id: decision.others.with_current_bounds(each) for each in decision.others}
         self.reservations[changed.id] = changed
         if not changed.start_at_s:
             self.target.put(changed.id, contribution_of(self.network, changed))

@@ -1,4 +1,4 @@
-"""What is promised, what is refused, and with which words."""
+"""Admission: placements, and refusals with their reasons."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PAIR = network_from_map(load_map("pair"))
 MBPS = 1_000_000
 
 
-def flow(name: str, source: str = "edge1", rate_mbps: float = 15, port: int = 7801, **requirement: float) -> Flow:
-    needed = Requirement(round(rate_mbps * MBPS), 40_000, **requirement)  # type: ignore[arg-type]
-    return Flow(name, source, "cloud", Match("tcp", port, 7800), needed)
+def flow(name: str, source: str = "edge1", rate_mbps: float = 15, port: int = 7801, **limits: float) -> Flow:
+    requirement = Requirement(round(rate_mbps * MBPS), 40_000, **limits)  # type: ignore[arg-type]
+    return Flow(name, source, "cloud", Match("tcp", port, 7800), requirement)
 
 
 def reservation(identity: str, admitted: Admitted) -> Reservation:
@@ -32,9 +32,9 @@ def reservation(identity: str, admitted: Admitted) -> Reservation:
 
 
 def admit(
-    network: Network, flows: Iterable[Flow], bookings: Calendar | None = None, standing: Iterable[Reservation] = ()
+    network: Network, flows: Iterable[Flow], calendar: Calendar | None = None, live: Iterable[Reservation] = ()
 ) -> Admitted:
-    decision = decide(network, bookings or Calendar(), tuple(standing), Request("r-1", 1, tuple(flows)), 0.0)
+    decision = decide(network, calendar or Calendar(), tuple(live), Request("r-1", 1, tuple(flows)), 0.0)
     assert isinstance(decision, Admitted), decision
     return decision
 
@@ -42,16 +42,16 @@ def admit(
 def refuse(
     network: Network,
     flows: Iterable[Flow],
-    bookings: Calendar | None = None,
-    standing: Iterable[Reservation] = (),
+    calendar: Calendar | None = None,
+    live: Iterable[Reservation] = (),
     down: frozenset[str] = frozenset(),
 ) -> Rejected:
-    decision = decide(network, bookings or Calendar(), tuple(standing), Request("r-2", 1, tuple(flows)), 0.0, down)
+    decision = decide(network, calendar or Calendar(), tuple(live), Request("r-2", 1, tuple(flows)), 0.0, down)
     assert isinstance(decision, Rejected), decision
     return decision
 
 
-def test_candidate_paths_come_shortest_first_and_never_cross_a_host() -> None:
+def test_candidate_paths_are_shortest_first_and_cross_no_host() -> None:
     paths = candidate_paths(METRO, "edge1", "cloud")
     assert paths[0] == ("edge1", "r6", "r1", "r2", "cloud")
     lengths = [sum(link.length_km for link in METRO.links_along(path)) for path in paths]
@@ -78,23 +78,23 @@ def test_next_hops_lead_every_switch_to_the_host_without_a_loop() -> None:
 def test_a_flow_gets_the_shortest_path_with_room() -> None:
     first = admit(METRO, [flow("a", rate_mbps=70)])
     assert first.placements[0].path == ("edge1", "r6", "r1", "r2", "cloud")
-    second = admit(METRO, [flow("b", "edge2", 70)], first.bookings, [reservation("r-9", first)])
+    second = admit(METRO, [flow("b", "edge2", 70)], first.calendar, [reservation("r-9", first)])
     assert second.placements[0].path == ("edge2", "r6", "r5", "r4", "r3", "r2", "cloud")
 
 
-def test_a_group_is_placed_together_even_when_the_greedy_choice_fails() -> None:
-    """The biggest takes the short path; the others must then find room around it."""
+def test_a_group_is_placed_even_when_the_greedy_choice_fails() -> None:
+    """The largest flow takes the short path; the others must fit around it."""
     flows = [flow("a", "edge1", 60), flow("b", "edge2", 50, 7802), flow("c", "edge3", 16, 7803)]
     placed = {placement.flow.name: placement.path for placement in admit(METRO, flows).placements}
     assert len({path[1:3] for path in placed.values()}) >= 2
 
 
-def test_placements_come_back_in_the_order_asked() -> None:
+def test_placements_are_in_the_order_of_the_request() -> None:
     flows = [flow("small", "edge1", 5), flow("big", "edge2", 30), flow("middle", "edge3", 10)]
     assert [placement.flow.name for placement in admit(METRO, flows).placements] == ["small", "big", "middle"]
 
 
-def test_a_refusal_names_the_bottleneck_and_what_the_whole_request_wants_of_it() -> None:
+def test_a_refusal_names_the_bottleneck_and_the_rate_that_the_whole_request_needs_there() -> None:
     flows = [flow(f"f{i}", f"edge{i}", 45, 7800 + i) for i in (1, 2, 3, 4)]
     error = refuse(METRO, flows).error
     assert isinstance(error, NoCapacity)
@@ -107,15 +107,15 @@ def test_a_refusal_names_the_bottleneck_and_what_the_whole_request_wants_of_it()
     }
 
 
-def test_a_single_flow_that_is_too_big_is_told_so_in_a_sentence() -> None:
+def test_the_refusal_of_a_single_flow_that_is_too_large_has_a_readable_detail() -> None:
     error = refuse(PAIR, [flow("edge1-up", rate_mbps=90)]).error
     assert error.detail == "edge1-up needs 90 Mb/s; edge1->s1 has 76 Mb/s free on its only path."
     assert (error.code, error.status) == ("no_capacity", 409)
 
 
-def test_what_is_free_counts_what_others_hold() -> None:
+def test_free_capacity_excludes_the_reservations_of_others() -> None:
     held = admit(PAIR, [flow("a", rate_mbps=50)])
-    error = refuse(PAIR, [flow("b", "edge2", 30)], held.bookings, [reservation("r-9", held)]).error
+    error = refuse(PAIR, [flow("b", "edge2", 30)], held.calendar, [reservation("r-9", held)]).error
     bottleneck = error.facts["bottleneck"]
     assert bottleneck == {
         "link": "s1->s2",
@@ -126,14 +126,14 @@ def test_what_is_free_counts_what_others_hold() -> None:
     }
 
 
-def test_a_group_too_hard_to_search_through_is_refused_and_does_not_hang() -> None:
+def test_a_group_beyond_the_search_limit_is_refused() -> None:
     flows = [flow(f"f{i}", f"edge{1 + i % 4}", 7.3, 7000 + i) for i in range(40)]
     assert isinstance(refuse(METRO, flows).error, NoCapacity)
 
 
 def test_one_five_tuple_belongs_to_one_reservation() -> None:
     held = admit(PAIR, [flow("a")])
-    error = refuse(PAIR, [flow("b")], held.bookings, [reservation("r-9", held)]).error
+    error = refuse(PAIR, [flow("b")], held.calendar, [reservation("r-9", held)]).error
     assert isinstance(error, FlowInUse)
     assert error.facts == {"flow": "b", "reservation": "r-9"}
 
@@ -144,27 +144,27 @@ def test_an_end_must_be_a_host_of_the_map() -> None:
     assert error.detail == "a: there is no host 's1' on map pair; its hosts are edge1, edge2, cloud, load1, load2."
 
 
-def test_with_every_way_down_there_is_no_path() -> None:
+def test_without_a_path_that_is_up_the_request_is_refused() -> None:
     assert isinstance(refuse(PAIR, [flow("a")], down=frozenset({"s1->s2"})).error, NoPath)
 
 
-def test_a_latency_limit_below_the_bound_is_refused_with_both() -> None:
+def test_a_latency_limit_below_the_bound_is_refused() -> None:
     error = refuse(PAIR, [flow("a", max_latency_us=100)]).error
     assert isinstance(error, LatencyNotMet)
     assert (error.facts["flow"], error.facts["limit_us"], error.facts["promise"]) == ("a", 100, "latency")
 
 
-def test_an_earlier_flows_limit_is_kept_when_a_new_one_comes() -> None:
+def test_a_new_flow_must_keep_the_limits_of_earlier_flows() -> None:
     alone = admit(PAIR, [flow("a")]).placements[0].accumulated_latency_us
     held = admit(PAIR, [flow("a", max_latency_us=alone + 1)])
-    error = refuse(PAIR, [flow("b", "edge2")], held.bookings, [reservation("r-9", held)]).error
+    error = refuse(PAIR, [flow("b", "edge2")], held.calendar, [reservation("r-9", held)]).error
     assert isinstance(error, LatencyNotMet)
     assert (error.facts["flow"], error.facts["reservation"]) == ("a", "r-9")
 
 
-def test_the_bounds_of_standing_flows_are_told_anew() -> None:
+def test_the_bounds_of_live_flows_are_updated() -> None:
     held = reservation("r-9", admit(PAIR, [flow("a")]))
-    after = admit(PAIR, [flow("b", "edge2")], standing=[held]).after
+    after = admit(PAIR, [flow("b", "edge2")], live=[held]).others
     assert (
         after.with_current_bounds(held).placements[0].accumulated_latency_us > held.placements[0].accumulated_latency_us
     )
@@ -173,18 +173,18 @@ def test_the_bounds_of_standing_flows_are_told_anew() -> None:
 def test_a_modification_sees_its_own_capacity_as_free_and_keeps_path_and_meter() -> None:
     held = admit(METRO, [flow("a", rate_mbps=60)])
     before = replace(reservation("r-1", held), id="r-1")
-    after = decide(METRO, held.bookings, [before], Request("r-1", 2, (flow("a", rate_mbps=76),)), 5.0)
+    after = decide(METRO, held.calendar, [before], Request("r-1", 2, (flow("a", rate_mbps=76),)), 5.0)
     assert isinstance(after, Admitted)
     assert after.placements[0].path == held.placements[0].path
     assert after.placements[0].meter_id == held.placements[0].meter_id
-    assert after.bookings.reserved_bps("r6->r1", 5.0) == 76 * MBPS
+    assert after.calendar.reserved_bps("r6->r1", 5.0) == 76 * MBPS
 
 
-def test_a_flow_that_a_modification_does_not_touch_keeps_its_version() -> None:
+def test_a_flow_that_a_modification_does_not_change_keeps_its_version() -> None:
     flows = (flow("a"), flow("b", "edge2", 15, 7802))
     held = admit(METRO, flows)
     changed = (flows[0], flow("b", "edge2", 20, 7802))
-    after = decide(METRO, held.bookings, [reservation("r-1", held)], Request("r-1", 2, changed), 5.0)
+    after = decide(METRO, held.calendar, [reservation("r-1", held)], Request("r-1", 2, changed), 5.0)
     assert isinstance(after, Admitted)
     assert [placement.version for placement in after.placements] == [1, 2]
 
@@ -201,7 +201,7 @@ def test_a_burst_below_one_frame_is_raised_to_one_frame() -> None:
     assert (placement.burst_bytes, placement.reserved_bps) == (9014, 1_001_000)
 
 
-def test_bookings_know_the_highest_moment_of_a_window() -> None:
+def test_the_calendar_gives_the_peak_of_an_interval() -> None:
     first, second = Booking("r-1", "a", "x->y", 10, 0, 10), Booking("r-2", "b", "x->y", 20, 5, 15)
     calendar = Calendar().adding([first, second, Booking("r-3", "c", "x->y", 5, 20)])
     assert calendar.reserved_bps("x->y", 0, 5) == 10
@@ -212,7 +212,7 @@ def test_bookings_know_the_highest_moment_of_a_window() -> None:
     assert calendar.reserved_bps("y->x", 0) == 0
 
 
-def test_every_live_state_can_end_and_no_end_can_come_back() -> None:
+def test_every_live_state_can_end_and_final_states_have_no_transitions() -> None:
     assert {State.HELD, State.SCHEDULED, State.ACTIVE, State.DEGRADED} == LIVE
     for state in LIVE:
         assert {State.RELEASED, State.EXPIRED, State.FAILED} <= TRANSITIONS[state]

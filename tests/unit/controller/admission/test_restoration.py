@@ -1,4 +1,4 @@
-"""Links fail and return: who stays, who runs on a backup, who is placed anew, who waits."""
+"""Protection switching, rerouting and suspension after links fail and recover."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MBPS = 1_000_000
 SHORT = ("edge1", "r6", "r1", "r2", "cloud")
 
 
-def flow(name: str, source: str = "edge1", rate_mbps: float = 15, port: int = 7801, **needed: object) -> Flow:
-    requirement = Requirement(round(rate_mbps * MBPS), 40_000, **needed)  # type: ignore[arg-type]
-    return Flow(name, source, "cloud", Match("tcp", port, 7800), requirement)
+def flow(name: str, source: str = "edge1", rate_mbps: float = 15, port: int = 7801, **requirement: object) -> Flow:
+    needs = Requirement(round(rate_mbps * MBPS), 40_000, **requirement)  # type: ignore[arg-type]
+    return Flow(name, source, "cloud", Match("tcp", port, 7800), needs)
 
 
 def both(*spans: str) -> frozenset[str]:
@@ -29,50 +29,50 @@ def both(*spans: str) -> frozenset[str]:
 
 
 class Network:
-    """Reservations made one after the other, and what becomes of them."""
+    """A network with successive reservations, modifications and failures."""
 
     def __init__(self) -> None:
-        self.bookings, self.standing, self.now_s = Calendar(), LiveReservations(METRO), 0.0
+        self.calendar, self.live, self.now_s = Calendar(), LiveReservations(METRO), 0.0
 
     def reserve(self, number: int, *flows: Flow) -> Reservation:
         identity = f"r-{number}"
-        decision = decide(METRO, self.bookings, self.standing, Request(identity, 1, flows), self.now_s)
+        decision = decide(METRO, self.calendar, self.live, Request(identity, 1, flows), self.now_s)
         assert isinstance(decision, Admitted), decision
         times = 60.0, self.now_s, 60.0
         new = Reservation(identity, number, 1, "test", State.ACTIVE, *times, decision.placements)
-        self.bookings, self.standing = decision.bookings, decision.after.with_reservation(new)
+        self.calendar, self.live = decision.calendar, decision.others.with_reservation(new)
         self.now_s += 1
         return new
 
     def modify(self, number: int, down: frozenset[str], *flows: Flow) -> Reservation:
         before = self[number]
         request = Request(before.id, before.version + 1, flows)
-        decision = decide(METRO, self.bookings, self.standing, request, self.now_s, down)
+        decision = decide(METRO, self.calendar, self.live, request, self.now_s, down)
         assert isinstance(decision, Admitted), decision
         changed = replace(before, version=before.version + 1, placements=decision.placements)
-        self.bookings, self.standing = decision.bookings, decision.after.with_reservation(changed)
+        self.calendar, self.live = decision.calendar, decision.others.with_reservation(changed)
         return changed
 
     def fail(self, *spans: str) -> Restoration:
-        after = restore(METRO, self.bookings, self.standing, self.now_s, both(*spans))
-        self.bookings, self.standing = after.bookings, after.standing
+        after = restore(METRO, self.calendar, self.live, self.now_s, both(*spans))
+        self.calendar, self.live = after.calendar, after.live
         for link in METRO.links.values():
-            assert self.bookings.reserved_bps(link.name, self.now_s) <= link.reservable_bps
+            assert self.calendar.reserved_bps(link.name, self.now_s) <= link.reservable_bps
         return after
 
     def __getitem__(self, number: int) -> Reservation:
-        found = self.standing.get(f"r-{number}")
+        found = self.live.get(f"r-{number}")
         assert found is not None
         return found
 
 
-def test_what_no_failure_touches_stays_as_it_is() -> None:
+def test_unaffected_flows_stay_as_they_are() -> None:
     network = Network()
     network.reserve(1, flow("a"))
     assert network.fail("r3-r4").changed == ()
 
 
-def test_an_unprotected_flow_is_placed_on_another_path_and_keeps_its_promise() -> None:
+def test_an_unprotected_flow_is_rerouted() -> None:
     network = Network()
     network.reserve(1, flow("a"))
     after = network.fail("r6-r1")
@@ -83,7 +83,7 @@ def test_an_unprotected_flow_is_placed_on_another_path_and_keeps_its_promise() -
     assert moved.placements[0].version == 2
 
 
-def test_a_protected_flow_runs_on_its_backup_and_goes_back() -> None:
+def test_a_protected_flow_runs_on_its_backup_and_reverts() -> None:
     network = Network()
     placed = network.reserve(1, flow("a", protection="link_disjoint")).placements[0]
     network.fail("r1-r2")
@@ -91,12 +91,12 @@ def test_a_protected_flow_runs_on_its_backup_and_goes_back() -> None:
     assert network[1].reason == "a runs on its backup path."
     assert network[1].placements == (placed,)
     network.fail()
-    back = network[1]
-    assert (back.state, back.reason) == (State.ACTIVE, None)
+    repaired = network[1]
+    assert (repaired.state, repaired.reason) == (State.ACTIVE, None)
     assert network[1].placements == (placed,)
 
 
-def test_a_protected_flow_on_its_backup_can_be_changed_and_keeps_both_paths() -> None:
+def test_a_protected_flow_on_its_backup_can_be_modified_and_keeps_both_paths() -> None:
     """With r1-r2 down no two paths from r6 to r2 are left."""
     network = Network()
     before = network.reserve(1, flow("a", protection="link_disjoint")).placements[0]
@@ -107,12 +107,12 @@ def test_a_protected_flow_on_its_backup_can_be_changed_and_keeps_both_paths() ->
     assert network.fail("r1-r2").changed == ()
     assert network[1].reason == "a runs on its backup path."
     network.fail()
-    back = network[1]
-    assert (back.state, back.reason) == (State.ACTIVE, None)
+    repaired = network[1]
+    assert (repaired.state, repaired.reason) == (State.ACTIVE, None)
     assert network[1].placements[0].path == before.path
 
 
-def test_a_protected_flow_whose_backup_is_down_can_be_changed() -> None:
+def test_a_protected_flow_whose_backup_is_down_can_be_modified() -> None:
     network = Network()
     before = network.reserve(1, flow("a", protection="link_disjoint")).placements[0]
     network.fail("r4-r5")
@@ -120,7 +120,7 @@ def test_a_protected_flow_whose_backup_is_down_can_be_changed() -> None:
     assert (now.path, now.backup_path, now.reserved_bps) == (before.path, before.backup_path, 20 * MBPS)
 
 
-def test_when_both_paths_of_a_protected_flow_are_cut_it_is_placed_anew_or_without_a_backup() -> None:
+def test_a_protected_flow_with_both_paths_cut_is_rerouted_without_a_backup_if_need_be() -> None:
     network = Network()
     first = network.reserve(1, flow("a", protection="link_disjoint")).placements[0]
     assert first.path == SHORT and first.backup_path is not None
@@ -130,13 +130,13 @@ def test_when_both_paths_of_a_protected_flow_are_cut_it_is_placed_anew_or_withou
     assert network[1].state is State.DEGRADED
     assert network[1].reason == "a runs unprotected."
     network.fail()
-    back = network[1]
-    assert back.state is State.ACTIVE
-    assert back.placements[0].backup_path is not None
+    repaired = network[1]
+    assert repaired.state is State.ACTIVE
+    assert repaired.placements[0].backup_path is not None
 
 
-def test_the_more_important_rank_goes_first_then_the_older() -> None:
-    """Only one of the three fits on what is left."""
+def test_restoration_is_ordered_by_rank_then_age() -> None:
+    """Only one of the three fits on the remaining paths."""
     network = Network()
     network.reserve(1, flow("old", "edge1", 40, 1))
     network.reserve(2, flow("young", "edge1", 30, 2))
@@ -150,24 +150,24 @@ def test_the_more_important_rank_goes_first_then_the_older() -> None:
     assert [network[number].state for number in (1, 2, 3)] == [State.ACTIVE] * 3
 
 
-def test_a_flow_that_fits_nowhere_waits_and_says_why_and_comes_back_to_its_path() -> None:
+def test_a_flow_that_cannot_be_rerouted_is_suspended_and_returns_to_its_path() -> None:
     network = Network()
     before = network.reserve(1, flow("a", rate_mbps=70)).placements[0]
     network.reserve(2, flow("b", "edge3", 70, 7802))
     network.fail("r6-r1")
-    waiting = network[1]
-    assert waiting.state is State.DEGRADED
-    assert waiting.placements[0].suspended
-    assert waiting.reason is not None and waiting.reason.startswith("a needs 70 Mb/s; ")
-    assert network.bookings.of("r-1") == ()
-    assert waiting.carried == ()
+    suspended = network[1]
+    assert suspended.state is State.DEGRADED
+    assert suspended.placements[0].suspended
+    assert suspended.reason is not None and suspended.reason.startswith("a needs 70 Mb/s; ")
+    assert network.calendar.of("r-1") == ()
+    assert suspended.carried == ()
     network.fail()
-    back = network[1].placements[0]
+    repaired = network[1].placements[0]
     assert network[1].state is State.ACTIVE
-    assert (back.path, back.suspended, back.meter_id) == (before.path, False, before.meter_id)
+    assert (repaired.path, repaired.suspended, repaired.meter_id) == (before.path, False, before.meter_id)
 
 
-def test_the_flows_of_a_reservation_that_are_not_cut_stay_where_they_are() -> None:
+def test_flows_of_the_same_reservation_that_are_not_cut_stay_where_they_are() -> None:
     network = Network()
     placements = network.reserve(1, flow("a"), flow("b", "load2", 15, 7802)).placements
     network.fail("r6-r1")
@@ -179,19 +179,19 @@ def test_the_flows_of_a_reservation_that_are_not_cut_stay_where_they_are() -> No
     assert network[1].placements[0].path != SHORT
 
 
-def test_a_host_that_is_cut_off_waits() -> None:
+def test_a_flow_of_a_disconnected_host_is_suspended() -> None:
     network = Network()
     network.reserve(1, flow("a", protection="link_disjoint"))
     network.fail("edge1-r6")
     assert network[1].state is State.DEGRADED
     assert network[1].reason == "a: no path from edge1 to cloud is up."
     network.fail()
-    back = network[1]
-    assert back.state is State.ACTIVE
+    repaired = network[1]
+    assert repaired.state is State.ACTIVE
 
 
-def test_a_reservation_that_has_not_begun_is_left_alone() -> None:
+def test_a_scheduled_reservation_is_not_rerouted() -> None:
     network = Network()
     later = replace(network.reserve(1, flow("a")), state=State.SCHEDULED, start_at_s=1000.0)
-    network.standing = network.standing.with_reservation(later)
+    network.live = network.live.with_reservation(later)
     assert network.fail("r6-r1").changed == ()

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from controller.admission.admission import Admitted, Rejected, Request, decide
-from controller.admission.counter_offer import DecisionContext, fits_at_s, offer
+from controller.admission.counter_offer import DecisionContext, earliest_fit_s, nearest_request
 from controller.admission.live_reservations import LiveReservations
 from controller.admission.path_search import PathSearch
 from controller.admission.residual_capacity import ResidualCapacity
 from controller.booking.calendar import Calendar
 from controller.booking.flow_bookings import FlowBooker, SizedFlow
+from controller.calculus.network_bounds import DEFAULT_CALIBRATION
 from controller.dataplane.pipeline import best_effort_meter, wanted_states
 from controller.dataplane.southbound import ChangesByNumber, Pause
 from controller.domain.network import Network, network_from_map
@@ -79,11 +80,11 @@ class Story:
             request.reservation_id, number, version, "test", State.ACTIVE, 60, 0, 60, decision.placements,
             start_at_s=start_s or 0.0, end_at_s=None if end_s == float("inf") else end_s,
         )  # fmt: skip
-        self.bookings = decision.bookings
+        self.bookings = decision.calendar
         self.reservations[made.id] = made
         return made
 
-    calibration = LiveReservations.calibration
+    calibration = DEFAULT_CALIBRATION
 
     def placed(self, *flows: Flow, start_s: float | None = None, end_s: float = float("inf")) -> Placement:
         made = self.ask(*flows, start_s=start_s, end_s=end_s)
@@ -191,9 +192,9 @@ def test_all_channels_lit_and_none_with_room_is_no_spectrum() -> None:
     error = story.ask(flow("edge3", 12_000_000))
     assert isinstance(error, Refused)
     assert (error.code, error.facts["link"], error.facts["slots"]) == ("no_spectrum", "r2->r3", 4)
-    (offered,) = offer(*story.refused) or ()
+    (offered,) = nearest_request(*story.refused) or ()
     assert 6_500_000 < (offered.requirement.min_bandwidth_bps or 0) <= 7_000_000, "what fits beside what is there"
-    assert fits_at_s(*story.refused) == 100.0
+    assert earliest_fit_s(*story.refused) == 100.0
 
 
 def test_a_flow_larger_than_a_lightpath_is_told_what_one_carries() -> None:
@@ -210,7 +211,7 @@ def test_a_span_too_long_for_any_format_is_out_of_reach_by_so_many_db() -> None:
     line = design_lightpath(story.network, ("r1", "r2"))
     assert (error.code, error.facts["link"]) == ("out_of_reach", "r1->r2")
     assert error.facts["missing_db"] == -line.margin_db > 0
-    assert fits_at_s(*story.refused) is None
+    assert earliest_fit_s(*story.refused) is None
 
 
 def test_nothing_is_tried_for_a_group_of_which_light_does_not_reach_one() -> None:

@@ -1,4 +1,4 @@
-"""Whatever is admitted, changed, cut and released: links have room, limits hold, whatever one thing is down."""
+"""Invariants of admission and restoration: capacity and latency limits hold under every single failure."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from topologies.loader import load_map
 from topologies.maps import Map
 
 DUCTS = {"east": ("r1-r2", "r1-r4"), "south": ("r2-r3", "r3-r4")}
-"""Two spans that a path takes one of, and two that one path takes both of."""
+"""A duct of which a path uses one span, and one of which a path uses both."""
 
 
 def metro_with_ducts() -> Map:
     plan = load_map("metro")
-    lying = {span: duct for duct, spans in DUCTS.items() for span in spans}
-    links = tuple(replace(link, duct=lying.get("-".join(sorted(link.ends)))) for link in plan.links)
+    duct_of = {span: duct for duct, spans in DUCTS.items() for span in spans}
+    links = tuple(replace(link, duct=duct_of.get("-".join(sorted(link.ends)))) for link in plan.links)
     return replace(plan, links=links)
 
 
@@ -72,13 +72,13 @@ def flows(draw: st.DrawFn) -> tuple[Flow, ...]:
     )
 
 
-def way(placement: Placement, failure: str | None) -> tuple[str, ...]:
-    """Where its packets go while a span or a duct is down: to it, back and around; if they are lost, nowhere new."""
+def path_under(placement: Placement, failure: str | None) -> tuple[str, ...]:
+    """The nodes that packets visit during a failure: to it, back, along the backup; if they are lost, the path."""
     path, backup, cut = placement.path, placement.backup_path, set(FAILURES[failure])
-    met = [number for number, span in enumerate(spans_of(path)) if span in cut]
-    if not met or backup is None or cut & set(spans_of(backup)):
+    cut_spans = [number for number, span in enumerate(spans_of(path)) if span in cut]
+    if not cut_spans or backup is None or cut & set(spans_of(backup)):
         return path
-    there = path[1 : 2 + met[0]]
+    there = path[1 : 2 + cut_spans[0]]
     return (path[0], *there, *there[-2::-1], *backup[2:])
 
 
@@ -87,46 +87,48 @@ def is_open(placement: Placement, at_ms: int) -> bool:
     return window is None or (at_ms * 1000 - window.offset_us) % window.period_us < window.length_us
 
 
-class Promised(RuleBasedStateMachine):
+class Guarantees(RuleBasedStateMachine):
     live = Bundle("live")
 
     def __init__(self) -> None:
         super().__init__()
-        self.bookings, self.standing = Calendar(), LiveReservations(NETWORK)
+        self.calendar, self.admitted = Calendar(), LiveReservations(NETWORK)
         self.number, self.down = 0, frozenset[str]()
 
-    @rule(target=live, wanted=flows(), start_s=st.sampled_from([None, 10, 20]), lasts_s=st.sampled_from([5, 15, inf]))
-    def reserve(self, wanted: tuple[Flow, ...], start_s: float | None, lasts_s: float) -> object:
+    @rule(
+        target=live, requested=flows(), start_s=st.sampled_from([None, 10, 20]), lasts_s=st.sampled_from([5, 15, inf])
+    )
+    def reserve(self, requested: tuple[Flow, ...], start_s: float | None, lasts_s: float) -> object:
         self.number += 1
         end_s = (start_s or 0) + lasts_s
-        request = Request(f"r-{self.number}", 1, wanted, start_s, end_s)
+        request = Request(f"r-{self.number}", 1, requested, start_s, end_s)
         decision = self._decide(request)
         if not isinstance(decision, Admitted):
             return multiple()
         state = State.ACTIVE if start_s is None else State.SCHEDULED
         new = Reservation(request.reservation_id, self.number, 1, "test", state, 60, 0, 60, decision.placements)
         new = replace(new, start_at_s=start_s or 0, end_at_s=None if end_s == inf else end_s)
-        self._take(decision, new)
+        self._record(decision, new)
         for placement in decision.placements:
             latency_us = placement.accumulated_latency_us
             least = [least_rate_bps(placement.flow.requirement, latency_us, share) for share in (0.0, HEADROOM_SHARE)]
             assert placement.reserved_bps in least
         return new.id
 
-    @rule(identity=live, wanted=flows())
-    def modify(self, identity: str, wanted: tuple[Flow, ...]) -> None:
-        old = self.standing.get(identity)
-        if old is not None and old.state is State.ACTIVE:
-            end_s = inf if old.end_at_s is None else old.end_at_s
-            decision = self._decide(Request(identity, old.version + 1, wanted, None, end_s))
+    @rule(identity=live, requested=flows())
+    def modify(self, identity: str, requested: tuple[Flow, ...]) -> None:
+        before = self.admitted.get(identity)
+        if before is not None and before.state is State.ACTIVE:
+            end_s = inf if before.end_at_s is None else before.end_at_s
+            decision = self._decide(Request(identity, before.version + 1, requested, None, end_s))
             if isinstance(decision, Admitted):
-                self._take(decision, replace(old, version=old.version + 1, placements=decision.placements))
+                self._record(decision, replace(before, version=before.version + 1, placements=decision.placements))
 
     @rule(identity=consumes(live))
     def release(self, identity: str) -> None:
-        self.bookings, self.standing = self.bookings.without(identity), self.standing.without(identity)
+        self.calendar, self.admitted = self.calendar.without(identity), self.admitted.without(identity)
 
-    @precondition(lambda self: any(each.state in RUNNING for each in self.standing))
+    @precondition(lambda self: any(each.state in RUNNING for each in self.admitted))
     @rule(
         down=st.lists(st.sampled_from(BETWEEN_SWITCHES), max_size=2)
         | st.lists(st.sampled_from(SPANS), max_size=1)
@@ -136,19 +138,19 @@ class Promised(RuleBasedStateMachine):
         self.down = frozenset(
             f"{a}->{b}" for span in down for ends in [span.split("-")] for a, b in (ends, ends[::-1])
         )
-        after = restore(NETWORK, self.bookings, self.standing, 1.0, self.down)
-        self.bookings, self.standing = after.bookings, after.standing
-        for reservation in self.standing:
+        after = restore(NETWORK, self.calendar, self.admitted, 1.0, self.down)
+        self.calendar, self.admitted = after.calendar, after.live
+        for reservation in self.admitted:
             for placement in reservation.carried:
                 if reservation.state in (State.ACTIVE, State.DEGRADED):
                     paths = [placement.path, placement.backup_path or placement.path]
                     assert any(not self.down & set(link_names(path)) for path in paths)
 
     def _decide(self, request: Request) -> object:
-        return decide(NETWORK, self.bookings, self.standing, request, 0.0, self.down)
+        return decide(NETWORK, self.calendar, self.admitted, request, 0.0, self.down)
 
-    def _take(self, decision: Admitted, new: Reservation) -> None:
-        self.bookings, self.standing = decision.bookings, decision.after.with_reservation(new)
+    def _record(self, decision: Admitted, new: Reservation) -> None:
+        self.calendar, self.admitted = decision.calendar, decision.others.with_reservation(new)
         for placement in new.placements:
             backup = placement.backup_path
             protection = placement.flow.requirement.protection
@@ -161,21 +163,21 @@ class Promised(RuleBasedStateMachine):
                 assert (backup[:2], backup[-2:]) == (placement.path[:2], placement.path[-2:])
 
     @invariant()
-    def every_link_has_room_at_every_moment_whatever_is_down(self) -> None:
-        """Second by second of the calendar, millisecond by millisecond of the common period where windows begin."""
+    def no_link_is_oversubscribed_at_any_moment_under_any_failure(self) -> None:
+        """Checked at seconds of the calendar and, within the common period, at the starts of windows."""
         for second in (1, 5, 10, 15, 20, 25, 40):
             running = [
                 placement
-                for each in self.standing
+                for each in self.admitted
                 if each.start_at_s <= second and (each.end_at_s is None or second < each.end_at_s)
                 for placement in each.carried
             ]
             moments = {0, *(p.window.offset_us // 1000 + k for p in running if p.window for k in (0, 200))}
             for failure in FAILURES:
-                ways = [(placement, set(link_names(way(placement, failure)))) for placement in running]
+                paths = [(placement, set(link_names(path_under(placement, failure)))) for placement in running]
                 for moment in moments:
                     taken = dict.fromkeys(NETWORK.links, 0)
-                    for placement, links in ways:
+                    for placement, links in paths:
                         if is_open(placement, moment):
                             for name in links:
                                 taken[name] += placement.reserved_bps
@@ -183,30 +185,33 @@ class Promised(RuleBasedStateMachine):
                         assert taken[name] <= link.reservable_bps
 
     @invariant()
-    def every_limit_is_kept_whatever_is_down(self) -> None:
-        running = [(each.id, placement) for each in self.standing for placement in each.carried]
+    def every_limit_is_met_under_every_failure(self) -> None:
+        running = [(each.id, placement) for each in self.admitted for placement in each.carried]
         for name, placement in running:
-            needed, latency_us = placement.flow.requirement, self._bound_us(name, placement)
-            assert latency_us <= (needed.max_latency_us or inf)
-            if needed.deadline_ms and needed.transfer_bytes:
-                assert 8e6 * needed.transfer_bytes / placement.reserved_bps + latency_us <= needed.deadline_ms * 1000
+            requirement, latency_us = placement.flow.requirement, self._bound_us(name, placement)
+            assert latency_us <= (requirement.max_latency_us or inf)
+            if requirement.deadline_ms and requirement.transfer_bytes:
+                assert (
+                    8e6 * requirement.transfer_bytes / placement.reserved_bps + latency_us
+                    <= requirement.deadline_ms * 1000
+                )
 
     @invariant()
     def the_bounds_are_those_of_an_analysis_from_scratch(self) -> None:
-        carried = self.standing.promises.carried
+        carried = self.admitted.bounds.carried
         if any(flow.activity != type(flow.activity)() for flow in carried.values()):
-            return  # who meets whom is the bounds' own matter
+            return  # the reference analysis takes all flows as active at all times
         for failure in FAILURES:
             shaped: dict[object, ShapedFlow] = {
                 key: flow.shaped(failure, NETWORK.ducts) for key, flow in carried.items()
             }
             for key, bound in bounds_of(NETWORK, shaped).items():
-                promised = self.standing.promises.bound(key)  # type: ignore[arg-type]
-                assert bound.accumulated_latency_us <= promised.accumulated_latency_us * (1 + 1e-5)
+                proven = self.admitted.bounds.bound(key)  # type: ignore[arg-type]
+                assert bound.accumulated_latency_us <= proven.accumulated_latency_us * (1 + 1e-5)
 
     def _bound_us(self, name: str, placement: Placement) -> float:
-        return self.standing.promises.bound((name, placement.flow.name)).accumulated_latency_us
+        return self.admitted.bounds.bound((name, placement.flow.name)).accumulated_latency_us
 
 
-TestPromised = Promised.TestCase
-TestPromised.settings = settings(max_examples=20, stateful_step_count=12, deadline=None)
+TestGuarantees = Guarantees.TestCase
+TestGuarantees.settings = settings(max_examples=20, stateful_step_count=12, deadline=None)
