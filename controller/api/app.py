@@ -28,8 +28,8 @@ from controller.api.routes.reserve_fast_path import ReserveFastPath
 from controller.api.schemas.problem_details import add_error_answers
 from controller.api.swagger_ui import add_docs
 from controller.errors import ControllerError
-from controller.security.audit import Audit
-from controller.security.tokens import Tokens
+from controller.security.audit import AuditLog
+from controller.security.tokens import TokenStore
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IN_MEMORY
 from controller.telemetry.audit_writer import AuditWriter
@@ -46,8 +46,8 @@ def create_app(
     service: Service,
     propagation_emulated: Callable[[], bool] = lambda: False,
     beside: RunInThread | None = None,
-    tokens: Tokens | None = None,
-    audit: Audit | None = None,
+    tokens: TokenStore | None = None,
+    audit: AuditLog | None = None,
     stream: EventStream | None = None,
     metrics: Metrics | None = None,
 ) -> FastAPI:
@@ -56,17 +56,17 @@ def create_app(
     Without `tokens` whoever is near may do everything; without `audit` it is kept in memory.
     """
     desk = RequestExecutor(beside)
-    tokens, audit = tokens or Tokens(IN_MEMORY), audit or Audit(IN_MEMORY, service.network.name)
+    tokens, audit = tokens or TokenStore(IN_MEMORY), audit or AuditLog(IN_MEMORY, service.network.name)
     words: dict[str, Any] = {"title": "Paceline controller", "version": "1", "description": DESCRIPTION}
     hosts = [host.name for host in service.network.hosts]
-    app = DescribedApp(hosts, lambda: tokens.are_configured, **words, docs_url=None, redoc_url=None)
+    app = DescribedApp(hosts, lambda: tokens.is_configured, **words, docs_url=None, redoc_url=None)
     stream, metrics = stream or EventStream(), metrics or Metrics(service)
-    for listener in (stream.hear, metrics.hear):
+    for listener in (stream.on_event, metrics.on_event):
         service.listen(listener)
     add_docs(app)
     quotas = QuotaTracker(service)
     promise = reserve_handler(service, desk, quotas)
-    together = audit if audit.is_in(service.ledger.engine) else None
+    together = audit if audit.shares_database(service.ledger.engine) else None
     app.add_middleware(ReserveFastPath, promise=promise, audit=together, shown=partial(redacted, service))
     app.add_middleware(JsonContentType)
     app.add_middleware(BodyLimit)

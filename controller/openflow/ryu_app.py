@@ -30,7 +30,7 @@ from controller.openflow.eventlet_quiet import (
 )
 from controller.openflow.ryu_runtime import Stop
 from controller.openflow.switch_client import SwitchClient
-from controller.security.audit import KEPT_DAYS
+from controller.security.audit import RETENTION_DAYS
 
 DEFAULT_ASSEMBLE = "controller.runtime.ryu_hosted:assemble"
 
@@ -57,7 +57,7 @@ _OPTIONS = [
     StrOpt("paceline_map", default=os.environ.get("PACELINE_MAP", ""), help="name or path of the map"),
     ListOpt("paceline_listen", default=["127.0.0.1:8080"], help="HOST:PORT of the REST API, comma-separated"),
     StrOpt("paceline_ledger", default="", help="URL of the ledger"),
-    IntOpt("paceline_audit_days", default=KEPT_DAYS, min=1, help="days an audit log entry is kept"),
+    IntOpt("paceline_audit_days", default=RETENTION_DAYS, min=1, help="days an audit log entry is kept"),
     StrOpt("paceline_tls_cert", help="certificate file of the REST API; enables https"),
     StrOpt("paceline_tls_key", help="private key file of that certificate"),
     StrOpt("paceline_assemble", default=DEFAULT_ASSEMBLE, help="MODULE:FUNCTION that builds the service"),

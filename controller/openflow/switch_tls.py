@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from controller.openflow.eventlet_quiet import eventlet
-from controller.security.tls import TlsFiles, reason_of, server_context
+from controller.security.tls import TlsFiles, error_text, server_context
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def with_tls(handle: Handle, files: TlsFiles) -> Handle:
         try:
             tls_socket.do_handshake()
         except OSError as error:
-            log.warning("refused a switch at %s: TLS handshake failed: %s", address[0], reason_of(error))
+            log.warning("refused a switch at %s: TLS handshake failed: %s", address[0], error_text(error))
             with contextlib.suppress(OSError):
                 tls_socket.close()
             return
@@ -75,7 +75,7 @@ class _TlsSocket:
         try:
             received: bytes = self._socket.recv(size)
         except ssl.SSLError as error:
-            raise ConnectionAbortedError(reason_of(error)) from error
+            raise ConnectionAbortedError(error_text(error)) from error
         return received
 
     def __getattr__(self, name: str) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from controller.errors import StartError
-from controller.security.access import is_near
+from controller.security.access import is_management_address
 from topologies.maps import MANAGEMENT_NETWORK
 
 Address = tuple[str, int]
@@ -41,7 +41,7 @@ def check_near(addresses: Sequence[Address]) -> None:
     Raises: StartError naming an address that strangers can reach.
     """
     for host, _ in addresses:
-        if not is_near(host, MANAGEMENT_NETWORK):
+        if not is_management_address(host, MANAGEMENT_NETWORK):
             sentence = (
                 f"The REST interface may not listen on {host} as long as there are no tokens: everybody there could "
                 "reserve. Make one (paceline token add NAME --ledger URL), or listen on this machine (127.0.0.1) or "

@@ -26,11 +26,11 @@ from controller.runtime.calibration_file import load_calibration
 from controller.runtime.environment import load_network, propagation_emulated
 from controller.runtime.listen_address import Address, AddressType, check_free, check_near, listening
 from controller.runtime.stores import Stores, open_stores
-from controller.security.audit import KEPT_DAYS
+from controller.security.audit import RETENTION_DAYS
 from controller.security.tls import TlsFiles, rest_tls, server_context
 from controller.service.reservation_service import Service
 from controller.telemetry.event_stream import EventStream
-from controller.telemetry.meter_monitor import MeterWatch
+from controller.telemetry.meter_monitor import MeterMonitor
 from controller.telemetry.metrics import Metrics
 
 COLLECT_AFTER_OBJECTS = 50_000
@@ -95,7 +95,7 @@ Exit codes: 0 stopped by a signal, 2 asked for wrongly (map, options, ledger), 3
     help="SQLAlchemy URL of what survives a restart; sqlite:// keeps it in memory. [default: a file for each map]",
 )  # fmt: skip
 @click.option(
-    "--audit-days", type=click.IntRange(1, 36_500), default=KEPT_DAYS, show_default=True,
+    "--audit-days", type=click.IntRange(1, 36_500), default=RETENTION_DAYS, show_default=True,
     help="How long an entry of the audit log is kept.",
 )  # fmt: skip
 @click.option(
@@ -138,7 +138,7 @@ def command(
         network = load_network(map_name)
         calibrated = load_calibration(calibration) if calibration else DEFAULT_CALIBRATION
         books = open_stores(ledger, network.name, audit_days)
-        if not books.tokens.are_configured:
+        if not books.tokens.is_configured:
             check_near(listen)
         with contextlib.ExitStack() as stack:
             sockets = [stack.enter_context(listening(address)) for address in listen]
@@ -172,7 +172,7 @@ def _run(network: Network, books: Stores, ports: Ports, greeting: str | None, ca
     def assemble(front: SwitchClient) -> ryu_runtime.Stop:
         service, stream = Service(network, front, books.ledger, calibration, forgets=(books.forget,)), EventStream()
         metrics = Metrics(service)
-        meters = MeterWatch(service, metrics, stream)
+        meters = MeterMonitor(service, metrics, stream)
         service.start()
         meters.start()
         emulated = partial(propagation_emulated, network.name)

@@ -23,7 +23,7 @@ from controller.runtime.stores import Stores, open_stores
 from controller.security.tls import TlsFiles, rest_tls
 from controller.service.reservation_service import Service
 from controller.telemetry.event_stream import EventStream
-from controller.telemetry.meter_monitor import MeterWatch
+from controller.telemetry.meter_monitor import MeterMonitor
 from controller.telemetry.metrics import Metrics
 
 NO_STREAM = (
@@ -46,7 +46,7 @@ def assemble(front: SwitchClient, settings: ryu_app.OpenFlowSettings) -> ryu_run
         addresses = [AddressType()(address) for address in settings.listen]
         https = rest_tls(settings.tls_cert, settings.tls_key, "paceline_tls_cert and paceline_tls_key")
         books = open_stores(settings.ledger or None, network.name, settings.audit_days)
-        if not books.tokens.are_configured:
+        if not books.tokens.is_configured:
             check_near(addresses)
         service = Service(network, front, books.ledger, forgets=(books.forget,))
     except (StartError, click.UsageError) as error:
@@ -99,5 +99,5 @@ def _in_thread(
 def _app(service: Service, books: Stores, beside: RunInThread | None) -> FastAPI:
     emulated = partial(propagation_emulated, service.network.name)
     stream, metrics = EventStream(), Metrics(service)
-    MeterWatch(service, metrics, stream).start()
+    MeterMonitor(service, metrics, stream).start()
     return create_app(service, emulated, beside, books.tokens, books.audit, stream, metrics)

@@ -6,8 +6,8 @@ import logging
 from dataclasses import dataclass
 
 from controller.runtime.environment import default_ledger
-from controller.security.audit import DAY_S, KEPT_DAYS, Audit
-from controller.security.tokens import Tokens
+from controller.security.audit import DAY_S, RETENTION_DAYS, AuditLog
+from controller.security.tokens import TokenStore
 from controller.storage.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -18,20 +18,20 @@ class Stores:
     """All three, open."""
 
     ledger: Ledger
-    tokens: Tokens
-    audit: Audit
-    audit_days: int = KEPT_DAYS
+    tokens: TokenStore
+    audit: AuditLog
+    audit_days: int = RETENTION_DAYS
 
     @property
     def access_summary(self) -> str:
         """A sentence: who may use the REST interface."""
-        if self.tokens.are_configured:
+        if self.tokens.is_configured:
             return "Tokens are needed."
         return "No tokens: for this machine and the management network only."
 
     def forget(self, now_s: float) -> None:
         """Drop what is older in the audit log than it is to be kept."""
-        forgotten = self.audit.forget(now_s - self.audit_days * DAY_S)
+        forgotten = self.audit.delete_before(now_s - self.audit_days * DAY_S)
         if forgotten:
             log.info("audit log: forgotten=%d older_than_days=%d", forgotten, self.audit_days)
 
@@ -41,12 +41,12 @@ class Stores:
         self.audit.close()
 
 
-def open_stores(url: str | None, map_name: str, audit_days: int = KEPT_DAYS) -> Stores:
+def open_stores(url: str | None, map_name: str, audit_days: int = RETENTION_DAYS) -> Stores:
     """Open or create them; None: where the map's are by default. `audit_days`: so long entries of the log are kept.
 
     Raises: StartError if the URL is wrong or the database cannot be opened.
     """
     url = url or default_ledger(map_name)
-    books = Stores(Ledger(url, map_name), Tokens(url), Audit(url, map_name), audit_days)
+    books = Stores(Ledger(url, map_name), TokenStore(url), AuditLog(url, map_name), audit_days)
     books.tokens.refresh()
     return books

@@ -10,7 +10,7 @@ import click
 
 from controller.errors import StartError
 from controller.security.access import Quota, Scope
-from controller.security.tokens import Tokens
+from controller.security.tokens import TokenStore
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,13 +23,13 @@ def _where(function: F) -> F:
 
 
 @contextlib.contextmanager
-def _tokens(map_name: str | None, ledger: str | None) -> Iterator[Tokens]:
+def _tokens(map_name: str | None, ledger: str | None) -> Iterator[TokenStore]:
     from controller.runtime.environment import default_ledger, load_network
 
     if (map_name is None) == (ledger is None):
         raise click.UsageError("Say whose tokens: either --map MAP or --ledger URL.")
     try:
-        tokens = Tokens(ledger or default_ledger(load_network(map_name or "").name))
+        tokens = TokenStore(ledger or default_ledger(load_network(map_name or "").name))
         try:
             yield tokens
         finally:

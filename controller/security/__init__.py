@@ -1,1 +1,1 @@
-"""Who may do what."""
+"""Authentication, authorization, quotas, audit log and TLS."""

@@ -1,4 +1,4 @@
-"""Who may do what: scopes, tenants and quotas, as plain decisions."""
+"""Access control: scopes, tenants and quotas, as pure decisions."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from functools import lru_cache
 
 from controller.domain.reservation import Flow, Reservation
 from controller.errors import Forbidden, NotFound, QuotaExceeded
-from controller.security.tenant_usage import Usage, asked_bps
+from controller.security.tenant_usage import Usage, requested_bps
 
-PUBLIC = "public"
-"""The tenant of everybody where no tokens are configured."""
+PUBLIC_TENANT = "public"
+"""The tenant of every caller while no tokens are configured."""
 
 
 class Scope(StrEnum):
-    """What a token may do; each includes those before it."""
+    """Scope of a bearer token; each includes those before it. Source: RFC 6750 §3."""
 
     READ = "read"
     RESERVE = "reserve"
@@ -33,7 +33,7 @@ _INCLUDED = {
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """The most a tenant may hold at once; None: no limit. Bandwidth is counted as asked for, see `asked_bps`."""
+    """The most a tenant may hold at once; None: no limit. `requested_bps` says how bandwidth is counted."""
 
     reservations: int | None = None
     bandwidth_bps: int | None = None
@@ -41,72 +41,73 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `token` is the name of the token they showed."""
+    """An authenticated client; `token` is the name of its token."""
 
     tenant: str
     scopes: frozenset[Scope]
     quota: Quota = Quota()
     token: str | None = None
 
-    def may(self, scope: Scope) -> bool:
-        """Whether this is within their scopes."""
+    def has_scope(self, scope: Scope) -> bool:
+        """Whether one of the caller's scopes is or includes this one."""
         return any(scope in _INCLUDED[held] for held in self.scopes)
 
 
-ANYBODY = Caller(PUBLIC, frozenset({Scope.OPERATE}))
-"""Whoever asks where no tokens are configured."""
+ANONYMOUS = Caller(PUBLIC_TENANT, frozenset({Scope.OPERATE}))
+"""The caller of every request while no tokens are configured."""
 
 
 def require(caller: Caller, scope: Scope) -> None:
     """Raises: Forbidden if the caller lacks the scope."""
-    if not caller.may(scope):
+    if not caller.has_scope(scope):
         held = ", ".join(sorted(caller.scopes)) or "none"
         sentence = f"Token {caller.token} has scope {held}; this needs {scope}."
         raise Forbidden(sentence, scope=str(scope))
 
 
-def sees(caller: Caller, tenant: str) -> bool:
-    """Whether what belongs to this tenant is the caller's to see."""
-    return caller.tenant == tenant or caller.may(Scope.OPERATE)
+def can_see(caller: Caller, tenant: str) -> bool:
+    """Whether the caller may see what belongs to this tenant."""
+    return caller.tenant == tenant or caller.has_scope(Scope.OPERATE)
 
 
-def owned(caller: Caller, reservation: Reservation) -> Reservation:
-    """The reservation, if the caller may see and change it.
+def require_visible(caller: Caller, reservation: Reservation) -> Reservation:
+    """Return the reservation if the caller may see and change it.
 
-    Raises: NotFound, the same as if there were none, so that ids tell a stranger nothing.
+    Raises: NotFound, the same error as for an unknown id, so that ids reveal nothing to other tenants.
     """
-    if not sees(caller, reservation.tenant):
+    if not can_see(caller, reservation.tenant):
         raise NotFound(f"There is no reservation {reservation.id}.")
     return reservation
 
 
-def wanted_by(asked: Sequence[Flow]) -> Usage:
-    """What a reservation of these flows would count."""
-    return Usage(1, sum(asked_bps(flow.requirement) for flow in asked))
+def usage_of_flows(flows: Sequence[Flow]) -> Usage:
+    """What a reservation of these flows counts against a quota."""
+    return Usage(1, sum(requested_bps(flow.requirement) for flow in flows))
 
 
-def check_quota(caller: Caller, held: Usage, asked: Usage) -> None:
-    """Whether one more reservation may be added to what the tenant holds already.
+def check_quota(caller: Caller, usage: Usage, requested: Usage) -> None:
+    """Check that the tenant may add one reservation to its present usage.
 
-    Raises: QuotaExceeded with what is held, asked and allowed.
+    Raises: QuotaExceeded with what is held, requested and allowed.
     """
-    most = caller.quota.reservations
-    if most is not None and held.reservations + 1 > most:
-        sentence = f"Tenant {caller.tenant} holds {held.reservations} reservations; its quota is {most}."
-        raise QuotaExceeded(sentence, quota="reservations", held=held.reservations, asked=1, allowed=most)
-    allowed_bps = caller.quota.bandwidth_bps
-    if allowed_bps is not None and held.bandwidth_bps + asked.bandwidth_bps > allowed_bps:
+    max_reservations = caller.quota.reservations
+    if max_reservations is not None and usage.reservations + 1 > max_reservations:
+        sentence = f"Tenant {caller.tenant} holds {usage.reservations} reservations; its quota is {max_reservations}."
+        facts = {"held": usage.reservations, "asked": 1, "allowed": max_reservations}
+        raise QuotaExceeded(sentence, quota="reservations", **facts)
+    max_bps = caller.quota.bandwidth_bps
+    if max_bps is not None and usage.bandwidth_bps + requested.bandwidth_bps > max_bps:
         sentence = (
-            f"Tenant {caller.tenant} holds {held.bandwidth_bps / 1e6:g} Mb/s and asks for "
-            f"{asked.bandwidth_bps / 1e6:g} Mb/s; its quota is {allowed_bps / 1e6:g} Mb/s."
+            f"Tenant {caller.tenant} holds {usage.bandwidth_bps / 1e6:g} Mb/s and asks for "
+            f"{requested.bandwidth_bps / 1e6:g} Mb/s; its quota is {max_bps / 1e6:g} Mb/s."
         )
-        facts = {"held": held.bandwidth_bps, "asked": asked.bandwidth_bps, "allowed": allowed_bps}
+        facts = {"held": usage.bandwidth_bps, "asked": requested.bandwidth_bps, "allowed": max_bps}
         raise QuotaExceeded(sentence, quota="bandwidth_bps", **facts)
 
 
 @lru_cache(maxsize=1024)
-def is_near(address: str, management: str) -> bool:
-    """Whether an address is this machine's or of the management network (`management`: CIDR)."""
+def is_management_address(address: str, management: str) -> bool:
+    """Whether an address is a loopback address or in the management network (`management`: CIDR)."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Who asked for what, when, and what they were answered: a table that only grows, but for its old end."""
+"""Audit log: caller, request and outcome of every change, append-only except that old records are deleted."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from sqlalchemy import Column, Engine, Float, Integer, MetaData, String, Table, 
 
 from controller.storage.database import open_database
 
-REQUEST_BYTES = 4096
-"""As much of a request's body is kept."""
+BODY_CHARACTERS = 4096
+"""Only the beginning of a request's body is stored."""
 
-KEPT_DAYS = 90
-"""So long an entry is kept unless somebody wants it otherwise."""
+RETENTION_DAYS = 90
+"""Default retention."""
 
 DAY_S = 86_400.0
-CUT_AT_ONCE = 1000
-"""So many entries go in one transaction: the ledger waits for no longer."""
+DELETE_BATCH = 1000
+"""Records deleted in one transaction; bounds how long the ledger is locked."""
 
 _TABLE = Table(
     "audit",
@@ -37,12 +37,12 @@ _TABLE = Table(
     sqlite_autoincrement=True,
 )
 INSERT = _TABLE.insert()
-_AS_IT_IS = ("at_s", "tenant", "token", "client", "method", "status", "code", "reservation")
+_SAME_NAME = ("at_s", "tenant", "token", "client", "method", "status", "code", "reservation")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One request and its answer. `tenant` and `token` are None for a caller who was not let in."""
+class AuditRecord:
+    """One request and its outcome. `tenant` and `token` are None if authentication failed."""
 
     at_s: float
     tenant: str | None
@@ -56,11 +56,11 @@ class Entry:
     request: str
 
 
-class Audit:
-    """The audit log of one map. Thread-safe."""
+class AuditLog:
+    """Audit log of one map. Thread-safe. `is_failing`: the last write failed."""
 
     def __init__(self, url: str, map_name: str) -> None:
-        """Open it.
+        """Open the log.
 
         Raises: StartError if the database cannot be opened.
         """
@@ -68,57 +68,58 @@ class Audit:
         self._lock = threading.Lock()
         self._connection = self._engine.connect()
         self._map_name = map_name
-        self.failing = False
+        self.is_failing = False
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database connection."""
         with self._lock:
             self._connection.close()
             self._engine.dispose()
 
-    def write(self, *entries: Entry) -> None:
-        """Add entries, all or none; they are on disk when this returns. `failing`: whether the last were not.
+    def write(self, *records: AuditRecord) -> None:
+        """Append records in one transaction; they are durable when this returns.
 
         Raises: SQLAlchemyError.
         """
-        rows = [self.row(entry) for entry in entries]
+        rows = [self.row(record) for record in records]
         try:
             with self._lock, self._connection.begin():
                 self._connection.execute(INSERT, rows)
         except Exception:
-            self.failing = True
+            self.is_failing = True
             raise
-        self.failing = False
+        self.is_failing = False
 
-    def is_in(self, engine: Engine) -> bool:
-        """Whether it is kept in that engine's database, so that one transaction may write both."""
+    def shares_database(self, engine: Engine) -> bool:
+        """Whether that engine writes the same database, so that one transaction can cover both."""
         in_memory = engine.url.get_backend_name() == "sqlite" and engine.url.database in (None, "", ":memory:")
         return engine.url == self._engine.url and not in_memory
 
-    def row(self, entry: Entry) -> dict[str, object]:
-        row: dict[str, object] = {name: getattr(entry, name) for name in _AS_IT_IS}
-        return row | {"map": self._map_name, "path": entry.path[:256], "request": entry.request[:REQUEST_BYTES]}
+    def row(self, record: AuditRecord) -> dict[str, object]:
+        """The record as a row for `INSERT`."""
+        row: dict[str, object] = {name: getattr(record, name) for name in _SAME_NAME}
+        return row | {"map": self._map_name, "path": record.path[:256], "request": record.request[:BODY_CHARACTERS]}
 
-    def read(self, after: int, limit: int) -> list[tuple[int, Entry]]:
-        """Entries with their numbers, oldest first, those numbered higher than `after`."""
+    def read(self, after: int, limit: int) -> list[tuple[int, AuditRecord]]:
+        """Records with their sequence numbers, oldest first, from the number after `after`."""
         columns = [column for column in _TABLE.c if column.name not in ("map", "seq")]
-        wanted = select(_TABLE.c.seq, *columns).where(_TABLE.c.map == self._map_name, _TABLE.c.seq > after)
+        query = select(_TABLE.c.seq, *columns).where(_TABLE.c.map == self._map_name, _TABLE.c.seq > after)
         with self._lock, self._connection.begin():
-            rows = self._connection.execute(wanted.order_by(_TABLE.c.seq).limit(limit)).all()
-        return [(seq, Entry(*rest)) for seq, *rest in rows]
+            rows = self._connection.execute(query.order_by(_TABLE.c.seq).limit(limit)).all()
+        return [(seq, AuditRecord(*rest)) for seq, *rest in rows]
 
-    def forget(self, before_s: float) -> int:
-        """Drop the entries that are older; how many. SQLite's trigger keeps what is younger than a day.
+    def delete_before(self, before_s: float) -> int:
+        """Delete older records; return their number. A trigger of SQLite protects records of the last day.
 
         Raises: SQLAlchemyError.
         """
         old = select(_TABLE.c.seq).where(_TABLE.c.map == self._map_name, _TABLE.c.at_s < before_s)
-        some = old.order_by(_TABLE.c.seq).limit(CUT_AT_ONCE)
-        forgotten = 0
+        batch = old.order_by(_TABLE.c.seq).limit(DELETE_BATCH)
+        deleted = 0
         while True:
             with self._lock, self._connection.begin():
-                numbers = self._connection.execute(some).scalars().all()
+                numbers = self._connection.execute(batch).scalars().all()
                 self._connection.execute(delete(_TABLE).where(_TABLE.c.seq.in_(numbers)))
-            forgotten += len(numbers)
-            if len(numbers) < CUT_AT_ONCE:
-                return forgotten
+            deleted += len(numbers)
+            if len(numbers) < DELETE_BATCH:
+                return deleted

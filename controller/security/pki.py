@@ -1,7 +1,7 @@
-"""A test certificate authority: what a controller, its switches, clients and training nodes need to trust each other.
+"""Test certificate authority (CA) for a controller, its switches, clients and training nodes: `paceline pki`.
 
-Good for laboratories and emulations: the authority's key lies beside the rest, unencrypted. A real network has an
-authority of its own and gives the controller files of the same form.
+For laboratories and emulations only: the key of the CA is stored unencrypted beside the certificates. In production
+the controller is given files of the same form from the operator's own CA.
 """
 
 from __future__ import annotations
@@ -24,68 +24,78 @@ from controller.errors import StartError
 from topologies.maps import MANAGEMENT_GATEWAY
 
 CONTROLLER_NAMES = ("localhost", "127.0.0.1", "::1", MANAGEMENT_GATEWAY)
-"""Under these the controller is reached in an emulation and on one machine."""
+"""Subject alternative names of the controller: its addresses in an emulation and on one machine."""
 
 _NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
-"""That is a DNS name: TLS libraries compare nothing else."""
+"""A DNS name: TLS libraries match names of peers as DNS names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A certificate authority that can sign."""
+    """Key and certificate of a CA."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
 
 
 @dataclass(frozen=True, slots=True)
-class Members:
-    """Who gets a certificate besides controller, switches in general, and clients. Clouds and edges are nodes of a
-    training; theirs bear their names, for that is how they know each other."""
+class Subjects:
+    """Subjects of certificates besides `controller`, `switch` and `client`.
+
+    Clouds and edges are training nodes; they authenticate each other by the node name in the certificate.
+    """
 
     switches: tuple[str, ...] = ()
     clouds: tuple[str, ...] = ()
     edges: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Raises: StartError if a node has no name for a file, or the name of another certificate or a switch."""
-        taken = {"ca", "controller", "client", "switch", *self.switches, *(f"switch-{one}" for one in self.switches)}
+        """Raises: StartError if a node name is not a DNS name, or is the name of another certificate or a switch."""
+        taken = {
+            "ca",
+            "controller",
+            "client",
+            "switch",
+            *self.switches,
+            *(f"switch-{switch}" for switch in self.switches),
+        }
         for name in (*self.clouds, *self.edges):
             if not _NODE_NAME.fullmatch(name):
-                sentence = f"{name!r} is no name of a node; write letters, digits, points and hyphens, 63 at most."
+                sentence = f"{name!r} is not a node name; use letters, digits, dots and hyphens, at most 63."
                 raise StartError(sentence, exit_code=2)
             if name in taken:
-                raise StartError(f"There would be two certificates named {name}; give the node another name.",
-                                 exit_code=2)
+                raise StartError(f"There would be two certificates named {name}; rename the node.", exit_code=2)
             taken.add(name)
 
 
-def create(directory: Path, members: Members, controller_names: Sequence[str], days: int) -> list[Path]:
-    """Write an authority and the certificates of `controller`, `switch`, `client` and the members, with their keys.
+def create_authority(
+    directory: Path, subjects: Subjects, controller_names: Sequence[str], days: int
+) -> list[Path]:
+    """Write a CA and certificates with keys for `controller`, `switch`, `client` and the subjects; return the files.
 
-    Each switch has one in its own name; `switch` is in the names of all, for one Open vSwitch that holds them all.
-    `controller_names`: host names and addresses besides the usual ones. Returns the files. Nothing is overwritten.
+    Each switch gets a certificate with its own name; `switch` has the names of all switches, for an Open vSwitch that
+    runs all of them. `controller_names`: host names and addresses besides CONTROLLER_NAMES. No file is overwritten.
 
-    Raises: StartError if something is there already or cannot be written, or a name cannot be.
+    Raises: StartError if a file exists or cannot be written, or a node name is invalid.
     """
-    members.check()
-    taken = directory / "ca.key"
-    if taken.exists():
-        raise StartError(f"{taken} exists already; choose another directory or remove it.", exit_code=2)
+    subjects.check()
+    authority_key = directory / "ca.key"
+    if authority_key.exists():
+        raise StartError(f"{authority_key} exists already; choose another directory or remove it.", exit_code=2)
     until = datetime.now(UTC) + timedelta(days=days)
     authority = _authority(until)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         written = _write(directory, "ca", authority.key, authority.certificate)
         names = [*CONTROLLER_NAMES, *controller_names]
-        serves, asks = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
-        written += _issue(directory, authority, "controller", until, serves, names)
-        if members.switches:
-            written += _issue(directory, authority, "switch", until, asks, members.switches)
-        for switch in members.switches:
-            written += _issue(directory, authority, f"switch-{switch}", until, asks, [switch], switch)
-        written += _issue(directory, authority, "client", until, asks, [])
-        for nodes, purpose in ((members.clouds, serves), (members.edges, asks)):
+        server, client = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+        written += _issue(directory, authority, "controller", until, server, names)
+        if subjects.switches:
+            written += _issue(directory, authority, "switch", until, client, subjects.switches)
+        for switch in subjects.switches:
+            written += _issue(directory, authority, f"switch-{switch}", until, client, [switch], switch)
+        written += _issue(directory, authority, "client", until, client, [])
+        for nodes, purpose in ((subjects.clouds, server), (subjects.edges, client)):
             for name in nodes:
                 written += _issue(directory, authority, name, until, purpose, [name], name)
     except OSError as error:
@@ -121,7 +131,7 @@ def _issue(
     signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
     builder = builder.add_extension(signer, critical=False)
     if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName([_general(n) for n in names]), critical=False)
+        builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(n) for n in names]), critical=False)
     return _write(directory, name, key, builder.sign(authority.key, hashes.SHA256()))
 
 
@@ -134,7 +144,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.now(UTC) - timedelta(minutes=5))  # clocks in a laboratory differ a little
+        .not_valid_before(datetime.now(UTC) - timedelta(minutes=5))  # tolerates clock skew
         .not_valid_after(until)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )
@@ -158,7 +168,7 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
 
 
-def _general(name: str) -> x509.GeneralName:
+def _general_name(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
@@ -168,18 +178,18 @@ def _general(name: str) -> x509.GeneralName:
 def _write(
     directory: Path, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate
 ) -> list[Path]:
-    plain = serialization.NoEncryption()
-    encoded = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    unencrypted = serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, unencrypted)
     key_path, certificate_path = directory / f"{name}.key", directory / f"{name}.crt"
     with os.fdopen(os.open(key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(encoded)
+        file.write(pem)
     certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     return [key_path, certificate_path]
 
 
 @click.group("pki", epilog="Example: paceline pki init lab --map metro")
 def command() -> None:
-    """Make certificates for a laboratory."""
+    """Create test certificates."""
 
 
 @command.command("init", epilog="""\b
@@ -191,24 +201,32 @@ Example:
   ovs-vsctl set-ssl lab/switch-r1.key lab/switch-r1.crt lab/ca.crt -- set-controller r1 ssl:127.0.0.1:6653
   paceline train --tls-dir lab
 
-A switch is let in with a certificate in its own name only. `switch.crt` is in the names of all switches of the map, for
-one Open vSwitch that holds them all.""")
+A switch may connect only with a certificate in its own name. `switch.crt` has the names of all switches of the map, for
+an Open vSwitch that runs all of them.""")
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--map", "map_name", help="Make a certificate for each switch, cloud and edge of this map.")
-@click.option("--cloud", "clouds", multiple=True, help="Make a certificate for a cloud of this name; may be repeated.")
-@click.option("--edge", "edges", multiple=True, help="The same for an edge.")
-@click.option("--name", "names", multiple=True, help="A host name or address of the controller; may be repeated.")
-@click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How long they are valid.")
+@click.option("--map", "map_name", help="Create a certificate for each switch, cloud and edge of this map.")
+@click.option(
+    "--cloud", "clouds", multiple=True, help="Create a certificate for a cloud of this name; repeatable."
+)
+@click.option("--edge", "edges", multiple=True, help="Create a certificate for an edge of this name; repeatable.")
+@click.option("--name", "names", multiple=True, help="Another host name or address of the controller; repeatable.")
+@click.option(
+    "--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Validity of certificates."
+)
 def init(
-    directory: Path, map_name: str | None, clouds: tuple[str, ...], edges: tuple[str, ...], names: tuple[str, ...],
+    directory: Path,
+    map_name: str | None,
+    clouds: tuple[str, ...],
+    edges: tuple[str, ...],
+    names: tuple[str, ...],
     days: int,
 ) -> None:
-    """Write a test authority and certificates for controller, switches, clients and training nodes to DIRECTORY."""
+    """Write a test CA and certificates for controller, switches, clients and training nodes to DIRECTORY."""
     try:
-        of_map = _members(map_name) if map_name else Members()
-        members = Members(of_map.switches, tuple(dict.fromkeys((*of_map.clouds, *clouds))),
-                          tuple(dict.fromkeys((*of_map.edges, *edges))))
-        written = create(directory, members, names, days)
+        of_map = _subjects_of_map(map_name) if map_name else Subjects()
+        subjects = Subjects(of_map.switches, tuple(dict.fromkeys((*of_map.clouds, *clouds))),
+                            tuple(dict.fromkeys((*of_map.edges, *edges))))
+        written = create_authority(directory, subjects, names, days)
     except StartError as error:
         click.echo(f"Error: {error.detail}", err=True)
         raise SystemExit(error.exit_code) from error
@@ -216,7 +234,7 @@ def init(
         click.echo(path)
 
 
-def _members(map_name: str) -> Members:
+def _subjects_of_map(map_name: str) -> Subjects:
     from topologies.loader import load_map
     from topologies.problems import MapError
 
@@ -225,7 +243,7 @@ def _members(map_name: str) -> Members:
     except MapError as error:
         raise StartError(str(error), exit_code=2) from error
     clouds = () if found.cloud is None else (found.cloud.name,)
-    return Members(tuple(node.name for node in found.switches), clouds, tuple(node.name for node in found.edges))
+    return Subjects(tuple(node.name for node in found.switches), clouds, tuple(node.name for node in found.edges))
 
 
 if __name__ == "__main__":

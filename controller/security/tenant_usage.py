@@ -1,4 +1,4 @@
-"""What each tenant holds, counted as reservations come and go."""
+"""Usage of each tenant, counted as reservations are set up, modified and released."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from controller.domain.reservation import Requirement, Reservation
 
 @frozen
 class Usage:
-    """So many reservations, and what they asked for together."""
+    """Number of live reservations and their requested bandwidth together."""
 
     reservations: int = 0
     bandwidth_bps: int = 0
@@ -22,40 +22,40 @@ class Usage:
         return Usage(self.reservations - other.reservations, self.bandwidth_bps - other.bandwidth_bps)
 
 
-NOTHING = Usage()
+NO_USAGE = Usage()
 
 
 class TenantUsage:
-    """What tenants hold. Changed by one thread at a time; reading needs no lock."""
+    """Usage by tenant. Updated by one thread at a time; reading needs no lock."""
 
     def __init__(self) -> None:
-        self._held: dict[str, Usage] = {}
+        self._usage: dict[str, Usage] = {}
 
-    def of(self, tenant: str) -> Usage:
-        """What a tenant holds now."""
-        return self._held.get(tenant, NOTHING)
+    def usage_of(self, tenant: str) -> Usage:
+        """Present usage of a tenant."""
+        return self._usage.get(tenant, NO_USAGE)
 
-    def change(self, before: Reservation | None, after: Reservation) -> None:
-        """A reservation stands otherwise than before."""
+    def update(self, before: Reservation | None, after: Reservation) -> None:
+        """Count a reservation that is new (`before`: None) or has changed."""
         if before is not None and before.is_live == after.is_live and before.placements is after.placements:
             return
-        held = self.of(after.tenant) + held_by(after)
-        if before is not None:  # a reservation never goes to another tenant
-            held -= held_by(before)
-        if held.reservations:
-            self._held[after.tenant] = held
+        usage = self.usage_of(after.tenant) + usage_of(after)
+        if before is not None:  # a reservation never changes its tenant
+            usage -= usage_of(before)
+        if usage.reservations:
+            self._usage[after.tenant] = usage
         else:
-            self._held.pop(after.tenant, None)
+            self._usage.pop(after.tenant, None)
 
 
-def held_by(reservation: Reservation) -> Usage:
-    """What one reservation counts: nothing once it has ended."""
+def usage_of(reservation: Reservation) -> Usage:
+    """What a reservation counts against a quota: nothing once it has ended."""
     if not reservation.is_live:
-        return NOTHING
-    return Usage(1, sum(asked_bps(placement.flow.requirement) for placement in reservation.placements))
+        return NO_USAGE
+    return Usage(1, sum(requested_bps(placement.flow.requirement) for placement in reservation.placements))
 
 
-def asked_bps(requirement: Requirement) -> int:
+def requested_bps(requirement: Requirement) -> int:
     """What a requirement counts against a quota: its rate, or a transfer's bytes over its deadline."""
     if requirement.transfer_bytes is None or requirement.deadline_ms is None:
         return requirement.min_bandwidth_bps or 0

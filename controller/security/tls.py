@@ -1,4 +1,4 @@
-"""Certificates and keys, and the TLS they make."""
+"""TLS server contexts from certificate files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from controller.errors import StartError
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files: our certificate and key, and the authority that must have signed the other side's."""
+    """PEM files: certificate and key of this process, and the CA that must have signed the peer's certificate."""
 
     certificate: str
     key: str
@@ -19,9 +19,9 @@ class TlsFiles:
 
 
 def rest_tls(certificate: str | None, key: str | None, names: str) -> TlsFiles | None:
-    """The files of the REST interface, or None if it is to speak plain http. `names`: of the two options.
+    """Files of the REST interface, or None for plain HTTP. `names`: the two options, for the error message.
 
-    Raises: StartError if one of them is missing or they do not fit.
+    Raises: StartError if one of them is missing or the key does not belong to the certificate.
     """
     if certificate is None and key is None:
         return None
@@ -33,27 +33,28 @@ def rest_tls(certificate: str | None, key: str | None, names: str) -> TlsFiles |
 
 
 def server_context(files: TlsFiles, make: Callable[[int], ssl.SSLContext] = ssl.SSLContext) -> ssl.SSLContext:
-    """TLS 1.2 or later with our certificate; with an authority, clients must have a certificate of it.
+    """Server context for TLS 1.2 or later; with an authority, clients must present a certificate signed by it.
 
-    Raises: StartError naming the file that is wrong.
+    Raises: StartError naming the invalid file.
     """
     context = make(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(files.certificate, files.key)
     except OSError as error:  # ssl.SSLError is one
-        both = f"{files.certificate} and {files.key}"
-        raise StartError(f"TLS: {both} are no certificate and its key: {reason_of(error)}.", exit_code=2) from error
+        pair = f"{files.certificate} and {files.key}"
+        sentence = f"TLS: {pair} are not a certificate and its key: {error_text(error)}."
+        raise StartError(sentence, exit_code=2) from error
     if files.authority is not None:
         try:
             context.load_verify_locations(files.authority)
         except OSError as error:
-            sentence = f"TLS: {files.authority} holds no authority's certificate: {reason_of(error)}."
+            sentence = f"TLS: {files.authority} contains no CA certificate: {error_text(error)}."
             raise StartError(sentence, exit_code=2) from error
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
-def reason_of(error: OSError) -> str:
-    """What went wrong, in OpenSSL's or the system's words."""
+def error_text(error: OSError) -> str:
+    """The message of OpenSSL or the operating system."""
     return error.strerror or str(error) or type(error).__name__

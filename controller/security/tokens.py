@@ -1,7 +1,7 @@
-"""Bearer tokens, kept in the ledger's database as digests.
+"""Bearer tokens (RFC 6750), stored in the ledger's database as digests.
 
-A token is 256 random bits, so a plain SHA-256 of it is enough: there is nothing to guess, and no dictionary to try. A
-slow hash protects secrets that people choose; here it would only let strangers burn our time, one hash a request.
+A token is 256 random bits, so one SHA-256 is enough: a dictionary attack does not apply. A slow hash is for passwords
+that people choose; here it would only let unauthenticated requests consume CPU time.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from sqlalchemy import BigInteger, Column, Engine, Float, Integer, MetaData, Str
 from sqlalchemy.exc import IntegrityError
 
 from controller.errors import StartError, Unauthorized
-from controller.security.access import ANYBODY, Caller, Quota, Scope
+from controller.security.access import ANONYMOUS, Caller, Quota, Scope
 from controller.storage.database import open_database
 
 PREFIX = "paceline_"
-"""So that a leaked token can be told for what it is."""
+"""Makes a leaked token recognizable, for example to secret scanners."""
 
-FRESH_S = 1.0
-"""A token that is revoked works this long at most; nobody has to ask the database for every request."""
+CACHE_S = 1.0
+"""How long tokens are cached: a revoked token is accepted for this long at most."""
 
 _TABLE = Table(
     "tokens",
@@ -43,7 +43,7 @@ _TABLE = Table(
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token as it is listed; the secret itself is not kept."""
+    """A token without its secret, which is not stored."""
 
     name: str
     caller: Caller
@@ -51,22 +51,22 @@ class Token:
     revoked_at: datetime | None
 
 
-class Tokens:
-    """The tokens in one database. Thread-safe."""
+class TokenStore:
+    """Tokens in one database. Thread-safe."""
 
     def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:
-        """Open it.
+        """Open the database.
 
         Raises: StartError if the database cannot be opened.
         """
         self._engine: Engine = open_database(url)
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: Mapping[str, Token] = {}
+        self._by_digest: Mapping[str, Token] = {}
         self._read_at_s: float | None = None
 
     def add(self, name: str, tenant: str, scopes: frozenset[Scope], quota: Quota) -> str:
-        """Make a token; what it returns is shown once and never again.
+        """Create a token and return its secret, which cannot be read again.
 
         Raises: StartError if the name is taken.
         """
@@ -84,60 +84,60 @@ class Tokens:
             with self._engine.begin() as connection:
                 connection.execute(insert(_TABLE).values(row))
         except IntegrityError as error:
-            sentence = f"There is a token {name} already, or was; a name stands for one token for ever."
+            sentence = f"There is or was a token {name}; names of tokens are not used again."
             raise StartError(sentence, exit_code=2) from error
         return secret
 
     def revoke(self, name: str) -> None:
-        """End a token for ever.
+        """Revoke a token permanently.
 
-        Raises: StartError if there is none of that name.
+        Raises: StartError if there is no valid token of that name.
         """
-        still = _TABLE.c.name == name, _TABLE.c.revoked_at_s.is_(None)
+        valid = _TABLE.c.name == name, _TABLE.c.revoked_at_s.is_(None)
         with self._engine.begin() as connection:
-            changed = connection.execute(update(_TABLE).where(*still).values(revoked_at_s=self._clock()))
+            changed = connection.execute(update(_TABLE).where(*valid).values(revoked_at_s=self._clock()))
         if not changed.rowcount:
-            raise StartError(f"There is no token {name} that could be revoked.", exit_code=2)
+            raise StartError(f"There is no valid token {name}.", exit_code=2)
 
     def list(self) -> list[Token]:
-        """All tokens there ever were, by name."""
+        """All tokens, revoked ones included, by name."""
         return sorted(self._read().values(), key=lambda token: token.name)
 
     @property
-    def is_fresh(self) -> bool:
-        """Whether `caller_of` answers from memory."""
+    def is_cached(self) -> bool:
+        """Whether `authenticate` may use the tokens read last."""
         read_at_s = self._read_at_s
-        return read_at_s is not None and 0 <= time.monotonic() - read_at_s < FRESH_S
+        return read_at_s is not None and 0 <= time.monotonic() - read_at_s < CACHE_S
 
     def refresh(self) -> None:
-        """Read them anew if what is known is old."""
+        """Read the tokens again unless they are cached."""
         with self._lock:
-            if not self.is_fresh:
-                self._known = self._read()
+            if not self.is_cached:
+                self._by_digest = self._read()
                 self._read_at_s = time.monotonic()
 
     @property
-    def are_configured(self) -> bool:
-        """Whether there ever was a token: revoking the last one opens no door."""
-        return bool(self._known)
+    def is_configured(self) -> bool:
+        """Whether a token was ever created: revoking the last one does not turn authentication off."""
+        return bool(self._by_digest)
 
-    def caller_of(self, authorization: str | None) -> Caller:
-        """Who shows this Authorization header; `refresh` first.
+    def authenticate(self, authorization: str | None) -> Caller:
+        """Return the caller of this Authorization header; call `refresh` first. Source: RFC 6750 §2.1.
 
-        Raises: Unauthorized if tokens are configured and this is none of them.
+        Raises: Unauthorized if tokens are configured and the header has no valid one.
         """
-        if not self._known:
-            return ANYBODY
+        if not self._by_digest:
+            return ANONYMOUS
         scheme, _, secret = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise Unauthorized("This needs a token: send the header Authorization: Bearer TOKEN.")
-        token = self._known.get(_digest(secret.strip()))
+        token = self._by_digest.get(_digest(secret.strip()))
         if token is None or token.revoked_at is not None:
             raise Unauthorized("The token is not known here, or has been revoked.")
         return token.caller
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
         self._engine.dispose()
 
     def _read(self) -> dict[str, Token]:
@@ -153,10 +153,10 @@ def _token(row: Mapping[str, object]) -> Token:
     assert bandwidth_bps is None or isinstance(bandwidth_bps, int)
     caller = Caller(str(row["tenant"]), scopes, Quota(reservations, bandwidth_bps), str(row["name"]))
     revoked = row["revoked_at_s"]
-    return Token(caller.token or "", caller, _moment(row["created_at_s"]), _moment(revoked) if revoked else None)
+    return Token(caller.token or "", caller, _utc(row["created_at_s"]), _utc(revoked) if revoked else None)
 
 
-def _moment(seconds: object) -> datetime:
+def _utc(seconds: object) -> datetime:
     assert isinstance(seconds, float)
     return datetime.fromtimestamp(seconds, UTC)
 

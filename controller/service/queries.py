@@ -17,7 +17,7 @@ from controller.domain.reservation import Reservation, State
 from controller.errors import NotFound
 from controller.optical.inventory import LightpathState, overview
 from controller.routing.coflow import CommonQuote, Volume, shortest_common_transfer
-from controller.security.tenant_usage import Usage, held_by
+from controller.security.tenant_usage import Usage, usage_of
 from controller.service.requests import ReservationSpec, request_of
 from controller.service.reservation_ids import name_of
 from controller.service.state import INSTALLED, Listener, ServiceState
@@ -74,8 +74,8 @@ class Queries:
 
     def held_by(self, tenant: str, apart_from: str | None = None) -> Usage:
         """What a tenant holds, apart from one reservation."""
-        held, known = self._book.tally.of(tenant), self._book.known.get(apart_from or "")
-        return held if known is None or known.tenant != tenant else held - held_by(known)
+        held, known = self._book.tally.usage_of(tenant), self._book.known.get(apart_from or "")
+        return held if known is None or known.tenant != tenant else held - usage_of(known)
 
     def counters(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
         """What the switches have counted for it, and the switches that could not be read."""

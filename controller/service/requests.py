@@ -45,13 +45,13 @@ Answer = tuple[Reservation, bool]
 """A reservation, and whether it is what an earlier request was answered."""
 
 
-class Note(Protocol):
-    """What is to be written down in the transaction that makes a reservation, if that can be."""
+class AttachedRow(Protocol):
+    """A row that another component adds to the transaction that stores a new reservation, if the database allows it."""
 
     is_written: bool
 
     def row(self, reservation: Reservation) -> Row:
-        """What is to be written."""
+        """The row, made when the reservation is stored."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +61,7 @@ class PendingSetup:
     asked: ReservationSpec
     repeat: IdempotencyKey | None
     within: Callable[[], AbstractContextManager[None]]
-    note: Note | None
+    note: AttachedRow | None
     run_blocking: Callable[..., object]
     """Calls a function that may have to wait."""
     answer: Future[Answer] = field(default_factory=Future)

@@ -32,7 +32,7 @@ from controller.service.lifecycle import CHECK_S, Forget, LifecycleManager
 from controller.service.lightpath_migration import LightpathMigrator
 from controller.service.maintenance import Maintenance
 from controller.service.queries import Queries
-from controller.service.requests import Note, ReservationSpec, until_s
+from controller.service.requests import AttachedRow, ReservationSpec, until_s
 from controller.service.setup import SetupPipeline
 from controller.service.state import INSTALLED, ServiceState, drain_s, is_stranded, switches_of
 from controller.storage.ledger import IdempotencyKey, Ledger
@@ -101,7 +101,7 @@ class Service(Queries):
         asked: ReservationSpec,
         repeat: IdempotencyKey | None = None,
         within: Callable[[], AbstractContextManager[None]] = nullcontext,
-        note: Note | None = None,
+        note: AttachedRow | None = None,
     ) -> Future[tuple[Reservation, bool]]:
         """The same without waiting for it; cannot be cancelled. `within` may be left in another thread than entered.
 

@@ -52,7 +52,7 @@ class ReservationStore:
 
     def show(self, reservation: Reservation) -> None:
         """From now on clients see it so."""
-        self.tally.change(self.known.get(reservation.id), reservation)
+        self.tally.update(self.known.get(reservation.id), reservation)
         self.known[reservation.id] = reservation
         if not reservation.is_live:
             self._ended.append(reservation.id)

@@ -30,7 +30,7 @@ from controller.service.idempotency import IdempotencyCache
 from controller.service.lifecycle import LifecycleManager
 from controller.service.lightpath_migration import LightpathMigrator
 from controller.service.queries import NOBODY
-from controller.service.requests import Answer, Note, PendingSetup, ReservationSpec, request_of
+from controller.service.requests import Answer, AttachedRow, PendingSetup, ReservationSpec, request_of
 from controller.service.reservation_ids import Numbers, name_of
 from controller.service.state import ServiceState, switches_of
 from controller.storage.ledger import IdempotencyKey
@@ -79,7 +79,7 @@ class SetupPipeline:
         asked: ReservationSpec,
         repeat: IdempotencyKey | None,
         within: Callable[[], AbstractContextManager[None]],
-        note: Note | None,
+        note: AttachedRow | None,
     ) -> Future[Answer]:
         """See Service.reserve_soon."""
         newcomer = PendingSetup(asked, repeat, within, note, self._aside.submit)

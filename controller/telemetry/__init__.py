@@ -1,1 +1,1 @@
-"""What operators see."""
+"""Metrics, event stream and audit records."""

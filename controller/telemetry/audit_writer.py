@@ -1,4 +1,4 @@
-"""Writes the audit log: what is to be written while something is being written goes into one transaction after it."""
+"""Group commit of audit records: records that arrive during a write go into one transaction after it."""
 
 from __future__ import annotations
 
@@ -12,69 +12,69 @@ from starlette.types import Scope
 
 from controller.domain.reservation import Reservation
 from controller.security.access import Caller
-from controller.security.audit import INSERT, Audit, Entry
+from controller.security.audit import INSERT, AuditLog, AuditRecord
 
 
 class AuditWriter:
-    """One per application. `beside`: how work is done that would hold up others."""
+    """Writes to the audit log for one application. `run_in_thread` runs blocking calls."""
 
-    def __init__(self, audit: Audit, beside: Callable[..., Any], has_loop: bool) -> None:
+    def __init__(self, audit: AuditLog, run_in_thread: Callable[..., Any], has_loop: bool) -> None:
         self._audit = audit
-        self._beside = beside
+        self._run_in_thread = run_in_thread
         self._has_loop = has_loop
-        self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
-        self._work: asyncio.Task[None] | None = None
+        self._queue: list[tuple[AuditRecord, asyncio.Future[None]]] = []
+        self._task: asyncio.Task[None] | None = None
 
-    async def write(self, entry: Entry) -> None:
-        """Add an entry; it is on disk when this returns.
+    async def write(self, record: AuditRecord) -> None:
+        """Append a record; it is durable when this returns.
 
-        Raises: whatever the database raises.
+        Raises: any error of the database.
         """
         if not self._has_loop:
-            await self._beside(self._audit.write, entry)
+            await self._run_in_thread(self._audit.write, record)
             return
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((entry, written))
-        if self._work is None:
-            self._work = asyncio.create_task(self._write_all())
+        self._queue.append((record, written))
+        if self._task is None:
+            self._task = asyncio.create_task(self._write_queue())
         await asyncio.shield(written)
 
-    async def _write_all(self) -> None:
-        while self._waiting:
-            together, self._waiting = self._waiting, []
+    async def _write_queue(self) -> None:
+        while self._queue:
+            batch, self._queue = self._queue, []
             error: Exception | None = None
             try:
-                await self._beside(self._audit.write, *(entry for entry, _ in together))
-            except Exception as failure:  # noqa: BLE001 - everybody who waits is told
+                await self._run_in_thread(self._audit.write, *(record for record, _ in batch))
+            except Exception as failure:  # noqa: BLE001 - raised to every writer of the batch
                 error = failure
-            for _, written in together:
+            for _, written in batch:
                 if error is None:
                     written.set_result(None)
                 else:
                     written.set_exception(error)
-        self._work = None
+        self._task = None
 
 
-class Note:
-    """The entry of a request that makes a reservation, for the transaction that does."""
+class ReservationAudit:
+    """Audit record of a request for a reservation, written in the transaction that stores the reservation."""
 
-    def __init__(self, audit: Audit, scope: Scope, status: int) -> None:
+    def __init__(self, audit: AuditLog, scope: Scope, status: int) -> None:
         self.is_written = False
         self._audit = audit
         self._scope = scope
         self._status = status
 
     def row(self, reservation: Reservation) -> tuple[Insert, dict[str, object]]:
-        """The entry, at this moment."""
+        """The record as a row, with the present time."""
         self._scope["state"]["reservation"] = reservation.id
-        return INSERT, self._audit.row(entry_of(self._scope, self._status))
+        return INSERT, self._audit.row(record_of(self._scope, self._status))
 
 
-def entry_of(scope: Scope, status: int) -> Entry:
-    """What is kept of a request that is answered so."""
+def record_of(scope: Scope, status: int) -> AuditRecord:
+    """The audit record of a request that was answered with this status."""
     state = scope["state"]
     caller: Caller | None = state.get("caller")
-    return Entry(
+    return AuditRecord(
         at_s=time.time(),
         tenant=caller.tenant if caller else None,
         token=caller.token if caller else None,

@@ -1,4 +1,4 @@
-"""Reads reservations' meters now and then: has a sender sent more than was reserved for it?"""
+"""Polls the meters of reservations: dropped packets mean that a sender exceeds its reserved rate."""
 
 from __future__ import annotations
 
@@ -13,61 +13,64 @@ from controller.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-PAUSE_S = 10.0
-AT_ONCE = 25
-"""Reservations read in one go; with more of them each is read less often, and the switches have no more to do."""
+POLL_INTERVAL_S = 10.0
+BATCH = 25
+"""Reservations read in one poll: with more of them each is read less often, and the load of switches is bounded."""
 
 
-class MeterWatch(threading.Thread):
-    """Tells the metrics, and the events as a `violation` of the sender's own side, what the meters have dropped."""
+class MeterMonitor(threading.Thread):
+    """Reports packets dropped by meters to the metrics and as `violation` events with cause `sent_too_much`."""
 
-    def __init__(self, service: Queries, metrics: Metrics, stream: EventStream, pause_s: float = PAUSE_S) -> None:
+    def __init__(
+        self, service: Queries, metrics: Metrics, stream: EventStream, poll_interval_s: float = POLL_INTERVAL_S
+    ) -> None:
         super().__init__(name="paceline-meters", daemon=True)
         self._service = service
         self._metrics = metrics
         self._stream = stream
-        self._pause_s = pause_s
+        self._poll_interval_s = poll_interval_s
         self._stopping = threading.Event()
-        self._seen: dict[tuple[str, str, int], int] = {}
-        self._last = ""
+        self._dropped: dict[tuple[str, str, int], int] = {}
+        self._last_id = ""
 
     def run(self) -> None:
-        """Read until told to stop."""
-        while not self._stopping.wait(self._pause_s):
+        """Poll until `stop` is called."""
+        while not self._stopping.wait(self._poll_interval_s):
             try:
-                self.look()
+                self.poll()
             except Exception:
-                # Nothing depends on it; the next turn reads the same meters again.
-                log.exception("meters: they cannot be read")
+                # Reservations do not depend on it; the next poll reads the same meters again.
+                log.exception("meters: poll failed")
 
     def stop(self) -> None:
-        """Read no more."""
+        """Stop polling."""
         self._stopping.set()
 
-    def look(self) -> None:
-        """Read the next AT_ONCE reservations, by name, beginning anew after the last."""
-        installed = {each.id: each for each in self._service.reservations() if each.state in INSTALLED}
-        self._seen = {key: count for key, count in self._seen.items() if key[0] in installed}
-        names = sorted(installed)
-        following = [name for name in names if name > self._last] or names
-        for name in following[:AT_ONCE]:
-            self._last = name
-            self._compare(installed[name])
+    def poll(self) -> None:
+        """Read the meters of the next BATCH reservations in the order of their ids, round robin."""
+        reservations = self._service.reservations()
+        installed = {found.id: found for found in reservations if found.state in INSTALLED}
+        self._dropped = {key: count for key, count in self._dropped.items() if key[0] in installed}
+        ids = sorted(installed)
+        following = [reservation_id for reservation_id in ids if reservation_id > self._last_id] or ids
+        for reservation_id in following[:BATCH]:
+            self._last_id = reservation_id
+            self._read(installed[reservation_id])
 
-    def _compare(self, reservation: Reservation) -> None:
+    def _read(self, reservation: Reservation) -> None:
         counters, _ = self._service.counters(reservation)
         for switch in counters:
             for meter in switch.meters:
                 key = reservation.id, switch.switch, meter.entry.meter_id
-                before = self._seen.get(key, 0)
-                self._seen[key] = meter.dropped_packets
-                # A switch that comes back empty counts from nought.
-                more = meter.dropped_packets - before if meter.dropped_packets >= before else meter.dropped_packets
-                if more:
-                    self._tell(reservation, switch.switch, more)
+                before = self._dropped.get(key, 0)
+                self._dropped[key] = meter.dropped_packets
+                # A switch that has restarted counts from zero.
+                new = meter.dropped_packets - before if meter.dropped_packets >= before else meter.dropped_packets
+                if new:
+                    self._report(reservation, switch.switch, new)
 
-    def _tell(self, reservation: Reservation, switch: str, packets: int) -> None:
-        self._metrics.dropped(switch, packets)
-        sentence = f"{packets} packets were dropped at {switch}: more was sent than is reserved."
-        told = {"id": reservation.id, "version": reservation.version, "tenant": reservation.tenant}
-        self._stream.publish("violation", {**told, "cause": "sent_too_much", "reason": sentence}, reservation.tenant)
+    def _report(self, reservation: Reservation, switch: str, packets: int) -> None:
+        self._metrics.count_dropped(switch, packets)
+        sentence = f"{packets} packets were dropped at {switch}: the sender exceeds the reserved rate."
+        head = {"id": reservation.id, "version": reservation.version, "tenant": reservation.tenant}
+        self._stream.publish("violation", {**head, "cause": "sent_too_much", "reason": sentence}, reservation.tenant)

@@ -1,15 +1,15 @@
-"""What Prometheus reads: counted as it happens, and the network as it stands when it is asked.
+"""Prometheus metrics: counters of events, and gauges of the network read at the time of the scrape.
 
-A promise counts as violated when a reservation goes from active to degraded: the controller knows that it cannot be
-kept any more. A drop at a reservation's meter is none: its sender sent more than was reserved (counted apart). What a
-host sees arrive late the controller cannot know, and does not count.
+A promise counts as violated when a reservation goes from active to degraded, the state in which the controller knows
+that it no longer holds. Packets dropped by a reservation's meter are counted apart: their sender exceeded the reserved
+rate. Late arrival at a host is unknown to the controller and not counted.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter as Tally
+from collections import Counter as Multiset
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -21,135 +21,145 @@ from controller.domain.events import Installed, Reconciled, ReservationChanged, 
 from controller.domain.reservation import State
 from controller.service.queries import Queries
 
+LINK_GAUGES = {
+    "up": "Whether the directed link is up.",
+    "capacity_bps": "Capacity of the directed link.",
+    "reservable_bps": "The most that reservations may take of the directed link.",
+    "promised_bps": "Bandwidth reserved now on the directed link.",
+    "free_bps": "Bandwidth that can still be reserved now on the directed link.",
+}
 INSTALL_BUCKETS_S = (0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.06, 0.1, 0.25, 1, 5)
 
 
 class Metrics:
-    """The controller's own registry. Thread-safe."""
+    """Metrics of one controller in a registry of its own. Thread-safe."""
 
     def __init__(self, service: Queries) -> None:
         self._registry = CollectorRegistry()
         self._lock = threading.Lock()
         self._degraded_since_s: dict[str, float] = {}
-        ours = self._registry
+        registry = self._registry
         self._requests = Counter(
-            "paceline_requests", "REST requests by route and status.", ["method", "route", "status"], registry=ours
+            "paceline_requests", "REST requests by route and status.", ["method", "route", "status"], registry=registry
         )
         self._seconds = Histogram(
-            "paceline_request_seconds", "How long a REST request took to answer.", ["method", "route"], registry=ours
+            "paceline_request_seconds", "Response time of REST requests.", ["method", "route"], registry=registry
         )
         self._install = Histogram(
             "paceline_install_seconds",
-            "From a decision to the last switch's confirmation.",
+            "Time from the admission decision to the confirmation of the last switch.",
             buckets=INSTALL_BUCKETS_S,
-            registry=ours,
+            registry=registry,
         )
         self._reconciled = Counter(
             "paceline_reconcile_entries",
-            "Entries found missing, wrong (both put right) or foreign (left alone) when a switch was read back.",
+            "Entries that were missing, wrong (both repaired) or foreign (not touched) when a switch was read back.",
             ["switch", "kind"],
-            registry=ours,
+            registry=registry,
         )
         self._violations = Counter(
-            "paceline_promise_violations", "Reservations that went from active to degraded.", registry=ours
+            "paceline_promise_violations", "Reservations that went from active to degraded.", registry=registry
         )
         self._degraded = Counter(
-            "paceline_degraded_seconds", "Time reservations have been degraded, all together.", registry=ours
+            "paceline_degraded_seconds", "Total time of all reservations in the state degraded.", registry=registry
         )
         self._dropped = Counter(
             "paceline_meter_dropped_packets",
-            "Packets dropped at reservations' own meters: their senders sent more than was reserved.",
+            "Packets dropped by meters of reservations: the senders exceeded the reserved rates.",
             ["switch"],
-            registry=ours,
+            registry=registry,
         )
-        self._unaudited = Counter(
+        self._audit_failures = Counter(
             "paceline_audit_write_failures",
             "Requests that were answered although the audit log could not be written.",
-            registry=ours,
+            registry=registry,
         )
-        self._registry.register(_Standing(service))
+        self._registry.register(_StateCollector(service))
         ProcessCollector(registry=self._registry)
 
     def render(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """Return all metrics in the Prometheus text format."""
         self._count_degraded_time()
         return generate_latest(self._registry)
 
-    def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request has been answered."""
+    def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count an answered request."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 
-    def unaudited(self) -> None:
-        """A request is answered that could not be written into the audit log."""
-        self._unaudited.inc()
+    def count_audit_failure(self) -> None:
+        """Count a request that could not be written to the audit log."""
+        self._audit_failures.inc()
 
-    def dropped(self, switch: str, packets: int) -> None:
-        """A reservation's meter has dropped so many more packets."""
+    def count_dropped(self, switch: str, packets: int) -> None:
+        """Count packets that meters of reservations on this switch have dropped."""
         self._dropped.labels(switch).inc(packets)
 
-    def hear(self, event: ServiceEvent) -> None:
-        """Count what the service tells."""
+    def on_event(self, event: ServiceEvent) -> None:
+        """Count an event of the service."""
         if isinstance(event, Installed):
             self._install.observe(event.seconds)
         elif isinstance(event, Reconciled):
             for kind in ("missing", "wrong", "foreign"):
                 self._reconciled.labels(event.switch, kind).inc(getattr(event, kind))
         elif isinstance(event, ReservationChanged):
-            self._hear_state(event.reservation.id, event.reservation.state)
+            self._on_state(event.reservation.id, event.reservation.state)
 
-    def _hear_state(self, name: str, state: State) -> None:
+    def _on_state(self, reservation_id: str, state: State) -> None:
         with self._lock:
-            since_s = self._degraded_since_s.get(name)
+            since_s = self._degraded_since_s.get(reservation_id)
             if state is State.DEGRADED and since_s is None:
-                self._degraded_since_s[name] = time.monotonic()
+                self._degraded_since_s[reservation_id] = time.monotonic()
                 self._violations.inc()
             elif state is not State.DEGRADED and since_s is not None:
                 self._degraded.inc(time.monotonic() - since_s)
-                del self._degraded_since_s[name]
+                del self._degraded_since_s[reservation_id]
 
     def _count_degraded_time(self) -> None:
         with self._lock:
             now_s = time.monotonic()
-            for name, since_s in self._degraded_since_s.items():
+            for reservation_id, since_s in self._degraded_since_s.items():
                 self._degraded.inc(now_s - since_s)
-                self._degraded_since_s[name] = now_s
+                self._degraded_since_s[reservation_id] = now_s
 
 
-class _Standing(Collector):
-    """How reservations, links and switches stand, read when Prometheus asks."""
+class _StateCollector(Collector):
+    """Gauges of reservations, links and switches, read at the time of the scrape."""
 
     def __init__(self, service: Queries) -> None:
         self._service = service
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: so that registering it reads nothing."""
+        """Return nothing, so that registration does not read the service."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """Called by the registry."""
-        states = Tally(reservation.state for reservation in self._service.reservations())
+        """Read the gauges; called by the registry."""
+        states = Multiset(reservation.state for reservation in self._service.reservations())
         reservations = GaugeMetricFamily(
-            "paceline_reservations", "Live reservations, and ended ones still listed, by state.", labels=["state"]
+            "paceline_reservations",
+            "Live reservations, and ended ones that are still listed, by state.",
+            labels=["state"],
         )
         for state in State:
             reservations.add_metric([str(state)], states[state])
         yield reservations
         snapshot = self._service.snapshot()
-        up = GaugeMetricFamily("paceline_switch_up", "Whether it is connected and in step.", labels=["switch"])
+        up = GaugeMetricFamily("paceline_switch_up", "Whether the switch is connected and in sync.", labels=["switch"])
         for switch in snapshot.network.switches:
             up.add_metric([switch.name], switch.name in snapshot.switches_up)
         yield up
-        yield GaugeMetricFamily("paceline_complaints", "Things not as the map says.", len(snapshot.complaints))
-        names = ("up", "capacity_bps", "reservable_bps", "promised_bps", "free_bps")
+        yield GaugeMetricFamily(
+            "paceline_complaints", "Differences between the network and the map.", len(snapshot.complaints)
+        )
         families = {
-            name: GaugeMetricFamily(f"paceline_link_{name}", f"Of a directed link: {name}.", labels=["link"])
-            for name in names
+            name: GaugeMetricFamily(f"paceline_link_{name}", description, labels=["link"])
+            for name, description in LINK_GAUGES.items()
         }
         for link in snapshot.network.links.values():
             promised_bps = snapshot.bookings.reserved_bps(link.name, snapshot.now_s)
             free_bps = link.reservable_bps - promised_bps
             values = (link.name not in snapshot.down, link.capacity_bps, link.reservable_bps, promised_bps, free_bps)
-            for name, value in zip(names, values, strict=True):
-                families[name].add_metric([link.name], float(value))
+            for family, value in zip(families.values(), values, strict=True):
+                family.add_metric([link.name], float(value))
         yield from families.values()

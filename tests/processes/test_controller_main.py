@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from controller.runtime.main import command
-from controller.security.pki import Members, create
+from controller.security.pki import Subjects, create_authority
 from tests.waiting import wait_until
 
 RYU_MANAGER = """
@@ -175,7 +175,7 @@ def test_it_runs_as_an_application_of_ryu_manager(tmp_path: Path) -> None:
 
 
 def test_inside_ryu_manager_rest_speaks_https_and_nobody_holds_it_up(tmp_path: Path) -> None:
-    create(tmp_path / "lab", Members(), [], days=1)
+    create_authority(tmp_path / "lab", Subjects(), [], days=1)
     certificate, key, authority = (tmp_path / "lab" / name for name in ("controller.crt", "controller.key", "ca.crt"))
     rest, url = free_port(), "https://127.0.0.1"
     settings = (f"paceline_tls_cert = {certificate}", f"paceline_tls_key = {key}")

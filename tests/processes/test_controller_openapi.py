@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from controller.security.access import Quota, Scope
-from controller.security.tokens import Tokens
+from controller.security.tokens import TokenStore
 from tests.processes.rig import Controller, OpenVSwitch, needs_open_vswitch
 from tests.waiting import wait_until
 
@@ -61,7 +61,7 @@ def test_without_tokens_every_answer_is_as_described(ovs: OpenVSwitch, tmp_path:
 
 
 def test_with_tokens_every_answer_is_as_described_and_none_goes_to_strangers(ovs: OpenVSwitch, tmp_path: Path) -> None:
-    secret = Tokens(f"sqlite:///{tmp_path}/ledger.db").add("all", "all", frozenset({Scope.OPERATE}), Quota())
+    secret = TokenStore(f"sqlite:///{tmp_path}/ledger.db").add("all", "all", frozenset({Scope.OPERATE}), Quota())
     controller = Controller(tmp_path)
     try:
         assert "Tokens are needed." in controller.greeting

@@ -141,7 +141,7 @@ def test_an_authority_is_never_overwritten(lab: Path) -> None:
     ("options", "words"),
     [
         (["--tls-cert", "ca.crt"], "both --tls-cert and --tls-key"),
-        (["--tls-cert", "ca.crt", "--tls-key", "client.key"], "no certificate and its key"),
+        (["--tls-cert", "ca.crt", "--tls-key", "client.key"], "are not a certificate and its key"),
         (["--openflow-ca", "ca.crt"], "all of --openflow-ca, --openflow-cert and --openflow-key"),
     ],
 )

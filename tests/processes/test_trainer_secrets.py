@@ -117,7 +117,7 @@ def test_a_certificate_of_another_authority_is_refused(lab: Path, stranger: str)
 
 @pytest.mark.parametrize(
     ("nodes", "sentence"),
-    [(["--edge", "../edge1"], "'../edge1' is no name of a node"),
+    [(["--edge", "../edge1"], "'../edge1' is not a node name"),
      (["--edge", "client"], "two certificates named client"),
      (["--cloud", "a", "--edge", "a"], "two certificates named a")],
 )

@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from controller.api.schemas.problem_details import answer
 from controller.errors import ControllerError, Forbidden
 from controller.security import access
-from controller.security.access import Caller, is_near
-from controller.security.tokens import Tokens
+from controller.security.access import Caller, is_management_address
+from controller.security.tokens import TokenStore
 from topologies.maps import MANAGEMENT_NETWORK
 
 OPEN_PATHS = frozenset({"/v1/healthz", "/docs", "/openapi.json"})
@@ -22,7 +22,7 @@ OPEN_PATHS = frozenset({"/v1/healthz", "/docs", "/openapi.json"})
 class AuthenticationMiddleware:
     """ASGI middleware: finds out who asks, or answers 401; without tokens, lets in only those who are near."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, beside: Callable[..., Any]) -> None:
+    def __init__(self, app: ASGIApp, tokens: TokenStore, beside: Callable[..., Any]) -> None:
         self._app = app
         self._tokens = tokens
         self._beside = beside
@@ -39,12 +39,12 @@ class AuthenticationMiddleware:
         await self._app(scope, receive, send)
 
     async def _caller(self, scope: Scope) -> Caller:
-        if not self._tokens.is_fresh:
+        if not self._tokens.is_cached:
             await self._beside(self._tokens.refresh)
         shown = next((value for name, value in scope["headers"] if name == b"authorization"), None)
-        caller = self._tokens.caller_of(None if shown is None else shown.decode("latin-1"))
+        caller = self._tokens.authenticate(None if shown is None else shown.decode("latin-1"))
         client = (scope.get("client") or ("",))[0]
-        if caller is access.ANYBODY and client and not is_near(client, MANAGEMENT_NETWORK):
+        if caller is access.ANONYMOUS and client and not is_management_address(client, MANAGEMENT_NETWORK):
             sentence = "Without tokens only this machine and the management network may ask: paceline token add."
             raise Forbidden(sentence, scope=str(access.Scope.READ))
         return caller

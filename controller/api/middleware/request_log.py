@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from controller.api.middleware.concurrency import ALL, ConcurrencyLimit
 from controller.api.schemas.problem_details import answer
 from controller.errors import ControllerError, Overloaded
-from controller.telemetry.audit_writer import AuditWriter, entry_of
+from controller.telemetry.audit_writer import AuditWriter, record_of
 from controller.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class RequestLogMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 await self._note(scope, status)
-                self._metrics.request(_method(scope), _route(scope), status, time.monotonic() - began_s)
+                self._metrics.count_request(_method(scope), _route(scope), status, time.monotonic() - began_s)
             await send(message)
 
         try:
@@ -59,7 +59,7 @@ class RequestLogMiddleware:
         except Exception:
             state["code"] = ControllerError.code
             await self._note(scope, 500)
-            self._metrics.request(_method(scope), _route(scope), 500, time.monotonic() - began_s)
+            self._metrics.count_request(_method(scope), _route(scope), 500, time.monotonic() - began_s)
             raise
 
     async def _note(self, scope: Scope, status: int) -> None:
@@ -72,9 +72,9 @@ class RequestLogMiddleware:
                 return
             self._stranger_at_s = time.monotonic()
         try:
-            await self._scribe.write(entry_of(scope, status))
+            await self._scribe.write(record_of(scope, status))
         except Exception:
-            self._metrics.unaudited()
+            self._metrics.count_audit_failure()
             log.exception("audit log: cannot be written method=%s path=%s", scope["method"], scope["path"])
 
 

@@ -14,7 +14,7 @@ from fastapi.security import HTTPBearer
 from controller.domain.reservation import Flow, Reservation
 from controller.errors import ControllerError, NotFound
 from controller.security import access
-from controller.security.access import Caller, check_quota, sees, wanted_by
+from controller.security.access import Caller, can_see, check_quota, usage_of_flows
 from controller.security.tenant_usage import Usage
 from controller.service.queries import Queries
 
@@ -60,7 +60,7 @@ class QuotaTracker:
 
         Raises: QuotaExceeded.
         """
-        tenant, wanted = caller.tenant, wanted_by(asked)
+        tenant, wanted = caller.tenant, usage_of_flows(asked)
         with self._lock:
             check_quota(caller, self._service.held_by(tenant, instead_of) + self._pending[tenant], wanted)
             self._pending[tenant] += wanted
@@ -87,4 +87,4 @@ def _may_see(service: Queries, caller: Caller, name: str) -> bool:
         found: Reservation = service.reservation(name)
     except NotFound:
         return False  # the request's own, which came to nothing
-    return sees(caller, found.tenant)
+    return can_see(caller, found.tenant)

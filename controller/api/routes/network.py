@@ -13,12 +13,12 @@ from controller.api.schemas.network_responses import Health, NetworkBody, PathsB
 from controller.api.schemas.problem_details import GUARDED, described
 from controller.api.schemas.serializers import network_body, paths_body
 from controller.errors import InvalidRequest, UnknownHost
-from controller.security.audit import Audit
+from controller.security.audit import AuditLog
 from controller.service.queries import Queries
 
 
 def network_routes(
-    service: Queries, desk: RequestExecutor, propagation_emulated: Callable[[], bool], audit: Audit
+    service: Queries, desk: RequestExecutor, propagation_emulated: Callable[[], bool], audit: AuditLog
 ) -> APIRouter:
     """/v1/healthz, /v1/network and /v1/paths."""
     router = APIRouter(tags=["network"])
@@ -26,7 +26,7 @@ def network_routes(
     @router.get("/v1/healthz", responses=described())
     async def health() -> Health:
         """Whether every switch is connected and holds what it should, and the audit log is written. Needs no token."""
-        up, expected, failing = service.switches_up(), len(service.network.switches), audit.failing
+        up, expected, failing = service.switches_up(), len(service.network.switches), audit.is_failing
         status: Literal["ok", "degraded"] = "ok" if up == expected and not failing else "degraded"
         log: Literal["ok", "failing"] = "failing" if failing else "ok"
         return Health(status=status, switches_up=up, switches_expected=expected, audit=log)

@@ -16,8 +16,8 @@ from controller.api.schemas.network_responses import AuditBody, Consistency, Mai
 from controller.api.schemas.problem_details import GUARDED, described
 from controller.api.schemas.serializers import audit_body, consistency_body
 from controller.errors import InvalidRequest, NotAvailable, NotFound
-from controller.security.access import Caller, sees
-from controller.security.audit import Audit
+from controller.security.access import Caller, can_see
+from controller.security.audit import AuditLog
 from controller.service.reservation_service import Service
 from controller.switches.span_status import spans_of_duct, spans_of_link
 from controller.telemetry.event_stream import EventStream
@@ -30,7 +30,7 @@ EventId = Annotated[
 
 
 def operation_routes(
-    service: Service, desk: RequestExecutor, metrics: Metrics, stream: EventStream, audit: Audit
+    service: Service, desk: RequestExecutor, metrics: Metrics, stream: EventStream, audit: AuditLog
 ) -> APIRouter:
     """/v1/consistency, /v1/links, /v1/ducts, /v1/audit, /v1/events and /metrics."""
     router = APIRouter(tags=["operation"])
@@ -112,7 +112,7 @@ def _add_events(router: APIRouter, desk: RequestExecutor, stream: EventStream) -
 
         async def followed() -> AsyncIterator[str]:
             with desk.streams.place(caller.tenant):
-                async for text in stream.follow(last_event_id, lambda tenant: sees(caller, tenant)):
+                async for text in stream.subscribe(last_event_id, lambda tenant: can_see(caller, tenant)):
                     yield text
 
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

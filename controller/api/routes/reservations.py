@@ -29,7 +29,7 @@ from controller.api.schemas.reservation_responses import (
 from controller.api.schemas.serializers import counters_body, placed_flow, reservation_body
 from controller.domain.reservation import Reservation, State
 from controller.routing.coflow import Volume
-from controller.security.access import Caller, owned, sees
+from controller.security.access import Caller, can_see, require_visible
 from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IdempotencyKey
@@ -108,7 +108,7 @@ def _add_asking(router: APIRouter, service: Service, desk: RequestExecutor, prom
 
 def _quoted_transfers(service: Service, caller: Caller, question: TransfersQuestion) -> QuotedTransfers:
     if question.instead_of is not None:
-        owned(caller, service.reservation(question.instead_of))
+        require_visible(caller, service.reservation(question.instead_of))
     volumes = [Volume(each.name, each.source, each.destination, each.transfer_bytes) for each in question.transfers]
     common = service.quote_transfers(volumes, question.instead_of)
     flows = [
@@ -137,7 +137,7 @@ def _add_looking(router: APIRouter, service: Service, desk: RequestExecutor) -> 
         """One's own live reservations and those that ended not long ago, oldest first; for operators everybody's."""
 
         def work() -> ReservationList:
-            seen = [each for each in service.reservations(state) if sees(caller, each.tenant)]
+            seen = [each for each in service.reservations(state) if can_see(caller, each.tenant)]
             return ReservationList(reservations=[reservation_body(each) for each in seen])
 
         return await desk.read(caller.tenant, work)
@@ -147,7 +147,7 @@ def _add_looking(router: APIRouter, service: Service, desk: RequestExecutor) -> 
         """A reservation with its meters' and entries' counters, read from the switches now."""
 
         def work() -> ReservationDetail:
-            found = owned(caller, service.reservation(reservation_id))
+            found = require_visible(caller, service.reservation(reservation_id))
             counters = counters_body(service.network, found, *service.counters(found))
             return ReservationDetail(**dict(reservation_body(found)), counters=counters)
 
@@ -170,7 +170,7 @@ def _add_changing(router: APIRouter, service: Service, desk: RequestExecutor, qu
         flows = None if change.flows is None else tuple(flow.to_flow() for flow in change.flows)
 
         def work() -> Reservation:
-            owned(caller, service.reservation(reservation_id))
+            require_visible(caller, service.reservation(reservation_id))
             if flows is None:
                 return service.modify(reservation_id, change.lease_s, None)
             with quotas.charge(caller, flows, instead_of=reservation_id):
@@ -183,7 +183,7 @@ def _add_changing(router: APIRouter, service: Service, desk: RequestExecutor, qu
         """Turn what is held into a promise; answered when every switch has confirmed. Safe to repeat."""
 
         def work() -> Reservation:
-            owned(caller, service.reservation(reservation_id))
+            require_visible(caller, service.reservation(reservation_id))
             return service.commit(reservation_id)
 
         return reservation_body(await desk.change(caller.tenant, work))
@@ -193,7 +193,7 @@ def _add_changing(router: APIRouter, service: Service, desk: RequestExecutor, qu
         """Release it; one that has already ended is answered as it ended."""
 
         def work() -> Reservation:
-            owned(caller, service.reservation(reservation_id))
+            require_visible(caller, service.reservation(reservation_id))
             return service.release(reservation_id)
 
         return reservation_body(await desk.change(caller.tenant, work))

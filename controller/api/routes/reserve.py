@@ -11,12 +11,12 @@ from controller.api.routes.dependencies import QuotaTracker
 from controller.api.schemas.requests import ReservationRequest
 from controller.domain.reservation import Reservation
 from controller.security.access import Caller
-from controller.service.requests import Note
+from controller.service.requests import AttachedRow
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IdempotencyKey
 
 ReserveHandler = Callable[
-    [Caller, ReservationRequest, IdempotencyKey | None, Note | None], Awaitable[tuple[Reservation, bool]]
+    [Caller, ReservationRequest, IdempotencyKey | None, AttachedRow | None], Awaitable[tuple[Reservation, bool]]
 ]
 """Reserve, and write a note with it; True with it if it is an earlier answer. Raises: ControllerError."""
 
@@ -25,7 +25,7 @@ def reserve_handler(service: Service, desk: RequestExecutor, quotas: QuotaTracke
     """The way to have something reserved for a caller."""
 
     async def promise(
-        caller: Caller, wanted: ReservationRequest, repeat: IdempotencyKey | None, note: Note | None
+        caller: Caller, wanted: ReservationRequest, repeat: IdempotencyKey | None, note: AttachedRow | None
     ) -> tuple[Reservation, bool]:
         asked = wanted.to_asked(caller.tenant, time.time())
 

@@ -20,8 +20,8 @@ from controller.api.schemas.serializers import reservation_body
 from controller.errors import ControllerError
 from controller.security import access
 from controller.security.access import Caller
-from controller.security.audit import Audit
-from controller.telemetry.audit_writer import Note
+from controller.security.audit import AuditLog
+from controller.telemetry.audit_writer import ReservationAudit
 
 PATH = "/v1/reservations"
 STATUS = 201
@@ -41,7 +41,7 @@ class FastPathRoute:
 class ReserveFastPath:
     """ASGI middleware, the innermost."""
 
-    def __init__(self, app: ASGIApp, promise: ReserveHandler, audit: Audit | None, shown: Shown) -> None:
+    def __init__(self, app: ASGIApp, promise: ReserveHandler, audit: AuditLog | None, shown: Shown) -> None:
         """`audit`: if the audit log is kept where reservations are, so that both are written together."""
         self._app = app
         self._audit = audit
@@ -66,7 +66,7 @@ class ReserveFastPath:
         state = scope["state"]
         scope["route"] = FastPathRoute()
         caller: Caller = state["caller"]
-        note = None if self._audit is None else Note(self._audit, scope, STATUS)
+        note = None if self._audit is None else ReservationAudit(self._audit, scope, STATUS)
         try:
             access.require(caller, access.Scope.RESERVE)
             reservation, _ = await self._promise(caller, wanted, None, note)
@@ -75,7 +75,7 @@ class ReserveFastPath:
             return answer(self._shown(caller, error))
         state["reservation"] = reservation.id
         if self._audit is not None and note is not None and note.is_written:
-            state["noted"], self._audit.failing = STATUS, False
+            state["noted"], self._audit.is_failing = STATUS, False
         return Response(reservation_body(reservation).model_dump_json(), STATUS, media_type=JSON)
 
 

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from controller.api.schemas import examples
 from controller.api.schemas.reservation_responses import Answer
 from controller.optical.inventory import LightpathState
-from controller.security.access import Caller, sees
+from controller.security.access import Caller, can_see
 
 
 class Passenger(Answer):
@@ -87,6 +87,6 @@ def lightpath_body(standing: LightpathState, caller: Caller) -> LightpathBody:
         flows=[
             Passenger(reservation=each.reservation_id, flow=each.flow, backup=each.is_backup)
             for each in standing.passengers
-            if sees(caller, each.tenant)
+            if can_see(caller, each.tenant)
         ],
     )

@@ -33,7 +33,7 @@ from controller.domain.network import DirectedLink, Network, Node
 from controller.domain.path import Path
 from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, Window
 from controller.routing.candidates import candidate_paths
-from controller.security.audit import Entry
+from controller.security.audit import AuditRecord
 from controller.service.queries import Snapshot
 from controller.switches.verifier import SwitchCounters
 
@@ -127,7 +127,7 @@ def consistency_body(reports: Sequence[SwitchReport]) -> Consistency:
     return Consistency(consistent=all(report.is_consistent for report in reports), switches=switches)
 
 
-def audit_body(entries: Sequence[tuple[int, Entry]], after: int) -> AuditBody:
+def audit_body(entries: Sequence[tuple[int, AuditRecord]], after: int) -> AuditBody:
     """A part of the audit log."""
     shown = [
         AuditEntry(

@@ -1,4 +1,4 @@
-"""What a tenant holds, as reservations come, change and end."""
+"""Usage of a tenant as reservations are set up, modified and released."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ def reservation(name: str, tenant: str, rate_bps: int) -> Reservation:
     return Reservation(name, 1, 1, "test", State.ACTIVE, 60.0, 1.0, 61.0, (placement,), tenant=tenant)
 
 
-def test_a_tally_follows_every_reservation_to_its_end() -> None:
-    tally, first, second = TenantUsage(), reservation("r-1", "lab", 1_000_000), reservation("r-2", "lab", 2_000_000)
-    tally.change(None, first)
-    tally.change(None, second)
-    tally.change(None, reservation("r-3", "other", 5_000_000))
-    assert tally.of("lab") == Usage(2, 3_000_000)
+def test_usage_counts_a_reservation_until_it_ends() -> None:
+    usage, first, second = TenantUsage(), reservation("r-1", "lab", 1_000_000), reservation("r-2", "lab", 2_000_000)
+    usage.update(None, first)
+    usage.update(None, second)
+    usage.update(None, reservation("r-3", "other", 5_000_000))
+    assert usage.usage_of("lab") == Usage(2, 3_000_000)
     larger = reservation("r-1", "lab", 4_000_000)
-    tally.change(first, larger)
-    assert tally.of("lab") == Usage(2, 6_000_000)
+    usage.update(first, larger)
+    assert usage.usage_of("lab") == Usage(2, 6_000_000)
     ended = replace(larger, state=State.RELEASED)
-    tally.change(larger, ended)
-    tally.change(ended, ended)
-    assert tally.of("lab") == Usage(1, 2_000_000)
-    tally.change(second, replace(second, state=State.EXPIRED))
-    assert (tally.of("lab"), tally.of("other")) == (Usage(), Usage(1, 5_000_000))
+    usage.update(larger, ended)
+    usage.update(ended, ended)
+    assert usage.usage_of("lab") == Usage(1, 2_000_000)
+    usage.update(second, replace(second, state=State.EXPIRED))
+    assert (usage.usage_of("lab"), usage.usage_of("other")) == (Usage(), Usage(1, 5_000_000))

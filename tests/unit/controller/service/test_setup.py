@@ -21,7 +21,7 @@ from controller.api.app import create_app
 from controller.dataplane.southbound import ChangesByNumber, Pause
 from controller.domain.reservation import Flow, Match, Requirement
 from controller.errors import NoCapacity, SwitchTimeout
-from controller.security.audit import Audit
+from controller.security.audit import AuditLog
 from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.database import engine_of
@@ -195,7 +195,7 @@ def body(number: int) -> dict[str, Any]:
 
 
 def test_the_short_road_answers_as_the_long_one_does_and_leaves_the_same_trace(url: str, service: Service) -> None:
-    audit = Audit(url, "pair")
+    audit = AuditLog(url, "pair")
     with serving(create_app(service, audit=audit)) as client:
         short = client.post("/v1/reservations", json=body(1))
         long = client.post("/v1/reservations", json=body(2), headers={"Idempotency-Key": "so it goes to FastAPI"})
@@ -225,7 +225,7 @@ def test_the_short_road_answers_as_the_long_one_does_and_leaves_the_same_trace(u
 
 
 def test_an_audit_log_that_cannot_be_written_keeps_nobody_from_reserving(url: str, service: Service) -> None:
-    audit, engine = Audit(url, "pair"), engine_of(url)
+    audit, engine = AuditLog(url, "pair"), engine_of(url)
     with serving(create_app(service, audit=audit)) as client:
         with engine.begin() as connection:
             connection.execute(text("ALTER TABLE audit RENAME TO elsewhere"))

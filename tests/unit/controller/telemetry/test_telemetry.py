@@ -1,4 +1,4 @@
-"""What is seen from outside besides answers: events, metrics, limits of load."""
+"""Event stream, metrics, meter monitor and concurrency limits."""
 
 # ruff: noqa: ARG002 - the stand-in takes what the real one takes
 
@@ -21,8 +21,8 @@ from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IN_MEMORY, Ledger
 from controller.telemetry import event_stream
-from controller.telemetry.event_stream import KEPT, EventStream
-from controller.telemetry.meter_monitor import MeterWatch
+from controller.telemetry.event_stream import BUFFERED_EVENTS, EventStream
+from controller.telemetry.meter_monitor import MeterMonitor
 from controller.telemetry.metrics import Metrics
 from tests.unit.controller.instant_switches import PAIR, ObedientSwitches
 
@@ -33,99 +33,99 @@ def changed(state: State, tenant: str = "lab") -> ReservationChanged:
 
 
 async def read(
-    stream: EventStream, wanted: int, last: str | None = None, tenants: str = "lab"
+    stream: EventStream, count: int, last: str | None = None, tenants: str = "lab"
 ) -> list[tuple[str, ...]]:
-    """The first events: (id, kind, data), ids without their era."""
+    """The first `count` events: (id, kind, data), ids without the epoch."""
     found: list[tuple[str, ...]] = []
-    following: AsyncIterator[str] = stream.follow(last, lambda tenant: tenant in tenants.split())
-    async for text in following:
+    subscription: AsyncIterator[str] = stream.subscribe(last, lambda tenant: tenant in tenants.split())
+    async for text in subscription:
         fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line and line[0] != ":")
         if "event" in fields:
             found.append((fields.get("id", "-").rpartition("-")[2], fields["event"], fields["data"]))
-        if len(found) >= wanted:
+        if len(found) >= count:
             break
     return found
 
 
-def test_events_come_in_order_and_those_of_other_tenants_do_not() -> None:
-    async def story() -> list[tuple[str, ...]]:
+def test_events_arrive_in_order_and_events_of_other_tenants_are_left_out() -> None:
+    async def scenario() -> list[tuple[str, ...]]:
         stream = EventStream()
         reading = asyncio.create_task(read(stream, 4))
         await asyncio.sleep(0)
-        stream.hear(LinkChanged("a->b", up=False))
-        stream.hear(changed(State.DEGRADED, tenant="others"))
-        stream.hear(changed(State.ACTIVE))
-        stream.hear(SwitchChanged("s1", "away"))
-        stream.hear(Reconciled("s1", missing=1, wrong=0, foreign=2))
+        stream.on_event(LinkChanged("a->b", up=False))
+        stream.on_event(changed(State.DEGRADED, tenant="others"))
+        stream.on_event(changed(State.ACTIVE))
+        stream.on_event(SwitchChanged("s1", "away"))
+        stream.on_event(Reconciled("s1", missing=1, wrong=0, foreign=2))
         return await reading
 
-    found = asyncio.run(story())
-    # 2 and 3 were the other tenant's.
+    found = asyncio.run(scenario())
+    # Event 2 and 3 belong to the other tenant.
     assert [(number, kind) for number, kind, _ in found] == [
         *(("1", "link"), ("4", "reservation"), ("5", "switch"), ("6", "reconcile")),
     ]
     assert found[0][2] == '{"link": "a->b", "up": false}'
 
 
-def test_a_violation_is_told_once_when_a_promise_breaks() -> None:
-    async def story() -> list[tuple[str, ...]]:
+def test_a_violation_is_published_once_when_a_reservation_becomes_degraded() -> None:
+    async def scenario() -> list[tuple[str, ...]]:
         stream = EventStream()
         reading = asyncio.create_task(read(stream, 6))
         await asyncio.sleep(0)
         for state in (State.ACTIVE, State.DEGRADED, State.DEGRADED, State.ACTIVE, State.DEGRADED):
-            stream.hear(changed(state))
+            stream.on_event(changed(state))
         return await reading
 
-    kinds = [kind for _, kind, _ in asyncio.run(story())]
+    kinds = [kind for _, kind, _ in asyncio.run(scenario())]
     assert kinds == ["reservation", "reservation", "violation", "reservation", "reservation", "reservation"]
 
 
-def test_a_listener_goes_on_where_it_was() -> None:
+def test_a_subscriber_resumes_after_its_last_event() -> None:
     stream = EventStream()
     for number in range(3):
         stream.publish("link", {"number": number})
-    era = stream._era
-    found = asyncio.run(read(stream, 2, f"{era}-1"))
+    epoch = stream._epoch
+    found = asyncio.run(read(stream, 2, f"{epoch}-1"))
     assert [number for number, _, _ in found] == ["2", "3"]
 
 
-@pytest.mark.parametrize("last", ["0-1", "ERA-1", "ERA-999999", "nonsense", "ERA-" + "9" * 50])
-def test_a_listener_is_told_when_events_are_gone(last: str) -> None:
+@pytest.mark.parametrize("last", ["0-1", "EPOCH-1", "EPOCH-999999", "nonsense", "EPOCH-" + "9" * 50])
+def test_a_subscriber_receives_missed_when_events_were_dropped(last: str) -> None:
     stream = EventStream()
-    for number in range(KEPT + 5):
+    for number in range(BUFFERED_EVENTS + 5):
         stream.publish("link", {"number": number})
-    found = asyncio.run(read(stream, 2, last.replace("ERA", stream._era)))
+    found = asyncio.run(read(stream, 2, last.replace("EPOCH", stream._epoch)))
     assert [kind for _, kind, _ in found] == ["missed", "link"]
 
 
-def test_a_slow_listener_holds_up_nobody_and_is_told_what_it_missed() -> None:
-    async def story() -> list[str]:
+def test_a_slow_subscriber_does_not_block_publishing_and_receives_missed() -> None:
+    async def scenario() -> list[str]:
         stream = EventStream()
-        slow = stream.follow(None, lambda _tenant: True)
+        slow = stream.subscribe(None, lambda _tenant: True)
         first = await anext(slow)
-        for number in range(10 * KEPT):
+        for number in range(10 * BUFFERED_EVENTS):
             stream.publish("link", {"number": number})
         return [first, await anext(slow), await anext(slow)]
 
-    _, missed, oldest = asyncio.run(story())
+    _, missed, oldest = asyncio.run(scenario())
     assert missed.startswith("event: missed")
-    assert f'"number": {9 * KEPT}' in oldest
+    assert f'"number": {9 * BUFFERED_EVENTS}' in oldest
 
 
-def test_a_silent_stream_is_kept_open_and_ends_when_the_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_stream_is_kept_open_and_ends_when_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "HEARTBEAT_S", 0.01)
 
-    async def story() -> list[str]:
+    async def scenario() -> list[str]:
         stream = EventStream()
         texts = []
-        async for text in stream.follow(None, lambda _tenant: True):
+        async for text in stream.subscribe(None, lambda _tenant: True):
             texts.append(text)
             if len(texts) == 3:
                 threading.Thread(target=stream.close).start()
         return texts
 
-    texts = asyncio.run(asyncio.wait_for(story(), 10))
-    assert texts[1] == ": still here\n\n"
+    texts = asyncio.run(asyncio.wait_for(scenario(), 10))
+    assert texts[1] == ": keep-alive\n\n"
 
 
 @pytest.fixture
@@ -138,40 +138,40 @@ def values(metrics: Metrics) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
 
 
-def hear(metrics: Metrics, *events: ServiceEvent) -> dict[str, float]:
+def after_events(metrics: Metrics, *events: ServiceEvent) -> dict[str, float]:
     for event in events:
-        metrics.hear(event)
+        metrics.on_event(event)
     return values(metrics)
 
 
-def test_links_and_reservations_are_shown_as_they_stand(metrics: Metrics) -> None:
-    now = values(metrics)
-    assert now['paceline_link_free_bps{link="s1->s2"}'] == 76_000_000
-    assert now['paceline_link_promised_bps{link="s1->s2"}'] == 0
-    assert now['paceline_reservations{state="active"}'] == 0
-    assert now['paceline_switch_up{switch="s1"}'] == 0
+def test_gauges_show_the_present_links_and_reservations(metrics: Metrics) -> None:
+    shown = values(metrics)
+    assert shown['paceline_link_free_bps{link="s1->s2"}'] == 76_000_000
+    assert shown['paceline_link_promised_bps{link="s1->s2"}'] == 0
+    assert shown['paceline_reservations{state="active"}'] == 0
+    assert shown['paceline_switch_up{switch="s1"}'] == 0
 
 
-def test_a_broken_promise_counts_once_and_its_time_runs(metrics: Metrics) -> None:
-    now = hear(metrics, *map(changed, (State.ACTIVE, State.DEGRADED, State.DEGRADED)))
-    assert now["paceline_promise_violations_total"] == 1
-    assert now["paceline_degraded_seconds_total"] > 0
-    later = hear(metrics, changed(State.ACTIVE))
+def test_a_violation_counts_once_and_its_duration_grows(metrics: Metrics) -> None:
+    shown = after_events(metrics, *map(changed, (State.ACTIVE, State.DEGRADED, State.DEGRADED)))
+    assert shown["paceline_promise_violations_total"] == 1
+    assert shown["paceline_degraded_seconds_total"] > 0
+    later = after_events(metrics, changed(State.ACTIVE))
     assert later["paceline_degraded_seconds_total"] == values(metrics)["paceline_degraded_seconds_total"]
-    assert hear(metrics, changed(State.DEGRADED))["paceline_promise_violations_total"] == 2
+    assert after_events(metrics, changed(State.DEGRADED))["paceline_promise_violations_total"] == 2
 
 
 def test_installs_and_repairs_are_counted(metrics: Metrics) -> None:
-    now = hear(metrics, Installed("r-1", 0.005), Reconciled("s1", missing=3, wrong=1, foreign=2))
-    assert now['paceline_install_seconds_bucket{le="0.006"}'] == 1
-    assert now['paceline_install_seconds_bucket{le="0.004"}'] == 0
+    shown = after_events(metrics, Installed("r-1", 0.005), Reconciled("s1", missing=3, wrong=1, foreign=2))
+    assert shown['paceline_install_seconds_bucket{le="0.006"}'] == 1
+    assert shown['paceline_install_seconds_bucket{le="0.004"}'] == 0
     kinds = ("missing", "wrong", "foreign")
-    found = [now[f'paceline_reconcile_entries_total{{kind="{kind}",switch="s1"}}'] for kind in kinds]
+    found = [shown[f'paceline_reconcile_entries_total{{kind="{kind}",switch="s1"}}'] for kind in kinds]
     assert found == [3, 1, 2]
 
 
-class Counting(ObedientSwitches):
-    """Switches whose meters have dropped so many packets."""
+class DroppingSwitches(ObedientSwitches):
+    """Switches whose meters have dropped `dropped` packets."""
 
     dropped = 0
 
@@ -181,25 +181,25 @@ class Counting(ObedientSwitches):
         return future
 
 
-def test_drops_at_meters_are_counted_once_and_told() -> None:
-    switches, stream = Counting(), EventStream()
+def test_packets_dropped_by_meters_are_counted_once_and_published() -> None:
+    switches, stream = DroppingSwitches(), EventStream()
     service = Service(PAIR, switches, Ledger(IN_MEMORY, "pair"))
     service.start()
     try:
         while service.switches_up() < len(PAIR.switches):
             pass
         metrics = Metrics(service)
-        watch = MeterWatch(service, metrics, stream)
+        monitor = MeterMonitor(service, metrics, stream)
         flow = Flow("up", "edge1", "cloud", Match("tcp", 1, 2), Requirement(min_bandwidth_bps=1_000_000))
         service.reserve(ReservationSpec("cloud", "lab", 60.0, (flow,)))
         counted = []
-        for switches.dropped in (0, 5, 5, 7, 2):  # at last it came back empty
-            watch.look()
+        for switches.dropped in (0, 5, 5, 7, 2):  # the last: the switch has restarted
+            monitor.poll()
             counted.append(values(metrics).get('paceline_meter_dropped_packets_total{switch="s1"}', 0.0))
         assert counted == [0, 5, 5, 7, 9]
-        told = asyncio.run(read(stream, 3, "0-0"))
-        assert [kind for _, kind, _ in told] == ["missed", "violation", "violation"]
-        assert '"cause": "sent_too_much"' in told[1][2]
+        events = asyncio.run(read(stream, 3, "0-0"))
+        assert [kind for _, kind, _ in events] == ["missed", "violation", "violation"]
+        assert '"cause": "sent_too_much"' in events[1][2]
     finally:
         service.stop()
 
@@ -226,7 +226,7 @@ def test_changes_that_hang_do_not_hold_up_reads() -> None:
     """All threads for changes wait for a switch that says nothing."""
     released = threading.Event()
 
-    async def story() -> str:
+    async def scenario() -> str:
         desk = RequestExecutor()
         limits = desk.writes.limits
         everybody = [str(number) for number in range(limits.at_once + limits.waiting)]
@@ -240,7 +240,7 @@ def test_changes_that_hang_do_not_hold_up_reads() -> None:
         assert desk.writes.inside == 0
         return answer
 
-    assert asyncio.run(story()) == "at once"
+    assert asyncio.run(scenario()) == "at once"
 
 
 def test_a_lane_counts_right_whoever_comes_and_goes() -> None:
