@@ -50,7 +50,7 @@ from topologies.maps import Map, MapLink, MapNode
 from topologies.placement import Wishes, map_facts
 from topologies.published import read_plant
 from trainer.planning.plan import RoundPlan
-from trainer.reservation.reserved_bandwidth import TRIES
+from trainer.reservation.reserved_bandwidth import MAX_ATTEMPTS
 
 PLANT = "sndlib/germany50"
 CHANNELS, CHANNEL_GBPS = 8, 100.0
@@ -192,7 +192,7 @@ def simulate(network: Network, case: Case, seed: int, rounds: int) -> Fates:
         run = Run(number + 1, members, homes, case.line_gbps * 1e9, chance.choice(MODELS), chance)
         fates.runs += 1
         share = SHARE
-        for attempt in range(TRIES):
+        for attempt in range(MAX_ATTEMPTS):
             plan = run.draft(share)
             fates.asked_share += (attempt == 0) * up_bps(plan) / site_bps
             if core.ask(run, plan) is not None:

@@ -20,7 +20,7 @@ from tests.nursery import NURSERY
 from trainer.planning.plan import EdgePlan, Offer, RoundPlan
 from trainer.processes.fork import ForkedProcess
 from trainer.reservation.bandwidth import EdgeEndpoint
-from trainer.reservation.controller_client import Controller
+from trainer.reservation.controller_client import ControllerClient
 from trainer.reservation.held_reservation import HeldReservation
 from trainer.reservation.reserved_bandwidth import ReservedBandwidth
 
@@ -140,7 +140,7 @@ def test_a_plan_that_is_overtaken_by_another_reservation_adapts_and_says_so(pair
     other["match"]["source_port"] = 9999
     taken: list[str] = []
 
-    def draft(offer: Offer, keep: bool = True) -> RoundPlan:  # noqa: ARG001
+    def draft(offer: Offer, keep_cuts: bool = True) -> RoundPlan:  # noqa: ARG001
         if not taken:  # somebody is quicker, between the offer and the request
             body = {"owner": "other", "lease_s": 300, "flows": [other]}
             taken.append(pair.api.post("/v1/reservations", json=body).json()["id"])
@@ -149,7 +149,7 @@ def test_a_plan_that_is_overtaken_by_another_reservation_adapts_and_says_so(pair
         return RoundPlan((edge,), 0.1, 0.1, 0.1, 0.1, 0.1, 0.4, 0.4, 1, 0.4)
 
     said: list[str] = []
-    with contextlib.closing(Controller("http://127.0.0.1:8080", 1, said.append)) as controller:
+    with contextlib.closing(ControllerClient("http://127.0.0.1:8080", 1, said.append)) as controller:
         road = ReservedBandwidth(
             HeldReservation(controller, "cloud", 60, said.append), [EdgeEndpoint("edge1", 7801)], 7800, 0.9, 1e6
         )

@@ -70,7 +70,7 @@ def test_a_run_outlives_its_controller_and_its_edges_bandwidth_goes_with_them(
         assert len(flows(controller)) == 4
 
         controller.stop(signal.SIGKILL)
-        one.wait_for("said", lambda event: "go on while the lease lasts" in event["sentence"])
+        one.wait_for("said", lambda event: "continue while the lease lasts" in event["sentence"])
         round_with(one, reserved=False)
         broken = one.events()[one.seen - 1]["promises"]
         assert broken["made"] > 0

@@ -12,7 +12,7 @@ import click
 from trainer.errors import NetworkError
 
 if TYPE_CHECKING:
-    from trainer.reservation.controller_client import Controller
+    from trainer.reservation.controller_client import ControllerClient
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,16 +24,16 @@ def controller_option(command: F) -> F:
 
 
 @contextlib.contextmanager
-def _controller(url: str | None) -> Iterator[Controller]:
+def _controller(url: str | None) -> Iterator[ControllerClient]:
     from topologies import running_emulation
-    from trainer.reservation.controller_client import Controller
+    from trainer.reservation.controller_client import ControllerClient
 
     if url is None:
         running = running_emulation.read()
         if running is None:
             raise NetworkError("No emulation runs on this machine; say where the controller is: --controller URL")
         url = running.controller_url
-    client = Controller(url, retries=0, say=lambda sentence: click.echo(sentence, err=True))
+    client = ControllerClient(url, retries=0, notify=lambda sentence: click.echo(sentence, err=True))
     try:
         yield client
     finally:
@@ -52,7 +52,7 @@ def reservations() -> None:
 def list_reservations(url: str | None, state: str | None, as_json: bool) -> None:
     """List reservations, one line each."""
     with _controller(url) as client:
-        answer = client.list(state)
+        answer = client.list_json(state)
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
@@ -71,7 +71,7 @@ def list_reservations(url: str | None, state: str | None, as_json: bool) -> None
 def show(reservation: str, url: str | None, as_json: bool) -> None:
     """Show one reservation: its flows, and the meters and entries that serve it, with their counters."""
     with _controller(url) as client:
-        one = client.show(reservation)
+        one = client.get_json(reservation)
     if as_json:
         click.echo(json.dumps(one, indent=2))
         return
@@ -105,7 +105,7 @@ def release(reservation: str, url: str | None) -> None:
 def network(url: str | None, as_json: bool) -> None:
     """Print every link with its capacity, what is reserved and what is free."""
     with _controller(url) as client:
-        answer = client.network()
+        answer = client.network_json()
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from trainer.planning.plan import Alternative, Offer, RoundPlan
     from trainer.profiling.layer_costs import LayerCost
     from trainer.profiling.predictor import LayerSeconds
-    from trainer.reservation.bandwidth import Draft, Enquiry
-    from trainer.reservation.quote_planning import Surveyed
+    from trainer.reservation.bandwidth import PlanForOffer, QuoteStats
+    from trainer.reservation.quote_planning import QuotedPlan
 
 MSS_OVERHEAD_BYTES = 52
 """IP and TCP headers with timestamps, inside the MTU."""
@@ -99,13 +99,13 @@ def _print_round(network: Map, outlook: StepForecaster, every_cut: range, share:
         best = plan_round(forecasts, offer, micro)
         _print_plan(network, best, f"using {share:.0%} of every link")
     else:
-        def draft(offer: Offer, keep: bool = True) -> RoundPlan:  # noqa: ARG001 - there was no round before
+        def plan_for(offer: Offer, keep_cuts: bool = True) -> RoundPlan:  # noqa: ARG001 - there are no cuts before
             return plan_round(forecasts, offer, micro)
 
-        surveyed = _survey(network, controller, share, draft)
+        surveyed = _survey(network, controller, share, plan_for)
         offer, best = surveyed.offer, surveyed.plan
         _print_plan(network, best, f"using {share:.0%} of what {controller} offers now")
-        _print_enquiry(surveyed.enquiry)
+        _print_enquiry(surveyed.quote_stats)
     if tail is not None:
         freely = outlook.forecasts(mss, dict.fromkeys(names, every_cut), unprotected=True)
         without = plan_round(freely, offer, micro)
@@ -155,19 +155,19 @@ def _offer(network: Map, share: float) -> Offer:
     return Offer(up, down, usable, RunSettings().floor_bps)
 
 
-def _survey(network: Map, url: str, share: float, draft: Draft) -> Surveyed:
+def _survey(network: Map, url: str, share: float, draft: PlanForOffer) -> QuotedPlan:
     """The plan for what is free now, as the cloud would make it; nothing is reserved."""
     from trainer.config.settings import RunSettings
-    from trainer.reservation.controller_client import Controller
+    from trainer.reservation.controller_client import ControllerClient
     from trainer.reservation.quote_planning import QuotePlanner
 
     assert network.cloud is not None
-    with contextlib.closing(Controller(url, 0, click.echo)) as controller:
+    with contextlib.closing(ControllerClient(url, 0, click.echo)) as controller:
         survey = QuotePlanner(network.cloud.name, RunSettings().floor_bps)
-        return survey.draft(controller, draft, [node.name for node in network.edges], share, None)
+        return survey.plan(controller, draft, [node.name for node in network.edges], share, None)
 
 
-def _print_enquiry(asked: Enquiry) -> None:
+def _print_enquiry(asked: QuoteStats) -> None:
     click.echo(f"  {asked.quotes} quotes in {asked.seconds * 1e3:.1f} ms; all that is free would carry a micro-batch "
                f"in {asked.up_s * 1e3:.1f} ms up ({asked.up_bottleneck}), {asked.down_s * 1e3:.1f} ms down "
                f"({asked.down_bottleneck})")

@@ -191,7 +191,7 @@ def _road_to(
     def road(members: Sequence[EdgeSession]) -> BandwidthProvider:
         from trainer.errors import ControllerUnreachableError
         from trainer.reservation.bandwidth import BestEffortBandwidth, EdgeEndpoint
-        from trainer.reservation.controller_client import Controller
+        from trainer.reservation.controller_client import ControllerClient
         from trainer.reservation.held_reservation import HeldReservation
         from trainer.reservation.reserved_bandwidth import ReservedBandwidth
 
@@ -200,11 +200,11 @@ def _road_to(
         if settings.controller is None:
             return open_road
         retries = 0 if settings.best_effort else settings.controller_retries
-        client = Controller(settings.controller, retries, say)
+        client = ControllerClient(settings.controller, retries, say)
         closing.callback(client.close)
         if settings.best_effort:
             try:
-                client.network()
+                client.network_json()
             except ControllerUnreachableError:
                 say(f"No controller at {settings.controller}; best effort, planned for "
                     f"{settings.assume_bps / 1e6:g} Mb/s.")

@@ -15,11 +15,11 @@ from trainer.planning.planner import plan_round
 
 def draft_plan(
     number: int, offer: Offer, settings: RunSettings, apprentices: Mapping[str, EdgeReplica], outlook: StepForecaster,
-    layers: int, policy: CustomPolicy | None = None, keep: bool = True,
+    layers: int, policy: CustomPolicy | None = None, keep_cuts: bool = True,
 ) -> RoundPlan:
     """The plan of a round for what the network offers; fixed cuts or the user's policy if the settings say so.
 
-    Without `keep` the planner does as if there had been no round before.
+    Without `keep_cuts` the planner does as if there had been no round before.
 
     Raises: PlanError, UsageError if the policy chooses what cannot be.
     """
@@ -30,7 +30,7 @@ def draft_plan(
     micros = max(one.micros for one in present)
     forecasts = outlook.forecasts(mss_bytes, cuts)
     if policy is None:
-        plan = plan_round(forecasts, offer, micros, current if keep else None, settings.steps)
+        plan = plan_round(forecasts, offer, micros, current if keep_cuts else None, settings.steps)
     else:
         plan = policy.plan(number, forecasts, offer, micros, current)
     if not settings.protect_labels:

@@ -46,7 +46,7 @@ def round_event(row: Fields) -> Fields:
 
 def _offer(grant: Grant) -> Fields | None:
     """What the controller was asked before the plan; None if it was not."""
-    if (asked := grant.enquiry) is None:
+    if (asked := grant.quote_stats) is None:
         return None
     return {
         "quotes": asked.quotes,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from trainer.protocol.messages import StepDone
-from trainer.reservation.bandwidth import FlowPromise
+from trainer.reservation.bandwidth import FlowGuarantee
 from trainer.transport.pacing import Judgement, SentFrame, judge, l2_bits
 
 Direction = Literal["up", "down"]
@@ -23,8 +23,8 @@ class StepTransfers:
 
     offset_s: float
     mss_bytes: int
-    up: FlowPromise
-    down: FlowPromise
+    up: FlowGuarantee
+    down: FlowGuarantee
     sent_up: list[SentFrame] = field(default_factory=list)
     segments: int = 0
     tail_gradients: int = 0

@@ -84,14 +84,14 @@ class TrainingState:
             self.checkpoint = self._resumed
             self.outlook.load_state_dict(self._resumed.history)
 
-    def draft(self, number: int, offer: Offer, keep: bool = True) -> RoundPlan:
-        """The plan of a round for what the network offers; `keep` as `trainer.reservation.bandwidth.Draft` has it.
+    def draft(self, number: int, offer: Offer, keep_cuts: bool = True) -> RoundPlan:
+        """Plan a round for the network's offer; `keep_cuts` as in `trainer.reservation.bandwidth.PlanForOffer`.
 
         Raises: PlanError, UsageError if the user's policy chooses what cannot be.
         """
         layers = len(self._preparation.costs)
         return draft_plan(number, offer, self._settings, self.apprentices, self.outlook, layers,
-                          self._policy, keep)
+                          self._policy, keep_cuts)
 
     def learn(self, steps: Sequence[StepResult], complete: bool) -> None:
         """Feed a round's measurements to the predictors; `complete`: all its edges were there to the end."""

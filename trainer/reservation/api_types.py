@@ -1,4 +1,4 @@
-"""What cloud and controller say to each other over REST (docs/architecture.md): what is asked, what is answered."""
+"""Requests and responses of the controller's REST API that the trainer uses (docs/rest-api.md)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.config.settings import Protection
 
 @dataclass(frozen=True, slots=True)
 class FlowRequest:
-    """One direction of one connection, the L2 rate it needs, and what its spare path must keep away from."""
+    """One direction of a connection: endpoints, L2 rate and protection of its path."""
 
     name: str
     source: str
@@ -24,7 +24,7 @@ class FlowRequest:
     protection: Protection = "none"
 
     def to_json(self) -> dict[str, object]:
-        """The form the contract gives it; the trainer asks for no latency limit, it wants the bound told."""
+        """Return the request body; without latency limits, because the trainer only reads the granted bounds."""
         return {
             "name": self.name,
             "source": self.source,
@@ -40,14 +40,14 @@ class FlowRequest:
         }
 
 
-class Answer(BaseModel):
-    """What the controller answers; what we do not know is passed over."""
+class ApiResponse(BaseModel):
+    """Base of all response bodies; unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class FlowGrant(Answer):
-    """What the controller promises for one flow."""
+class FlowGrant(ApiResponse):
+    """What is reserved and guaranteed for one flow."""
 
     name: str
     path: tuple[str, ...]
@@ -56,8 +56,8 @@ class FlowGrant(Answer):
     latency_variation_us: float
 
 
-class Reservation(Answer):
-    """A reservation as the controller tells it."""
+class Reservation(ApiResponse):
+    """A reservation as the controller reports it."""
 
     id: str
     version: int
@@ -66,23 +66,23 @@ class Reservation(Answer):
     flows: tuple[FlowGrant, ...]
 
     def flow(self, name: str) -> FlowGrant:
-        """The flow of that name.
+        """Return a flow by its name.
 
-        Raises: KeyError if there is none.
+        Raises: KeyError if the reservation has no such flow.
         """
         return {flow.name: flow for flow in self.flows}[name]
 
 
-class FreeLink(Answer):
-    """A directed link and what is free on it."""
+class FreeLink(ApiResponse):
+    """A directed link and its free rate."""
 
     link: str
     free_bps: float
 
 
 @dataclass(frozen=True, slots=True)
-class Volume:
-    """So many bytes (L2) from one host to another."""
+class TransferVolume:
+    """Bytes (L2) to transfer from one host to another."""
 
     name: str
     source: str
@@ -90,8 +90,8 @@ class Volume:
     transfer_bytes: int
 
 
-class QuotedFlow(Answer):
-    """How one of the volumes would travel if all go together as fast as they can."""
+class QuotedFlow(ApiResponse):
+    """Path and rate of one of the quoted volumes if all are transferred in the shortest common time."""
 
     name: str
     path: tuple[str, ...]
@@ -103,8 +103,8 @@ class QuotedFlow(Answer):
         return tuple(f"{a}->{b}" for a, b in pairwise(self.path))
 
 
-class Quote(Answer):
-    """The shortest common transfer time, the link that sets it, and what is free on the links of all paths."""
+class Quote(ApiResponse):
+    """The shortest common transfer time, the bottleneck link, and the free rates of the links on all paths."""
 
     transfer_ms: float
     flows: tuple[QuotedFlow, ...]

@@ -1,4 +1,4 @@
-"""Where a run's plans meet the network: what was granted for a round, and the way without reservations."""
+"""Bandwidth providers: the interface, what they grant for a round, and best effort."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from trainer.planning.plan import Offer, RoundPlan
 from trainer.reservation.averaging_rates import Rates, Volumes
 
 
-class Draft(Protocol):
-    """Makes a plan for an offer."""
+class PlanForOffer(Protocol):
+    """Makes a round plan for an offer of the network."""
 
-    def __call__(self, offer: Offer, keep: bool = True) -> RoundPlan:
-        """`keep`: the last round's cuts stay unless a change pays."""
+    def __call__(self, offer: Offer, keep_cuts: bool = True) -> RoundPlan:
+        """Plan; with `keep_cuts` the cuts of the last round stay unless changing them is worthwhile."""
 
 
 @dataclass(frozen=True, slots=True)
-class FlowPromise:
-    """What holds for one flow in a round; nothing is promised if `network_latency_us` is None."""
+class FlowGuarantee:
+    """Rate and latency bound of one flow in a round; `network_latency_us` is None if nothing is guaranteed."""
 
     rate_bps: int
     network_latency_us: float | None = None
@@ -27,10 +27,10 @@ class FlowPromise:
 
 
 @dataclass(frozen=True, slots=True)
-class Enquiry:
-    """What the controller was asked before a plan: how many questions, and how long its answers took in all.
+class QuoteStats:
+    """Quotes requested for a plan: their number, the total response time, and the last results.
 
-    `up_s`, `down_s`: the shortest common time for the asked volumes over all that is free; the bottlenecks set them.
+    `up_s`, `down_s`: shortest common transfer times of the quoted volumes, set by the bottlenecks.
     """
 
     quotes: int
@@ -40,8 +40,8 @@ class Enquiry:
     up_bottleneck: str
     down_bottleneck: str
 
-    def after(self, earlier: Enquiry | None) -> Enquiry:
-        """This one, with the questions of an earlier one for the same plan."""
+    def plus(self, earlier: QuoteStats | None) -> QuoteStats:
+        """Return these results with the number and time of earlier quotes for the same plan added."""
         if earlier is None:
             return self
         return replace(self, quotes=self.quotes + earlier.quotes, seconds=self.seconds + earlier.seconds)
@@ -49,75 +49,78 @@ class Enquiry:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A plan that the network has agreed to. `up`, `down`: by edge. `adaptations`: what had to give, in sentences.
+    """A plan with what is granted for it. `up`, `down`: by edge. `adaptations`: sentences on how the plan was reduced.
 
-    `broken`: there should be a reservation and there is none, so every promise of this round is broken. `enquiry`: None
-    if the controller could not be asked.
+    `broken`: the reservation is lost, so no guarantee of this round holds. `quote_stats`: None if the controller did
+    not answer.
     """
 
     plan: RoundPlan
-    up: dict[str, FlowPromise]
-    down: dict[str, FlowPromise]
+    up: dict[str, FlowGuarantee]
+    down: dict[str, FlowGuarantee]
     reservation_id: str | None = None
     reservation_version: int | None = None
     adaptations: tuple[str, ...] = ()
     broken: bool = False
-    enquiry: Enquiry | None = None
+    quote_stats: QuoteStats | None = None
 
     @property
     def reserved(self) -> bool:
-        """Whether anything is promised."""
+        """Whether the plan has a reservation."""
         return self.reservation_id is not None
 
 
 class BandwidthProvider(Protocol):
-    """Where the cloud's plans meet the network; `unreachable_rounds` had no answer from the controller,
-    `broken_rounds` nothing reserved although there should be."""
+    """Acquires bandwidth for the cloud's plans.
+
+    `unreachable_rounds`: rounds without an answer of the controller; `broken_rounds`: rounds without the reservation
+    they should have had.
+    """
 
     unreachable_rounds: int
     broken_rounds: int
 
-    def acquire(self, draft: Draft) -> Grant:
-        """Draft a plan for what the network offers, and have it granted."""
+    def acquire(self, plan_for: PlanForOffer) -> Grant:
+        """Make a plan for the network's offer and acquire its bandwidth."""
 
     def acquire_for_averaging(self, volumes: Volumes) -> Rates | None:
-        """Before an averaging: the rates that are reserved for these volumes until the next plan; never fails.
+        """Return the rates reserved for an averaging's volumes until the next plan; never raises.
 
-        None: those of the round stay, or nothing is reserved.
+        None: the rates of the round stay, or nothing is reserved.
         """
 
     def remove_edge(self, edge: str) -> None:
-        """Give back what an edge has that is gone; never fails, says what could not be done."""
+        """Release the bandwidth of a lost edge; never raises, reports failures."""
 
     def add_edge(self, edge: str, port: int) -> None:
-        """An edge is there (again), talking from that port; the next plan may count on it."""
+        """Add an edge that sends from `port`; it is part of the next plan."""
 
     def release(self) -> None:
-        """Give everything back; never fails, says what could not be done."""
+        """Release all bandwidth; never raises, reports failures."""
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeEndpoint:
-    """An edge as the network sees it."""
+    """The host and the TCP port of an edge."""
 
     name: str
     port: int
 
 
 class BestEffortBandwidth:
-    """No reservations: plans are made for the rates the network should have, and nothing is promised."""
+    """Best effort: plans assume given rates, and nothing is reserved."""
 
     unreachable_rounds = 0
     broken_rounds = 0
 
-    def __init__(self, travellers: Sequence[EdgeEndpoint], usable_bps: float, floor_bps: float) -> None:
-        self._names = [traveller.name for traveller in travellers]
+    def __init__(self, endpoints: Sequence[EdgeEndpoint], usable_bps: float, floor_bps: float) -> None:
+        self._names = [endpoint.name for endpoint in endpoints]
         self._usable_bps = usable_bps
         self._floor_bps = floor_bps
 
-    def acquire(self, draft: Draft) -> Grant:
-        """The plan as drafted."""
-        return unreserved(draft(Offer(
+    def acquire(self, plan_for: PlanForOffer) -> Grant:
+        """Return a plan for the assumed rates."""
+        return best_effort_grant(plan_for(Offer(
             up_links=dict.fromkeys(self._names, ("up",)),
             down_links=dict.fromkeys(self._names, ("down",)),
             usable_bps={"up": self._usable_bps, "down": self._usable_bps},
@@ -125,26 +128,26 @@ class BestEffortBandwidth:
         )))
 
     def acquire_for_averaging(self, volumes: Volumes) -> None:
-        """Nothing is reserved."""
+        """Return None: nothing is reserved."""
 
     def remove_edge(self, edge: str) -> None:
-        """One less to share with."""
+        """Plan without this edge."""
         self._names = [name for name in self._names if name != edge]
 
     def add_edge(self, edge: str, port: int) -> None:  # noqa: ARG002
-        """One more to share with."""
+        """Plan with this edge."""
         self.remove_edge(edge)
         self._names.append(edge)
 
     def release(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: nothing is reserved."""
 
 
-def unreserved(plan: RoundPlan, enquiry: Enquiry | None = None) -> Grant:
-    """A plan of which nothing is promised."""
+def best_effort_grant(plan: RoundPlan, quote_stats: QuoteStats | None = None) -> Grant:
+    """Return the grant of a plan without guarantees."""
     return Grant(
         plan,
-        up={edge.edge: FlowPromise(edge.up_bps) for edge in plan.edges},
-        down={edge.edge: FlowPromise(edge.down_bps) for edge in plan.edges},
-        enquiry=enquiry,
+        up={edge.edge: FlowGuarantee(edge.up_bps) for edge in plan.edges},
+        down={edge.edge: FlowGuarantee(edge.down_bps) for edge in plan.edges},
+        quote_stats=quote_stats,
     )

@@ -1,4 +1,4 @@
-"""Client of the controller's REST API (docs/architecture.md), with limits on how long it tries."""
+"""HTTP client of the controller's REST API (docs/rest-api.md) with limited retries."""
 
 from __future__ import annotations
 
@@ -14,140 +14,142 @@ import httpx
 from pydantic import ValidationError
 
 from trainer.errors import ControllerUnreachableError, NetworkError, ReservationRefusedError
-from trainer.reservation.api_types import Answer, FlowRequest, Quote, Reservation, Volume
+from trainer.reservation.api_types import ApiResponse, FlowRequest, Quote, Reservation, TransferVolume
 
 TIMEOUT_S = 10.0
-FIRST_PAUSE_S = 0.25
-LONGEST_PAUSE_S = 4.0
+INITIAL_PAUSE_S = 0.25
+MAX_PAUSE_S = 4.0
 
 
-A = TypeVar("A", bound=Answer)
+A = TypeVar("A", bound=ApiResponse)
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """What we show the controller, and whom we believe that it is the controller; None: nothing, and the usual ones.
+class ApiCredentials:
+    """Bearer token and certificate authority for the controller; None: no token, the system's authorities.
 
-    Not on the command line: everybody on the machine can read that.
+    They come from the environment because other users of the machine can read command lines.
     """
 
     token: str | None = None
     authority: str | None = None
 
     @classmethod
-    def from_environment(cls) -> Credentials:
-        """PACELINE_TOKEN, and PACELINE_CA: a file with the authority's certificate."""
+    def from_environment(cls) -> ApiCredentials:
+        """Read PACELINE_TOKEN and PACELINE_CA, a file with the authority's certificate."""
         return cls(os.environ.get("PACELINE_TOKEN") or None, os.environ.get("PACELINE_CA") or None)
 
-    def trust(self) -> ssl.SSLContext:
-        """The TLS to speak.
+    def ssl_context(self) -> ssl.SSLContext:
+        """Return the TLS context that verifies the controller.
 
         Raises: NetworkError if the authority's file cannot be read.
         """
         try:
             return ssl.create_default_context(cafile=self.authority)
         except OSError as error:
-            raise NetworkError(f"PACELINE_CA={self.authority} holds no certificate: {error}") from error
+            raise NetworkError(f"PACELINE_CA={self.authority} is not a readable certificate file: {error}") from error
 
     def headers(self) -> dict[str, str]:
-        """The header that every request bears."""
+        """Return the authorization header, if there is a token."""
         return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
 
 
-class Controller:
-    """The controller's REST API. `say` hears about every retry."""
+class ControllerClient:
+    """The controller's REST API. `notify` receives a sentence before every retry."""
 
     def __init__(
         self,
         url: str,
         retries: int,
-        say: Callable[[str], None],
+        notify: Callable[[str], None],
         transport: httpx.BaseTransport | None = None,
-        pause_s: float = FIRST_PAUSE_S,
-        credentials: Credentials | None = None,
+        pause_s: float = INITIAL_PAUSE_S,
+        credentials: ApiCredentials | None = None,
     ) -> None:
-        """`credentials`: those of the environment if none are given."""
+        """`credentials` default to those of the environment."""
         self.url = url
         self.retries = retries
-        self._say = say
+        self._notify = notify
         self._pause_s = pause_s
-        shown = credentials or Credentials.from_environment()
-        trust = shown.trust() if url.startswith("https") else False
+        used = credentials or ApiCredentials.from_environment()
+        verify = used.ssl_context() if url.startswith("https") else False
         self._http = httpx.Client(
             base_url=url,
-            headers=shown.headers(),
-            verify=trust,
+            headers=used.headers(),
+            verify=verify,
             timeout=TIMEOUT_S,
             transport=transport,
             trust_env=False,
         )
 
     def close(self) -> None:
-        """Hang up; reservations stay."""
+        """Close the connections; reservations stay."""
         self._http.close()
 
-    def network(self) -> dict[str, Any]:
-        """The network as the controller sees it."""
-        return self._ask("GET", "/v1/network")
+    def network_json(self) -> dict[str, Any]:
+        """Return the network: switches, hosts and links."""
+        return self._request("GET", "/v1/network")
 
-    def quote(self, volumes: Sequence[Volume], instead_of: str | None, retries: int | None = None) -> Quote:
-        """How fast these can go together with what is free now; nothing is reserved.
+    def quote(self, volumes: Sequence[TransferVolume], instead_of: str | None, retries: int | None = None) -> Quote:
+        """Return the shortest common transfer time over the free capacity; nothing is reserved.
 
-        `instead_of`: a reservation of ours; what it takes counts as free.
+        The bandwidth of the own reservation `instead_of` counts as free.
 
         Raises: ReservationRefusedError, ControllerUnreachableError.
         """
         body = {"transfers": [asdict(volume) for volume in volumes], "instead_of": instead_of}
-        return self._parse(Quote, self._ask("POST", "/v1/quotes", body, retries=retries))
+        return self._parse(Quote, self._request("POST", "/v1/quotes", body, retries=retries))
 
     def create(self, owner: str, lease_s: float, flows: Sequence[FlowRequest]) -> Reservation:
-        """Reserve all flows or none; tried again after an answer that was lost, they are still reserved once.
+        """Reserve all flows or none; an idempotency key prevents double reservation on retries.
 
         Raises: ReservationRefusedError, ControllerUnreachableError.
         """
         body = {"owner": owner, "lease_s": lease_s, "flows": [flow.to_json() for flow in flows]}
-        return self._parse(Reservation, self._ask("POST", "/v1/reservations", body, key=str(uuid.uuid4())))
+        return self._parse(Reservation, self._request("POST", "/v1/reservations", body, key=str(uuid.uuid4())))
 
     def modify(
         self, reservation: str, lease_s: float, flows: Sequence[FlowRequest], retries: int | None = None
     ) -> Reservation:
-        """Replace the flows and renew the lease; refused, everything stays as it was.
+        """Replace the flows and renew the lease; a refusal leaves the reservation unchanged.
 
         Raises: ReservationRefusedError, ControllerUnreachableError.
         """
         body = {"lease_s": lease_s, "flows": [flow.to_json() for flow in flows]}
-        return self._parse(Reservation, self._ask("PATCH", f"/v1/reservations/{reservation}", body, retries=retries))
+        return self._parse(
+            Reservation, self._request("PATCH", f"/v1/reservations/{reservation}", body, retries=retries)
+        )
 
     def renew(self, reservation: str, lease_s: float) -> None:
-        """Renew the lease, without trying again.
+        """Renew the lease, without retries.
 
         Raises: ReservationRefusedError, ControllerUnreachableError.
         """
-        self._ask("PATCH", f"/v1/reservations/{reservation}", {"lease_s": lease_s}, retries=0)
+        self._request("PATCH", f"/v1/reservations/{reservation}", {"lease_s": lease_s}, retries=0)
 
     def release(self, reservation: str) -> dict[str, Any]:
-        """Give it back.
+        """Release a reservation.
 
         Raises: ReservationRefusedError, ControllerUnreachableError.
         """
-        return self._ask("DELETE", f"/v1/reservations/{reservation}")
+        return self._request("DELETE", f"/v1/reservations/{reservation}")
 
-    def find(self, reservation: str) -> Reservation:
+    def get(self, reservation: str) -> Reservation:
         """One reservation, whatever its state.
 
         Raises: ReservationRefusedError if there is none, ControllerUnreachableError.
         """
-        return self._parse(Reservation, self.show(reservation))
+        return self._parse(Reservation, self.get_json(reservation))
 
-    def show(self, reservation: str) -> dict[str, Any]:
-        """One reservation with the counters of its meters and entries."""
-        return self._ask("GET", f"/v1/reservations/{reservation}")
+    def get_json(self, reservation: str) -> dict[str, Any]:
+        """Return a reservation with the counters of its meters and entries."""
+        return self._request("GET", f"/v1/reservations/{reservation}")
 
-    def list(self, state: str | None = None) -> dict[str, Any]:
-        """All reservations, or those in one state."""
-        return self._ask("GET", "/v1/reservations", query={"state": state} if state else None)
+    def list_json(self, state: str | None = None) -> dict[str, Any]:
+        """Return all reservations, or those in one state."""
+        return self._request("GET", "/v1/reservations", query={"state": state} if state else None)
 
-    def _ask(
+    def _request(
         self,
         method: str,
         path: str,
@@ -157,35 +159,37 @@ class Controller:
         key: str | None = None,
     ) -> dict[str, Any]:
         headers = {} if key is None else {"Idempotency-Key": key}
-        tries = 1 + (self.retries if retries is None else retries)
+        attempts = 1 + (self.retries if retries is None else retries)
         pause_s = self._pause_s
-        for attempt in range(1, tries + 1):
+        for attempt in range(1, attempts + 1):
             try:
                 response = self._http.request(method, path, json=body, params=query, headers=headers)
-                if attempt == tries or not _passes(response):
+                if attempt == attempts or not _is_transient(response):
                     break
-                trouble = f"has no time now ({response.status_code})"
+                trouble = f"is busy ({response.status_code})"
             except httpx.TransportError as error:
                 reason = str(error) or type(error).__name__
-                if attempt == tries:
+                if attempt == attempts:
                     raise ControllerUnreachableError(
-                        f"The controller at {self.url} does not answer ({reason}), tried {tries} times. Is it "
-                        "running? Start it, give --controller URL, or train without reservations: --best-effort."
+                        f"The controller at {self.url} does not answer ({reason}) after {attempts} attempts. Start it, "
+                        "set --controller URL, or train without reservations: --best-effort."
                     ) from error
                 trouble = f"does not answer ({reason})"
-            self._say(f"The controller at {self.url} {trouble}; try {attempt + 1} of {tries} in {pause_s:g} s.")
+            self._notify(
+                f"The controller at {self.url} {trouble}; attempt {attempt + 1} of {attempts} in {pause_s:g} s."
+            )
             time.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-        return self._read(response)
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
+        return self._json_object(response)
 
-    def _read(self, response: httpx.Response) -> dict[str, Any]:
+    def _json_object(self, response: httpx.Response) -> dict[str, Any]:
         try:
             content = response.json()
         except ValueError:
             content = None
         if not isinstance(content, dict):
             raise NetworkError(
-                f"{self.url} answered {response.status_code} with no JSON object: is it a Paceline controller?"
+                f"{self.url} answered {response.status_code} without a JSON object; is it a Paceline controller?"
             )
         if response.is_success:
             return content
@@ -197,9 +201,9 @@ class Controller:
         try:
             return kind.model_validate(content)
         except ValidationError as error:
-            raise NetworkError(f"{self.url} answered what the contract does not allow: {error}.") from error
+            raise NetworkError(f"{self.url} sent a response that does not match the REST API: {error}.") from error
 
 
-def _passes(response: httpx.Response) -> bool:
-    """Whether the answer may be another soon: too much to do, or it is still busy with this very request."""
+def _is_transient(response: httpx.Response) -> bool:
+    """Whether a retry may succeed: the controller is overloaded or still processes the same request."""
     return "Retry-After" in response.headers or (response.status_code == 409 and "request_in_progress" in response.text)

@@ -1,4 +1,4 @@
-"""The one reservation that a run holds: made, changed, renewed while it lasts, given back."""
+"""The reservation of a run: created, modified, renewed and released."""
 
 from __future__ import annotations
 
@@ -10,123 +10,125 @@ from dataclasses import dataclass, field
 
 from trainer.errors import NetworkError, ReservationRefusedError
 from trainer.reservation.api_types import FlowRequest, Reservation
-from trainer.reservation.controller_client import Controller
+from trainer.reservation.controller_client import ControllerClient
 from trainer.reservation.lease_renewal import LeaseRenewal
 
 log = logging.getLogger(__name__)
 
 LIVE_STATES = ("active", "degraded")
 
-GONE = ("not_found", "not_live")
-"""Refusals that say that there is nothing left to be changed."""
+GONE_CODES = ("not_found", "not_live")
+"""Codes of refusals after which the reservation no longer exists."""
 
 
 class ReservationGoneError(NetworkError):
-    """What we held is held no more: plan anew without it."""
+    """The held reservation no longer exists; plan again without it."""
 
     code = "reservation_gone"
 
 
 @dataclass
 class HeldReservation:
-    """`owner`: the cloud's host. `say` hears of all trouble. `live`: what is held, None if nothing is.
+    """Holds at most one reservation of `owner`, the cloud's host.
 
-    `busy`: to be had by whoever reads it and then changes it.
+    `reservation`: None if nothing is held. `notify` receives a sentence on every failure. `lock`: to be held
+    between reading the reservation and changing it.
     """
 
-    controller: Controller
+    controller: ControllerClient
     owner: str
     lease_s: float
-    say: Callable[[str], None]
+    notify: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
-    live: Reservation | None = None
-    busy: threading.Lock = field(default_factory=threading.Lock)
-    _asked: Sequence[FlowRequest] = ()
+    reservation: Reservation | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    _requested_flows: Sequence[FlowRequest] = ()
     _lease_ends_s: float = 0.0
     _renewal: LeaseRenewal | None = None
 
     @property
-    def lasts(self) -> bool:
-        """Whether something is held and its lease has not ended."""
-        return self.live is not None and self.clock() < self._lease_ends_s
+    def is_valid(self) -> bool:
+        """Whether a reservation is held and its lease has not expired."""
+        return self.reservation is not None and self.clock() < self._lease_ends_s
 
     def adopt(self, reservation: str) -> None:
-        """Go on with what a cloud that was killed had reserved, if it is still there: its flows are in our way."""
+        """Take over the reservation of an earlier cloud process, if it still exists; its flows block new ones."""
         try:
-            live = self.controller.find(reservation)
+            found = self.controller.get(reservation)
         except NetworkError as error:
-            self.say(f"Reservation {reservation} of before cannot be gone on with: {error}")
+            self.notify(f"Reservation {reservation} of the earlier run cannot be taken over: {error}")
             return
-        if live.state in LIVE_STATES:
-            self.live, self._lease_ends_s = live, self.clock() + self.lease_s
+        if found.state in LIVE_STATES:
+            self.reservation, self._lease_ends_s = found, self.clock() + self.lease_s
 
-    def change(self, flows: Sequence[FlowRequest], retries: int = 1) -> Reservation:
-        """Have these reserved in place of what is; refused, it stays as it was.
+    def reserve(self, flows: Sequence[FlowRequest], retries: int = 1) -> Reservation:
+        """Reserve these flows instead of the held ones; a refusal leaves the reservation unchanged.
 
-        Raises: ReservationGoneError if it does not, ReservationRefusedError, ControllerUnreachableError.
+        Raises: ReservationGoneError if the held reservation no longer exists, ReservationRefusedError,
+        ControllerUnreachableError.
         """
         began_s = self.clock()
-        live = self.live = self._ask(flows, retries)
-        self._asked, self._lease_ends_s = flows, began_s + self.lease_s
-        return live
+        reservation = self.reservation = self._create_or_modify(flows, retries)
+        self._requested_flows, self._lease_ends_s = flows, began_s + self.lease_s
+        return reservation
 
-    def _ask(self, flows: Sequence[FlowRequest], retries: int) -> Reservation:
-        if self.live is None:
+    def _create_or_modify(self, flows: Sequence[FlowRequest], retries: int) -> Reservation:
+        if self.reservation is None:
             return self.controller.create(self.owner, self.lease_s, flows)
         try:
-            return self.controller.modify(self.live.id, self.lease_s, flows, retries)
+            return self.controller.modify(self.reservation.id, self.lease_s, flows, retries)
         except ReservationRefusedError as refusal:
-            if refusal.problem.get("code") not in GONE:
+            if refusal.problem.get("code") not in GONE_CODES:
                 raise
-            raise ReservationGoneError(f"Reservation {self.live.id} cannot go on: {refusal}") from refusal
+            raise ReservationGoneError(f"Reservation {self.reservation.id} no longer exists: {refusal}") from refusal
 
-    def forget(self, why: NetworkError) -> None:
-        """It is gone."""
-        self.say(f"{why} A new one is made.")
-        self.live = None
+    def discard(self, error: NetworkError) -> None:
+        """Drop a reservation that no longer exists."""
+        self.notify(f"{error} Creating a new reservation.")
+        self.reservation = None
 
-    def give_back(self, edge: str) -> None:
-        """An edge's flows; what the others have stays. Never fails."""
-        if self.live is None:
+    def release_edge(self, edge: str) -> None:
+        """Release the flows of an edge; the other flows stay. Never raises."""
+        if self.reservation is None:
             return
-        flows = [flow for flow in self._asked if flow.name not in (f"{edge}-up", f"{edge}-down")]
+        flows = [flow for flow in self._requested_flows if flow.name not in (f"{edge}-up", f"{edge}-down")]
         try:
             if flows:
-                self.live = self.controller.modify(self.live.id, self.lease_s, flows, retries=0)
-                self._asked = flows
+                self.reservation = self.controller.modify(self.reservation.id, self.lease_s, flows, retries=0)
+                self._requested_flows = flows
             else:
-                live, self.live = self.live, None
-                self.controller.release(live.id)
+                reservation, self.reservation = self.reservation, None
+                self.controller.release(reservation.id)
         except NetworkError as error:
-            self.say(f"The bandwidth of {edge} could not be given back: {error} It ends with the lease.")
+            self.notify(f"The bandwidth of {edge} could not be released: {error} It expires with the lease.")
 
-    def keep_alive(self) -> None:
-        """From now on renew the lease in time, in long rounds and pauses, too."""
+    def start_renewal(self) -> None:
+        """Renew the lease periodically from now on, independently of the rounds."""
         if self._renewal is None:
             self._renewal = LeaseRenewal(self.lease_s / 3, self._renew)
 
     def _renew(self) -> None:
-        if not self.busy.acquire(blocking=False):
-            return  # it is being changed, which renews it, too
+        if not self.lock.acquire(blocking=False):
+            return  # a modification in progress renews the lease as well
         try:
-            if self.live is not None:
+            if self.reservation is not None:
                 began_s = self.clock()
-                self.controller.renew(self.live.id, self.lease_s)
+                self.controller.renew(self.reservation.id, self.lease_s)
                 self._lease_ends_s = began_s + self.lease_s
         except NetworkError as error:
-            log.info("lease=%s renewed=no reason=%r", self.lease_s, str(error))  # the next round will tell
+            log.info("lease=%s renewed=no reason=%r", self.lease_s, str(error))  # the next round reports it
         finally:
-            self.busy.release()
+            self.lock.release()
 
     def release(self) -> None:
-        """Release it, once; a controller that is gone lets the lease run out."""
+        """Release the reservation once; if the controller does not answer, it expires with its lease."""
         if self._renewal is not None:
             self._renewal.stop()
-        with self.busy:
-            live, self.live = self.live, None
-        if live is None:
+        with self.lock:
+            reservation, self.reservation = self.reservation, None
+        if reservation is None:
             return
         try:
-            self.controller.release(live.id)
+            self.controller.release(reservation.id)
         except NetworkError as error:
-            self.say(f"Reservation {live.id} could not be released: {error} It ends with its lease.")
+            self.notify(f"Reservation {reservation.id} could not be released: {error} It expires with its lease.")

@@ -1,4 +1,4 @@
-"""A lease that is renewed as long as it is wanted."""
+"""Periodic renewal of a lease."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 
 class LeaseRenewal:
-    """Calls `renew` every `every_s` seconds until `stop`."""
+    """Calls `renew` every `interval_s` seconds in its own thread until `stop`."""
 
-    def __init__(self, every_s: float, renew: Callable[[], None]) -> None:
-        self._over = threading.Event()
-        threading.Thread(target=self._run, args=(every_s, renew), daemon=True).start()
+    def __init__(self, interval_s: float, renew: Callable[[], None]) -> None:
+        self._stopped = threading.Event()
+        threading.Thread(target=self._run, args=(interval_s, renew), daemon=True).start()
 
     def stop(self) -> None:
-        """Renew no more."""
-        self._over.set()
+        """End the renewals."""
+        self._stopped.set()
 
-    def _run(self, every_s: float, renew: Callable[[], None]) -> None:
-        while not self._over.wait(every_s):
+    def _run(self, interval_s: float, renew: Callable[[], None]) -> None:
+        while not self._stopped.wait(interval_s):
             renew()

@@ -1,12 +1,12 @@
-"""What the network offers for a round: the controller is asked how the round's volumes would travel.
+"""Planning with quotes: the controller quotes paths and rates for the volumes of a round.
 
-Its answer depends on how the volumes stand to one another, and they follow from the plan. So the question names those
-of the last plan; if the new plan sends others, it is asked once more and, if the answer is another, planned once more.
+A quote depends on the proportions of the volumes, which follow from the plan. So the volumes of the last plan are
+quoted first; if the new plan has others, these are quoted, and if the offer differs, the round is planned again.
 
-That alone can end in a circle: paths that are best for a plan's volumes, and a plan that is best for these paths,
-though another plan on other paths would be better. So a plan is also sketched for the ends of all paths, as if nothing
-between them were narrow; if it is better, the controller is asked for its volumes, and what is planned then counts if
-it pays.
+This alone can end in a local optimum: paths that are best for the plan's volumes and a plan that is best for these
+paths, although another plan on other paths would be better. So a second plan is made as if only the first and last
+links of all paths were limited; if it is better, its volumes are quoted, and the resulting plan is used if it is
+worthwhile.
 """
 
 from __future__ import annotations
@@ -19,83 +19,89 @@ from dataclasses import dataclass, replace
 from trainer.errors import PlanError
 from trainer.planning.plan import Offer, RoundPlan
 from trainer.planning.planner import MIN_GAIN
-from trainer.reservation.api_types import Quote, Volume
+from trainer.reservation.api_types import Quote, TransferVolume
 from trainer.reservation.averaging_rates import Rates, Volumes
-from trainer.reservation.bandwidth import Draft, Enquiry
-from trainer.reservation.controller_client import Controller
+from trainer.reservation.bandwidth import PlanForOffer, QuoteStats
+from trainer.reservation.controller_client import ControllerClient
 
-FIRST_BYTES = 1_000_000
-"""Before the first plan all volumes count as equal; only how they stand to one another matters."""
+INITIAL_VOLUME_BYTES = 1_000_000
+"""Volume of every flow before the first plan; only proportions matter."""
 
-ALIKE = 0.1
-"""Volumes whose share of the whole differs by less than this, relative to it, would travel in the same way."""
+SIMILARITY = 0.1
+"""Relative difference of the shares of two volumes below which they count as similar."""
 
 
 @dataclass(frozen=True, slots=True)
-class Surveyed:
-    """A plan, the offer it was made for, and what was asked."""
+class QuotedPlan:
+    """A plan, the offer it was made for, and the quotes requested for it."""
 
     plan: RoundPlan
     offer: Offer
-    enquiry: Enquiry
+    quote_stats: QuoteStats
 
 
 class QuotePlanner:
-    """Asks before every plan; remembers what the last plan sends."""
+    """Requests quotes before every plan; keeps the volumes of the last plan."""
 
     def __init__(self, cloud: str, floor_bps: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self._cloud = cloud
         self._floor_bps = floor_bps
         self._clock = clock
-        self._last: Volumes = {}
+        self._last_volumes: Volumes = {}
 
-    def draft(
-        self, controller: Controller, draft: Draft, edges: Sequence[str], share: float, instead_of: str | None,
+    def plan(
+        self,
+        controller: ControllerClient,
+        plan_for: PlanForOffer,
+        edges: Sequence[str],
+        share: float,
+        instead_of: str | None,
         retries: int | None = None,
-    ) -> Surveyed:
-        """The plan for the part `share` of what is free; what the reservation `instead_of` takes counts as free.
+    ) -> QuotedPlan:
+        """Plan with the part `share` of the free capacity, to which the reservation `instead_of` counts.
 
-        Raises: PlanError, ReservationRefusedError if a link that must be crossed is full, ControllerUnreachableError.
+        Raises: PlanError, ReservationRefusedError if a required link is full, ControllerUnreachableError.
         """
-        def look(volumes: Volumes, before: Surveyed | None) -> Surveyed:
+
+        def quoted_plan(volumes: Volumes, previous: QuotedPlan | None) -> QuotedPlan:
             began_s = self._clock()
-            up, down = self._ask(controller, volumes, instead_of, retries)
-            asked = Enquiry(2, self._clock() - began_s, up.transfer_ms / 1e3, down.transfer_ms / 1e3, up.bottleneck,
-                            down.bottleneck).after(before.enquiry if before else None)
+            up, down = self._quotes(controller, volumes, instead_of, retries)
+            stats = QuoteStats(2, self._clock() - began_s, up.transfer_ms / 1e3, down.transfer_ms / 1e3, up.bottleneck,
+                               down.bottleneck).plus(previous.quote_stats if previous else None)
             offer = self._offer(up, down, share)
-            plan = before.plan if before and before.offer == offer else draft(offer)
-            return Surveyed(plan, offer, asked)
+            plan = previous.plan if previous and previous.offer == offer else plan_for(offer)
+            return QuotedPlan(plan, offer, stats)
 
-        asked = [{edge: self._last.get(edge, (FIRST_BYTES, FIRST_BYTES)) for edge in edges}]
-        found = look(asked[0], None)
-        if not alike(asked[0], sent := volumes_of(found.plan)):
-            asked.append(sent)
-            found = look(sent, found)
-        sketch = draft(_ends_of(found.offer), keep=False)
-        sent = volumes_of(sketch)
-        if _pays(sketch, found.plan) and not any(alike(before, sent) for before in asked):
-            with contextlib.suppress(PlanError):  # on those paths it cannot even have its floors
-                other = look(sent, found)
-                found = other if _pays(other.plan, found.plan) else replace(found, enquiry=replace(
-                    found.enquiry, quotes=other.enquiry.quotes, seconds=other.enquiry.seconds))
-        self._last = volumes_of(found.plan)
-        return found
+        quoted = [{edge: self._last_volumes.get(edge, (INITIAL_VOLUME_BYTES, INITIAL_VOLUME_BYTES)) for edge in edges}]
+        best = quoted_plan(quoted[0], None)
+        if not are_similar(quoted[0], volumes := plan_volumes(best.plan)):
+            quoted.append(volumes)
+            best = quoted_plan(volumes, best)
+        candidate = plan_for(_access_links_only(best.offer), keep_cuts=False)
+        volumes = plan_volumes(candidate)
+        if _is_worthwhile(candidate, best.plan) and not any(are_similar(earlier, volumes) for earlier in quoted):
+            with contextlib.suppress(PlanError):  # the quoted paths cannot carry the floors
+                other = quoted_plan(volumes, best)
+                best = other if _is_worthwhile(other.plan, best.plan) else replace(best, quote_stats=replace(
+                    best.quote_stats, quotes=other.quote_stats.quotes, seconds=other.quote_stats.seconds))
+        self._last_volumes = plan_volumes(best.plan)
+        return best
 
-    def rates(self, controller: Controller, volumes: Volumes, instead_of: str) -> Rates:
-        """Those at which these can go to the cloud together, and come back together; asked once.
+    def rates(self, controller: ControllerClient, volumes: Volumes, instead_of: str) -> Rates:
+        """Return the rates at which these volumes can be transferred together in each direction; without retries.
 
         Raises: ReservationRefusedError, ControllerUnreachableError.
         """
-        up, down = self._ask(controller, volumes, instead_of, 0)
-        back_bps = {flow.name.removesuffix("-down"): flow.rate_bps for flow in down.flows}
-        return {(edge := flow.name.removesuffix("-up")): (flow.rate_bps, back_bps[edge]) for flow in up.flows}
+        up, down = self._quotes(controller, volumes, instead_of, 0)
+        down_bps = {flow.name.removesuffix("-down"): flow.rate_bps for flow in down.flows}
+        return {(edge := flow.name.removesuffix("-up")): (flow.rate_bps, down_bps[edge]) for flow in up.flows}
 
-    def _ask(
-        self, controller: Controller, volumes: Volumes, instead_of: str | None, retries: int | None
+    def _quotes(
+        self, controller: ControllerClient, volumes: Volumes, instead_of: str | None, retries: int | None
     ) -> tuple[Quote, Quote]:
-        """One question for each direction: they share no fibre, so neither must wait for the other."""
-        up = [Volume(f"{edge}-up", edge, self._cloud, size) for edge, (size, _) in volumes.items()]
-        down = [Volume(f"{edge}-down", self._cloud, edge, size) for edge, (_, size) in volumes.items()]
+        """Request one quote per direction; the directions share no capacity, so they need not end together."""
+        up = [TransferVolume(f"{edge}-up", edge, self._cloud, size) for edge, (size, _) in volumes.items()]
+        down = [TransferVolume(f"{edge}-down", self._cloud, edge, size) for edge, (_, size) in volumes.items()]
         return controller.quote(up, instead_of, retries), controller.quote(down, instead_of, retries)
 
     def _offer(self, up: Quote, down: Quote, share: float) -> Offer:
@@ -107,21 +113,22 @@ class QuotePlanner:
         )
 
 
-def _ends_of(offer: Offer) -> Offer:
-    """The same, as if only the first and the last link of a path could be narrow: all its paths cross these."""
+def _access_links_only(offer: Offer) -> Offer:
+    """Return the offer reduced to the first and last link of each path, which all paths of a flow share."""
+
     def ends(links: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         return {edge: tuple(dict.fromkeys((path[0], path[-1]))) for edge, path in links.items()}
 
     return replace(offer, up_links=ends(offer.up_links), down_links=ends(offer.down_links))
 
 
-def _pays(plan: RoundPlan, than: RoundPlan) -> bool:
-    """Whether a plan's step is shorter by so much that it is worth other cuts, or with the same cuts at all."""
-    return plan.step_s * (1 + (MIN_GAIN if plan.cuts != than.cuts else 1e-9)) < than.step_s
+def _is_worthwhile(plan: RoundPlan, current: RoundPlan) -> bool:
+    """Whether the step is shorter by MIN_GAIN if the cuts differ, or shorter at all if they do not."""
+    return plan.step_s * (1 + (MIN_GAIN if plan.cuts != current.cuts else 1e-9)) < current.step_s
 
 
-def volumes_of(plan: RoundPlan) -> Volumes:
-    """What every flow of a plan carries in the transmission delay, control frames' floor included."""
+def plan_volumes(plan: RoundPlan) -> Volumes:
+    """Return the bytes that every flow of a plan can carry within the transmission delay."""
     return {
         edge.edge: (max(1, round(edge.up_bps * plan.transmission_delay_s / 8)),
                     max(1, round(edge.down_bps * plan.return_delay_s / 8)))
@@ -129,12 +136,12 @@ def volumes_of(plan: RoundPlan) -> Volumes:
     }
 
 
-def alike(some: Mapping[str, tuple[int, int]], others: Mapping[str, tuple[int, int]]) -> bool:
-    """Whether these stand to one another as those do, in either direction."""
-    for way in (0, 1):
-        whole, other_whole = (sum(one[way] for one in each.values()) for each in (some, others))
+def are_similar(some: Volumes, others: Volumes) -> bool:
+    """Whether the volumes have similar proportions in both directions."""
+    for direction in (0, 1):
+        total, other_total = (sum(sizes[direction] for sizes in volumes.values()) for volumes in (some, others))
         for edge in some.keys() & others.keys():
-            part, other_part = some[edge][way] / whole, others[edge][way] / other_whole
-            if abs(part - other_part) > ALIKE * part:
+            share, other_share = some[edge][direction] / total, others[edge][direction] / other_total
+            if abs(share - other_share) > SIMILARITY * share:
                 return False
     return True

@@ -1,4 +1,4 @@
-"""One reservation for a run: asked for anew every round, adapted to refusals, gone on without if need be."""
+"""Reserved bandwidth: one reservation per run, modified every round; best effort once it is lost."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from trainer.config.settings import Protection
 from trainer.errors import ControllerUnreachableError, NetworkError, PlanError, ReservationRefusedError
 from trainer.planning.plan import Offer, RoundPlan
 from trainer.reservation.api_types import FlowRequest, Reservation
-from trainer.reservation.averaging_rates import WORTH_S, Rates, Volumes, haul_rates, haul_s
+from trainer.reservation.averaging_rates import MIN_SAVING_S, Rates, Volumes, averaging_time_s, rates_with_floor
 from trainer.reservation.bandwidth import (
     BestEffortBandwidth,
-    Draft,
     EdgeEndpoint,
-    Enquiry,
-    FlowPromise,
+    FlowGuarantee,
     Grant,
-    unreserved,
+    PlanForOffer,
+    QuoteStats,
+    best_effort_grant,
 )
 from trainer.reservation.held_reservation import HeldReservation, ReservationGoneError
-from trainer.reservation.quote_planning import QuotePlanner, Surveyed
+from trainer.reservation.quote_planning import QuotedPlan, QuotePlanner
 from trainer.transport.pacing import BURST_BYTES
 
-TOO_MUCH = ("no_capacity", "no_spectrum")
-"""Refusals after which asking for less may help."""
+CAPACITY_CODES = ("no_capacity", "no_spectrum")
+"""Codes of refusals after which a smaller request may succeed."""
 
-TRIES = 6
-"""How often a plan is adapted to a refusal before the run gives up."""
+MAX_ATTEMPTS = 6
+"""Attempts to reserve for one plan before the refusal is final."""
 
 
 @dataclass
 class ReservedBandwidth:
-    """One reservation for the whole run, changed from round to round, and for averagings.
+    """One reservation for the whole run, modified from round to round and for averagings.
 
-    `holding`: of the cloud. `reserve=False` only reads the offer (best effort).
+    `held` belongs to the cloud. `reserve=False` only requests quotes (best effort).
 
-    The offer knows nothing of spare paths. So the first plan of a protected run mostly asks for too much, and those
-    after it begin with the share that fitted then.
+    Quotes do not include backup paths, so the first plan of a protected run usually requests too much. Later plans
+    start with the share that was granted then.
     """
 
-    holding: HeldReservation
-    travellers: Sequence[EdgeEndpoint]
+    held: HeldReservation
+    endpoints: Sequence[EdgeEndpoint]
     cloud_port: int
     share: float
     floor_bps: float
@@ -51,204 +51,203 @@ class ReservedBandwidth:
     unreachable_rounds: int = 0
     broken_rounds: int = 0
     _usable_bps: float = 0.0
-    _fitting: float | None = None
-    _away: bool = False
-    _hauls: bool = False
-    """Whether what is reserved is for an averaging, and not for the last grant."""
-    _last: Grant | None = field(default=None)
-    _survey: QuotePlanner = field(init=False)
+    _granted_share: float | None = None
+    _unreachable: bool = False
+    _reserved_for_averaging: bool = False
+    """Whether the reservation has the rates of an averaging instead of the last grant's."""
+    _last_grant: Grant | None = field(default=None)
+    _quote_planner: QuotePlanner = field(init=False)
 
     def __post_init__(self) -> None:
-        self._survey = QuotePlanner(self.holding.owner, self.floor_bps)
+        self._quote_planner = QuotePlanner(self.held.owner, self.floor_bps)
 
-    def acquire(self, draft: Draft) -> Grant:
-        """Draft, ask, and adapt to what is refused, TRIES times.
+    def acquire(self, plan_for: PlanForOffer) -> Grant:
+        """Plan and reserve; after a refusal with a smaller share, at most MAX_ATTEMPTS times.
 
-        Once there was a grant there always is one: without an answer from the controller, or if no change can be had
-        (others have taken what there was, say), the last one goes on while its lease lasts; after that, and when what
-        was reserved is lost, the plan goes on at best effort and every promise of it counts as broken. Every round asks
-        again.
+        After the first grant this always returns one. If the controller does not answer or refuses every change, the
+        last plan continues while its lease lasts. Once the lease has expired or the reservation is lost, the plan is
+        best effort and its guarantees count as broken. Every round tries to reserve again.
 
-        Raises: ReservationRefusedError, ControllerUnreachableError, PlanError, if nothing was ever granted.
+        Raises: ReservationRefusedError, ControllerUnreachableError, PlanError, before the first grant.
         """
-        with self.holding.busy:
-            return self._secure(draft)
+        with self.held.lock:
+            try:
+                grant = self._plan_and_reserve(plan_for)
+            except NetworkError as error:
+                if self._last_grant is None:
+                    raise
+                return self._continue_after(plan_for, error)
+            if self._unreachable or (self._last_grant is not None and self._last_grant.broken):
+                self.held.notify("The controller answers again; the flows are reserved again.")
+            self._unreachable, self._reserved_for_averaging, self._last_grant = False, False, grant
+            if grant.reserved:
+                self.held.start_renewal()
+            return grant
 
-    def _secure(self, draft: Draft) -> Grant:
-        try:
-            grant = self._adapt(draft)
-        except NetworkError as error:
-            if self._last is None:
-                raise
-            return self._go_on(draft, error)
-        if self._away or (self._last is not None and self._last.broken):
-            self.holding.say("The controller answers, and the flows are reserved again.")
-        self._away, self._hauls, self._last = False, False, grant
-        if grant.reserved:
-            self.holding.keep_alive()
-        return grant
-
-    def _go_on(self, draft: Draft, error: NetworkError) -> Grant:
-        assert self._last is not None
-        self._away = isinstance(error, ControllerUnreachableError)
-        self.unreachable_rounds += self._away
-        present, before = {one.name for one in self.travellers}, self._last.plan.edges
-        known = present <= {edge.edge for edge in before}
-        if self._last.reserved and known and self.holding.lasts:
-            if self._hauls:
-                return self._go_on_after_haul(draft, error)
-            sentence = f"{error} The last round's plan and reservation go on while the lease lasts."
-            self.holding.say(sentence)
-            plan = dataclasses.replace(self._last.plan, edges=tuple(e for e in before if e.edge in present))
-            return dataclasses.replace(self._last, plan=plan, adaptations=(sentence,), enquiry=None)
+    def _continue_after(self, plan_for: PlanForOffer, error: NetworkError) -> Grant:
+        assert self._last_grant is not None
+        self._unreachable = isinstance(error, ControllerUnreachableError)
+        self.unreachable_rounds += self._unreachable
+        present, planned = {endpoint.name for endpoint in self.endpoints}, self._last_grant.plan.edges
+        all_planned = present <= {edge.edge for edge in planned}
+        if self._last_grant.reserved and all_planned and self.held.is_valid:
+            if self._reserved_for_averaging:
+                return self._continue_with_averaging_rates(plan_for, error)
+            sentence = f"{error} The last round's plan and reservation continue while the lease lasts."
+            self.held.notify(sentence)
+            plan = dataclasses.replace(self._last_grant.plan, edges=tuple(e for e in planned if e.edge in present))
+            return dataclasses.replace(self._last_grant, plan=plan, adaptations=(sentence,), quote_stats=None)
         self.broken_rounds += 1
-        sentence = f"{error} Nothing is reserved now: this round goes on at best effort, its promises are broken."
-        self.holding.say(sentence)
-        least_bps = self.floor_bps * len(self.travellers)
-        open_grant = BestEffortBandwidth(self.travellers, max(self._usable_bps, least_bps), self.floor_bps).acquire(
-            draft
-        )
-        self._last = dataclasses.replace(open_grant, adaptations=(sentence,), broken=self.reserve)
-        return self._last
+        sentence = f"{error} Nothing is reserved; this round is best effort and its guarantees are broken."
+        self.held.notify(sentence)
+        usable_bps = max(self._usable_bps, self.floor_bps * len(self.endpoints))
+        best_effort = BestEffortBandwidth(self.endpoints, usable_bps, self.floor_bps).acquire(plan_for)
+        self._last_grant = dataclasses.replace(best_effort, adaptations=(sentence,), broken=self.reserve)
+        return self._last_grant
 
     def acquire_for_averaging(self, volumes: Volumes) -> Rates | None:
-        """Change the reservation to the rates at which these volumes can go together, if that pays.
+        """Change the reservation to the rates at which these volumes end together, if that saves enough time.
 
-        Without an answer of the controller, or refused, the round's rates stay.
+        If the controller does not answer or refuses, the rates of the round stay.
         """
-        with self.holding.busy:
-            live, last = self.holding.live, self._last
-            if live is None or last is None or not last.reserved or self._away:
+        with self.held.lock:
+            reservation, last = self.held.reservation, self._last_grant
+            if reservation is None or last is None or not last.reserved or self._unreachable:
                 return None
-            now: Rates = {edge: (last.up[edge].rate_bps, last.down[edge].rate_bps) for edge in volumes}
+            current: Rates = {edge: (last.up[edge].rate_bps, last.down[edge].rate_bps) for edge in volumes}
             try:
-                whole = self._survey.rates(self.holding.controller, volumes, live.id)
-                wanted = haul_rates(whole, self._fitting or self.share, self.floor_bps)
-                if haul_s(volumes, now) - haul_s(volumes, wanted) < WORTH_S:
+                full = self._quote_planner.rates(self.held.controller, volumes, reservation.id)
+                proposed = rates_with_floor(full, self._granted_share or self.share, self.floor_bps)
+                if averaging_time_s(volumes, current) - averaging_time_s(volumes, proposed) < MIN_SAVING_S:
                     return None
-                live = self.holding.change(self._flows(wanted), 0)
+                reservation = self.held.reserve(self._flow_requests(proposed), 0)
             except NetworkError as error:
-                self.holding.say(f"{error} The averaging goes on at the rates of the round.")
+                self.held.notify(f"{error} The averaging continues at the rates of the round.")
                 return None
-            self._hauls = True
-            flow = live.flow
+            self._reserved_for_averaging = True
+            flow = reservation.flow
             return {edge: (flow(f"{edge}-up").reserved_bps, flow(f"{edge}-down").reserved_bps) for edge in volumes}
 
-    def _go_on_after_haul(self, draft: Draft, error: NetworkError) -> Grant:
-        """What is reserved is for an averaging: it is planned for, and that plan goes on from then on.
+    def _continue_with_averaging_rates(self, plan_for: PlanForOffer, error: NetworkError) -> Grant:
+        """Plan for the rates reserved for the averaging; this plan then continues.
 
         Raises: PlanError.
         """
-        live = self.holding.live
-        assert live is not None
-        sentence = f"{error} What is reserved for the averaging goes on while the lease lasts, with a plan for it."
-        self.holding.say(sentence)
-        names = [traveller.name for traveller in self.travellers]
-        plan = draft(Offer(
+        reservation = self.held.reservation
+        assert reservation is not None
+        sentence = (
+            f"{error} The reservation of the averaging continues while the lease lasts; the round is planned for it."
+        )
+        self.held.notify(sentence)
+        names = [endpoint.name for endpoint in self.endpoints]
+        plan = plan_for(Offer(
             up_links={edge: (f"{edge}-up",) for edge in names},
             down_links={edge: (f"{edge}-down",) for edge in names},
-            usable_bps={flow.name: float(flow.reserved_bps) for flow in live.flows},
+            usable_bps={flow.name: float(flow.reserved_bps) for flow in reservation.flows},
             floor_bps=self.floor_bps,
         ))
-        self._hauls, self._last = False, self._granted(plan, live, [sentence], None)
-        return self._last
+        self._reserved_for_averaging, self._last_grant = False, self._grant_for(plan, reservation, [sentence], None)
+        return self._last_grant
 
     def remove_edge(self, edge: str) -> None:
-        """Give the edge's flows back at once; what the others have stays."""
-        self.travellers = [traveller for traveller in self.travellers if traveller.name != edge]
-        with self.holding.busy:
-            self.holding.give_back(edge)
+        """Release the edge's flows immediately; the other flows stay."""
+        self.endpoints = [endpoint for endpoint in self.endpoints if endpoint.name != edge]
+        with self.held.lock:
+            self.held.release_edge(edge)
 
     def add_edge(self, edge: str, port: int) -> None:
         """Reserve for this edge from the next plan on."""
-        self.travellers = [*(one for one in self.travellers if one.name != edge), EdgeEndpoint(edge, port)]
+        others = (endpoint for endpoint in self.endpoints if endpoint.name != edge)
+        self.endpoints = [*others, EdgeEndpoint(edge, port)]
 
     def release(self) -> None:
-        """Release the reservation, once; a controller that is gone lets the lease run out."""
-        self.holding.release()
+        """Release the reservation once; if the controller does not answer, it expires with its lease."""
+        self.held.release()
 
-    def _adapt(self, draft: Draft) -> Grant:
-        share, adaptations = self._fitting or self.share, []
-        enquiry: Enquiry | None = None
+    def _plan_and_reserve(self, plan_for: PlanForOffer) -> Grant:
+        share, adaptations = self._granted_share or self.share, []
+        stats: QuoteStats | None = None
         last_refusal: ReservationRefusedError | None = None
-        for attempt in range(1, TRIES + 1):
+        for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                surveyed = self._look(draft, share)
+                quoted = self._quoted_plan(plan_for, share)
             except PlanError as error:
-                raise last_refusal or error from error  # the controller knows better what is in the way
-            plan, enquiry = surveyed.plan, surveyed.enquiry.after(enquiry)
+                raise last_refusal or error from error  # the controller's refusal names the cause more exactly
+            plan, stats = quoted.plan, quoted.quote_stats.plus(stats)
             if not self.reserve:
-                return unreserved(plan, enquiry)
+                return best_effort_grant(plan, stats)
+            rates = {edge.edge: (edge.up_bps, edge.down_bps) for edge in plan.edges}
             try:
-                live = self.holding.change(self._flows({e.edge: (e.up_bps, e.down_bps) for e in plan.edges}))
+                reservation = self.held.reserve(self._flow_requests(rates))
             except ReservationGoneError as gone:
-                self.holding.forget(gone)
+                self.held.discard(gone)
                 continue
             except ReservationRefusedError as refusal:
-                if refusal.problem.get("code") not in TOO_MUCH or attempt == TRIES:
+                if refusal.problem.get("code") not in CAPACITY_CODES or attempt == MAX_ATTEMPTS:
                     raise
                 last_refusal = refusal
-                share *= _shrink(refusal.problem)
+                share *= _reduction_factor(refusal.problem)
                 adaptations.append(
-                    f"{refusal} The plan adapts: {share:.0%} of what is free, a longer transmission delay."
+                    f"{refusal} The plan adapts: {share:.0%} of the free capacity, a longer transmission delay."
                 )
-                self.holding.say(adaptations[-1])
+                self.held.notify(adaptations[-1])
                 continue
             if self.protection != "none":
-                self._fitting = share
-            self._usable_bps = min(surveyed.offer.usable_bps.values())
-            return self._granted(plan, live, adaptations, enquiry)
-        raise NetworkError(f"No reservation lasted long enough to be used, in {TRIES} tries.")
+                self._granted_share = share
+            self._usable_bps = min(quoted.offer.usable_bps.values())
+            return self._grant_for(plan, reservation, adaptations, stats)
+        raise NetworkError(f"The reservation was lost in each of {MAX_ATTEMPTS} attempts to use it.")
 
-    def _look(self, draft: Draft, share: float) -> Surveyed:
-        """Plan for what the controller offers now; what we hold ourselves counts as free."""
-        edges = [traveller.name for traveller in self.travellers]
-        retries = 0 if self._away else None
-        controller, live = self.holding.controller, self.holding.live
-        held = None if live is None else live.id
+    def _quoted_plan(self, plan_for: PlanForOffer, share: float) -> QuotedPlan:
+        """Plan with the controller's current quotes; the held bandwidth counts as free."""
+        edges = [endpoint.name for endpoint in self.endpoints]
+        retries = 0 if self._unreachable else None
+        controller, reservation = self.held.controller, self.held.reservation
+        held_id = None if reservation is None else reservation.id
         try:
-            return self._survey.draft(controller, draft, edges, share, held, retries)
+            return self._quote_planner.plan(controller, plan_for, edges, share, held_id, retries)
         except ReservationRefusedError as refusal:
-            if live is None or refusal.problem.get("code") != "not_found":
+            if reservation is None or refusal.problem.get("code") != "not_found":
                 raise
-            self.holding.forget(refusal)
-            return self._survey.draft(controller, draft, edges, share, None, retries)
+            self.held.discard(refusal)
+            return self._quote_planner.plan(controller, plan_for, edges, share, None, retries)
 
-    def _flows(self, rates: Rates) -> list[FlowRequest]:
-        ports = {traveller.name: traveller.port for traveller in self.travellers}
-        flows, cloud = [], self.holding.owner
+    def _flow_requests(self, rates: Rates) -> list[FlowRequest]:
+        ports = {endpoint.name: endpoint.port for endpoint in self.endpoints}
+        flows, cloud = [], self.held.owner
         for edge, (up_bps, down_bps) in rates.items():
-            port, more = ports[edge], (BURST_BYTES, self.protection)
-            flows.append(FlowRequest(f"{edge}-up", edge, cloud, port, self.cloud_port, up_bps, *more))
-            flows.append(FlowRequest(f"{edge}-down", cloud, edge, self.cloud_port, port, down_bps, *more))
+            port, common = ports[edge], (BURST_BYTES, self.protection)
+            flows.append(FlowRequest(f"{edge}-up", edge, cloud, port, self.cloud_port, up_bps, *common))
+            flows.append(FlowRequest(f"{edge}-down", cloud, edge, self.cloud_port, port, down_bps, *common))
         return flows
 
-    def _granted(
-        self, plan: RoundPlan, live: Reservation, adaptations: list[str], enquiry: Enquiry | None
+    def _grant_for(
+        self, plan: RoundPlan, reservation: Reservation, adaptations: list[str], stats: QuoteStats | None
     ) -> Grant:
-        def promise(name: str) -> FlowPromise:
-            flow = live.flow(name)
-            return FlowPromise(flow.reserved_bps, flow.accumulated_latency_us, flow.path)
+        def guarantee(name: str) -> FlowGuarantee:
+            flow = reservation.flow(name)
+            return FlowGuarantee(flow.reserved_bps, flow.accumulated_latency_us, flow.path)
 
-        if live.state != "active":
-            adaptations.append(f"Reservation {live.id} is {live.state}: {live.reason or 'no reason was given'}.")
-            self.holding.say(adaptations[-1])
+        if reservation.state != "active":
+            reason = reservation.reason or "no reason given"
+            adaptations.append(f"Reservation {reservation.id} is {reservation.state}: {reason}.")
+            self.held.notify(adaptations[-1])
         return Grant(
             plan,
-            up={edge.edge: promise(f"{edge.edge}-up") for edge in plan.edges},
-            down={edge.edge: promise(f"{edge.edge}-down") for edge in plan.edges},
-            reservation_id=live.id,
-            reservation_version=live.version,
+            up={edge.edge: guarantee(f"{edge.edge}-up") for edge in plan.edges},
+            down={edge.edge: guarantee(f"{edge.edge}-down") for edge in plan.edges},
+            reservation_id=reservation.id,
+            reservation_version=reservation.version,
             adaptations=tuple(adaptations),
-            enquiry=enquiry,
+            quote_stats=stats,
         )
 
 
-def _shrink(problem: dict[str, object]) -> float:
-    """By how much to ask for less: to what is free of what was asked, and at least a tenth less."""
+def _reduction_factor(problem: dict[str, object]) -> float:
+    """Return the factor for the next request: the free part of the requested rate, between 0.05 and 0.9."""
     bottleneck = problem.get("bottleneck")
     if isinstance(bottleneck, dict):
-        free, asked = bottleneck.get("free_bps"), bottleneck.get("asked_bps")
-        if isinstance(free, int | float) and isinstance(asked, int | float) and asked > 0:
-            return min(0.9, max(0.05, free / asked))
+        free_bps, requested_bps = bottleneck.get("free_bps"), bottleneck.get("asked_bps")
+        if isinstance(free_bps, int | float) and isinstance(requested_bps, int | float) and requested_bps > 0:
+            return min(0.9, max(0.05, free_bps / requested_bps))
     return 0.7

@@ -12,7 +12,7 @@ from trainer.cloud.step_timing import RoundBound, StepResult, StepTransfers
 from trainer.edge.send_schedule import SendSchedule
 from trainer.errors import ConnectionLostError
 from trainer.protocol.messages import Gradient, Message, StepDone
-from trainer.reservation.bandwidth import FlowPromise
+from trainer.reservation.bandwidth import FlowGuarantee
 from trainer.transport.pacing import SentFrame
 
 PERIOD_S = 0.05
@@ -74,7 +74,7 @@ def test_a_lost_connection_is_told_to_whoever_waits_for_the_end() -> None:
 
 
 def test_an_edge_that_waits_between_backward_passes_does_not_look_faster_than_it_is() -> None:
-    promise = FlowPromise(8_000_000)
+    promise = FlowGuarantee(8_000_000)
     exchange = StepTransfers(0.0, 1448, promise, promise)
     exchange.done = StepDone(step=0, forward_s=0.4, forward_cpu_s=0.1, backward_s=0.25, backward_cpu_s=0.2, late_s=0.0,
                              gradients_received_s=[1.0])
@@ -87,7 +87,7 @@ def test_a_rounds_bound_is_the_busiest_of_edges_flows_and_cloud() -> None:
     for number in range(2):
         edges = {}
         for name, busy_s, sent_bytes in (("a", 0.1, 144_800), ("b", 0.3, 14_480)):
-            exchange = StepTransfers(0.0, 1448, FlowPromise(1_000_000), FlowPromise(8_000_000))
+            exchange = StepTransfers(0.0, 1448, FlowGuarantee(1_000_000), FlowGuarantee(8_000_000))
             exchange.sent_up, exchange.cloud_s = [SentFrame(0.0, sent_bytes)], 0.25
             exchange.done = StepDone(step=number, forward_s=busy_s, forward_cpu_s=busy_s, backward_s=0.0,
                                      backward_cpu_s=0.0, late_s=0.0, gradients_received_s=[])

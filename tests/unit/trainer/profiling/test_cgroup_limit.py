@@ -10,7 +10,7 @@ from trainer.cloud.step_timing import RoundBound, StepResult, StepTransfers
 from trainer.profiling.cgroup_limit import OwnLimit
 from trainer.profiling.slowdown import CpuLimit, widest
 from trainer.protocol.messages import StepDone
-from trainer.reservation.bandwidth import FlowPromise
+from trainer.reservation.bandwidth import FlowGuarantee
 
 
 def machine(tmp_path: Path, own: str, files: dict[str, str]) -> OwnLimit:
@@ -61,7 +61,7 @@ def steps(*limits: CpuLimit | None) -> list[StepResult]:
     """Steps of an edge that computed for 0.2 s by the clock, and for 0.03 s of a processor."""
     results = []
     for number, limit in enumerate(limits):
-        exchange = StepTransfers(0.0, 1448, FlowPromise(1), FlowPromise(1))
+        exchange = StepTransfers(0.0, 1448, FlowGuarantee(1), FlowGuarantee(1))
         exchange.done = StepDone(step=number, forward_s=0.12, forward_cpu_s=0.015, backward_s=0.08,
                                  backward_cpu_s=0.015, late_s=0.0, gradients_received_s=[], cpu_limit=limit)
         results.append(StepResult(number, 0.3, {"edge1": exchange}))
