@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from harness.report import Claim, at_most, publish
 from trainer.config.partitioning import IID
-from trainer.data.dataset import batch_places
+from trainer.data.dataset import batch_indices
 from trainer.data.load import load_local
-from trainer.data.standardization import apply, choose, summarize
+from trainer.data.standardization import choose_standardization, standardize, summarize
 from trainer.models.averaging import average
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
@@ -81,14 +81,14 @@ class Edge:
         recipe = OptimizerConfig()
         self.inputs = inputs
         self.edge, self.cloud = ClientModel(Stage(layers(), 0, 0, recipe)), ServerModel(Stage(layers(), 0, 0, recipe))
-        self.cloud.part.last = len(self.cloud.part.layers)
+        self.cloud.stage.last = len(self.cloud.stage.layers)
 
     def train(self, number: int, cut: int) -> None:
         """One round at a cut."""
-        self.cloud.move(cut, self.edge.move(cut, self.cloud.leaving(cut)))
+        self.cloud.move_cut(cut, self.edge.move_cut(cut, self.cloud.layers_to_send(cut)))
         for step in range(STEPS):
             place = (number - 1) * STEPS + step
-            places = batch_places(len(self.data.train), BATCH, self.seed * 1009 + self.number, place)
+            places = batch_indices(len(self.data.train), BATCH, self.seed * 1009 + self.number, place)
             for micro, one in enumerate(split_evenly(BATCH, MICRO)):
                 stream = RandomStream(self.seed, self.name, number, step, micro)
                 segment = self._travel(self.edge.forward(self.inputs[places[one]], stream), self.codec)
@@ -105,8 +105,8 @@ class Edge:
 
     def values(self) -> dict[str, Tensor]:
         """The whole model."""
-        part = self.cloud.part
-        return self.edge.part.values(0, self.edge.cut) | part.values(part.first, part.last)
+        part = self.cloud.stage
+        return self.edge.stage.state_dict(0, self.edge.cut) | part.state_dict(part.first, part.last)
 
 
 def train(training: Training, codec: Codec, seed: int) -> Result:
@@ -115,24 +115,24 @@ def train(training: Training, codec: Codec, seed: int) -> Result:
     edges = [Edge(training, number, seed, codec) for number in range(EDGES)]
     first = edges[0].data
     shape, classes = tuple(first.train.inputs.shape[1:]), first.classes
-    how = choose([summarize(one.data.train.inputs, one.data.train.labels, classes) for one in edges])
+    how = choose_standardization([summarize(one.data.train.inputs, one.data.train.labels, classes) for one in edges])
     model = choose_model(training.data, shape)[0]
     for one in edges:
-        one.prepare(lambda: build_layers(model, seed, shape, classes), apply(one.data.train.inputs, how))
-    cuts = range(1, len(edges[0].edge.part.layers))
+        one.prepare(lambda: build_layers(model, seed, shape, classes), standardize(one.data.train.inputs, how))
+    cuts = range(1, len(edges[0].edge.stage.layers))
     for number in range(1, training.rounds + 1):
         for one in edges:
             one.train(number, cuts[(number + 3 * one.number) % len(cuts)])
         if number % AVERAGE_EVERY == 0 or number == training.rounds:
             mean = average([one.values() for one in edges], [len(one.data.train) for one in edges])
             for one in edges:
-                one.edge.part.load_values(mean)
-                one.cloud.part.load_values(mean)
-    whole = nn.Sequential(*edges[0].edge.part.layers).eval()
+                one.edge.stage.load_state_dict(mean)
+                one.cloud.stage.load_state_dict(mean)
+    whole = nn.Sequential(*edges[0].edge.stage.layers).eval()
     correct = total = 0
     with torch.no_grad():
         for one in edges:
-            answers = whole(apply(one.data.held_out.inputs, how)).argmax(dim=1)
+            answers = whole(standardize(one.data.held_out.inputs, how)).argmax(dim=1)
             correct += int((answers == one.data.held_out.labels).sum())
             total += len(answers)
     sent = sum(one.sent_bytes for one in edges)

@@ -40,7 +40,7 @@ def main() -> None:
     half = ClientModel(Stage(layers, 0, len(layers), OptimizerConfig()))
     images = torch.rand(int(batch), *SAMPLE_SHAPE)
     pieces = split_evenly(int(batch), int(micro))
-    half.part.last = 1
+    half.stage.last = 1
     _step(half, images, pieces)  # torch loads its optimisers when they are first used
     for directory in map(Path, cgroups):
         (directory / "cgroup.procs").write_text(str(os.getpid()))
@@ -50,7 +50,7 @@ def main() -> None:
         if request.get("rehearse"):
             answer = asdict(profiler.rehearse(layers, images[pieces[0]], micros=len(pieces)))
         else:
-            half.part.last = request["cut"]
+            half.stage.last = request["cut"]
             steps = _round(lambda: _step(half, images, pieces), request["steps"])
             answer = {name: [one[number] for one in steps] for number, name in enumerate(FIELDS)}
         print(json.dumps(answer), flush=True)

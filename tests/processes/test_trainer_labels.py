@@ -80,7 +80,7 @@ def micro_batches(edge: int) -> Iterator[Tensor]:
     """The labels of every micro-batch that this edge trains on."""
     labels = load_local("traffic-lights", IID, f"edge{edge + 1}", edge, EDGES, 5).train.labels
     for step in range(ROUNDS * STEPS):
-        places = dataset.batch_places(len(labels), BATCH, 5 * 1009 + edge, step)
+        places = dataset.batch_indices(len(labels), BATCH, 5 * 1009 + edge, step)
         yield from torch.split(labels[places], BATCH // MICRO)
 
 

@@ -102,14 +102,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 def unsplit_reference(weight_decay: float) -> dict[str, Tensor]:
     """Federated averaging of whole models on the same data in the same order, single precision."""
     data = [load_local("traffic-lights", IID, f"edge{one + 1}", one, EDGES, SEED).train for one in range(EDGES)]
-    how = standardization.choose([standardization.summarize(one.inputs, one.labels, 3) for one in data])
+    how = standardization.choose_standardization([standardization.summarize(one.inputs, one.labels, 3) for one in data])
     recipe = OptimizerConfig("momentum", 0.01, weight_decay)
     replicas = [nn.Sequential(*build_layers("signal-cnn", SEED, (3, 32, 32), 3)) for _ in data]
     for index, (replica, one) in enumerate(zip(replicas, data, strict=True)):
         optimizer = recipe.build(replica.parameters())
-        images = standardization.apply(one.inputs, how)
+        images = standardization.standardize(one.inputs, how)
         for step in range(ROUNDS * STEPS):
-            places = dataset.batch_places(len(one), BATCH, SEED * 1009 + index, step)
+            places = dataset.batch_indices(len(one), BATCH, SEED * 1009 + index, step)
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(replica(images[places]), one.labels[places])
             loss.backward()  # type: ignore[no-untyped-call]

@@ -100,14 +100,14 @@ def unsplit_reference(one: Stage, members: list[int], rounds: int) -> dict[str, 
     """Federated averaging of whole models over some of the edges, standardized as the run was."""
     chosen = one.summary()["preparation"]
     data = [load_local("traffic-lights", IID, "edge", index, one.edges, 5).train for index in range(one.edges)]
-    how = standardization.choose([standardization.summarize(d.inputs, d.labels, 3) for d in data])
+    how = standardization.choose_standardization([standardization.summarize(d.inputs, d.labels, 3) for d in data])
     recipe = OptimizerConfig("sgd", 0.01, chosen["regularization"]["weight_decay"])
     replicas = [nn.Sequential(*build_layers("signal-cnn", 5, (3, 32, 32), 3)) for _ in members]
     for index, replica in zip(members, replicas, strict=True):
         optimizer = recipe.build(replica.parameters())
-        inputs = standardization.apply(data[index].inputs, how)
+        inputs = standardization.standardize(data[index].inputs, how)
         for step in range(rounds * STEPS):
-            places = dataset.batch_places(len(data[index]), BATCH, 5 * 1009 + index, step)
+            places = dataset.batch_indices(len(data[index]), BATCH, 5 * 1009 + index, step)
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(replica(inputs[places]), data[index].labels[places])
             loss.backward()  # type: ignore[no-untyped-call]

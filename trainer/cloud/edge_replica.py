@@ -40,36 +40,36 @@ class EdgeReplica:
 
     def initial_values(self) -> dict[str, Tensor]:
         """The model as it was built: `<layer>.<name>`; copies."""
-        part = self.half.part
-        return {name: value.cpu().clone() for name, value in part.values(0, len(part.layers)).items()}
+        part = self.half.stage
+        return {name: value.cpu().clone() for name, value in part.state_dict(0, len(part.layers)).items()}
 
     def whole(self, from_edge: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The edge's layers and ours: values as `<layer>.<name>`, and copies of the optimiser state.
 
         Raises: ProtocolError if what came from the edge is not its layers.
         """
-        part = self.half.part
+        part = self.half.stage
         values, states = {}, {}
         for name, tensor in {**from_edge, **part.export_layers(part.first, part.last)}.items():
             if ".state." in name:
                 states[name] = tensor.cpu().clone()
             else:
                 values[name.replace(".value.", ".", 1)] = tensor.cpu()
-        wanted = part.values(0, len(part.layers))
+        wanted = part.state_dict(0, len(part.layers))
         if values.keys() != wanted.keys() or any(values[n].shape != wanted[n].shape for n in wanted):
             raise ProtocolError(f"it sent layers that are not those it has to train at cut {self.cut}.")
         return values, states
 
     def of_the_edge(self, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The whole model for the edge, with the optimiser state of those layers alone that it trains."""
-        mine = range(self.half.part.first, self.half.part.last)
+        mine = range(self.half.stage.first, self.half.stage.last)
         return {name: tensor for name, tensor in layers.items()
                 if ".value." in name or int(name.split(".", 1)[0]) not in mine}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to the state after an averaging."""
-        part = self.half.part
-        part.adopt_layers(0, len(part.layers), checkpoint.layers_of(self.name))
+        part = self.half.stage
+        part.import_layers(0, len(part.layers), checkpoint.layers_of(self.name))
         part.first = checkpoint.cuts.get(self.name, 0)
 
 

@@ -10,10 +10,10 @@ from typing import cast
 from torch import nn
 
 from trainer.config.settings import RunSettings
-from trainer.data.standardization import choices, choose, choose_weight_decay
+from trainer.data.standardization import choose_standardization, choose_weight_decay, feature_choices
 from trainer.errors import TrainingFailedError, UsageError
 from trainer.models.optimizer import OptimizerConfig, OptimizerName
-from trainer.models.split_model import hides_labels
+from trainer.models.split_model import tail_protects_labels
 from trainer.models.zoo import build_layers, choose_model
 from trainer.profiling.layer_costs import LayerCost, layer_costs, segment_shapes
 from trainer.protocol.messages import JoinRequest, Prepare
@@ -47,7 +47,7 @@ def prepare(asks: Sequence[JoinRequest], settings: RunSettings) -> Preparation:
     parameters = sum(cost.parameters for cost in costs)
     weight_decay, decay_reason = choose_weight_decay(samples, parameters)
     statistics = [ask.statistics for ask in asks]
-    standardization = choose(statistics)
+    standardization = choose_standardization(statistics)
     message = Prepare(
         model=model,
         sample_shape=sample_shape,
@@ -64,7 +64,7 @@ def prepare(asks: Sequence[JoinRequest], settings: RunSettings) -> Preparation:
         "model_reason": model_reason,
         "standardization": asdict(standardization),
         "regularization": {"weight_decay": weight_decay, "reason": decay_reason},
-        "features": [asdict(choice) for choice in choices(statistics)],
+        "features": [asdict(choice) for choice in feature_choices(statistics)],
         "class_counts": None if settings.protect_labels else [
             sum(column) for column in zip_longest(*(one.class_counts for one in statistics), fillvalue=0)],
     }
@@ -129,7 +129,7 @@ def tail_of(layers: Sequence[nn.Module], protect_labels: bool, tail_layers: int)
     if not 1 <= tail < len(layers):
         raise UsageError(f"--tail-layers is {tail_layers}; the model has {len(layers)} layers: "
                          "at least one is the tail, and one comes before it.")
-    if not hides_labels(layers, tail):
+    if not tail_protects_labels(layers, tail):
         raise UsageError(
             f"The last {tail_layers} layers of the model have no parameters: the cloud would see its outputs "
             "and their gradients, and with them the labels. Give a larger --tail-layers."

@@ -163,7 +163,7 @@ class Cloud:
             mss = one.member.mss_bytes
             one.member.connection.pace(pace_bytes_per_s(down.rate_bps, mss) if grant.reserved else None)
             if number == 1:  # both sides have built the same model: nothing moves
-                one.half.part.first = edge.cut
+                one.half.stage.first = edge.cut
             self._crew.send(
                 one.member,
                 messages.Plan(
@@ -171,12 +171,12 @@ class Cloud:
                     gradient_codec=self._workshop.guard.gradient_codec_for(edge.codec),
                     pace_bytes_per_s=pace_bytes_per_s(up.rate_bps, mss) if grant.reserved else None,
                 ),
-                one.half.leaving(edge.cut),
+                one.half.layers_to_send(edge.cut),
             )
         cuts = {edge.edge: edge.cut for edge in grant.plan.edges}
         for member, _, received in self._crew.collect(messages.Planned, self._settings.step_timeout_s):
             try:
-                apprentices[member.name].half.move(cuts[member.name], received.frame.tensors)
+                apprentices[member.name].half.move_cut(cuts[member.name], received.frame.tensors)
             except ProtocolError as error:
                 self._crew.drop(member, str(error))
         self._crew.synchronize(self._settings.step_timeout_s)

@@ -18,7 +18,7 @@ from trainer.config.settings import RunSettings
 from trainer.config.stragglers import relaxed_cap
 from trainer.errors import ProtocolError
 from trainer.models.averaging import average
-from trainer.models.device import device_of
+from trainer.models.device import select_device
 from trainer.models.zoo import build_layers
 from trainer.planning.codec_selection import CodecSelector
 from trainer.planning.custom_policy import CustomPolicy
@@ -55,7 +55,7 @@ class TrainingState:
         self._record = record
         self._resumed = resumed
         self._policy = policy
-        self._device = device_of(settings.device)
+        self._device = select_device(settings.device)
         self._preparation: Preparation = prepare([member.ask for member in crew.members], settings)
         self.guard = CodecSelector(settings.codec, settings.gradient_codec)
         self.recipe = resumed.recipe if resumed else self._preparation.message
@@ -137,7 +137,7 @@ class TrainingState:
             weights.append(member.ask.samples)
         model = average(models, weights)
         for one in self.apprentices.values():
-            one.half.part.load_values(model)
+            one.half.stage.load_state_dict(model)
         self._crew.send_all(messages.GlobalModel(round=number), model)
         counts = [count for _, count, _ in self._crew.collect(messages.Evaluated, timeout_s)]
         accuracy = sum(count.correct for count in counts) / max(1, sum(count.total for count in counts))
@@ -184,7 +184,7 @@ class TrainingState:
                        self._state_bytes(), self.guard, recipe.tail)
 
     def _state_bytes(self) -> list[int]:
-        return [4 * self.recipe.optimizer.copies * cost.stored_values for cost in self._preparation.costs]
+        return [4 * self.recipe.optimizer.values_per_parameter * cost.stored_values for cost in self._preparation.costs]
 
     def _largest_payload(self) -> int:
         """No frame of an honest edge carries more: all layers with their state, or a segment in the widest codec."""

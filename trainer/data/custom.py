@@ -1,9 +1,9 @@
-"""Anybody's own data: arrays in a .npz file, or from a function; checked before anything is made of them.
+"""User data: arrays from a .npz file or a function, validated before use.
 
-    X      (N, F), (N, C, T) or (N, C, H, W): numbers; uint8 stays as it is, all else becomes float32
+    X      (N, F), (N, C, T) or (N, C, H, W): numbers; uint8 is kept, any other type is converted to float32
     y      (N,): the class of each sample, counted from 0
     split  (N,), optional: "train" or "test"; without it a fifth, drawn by the seed, is held out
-    edge   (N,), optional: whose sample it is, for --partition column
+    edge   (N,), optional: the edge that a sample belongs to, for --partition column
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from trainer.plugins import load_function
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
-KNOWN = ("X", "y", "split", "edge")
+ARRAY_NAMES = ("X", "y", "split", "edge")
 DIMENSIONS = "(N, F), (N, C, T) or (N, C, H, W)"
 MAX_FEATURES = 1000
-"""Their moments must fit into the header of a training request."""
+"""The moments of all features must fit into the header of a training request."""
 MAX_SIDE = 2**16
 MAX_CLASSES = 256
-"""Labels travel as bytes."""
+"""Labels are sent as bytes."""
 HELD_OUT_SHARE = 0.2
 
 
 def from_file(path: str, seed: int) -> DataSet:
-    """The data of a .npz file; pickled objects in it are refused.
+    """Load the data of a .npz file; pickled objects are refused.
 
     Raises: DataError if it is missing or not as described.
     """
@@ -48,9 +48,9 @@ def from_file(path: str, seed: int) -> DataSet:
 
 
 def from_function(name: str, seed: int) -> DataSet:
-    """The data that a function returns: (X, y), or a mapping with the keys of a .npz file.
+    """Load the data that a user function returns: (X, y), or a mapping with the keys of a .npz file.
 
-    Raises: DataError if it is not as described, UsageError if there is no such function.
+    Raises: DataError if the data is not as described, UsageError if there is no such function.
     """
     content = load_function(name)(seed=seed)
     if isinstance(content, tuple) and len(content) == 2:
@@ -60,43 +60,43 @@ def from_function(name: str, seed: int) -> DataSet:
     return to_data_set({str(key): np.asarray(value) for key, value in content.items()}, name, seed)
 
 
-def to_data_set(arrays: Arrays, place: str, seed: int) -> DataSet:
-    """Check the arrays and divide them.
+def to_data_set(arrays: Arrays, source: str, seed: int) -> DataSet:
+    """Validate the arrays and divide them into training and held-out samples.
 
     Raises: DataError that says what is wrong, and where.
     """
-    _check_names(arrays, place)
-    inputs, labels = _inputs(arrays["X"], place), _labels(arrays["y"], place)
-    for name in KNOWN[1:]:
+    _check_names(arrays, source)
+    inputs, labels = _inputs(arrays["X"], source), _labels(arrays["y"], source)
+    for name in ARRAY_NAMES[1:]:
         if name in arrays and arrays[name].shape != (len(inputs),):
-            raise DataError(f"X of {place} has {len(inputs)} samples and {name} the shape {arrays[name].shape}; it "
+            raise DataError(f"X of {source} has {len(inputs)} samples and {name} the shape {arrays[name].shape}; it "
                             f"must be ({len(inputs)},).")
-    held_out = _held_out(arrays.get("split"), len(inputs), place, seed)
-    for what, count in (("learn from", (~held_out).sum()), ("be held out", held_out.sum())):
+    held_out = _held_out(arrays.get("split"), len(inputs), source, seed)
+    for kind, count in (("training", (~held_out).sum()), ("held-out", held_out.sum())):
         if not count:
-            raise DataError(f"{place} has no sample to {what}.")
+            raise DataError(f"{source} has no {kind} sample.")
     parts = [Samples(torch.from_numpy(inputs[rows]), torch.from_numpy(labels[rows])) for rows in (~held_out, held_out)]
     edge = arrays.get("edge")
     return DataSet(parts[0], parts[1], int(labels.max()) + 1,
                    None if edge is None else (edge[~held_out], edge[held_out]))
 
 
-def _check_names(arrays: Arrays, place: str) -> None:
-    for name in KNOWN[:2]:
+def _check_names(arrays: Arrays, source: str) -> None:
+    for name in ARRAY_NAMES[:2]:
         if name not in arrays:
-            raise DataError(f"{place} has no array {name}; it has: {', '.join(sorted(arrays)) or 'none'}.")
-    if unknown := sorted(set(arrays) - set(KNOWN)):
-        raise DataError(f"{place} has an array {unknown[0]}; only {', '.join(KNOWN)} mean anything here.")
+            raise DataError(f"{source} has no array {name}; it has: {', '.join(sorted(arrays)) or 'none'}.")
+    if unknown := sorted(set(arrays) - set(ARRAY_NAMES)):
+        raise DataError(f"{source} has an array {unknown[0]}; the arrays allowed are {', '.join(ARRAY_NAMES)}.")
 
 
-def _inputs(values: npt.NDArray[np.generic], place: str) -> npt.NDArray[np.generic]:
+def _inputs(values: npt.NDArray[np.generic], source: str) -> npt.NDArray[np.generic]:
     if values.dtype.kind not in "buif":
-        raise DataError(f"X of {place} is of type {values.dtype}; it must be numbers.")
+        raise DataError(f"X of {source} is of type {values.dtype}; it must be numbers.")
     if not 2 <= values.ndim <= 4 or 0 in values.shape:
-        raise DataError(f"X of {place} has the shape {values.shape}; it must be {DIMENSIONS}, none of them 0.")
+        raise DataError(f"X of {source} has the shape {values.shape}; it must be {DIMENSIONS}, none of them 0.")
     if values.shape[1] > MAX_FEATURES or max(values.shape[1:]) > MAX_SIDE:
-        raise DataError(f"X of {place} has the shape {values.shape}; at most {MAX_FEATURES} features (the second "
-                        f"dimension) and {MAX_SIDE} in any other are taken.")
+        raise DataError(f"X of {source} has the shape {values.shape}; at most {MAX_FEATURES} features (the second "
+                        f"dimension) and {MAX_SIDE} in any other are allowed.")
     if values.dtype == np.uint8:
         return np.ascontiguousarray(values)
     with np.errstate(over="ignore"):
@@ -104,30 +104,30 @@ def _inputs(values: npt.NDArray[np.generic], place: str) -> npt.NDArray[np.gener
     bad = ~np.isfinite(numbers)
     if bad.any():
         row, feature = np.argwhere(bad)[0][:2]
-        raise DataError(f"X of {place} holds {bad.sum()} values that are NaN, infinite or too large for single "
+        raise DataError(f"X of {source} holds {bad.sum()} values that are NaN, infinite or too large for single "
                         f"precision; the first is in row {row}, feature {feature}.")
     return numbers
 
 
-def _labels(values: npt.NDArray[np.generic], place: str) -> npt.NDArray[np.int64]:
+def _labels(values: npt.NDArray[np.generic], source: str) -> npt.NDArray[np.int64]:
     if values.dtype.kind not in "bui":
-        raise DataError(f"y of {place} is of type {values.dtype}; it must be whole numbers, classes counted from 0.")
+        raise DataError(f"y of {source} is of type {values.dtype}; it must be whole numbers, classes counted from 0.")
     if values.size and not 0 <= values.min() <= values.max() < MAX_CLASSES:
-        raise DataError(f"y of {place} holds the classes {values.min()} to {values.max()}; they must lie between 0 and "
-                        f"{MAX_CLASSES - 1}.")
-    found = np.unique(values)
-    if len(found) < 2:
-        raise DataError(f"y of {place} holds {len(found)} class{'es' if not len(found) else ''}; there is nothing to "
-                        "tell apart.")
+        raise DataError(f"y of {source} holds the classes {values.min()} to {values.max()}; they must lie between "
+                        f"0 and {MAX_CLASSES - 1}.")
+    classes = np.unique(values)
+    if len(classes) < 2:
+        raise DataError(f"y of {source} holds {len(classes)} class{'es' if not len(classes) else ''}; at least two are "
+                        "needed.")
     return values.astype(np.int64)
 
 
-def _held_out(split: npt.NDArray[np.generic] | None, samples: int, place: str, seed: int) -> npt.NDArray[np.bool_]:
+def _held_out(split: npt.NDArray[np.generic] | None, samples: int, source: str, seed: int) -> npt.NDArray[np.bool_]:
     if split is None:
-        chosen = np.zeros(samples, dtype=bool)
-        chosen[np.random.default_rng(seed).permutation(samples)[: max(1, round(samples * HELD_OUT_SHARE))]] = True
-        return chosen
-    words = split.astype(str)
-    if unknown := sorted(set(words.tolist()) - {"train", "test"}):
-        raise DataError(f"split of {place} holds {unknown[0]!r}; it must be \"train\" or \"test\".")
-    return np.asarray(words == "test")
+        held_out = np.zeros(samples, dtype=bool)
+        held_out[np.random.default_rng(seed).permutation(samples)[: max(1, round(samples * HELD_OUT_SHARE))]] = True
+        return held_out
+    names = split.astype(str)
+    if unknown := sorted(set(names.tolist()) - {"train", "test"}):
+        raise DataError(f"split of {source} holds {unknown[0]!r}; it must be \"train\" or \"test\".")
+    return np.asarray(names == "test")

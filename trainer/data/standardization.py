@@ -1,7 +1,7 @@
-"""Pooled statistics of all edges, the choice of a standardization for every feature, and its application.
+"""Per-feature standardization, chosen from the pooled moments of all edges.
 
-A feature is what dimension 1 of the inputs (N, F), (N, C, T) or (N, C, H, W) counts: a variable, a sensor, a colour.
-Edges send moments, never samples. The moments pool exactly, whatever the order and the pieces.
+A feature is an index of dimension 1 of the inputs (N, F), (N, C, T) or (N, C, H, W): a variable, a sensor, a colour.
+Edges send moments, never samples. Pooling of moments is exact in any order and grouping.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 SKEWNESS_LIMIT = 1.0
-"""Above this, a distribution counts as highly skewed (Bulmer 1979)."""
+"""Absolute skewness above which a distribution counts as highly skewed (Bulmer 1979)."""
 
 WEIGHT_DECAY_UNIT = 1e-4
 WEIGHT_DECAY_LIMIT = 1e-2
 
 NEGLIGIBLE = 1e-9
-"""A feature that deviates less than this share of its largest value is a constant with rounding errors."""
+"""A feature whose deviation is below this share of its largest value is a constant with rounding errors."""
 
 CHUNK_SAMPLES = 2048
 
@@ -31,7 +31,7 @@ Method = Literal["normalize", "log-normalize", "mixed"]
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Of each feature: `m2`, `m3` are sums of squared and cubed deviations from `mean` over `count` values."""
+    """Moments of each feature: `m2`, `m3` are sums of squared and cubed deviations from `mean` over `count` values."""
 
     count: int
     mean: tuple[float, ...]
@@ -42,24 +42,24 @@ class Moments:
 
     @property
     def features(self) -> int:
-        """How many features there are."""
+        """Number of features."""
         return len(self.mean)
 
     def deviation(self, feature: int) -> float:
-        """The standard deviation (population) of a feature; 1 for a constant."""
+        """Return the population standard deviation of a feature; 1 for a constant."""
         deviation = math.sqrt(self.m2[feature] / self.count)
         largest = max(abs(self.minimum[feature]), abs(self.maximum[feature]))
         return deviation if deviation > NEGLIGIBLE * largest else 1.0
 
     def skewness(self, feature: int) -> float:
-        """Fisher's moment coefficient of a feature; 0 if all its values are equal."""
+        """Return Fisher's moment coefficient of skewness of a feature; 0 for a constant."""
         m2 = self.m2[feature]
         return math.sqrt(self.count) * self.m3[feature] / m2**1.5 if m2 > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What an edge tells about its samples: moments of the values and of their signed logarithms."""
+    """Statistics of an edge's samples: moments of the values and of their signed logarithms."""
 
     plain: Moments
     logged: Moments
@@ -68,9 +68,9 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class Standardization:
-    """What all edges do to a value v of a feature: (g(v) - mean) / deviation, g = sign(v) log(1 + |v|) or v itself.
+    """Standardizes a value v of a feature to (g(v) - mean) / deviation, where g(v) = sign(v) log(1 + |v|) or v.
 
-    `method` sums up `logged`, which tells for each feature whether g is the logarithm.
+    `logged`: for each feature, whether g is the logarithm; `method` summarizes it.
     """
 
     method: Method
@@ -81,7 +81,7 @@ class Standardization:
 
 
 def summarize(inputs: Tensor, labels: Tensor, classes: int) -> Statistics:
-    """The statistics of an edge's inputs (N, features, ...) and labels (N,)."""
+    """Return the statistics of an edge's inputs (N, features, ...) and labels (N,)."""
     chunks = [chunk.to(torch.float64) for chunk in torch.split(inputs, CHUNK_SAMPLES)]
     return Statistics(
         plain=pool_all([_moments(chunk) for chunk in chunks]),
@@ -91,21 +91,21 @@ def summarize(inputs: Tensor, labels: Tensor, classes: int) -> Statistics:
 
 
 def signed_log(values: Tensor) -> Tensor:
-    """sign(v) log(1 + |v|): the logarithm, defined for every v."""
+    """Return sign(v) log(1 + |v|), a logarithm defined for every v."""
     return values.sign() * values.abs().log1p()
 
 
 def _moments(inputs: Tensor) -> Moments:
-    values = inputs.transpose(0, 1).flatten(1)  # (features, values of each)
+    values = inputs.transpose(0, 1).flatten(1)  # (features, values)
     mean = values.mean(dim=1)
-    away = values - mean[:, None]
-    square = away * away
-    columns = mean, square.sum(dim=1), (square * away).sum(dim=1), values.amin(dim=1), values.amax(dim=1)
+    deviations = values - mean[:, None]
+    square = deviations * deviations
+    columns = mean, square.sum(dim=1), (square * deviations).sum(dim=1), values.amin(dim=1), values.amax(dim=1)
     return Moments(values.shape[1], *(tuple(column.tolist()) for column in columns))
 
 
 def pool(first: Moments, second: Moments) -> Moments:
-    """The moments of both sets of values together, exactly.
+    """Return the moments of two sets of values together, exactly.
 
     Source: Pebay 2008 (SAND2008-6212), equations 2.1 and 2.2.
     """
@@ -126,13 +126,13 @@ def pool(first: Moments, second: Moments) -> Moments:
 
 
 def pool_all(moments: Sequence[Moments]) -> Moments:
-    """Pool any number of sets, of the same features."""
+    """Pool the moments of any number of sets of values of the same features."""
     return reduce(pool, moments)
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureChoice:
-    """What was decided for a feature, and the figures that decided."""
+    """The transformation chosen for a feature, and the figures it was chosen by."""
 
     feature: int
     logged: bool
@@ -142,8 +142,8 @@ class FeatureChoice:
     skewness_logged: float
 
 
-def choices(statistics: Sequence[Statistics]) -> list[FeatureChoice]:
-    """For every feature: the logarithm if no value is negative, it is highly skewed, and the logarithm is less so."""
+def feature_choices(statistics: Sequence[Statistics]) -> list[FeatureChoice]:
+    """Choose the logarithm for each feature without negative values that is highly skewed and less so in logarithms."""
     plain, logged = _pooled(statistics)
     result = []
     for feature in range(plain.features):
@@ -155,30 +155,30 @@ def choices(statistics: Sequence[Statistics]) -> list[FeatureChoice]:
     return result
 
 
-def choose(statistics: Sequence[Statistics]) -> Standardization:
-    """Normalize every feature over all edges together, and take the logarithm first of those in `choices`."""
-    use_log = tuple(one.logged for one in choices(statistics))
+def choose_standardization(statistics: Sequence[Statistics]) -> Standardization:
+    """Choose the standardization of every feature over all edges; logarithms as in `feature_choices`."""
+    use_log = tuple(choice.logged for choice in feature_choices(statistics))
     plain, logged = _pooled(statistics)
-    chosen = [logged if log else plain for log in use_log]
+    moments = [logged if log else plain for log in use_log]
     method: Method = "mixed" if any(use_log) else "normalize"
     return Standardization(
         method="log-normalize" if all(use_log) else method,
         logged=use_log,
-        mean=tuple(one.mean[feature] for feature, one in enumerate(chosen)),
-        deviation=tuple(one.deviation(feature) for feature, one in enumerate(chosen)),
+        mean=tuple(source.mean[feature] for feature, source in enumerate(moments)),
+        deviation=tuple(source.deviation(feature) for feature, source in enumerate(moments)),
         reason=f"{sum(use_log)} of {len(use_log)} features are taken as logarithms: those without negative values "
         f"whose |skewness| exceeds {SKEWNESS_LIMIT:g} and is lower for the logarithm",
     )
 
 
 def _pooled(statistics: Sequence[Statistics]) -> tuple[Moments, Moments]:
-    return pool_all([one.plain for one in statistics]), pool_all([one.logged for one in statistics])
+    return pool_all([edge.plain for edge in statistics]), pool_all([edge.logged for edge in statistics])
 
 
 def choose_weight_decay(samples: int, parameters: int) -> tuple[float, str]:
-    """The L2 regularization, and why: the more parameters a sample must feed, the more.
+    """Return the L2 regularization and the reason; it grows with the parameters per sample.
 
-    The rule: WEIGHT_DECAY_UNIT x parameters / samples, within [WEIGHT_DECAY_UNIT, WEIGHT_DECAY_LIMIT].
+    WEIGHT_DECAY_UNIT x parameters / samples, within [WEIGHT_DECAY_UNIT, WEIGHT_DECAY_LIMIT].
     """
     decay = min(max(WEIGHT_DECAY_UNIT * parameters / samples, WEIGHT_DECAY_UNIT), WEIGHT_DECAY_LIMIT)
     return decay, (
@@ -187,17 +187,17 @@ def choose_weight_decay(samples: int, parameters: int) -> tuple[float, str]:
     )
 
 
-def apply(inputs: Tensor, how: Standardization) -> Tensor:
-    """Inputs (N, features, ...) as float32, standardized in double precision: a mean may be large."""
+def standardize(inputs: Tensor, standardization: Standardization) -> Tensor:
+    """Return inputs (N, features, ...) as float32, standardized in double precision because a mean may be large."""
     shape = (1, -1, *[1] * (inputs.dim() - 2))
-    logged = torch.tensor(how.logged).view(shape)
-    mean = torch.tensor(how.mean, dtype=torch.float64).view(shape)
-    deviation = torch.tensor(how.deviation, dtype=torch.float64).view(shape)
+    logged = torch.tensor(standardization.logged).view(shape)
+    mean = torch.tensor(standardization.mean, dtype=torch.float64).view(shape)
+    deviation = torch.tensor(standardization.deviation, dtype=torch.float64).view(shape)
     standardized = torch.empty(inputs.shape)
     chunks = zip(torch.split(inputs, CHUNK_SAMPLES), torch.split(standardized, CHUNK_SAMPLES), strict=True)
     for source, target in chunks:
         values = source.to(torch.float64)
-        if any(how.logged):
+        if any(standardization.logged):
             values = torch.where(logged, signed_log(values), values)
         target.copy_(values.sub(mean).div_(deviation))
     return standardized

@@ -23,7 +23,7 @@ from trainer.edge.cloud_connection import CloudLink
 from trainer.edge.training_step import EdgeStep, StepGivenUpError
 from trainer.errors import ConnectionLostError, NetworkError, ProtocolError, TrainerError, TrainingFailedError
 from trainer.models.optimizer import OptimizerConfig
-from trainer.models.split_model import ClientModel, hides_labels
+from trainer.models.split_model import ClientModel, tail_protects_labels
 from trainer.models.stage import Stage
 from trainer.models.zoo import build_layers
 from trainer.plugins import is_plugin_name
@@ -190,7 +190,7 @@ class Edge:
                     self._link.connection.pace(collect.pace_bytes_per_s)
                 self._link.connection.send(messages.ModelUpdate(), self._half.export_layers())
             case messages.GlobalModel():
-                self._half.part.load_values(received.frame.tensors)
+                self._half.stage.load_state_dict(received.frame.tensors)
                 self._count_right()
             case other:
                 raise ProtocolError(f"The cloud sent {type(other).__name__} out of turn.")
@@ -208,7 +208,7 @@ class Edge:
                 "--protect-labels, or the edge without."
             )
         layers = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
-        if recipe.tail is not None and not hides_labels(layers, recipe.tail):
+        if recipe.tail is not None and not tail_protects_labels(layers, recipe.tail):
             raise TrainingFailedError(
                 f"The cloud asks for a tail from layer {recipe.tail} of {len(layers)} on; it has no parameters, so its "
                 "gradient would tell the labels."
@@ -216,7 +216,7 @@ class Edge:
         self._recipe = recipe
         self._half = ClientModel(Stage(layers, 0, 0, recipe.optimizer), recipe.tail)
         known = self._rehearsed if self._rehearsed is not None and self._rehearsed[0] == recipe else None
-        images = known[2] if known else standardization.apply(self._data.train.inputs, recipe.standardization)
+        images = known[2] if known else standardization.standardize(self._data.train.inputs, recipe.standardization)
         self._step = EdgeStep(self._link, self._half, images, self._data.train.labels, recipe, self._settings.name,
                               self._settings.index)
         seconds = known[1] if known else profiler.rehearse(
@@ -240,15 +240,15 @@ class Edge:
         """Move the cut: layers come with the plan, or go with the answer."""
         self._link.connection.pace(plan.pace_bytes_per_s)
         if plan.round == 1:  # both sides have built the same model: nothing moves
-            self._half.part.last = plan.cut
-        leaving = self._half.move(plan.cut, received.frame.tensors)
+            self._half.stage.last = plan.cut
+        leaving = self._half.move_cut(plan.cut, received.frame.tensors)
         self._plan = plan
         self._link.connection.send(messages.Planned(round=plan.round), leaving)
 
     def _count_right(self) -> None:
         """Count the global model's right answers on this edge's own held-out images."""
-        images = standardization.apply(self._data.held_out.inputs, self._recipe.standardization)
-        layers = self._half.part.layers
+        images = standardization.standardize(self._data.held_out.inputs, self._recipe.standardization)
+        layers = self._half.stage.layers
         with torch.no_grad():
             for layer in layers:
                 images = layer.eval()(images)

@@ -117,7 +117,7 @@ class EdgeStep:
             self._work_ahead(self._begin(start.round, start.step + 1), plan)
 
     def _begin(self, number: int, step: int) -> _Ahead:
-        self._half.give_up()  # what was begun and belongs to another step
+        self._half.abort_batch()  # what was begun and belongs to another step
         self._ahead = None
         return _Ahead(number, step, self._samples(number, step))
 
@@ -140,7 +140,7 @@ class EdgeStep:
 
     def _samples(self, number: int, step: int) -> Tensor:
         seed = self._recipe.seed * 1009 + self._index
-        return dataset.batch_places(len(self._labels), self._batch, seed, (number - 1) * self._recipe.steps + step)
+        return dataset.batch_indices(len(self._labels), self._batch, seed, (number - 1) * self._recipe.steps + step)
 
     def _take_answers(self, step: _Ahead, plan: messages.Plan) -> None:
         """Learn from every micro-batch, as the cloud's answers come.

@@ -1,1 +1,1 @@
-"""Networks that can be cut at any layer."""
+"""Neural networks that can be split at any layer."""

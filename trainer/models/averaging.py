@@ -1,4 +1,4 @@
-"""The models of the edges -> one global model."""
+"""Federated averaging of the edges' models."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor
 
 
 def average(models: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
-    """The mean of parameters and buffers, weighted; whole numbers are rounded.
+    """Return the weighted mean of parameters and buffers; integers are rounded.
 
-    Sums in double precision, so that the order of the edges does not show.
+    Sums in double precision, so that the result does not depend on the order of the edges.
     Source: McMahan et al. 2017, algorithm 1; Thapa et al. 2022 (SplitFedV1), which averages both parts.
     """
     total = float(sum(weights))
     mean: dict[str, Tensor] = {}
     for name, first in models[0].items():
-        whole = torch.zeros(first.shape, dtype=torch.float64)
+        weighted_sum = torch.zeros(first.shape, dtype=torch.float64)
         for model, weight in zip(models, weights, strict=True):
-            whole += model[name].to(torch.float64) * (weight / total)
-        mean[name] = (whole if first.is_floating_point() else whole.round()).to(first.dtype)
+            weighted_sum += model[name].to(torch.float64) * (weight / total)
+        mean[name] = (weighted_sum if first.is_floating_point() else weighted_sum.round()).to(first.dtype)
     return mean

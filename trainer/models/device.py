@@ -1,4 +1,4 @@
-"""Where the cloud computes. What travels and what is kept always lies in ordinary memory."""
+"""Selects the device the cloud computes on. Tensors that are sent or stored are always in host memory."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 from trainer.errors import UsageError
 
 
-def device_of(name: str) -> torch.device:
-    """`auto`: the first CUDA device if there is one, else the processor.
+def select_device(name: str) -> torch.device:
+    """Return the device for `auto` (the first CUDA device if any, else the CPU), `cpu` or `cuda`.
 
-    Raises: UsageError if CUDA is asked for and not there.
+    Raises: UsageError if `cuda` is requested and not available.
     """
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")

@@ -1,8 +1,8 @@
-"""A user's model -> a chain of layers that can be cut anywhere.
+"""Splits a user's model into a chain of layers that can be cut anywhere.
 
-`nn.Sequential` is a chain already: each child is a layer. Anything else is traced by torch.fx, and cut wherever
-the graph narrows to a single tensor. What only normalises, activates or reshapes stays with the layer before it,
-and a parameter that is used in two places holds all between them together.
+The children of an `nn.Sequential` are the layers. Any other model is traced by torch.fx and split wherever a single
+tensor is live. Operations that only normalise, activate or reshape are merged with the preceding layer, and a
+parameter used in two places merges everything between them.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from torch import Tensor, fx, nn
 
 from trainer.errors import UsageError
 
-_FOLLOWERS = (
+_MERGED_WITH_PREVIOUS = (
     nn.modules.batchnorm._BatchNorm, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm,
     nn.LocalResponseNorm, nn.modules.dropout._DropoutNd, nn.Flatten, nn.Unflatten, nn.Identity, nn.ReLU, nn.ReLU6,
     nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus,
     nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softmax, nn.LogSoftmax,
 )
-"""Modules that stay with the layer before them."""
+"""Modules that are merged with the preceding layer."""
 
 _SAMPLES = 2
 
 
-def to_layers(model: object, name: str) -> list[nn.Module]:
-    """The layers of a model, in order.
+def split_into_layers(model: object, name: str) -> list[nn.Module]:
+    """Return the layers of a model, in order.
 
-    Raises: UsageError if it is no model, cannot be traced, or never narrows to one tensor; it names the node.
+    Raises: UsageError if `model` is not a module, cannot be traced, or never has a single live tensor; it names the
+        node.
     """
     if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
         return list(model.children())
@@ -46,21 +47,21 @@ def to_layers(model: object, name: str) -> list[nn.Module]:
 
 
 def check_layers(layers: Sequence[nn.Module], name: str, sample_shape: tuple[int, ...], classes: int) -> None:
-    """Run two samples of zeros through the chain, and leave it in training mode.
+    """Run two samples of zeros through the chain; leaves it in training mode.
 
-    Raises: UsageError that names the layer which does not fit, or shares a parameter with another.
+    Raises: UsageError that names the layer which does not fit or shares a parameter with another.
     """
     if not layers:
         raise UsageError(f"The model {name} has no layers.")
     owners: dict[int, int] = {}
     values = torch.zeros(_SAMPLES, *sample_shape)
     for number, layer in enumerate(layers, start=1):
-        _work_on_copies(layer)
+        _disable_inplace(layer)
         for parameter in layer.parameters():
             owner = owners.setdefault(id(parameter), number)
             if owner != number:
-                raise UsageError(f"{name}: layers {owner} and {number} share a parameter, so no cut can lie between "
-                                 "them; make them one layer.")
+                raise UsageError(f"{name}: layers {owner} and {number} share a parameter, so the model cannot be "
+                                 "cut between them; make them one layer.")
         values = _run(layer.eval(), values, f"{name}: layer {number} ({type(layer).__name__})")
         layer.train()
     if values.shape != (_SAMPLES, classes):
@@ -68,8 +69,8 @@ def check_layers(layers: Sequence[nn.Module], name: str, sample_shape: tuple[int
                          f"classes, so it must be ({classes},).")
 
 
-def _work_on_copies(layer: nn.Module) -> None:
-    """A layer that overwrites its input would overwrite a segment that travels."""
+def _disable_inplace(layer: nn.Module) -> None:
+    """Turn off in-place operations, which would overwrite a segment that is being sent."""
     for module in layer.modules():
         if isinstance(getattr(module, "inplace", None), bool):
             module.__dict__["inplace"] = False
@@ -90,8 +91,8 @@ def _run(layer: nn.Module, values: Tensor, place: str) -> Tensor:
 
 
 def _cut(traced: fx.GraphModule, name: str) -> list[nn.Module]:
-    """One GraphModule for every stretch between two places where a single tensor is alive."""
-    _make_dropout_a_module(traced, name)
+    """Return a GraphModule for every section between two points where a single tensor is live."""
+    _replace_functional_dropout(traced, name)
     inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1:
         raise UsageError(f"{name} takes {len(inputs)} inputs ({', '.join(node.name for node in inputs)}); it must take "
@@ -100,104 +101,105 @@ def _cut(traced: fx.GraphModule, name: str) -> list[nn.Module]:
     result = output.args[0]
     if not isinstance(result, fx.Node):
         raise UsageError(f"{name} returns {result!r}; it must return one tensor.")
-    work = [node for node in traced.graph.nodes if node.op not in ("placeholder", "output", "get_attr")]
-    stretches = _merge(traced, _narrow(inputs[0], work, result))
+    operations = [node for node in traced.graph.nodes if node.op not in ("placeholder", "output", "get_attr")]
+    sections = _merge(traced, _sections(inputs[0], operations, result))
     layers: list[nn.Module] = []
     entry = inputs[0]
-    for stretch in stretches:
-        layers.append(_extract(traced, entry, stretch))
-        entry = stretch[-1]
-    if len(layers) == 1 and len(work) > 1:
-        node, alive = _widest(inputs[0], work, result)
+    for section in sections:
+        layers.append(_extract_layer(traced, entry, section))
+        entry = section[-1]
+    if len(layers) == 1 and len(operations) > 1:
+        node, live = _most_live(inputs[0], operations, result)
         raise UsageError(
-            f"{name} can be cut nowhere: after its node {node.name} ({', '.join(one.name for one in alive)}) are all "
-            "needed later, and it never narrows to one tensor between two layers. Put what belongs together "
-            "into a module of its own, and return an nn.Sequential of such modules."
+            f"{name} cannot be cut: after its node {node.name} ({', '.join(tensor.name for tensor in live)}) are all "
+            "needed later, so there is no point between two layers at which only one tensor is live. Group the "
+            "operations into modules and return an nn.Sequential of them."
         )
     return layers
 
 
-def _alive(start: fx.Node, work: Sequence[fx.Node], result: fx.Node) -> list[list[fx.Node]]:
-    """After each node: what has been computed and is needed later, or is the result."""
-    last = {node: number for number, node in enumerate(work) for node in node.all_input_nodes}
-    last[result] = len(work)
-    known = [start, *work]
-    return [[node for node in known[: number + 2] if last.get(node, -1) > number] for number in range(len(work))]
+def _live_nodes(start: fx.Node, operations: Sequence[fx.Node], result: fx.Node) -> list[list[fx.Node]]:
+    """Return, after each node, the computed tensors that are needed later or are the result."""
+    last_use = {node: number for number, node in enumerate(operations) for node in node.all_input_nodes}
+    last_use[result] = len(operations)
+    computed = [start, *operations]
+    return [[node for node in computed[: number + 2] if last_use.get(node, -1) > number]
+            for number in range(len(operations))]
 
 
-def _narrow(start: fx.Node, work: list[fx.Node], result: fx.Node) -> list[list[fx.Node]]:
-    stretches: list[list[fx.Node]] = [[]]
-    for node, alive in zip(work, _alive(start, work, result), strict=True):
-        stretches[-1].append(node)
-        if alive == [node]:
-            stretches.append([])
-    return [stretch for stretch in stretches if stretch]
+def _sections(start: fx.Node, operations: list[fx.Node], result: fx.Node) -> list[list[fx.Node]]:
+    sections: list[list[fx.Node]] = [[]]
+    for node, live in zip(operations, _live_nodes(start, operations, result), strict=True):
+        sections[-1].append(node)
+        if live == [node]:
+            sections.append([])
+    return [section for section in sections if section]
 
 
-def _widest(start: fx.Node, work: list[fx.Node], result: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
-    return max(zip(work, _alive(start, work, result), strict=True), key=lambda pair: len(pair[1]))
+def _most_live(start: fx.Node, operations: list[fx.Node], result: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
+    return max(zip(operations, _live_nodes(start, operations, result), strict=True), key=lambda pair: len(pair[1]))
 
 
-def _merge(traced: fx.GraphModule, stretches: list[list[fx.Node]]) -> list[list[fx.Node]]:
-    """Join followers to what they follow, and all that lies between two uses of one parameter."""
-    owned = [_parameters(traced, stretch) for stretch in stretches]
+def _merge(traced: fx.GraphModule, sections: list[list[fx.Node]]) -> list[list[fx.Node]]:
+    """Merge sections with their predecessor where needed, and all between two uses of one parameter."""
+    parameters = [_parameters(traced, section) for section in sections]
     merged: list[list[fx.Node]] = []
-    joined_until = 0
-    for number, stretch in enumerate(stretches):
-        if merged and (number <= joined_until or _follows(traced, stretch)):
-            merged[-1].extend(stretch)
+    merged_until = 0
+    for number, section in enumerate(sections):
+        if merged and (number <= merged_until or _merges_with_previous(traced, section)):
+            merged[-1].extend(section)
         else:
-            merged.append(list(stretch))
-        later = [other for other in range(number + 1, len(stretches)) if owned[number] & owned[other]]
-        joined_until = max([joined_until, *later])
+            merged.append(list(section))
+        later = [other for other in range(number + 1, len(sections)) if parameters[number] & parameters[other]]
+        merged_until = max([merged_until, *later])
     return merged
 
 
-def _parameters(traced: fx.GraphModule, stretch: Sequence[fx.Node]) -> set[int]:
-    """The identities of what the nodes of a stretch can learn, or keep."""
-    found: set[int] = set()
-    for node in stretch:
+def _parameters(traced: fx.GraphModule, section: Sequence[fx.Node]) -> set[int]:
+    """Return the ids of all parameters and buffers that a section uses."""
+    ids: set[int] = set()
+    for node in section:
         if node.op == "call_module":
             module = traced.get_submodule(str(node.target))
-            found |= {id(value) for value in (*module.parameters(), *module.buffers())}
-        found |= {id(_attribute(traced, one)) for one in node.all_input_nodes if one.op == "get_attr"}
-    return found
+            ids |= {id(value) for value in (*module.parameters(), *module.buffers())}
+        ids |= {id(_attribute(traced, source)) for source in node.all_input_nodes if source.op == "get_attr"}
+    return ids
 
 
 def _attribute(traced: fx.GraphModule, node: fx.Node) -> object:
     return operator.attrgetter(str(node.target))(traced)
 
 
-def _follows(traced: fx.GraphModule, stretch: Sequence[fx.Node]) -> bool:
-    """Whether a stretch only normalises, activates or reshapes."""
-    for node in stretch:
+def _merges_with_previous(traced: fx.GraphModule, section: Sequence[fx.Node]) -> bool:
+    """Return whether a section only normalises, activates or reshapes."""
+    for node in section:
         if node.op == "call_module":
-            if not isinstance(traced.get_submodule(str(node.target)), _FOLLOWERS):
+            if not isinstance(traced.get_submodule(str(node.target)), _MERGED_WITH_PREVIOUS):
                 return False
-        elif "pool" in node.name or any(one.op == "get_attr" for one in node.all_input_nodes):
+        elif "pool" in node.name or any(source.op == "get_attr" for source in node.all_input_nodes):
             return False
     return True
 
 
-def _extract(traced: fx.GraphModule, entry: fx.Node, stretch: Sequence[fx.Node]) -> fx.GraphModule:
+def _extract_layer(traced: fx.GraphModule, entry: fx.Node, section: Sequence[fx.Node]) -> fx.GraphModule:
     graph = fx.Graph()
     copies = {entry: graph.placeholder("values")}
-    for node in stretch:
+    for node in section:
         for attribute in node.all_input_nodes:
             if attribute.op == "get_attr" and attribute not in copies:
                 copies[attribute] = graph.node_copy(attribute)
-        copies[node] = graph.node_copy(node, lambda one: copies[one])
-    graph.output(copies[stretch[-1]])
-    return fx.GraphModule(traced, graph, class_name=_class_name(traced, stretch))
+        copies[node] = graph.node_copy(node, lambda source: copies[source])
+    graph.output(copies[section[-1]])
+    return fx.GraphModule(traced, graph, class_name=_class_name(traced, section))
 
 
-def _class_name(traced: fx.GraphModule, stretch: Sequence[fx.Node]) -> str:
-    names = [type(traced.get_submodule(str(node.target))).__name__ for node in stretch if node.op == "call_module"]
+def _class_name(traced: fx.GraphModule, section: Sequence[fx.Node]) -> str:
+    names = [type(traced.get_submodule(str(node.target))).__name__ for node in section if node.op == "call_module"]
     return names[0] if names else "Functions"
 
 
-def _make_dropout_a_module(traced: fx.GraphModule, name: str) -> None:
-    """A traced functional dropout would go on dropping when the model is only asked for answers."""
+def _replace_functional_dropout(traced: fx.GraphModule, name: str) -> None:
+    """Replace functional dropout by modules: traced as a function it would stay active in evaluation mode."""
     for number, node in enumerate(list(traced.graph.nodes)):
         if node.op != "call_function":
             continue

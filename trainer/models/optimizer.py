@@ -1,4 +1,4 @@
-"""How a layer learns: the optimiser, its rate and the L2 regularization, the same wherever the layer is."""
+"""Optimiser settings of a run; every layer uses the same ones, on either side of the cut."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
-    """How a layer learns; `weight_decay` is the L2 regularization."""
+    """Optimiser, learning rate and L2 regularization (`weight_decay`)."""
 
     name: OptimizerName = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
 
     @property
-    def copies(self) -> int:
-        """How many values move with each parameter: itself and what the optimiser keeps of it."""
+    def values_per_parameter(self) -> int:
+        """Values transferred per parameter when a layer moves: the parameter and its optimiser state."""
         return {"sgd": 1, "momentum": 2, "adam": 3, "adamw": 3}[self.name]
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """An optimiser for the parameters of one layer."""
+        """Create the optimiser for the parameters of one layer."""
         rate, decay = self.learning_rate, self.weight_decay
         match self.name:
             case "sgd":

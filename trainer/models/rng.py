@@ -1,7 +1,7 @@
 """Random numbers that do not depend on the cut.
 
-Before a layer runs, the generator it draws from is set to a seed that names the edge, the round, the step, the
-micro-batch and the layer, and nothing else: dropout drops the same values on whichever side the layer is.
+Before a layer runs, its generator is seeded from the run's seed, edge, round, step, micro-batch and layer, and
+nothing else: dropout drops the same values on either side of the cut.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import torch
 class RandomStream:
     """The random numbers of one micro-batch of one edge; `step` counts within the round.
 
-    PyTorch's generators are global to the process, so passes of several threads must not overlap. A processor and
-    an accelerator draw different numbers from one seed: dropout is exact only where both sides compute on the same
-    kind of device.
+    PyTorch's generators are global to the process, so passes of several threads must not overlap. A CPU and a GPU
+    draw different numbers from one seed: dropout is exact only where both sides compute on the same kind of device.
     """
 
     seed: int
@@ -27,8 +26,8 @@ class RandomStream:
     step: int
     micro: int
 
-    def begin(self, layer: int, device: torch.device) -> None:
-        """Set the generators of the processor and of `device` for that layer."""
+    def seed_layer(self, layer: int, device: torch.device) -> None:
+        """Seed the generators of the CPU and of `device` for a layer."""
         seed = self._seed_of(layer)
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":

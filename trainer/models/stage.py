@@ -1,7 +1,7 @@
-"""A range of a model's layers with their optimisers: run it, cut it, move a layer with its state.
+"""A pipeline stage: a range of a model's layers with their optimisers.
 
-Every layer that has parameters has its own optimiser. SGD, momentum, Adam and AdamW treat each element alone,
-so many small optimisers compute what one large one would, and the state of a layer can move with the layer.
+Every layer that has parameters has its own optimiser. SGD, momentum, Adam and AdamW update elementwise, so many small
+optimisers compute what one large one would, and a layer's optimiser state can move with the layer.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ from trainer.models.rng import RandomStream
 
 
 class Stage:
-    """The layers [first, last) of a model. All layers are held, only those in the range are trained."""
+    """The layers [first, last) of a model; all layers are stored, only those in the range are trained."""
 
-    def __init__(self, layers: Sequence[nn.Module], first: int, last: int, recipe: OptimizerConfig) -> None:
+    def __init__(self, layers: Sequence[nn.Module], first: int, last: int, optimizer: OptimizerConfig) -> None:
         self.layers = list(layers)
         self.first = first
         self.last = last
-        self._recipe = recipe
+        self._optimizer_config = optimizer
         self._optimizers = [self._new_optimizer(layer) for layer in self.layers]
 
-    def beside(self, first: int, last: int) -> Stage:
-        """Another range of the same layers, with the same optimisers."""
+    def with_range(self, first: int, last: int) -> Stage:
+        """Return a stage over another range that shares these layers and optimisers."""
         other = copy.copy(self)
         other.first, other.last = first, last
         return other
 
     def forward(self, values: Tensor, stream: RandomStream) -> Tensor:
-        """Run the range over a micro-batch; layers that draw random numbers draw those of `stream`."""
+        """Run the range over a micro-batch; random layers draw from `stream`."""
         for number in range(self.first, self.last):
-            stream.begin(number, values.device)
+            stream.seed_layer(number, values.device)
             values = self.layers[number](values)
         return values
 
     def step(self) -> None:
-        """Apply the gradients gathered since the last step, and forget them."""
+        """Apply and clear the gradients accumulated since the last step."""
         for optimizer in self._optimizers[self.first : self.last]:
             if optimizer is not None:
                 optimizer.step()
                 optimizer.zero_grad()
 
-    def forget_gradients(self) -> None:
-        """Forget the gradients gathered since the last step."""
+    def discard_gradients(self) -> None:
+        """Clear the gradients accumulated since the last step without applying them."""
         for optimizer in self._optimizers[self.first : self.last]:
             if optimizer is not None:
                 optimizer.zero_grad()
 
     def export_layers(self, first: int, last: int) -> dict[str, Tensor]:
-        """Parameters, buffers and optimiser state of the layers [first, last).
+        """Return parameters, buffers and optimiser state of the layers [first, last).
 
         Names: `<layer>.value.<name>` and `<layer>.state.<number of the parameter>.<name>`.
         """
@@ -72,8 +72,8 @@ class Stage:
                         tensors[f"{number}.state.{index}.{name}"] = value
         return tensors
 
-    def adopt_layers(self, first: int, last: int, tensors: Mapping[str, Tensor]) -> None:
-        """Take over layers with their optimiser state, as `export_layers` gave them.
+    def import_layers(self, first: int, last: int, tensors: Mapping[str, Tensor]) -> None:
+        """Load layers with their optimiser state, as `export_layers` returned them.
 
         Raises: ProtocolError if a layer is missing or does not fit.
         """
@@ -91,18 +91,18 @@ class Stage:
                 self.layers[layer].load_state_dict(values[layer])
                 self._load_optimizer(layer, states[layer])
         except (KeyError, ValueError, RuntimeError) as error:
-            raise ProtocolError(f"Layers {first}..{last} cannot be taken over: {error}.") from error
+            raise ProtocolError(f"Layers {first}..{last} cannot be loaded: {error}.") from error
 
-    def values(self, first: int, last: int) -> dict[str, Tensor]:
-        """Parameters and buffers, without optimiser state, of the layers [first, last): `<layer>.<name>`."""
+    def state_dict(self, first: int, last: int) -> dict[str, Tensor]:
+        """Return parameters and buffers, without optimiser state, of the layers [first, last): `<layer>.<name>`."""
         return {
             f"{number}.{name}": value
             for number in range(first, last)
             for name, value in self.layers[number].state_dict().items()
         }
 
-    def load_values(self, values: Mapping[str, Tensor]) -> None:
-        """Replace parameters and buffers of *all* layers; each layer keeps its optimiser state.
+    def load_state_dict(self, values: Mapping[str, Tensor]) -> None:
+        """Load parameters and buffers of *all* layers; each layer keeps its optimiser state.
 
         Raises: ProtocolError if a value is missing or does not fit.
         """
@@ -115,7 +115,7 @@ class Stage:
 
     def _new_optimizer(self, layer: nn.Module) -> torch.optim.Optimizer | None:
         parameters = list(layer.parameters())
-        return self._recipe.build(parameters) if parameters else None
+        return self._optimizer_config.build(parameters) if parameters else None
 
     def _load_optimizer(self, number: int, state: Mapping[int, Mapping[str, Tensor]]) -> None:
         optimizer = self._optimizers[number]
@@ -128,7 +128,7 @@ class Stage:
 
 
 def split_evenly(samples: int, pieces: int) -> list[slice]:
-    """Cut `samples` into at most `pieces` slices whose sizes differ by at most one; none is empty."""
+    """Divide `samples` into at most `pieces` non-empty slices whose sizes differ by at most one."""
     pieces = max(1, min(pieces, samples))
     bounds = [samples * number // pieces for number in range(pieces + 1)]
     return [slice(first, last) for first, last in pairwise(bounds)]

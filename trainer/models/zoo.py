@@ -1,7 +1,7 @@
-"""The model zoo: each model is a list of layers that can be cut anywhere.
+"""The model zoo: each model is a list of layers that can be split anywhere.
 
-A *layer* is the smallest thing that moves across the cut: a convolution with its normalisation and activation
-is one layer, a residual block is one, a pool is its own.
+A *layer* is the smallest unit that a cut moves: a convolution with its normalisation and activation is one layer, a
+residual block is one, pooling is one.
 """
 
 from __future__ import annotations
@@ -13,8 +13,16 @@ import torch
 from torch import nn
 
 from trainer.errors import UsageError
-from trainer.models.blocks import Mean, Residual, Tokens, convolution, convolution_1d, encoder, perceptron
-from trainer.models.fx_split import check_layers, to_layers
+from trainer.models.blocks import (
+    MeanPooling,
+    PatchEmbedding,
+    ResidualBlock,
+    convolution,
+    convolution_1d,
+    encoder_layer,
+    perceptron,
+)
+from trainer.models.fx_split import check_layers, split_into_layers
 from trainer.plugins import is_plugin_name, load_function
 
 SampleShape = tuple[int, ...]
@@ -25,20 +33,20 @@ KINDS = {1: "vectors (F)", 2: "series (C, T)", 3: "images (C, H, W)"}
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What is known of a model before it is built: `dimensions` are those its samples may have."""
+    """A model of the zoo; `dimensions`: accepted numbers of dimensions of a sample."""
 
     name: str
     dimensions: tuple[int, ...]
-    least_side: int
+    min_side: int
     build: Callable[[SampleShape, int], list[nn.Module]]
 
 
 def _signal_cnn(sample_shape: SampleShape, classes: int) -> list[nn.Module]:
     """About 15 MFLOP a sample of (3, 32, 32), 167 k parameters.
 
-    Width and height are halved in turn, so that the segment shrinks in small steps and there is a choice of
-    cuts; deep layers cost more and save less, so that slow edges stop early. The head keeps the rows apart:
-    which of a signal's lamps is lit is a matter of height. Shapes: of a sample of (3, 32, 32).
+    Width and height are halved alternately, so that the segment shrinks in small steps and many cuts are useful;
+    deep layers cost more and save less, so that slow edges get early cuts. The head keeps the rows apart, because
+    the position of the lit lamp is vertical. Shapes: of a sample of (3, 32, 32).
     """
     return [
         convolution(sample_shape[0], 16),  # (N, 16, 32, 32)
@@ -74,11 +82,11 @@ def _resnet(sample_shape: SampleShape, classes: int) -> list[nn.Module]:
     """Shapes: of a sample of (C, 32, 32)."""
     return [
         convolution(sample_shape[0], 16),  # (N, 16, 32, 32)
-        Residual(16, 16),
-        Residual(16, 32, stride=2),  # (N, 32, 16, 16)
-        Residual(32, 32),
-        Residual(32, 64, stride=2),  # (N, 64, 8, 8)
-        Residual(64, 64),
+        ResidualBlock(16, 16),
+        ResidualBlock(16, 32, stride=2),  # (N, 32, 16, 16)
+        ResidualBlock(32, 32),
+        ResidualBlock(32, 64, stride=2),  # (N, 64, 8, 8)
+        ResidualBlock(64, 64),
         nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()),  # (N, 256)
         nn.Linear(256, classes),
     ]
@@ -102,9 +110,9 @@ def _transformer(sample_shape: SampleShape, classes: int) -> list[nn.Module]:
     """Four encoder layers of width 64; images in patches of 4 x 4."""
     width = 64
     return [
-        Tokens(sample_shape, width, patch=4),  # (N, tokens, 64)
-        *(encoder(width, heads=4, dropout=0.1) for _ in range(4)),
-        Mean(width),  # (N, 64)
+        PatchEmbedding(sample_shape, width, patch=4),  # (N, tokens, 64)
+        *(encoder_layer(width, heads=4, dropout=0.1) for _ in range(4)),
+        MeanPooling(width),  # (N, 64)
         nn.Linear(width, classes),
     ]
 
@@ -112,32 +120,32 @@ def _transformer(sample_shape: SampleShape, classes: int) -> list[nn.Module]:
 MODELS = {
     spec.name: spec
     for spec in (
-        ModelSpec("signal-cnn", dimensions=(3,), least_side=8, build=_signal_cnn),
-        ModelSpec("mlp", dimensions=(1, 2, 3), least_side=1, build=_mlp),
-        ModelSpec("resnet", dimensions=(3,), least_side=4, build=_resnet),
-        ModelSpec("conv1d", dimensions=(2,), least_side=8, build=_conv1d),
-        ModelSpec("transformer", dimensions=(2, 3), least_side=4, build=_transformer),
+        ModelSpec("signal-cnn", dimensions=(3,), min_side=8, build=_signal_cnn),
+        ModelSpec("mlp", dimensions=(1, 2, 3), min_side=1, build=_mlp),
+        ModelSpec("resnet", dimensions=(3,), min_side=4, build=_resnet),
+        ModelSpec("conv1d", dimensions=(2,), min_side=8, build=_conv1d),
+        ModelSpec("transformer", dimensions=(2, 3), min_side=4, build=_transformer),
     )
 }
-"""Every model of the zoo by name."""
+"""The models of the zoo by name."""
 
 MODEL_OF_TASK = {"traffic-lights": "signal-cnn", "tennessee-eastman": "conv1d", "fashion-mnist": "signal-cnn"}
-"""The model the cloud chooses for each task."""
+"""The default model of each task."""
 
 _MODEL_OF_DIMENSIONS = {1: "mlp", 2: "conv1d", 3: "signal-cnn"}
 
 
 def choose_model(task: str, sample_shape: SampleShape) -> tuple[str, str]:
-    """The name of the model for a task, and why: by the task, or by the shape of its samples."""
+    """Return the default model's name and the reason: the task, or the shape of its samples."""
     if task in MODEL_OF_TASK:
         return MODEL_OF_TASK[task], f"the task is {task}"
     return _MODEL_OF_DIMENSIONS[len(sample_shape)], f"the samples are {KINDS[len(sample_shape)]}"
 
 
-def check_name(name: str) -> None:
-    """See that there can be such a model.
+def check_model_name(name: str) -> None:
+    """Validate a model name.
 
-    Raises: UsageError if it is neither in the zoo nor `package.module:function`.
+    Raises: UsageError if it is neither in the zoo nor of the form `package.module:function`.
     """
     if name not in MODELS and not is_plugin_name(name):
         raise UsageError(
@@ -147,15 +155,15 @@ def check_name(name: str) -> None:
 
 
 def build_layers(name: str, seed: int, sample_shape: SampleShape, classes: int) -> list[nn.Module]:
-    """The layers of a model with weights that depend on `seed` alone, wherever they are built.
+    """Build the layers of a model; their initial weights depend only on `seed`.
 
-    Raises: UsageError if there is no such model, it does not take such samples, or it cannot be cut.
+    Raises: UsageError if there is no such model, it does not accept such samples, or it cannot be split.
     """
-    check_name(name)
+    check_model_name(name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if is_plugin_name(name):
-            layers = to_layers(load_function(name)(sample_shape=sample_shape, classes=classes), name)
+            layers = split_into_layers(load_function(name)(sample_shape=sample_shape, classes=classes), name)
         else:
             layers = _build_from_zoo(MODELS[name], sample_shape, classes)
         check_layers(layers, name, sample_shape, classes)
@@ -163,10 +171,10 @@ def build_layers(name: str, seed: int, sample_shape: SampleShape, classes: int) 
 
 
 def _build_from_zoo(spec: ModelSpec, sample_shape: SampleShape, classes: int) -> list[nn.Module]:
-    if len(sample_shape) not in spec.dimensions or min(sample_shape[1:], default=1) < spec.least_side:
+    if len(sample_shape) not in spec.dimensions or min(sample_shape[1:], default=1) < spec.min_side:
         kinds = " or ".join(KINDS[number] for number in spec.dimensions)
         raise UsageError(
-            f"The model {spec.name} takes {kinds} with sides of at least {spec.least_side}; the samples are "
+            f"The model {spec.name} takes {kinds} with sides of at least {spec.min_side}; the samples are "
             f"{' x '.join(map(str, sample_shape))}."
         )
     return spec.build(sample_shape, classes)

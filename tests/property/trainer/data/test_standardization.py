@@ -1,4 +1,4 @@
-"""Pooled statistics, and what is decided from them, equal those of all values together, in whatever pieces."""
+"""Pooled statistics, and the standardization chosen from them, equal those of all values together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trainer.data import standardization
-from trainer.data.standardization import SKEWNESS_LIMIT, Statistics, apply, choices, choose, pool_all, summarize
+from trainer.data.standardization import (
+    SKEWNESS_LIMIT,
+    Statistics,
+    choose_standardization,
+    feature_choices,
+    pool_all,
+    standardize,
+    summarize,
+)
 
 
 def statistics_of(inputs: Tensor) -> Statistics:
@@ -24,18 +32,18 @@ def column(*values: float) -> Statistics:
 
 @st.composite
 def shares(draw: st.DrawFn) -> list[Tensor]:
-    """What several edges hold of the same features, each of its own place, scale and skewness."""
+    """The samples of several edges; every feature has its own location, scale and skewness."""
     features = draw(st.integers(1, 3))
     sides = draw(st.sampled_from([(), (4,), (2, 3)]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     shape = (features, *[1] * len(sides))
-    place = torch.tensor(draw(st.lists(st.sampled_from([0.0, -3.0, 1e4]), min_size=features, max_size=features)))
+    location = torch.tensor(draw(st.lists(st.sampled_from([0.0, -3.0, 1e4]), min_size=features, max_size=features)))
     scale = torch.tensor(draw(st.lists(st.sampled_from([0.0, 0.01, 7.0]), min_size=features, max_size=features)))
     sizes = draw(st.lists(st.integers(1, 20), min_size=1, max_size=5))
     power = draw(st.sampled_from([1, 4]))
     return [
         torch.randn(size, features, *sides, generator=generator, dtype=torch.float64).abs() ** power
-        * scale.view(shape) + place.view(shape)
+        * scale.view(shape) + location.view(shape)
         for size in sizes
     ]
 
@@ -46,23 +54,23 @@ def test_pooling_is_exact(parts: list[Tensor]) -> None:
     pooled = pool_all([statistics_of(part).plain for part in parts])
     values = torch.cat(parts).transpose(0, 1).flatten(1)
     assert pooled.count == values.shape[1]
-    for feature, own in enumerate(values):
-        away = own - own.mean()
-        size = own.abs().max().item()
-        assert (pooled.minimum[feature], pooled.maximum[feature]) == (own.min().item(), own.max().item())
-        assert pooled.mean[feature] == pytest.approx(own.mean().item())
-        assert pooled.m2[feature] == pytest.approx((away**2).sum().item(), rel=1e-6, abs=1e-12 * size**2)
-        assert pooled.m3[feature] == pytest.approx((away**3).sum().item(), rel=1e-6, abs=1e-12 * size**3)
+    for feature, column in enumerate(values):
+        deviations = column - column.mean()
+        size = column.abs().max().item()
+        assert (pooled.minimum[feature], pooled.maximum[feature]) == (column.min().item(), column.max().item())
+        assert pooled.mean[feature] == pytest.approx(column.mean().item())
+        assert pooled.m2[feature] == pytest.approx((deviations**2).sum().item(), rel=1e-6, abs=1e-12 * size**2)
+        assert pooled.m3[feature] == pytest.approx((deviations**3).sum().item(), rel=1e-6, abs=1e-12 * size**3)
 
 
 @settings(deadline=None, max_examples=50)
 @given(shares())
-def test_the_decision_is_that_for_all_values_together(parts: list[Tensor]) -> None:
+def test_the_choice_from_pooled_statistics_equals_that_from_all_values(parts: list[Tensor]) -> None:
     whole = [statistics_of(torch.cat(parts))]
-    for one in choices(whole):
-        assume(abs(abs(one.skewness) - SKEWNESS_LIMIT) > 1e-3)
-        assume(not math.isclose(abs(one.skewness), abs(one.skewness_logged), rel_tol=1e-3))
-    pooled, together = choose([statistics_of(part) for part in parts]), choose(whole)
+    for choice in feature_choices(whole):
+        assume(abs(abs(choice.skewness) - SKEWNESS_LIMIT) > 1e-3)
+        assume(not math.isclose(abs(choice.skewness), abs(choice.skewness_logged), rel_tol=1e-3))
+    pooled, together = choose_standardization([statistics_of(part) for part in parts]), choose_standardization(whole)
     assert pooled.logged == together.logged
     assert pooled.mean == pytest.approx(together.mean)
     assert pooled.deviation == pytest.approx(together.deviation)
@@ -71,38 +79,38 @@ def test_the_decision_is_that_for_all_values_together(parts: list[Tensor]) -> No
 @settings(deadline=None, max_examples=50)
 @given(shares())
 def test_standardized_features_have_mean_0_and_deviation_1_over_all_edges(parts: list[Tensor]) -> None:
-    how = choose([statistics_of(part) for part in parts])
-    values = apply(torch.cat(parts), how).transpose(0, 1).flatten(1).double()
+    standardization = choose_standardization([statistics_of(part) for part in parts])
+    values = standardize(torch.cat(parts), standardization).transpose(0, 1).flatten(1).double()
     for feature in values:
         constant = feature.abs().max().item() < 1e-4
         assert abs(feature.mean().item()) < 1e-5
         assert constant or feature.std(correction=0).item() == pytest.approx(1, abs=1e-4)
 
 
-def test_large_shares_are_summed_up_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_shares_are_summarized_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = torch.rand(10, 2, 3)
     whole = statistics_of(inputs)
     monkeypatch.setattr(standardization, "CHUNK_SAMPLES", 3)
     assert statistics_of(inputs).plain.m3 == pytest.approx(whole.plain.m3)
 
 
-def test_each_feature_gets_what_its_own_shape_calls_for() -> None:
+def test_each_feature_is_standardized_by_its_own_distribution() -> None:
     tailed, symmetric = [0, 1, 1, 2, 2, 3, 4, 250], [100, 110, 120, 130, 140, 130, 120, 110]
     negative = [-value for value in tailed]
     inputs = torch.tensor([tailed, symmetric, negative], dtype=torch.float64).T
-    how = choose([statistics_of(inputs)])
-    assert (how.method, how.logged) == ("mixed", (True, False, False))
-    assert "1 of 3 features" in how.reason
-    assert [one.logged for one in choices([statistics_of(inputs)])] == [True, False, False]
-    assert choose([column(*tailed)]).method == "log-normalize"
-    assert choose([column(*symmetric)]).method == "normalize"
+    standardization = choose_standardization([statistics_of(inputs)])
+    assert (standardization.method, standardization.logged) == ("mixed", (True, False, False))
+    assert "1 of 3 features" in standardization.reason
+    assert [choice.logged for choice in feature_choices([statistics_of(inputs)])] == [True, False, False]
+    assert choose_standardization([column(*tailed)]).method == "log-normalize"
+    assert choose_standardization([column(*symmetric)]).method == "normalize"
 
 
 def test_values_that_are_all_equal_are_not_divided_by_zero() -> None:
-    assert choose([column(7, 7, 7)]).deviation == (1.0,)
-    assert choose([column(*[0.1 + 0.2, 0.3] * 5)]).deviation == (1.0,)
+    assert choose_standardization([column(7, 7, 7)]).deviation == (1.0,)
+    assert choose_standardization([column(*[0.1 + 0.2, 0.3] * 5)]).deviation == (1.0,)
 
 
-def test_a_value_below_all_that_were_pooled_still_has_a_logarithm() -> None:
-    how = choose([column(0, 1, 1, 2, 2, 3, 4, 250)])
-    assert apply(torch.tensor([[-5.0]]), how).isfinite().all()
+def test_a_value_below_the_pooled_minimum_still_has_a_logarithm() -> None:
+    standardization = choose_standardization([column(0, 1, 1, 2, 2, 3, 4, 250)])
+    assert standardize(torch.tensor([[-5.0]]), standardization).isfinite().all()

@@ -1,8 +1,8 @@
-"""Exactness is the law: split training with moving cuts equals unsplit federated averaging.
+"""Exactness: split training with moving cuts equals unsplit federated averaging.
 
-In double precision, so that nothing but a mistake can be larger than the tolerance. The reference shares nothing
-with the split side but the blocks of the models, the order of the data and the random numbers of dropout: it runs
-whole models with one optimiser each, and averages by itself.
+In double precision, so that rounding stays below the tolerance. The reference shares with the split implementation
+only the blocks of the models, the order of the data and the random numbers of dropout: it runs whole models with one
+optimiser each, and has its own averaging.
 """
 
 from __future__ import annotations
@@ -19,10 +19,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from trainer.data.dataset import batch_places
+from trainer.data.dataset import batch_indices
 from trainer.errors import ProtocolError
 from trainer.models.averaging import average
-from trainer.models.blocks import Mean, Residual, Tokens, convolution, convolution_1d, encoder, perceptron
+from trainer.models.blocks import (
+    MeanPooling,
+    PatchEmbedding,
+    ResidualBlock,
+    convolution,
+    convolution_1d,
+    encoder_layer,
+    perceptron,
+)
 from trainer.models.optimizer import OptimizerConfig, OptimizerName
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import ClientModel, MiddleModel, ServerModel
@@ -36,18 +44,18 @@ TOLERANCE = 1e-9
 
 
 class _Shift(nn.Module):
-    """A parameter and a buffer that counts the samples seen: buffers move and are averaged, too."""
+    """A parameter and a buffer that counts samples: buffers move and are averaged, too."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.shift = nn.Parameter(torch.zeros(1, channels, 1, 1))
-        self.register_buffer("seen", torch.zeros(()))
-        self.seen: Tensor
+        self.register_buffer("samples", torch.zeros(()))
+        self.samples: Tensor
 
     def forward(self, values: Tensor) -> Tensor:
         """Shift every channel."""
         if self.training:
-            self.seen += len(values)
+            self.samples += len(values)
         return values + self.shift
 
 
@@ -70,13 +78,14 @@ SMALL = {
     "cnn": Model((2, 4, 4), lambda: [
         convolution(2, 8), nn.MaxPool2d(2), _Shift(8), convolution(8, 4), nn.Flatten(), nn.Linear(16, CLASSES)]),
     "resnet": Model((2, 4, 4), lambda: [
-        convolution(2, 4), Residual(4, 4), Residual(4, 8, stride=2), nn.Flatten(), nn.Linear(32, CLASSES)]),
+        convolution(2, 4), ResidualBlock(4, 4), ResidualBlock(4, 8, stride=2), nn.Flatten(), nn.Linear(32, CLASSES)]),
     "conv1d": Model((3, 6), lambda: [
         convolution_1d(3, 8), nn.MaxPool1d(2), convolution_1d(8, 4), nn.Flatten(), nn.Linear(12, CLASSES)]),
     "transformer": Model((2, 5), lambda: [
-        Tokens((2, 5), 8, 1), encoder(8, 2, 0.0), encoder(8, 2, 0.0), Mean(8), nn.Linear(8, CLASSES)]),
+        PatchEmbedding((2, 5), 8, 1), encoder_layer(8, 2, 0.0), encoder_layer(8, 2, 0.0), MeanPooling(8),
+        nn.Linear(8, CLASSES)]),
     "dropout": Model((2, 5), lambda: [
-        Tokens((2, 5), 8, 1), nn.Dropout(0.3), encoder(8, 2, 0.2), nn.Flatten(), nn.Dropout(0.5),
+        PatchEmbedding((2, 5), 8, 1), nn.Dropout(0.3), encoder_layer(8, 2, 0.2), nn.Flatten(), nn.Dropout(0.5),
         nn.Linear(40, CLASSES)], whole=False),
     "batch-norm": Model((2, 4, 4), lambda: [
         nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()), nn.MaxPool2d(2),
@@ -85,12 +94,12 @@ SMALL = {
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is trained; `cuts` per round and edge; the layers from `tail` on stay on the edge, with the labels."""
+class Run:
+    """A training run; `cuts` per round and edge; the layers from `tail` on stay on the edge, with the labels."""
 
     model: Model
     cuts: list[list[int]]
-    recipe: OptimizerConfig
+    optimizer: OptimizerConfig
     sizes: list[int]
     batch: int
     micro: int
@@ -106,7 +115,7 @@ class Job:
         inputs, labels = self.data(edge)
         batch = min(self.batch, len(labels))
         for step in range(STEPS):
-            places = batch_places(len(labels), batch, edge, (number - 1) * STEPS + step)
+            places = batch_indices(len(labels), batch, edge, (number - 1) * STEPS + step)
             yield step, inputs[places], labels[places]
 
     def averages(self, number: int) -> bool:
@@ -114,82 +123,82 @@ class Job:
 
 
 class Pair:
-    """One edge and the cloud's side of it: what edge.py and cloud.py do, without sockets between them."""
+    """One edge and the cloud's side of it: what the training loops do, without sockets."""
 
-    def __init__(self, job: Job, edge: int) -> None:
-        layers, cut = job.model.layers(), job.cuts[0][edge]
-        own, theirs = copy.deepcopy(layers), copy.deepcopy(layers)
+    def __init__(self, run: Run, edge: int) -> None:
+        layers, cut = run.model.layers(), run.cuts[0][edge]
+        edge_layers, cloud_layers = copy.deepcopy(layers), copy.deepcopy(layers)
         self.count, self.name = len(layers), f"edge{edge}"
-        self.edge = ClientModel(Stage(own, 0, cut, job.recipe), job.tail)
-        last = len(layers) if job.tail is None else job.tail
-        part = Stage(theirs, cut, last, job.recipe)
-        self.cloud: ServerModel | MiddleModel = ServerModel(part) if job.tail is None else MiddleModel(part)
+        self.edge = ClientModel(Stage(edge_layers, 0, cut, run.optimizer), run.tail)
+        last = len(layers) if run.tail is None else run.tail
+        stage = Stage(cloud_layers, cut, last, run.optimizer)
+        self.cloud: ServerModel | MiddleModel = ServerModel(stage) if run.tail is None else MiddleModel(stage)
 
     def move(self, cut: int) -> None:
-        to_cloud = self.edge.move(cut, copy.deepcopy(self.cloud.leaving(cut)))
-        self.cloud.move(cut, copy.deepcopy(to_cloud))
+        to_cloud = self.edge.move_cut(cut, copy.deepcopy(self.cloud.layers_to_send(cut)))
+        self.cloud.move_cut(cut, copy.deepcopy(to_cloud))
 
     def step(self, number: int, step: int, inputs: Tensor, labels: Tensor, micro: int) -> None:
         pieces = split_evenly(len(labels), micro)
         streams = [RandomStream(7, self.name, number, step, micro) for micro in range(len(pieces))]
-        segments = [self.edge.forward(inputs[one], stream) for one, stream in zip(pieces, streams, strict=True)]
-        for micro, (one, stream) in enumerate(zip(pieces, streams, strict=True)):
+        segments = [self.edge.forward(inputs[piece], stream) for piece, stream in zip(pieces, streams, strict=True)]
+        for micro, (piece, stream) in enumerate(zip(pieces, streams, strict=True)):
             if isinstance(self.cloud, ServerModel):
-                gradient, _ = self.cloud.train(segments[micro], labels[one], len(labels), stream)
+                gradient, _ = self.cloud.train(segments[micro], labels[piece], len(labels), stream)
             else:
                 assert self.edge.tail is not None
                 outputs = self.cloud.forward(micro, segments[micro], stream)
-                back, _ = self.edge.tail.train(outputs, labels[one], len(labels), stream)
+                back, _ = self.edge.tail.train(outputs, labels[piece], len(labels), stream)
                 gradient = self.cloud.backward(micro, back)
             self.edge.backward(micro, gradient)
         self.edge.step()
         self.cloud.step()
 
     def values(self) -> dict[str, Tensor]:
-        tail = self.edge.tail.part.values(self.edge.tail.cut, self.count) if self.edge.tail else {}
-        middle = self.cloud.part.values(self.cloud.cut, self.cloud.part.last)
-        return self.edge.part.values(0, self.edge.cut) | middle | tail
+        tail = self.edge.tail.stage.state_dict(self.edge.tail.cut, self.count) if self.edge.tail else {}
+        middle = self.cloud.stage.state_dict(self.cloud.cut, self.cloud.stage.last)
+        return self.edge.stage.state_dict(0, self.edge.cut) | middle | tail
 
     def load(self, values: dict[str, Tensor]) -> None:
-        self.edge.part.load_values(values)
-        self.cloud.part.load_values(values)
+        self.edge.stage.load_state_dict(values)
+        self.cloud.stage.load_state_dict(values)
 
 
-def train_split(job: Job) -> dict[str, Tensor]:
-    pairs = [Pair(job, edge) for edge in range(EDGES)]
+def train_split(run: Run) -> dict[str, Tensor]:
+    pairs = [Pair(run, edge) for edge in range(EDGES)]
     mean: dict[str, Tensor] = {}
-    for number, row in enumerate(job.cuts, start=1):
+    for number, row in enumerate(run.cuts, start=1):
         for edge, (pair, cut) in enumerate(zip(pairs, row, strict=True)):
             pair.move(cut)
-            for step, inputs, labels in job.batches(edge, number):
-                pair.step(number, step, inputs, labels, job.micro)
-        if job.averages(number):
-            mean = average([pair.values() for pair in pairs], job.sizes)
+            for step, inputs, labels in run.batches(edge, number):
+                pair.step(number, step, inputs, labels, run.micro)
+        if run.averages(number):
+            mean = average([pair.values() for pair in pairs], run.sizes)
             for pair in pairs:
                 pair.load(mean)
     return mean
 
 
-def train_whole(job: Job) -> dict[str, Tensor]:
-    """Federated averaging of whole models. Where nothing tells micro-batches from their batch, in whole batches."""
-    replicas = [nn.Sequential(*job.model.layers()) for _ in range(EDGES)]
-    optimizers = [job.recipe.build(replica.parameters()) for replica in replicas]
+def train_whole(run: Run) -> dict[str, Tensor]:
+    """Federated averaging of whole models. Where micro-batches compute what their batch would, in whole batches."""
+    replicas = [nn.Sequential(*run.model.layers()) for _ in range(EDGES)]
+    optimizers = [run.optimizer.build(replica.parameters()) for replica in replicas]
     mean: dict[str, Tensor] = {}
-    for number in range(1, len(job.cuts) + 1):
+    for number in range(1, len(run.cuts) + 1):
         for edge, (replica, optimizer) in enumerate(zip(replicas, optimizers, strict=True)):
-            for step, inputs, labels in job.batches(edge, number):
+            for step, inputs, labels in run.batches(edge, number):
                 optimizer.zero_grad()
-                for micro, one in enumerate(split_evenly(len(labels), 1 if job.model.whole else job.micro)):
-                    outputs = inputs[one]
+                for micro, piece in enumerate(split_evenly(len(labels), 1 if run.model.whole else run.micro)):
+                    outputs = inputs[piece]
                     for place, layer in enumerate(replica):
-                        RandomStream(7, f"edge{edge}", number, step, micro).begin(place, outputs.device)
+                        RandomStream(7, f"edge{edge}", number, step, micro).seed_layer(place, outputs.device)
                         outputs = layer(outputs)
-                    loss = nn.functional.cross_entropy(outputs, labels[one]) * len(outputs) / len(labels)
+                    loss = nn.functional.cross_entropy(outputs, labels[piece]) * len(outputs) / len(labels)
                     torch.autograd.backward(loss)
                 optimizer.step()
-        if job.averages(number):
+        if run.averages(number):
             states = [replica.state_dict() for replica in replicas]
-            mean = {name: mean_of([state[name] for state in states], job.sizes) for name in states[0]}
+            mean = {name: mean_of([state[name] for state in states], run.sizes) for name in states[0]}
             for replica in replicas:
                 replica.load_state_dict(mean)
     return mean
@@ -226,16 +235,16 @@ def differ(split: dict[str, Tensor], whole: dict[str, Tensor]) -> bool:
 
 
 @st.composite
-def jobs(draw: st.DrawFn) -> Job:
+def runs(draw: st.DrawFn) -> Run:
     model = SMALL[draw(st.sampled_from(sorted(SMALL)))]
     layers = len(model.layers())
     tail = draw(st.none() | st.integers(0, layers))
     cut = st.integers(0, layers if tail is None else tail)
-    optimizer: OptimizerName = draw(st.sampled_from(["sgd", "momentum", "adam", "adamw"]))
-    return Job(
+    optimizer_name: OptimizerName = draw(st.sampled_from(["sgd", "momentum", "adam", "adamw"]))
+    return Run(
         model=model,
         cuts=draw(st.lists(st.lists(cut, min_size=EDGES, max_size=EDGES), min_size=1, max_size=4)),
-        recipe=OptimizerConfig(optimizer, learning_rate=0.02, weight_decay=draw(st.sampled_from([0.0, 0.05]))),
+        optimizer=OptimizerConfig(optimizer_name, learning_rate=0.02, weight_decay=draw(st.sampled_from([0.0, 0.05]))),
         sizes=draw(st.lists(st.integers(2, 17), min_size=EDGES, max_size=EDGES)),
         batch=draw(st.integers(1, 9)),
         micro=draw(st.integers(1, 4)),
@@ -244,9 +253,9 @@ def jobs(draw: st.DrawFn) -> Job:
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(jobs())
-def test_split_training_equals_unsplit_federated_averaging(job: Job) -> None:
-    assert_same(train_split(job), train_whole(job))
+@given(runs())
+def test_split_training_equals_unsplit_federated_averaging(run: Run) -> None:
+    assert_same(train_split(run), train_whole(run))
 
 
 MOMENTUM = OptimizerConfig("momentum", learning_rate=0.02)
@@ -259,22 +268,22 @@ def test_every_model_of_the_zoo_is_trained_exactly(name: str, protected: bool) -
     model = Model(shape, lambda: build_layers(name, 1, shape, CLASSES), whole=name != "transformer")
     last = len(model.layers()) - protected
     tail = last if protected else None
-    assert_same(*(train(Job(model, [[1, last - 1], [last, 0]], MOMENTUM, [4, 6], 4, 2, tail))
+    assert_same(*(train(Run(model, [[1, last - 1], [last, 0]], MOMENTUM, [4, 6], 4, 2, tail))
                   for train in (train_split, train_whole)))
 
 
 def test_forgetting_the_optimizer_state_at_a_move_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = Job(SMALL["cnn"], [[1, 1], [3, 3], [1, 1]], MOMENTUM, [8, 8], 4, 2)
+    run = Run(SMALL["cnn"], [[1, 1], [3, 3], [1, 1]], MOMENTUM, [8, 8], 4, 2)
     export = Stage.export_layers
 
     def without_state(self: Stage, first: int, last: int) -> dict[str, Tensor]:
         return {name: value for name, value in export(self, first, last).items() if ".state." not in name}
 
     monkeypatch.setattr(Stage, "export_layers", without_state)
-    assert differ(train_split(job), train_whole(job))
+    assert differ(train_split(run), train_whole(run))
 
 
-PROTECTED = Job(SMALL["cnn"], [[1, 1]], MOMENTUM, [8, 8], 4, 2, tail=5)
+PROTECTED = Run(SMALL["cnn"], [[1, 1]], MOMENTUM, [8, 8], 4, 2, tail=5)
 
 
 def test_a_tail_that_forgot_its_optimizer_state_at_a_restore_would_be_noticed() -> None:
@@ -283,7 +292,7 @@ def test_a_tail_that_forgot_its_optimizer_state_at_a_restore_would_be_noticed() 
     def trained(between: Callable[[dict[str, Tensor]], dict[str, Tensor] | None]) -> dict[str, Tensor]:
         pair = Pair(PROTECTED, 0)
         pair.step(1, 0, inputs, labels, 2)
-        kept = between(copy.deepcopy(pair.edge.part.export_layers(0, pair.count)))
+        kept = between(copy.deepcopy(pair.edge.stage.export_layers(0, pair.count)))
         if kept is not None:
             pair.edge.restore(pair.edge.cut, kept)
         pair.step(1, 1, inputs, labels, 2)
@@ -294,31 +303,31 @@ def test_a_tail_that_forgot_its_optimizer_state_at_a_restore_would_be_noticed() 
     assert differ(trained(lambda kept: {n: v for n, v in kept.items() if not n.startswith("5.state.")}), undisturbed)
 
 
-def test_what_an_edge_gives_for_an_average_is_what_it_trains() -> None:
+def test_an_edge_exports_for_averaging_what_it_trains() -> None:
     pair = Pair(PROTECTED, 0)
     pair.step(1, 0, *PROTECTED.data(0), micro=2)
-    given = pair.edge.export_layers()
-    assert {int(name.split(".")[0]) for name in given} == {0, 5}
-    assert any(name.startswith("5.state.") for name in given)
+    exported = pair.edge.export_layers()
+    assert {int(name.split(".")[0]) for name in exported} == {0, 5}
+    assert any(name.startswith("5.state.") for name in exported)
 
 
 def test_a_cut_reaches_up_to_the_tail_and_not_into_it() -> None:
     pair = Pair(PROTECTED, 0)
     pair.move(5)
     with pytest.raises(ProtocolError, match="Cut 6 was planned; it lies between 0 and 5"):
-        pair.edge.move(6, {})
+        pair.edge.move_cut(6, {})
 
 
 @pytest.mark.parametrize("name", ["dropout", "batch-norm"])
-def test_micro_batches_are_not_their_batch_where_layers_look_at_it_or_draw(name: str) -> None:
-    """What is said about such models in docs/decisions.md."""
-    job = Job(SMALL[name], [[1, 1]], MOMENTUM, [8, 8], 8, 4)
-    assert differ(train_split(job), train_whole(replace(job, model=replace(job.model, whole=True))))
+def test_micro_batches_differ_from_their_batch_where_layers_use_batch_statistics_or_random_numbers(name: str) -> None:
+    """As docs/decisions.md states for such models."""
+    run = Run(SMALL[name], [[1, 1]], MOMENTUM, [8, 8], 8, 4)
+    assert differ(train_split(run), train_whole(replace(run, model=replace(run.model, whole=True))))
 
 
 def test_random_numbers_depend_on_edge_round_step_micro_batch_and_layer_alone() -> None:
     def draw(stream: RandomStream, layer: int) -> float:
-        stream.begin(layer, torch.device("cpu"))
+        stream.seed_layer(layer, torch.device("cpu"))
         return torch.rand(()).item()
 
     stream = RandomStream(1, "edge1", 1, 0, 0)
@@ -328,29 +337,29 @@ def test_random_numbers_depend_on_edge_round_step_micro_batch_and_layer_alone() 
     assert len({draw(stream, 3), draw(stream, 4), *(draw(other, 3) for other in others)}) == 7
 
 
-def test_a_mini_batch_that_is_given_up_leaves_nothing_behind() -> None:
-    job = Job(SMALL["cnn"], [[3, 3]], MOMENTUM, [8, 8], 4, 2)
-    given_up, helping = Pair(job, 0), Pair(job, 0)
-    assert isinstance(helping.cloud, ServerModel)
-    inputs, labels = job.data(0)
-    given_up.edge.forward(inputs[:2], stream := RandomStream(7, "edge0", 1, 0, 0))
-    gradient, _ = helping.cloud.train(given_up.edge.forward(inputs[2:4], stream), labels[2:4], 4, stream)
-    given_up.edge.backward(1, gradient)
-    given_up.edge.give_up()
-    untouched = Pair(job, 0)
-    for pair in (given_up, untouched):
+def test_an_aborted_mini_batch_leaves_no_state() -> None:
+    run = Run(SMALL["cnn"], [[3, 3]], MOMENTUM, [8, 8], 4, 2)
+    aborted, donor = Pair(run, 0), Pair(run, 0)
+    assert isinstance(donor.cloud, ServerModel)
+    inputs, labels = run.data(0)
+    aborted.edge.forward(inputs[:2], stream := RandomStream(7, "edge0", 1, 0, 0))
+    gradient, _ = donor.cloud.train(aborted.edge.forward(inputs[2:4], stream), labels[2:4], 4, stream)
+    aborted.edge.backward(1, gradient)
+    aborted.edge.abort_batch()
+    untouched = Pair(run, 0)
+    for pair in (aborted, untouched):
         pair.step(1, 0, inputs[4:], labels[4:], 2)
-    assert_same({n: v for n, v in given_up.values().items() if "seen" not in n},
-                {n: v for n, v in untouched.values().items() if "seen" not in n})
+    assert_same({n: v for n, v in aborted.values().items() if "samples" not in n},
+                {n: v for n, v in untouched.values().items() if "samples" not in n})
 
 
 def test_the_penalty_of_layers_on_the_edge_is_not_lost() -> None:
-    """With no gradient at all, what is left of L2 regularization is the penalty."""
+    """With a zero gradient, the update is the L2 penalty alone."""
     layer = nn.Linear(4, 3).double()
     before = layer.weight.detach().clone()
-    half = ClientModel(Stage([layer], 0, 1, OptimizerConfig("sgd", learning_rate=0.1, weight_decay=0.5)))
-    segment = half.forward(torch.ones(2, 4, dtype=torch.float64), RandomStream(1, "edge1", 1, 0, 0))
-    half.backward(0, torch.zeros_like(segment))
-    half.step()
+    client = ClientModel(Stage([layer], 0, 1, OptimizerConfig("sgd", learning_rate=0.1, weight_decay=0.5)))
+    segment = client.forward(torch.ones(2, 4, dtype=torch.float64), RandomStream(1, "edge1", 1, 0, 0))
+    client.backward(0, torch.zeros_like(segment))
+    client.step()
     torch.testing.assert_close(layer.weight.detach(), before * (1 - 0.1 * 0.5))
     assert not math.isclose(before.abs().max().item(), 0)

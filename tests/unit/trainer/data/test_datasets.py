@@ -1,4 +1,4 @@
-"""Real data, shared out; and what is said when it is missing or not as described."""
+"""Built-in and user data, their partition over edges, and the errors for missing or invalid data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from trainer.config.partitioning import DATA_SETS, IID, Partitioning, parse_partitioning
 from trainer.data import builtin, dataset
 from trainer.data.custom import to_data_set
-from trainer.data.dataset import DataSet, LocalData, Samples, share_out
+from trainer.data.dataset import DataSet, LocalData, Samples, local_share
 from trainer.data.load import load, load_local
 from trainer.errors import DataError, UsageError
 from trainer.models.averaging import average
@@ -26,13 +26,13 @@ from trainer.models.stage import split_evenly
 
 
 def numbered(samples: int, classes: int, owners: list[str] | None = None) -> DataSet:
-    """Inputs that count the samples, classes in turn; the same again to hold out."""
+    """Inputs that number the samples, classes in rotation; the held-out samples are the same."""
     part = Samples(torch.arange(samples, dtype=torch.float32).view(-1, 1), torch.arange(samples) % classes)
     names = None if owners is None else (np.array(owners), np.array(owners))
     return DataSet(part, part, classes, names)
 
 
-def numbers(share: LocalData) -> Tensor:
+def sample_numbers(share: LocalData) -> Tensor:
     return share.train.inputs.flatten().to(torch.int64)
 
 
@@ -66,14 +66,14 @@ def test_the_debian_package_holds_the_images_of_clothing() -> None:
     assert len(data.held_out) == 10000
 
 
-def test_every_data_set_that_is_told_of_can_be_loaded() -> None:
-    assert DATA_SETS.keys() == builtin.SOURCES.keys()
+def test_every_data_set_listed_has_a_loader() -> None:
+    assert DATA_SETS.keys() == builtin.LOADERS.keys()
 
 
 @given(st.integers(2, 60), st.integers(1, 8), st.integers(0, 99))
 def test_even_shares_are_disjoint_and_together_everything(samples: int, edges: int, seed: int) -> None:
     if samples >= edges:
-        shares = [dataset.partition(samples, edges, index, seed) for index in range(edges)]
+        shares = [dataset.iid_partition(samples, edges, index, seed) for index in range(edges)]
         assert torch.cat(shares).sort().values.equal(torch.arange(samples))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -84,14 +84,14 @@ def test_dirichlet_shares_are_disjoint_together_everything_and_enough_to_learn_f
     alpha: float, edges: int, seed: int
 ) -> None:
     data = numbered(300, 5)
-    shares = [share_out(data, Partitioning("dirichlet", alpha), index, edges, seed) for index in range(edges)]
-    assert torch.cat([numbers(share) for share in shares]).sort().values.equal(torch.arange(300))
+    shares = [local_share(data, Partitioning("dirichlet", alpha), index, edges, seed) for index in range(edges)]
+    assert torch.cat([sample_numbers(share) for share in shares]).sort().values.equal(torch.arange(300))
     assert all(len(torch.unique(share.train.labels)) >= 2 for share in shares)
 
 
 def test_a_small_concentration_makes_edges_differ_more() -> None:
     def unevenness(alpha: float) -> float:
-        shares = [share_out(numbered(1000, 5), Partitioning("dirichlet", alpha), index, 4, 3) for index in range(4)]
+        shares = [local_share(numbered(1000, 5), Partitioning("dirichlet", alpha), index, 4, 3) for index in range(4)]
         counts = torch.stack([share.train.labels.bincount(minlength=5) for share in shares])
         return counts.double().std(dim=0).mean().item()
 
@@ -100,32 +100,32 @@ def test_a_small_concentration_makes_edges_differ_more() -> None:
 
 def test_a_column_gives_every_edge_its_own_rows() -> None:
     data = numbered(8, 2, ["north", "north", "south", "south"] * 2)
-    assert [numbers(share_out(data, Partitioning("column"), index, 2, 1)).tolist() for index in (0, 1)] == [
+    assert [sample_numbers(local_share(data, Partitioning("column"), index, 2, 1)).tolist() for index in (0, 1)] == [
         [0, 1, 4, 5], [2, 3, 6, 7]]
 
 
 def test_batches_go_through_every_epoch_once() -> None:
-    places = torch.cat([dataset.batch_places(10, 4, 3, number) for number in range(5)])
+    places = torch.cat([dataset.batch_indices(10, 4, 3, number) for number in range(5)])
     assert sorted(places[:10].tolist()) == list(range(10))
     assert sorted(places[10:].tolist()) == list(range(10))
 
 
-@pytest.mark.parametrize(("index", "edges", "sharing", "sentence"), [
+@pytest.mark.parametrize(("index", "edges", "partitioning", "sentence"), [
     (4, 4, IID, "Edge number 4 is not one of 4 edges"),
     (-1, 4, IID, "Edge number -1"),
-    (0, 20, IID, "8 samples cannot be shared by 20 edges"),
+    (0, 20, IID, "8 samples cannot be partitioned over 20 edges"),
     (0, 4, Partitioning("dirichlet", 0.01), "take a larger concentration"),
-    (0, 4, Partitioning("column"), r"names 3 edges \(a, b, c\); here are 4"),
-    (1, 3, Partitioning("column"), "all 2 samples to learn from are of class 0"),
+    (0, 4, Partitioning("column"), r"names 3 edges \(a, b, c\); this run has 4"),
+    (1, 3, Partitioning("column"), "all 2 training samples in its share are of class 0"),
 ])
-def test_a_share_that_cannot_be_is_refused(index: int, edges: int, sharing: Partitioning, sentence: str) -> None:
+def test_an_impossible_share_is_refused(index: int, edges: int, partitioning: Partitioning, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
-        share_out(numbered(8, 2, ["a", "a", "b", "a", "b", "c", "c", "c"]), sharing, index, edges, 1)
+        local_share(numbered(8, 2, ["a", "a", "b", "a", "b", "c", "c", "c"]), partitioning, index, edges, 1)
 
 
-def test_data_without_a_column_cannot_be_shared_by_it() -> None:
+def test_data_without_a_column_cannot_be_partitioned_by_it() -> None:
     with pytest.raises(DataError, match="no column 'edge'"):
-        share_out(numbered(8, 2), Partitioning("column"), 0, 2, 1)
+        local_share(numbered(8, 2), Partitioning("column"), 0, 2, 1)
 
 
 @pytest.mark.parametrize("name", ["traffic-lights", "tennessee-eastman"])
@@ -154,28 +154,28 @@ def test_missing_images_of_clothing_are_named_with_the_debian_package(
         load("fashion-mnist", 1)
 
 
-def test_a_file_of_ones_own_is_read(tmp_path: Path) -> None:
+def test_a_user_file_is_read(tmp_path: Path) -> None:
     split = np.array(["train"] * 15 + ["test"] * 5)
-    np.savez(tmp_path / "mine.npz", **arrays(split=split, edge=np.arange(20) % 4 // 2))
-    share = load_local(str(tmp_path / "mine.npz"), Partitioning("column"), "edge2", 1, 2, 1)
+    np.savez(tmp_path / "data.npz", **arrays(split=split, edge=np.arange(20) % 4 // 2))
+    share = load_local(str(tmp_path / "data.npz"), Partitioning("column"), "edge2", 1, 2, 1)
     assert share.train.inputs.dtype == torch.float32
     assert (len(share.train), len(share.held_out), share.classes) == (7, 3, 2)
 
 
 def test_without_a_split_a_fifth_is_held_out_by_the_seed() -> None:
-    first, again, other = (to_data_set(arrays(), "mine", seed) for seed in (1, 1, 2))
+    first, same_seed, other_seed = (to_data_set(arrays(), "data", seed) for seed in (1, 1, 2))
     assert (len(first.train), len(first.held_out)) == (16, 4)
-    assert first.held_out.inputs.equal(again.held_out.inputs)
-    assert not first.held_out.inputs.equal(other.held_out.inputs)
+    assert first.held_out.inputs.equal(same_seed.held_out.inputs)
+    assert not first.held_out.inputs.equal(other_seed.held_out.inputs)
 
 
 @pytest.mark.parametrize("as_mapping", [True, False])
-def test_a_function_of_ones_own_gives_data(as_mapping: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_function_returns_data(as_mapping: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     content = arrays()
-    module = types.ModuleType("somebodys")
+    module = types.ModuleType("user_data")
     module.data = lambda: content if as_mapping else (content["X"], content["y"])  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "somebodys", module)
-    assert len(load("somebodys:data", 1).train) == 16
+    monkeypatch.setitem(sys.modules, "user_data", module)
+    assert len(load("user_data:data", 1).train) == 16
 
 
 HOLE = np.ones((20, 3))
@@ -184,26 +184,26 @@ HOLE[4, 2] = np.nan
 
 @pytest.mark.parametrize(("content", "sentence"), [
     ({"y": np.zeros(3)}, "no array X; it has: y"),
-    (arrays(Z=np.zeros(3)), "has an array Z; only X, y, split, edge"),
+    (arrays(Z=np.zeros(3)), "has an array Z; the arrays allowed are X, y, split, edge"),
     (arrays(X=HOLE), "1 values that are NaN.* the first is in row 4, feature 2"),
     (arrays(X=np.full((20, 3), 1e300)), "too large for single precision"),
     (arrays(X=np.array(["a"] * 20)), "it must be numbers"),
     (arrays(X=np.zeros(20)), r"has the shape \(20,\); it must be \(N, F\)"),
     (arrays(X=np.zeros((20, 0))), "none of them 0"),
     (arrays(X=np.zeros((20, 2000))), "at most 1000 features"),
-    (arrays(y=np.arange(19) % 2), r"X of mine has 20 samples and y the shape \(19,\)"),
+    (arrays(y=np.arange(19) % 2), r"X of data has 20 samples and y the shape \(19,\)"),
     (arrays(y=np.zeros(20)), "whole numbers, classes counted from 0"),
-    (arrays(y=np.zeros(20, dtype=int)), "holds 1 class; there is nothing to tell apart"),
+    (arrays(y=np.zeros(20, dtype=int)), "holds 1 class; at least two are needed"),
     (arrays(y=np.arange(20) - 1), "classes -1 to 18; they must lie between 0 and 255"),
     (arrays(split=np.array(["train", "valid"] * 10)), "holds 'valid'; it must be"),
-    (arrays(split=np.array(["train"] * 20)), "has no sample to be held out"),
+    (arrays(split=np.array(["train"] * 20)), "has no held-out sample"),
 ])
 def test_data_that_is_not_as_described_is_refused_with_the_place(content: dict[str, Any], sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
-        to_data_set(content, "mine", 1)
+        to_data_set(content, "data", 1)
 
 
-def test_a_file_that_is_none_is_refused_and_nothing_in_it_is_run(tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused_and_no_code_in_it_is_run(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("X")
     np.savez(tmp_path / "objects.npz", X=np.array([{}], dtype=object), y=np.zeros(1))
     for name in ("text.npz", "objects.npz"):
@@ -213,23 +213,23 @@ def test_a_file_that_is_none_is_refused_and_nothing_in_it_is_run(tmp_path: Path)
         load(str(tmp_path / "nothing.npz"), 1)
 
 
-def test_data_that_nobody_knows_is_refused() -> None:
-    with pytest.raises(DataError, match="edge1: There is no data 'cats'; there is: traffic-lights"):
+def test_an_unknown_data_set_is_refused() -> None:
+    with pytest.raises(DataError, match="edge1: There is no data set 'cats'; there are: traffic-lights"):
         load_local("cats", IID, "edge1", 0, 1, 1)
 
 
 @pytest.mark.parametrize("text", ["evenly", "dirichlet", "dirichlet:x", "dirichlet:0", "dirichlet:inf", "iid:2"])
-def test_a_partition_that_cannot_be_is_refused(text: str) -> None:
+def test_an_invalid_partition_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="must be iid, column, or dirichlet:ALPHA"):
         parse_partitioning(text)
 
 
-def test_partitions_are_understood() -> None:
+def test_partitions_are_parsed() -> None:
     assert parse_partitioning("dirichlet:0.5") == Partitioning("dirichlet", 0.5)
     assert parse_partitioning("column").kind == "column"
 
 
-def test_averages_are_weighted_and_whole_numbers_stay_whole() -> None:
+def test_averages_are_weighted_and_integers_stay_integers() -> None:
     models = [{"w": torch.tensor([0.0]), "n": torch.tensor(1)}, {"w": torch.tensor([4.0]), "n": torch.tensor(4)}]
     mean = average(models, [1, 3])
     assert mean["w"].tolist() == [3.0]
@@ -239,4 +239,4 @@ def test_averages_are_weighted_and_whole_numbers_stay_whole() -> None:
 
 @pytest.mark.parametrize(("samples", "pieces", "sizes"), [(10, 4, [2, 3, 2, 3]), (3, 5, [1, 1, 1]), (4, 1, [4])])
 def test_micro_batches_are_as_even_as_can_be(samples: int, pieces: int, sizes: list[int]) -> None:
-    assert [one.stop - one.start for one in split_evenly(samples, pieces)] == sizes
+    assert [piece.stop - piece.start for piece in split_evenly(samples, pieces)] == sizes

@@ -1,4 +1,4 @@
-"""Models: the zoo fits its data, anybody's own can be cut, and what cannot is told where."""
+"""The model zoo fits its data; user models are split, or refused with the place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import UsageError
-from trainer.models.fx_split import check_layers, to_layers
+from trainer.models.fx_split import check_layers, split_into_layers
 from trainer.models.zoo import MODELS, build_layers, choose_model
 from trainer.profiling.layer_costs import layer_costs, segment_shapes
 
@@ -49,7 +49,7 @@ class Tied(nn.Module):
 
 
 class Ladder(nn.Module):
-    """The input is needed until the end: there is no place to cut."""
+    """The input is used by the last operation, so no single tensor is ever live."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ class Ladder(nn.Module):
         return outputs
 
 
-class Deciding(nn.Module):
-    """What it does depends on the values."""
+class DataDependent(nn.Module):
+    """The control flow depends on the values."""
 
     def forward(self, values: Tensor) -> Tensor:
         return values if values.sum() > 0 else -values
@@ -70,17 +70,18 @@ class Deciding(nn.Module):
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_a_model_of_the_zoo_is_the_same_wherever_it_is_built(name: str) -> None:
     first, second = (nn.Sequential(*build_layers(name, 5, SHAPES[name], 4)) for _ in range(2))
-    assert all(one.equal(other) for one, other in zip(first.parameters(), second.parameters(), strict=True))
+    assert all(value.equal(other) for value, other in zip(first.parameters(), second.parameters(), strict=True))
     assert first(torch.rand(2, *SHAPES[name])).shape == (2, 4)
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_no_model_of_the_zoo_has_batch_statistics(name: str) -> None:
     layers = build_layers(name, 1, SHAPES[name], 4)
-    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for one in layers for module in one.modules())
+    modules = [module for layer in layers for module in layer.modules()]
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules)
 
 
-def test_the_profile_of_any_model_is_traced() -> None:
+def test_the_costs_of_a_transformer_are_traced() -> None:
     """Attention of one head group over T tokens of width D: 4 projections of D x D, and 2 products of T x T x D."""
     layers = build_layers("transformer", 1, (52, 32), 22)
     costs = layer_costs(layers, (52, 32))
@@ -102,33 +103,33 @@ def test_tracing_leaves_the_model_as_it_is() -> None:
 
 def test_a_traced_model_is_cut_where_one_tensor_is_alive() -> None:
     model = Branching()
-    layers = to_layers(model, "mine:model")
+    layers = split_into_layers(model, "user:model")
     assert [sorted(name for name, _ in layer.named_children()) for layer in layers[:2]] == [["norm", "stem"], ["inner"]]
-    check_layers(layers, "mine:model", (3, 30, 30), 3)
+    check_layers(layers, "user:model", (3, 30, 30), 3)
     samples = torch.rand(4, 3, 30, 30)
     assert nn.Sequential(*layers).eval()(samples).equal(model.eval()(samples))
-    assert not nn.Sequential(*layers).train()(samples).equal(model(samples))  # it drops again when it learns
+    assert not nn.Sequential(*layers).train()(samples).equal(model(samples))  # dropout is active again in training mode
 
 
 def test_everything_between_two_uses_of_a_parameter_is_one_layer() -> None:
-    assert [len(list(layer.children())) for layer in to_layers(Tied(), "mine:model")] == [1, 2, 1]
+    assert [len(list(layer.children())) for layer in split_into_layers(Tied(), "user:model")] == [1, 2, 1]
 
 
 @pytest.mark.parametrize(("model", "sentence"), [
-    (Ladder(), r"can be cut nowhere: after its node \w+ \(values, \w+\)"),
-    (Deciding(), "cannot be traced by torch.fx"),
+    (Ladder(), r"cannot be cut: after its node \w+ \(values, \w+\)"),
+    (DataDependent(), "cannot be traced by torch.fx"),
     ("text", "returned str"),
     (nn.Bilinear(3, 3, 3), "takes 2 inputs"),
 ])
-def test_what_cannot_be_cut_is_told_with_the_place(model: object, sentence: str) -> None:
+def test_a_model_that_cannot_be_cut_is_refused_with_the_place(model: object, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        to_layers(model, "mine:model")
+        split_into_layers(model, "user:model")
 
 
 def test_layers_that_share_a_parameter_are_refused() -> None:
     layer = nn.Linear(3, 3)
     with pytest.raises(UsageError, match="layers 1 and 3 share a parameter"):
-        check_layers([layer, nn.ReLU(), layer], "mine:model", (3,), 3)
+        check_layers([layer, nn.ReLU(), layer], "user:model", (3,), 3)
 
 
 @pytest.mark.parametrize(("layers", "sentence"), [
@@ -139,20 +140,20 @@ def test_layers_that_share_a_parameter_are_refused() -> None:
 ])
 def test_a_chain_that_does_not_fit_the_data_is_refused(layers: list[nn.Module], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        check_layers(layers, "mine:model", (3,), 3)
+        check_layers(layers, "user:model", (3,), 3)
 
 
-def test_a_layer_that_overwrites_its_input_is_made_to_work_on_a_copy() -> None:
+def test_in_place_operations_of_a_layer_are_turned_off() -> None:
     layer = nn.ReLU(inplace=True)
-    check_layers([layer], "mine:model", (3,), 3)
+    check_layers([layer], "user:model", (3,), 3)
     assert not layer.inplace
 
 
-def test_a_function_of_anybodys_own_is_called_with_what_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("somebodys")
+def test_a_user_function_receives_the_arguments_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("user_models")
     module.small = lambda classes: nn.Sequential(nn.Linear(5, classes))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "somebodys", module)
-    (layer,) = build_layers("somebodys:small", 1, (5,), 2)
+    monkeypatch.setitem(sys.modules, "user_models", module)
+    (layer,) = build_layers("user_models:small", 1, (5,), 2)
     assert layer.weight.shape == (2, 5)
 
 
@@ -167,6 +168,6 @@ def test_a_model_that_is_not_there_or_does_not_fit_is_refused(name: str, sentenc
         build_layers(name, 1, (3, 32, 32), 3)
 
 
-def test_the_model_goes_by_the_task_or_else_by_the_shape() -> None:
+def test_the_default_model_depends_on_the_task_or_else_on_the_shape() -> None:
     assert choose_model("traffic-lights", (3, 32, 32))[0] == "signal-cnn"
     assert choose_model("own", (7,))[0] == "mlp"

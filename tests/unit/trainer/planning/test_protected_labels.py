@@ -8,7 +8,7 @@ from torch import nn
 
 from trainer.cloud.preparation import tail_of
 from trainer.errors import UsageError
-from trainer.models.split_model import hides_labels
+from trainer.models.split_model import tail_protects_labels
 from trainer.models.stage import split_evenly
 from trainer.models.zoo import build_layers
 from trainer.planning.codec_selection import CodecSelector
@@ -90,6 +90,6 @@ def test_a_tail_without_parameters_would_reveal_the_labels_and_is_refused() -> N
     layers = [nn.Linear(2, 3), nn.Dropout(0.1), nn.Flatten()]
     with pytest.raises(UsageError, match="The last 2 layers of the model have no parameters"):
         tail_of(layers, True, 2)
-    assert not hides_labels(layers, 1)
-    assert not hides_labels(layers, 3)
-    assert hides_labels(layers, 0)
+    assert not tail_protects_labels(layers, 1)
+    assert not tail_protects_labels(layers, 3)
+    assert tail_protects_labels(layers, 0)
