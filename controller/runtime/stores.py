@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from controller.runtime.environment import default_ledger
@@ -47,6 +48,13 @@ def open_stores(url: str | None, map_name: str, audit_days: int = RETENTION_DAYS
     Raises: StartError if the URL is wrong or the database cannot be opened.
     """
     url = url or default_ledger(map_name)
-    books = Stores(Ledger(url, map_name), TokenStore(url), AuditLog(url, map_name), audit_days)
-    books.tokens.refresh()
-    return books
+    with ExitStack() as opened:
+        ledger = Ledger(url, map_name)
+        opened.callback(ledger.close)
+        tokens = TokenStore(url)
+        opened.callback(tokens.close)
+        audit = AuditLog(url, map_name)
+        opened.callback(audit.close)
+        tokens.refresh()
+        opened.pop_all()
+    return Stores(ledger, tokens, audit, audit_days)

@@ -19,8 +19,12 @@ def open_database(url: str) -> Engine:
     """
     try:
         engine = engine_of(url)
-        with engine.begin() as connection:
-            upgrade(connection)
+        try:
+            with engine.begin() as connection:
+                upgrade(connection)
+        except BaseException:
+            engine.dispose()
+            raise
     except (SQLAlchemyError, CommandError, ImportError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         sentence = f"The ledger {url} cannot be opened: {reason}. An example is sqlite:////var/tmp/paceline.db."
