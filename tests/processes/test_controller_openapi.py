@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -61,7 +62,8 @@ def test_without_tokens_every_answer_is_as_described(ovs: OpenVSwitch, tmp_path:
 
 
 def test_with_tokens_every_answer_is_as_described_and_none_goes_to_strangers(ovs: OpenVSwitch, tmp_path: Path) -> None:
-    secret = TokenStore(f"sqlite:///{tmp_path}/ledger.db").add("all", "all", frozenset({Scope.OPERATE}), Quota())
+    with closing(TokenStore(f"sqlite:///{tmp_path}/ledger.db")) as tokens:
+        secret = tokens.add("all", "all", frozenset({Scope.OPERATE}), Quota())
     controller = Controller(tmp_path)
     try:
         assert "Tokens are needed." in controller.greeting

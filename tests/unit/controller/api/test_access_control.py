@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -103,28 +104,29 @@ class Clock:
 
 def test_a_token_authenticates_until_it_is_revoked_and_authentication_stays_on(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
-    tokens = TokenStore(url, Clock())
-    tokens.refresh()
-    assert tokens.authenticate(None) == ANONYMOUS
-    secret = tokens.add("lab-1", "lab", frozenset({Scope.RESERVE}), Quota(3, None))
-    tokens = TokenStore(url, Clock())
-    tokens.refresh()
-    assert tokens.authenticate(f"bearer {secret}") == caller("reserve", reservations=3)
-    for wrong in (None, "", "Bearer", f"Basic {secret}", f"Bearer {secret}x", "Bearer \xff"):
-        with pytest.raises(Unauthorized):
-            tokens.authenticate(wrong)
-    tokens.revoke("lab-1")
-    with pytest.raises(StartError, match="no valid token lab-1"):
+    with closing(TokenStore(url, Clock())) as tokens:
+        tokens.refresh()
+        assert tokens.authenticate(None) == ANONYMOUS
+        secret = tokens.add("lab-1", "lab", frozenset({Scope.RESERVE}), Quota(3, None))
+    with closing(TokenStore(url, Clock())) as tokens:
+        tokens.refresh()
+        assert tokens.authenticate(f"bearer {secret}") == caller("reserve", reservations=3)
+        for wrong in (None, "", "Bearer", f"Basic {secret}", f"Bearer {secret}x", "Bearer \xff"):
+            with pytest.raises(Unauthorized):
+                tokens.authenticate(wrong)
         tokens.revoke("lab-1")
-    tokens = TokenStore(url, Clock())
-    tokens.refresh()
-    for authorization in (None, f"Bearer {secret}"):
-        with pytest.raises(Unauthorized):
-            tokens.authenticate(authorization)
+        with pytest.raises(StartError, match="no valid token lab-1"):
+            tokens.revoke("lab-1")
+    with closing(TokenStore(url, Clock())) as tokens:
+        tokens.refresh()
+        for authorization in (None, f"Bearer {secret}"):
+            with pytest.raises(Unauthorized):
+                tokens.authenticate(authorization)
 
 
 def test_only_the_digest_of_a_token_is_stored(tmp_path: Path) -> None:
-    secret = TokenStore(f"sqlite:///{tmp_path}/ledger.db").add("lab-1", "lab", frozenset({Scope.READ}), Quota())
+    with closing(TokenStore(f"sqlite:///{tmp_path}/ledger.db")) as tokens:
+        secret = tokens.add("lab-1", "lab", frozenset({Scope.READ}), Quota())
     assert len(secret) >= 43 + len("paceline_")
     for file in tmp_path.iterdir():
         assert secret.encode() not in file.read_bytes()
@@ -157,15 +159,17 @@ def record(at_s: float, status: int = 201) -> AuditRecord:
 
 def test_the_database_rejects_changes_of_recent_audit_records(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
-    audit = AuditLog(url, "pair")
-    for status in (201, 409):
-        audit.write(record(time.time(), status))
-    (first, _), (second, last) = audit.read(0, 10)
-    assert (second > first, last.status, len(last.request)) == (True, 409, 4096)
-    assert [number for number, _ in audit.read(first, 10)] == [second]
+    with closing(AuditLog(url, "pair")) as audit:
+        for status in (201, 409):
+            audit.write(record(time.time(), status))
+        (first, _), (second, last) = audit.read(0, 10)
+        assert (second > first, last.status, len(last.request)) == (True, 409, 4096)
+        assert [number for number, _ in audit.read(first, 10)] == [second]
+    engine = engine_of(url)
     for statement in ("DELETE FROM audit", "UPDATE audit SET status = 200"):
-        with pytest.raises(IntegrityError, match="only grows"), engine_of(url).begin() as connection:
+        with pytest.raises(IntegrityError, match="only grows"), engine.begin() as connection:
             connection.execute(text(statement))
+    engine.dispose()
 
 
 def test_records_older_than_the_retention_are_deleted_for_this_map_only(tmp_path: Path) -> None:
@@ -177,18 +181,18 @@ def test_records_older_than_the_retention_are_deleted_for_this_map_only(tmp_path
     stores.forget(now_s)
     assert [round((now_s - kept.at_s) / DAY_S) for _, kept in stores.audit.read(0, 10)] == [29, 0]
     assert len(other.read(0, 10)) == 3
-    stores.close()
-    stores.ledger.close()
+    for store in (stores, stores.ledger, other):
+        store.close()
 
 
 def test_old_audit_records_are_deleted_in_batches(tmp_path: Path) -> None:
-    audit = AuditLog(f"sqlite:///{tmp_path}/ledger.db", "pair")
-    for number in range(7):
-        audit.write(record(float(number)))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("controller.security.audit.DELETE_BATCH", 2)
-        assert audit.delete_before(before_s=5.0) == 5
-    assert [kept.at_s for _, kept in audit.read(0, 10)] == [5.0, 6.0]
+    with closing(AuditLog(f"sqlite:///{tmp_path}/ledger.db", "pair")) as audit:
+        for number in range(7):
+            audit.write(record(float(number)))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("controller.security.audit.DELETE_BATCH", 2)
+            assert audit.delete_before(before_s=5.0) == 5
+        assert [kept.at_s for _, kept in audit.read(0, 10)] == [5.0, 6.0]
 
 
 def test_the_lifecycle_thread_deletes_old_records_and_survives_a_failure(tmp_path: Path) -> None:
@@ -231,8 +235,9 @@ def test_a_failing_audit_log_shows_in_health_and_metrics(tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def tokens() -> TokenStore:
-    return TokenStore(IN_MEMORY)
+def tokens() -> Iterator[TokenStore]:
+    with closing(TokenStore(IN_MEMORY)) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

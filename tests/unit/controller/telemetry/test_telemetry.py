@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -129,8 +130,9 @@ def test_an_idle_stream_is_kept_open_and_ends_when_closed(monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def metrics() -> Metrics:
-    return Metrics(Service(PAIR, ObedientSwitches(), Ledger(IN_MEMORY, "pair")))
+def metrics() -> Iterator[Metrics]:
+    with closing(Ledger(IN_MEMORY, "pair")) as ledger:
+        yield Metrics(Service(PAIR, ObedientSwitches(), ledger))
 
 
 def values(metrics: Metrics) -> dict[str, float]:
