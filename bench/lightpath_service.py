@@ -35,13 +35,13 @@ from rich.table import Table
 from control_plane.dummy_switches import wait_until
 from controller.dataplane.entries import MeterEntry, SwitchState
 from controller.dataplane.southbound import (
-    ChangesByNumber,
+    ChangesByDatapath,
     FlowCounter,
     MeterCounter,
     Pause,
     Reading,
+    SwitchConnected,
     SwitchEvent,
-    SwitchUp,
 )
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Requirement, Reservation
@@ -74,7 +74,7 @@ class NoSwitches:
         self._numbers = frozenset(network.switch_by_datapath_id)
         for number, node in network.switch_by_datapath_id.items():
             ports = {link.source_port: (f"p{link.source_port}", True) for link in network.links_from(node.name)}
-            self.events.put(SwitchUp(number, ports))
+            self.events.put(SwitchConnected(number, ports))
 
     def expect(self, names: Mapping[int, str]) -> None:
         """Nobody shows a certificate."""
@@ -87,7 +87,7 @@ class NoSwitches:
         """Never."""
         return 0.0
 
-    def apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:  # noqa: ARG002
+    def apply(self, phases: Iterable[ChangesByDatapath | Pause], timeout_s: float) -> Future[None]:  # noqa: ARG002
         """What would be told is worked out, and told nobody."""
         for _ in phases:
             pass

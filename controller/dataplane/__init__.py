@@ -1,1 +1,1 @@
-"""OpenFlow state as plain data: what every switch should hold."""
+"""OpenFlow state as plain data: the intended entries of every switch, and the order of updates."""

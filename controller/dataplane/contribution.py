@@ -1,4 +1,4 @@
-"""What one reservation, or one lightpath, adds to the switches."""
+"""The contribution of one reservation, or one lightpath, to the intended state of the switches."""
 
 from __future__ import annotations
 
@@ -15,50 +15,52 @@ from controller.dataplane.entries import (
     SwitchState,
     key_of,
 )
-from controller.dataplane.lightpath_entries import LightpathUse, switched, switched_with_way_back
+from controller.dataplane.lightpath_entries import LightpathUse, crankback_entries, lightpath_entries
 from controller.domain.frozen import frozen
 from controller.domain.network import Network
 
 
 @frozen
 class Contribution:
-    """What one reservation adds to its switches, and what it takes of each directed link at this moment.
+    """The entries of one reservation by switch, and the rate that it uses of each directed link at this moment.
 
-    Two live reservations never add an entry of the same key, but maybe the same group. `light`: what must be lit for
-    it; others may travel in that, too. What lightpaths take of their links is not in `taken_bps`.
+    No two live reservations have an entry of the same key, but they may share groups. `lightpath_uses`: the lightpaths
+    it needs, which others may share. The link rates of lightpaths are not in `reserved_bps`.
     """
 
     entries: Mapping[str, Entries]
-    taken_bps: dict[str, int]
-    light: frozenset[LightpathUse] = frozenset()
+    reserved_bps: dict[str, int]
+    lightpath_uses: frozenset[LightpathUse] = frozenset()
 
     @property
     def states(self) -> Mapping[str, SwitchState]:
-        """The entries in another form."""
+        """The entries as switch states."""
         return {name: _state(entries.values()) for name, entries in self.entries.items()}
 
 
-NO_PART = Contribution({}, {})
+NO_CONTRIBUTION = Contribution({}, {})
 
 
 @lru_cache(maxsize=4096)
-def lit(network: Network, light: LightpathUse) -> Contribution:
-    """What a lightpath adds while it is lit: entries on its switches, and all of its rate on each of its links.
+def lightpath_contribution(network: Network, use: LightpathUse) -> Contribution:
+    """The contribution of a lit lightpath: its entries, and its whole rate on each of its links.
 
-    Its way back adds entries and groups and takes nothing: the rate on the way back is the flows' own.
+    Its crankback direction adds entries and groups but no rate: the rate there belongs to the flows.
     """
-    lightpath = light.lightpath
-    if light.with_way_back:
-        return Contribution(by_switch(switched_with_way_back(network, lightpath)), {})
-    return Contribution(by_switch(switched(network, lightpath)), dict.fromkeys(lightpath.links, lightpath.rate_bps))
+    lightpath = use.lightpath
+    if use.with_crankback:
+        return Contribution(by_switch(crankback_entries(network, lightpath)), {})
+    return Contribution(
+        by_switch(lightpath_entries(network, lightpath)), dict.fromkeys(lightpath.links, lightpath.rate_bps)
+    )
 
 
 def by_switch(entries: Iterable[tuple[str, Entry]]) -> Mapping[str, Entries]:
-    """(switch, entry), by switch and key."""
-    found: dict[str, Entries] = {}
+    """Entries by switch and key."""
+    grouped: dict[str, Entries] = {}
     for name, entry in entries:
-        found.setdefault(name, {})[key_of(entry)] = entry
-    return found
+        grouped.setdefault(name, {})[key_of(entry)] = entry
+    return grouped
 
 
 def _state(entries: Iterable[Entry]) -> SwitchState:

@@ -1,4 +1,4 @@
-"""What a switch can hold, as plain data: meters, groups and flow entries, and the numbers that mark them as ours."""
+"""Meters, groups and flow entries as plain data, and the number ranges that identify those managed by Paceline."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 COOKIE_TAG = 0x9ACE
-"""The first 16 bits of every cookie of ours; then 32 bits of reservation number (0: none) and 16 of version."""
+"""The first 16 bits of every managed cookie; 32 bits of reservation number (0: none) and 16 of version follow."""
 COOKIE_TAG_MASK = 0xFFFF << 48
 COOKIE_RESERVATION_MASK = 0xFFFF_FFFF_FFFF << 16
 
 BEST_EFFORT_METERS = 100_000
 ARP_METERS = 105_000
-OUR_METERS = range(100_000, 262_144)
-"""The meter ids that are ours: best effort and ARP + port number, reservations from 110000 up."""
+MANAGED_METERS = range(100_000, 262_144)
+"""The managed meter ids: best effort and ARP by port number, reservations from 110000 up."""
 
-LIGHT_GROUPS = range(0x5000_0000, 0x5800_0000)
-"""On an optical network: twice a fibre (6 bits) and a channel (7 bits), and whether the second is the way back."""
-LINE_GROUPS = range(0x5A00_0000, 0x5C00_0000)
-"""On others: two port numbers of twelve bits, and whether the second is the way back."""
-OUR_GROUPS = range(LIGHT_GROUPS.start, LINE_GROUPS.stop)
-"""The group ids that are ours."""
+LIGHTPATH_GROUPS = range(0x5000_0000, 0x5800_0000)
+"""On an optical network: two pairs of fibre (6 bits) and channel (7 bits), and whether the second is crankback."""
+PORT_PAIR_GROUPS = range(0x5A00_0000, 0x5C00_0000)
+"""Elsewhere: two port numbers of 12 bits, and whether the second is crankback."""
+MANAGED_GROUPS = range(LIGHTPATH_GROUPS.start, PORT_PAIR_GROUPS.stop)
+"""The managed group ids."""
 
 CONTROLLER_PORT = 0xFFFF_FFFD
 IN_PORT = 0xFFFF_FFF8
-"""OFPP_IN_PORT: back to where the packet came from; a switch sends nothing there unless told so by this name."""
+"""OFPP_IN_PORT: the ingress port, to which a switch sends only if an action names it this way."""
 
 VLAN = 0x8100
 VLAN_PRESENT = 0x1000
-"""OFPVID_PRESENT: the bit that says of a VLAN id that there is one."""
+"""OFPVID_PRESENT: the bit that marks a frame as tagged."""
 
 MatchValue = int | str | tuple[int, int]
 FlowMatch = tuple[tuple[str, MatchValue], ...]
@@ -46,7 +46,7 @@ class MeterEntry(NamedTuple):
 
 
 class Bucket(NamedTuple):
-    """Where packets go as long as `watch_port` is up, with that VLAN id (and OFPVID_PRESENT) if one is named."""
+    """Output while `watch_port` is up; `vlan_vid`, with OFPVID_PRESENT, is set first if given."""
 
     watch_port: int
     out_port: int
@@ -54,7 +54,7 @@ class Bucket(NamedTuple):
 
     @property
     def actions(self) -> tuple[Action, ...]:
-        """What is done to them."""
+        """The actions on packets that take this bucket."""
         out: tuple[Action, ...] = (("output", self.out_port),)
         return out if self.vlan_vid is None else (("set_vlan_vid", self.vlan_vid), *out)
 
@@ -69,7 +69,7 @@ class GroupEntry(NamedTuple):
 class FlowEntry(NamedTuple):
     """A flow entry; `match` is sorted by field, a pair as value is (value, mask).
 
-    Order of work: meter, then actions, then the next table. Actions: ("set_ip_dscp", n), ("set_eth_dst", address),
+    Order of execution: meter, then actions, then the next table. Actions: ("set_ip_dscp", n), ("set_eth_dst", address),
     ("output", port), ("group", id), ("push_vlan", 0x8100), ("set_vlan_vid", VLAN_PRESENT | id), ("pop_vlan", 0).
     """
 
@@ -83,13 +83,13 @@ class FlowEntry(NamedTuple):
 
     @property
     def key(self) -> EntryKey:
-        """What makes it one entry: a switch holds at most one of each key."""
+        """Its identity: a switch holds at most one entry of a key."""
         return self.table, self.priority, self.match
 
 
 @dataclass(frozen=True, slots=True)
 class SwitchState:
-    """Everything of ours that one switch holds."""
+    """All managed entries of one switch."""
 
     meters: Mapping[int, MeterEntry] = field(default_factory=dict)
     flows: Mapping[EntryKey, FlowEntry] = field(default_factory=dict)
@@ -99,7 +99,7 @@ class SwitchState:
 Entry = FlowEntry | MeterEntry | GroupEntry
 
 Key = tuple[Literal["meter", "group"], int] | tuple[Literal["flow"], EntryKey]
-"""What makes it one thing on a switch: a switch holds at most one of each key."""
+"""The identity of an entry: a switch holds at most one of a key."""
 
 Entries = dict[Key, Entry]
 
@@ -112,7 +112,7 @@ def key_of(entry: Entry) -> Key:
 
 
 def entries_of(state: SwitchState) -> Entries:
-    """The same by key."""
+    """The entries of a state by key."""
     meters: Entries = {("meter", meter_id): meter for meter_id, meter in state.meters.items()}
     flows: Entries = {("flow", key): entry for key, entry in state.flows.items()}
     groups: Entries = {("group", group_id): group for group_id, group in state.groups.items()}
@@ -128,23 +128,23 @@ BASE_COOKIE = cookie_of(0, 0)
 
 
 def match_of(fields: Mapping[str, MatchValue]) -> FlowMatch:
-    """A match in the order in which matches are compared."""
-    return tuple(sorted(fields.items()))  # no two fields are the same, so values are never compared
+    """A match in canonical order."""
+    return tuple(sorted(fields.items()))  # field names are unique, so values are never compared
 
 
 def describe(entry: Entry) -> str:
-    """An entry in one line, for a person."""
+    """An entry as one readable line."""
     if isinstance(entry, MeterEntry):
         return f"meter {entry.meter_id}: {entry.rate_kbps} kbit/s, burst {entry.burst_kbit} kbit"
     if isinstance(entry, GroupEntry):
         buckets = "; ".join(
-            f"{', '.join(f'{name}:{value}' for name, value in each.actions)} while {each.watch_port} is up"
-            for each in entry.buckets
+            f"{', '.join(f'{name}:{value}' for name, value in bucket.actions)} while {bucket.watch_port} is up"
+            for bucket in entry.buckets
         )
         return f"group 0x{entry.group_id:08x}: {buckets}"
     match = ",".join(f"{name}={value}" for name, value in entry.match)
-    does = [f"meter:{entry.meter_id}"] if entry.meter_id is not None else []
-    does += [f"{name}:{value}" for name, value in entry.actions]
-    does += [f"goto:{entry.goto}"] if entry.goto is not None else []
+    instructions = [f"meter:{entry.meter_id}"] if entry.meter_id is not None else []
+    instructions += [f"{name}:{value}" for name, value in entry.actions]
+    instructions += [f"goto:{entry.goto}"] if entry.goto is not None else []
     where = f"table {entry.table}, priority {entry.priority}, cookie 0x{entry.cookie:016x}"
-    return f"{where}: {match or 'anything'} -> {', '.join(does) or 'drop'}"
+    return f"{where}: {match or 'anything'} -> {', '.join(instructions) or 'drop'}"

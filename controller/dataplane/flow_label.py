@@ -1,4 +1,4 @@
-"""One reserved flow in a switch's tables: its label, and the entries that it is sent on by."""
+"""The label of a reserved flow, and its forwarding entries."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ IPV4 = 0x0800
 
 RESERVED_PRIORITY = 300
 
-Laid = tuple[tuple[str, FlowEntry], ...]
+PlacedEntries = tuple[tuple[str, FlowEntry], ...]
 """(switch, entry)."""
 
 
-def label(network: Network, placement: Placement) -> str:
-    """The destination address that stands for a flow and a version of it: locally administered, like no host's.
+def flow_label(network: Network, placement: Placement) -> str:
+    """The locally administered MAC address that identifies a flow and its version.
 
-    12 bits of first switch, 18 of meter, 16 of version.
+    12 bits of first switch, 18 of meter, 16 of version. No host has such an address.
     """
     switch = network.nodes[placement.switches[0]].datapath_id or 0
     version = placement.version & 0xFFFF
@@ -34,33 +34,33 @@ def label(network: Network, placement: Placement) -> str:
 
 @lru_cache(maxsize=65_536)
 def hops(network: Network, path: tuple[str, ...]) -> tuple[tuple[DirectedLink, DirectedLink], ...]:
-    """At each switch of a path: the link in and the link out."""
+    """For each switch of a path: ingress link and egress link."""
     return tuple(pairwise(network.links_along(path)))
 
 
-class Ways:
-    """Makes the entries of one flow."""
+class FlowEntryFactory:
+    """Makes the flow entries of one reserved flow."""
 
     def __init__(self, network: Network, placement: Placement, cookie: int) -> None:
         self.network = network
         self.cookie = cookie
-        self.label = label(network, placement)
+        self.label = flow_label(network, placement)
         self.host_mac = network.nodes[placement.flow.destination].mac or ""
 
     def entry(
         self, switch: str, in_port: int, actions: tuple[Action, ...], table: int = 1, dscp: int | None = RESERVED_DSCP
     ) -> tuple[str, FlowEntry]:
-        """What is done with the flow's packets that come in there, with that mark (None: any)."""
-        match: FlowMatch = ("eth_dst", self.label), ("eth_type", IPV4), ("in_port", in_port)  # as match_of has them
+        """The entry for the flow's packets that enter a switch at a port, with that DSCP (None: any)."""
+        match: FlowMatch = ("eth_dst", self.label), ("eth_type", IPV4), ("in_port", in_port)  # sorted as by match_of
         if dscp is not None:
             match = (*match, ("ip_dscp", dscp))
         return switch, FlowEntry(table, RESERVED_PRIORITY, match, self.cookie, actions=actions)
 
-    def onward(self, link: DirectedLink) -> tuple[Action, ...]:
-        """On to the next node; a host gets its own address back."""
+    def output(self, link: DirectedLink) -> tuple[Action, ...]:
+        """The actions that send to the next node; the host's address is restored before a host."""
         out: Action = ("output", link.source_port)
         return (out,) if self.network.nodes[link.destination].is_switch else (("set_eth_dst", self.host_mac), out)
 
-    def forward(self, before: DirectedLink, link: DirectedLink) -> tuple[str, FlowEntry]:
-        """From one link on to the next."""
-        return self.entry(link.source, before.destination_port, self.onward(link))
+    def forward(self, ingress: DirectedLink, egress: DirectedLink) -> tuple[str, FlowEntry]:
+        """The entry that forwards from one link to the next."""
+        return self.entry(egress.source, ingress.destination_port, self.output(egress))

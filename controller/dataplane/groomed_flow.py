@@ -1,16 +1,16 @@
-"""One reserved flow on an optical network: it is seen where a lightpath begins or ends, and nowhere between.
+"""Forwarding entries of a reserved flow over lightpaths: only switches at the ends of lightpaths have entries for it.
 
-The way of a protected flow with the path s1=s3=s6 in lightpaths A and B, and the backup s1=s6 in lightpath C:
+A protected flow with working path s1=s3=s6 in lightpaths A and B, and backup path s1=s6 in lightpath C:
 
-    s1 from the host         -> group: A, or C
-    within A and B           -> on, or back to where that lightpath begins; see switching.py
-    s3 out of A              -> group: B, or back in A
-    s3 turned back in B      -> back in A
-    s1 turned back in A      -> C
-    s6 out of B, or out of C -> the host
+    s1 from the host       -> group: A, or C
+    within A and B         -> onward, or back to the start of that lightpath; see lightpath_entries.py
+    s3 out of A            -> group: B, or back in A (crankback)
+    s3 cranked back in B   -> back in A
+    s1 cranked back in A   -> C
+    s6 out of B or C       -> the host
 
-Where a packet came in says which of these it is, as on any map (`fast_failover`); within a lightpath its VLAN id
-says so. So no packet can go in circles here either.
+The ingress port tells these cases apart, as without lightpaths (`fast_failover`); within a lightpath the VLAN id does.
+Hence packets cannot loop.
 """
 
 from __future__ import annotations
@@ -20,118 +20,139 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from controller.dataplane.entries import VLAN, Action, FlowEntry, GroupEntry
-from controller.dataplane.fast_failover import hold_apart, is_protected
-from controller.dataplane.flow_label import LATE_DSCP, RESERVED_DSCP, Laid, Ways, hops
-from controller.dataplane.lightpath_entries import AFTER_LIGHT, LightpathUse, colour, failover, turned
+from controller.dataplane.fast_failover import is_protected, require_disjoint
+from controller.dataplane.flow_label import LATE_DSCP, RESERVED_DSCP, FlowEntryFactory, PlacedEntries, hops
+from controller.dataplane.lightpath_entries import (
+    LIGHTPATH_EXIT_TABLE,
+    LightpathUse,
+    lightpath_failover_group,
+    push_crankback_tag,
+    push_tag,
+)
 from controller.domain.lightpath import Lightpath
 from controller.domain.network import Network
 from controller.domain.path import Path
 from controller.domain.reservation import Placement
 
-ANY_MARK = None
-"""Out of a lightpath comes only what a first switch has let into it."""
+ANY_DSCP = None
+"""Only packets that a first switch has classified come out of a lightpath."""
 
 
 @dataclass(frozen=True, slots=True)
 class LightpathTraversal:
-    """Where a lightpath of a protected flow's path begins: the ports in and out, and what is done if it is cut."""
+    """The start of a lightpath on a protected flow's working path: ports, and the actions if the lightpath is cut."""
 
     switch: str
     in_port: int
     out_port: int
     group: GroupEntry
-    aside: tuple[Action, ...]
+    failover_actions: tuple[Action, ...]
 
     @property
-    def ahead(self) -> tuple[Action, ...]:
-        """What is done with what is on its way."""
+    def forward_actions(self) -> tuple[Action, ...]:
+        """The actions on packets that arrive on the working path."""
         return ("push_vlan", VLAN), ("group", self.group.group_id)
 
 
-def light_of(placement: Placement) -> tuple[LightpathUse, ...]:
-    """What must be lit for a flow: its lightpaths, and the ways back of those that a protected flow's path goes in."""
+def lightpath_uses(placement: Placement) -> tuple[LightpathUse, ...]:
+    """The lightpaths of a flow, those on a protected flow's working path with crankback."""
     lightpaths = (*placement.lightpaths, *placement.backup_lightpaths)
-    back = placement.lightpaths if is_protected(placement) else ()
-    return (*map(LightpathUse, lightpaths), *(LightpathUse(lightpath, with_way_back=True) for lightpath in back))
+    protected = placement.lightpaths if is_protected(placement) else ()
+    return (*map(LightpathUse, lightpaths), *(LightpathUse(lightpath, with_crankback=True) for lightpath in protected))
 
 
 def traversals(network: Network, placement: Placement) -> tuple[LightpathTraversal, ...]:
-    """Those of a protected flow, from its first switch on; none of a flow without a backup."""
+    """The lightpath traversals of a protected flow, from its first switch on; none for an unprotected flow."""
     return _traversals(network, placement) if network.grid is not None and is_protected(placement) else ()
 
 
 @lru_cache(maxsize=8192)
 def _traversals(network: Network, placement: Placement) -> tuple[LightpathTraversal, ...]:
-    before = {link.source: coming.destination_port for coming, link in hops(network, placement.path)}
+    in_ports = _ingress_ports(network, placement.path)
     backup = placement.backup_lightpaths[0]
-    around = _first_port(network, backup)
+    backup_port = _first_port(network, backup)
     found = []
     for number, lightpath in enumerate(placement.lightpaths):
         switch, out_port = lightpath.nodes[0], _first_port(network, lightpath)
-        last = placement.lightpaths[number - 1] if number else None
-        second = (backup, around) if last is None else (last, before[switch])
-        group = failover(network, switch, (lightpath, out_port), second, turns_back=last is not None)
-        tag = colour(backup) if last is None else turned(last)
-        found.append(LightpathTraversal(switch, before[switch], out_port, group, (*tag, ("output", second[1]))))
+        previous = placement.lightpaths[number - 1] if number else None
+        second = (backup, backup_port) if previous is None else (previous, in_ports[switch])
+        group = lightpath_failover_group(network, switch, (lightpath, out_port), second, crankback=previous is not None)
+        tag = push_tag(backup) if previous is None else push_crankback_tag(previous)
+        found.append(LightpathTraversal(switch, in_ports[switch], out_port, group, (*tag, ("output", second[1]))))
     return tuple(found)
 
 
 @lru_cache(maxsize=8192)
-def laid_in_light(network: Network, placement: Placement, cookie: int, on_backup: bool) -> Laid:
-    """What the tables of each switch hold for a flow, from the last switch back to the first.
+def groomed_forwarding_entries(network: Network, placement: Placement, cookie: int, on_backup: bool) -> PlacedEntries:
+    """The entries of a flow in tables 1 and 2, from the last switch back to the first.
 
-    `on_backup`: the first switch sends it there at once; the rest of the path stays as it is. What is late of a flow
-    with a window goes into its lightpaths, too, with its own mark.
+    `on_backup`: the first switch sends to the backup path at once; the rest of the working path stays. Late packets of
+    a flow with a window enter its lightpaths too, with their own DSCP.
 
-    Raises: ValueError if backup and path share a link, where packets could go in circles (a bug in admission).
+    Raises: ValueError if the two paths share a link, where packets could loop (a bug in admission).
     """
-    ways = Ways(network, placement, cookie)
-    before, link = hops(network, placement.path)[0]
+    factory = FlowEntryFactory(network, placement, cookie)
+    ingress, egress = hops(network, placement.path)[0]
     if is_protected(placement):
-        hold_apart(placement)
+        require_disjoint(placement)
         start, *further = traversals(network, placement)
         rest = [
-            *_behind_the_first(ways, placement.backup_path or (), placement.backup_lightpaths),
-            *_to_the_host(ways, placement.path),
-            *(entry for each in reversed(further) for entry in (_turned(ways, each), _ahead(ways, each))),
-            _turned(ways, start),
+            *_entries_behind_first(factory, placement.backup_path or (), placement.backup_lightpaths),
+            *_exit_to_host(factory, placement.path),
+            *(
+                entry
+                for traversal in reversed(further)
+                for entry in (_crankback_entry(factory, traversal), _forward_entry(factory, traversal))
+            ),
+            _crankback_entry(factory, start),
         ]
-        first = start.aside if on_backup else start.ahead
+        first = start.failover_actions if on_backup else start.forward_actions
     else:
-        rest = _behind_the_first(ways, placement.path, placement.lightpaths)
-        first = _into(ways, placement.lightpaths[0]) if placement.lightpaths else ways.onward(link)
-    marks = (RESERVED_DSCP,) if placement.window is None else (RESERVED_DSCP, LATE_DSCP)
-    return (*rest, *(ways.entry(link.source, before.destination_port, first, dscp=mark) for mark in marks))
+        rest = _entries_behind_first(factory, placement.path, placement.lightpaths)
+        first = _enter(factory, placement.lightpaths[0]) if placement.lightpaths else factory.output(egress)
+    dscps = (RESERVED_DSCP,) if placement.window is None else (RESERVED_DSCP, LATE_DSCP)
+    return (*rest, *(factory.entry(egress.source, ingress.destination_port, first, dscp=dscp) for dscp in dscps))
 
 
-def _turned(ways: Ways, crossing: LightpathTraversal) -> tuple[str, FlowEntry]:
-    """What comes back out of the lightpath that begins there."""
-    return ways.entry(crossing.switch, crossing.out_port, crossing.aside, AFTER_LIGHT, ANY_MARK)
+def _crankback_entry(factory: FlowEntryFactory, traversal: LightpathTraversal) -> tuple[str, FlowEntry]:
+    """The entry for packets cranked back in the lightpath that starts there."""
+    return factory.entry(
+        traversal.switch, traversal.out_port, traversal.failover_actions, LIGHTPATH_EXIT_TABLE, ANY_DSCP
+    )
 
 
-def _ahead(ways: Ways, crossing: LightpathTraversal) -> tuple[str, FlowEntry]:
-    """What comes out of the lightpath that ends there."""
-    return ways.entry(crossing.switch, crossing.in_port, crossing.ahead, AFTER_LIGHT, ANY_MARK)
+def _forward_entry(factory: FlowEntryFactory, traversal: LightpathTraversal) -> tuple[str, FlowEntry]:
+    """The entry for packets from the lightpath that ends there."""
+    return factory.entry(traversal.switch, traversal.in_port, traversal.forward_actions, LIGHTPATH_EXIT_TABLE, ANY_DSCP)
 
 
-def _behind_the_first(ways: Ways, path: Path, lightpaths: Sequence[Lightpath]) -> list[tuple[str, FlowEntry]]:
-    """Out of the last lightpath to the host, and from each lightpath into the next, whatever is down."""
-    before = {link.source: coming.destination_port for coming, link in hops(ways.network, path)}
-    return [*_to_the_host(ways, path), *(
-        ways.entry(each.nodes[0], before[each.nodes[0]], _into(ways, each), AFTER_LIGHT, ANY_MARK)
-        for each in reversed(lightpaths[1:])
+def _entries_behind_first(
+    factory: FlowEntryFactory, path: Path, lightpaths: Sequence[Lightpath]
+) -> list[tuple[str, FlowEntry]]:
+    """The entries behind the first lightpath: from the last one to the host, and from each into the next."""
+    in_ports = _ingress_ports(factory.network, path)
+    starts = [(lightpath, lightpath.nodes[0]) for lightpath in reversed(lightpaths[1:])]
+    return [*_exit_to_host(factory, path), *(
+        factory.entry(switch, in_ports[switch], _enter(factory, lightpath), LIGHTPATH_EXIT_TABLE, ANY_DSCP)
+        for lightpath, switch in starts
     )]  # fmt: skip
 
 
-def _to_the_host(ways: Ways, path: Path) -> Laid:
-    """Out of its last lightpath and on to the host; not where there is only one switch."""
-    before, link = hops(ways.network, path)[-1]
-    out = ways.entry(link.source, before.destination_port, ways.onward(link), AFTER_LIGHT, ANY_MARK)
-    return (out,) if len(path) > 3 else ()
+def _exit_to_host(factory: FlowEntryFactory, path: Path) -> PlacedEntries:
+    """The entry from the last lightpath to the host; none where both hosts are at one switch."""
+    ingress, egress = hops(factory.network, path)[-1]
+    port, actions = ingress.destination_port, factory.output(egress)
+    entry = factory.entry(egress.source, port, actions, LIGHTPATH_EXIT_TABLE, ANY_DSCP)
+    return (entry,) if len(path) > 3 else ()
 
 
-def _into(ways: Ways, lightpath: Lightpath) -> tuple[Action, ...]:
-    return (*colour(lightpath), ("output", _first_port(ways.network, lightpath)))
+def _ingress_ports(network: Network, path: Path) -> dict[str, int]:
+    """The ingress port at each switch of a path."""
+    return {egress.source: ingress.destination_port for ingress, egress in hops(network, path)}
+
+
+def _enter(factory: FlowEntryFactory, lightpath: Lightpath) -> tuple[Action, ...]:
+    return (*push_tag(lightpath), ("output", _first_port(factory.network, lightpath)))
 
 
 def _first_port(network: Network, lightpath: Lightpath) -> int:

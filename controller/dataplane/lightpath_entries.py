@@ -1,13 +1,13 @@
-"""A lightpath in the data plane: a VLAN id that stands for its channel.
+"""A lightpath in the data plane: a VLAN cross-connect, with the VLAN id in the role of the channel.
 
-The first switch pushes it, behind each flow's own entry (`fast_failover`); every switch on the way looks at the
-port and the VLAN id and at nothing else, so its table grows with lightpaths and not with flows; the last switch takes
-it off and sees flows again. Two lightpaths on one link have different channels, hence different VLAN ids.
+The first switch pushes the tag in each flow's own entry. Every intermediate switch matches only ingress port and VLAN
+id, so its table grows with lightpaths and not with flows. The last switch pops the tag and forwards by flow again. Two
+lightpaths on one link have different channels, hence different VLAN ids.
 
-Frames of protected flows on their path have another VLAN id in the same lightpath, TURNS above the plain one, for
-which every switch on the way has a fast-failover group: on, or else back with a third id, TURNED above the plain one,
-over the same fibres to where the lightpath begins. Frames of flows without a backup stay plain: nothing is booked for
-them on the way back.
+Frames of protected flows on their working path carry a second VLAN id in the same lightpath, PROTECTED_OFFSET above the
+plain one. For it every intermediate switch has a fast-failover group: onward, or else back with a third id,
+CRANKBACK_OFFSET above the plain one, over the same fibres to the start of the lightpath. Frames of unprotected flows
+keep the plain id, because no capacity is booked for them in reverse.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from itertools import pairwise
 
 from controller.dataplane.entries import (
     IN_PORT,
-    LIGHT_GROUPS,
+    LIGHTPATH_GROUPS,
     VLAN,
     VLAN_PRESENT,
     Action,
@@ -32,112 +32,115 @@ from controller.domain.lightpath import Lightpath
 from controller.domain.network import Network
 from topologies.maps import SLOTS_PER_CHANNEL
 
-LIGHT_PRIORITY = 310
-AFTER_LIGHT = 2
-"""The table that sees the flows that came out of a lightpath, at its end or turned back to its beginning."""
+LIGHTPATH_PRIORITY = 310
+LIGHTPATH_EXIT_TABLE = 2
+"""The table for flows that leave a lightpath, at its end or cranked back at its start."""
 
-TURNS = 0x400
-TURNED = 0x800
-"""No plain id is as large: there are 384 slots at most."""
+PROTECTED_OFFSET = 0x400
+CRANKBACK_OFFSET = 0x800
+"""Above every plain id: there are at most 384 slots."""
 
 
 @frozen
 class LightpathUse:
-    """A lightpath; or, `with_way_back`, what is added to it for frames that turn where they cannot go on."""
+    """A lightpath; `with_crankback`: its additional entries for protected flows."""
 
     lightpath: Lightpath
-    with_way_back: bool = False
+    with_crankback: bool = False
 
     def __hash__(self) -> int:
         return hash(self.lightpath.id)
 
 
-def colour(lightpath: Lightpath) -> tuple[Action, ...]:
-    """What makes an untagged frame one of the lightpath's."""
-    return _tag(_plain(lightpath))
+def push_tag(lightpath: Lightpath) -> tuple[Action, ...]:
+    """The actions that put an untagged frame into the lightpath."""
+    return _push(_plain_vid(lightpath))
 
 
-def turned(lightpath: Lightpath) -> tuple[Action, ...]:
-    """What makes an untagged frame one that has turned in the lightpath, or behind its end."""
-    return _tag(_plain(lightpath) + TURNED)
+def push_crankback_tag(lightpath: Lightpath) -> tuple[Action, ...]:
+    """The actions that put an untagged frame into the crankback direction of the lightpath."""
+    return _push(_plain_vid(lightpath) + CRANKBACK_OFFSET)
 
 
-def _tag(vlan_vid: int) -> tuple[Action, ...]:
+def _push(vlan_vid: int) -> tuple[Action, ...]:
     return ("push_vlan", VLAN), ("set_vlan_vid", vlan_vid)
 
 
-def _plain(lightpath: Lightpath) -> int:
+def _plain_vid(lightpath: Lightpath) -> int:
     return VLAN_PRESENT | lightpath.label
 
 
-def switched(network: Network, lightpath: Lightpath) -> list[tuple[str, FlowEntry]]:
-    """(switch, entry), from its last switch back to the second; the first needs none."""
+def lightpath_entries(network: Network, lightpath: Lightpath) -> list[tuple[str, FlowEntry]]:
+    """The entries on its switches, from the last back to the second; the first needs none."""
     links = network.links_along(lightpath.nodes)
-    end = _ends(lightpath, links[-1].destination, links[-1].destination_port, _plain(lightpath))
-    between = [
-        _entry(lightpath, link.source, before.destination_port, _plain(lightpath), ("output", link.source_port))
-        for before, link in pairwise(links)
+    vid = _plain_vid(lightpath)
+    exit_entry = _exit_entry(lightpath, links[-1].destination, links[-1].destination_port, vid)
+    transit = [
+        _entry(lightpath, egress.source, ingress.destination_port, vid, ("output", egress.source_port))
+        for ingress, egress in pairwise(links)
     ]
-    return [end, *reversed(between)]
+    return [exit_entry, *reversed(transit)]
 
 
-def switched_with_way_back(network: Network, lightpath: Lightpath) -> list[tuple[str, FlowEntry | GroupEntry]]:
-    """(switch, entry) for frames that may turn and for those that have, from its last switch back to its first."""
+def crankback_entries(network: Network, lightpath: Lightpath) -> list[tuple[str, FlowEntry | GroupEntry]]:
+    """The entries for protected and for cranked-back frames, from its last switch back to its first."""
     links = network.links_along(lightpath.nodes)
-    turns, home = _plain(lightpath) + TURNS, _plain(lightpath) + TURNED
-    found: list[tuple[str, FlowEntry | GroupEntry]] = [
-        _ends(lightpath, links[-1].destination, links[-1].destination_port, turns)
+    protected, cranked_back = _plain_vid(lightpath) + PROTECTED_OFFSET, _plain_vid(lightpath) + CRANKBACK_OFFSET
+    entries: list[tuple[str, FlowEntry | GroupEntry]] = [
+        _exit_entry(lightpath, links[-1].destination, links[-1].destination_port, protected)
     ]
-    for before, link in reversed(list(pairwise(links))):
-        switch, back = link.source, before.destination_port
-        group = failover(network, switch, (lightpath, link.source_port), (lightpath, back), turns_back=True)
-        found += [
+    for ingress, egress in reversed(list(pairwise(links))):
+        switch, in_port, out_port = egress.source, ingress.destination_port, egress.source_port
+        group = lightpath_failover_group(network, switch, (lightpath, out_port), (lightpath, in_port), crankback=True)
+        entries += [
             (switch, group),
-            _entry(lightpath, switch, back, turns, ("group", group.group_id)),
-            _entry(lightpath, switch, link.source_port, home, ("output", back)),
+            _entry(lightpath, switch, in_port, protected, ("group", group.group_id)),
+            _entry(lightpath, switch, out_port, cranked_back, ("output", in_port)),
         ]
-    return [*found, _ends(lightpath, links[0].source, links[0].source_port, home)]
+    return [*entries, _exit_entry(lightpath, links[0].source, links[0].source_port, cranked_back)]
 
 
 def _entry(
     lightpath: Lightpath, switch: str, in_port: int, vlan_vid: int, action: Action, goto: int | None = None
 ) -> tuple[str, FlowEntry]:
     match = match_of({"in_port": in_port, "vlan_vid": vlan_vid})
-    return switch, FlowEntry(1, LIGHT_PRIORITY, match, cookie_of(0, lightpath.mark), actions=(action,), goto=goto)
+    return switch, FlowEntry(1, LIGHTPATH_PRIORITY, match, cookie_of(0, lightpath.mark), actions=(action,), goto=goto)
 
 
-def _ends(lightpath: Lightpath, switch: str, in_port: int, vlan_vid: int) -> tuple[str, FlowEntry]:
-    return _entry(lightpath, switch, in_port, vlan_vid, ("pop_vlan", 0), AFTER_LIGHT)
+def _exit_entry(lightpath: Lightpath, switch: str, in_port: int, vlan_vid: int) -> tuple[str, FlowEntry]:
+    return _entry(lightpath, switch, in_port, vlan_vid, ("pop_vlan", 0), LIGHTPATH_EXIT_TABLE)
 
 
-def failover(
-    network: Network, switch: str, first: tuple[Lightpath, int], second: tuple[Lightpath, int], turns_back: bool
+def lightpath_failover_group(
+    network: Network, switch: str, first: tuple[Lightpath, int], second: tuple[Lightpath, int], crankback: bool
 ) -> GroupEntry:
-    """The group that sends tagged frames into one lightpath by a port, or else into another by another.
+    """The group that sends tagged frames into the first (lightpath, port), or else into the second.
 
-    `turns_back`: the second is where the frame came from. Its number says all of its content, so a group never changes.
+    `crankback`: the second is where the frame came from. The group id determines the content, so a group never changes.
     """
-    ends = [_end(network, switch, *each) for each in (first, second)]
-    group_id = LIGHT_GROUPS.start | turns_back << 26 | ends[0] << 13 | ends[1]
+    channels = [_fibre_channel(network, switch, *end) for end in (first, second)]
+    group_id = LIGHTPATH_GROUPS.start | crankback << 26 | channels[0] << 13 | channels[1]
     port, second_port = first[1], second[1]
-    around = Bucket(second_port, second_port, _plain(second[0]))
-    back = Bucket(second_port, IN_PORT, _plain(second[0]) + TURNED)
-    return GroupEntry(group_id, (Bucket(port, port, _plain(first[0]) + TURNS), back if turns_back else around))
+    backup = Bucket(second_port, second_port, _plain_vid(second[0]))
+    reverse = Bucket(second_port, IN_PORT, _plain_vid(second[0]) + CRANKBACK_OFFSET)
+    return GroupEntry(
+        group_id, (Bucket(port, port, _plain_vid(first[0]) + PROTECTED_OFFSET), reverse if crankback else backup)
+    )
 
 
-def _end(network: Network, switch: str, lightpath: Lightpath, port: int) -> int:
-    """A channel on a fibre, as 13 bits.
+def _fibre_channel(network: Network, switch: str, lightpath: Lightpath, port: int) -> int:
+    """Fibre and channel of a lightpath at a port, as 13 bits.
 
-    Raises: ValueError if the lightpath begins within a channel: then it is of another grid.
+    Raises: ValueError if the lightpath does not start at a channel boundary, so belongs to another grid.
     """
     channel, rest = divmod(lightpath.first_slot, SLOTS_PER_CHANNEL[network.grid or "fixed"])
     if rest:
         raise ValueError(f"lightpath {lightpath.id} begins at slot {lightpath.first_slot}, within a channel")
-    return _fibres(network, switch)[port] << 7 | channel
+    return _fibre_numbers(network, switch)[port] << 7 | channel
 
 
 @lru_cache(maxsize=4096)
-def _fibres(network: Network, switch: str) -> dict[int, int]:
+def _fibre_numbers(network: Network, switch: str) -> dict[int, int]:
     """A number from 0 up for each port that leads to a switch."""
     ports = [link.source_port for link in network.links_from(switch) if network.nodes[link.destination].is_switch]
     return {port: number for number, port in enumerate(sorted(ports))}

@@ -1,27 +1,20 @@
-"""LLDP frames of our own (from wiring.py)."""
+"""LLDP frames of the wiring check. Source: IEEE 802.1AB-2016 §8 (TLV formats)."""
 
 from __future__ import annotations
 
 import struct
 
 LLDP_MULTICAST = bytes.fromhex("0180c200000e")
-
-
 CHASSIS_PREFIX = b"paceline:"
-
-
 LOCALLY_ASSIGNED = b"\x07"
-
-
 LIFETIME_S = 120
-
 
 PortKey = tuple[int, int]
 """(datapath id, port number)."""
 
 
 def lldp_frame(datapath_id: int, port: int) -> bytes:
-    """The frame a switch sends out of a port to say where it comes from."""
+    """The frame that identifies its source port."""
     source = b"\x02" + datapath_id.to_bytes(8, "big")[-5:]
     chassis = LOCALLY_ASSIGNED + CHASSIS_PREFIX + f"{datapath_id:016x}".encode()
     tlvs = (
@@ -31,7 +24,7 @@ def lldp_frame(datapath_id: int, port: int) -> bytes:
 
 
 def read_lldp_frame(frame: bytes) -> PortKey | None:
-    """Where one of our frames comes from; None for anybody else's or for noise."""
+    """The source port of a wiring-check frame; None for any other or malformed frame."""
     if frame[12:14] != b"\x88\xcc":
         return None
     found: dict[int, bytes] = {}

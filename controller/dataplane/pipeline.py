@@ -1,39 +1,38 @@
-"""What each switch must hold, as plain data: meters and flow entries that follow from the network and reservations.
+"""The intended state of every switch, computed from the network and the reservations: meters, groups, flow entries.
 
-Table 0 classifies, table 1 forwards.
+Table 0 classifies, table 1 forwards, table 2 forwards flows that leave a lightpath.
 
-    table 0  LLDP from a switch            -> controller            (the wiring check)
-             VLAN-tagged, from a host      -> dropped
-             reserved flow, from its host  -> its meter, DSCP 46, its label, table 1
-             the same outside its window   -> its meter, DSCP 34, table 1; on an optical network with its label
-             other IP, from a host         -> DSCP 0, table 1       (nobody marks his own way in)
-             ARP for a host, from a host   -> the port's ARP meter, answered on the spot
-             anything from a switch        -> table 1
-             anything else                 -> dropped: a host speaks under its own addresses only, and the egress
-                                              classifier reads a fixed byte, so a frame that is not IP could spell out
-                                              DSCP 46 there
-    table 1  VLAN id of a lightpath        -> on in it, or at its end: untagged, table 2; see optical/switching.py
-             label and DSCP 46             -> along the flow's path; see protection.py
-             label and DSCP 46 or 34       -> into its lightpath; see optical/crossing.py
-             to a host's MAC, DSCP 34      -> towards that host
-             to a host's MAC               -> best-effort meter of the egress port, towards that host
-    table 2  label                         -> what came out of a lightpath: into the flow's next, to its host, or
-                                              turned back: into the one before, and at the first switch the backup's
+    table 0  LLDP from a switch             -> controller (wiring check)
+             VLAN-tagged, from a host       -> drop
+             reserved flow, from its host   -> its meter, DSCP 46, its label, table 1
+             the same outside its window    -> its meter, DSCP 34, table 1; on an optical network with its label
+             other IP, from a host          -> DSCP 0, table 1 (hosts cannot mark their own packets)
+             ARP for a host, from a host    -> the port's ARP meter, answered by the switch
+             anything from a switch         -> table 1
+             anything else                  -> drop: hosts use their own addresses only; and the egress classifier
+                                               reads a fixed byte, where a frame that is not IP could imitate DSCP 46
+    table 1  VLAN id of a lightpath         -> onward, or at its end untagged to table 2; see lightpath_entries.py
+             label and DSCP 46              -> along the flow's path; see fast_failover.py
+             label and DSCP 46 or 34        -> into its lightpath; see groomed_flow.py
+             to a host's MAC, DSCP 34       -> towards that host
+             to a host's MAC                -> best-effort meter of the egress port, towards that host
+    table 2  label, out of a lightpath      -> into the flow's next lightpath, or to its host
+             label, cranked back            -> into the previous lightpath, at the first switch into the backup
 
-The mark stays on to the host: the last port, too, has best effort to put behind it, and it knows the reserved frames
-by their mark alone.
+The DSCP is kept up to the host: the last port, too, must prefer reserved frames to best effort, and it recognizes them
+by their DSCP only.
 
-Best effort may use whatever no reserved flow uses at the moment: a backup's rate while the primary is up, a periodic
-flow's rate outside its window. The queues put reserved frames first and drop only best effort, so a meter that shrinks
-late costs no promise. While all its paths are broken a reserved flow is best effort itself.
+Best effort may use the rate that no reserved flow uses at the moment: a backup's rate while the working path is up, a
+periodic flow's rate outside its window. The queues prefer reserved frames and drop only best effort, so a best-effort
+meter that shrinks late breaks no guarantee. While all its paths are cut, a reserved flow is forwarded as best effort.
 
-Outside its window a periodic flow is *late*: behind everything reserved and before best effort, at its metered rate. A
-transfer that overruns its window, or finds its gate not open yet, so loses a little time and not its place; behind a
-flood in the best-effort queue its TCP connection would need many windows to recover. Who ignores his window harms
-nobody who was promised something.
+Outside its window a periodic flow is *late*: after all reserved and before best-effort traffic, at its metered rate. A
+transfer that overruns its window, or starts before its gate opens, is thus delayed a little, while in the best-effort
+queue behind a flood its TCP connection would need many windows to recover. Traffic outside its window does not affect
+guaranteed flows.
 
-The first switch answers ARP itself: who has which address follows from the map. No host ever sees another's ARP, so
-there is nothing to poison and nothing to flood, and addresses are resolved whatever links and controller do.
+The first switch answers ARP itself, from the addresses of the map. Hosts never receive ARP of other hosts, so there is
+nothing to poison or to flood, and address resolution depends on neither links nor controller.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from functools import lru_cache
 from math import ceil
 
 from controller.booking.gate_schedule import is_open
-from controller.dataplane.contribution import Contribution, by_switch, lit
+from controller.dataplane.contribution import Contribution, by_switch, lightpath_contribution
 from controller.dataplane.entries import (
     ARP_METERS,
     BASE_COOKIE,
@@ -60,9 +59,9 @@ from controller.dataplane.entries import (
     cookie_of,
     match_of,
 )
-from controller.dataplane.fast_failover import active_path, failover_groups, laid
-from controller.dataplane.flow_label import IPV4, LATE_DSCP, RESERVED_DSCP, hops, label
-from controller.dataplane.groomed_flow import laid_in_light, light_of, traversals
+from controller.dataplane.fast_failover import active_path, failover_groups, forwarding_entries
+from controller.dataplane.flow_label import IPV4, LATE_DSCP, RESERVED_DSCP, flow_label, hops
+from controller.dataplane.groomed_flow import groomed_forwarding_entries, lightpath_uses, traversals
 from controller.dataplane.lightpath_entries import LightpathUse
 from controller.domain.network import BEST_EFFORT_MIN_BPS, DirectedLink, Network, Node
 from controller.domain.path import link_names
@@ -72,7 +71,7 @@ from controller.routing.candidates import next_hops
 BEST_EFFORT_BURST_S = 0.2
 BEST_EFFORT_BURST_MIN_KBIT = 600
 BEST_EFFORT_BURST_MAX_KBIT = 8000
-"""A long burst is kind to TCP but must fit the egress queue: the emulation's queues hold more than this."""
+"""A long burst helps TCP but must fit the egress queue; the emulation's queues are longer than this."""
 
 ARP_METER_MAX_KBPS = 100
 ARP_METER_MIN_KBPS = 8
@@ -86,29 +85,29 @@ ANY_VLAN = (0x1000, 0x1000)
 def contribution_of(
     network: Network, reservation: Reservation, down: frozenset[str] = frozenset(), now_us: int | None = None
 ) -> Contribution:
-    """What one live reservation adds with these links down; it changes only when a link of its paths does.
+    """The contribution of one live reservation with these links down; only links of its paths affect it.
 
-    `now_us`: the moment of Unix time that says which windows are open; None: all of them.
+    `now_us`: Unix time, which determines the open windows; None: all are open.
     """
     entries: list[tuple[str, Entry]] = []
-    taken_bps: dict[str, int] = {}
-    light: set[LightpathUse] = set()
+    reserved_bps: dict[str, int] = {}
+    uses: set[LightpathUse] = set()
     for placement in reservation.carried:
-        light.update(light_of(placement))
+        uses.update(lightpath_uses(placement))
         for link in links_in_use(placement, down, now_us):
             if network.links[link].slots:
-                continue  # best effort is kept off all of the lightpath
-            taken_bps[link] = taken_bps.get(link, 0) + placement.reserved_bps
+                continue  # the whole lightpath is reserved, see lightpath_contribution
+            reserved_bps[link] = reserved_bps.get(link, 0) + placement.reserved_bps
         entries.append((placement.switches[0], reservation_meter(placement)))
-        entries += ((crossing.switch, crossing.group) for crossing in traversals(network, placement))
+        entries += ((traversal.switch, traversal.group) for traversal in traversals(network, placement))
         cookie = cookie_of(reservation.number, placement.version)
-        entries += wanted_entries(network, placement, cookie, down, now_us)
-    return Contribution(by_switch(entries), taken_bps, frozenset(light))
+        entries += intended_entries(network, placement, cookie, down, now_us)
+    return Contribution(by_switch(entries), reserved_bps, frozenset(uses))
 
 
 @lru_cache(maxsize=64)
 def base_states(network: Network, down: frozenset[str] = frozenset()) -> Mapping[str, SwitchState]:
-    """What every switch holds whatever is reserved; the best-effort meters are not among it."""
+    """The entries of every switch that do not depend on reservations; without the best-effort meters."""
     flows: dict[str, dict[EntryKey, FlowEntry]] = {
         switch.name: {entry.key: entry for entry in _classify(network, switch.name)} for switch in network.switches
     }
@@ -124,47 +123,49 @@ def base_states(network: Network, down: frozenset[str] = frozenset()) -> Mapping
     }
 
 
-def wanted_states(
+def intended_states(
     network: Network,
     reservations: Iterable[Reservation],
     down: frozenset[str] = frozenset(),
     now_us: int | None = None,
 ) -> dict[str, SwitchState]:
-    """What every switch must hold for these live reservations; `intended_state` keeps the same step by step."""
-    parts = [contribution_of(network, reservation, down, now_us) for reservation in reservations if reservation.is_live]
+    """The intended state of every switch for these live reservations; `IntendedState` maintains it incrementally."""
+    live = [reservation for reservation in reservations if reservation.is_live]
+    contributions = [contribution_of(network, reservation, down, now_us) for reservation in live]
     base = base_states(network, down)
     meters = {name: dict(state.meters) for name, state in base.items()}
     flows = {name: dict(state.flows) for name, state in base.items()}
-    taken_bps = dict.fromkeys(network.links, 0)
+    reserved_bps = dict.fromkeys(network.links, 0)
     groups = {name: dict(state.groups) for name, state in base.items()}
-    parts += [lit(network, light) for light in {each for part in parts for each in part.light}]
-    for part in parts:
-        for name, state in part.states.items():
+    uses = {use for contribution in contributions for use in contribution.lightpath_uses}
+    contributions += [lightpath_contribution(network, use) for use in uses]
+    for contribution in contributions:
+        for name, state in contribution.states.items():
             meters[name].update(state.meters)
             flows[name].update(state.flows)
             groups[name].update(state.groups)
-        for link, rate_bps in part.taken_bps.items():
-            taken_bps[link] += rate_bps
+        for link, rate_bps in contribution.reserved_bps.items():
+            reserved_bps[link] += rate_bps
     for switch in network.switches:
         for port in network.links_from(switch.name):
-            meter = best_effort_meter(port, taken_bps[port.name])
+            meter = best_effort_meter(port, reserved_bps[port.name])
             meters[switch.name][meter.meter_id] = meter
     return {name: SwitchState(meters[name], flows[name], groups[name]) for name in meters}
 
 
 def links_in_use(placement: Placement, down: frozenset[str], now_us: int | None) -> tuple[str, ...]:
-    """The links on which a flow may send reserved packets at this moment."""
+    """The links that a flow's reserved packets use at this moment."""
     path = active_path(placement, down) if _is_open(placement, now_us) else None
     return link_names(path) if path else ()
 
 
-def wanted_entries(
+def intended_entries(
     network: Network, placement: Placement, cookie: int, down: frozenset[str], now_us: int | None
 ) -> list[tuple[str, FlowEntry]]:
     """The entries of one reserved flow at this moment: (switch, entry), from its last switch back to its first."""
     on_backup = bool(down) and active_path(placement, down) == placement.backup_path
-    lay = laid if network.grid is None else laid_in_light
-    entries = list(lay(network, placement, cookie, on_backup))
+    forwarding = forwarding_entries if network.grid is None else groomed_forwarding_entries
+    entries = list(forwarding(network, placement, cookie, on_backup))
     if active_path(placement, down) is not None:
         entries.append(classifier(network, placement, cookie, late=not _is_open(placement, now_us)))
     return entries
@@ -172,7 +173,7 @@ def wanted_entries(
 
 def reserved_entries(network: Network, placement: Placement, cookie: int) -> list[tuple[str, FlowEntry]]:
     """The entries of one reserved flow when its window is open and no link is down."""
-    return wanted_entries(network, placement, cookie, frozenset(), None)
+    return intended_entries(network, placement, cookie, frozenset(), None)
 
 
 def _is_open(placement: Placement, now_us: int | None) -> bool:
@@ -180,8 +181,8 @@ def _is_open(placement: Placement, now_us: int | None) -> bool:
 
 
 def best_effort_meter(link: DirectedLink, reserved_bps: int) -> MeterEntry:
-    """The meter in front of an egress port: what reservations, or lightpaths, and the margin leave."""
-    least_kbps = BEST_EFFORT_MIN_BPS // 1000 if link.slots else 1  # all of a fibre may be lit
+    """The best-effort meter of an egress port: capacity minus reservations or lightpaths, and minus the margin."""
+    least_kbps = BEST_EFFORT_MIN_BPS // 1000 if link.slots else 1  # the whole spectrum of a fibre may be lit
     rate_kbps = max(least_kbps, (link.capacity_bps - reserved_bps - link.margin_bps) // 1000)
     burst_kbit = round(rate_kbps * BEST_EFFORT_BURST_S)
     burst_kbit = min(max(burst_kbit, BEST_EFFORT_BURST_MIN_KBIT), BEST_EFFORT_BURST_MAX_KBIT)
@@ -194,7 +195,7 @@ def reservation_meter(placement: Placement) -> MeterEntry:
 
 
 def arp_meter_kbps(network: Network) -> int:
-    """What one host may send of ARP: all hosts together stay within the smallest margin."""
+    """The ARP rate of one host: all hosts together stay within the smallest margin."""
     margin_bps = min(link.margin_bps for link in network.links.values())
     share_kbps = margin_bps // (1000 * max(1, len(network.hosts)))
     return min(max(share_kbps, ARP_METER_MIN_KBPS), ARP_METER_MAX_KBPS)
@@ -202,7 +203,7 @@ def arp_meter_kbps(network: Network) -> int:
 
 @lru_cache(maxsize=8192)
 def classifier(network: Network, placement: Placement, cookie: int, late: bool) -> tuple[str, FlowEntry]:
-    """The entry that lets a reserved flow in, at its first switch; `late`: outside its window."""
+    """The entry that admits a reserved flow at its first switch; `late`: outside its window."""
     flow = placement.flow
     source, destination = network.nodes[flow.source], network.nodes[flow.destination]
     match = match_of({
@@ -214,8 +215,8 @@ def classifier(network: Network, placement: Placement, cookie: int, late: bool) 
         f"{flow.match.protocol}_src": flow.match.source_port,
         f"{flow.match.protocol}_dst": flow.match.destination_port,
     })  # fmt: skip
-    mark: tuple[Action, ...] = (("set_ip_dscp", RESERVED_DSCP), ("set_eth_dst", label(network, placement)))
-    if late:  # on an optical network in its lightpath all the same
+    mark: tuple[Action, ...] = (("set_ip_dscp", RESERVED_DSCP), ("set_eth_dst", flow_label(network, placement)))
+    if late:  # on an optical network late packets use the lightpath too
         mark = (("set_ip_dscp", LATE_DSCP), *(mark[1:] if network.grid else ()))
     return placement.switches[0], FlowEntry(0, 300, match, cookie, placement.meter_id, mark, goto=1)
 
@@ -243,23 +244,23 @@ def _classify(network: Network, switch: str) -> list[FlowEntry]:
     return entries
 
 
-def _answer_arp(port: int, asking: Node, sought: Node) -> FlowEntry:
-    """The request of a host, under its own addresses, becomes its answer. Source: RFC 826."""
-    ip, mac = asking.ip or "", asking.mac or ""
-    own: dict[str, MatchValue] = {"in_port": port, "eth_src": mac, "eth_type": ARP}
-    own |= {"arp_op": 1, "arp_sha": mac, "arp_spa": ip}
-    its_ip, its_mac = sought.ip or "", sought.mac or ""
+def _answer_arp(port: int, requester: Node, target: Node) -> FlowEntry:
+    """The entry that turns a host's ARP request, from its own addresses, into the reply. Source: RFC 826."""
+    ip, mac = requester.ip or "", requester.mac or ""
+    request: dict[str, MatchValue] = {"in_port": port, "eth_src": mac, "eth_type": ARP}
+    request |= {"arp_op": 1, "arp_sha": mac, "arp_spa": ip}
+    target_ip, target_mac = target.ip or "", target.mac or ""
     actions = (
         ("set_arp_op", 2),
-        *(("set_eth_src", its_mac), ("set_arp_sha", its_mac), ("set_arp_spa", its_ip)),
+        *(("set_eth_src", target_mac), ("set_arp_sha", target_mac), ("set_arp_spa", target_ip)),
         *(("set_eth_dst", mac), ("set_arp_tha", mac), ("set_arp_tpa", ip)),
         ("output", IN_PORT),
     )
-    return FlowEntry(0, 200, match_of({**own, "arp_tpa": its_ip}), BASE_COOKIE, ARP_METERS + port, actions)
+    return FlowEntry(0, 200, match_of({**request, "arp_tpa": target_ip}), BASE_COOKIE, ARP_METERS + port, actions)
 
 
 def _classify_host(port: int, host: Node) -> list[FlowEntry]:
-    """What a host may send: IP under its own addresses. Whatever else it says is not forwarded."""
+    """The entries that admit IP from a host's own addresses; other frames are dropped."""
     ip, mac = host.ip or "", host.mac or ""
     tagged = match_of({"in_port": port, "vlan_vid": ANY_VLAN})
     ipv4 = match_of({"in_port": port, "eth_src": mac, "eth_type": IPV4, "ipv4_src": ip})

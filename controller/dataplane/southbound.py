@@ -1,4 +1,4 @@
-"""What the service sees of the switches: things that happen to them, and things it can have done to them."""
+"""The southbound interface: switch events, requests to switches, counters."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from typing import Protocol
 from controller.dataplane.entries import FlowEntry, MeterEntry, SwitchState
 from controller.dataplane.update_order import Change
 
-CONFIRM_S = 5.0
-"""How long a switch may take to confirm a step."""
-HUB_S = 60.0
-"""How long the hub may take over everything; only a hub that has stopped ever does."""
+CONFIRM_TIMEOUT_S = 5.0
+"""Time limit for a switch to confirm one stage of an update."""
+HUB_TIMEOUT_S = 60.0
+"""Time limit for any call of the southbound interface; exceeded only if its thread has stopped."""
 
 
 @dataclass(frozen=True, slots=True)
-class SwitchUp:
-    """A switch has connected; `ports` by number: name and whether it is up."""
+class SwitchConnected:
+    """A switch has connected; `ports` by number: name and whether the port is up."""
 
     datapath_id: int
     ports: Mapping[int, tuple[str, bool]]
 
 
 @dataclass(frozen=True, slots=True)
-class SwitchGone:
-    """A switch's control connection is lost; it goes on forwarding by what it holds."""
+class SwitchDisconnected:
+    """A switch's control connection is lost; it keeps forwarding with its entries."""
 
     datapath_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class PortChanged:
-    """A port has come, gone, or changed its state; `up` is None when it is gone."""
+    """A port was added, removed, or changed its state; `up` is None after removal."""
 
     datapath_id: int
     port: int
@@ -43,8 +43,8 @@ class PortChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class LldpSeen:
-    """A wiring-check frame that left (source, source_port) has arrived at (datapath_id, port)."""
+class LldpReceived:
+    """A wiring-check frame sent from (source, source_port) was received at (datapath_id, port)."""
 
     datapath_id: int
     port: int
@@ -53,37 +53,39 @@ class LldpSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class SwitchInDoubt:
-    """A switch has refused something that nobody waits for any more: what it holds is not known now."""
+class SwitchStateUnknown:
+    """A switch has refused a request after its timeout, so its state is unknown."""
 
     datapath_id: int
 
 
 @dataclass(frozen=True, slots=True)
-class Impostor:
-    """Somebody with another's certificate said to be this switch, and was not let in. `names`: the certificate's."""
+class CertificateMismatch:
+    """A connection claimed to be this switch with a certificate for `names` and was rejected."""
 
     datapath_id: int
     names: tuple[str, ...]
     address: str
 
 
-SwitchEvent = SwitchUp | SwitchGone | PortChanged | LldpSeen | SwitchInDoubt | Impostor
+SwitchEvent = (
+    SwitchConnected | SwitchDisconnected | PortChanged | LldpReceived | SwitchStateUnknown | CertificateMismatch
+)
 
-ChangesByNumber = Mapping[int, Sequence[Change]]
-"""What to tell each switch, by datapath id; a barrier follows, even where there is nothing to tell."""
+ChangesByDatapath = Mapping[int, Sequence[Change]]
+"""The changes for each switch; a barrier follows even where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Nothing is told for so long: packets on their way get time to arrive."""
+    """A delay between stages, for packets in flight to arrive."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a switch holds: what is ours, and a line for each thing that is not."""
+    """State read from a switch: its managed entries, and a line for each foreign one."""
 
     state: SwitchState
     foreign: tuple[str, ...] = ()
@@ -91,7 +93,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class FlowCounter:
-    """A flow entry and what has matched it so far."""
+    """A flow entry and its counters."""
 
     entry: FlowEntry
     packets: int
@@ -100,7 +102,7 @@ class FlowCounter:
 
 @dataclass(frozen=True, slots=True)
 class MeterCounter:
-    """A meter and what has passed and been dropped so far; `packets` and `bytes` count all that came in."""
+    """A meter and its counters; `packets` and `bytes` include dropped packets."""
 
     entry: MeterEntry
     packets: int
@@ -110,38 +112,38 @@ class MeterCounter:
 
 
 class Switches(Protocol):
-    """The switches, from any thread. Every future ends within its timeout, with a SwitchError if it must.
+    """Thread-safe access to the switches. Every future completes within its timeout, if need be with a SwitchError.
 
     SwitchDown: not connected, or lost meanwhile. SwitchTimeout: no confirmation. SwitchRefused: an OpenFlow error.
     """
 
     @property
     def events(self) -> Queue[SwitchEvent | None]:
-        """What happens, in order; None wakes the reader for no reason of the switches'."""
+        """Switch events in order; None only wakes the reader."""
 
     def expect(self, names: Mapping[int, str]) -> None:
-        """Whose name the certificate of each switch must bear, where switches must show one, by datapath id."""
+        """Set the name that the certificate of each switch must contain, if TLS is used, by datapath id."""
 
     def connected(self) -> frozenset[int]:
-        """The datapath ids that are connected now."""
+        """The connected datapath ids."""
 
     def silent_s(self, datapath_id: int) -> float:
-        """For how long a switch has owed an answer; 0 if it owes none."""
+        """Age of the oldest unanswered request to a switch; 0 if there is none."""
 
-    def apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:
-        """Send each phase to its switches at once, each closed by a barrier; the next when all have answered.
+    def apply(self, stages: Iterable[ChangesByDatapath | Pause], timeout_s: float) -> Future[None]:
+        """Send each stage to its switches at once, closed by a barrier; the next when all have confirmed.
 
-        The next phase is asked for only then, in the switches' own thread. An error names all that did not do their
-        part in `datapath_ids`.
+        The iterator is advanced only then, in the thread of the southbound interface. An error names in
+        `datapath_ids` all switches that did not confirm.
         """
 
-    def read_state(self, datapath_id: int, timeout_s: float, asking: Callable[[], None]) -> Future[Reading]:
-        """What a switch holds; `asking` is called at the moment for which the answer will be true."""
+    def read_state(self, datapath_id: int, timeout_s: float, on_request: Callable[[], None]) -> Future[Reading]:
+        """Read the state of a switch; `on_request` is called at the moment that the state will reflect."""
 
     def read_counters(
         self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float
     ) -> Future[tuple[list[FlowCounter], list[MeterCounter]]]:
-        """The counters of the entries under a cookie, and of these meters where the switch has them."""
+        """Read the counters of the entries of a cookie, and of those of these meters that the switch has."""
 
     def send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
-        """Send a frame out of each port, unconfirmed; nothing happens if the switch is not connected."""
+        """Send a frame out of each port, unconfirmed; no effect if the switch is not connected."""

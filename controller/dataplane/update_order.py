@@ -1,8 +1,10 @@
-"""Wanted entries + present entries -> changes, in an order in which no promise is broken on the way.
+"""The changes from applied to intended entries, ordered so that every intermediate state keeps all guarantees.
 
-Admitting: first best effort shrinks everywhere and paths are laid, and only then does the first switch let packets in.
-Releasing goes the other way round: best effort grows last. A path that changes is laid beside the old one, under a
-label of its own (controller.dataplane.fast_failover), and taken by one entry at the first switch.
+To admit a flow, best effort is reduced and forwarding entries are installed everywhere before the first switch admits
+packets. A release runs in the opposite order: best effort grows last. A new path is installed beside the old one, under
+its own label (controller.dataplane.fast_failover), and activated by one entry at the first switch.
+
+Source: Reitblat et al., "Abstractions for Network Update", SIGCOMM 2012 (consistent updates).
 """
 
 from __future__ import annotations
@@ -22,37 +24,37 @@ DELETES: frozenset[Kind] = frozenset({"delete_meter", "delete_group", "delete_fl
 
 
 class Phase(IntEnum):
-    """The safe order; each phase is confirmed by every switch before the next begins."""
+    """The safe order of changes."""
 
     SHRINK = 0
-    """Meters that fall, and new meters and groups, which nothing uses yet."""
+    """Meters whose rate falls, and new meters and groups, which are not used yet."""
     LAY = 1
-    """New forwarding entries, which nothing reaches yet, and those that only change their cookie."""
+    """New forwarding entries, which no packet reaches yet, and those that change only their cookie."""
     TURN = 2
-    """Forwarding entries that lead elsewhere than before: best effort, and protected flows at their first switch."""
+    """Forwarding entries with new actions: best effort, and protected flows at their first switch."""
     OPEN = 3
-    """Classifying entries, new and changed, and reservations' meters that rise."""
+    """New and changed classifier entries, and reservation meters whose rate rises."""
     CLOSE = 4
-    """Classifying entries that go."""
+    """Removed classifier entries."""
     CLEAR = 5
-    """Forwarding entries that go."""
+    """Removed forwarding entries."""
     GROW = 6
-    """Meters and groups that go, and port meters that rise."""
+    """Removed meters and groups, and port meters whose rate rises."""
 
 
 @frozen
 class Change:
-    """One thing to tell a switch; `add_flow` also replaces an entry of the same key."""
+    """One modification message; `add_flow` also replaces an entry of the same key."""
 
     kind: Kind
     entry: Entry
 
 
 class Stage(Enum):
-    """Phases that may be told in one breath; a switch does what it is told in order. Confirmed before the next."""
+    """Phases sent together, which a switch executes in order; all switches confirm a stage before the next is sent."""
 
     LAY = (Phase.SHRINK, Phase.LAY)
-    """Nothing reaches what is laid, so it does not matter which switch is first."""
+    """No packet reaches the new entries yet, so the order among switches does not matter."""
     TURN = (Phase.TURN,)
     OPEN = (Phase.OPEN,)
     CLOSE = (Phase.CLOSE,)
@@ -63,41 +65,41 @@ STAGES = tuple(Stage)
 STAGE_OF: tuple[int, ...] = tuple(
     next(number for number, stage in enumerate(STAGES) if phase in stage.value) for phase in Phase
 )
-"""For every phase: the number of its stage, counted in their order."""
+"""For every phase: the index of its stage."""
 
 
-def change_for(wanted: Entry | None, held: Entry | None) -> tuple[Phase, Change] | None:
-    """What to tell a switch that holds the one where the other should be, and when; None: nothing."""
-    if wanted == held:
+def change_for(intended: Entry | None, applied: Entry | None) -> tuple[Phase, Change] | None:
+    """The change from the applied to the intended entry of a key, and its phase; None if they are equal."""
+    if intended == applied:
         return None
-    if wanted is None:
-        return _gone(held)
-    if isinstance(wanted, FlowEntry):
-        return _entry_phase(wanted, held if isinstance(held, FlowEntry) else None), Change("add_flow", wanted)
-    if isinstance(wanted, MeterEntry):
-        if isinstance(held, MeterEntry):
-            return _meter_phase(wanted, held), Change("modify_meter", wanted)
-        return Phase.SHRINK, Change("add_meter", wanted)
-    return Phase.SHRINK, Change("add_group" if held is None else "modify_group", wanted)
+    if intended is None:
+        return _removal(applied)
+    if isinstance(intended, FlowEntry):
+        return _flow_phase(intended, applied if isinstance(applied, FlowEntry) else None), Change("add_flow", intended)
+    if isinstance(intended, MeterEntry):
+        if isinstance(applied, MeterEntry):
+            return _meter_phase(intended, applied), Change("modify_meter", intended)
+        return Phase.SHRINK, Change("add_meter", intended)
+    return Phase.SHRINK, Change("add_group" if applied is None else "modify_group", intended)
 
 
-def _gone(held: Entry | None) -> tuple[Phase, Change] | None:
-    if isinstance(held, FlowEntry):
-        return Phase.CLOSE if held.table == 0 else Phase.CLEAR, Change("delete_flow", held)
-    if isinstance(held, MeterEntry):
-        return Phase.GROW, Change("delete_meter", held)
-    return None if held is None else (Phase.GROW, Change("delete_group", held))
+def _removal(applied: Entry | None) -> tuple[Phase, Change] | None:
+    if isinstance(applied, FlowEntry):
+        return Phase.CLOSE if applied.table == 0 else Phase.CLEAR, Change("delete_flow", applied)
+    if isinstance(applied, MeterEntry):
+        return Phase.GROW, Change("delete_meter", applied)
+    return None if applied is None else (Phase.GROW, Change("delete_group", applied))
 
 
-def _meter_phase(wanted: MeterEntry, present: MeterEntry) -> Phase:
-    if wanted.rate_kbps < present.rate_kbps:
+def _meter_phase(intended: MeterEntry, applied: MeterEntry) -> Phase:
+    if intended.rate_kbps < applied.rate_kbps:
         return Phase.SHRINK
-    return Phase.OPEN if wanted.meter_id >= FIRST_METER_ID else Phase.GROW
+    return Phase.OPEN if intended.meter_id >= FIRST_METER_ID else Phase.GROW
 
 
-def _entry_phase(wanted: FlowEntry, present: FlowEntry | None) -> Phase:
-    if wanted.table == 0:
+def _flow_phase(intended: FlowEntry, applied: FlowEntry | None) -> Phase:
+    if intended.table == 0:
         return Phase.OPEN
-    if present is None or present._replace(cookie=wanted.cookie) == wanted:
+    if applied is None or applied._replace(cookie=intended.cookie) == intended:
         return Phase.LAY
     return Phase.TURN

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from controller.dataplane.entries import (
-    OUR_GROUPS,
-    OUR_METERS,
+    MANAGED_GROUPS,
+    MANAGED_METERS,
     Action,
     Bucket,
     FlowEntry,
@@ -60,7 +60,7 @@ def _decode_actions(actions: Iterable[Any]) -> list[Action]:
 
 def decode_meter_config(config: Any) -> MeterEntry | None:
     """The meter of a meter configuration; None if its id is not ours. A meter unlike ours is returned with rate 0."""
-    if config.meter_id not in OUR_METERS:
+    if config.meter_id not in MANAGED_METERS:
         return None
     if len(config.bands) != 1:
         return MeterEntry(config.meter_id, 0, 0)
@@ -72,7 +72,7 @@ def decode_group_desc(stats: Any, failover: int) -> GroupEntry | None:
 
     `failover`: number of the fast-failover group type.
     """
-    if stats.group_id not in OUR_GROUPS:
+    if stats.group_id not in MANAGED_GROUPS:
         return None
     buckets = tuple(map(_bucket, stats.buckets))
     is_foreign = stats.type != failover or None in buckets

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any, ClassVar, TypeVar, cast
 
 from controller.dataplane.lldp import read_lldp_frame
-from controller.dataplane.southbound import LldpSeen, PortChanged, SwitchGone, SwitchUp
+from controller.dataplane.southbound import LldpReceived, PortChanged, SwitchConnected, SwitchDisconnected
 from controller.openflow import ryu_runtime
 from controller.openflow.eventlet_quiet import (
     CONF,
@@ -106,9 +106,9 @@ class PacelineApp(RyuApp):  # type: ignore[misc]
                 return
             self.client.on_connected(datapath)
             ports = {number: _port_state(port) for number, port in datapath.ports.items() if number <= _MAX_PORT}
-            self.client.events.put(SwitchUp(datapath.id, ports))
+            self.client.events.put(SwitchConnected(datapath.id, ports))
         elif self.client.on_disconnected(datapath):
-            self.client.events.put(SwitchGone(datapath.id))
+            self.client.events.put(SwitchDisconnected(datapath.id))
 
     @on(ofp_event.EventOFPPortStatus, MAIN_DISPATCHER)
     def port_changed(self, event: Any) -> None:
@@ -127,7 +127,7 @@ class PacelineApp(RyuApp):  # type: ignore[misc]
         """Handle our own LLDP frames; other packet-ins are ignored."""
         source = read_lldp_frame(event.msg.data)
         if source is not None and self.client.is_current(event.msg.datapath):
-            self.client.events.put(LldpSeen(event.msg.datapath.id, event.msg.match["in_port"], *source))
+            self.client.events.put(LldpReceived(event.msg.datapath.id, event.msg.match["in_port"], *source))
 
     @on(ofp_event.EventOFPErrorMsg, MAIN_DISPATCHER)
     def error_received(self, event: Any) -> None:

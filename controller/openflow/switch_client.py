@@ -18,14 +18,14 @@ from typing import Any, TypeVar
 
 from controller.dataplane.entries import COOKIE_TAG, COOKIE_TAG_MASK, MeterEntry, SwitchState, describe
 from controller.dataplane.southbound import (
-    ChangesByNumber,
+    CertificateMismatch,
+    ChangesByDatapath,
     FlowCounter,
-    Impostor,
     MeterCounter,
     Pause,
     Reading,
     SwitchEvent,
-    SwitchInDoubt,
+    SwitchStateUnknown,
 )
 from controller.errors import SwitchRefused
 from controller.openflow.connection import corked
@@ -69,7 +69,7 @@ class SwitchClient:
         unanswered = [transaction.began_s for transaction in pending if not transaction.has_ended]
         return time.monotonic() - min(unanswered) if unanswered else 0.0
 
-    def apply(self, stages: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:
+    def apply(self, stages: Iterable[ChangesByDatapath | Pause], timeout_s: float) -> Future[None]:
         """Send each stage to its switches concurrently, ended by a barrier; the next when all have confirmed."""
         done: Future[None] = Future()
         self._post(StagedUpdate(self.pending, self.datapath, stages, timeout_s, done).advance)
@@ -194,7 +194,7 @@ class SwitchClient:
         name = self._certificate_names.get(datapath.id)
         if name is None or name in peer_names:  # switches outside the map are ignored
             return True
-        self.events.put(Impostor(datapath.id, tuple(sorted(peer_names)), datapath.address[0]))
+        self.events.put(CertificateMismatch(datapath.id, tuple(sorted(peer_names)), datapath.address[0]))
         return False
 
     def is_current(self, datapath: Any) -> bool:
@@ -235,7 +235,7 @@ class SwitchClient:
             sentence = f"Switch {datapath.id:016x} answered {what}."
             transaction.finish(SwitchRefused(sentence, datapath_ids=[datapath.id]))
         elif self.is_current(datapath):
-            self.events.put(SwitchInDoubt(datapath.id))
+            self.events.put(SwitchStateUnknown(datapath.id))
 
     def on_disconnected(self, datapath: Any) -> bool:
         """Fail the pending transactions of a lost connection; False if a newer connection has replaced it."""

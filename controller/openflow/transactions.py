@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from controller.dataplane.southbound import ChangesByNumber, Pause
+from controller.dataplane.southbound import ChangesByDatapath, Pause
 from controller.errors import SwitchDown, SwitchError, SwitchTimeout
 from controller.openflow.encoder import encode_barrier_request, encode_change
 from controller.openflow.eventlet_quiet import eventlet
@@ -103,7 +103,7 @@ class StagedUpdate:
         self,
         pending: PendingTransactions,
         datapath: Callable[[int], Any],
-        stages: Iterable[ChangesByNumber | Pause],
+        stages: Iterable[ChangesByDatapath | Pause],
         timeout_s: float,
         done: Future[None],
     ) -> None:
@@ -129,7 +129,7 @@ class StagedUpdate:
         except Exception as failure:  # noqa: BLE001 - it is passed on by the future
             self._done.set_exception(failure)
 
-    def _send(self, stage: ChangesByNumber) -> None:
+    def _send(self, stage: ChangesByDatapath) -> None:
         datapaths = {number: self._datapath(number) for number in stage}
         group = TransactionGroup(self._pending, self._timeout_s, self.advance)
         for number, changes in stage.items():

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from controller.admission.admission import Admitted, Request
 from controller.dataplane.intended_state import ChangedKeys
-from controller.dataplane.southbound import CONFIRM_S
+from controller.dataplane.southbound import CONFIRM_TIMEOUT_S
 from controller.domain.reservation import Reservation
 from controller.errors import SwitchError
 from controller.optical.defragmentation import Move, moved, moves_until, next_move
@@ -76,7 +76,7 @@ class LightpathMigrator:
                     for before in befores:
                         self._book.revert(before)
                     undone = self._fabric.set_intended({each.id: each for each in befores if each.state in INSTALLED})
-                self._fabric.settle(undone, CONFIRM_S)
+                self._fabric.settle(undone, CONFIRM_TIMEOUT_S)
                 raise
             finally:
                 with self._writer.lock:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from concurrent.futures import wait
 from dataclasses import dataclass
 
-from controller.dataplane.southbound import HUB_S
+from controller.dataplane.southbound import HUB_TIMEOUT_S
 from controller.domain.reservation import State
 from controller.service.lifecycle import LifecycleManager
 from controller.service.state import ServiceState
@@ -47,6 +47,6 @@ class Maintenance:
             self._writer.ledger.write_closed_spans(closed)
             self._writer.fabric.links.close(closed)
         log.warning("spans=%s in_service=%s", ",".join(sorted(spans)), in_service)
-        wait(self._caretaker.catch_up(HUB_S), HUB_S)
+        wait(self._caretaker.catch_up(HUB_TIMEOUT_S), HUB_TIMEOUT_S)
         degraded = [each.id for each in self._writer.book.live() if each.state is State.DEGRADED]
         return Maintained(tuple(sorted(spans)), in_service, tuple(degraded))

@@ -19,7 +19,7 @@ from controller.admission.admission import Request
 from controller.admission.counter_offer import attach_offer
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
 from controller.dataplane.intended_state import ChangedKeys
-from controller.dataplane.southbound import CONFIRM_S, Switches
+from controller.dataplane.southbound import CONFIRM_TIMEOUT_S, Switches
 from controller.domain.events import Installed, SwitchReport
 from controller.domain.network import Network
 from controller.domain.reservation import Flow, Reservation, State
@@ -198,7 +198,7 @@ class Service(Queries):
         except Exception:
             with self._writer.lock:
                 undone = undo()
-            self._fabric.settle(undone, CONFIRM_S)
+            self._fabric.settle(undone, CONFIRM_TIMEOUT_S)
             self._writer.sweep()
             raise
         self._writer.publish(Installed(active.id, time.monotonic() - began_s))

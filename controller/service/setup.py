@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from controller.admission.admission import Admitted
 from controller.dataplane.intended_state import ChangedKeys
-from controller.dataplane.southbound import CONFIRM_S
+from controller.dataplane.southbound import CONFIRM_TIMEOUT_S
 from controller.domain.events import Installed
 from controller.domain.reservation import Reservation, State
 from controller.errors import NoSpectrum, Refused
@@ -265,7 +265,7 @@ class SetupPipeline:
             with self._writer.lock:
                 self._book.retire(newcomer.wanted)
                 undone = self._fabric.set_intended({newcomer.wanted.id: None})
-            self._fabric.settle(undone, CONFIRM_S)
+            self._fabric.settle(undone, CONFIRM_TIMEOUT_S)
             self._writer.sweep()
         finally:
             self._end(newcomer, error)

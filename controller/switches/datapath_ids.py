@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import TypeVar
 
-from controller.dataplane.southbound import HUB_S
+from controller.dataplane.southbound import HUB_TIMEOUT_S
 from controller.domain.network import Network
 from controller.errors import SwitchError, SwitchTimeout
 
@@ -25,7 +25,7 @@ class Directory:
         Raises: SwitchError.
         """
         try:
-            return future.result(HUB_S)
+            return future.result(HUB_TIMEOUT_S)
         except SwitchError as error:
             raise self.by_name(error) from error
         except TimeoutError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from controller.dataplane.southbound import LldpSeen, PortChanged, Switches, SwitchUp
+from controller.dataplane.southbound import LldpReceived, PortChanged, SwitchConnected, Switches
 from controller.domain.events import LinkChanged, ServiceEvent
 from controller.domain.network import Network
 from controller.switches.port_monitor import PortWatch
@@ -25,7 +25,7 @@ class LinkWatch:
         self._ports = PortWatch(network, switches)
         self._tell = tell
 
-    def take(self, event: SwitchUp | PortChanged | LldpSeen) -> None:
+    def take(self, event: SwitchConnected | PortChanged | LldpReceived) -> None:
         """Take note of something that has happened to a switch's ports."""
         self._ports.take(event)
 

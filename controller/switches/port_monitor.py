@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from controller.dataplane.lldp import PortKey, lldp_frame
-from controller.dataplane.southbound import LldpSeen, PortChanged, Switches, SwitchUp
+from controller.dataplane.southbound import LldpReceived, PortChanged, SwitchConnected, Switches
 from controller.domain.network import DirectedLink, Network
 from controller.switches.wiring_check import complaints
 
@@ -25,14 +25,14 @@ class PortWatch:
         self._heard: dict[PortKey, PortKey] = {}
         self._checked_at_s = 0.0
 
-    def take(self, event: SwitchUp | PortChanged | LldpSeen) -> None:
+    def take(self, event: SwitchConnected | PortChanged | LldpReceived) -> None:
         """Take note of something that has happened."""
         number = event.datapath_id
-        if isinstance(event, LldpSeen):
+        if isinstance(event, LldpReceived):
             self._heard[number, event.port] = event.source, event.source_port
             return
         self._up_since_s[number] = time.monotonic()  # silence means nothing until the next checks
-        if isinstance(event, SwitchUp):
+        if isinstance(event, SwitchConnected):
             self._ports[number] = {port: up for port, (_, up) in event.ports.items()}
             self._checked_at_s = 0.0
             return

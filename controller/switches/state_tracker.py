@@ -25,7 +25,7 @@ from controller.dataplane.entries import (
     entries_of,
     key_of,
 )
-from controller.dataplane.intended_state import ChangedKeys, IntendedState, merged
+from controller.dataplane.intended_state import ChangedKeys, IntendedState, merge_keys
 from controller.dataplane.pipeline import classifier, contribution_of
 from controller.dataplane.southbound import Pause, Reading
 from controller.dataplane.update_order import DELETES, STAGE_OF, STAGES, Change, Phase, Stage, change_for
@@ -92,7 +92,7 @@ class SwitchStateTracker:
             changed = self._down ^ down
             self._down = down
             concerned = [name for name, each in self._aimed.items() if _uses(each, changed)]
-            return merged(self._target.set_base(down), self._put(concerned))
+            return merge_keys(self._target.set_base(down), self._put(concerned))
 
     def apply_gates(self) -> ChangedKeys:
         """From now on gates should stand as this moment wants them."""
@@ -114,10 +114,12 @@ class SwitchStateTracker:
         now_us = self._now_us()
         parts = {name: self._aimed.get(name) for name in names}
         changed = [
-            self._target.put(name, None if each is None else contribution_of(self._network, each, self._down, now_us))
+            self._target.set_contribution(
+                name, None if each is None else contribution_of(self._network, each, self._down, now_us)
+            )
             for name, each in parts.items()
         ]
-        return changed[0] if len(changed) == 1 else merged(*changed)
+        return changed[0] if len(changed) == 1 else merge_keys(*changed)
 
     def _now_us(self) -> int:
         return int(self._clock() * 1e6)

@@ -16,16 +16,16 @@ from queue import Empty
 
 from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import (
-    CONFIRM_S,
-    ChangesByNumber,
-    Impostor,
-    LldpSeen,
+    CONFIRM_TIMEOUT_S,
+    CertificateMismatch,
+    ChangesByDatapath,
+    LldpReceived,
     Pause,
     PortChanged,
     Reading,
+    SwitchConnected,
     Switches,
     SwitchEvent,
-    SwitchUp,
 )
 from controller.domain.events import ServiceEvent, SwitchChanged, SwitchImpostor, SwitchReport, SwitchStanding
 from controller.domain.network import Network
@@ -163,11 +163,11 @@ class SwitchManager:
             nothing.set_result(None)
             return nothing
         steps = map(self._numbered, self._holdings.update_stages(touched, all_of_them, drain_s))
-        future = self._switches.apply(steps, CONFIRM_S)
+        future = self._switches.apply(steps, CONFIRM_TIMEOUT_S)
         future.add_done_callback(lambda done: self._note_failure(done, touched))
         return future
 
-    def _numbered(self, step: Told | Pause) -> ChangesByNumber | Pause:
+    def _numbered(self, step: Told | Pause) -> ChangesByDatapath | Pause:
         if isinstance(step, Pause):
             return step
         return {self._directory.number_of[name]: changes for name, changes in step.items()}
@@ -197,7 +197,7 @@ class SwitchManager:
             if self._retry_at_s.get(name, 0.0) <= now_s:
                 self._under_way.add(name)
                 number = self._directory.number_of[name]
-                reading = self._switches.read_state(number, CONFIRM_S, lambda: None)
+                reading = self._switches.read_state(number, CONFIRM_TIMEOUT_S, lambda: None)
                 reading.add_done_callback(partial(self._restore, name))
 
     def _restore(self, name: str, done: Future[Reading]) -> None:
@@ -239,7 +239,7 @@ class SwitchManager:
     def verify(self, names: Iterable[str], repair: bool) -> list[SwitchReport]:
         """Read these switches and say what is not as it should be; with `repair` put it right."""
         reports, touched = self._inspection.compare(names, repair)
-        self.settle(touched, CONFIRM_S)
+        self.settle(touched, CONFIRM_TIMEOUT_S)
         return reports
 
     def counters(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
@@ -272,11 +272,11 @@ class SwitchManager:
 
     def _take(self, event: SwitchEvent) -> None:
         number = event.datapath_id
-        if isinstance(event, SwitchUp | PortChanged | LldpSeen):
+        if isinstance(event, SwitchConnected | PortChanged | LldpReceived):
             self.links.take(event)
-        if isinstance(event, PortChanged | LldpSeen):
+        if isinstance(event, PortChanged | LldpReceived):
             return
-        if isinstance(event, Impostor):
+        if isinstance(event, CertificateMismatch):
             self._turned_away(event)
             return
         name = self._directory.name_of.get(number)
@@ -287,7 +287,7 @@ class SwitchManager:
             self._retry_at_s.pop(name, None)
             self._stand([name], False)
 
-    def _turned_away(self, event: Impostor) -> None:
+    def _turned_away(self, event: CertificateMismatch) -> None:
         """Say so, but not each time that it comes again."""
         name, now_s = self._directory.name_of[event.datapath_id], time.monotonic()
         if now_s >= self._warned_until_s.get(name, 0.0):

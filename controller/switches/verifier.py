@@ -8,9 +8,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from controller.dataplane.entries import COOKIE_RESERVATION_MASK, Entries, MeterEntry, cookie_of
-from controller.dataplane.intended_state import ChangedKeys, merged
+from controller.dataplane.intended_state import ChangedKeys, merge_keys
 from controller.dataplane.pipeline import reservation_meter
-from controller.dataplane.southbound import CONFIRM_S, FlowCounter, MeterCounter, Reading, Switches
+from controller.dataplane.southbound import CONFIRM_TIMEOUT_S, FlowCounter, MeterCounter, Reading, Switches
 from controller.domain.events import Reconciled, ServiceEvent, SwitchReport, SwitchStanding
 from controller.domain.reservation import Reservation
 from controller.errors import SwitchError
@@ -65,12 +65,12 @@ class Inspection:
             )
             if repair:
                 touched.append(self._holdings.accept_reading(name, reading, differs))
-        return reports, merged(*touched)
+        return reports, merge_keys(*touched)
 
     def _read(self, name: str) -> tuple[Future[Reading], Entries]:
         expected: Entries = {}
         asking = lambda: expected.update(self._holdings.expected(name))  # noqa: E731
-        return self._switches.read_state(self._directory.number_of[name], CONFIRM_S, asking), expected
+        return self._switches.read_state(self._directory.number_of[name], CONFIRM_TIMEOUT_S, asking), expected
 
     def tell_of(self, name: str, found: Difference) -> None:
         """Tell what a reading of a switch has shown."""
@@ -88,7 +88,7 @@ class Inspection:
         cookie = cookie_of(reservation.number, 0)
         asked = {
             name: self._switches.read_counters(
-                self._directory.number_of[name], cookie, COOKIE_RESERVATION_MASK, wanted, CONFIRM_S
+                self._directory.number_of[name], cookie, COOKIE_RESERVATION_MASK, wanted, CONFIRM_TIMEOUT_S
             )
             for name, wanted in meters.items()
         }

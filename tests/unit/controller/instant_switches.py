@@ -1,6 +1,6 @@
-"""The real service and its REST interface on switches that confirm everything at once."""
+"""The real service and its REST interface on switches that confirm every request immediately."""
 
-# ruff: noqa: ARG002 - the stand-in takes what the real one takes
+# ruff: noqa: ARG002 - the signatures are those of the real switches
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from fastapi import FastAPI
 from controller.api.server import RestThread
 from controller.dataplane.entries import MeterEntry, SwitchState
 from controller.dataplane.southbound import (
-    ChangesByNumber,
+    ChangesByDatapath,
     FlowCounter,
     MeterCounter,
     Pause,
     Reading,
+    SwitchConnected,
     SwitchEvent,
-    SwitchUp,
 )
 from controller.domain.network import Network, network_from_map
 from controller.service.lifecycle import Forget
@@ -36,14 +36,14 @@ PAIR = network_from_map(load_map("pair"))
 
 
 class ObedientSwitches:
-    """All switches of the map, connected, and content with everything."""
+    """All switches of the map, connected; they confirm every request."""
 
     def __init__(self, network: Network = PAIR) -> None:
         self.network = network
         self.events: Queue[SwitchEvent | None] = Queue()
         for switch in network.switches:
             ports = {link.source_port: ("", True) for link in network.links_from(switch.name)}
-            self.events.put(SwitchUp(switch.datapath_id or 0, ports))
+            self.events.put(SwitchConnected(switch.datapath_id or 0, ports))
 
     def expect(self, names: Mapping[int, str]) -> None:
         pass
@@ -54,11 +54,11 @@ class ObedientSwitches:
     def silent_s(self, datapath_id: int) -> float:
         return 0.0
 
-    def apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:
-        return _done(list(phases))
+    def apply(self, stages: Iterable[ChangesByDatapath | Pause], timeout_s: float) -> Future[None]:
+        return _done(list(stages))
 
-    def read_state(self, datapath_id: int, timeout_s: float, asking: Callable[[], None]) -> Future[Reading]:
-        asking()
+    def read_state(self, datapath_id: int, timeout_s: float, on_request: Callable[[], None]) -> Future[Reading]:
+        on_request()
         return _done(Reading(SwitchState()))
 
     def read_counters(
@@ -90,7 +90,7 @@ def running_service(ledger: Ledger, forgets: Sequence[Forget] = ()) -> Iterator[
 
 @contextmanager
 def serving(app: FastAPI) -> Iterator[httpx.Client]:
-    """The application under uvicorn, and a client of it."""
+    """The application under uvicorn, and an HTTP client."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         rest = RestThread(app, [listener])
         rest.start()

@@ -11,7 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from controller.admission.admission import Admitted, Request, decide
 from controller.booking.calendar import Calendar
 from controller.dataplane.entries import BEST_EFFORT_METERS
-from controller.dataplane.pipeline import wanted_states
+from controller.dataplane.pipeline import intended_states
 from controller.domain.network import network_from_map
 from controller.domain.reservation import Flow, Requirement, Reservation, State
 from tests.property.strategies import groups
@@ -101,7 +101,7 @@ class Reservations(RuleBasedStateMachine):
     @invariant()
     def meters_do_not_exceed_link_capacity(self) -> None:
         """The best-effort meter and the reserved rates of a link never exceed its capacity."""
-        states = wanted_states(NETWORK, self.reservations.values())
+        states = intended_states(NETWORK, self.reservations.values())
         for name, link in NETWORK.links.items():
             if NETWORK.nodes[link.source].is_switch:
                 meter = states[link.source].meters[BEST_EFFORT_METERS + link.source_port]

@@ -15,7 +15,7 @@ from controller.admission.admission import Admitted, Request, decide
 from controller.booking.calendar import Calendar
 from controller.dataplane.entries import entries_of
 from controller.dataplane.intended_state import IntendedState
-from controller.dataplane.pipeline import contribution_of, wanted_states
+from controller.dataplane.pipeline import contribution_of, intended_states
 from controller.domain.lightpath import Lightpath
 from controller.domain.network import Network, network_from_map
 from controller.domain.path import span_name, spans_of
@@ -94,14 +94,14 @@ class Lightpaths(RuleBasedStateMachine):
     def release(self, identity: str) -> None:
         del self.reservations[identity]
         self.bookings = self.bookings.without(identity)
-        self.target.put(identity, None)
+        self.target.set_contribution(identity, None)
 
     def _accept(self, decision: Admitted, changed: Reservation) -> None:
         self.bookings = decision.calendar
         self.reservations |= {each.id: decision.others.with_current_bounds(each) for each in decision.others}
         self.reservations[changed.id] = changed
         if not changed.start_at_s:
-            self.target.put(changed.id, contribution_of(self.network, changed))
+            self.target.set_contribution(changed.id, contribution_of(self.network, changed))
             self._cut_every_span(changed)
         for placement in changed.placements:
             is_carried(placement.path, placement.lightpaths)
@@ -110,7 +110,7 @@ class Lightpaths(RuleBasedStateMachine):
 
     def _cut_every_span(self, changed: Reservation) -> None:
         """One after the other they go dark, and only the switches at their ends know."""
-        states = wanted_states(self.network, [each for each in self.reservations.values() if not each.start_at_s])
+        states = intended_states(self.network, [each for each in self.reservations.values() if not each.start_at_s])
         for span, placement in product(SPANS, changed.placements):
             dark = frozenset((f"{span[0]}->{span[1]}", f"{span[1]}->{span[0]}"))
             journey = send(self.network, states, placement.flow.source, packet(self.network, placement.flow), dark)
@@ -150,7 +150,7 @@ class Lightpaths(RuleBasedStateMachine):
     @invariant()
     def the_target_is_that_of_a_fresh_start(self) -> None:
         begun = [each for each in self.reservations.values() if not each.start_at_s]
-        fresh = wanted_states(self.network, begun)
+        fresh = intended_states(self.network, begun)
         assert self.target.entries == {name: entries_of(state) for name, state in fresh.items()}
 
     def teardown(self) -> None:

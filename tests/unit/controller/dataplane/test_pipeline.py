@@ -1,4 +1,4 @@
-"""Packets through the entries that forwarding wants, on simulated switches; and the order in which entries change."""
+"""Packets through intended entries on simulated switches; the order of updates."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from controller.dataplane.entries import (
     SwitchState,
     cookie_of,
 )
-from controller.dataplane.flow_label import label
-from controller.dataplane.pipeline import best_effort_meter, wanted_states
+from controller.dataplane.flow_label import flow_label
+from controller.dataplane.pipeline import best_effort_meter, intended_states
 from controller.domain.network import network_from_map
 from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
 from tests import packets
 from tests.packets import Journey, Packet
-from tests.telling import kinds, told
+from tests.switch_updates import kinds, updates
 from topologies.loader import load_map
 
 METRO = network_from_map(load_map("metro"))
 
 
 def reservation(number: int = 1, *flows: Flow, version: int = 1) -> Reservation:
-    wanted = flows or (flow(),)
-    decision = decide(METRO, Calendar(), (), Request(f"r-{number:08x}", version, wanted), 0.0)
+    requested = flows or (flow(),)
+    decision = decide(METRO, Calendar(), (), Request(f"r-{number:08x}", version, requested), 0.0)
     assert isinstance(decision, Admitted)
     return Reservation(f"r-{number:08x}", number, version, "test", State.ACTIVE, 60, 0, 60, decision.placements)
 
@@ -53,9 +53,9 @@ def packet(source: str = "edge1", destination: str = "cloud", **fields: MatchVal
 def arp(source: str, destination: str, **fields: MatchValue) -> Packet:
     nodes = METRO.nodes
     mac, ip = nodes[source].mac or "", nodes[source].ip or ""
-    own: Packet = {"eth_type": 0x0806, "eth_src": mac, "arp_sha": mac, "arp_spa": ip, "arp_op": 1}
-    asked: Packet = {"eth_dst": "ff:ff:ff:ff:ff:ff", "arp_tpa": nodes[destination].ip or ""}
-    return {**own, **asked, **fields}
+    sender: Packet = {"eth_type": 0x0806, "eth_src": mac, "arp_sha": mac, "arp_spa": ip, "arp_op": 1}
+    request: Packet = {"eth_dst": "ff:ff:ff:ff:ff:ff", "arp_tpa": nodes[destination].ip or ""}
+    return {**sender, **request, **fields}
 
 
 def send(
@@ -64,9 +64,9 @@ def send(
     return packets.send(METRO, states, source, sent, cut)
 
 
-def test_a_reserved_packet_follows_its_path_metered_once_marked_up_to_the_last_port() -> None:
+def test_a_reserved_packet_follows_its_path_is_metered_once_and_marked_on_every_port() -> None:
     held = reservation()
-    journey = send(wanted_states(METRO, [held]), "edge1", packet())
+    journey = send(intended_states(METRO, [held]), "edge1", packet())
     assert tuple(journey.nodes) == held.placements[0].path
     assert journey.meters == [("r6", held.placements[0].meter_id)]
     assert journey.marks == [46, 46, 46]
@@ -75,21 +75,21 @@ def test_a_reserved_packet_follows_its_path_metered_once_marked_up_to_the_last_p
 
 @pytest.mark.parametrize("spoof", [{}, {"ip_dscp": 46}, {"ip_dscp": 34}])
 def test_an_unreserved_packet_is_unmarked_and_metered_at_every_egress_port(spoof: Packet) -> None:
-    journey = send(wanted_states(METRO, [reservation()]), "edge2", packet("edge2", "cloud", tcp_src=7802, **spoof))
+    journey = send(intended_states(METRO, [reservation()]), "edge2", packet("edge2", "cloud", tcp_src=7802, **spoof))
     assert journey.nodes == ["edge2", "r6", "r1", "r2", "cloud"]
     assert journey.marks == [0, 0, 0]
     assert journey.meters == [("r6", 100_002), ("r1", 100_001), ("r2", 100_003)]
 
 
-def test_another_hosts_five_tuple_gains_nothing() -> None:
-    journey = send(wanted_states(METRO, [reservation()]), "edge2", packet("edge1", ip_dscp=46))
+def test_the_five_tuple_of_another_host_is_dropped() -> None:
+    journey = send(intended_states(METRO, [reservation()]), "edge2", packet("edge1", ip_dscp=46))
     assert (journey.nodes, journey.meters) == (["edge2", "r6"], [])
 
 
-def test_the_label_of_a_flow_gains_nothing() -> None:
+def test_a_forged_flow_label_is_dropped() -> None:
     held = reservation()
-    forged = packet("edge2", ip_dscp=46, eth_dst=label(METRO, held.placements[0]))
-    assert send(wanted_states(METRO, [held]), "edge2", forged).nodes == ["edge2", "r6"]
+    forged = packet("edge2", ip_dscp=46, eth_dst=flow_label(METRO, held.placements[0]))
+    assert send(intended_states(METRO, [held]), "edge2", forged).nodes == ["edge2", "r6"]
 
 
 CLOUD_MAC = METRO.nodes["cloud"].mac or ""
@@ -107,13 +107,13 @@ EDGE2_MAC = METRO.nodes["edge2"].mac or ""
     ],
     ids=["MAC", "IP", "MAC of ARP's frame", "MAC in ARP", "IP in ARP"],
 )
-def test_a_host_speaks_under_its_own_addresses_only(forged: Packet) -> None:
-    assert send(wanted_states(METRO, []), "edge1", forged).nodes == ["edge1", "r6"]
+def test_packets_with_addresses_of_other_hosts_are_dropped(forged: Packet) -> None:
+    assert send(intended_states(METRO, []), "edge1", forged).nodes == ["edge1", "r6"]
 
 
 def test_both_ends_on_one_switch_are_marked_there() -> None:
     local = Flow("local", "edge1", "edge2", Match("tcp", 7801, 7800), Requirement(1_000_000))
-    journey = send(wanted_states(METRO, [reservation(1, local)]), "edge1", packet("edge1", "edge2"))
+    journey = send(intended_states(METRO, [reservation(1, local)]), "edge1", packet("edge1", "edge2"))
     assert (journey.nodes, journey.marks) == (["edge1", "r6", "edge2"], [46])
     assert journey.meters == [("r6", 110_000)]
 
@@ -128,42 +128,42 @@ def test_both_ends_on_one_switch_are_marked_there() -> None:
     ],
     ids=["vlan", "not IP", "LLDP", "broadcast"],
 )
-def test_what_a_host_may_not_send_goes_nowhere(frame: Packet) -> None:
-    assert send(wanted_states(METRO, []), "edge1", frame).nodes == ["edge1", "r6"]
+def test_frames_that_hosts_may_not_send_are_dropped(frame: Packet) -> None:
+    assert send(intended_states(METRO, []), "edge1", frame).nodes == ["edge1", "r6"]
 
 
 @pytest.mark.parametrize("source", [host.name for host in METRO.hosts])
 @pytest.mark.parametrize("destination", [host.name for host in METRO.hosts])
-def test_everybody_reaches_everybody(source: str, destination: str) -> None:
+def test_every_host_reaches_every_other_host(source: str, destination: str) -> None:
     if source != destination:
-        assert send(wanted_states(METRO, []), source, packet(source, destination)).nodes[-1] == destination
+        assert send(intended_states(METRO, []), source, packet(source, destination)).nodes[-1] == destination
 
 
 def test_the_first_switch_answers_arp_itself() -> None:
-    journey = send(wanted_states(METRO, []), "edge1", arp("edge1", "cloud"))
+    journey = send(intended_states(METRO, []), "edge1", arp("edge1", "cloud"))
     edge1, cloud = METRO.nodes["edge1"], METRO.nodes["cloud"]
     assert (journey.nodes, journey.meters) == (["edge1", "r6", "edge1"], [("r6", 105_003)])
-    told = {name: journey.arrived[name] for name in ("arp_op", "arp_sha", "arp_spa", "arp_tha", "arp_tpa", "eth_src")}
-    assert told == {
+    reply = {name: journey.arrived[name] for name in ("arp_op", "arp_sha", "arp_spa", "arp_tha", "arp_tpa", "eth_src")}
+    assert reply == {
         "arp_op": 2, "arp_sha": cloud.mac, "arp_spa": cloud.ip, "arp_tha": edge1.mac, "arp_tpa": edge1.ip,
         "eth_src": cloud.mac,
     }  # fmt: skip
     assert journey.arrived["eth_dst"] == edge1.mac
 
 
-def test_arp_replies_and_questions_after_strangers_go_nowhere() -> None:
-    states = wanted_states(METRO, [])
+def test_arp_replies_and_requests_for_unknown_hosts_are_dropped() -> None:
+    states = intended_states(METRO, [])
     reply = arp("edge1", "cloud", arp_op=2, eth_dst=CLOUD_MAC)
     for sent in (reply, arp("edge1", "cloud", arp_tpa="10.0.200.1"), arp("edge1", "edge1")):
         assert send(states, "edge1", sent).nodes == ["edge1", "r6"]
 
 
-def test_best_effort_goes_round_a_link_that_is_down() -> None:
-    journey = send(wanted_states(METRO, [], frozenset({"r6->r1", "r1->r6"})), "edge1", packet())
+def test_best_effort_avoids_a_link_that_is_down() -> None:
+    journey = send(intended_states(METRO, [], frozenset({"r6->r1", "r1->r6"})), "edge1", packet())
     assert journey.nodes == ["edge1", "r6", "r5", "r4", "r3", "r2", "cloud"]
 
 
-def test_the_best_effort_meter_gets_what_reservations_and_margin_leave() -> None:
+def test_the_best_effort_meter_is_capacity_minus_reservations_and_margin() -> None:
     link = METRO.links["r6->r1"]
     assert best_effort_meter(link, 0) == MeterEntry(100_002, 79_200, 8000)
     assert best_effort_meter(link, 60_000_000) == MeterEntry(100_002, 19_200, 3840)
@@ -179,7 +179,7 @@ def steps(before: Iterable[Reservation], after: Iterable[Reservation]) -> list[l
     """Each step's changes as `kind switch what`, sorted."""
     return [
         sorted(f"{change.kind} {switch} {_named(change.entry)}" for switch, told in step.items() for change in told)
-        for step in told(METRO, before, after)
+        for step in updates(METRO, before, after)
     ]
 
 
@@ -189,7 +189,7 @@ def _named(entry: FlowEntry | MeterEntry | GroupEntry) -> str:
     return f"table {entry.table}" if isinstance(entry, FlowEntry) else "group"
 
 
-def test_admitting_shrinks_best_effort_first_and_opens_the_ingress_last() -> None:
+def test_admission_shrinks_best_effort_first_and_opens_the_ingress_last() -> None:
     assert steps([], [reservation()]) == [
         [
             "add_flow r1 table 1", "add_flow r2 table 1", "add_flow r6 table 1",
@@ -197,12 +197,12 @@ def test_admitting_shrinks_best_effort_first_and_opens_the_ingress_last() -> Non
         ],
         ["add_flow r6 table 0"],
     ]  # fmt: skip
-    first = kinds(told(METRO, [], [reservation()]))[0]
+    first = kinds(updates(METRO, [], [reservation()]))[0]
     assert first["r1"] == first["r2"] == ["modify_meter", "add_flow"]
     assert first["r6"][2:] == ["add_flow"]
 
 
-def test_releasing_closes_the_ingress_first_and_lets_best_effort_grow_last() -> None:
+def test_release_closes_the_ingress_first_and_lets_best_effort_grow_last() -> None:
     assert steps([reservation()], []) == [
         ["delete_flow r6 table 0"],
         [
@@ -210,7 +210,7 @@ def test_releasing_closes_the_ingress_first_and_lets_best_effort_grow_last() -> 
             "delete_meter r6 110000", "modify_meter r1 100001", "modify_meter r2 100003", "modify_meter r6 100002",
         ],
     ]  # fmt: skip
-    last = kinds(told(METRO, [reservation()], []))[-1]
+    last = kinds(updates(METRO, [reservation()], []))[-1]
     assert last["r1"] == last["r2"] == ["delete_flow", "modify_meter"]
     assert last["r6"][:1] == ["delete_flow"]
 
@@ -234,5 +234,5 @@ def test_equal_states_need_no_change() -> None:
     assert steps([reservation()], [reservation()]) == []
 
 
-def test_a_switch_whose_state_is_not_known_is_not_told_anything() -> None:
-    assert {name for step in told(METRO, [], [reservation()], unknown={"r6"}) for name in step} == {"r1", "r2"}
+def test_a_switch_of_unknown_state_gets_no_changes() -> None:
+    assert {name for step in updates(METRO, [], [reservation()], unknown={"r6"}) for name in step} == {"r1", "r2"}

@@ -18,8 +18,8 @@ from controller.admission.residual_capacity import ResidualCapacity
 from controller.booking.calendar import Calendar
 from controller.booking.flow_bookings import FlowBooker, SizedFlow
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION
-from controller.dataplane.pipeline import best_effort_meter, wanted_states
-from controller.dataplane.southbound import ChangesByNumber, Pause
+from controller.dataplane.pipeline import best_effort_meter, intended_states
+from controller.dataplane.southbound import ChangesByDatapath, Pause
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Placement, Protection, Requirement, Reservation, State
 from controller.errors import NoSpectrum, Refused, SwitchRefused
@@ -168,7 +168,7 @@ def test_light_that_does_not_get_through_is_regenerated_on_the_way() -> None:
 def test_what_passes_through_a_regenerator_is_sent_on_there_and_nowhere_else() -> None:
     story = Story(stretched(30))
     placement = story.placed(flow())
-    states = wanted_states(story.network, story.reservations.values())
+    states = intended_states(story.network, story.reservations.values())
     seen = {name for name, state in states.items() for entry in state.flows.values() if ("eth_dst" in dict(entry.match))
             and str(dict(entry.match)["eth_dst"]).startswith("02:00:10")}
     ends = {end for lightpath in placement.lightpaths for end in (lightpath.nodes[0], lightpath.nodes[-1])}
@@ -266,7 +266,7 @@ def test_best_effort_has_what_is_not_lit() -> None:
     story = Story()
     story.placed(flow(rate_bps=1_000_000))
     link = story.network.links["r2->r3"]
-    meters = wanted_states(story.network, story.reservations.values())["r2"].meters
+    meters = intended_states(story.network, story.reservations.values())["r2"].meters
     assert best_effort_meter(link, 20_000_000) in meters.values()
 
 
@@ -370,9 +370,9 @@ def test_a_move_that_a_switch_refuses_leaves_the_lightpath_where_it_was(service:
     assert isinstance(switches, ObedientSwitches)
     obey = switches.apply
 
-    def refuse(phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:  # noqa: ARG001
+    def refuse(stages: Iterable[ChangesByDatapath | Pause], timeout_s: float) -> Future[None]:  # noqa: ARG001
         switches.apply = obey  # type: ignore[method-assign]
-        list(phases)
+        list(stages)
         future: Future[None] = Future()
         future.set_exception(SwitchRefused("r3 does not want to.", datapath_ids=[3]))
         return future

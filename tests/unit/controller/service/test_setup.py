@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from controller.api.app import create_app
-from controller.dataplane.southbound import ChangesByNumber, Pause
+from controller.dataplane.southbound import ChangesByDatapath, Pause
 from controller.domain.reservation import Flow, Match, Requirement
 from controller.errors import NoCapacity, SwitchTimeout
 from controller.security.audit import AuditLog
@@ -38,9 +38,9 @@ class PatientSwitches(ObedientSwitches):
     def __init__(self) -> None:
         super().__init__()
         self.is_patient = False
-        self.told: list[tuple[Iterable[ChangesByNumber | Pause], Future[None]]] = []
+        self.told: list[tuple[Iterable[ChangesByDatapath | Pause], Future[None]]] = []
 
-    def apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:
+    def apply(self, phases: Iterable[ChangesByDatapath | Pause], timeout_s: float) -> Future[None]:
         if not self.is_patient:
             return super().apply(phases, timeout_s)
         done: Future[None] = Future()
@@ -129,7 +129,7 @@ class OneSilent(ObedientSwitches):
         self.silent: int | None = None
         self.told: list[tuple[int, str]] = []
 
-    def apply(self, phases: Iterable[ChangesByNumber | Pause], timeout_s: float) -> Future[None]:
+    def apply(self, phases: Iterable[ChangesByDatapath | Pause], timeout_s: float) -> Future[None]:
         done: Future[None] = Future()
         for phase in phases:
             assert not isinstance(phase, Pause)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from controller.booking.gate_schedule import GRACE_US, GUARD_US, is_open, next_moment_us
 from controller.dataplane.entries import BEST_EFFORT_METERS
 from controller.dataplane.intended_state import ChangedKeys
-from controller.dataplane.pipeline import best_effort_meter, wanted_states
+from controller.dataplane.pipeline import best_effort_meter, intended_states
 from controller.domain.reservation import Reservation, Window
 from controller.switches.gate_control import GateController
 from controller.switches.state_tracker import SwitchStateTracker
@@ -57,8 +57,8 @@ def test_the_next_moment_of_several_is_the_first_of_theirs(several: list[Window]
 
 
 def test_outside_its_window_a_flow_is_late_but_metered_and_inside_it_is_served() -> None:
-    inside = send(wanted_states(METRO, [periodic()], now_us=OPEN_US), "edge1", packet())
-    outside = send(wanted_states(METRO, [periodic()], now_us=SHUT_US), "edge1", packet(ip_dscp=46))
+    inside = send(intended_states(METRO, [periodic()], now_us=OPEN_US), "edge1", packet())
+    outside = send(intended_states(METRO, [periodic()], now_us=SHUT_US), "edge1", packet(ip_dscp=46))
     assert (set(inside.marks), set(outside.marks)) == ({46}, {34})
     assert inside.nodes[-1] == outside.nodes[-1] == "cloud"
     assert [meter_id for _, meter_id in inside.meters] == [meter_id for _, meter_id in outside.meters] == [110_000]
@@ -68,7 +68,7 @@ def test_best_effort_gets_a_window_s_rate_while_it_is_closed() -> None:
     link = METRO.links["r6->r1"]
     meter_id = BEST_EFFORT_METERS + link.source_port
     for now_us, taken_bps in ((OPEN_US, 15_000_000), (SHUT_US, 0)):
-        state = wanted_states(METRO, [periodic()], now_us=now_us)["r6"]
+        state = intended_states(METRO, [periodic()], now_us=now_us)["r6"]
         assert state.meters[meter_id] == best_effort_meter(link, taken_bps)
 
 

@@ -1,0 +1,46 @@
+"""The changes sent to switches, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from controller.dataplane.entries import SwitchState
+from controller.dataplane.pipeline import intended_states
+from controller.dataplane.update_order import Change
+from controller.domain.network import Network
+from controller.domain.reservation import Reservation
+from controller.switches.state_tracker import SwitchStateTracker
+
+StageChanges = dict[str, list[Change]]
+"""By switch, in order."""
+
+
+def updates(
+    network: Network, before: Iterable[Reservation], after: Iterable[Reservation], unknown: Collection[str] = ()
+) -> list[StageChanges]:
+    """The update from one set of reservations to another; the state of the `unknown` switches is not known."""
+    old, new = ({reservation.id: reservation for reservation in some} for some in (before, after))
+    states = intended_states(network, old.values())
+    return updates_from(network, {name: state for name, state in states.items() if name not in unknown}, old, new)
+
+
+def updates_from(
+    network: Network,
+    applied: Mapping[str, SwitchState],
+    old: Mapping[str, Reservation],
+    new: Mapping[str, Reservation],
+) -> list[StageChanges]:
+    """The update of switches with these applied states from one set of reservations to another."""
+    tracker = SwitchStateTracker(network)
+    tracker.set_intended(old)
+    keys = {name: set(keys) for name, state in applied.items() for keys in tracker.learn(name, state).values()}
+    for name, changed in tracker.set_intended({**dict.fromkeys(old), **new}).items():
+        keys.setdefault(name, set()).update(changed)
+    stages = [stage for stage in tracker.update_stages(keys, all_of_them=False) if isinstance(stage, dict)]
+    non_empty = [{name: changes for name, changes in stage.items() if changes} for stage in stages]
+    return [stage for stage in non_empty if stage]  # a stage without changes only confirms earlier ones
+
+
+def kinds(stages: Iterable[StageChanges]) -> list[dict[str, list[str]]]:
+    """The kinds of the changes of each stage, by switch."""
+    return [{name: [change.kind for change in changes] for name, changes in stage.items()} for stage in stages]
