@@ -176,7 +176,7 @@ def up_bps(plan: RoundPlan) -> int:
 def to_the_cloud_bps(network: Network) -> float:
     """What the fibres to the cloud's site can be reserved for in all: no way to the cloud leads round them."""
     site = network.links_from("cloud")[0].destination
-    return sum(each.reservable_bps for each in network.links.values() if each.destination == site and each.slots)
+    return sum(each.reservable_bps for each in network.links.values() if each.destination == site and each.slot_count)
 
 
 def simulate(network: Network, case: Case, seed: int, rounds: int) -> Fates:
@@ -224,7 +224,7 @@ def _sum_up(core: Core, going: list[tuple[Run, float]], fates: Fates) -> None:
         fates.reserved_share += up_bps(run.plan) / to_the_cloud_bps(core.network)
     lit = core.bookings.lightpaths().values()
     fates.lightpaths = len(lit)
-    slots = sum(link.slots for link in core.network.links.values())
+    slots = sum(link.slot_count for link in core.network.links.values())
     fates.lit_share = sum(each.width * len(each.links) for each in lit) / slots
 
 

@@ -1,40 +1,40 @@
-"""Everything that can go wrong in the controller, as one tree.
+"""The controller's error tree.
 
-ControllerError
-├── RequestError          the request cannot be understood (4xx)
-│   ├── InvalidRequest    422 invalid_request
-│   ├── UnknownHost       422 unknown_host
-│   ├── NotFound          404 not_found
-│   ├── NotLive           409 not_live
-│   ├── NotHeld           409 not_held
-│   ├── KeyReused         422 idempotency_key_reused
-│   ├── InProgress        409 request_in_progress
-│   ├── TooLarge          413 too_large
-│   ├── TooSlow           408 request_timeout
-│   ├── UnsupportedMediaType  415 unsupported_media_type
-│   └── NotAvailable      501 not_available
-├── Denied                who asks may not (401, 403), or not so much (403, 429)
-│   ├── Unauthorized      401 unauthorized
-│   ├── Forbidden         403 forbidden
-│   ├── QuotaExceeded     403 quota_exceeded
-│   └── TooManyRequests   429 too_many_requests
-├── Refused               understood, but the network cannot promise it (409)
-│   ├── NoPath            no_path
-│   ├── NoDisjointPath    no_disjoint_path
-│   ├── NoCapacity        no_capacity
-│   ├── NoSpectrum        no_spectrum
-│   ├── OutOfReach        out_of_reach
-│   ├── LatencyNotMet     latency_not_met
-│   └── FlowInUse         flow_in_use
-├── SwitchError           a switch did not do its part (503)
-│   ├── SwitchDown        switch_down
-│   ├── SwitchTimeout     switch_timeout
-│   └── SwitchRefused     switch_refused
-├── Overloaded            too many requests wait already (503, `retry_after_s`)
-└── StartError            the process cannot start; has an exit code
+    ControllerError
+    ├── RequestError          the request cannot be processed (4xx)
+    │   ├── InvalidRequest    422 invalid_request
+    │   ├── UnknownHost       422 unknown_host
+    │   ├── NotFound          404 not_found
+    │   ├── NotLive           409 not_live
+    │   ├── NotHeld           409 not_held
+    │   ├── KeyReused         422 idempotency_key_reused
+    │   ├── InProgress        409 request_in_progress
+    │   ├── TooLarge          413 too_large
+    │   ├── TooSlow           408 request_timeout
+    │   ├── UnsupportedMediaType  415 unsupported_media_type
+    │   └── NotAvailable      501 not_available
+    ├── Denied                the caller lacks permission (401, 403) or quota (403, 429)
+    │   ├── Unauthorized      401 unauthorized
+    │   ├── Forbidden         403 forbidden
+    │   ├── QuotaExceeded     403 quota_exceeded
+    │   └── TooManyRequests   429 too_many_requests
+    ├── Refused               admission control rejects a valid request (409)
+    │   ├── NoPath            no_path
+    │   ├── NoDisjointPath    no_disjoint_path
+    │   ├── NoCapacity        no_capacity
+    │   ├── NoSpectrum        no_spectrum
+    │   ├── OutOfReach        out_of_reach
+    │   ├── LatencyNotMet     latency_not_met
+    │   └── FlowInUse         flow_in_use
+    ├── SwitchError           a switch did not apply a change (503)
+    │   ├── SwitchDown        switch_down
+    │   ├── SwitchTimeout     switch_timeout
+    │   └── SwitchRefused     switch_refused
+    ├── Overloaded            the request queue is full (503, `retry_after_s`)
+    └── StartError            the process cannot start; has an exit code
 """
 
-# ruff: noqa: N818 - named for what happened, as the tree above reads
+# ruff: noqa: N818 - classes are named for the cause, without the suffix "Error"
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ from typing import ClassVar
 
 
 class ControllerError(Exception):
-    """Base of the tree; `detail` is a sentence for a person, `facts` are fields for a program.
+    """Base of the tree; `detail` is a sentence for people, `facts` are fields for programs.
 
-    A bare ControllerError is a bug in the controller; every other one has a cause outside it.
+    A bare ControllerError is a bug in the controller; every subclass has a cause outside it.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -58,96 +58,96 @@ class ControllerError(Exception):
         self.facts: Mapping[str, object] = facts
 
     def problem(self) -> dict[str, object]:
-        """The problem details of this error. Source: RFC 9457 §3."""
+        """Return the problem details of this error. Source: RFC 9457 §3."""
         return problem(self.status, self.code, self.title, self.detail, self.facts)
 
 
 def problem(
     status: int, code: str, title: str, detail: str, facts: Mapping[str, object] | None = None
 ) -> dict[str, object]:
-    """One problem details object; the facts follow the standard fields. Source: RFC 9457 §3."""
+    """Return a problem details object; the facts follow the standard fields. Source: RFC 9457 §3."""
     head = {"type": f"urn:paceline:problem:{code}", "title": title, "status": status, "code": code}
     return {**head, "detail": detail, **(facts or {})}
 
 
 class RequestError(ControllerError):
-    """The request cannot be understood."""
+    """The request cannot be processed."""
 
 
 class InvalidRequest(RequestError):
-    """A field is missing or wrong; `mistakes` lists all of them."""
+    """A field is missing or invalid; `mistakes` lists all of them."""
 
     code, status, title = "invalid_request", 422, "Invalid request"
 
 
 class UnknownHost(RequestError):
-    """A flow's end is not a host of the map."""
+    """A flow's source or destination is not a host of the map."""
 
     code, status, title = "unknown_host", 422, "Unknown host"
 
 
 class NotFound(RequestError):
-    """There is nothing of that name."""
+    """No object has this name."""
 
     code, status, title = "not_found", 404, "Not found"
 
 
 class NotLive(RequestError):
-    """The reservation has ended and cannot be changed any more."""
+    """The reservation has ended and can no longer be changed."""
 
     code, status, title = "not_live", 409, "Not live"
 
 
 class NotHeld(RequestError):
-    """Only a reservation that is held can be committed."""
+    """The reservation is not held, so it cannot be committed."""
 
     code, status, title = "not_held", 409, "Not held"
 
 
 class KeyReused(RequestError):
-    """The Idempotency-Key was used for another body within a day."""
+    """The Idempotency-Key was used with a different body within a day."""
 
     code, status, title = "idempotency_key_reused", 422, "Idempotency key reused"
 
 
 class InProgress(RequestError):
-    """The first request with this Idempotency-Key is still being answered."""
+    """The first request with this Idempotency-Key is still being processed."""
 
     code, status, title = "request_in_progress", 409, "Request in progress"
 
 
 class TooLarge(RequestError):
-    """The body is larger than the controller reads."""
+    """The body exceeds the size limit."""
 
     code, status, title = "too_large", 413, "Body too large"
 
 
 class TooSlow(RequestError):
-    """The body did not come within the time allowed."""
+    """The body was not received within the time limit."""
 
     code, status, title = "request_timeout", 408, "Request timeout"
 
 
 class UnsupportedMediaType(RequestError):
-    """A web page of another origin sent a body that it did not declare as JSON."""
+    """A web page of another origin sent a body not declared as JSON."""
 
     code, status, title = "unsupported_media_type", 415, "Unsupported media type"
 
 
 class NotAvailable(RequestError):
-    """This way of running the controller does not have it."""
+    """The function is not available in this mode of operation."""
 
     code, status, title = "not_available", 501, "Not available"
 
 
 class Denied(ControllerError):
-    """Who asks may not have it."""
+    """The caller lacks permission or quota."""
 
     status = 403
 
 
 class Unauthorized(Denied):
-    """No token, or none that is known; `error` is for the WWW-Authenticate header (RFC 6750 §3.1)."""
+    """The token is missing or unknown; `error` is for the WWW-Authenticate header (RFC 6750 §3.1)."""
 
     code, status, title = "unauthorized", 401, "Unauthorized"
 
@@ -159,118 +159,118 @@ class Forbidden(Denied):
 
 
 class QuotaExceeded(Denied):
-    """The tenant would hold more than its quota."""
+    """The request would exceed the tenant's quota."""
 
     code, title = "quota_exceeded", "Quota exceeded"
 
 
 class TooManyRequests(Denied):
-    """The tenant has too many requests unanswered; try again after `retry_after_s`."""
+    """The tenant has too many requests in progress; retry after `retry_after_s`."""
 
     code, status, title = "too_many_requests", 429, "Too many requests"
 
 
 class Refused(ControllerError):
-    """The network cannot promise what was asked.
+    """Admission control rejects the request.
 
-    `ieee8021q_failure_code`: the number of the same reason there, if there is one. Source: IEEE 802.1Q-2022 Table 46-15
-    (the same numbers, openly: OPC 10000-22 §5.3.1.5).
+    `ieee8021q_failure_code`: the corresponding failure code, if there is one. Source: IEEE 802.1Q-2022 Table 46-15 (the
+    same numbers, openly: OPC 10000-22 §5.3.1.5).
     """
 
     status = 409
     ieee8021q_failure_code: ClassVar[int | None] = None
     advice: Callable[[Refused], Mapping[str, object]] | None = None
-    """Works out further facts that help: when it would fit, what would be accepted now. It takes a while."""
+    """Computes the counter-offer: when the request would fit, what would be accepted now. Takes up to seconds."""
 
     def add_offer(self) -> None:
-        """Add those facts, once."""
+        """Add the counter-offer to the facts, once."""
         if self.advice is not None:
             self.facts, self.advice = {**self.facts, **self.advice(self)}, None
 
     def problem(self) -> dict[str, object]:
-        """The problem details of this error. Source: RFC 9457 §3."""
-        known = self.ieee8021q_failure_code
-        return super().problem() | ({} if known is None else {"ieee8021q_failure_code": known})
+        """Return the problem details of this error. Source: RFC 9457 §3."""
+        failure_code = self.ieee8021q_failure_code
+        return super().problem() | ({} if failure_code is None else {"ieee8021q_failure_code": failure_code})
 
 
 class NoPath(Refused):
-    """No path of links that are up joins the two ends."""
+    """No path over links that are up connects source and destination."""
 
     code, title = "no_path", "No path"
 
 
 class NoDisjointPath(Refused):
-    """There is a path, but no second one without a common span to protect it."""
+    """There is a path, but no backup path that shares no span (or duct) with it."""
 
     code, title = "no_disjoint_path", "No disjoint path"
 
 
 class NoCapacity(Refused):
-    """A link has less to give than the request wants of it; `bottleneck` says which."""
+    """A link has less free bandwidth than the request needs; `bottleneck` identifies it."""
 
     code, title = "no_capacity", "No capacity"
     ieee8021q_failure_code = 1
 
 
 class NoSpectrum(Refused):
-    """No lightpath has room and no new one can be lit: `link` has no channel free."""
+    """No lightpath has capacity left and no new one fits: `link` has no free channel."""
 
     code, title = "no_spectrum", "No spectrum"
     ieee8021q_failure_code = 1
 
 
 class OutOfReach(Refused):
-    """Light does not get over a span: `missing_db` of GSNR are missing for the most robust modulation."""
+    """The GSNR after a fibre is `missing_db` below what the most robust modulation requires."""
 
     code, title = "out_of_reach", "Out of reach"
 
 
 class LatencyNotMet(Refused):
-    """The proven bound of a flow, new or standing, lies above its limit."""
+    """The latency bound of a flow, new or existing, exceeds its limit."""
 
     code, title = "latency_not_met", "Latency not met"
     ieee8021q_failure_code = 21
 
 
 class FlowInUse(Refused):
-    """Another live reservation holds the same 5-tuple."""
+    """Another live reservation uses the same 5-tuple."""
 
     code, title = "flow_in_use", "Flow in use"
     ieee8021q_failure_code = 4
 
 
 class SwitchError(ControllerError):
-    """A switch did not do its part; whatever was begun has been undone."""
+    """A switch did not apply a change; the change has been rolled back."""
 
     status = 503
 
 
 class SwitchDown(SwitchError):
-    """A switch that is needed is not connected."""
+    """A required switch is not connected."""
 
     code, title = "switch_down", "Switch down"
 
 
 class SwitchTimeout(SwitchError):
-    """A switch did not confirm in time."""
+    """A switch did not confirm a change in time."""
 
     code, title = "switch_timeout", "Switch timeout"
 
 
 class SwitchRefused(SwitchError):
-    """A switch answered with an OpenFlow error."""
+    """A switch replied with an OpenFlow error."""
 
     code, title = "switch_refused", "Switch refused"
 
 
 class Overloaded(ControllerError):
-    """Too many requests wait already; try again after `retry_after_s`."""
+    """The request queue is full; retry after `retry_after_s`."""
 
     code, status, title = "overloaded", 503, "Overloaded"
 
 
 class StartError(ControllerError):
-    """The process cannot start. Exit code 2: asked for wrongly; 3: the machine or network is not ready."""
+    """The process cannot start. Exit code 2: usage or configuration error; 3: the machine or network is not ready."""
 
     code, title = "start_failed", "Start failed"
 

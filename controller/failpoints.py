@@ -1,4 +1,4 @@
-"""The steps of the writer by name, so that a test can end the process at each of them."""
+"""Fail points: named points at which a test may kill the process."""
 
 from __future__ import annotations
 
@@ -7,32 +7,31 @@ from enum import StrEnum
 
 
 class FailPoint(StrEnum):
-    """Between these, the process may die at any moment. Not every change has all of them."""
+    """The points of a change at which a test may kill the process; not every change passes all of them."""
 
     DECIDED = "decided"
-    """It is decided and its capacity counted; no switch and no ledger knows of it."""
+    """The change is decided and its capacity booked, but not yet sent to switches or written to the ledger."""
     LAID = "laid"
     TURNED = "turned"
     OPENED = "opened"
     CLOSED = "closed"
     CLEARED = "cleared"
-    """The switches concerned have confirmed that stage (see reconcile.Stage)."""
+    """The switches concerned have confirmed that stage (see dataplane.update_order.Stage)."""
     RECORDING = "recording"
-    """Inside the ledger's transaction, before it is committed."""
+    """Inside the ledger's transaction, before the commit."""
     RECORDED = "recorded"
-    """It is committed; nobody has been answered."""
-
+    """The ledger's transaction is committed; no reply has been sent."""
 
 
 _watchers: list[Callable[[FailPoint], None]] = []
 
 
-def failpoint(step: FailPoint) -> None:
-    """The writer stands here."""
+def failpoint(point: FailPoint) -> None:
+    """Report that the calling thread has reached this point; a watcher may kill the process here."""
     for watcher in _watchers:
-        watcher(step)
+        watcher(point)
 
 
 def on_failpoint(watcher: Callable[[FailPoint], None]) -> None:
-    """Have this called at every step, in the thread that takes it."""
+    """Register a callback that is called at every fail point, in the thread that reaches it."""
     _watchers.append(watcher)

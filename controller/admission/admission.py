@@ -15,12 +15,12 @@ from controller.admission.live_reservations import LiveReservations, as_live_res
 from controller.admission.path_search import current_placement
 from controller.booking.calendar import Calendar
 from controller.booking.flow_bookings import SizedFlow
-from controller.booking.transfer_rate import completion_us, gate_of
+from controller.booking.transfer_rate import completion_us, gate_window
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
 from controller.domain.frozen import frozen
 from controller.domain.network import Network
 from controller.domain.reservation import END_GUARD_S, Flow, Placement, Reservation
-from controller.domain.route import Route, both_ways
+from controller.domain.route import Route, with_reverse_links
 from controller.errors import FlowInUse, InvalidRequest, Refused, RequestError, UnknownHost
 
 __all__ = ["Admitted", "Rejected", "Request", "decide"]
@@ -55,10 +55,10 @@ def decide(
     calibration: Calibration = DEFAULT_CALIBRATION,
 ) -> Admitted | Rejected:
     """Place every flow of the request, or give the reason for the refusal. `live`: all live reservations."""
-    down = both_ways(down)
+    down = with_reverse_links(down)
     index = as_live_reservations(network, live, calibration)
     start_s = now_s if request.start_s is None else max(now_s, request.start_s)
-    free = calendar.without(request.reservation_id)
+    free = calendar.without_reservation(request.reservation_id)
     try:
         _check_ends(network, request.flows)
         _check_lifetime(request, start_s)
@@ -71,7 +71,7 @@ def decide(
         return Rejected(error.with_traceback(None))
     placements = _placements(problem, plan)
     booked = [booking for flow in request.flows for booking in plan.placed[flow.name].bookings]
-    return Admitted(placements, free.adding(booked), others.with_bounds(plan.bounds))
+    return Admitted(placements, free.with_bookings(booked), others.with_bounds(plan.bounds))
 
 
 def _check_ends(network: Network, flows: Sequence[Flow]) -> None:
@@ -110,7 +110,7 @@ def _placements(problem: PlanningProblem, plan: FeasiblePlan) -> tuple[Placement
     placements = []
     for flow in problem.request.flows:
         placed = plan.placed[flow.name]
-        sized, route = placed.sized, placed.route
+        sized, route = placed.sized_flow, placed.route
         current = current_placement(problem.replaced, flow)
         keeps_meter = current is not None and current.switches[0] == route.path[1]
         bound = plan.bounds.bound((problem.request.reservation_id, flow.name))
@@ -124,7 +124,7 @@ def _placements(problem: PlanningProblem, plan: FeasiblePlan) -> tuple[Placement
             bound.accumulated_latency_us,
             bound.latency_variation_us,
             completion_us(flow.requirement, sized.rate_bps, bound.accumulated_latency_us),
-            window=gate_of(flow, sized.rate_bps),
+            window=gate_window(flow, sized.rate_bps),
             backup_path=route.backup,
             lightpaths=route.lightpaths,
             backup_lightpaths=route.backup_lightpaths,
@@ -136,5 +136,5 @@ def _placements(problem: PlanningProblem, plan: FeasiblePlan) -> tuple[Placement
 def _is_unchanged(current: Placement, sized: SizedFlow, route: Route) -> bool:
     """Whether the flow's entries on the switches stay the same."""
     before = SizedFlow(sized.flow, current.reserved_bps, current.burst_bytes), current.route
-    same_gate = current.window == gate_of(sized.flow, sized.rate_bps)
+    same_gate = current.window == gate_window(sized.flow, sized.rate_bps)
     return before == (sized, route) and same_gate and not current.suspended

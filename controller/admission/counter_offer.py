@@ -32,7 +32,7 @@ from controller.domain.frozen import frozen
 from controller.domain.network import Network
 from controller.domain.path import link_names
 from controller.domain.reservation import Flow, Reservation
-from controller.domain.route import both_ways
+from controller.domain.route import with_reverse_links
 from controller.errors import LatencyNotMet, NoCapacity, NoDisjointPath, NoPath, NoSpectrum, OutOfReach, Refused
 from controller.optical.grooming import most_bps
 from controller.routing.candidates import candidate_paths
@@ -137,7 +137,7 @@ def _booking_ends_s(context: DecisionContext, request: Request) -> set[float]:
     return {
         booking.end_s
         for link in links
-        for booking in context.calendar.on(link)
+        for booking in context.calendar.bookings_on(link)
         if booking.reservation_id != request.reservation_id
     }
 
@@ -150,7 +150,7 @@ def nearest_request(context: DecisionContext, request: Request, error: Refused) 
         return tuple(_with_lower_rate(flow, share) for flow in request.flows)
 
     def with_smaller_bursts(share: float) -> tuple[Flow, ...]:
-        frame_bytes = context.network.frame_bytes
+        frame_bytes = context.network.max_frame_bytes
         return tuple(_with_smaller_burst(flow, share, burst_bytes[flow.name], frame_bytes) for flow in request.flows)
 
     burst_bytes = _granted_burst_bytes(context, request)
@@ -186,10 +186,10 @@ def _widest_bps(context: DecisionContext, request: Request) -> int | None:
     network, flow, name = context.network, request.flows[0], request.reservation_id
     held = held_lightpaths(context.live.get(name))
     start_s = max(context.now_s, request.start_s or context.now_s)
-    booker = FlowBooker(network.ducts, name, start_s, request.end_s)
-    residual = ResidualCapacity(network, context.calendar.without(name), booker, held)
+    booker = FlowBooker(network.srlg_by_span, name, start_s, request.end_s)
+    residual = ResidualCapacity(network, context.calendar.without_reservation(name), booker, held)
     widest_bps = 0
-    for path in candidate_paths(network, flow.source, flow.destination, both_ways(context.down)):
+    for path in candidate_paths(network, flow.source, flow.destination, with_reverse_links(context.down)):
         widest_bps = max(widest_bps, residual.widest_bps(path))
         if network.grid is not None and widest_bps >= most_bps(network):
             break

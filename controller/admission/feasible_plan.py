@@ -12,7 +12,7 @@ from controller.admission.path_search import SEARCH_STEPS, PathSearch
 from controller.admission.residual_capacity import ResidualCapacity, granted_burst_bytes, held_lightpaths
 from controller.booking.calendar import Calendar
 from controller.booking.flow_bookings import FlowBooker, PlacedFlow, SizedFlow
-from controller.booking.transfer_rate import HEADROOM_SHARE, gate_of, least_rate_bps
+from controller.booking.transfer_rate import HEADROOM_SHARE, gate_window, least_rate_bps
 from controller.calculus.failure_bounds import CarriedFlow, FailureBounds
 from controller.calculus.network_bounds import NoBound
 from controller.domain.frozen import frozen
@@ -61,7 +61,7 @@ class PlanningProblem:
     def carried(self, sized: SizedFlow, route: Route) -> CarriedFlow:
         """How the network would carry a flow of the request."""
         start_s = self.start_s if self.is_later else -inf
-        gate = gate_of(sized.flow, sized.rate_bps)
+        gate = gate_window(sized.flow, sized.rate_bps)
         size, limit = (sized.rate_bps, sized.burst_bytes), has_limit(sized.flow.requirement)
         return CarriedFlow.during(route, size, start_s, self.request.end_s, gate, limit)
 
@@ -119,7 +119,7 @@ def _kept_flows(problem: PlanningProblem) -> PlacedFlows:
         return {}
     booker = _flow_booker(problem)
     return {
-        p.flow.name: booker.placing(SizedFlow(p.flow, p.reserved_bps, p.burst_bytes), p.route)
+        p.flow.name: booker.place(SizedFlow(p.flow, p.reserved_bps, p.burst_bytes), p.route)
         for p in problem.replaced.placements
         if p.flow.name in problem.request.keep
     }
@@ -136,7 +136,7 @@ def _residual_capacity(problem: PlanningProblem, placed: PlacedFlows) -> Residua
 
 def _flow_booker(problem: PlanningProblem) -> FlowBooker:
     request = problem.request
-    return FlowBooker(problem.network.ducts, request.reservation_id, problem.start_s, request.end_s)
+    return FlowBooker(problem.network.srlg_by_span, request.reservation_id, problem.start_s, request.end_s)
 
 
 def _sized_flows(
@@ -167,7 +167,7 @@ def _with_final_rates(
 
     Raises: LatencyNotMet, or NoCapacity if the routes do not have the capacity.
     """
-    own_id, flows = problem.request.reservation_id, [placed_flow.sized.flow for placed_flow in new.values()]
+    own_id, flows = problem.request.reservation_id, [placed_flow.sized_flow.flow for placed_flow in new.values()]
     for _ in range(RATE_ITERATIONS):
         placed = {**new, **kept}
         bounds = _bounds(problem, placed)
@@ -176,7 +176,7 @@ def _with_final_rates(
             return FeasiblePlan(placed, bounds)
         latencies = {name: bounds.bound((own_id, name)).accumulated_latency_us for name in new}
         sizes = _sized_flows(problem.network, flows, latencies, headroom_share)
-        if all(sizes[name] == placed_flow.sized for name, placed_flow in new.items()):
+        if all(sizes[name] == placed_flow.sized_flow for name, placed_flow in new.items()):
             _check_limits(problem, bounds, placed)
             return FeasiblePlan(placed, bounds)
         new = _resized(problem, new, sizes, kept)
@@ -186,7 +186,7 @@ def _with_final_rates(
 
 def _bounds(problem: PlanningProblem, placed: PlacedFlows) -> FailureBounds:
     own_id = problem.request.reservation_id
-    added = {(own_id, name): problem.carried(flow.sized, flow.route) for name, flow in placed.items()}
+    added = {(own_id, name): problem.carried(flow.sized_flow, flow.route) for name, flow in placed.items()}
     return problem.others.bounds_with(added)
 
 
@@ -206,7 +206,7 @@ def _resized(
     """
     residual, resized = _residual_capacity(problem, kept), {}
     for name, sized in sizes.items():
-        placed_flow = resized[name] = residual.booker.placing(sized, new[name].route)
+        placed_flow = resized[name] = residual.booker.place(sized, new[name].route)
         if not residual.fits(placed_flow.bookings):
             raise residual.refusal(sized, [placed_flow.route])
         residual.allocate(placed_flow.bookings)
@@ -220,7 +220,7 @@ def _check_limits(problem: PlanningProblem, bounds: FailureBounds, placed: Place
     """
     own_id = problem.request.reservation_id
     for name, placed_flow in placed.items():
-        bound, sized = bounds.bound((own_id, name)), placed_flow.sized
+        bound, sized = bounds.bound((own_id, name)), placed_flow.sized_flow
         violation = limit_violation(name, sized.flow.requirement, sized.rate_bps, bound, name, own_id)
         if violation is not None:
             raise violation

@@ -82,7 +82,7 @@ class LiveReservations:
         analysed, since = rest._known_bounds()
         changes = since.mutate()
         carried = analysed.carried if analysed else Map()
-        for placement in reservation.carried:
+        for placement in reservation.carried_placements:
             key, flow = (reservation.id, placement.flow.name), carried_flow(reservation, placement)
             if carried.get(key) == flow:
                 changes.pop(key, None)
@@ -177,7 +177,7 @@ class LiveReservations:
         """The reservation with its current bounds; unchanged where its flows are not carried."""
         bounds = {
             key: self.bounds.bound(key)
-            for placement in reservation.carried
+            for placement in reservation.carried_placements
             if (key := (reservation.id, placement.flow.name)) in self.bounds.carried
         }
 

@@ -206,7 +206,11 @@ def _candidates(
     else:
         pairs = candidate_routes(network, flow.source, flow.destination, down, protection == "duct_disjoint")
     routes, current = pairs.routes, current_placement(replaced, flow)
-    if current is not None and current.flow.requirement.protection == protection and not current.is_weak(network.ducts):
+    if (
+        current is not None
+        and current.flow.requirement.protection == protection
+        and not current.is_underprotected(network.srlg_by_span)
+    ):
         route = Route(current.path, current.backup_path)
         cuts = [is_cut(path, down) for path in (route.path, route.backup) if path is not None]
         if not any(cuts):

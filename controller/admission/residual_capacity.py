@@ -8,12 +8,12 @@ from functools import partial
 
 from controller.booking.calendar import Booking, Calendar
 from controller.booking.flow_bookings import FlowBooker, SizedFlow
-from controller.booking.transfer_rate import window_of
+from controller.booking.transfer_rate import booked_window
 from controller.domain.lightpath import Lightpath
 from controller.domain.network import Network
 from controller.domain.path import Path, link_names
 from controller.domain.reservation import Flow, Reservation, default_burst_bytes
-from controller.domain.route import NEVER, Route
+from controller.domain.route import NO_FAILURES, Route
 from controller.errors import NoCapacity, Refused
 from controller.optical.grooming import LightpathAllocator
 from controller.optical.lightpath_design import reservable_bps
@@ -23,13 +23,13 @@ def granted_burst_bytes(flow: Flow, rate_bps: int, network: Network) -> int:
     """The requested burst, or the default for the rate; at least one maximum-size frame."""
     requested_bytes = flow.requirement.burst_bytes
     if requested_bytes is None:
-        return default_burst_bytes(rate_bps, network.frame_bytes)
-    return max(requested_bytes, network.frame_bytes)
+        return default_burst_bytes(rate_bps, network.max_frame_bytes)
+    return max(requested_bytes, network.max_frame_bytes)
 
 
 def held_lightpaths(reservation: Reservation | None) -> tuple[Lightpath, ...]:
     """The lightpaths that carry the flows of a reservation."""
-    carried = reservation.carried if reservation else ()
+    carried = reservation.carried_placements if reservation else ()
     return tuple(dict.fromkeys(each for p in carried for each in (*p.lightpaths, *p.backup_lightpaths)))
 
 
@@ -60,7 +60,7 @@ class ResidualCapacity:
         own: tuple[Booking, ...] = (*self._allocated.get(link, ()), *more)
         own_bps = 0
         for booking in own:
-            if not booking.is_plain:
+            if not booking.is_unconditional:
                 break
             own_bps += booking.rate_bps
         else:  # plain bookings last as long as the request, so they add to the peak of the others
@@ -71,7 +71,7 @@ class ResidualCapacity:
         """Whether the residual capacity suffices for these bookings, each on a different link."""
         for booking in bookings:
             link = booking.link
-            alone = link not in self._allocated and booking.is_plain
+            alone = link not in self._allocated and booking.is_unconditional
             total_bps = self.others_bps(link) + booking.rate_bps if alone else self.total_bps(link, (booking,))
             if total_bps > self._limits_bps(booking)[1]:
                 return False
@@ -90,19 +90,19 @@ class ResidualCapacity:
         _, backup_failures = self.booker.links_used(sized, route)[-1]
         rows = [
             self.lightpaths.along(path[1:-1], sized.rate_bps, partial(self._has_room, sized, failures))
-            for path, failures in ((route.path, NEVER), (route.backup, backup_failures))
+            for path, failures in ((route.path, NO_FAILURES), (route.backup, backup_failures))
         ]
         return None if None in rows else Route(route.path, route.backup, rows[0] or (), rows[1] or ())
 
     def has_room_for(self, sized: SizedFlow) -> Callable[[Lightpath], bool]:
         """A predicate: whether a lightpath on the flow's working path has room for the flow."""
-        if self._allocated or window_of(sized.flow) is not None:
-            return partial(self._has_room, sized, NEVER)
+        if self._allocated or booked_window(sized.flow) is not None:
+            return partial(self._has_room, sized, NO_FAILURES)
         rate_bps, others_bps = sized.rate_bps, self.others_bps  # fast path: by far the most frequent case
         return lambda lightpath: others_bps(lightpath.id) + rate_bps <= reservable_bps(lightpath.rate_bps)
 
     def _has_room(self, sized: SizedFlow, failures: frozenset[str], lightpath: Lightpath) -> bool:
-        if not failures and lightpath.id not in self._allocated and window_of(sized.flow) is None:
+        if not failures and lightpath.id not in self._allocated and booked_window(sized.flow) is None:
             return self.others_bps(lightpath.id) + sized.rate_bps <= reservable_bps(lightpath.rate_bps)
         return self.fits((self.booker.lightpath_booking(sized, lightpath, failures),))
 
@@ -126,7 +126,7 @@ class ResidualCapacity:
     def lightpath_refusal(self, sized: SizedFlow, route: Route) -> Refused | None:
         """The reason that no lightpaths are available along a route; None if there are some."""
         _, backup_failures = self.booker.links_used(sized, route)[-1]
-        for path, failures in ((route.path, NEVER), (route.backup or (), backup_failures)):
+        for path, failures in ((route.path, NO_FAILURES), (route.backup or (), backup_failures)):
             has_room = partial(self._has_room, sized, failures)
             refusal = self.lightpaths.refusal(sized.flow.name, path[1:-1], sized.rate_bps, has_room)
             if refusal is not None:

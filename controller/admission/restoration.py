@@ -29,7 +29,7 @@ from controller.calculus.failure_bounds import FlowKey
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
 from controller.domain.network import Network
 from controller.domain.reservation import PROTECTIONS, Flow, Placement, Reservation, State
-from controller.domain.route import DUCT, Ducts, both_ways, fatal_ducts, is_cut
+from controller.domain.route import DUCT_PREFIX, SrlgBySpan, is_cut, shared_srlgs, with_reverse_links
 
 RUNNING = frozenset({State.ACTIVE, State.DEGRADED})
 """Only installed reservations are affected by failures; a scheduled one is evaluated when it starts."""
@@ -57,11 +57,13 @@ def restore(
     To be called when links fail or recover, when a reservation starts, and when one ends while others are degraded.
     States and reasons depend on the links alone.
     """
-    down = both_ways(down)
+    down = with_reverse_links(down)
     before = as_live_reservations(network, live, calibration)
     unrouted = sorted((each for each in before if _has_unrouted_flow(each, down)), key=_restoration_order)
     running = (each for each in before if each.state in RUNNING)
-    underprotected = sorted((each for each in running if _underprotected(each, network.ducts)), key=_restoration_order)
+    underprotected = sorted(
+        (each for each in running if _underprotected(each, network.srlg_by_span)), key=_restoration_order
+    )
     restorer = _Restorer(network, calendar, before, now_s, down, calibration)
     for reservation in unrouted:
         restorer.release_cut_flows(reservation)
@@ -124,8 +126,11 @@ class _Restorer:
         rest = replace(reservation, placements=placements)
         start_s = max(rest.start_at_s, rest.created_at_s)
         end_s = inf if rest.end_at_s is None else rest.end_at_s
-        kept = bookings_of(self.network.ducts, rest.id, placements, start_s, end_s)
-        self.calendar, self.live = self.calendar.without(rest.id).adding(kept), self.live.with_reservation(rest)
+        kept = bookings_of(self.network.srlg_by_span, rest.id, placements, start_s, end_s)
+        self.calendar, self.live = (
+            self.calendar.without_reservation(rest.id).with_bookings(kept),
+            self.live.with_reservation(rest),
+        )
 
     def reroute(self, reservation: Reservation) -> None:
         """Place its suspended flows: all together as requested, else one by one, else with less protection."""
@@ -137,7 +142,7 @@ class _Restorer:
 
     def restore_protection(self, reservation: Reservation) -> None:
         """Give its underprotected flows the requested protection, or more than they have."""
-        for placement in _underprotected(self._current(reservation), self.network.ducts):
+        for placement in _underprotected(self._current(reservation), self.network.srlg_by_span):
             variants = [placement.flow, *_less_protected(placement.flow)]
             self._place_first(reservation, variants[:-1] if placement.backup_path is None else variants[:1])
 
@@ -162,7 +167,7 @@ class _Restorer:
         """Decide the reservation again with new routes for these flows only; whether it is admitted."""
         before = self._current(reservation)
         new = {flow.name: flow for flow in flows}
-        kept = [p.flow for p in before.carried if p.flow.name not in new]
+        kept = [p.flow for p in before.carried_placements if p.flow.name not in new]
         end_s = inf if before.end_at_s is None else before.end_at_s
         keep = frozenset(flow.name for flow in kept)
         request = Request(before.id, before.version + 1, (*kept, *flows), None, end_s, keep)
@@ -181,19 +186,19 @@ class _Restorer:
         return True
 
     def _with_state(self, reservation: Reservation) -> Reservation:
-        ducts = self.network.ducts
+        ducts = self.network.srlg_by_span
         suspended = [p.flow.name for p in reservation.placements if p.suspended]
         defects = [self.refusals.get((reservation.id, name), f"{name} has no route.") for name in suspended]
         defects += [_missing_protection(placement, ducts) for placement in _underprotected(reservation, ducts)]
-        on_backup = [p.flow.name for p in reservation.carried if _is_on_backup(p, self.down)]
-        backup_down = [p.flow.name for p in reservation.carried if is_cut(p.backup_path or (), self.down)]
+        on_backup = [p.flow.name for p in reservation.carried_placements if _is_on_backup(p, self.down)]
+        backup_down = [p.flow.name for p in reservation.carried_placements if is_cut(p.backup_path or (), self.down)]
         notes = [f"{name} runs on its backup path." for name in on_backup]
         notes += [f"The backup path of {name} is down." for name in backup_down]
         reason = " ".join(dict.fromkeys((*defects, *notes))) or None
         state = State.DEGRADED if defects else State.ACTIVE
         if state is reservation.state:
             return replace(reservation, reason=reason)
-        return reservation.moved_to(state, reason)
+        return reservation.with_state(state, reason)
 
 
 def _less_protected(flow: Flow) -> list[Flow]:
@@ -202,14 +207,14 @@ def _less_protected(flow: Flow) -> list[Flow]:
     return [replace(flow, requirement=replace(flow.requirement, protection=protection)) for protection in lower]
 
 
-def _underprotected(reservation: Reservation, ducts: Ducts) -> list[Placement]:
+def _underprotected(reservation: Reservation, ducts: SrlgBySpan) -> list[Placement]:
     """The flows that have less protection than requested."""
-    return [placement for placement in reservation.carried if placement.is_weak(ducts)]
+    return [placement for placement in reservation.carried_placements if placement.is_underprotected(ducts)]
 
 
-def _missing_protection(placement: Placement, ducts: Ducts) -> str:
-    name, shared = placement.flow.name, fatal_ducts(placement.route, ducts)
+def _missing_protection(placement: Placement, ducts: SrlgBySpan) -> str:
+    name, shared = placement.flow.name, shared_srlgs(placement.route, ducts)
     if placement.backup_path is None:
         return f"{name} runs unprotected."
-    ducts_shared = ", ".join(duct.removeprefix(DUCT) for duct in shared)
+    ducts_shared = ", ".join(duct.removeprefix(DUCT_PREFIX) for duct in shared)
     return f"{name} has a backup in the same duct as its path: {ducts_shared}."

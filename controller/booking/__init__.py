@@ -1,1 +1,1 @@
-"""The advance-reservation calendar: what is taken where, from when to when."""
+"""The advance-reservation calendar: bandwidth booked on every link over time."""

@@ -1,4 +1,4 @@
-"""What one sized flow books on one route (from room.py, admission.py)."""
+"""The bookings of a sized flow on a route."""
 
 from __future__ import annotations
 
@@ -6,33 +6,32 @@ from collections.abc import Sequence
 from math import inf
 
 from controller.booking.calendar import Booking
-from controller.booking.transfer_rate import window_of
+from controller.booking.transfer_rate import booked_window
 from controller.domain.frozen import frozen
 from controller.domain.lightpath import Lightpath
 from controller.domain.path import link_names
 from controller.domain.reservation import Flow, Placement
-from controller.domain.route import NEVER, Ducts, Route, links_taken
+from controller.domain.route import NO_FAILURES, Route, SrlgBySpan, link_usage
 
 
 def bookings_of(
-    ducts: Ducts, reservation_id: str, placements: Sequence[Placement], start_s: float, end_s: float = inf
+    srlgs: SrlgBySpan, reservation_id: str, placements: Sequence[Placement], start_s: float, end_s: float = inf
 ) -> list[Booking]:
-    """What these placements take in the calendar from start to end, on their paths and on what protects them."""
-    lifetime = FlowBooker(ducts, reservation_id, start_s, end_s)
+    """Return the bookings of these placements from start to end, on their paths and backup paths."""
+    booker = FlowBooker(srlgs, reservation_id, start_s, end_s)
     return [
         booking
-        for p in placements
-        if not p.suspended
-        for booking in lifetime.bookings(
-            SizedFlow(p.flow, p.reserved_bps, p.burst_bytes), p.route
+        for placement in placements
+        if not placement.suspended
+        for booking in booker.bookings(
+            SizedFlow(placement.flow, placement.reserved_bps, placement.burst_bytes), placement.route
         )
     ]
 
 
-
 @frozen
 class SizedFlow:
-    """A flow with the rate and burst it is to get."""
+    """A flow with the rate and burst it is assigned."""
 
     flow: Flow
     rate_bps: int
@@ -41,54 +40,63 @@ class SizedFlow:
 
 @frozen
 class PlacedFlow:
-    """A flow in its place: as large as it is to be, on its route, and what it takes in the calendar."""
+    """A sized flow on its route, with its bookings."""
 
-    sized: SizedFlow
+    sized_flow: SizedFlow
     route: Route
     bookings: tuple[Booking, ...]
 
 
 @frozen
 class FlowBooker:
-    """Whose bookings, on a network with which ducts, and from when to when."""
+    """Creates the bookings of a reservation's flows for its lifetime."""
 
-    ducts: Ducts
+    srlgs: SrlgBySpan
     reservation_id: str
     start_s: float
     end_s: float = inf
 
-    def placing(self, sized: SizedFlow, route: Route) -> PlacedFlow:
-        """A flow on a route."""
-        return PlacedFlow(sized, route, self.bookings(sized, route))
+    def place(self, sized_flow: SizedFlow, route: Route) -> PlacedFlow:
+        """Return the flow placed on a route."""
+        return PlacedFlow(sized_flow, route, self.bookings(sized_flow, route))
 
-    def bookings(self, sized: SizedFlow, route: Route) -> tuple[Booking, ...]:
-        """What a flow takes in the calendar on a route."""
-        return (*self.link_bookings(sized, route), *self.lightpath_bookings(sized, route))
+    def bookings(self, sized_flow: SizedFlow, route: Route) -> tuple[Booking, ...]:
+        """Return all bookings of a flow on a route."""
+        return (*self.link_bookings(sized_flow, route), *self.lightpath_bookings(sized_flow, route))
 
-    def link_bookings(self, sized: SizedFlow, route: Route) -> tuple[Booking, ...]:
-        """Of that, what it takes of links."""
-        whose, name, rate_bps = self.reservation_id, sized.flow.name, sized.rate_bps
-        start_s, end_s, window = self.start_s, self.end_s, window_of(sized.flow)
+    def link_bookings(self, sized_flow: SizedFlow, route: Route) -> tuple[Booking, ...]:
+        """Return the bookings on links."""
+        reservation_id, name, rate_bps = self.reservation_id, sized_flow.flow.name, sized_flow.rate_bps
+        start_s, end_s, window = self.start_s, self.end_s, booked_window(sized_flow.flow)
         if route.backup is None:
-            return tuple([Booking(whose, name, x, rate_bps, start_s, end_s, window) for x in link_names(route.path)])
-        taken = self.links_used(sized, route)
-        return tuple([Booking(whose, name, x, rate_bps, start_s, end_s, window, failures) for x, failures in taken])
+            links = link_names(route.path)
+            return tuple([Booking(reservation_id, name, link, rate_bps, start_s, end_s, window) for link in links])
+        usage = self.links_used(sized_flow, route)
+        return tuple(
+            [
+                Booking(reservation_id, name, link, rate_bps, start_s, end_s, window, failures)
+                for link, failures in usage
+            ]
+        )
 
-    def lightpath_bookings(self, sized: SizedFlow, route: Route) -> tuple[Booking, ...]:
-        """Of that, what it takes of lightpaths."""
-        first = tuple([self.lightpath_booking(sized, each, NEVER) for each in route.lightpaths])
+    def lightpath_bookings(self, sized_flow: SizedFlow, route: Route) -> tuple[Booking, ...]:
+        """Return the bookings in lightpaths."""
+        first = tuple([self.lightpath_booking(sized_flow, lightpath, NO_FAILURES) for lightpath in route.lightpaths])
         if not route.backup_lightpaths:
             return first
-        _, around = self.links_used(sized, route)[-1]
-        return (*first, *(self.lightpath_booking(sized, each, around) for each in route.backup_lightpaths))
+        _, around = self.links_used(sized_flow, route)[-1]
+        return (
+            *first,
+            *(self.lightpath_booking(sized_flow, lightpath, around) for lightpath in route.backup_lightpaths),
+        )
 
-    def links_used(self, sized: SizedFlow, route: Route) -> tuple[tuple[str, frozenset[str]], ...]:
-        """The links, and under which failures; see controller.domain.route."""
-        return links_taken(route, self.ducts, sized.flow.requirement.backup == "dedicated")
+    def links_used(self, sized_flow: SizedFlow, route: Route) -> tuple[tuple[str, frozenset[str]], ...]:
+        """Return the links the flow needs on a route, and the failures under which; empty: always."""
+        return link_usage(route, self.srlgs, sized_flow.flow.requirement.backup == "dedicated")
 
-    def lightpath_booking(self, sized: SizedFlow, lightpath: Lightpath, failures: frozenset[str]) -> Booking:
-        """What a flow takes of a lightpath; on a backup while one of these failures lasts."""
-        times = self.start_s, self.end_s, window_of(sized.flow)
+    def lightpath_booking(self, sized_flow: SizedFlow, lightpath: Lightpath, failures: frozenset[str]) -> Booking:
+        """Return the booking of a flow in a lightpath; `failures`: of a backup, those under which it is needed."""
+        times = self.start_s, self.end_s, booked_window(sized_flow.flow)
         return Booking(
-            self.reservation_id, sized.flow.name, lightpath.id, sized.rate_bps, *times, failures, lightpath
+            self.reservation_id, sized_flow.flow.name, lightpath.id, sized_flow.rate_bps, *times, failures, lightpath
         )

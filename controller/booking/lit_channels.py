@@ -1,4 +1,4 @@
-"""Which lightpaths anything is booked in, along which switches, and the slots they take on every link. Immutable."""
+"""The lightpaths with bookings, by route, and the slots they occupy on every link. Immutable."""
 
 from __future__ import annotations
 
@@ -14,70 +14,79 @@ Lightpaths = tuple[Lightpath, ...]
 
 
 @frozen
-class _OnLink:
+class _LinkChannels:
+    """The lightpaths on one link and the slots they occupy."""
     lightpaths: dict[str, Lightpath] = field(default_factory=dict)
-    """By id; never changed."""
+    """By id; never modified."""
     slots: int = 0
     overlap: int = 0
-    """Slots that several have, at different times."""
+    """Slots that several lightpaths occupy, at different times."""
 
-    def plus(self, lightpath: Lightpath) -> _OnLink:
-        slots = lightpath.slots
-        more = {**self.lightpaths, lightpath.id: lightpath}
-        return _OnLink(more, self.slots | slots, self.overlap | self.slots & slots)
+    def with_lightpath(self, lightpath: Lightpath) -> _LinkChannels:
+        slots = lightpath.slot_mask
+        lightpaths = {**self.lightpaths, lightpath.id: lightpath}
+        return _LinkChannels(lightpaths, self.slots | slots, self.overlap | self.slots & slots)
 
-    def minus(self, lightpath: Lightpath) -> _OnLink:
-        rest = self.lightpaths.copy()
-        del rest[lightpath.id]
-        return on_link(rest.values()) if self.overlap else _OnLink(rest, self.slots & ~lightpath.slots)
+    def without_lightpath(self, lightpath: Lightpath) -> _LinkChannels:
+        lightpaths = self.lightpaths.copy()
+        del lightpaths[lightpath.id]
+        return (
+            link_channels(lightpaths.values())
+            if self.overlap
+            else _LinkChannels(lightpaths, self.slots & ~lightpath.slot_mask)
+        )
 
 
-_DARK = _OnLink()
+_UNLIT = _LinkChannels()
 
 
 @frozen
-class Channels:
-    """The lightpaths by link and by route, in the order in which they were lit."""
+class LitChannels:
+    """The lightpaths by link and by route, in the order in which they were added."""
 
-    _links: Map[str, _OnLink] = field(default_factory=Map)
+    _links: Map[str, _LinkChannels] = field(default_factory=Map)
     _along: Map[tuple[str, ...], Lightpaths] = field(default_factory=Map)
 
-    def plus(self, lightpath: Lightpath) -> Channels:
-        """With one more."""
-        links = self._links.update({link: self._links.get(link, _DARK).plus(lightpath) for link in lightpath.links})
-        return Channels(links, self._along.set(lightpath.nodes, (*self.along(lightpath.nodes), lightpath)))
+    def with_lightpath(self, lightpath: Lightpath) -> LitChannels:
+        """Return the channels with one more lightpath."""
+        links = self._links.update(
+            {link: self._links.get(link, _UNLIT).with_lightpath(lightpath) for link in lightpath.links}
+        )
+        return LitChannels(
+            links, self._along.set(lightpath.nodes, (*self.lightpaths_along(lightpath.nodes), lightpath))
+        )
 
-    def minus(self, lightpath: Lightpath) -> Channels:
-        """With one less."""
+    def without_lightpath(self, lightpath: Lightpath) -> LitChannels:
+        """Return the channels without this lightpath."""
         links, along = self._links.mutate(), self._along
         for link in lightpath.links:
-            rest = links[link].minus(lightpath)
-            if rest.lightpaths:
-                links[link] = rest
+            link_channels = links[link].without_lightpath(lightpath)
+            if link_channels.lightpaths:
+                links[link] = link_channels
             else:
                 del links[link]
-        kept = tuple(each for each in self.along(lightpath.nodes) if each.id != lightpath.id)
+        kept = tuple(other for other in self.lightpaths_along(lightpath.nodes) if other.id != lightpath.id)
         along = along.set(lightpath.nodes, kept) if kept else along.delete(lightpath.nodes)
-        return Channels(links.finish(), along)
+        return LitChannels(links.finish(), along)
 
-    def along(self, nodes: tuple[str, ...]) -> Lightpaths:
-        """Those from the first of these switches over all of them to the last."""
+    def lightpaths_along(self, nodes: tuple[str, ...]) -> Lightpaths:
+        """Return the lightpaths whose route is exactly these switches."""
         return self._along.get(nodes, ())
 
-    def on(self, link: str) -> _OnLink:
-        """Those on a link."""
-        return self._links.get(link, _DARK)
+    def channels_on(self, link: str) -> _LinkChannels:
+        """Return the lightpaths and slots of a link."""
+        return self._links.get(link, _UNLIT)
 
-    def all(self) -> Lightpaths:
-        """Every one."""
-        return tuple(each for row in self._along.values() for each in row)
+    def lightpaths(self) -> Lightpaths:
+        """Return all lightpaths."""
+        return tuple(lightpath for lightpaths in self._along.values() for lightpath in lightpaths)
 
 
-def on_link(lightpaths: Iterable[Lightpath]) -> _OnLink:
-    """These on one link."""
-    by_id, slots, overlap = {each.id: each for each in lightpaths}, 0, 0
+def link_channels(lightpaths: Iterable[Lightpath]) -> _LinkChannels:
+    """Return the channels of a link with these lightpaths."""
+    by_id, slots, overlap = {lightpath.id: lightpath for lightpath in lightpaths}, 0, 0
     for lightpath in by_id.values():
-        own = lightpath.slots
-        overlap |= slots & own
-        slots |= own
-    return _OnLink(by_id, slots, overlap)
+        lightpath_slots = lightpath.slot_mask
+        overlap |= slots & lightpath_slots
+        slots |= lightpath_slots
+    return _LinkChannels(by_id, slots, overlap)

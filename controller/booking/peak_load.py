@@ -1,9 +1,9 @@
-"""The most of a quantity that is taken at one moment: lifetimes, periodic windows and single failures together.
+"""Peak load: the highest simultaneous demand over lifetimes, periodic windows and single failures.
 
-Who is active together is found in two steps. Lifetimes lie on the line of time; between two of their ends the same ones
-live. Of those, periodic windows are laid on a circle as long as the greatest common divisor of their periods. Two
-windows that ever meet also meet there, so the peak found is never too low, and exact if all periods are equal. A
-stretch of time in which the same ones live is taken to hold whole periods.
+Simultaneous demands are found in two steps. Between two consecutive starts or ends, the set of live demands is
+constant. For each such set, the periodic windows are projected onto a circle whose length is the greatest common
+divisor of their periods. Windows that overlap at any time also overlap on the circle, so the peak is never too low, and
+exact if all periods are equal. An interval with a constant set is assumed to contain whole periods.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Amount = TypeVar("Amount", int, float)
 
 @frozen
 class Activity:
-    """When something is needed: during [start_s, end_s) and, with a window, only in that part of every period.
+    """When a demand exists: during [start_s, end_s) and, with a window, only in that part of every period.
 
-    `failures`: of a backup, the spans (`a-b`, names sorted) and ducts (`duct:...`) of which one must be down; empty: it
-    is always needed. Of all spans and ducts one at most is down at a time.
+    `failures`: of a backup, the spans (`a-b`, names sorted) and ducts (`duct:...`) of which one must be down; empty:
+    always. At most one span or duct is down at a time.
     """
 
     start_s: float = -inf
@@ -35,107 +35,110 @@ class Activity:
 
 ALWAYS = Activity()
 
-Member = tuple[Activity, Amount]
+Demand = tuple[Activity, Amount]
 
 
-def peak_load(members: Iterable[Member[Amount]], start_s: float = -inf, end_s: float = inf) -> Amount | int:
-    """The largest sum of amounts, none negative, that are needed together at any moment of [start_s, end_s)."""
-    throughout: Amount | int = 0
-    sometimes: list[Member[Amount]] = []
-    plain = True
-    for activity, amount in members:
+def peak_load(demands: Iterable[Demand[Amount]], start_s: float = -inf, end_s: float = inf) -> Amount | int:
+    """Return the largest sum of simultaneous amounts, none negative, at any time in [start_s, end_s)."""
+    constant_load: Amount | int = 0
+    varying: list[Demand[Amount]] = []
+    is_unconditional = True
+    for activity, amount in demands:
         if activity.start_s >= end_s or activity.end_s <= start_s:
             continue
-        constant = activity.window is None and not activity.failures
-        if constant and activity.start_s <= start_s and activity.end_s >= end_s:
-            throughout += amount
+        is_always = activity.window is None and not activity.failures
+        if is_always and activity.start_s <= start_s and activity.end_s >= end_s:
+            constant_load += amount
         else:
-            plain = plain and constant
-            sometimes.append((activity, amount))
-    if not sometimes:
-        return throughout
-    if plain:
-        return throughout + _peak_of_lifetimes(sometimes, start_s)
-    sets = alive_together([activity for activity, _ in sometimes], start_s, end_s)
-    return throughout + max((_peak_on_circle([sometimes[i] for i in alive]) for alive in sets), default=0)
+            is_unconditional = is_unconditional and is_always
+            varying.append((activity, amount))
+    if not varying:
+        return constant_load
+    if is_unconditional:
+        return constant_load + _peak_of_lifetimes(varying, start_s)
+    live_sets = concurrent_lifetimes([activity for activity, _ in varying], start_s, end_s)
+    return constant_load + max((_peak_on_circle([varying[i] for i in live]) for live in live_sets), default=0)
 
 
-def _peak_of_lifetimes(members: Sequence[Member[Amount]], start_s: float) -> Amount | int:
-    """Windows and failures apart: the sum only rises where something starts."""
-    changes = [(max(activity.start_s, start_s), 1, amount) for activity, amount in members]
-    changes += [(activity.end_s, 0, -amount) for activity, amount in members]
+def _peak_of_lifetimes(demands: Sequence[Demand[Amount]], start_s: float) -> Amount | int:
+    """Return the peak of demands without windows and failures: the sum rises only where a lifetime starts."""
+    changes = [(max(activity.start_s, start_s), 1, amount) for activity, amount in demands]
+    changes += [(activity.end_s, 0, -amount) for activity, amount in demands]
     changes.sort(key=lambda change: change[:2])
-    most: Amount | int = 0
+    peak: Amount | int = 0
     total: Amount | int = 0
     for _, _, amount in changes:
         total += amount
-        most = max(most, total)
-    return most
+        peak = max(peak, total)
+    return peak
 
 
-def alive_together(
+def concurrent_lifetimes(
     activities: Sequence[Activity], start_s: float = -inf, end_s: float = inf
 ) -> Iterator[tuple[int, ...]]:
-    """The largest sets, as indices, whose lifetimes share a moment of [start_s, end_s)."""
+    """Yield the maximal sets, as indices, whose lifetimes have a time in [start_s, end_s) in common."""
     changes = []
     for index, activity in enumerate(activities):
         if activity.start_s < end_s and start_s < activity.end_s:
             changes += [(max(activity.start_s, start_s), 1, index), (activity.end_s, 0, index)]
     changes.sort()
-    alive: dict[int, None] = {}
-    grown = False
+    live: dict[int, None] = {}
+    has_grown = False
     for _, starts, index in changes:
         if starts:
-            alive[index] = None
+            live[index] = None
         else:
-            if grown:
-                yield tuple(alive)
-            del alive[index]
-        grown = bool(starts)
+            if has_grown:
+                yield tuple(live)
+            del live[index]
+        has_grown = bool(starts)
 
 
-def open_together(activities: Sequence[Activity]) -> Iterator[tuple[int, ...]]:
-    """Sets, as indices, whose windows share a moment of the circle; with every such set, a set that contains it."""
+def concurrent_windows(activities: Sequence[Activity]) -> Iterator[tuple[int, ...]]:
+    """Yield sets, as indices, whose windows have a time on the circle in common; every such set is a subset of a
+    yielded one.
+    """
     circle_us = gcd(*(activity.window.period_us for activity in activities if activity.window))
-    opened: dict[int, None] = {}
+    open_indices: dict[int, None] = {}
     changes = []
     for index, activity in enumerate(activities):
         window = activity.window
         if window is None or window.length_us >= circle_us:
-            opened[index] = None
+            open_indices[index] = None
         elif window.length_us > 0:
             opens_us = window.offset_us % circle_us
             closes_us = opens_us + window.length_us
             if closes_us > circle_us:
                 closes_us -= circle_us
-                opened[index] = None
+                open_indices[index] = None
             changes += [(opens_us, 1, index), (closes_us, 0, index)]
     changes.sort()
-    grown = True
+    has_grown = True
     for _, opens, index in changes:
         if opens:
-            opened[index] = None
+            open_indices[index] = None
         else:
-            if grown:
-                yield tuple(opened)
-            del opened[index]
-        grown = bool(opens)
-    if grown:
-        yield tuple(opened)
+            if has_grown:
+                yield tuple(open_indices)
+            del open_indices[index]
+        has_grown = bool(opens)
+    if has_grown:
+        yield tuple(open_indices)
 
 
-def _peak_on_circle(members: Sequence[Member[Amount]]) -> Amount | int:
-    sets = open_together([activity for activity, _ in members])
-    return max((_with_worst_failure([members[i] for i in opened]) for opened in sets), default=0)
+def _peak_on_circle(demands: Sequence[Demand[Amount]]) -> Amount | int:
+    """Return the peak of live demands over the circle of their periods."""
+    open_sets = concurrent_windows([activity for activity, _ in demands])
+    return max((_with_worst_failure([demands[i] for i in open_indices]) for open_indices in open_sets), default=0)
 
 
-def _with_worst_failure(members: Sequence[Member[Amount]]) -> Amount | int:
-    """What is always needed, and the most that any one failure adds."""
+def _with_worst_failure(demands: Sequence[Demand[Amount]]) -> Amount | int:
+    """Return the sum of the demands that always exist and the largest sum that a single failure adds."""
     always: Amount | int = 0
-    added: defaultdict[str, Amount | int] = defaultdict(int)
-    for activity, amount in members:
+    added_by_failure: defaultdict[str, Amount | int] = defaultdict(int)
+    for activity, amount in demands:
         if not activity.failures:
             always += amount
         for failure in activity.failures:
-            added[failure] += amount
-    return always + max(added.values(), default=0)
+            added_by_failure[failure] += amount
+    return always + max(added_by_failure.values(), default=0)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from controller.booking.peak_load import ALWAYS, Activity, alive_together, open_together
+from controller.booking.peak_load import ALWAYS, Activity, concurrent_lifetimes, concurrent_windows
 from controller.calculus.curves import Group, InputLink, Server, longest_busy_us, longest_wait_us
 from controller.domain.reservation import Window
 
@@ -122,8 +122,8 @@ def _rate_bps(crossings: Sequence[CrossFlow]) -> float:
 def _sets(crossings: Sequence[CrossFlow], reach_us: float) -> Iterator[list[CrossFlow]]:
     """The sets of streams that can be in one busy period; with every such set, one that contains it."""
     activities = [_extended(crossing.activity, reach_us) for crossing in crossings]
-    for alive in alive_together(activities):
-        for opened in open_together([activities[i] for i in alive]):
+    for alive in concurrent_lifetimes(activities):
+        for opened in concurrent_windows([activities[i] for i in alive]):
             together = [crossings[alive[i]] for i in opened]
             always = [crossing for crossing in together if not crossing.activity.failures]
             failures = {failure for crossing in together for failure in crossing.activity.failures}

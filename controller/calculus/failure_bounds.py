@@ -18,7 +18,7 @@ from controller.domain.frozen import frozen
 from controller.domain.network import Network
 from controller.domain.path import Path, link_names
 from controller.domain.reservation import END_GUARD_S, Window
-from controller.domain.route import Ducts, Route, survived, walk_under
+from controller.domain.route import Route, SrlgBySpan, path_under_failure, survivable_failures
 
 FlowKey = tuple[str, str]
 """(reservation id, flow name)."""
@@ -46,22 +46,22 @@ class CarriedFlow:
         activity = ALWAYS if plain else Activity(start_s, max(start_s, end_s - END_GUARD_S), window)
         return CarriedFlow(route, *size, activity, has_limit)
 
-    def failures(self, ducts: Ducts) -> tuple[str, ...]:
+    def failures(self, ducts: SrlgBySpan) -> tuple[str, ...]:
         """The spans and ducts whose failure cuts its path, and that it survives."""
-        return survived(self.route, ducts)
+        return survivable_failures(self.route, ducts)
 
-    def way(self, failure: str | None, ducts: Ducts) -> Path:
+    def way(self, failure: str | None, ducts: SrlgBySpan) -> Path:
         """Where it goes while that span or duct is down (None: none)."""
         if failure is None or failure not in self.failures(ducts):
             return self.route.path
-        return walk_under(self.route, failure, ducts)
+        return path_under_failure(self.route, failure, ducts)
 
-    def links(self, ducts: Ducts) -> frozenset[str]:
+    def links(self, ducts: SrlgBySpan) -> frozenset[str]:
         """Every link that it may cross, whatever fails."""
         failures = (None, *self.failures(ducts))
         return frozenset(link for failure in failures for link in link_names(self.way(failure, ducts)))
 
-    def shaped(self, failure: str | None, ducts: Ducts) -> ShapedFlow:
+    def shaped(self, failure: str | None, ducts: SrlgBySpan) -> ShapedFlow:
         """What it is to the ports while that span or duct is down."""
         return ShapedFlow(self.way(failure, ducts), self.rate_bps, self.burst_bytes, self.activity)
 
@@ -100,7 +100,7 @@ class FailureBounds:
             del carried[key]
         carried.update(added)
         now = carried.finish()
-        ducts = self.network.ducts
+        ducts = self.network.srlg_by_span
         survivors = self._changed(self._survivors, gone, added, lambda flow: flow.failures(ducts))
         limited = self._changed(self._limited, gone, added, lambda flow: flow.links(ducts) if flow.has_limit else ())
         analyses = self._analyses_after(now, survivors, gone, added)
@@ -130,7 +130,7 @@ class FailureBounds:
         return sorted({key for link in links for key in self._limited.get(link, ())})
 
     def _new_links(self) -> list[str]:
-        return [link for key in self._added for link in self.carried[key].links(self.network.ducts)]
+        return [link for key in self._added for link in self.carried[key].links(self.network.srlg_by_span)]
 
     def _changed(
         self,
@@ -162,7 +162,7 @@ class FailureBounds:
         added: Mapping[FlowKey, CarriedFlow],
     ) -> Map[str | None, Analysis[FlowKey]]:
 
-        ducts = self.network.ducts
+        ducts = self.network.srlg_by_span
 
         def turned(before: Analysis[FlowKey], failure: str | None) -> Analysis[FlowKey]:
             return before.changed({key: flow.shaped(failure, ducts) for key, flow in added.items()}, gone)

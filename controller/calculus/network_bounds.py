@@ -150,7 +150,7 @@ def bounds_of(
 
 @lru_cache(maxsize=8)
 def _ports(network: Network, calibration: Calibration) -> Mapping[str, Server]:
-    return {link.name: _port(link, network.frame_bytes * 8.0, calibration) for link in network.links.values()}
+    return {link.name: _port(link, network.max_frame_bytes * 8.0, calibration) for link in network.links.values()}
 
 
 def _port(link: DirectedLink, frame_bits: float, calibration: Calibration) -> Server:

@@ -67,7 +67,7 @@ def _push(vlan_vid: int) -> tuple[Action, ...]:
 
 
 def _plain_vid(lightpath: Lightpath) -> int:
-    return VLAN_PRESENT | lightpath.label
+    return VLAN_PRESENT | lightpath.vlan_id
 
 
 def lightpath_entries(network: Network, lightpath: Lightpath) -> list[tuple[str, FlowEntry]]:
@@ -104,7 +104,9 @@ def _entry(
     lightpath: Lightpath, switch: str, in_port: int, vlan_vid: int, action: Action, goto: int | None = None
 ) -> tuple[str, FlowEntry]:
     match = match_of({"in_port": in_port, "vlan_vid": vlan_vid})
-    return switch, FlowEntry(1, LIGHTPATH_PRIORITY, match, cookie_of(0, lightpath.mark), actions=(action,), goto=goto)
+    return switch, FlowEntry(
+        1, LIGHTPATH_PRIORITY, match, cookie_of(0, lightpath.cookie_tag), actions=(action,), goto=goto
+    )
 
 
 def _exit_entry(lightpath: Lightpath, switch: str, in_port: int, vlan_vid: int) -> tuple[str, FlowEntry]:

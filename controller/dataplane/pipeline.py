@@ -92,10 +92,10 @@ def contribution_of(
     entries: list[tuple[str, Entry]] = []
     reserved_bps: dict[str, int] = {}
     uses: set[LightpathUse] = set()
-    for placement in reservation.carried:
+    for placement in reservation.carried_placements:
         uses.update(lightpath_uses(placement))
         for link in links_in_use(placement, down, now_us):
-            if network.links[link].slots:
+            if network.links[link].slot_count:
                 continue  # the whole lightpath is reserved, see lightpath_contribution
             reserved_bps[link] = reserved_bps.get(link, 0) + placement.reserved_bps
         entries.append((placement.switches[0], reservation_meter(placement)))
@@ -182,7 +182,7 @@ def _is_open(placement: Placement, now_us: int | None) -> bool:
 
 def best_effort_meter(link: DirectedLink, reserved_bps: int) -> MeterEntry:
     """The best-effort meter of an egress port: capacity minus reservations or lightpaths, and minus the margin."""
-    least_kbps = BEST_EFFORT_MIN_BPS // 1000 if link.slots else 1  # the whole spectrum of a fibre may be lit
+    least_kbps = BEST_EFFORT_MIN_BPS // 1000 if link.slot_count else 1  # the whole spectrum of a fibre may be lit
     rate_kbps = max(least_kbps, (link.capacity_bps - reserved_bps - link.margin_bps) // 1000)
     burst_kbit = round(rate_kbps * BEST_EFFORT_BURST_S)
     burst_kbit = min(max(burst_kbit, BEST_EFFORT_BURST_MIN_KBIT), BEST_EFFORT_BURST_MAX_KBIT)

@@ -1,1 +1,1 @@
-"""What is spoken about: frozen values, no behaviour that needs anything else."""
+"""The domain model: frozen values that depend on no other package."""

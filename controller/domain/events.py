@@ -1,4 +1,4 @@
-"""What the service tells those who listen: facts, as they become true."""
+"""Events that the service publishes to its listeners."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Literal
 from controller.domain.frozen import frozen
 from controller.domain.reservation import Reservation
 
-SwitchStanding = Literal["in_step", "out_of_step", "away"]
-"""In step: connected and known to hold what it should. Out of step: connected, not yet brought to it."""
+SwitchSyncState = Literal["in_step", "out_of_step", "away"]
+"""`in_step`: connected, and its state is known to be as intended. `out_of_step`: connected, not yet synchronised.
+`away`: not connected."""
 
 
 @frozen
 class ReservationChanged:
-    """A reservation is new, or stands otherwise than before: state, version, paths, lease."""
+    """A reservation was created, or its state, version, paths or lease changed."""
 
     reservation: Reservation
 
 
 @dataclass(frozen=True, slots=True)
 class LinkChanged:
-    """A directed link has gone down or come up."""
+    """A directed link went down or came up."""
 
     link: str
     up: bool
@@ -29,7 +30,7 @@ class LinkChanged:
 
 @dataclass(frozen=True, slots=True)
 class SpanChanged:
-    """A span is in another state. `duct_is_dark`: with it, all spans of its duct are: the duct has been cut."""
+    """A span changed state. `duct_is_dark`: all spans of its duct are dark, so the duct has been cut."""
 
     span: str
     length_km: float
@@ -39,7 +40,7 @@ class SpanChanged:
 
     @property
     def text(self) -> str:
-        """A sentence for those who run the network."""
+        """The event as a sentence for operators."""
         where = f"Span {self.span} of {self.length_km:g} km" + (f" in duct {self.duct}" if self.duct else "")
         also = f"; all spans of duct {self.duct} are" if self.duct_is_dark else ""
         return f"{where} is {self.state.replace('_', ' ')}{also}."
@@ -47,15 +48,15 @@ class SpanChanged:
 
 @dataclass(frozen=True, slots=True)
 class SwitchChanged:
-    """A switch stands otherwise than before."""
+    """The synchronisation state of a switch changed."""
 
     switch: str
-    standing: SwitchStanding
+    sync_state: SwitchSyncState
 
 
 @dataclass(frozen=True, slots=True)
-class Reconciled:
-    """A switch was read back and had these many entries to be put right; foreign ones are left alone."""
+class SwitchReconciled:
+    """A switch was read back, and this many entries were repaired; foreign entries are left in place."""
 
     switch: str
     missing: int
@@ -64,16 +65,16 @@ class Reconciled:
 
 
 @dataclass(frozen=True, slots=True)
-class Installed:
-    """Every switch concerned has confirmed a change that a client asked for, after so long."""
+class ReservationInstalled:
+    """All switches concerned have confirmed a change that a client requested; `seconds` is the time it took."""
 
     reservation_id: str
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class SwitchImpostor:
-    """Somebody at an address said to be this switch, with a certificate in other names; it was not let in."""
+class SwitchCertificateMismatch:
+    """A peer claimed to be this switch but presented a certificate for other names; the connection was refused."""
 
     switch: str
     names: tuple[str, ...]
@@ -81,24 +82,31 @@ class SwitchImpostor:
 
 
 ServiceEvent = (
-    ReservationChanged | LinkChanged | SpanChanged | SwitchChanged | SwitchImpostor | Reconciled | Installed
+    ReservationChanged
+    | LinkChanged
+    | SpanChanged
+    | SwitchChanged
+    | SwitchCertificateMismatch
+    | SwitchReconciled
+    | ReservationInstalled
 )
 
 
 @dataclass(frozen=True, slots=True)
 class SwitchReport:
-    """What a switch holds against what it should: a line for each entry, meter or group that is not as it should be.
+    """Installed against intended state of a switch: one line for each entry, meter or group that differs.
 
-    `missing`: not there. `wrong`: ours, and other than wanted or not wanted. `foreign`: not ours; never touched.
+    `missing`: intended, not installed. `wrong`: ours, but different from the intended one or not intended. `foreign`:
+    not ours; never changed.
     """
 
     switch: str
-    standing: SwitchStanding
+    sync_state: SwitchSyncState
     missing: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
 
     @property
     def is_consistent(self) -> bool:
-        """Whether it is known to hold all that it should; what is foreign does not count."""
-        return self.standing == "in_step" and not (self.missing or self.wrong)
+        """Whether the switch is known to hold its intended state; foreign entries do not count."""
+        return self.sync_state == "in_step" and not (self.missing or self.wrong)

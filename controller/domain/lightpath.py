@@ -1,7 +1,7 @@
-"""A lightpath: a channel of spectrum along switches, from where light is sent to where it is received.
+"""A lightpath: a spectrum channel along switches, from transmitter to receiver.
 
-It takes the same slots on every link of its route. A route and a first slot say which lightpath it is, so its id is
-made from them: nobody need remember which are lit, the flows that travel in them say so.
+It occupies the same slots on every link of its route (spectrum continuity). Its id is derived from route and channel,
+so no registry of lit lightpaths is needed: the placements of the flows carry them.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from hashlib import blake2b
 from controller.domain.frozen import frozen
 from controller.domain.path import link_names
 
-FIRST_LABEL = 1
-"""Of slot 0; VLAN ids are 1 to 4094."""
+FIRST_VLAN_ID = 1
+"""The VLAN id of slot 0; VLAN ids are 1 to 4094."""
 
 
 @frozen
 class Lightpath:
     """Slots `first_slot` … `first_slot + width - 1` along `nodes`, the switches in order.
 
-    `rate_bps`: what it carries, emulated. `margin_db`: how much better its GSNR (in 0.1 nm) is than `modulation` needs,
-    the system margin taken off.
+    `rate_bps`: its emulated capacity. `margin_db`: GSNR (in 0.1 nm) above the requirement of `modulation`, after
+    subtracting the system margin.
     """
 
     id: str
@@ -38,27 +38,27 @@ class Lightpath:
 
     @property
     def links(self) -> tuple[str, ...]:
-        """The directed links it is lit on."""
+        """The directed links it occupies."""
         return link_names(self.nodes)
 
     @property
-    def slots(self) -> int:
-        """The set of its slots: bit i is slot i."""
+    def slot_mask(self) -> int:
+        """Its slots as a bit set: bit i is slot i."""
         return ((1 << self.width) - 1) << self.first_slot
 
     @property
-    def mark(self) -> int:
-        """16 bits for its entries' cookies: an entry of one lightpath is not taken for the same of another."""
+    def cookie_tag(self) -> int:
+        """16 bits for the cookies of its entries, so that entries of different lightpaths do not compare equal."""
         return int(self.id[-4:], 16) or 1
 
     @property
-    def label(self) -> int:
-        """The VLAN id that stands for its channel; unlike that of any other lightpath on the same link."""
-        return self.first_slot + FIRST_LABEL
+    def vlan_id(self) -> int:
+        """The VLAN id that encodes its channel; unique among the lightpaths on a link."""
+        return self.first_slot + FIRST_VLAN_ID
 
 
 @lru_cache(maxsize=65_536)
-def identity(nodes: tuple[str, ...], first_slot: int, width: int) -> str:
-    """The id of the lightpath there: the same route and channel have the same."""
-    text = f"{'>'.join(nodes)}:{first_slot}+{width}"
-    return f"lp-{blake2b(text.encode(), digest_size=5).hexdigest()}"
+def lightpath_id(nodes: tuple[str, ...], first_slot: int, width: int) -> str:
+    """Return the id of the lightpath with this route and channel."""
+    route_and_channel = f"{'>'.join(nodes)}:{first_slot}+{width}"
+    return f"lp-{blake2b(route_and_channel.encode(), digest_size=5).hexdigest()}"

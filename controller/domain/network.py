@@ -1,6 +1,6 @@
-"""The network the controller decides about: nodes and directed links, frozen, built from a map.
+"""The network as a frozen value: nodes and directed links, built from a map.
 
-Whether a link is up is not a fact of the network but of the moment: it is passed beside it as a set of names.
+Link state is not part of it: functions take the names of the links that are down as an argument.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from controller.domain.path import link_name, link_names, span_name
-from controller.domain.route import DUCT, Ducts
+from controller.domain.route import DUCT_PREFIX, SrlgBySpan
 from topologies.maps import Grid, Kind, Map
 
 PROPAGATION_US_PER_KM = 4.9
 """Group delay of standard single-mode fibre (n about 1.468). Source: ITU-T G.652."""
 
 ETHERNET_HEADER_BYTES = 14
-"""A rate counts L2 bytes: the Ethernet header is in, preamble and FCS are not."""
+"""Rates count L2 bytes: with the Ethernet header, without preamble and FCS."""
 
 RESERVABLE_SHARE = 0.95
-"""The rest always remains for ARP, control and best effort."""
+"""The remainder is kept for ARP, control traffic and best effort."""
 
 MARGIN_SHARE = 0.01
 MARGIN_MIN_BPS = 200_000
-"""Kept free on every link, so that meters and shapers that round differently never fill a queue."""
+"""Kept unreserved on every link, so that rounding differences between meters and shapers never fill a queue."""
 
 BEST_EFFORT_MIN_BPS = 64_000
-"""Best effort keeps at least this on every link, however small the link."""
+"""Guaranteed to best effort on every link, regardless of its capacity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +43,16 @@ class Node:
 
     @property
     def is_switch(self) -> bool:
-        """Whether it forwards; everything else only sends and receives."""
+        """Whether the node forwards; hosts only send and receive."""
         return self.kind == "switch"
 
 
 @dataclass(frozen=True)
 class DirectedLink:
-    """One direction of a span; `name` is `source->destination`. A port number belongs to its node.
+    """One direction of a span; `name` is `source->destination`. Port numbers are those of the respective node.
 
-    `duct`: what it lies in, if the map says so; spans with the same duct are cut together.
-    `slots`: of its spectrum, for lightpaths; 0: a plain line. `channel_gbps`: the real rate of one channel.
+    `duct`: the duct of the span, if the map names one; spans in the same duct are cut together. `slot_count`: size of
+    its spectrum, for lightpaths; 0: not optical. `channel_gbps`: the real rate of one channel.
     """
 
     name: str
@@ -63,28 +63,28 @@ class DirectedLink:
     length_km: float
     capacity_bps: int
     duct: str | None = None
-    slots: int = 0
+    slot_count: int = 0
     channel_gbps: float = 0.0
 
     @cached_property
     def span(self) -> str:
-        """The name of the span, `a-b`, whichever direction this is."""
+        """The name of the span, `a-b`, the same for both directions."""
         return span_name(self.source, self.destination)
 
     @cached_property
     def margin_bps(self) -> int:
-        """Never given to anybody."""
+        """Bandwidth that is never allocated."""
         return max(MARGIN_MIN_BPS, round(self.capacity_bps * MARGIN_SHARE))
 
     @cached_property
     def reservable_bps(self) -> int:
-        """The most that reservations may take together."""
+        """The maximum total of all reservations."""
         left = self.capacity_bps - self.margin_bps - BEST_EFFORT_MIN_BPS
         return max(0, min(round(self.capacity_bps * RESERVABLE_SHARE), left))
 
     @cached_property
     def propagation_us(self) -> float:
-        """How long light takes."""
+        """Propagation delay."""
         return self.length_km * PROPAGATION_US_PER_KM
 
 
@@ -98,10 +98,10 @@ class Network:
     nodes: Mapping[str, Node]
     links: Mapping[str, DirectedLink]
     grid: Grid | None = None
-    """If it is optical: how its fibres' spectrum is cut."""
+    """The spectrum grid of an optical network."""
 
     @property
-    def frame_bytes(self) -> int:
+    def max_frame_bytes(self) -> int:
         """The largest L2 frame."""
         return self.mtu_bytes + ETHERNET_HEADER_BYTES
 
@@ -112,64 +112,64 @@ class Network:
 
     @cached_property
     def hosts(self) -> tuple[Node, ...]:
-        """Everything that is not a switch, in the order of the map."""
+        """The hosts, in the order of the map."""
         return tuple(node for node in self.nodes.values() if not node.is_switch)
 
     @cached_property
     def switch_by_datapath_id(self) -> Mapping[int, Node]:
-        """The switches by the number they introduce themselves with."""
+        """The switches by OpenFlow datapath id."""
         return {node.datapath_id: node for node in self.switches if node.datapath_id is not None}
 
     @cached_property
     def _links_from(self) -> Mapping[str, tuple[DirectedLink, ...]]:
-        found: dict[str, list[DirectedLink]] = {name: [] for name in self.nodes}
+        links_by_source: dict[str, list[DirectedLink]] = {name: [] for name in self.nodes}
         for link in self.links.values():
-            found[link.source].append(link)
-        return {name: tuple(links) for name, links in found.items()}
+            links_by_source[link.source].append(link)
+        return {name: tuple(links) for name, links in links_by_source.items()}
 
     @cached_property
     def spans(self) -> Mapping[str, DirectedLink]:
-        """Every span by name, as the direction that the map names first."""
+        """Every span by name, as the direction that the map lists first."""
         return {link.span: link for link in reversed(tuple(self.links.values()))}
 
     @cached_property
-    def ducts(self) -> Ducts:
-        """The ducts in which several spans between switches lie, by span; `duct:` goes before their names."""
-        lying = {
+    def srlg_by_span(self) -> SrlgBySpan:
+        """The SRLG of every span that shares a duct with another span between switches: `duct:` and the duct's name."""
+        duct_by_span = {
             link.span: link.duct
             for link in self.links.values()
             if link.duct and self.nodes[link.source].is_switch and self.nodes[link.destination].is_switch
         }
-        held = Counter(lying.values())
-        return {span: f"{DUCT}{duct}" for span, duct in lying.items() if held[duct] > 1}
+        span_counts = Counter(duct_by_span.values())
+        return {span: f"{DUCT_PREFIX}{duct}" for span, duct in duct_by_span.items() if span_counts[duct] > 1}
 
     def links_from(self, node: str) -> tuple[DirectedLink, ...]:
-        """The links that leave a node, one for each of its ports."""
+        """Return the links that leave a node, one for each of its ports."""
         return self._links_from[node]
 
     def links_along(self, path: tuple[str, ...]) -> tuple[DirectedLink, ...]:
-        """The links of a path given as nodes.
+        """Return the links of a path given as nodes.
 
-        Raises: KeyError if two nodes in a row are not neighbours.
+        Raises: KeyError if two consecutive nodes are not adjacent.
         """
         return tuple(self.links[name] for name in link_names(path))
 
 
-def network_from_map(plan: Map) -> Network:
-    """The network a map describes."""
+def network_from_map(map_: Map) -> Network:
+    """Build the network that a map describes."""
     nodes = {
-        node.name: Node(node.name, node.kind, plan.datapath_id(node.name), None, None)
+        node.name: Node(node.name, node.kind, map_.datapath_id(node.name), None, None)
         if node.kind == "switch"
-        else Node(node.name, node.kind, None, plan.ip(node.name), plan.mac(node.name))
-        for node in plan.nodes
+        else Node(node.name, node.kind, None, map_.ip(node.name), map_.mac(node.name))
+        for node in map_.nodes
     }
     links = {}
-    for span in plan.links:
+    for span in map_.links:
         for a, b in (span.ends, span.ends[::-1]):
             name = link_name(a, b)
-            ports = plan.port(a, b).number, plan.port(b, a).number
+            ports = map_.port(a, b).number, map_.port(b, a).number
             links[name] = DirectedLink(
-                name, a, b, *ports, span.length_km, plan.rate_bps(span), span.duct,
-                plan.slots(span), span.channel_rate_gbps,
+                name, a, b, *ports, span.length_km, map_.rate_bps(span), span.duct,
+                map_.slots(span), span.channel_rate_gbps,
             )  # fmt: skip
-    return Network(plan.name, plan.scale_mbps_per_gbps, plan.mtu_bytes, nodes, links, plan.grid)
+    return Network(map_.name, map_.scale_mbps_per_gbps, map_.mtu_bytes, nodes, links, map_.grid)

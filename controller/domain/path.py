@@ -1,4 +1,4 @@
-"""A path as a row of nodes, and what its links (one direction) and spans (both) are called."""
+"""A path as a sequence of nodes; names of its links (one direction) and spans (both directions)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,30 @@ Path = tuple[str, ...]
 
 
 def link_name(a: str, b: str) -> str:
-    """The directed link from one node to another; a link's name is the same object wherever it is used.
+    """Return the name of the directed link from `a` to `b`, interned.
 
-    So a dictionary finds it without comparing letters, which every decision has done hundreds of times.
+    Interned, so that dictionary look-ups compare identities, not characters; a decision does hundreds of them.
     """
     return intern(f"{a}->{b}")
 
 
 @lru_cache(maxsize=65_536)
 def link_names(path: Path) -> tuple[str, ...]:
-    """The directed links along a path of nodes."""
+    """Return the directed links along a path of nodes."""
     return tuple(link_name(a, b) for a, b in pairwise(path))
 
 
+def reverse_link(name: str) -> str:
+    """Return the name of the opposite direction of a directed link."""
+    a, b = name.split("->")
+    return link_name(b, a)
+
+
 def span_name(a: str, b: str) -> str:
-    """Both directions of a link between two nodes, under one name."""
+    """Return the name that both directions of a link share."""
     return f"{a}-{b}" if a < b else f"{b}-{a}"
 
 
 def spans_of(path: Path) -> tuple[str, ...]:
-    """The spans between the switches of a path, in order; those to the hosts are not among them."""
+    """Return the spans between the switches of a path, in order, without the access links of the hosts."""
     return tuple(span_name(a, b) for a, b in pairwise(path[1:-1]))

@@ -1,4 +1,4 @@
-"""Flows, requirements and reservations, and the life a reservation can have.
+"""Flows, requirements and reservations, and the state machine of a reservation.
 
 Names follow RFC 9016 (DetNet flow and service information model), with the unit in the name.
 """
@@ -14,30 +14,31 @@ from typing import Literal
 from controller.domain.frozen import frozen
 from controller.domain.lightpath import Lightpath
 from controller.domain.path import link_names
-from controller.domain.route import Ducts, Route, fatal_ducts
+from controller.domain.route import Route, SrlgBySpan, shared_srlgs
 
 Protocol = Literal["tcp", "udp"]
 Protection = Literal["none", "link_disjoint", "duct_disjoint"]
 PROTECTIONS: tuple[Protection, ...] = ("duct_disjoint", "link_disjoint", "none")
-"""The most first."""
+"""Strongest first."""
 Backup = Literal["shared", "dedicated"]
 
 LOWEST_RANK = 255
 DEFAULT_RANK = 128
-"""A rank is 0…255 and 0 the most important: those go first when not all can stay. Source: RFC 9016 §5.7."""
+"""Ranks are 0…255, 0 the most important: important flows are served first when not all can be kept. Source: RFC 9016
+§5.7."""
 
 END_GUARD_S = 0.25
-"""A reservation with an end is let in until so long before it: what is on its way then is there at the end, and another
-reservation may begin at that moment on the same links."""
+"""A reservation with an end is removed from the switches this long before it, so that packets in flight arrive by the
+end and another reservation can start at that time on the same links."""
 
 FIRST_METER_ID = 110_000
-"""Reservations' meters from here up, on each switch; lower ids are the ports' own."""
+"""The first meter id of reservations on each switch; lower ids are the meters of ports."""
 
 
 class State(StrEnum):
-    """Where a reservation stands; the arrows are in TRANSITIONS."""
+    """The states of a reservation; the transitions are in TRANSITIONS."""
 
-    __hash__ = str.__hash__  # that of an enum is worked out anew each time
+    __hash__ = str.__hash__  # cached by str; the hash of an enum is recomputed on every call
 
     HELD = "held"
     SCHEDULED = "scheduled"
@@ -49,27 +50,27 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-_ENDS = frozenset({State.RELEASED, State.EXPIRED, State.FAILED})
+_TERMINATED = frozenset({State.RELEASED, State.EXPIRED, State.FAILED})
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
-    State.HELD: _ENDS | {State.SCHEDULED, State.ACTIVE},
-    State.SCHEDULED: _ENDS | {State.ACTIVE, State.DEGRADED},
-    State.ACTIVE: _ENDS | {State.DEGRADED, State.ENDED},
-    State.DEGRADED: _ENDS | {State.ACTIVE, State.ENDED},
+    State.HELD: _TERMINATED | {State.SCHEDULED, State.ACTIVE},
+    State.SCHEDULED: _TERMINATED | {State.ACTIVE, State.DEGRADED},
+    State.ACTIVE: _TERMINATED | {State.DEGRADED, State.ENDED},
+    State.DEGRADED: _TERMINATED | {State.ACTIVE, State.ENDED},
     State.ENDED: frozenset(),
     State.RELEASED: frozenset(),
     State.EXPIRED: frozenset(),
     State.FAILED: frozenset(),
 }
-"""From each state, the states it may go to; a state with no way out is final."""
+"""The states reachable from each state; a state without any is final."""
 
-LIVE = frozenset(state for state, following in TRANSITIONS.items() if following)
-"""The states in which a reservation holds bandwidth."""
+LIVE = frozenset(state for state, successors in TRANSITIONS.items() if successors)
+"""The states in which a reservation books bandwidth."""
 
 
 @frozen
 class Match:
-    """The rest of the 5-tuple; the addresses are those of the flow's ends."""
+    """The 5-tuple apart from the addresses, which are those of the flow's source and destination."""
 
     protocol: Protocol
     source_port: int
@@ -78,12 +79,12 @@ class Match:
 
 @frozen
 class Requirement:
-    """What a flow needs, in one of two forms; None: a default burst is chosen, no limit is promised.
+    """Traffic and service requirements of a flow, in one of two forms; None: default burst, no limit guaranteed.
 
-    A rate: `min_bandwidth_bps`. A transfer: `transfer_bytes` (L2) handed over at once and there within `deadline_ms`;
-    with `period_ms` again in every period, from `offset_ms` after its start. Periods are counted from the Unix epoch.
-    `rank`: 0 is the most important. `backup`: whether those that no single failure needs together with it may share its
-    backup's capacity (RFC 4427: shared mesh or 1:1). Source: RFC 9016 §5.7, §5.9.
+    A rate: `min_bandwidth_bps`. A transfer: `transfer_bytes` (L2), available at once and delivered within
+    `deadline_ms`; with `period_ms` repeated in every period, from `offset_ms` after its start. Periods are counted from
+    the Unix epoch. `rank`: 0 is the most important. `backup`: whether the backup may share its capacity with backups
+    that no single failure requires together with it (RFC 4427: shared mesh or 1:1). Source: RFC 9016 §5.7, §5.9.
     """
 
     min_bandwidth_bps: int | None = None
@@ -101,7 +102,7 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The part of every period in which a periodic transfer travels: [k period + offset, + length) of Unix time."""
+    """The part of every period in which a periodic transfer is sent: [k period + offset, + length) of Unix time."""
 
     period_us: int
     offset_us: int
@@ -110,7 +111,7 @@ class Window:
 
 @frozen
 class Flow:
-    """One direction of one transfer, as asked for."""
+    """One direction of one transfer, as requested."""
 
     name: str
     source: str
@@ -120,7 +121,7 @@ class Flow:
 
     @property
     def five_tuple(self) -> tuple[str, str, Protocol, int, int]:
-        """What tells its packets from all others; hosts by name."""
+        """The 5-tuple that identifies its packets; hosts by name."""
         return (
             self.source,
             self.destination,
@@ -132,13 +133,13 @@ class Flow:
 
 @frozen
 class Placement:
-    """What a flow was given: path, rate, burst, the meter at its first switch, and the proven bounds.
+    """The resources assigned to a flow: path, rate, burst, the meter at its first switch, and its bounds.
 
-    `version` is the reservation's version in which the switches last had to be told something new about this flow.
-    `window`: the flow is let in only then (None: always). `backup_path`: where it goes when a link of `path` is down.
-    `completion_us`: of a transfer, the proven time from its start until its last byte is there. `suspended`: there is
-    no way for it at present: nothing is booked or installed for it, and `path` is where it went last.
-    `lightpaths`, `backup_lightpaths`: what it travels in on an optical network.
+    `version`: the reservation's version in which the switch entries of this flow last changed. `window`: the flow is
+    admitted only then (None: always). `backup_path`: used while a link of `path` is down. `completion_us`: of a
+    transfer, the bound on the time from its start until its last byte is delivered. `suspended`: no path is available
+    at present: nothing is booked or installed for it, and `path` is the last one used. `lightpaths`,
+    `backup_lightpaths`: those that carry it on an optical network.
     """
 
     flow: Flow
@@ -156,38 +157,38 @@ class Placement:
     lightpaths: tuple[Lightpath, ...] = ()
     backup_lightpaths: tuple[Lightpath, ...] = ()
 
-    def __hash__(self) -> int:  # of all fields, those that tell most of them apart
+    def __hash__(self) -> int:  # over the fields that differ most between placements
         match = self.flow.match
         return hash((self.meter_id, self.version, self.path, match.source_port, match.destination_port))
 
     @property
     def route(self) -> Route:
-        """The way it goes."""
+        """Its working and backup path."""
         return Route(self.path, self.backup_path, self.lightpaths, self.backup_lightpaths)
 
-    def is_weak(self, ducts: Ducts) -> bool:
-        """Whether it has less protection than its flow asked for: no backup, or one that a duct holds with the path."""
-        asked = self.flow.requirement.protection
-        bare = asked != "none" and self.backup_path is None and len(self.path) > 3
-        return bare or (asked == "duct_disjoint" and bool(fatal_ducts(self.route, ducts)))
+    def is_underprotected(self, srlgs: SrlgBySpan) -> bool:
+        """Whether it has less protection than requested: no backup, or one that shares an SRLG with the path."""
+        protection = self.flow.requirement.protection
+        has_no_backup = protection != "none" and self.backup_path is None and len(self.path) > 3
+        return has_no_backup or (protection == "duct_disjoint" and bool(shared_srlgs(self.route, srlgs)))
 
     @property
     def link_names(self) -> tuple[str, ...]:
-        """The directed links it crosses, in order."""
+        """The directed links of its path, in order."""
         return link_names(self.path)
 
     @property
     def switches(self) -> tuple[str, ...]:
-        """The switches it crosses, in order; a path starts and ends at a host."""
+        """The switches of its path, in order; a path starts and ends at a host."""
         return self.path[1:-1]
 
 
 @frozen
 class Reservation:
-    """An atomic set of flows with a life; `number` names it in cookies. Times are seconds since the epoch.
+    """An atomic set of flows with a lifetime; `number` identifies it in cookies. Times are seconds since the epoch.
 
-    It is installed during [start_at_s, until_s) and, whatever its state, gone at `expires_at_s` unless renewed.
-    `tenant` is who may change it: the token's name, "public" where none is needed.
+    It is installed during [start_at_s, installed_until_s) and expires at `expires_at_s`, in any state, unless renewed.
+    `tenant`: the only one that may change it: the token's name, "public" where no token is required.
     """
 
     id: str
@@ -206,28 +207,28 @@ class Reservation:
 
     @property
     def is_live(self) -> bool:
-        """Whether it holds bandwidth."""
+        """Whether it books bandwidth."""
         return self.state in LIVE
 
     @property
-    def carried(self) -> tuple[Placement, ...]:
-        """The placements that have bandwidth: all that are not suspended."""
+    def carried_placements(self) -> tuple[Placement, ...]:
+        """The placements that are not suspended."""
         return tuple(placement for placement in self.placements if not placement.suspended)
 
     @property
-    def until_s(self) -> float:
-        """When the switches stop to let it in; infinite without an end."""
+    def installed_until_s(self) -> float:
+        """When its entries are removed from the switches; infinite without an end."""
         return inf if self.end_at_s is None else self.end_at_s - END_GUARD_S
 
     @property
     def rank(self) -> int:
-        """That of its most important flow."""
+        """The rank of its most important flow."""
         return min((placement.flow.requirement.rank for placement in self.placements), default=LOWEST_RANK)
 
-    def moved_to(self, state: State, reason: str | None = None) -> Reservation:
-        """The same reservation in another state.
+    def with_state(self, state: State, reason: str | None = None) -> Reservation:
+        """Return the reservation in another state.
 
-        Raises: ValueError if TRANSITIONS has no such arrow (a bug in the caller).
+        Raises: ValueError if TRANSITIONS does not contain the transition (a bug in the caller).
         """
         if state not in TRANSITIONS[self.state]:
             raise ValueError(f"reservation {self.id} cannot go from {self.state} to {state}")
@@ -237,8 +238,8 @@ class Reservation:
 
 
 def default_burst_bytes(rate_bps: int, frame_bytes: int) -> int:
-    """The burst a flow gets that names none: 20 ms of its rate, and four of the largest frames at least.
+    """Return the default burst: 20 ms of the rate, at least four frames of the largest size.
 
-    A sender that the kernel paces lets go of a few frames at a time, so this is ample without hurting the bound.
+    A sender paced by the kernel releases a few frames at a time, so this suffices without inflating the bound.
     """
     return max(4 * frame_bytes, round(rate_bps * 0.020 / 8))

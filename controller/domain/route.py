@@ -1,12 +1,12 @@
-"""Where a flow goes, and where instead when a span of that is down: which links it takes then, and which walk.
+"""A flow's route: working and backup path, and the links it uses under each single failure.
 
-A path starts and ends at a host. A protected flow has a backup path from its first switch to its last that shares no
-span with the path. When a span fails, the switch before it sends the packets back the way they came to the first
-switch, from where they take the backup path; a while later the first switch sends them there at once. A host's own
-link has no second: it is not protected.
+A path starts and ends at a host. The backup path of a protected flow leads from its first switch to its last and shares
+no span with the path. When a span fails, the switch before it returns the packets along the path to the first switch,
+which forwards them on the backup path; later the first switch forwards onto the backup path directly. A host's access
+link has no alternative and is not protected.
 
-A single failure is that of a span, or of a duct with all spans that lie in it (a shared risk link group in the terms of
-RFC 4202). Backups that no single failure needs together share their capacity ("shared mesh", RFC 4427).
+A single failure is that of a span, or of a duct with all spans in it: a shared risk link group (SRLG, RFC 4202).
+Backups that no single failure requires together share their capacity ("shared mesh", RFC 4427).
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from collections.abc import Collection, Mapping
 
 from controller.domain.frozen import frozen
 from controller.domain.lightpath import Lightpath
-from controller.domain.path import Path, link_names, spans_of
+from controller.domain.path import Path, link_name, link_names, reverse_link, spans_of
 
-NEVER: frozenset[str] = frozenset()
+NO_FAILURES: frozenset[str] = frozenset()
 
-Ducts = Mapping[str, str]
-"""For each span that lies in a duct with others: the duct, by a name that no span has (`duct:...`)."""
-DUCT = "duct:"
+SrlgBySpan = Mapping[str, str]
+"""The SRLG of each span that shares a duct with others, named `duct:...` so that no span has the same name."""
+DUCT_PREFIX = "duct:"
 
 
 @frozen
 class Route:
-    """A path and, of a protected flow that has something to lose, the backup path.
+    """A working path and the backup path, if protected and longer than one switch.
 
-    `lightpaths`, `backup_lightpaths`: on an optical network, what it travels in along them, end to end in order.
+    `lightpaths`, `backup_lightpaths`: on an optical network, those along each path, end to end in order.
     """
 
     path: Path
@@ -37,73 +37,78 @@ class Route:
     backup_lightpaths: tuple[Lightpath, ...] = ()
 
 
-def failures_of(path: Path, ducts: Ducts) -> tuple[str, ...]:
-    """The single failures that cut a path: those of its spans, in order, then those of the ducts it lies in."""
+def failures_of(path: Path, srlgs: SrlgBySpan) -> tuple[str, ...]:
+    """Return the single failures that cut a path: its spans, in order, then its SRLGs."""
     spans = spans_of(path)
-    return (*spans, *dict.fromkeys(ducts[span] for span in spans if span in ducts)) if ducts else spans
+    return (*spans, *dict.fromkeys(srlgs[span] for span in spans if span in srlgs)) if srlgs else spans
 
 
-def survived(route: Route, ducts: Ducts) -> tuple[str, ...]:
-    """The single failures that cut the path and not the backup; none without a backup."""
+def survivable_failures(route: Route, srlgs: SrlgBySpan) -> tuple[str, ...]:
+    """Return the single failures that cut the path but not the backup; none without a backup."""
     if route.backup is None:
         return ()
-    fatal = frozenset(failures_of(route.backup, ducts))
-    return tuple(failure for failure in failures_of(route.path, ducts) if failure not in fatal)
+    backup_failures = frozenset(failures_of(route.backup, srlgs))
+    return tuple(failure for failure in failures_of(route.path, srlgs) if failure not in backup_failures)
 
 
-def fatal_ducts(route: Route, ducts: Ducts) -> tuple[str, ...]:
-    """The ducts that both path and backup lie in: a failure of one cuts both."""
+def shared_srlgs(route: Route, srlgs: SrlgBySpan) -> tuple[str, ...]:
+    """Return the SRLGs that path and backup have in common: a failure of one cuts both."""
     if route.backup is None:
         return ()
-    around = frozenset(failures_of(route.backup, ducts))
-    return tuple(failure for failure in failures_of(route.path, ducts) if failure in around)
+    backup_failures = frozenset(failures_of(route.backup, srlgs))
+    return tuple(failure for failure in failures_of(route.path, srlgs) if failure in backup_failures)
 
 
-def links_taken(route: Route, ducts: Ducts, dedicated: bool = False) -> tuple[tuple[str, frozenset[str]], ...]:
-    """Every directed link on which the flow needs room, and the failures under which; none named: always.
+def link_usage(route: Route, srlgs: SrlgBySpan, dedicated: bool = False) -> tuple[tuple[str, frozenset[str]], ...]:
+    """Return every directed link on which the flow needs bandwidth, and the failures under which; empty: always.
 
-    `dedicated`: also what it needs under failures is taken always.
+    `dedicated`: the bandwidth needed under failures is also reserved always.
     """
-    always = tuple((link, NEVER) for link in link_names(route.path))
+    always = tuple((link, NO_FAILURES) for link in link_names(route.path))
     if route.backup is None:
         return always
-    turns = {failure: _turn(route, failure, ducts) for failure in survived(route, ducts)}
+    spans_before = {
+        failure: _spans_before_failure(route, failure, srlgs) for failure in survivable_failures(route, srlgs)
+    }
     switches = route.path[1:-1]
-    # A packet that meets a failure has come over the spans before it, and goes back over them.
-    back = tuple(
-        (f"{switches[i + 1]}->{switches[i]}", frozenset(failure for failure, turn in turns.items() if turn > i))
+    # A packet that reaches the failure returns over the spans before it.
+    return_links = tuple(
+        (
+            link_name(switches[i + 1], switches[i]),
+            frozenset(failure for failure, hops in spans_before.items() if hops > i),
+        )
         for i in range(len(switches) - 2)
     )
-    around = tuple((link, frozenset(turns)) for link in link_names(route.backup[1:-1]))
-    aside = (*back, *around)
-    return (*always, *(((link, NEVER) for link, _ in aside) if dedicated else aside))
+    backup_links = tuple((link, frozenset(spans_before)) for link in link_names(route.backup[1:-1]))
+    protection_links = (*return_links, *backup_links)
+    return (*always, *(((link, NO_FAILURES) for link, _ in protection_links) if dedicated else protection_links))
 
 
-def walk_under(route: Route, failure: str, ducts: Ducts) -> Path:
-    """The nodes a packet visits after that failure and before the first switch has been told: to it, back, around.
+def path_under_failure(route: Route, failure: str, srlgs: SrlgBySpan) -> Path:
+    """Return the nodes a packet visits after the failure, before the first switch is updated: out, back, around.
 
     Raises: ValueError if the route has no backup or the failure does not cut its path.
     """
     if route.backup is None:
         raise ValueError(f"{route.path} has no backup")
-    turn = _turn(route, failure, ducts)
+    hops = _spans_before_failure(route, failure, srlgs)
     switches = route.path[1:-1]
-    return (route.path[0], *switches[: turn + 1], *reversed(switches[:turn]), *route.backup[2:])
+    return (route.path[0], *switches[: hops + 1], *reversed(switches[:hops]), *route.backup[2:])
 
 
-def _turn(route: Route, failure: str, ducts: Ducts) -> int:
-    """How many spans of the path lie before the first that the failure cuts."""
-    cut = [failure in (span, ducts.get(span)) for span in spans_of(route.path)]
-    return cut.index(True)
+def _spans_before_failure(route: Route, failure: str, srlgs: SrlgBySpan) -> int:
+    """Return how many spans of the path precede the first that the failure cuts."""
+    cuts = [failure in (span, srlgs.get(span)) for span in spans_of(route.path)]
+    return cuts.index(True)
 
 
-def both_ways(down: Collection[str]) -> frozenset[str]:
-    """The directed links that are of no use when these are down: a span that fails in one direction has failed."""
+def with_reverse_links(down: Collection[str]) -> frozenset[str]:
+    """Return these links and their opposite directions: a span that fails in one direction is unusable in both."""
     if not down:
         return frozenset()
-    return frozenset(down) | {f"{b}->{a}" for a, b in (link.split("->") for link in down)}
+    return frozenset(down) | {reverse_link(link) for link in down}
 
 
 def is_cut(path: Path, down: Collection[str]) -> bool:
-    """Whether a link of the path is among those that are down."""
+    """Return whether a link of the path is down."""
     return any(link in down for link in link_names(path))

@@ -17,7 +17,7 @@ from math import inf
 
 from controller.booking.calendar import Booking, Calendar
 from controller.booking.flow_bookings import bookings_of
-from controller.domain.lightpath import Lightpath, identity
+from controller.domain.lightpath import Lightpath, lightpath_id
 from controller.domain.network import Network
 from controller.domain.reservation import Placement, Reservation
 from controller.optical.grooming import LightpathAllocator
@@ -54,14 +54,14 @@ def next_move(network: Network, bookings: Calendar, movable: Collection[str]) ->
     `movable`: the reservations that may be changed now; a lightpath in which others travel stays.
     """
     for lightpath in sorted(bookings.lightpaths().values(), key=lambda each: (-each.first_slot, each.nodes)):
-        booked = bookings.on(lightpath.id)
+        booked = bookings.bookings_on(lightpath.id)
         travellers = sorted({each.reservation_id for each in booked})
         if not all(name in movable for name in travellers):
             continue
         start_s, end_s = min(each.start_s for each in booked), max(each.end_s for each in booked)
         first = LightpathAllocator(network, bookings, start_s, end_s).lowest(lightpath.nodes, lightpath.width)
         if first is not None and first < lightpath.first_slot:
-            name = identity(lightpath.nodes, first, lightpath.width)
+            name = lightpath_id(lightpath.nodes, first, lightpath.width)
             return Move(lightpath, replace(lightpath, id=name, first_slot=first), tuple(travellers))
     return None
 
@@ -90,11 +90,11 @@ def _moves(
             return
         for name in move.reservations:
             reservations[name] = moved(reservations[name], move)
-            bookings = bookings.without(name).adding(_bookings(network, reservations[name]))
+            bookings = bookings.without_reservation(name).with_bookings(_bookings(network, reservations[name]))
         yield move, bookings
 
 
 def _bookings(network: Network, reservation: Reservation) -> list[Booking]:
     start_s = max(reservation.start_at_s, reservation.created_at_s)
     end_s = inf if reservation.end_at_s is None else reservation.end_at_s
-    return bookings_of(network.ducts, reservation.id, reservation.placements, start_s, end_s)
+    return bookings_of(network.srlg_by_span, reservation.id, reservation.placements, start_s, end_s)

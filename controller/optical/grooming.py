@@ -17,7 +17,7 @@ from itertools import pairwise
 from math import inf
 
 from controller.booking.calendar import Calendar
-from controller.domain.lightpath import Lightpath, identity
+from controller.domain.lightpath import Lightpath, lightpath_id
 from controller.domain.network import Network
 from controller.domain.path import Path, link_names
 from controller.errors import NoCapacity, NoSpectrum, OutOfReach, Refused
@@ -50,9 +50,9 @@ class LightpathAllocator:
         self._bookings = bookings
         self._time = start_s, end_s
         self._placed: dict[Lightpath, int] = {}
-        self._is_nothing_to_come = not held and bookings.all_light_is_lit(start_s)
+        self._is_nothing_to_come = not held and bookings.all_lightpaths_lit_from(start_s)
         """Whether all lightpaths are lit at once, so that no two of them have a slot of one link."""
-        self._others_along = bookings.lit_during(start_s, end_s)
+        self._others_along = bookings.lightpaths_during(start_s, end_s)
         self._now: dict[str, tuple[int, int]] = {}
         """For every link that was looked at: the slots that none has, and those that several have."""
 
@@ -141,7 +141,7 @@ class LightpathAllocator:
         return self.least_price(links - 1, rate_bps) + full_price
 
     def _taken_share(self, link: str) -> float:
-        slots = self.network.links[link].slots
+        slots = self.network.links[link].slot_count
         return 1 - self._at(link)[0].bit_count() / slots
 
     def refusal(self, flow: str, nodes: Path, rate_bps: int, has_room: HasRoom) -> Refused | None:
@@ -164,7 +164,7 @@ class LightpathAllocator:
             facts = {"capacity_bps": line.rate_bps, "reserved_bps": 0, "free_bps": most_bps, "asked_bps": rate_bps}
             sentence = f"{flow} needs {wanted}; one lightpath over {link} carries {most}."
             return NoCapacity(sentence, flow=flow, bottleneck={"link": link, **facts})
-        slots = self.network.links[link].slots
+        slots = self.network.links[link].slot_count
         sentence = f"{flow}: no lightpath over {link} has room, and none of its {slots} slots is free for a new one."
         return NoSpectrum(sentence, flow=flow, link=link, slots=slots)
 
@@ -215,7 +215,7 @@ class LightpathAllocator:
     def _is_clear(self, lightpath: Lightpath) -> bool:
         if self._is_nothing_to_come:
             return True
-        slots = lightpath.slots
+        slots = lightpath.slot_mask
         return not any(self._at(link)[1] & slots for link in lightpath.links)
 
     def lowest(self, nodes: Path, width: int) -> int | None:
@@ -234,7 +234,7 @@ class LightpathAllocator:
         if first is None:
             return None
         facts = line.rate_bps, line.modulation, line.gsnr_db, line.margin_db
-        return Lightpath(identity(nodes, first, line.width), nodes, first, line.width, *facts)
+        return Lightpath(lightpath_id(nodes, first, line.width), nodes, first, line.width, *facts)
 
     def _free(self, nodes: Path) -> int:
         """The slots that are free on all links for as long as they are wanted."""
@@ -246,12 +246,12 @@ class LightpathAllocator:
     def _at(self, link: str) -> tuple[int, int]:
         now = self._now.get(link)
         if now is None:
-            taken, overlap = self._bookings.slots_on(link, *self._time)
+            taken, overlap = self._bookings.slot_usage(link, *self._time)
             for lightpath in dict.fromkeys((*self.held, *self._placed)) if self.held or self._placed else ():
                 if link in lightpath.links and lightpath not in self._others_along(lightpath.nodes):
-                    overlap |= taken & lightpath.slots
-                    taken |= lightpath.slots
-            now = self._now[link] = (1 << self.network.links[link].slots) - 1 & ~taken, overlap
+                    overlap |= taken & lightpath.slot_mask
+                    taken |= lightpath.slot_mask
+            now = self._now[link] = (1 << self.network.links[link].slot_count) - 1 & ~taken, overlap
         return now
 
 

@@ -51,7 +51,7 @@ def overview(
     travels: dict[str, list[GroomedFlow]] = {}
     lit: set[str] = set()
     for reservation in reservations:
-        for placement in reservation.carried if reservation.is_live else ():
+        for placement in reservation.carried_placements if reservation.is_live else ():
             rows = ((placement.lightpaths, False), (placement.backup_lightpaths, True))
             who = reservation.id, reservation.tenant, placement.flow.name
             for name, is_backup in ((each.id, is_backup) for row, is_backup in rows for each in row):

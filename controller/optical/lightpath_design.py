@@ -85,7 +85,7 @@ def is_possible(network: Network, placement: Placement) -> bool:
 
 def _is_other(network: Network, lightpath: Lightpath) -> bool:
     line = design_lightpath(network, lightpath.nodes)
-    beyond = min(network.links[link].slots for link in lightpath.links) < lightpath.first_slot + lightpath.width
+    beyond = min(network.links[link].slot_count for link in lightpath.links) < lightpath.first_slot + lightpath.width
     return beyond or (line.width, line.rate_bps) != (lightpath.width, lightpath.rate_bps)
 
 

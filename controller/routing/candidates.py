@@ -16,7 +16,7 @@ import networkx as nx
 from controller.domain.frozen import frozen
 from controller.domain.network import DirectedLink, Network
 from controller.domain.path import Path, link_names
-from controller.domain.route import Ducts, Route
+from controller.domain.route import Route, SrlgBySpan
 from controller.optical.lightpath_design import design_lightpath
 from controller.routing.srlg_disjoint import Undecided, shortest_srlg_disjoint_pair, srlgs_of
 
@@ -67,7 +67,7 @@ def candidate_routes(
     Pairs that share no switch but the first and the last come first, then those of the least total length; the least
     of all is among them. If both hosts are at one switch, there is no span to lose and no backup.
     """
-    apart = ducts_too and bool(network.ducts)
+    apart = ducts_too and bool(network.srlg_by_span)
     whole = _candidate_routes(network, source, destination, NOTHING_DOWN, apart)
     paths = [path for route in whole.routes for path in (route.path, route.backup or ())]
     return _candidate_routes(network, source, destination, down, apart) if _touches(down, paths) else whole
@@ -115,7 +115,7 @@ def too_long(network: Network) -> frozenset[str]:
     """The links of an optical network whose fibre no modulation gets over."""
     if network.grid is None:
         return NOTHING_DOWN
-    spans = (link for link in network.links.values() if link.slots)
+    spans = (link for link in network.links.values() if link.slot_count)
     return frozenset(
         link.name for link in spans if not design_lightpath(network, (link.source, link.destination)).works
     )
@@ -126,13 +126,13 @@ def _candidate_routes(
     network: Network, source: str, destination: str, down: frozenset[str], apart: bool
 ) -> Pairs:
     for without in _with_light(network, down):
-        pairs = _pairs(network, source, destination, without, network.ducts if apart else {})
+        pairs = _pairs(network, source, destination, without, network.srlg_by_span if apart else {})
         if pairs.routes:
             break
     return pairs
 
 
-def _pairs(network: Network, source: str, destination: str, down: frozenset[str], ducts: Ducts) -> Pairs:
+def _pairs(network: Network, source: str, destination: str, down: frozenset[str], ducts: SrlgBySpan) -> Pairs:
     ends = frozenset({source, destination})
     paths = candidate_paths(network, source, destination, down)
     graph = _graph(network, ends, down)
@@ -159,13 +159,13 @@ def _pairs(network: Network, source: str, destination: str, down: frozenset[str]
     return Pairs(tuple(ordered[:CANDIDATES]), complete)
 
 
-def _are_apart(path: Path, backup: Path, ducts: Ducts) -> bool:
+def _are_apart(path: Path, backup: Path, ducts: SrlgBySpan) -> bool:
     """Whether two candidates make a pair: from the same switch to the same switch over other spans and ducts."""
     same_ends = len(path) > 3 and (path[1], path[-2]) == (backup[1], backup[-2])
     return same_ends and not srlgs_of(path[1:-1], ducts) & srlgs_of(backup[1:-1], ducts)
 
 
-def _best_backup(graph: nx.DiGraph[str], path: Path, ducts: Ducts) -> Path | None:
+def _best_backup(graph: nx.DiGraph[str], path: Path, ducts: SrlgBySpan) -> Path | None:
     """The shortest way around a path's inner switches, or around its spans and ducts; None if there is neither."""
     taken = srlgs_of(path[1:-1], ducts)
     ends = {path[0], path[-1]}

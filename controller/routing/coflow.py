@@ -21,7 +21,7 @@ from operator import itemgetter
 from controller.booking.calendar import Calendar
 from controller.domain.network import Network
 from controller.domain.path import Path, link_names
-from controller.domain.route import both_ways
+from controller.domain.route import with_reverse_links
 from controller.errors import NoCapacity, NoPath, UnknownHost
 from controller.optical.lightpath_design import design_lightpath, reservable_bps
 from controller.routing.candidates import candidate_paths
@@ -81,7 +81,7 @@ def shortest_common_transfer(
     Raises: UnknownHost, NoPath, or NoCapacity if a transfer has no path with anything free.
     """
     free_bps: dict[str, int] = {}
-    choices = [_choices(network, bookings, volume, now_s, both_ways(down), free_bps) for volume in volumes]
+    choices = [_choices(network, bookings, volume, now_s, with_reverse_links(down), free_bps) for volume in volumes]
     search = _Search([volume.transfer_bytes * 8 for volume in volumes], choices, free_bps)
     chosen = search.run()
     paths = [paths[choice] for paths, choice in zip(choices, chosen, strict=True)]

@@ -19,7 +19,7 @@ import networkx as nx
 import numpy as np
 
 from controller.domain.path import Path, span_name
-from controller.domain.route import Ducts
+from controller.domain.route import SrlgBySpan
 from controller.routing.disjoint_paths import shortest_disjoint_pair
 
 SOLVE_LIMIT_S = 3.0
@@ -36,14 +36,14 @@ class Undecided(Exception):  # noqa: N818 - named for what happened
     """Within the time there is there was neither a pair found nor proven that there is none."""
 
 
-def srlgs_of(path: Sequence[str], ducts: Ducts) -> frozenset[str]:
+def srlgs_of(path: Sequence[str], ducts: SrlgBySpan) -> frozenset[str]:
     """The spans of a path from switch to switch, and the ducts they lie in."""
     spans = [span_name(a, b) for a, b in pairwise(path)]
     return frozenset(spans) | {ducts[span] for span in spans if span in ducts}
 
 
 def shortest_srlg_disjoint_pair(
-    graph: nx.DiGraph[str], source: str, target: str, nodes_too: bool, ducts: Ducts
+    graph: nx.DiGraph[str], source: str, target: str, nodes_too: bool, ducts: SrlgBySpan
 ) -> tuple[Path, Path] | None:
     """The two paths without a common span or duct, the shorter first, with the least sum of "weight"; None: none.
 
@@ -58,7 +58,7 @@ def shortest_srlg_disjoint_pair(
 
 
 def _solved(
-    graph: nx.DiGraph[str], source: str, target: str, nodes_too: bool, ducts: Ducts
+    graph: nx.DiGraph[str], source: str, target: str, nodes_too: bool, ducts: SrlgBySpan
 ) -> tuple[Path, Path] | None:
     from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import, and only needed here
     from scipy.sparse import csr_array
@@ -93,7 +93,7 @@ def _length(graph: nx.DiGraph[str], path: Path) -> float:
 class _Programme:
     """For each of the two paths: does it take this edge, does it lie in this duct?"""
 
-    def __init__(self, graph: nx.DiGraph[str], ducts: Ducts) -> None:
+    def __init__(self, graph: nx.DiGraph[str], ducts: SrlgBySpan) -> None:
         self.graph = graph
         self.ducts = ducts
         self.edges = list(graph.edges)

@@ -105,7 +105,7 @@ class LifecycleManager:
     def _take_up(self, reservation: Reservation) -> None:
         """Bring back a reservation from before a restart, unless its path is gone; time is for the watcher."""
         if any(not is_possible(self._writer.network, each) for each in reservation.placements):
-            self._writer.record(reservation.moved_to(State.FAILED, MAP_CHANGED))
+            self._writer.record(reservation.with_state(State.FAILED, MAP_CHANGED))
         else:
             self._book.revert(reservation)
             self._book.show(reservation)
@@ -195,7 +195,7 @@ class LifecycleManager:
         now_s = self._clock()
         if reservation.expires_at_s <= now_s:
             return self._writer.end(reservation, State.EXPIRED, NOT_RENEWED)
-        if reservation.until_s <= now_s:
+        if reservation.installed_until_s <= now_s:
             if reservation.state in INSTALLED:
                 return self._writer.end(reservation, State.ENDED, None)
             return self._writer.end(reservation, State.FAILED, NEVER_STARTED)
@@ -204,7 +204,7 @@ class LifecycleManager:
         return {}
 
     def _begin(self, reservation: Reservation) -> ChangedKeys:
-        begun = self._as_far_as_installed(reservation.moved_to(State.ACTIVE))
+        begun = self._as_far_as_installed(reservation.with_state(State.ACTIVE))
         self._writer.record(begun)
         self._judge = self._judge or is_stranded(begun, self._fabric.links.down)
         return self._fabric.set_intended({begun.id: begun})
@@ -249,7 +249,7 @@ class LifecycleManager:
         reason = f"Not yet in step: {', '.join(away)}."
         if reservation.state is State.DEGRADED:
             return replace(reservation, reason=" ".join(filter(None, (reservation.reason, reason))))
-        return reservation.moved_to(State.DEGRADED, reason)
+        return reservation.with_state(State.DEGRADED, reason)
 
     def _awaited_switches_are_back(self) -> bool:
         """Whether the switches that a started or moved reservation waited for are there now."""
@@ -286,11 +286,11 @@ def _try_to(forget: Forget, now_s: float) -> None:
 
 def _next_moment_s(reservation: Reservation) -> float:
     """When time changes something about it."""
-    moments = [reservation.expires_at_s, reservation.until_s]
+    moments = [reservation.expires_at_s, reservation.installed_until_s]
     if reservation.state is State.SCHEDULED:
         moments.append(reservation.start_at_s)
     return min(moments)
 
 
 def _paths(reservation: Reservation) -> list[tuple[object, object]]:
-    return [(each.path, each.backup_path) for each in reservation.carried]
+    return [(each.path, each.backup_path) for each in reservation.carried_placements]

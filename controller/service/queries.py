@@ -114,7 +114,7 @@ class Queries:
         """
         bookings, down = self._book.bookings, self._fabric.links.down
         if instead_of is not None:
-            bookings = bookings.without(instead_of)
+            bookings = bookings.without_reservation(instead_of)
         return shortest_common_transfer(self.network, bookings, volumes, self._clock(), down)
 
     def _found(self, reservation_id: str) -> Reservation:

@@ -20,7 +20,7 @@ from controller.admission.counter_offer import attach_offer
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
 from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import CONFIRM_TIMEOUT_S, Switches
-from controller.domain.events import Installed, SwitchReport
+from controller.domain.events import ReservationInstalled, SwitchReport
 from controller.domain.network import Network
 from controller.domain.reservation import Flow, Reservation, State
 from controller.errors import NotHeld, NotLive
@@ -123,7 +123,7 @@ class Service(Queries):
                 now_s = self._clock()
                 renewed = replace(held, expires_at_s=now_s + held.lease_s)
                 if renewed.start_at_s > now_s:
-                    scheduled = renewed.moved_to(State.SCHEDULED)
+                    scheduled = renewed.with_state(State.SCHEDULED)
                     self._writer.record(scheduled)
                     return scheduled
                 if is_stranded(renewed, self._fabric.links.down):
@@ -162,7 +162,7 @@ class Service(Queries):
         admitted = self._writer.admit(request)
         changed = replace(changed, placements=admitted.placements)
         if changed.state is State.DEGRADED:
-            changed = changed.moved_to(State.ACTIVE)
+            changed = changed.with_state(State.ACTIVE)
         if changed.state in INSTALLED:
             self._fabric.require(switches_of(changed))
         self._book.add(changed, admitted)
@@ -201,7 +201,7 @@ class Service(Queries):
             self._fabric.settle(undone, CONFIRM_TIMEOUT_S)
             self._writer.sweep()
             raise
-        self._writer.publish(Installed(active.id, time.monotonic() - began_s))
+        self._writer.publish(ReservationInstalled(active.id, time.monotonic() - began_s))
         self._caretaker.look_again(active)
         log.info("installed id=%s version=%d owner=%s", active.id, active.version, active.owner)
         return active

@@ -33,7 +33,7 @@ class ReservationStore:
     def __init__(self, network: Network, calibration: Calibration) -> None:
         self.known: dict[str, Reservation] = {}
         self.standing = LiveReservations(network, calibration)
-        self._ducts = network.ducts
+        self._ducts = network.srlg_by_span
         self.bookings = Calendar()
         self.tally = TenantUsage()
         self._ended: deque[str] = deque()
@@ -77,12 +77,12 @@ class ReservationStore:
 
     def revert(self, reservation: Reservation) -> None:
         """It counts as it is here, whatever was tried meanwhile."""
-        self.bookings = self.bookings.without(reservation.id).adding(self._bookings_of(reservation))
+        self.bookings = self.bookings.without_reservation(reservation.id).with_bookings(self._bookings_of(reservation))
         self.standing = self.standing.with_reservation(reservation)
 
     def remove(self, reservation_id: str) -> None:
         """It does not count any more."""
-        self.bookings = self.bookings.without(reservation_id)
+        self.bookings = self.bookings.without_reservation(reservation_id)
         self.standing = self.standing.without(reservation_id)
         self._lingering.pop(reservation_id, None)
 
@@ -118,7 +118,7 @@ class ReservationStore:
         name = f"{before.id}~{before.version}"
         more = [(each, each.rate_bps - taken.get(_place(each), 0)) for each in self._bookings_of(before)]
         held = [each._replace(reservation_id=name, rate_bps=rate_bps) for each, rate_bps in more if rate_bps > 0]
-        self.bookings = self.bookings.adding(held)
+        self.bookings = self.bookings.with_bookings(held)
         return name
 
     def _bookings_of(self, reservation: Reservation) -> Iterable[Booking]:

@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from controller.admission.admission import Admitted
 from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import CONFIRM_TIMEOUT_S
-from controller.domain.events import Installed
+from controller.domain.events import ReservationInstalled
 from controller.domain.reservation import Reservation, State
 from controller.errors import NoSpectrum, Refused
 from controller.service.concurrency import RequestLimiter
@@ -170,7 +170,7 @@ class SetupPipeline:
             if at_once:
                 touched = self._fabric.set_intended({wanted.id: wanted})
             else:
-                wanted = wanted if asked.hold else wanted.moved_to(State.SCHEDULED)
+                wanted = wanted if asked.hold else wanted.with_state(State.SCHEDULED)
                 self._record_new(newcomer, wanted)
         newcomer.wanted, newcomer.began_s = wanted, time.monotonic()
         if at_once:
@@ -238,7 +238,7 @@ class SetupPipeline:
                 self._aside.submit(self._undo, each, error)
             return
         for each, active in made:
-            self._writer.publish(Installed(active.id, time.monotonic() - each.began_s))
+            self._writer.publish(ReservationInstalled(active.id, time.monotonic() - each.began_s))
             self._caretaker.look_again(active)
             log.info("installed id=%s version=%d owner=%s", active.id, active.version, active.owner)
             self._end(each, (active, False))

@@ -88,7 +88,7 @@ class ServiceState:
         """How a reservation stands when the switches have confirmed this change of it. Under the lock."""
         # With the bounds it has by now; a failure on the way may have moved it, too.
         now = self.book.standing.get(changed.id) or changed
-        return now.moved_to(State.ACTIVE) if changed.state is State.HELD else now
+        return now.with_state(State.ACTIVE) if changed.state is State.HELD else now
 
     def record(
         self,
@@ -110,7 +110,7 @@ class ServiceState:
 
     def end(self, reservation: Reservation, state: State, reason: str | None) -> ChangedKeys:
         """End a reservation; what the switches must be told then. Under the lock."""
-        ended = reservation.moved_to(state, reason)
+        ended = reservation.with_state(state, reason)
         self.record(ended)
         log.info("ended id=%s state=%s", ended.id, ended.state)
         if reservation.state not in INSTALLED:
@@ -127,13 +127,13 @@ class ServiceState:
 
 def switches_of(reservation: Reservation) -> frozenset[str]:
     """The switches that hold entries of it."""
-    both = [(each.switches, (each.backup_path or ())[1:-1]) for each in reservation.carried]
+    both = [(each.switches, (each.backup_path or ())[1:-1]) for each in reservation.carried_placements]
     return frozenset(name for pair in both for path in pair for name in path)
 
 
 def drain_s(*reservations: Reservation) -> float:
     """How long packets of these may be on their way."""
-    bounds_us = [each.accumulated_latency_us for reservation in reservations for each in reservation.carried]
+    bounds_us = [each.accumulated_latency_us for reservation in reservations for each in reservation.carried_placements]
     return min(max(bounds_us, default=0.0) / 1e6, DRAIN_MAX_S)
 
 

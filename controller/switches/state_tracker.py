@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from controller.booking.gate_schedule import next_moment_us, windows_of
+from controller.booking.gate_schedule import next_change_us, windows_of
 from controller.dataplane.entries import (
     Entries,
     Entry,
@@ -31,6 +31,7 @@ from controller.dataplane.southbound import Pause, Reading
 from controller.dataplane.update_order import DELETES, STAGE_OF, STAGES, Change, Phase, Stage, change_for
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, Window
+from controller.domain.route import with_reverse_links
 from controller.errors import SwitchDown
 from controller.failpoints import FailPoint, failpoint
 
@@ -82,7 +83,7 @@ class SwitchStateTracker:
                 self._windows.pop(name, None)
                 if reservation is not None:
                     self._aimed[name] = reservation
-                    if windows := windows_of(reservation.carried):
+                    if windows := windows_of(reservation.carried_placements):
                         self._windows[name] = windows
             return self._put(changed)
 
@@ -107,7 +108,7 @@ class SwitchStateTracker:
     def next_gate_us(self) -> int | None:
         """When the next gate opens or closes, in Unix time; None if none ever does."""
         with self._lock:
-            return next_moment_us({window for each in self._windows.values() for window in each}, self._now_us())
+            return next_change_us({window for each in self._windows.values() for window in each}, self._now_us())
 
     def _put(self, names: Iterable[str]) -> ChangedKeys:
         self._changes += 1
@@ -181,7 +182,7 @@ class SwitchStateTracker:
     def may_forward(self, reservation: Reservation) -> bool:
         """Whether a switch lets packets of this reservation in, or may: it is not known what it holds."""
         with self._lock:
-            for placement in reservation.carried:
+            for placement in reservation.carried_placements:
                 cookie = cookie_of(reservation.number, placement.version)
                 name, door = classifier(self._network, placement, cookie, late=False)
                 held = self._held.get(name)
@@ -274,7 +275,7 @@ def _before(found: Found) -> tuple[Phase, bool]:
 
 def _uses(reservation: Reservation, links: Collection[str]) -> bool:
     """Whether one of these links, in either direction, is on a path of it."""
-    both = {link for name in links for link in (name, "->".join(reversed(name.split("->"))))}
+    both = with_reverse_links(links)
     paths = [path for each in reservation.placements for path in (each.path, each.backup_path) if path is not None]
     return any(f"{a}->{b}" in both for path in paths for a, b in pairwise(path))
 

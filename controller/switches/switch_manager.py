@@ -27,7 +27,13 @@ from controller.dataplane.southbound import (
     Switches,
     SwitchEvent,
 )
-from controller.domain.events import ServiceEvent, SwitchChanged, SwitchImpostor, SwitchReport, SwitchStanding
+from controller.domain.events import (
+    ServiceEvent,
+    SwitchCertificateMismatch,
+    SwitchChanged,
+    SwitchReport,
+    SwitchSyncState,
+)
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation
 from controller.errors import SwitchDown, SwitchError
@@ -228,7 +234,7 @@ class SwitchManager:
         """For how long a switch has owed an answer; 0 if it owes none."""
         return self._switches.silent_s(self._directory.number_of[name])
 
-    def standing(self, name: str) -> SwitchStanding:
+    def standing(self, name: str) -> SwitchSyncState:
         """How a switch stands now."""
         if self._directory.number_of[name] not in self._switches.connected():
             return "away"
@@ -294,7 +300,7 @@ class SwitchManager:
             self._warned_until_s[name] = now_s + WARN_EVERY_S
             shown = ", ".join(event.names)
             log.warning("switch=%s turned away address=%s: its certificate is that of %s", name, event.address, shown)
-            self._tell(SwitchImpostor(name, event.names, event.address))
+            self._tell(SwitchCertificateMismatch(name, event.names, event.address))
 
 
 def _named(error: SwitchError, candidates: Collection[str]) -> Collection[str]:

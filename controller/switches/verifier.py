@@ -11,7 +11,7 @@ from controller.dataplane.entries import COOKIE_RESERVATION_MASK, Entries, Meter
 from controller.dataplane.intended_state import ChangedKeys, merge_keys
 from controller.dataplane.pipeline import reservation_meter
 from controller.dataplane.southbound import CONFIRM_TIMEOUT_S, FlowCounter, MeterCounter, Reading, Switches
-from controller.domain.events import Reconciled, ServiceEvent, SwitchReport, SwitchStanding
+from controller.domain.events import ServiceEvent, SwitchReconciled, SwitchReport, SwitchSyncState
 from controller.domain.reservation import Reservation
 from controller.errors import SwitchError
 from controller.switches.datapath_ids import Directory
@@ -37,7 +37,7 @@ class Inspection:
         switches: Switches,
         directory: Directory,
         holdings: SwitchStateTracker,
-        standing: Callable[[str], SwitchStanding],
+        standing: Callable[[str], SwitchSyncState],
         tell: Callable[[ServiceEvent], None],
     ) -> None:
         self._switches = switches
@@ -76,12 +76,12 @@ class Inspection:
         """Tell what a reading of a switch has shown."""
         if found.missing or found.wrong:
             log.warning("switch=%s missing=%d wrong=%d", name, len(found.missing), len(found.wrong))
-        self._tell(Reconciled(name, len(found.missing), len(found.wrong), len(found.foreign)))
+        self._tell(SwitchReconciled(name, len(found.missing), len(found.wrong), len(found.foreign)))
 
     def counters(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
         """The reservation's counters on each of its switches, and the switches that could not be read."""
         meters: dict[str, list[MeterEntry]] = {}
-        for placement in reservation.carried:
+        for placement in reservation.carried_placements:
             for name in placement.switches:
                 meters.setdefault(name, [])
             meters[placement.switches[0]].append(reservation_meter(placement))

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 from controller.domain.events import (
     LinkChanged,
-    Reconciled,
     ReservationChanged,
     ServiceEvent,
     SpanChanged,
+    SwitchCertificateMismatch,
     SwitchChanged,
-    SwitchImpostor,
+    SwitchReconciled,
 )
 from controller.domain.reservation import State
 
@@ -68,11 +68,11 @@ class EventStream:
             span = {"span": event.span, "length_km": event.length_km, "duct": event.duct}
             self.publish("alarm", {**span, "state": event.state, "text": event.text})
         elif isinstance(event, SwitchChanged):
-            self.publish("switch", {"switch": event.switch, "state": event.standing})
-        elif isinstance(event, SwitchImpostor):
+            self.publish("switch", {"switch": event.switch, "state": event.sync_state})
+        elif isinstance(event, SwitchCertificateMismatch):
             peer = {"certificate": list(event.names), "address": event.address}
             self.publish("impostor", {"switch": event.switch, **peer})
-        elif isinstance(event, Reconciled):
+        elif isinstance(event, SwitchReconciled):
             counts = {"missing": event.missing, "wrong": event.wrong, "foreign": event.foreign}
             self.publish("reconcile", {"switch": event.switch, **counts})
 

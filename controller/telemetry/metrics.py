@@ -17,7 +17,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from controller.domain.events import Installed, Reconciled, ReservationChanged, ServiceEvent
+from controller.domain.events import ReservationChanged, ReservationInstalled, ServiceEvent, SwitchReconciled
 from controller.domain.reservation import State
 from controller.service.queries import Queries
 
@@ -97,9 +97,9 @@ class Metrics:
 
     def on_event(self, event: ServiceEvent) -> None:
         """Count an event of the service."""
-        if isinstance(event, Installed):
+        if isinstance(event, ReservationInstalled):
             self._install.observe(event.seconds)
-        elif isinstance(event, Reconciled):
+        elif isinstance(event, SwitchReconciled):
             for kind in ("missing", "wrong", "foreign"):
                 self._reconciled.labels(event.switch, kind).inc(getattr(event, kind))
         elif isinstance(event, ReservationChanged):

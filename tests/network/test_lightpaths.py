@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from controller.dataplane.lightpath_entries import CRANKBACK_OFFSET
-from controller.domain.lightpath import FIRST_LABEL
+from controller.domain.lightpath import FIRST_VLAN_ID
 from emulation.fault_injection import FaultInjector
 from tests.network.conftest import Network
 from tests.network.streams import RATE_BPS, reserved_flow, stream, udp_flow
@@ -176,7 +176,7 @@ def test_a_protected_flow_goes_on_in_its_backup_lightpaths(
 def turned(network: Network) -> int:
     """How many packets went by r2 on the way back to r1."""
     lines = network.switch("dump-flows", "r2", "table=1").splitlines()
-    return packets("\n".join(line for line in lines if f"dl_vlan={CRANKBACK_OFFSET + FIRST_LABEL} " in line))
+    return packets("\n".join(line for line in lines if f"dl_vlan={CRANKBACK_OFFSET + FIRST_VLAN_ID} " in line))
 
 
 def entries(network: Network, switch: str) -> int:

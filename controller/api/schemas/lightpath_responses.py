@@ -83,7 +83,7 @@ def lightpath_body(standing: LightpathState, caller: Caller) -> LightpathBody:
         lit=standing.is_lit,
         channel=lightpath.first_slot,
         slots=lightpath.width,
-        vlan=lightpath.label,
+        vlan=lightpath.vlan_id,
         flows=[
             Passenger(reservation=each.reservation_id, flow=each.flow, backup=each.is_backup)
             for each in standing.passengers

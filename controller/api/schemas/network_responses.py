@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from controller.api.schemas import examples
 from controller.api.schemas.reservation_responses import Answer, PathLink
-from controller.domain.events import SwitchStanding
+from controller.domain.events import SwitchSyncState
 
 
 class NodeBody(Answer):
@@ -89,7 +89,7 @@ class SwitchConsistency(Answer):
     """A line for each entry, meter or group that is not as it should be; `foreign` ones are never touched."""
 
     switch: str
-    state: SwitchStanding
+    state: SwitchSyncState
     missing: list[str]
     wrong: list[str]
     foreign: list[str]

@@ -117,7 +117,7 @@ def consistency_body(reports: Sequence[SwitchReport]) -> Consistency:
     switches = [
         SwitchConsistency(
             switch=report.switch,
-            state=report.standing,
+            state=report.sync_state,
             missing=list(report.missing),
             wrong=list(report.wrong),
             foreign=list(report.foreign),

@@ -49,7 +49,7 @@ class Reservations(RuleBasedStateMachine):
             return multiple()
         new = Reservation(identity, number, 1, "test", State.ACTIVE, 60, 0, 60, decision.placements)
         self._accept(decision, new)
-        assert decision.calendar.without(identity) == self.before
+        assert decision.calendar.without_reservation(identity) == self.before
         return identity
 
     @rule(identity=live, requested=FLOWS)
@@ -64,7 +64,7 @@ class Reservations(RuleBasedStateMachine):
     @rule(identity=consumes(live))
     def release(self, identity: str) -> None:
         del self.reservations[identity]
-        self.calendar = self.calendar.without(identity)
+        self.calendar = self.calendar.without_reservation(identity)
 
     @rule(down=st.sets(st.sampled_from(sorted(NETWORK.links)), max_size=2))
     def links_fail(self, down: set[str]) -> None:

@@ -126,7 +126,7 @@ class Guarantees(RuleBasedStateMachine):
 
     @rule(identity=consumes(live))
     def release(self, identity: str) -> None:
-        self.calendar, self.admitted = self.calendar.without(identity), self.admitted.without(identity)
+        self.calendar, self.admitted = self.calendar.without_reservation(identity), self.admitted.without(identity)
 
     @precondition(lambda self: any(each.state in RUNNING for each in self.admitted))
     @rule(
@@ -141,7 +141,7 @@ class Guarantees(RuleBasedStateMachine):
         after = restore(NETWORK, self.calendar, self.admitted, 1.0, self.down)
         self.calendar, self.admitted = after.calendar, after.live
         for reservation in self.admitted:
-            for placement in reservation.carried:
+            for placement in reservation.carried_placements:
                 if reservation.state in (State.ACTIVE, State.DEGRADED):
                     paths = [placement.path, placement.backup_path or placement.path]
                     assert any(not self.down & set(link_names(path)) for path in paths)
@@ -170,7 +170,7 @@ class Guarantees(RuleBasedStateMachine):
                 placement
                 for each in self.admitted
                 if each.start_at_s <= second and (each.end_at_s is None or second < each.end_at_s)
-                for placement in each.carried
+                for placement in each.carried_placements
             ]
             moments = {0, *(p.window.offset_us // 1000 + k for p in running if p.window for k in (0, 200))}
             for failure in FAILURES:
@@ -186,7 +186,7 @@ class Guarantees(RuleBasedStateMachine):
 
     @invariant()
     def every_limit_is_met_under_every_failure(self) -> None:
-        running = [(each.id, placement) for each in self.admitted for placement in each.carried]
+        running = [(each.id, placement) for each in self.admitted for placement in each.carried_placements]
         for name, placement in running:
             requirement, latency_us = placement.flow.requirement, self._bound_us(name, placement)
             assert latency_us <= (requirement.max_latency_us or inf)
@@ -203,7 +203,7 @@ class Guarantees(RuleBasedStateMachine):
             return  # the reference analysis takes all flows as active at all times
         for failure in FAILURES:
             shaped: dict[object, ShapedFlow] = {
-                key: flow.shaped(failure, NETWORK.ducts) for key, flow in carried.items()
+                key: flow.shaped(failure, NETWORK.srlg_by_span) for key, flow in carried.items()
             }
             for key, bound in bounds_of(NETWORK, shaped).items():
                 proven = self.admitted.bounds.bound(key)  # type: ignore[arg-type]

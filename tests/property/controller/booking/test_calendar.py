@@ -12,7 +12,7 @@ from controller.admission.residual_capacity import ResidualCapacity
 from controller.booking.calendar import Booking, Calendar
 from controller.booking.flow_bookings import FlowBooker, SizedFlow
 from controller.booking.peak_load import peak_load
-from controller.domain.lightpath import Lightpath, identity
+from controller.domain.lightpath import Lightpath, lightpath_id
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Requirement, Window
 from controller.optical.route_order import CHOSEN, fingerprint, order_on
@@ -28,7 +28,7 @@ MOMENTS = st.sampled_from([0.0, 1.0, 2.0, 3.0, 5.0, 8.0])
 def lightpaths(draw: st.DrawFn) -> Lightpath:
     begin = draw(st.integers(0, 2))
     nodes, first = NODES[begin : draw(st.integers(begin + 2, 4))], draw(st.integers(0, 3))
-    return Lightpath(identity(nodes, first, 1), nodes, first, 1, 100, "DP-QPSK", 20.0, 1.0)
+    return Lightpath(lightpath_id(nodes, first, 1), nodes, first, 1, 100, "DP-QPSK", 20.0, 1.0)
 
 
 @st.composite
@@ -55,15 +55,15 @@ def test_what_is_taken_is_what_is_booked_whatever_came_and_went(
     calendar, standing = Calendar(), dict[str, list[Booking]]()
     for number, drawn in steps:
         name = f"r-{number}"
-        calendar = calendar.without(name)
+        calendar = calendar.without_reservation(name)
         standing.pop(name, None)
         if drawn is not None:
             standing[name] = [each._replace(reservation_id=name) for each in drawn]
-            calendar = calendar.adding(standing[name])
+            calendar = calendar.with_bookings(standing[name])
         for start_s, end_s in asked:  # asking leaves traces in the calendar that later changes build on
             calendar.reserved_bps(LINKS[0], start_s, end_s)
     everything = [each for own in standing.values() for each in own]
-    assert calendar == Calendar().adding(everything)
+    assert calendar == Calendar().with_bookings(everything)
     for start_s, lasts_s in asked:
         end_s = start_s + 1 + lasts_s
         booked = [each for each in everything if each.start_s < end_s and start_s < each.end_s]
@@ -72,12 +72,14 @@ def test_what_is_taken_is_what_is_booked_whatever_came_and_went(
             assert calendar.reserved_bps(name, start_s, end_s) == peak_load(members, start_s, end_s)
         lit = {each.lightpath for each in booked if each.lightpath is not None}
         for link in LINKS:
-            on = [each.slots for each in lit if link in each.links]
+            on = [each.slot_mask for each in lit if link in each.links]
             taken = sum(1 << slot for slot in range(4) if any(each >> slot & 1 for each in on))
             shared = sum(1 << slot for slot in range(4) if sum(each >> slot & 1 for each in on) > 1)
-            assert calendar.slots_on(link, start_s, end_s) == (taken, shared)
+            assert calendar.slot_usage(link, start_s, end_s) == (taken, shared)
         for nodes in {each.nodes for each in lit}:
-            assert set(calendar.lit_during(start_s, end_s)(nodes)) == {each for each in lit if each.nodes == nodes}
+            assert set(calendar.lightpaths_during(start_s, end_s)(nodes)) == {
+                each for each in lit if each.nodes == nodes
+            }
 
 
 NSFNET_KM = {
@@ -120,6 +122,6 @@ def test_on_a_map_with_a_tuned_order_the_cheapest_lightpaths_are_taken(wanted: l
         if found is not None:
             if prices:
                 assert light.price(found["f"].route.lightpaths, sized.rate_bps, chosen.order) == min(prices)
-            calendar = calendar.adding(found["f"].bookings)
+            calendar = calendar.with_bookings(found["f"].bookings)
         else:
             assert not prices

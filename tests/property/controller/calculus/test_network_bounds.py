@@ -125,7 +125,7 @@ class Queues:
         return self.delays_us
 
     def _transmit(self, link: DirectedLink, packet: Packet) -> float:
-        name, frame_s = link.name, self.network.frame_bytes * 8 / link.capacity_bps
+        name, frame_s = link.name, self.network.max_frame_bytes * 8 / link.capacity_bps
         if self.free_at_s.get(name, 0.0) <= packet.now_s:
             self.free_at_s[name] = packet.now_s + frame_s
         self.free_at_s[name] += packet.frame_bytes * 8 / link.capacity_bps
@@ -142,7 +142,7 @@ def packets_of(number: int, flow: ShapedFlow, pattern: str, network: Network, ch
     moment_s, tokens = 0.0 if pattern == "all at once" else chance.uniform(0, 0.05), depth
     packets: list[Packet] = []
     while moment_s < 3.0 and len(packets) < 60:
-        frame_bytes = min(chance.choice((60, 1514, *[network.frame_bytes] * 4)), flow.burst_bytes)
+        frame_bytes = min(chance.choice((60, 1514, *[network.max_frame_bytes] * 4)), flow.burst_bytes)
         wait_s = max(0.0, (frame_bytes - tokens) * 8 / flow.rate_bps)
         if (pattern == "saves up and bursts" and chance.random() < 0.1) or pattern == "as it comes":
             wait_s += chance.expovariate(flow.rate_bps / (8 * 20_000))

@@ -20,7 +20,7 @@ from controller.domain.lightpath import Lightpath
 from controller.domain.network import Network, network_from_map
 from controller.domain.path import span_name, spans_of
 from controller.domain.reservation import Flow, Requirement, Reservation, State
-from controller.domain.route import survived, walk_under
+from controller.domain.route import path_under_failure, survivable_failures
 from controller.optical.lightpath_design import reservable_bps
 from tests.packets import packet, send
 from tests.property.strategies import groups
@@ -93,7 +93,7 @@ class Lightpaths(RuleBasedStateMachine):
     @rule(identity=consumes(live))
     def release(self, identity: str) -> None:
         del self.reservations[identity]
-        self.bookings = self.bookings.without(identity)
+        self.bookings = self.bookings.without_reservation(identity)
         self.target.set_contribution(identity, None)
 
     def _accept(self, decision: Admitted, changed: Reservation) -> None:
@@ -118,8 +118,8 @@ class Lightpaths(RuleBasedStateMachine):
             if route.backup is None and name in spans_of(route.path):
                 assert tuple(journey.nodes) == route.path[: len(journey.nodes)], "what has no backup is not turned back"
                 continue
-            around = name in survived(route, self.network.ducts)
-            walk = walk_under(route, name, self.network.ducts) if around else route.path
+            around = name in survivable_failures(route, self.network.srlg_by_span)
+            walk = path_under_failure(route, name, self.network.srlg_by_span) if around else route.path
             assert (tuple(journey.nodes), set(journey.marks)) == (walk, {46})
             assert journey.arrived["eth_dst"] == self.network.nodes[placement.flow.destination].mac
             assert "vlan_vid" not in journey.arrived
@@ -140,7 +140,7 @@ class Lightpaths(RuleBasedStateMachine):
             assert self.bookings.reserved_bps(lightpath.id, 0.0) <= reservable_bps(lightpath.rate_bps)
             assert lightpath.margin_db >= 0
             for link in lightpath.links:
-                assert lightpath.first_slot + lightpath.width <= self.network.links[link].slots
+                assert lightpath.first_slot + lightpath.width <= self.network.links[link].slot_count
 
     @invariant()
     def what_is_lit_is_what_somebody_travels_in(self) -> None:
@@ -169,7 +169,7 @@ def together(one: Reservation, other: Reservation) -> bool:
 
 
 def overlap(one: Lightpath, other: Lightpath) -> bool:
-    return bool(set(one.links) & set(other.links) and one.slots & other.slots)
+    return bool(set(one.links) & set(other.links) and one.slot_mask & other.slot_mask)
 
 
 def is_carried(path: tuple[str, ...], lightpaths: tuple[Lightpath, ...]) -> None:

@@ -37,7 +37,7 @@ def volumes(draw: st.DrawFn) -> list[Volume]:
 @st.composite
 def calendars(draw: st.DrawFn) -> Calendar:
     taken = draw(st.dictionaries(st.sampled_from(BETWEEN_SWITCHES), st.integers(1, 70), max_size=8))
-    return Calendar().adding(Booking("r-1", "a", link, mbps * 1_000_000, 0.0) for link, mbps in taken.items())
+    return Calendar().with_bookings(Booking("r-1", "a", link, mbps * 1_000_000, 0.0) for link, mbps in taken.items())
 
 
 def by_trying_everything(bookings: Calendar, wanted: list[Volume]) -> Fraction:
@@ -94,7 +94,7 @@ def test_many_equal_transfers_are_answered_soon_and_say_whether_it_is_proven() -
 
 
 def test_a_full_link_and_an_unknown_host_are_refused() -> None:
-    full = Calendar().adding([Booking("r-1", "a", "edge1->r6", METRO.links["edge1->r6"].reservable_bps, 0.0)])
+    full = Calendar().with_bookings([Booking("r-1", "a", "edge1->r6", METRO.links["edge1->r6"].reservable_bps, 0.0)])
     with pytest.raises(NoCapacity, match="edge1->r6 has nothing free"):
         shortest_common_transfer(METRO, full, [Volume("v", "edge1", "cloud", 1)], 1.0)
     with pytest.raises(UnknownHost, match="there is no host 'r1'"):

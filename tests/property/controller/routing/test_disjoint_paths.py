@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.domain.path import Path, span_name
-from controller.domain.route import Route, links_taken, survived, walk_under
+from controller.domain.route import Route, link_usage, path_under_failure, survivable_failures
 from controller.routing.disjoint_paths import shortest_disjoint_pair
 from controller.routing.srlg_disjoint import shortest_srlg_disjoint_pair
 
@@ -77,20 +77,20 @@ def test_no_duct_holds_both_paths_and_none_are_shorter(
 def test_a_duct_that_holds_path_and_backup_is_not_survived_and_costs_nothing() -> None:
     route = Route(("h", "s1", "s2", "s3", "s4", "i"), ("h", "s1", "b", "c", "s4", "i"))
     ducts = {"s1-s2": "duct:fatal", "b-c": "duct:fatal", "s2-s3": "duct:twice", "s3-s4": "duct:twice"}
-    assert survived(route, ducts) == ("s1-s2", "s2-s3", "s3-s4", "duct:twice")
-    taken = dict(links_taken(route, ducts))
+    assert survivable_failures(route, ducts) == ("s1-s2", "s2-s3", "s3-s4", "duct:twice")
+    taken = dict(link_usage(route, ducts))
     assert taken["b->c"] == {"s1-s2", "s2-s3", "s3-s4", "duct:twice"}
     assert taken["s2->s1"] == {"s2-s3", "s3-s4", "duct:twice"} and taken["s3->s2"] == {"s3-s4"}
-    assert walk_under(route, "duct:twice", ducts) == walk_under(route, "s2-s3", ducts)
+    assert path_under_failure(route, "duct:twice", ducts) == path_under_failure(route, "s2-s3", ducts)
 
 
 def test_every_walk_under_a_failure_keeps_to_links_that_are_taken_for_it() -> None:
     route = Route(("h", "s1", "s2", "s3", "s4", "i"), ("h", "s1", "b", "c", "s4", "i"))
-    taken = dict(links_taken(route, {}))
-    assert walk_under(route, "s1-s2", {}) == ("h", "s1", "b", "c", "s4", "i")
-    assert walk_under(route, "s3-s4", {}) == ("h", "s1", "s2", "s3", "s2", "s1", "b", "c", "s4", "i")
+    taken = dict(link_usage(route, {}))
+    assert path_under_failure(route, "s1-s2", {}) == ("h", "s1", "b", "c", "s4", "i")
+    assert path_under_failure(route, "s3-s4", {}) == ("h", "s1", "s2", "s3", "s2", "s1", "b", "c", "s4", "i")
     for failure in ("s1-s2", "s2-s3", "s3-s4"):
-        walk = walk_under(route, failure, {})
+        walk = path_under_failure(route, failure, {})
         links = [f"{a}->{b}" for a, b in pairwise(walk)]
         assert len(set(links)) == len(links)
         assert {link for link, failures in taken.items() if not failures} | set(links) <= set(taken)

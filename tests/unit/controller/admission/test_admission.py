@@ -203,7 +203,7 @@ def test_a_burst_below_one_frame_is_raised_to_one_frame() -> None:
 
 def test_the_calendar_gives_the_peak_of_an_interval() -> None:
     first, second = Booking("r-1", "a", "x->y", 10, 0, 10), Booking("r-2", "b", "x->y", 20, 5, 15)
-    calendar = Calendar().adding([first, second, Booking("r-3", "c", "x->y", 5, 20)])
+    calendar = Calendar().with_bookings([first, second, Booking("r-3", "c", "x->y", 5, 20)])
     assert calendar.reserved_bps("x->y", 0, 5) == 10
     assert calendar.reserved_bps("x->y", 0) == 30
     assert calendar.reserved_bps("x->y", 10, 20) == 20
@@ -223,7 +223,7 @@ def test_every_live_state_can_end_and_final_states_have_no_transitions() -> None
 def test_a_transition_that_is_not_in_the_table_is_a_bug() -> None:
     held = reservation("r-1", admit(PAIR, [flow("a")]))
     with pytest.raises(ValueError, match="cannot go from active to held"):
-        held.moved_to(State.HELD)
+        held.with_state(State.HELD)
 
 
 def test_a_small_link_still_leaves_room_for_best_effort() -> None:

@@ -65,7 +65,7 @@ def test_a_latency_limit_that_a_smaller_burst_meets_is_offered_the_smaller_burst
     offered = refusal_facts(requested)["offer"]
     assert isinstance(offered, tuple)
     burst_bytes = offered[0].requirement.burst_bytes
-    assert PAIR.frame_bytes <= burst_bytes < 200_000
+    assert PAIR.max_frame_bytes <= burst_bytes < 200_000
     assert offered[0] == replace(requested, requirement=replace(requested.requirement, burst_bytes=burst_bytes))
 
 

@@ -60,7 +60,7 @@ class Admissions:
 
 
 def test_a_duct_with_one_span_is_no_shared_risk_group() -> None:
-    assert network(alone="ax", both="dx dz").ducts == {"d-x": "duct:both", "d-z": "duct:both"}
+    assert network(alone="ax", both="dx dz").srlg_by_span == {"d-x": "duct:both", "d-z": "duct:both"}
 
 
 @pytest.mark.parametrize(("protection", "via"), [("link_disjoint", "y"), ("duct_disjoint", "z")])

@@ -159,8 +159,8 @@ def test_a_flow_that_cannot_be_rerouted_is_suspended_and_returns_to_its_path() -
     assert suspended.state is State.DEGRADED
     assert suspended.placements[0].suspended
     assert suspended.reason is not None and suspended.reason.startswith("a needs 70 Mb/s; ")
-    assert network.calendar.of("r-1") == ()
-    assert suspended.carried == ()
+    assert network.calendar.bookings_of("r-1") == ()
+    assert suspended.carried_placements == ()
     network.fail()
     repaired = network[1].placements[0]
     assert network[1].state is State.ACTIVE

@@ -13,11 +13,11 @@ from controller.booking.calendar import Calendar
 from controller.dataplane.entries import MANAGED_GROUPS
 from controller.dataplane.lightpath_entries import PROTECTED_OFFSET, lightpath_failover_group
 from controller.dataplane.pipeline import intended_states
-from controller.domain.lightpath import Lightpath, identity
+from controller.domain.lightpath import Lightpath, lightpath_id
 from controller.domain.network import network_from_map
 from controller.domain.path import span_name
 from controller.domain.reservation import Flow, Match, Protection, Requirement, Reservation, State, Window
-from controller.domain.route import walk_under
+from controller.domain.route import path_under_failure
 from tests.packets import Journey, packet, send
 from tests.switch_updates import kinds, updates
 from topologies.loader import load_map
@@ -49,7 +49,7 @@ def reservation(
 
 
 def in_light(like: Lightpath, nodes: tuple[str, ...]) -> Lightpath:
-    return replace(like, id=identity(nodes, like.first_slot, like.width), nodes=nodes)
+    return replace(like, id=lightpath_id(nodes, like.first_slot, like.width), nodes=nodes)
 
 
 def cut(*spans: tuple[str, str]) -> frozenset[str]:
@@ -69,7 +69,7 @@ def test_a_cut_anywhere_cranks_packets_back_into_the_backup_lightpath(row: str) 
     assert tuple(journey_of(held).nodes) == PATH
     for span in pairwise(PATH[1:-1]):
         journey = journey_of(held, span)
-        assert tuple(journey.nodes) == walk_under(route, span_name(*span), {})
+        assert tuple(journey.nodes) == path_under_failure(route, span_name(*span), {})
         assert [meter for _, meter in journey.meters] == [held.placements[0].meter_id], "metered once"
         assert set(journey.marks) == {46}
         assert "vlan_vid" not in journey.arrived

@@ -93,7 +93,7 @@ class Story:
 
     def release(self, reservation_id: str) -> None:
         del self.reservations[reservation_id]
-        self.bookings = self.bookings.without(reservation_id)
+        self.bookings = self.bookings.without_reservation(reservation_id)
 
 
 PORTS = count(8000)
@@ -216,7 +216,7 @@ def test_a_span_too_long_for_any_format_is_out_of_reach_by_so_many_db() -> None:
 
 def test_nothing_is_tried_for_a_group_of_which_light_does_not_reach_one() -> None:
     network = network_from_map(stretched(60))
-    room = ResidualCapacity(network, Calendar(), FlowBooker(network.ducts, "r-1", 0.0))
+    room = ResidualCapacity(network, Calendar(), FlowBooker(network.srlg_by_span, "r-1", 0.0))
     flows = [SizedFlow(each, 5_000_000, 9014) for each in (flow(), flow(), flow(protection="link_disjoint"))]
     search = PathSearch(room, flows, None, frozenset())
     assert list(search.assignments()) == []

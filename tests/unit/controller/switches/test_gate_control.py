@@ -9,7 +9,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.booking.gate_schedule import GRACE_US, GUARD_US, is_open, next_moment_us
+from controller.booking.gate_schedule import GRACE_US, GUARD_US, is_open, next_change_us
 from controller.dataplane.entries import BEST_EFFORT_METERS
 from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.pipeline import best_effort_meter, intended_states
@@ -41,7 +41,7 @@ def test_a_gate_opens_the_guard_time_before_its_window_and_closes_the_grace_afte
 
 @given(windows(), st.integers(0, 10**9))
 def test_between_now_and_the_next_moment_no_gate_turns_and_at_it_one_does(window: Window, now_us: int) -> None:
-    moment_us = next_moment_us([window], now_us)
+    moment_us = next_change_us([window], now_us)
     if moment_us is None:
         assert window.length_us + GUARD_US + GRACE_US >= window.period_us
         assert all(is_open(window, now_us + us) for us in range(0, window.period_us, 997))
@@ -52,8 +52,8 @@ def test_between_now_and_the_next_moment_no_gate_turns_and_at_it_one_does(window
 
 @given(st.lists(windows(), min_size=1, max_size=4), st.integers(0, 10**9))
 def test_the_next_moment_of_several_is_the_first_of_theirs(several: list[Window], now_us: int) -> None:
-    each = [next_moment_us([window], now_us) for window in several]
-    assert next_moment_us(several, now_us) == min((us for us in each if us is not None), default=None)
+    each = [next_change_us([window], now_us) for window in several]
+    assert next_change_us(several, now_us) == min((us for us in each if us is not None), default=None)
 
 
 def test_outside_its_window_a_flow_is_late_but_metered_and_inside_it_is_served() -> None:

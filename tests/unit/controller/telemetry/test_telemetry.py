@@ -15,7 +15,14 @@ import pytest
 
 from controller.api.middleware.concurrency import ConcurrencyLimit, RequestExecutor, ServiceLimits
 from controller.dataplane.southbound import MeterCounter
-from controller.domain.events import Installed, LinkChanged, Reconciled, ReservationChanged, ServiceEvent, SwitchChanged
+from controller.domain.events import (
+    LinkChanged,
+    ReservationChanged,
+    ReservationInstalled,
+    ServiceEvent,
+    SwitchChanged,
+    SwitchReconciled,
+)
 from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
 from controller.errors import Overloaded, TooManyRequests
 from controller.service.requests import ReservationSpec
@@ -57,7 +64,7 @@ def test_events_arrive_in_order_and_events_of_other_tenants_are_left_out() -> No
         stream.on_event(changed(State.DEGRADED, tenant="others"))
         stream.on_event(changed(State.ACTIVE))
         stream.on_event(SwitchChanged("s1", "away"))
-        stream.on_event(Reconciled("s1", missing=1, wrong=0, foreign=2))
+        stream.on_event(SwitchReconciled("s1", missing=1, wrong=0, foreign=2))
         return await reading
 
     found = asyncio.run(scenario())
@@ -164,7 +171,9 @@ def test_a_violation_counts_once_and_its_duration_grows(metrics: Metrics) -> Non
 
 
 def test_installs_and_repairs_are_counted(metrics: Metrics) -> None:
-    shown = after_events(metrics, Installed("r-1", 0.005), Reconciled("s1", missing=3, wrong=1, foreign=2))
+    shown = after_events(
+        metrics, ReservationInstalled("r-1", 0.005), SwitchReconciled("s1", missing=3, wrong=1, foreign=2)
+    )
     assert shown['paceline_install_seconds_bucket{le="0.006"}'] == 1
     assert shown['paceline_install_seconds_bucket{le="0.004"}'] == 0
     kinds = ("missing", "wrong", "foreign")
