@@ -22,15 +22,13 @@ import click
 import httpx
 from rich.table import Table
 
-from harness import report
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
-
 from emulation.cross_traffic import Flood, bottleneck_bps
 from emulation.network import Emulation, EmulationSettings
 from emulation.session import emulate
+from harness import report
 from machine.errors import EmulationError
-from machine.stall_watch import StallWatch, describe
+from machine.quantile import quantile
+from machine.stall_watch import StallWatch, describe_stalls
 from topologies.loader import map_path
 from trainer.transport.pacing import BURST_BYTES, pace_bytes_per_s
 
@@ -72,7 +70,7 @@ class Phase:
 
     def over_ideal(self, share: float) -> float:
         """A quantile of the transfer time as a multiple of the ideal."""
-        return report.quantile(self.all_ms, share) / self.ideal_ms
+        return quantile(self.all_ms, share) / self.ideal_ms
 
 
 class Bench:
@@ -80,7 +78,7 @@ class Bench:
 
     def __init__(self, emulation: Emulation, api: httpx.Client) -> None:
         self.emulation = emulation
-        self.plan = emulation.plan
+        self.plan = emulation.topology
         self.api = api
         self.edges = [edge.name for edge in self.plan.edges]
         self.bottleneck_bps = bottleneck_bps(self.plan)
@@ -186,7 +184,7 @@ def table_of(phases: list[Phase]) -> Table:
         table.add_row(
             phase.name, f"{len(values)}{given_up}",
             f"{phase.ideal_ms:.0f}",
-            *(f"{report.quantile(values, share):.0f}" for share in (0.5, 0.99, 1.0)),
+            *(f"{quantile(values, share):.0f}" for share in (0.5, 0.99, 1.0)),
             f"{_cv(values):.3f}", f"{statistics.median(phase.spread_ms or [0]):.0f}", kept,
             f"{phase.others_bps / 1e6:.1f} of {phase.residual_bps / 1e6:.1f}",
         )  # fmt: skip
@@ -232,7 +230,7 @@ def main(quick: bool, out: Path | None) -> None:
     phases = [reserved, best_effort, beside_tcp]
     samples: dict[str, object] = {phase.name: asdict(phase) for phase in phases}
     samples["machine_stalls"] = [asdict(stall) for stall in watch.stalls]
-    click.echo(describe(watch.stalls))
+    click.echo(describe_stalls(watch.stalls))
     report.publish("determinism", claims_of(reserved, best_effort, beside_tcp), samples, [table_of(phases)], out)
 
 

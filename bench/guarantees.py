@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,16 +26,13 @@ import click
 import httpx
 from rich.table import Table
 
-from harness import report
-from harness.timed_transfers import MBPS, Epoch, Order, TimedTransfers, Transfer, flow, rate, sleep_until, tightness
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
-
 from emulation.cross_traffic import Flood
 from emulation.network import EmulationSettings
 from emulation.session import emulate
+from harness import report
+from harness.timed_transfers import MBPS, Epoch, Order, TimedTransfers, Transfer, flow, rate, sleep_until, tightness
 from machine.errors import EmulationError
-from machine.stall_watch import StallWatch, describe
+from machine.stall_watch import StallWatch, describe_stalls
 from topologies.loader import map_path
 from trainer.transport.pacing import BURST_BYTES, wire_bits
 
@@ -202,7 +198,7 @@ def main(quick: bool, out: Path | None) -> None:
         "best_effort_bps": {"windows": best_effort_bps[0], "all_the_time": best_effort_bps[1]},
         "machine_stalls": [asdict(stall) for stall in watch.stalls],
     }
-    click.echo(describe(watch.stalls))
+    click.echo(describe_stalls(watch.stalls))
     report.publish("guarantees", claims_of(transfers, best_effort_bps), samples, [table_of(transfers)], out)
 
 

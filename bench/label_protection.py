@@ -7,21 +7,17 @@ labels beside the segments and once with the last layer and the loss on the edge
 from __future__ import annotations
 
 import statistics
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from harness import report
-from harness.training_run import MICROS, SETTLING_ROUNDS, Row, step_ms, table_of, train
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
-
 from emulation.network import EmulationSettings
 from emulation.session import emulate
+from harness import report
+from harness.training_run import MICROS, SETTLING_ROUNDS, Row, step_ms, table_of, train
 from machine.errors import EmulationError
-from machine.stall_watch import StallWatch, describe
+from machine.stall_watch import StallWatch, describe_stalls
 from topologies.loader import map_path
 
 
@@ -74,7 +70,7 @@ def main(quick: bool, out: Path | None) -> None:
     samples: dict[str, object] = {
         "plain": plain, "protected": protected, "machine_stalls": [asdict(stall) for stall in watch.stalls],
     }
-    click.echo(describe(watch.stalls))
+    click.echo(describe_stalls(watch.stalls))
     tables = [table_of("labels travel", plain), table_of("labels protected", protected)]
     report.publish("labels", claims, samples, tables, out)
 

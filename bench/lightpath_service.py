@@ -32,7 +32,6 @@ from typing import TypeVar
 import click
 from rich.table import Table
 
-from control_plane.dummy_switches import wait_until
 from controller.dataplane.entries import MeterEntry, SwitchState
 from controller.dataplane.southbound import (
     ChangesByDatapath,
@@ -56,6 +55,7 @@ from controller.storage.ledger import Ledger
 from harness import report
 from harness.nsfnet import LOADS, NODES, SPANS
 from harness.route_order_search import Demand, demands, refused
+from machine.polling import wait_until
 from topologies.maps import Grid, Map, MapLink, MapNode
 
 LOAD = "l10_m25"

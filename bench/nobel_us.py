@@ -30,20 +30,18 @@ import httpx
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from control_plane.dummy_switches import wait_until
-from harness import report
-from harness.packet_stream import Arrivals, reserved, stream
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
-
 from emulation.cross_traffic import Flood
 from emulation.fault_injection import FaultInjector
 from emulation.network import Emulation, EmulationSettings
 from emulation.session import emulate
+from harness import report
+from harness.packet_stream import Arrivals, reserved, stream
 from machine.errors import EmulationError
-from machine.stall_watch import Stall, StallWatch, describe, held_up_s
-from topologies.catalogue import found_map
-from topologies.placement import Wishes
+from machine.polling import wait_until
+from machine.quantile import quantile
+from machine.stall_watch import Stall, StallWatch, describe_stalls, stalled_s
+from topologies.catalogue import resolve_map
+from topologies.placement import PlacementOptions
 
 PLANT, EDGES = "sndlib/nobel-us", 6
 RATE_BPS = 2_000_000
@@ -58,7 +56,7 @@ Summary = dict[str, Any]
 
 def set_up_ms(api: httpx.Client, emulation: Emulation, times: int) -> list[float]:
     """Milliseconds from a request until a lightpath is lit and the reservation confirmed, each from a dark network."""
-    edges = [node.name for node in emulation.plan.edges]
+    edges = [node.name for node in emulation.topology.edges]
     taken = []
     for number in range(times):
         if lit := api.get("/v1/lightpaths").json()["lightpaths"]:
@@ -109,7 +107,7 @@ def broken(summary: Summary, stalls: Sequence[Stall] = ()) -> list[int]:
     for row in summary["rounds"]:
         for each in (each for each in row["transfers"] if each["kept"] is False):
             took_ms = inf if each["measured_ms"] is None else each["measured_ms"]
-            still_ms = held_up_s(stalls, each["sent_at"], each["sent_at"] + took_ms / 1e3) * 1e3
+            still_ms = stalled_s(stalls, each["sent_at"], each["sent_at"] + took_ms / 1e3) * 1e3
             if took_ms - still_ms > each["bound_ms"]:
                 late.append(row["round"])
     return late
@@ -124,7 +122,7 @@ def over_a_cut(
     emulation: Emulation, api: httpx.Client, directory: Path, runs: Path, rounds: int
 ) -> tuple[Summary, Arrivals, str]:
     """A run and a protected stream while a fibre of the stream's path is cut: what came of both, and the fibre."""
-    outages = FaultInjector(emulation.plan, str(emulation.vswitch.directory))
+    outages = FaultInjector(emulation.topology, str(emulation.vswitch.directory))
     streamed: list[Arrivals] = []
     with reserved(api, PROTECTION) as reservation:
         span = list(pairwise(reservation["flows"][0]["path"]))[-2]
@@ -132,7 +130,7 @@ def over_a_cut(
         def watch_it_cut() -> None:
             with stream(emulation, STREAM_S, directory) as result:
                 time.sleep(1.0)
-                outages.link(*span, up=False)
+                outages.set_link(*span, up=False)
             streamed.extend(result)
 
         watching = threading.Thread(target=watch_it_cut)
@@ -147,7 +145,7 @@ def over_a_cut(
                 raise EmulationError(f"the run ended before round {CUT_AFTER_ROUND} was done: {summary.get('error')}")
             watching.join()
         finally:
-            outages.link(*span, up=True)
+            outages.set_link(*span, up=True)
     return summary, streamed[0], "-".join(span)
 
 
@@ -178,7 +176,7 @@ def main(quick: bool, out: Path | None) -> None:
         with tempfile.TemporaryDirectory() as name:
             directory, runs = Path(name), Path(name) / "runs"
             runs.mkdir()
-            settings = EmulationSettings(found_map(PLANT, Wishes(edges=EDGES), directory))
+            settings = EmulationSettings(resolve_map(PLANT, PlacementOptions(edges=EDGES), directory))
             with (
                 emulate(settings) as emulation,
                 httpx.Client(base_url=f"http://127.0.0.1:{settings.rest_port}", timeout=60) as api,
@@ -193,7 +191,7 @@ def main(quick: bool, out: Path | None) -> None:
     promises = flooded["promises"]
     made = max(1, promises["made"])
     claims = {
-        "set_up_ms_p50": report.Claim(report.quantile(taken_ms, 0.5), "ms"),
+        "set_up_ms_p50": report.Claim(quantile(taken_ms, 0.5), "ms"),
         "set_up_ms_max": report.Claim(max(taken_ms), "ms"),
         "promises_kept_share": report.at_least(promises["kept"] / made, "", 1.0),
         "promises_kept_while_machine_ran_share": report.at_least(
@@ -214,7 +212,7 @@ def main(quick: bool, out: Path | None) -> None:
     both = {"flood": flooded, "cut": cut}
     runs_told = {what: {each: run.get(each) for each in ("status", "error", "promises")} for what, run in both.items()}
     samples = {"set_up_ms": taken_ms, "runs": runs_told, "span": span}
-    click.echo(describe(watch.stalls))
+    click.echo(describe_stalls(watch.stalls))
     report.publish("nobel_us", claims, samples, [table], out, {"runs": drawn(taken_ms, both)})
 
 

@@ -47,7 +47,7 @@ from controller.routing import candidates as paths
 from harness import report
 from harness.simulated_training import MODELS, Run
 from topologies.maps import Map, MapLink, MapNode
-from topologies.placement import Wishes, map_facts
+from topologies.placement import PlacementOptions, map_document
 from topologies.published import read_plant
 from trainer.planning.plan import RoundPlan
 from trainer.reservation.reserved_bandwidth import MAX_ATTEMPTS
@@ -87,8 +87,10 @@ CANDIDATES = {AWARE: paths.CANDIDATES, UNAWARE: 1}
 def germany(case: Case) -> Map:
     """The map with that case's edges, at its real rates."""
     plant = read_plant(PLANT)
-    wishes = Wishes(len(plant.sites) - 1, channels=CHANNELS, channel_rate_gbps=CHANNEL_GBPS, scale_mbps_per_gbps=1000)
-    ruled = map_facts(plant, wishes)
+    options = PlacementOptions(
+        len(plant.sites) - 1, channels=CHANNELS, channel_rate_gbps=CHANNEL_GBPS, scale_mbps_per_gbps=1000
+    )
+    ruled = map_document(plant, options)
     homes = dict(link["ends"] for link in ruled["links"])
     in_turn = [homes[f"edge{number + 1}"] for number in range(len(plant.sites) - 1)]
     nodes = [_node(facts) for facts in ruled["nodes"] if facts["kind"] in ("switch", "cloud")]

@@ -15,21 +15,17 @@ the limit out all the same, for comparison.
 from __future__ import annotations
 
 import statistics
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from harness import report
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
-
 from emulation.network import EmulationSettings
 from emulation.session import emulate
+from harness import report
 from harness.training_run import MICROS, SETTLING_ROUNDS, Row, counted, step_ms, table_of, train
 from machine.errors import EmulationError
-from machine.stall_watch import StallWatch, describe
+from machine.stall_watch import StallWatch, describe_stalls
 from topologies.loader import map_path
 
 
@@ -69,7 +65,7 @@ def main(quick: bool, out: Path | None) -> None:
     samples: dict[str, object] = {
         "overlap": overlapped, "no_overlap": one_by_one, "machine_stalls": [asdict(stall) for stall in watch.stalls],
     }
-    click.echo(describe(watch.stalls))
+    click.echo(describe_stalls(watch.stalls))
     tables = [table_of(f"{MICROS} micro-batches", overlapped), table_of("no overlap", one_by_one)]
     report.publish("pipeline", claims, samples, tables, out)
 

@@ -28,9 +28,6 @@ import numpy as np
 from rich.table import Table
 
 from harness import report
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
-
 from harness.edge_worker import CLASSES, FIELDS, SAMPLE_SHAPE
 from machine import cgroups as cpushare
 from machine.undo_journal import UndoJournal

@@ -26,7 +26,7 @@ import click
 import httpx
 from rich.table import Table
 
-from control_plane.dummy_switches import DummySwitches, wait_until
+from control_plane.dummy_switches import DummySwitches
 from control_plane.http_client import KeepAlive
 from control_plane.load_generator import AT_ONCE, CLIENTS, Rates, Work, per_second, rates
 from control_plane.lower_bound import floor_of
@@ -34,6 +34,8 @@ from control_plane.ofctl_rest_peer import ofctl_rest, peer_requests
 from control_plane.switch_row import HOPS, RATE_BPS, body_of, controller_of, row_of_switches
 from controller.domain.network import Network, network_from_map
 from harness import report
+from machine.polling import wait_until
+from machine.quantile import quantile
 from topologies.loader import load_map
 
 GROUP = 16
@@ -124,17 +126,17 @@ def main(quick: bool, out: Path | None) -> None:
     count = 60 if quick else 300
     with row_of_switches() as (switches, map_file):
         network = network_from_map(load_map(str(map_file)))
-        with controller_of(switches, map_file) as controller:
-            sequence(controller.api, 10, 1)  # nobody measures a first time
-            one_ms = sequence(controller.api, count, 1)
+        with controller_of(switches, map_file) as (_, api):
+            sequence(api, 10, 1)  # nobody measures a first time
+            one_ms = sequence(api, count, 1)
 
             def work() -> list[Work]:
-                release_all(controller.api)
+                release_all(api)
                 return reservations(range(count))
 
-            own = rates(port_of(controller.api), work)
-            release_all(controller.api)
-            group_ms = sequence(controller.api, max(10, count // 10), GROUP)
+            own = rates(port_of(api), work)
+            release_all(api)
+            group_ms = sequence(api, max(10, count // 10), GROUP)
         switches.clear()
         peer_ms, peer = peer_figures(switches, network, count)
         switches.clear()
@@ -143,24 +145,24 @@ def main(quick: bool, out: Path | None) -> None:
                 per_second(reservations(range(count)), [KeepAlive(port) for _ in range(clients)]) for clients in CLIENTS
             )
     claims = {
-        "confirmed_p50_ms": report.at_most(report.quantile(one_ms, 0.5), "ms", 10),
-        "confirmed_p99_ms": report.Claim(report.quantile(one_ms, 0.99), "ms"),
-        "ofctl_rest_p50_ms": report.Claim(report.quantile(peer_ms, 0.5), "ms"),
+        "confirmed_p50_ms": report.at_most(quantile(one_ms, 0.5), "ms", 10),
+        "confirmed_p99_ms": report.Claim(quantile(one_ms, 0.99), "ms"),
+        "ofctl_rest_p50_ms": report.Claim(quantile(peer_ms, 0.5), "ms"),
         "confirmed_per_second": report.Claim(own.best, "1/s"),
         "ofctl_rest_per_second": report.Claim(peer.best, "1/s"),
         "floor_per_second": report.Claim(floor_rate, "1/s"),
         "rate_ratio_to_ofctl_rest": report.at_least(own.best / peer.best, "", 4),
         "floor_ratio_to_ofctl_rest": report.Claim(floor_rate / peer.best, ""),
         "rate_ratio_with_httpx": report.Claim(own.everyday / peer.everyday, ""),
-        "flow_ratio_in_groups": report.Claim(GROUP * 1e3 / report.quantile(group_ms, 0.5) / peer.best, ""),
-        "group16_ms": report.at_most(report.quantile(group_ms, 0.5), "ms", 60),
+        "flow_ratio_in_groups": report.Claim(GROUP * 1e3 / quantile(group_ms, 0.5) / peer.best, ""),
+        "group16_ms": report.at_most(quantile(group_ms, 0.5), "ms", 60),
     }
     title = f"{HOPS} switches, {count} each; per second by so many clients at once"
     table = Table("", "p50 ms", "p99 ms", *(f"{clients}" for clients in CLIENTS), f"{AT_ONCE} of httpx", title=title)
     for what, values, per_s in (("confirmed", one_ms, own), ("ofctl_rest", peer_ms, peer)):
-        quantiles = (f"{report.quantile(values, share):.1f}" for share in (0.5, 0.99))
+        quantiles = (f"{quantile(values, share):.1f}" for share in (0.5, 0.99))
         table.add_row(what, *quantiles, *(f"{per_s.light[n]:.0f}" for n in CLIENTS), f"{per_s.everyday:.0f}")
-    table.add_row(f"{GROUP} flows at once", *(f"{report.quantile(group_ms, share):.1f}" for share in (0.5, 0.99)))
+    table.add_row(f"{GROUP} flows at once", *(f"{quantile(group_ms, share):.1f}" for share in (0.5, 0.99)))
     samples: dict[str, object] = {
         "confirmed_ms": one_ms, "ofctl_rest_ms": peer_ms, "group16_ms": group_ms,
         "confirmed_per_second": own.light, "ofctl_rest_per_second": peer.light,

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -23,20 +22,17 @@ import click
 import httpx
 from rich.table import Table
 
-from control_plane.dummy_switches import wait_until
-from control_plane.switch_row import controller_of, reserve, row_of_switches
-from harness import report
-from harness.controller_restart import claims_of, in_step, restart_beside_transfers, table_of
-from harness.timed_transfers import TimedTransfers
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
-
+from control_plane.switch_row import controller_of, reserve, row_of_switches, switches_in_sync, wait_until_in_sync
 from emulation.fault_injection import FaultInjector
 from emulation.network import Emulation, EmulationSettings
 from emulation.session import emulate
+from harness import report
+from harness.controller_restart import claims_of, restart_beside_transfers, table_of
 from harness.packet_stream import Arrivals, reserved, stream
+from harness.timed_transfers import TimedTransfers
 from machine.errors import EmulationError
-from machine.stall_watch import StallWatch, describe
+from machine.polling import wait_until
+from machine.stall_watch import StallWatch, describe_stalls
 from topologies import running_emulation
 from topologies.loader import map_path
 
@@ -51,26 +47,26 @@ SETTLE_S = 1.5
 
 def over_a_restart(emulation: Emulation, api: httpx.Client, directory: Path) -> Arrivals:
     """A stream while the controller is killed and started again."""
-    outages = FaultInjector(emulation.plan, str(emulation.vswitch.directory))
+    outages = FaultInjector(emulation.topology, str(emulation.vswitch.directory))
     with reserved(api, "none"), stream(emulation, 8.0, directory) as result:
-        outages.controller(up=False)
+        outages.set_controller(up=False)
         time.sleep(SETTLE_S)  # some time without any controller
-        outages.controller(up=True)
-        wait_until(lambda: in_step(api), 30)
+        outages.set_controller(up=True)
+        wait_until(lambda: switches_in_sync(api), 30)
     return result[0]
 
 
 def over_a_cut(emulation: Emulation, api: httpx.Client, directory: Path, protection: str) -> Arrivals:
     """A stream while a link between switches on its path is cut."""
-    outages = FaultInjector(emulation.plan, str(emulation.vswitch.directory))
+    outages = FaultInjector(emulation.topology, str(emulation.vswitch.directory))
     with reserved(api, protection) as reservation:
         span = list(pairwise(reservation["flows"][0]["path"]))[-2]
         try:
             with stream(emulation, 5.0, directory) as result:
                 time.sleep(SETTLE_S)
-                outages.link(*span, up=False)
+                outages.set_link(*span, up=False)
         finally:
-            outages.link(*span, up=True)
+            outages.set_link(*span, up=True)
             wait_until(lambda: not _links_down(api), 30)
     return result[0]
 
@@ -81,15 +77,15 @@ def _links_down(api: httpx.Client) -> bool:
 
 def seconds_to_consistent(count: int) -> float:
     """From the start of a controller that was killed with so many reservations until everything is as it should be."""
-    with row_of_switches() as (switches, map_file), controller_of(switches, map_file) as controller:
+    with row_of_switches() as (switches, map_file), controller_of(switches, map_file) as (controller, api):
         for number in range(count):
-            reserve(controller.api, range(number, number + 1))
+            reserve(api, range(number, number + 1))
         controller.kill()
         began_s = time.perf_counter()
         controller.start()
-        wait_until(controller.is_in_step, 60)
+        wait_until_in_sync(controller, api)
         took_s = time.perf_counter() - began_s
-        found = controller.api.get("/v1/consistency").json()
+        found = api.get("/v1/consistency").json()
         if not found["consistent"]:
             raise RuntimeError(f"it says that it is in step, and is not: {found}")
     return took_s
@@ -119,7 +115,7 @@ def main(quick: bool, out: Path | None) -> None:
                     for protection in ("link_disjoint", "none")
                 }
             transfers = timed.judged(watch.stalls)
-            FaultInjector(emulation.plan, str(running_emulation.DIRECTORY / "ovs")).controller(up=False)
+            FaultInjector(emulation.topology, str(running_emulation.DIRECTORY / "ovs")).set_controller(up=False)
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
     met = [transfer for transfer in transfers if any(kill.met(transfer) for kill in kills)]
@@ -146,7 +142,7 @@ def main(quick: bool, out: Path | None) -> None:
     }
     samples["transfers_over_restart"] = [asdict(transfer) for transfer in met]
     samples["machine_stalls"] = [asdict(stall) for stall in watch.stalls]
-    click.echo(describe(watch.stalls))
+    click.echo(describe_stalls(watch.stalls))
     report.publish("survival", claims, samples, [table, table_of(met)], out)
 
 

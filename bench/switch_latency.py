@@ -27,16 +27,14 @@ import click
 import httpx
 from rich.table import Table
 
-from harness import report
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "mininet"))
-
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION
 from emulation.cross_traffic import Flood
 from emulation.network import Emulation, EmulationSettings
 from emulation.session import emulate
+from harness import report
 from machine.errors import EmulationError
-from machine.stall_watch import Stall, StallWatch, describe, held_up_s
+from machine.quantile import quantile
+from machine.stall_watch import Stall, StallWatch, describe_stalls, stalled_s
 from topologies.loader import map_path
 
 SOURCE, SWITCH, NEXT, DESTINATION = "edge1", "r6", "r5", "edge3"
@@ -109,7 +107,7 @@ class Tap(threading.Thread):
 
 def measure(emulation: Emulation, count: int) -> list[Work]:
     """What the switch takes for `count` packets."""
-    plan = emulation.plan
+    plan = emulation.topology
     taps = [Tap(plan.port(SWITCH, SOURCE).interface), Tap(plan.port(SWITCH, NEXT).interface)]
     for tap in taps:
         tap.start()
@@ -155,7 +153,7 @@ def _reserved(api: httpx.Client) -> Iterator[None]:
 
 def marked(works: Sequence[Work], stalls: Sequence[Stall]) -> list[Work]:
     """The same, with those that met a stall of the machine marked."""
-    return [Work(w.came_s, w.work_us, held_up_s(stalls, w.came_s, w.came_s + w.work_us / 1e6) > 0) for w in works]
+    return [Work(w.came_s, w.work_us, stalled_s(stalls, w.came_s, w.came_s + w.work_us / 1e6) > 0) for w in works]
 
 
 def table_of(phases: dict[str, list[Work]]) -> Table:
@@ -164,7 +162,7 @@ def table_of(phases: dict[str, list[Work]]) -> Table:
     for name, works in phases.items():
         values = [work.work_us for work in works]
         undisturbed = [work.work_us for work in works if not work.stalled]
-        shares = [report.quantile(values, share) for share in (0.5, 0.99, SHARE, 1.0)]
+        shares = [quantile(values, share) for share in (0.5, 0.99, SHARE, 1.0)]
         cells = [min(values), *shares, max(undisturbed)]
         table.add_row(name, str(len(values)), *(f"{value:.0f}" for value in cells))
     return table
@@ -190,15 +188,15 @@ def main(quick: bool, out: Path | None, calibration: Path | None) -> None:
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
     phases = {name: marked(works, watch.stalls) for name, works in phases.items()}
-    click.echo(describe(watch.stalls))
+    click.echo(describe_stalls(watch.stalls))
     everything = [work for works in phases.values() for work in works if not work.stalled]
     values = [work.work_us for work in everything]
-    least_us, most_us = report.quantile(values, 1 - SHARE), report.quantile(values, SHARE) * MARGIN
+    least_us, most_us = quantile(values, 1 - SHARE), quantile(values, SHARE) * MARGIN
     default = DEFAULT_CALIBRATION
     within = sum(work.work_us <= default.switch_max_us for work in everything) / len(everything)
     claims = {
         "switch_least_us": report.at_least(least_us, "us", default.switch_min_us),
-        "switch_p999_us": report.at_most(report.quantile(values, SHARE), "us", default.switch_max_us / MARGIN),
+        "switch_p999_us": report.at_most(quantile(values, SHARE), "us", default.switch_max_us / MARGIN),
         "share_within_default": report.at_least(within, "", SHARE),
     }
     if calibration is not None:

@@ -1,7 +1,7 @@
-"""The whole job in one run: `make demo`.
+"""The complete demonstration in one command: `make demo`.
 
 A metro network with heavy cross-traffic; a model trained over reserved flows while an edge loses half its CPU; then
-the same transfers with nothing reserved. Everything printed was measured in this run.
+the same transfers without reservations. All figures printed are measured in this run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import click
 import httpx
 from rich.console import Console
 
-import demo_report as findings
+import demo_report
 from emulation.cross_traffic import Flood
 from emulation.network import Emulation, EmulationSettings
 from emulation.session import describe, emulate
@@ -37,44 +37,47 @@ ROUNDS = 10
 HALVE_AFTER_ROUND = 4
 READ_BACK_AFTER_ROUND = 8
 HALVED_EDGE = "edge2"
-RESERVED = ["--target", str(findings.ACCURACY_GOAL), "--min-rounds", str(ROUNDS)]
+RESERVED = ["--target", str(demo_report.ACCURACY_GOAL), "--min-rounds", str(ROUNDS)]
 BEST_EFFORT = ["--best-effort", "--rounds", "4", "--steps", "1", "--average-every", "4"]
 BEST_EFFORT_LIMIT_S = 75.0
 READ_BACK_DELAY_S = 1.5
-"""Into the next round: its new rates have set the meters' counters back to zero."""
+"""Time into the next round: changing the rates at its start resets the meters' counters."""
 POLL_S = 0.1
+INTERRUPTED = 130
+"""Exit code of `paceline train` after Ctrl-C."""
+PACELINE = [sys.executable, "-m", "trainer.cli.main"]
 
 Event = dict[str, Any]
 
 
 @dataclass
-class Observer:
-    """Follows a run's events and acts on them, as an operator at the side of the network would."""
+class RunObserver:
+    """Follows the events of a training run and acts on them, as the operator of the network would."""
 
     emulation: Emulation
     runs: Path
-    say: Callable[[str], None]
-    seen: dict[str, Any] = field(default_factory=dict)
+    log: Callable[[str], None]
+    observed: dict[str, Any] = field(default_factory=dict)
     directory: Path | None = None
     _known: set[Path] = field(default_factory=set)
     _over: threading.Event = field(default_factory=threading.Event)
 
     def follow(self, act: bool) -> None:
-        """Watch the run that begins after this call until `end` is called; change things only if `act`."""
-        seen = 0
+        """Follow the run that starts after `begin` until `end` is called; `act`: change shares, read back meters."""
+        handled = 0
         while not self._over.wait(POLL_S):
             self.directory = self.directory or self._new_run()
             if self.directory is None:
                 continue
             with contextlib.suppress(FileNotFoundError):
                 lines = (self.directory / "events.jsonl").read_text().splitlines()
-                for line in lines[seen:]:
+                for line in lines[handled:]:
                     if act:
                         self._act(json.loads(line))
-                seen = len(lines)
+                handled = len(lines)
 
     def begin(self) -> None:
-        """Remember the runs there are, so that the next one is recognised."""
+        """Record the existing runs, so that the next one is recognised."""
         self._known = set(self.runs.glob("*"))
 
     def end(self) -> None:
@@ -92,65 +95,98 @@ class Observer:
             host = next(host for host in self.emulation.hosts if host.name == HALVED_EDGE)
             assert host.cpu_share is not None
             cgroups.set_share(host.cgroup, host.cpu_share / 2)
-            self.seen |= {"halved_edge": HALVED_EDGE, "halved_after": event["round"]}
-            self.say(f"[demo] {HALVED_EDGE} now has {host.cpu_share / 2:g} of a core instead of {host.cpu_share:g}")
+            self.observed |= {"halved_edge": HALVED_EDGE, "halved_after": event["round"]}
+            self.log(
+                f"[demo] CPU share of {HALVED_EDGE} halved: {host.cpu_share:g} -> {host.cpu_share / 2:g} of a core"
+            )
         elif event["round"] == READ_BACK_AFTER_ROUND:
             time.sleep(READ_BACK_DELAY_S)
-            self.seen["reservation"] = self._read_back()
+            self.observed["reservation"] = self._read_back()
 
     def _read_back(self) -> dict[str, Any] | None:
         with httpx.Client(base_url=f"http://127.0.0.1:{self.emulation.settings.rest_port}/v1", timeout=20) as api:
             live = api.get("/reservations", params={"state": "active"}).json()["reservations"]
             if not live:
                 return None
-            facts: dict[str, Any] = api.get(f"/reservations/{live[0]['id']}").json()
-            return facts
+            reservation: dict[str, Any] = api.get(f"/reservations/{live[0]['id']}").json()
+            return reservation
 
 
 def train(
     emulation: Emulation, runs: Path, arguments: list[str], act: bool, limit_s: float | None = None
 ) -> tuple[dict[str, Any], Path]:
-    """Run `paceline train` beside the emulation; returns its summary and where the record is.
+    """Run `paceline train` on the emulation; returns its summary and the directory of its record.
 
-    With `limit_s` a run that is not done by then is ended, and its record says how far it came.
+    With `limit_s` the run is stopped after that time; its record then holds what was measured so far.
 
     Raises: EmulationError if it fails.
     """
-    observer = Observer(emulation, runs, click.echo)
+    observer = RunObserver(emulation, runs, click.echo)
     observer.begin()
     watching = threading.Thread(target=observer.follow, args=(act,))
     watching.start()
     try:
-        command = [sys.executable, "-m", "trainer.cli.main", "train", "--runs-dir", str(runs), *arguments]
-        code = _run(command, limit_s)
+        _run_training([*PACELINE, "train", "--runs-dir", str(runs), *arguments], limit_s)
     finally:
         observer.end()
         watching.join()
-    if observer.directory is None or (code and limit_s is None):
-        raise EmulationError(f"the training run failed with exit code {code}")
+    if observer.directory is None:
+        raise EmulationError("the training run has written no record")
     summary = json.loads((observer.directory / "summary.json").read_text())
-    return {**summary, "observed": observer.seen}, observer.directory
+    return {**summary, "observed": observer.observed}, observer.directory
 
 
-def _run(command: list[str], limit_s: float | None) -> int:
-    lines = {**os.environ, "TTY_COMPATIBLE": "0"}  # no live table: what is said here stands between its lines
-    with subprocess.Popen(command, env=lines) as process:
-        try:
-            return process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            click.echo(f"[demo] not done after {limit_s:g} s: ended")
+def _run_training(command: list[str], limit_s: float | None) -> None:
+    """Run the command and print its lines as they come; interrupt it after `limit_s`, which is then no failure.
+
+    Raises: EmulationError if it fails.
+    """
+    # A pipe, not the terminal: the demo's own lines go between the run's, and those of an intended stop are dropped.
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    stopped, dropped = threading.Event(), []
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+
+        def stop() -> None:
+            stopped.set()
             process.send_signal(signal.SIGINT)
-            return process.wait()
+
+        timer = threading.Timer(limit_s or 0.0, stop)
+        if limit_s is not None:
+            timer.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if stopped.is_set():
+                    dropped.append(line)
+                else:
+                    click.echo(line, nl=False)
+            code = process.wait()
         finally:
+            timer.cancel()
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
+    if code and not (stopped.is_set() and code == INTERRUPTED):
+        click.echo("".join(dropped), nl=False)
+        raise EmulationError(f"the training run failed with exit code {code}")
 
 
-@click.command()
-@click.option("--rounds", type=click.IntRange(ROUNDS), default=ROUNDS, show_default=True)
-@click.option("--runs-dir", type=click.Path(path_type=Path, file_okay=False), default=ROOT / "runs")
+def _describe_best_effort(summary: dict[str, Any]) -> str:
+    done, unfinished = len(demo_report.transfers(summary)), len(demo_report.unfinished(summary))
+    if not unfinished:
+        return f"best effort: all {done} transfers done"
+    return (
+        f"best effort: stopped after {BEST_EFFORT_LIMIT_S:g} s, as planned; {done} transfers done, {unfinished} still "
+        "in progress (they count with their age so far)"
+    )
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--rounds", type=click.IntRange(ROUNDS), default=ROUNDS, show_default=True, help="Rounds of training.")
+@click.option("--runs-dir", type=click.Path(path_type=Path, file_okay=False), default=ROOT / "runs",
+              help="Directory of the run records.  [default: runs]")  # fmt: skip
 def main(rounds: int, runs_dir: Path) -> None:
-    """Train on the metro map with and without reservations, and print what was measured."""
+    """Train on the metro map with and without reservations, and print what was measured (about three minutes)."""
     console = Console(width=None if sys.stdout.isatty() else 118)
     begun = time.monotonic()
     runs_dir.mkdir(exist_ok=True)
@@ -162,23 +198,56 @@ def main(rounds: int, runs_dir: Path) -> None:
                 click.echo(f"cross-traffic: {flood.rate_bps / 1e6:g} Mb/s of UDP, 150 % of the bottleneck")
                 console.rule("2. Training over reserved flows")
                 reserved, record = train(emulation, runs_dir, [*RESERVED, "--rounds", str(rounds)], act=True)
-                console.rule("3. The same transfers with nothing reserved")
+                console.rule("3. The same transfers without reservations")
                 best_effort, other = train(emulation, runs_dir, BEST_EFFORT, act=False, limit_s=BEST_EFFORT_LIMIT_S)
+                click.echo(_describe_best_effort(best_effort))
+        report = _write_report(record)
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
     finally:
-        _give_to_the_caller(runs_dir)
+        _give_to_caller(runs_dir)
     console.rule("4. What was measured")
-    found = findings.Findings(reserved, best_effort, tuple(watch.stalls))
-    for part in findings.tell(found):
+    results = demo_report.DemoResults(reserved, best_effort, tuple(watch.stalls))
+    for part in demo_report.report_parts(results):
         console.print(part)
-    click.echo(f"records: {record} (reserved), {other} (best effort)")
-    click.echo(f"the whole demo took {time.monotonic() - begun:.0f} s")
-    sys.exit(0 if all(verdict.holds for verdict in findings.verdicts(found)) else 1)
+    console.rule("5. What to do next")
+    click.echo(_next_steps(report, record, other))
+    click.echo(f"the demo took {time.monotonic() - begun:.0f} s")
+    sys.exit(0 if all(verdict.holds for verdict in demo_report.verdicts(results)) else 1)
 
 
-def _give_to_the_caller(runs: Path) -> None:
-    """Under sudo the record belongs to whoever called."""
+def _write_report(record: Path) -> Path:
+    """Write the HTML report of a run, as `paceline report` does; returns its path.
+
+    Raises: EmulationError if it cannot be written.
+    """
+    done = subprocess.run([*PACELINE, "report", str(record)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EmulationError(f"paceline report failed: {done.stderr.strip()}")
+    return record / "report.html"
+
+
+def _next_steps(report: Path, record: Path, other: Path) -> str:
+    report, record, other = (_relative(path) for path in (report, record, other))
+    sudo = "" if os.geteuid() == 0 and not os.environ.get("SUDO_UID") else "sudo "
+    return "\n".join([
+        f"Report of the reserved run: {report} (open it in a browser)",
+        "",
+        "Compare the two runs:",
+        f"  .venv/bin/paceline compare {record} {other}",
+        "Start the same network with a prompt, and train on it from a second terminal:",
+        f"  {sudo}.venv/bin/python mininet/start.py metro --cross-traffic 150%",
+        f"  {sudo}.venv/bin/paceline train",
+        "",
+    ])
+
+
+def _relative(path: Path) -> Path:
+    return path.resolve().relative_to(Path.cwd()) if path.resolve().is_relative_to(Path.cwd()) else path
+
+
+def _give_to_caller(runs: Path) -> None:
+    """Under sudo, make the calling user the owner of the run records."""
     user, group = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
     if user and group:
         for path in (runs, *runs.rglob("*")):

@@ -1,4 +1,4 @@
-"""What two training runs, one reserved and one not, say beside each other: tables and verdicts from their records."""
+"""Compares the two training runs of the demo, reserved and best effort: tables and verdicts from their records."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
-from machine.stall_watch import Stall, describe, held_up_s
+from machine.quantile import quantile
+from machine.stall_watch import Stall, describe_stalls, stalled_s
 
 Row = dict[str, Any]
 
@@ -19,54 +19,52 @@ P99_GOAL = 1.10
 
 
 @dataclass(frozen=True)
-class Findings:
-    """The summaries of the two runs. `observed` in the reserved one: the reservation as the switches held it, and whose
-    CPU share was halved after which round."""
+class DemoResults:
+    """Summaries of the two runs, and the stalls of the machine meanwhile.
+
+    `observed` in the reserved summary: the reservation as read back from the switches, and which edge's CPU share was
+    halved after which round.
+    """
 
     reserved: Row
     best_effort: Row
     stalls: tuple[Stall, ...] = ()
 
     def disturbed(self, transfer: Row) -> bool:
-        """Whether this machine itself is proven to have stood still during a transfer."""
+        """Whether this machine is proven to have stalled during a transfer."""
         begin_s = transfer["sent_at"]
-        return held_up_s(self.stalls, begin_s, begin_s + transfer["measured_ms"] / 1e3) > 0
+        return stalled_s(self.stalls, begin_s, begin_s + transfer["measured_ms"] / 1e3) > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A sentence with the figures in it, and whether it is as it should be."""
+    """A sentence with the measured figures, and whether its goal is met."""
 
     sentence: str
     holds: bool
 
 
 def transfers(summary: Row) -> list[Row]:
-    """Every transfer of a run, up and down."""
+    """All transfers of a run, uplink and downlink."""
     return [transfer for row in summary["rounds"] for transfer in row["transfers"]]
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of all do not exceed."""
-    return float(np.quantile(values, share, method="inverted_cdf"))
-
-
-def tell(found: Findings) -> Iterator[RenderableType]:
-    """Everything worth printing, in order."""
-    yield rounds_table(found.reserved)
-    yield comparison_table(found)
-    yield prediction_table(found)
-    if (reservation := found.reserved["observed"].get("reservation")) is not None:
+def report_parts(results: DemoResults) -> Iterator[RenderableType]:
+    """All tables and verdicts, in the order in which they are printed."""
+    yield rounds_table(results.reserved)
+    yield comparison_table(results)
+    yield prediction_table(results)
+    if (reservation := results.reserved["observed"].get("reservation")) is not None:
         yield meters_table(reservation)
         yield entries_table(reservation)
-    for verdict in verdicts(found):
+    for verdict in verdicts(results):
         yield f"{'[green]✓[/]' if verdict.holds else '[red]✗[/]'} {verdict.sentence}"
 
 
 def rounds_table(summary: Row) -> Table:
-    """A line for each round: who was cut where, the delays, the accuracy."""
+    """One row per round: the cut of each edge, the delays, loss and accuracy."""
     edges = [edge["edge"] for edge in summary["rounds"][0]["edges"]]
-    table = Table(title="Rounds: the cut of each edge, and the two delays that are the same for all")
+    table = Table(title="Rounds: the cut of each edge (layers), and the two delays that all edges share")
     for name in ("round", *edges, "training ms", "transmission ms", "loss", "accuracy"):
         table.add_column(name, justify="right")
     for row in summary["rounds"]:
@@ -78,28 +76,28 @@ def rounds_table(summary: Row) -> Table:
     return table
 
 
-def comparison_table(found: Findings) -> Table:
-    """The same kind of transfers beside the same cross-traffic, with and without a reservation."""
-    table = Table(title="Segment transfers beside cross-traffic of 150 % of the bottleneck")
-    columns = ("", "transfers", "p50 ms", "p99 ms", "worst ms", "p99 / rate's time", "spread p50 ms", "promises kept")
+def comparison_table(results: DemoResults) -> Table:
+    """Segment transfers under the same cross-traffic, with and without a reservation."""
+    table = Table(title="Segment transfers under cross-traffic of 150 % of the bottleneck")
+    columns = ("", "transfers", "p50 ms", "p99 ms", "worst ms", "p99 / ideal", "spread p50 ms", "bounds kept")
     for name in columns:
         table.add_column(name, justify="right")
-    for name, summary in (("reserved", found.reserved), ("best effort", found.best_effort)):
+    for name, summary in (("reserved", results.reserved), ("best effort", results.best_effort)):
         rows, ages = transfers(summary), unfinished(summary)
         made, kept = summary["promises"]["made"], summary["promises"]["kept"]
-        promises = f"{kept} of {made}" if made else "none made"
+        promises = f"{kept} of {made}" if made else "no bounds"
         count = f"{len(rows)} + {len(ages)} unfinished" if ages else str(len(rows))
         table.add_row(name, count, *(_times(summary, rows, ages) if rows or ages else ["-"] * 5), promises)
     return table
 
 
 def unfinished(summary: Row) -> list[Row]:
-    """Transfers that were under way when the run was ended; their age is a lower bound of what they would take."""
+    """Transfers in progress when the run was stopped; their age is a lower bound of their duration."""
     return [{**row, "measured_ms": row["age_ms"]} for row in summary.get("unfinished", ())]
 
 
 def _times(summary: Row, rows: Sequence[Row], ages: Sequence[Row]) -> list[str]:
-    at_least = "≥ " if ages else ""  # an age is less than the time it stands for, so every quantile is, too
+    at_least = "≥ " if ages else ""  # an age is a lower bound, hence every quantile is one
     measured = [row["measured_ms"] for row in (*rows, *ages)]
     spreads = [spread for row in summary["rounds"] for spread in row["spread_ms"]]
     quantiles = [f"{at_least}{quantile(measured, share):.0f}" for share in (0.5, 0.99, 1.0)]
@@ -108,19 +106,19 @@ def _times(summary: Row, rows: Sequence[Row], ages: Sequence[Row]) -> list[str]:
 
 
 def over_ideal(rows: Sequence[Row], share: float) -> float:
-    """A quantile of measured time over the time that the rate implies; infinite if there are no transfers."""
+    """A quantile of measured / ideal transfer time (size / reserved rate); infinite if there are no transfers."""
     if not rows:
         return float("inf")
     return quantile([row["measured_ms"] / row["ideal_ms"] for row in rows], share)
 
 
-def prediction_table(found: Findings) -> Table:
-    """Predicted against measured delay of each edge: medians, and the median error."""
-    table = Table(title="Predicted and measured (median over rounds, and median error)")
+def prediction_table(results: DemoResults) -> Table:
+    """Predicted and measured delay of each edge: medians, and the median error."""
+    table = Table(title="Predicted and measured delays (medians over the rounds)")
     for name in ("edge", "training ms", "measured", "error", "transmission ms", "measured", "error"):
         table.add_column(name, justify="right")
-    for index, edge in enumerate(found.reserved["rounds"][0]["edges"]):
-        rows = [row["edges"][index] for row in found.reserved["rounds"]]
+    for index, edge in enumerate(results.reserved["rounds"][0]["edges"]):
+        rows = [row["edges"][index] for row in results.reserved["rounds"]]
         cells = [edge["edge"]]
         for delay in ("training_ms", "uplink_ms"):
             predicted = [row[delay]["predicted"] for row in rows]
@@ -132,7 +130,7 @@ def prediction_table(found: Findings) -> Table:
 
 
 def meters_table(reservation: Row) -> Table:
-    """The meters of the reservation, as the switches counted."""
+    """The meters of the reservation, with the counters of the switches."""
     table = Table(title=f"Meters of reservation {reservation['id']}, read back from the switches")
     for name in ("switch", "meter", "flow", "rate kb/s", "burst kbit", "packets", "dropped"):
         table.add_column(name, justify="right")
@@ -143,8 +141,8 @@ def meters_table(reservation: Row) -> Table:
 
 
 def entries_table(reservation: Row) -> Table:
-    """The flow entries of the reservation: where each flow goes, and how many packets went there."""
-    table = Table(title="Flow entries: packets on the way of each flow, switch by switch (cookie)")
+    """The flow entries of the reservation: the path of each flow, with packet counters."""
+    table = Table(title="Flow entries along the path of each flow: switch/table: packets (cookie)")
     table.add_column("flow")
     table.add_column("entries")
     by_flow: dict[str, list[str]] = {}
@@ -157,57 +155,58 @@ def entries_table(reservation: Row) -> Table:
     return table
 
 
-def verdicts(found: Findings) -> list[Verdict]:
-    """What the demo is to show, each with its figures."""
-    return [_accuracy(found), _cuts(found), _promises(found), _punctuality(found)]
+def verdicts(results: DemoResults) -> list[Verdict]:
+    """The four claims of the demo, each with its figures."""
+    return [_accuracy(results), _cuts(results), _promises(results), _punctuality(results)]
 
 
-def _accuracy(found: Findings) -> Verdict:
-    final = found.reserved["accuracy"]["final"]
-    averaged = [row["round"] for row in found.reserved["rounds"] if row["averaged"]]
+def _accuracy(results: DemoResults) -> Verdict:
+    final = results.reserved["accuracy"]["final"]
+    averaged = [row["round"] for row in results.reserved["rounds"] if row["averaged"]]
     text = ", ".join(map(str, averaged))
     return Verdict(
-        f"global accuracy {final:.3f} after {len(found.reserved['rounds'])} rounds, averaged after rounds {text}",
+        f"accuracy of the global model: {final:.3f} (goal {ACCURACY_GOAL:g}) after "
+        f"{len(results.reserved['rounds'])} rounds, averaged after rounds {text}",
         final >= ACCURACY_GOAL,
     )
 
 
-def _cuts(found: Findings) -> Verdict:
-    rounds = found.reserved["rounds"]
+def _cuts(results: DemoResults) -> Verdict:
+    rounds = results.reserved["rounds"]
     different = any(len({edge["cut"] for edge in row["edges"]}) > 1 for row in rounds)
-    halved, after_round = (found.reserved["observed"].get(name) for name in ("halved_edge", "halved_after"))
+    halved, after_round = (results.reserved["observed"].get(name) for name in ("halved_edge", "halved_after"))
     if after_round is None:
         return Verdict("no edge's CPU share was halved", False)
     cuts = [next(e["cut"] for e in row["edges"] if e["edge"] == halved) for row in rounds]
     before, after = cuts[after_round - 1], cuts[-1]
     return Verdict(
-        f"edges are cut differently, and {halved}'s cut went from {before} to {after} layers "
-        f"after its CPU share was halved in round {after_round + 1}",
+        f"each edge has its own cut; {halved}'s went from {before} to {after} layers after its CPU share was halved "
+        f"in round {after_round + 1}",
         different and after < before,
     )
 
 
-def _promises(found: Findings) -> Verdict:
-    made, kept = found.reserved["promises"]["made"], found.reserved["promises"]["kept"]
+def _promises(results: DemoResults) -> Verdict:
+    made, kept = results.reserved["promises"]["made"], results.reserved["promises"]["kept"]
     sentence = f"{kept} of {made} reserved transfers arrived within their proven bound"
-    broken = [row for row in transfers(found.reserved) if not row["kept"]]
-    excused = sum(found.disturbed(row) for row in broken)
-    if broken:
-        sentence += f"; {excused} of the {len(broken)} late ones while this machine itself stood still"
-    return Verdict(f"{sentence} ({describe(found.stalls)})", made > 0 and excused == len(broken))
+    late = [row for row in transfers(results.reserved) if not row["kept"]]
+    excused = sum(results.disturbed(row) for row in late)
+    if late:
+        sentence += f"; {excused} of the {len(late)} late ones while this machine itself stalled"
+    return Verdict(f"{sentence} ({describe_stalls(results.stalls)})", made > 0 and excused == len(late))
 
 
-def _punctuality(found: Findings) -> Verdict:
-    rows = transfers(found.reserved)
-    ages = unfinished(found.best_effort)
-    others = [*transfers(found.best_effort), *ages]
+def _punctuality(results: DemoResults) -> Verdict:
+    rows = transfers(results.reserved)
+    ages = unfinished(results.best_effort)
+    others = [*transfers(results.best_effort), *ages]
     reserved = over_ideal(rows, 0.99)
-    undisturbed = over_ideal([row for row in rows if not found.disturbed(row)], 0.99)
+    undisturbed = over_ideal([row for row in rows if not results.disturbed(row)], 0.99)
     at_least = "at least " if ages else ""
-    beside = f"it is {at_least}{over_ideal(others, 0.99):.1f} x" if others else "not one transfer began in time"
-    aside = "" if reserved <= P99_GOAL else f", {undisturbed:.3f} x without those during which this machine stood still"
+    best_effort = f"{at_least}{over_ideal(others, 0.99):.1f} x" if others else "no transfer began in time"
+    aside = "" if reserved <= P99_GOAL else f", {undisturbed:.3f} x without transfers during a stall of this machine"
     return Verdict(
-        f"p99 of a reserved transfer is {reserved:.3f} x the time its rate implies (goal {P99_GOAL:g}){aside}; with "
-        f"nothing reserved {beside}: every round waits for its slowest segment",
+        f"p99 of reserved transfers: {reserved:.3f} x the ideal time (goal {P99_GOAL:g}){aside}; best effort: "
+        f"{best_effort}; every round waits for its slowest segment",
         undisturbed <= P99_GOAL,
     )

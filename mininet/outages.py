@@ -1,5 +1,5 @@
-"""Outages in a running emulation: a link goes dark, a switch loses its power and with it all that it held, the
-controller is killed.
+"""Injects faults into a running emulation: a link is cut, a switch loses its power and all its state, the controller is
+killed.
 
 From another terminal: `sudo .venv/bin/python mininet/outages.py link r1 r2 down`, `… duct NAME down`, `… switch r3
 down`, `… controller down`, and `up` again.
@@ -7,11 +7,9 @@ down`, `… controller down`, and `up` again.
 
 from __future__ import annotations
 
-import sys
-
 import click
 
-from emulation.fault_injection import of_running_emulation
+from emulation.fault_injection import attach_to_running_emulation
 from machine.errors import EmulationError
 from topologies.problems import MapError
 
@@ -21,22 +19,26 @@ from topologies.problems import MapError
 @click.argument("names", nargs=-1)
 @click.argument("state", type=click.Choice(["up", "down"]))
 def main(kind: str, names: tuple[str, ...], state: str) -> None:
-    """Bring a link (two names), a duct or a switch (one name) or the controller of the emulation down or up."""
+    """Take a link, duct, switch or the controller of the running emulation down, or bring it up again.
+
+    NAMES: the two ends of a link, or the name of a duct or switch; none for the controller.
+
+    Example: sudo .venv/bin/python mininet/outages.py link r1 r2 down
+    """
     try:
-        outages = of_running_emulation()
+        faults = attach_to_running_emulation()
         if kind == "link" and len(names) == 2:
-            outages.link(*names, up=state == "up")
+            faults.set_link(*names, up=state == "up")
         elif kind == "duct" and len(names) == 1:
-            outages.duct(*names, up=state == "up")
+            faults.set_duct(*names, up=state == "up")
         elif kind == "switch" and len(names) == 1:
-            outages.switch(*names, up=state == "up")
+            faults.set_switch(*names, up=state == "up")
         elif kind == "controller" and not names:
-            outages.controller(up=state == "up")
+            faults.set_controller(up=state == "up")
         else:
-            raise EmulationError("write `link r1 r2 down`, `duct east down`, `switch r3 down` or `controller down`")
+            raise click.UsageError("give `link r1 r2 down`, `duct east down`, `switch r3 down` or `controller down`")
     except (MapError, EmulationError) as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        raise click.ClickException(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The maps Paceline knows, their loader, and the note a running emulation leaves for other programs."""
+"""Maps of networks: loading, checking, drawing; published fibre plants; the run file of an emulation."""

@@ -1,4 +1,4 @@
-"""Every map there is: Paceline's own, anybody's YAML file, and published fibre plants with edges and a cloud put in."""
+"""Resolves a map by name: Paceline's own maps, YAML files, and published fibre plants with edges and a cloud added."""
 
 from __future__ import annotations
 
@@ -9,63 +9,65 @@ import yaml
 
 from topologies.loader import load_map, map_path
 from topologies.maps import Map
-from topologies.placement import Wishes, map_facts, write_map
+from topologies.placement import PlacementOptions, map_document, write_map
 from topologies.problems import MapError
 from topologies.published import is_plant, read_plant
 
 
-def found_map(what: str, wishes: Wishes, directory: Path, route_factor: float | None = None) -> Path:
-    """The file of a map; for a fibre plant it is written into `directory` first.
+def resolve_map(
+    name_or_path: str, options: PlacementOptions, directory: Path, route_factor: float | None = None
+) -> Path:
+    """The YAML file of a map; for a fibre plant it is written into `directory` first.
 
-    Raises: MapError if there is no such map, or it cannot be used.
+    Raises: MapError if there is no such map, or it is invalid.
     """
-    if not is_plant(what):
-        return map_path(what)
-    facts = map_facts(read_plant(what, route_factor), wishes)
-    path = directory / f"{facts['name']}.yaml"
-    write_map(facts, path)
-    load_map(str(path))  # says what is wrong with it, if anything is
+    if not is_plant(name_or_path):
+        return map_path(name_or_path)
+    document = map_document(read_plant(name_or_path, route_factor), options)
+    path = directory / f"{document['name']}.yaml"
+    write_map(document, path)
+    load_map(str(path))  # validates it
     return path
 
 
-def adapted(path: Path, directory: Path, scale: float | None = None, ducts: Sequence[str] = ()) -> Path:
-    """A map's file at another scale (None: as it is) and with further ducts, each `[NAME=]A-B,C-D`; in `directory`.
+def adapt_map(path: Path, directory: Path, scale: float | None = None, ducts: Sequence[str] = ()) -> Path:
+    """Copy a map file into `directory` with another scale (None: unchanged) and further ducts, each `[NAME=]A-B,C-D`.
 
-    Raises: MapError if the map cannot be used, or a duct names no spans of it.
+    Raises: MapError if the map is invalid, or a duct names a span that the map does not have.
     """
-    plan, facts = load_map(str(path)), yaml.safe_load(path.read_text())
+    topology, document = load_map(str(path)), yaml.safe_load(path.read_text())
     if scale is None and not ducts:
         return path
     if scale is not None:
-        facts["scale_mbps_per_gbps"] = scale
-    lying = _spans_in(plan, ducts)
-    for link in facts["links"]:
-        if duct := lying.get(frozenset(link["ends"])):
+        document["scale_mbps_per_gbps"] = scale
+    duct_of = _duct_of_span(topology, ducts)
+    for link in document["links"]:
+        if duct := duct_of.get(frozenset(link["ends"])):
             link["duct"] = duct
-    copy = directory / f"{plan.name}-adapted.yaml"
-    write_map(facts, copy)
+    copy = directory / f"{topology.name}-adapted.yaml"
+    write_map(document, copy)
     load_map(str(copy))
     return copy
 
 
-def _spans_in(plan: Map, ducts: Sequence[str]) -> dict[frozenset[str], str]:
-    """Which spans lie in which duct, beside what the map says."""
-    spans = {frozenset(link.ends): link for link in plan.links}
-    lying: dict[frozenset[str], str] = {}
+def _duct_of_span(topology: Map, ducts: Sequence[str]) -> dict[frozenset[str], str]:
+    """The duct of every span named in `ducts`, in addition to the map's own ducts."""
+    spans = {frozenset(link.ends): link for link in topology.links}
+    duct_of: dict[frozenset[str], str] = {}
     for number, text in enumerate(ducts, 1):
         name, _, listed = text.rpartition("=")
         for word in listed.split(","):
             span = frozenset(word.strip().split("-"))
             if span not in spans:
-                known = ", ".join("-".join(link.ends) for link in plan.links)
-                raise MapError([f"duct {text!r}: {plan.name} has no span {word.strip()!r}; its spans: {known}"])
-            if other := lying.get(span) or spans[span].duct:
-                raise MapError([f"duct {text!r}: span {word.strip()} lies in duct {other} already"])
-            lying[span] = name.strip() or f"d{number}"
-    return lying
+                known = ", ".join("-".join(link.ends) for link in topology.links)
+                raise MapError([f"duct {text!r}: {topology.name} has no span {word.strip()!r}; its spans: {known}"])
+            if other := duct_of.get(span) or spans[span].duct:
+                raise MapError([f"duct {text!r}: span {word.strip()} is already in duct {other}"])
+            duct_of[span] = name.strip() or f"d{number}"
+    return duct_of
 
 
-def length_km(plan: Map) -> float:
-    """All fibre between switches."""
-    switches = {node.name for node in plan.switches}
-    return sum(link.length_km for link in plan.links if set(link.ends) <= switches)
+def length_km(topology: Map) -> float:
+    """Total fibre length between switches, in km."""
+    switches = {node.name for node in topology.switches}
+    return sum(link.length_km for link in topology.links if set(link.ends) <= switches)

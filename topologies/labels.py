@@ -1,6 +1,6 @@
-"""Where texts go in a drawing so that they do not lie on one another: each takes the first free place of its choices.
+"""Label placement: each text takes the first of its candidate boxes that overlaps nothing placed before.
 
-Coordinates are in points of the drawing, y upwards; a text is a box around its middle.
+Coordinates are in points, y upwards; a text is a box around its centre.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from math import dist
 Point = tuple[float, float]
 
 GLYPH_WIDTH = 0.56
-"""Of the font's size, on average, in matplotlib's sans serif."""
+"""Average glyph width as a share of the font size, in matplotlib's sans serif."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,44 +25,44 @@ class Box:
     half_height: float
 
     def overlap(self, other: Box) -> float:
-        """The common area."""
+        """The area common to both."""
         width = self.half_width + other.half_width - abs(self.x - other.x)
         height = self.half_height + other.half_height - abs(self.y - other.y)
         return max(0.0, width) * max(0.0, height)
 
 
 def text_box(text: str, middle: Point, font_points: float) -> Box:
-    """What a text of one line takes."""
+    """The box of a text of one line."""
     return Box(*middle, GLYPH_WIDTH * font_points * len(text) / 2, 0.62 * font_points)
 
 
-class Room:
-    """What is taken of a drawing."""
+class LabelLayout:
+    """The boxes already occupied in a drawing."""
 
-    def __init__(self, taken: Iterable[Box] = ()) -> None:
-        self._taken = list(taken)
+    def __init__(self, obstacles: Iterable[Box] = ()) -> None:
+        self._occupied = list(obstacles)
 
-    def block(self, boxes: Iterable[Box]) -> None:
-        """These are in the way, too."""
-        self._taken += boxes
+    def add_obstacles(self, boxes: Iterable[Box]) -> None:
+        """Mark further boxes as occupied."""
+        self._occupied += boxes
 
-    def take(self, choices: Iterable[Box]) -> Box:
-        """The first of these that is free, or the one that is least in the way; it is taken then."""
+    def place(self, candidates: Iterable[Box]) -> Box:
+        """Occupy and return the first free candidate, or the one with the least overlap."""
         best, least = None, float("inf")
-        for box in choices:
-            common = sum(box.overlap(other) for other in self._taken)
-            if common < least:
-                best, least = box, common
-            if not common:
+        for box in candidates:
+            overlap = sum(box.overlap(other) for other in self._occupied)
+            if overlap < least:
+                best, least = box, overlap
+            if not overlap:
                 break
         if best is None:
-            raise ValueError("no choices")
-        self._taken.append(best)
+            raise ValueError("no candidates")
+        self._occupied.append(best)
         return best
 
 
-def beside(point: Point, text: str, font_points: float, gap: float) -> list[Box]:
-    """Places for a name around a point: right, left, above, below, and between."""
+def candidates_beside(point: Point, text: str, font_points: float, gap: float) -> list[Box]:
+    """Candidate boxes for a name around a point: right, left, above, below, then the diagonals."""
     box = text_box(text, point, font_points)
     right, up = box.half_width + gap, box.half_height + gap
     return [Box(box.x + right * dx, box.y + up * dy, box.half_width, box.half_height) for dx, dy in _AROUND]
@@ -74,8 +74,8 @@ _AROUND = (
 )
 
 
-def line(a: Point, b: Point) -> list[Box]:
-    """A line as small boxes, so that texts keep off it where they can."""
+def line_obstacles(a: Point, b: Point) -> list[Box]:
+    """A line as a row of small boxes, so that texts avoid it where possible."""
     pieces = max(1, round(dist(a, b) / 5))
     return [
         Box(a[0] + (b[0] - a[0]) * piece / pieces, a[1] + (b[1] - a[1]) * piece / pieces, 1.5, 1.5)
@@ -83,8 +83,8 @@ def line(a: Point, b: Point) -> list[Box]:
     ]
 
 
-def along(a: Point, b: Point, text: str, font_points: float) -> list[Box]:
-    """Places for a text on the line between two points, from its middle outwards."""
+def candidates_along(a: Point, b: Point, text: str, font_points: float) -> list[Box]:
+    """Candidate boxes for a text on the line between two points, from its middle outwards."""
     shares = (0.5, 0.42, 0.58, 0.35, 0.65, 0.28, 0.72, 0.2, 0.8)
     return [
         text_box(text, (a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share), font_points) for share in shares

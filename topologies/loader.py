@@ -1,4 +1,4 @@
-"""Reads a map file and reports all its mistakes at once, each with file, place, value and what would be right."""
+"""Reads and validates a map file; reports all mistakes at once, each with file, line, value and a correction."""
 
 from __future__ import annotations
 
@@ -65,18 +65,18 @@ class _File(_Strict):
 
 @dataclass(frozen=True, slots=True)
 class _Mistake:
-    place: tuple[str | int, ...]
+    location: tuple[str | int, ...]
     value: object
-    right: str
+    advice: str
 
 
 def known_maps() -> list[str]:
-    """The names of the maps that come with Paceline."""
+    """The names of the maps shipped with Paceline."""
     return sorted(path.stem for path in DIRECTORY.glob("*.yaml"))
 
 
 def map_path(name_or_path: str) -> Path:
-    """The file of a map: a name that comes with Paceline, or a path to a file of your own.
+    """The file of a map, given by its name (a map shipped with Paceline) or by its path.
 
     Raises: MapError if there is no such map.
     """
@@ -89,7 +89,7 @@ def map_path(name_or_path: str) -> Path:
 
 
 def load_map(name_or_path: str) -> Map:
-    """The map of that name or file, checked.
+    """Load and validate the map of that name or path.
 
     Raises: MapError with every mistake found.
     """
@@ -99,14 +99,14 @@ def load_map(name_or_path: str) -> Map:
         raw, lines = yaml.safe_load(text), _lines(yaml.compose(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise MapError([f"{path}: not a readable YAML file: {' '.join(str(error).split())}"]) from error
-    shape, file = _check_shape(raw)
-    mistakes = shape + list(_check_sense(raw))
+    schema_mistakes, file = _check_schema(raw)
+    mistakes = schema_mistakes + list(_check_semantics(raw))
     if mistakes or file is None:
         raise MapError([_sentence(path, lines, mistake) for mistake in mistakes])
     return _as_map(file)
 
 
-def _check_shape(raw: object) -> tuple[list[_Mistake], _File | None]:
+def _check_schema(raw: object) -> tuple[list[_Mistake], _File | None]:
     try:
         return [], _File.model_validate(raw)
     except ValidationError as error:
@@ -125,8 +125,8 @@ def _advice(kind: str, message: str) -> str:
     return message[0].lower() + message[1:]
 
 
-def _check_sense(raw: object) -> Iterator[_Mistake]:
-    """What the shape alone does not tell; looks only at entries that are of the right shape themselves."""
+def _check_semantics(raw: object) -> Iterator[_Mistake]:
+    """Check what the schema cannot express; entries that violate the schema are skipped."""
     if not isinstance(raw, dict):
         return
     kinds: dict[str, str] = {}
@@ -151,14 +151,14 @@ def _check_links(raw: dict[str, Any], kinds: dict[str, str]) -> Iterator[_Mistak
         ends = link.get("ends")
         if not (isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, str) for end in ends)):
             continue
-        place = ("links", index, "ends")
+        location = ("links", index, "ends")
         for end in ends:
             if end not in kinds:
-                yield _Mistake(place, end, f"no node has this name; the nodes are {', '.join(kinds)}")
+                yield _Mistake(location, end, f"no node has this name; the nodes are {', '.join(kinds)}")
         if ends[0] == ends[1]:
-            yield _Mistake(place, ends, "a link has two different ends")
+            yield _Mistake(location, ends, "a link has two different ends")
         if graph.has_edge(*ends):
-            yield _Mistake(place, ends, "these two are linked already; raise `channels` of that link instead")
+            yield _Mistake(location, ends, "these two are linked already; raise `channels` of that link instead")
         graph.add_edge(*ends)
         yield from _check_rate(index, link, scale)
         yield from _check_channels(index, link, raw.get("optical"))
@@ -239,27 +239,27 @@ def _entries(raw: dict[str, Any], key: str) -> Iterator[tuple[int, dict[str, Any
         yield from ((index, entry) for index, entry in enumerate(entries) if isinstance(entry, dict))
 
 
-def _lines(node: yaml.Node | None, place: tuple[str | int, ...] = ()) -> dict[tuple[str | int, ...], int]:
-    """The line of every place in the file."""
+def _lines(node: yaml.Node | None, location: tuple[str | int, ...] = ()) -> dict[tuple[str | int, ...], int]:
+    """The line number of every location (keys and indices from the root) in the file."""
     if node is None:
         return {}
-    lines = {place: node.start_mark.line + 1}
+    lines = {location: node.start_mark.line + 1}
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            lines |= _lines(value, (*place, str(key.value)))
+            lines |= _lines(value, (*location, str(key.value)))
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            lines |= _lines(value, (*place, index))
+            lines |= _lines(value, (*location, index))
     return lines
 
 
 def _sentence(path: Path, lines: dict[tuple[str | int, ...], int], mistake: _Mistake) -> str:
-    near = mistake.place
-    while near and near not in lines:
-        near = near[:-1]
-    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in mistake.place).lstrip(".")
+    known = mistake.location
+    while known and known not in lines:
+        known = known[:-1]
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in mistake.location).lstrip(".")
     value = "" if isinstance(mistake.value, dict) else f" = {reprlib.repr(mistake.value)}"
-    return f"{path}:{lines.get(near, 1)}: {where or 'the file'}{value}: {mistake.right}"
+    return f"{path}:{lines.get(known, 1)}: {where or 'the file'}{value}: {mistake.advice}"
 
 
 def _as_map(file: _File) -> Map:

@@ -1,7 +1,7 @@
-"""A map: the network as planned. Frozen facts and what follows from them, no I/O.
+"""A map: the network as planned. Frozen data and what is derived from it, no I/O.
 
-Numbers are dealt in the order of the file, so the emulation, the controller and the trainer agree on them
-without asking each other: the first switch has datapath id 1, port n of a node is the n-th link that names it.
+Identifiers follow the order of the file, so the emulation, the controller and the trainer derive the same ones
+independently: the first switch has datapath id 1, port n of a node is the n-th link that names it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ Kind = Literal["switch", "edge", "cloud", "host"]
 Grid = Literal["fixed", "flexible"]
 
 SLOTS_PER_CHANNEL = {"fixed": 1, "flexible": 3}
-"""A channel of the map is one of 50 GHz, or three slots of 12.5 GHz: what a signal of 32 GBd takes at least."""
+"""Spectrum slots per channel: one of 50 GHz, or three of 12.5 GHz, the minimum for a 32 GBd signal."""
 
 MAX_CHANNELS = {"fixed": 96, "flexible": 128}
-"""So many of these fill the C band, 4.8 THz."""
+"""Channels that fit into the C band, 4.8 THz."""
 
 MAX_FIBRES = 64
-"""At one switch of an optical map: the number of a group has six bits for one (`lightpath_entries`)."""
+"""Fibres at one switch of an optical map: a group id has six bits for the fibre (`lightpath_entries`)."""
 
 MAX_EMULATED_MBPS = 1000.0
-"""Mininet's TCIntf ignores rates above this without a word, so the loader refuses them."""
+"""Mininet's TCIntf silently ignores rates above this, so the loader rejects them."""
 
 MANAGEMENT_GATEWAY = "10.254.0.1"
 """The controller's address on the management network."""
@@ -33,9 +33,9 @@ MANAGEMENT_NETWORK = "10.254.0.0/16"
 
 @dataclass(frozen=True, slots=True)
 class MapNode:
-    """A switch or a host; `cpu_share` is in cores (0.25 = a quarter of one), None = not limited.
+    """A switch or a host; `cpu_share` is in cores (0.25 = a quarter of one), None: not limited.
 
-    `label`: what people call the place.
+    `label`: name of the site for display.
     """
 
     name: str
@@ -49,7 +49,7 @@ class MapNode:
 class MapLink:
     """A fibre span; its real rate is `channels` x `channel_rate_gbps` in each direction.
 
-    Spans with the same `duct` share a risk: they are cut together.
+    Spans with the same `duct` form a shared-risk group: they fail together.
     """
 
     ends: tuple[str, str]
@@ -66,7 +66,7 @@ class MapLink:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One end of a link: port `number` of `node` looks at `peer`."""
+    """One end of a link: port `number` of `node` faces `peer`."""
 
     node: str
     number: int
@@ -74,13 +74,13 @@ class Port:
 
     @property
     def interface(self) -> str:
-        """The name of the network interface the emulation gives it."""
+        """The name of its network interface in the emulation."""
         return f"{self.node}-eth{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
 class CrossTraffic:
-    """Who sends the unreserved load, to whom, and the link it is meant to fill."""
+    """Source and sink of the unreserved load, and the link that it fills."""
 
     source: str
     sink: str
@@ -89,9 +89,9 @@ class CrossTraffic:
 
 @dataclass(frozen=True)
 class Map:
-    """A whole map. `scale_mbps_per_gbps`: emulated Mb/s for each real Gb/s; `source`: who published it.
+    """A map. `scale_mbps_per_gbps`: emulated Mb/s per real Gb/s; `source`: the publication it is taken from.
 
-    `grid`: the map is optical, reservations travel in lightpaths; None: its links are plain lines.
+    `grid`: the map is optical and reservations travel in lightpaths; None: packet links only.
     """
 
     name: str
@@ -151,7 +151,7 @@ class Map:
         return self._by_name[name]
 
     def port(self, node: str, peer: str) -> Port:
-        """The port of `node` that looks at `peer`.
+        """The port of `node` that faces `peer`.
 
         Raises: KeyError if they are not neighbours.
         """
@@ -181,7 +181,7 @@ class Map:
         return round(link.rate_gbps * self.scale_mbps_per_gbps * 1e6)
 
     def slots(self, link: MapLink) -> int:
-        """How many slots of spectrum a span has; none on a line that is not optical, nor to a host."""
+        """Number of spectrum slots of a span; 0 on a packet link and on a host's access link."""
         if self.grid is None or any(self.node(end).kind != "switch" for end in link.ends):
             return 0
         return link.channels * SLOTS_PER_CHANNEL[self.grid]

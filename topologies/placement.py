@@ -1,9 +1,9 @@
-"""A fibre plant -> a map: where the edges and the cloud are, at which scale it is emulated.
+"""Turns a fibre plant into a map: places edges and cloud, sets the scale of the emulation.
 
-Placement, where no names are given: the cloud is at the site from which all others are nearest on average (by fibre);
-edges are then put as far as possible from the cloud and from each other, one after another (Gonzalez' greedy k-center).
-A host for cross-traffic stands beside the first edge, another beside the cloud; they load the last span before the
-cloud on the first edge's way.
+Default placement: the cloud is at the site with the highest closeness centrality (by fibre length); each edge is then
+placed as far as possible from the cloud and from the edges before it (Gonzalez' greedy k-center). One host for
+cross-traffic is attached beside the first edge, another beside the cloud; they load the last span of the first edge's
+path to the cloud.
 
 Source: Gonzalez, "Clustering to minimize the maximum intercluster distance", Theoretical Computer Science 38 (1985).
 """
@@ -26,19 +26,20 @@ from topologies.problems import MapError
 from topologies.published import Plant
 
 ACCESS_KM = 3.0
-"""From a host to its switch."""
+"""Length of the access link between a host and its switch."""
 KM_PER_DEGREE = 111.2
 CPU_SHARES = (0.12, 0.18, 0.24, 0.30)
-"""Of edges in turn: devices of different speed."""
+"""CPU shares of the edges in turn: devices of different speed."""
 CPU_TOTAL = 0.9
-"""All edges together get no more of the machine's cores than this."""
+"""Upper limit of the sum of all edges' CPU shares."""
 CLOUD_CPU_SHARE = 1.0
-"""All that its one thread can use: it limits nothing, but the hosts' group goes before all else on the machine."""
+"""All that its one thread can use: no limit, but it puts the cloud into the hosts' control group, which has preference.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """What is put into a plant. `edges`: how many, or at which sites; `cloud`: a site, or None for the rule."""
+class PlacementOptions:
+    """What is added to a plant. `edges`: their number or their sites; `cloud`: its site, None: the most central one."""
 
     edges: int | Sequence[str] = 4
     cloud: str | None = None
@@ -49,17 +50,17 @@ class Wishes:
     mtu_bytes: int = 9000
 
 
-def map_facts(plant: Plant, wishes: Wishes) -> dict[str, Any]:
-    """The map as a YAML file would hold it.
+def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
+    """The content of the map's YAML file.
 
-    Raises: MapError if the wishes name sites that are not there, or the plant is in pieces.
+    Raises: MapError if the options name sites that do not exist, or the plant is not connected.
     """
     graph = _graph(plant)
-    cloud = _site(plant, wishes.cloud) if wishes.cloud else _most_central(graph)
-    edges = _edge_sites(plant, graph, wishes.edges, cloud)
+    cloud = _site(plant, options.cloud) if options.cloud else _most_central(graph)
+    edges = _edge_sites(plant, graph, options.edges, cloud)
     names = short_names([site.name for site in plant.sites])
     positions = _positions_km(plant)
-    access = {"length_km": ACCESS_KM, "channel_rate_gbps": wishes.channel_rate_gbps}
+    access = {"length_km": ACCESS_KM, "channel_rate_gbps": options.channel_rate_gbps}
     shares = _cpu_shares(len(edges))
     nodes: list[dict[str, Any]] = [
         {"name": names[site.name], "kind": "switch", "position_km": positions[site.name], "label": site.name}
@@ -68,7 +69,7 @@ def map_facts(plant: Plant, wishes: Wishes) -> dict[str, Any]:
     links: list[dict[str, Any]] = [
         {
             "ends": [names[end] for end in fibre.ends], "length_km": fibre.length_km,
-            "channels": wishes.channels, "channel_rate_gbps": wishes.channel_rate_gbps,
+            "channels": options.channels, "channel_rate_gbps": options.channel_rate_gbps,
             **({"duct": fibre.duct} if fibre.duct else {}),
         }
         for fibre in plant.fibres
@@ -79,40 +80,40 @@ def map_facts(plant: Plant, wishes: Wishes) -> dict[str, Any]:
         links.append({"ends": [host, names[site]], "channels": channels, **access})
 
     for number, site in enumerate(edges, 1):
-        attach(f"edge{number}", "edge", site, wishes.channels, cpu_share=shares[number - 1])
-    attach("cloud", "cloud", cloud, 2 * wishes.channels, cpu_share=CLOUD_CPU_SHARE)
+        attach(f"edge{number}", "edge", site, options.channels, cpu_share=shares[number - 1])
+    attach("cloud", "cloud", cloud, 2 * options.channels, cpu_share=CLOUD_CPU_SHARE)
     for host, site in (("load1", edges[0]), ("load2", cloud)):
-        attach(host, "host", site, 2 * wishes.channels)
-    way = nx.dijkstra_path(graph, edges[0], cloud, weight="km")
-    bottleneck = [names[site] for site in way[-2:]] if len(way) > 1 else ["cloud", names[cloud]]
+        attach(host, "host", site, 2 * options.channels)
+    path = nx.dijkstra_path(graph, edges[0], cloud, weight="km")
+    bottleneck = [names[site] for site in path[-2:]] if len(path) > 1 else ["cloud", names[cloud]]
     return {
         "name": _map_name(plant.name),
         "description": f"{len(plant.sites)} sites; cloud at {cloud}, edges at {', '.join(edges)}.",
         "source": plant.source,
-        "scale_mbps_per_gbps": wishes.scale_mbps_per_gbps,
-        "mtu_bytes": wishes.mtu_bytes,
-        "optical": {"grid": wishes.grid},
+        "scale_mbps_per_gbps": options.scale_mbps_per_gbps,
+        "mtu_bytes": options.mtu_bytes,
+        "optical": {"grid": options.grid},
         "nodes": nodes,
         "links": links,
         "cross_traffic": {"source": "load1", "sink": "load2", "bottleneck": bottleneck},
     }
 
 
-def write_map(facts: Mapping[str, Any], path: Path) -> None:
-    """Write a map file that can be read, kept and changed."""
+def write_map(document: Mapping[str, Any], path: Path) -> None:
+    """Write the map as a YAML file; creates missing directories."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(dict(facts), sort_keys=False, default_flow_style=None, width=118))
+    path.write_text(yaml.safe_dump(dict(document), sort_keys=False, default_flow_style=None, width=118))
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """A name for each that fits an interface's: up to nine lower-case letters and digits, all different."""
+    """Unique short names that fit into interface names: up to nine lower-case letters and digits."""
     short: dict[str, str] = {}
     for name in names:
         letters = re.sub(r"[^a-z0-9]", "", name.lower())
         base = letters if letters[:1].isalpha() else f"s{letters}"
         reserved = re.fullmatch(r"edge\d+|cloud|load\d", base[:9])
-        candidate, number, taken = base[:8] if reserved else base[:9], 2, set(short.values())
-        while candidate in taken or (reserved and candidate == base):
+        candidate, number, used = base[:8] if reserved else base[:9], 2, set(short.values())
+        while candidate in used or (reserved and candidate == base):
             tail = str(number)
             candidate, number = base[: 9 - len(tail)] + tail, number + 1
         short[name] = candidate
@@ -126,16 +127,16 @@ def _graph(plant: Plant) -> nx.Graph[str]:
         graph.add_edge(*fibre.ends, km=fibre.length_km)
     if len(graph) < 2 or not nx.is_connected(graph):
         pieces = nx.number_connected_components(graph) if len(graph) else 0
-        raise MapError([f"{plant.name}: {len(graph)} sites in {pieces} pieces; a map is in one piece"])
+        raise MapError([f"{plant.name}: {len(graph)} sites in {pieces} pieces; a map must be connected"])
     return graph
 
 
-def _site(plant: Plant, wanted: str) -> str:
+def _site(plant: Plant, requested: str) -> str:
     names = [site.name for site in plant.sites]
-    found = [name for name in names if name.lower() == wanted.lower()]
+    found = [name for name in names if name.lower() == requested.lower()]
     if not found:
-        near = get_close_matches(wanted, names, 3, 0.5) or names[:8]
-        raise MapError([f"{plant.name} has no site {wanted!r}; some of its {len(names)} sites: {', '.join(near)}"])
+        near = get_close_matches(requested, names, 3, 0.5) or names[:8]
+        raise MapError([f"{plant.name} has no site {requested!r}; some of its {len(names)} sites: {', '.join(near)}"])
     return found[0]
 
 
@@ -144,29 +145,31 @@ def _most_central(graph: nx.Graph[str]) -> str:
     return max(graph, key=lambda site: (closeness[site], site))
 
 
-def _edge_sites(plant: Plant, graph: nx.Graph[str], wanted: int | Sequence[str], cloud: str) -> list[str]:
-    if not isinstance(wanted, int):
-        if not wanted:
-            raise MapError([f"{plant.name}: no edges; give their number, or the sites they are at"])
-        return [_site(plant, name) for name in wanted]
+def _edge_sites(plant: Plant, graph: nx.Graph[str], requested: int | Sequence[str], cloud: str) -> list[str]:
+    if not isinstance(requested, int):
+        if not requested:
+            raise MapError([f"{plant.name}: no edges; give their number or their sites"])
+        return [_site(plant, name) for name in requested]
     free = len(graph) - 1
-    if not 1 <= wanted <= free:
-        raise MapError([f"{plant.name}: {wanted} edges; it has room for 1 to {free} beside the cloud at {cloud}"])
+    if not 1 <= requested <= free:
+        raise MapError([f"{plant.name}: {requested} edges; 1 to {free} are possible beside the cloud at {cloud}"])
     distance = dict(nx.all_pairs_dijkstra_path_length(graph, weight="km"))
     chosen = [cloud]
-    while len(chosen) <= wanted:
+    while len(chosen) <= requested:
         rest = [site for site in graph if site not in chosen]
         chosen.append(max(rest, key=lambda site: (min(distance[site][other] for other in chosen), site)))
     return chosen[1:]
 
 
 def _positions_km(plant: Plant) -> dict[str, list[float]]:
-    """Places on a plane, x to the east (equirectangular about the middle); without places, on a circle."""
+    """Positions on a plane, x to the east (equirectangular about the centre); on a circle if any site has none."""
     placed = [(site.longitude_deg, site.latitude_deg) for site in plant.sites]
     known = [(x, y) for x, y in placed if x is not None and y is not None]
     if len(known) < len(placed):
-        turn = 2 * math.pi / max(1, len(placed))
-        circle = [[round(100 * math.cos(turn * n), 1), round(100 * math.sin(turn * n), 1)] for n in range(len(placed))]
+        angle = 2 * math.pi / max(1, len(placed))
+        circle = [
+            [round(100 * math.cos(angle * n), 1), round(100 * math.sin(angle * n), 1)] for n in range(len(placed))
+        ]
         return dict(zip((site.name for site in plant.sites), circle, strict=True))
     middle_x, middle_y = (sum(axis) / len(known) for axis in zip(*known, strict=True))
     shrink = math.cos(math.radians(middle_y))

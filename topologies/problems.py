@@ -1,10 +1,10 @@
-"""What can be wrong with a map."""
+"""The error raised for an invalid map."""
 
 from __future__ import annotations
 
 
 class MapError(Exception):
-    """The map cannot be used; `mistakes` are sentences that name file, place, value and what would be right."""
+    """The map is invalid; each of `mistakes` is a sentence with file, location, value and a correction."""
 
     def __init__(self, mistakes: list[str]) -> None:
         super().__init__("\n".join(mistakes))

@@ -1,4 +1,4 @@
-"""The note a running emulation leaves behind, so that other programs on this machine find its hosts."""
+"""The run file of an emulation: by it, other programs on this machine find the emulated hosts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ DIRECTORY = Path(os.environ.get("PACELINE_RUN_DIR", "/run/paceline"))
 
 @dataclass(frozen=True, slots=True)
 class RunningHost:
-    """A host of the emulation: the process whose namespaces it lives in, and where its CPU share is set.
+    """An emulated host: the process that holds its namespaces, and the control group with its CPU share.
 
-    `cgroup` holds the directories a process must join (write its pid to `cgroup.procs`); empty if there is none.
+    `cgroup`: directories that a process must join (write its pid to `cgroup.procs`); empty if there is none.
     """
 
     name: str
@@ -27,8 +27,8 @@ class RunningHost:
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A running emulation. `map_path` is the map's file, `ovs_directory` the private Open vSwitch's run directory."""
+class RunningEmulation:
+    """A running emulation. `map_path`: the map's file; `ovs_directory`: run directory of the private Open vSwitch."""
 
     map_name: str
     map_path: str
@@ -49,8 +49,8 @@ class Running:
         raise KeyError(name)
 
 
-def write(running: Running, directory: Path = DIRECTORY) -> Path:
-    """Write the note in one step, readable by everybody."""
+def write(running: RunningEmulation, directory: Path = DIRECTORY) -> Path:
+    """Write the run file atomically."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "emulation.json"
     draft = path.with_suffix(".new")
@@ -59,17 +59,17 @@ def write(running: Running, directory: Path = DIRECTORY) -> Path:
     return path
 
 
-def read(directory: Path = DIRECTORY) -> Running | None:
-    """The emulation that runs on this machine now, or None; a note whose process is gone counts as none."""
+def read(directory: Path = DIRECTORY) -> RunningEmulation | None:
+    """The emulation running on this machine; None if there is no run file or its process has ended."""
     try:
         facts = json.loads((directory / "emulation.json").read_text())
     except FileNotFoundError:
         return None
     hosts = tuple(RunningHost(**{**host, "cgroup": tuple(host["cgroup"])}) for host in facts.pop("hosts"))
-    running = Running(**facts, hosts=hosts)
+    running = RunningEmulation(**facts, hosts=hosts)
     return running if Path(f"/proc/{running.pid}").exists() else None
 
 
 def remove(directory: Path = DIRECTORY) -> None:
-    """Remove the note; no complaint if there is none."""
+    """Remove the run file if it exists."""
     (directory / "emulation.json").unlink(missing_ok=True)

@@ -8,17 +8,12 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import httpx
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "mininet"))
-
-from emulation.open_vswitch import seek
-from machine.without_perf_counters import UNCOUNTED
+from emulation.open_vswitch import set_controller_command
+from machine.polling import wait_until
+from machine.without_perf_counters import WITHOUT_PERF_COUNTERS
 from topologies.maps import Map
 
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
@@ -33,7 +28,9 @@ class DummySwitches:
         self._environment = {**os.environ} | dict.fromkeys(("OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR"), str(directory))
         self._run("ovsdb-tool", "create", str(directory / "conf.db"), SCHEMA)
         remote = f"--remote=punix:{directory}/db.sock"
-        self._processes = [self._start("ovsdb-server", str(directory / "conf.db"), remote, before=UNCOUNTED)]
+        self._processes = [
+            self._start("ovsdb-server", str(directory / "conf.db"), remote, before=WITHOUT_PERF_COUNTERS)
+        ]
         arguments = ["--enable-dummy=override", "--disable-system"]
         self._processes.insert(0, self._start("ovs-vswitchd", f"unix:{directory}/db.sock", *arguments))
         self._build()
@@ -76,7 +73,7 @@ class DummySwitches:
     def connect(self, openflow_port: int) -> None:
         """Give every switch to a controller."""
         for node in self.plan.switches:
-            self.vsctl(*seek(node.name, f"tcp:127.0.0.1:{openflow_port}"))
+            self.vsctl(*set_controller_command(node.name, f"tcp:127.0.0.1:{openflow_port}"))
 
     def clear(self) -> None:
         """Forget everything."""
@@ -90,65 +87,6 @@ class DummySwitches:
         for process in self._processes:
             process.terminate()
             process.wait(10)
-
-
-class ControllerProcess:
-    """`python -m controller.runtime.main MAP` on ports of its own; its ledger outlives it."""
-
-    def __init__(self, map_file: Path, directory: Path) -> None:
-        self.openflow_port, rest_port = free_port(), free_port()
-        self.ledger = f"sqlite:///{directory}/ledger.db"
-        self._command = [
-            *(sys.executable, "-m", "controller.runtime.main", str(map_file), "--ledger", self.ledger),
-            *("--openflow", f"127.0.0.1:{self.openflow_port}", "--listen", f"127.0.0.1:{rest_port}"),
-        ]
-        self._log = directory / "controller.log"
-        self.url = f"http://127.0.0.1:{rest_port}"
-        self.api = httpx.Client(base_url=self.url, timeout=60)
-        self.start()
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=log)
-        wait_until(self.answers, 60)
-
-    def answers(self) -> bool:
-        """Whether it can be asked."""
-        if self.process.poll() is not None:
-            raise RuntimeError(self._log.read_text())
-        try:
-            return self.api.get("/v1/healthz").is_success
-        except httpx.TransportError:
-            return False
-
-    def is_in_step(self) -> bool:
-        """Whether every switch is."""
-        health = self.api.get("/v1/healthz").json()
-        return bool(health["switches_up"] == health["switches_expected"])
-
-    def kill(self) -> None:
-        """kill -9."""
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> None:
-        """End it as an operator would."""
-        self.process.terminate()
-        self.process.wait(20)
-        self.api.close()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait for something that cannot be waited for otherwise.
-
-    Raises: TimeoutError.
-    """
-    end_s = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end_s:
-            raise TimeoutError(f"not within {seconds} s: {condition}")
-        time.sleep(0.01)
 
 
 def free_port() -> int:

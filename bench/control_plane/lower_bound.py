@@ -20,7 +20,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from control_plane.dummy_switches import DummySwitches, free_port, wait_until
+from control_plane.dummy_switches import DummySwitches, free_port
 from controller.admission.admission import Admitted, Request, decide
 from controller.api.schemas.requests import ReservationRequest
 from controller.booking.calendar import Calendar
@@ -30,6 +30,7 @@ from controller.dataplane.update_order import Change, Kind
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Placement, Requirement
 from controller.openflow.encoder import BARRIER_REPLY, HEADER, VERSION, encode_barrier_request, encode_change
+from machine.polling import wait_until
 from topologies.loader import load_map
 
 HELLO, ECHO_REQUEST, ECHO_REPLY, FEATURES_REQUEST, FEATURES_REPLY = 0, 2, 3, 5, 6

@@ -10,12 +10,13 @@ from typing import Any
 
 import httpx
 
-from control_plane.dummy_switches import DummySwitches, free_port, wait_until
+from control_plane.dummy_switches import DummySwitches, free_port
 from control_plane.load_generator import Work
 from control_plane.lower_bound import needed
 from controller.dataplane.entries import FlowEntry, MeterEntry
 from controller.dataplane.update_order import Kind
 from controller.domain.network import Network
+from machine.polling import wait_until
 
 RYU_MANAGER = """
 import sys, warnings

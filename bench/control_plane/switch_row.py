@@ -12,7 +12,9 @@ from typing import Any
 
 import httpx
 
-from control_plane.dummy_switches import ControllerProcess, DummySwitches, wait_until
+from control_plane.dummy_switches import DummySwitches, free_port
+from emulation.controller_process import ControllerProcess
+from machine.polling import wait_until
 from topologies.loader import load_map
 
 HOPS = 6
@@ -49,15 +51,38 @@ def row_of_switches() -> Iterator[tuple[DummySwitches, Path]]:
 
 
 @contextmanager
-def controller_of(switches: DummySwitches, map_file: Path) -> Iterator[ControllerProcess]:
-    """A controller with which all of them are in step."""
-    controller = ControllerProcess(map_file, map_file.parent)
+def controller_of(switches: DummySwitches, map_file: Path) -> Iterator[tuple[ControllerProcess, httpx.Client]]:
+    """A controller with which all switches are in sync, and a client of its REST API."""
+    directory = map_file.parent
+    openflow, rest = (("127.0.0.1", free_port()) for _ in range(2))
+    ledger = f"sqlite:///{directory}/ledger.db"
+    controller = ControllerProcess(map_file, openflow, [rest], ledger, directory / "controller.log")
+    with httpx.Client(base_url=controller.url, timeout=60) as api:
+        try:
+            switches.connect(controller.openflow_port)
+            wait_until_in_sync(controller, api)
+            yield controller, api
+        finally:
+            controller.stop()
+
+
+def wait_until_in_sync(controller: ControllerProcess, api: httpx.Client) -> None:
+    """Wait until every switch is in sync. Raises: EmulationError if the controller ends, TimeoutError."""
+
+    def in_sync() -> bool:
+        controller.check_running()
+        return switches_in_sync(api)
+
+    wait_until(in_sync, 60)
+
+
+def switches_in_sync(api: httpx.Client) -> bool:
+    """Whether the controller responds and every switch is in sync."""
     try:
-        switches.connect(controller.openflow_port)
-        wait_until(controller.is_in_step, 60)
-        yield controller
-    finally:
-        controller.stop()
+        health = api.get("/v1/healthz").json()
+    except httpx.TransportError:
+        return False
+    return bool(health["switches_up"] == health["switches_expected"])
 
 
 def flow_body(number: int) -> dict[str, Any]:

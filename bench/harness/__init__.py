@@ -1,1 +1,6 @@
-"""Shared by scripts that run transfers or training."""
+"""Shared by the benchmarks that run transfers or training. Importing it makes the packages of mininet/ importable."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "mininet"))

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 
-import httpx
 from rich.table import Table
 
-from control_plane.dummy_switches import wait_until
-from harness import report
-from harness.timed_transfers import MBPS, Epoch, Order, TimedTransfers, Transfer, rate, sleep_until
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "mininet"))
-
+from control_plane.switch_row import switches_in_sync
 from emulation.cross_traffic import Flood
 from emulation.fault_injection import FaultInjector
+from harness import report
+from harness.timed_transfers import MBPS, Epoch, Order, TimedTransfers, Transfer, rate, sleep_until
+from machine.polling import wait_until
 
 TRANSFER_MBPS, TRANSFER_BYTES, PERIOD_S = 15, 500_000, 0.32
 TRANSFERS = 50
@@ -58,10 +53,10 @@ def restart_beside_transfers(timed: TimedTransfers) -> Restart:
         ])  # fmt: skip
         sleep_until(first_s + SETTLE_S)
         killed_s = time.time()
-        outages.controller(up=False)
+        outages.set_controller(up=False)
         time.sleep(SETTLE_S)
-        outages.controller(up=True)
-        wait_until(lambda: in_step(timed.api), 30)
+        outages.set_controller(up=True)
+        wait_until(lambda: switches_in_sync(timed.api), 30)
         in_step_s, end_s = time.time(), first_s + TRANSFERS * PERIOD_S
         if in_step_s > end_s:
             raise RuntimeError(f"the controller was in step {in_step_s - end_s:.1f} s after the last transfer's begin")
@@ -95,12 +90,3 @@ def table_of(transfers: Sequence[Transfer]) -> Table:
         figures = f"{statistics.median(ratios):.3f}", f"{max(ratios):.3f}", str(late), str(excused)
         table.add_row(edge, str(len(own)), *figures)
     return table
-
-
-def in_step(api: httpx.Client) -> bool:
-    """Whether the controller answers, and every switch is as it should be."""
-    try:
-        health = api.get("/v1/healthz").json()
-    except httpx.TransportError:
-        return False
-    return bool(health["switches_up"] == health["switches_expected"])

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from emulation.network import Emulation
-from machine.stall_watch import Stall, held_up_s
+from machine.stall_watch import Stall, stalled_s
 
 STREAM = str(Path(__file__).parents[2] / "tests/network/stream.py")
 
@@ -43,7 +43,7 @@ class Arrivals:
 
     def gap_while_machine_ran_ms(self, stalls: Sequence[Stall]) -> float:
         """The gap without what the machine is proven to have stood still of it."""
-        return self.gap_ms - held_up_s(stalls, self.gap_from_s, self.gap_from_s + self.gap_ms / 1e3) * 1e3
+        return self.gap_ms - stalled_s(stalls, self.gap_from_s, self.gap_from_s + self.gap_ms / 1e3) * 1e3
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def stream(emulation: Emulation, seconds: float, directory: Path) -> Iterator[li
     result: list[Arrivals] = []
     out = directory / "arrivals.json"
     receive = [sys.executable, STREAM, "receive", "7800", str(out)]
-    send = [sys.executable, STREAM, "send", emulation.plan.ip("cloud"), "7800", "7801"]
+    send = [sys.executable, STREAM, "send", emulation.topology.ip("cloud"), "7800", "7801"]
     send += [str(PER_S), str(PAYLOAD_BYTES), str(seconds)]
     receiver = emulation.popen_in("cloud", receive, stdout=subprocess.PIPE, text=True)
     assert receiver.stdout

@@ -36,12 +36,6 @@ def at_least(value: float, unit: str, limit: float) -> Claim:
     return Claim(value, unit, f">= {limit:g}", bool(value >= limit))
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest measured value that at least `share` of all values do not exceed (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
-
-
 STUDENT_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Two-sided 95 % quantiles of Student's t, for 2 to 10 values."""
 

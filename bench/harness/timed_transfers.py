@@ -20,11 +20,9 @@ from typing import Any
 
 import httpx
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "mininet"))
-
 from emulation.network import Emulation
 from machine.errors import EmulationError
-from machine.stall_watch import Stall, held_up_s
+from machine.stall_watch import Stall, stalled_s
 from trainer.transport.pacing import BURST_BYTES, pace_bytes_per_s
 
 CLOUD_PORT, FIRST_EDGE_PORT = 7800, 7801
@@ -85,7 +83,7 @@ class TimedTransfers:
 
     def __init__(self, emulation: Emulation, api: httpx.Client) -> None:
         self.emulation = emulation
-        self.plan = emulation.plan
+        self.plan = emulation.topology
         self.api = api
         self.edges = [edge.name for edge in self.plan.edges]
         self.mss_bytes = self.plan.mtu_bytes - TCP_HEADERS_BYTES
@@ -163,7 +161,7 @@ class TimedTransfers:
                 epoch.latency_us[one.edge] for epoch in one.epochs if epoch.begin_s < end_s and sent_s < epoch.end_s
             )
             bound_ms = paced_s * 1e3 + latency_us / 1e3
-            held_up_ms = held_up_s(stalls, sent_s, end_s) * 1e3
+            held_up_ms = stalled_s(stalls, sent_s, end_s) * 1e3
             found.append(Transfer(one.phase, one.edge, sent_s, measured_ms, bound_ms, held_up_ms))
         return found
 

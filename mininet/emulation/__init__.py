@@ -1,4 +1,4 @@
-"""A map brought to life."""
+"""Emulates a map: Mininet hosts and Open vSwitch switches, controller process, faults, cross-traffic."""
 
 import sys
 from importlib.util import find_spec

@@ -1,4 +1,5 @@
-"""Measures how much this machine forwards: a chain of switches, two hosts, more and more frames until many are lost."""
+"""Measures this machine's forwarding capacity: two hosts at a chain of switches raise their load until frames are lost.
+"""
 
 from __future__ import annotations
 
@@ -16,41 +17,44 @@ import yaml
 from emulation.network import Emulation, EmulationSettings
 from machine import kernel_settings
 from machine.errors import EmulationError
-from machine.forwarding_capacity import Capacity, keep, of_points
+from machine.forwarding_capacity import Capacity, fit_capacity, save_capacity
 from topologies.loader import load_map
 from topologies.maps import MAX_EMULATED_MBPS
 
 CHAIN = 4
-"""Switches; the more, the less the two hosts at the ends count."""
+"""Number of switches; the more, the smaller the share of the two hosts in the cost."""
 LARGE_BYTES, SMALL_BYTES = 9014, 1014
 HEADERS_BYTES = 42
 """Ethernet, IPv4 and UDP."""
 RATES_MBPS = (50, 100, 200, 400, MAX_EMULATED_MBPS)
 TRIAL_S = 1.0
 TRIALS = 2
-"""Of each rate the better one counts: a standstill of the machine is not what is measured."""
-ENOUGH_LOST = 0.2
-BELOW_THE_SWITCH = kernel_settings.REAL_TIME_PRIORITY - 1
-"""The two hosts go before whatever else runs on this machine, as the switches do: only these are measured."""
+"""Trials per rate; the better one counts, so a stall of the machine does not distort the result."""
+MAX_LOSS_SHARE = 0.2
+HOST_PRIORITY = kernel_settings.REAL_TIME_PRIORITY - 1
+"""Real-time priority of the two hosts, just below the switches': other load on this machine is not measured."""
 
 
-def measure(say: Callable[[str], None]) -> Capacity:
-    """Measure it, and keep it for all later starts. Takes less than a minute.
+def measure_capacity(log: Callable[[str], None]) -> Capacity:
+    """Measure the capacity and store it for all later starts. Takes less than a minute.
 
-    Raises: EmulationError if it cannot be measured here.
+    Raises: EmulationError if it cannot be measured on this machine.
     """
-    kernel_settings.check((), "user")
+    kernel_settings.check_requirements((), "user")
     with tempfile.TemporaryDirectory(prefix="paceline-") as directory:
         path = Path(directory) / "chain.yaml"
         path.write_text(yaml.safe_dump(_chain()))
         with Emulation(load_map(str(path)), EmulationSettings(path)) as emulation:
             emulation.build()
-            _lay_flows(emulation)
-            large, small = _most_frames(emulation, LARGE_BYTES, say), _most_frames(emulation, SMALL_BYTES, say)
-    moment = time.strftime("%Y-%m-%d %H:%M")
-    source = f"measured {moment} on {os.cpu_count()} cores"
-    capacity = of_points((LARGE_BYTES, large * CHAIN), (SMALL_BYTES, small * CHAIN), source)
-    keep(capacity)
+            _install_flows(emulation)
+            large, small = (
+                _max_frames_per_s(emulation, LARGE_BYTES, log),
+                _max_frames_per_s(emulation, SMALL_BYTES, log),
+            )
+    date = time.strftime("%Y-%m-%d %H:%M")
+    source = f"measured {date} on {os.cpu_count()} cores"
+    capacity = fit_capacity((LARGE_BYTES, large * CHAIN), (SMALL_BYTES, small * CHAIN), source)
+    save_capacity(capacity)
     return capacity
 
 
@@ -67,13 +71,13 @@ def _chain() -> dict[str, object]:
     }
 
 
-def _lay_flows(emulation: Emulation) -> None:
-    """From either end to the other, past a meter as every port of a real switch has."""
+def _install_flows(emulation: Emulation) -> None:
+    """Forward in both directions, through a meter as on every port of a controlled switch."""
     for number in range(1, CHAIN + 1):
         socket = f"unix:{emulation.vswitch.directory}/s{number}.mgmt"
         _ofctl("add-meter", socket, "meter=1,kbps,burst,band=type=drop,rate=4000000,burst_size=400000")
-        for port, onward in ((1, 2), (2, 1)):
-            _ofctl("add-flow", socket, f"in_port={port},actions=meter:1,output:{onward}")
+        for in_port, out_port in ((1, 2), (2, 1)):
+            _ofctl("add-flow", socket, f"in_port={in_port},actions=meter:1,output:{out_port}")
 
 
 def _ofctl(*arguments: str) -> None:
@@ -82,34 +86,36 @@ def _ofctl(*arguments: str) -> None:
         raise EmulationError(f"ovs-ofctl {' '.join(arguments)} failed: {done.stderr.strip()}")
 
 
-def _most_frames(emulation: Emulation, frame_bytes: int, say: Callable[[str], None]) -> float:
-    """The most frames of that size that came through in a second, at whichever rate."""
-    most = 0.0
+def _max_frames_per_s(emulation: Emulation, frame_bytes: int, log: Callable[[str], None]) -> float:
+    """The largest number of frames of that size delivered per second, over all offered rates."""
+    best = 0.0
     for rate_mbps in RATES_MBPS:
         trials = [_trial(emulation, rate_mbps, frame_bytes) for _ in range(TRIALS)]
-        most = max(most, *(delivered for delivered, _ in trials))
-        if min(lost for _, lost in trials) > ENOUGH_LOST:
+        best = max(best, *(delivered for delivered, _ in trials))
+        if min(lost for _, lost in trials) > MAX_LOSS_SHARE:
             break
-    mbps_hops = most * CHAIN * frame_bytes * 8 / 1e6
-    say(f"frames of {frame_bytes} bytes: {most:.0f} a second through {CHAIN} switches, {mbps_hops:.0f} Mb/s x switches")
-    if not most:
-        raise EmulationError("nothing came through the switches; see whether something else fills this machine")
-    return most
+    mbps_hops = best * CHAIN * frame_bytes * 8 / 1e6
+    log(f"frames of {frame_bytes} bytes: {best:.0f}/s through {CHAIN} switches, {mbps_hops:.0f} Mb/s x switches")
+    if not best:
+        raise EmulationError("no frame passed the switches; check whether other load occupies this machine")
+    return best
 
 
 def _trial(emulation: Emulation, rate_mbps: float, frame_bytes: int) -> tuple[float, float]:
-    """Send for a while at that rate in both directions: frames delivered a second, and the share that was lost."""
+    """Send at that rate in both directions for TRIAL_S: frames delivered per second, share of frames lost."""
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    first = ["chrt", "-f", str(BELOW_THE_SWITCH)] if emulation.vswitch.real_time else []
-    server = emulation.popen_in("load2", [*first, "iperf3", "-s", "-1"], **quiet)
+    prefix = ["chrt", "-f", str(HOST_PRIORITY)] if emulation.vswitch.real_time else []
+    server = emulation.popen_in("load2", [*prefix, "iperf3", "-s", "-1"], **quiet)
     try:
         emulation.wait_for_listener("load2", 5201)
-        what = f"-u -w 8M -l {frame_bytes - HEADERS_BYTES} -b {rate_mbps:g}M -t {TRIAL_S:g}"
-        text = emulation.run_in("load1", f"{' '.join(first)} iperf3 -J --bidir -c {emulation.plan.ip('load2')} {what}")
+        load = f"-u -w 8M -l {frame_bytes - HEADERS_BYTES} -b {rate_mbps:g}M -t {TRIAL_S:g}"
+        client = f"iperf3 -J --bidir -c {emulation.topology.ip('load2')} {load}"
+        text = emulation.run_in("load1", f"{' '.join(prefix)} {client}")
     finally:
         server.terminate()
         server.wait(5)
-    ends = json.loads(text)["end"]
-    ways = [ends["sum"], ends["sum_bidir_reverse"]]
-    delivered = sum((way["packets"] - way["lost_packets"]) / way["seconds"] for way in ways)
-    return delivered, sum(way["lost_packets"] for way in ways) / max(1, sum(way["packets"] for way in ways))
+    totals = json.loads(text)["end"]
+    directions = [totals["sum"], totals["sum_bidir_reverse"]]
+    delivered = sum((flow["packets"] - flow["lost_packets"]) / flow["seconds"] for flow in directions)
+    lost, sent = (sum(flow[field] for flow in directions) for field in ("lost_packets", "packets"))
+    return delivered, lost / max(1, sent)

@@ -1,4 +1,4 @@
-"""Mininet's prompt with what Paceline adds: CPU shares, links and switches that change while training runs."""
+"""Mininet's command line with Paceline's commands: change CPU shares, links, ducts and switches during training."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from machine import cgroups
 from machine.errors import EmulationError
 
 
-class Prompt(CLI):  # type: ignore[misc]
-    """Mininet's command line; Ctrl-C at the prompt ends it like `exit`."""
+class MininetConsole(CLI):  # type: ignore[misc]
+    """Mininet's command line; Ctrl-C at the prompt exits, like `exit`."""
 
     prompt = "paceline> "
 
     def __init__(self, emulation: Emulation) -> None:
         self.emulation = emulation
-        self.outages = FaultInjector(emulation.plan, str(emulation.vswitch.directory))
+        self.faults = FaultInjector(emulation.topology, str(emulation.vswitch.directory))
         setLogLevel("output")
         super().__init__(emulation.net, script=None)
 
     def run(self) -> None:
-        """Called by Mininet's constructor; the loop is started by `cmdloop_until_end` instead."""
+        """Do nothing: Mininet's constructor calls this, but `cmdloop_until_end` starts the loop."""
 
     def cmdloop_until_end(self) -> None:
         """Read commands until `exit`, end of input or Ctrl-C at the prompt."""
@@ -35,56 +35,56 @@ class Prompt(CLI):  # type: ignore[misc]
             print()
 
     def do_share(self, line: str) -> None:
-        """share HOST CORES: give a host that share of a core, e.g. `share edge1 0.06`."""
+        """share HOST CORES: set the CPU share of a host, in cores. Example: share edge1 0.06"""
         try:
             self.set_share(line)
         except EmulationError as error:
             print(error)
 
     def do_link(self, line: str) -> None:
-        """link A B down|up: cut a link or light it again, e.g. `link r1 r2 down`."""
+        """link A B down|up: cut a link, or restore it. Example: link r1 r2 down"""
         try:
-            a, b, up = _parse(line, 2, "link A B down|up, like `link r1 r2 down`")
-            self.outages.link(a, b, up)
+            a, b, up = _parse(line, 2, "link A B down|up, for example `link r1 r2 down`")
+            self.faults.set_link(a, b, up)
         except EmulationError as error:
             print(error)
 
     def do_duct(self, line: str) -> None:
-        """duct NAME down|up: cut all spans of a duct at once, or light them again, e.g. `duct east down`."""
+        """duct NAME down|up: cut all spans of a duct at once, or restore them. Example: duct east down"""
         try:
-            name, up = _parse(line, 1, "duct NAME down|up, like `duct east down`")
-            self.outages.duct(name, up)
+            name, up = _parse(line, 1, "duct NAME down|up, for example `duct east down`")
+            self.faults.set_duct(name, up)
         except EmulationError as error:
             print(error)
 
     def do_switch(self, line: str) -> None:
-        """switch NAME down|up: switch it off, or on again, when it is empty, e.g. `switch r3 down`."""
+        """switch NAME down|up: power a switch off, or on again without its flow entries. Example: switch r3 down"""
         try:
-            name, up = _parse(line, 1, "switch NAME down|up, like `switch r3 down`")
-            self.outages.switch(name, up)
+            name, up = _parse(line, 1, "switch NAME down|up, for example `switch r3 down`")
+            self.faults.set_switch(name, up)
         except EmulationError as error:
             print(error)
 
     def set_share(self, line: str) -> None:
-        """Parse and do `HOST CORES`.
+        """Parse and execute `HOST CORES`.
 
-        Raises: EmulationError if there is no such host, or no such share.
+        Raises: EmulationError if the host has no CPU share, or the number of cores is invalid.
         """
-        host, _, share = line.strip().partition(" ")
-        limited = {known.name: known for known in self.emulation.hosts if known.cpu_share is not None}
-        if host not in limited:
-            raise EmulationError(f"share: {host!r} has no CPU share to change; these have: {', '.join(limited)}")
+        name, _, share = line.strip().partition(" ")
+        limited = {host.name: host for host in self.emulation.hosts if host.cpu_share is not None}
+        if name not in limited:
+            raise EmulationError(f"share: {name!r} has no CPU share to change; hosts with one: {', '.join(limited)}")
         try:
             cores = float(share)
         except ValueError as error:
-            raise EmulationError(f"share: {share!r} is no number of cores, like 0.25") from error
+            raise EmulationError(f"share: {share!r} is not a number of cores; give 0.01 to 64") from error
         if not 0.01 <= cores <= 64:
-            raise EmulationError(f"share: {cores:g} cores: give 0.01 to 64")
-        cgroups.set_share(limited[host].cgroup, cores)
+            raise EmulationError(f"share: {cores:g} cores; give 0.01 to 64")
+        cgroups.set_share(limited[name].cgroup, cores)
 
 
-def _parse(line: str, names: int, right: str) -> tuple[Any, ...]:
-    *given, state = line.split() or [""]
-    if len(given) != names or state not in ("up", "down"):
-        raise EmulationError(f"{line!r} is not understood: write {right}")
-    return *given, state == "up"
+def _parse(line: str, names: int, usage: str) -> tuple[Any, ...]:
+    *arguments, state = line.split() or [""]
+    if len(arguments) != names or state not in ("up", "down"):
+        raise EmulationError(f"{line!r} is invalid; usage: {usage}")
+    return *arguments, state == "up"

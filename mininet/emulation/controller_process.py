@@ -1,4 +1,4 @@
-"""The controller beside an emulation: start it, wait until every switch is connected and wired as the map says."""
+"""The controller as a child process: start it, wait until all switches are connected and wired as the map says."""
 
 from __future__ import annotations
 
@@ -10,100 +10,115 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from machine.errors import EmulationError
-from machine.undo_journal import UndoJournal
-from topologies import running_emulation
-from topologies.maps import MANAGEMENT_GATEWAY, Map
+from topologies.maps import Map
 
 POLL_S = 0.05
+STOP_TIMEOUT_S = 5.0
+
+Address = tuple[str, int]
 
 
 class ControllerProcess:
-    """`paceline controller` as a child; its output goes to `log`."""
+    """`paceline controller` as a child process, started by the constructor; its output goes to `log`.
+
+    `rest`: addresses of the REST API; the first is used here. `ledger`: URL of its database, which it leaves behind.
+    """
 
     def __init__(
-        self, map_path: Path, openflow: tuple[str, int], rest_port: int, log: Path, journal: UndoJournal,
+        self,
+        map_path: Path,
+        openflow: Address,
+        rest: Sequence[Address],
+        ledger: str,
+        log: Path,
         pki: Path | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.log = log
         self.openflow_port = openflow[1]
-        self.trust = ssl.create_default_context(cafile=str(pki / "ca.crt")) if pki else None
-        own = running_emulation.DIRECTORY / "controller"  # a new network begins with no reservations
-        journal.directory(own)
-        own.mkdir(exist_ok=True)
-        self.rest = f"{'https' if pki else 'http'}://127.0.0.1:{rest_port}"
-        command = [
-            sys.executable, "-m", "controller.runtime.main", str(map_path),
-            "--openflow", f"{openflow[0]}:{openflow[1]}",
-            "--listen", f"127.0.0.1:{rest_port}", "--listen", f"{MANAGEMENT_GATEWAY}:{rest_port}",
-            "--ledger", f"sqlite:///{own / 'ledger.db'}",
-        ]  # fmt: skip
-        if pki:
-            certificate, key = str(pki / "controller.crt"), str(pki / "controller.key")
-            command += ["--tls-cert", certificate, "--tls-key", key]
-            command += ["--openflow-cert", certificate, "--openflow-key", key, "--openflow-ca", str(pki / "ca.crt")]
-        with log.open("wb") as output:
+        self.url = f"{'https' if pki else 'http'}://{rest[0][0]}:{rest[0][1]}"
+        self._tls = ssl.create_default_context(cafile=str(pki / "ca.crt")) if pki else None
+        self._command = [
+            *(sys.executable, "-m", "controller.runtime.main", str(map_path), "--ledger", ledger),
+            *("--openflow", f"{openflow[0]}:{openflow[1]}"),
+            *(word for host, port in rest for word in ("--listen", f"{host}:{port}")),
+            *(_tls_options(pki) if pki else ()),
+        ]
+        log.write_bytes(b"")
+        self.start()
+
+    def start(self) -> None:
+        """Start the process; again after `kill`."""
+        with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        journal.process(self.process.pid, "controller")
+                self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
 
-    def wait_until_ready(self, timeout_s: float, listening: Callable[[], None]) -> None:
-        """Wait until the controller says that all switches are there and wired as the map says.
+    def wait_until_ready(self, timeout_s: float, connect_switches: Callable[[], None]) -> None:
+        """Wait until all switches are connected and wired as the map says.
 
-        `listening` is called as soon as it listens for switches.
+        `connect_switches` is called as soon as the controller listens for switches.
 
         Raises: EmulationError naming what is missing.
         """
         deadline = time.monotonic() + timeout_s
-        self._wait(deadline, timeout_s, lambda: None if self._listens() else "it does not listen yet")
-        listening()
+        self._wait(deadline, timeout_s, lambda: None if self._is_listening() else "it does not listen yet")
+        connect_switches()
         self._wait(deadline, timeout_s, self._missing)
 
+    def check_running(self) -> None:
+        """Raises: EmulationError with the end of the log if the process has ended."""
+        if self.process.poll() is not None:
+            raise EmulationError(f"the controller ended with exit code {self.process.returncode}:\n{self._tail()}")
+
+    def kill(self) -> None:
+        """End the controller with kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Terminate the controller and wait for its end; kill it after STOP_TIMEOUT_S."""
+        self.process.terminate()
+        self.process.send_signal(signal.SIGCONT)  # a stopped process would not handle SIGTERM
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
     def _wait(self, deadline: float, timeout_s: float, missing: Callable[[], str | None]) -> None:
-        state = "it does not answer yet"
+        state = "it does not respond yet"
         while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise EmulationError(f"the controller ended with exit code {self.process.returncode}:\n{self._tail()}")
+            self.check_running()
             if (found := missing()) is None:
                 return
             state = found
             time.sleep(POLL_S)
         raise EmulationError(f"the controller is not ready after {timeout_s:g} s: {state}\n{self._tail()}")
 
-    def _listens(self) -> bool:
+    def _is_listening(self) -> bool:
         command = ["ss", "-ltnH", f"sport = :{self.openflow_port}"]
         return bool(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     def _missing(self) -> str | None:
-        """What is not as it should be; None: nothing."""
+        """A sentence on switches and cables that are missing; None if all are as the map says."""
         health, network = self._get("/v1/healthz"), self._get("/v1/network")
         if health is None or network is None:
-            return "it does not answer yet"
+            return "it does not respond yet"
         up, expected, complaints = health["switches_up"], health["switches_expected"], network["complaints"]
         if up == expected and not complaints:
             return None
         return f"{up} of {expected} switches connected. " + " ".join(map(str, complaints))
 
-    def stop(self) -> None:
-        """End the controller and wait for it."""
-        self.process.terminate()
-        self.process.send_signal(signal.SIGCONT)  # one that stands still would not notice
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
     def _get(self, path: str) -> dict[str, Any] | None:
         try:
-            with urllib.request.urlopen(self.rest + path, timeout=2, context=self.trust) as answer:
-                facts: dict[str, Any] = json.load(answer)
-                return facts
+            with urllib.request.urlopen(self.url + path, timeout=2, context=self._tls) as response:
+                body: dict[str, Any] = json.load(response)
+                return body
         except (urllib.error.URLError, OSError, ValueError):
             return None
 
@@ -111,19 +126,27 @@ class ControllerProcess:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
 
 
-def wait_until_connected(plan: Map, timeout_s: float) -> None:
-    """Wait until every switch has a controller, one that somebody else started.
+def wait_until_connected(topology: Map, timeout_s: float) -> None:
+    """Wait until every switch is connected to an external controller.
 
-    Raises: EmulationError naming the switches that have none.
+    Raises: EmulationError naming the switches that are not.
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        missing = [node.name for node in plan.switches if not _is_connected(node.name)]
+        missing = [node.name for node in topology.switches if not _is_connected(node.name)]
         if not missing:
             return
         if time.monotonic() > deadline:
-            raise EmulationError(f"no controller took these switches within {timeout_s:g} s: {', '.join(missing)}")
+            raise EmulationError(
+                f"no controller connected to these switches within {timeout_s:g} s: {', '.join(missing)}"
+            )
         time.sleep(0.2)
+
+
+def _tls_options(pki: Path) -> list[str]:
+    certificate, key, authority = (str(pki / name) for name in ("controller.crt", "controller.key", "ca.crt"))
+    rest = ["--tls-cert", certificate, "--tls-key", key]
+    return [*rest, "--openflow-cert", certificate, "--openflow-key", key, "--openflow-ca", authority]
 
 
 def _is_connected(switch: str) -> bool:

@@ -1,7 +1,7 @@
-"""A map brought to life: Mininet hosts and Open vSwitch switches, shaped links, a management network.
+"""Emulates a map: Mininet hosts and Open vSwitch switches, shaped links, a management network.
 
-`Emulation` is a context manager. Every change it makes to the machine is in the journal first, so leaving it, however
-that happens, leaves nothing behind.
+`Emulation` is a context manager. Every change to the machine is journalled first, so leaving the block undoes them all,
+after an error too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emulation.open_vswitch import VirtualSwitchDaemon, seek
+from emulation.open_vswitch import VirtualSwitchDaemon, set_controller_command
 from machine import cgroups, kernel_settings, traffic_control
 from machine.errors import EmulationError
 from machine.undo_journal import UndoJournal
@@ -37,7 +37,7 @@ LISTENER_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class EmulationSettings:
-    """How to bring a map up; `openflow` is where the switches find their controller."""
+    """Settings of an emulation; `openflow`: address of the switches' controller."""
 
     map_path: Path
     datapath: str = "user"
@@ -48,23 +48,23 @@ class EmulationSettings:
 
     @property
     def controller_url(self) -> str:
-        """The controller's REST address as the hosts see it."""
+        """The controller's REST URL as seen from the hosts."""
         return f"{'https' if self.tls else 'http'}://{MANAGEMENT_GATEWAY}:{self.rest_port}"
 
     @property
     def pki(self) -> Path | None:
-        """Where the certificates lie; None without TLS."""
+        """Directory of the certificates; None without TLS."""
         return running_emulation.DIRECTORY / "pki" if self.tls else None
 
 
 class Emulation:
-    """One running map. `net` is the Mininet object, `hosts` what other programs need to know of the hosts.
+    """One running map. `net`: the Mininet object; `hosts`: the hosts as described in the run file.
 
-    Entering it prepares the machine; then `build` makes the network, beside a controller that starts meanwhile.
+    Entering the block prepares the machine; `build` then creates the network while the controller starts in parallel.
     """
 
-    def __init__(self, plan: Map, settings: EmulationSettings) -> None:
-        self.plan = plan
+    def __init__(self, topology: Map, settings: EmulationSettings) -> None:
+        self.topology = topology
         self.settings = settings
         self.journal = UndoJournal(running_emulation.DIRECTORY)
         self.vswitch = VirtualSwitchDaemon(running_emulation.DIRECTORY / "ovs", self.journal)
@@ -85,9 +85,9 @@ class Emulation:
         self.stop()
 
     def stop(self) -> None:
-        """Take everything down.
+        """Stop everything and undo all changes.
 
-        Raises: EmulationError with what was left behind.
+        Raises: EmulationError naming the changes that could not be undone.
         """
         running_emulation.remove()
         if self.net is not None:
@@ -100,10 +100,10 @@ class Emulation:
         if failures := self.journal.undo():
             raise EmulationError("\n".join(failures))
 
-    def announce(self) -> None:
-        """Leave the note by which other programs find the hosts."""
-        note = running_emulation.Running(
-            map_name=self.plan.name,
+    def write_run_file(self) -> None:
+        """Write the run file by which other programs find the hosts."""
+        running = running_emulation.RunningEmulation(
+            map_name=self.topology.name,
             map_path=str(self.settings.map_path.resolve()),
             pid=os.getpid(),
             controller_url=self.settings.controller_url,
@@ -111,10 +111,10 @@ class Emulation:
             propagation_emulated=self.propagation_emulated,
             hosts=self.hosts,
         )
-        running_emulation.write(note)
+        running_emulation.write(running)
 
     def build(self) -> None:
-        """Make hosts, switches and links; no switch looks for a controller yet.
+        """Create hosts, switches and links; the switches have no controller target yet.
 
         Raises: EmulationError.
         """
@@ -126,16 +126,16 @@ class Emulation:
         self.propagation_emulated = traffic_control.has_netem()
         self._shape()
 
-    def seek_controller(self) -> None:
-        """Let the switches look for their controller. Best when it listens: else they look again 1, 3, 7 s later."""
+    def connect_switches(self) -> None:
+        """Set the controller target of all switches; if it does not listen yet, they retry 1, 3, 7 s later."""
         host, port = self.settings.openflow
         target = f"{'ssl' if self.settings.tls else 'tcp'}:{host}:{port}"
-        each = [seek(node.name, target) for node in self.plan.switches]
-        _run(["ovs-vsctl", *(word for command in each for word in ("--", *command))])
+        commands = [set_controller_command(node.name, target) for node in self.topology.switches]
+        _run(["ovs-vsctl", *(word for command in commands for word in ("--", *command))])
 
     def _prepare(self) -> None:
-        kernel_settings.tune(self.journal, self.plan)
-        kernel_settings.prefer_packets(self.journal)
+        kernel_settings.apply_settings(self.journal, self.topology)
+        kernel_settings.raise_softirq_priority(self.journal)
         self.idle_loops = kernel_settings.start_idle_loops(self.journal)
         if self.settings.pki:
             self._make_certificates(self.settings.pki)
@@ -143,71 +143,71 @@ class Emulation:
         self._open_management()
 
     def _make_certificates(self, directory: Path) -> None:
-        self.journal.directory(directory)
+        self.journal.record_directory(directory)
         command = [sys.executable, "-m", "controller.security.pki", "init", str(directory)]
         _run([*command, "--map", str(self.settings.map_path)])
 
     def _build_net(self) -> None:
-        Mininet.inited = True  # its init() raises kernel limits and would not lower them again
+        Mininet.inited = True  # Mininet's init() raises kernel limits without restoring them
         setLogLevel("error")
         OVSSwitch.setup()
         self.net = Mininet(topo=None, build=False, ipBase="10.0.0.0/16", autoSetMacs=False)
-        for node in self.plan.switches:
-            self.journal.interface(node.name)
+        for node in self.topology.switches:
+            self.journal.record_interface(node.name)
             self.net.addSwitch(
-                node.name, cls=OVSSwitch, dpid=f"{self.plan.datapath_id(node.name):016x}",
+                node.name, cls=OVSSwitch, dpid=f"{self.topology.datapath_id(node.name):016x}",
                 datapath=self.settings.datapath, protocols="OpenFlow13", failMode="secure",
             )  # fmt: skip
-        for node in self.plan.hosts:
-            self.net.addHost(node.name, ip=f"{self.plan.ip(node.name)}/16", mac=self.plan.mac(node.name))
-            self.journal.process(self.net[node.name].pid, f"host {node.name}")
-            self.journal.namespace(self.net[node.name].pid)
-        for link in self.plan.links:
-            ends = (self.plan.port(*link.ends), self.plan.port(*link.ends[::-1]))
-            for port_ in ends:
-                if self.plan.node(port_.node).kind == "switch":
-                    self.journal.interface(port_.interface)
+        for node in self.topology.hosts:
+            self.net.addHost(node.name, ip=f"{self.topology.ip(node.name)}/16", mac=self.topology.mac(node.name))
+            self.journal.record_process(self.net[node.name].pid, f"host {node.name}")
+            self.journal.record_namespace(self.net[node.name].pid)
+        for link in self.topology.links:
+            ends = (self.topology.port(*link.ends), self.topology.port(*link.ends[::-1]))
+            for port in ends:
+                if self.topology.node(port.node).kind == "switch":
+                    self.journal.record_interface(port.interface)
             self.net.addLink(*link.ends, port1=ends[0].number, port2=ends[1].number)
         self.net.build()
 
     def _open_management(self) -> None:
-        self.journal.interface(MANAGEMENT_BRIDGE)
+        self.journal.record_interface(MANAGEMENT_BRIDGE)
         _run(["ip", "link", "add", MANAGEMENT_BRIDGE, "type", "bridge"])
         _run(["ip", "address", "add", f"{MANAGEMENT_GATEWAY}/16", "dev", MANAGEMENT_BRIDGE])
         _run(["ip", "link", "set", MANAGEMENT_BRIDGE, "up"])
 
     def _connect_management(self) -> None:
-        for node in self.plan.hosts:
+        for node in self.topology.hosts:
             near, far, pid = f"{node.name}-mg", f"{node.name}-mgmt", str(self.net[node.name].pid)
-            self.journal.interface(near)
+            self.journal.record_interface(near)
             _run(["ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", pid])
             _run(["ip", "link", "set", near, "master", MANAGEMENT_BRIDGE, "up"])
-            address = f"{self.plan.management_ip(node.name)}/16"
+            address = f"{self.topology.management_ip(node.name)}/16"
             self.run_in(node.name, f"ip address add {address} dev {far} && ip link set {far} up")
 
     def _describe(self, node: Any) -> running_emulation.RunningHost:
-        plan = self.plan.node(node.name)
+        spec = self.topology.node(node.name)
         cgroup: tuple[str, ...] = ()
-        if plan.cpu_share is not None or plan.kind == "cloud":  # it is in nobody's way, and nobody in its
+        if spec.cpu_share is not None or spec.kind == "cloud":  # the cloud's group has no limit, only preference
             try:
-                cgroup = cgroups.create(plan.name, plan.cpu_share, self.journal)
+                cgroup = cgroups.create(spec.name, spec.cpu_share, self.journal)
             except OSError as error:
-                raise EmulationError(f"cannot limit the CPU of {plan.name}: {error}") from error
+                raise EmulationError(f"cannot limit the CPU of {spec.name}: {error}") from error
         return running_emulation.RunningHost(
-            name=plan.name, kind=plan.kind, pid=node.pid, ip=self.plan.ip(plan.name),
-            management_ip=self.plan.management_ip(plan.name), cpu_share=plan.cpu_share, cgroup=cgroup,
+            name=spec.name, kind=spec.kind, pid=node.pid, ip=self.topology.ip(spec.name),
+            management_ip=self.topology.management_ip(spec.name), cpu_share=spec.cpu_share, cgroup=cgroup,
         )  # fmt: skip
 
     def _wait_for_ports(self) -> None:
-        """Open vSwitch opens ports in its own time and resets their queues; shape them only then."""
-        wanted = [port.interface for port in self.plan.ports if self.plan.node(port.node).kind == "switch"]
+        """Wait until Open vSwitch has opened all ports: it resets their queues then, so they are shaped afterwards."""
+        expected = [port.interface for port in self.topology.ports if self.topology.node(port.node).kind == "switch"]
         deadline = time.monotonic() + PORTS_TIMEOUT_S
         while True:
             command = ["ovs-vsctl", "--bare", "--columns=name,ofport", "find", "Interface"]
             text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             lines = text.split()
             present = {name for name, number in zip(lines[::2], lines[1::2], strict=True) if int(number) > 0}
-            missing = [name for name in wanted if name not in present]
+            missing = [name for name in expected if name not in present]
             if not missing:
                 return
             if time.monotonic() > deadline:
@@ -216,28 +216,28 @@ class Emulation:
 
     def _shape(self) -> None:
         ports: dict[str, list[tuple[Port, MapLink]]] = {}
-        for link in self.plan.links:
-            for port in (self.plan.port(*link.ends), self.plan.port(*link.ends[::-1])):
-                owner = port.node if self.plan.node(port.node).kind != "switch" else ""
+        for link in self.topology.links:
+            for port in (self.topology.port(*link.ends), self.topology.port(*link.ends[::-1])):
+                owner = port.node if self.topology.node(port.node).kind != "switch" else ""
                 ports.setdefault(owner, []).append((port, link))
-        for owner, its in ports.items():
+        for owner, owned in ports.items():
             if owner:
-                self.run_in(owner, "\n".join(["set -e", *_HOST_SCRIPT, *self._ports_script(its)]))
+                self.run_in(owner, "\n".join(["set -e", *_HOST_SCRIPT, *self._ports_script(owned)]))
             else:
-                _run(["sh", "-ec", "\n".join(self._ports_script(its))])
+                _run(["sh", "-ec", "\n".join(self._ports_script(owned))])
 
     def _line_bps(self, link: MapLink) -> int:
-        """A lightpath's tag is the emulation's and not the network's: lines are faster by what it may take."""
-        rate_bps = self.plan.rate_bps(link)
-        return rate_bps if self.plan.grid is None else traffic_control.with_tags(rate_bps)
+        """Port rate: on an optical map higher by a VLAN tag, which represents the lightpath only in the emulation."""
+        rate_bps = self.topology.rate_bps(link)
+        return rate_bps if self.topology.grid is None else traffic_control.rate_with_tags(rate_bps)
 
     def _ports_script(self, ports: list[tuple[Port, MapLink]]) -> list[str]:
-        """All changes of a kind by one process: a process for each would take most of an emulation's start."""
-        names, mtu = [port.interface for port, _ in ports], self.plan.mtu_bytes
+        """Shell script that configures ports in batches: one process per command would dominate the start-up time."""
+        names, mtu = [port.interface for port, _ in ports], self.topology.mtu_bytes
         shapes = []
         for port, link in ports:
             delay_us = link.length_km * FIBRE_US_PER_KM if self.propagation_emulated else 0.0
-            shapes += traffic_control.port_commands(port.interface, self._line_bps(link), mtu, delay_us)
+            shapes += traffic_control.tc_commands(port.interface, self._line_bps(link), mtu, delay_us)
         return [
             *_batch("ip", [["link", "set", name, "mtu", str(mtu), "txqueuelen", "1000"] for name in names]),
             *(f"ethtool -K {name} tx off rx off tso off gso off gro off >/dev/null" for name in names),
@@ -245,41 +245,41 @@ class Emulation:
         ]
 
     def run_in(self, host: str, script: str) -> str:
-        """Run a shell script in a host's namespace; returns what it printed.
+        """Run a shell script in a host's namespace; returns its standard output.
 
         Raises: EmulationError if it fails.
         """
         return _run(["mnexec", "-a", str(self.net[host].pid), "sh", "-c", script])
 
     def popen_in(self, host: str, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Start a process in a host's namespace; it is in the journal and ends with the emulation."""
+        """Start a process in a host's namespace; it is journalled and ends with the emulation."""
         process = subprocess.Popen(["mnexec", "-a", str(self.net[host].pid), *command], **options)
-        self.journal.process(process.pid, f"{command[0]} in {host}")
+        self.journal.record_process(process.pid, f"{command[0]} in {host}")
         return process
 
     def wait_for_listener(self, host: str, port: int) -> None:
-        """Wait until somebody in a host listens on that TCP port.
+        """Wait until a process in a host listens on that TCP port.
 
-        Raises: EmulationError if nobody does.
+        Raises: EmulationError after LISTENER_TIMEOUT_S.
         """
         deadline = time.monotonic() + LISTENER_TIMEOUT_S
         while f":{port}" not in self.run_in(host, "ss -ltnH"):
             if time.monotonic() > deadline:
-                raise EmulationError(f"nobody listens on port {port} of {host} after {LISTENER_TIMEOUT_S:g} s")
+                raise EmulationError(f"no process listens on port {port} of {host} after {LISTENER_TIMEOUT_S:g} s")
             time.sleep(0.05)
 
 
 _HOST_SCRIPT = (
     "sysctl -qw net.ipv4.tcp_rmem='4096 1048576 33554432'",
     "sysctl -qw net.ipv4.tcp_wmem='4096 1048576 33554432'",
-    # Towards near peers Linux sends up to 64 KB at once, whatever the pacing rate: more than a meter's burst.
+    # On short round-trip times Linux sends up to 64 KB at once whatever the pacing rate: more than a meter's burst.
     "sysctl -qw net.ipv4.tcp_tso_rtt_log=0 2>/dev/null || true",
     "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 || true",
 )
 
 
 def _batch(tool: str, commands: list[list[str]]) -> list[str]:
-    """The lines of a shell script in which one process carries out all these commands of `ip` or `tc`."""
+    """Lines of a shell script in which one process executes all these commands of `ip` or `tc`."""
     return [f"{tool} -batch - <<'END'", *(shlex.join(command) for command in commands), "END"]
 
 

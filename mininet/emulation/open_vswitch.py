@@ -1,4 +1,4 @@
-"""A private Open vSwitch: its own database, run directory and daemons; a system's own is not touched."""
+"""A private Open vSwitch with its own database, run directory and daemons, independent of the system's."""
 
 from __future__ import annotations
 
@@ -10,31 +10,34 @@ from pathlib import Path
 from machine.errors import EmulationError
 from machine.kernel_settings import REAL_TIME_PRIORITY
 from machine.undo_journal import UndoJournal
-from machine.without_perf_counters import UNCOUNTED
+from machine.without_perf_counters import WITHOUT_PERF_COUNTERS
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 START_TIMEOUT_S = 10.0
 TAP = "ovs-netdev"
 """The userspace datapath's own interface."""
 
-KEEP_HEAP = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_TOP_PAD_": str(2**26), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
-"""The netdev datapath takes 32 full-size buffers for every read of a port and frees those it did not need. With frames
-of 9000 bytes the C library then gives memory back to the kernel each time, and takes it again: measured under the
-metro map's flood, 78 % of a core in the kernel with its defaults, 27 % with these."""
-
+MALLOC_SETTINGS = {
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_TOP_PAD_": str(2**26),
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+}
+"""The netdev datapath allocates 32 full-size buffers for every read of a port and frees the unused ones. With frames of
+9000 bytes the C library then returns memory to the kernel each time and requests it again: measured under the metro
+map's flood, 78 % of a core in the kernel with the defaults, 27 % with these."""
 
 MAX_BACKOFF_MS = 1000
-"""So long a switch that has lost its controller waits between attempts to reach it, at most: Open vSwitch's own limit
-is 8 s, and it takes none below this."""
+"""Largest interval between a switch's attempts to reconnect to its controller. Open vSwitch's default is 8 s; this is
+the smallest value it accepts."""
 
 
-def seek(switch: str, target: str) -> list[str]:
-    """The command of ovs-vsctl that lets a switch look for its controller there."""
+def set_controller_command(switch: str, target: str) -> list[str]:
+    """The ovs-vsctl command that sets the controller target of a switch."""
     return ["set-controller", switch, target, "--", "set", "controller", switch, f"max_backoff={MAX_BACKOFF_MS}"]
 
 
 class VirtualSwitchDaemon:
-    """ovsdb-server and ovs-vswitchd under `directory`; tools find them by the environment it sets."""
+    """ovsdb-server and ovs-vswitchd under `directory`; `start` sets the environment by which tools find them."""
 
     def __init__(self, directory: Path, journal: UndoJournal) -> None:
         self.directory = directory
@@ -43,21 +46,23 @@ class VirtualSwitchDaemon:
         self.real_time = True
 
     def start(self, pki: Path | None = None) -> None:
-        """Start both daemons and wait until they answer; `pki`: where the switches' certificate lies, if they have one.
+        """Start both daemons and wait until they respond; `pki`: directory of the switches' certificate (None: no TLS).
 
-        All switches of one vswitchd share its certificate, which is in the names of them all.
+        All switches of one vswitchd share one certificate, which names them all.
 
-        Raises: EmulationError if one of them ends or does not answer.
+        Raises: EmulationError if a daemon ends or does not respond.
         """
-        self.journal.directory(self.directory)
+        self.journal.record_directory(self.directory)
         self.directory.mkdir(parents=True)
         if not Path("/sys/class/net", TAP).exists():
-            self.journal.interface(TAP)  # goes with vswitchd, but a moment later
+            self.journal.record_interface(TAP)  # removed by the kernel shortly after vswitchd ends
         for name in ("OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR"):
             os.environ[name] = str(self.directory)
         database, socket = self.directory / "conf.db", self.directory / "db.sock"
         _run(["ovsdb-tool", "create", str(database), str(SCHEMA)])
-        self._daemon([*UNCOUNTED, "ovsdb-server", str(database), f"--remote=punix:{socket}"], "ovsdb-server")
+        self._daemon(
+            [*WITHOUT_PERF_COUNTERS, "ovsdb-server", str(database), f"--remote=punix:{socket}"], "ovsdb-server"
+        )
         self._wait_for(socket)
         _run(["ovs-vsctl", "--no-wait", "init"])
         self.real_time = _run(["chrt", "-f", str(REAL_TIME_PRIORITY), "true"], check=False) == 0
@@ -68,7 +73,7 @@ class VirtualSwitchDaemon:
             _run(["ovs-vsctl", "set-ssl", *(str(pki / name) for name in ("switch.key", "switch.crt", "ca.crt"))])
 
     def stop(self) -> None:
-        """End both daemons, the switch first; waits for them so that no zombie stays."""
+        """End both daemons, ovs-vswitchd first, and reap them."""
         for daemon in reversed(self.daemons):
             daemon.terminate()
         for daemon in reversed(self.daemons):
@@ -85,10 +90,10 @@ class VirtualSwitchDaemon:
         daemon = subprocess.Popen(
             [*command, control, "-vconsole:off", f"--log-file={self.directory}/{name}.log"],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, **KEEP_HEAP},
+            env={**os.environ, **MALLOC_SETTINGS},
         )  # fmt: skip
         log.close()
-        self.journal.process(daemon.pid, name)
+        self.journal.record_process(daemon.pid, name)
         self.daemons.append(daemon)
 
     def _wait_for(self, socket: Path) -> None:

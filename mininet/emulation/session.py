@@ -1,4 +1,4 @@
-"""One emulation from beginning to end: checks, network, controller, and nothing left behind."""
+"""One emulation from start to end: checks, network, controller, clean-up."""
 
 from __future__ import annotations
 
@@ -14,88 +14,100 @@ from machine.errors import EmulationError
 from machine.undo_journal import UndoJournal
 from topologies import running_emulation
 from topologies.loader import load_map
+from topologies.maps import MANAGEMENT_GATEWAY
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @contextlib.contextmanager
-def emulate(settings: EmulationSettings, own_controller: bool = True, say: Say = print) -> Iterator[Emulation]:
-    """A running emulation of a map, with its controller; everything is gone when the block ends.
+def emulate(settings: EmulationSettings, own_controller: bool = True, log: Log = print) -> Iterator[Emulation]:
+    """Run an emulation of a map, with its controller, within the block; all changes are undone afterwards.
 
     Raises: MapError, EmulationError.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end_on_signal)
-    plan = load_map(str(settings.map_path))
+    topology = load_map(str(settings.map_path))
     ports = (settings.openflow, ("127.0.0.1", settings.rest_port)) if own_controller else ()
-    kernel_settings.check(ports, settings.datapath)
-    clear_the_way(say)
-    with Emulation(plan, settings) as emulation:
+    kernel_settings.check_requirements(ports, settings.datapath)
+    clean_up_after_crash(log)
+    with Emulation(topology, settings) as emulation:
         if own_controller:
-            log = running_emulation.DIRECTORY / "controller.log"
-            controller = ControllerProcess(
-                settings.map_path, settings.openflow, settings.rest_port, log, emulation.journal,
-                settings.pki,
-            )  # fmt: skip
+            controller = _start_controller(emulation)
             try:
                 emulation.build()
-                controller.wait_until_ready(settings.ready_timeout_s, emulation.seek_controller)
-                emulation.announce()
+                controller.wait_until_ready(settings.ready_timeout_s, emulation.connect_switches)
+                emulation.write_run_file()
                 yield emulation
             finally:
                 controller.stop()
         else:
             emulation.build()
-            emulation.seek_controller()
-            wait_until_connected(plan, settings.ready_timeout_s)
-            emulation.announce()
+            emulation.connect_switches()
+            wait_until_connected(topology, settings.ready_timeout_s)
+            emulation.write_run_file()
             yield emulation
 
 
-def describe(emulation: Emulation, say: Say) -> None:
-    """Say what runs, and what is not emulated."""
-    plan = emulation.plan
-    say(
-        f"map {plan.name}: {len(plan.switches)} switches, {len(plan.links)} links, {len(plan.edges)} edges; "
-        f"scale: 1 Gb/s of fibre = {plan.scale_mbps_per_gbps:g} Mb/s here; frames of {plan.mtu_bytes} bytes"
+def _start_controller(emulation: Emulation) -> ControllerProcess:
+    """Start the controller with an empty ledger; both are recorded in the journal."""
+    settings, directory = emulation.settings, running_emulation.DIRECTORY / "controller"
+    emulation.journal.record_directory(directory)
+    directory.mkdir(exist_ok=True)
+    controller = ControllerProcess(
+        settings.map_path, settings.openflow,
+        [("127.0.0.1", settings.rest_port), (MANAGEMENT_GATEWAY, settings.rest_port)],
+        f"sqlite:///{directory / 'ledger.db'}", running_emulation.DIRECTORY / "controller.log", settings.pki,
+    )  # fmt: skip
+    emulation.journal.record_process(controller.process.pid, "controller")
+    return controller
+
+
+def describe(emulation: Emulation, log: Log) -> None:
+    """Log what is running and what is not emulated."""
+    topology = emulation.topology
+    log(
+        f"map {topology.name}: {len(topology.switches)} switches, {len(topology.links)} links, "
+        f"{len(topology.edges)} edges; scale: 1 Gb/s of fibre = {topology.scale_mbps_per_gbps:g} Mb/s emulated; "
+        f"MTU {topology.mtu_bytes} bytes"
     )
     if emulation.propagation_emulated:
-        say("propagation delay: emulated with netem")
+        log("propagation delay: emulated with netem")
     else:
-        say("propagation delay: not emulated (this kernel has no netem); it is accounted for in the bounds")
+        log("propagation delay: not emulated (this kernel has no netem), but included in the bounds")
     if not emulation.vswitch.real_time:
-        say("ovs-vswitchd runs without real-time priority (not permitted here): expect more jitter")
-    say(f"controller: {emulation.settings.controller_url} from the hosts, Swagger at /docs")
+        log("ovs-vswitchd runs without real-time priority (not permitted here): expect more jitter")
+    log(f"controller: {emulation.settings.controller_url} (from the hosts); REST documentation at /docs")
     if emulation.settings.pki:
-        say(f"TLS with client certificates; for clients: export PACELINE_CA={emulation.settings.pki / 'ca.crt'}; "
-            f"for training too: paceline train --tls-dir {emulation.settings.pki}")
+        log(f"TLS with client certificates: export PACELINE_CA={emulation.settings.pki / 'ca.crt'} for clients, "
+            f"paceline train --tls-dir {emulation.settings.pki} for training")
 
 
-def clean(say: Say) -> None:
-    """Undo what a crashed emulation has left behind.
+def clean_up(log: Log) -> None:
+    """Undo the changes of a crashed emulation.
 
-    Raises: EmulationError if one is still running, or something could not be undone.
+    Raises: EmulationError if an emulation is still running, or a change could not be undone.
     """
-    if (alive := running_emulation.read()) is not None:
-        raise EmulationError(f"map {alive.map_name} is running (pid {alive.pid}); end it there first")
+    if (running := running_emulation.read()) is not None:
+        raise EmulationError(f"map {running.map_name} is running (pid {running.pid}); end that emulation first")
     journal = UndoJournal(running_emulation.DIRECTORY)
     if not journal.exists():
-        say("nothing to clean up")
+        log("nothing to clean up")
         return
     if failures := journal.undo():
         raise EmulationError("\n".join(failures))
     running_emulation.remove()
-    say("cleaned up after an emulation that did not end well")
+    log("cleaned up after an emulation that had crashed")
 
 
 def _end_on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     raise SystemExit(128 + number)
 
 
-def clear_the_way(say: Say) -> None:
-    """Clean up after an emulation that has crashed.
+def clean_up_after_crash(log: Log) -> None:
+    """Clean up if an emulation has crashed before.
 
     Raises: EmulationError if one is running.
     """
     if running_emulation.read() is not None or UndoJournal(running_emulation.DIRECTORY).exists():
-        clean(say)
+        clean_up(log)

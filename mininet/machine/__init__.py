@@ -1,1 +1,1 @@
-"""This Linux machine."""
+"""Settings and measurements of the Linux machine that runs an emulation."""

@@ -1,8 +1,8 @@
 """CPU shares by control groups, version 1 or 2, whichever the machine has.
 
-A share is in cores, and it is a promise too: the hosts' group outweighs everything else on the machine, so that a busy
-neighbour does not make all hosts equally slow. The period is short, so that a small share means "slow" and not "stalls
-for a tenth of a second". Source: Linux Documentation/scheduler/sched-bwc.rst.
+A share is in cores. It is an upper limit and also guaranteed: the hosts' group has the highest weight, so other load on
+the machine does not slow the hosts down. The period is short, so that a small share slows a process evenly instead of
+stopping it for a tenth of a second. Source: Linux Documentation/scheduler/sched-bwc.rst.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ GROUP = "paceline"
 
 
 def create(host: str, share: float | None, journal: UndoJournal) -> tuple[str, ...]:
-    """A control group that limits its processes to `share` cores (None: no limit); returns the directories to join.
+    """Create a control group that limits its processes to `share` cores (None: no limit).
 
-    Raises: OSError if the machine has no cpu controller.
+    Returns the directories to join. Raises: OSError if the machine has no cpu controller.
     """
     root = _root()
     parent = root / GROUP
     if not parent.exists():
-        journal.cgroup(parent)
+        journal.record_cgroup(parent)
         parent.mkdir()
         if _is_version_2(root):
             (parent / "cgroup.subtree_control").write_text("+cpu")
@@ -31,7 +31,7 @@ def create(host: str, share: float | None, journal: UndoJournal) -> tuple[str, .
         else:
             (parent / "cpu.shares").write_text("200000")
     group = parent / host
-    journal.cgroup(group)
+    journal.record_cgroup(group)
     group.mkdir(exist_ok=True)
     if share is not None:
         set_share((str(group),), share)
@@ -39,7 +39,7 @@ def create(host: str, share: float | None, journal: UndoJournal) -> tuple[str, .
 
 
 def set_share(directories: tuple[str, ...], share: float) -> None:
-    """Change the share of a control group; takes effect within one period."""
+    """Set the share of a control group, in cores; takes effect within one period."""
     quota_us = max(1000, round(share * PERIOD_US))
     for directory in map(Path, directories):
         if (directory / "cpu.max").exists():
@@ -51,7 +51,7 @@ def set_share(directories: tuple[str, ...], share: float) -> None:
 
 
 def join(pid: int, directories: tuple[str, ...]) -> None:
-    """Put a process, and all it starts from now on, into a control group."""
+    """Move a process, and with it its future children, into a control group."""
     for directory in directories:
         (Path(directory) / "cgroup.procs").write_text(str(pid))
 

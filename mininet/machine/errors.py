@@ -1,7 +1,7 @@
-"""The one error of the emulation."""
+"""The error of the emulation."""
 
 from __future__ import annotations
 
 
 class EmulationError(Exception):
-    """The emulation cannot start or go on; the message is a sentence that says why and what to do."""
+    """The emulation cannot start or continue; the message names the cause and the remedy."""

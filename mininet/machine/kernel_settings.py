@@ -1,4 +1,4 @@
-"""What the emulation needs of this machine: kernel settings, idle loops that keep the cores awake, tools."""
+"""Prepares this machine for an emulation: required tools, kernel settings, idle loops that keep the cores awake."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from topologies.maps import Map
 SOCKET_BUFFER_BYTES = 64 * 1024 * 1024
 MAX_SOCKET_BUFFER_BYTES = 1024 * 1024 * 1024
 FRAME_OVERHEAD_BYTES = 1024
-"""What the kernel counts for a frame beyond its memory block, generously."""
+"""Upper estimate of what the kernel accounts for a frame beyond its memory block."""
 
 REAL_TIME_PRIORITY = 50
 
@@ -33,10 +33,10 @@ TOOLS = {
 MODULES = {"seccomp": "python3-seccomp"}
 
 
-def check(controller_ports: tuple[tuple[str, int], ...], datapath: str) -> None:
-    """Check what can be checked before anything is changed.
+def check_requirements(controller_ports: tuple[tuple[str, int], ...], datapath: str) -> None:
+    """Check the requirements before anything is changed.
 
-    Raises: EmulationError: not root, a tool or the kernel's datapath is missing, a port is taken.
+    Raises: EmulationError: not root, a tool or the kernel datapath is missing, a port is in use.
     """
     if os.geteuid() != 0:
         raise EmulationError("starting an emulation needs root: use sudo .venv/bin/python mininet/start.py …")
@@ -54,7 +54,7 @@ def check(controller_ports: tuple[tuple[str, int], ...], datapath: str) -> None:
                 probe.bind((host, port))
             except OSError as error:
                 raise EmulationError(
-                    f"port {port} on {host} is in use ({error.strerror}): end what listens there, or choose another"
+                    f"port {port} on {host} is in use ({error.strerror}): stop that program or choose another port"
                 ) from error
 
 
@@ -64,22 +64,22 @@ def _has_kernel_datapath() -> bool:
     return subprocess.run(["modprobe", "openvswitch"], capture_output=True, check=False).returncode == 0
 
 
-def packet_buffer_bytes(plan: Map) -> int:
-    """What the frames in all egress queues of all switches may take: one AF_PACKET socket of vswitchd owns them all.
+def packet_buffer_bytes(topology: Map) -> int:
+    """Memory of all egress queues of all switches when full: one AF_PACKET socket of vswitchd owns all their frames.
 
-    When its buffer is full every port of every switch stalls, so it must hold all queues, full.
+    When that socket's buffer is full, every port of every switch stalls, so it must hold all queues.
     """
-    frame = plan.mtu_bytes + 14
+    frame = topology.mtu_bytes + 14
     block = 1 << (frame - 1).bit_length()  # the kernel takes memory in powers of two
-    ports = sum(plan.node(port.node).kind == "switch" for port in plan.ports)
-    frames = ports * (QUEUE_BYTES // frame + 2 * queue_frames(plan.mtu_bytes))
-    wanted = frames * (block + FRAME_OVERHEAD_BYTES)
-    return min(max(wanted, SOCKET_BUFFER_BYTES), MAX_SOCKET_BUFFER_BYTES)
+    ports = sum(topology.node(port.node).kind == "switch" for port in topology.ports)
+    frames = ports * (QUEUE_BYTES // frame + 2 * queue_frames(topology.mtu_bytes))
+    needed = frames * (block + FRAME_OVERHEAD_BYTES)
+    return min(max(needed, SOCKET_BUFFER_BYTES), MAX_SOCKET_BUFFER_BYTES)
 
 
-def tune(journal: UndoJournal, plan: Map) -> None:
-    """Set the kernel settings, remembering the old values; vswitchd takes its buffer from them when it starts."""
-    send_buffer = str(packet_buffer_bytes(plan))
+def apply_settings(journal: UndoJournal, topology: Map) -> None:
+    """Set the kernel settings and journal the old values; vswitchd reads its buffer size from them at start."""
+    send_buffer = str(packet_buffer_bytes(topology))
     settings = {
         "net.core.wmem_max": send_buffer,
         "net.core.wmem_default": send_buffer,
@@ -93,12 +93,12 @@ def tune(journal: UndoJournal, plan: Map) -> None:
         old = path.read_text().strip()
         if old.isdigit() and int(old) >= int(value):
             continue
-        journal.sysctl(key, old)
+        journal.record_sysctl(key, old)
         path.write_text(value)
 
 
-def prefer_packets(journal: UndoJournal) -> None:
-    """Give the kernel's packet and timer threads the priority of the switch: paced senders live on them.
+def raise_softirq_priority(journal: UndoJournal) -> None:
+    """Give the kernel's softirq threads the switch's priority: they run the timers of paced senders.
 
     Without it a transfer was up to 100 ms late when all edges computed at once.
     """
@@ -107,14 +107,14 @@ def prefer_packets(journal: UndoJournal) -> None:
             if not name.read_text().startswith("ksoftirqd/"):
                 continue
             pid = int(name.parent.name)
-            journal.scheduling(pid)
+            journal.record_scheduling(pid)
             os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(REAL_TIME_PRIORITY))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
 
 
 def start_idle_loops(journal: UndoJournal) -> list[subprocess.Popen[bytes]]:
-    """One SCHED_IDLE loop for each core: idle virtual CPUs wake late, which would be measured as jitter."""
+    """Start one SCHED_IDLE loop per core: idle virtual CPUs wake late, which would be measured as jitter."""
     loops = []
     for core in sorted(os.sched_getaffinity(0)):
         command = ["taskset", "-c", str(core), "chrt", "-i", "0", "sh", "-c", "while :; do :; done"]
@@ -122,6 +122,6 @@ def start_idle_loops(journal: UndoJournal) -> list[subprocess.Popen[bytes]]:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
-        journal.process(loop.pid, f"idle loop {core}")
+        journal.record_process(loop.pid, f"idle loop {core}")
         loops.append(loop)
     return loops

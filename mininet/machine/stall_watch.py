@@ -1,9 +1,9 @@
-"""Moments in which this machine itself stood still: a virtual machine is stopped now and then by its host.
+"""Detects stalls of this machine: a virtual machine is suspended at times by its host.
 
-One watcher a core, at the highest real-time priority, sleeps two milliseconds at a time. What wakes it late is seldom
-our load, because no process on this machine goes before it. But a late wake-up alone proves nothing: the kernel's own
-work goes before it too. The proof is in the kernel's count of the core's timer interrupts. A core that works takes one
-every tick, whatever works on it; where ticks are missing, nothing ran there, not even the kernel.
+One watcher process per core, at the highest real-time priority, sleeps for two milliseconds at a time. No process on
+this machine preempts it, so a late wake-up is rarely caused by our load; but it is no proof, because kernel work also
+precedes it. The proof is the kernel's count of the core's timer interrupts: a running core takes one per tick whatever
+runs on it; where ticks are missing, nothing ran on that core, not even the kernel.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 SLEEP_S = 0.002
-NOTEWORTHY_S = 0.01
+LATE_WAKE_S = 0.01
 TOP_PRIORITY = 99
-SLEEPS_A_READING = 2
+SLEEPS_PER_READING = 2
 TIMERS = "LOC:", "arch_timer"
-"""What the core's timer is called in /proc/interrupts, on x86 and on Arm."""
+"""Names of the core's timer in /proc/interrupts, on x86 and on Arm."""
 CLOCK_MONOTONIC_COARSE = 6
-"""Linux's clock that moves once a tick: its resolution is the tick. Python has no name for it."""
+"""Linux clock that advances once per tick: its resolution is the tick. Python defines no constant for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """A watcher was due at `begin_s` and woke at `end_s` (seconds since the epoch).
+    """A late wake-up: a watcher was due at `begin_s` and woke at `end_s` (seconds since the epoch).
 
-    `still_s`: for how long at least its core did nothing at all meanwhile (`least_still_s`). What it is proven by:
-    `interrupts`, those of the core's timer within the `watched_s` up to the end. Beside it, `steal_s`: as much the host
-    admits to have taken (/proc/stat), and `clock_step_s`: as far the wall clock was put forward meanwhile.
+    `stalled_s`: minimum time for which its core did not run (`least_stall_s`), proven by `interrupts`, the number of
+    timer interrupts of the core within the `watched_s` before `end_s`. For comparison: `steal_s`, the time that the
+    hypervisor reports as stolen (/proc/stat), and `clock_step_s`, the step of the wall clock in that time.
     """
 
     begin_s: float
     end_s: float
-    still_s: float
+    stalled_s: float
     core: int = 0
     interrupts: int = 0
     watched_s: float = 0.0
@@ -47,18 +47,18 @@ class Stall:
 
     @property
     def duration_ms(self) -> float:
-        """How late the watcher woke."""
+        """The delay of the wake-up."""
         return (self.end_s - self.begin_s) * 1e3
 
     @property
-    def proven(self) -> bool:
-        """Whether the machine itself stood still, by the kernel's own count."""
-        return self.still_s > 0
+    def is_proven(self) -> bool:
+        """Whether missing timer interrupts prove that the core did not run."""
+        return self.stalled_s > 0
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What clocks and kernel say of one core at one moment: seconds, and the timer interrupts it has taken so far."""
+class CoreReading:
+    """Clocks (seconds) and timer interrupts so far of one core at one instant."""
 
     wall_s: float
     monotonic_s: float
@@ -66,18 +66,20 @@ class Reading:
     steal_s: float
 
 
-def least_still_s(watched_s: float, interrupts: int, tick_s: float) -> float:
-    """For how long at least a core was still within a span of time, from the timer interrupts that it took.
+def least_stall_s(watched_s: float, interrupts: int, tick_s: float) -> float:
+    """Minimum time within `watched_s` for which a core did not run, from its number of timer interrupts.
 
-    While it runs, no more than a tick goes by from one to the next: a core that works takes the tick itself, and one
-    that sleeps has the watcher's own timer, which is sooner.
+    On a running core, two interrupts are at most one tick apart: a busy core takes the tick, and an idle core has the
+    watcher's own timer, which expires sooner.
     """
     return max(0.0, watched_s - (interrupts + 1) * max(tick_s, SLEEP_S))
 
 
-def held_up_s(stalls: Sequence[Stall], begin_s: float, end_s: float) -> float:
-    """For how long, within a span of time, some core of the machine is proven to have stood still."""
-    spans = sorted((max(begin_s, one.end_s - one.still_s), min(end_s, one.end_s)) for one in stalls if one.proven)
+def stalled_s(stalls: Sequence[Stall], begin_s: float, end_s: float) -> float:
+    """Total time within [begin_s, end_s] for which at least one core is proven to have stalled."""
+    spans = sorted(
+        (max(begin_s, stall.end_s - stall.stalled_s), min(end_s, stall.end_s)) for stall in stalls if stall.is_proven
+    )
     total_s, until_s = 0.0, begin_s
     for first_s, last_s in spans:
         total_s += max(0.0, last_s - max(first_s, until_s))
@@ -86,7 +88,7 @@ def held_up_s(stalls: Sequence[Stall], begin_s: float, end_s: float) -> float:
 
 
 class StallWatch:
-    """Watches every core as long as the `with` block lasts; then `stalls` holds what it saw."""
+    """Watches every core within the `with` block; afterwards `stalls` holds the late wake-ups."""
 
     def __init__(self) -> None:
         self.stalls: list[Stall] = []
@@ -111,25 +113,25 @@ class StallWatch:
         self.stalls.sort(key=lambda stall: stall.begin_s)
 
 
-def describe(stalls: Sequence[Stall]) -> str:
-    """A sentence about what was seen."""
-    proven_ms = [stall.still_s * 1e3 for stall in stalls if stall.proven]
+def describe_stalls(stalls: Sequence[Stall]) -> str:
+    """A sentence for the terminal about the stalls found."""
+    proven_ms = [stall.stalled_s * 1e3 for stall in stalls if stall.is_proven]
     if not stalls:
-        return "no core of this machine ever stood still for 10 ms or more"
-    worst = f", for {max(proven_ms):.0f} ms or more at the worst" if proven_ms else ""
+        return "this machine did not stall for 10 ms or more"
+    worst = f", the longest for at least {max(proven_ms):.0f} ms" if proven_ms else ""
     return (
-        f"watchers of this machine's cores woke 10 ms late or more {len(stalls)} times; proven by missing timer "
-        f"interrupts, a core stood still {len(proven_ms)} times{worst}"
+        f"the watchers of this machine's cores woke 10 ms or more late {len(stalls)} times; missing timer interrupts "
+        f"prove {len(proven_ms)} stalls of the machine itself{worst}"
     )
 
 
-def read(core: int) -> Reading:
-    """Everything at this moment; some 0.1 ms of work."""
+def read_core(core: int) -> CoreReading:
+    """Read clocks and counters of a core; takes about 0.1 ms."""
     cores, *rows = _text("/proc/interrupts").splitlines()
     timer = next(row for row in rows if any(name in row for name in TIMERS)).split()
     columns = _text("/proc/stat").split(f"cpu{core} ", 1)[1].split("\n", 1)[0].split()
     steal_s = int(columns[7]) / os.sysconf("SC_CLK_TCK")
-    return Reading(time.time(), time.monotonic(), int(timer[1 + cores.split().index(f"CPU{core}")]), steal_s)
+    return CoreReading(time.time(), time.monotonic(), int(timer[1 + cores.split().index(f"CPU{core}")]), steal_s)
 
 
 def _text(path: str) -> str:
@@ -142,21 +144,21 @@ def _watch(core: int, parent: int) -> None:
     tick_s = time.clock_getres(CLOCK_MONOTONIC_COARSE)
     print("watching", flush=True)
     while os.getppid() == parent:
-        before = read(core)
-        for _ in range(SLEEPS_A_READING):
+        before = read_core(core)
+        for _ in range(SLEEPS_PER_READING):
             begin_s, slept_s = time.time(), time.monotonic()
             time.sleep(SLEEP_S)
             late_s = time.monotonic() - slept_s - SLEEP_S
-            if late_s > NOTEWORTHY_S:
-                after = read(core)
+            if late_s > LATE_WAKE_S:
+                after = read_core(core)
                 print(json.dumps(asdict(_stall(core, begin_s + SLEEP_S, late_s, before, after, tick_s))), flush=True)
                 break
 
 
-def _stall(core: int, begin_s: float, late_s: float, before: Reading, after: Reading, tick_s: float) -> Stall:
+def _stall(core: int, begin_s: float, late_s: float, before: CoreReading, after: CoreReading, tick_s: float) -> Stall:
     watched_s = after.monotonic_s - before.monotonic_s
     interrupts = after.interrupts - before.interrupts
-    still_s = min(late_s, least_still_s(watched_s, interrupts, tick_s))
+    still_s = min(late_s, least_stall_s(watched_s, interrupts, tick_s))
     step_s = after.wall_s - before.wall_s - watched_s
     end_s = begin_s + late_s
     return Stall(begin_s, end_s, still_s, core, interrupts, watched_s, after.steal_s - before.steal_s, step_s)

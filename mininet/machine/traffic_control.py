@@ -1,12 +1,12 @@
-"""Ports as an optical line would have them: a fixed rate, and reserved frames before all others.
+"""Shapes egress ports with `tc`: a fixed rate, and strict priority for reserved frames.
 
-Every egress is an HTB class of the port's rate with four children in strict priority: frames marked DSCP 46 (expedited
-forwarding, RFC 3246); ARP and LLDP, of which the controller's meters let through very little; frames marked DSCP 34,
-reserved ones outside their window; everything else.
+Every egress port is an HTB class with the port's rate and four children in strict priority: frames marked DSCP 46
+(expedited forwarding, RFC 3246); ARP and LLDP, limited to a low rate by the controller's meters; frames marked DSCP 34,
+reserved frames outside their window; everything else.
 
-A queue that refuses a frame makes Open vSwitch's userspace datapath drop the rest of its batch, reserved frames
-included. So no queue refuses any: the reserved one holds all bursts that meters let through, and a full queue of the
-last two drops its oldest frame instead of the new one, which the sender does not see (pfifo_head_drop).
+A queue that rejects a frame makes Open vSwitch's userspace datapath drop the rest of its batch, reserved frames
+included. Hence no queue rejects frames: the reserved one holds all bursts that the meters pass, and a full queue of the
+last two classes drops its oldest frame instead of the new one, which the sender does not notice (pfifo_head_drop).
 """
 
 from __future__ import annotations
@@ -15,34 +15,32 @@ import subprocess
 
 EXPEDITED_DSFIELD, LATE_DSFIELD = "0xb8", "0x88"
 QUEUE_BYTES = 3_000_000
-"""Above all reserved bursts together, and above the largest burst of a best-effort meter, 8000 kbit."""
+"""More than all reserved bursts together, and more than the largest burst of a best-effort meter, 8000 kbit."""
 
+_CONTROL_PROTOCOLS = (("arp", "2"), ("0x88cc", "3"))
+"""Protocols of the second class; tc requires a different filter preference for each."""
 
-_SMALL = (("arp", "2"), ("0x88cc", "3"))
-"""Protocols of the second class, each with a filter preference of its own, as tc wants."""
-
-
-LEAST_FRAME_BYTES = 42
-"""Ethernet, IPv4 and UDP headers around nothing: the smallest frame that can be reserved for."""
+MIN_FRAME_BYTES = 42
+"""Ethernet, IPv4 and UDP headers without payload: the smallest frame of a reserved flow."""
 TAG_BYTES = 4
 
 
-def with_tags(rate_bps: int) -> int:
-    """What a line must carry for that rate of untagged frames to pass, however small, each with a VLAN tag.
+def rate_with_tags(rate_bps: int) -> int:
+    """Port rate at which `rate_bps` of untagged frames of any size fit with one VLAN tag added to each.
 
-    Reservations and best effort are metered without tags, so nobody gets more than before. All lines of a map are
-    faster in the same proportion, which makes no proven delay longer.
+    Reservations and best effort are metered without tags, so no flow gains rate. All ports of a map are faster by the
+    same factor, so no proven delay grows.
     """
-    return -(-rate_bps * (LEAST_FRAME_BYTES + TAG_BYTES) // LEAST_FRAME_BYTES)
+    return -(-rate_bps * (MIN_FRAME_BYTES + TAG_BYTES) // MIN_FRAME_BYTES)
 
 
 def queue_frames(mtu_bytes: int) -> int:
-    """How many frames the best-effort queue holds: QUEUE_BYTES of the largest."""
+    """Length of the best-effort queue in frames: QUEUE_BYTES of the largest."""
     return QUEUE_BYTES // (mtu_bytes + 14)
 
 
-def port_commands(interface: str, rate_bps: int, mtu_bytes: int, delay_us: float = 0.0) -> list[list[str]]:
-    """What `tc` is to do to shape one egress port; `delay_us` asks for emulated propagation (needs netem)."""
+def tc_commands(interface: str, rate_bps: int, mtu_bytes: int, delay_us: float = 0.0) -> list[list[str]]:
+    """The arguments of `tc` that shape one egress port; `delay_us` > 0 emulates propagation delay (needs netem)."""
     frame = mtu_bytes + 14
     burst = max(2 * frame, round(rate_bps / 8 * 0.001))
     rate = f"{rate_bps}bit"
@@ -63,9 +61,10 @@ def port_commands(interface: str, rate_bps: int, mtu_bytes: int, delay_us: float
         [*classes, "1:1", "classid", "1:20", "htb", "rate", share(1), "ceil", rate, "prio", "3", *htb],
         *([*filters, "all", "prio", "1", "u32", "match", "ip", "dsfield", field, "0xfc", "flowid", f"1:{band}"]
           for field, band in ((EXPEDITED_DSFIELD, "10"), (LATE_DSFIELD, "16"))),
-        *([*filters, kind, "prio", prio, "u32", "match", "u32", "0", "0", "flowid", "1:15"] for kind, prio in _SMALL),
+        *([*filters, protocol, "prio", preference, "u32", "match", "u32", "0", "0", "flowid", "1:15"]
+          for protocol, preference in _CONTROL_PROTOCOLS),
     ]  # fmt: skip
-    # netem refuses what is too much: there only a limit that is never reached keeps batches whole.
+    # A full netem queue rejects frames, so its limit must never be reached.
     delayed = ["netem", "delay", f"{delay_us:.0f}us", "limit", str(QUEUE_BYTES // 64)]
     whole = ["bfifo", "limit", str(QUEUE_BYTES)]
     dropping = ["pfifo_head_drop", "limit", str(queue_frames(mtu_bytes))]
@@ -76,7 +75,7 @@ def port_commands(interface: str, rate_bps: int, mtu_bytes: int, delay_us: float
 
 
 def has_netem() -> bool:
-    """Whether this kernel can emulate propagation delay; tried on a throw-away interface."""
+    """Whether this kernel can emulate propagation delay; tested on a temporary interface."""
     name = "plnetem0"
     subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", "plnetem1"], check=True)
     try:

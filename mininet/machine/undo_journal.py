@@ -1,7 +1,7 @@
-"""What the emulation has changed on this machine, written down *before* each change, so that it can be undone.
+"""Journal of all changes to this machine, written *before* each change (write-ahead), so that they can be undone.
 
 One JSON line per change in `/run/paceline/journal.jsonl`. Leaving the emulation undoes them in reverse order; after a
-crash `start.py -c` finds the same journal and does the same.
+crash `start.py -c` does the same from the same journal.
 """
 
 from __future__ import annotations
@@ -18,49 +18,49 @@ from pathlib import Path
 from typing import Any
 
 GRACE_S = 3.0
-"""How long a process may take to end by itself before it is killed."""
+"""Time between SIGTERM and SIGKILL."""
 
 
 class UndoJournal:
-    """Remembers changes to undo; every `undo` is safe to repeat."""
+    """Records changes and undoes them; every undo is idempotent."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "journal.jsonl"
         directory.mkdir(parents=True, exist_ok=True)
 
-    def process(self, pid: int, what: str) -> None:
-        """A process we started."""
-        self._write({"kind": "process", "pid": pid, "started": start_time(pid), "what": what})
+    def record_process(self, pid: int, name: str) -> None:
+        """Record a started process; undo ends it."""
+        self._write({"kind": "process", "pid": pid, "started": start_time(pid), "name": name})
 
-    def newest_process(self, what: str) -> int | None:
-        """The pid of the process that was last written down under that name, whether it still runs or not."""
+    def newest_process(self, name: str) -> int | None:
+        """The pid recorded last under that name, whether the process still runs or not."""
         entries = [json.loads(line) for line in self.path.read_text().splitlines()] if self.exists() else []
-        pids = [entry["pid"] for entry in entries if entry["kind"] == "process" and entry["what"] == what]
+        pids = [entry["pid"] for entry in entries if entry["kind"] == "process" and entry["name"] == name]
         return pids[-1] if pids else None
 
-    def namespace(self, pid: int) -> None:
-        """The network namespace of a host: whoever lives in it ends with it."""
+    def record_namespace(self, pid: int) -> None:
+        """Record the network namespace of a process; undo ends all processes in it."""
         inode = Path(f"/proc/{pid}/ns/net").stat().st_ino
         self._write({"kind": "namespace", "inode": inode})
 
-    def interface(self, name: str) -> None:
-        """A network interface in the root namespace."""
+    def record_interface(self, name: str) -> None:
+        """Record a network interface in the root namespace; undo deletes it."""
         self._write({"kind": "interface", "name": name})
 
-    def cgroup(self, path: Path) -> None:
-        """A control group directory."""
+    def record_cgroup(self, path: Path) -> None:
+        """Record a control group directory; undo ends its processes and removes it."""
         self._write({"kind": "cgroup", "path": str(path)})
 
-    def directory(self, path: Path) -> None:
-        """A directory with everything in it."""
+    def record_directory(self, path: Path) -> None:
+        """Record a directory; undo deletes it with its content."""
         self._write({"kind": "directory", "path": str(path)})
 
-    def sysctl(self, key: str, old: str) -> None:
-        """A kernel setting and the value it had."""
+    def record_sysctl(self, key: str, old: str) -> None:
+        """Record a kernel setting and its previous value; undo restores it."""
         self._write({"kind": "sysctl", "key": key, "old": old})
 
-    def scheduling(self, pid: int) -> None:
-        """How a thread of the kernel was scheduled."""
+    def record_scheduling(self, pid: int) -> None:
+        """Record a thread's scheduling policy and priority; undo restores them."""
         policy, priority = os.sched_getscheduler(pid), os.sched_getparam(pid).sched_priority
         self._write({"kind": "scheduling", "pid": pid, "policy": policy, "priority": priority})
 
@@ -69,7 +69,7 @@ class UndoJournal:
         return self.path.exists()
 
     def undo(self) -> list[str]:
-        """Undo everything, newest first; returns what could not be undone, as sentences."""
+        """Undo all changes, newest first; returns a sentence for each change that could not be undone."""
         if not self.exists():
             return []
         entries = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
@@ -84,7 +84,7 @@ class UndoJournal:
 
 
 def start_time(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks: with its pid this names it for good. None if it is gone."""
+    """Start time of a process in kernel ticks, which with its pid identifies it uniquely; None if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -93,7 +93,7 @@ def start_time(pid: int) -> str | None:
 
 
 def _threads(pid: int) -> int:
-    """A process whose first thread has ended is a zombie, but holds its files until the others have ended too."""
+    """Number of threads: a process whose first thread has ended is a zombie, but the others still hold its files."""
     try:
         return len(list(Path(f"/proc/{pid}/task").iterdir()))
     except (FileNotFoundError, ProcessLookupError):
@@ -101,7 +101,7 @@ def _threads(pid: int) -> int:
 
 
 def end_process(pid: int, started: str | None) -> None:
-    """Ask a process to end, kill it if it does not; nothing happens if the pid is another's by now."""
+    """Terminate a process, kill it after GRACE_S; does nothing if the pid has been reused by another process."""
     deadline = time.monotonic() + GRACE_S
     for number in (signal.SIGTERM, signal.SIGKILL):
         if started is None or start_time(pid) != started:
@@ -116,7 +116,7 @@ def end_process(pid: int, started: str | None) -> None:
 
 
 def processes_in_namespace(inode: int) -> list[int]:
-    """The processes that live in a network namespace."""
+    """The pids of all processes in a network namespace."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -164,7 +164,7 @@ def _undo_cgroup(entry: dict[str, Any]) -> None:
     while True:
         try:
             path.rmdir()
-        except OSError:  # the kernel lets go of ended processes a moment later
+        except OSError:  # the kernel releases ended processes with a short delay
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)

@@ -1,9 +1,9 @@
-"""Run a program to which the kernel gives no performance counters: `uncounted.py PROGRAM [ARGUMENT ...]`.
+"""Runs a program without access to performance counters: `without_perf_counters.py PROGRAM [ARGUMENT ...]`.
 
-Open vSwitch's database server opens one (its lib/perf-counter.c: instructions of its own code). Whenever it wakes, the
-kernel sets the counter going by writing a register of the processor, and in a virtual machine the host does that.
-Where the counter had rested, it took 90 to 250 ms here, during which no core of the machine ran; the server wakes every
-2.5 s even when nothing happens. It does without when there is none.
+Open vSwitch's database server opens one (lib/perf-counter.c: instructions of its own code). Whenever it wakes, the
+kernel starts the counter by writing a processor register, which in a virtual machine traps to the host. That took 90 to
+250 ms here, during which no core of the machine ran; the server wakes every 2.5 s even when idle. Without the counter
+the server works as well.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import os
 import sys
 from pathlib import Path
 
-UNCOUNTED = (sys.executable, str(Path(__file__)))
-"""What to put before a command."""
+WITHOUT_PERF_COUNTERS = (sys.executable, str(Path(__file__)))
+"""Command prefix."""
 
 
 def main(command: list[str]) -> None:
-    """Become that program; for it and all that it starts the kernel has no perf_event_open."""
-    import seccomp  # whoever wants UNCOUNTED alone needs no seccomp
+    """Replace this process by that program; perf_event_open fails with ENOSYS in it and its children."""
+    import seccomp  # not needed by importers of WITHOUT_PERF_COUNTERS
 
     no_counters = seccomp.SyscallFilter(seccomp.ALLOW)
     no_counters.add_rule(seccomp.ERRNO(errno.ENOSYS), "perf_event_open")

@@ -104,8 +104,8 @@ def started(arguments: list[str], log: Path, ready: str = "ready") -> Iterator[S
 class Network:
     """A running emulation as a test sees it: its map, its hosts, its controller."""
 
-    plan: Map
-    note: running_emulation.Running
+    topology: Map
+    note: running_emulation.RunningEmulation
     api: httpx.Client
 
     def command_in(self, host: str, command: list[str]) -> list[str]:
@@ -161,7 +161,7 @@ class Network:
         return reservation
 
     def uplink(self, edge: str, rate_bps: int) -> dict[str, Any]:
-        index = [node.name for node in self.plan.edges].index(edge)
+        index = [node.name for node in self.topology.edges].index(edge)
         return {
             "name": f"{edge}-up",
             "source": edge,

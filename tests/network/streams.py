@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from machine.stall_watch import Stall, StallWatch, describe, held_up_s
+from machine.stall_watch import Stall, StallWatch, describe_stalls, stalled_s
 from tests.network.conftest import ROOT, Network
 
 STREAM = str(ROOT / "tests/network/stream.py")
@@ -63,18 +63,18 @@ class Stream:
     def excused(self) -> int:
         """How many may be lost to this machine: while the switches' core stands still and the sender's does not, what
         was sent piles up, and its meter takes it for a burst. Only proven standstills count."""
-        proven = sum(stall.proven for stall in self.stalls)
-        return ceil(PER_S * (held_up_s(self.stalls, 0.0, inf) + WAKING_S * proven))
+        proven = sum(stall.is_proven for stall in self.stalls)
+        return ceil(PER_S * (stalled_s(self.stalls, 0.0, inf) + WAKING_S * proven))
 
     def check_complete(self, marks: Set[int] = frozenset({46})) -> None:
         """Every datagram has come once, marked as reserved."""
-        assert self.lost <= self.excused, f"lost {self.lost} in runs of {self.gaps}; {describe(self.stalls)}"
+        assert self.lost <= self.excused, f"lost {self.lost} in runs of {self.gaps}; {describe_stalls(self.stalls)}"
         assert self.duplicates == 0
         assert self.marks() == marks
 
     def check_gap(self, most: int = NOT_MORE_LOST_IN_A_ROW) -> None:
         """A failure has cost one short gap at most."""
-        told = f"lost {self.lost} in runs of {self.gaps}; {describe(self.stalls)}"
+        told = f"lost {self.lost} in runs of {self.gaps}; {describe_stalls(self.stalls)}"
         assert self.lost_in_a_row <= most + self.excused, told
         assert self.lost <= self.lost_in_a_row + 5 + self.excused, told
         assert self.duplicates == 0
@@ -94,7 +94,7 @@ def stream(network: Network, source: str, sink: str, seconds: float, directory: 
     with StallWatch() as watch, network.running_in(sink, receive, **pipes) as receiver:
         assert receiver.stdout is not None
         assert receiver.stdout.readline() == b"listening\n"
-        send = [sys.executable, STREAM, "send", network.plan.ip(sink), "7800", "7801", str(PER_S)]
+        send = [sys.executable, STREAM, "send", network.topology.ip(sink), "7800", "7801", str(PER_S)]
         with network.running_in(source, [*send, str(PAYLOAD_BYTES), str(seconds)], **pipes) as sender:
             assert receiver.stdout.readline() == b"receiving\n"
             yield result

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from emulation.fault_injection import FaultInjector
+from machine.polling import wait_until
 from tests.network.conftest import Network
 from tests.network.streams import RATE_BPS, Stream, reserved_flow, stream, udp_flow
-from tests.waiting import wait_until
 
 SECONDS = 2.5
 RESTART_S = 5
@@ -62,10 +62,10 @@ def test_a_change_of_path_loses_nothing(metro: Network, reservation: dict[str, A
 def test_a_controller_that_is_killed_and_started_again_loses_nothing(
     metro: Network, reservation: dict[str, Any], tmp_path: Path
 ) -> None:
-    outages = FaultInjector(metro.plan, metro.note.ovs_directory)
+    outages = FaultInjector(metro.topology, metro.note.ovs_directory)
     with stream(metro, "edge1", "cloud", RESTART_S, tmp_path) as running:
-        outages.controller(up=False)
-        outages.controller(up=True)
+        outages.set_controller(up=False)
+        outages.set_controller(up=True)
         wait_until(lambda: in_step(metro))
     nothing_lost(running, RESTART_S)
     found = metro.api.get(f"/v1/reservations/{reservation['id']}").json()

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from machine.polling import wait_until
 from tests.network.conftest import Network
 from tests.network.streams import RATE_BPS, reserved_flow, stream, udp_flow
-from tests.waiting import wait_until
 
 FORGE = """
     import sys, time
@@ -74,7 +74,7 @@ LISTEN = """
 @contextmanager
 def listening(network: Network, host: str) -> Iterator[list[Any]]:
     """What a host saw: how many forged frames, marked or tagged ones among them, and ARP as [operation, IP, MAC]."""
-    command = [sys.executable, "-c", textwrap.dedent(LISTEN), f"{host}-eth1", network.plan.mac(host)]
+    command = [sys.executable, "-c", textwrap.dedent(LISTEN), f"{host}-eth1", network.topology.mac(host)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     seen: list[Any] = []
     with network.running_in(host, command, **pipes) as sniffer:
@@ -107,17 +107,17 @@ def test_whatever_a_host_forges_it_gains_nothing_and_a_reserved_flow_loses_nothi
     assert cloud[0] > 0, "what it may send, unmarked, is delivered"
     assert cloud[1] == 0, "nothing forged is marked or tagged"
     assert edge[:2] == [0, 0]
-    true = [[2, pair.plan.ip(host.name), pair.plan.mac(host.name)] for host in pair.plan.hosts]
+    true = [[2, pair.topology.ip(host.name), pair.topology.mac(host.name)] for host in pair.topology.hosts]
     assert all(told in true for told in cloud[2] + edge[2]), "a host sees true answers to its own questions only"
-    neighbours = pair.run_in("edge1", ["ip", "neigh", "show", pair.plan.ip("cloud")])
-    assert pair.plan.mac("cloud") in neighbours
-    pair.run_in("load1", ["ping", "-c", "1", "-W", "5", pair.plan.ip("cloud")])
+    neighbours = pair.run_in("edge1", ["ip", "neigh", "show", pair.topology.ip("cloud")])
+    assert pair.topology.mac("cloud") in neighbours
+    pair.run_in("load1", ["ping", "-c", "1", "-W", "5", pair.topology.ip("cloud")])
 
 
 def forge(network: Network, label: str, seconds: float) -> int:
     """Send every kind of forged frame from load1, over and over; how many frames that were."""
-    plan = network.plan
-    addresses = [part for host in ("edge1", "cloud", "load1") for part in (plan.ip(host), plan.mac(host))]
+    topology = network.topology
+    addresses = [part for host in ("edge1", "cloud", "load1") for part in (topology.ip(host), topology.mac(host))]
     command = [sys.executable, "-c", textwrap.dedent(FORGE), *addresses, label, str(seconds)]
     return int(network.run_in("load1", command))
 

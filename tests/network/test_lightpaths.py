@@ -13,12 +13,12 @@ import pytest
 from controller.dataplane.lightpath_entries import CRANKBACK_OFFSET
 from controller.domain.lightpath import FIRST_VLAN_ID
 from emulation.fault_injection import FaultInjector
+from machine.polling import wait_until
 from tests.network.conftest import Network
 from tests.network.streams import RATE_BPS, reserved_flow, stream, udp_flow
 from tests.network.test_changes import in_step
 from tests.network.test_hostile import forge, listening
 from tests.network.test_reservation import flood
-from tests.waiting import wait_until
 
 CORE = ("r2", "r3", "r4")
 SMALL_BPS = 400_000
@@ -146,7 +146,7 @@ def test_a_protected_flow_goes_on_in_its_backup_lightpaths(
     waves: Network, cut: tuple[str, str], alone: bool, tmp_path: Path
 ) -> None:
     """Also with the controller killed: what meets the cut turns back in its lightpath."""
-    outages = FaultInjector(waves.plan, waves.note.ovs_directory)
+    outages = FaultInjector(waves.topology, waves.note.ovs_directory)
     requirement = {"min_bandwidth_bps": RATE_BPS, "protection": "link_disjoint"}
     with reserved_flow(waves, udp_flow("edge1", "cloud", requirement)) as reservation:
         (flow,) = reservation["flows"]
@@ -154,15 +154,15 @@ def test_a_protected_flow_goes_on_in_its_backup_lightpaths(
         try:
             with stream(waves, "edge1", "cloud", 3, tmp_path) as result:
                 if alone:
-                    outages.controller(up=False)
-                outages.link(*cut, up=False)
+                    outages.set_controller(up=False)
+                outages.set_link(*cut, up=False)
             around = packets(waves.switch("dump-flows", "r6", "table=1"))
             if alone:
-                outages.controller(up=True)
+                outages.set_controller(up=True)
                 wait_until(lambda: in_step(waves))
                 assert turned(waves) > 1000, "a controller that comes back lets the way back stand"
         finally:
-            outages.link(*cut, up=True)
+            outages.set_link(*cut, up=True)
         wait_until(lambda: all(link["up"] for link in waves.api.get("/v1/network").json()["links"]))
         wait_until(lambda: waves.api.get(f"/v1/reservations/{reservation['id']}").json()["reason"] is None)
         assert waves.api.get(f"/v1/reservations/{reservation['id']}").json()["flows"][0]["path"] == flow["path"]

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from emulation.fault_injection import FaultInjector
+from machine.polling import wait_until
 from tests.network.conftest import Network
 from tests.network.streams import RATE_BPS, reserved_flow, stream, udp_flow
-from tests.waiting import wait_until
 
 SECONDS = 2.5
 
 
 @pytest.fixture
 def outages(metro: Network) -> FaultInjector:
-    return FaultInjector(metro.plan, metro.note.ovs_directory)
+    return FaultInjector(metro.topology, metro.note.ovs_directory)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def protected(metro: Network) -> Iterator[dict[str, Any]]:
 
 def controller_pid(network: Network) -> int:
     journal = Path(network.note.ovs_directory).parent / "journal.jsonl"
-    line = next(line for line in journal.read_text().splitlines() if '"what": "controller"' in line)
+    line = next(line for line in journal.read_text().splitlines() if '"name": "controller"' in line)
     return int(line.split('"pid": ')[1].split(",")[0])
 
 
@@ -50,10 +50,10 @@ def test_a_cut_costs_a_protected_flow_less_than_50_ms_and_the_way_back_nothing(
     span = spans_of(flow["path"])[0 if which == "adjacent" else -1]
     try:
         with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as cut:
-            outages.link(*span, up=False)
+            outages.set_link(*span, up=False)
             wait_until(lambda: links_down(metro) >= {f"{span[0]}->{span[1]}", f"{span[1]}->{span[0]}"})
     finally:
-        outages.link(*span, up=True)
+        outages.set_link(*span, up=True)
     cut.check_gap()
     wait_until(lambda: not links_down(metro))
     identity = protected["id"]
@@ -68,12 +68,12 @@ def test_on_its_backup_a_flow_is_changed_and_loses_nothing(
     span = spans_of(before["path"])[0]
     wanted = udp_flow("edge1", "cloud", {"min_bandwidth_bps": 2 * RATE_BPS, "protection": "link_disjoint"})
     try:
-        outages.link(*span, up=False)
+        outages.set_link(*span, up=False)
         wait_until(lambda: links_down(metro) >= {f"{span[0]}->{span[1]}", f"{span[1]}->{span[0]}"})
         with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as changed:
             answer = metro.api.patch(f"/v1/reservations/{protected['id']}", json={"flows": [wanted]})
     finally:
-        outages.link(*span, up=True)
+        outages.set_link(*span, up=True)
     assert answer.status_code == 200, answer.text
     (now,) = answer.json()["flows"]
     assert (now["path"], now["backup_path"]) == (before["path"], before["backup_path"])
@@ -90,18 +90,18 @@ def test_without_a_controller_the_gap_is_as_short(
     os.kill(pid, signal.SIGSTOP)
     try:
         with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as cut:
-            outages.link(*span, up=False)
+            outages.set_link(*span, up=False)
         with stream(metro, "edge1", "cloud", 1, tmp_path) as afterwards:
             pass
         with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as mended:
-            outages.link(*span, up=True)
+            outages.set_link(*span, up=True)
     finally:
-        outages.link(*span, up=True)
+        outages.set_link(*span, up=True)
         os.kill(pid, signal.SIGCONT)
     cut.check_gap()
     afterwards.check_complete()
     mended.check_gap()
-    wait_until(lambda: metro.api.get("/v1/healthz").json()["switches_up"] == len(metro.plan.switches))
+    wait_until(lambda: metro.api.get("/v1/healthz").json()["switches_up"] == len(metro.topology.switches))
 
 
 def test_a_switch_that_loses_its_power_costs_no_more_and_comes_back_filled(
@@ -111,12 +111,12 @@ def test_a_switch_that_loses_its_power_costs_no_more_and_comes_back_filled(
     before = without_counters(metro.switch("dump-groups", middle))
     try:
         with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as cut:
-            outages.switch(middle, up=False)
+            outages.set_switch(middle, up=False)
         assert "group_id" not in metro.switch("dump-groups", middle)
     finally:
-        outages.switch(middle, up=True)
+        outages.set_switch(middle, up=True)
     cut.check_gap()
-    wait_until(lambda: metro.api.get("/v1/healthz").json()["switches_up"] == len(metro.plan.switches))
+    wait_until(lambda: metro.api.get("/v1/healthz").json()["switches_up"] == len(metro.topology.switches))
     assert without_counters(metro.switch("dump-groups", middle)) == before
     wait_until(lambda: not links_down(metro))
 

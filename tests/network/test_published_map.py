@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from emulation.fault_injection import FaultInjector
+from machine.polling import wait_until
 from tests.network.conftest import START, Network
 from tests.network.streams import PER_S, RATE_BPS, reserved_flow, stream, udp_flow
-from tests.waiting import wait_until
 
 SECONDS = 4
 DUCT = "gulf=houston-atlanta,houston-washingto"
@@ -72,13 +72,13 @@ def test_a_reserved_transfer_across_the_country_is_there_within_its_bound(nobel:
 def test_a_duct_is_cut_whole_and_who_keeps_out_of_it_survives(
     nobel: Network, reservation: dict[str, Any], tmp_path: Path
 ) -> None:
-    outages = FaultInjector(nobel.plan, nobel.note.ovs_directory)
+    outages = FaultInjector(nobel.topology, nobel.note.ovs_directory)
     try:
         with stream(nobel, "edge2", "cloud", SECONDS, tmp_path) as cut:
-            outages.duct("gulf", up=False)
+            outages.set_duct("gulf", up=False)
             wait_until(lambda: spans_down(nobel) == {frozenset(("houston", end)) for end in ("atlanta", "washingto")})
     finally:
-        outages.duct("gulf", up=True)
+        outages.set_duct("gulf", up=True)
     assert cut.lost <= NOT_MORE_LOST + cut.excused, f"its two spans go dark one after the other: {cut.gaps}"
     assert (cut.duplicates, cut.marks()) == (0, {46})
     print(f"lost {cut.lost_in_a_row} datagrams in a row: a gap of {cut.lost_in_a_row * 1000 / PER_S:g} ms")
@@ -93,18 +93,18 @@ def test_a_duct_is_cut_whole_and_who_keeps_out_of_it_survives(
 def test_before_somebody_works_on_a_duct_its_traffic_leaves_and_nothing_is_lost(
     nobel: Network, reservation: dict[str, Any], tmp_path: Path
 ) -> None:
-    outages = FaultInjector(nobel.plan, nobel.note.ovs_directory)
+    outages = FaultInjector(nobel.topology, nobel.note.ovs_directory)
     try:
         with stream(nobel, "edge2", "cloud", SECONDS, tmp_path) as moved:
             answer = nobel.api.post("/v1/ducts/gulf/down")
             assert answer.json() == {
                 "spans": ["atlanta-houston", "houston-washingto"], "in_service": False, "degraded": [],
             }  # fmt: skip
-            outages.duct("gulf", up=False)  # now it is dark, and nobody notices
-            outages.duct("gulf", up=True)
+            outages.set_duct("gulf", up=False)  # now it is dark, and nobody notices
+            outages.set_duct("gulf", up=True)
             assert nobel.api.post("/v1/ducts/gulf/up").json()["in_service"] is True
     finally:
-        outages.duct("gulf", up=True)
+        outages.set_duct("gulf", up=True)
         nobel.api.post("/v1/ducts/gulf/up")
     moved.check_complete()
     assert nobel.api.get(f"/v1/reservations/{reservation['id']}").json()["state"] == "active"

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from emulation.open_vswitch import seek
+from emulation.open_vswitch import set_controller_command
+from machine.polling import wait_until
 from tests.network.conftest import Network
-from tests.waiting import wait_until
 from trainer.processes.fork import ForkedProcess
 
 RATE_BPS = 20_000_000
@@ -36,7 +36,7 @@ def flood(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """UDP, or TCP as fast as it goes, from one host to another as long as the block lasts."""
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    ip = network.plan.ip(sink)
+    ip = network.topology.ip(sink)
     with network.running_in(sink, ["iperf3", "-s", "-p", "5999"], **quiet):
         wait_until(lambda: ":5999" in network.run_in(sink, ["ss", "-ltnH"]))
         kind = ["-C", "cubic"] if tcp else ["-u", "-l", "8000", "-b", str(rate_bps)]
@@ -56,12 +56,12 @@ def transfer(network: Network, tmp_path: Path, **reserved_bps: int) -> dict[str,
     """Milliseconds of each of COUNT transfers of each edge, paced for its rate."""
     out = tmp_path / "received.json"
     edges = list(reserved_bps)
-    names = [node.name for node in network.plan.edges]
+    names = [node.name for node in network.topology.edges]
     with receiving_transfers(network, len(edges), out) as receiver:
         senders = [
             network.transfers(
                 edge, tmp_path / f"{edge}.log",
-                "send", network.plan.ip("cloud"), "--port", "7800",
+                "send", network.topology.ip("cloud"), "--port", "7800",
                 "--source-port", str(7801 + names.index(edge)), "--segment-bytes", str(SEGMENT_BYTES),
                 "--count", str(COUNT), "--start-s", str(time.time() + SET_UP_S), "--period-s", "0.4",
                 "--reserved-bps", str(rate_bps),
@@ -112,11 +112,11 @@ def reserved(pair: Network) -> Iterator[Callable[..., dict[str, Any]]]:
 
 
 def test_every_host_reaches_every_other_without_a_packet_to_the_controller(pair: Network) -> None:
-    for source in pair.plan.hosts:
-        for sink in pair.plan.hosts:
+    for source in pair.topology.hosts:
+        for sink in pair.topology.hosts:
             if source != sink:
-                pair.run_in(source.name, ["ping", "-c", "1", "-W", "2", "-s", "1000", pair.plan.ip(sink.name)])
-    for switch in pair.plan.switches:
+                pair.run_in(source.name, ["ping", "-c", "1", "-W", "2", "-s", "1000", pair.topology.ip(sink.name)])
+    for switch in pair.topology.switches:
         punted = [line for line in pair.switch("dump-flows", switch.name).splitlines() if "CONTROLLER" in line]
         assert punted
         assert all("dl_type=0x88cc" in line for line in punted)
@@ -150,7 +150,7 @@ def test_what_rest_says_of_meters_is_what_the_switch_holds(
 def test_best_effort_gives_way_by_exactly_what_is_reserved(
     pair: Network, reserved: Callable[..., dict[str, Any]]
 ) -> None:
-    port = pair.plan.port("s1", "s2").number
+    port = pair.topology.port("s1", "s2").number
 
     def best_effort_kbps() -> int:
         text = pair.switch("dump-meters", "s1", f"meter={100_000 + port}")
@@ -180,8 +180,9 @@ def test_a_mark_forged_frame_by_frame_is_wiped_at_the_first_switch(pair: Network
     )
     forge = (
         "from scapy.all import Ether, IP, UDP, Raw, sendp\n"
-        f"frame = Ether(src='{pair.plan.mac('load1')}', dst='{pair.plan.mac('load2')}')"
-        f"/IP(src='{pair.plan.ip('load1')}', dst='{pair.plan.ip('load2')}', tos=0xb8)/UDP(dport=4242)/Raw(b'x' * 64)\n"
+        f"frame = Ether(src='{pair.topology.mac('load1')}', dst='{pair.topology.mac('load2')}')"
+        f"/IP(src='{pair.topology.ip('load1')}', dst='{pair.topology.ip('load2')}', tos=0xb8)"
+        "/UDP(dport=4242)/Raw(b'x' * 64)\n"
         "sendp([frame] * 20, iface='load1-eth1', verbose=False)\n"
     )
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -224,7 +225,7 @@ def test_traffic_for_the_cloud_itself_does_not_delay_what_is_reserved_to_it(
 @contextmanager
 def flood_more(network: Network) -> Iterator[None]:
     """A second source towards the cloud, from its own switch's side."""
-    command = ["iperf3", "-c", network.plan.ip("cloud"), "-p", "5998", "-u", "-l", "8000", "-b", "150M", "-t", "0"]
+    command = ["iperf3", "-c", network.topology.ip("cloud"), "-p", "5998", "-u", "-l", "8000", "-b", "150M", "-t", "0"]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with network.running_in("cloud", ["iperf3", "-s", "-p", "5998"], **quiet):
         time.sleep(0.5)
@@ -278,7 +279,7 @@ def test_a_switch_that_is_away_refuses_and_the_others_keep_nothing(pair: Network
         assert "s2" in answer.json()["detail"]
         assert pair.switch("dump-meters", "s1") == before
     finally:
-        vsctl(*seek("s2", target))
+        vsctl(*set_controller_command("s2", target))
     wait_until(lambda: pair.api.get("/v1/healthz").json()["switches_up"] == 2)
 
 

@@ -184,7 +184,8 @@ def test_a_controller_that_is_down_is_said_and_best_effort_is_offered(tmp_path: 
 
 def test_an_edge_that_never_asks_is_named(pair: Network, tmp_path: Path) -> None:
     cloud = [
-        sys.executable, "-m", "trainer.cli.main", "cloud", "--bind", f"{pair.plan.ip('cloud')}:7800", "--name", "cloud",
+        sys.executable, "-m", "trainer.cli.main", "cloud", "--bind", f"{pair.topology.ip('cloud')}:7800",
+        "--name", "cloud",
         "--edge", "edge1", "--edge", "edge2", "--ask-timeout", "1", "--controller", pair.note.controller_url,
         "--runs-dir", str(tmp_path),
     ]  # fmt: skip
@@ -224,8 +225,22 @@ def running(network: Network, name: str, log: Path, *arguments: str) -> Iterator
 
 def edge(network: Network, name: str, log: Path) -> contextlib.AbstractContextManager[ForkedProcess]:
     number = int(name.removeprefix("edge"))
-    return running(network, name, log, "edge", "--name", name, "--cloud", f"{network.plan.ip('cloud')}:7800", "--index",
-                   str(number - 1), "--of", "2", "--source-port", str(7800 + number))
+    return running(
+        network,
+        name,
+        log,
+        "edge",
+        "--name",
+        name,
+        "--cloud",
+        f"{network.topology.ip('cloud')}:7800",
+        "--index",
+        str(number - 1),
+        "--of",
+        "2",
+        "--source-port",
+        str(7800 + number),
+    )
 
 
 def wait_for_event(run: Path, name: str, after: int, log: Path) -> int:
@@ -248,7 +263,7 @@ def test_a_killed_edge_gives_its_bandwidth_back_and_comes_back_to_its_own_port_a
         return {flow["name"] for one in live for flow in one["flows"]}
 
     run, log = tmp_path / "run", tmp_path / "log"
-    bind = f"{pair.plan.ip('cloud')}:7800"
+    bind = f"{pair.topology.ip('cloud')}:7800"
     recipe = ["--edge", "edge1", "--edge", "edge2", "--rounds", "500", "--steps", "2", "--average-every", "2",
               "--run-dir", str(run), "--controller", pair.note.controller_url]
     with contextlib.ExitStack() as stack:

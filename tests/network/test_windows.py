@@ -59,7 +59,7 @@ def transfers(network: Network, reserved_bps: int, count: int, directory: Path) 
     with receiving_transfers(network, 1, out) as receiver:
         start_s = (time.time() // PERIOD_S + 2) * PERIOD_S
         sender = network.transfers(
-            "edge1", log, "send", network.plan.ip("cloud"), "--port", "7800", "--source-port", "7801",
+            "edge1", log, "send", network.topology.ip("cloud"), "--port", "7800", "--source-port", "7801",
             "--segment-bytes", "1850000", "--count", str(count), "--start-s", str(start_s),
             "--period-s", str(PERIOD_S), "--reserved-bps", str(reserved_bps),
         )  # fmt: skip

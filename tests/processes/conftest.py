@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from machine.polling import wait_until
 from tests.processes.rig import MAP, Controller, OpenVSwitch
-from tests.waiting import wait_until
 
 LONGEST = (
     "test_trainer_survival", "test_trainer_labels", "test_controller_openapi", "test_extending",

@@ -16,9 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from emulation.open_vswitch import seek
-from machine.without_perf_counters import UNCOUNTED
-from tests.waiting import wait_until
+from emulation.open_vswitch import set_controller_command
+from machine.polling import wait_until
+from machine.without_perf_counters import WITHOUT_PERF_COUNTERS
 from topologies.loader import load_map
 from trainer.processes.fork import ForkedProcess
 
@@ -40,7 +40,7 @@ class OpenVSwitch:
         self._run("ovsdb-tool", "create", str(directory / "conf.db"), schema)
         sock = f"punix:{directory}/db.sock"
         self.database = self._start(
-            "ovsdb-server", str(directory / "conf.db"), f"--remote={sock}", before=UNCOUNTED
+            "ovsdb-server", str(directory / "conf.db"), f"--remote={sock}", before=WITHOUT_PERF_COUNTERS
         )
         wait_until((directory / "db.sock").exists)
         arguments = ["--enable-dummy=override", "--disable-system"]
@@ -102,7 +102,7 @@ class OpenVSwitch:
 
     def connect(self, openflow_port: int, transport: str = "tcp") -> None:
         for node in MAP.switches:
-            self.vsctl(*seek(node.name, f"{transport}:127.0.0.1:{openflow_port}"))
+            self.vsctl(*set_controller_command(node.name, f"{transport}:127.0.0.1:{openflow_port}"))
 
     def disconnect(self, switch: str) -> None:
         """Point it elsewhere: without any controller it would forget its entries."""

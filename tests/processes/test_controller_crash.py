@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from controller.failpoints import FailPoint
+from machine.polling import wait_until
 from tests.nursery import CONTROLLERS
 from tests.processes.rig import MAP, Controller, OpenVSwitch, flow, needs_open_vswitch
-from tests.waiting import wait_until
 from trainer.processes.fork import ForkedProcess
 
 pytestmark = needs_open_vswitch

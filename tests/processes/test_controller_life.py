@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from emulation.open_vswitch import seek
+from emulation.open_vswitch import set_controller_command
+from machine.polling import wait_until
 from tests.processes.rig import Controller, OpenVSwitch, flow, needs_open_vswitch
-from tests.waiting import wait_until
 
 pytestmark = needs_open_vswitch
 
@@ -220,7 +220,7 @@ def silent(ovs: OpenVSwitch, controller: Controller, switch: str) -> Iterator[Ca
     """The switch is connected and says nothing any more, until the function handed over is called."""
     line = Line(controller.openflow_port)
     try:
-        ovs.vsctl(*seek(switch, f"tcp:127.0.0.1:{line.port}"))
+        ovs.vsctl(*set_controller_command(switch, f"tcp:127.0.0.1:{line.port}"))
         assert line.busy.wait(60)
         # In step could still be the line before, of which the controller does not know yet that it has ended.
         wait_until(lambda: controller.client.get("/v1/consistency").json()["consistent"])

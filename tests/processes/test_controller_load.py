@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from controller.api.middleware.concurrency import STREAMS, WRITES
+from machine.polling import wait_until
 from tests.processes.rig import MAP, Controller, OpenVSwitch, flow, needs_open_vswitch
-from tests.waiting import wait_until
 
 pytestmark = needs_open_vswitch
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from controller.runtime.main import command
 from controller.security.pki import Subjects, create_authority
-from tests.waiting import wait_until
+from machine.polling import wait_until
 
 RYU_MANAGER = """
 import sys, warnings

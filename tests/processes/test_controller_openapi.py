@@ -18,8 +18,8 @@ import pytest
 
 from controller.security.access import Quota, Scope
 from controller.security.tokens import TokenStore
+from machine.polling import wait_until
 from tests.processes.rig import Controller, OpenVSwitch, needs_open_vswitch
-from tests.waiting import wait_until
 
 pytestmark = needs_open_vswitch
 

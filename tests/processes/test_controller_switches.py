@@ -9,8 +9,8 @@ import json
 import signal
 
 from controller.dataplane.lldp import lldp_frame
+from machine.polling import wait_until
 from tests.processes.rig import Controller, OpenVSwitch, flow, needs_open_vswitch
-from tests.waiting import wait_until
 
 pytestmark = needs_open_vswitch
 

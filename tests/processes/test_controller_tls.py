@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from controller.runtime.main import command as controller_command
 from controller.security.pki import command as pki_command
+from machine.polling import wait_until
 from tests.processes.rig import MAP, Controller, OpenVSwitch, free_port, needs_open_vswitch
-from tests.waiting import wait_until
 
 pytestmark = needs_open_vswitch
 

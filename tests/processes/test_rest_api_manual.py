@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from controller.api.schemas.problem_details import EXAMPLES, problem_of
+from machine.polling import wait_until
 from tests.processes.rig import Controller, OpenVSwitch, needs_open_vswitch
 from tests.processes.transcripts import Run, alike
-from tests.waiting import wait_until
 
 MANUAL = Path(__file__).parents[2] / "docs/rest-api.md"
 WRITING = bool(os.environ.get("PACELINE_WRITE_MANUAL"))

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from machine.polling import wait_until
 from tests.processes.rig import Controller, OpenVSwitch, needs_open_vswitch
 from tests.processes.training import Stage, stage
-from tests.waiting import wait_until
 
 pytestmark = needs_open_vswitch
 

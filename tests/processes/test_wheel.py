@@ -24,8 +24,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from machine.polling import wait_until
 from tests.processes.rig import free_port
-from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 BUILT_FROM = "controller", "trainer", "topologies", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"

@@ -16,7 +16,7 @@ import httpx
 from click.testing import CliRunner
 
 from controller.runtime.token_command import command as token_command
-from tests.waiting import wait_until
+from machine.polling import wait_until
 
 SHOWN_HEADERS = ("allow", "idempotency-replayed", "retry-after", "www-authenticate")
 WIDTH = 110

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from topologies.running_emulation import Running, RunningHost
+from topologies.running_emulation import RunningEmulation, RunningHost
 from trainer.errors import EXIT_NETWORK, EXIT_TRAINING, TrainerError
 from trainer.processes.fork import ForkedProcess, enter_network_namespace, fork, set_process_name
 
@@ -71,7 +71,7 @@ def local_processes(
 
 
 def emulated_processes(
-    running: Running, port: int, cloud_flags: Sequence[str], edge_flags: Sequence[str]
+    running: RunningEmulation, port: int, cloud_flags: Sequence[str], edge_flags: Sequence[str]
 ) -> list[ProcessSpec]:
     """Return the processes of a run in the emulation's hosts: the cloud, then the edges.
 

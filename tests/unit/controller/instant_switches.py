@@ -29,7 +29,7 @@ from controller.domain.network import Network, network_from_map
 from controller.service.lifecycle import Forget
 from controller.service.reservation_service import Service
 from controller.storage.ledger import Ledger
-from tests.waiting import wait_until
+from machine.polling import wait_until
 from topologies.loader import load_map
 
 PAIR = network_from_map(load_map("pair"))

@@ -1,4 +1,4 @@
-"""What a map can ask of the machine that emulates it, and what is said when it is too much."""
+"""Forwarding capacity: the worst-case load of a map, and the refusal of a scale that exceeds the machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import pytest
 
 from machine import forwarding_capacity
 from machine.errors import EmulationError
-from machine.forwarding_capacity import DEFAULT, Capacity, check, fitting_scale, keep, of_points, of_this_machine
+from machine.forwarding_capacity import (
+    DEFAULT,
+    Capacity,
+    check_map_fits,
+    fit_capacity,
+    fitting_scale,
+    load_capacity,
+    save_capacity,
+)
 from topologies.demand import worst_mbps_hops
 from topologies.loader import load_map
 from topologies.maps import Map, MapLink, MapNode
@@ -36,7 +44,7 @@ def test_the_worst_case_is_what_the_hosts_can_have_on_their_way_at_once() -> Non
 
 def test_two_frame_sizes_give_all_others() -> None:
     """5 us a frame and 1 ns a byte."""
-    found = of_points((9000, 1e9 / 14_000), (1000, 1e9 / 6000), "here")
+    found = fit_capacity((9000, 1e9 / 14_000), (1000, 1e9 / 6000), "here")
     assert (found.ns_per_frame, found.ns_per_byte) == pytest.approx((5000, 1.0))
     assert found.mbps_hops(1986) == pytest.approx(0.6 * 8 * 2000 / 7)
 
@@ -47,23 +55,22 @@ def test_what_fits_keeps_its_scale_and_what_does_not_is_told_one_that_fits() -> 
     fitting = fitting_scale(METRO, slow)
     assert fitting == 0.36
     with pytest.raises(EmulationError) as refusal:
-        check(METRO, slow)
+        check_map_fits(METRO, slow)
     assert str(refusal.value) == (
         "map metro at 0.8 Mb/s per Gb/s: its hosts can send 1920 Mb/s x switches, and this machine forwards 865 "
-        "without loss (measured yesterday): use --scale 0.36 or less, or measure with --measure-capacity while nothing "
-        "else runs"
+        "without loss (measured yesterday): use --scale 0.36 or less, or run --measure-capacity while nothing else runs"
     )
-    check(replace(METRO, scale_mbps_per_gbps=fitting), slow)
+    check_map_fits(replace(METRO, scale_mbps_per_gbps=fitting), slow)
 
 
 def test_what_was_measured_is_kept_and_what_cannot_be_read_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forwarding_capacity, "FILE", tmp_path / "capacity.json")
-    assert of_this_machine() == DEFAULT
-    keep(Capacity(1, 2, "here"))
-    assert of_this_machine() == Capacity(1, 2, "here")
+    assert load_capacity() == DEFAULT
+    save_capacity(Capacity(1, 2, "here"))
+    assert load_capacity() == Capacity(1, 2, "here")
     for wrong in ("{", '{"ns_per_frame": 0, "ns_per_byte": 0, "source": ""}', '{"a": 1}'):
         (tmp_path / "capacity.json").write_text(wrong)
         with pytest.raises(EmulationError, match="not a measured capacity"):
-            of_this_machine()
+            load_capacity()

@@ -25,8 +25,8 @@ def test_processes_and_directories_are_gone_after_undo(journal: UndoJournal, tmp
     (place / "deep").mkdir(parents=True)
     (place / "deep" / "file").touch()
     with subprocess.Popen(["sleep", "100"]) as sleeper:
-        journal.directory(place)
-        journal.process(sleeper.pid, "sleep")
+        journal.record_directory(place)
+        journal.record_process(sleeper.pid, "sleep")
         assert journal.undo() == []
         assert sleeper.wait(60) != 0
     assert not place.exists()
@@ -42,13 +42,13 @@ def test_a_pid_that_belongs_to_somebody_else_by_now_is_left_alone() -> None:
 
 
 def test_what_could_not_be_undone_is_said_and_stays_in_the_journal(journal: UndoJournal) -> None:
-    journal.sysctl("no.such.setting", "1")
+    journal.record_sysctl("no.such.setting", "1")
     assert "no.such.setting" in journal.undo()[0]
     assert journal.exists()
 
 
 def test_a_line_cut_short_by_a_crash_is_passed_over(journal: UndoJournal) -> None:
-    journal.process(2**22 + 1, "nobody")
+    journal.record_process(2**22 + 1, "nobody")
     with journal.path.open("a") as file:
         file.write('{"kind": "proc')
     assert journal.undo() == []

@@ -1,4 +1,4 @@
-"""Maps: what they say, and what is said about a wrong one."""
+"""Maps: loading, validation and derived identifiers; the run file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def mistakes_of(tmp_path: Path, text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", known_maps())
-def test_every_map_that_comes_with_paceline_loads(name: str) -> None:
+def test_every_shipped_map_loads(name: str) -> None:
     assert load_map(name).name == name
 
 
@@ -45,7 +45,7 @@ def test_pair_and_metro_are_what_the_readme_says() -> None:
     assert metro.cross_traffic is not None
 
 
-def test_numbers_are_dealt_in_the_order_of_the_file() -> None:
+def test_identifiers_follow_the_order_of_the_file() -> None:
     metro = load_map("metro")
     assert [metro.datapath_id(node.name) for node in metro.switches] == [1, 2, 3, 4, 5, 6]
     assert metro.port("r1", "r2").interface == "r1-eth1"
@@ -55,18 +55,18 @@ def test_numbers_are_dealt_in_the_order_of_the_file() -> None:
     assert len({metro.management_ip(host.name) for host in metro.hosts}) == len(metro.hosts)
 
 
-def test_the_scale_turns_real_rates_into_emulated_ones() -> None:
+def test_scale_converts_real_rates_into_emulated_rates() -> None:
     metro = load_map("metro")
     trunk = next(link for link in metro.links if link.ends == ("r1", "r2"))
     assert metro.rate_bps(trunk) == round(trunk.rate_gbps * metro.scale_mbps_per_gbps * 1e6)
 
 
-def test_an_unknown_map_is_answered_with_the_known_ones() -> None:
+def test_unknown_map_is_reported_with_the_known_maps() -> None:
     with pytest.raises(MapError, match="no map 'nix': use one of metro, pair, waves, or the path"):
         load_map("nix")
 
 
-def test_all_mistakes_are_reported_at_once_with_place_value_and_advice(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once_with_line_value_and_advice(tmp_path: Path) -> None:
     mistakes = mistakes_of(tmp_path, THREE_MISTAKES)
     assert ":5: nodes[1].kind = 'egde': input should be 'switch', 'edge', 'cloud' or 'host'" in mistakes
     assert ":7: links[0].length_km = -2: input should be greater than or equal to 0" in mistakes
@@ -75,11 +75,11 @@ def test_all_mistakes_are_reported_at_once_with_place_value_and_advice(tmp_path:
 
 
 @pytest.mark.parametrize("text", ["", "- 1\n", "a: [", "\x00", "name: x\nnodes: 3\nlinks: {}\n"])
-def test_a_file_that_is_no_map_is_an_error_not_a_crash(tmp_path: Path, text: str) -> None:
+def test_file_that_is_not_a_map_raises_map_error(tmp_path: Path, text: str) -> None:
     assert mistakes_of(tmp_path, text)
 
 
-def test_more_fibres_at_a_switch_than_its_groups_can_name_are_refused_on_an_optical_map(tmp_path: Path) -> None:
+def test_optical_map_rejects_more_fibres_at_a_switch_than_group_ids_encode(tmp_path: Path) -> None:
     names = [f"s{number}" for number in range(66)]
     nodes = "".join(f"  - {{name: {name}, kind: switch, position_km: [0, 0]}}\n" for name in names)
     links = "".join(f"  - {{ends: [s0, {name}], length_km: 2, channel_rate_gbps: 1}}\n" for name in names[1:])
@@ -90,7 +90,7 @@ def test_more_fibres_at_a_switch_than_its_groups_can_name_are_refused_on_an_opti
     assert len(load_map(str(tmp_path / "plain.yaml")).switches) == 66
 
 
-def test_a_host_with_two_links_and_an_island_are_named(tmp_path: Path) -> None:
+def test_host_with_two_links_and_disconnected_nodes_are_named(tmp_path: Path) -> None:
     text = """\
 name: bad
 scale_mbps_per_gbps: 1
@@ -112,21 +112,21 @@ cross_traffic: {source: s1, sink: e1, bottleneck: [s1, s2]}
     assert "cross_traffic.bottleneck" in text_of_all
 
 
-def test_the_note_of_a_running_emulation_is_read_back_only_while_it_runs(tmp_path: Path) -> None:
-    def note(pid: int) -> running_emulation.Running:
+def test_run_file_is_valid_only_while_the_emulation_runs(tmp_path: Path) -> None:
+    def run_file(pid: int) -> running_emulation.RunningEmulation:
         host = running_emulation.RunningHost("edge1", "edge", 1, "10.0.0.1", "10.254.0.2", 0.2, ("/a",))
-        return running_emulation.Running("pair", "/pair.yaml", pid, "http://x", "/ovs", False, (host,))
+        return running_emulation.RunningEmulation("pair", "/pair.yaml", pid, "http://x", "/ovs", False, (host,))
 
-    running_emulation.write(note(pid=1), tmp_path)
-    assert running_emulation.read(tmp_path) == note(pid=1)
-    running_emulation.write(note(pid=2**22 + 1), tmp_path)
+    running_emulation.write(run_file(pid=1), tmp_path)
+    assert running_emulation.read(tmp_path) == run_file(pid=1)
+    running_emulation.write(run_file(pid=2**22 + 1), tmp_path)
     assert running_emulation.read(tmp_path) is None
     running_emulation.remove(tmp_path)
     running_emulation.remove(tmp_path)
     assert running_emulation.read(tmp_path) is None
 
 
-def test_asking_for_what_a_map_does_not_have_is_a_key_error(metro: Map) -> None:
+def test_unknown_node_or_port_raises_key_error(metro: Map) -> None:
     for ask in (lambda: metro.node("nix"), lambda: metro.port("r1", "r3"), lambda: metro.port("nix", "r1")):
         with pytest.raises(KeyError):
             ask()

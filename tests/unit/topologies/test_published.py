@@ -1,4 +1,4 @@
-"""Published fibre plants become maps: sites and lengths as published, edges and cloud by name or by rule."""
+"""Published fibre plants become maps: sites and lengths as published, edges and cloud by name or by default rule."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import networkx as nx
 import pytest
 from click.testing import CliRunner
 
-from topologies.catalogue import adapted, found_map
+from topologies.catalogue import adapt_map, resolve_map
 from topologies.commands import maps
-from topologies.labels import Box, Room, along, beside, line
+from topologies.labels import Box, LabelLayout, candidates_along, candidates_beside, line_obstacles
 from topologies.loader import load_map, map_path
 from topologies.maps import Map
-from topologies.placement import Wishes, map_facts, short_names
+from topologies.placement import PlacementOptions, map_document, short_names
 from topologies.problems import MapError
 from topologies.published import Fibre, Plant, Site, fibre_km, great_circle_km, is_plant, plant_names, read_plant
 
@@ -27,21 +27,23 @@ TRIANGLE = Plant(
 )
 
 
-def made(tmp_path: Path, what: str, wishes: Wishes | None = None) -> Map:
-    return load_map(str(found_map(what, wishes or Wishes(edges=2), tmp_path)))
+def load_placed(tmp_path: Path, name: str, options: PlacementOptions | None = None) -> Map:
+    return load_map(str(resolve_map(name, options or PlacementOptions(edges=2), tmp_path)))
 
 
-def test_a_name_of_topohub_becomes_a_map_with_places_lengths_and_source(tmp_path: Path) -> None:
-    plan = made(tmp_path, "sndlib/nobel-us", Wishes(edges=["Seattle", "houston"], cloud="Pittsburgh"))
-    assert (len(plan.switches), plan.source) == (14, "topohub sndlib/nobel-us")
-    lengths = {frozenset(link.ends): link.length_km for link in plan.links}
+def test_topohub_network_becomes_a_map_with_sites_lengths_and_source(tmp_path: Path) -> None:
+    topology = load_placed(
+        tmp_path, "sndlib/nobel-us", PlacementOptions(edges=["Seattle", "houston"], cloud="Pittsburgh")
+    )
+    assert (len(topology.switches), topology.source) == (14, "topohub sndlib/nobel-us")
+    lengths = {frozenset(link.ends): link.length_km for link in topology.links}
     assert lengths[frozenset(("paloalto", "sandiego"))] == pytest.approx(704.13 * 1.5, abs=0.1)
-    attached = {link.ends[0]: link.ends[1] for link in plan.links if link.ends[0] in ("edge1", "edge2", "cloud")}
+    attached = {link.ends[0]: link.ends[1] for link in topology.links if link.ends[0] in ("edge1", "edge2", "cloud")}
     assert attached == {"edge1": "seattle", "edge2": "houston", "cloud": "pittsburg"}
-    assert plan.node("pittsburg").label == "Pittsburgh"
+    assert topology.node("pittsburg").label == "Pittsburgh"
 
 
-def test_a_graphml_file_gives_lengths_from_places(tmp_path: Path) -> None:
+def test_graphml_lengths_are_derived_from_coordinates(tmp_path: Path) -> None:
     graph: nx.Graph[str] = nx.Graph()
     graph.add_node("0", label="Hamburg", Longitude=10.0, Latitude=53.55)
     graph.add_node("1", label="Munich", Longitude=11.58, Latitude=48.14)
@@ -51,7 +53,7 @@ def test_a_graphml_file_gives_lengths_from_places(tmp_path: Path) -> None:
     assert plant.fibres == (Fibre(("Hamburg", "Munich"), pytest.approx(612 * 1.5, abs=2)),)  # type: ignore[arg-type]
 
 
-def test_a_node_link_file_may_give_lengths_and_ducts_itself(tmp_path: Path) -> None:
+def test_node_link_file_may_contain_lengths_and_ducts(tmp_path: Path) -> None:
     facts = {
         "nodes": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}, {"id": 3}],
         "edges": [
@@ -64,11 +66,11 @@ def test_a_node_link_file_may_give_lengths_and_ducts_itself(tmp_path: Path) -> N
         Fibre(("a", "b"), 80.0, "valley"),
         Fibre(("b", "3"), 9.0),
     )
-    plan = made(tmp_path, str(tmp_path / "net.json"))
-    assert plan.links[0].duct == "valley"
+    topology = load_placed(tmp_path, str(tmp_path / "net.json"))
+    assert topology.links[0].duct == "valley"
 
 
-def test_in_a_gnpy_network_roadms_are_sites_and_fibres_between_them_add_up(tmp_path: Path) -> None:
+def test_gnpy_roadms_become_sites_and_fibre_lengths_are_summed(tmp_path: Path) -> None:
     def fibre(uid: str, length: float, units: str) -> dict[str, object]:
         return {"uid": uid, "type": "Fiber", "params": {"length": length, "length_units": units, "loss_coef": 0.2}}
 
@@ -86,8 +88,8 @@ def test_in_a_gnpy_network_roadms_are_sites_and_fibres_between_them_add_up(tmp_p
     assert plant.sites == (Site("A", 8.0, 50.0), Site("B", None, None))
 
 
-def test_without_names_the_cloud_is_central_and_edges_are_far_apart() -> None:
-    facts = map_facts(TRIANGLE, Wishes(edges=2))
+def test_default_placement_cloud_central_edges_far_apart() -> None:
+    facts = map_document(TRIANGLE, PlacementOptions(edges=2))
     assert facts["description"] == "3 sites; cloud at East, edges at South Town, North Town."
     assert facts["cross_traffic"]["bottleneck"] == ["southtown", "east"]
 
@@ -113,18 +115,24 @@ def test_short_names_fit_interfaces_and_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "wishes", "sentence"),
+    ("name", "options", "sentence"),
     [
-        ("sndlib/nobel", Wishes(), "near it: sndlib/nobel-eu, sndlib/nobel-germany, sndlib/nobel-us"),
-        ("sndlib/nobel-us", Wishes(cloud="Chicago"), "nobel-us has no site 'Chicago'; some of its 14 sites: Palo-Alto"),
-        ("sndlib/nobel-us", Wishes(edges=[]), "nobel-us: no edges; give their number"),
-        ("sndlib/nobel-us", Wishes(edges=14), "14 edges; it has room for 1 to 13 beside the cloud at"),
-        ("sndlib/nobel-us", Wishes(scale_mbps_per_gbps=20), "lower scale_mbps_per_gbps to"),
+        ("sndlib/nobel", PlacementOptions(), "similar names: sndlib/nobel-eu, sndlib/nobel-germany, sndlib/nobel-us"),
+        (
+            "sndlib/nobel-us",
+            PlacementOptions(cloud="Chicago"),
+            "nobel-us has no site 'Chicago'; some of its 14 sites: Palo-Alto",
+        ),
+        ("sndlib/nobel-us", PlacementOptions(edges=[]), "nobel-us: no edges; give their number"),
+        ("sndlib/nobel-us", PlacementOptions(edges=14), "14 edges; 1 to 13 are possible beside the cloud at"),
+        ("sndlib/nobel-us", PlacementOptions(scale_mbps_per_gbps=20), "lower scale_mbps_per_gbps to"),
     ],
 )
-def test_what_cannot_be_had_is_said_with_what_can(tmp_path: Path, what: str, wishes: Wishes, sentence: str) -> None:
+def test_impossible_placement_is_reported_with_alternatives(
+    tmp_path: Path, name: str, options: PlacementOptions, sentence: str
+) -> None:
     with pytest.raises(MapError) as caught:
-        found_map(what, wishes, tmp_path)
+        resolve_map(name, options, tmp_path)
     assert sentence in str(caught.value)
 
 
@@ -135,20 +143,20 @@ def test_what_cannot_be_had_is_said_with_what_can(tmp_path: Path, what: str, wis
         '{"nodes": [{"id": 1}, {"id": 2}]}',
     ],
 )  # fmt: skip
-def test_a_file_that_is_no_network_is_refused(tmp_path: Path, text: str) -> None:
+def test_file_that_is_not_a_network_is_rejected(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(MapError):
-        map_facts(read_plant(str(tmp_path / "x.json")), Wishes(edges=1))
+        map_document(read_plant(str(tmp_path / "x.json")), PlacementOptions(edges=1))
 
 
-def test_spans_without_length_or_places_are_named(tmp_path: Path) -> None:
+def test_spans_without_length_or_coordinates_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"nodes": [{"id": 1}, {"id": 2}], "links": [{"source": 1, "target": 2}]}')
-    with pytest.raises(MapError, match="no length and no places of both ends for 1 - 2"):
+    with pytest.raises(MapError, match="no length and no coordinates of both ends for 1 - 2"):
         read_plant(str(tmp_path / "x.json"))
 
 
-def test_our_own_maps_and_files_are_no_plants() -> None:
-    assert [is_plant(what) for what in ("metro", "here/map.yaml", "sndlib/nobel-us", "x.graphml")] == [
+def test_maps_and_yaml_files_are_not_plants() -> None:
+    assert [is_plant(name) for name in ("metro", "here/map.yaml", "sndlib/nobel-us", "x.graphml")] == [
         False, False, True, True,
     ]  # fmt: skip
     assert "sndlib/germany50" in plant_names()
@@ -166,26 +174,26 @@ def test_paceline_maps_lists_shows_writes_and_draws(tmp_path: Path) -> None:
     assert run(maps, ["nix"]).exit_code == 1
 
 
-def test_ducts_and_scale_can_be_given_to_any_map(tmp_path: Path) -> None:
-    path = adapted(map_path("metro"), tmp_path, 0.4, ["east=r1-r2,r4-r1", "r3-r4"])
-    plan = load_map(str(path))
-    ducts = {"-".join(link.ends): link.duct for link in plan.links if link.duct}
-    assert (plan.scale_mbps_per_gbps, ducts) == (0.4, {"r1-r2": "east", "r1-r4": "east", "r3-r4": "d2"})
-    assert adapted(map_path("metro"), tmp_path) == map_path("metro")
+def test_ducts_and_scale_can_be_added_to_any_map(tmp_path: Path) -> None:
+    path = adapt_map(map_path("metro"), tmp_path, 0.4, ["east=r1-r2,r4-r1", "r3-r4"])
+    topology = load_map(str(path))
+    ducts = {"-".join(link.ends): link.duct for link in topology.links if link.duct}
+    assert (topology.scale_mbps_per_gbps, ducts) == (0.4, {"r1-r2": "east", "r1-r4": "east", "r3-r4": "d2"})
+    assert adapt_map(map_path("metro"), tmp_path) == map_path("metro")
     for wrong, sentence in (
         ("r1-r9", "duct 'r1-r9': metro has no span 'r1-r9'; its spans: r1-r2, "),
-        ("r2-r1", "duct 'r2-r1': span r2-r1 lies in duct east already"),
+        ("r2-r1", "duct 'r2-r1': span r2-r1 is already in duct east"),
     ):
         with pytest.raises(MapError, match=sentence):
-            adapted(path, tmp_path, None, [wrong])
+            adapt_map(path, tmp_path, None, [wrong])
 
 
-def test_names_and_lengths_in_a_drawing_find_room() -> None:
-    room = Room([Box(0, 0, 4, 4)])
-    first = room.take(beside((0, 0), "Here", 8, 5))
-    second = room.take(beside((0, 0), "There", 8, 5))
+def test_labels_do_not_overlap() -> None:
+    layout = LabelLayout([Box(0, 0, 4, 4)])
+    first = layout.place(candidates_beside((0, 0), "Here", 8, 5))
+    second = layout.place(candidates_beside((0, 0), "There", 8, 5))
     assert (first.x > 0, second.x < 0) == (True, True)
     assert first.overlap(second) == 0
-    room.block(line((0, 100), (100, 100)))
-    length = room.take(along((0, 0), (0, 100), "123", 8))
+    layout.add_obstacles(line_obstacles((0, 100), (100, 100)))
+    length = layout.place(candidates_along((0, 0), (0, 100), "123", 8))
     assert all(length.overlap(other) == 0 for other in (first, second))

@@ -35,10 +35,10 @@ from controller.security.tokens import TokenStore
 from controller.service.reservation_service import Service
 from controller.storage.database import engine_of
 from controller.storage.ledger import IN_MEMORY, Ledger
+from machine.polling import wait_until
 from tests.unit.controller.api.test_rest_api import flow as flow_body
 from tests.unit.controller.api.test_rest_api import problem
 from tests.unit.controller.instant_switches import PAIR, running_service, serving
-from tests.waiting import wait_until
 from topologies.maps import MANAGEMENT_NETWORK
 
 

@@ -26,8 +26,8 @@ from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.database import engine_of
 from controller.storage.ledger import Ledger
+from machine.polling import wait_until
 from tests.unit.controller.instant_switches import PAIR, ObedientSwitches, serving
-from tests.waiting import wait_until
 
 RATE_BPS = 1_000_000
 

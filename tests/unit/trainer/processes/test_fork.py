@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.waiting import wait_until
+from machine.polling import wait_until
 
 PARENT = """
 import os, signal, sys, time

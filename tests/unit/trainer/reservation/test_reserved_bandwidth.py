@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.waiting import wait_until
+from machine.polling import wait_until
 from trainer.errors import ControllerUnreachableError, NetworkError, ReservationRefusedError
 from trainer.planning.plan import EdgeForecast, Offer, Option, RoundPlan
 from trainer.planning.planner import plan_round
