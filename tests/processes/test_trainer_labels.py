@@ -170,7 +170,7 @@ def test_an_edge_that_protects_its_labels_trains_with_no_cloud_that_wants_them(t
         one.start_cloud("--rounds", "1", "--ask-timeout", "120", "--rejoin-timeout", "0.5")
         one.start_edge(1, "--cloud", spy.address, PROTECT)
         assert one.finish("edge1", PATIENCE_S) == 4
-        assert "The cloud wants the labels of edge1, which are protected" in one.logs()
+        assert "The cloud requires the labels of edge1, which are protected" in one.logs()
         assert not any(isinstance(frame.message, messages.Segment) for frame in spy.frames())
         assert one.finish(seconds=PATIENCE_S) == 4
         spy.close()

@@ -18,7 +18,7 @@ from controller.security.pki import command as pki_command
 from tests.processes.training import free_ports
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.data.standardization import Moments, Statistics
-from trainer.edge.cloud_connection import CloudLink
+from trainer.edge.cloud_connection import CloudConnection
 from trainer.errors import NetworkError, TrainerError, UsageError
 from trainer.profiling.predictor import ComputeProfile
 from trainer.protocol import messages
@@ -157,14 +157,14 @@ def test_half_of_the_tls_files_is_a_mistake(lab: Path) -> None:
 
 
 MOMENTS = Moments(10, (100.0,), (1.0,), (0.0,), (99.0,), (101.0,))
-ASK = messages.JoinRequest(
+JOIN_REQUEST = messages.JoinRequest(
     nonce="0" * 32, edge="edge1", task="traffic-lights", samples=5, held_out=2, sample_shape=(3, 32, 32),
     profile=ComputeProfile(1e9, 1e9), statistics=Statistics(MOMENTS, MOMENTS, (5,)),
 )
 
 
 @pytest.fixture
-def crew(lab: Path) -> Iterator[tuple[EdgeManager, int]]:
+def edge_manager(lab: Path) -> Iterator[tuple[EdgeManager, int]]:
     """A cloud that wants certificates and the token."""
     port = free_ports(1)
     secret = replace(known_as(lab, "cloud"), token=read_token(lab / "token"))
@@ -175,27 +175,27 @@ def crew(lab: Path) -> Iterator[tuple[EdgeManager, int]]:
 
 @pytest.mark.parametrize(
     ("certificate", "token", "reason"),
-    [("edge2", "token", "this certificate is for edge2, not for edge1"),
-     ("client", "token", "this certificate is for paceline client, not for edge1"),
-     ("edge1", "wrong", "edge1 does not know the token of this run"),
-     ("edge1", None, "give it --token-file"),
+    [("edge2", "token", "the certificate is issued for edge2, not for edge1"),
+     ("client", "token", "the certificate is issued for paceline client, not for edge1"),
+     ("edge1", "wrong", "edge1 does not have the token of this run"),
+     ("edge1", None, "start the edge with --token-file"),
      ("edge1", "token", None)],
 )
 def test_an_edge_must_have_its_own_certificate_and_know_the_token(
-    lab: Path, crew: tuple[EdgeManager, int], certificate: str, token: str | None, reason: str | None
+    lab: Path, edge_manager: tuple[EdgeManager, int], certificate: str, token: str | None, reason: str | None
 ) -> None:
-    one, port = crew
-    link = CloudLink(
+    one, port = edge_manager
+    link = CloudConnection(
         connect(("127.0.0.1", port), None, 5, context=known_as(lab, certificate).context, server_name="cloud"),
         read_token(lab / token) if token else None,
     )
     try:
         if reason is None:
-            link.ask(ASK)
-            assert [member.name for member in one.gather(1, 0.2)] == ["edge1"]
+            link.join(JOIN_REQUEST)
+            assert [session.name for session in one.gather(1, 0.2)] == ["edge1"]
         else:
             with pytest.raises(NetworkError, match=reason):
-                link.ask(ASK)
+                link.join(JOIN_REQUEST)
     finally:
         link.close()
 
@@ -203,9 +203,9 @@ def test_an_edge_must_have_its_own_certificate_and_know_the_token(
 def test_an_edge_that_knows_a_token_trains_with_no_cloud_that_does_not(lab: Path) -> None:
     port = free_ports(1)
     impostor = EdgeManager(("127.0.0.1", port), ["edge1"], "traffic-lights")
-    link = CloudLink(connect(("127.0.0.1", port), None, 5), read_token(lab / "token"))
+    link = CloudConnection(connect(("127.0.0.1", port), None, 5), read_token(lab / "token"))
     with pytest.raises(NetworkError, match="it is not the cloud of this run"):
-        link.ask(ASK)
+        link.join(JOIN_REQUEST)
     link.close()
     impostor.close("the test is over.", failed=False)
 

@@ -72,7 +72,7 @@ def test_below_the_quorum_the_run_pauses_and_goes_on_exactly_when_the_edge_is_ba
         one.send("edge2", signal.SIGKILL)
         paused = one.wait_for("paused")
         assert "edge2 was lost" in paused["reason"]
-        assert "1 of 2 edges are left, 2 must be there" in paused["reason"]
+        assert "1 of 2 edges are left, 2 are required" in paused["reason"]
         one.start_edge(2)
         assert one.wait_for("continued")["joined"] == ["edge2"]
         assert one.finish() == 0, one.logs()
@@ -89,7 +89,7 @@ def test_when_nobody_comes_back_the_run_ends_with_its_model_saved(tmp_path: Path
         assert one.finish() == 4
         summary = one.summary()
         assert summary["status"] == "failed"
-        assert "Nobody came back within 0.5 s" in summary["error"]
+        assert "No edge rejoined within 0.5 s" in summary["error"]
         assert "The model of round 2 is saved" in summary["error"]
         assert (one.run / "model.safetensors").exists()
         assert (one.run / "best.safetensors").exists()

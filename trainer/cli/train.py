@@ -188,14 +188,14 @@ def _road_to(
 ) -> Callable[[Sequence[EdgeSession]], BandwidthProvider]:
     """How to come to the network once the edges' ports are known; `before`: a reservation to go on with."""
 
-    def road(members: Sequence[EdgeSession]) -> BandwidthProvider:
+    def bandwidth(sessions: Sequence[EdgeSession]) -> BandwidthProvider:
         from trainer.errors import ControllerUnreachableError
         from trainer.reservation.bandwidth import BestEffortBandwidth, EdgeEndpoint
         from trainer.reservation.controller_client import ControllerClient
         from trainer.reservation.held_reservation import HeldReservation
         from trainer.reservation.reserved_bandwidth import ReservedBandwidth
 
-        travellers = [EdgeEndpoint(member.name, member.source_port) for member in members]
+        travellers = [EdgeEndpoint(session.name, session.source_port) for session in sessions]
         open_road = BestEffortBandwidth(travellers, settings.share * settings.assume_bps, settings.floor_bps)
         if settings.controller is None:
             return open_road
@@ -216,7 +216,7 @@ def _road_to(
             holding, travellers, port, settings.share, settings.floor_bps, not settings.best_effort, settings.protection
         )
 
-    return road
+    return bandwidth
 
 
 @click.command(epilog="Example: paceline edge --name edge1 --cloud 192.0.2.1:7800 --index 0 --of 2")

@@ -1,1 +1,1 @@
-"""The server."""
+"""The cloud node: manages edges, plans rounds, trains and averages."""

@@ -1,6 +1,7 @@
-"""The cloud's front door: whoever connects is greeted and must ask to train; strangers lose their connection.
+"""Accepts and authenticates connections of edges; all other connections are closed.
 
-Nothing that a stranger sends or leaves unsaid holds up anybody else, and none gets more than a small frame's memory.
+Every handshake runs in its own thread with a timeout and a small frame limit, so an unauthenticated peer can neither
+block other edges nor allocate memory.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from trainer.transport.sockets import listen
 
 log = logging.getLogger(__name__)
 
-STRANGER_LIMITS = framing.FrameLimits(header_bytes=framing.MAX_HEADER_BYTES, payload_bytes=0)
-STRANGER_TIMEOUT_S = 10.0
-MAX_STRANGERS = 64
+UNAUTHENTICATED_LIMITS = framing.FrameLimits(header_bytes=framing.MAX_HEADER_BYTES, payload_bytes=0)
+HANDSHAKE_TIMEOUT_S = 10.0
+MAX_HANDSHAKES = 64
 
 
-class NotAdmittedError(TrainerError):
-    """Whoever asked to train is not let in; `retry`: may be later."""
+class JoinRefusedError(TrainerError):
+    """A join request is refused; `retry`: a later request may succeed."""
 
     code = "not_admitted"
 
@@ -36,9 +37,10 @@ class NotAdmittedError(TrainerError):
 
 
 class EdgeAcceptor:
-    """Listens from the first moment to `close`.
+    """Listens until `close`.
 
-    `admit` takes whoever asked properly and is who it says, with the answer to send, or raises NotAdmittedError.
+    `admit` receives every authenticated request with its connection and the reply to send; it may raise
+    JoinRefusedError.
     """
 
     def __init__(
@@ -48,12 +50,12 @@ class EdgeAcceptor:
         self._credentials = credentials
         self.refused = 0
         self._admit = admit
-        self._places = threading.BoundedSemaphore(MAX_STRANGERS)
+        self._slots = threading.BoundedSemaphore(MAX_HANDSHAKES)
         self._listener = listen(address)
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Stop accepting connections."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -64,57 +66,59 @@ class EdgeAcceptor:
                 sock, _ = self._listener.accept()
             except OSError:
                 return  # closed
-            if not self._places.acquire(blocking=False):
+            if not self._slots.acquire(blocking=False):
                 self.refused += 1
                 sock.close()
                 continue
-            threading.Thread(target=self._welcome, args=(sock,), daemon=True).start()
+            threading.Thread(target=self._handshake, args=(sock,), daemon=True).start()
 
-    def _welcome(self, sock: socket.socket) -> None:
+    def _handshake(self, sock: socket.socket) -> None:
         try:
-            sock.settimeout(STRANGER_TIMEOUT_S)
+            sock.settimeout(HANDSHAKE_TIMEOUT_S)
             connection = Connection(sock, self._credentials.context)
         except (TrainerError, OSError) as error:
             self.refused += 1
-            log.warning("stranger=? refused=%r", str(error))
+            log.warning("peer=? refused=%r", str(error))
             sock.close()
-            self._places.release()
+            self._slots.release()
             return
         try:
-            connection.limits = STRANGER_LIMITS
+            connection.limits = UNAUTHENTICATED_LIMITS
             nonce = secrets.token_hex(16)
             connection.send(messages.Hello(nonce=nonce, wants_proof=self._credentials.token is not None))
-            ask = connection.receive().frame.message
-            if not isinstance(ask, messages.JoinRequest):
-                raise ProtocolError(f"{connection.peer} sent {type(ask).__name__} before asking to train.")
-            proof = self._check(ask, connection, nonce)
+            request = connection.receive().frame.message
+            if not isinstance(request, messages.JoinRequest):
+                raise ProtocolError(f"{connection.peer} sent {type(request).__name__} before a join request.")
+            proof = self._authenticate(request, connection, nonce)
             connection.set_timeout(None)
-            self._admit(ask, connection, messages.JoinAccepted(proof=proof))
-        except NotAdmittedError as error:
+            self._admit(request, connection, messages.JoinAccepted(proof=proof))
+        except JoinRefusedError as error:
             with contextlib.suppress(ConnectionLostError):
                 connection.send(messages.JoinRefused(reason=str(error), retry=error.retry))
-            self._turn_away(connection, error)
+            self._reject(connection, error)
         except (TrainerError, OSError) as error:
-            self._turn_away(connection, error)
+            self._reject(connection, error)
         finally:
-            self._places.release()
+            self._slots.release()
 
-    def _check(self, ask: messages.JoinRequest, connection: Connection, nonce: str) -> str | None:
-        """Whether this edge is who it says; returns our own proof for it.
+    def _authenticate(self, request: messages.JoinRequest, connection: Connection, nonce: str) -> str | None:
+        """Verify the identity of the edge; return the cloud's own proof for it.
 
-        Raises: NotAdmittedError.
+        Raises: JoinRefusedError.
         """
-        if connection.peer_names is not None and ask.edge not in connection.peer_names:
-            names = ", ".join(sorted(connection.peer_names)) or "nobody"
-            raise NotAdmittedError(f"this certificate is for {names}, not for {ask.edge}.")
+        if connection.peer_names is not None and request.edge not in connection.peer_names:
+            names = ", ".join(sorted(connection.peer_names)) or "no name"
+            raise JoinRefusedError(f"the certificate is issued for {names}, not for {request.edge}.")
         token = self._credentials.token
         if token is None:
             return None
-        if not token.is_proven(ask.proof, "edge", nonce, ask.nonce, ask.edge):
-            raise NotAdmittedError(f"{ask.edge} does not know the token of this run: give it the same --token-file.")
-        return token.proof("cloud", nonce, ask.nonce, ask.edge)
+        if not token.is_proven(request.proof, "edge", nonce, request.nonce, request.edge):
+            raise JoinRefusedError(
+                f"{request.edge} does not have the token of this run; start it with the same --token-file."
+            )
+        return token.proof("cloud", nonce, request.nonce, request.edge)
 
-    def _turn_away(self, connection: Connection, why: Exception) -> None:
+    def _reject(self, connection: Connection, error: Exception) -> None:
         self.refused += 1
-        log.warning("stranger=%s refused=%r", connection.peer, str(why))
+        log.warning("peer=%s refused=%r", connection.peer, str(error))
         connection.close()

@@ -1,6 +1,6 @@
-"""The cloud's edges: who asked, who is there, who was lost, who came back; one mailbox for all of them.
+"""The cloud's edges: joined, active, waiting; one inbox for the messages of all of them.
 
-An edge that is lost leaves the crew at once; when it connects again it is prepared and waits for the next averaging.
+A lost edge is removed immediately. When it reconnects it is prepared and waits for the next averaging.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from trainer.cloud.edge_acceptor import EdgeAcceptor, NotAdmittedError
+from trainer.cloud.edge_acceptor import EdgeAcceptor, JoinRefusedError
 from trainer.cloud.edge_session import EdgeSession
 from trainer.errors import ConnectionLostError, ProtocolError, QuorumError
 from trainer.protocol import framing, messages
@@ -26,16 +26,16 @@ from trainer.transport.inbox import Inbox
 log = logging.getLogger(__name__)
 
 PINGS = 8
-ALIVE_EVERY_S = 5.0
-"""So often an idle edge hears that the cloud is there."""
+KEEPALIVE_INTERVAL_S = 5.0
+"""Interval of keep-alive messages to idle edges."""
 
 M = TypeVar("M", bound=messages.Message)
 
 
 class EdgeManager:
-    """Admits edges, then passes messages between them and the cloud's loop.
+    """Admits edges and transfers messages between them and the training loop.
 
-    `on_lost` hears at once, in the loop's own thread, which member is gone and why.
+    `on_lost` is called with the session and the reason in the thread of the training loop.
     """
 
     def __init__(
@@ -46,241 +46,245 @@ class EdgeManager:
         samples: Mapping[str, tuple[int, int]] | None = None,
         credentials: TransportCredentials = NOBODY,
     ) -> None:
-        self.on_lost: Callable[[EdgeSession, str], None] = lambda _member, _reason: None
+        self.on_lost: Callable[[EdgeSession, str], None] = lambda _session, _reason: None
         self._expected = list(expected)
         self._task = task
         self._samples = dict(samples or {})
-        self._asked: dict[str, EdgeSession] = {}
-        self._present: dict[str, EdgeSession] = {}
+        self._joined: dict[str, EdgeSession] = {}
+        self._active: dict[str, EdgeSession] = {}
         self._waiting: dict[str, EdgeSession] = {}
-        self._recipe: messages.Prepare | None = None
+        self._prepare_message: messages.Prepare | None = None
         self._prepare_timeout_s = 0.0
         self._limits = framing.FrameLimits()
         self._closed_because: str | None = None
-        self._change = threading.Condition()
-        self._over = threading.Event()
-        self._mailbox: Inbox[EdgeSession, Inbound] = Inbox()
-        self._lobby = EdgeAcceptor(address, credentials, self._admit)
+        self._changed = threading.Condition()
+        self._closing = threading.Event()
+        self._inbox: Inbox[EdgeSession, Inbound] = Inbox()
+        self._acceptor = EdgeAcceptor(address, credentials, self._admit)
         threading.Thread(target=self._keep_alive, daemon=True).start()
 
     @property
-    def members(self) -> list[EdgeSession]:
-        """Who trains now, in the order in which they are expected."""
-        return [self._present[name] for name in self._expected if name in self._present]
+    def sessions(self) -> list[EdgeSession]:
+        """The edges in training, in the order of the settings."""
+        return [self._active[name] for name in self._expected if name in self._active]
 
     @property
     def waiting(self) -> list[str]:
-        """Who came (back) and waits for an averaging."""
-        with self._change:
+        """Names of the edges that wait for the next averaging."""
+        with self._changed:
             return [name for name in self._expected if name in self._waiting]
 
     @property
-    def strangers_refused(self) -> int:
-        """Connections that were turned away."""
-        return self._lobby.refused
+    def connections_refused(self) -> int:
+        """Number of refused connections."""
+        return self._acceptor.refused
 
     def gather(self, quorum: int | None, timeout_s: float) -> list[EdgeSession]:
-        """Wait until all expected edges have asked, or until the deadline has passed with at least `quorum`.
+        """Wait until all expected edges have joined, or until the timeout with at least `quorum` of them.
 
-        Raises: QuorumError that names who never asked.
+        Raises: QuorumError that names the missing edges.
         """
-        wanted = len(self._expected)
-        with self._change:
-            self._change.wait_for(lambda: len(self._asked) == wanted, timeout_s)
-            missing = [name for name in self._expected if name not in self._asked]
-            if len(self._asked) < (quorum or wanted):
+        expected = len(self._expected)
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._joined) == expected, timeout_s)
+            missing = [name for name in self._expected if name not in self._joined]
+            if len(self._joined) < (quorum or expected):
                 raise QuorumError(
-                    f"{', '.join(missing)} never asked to train within {timeout_s:g} s: {len(self._asked)} of "
-                    f"{wanted} edges did, {quorum or wanted} must. Start the missing, or lower --quorum."
+                    f"{', '.join(missing)} did not join within {timeout_s:g} s: {len(self._joined)} of {expected} "
+                    f"edges joined, {quorum or expected} are required. Start the missing edges or lower --quorum."
                 )
-            self._present, self._asked = self._asked, {}
-            for name, member in self._present.items():
-                self._samples[name] = (member.ask.samples, member.ask.held_out)
-        return self.members
+            self._active, self._joined = self._joined, {}
+            for name, session in self._active.items():
+                self._samples[name] = (session.request.samples, session.request.held_out)
+        return self.sessions
 
-    def prepare(self, recipe: messages.Prepare, payload_bytes: int, timeout_s: float) -> None:
-        """Prepare every member, and whoever comes from now on; no frame's payload may be larger than that."""
-        with self._change:
+    def prepare(self, prepare_message: messages.Prepare, payload_bytes: int, timeout_s: float) -> None:
+        """Prepare every edge, now and when it joins later; `payload_bytes` limits the payload of a frame."""
+        with self._changed:
             self._limits = framing.FrameLimits(payload_bytes=payload_bytes)
-            self._recipe, self._prepare_timeout_s = recipe, timeout_s
-        for member in self.members:
-            member.connection.limits = self._limits
-            self.send(member, recipe)
-        for member, ready, _ in self.collect(messages.Ready, timeout_s):
-            member.layers = ready.layers
+            self._prepare_message, self._prepare_timeout_s = prepare_message, timeout_s
+        for session in self.sessions:
+            session.connection.limits = self._limits
+            self.send(session, prepare_message)
+        for session, ready, _ in self.collect(messages.Ready, timeout_s):
+            session.layers = ready.layers
 
-    def readmit(self) -> list[EdgeSession]:
-        """Take in whoever waits."""
-        with self._change:
-            coming = [self._waiting.pop(name) for name in self._expected if name in self._waiting]
-            self._present.update({member.name: member for member in coming})
-        return coming
+    def admit_waiting(self) -> list[EdgeSession]:
+        """Activate the waiting edges; return them."""
+        with self._changed:
+            joining = [self._waiting.pop(name) for name in self._expected if name in self._waiting]
+            self._active.update({session.name: session for session in joining})
+        return joining
 
     def send(
-        self, member: EdgeSession, message: messages.Message, tensors: Mapping[str, Tensor] | None = None
+        self, session: EdgeSession, message: messages.Message, tensors: Mapping[str, Tensor] | None = None
     ) -> Sent | None:
-        """Send to one member; None if that showed that it is gone."""
+        """Send to one edge; None if its connection is lost."""
         try:
-            return member.connection.send(message, tensors)
+            return session.connection.send(message, tensors)
         except ConnectionLostError as error:
-            self.drop(member, str(error))
+            self.drop(session, str(error))
             return None
 
     def send_all(self, message: messages.Message, tensors: Mapping[str, Tensor] | None = None) -> None:
-        """Send the same to every member."""
-        for member in self.members:
-            self.send(member, message, tensors)
+        """Send a message to every active edge."""
+        for session in self.sessions:
+            self.send(session, message, tensors)
 
     def receive(self, deadline_s: float) -> tuple[EdgeSession, Received] | None:
-        """The next message of a member; None if there is none by then (`time.monotonic`), or a member was lost."""
-        while (item := self._mailbox.get(deadline_s)) is not None:
-            member, inbound = item
-            if self._present.get(member.name) is not member:
-                continue  # it was lost or dropped before
+        """Return the next message of an active edge; None at the deadline (`time.monotonic`) or if an edge was lost."""
+        while (item := self._inbox.get(deadline_s)) is not None:
+            session, inbound = item
+            if self._active.get(session.name) is not session:
+                continue  # from a session that was dropped
             if isinstance(inbound, Lost):
-                self.drop(member, inbound.reason)
+                self.drop(session, inbound.reason)
                 return None
             if isinstance(inbound.frame.message, messages.Failed):
-                self.drop(member, f"it failed: {inbound.frame.message.reason}")
+                self.drop(session, f"it reported an error: {inbound.frame.message.reason}")
                 return None
-            return member, inbound
+            return session, inbound
         return None
 
     def collect(
         self, kind: type[M], timeout_s: float, among: Sequence[EdgeSession] | None = None, stale: bool = False
     ) -> list[tuple[EdgeSession, M, Received]]:
-        """One message of that kind from every member (`among` those); who sends none in time, or another, is dropped.
+        """Return one message of that kind from every edge (of `among`); drop an edge that sends none or another.
 
-        With `stale` other messages are passed over: they belong to what was given up.
+        With `stale` other messages are ignored: they belong to an aborted step.
         """
-        got: dict[str, tuple[EdgeSession, M, Received]] = {}
+        replies: dict[str, tuple[EdgeSession, M, Received]] = {}
         deadline_s = time.monotonic() + timeout_s
 
-        def asked() -> list[EdgeSession]:
-            return [member for member in self.members if among is None or member in among]
+        def addressed() -> list[EdgeSession]:
+            return [session for session in self.sessions if among is None or session in among]
 
-        while awaited := [member for member in asked() if member.name not in got]:
+        while awaited := [session for session in addressed() if session.name not in replies]:
             item = self.receive(deadline_s)
             if item is None:
                 if time.monotonic() >= deadline_s:
-                    for member in awaited:
-                        self.drop(member, f"no {kind.__name__} came from it within {timeout_s:g} s.")
+                    for session in awaited:
+                        self.drop(session, f"it did not send {kind.__name__} within {timeout_s:g} s.")
                 continue
-            member, received = item
+            session, received = item
             message = received.frame.message
             if isinstance(message, kind):
-                got[member.name] = (member, message, received)
+                replies[session.name] = (session, message, received)
             elif not stale:
-                self.drop(member, f"it sent {type(message).__name__} in place of {kind.__name__}.")
-        return [got[member.name] for member in asked()]
+                self.drop(session, f"it sent {type(message).__name__} instead of {kind.__name__}.")
+        return [replies[session.name] for session in addressed()]
 
     def synchronize(self, timeout_s: float) -> None:
-        """Estimate every member's clock offset anew from several pings each."""
-        times: dict[str, list[clock_sync.PingTimes]] = {member.name: [] for member in self.members}
+        """Estimate the clock offset of every edge from several pings."""
+        times: dict[str, list[clock_sync.PingTimes]] = {session.name: [] for session in self.sessions}
         for number in range(PINGS):
             self.send_all(messages.Ping(number=number))
-            for member, pong, received in self.collect(messages.Pong, timeout_s):
-                times[member.name].append(
+            for session, pong, received in self.collect(messages.Pong, timeout_s):
+                times[session.name].append(
                     clock_sync.PingTimes(
                         pong.ping_sent_s, pong.ping_received_s, received.frame.sent_s, received.arrival_s
                     )
                 )
-        for member in self.members:
-            member.offset_s = clock_sync.best_offset_s(times[member.name])
+        for session in self.sessions:
+            session.offset_s = clock_sync.best_offset_s(times[session.name])
 
-    def drop(self, member: EdgeSession, reason: str) -> None:
-        """Go on without a member; if it lives, it connects again and waits for the next averaging."""
-        if self._present.get(member.name) is not member:
+    def drop(self, session: EdgeSession, reason: str) -> None:
+        """Remove an edge from training; if it is still running, it reconnects and waits for the next averaging."""
+        if self._active.get(session.name) is not session:
             return
-        with self._change:
-            del self._present[member.name]
-        member.connection.abort()
-        self.on_lost(member, reason)
+        with self._changed:
+            del self._active[session.name]
+        session.connection.abort()
+        self.on_lost(session, reason)
 
     def close(self, reason: str, failed: bool) -> None:
-        """Tell everybody that it is over, and why; then hang up."""
-        with self._change:
+        """Send the reason for the end to every edge and close all connections."""
+        with self._changed:
             self._closed_because = reason
-            everybody = self._everybody()
-        goodbye = messages.Failed(reason=reason) if failed else messages.Stop(reason=reason)
-        self._over.set()
-        for member in everybody:
+            sessions = self._all_sessions()
+        last_message = messages.Failed(reason=reason) if failed else messages.Stop(reason=reason)
+        self._closing.set()
+        for session in sessions:
             with contextlib.suppress(ConnectionLostError):
-                member.connection.send(goodbye)
-            member.connection.close()
-        self._mailbox.close()
-        self._lobby.close()
+                session.connection.send(last_message)
+            session.connection.close()
+        self._inbox.close()
+        self._acceptor.close()
 
-    def _admit(self, ask: messages.JoinRequest, connection: Connection, answer: messages.JoinAccepted) -> None:
-        """In the lobby's thread: let an edge in, or say why not."""
-        with self._change:
-            self._check(ask)
-            recipe = self._recipe
-            member = EdgeSession(ask.edge, connection, ask, connection.peer_port)
-            if recipe is None:
+    def _admit(self, request: messages.JoinRequest, connection: Connection, answer: messages.JoinAccepted) -> None:
+        """Admit or refuse an edge; runs in a thread of the acceptor."""
+        with self._changed:
+            self._check_request(request)
+            prepare_message = self._prepare_message
+            session = EdgeSession(request.edge, connection, request, connection.peer_port)
+            if prepare_message is None:
                 connection.limits = framing.FrameLimits()
                 connection.send(answer)
-                self._asked[ask.edge] = member
-                self._change.notify_all()
-        if recipe is None:
-            connection.start(lambda inbound: self._deliver(member, inbound))
+                self._joined[request.edge] = session
+                self._changed.notify_all()
+        if prepare_message is None:
+            connection.start(lambda inbound: self._deliver(session, inbound))
         else:
-            self._admit_late(member, recipe, answer)
+            self._admit_late(session, prepare_message, answer)
 
-    def _admit_late(self, member: EdgeSession, recipe: messages.Prepare, answer: messages.JoinAccepted) -> None:
-        """Prepare an edge that comes in the middle of the run; then it waits."""
-        connection = member.connection
+    def _admit_late(
+        self, session: EdgeSession, prepare_message: messages.Prepare, answer: messages.JoinAccepted
+    ) -> None:
+        """Prepare an edge that joins during the run and let it wait for the next averaging."""
+        connection = session.connection
         connection.limits = self._limits
         connection.set_timeout(self._prepare_timeout_s)
         connection.send(answer)
-        connection.send(recipe)
+        connection.send(prepare_message)
         ready = connection.receive().frame.message
         if not isinstance(ready, messages.Ready):
-            raise ProtocolError(f"{member.name} sent {type(ready).__name__} in place of Ready.")
+            raise ProtocolError(f"{session.name} sent {type(ready).__name__} instead of Ready.")
         connection.set_timeout(None)
-        member.layers = ready.layers
-        with self._change:
-            self._check(member.ask)
-            self._waiting[member.name] = member
-            self._change.notify_all()
-        connection.start(lambda inbound: self._deliver(member, inbound))
+        session.layers = ready.layers
+        with self._changed:
+            self._check_request(session.request)
+            self._waiting[session.name] = session
+            self._changed.notify_all()
+        connection.start(lambda inbound: self._deliver(session, inbound))
 
-    def _everybody(self) -> list[EdgeSession]:
-        return [*self._asked.values(), *self._present.values(), *self._waiting.values()]
+    def _all_sessions(self) -> list[EdgeSession]:
+        return [*self._joined.values(), *self._active.values(), *self._waiting.values()]
 
-    def _deliver(self, member: EdgeSession, inbound: Inbound) -> None:
+    def _deliver(self, session: EdgeSession, inbound: Inbound) -> None:
         if isinstance(inbound, Lost):
-            with self._change:  # whoever is not yet, or not now, in training simply is not there any more
-                for place in (self._asked, self._waiting):
-                    if place.get(member.name) is member:
-                        del place[member.name]
-                        member.connection.abort()
+            with self._changed:  # an edge outside training is removed silently
+                for sessions in (self._joined, self._waiting):
+                    if sessions.get(session.name) is session:
+                        del sessions[session.name]
+                        session.connection.abort()
         size_bytes = inbound.frame.size_bytes if isinstance(inbound, Received) else 0
-        self._mailbox.put(member, inbound, size_bytes)
+        self._inbox.put(session, inbound, size_bytes)
 
-    def _check(self, ask: messages.JoinRequest) -> None:
-        """Whether that edge may come in now.
+    def _check_request(self, request: messages.JoinRequest) -> None:
+        """Check whether an edge may join now.
 
-        Raises: NotAdmittedError.
+        Raises: JoinRefusedError.
         """
         if self._closed_because:
-            raise NotAdmittedError(self._closed_because)
-        if ask.edge not in self._expected:
-            raise NotAdmittedError(f"{ask.edge} is not expected here; expected are {', '.join(self._expected)}.")
-        if ask.task != self._task:
-            raise NotAdmittedError(f"the task here is {self._task}, not {ask.task}.")
-        if ask.edge in self._asked or ask.edge in self._present or ask.edge in self._waiting:
-            raise NotAdmittedError(f"an edge called {ask.edge} has asked already and is still connected.", retry=True)
-        if (known := self._samples.get(ask.edge)) not in (None, (ask.samples, ask.held_out)):
-            raise NotAdmittedError(
-                f"{ask.edge} had {known[0]} samples and {known[1]} held out when the run began; "
-                f"now it has {ask.samples} and {ask.held_out}."
+            raise JoinRefusedError(self._closed_because)
+        if request.edge not in self._expected:
+            raise JoinRefusedError(
+                f"{request.edge} is not an edge of this run; its edges are {', '.join(self._expected)}."
+            )
+        if request.task != self._task:
+            raise JoinRefusedError(f"the task of this run is {self._task}, not {request.task}.")
+        if request.edge in self._joined or request.edge in self._active or request.edge in self._waiting:
+            raise JoinRefusedError(f"an edge named {request.edge} is still connected.", retry=True)
+        if (known := self._samples.get(request.edge)) not in (None, (request.samples, request.held_out)):
+            raise JoinRefusedError(
+                f"{request.edge} had {known[0]} samples and {known[1]} held out when the run started; "
+                f"now it has {request.samples} and {request.held_out}."
             )
 
     def _keep_alive(self) -> None:
-        while not self._over.wait(ALIVE_EVERY_S):
-            with self._change:
-                everybody = self._everybody()
-            for member in everybody:
-                with contextlib.suppress(ConnectionLostError):  # the receiving thread will notice, too
-                    member.connection.send_if_idle(messages.Alive(), ALIVE_EVERY_S)
+        while not self._closing.wait(KEEPALIVE_INTERVAL_S):
+            with self._changed:
+                sessions = self._all_sessions()
+            for session in sessions:
+                with contextlib.suppress(ConnectionLostError):  # the receiving thread reports the loss
+                    session.connection.send_if_idle(messages.Alive(), KEEPALIVE_INTERVAL_S)

@@ -1,4 +1,4 @@
-"""What the cloud holds for one edge: its half of the model, and how many samples a mini-batch has."""
+"""The cloud's part of the model for one edge."""
 
 from __future__ import annotations
 
@@ -19,65 +19,65 @@ from trainer.records.checkpoint import Checkpoint
 
 @dataclass
 class EdgeReplica:
-    """One edge in training. `cap`: its cut may be no larger for now, because it was late."""
+    """The cloud's model for one edge. `batch`: samples per mini-batch; `max_cut`: limit after the edge was late."""
 
-    member: EdgeSession
-    half: ServerModel | MiddleModel
+    session: EdgeSession
+    model: ServerModel | MiddleModel
     batch: int
-    micros: int
+    micro_batches: int
     device: torch.device
-    cap: int | None = None
+    max_cut: int | None = None
 
     @property
     def name(self) -> str:
         """The edge's name."""
-        return self.member.name
+        return self.session.name
 
     @property
     def cut(self) -> int:
-        """The first layer that runs here."""
-        return self.half.cut
+        """The first layer that runs in the cloud."""
+        return self.model.cut
 
     def initial_values(self) -> dict[str, Tensor]:
-        """The model as it was built: `<layer>.<name>`; copies."""
-        part = self.half.stage
+        """Return copies of the initial values of the whole model, named `<layer>.<name>`."""
+        part = self.model.stage
         return {name: value.cpu().clone() for name, value in part.state_dict(0, len(part.layers)).items()}
 
-    def whole(self, from_edge: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The edge's layers and ours: values as `<layer>.<name>`, and copies of the optimiser state.
+    def merged_layers(self, from_edge: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Merge the layers of edge and cloud: values as `<layer>.<name>`, and copies of the optimizer state.
 
-        Raises: ProtocolError if what came from the edge is not its layers.
+        Raises: ProtocolError if the tensors from the edge are not its layers.
         """
-        part = self.half.stage
+        part = self.model.stage
         values, states = {}, {}
         for name, tensor in {**from_edge, **part.export_layers(part.first, part.last)}.items():
             if ".state." in name:
                 states[name] = tensor.cpu().clone()
             else:
                 values[name.replace(".value.", ".", 1)] = tensor.cpu()
-        wanted = part.state_dict(0, len(part.layers))
-        if values.keys() != wanted.keys() or any(values[n].shape != wanted[n].shape for n in wanted):
-            raise ProtocolError(f"it sent layers that are not those it has to train at cut {self.cut}.")
+        expected = part.state_dict(0, len(part.layers))
+        if values.keys() != expected.keys() or any(values[n].shape != expected[n].shape for n in expected):
+            raise ProtocolError(f"it sent other layers than those it trains at cut {self.cut}.")
         return values, states
 
-    def of_the_edge(self, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The whole model for the edge, with the optimiser state of those layers alone that it trains."""
-        mine = range(self.half.stage.first, self.half.stage.last)
+    def layers_to_restore(self, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the whole model with the optimizer state of only those layers that the edge trains."""
+        in_cloud = range(self.model.stage.first, self.model.stage.last)
         return {name: tensor for name, tensor in layers.items()
-                if ".value." in name or int(name.split(".", 1)[0]) not in mine}
+                if ".value." in name or int(name.split(".", 1)[0]) not in in_cloud}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to the state after an averaging."""
-        part = self.half.stage
+        """Restore the state after an averaging."""
+        part = self.model.stage
         part.import_layers(0, len(part.layers), checkpoint.layers_of(self.name))
         part.first = checkpoint.cuts.get(self.name, 0)
 
 
-def apprentice_of(member: EdgeSession, recipe: Prepare, device: torch.device) -> EdgeReplica:
-    """A new one, with the model as all sides build it."""
+def build_replica(session: EdgeSession, recipe: Prepare, device: torch.device) -> EdgeReplica:
+    """Build the replica of an edge with the model that every node builds."""
     built = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
     layers = [layer.to(device) for layer in built]
-    batch = min(recipe.batch, member.ask.samples)
+    batch = min(recipe.batch, session.request.samples)
     part = Stage(layers, 0, len(layers) if recipe.tail is None else recipe.tail, recipe.optimizer)
-    half = ServerModel(part) if recipe.tail is None else MiddleModel(part)
-    return EdgeReplica(member, half, batch, len(split_evenly(batch, recipe.micro)), device)
+    model = ServerModel(part) if recipe.tail is None else MiddleModel(part)
+    return EdgeReplica(session, model, batch, len(split_evenly(batch, recipe.micro)), device)

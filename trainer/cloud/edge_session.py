@@ -1,4 +1,4 @@
-"""One edge on one connection, as the cloud knows it."""
+"""The cloud's record of one connection of an edge."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from trainer.transport.pacing import mss_within_tls_bytes
 
 @dataclass(eq=False)
 class EdgeSession:
-    """One edge on one connection; `offset_s` is its clock minus ours, `layers` what it rehearsed."""
+    """One edge on one connection; `offset_s` is its clock minus the cloud's, `layers` its measured layer times."""
 
     name: str
     connection: Connection
-    ask: messages.JoinRequest
+    request: messages.JoinRequest
     source_port: int
     offset_s: float = 0.0
     layers: LayerSeconds | None = None
@@ -27,5 +27,5 @@ class EdgeSession:
 
     @property
     def planning_mss_bytes(self) -> int:
-        """The packet payload to plan with: TLS takes a part of every packet for itself."""
+        """Payload bytes per packet for planning, without the overhead of TLS."""
         return mss_within_tls_bytes(self.mss_bytes) if self.connection.secured else self.mss_bytes

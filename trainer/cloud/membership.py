@@ -1,6 +1,6 @@
-"""Who is there: edges that leave, edges that come back, and whether they are enough to go on.
+"""Membership of edges: losses, rejoins and the quorum.
 
-Below the quorum the run pauses; with a quorum again it goes on from the last averaging.
+Below the quorum the run pauses; once the quorum is restored it continues from the last averaging.
 """
 
 from __future__ import annotations
@@ -17,91 +17,94 @@ from trainer.records.run_record import RunRecord
 from trainer.reservation.bandwidth import BandwidthProvider
 
 PAUSE_POLL_S = 0.2
-"""Below the quorum, so often it is looked whether somebody came back."""
+"""Interval at which a paused run checks for edges that rejoined."""
 
 
 class QuorumLostError(TrainingFailedError):
-    """So many edges were lost that the round cannot count."""
+    """Fewer edges than the quorum are left, so the round is aborted."""
 
     code = "quorum_lost"
 
 
 class Membership:
-    """Keeps workshop and road in step with who is there. `lost`: who left in this round, as the record names it."""
+    """Keeps training state and bandwidth consistent with the active edges.
+
+    `lost`: the edges lost in this round, as in the run record.
+    """
 
     def __init__(
         self,
         settings: RunSettings,
-        crew: EdgeManager,
-        workshop: TrainingState,
-        road: BandwidthProvider,
+        edge_manager: EdgeManager,
+        state: TrainingState,
+        bandwidth: BandwidthProvider,
         record: RunRecord,
     ) -> None:
         self._settings = settings
-        self._crew = crew
-        self._workshop = workshop
-        self._road = road
+        self._edge_manager = edge_manager
+        self._state = state
+        self._bandwidth = bandwidth
         self._record = record
         self._paused = False
         self.lost: list[dict[str, str]] = []
-        crew.on_lost = self._take_leave
+        edge_manager.on_lost = self._on_lost
 
     def begin_round(self) -> None:
-        """Nobody has left in it so far.
+        """Start a round without losses.
 
-        Raises: QuorumLostError if too few are there.
+        Raises: QuorumLostError if too few edges are active.
         """
         self.lost = []
-        self._need_quorum()
+        self._require_quorum()
 
     def readmit(self) -> None:
-        """Take in whoever came (back), with the state of this averaging."""
-        if coming := self._crew.readmit():
-            for member in coming:
-                self._record.event("joined", edge=member.name, round=self._workshop.checkpoint.round)
-            self.restore(coming)
+        """Add the waiting edges with the state of the last averaging."""
+        if joining := self._edge_manager.admit_waiting():
+            for session in joining:
+                self._record.event("joined", edge=session.name, round=self._state.checkpoint.round)
+            self.restore(joining)
 
-    def restore(self, members: Sequence[EdgeSession]) -> None:
-        """Let these edges go on from the last averaging, on the road again."""
-        for member in members:
-            self._road.add_edge(member.name, member.source_port)
-        self._workshop.restore(members)
+    def restore(self, sessions: Sequence[EdgeSession]) -> None:
+        """Restore these edges from the last averaging and add them to the bandwidth."""
+        for session in sessions:
+            self._bandwidth.add_edge(session.name, session.source_port)
+        self._state.restore(sessions)
 
     def pause(self, number: int, error: QuorumLostError) -> int:
-        """Wait until a quorum is there again, then go back to the last averaging; returns its round.
+        """Wait until the quorum is restored, then return to the last averaging; returns its round.
 
-        Raises: QuorumError when the deadline has passed.
+        Raises: QuorumError at the deadline.
         """
-        settings, after = self._settings, self._workshop.checkpoint
+        settings, after = self._settings, self._state.checkpoint
         self._paused = True
         self._record.event("paused", round=number, reason=str(error), deadline_s=settings.rejoin_timeout_s)
         deadline_s = time.monotonic() + settings.rejoin_timeout_s
-        while len(self._crew.members) + len(self._crew.waiting) < settings.quorum_in_training:
+        while len(self._edge_manager.sessions) + len(self._edge_manager.waiting) < settings.quorum_in_training:
             if time.monotonic() >= deadline_s:
                 raise QuorumError(
-                    f"{error} Nobody came back within {settings.rejoin_timeout_s:g} s. The model of round "
-                    f"{after.round} is saved; go on with: paceline train --resume {self._record.directory}"
+                    f"{error} No edge rejoined within {settings.rejoin_timeout_s:g} s. The model of round "
+                    f"{after.round} is saved; resume with: paceline train --resume {self._record.directory}"
                 )
-            self._crew.receive(time.monotonic() + PAUSE_POLL_S)
-        coming = self._crew.readmit()
-        self._record.event("continued", round=after.round + 1, joined=[member.name for member in coming])
+            self._edge_manager.receive(time.monotonic() + PAUSE_POLL_S)
+        joining = self._edge_manager.admit_waiting()
+        self._record.event("continued", round=after.round + 1, joined=[session.name for session in joining])
         self._record.forget_after(after.round)
-        self.restore(self._crew.members)
+        self.restore(self._edge_manager.sessions)
         self._paused = False
         return after.round
 
-    def _take_leave(self, member: EdgeSession, reason: str) -> None:
-        """An edge is gone: its bandwidth is given back, and the round goes on without it if a quorum is left."""
-        apprentices = self._workshop.apprentices
-        apprentices.pop(member.name, None)
-        self.lost.append({"edge": member.name, "reason": reason})
-        self._record.event("lost", edge=member.name, reason=reason, left=len(apprentices))
-        self._road.remove_edge(member.name)
-        self._need_quorum()
+    def _on_lost(self, session: EdgeSession, reason: str) -> None:
+        """Release the bandwidth of a lost edge; abort the round if the quorum is lost."""
+        replicas = self._state.replicas
+        replicas.pop(session.name, None)
+        self.lost.append({"edge": session.name, "reason": reason})
+        self._record.event("lost", edge=session.name, reason=reason, left=len(replicas))
+        self._bandwidth.remove_edge(session.name)
+        self._require_quorum()
 
-    def _need_quorum(self) -> None:
-        wanted, left = self._settings.quorum_in_training, len(self._workshop.apprentices)
-        if left < wanted and not self._paused:
-            why = " ".join(f"{one['edge']} was lost: {one['reason']}" for one in self.lost)
-            raise QuorumLostError(f"{why} {left} of {len(self._settings.edges)} edges are left, "
-                                  f"{wanted} must be there.".strip())
+    def _require_quorum(self) -> None:
+        required, left = self._settings.quorum_in_training, len(self._state.replicas)
+        if left < required and not self._paused:
+            reasons = " ".join(f"{loss['edge']} was lost: {loss['reason']}" for loss in self.lost)
+            raise QuorumLostError(f"{reasons} {left} of {len(self._settings.edges)} edges are left, "
+                                  f"{required} are required.".strip())

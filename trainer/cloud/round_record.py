@@ -1,4 +1,4 @@
-"""A round as the record tells it: its plan, its row, and the event when it is done."""
+"""A round in the run record: its plan event, its row and its final event."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.transport.pacing import Judgement
 
 
 def plan_event(number: int, grant: Grant) -> Fields:
-    """What the event `plan` tells: every edge's cut, codec and rate, and the common delays."""
+    """Return the fields of the event `plan`: cut, codec and rate of every edge, and the common delays."""
     plan = grant.plan
     return {
         "round": number,
@@ -33,26 +33,26 @@ def plan_event(number: int, grant: Grant) -> Fields:
 
 
 def round_event(row: Fields) -> Fields:
-    """What the event `round_done` tells of a round's row."""
-    judged = [transfer["kept"] for transfer in row["transfers"] if transfer["kept"] is not None]
+    """Return the fields of the event `round_done` from a round's row."""
+    kept = [transfer["kept"] for transfer in row["transfers"] if transfer["kept"] is not None]
     return {
         **{name: row[name] for name in ("round", "duration_ms", "loss", "accuracy", "averaged", "spread_ms")},
         "cuts": {edge["edge"]: edge["cut"] for edge in row["edges"]},
-        "promises": {"made": len(judged), "kept": sum(judged)},
+        "promises": {"made": len(kept), "kept": sum(kept)},
         "training_ms": {edge["edge"]: edge["training_ms"] for edge in row["edges"]},
         "uplink_ms": {edge["edge"]: edge["uplink_ms"] for edge in row["edges"]},
     }
 
 
 def _offer(grant: Grant) -> Fields | None:
-    """What the controller was asked before the plan; None if it was not."""
-    if (asked := grant.quote_stats) is None:
+    """Return the quotes requested for the plan; None without a controller."""
+    if (stats := grant.quote_stats) is None:
         return None
     return {
-        "quotes": asked.quotes,
-        "quote_ms": milliseconds(asked.seconds),
-        "transfer_ms": {"up": milliseconds(asked.up_s), "down": milliseconds(asked.down_s)},
-        "bottleneck": {"up": asked.up_bottleneck, "down": asked.down_bottleneck},
+        "quotes": stats.quotes,
+        "quote_ms": milliseconds(stats.seconds),
+        "transfer_ms": {"up": milliseconds(stats.up_s), "down": milliseconds(stats.down_s)},
+        "bottleneck": {"up": stats.up_bottleneck, "down": stats.down_bottleneck},
     }
 
 
@@ -66,17 +66,20 @@ def round_row(
     accuracy: float | None,
     averaged: bool,
 ) -> Fields:
-    """The row of a round, with the edges in `batches`; `sizes` as `Outlook.sizes`, names as in `run_record`."""
+    """Return the row of a round for the edges in `batches`; `sizes` as `StepForecaster.sizes` returns them.
+
+    The field names are documented in `trainer.records.run_record`.
+    """
     plan = dataclasses.replace(grant.plan, edges=tuple(edge for edge in grant.plan.edges if edge.edge in batches))
-    transfers = [row for step in steps for row in _transfers(step, grant.broken)]
+    transfer_rows = [row for step in steps for row in _transfer_rows(step, grant.broken)]
     edges = [
         _edge_row(edge, grant, [step.edges[edge.edge] for step in steps], plan,
                   {"edge": edge.edge, "cut": edge.cut, "codec": edge.codec, "samples": batches[edge.edge] * len(steps),
                    **sizes[edge.edge]})
         for edge in plan.edges
     ]
-    bound, training_s = RoundBound.of(steps), sum(step.duration_s for step in steps)
-    bounds = [row["bound_ms"] for row in transfers if row["bound_ms"] is not None and row["direction"] == "up"]
+    bound, training_s = RoundBound.from_steps(steps), sum(step.duration_s for step in steps)
+    bounds = [row["bound_ms"] for row in transfer_rows if row["bound_ms"] is not None and row["direction"] == "up"]
     return {
         "round": number,
         "duration_ms": milliseconds(duration_s),
@@ -107,12 +110,14 @@ def round_row(
         "adaptations": list(grant.adaptations),
         "offer": _offer(grant),
         "edges": edges,
-        "transfers": transfers,
+        "transfers": transfer_rows,
     }
 
 
-def _edge_row(edge: EdgePlan, grant: Grant, exchanges: list[StepTransfers], plan: RoundPlan, head: Fields) -> Fields:
-    done = [exchange.done for exchange in exchanges if exchange.done is not None]
+def _edge_row(
+    edge: EdgePlan, grant: Grant, step_transfers: list[StepTransfers], plan: RoundPlan, head: Fields
+) -> Fields:
+    done = [transfers.done for transfers in step_transfers if transfers.done is not None]
     up, down = grant.up[edge.edge], grant.down[edge.edge]
     return {
         **head,
@@ -131,18 +136,18 @@ def _edge_row(edge: EdgePlan, grant: Grant, exchanges: list[StepTransfers], plan
             "predicted": milliseconds(plan.micro_batches * edge.tail_s),
             "measured": median_ms([d.tail_s for d in done]),
         }}),
-        "uplink_ms": _delay(exchanges, "up", plan.uplink_s + edge.up_wait_s),
-        "downlink_ms": _delay(exchanges, "down", plan.downlink_s + edge.down_wait_s),
+        "uplink_ms": _delay(step_transfers, "up", plan.uplink_s + edge.up_wait_s),
+        "downlink_ms": _delay(step_transfers, "down", plan.downlink_s + edge.down_wait_s),
         "late_ms": milliseconds(max(d.late_s for d in done)),
-        "loss": round(statistics.fmean(exchange.loss for exchange in exchanges), 5),
-        "offset_ms": milliseconds(exchanges[0].offset_s),
+        "loss": round(statistics.fmean(transfers.loss for transfers in step_transfers), 5),
+        "offset_ms": milliseconds(step_transfers[0].offset_s),
     }
 
 
-def _delay(exchanges: list[StepTransfers], direction: Direction, predicted_s: float) -> Fields:
-    judged: list[Judgement] = [exchange.transfer(direction)[1] for exchange in exchanges]
-    bounds = [one.bound_s for one in judged if one.bound_s is not None]
-    measured = [one.measured_s for one in judged]
+def _delay(step_transfers: list[StepTransfers], direction: Direction, predicted_s: float) -> Fields:
+    verdicts: list[Judgement] = [transfers.transfer(direction)[1] for transfers in step_transfers]
+    bounds = [verdict.bound_s for verdict in verdicts if verdict.bound_s is not None]
+    measured = [verdict.measured_s for verdict in verdicts]
     return {
         "predicted": milliseconds(predicted_s),
         "bound": milliseconds(min(bounds)) if bounds else None,
@@ -151,23 +156,23 @@ def _delay(exchanges: list[StepTransfers], direction: Direction, predicted_s: fl
     }
 
 
-def _transfers(step: StepResult, broken: bool) -> list[Fields]:
+def _transfer_rows(step: StepResult, broken: bool) -> list[Fields]:
     rows = []
     directions: tuple[Direction, Direction] = ("up", "down")
-    for name, exchange in step.edges.items():
+    for name, transfers in step.edges.items():
         for direction in directions:
-            size, judgement = exchange.transfer(direction)
-            sent_up_s = exchange.sent_up[0].send_s - exchange.offset_s
-            sent_s = sent_up_s if direction == "up" else exchange.sent_down[0].send_s
+            size, verdict = transfers.transfer(direction)
+            sent_up_s = transfers.sent_up[0].send_s - transfers.offset_s
+            sent_s = sent_up_s if direction == "up" else transfers.sent_down[0].send_s
             rows.append({
                 "edge": name,
                 "direction": direction,
                 "step": step.step,
                 "sent_at": round(sent_s, 4),
                 "bytes": size,
-                "ideal_ms": milliseconds(judgement.ideal_s),
-                "bound_ms": milliseconds(judgement.bound_s),
-                "measured_ms": milliseconds(judgement.measured_s),
-                "kept": False if broken else judgement.kept,
+                "ideal_ms": milliseconds(verdict.ideal_s),
+                "bound_ms": milliseconds(verdict.bound_s),
+                "measured_ms": milliseconds(verdict.measured_s),
+                "kept": False if broken else verdict.kept,
             })
     return rows

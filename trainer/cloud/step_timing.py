@@ -1,4 +1,4 @@
-"""One step as the cloud sees it: which frames went and came, when, and what that says about each transfer."""
+"""Timing of a step at the cloud: sent and received frames, transfer verdicts, lower bounds of a round."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Direction = Literal["up", "down"]
 
 @dataclass
 class StepTransfers:
-    """One edge's frames in one step. Send times of the uplink are on the edge's clock, all else on ours.
+    """Frames of one edge in one step. Send times of the uplink are on the edge's clock, all others on the cloud's.
 
-    `arrived_s`: of the last segment; `up_arrived_s`: of the last frame, which is a gradient of the edge's tail where
+    `arrived_s`: arrival of the last segment; `up_arrived_s`: arrival of the last frame, which is a tail gradient if
     labels are protected.
     """
 
@@ -38,29 +38,29 @@ class StepTransfers:
 
     @property
     def busy_s(self) -> float:
-        """How long the edge computed."""
+        """Computing time of the edge."""
         return 0.0 if self.done is None else self.done.forward_s + self.done.tail_s + self.done.backward_s
 
     def link_s(self, direction: Direction) -> float:
-        """What the flow's whole reserved (or planned) rate needs for what was sent: its share of every link."""
-        frames, promise = (self.sent_up, self.up) if direction == "up" else (self.sent_down, self.down)
-        return l2_bits(sum(frame.size_bytes for frame in frames), self.mss_bytes) / promise.rate_bps
+        """Return the time to transfer the sent frames at the flow's full reserved (or planned) rate."""
+        frames, flow = (self.sent_up, self.up) if direction == "up" else (self.sent_down, self.down)
+        return l2_bits(sum(frame.size_bytes for frame in frames), self.mss_bytes) / flow.rate_bps
 
     def transfer(self, direction: Direction) -> tuple[int, Judgement]:
-        """The bytes of the whole segment, or of its gradient, and how it kept time."""
+        """Return the bytes of all segments, or of all gradients, and the verdict on their transfer."""
         if direction == "up":
-            frames, arrival_s, promise = self.sent_up, self.up_arrived_s + self.offset_s, self.up
+            frames, arrival_s, flow = self.sent_up, self.up_arrived_s + self.offset_s, self.up
         else:
             assert self.done is not None
-            frames, promise = self.sent_down, self.down
+            frames, flow = self.sent_down, self.down
             arrival_s = self.done.gradients_received_s[-1] - self.offset_s
-        judgement = judge(frames, arrival_s, promise.rate_bps, self.mss_bytes, promise.network_latency_us)
-        return sum(frame.size_bytes for frame in frames), judgement
+        verdict = judge(frames, arrival_s, flow.rate_bps, self.mss_bytes, flow.network_latency_us)
+        return sum(frame.size_bytes for frame in frames), verdict
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """A finished step: by edge."""
+    """A completed step: transfers by edge."""
 
     step: int
     duration_s: float
@@ -68,25 +68,24 @@ class StepResult:
 
     @property
     def spread_s(self) -> float:
-        """Between the first and the last segment's complete arrival."""
-        arrivals = [exchange.arrived_s for exchange in self.edges.values()]
+        """Time between the arrivals of the first and the last edge's segments."""
+        arrivals = [transfers.arrived_s for transfers in self.edges.values()]
         return max(arrivals, default=0.0) - min(arrivals, default=0.0)
 
-
     def next_ready_s(self, forward_s: Mapping[str, float]) -> float:
-        """When the last edge should have the first segment of the next step, if it began when this one was over.
+        """Return when the last edge has the first segment of the next step if each starts right after this step.
 
-        `forward_s`: what a micro-batch takes on every edge.
+        `forward_s`: allowed forward time of a micro-batch by edge.
         """
-        return max((exchange.done_s + forward_s[name] for name, exchange in self.edges.items()), default=0.0)
+        return max((transfers.done_s + forward_s[name] for name, transfers in self.edges.items()), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class RoundBound:
-    """Seconds that the steps of a round take at least, by what was measured: no order of the work takes less.
+    """Lower bounds of the duration of a round's steps from measurements, independent of the order of work.
 
-    The slowest edge's computing by the clock; what the kernel needs at least to let an edge compute so much within its
-    CPU limit; the flow that needs longest at its whole rate; the cloud's work.
+    `edge_s`: computing time of the slowest edge by the wall clock; `limit_s`: least time for an edge's CPU time under
+    its CPU quota; `link_s`: longest transfer at the flow's full rate; `cloud_s`: the cloud's work.
     """
 
     edge_s: float
@@ -96,35 +95,35 @@ class RoundBound:
 
     @property
     def largest_s(self) -> float:
-        """The bound itself."""
+        """The largest of the bounds."""
         return max(self.edge_s, self.limit_s, self.link_s, self.cloud_s)
 
     @staticmethod
-    def of(steps: Sequence[StepResult]) -> RoundBound:
-        """From the exchanges of a round."""
+    def from_steps(steps: Sequence[StepResult]) -> RoundBound:
+        """Compute the bounds from the steps of a round."""
         edges: dict[str, list[StepTransfers]] = {}
         for step in steps:
-            for name, exchange in step.edges.items():
-                edges.setdefault(name, []).append(exchange)
+            for name, transfers in step.edges.items():
+                edges.setdefault(name, []).append(transfers)
         directions: tuple[Direction, Direction] = ("up", "down")
         return RoundBound(
-            edge_s=max((sum(one.busy_s for one in mine) for mine in edges.values()), default=0.0),
-            limit_s=max((_limited_s(mine) for mine in edges.values()), default=0.0),
-            link_s=max((sum(one.link_s(way) for one in mine) for mine in edges.values() for way in directions),
+            edge_s=max((sum(step.busy_s for step in edge) for edge in edges.values()), default=0.0),
+            limit_s=max((_cpu_limited_s(edge) for edge in edges.values()), default=0.0),
+            link_s=max((sum(step.link_s(way) for step in edge) for edge in edges.values() for way in directions),
                        default=0.0),
-            cloud_s=sum(one.cloud_s for mine in edges.values() for one in mine),
+            cloud_s=sum(step.cloud_s for edge in edges.values() for step in edge),
         )
 
 
-def _limited_s(mine: Sequence[StepTransfers]) -> float:
-    """What the processor time of an edge's steps takes at least under its CPU limit; 0 if it has none.
+def _cpu_limited_s(steps: Sequence[StepTransfers]) -> float:
+    """Return the least wall time for the CPU time of an edge's steps under its CPU quota; 0 without a quota.
 
-    An edge that waits computes faster by the clock, because its quota is refilled meanwhile; so its clock alone does
-    not show what a limit costs. A while of n periods meets n + 1 quotas at most, and finds one that was left over.
+    The wall clock alone does not show the cost of a quota, because the quota is refilled while the edge waits. An
+    interval of n periods contains at most n + 1 quotas, plus one left over from before.
     """
-    done = [one.done for one in mine if one.done is not None]
-    limits = [(one.times.cpu_s, one.cpu_limit) for one in done if one.cpu_limit is not None]
+    done = [step.done for step in steps if step.done is not None]
+    limits = [(message.times.cpu_s, message.cpu_limit) for message in done if message.cpu_limit is not None]
     if len(limits) < len(done):
         return 0.0
-    saved_s = sum(2 * limit.period_s for limit in {limit for _, limit in limits})
-    return max(0.0, sum(cpu_s / limit.cores for cpu_s, limit in limits) - saved_s)
+    unused_s = sum(2 * limit.period_s for limit in {limit for _, limit in limits})
+    return max(0.0, sum(cpu_s / limit.cores for cpu_s, limit in limits) - unused_s)

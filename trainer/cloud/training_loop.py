@@ -1,7 +1,7 @@
-"""The cloud: gathers the edges, prepares, then plans, reserves, trains and averages, round after round.
+"""The training loop of the cloud: plan, reserve, train and average, round after round.
 
-Edges may be lost at any time: the round goes on while a quorum is there, and who comes back is taken in at the next
-averaging. Below the quorum the run pauses and goes back to the last averaging.
+Edges may be lost at any time: the round continues while the quorum is met, and edges that rejoin are added at the next
+averaging. Below the quorum the run pauses and returns to the last averaging.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from trainer.reservation.bandwidth import BandwidthProvider, Grant
 from trainer.transport.credentials import NOBODY, TransportCredentials
 from trainer.transport.pacing import pace_bytes_per_s
 
-RoadTo = Callable[[Sequence[EdgeSession]], BandwidthProvider]
+BandwidthFactory = Callable[[Sequence[EdgeSession]], BandwidthProvider]
 
 
 def run(
-    settings: RunSettings, address: tuple[str, int], road_to: RoadTo, record: RunRecord,
+    settings: RunSettings, address: tuple[str, int], make_bandwidth: BandwidthFactory, record: RunRecord,
     resumed: Checkpoint | None = None, credentials: TransportCredentials = NOBODY,
 ) -> None:
-    """A whole run, from the first request to the last goodbye; the record is finished however it ends.
+    """Run a whole training; the record is completed however the run ends.
 
     Raises: TrainerError.
     """
@@ -45,7 +45,9 @@ def run(
     retain_freed_memory()
     try:
         policy = None if settings.policy is None else CustomPolicy(settings.policy)
-        crew = EdgeManager(address, settings.edges, settings.task, resumed.samples if resumed else None, credentials)
+        edge_manager = EdgeManager(
+            address, settings.edges, settings.task, resumed.samples if resumed else None, credentials
+        )
     except TrainerError as error:
         record.finish("failed", str(error))
         raise
@@ -53,172 +55,172 @@ def run(
     failed = True
     try:
         record.event("waiting", edges=list(settings.edges), address=f"{address[0]}:{address[1]}")
-        members = crew.gather(settings.quorum, settings.ask_timeout_s)
-        record.event("gathered", edges=[member.name for member in members])
-        road = road_to(members)
+        sessions = edge_manager.gather(settings.quorum, settings.ask_timeout_s)
+        record.event("gathered", edges=[session.name for session in sessions])
+        bandwidth = make_bandwidth(sessions)
         try:
-            reason = Cloud(settings, crew, road, record, resumed, policy).train()
+            reason = TrainingLoop(settings, edge_manager, bandwidth, record, resumed, policy).train()
             failed = False
         finally:
-            road.release()
+            bandwidth.release()
             record.event("released")
             record.describe(controller={
                 "url": settings.controller,
                 "reserved": settings.controller is not None and not settings.best_effort,
-                "unreachable_rounds": road.unreachable_rounds,
-                "broken_rounds": road.broken_rounds,
+                "unreachable_rounds": bandwidth.unreachable_rounds,
+                "broken_rounds": bandwidth.broken_rounds,
             })
     except TrainerError as error:
         reason = str(error)
         raise
     except Exception as error:
-        reason = f"the cloud has a bug: {type(error).__name__}: {error}."
+        reason = f"internal error of the cloud: {type(error).__name__}: {error}."
         raise
     finally:
-        crew.close(reason, failed)
-        record.describe(strangers_refused=crew.strangers_refused)
+        edge_manager.close(reason, failed)
+        record.describe(strangers_refused=edge_manager.connections_refused)
         record.finish("failed" if failed else "done", reason if failed else None)
 
 
-class Cloud:
-    """One run, once the edges are there."""
+class TrainingLoop:
+    """The rounds of a run, after the edges have joined."""
 
     def __init__(
         self,
         settings: RunSettings,
-        crew: EdgeManager,
-        road: BandwidthProvider,
+        edge_manager: EdgeManager,
+        bandwidth: BandwidthProvider,
         record: RunRecord,
         resumed: Checkpoint | None,
         policy: CustomPolicy | None = None,
     ) -> None:
         self._settings = settings
-        self._crew = crew
-        self._road = road
+        self._edge_manager = edge_manager
+        self._bandwidth = bandwidth
         self._record = record
-        self._resumed = resumed is not None
-        self._workshop = TrainingState(settings, crew, record, resumed, policy)
-        self._attendance = Membership(settings, crew, self._workshop, road, record)
-        self._current: CloudStep | None = None
+        self._is_resumed = resumed is not None
+        self._state = TrainingState(settings, edge_manager, record, resumed, policy)
+        self._membership = Membership(settings, edge_manager, self._state, bandwidth, record)
+        self._step_in_progress: CloudStep | None = None
 
     def train(self) -> str:
-        """The whole training; returns why it stopped.
+        """Train until the target or the last round; return the reason for the end.
 
         Raises: TrainerError.
         """
-        self._workshop.open()
-        number = self._workshop.checkpoint.round
-        if self._resumed:
-            self._attendance.restore(self._crew.members)
+        self._state.prepare_edges()
+        number = self._state.checkpoint.round
+        if self._is_resumed:
+            self._membership.restore(self._edge_manager.sessions)
         try:
             while number < self._settings.rounds:
-                if self._has_arrived():
-                    return (f"accuracy {self._workshop.checkpoint.accuracy:.4f} reached the target "
+                if self._target_reached():
+                    return (f"accuracy {self._state.checkpoint.accuracy:.4f} reached the target "
                             f"{self._settings.target:g} in round {number}.")
                 try:
                     self._round(number + 1)
                     number += 1
                 except QuorumLostError as error:
-                    self._note_unfinished()
-                    number = self._attendance.pause(number + 1, error)
+                    self._record_unfinished()
+                    number = self._membership.pause(number + 1, error)
             return f"all {self._settings.rounds} rounds are done."
         finally:
-            self._note_unfinished()
+            self._record_unfinished()
 
     def _round(self, number: int) -> None:
-        """Plan, reserve, train, and average if it is time.
+        """Plan, reserve, train, and average if due.
 
-        Raises: QuorumLostError if too few edges are left; the round does not count then.
+        Raises: QuorumLostError if the quorum is lost; the round then does not count.
         """
         began = time.perf_counter()
-        self._attendance.begin_round()
-        grant = self._road.acquire(partial(self._workshop.draft, number))
-        self._announce(number, grant)
+        self._membership.begin_round()
+        grant = self._bandwidth.acquire(partial(self._state.plan_round, number))
+        self._distribute_plan(number, grant)
         steps: list[StepResult] = []
         for step in range(self._settings.steps):
             steps.append(self._step(number, step, grant, steps[-1] if steps else None))
-        self._workshop.learn(steps, complete=not self._attendance.lost)
+        self._state.update_forecasts(steps, complete=not self._membership.lost)
         averaged = number % self._settings.average_every == 0 or number == self._settings.rounds
         trained = time.perf_counter()
         after = (
-            self._workshop.average(number, self._road.acquire_for_averaging(self._workshop.volumes()))
+            self._state.average(number, self._bandwidth.acquire_for_averaging(self._state.volumes()))
             if averaged
             else None
         )
         ended = time.perf_counter()
-        self._write_round(number, grant, steps, ended - began, after, ended - trained if averaged else None)
+        self._record_round(number, grant, steps, ended - began, after, ended - trained if averaged else None)
         if after is not None:
-            self._workshop.keep(after)
-            self._attendance.readmit()
+            self._state.save_checkpoint(after)
+            self._membership.readmit()
 
-    def _announce(self, number: int, grant: Grant) -> None:
-        """Tell every edge its cut and pace; the layers between the old cut and the new change sides."""
+    def _distribute_plan(self, number: int, grant: Grant) -> None:
+        """Send every edge its cut and pace; layers between the old and the new cut change sides."""
         self._record.event("plan", **plan_event(number, grant))
-        apprentices = self._workshop.apprentices
+        replicas = self._state.replicas
         for edge in grant.plan.edges:
-            if (one := apprentices.get(edge.edge)) is None:
-                continue  # lost a moment ago
-            self._workshop.guard.record_use(edge.codec)
+            if (replica := replicas.get(edge.edge)) is None:
+                continue  # lost since the plan was made
+            self._state.codec_selector.record_use(edge.codec)
             up, down = grant.up[edge.edge], grant.down[edge.edge]
-            mss = one.member.mss_bytes
-            one.member.connection.pace(pace_bytes_per_s(down.rate_bps, mss) if grant.reserved else None)
-            if number == 1:  # both sides have built the same model: nothing moves
-                one.half.stage.first = edge.cut
-            self._crew.send(
-                one.member,
+            mss = replica.session.mss_bytes
+            replica.session.connection.pace(pace_bytes_per_s(down.rate_bps, mss) if grant.reserved else None)
+            if number == 1:  # both sides have built the same model, so no layers are sent
+                replica.model.stage.first = edge.cut
+            self._edge_manager.send(
+                replica.session,
                 messages.Plan(
                     round=number, cut=edge.cut, codec=edge.codec, beat_s=grant.plan.period_s,
-                    gradient_codec=self._workshop.guard.gradient_codec_for(edge.codec),
+                    gradient_codec=self._state.codec_selector.gradient_codec_for(edge.codec),
                     pace_bytes_per_s=pace_bytes_per_s(up.rate_bps, mss) if grant.reserved else None,
                 ),
-                one.half.layers_to_send(edge.cut),
+                replica.model.layers_to_send(edge.cut),
             )
         cuts = {edge.edge: edge.cut for edge in grant.plan.edges}
-        for member, _, received in self._crew.collect(messages.Planned, self._settings.step_timeout_s):
+        for session, _, received in self._edge_manager.collect(messages.Planned, self._settings.step_timeout_s):
             try:
-                apprentices[member.name].half.move_cut(cuts[member.name], received.frame.tensors)
+                replicas[session.name].model.move_cut(cuts[session.name], received.frame.tensors)
             except ProtocolError as error:
-                self._crew.drop(member, str(error))
-        self._crew.synchronize(self._settings.step_timeout_s)
+                self._edge_manager.drop(session, str(error))
+        self._edge_manager.synchronize(self._settings.step_timeout_s)
 
-    def _step(self, number: int, step: int, grant: Grant, before: StepResult | None) -> StepResult:
-        """One mini-batch on every edge."""
+    def _step(self, number: int, step: int, grant: Grant, previous: StepResult | None) -> StepResult:
+        """Run one mini-batch on every edge."""
         self._record.event("step", round=number, step=step, of=self._settings.steps)
-        plan, workshop = grant.plan, self._workshop
+        plan, state = grant.plan, self._state
         forward_s = {edge.edge: edge.allowed_s for edge in plan.edges}
-        gradient_codecs = {edge.edge: workshop.guard.gradient_codec_for(edge.codec) for edge in plan.edges}
-        earliest_s = time.time() + plan.training_delay_s if before is None else before.next_ready_s(forward_s)
-        one = self._current = CloudStep(
-            number, step, grant, self._crew, workshop.apprentices, gradient_codecs, workshop.recipe.seed,
+        gradient_codecs = {edge.edge: state.codec_selector.gradient_codec_for(edge.codec) for edge in plan.edges}
+        earliest_s = time.time() + plan.training_delay_s if previous is None else previous.next_ready_s(forward_s)
+        cloud_step = self._step_in_progress = CloudStep(
+            number, step, grant, self._edge_manager, state.replicas, gradient_codecs, state.recipe.seed,
             lambda edge, step: self._record.event("late", edge=edge, round=number, step=step,
                                                   policy=self._settings.late),
             earliest_s,
         )
-        result = one.run(self._settings.late, self._settings.late_after, self._settings.step_timeout_s)
-        self._note_unfinished()
+        result = cloud_step.run(self._settings.late, self._settings.late_after, self._settings.step_timeout_s)
+        self._record_unfinished()
         return result
 
-    def _write_round(
+    def _record_round(
         self, number: int, grant: Grant, steps: Sequence[StepResult], duration_s: float, after: Checkpoint | None,
         averaging_s: float | None,
     ) -> None:
-        batches = {name: one.batch for name, one in self._workshop.apprentices.items()}
-        sizes = {edge.edge: self._workshop.outlook.sizes(edge.edge, edge.cut, edge.codec)
+        batches = {name: replica.batch for name, replica in self._state.replicas.items()}
+        sizes = {edge.edge: self._state.forecaster.sizes(edge.edge, edge.cut, edge.codec)
                  for edge in grant.plan.edges if edge.edge in batches}
         accuracy = after.accuracy if after else None
         row = round_row(number, grant, steps, sizes, batches, duration_s, accuracy, after is not None)
         row["averaging_ms"] = milliseconds(averaging_s)
-        row["lost"] = list(self._attendance.lost)
+        row["lost"] = list(self._membership.lost)
         self._record.add_round(row)
         self._record.event("round_done", **round_event(row))
 
-    def _note_unfinished(self) -> None:
-        """What is under way when a step ends or is given up goes into the record: it will never be measured."""
-        if self._current is not None:
-            self._record.add_unfinished(self._current.unfinished())
-            self._current = None
+    def _record_unfinished(self) -> None:
+        """Record the transfers in progress when a step ends or is aborted; they are never measured."""
+        if self._step_in_progress is not None:
+            self._record.add_unfinished(self._step_in_progress.unfinished())
+            self._step_in_progress = None
 
-    def _has_arrived(self) -> bool:
-        target, after = self._settings.target, self._workshop.checkpoint
+    def _target_reached(self) -> bool:
+        target, after = self._settings.target, self._state.checkpoint
         return (after.round >= max(1, self._settings.min_rounds) and after.accuracy is not None and target is not None
                 and after.accuracy >= target)

@@ -1,1 +1,1 @@
-"""The client."""
+"""The edge node: holds data and the first layers of the model."""

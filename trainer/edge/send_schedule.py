@@ -1,4 +1,4 @@
-"""The common beat: segments leave at instants that all edges share, whenever they were ready before."""
+"""Scheduled sending: messages are sent at periodic instants common to all edges."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Send = Callable[[Message, Mapping[str, Tensor]], object]
 
 
 class SendSchedule:
-    """Sends message number m at `first_s + m x period_s` (seconds since the epoch), or when it is there, if later.
+    """Sends message m at `first_s + m x period_s` (seconds since the epoch), or when it is ready if that is later.
 
-    A thread of its own keeps the beat while the edge computes; inside a `with` block. Leaving it by an error leaves
-    unsent what is not yet due.
+    To be used in a `with` block; a separate thread sends while the edge computes. An error in the block cancels the
+    messages that are not yet due.
     """
 
     def __init__(self, send: Send, first_s: float, period_s: float) -> None:
@@ -30,22 +30,22 @@ class SendSchedule:
         self._first_s = first_s
         self._period_s = period_s
         self._queue: queue.SimpleQueue[tuple[Message, Mapping[str, Tensor]] | None] = queue.SimpleQueue()
-        self._over = threading.Event()
+        self._cancelled = threading.Event()
         self._lost: ConnectionLostError | None = None
-        self._thread = threading.Thread(target=self._run, name="beat", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="send-schedule", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def put(self, message: Message, tensors: Mapping[str, Tensor]) -> None:
-        """The next message is ready."""
+        """Queue the next message."""
         self._queue.put((message, tensors))
 
     def finish(self) -> float:
-        """Wait until all is sent; returns how late the latest was, in seconds.
+        """Wait until all messages are sent; return the largest delay past a scheduled instant, in seconds.
 
-        Raises: ConnectionLostError if the other side is gone.
+        Raises: ConnectionLostError if the connection is lost.
         """
         self._queue.put(None)
         self._thread.join()
@@ -56,7 +56,7 @@ class SendSchedule:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
+        self._cancelled.set()
         self._queue.put(None)
         self._thread.join()
 
@@ -64,8 +64,8 @@ class SendSchedule:
         due_s = self._first_s
         while (item := self._queue.get()) is not None:
             self.late_s = max(self.late_s, time.time() - due_s)
-            while (left_s := due_s - time.time()) > 0:
-                if self._over.wait(left_s):
+            while (wait_s := due_s - time.time()) > 0:
+                if self._cancelled.wait(wait_s):
                     return
             try:
                 self._send(*item)

@@ -1,6 +1,6 @@
-"""The edge: ask, prepare, then do what each round's plan says. Its images never leave it.
+"""The training loop of an edge: join, prepare, then process the cloud's messages. Its samples never leave it.
 
-When the cloud is lost it connects again and again; the cloud then gives it the state to go on from.
+When the connection to the cloud is lost, the edge reconnects and is restored from the last averaging.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 from trainer.config.partitioning import IID, Partitioning, task_of
 from trainer.data import dataset, standardization
 from trainer.data.load import load_local
-from trainer.edge.cloud_connection import CloudLink
-from trainer.edge.training_step import EdgeStep, StepGivenUpError
+from trainer.edge.cloud_connection import CloudConnection
+from trainer.edge.training_step import EdgeStep, StepAbortedError
 from trainer.errors import ConnectionLostError, NetworkError, ProtocolError, TrainerError, TrainingFailedError
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.split_model import ClientModel, tail_protects_labels
@@ -37,18 +37,17 @@ from trainer.transport.credentials import NOBODY, TransportCredentials
 
 log = logging.getLogger(__name__)
 
-CONNECT_TRY_S = 5.0
+CONNECT_ATTEMPT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeSettings:
-    """Who this edge is, where the cloud is, and which share of the data is its own.
+    """Name, cloud address and data share of an edge.
 
-    `model`: the one `package.module:function` that the cloud may ask for; code is imported on nobody else's word.
-    `protect_labels`: no label is sent, nor how many samples have which; a cloud that wants labels is refused.
-    `connect_timeout_s`: how long to try, at the start and again whenever the cloud was lost. `cgroups`: directories to
-    join once everything is loaded. An emulated device is slow at computing; that it would also need half a minute to
-    import its libraries helps nobody.
+    `model`: the only `package.module:function` that the edge imports at the cloud's request. `protect_labels`: neither
+    labels nor class counts are sent; the edge refuses a cloud that requires labels. `connect_timeout_s`: how long to
+    try to connect, at the start and after every loss. `cgroups`: directories to join after all libraries are loaded,
+    because importing them under the CPU limit of an emulated device takes half a minute.
     """
 
     name: str
@@ -66,39 +65,39 @@ class EdgeSettings:
     credentials: TransportCredentials = NOBODY
 
 
-def run(settings: EdgeSettings, say: Callable[[str], None] = log.info) -> str:
-    """Train until the cloud says stop; returns its reason. `say` hears about every loss.
+def run(settings: EdgeSettings, notify: Callable[[str], None] = log.info) -> str:
+    """Train until the cloud ends the run; return its reason. `notify` receives a sentence on every loss.
 
     Raises: DataError, NetworkError, TrainingFailedError.
     """
     torch.set_num_threads(1)
     retain_freed_memory()
     data = load_local(settings.data, settings.sharing, settings.name, settings.index, settings.edges, settings.seed)
-    _load_the_rest()
-    _join(settings.cgroups)
-    edge = Edge(settings, data, _ask(settings, data))
+    _warm_up()
+    _join_cgroups(settings.cgroups)
+    edge = Edge(settings, data, _join_request(settings, data))
     deadline_s = time.monotonic() + settings.connect_timeout_s
     pauses = pauses_s(settings.name)
     while True:
         try:
             return edge.train()
         except ConnectionLostError as error:
-            if edge.was_prepared:  # the cloud was there: patience begins anew
+            if edge.was_prepared:  # the cloud was reached: restart the timeout
                 deadline_s = time.monotonic() + settings.connect_timeout_s
                 pauses = pauses_s(settings.name)
-            if (left_s := deadline_s - time.monotonic()) <= 0:
-                raise NetworkError(f"{error} Tried again for {settings.connect_timeout_s:g} s.") from error
-            say(f"{error} Connecting again, for {left_s:.0f} s at most.")
-            time.sleep(min(next(pauses), left_s))
+            if (remaining_s := deadline_s - time.monotonic()) <= 0:
+                raise NetworkError(f"{error} Retried for {settings.connect_timeout_s:g} s.") from error
+            notify(f"{error} Reconnecting for at most {remaining_s:.0f} s.")
+            time.sleep(min(next(pauses), remaining_s))
 
 
-def _load_the_rest() -> None:
-    """What torch imports only when it is first used: optimisers, and the kernels of a small model."""
+def _warm_up() -> None:
+    """Load what torch imports on first use: optimizers and the kernels of a small model."""
     part = Stage(build_layers("signal-cnn", 0, (3, 32, 32), 3), 0, 0, OptimizerConfig())
     part.step()
 
 
-def _join(cgroups: tuple[Path, ...]) -> None:
+def _join_cgroups(cgroups: tuple[Path, ...]) -> None:
     for directory in cgroups:
         try:
             (directory / "cgroup.procs").write_text(str(os.getpid()))
@@ -106,7 +105,7 @@ def _join(cgroups: tuple[Path, ...]) -> None:
             raise TrainingFailedError(f"Cannot join the CPU limit {directory}: {error}.") from error
 
 
-def _ask(settings: EdgeSettings, data: dataset.LocalData) -> messages.JoinRequest:
+def _join_request(settings: EdgeSettings, data: dataset.LocalData) -> messages.JoinRequest:
     statistics = standardization.summarize(data.train.inputs, data.train.labels, data.classes)
     if settings.protect_labels:
         statistics = replace(statistics, class_counts=(0,) * data.classes)
@@ -123,36 +122,36 @@ def _ask(settings: EdgeSettings, data: dataset.LocalData) -> messages.JoinReques
 
 
 class Edge:
-    """One edge, over as many connections as it takes."""
+    """An edge across all its connections to the cloud."""
 
-    def __init__(self, settings: EdgeSettings, data: dataset.LocalData, ask: messages.JoinRequest) -> None:
+    def __init__(self, settings: EdgeSettings, data: dataset.LocalData, request: messages.JoinRequest) -> None:
         self._settings = settings
         self._data = data
-        self._ask = ask
-        self._rehearsed: tuple[messages.Prepare, LayerSeconds, Tensor] | None = None
+        self._request = request
+        self._prepared: tuple[messages.Prepare, LayerSeconds, Tensor] | None = None
         self.was_prepared = False
-        self._link: CloudLink
-        self._half: ClientModel
+        self._cloud: CloudConnection
+        self._model: ClientModel
         self._step: EdgeStep
         self._recipe: messages.Prepare
         self._plan: messages.Plan
 
     def train(self) -> str:
-        """Connect, ask, and follow until the end; returns the cloud's reason for it.
+        """Connect, join, and process messages until the end; return the cloud's reason for it.
 
         Raises: ConnectionLostError if the cloud is lost, NetworkError if it refuses.
         """
         self.was_prepared = False
         settings = self._settings
-        secret = settings.credentials
+        credentials = settings.credentials
         connection = connect(
-            settings.cloud, settings.source_port, min(CONNECT_TRY_S, settings.connect_timeout_s),
-            context=secret.context, server_name=secret.cloud_name if secret.context else "",
+            settings.cloud, settings.source_port, min(CONNECT_ATTEMPT_S, settings.connect_timeout_s),
+            context=credentials.context, server_name=credentials.cloud_name if credentials.context else "",
         )
-        self._link = CloudLink(connection, secret.token)
+        self._cloud = CloudConnection(connection, credentials.token)
         try:
-            self._link.ask(self._ask)
-            return self._follow()
+            self._cloud.join(self._request)
+            return self._process_messages()
         except (ConnectionLostError, NetworkError):
             raise
         except TrainerError as error:
@@ -160,20 +159,20 @@ class Edge:
                 connection.send(messages.Failed(reason=str(error)))
             raise
         finally:
-            self._link.close()
+            self._cloud.close()
 
-    def _follow(self) -> str:
-        """Every message of the cloud, and what the edge does about it."""
-        received = self._link.receive()
+    def _process_messages(self) -> str:
+        """Process the cloud's messages until it ends the run; return its reason."""
+        received = self._cloud.receive()
         while not isinstance(received.frame.message, messages.Stop):
             try:
-                self._act(received)
-                received = self._link.receive()
-            except StepGivenUpError as error:
+                self._handle(received)
+                received = self._cloud.receive()
+            except StepAbortedError as error:
                 received = error.received
         return received.frame.message.reason
 
-    def _act(self, received: Received) -> None:
+    def _handle(self, received: Received) -> None:
         match received.frame.message:
             case messages.Prepare() as recipe:
                 self._prepare(recipe)
@@ -182,76 +181,78 @@ class Edge:
             case messages.Ping() as ping:
                 self._answer_ping(ping, received)
             case messages.Plan() as plan:
-                self._adopt(plan, received)
+                self._apply_plan(plan, received)
             case messages.Start() as start:
                 self._step.run(start, self._plan)
             case messages.CollectModel() as collect:
                 if collect.pace_bytes_per_s is not None:
-                    self._link.connection.pace(collect.pace_bytes_per_s)
-                self._link.connection.send(messages.ModelUpdate(), self._half.export_layers())
+                    self._cloud.connection.pace(collect.pace_bytes_per_s)
+                self._cloud.connection.send(messages.ModelUpdate(), self._model.export_layers())
             case messages.GlobalModel():
-                self._half.stage.load_state_dict(received.frame.tensors)
-                self._count_right()
+                self._model.stage.load_state_dict(received.frame.tensors)
+                self._evaluate()
             case other:
-                raise ProtocolError(f"The cloud sent {type(other).__name__} out of turn.")
+                raise ProtocolError(f"The cloud sent an unexpected {type(other).__name__}.")
 
     def _prepare(self, recipe: messages.Prepare) -> None:
-        """Build the model, standardize the data, rehearse every layer; the second time only the model."""
+        """Build the model; standardize the data and measure every layer unless done with the same settings before."""
         if is_plugin_name(recipe.model) and recipe.model != self._settings.model:
             raise TrainingFailedError(
-                f"The cloud asks {self._settings.name} to import {recipe.model}; start the edge with --model "
-                f"{recipe.model} if you trust it."
+                f"The cloud requires {self._settings.name} to import {recipe.model}; if you trust it, start the edge "
+                f"with --model {recipe.model}."
             )
         if self._settings.protect_labels and recipe.tail is None:
             raise TrainingFailedError(
-                f"The cloud wants the labels of {self._settings.name}, which are protected; start the cloud with "
+                f"The cloud requires the labels of {self._settings.name}, which are protected; start the cloud with "
                 "--protect-labels, or the edge without."
             )
         layers = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
         if recipe.tail is not None and not tail_protects_labels(layers, recipe.tail):
             raise TrainingFailedError(
-                f"The cloud asks for a tail from layer {recipe.tail} of {len(layers)} on; it has no parameters, so its "
-                "gradient would tell the labels."
+                f"The cloud requires a tail from layer {recipe.tail} of {len(layers)}; it has no parameters, so its "
+                "gradient would reveal the labels."
             )
         self._recipe = recipe
-        self._half = ClientModel(Stage(layers, 0, 0, recipe.optimizer), recipe.tail)
-        known = self._rehearsed if self._rehearsed is not None and self._rehearsed[0] == recipe else None
-        images = known[2] if known else standardization.standardize(self._data.train.inputs, recipe.standardization)
-        self._step = EdgeStep(self._link, self._half, images, self._data.train.labels, recipe, self._settings.name,
+        self._model = ClientModel(Stage(layers, 0, 0, recipe.optimizer), recipe.tail)
+        prepared = self._prepared if self._prepared is not None and self._prepared[0] == recipe else None
+        images = (
+            prepared[2] if prepared else standardization.standardize(self._data.train.inputs, recipe.standardization)
+        )
+        self._step = EdgeStep(self._cloud, self._model, images, self._data.train.labels, recipe, self._settings.name,
                               self._settings.index)
-        seconds = known[1] if known else profiler.rehearse(
+        seconds = prepared[1] if prepared else profiler.rehearse(
             layers, self._step.micro_batch, recipe.optimizer, recipe.micro
         )
-        self._rehearsed = recipe, seconds, images
+        self._prepared = recipe, seconds, images
         self.was_prepared = True
-        self._link.connection.send(messages.Ready(layers=seconds))
+        self._cloud.connection.send(messages.Ready(layers=seconds))
 
     def _restore(self, restore: messages.Restore, received: Received) -> None:
-        """Forget what came after an averaging; go on from there."""
-        self._half.restore(restore.cut, received.frame.tensors)
-        self._link.connection.send(messages.Restored(round=restore.round))
+        """Restore the state after an averaging."""
+        self._model.restore(restore.cut, received.frame.tensors)
+        self._cloud.connection.send(messages.Restored(round=restore.round))
 
     def _answer_ping(self, ping: messages.Ping, received: Received) -> None:
-        self._link.connection.send(
+        self._cloud.connection.send(
             messages.Pong(number=ping.number, ping_sent_s=received.frame.sent_s, ping_received_s=received.arrival_s)
         )
 
-    def _adopt(self, plan: messages.Plan, received: Received) -> None:
-        """Move the cut: layers come with the plan, or go with the answer."""
-        self._link.connection.pace(plan.pace_bytes_per_s)
-        if plan.round == 1:  # both sides have built the same model: nothing moves
-            self._half.stage.last = plan.cut
-        leaving = self._half.move_cut(plan.cut, received.frame.tensors)
+    def _apply_plan(self, plan: messages.Plan, received: Received) -> None:
+        """Move the cut: layers are received with the plan or sent with the reply."""
+        self._cloud.connection.pace(plan.pace_bytes_per_s)
+        if plan.round == 1:  # both sides have built the same model, so no layers are sent
+            self._model.stage.last = plan.cut
+        leaving = self._model.move_cut(plan.cut, received.frame.tensors)
         self._plan = plan
-        self._link.connection.send(messages.Planned(round=plan.round), leaving)
+        self._cloud.connection.send(messages.Planned(round=plan.round), leaving)
 
-    def _count_right(self) -> None:
-        """Count the global model's right answers on this edge's own held-out images."""
+    def _evaluate(self) -> None:
+        """Count the global model's correct predictions on the held-out samples of this edge."""
         images = standardization.standardize(self._data.held_out.inputs, self._recipe.standardization)
-        layers = self._half.stage.layers
+        layers = self._model.stage.layers
         with torch.no_grad():
             for layer in layers:
                 images = layer.eval()(images)
                 layer.train()
         correct = int((images.argmax(dim=1) == self._data.held_out.labels).sum())
-        self._link.connection.send(messages.Evaluated(correct=correct, total=len(self._data.held_out)))
+        self._cloud.connection.send(messages.Evaluated(correct=correct, total=len(self._data.held_out)))

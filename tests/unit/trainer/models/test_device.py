@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 import torch
 
-from trainer.cloud.edge_replica import EdgeReplica, apprentice_of
+from trainer.cloud.edge_replica import EdgeReplica, build_replica
 from trainer.cloud.edge_session import EdgeSession
 from trainer.data.standardization import choose_standardization, summarize
 from trainer.errors import UsageError
@@ -47,18 +47,19 @@ def recipe() -> Prepare:
 
 
 def replica_on(device: str) -> EdgeReplica:
-    session = cast(EdgeSession, SimpleNamespace(name="edge1", ask=SimpleNamespace(samples=100)))  # needs no connection
-    return apprentice_of(session, recipe(), torch.device(device))
+    request = SimpleNamespace(samples=100)
+    session = cast(EdgeSession, SimpleNamespace(name="edge1", request=request))  # needs no connection
+    return build_replica(session, recipe(), torch.device(device))
 
 
 def train_step(replica: EdgeReplica) -> torch.Tensor:
     """Train one step of the whole model in the cloud; return the gradient that would be sent back."""
     images = torch.randn(BATCH, *SHAPE, generator=torch.Generator().manual_seed(2))
     labels = torch.arange(BATCH) % CLASSES
-    assert isinstance(replica.half, ServerModel)
+    assert isinstance(replica.model, ServerModel)
     stream = RandomStream(5, "edge1", 1, 0, 0)
-    gradient, _ = replica.half.train(images.to(replica.device), labels.to(replica.device), BATCH, stream)
-    replica.half.step()
+    gradient, _ = replica.model.train(images.to(replica.device), labels.to(replica.device), BATCH, stream)
+    replica.model.step()
     return gradient
 
 
@@ -67,12 +68,13 @@ def test_tensors_sent_and_stored_are_in_host_memory_and_equal_those_of_the_cpu(d
     replica, on_cpu = replica_on(device), replica_on("cpu")
     assert {value.device.type for value in replica.initial_values().values()} == {"cpu"}
     assert torch.allclose(train_step(replica).cpu(), train_step(on_cpu), atol=1e-4)
-    values, states = replica.whole({})
+    values, states = replica.merged_layers({})
     assert {tensor.device.type for tensor in (*values.values(), *states.values())} == {"cpu"}
-    assert all(torch.allclose(values[name], expected, atol=1e-3) for name, expected in on_cpu.whole({})[0].items())
+    expected, _ = on_cpu.merged_layers({})
+    assert all(torch.allclose(values[name], expected[name], atol=1e-3) for name in expected)
 
     restored = replica_on(device)
     restored.restore(Checkpoint(1, recipe(), None, {"edge1": 0}, {}, {}, values, {"edge1": states}))
-    layers = restored.half.stage.layers
+    layers = restored.model.stage.layers
     assert {parameter.device.type for layer in layers for parameter in layer.parameters()} == {device}
     assert torch.allclose(train_step(restored).cpu(), train_step(replica).cpu(), atol=1e-4)

@@ -61,23 +61,23 @@ def steps(*limits: CpuLimit | None) -> list[StepResult]:
     """Steps of an edge that computed for 0.2 s by the clock, and for 0.03 s of a processor."""
     results = []
     for number, limit in enumerate(limits):
-        exchange = StepTransfers(0.0, 1448, FlowGuarantee(1), FlowGuarantee(1))
-        exchange.done = StepDone(step=number, forward_s=0.12, forward_cpu_s=0.015, backward_s=0.08,
+        transfers = StepTransfers(0.0, 1448, FlowGuarantee(1), FlowGuarantee(1))
+        transfers.done = StepDone(step=number, forward_s=0.12, forward_cpu_s=0.015, backward_s=0.08,
                                  backward_cpu_s=0.015, late_s=0.0, gradients_received_s=[], cpu_limit=limit)
-        results.append(StepResult(number, 0.3, {"edge1": exchange}))
+        results.append(StepResult(number, 0.3, {"edge1": transfers}))
     return results
 
 
 def test_a_round_takes_at_least_its_processor_time_within_the_limit() -> None:
     eighth, quarter = CpuLimit(0.0025, 0.02), CpuLimit(0.005, 0.02)
-    bound = RoundBound.of(steps(eighth, eighth, eighth, eighth))
+    bound = RoundBound.from_steps(steps(eighth, eighth, eighth, eighth))
     assert bound.edge_s == pytest.approx(0.8)
     assert bound.limit_s == pytest.approx(4 * 0.03 * 8 - 2 * 0.02)
     assert bound.largest_s == bound.limit_s
-    assert RoundBound.of(steps(eighth, quarter)).limit_s == pytest.approx(0.03 * 8 + 0.03 * 4 - 4 * 0.02)
+    assert RoundBound.from_steps(steps(eighth, quarter)).limit_s == pytest.approx(0.03 * 8 + 0.03 * 4 - 4 * 0.02)
 
 
 def test_without_a_limit_in_every_step_the_clock_alone_counts() -> None:
-    bound = RoundBound.of(steps(CpuLimit(0.0025, 0.02), None))
+    bound = RoundBound.from_steps(steps(CpuLimit(0.0025, 0.02), None))
     assert bound.limit_s == 0
     assert bound.largest_s == bound.edge_s
