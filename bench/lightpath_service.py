@@ -48,7 +48,7 @@ from controller.errors import Refused
 from controller.optical.lightpath_design import reservable_bps
 from controller.optical.route_order import chosen_for
 from controller.optical.rsa import CandidateRoutes, Order
-from controller.runtime.main import collect_seldom
+from controller.runtime.main import tune_garbage_collector
 from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.ledger import Ledger
@@ -209,7 +209,7 @@ def main(quick: bool, grid: Grid, out: Path | None) -> None:
     try:
         wait_until(lambda: service.switches_up() == len(NODES))
         wanted = list(demands(NODES, *LOADS[LOAD], 0, count))
-        collect_seldom()  # as the controller's process does
+        tune_garbage_collector()  # as the controller's process does
         results = rounds(service, wanted)
     finally:
         service.stop()

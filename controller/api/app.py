@@ -17,7 +17,7 @@ from controller.api.middleware.body_limit import BodyLimit
 from controller.api.middleware.concurrency import RequestExecutor, RunInThread
 from controller.api.middleware.content_type import JsonContentType
 from controller.api.middleware.request_log import RequestLogMiddleware
-from controller.api.openapi import DescribedApp
+from controller.api.openapi import DocumentedApp
 from controller.api.routes.dependencies import QuotaTracker, redacted
 from controller.api.routes.lightpaths import lightpath_routes
 from controller.api.routes.network import network_routes
@@ -25,8 +25,8 @@ from controller.api.routes.operations import operation_routes
 from controller.api.routes.reservations import reservation_routes
 from controller.api.routes.reserve import reserve_handler
 from controller.api.routes.reserve_fast_path import ReserveFastPath
-from controller.api.schemas.problem_details import add_error_answers
-from controller.api.swagger_ui import add_docs
+from controller.api.schemas.problem_details import add_error_handlers
+from controller.api.swagger_ui import add_swagger_ui
 from controller.errors import ControllerError
 from controller.security.audit import AuditLog
 from controller.security.tokens import TokenStore
@@ -45,40 +45,44 @@ Errors are problem details (RFC 9457) with a stable `code`."""
 def create_app(
     service: Service,
     propagation_emulated: Callable[[], bool] = lambda: False,
-    beside: RunInThread | None = None,
+    run_in_thread: RunInThread | None = None,
     tokens: TokenStore | None = None,
     audit: AuditLog | None = None,
     stream: EventStream | None = None,
     metrics: Metrics | None = None,
 ) -> FastAPI:
-    """The application on a running service. `beside`: how work is done where there is no event loop.
+    """The application on a running service. `run_in_thread`: how work is done where there is no event loop.
 
     Without `tokens` whoever is near may do everything; without `audit` it is kept in memory.
     """
-    desk = RequestExecutor(beside)
+    executor = RequestExecutor(run_in_thread)
     tokens, audit = tokens or TokenStore(IN_MEMORY), audit or AuditLog(IN_MEMORY, service.network.name)
     words: dict[str, Any] = {"title": "Paceline controller", "version": "1", "description": DESCRIPTION}
     hosts = [host.name for host in service.network.hosts]
-    app = DescribedApp(hosts, lambda: tokens.is_configured, **words, docs_url=None, redoc_url=None)
+    app = DocumentedApp(hosts, lambda: tokens.is_configured, **words, docs_url=None, redoc_url=None)
     stream, metrics = stream or EventStream(), metrics or Metrics(service)
     for listener in (stream.on_event, metrics.on_event):
         service.listen(listener)
-    add_docs(app)
+    add_swagger_ui(app)
     quotas = QuotaTracker(service)
-    promise = reserve_handler(service, desk, quotas)
+    promise = reserve_handler(service, executor, quotas)
     together = audit if audit.shares_database(service.ledger.engine) else None
     app.add_middleware(ReserveFastPath, promise=promise, audit=together, shown=partial(redacted, service))
     app.add_middleware(JsonContentType)
     app.add_middleware(BodyLimit)
-    app.add_middleware(AuthenticationMiddleware, tokens=tokens, beside=desk.aside)
-    app.add_middleware(RequestLogMiddleware, metrics=metrics, scribe=AuditWriter(audit, desk.aside, desk.has_loop))
+    app.add_middleware(AuthenticationMiddleware, tokens=tokens, run_in_thread=executor.run_in_thread)
+    app.add_middleware(
+        RequestLogMiddleware,
+        metrics=metrics,
+        audit_writer=AuditWriter(audit, executor.run_in_thread, executor.has_loop),
+    )
 
     def seen(request: Request, error: ControllerError) -> ControllerError:
         return redacted(service, getattr(request.state, "caller", None), error)
 
-    add_error_answers(app, seen)
-    app.include_router(reservation_routes(service, desk, quotas, promise))
-    app.include_router(lightpath_routes(service, desk))
-    app.include_router(network_routes(service, desk, propagation_emulated, audit))
-    app.include_router(operation_routes(service, desk, metrics, stream, audit))
+    add_error_handlers(app, seen)
+    app.include_router(reservation_routes(service, executor, quotas, promise))
+    app.include_router(lightpath_routes(service, executor))
+    app.include_router(network_routes(service, executor, propagation_emulated, audit))
+    app.include_router(operation_routes(service, executor, metrics, stream, audit))
     return app

@@ -10,10 +10,10 @@ from fastapi import FastAPI
 
 Json = dict[str, Any]
 
-ENDS = ("source", "destination")
+ENDPOINTS = ("source", "destination")
 
 
-class DescribedApp(FastAPI):
+class DocumentedApp(FastAPI):
     """Describes refusals as problem details, hosts by the names they have, and tokens only while they are needed."""
 
     def __init__(self, hosts: Sequence[str], wants_tokens: Callable[[], bool], **settings: Any) -> None:
@@ -28,7 +28,7 @@ class DescribedApp(FastAPI):
         if with_tokens not in self._made:
             schema = deepcopy(super().openapi())
             for operation in _operations(schema):
-                _only_problems(operation)
+                _remove_json_errors(operation)
                 if not with_tokens:
                     operation.pop("security", None)
                     operation["responses"].pop("401", None)
@@ -40,10 +40,10 @@ class DescribedApp(FastAPI):
 
     def _name_hosts(self, schema: Json) -> None:
         for name in ("FlowBody", "TransferBody"):
-            for end in ENDS:
+            for end in ENDPOINTS:
                 schema["components"]["schemas"][name]["properties"][end] = {"type": "string", "enum": self._hosts}
         for parameter in schema["paths"]["/v1/paths"]["get"]["parameters"]:
-            if parameter["name"] in ENDS:
+            if parameter["name"] in ENDPOINTS:
                 parameter["schema"] = {"type": "string", "enum": self._hosts}
 
 
@@ -51,7 +51,7 @@ def _operations(schema: Json) -> list[Json]:
     return [operation for path in schema["paths"].values() for operation in path.values()]
 
 
-def _only_problems(operation: Json) -> None:
+def _remove_json_errors(operation: Json) -> None:
     for status, response in operation["responses"].items():
         if status >= "400":
             response["content"].pop("application/json", None)

@@ -1,4 +1,4 @@
-"""The REST interface in a thread of its own, beside Ryu's hub."""
+"""The REST interface in a thread of its own, run_in_thread Ryu's hub."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fastapi import FastAPI
 
 from controller.security.tls import TlsFiles
 
-STOP_S = 5.0
+STOP_TIMEOUT_S = 5.0
 
 
-class RestThread(threading.Thread):
+class RestServer(threading.Thread):
     """uvicorn on sockets that listen already."""
 
     def __init__(self, app: FastAPI, sockets: list[socket.socket], tls: TlsFiles | None = None) -> None:
@@ -38,7 +38,7 @@ class RestThread(threading.Thread):
     def stop(self) -> None:
         """Finish what is being answered and end."""
         self._server.should_exit = True
-        self.join(STOP_S)
+        self.join(STOP_TIMEOUT_S)
 
 
 class _AnnouncingServer(uvicorn.Server):

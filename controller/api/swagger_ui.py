@@ -16,7 +16,7 @@ ASSETS = {
 """What the page needs; the files come with the package fastapi-offline."""
 
 
-def add_docs(app: FastAPI) -> None:
+def add_swagger_ui(app: FastAPI) -> None:
     """Add the page and its files to an application that was made with `docs_url=None`."""
 
     @app.get("/docs", include_in_schema=False)

@@ -1,7 +1,7 @@
-"""The same application where every request has a greenlet of its own: ASGI driven by hand, offered as WSGI.
+"""The ASGI application as a WSGI application, for ryu-manager (why: `controller.runtime.ryu_hosted`).
 
-ryu-manager turns threads into greenlets, and an asyncio loop would hold up Ryu's hub. Our handlers wait for nothing but
-what `beside` gives them, so their coroutines run to the end in one go once `beside` is a plain call.
+Each request has a greenlet of its own and no event loop. Handlers await nothing but `run_in_thread`, so with
+`call_directly` in its place their coroutines run to completion in one step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from starlette.types import ASGIApp, Message
 
-from controller.api.middleware.body_limit import DISCARDED_BYTES, LIMIT_BYTES
+from controller.api.middleware.body_limit import MAX_BYTES, MAX_DISCARDED_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -23,27 +23,27 @@ StartResponse = Callable[[str, list[tuple[str, str]]], object]
 WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
-async def plain_call(work: Callable[..., Result], *args: Any) -> Result:
-    """`beside` for greenlets: the call blocks this greenlet only."""
-    return work(*args)
+async def call_directly(function: Callable[..., Result], *args: Any) -> Result:
+    """`run_in_thread` for greenlets: the call blocks this greenlet only."""
+    return function(*args)
 
 
 def wsgi_of(app: ASGIApp) -> WsgiApp:
-    """The application as WSGI."""
+    """Return the WSGI form of an ASGI application."""
 
-    def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        received = {"type": "http.request", "body": _body(environ), "more_body": False}
+    def wsgi(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        request = {"type": "http.request", "body": _body(environ), "more_body": False}
         sent: list[Message] = []
 
         async def receive() -> Message:
-            return received
+            return request
 
         async def send(message: Message) -> None:
             sent.append(message)
 
         try:
-            _drive(app(_scope(environ), receive, send))
-        except Exception:  # what was sent before it is the answer
+            _run_to_completion(app(_scope(environ), receive, send))
+        except Exception:  # a response with status 500 was sent before it was raised
             log.exception("request path=%s", environ.get("PATH_INFO"))
         start, *rest = sent
         status = HTTPStatus(start["status"])
@@ -51,21 +51,21 @@ def wsgi_of(app: ASGIApp) -> WsgiApp:
         start_response(f"{status.value} {status.phrase}", headers)
         return [message.get("body", b"") for message in rest]
 
-    return answer
+    return wsgi
 
 
-def _drive(work: Awaitable[None]) -> None:
-    """Run a coroutine that never has to wait.
+def _run_to_completion(coroutine: Awaitable[None]) -> None:
+    """Run a coroutine that never suspends.
 
     Raises: RuntimeError if it does.
     """
-    assert isinstance(work, Coroutine)
+    assert isinstance(coroutine, Coroutine)
     try:
-        work.send(None)
+        coroutine.send(None)
     except StopIteration:
         return
-    work.close()
-    raise RuntimeError("a handler waits for an event loop, and here is none")
+    coroutine.close()
+    raise RuntimeError("a handler needs an event loop inside ryu-manager")
 
 
 def _body(environ: Environ) -> bytes:
@@ -74,9 +74,9 @@ def _body(environ: Environ) -> bytes:
     except ValueError:
         length = 0
     if environ.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked":
-        length = LIMIT_BYTES + 1
-    body: bytes = environ["wsgi.input"].read(min(length, LIMIT_BYTES + 1))
-    if LIMIT_BYTES < length <= DISCARDED_BYTES:
+        length = MAX_BYTES + 1
+    body: bytes = environ["wsgi.input"].read(min(length, MAX_BYTES + 1))
+    if MAX_BYTES < length <= MAX_DISCARDED_BYTES:
         environ["wsgi.input"].read(length - len(body))
     return body
 

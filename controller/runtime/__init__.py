@@ -1,1 +1,1 @@
-"""Processes and commands."""
+"""Entry points: the controller process, the Ryu-hosted variant and commands."""

@@ -1,4 +1,4 @@
-"""A calibration from a file: what was measured of the switches, as `bench/switch_latency.py` writes it."""
+"""Switch latencies measured by `bench/switch_latency.py`, read from a JSON file."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from controller.errors import StartError
 
 
 def load_calibration(path: Path) -> Calibration:
-    """The calibration that a JSON object states; what it does not name stays as it is by default.
+    """Read a calibration from a JSON object; absent fields keep their defaults.
 
-    Raises: StartError with every mistake.
+    Raises: StartError with every mistake in the file.
     """
     try:
-        stated = json.loads(path.read_text())
+        values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise StartError(f"The calibration {path} cannot be read: {error}", exit_code=2) from error
-    if not isinstance(stated, Mapping):
+    if not isinstance(values, Mapping):
         raise StartError(f"The calibration {path} must be a JSON object.", exit_code=2)
-    if mistakes := _mistakes(stated):
+    if mistakes := _mistakes(values):
         raise StartError(f"The calibration {path}: {'; '.join(mistakes)}.", exit_code=2)
-    calibration = replace(DEFAULT_CALIBRATION, **{name: float(value) for name, value in stated.items()})
+    calibration = replace(DEFAULT_CALIBRATION, **{name: float(value) for name, value in values.items()})
     if calibration.switch_min_us > calibration.switch_max_us:
-        least, most = calibration.switch_min_us, calibration.switch_max_us
-        sentence = f"switch_min_us is {least:g}, which is more than switch_max_us, {most:g}"
+        min_us, max_us = calibration.switch_min_us, calibration.switch_max_us
+        sentence = f"switch_min_us is {min_us:g}, which is more than switch_max_us, {max_us:g}"
         raise StartError(f"The calibration {path}: {sentence}.", exit_code=2)
     return calibration
 
 
-def _mistakes(stated: Mapping[str, object]) -> list[str]:
+def _mistakes(values: Mapping[str, object]) -> list[str]:
     known = [field.name for field in fields(Calibration)]
     mistakes = []
-    for name, value in stated.items():
+    for name, value in values.items():
         if name not in known:
-            mistakes.append(f"there is no {name!r}; there are {', '.join(known)}")
+            mistakes.append(f"unknown field {name!r}; the fields are {', '.join(known)}")
         elif isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < 0:
             mistakes.append(f"{name} is {value!r}; it must be a number of microseconds, 0 or more")
     return mistakes

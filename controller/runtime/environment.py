@@ -1,4 +1,4 @@
-"""What is around the process: its map, its ledger's file, an emulation on the same machine."""
+"""Environment of the process: the map, the default ledger file, an emulation on the same machine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from topologies import running_emulation
 
 
 def load_network(map_name: str) -> Network:
-    """The network of a map by name or file.
+    """Load the network of a map given by name or file.
 
-    Raises: StartError with the loader's sentences.
+    Raises: StartError with the messages of the loader.
     """
     from topologies.loader import load_map
     from topologies.problems import MapError
@@ -26,7 +26,7 @@ def load_network(map_name: str) -> Network:
 
 
 def default_ledger(map_name: str) -> str:
-    """A file for the map: among the run files if we may write there, else in the user's state directory."""
+    """URL of the map's ledger file: in the run directory if it is writable, else in the user's state directory."""
     for directory in (running_emulation.DIRECTORY, Path.home() / ".local/state/paceline"):
         with contextlib.suppress(OSError):
             directory.mkdir(parents=True, exist_ok=True)
@@ -36,6 +36,6 @@ def default_ledger(map_name: str) -> str:
 
 
 def propagation_emulated(map_name: str) -> bool:
-    """Whether an emulation of this map runs here that delays packets as the fibre would."""
-    note = running_emulation.read()
-    return bool(note and note.map_name == map_name and note.propagation_emulated)
+    """Whether an emulation of this map that emulates propagation delay runs on this machine."""
+    emulation = running_emulation.read()
+    return bool(emulation and emulation.map_name == map_name and emulation.propagation_emulated)

@@ -1,4 +1,4 @@
-"""What is kept in one database: the ledger, the tokens, the audit log."""
+"""Ledger, tokens and audit log, opened together in one database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """All three, open."""
+    """The open stores of one controller."""
 
     ledger: Ledger
     tokens: TokenStore
@@ -25,25 +25,25 @@ class Stores:
 
     @property
     def access_summary(self) -> str:
-        """A sentence: who may use the REST interface."""
+        """A sentence that says which clients may use the REST API."""
         if self.tokens.is_configured:
-            return "Tokens are needed."
-        return "No tokens: for this machine and the management network only."
+            return "Clients need a token."
+        return "No tokens configured: open to this machine and the management network only."
 
     def forget(self, now_s: float) -> None:
-        """Drop what is older in the audit log than it is to be kept."""
-        forgotten = self.audit.delete_before(now_s - self.audit_days * DAY_S)
-        if forgotten:
-            log.info("audit log: forgotten=%d older_than_days=%d", forgotten, self.audit_days)
+        """Delete audit records older than the retention."""
+        deleted = self.audit.delete_before(now_s - self.audit_days * DAY_S)
+        if deleted:
+            log.info("audit log: deleted=%d older_than_days=%d", deleted, self.audit_days)
 
     def close(self) -> None:
-        """Let go of tokens and audit log; the ledger is its service's to close."""
+        """Close tokens and audit log; the service closes the ledger."""
         self.tokens.close()
         self.audit.close()
 
 
 def open_stores(url: str | None, map_name: str, audit_days: int = RETENTION_DAYS) -> Stores:
-    """Open or create them; None: where the map's are by default. `audit_days`: so long entries of the log are kept.
+    """Open or create the stores; `url` None: the default database of the map. `audit_days`: retention of audit records.
 
     Raises: StartError if the URL is wrong or the database cannot be opened.
     """

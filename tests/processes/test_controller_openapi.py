@@ -66,7 +66,7 @@ def test_with_tokens_every_answer_is_as_described_and_none_goes_to_strangers(ovs
         secret = tokens.add("all", "all", frozenset({Scope.OPERATE}), Quota())
     controller = Controller(tmp_path)
     try:
-        assert "Tokens are needed." in controller.greeting
+        assert "Clients need a token." in controller.greeting
         assert httpx.get(f"http://127.0.0.1:{controller.rest_port}/v1/network").status_code == 401
         ovs.connect(controller.openflow_port)
         wait_until(controller.in_step)

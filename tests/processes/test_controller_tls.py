@@ -123,7 +123,7 @@ def test_only_a_switch_with_a_certificate_of_the_authority_gets_to_openflow(
 
 def test_rest_is_https_that_the_authority_vouches_for(controller: Controller) -> None:
     assert controller.greeting.startswith("Controller of pair: REST on https://127.0.0.1:")
-    assert "by TLS" in controller.greeting
+    assert "over TLS" in controller.greeting
     health = controller.client.get("/v1/healthz")
     assert health.json()["switches_expected"] == len(MAP.switches)
     with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):

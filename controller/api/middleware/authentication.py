@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from controller.api.schemas.problem_details import answer
+from controller.api.schemas.problem_details import problem_response
 from controller.errors import ControllerError, Forbidden
 from controller.security import access
 from controller.security.access import Caller, is_management_address
@@ -22,10 +22,10 @@ OPEN_PATHS = frozenset({"/v1/healthz", "/docs", "/openapi.json"})
 class AuthenticationMiddleware:
     """ASGI middleware: finds out who asks, or answers 401; without tokens, lets in only those who are near."""
 
-    def __init__(self, app: ASGIApp, tokens: TokenStore, beside: Callable[..., Any]) -> None:
+    def __init__(self, app: ASGIApp, tokens: TokenStore, run_in_thread: Callable[..., Any]) -> None:
         self._app = app
         self._tokens = tokens
-        self._beside = beside
+        self._run_in_thread = run_in_thread
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Remember the caller in the request's state."""
@@ -34,13 +34,13 @@ class AuthenticationMiddleware:
                 scope.setdefault("state", {})["caller"] = await self._caller(scope)
             except ControllerError as error:
                 scope["state"]["code"] = error.code
-                await answer(error)(scope, receive, send)
+                await problem_response(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
     async def _caller(self, scope: Scope) -> Caller:
         if not self._tokens.is_cached:
-            await self._beside(self._tokens.refresh)
+            await self._run_in_thread(self._tokens.refresh)
         shown = next((value for name, value in scope["headers"] if name == b"authorization"), None)
         caller = self._tokens.authenticate(None if shown is None else shown.decode("latin-1"))
         client = (scope.get("client") or ("",))[0]

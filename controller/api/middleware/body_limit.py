@@ -7,15 +7,15 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from controller.api.schemas.problem_details import answer
+from controller.api.schemas.problem_details import problem_response
 from controller.errors import RequestError, TooLarge, TooSlow
 
-LIMIT_BYTES = 1 << 20
-DISCARDED_BYTES = 8 << 20
+MAX_BYTES = 1 << 20
+MAX_DISCARDED_BYTES = 8 << 20
 """So much of a body that is refused is still taken: who is hung up on in mid-sentence may never read the answer.
 Source: RFC 9112 §9.6."""
-LIMIT_S = 10.0
-REMEMBERED_BYTES = 4096
+TIMEOUT_S = 10.0
+AUDITED_BYTES = 4096
 
 
 class BodyLimit:
@@ -24,7 +24,7 @@ class BodyLimit:
     The body's beginning stays in the request's state as `request_text`.
     """
 
-    def __init__(self, app: ASGIApp, limit_s: float = LIMIT_S) -> None:
+    def __init__(self, app: ASGIApp, limit_s: float = TIMEOUT_S) -> None:
         self._app = app
         self._limit_s = limit_s
 
@@ -38,11 +38,11 @@ class BodyLimit:
             messages = await self._read(receive)
         except RequestError as error:
             state["code"] = error.code
-            refusal = answer(error)
+            refusal = problem_response(error)
             refusal.headers["connection"] = "close"
             await refusal(scope, receive, send)
             return
-        beginning = b"".join(message.get("body", b"") for message in messages)[:REMEMBERED_BYTES]
+        beginning = b"".join(message.get("body", b"") for message in messages)[:AUDITED_BYTES]
         state["request_text"] = beginning.decode("utf-8", "replace")
         pending = iter(messages)
 
@@ -61,11 +61,11 @@ class BodyLimit:
         while more:
             message = await self._within(until_s, receive)
             size += len(message.get("body", b""))
-            more = message["type"] == "http.request" and message.get("more_body", False) and size <= DISCARDED_BYTES
-            if size <= LIMIT_BYTES:
+            more = message["type"] == "http.request" and message.get("more_body", False) and size <= MAX_DISCARDED_BYTES
+            if size <= MAX_BYTES:
                 messages.append(message)
             elif not more:
-                raise TooLarge(f"The body is larger than {LIMIT_BYTES} bytes.", limit_bytes=LIMIT_BYTES)
+                raise TooLarge(f"The body is larger than {MAX_BYTES} bytes.", limit_bytes=MAX_BYTES)
         return messages
 
     async def _within(self, until_s: float, receive: Receive) -> Message:

@@ -20,39 +20,39 @@ RETRY_AFTER_S = 1
 
 Result = TypeVar("Result")
 RunInThread = Callable[..., Awaitable[Any]]
-"""Has work done beside the event loop: `await beside(function, *arguments)`."""
+"""Has work done run_in_thread the event loop: `await run_in_thread(function, *arguments)`."""
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceLimits:
+class QueueLimits:
     """`at_once` are worked on, `waiting` more may wait; of one tenant `per_tenant` at most, waiting or not."""
 
-    at_once: int
-    waiting: int
+    running: int
+    queued: int
     per_tenant: int
 
 
-READS = ServiceLimits(at_once=8, waiting=120, per_tenant=96)
-WRITES = ServiceLimits(at_once=32, waiting=64, per_tenant=64)
+READS = QueueLimits(running=8, queued=120, per_tenant=96)
+WRITES = QueueLimits(running=32, queued=64, per_tenant=64)
 """Reads and changes never wait for each other. A tenant alone cannot fill a queue. As many changes at once as the
 service takes: most of them wait for switches, and one that is slow must not hold up changes elsewhere."""
 
-STREAMS = ServiceLimits(at_once=64, waiting=0, per_tenant=32)
-ALL = ServiceLimits(at_once=512, waiting=0, per_tenant=512)
+STREAMS = QueueLimits(running=64, queued=0, per_tenant=32)
+REQUESTS = QueueLimits(running=512, queued=0, per_tenant=512)
 """Everything that is not answered yet, bodies that are still coming in and streams among it."""
 
 
 class ConcurrencyLimit:
     """Counts who is in it. Thread-safe."""
 
-    def __init__(self, name: str, limits: ServiceLimits) -> None:
+    def __init__(self, name: str, limits: QueueLimits) -> None:
         self.name = name
         self.limits = limits
         self._lock = threading.Lock()
         self._inside: Counter[str] = Counter()
 
     @contextlib.contextmanager
-    def place(self, tenant: str) -> Iterator[None]:
+    def admit(self, tenant: str) -> Iterator[None]:
         """A place in the lane for as long as this lasts.
 
         Raises: TooManyRequests if the tenant has too many, Overloaded if there are too many in all.
@@ -67,13 +67,13 @@ class ConcurrencyLimit:
                     del self._inside[tenant]
 
     @property
-    def inside(self) -> int:
+    def in_flight(self) -> int:
         """How many there are, waiting or not."""
         with self._lock:
             return self._inside.total()
 
     def _enter(self, tenant: str) -> None:
-        most = self.limits.at_once + self.limits.waiting
+        most = self.limits.running + self.limits.queued
         with self._lock:
             if self._inside.total() >= most:
                 sentence = f"{most} {self.name} are being answered or wait already; try again later."
@@ -84,37 +84,37 @@ class ConcurrencyLimit:
             self._inside[tenant] += 1
 
 
-def pool(threads: int) -> RunInThread:
+def thread_pool(threads: int) -> RunInThread:
     """So many threads of an event loop's."""
     limiter = CapacityLimiter(threads)
 
-    async def beside(work: Callable[..., Result], *arguments: Any) -> Result:
+    async def run_in_thread(work: Callable[..., Result], *arguments: Any) -> Result:
         return await to_thread.run_sync(partial(work, *arguments), limiter=limiter)
 
-    return beside
+    return run_in_thread
 
 
 class RequestExecutor:
-    """Where requests wait for their turn. `beside`: how work is done where there is no event loop."""
+    """Where requests wait for their turn. `run_in_thread`: how work is done where there is no event loop."""
 
-    def __init__(self, beside: RunInThread | None = None) -> None:
+    def __init__(self, run_in_thread: RunInThread | None = None) -> None:
         self.reads, self.writes, self.streams = (
             ConcurrencyLimit("reads", READS),
             ConcurrencyLimit("changes", WRITES),
             ConcurrencyLimit("streams", STREAMS),
         )
-        self.has_loop = beside is None
-        self._beside_reads = beside or pool(READS.at_once)
-        self._beside_writes = beside or pool(WRITES.at_once)
-        self.aside = beside or pool(4)
+        self.has_loop = run_in_thread is None
+        self._run_reads = run_in_thread or thread_pool(READS.running)
+        self._run_writes = run_in_thread or thread_pool(WRITES.running)
+        self.run_in_thread = run_in_thread or thread_pool(4)
 
     async def read(self, tenant: str, work: Callable[..., Result], *arguments: Any) -> Result:
         """Have a read done.
 
         Raises: TooManyRequests, Overloaded.
         """
-        with self.reads.place(tenant):
-            result: Result = await self._beside_reads(work, *arguments)
+        with self.reads.admit(tenant):
+            result: Result = await self._run_reads(work, *arguments)
             return result
 
     async def change(self, tenant: str, work: Callable[..., Result], *arguments: Any) -> Result:
@@ -122,8 +122,8 @@ class RequestExecutor:
 
         Raises: TooManyRequests, Overloaded.
         """
-        with self.writes.place(tenant):
-            result: Result = await self._beside_writes(work, *arguments)
+        with self.writes.admit(tenant):
+            result: Result = await self._run_writes(work, *arguments)
             return result
 
     async def submit(self, tenant: str, ask: Callable[..., Future[Result]], *arguments: Any) -> Result:
@@ -131,6 +131,6 @@ class RequestExecutor:
 
         Raises: TooManyRequests, Overloaded.
         """
-        with self.writes.place(tenant):
+        with self.writes.admit(tenant):
             promised = ask(*arguments)
             return await asyncio.wrap_future(promised) if self.has_loop else promised.result()

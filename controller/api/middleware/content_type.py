@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from controller.api.schemas.problem_details import answer
+from controller.api.schemas.problem_details import problem_response
 from controller.errors import UnsupportedMediaType
 
 JSON = b"application/json"
@@ -36,7 +36,7 @@ class JsonContentType:
                         "A web page of another origin must send Content-Type: application/json."
                     )
                     scope.setdefault("state", {})["code"] = error.code
-                    await answer(error)(scope, receive, send)
+                    await problem_response(error)(scope, receive, send)
                     return
                 rest = [(name, value) for name, value in headers if name != b"content-type"]
                 scope = {**scope, "headers": [*rest, (b"content-type", JSON)]}

@@ -18,18 +18,18 @@ from controller.security.access import Caller, can_see, check_quota, usage_of_fl
 from controller.security.tenant_usage import Usage
 from controller.service.queries import Queries
 
-_shown_in_openapi = HTTPBearer(
+_bearer = HTTPBearer(
     auto_error=False, description="A token of `paceline token add`. Not needed as long as there is none."
 )
 
 
-def caller_with(scope: access.Scope) -> Any:
+def require_scope(scope: access.Scope) -> Any:
     """A dependency: the caller, who must have this scope.
 
     Raises: Forbidden.
     """
 
-    async def check(request: Request, _token: Annotated[Any, Depends(_shown_in_openapi)]) -> Caller:
+    async def check(request: Request, _token: Annotated[Any, Depends(_bearer)]) -> Caller:
         caller: Caller = request.state.caller
         access.require(caller, scope)
         return caller
@@ -37,13 +37,13 @@ def caller_with(scope: access.Scope) -> Any:
     return Depends(check)
 
 
-Reader = Annotated[Caller, caller_with(access.Scope.READ)]
+Reader = Annotated[Caller, require_scope(access.Scope.READ)]
 
 
-Reserver = Annotated[Caller, caller_with(access.Scope.RESERVE)]
+Reserver = Annotated[Caller, require_scope(access.Scope.RESERVE)]
 
 
-Operator = Annotated[Caller, caller_with(access.Scope.OPERATE)]
+Operator = Annotated[Caller, require_scope(access.Scope.OPERATE)]
 
 
 class QuotaTracker:

@@ -16,21 +16,21 @@ from controller.api.schemas.lightpath_responses import (
     LightpathList,
     lightpath_body,
 )
-from controller.api.schemas.problem_details import GUARDED, SWITCHES, described
+from controller.api.schemas.problem_details import ACCESS_ERRORS, SWITCH_ERRORS, problem_responses
 from controller.security.access import Caller
 from controller.service.reservation_service import Service
 
 
-def lightpath_routes(service: Service, desk: RequestExecutor) -> APIRouter:
+def lightpath_routes(service: Service, executor: RequestExecutor) -> APIRouter:
     """The routes under /v1/lightpaths."""
     router = APIRouter(tags=["lightpaths"])
 
-    @router.get("/v1/lightpaths", responses=described(*GUARDED))
+    @router.get("/v1/lightpaths", responses=problem_responses(*ACCESS_ERRORS))
     async def lightpaths(caller: Reader) -> LightpathList:
         """Every lightpath with its channel, its quality, and one's own flows in it (for operators everybody's)."""
-        return await desk.read(caller.tenant, _listed(service, caller))
+        return await executor.read(caller.tenant, _listed(service, caller))
 
-    @router.post("/v1/lightpaths/defragment", responses=described(*GUARDED, *SWITCHES))
+    @router.post("/v1/lightpaths/defragment", responses=problem_responses(*ACCESS_ERRORS, *SWITCH_ERRORS))
     async def defragment(caller: Operator) -> Defragmented:
         """Move lightpaths to lower channels while packets travel in them; none is lost. For operators."""
 
@@ -49,9 +49,12 @@ def lightpath_routes(service: Service, desk: RequestExecutor) -> APIRouter:
                 ]
             )
 
-        return await desk.change(caller.tenant, work)
+        return await executor.change(caller.tenant, work)
 
-    @router.get("/v1/lightpaths/{lightpath_id}", responses=described(*GUARDED, errors.NotFound, errors.InvalidRequest))
+    @router.get(
+        "/v1/lightpaths/{lightpath_id}",
+        responses=problem_responses(*ACCESS_ERRORS, errors.NotFound, errors.InvalidRequest),
+    )
     async def lightpath(caller: Reader, lightpath_id: str) -> LightpathBody:
         """One of them."""
 
@@ -61,7 +64,7 @@ def lightpath_routes(service: Service, desk: RequestExecutor) -> APIRouter:
                 raise errors.NotFound(f"There is no lightpath {lightpath_id} now.")
             return lightpath_body(found[0], caller)
 
-        return await desk.read(caller.tenant, work)
+        return await executor.read(caller.tenant, work)
 
     return router
 

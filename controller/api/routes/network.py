@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from controller.api.middleware.concurrency import RequestExecutor
 from controller.api.routes.dependencies import Reader
 from controller.api.schemas.network_responses import Health, NetworkBody, PathsBody
-from controller.api.schemas.problem_details import GUARDED, described
+from controller.api.schemas.problem_details import ACCESS_ERRORS, problem_responses
 from controller.api.schemas.serializers import network_body, paths_body
 from controller.errors import InvalidRequest, UnknownHost
 from controller.security.audit import AuditLog
@@ -18,12 +18,12 @@ from controller.service.queries import Queries
 
 
 def network_routes(
-    service: Queries, desk: RequestExecutor, propagation_emulated: Callable[[], bool], audit: AuditLog
+    service: Queries, executor: RequestExecutor, propagation_emulated: Callable[[], bool], audit: AuditLog
 ) -> APIRouter:
     """/v1/healthz, /v1/network and /v1/paths."""
     router = APIRouter(tags=["network"])
 
-    @router.get("/v1/healthz", responses=described())
+    @router.get("/v1/healthz", responses=problem_responses())
     async def health() -> Health:
         """Whether every switch is connected and holds what it should, and the audit log is written. Needs no token."""
         up, expected, failing = service.switches_up(), len(service.network.switches), audit.is_failing
@@ -31,16 +31,16 @@ def network_routes(
         log: Literal["ok", "failing"] = "failing" if failing else "ok"
         return Health(status=status, switches_up=up, switches_expected=expected, audit=log)
 
-    @router.get("/v1/network", responses=described(*GUARDED))
+    @router.get("/v1/network", responses=problem_responses(*ACCESS_ERRORS))
     async def network(caller: Reader) -> NetworkBody:
         """Nodes, links with what is reserved, and what is not as the map says."""
 
         def work() -> NetworkBody:
             return network_body(service.snapshot(), propagation_emulated())
 
-        return await desk.read(caller.tenant, work)
+        return await executor.read(caller.tenant, work)
 
-    @router.get("/v1/paths", responses=described(*GUARDED, InvalidRequest, UnknownHost))
+    @router.get("/v1/paths", responses=problem_responses(*ACCESS_ERRORS, InvalidRequest, UnknownHost))
     async def paths(
         caller: Reader,
         source: Annotated[str, Query(examples=["edge1"])],
@@ -55,6 +55,6 @@ def network_routes(
         def work() -> PathsBody:
             return paths_body(service.snapshot(), source, destination)
 
-        return await desk.read(caller.tenant, work)
+        return await executor.read(caller.tenant, work)
 
     return router

@@ -13,7 +13,7 @@ from controller.api.middleware.concurrency import RequestExecutor
 from controller.api.routes.dependencies import Operator, Reader
 from controller.api.schemas import examples
 from controller.api.schemas.network_responses import AuditBody, Consistency, MaintainedBody
-from controller.api.schemas.problem_details import GUARDED, described
+from controller.api.schemas.problem_details import ACCESS_ERRORS, problem_responses
 from controller.api.schemas.serializers import audit_body, consistency_body
 from controller.errors import InvalidRequest, NotAvailable, NotFound
 from controller.security.access import Caller, can_see
@@ -30,24 +30,24 @@ EventId = Annotated[
 
 
 def operation_routes(
-    service: Service, desk: RequestExecutor, metrics: Metrics, stream: EventStream, audit: AuditLog
+    service: Service, executor: RequestExecutor, metrics: Metrics, stream: EventStream, audit: AuditLog
 ) -> APIRouter:
     """/v1/consistency, /v1/links, /v1/ducts, /v1/audit, /v1/events and /metrics."""
     router = APIRouter(tags=["operation"])
 
-    @router.get("/v1/consistency", responses=described(*GUARDED))
+    @router.get("/v1/consistency", responses=problem_responses(*ACCESS_ERRORS))
     async def consistency(caller: Operator) -> Consistency:
         """What every switch holds against what it should, read from all of them now."""
-        return consistency_body(await desk.change(caller.tenant, service.consistency))
+        return consistency_body(await executor.change(caller.tenant, service.consistency))
 
-    @router.post("/v1/consistency/repair", responses=described(*GUARDED))
+    @router.post("/v1/consistency/repair", responses=problem_responses(*ACCESS_ERRORS))
     async def repair(caller: Operator) -> Consistency:
         """Put right what is missing or wrong, and say how it stands then; foreign entries are left alone."""
-        return consistency_body(await desk.change(caller.tenant, service.repair))
+        return consistency_body(await executor.change(caller.tenant, service.repair))
 
-    _add_maintenance(router, service, desk)
+    _add_maintenance(router, service, executor)
 
-    @router.get("/v1/audit", responses=described(*GUARDED, InvalidRequest))
+    @router.get("/v1/audit", responses=problem_responses(*ACCESS_ERRORS, InvalidRequest))
     async def audit_log(
         caller: Operator,
         after: Annotated[int, Query(ge=0, le=2**53, description="The number of the last entry known.")] = 0,
@@ -58,25 +58,25 @@ def operation_routes(
         def work() -> AuditBody:
             return audit_body(audit.read(after, limit), after)
 
-        return await desk.read(caller.tenant, work)
+        return await executor.read(caller.tenant, work)
 
-    _add_events(router, desk, stream)
+    _add_events(router, executor, stream)
 
-    @router.get("/metrics", response_class=Response, responses={200: _TEXT, **described(*GUARDED)})
+    @router.get("/metrics", response_class=Response, responses={200: _TEXT, **problem_responses(*ACCESS_ERRORS)})
     async def prometheus(caller: Reader) -> Response:
         """For Prometheus: promises, links, switches, requests."""
-        text = await desk.read(caller.tenant, metrics.render)
+        text = await executor.read(caller.tenant, metrics.render)
         return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return router
 
 
-def _add_maintenance(router: APIRouter, service: Service, desk: RequestExecutor) -> None:
+def _add_maintenance(router: APIRouter, service: Service, executor: RequestExecutor) -> None:
     async def put(caller: Caller, spans: Callable[[], frozenset[str]], in_service: bool) -> MaintainedBody:
-        now = await desk.change(caller.tenant, lambda: service.maintenance.put(spans(), in_service))
+        now = await executor.change(caller.tenant, lambda: service.maintenance.put(spans(), in_service))
         return MaintainedBody(spans=list(now.spans), in_service=now.in_service, degraded=list(now.degraded))
 
-    problems = described(*GUARDED, NotFound, InvalidRequest)
+    problems = problem_responses(*ACCESS_ERRORS, NotFound, InvalidRequest)
 
     @router.post("/v1/links/{link}/{action}", responses=problems)
     async def link(caller: Operator, link: str, action: Action) -> MaintainedBody:
@@ -92,11 +92,11 @@ def _add_maintenance(router: APIRouter, service: Service, desk: RequestExecutor)
         return await put(caller, lambda: spans_of_duct(service.network, duct), action == "up")
 
 
-def _add_events(router: APIRouter, desk: RequestExecutor, stream: EventStream) -> None:
+def _add_events(router: APIRouter, executor: RequestExecutor, stream: EventStream) -> None:
     @router.get(
         "/v1/events",
         response_class=StreamingResponse,
-        responses={200: _EVENTS, **described(*GUARDED, InvalidRequest, NotAvailable)},
+        responses={200: _EVENTS, **problem_responses(*ACCESS_ERRORS, InvalidRequest, NotAvailable)},
     )
     async def events(caller: Reader, last_event_id: EventId = None) -> StreamingResponse:
         """What happens, as it happens (server-sent events): `reservation`, `violation`, `link`, `alarm`, `switch`,
@@ -105,13 +105,13 @@ def _add_events(router: APIRouter, desk: RequestExecutor, stream: EventStream) -
         Of reservations one's own; for operators everybody's. `missed`: so much has happened since Last-Event-ID (or
         the controller has been started anew) that events are gone.
         """
-        if not desk.has_loop:
+        if not executor.has_loop:
             raise NotAvailable("Inside ryu-manager there is no event stream; run paceline controller.")
-        with desk.streams.place(caller.tenant):
+        with executor.streams.admit(caller.tenant):
             pass  # there is one; it is taken when the stream begins
 
         async def followed() -> AsyncIterator[str]:
-            with desk.streams.place(caller.tenant):
+            with executor.streams.admit(caller.tenant):
                 async for text in stream.subscribe(last_event_id, lambda tenant: can_see(caller, tenant)):
                     yield text
 

@@ -14,7 +14,15 @@ from controller.api.middleware.concurrency import RequestExecutor
 from controller.api.routes.dependencies import QuotaTracker, Reader, Reserver, redacted
 from controller.api.routes.reserve import ReserveHandler
 from controller.api.schemas import examples
-from controller.api.schemas.problem_details import GUARDED, REFUSALS, SWITCHES, WITH_BODY, Kinds, described, problem_of
+from controller.api.schemas.problem_details import (
+    ACCESS_ERRORS,
+    ADMISSION_ERRORS,
+    BODY_ERRORS,
+    SWITCH_ERRORS,
+    ErrorTypes,
+    problem_of,
+    problem_responses,
+)
 from controller.api.schemas.requests import QuoteRequest, ReservationChange, ReservationRequest, TransfersQuestion
 from controller.api.schemas.reservation_responses import (
     PathLink,
@@ -46,29 +54,36 @@ IdempotencyKeyHeader = Annotated[
 ]
 ReservationId = str
 
-OF_ONE: Kinds = (*GUARDED, errors.NotFound, errors.InvalidRequest)
+ONE_RESERVATION_ERRORS: ErrorTypes = (*ACCESS_ERRORS, errors.NotFound, errors.InvalidRequest)
 
 
 def reservation_routes(
-    service: Service, desk: RequestExecutor, quotas: QuotaTracker, promise: ReserveHandler
+    service: Service, executor: RequestExecutor, quotas: QuotaTracker, promise: ReserveHandler
 ) -> APIRouter:
     """The routes under /v1/reservations, and /v1/quotes."""
     router = APIRouter(tags=["reservations"])
-    _add_asking(router, service, desk, promise)
-    _add_looking(router, service, desk)
-    _add_changing(router, service, desk, quotas)
+    _add_creating(router, service, executor, promise)
+    _add_reading(router, service, executor)
+    _add_changing(router, service, executor, quotas)
     return router
 
 
-def _add_asking(router: APIRouter, service: Service, desk: RequestExecutor, promise: ReserveHandler) -> None:
+def _add_creating(router: APIRouter, service: Service, executor: RequestExecutor, promise: ReserveHandler) -> None:
     repeats = (errors.KeyReused, errors.InProgress)
-    refusals: Kinds = (*GUARDED, *WITH_BODY, *REFUSALS, *SWITCHES, errors.QuotaExceeded, *repeats)
+    refusals: ErrorTypes = (
+        *ACCESS_ERRORS,
+        *BODY_ERRORS,
+        *ADMISSION_ERRORS,
+        *SWITCH_ERRORS,
+        errors.QuotaExceeded,
+        *repeats,
+    )
     replayed = {"description": "`true`: this is an earlier answer.", "schema": {"type": "string"}}
 
     @router.post(
         "/v1/reservations",
         status_code=201,
-        responses={201: {"headers": {"Idempotency-Replayed": replayed}}, **described(*refusals)},
+        responses={201: {"headers": {"Idempotency-Replayed": replayed}}, **problem_responses(*refusals)},
     )
     async def reserve(
         caller: Reserver,
@@ -93,7 +108,9 @@ def _add_asking(router: APIRouter, service: Service, desk: RequestExecutor, prom
         response_model_exclude_unset=True,
         responses={
             200: {"content": {"application/json": {"examples": examples.QUOTES}}},
-            **described(*GUARDED, *WITH_BODY, errors.NotFound, errors.UnknownHost, errors.NoPath, errors.NoCapacity),
+            **problem_responses(
+                *ACCESS_ERRORS, *BODY_ERRORS, errors.NotFound, errors.UnknownHost, errors.NoPath, errors.NoCapacity
+            ),
         },
     )
     async def quote(
@@ -101,9 +118,9 @@ def _add_asking(router: APIRouter, service: Service, desk: RequestExecutor, prom
     ) -> QuotedFlows | QuotedRefusal | QuotedTransfers:
         """What POST /v1/reservations would promise, or how fast these volumes can go together; nothing is reserved."""
         if isinstance(question, TransfersQuestion):
-            return await desk.read(caller.tenant, _quoted_transfers, service, caller, question)
-        asked = question.to_asked(caller.tenant, time.time())
-        return await desk.read(caller.tenant, _quoted, service, caller, asked)
+            return await executor.read(caller.tenant, _quoted_transfers, service, caller, question)
+        asked = question.to_spec(caller.tenant, time.time())
+        return await executor.read(caller.tenant, _quoted, service, caller, asked)
 
 
 def _quoted_transfers(service: Service, caller: Caller, question: TransfersQuestion) -> QuotedTransfers:
@@ -131,8 +148,8 @@ def _quoted(service: Service, caller: Caller, asked: ReservationSpec) -> QuotedF
     return QuotedFlows(admitted=True, flows=[placed_flow(placement) for placement in decision.placements])
 
 
-def _add_looking(router: APIRouter, service: Service, desk: RequestExecutor) -> None:
-    @router.get("/v1/reservations", responses=described(*GUARDED, errors.InvalidRequest))
+def _add_reading(router: APIRouter, service: Service, executor: RequestExecutor) -> None:
+    @router.get("/v1/reservations", responses=problem_responses(*ACCESS_ERRORS, errors.InvalidRequest))
     async def reservations(caller: Reader, state: State | None = None) -> ReservationList:
         """One's own live reservations and those that ended not long ago, oldest first; for operators everybody's."""
 
@@ -140,9 +157,9 @@ def _add_looking(router: APIRouter, service: Service, desk: RequestExecutor) -> 
             seen = [each for each in service.reservations(state) if can_see(caller, each.tenant)]
             return ReservationList(reservations=[reservation_body(each) for each in seen])
 
-        return await desk.read(caller.tenant, work)
+        return await executor.read(caller.tenant, work)
 
-    @router.get("/v1/reservations/{reservation_id}", responses=described(*OF_ONE))
+    @router.get("/v1/reservations/{reservation_id}", responses=problem_responses(*ONE_RESERVATION_ERRORS))
     async def reservation(caller: Reader, reservation_id: ReservationId) -> ReservationDetail:
         """A reservation with its meters' and entries' counters, read from the switches now."""
 
@@ -151,15 +168,15 @@ def _add_looking(router: APIRouter, service: Service, desk: RequestExecutor) -> 
             counters = counters_body(service.network, found, *service.counters(found))
             return ReservationDetail(**dict(reservation_body(found)), counters=counters)
 
-        return await desk.read(caller.tenant, work)
+        return await executor.read(caller.tenant, work)
 
 
-def _add_changing(router: APIRouter, service: Service, desk: RequestExecutor, quotas: QuotaTracker) -> None:
-    of_one = (*OF_ONE, errors.NotLive, *SWITCHES)
+def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor, quotas: QuotaTracker) -> None:
+    of_one = (*ONE_RESERVATION_ERRORS, errors.NotLive, *SWITCH_ERRORS)
 
     @router.patch(
         "/v1/reservations/{reservation_id}",
-        responses=described(*of_one, *WITH_BODY, *REFUSALS, errors.QuotaExceeded),
+        responses=problem_responses(*of_one, *BODY_ERRORS, *ADMISSION_ERRORS, errors.QuotaExceeded),
     )
     async def modify(
         caller: Reserver,
@@ -176,9 +193,12 @@ def _add_changing(router: APIRouter, service: Service, desk: RequestExecutor, qu
             with quotas.charge(caller, flows, instead_of=reservation_id):
                 return service.modify(reservation_id, change.lease_s, flows)
 
-        return reservation_body(await desk.change(caller.tenant, work))
+        return reservation_body(await executor.change(caller.tenant, work))
 
-    @router.post("/v1/reservations/{reservation_id}/commit", responses=described(*of_one, errors.NotHeld, *REFUSALS))
+    @router.post(
+        "/v1/reservations/{reservation_id}/commit",
+        responses=problem_responses(*of_one, errors.NotHeld, *ADMISSION_ERRORS),
+    )
     async def commit(caller: Reserver, reservation_id: ReservationId) -> ReservationBody:
         """Turn what is held into a promise; answered when every switch has confirmed. Safe to repeat."""
 
@@ -186,9 +206,9 @@ def _add_changing(router: APIRouter, service: Service, desk: RequestExecutor, qu
             require_visible(caller, service.reservation(reservation_id))
             return service.commit(reservation_id)
 
-        return reservation_body(await desk.change(caller.tenant, work))
+        return reservation_body(await executor.change(caller.tenant, work))
 
-    @router.delete("/v1/reservations/{reservation_id}", responses=described(*OF_ONE))
+    @router.delete("/v1/reservations/{reservation_id}", responses=problem_responses(*ONE_RESERVATION_ERRORS))
     async def release(caller: Reserver, reservation_id: ReservationId) -> ReservationBody:
         """Release it; one that has already ended is answered as it ended."""
 
@@ -196,4 +216,4 @@ def _add_changing(router: APIRouter, service: Service, desk: RequestExecutor, qu
             require_visible(caller, service.reservation(reservation_id))
             return service.release(reservation_id)
 
-        return reservation_body(await desk.change(caller.tenant, work))
+        return reservation_body(await executor.change(caller.tenant, work))

@@ -21,17 +21,17 @@ ReserveHandler = Callable[
 """Reserve, and write a note with it; True with it if it is an earlier answer. Raises: ControllerError."""
 
 
-def reserve_handler(service: Service, desk: RequestExecutor, quotas: QuotaTracker) -> ReserveHandler:
+def reserve_handler(service: Service, executor: RequestExecutor, quotas: QuotaTracker) -> ReserveHandler:
     """The way to have something reserved for a caller."""
 
     async def promise(
         caller: Caller, wanted: ReservationRequest, repeat: IdempotencyKey | None, note: AttachedRow | None
     ) -> tuple[Reservation, bool]:
-        asked = wanted.to_asked(caller.tenant, time.time())
+        asked = wanted.to_spec(caller.tenant, time.time())
 
         def within() -> AbstractContextManager[None]:
             return quotas.charge(caller, asked.flows)
 
-        return await desk.submit(caller.tenant, service.reserve_soon, asked, repeat, within, note)
+        return await executor.submit(caller.tenant, service.reserve_soon, asked, repeat, within, note)
 
     return promise

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller.api.routes.reserve import ReserveHandler
-from controller.api.schemas.problem_details import answer
+from controller.api.schemas.problem_details import problem_response
 from controller.api.schemas.requests import ReservationRequest
 from controller.api.schemas.serializers import reservation_body
 from controller.errors import ControllerError
@@ -27,7 +27,7 @@ PATH = "/v1/reservations"
 STATUS = 201
 JSON = "application/json"
 
-Shown = Callable[[Caller, ControllerError], ControllerError]
+Redact = Callable[[Caller, ControllerError], ControllerError]
 """The error without what this caller must not see."""
 
 
@@ -41,7 +41,7 @@ class FastPathRoute:
 class ReserveFastPath:
     """ASGI middleware, the innermost."""
 
-    def __init__(self, app: ASGIApp, promise: ReserveHandler, audit: AuditLog | None, shown: Shown) -> None:
+    def __init__(self, app: ASGIApp, promise: ReserveHandler, audit: AuditLog | None, shown: Redact) -> None:
         """`audit`: if the audit log is kept where reservations are, so that both are written together."""
         self._app = app
         self._audit = audit
@@ -50,7 +50,7 @@ class ReserveFastPath:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer it here, or hand it on."""
-        if scope["type"] != "http" or not _is_plain(scope):
+        if scope["type"] != "http" or not _is_eligible(scope):
             await self._app(scope, receive, send)
             return
         messages = [await receive()]
@@ -58,7 +58,7 @@ class ReserveFastPath:
             messages.append(await receive())
         wanted = _read(messages)
         if wanted is None:
-            await self._app(scope, _again(messages, receive), send)
+            await self._app(scope, _replay(messages, receive), send)
         else:
             await (await self._answer(scope, wanted))(scope, receive, send)
 
@@ -72,14 +72,14 @@ class ReserveFastPath:
             reservation, _ = await self._promise(caller, wanted, None, note)
         except ControllerError as error:
             state["code"] = error.code
-            return answer(self._shown(caller, error))
+            return problem_response(self._shown(caller, error))
         state["reservation"] = reservation.id
         if self._audit is not None and note is not None and note.is_written:
             state["noted"], self._audit.is_failing = STATUS, False
         return Response(reservation_body(reservation).model_dump_json(), STATUS, media_type=JSON)
 
 
-def _is_plain(scope: Scope) -> bool:
+def _is_eligible(scope: Scope) -> bool:
     """Whether it is a new reservation in JSON that is not to be repeated."""
     if scope["method"] != "POST" or scope["path"] != PATH:
         return False
@@ -95,7 +95,7 @@ def _read(messages: list[Message]) -> ReservationRequest | None:
         return None
 
 
-def _again(messages: list[Message], receive: Receive) -> Receive:
+def _replay(messages: list[Message], receive: Receive) -> Receive:
     pending = iter(messages)
 
     async def replay() -> Message:

@@ -46,16 +46,16 @@ Bytes = Annotated[int, Field(ge=1, le=10**12, examples=[1_000_000]), NUMBER]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:@-]+( +[A-Za-z0-9_.:@-]+)*$")]
 
 
-def _text_only(value: object) -> object:
+def _rfc_3339_only(value: object) -> object:
     if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
         raise ValueError('write a moment as RFC 3339 with its zone, for example "2026-01-01T09:30:00Z"')
     return value.upper().replace(" ", "T")
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_text_only)]
+Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc_3339_only)]
 
 
-class Mistaken(ValueError):  # noqa: N818 - it is raised for pydantic, and read where mistakes are told
+class InvalidFields(ValueError):  # noqa: N818 - it is raised for pydantic, and read where mistakes are told
     """Several mistakes in one object: (place in it, what would be right)."""
 
     def __init__(self, mistakes: Sequence[tuple[str, str]]) -> None:
@@ -63,7 +63,7 @@ class Mistaken(ValueError):  # noqa: N818 - it is raised for pydantic, and read 
         self.mistakes = tuple(mistakes)
 
 
-class Strict(BaseModel):
+class StrictBody(BaseModel):
     """A misspelt field is a mistake, not something to ignore."""
 
     model_config = ConfigDict(extra="forbid")

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from controller.api.schemas import examples
-from controller.api.schemas.reservation_responses import Answer
+from controller.api.schemas.reservation_responses import ResponseBody
 from controller.optical.inventory import LightpathState
 from controller.security.access import Caller, can_see
 
 
-class Passenger(Answer):
+class Passenger(ResponseBody):
     """A flow that travels in a lightpath; `backup`: only when its path has failed."""
 
     reservation: str
@@ -20,7 +20,7 @@ class Passenger(Answer):
     backup: bool
 
 
-class LightpathBody(Answer):
+class LightpathBody(ResponseBody):
     """A channel of light along switches, and the flows in it that one may see."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.LIGHTPATH]})
@@ -43,7 +43,7 @@ class LightpathBody(Answer):
     flows: list[Passenger]
 
 
-class LightpathList(Answer):
+class LightpathList(ResponseBody):
     """All lightpaths, by route and channel; none where the map is not optical."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"lightpaths": [examples.LIGHTPATH]}]})
@@ -51,7 +51,7 @@ class LightpathList(Answer):
     lightpaths: list[LightpathBody]
 
 
-class ChannelMove(Answer):
+class ChannelMove(ResponseBody):
     """A lightpath that is on another channel now, and has another id."""
 
     nodes: list[str]
@@ -61,7 +61,7 @@ class ChannelMove(Answer):
     to_channel: int
 
 
-class Defragmented(Answer):
+class Defragmented(ResponseBody):
     """What was moved, in that order."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.DEFRAGMENTED]})

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from controller.api.schemas import examples
-from controller.api.schemas.reservation_responses import Answer, PathLink
+from controller.api.schemas.reservation_responses import PathLink, ResponseBody
 from controller.domain.events import SwitchSyncState
 
 
-class NodeBody(Answer):
+class NodeBody(ResponseBody):
     """A switch is up when it is connected and holds what it should; a host when its link is up."""
 
     name: str
@@ -21,7 +21,7 @@ class NodeBody(Answer):
     ip: str | None = None
 
 
-class LinkBody(Answer):
+class LinkBody(ResponseBody):
     """One direction of a span."""
 
     link: str
@@ -37,7 +37,7 @@ class LinkBody(Answer):
     free_bps: int
 
 
-class NetworkBody(Answer):
+class NetworkBody(ResponseBody):
     """The network now; `complaints` are sentences about what is not as the map says."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.NETWORK]})
@@ -51,7 +51,7 @@ class NetworkBody(Answer):
     complaints: list[str]
 
 
-class PathBody(Answer):
+class PathBody(ResponseBody):
     """A candidate path; `free_bps` is that of its tightest link."""
 
     nodes: list[str]
@@ -61,7 +61,7 @@ class PathBody(Answer):
     links: list[PathLink]
 
 
-class PathsBody(Answer):
+class PathsBody(ResponseBody):
     """Candidate paths, best first."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.PATHS]})
@@ -71,7 +71,7 @@ class PathsBody(Answer):
     paths: list[PathBody]
 
 
-class Health(Answer):
+class Health(ResponseBody):
     """`ok` when every switch of the map is connected and holds what it should and the audit log is written.
 
     Else `degraded`. `audit` is `failing` when the last entry of the audit log could not be written.
@@ -85,7 +85,7 @@ class Health(Answer):
     audit: Literal["ok", "failing"]
 
 
-class SwitchConsistency(Answer):
+class SwitchConsistency(ResponseBody):
     """A line for each entry, meter or group that is not as it should be; `foreign` ones are never touched."""
 
     switch: str
@@ -95,7 +95,7 @@ class SwitchConsistency(Answer):
     foreign: list[str]
 
 
-class Consistency(Answer):
+class Consistency(ResponseBody):
     """What the switches hold against what they should."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.CONSISTENCY]})
@@ -104,7 +104,7 @@ class Consistency(Answer):
     switches: list[SwitchConsistency]
 
 
-class MaintainedBody(Answer):
+class MaintainedBody(ResponseBody):
     """Spans that are now in service or not, and the reservations that are degraded now (`degraded`: ids)."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.MAINTAINED]})
@@ -114,7 +114,7 @@ class MaintainedBody(Answer):
     degraded: list[str]
 
 
-class AuditEntry(Answer):
+class AuditEntry(ResponseBody):
     """One request and its answer; `tenant` is null for a caller who was not let in."""
 
     number: int
@@ -130,7 +130,7 @@ class AuditEntry(Answer):
     request: Annotated[str, Field(description="The request's body as it came, its first 4096 characters.")]
 
 
-class AuditBody(Answer):
+class AuditBody(ResponseBody):
     """Entries, oldest first; ask again with `after` = `last` for more."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.AUDIT]})

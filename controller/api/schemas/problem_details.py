@@ -15,20 +15,20 @@ from starlette.exceptions import HTTPException
 
 from controller import errors
 from controller.api.schemas import examples
-from controller.api.schemas.fields import Mistaken
+from controller.api.schemas.fields import InvalidFields
 from controller.api.schemas.requests import TAGS
 from controller.api.schemas.reservation_responses import Problem
-from controller.api.schemas.serializers import flow_form, moment
+from controller.api.schemas.serializers import flow_json, utc_time
 from controller.domain.reservation import Flow
 from controller.errors import ControllerError, InvalidRequest, problem
 
 log = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
-MISTAKES_SHOWN = 50
+MAX_MISTAKES = 50
 
 _OFFER = {**examples.RATE_FLOW, "requirement": {"min_bandwidth_bps": 61_000_000, "burst_bytes": 40_000}}
-_WORTH = {"fits_at": "2026-01-01T00:05:00Z", "offer": {"flows": [_OFFER]}}
+_ADVICE = {"fits_at": "2026-01-01T00:05:00Z", "offer": {"flows": [_OFFER]}}
 
 EXAMPLES: Sequence[ControllerError] = (
     InvalidRequest(
@@ -58,17 +58,17 @@ EXAMPLES: Sequence[ControllerError] = (
         quota="bandwidth_bps", held=90_000_000, asked=15_000_000, allowed=100_000_000,
     ),
     errors.TooManyRequests("Tenant lab has 48 changes unanswered; wait for an answer.", retry_after_s=1),
-    errors.NoPath("edge1-up: no path of links that are up joins edge1 and cloud.", flow="edge1-up", **_WORTH),
+    errors.NoPath("edge1-up: no path of links that are up joins edge1 and cloud.", flow="edge1-up", **_ADVICE),
     errors.NoDisjointPath(
-        "edge1-up: no second path from edge1 to cloud shares no span with the first.", flow="edge1-up", **_WORTH
+        "edge1-up: no second path from edge1 to cloud shares no span with the first.", flow="edge1-up", **_ADVICE
     ),
     errors.NoCapacity(
         "edge1-up needs 90 Mb/s; s1->s2 has 61 Mb/s free on the best of 1 paths.",
-        **{"flow": "edge1-up", "bottleneck": examples.BOTTLENECK, **_WORTH},
+        **{"flow": "edge1-up", "bottleneck": examples.BOTTLENECK, **_ADVICE},
     ),
     errors.NoSpectrum(
         "edge1-up: no lightpath over r4->r5 has room, and none of its 4 slots is free for a new one.",
-        **{"flow": "edge1-up", "link": "r4->r5", "slots": 4, **_WORTH},
+        **{"flow": "edge1-up", "link": "r4->r5", "slots": 4, **_ADVICE},
     ),
     errors.OutOfReach(
         "edge1-up: light does not get over r4->r5 (2500 km): DP-QPSK lacks 1.3 dB.",
@@ -76,7 +76,7 @@ EXAMPLES: Sequence[ControllerError] = (
     ),
     errors.LatencyNotMet(
         "edge1-up: the proven latency would be 9000 us; its limit is 5000 us.",
-        **{"flow": "edge1-up", "promise": "latency", "bound_us": 9000.0, "limit_us": 5000.0, **_WORTH},
+        **{"flow": "edge1-up", "promise": "latency", "bound_us": 9000.0, "limit_us": 5000.0, **_ADVICE},
     ),
     errors.FlowInUse(
         "again: tcp from edge1:7801 to cloud:7800 is already reserved by r-4f1c09ab.",
@@ -91,13 +91,13 @@ EXAMPLES: Sequence[ControllerError] = (
 )
 """One of each kind of error that a client can be answered."""
 
-Kinds = tuple[type[ControllerError], ...]
+ErrorTypes = tuple[type[ControllerError], ...]
 
-ANY_ROUTE: Kinds = (errors.TooManyRequests, errors.Overloaded, ControllerError)
-GUARDED: Kinds = (errors.Unauthorized, errors.Forbidden)
-WITH_BODY: Kinds = (InvalidRequest, errors.TooLarge, errors.TooSlow, errors.UnsupportedMediaType)
-REFUSALS: Kinds = (errors.UnknownHost, *errors.Refused.__subclasses__())
-SWITCHES: Kinds = tuple(errors.SwitchError.__subclasses__())
+COMMON_ERRORS: ErrorTypes = (errors.TooManyRequests, errors.Overloaded, ControllerError)
+ACCESS_ERRORS: ErrorTypes = (errors.Unauthorized, errors.Forbidden)
+BODY_ERRORS: ErrorTypes = (InvalidRequest, errors.TooLarge, errors.TooSlow, errors.UnsupportedMediaType)
+ADMISSION_ERRORS: ErrorTypes = (errors.UnknownHost, *errors.Refused.__subclasses__())
+SWITCH_ERRORS: ErrorTypes = tuple(errors.SwitchError.__subclasses__())
 
 _MEANINGS = {
     401: "No token, or one that is not known",
@@ -115,11 +115,11 @@ _MEANINGS = {
 }
 
 
-def described(*kinds: type[ControllerError]) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*kinds: type[ControllerError]) -> dict[int | str, dict[str, Any]]:
     """How a route that may answer these errors is described in OpenAPI, with an example for each."""
     responses: dict[int | str, dict[str, Any]] = {}
     for example in EXAMPLES:
-        if type(example) not in (*kinds, *ANY_ROUTE):
+        if type(example) not in (*kinds, *COMMON_ERRORS):
             continue
         content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}}
         head = {"description": _MEANINGS[example.status], "model": Problem, "content": content}
@@ -134,7 +134,7 @@ def described(*kinds: type[ControllerError]) -> dict[int | str, dict[str, Any]]:
 
 def problem_of(error: ControllerError) -> dict[str, Any]:
     """The problem details of an error, in JSON's terms."""
-    return {name: _plain(name, fact) for name, fact in error.problem().items()}
+    return {name: _json_value(name, fact) for name, fact in error.problem().items()}
 
 
 def headers_of(error: ControllerError) -> dict[str, str]:
@@ -149,38 +149,38 @@ def headers_of(error: ControllerError) -> dict[str, str]:
     return {"Retry-After": str(max(1, ceil(retry_after_s)))} if isinstance(retry_after_s, (int, float)) else {}
 
 
-def answer(error: ControllerError) -> JSONResponse:
+def problem_response(error: ControllerError) -> JSONResponse:
     """The answer to a request that met this error."""
-    return _answer(problem_of(error), headers_of(error))
+    return _response(problem_of(error), headers_of(error))
 
 
-def add_error_answers(app: FastAPI, shown: Callable[[Request, ControllerError], ControllerError]) -> None:
+def add_error_handlers(app: FastAPI, shown: Callable[[Request, ControllerError], ControllerError]) -> None:
     """Have every error answered as problem details; `shown` takes out what the caller must not see."""
 
     @app.exception_handler(ControllerError)
     async def refused(request: Request, error: ControllerError) -> JSONResponse:
         request.state.code = error.code
-        return answer(shown(request, error))
+        return problem_response(shown(request, error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         request.state.code = InvalidRequest.code
-        return answer(invalid_request(mistakes_of(error.errors())))
+        return problem_response(invalid_request(mistakes_of(error.errors())))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 400:  # a body that is no text, or nested too deep to read
-            return answer(InvalidRequest("The body is not JSON that can be read.", mistakes=[]))
+            return problem_response(InvalidRequest("The body is not JSON that can be read.", mistakes=[]))
         codes = {404: "not_found", 405: "method_not_allowed"}
         code = codes.get(error.status_code, "http_error")
         title = code.replace("_", " ").capitalize()
         headers = {"Allow": _allowed(app, request)} if code == "method_not_allowed" else error.headers
-        return _answer(problem(error.status_code, code, title, clean(str(error.detail)) + "."), headers)
+        return _response(problem(error.status_code, code, title, encodable(str(error.detail)) + "."), headers)
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:
         log.error("bug method=%s path=%s", request.method, request.url.path, exc_info=error)
-        return answer(EXAMPLES[-1])
+        return problem_response(EXAMPLES[-1])
 
 
 def _allowed(app: FastAPI, request: Request) -> str:
@@ -192,7 +192,7 @@ def _allowed(app: FastAPI, request: Request) -> str:
 
 def invalid_request(mistakes: Sequence[Mapping[str, str]]) -> InvalidRequest:
     """The refusal of a request with these mistakes."""
-    shown = list(mistakes[:MISTAKES_SHOWN])
+    shown = list(mistakes[:MAX_MISTAKES])
     first = f"{shown[0]['place']}: {shown[0]['message']}" if shown else "it cannot be read"
     more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
     return InvalidRequest(f"The request is not valid: {first}{more}.", mistakes=shown)
@@ -205,33 +205,35 @@ def mistakes_of(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         place = ".".join(str(step) for step in each["loc"] if step not in TAGS)
         cause = each.get("ctx", {}).get("error")
         whole = ("", str(each["msg"]).removeprefix("Value error, "))
-        inner = cause.mistakes if isinstance(cause, Mistaken) else [whole]
+        inner = cause.mistakes if isinstance(cause, InvalidFields) else [whole]
         for within, message in inner:
-            mistakes.append({"place": clean(".".join(filter(None, (place, within)))), "message": clean(message)})
+            mistakes.append(
+                {"place": encodable(".".join(filter(None, (place, within)))), "message": encodable(message)}
+            )
     return mistakes
 
 
-def clean(text: str) -> str:
+def encodable(text: str) -> str:
     """Text that can be sent: what a client wrote may hold halves of characters."""
     return text.encode("utf-8", "backslashreplace").decode()[:500]
 
 
-def _answer(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> JSONResponse:
+def _response(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> JSONResponse:
     return JSONResponse(body, body["status"], headers, media_type=PROBLEM_TYPE)
 
 
-def _plain(name: str, fact: object) -> object:
+def _json_value(name: str, fact: object) -> object:
     if name in ("fits_at", "fits_at_s") and isinstance(fact, (int, float)):
-        return f"{moment(fact):%Y-%m-%dT%H:%M:%S.%fZ}"
+        return f"{utc_time(fact):%Y-%m-%dT%H:%M:%S.%fZ}"
     if isinstance(fact, Flow):
-        return flow_form(fact)
+        return flow_json(fact)
     if name == "offer" and isinstance(fact, (list, tuple)):
-        return {"flows": [_plain("flow", flow) for flow in fact]}
+        return {"flows": [_json_value("flow", flow) for flow in fact]}
     if isinstance(fact, float):
         return fact if isfinite(fact) else None
     if isinstance(fact, Mapping):
-        return {str(key): _plain(str(key), value) for key, value in fact.items()}
+        return {str(key): _json_value(str(key), value) for key, value in fact.items()}
     if isinstance(fact, (list, tuple, set, frozenset)):
-        return [_plain(name, value) for value in fact]
+        return [_json_value(name, value) for value in fact]
     assert not is_dataclass(fact), name
     return fact

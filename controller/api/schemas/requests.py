@@ -13,16 +13,16 @@ from controller.api.schemas import examples
 from controller.api.schemas.fields import (
     NUMBER,
     Bytes,
+    InvalidFields,
     LeaseSeconds,
     Microseconds,
     Milliseconds,
-    Mistaken,
-    Moment,
     Name,
     Offset,
     Period,
     Port,
-    Strict,
+    StrictBody,
+    Timestamp,
 )
 from controller.domain import reservation
 from controller.domain.reservation import DEFAULT_RANK, LOWEST_RANK, Backup, Protection
@@ -33,7 +33,7 @@ HORIZON_S = 366 * 86_400.0
 """The calendar goes so far."""
 
 
-class MatchBody(Strict):
+class MatchBody(StrictBody):
     """The ports and protocol of a flow."""
 
     protocol: Literal["tcp", "udp"]
@@ -41,7 +41,7 @@ class MatchBody(Strict):
     destination_port: Port
 
 
-class AnyRequirement(Strict):
+class AnyRequirement(StrictBody):
     """What both forms have. No burst: one is chosen. No limit: the bound is told but not promised to stay."""
 
     burst_bytes: Annotated[int, Field(ge=1, le=10**8), NUMBER] | None = None
@@ -66,7 +66,7 @@ class AnyRequirement(Strict):
     @model_validator(mode="after")
     def _has_a_backup(self) -> Self:
         if self.backup == "dedicated" and self.protection == "none":
-            raise Mistaken([("backup", "there is none without protection: link_disjoint or duct_disjoint")])
+            raise InvalidFields([("backup", "there is none without protection: link_disjoint or duct_disjoint")])
         return self
 
 
@@ -98,7 +98,7 @@ class TransferRequirement(AnyRequirement):
         if self.period_ms is not None and self.offset_ms >= self.period_ms:
             mistakes.append(("offset_ms", f"it must be shorter than the period, {self.period_ms:g} ms"))
         if mistakes:
-            raise Mistaken(mistakes)
+            raise InvalidFields(mistakes)
         return self
 
     def to_requirement(self) -> reservation.Requirement:
@@ -125,7 +125,7 @@ RequirementBody = Annotated[
 ]
 
 
-class FlowBody(Strict):
+class FlowBody(StrictBody):
     """One direction of one transfer."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [examples.RATE_FLOW]})
@@ -164,10 +164,10 @@ def _check_flows(flows: Sequence[FlowBody]) -> None:
         if flow.source == flow.destination:
             mistakes.append((f"flows.{number}.destination", f"source and destination are both {flow.source}"))
     if mistakes:
-        raise Mistaken(mistakes)
+        raise InvalidFields(mistakes)
 
 
-class ReservationRequest(Strict):
+class ReservationRequest(StrictBody):
     """An atomic set of flows: all are admitted or none."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [examples.RESERVATION_REQUEST]})
@@ -175,18 +175,18 @@ class ReservationRequest(Strict):
     owner: Name = "anonymous"
     lease_s: LeaseSeconds = 60
     hold: Annotated[bool, Field(strict=True, description="Keep the capacity until it is committed.")] = False
-    start_at: Annotated[Moment | None, Field(description="When it is to begin; null: now.")] = None
-    end_at: Annotated[Moment | None, Field(description="When it is to end; null: when the lease runs out.")] = None
+    start_at: Annotated[Timestamp | None, Field(description="When it is to begin; null: now.")] = None
+    end_at: Annotated[Timestamp | None, Field(description="When it is to end; null: when the lease runs out.")] = None
     flows: Flows
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
         _check_flows(self.flows)
         if self.start_at and self.end_at and self.end_at <= self.start_at:
-            raise Mistaken([("end_at", "it must be later than start_at")])
+            raise InvalidFields([("end_at", "it must be later than start_at")])
         return self
 
-    def to_asked(self, tenant: str, now_s: float) -> ReservationSpec:
+    def to_spec(self, tenant: str, now_s: float) -> ReservationSpec:
         """The fact behind it. A start that has passed is now.
 
         Raises: InvalidRequest if a moment is out of the calendar.
@@ -210,7 +210,7 @@ class ReservationRequest(Strict):
         return ReservationSpec(self.owner, tenant, self.lease_s, flows, self.hold, begins_s, end_s)
 
 
-class ReservationChange(Strict):
+class ReservationChange(StrictBody):
     """A renewal (`{}` or `lease_s`), and with `flows` a new full list of flows."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"lease_s": 60}]})
@@ -224,7 +224,7 @@ class ReservationChange(Strict):
         return self
 
 
-class TransferBody(Strict):
+class TransferBody(StrictBody):
     """A volume between two hosts."""
 
     name: Name
@@ -233,7 +233,7 @@ class TransferBody(Strict):
     transfer_bytes: Bytes
 
 
-class TransfersQuestion(Strict):
+class TransfersQuestion(StrictBody):
     """How long do these volumes take if all begin and end together?
 
     `instead_of`: the id of a reservation of one's own; what it takes counts as free, as if it were changed.
@@ -255,7 +255,7 @@ class TransfersQuestion(Strict):
             if transfer.source == transfer.destination:
                 mistakes.append((f"{place}.destination", f"source and destination are both {transfer.source}"))
         if mistakes:
-            raise Mistaken(mistakes)
+            raise InvalidFields(mistakes)
         return self
 
 

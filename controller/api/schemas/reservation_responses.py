@@ -12,20 +12,20 @@ from controller.api.schemas.requests import MatchBody, RequirementBody
 from controller.domain.reservation import State
 
 
-class Answer(BaseModel):
+class ResponseBody(BaseModel):
     """All its fields are always there."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
 
-class PathLink(Answer):
+class PathLink(ResponseBody):
     """What is free on one link of a path."""
 
     link: str
     free_bps: int
 
 
-class WindowBody(Answer):
+class WindowBody(ResponseBody):
     """When a periodic transfer travels: from `offset_ms` after each multiple of the period, for `length_ms`."""
 
     period_ms: float
@@ -33,7 +33,7 @@ class WindowBody(Answer):
     length_ms: float
 
 
-class PlacedFlow(Answer):
+class PlacedFlow(ResponseBody):
     """A flow with its path and its proven bounds, worst case and worst minus best."""
 
     name: str
@@ -58,7 +58,7 @@ class PlacedFlow(Answer):
     backup_lightpaths: list[str]
 
 
-class MeterCounters(Answer):
+class MeterCounters(ResponseBody):
     """A flow's meter at its first switch; `packets` and `bytes` count what came in, dropped or not."""
 
     switch: str
@@ -72,7 +72,7 @@ class MeterCounters(Answer):
     dropped_bytes: int
 
 
-class EntryCounters(Answer):
+class EntryCounters(ResponseBody):
     """A flow entry on a switch; `flow` is null if it belongs to none of the present flows."""
 
     switch: str
@@ -85,7 +85,7 @@ class EntryCounters(Answer):
     bytes: int
 
 
-class Counters(Answer):
+class Counters(ResponseBody):
     """Read from the switches just now; `unavailable` names those that could not be read."""
 
     meters: list[MeterCounters]
@@ -93,7 +93,7 @@ class Counters(Answer):
     unavailable: list[str]
 
 
-class ReservationBody(Answer):
+class ReservationBody(ResponseBody):
     """A reservation as it stands."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.RESERVATION]})
@@ -122,7 +122,7 @@ class ReservationDetail(ReservationBody):
     counters: Counters
 
 
-class ReservationList(Answer):
+class ReservationList(ResponseBody):
     """Reservations, oldest first."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"reservations": [examples.RESERVATION]}]})
@@ -173,21 +173,21 @@ class Problem(BaseModel):
     retry_after_s: float | None = None
 
 
-class QuotedFlows(Answer):
+class QuotedFlows(ResponseBody):
     """It would be admitted, like this; nothing has been reserved."""
 
     admitted: Literal[True]
     flows: list[PlacedFlow]
 
 
-class QuotedRefusal(Answer):
+class QuotedRefusal(ResponseBody):
     """It would be refused; the problem is what POST /v1/reservations would answer."""
 
     admitted: Literal[False]
     problem: Problem
 
 
-class QuotedTransfer(Answer):
+class QuotedTransfer(ResponseBody):
     """How one of the transfers would travel."""
 
     name: str
@@ -196,7 +196,7 @@ class QuotedTransfer(Answer):
     transfer_ms: float
 
 
-class QuotedTransfers(Answer):
+class QuotedTransfers(ResponseBody):
     """The shortest time in which all can be done together over the candidate paths, and the link that sets it.
 
     `links`: what is free now on every link of these paths.

@@ -47,21 +47,21 @@ def reservation_body(reservation: Reservation) -> ReservationBody:
         owner=reservation.owner,
         tenant=reservation.tenant,
         lease_s=reservation.lease_s,
-        created_at=moment(reservation.created_at_s),
-        expires_at=moment(reservation.expires_at_s),
-        start_at=moment(reservation.start_at_s or reservation.created_at_s),
-        end_at=None if reservation.end_at_s is None else moment(reservation.end_at_s),
+        created_at=utc_time(reservation.created_at_s),
+        expires_at=utc_time(reservation.expires_at_s),
+        start_at=utc_time(reservation.start_at_s or reservation.created_at_s),
+        end_at=None if reservation.end_at_s is None else utc_time(reservation.end_at_s),
         reason=reservation.reason,
         flows=[placed_flow(placement) for placement in reservation.placements],
     )
 
 
-def moment(at_s: float) -> datetime:
+def utc_time(at_s: float) -> datetime:
     """Seconds since the epoch as a moment in UTC."""
     return datetime.fromtimestamp(at_s, UTC)
 
 
-def flow_form(flow: Flow) -> dict[str, object]:
+def flow_json(flow: Flow) -> dict[str, object]:
     """A flow in the form in which it would be asked for."""
     head = {"name": flow.name, "source": flow.source, "destination": flow.destination}
     match, needed = _match_body(flow.match), requirement_body(flow.requirement)
@@ -132,7 +132,7 @@ def audit_body(entries: Sequence[tuple[int, AuditRecord]], after: int) -> AuditB
     shown = [
         AuditEntry(
             number=number,
-            at=moment(entry.at_s),
+            at=utc_time(entry.at_s),
             tenant=entry.tenant,
             token=entry.token,
             client=entry.client,

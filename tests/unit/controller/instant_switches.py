@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from controller.api.server import RestThread
+from controller.api.server import RestServer
 from controller.dataplane.entries import MeterEntry, SwitchState
 from controller.dataplane.southbound import (
     ChangesByDatapath,
@@ -92,7 +92,7 @@ def running_service(ledger: Ledger, forgets: Sequence[Forget] = ()) -> Iterator[
 def serving(app: FastAPI) -> Iterator[httpx.Client]:
     """The application under uvicorn, and an HTTP client."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        rest = RestThread(app, [listener])
+        rest = RestServer(app, [listener])
         rest.start()
         try:
             assert rest.ready.wait(60)

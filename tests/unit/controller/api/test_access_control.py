@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from controller.api.app import create_app
 from controller.domain.reservation import Flow, Match, Requirement
 from controller.errors import Forbidden, QuotaExceeded, StartError, Unauthorized
-from controller.runtime.listen_address import check_near
+from controller.runtime.listen_address import require_management_addresses
 from controller.runtime.stores import open_stores
 from controller.runtime.token_command import command
 from controller.security.access import (
@@ -90,7 +90,7 @@ def test_management_addresses_are_loopback_and_the_management_network(address: s
     assert is_management_address(address, MANAGEMENT_NETWORK) is is_management
     if not is_management and "%" not in address:
         with pytest.raises(StartError, match=f"may not listen on {address} as long as there are no tokens"):
-            check_near([("127.0.0.1", 1), (address, 1)])
+            require_management_addresses([("127.0.0.1", 1), (address, 1)])
 
 
 class Clock:
@@ -144,7 +144,7 @@ def test_the_token_command_adds_lists_and_revokes(tmp_path: Path) -> None:
     assert (taken.exit_code, "There is or was a token lab-1" in taken.output) == (2, True)
     listed = run(command, ["list", *where]).output
     assert listed.split() == ["lab-1", "tenant", "lab", "reserve", "100", "Mb/s", "valid"]
-    assert run(command, ["revoke", "lab-1", *where]).output == "lab-1 is revoked.\n"
+    assert run(command, ["revoke", "lab-1", *where]).output == "Revoked token lab-1.\n"
     assert "revoked 20" in run(command, ["list", *where]).output
     assert run(command, ["revoke", "nobody", *where]).exit_code == 2
     assert "either --map MAP or --ledger URL" in run(command, ["list"]).output

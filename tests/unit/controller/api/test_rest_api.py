@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from controller import errors
 from controller.api.app import create_app
-from controller.api.middleware.body_limit import LIMIT_BYTES, BodyLimit
+from controller.api.middleware.body_limit import MAX_BYTES, BodyLimit
 from controller.api.schemas.problem_details import EXAMPLES
 from controller.domain.events import SpanChanged
 from controller.service.reservation_service import Service
@@ -153,7 +153,7 @@ def test_what_is_not_there_is_not_found(client: httpx.Client, method: str) -> No
 
 
 def test_a_body_that_is_too_large_is_refused_however_it_is_sent(client: httpx.Client) -> None:
-    problem(client.post("/v1/reservations", content=b"x" * (LIMIT_BYTES + 1)), 413, "too_large")
+    problem(client.post("/v1/reservations", content=b"x" * (MAX_BYTES + 1)), 413, "too_large")
     pieces = (b"x" * 65536 for _ in range(17))
     problem(client.post("/v1/reservations", content=pieces), 413, "too_large")
 

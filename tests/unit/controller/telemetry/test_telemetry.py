@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from controller.api.middleware.concurrency import ConcurrencyLimit, RequestExecutor, ServiceLimits
+from controller.api.middleware.concurrency import ConcurrencyLimit, QueueLimits, RequestExecutor
 from controller.dataplane.southbound import MeterCounter
 from controller.domain.events import (
     LinkChanged,
@@ -216,12 +216,12 @@ def test_packets_dropped_by_meters_are_counted_once_and_published() -> None:
 
 
 def test_a_lane_takes_so_many_and_of_one_tenant_less() -> None:
-    lane = ConcurrencyLimit("reads", ServiceLimits(at_once=2, waiting=2, per_tenant=3))
+    limit = ConcurrencyLimit("reads", QueueLimits(running=2, queued=2, per_tenant=3))
 
     def inside(*tenants: str) -> Any:
         if not tenants:
-            return lane.inside
-        with lane.place(tenants[0]):
+            return limit.in_flight
+        with limit.admit(tenants[0]):
             return inside(*tenants[1:])
 
     assert inside("a", "a", "a") == 3
@@ -230,7 +230,7 @@ def test_a_lane_takes_so_many_and_of_one_tenant_less() -> None:
     with pytest.raises(Overloaded, match="4 reads are being answered or wait already") as refused:
         inside("a", "a", "b", "b", "c")
     assert refused.value.facts["retry_after_s"] == 1
-    assert lane.inside == 0
+    assert limit.in_flight == 0
 
 
 def test_changes_that_hang_do_not_hold_up_reads() -> None:
@@ -238,31 +238,31 @@ def test_changes_that_hang_do_not_hold_up_reads() -> None:
     released = threading.Event()
 
     async def scenario() -> str:
-        desk = RequestExecutor()
-        limits = desk.writes.limits
-        everybody = [str(number) for number in range(limits.at_once + limits.waiting)]
-        hanging = [asyncio.create_task(desk.change(tenant, released.wait)) for tenant in everybody]
+        executor = RequestExecutor()
+        limits = executor.writes.limits
+        everybody = [str(number) for number in range(limits.running + limits.queued)]
+        hanging = [asyncio.create_task(executor.change(tenant, released.wait)) for tenant in everybody]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await desk.change("late", released.wait)
-        answer = await asyncio.wait_for(desk.read("reader", lambda: "at once"), 10)
+            await executor.change("late", released.wait)
+        answer = await asyncio.wait_for(executor.read("reader", lambda: "at once"), 10)
         released.set()
         await asyncio.gather(*hanging)
-        assert desk.writes.inside == 0
+        assert executor.writes.in_flight == 0
         return answer
 
     assert asyncio.run(scenario()) == "at once"
 
 
 def test_a_lane_counts_right_whoever_comes_and_goes() -> None:
-    lane = ConcurrencyLimit("reads", ServiceLimits(at_once=4, waiting=0, per_tenant=4))
+    limit = ConcurrencyLimit("reads", QueueLimits(running=4, queued=0, per_tenant=4))
     most = 0
 
     def visit(number: int) -> bool:
         nonlocal most
         try:
-            with lane.place(str(number % 3)):
-                most = max(most, lane.inside)
+            with limit.admit(str(number % 3)):
+                most = max(most, limit.in_flight)
         except Overloaded:
             return False
         return True
@@ -271,4 +271,4 @@ def test_a_lane_counts_right_whoever_comes_and_goes() -> None:
         came: list[bool] = list(pool.map(visit, range(500)))
     assert any(came)
     assert most <= 4
-    assert lane.inside == 0
+    assert limit.in_flight == 0
