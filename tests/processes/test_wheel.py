@@ -74,7 +74,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     libraries.mkdir()
     for module in modules_from_elsewhere():
         (libraries / module.name).symlink_to(module)
-    (packages / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n{libraries}\n")
+    here = Path(sysconfig.get_path("purelib"))
+    (packages / "libraries.pth").write_text(f"{here}\n{libraries}\n")
+    for path in here.glob("distutils*.pth"):  # setuptools' distutils, which Ryu imports, for Python 3.12 and later
+        shutil.copy(path, packages / f"with-{path.name}")
     (directory / "work").mkdir()
     return Installed(wheel, environment, directory / "work")
 
@@ -119,7 +122,7 @@ def test_a_training_on_this_machine(installed: Installed) -> None:
     flags = "--rounds", "1", "--steps", "1", "--average-every", "1", "--data", "tennessee-eastman"
     installed.run("paceline", "train", "--local", *flags)
     (summary,) = installed.directory.glob("runs/*/summary.json")
-    assert json.loads(summary.read_text())["rounds"] == 1
+    assert len(json.loads(summary.read_text())["rounds"]) == 1
 
 
 def test_a_controller_starts_and_answers(installed: Installed) -> None:
