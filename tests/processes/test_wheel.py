@@ -29,7 +29,7 @@ from tests.processes.rig import free_port
 
 ROOT = Path(__file__).parents[2]
 BUILT_FROM = "controller", "trainer", "topologies", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"
-TIMEOUT_S = 120.0
+TIMEOUT_S = 240.0
 
 
 @dataclass(frozen=True)
