@@ -63,7 +63,7 @@ class PlanningProblem:
         start_s = self.start_s if self.is_later else -inf
         gate = gate_window(sized.flow, sized.rate_bps)
         size, limit = (sized.rate_bps, sized.burst_bytes), has_limit(sized.flow.requirement)
-        return CarriedFlow.during(route, size, start_s, self.request.end_s, gate, limit)
+        return CarriedFlow.for_lifetime(route, size, start_s, self.request.end_s, gate, limit)
 
 
 PlacedFlows = Mapping[str, PlacedFlow]
@@ -228,7 +228,7 @@ def _check_limits(problem: PlanningProblem, bounds: FailureBounds, placed: Place
         if reservation_id != own_id:
             key = reservation_id, name
             flow, subject = problem.others.flow(key), f"{name} of live reservation {reservation_id}"
-            bound, rate_bps = bounds.bound(key), bounds.carried[key].rate_bps
+            bound, rate_bps = bounds.bound(key), bounds.carried_flows[key].rate_bps
             violation = limit_violation(subject, flow.requirement, rate_bps, bound, name, reservation_id)
             if violation is not None:
                 raise violation

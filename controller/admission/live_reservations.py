@@ -81,7 +81,7 @@ class LiveReservations:
             return rest
         analysed, since = rest._known_bounds()
         changes = since.mutate()
-        carried = analysed.carried if analysed else Map()
+        carried = analysed.carried_flows if analysed else Map()
         for placement in reservation.carried_placements:
             key, flow = (reservation.id, placement.flow.name), carried_flow(reservation, placement)
             if carried.get(key) == flow:
@@ -113,7 +113,7 @@ class LiveReservations:
         changes, tuples, meters = since.mutate(), self._five_tuples.mutate(), self._meters.mutate()
         for placement in removed.placements:
             key = removed.id, placement.flow.name
-            if analysed is not None and key in analysed.carried:
+            if analysed is not None and key in analysed.carried_flows:
                 changes[key] = None
             else:
                 changes.pop(key, None)
@@ -163,7 +163,7 @@ class LiveReservations:
         return self.bounds.changed(added)
 
     def _apply_changes(self, added: Mapping[FlowKey, CarriedFlow]) -> FailureBounds:
-        analysed = self._analysed or FailureBounds.none(self.network, self.calibration)
+        analysed = self._analysed or FailureBounds.empty(self.network, self.calibration)
         changes = sorted(self._changes.items(), key=lambda change: change[0])
         changed = {key: flow for key, flow in changes if flow is not None}
         return analysed.changed({**changed, **added}, [key for key, flow in changes if flow is None])
@@ -178,7 +178,7 @@ class LiveReservations:
         bounds = {
             key: self.bounds.bound(key)
             for placement in reservation.carried_placements
-            if (key := (reservation.id, placement.flow.name)) in self.bounds.carried
+            if (key := (reservation.id, placement.flow.name)) in self.bounds.carried_flows
         }
 
         def updated(placement: Placement) -> Placement:
@@ -216,7 +216,7 @@ def carried_flow(reservation: Reservation, placement: Placement) -> CarriedFlow:
     start_s = reservation.start_at_s if reservation.start_at_s > reservation.created_at_s else -inf
     size = placement.reserved_bps, placement.burst_bytes
     limit = has_limit(placement.flow.requirement)
-    return CarriedFlow.during(placement.route, size, start_s, end_s, placement.window, limit)
+    return CarriedFlow.for_lifetime(placement.route, size, start_s, end_s, placement.window, limit)
 
 
 def with_bound(placement: Placement, bound: Bound) -> Placement:

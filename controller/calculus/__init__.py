@@ -1,1 +1,1 @@
-"""Network calculus: proven latency and jitter."""
+"""Network calculus: bounds on latency and jitter."""

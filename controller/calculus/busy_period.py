@@ -1,12 +1,11 @@
-"""How long one server makes its streams wait at most, when not all of them are there at all times.
+"""Delay bound of one server when not all of its streams are active at all times.
 
-Only streams that can be in one busy period of the server delay each other. Two activities that do not overlap can
-still meet in one: the second comes while the server is busy with what came after the first. So every activity is
-extended by `reach_us`: the longest busy period, how late a packet can come to this server after it has entered the
-network, and how far clocks and gates may be off. Streams with a packet each in one busy period then overlap pairwise,
-and intervals that overlap pairwise have a moment in common; the sets of streams that share a moment are therefore all
-that need be looked at. The reach depends on the busy period and this on the sets, so the smallest reach that explains
-itself is looked for from below.
+Streams delay each other only if they have packets in the same busy period. Activities that do not overlap can still
+share a busy period: the second begins while the server is busy with the first. So every activity is extended by
+`extension_us`: the longest busy period, plus the longest delay of a packet from its entry into the network to this
+server, plus the tolerance of clocks and gates. Streams that share a busy period then overlap pairwise, and intervals
+that overlap pairwise have a point in common, so it suffices to examine the sets of streams that are active at one time.
+The extension depends on the busy period, and this on the sets; the least consistent extension is searched from below.
 """
 
 from __future__ import annotations
@@ -16,126 +15,134 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from controller.booking.peak_load import ALWAYS, Activity, concurrent_lifetimes, concurrent_windows
-from controller.calculus.curves import Group, InputLink, Server, longest_busy_us, longest_wait_us
+from controller.calculus.curves import Group, Server, ShapingCurve, busy_period_us, delay_bound_us
 from controller.domain.reservation import Window
 
-HOPELESS_US = 60_000_000.0
-REACH_HEADROOM = 1.05
-"""A reach is chosen a little longer than needed, so that small changes do not change who meets whom."""
+MAX_DELAY_US = 60_000_000.0
+"""Longer delays count as unbounded."""
+
+EXTENSION_HEADROOM = 1.05
+"""The extension is chosen a little longer than required, so that small changes leave the sets unchanged."""
+
+FEW_INTERMITTENT = 8
+LOW_UTILISATION = 0.5
 
 
-FEW = 8
-QUIET_SHARE = 0.5
+def considers_activities(intermittent: int, rate_bps: float, server: Server) -> bool:
+    """Return whether the analysis of a server distinguishes when its streams are active.
 
-
-def tells_apart(mixed: int, rate_bps: float, server: Server) -> bool:
-    """Whether to look who meets whom at a server that so many streams cross which are not always there.
-
-    With few it costs little, and in a busy server it matters. Else all are taken to be always there, which is a bound
-    too: the promised rates of a whole calendar come to less than half of what the server can do.
+    `intermittent`: how many streams are not always active. The analysis by sets is cheap for few, and worthwhile at a
+    loaded server. Otherwise all streams are treated as always active, which is a valid bound too: then the reserved
+    rates of the whole calendar sum to less than half of the service rate.
     """
-    return 0 < mixed <= FEW or (mixed > FEW and rate_bps > QUIET_SHARE * server.rate_bps)
+    return 0 < intermittent <= FEW_INTERMITTENT or (
+        intermittent > FEW_INTERMITTENT and rate_bps > LOW_UTILISATION * server.rate_bps
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class CrossFlow:
-    """A stream at a server: its bucket there, the line it comes over, how late it can be there."""
+    """A stream at a server: its token bucket there, the shaping of its input link, its longest delay up to there."""
 
     activity: Activity
     group: str
-    line: InputLink | None
+    shaping: ShapingCurve | None
     burst_bits: float
     rate_bps: float
     lateness_us: float
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """The answer. With `burst_room_bits` more in bursts and `lateness_room_us` more lateness, spread in any way, the
-    same streams meet: then the wait grows by at most the bits over the rate.
+class ServerDelay:
+    """A delay bound and its slack: while bursts and lateness grow by no more, the sets of concurrent streams stay the
+    same, and the bound grows by at most the added bits over the service rate.
     """
 
-    wait_us: float
-    reach_us: float = 0.0
-    burst_room_bits: float = float("inf")
-    lateness_room_us: float = float("inf")
+    delay_us: float
+    extension_us: float = 0.0
+    burst_slack_bits: float = float("inf")
+    lateness_slack_us: float = float("inf")
 
 
-class Overbooked(Exception):  # noqa: N818 - an answer, not an error
-    """More can come in for ever than the server serves, or it can be busy for longer than HOPELESS_US."""
+class Unstable(Exception):  # noqa: N818 - a result of the analysis, not an error
+    """The server is unstable: the arrival rate is not below the service rate."""
 
 
-def waiting(server: Server, crossings: Sequence[CrossFlow], clock_us: float = 0.0) -> Waiting:
-    """The longest wait at the server. `clock_us`: how far the beginnings and ends of activities may be off.
+def server_delay(server: Server, flows: Sequence[CrossFlow], clock_us: float = 0.0) -> ServerDelay:
+    """Return the delay bound of the server. `clock_us`: tolerance of the starts and ends of activities.
 
-    Raises: Overbooked
+    Raises: Unstable
     """
-    if all(crossing.activity is ALWAYS for crossing in crossings):
-        return Waiting(_wait_us(server, crossings))
-    lateness_us = max(crossing.lateness_us for crossing in crossings) + clock_us
-    reach_us = lateness_us
-    while reach_us <= HOPELESS_US:
-        sets = list(_sets(crossings, reach_us)) or [[]]
-        busy_us = max(_busy_us(server, members) for members in sets)
-        if busy_us + lateness_us <= reach_us:
-            return _worst_of(server, sets, reach_us, reach_us - busy_us - lateness_us)
-        reach_us = (busy_us + lateness_us) * REACH_HEADROOM
-    return Waiting(_wait_us(server, crossings), HOPELESS_US)
+    if all(flow.activity is ALWAYS for flow in flows):
+        return ServerDelay(_delay_us(server, flows))
+    lateness_us = max(flow.lateness_us for flow in flows) + clock_us
+    extension_us = lateness_us
+    while extension_us <= MAX_DELAY_US:
+        sets = list(_concurrent_sets(flows, extension_us)) or [[]]
+        busy_us = max(_busy_us(server, flows_in_set) for flows_in_set in sets)
+        if busy_us + lateness_us <= extension_us:
+            return _worst_delay(server, sets, extension_us, extension_us - busy_us - lateness_us)
+        extension_us = (busy_us + lateness_us) * EXTENSION_HEADROOM
+    return ServerDelay(_delay_us(server, flows), MAX_DELAY_US)
 
 
-def _worst_of(server: Server, sets: list[list[CrossFlow]], reach_us: float, room_us: float) -> Waiting:
-    """The set that waits longest; one whose bursts alone could not take as long as the worst so far is passed over."""
+def _worst_delay(server: Server, sets: list[list[CrossFlow]], extension_us: float, slack_us: float) -> ServerDelay:
+    """Return the largest delay over all sets; a set whose bursts alone cannot exceed the maximum so far is skipped."""
     sets.sort(key=_burst_bits, reverse=True)
-    worst_us = 0.0
-    for members in sets:
-        if _burst_bits(members) / server.rate_bps * 1e6 + server.latency_us <= worst_us:
+    worst_delay_us = 0.0
+    for flows_in_set in sets:
+        if _burst_bits(flows_in_set) / server.rate_bps * 1e6 + server.latency_us <= worst_delay_us:
             break
-        worst_us = max(worst_us, _wait_us(server, members))
-    spare_bps = server.rate_bps - max(_rate_bps(members) for members in sets)
-    return Waiting(worst_us, reach_us, room_us / 2 * spare_bps / 1e6, room_us / 2)
+        worst_delay_us = max(worst_delay_us, _delay_us(server, flows_in_set))
+    spare_bps = server.rate_bps - max(_rate_bps(flows_in_set) for flows_in_set in sets)
+    return ServerDelay(worst_delay_us, extension_us, slack_us / 2 * spare_bps / 1e6, slack_us / 2)
 
 
-def _wait_us(server: Server, crossings: Iterable[CrossFlow]) -> float:
+def _delay_us(server: Server, flows: Iterable[CrossFlow]) -> float:
+    """Return the delay bound if all these streams are active together.
+
+    Raises: Unstable
+    """
     groups: dict[str, Group] = {}
     rate_bps = 0.0
-    for crossing in crossings:
-        line, group_bits, group_bps = groups.get(crossing.group, (crossing.line, 0.0, 0.0))
-        groups[crossing.group] = line, group_bits + crossing.burst_bits, group_bps + crossing.rate_bps
-        rate_bps += crossing.rate_bps
+    for flow in flows:
+        shaping, group_bits, group_bps = groups.get(flow.group, (flow.shaping, 0.0, 0.0))
+        groups[flow.group] = shaping, group_bits + flow.burst_bits, group_bps + flow.rate_bps
+        rate_bps += flow.rate_bps
     if rate_bps >= server.rate_bps:
-        raise Overbooked
-    return longest_wait_us(server, list(groups.values()))
+        raise Unstable
+    return delay_bound_us(server, list(groups.values()))
 
 
-def _busy_us(server: Server, crossings: Sequence[CrossFlow]) -> float:
-    return longest_busy_us(server, _burst_bits(crossings), _rate_bps(crossings))
+def _busy_us(server: Server, flows: Sequence[CrossFlow]) -> float:
+    return busy_period_us(server, _burst_bits(flows), _rate_bps(flows))
 
 
-def _burst_bits(crossings: Sequence[CrossFlow]) -> float:
-    return sum(crossing.burst_bits for crossing in crossings)
+def _burst_bits(flows: Sequence[CrossFlow]) -> float:
+    return sum(flow.burst_bits for flow in flows)
 
 
-def _rate_bps(crossings: Sequence[CrossFlow]) -> float:
-    return sum(crossing.rate_bps for crossing in crossings)
+def _rate_bps(flows: Sequence[CrossFlow]) -> float:
+    return sum(flow.rate_bps for flow in flows)
 
 
-def _sets(crossings: Sequence[CrossFlow], reach_us: float) -> Iterator[list[CrossFlow]]:
-    """The sets of streams that can be in one busy period; with every such set, one that contains it."""
-    activities = [_extended(crossing.activity, reach_us) for crossing in crossings]
-    for alive in concurrent_lifetimes(activities):
-        for opened in concurrent_windows([activities[i] for i in alive]):
-            together = [crossings[alive[i]] for i in opened]
-            always = [crossing for crossing in together if not crossing.activity.failures]
-            failures = {failure for crossing in together for failure in crossing.activity.failures}
+def _concurrent_sets(flows: Sequence[CrossFlow], extension_us: float) -> Iterator[list[CrossFlow]]:
+    """Yield the sets of streams that can share a busy period; every such set is a subset of a yielded one."""
+    activities = [_extended(flow.activity, extension_us) for flow in flows]
+    for live in concurrent_lifetimes(activities):
+        for open_indices in concurrent_windows([activities[i] for i in live]):
+            concurrent = [flows[live[i]] for i in open_indices]
+            always = [flow for flow in concurrent if not flow.activity.failures]
+            failures = {failure for flow in concurrent for failure in flow.activity.failures}
             if not failures:
                 yield always
             for failure in sorted(failures):
-                yield always + [crossing for crossing in together if failure in crossing.activity.failures]
+                yield always + [flow for flow in concurrent if failure in flow.activity.failures]
 
 
-def _extended(activity: Activity, reach_us: float) -> Activity:
+def _extended(activity: Activity, extension_us: float) -> Activity:
     window = activity.window
     if window is not None:
-        length_us = window.length_us + ceil(reach_us)
+        length_us = window.length_us + ceil(extension_us)
         window = Window(window.period_us, window.offset_us, length_us) if length_us < window.period_us else None
-    return replace(activity, end_s=activity.end_s + reach_us / 1e6, window=window)
+    return replace(activity, end_s=activity.end_s + extension_us / 1e6, window=window)

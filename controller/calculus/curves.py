@@ -1,15 +1,16 @@
-"""Arrival and service curves: how long a server makes what comes in wait at most, and how long it can stay busy.
+"""Arrival and service curves of one server: its delay bound and its longest busy period.
 
-A server guarantees its rate after a latency (a rate-latency curve) and serves first come, first served. Streams that
-come in over one line form a group, which is limited twice: by the sum of their token buckets and by the line,
+A server guarantees a rate after a latency (rate-latency service curve) and serves first come, first served. Streams
+that arrive over one link form a group with two arrival curves: the sum of their token buckets and the shaping curve of
+the link,
 
-    alpha_g(t) = min( sum b_i + t sum r_i,  at_once_g + t line_g ).
+    alpha_g(t) = min( sum b_i + t sum r_i,  b_link + t r_link ).
 
-Nothing waits longer than the largest horizontal distance between arrivals and service,
+The delay bound is the horizontal deviation between the sum of arrival curves and the service curve,
 
-    D = latency + max over t of sum_g alpha_g(t) / R - t,
+    D = latency + max over t of sum_g alpha_g(t) / R - t.
 
-and as the sum is concave with a corner for each group, the maximum is at a corner or at t = 0.
+The sum is concave with one corner per group, so the maximum is at a corner or at t = 0.
 
 Source: Le Boudec and Thiran, "Network Calculus", §1.4 (horizontal deviation; first come, first served aggregates);
 Mifdaoui and Leydier, "Beyond the accuracy-complexity tradeoffs of compositional analyses using network calculus for
@@ -24,61 +25,64 @@ from math import inf
 
 
 @dataclass(frozen=True, slots=True)
-class InputLink:
-    """What comes over a line in t seconds is at most `at_once_bits` + t `rate_bps`."""
+class ShapingCurve:
+    """The arrival curve that a link imposes: at most `burst_bits` + t `rate_bps` in t seconds."""
 
-    at_once_bits: float
+    burst_bits: float
     rate_bps: float
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A rate after a latency. Nothing passes quicker than `quickest_us`; behind it the way to the next server takes
-    `transit_us` at the longest and `variation_us` less at the shortest, and what leaves is limited to `line` there.
+    """A rate-latency server.
+
+    `min_delay_us`: the least delay of any packet. `max_transit_us`: the longest time to the next server;
+    `transit_jitter_us`: its longest minus its shortest. `output_shaping`: limits the traffic that leaves over its link.
     """
 
     rate_bps: float
     latency_us: float
-    quickest_us: float = 0.0
-    transit_us: float = 0.0
-    variation_us: float = 0.0
-    line: InputLink | None = None
+    min_delay_us: float = 0.0
+    max_transit_us: float = 0.0
+    transit_jitter_us: float = 0.0
+    output_shaping: ShapingCurve | None = None
 
 
-Group = tuple[InputLink | None, float, float]
-"""Streams that come in over one line (None: nothing but their buckets limits them): it, burst in bit, rate in bit/s."""
+Group = tuple[ShapingCurve | None, float, float]
+"""Streams that arrive over one link: its shaping curve (None: unshaped), their burst in bit and their rate in bit/s."""
 
 
-def longest_wait_us(server: Server, groups: Iterable[Group]) -> float:
-    """The longest that anything waits at the server, its own service included; the rates must be below the server's.
+def delay_bound_us(server: Server, groups: Iterable[Group]) -> float:
+    """Return the delay bound of the server, including service; the total rate must be below the server's.
 
-    Until its corner a group comes as its line lets it, from there on as its buckets do; the sum rises faster than it is
-    served until the corner at which the wait is longest. Nothing comes faster for ever than its line carries.
+    Before its corner a group arrives at the link's rate, after it at its buckets' rate. The backlog grows until the
+    corner at which the total arrival rate falls to the service rate; the delay is largest there. The long-term rate of
+    a group never exceeds its link's.
     """
     bits, rate_bps, corners = 0.0, 0.0, []
-    for line, burst_bits, bucket_bps in groups:
-        if line is None or burst_bits <= line.at_once_bits or bucket_bps >= line.rate_bps:
+    for shaping, burst_bits, bucket_bps in groups:
+        if shaping is None or burst_bits <= shaping.burst_bits or bucket_bps >= shaping.rate_bps:
             bits += burst_bits
             rate_bps += bucket_bps
         else:
-            slower_bps = line.rate_bps - bucket_bps
-            bits += line.at_once_bits
-            rate_bps += line.rate_bps
-            corners.append(((burst_bits - line.at_once_bits) / slower_bps, slower_bps))
-    now_s = 0.0
+            excess_bps = shaping.rate_bps - bucket_bps
+            bits += shaping.burst_bits
+            rate_bps += shaping.rate_bps
+            corners.append(((burst_bits - shaping.burst_bits) / excess_bps, excess_bps))
+    time_s = 0.0
     if rate_bps > server.rate_bps:
         corners.sort()
-        for corner_s, slower_bps in corners:
-            bits += rate_bps * (corner_s - now_s)
-            rate_bps -= slower_bps
-            now_s = corner_s
+        for corner_s, excess_bps in corners:
+            bits += rate_bps * (corner_s - time_s)
+            rate_bps -= excess_bps
+            time_s = corner_s
             if rate_bps <= server.rate_bps:
                 break
-    return (bits / server.rate_bps - now_s) * 1e6 + server.latency_us
+    return (bits / server.rate_bps - time_s) * 1e6 + server.latency_us
 
 
-def longest_busy_us(server: Server, burst_bits: float, rate_bps: float) -> float:
-    """The longest that the server has something to do without a pause; infinite if more comes than it serves."""
+def busy_period_us(server: Server, burst_bits: float, rate_bps: float) -> float:
+    """Return the longest busy period of the server; infinite if the arrival rate is not below the service rate."""
     if rate_bps >= server.rate_bps:
         return inf
     latency_bits = server.rate_bps * server.latency_us / 1e6

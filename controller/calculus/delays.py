@@ -1,4 +1,4 @@
-"""The proven delays of all servers for a set of streams, kept up to date from change to change."""
+"""The proven delays of all servers for a set of streams, updated incrementally."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from typing import Generic, TypeVar
 
 from immutables import Map
 
-from controller.calculus.busy_period import HOPELESS_US
+from controller.calculus.busy_period import MAX_DELAY_US
 from controller.calculus.curves import Server
-from controller.calculus.fixed_point import NoBound, Stream, delays_of
-from controller.calculus.incremental import Proof, Repair
-from controller.calculus.server_load import Rates, Traffic, servers_of
+from controller.calculus.fixed_point import NoBound, Stream, fixed_point_delays
+from controller.calculus.incremental import Proof, ProofUpdate
+from controller.calculus.server_load import NetworkLoad, Rates, servers_of
 
 Key = TypeVar("Key")
 
 
 class Delays(Generic[Key]):
-    """Immutable; `changed` makes another that shares what it can."""
+    """Immutable; `changed` returns a new one that shares the unchanged part."""
 
     def __init__(self, servers: Mapping[str, Server], streams: Mapping[Key, Stream], clock_us: float = 0.0) -> None:
-        """Worked out from zero.
+        """Computed from zero by fixed-point iteration.
 
         Raises: NoBound
         """
-        self._begin(servers, Map(streams), clock_us, delays_of(servers, streams.values(), clock_us), frozenset())
+        self._initialise(
+            servers, Map(streams), clock_us, fixed_point_delays(servers, streams.values(), clock_us), frozenset()
+        )
 
-    def _begin(
+    def _initialise(
         self,
         servers: Mapping[str, Server],
         streams: Map[Key, Stream],
@@ -39,71 +41,73 @@ class Delays(Generic[Key]):
         self.streams = streams
         self.clock_us = clock_us
         self._delay_us = delay_us
-        """But for those that are left open."""
+        """Without the deferred ones."""
         self._last_us: Rates = {}
-        """Of these, those that were asked for."""
-        self._moved = moved
+        """Deferred delays that have been evaluated."""
+        self._changed_servers = moved
 
-    def along_us(self, names: Iterable[str]) -> float:
-        """The delays of these servers, one after the other.
+    def path_delay_us(self, names: Iterable[str]) -> float:
+        """Return the sum of the delays of these servers.
 
-        Raises: NoBound if one is out of reach.
+        Raises: NoBound if one is unbounded.
         """
         known = self._delay_us
-        return sum([known[name] if name in known else self._at_last_us(name) for name in names])
+        return sum([known[name] if name in known else self._deferred_delay_us(name) for name in names])
 
-    def _at_last_us(self, name: str) -> float:
+    def _deferred_delay_us(self, name: str) -> float:
         delay_us = self._last_us.get(name)
         if delay_us is None:
-            delay_us = self.traffic.loads[name].longest_wait_us(self.servers[name], self.proof.spread_s)
-            if delay_us > HOPELESS_US:
+            delay_us = self.load.loads[name].delay_bound_us(self.servers[name], self.proof.spread_s)
+            if delay_us > MAX_DELAY_US:
                 raise NoBound(name)
             self._last_us[name] = delay_us
         return delay_us
 
     @cached_property
-    def moved(self) -> frozenset[str]:
-        """The servers whose delay `changed` may have changed."""
-        known, loads = self._delay_us, self.traffic.loads
-        reached = (loads[name].behind for name in self._moved if name in loads)
-        return self._moved.union(name for behind in reached for name in behind if name not in known)
+    def changed_servers(self) -> frozenset[str]:
+        """The servers whose delay the last `changed` may have changed."""
+        known, loads = self._delay_us, self.load.loads
+        downstream = (loads[name].downstream_bps for name in self._changed_servers if name in loads)
+        return self._changed_servers.union(name for rates in downstream for name in rates if name not in known)
 
     @cached_property
-    def traffic(self) -> Traffic[Key]:
-        """Who crosses what; the first change needs it."""
-        return Traffic[Key](self.servers).changed(self.streams, {}, servers_of(self.streams.values()))
+    def load(self) -> NetworkLoad[Key]:
+        """The load of all servers, computed when first needed."""
+        return NetworkLoad[Key](self.servers).changed(self.streams, {}, servers_of(self.streams.values()))
 
     @cached_property
     def proof(self) -> Proof:
-        """Of rooms nothing is known yet: a first change works out what it touches."""
-        return Proof.of(self.servers, self._delay_us, [name for name, load in self.traffic.loads.items() if load.mixed])
+        """The proof with unknown slack; the first change evaluates what it touches."""
+        return Proof.of(
+            self.servers, self._delay_us, [name for name, load in self.load.loads.items() if load.intermittent]
+        )
 
     def changed(self, added: Mapping[Key, Stream], removed: Collection[Key] = ()) -> Delays[Key]:
-        """The delays without `removed` and with `added`.
+        """Return the delays without the streams `removed` and with those `added`.
 
         Raises: NoBound
         """
-        gone = {key: self.streams[key] for key in removed}
-        streams = self._with(added, gone)
-        raised, left = servers_of(added.values()), servers_of(gone.values())
-        traffic = self.traffic.changed(added, gone, raised | left)
-        repair = Repair(traffic, self.proof, self.clock_us)
-        following: Delays[Key] = object.__new__(Delays)
-        if repair.run(raised | left, raised):
-            following._begin(
-                self.servers, streams, self.clock_us, repair.proof.delay_us, frozenset(repair.moved)
+        removed_streams = {key: self.streams[key] for key in removed}
+        streams = self._changed_streams(added, removed_streams)
+        raised, lowered = servers_of(added.values()), servers_of(removed_streams.values())
+        load = self.load.changed(added, removed_streams, raised | lowered)
+        update = ProofUpdate(load, self.proof, self.clock_us)
+        next_delays: Delays[Key] = object.__new__(Delays)
+        if update.run(raised | lowered, raised):
+            next_delays._initialise(
+                self.servers, streams, self.clock_us, update.proof.delay_us, frozenset(update.changed_servers)
             )
-            following.__dict__["proof"] = repair.proof
+            next_delays.proof = update.proof
         else:
-            delay_us = delays_of(self.servers, list(streams.values()), self.clock_us)
+            delay_us = fixed_point_delays(self.servers, list(streams.values()), self.clock_us)
             moved = frozenset(name for name, delay in delay_us.items() if self._delay_us.get(name) != delay)
-            following._begin(self.servers, streams, self.clock_us, delay_us, moved)
-        following.__dict__["traffic"] = traffic
-        return following
+            next_delays._initialise(self.servers, streams, self.clock_us, delay_us, moved)
+        next_delays.load = load
+        return next_delays
 
-    def _with(self, added: Mapping[Key, Stream], gone: Iterable[Key]) -> Map[Key, Stream]:
+    def _changed_streams(self, added: Mapping[Key, Stream], removed: Iterable[Key]) -> Map[Key, Stream]:
         streams = self.streams.mutate()
-        for key in gone:
+        for key in removed:
             del streams[key]
         streams.update(added)
         return streams.finish()

@@ -1,8 +1,8 @@
-"""Every carried flow's proven bound, whichever one span or duct is down: one analysis for no failure, one for each.
+"""The bound of every carried flow over all single failures: one analysis without failure, one per failure.
 
-While a span or a duct is down the protected flows across it go back and around; all others are taken to stay where they
-are. A bound is the worst over all these networks. What is under way at the moment of a failure may be lost or late; the
-bound is for what is sent before it and after the switch-over.
+While a span or an SRLG is down, the protected flows that cross it return and take their backup paths; all others are
+assumed to stay. The bound is the maximum over all these states. Packets in flight at the time of a failure may be lost
+or late; the bound holds for packets sent before it and after the switch-over.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FlowKey = tuple[str, str]
 
 @frozen
 class CarriedFlow:
-    """A flow as the network carries it: where, how much, when, and whether it was promised a limit."""
+    """A flow that the network carries: route, token bucket, activity, and whether it has a latency limit."""
 
     route: Route
     rate_bps: int
@@ -35,85 +35,93 @@ class CarriedFlow:
     has_limit: bool = False
 
     @staticmethod
-    def during(
+    def for_lifetime(
         route: Route, size: tuple[int, int], start_s: float, end_s: float, window: Window | None, has_limit: bool
     ) -> CarriedFlow:
-        """Let in from start until shortly before the end, and with a window only in that part of every period.
+        """Return a flow active from start until shortly before the end; with a window, only in that part of every
+        period.
 
         `size`: rate in bit/s, burst in bytes.
         """
-        plain = window is None and start_s == -inf and end_s == inf
-        activity = ALWAYS if plain else Activity(start_s, max(start_s, end_s - END_GUARD_S), window)
+        is_always_active = window is None and start_s == -inf and end_s == inf
+        activity = ALWAYS if is_always_active else Activity(start_s, max(start_s, end_s - END_GUARD_S), window)
         return CarriedFlow(route, *size, activity, has_limit)
 
-    def failures(self, ducts: SrlgBySpan) -> tuple[str, ...]:
-        """The spans and ducts whose failure cuts its path, and that it survives."""
-        return survivable_failures(self.route, ducts)
+    def failures(self, srlgs: SrlgBySpan) -> tuple[str, ...]:
+        """Return the failures that cut its path and not its backup."""
+        return survivable_failures(self.route, srlgs)
 
-    def way(self, failure: str | None, ducts: SrlgBySpan) -> Path:
-        """Where it goes while that span or duct is down (None: none)."""
-        if failure is None or failure not in self.failures(ducts):
+    def path_under(self, failure: str | None, srlgs: SrlgBySpan) -> Path:
+        """Return its path while that span or SRLG is down (None: no failure)."""
+        if failure is None or failure not in self.failures(srlgs):
             return self.route.path
-        return path_under_failure(self.route, failure, ducts)
+        return path_under_failure(self.route, failure, srlgs)
 
-    def links(self, ducts: SrlgBySpan) -> frozenset[str]:
-        """Every link that it may cross, whatever fails."""
-        failures = (None, *self.failures(ducts))
-        return frozenset(link for failure in failures for link in link_names(self.way(failure, ducts)))
+    def possible_links(self, srlgs: SrlgBySpan) -> frozenset[str]:
+        """Return every link that it may cross, over all failures."""
+        failures = (None, *self.failures(srlgs))
+        return frozenset(link for failure in failures for link in link_names(self.path_under(failure, srlgs)))
 
-    def shaped(self, failure: str | None, ducts: SrlgBySpan) -> ShapedFlow:
-        """What it is to the ports while that span or duct is down."""
-        return ShapedFlow(self.way(failure, ducts), self.rate_bps, self.burst_bytes, self.activity)
+    def shaped(self, failure: str | None, srlgs: SrlgBySpan) -> ShapedFlow:
+        """Return the flow as the analysis sees it while that span or SRLG is down."""
+        return ShapedFlow(self.path_under(failure, srlgs), self.rate_bps, self.burst_bytes, self.activity)
 
 
 @frozen
 class FailureBounds:
-    """The bounds of all carried flows. Immutable: `changed` makes the next."""
+    """The bounds of all carried flows. Immutable: `changed` returns a new one."""
 
     network: Network
     calibration: Calibration
-    carried: Map[FlowKey, CarriedFlow]
-    _limited: Map[str, frozenset[FlowKey]]
+    carried_flows: Map[FlowKey, CarriedFlow]
+    _limited_flows_by_link: Map[str, frozenset[FlowKey]]
     """For every link: the flows with limits that may cross it."""
-    _survivors: Map[str, frozenset[FlowKey]]
-    """For every span and duct whose failure somebody survives: who."""
+    _flows_by_failure: Map[str, frozenset[FlowKey]]
+    """For every span and SRLG: the flows that its failure cuts and that have a backup."""
     _analyses: Map[str | None, Analysis[FlowKey]]
-    """For each of these down, and for none."""
+    """For each of these failures, and for none."""
     _added: tuple[FlowKey, ...] = ()
-    _is_failure_gone: bool = False
-    """Whether a failure matters to nobody any more that may have been what bound the others."""
+    _is_failure_removed: bool = False
+    """Whether a failure that may have determined the bounds of other flows no longer affects any."""
 
     @staticmethod
-    def none(network: Network, calibration: Calibration = DEFAULT_CALIBRATION) -> FailureBounds:
-        """Nothing carried."""
-        whole: Analysis[FlowKey] = Analysis.of(network, {}, calibration)
-        return FailureBounds(network, calibration, Map(), Map(), Map(), Map({None: whole}.items()))
+    def empty(network: Network, calibration: Calibration = DEFAULT_CALIBRATION) -> FailureBounds:
+        """Return the bounds of a network without flows."""
+        no_failure: Analysis[FlowKey] = Analysis.of(network, {}, calibration)
+        return FailureBounds(network, calibration, Map(), Map(), Map(), Map({None: no_failure}.items()))
 
     def changed(self, added: Mapping[FlowKey, CarriedFlow], removed: Collection[FlowKey] = ()) -> FailureBounds:
-        """With these flows added or in a new way, and those no longer.
+        """Return the bounds with these flows added or replaced, and without those removed.
 
-        Raises: NoBound if nothing finite can be proven.
+        Raises: NoBound if there is no finite bound.
         """
-        gone = [key for key in dict.fromkeys((*removed, *added)) if key in self.carried]
-        carried = self.carried.mutate()
-        for key in gone:
-            del carried[key]
-        carried.update(added)
-        now = carried.finish()
-        ducts = self.network.srlg_by_span
-        survivors = self._changed(self._survivors, gone, added, lambda flow: flow.failures(ducts))
-        limited = self._changed(self._limited, gone, added, lambda flow: flow.links(ducts) if flow.has_limit else ())
-        analyses = self._analyses_after(now, survivors, gone, added)
-        lost = any(failure not in survivors for failure in self._survivors)
-        facts = self.network, self.calibration, now, limited, survivors, analyses
-        return FailureBounds(*facts, tuple(added), lost)
+        removed_flows = [key for key in dict.fromkeys((*removed, *added)) if key in self.carried_flows]
+        flows = self.carried_flows.mutate()
+        for key in removed_flows:
+            del flows[key]
+        flows.update(added)
+        carried_flows = flows.finish()
+        srlgs = self.network.srlg_by_span
+        flows_by_failure = self._updated_index(
+            self._flows_by_failure, removed_flows, added, lambda flow: flow.failures(srlgs)
+        )
+        limited_flows = self._updated_index(
+            self._limited_flows_by_link,
+            removed_flows,
+            added,
+            lambda flow: flow.possible_links(srlgs) if flow.has_limit else (),
+        )
+        analyses = self._analyses_after(carried_flows, flows_by_failure, removed_flows, added)
+        is_failure_removed = any(failure not in flows_by_failure for failure in self._flows_by_failure)
+        facts = self.network, self.calibration, carried_flows, limited_flows, flows_by_failure, analyses
+        return FailureBounds(*facts, tuple(added), is_failure_removed)
 
     def bound(self, key: FlowKey) -> Bound:
-        """The bound of one flow.
+        """Return the bound of one flow.
 
-        Raises: NoBound if nothing finite can be proven.
+        Raises: NoBound if there is no finite bound.
         """
-        if not self._survivors:
+        if not self._flows_by_failure:
             return self._analyses[None].bound(key)
         bounds = [analysis.bound(key) for analysis in self._analyses.values()]
         least_us = min(bound.accumulated_latency_us - bound.latency_variation_us for bound in bounds)
@@ -121,58 +129,61 @@ class FailureBounds:
         return Bound(worst_us, worst_us - least_us)
 
     def changed_limited_flows(self) -> list[FlowKey]:
-        """The flows with limits whose bounds may differ from those before the last change; new ones are among them."""
-        if self._is_failure_gone:
-            return sorted(key for key, flow in self.carried.items() if flow.has_limit)
-        if not self._limited:
+        """Return the flows with limits whose bounds may have changed with the last change, including new ones."""
+        if self._is_failure_removed:
+            return sorted(key for key, flow in self.carried_flows.items() if flow.has_limit)
+        if not self._limited_flows_by_link:
             return []
-        links = frozenset(self._new_links()).union(*(analysis.moved_links for analysis in self._analyses.values()))
-        return sorted({key for link in links for key in self._limited.get(link, ())})
+        links = frozenset(self._new_links()).union(*(analysis.changed_links for analysis in self._analyses.values()))
+        return sorted({key for link in links for key in self._limited_flows_by_link.get(link, ())})
 
     def _new_links(self) -> list[str]:
-        return [link for key in self._added for link in self.carried[key].links(self.network.srlg_by_span)]
+        return [
+            link for key in self._added for link in self.carried_flows[key].possible_links(self.network.srlg_by_span)
+        ]
 
-    def _changed(
+    def _updated_index(
         self,
         index: Map[str, frozenset[FlowKey]],
-        gone: Collection[FlowKey],
+        removed: Collection[FlowKey],
         added: Mapping[FlowKey, CarriedFlow],
         names: Callable[[CarriedFlow], Iterable[str]],
     ) -> Map[str, frozenset[FlowKey]]:
-        left = [(key, name) for key in gone for name in names(self.carried[key])]
-        come = [(key, name) for key, flow in added.items() for name in names(flow)]
-        if not left and not come:
+        """Return the index from names (links or failures) to flows after the change."""
+        removed_pairs = [(key, name) for key in removed for name in names(self.carried_flows[key])]
+        added_pairs = [(key, name) for key, flow in added.items() for name in names(flow)]
+        if not removed_pairs and not added_pairs:
             return index
-        following = index.mutate()
-        for key, name in left:
-            rest = following[name] - {key}
-            if rest:
-                following[name] = rest
+        updated = index.mutate()
+        for key, name in removed_pairs:
+            flows = updated[name] - {key}
+            if flows:
+                updated[name] = flows
             else:
-                del following[name]
-        for key, name in come:
-            following[name] = following.get(name, frozenset()) | {key}
-        return following.finish()
+                del updated[name]
+        for key, name in added_pairs:
+            updated[name] = updated.get(name, frozenset()) | {key}
+        return updated.finish()
 
     def _analyses_after(
         self,
         carried: Map[FlowKey, CarriedFlow],
-        survivors: Map[str, frozenset[FlowKey]],
-        gone: Collection[FlowKey],
+        flows_by_failure: Map[str, frozenset[FlowKey]],
+        removed: Collection[FlowKey],
         added: Mapping[FlowKey, CarriedFlow],
     ) -> Map[str | None, Analysis[FlowKey]]:
+        """Return the analyses of all relevant failures after the change."""
+        srlgs = self.network.srlg_by_span
 
-        ducts = self.network.srlg_by_span
+        def updated(analysis: Analysis[FlowKey], failure: str | None) -> Analysis[FlowKey]:
+            return analysis.changed({key: flow.shaped(failure, srlgs) for key, flow in added.items()}, removed)
 
-        def turned(before: Analysis[FlowKey], failure: str | None) -> Analysis[FlowKey]:
-            return before.changed({key: flow.shaped(failure, ducts) for key, flow in added.items()}, gone)
-
-        whole = turned(self._analyses[None], None)
-        analyses: dict[str | None, Analysis[FlowKey]] = {None: whole}
-        for failure in sorted(survivors):
+        no_failure = updated(self._analyses[None], None)
+        analyses: dict[str | None, Analysis[FlowKey]] = {None: no_failure}
+        for failure in sorted(flows_by_failure):
             if failure in self._analyses:
-                analyses[failure] = turned(self._analyses[failure], failure)
+                analyses[failure] = updated(self._analyses[failure], failure)
             else:
-                around = {key: carried[key].shaped(failure, ducts) for key in sorted(survivors[failure])}
-                analyses[failure] = whole.changed(around)
+                rerouted = {key: carried[key].shaped(failure, srlgs) for key in sorted(flows_by_failure[failure])}
+                analyses[failure] = no_failure.changed(rerouted)
         return Map(analyses.items())

@@ -1,13 +1,14 @@
-"""How the delays of all servers become a proof again after a change.
+"""Restores the proof F(D) <= D after a change of streams, without a new fixed-point iteration.
 
-The delays D are a proof as long as F(D) <= D (see `fixpoint`). A stream that comes raises F at the servers it crosses;
-where F rises above D, D is raised with a little headroom, and the streams through that server take the growth to the
-servers behind. There the growth of F is first estimated from above (F grows by no more than the bursts do, over the
-rate), and F is worked out only when the bursts may have grown by more than there was room for: with headroom on the way
-most changes end where they began. A stream that goes lowers F. Lowering one D to its F leaves F(D) <= D true
-everywhere, so going down may stop anywhere; it goes on where D is more than `SLACK` above F.
+The delays D are proven as long as F(D) <= D (see `fixed_point`). An added stream increases F at the servers it crosses.
+Where F exceeds D, D is raised with headroom, and the larger jitter propagates to the downstream servers. There the
+growth of F is first estimated from above (F grows by at most the added bursts over the service rate); F is evaluated
+only when the bursts may have grown by more than the slack: with the headroom on the way, most changes propagate no
+further. A removed stream decreases F. Lowering one D to its F preserves F(D) <= D everywhere, so lowering may stop at
+any point; it continues where D exceeds F by more than `SLACK`.
 
-Where all streams end and all are always there, D is left open: no F depends on it, so it is F itself when asked for.
+At servers where all streams end and all are always active, D is deferred: no F depends on it, so it is evaluated as F
+on demand.
 """
 
 from __future__ import annotations
@@ -17,182 +18,195 @@ from dataclasses import dataclass
 from math import inf
 from typing import Generic, TypeVar
 
-from controller.calculus.busy_period import HOPELESS_US, CrossFlow, Overbooked, Waiting, tells_apart, waiting
+from controller.calculus.busy_period import (
+    MAX_DELAY_US,
+    CrossFlow,
+    ServerDelay,
+    Unstable,
+    considers_activities,
+    server_delay,
+)
 from controller.calculus.curves import Server
-from controller.calculus.server_load import Load, Rates, Traffic
+from controller.calculus.server_load import NetworkLoad, Rates, ServerLoad
 
 HEADROOM = 0.02
 SLACK = 0.05
-"""How far a delay may stand above what is needed: when it is raised, and before it is lowered."""
+"""Relative headroom of a raised delay, and the excess above F at which a delay is lowered."""
 
-REPAIRS = 20
-"""So many times as many servers as there are may be worked out anew before starting from zero is quicker."""
+UPDATES_PER_SERVER = 20
+"""After this many evaluations per server a new fixed-point iteration is faster."""
 
 Key = TypeVar("Key")
 
 
 @dataclass(slots=True)
 class Proof:
-    """The proven delay D of every server and by how much it can vary; by how much the bursts there may grow before F
-    may be above D (`room_bits`), and shrink before D may be more than SLACK above F (`surplus_bits`). Servers whose
-    streams are not always there have rooms: how much more bursts (in us of the server's rate) and lateness may grow
-    before it is known no more who meets whom.
+    """The delay bound D of every server and its jitter (`spread_s`), with the slack of the proof.
+
+    `slack_bits`: how much the bursts may grow before F may exceed D. `surplus_bits`: how much they may shrink before D
+    may exceed F by more than SLACK. `activity_slack_us`: at servers with intermittent streams, how much bursts (in us
+    of the service rate) and lateness may grow before the sets of concurrent streams may change.
     """
 
     delay_us: Rates
     spread_s: Rates
-    room_bits: Rates
+    slack_bits: Rates
     surplus_bits: Rates
-    rooms_us: dict[str, tuple[float, float]]
+    activity_slack_us: dict[str, tuple[float, float]]
 
     @staticmethod
-    def of(servers: Mapping[str, Server], delay_us: Rates, mixed: Iterable[str]) -> Proof:
-        """These delays are proven, and of rooms nothing is known yet."""
-        proof = Proof({}, {}, {}, {}, dict.fromkeys(mixed, (0.0, 0.0)))
-        for name, each_us in delay_us.items():
-            proof.put(name, servers[name], each_us, each_us)
+    def of(servers: Mapping[str, Server], delay_us: Rates, intermittent: Iterable[str]) -> Proof:
+        """Return a proof of these delays with unknown slack."""
+        proof = Proof({}, {}, {}, {}, dict.fromkeys(intermittent, (0.0, 0.0)))
+        for name, known_us in delay_us.items():
+            proof.set_delay(name, servers[name], known_us, known_us)
         return proof
 
     def copy(self) -> Proof:
-        """One that may be changed."""
-        bits = self.room_bits.copy(), self.surplus_bits.copy()
-        return Proof(self.delay_us.copy(), self.spread_s.copy(), *bits, self.rooms_us.copy())
+        """Return a copy that may be modified."""
+        bits = self.slack_bits.copy(), self.surplus_bits.copy()
+        return Proof(self.delay_us.copy(), self.spread_s.copy(), *bits, self.activity_slack_us.copy())
 
-    def put(self, name: str, server: Server, wait_us: float, delay_us: float) -> float:
-        """D at a server, where F is `wait_us`; by how much its spread grows, in s."""
+    def set_delay(self, name: str, server: Server, bound_us: float, delay_us: float) -> float:
+        """Set D of a server, where F is `bound_us`; return the growth of its jitter in s."""
         self.delay_us[name] = delay_us
-        spread_s, before_s = max(0.0, delay_us - server.quickest_us) / 1e6, self.spread_s.get(name, 0.0)
+        spread_s, before_s = max(0.0, delay_us - server.min_delay_us) / 1e6, self.spread_s.get(name, 0.0)
         self.spread_s[name] = spread_s
-        self.keep(name, server, wait_us, delay_us)
+        self.update_slack(name, server, bound_us, delay_us)
         return spread_s - before_s
 
-    def keep(self, name: str, server: Server, wait_us: float, delay_us: float) -> None:
-        """D at a server stays as it is, where F is `wait_us` now."""
+    def update_slack(self, name: str, server: Server, bound_us: float, delay_us: float) -> None:
+        """Recompute the slack of a server with unchanged D, where F is now `bound_us`."""
         bits_per_us = server.rate_bps / 1e6
-        self.room_bits[name] = (delay_us - wait_us) * bits_per_us
-        self.surplus_bits[name] = (wait_us - delay_us / (1 + SLACK)) * bits_per_us
+        self.slack_bits[name] = (delay_us - bound_us) * bits_per_us
+        self.surplus_bits[name] = (bound_us - delay_us / (1 + SLACK)) * bits_per_us
 
-    def leave_open(self, server: str) -> None:
-        """Whoever asks for D there works it out."""
+    def defer(self, server: str) -> None:
+        """Mark D of a server as evaluated on demand."""
         self.delay_us.pop(server, None)
-        self.rooms_us.pop(server, None)
-        self.room_bits[server] = self.surplus_bits[server] = inf
+        self.activity_slack_us.pop(server, None)
+        self.slack_bits[server] = self.surplus_bits[server] = inf
 
-    def forget(self, server: str) -> None:
-        """No stream crosses it any more."""
-        for table in (self.delay_us, self.spread_s, self.room_bits, self.surplus_bits, self.rooms_us):
+    def remove(self, server: str) -> None:
+        """Remove a server that no stream crosses any more."""
+        for table in (self.delay_us, self.spread_s, self.slack_bits, self.surplus_bits, self.activity_slack_us):
             table.pop(server, None)
 
 
-class Repair(Generic[Key]):
-    """One change: the traffic as it is now, and the proof from before, which is made good."""
+class ProofUpdate(Generic[Key]):
+    """One change: the load after it, and the proof from before it, which is restored."""
 
-    def __init__(self, traffic: Traffic[Key], proof: Proof, clock_us: float) -> None:
-        self.traffic = traffic
-        self.servers = traffic.servers
+    def __init__(self, load: NetworkLoad[Key], proof: Proof, clock_us: float) -> None:
+        self.load = load
+        self.servers = load.servers
         self.proof = proof.copy()
         self.clock_us = clock_us
-        self.moved: set[str] = set()
-        self._high: dict[str, None] = {}
-        self._low: dict[str, None] = {}
+        self.changed_servers: set[str] = set()
+        self._to_raise: dict[str, None] = {}
+        self._to_lower: dict[str, None] = {}
 
     def run(self, touched: Iterable[str], raised: Collection[str]) -> bool:
-        """Raise and lower until it is proven again; whether that came to an end.
+        """Raise and lower delays until the proof is restored; return whether that succeeded.
 
-        `touched`: the servers that streams have come to or left; `raised`: those of them that some have come to.
+        `touched`: the servers that an added or removed stream crosses; `raised`: those that an added stream crosses.
         """
         for name in touched:
-            load = self.traffic.loads.get(name)
-            if load is None:
-                self.proof.forget(name)
-            elif not load.behind and not load.mixed:
-                if load.rate_bps >= self.servers[name].rate_bps:
+            server_load = self.load.loads.get(name)
+            if server_load is None:
+                self.proof.remove(name)
+            elif not server_load.downstream_bps and not server_load.intermittent:
+                if server_load.rate_bps >= self.servers[name].rate_bps:
                     return False
-                self.proof.leave_open(name)
-                self.moved.add(name)
-            elif name in raised or load.mixed or name in self.proof.rooms_us:
-                self._high[name] = None
+                self.proof.defer(name)
+                self.changed_servers.add(name)
+            elif name in raised or server_load.intermittent or name in self.proof.activity_slack_us:
+                self._to_raise[name] = None
                 if name not in self.proof.delay_us:
-                    self.proof.put(name, self.servers[name], 0.0, 0.0)
-            else:  # less of what is always there cannot make anybody wait longer
-                self._low[name] = None
-        work_left = REPAIRS * (len(self.proof.delay_us) + len(self._high))
-        while self._high:
-            name = next(iter(self._high))
-            del self._high[name]
+                    self.proof.set_delay(name, self.servers[name], 0.0, 0.0)
+            else:  # removing an always active stream cannot increase a delay
+                self._to_lower[name] = None
+        work_left = UPDATES_PER_SERVER * (len(self.proof.delay_us) + len(self._to_raise))
+        while self._to_raise:
+            name = next(iter(self._to_raise))
+            del self._to_raise[name]
             work_left -= 1
             try:
-                if work_left < 0 or self._raise(name) > HOPELESS_US:
+                if work_left < 0 or self._raise(name) > MAX_DELAY_US:
                     return False
-            except Overbooked:
+            except Unstable:
                 return False
-        while self._low:
-            name = next(iter(self._low))
-            del self._low[name]
+        while self._to_lower:
+            name = next(iter(self._to_lower))
+            del self._to_lower[name]
             self._lower(name)
         return True
 
     def _raise(self, name: str) -> float:
+        """Evaluate F at a server, raise D if F exceeds it, and return D.
+
+        Raises: Unstable
+        """
         proof = self.proof
-        before_us, wait_us = proof.delay_us[name], self._work_out(name)
-        if wait_us <= before_us:
-            proof.keep(name, self.servers[name], wait_us, before_us)
-            if before_us > wait_us * (1 + SLACK):
-                self._low[name] = None
-            return before_us
-        delay_us = wait_us * (1 + HEADROOM)
-        self.moved.add(name)
-        spread_s = proof.put(name, self.servers[name], wait_us, delay_us)
-        room_bits, behind = proof.room_bits, self.traffic.loads[name].behind
-        for after, rate_bps in behind.items():
-            left_bits = room_bits[after] = room_bits[after] - rate_bps * spread_s
-            if left_bits < 0:
-                self._high[after] = None
-        for after in proof.rooms_us.keys() & behind.keys() if proof.rooms_us else ():
-            bursts_us, lateness_us = proof.rooms_us[after]
-            bursts_us -= behind[after] * spread_s * 1e6 / self.servers[after].rate_bps
-            lateness_us -= delay_us - before_us
-            proof.rooms_us[after] = bursts_us, lateness_us
+        old_delay_us, bound_us = proof.delay_us[name], self._delay_bound(name)
+        if bound_us <= old_delay_us:
+            proof.update_slack(name, self.servers[name], bound_us, old_delay_us)
+            if old_delay_us > bound_us * (1 + SLACK):
+                self._to_lower[name] = None
+            return old_delay_us
+        delay_us = bound_us * (1 + HEADROOM)
+        self.changed_servers.add(name)
+        spread_s = proof.set_delay(name, self.servers[name], bound_us, delay_us)
+        slack_bits, downstream_bps = proof.slack_bits, self.load.loads[name].downstream_bps
+        for successor, rate_bps in downstream_bps.items():
+            rest_bits = slack_bits[successor] = slack_bits[successor] - rate_bps * spread_s
+            if rest_bits < 0:
+                self._to_raise[successor] = None
+        for successor in proof.activity_slack_us.keys() & downstream_bps.keys() if proof.activity_slack_us else ():
+            bursts_us, lateness_us = proof.activity_slack_us[successor]
+            bursts_us -= downstream_bps[successor] * spread_s * 1e6 / self.servers[successor].rate_bps
+            lateness_us -= delay_us - old_delay_us
+            proof.activity_slack_us[successor] = bursts_us, lateness_us
             if min(bursts_us, lateness_us) < 0:
-                self._high[after] = None
+                self._to_raise[successor] = None
         return delay_us
 
     def _lower(self, name: str) -> None:
+        """Evaluate F at a server and lower D if it exceeds F by more than SLACK."""
         proof = self.proof
-        before_us, wait_us = proof.delay_us[name], self._work_out(name)
-        if before_us <= wait_us * (1 + SLACK):
-            proof.keep(name, self.servers[name], wait_us, before_us)
+        old_delay_us, bound_us = proof.delay_us[name], self._delay_bound(name)
+        if old_delay_us <= bound_us * (1 + SLACK):
+            proof.update_slack(name, self.servers[name], bound_us, old_delay_us)
             return
-        self.moved.add(name)
-        spread_s = proof.put(name, self.servers[name], wait_us, wait_us * (1 + HEADROOM))
+        self.changed_servers.add(name)
+        spread_s = proof.set_delay(name, self.servers[name], bound_us, bound_us * (1 + HEADROOM))
         surplus_bits = proof.surplus_bits
-        for after, rate_bps in self.traffic.loads[name].behind.items():
-            left_bits = surplus_bits[after] = surplus_bits[after] + rate_bps * spread_s
-            if left_bits < 0:
-                self._low[after] = None
+        for successor, rate_bps in self.load.loads[name].downstream_bps.items():
+            rest_bits = surplus_bits[successor] = surplus_bits[successor] + rate_bps * spread_s
+            if rest_bits < 0:
+                self._to_lower[successor] = None
 
-    def _work_out(self, name: str) -> float:
-        """F at a server, as it is now.
+    def _delay_bound(self, name: str) -> float:
+        """Evaluate F at a server for the current proof.
 
-        Raises: Overbooked
+        Raises: Unstable
         """
-        server, load, proof = self.servers[name], self.traffic.loads[name], self.proof
-        if load.mixed and tells_apart(load.mixed, load.rate_bps, server):
-            now = self._mixed_wait(server, load)
-            proof.rooms_us[name] = now.burst_room_bits / server.rate_bps * 1e6, now.lateness_room_us
-            return now.wait_us
-        if proof.rooms_us:
-            proof.rooms_us.pop(name, None)
-        return load.longest_wait_us(server, proof.spread_s)
+        server, load, proof = self.servers[name], self.load.loads[name], self.proof
+        if load.intermittent and considers_activities(load.intermittent, load.rate_bps, server):
+            result = self._intermittent_delay(server, load)
+            proof.activity_slack_us[name] = result.burst_slack_bits / server.rate_bps * 1e6, result.lateness_slack_us
+            return result.delay_us
+        if proof.activity_slack_us:
+            proof.activity_slack_us.pop(name, None)
+        return load.delay_bound_us(server, proof.spread_s)
 
-    def _mixed_wait(self, server: Server, load: Load[Key]) -> Waiting:
-        crossings = []
+    def _intermittent_delay(self, server: Server, load: ServerLoad[Key]) -> ServerDelay:
+        flows = []
         for (_, hop), stream in load.streams.items():
-            jitter_us, lateness_us, before = stream.jitter_us, 0.0, ""
-            for before in stream.servers[:hop]:
-                jitter_us += self.proof.spread_s[before] * 1e6 + self.servers[before].variation_us
-                lateness_us += self.proof.delay_us[before] + self.servers[before].transit_us
+            jitter_us, lateness_us, previous = stream.jitter_us, 0.0, ""
+            for previous in stream.servers[:hop]:
+                jitter_us += self.proof.spread_s[previous] * 1e6 + self.servers[previous].transit_jitter_us
+                lateness_us += self.proof.delay_us[previous] + self.servers[previous].max_transit_us
             burst_bits = stream.burst_bits + stream.rate_bps * jitter_us / 1e6
-            line = self.servers[before].line if before else None
-            crossings.append(CrossFlow(stream.activity, before, line, burst_bits, stream.rate_bps, lateness_us))
-        return waiting(server, crossings, self.clock_us)
+            shaping = self.servers[previous].output_shaping if previous else None
+            flows.append(CrossFlow(stream.activity, previous, shaping, burst_bits, stream.rate_bps, lateness_us))
+        return server_delay(server, flows, self.clock_us)

@@ -1,13 +1,13 @@
-"""Upper bounds on the latency and its variation of every reserved flow, from the network calculus of its ports.
+"""Bounds on latency and jitter of every reserved flow: the switch ports as servers of network calculus.
 
-Model. A packet counts as arrived at a port when its last bit is there (store and forward), so a flow that a meter
-lets through is a point process under the token bucket b + r t. Reserved flows share the strict-priority class of each
-egress port, first come, first served; the only best-effort packet in their way is the one being sent. A port is so a
-server of the link's rate whose latency is the largest frame (`curves`). Flows that come in over one link cannot come
-faster than it carries them: at once, the largest frame, what the link's shaper lets through, and what the variation of
-a switch's work can pile up. After hops over which its delay can vary by J a flow's burst is b + r J. Flows may depend
-on each other in a circle: the delays of all ports are a fixed point (`fixpoint`), kept up to date from change to
-change (`delays`). Flows that are never there together do not delay each other (`waiting`).
+Model. A packet has arrived at a port when its last bit is received (store and forward), so a flow behind its meter is a
+point process with the token-bucket arrival curve b + r t. Reserved flows share the strict-priority class of each egress
+port, first come, first served; at most one best-effort packet, the one in transmission, precedes them. A port is thus a
+rate-latency server with the link's rate and the transmission time of the largest frame as latency (`curves`). Flows
+that enter over one link are shaped by it: its burst is the largest frame, the shaper's burst and the data that the
+jitter of a switch's processing can accumulate. After hops with total jitter J, the burst of a flow is b + r J.
+Dependencies may be cyclic: the delays of all ports are a fixed point (`fixed_point`), updated incrementally (`delays`).
+Flows that are never active together do not delay each other (`busy_period`).
 
 docs/guarantees.md has the derivation.
 """
@@ -21,7 +21,7 @@ from math import ceil
 from typing import Generic, TypeVar
 
 from controller.booking.peak_load import ALWAYS, Activity
-from controller.calculus.curves import InputLink, Server
+from controller.calculus.curves import Server, ShapingCurve
 from controller.calculus.delays import Delays
 from controller.calculus.fixed_point import NoBound, Stream
 from controller.domain.frozen import frozen
@@ -37,13 +37,14 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What software adds to the model: a switch's work on a packet, at best and at worst; how coarsely meters and
-    shapers count. A meter refills once each `meter_tick_us`, so it lets one tick's rate through beyond its burst;
-    a shaper lets two frames or `shaper_burst_us` of its rate through at once. Windows and lifetimes begin and end at
-    the first switch so exactly that the gap between two is at most `clock_us` smaller than planned (`gates`).
+    """Properties of software that the model depends on: processing time of a switch, granularity of meters and shapers.
 
-    A switch's work is what one ovs-vswitchd (userspace datapath, real-time priority) was measured to take, alone and
-    beside a flood: 10 us at least; 371 to 664 us or less for 99.9 % of packets, and half as much again.
+    A meter refills every `meter_tick_us`, so it passes one tick's rate beyond its burst; a shaper passes two frames or
+    `shaper_burst_us` of its rate at once. The gap between two windows or lifetimes at the first switch is at most
+    `clock_us` shorter than planned (`gate_schedule`).
+
+    The processing times are those measured at one ovs-vswitchd (userspace datapath, real-time priority), idle and
+    beside a flood: 10 us at least; 371 to 664 us or less for 99.9 % of packets, plus half as much again.
     """
 
     switch_min_us: float = 10.0
@@ -54,7 +55,7 @@ class Calibration:
 
     @property
     def switch_variation_us(self) -> float:
-        """The worst minus the best case of a switch's work."""
+        """Jitter of the processing time of a switch."""
         return self.switch_max_us - self.switch_min_us
 
 
@@ -63,7 +64,7 @@ DEFAULT_CALIBRATION = Calibration()
 
 @frozen
 class ShapedFlow:
-    """A flow as its first meter shapes it, where it goes, and when."""
+    """A flow as shaped by its first meter: path, token bucket, activity."""
 
     path: tuple[str, ...]
     rate_bps: int
@@ -73,16 +74,16 @@ class ShapedFlow:
 
 @frozen
 class Bound:
-    """The worst case, and the worst minus the best case, from the source's socket to the destination's."""
+    """Worst-case latency and jitter, from the source's socket to the destination's."""
 
     accumulated_latency_us: float
     latency_variation_us: float
 
 
 class Analysis(Generic[Key]):
-    """The bounds of all flows, each in the presence of all others; immutable, `changed` makes another.
+    """The bounds of all flows in each other's presence; immutable, `changed` returns a new one.
 
-    After `changed` a bound may be up to some hundredths above what a new analysis would find, never below.
+    After `changed` a bound may be a few per cent above that of a new analysis, never below.
     """
 
     def __init__(self, network: Network, calibration: Calibration, delays: Delays[Key]) -> None:
@@ -90,40 +91,40 @@ class Analysis(Generic[Key]):
         self.calibration = calibration
         self._delays = delays
         self._bounds: dict[Key, Bound] = {}
-        """Those that were asked for."""
+        """Those evaluated so far."""
 
     @classmethod
     def of(
         cls, network: Network, flows: Mapping[Key, ShapedFlow], calibration: Calibration = DEFAULT_CALIBRATION
     ) -> Analysis[Key]:
-        """Worked out from zero.
+        """Analyse from zero.
 
-        Raises: NoBound if a port is overbooked or the fixed point is out of reach.
+        Raises: NoBound if a port is unstable or the fixed-point iteration does not converge.
         """
         streams = {key: _stream(flow, calibration) for key, flow in flows.items()}
         delays = Delays(_ports(network, calibration), streams, calibration.clock_us)
         return cls(network, calibration, delays)
 
     def changed(self, added: Mapping[Key, ShapedFlow], removed: Collection[Key] = ()) -> Analysis[Key]:
-        """The analysis without the flows `removed` and with those `added`; a key in both is replaced.
+        """Return the analysis without the flows `removed` and with those `added`; a key in both is replaced.
 
-        Raises: NoBound if a port is overbooked or the fixed point is out of reach; KeyError if one to be removed is
-        not there.
+        Raises: NoBound if a port is unstable or the fixed-point iteration does not converge; KeyError if a flow to be
+        removed is not in the analysis.
         """
         streams = {key: _stream(flow, self.calibration) for key, flow in added.items()}
-        gone = dict.fromkeys((*removed, *(key for key in added if key in self._delays.streams)))
-        return Analysis(self.network, self.calibration, self._delays.changed(streams, gone))
+        removed_keys = dict.fromkeys((*removed, *(key for key in added if key in self._delays.streams)))
+        return Analysis(self.network, self.calibration, self._delays.changed(streams, removed_keys))
 
     def bound(self, key: Key) -> Bound:
-        """The bound of one flow.
+        """Return the bound of one flow.
 
-        Raises: NoBound if it is out of reach.
+        Raises: NoBound if there is no finite bound.
         """
         if key not in self._bounds:
-            names = self._delays.streams[key].servers
-            work_us = self.calibration.switch_min_us, self.calibration.switch_max_us
-            fixed_us, best_us = _fixed_us(self.network, names, *work_us)
-            worst_us = fixed_us + self._delays.along_us(names)
+            links = self._delays.streams[key].servers
+            processing_us = self.calibration.switch_min_us, self.calibration.switch_max_us
+            fixed_us, best_us = _fixed_us(self.network, links, *processing_us)
+            worst_us = fixed_us + self._delays.path_delay_us(links)
             self._bounds[key] = Bound(worst_us, worst_us - best_us)
         return self._bounds[key]
 
@@ -133,17 +134,17 @@ class Analysis(Generic[Key]):
         return {key: self.bound(key) for key in self._delays.streams}
 
     @property
-    def moved_links(self) -> frozenset[str]:
-        """The links at which the delay may be another than in the analysis that this was `changed` from."""
-        return self._delays.moved
+    def changed_links(self) -> frozenset[str]:
+        """The links whose delay may differ from that before the last `changed`."""
+        return self._delays.changed_servers
 
 
 def bounds_of(
     network: Network, flows: Mapping[Key, ShapedFlow], calibration: Calibration = DEFAULT_CALIBRATION
 ) -> dict[Key, Bound]:
-    """The bounds of all flows, each in the presence of all others.
+    """Return the bounds of all flows in each other's presence.
 
-    Raises: NoBound if a port is overbooked or the fixed point is out of reach.
+    Raises: NoBound if a port is unstable or the fixed-point iteration does not converge.
     """
     return Analysis.of(network, flows, calibration).bounds
 
@@ -155,25 +156,25 @@ def _ports(network: Network, calibration: Calibration) -> Mapping[str, Server]:
 
 def _port(link: DirectedLink, frame_bits: float, calibration: Calibration) -> Server:
     rate_bps = float(link.capacity_bps)
-    at_once_bits = frame_bits + max(2 * frame_bits, rate_bps * calibration.shaper_burst_us / 1e6)
-    at_once_bits += rate_bps * calibration.switch_variation_us / 1e6
+    burst_bits = frame_bits + max(2 * frame_bits, rate_bps * calibration.shaper_burst_us / 1e6)
+    burst_bits += rate_bps * calibration.switch_variation_us / 1e6
     return Server(
         rate_bps=rate_bps,
         latency_us=frame_bits / rate_bps * 1e6,
-        quickest_us=_quickest_us(link),
-        transit_us=link.propagation_us + calibration.switch_max_us,
-        variation_us=calibration.switch_variation_us,
-        line=InputLink(at_once_bits, rate_bps),
+        min_delay_us=_min_delay_us(link),
+        max_transit_us=link.propagation_us + calibration.switch_max_us,
+        transit_jitter_us=calibration.switch_variation_us,
+        output_shaping=ShapingCurve(burst_bits, rate_bps),
     )
 
 
 def _stream(flow: ShapedFlow, calibration: Calibration) -> Stream:
-    meter_burst_bits = ceil(flow.burst_bytes * 8 / 1000) * 1000.0  # as the meter rounds it
+    meter_burst_bits = ceil(flow.burst_bytes * 8 / 1000) * 1000.0  # rounded as by the meter
     ports = link_names(flow.path)
     return Stream(ports, float(flow.rate_bps), meter_burst_bits, calibration.meter_tick_us, flow.activity)
 
 
-def _quickest_us(link: DirectedLink) -> float:
+def _min_delay_us(link: DirectedLink) -> float:
     return MIN_FRAME_BYTES * 8 / link.capacity_bps * 1e6
 
 
@@ -181,9 +182,9 @@ def _quickest_us(link: DirectedLink) -> float:
 def _fixed_us(
     network: Network, names: tuple[str, ...], switch_min_us: float, switch_max_us: float
 ) -> tuple[float, float]:
-    """What no other flow changes along these links: the part of the worst case apart from the ports, the best case."""
+    """Return the parts along these links that are independent of other flows: of the worst case, and the best case."""
     links = [network.links[name] for name in names]
     switches = len(links) - 1
     fibre_us = sum(link.propagation_us for link in links)
-    best_us = fibre_us + switches * switch_min_us + sum(_quickest_us(link) for link in links)
+    best_us = fibre_us + switches * switch_min_us + sum(_min_delay_us(link) for link in links)
     return fibre_us + switches * switch_max_us, best_us

@@ -198,7 +198,7 @@ class Guarantees(RuleBasedStateMachine):
 
     @invariant()
     def the_bounds_are_those_of_an_analysis_from_scratch(self) -> None:
-        carried = self.admitted.bounds.carried
+        carried = self.admitted.bounds.carried_flows
         if any(flow.activity != type(flow.activity)() for flow in carried.values()):
             return  # the reference analysis takes all flows as active at all times
         for failure in FAILURES:

@@ -70,7 +70,7 @@ def test_after_any_changes_the_bounds_are_those_of_a_new_analysis_or_little_wide
         for other, bound in fresh.bounds.items():
             kept = analysis.bound(other).accumulated_latency_us
             assert bound.accumulated_latency_us * (1 - 1e-6) <= kept <= bound.accumulated_latency_us * WIDER_AT_MOST
-            if other != key and not analysis.moved_links.intersection(link_names(wanted[other].path)):
+            if other != key and not analysis.changed_links.intersection(link_names(wanted[other].path)):
                 assert before.bound(other) == analysis.bound(other)
 
 

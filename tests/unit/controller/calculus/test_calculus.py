@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from controller.booking.peak_load import Activity
-from controller.calculus.busy_period import CrossFlow, waiting
+from controller.calculus.busy_period import CrossFlow, server_delay
 from controller.calculus.curves import Server
 from controller.calculus.delays import Delays
 from controller.calculus.fixed_point import NoBound, Stream
@@ -20,14 +20,14 @@ def test_the_published_example_of_a_total_flow_analysis() -> None:
     grown = Delays[str](servers, {})
     for name, stream in streams.items():
         grown = grown.changed({name: stream})
-    assert {name: round(whole.along_us([name]), 3) for name in servers} == {
+    assert {name: round(whole.path_delay_us([name]), 3) for name in servers} == {
         "s0": 50.000, "s1-o0": 50.125, "s1-o1": 30.125,
     }  # fmt: skip
-    ends = {name: round(whole.along_us(path), 3) for name, path in paths.items()}
+    ends = {name: round(whole.path_delay_us(path), 3) for name, path in paths.items()}
     assert ends == {"f0": 100.125, "f1": 80.125, "f2": 50.125}
     for server in servers:
-        delay_us = whole.along_us([server])
-        assert delay_us <= grown.along_us([server]) * (1 + 1e-9) <= delay_us * 1.03
+        delay_us = whole.path_delay_us([server])
+        assert delay_us <= grown.path_delay_us([server]) * (1 + 1e-9) <= delay_us * 1.03
 
 
 def test_bursts_that_grow_faster_round_a_ring_than_it_serves_have_no_bound_and_the_link_is_named() -> None:
@@ -39,7 +39,7 @@ def test_bursts_that_grow_faster_round_a_ring_than_it_serves_have_no_bound_and_t
 
     ring = Delays(servers, round_the_ring(100_000))
     for name in servers:
-        assert ring.along_us([name]) == pytest.approx((100 + 4000) / (1 - 0.6), rel=1e-4)
+        assert ring.path_delay_us([name]) == pytest.approx((100 + 4000) / (1 - 0.6), rel=1e-4)
     tight = round_the_ring(170_000)
     with pytest.raises(NoBound) as refusal:
         Delays(servers, tight)
@@ -57,5 +57,5 @@ def test_a_burst_that_is_gone_still_delays_by_what_came_behind_it() -> None:
     steady, first = crossing(0, 500, -1e9, 1e9), crossing(8000, 1, 0, 0.001)
     soon, late = crossing(8000, 1, 8, 9), crossing(8000, 1, 80, 81)
     server = Server(1000, 0)
-    assert waiting(server, [steady, first, soon]).wait_us >= 12e6
-    assert waiting(server, [steady, first, late]).wait_us == pytest.approx(8e6)
+    assert server_delay(server, [steady, first, soon]).delay_us >= 12e6
+    assert server_delay(server, [steady, first, late]).delay_us == pytest.approx(8e6)
