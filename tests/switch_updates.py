@@ -33,10 +33,10 @@ def updates_from(
     """The update of switches with these applied states from one set of reservations to another."""
     tracker = SwitchStateTracker(network)
     tracker.set_intended(old)
-    keys = {name: set(keys) for name, state in applied.items() for keys in tracker.learn(name, state).values()}
+    keys = {name: set(keys) for name, state in applied.items() for keys in tracker.set_applied(name, state).values()}
     for name, changed in tracker.set_intended({**dict.fromkeys(old), **new}).items():
         keys.setdefault(name, set()).update(changed)
-    stages = [stage for stage in tracker.update_stages(keys, all_of_them=False) if isinstance(stage, dict)]
+    stages = [stage for stage in tracker.update_stages(keys, require_all=False) if isinstance(stage, dict)]
     non_empty = [{name: changes for name, changes in stage.items() if changes} for stage in stages]
     return [stage for stage in non_empty if stage]  # a stage without changes only confirms earlier ones
 

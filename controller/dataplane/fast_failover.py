@@ -24,13 +24,14 @@ Adrichem, van Asten and Kuipers, "Fast Recovery in Software-Defined Networks", E
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import pairwise, permutations
+from itertools import permutations
 
 from controller.dataplane.entries import IN_PORT, PORT_PAIR_GROUPS, Bucket, GroupEntry
 from controller.dataplane.flow_label import FlowEntryFactory, PlacedEntries, hops
 from controller.domain.network import Network
 from controller.domain.path import spans_of
 from controller.domain.reservation import Placement
+from controller.domain.route import is_cut
 
 
 def is_protected(placement: Placement) -> bool:
@@ -48,9 +49,7 @@ def active_path(placement: Placement, down: frozenset[str]) -> tuple[str, ...] |
 
 def is_broken(path: tuple[str, ...], down: frozenset[str]) -> bool:
     """Whether a link of a path is down; a link that is down in one direction is unusable in both."""
-    return bool(down) and any(
-        f"{a}->{b}" in down or f"{b}->{a}" in down for a, b in pairwise(path)
-    )
+    return bool(down) and (is_cut(path, down) or is_cut(path[::-1], down))
 
 
 @lru_cache(maxsize=8192)

@@ -68,7 +68,7 @@ class LifecycleManager:
         with self._writer.lock:
             for reservation in self._writer.ledger.live():
                 self._take_up(reservation)
-            self._fabric.links.close(self._writer.ledger.closed_spans())
+            self._fabric.links.set_out_of_service(self._writer.ledger.closed_spans())
             installed = {each.id: each for each in self._book.live() if each.state in INSTALLED}
             self._fabric.set_intended(installed)
         self._fabric.start()
@@ -136,7 +136,7 @@ class LifecycleManager:
 
     def _catch_up(self) -> None:
         self._busy = False
-        if self._fabric.take_events():
+        if self._fabric.process_events():
             self._judge = True
             with self._writer.lock:
                 self._bring(self._fabric.set_links_down())
@@ -151,7 +151,7 @@ class LifecycleManager:
         if self._judge or (self._waiting and self._awaited_switches_are_back()):
             self._judge = False
             self._restore_all()
-        self._fabric.restore()
+        self._fabric.resynchronize()
         self._fabric.links.check_wiring()
         if now_s >= self._forget_at_s:
             self._forget_at_s = now_s + FORGET_EVERY_S
@@ -160,7 +160,7 @@ class LifecycleManager:
 
     def _is_time_for_the_first(self) -> bool:
         """After a start nothing is known of links until the switches have spoken; the silent are not waited for."""
-        everybody = len(self._fabric.is_in_sync()) == len(self._writer.network.switches)
+        everybody = len(self._fabric.in_step()) == len(self._writer.network.switches)
         if self._first_judged_at_s < inf and (everybody or monotonic() >= self._first_judged_at_s):
             self._first_judged_at_s = inf
             return True
@@ -184,7 +184,7 @@ class LifecycleManager:
             self._fabric.wake()
 
         if touched:
-            bringing = self._fabric.synchronize(touched, drain)
+            bringing = self._fabric.updates.synchronize(touched, drain)
             self._brought.append(bringing)
             bringing.add_done_callback(done)
 
@@ -241,7 +241,7 @@ class LifecycleManager:
 
     def _as_far_as_installed(self, reservation: Reservation) -> Reservation:
         """Degraded while a switch that must be told of its path cannot be."""
-        away = sorted(switches_of(reservation) - self._fabric.is_in_sync())
+        away = sorted(switches_of(reservation) - self._fabric.in_step())
         if not away:
             self._waiting.discard(reservation.id)
             return reservation
@@ -255,7 +255,7 @@ class LifecycleManager:
         """Whether the switches that a started or moved reservation waited for are there now."""
         waiting = [self._book.known.get(name) for name in tuple(self._waiting)]
         self._waiting = {each.id for each in waiting if each is not None and each.is_live}
-        in_step = self._fabric.is_in_sync()
+        in_step = self._fabric.in_step()
         return any(each is not None and switches_of(each) <= in_step for each in waiting)
 
     # The checker ----------------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ class LifecycleManager:
                 return
             began_s = monotonic()
             name = names[turn % len(names)]
-            if name in self._fabric.is_in_sync():
+            if name in self._fabric.in_step():
                 try:
                     self._fabric.verify([name], repair=True)
                 except Exception:

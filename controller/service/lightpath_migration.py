@@ -36,7 +36,7 @@ class LightpathMigrator:
         made: list[Move] = []
         while True:
             with self._writer.lock:
-                self._book.purge(self._fabric.may_forward)
+                self._book.purge(self._fabric.tracker.may_forward)
                 movable = frozenset(each.id for each in self._movable())
                 move = next_move(self._writer.network, self._book.bookings, movable)
             if move is None or not self._make(move):
@@ -47,7 +47,7 @@ class LightpathMigrator:
         """Move as few lightpaths as it takes for a request to be admitted; whether it may be by now."""
         writer = self._writer
         with writer.lock:
-            self._book.purge(self._fabric.may_forward)
+            self._book.purge(self._fabric.tracker.may_forward)
             moves = moves_until(
                 writer.network, self._book.bookings, self._movable(),
                 lambda bookings: isinstance(writer.decide(request, bookings), Admitted),
@@ -55,7 +55,7 @@ class LightpathMigrator:
         return moves is not None and all(self._make(move) for move in moves)
 
     def _movable(self) -> list[Reservation]:
-        in_step = self._fabric.is_in_sync()
+        in_step = self._fabric.in_step()
         live = [each for each in self._book.live() if not self._writer.turns.is_taken(each.id)]
         return [each for each in live if each.state not in INSTALLED or switches_of(each) <= in_step]
 
@@ -70,13 +70,13 @@ class LightpathMigrator:
                     return False
                 both, touched = self._begin(move, befores)
             try:
-                self._fabric.confirm(touched, drain_s(*befores))
+                self._fabric.updates.confirm(touched, drain_s(*befores))
             except SwitchError:
                 with self._writer.lock:
                     for before in befores:
                         self._book.revert(before)
                     undone = self._fabric.set_intended({each.id: each for each in befores if each.state in INSTALLED})
-                self._fabric.settle(undone, CONFIRM_TIMEOUT_S)
+                self._fabric.updates.settle(undone, CONFIRM_TIMEOUT_S)
                 raise
             finally:
                 with self._writer.lock:

@@ -42,10 +42,10 @@ class Maintenance:
         Raises: ControllerError if the switches' side does not answer.
         """
         with self._writer.lock:
-            before = self._writer.fabric.links.closed
+            before = self._writer.fabric.links.out_of_service
             closed = before - frozenset(spans) if in_service else before | frozenset(spans)
             self._writer.ledger.write_closed_spans(closed)
-            self._writer.fabric.links.close(closed)
+            self._writer.fabric.links.set_out_of_service(closed)
         log.warning("spans=%s in_service=%s", ",".join(sorted(spans)), in_service)
         wait(self._caretaker.catch_up(HUB_TIMEOUT_S), HUB_TIMEOUT_S)
         degraded = [each.id for each in self._writer.book.live() if each.state is State.DEGRADED]

@@ -79,12 +79,12 @@ class Queries:
 
     def counters(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
         """What the switches have counted for it, and the switches that could not be read."""
-        return self._fabric.counters(reservation) if reservation.state in INSTALLED else ([], [])
+        return self._fabric.verifier.counters(reservation) if reservation.state in INSTALLED else ([], [])
 
     def snapshot(self) -> Snapshot:
         """How the network stands now."""
         links = self._fabric.links
-        facts = links.down, links.closed, self._fabric.is_in_sync(), tuple(links.complaints())
+        facts = links.down, links.out_of_service, self._fabric.in_step(), tuple(links.wiring_problems())
         return Snapshot(self.network, self._book.bookings, *facts, self._clock())
 
     def lightpaths(self) -> list[LightpathState]:
@@ -93,7 +93,7 @@ class Queries:
 
     def switches_up(self) -> int:
         """How many switches are connected and hold what they should."""
-        return len(self._fabric.is_in_sync())
+        return len(self._fabric.in_step())
 
     def consistency(self) -> tuple[SwitchReport, ...]:
         """What every switch holds against what it should; reads all of them."""

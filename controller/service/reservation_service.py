@@ -128,7 +128,7 @@ class Service(Queries):
                     return scheduled
                 if is_stranded(renewed, self._fabric.links.down):
                     renewed = self._decided_anew(renewed, tuple(each.flow for each in renewed.placements))
-                self._fabric.require(switches_of(renewed))
+                self._fabric.require_in_step(switches_of(renewed))
                 self._book.replace(renewed)
                 touched = self._fabric.set_intended({renewed.id: renewed})
             return self._carry_out(renewed, touched, lambda: self._back_to(held))
@@ -164,7 +164,7 @@ class Service(Queries):
         if changed.state is State.DEGRADED:
             changed = changed.with_state(State.ACTIVE)
         if changed.state in INSTALLED:
-            self._fabric.require(switches_of(changed))
+            self._fabric.require_in_step(switches_of(changed))
         self._book.add(changed, admitted)
         return changed
 
@@ -191,14 +191,14 @@ class Service(Queries):
         began_s = time.monotonic()
         try:
             with self._room.place_at(switches_of(changed)):
-                self._fabric.confirm(touched, drain_s)
+                self._fabric.updates.confirm(touched, drain_s)
             with self._writer.lock:
                 active = self._writer.as_installed(changed)
                 self._writer.record(active)
         except Exception:
             with self._writer.lock:
                 undone = undo()
-            self._fabric.settle(undone, CONFIRM_TIMEOUT_S)
+            self._fabric.updates.settle(undone, CONFIRM_TIMEOUT_S)
             self._writer.sweep()
             raise
         self._writer.publish(ReservationInstalled(active.id, time.monotonic() - began_s))
@@ -219,7 +219,7 @@ class Service(Queries):
                 if not reservation.is_live:
                     return reservation
                 touched = self._writer.end(reservation, State.RELEASED, None)
-            self._fabric.settle(touched, RELEASE_WAIT_S)
+            self._fabric.updates.settle(touched, RELEASE_WAIT_S)
             self._writer.sweep()
             return self.reservation(reservation_id)
 

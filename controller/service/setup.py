@@ -165,7 +165,7 @@ class SetupPipeline:
             at_once = not asked.hold and wanted.start_at_s <= wanted.created_at_s
             if at_once:
                 newcomer.switches = switches_of(wanted)
-                self._fabric.require(newcomer.switches)
+                self._fabric.require_in_step(newcomer.switches)
             self._book.add(wanted, admitted)
             if at_once:
                 touched = self._fabric.set_intended({wanted.id: wanted})
@@ -206,7 +206,7 @@ class SetupPipeline:
             if not self._room.take_at(newcomer.switches, may_wait):
                 newcomer.run_blocking(self._tell, newcomer, touched, True)
                 return
-            newcomer.installed = self._fabric.begin(touched)
+            newcomer.installed = self._fabric.updates.begin(touched)
         except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
             newcomer.run_blocking(self._undo, newcomer, error)
             return
@@ -223,7 +223,7 @@ class SetupPipeline:
             assert each.wanted is not None
             self._room.leave_at(each.switches)
             try:
-                self._fabric.result(each.installed)
+                self._fabric.updates.result(each.installed)
                 installed.append((each, each.wanted))
             except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
                 self._aside.submit(self._undo, each, error)
@@ -265,7 +265,7 @@ class SetupPipeline:
             with self._writer.lock:
                 self._book.retire(newcomer.wanted)
                 undone = self._fabric.set_intended({newcomer.wanted.id: None})
-            self._fabric.settle(undone, CONFIRM_TIMEOUT_S)
+            self._fabric.updates.settle(undone, CONFIRM_TIMEOUT_S)
             self._writer.sweep()
         finally:
             self._end(newcomer, error)

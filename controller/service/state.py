@@ -68,7 +68,7 @@ class ServiceState:
 
     def decide(self, request: Request, bookings: Calendar | None = None) -> Admitted | Rejected:
         """What admission says now, or would say with another calendar. Under the lock."""
-        self.book.purge(self.fabric.may_forward)
+        self.book.purge(self.fabric.tracker.may_forward)
         book, now_s, down = self.book, self.clock(), self.fabric.links.down
         taken = book.bookings if bookings is None else bookings
         return decide_with_offer(self.network, taken, book.standing, request, now_s, down, self.calibration)
@@ -122,7 +122,7 @@ class ServiceState:
     def sweep(self) -> bool:
         """Give back the capacity of what has ended and is shut out by now; whether there was any."""
         with self.lock:
-            return self.book.purge(self.fabric.may_forward)
+            return self.book.purge(self.fabric.tracker.may_forward)
 
 
 def switches_of(reservation: Reservation) -> frozenset[str]:

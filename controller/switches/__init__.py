@@ -1,1 +1,1 @@
-"""The switches at run time: what each holds, and bringing it there."""
+"""The switches at run time: applied and intended state, updates, verification, links."""

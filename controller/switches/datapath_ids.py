@@ -1,4 +1,4 @@
-"""Switches by name and by datapath id: the controller speaks of names, the switches' side of numbers."""
+"""Names of switches and datapath ids: the controller uses names, the southbound interface datapath ids."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from controller.errors import SwitchError, SwitchTimeout
 Result = TypeVar("Result")
 
 
-class Directory:
-    """The switches of the map."""
+class DatapathIds:
+    """Names and datapath ids of the switches of a map."""
 
     def __init__(self, network: Network) -> None:
         self.name_of = {number: node.name for number, node in network.switch_by_datapath_id.items()}
-        self.number_of = {name: number for number, name in self.name_of.items()}
+        self.datapath_id_of = {name: number for number, name in self.name_of.items()}
 
     def result(self, future: Future[Result]) -> Result:
-        """The future's result; datapath ids in errors become names.
+        """The result of a southbound future; errors name switches instead of datapath ids.
 
         Raises: SwitchError.
         """
         try:
             return future.result(HUB_TIMEOUT_S)
         except SwitchError as error:
-            raise self.by_name(error) from error
+            raise self.with_names(error) from error
         except TimeoutError as error:
-            raise SwitchTimeout("The switches' side of the controller does not answer.", switches=[]) from error
+            raise SwitchTimeout("The southbound interface of the controller does not respond.", switches=[]) from error
 
-    def by_name(self, error: SwitchError) -> SwitchError:
-        """The same error about names."""
+    def with_names(self, error: SwitchError) -> SwitchError:
+        """The same error with names of switches."""
         numbers = error.facts.get("datapath_ids")
         if not isinstance(numbers, list):
             return error
-        names = [self.name_of.get(n, f"{n:016x}") for n in numbers]
+        names = [self.name_of.get(number, f"{number:016x}") for number in numbers]
         sentence = error.detail
         for name in names:
-            sentence = sentence.replace(f"{self.number_of.get(name, 0):016x}", name)
+            sentence = sentence.replace(f"{self.datapath_id_of.get(name, 0):016x}", name)
         return type(error)(sentence, switches=names)

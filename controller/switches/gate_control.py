@@ -1,12 +1,12 @@
 """Opens and closes periodic windows on time.
 
-One thread sleeps until the next moment at which a gate opens or closes and then has every switch concerned told, each
-on its own: a switch that is slow to confirm delays no other, and is told only once, of how things stand by then.
+One thread sleeps until the next moment at which a gate opens or closes. It then sends every switch concerned its own
+update, so a switch that confirms slowly delays no other; when it has confirmed, it gets one update with all later
+changes.
 
-Nothing else knows what is open: what the switches should hold at a moment is worked out in one place (`GateTarget`), so
-whoever compares or repairs them meanwhile wants the same. If the controller is away, gates stay as they are: a flow
-that finds its gate open is served as promised, one that finds it closed goes behind everything reserved and before best
-effort until the controller is back.
+The intended state itself depends on time (`GateTarget`), so verification and repair agree with the gates at any moment.
+If the controller is down, gates stay as they are. A flow with an open gate is served as guaranteed, one with a closed
+gate after all reserved and before best-effort traffic until the controller is back.
 """
 
 from __future__ import annotations
@@ -23,92 +23,96 @@ from controller.dataplane.intended_state import ChangedKeys
 log = logging.getLogger(__name__)
 
 LATE_S = 0.005
-"""A gate that was told of later than this is worth a line in the log."""
+"""Gate changes later than this are logged."""
 
 
 class GateTarget(Protocol):
-    """What the switches should hold as time goes by, and the way to tell them."""
+    """Intended state that depends on time."""
 
     def next_gate_us(self) -> int | None:
-        """When the next gate opens or closes, in Unix time; None if none ever does."""
+        """When the next gate opens or closes, in Unix time; None if no gate ever does."""
 
     def apply_gates(self) -> ChangedKeys:
-        """From now on gates should stand as this moment wants them; what must be told for that."""
-
-    def synchronize(self, touched: ChangedKeys) -> Future[None]:
-        """Bring those of these switches that are known to what they should hold."""
+        """Adapt the intended state to the current time; the changes to send."""
 
 
 class GateController:
-    """Turns gates from `start` until `stop`; `look_again` when windows have come or gone."""
+    """Applies gate changes from `start` until `stop`; `synchronize` starts an update of switches."""
 
-    def __init__(self, timetable: GateTarget, clock: Callable[[], float] = time.time) -> None:
-        self._timetable = timetable
+    def __init__(
+        self,
+        target: GateTarget,
+        synchronize: Callable[[ChangedKeys], Future[None]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._target = target
+        self._synchronize = synchronize
         self._clock = clock
-        self._changed = threading.Condition()
+        self._wakeup = threading.Condition()
         self._stopping = False
-        self._again = False
+        self._rescheduled = False
         self._lock = threading.Lock()
-        self._waiting: dict[str, ChangedKeys] = {}
+        self._pending: dict[str, ChangedKeys] = {}
+        """For every switch with an update in progress: the changes to send next."""
         self._thread = threading.Thread(target=self._run, name="paceline-gates", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End; gates stay as they are."""
-        with self._changed:
+        """Stop the thread; gates stay as they are."""
+        with self._wakeup:
             self._stopping = True
-            self._changed.notify()
+            self._wakeup.notify()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
 
-    def look_again(self) -> None:
-        """Windows have come or gone: the next moment may be another."""
-        with self._changed:
-            self._again = True
-            self._changed.notify()
+    def reschedule(self) -> None:
+        """Recompute the next moment, after windows were added or removed."""
+        with self._wakeup:
+            self._rescheduled = True
+            self._wakeup.notify()
 
     def _run(self) -> None:
         while True:
-            moment_us = self._timetable.next_gate_us()
+            moment_us = self._target.next_gate_us()
             if self._wait_until(moment_us):
                 return
             try:
-                self._turn(moment_us)
+                self._apply(moment_us)
             except Exception:
-                # Gates must go on turning whatever went wrong; what was missed is put right at the next moment.
-                log.exception("gates could not be turned")
+                # The thread must survive any failure; the next moment corrects what was missed.
+                log.exception("applying gates failed")
 
     def _wait_until(self, moment_us: int | None) -> bool:
-        """Sleep until then, or until something has changed; whether it is the end."""
-        with self._changed:
-            while not self._stopping and not self._again:
+        """Sleep until that moment or until rescheduled; whether to stop."""
+        with self._wakeup:
+            while not self._stopping and not self._rescheduled:
                 wait_s = None if moment_us is None else moment_us / 1e6 - self._clock()
                 if wait_s is not None and wait_s <= 0:
                     break
-                self._changed.wait(wait_s)
-            self._again = False
+                self._wakeup.wait(wait_s)
+            self._rescheduled = False
             return self._stopping
 
-    def _turn(self, moment_us: int | None) -> None:
-        for switch, keys in self._timetable.apply_gates().items():
-            self._tell({switch: keys}, switch)
+    def _apply(self, moment_us: int | None) -> None:
+        for switch, keys in self._target.apply_gates().items():
+            self._send(switch, {switch: keys})
         late_s = 0.0 if moment_us is None else self._clock() - moment_us / 1e6
         if late_s > LATE_S:
-            log.info("gates turned late_ms=%.1f", late_s * 1e3)
+            log.info("gates applied late_ms=%.1f", late_s * 1e3)
 
-    def _tell(self, touched: ChangedKeys, switch: str) -> None:
+    def _send(self, switch: str, changed: ChangedKeys) -> None:
         with self._lock:
-            if switch in self._waiting:  # it has not confirmed the last turn yet; then it hears of this one
-                self._waiting[switch].setdefault(switch, set()).update(touched[switch])
+            if switch in self._pending:  # its last update is not confirmed yet: merge into the next one
+                self._pending[switch].setdefault(switch, set()).update(changed[switch])
                 return
-            self._waiting[switch] = {}
-        self._timetable.synchronize(touched).add_done_callback(lambda _: self._confirmed(switch))
+            self._pending[switch] = {}
+        self._synchronize(changed).add_done_callback(lambda _: self._on_confirmed(switch))
 
-    def _confirmed(self, switch: str) -> None:
+    def _on_confirmed(self, switch: str) -> None:
         with self._lock:
-            further = self._waiting.pop(switch)
-        if further:
-            self._tell(further, switch)
+            changed = self._pending.pop(switch)
+        if changed:
+            self._send(switch, changed)

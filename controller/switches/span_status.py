@@ -1,7 +1,7 @@
-"""Spans and ducts as those who run the network speak of them: by name, and in what state each is.
+"""Spans and ducts by name, and the state of each.
 
-A span is `dark` when a switch at one of its ends says so, and `out_of_service` when somebody has asked for that: its
-light may still be on, but nothing is sent over it any more.
+A span is `dark` when a switch at either end reports it as down, and `out_of_service` when an operator has requested
+that: the span may still be lit, but it carries no traffic.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SpanState = Literal["up", "dark", "out_of_service"]
 
 
 def spans_of_link(network: Network, name: str) -> frozenset[str]:
-    """The span that a link is a direction of; `a->b`, `b->a`, `a-b` and `b-a` all name it.
+    """The span of a link; `a->b`, `b->a`, `a-b` and `b-a` all name it.
 
     Raises: NotFound.
     """
@@ -30,7 +30,7 @@ def spans_of_link(network: Network, name: str) -> frozenset[str]:
 
 
 def spans_of_duct(network: Network, name: str) -> frozenset[str]:
-    """All spans that lie in a duct.
+    """All spans in a duct.
 
     Raises: NotFound.
     """
@@ -42,9 +42,10 @@ def spans_of_duct(network: Network, name: str) -> frozenset[str]:
     return spans
 
 
-def span_states(network: Network, dark: Collection[str], closed: Collection[str]) -> dict[str, SpanState]:
-    """The state of every span that is not up. `dark`: directed links without light; `closed`: spans out of service."""
-    states: dict[str, SpanState] = dict.fromkeys((span for span in closed if span in network.spans), "out_of_service")
+def span_states(network: Network, dark: Collection[str], out_of_service: Collection[str]) -> dict[str, SpanState]:
+    """The state of every span that is not up, from dark directed links and spans out of service."""
+    known = (span for span in out_of_service if span in network.spans)
+    states: dict[str, SpanState] = dict.fromkeys(known, "out_of_service")
     return states | {network.links[link].span: "dark" for link in dark}
 
 
@@ -53,14 +54,16 @@ def links_of(network: Network, spans: Collection[str]) -> frozenset[str]:
     return frozenset(link.name for link in network.links.values() if link.span in spans)
 
 
-def changes(
+def span_changes(
     network: Network, before: Mapping[str, SpanState], after: Mapping[str, SpanState]
 ) -> list[SpanChanged]:
-    """What is to be told of the spans whose state is another now, by name."""
+    """The events for spans whose state has changed, by name."""
     changed = [span for span in sorted({*before, *after}) if before.get(span) != after.get(span)]
     return [_change(network, network.spans[span], after) for span in changed]
 
 
 def _change(network: Network, link: DirectedLink, after: Mapping[str, SpanState]) -> SpanChanged:
-    whole = link.duct is not None and all(after.get(span) == "dark" for span in spans_of_duct(network, link.duct))
-    return SpanChanged(link.span, link.length_km, link.duct, after.get(link.span, "up"), whole)
+    duct_is_dark = link.duct is not None and all(
+        after.get(span) == "dark" for span in spans_of_duct(network, link.duct)
+    )
+    return SpanChanged(link.span, link.length_km, link.duct, after.get(link.span, "up"), duct_is_dark)

@@ -1,4 +1,4 @@
-"""Switches read while they work: whether they hold what they should, and what they have counted."""
+"""Reads switches back: drift from the intended state, and counters."""
 
 from __future__ import annotations
 
@@ -14,69 +14,71 @@ from controller.dataplane.southbound import CONFIRM_TIMEOUT_S, FlowCounter, Mete
 from controller.domain.events import ServiceEvent, SwitchReconciled, SwitchReport, SwitchSyncState
 from controller.domain.reservation import Reservation
 from controller.errors import SwitchError
-from controller.switches.datapath_ids import Directory
-from controller.switches.state_tracker import Difference, SwitchStateTracker
+from controller.switches.datapath_ids import DatapathIds
+from controller.switches.state_tracker import Drift, SwitchStateTracker
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class SwitchCounters:
-    """What one switch has counted for a reservation."""
+    """The counters of a reservation on one switch."""
 
     switch: str
     flows: list[FlowCounter]
     meters: list[MeterCounter]
 
 
-class Inspection:
-    """Reads switches and compares; changes none. `standing`: how a switch stands now."""
+class StateVerifier:
+    """Reads switches and compares; changes none. `sync_state` gives the state of a switch."""
 
     def __init__(
         self,
         switches: Switches,
-        directory: Directory,
-        holdings: SwitchStateTracker,
-        standing: Callable[[str], SwitchSyncState],
-        tell: Callable[[ServiceEvent], None],
+        datapath_ids: DatapathIds,
+        tracker: SwitchStateTracker,
+        sync_state: Callable[[str], SwitchSyncState],
+        publish: Callable[[ServiceEvent], None],
     ) -> None:
         self._switches = switches
-        self._directory = directory
-        self._holdings = holdings
-        self._standing = standing
-        self._tell = tell
+        self._datapath_ids = datapath_ids
+        self._tracker = tracker
+        self._sync_state = sync_state
+        self._publish = publish
 
     def compare(self, names: Iterable[str], repair: bool) -> tuple[list[SwitchReport], ChangedKeys]:
-        """Read these switches and say what is not as it should be; with `repair`, what must be told to put it right."""
-        reports, touched = [], []
+        """Read these switches and report their drift; with `repair`, also the keys to correct."""
+        reports, changed = [], []
         for name, future in [(name, self._read(name)) for name in names]:
             try:
-                reading, expected = self._directory.result(future[0]), future[1]
+                reading, expected = self._datapath_ids.result(future[0]), future[1]
             except SwitchError:
-                reports.append(SwitchReport(name, self._standing(name)))
+                reports.append(SwitchReport(name, self._sync_state(name)))
                 continue
-            if self._standing(name) != "in_step":
-                reports.append(SwitchReport(name, self._standing(name), foreign=reading.foreign))
+            if self._sync_state(name) != "in_step":
+                reports.append(SwitchReport(name, self._sync_state(name), foreign=reading.foreign))
                 continue
-            difference, differs = self._holdings.drift_since(reading, expected)
-            self.tell_of(name, difference)
+            drift, differs = self._tracker.drift_since(reading, expected)
+            self.report(name, drift)
             reports.append(
-                SwitchReport(name, "in_step", difference.missing, difference.wrong, difference.foreign)
+                SwitchReport(name, "in_step", drift.missing, drift.wrong, drift.foreign)
             )
             if repair:
-                touched.append(self._holdings.accept_reading(name, reading, differs))
-        return reports, merge_keys(*touched)
+                changed.append(self._tracker.accept_reading(name, reading, differs))
+        return reports, merge_keys(*changed)
 
     def _read(self, name: str) -> tuple[Future[Reading], Entries]:
         expected: Entries = {}
-        asking = lambda: expected.update(self._holdings.expected(name))  # noqa: E731
-        return self._switches.read_state(self._directory.number_of[name], CONFIRM_TIMEOUT_S, asking), expected
+        on_request = lambda: expected.update(self._tracker.applied(name))  # noqa: E731
+        return self._switches.read_state(
+            self._datapath_ids.datapath_id_of[name], CONFIRM_TIMEOUT_S, on_request
+        ), expected
 
-    def tell_of(self, name: str, found: Difference) -> None:
-        """Tell what a reading of a switch has shown."""
-        if found.missing or found.wrong:
-            log.warning("switch=%s missing=%d wrong=%d", name, len(found.missing), len(found.wrong))
-        self._tell(SwitchReconciled(name, len(found.missing), len(found.wrong), len(found.foreign)))
+    def report(self, name: str, drift: Drift) -> None:
+        """Log and publish the drift of a switch."""
+        if drift.missing or drift.wrong:
+            log.warning("switch=%s missing=%d wrong=%d", name, len(drift.missing), len(drift.wrong))
+        self._publish(SwitchReconciled(name, len(drift.missing), len(drift.wrong), len(drift.foreign)))
 
     def counters(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
         """The reservation's counters on each of its switches, and the switches that could not be read."""
@@ -86,16 +88,16 @@ class Inspection:
                 meters.setdefault(name, [])
             meters[placement.switches[0]].append(reservation_meter(placement))
         cookie = cookie_of(reservation.number, 0)
-        asked = {
+        requests = {
             name: self._switches.read_counters(
-                self._directory.number_of[name], cookie, COOKIE_RESERVATION_MASK, wanted, CONFIRM_TIMEOUT_S
+                self._datapath_ids.datapath_id_of[name], cookie, COOKIE_RESERVATION_MASK, entries, CONFIRM_TIMEOUT_S
             )
-            for name, wanted in meters.items()
+            for name, entries in meters.items()
         }
         read, unavailable = [], []
-        for name, future in asked.items():
+        for name, future in requests.items():
             try:
-                read.append(SwitchCounters(name, *self._directory.result(future)))
+                read.append(SwitchCounters(name, *self._datapath_ids.result(future)))
             except SwitchError:
                 unavailable.append(name)
         return read, unavailable

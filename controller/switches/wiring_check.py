@@ -1,7 +1,4 @@
-"""Are the switches wired as the map says? LLDP frames of our own, and sentences about what is not as planned.
-
-Source: IEEE 802.1AB-2016 §8 (TLV formats).
-"""
+"""Compares the observed cabling of the switches with the map."""
 
 from __future__ import annotations
 
@@ -11,17 +8,17 @@ from controller.dataplane.lldp import PortKey
 from controller.domain.network import DirectedLink, Network
 
 
-def complaints(
+def wiring_problems(
     network: Network,
     connected: frozenset[int],
     ports: Mapping[int, Mapping[int, bool]],
-    heard: Mapping[PortKey, PortKey],
+    received: Mapping[PortKey, PortKey],
     settled: frozenset[int],
 ) -> list[str]:
-    """What is not as the map says, one sentence each.
+    """The differences from the map, one sentence each.
 
-    `ports`: of each connected switch, its ports and whether they are up. `heard`: at which port frames from which port
-    arrived. `settled`: switches connected long enough that silence means something.
+    `ports`: for each connected switch, its ports and whether they are up. `received`: for each port, the port whose
+    frames it receives. `settled`: switches connected long enough for missing frames to be significant.
     """
     sentences = []
     for switch in network.switches:
@@ -30,7 +27,7 @@ def complaints(
             sentences.append(f"Switch {switch.name} (datapath id {number:016x}) is not connected.")
             continue
         for link in network.links_from(switch.name):
-            sentence = _complaint(network, link, ports.get(number, {}), number, heard, settled)
+            sentence = _problem(network, link, ports.get(number, {}), number, received, settled)
             if sentence:
                 sentences.append(sentence)
     unknown = connected - set(network.switch_by_datapath_id)
@@ -38,12 +35,12 @@ def complaints(
     return sentences
 
 
-def _complaint(
+def _problem(
     network: Network,
     link: DirectedLink,
     ports: Mapping[int, bool],
     number: int,
-    heard: Mapping[PortKey, PortKey],
+    received: Mapping[PortKey, PortKey],
     settled: frozenset[int],
 ) -> str | None:
     place = f"Switch {link.source}: port {link.source_port}"
@@ -53,12 +50,12 @@ def _complaint(
     if not ports[link.source_port]:
         return f"{place} is down; {plan}."
     peer = network.nodes[link.destination].datapath_id
-    source = heard.get((number, link.source_port))
+    source = received.get((number, link.source_port))
     if peer is None or source == (peer, link.destination_port):
         return None
     if source is None:
         both_settled = number in settled and peer in settled
-        return f"{place} hears nothing from its neighbour; {plan}." if both_settled else None
+        return f"{place} receives no LLDP frame from its neighbour; {plan}." if both_settled else None
     other = network.switch_by_datapath_id.get(source[0])
     name = other.name if other else f"datapath id {source[0]:016x}"
     return f"{place} is wired to {name} port {source[1]}; {plan}."

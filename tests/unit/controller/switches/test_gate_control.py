@@ -1,4 +1,4 @@
-"""Gates of periodic windows: what is open when, what the switches hold then, and that turns never pile up."""
+"""Gates of periodic windows: when they are open, the intended state then, and updates that do not accumulate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.unit.controller.dataplane.test_pipeline import METRO, packet, reserva
 
 SECOND_US = 1_000_000
 WINDOW = Window(SECOND_US, 300_000, 400_000)
-OPEN_US, SHUT_US = 50 * SECOND_US + 500_000, 50 * SECOND_US + 900_000
+OPEN_US, CLOSED_US = 50 * SECOND_US + 500_000, 50 * SECOND_US + 900_000
 
 
 @st.composite
@@ -40,7 +40,7 @@ def test_a_gate_opens_the_guard_time_before_its_window_and_closes_the_grace_afte
 
 
 @given(windows(), st.integers(0, 10**9))
-def test_between_now_and_the_next_moment_no_gate_turns_and_at_it_one_does(window: Window, now_us: int) -> None:
+def test_a_gate_changes_at_the_next_moment_and_not_before(window: Window, now_us: int) -> None:
     moment_us = next_change_us([window], now_us)
     if moment_us is None:
         assert window.length_us + GUARD_US + GRACE_US >= window.period_us
@@ -51,48 +51,48 @@ def test_between_now_and_the_next_moment_no_gate_turns_and_at_it_one_does(window
 
 
 @given(st.lists(windows(), min_size=1, max_size=4), st.integers(0, 10**9))
-def test_the_next_moment_of_several_is_the_first_of_theirs(several: list[Window], now_us: int) -> None:
-    each = [next_change_us([window], now_us) for window in several]
-    assert next_change_us(several, now_us) == min((us for us in each if us is not None), default=None)
+def test_the_next_moment_of_several_windows_is_the_earliest(several: list[Window], now_us: int) -> None:
+    moments_us = [next_change_us([window], now_us) for window in several]
+    assert next_change_us(several, now_us) == min((us for us in moments_us if us is not None), default=None)
 
 
-def test_outside_its_window_a_flow_is_late_but_metered_and_inside_it_is_served() -> None:
+def test_a_flow_is_reserved_inside_its_window_and_late_but_metered_outside() -> None:
     inside = send(intended_states(METRO, [periodic()], now_us=OPEN_US), "edge1", packet())
-    outside = send(intended_states(METRO, [periodic()], now_us=SHUT_US), "edge1", packet(ip_dscp=46))
+    outside = send(intended_states(METRO, [periodic()], now_us=CLOSED_US), "edge1", packet(ip_dscp=46))
     assert (set(inside.marks), set(outside.marks)) == ({46}, {34})
     assert inside.nodes[-1] == outside.nodes[-1] == "cloud"
     assert [meter_id for _, meter_id in inside.meters] == [meter_id for _, meter_id in outside.meters] == [110_000]
 
 
-def test_best_effort_gets_a_window_s_rate_while_it_is_closed() -> None:
+def test_best_effort_may_use_the_rate_of_a_closed_window() -> None:
     link = METRO.links["r6->r1"]
     meter_id = BEST_EFFORT_METERS + link.source_port
-    for now_us, taken_bps in ((OPEN_US, 15_000_000), (SHUT_US, 0)):
+    for now_us, reserved_bps in ((OPEN_US, 15_000_000), (CLOSED_US, 0)):
         state = intended_states(METRO, [periodic()], now_us=now_us)["r6"]
-        assert state.meters[meter_id] == best_effort_meter(link, taken_bps)
+        assert state.meters[meter_id] == best_effort_meter(link, reserved_bps)
 
 
-def test_what_switches_should_hold_follows_the_clock() -> None:
+def test_the_intended_state_follows_the_clock() -> None:
     now_us = OPEN_US
-    holdings = SwitchStateTracker(METRO, lambda: now_us / 1e6)
+    tracker = SwitchStateTracker(METRO, lambda: now_us / 1e6)
     held = periodic()
-    holdings.set_intended({held.id: held})
-    moment_us = holdings.next_gate_us()
+    tracker.set_intended({held.id: held})
+    moment_us = tracker.next_gate_us()
     assert moment_us == 50 * SECOND_US + 700_000 + GRACE_US
     now_us = moment_us
-    touched = holdings.apply_gates()
-    assert touched.keys() == {"r6", "r1", "r2"}
-    assert sum(kind == "flow" for keys in touched.values() for kind, _ in keys) == 1
-    assert holdings.apply_gates() == {}
-    assert holdings.next_gate_us() == 51 * SECOND_US + 300_000 - GUARD_US
+    changed = tracker.apply_gates()
+    assert changed.keys() == {"r6", "r1", "r2"}
+    assert sum(kind == "flow" for keys in changed.values() for kind, _ in keys) == 1
+    assert tracker.apply_gates() == {}
+    assert tracker.next_gate_us() == 51 * SECOND_US + 300_000 - GUARD_US
 
 
 class SlowSwitches:
-    """A timetable that always has another turn, and one switch of two that does not confirm."""
+    """A gate target that always has another change, and two switches of which one does not confirm."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, int]] = []
-        self.turns = 0
+        self.sent: list[tuple[str, int]] = []
+        self.changes = 0
         self.confirmation: Future[None] = Future()
         self.enough = threading.Event()
 
@@ -100,14 +100,14 @@ class SlowSwitches:
         return 0
 
     def apply_gates(self) -> ChangedKeys:
-        self.turns += 1
-        if self.turns >= 50:
+        self.changes += 1
+        if self.changes >= 50:
             self.enough.set()
-        return {name: {("meter", self.turns)} for name in ("slow", "quick")}
+        return {name: {("meter", self.changes)} for name in ("slow", "quick")}
 
-    def synchronize(self, touched: ChangedKeys) -> Future[None]:
-        ((name, keys),) = touched.items()
-        self.told.append((name, len(keys)))
+    def synchronize(self, changed: ChangedKeys) -> Future[None]:
+        ((name, keys),) = changed.items()
+        self.sent.append((name, len(keys)))
         if name == "slow" and not self.confirmation.done():
             return self.confirmation
         done: Future[None] = Future()
@@ -115,13 +115,13 @@ class SlowSwitches:
         return done
 
 
-def test_a_slow_switch_holds_up_no_other_and_hears_of_all_turns_at_once_when_it_confirms() -> None:
+def test_a_slow_switch_delays_no_other_and_gets_all_later_changes_in_one_update() -> None:
     switches = SlowSwitches()
-    gates = GateController(switches)
+    gates = GateController(switches, switches.synchronize)
     gates.start()
     assert switches.enough.wait(60)
     gates.stop()
-    assert [name for name, _ in switches.told].count("slow") == 1
-    assert [name for name, _ in switches.told].count("quick") == switches.turns
+    assert [name for name, _ in switches.sent].count("slow") == 1
+    assert [name for name, _ in switches.sent].count("quick") == switches.changes
     switches.confirmation.set_result(None)
-    assert switches.told[-1] == ("slow", switches.turns - 1)
+    assert switches.sent[-1] == ("slow", switches.changes - 1)
