@@ -1,7 +1,7 @@
-"""The REST interface as a whole. The contract is in docs/architecture.md, examples of everything in docs/rest-api.md.
+"""Assembly of the REST application. Its contract is docs/rest-api.md.
 
-Handlers are coroutines that hand the work to a `RequestExecutor`: threads under uvicorn, a direct call where every
-request has its own greenlet (ryu-manager).
+Handlers are coroutines that pass blocking work to a `RequestExecutor`: worker threads under uvicorn, a direct call
+where each request has its own greenlet (ryu-manager).
 """
 
 from __future__ import annotations
@@ -51,23 +51,23 @@ def create_app(
     stream: EventStream | None = None,
     metrics: Metrics | None = None,
 ) -> FastAPI:
-    """The application on a running service. `run_in_thread`: how work is done where there is no event loop.
+    """Build the application on a running service. `run_in_thread`: given where there is no event loop.
 
-    Without `tokens` whoever is near may do everything; without `audit` it is kept in memory.
+    Without `tokens` clients at management addresses may do everything; without `audit` the audit log is in memory.
     """
     executor = RequestExecutor(run_in_thread)
     tokens, audit = tokens or TokenStore(IN_MEMORY), audit or AuditLog(IN_MEMORY, service.network.name)
-    words: dict[str, Any] = {"title": "Paceline controller", "version": "1", "description": DESCRIPTION}
+    head: dict[str, Any] = {"title": "Paceline controller", "version": "1", "description": DESCRIPTION}
     hosts = [host.name for host in service.network.hosts]
-    app = DocumentedApp(hosts, lambda: tokens.is_configured, **words, docs_url=None, redoc_url=None)
+    app = DocumentedApp(hosts, lambda: tokens.is_configured, **head, docs_url=None, redoc_url=None)
     stream, metrics = stream or EventStream(), metrics or Metrics(service)
     for listener in (stream.on_event, metrics.on_event):
         service.listen(listener)
     add_swagger_ui(app)
     quotas = QuotaTracker(service)
-    promise = reserve_handler(service, executor, quotas)
-    together = audit if audit.shares_database(service.ledger.engine) else None
-    app.add_middleware(ReserveFastPath, promise=promise, audit=together, shown=partial(redacted, service))
+    reserve = reserve_handler(service, executor, quotas)
+    joint_audit = audit if audit.shares_database(service.ledger.engine) else None
+    app.add_middleware(ReserveFastPath, reserve=reserve, audit=joint_audit, redact=partial(redacted, service))
     app.add_middleware(JsonContentType)
     app.add_middleware(BodyLimit)
     app.add_middleware(AuthenticationMiddleware, tokens=tokens, run_in_thread=executor.run_in_thread)
@@ -77,11 +77,11 @@ def create_app(
         audit_writer=AuditWriter(audit, executor.run_in_thread, executor.has_loop),
     )
 
-    def seen(request: Request, error: ControllerError) -> ControllerError:
+    def redact(request: Request, error: ControllerError) -> ControllerError:
         return redacted(service, getattr(request.state, "caller", None), error)
 
-    add_error_handlers(app, seen)
-    app.include_router(reservation_routes(service, executor, quotas, promise))
+    add_error_handlers(app, redact)
+    app.include_router(reservation_routes(service, executor, quotas, reserve))
     app.include_router(lightpath_routes(service, executor))
     app.include_router(network_routes(service, executor, propagation_emulated, audit))
     app.include_router(operation_routes(service, executor, metrics, stream, audit))

@@ -1,4 +1,4 @@
-"""The OpenAPI description: as FastAPI makes it, made true."""
+"""Corrections to the OpenAPI document that FastAPI generates."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ ENDPOINTS = ("source", "destination")
 
 
 class DocumentedApp(FastAPI):
-    """Describes refusals as problem details, hosts by the names they have, and tokens only while they are needed."""
+    """Documents errors as problem details only, hosts by their names, and tokens only while they are required."""
 
-    def __init__(self, hosts: Sequence[str], wants_tokens: Callable[[], bool], **settings: Any) -> None:
+    def __init__(self, hosts: Sequence[str], requires_tokens: Callable[[], bool], **settings: Any) -> None:
         super().__init__(**settings)
         self._hosts = list(hosts)
-        self._wants_tokens = wants_tokens
-        self._made: dict[bool, Json] = {}
+        self._requires_tokens = requires_tokens
+        self._documents: dict[bool, Json] = {}
 
     def openapi(self) -> Json:
-        """The description as it is true now."""
-        with_tokens = self._wants_tokens()
-        if with_tokens not in self._made:
+        """Return the document for the present configuration of tokens."""
+        with_tokens = self._requires_tokens()
+        if with_tokens not in self._documents:
             schema = deepcopy(super().openapi())
             for operation in _operations(schema):
                 _remove_json_errors(operation)
@@ -34,11 +34,11 @@ class DocumentedApp(FastAPI):
                     operation["responses"].pop("401", None)
             if not with_tokens:
                 schema["components"].pop("securitySchemes", None)
-            self._name_hosts(schema)
-            self._made[with_tokens] = schema
-        return self._made[with_tokens]
+            self._list_hosts(schema)
+            self._documents[with_tokens] = schema
+        return self._documents[with_tokens]
 
-    def _name_hosts(self, schema: Json) -> None:
+    def _list_hosts(self, schema: Json) -> None:
         for name in ("FlowBody", "TransferBody"):
             for end in ENDPOINTS:
                 schema["components"]["schemas"][name]["properties"][end] = {"type": "string", "enum": self._hosts}

@@ -1,4 +1,4 @@
-"""The REST interface in a thread of its own, run_in_thread Ryu's hub."""
+"""uvicorn in a thread of its own, beside Ryu's hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STOP_TIMEOUT_S = 5.0
 
 
 class RestServer(threading.Thread):
-    """uvicorn on sockets that listen already."""
+    """Serves the application on listening sockets; `ready` is set when it accepts requests."""
 
     def __init__(self, app: FastAPI, sockets: list[socket.socket], tls: TlsFiles | None = None) -> None:
         super().__init__(name="paceline-rest", daemon=True)
@@ -24,7 +24,7 @@ class RestServer(threading.Thread):
             app,
             log_config=None,
             access_log=False,
-            proxy_headers=False,  # who asks is who is connected, whatever a header says
+            proxy_headers=False,  # the client is the TCP peer; headers could be forged
             timeout_graceful_shutdown=2,
             ssl_certfile=tls.certificate if tls else None,
             ssl_keyfile=tls.key if tls else None,
@@ -32,11 +32,11 @@ class RestServer(threading.Thread):
         self._server = _AnnouncingServer(config, self.ready)
 
     def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until `stop` is called."""
         self._server.run(sockets=self._sockets)
 
     def stop(self) -> None:
-        """Finish what is being answered and end."""
+        """Finish requests in flight and stop."""
         self._server.should_exit = True
         self.join(STOP_TIMEOUT_S)
 

@@ -1,4 +1,4 @@
-"""Swagger at /docs, served from here: a network under test often has no way to the CDN of FastAPI's own page."""
+"""Swagger UI at /docs with local files: a test network often cannot reach the CDN that FastAPI's page uses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ ASSETS = {
     "swagger-ui.css": "text/css",
     "favicon.png": "image/png",
 }
-"""What the page needs; the files come with the package fastapi-offline."""
+"""Files of the page, taken from the package fastapi-offline, and their media types."""
 
 
 def add_swagger_ui(app: FastAPI) -> None:
-    """Add the page and its files to an application that was made with `docs_url=None`."""
+    """Add the page and its files to an application created with `docs_url=None`."""
 
     @app.get("/docs", include_in_schema=False)
     async def page() -> HTMLResponse:

@@ -1,7 +1,7 @@
-"""The service against its own description: schemathesis asks whatever OpenAPI allows, and what it does not.
+"""The service against its OpenAPI document: schemathesis sends requests that match it, and requests that do not.
 
-Left out: `use_after_free`, since a released reservation can still be looked at; `positive_data_acceptance`, whose place
-`refused_with_good_reason` takes (tests/processes/sense.py); the stream of events, which does not end.
+Excluded: `use_after_free`, since a released reservation can still be read; `positive_data_acceptance`, replaced by
+`rejected_for_documented_reason` (tests/processes/sense.py); the event stream, which does not end.
 """
 
 from __future__ import annotations
@@ -33,35 +33,35 @@ def ovs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVSwitch]:
     switch.stop()
 
 
-def interrogate(controller: Controller, directory: Path, *options: str) -> None:
-    """Fail with what schemathesis found, if anything."""
+def run_schemathesis(controller: Controller, directory: Path, *options: str) -> None:
+    """Fail with the findings of schemathesis, if any."""
     hooks = {"SCHEMATHESIS_HOOKS": "tests.processes.sense", "PYTHONPATH": str(ROOT)}
-    description = f"http://127.0.0.1:{controller.rest_port}/openapi.json"
+    document = f"http://127.0.0.1:{controller.rest_port}/openapi.json"
     command = [
-        *(str(Path(sys.executable).with_name("schemathesis")), "run", description, "--no-color", "--seed", "1"),
+        *(str(Path(sys.executable).with_name("schemathesis")), "run", document, "--no-color", "--seed", "1"),
         *("--checks", "all", "--exclude-checks", "use_after_free,positive_data_acceptance"),
         *("--exclude-path", "/v1/events", "--request-timeout", "20", "--max-examples", "5", *options),
     ]
-    ended = subprocess.run(
+    process = subprocess.run(
         command, capture_output=True, text=True, cwd=directory, env={**os.environ, **hooks}, timeout=240, check=False
     )
-    if ended.returncode:
-        pytest.fail(f"{ended.stdout}\n{ended.stderr}\n{controller.log.read_text()[-5000:]}", pytrace=False)
+    if process.returncode:
+        pytest.fail(f"{process.stdout}\n{process.stderr}\n{controller.log.read_text()[-5000:]}", pytrace=False)
 
 
-def test_without_tokens_every_answer_is_as_described(ovs: OpenVSwitch, tmp_path: Path) -> None:
+def test_without_tokens_responses_match_the_document(ovs: OpenVSwitch, tmp_path: Path) -> None:
     controller = Controller(tmp_path)
     try:
         ovs.build(controller.openflow_port)
         wait_until(controller.in_step)
-        interrogate(controller, tmp_path)
+        run_schemathesis(controller, tmp_path)
         assert controller.in_step()
     finally:
         controller.stop()
         controller.client.close()
 
 
-def test_with_tokens_every_answer_is_as_described_and_none_goes_to_strangers(ovs: OpenVSwitch, tmp_path: Path) -> None:
+def test_with_tokens_responses_match_the_document_and_others_get_401(ovs: OpenVSwitch, tmp_path: Path) -> None:
     with closing(TokenStore(f"sqlite:///{tmp_path}/ledger.db")) as tokens:
         secret = tokens.add("all", "all", frozenset({Scope.OPERATE}), Quota())
     controller = Controller(tmp_path)
@@ -71,7 +71,7 @@ def test_with_tokens_every_answer_is_as_described_and_none_goes_to_strangers(ovs
         ovs.connect(controller.openflow_port)
         wait_until(controller.in_step)
         phases = ("--phases", "examples,fuzzing,stateful")
-        interrogate(controller, tmp_path, "--header", f"Authorization: Bearer {secret}", *phases)
+        run_schemathesis(controller, tmp_path, "--header", f"Authorization: Bearer {secret}", *phases)
     finally:
         controller.stop()
         controller.client.close()

@@ -1,1 +1,1 @@
-"""Around every request."""
+"""ASGI middleware around every request."""

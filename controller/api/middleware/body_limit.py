@@ -1,4 +1,4 @@
-"""A limit on the size of request bodies, counted as they come in, whatever the headers claim, and on their time."""
+"""Limits on size and duration of request bodies, counted as bytes arrive, independent of the headers."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from controller.errors import RequestError, TooLarge, TooSlow
 
 MAX_BYTES = 1 << 20
 MAX_DISCARDED_BYTES = 8 << 20
-"""So much of a body that is refused is still taken: who is hung up on in mid-sentence may never read the answer.
+"""How much of a rejected body is still read: a client whose connection is closed while it sends may lose the response.
 Source: RFC 9112 §9.6."""
 TIMEOUT_S = 10.0
 AUDITED_BYTES = 4096
 
 
 class BodyLimit:
-    """ASGI middleware that answers 413 once a body is larger than LIMIT_BYTES, 408 if it takes longer than LIMIT_S.
+    """Answers 413 if a body is larger than MAX_BYTES, 408 if it takes longer than TIMEOUT_S.
 
-    The body's beginning stays in the request's state as `request_text`.
+    The beginning of the body is stored in the request state as `request_text`.
     """
 
-    def __init__(self, app: ASGIApp, limit_s: float = TIMEOUT_S) -> None:
+    def __init__(self, app: ASGIApp, timeout_s: float = TIMEOUT_S) -> None:
         self._app = app
-        self._limit_s = limit_s
+        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the whole body first: it is small, or it is refused."""
+        """Read the whole body, which is small or rejected, before the application runs."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -38,9 +38,9 @@ class BodyLimit:
             messages = await self._read(receive)
         except RequestError as error:
             state["code"] = error.code
-            refusal = problem_response(error)
-            refusal.headers["connection"] = "close"
-            await refusal(scope, receive, send)
+            response = problem_response(error)
+            response.headers["connection"] = "close"
+            await response(scope, receive, send)
             return
         beginning = b"".join(message.get("body", b"") for message in messages)[:AUDITED_BYTES]
         state["request_text"] = beginning.decode("utf-8", "replace")
@@ -52,14 +52,14 @@ class BodyLimit:
         await self._app(scope, replay, send)
 
     async def _read(self, receive: Receive) -> list[Message]:
-        """All messages of the body.
+        """Return all messages of the body.
 
         Raises: TooLarge, TooSlow.
         """
         messages: list[Message] = []
-        size, more, until_s = 0, True, time.monotonic() + self._limit_s
+        size, more, deadline_s = 0, True, time.monotonic() + self._timeout_s
         while more:
-            message = await self._within(until_s, receive)
+            message = await self._receive(deadline_s, receive)
             size += len(message.get("body", b""))
             more = message["type"] == "http.request" and message.get("more_body", False) and size <= MAX_DISCARDED_BYTES
             if size <= MAX_BYTES:
@@ -68,13 +68,13 @@ class BodyLimit:
                 raise TooLarge(f"The body is larger than {MAX_BYTES} bytes.", limit_bytes=MAX_BYTES)
         return messages
 
-    async def _within(self, until_s: float, receive: Receive) -> Message:
+    async def _receive(self, deadline_s: float, receive: Receive) -> Message:
         try:
             asyncio.get_running_loop()
-        except RuntimeError:  # inside ryu-manager the body is there already, and no loop is
+        except RuntimeError:  # inside ryu-manager: no event loop, and the body is complete
             return await receive()
         try:
-            async with asyncio.timeout(until_s - time.monotonic()):
+            async with asyncio.timeout(deadline_s - time.monotonic()):
                 return await receive()
         except TimeoutError:
-            raise TooSlow(f"The body did not come within {self._limit_s:g} s.", limit_s=self._limit_s) from None
+            raise TooSlow(f"The body was not received within {self._timeout_s:g} s.", limit_s=self._timeout_s) from None

@@ -1,4 +1,4 @@
-"""Not more at once than can be done well: who comes when the queue is full is told so at once, and when to return."""
+"""Limits on concurrent requests: a full queue answers 503 or 429 with `Retry-After` at once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ RETRY_AFTER_S = 1
 
 Result = TypeVar("Result")
 RunInThread = Callable[..., Awaitable[Any]]
-"""Has work done run_in_thread the event loop: `await run_in_thread(function, *arguments)`."""
+"""Runs a blocking function outside the event loop: `await run_in_thread(function, *arguments)`."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """`at_once` are worked on, `waiting` more may wait; of one tenant `per_tenant` at most, waiting or not."""
+    """At most `running` requests run and `queued` more wait; at most `per_tenant` of both belong to one tenant."""
 
     running: int
     queued: int
@@ -34,82 +34,80 @@ class QueueLimits:
 
 READS = QueueLimits(running=8, queued=120, per_tenant=96)
 WRITES = QueueLimits(running=32, queued=64, per_tenant=64)
-"""Reads and changes never wait for each other. A tenant alone cannot fill a queue. As many changes at once as the
-service takes: most of them wait for switches, and one that is slow must not hold up changes elsewhere."""
+"""Reads and changes have queues of their own, and one tenant cannot fill a queue. The service takes all running changes
+at once: most of them wait for switches, and a slow switch must not delay changes on others."""
 
 STREAMS = QueueLimits(running=64, queued=0, per_tenant=32)
 REQUESTS = QueueLimits(running=512, queued=0, per_tenant=512)
-"""Everything that is not answered yet, bodies that are still coming in and streams among it."""
+"""All requests without a complete response, including incomplete bodies and event streams."""
 
 
 class ConcurrencyLimit:
-    """Counts who is in it. Thread-safe."""
+    """Counts requests in flight, by tenant. Thread-safe."""
 
     def __init__(self, name: str, limits: QueueLimits) -> None:
         self.name = name
         self.limits = limits
         self._lock = threading.Lock()
-        self._inside: Counter[str] = Counter()
+        self._in_flight: Counter[str] = Counter()
 
     @contextlib.contextmanager
     def admit(self, tenant: str) -> Iterator[None]:
-        """A place in the lane for as long as this lasts.
+        """Count a request of this tenant while the context is open.
 
-        Raises: TooManyRequests if the tenant has too many, Overloaded if there are too many in all.
+        Raises: TooManyRequests if the tenant has too many requests, Overloaded if there are too many in total.
         """
-        self._enter(tenant)
+        self._count(tenant)
         try:
             yield
         finally:
             with self._lock:
-                self._inside[tenant] -= 1
-                if not self._inside[tenant]:
-                    del self._inside[tenant]
+                self._in_flight[tenant] -= 1
+                if not self._in_flight[tenant]:
+                    del self._in_flight[tenant]
 
     @property
     def in_flight(self) -> int:
-        """How many there are, waiting or not."""
+        """Number of requests, running and queued."""
         with self._lock:
-            return self._inside.total()
+            return self._in_flight.total()
 
-    def _enter(self, tenant: str) -> None:
-        most = self.limits.running + self.limits.queued
+    def _count(self, tenant: str) -> None:
+        limit = self.limits.running + self.limits.queued
         with self._lock:
-            if self._inside.total() >= most:
-                sentence = f"{most} {self.name} are being answered or wait already; try again later."
+            if self._in_flight.total() >= limit:
+                sentence = f"{limit} {self.name} are running or queued; try again later."
                 raise Overloaded(sentence, retry_after_s=RETRY_AFTER_S)
-            if self._inside[tenant] >= self.limits.per_tenant:
-                sentence = f"Tenant {tenant} has {self.limits.per_tenant} {self.name} unanswered; wait for an answer."
+            if self._in_flight[tenant] >= self.limits.per_tenant:
+                sentence = f"Tenant {tenant} has {self.limits.per_tenant} {self.name} in flight; wait for a response."
                 raise TooManyRequests(sentence, retry_after_s=RETRY_AFTER_S)
-            self._inside[tenant] += 1
+            self._in_flight[tenant] += 1
 
 
 def thread_pool(threads: int) -> RunInThread:
-    """So many threads of an event loop's."""
+    """Run functions in at most this many worker threads of the event loop."""
     limiter = CapacityLimiter(threads)
 
-    async def run_in_thread(work: Callable[..., Result], *arguments: Any) -> Result:
-        return await to_thread.run_sync(partial(work, *arguments), limiter=limiter)
+    async def run_in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
+        return await to_thread.run_sync(partial(function, *arguments), limiter=limiter)
 
     return run_in_thread
 
 
 class RequestExecutor:
-    """Where requests wait for their turn. `run_in_thread`: how work is done where there is no event loop."""
+    """Runs the work of requests within the limits. `run_in_thread`: given where there is no event loop."""
 
     def __init__(self, run_in_thread: RunInThread | None = None) -> None:
-        self.reads, self.writes, self.streams = (
-            ConcurrencyLimit("reads", READS),
-            ConcurrencyLimit("changes", WRITES),
-            ConcurrencyLimit("streams", STREAMS),
-        )
+        self.reads = ConcurrencyLimit("reads", READS)
+        self.writes = ConcurrencyLimit("changes", WRITES)
+        self.streams = ConcurrencyLimit("streams", STREAMS)
         self.has_loop = run_in_thread is None
         self._run_reads = run_in_thread or thread_pool(READS.running)
         self._run_writes = run_in_thread or thread_pool(WRITES.running)
         self.run_in_thread = run_in_thread or thread_pool(4)
 
     async def read(self, tenant: str, work: Callable[..., Result], *arguments: Any) -> Result:
-        """Have a read done.
+        """Run a read.
 
         Raises: TooManyRequests, Overloaded.
         """
@@ -118,7 +116,7 @@ class RequestExecutor:
             return result
 
     async def change(self, tenant: str, work: Callable[..., Result], *arguments: Any) -> Result:
-        """Have a change made.
+        """Run a change.
 
         Raises: TooManyRequests, Overloaded.
         """
@@ -126,11 +124,11 @@ class RequestExecutor:
             result: Result = await self._run_writes(work, *arguments)
             return result
 
-    async def submit(self, tenant: str, ask: Callable[..., Future[Result]], *arguments: Any) -> Result:
-        """Have a change made by somebody who says when it is done.
+    async def submit(self, tenant: str, submit: Callable[..., Future[Result]], *arguments: Any) -> Result:
+        """Submit a change to a component that returns a future of the result, and wait for it.
 
         Raises: TooManyRequests, Overloaded.
         """
         with self.writes.admit(tenant):
-            promised = ask(*arguments)
-            return await asyncio.wrap_future(promised) if self.has_loop else promised.result()
+            future = submit(*arguments)
+            return await asyncio.wrap_future(future) if self.has_loop else future.result()

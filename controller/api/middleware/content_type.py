@@ -15,7 +15,7 @@ WITH_BODY = frozenset({"POST", "PATCH", "PUT"})
 
 
 class JsonContentType:
-    """ASGI middleware: sets the Content-Type of a request with a body to JSON, since `curl -d` announces a form.
+    """Sets the Content-Type of a request with a body to JSON, since `curl -d` announces a form.
 
     A browser lets any web page send a form or plain text to any address, and asks the server first only for other
     types. So a request from a page of another origin (`Origin`, `Sec-Fetch-Site`) must say application/json.

@@ -1,4 +1,4 @@
-"""Callers by scope, quotas, redaction (from guard.py)."""
+"""Dependencies of routes: the caller with a required scope, quotas, and redaction of errors."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from controller.security.tenant_usage import Usage
 from controller.service.queries import Queries
 
 _bearer = HTTPBearer(
-    auto_error=False, description="A token of `paceline token add`. Not needed as long as there is none."
+    auto_error=False, description="A token created by `paceline token add`; required once a token exists."
 )
 
 
 def require_scope(scope: access.Scope) -> Any:
-    """A dependency: the caller, who must have this scope.
+    """Return a dependency that gives the caller, who must have this scope.
 
     Raises: Forbidden.
     """
@@ -38,16 +38,12 @@ def require_scope(scope: access.Scope) -> Any:
 
 
 Reader = Annotated[Caller, require_scope(access.Scope.READ)]
-
-
 Reserver = Annotated[Caller, require_scope(access.Scope.RESERVE)]
-
-
 Operator = Annotated[Caller, require_scope(access.Scope.OPERATE)]
 
 
 class QuotaTracker:
-    """Counts what is being asked for together with what is held, so that two requests at once cannot share a quota."""
+    """Counts pending requests together with the usage, so that concurrent requests cannot exceed a quota."""
 
     def __init__(self, service: Queries) -> None:
         self._service = service
@@ -55,36 +51,36 @@ class QuotaTracker:
         self._pending: dict[str, Usage] = defaultdict(Usage)
 
     @contextmanager
-    def charge(self, caller: Caller, asked: Sequence[Flow], instead_of: str | None = None) -> Iterator[None]:
-        """Count these flows as the tenant's for as long as this lasts. `instead_of`: a reservation they replace.
+    def charge(self, caller: Caller, flows: Sequence[Flow], instead_of: str | None = None) -> Iterator[None]:
+        """Count these flows as pending while the context is open. `instead_of`: the reservation they replace.
 
         Raises: QuotaExceeded.
         """
-        tenant, wanted = caller.tenant, usage_of_flows(asked)
+        tenant, requested = caller.tenant, usage_of_flows(flows)
         with self._lock:
-            check_quota(caller, self._service.held_by(tenant, instead_of) + self._pending[tenant], wanted)
-            self._pending[tenant] += wanted
+            check_quota(caller, self._service.held_by(tenant, instead_of) + self._pending[tenant], requested)
+            self._pending[tenant] += requested
         try:
             yield
         finally:
             with self._lock:
-                self._pending[tenant] -= wanted
+                self._pending[tenant] -= requested
                 if not self._pending[tenant].reservations:
                     del self._pending[tenant]
 
 
 def redacted(service: Queries, caller: Caller | None, error: ControllerError) -> ControllerError:
-    """The error without the name of a reservation that is another tenant's."""
-    name = error.facts.get("reservation")
-    if not isinstance(name, str) or caller is None or _may_see(service, caller, name):
+    """The error without the id of another tenant's reservation."""
+    reservation_id = error.facts.get("reservation")
+    if not isinstance(reservation_id, str) or caller is None or _may_see(service, caller, reservation_id):
         return error
     facts = {fact: value for fact, value in error.facts.items() if fact != "reservation"}
-    return type(error)(error.detail.replace(name, "another tenant's"), **facts)
+    return type(error)(error.detail.replace(reservation_id, "another tenant's"), **facts)
 
 
-def _may_see(service: Queries, caller: Caller, name: str) -> bool:
+def _may_see(service: Queries, caller: Caller, reservation_id: str) -> bool:
     try:
-        found: Reservation = service.reservation(name)
+        found: Reservation = service.reservation(reservation_id)
     except NotFound:
-        return False  # the request's own, which came to nothing
+        return False  # the id of the rejected request itself
     return can_see(caller, found.tenant)

@@ -1,4 +1,4 @@
-"""Lightpaths over REST: which are lit, on which channel, and who travels in them."""
+"""/v1/lightpaths: lightpaths, their channels and the flows they carry; defragmentation."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ def lightpath_routes(service: Service, executor: RequestExecutor) -> APIRouter:
 
     @router.get("/v1/lightpaths", responses=problem_responses(*ACCESS_ERRORS))
     async def lightpaths(caller: Reader) -> LightpathList:
-        """Every lightpath with its channel, its quality, and one's own flows in it (for operators everybody's)."""
+        """All lightpaths with channel, transmission quality and the tenant's flows (operators: all flows)."""
         return await executor.read(caller.tenant, _listed(service, caller))
 
     @router.post("/v1/lightpaths/defragment", responses=problem_responses(*ACCESS_ERRORS, *SWITCH_ERRORS))
     async def defragment(caller: Operator) -> Defragmented:
-        """Move lightpaths to lower channels while packets travel in them; none is lost. For operators."""
+        """Move lightpaths to lower channels without packet loss. For operators."""
 
         def work() -> Defragmented:
             moves = service.defragment()
             return Defragmented(
                 moves=[
                     ChannelMove(
-                        nodes=list(each.before.nodes),
-                        from_lightpath=each.before.id,
-                        from_channel=each.before.first_slot,
-                        to_lightpath=each.after.id,
-                        to_channel=each.after.first_slot,
+                        nodes=list(move.before.nodes),
+                        from_lightpath=move.before.id,
+                        from_channel=move.before.first_slot,
+                        to_lightpath=move.after.id,
+                        to_channel=move.after.first_slot,
                     )
-                    for each in moves
+                    for move in moves
                 ]
             )
 
@@ -56,10 +56,10 @@ def lightpath_routes(service: Service, executor: RequestExecutor) -> APIRouter:
         responses=problem_responses(*ACCESS_ERRORS, errors.NotFound, errors.InvalidRequest),
     )
     async def lightpath(caller: Reader, lightpath_id: str) -> LightpathBody:
-        """One of them."""
+        """One lightpath."""
 
         def work() -> LightpathBody:
-            found = [each for each in service.lightpaths() if each.lightpath.id == lightpath_id]
+            found = [entry for entry in service.lightpaths() if entry.lightpath.id == lightpath_id]
             if not found:
                 raise errors.NotFound(f"There is no lightpath {lightpath_id} now.")
             return lightpath_body(found[0], caller)
@@ -70,6 +70,4 @@ def lightpath_routes(service: Service, executor: RequestExecutor) -> APIRouter:
 
 
 def _listed(service: Service, caller: Caller) -> Callable[[], LightpathList]:
-    return lambda: LightpathList(lightpaths=[lightpath_body(each, caller) for each in service.lightpaths()])
-
-
+    return lambda: LightpathList(lightpaths=[lightpath_body(entry, caller) for entry in service.lightpaths()])

@@ -1,4 +1,4 @@
-"""The network over REST: is it well, what is it, and which ways lead through it."""
+"""/v1/healthz, /v1/network and /v1/paths."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from controller.service.queries import Queries
 def network_routes(
     service: Queries, executor: RequestExecutor, propagation_emulated: Callable[[], bool], audit: AuditLog
 ) -> APIRouter:
-    """/v1/healthz, /v1/network and /v1/paths."""
+    """The routes of this module."""
     router = APIRouter(tags=["network"])
 
     @router.get("/v1/healthz", responses=problem_responses())
     async def health() -> Health:
-        """Whether every switch is connected and holds what it should, and the audit log is written. Needs no token."""
+        """Whether every switch is connected and in sync and the audit log can be written. Needs no token."""
         up, expected, failing = service.switches_up(), len(service.network.switches), audit.is_failing
         status: Literal["ok", "degraded"] = "ok" if up == expected and not failing else "degraded"
         log: Literal["ok", "failing"] = "failing" if failing else "ok"
@@ -33,7 +33,7 @@ def network_routes(
 
     @router.get("/v1/network", responses=problem_responses(*ACCESS_ERRORS))
     async def network(caller: Reader) -> NetworkBody:
-        """Nodes, links with what is reserved, and what is not as the map says."""
+        """Nodes, links with their reserved bandwidth, and differences from the map."""
 
         def work() -> NetworkBody:
             return network_body(service.snapshot(), propagation_emulated())
@@ -46,11 +46,11 @@ def network_routes(
         source: Annotated[str, Query(examples=["edge1"])],
         destination: Annotated[str, Query(examples=["cloud"])],
     ) -> PathsBody:
-        """Candidate paths between two hosts, best first, with what is free now."""
+        """Candidate paths between two hosts, best first, with the bandwidth free now."""
         hosts = [host.name for host in service.network.hosts]
-        for end in (source, destination):
-            if end not in hosts:
-                raise UnknownHost(f"There is no host {end!r}; the hosts are {', '.join(hosts)}.", host=end)
+        for host in (source, destination):
+            if host not in hosts:
+                raise UnknownHost(f"There is no host {host!r}; the hosts are {', '.join(hosts)}.", host=host)
 
         def work() -> PathsBody:
             return paths_body(service.snapshot(), source, destination)

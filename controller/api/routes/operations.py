@@ -1,4 +1,4 @@
-"""For those who run the network: consistency, events, metrics, the audit log."""
+"""Operations: consistency, maintenance, audit log, events and metrics."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from controller.telemetry.metrics import Metrics
 
 Action = Literal["down", "up"]
 EventId = Annotated[
-    str | None, Header(max_length=64, pattern=r"^[0-9a-f]+-[0-9]+$", description="Go on after this event.")
+    str | None, Header(max_length=64, pattern=r"^[0-9a-f]+-[0-9]+$", description="Resume after this event.")
 ]
 
 
 def operation_routes(
     service: Service, executor: RequestExecutor, metrics: Metrics, stream: EventStream, audit: AuditLog
 ) -> APIRouter:
-    """/v1/consistency, /v1/links, /v1/ducts, /v1/audit, /v1/events and /metrics."""
+    """The routes /v1/consistency, /v1/links, /v1/ducts, /v1/audit, /v1/events and /metrics."""
     router = APIRouter(tags=["operation"])
 
     @router.get("/v1/consistency", responses=problem_responses(*ACCESS_ERRORS))
     async def consistency(caller: Operator) -> Consistency:
-        """What every switch holds against what it should, read from all of them now."""
+        """Compare the entries of every switch, read now, with the intended state."""
         return consistency_body(await executor.change(caller.tenant, service.consistency))
 
     @router.post("/v1/consistency/repair", responses=problem_responses(*ACCESS_ERRORS))
     async def repair(caller: Operator) -> Consistency:
-        """Put right what is missing or wrong, and say how it stands then; foreign entries are left alone."""
+        """Repair missing and wrong entries and return the result; foreign entries are not touched."""
         return consistency_body(await executor.change(caller.tenant, service.repair))
 
     _add_maintenance(router, service, executor)
@@ -50,10 +50,10 @@ def operation_routes(
     @router.get("/v1/audit", responses=problem_responses(*ACCESS_ERRORS, InvalidRequest))
     async def audit_log(
         caller: Operator,
-        after: Annotated[int, Query(ge=0, le=2**53, description="The number of the last entry known.")] = 0,
+        after: Annotated[int, Query(ge=0, le=2**53, description="Number of the last entry already read.")] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> AuditBody:
-        """Who asked for what, and what they were answered, oldest first."""
+        """Audited requests with caller and outcome, oldest first."""
 
         def work() -> AuditBody:
             return audit_body(audit.read(after, limit), after)
@@ -64,7 +64,7 @@ def operation_routes(
 
     @router.get("/metrics", response_class=Response, responses={200: _TEXT, **problem_responses(*ACCESS_ERRORS)})
     async def prometheus(caller: Reader) -> Response:
-        """For Prometheus: promises, links, switches, requests."""
+        """Metrics for Prometheus: reservations, links, switches, requests."""
         text = await executor.read(caller.tenant, metrics.render)
         return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
@@ -73,22 +73,22 @@ def operation_routes(
 
 def _add_maintenance(router: APIRouter, service: Service, executor: RequestExecutor) -> None:
     async def put(caller: Caller, spans: Callable[[], frozenset[str]], in_service: bool) -> MaintainedBody:
-        now = await executor.change(caller.tenant, lambda: service.maintenance.put(spans(), in_service))
-        return MaintainedBody(spans=list(now.spans), in_service=now.in_service, degraded=list(now.degraded))
+        result = await executor.change(caller.tenant, lambda: service.maintenance.put(spans(), in_service))
+        return MaintainedBody(spans=list(result.spans), in_service=result.in_service, degraded=list(result.degraded))
 
     problems = problem_responses(*ACCESS_ERRORS, NotFound, InvalidRequest)
 
     @router.post("/v1/links/{link}/{action}", responses=problems)
     async def link(caller: Operator, link: str, action: Action) -> MaintainedBody:
-        """Take a span out of service (`down`): its traffic is moved before this answers. Or put it back (`up`).
+        """Take a span out of service (`down`), after moving its traffic, or put it back (`up`).
 
-        `link` is the span (`r1-r2`) or a direction of it (`r1->r2`). What has no other way is degraded.
+        `link` is a span (`r1-r2`) or a directed link of it (`r1->r2`). Reservations without another path are degraded.
         """
         return await put(caller, lambda: spans_of_link(service.network, link), action == "up")
 
     @router.post("/v1/ducts/{duct}/{action}", responses=problems)
     async def duct(caller: Operator, duct: str, action: Action) -> MaintainedBody:
-        """The same for all spans of a duct at once."""
+        """Take all spans of a duct out of service, or put them back."""
         return await put(caller, lambda: spans_of_duct(service.network, duct), action == "up")
 
 
@@ -99,31 +99,30 @@ def _add_events(router: APIRouter, executor: RequestExecutor, stream: EventStrea
         responses={200: _EVENTS, **problem_responses(*ACCESS_ERRORS, InvalidRequest, NotAvailable)},
     )
     async def events(caller: Reader, last_event_id: EventId = None) -> StreamingResponse:
-        """What happens, as it happens (server-sent events): `reservation`, `violation`, `link`, `alarm`, `switch`,
-        `reconcile`.
+        """Server-sent events: `reservation`, `violation`, `link`, `alarm`, `switch`, `reconcile`.
 
-        Of reservations one's own; for operators everybody's. `missed`: so much has happened since Last-Event-ID (or
-        the controller has been started anew) that events are gone.
+        Events of reservations are those of the tenant; operators receive all. `missed`: events after Last-Event-ID
+        were dropped from the buffer, or the controller has restarted.
         """
         if not executor.has_loop:
             raise NotAvailable("Inside ryu-manager there is no event stream; run paceline controller.")
         with executor.streams.admit(caller.tenant):
-            pass  # there is one; it is taken when the stream begins
+            pass  # answers 503 or 429 now; the stream is counted when it starts
 
-        async def followed() -> AsyncIterator[str]:
+        async def events_of_caller() -> AsyncIterator[str]:
             with executor.streams.admit(caller.tenant):
                 async for text in stream.subscribe(last_event_id, lambda tenant: can_see(caller, tenant)):
                     yield text
 
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(followed(), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(events_of_caller(), media_type="text/event-stream", headers=headers)
 
 
 _TEXT: dict[str, Any] = {
-    "description": "Prometheus' text format",
+    "description": "Prometheus text format",
     "content": {"text/plain": {"schema": {"type": "string"}, "example": 'paceline_reservations{state="active"} 3.0\n'}},
 }
 _EVENTS: dict[str, Any] = {
-    "description": "A stream that does not end",
+    "description": "An endless stream of events",
     "content": {"text/event-stream": {"schema": {"type": "string"}, "example": examples.EVENTS}},
 }

@@ -1,4 +1,4 @@
-"""Reservations over REST: ask, hold, commit, look, change, release; and what would be promised."""
+"""/v1/reservations: reserve, hold, commit, read, modify, release; /v1/quotes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ IdempotencyKeyHeader = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[!-~]([ -~]*[!-~])?$",
-        description="The same key and body within a day get the first answer again.",
+        description="A request with the same key and body is answered with the first response for a day.",
         examples=["5f3c9a52-round-7"],
     ),
 ]
@@ -58,48 +58,51 @@ ONE_RESERVATION_ERRORS: ErrorTypes = (*ACCESS_ERRORS, errors.NotFound, errors.In
 
 
 def reservation_routes(
-    service: Service, executor: RequestExecutor, quotas: QuotaTracker, promise: ReserveHandler
+    service: Service, executor: RequestExecutor, quotas: QuotaTracker, handler: ReserveHandler
 ) -> APIRouter:
     """The routes under /v1/reservations, and /v1/quotes."""
     router = APIRouter(tags=["reservations"])
-    _add_creating(router, service, executor, promise)
+    _add_creating(router, service, executor, handler)
     _add_reading(router, service, executor)
     _add_changing(router, service, executor, quotas)
     return router
 
 
-def _add_creating(router: APIRouter, service: Service, executor: RequestExecutor, promise: ReserveHandler) -> None:
-    repeats = (errors.KeyReused, errors.InProgress)
+def _add_creating(router: APIRouter, service: Service, executor: RequestExecutor, handler: ReserveHandler) -> None:
+    key_errors = (errors.KeyReused, errors.InProgress)
     refusals: ErrorTypes = (
         *ACCESS_ERRORS,
         *BODY_ERRORS,
         *ADMISSION_ERRORS,
         *SWITCH_ERRORS,
         errors.QuotaExceeded,
-        *repeats,
+        *key_errors,
     )
-    replayed = {"description": "`true`: this is an earlier answer.", "schema": {"type": "string"}}
+    replayed_header = {
+        "description": "`true`: the response to an earlier request with the same key.",
+        "schema": {"type": "string"},
+    }
 
     @router.post(
         "/v1/reservations",
         status_code=201,
-        responses={201: {"headers": {"Idempotency-Replayed": replayed}}, **problem_responses(*refusals)},
+        responses={201: {"headers": {"Idempotency-Replayed": replayed_header}}, **problem_responses(*refusals)},
     )
     async def reserve(
         caller: Reserver,
-        wanted: Annotated[ReservationRequest, Body(openapi_examples=examples.RESERVATION_REQUESTS)],
+        body: Annotated[ReservationRequest, Body(openapi_examples=examples.RESERVATION_REQUESTS)],
         request: Request,
         response: Response,
         idempotency_key: IdempotencyKeyHeader = None,
     ) -> ReservationBody:
         """Reserve all flows or none; answered when every switch on the paths has confirmed."""
-        repeat = None
+        key = None
         if idempotency_key is not None:
-            digest = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()
-            repeat = IdempotencyKey(caller.tenant, idempotency_key, digest)
-        reservation, again = await promise(caller, wanted, repeat, None)
+            digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+            key = IdempotencyKey(caller.tenant, idempotency_key, digest)
+        reservation, replayed = await handler(caller, body, key, None)
         request.state.reservation = reservation.id
-        if again:
+        if replayed:
             response.headers["Idempotency-Replayed"] = "true"
         return reservation_body(reservation)
 
@@ -116,23 +119,23 @@ def _add_creating(router: APIRouter, service: Service, executor: RequestExecutor
     async def quote(
         caller: Reader, question: Annotated[QuoteRequest, Body(openapi_examples=examples.QUOTE_REQUESTS)]
     ) -> QuotedFlows | QuotedRefusal | QuotedTransfers:
-        """What POST /v1/reservations would promise, or how fast these volumes can go together; nothing is reserved."""
+        """What POST /v1/reservations would answer, or the shortest time for these transfers; nothing is reserved."""
         if isinstance(question, TransfersQuestion):
-            return await executor.read(caller.tenant, _quoted_transfers, service, caller, question)
-        asked = question.to_spec(caller.tenant, time.time())
-        return await executor.read(caller.tenant, _quoted, service, caller, asked)
+            return await executor.read(caller.tenant, _quote_transfers, service, caller, question)
+        spec = question.to_spec(caller.tenant, time.time())
+        return await executor.read(caller.tenant, _quote, service, caller, spec)
 
 
-def _quoted_transfers(service: Service, caller: Caller, question: TransfersQuestion) -> QuotedTransfers:
-    if question.instead_of is not None:
-        require_visible(caller, service.reservation(question.instead_of))
-    volumes = [Volume(each.name, each.source, each.destination, each.transfer_bytes) for each in question.transfers]
-    common = service.quote_transfers(volumes, question.instead_of)
+def _quote_transfers(service: Service, caller: Caller, body: TransfersQuestion) -> QuotedTransfers:
+    if body.instead_of is not None:
+        require_visible(caller, service.reservation(body.instead_of))
+    volumes = [Volume(flow.name, flow.source, flow.destination, flow.transfer_bytes) for flow in body.transfers]
+    common = service.quote_transfers(volumes, body.instead_of)
     flows = [
         QuotedTransfer(
-            name=each.name, path=list(each.path), rate_bps=each.rate_bps, transfer_ms=round(each.transfer_ms, 3)
+            name=quote.name, path=list(quote.path), rate_bps=quote.rate_bps, transfer_ms=round(quote.transfer_ms, 3)
         )
-        for each in common.quotes
+        for quote in common.quotes
     ]
     links = [PathLink(link=link, free_bps=free_bps) for link, free_bps in common.free_bps.items()]
     return QuotedTransfers(
@@ -140,8 +143,8 @@ def _quoted_transfers(service: Service, caller: Caller, question: TransfersQuest
     )
 
 
-def _quoted(service: Service, caller: Caller, asked: ReservationSpec) -> QuotedFlows | QuotedRefusal:
-    decision = service.quote(asked)
+def _quote(service: Service, caller: Caller, spec: ReservationSpec) -> QuotedFlows | QuotedRefusal:
+    decision = service.quote(spec)
     if isinstance(decision, Rejected):
         problem: Any = problem_of(redacted(service, caller, decision.error))
         return QuotedRefusal(admitted=False, problem=problem)
@@ -151,17 +154,17 @@ def _quoted(service: Service, caller: Caller, asked: ReservationSpec) -> QuotedF
 def _add_reading(router: APIRouter, service: Service, executor: RequestExecutor) -> None:
     @router.get("/v1/reservations", responses=problem_responses(*ACCESS_ERRORS, errors.InvalidRequest))
     async def reservations(caller: Reader, state: State | None = None) -> ReservationList:
-        """One's own live reservations and those that ended not long ago, oldest first; for operators everybody's."""
+        """The tenant's live and recently ended reservations, oldest first; all tenants' for operators."""
 
         def work() -> ReservationList:
-            seen = [each for each in service.reservations(state) if can_see(caller, each.tenant)]
-            return ReservationList(reservations=[reservation_body(each) for each in seen])
+            visible = [found for found in service.reservations(state) if can_see(caller, found.tenant)]
+            return ReservationList(reservations=[reservation_body(found) for found in visible])
 
         return await executor.read(caller.tenant, work)
 
     @router.get("/v1/reservations/{reservation_id}", responses=problem_responses(*ONE_RESERVATION_ERRORS))
     async def reservation(caller: Reader, reservation_id: ReservationId) -> ReservationDetail:
-        """A reservation with its meters' and entries' counters, read from the switches now."""
+        """A reservation with the counters of its meters and flow entries, read from the switches now."""
 
         def work() -> ReservationDetail:
             found = require_visible(caller, service.reservation(reservation_id))
@@ -172,18 +175,18 @@ def _add_reading(router: APIRouter, service: Service, executor: RequestExecutor)
 
 
 def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor, quotas: QuotaTracker) -> None:
-    of_one = (*ONE_RESERVATION_ERRORS, errors.NotLive, *SWITCH_ERRORS)
+    errors_of_change = (*ONE_RESERVATION_ERRORS, errors.NotLive, *SWITCH_ERRORS)
 
     @router.patch(
         "/v1/reservations/{reservation_id}",
-        responses=problem_responses(*of_one, *BODY_ERRORS, *ADMISSION_ERRORS, errors.QuotaExceeded),
+        responses=problem_responses(*errors_of_change, *BODY_ERRORS, *ADMISSION_ERRORS, errors.QuotaExceeded),
     )
     async def modify(
         caller: Reserver,
         reservation_id: ReservationId,
         change: Annotated[ReservationChange, Body(openapi_examples=examples.CHANGES)],
     ) -> ReservationBody:
-        """Renew the lease and, with `flows`, change what is reserved; on any refusal it stays as it was."""
+        """Renew the lease and, with `flows`, change the flows; after an error the reservation is unchanged."""
         flows = None if change.flows is None else tuple(flow.to_flow() for flow in change.flows)
 
         def work() -> Reservation:
@@ -197,10 +200,10 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
 
     @router.post(
         "/v1/reservations/{reservation_id}/commit",
-        responses=problem_responses(*of_one, errors.NotHeld, *ADMISSION_ERRORS),
+        responses=problem_responses(*errors_of_change, errors.NotHeld, *ADMISSION_ERRORS),
     )
     async def commit(caller: Reserver, reservation_id: ReservationId) -> ReservationBody:
-        """Turn what is held into a promise; answered when every switch has confirmed. Safe to repeat."""
+        """Activate a held reservation; answered when every switch has confirmed. Idempotent."""
 
         def work() -> Reservation:
             require_visible(caller, service.reservation(reservation_id))
@@ -210,7 +213,7 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
 
     @router.delete("/v1/reservations/{reservation_id}", responses=problem_responses(*ONE_RESERVATION_ERRORS))
     async def release(caller: Reserver, reservation_id: ReservationId) -> ReservationBody:
-        """Release it; one that has already ended is answered as it ended."""
+        """Release a reservation. Idempotent: one that has ended is returned as it is."""
 
         def work() -> Reservation:
             require_visible(caller, service.reservation(reservation_id))

@@ -1,4 +1,4 @@
-"""What a request for a reservation becomes: asked of the service within the tenant's limits."""
+"""Request body -> reservation by the service, within the limits and the quota of the tenant."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from controller.storage.ledger import IdempotencyKey
 ReserveHandler = Callable[
     [Caller, ReservationRequest, IdempotencyKey | None, AttachedRow | None], Awaitable[tuple[Reservation, bool]]
 ]
-"""Reserve, and write a note with it; True with it if it is an earlier answer. Raises: ControllerError."""
+"""Reserves, writing the attached row in the same transaction; True with a replayed answer. Raises: ControllerError."""
 
 
 def reserve_handler(service: Service, executor: RequestExecutor, quotas: QuotaTracker) -> ReserveHandler:
-    """The way to have something reserved for a caller."""
+    """Return the handler that both routes to POST /v1/reservations share."""
 
-    async def promise(
-        caller: Caller, wanted: ReservationRequest, repeat: IdempotencyKey | None, note: AttachedRow | None
+    async def reserve(
+        caller: Caller, body: ReservationRequest, key: IdempotencyKey | None, row: AttachedRow | None
     ) -> tuple[Reservation, bool]:
-        asked = wanted.to_spec(caller.tenant, time.time())
+        spec = body.to_spec(caller.tenant, time.time())
 
-        def within() -> AbstractContextManager[None]:
-            return quotas.charge(caller, asked.flows)
+        def charge() -> AbstractContextManager[None]:
+            return quotas.charge(caller, spec.flows)
 
-        return await executor.submit(caller.tenant, service.reserve_soon, asked, repeat, within, note)
+        return await executor.submit(caller.tenant, service.reserve_soon, spec, key, charge, row)
 
-    return promise
+    return reserve

@@ -1,7 +1,7 @@
-"""The road that is used most, POST /v1/reservations, without what FastAPI does for a request of any kind.
+"""POST /v1/reservations without FastAPI's routing and dependency resolution.
 
-Only a plain and valid request goes this way. Every other goes on to FastAPI as it came and is answered there, with all
-its mistakes; what is done and what is answered is the same on both roads.
+The fast path takes valid JSON requests without an Idempotency-Key; all others pass to FastAPI unchanged, which reports
+the mistakes. Effect and response are the same. It nearly halves the CPU time of a reservation (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -28,70 +28,70 @@ STATUS = 201
 JSON = "application/json"
 
 Redact = Callable[[Caller, ControllerError], ControllerError]
-"""The error without what this caller must not see."""
+"""Removes from an error what the caller must not see."""
 
 
 @dataclass(frozen=True, slots=True)
 class FastPathRoute:
-    """What is counted under the route's name (see Observer)."""
+    """Stands in for FastAPI's route in the metrics, see RequestLogMiddleware."""
 
     path: str = PATH
 
 
 class ReserveFastPath:
-    """ASGI middleware, the innermost."""
+    """The innermost middleware."""
 
-    def __init__(self, app: ASGIApp, promise: ReserveHandler, audit: AuditLog | None, shown: Redact) -> None:
-        """`audit`: if the audit log is kept where reservations are, so that both are written together."""
+    def __init__(self, app: ASGIApp, reserve: ReserveHandler, audit: AuditLog | None, redact: Redact) -> None:
+        """`audit`: given if the audit log shares the ledger's database, so that one transaction writes both."""
         self._app = app
         self._audit = audit
-        self._promise = promise
-        self._shown = shown
+        self._reserve = reserve
+        self._redact = redact
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer it here, or hand it on."""
+        """Answer an eligible request, or pass it on."""
         if scope["type"] != "http" or not _is_eligible(scope):
             await self._app(scope, receive, send)
             return
         messages = [await receive()]
         while messages[-1].get("more_body"):
             messages.append(await receive())
-        wanted = _read(messages)
-        if wanted is None:
+        body = _parse(messages)
+        if body is None:
             await self._app(scope, _replay(messages, receive), send)
         else:
-            await (await self._answer(scope, wanted))(scope, receive, send)
+            await (await self._answer(scope, body))(scope, receive, send)
 
-    async def _answer(self, scope: Scope, wanted: ReservationRequest) -> Response:
+    async def _answer(self, scope: Scope, body: ReservationRequest) -> Response:
         state = scope["state"]
         scope["route"] = FastPathRoute()
         caller: Caller = state["caller"]
-        note = None if self._audit is None else ReservationAudit(self._audit, scope, STATUS)
+        record = None if self._audit is None else ReservationAudit(self._audit, scope, STATUS)
         try:
             access.require(caller, access.Scope.RESERVE)
-            reservation, _ = await self._promise(caller, wanted, None, note)
+            reservation, _ = await self._reserve(caller, body, None, record)
         except ControllerError as error:
             state["code"] = error.code
-            return problem_response(self._shown(caller, error))
+            return problem_response(self._redact(caller, error))
         state["reservation"] = reservation.id
-        if self._audit is not None and note is not None and note.is_written:
-            state["noted"], self._audit.is_failing = STATUS, False
+        if self._audit is not None and record is not None and record.is_written:
+            state["audited"], self._audit.is_failing = STATUS, False
         return Response(reservation_body(reservation).model_dump_json(), STATUS, media_type=JSON)
 
 
 def _is_eligible(scope: Scope) -> bool:
-    """Whether it is a new reservation in JSON that is not to be repeated."""
+    """Whether it is a POST of a reservation in JSON without an Idempotency-Key."""
     if scope["method"] != "POST" or scope["path"] != PATH:
         return False
     headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
-    named = dict(headers)
-    return named.get(b"content-type") == JSON.encode() and b"idempotency-key" not in named
+    by_name = dict(headers)
+    return by_name.get(b"content-type") == JSON.encode() and b"idempotency-key" not in by_name
 
 
-def _read(messages: list[Message]) -> ReservationRequest | None:
+def _parse(messages: list[Message]) -> ReservationRequest | None:
     try:
-        return ReservationRequest.model_validate(json.loads(b"".join(each["body"] for each in messages)))
-    except (ValueError, RecursionError, KeyError):  # FastAPI says what is wrong
+        return ReservationRequest.model_validate(json.loads(b"".join(message["body"] for message in messages)))
+    except (ValueError, RecursionError, KeyError):  # FastAPI reports the mistakes
         return None
 
 

@@ -1,4 +1,4 @@
-"""The examples in the OpenAPI description: one network, one story."""
+"""Examples in the OpenAPI document, all on one network."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ TRANSFER_FLOW: Json = {
 RESERVATION_REQUEST: Json = {"owner": "cloud", "lease_s": 60, "flows": [RATE_FLOW]}
 
 RESERVATION_REQUESTS: Json = {
-    "rate": {"summary": "A rate, from now on", "value": RESERVATION_REQUEST},
+    "rate": {"summary": "A rate from now on", "value": RESERVATION_REQUEST},
     "transfer": {
-        "summary": "A megabyte in every second, protected against one broken link",
+        "summary": "A transfer of 1 MB every second, protected against one link failure",
         "value": {"owner": "cloud", "lease_s": 60, "flows": [TRANSFER_FLOW]},
     },
     "held": {
-        "summary": "Held for ten seconds until it is committed",
+        "summary": "Held for ten seconds until committed",
         "value": {"owner": "cloud", "lease_s": 10, "hold": True, "flows": [RATE_FLOW]},
     },
     "scheduled": {
-        "summary": "Tomorrow for an hour",
+        "summary": "An hour in the future",
         "value": {
             "owner": "cloud",
             "lease_s": 86_400,
@@ -60,13 +60,13 @@ TRANSFERS_QUESTION: Json = {
 }
 
 QUOTE_REQUESTS: Json = {
-    "reservation": {"summary": "What would be promised?", "value": RESERVATION_REQUEST},
-    "transfers": {"summary": "How fast can these go together?", "value": TRANSFERS_QUESTION},
+    "reservation": {"summary": "Quote for a reservation", "value": RESERVATION_REQUEST},
+    "transfers": {"summary": "Shortest common time of transfers", "value": TRANSFERS_QUESTION},
 }
 
 CHANGES: Json = {
     "renewal": {"summary": "Renew the lease", "value": {}},
-    "flows": {"summary": "Another rate", "value": {"lease_s": 60, "flows": [RATE_FLOW]}},
+    "flows": {"summary": "Change the rate", "value": {"lease_s": 60, "flows": [RATE_FLOW]}},
 }
 
 _REQUIREMENT: Json = {
@@ -240,8 +240,8 @@ TRANSFERS_ANSWER: Json = {
 }
 
 QUOTES: Json = {
-    "admitted": {"summary": "It would be admitted", "value": {"admitted": True, "flows": [PLACED_FLOW]}},
-    "transfers": {"summary": "How fast the volumes can go together", "value": TRANSFERS_ANSWER},
+    "admitted": {"summary": "Admitted", "value": {"admitted": True, "flows": [PLACED_FLOW]}},
+    "transfers": {"summary": "Shortest common time of the transfers", "value": TRANSFERS_ANSWER},
 }
 
 CONSISTENCY: Json = {

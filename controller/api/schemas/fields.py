@@ -1,4 +1,4 @@
-"""The values in requests and their limits, and how mistakes in them are told.
+"""Field types of requests with their limits, and errors that concern several fields.
 
 A rate is in L2 bits per second, a size in L2 bytes.
 """
@@ -14,19 +14,19 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from controller.booking.gate_schedule import MIN_PERIOD_US
 
 SHORTEST_PERIOD_MS = MIN_PERIOD_US / 1000
-"""Shorter windows than this cannot be opened and closed on time by meters of a software switch."""
+"""Meters of a software switch cannot open and close shorter windows on time."""
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
 
 def _number_only(value: object) -> object:
     if isinstance(value, (bool, str)):
-        raise ValueError("give a number, not text or a truth value")
+        raise ValueError("give a number, not a string or a boolean")
     return value
 
 
 NUMBER = BeforeValidator(_number_only)
-"""The last in a list of annotations, or the limits before it are not described in OpenAPI."""
+"""Must be the last annotation; otherwise the limits before it are missing in the OpenAPI document."""
 
 Port = Annotated[int, Field(ge=1, le=65535), NUMBER]
 Microseconds = Annotated[float, Field(ge=0.001, le=1e9, allow_inf_nan=False), NUMBER]
@@ -48,15 +48,15 @@ Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.
 
 def _rfc_3339_only(value: object) -> object:
     if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
-        raise ValueError('write a moment as RFC 3339 with its zone, for example "2026-01-01T09:30:00Z"')
+        raise ValueError('give an RFC 3339 timestamp with a time zone, for example "2026-01-01T09:30:00Z"')
     return value.upper().replace(" ", "T")
 
 
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc_3339_only)]
 
 
-class InvalidFields(ValueError):  # noqa: N818 - it is raised for pydantic, and read where mistakes are told
-    """Several mistakes in one object: (place in it, what would be right)."""
+class InvalidFields(ValueError):  # noqa: N818 - raised for pydantic; unpacked by problem_details.mistakes_of
+    """Several mistakes in one object: (place in the object, message)."""
 
     def __init__(self, mistakes: Sequence[tuple[str, str]]) -> None:
         super().__init__("; ".join(f"{place}: {message}" for place, message in mistakes))
@@ -64,6 +64,6 @@ class InvalidFields(ValueError):  # noqa: N818 - it is raised for pydantic, and 
 
 
 class StrictBody(BaseModel):
-    """A misspelt field is a mistake, not something to ignore."""
+    """A request body; unknown fields are rejected."""
 
     model_config = ConfigDict(extra="forbid")

@@ -1,4 +1,4 @@
-"""Lightpath bodies (from lightpath_routes.py)."""
+"""Response bodies of /v1/lightpaths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from controller.security.access import Caller, can_see
 
 
 class Passenger(ResponseBody):
-    """A flow that travels in a lightpath; `backup`: only when its path has failed."""
+    """A flow carried by a lightpath; `backup`: only after its working path has failed."""
 
     reservation: str
     flow: str
@@ -21,30 +21,32 @@ class Passenger(ResponseBody):
 
 
 class LightpathBody(ResponseBody):
-    """A channel of light along switches, and the flows in it that one may see."""
+    """An optical channel along switches, and the flows in it that the caller may see."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.LIGHTPATH]})
 
     id: str
-    nodes: Annotated[list[str], Field(description="The switches along it.")]
+    nodes: Annotated[list[str], Field(description="Switches along the lightpath.")]
     length_km: float
-    lit: Annotated[bool, Field(description="Not if it is only booked, for a reservation that is held or scheduled.")]
-    channel: Annotated[int, Field(description="Its lowest slot on the map's grid.")]
+    lit: Annotated[bool, Field(description="False if it is only booked, for a held or scheduled reservation.")]
+    channel: Annotated[int, Field(description="Lowest slot on the map's grid.")]
     slots: int
-    central_thz: Annotated[float, Field(description="The middle of the channel on the grid of ITU-T G.694.1.")]
+    central_thz: Annotated[float, Field(description="Central frequency on the grid of ITU-T G.694.1.")]
     width_ghz: float
-    vlan: Annotated[int, Field(description="The VLAN id that stands for the channel in the data plane.")]
+    vlan: Annotated[int, Field(description="VLAN id that represents the channel in the data plane.")]
     rate_bps: int
     reserved_bps: int
     free_bps: int
     modulation: str
-    gsnr_db: Annotated[float, Field(description="Signal to noise at its end, in 0.1 nm, all channels lit; to 0.1 dB.")]
-    margin_db: Annotated[float, Field(description="What is left of it above what the modulation and ageing need.")]
+    gsnr_db: Annotated[float, Field(description="GSNR at the receiver in 0.1 nm with all channels lit, to 0.1 dB.")]
+    margin_db: Annotated[
+        float, Field(description="GSNR above what modulation and ageing margin require.")
+    ]
     flows: list[Passenger]
 
 
 class LightpathList(ResponseBody):
-    """All lightpaths, by route and channel; none where the map is not optical."""
+    """All lightpaths, by route and channel; empty if the map is not optical."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"lightpaths": [examples.LIGHTPATH]}]})
 
@@ -52,7 +54,7 @@ class LightpathList(ResponseBody):
 
 
 class ChannelMove(ResponseBody):
-    """A lightpath that is on another channel now, and has another id."""
+    """A lightpath that was moved to another channel and has a new id."""
 
     nodes: list[str]
     from_lightpath: str
@@ -62,31 +64,31 @@ class ChannelMove(ResponseBody):
 
 
 class Defragmented(ResponseBody):
-    """What was moved, in that order."""
+    """The moves, in the order in which they were made."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.DEFRAGMENTED]})
 
     moves: list[ChannelMove]
 
 
-def lightpath_body(standing: LightpathState, caller: Caller) -> LightpathBody:
-    """A lightpath as this caller may see it."""
-    lightpath = standing.lightpath
+def lightpath_body(state: LightpathState, caller: Caller) -> LightpathBody:
+    """A lightpath with the flows that this caller may see."""
+    lightpath = state.lightpath
     facts: dict[str, Any] = {
         name: getattr(lightpath, name) for name in ("id", "rate_bps", "modulation", "gsnr_db", "margin_db")
     }
-    facts |= {name: getattr(standing, name) for name in ("central_thz", "width_ghz", "reserved_bps", "free_bps")}
+    facts |= {name: getattr(state, name) for name in ("central_thz", "width_ghz", "reserved_bps", "free_bps")}
     return LightpathBody(
         **facts,
         nodes=list(lightpath.nodes),
-        length_km=round(standing.length_km, 3),
-        lit=standing.is_lit,
+        length_km=round(state.length_km, 3),
+        lit=state.is_lit,
         channel=lightpath.first_slot,
         slots=lightpath.width,
         vlan=lightpath.vlan_id,
         flows=[
-            Passenger(reservation=each.reservation_id, flow=each.flow, backup=each.is_backup)
-            for each in standing.passengers
-            if can_see(caller, each.tenant)
+            Passenger(reservation=flow.reservation_id, flow=flow.flow, backup=flow.is_backup)
+            for flow in state.passengers
+            if can_see(caller, flow.tenant)
         ],
     )

@@ -1,4 +1,4 @@
-"""What clients are answered about the network, its switches and its operation: shapes and examples."""
+"""Response bodies about network, health, consistency, maintenance and audit log, with examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from controller.domain.events import SwitchSyncState
 
 
 class NodeBody(ResponseBody):
-    """A switch is up when it is connected and holds what it should; a host when its link is up."""
+    """A switch is up if it is connected and in sync; a host if its link is up."""
 
     name: str
     kind: str
@@ -22,13 +22,13 @@ class NodeBody(ResponseBody):
 
 
 class LinkBody(ResponseBody):
-    """One direction of a span."""
+    """A directed link."""
 
     link: str
     source: str
     destination: str
     length_km: float
-    duct: Annotated[str | None, Field(description="Spans with the same duct are cut together.")]
+    duct: Annotated[str | None, Field(description="Spans with the same duct fail together.")]
     up: bool
     in_service: Annotated[bool, Field(description="False: taken out of service by an operator.")]
     capacity_bps: int
@@ -38,7 +38,7 @@ class LinkBody(ResponseBody):
 
 
 class NetworkBody(ResponseBody):
-    """The network now; `complaints` are sentences about what is not as the map says."""
+    """The network now; `complaints` are sentences about differences from the map."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.NETWORK]})
 
@@ -52,7 +52,7 @@ class NetworkBody(ResponseBody):
 
 
 class PathBody(ResponseBody):
-    """A candidate path; `free_bps` is that of its tightest link."""
+    """A candidate path; `free_bps` is the least free bandwidth of its links."""
 
     nodes: list[str]
     length_km: float
@@ -72,9 +72,9 @@ class PathsBody(ResponseBody):
 
 
 class Health(ResponseBody):
-    """`ok` when every switch of the map is connected and holds what it should and the audit log is written.
+    """`ok` if every switch of the map is connected and in sync and the audit log can be written, else `degraded`.
 
-    Else `degraded`. `audit` is `failing` when the last entry of the audit log could not be written.
+    `audit` is `failing` if the last entry of the audit log could not be written.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.HEALTH]})
@@ -86,7 +86,7 @@ class Health(ResponseBody):
 
 
 class SwitchConsistency(ResponseBody):
-    """A line for each entry, meter or group that is not as it should be; `foreign` ones are never touched."""
+    """Entries, meters and groups that differ from the intended state; `foreign` ones are never touched."""
 
     switch: str
     state: SwitchSyncState
@@ -96,7 +96,7 @@ class SwitchConsistency(ResponseBody):
 
 
 class Consistency(ResponseBody):
-    """What the switches hold against what they should."""
+    """Comparison of the switches with the intended state."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.CONSISTENCY]})
 
@@ -105,7 +105,7 @@ class Consistency(ResponseBody):
 
 
 class MaintainedBody(ResponseBody):
-    """Spans that are now in service or not, and the reservations that are degraded now (`degraded`: ids)."""
+    """Spans whose state was set, and the ids of reservations that are degraded now."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.MAINTAINED]})
 
@@ -115,7 +115,7 @@ class MaintainedBody(ResponseBody):
 
 
 class AuditEntry(ResponseBody):
-    """One request and its answer; `tenant` is null for a caller who was not let in."""
+    """One request and its outcome; `tenant` is null if authentication failed."""
 
     number: int
     at: datetime
@@ -127,11 +127,11 @@ class AuditEntry(ResponseBody):
     status: int
     code: str | None
     reservation: str | None
-    request: Annotated[str, Field(description="The request's body as it came, its first 4096 characters.")]
+    request: Annotated[str, Field(description="The first 4096 characters of the request body.")]
 
 
 class AuditBody(ResponseBody):
-    """Entries, oldest first; ask again with `after` = `last` for more."""
+    """Entries, oldest first; request the next ones with `after` = `last`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.AUDIT]})
 

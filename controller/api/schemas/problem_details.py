@@ -1,4 +1,4 @@
-"""Refusals on the wire: problem details (RFC 9457), and how each of them is described in OpenAPI."""
+"""Errors as problem details (RFC 9457), and their description in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ EXAMPLES: Sequence[ControllerError] = (
     errors.KeyReused("The Idempotency-Key a-1 was used for another body."),
     errors.InProgress("The first request with the Idempotency-Key a-1 is still being answered."),
     errors.TooLarge("The body is larger than 1048576 bytes.", limit_bytes=1 << 20),
-    errors.TooSlow("The body did not come within 10 s.", limit_s=10),
+    errors.TooSlow("The body was not received within 10 s.", limit_s=10),
     errors.UnsupportedMediaType("A web page of another origin must send Content-Type: application/json."),
     errors.NotAvailable("Inside ryu-manager there is no event stream; run paceline controller."),
     errors.Unauthorized("The token is not known here, or has been revoked."),
@@ -57,7 +57,7 @@ EXAMPLES: Sequence[ControllerError] = (
         "Tenant lab holds 90 Mb/s and asks for 15 Mb/s; its quota is 100 Mb/s.",
         quota="bandwidth_bps", held=90_000_000, asked=15_000_000, allowed=100_000_000,
     ),
-    errors.TooManyRequests("Tenant lab has 48 changes unanswered; wait for an answer.", retry_after_s=1),
+    errors.TooManyRequests("Tenant lab has 64 changes in flight; wait for a response.", retry_after_s=1),
     errors.NoPath("edge1-up: no path of links that are up joins edge1 and cloud.", flow="edge1-up", **_ADVICE),
     errors.NoDisjointPath(
         "edge1-up: no second path from edge1 to cloud shares no span with the first.", flow="edge1-up", **_ADVICE
@@ -86,10 +86,10 @@ EXAMPLES: Sequence[ControllerError] = (
     errors.SwitchDown("Switch s2 is not connected.", switches=["s2"]),
     errors.SwitchTimeout("No confirmation within 5 s from s2.", switches=["s2"]),
     errors.SwitchRefused("Switch s1 answered OFPET_METER_MOD_FAILED(12), OFPMMFC_METER_EXISTS(1).", switches=["s1"]),
-    errors.Overloaded("176 changes are being answered or wait already; try again later.", retry_after_s=1),
-    ControllerError("The controller has a bug here; its log says more."),
+    errors.Overloaded("96 changes are running or queued; try again later.", retry_after_s=1),
+    ControllerError("Internal error of the controller; its log has the details."),
 )
-"""One of each kind of error that a client can be answered."""
+"""One example of each error that a client can receive."""
 
 ErrorTypes = tuple[type[ControllerError], ...]
 
@@ -100,32 +100,32 @@ ADMISSION_ERRORS: ErrorTypes = (errors.UnknownHost, *errors.Refused.__subclasses
 SWITCH_ERRORS: ErrorTypes = tuple(errors.SwitchError.__subclasses__())
 
 _MEANINGS = {
-    401: "No token, or one that is not known",
-    403: "The token does not go so far",
+    401: "No token, or an invalid one",
+    403: "The token lacks a scope, or a quota is exceeded",
     404: "Not found",
-    408: "The body came too slowly",
-    409: "Refused, and nothing was changed",
+    408: "The body was received too slowly",
+    409: "Refused; nothing was changed",
     413: "The body is too large",
     415: "A web page of another origin did not declare its body as JSON",
-    422: "The request is not valid: all mistakes at once",
-    429: "The tenant has too many requests unanswered",
-    500: "A bug in the controller",
-    501: "Not available in this way of running the controller",
-    503: "Overloaded, or a switch is away or did not confirm; nothing was changed",
+    422: "The request is not valid; all mistakes are listed",
+    429: "The tenant has too many requests in flight",
+    500: "Internal error of the controller",
+    501: "Not available inside ryu-manager",
+    503: "Overloaded, or a switch is not connected or did not confirm; nothing was changed",
 }
 
 
-def problem_responses(*kinds: type[ControllerError]) -> dict[int | str, dict[str, Any]]:
-    """How a route that may answer these errors is described in OpenAPI, with an example for each."""
+def problem_responses(*error_types: type[ControllerError]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI description of a route's error responses, with an example for each error."""
     responses: dict[int | str, dict[str, Any]] = {}
     for example in EXAMPLES:
-        if type(example) not in (*kinds, *COMMON_ERRORS):
+        if type(example) not in (*error_types, *COMMON_ERRORS):
             continue
         content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}}
         head = {"description": _MEANINGS[example.status], "model": Problem, "content": content}
         response = responses.setdefault(example.status, head)
-        shown = {"summary": example.title, "value": problem_of(example)}
-        response["content"][PROBLEM_TYPE]["examples"][example.code] = shown
+        described = {"summary": example.title, "value": problem_of(example)}
+        response["content"][PROBLEM_TYPE]["examples"][example.code] = described
         headers = {name: {"schema": {"type": "string"}} for name in headers_of(example)}
         if headers:
             response.setdefault("headers", {}).update(headers)
@@ -133,12 +133,12 @@ def problem_responses(*kinds: type[ControllerError]) -> dict[int | str, dict[str
 
 
 def problem_of(error: ControllerError) -> dict[str, Any]:
-    """The problem details of an error, in JSON's terms."""
+    """Problem details of an error, as JSON values."""
     return {name: _json_value(name, fact) for name, fact in error.problem().items()}
 
 
 def headers_of(error: ControllerError) -> dict[str, str]:
-    """What the answer's headers say of it. Source: RFC 6750 §3, RFC 9110 §10.2.3."""
+    """Response headers of an error. Source: RFC 6750 §3, RFC 9110 §10.2.3."""
     if isinstance(error, errors.Unauthorized):
         known = ', error="invalid_token"' if "token is not known" in error.detail else ""
         return {"WWW-Authenticate": f'Bearer realm="paceline"{known}'}
@@ -150,17 +150,17 @@ def headers_of(error: ControllerError) -> dict[str, str]:
 
 
 def problem_response(error: ControllerError) -> JSONResponse:
-    """The answer to a request that met this error."""
+    """The response to a request that failed with this error."""
     return _response(problem_of(error), headers_of(error))
 
 
-def add_error_handlers(app: FastAPI, shown: Callable[[Request, ControllerError], ControllerError]) -> None:
-    """Have every error answered as problem details; `shown` takes out what the caller must not see."""
+def add_error_handlers(app: FastAPI, redact: Callable[[Request, ControllerError], ControllerError]) -> None:
+    """Answer every error with problem details; `redact` removes what the caller must not see."""
 
     @app.exception_handler(ControllerError)
     async def refused(request: Request, error: ControllerError) -> JSONResponse:
         request.state.code = error.code
-        return problem_response(shown(request, error))
+        return problem_response(redact(request, error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -169,8 +169,8 @@ def add_error_handlers(app: FastAPI, shown: Callable[[Request, ControllerError],
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == 400:  # a body that is no text, or nested too deep to read
-            return problem_response(InvalidRequest("The body is not JSON that can be read.", mistakes=[]))
+        if error.status_code == 400:  # the body is not UTF-8, or nested too deeply
+            return problem_response(InvalidRequest("The body is not valid JSON.", mistakes=[]))
         codes = {404: "not_found", 405: "method_not_allowed"}
         code = codes.get(error.status_code, "http_error")
         title = code.replace("_", " ").capitalize()
@@ -178,34 +178,34 @@ def add_error_handlers(app: FastAPI, shown: Callable[[Request, ControllerError],
         return _response(problem(error.status_code, code, title, encodable(str(error.detail)) + "."), headers)
 
     @app.exception_handler(Exception)
-    async def bug(request: Request, error: Exception) -> JSONResponse:
-        log.error("bug method=%s path=%s", request.method, request.url.path, exc_info=error)
+    async def internal_error(request: Request, error: Exception) -> JSONResponse:
+        log.error("internal error method=%s path=%s", request.method, request.url.path, exc_info=error)
         return problem_response(EXAMPLES[-1])
 
 
 def _allowed(app: FastAPI, request: Request) -> str:
-    """All methods of a path: the router knows of each route's own only."""
+    """All methods of a path; the router reports those of one route only."""
     path = getattr(request.scope.get("route"), "path", "")
     known = app.openapi()["paths"].get(path, {"get": {}})
     return ", ".join(sorted(method.upper() for method in known))
 
 
 def invalid_request(mistakes: Sequence[Mapping[str, str]]) -> InvalidRequest:
-    """The refusal of a request with these mistakes."""
-    shown = list(mistakes[:MAX_MISTAKES])
-    first = f"{shown[0]['place']}: {shown[0]['message']}" if shown else "it cannot be read"
+    """The error for a request with these mistakes."""
+    listed = list(mistakes[:MAX_MISTAKES])
+    first = f"{listed[0]['place']}: {listed[0]['message']}" if listed else "it cannot be read"
     more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
-    return InvalidRequest(f"The request is not valid: {first}{more}.", mistakes=shown)
+    return InvalidRequest(f"The request is not valid: {first}{more}.", mistakes=listed)
 
 
 def mistakes_of(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """pydantic's errors as places and messages."""
+    """Errors of pydantic as places and messages."""
     mistakes = []
-    for each in found:
-        place = ".".join(str(step) for step in each["loc"] if step not in TAGS)
-        cause = each.get("ctx", {}).get("error")
-        whole = ("", str(each["msg"]).removeprefix("Value error, "))
-        inner = cause.mistakes if isinstance(cause, InvalidFields) else [whole]
+    for error in found:
+        place = ".".join(str(step) for step in error["loc"] if step not in TAGS)
+        cause = error.get("ctx", {}).get("error")
+        message_of_field = ("", str(error["msg"]).removeprefix("Value error, "))
+        inner = cause.mistakes if isinstance(cause, InvalidFields) else [message_of_field]
         for within, message in inner:
             mistakes.append(
                 {"place": encodable(".".join(filter(None, (place, within)))), "message": encodable(message)}
@@ -214,7 +214,7 @@ def mistakes_of(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def encodable(text: str) -> str:
-    """Text that can be sent: what a client wrote may hold halves of characters."""
+    """Text that can be encoded: input of clients may contain lone surrogates."""
     return text.encode("utf-8", "backslashreplace").decode()[:500]
 
 

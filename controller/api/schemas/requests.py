@@ -1,4 +1,4 @@
-"""Request bodies and the rules between their fields; single values are in `controller.api.schemas.fields`."""
+"""Request bodies and rules that concern several fields; field types are in `controller.api.schemas.fields`."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from controller.errors import InvalidRequest
 from controller.service.requests import ReservationSpec
 
 HORIZON_S = 366 * 86_400.0
-"""The calendar goes so far."""
+"""End of the calendar, from now."""
 
 
 class MatchBody(StrictBody):
-    """The ports and protocol of a flow."""
+    """Ports and protocol of a flow."""
 
     protocol: Literal["tcp", "udp"]
     source_port: Port
@@ -42,7 +42,7 @@ class MatchBody(StrictBody):
 
 
 class AnyRequirement(StrictBody):
-    """What both forms have. No burst: one is chosen. No limit: the bound is told but not promised to stay."""
+    """Fields of both forms. Without a burst one is chosen; without a limit the bound may change later."""
 
     burst_bytes: Annotated[int, Field(ge=1, le=10**8), NUMBER] | None = None
     max_latency_us: Microseconds | None = None
@@ -51,37 +51,37 @@ class AnyRequirement(StrictBody):
     protection: Annotated[
         Protection,
         Field(
-            description="`link_disjoint`: a second path is kept that shares no span with the first; "
-            "`duct_disjoint`: nor a duct, so that the flow survives the loss of any one duct of the map."
+            description="`link_disjoint`: a backup path that shares no span with the working path; `duct_disjoint`: "
+            "also no duct, so that the flow survives the failure of any one duct of the map."
         ),
     ] = "none"
     backup: Annotated[
         Backup,
         Field(
-            description="`shared`: the backup's capacity is for all flows of which no single failure needs two there; "
-            "`dedicated`: it is this flow's alone."
+            description="`shared`: backup capacity is shared with flows that no single failure affects together; "
+            "`dedicated`: it belongs to this flow alone."
         ),
     ] = "shared"
 
     @model_validator(mode="after")
-    def _has_a_backup(self) -> Self:
+    def _check_backup(self) -> Self:
         if self.backup == "dedicated" and self.protection == "none":
-            raise InvalidFields([("backup", "there is none without protection: link_disjoint or duct_disjoint")])
+            raise InvalidFields([("backup", "a backup needs protection: link_disjoint or duct_disjoint")])
         return self
 
 
 class RateRequirement(AnyRequirement):
-    """A rate, from now on."""
+    """A rate."""
 
     min_bandwidth_bps: Annotated[int, Field(ge=1000, le=10**12, examples=[15_000_000]), NUMBER]
 
     def to_requirement(self) -> reservation.Requirement:
-        """The fact behind it."""
+        """Convert to the domain object."""
         return reservation.Requirement(**self.__dict__)
 
 
 class TransferRequirement(AnyRequirement):
-    """So many bytes within a deadline, once or in every period; the rate is chosen such that they are there in time."""
+    """A volume to transfer within a deadline, once or in each period; the rate is chosen to meet the deadline."""
 
     transfer_bytes: Bytes
     deadline_ms: Milliseconds
@@ -89,7 +89,7 @@ class TransferRequirement(AnyRequirement):
     offset_ms: Offset = 0.0
 
     @model_validator(mode="after")
-    def _window_fits(self) -> Self:
+    def _check_window(self) -> Self:
         mistakes = []
         if self.period_ms is None and self.offset_ms:
             mistakes.append(("offset_ms", "an offset needs a period; give period_ms or leave it out"))
@@ -102,12 +102,12 @@ class TransferRequirement(AnyRequirement):
         return self
 
     def to_requirement(self) -> reservation.Requirement:
-        """The fact behind it."""
+        """Convert to the domain object."""
         return reservation.Requirement(**self.__dict__)
 
 
 def _form(value: Any) -> str | None:
-    """Which form of requirement this is, None if it is both or neither."""
+    """The form of a requirement; None if it is both or neither."""
     given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
     rate, transfer = (given.get(name) is not None for name in ("min_bandwidth_bps", "transfer_bytes"))
     if rate == transfer:
@@ -126,7 +126,7 @@ RequirementBody = Annotated[
 
 
 class FlowBody(StrictBody):
-    """One direction of one transfer."""
+    """A unidirectional flow."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [examples.RATE_FLOW]})
 
@@ -143,7 +143,7 @@ class FlowBody(StrictBody):
         return self.source, self.destination, match.protocol, match.source_port, match.destination_port
 
     def to_flow(self) -> reservation.Flow:
-        """The fact behind it."""
+        """Convert to the domain object."""
         match = reservation.Match(**self.match.__dict__)
         return reservation.Flow(self.name, self.source, self.destination, match, self.requirement.to_requirement())
 
@@ -157,7 +157,7 @@ def _check_flows(flows: Sequence[FlowBody]) -> None:
     tuples = Counter(flow.five_tuple for flow in flows)
     for number, flow in enumerate(flows):
         if names[flow.name] > 1:
-            mistakes.append((f"flows.{number}.name", f"each flow needs a name of its own; {flow.name} is repeated"))
+            mistakes.append((f"flows.{number}.name", f"names of flows must be unique; {flow.name} is repeated"))
         if tuples[flow.five_tuple] > 1:
             sentence = f"another flow than {flow.name} has the same source, destination, protocol and ports"
             mistakes.append((f"flows.{number}.match", sentence))
@@ -174,40 +174,42 @@ class ReservationRequest(StrictBody):
 
     owner: Name = "anonymous"
     lease_s: LeaseSeconds = 60
-    hold: Annotated[bool, Field(strict=True, description="Keep the capacity until it is committed.")] = False
-    start_at: Annotated[Timestamp | None, Field(description="When it is to begin; null: now.")] = None
-    end_at: Annotated[Timestamp | None, Field(description="When it is to end; null: when the lease runs out.")] = None
+    hold: Annotated[bool, Field(strict=True, description="Hold the capacity until it is committed.")] = (
+        False
+    )
+    start_at: Annotated[Timestamp | None, Field(description="Start; null: now.")] = None
+    end_at: Annotated[Timestamp | None, Field(description="End; null: when the lease expires.")] = None
     flows: Flows
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
+    def _check_consistency(self) -> Self:
         _check_flows(self.flows)
         if self.start_at and self.end_at and self.end_at <= self.start_at:
             raise InvalidFields([("end_at", "it must be later than start_at")])
         return self
 
     def to_spec(self, tenant: str, now_s: float) -> ReservationSpec:
-        """The fact behind it. A start that has passed is now.
+        """Convert to the domain object; a start in the past means now.
 
-        Raises: InvalidRequest if a moment is out of the calendar.
+        Raises: InvalidRequest if a time is outside the calendar.
         """
         start_s = None if self.start_at is None else self.start_at.timestamp()
         end_s = None if self.end_at is None else self.end_at.timestamp()
-        last = datetime.fromtimestamp(now_s + HORIZON_S, UTC)
+        calendar_end = datetime.fromtimestamp(now_s + HORIZON_S, UTC)
         mistakes = [
-            {"place": f"body.{place}", "message": f"the calendar ends at {last:%Y-%m-%dT%H:%M:%SZ}"}
+            {"place": f"body.{place}", "message": f"the calendar ends at {calendar_end:%Y-%m-%dT%H:%M:%SZ}"}
             for place, at_s in (("start_at", start_s), ("end_at", end_s))
             if at_s is not None and at_s > now_s + HORIZON_S
         ]
         if end_s is not None and end_s <= now_s:
-            mistakes.append({"place": "body.end_at", "message": "it has passed; give one in the future"})
+            mistakes.append({"place": "body.end_at", "message": "it has passed; give a time in the future"})
         if mistakes:
             first = mistakes[0]
             sentence = f"The request is not valid: {first['place']}: {first['message']}."
             raise InvalidRequest(sentence, mistakes=mistakes)
-        begins_s = start_s if start_s is not None and start_s > now_s else None
+        future_start_s = start_s if start_s is not None and start_s > now_s else None
         flows = tuple(flow.to_flow() for flow in self.flows)
-        return ReservationSpec(self.owner, tenant, self.lease_s, flows, self.hold, begins_s, end_s)
+        return ReservationSpec(self.owner, tenant, self.lease_s, flows, self.hold, future_start_s, end_s)
 
 
 class ReservationChange(StrictBody):
@@ -219,13 +221,13 @@ class ReservationChange(StrictBody):
     flows: Flows | None = None
 
     @model_validator(mode="after")
-    def _flows_differ(self) -> Self:
+    def _check_flows_differ(self) -> Self:
         _check_flows(self.flows or [])
         return self
 
 
 class TransferBody(StrictBody):
-    """A volume between two hosts."""
+    """A volume to transfer between two hosts."""
 
     name: Name
     source: Name
@@ -234,9 +236,9 @@ class TransferBody(StrictBody):
 
 
 class TransfersQuestion(StrictBody):
-    """How long do these volumes take if all begin and end together?
+    """Request for the shortest time of these transfers if all start and end together.
 
-    `instead_of`: the id of a reservation of one's own; what it takes counts as free, as if it were changed.
+    `instead_of`: id of a reservation of the tenant; its bandwidth counts as free, as in a modification of it.
     """
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [examples.TRANSFERS_QUESTION]})
@@ -245,13 +247,13 @@ class TransfersQuestion(StrictBody):
     instead_of: Name | None = None
 
     @model_validator(mode="after")
-    def _make_sense(self) -> Self:
+    def _check_consistency(self) -> Self:
         mistakes = []
         names = Counter(transfer.name for transfer in self.transfers)
         for number, transfer in enumerate(self.transfers):
             place = f"transfers.{number}"
             if names[transfer.name] > 1:
-                mistakes.append((f"{place}.name", f"each needs a name of its own; {transfer.name} is repeated"))
+                mistakes.append((f"{place}.name", f"names of transfers must be unique; {transfer.name} is repeated"))
             if transfer.source == transfer.destination:
                 mistakes.append((f"{place}.destination", f"source and destination are both {transfer.source}"))
         if mistakes:
@@ -259,15 +261,15 @@ class TransfersQuestion(StrictBody):
         return self
 
 
-def _question(value: Any) -> str:
+def _quote_kind(value: Any) -> str:
     given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
     return "transfers" if "transfers" in given else "reservation"
 
 
 QuoteRequest = Annotated[
     Annotated[ReservationRequest, Tag("reservation")] | Annotated[TransfersQuestion, Tag("transfers")],
-    Discriminator(_question),
+    Discriminator(_quote_kind),
 ]
 
 TAGS = frozenset({"rate", "transfer", "reservation", "transfers"})
-"""Names of forms that pydantic puts into the place of a mistake and nobody has written."""
+"""Names of union members that pydantic adds to the place of a mistake; they are not in the request."""

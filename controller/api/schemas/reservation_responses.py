@@ -1,4 +1,4 @@
-"""What clients are answered about reservations and quotes, and when something is wrong: shapes and examples."""
+"""Response bodies of reservations, quotes and problems, with examples."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from controller.domain.reservation import State
 
 
 class ResponseBody(BaseModel):
-    """All its fields are always there."""
+    """A response body; all its fields are always present."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
 
 class PathLink(ResponseBody):
-    """What is free on one link of a path."""
+    """Free bandwidth of one link of a path."""
 
     link: str
     free_bps: int
 
 
 class WindowBody(ResponseBody):
-    """When a periodic transfer travels: from `offset_ms` after each multiple of the period, for `length_ms`."""
+    """Window of a periodic transfer: opens `offset_ms` after each multiple of the period, for `length_ms`."""
 
     period_ms: float
     offset_ms: float
@@ -34,7 +34,7 @@ class WindowBody(ResponseBody):
 
 
 class PlacedFlow(ResponseBody):
-    """A flow with its path and its proven bounds, worst case and worst minus best."""
+    """A flow with its path and its proven bounds: worst-case latency, and worst minus best case."""
 
     name: str
     source: str
@@ -47,19 +47,20 @@ class PlacedFlow(ResponseBody):
     accumulated_latency_us: float
     latency_variation_us: float
     completion_ms: Annotated[
-        float | None, Field(description="Of a transfer: from its start until its last byte is there, at most.")
+        float | None,
+        Field(description="Of a transfer: bound of the time from its start to its last byte."),
     ]
     window: WindowBody | None
     backup_path: list[str] | None
-    suspended: Annotated[bool, Field(description="Its ways are all down; it has no bandwidth until one is back.")]
+    suspended: Annotated[bool, Field(description="All its paths are down; it has no bandwidth until one is up.")]
     lightpaths: Annotated[
-        list[str], Field(description="On an optical map: what it travels in along `path`, see /v1/lightpaths.")
+        list[str], Field(description="On an optical map: lightpaths along `path`, see /v1/lightpaths.")
     ]
     backup_lightpaths: list[str]
 
 
 class MeterCounters(ResponseBody):
-    """A flow's meter at its first switch; `packets` and `bytes` count what came in, dropped or not."""
+    """Meter of a flow at its first switch; `packets` and `bytes` include dropped ones."""
 
     switch: str
     meter_id: int
@@ -86,7 +87,7 @@ class EntryCounters(ResponseBody):
 
 
 class Counters(ResponseBody):
-    """Read from the switches just now; `unavailable` names those that could not be read."""
+    """Counters read from the switches now; `unavailable` names switches that could not be read."""
 
     meters: list[MeterCounters]
     entries: list[EntryCounters]
@@ -94,7 +95,7 @@ class Counters(ResponseBody):
 
 
 class ReservationBody(ResponseBody):
-    """A reservation as it stands."""
+    """A reservation."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.RESERVATION]})
 
@@ -131,7 +132,7 @@ class ReservationList(ResponseBody):
 
 
 class Bottleneck(BaseModel):
-    """The link in the way; `asked_bps` is what the whole request wants of it."""
+    """The limiting link; `asked_bps` is the demand of the whole request on it."""
 
     link: str
     capacity_bps: int
@@ -141,14 +142,14 @@ class Bottleneck(BaseModel):
 
 
 class Mistake(BaseModel):
-    """One thing wrong with a request, where, and what would be right."""
+    """One mistake in a request: its place, and what would be valid."""
 
     place: str
     message: str
 
 
 class Problem(BaseModel):
-    """Problem details (RFC 9457) with a stable `code`; other fields depend on it."""
+    """Problem details (RFC 9457) with a stable `code`; other fields depend on the code."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -162,7 +163,7 @@ class Problem(BaseModel):
     mistakes: list[Mistake] | None = None
     switches: list[str] | None = None
     ieee8021q_failure_code: Annotated[
-        int | None, Field(description="IEEE 802.1Q-2022 Table 46-15, where one fits.")
+        int | None, Field(description="IEEE 802.1Q-2022 Table 46-15, if a code applies.")
     ] = None
     fits_at: Annotated[
         datetime | None, Field(description="The earliest time at which the same request would be admitted.")
@@ -174,21 +175,21 @@ class Problem(BaseModel):
 
 
 class QuotedFlows(ResponseBody):
-    """It would be admitted, like this; nothing has been reserved."""
+    """The request would be admitted with these flows; nothing was reserved."""
 
     admitted: Literal[True]
     flows: list[PlacedFlow]
 
 
 class QuotedRefusal(ResponseBody):
-    """It would be refused; the problem is what POST /v1/reservations would answer."""
+    """The request would be refused; `problem` is what POST /v1/reservations would answer."""
 
     admitted: Literal[False]
     problem: Problem
 
 
 class QuotedTransfer(ResponseBody):
-    """How one of the transfers would travel."""
+    """Path, rate and time of one transfer."""
 
     name: str
     path: list[str]
@@ -197,9 +198,9 @@ class QuotedTransfer(ResponseBody):
 
 
 class QuotedTransfers(ResponseBody):
-    """The shortest time in which all can be done together over the candidate paths, and the link that sets it.
+    """The shortest common time of all transfers over the candidate paths, and the link that limits it.
 
-    `links`: what is free now on every link of these paths.
+    `links`: bandwidth free now on every link of these paths.
     """
 
     transfer_ms: float

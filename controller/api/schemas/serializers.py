@@ -1,4 +1,4 @@
-"""Facts -> what REST shows of them."""
+"""Domain objects -> response bodies."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from controller.switches.verifier import SwitchCounters
 
 
 def reservation_body(reservation: Reservation) -> ReservationBody:
-    """A reservation as it stands."""
+    """The body of a reservation."""
     return ReservationBody(
         id=reservation.id,
         version=reservation.version,
@@ -57,15 +57,15 @@ def reservation_body(reservation: Reservation) -> ReservationBody:
 
 
 def utc_time(at_s: float) -> datetime:
-    """Seconds since the epoch as a moment in UTC."""
+    """Seconds since the epoch as a UTC time."""
     return datetime.fromtimestamp(at_s, UTC)
 
 
 def flow_json(flow: Flow) -> dict[str, object]:
-    """A flow in the form in which it would be asked for."""
+    """A flow in the form of a request."""
     head = {"name": flow.name, "source": flow.source, "destination": flow.destination}
-    match, needed = _match_body(flow.match), requirement_body(flow.requirement)
-    return head | {"match": match.model_dump(), "requirement": needed.model_dump(exclude_defaults=True)}
+    match, requirement = _match_body(flow.match), requirement_body(flow.requirement)
+    return head | {"match": match.model_dump(), "requirement": requirement.model_dump(exclude_defaults=True)}
 
 
 def _match_body(match: Match) -> MatchBody:
@@ -77,13 +77,13 @@ _FIELDS = {form: tuple(form.model_fields) for form in (RateRequirement, Transfer
 
 
 def requirement_body(requirement: Requirement) -> RequirementBody:
-    """A requirement in its form."""
+    """The body of a requirement."""
     form = RateRequirement if requirement.transfer_bytes is None else TransferRequirement
     return form.model_construct(**{name: getattr(requirement, name) for name in _FIELDS[form]})
 
 
 def placed_flow(placement: Placement) -> PlacedFlow:
-    """A flow as it is promised."""
+    """The body of an admitted flow."""
     flow, window = placement.flow, placement.window
     completion_us, backup = placement.completion_us, placement.backup_path
     return PlacedFlow(
@@ -101,8 +101,8 @@ def placed_flow(placement: Placement) -> PlacedFlow:
         window=None if window is None else _window_body(window),
         backup_path=None if backup is None else list(backup),
         suspended=placement.suspended,
-        lightpaths=[each.id for each in placement.lightpaths],
-        backup_lightpaths=[each.id for each in placement.backup_lightpaths],
+        lightpaths=[lightpath.id for lightpath in placement.lightpaths],
+        backup_lightpaths=[lightpath.id for lightpath in placement.backup_lightpaths],
     )
 
 
@@ -113,7 +113,7 @@ def _window_body(window: Window) -> WindowBody:
 
 
 def consistency_body(reports: Sequence[SwitchReport]) -> Consistency:
-    """What the switches hold against what they should."""
+    """The body of a comparison of switches with the intended state."""
     switches = [
         SwitchConsistency(
             switch=report.switch,
@@ -128,7 +128,7 @@ def consistency_body(reports: Sequence[SwitchReport]) -> Consistency:
 
 
 def audit_body(entries: Sequence[tuple[int, AuditRecord]], after: int) -> AuditBody:
-    """A part of the audit log."""
+    """The body of a part of the audit log."""
     shown = [
         AuditEntry(
             number=number,
@@ -151,7 +151,7 @@ def audit_body(entries: Sequence[tuple[int, AuditRecord]], after: int) -> AuditB
 def counters_body(
     network: Network, reservation: Reservation, read: Sequence[SwitchCounters], unavailable: list[str]
 ) -> Counters:
-    """What the switches have counted, each line with the flow it belongs to."""
+    """The body of counters, each with the flow it belongs to."""
     flow_of_meter = {(p.switches[0], p.meter_id): p.flow.name for p in reservation.placements}
     flow_of_entry = {
         (switch, entry.key): placement.flow.name
@@ -191,7 +191,7 @@ def counters_body(
 
 
 def network_body(snapshot: Snapshot, propagation_emulated: bool) -> NetworkBody:
-    """The network now."""
+    """The body of the network."""
     network = snapshot.network
     return NetworkBody(
         map=network.name,
@@ -229,7 +229,7 @@ def _link_body(link: DirectedLink, snapshot: Snapshot) -> LinkBody:
 
 
 def paths_body(snapshot: Snapshot, source: str, destination: str) -> PathsBody:
-    """The candidate paths between two hosts, with what is free now."""
+    """The body of candidate paths between two hosts, with the bandwidth free now."""
     paths = candidate_paths(snapshot.network, source, destination, snapshot.down)
     return PathsBody(source=source, destination=destination, paths=[_path_body(path, snapshot) for path in paths])
 

@@ -1,4 +1,4 @@
-"""The REST interface on the real service; the switches are stand-ins that confirm at once."""
+"""The REST API on the real service with fake switches that confirm at once."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def problem(answer: Any, status: int, code: str) -> dict[str, Any]:
     return body
 
 
-def test_a_reservation_is_answered_in_the_form_of_the_contract(client: httpx.Client) -> None:
+def test_a_reservation_response_has_the_documented_fields(client: httpx.Client) -> None:
     answer = client.post("/v1/reservations", json={"owner": "cloud", "lease_s": 60, "flows": [flow()]})
     assert answer.status_code == 201
     body = answer.json()
@@ -78,7 +78,7 @@ def test_a_reservation_is_answered_in_the_form_of_the_contract(client: httpx.Cli
     assert placed["match"] == flow()["match"]
 
 
-def test_the_network_and_paths_show_what_is_taken(client: httpx.Client) -> None:
+def test_network_and_paths_show_reserved_bandwidth(client: httpx.Client) -> None:
     client.post("/v1/reservations", json={"flows": [flow()]})
     network = client.get("/v1/network").json()
     link = next(link for link in network["links"] if link["link"] == "s1->s2")
@@ -89,9 +89,9 @@ def test_the_network_and_paths_show_what_is_taken(client: httpx.Client) -> None:
     assert (path["nodes"], path["length_km"], path["free_bps"]) == (["edge1", "s1", "s2", "cloud"], 24, 61_000_000)
 
 
-def test_a_reservation_lives_from_post_to_delete(client: httpx.Client) -> None:
+def test_a_reservation_from_post_to_delete(client: httpx.Client) -> None:
     identity = client.post("/v1/reservations", json={"flows": [flow()]}).json()["id"]
-    assert [each["id"] for each in client.get("/v1/reservations?state=active").json()["reservations"]] == [identity]
+    assert [found["id"] for found in client.get("/v1/reservations?state=active").json()["reservations"]] == [identity]
     assert client.get(f"/v1/reservations/{identity}").json()["counters"]["unavailable"] == []
     assert client.patch(f"/v1/reservations/{identity}", json={"lease_s": 5}).json()["lease_s"] == 5
     for _ in range(2):
@@ -100,7 +100,7 @@ def test_a_reservation_lives_from_post_to_delete(client: httpx.Client) -> None:
     problem(client.patch(f"/v1/reservations/{identity}", json={}), 409, "not_live")
 
 
-def test_what_does_not_fit_is_refused_with_the_bottleneck(client: httpx.Client) -> None:
+def test_a_refusal_for_capacity_names_the_bottleneck(client: httpx.Client) -> None:
     big = flow(requirement={"min_bandwidth_bps": 90_000_000})
     body = problem(client.post("/v1/reservations", json={"flows": [big]}), 409, "no_capacity")
     assert body["flow"] == "edge1-up"
@@ -113,7 +113,7 @@ def test_a_five_tuple_in_use_is_refused(client: httpx.Client) -> None:
     assert body["reservation"] == first["id"]
 
 
-def test_all_mistakes_of_a_request_are_told_at_once(client: httpx.Client) -> None:
+def test_all_mistakes_of_a_request_are_listed(client: httpx.Client) -> None:
     wrong = flow(match={"protocol": "sctp", "source_port": 0, "destination_port": 7800}, colour="red")
     body = problem(client.post("/v1/reservations", json={"flows": [wrong], "lease_s": -1}), 422, "invalid_request")
     assert sorted(mistake["place"] for mistake in body["mistakes"]) == [
@@ -128,31 +128,31 @@ def test_all_mistakes_of_a_request_are_told_at_once(client: httpx.Client) -> Non
     ("flows", "words"),
     [
         ([], "at least 1 item"),
-        ([flow(), flow()], "a name of its own"),
+        ([flow(), flow()], "must be unique"),
         ([flow(), flow("other")], "same source, destination, protocol and ports"),
         ([flow(destination="edge1")], "both edge1"),
     ],
 )
-def test_a_group_must_make_sense(client: httpx.Client, flows: list[dict[str, Any]], words: str) -> None:
+def test_flows_of_a_request_must_be_consistent(client: httpx.Client, flows: list[dict[str, Any]], words: str) -> None:
     body = problem(client.post("/v1/reservations", json={"flows": flows}), 422, "invalid_request")
     assert words in body["detail"]
 
 
-def test_an_unknown_host_is_named_with_those_there_are(client: httpx.Client) -> None:
+def test_an_unknown_host_is_named_with_the_known_hosts(client: httpx.Client) -> None:
     body = problem(client.post("/v1/reservations", json={"flows": [flow(source="edge9")]}), 422, "unknown_host")
     assert "edge1, edge2, cloud" in body["detail"]
     problem(client.get("/v1/paths?source=s1&destination=cloud"), 422, "unknown_host")
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
-def test_what_is_not_there_is_not_found(client: httpx.Client, method: str) -> None:
+def test_unknown_resources_are_not_found(client: httpx.Client, method: str) -> None:
     body: dict[str, object] | None = {} if method == "PATCH" else None
     problem(client.request(method, "/v1/reservations/r-00000000", json=body), 404, "not_found")
     problem(client.get("/nowhere"), 404, "not_found")
     problem(client.put("/v1/reservations"), 405, "method_not_allowed")
 
 
-def test_a_body_that_is_too_large_is_refused_however_it_is_sent(client: httpx.Client) -> None:
+def test_a_body_that_is_too_large_is_rejected_with_any_transfer_encoding(client: httpx.Client) -> None:
     problem(client.post("/v1/reservations", content=b"x" * (MAX_BYTES + 1)), 413, "too_large")
     pieces = (b"x" * 65536 for _ in range(17))
     problem(client.post("/v1/reservations", content=pieces), 413, "too_large")
@@ -179,7 +179,7 @@ GARBAGE = [
 
 @pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-def test_garbage_is_the_clients_mistake(client: httpx.Client, garbage: bytes, method: str) -> None:
+def test_malformed_bodies_are_client_errors(client: httpx.Client, garbage: bytes, method: str) -> None:
     path = "/v1/reservations" + ("/r-1" if method == "PATCH" else "")
     answer = client.request(method, path, content=garbage, headers={"content-type": "application/json"})
     body = problem(answer, 422, "invalid_request")
@@ -196,14 +196,14 @@ JSON = st.recursive(
 
 @given(body=JSON | st.fixed_dictionaries({"flows": st.lists(JSON, max_size=3)}, optional={"lease_s": JSON}))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_json_makes_the_controller_fail(client: httpx.Client, body: Any) -> None:
+def test_no_json_body_causes_a_server_error(client: httpx.Client, body: Any) -> None:
     answer = client.post("/v1/reservations", content=json.dumps(body), headers={"content-type": "application/json"})
     problem(answer, 422, "invalid_request")
 
 
 @given(path=st.text(min_size=1, max_size=30), query=st.text(max_size=20))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_path_makes_the_controller_fail(client: httpx.Client, path: str, query: str) -> None:
+def test_no_path_causes_a_server_error(client: httpx.Client, path: str, query: str) -> None:
     from urllib.parse import quote
 
     answer = client.get(f"/v1/reservations/{quote(path, safe='')}", params={"state": query})
@@ -221,13 +221,13 @@ def test_openapi_describes_the_problems(client: httpx.Client) -> None:
 
 
 def has_example(spec: dict[str, Any], content: dict[str, Any]) -> bool:
-    """Whether a body is described with an example, of its own or of its shape."""
+    """Whether a body has an example of its own or in its schema."""
     name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
     shape = spec["components"]["schemas"].get(name, {})
     return bool(content.get("example") or content.get("examples") or shape.get("examples"))
 
 
-def test_every_request_and_every_answer_is_described_with_an_example(client: httpx.Client) -> None:
+def test_every_request_and_response_has_an_example(client: httpx.Client) -> None:
     spec = client.get("/openapi.json").json()
     bare = [
         f"{method} {path} {status} {media_type}"
@@ -240,7 +240,7 @@ def test_every_request_and_every_answer_is_described_with_an_example(client: htt
     assert bare == []
 
 
-def test_every_error_a_client_can_meet_has_an_example() -> None:
+def test_every_error_has_an_example() -> None:
     def kinds(of: type[errors.ControllerError]) -> set[type[errors.ControllerError]]:
         return {of} | {each for kind in of.__subclasses__() for each in kinds(kind)}
 
@@ -266,7 +266,7 @@ def test_every_error_a_client_can_meet_has_an_example() -> None:
         ({"min_bandwidth_bps": 1000, "backup": "dedicated"}, ["requirement.backup"]),
     ],
 )
-def test_a_requirement_has_one_form_that_makes_sense(
+def test_a_requirement_has_one_consistent_form(
     client: httpx.Client, requirement: dict[str, Any], places: list[str]
 ) -> None:
     answer = client.post("/v1/reservations", json={"flows": [flow(requirement=requirement)]})
@@ -280,11 +280,11 @@ def test_a_requirement_has_one_form_that_makes_sense(
         ({"start_at": "2999-01-01T00:00:00Z"}, "body.start_at", "the calendar ends at "),
         ({"end_at": "2020-01-01T00:00:00Z"}, "body.end_at", "it has passed"),
         ({"start_at": "2030-01-02T00:00:00Z", "end_at": "2030-01-01T00:00:00Z"}, "body.end_at", "later than start_at"),
-        ({"start_at": "2030-01-01T00:00:00"}, "body.start_at", "RFC 3339 with its zone"),
-        ({"start_at": 1893456000}, "body.start_at", "RFC 3339 with its zone"),
+        ({"start_at": "2030-01-01T00:00:00"}, "body.start_at", "RFC 3339 timestamp with a time zone"),
+        ({"start_at": 1893456000}, "body.start_at", "RFC 3339 timestamp with a time zone"),
     ],
 )
-def test_times_are_moments_within_the_calendar(
+def test_times_are_within_the_calendar(
     client: httpx.Client, times: dict[str, Any], place: str, words: str
 ) -> None:
     body = problem(client.post("/v1/reservations", json={"flows": [flow()], **times}), 422, "invalid_request")
@@ -293,13 +293,13 @@ def test_times_are_moments_within_the_calendar(
     assert words in mistake["message"]
 
 
-def test_a_method_that_is_not_allowed_is_told_which_are(client: httpx.Client) -> None:
+def test_method_not_allowed_lists_the_allowed_methods(client: httpx.Client) -> None:
     assert client.put("/v1/reservations").headers["allow"] == "GET, POST"
     assert client.put("/v1/reservations/r-1").headers["allow"] == "DELETE, GET, PATCH"
 
 
-def test_a_body_that_dawdles_is_given_up() -> None:
-    async def story() -> list[Any]:
+def test_a_slow_body_times_out() -> None:
+    async def scenario() -> list[Any]:
         sent: list[Any] = []
 
         async def app(*_arguments: Any) -> None:
@@ -311,10 +311,10 @@ def test_a_body_that_dawdles_is_given_up() -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await BodyLimit(app, limit_s=0.01)({"type": "http", "headers": []}, receive, send)
+        await BodyLimit(app, timeout_s=0.01)({"type": "http", "headers": []}, receive, send)
         return sent
 
-    start, body = asyncio.run(story())
+    start, body = asyncio.run(scenario())
     assert (start["status"], json.loads(body["body"])["code"]) == (408, "request_timeout")
 
 
@@ -322,7 +322,7 @@ def test_health_counts_the_switches(client: httpx.Client) -> None:
     assert client.get("/v1/healthz").json() == {"status": "ok", "switches_up": 2, "switches_expected": 2, "audit": "ok"}
 
 
-def test_volumes_are_quoted_their_shortest_common_time(client: httpx.Client) -> None:
+def test_transfers_are_quoted_their_shortest_common_time(client: httpx.Client) -> None:
     transfers = [
         {"name": f"v{number}", "source": f"edge{number}", "destination": "cloud", "transfer_bytes": number * 1_000_000}
         for number in (1, 2)
@@ -334,7 +334,7 @@ def test_volumes_are_quoted_their_shortest_common_time(client: httpx.Client) -> 
     assert answer["transfer_ms"] == pytest.approx(24e9 / sum(rates.values()), rel=1e-3)
 
 
-def test_a_quote_tells_what_is_free_and_counts_ones_own_reservation_as_free(client: httpx.Client) -> None:
+def test_a_quote_shows_free_bandwidth_and_can_count_an_own_reservation_as_free(client: httpx.Client) -> None:
     question: dict[str, Any] = {
         "transfers": [{"name": "v", "source": "edge1", "destination": "cloud", "transfer_bytes": 1_000_000}]
     }
@@ -342,13 +342,13 @@ def test_a_quote_tells_what_is_free_and_counts_ones_own_reservation_as_free(clie
     assert [link["link"] for link in before["links"]] == ["edge1->s1", "s1->s2", "s2->cloud"]
     reserved = client.post("/v1/reservations", json={"flows": [flow()]}).json()["id"]
     after = client.post("/v1/quotes", json=question).json()
-    taken = [one["free_bps"] - other["free_bps"] for one, other in zip(before["links"], after["links"], strict=True)]
+    taken = [a["free_bps"] - b["free_bps"] for a, b in zip(before["links"], after["links"], strict=True)]
     assert taken == [15_000_000] * 3
     assert client.post("/v1/quotes", json={**question, "instead_of": reserved}).json() == before
     problem(client.post("/v1/quotes", json={**question, "instead_of": "r-nobody"}), 404, "not_found")
 
 
-def test_a_refusal_says_what_would_be_accepted_and_that_is(client: httpx.Client) -> None:
+def test_the_offer_of_a_refusal_is_accepted(client: httpx.Client) -> None:
     wanted = {
         "name": "a",
         "source": "edge1",
@@ -388,7 +388,7 @@ def test_a_span_is_taken_out_of_service_and_put_back(client: httpx.Client, servi
     assert [alarm.text for alarm in alarms] == ["Span s1-s2 of 20 km is out of service.", "Span s1-s2 of 20 km is up."]
 
 
-def test_spans_and_ducts_that_are_not_there_are_said_to_be_so(client: httpx.Client) -> None:
+def test_unknown_spans_and_ducts_are_not_found(client: httpx.Client) -> None:
     no_span = client.post("/v1/links/s1-s9/down")
     assert (no_span.status_code, no_span.json()["code"]) == (404, "not_found")
     assert no_span.json()["detail"].startswith("There is no link 's1-s9'; the spans are cloud-s2, ")
@@ -396,7 +396,7 @@ def test_spans_and_ducts_that_are_not_there_are_said_to_be_so(client: httpx.Clie
     assert no_duct["detail"] == "There is no duct 'east'; the map has no ducts."
 
 
-def test_what_is_out_of_service_stays_so_when_the_controller_starts_anew(tmp_path: Path) -> None:
+def test_spans_out_of_service_stay_so_after_a_restart(tmp_path: Path) -> None:
     for again in (False, True):
         with running_service(Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")) as running:
             if not again:

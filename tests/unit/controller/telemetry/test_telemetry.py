@@ -215,7 +215,7 @@ def test_packets_dropped_by_meters_are_counted_once_and_published() -> None:
         service.stop()
 
 
-def test_a_lane_takes_so_many_and_of_one_tenant_less() -> None:
+def test_a_limit_holds_in_total_and_per_tenant() -> None:
     limit = ConcurrencyLimit("reads", QueueLimits(running=2, queued=2, per_tenant=3))
 
     def inside(*tenants: str) -> Any:
@@ -225,23 +225,23 @@ def test_a_lane_takes_so_many_and_of_one_tenant_less() -> None:
             return inside(*tenants[1:])
 
     assert inside("a", "a", "a") == 3
-    with pytest.raises(TooManyRequests, match="Tenant a has 3 reads unanswered"):
+    with pytest.raises(TooManyRequests, match="Tenant a has 3 reads in flight"):
         inside("a", "a", "a", "a")
-    with pytest.raises(Overloaded, match="4 reads are being answered or wait already") as refused:
+    with pytest.raises(Overloaded, match="4 reads are running or queued") as refused:
         inside("a", "a", "b", "b", "c")
     assert refused.value.facts["retry_after_s"] == 1
     assert limit.in_flight == 0
 
 
-def test_changes_that_hang_do_not_hold_up_reads() -> None:
-    """All threads for changes wait for a switch that says nothing."""
+def test_blocked_changes_do_not_delay_reads() -> None:
+    """All threads for changes are blocked by a switch that does not reply."""
     released = threading.Event()
 
     async def scenario() -> str:
         executor = RequestExecutor()
         limits = executor.writes.limits
-        everybody = [str(number) for number in range(limits.running + limits.queued)]
-        hanging = [asyncio.create_task(executor.change(tenant, released.wait)) for tenant in everybody]
+        tenants = [str(number) for number in range(limits.running + limits.queued)]
+        hanging = [asyncio.create_task(executor.change(tenant, released.wait)) for tenant in tenants]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
             await executor.change("late", released.wait)
@@ -254,7 +254,7 @@ def test_changes_that_hang_do_not_hold_up_reads() -> None:
     assert asyncio.run(scenario()) == "at once"
 
 
-def test_a_lane_counts_right_whoever_comes_and_goes() -> None:
+def test_a_limit_counts_concurrent_requests_exactly() -> None:
     limit = ConcurrencyLimit("reads", QueueLimits(running=4, queued=0, per_tenant=4))
     most = 0
 
