@@ -8,6 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 DIRECTORY = Path(os.environ.get("PACELINE_RUN_DIR", "/run/paceline"))
+CONTROLLER_DIRECTORY = DIRECTORY / "controller"
+"""State of the emulation's own controller; it goes with the emulation, so a new network has no reservations."""
+
+LEDGER = CONTROLLER_DIRECTORY / "ledger.db"
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,14 @@ def default_ledger(map_name: str) -> str:
     return "sqlite://"
 
 
+def ledger_in_use(map_name: str) -> str:
+    """The ledger of the emulation that runs this map on this machine with its own controller, else the default one."""
+    note = running_emulation.read()
+    if note is not None and note.map_name == map_name and running_emulation.LEDGER.exists():
+        return f"sqlite:///{running_emulation.LEDGER}"
+    return default_ledger(map_name)
+
+
 def propagation_emulated(map_name: str) -> bool:
     """Whether an emulation of this map that emulates propagation delay runs on this machine."""
     emulation = running_emulation.read()

@@ -19,17 +19,18 @@ def _ledger_options(function: F) -> F:
     function = click.option("--ledger", metavar="URL", help="Ledger of the controller, if not the default of a map.")(
         function
     )
-    return click.option("--map", "map_name", metavar="MAP", help="Use the default ledger of this map.")(function)
+    text = "Use the ledger of this map's controller: of a running emulation, else the default one."
+    return click.option("--map", "map_name", metavar="MAP", help=text)(function)
 
 
 @contextlib.contextmanager
 def _open_tokens(map_name: str | None, ledger: str | None) -> Iterator[TokenStore]:
-    from controller.runtime.environment import default_ledger, load_network
+    from controller.runtime.environment import ledger_in_use, load_network
 
     if (map_name is None) == (ledger is None):
         raise click.UsageError("Give either --map MAP or --ledger URL.")
     try:
-        tokens = TokenStore(ledger or default_ledger(load_network(map_name or "").name))
+        tokens = TokenStore(ledger or ledger_in_use(load_network(map_name or "").name))
         try:
             yield tokens
         finally:

@@ -51,13 +51,13 @@ def emulate(settings: EmulationSettings, own_controller: bool = True, log: Log =
 
 def _start_controller(emulation: Emulation) -> ControllerProcess:
     """Start the controller with an empty ledger; both are recorded in the journal."""
-    settings, directory = emulation.settings, running_emulation.DIRECTORY / "controller"
+    settings, directory = emulation.settings, running_emulation.CONTROLLER_DIRECTORY
     emulation.journal.record_directory(directory)
     directory.mkdir(exist_ok=True)
     controller = ControllerProcess(
         settings.map_path, settings.openflow,
         [("127.0.0.1", settings.rest_port), (MANAGEMENT_GATEWAY, settings.rest_port)],
-        f"sqlite:///{directory / 'ledger.db'}", running_emulation.DIRECTORY / "controller.log", settings.pki,
+        f"sqlite:///{running_emulation.LEDGER}", running_emulation.DIRECTORY / "controller.log", settings.pki,
     )  # fmt: skip
     emulation.journal.record_process(controller.process.pid, "controller")
     return controller
