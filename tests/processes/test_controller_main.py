@@ -1,4 +1,4 @@
-"""The process: what it says when it cannot start, and that it works inside somebody else's Ryu."""
+"""The controller process: errors at the start, other Ryu applications beside it, and running inside ryu-manager."""
 
 from __future__ import annotations
 
@@ -47,35 +47,35 @@ def refused(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_an_unknown_map_is_told_which_there_are() -> None:
+def test_an_unknown_map_is_reported_with_the_known_maps() -> None:
     code, words = refused("nosuch")
     assert code == 2
     assert "nosuch" in words
     assert "metro, pair" in words
 
 
-def test_an_address_that_is_none_is_told_how_to_write_one() -> None:
+def test_an_invalid_address_is_reported_with_an_example() -> None:
     code, words = refused("pair", "--listen", "localhost")
     assert code == 2
     assert "write it as 127.0.0.1:8080" in words
 
 
 @pytest.mark.parametrize("option", ["--listen", "--openflow"])
-def test_a_port_in_use_is_named(taken_port: int, option: str) -> None:
+def test_a_port_in_use_is_reported(taken_port: int, option: str) -> None:
     other = "--openflow" if option == "--listen" else "--listen"
     code, words = refused("pair", option, f"127.0.0.1:{taken_port}", other, f"127.0.0.1:{free_port()}")
     assert code == 3
     assert f"127.0.0.1:{taken_port}: Address already in use" in words
 
 
-def test_a_ledger_that_cannot_be_opened_is_named() -> None:
+def test_a_ledger_that_cannot_be_opened_is_reported() -> None:
     result = CliRunner().invoke(command, ["pair", "--ledger", "nonsense://x"])
     assert result.exit_code == 2
     assert "nonsense://x" in result.output
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::"])
-def test_without_tokens_it_listens_to_no_strangers(address: str) -> None:
+def test_without_tokens_it_listens_on_management_addresses_only(address: str) -> None:
     listen = f"[{address}]:{free_port()}" if ":" in address else f"{address}:{free_port()}"
     code, words = refused("pair", "--listen", listen, "--openflow", f"127.0.0.1:{free_port()}")
     assert code == 2
@@ -95,11 +95,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("module", "words"), [("no.such.app", "cannot be loaded"), ("json", "no Ryu application in json")]
 )
-def test_a_ryu_app_that_is_none_is_named_and_nothing_goes_on_running(module: str, words: str) -> None:
-    ended = run("--ryu-app", module)
-    assert ended.returncode == 2
-    assert words in ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_an_invalid_ryu_app_is_reported_and_the_process_ends(module: str, words: str) -> None:
+    process = run("--ryu-app", module)
+    assert process.returncode == 2
+    assert words in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def started(command_line: list[str], rest_port: int, log: Path, **environment: str) -> subprocess.Popen[bytes]:
@@ -122,10 +122,10 @@ def listens(port: int) -> bool:
 
 @contextmanager
 def inside_ryu_manager(directory: Path, rest_port: int, openflow_port: int, *settings: str) -> Iterator[Path]:
-    """The controller of `pair` inside ryu-manager; gives its log."""
+    """The controller of `pair` inside ryu-manager; yields its log file."""
     config, log = directory / "ryu.conf", directory / "log"
-    ours = (f"paceline_listen = 127.0.0.1:{rest_port}", "paceline_ledger = sqlite://", *settings)
-    config.write_text("\n".join(("[DEFAULT]", *ours, "")))
+    options = (f"paceline_listen = 127.0.0.1:{rest_port}", "paceline_ledger = sqlite://", *settings)
+    config.write_text("\n".join(("[DEFAULT]", *options, "")))
     listen = ["--ofp-listen-host", "127.0.0.1", "--ofp-tcp-listen-port", str(openflow_port)]
     manager = [sys.executable, "-c", RYU_MANAGER, *listen, "--config-file", str(config), "controller.openflow.ryu_app"]
     process = started(manager, rest_port, log, PACELINE_MAP="pair")
@@ -136,7 +136,7 @@ def inside_ryu_manager(directory: Path, rest_port: int, openflow_port: int, *set
         process.wait(60)
 
 
-def test_another_ryu_app_runs_beside_it_and_both_end_with_one_signal(tmp_path: Path) -> None:
+def test_another_ryu_app_runs_in_the_same_process_and_one_signal_ends_both(tmp_path: Path) -> None:
     rest, openflow, ryu = free_port(), free_port(), free_port()
     ports = {"--listen": rest, "--openflow": openflow, "--ryu-rest": ryu}
     options = [word for name, port in ports.items() for word in (name, f"127.0.0.1:{port}")]
@@ -152,7 +152,7 @@ def test_another_ryu_app_runs_beside_it_and_both_end_with_one_signal(tmp_path: P
         assert process.wait(60) == 0, (tmp_path / "log").read_text()
 
 
-def test_it_runs_as_an_application_of_ryu_manager(tmp_path: Path) -> None:
+def test_it_runs_inside_ryu_manager(tmp_path: Path) -> None:
     rest, openflow = free_port(), free_port()
     with (
         inside_ryu_manager(tmp_path, rest, openflow) as log,
@@ -174,14 +174,14 @@ def test_it_runs_as_an_application_of_ryu_manager(tmp_path: Path) -> None:
             assert switch.recv(8)[:2] == b"\x04\x00"  # OpenFlow 1.3, hello
 
 
-def test_inside_ryu_manager_rest_speaks_https_and_nobody_holds_it_up(tmp_path: Path) -> None:
+def test_inside_ryu_manager_rest_uses_https_and_an_idle_client_does_not_block_it(tmp_path: Path) -> None:
     create_authority(tmp_path / "lab", Subjects(), [], days=1)
     certificate, key, authority = (tmp_path / "lab" / name for name in ("controller.crt", "controller.key", "ca.crt"))
     rest, url = free_port(), "https://127.0.0.1"
     settings = (f"paceline_tls_cert = {certificate}", f"paceline_tls_key = {key}")
     with inside_ryu_manager(tmp_path, rest, free_port(), *settings) as log:
         trust = ssl.create_default_context(cafile=str(authority))
-        with socket.create_connection(("127.0.0.1", rest)):  # and says nothing
+        with socket.create_connection(("127.0.0.1", rest)):  # an idle client
             health = httpx.get(f"{url}:{rest}/v1/healthz", verify=trust, timeout=30).json()
         assert health["switches_expected"] == 2
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
@@ -193,13 +193,13 @@ def test_inside_ryu_manager_rest_speaks_https_and_nobody_holds_it_up(tmp_path: P
         assert f"REST on {url}:{rest}" in log.read_text()
 
 
-def test_inside_ryu_manager_half_of_what_tls_needs_is_refused_at_the_start(tmp_path: Path) -> None:
+def test_inside_ryu_manager_a_missing_tls_option_is_an_error_at_the_start(tmp_path: Path) -> None:
     config = tmp_path / "ryu.conf"
     config.write_text(f"[DEFAULT]\npaceline_ledger = sqlite://\npaceline_tls_cert = {tmp_path / 'nosuch.crt'}\n")
     openflow = ["--ofp-listen-host", "127.0.0.1", "--ofp-tcp-listen-port", str(free_port())]
     manager = [sys.executable, "-c", RYU_MANAGER, *openflow, "--config-file", str(config),
                "controller.openflow.ryu_app"]
     environment = {**os.environ, "PACELINE_MAP": "pair"}
-    ended = subprocess.run(manager, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert ended.returncode != 0
-    assert "TLS for REST needs both paceline_tls_cert and paceline_tls_key" in ended.stderr + ended.stdout
+    process = subprocess.run(manager, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert process.returncode != 0
+    assert "TLS for REST needs both paceline_tls_cert and paceline_tls_key" in process.stderr + process.stdout

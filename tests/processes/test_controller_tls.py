@@ -1,4 +1,4 @@
-"""TLS on both sides of the controller, with the certificates `paceline pki init` makes."""
+"""TLS of the REST API and of OpenFlow, with certificates of `paceline pki init`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def controller(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     running.client.close()
 
 
-def test_switches_with_certificates_are_served_and_reservations_confirmed(
+def test_switches_with_certificates_connect_and_confirm_reservations(
     lab: Path, controller: Controller, tmp_path: Path
 ) -> None:
     ovs = OpenVSwitch(tmp_path)
@@ -65,7 +65,7 @@ def test_switches_with_certificates_are_served_and_reservations_confirmed(
     wait_until(lambda: controller.switches_up() == 0)
 
 
-def test_a_switch_with_anothers_certificate_is_turned_away_with_an_event(
+def test_a_switch_with_the_certificate_of_another_is_rejected_with_an_event(
     lab: Path, controller: Controller, tmp_path: Path
 ) -> None:
     ovs = OpenVSwitch(tmp_path)
@@ -74,22 +74,24 @@ def test_a_switch_with_anothers_certificate_is_turned_away_with_an_event(
             ovs.vsctl("set-ssl", *(str(lab / name) for name in ("switch-s1.key", "switch-s1.crt", "ca.crt")))
             ovs.build(controller.openflow_port, "ssl")
             lines = answer.iter_lines()
-            assert "event: impostor" in lines  # reads until it comes
-            told = json.loads(next(lines).removeprefix("data: "))
-        assert told == {"switch": "s2", "certificate": ["s1"], "address": "127.0.0.1"}
+            assert "event: impostor" in lines  # reads until the event arrives
+            event = json.loads(next(lines).removeprefix("data: "))
+        assert event == {"switch": "s2", "certificate": ["s1"], "address": "127.0.0.1"}
         wait_until(lambda: controller.switches_up() == 1)
         assert ovs.flows("s2") == []
         refused = controller.reserve()
         assert (refused.status_code, refused.json().get("switches")) == (503, ["s2"]), refused.text
-        ovs.vsctl("set-ssl", *(str(lab / name) for name in ("switch.key", "switch.crt", "ca.crt")))  # in both names
+        ovs.vsctl(
+            "set-ssl", *(str(lab / name) for name in ("switch.key", "switch.crt", "ca.crt"))
+        )  # names both
         wait_until(controller.in_step)
     finally:
         ovs.stop()
     wait_until(lambda: controller.switches_up() == 0)
 
 
-def greeting(controller: Controller, context: ssl.SSLContext | None) -> bytes:
-    """The first bytes the controller sends to whoever connects as a switch."""
+def first_bytes(controller: Controller, context: ssl.SSLContext | None) -> bytes:
+    """The first bytes that the controller sends on an OpenFlow connection."""
     with socket.create_connection(("127.0.0.1", controller.openflow_port), timeout=60) as plain:
         if context is None:
             plain.sendall(b"\x04\x00\x00\x08\x00\x00\x00\x01")  # OpenFlow 1.3, hello
@@ -98,30 +100,32 @@ def greeting(controller: Controller, context: ssl.SSLContext | None) -> bytes:
             return secure.recv(8)
 
 
-def test_only_a_switch_with_a_certificate_of_the_authority_gets_to_openflow(
+def test_only_a_switch_with_a_certificate_of_the_ca_reaches_openflow(
     lab: Path, controller: Controller, tmp_path: Path
 ) -> None:
     trusting = ssl.create_default_context(cafile=str(lab / "ca.crt"))
     with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
-        greeting(controller, trusting)
+        first_bytes(controller, trusting)
 
     assert CliRunner().invoke(pki_command, ["init", str(tmp_path / "other"), "--map", "pair"]).exit_code == 0
     trusting.load_cert_chain(tmp_path / "other/switch.crt", tmp_path / "other/switch.key")
     with pytest.raises(ssl.SSLError, match="UNKNOWN_CA"):
-        greeting(controller, trusting)
+        first_bytes(controller, trusting)
 
-    trusting.load_cert_chain(lab / "controller.crt", lab / "controller.key")  # it may serve, not be a switch
+    trusting.load_cert_chain(
+        lab / "controller.crt", lab / "controller.key"
+    )  # a server certificate
     with pytest.raises(ssl.SSLError, match="UNSUPPORTED_CERTIFICATE"):
-        greeting(controller, trusting)
+        first_bytes(controller, trusting)
 
     with pytest.raises(ConnectionResetError):
-        greeting(controller, None)
+        first_bytes(controller, None)
 
     trusting.load_cert_chain(lab / "switch-s1.crt", lab / "switch-s1.key")
-    assert greeting(controller, trusting)[:2] == b"\x04\x00"
+    assert first_bytes(controller, trusting)[:2] == b"\x04\x00"
 
 
-def test_rest_is_https_that_the_authority_vouches_for(controller: Controller) -> None:
+def test_rest_uses_https_with_a_certificate_of_the_ca(controller: Controller) -> None:
     assert controller.greeting.startswith("Controller of pair: REST on https://127.0.0.1:")
     assert "over TLS" in controller.greeting
     health = controller.client.get("/v1/healthz")
@@ -130,7 +134,7 @@ def test_rest_is_https_that_the_authority_vouches_for(controller: Controller) ->
         httpx.get(str(controller.client.base_url.join("/v1/healthz")))
 
 
-def test_an_authority_is_never_overwritten(lab: Path) -> None:
+def test_a_ca_is_never_overwritten(lab: Path) -> None:
     again = CliRunner().invoke(pki_command, ["init", str(lab)])
     assert again.exit_code == 2
     assert f"{lab}/ca.key exists already" in again.output
@@ -145,7 +149,7 @@ def test_an_authority_is_never_overwritten(lab: Path) -> None:
         (["--openflow-ca", "ca.crt"], "all of --openflow-ca, --openflow-cert and --openflow-key"),
     ],
 )
-def test_files_that_do_not_fit_are_named(lab: Path, options: list[str], words: str) -> None:
+def test_tls_files_that_do_not_match_are_reported(lab: Path, options: list[str], words: str) -> None:
     files = [option if option.startswith("--") else str(lab / option) for option in options]
     ports = ["--listen", f"127.0.0.1:{free_port()}", "--openflow", f"127.0.0.1:{free_port()}"]
     refused = CliRunner().invoke(controller_command, ["pair", "--ledger", "sqlite://", *ports, *files])

@@ -1,4 +1,4 @@
-"""Event stream, metrics, meter monitor and concurrency limits."""
+"""Event stream, metrics and meter monitor."""
 
 # ruff: noqa: ARG002 - the stand-in takes what the real one takes
 
@@ -7,13 +7,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from typing import Any
 
 import pytest
 
-from controller.api.middleware.concurrency import ConcurrencyLimit, QueueLimits, RequestExecutor
 from controller.dataplane.southbound import MeterCounter
 from controller.domain.events import (
     LinkChanged,
@@ -24,7 +23,6 @@ from controller.domain.events import (
     SwitchReconciled,
 )
 from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
-from controller.errors import Overloaded, TooManyRequests
 from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IN_MEMORY, Ledger
@@ -213,62 +211,3 @@ def test_packets_dropped_by_meters_are_counted_once_and_published() -> None:
         assert '"cause": "sent_too_much"' in events[1][2]
     finally:
         service.stop()
-
-
-def test_a_limit_holds_in_total_and_per_tenant() -> None:
-    limit = ConcurrencyLimit("reads", QueueLimits(running=2, queued=2, per_tenant=3))
-
-    def inside(*tenants: str) -> Any:
-        if not tenants:
-            return limit.in_flight
-        with limit.admit(tenants[0]):
-            return inside(*tenants[1:])
-
-    assert inside("a", "a", "a") == 3
-    with pytest.raises(TooManyRequests, match="Tenant a has 3 reads in flight"):
-        inside("a", "a", "a", "a")
-    with pytest.raises(Overloaded, match="4 reads are running or queued") as refused:
-        inside("a", "a", "b", "b", "c")
-    assert refused.value.facts["retry_after_s"] == 1
-    assert limit.in_flight == 0
-
-
-def test_blocked_changes_do_not_delay_reads() -> None:
-    """All threads for changes are blocked by a switch that does not reply."""
-    released = threading.Event()
-
-    async def scenario() -> str:
-        executor = RequestExecutor()
-        limits = executor.writes.limits
-        tenants = [str(number) for number in range(limits.running + limits.queued)]
-        hanging = [asyncio.create_task(executor.change(tenant, released.wait)) for tenant in tenants]
-        await asyncio.sleep(0)
-        with pytest.raises(Overloaded):
-            await executor.change("late", released.wait)
-        answer = await asyncio.wait_for(executor.read("reader", lambda: "at once"), 10)
-        released.set()
-        await asyncio.gather(*hanging)
-        assert executor.writes.in_flight == 0
-        return answer
-
-    assert asyncio.run(scenario()) == "at once"
-
-
-def test_a_limit_counts_concurrent_requests_exactly() -> None:
-    limit = ConcurrencyLimit("reads", QueueLimits(running=4, queued=0, per_tenant=4))
-    most = 0
-
-    def visit(number: int) -> bool:
-        nonlocal most
-        try:
-            with limit.admit(str(number % 3)):
-                most = max(most, limit.in_flight)
-        except Overloaded:
-            return False
-        return True
-
-    with ThreadPoolExecutor(16) as pool:
-        came: list[bool] = list(pool.map(visit, range(500)))
-    assert any(came)
-    assert most <= 4
-    assert limit.in_flight == 0
