@@ -70,9 +70,9 @@ def plan(
     shapes = segment_shapes(costs, sample_shape)
     samples = -(-batch // micro)
     if prior:
-        here = prior_seconds(costs, profiler.benchmark_node(), samples)
+        here = prior_seconds(costs, profiler.measure_profile(), samples)
     else:
-        here = profiler.profile_layers(layers, torch.zeros(samples, *sample_shape))
+        here = profiler.rehearse(layers, torch.zeros(samples, *sample_shape))
     _print_cuts(model, costs, [math.prod(shape) for shape in shapes], here, batch, micro, prior)
     if map_name is None:
         return

@@ -162,9 +162,9 @@ def cloud(
     from trainer.records import checkpoint
     from trainer.records.progress import listener
     from trainer.records.run_record import RunRecord, new_directory
-    from trainer.transport.credentials import load_credentials
+    from trainer.transport.credentials import credentials
 
-    secret = load_credentials(True, tls_ca, tls_cert, tls_key, token_file)
+    secret = credentials(True, tls_ca, tls_cert, tls_key, token_file)
     if resume is None:
         shown = listener(quiet, as_json, settings.rounds)
         record = RunRecord(run_dir or new_directory(runs_dir), asdict(settings), shown)
@@ -244,9 +244,9 @@ def edge(
 ) -> None:
     """Be one edge: ask to train, then do what each round's plan says. The images stay here."""
     from trainer.edge.training_loop import EdgeSettings, run
-    from trainer.transport.credentials import load_credentials
+    from trainer.transport.credentials import credentials
 
-    secret = load_credentials(False, tls_ca, tls_cert, tls_key, token_file, tls_name)
+    secret = credentials(False, tls_ca, tls_cert, tls_key, token_file, tls_name)
 
     reason = run(EdgeSettings(name, cloud_address, index, edges, source_port, data=data,
                               sharing=parse_partitioning(partition), model=model, protect_labels=protect_labels,

@@ -1,1 +1,1 @@
-"""Profiling and prediction of the computing time of layers."""
+"""How long layers take."""

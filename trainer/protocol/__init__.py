@@ -1,1 +1,1 @@
-"""Messages between cloud and edges and their encoding; no sockets."""
+"""What cloud and edges say; no sockets."""

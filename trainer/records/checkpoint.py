@@ -21,7 +21,7 @@ from trainer.protocol.messages import Name, Prepare
 from trainer.records.atomic_file import replace_durably
 
 FILE = "checkpoint.safetensors"
-FORMAT = 2
+FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Paced TCP connections."""
+"""Paced connections."""

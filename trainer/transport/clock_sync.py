@@ -1,4 +1,4 @@
-"""Clock offset estimated from pings, as in NTP."""
+"""The offset between two clocks from pings, after NTP."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PingTimes:
-    """Timestamps of one ping (seconds): sent and reply received on the local clock, the rest on the remote clock."""
+    """One ping in seconds: sent and its answer received on our clock, received and answered on theirs."""
 
     sent_s: float
-    remote_receive_s: float
-    remote_send_s: float
+    their_receipt_s: float
+    their_answer_s: float
     received_s: float
 
     @property
     def round_trip_s(self) -> float:
-        """Round-trip time without the processing time of the peer."""
-        return (self.received_s - self.sent_s) - (self.remote_send_s - self.remote_receive_s)
+        """The time on the way, without the other side's thinking time."""
+        return (self.received_s - self.sent_s) - (self.their_answer_s - self.their_receipt_s)
 
     @property
     def offset_s(self) -> float:
-        """Remote clock minus local clock; the error is at most half the round-trip time.
+        """Their clock minus ours; wrong by at most half the round trip.
 
         Source: RFC 5905, section 8.
         """
-        return ((self.remote_receive_s - self.sent_s) + (self.remote_send_s - self.received_s)) / 2
+        return ((self.their_receipt_s - self.sent_s) + (self.their_answer_s - self.received_s)) / 2
 
 
 def best_offset_s(pings: Iterable[PingTimes]) -> float:
-    """Return the offset of the ping with the shortest round trip (the clock filter of RFC 5905)."""
+    """The offset of the ping that spent least time on the way (RFC 5905's clock filter)."""
     return min(pings, key=lambda ping: ping.round_trip_s).offset_s
