@@ -60,14 +60,14 @@ def create_app(
     head: dict[str, Any] = {"title": "Paceline controller", "version": "1", "description": DESCRIPTION}
     hosts = [host.name for host in service.network.hosts]
     app = DocumentedApp(hosts, lambda: tokens.is_configured, **head, docs_url=None, redoc_url=None)
-    stream, metrics = stream or EventStream(), metrics or Metrics(service)
+    stream, metrics = stream or EventStream(), metrics or Metrics(service.queries)
     for listener in (stream.on_event, metrics.on_event):
-        service.listen(listener)
+        service.queries.subscribe(listener)
     add_swagger_ui(app)
-    quotas = QuotaTracker(service)
+    quotas = QuotaTracker(service.queries)
     reserve = reserve_handler(service, executor, quotas)
     joint_audit = audit if audit.shares_database(service.ledger.engine) else None
-    app.add_middleware(ReserveFastPath, reserve=reserve, audit=joint_audit, redact=partial(redacted, service))
+    app.add_middleware(ReserveFastPath, reserve=reserve, audit=joint_audit, redact=partial(redacted, service.queries))
     app.add_middleware(JsonContentType)
     app.add_middleware(BodyLimit)
     app.add_middleware(AuthenticationMiddleware, tokens=tokens, run_in_thread=executor.run_in_thread)
@@ -78,11 +78,11 @@ def create_app(
     )
 
     def redact(request: Request, error: ControllerError) -> ControllerError:
-        return redacted(service, getattr(request.state, "caller", None), error)
+        return redacted(service.queries, getattr(request.state, "caller", None), error)
 
     add_error_handlers(app, redact)
     app.include_router(reservation_routes(service, executor, quotas, reserve))
     app.include_router(lightpath_routes(service, executor))
-    app.include_router(network_routes(service, executor, propagation_emulated, audit))
+    app.include_router(network_routes(service.queries, executor, propagation_emulated, audit))
     app.include_router(operation_routes(service, executor, metrics, stream, audit))
     return app

@@ -172,11 +172,11 @@ def _run(network: Network, stores: Stores, ports: Ports, greeting: str | None, c
 
     def assemble(switch_client: SwitchClient) -> ryu_runtime.Stop:
         service, stream = (
-            Service(network, switch_client, stores.ledger, calibration, forgets=(stores.forget,)),
+            Service(network, switch_client, stores.ledger, calibration, retention_tasks=(stores.forget,)),
             EventStream(),
         )
-        metrics = Metrics(service)
-        meter_monitor = MeterMonitor(service, metrics, stream)
+        metrics = Metrics(service.queries)
+        meter_monitor = MeterMonitor(service.queries, metrics, stream)
         service.start()
         meter_monitor.start()
         is_emulated = partial(propagation_emulated, network.name)

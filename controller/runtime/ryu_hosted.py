@@ -55,7 +55,7 @@ def assemble(switch_client: SwitchClient, settings: ryu_app.OpenFlowSettings) ->
         stores = open_stores(settings.ledger or None, network.name, settings.audit_days)
         if not stores.tokens.is_configured:
             require_management_addresses(addresses)
-        service = Service(network, switch_client, stores.ledger, forgets=(stores.forget,))
+        service = Service(network, switch_client, stores.ledger, retention_tasks=(stores.forget,))
     except (StartError, click.UsageError) as error:
         raise SystemExit(f"Error: {error}") from error
     service.start()
@@ -105,6 +105,6 @@ def _in_thread(
 
 def _app(service: Service, stores: Stores, run_in_thread: RunInThread | None) -> FastAPI:
     is_emulated = partial(propagation_emulated, service.network.name)
-    stream, metrics = EventStream(), Metrics(service)
-    MeterMonitor(service, metrics, stream).start()
+    stream, metrics = EventStream(), Metrics(service.queries)
+    MeterMonitor(service.queries, metrics, stream).start()
     return create_app(service, is_emulated, run_in_thread, stores.tokens, stores.audit, stream, metrics)

@@ -1,1 +1,1 @@
-"""Reservations with a life: the one writer and everything around it."""
+"""The reservation service: admission, installation, lifecycle and queries over one shared state."""

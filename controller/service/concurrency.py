@@ -1,4 +1,4 @@
-"""Who may wait: bounded room for requests under way, and turns at one reservation. Thread-safe."""
+"""Bounded concurrency of requests: slots per service and per switch, one lock per reservation. Thread-safe."""
 
 from __future__ import annotations
 
@@ -6,137 +6,147 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from controller.errors import Overloaded
 
-PLACES = 64
-"""Requests that change something and are under way at once."""
+MAX_REQUESTS = 64
+"""Changing requests in progress at once."""
 
-PLACES_AT_SWITCH = 12
-"""Of these, those that are on their way to one switch while it owes an answer; who comes later waits for a place."""
+MAX_REQUESTS_PER_SWITCH = 12
+"""Of these, requests to a switch with unanswered transactions; further requests wait for a slot."""
 
-SILENT_S = 0.25
-"""If the switch has been silent for so long, who comes later is sent away instead, so that others find a place."""
+UNRESPONSIVE_S = 0.25
+"""Age of a switch's oldest unanswered transaction above which further requests are refused instead of waiting."""
 
 RETRY_AFTER_S = 1
-TURN_S = 15.0
-"""How long a request waits for another one about the same reservation."""
+LOCK_TIMEOUT_S = 15.0
+"""How long a request waits for another request on the same reservation."""
+
+
+class Slot:
+    """A slot of a RequestLimiter, held until it is released or its context ends."""
+
+    __slots__ = ("_release",)
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release = release
+
+    def release(self) -> None:
+        """Free the slot; to be called once."""
+        self._release()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._release()
 
 
 class RequestLimiter:
-    """Places for requests under way."""
+    """Limits the changing requests in progress, in total and per switch."""
 
-    def __init__(self, silent_s: Callable[[str], float]) -> None:
-        """`silent_s`: for how long a switch has owed an answer; 0 if it owes none."""
-        self._silent_s = silent_s
+    def __init__(self, unanswered_s: Callable[[str], float]) -> None:
+        """`unanswered_s`: age of a switch's oldest unanswered transaction; 0 if there is none."""
+        self._unanswered_s = unanswered_s
         self._changed = threading.Condition()
-        self._taken = 0
+        self._in_progress = 0
         self._at_switch: Counter[str] = Counter()
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """A place for one request.
-
-        Raises: Overloaded if there is none.
-        """
-        self.take()
-        try:
-            yield
-        finally:
-            self.leave()
-
-    def take(self) -> None:
-        """Take such a place; then `leave` must follow.
+    def acquire(self) -> Slot:
+        """Take a slot for a request.
 
         Raises: Overloaded if there is none.
         """
         with self._changed:
-            if self._taken >= PLACES:
-                raise Overloaded(f"{PLACES} requests are under way already.", retry_after_s=RETRY_AFTER_S)
-            self._taken += 1
+            if self._in_progress >= MAX_REQUESTS:
+                raise Overloaded(f"{MAX_REQUESTS} requests are in progress already.", retry_after_s=RETRY_AFTER_S)
+            self._in_progress += 1
+        return Slot(self._release)
 
-    def leave(self) -> None:
-        """Somebody else may have the place."""
-        with self._changed:
-            self._taken -= 1
+    def acquire_at(self, switches: Collection[str]) -> Slot:
+        """Wait for a slot at each of these switches.
 
-    @contextmanager
-    def place_at(self, switches: Iterable[str]) -> Iterator[None]:
-        """A place among those who wait for these switches.
-
-        Raises: Overloaded if one of them is silent and many wait for it already.
-        """
-        wanted = frozenset(switches)
-        self.take_at(wanted, may_wait=True)
-        try:
-            yield
-        finally:
-            self.leave_at(wanted)
-
-    def take_at(self, switches: Collection[str], may_wait: bool) -> bool:
-        """Take such a place, if there is one now or one may wait for it; then `leave_at` must follow.
-
-        Raises: Overloaded if one of them is silent and many wait for it already.
+        Raises: Overloaded if one of them is unresponsive and has no free slot.
         """
         with self._changed:
-            while not self._is_room(switches):
-                if not may_wait:
-                    return False
-                self._changed.wait(SILENT_S / 4)
-            self._at_switch.update(switches)
-        return True
+            while not self._has_slots(switches):
+                self._changed.wait(UNRESPONSIVE_S / 4)
+            return self._take_slots(switches)
 
-    def leave_at(self, switches: Collection[str]) -> None:
-        """Somebody else may have the place."""
+    def try_acquire_at(self, switches: Collection[str]) -> Slot | None:
+        """Take a slot at each of these switches, or None if one of them has none now.
+
+        Raises: Overloaded if one of them is unresponsive and has no free slot.
+        """
+        with self._changed:
+            return self._take_slots(switches) if self._has_slots(switches) else None
+
+    def _has_slots(self, switches: Iterable[str]) -> bool:
+        unanswered_s = {
+            name: self._unanswered_s(name) for name in switches if self._at_switch[name] >= MAX_REQUESTS_PER_SWITCH
+        }
+        unresponsive = sorted(name for name, seconds in unanswered_s.items() if seconds > UNRESPONSIVE_S)
+        if unresponsive:
+            names = ", ".join(unresponsive)
+            sentence = f"{names} does not answer, and {MAX_REQUESTS_PER_SWITCH} requests wait for it already."
+            raise Overloaded(sentence, retry_after_s=RETRY_AFTER_S, switches=unresponsive)
+        return not any(unanswered_s.values())
+
+    def _take_slots(self, switches: Collection[str]) -> Slot:
+        self._at_switch.update(switches)
+        return Slot(partial(self._release_at, switches))
+
+    def _release(self) -> None:
+        with self._changed:
+            self._in_progress -= 1
+
+    def _release_at(self, switches: Collection[str]) -> None:
         with self._changed:
             self._at_switch.subtract(switches)
             self._changed.notify_all()
 
-    def _is_room(self, switches: Iterable[str]) -> bool:
-        crowded = {name: self._silent_s(name) for name in switches if self._at_switch[name] >= PLACES_AT_SWITCH}
-        silent = sorted(name for name, seconds in crowded.items() if seconds > SILENT_S)
-        if silent:
-            sentence = f"{', '.join(silent)} does not answer, and {PLACES_AT_SWITCH} requests wait for it already."
-            raise Overloaded(sentence, retry_after_s=RETRY_AFTER_S, switches=silent)
-        return not any(crowded.values())
-
 
 class ReservationLocks:
-    """One change of a reservation at a time."""
+    """One lock per reservation, held while it is changed."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._taken: set[str] = set()
+        self._held: set[str] = set()
 
     @contextmanager
     def hold(self, reservation_id: str) -> Iterator[None]:
-        """Wait for one's turn.
+        """Wait for the lock and hold it.
 
-        Raises: Overloaded if it does not come.
+        Raises: Overloaded after LOCK_TIMEOUT_S.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: reservation_id not in self._taken, TURN_S):
+            if not self._changed.wait_for(lambda: reservation_id not in self._held, LOCK_TIMEOUT_S):
                 raise Overloaded(f"Reservation {reservation_id} is being changed.", retry_after_s=RETRY_AFTER_S)
-            self._taken.add(reservation_id)
+            self._held.add(reservation_id)
         try:
             yield
         finally:
-            self.release(reservation_id)
+            self._release({reservation_id})
 
-    def take(self, reservation_id: str) -> bool:
-        """Take the turn if nobody has it; then `give_up` must follow."""
+    @contextmanager
+    def try_hold(self, *reservation_ids: str) -> Iterator[bool]:
+        """Hold all of these locks without waiting; False: one of them is held already, and none is acquired."""
         with self._changed:
-            if reservation_id in self._taken:
-                return False
-            self._taken.add(reservation_id)
-            return True
+            acquired = self._held.isdisjoint(reservation_ids)
+            if acquired:
+                self._held.update(reservation_ids)
+        try:
+            yield acquired
+        finally:
+            if acquired:
+                self._release(reservation_ids)
 
-    def is_taken(self, reservation_id: str) -> bool:
-        """Whether somebody has the turn."""
-        return reservation_id in self._taken
+    def is_held(self, reservation_id: str) -> bool:
+        """Whether the reservation is being changed."""
+        return reservation_id in self._held
 
-    def release(self, reservation_id: str) -> None:
-        """The next may have it."""
+    def _release(self, reservation_ids: Iterable[str]) -> None:
         with self._changed:
-            self._taken.discard(reservation_id)
+            self._held.difference_update(reservation_ids)
             self._changed.notify_all()

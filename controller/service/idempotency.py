@@ -1,7 +1,7 @@
-"""Requests that may be repeated: the same key gets the first answer again, and nothing is done twice. Thread-safe.
+"""Idempotent requests: a repeated request gets the response of the first, and has no effect. Thread-safe.
 
-The answer is written down in the transaction that makes the reservation; a request that was not answered with a
-reservation has done nothing, so its repetition is a new request.
+The response is stored in the transaction that makes the reservation. A request that was refused or failed has had no
+effect, so its repetition is a new request.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ KEPT_S = 86_400.0
 
 
 class IdempotencyCache:
-    """The keys of requests under way, and of those answered within a day."""
+    """Idempotency keys of requests in progress, and stored responses of the last 24 hours."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._lock = threading.Lock()
-        self._under_way: dict[tuple[str, str], str] = {}
+        self._in_progress: dict[tuple[str, str], str] = {}
 
     @contextmanager
-    def first_answer(self, repeat: IdempotencyKey) -> Iterator[Reservation | None]:
-        """What was answered before, or None: then this is the request, and it is under way until the block ends.
+    def first_response(self, key: IdempotencyKey) -> Iterator[Reservation | None]:
+        """The stored response to this key; None: the request is new, and in progress until the block ends.
 
         Raises: KeyReused, InProgress.
         """
-        name = repeat.tenant, repeat.key
+        name = key.tenant, key.key
         with self._lock:
-            digest = self._under_way.get(name)
-            if digest is not None:
-                _check(repeat, digest)
-                raise InProgress(f"The first request with Idempotency-Key {repeat.key!r} is still being answered.")
-            self._under_way[name] = repeat.body_digest
+            body_digest = self._in_progress.get(name)
+            if body_digest is not None:
+                _check_body(key, body_digest)
+                raise InProgress(f"The first request with Idempotency-Key {key.key!r} is still being answered.")
+            self._in_progress[name] = key.body_digest
         try:
-            answered = self._ledger.response(repeat)
-            if answered is not None:
-                _check(repeat, answered[0])
-            yield None if answered is None else answered[1]
+            response = self._ledger.response(key)
+            if response is not None:
+                _check_body(key, response[0])
+            yield None if response is None else response[1]
         finally:
             with self._lock:
-                del self._under_way[name]
+                del self._in_progress[name]
 
-    def forget_old(self, now_s: float) -> None:
-        """Drop what is older than a day."""
+    def delete_expired(self, now_s: float) -> None:
+        """Delete stored responses older than 24 hours."""
         self._ledger.delete_responses(now_s - KEPT_S)
 
 
-def _check(repeat: IdempotencyKey, digest: str) -> None:
-    if digest != repeat.body_digest:
-        sentence = f"Idempotency-Key {repeat.key!r} was used for another request within a day; choose a new one."
-        raise KeyReused(sentence, key=repeat.key)
+def _check_body(key: IdempotencyKey, body_digest: str) -> None:
+    if body_digest != key.body_digest:
+        sentence = f"Idempotency-Key {key.key!r} was used for another request within a day; choose a new one."
+        raise KeyReused(sentence, key=key.key)

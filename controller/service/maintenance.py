@@ -1,6 +1,6 @@
-"""Fibres and ducts taken out of service before somebody works on them, and put back: traffic leaves first.
+"""Takes fibres and ducts out of service for maintenance, and back: traffic is moved off them first.
 
-What is out of service is in the ledger, so a controller that starts anew does not send traffic over it.
+Spans out of service are stored in the ledger, so a restarted controller does not route traffic over them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Maintained:
-    """Spans that are now in service or not, and the reservations that are degraded now (ids)."""
+class MaintenanceResult:
+    """Spans whose service state was set, and the ids of the reservations that are degraded after it."""
 
     spans: tuple[str, ...]
     in_service: bool
@@ -28,25 +28,25 @@ class Maintained:
 
 
 class Maintenance:
-    """Which spans are out of service. Thread-safe."""
+    """The spans out of service. Thread-safe."""
 
-    def __init__(self, writer: ServiceState, caretaker: LifecycleManager) -> None:
-        self._writer = writer
-        self._caretaker = caretaker
+    def __init__(self, state: ServiceState, lifecycle: LifecycleManager) -> None:
+        self._state = state
+        self._lifecycle = lifecycle
 
-    def put(self, spans: Collection[str], in_service: bool) -> Maintained:
-        """Take spans out of service, or put them back, and return when the switches have moved the traffic.
+    def set_in_service(self, spans: Collection[str], in_service: bool) -> MaintenanceResult:
+        """Take spans out of service or back, and return when the switches have moved the traffic.
 
-        A switch that is away is told when it is back.
+        A disconnected switch is updated when it reconnects.
 
-        Raises: ControllerError if the switches' side does not answer.
+        Raises: ControllerError if the lifecycle thread does not respond.
         """
-        with self._writer.lock:
-            before = self._writer.fabric.links.out_of_service
+        with self._state.lock:
+            before = self._state.switches.links.out_of_service
             closed = before - frozenset(spans) if in_service else before | frozenset(spans)
-            self._writer.ledger.write_closed_spans(closed)
-            self._writer.fabric.links.set_out_of_service(closed)
+            self._state.ledger.write_closed_spans(closed)
+            self._state.switches.links.set_out_of_service(closed)
         log.warning("spans=%s in_service=%s", ",".join(sorted(spans)), in_service)
-        wait(self._caretaker.catch_up(HUB_TIMEOUT_S), HUB_TIMEOUT_S)
-        degraded = [each.id for each in self._writer.book.live() if each.state is State.DEGRADED]
-        return Maintained(tuple(sorted(spans)), in_service, tuple(degraded))
+        wait(self._lifecycle.process_pending(HUB_TIMEOUT_S), HUB_TIMEOUT_S)
+        degraded = [each.id for each in self._state.store.published_live() if each.state is State.DEGRADED]
+        return MaintenanceResult(tuple(sorted(spans)), in_service, tuple(degraded))

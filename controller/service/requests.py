@@ -1,4 +1,4 @@
-"""A request for a new reservation, from when it is asked until it is answered."""
+"""A request for a new reservation, and its state while it is in progress."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typing import Protocol
 from controller.admission.admission import Request
 from controller.domain.frozen import frozen
 from controller.domain.reservation import Flow, Reservation
+from controller.service.concurrency import Slot
 from controller.storage.ledger import IdempotencyKey, Row
 
 
 @frozen
 class ReservationSpec:
-    """A reservation as a client wants it. Times are seconds since the epoch; None: from now, or without an end.
+    """A reservation as requested. Times are seconds since the epoch; None: starts immediately, or has no end.
 
-    `hold`: only keep the capacity, for `lease_s` seconds or until it is committed.
+    `hold`: only book the capacity, for `lease_s` seconds or until it is committed.
     """
 
     owner: str
@@ -31,18 +32,21 @@ class ReservationSpec:
     end_at_s: float | None = None
 
 
-def request_of(asked: ReservationSpec, reservation_id: str) -> Request:
-    """What admission decides on for a new reservation of that id."""
-    return Request(reservation_id, 1, asked.flows, asked.start_at_s, until_s(asked.end_at_s))
+def request_of(spec: ReservationSpec, reservation_id: str) -> Request:
+    """The admission request for a new reservation with that id."""
+    return Request(reservation_id, 1, spec.flows, spec.start_at_s, until_s(spec.end_at_s))
 
 
 def until_s(end_at_s: float | None) -> float:
-    """The end of what is to last until then."""
+    """The end of a lifetime; infinite if there is none."""
     return inf if end_at_s is None else end_at_s
 
 
-Answer = tuple[Reservation, bool]
-"""A reservation, and whether it is what an earlier request was answered."""
+Response = tuple[Reservation, bool]
+"""A reservation, and whether it is the stored response to an earlier request with the same Idempotency-Key."""
+
+RequestGuard = Callable[[], AbstractContextManager[None]]
+"""Creates a context around a new request in progress; entering it may refuse the request (quotas)."""
 
 
 class AttachedRow(Protocol):
@@ -56,17 +60,17 @@ class AttachedRow(Protocol):
 
 @dataclass(slots=True, eq=False)
 class PendingSetup:
-    """A request on its way: asked, then decided (`wanted`), then told to its switches (`told`), then answered."""
+    """A request in progress: admitted (`reservation`), sent to its switches (`installation`), answered (`response`)."""
 
-    asked: ReservationSpec
-    repeat: IdempotencyKey | None
-    within: Callable[[], AbstractContextManager[None]]
-    note: AttachedRow | None
-    run_blocking: Callable[..., object]
-    """Calls a function that may have to wait."""
-    answer: Future[Answer] = field(default_factory=Future)
-    places: ExitStack = field(default_factory=ExitStack)
-    wanted: Reservation | None = None
+    spec: ReservationSpec
+    key: IdempotencyKey | None
+    guard: RequestGuard
+    attached_row: AttachedRow | None
+    response: Future[Response] = field(default_factory=Future)
+    contexts: ExitStack = field(default_factory=ExitStack)
+    """Left when the request is answered."""
+    reservation: Reservation | None = None
     switches: frozenset[str] = frozenset()
-    installed: Future[None] | None = None
-    began_s: float = 0.0
+    switch_slot: Slot | None = None
+    installation: Future[None] | None = None
+    started_s: float = 0.0

@@ -1,4 +1,4 @@
-"""Numbers for new reservations: drawn at random, and of nobody who is or was in the ledger."""
+"""Numbers and ids of new reservations: random, and unused in the ledger."""
 
 from __future__ import annotations
 
@@ -8,30 +8,34 @@ from collections.abc import Callable
 from controller.storage.ledger import Ledger
 
 DRAWN_AT_ONCE = 64
-"""The ledger is asked about so many at once."""
+"""Numbers that are drawn and checked against the ledger together."""
 
 
-def name_of(number: int) -> str:
-    """The id of the reservation of that number."""
+def id_of(number: int) -> str:
+    """The id of the reservation with that number."""
     return f"r-{number:08x}"
 
 
-class Numbers:
-    """Numbers that nobody has. Not thread-safe."""
+UNASSIGNED_ID = id_of(0)
+"""Id of a request that is only evaluated, such as a quote; no reservation has it."""
 
-    def __init__(self, ledger: Ledger, is_taken: Callable[[str], bool]) -> None:
-        """`is_taken`: whether a reservation that may not be in the ledger yet has that id."""
+
+class ReservationNumbers:
+    """Draws unused reservation numbers. Not thread-safe."""
+
+    def __init__(self, ledger: Ledger, is_used: Callable[[str], bool]) -> None:
+        """`is_used`: whether a reservation that may not be in the ledger yet has that id."""
         self._ledger = ledger
-        self._is_taken = is_taken
+        self._is_used = is_used
         self._drawn: list[int] = []
 
-    def new(self) -> int:
-        """One that is given to nobody else."""
+    def draw(self) -> int:
+        """A number that no reservation has or had."""
         while True:
             while not self._drawn:
-                drawn = {secrets.randbits(32) for _ in range(DRAWN_AT_ONCE)} - {0}
-                written = self._ledger.existing_ids([name_of(number) for number in drawn])
-                self._drawn = [number for number in drawn if name_of(number) not in written]
+                numbers = {secrets.randbits(32) for _ in range(DRAWN_AT_ONCE)} - {0}
+                existing_ids = self._ledger.existing_ids([id_of(number) for number in numbers])
+                self._drawn = [number for number in numbers if id_of(number) not in existing_ids]
             number = self._drawn.pop()
-            if not self._is_taken(name_of(number)):
+            if not self._is_used(id_of(number)):
                 return number

@@ -1,9 +1,9 @@
-"""What clients can have done: reserve, commit, modify, release. What they can ask: `controller.service.queries`.
+"""The reservation service: reserve, commit, modify, release. Read access: `controller.service.queries`.
 
-A request is decided and counted under the writer's lock, installed outside it, confirmed by barriers from every switch
-concerned, written down, and answered. Nothing is written down before the switches have confirmed: if the process dies
-on the way, the switches hold entries that no reservation wants, and those go at the next start. If a switch fails on
-the way, everything is put back and the request is answered with what happened.
+A request is decided and booked under the lock of ServiceState, installed outside it, confirmed by barriers from every
+switch concerned, recorded in the ledger, and answered. Nothing is recorded before the switches have confirmed: if the
+process dies before that, the switches hold entries of no reservation, which are removed at the next start. If a switch
+fails, the change is undone and the request is answered with the error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 
 from controller.admission.admission import Request
@@ -28,23 +28,24 @@ from controller.optical.defragmentation import Move
 from controller.optical.lightpath_design import precompute_fibres
 from controller.service.concurrency import RequestLimiter
 from controller.service.idempotency import IdempotencyCache
-from controller.service.lifecycle import CHECK_S, Forget, LifecycleManager
+from controller.service.lifecycle import LifecycleManager, RetentionTask
 from controller.service.lightpath_migration import LightpathMigrator
 from controller.service.maintenance import Maintenance
 from controller.service.queries import Queries
-from controller.service.requests import AttachedRow, ReservationSpec, until_s
+from controller.service.requests import AttachedRow, RequestGuard, ReservationSpec, Response, until_s
 from controller.service.setup import SetupPipeline
-from controller.service.state import INSTALLED, ServiceState, drain_s, is_stranded, switches_of
+from controller.service.state import INSTALLED, ServiceState, drain_time_s, has_unrouted_flow, switches_of
+from controller.service.verification_loop import VERIFY_INTERVAL_S, VerificationLoop
 from controller.storage.ledger import IdempotencyKey, Ledger
 
 log = logging.getLogger(__name__)
 
 RELEASE_WAIT_S = 1.0
-"""How long an answer to a release waits for switches that are slow."""
+"""How long the response to a release waits for slow switches."""
 
 
-class Service(Queries):
-    """Reservations with a life, on a fabric of switches. Thread-safe; `start` before use, `stop` after."""
+class Service:
+    """Reservations and their changes. Thread-safe; `start` before use, `stop` after."""
 
     def __init__(
         self,
@@ -53,192 +54,192 @@ class Service(Queries):
         ledger: Ledger,
         calibration: Calibration = DEFAULT_CALIBRATION,
         clock: Callable[[], float] = time.time,
-        check_s: float = CHECK_S,
-        forgets: Sequence[Forget] = (),
+        verify_interval_s: float = VERIFY_INTERVAL_S,
+        retention_tasks: Sequence[RetentionTask] = (),
     ) -> None:
-        """`check_s`: how often a switch is read back, one after the other, to see that all is as it should be.
+        """`verify_interval_s`: interval at which the switches are verified in turn.
 
-        `forgets`: what else is to drop what is too old, now and then.
+        `retention_tasks`: called regularly to delete old records of other components.
         """
-        super().__init__(ServiceState(network, switches, ledger, calibration, clock))
-        self._repeats = IdempotencyCache(ledger)
-        self._caretaker = LifecycleManager(self._writer, (self._repeats.forget_old, *forgets), check_s)
-        self.maintenance = Maintenance(self._writer, self._caretaker)
-        self._tidying = LightpathMigrator(self._writer)
-        self._room = RequestLimiter(self._fabric.silent_s)
-        self._intake = SetupPipeline(self._writer, self._caretaker, self._tidying, self._repeats, self._room)
+        self.network = network
+        self.ledger = ledger
+        self._state = ServiceState(network, switches, ledger, calibration, clock)
+        self._store, self._switches, self._clock = self._state.store, self._state.switches, clock
+        self.queries = Queries(self._state)
+        idempotency = IdempotencyCache(ledger)
+        self._lifecycle = LifecycleManager(self._state, (idempotency.delete_expired, *retention_tasks))
+        self._verification = VerificationLoop(
+            self._switches, [switch.name for switch in network.switches], verify_interval_s
+        )
+        self.maintenance = Maintenance(self._state, self._lifecycle)
+        self._migrator = LightpathMigrator(self._state)
+        self._limiter = RequestLimiter(self._switches.silent_s)
+        self._setup = SetupPipeline(self._state, self._lifecycle, self._migrator, idempotency, self._limiter)
 
     def start(self) -> None:
-        """Work out the map's fibres, take up what the ledger holds and begin to listen to the switches."""
+        """Precompute the map's fibres, load the ledger and start the threads."""
         precompute_fibres(self.network)
-        self._caretaker.start()
-        self._intake.start()
+        self._lifecycle.start()
+        self._verification.start()
+        self._setup.start()
 
     def stop(self) -> None:
-        """Stop listening; the switches keep what they hold."""
-        self._intake.stop()
-        self._caretaker.stop()
+        """Stop the threads and close the ledger; the switches keep their entries."""
+        self._setup.stop()
+        self._lifecycle.stop()
+        self._verification.stop()
         self.ledger.close()
 
     def reserve(
         self,
-        asked: ReservationSpec,
-        repeat: IdempotencyKey | None = None,
-        within: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> tuple[Reservation, bool]:
-        """Admit all flows or none, install them, and answer when every switch has confirmed.
+        spec: ReservationSpec,
+        key: IdempotencyKey | None = None,
+        guard: RequestGuard = nullcontext,
+        attached_row: AttachedRow | None = None,
+    ) -> Future[Response]:
+        """Admit all flows or none and install them; the future completes when every switch has confirmed.
 
-        The answer to an earlier request with the same `repeat` is given again, and True with it. What is done anew is
-        done `within` a context, which may refuse it.
+        The future cannot be cancelled. `key`: if an earlier request with it was answered, the response is repeated.
+        `guard`: entered around a new request; may be left in another thread. `attached_row`: written together with
+        the reservation.
 
-        Raises: Refused or UnknownHost if they cannot be promised, SwitchError if a switch did not do its part,
-        KeyReused or InProgress if `repeat` stands for another request or one not answered yet, Overloaded.
+        The future's exceptions: Refused or UnknownHost if the flows cannot be admitted, SwitchError if a switch
+        failed, KeyReused or InProgress if `key` belongs to another request or one in progress, Overloaded, and those
+        of `guard`.
         """
-        return self._intake.take(asked, repeat, within)
-
-    def reserve_soon(
-        self,
-        asked: ReservationSpec,
-        repeat: IdempotencyKey | None = None,
-        within: Callable[[], AbstractContextManager[None]] = nullcontext,
-        note: AttachedRow | None = None,
-    ) -> Future[tuple[Reservation, bool]]:
-        """The same without waiting for it; cannot be cancelled. `within` may be left in another thread than entered.
-
-        `note`: what is to be written down together with the reservation.
-        """
-        return self._intake.ask(asked, repeat, within, note)
+        return self._setup.submit(spec, key, guard, attached_row)
 
     @attach_offer
     def commit(self, reservation_id: str) -> Reservation:
         """Turn a held reservation into a scheduled or active one, and renew its lease.
 
-        Raises: NotFound, NotLive, NotHeld, Refused, SwitchError, Overloaded; then it is held as before.
+        Raises: NotFound, NotLive, NotHeld, Refused, SwitchError, Overloaded; the reservation is then held as before.
         """
-        with self._room.place(), self._writer.turns.hold(reservation_id):
-            with self._writer.lock:
-                held = self._found_live(reservation_id)
+        with self._limiter.acquire(), self._state.reservation_locks.hold(reservation_id):
+            with self._state.lock:
+                held = self._find_live(reservation_id)
                 if held.state is not State.HELD:
                     raise NotHeld(f"Reservation {held.id} is {held.state}; only a held one can be committed.")
                 now_s = self._clock()
                 renewed = replace(held, expires_at_s=now_s + held.lease_s)
                 if renewed.start_at_s > now_s:
                     scheduled = renewed.with_state(State.SCHEDULED)
-                    self._writer.record(scheduled)
+                    self._state.record(scheduled)
                     return scheduled
-                if is_stranded(renewed, self._fabric.links.down):
-                    renewed = self._decided_anew(renewed, tuple(each.flow for each in renewed.placements))
-                self._fabric.require_in_step(switches_of(renewed))
-                self._book.replace(renewed)
-                touched = self._fabric.set_intended({renewed.id: renewed})
-            return self._carry_out(renewed, touched, lambda: self._back_to(held))
+                if has_unrouted_flow(renewed, self._switches.links.down):
+                    renewed = self._readmit(renewed, tuple(placement.flow for placement in renewed.placements))
+                self._switches.require_in_step(switches_of(renewed))
+                self._store.replace(renewed)
+                changed_keys = self._switches.set_intended({renewed.id: renewed})
+            return self._install(renewed, changed_keys, lambda: self._revert(held))
 
     @attach_offer
     def modify(self, reservation_id: str, lease_s: float | None, flows: tuple[Flow, ...] | None) -> Reservation:
-        """Renew the lease and, if flows are given, change what is reserved without interrupting what stays.
+        """Renew the lease and, if flows are given, change the reservation without interrupting unchanged flows.
 
-        Raises: as `reserve`, and NotFound or NotLive. On any of them the reservation stays as it was.
+        Raises: as `reserve`, and NotFound or NotLive; the reservation is then unchanged.
         """
-        with self._room.place(), self._writer.turns.hold(reservation_id):
-            with self._writer.lock:
-                before = self._found_live(reservation_id)
+        with self._limiter.acquire(), self._state.reservation_locks.hold(reservation_id):
+            with self._state.lock:
+                before = self._find_live(reservation_id)
                 now_s, lease_s = self._clock(), lease_s or before.lease_s
                 changed = replace(before, version=before.version + 1, lease_s=lease_s, expires_at_s=now_s + lease_s)
                 if flows is not None:
-                    changed = self._decided_anew(changed, flows)
+                    changed = self._readmit(changed, flows)
                 if flows is None or before.state not in INSTALLED:
-                    return self._record_changed(changed, before)
-                both = self._book.book_transition(before, changed)
-                touched = self._fabric.set_intended({changed.id: changed})
+                    return self._record_or_revert(changed, before)
+                transition_id = self._store.book_transition(before, changed)
+                changed_keys = self._switches.set_intended({changed.id: changed})
             try:
-                return self._carry_out(changed, touched, lambda: self._back_to(before), drain_s(before))
+                return self._install(changed, changed_keys, lambda: self._revert(before), drain_time_s(before))
             finally:
-                with self._writer.lock:
-                    self._book.remove(both)
+                with self._state.lock:
+                    self._store.remove(transition_id)
 
-    def _decided_anew(self, changed: Reservation, flows: tuple[Flow, ...]) -> Reservation:
+    def release(self, reservation_id: str) -> Reservation:
+        """End a reservation now; no effect on one that has ended.
+
+        A switch that cannot be updated now is updated when it is in step again.
+
+        Raises: NotFound.
+        """
+        with self._state.reservation_locks.hold(reservation_id):
+            with self._state.lock:
+                reservation = self.queries.stored(reservation_id)
+                if not reservation.is_live:
+                    return reservation
+                changed_keys = self._state.end(reservation, State.RELEASED, None)
+            self._switches.updates.settle(changed_keys, RELEASE_WAIT_S)
+            self._state.purge()
+            return self.queries.reservation(reservation_id)
+
+    def defragment(self) -> tuple[Move, ...]:
+        """Move lightpaths to lower channels without packet loss; returns the moves.
+
+        Raises: SwitchError, Overloaded.
+        """
+        with self._limiter.acquire():
+            return self._migrator.defragment()
+
+    def repair(self) -> tuple[SwitchReport, ...]:
+        """Repair missing or wrong entries of all switches; returns what was found on each."""
+        return tuple(self._switches.verify([switch.name for switch in self.network.switches], repair=True))
+
+    # Steps of a change ----------------------------------------------------------------------------------------------
+
+    def _find_live(self, reservation_id: str) -> Reservation:
+        reservation = self.queries.reservation(reservation_id)
+        if not reservation.is_live:
+            raise NotLive(f"Reservation {reservation_id} is {reservation.state} and cannot be changed.")
+        return reservation
+
+    def _readmit(self, changed: Reservation, flows: tuple[Flow, ...]) -> Reservation:
+        """Admit a reservation with these flows in place of its current ones."""
         start_s = changed.start_at_s if changed.start_at_s > self._clock() else None
         request = Request(changed.id, changed.version, flows, start_s, until_s(changed.end_at_s))
-        admitted = self._writer.admit(request)
+        admitted = self._state.admit(request)
         changed = replace(changed, placements=admitted.placements)
         if changed.state is State.DEGRADED:
             changed = changed.with_state(State.ACTIVE)
         if changed.state in INSTALLED:
-            self._fabric.require_in_step(switches_of(changed))
-        self._book.add(changed, admitted)
+            self._switches.require_in_step(switches_of(changed))
+        self._store.add(changed, admitted)
         return changed
 
-    def _record_changed(self, changed: Reservation, before: Reservation) -> Reservation:
+    def _record_or_revert(self, changed: Reservation, before: Reservation) -> Reservation:
         try:
-            self._writer.record(changed)
+            self._state.record(changed)
         except Exception:
-            self._book.revert(before)
+            self._store.revert(before)
             raise
         return changed
 
-    def _back_to(self, before: Reservation) -> ChangedKeys:
-        self._book.revert(before)
-        return self._fabric.set_intended({before.id: before if before.state in INSTALLED else None})
+    def _revert(self, before: Reservation) -> ChangedKeys:
+        self._store.revert(before)
+        return self._switches.set_intended({before.id: before if before.state in INSTALLED else None})
 
-    def _carry_out(
+    def _install(
         self,
         changed: Reservation,
-        touched: ChangedKeys,
+        changed_keys: ChangedKeys,
         undo: Callable[[], ChangedKeys],
         drain_s: float = 0.0,
     ) -> Reservation:
-        """Install what counts already, and write it down; if a switch or the ledger fails, undo it."""
-        began_s = time.monotonic()
+        """Install a booked change and record it; undo it if a switch or the ledger fails."""
+        started_s = time.monotonic()
         try:
-            with self._room.place_at(switches_of(changed)):
-                self._fabric.updates.confirm(touched, drain_s)
-            with self._writer.lock:
-                active = self._writer.as_installed(changed)
-                self._writer.record(active)
+            with self._limiter.acquire_at(switches_of(changed)):
+                self._switches.updates.confirm(changed_keys, drain_s)
+            with self._state.lock:
+                active = self._state.as_installed(changed)
+                self._state.record(active)
         except Exception:
-            with self._writer.lock:
-                undone = undo()
-            self._fabric.updates.settle(undone, CONFIRM_TIMEOUT_S)
-            self._writer.sweep()
+            with self._state.lock:
+                undo_keys = undo()
+            self._switches.updates.settle(undo_keys, CONFIRM_TIMEOUT_S)
+            self._state.purge()
             raise
-        self._writer.publish(ReservationInstalled(active.id, time.monotonic() - began_s))
-        self._caretaker.look_again(active)
+        self._state.publish(ReservationInstalled(active.id, time.monotonic() - started_s))
+        self._lifecycle.recheck(active)
         log.info("installed id=%s version=%d owner=%s", active.id, active.version, active.owner)
         return active
-
-    def release(self, reservation_id: str) -> Reservation:
-        """End a reservation now; one that has already ended stays as it is.
-
-        A switch that cannot be told is told as soon as it can be.
-
-        Raises: NotFound.
-        """
-        with self._writer.turns.hold(reservation_id):
-            with self._writer.lock:
-                reservation = self._found(reservation_id)
-                if not reservation.is_live:
-                    return reservation
-                touched = self._writer.end(reservation, State.RELEASED, None)
-            self._fabric.updates.settle(touched, RELEASE_WAIT_S)
-            self._writer.sweep()
-            return self.reservation(reservation_id)
-
-    def defragment(self) -> tuple[Move, ...]:
-        """Move lightpaths to lower channels, losing no packet; what has been moved.
-
-        Raises: SwitchError, Overloaded.
-        """
-        with self._room.place():
-            return self._tidying.defragment()
-
-    def repair(self) -> tuple[SwitchReport, ...]:
-        """Put right what is missing or wrong; what was found, switch by switch."""
-        return tuple(self._fabric.verify([switch.name for switch in self.network.switches], repair=True))
-
-    # Small things ---------------------------------------------------------------------------------------------------
-
-    def _found_live(self, reservation_id: str) -> Reservation:
-        reservation = self.reservation(reservation_id)
-        if not reservation.is_live:
-            raise NotLive(f"Reservation {reservation_id} is {reservation.state} and cannot be changed.")
-        return reservation

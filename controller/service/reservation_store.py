@@ -1,6 +1,6 @@
-"""Every reservation the service knows, and what all of them together take.
+"""All reservations known to the service, and the calendar of what they book.
 
-Changed by one thread at a time (under the writer's lock); reading needs no lock.
+Changed by one thread at a time, under the lock of ServiceState; reading needs no lock.
 """
 
 from __future__ import annotations
@@ -20,112 +20,116 @@ from controller.domain.reservation import Reservation
 from controller.security.tenant_usage import TenantUsage
 
 KEPT_ENDED = 1000
-"""Reservations that have ended and are still listed; older ones are in the ledger."""
+"""Ended reservations that are still listed; older ones are only in the ledger."""
 
 
 class ReservationStore:
-    """What clients see (`known`), and what decisions must respect (`standing`, `bookings`).
+    """Reservations as clients see them (`published`) and as admission must respect them (`live`, `calendar`).
 
-    The two differ while a change is on its way: a reservation counts before it is installed, and as long as a switch
-    may still let its packets in.
+    The two differ while a change is being installed: a reservation counts for admission before it is installed, and
+    for as long as a switch may still forward its packets.
     """
 
     def __init__(self, network: Network, calibration: Calibration) -> None:
-        self.known: dict[str, Reservation] = {}
-        self.standing = LiveReservations(network, calibration)
-        self._ducts = network.srlg_by_span
-        self.bookings = Calendar()
-        self.tally = TenantUsage()
+        self.published: dict[str, Reservation] = {}
+        self.live = LiveReservations(network, calibration)
+        self.calendar = Calendar()
+        self.usage = TenantUsage()
+        self._srlg_by_span = network.srlg_by_span
         self._ended: deque[str] = deque()
-        self._lingering: dict[str, Reservation] = {}
+        self._retiring: dict[str, Reservation] = {}
 
-    def live(self) -> list[Reservation]:
-        """Those that hold bandwidth, as clients see them."""
-        return [reservation for reservation in tuple(self.known.values()) if reservation.is_live]
+    def published_live(self) -> list[Reservation]:
+        """The live reservations as clients see them."""
+        return [reservation for reservation in tuple(self.published.values()) if reservation.is_live]
 
     def with_current_bounds(self, reservation: Reservation) -> Reservation:
-        """The reservation with its bounds as they are beside what stands now."""
+        """The reservation with the latency bounds that hold beside the live reservations."""
         try:
-            return self.standing.with_current_bounds(reservation) if reservation.is_live else reservation
-        except NoBound:  # only a calibration changed since it was admitted
+            return self.live.with_current_bounds(reservation) if reservation.is_live else reservation
+        except NoBound:  # possible only if the calibration changed after its admission
             return reservation
 
     def show(self, reservation: Reservation) -> None:
-        """From now on clients see it so."""
-        self.tally.update(self.known.get(reservation.id), reservation)
-        self.known[reservation.id] = reservation
+        """Publish a reservation to clients without changing what counts for admission."""
+        self.usage.update(self.published.get(reservation.id), reservation)
+        self.published[reservation.id] = reservation
         if not reservation.is_live:
             self._ended.append(reservation.id)
             while len(self._ended) > KEPT_ENDED:
-                self.known.pop(self._ended.popleft(), None)
+                self.published.pop(self._ended.popleft(), None)
 
     def publish(self, reservation: Reservation) -> None:
-        """It is seen and counts as it is here; what it takes has not changed."""
-        now = self.standing.get(reservation.id)
-        if now is not reservation and now != reservation:
+        """Publish a live reservation whose bookings have not changed."""
+        current = self.live.get(reservation.id)
+        if current is not reservation and current != reservation:
             self.replace(reservation)
         self.show(reservation)
 
     def replace(self, reservation: Reservation) -> None:
-        """It counts as it is here; what it takes has not changed, and clients do not see it yet."""
-        self.standing = self.standing.with_reservation(reservation)
+        """Replace the live reservation of that id; its bookings have not changed, and clients do not see it yet."""
+        self.live = self.live.with_reservation(reservation)
 
     def add(self, reservation: Reservation, admitted: Admitted) -> None:
-        """It counts as admitted."""
-        self.bookings = admitted.calendar
-        self.standing = admitted.others.with_reservation(reservation)
+        """Add an admitted reservation and its bookings."""
+        self.calendar = admitted.calendar
+        self.live = admitted.others.with_reservation(reservation)
 
     def revert(self, reservation: Reservation) -> None:
-        """It counts as it is here, whatever was tried meanwhile."""
-        self.bookings = self.bookings.without_reservation(reservation.id).with_bookings(self._bookings_of(reservation))
-        self.standing = self.standing.with_reservation(reservation)
+        """Restore this version of a reservation and its bookings."""
+        self.calendar = self.calendar.without_reservation(reservation.id).with_bookings(self._bookings_of(reservation))
+        self.live = self.live.with_reservation(reservation)
 
     def remove(self, reservation_id: str) -> None:
-        """It does not count any more."""
-        self.bookings = self.bookings.without_reservation(reservation_id)
-        self.standing = self.standing.without(reservation_id)
-        self._lingering.pop(reservation_id, None)
+        """Remove a reservation and its bookings from admission."""
+        self.calendar = self.calendar.without_reservation(reservation_id)
+        self.live = self.live.without(reservation_id)
+        self._retiring.pop(reservation_id, None)
 
     def retire(self, reservation: Reservation) -> None:
-        """It counts as it does until no switch lets its packets in."""
-        self._lingering[reservation.id] = reservation
+        """Keep the bookings of an ended reservation until `purge` finds that no switch forwards its packets."""
+        self._retiring[reservation.id] = reservation
 
-    def purge(self, lets_in: Callable[[Reservation], bool]) -> bool:
-        """Drop those that no switch lets in any more; whether there were any."""
-        gone = [each.id for each in tuple(self._lingering.values()) if not lets_in(each)]
-        for name in gone:
-            self.remove(name)
-        return bool(gone)
+    def purge(self, may_forward: Callable[[Reservation], bool]) -> bool:
+        """Remove the retired reservations that no switch forwards any more; whether there were any."""
+        unforwarded = [each.id for each in tuple(self._retiring.values()) if not may_forward(each)]
+        for reservation_id in unforwarded:
+            self.remove(reservation_id)
+        return bool(unforwarded)
 
-    def without_lingering(self) -> LiveReservations:
-        """What stands and goes on."""
-        standing = self.standing
-        for name in self._lingering:
-            standing = standing.without(name)
-        return standing
+    def live_without_retiring(self) -> LiveReservations:
+        """The live reservations apart from those that have ended."""
+        live = self.live
+        for reservation_id in self._retiring:
+            live = live.without(reservation_id)
+        return live
 
-    def survived(self, survival: Restoration) -> None:
-        """Everybody counts as decided after a failure or a return."""
-        self.bookings, self.standing = survival.calendar, survival.live
-        for reservation in self._lingering.values():
-            self.standing = self.standing.with_reservation(reservation)
+    def apply_restoration(self, restoration: Restoration) -> None:
+        """Take over calendar and live reservations as re-evaluated after a link change."""
+        self.calendar, self.live = restoration.calendar, restoration.live
+        for reservation in self._retiring.values():
+            self.live = self.live.with_reservation(reservation)
 
-    def book_transition(self, before: Reservation, now: Reservation) -> str:
-        """While `before` becomes `now`, what only the first takes counts too; under the name returned."""
-        taken: dict[object, int] = {}
-        for booking in self._bookings_of(now):
-            taken[_place(booking)] = taken.get(_place(booking), 0) + booking.rate_bps
-        name = f"{before.id}~{before.version}"
-        more = [(each, each.rate_bps - taken.get(_place(each), 0)) for each in self._bookings_of(before)]
-        held = [each._replace(reservation_id=name, rate_bps=rate_bps) for each, rate_bps in more if rate_bps > 0]
-        self.bookings = self.bookings.with_bookings(held)
-        return name
+    def book_transition(self, before: Reservation, after: Reservation) -> str:
+        """Book what `before` needs beyond `after` while one replaces the other; returns the id of these bookings."""
+        booked_bps: dict[object, int] = {}
+        for booking in self._bookings_of(after):
+            booked_bps[_resource(booking)] = booked_bps.get(_resource(booking), 0) + booking.rate_bps
+        transition_id = f"{before.id}~{before.version}"
+        extra = [
+            booking._replace(reservation_id=transition_id, rate_bps=extra_bps)
+            for booking in self._bookings_of(before)
+            if (extra_bps := booking.rate_bps - booked_bps.get(_resource(booking), 0)) > 0
+        ]
+        self.calendar = self.calendar.with_bookings(extra)
+        return transition_id
 
     def _bookings_of(self, reservation: Reservation) -> Iterable[Booking]:
         start_s = max(reservation.start_at_s, reservation.created_at_s)
         end_s = inf if reservation.end_at_s is None else reservation.end_at_s
-        return bookings_of(self._ducts, reservation.id, reservation.placements, start_s, end_s)
+        return bookings_of(self._srlg_by_span, reservation.id, reservation.placements, start_s, end_s)
 
 
-def _place(booking: Booking) -> object:
+def _resource(booking: Booking) -> object:
+    """What a booking takes a rate of, as a key."""
     return booking.flow, booking.link, booking.window, booking.failures

@@ -1,8 +1,8 @@
-"""Takes in new reservations: who waits at its turn is decided, and what is confirmed by then is written down together.
+"""Sets up new reservations: admits requests in order, installs them concurrently, records confirmed ones together.
 
-One thread does so, and waits for nobody: each reservation is told to its switches on its own, so that one that is slow
-costs only those on it, and who must wait for something else (room at a switch, what is undone, lightpaths that are
-moved, advice beside a refusal) does so in a thread of its own.
+One thread does so and never blocks: each reservation is sent to its switches on its own, so that a slow switch delays
+only reservations on it. Steps that may block run in a thread pool: waiting for a slot at a switch, undoing an
+installation, migrating lightpaths, computing the counter-offer of a refusal. Their names begin with `_blocking_`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 
@@ -25,264 +25,276 @@ from controller.dataplane.southbound import CONFIRM_TIMEOUT_S
 from controller.domain.events import ReservationInstalled
 from controller.domain.reservation import Reservation, State
 from controller.errors import NoSpectrum, Refused
-from controller.service.concurrency import RequestLimiter
+from controller.service.concurrency import RequestLimiter, Slot
 from controller.service.idempotency import IdempotencyCache
 from controller.service.lifecycle import LifecycleManager
 from controller.service.lightpath_migration import LightpathMigrator
-from controller.service.queries import NOBODY
-from controller.service.requests import Answer, AttachedRow, PendingSetup, ReservationSpec, request_of
-from controller.service.reservation_ids import Numbers, name_of
+from controller.service.requests import (
+    AttachedRow,
+    PendingSetup,
+    RequestGuard,
+    ReservationSpec,
+    Response,
+    request_of,
+)
+from controller.service.reservation_ids import UNASSIGNED_ID, ReservationNumbers, id_of
 from controller.service.state import ServiceState, switches_of
 from controller.storage.ledger import IdempotencyKey
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 32
-"""New reservations under way at once; the others wait."""
+MAX_IN_PROGRESS = 32
+"""New reservations in progress at once; further requests are queued."""
 
 
 class SetupPipeline:
-    """New reservations, from any thread; `start` before use, `stop` after."""
+    """Sets up reservations requested by any thread; `start` before use, `stop` after."""
 
     def __init__(
         self,
-        writer: ServiceState,
-        caretaker: LifecycleManager,
-        tidying: LightpathMigrator,
-        repeats: IdempotencyCache,
-        room: RequestLimiter,
+        state: ServiceState,
+        lifecycle: LifecycleManager,
+        migrator: LightpathMigrator,
+        idempotency: IdempotencyCache,
+        limiter: RequestLimiter,
     ) -> None:
-        self._writer, self._book, self._fabric = writer, writer.book, writer.fabric
-        self._caretaker, self._tidying, self._repeats, self._room = caretaker, tidying, repeats, room
+        self._state, self._store, self._switches = state, state.store, state.switches
+        self._lifecycle, self._migrator, self._idempotency, self._limiter = lifecycle, migrator, idempotency, limiter
         self._inbox: SimpleQueue[PendingSetup | None] = SimpleQueue()
-        self._waiting: deque[PendingSetup] = deque()
+        self._queued: deque[PendingSetup] = deque()
         self._lock = threading.Lock()
-        self._under_way = 0
-        self._numbers = Numbers(writer.ledger, lambda name: self._book.standing.get(name) is not None)
+        self._in_progress = 0
+        self._numbers = ReservationNumbers(state.ledger, lambda name: self._store.live.get(name) is not None)
         self._stopping = False
-        self._aside = ThreadPoolExecutor(AT_ONCE, "paceline-aside")
-        self._thread = threading.Thread(target=self._run, name="paceline-intake", daemon=True)
+        self._pool = ThreadPoolExecutor(MAX_IN_PROGRESS, "paceline-setup-blocking")
+        self._thread = threading.Thread(target=self._run, name="paceline-setup", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Take in nobody more."""
+        """Stop accepting requests, and wait for the thread's end for up to 10 s."""
         self._stopping = True
         self._inbox.put(None)
         self._thread.join(timeout=10)
-        self._aside.shutdown(wait=False)
+        self._pool.shutdown(wait=False)
 
-    def ask(
+    def submit(
         self,
-        asked: ReservationSpec,
-        repeat: IdempotencyKey | None,
-        within: Callable[[], AbstractContextManager[None]],
-        note: AttachedRow | None,
-    ) -> Future[Answer]:
-        """See Service.reserve_soon."""
-        newcomer = PendingSetup(asked, repeat, within, note, self._aside.submit)
-        newcomer.answer.set_running_or_notify_cancel()
-        self._inbox.put(newcomer)
-        return newcomer.answer
-
-    def take(
-        self, asked: ReservationSpec, repeat: IdempotencyKey | None, within: Callable[[], AbstractContextManager[None]]
-    ) -> Answer:
-        """See Service.reserve: for whoever has a thread to wait in."""
-        newcomer = PendingSetup(asked, repeat, within, None, _call)
-        with self._lock:
-            self._under_way += 1
-        self._take_in(newcomer)
-        try:
-            return newcomer.answer.result()
-        finally:
-            del newcomer  # it has the error, and the error this frame
+        spec: ReservationSpec,
+        key: IdempotencyKey | None,
+        guard: RequestGuard,
+        attached_row: AttachedRow | None,
+    ) -> Future[Response]:
+        """Queue a request; see Service.reserve."""
+        setup = PendingSetup(spec, key, guard, attached_row)
+        setup.response.set_running_or_notify_cancel()
+        self._inbox.put(setup)
+        return setup.response
 
     def _run(self) -> None:
         while not self._stopping:
-            come = self._come()
-            self._waiting += [each for each in come if each.installed is None]
+            received = self._receive()
+            self._queued += [setup for setup in received if setup.installation is None]
             try:
-                self._write_down([each for each in come if each.installed is not None])
-                while self._waiting and self._under_way < AT_ONCE:
+                self._finish([setup for setup in received if setup.installation is not None])
+                while self._queued and self._in_progress < MAX_IN_PROGRESS:
                     with self._lock:
-                        self._under_way += 1
-                    self._take_in(self._waiting.popleft())
+                        self._in_progress += 1
+                    self._accept(self._queued.popleft())
             except Exception:
-                # The thread must outlive whatever went wrong.
-                log.exception("intake: a turn has failed")
+                # The thread must survive any error.
+                log.exception("setup: requests could not be processed")
 
-    def _come(self) -> list[PendingSetup]:
-        """Wait for somebody; all that are there then."""
-        come = [self._inbox.get()]
+    def _receive(self) -> list[PendingSetup]:
+        """Wait for requests or confirmed installations; all that are in the inbox then."""
+        received = [self._inbox.get()]
         with suppress(Empty):
             while True:
-                come.append(self._inbox.get_nowait())
-        return [each for each in come if each is not None]
+                received.append(self._inbox.get_nowait())
+        return [setup for setup in received if setup is not None]
 
-    # Deciding -------------------------------------------------------------------------------------------------------
+    # Admission ------------------------------------------------------------------------------------------------------
 
-    def _take_in(self, newcomer: PendingSetup) -> None:
+    def _accept(self, setup: PendingSetup) -> None:
         try:
-            self._room.take()
-            newcomer.places.callback(self._room.leave)
-            if newcomer.repeat is not None:
-                first = newcomer.places.enter_context(self._repeats.first_answer(newcomer.repeat))
-                if first is not None:
-                    self._end(newcomer, (first, True))
+            setup.contexts.enter_context(self._limiter.acquire())
+            if setup.key is not None:
+                stored = setup.contexts.enter_context(self._idempotency.first_response(setup.key))
+                if stored is not None:
+                    self._respond(setup, (stored, True))
                     return
-            newcomer.places.enter_context(newcomer.within())
-            self._decide(newcomer)
+            setup.contexts.enter_context(setup.guard())
+            self._admit(setup)
         except NoSpectrum as refusal:
-            newcomer.run_blocking(self._make_room, newcomer, refusal)
+            self._pool.submit(self._blocking_admit_after_migration, setup, refusal)
         except Refused as refusal:
-            newcomer.run_blocking(self._refuse, newcomer, refusal)
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
-            self._end(newcomer, error)
+            self._pool.submit(self._blocking_refuse, setup, refusal)
+        except Exception as error:  # noqa: BLE001 - it is the response
+            self._respond(setup, error)
 
-    def _make_room(self, newcomer: PendingSetup, refusal: NoSpectrum) -> None:
+    def _blocking_admit_after_migration(self, setup: PendingSetup, refusal: NoSpectrum) -> None:
         try:
-            if not self._tidying.make_room(request_of(newcomer.asked, NOBODY)):
+            if not self._migrator.make_room(request_of(setup.spec, UNASSIGNED_ID)):
                 raise refusal
-            self._decide(newcomer)
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
-            self._refuse(newcomer, error)
+            self._admit(setup)
+        except Exception as error:  # noqa: BLE001 - it is the response
+            self._blocking_refuse(setup, error)
 
-    def _refuse(self, newcomer: PendingSetup, error: Exception) -> None:
+    def _blocking_refuse(self, setup: PendingSetup, error: Exception) -> None:
         try:
             if isinstance(error, Refused):
                 error.add_offer()
         finally:
-            self._end(newcomer, error)
+            self._respond(setup, error)
 
-    def _decide(self, newcomer: PendingSetup) -> None:
-        """Admit it, and have its switches told, or write it down if it is not to be installed yet."""
-        asked = newcomer.asked
-        with self._writer.lock:
-            wanted, admitted = self._admitted(asked)
-            at_once = not asked.hold and wanted.start_at_s <= wanted.created_at_s
-            if at_once:
-                newcomer.switches = switches_of(wanted)
-                self._fabric.require_in_step(newcomer.switches)
-            self._book.add(wanted, admitted)
-            if at_once:
-                touched = self._fabric.set_intended({wanted.id: wanted})
+    def _admit(self, setup: PendingSetup) -> None:
+        """Admit a request and start its installation; if it is not to be installed yet, record it."""
+        spec = setup.spec
+        with self._state.lock:
+            reservation, admitted = self._decide(spec)
+            is_immediate = not spec.hold and reservation.start_at_s <= reservation.created_at_s
+            if is_immediate:
+                setup.switches = switches_of(reservation)
+                self._switches.require_in_step(setup.switches)
+            self._store.add(reservation, admitted)
+            if is_immediate:
+                changed_keys = self._switches.set_intended({reservation.id: reservation})
             else:
-                wanted = wanted if asked.hold else wanted.with_state(State.SCHEDULED)
-                self._record_new(newcomer, wanted)
-        newcomer.wanted, newcomer.began_s = wanted, time.monotonic()
-        if at_once:
-            self._tell(newcomer, touched, may_wait=False)
+                reservation = reservation if spec.hold else reservation.with_state(State.SCHEDULED)
+                self._record_uninstalled(setup, reservation)
+        setup.reservation, setup.started_s = reservation, time.monotonic()
+        if is_immediate:
+            self._install(setup, changed_keys)
         else:
-            log.info("reserved id=%s state=%s owner=%s", wanted.id, wanted.state, wanted.owner)
-            self._end(newcomer, (wanted, False))
+            log.info("reserved id=%s state=%s owner=%s", reservation.id, reservation.state, reservation.owner)
+            self._respond(setup, (reservation, False))
 
-    def _admitted(self, asked: ReservationSpec) -> tuple[Reservation, Admitted]:
-        now_s, number = self._writer.clock(), self._numbers.new()
-        name = name_of(number)
-        admitted = self._writer.admit(request_of(asked, name))
-        times = asked.lease_s, now_s, now_s + asked.lease_s
-        start_at_s = max(now_s, asked.start_at_s or now_s)
-        wanted = Reservation(
-            name, number, 1, asked.owner, State.HELD, *times, admitted.placements,
-            start_at_s=start_at_s, end_at_s=asked.end_at_s, tenant=asked.tenant,
+    def _decide(self, spec: ReservationSpec) -> tuple[Reservation, Admitted]:
+        now_s, number = self._state.clock(), self._numbers.draw()
+        reservation_id = id_of(number)
+        admitted = self._state.admit(request_of(spec, reservation_id))
+        lease = spec.lease_s, now_s, now_s + spec.lease_s
+        start_at_s = max(now_s, spec.start_at_s or now_s)
+        reservation = Reservation(
+            reservation_id, number, 1, spec.owner, State.HELD, *lease, admitted.placements,
+            start_at_s=start_at_s, end_at_s=spec.end_at_s, tenant=spec.tenant,
         )  # fmt: skip
-        return wanted, admitted
+        return reservation, admitted
 
-    def _record_new(self, newcomer: PendingSetup, wanted: Reservation) -> None:
+    def _record_uninstalled(self, setup: PendingSetup, reservation: Reservation) -> None:
         try:
-            self._record([(newcomer, wanted)])
+            self._record([(setup, reservation)])
         except Exception:
-            self._book.remove(wanted.id)
+            self._store.remove(reservation.id)
             raise
 
-    # Installing -----------------------------------------------------------------------------------------------------
+    # Installation ---------------------------------------------------------------------------------------------------
 
-    def _tell(self, newcomer: PendingSetup, touched: ChangedKeys, may_wait: bool) -> None:
-        """Have its switches told when there is room before them; what they have confirmed comes to the inbox."""
+    def _install(self, setup: PendingSetup, changed_keys: ChangedKeys) -> None:
+        """Start the installation; without a free slot at the switches, wait for it in the pool."""
         try:
-            if not self._room.take_at(newcomer.switches, may_wait):
-                newcomer.run_blocking(self._tell, newcomer, touched, True)
-                return
-            newcomer.installed = self._fabric.updates.begin(touched)
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
-            newcomer.run_blocking(self._undo, newcomer, error)
+            slot = self._limiter.try_acquire_at(setup.switches)
+        except Exception as error:  # noqa: BLE001 - it is the response
+            self._pool.submit(self._blocking_undo, setup, error)
             return
-        if newcomer.installed.done():
-            self._write_down([newcomer])
+        if slot is None:
+            self._pool.submit(self._blocking_install, setup, changed_keys)
         else:
-            newcomer.installed.add_done_callback(lambda _: self._inbox.put(newcomer))
+            self._start_installation(setup, changed_keys, slot)
 
-    def _write_down(self, told: list[PendingSetup]) -> None:
-        """Write down, all or none, those that all their switches have confirmed, and answer."""
-        installed: list[tuple[PendingSetup, Reservation]] = []
-        for each in told:
-            assert each.installed is not None
-            assert each.wanted is not None
-            self._room.leave_at(each.switches)
+    def _blocking_install(self, setup: PendingSetup, changed_keys: ChangedKeys) -> None:
+        try:
+            slot = self._limiter.acquire_at(setup.switches)
+        except Exception as error:  # noqa: BLE001 - it is the response
+            self._blocking_undo(setup, error)
+            return
+        self._start_installation(setup, changed_keys, slot)
+
+    def _start_installation(self, setup: PendingSetup, changed_keys: ChangedKeys, slot: Slot) -> None:
+        """Send the changes; the setup is put into the inbox when its switches have confirmed them."""
+        try:
+            installation = self._switches.updates.begin(changed_keys)
+        except Exception as error:  # noqa: BLE001 - it is the response
+            slot.release()
+            self._pool.submit(self._blocking_undo, setup, error)
+            return
+        setup.switch_slot, setup.installation = slot, installation
+        if installation.done():
+            self._finish([setup])
+        else:
+            installation.add_done_callback(lambda _: self._inbox.put(setup))
+
+    def _finish(self, setups: Sequence[PendingSetup]) -> None:
+        """Record, in one transaction, the setups that all their switches have confirmed, and respond."""
+        confirmed: list[tuple[PendingSetup, Reservation]] = []
+        for setup in setups:
+            assert setup.installation is not None
+            assert setup.reservation is not None
+            assert setup.switch_slot is not None
+            setup.switch_slot.release()
             try:
-                self._fabric.updates.result(each.installed)
-                installed.append((each, each.wanted))
-            except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
-                self._aside.submit(self._undo, each, error)
-        if not installed:
+                self._switches.updates.result(setup.installation)
+                confirmed.append((setup, setup.reservation))
+            except Exception as error:  # noqa: BLE001 - it is the response
+                self._pool.submit(self._blocking_undo, setup, error)
+        if not confirmed:
             return
         try:
-            with self._writer.lock:
-                made = [(each, self._writer.as_installed(wanted)) for each, wanted in installed]
-                self._record(made)
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
-            for each, _ in installed:
-                self._aside.submit(self._undo, each, error)
+            with self._state.lock:
+                installed = [(setup, self._state.as_installed(reservation)) for setup, reservation in confirmed]
+                self._record(installed)
+        except Exception as error:  # noqa: BLE001 - it is the response
+            for setup, _ in confirmed:
+                self._pool.submit(self._blocking_undo, setup, error)
             return
-        for each, active in made:
-            self._writer.publish(ReservationInstalled(active.id, time.monotonic() - each.began_s))
-            self._caretaker.look_again(active)
+        for setup, active in installed:
+            self._state.publish(ReservationInstalled(active.id, time.monotonic() - setup.started_s))
+            self._lifecycle.recheck(active)
             log.info("installed id=%s version=%d owner=%s", active.id, active.version, active.owner)
-            self._end(each, (active, False))
+            self._respond(setup, (active, False))
 
-    def _record(self, made: list[tuple[PendingSetup, Reservation]]) -> None:
-        """Write these down, all or none, with their notes if that can be. Under the lock."""
-        record = partial(self._writer.record, *(reservation for _, reservation in made), are_new=True)
-        answers = {reservation.id: each.repeat for each, reservation in made if each.repeat is not None}
-        notes = [(each.note, reservation) for each, reservation in made if each.note is not None]
+    def _record(self, reservations: Sequence[tuple[PendingSetup, Reservation]]) -> None:
+        """Record reservations in one transaction, with their attached rows if the database allows. Under the lock."""
+        record = partial(self._state.record, *(reservation for _, reservation in reservations), are_new=True)
+        keys = {reservation.id: setup.key for setup, reservation in reservations if setup.key is not None}
+        attached = [
+            (setup.attached_row, reservation) for setup, reservation in reservations
+            if setup.attached_row is not None
+        ]
         try:
-            record(answers=answers, along=[note.row(reservation) for note, reservation in notes])
+            record(idempotency_keys=keys, extra_rows=[row.row(reservation) for row, reservation in attached])
         except SQLAlchemyError:
-            if not notes:
+            if not attached:
                 raise
-            record(answers=answers)  # whoever wanted the notes sees that they are not written
+            record(idempotency_keys=keys)  # the attached rows stay marked as not written
         else:
-            for note, _ in notes:
-                note.is_written = True
+            for row, _ in attached:
+                row.is_written = True
 
-    def _undo(self, newcomer: PendingSetup, error: Exception) -> None:
-        """Take back what switches may have been told, and say why."""
+    def _blocking_undo(self, setup: PendingSetup, error: Exception) -> None:
+        """Remove the entries that switches may have, and respond with the error."""
         try:
-            assert newcomer.wanted is not None
-            with self._writer.lock:
-                self._book.retire(newcomer.wanted)
-                undone = self._fabric.set_intended({newcomer.wanted.id: None})
-            self._fabric.updates.settle(undone, CONFIRM_TIMEOUT_S)
-            self._writer.sweep()
+            assert setup.reservation is not None
+            with self._state.lock:
+                self._store.retire(setup.reservation)
+                changed_keys = self._switches.set_intended({setup.reservation.id: None})
+            self._switches.updates.settle(changed_keys, CONFIRM_TIMEOUT_S)
+            self._state.purge()
         finally:
-            self._end(newcomer, error)
+            self._respond(setup, error)
 
-    def _end(self, newcomer: PendingSetup, answer: Answer | Exception) -> None:
-        newcomer.places.close()
+    def _respond(self, setup: PendingSetup, response: Response | Exception) -> None:
+        setup.contexts.close()
         with self._lock:
-            self._under_way -= 1
-        if self._waiting:
+            self._in_progress -= 1
+        if self._queued:
             self._inbox.put(None)
-        if isinstance(answer, Refused):
-            newcomer.answer.set_exception(answer.with_traceback(None))  # which has the newcomer
-        elif isinstance(answer, Exception):
-            newcomer.answer.set_exception(answer)
+        if isinstance(response, Refused):
+            # The traceback refers to the setup, which refers to the response: a reference cycle.
+            setup.response.set_exception(response.with_traceback(None))
+        elif isinstance(response, Exception):
+            setup.response.set_exception(response)
         else:
-            newcomer.answer.set_result(answer)
-
-
-def _call(function: Callable[..., object], *arguments: object) -> None:
-    function(*arguments)
+            setup.response.set_result(response)

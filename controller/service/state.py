@@ -1,7 +1,7 @@
-"""What the service and its caretaker share: the book, the ledger, the fabric, and the lock under which they change.
+"""State shared by the parts of the service: store, ledger, switches, and the lock under which they change.
 
-The lock is held while something is decided, counted and written down, never while a switch is waited for: what is
-admitted counts from the moment it is decided, so nobody is promised the same capacity while it is being installed.
+The lock is held while a change is decided, booked and recorded, never while waiting for a switch. An admitted request
+counts from its decision on, so its capacity is not admitted twice while it is being installed.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 Listener = Callable[[ServiceEvent], None]
 
 INSTALLED = frozenset({State.ACTIVE, State.DEGRADED})
-"""The states in which switches hold a reservation."""
+"""The states in which switches hold entries of a reservation."""
 
 DRAIN_MAX_S = 0.5
 
 
 class ServiceState:
-    """The one place where reservations change."""
+    """The only place where reservations change."""
 
     def __init__(
         self,
@@ -52,29 +52,29 @@ class ServiceState:
         self.ledger = ledger
         self.clock = clock
         self.lock = threading.RLock()
-        self.book = ReservationStore(network, calibration)
-        self.turns = ReservationLocks()
+        self.store = ReservationStore(network, calibration)
+        self.reservation_locks = ReservationLocks()
         self.listeners: tuple[Listener, ...] = ()
-        self.fabric = SwitchManager(network, switches, self.publish)
+        self.switches = SwitchManager(network, switches, self.publish)
         self.calibration = calibration
 
     def publish(self, event: ServiceEvent) -> None:
-        """Call every listener; one that fails must not stop the others, nor us."""
+        """Call all listeners; an exception in one is logged and does not affect the others."""
         for listener in self.listeners:
             try:
                 listener(event)
             except Exception:
                 log.exception("a listener failed event=%s", type(event).__name__)
 
-    def decide(self, request: Request, bookings: Calendar | None = None) -> Admitted | Rejected:
-        """What admission says now, or would say with another calendar. Under the lock."""
-        self.book.purge(self.fabric.tracker.may_forward)
-        book, now_s, down = self.book, self.clock(), self.fabric.links.down
-        taken = book.bookings if bookings is None else bookings
-        return decide_with_offer(self.network, taken, book.standing, request, now_s, down, self.calibration)
+    def decide(self, request: Request, calendar: Calendar | None = None) -> Admitted | Rejected:
+        """The admission decision on a request, with the current or another calendar. Under the lock."""
+        self.store.purge(self.switches.tracker.may_forward)
+        calendar = self.store.calendar if calendar is None else calendar
+        now_s, down = self.clock(), self.switches.links.down
+        return decide_with_offer(self.network, calendar, self.store.live, request, now_s, down, self.calibration)
 
     def admit(self, request: Request) -> Admitted:
-        """The same.
+        """The admission decision on a request, which must not be a rejection. Under the lock.
 
         Raises: Refused or UnknownHost if it is rejected.
         """
@@ -85,58 +85,59 @@ class ServiceState:
         return decision
 
     def as_installed(self, changed: Reservation) -> Reservation:
-        """How a reservation stands when the switches have confirmed this change of it. Under the lock."""
-        # With the bounds it has by now; a failure on the way may have moved it, too.
-        now = self.book.standing.get(changed.id) or changed
-        return now.with_state(State.ACTIVE) if changed.state is State.HELD else now
+        """The reservation after the switches have confirmed this change of it. Under the lock."""
+        # A failure or another admission may have changed its paths or bounds meanwhile.
+        current = self.store.live.get(changed.id) or changed
+        return current.with_state(State.ACTIVE) if changed.state is State.HELD else current
 
     def record(
         self,
         *reservations: Reservation,
         are_new: bool = False,
-        answers: Mapping[str, IdempotencyKey] | None = None,
-        along: Iterable[Row] = (),
+        idempotency_keys: Mapping[str, IdempotencyKey] | None = None,
+        extra_rows: Iterable[Row] = (),
     ) -> None:
-        """Write down how these stand now, all or none, and let everybody see it; see Ledger.write. Under the lock."""
+        """Write reservations to the ledger in one transaction, then publish them; see Ledger.write. Under the lock."""
         self.ledger.write(
-            *reservations, are_new=are_new, idempotency_keys=answers, extra_rows=along, now_s=self.clock()
-        )
+            *reservations, are_new=are_new, idempotency_keys=idempotency_keys, extra_rows=extra_rows,
+            now_s=self.clock(),
+        )  # fmt: skip
         for reservation in reservations:
             if reservation.is_live:
-                self.book.publish(reservation)
+                self.store.publish(reservation)
             else:
-                self.book.show(reservation)
+                self.store.show(reservation)
             self.publish(ReservationChanged(reservation))
 
     def end(self, reservation: Reservation, state: State, reason: str | None) -> ChangedKeys:
-        """End a reservation; what the switches must be told then. Under the lock."""
+        """End a reservation; returns the entries that change on switches. Under the lock."""
         ended = reservation.with_state(state, reason)
         self.record(ended)
         log.info("ended id=%s state=%s", ended.id, ended.state)
         if reservation.state not in INSTALLED:
-            self.book.remove(ended.id)
+            self.store.remove(ended.id)
             return {}
-        self.book.retire(reservation)
-        return self.fabric.set_intended({ended.id: None})
+        self.store.retire(reservation)
+        return self.switches.set_intended({ended.id: None})
 
-    def sweep(self) -> bool:
-        """Give back the capacity of what has ended and is shut out by now; whether there was any."""
+    def purge(self) -> bool:
+        """Free the capacity of ended reservations that no switch forwards any more; whether there were any."""
         with self.lock:
-            return self.book.purge(self.fabric.tracker.may_forward)
+            return self.store.purge(self.switches.tracker.may_forward)
 
 
 def switches_of(reservation: Reservation) -> frozenset[str]:
-    """The switches that hold entries of it."""
-    both = [(each.switches, (each.backup_path or ())[1:-1]) for each in reservation.carried_placements]
-    return frozenset(name for pair in both for path in pair for name in path)
+    """The switches on the working and backup paths of a reservation."""
+    paths = [(placement.switches, (placement.backup_path or ())[1:-1]) for placement in reservation.carried_placements]
+    return frozenset(name for pair in paths for path in pair for name in path)
 
 
-def drain_s(*reservations: Reservation) -> float:
-    """How long packets of these may be on their way."""
+def drain_time_s(*reservations: Reservation) -> float:
+    """How long packets of these reservations may be in flight."""
     bounds_us = [each.accumulated_latency_us for reservation in reservations for each in reservation.carried_placements]
     return min(max(bounds_us, default=0.0) / 1e6, DRAIN_MAX_S)
 
 
-def is_stranded(reservation: Reservation, down: frozenset[str]) -> bool:
-    """Whether a flow has no path left; a protected flow may still have its backup."""
+def has_unrouted_flow(reservation: Reservation, down: frozenset[str]) -> bool:
+    """Whether a flow has neither a working nor a backup path that is up."""
     return any(each.suspended or active_path(each, down) is None for each in reservation.placements)

@@ -157,7 +157,7 @@ class _StateCollector(Collector):
             for name, description in LINK_GAUGES.items()
         }
         for link in snapshot.network.links.values():
-            promised_bps = snapshot.bookings.reserved_bps(link.name, snapshot.now_s)
+            promised_bps = snapshot.calendar.reserved_bps(link.name, snapshot.now_s)
             free_bps = link.reservable_bps - promised_bps
             values = (link.name not in snapshot.down, link.capacity_bps, link.reservable_bps, promised_bps, free_bps)
             for family, value in zip(families.values(), values, strict=True):

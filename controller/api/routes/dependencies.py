@@ -58,7 +58,7 @@ class QuotaTracker:
         """
         tenant, requested = caller.tenant, usage_of_flows(flows)
         with self._lock:
-            check_quota(caller, self._service.held_by(tenant, instead_of) + self._pending[tenant], requested)
+            check_quota(caller, self._service.usage_of(tenant, instead_of) + self._pending[tenant], requested)
             self._pending[tenant] += requested
         try:
             yield

@@ -59,7 +59,7 @@ def lightpath_routes(service: Service, executor: RequestExecutor) -> APIRouter:
         """One lightpath."""
 
         def work() -> LightpathBody:
-            found = [entry for entry in service.lightpaths() if entry.lightpath.id == lightpath_id]
+            found = [entry for entry in service.queries.lightpaths() if entry.lightpath.id == lightpath_id]
             if not found:
                 raise errors.NotFound(f"There is no lightpath {lightpath_id} now.")
             return lightpath_body(found[0], caller)
@@ -70,4 +70,4 @@ def lightpath_routes(service: Service, executor: RequestExecutor) -> APIRouter:
 
 
 def _listed(service: Service, caller: Caller) -> Callable[[], LightpathList]:
-    return lambda: LightpathList(lightpaths=[lightpath_body(entry, caller) for entry in service.lightpaths()])
+    return lambda: LightpathList(lightpaths=[lightpath_body(entry, caller) for entry in service.queries.lightpaths()])

@@ -38,7 +38,7 @@ def operation_routes(
     @router.get("/v1/consistency", responses=problem_responses(*ACCESS_ERRORS))
     async def consistency(caller: Operator) -> Consistency:
         """Compare the entries of every switch, read now, with the intended state."""
-        return consistency_body(await executor.change(caller.tenant, service.consistency))
+        return consistency_body(await executor.change(caller.tenant, service.queries.consistency))
 
     @router.post("/v1/consistency/repair", responses=problem_responses(*ACCESS_ERRORS))
     async def repair(caller: Operator) -> Consistency:
@@ -73,7 +73,7 @@ def operation_routes(
 
 def _add_maintenance(router: APIRouter, service: Service, executor: RequestExecutor) -> None:
     async def put(caller: Caller, spans: Callable[[], frozenset[str]], in_service: bool) -> MaintainedBody:
-        result = await executor.change(caller.tenant, lambda: service.maintenance.put(spans(), in_service))
+        result = await executor.change(caller.tenant, lambda: service.maintenance.set_in_service(spans(), in_service))
         return MaintainedBody(spans=list(result.spans), in_service=result.in_service, degraded=list(result.degraded))
 
     problems = problem_responses(*ACCESS_ERRORS, NotFound, InvalidRequest)

@@ -128,9 +128,9 @@ def _add_creating(router: APIRouter, service: Service, executor: RequestExecutor
 
 def _quote_transfers(service: Service, caller: Caller, body: TransfersQuestion) -> QuotedTransfers:
     if body.instead_of is not None:
-        require_visible(caller, service.reservation(body.instead_of))
+        require_visible(caller, service.queries.reservation(body.instead_of))
     volumes = [Volume(flow.name, flow.source, flow.destination, flow.transfer_bytes) for flow in body.transfers]
-    common = service.quote_transfers(volumes, body.instead_of)
+    common = service.queries.quote_transfers(volumes, body.instead_of)
     flows = [
         QuotedTransfer(
             name=quote.name, path=list(quote.path), rate_bps=quote.rate_bps, transfer_ms=round(quote.transfer_ms, 3)
@@ -144,9 +144,9 @@ def _quote_transfers(service: Service, caller: Caller, body: TransfersQuestion) 
 
 
 def _quote(service: Service, caller: Caller, spec: ReservationSpec) -> QuotedFlows | QuotedRefusal:
-    decision = service.quote(spec)
+    decision = service.queries.quote(spec)
     if isinstance(decision, Rejected):
-        problem: Any = problem_of(redacted(service, caller, decision.error))
+        problem: Any = problem_of(redacted(service.queries, caller, decision.error))
         return QuotedRefusal(admitted=False, problem=problem)
     return QuotedFlows(admitted=True, flows=[placed_flow(placement) for placement in decision.placements])
 
@@ -157,7 +157,7 @@ def _add_reading(router: APIRouter, service: Service, executor: RequestExecutor)
         """The tenant's live and recently ended reservations, oldest first; all tenants' for operators."""
 
         def work() -> ReservationList:
-            visible = [found for found in service.reservations(state) if can_see(caller, found.tenant)]
+            visible = [found for found in service.queries.reservations(state) if can_see(caller, found.tenant)]
             return ReservationList(reservations=[reservation_body(found) for found in visible])
 
         return await executor.read(caller.tenant, work)
@@ -167,8 +167,8 @@ def _add_reading(router: APIRouter, service: Service, executor: RequestExecutor)
         """A reservation with the counters of its meters and flow entries, read from the switches now."""
 
         def work() -> ReservationDetail:
-            found = require_visible(caller, service.reservation(reservation_id))
-            counters = counters_body(service.network, found, *service.counters(found))
+            found = require_visible(caller, service.queries.reservation(reservation_id))
+            counters = counters_body(service.network, found, *service.queries.counters(found))
             return ReservationDetail(**dict(reservation_body(found)), counters=counters)
 
         return await executor.read(caller.tenant, work)
@@ -190,7 +190,7 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
         flows = None if change.flows is None else tuple(flow.to_flow() for flow in change.flows)
 
         def work() -> Reservation:
-            require_visible(caller, service.reservation(reservation_id))
+            require_visible(caller, service.queries.reservation(reservation_id))
             if flows is None:
                 return service.modify(reservation_id, change.lease_s, None)
             with quotas.charge(caller, flows, instead_of=reservation_id):
@@ -206,7 +206,7 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
         """Activate a held reservation; answered when every switch has confirmed. Idempotent."""
 
         def work() -> Reservation:
-            require_visible(caller, service.reservation(reservation_id))
+            require_visible(caller, service.queries.reservation(reservation_id))
             return service.commit(reservation_id)
 
         return reservation_body(await executor.change(caller.tenant, work))
@@ -216,7 +216,7 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
         """Release a reservation. Idempotent: one that has ended is returned as it is."""
 
         def work() -> Reservation:
-            require_visible(caller, service.reservation(reservation_id))
+            require_visible(caller, service.queries.reservation(reservation_id))
             return service.release(reservation_id)
 
         return reservation_body(await executor.change(caller.tenant, work))

@@ -32,6 +32,6 @@ def reserve_handler(service: Service, executor: RequestExecutor, quotas: QuotaTr
         def charge() -> AbstractContextManager[None]:
             return quotas.charge(caller, spec.flows)
 
-        return await executor.submit(caller.tenant, service.reserve_soon, spec, key, charge, row)
+        return await executor.submit(caller.tenant, service.reserve, spec, key, charge, row)
 
     return reserve

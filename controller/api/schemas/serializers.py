@@ -212,7 +212,7 @@ def _node_body(node: Node, snapshot: Snapshot) -> NodeBody:
 
 
 def _link_body(link: DirectedLink, snapshot: Snapshot) -> LinkBody:
-    reserved_bps = snapshot.bookings.reserved_bps(link.name, snapshot.now_s)
+    reserved_bps = snapshot.calendar.reserved_bps(link.name, snapshot.now_s)
     return LinkBody(
         link=link.name,
         source=link.source,
@@ -239,7 +239,7 @@ def _path_body(path: Path, snapshot: Snapshot) -> PathBody:
     free = [
         PathLink(
             link=link.name,
-            free_bps=link.reservable_bps - snapshot.bookings.reserved_bps(link.name, snapshot.now_s),
+            free_bps=link.reservable_bps - snapshot.calendar.reserved_bps(link.name, snapshot.now_s),
         )
         for link in links
     ]

@@ -26,7 +26,7 @@ from controller.dataplane.southbound import (
     SwitchEvent,
 )
 from controller.domain.network import Network, network_from_map
-from controller.service.lifecycle import Forget
+from controller.service.lifecycle import RetentionTask
 from controller.service.reservation_service import Service
 from controller.storage.ledger import Ledger
 from machine.polling import wait_until
@@ -77,12 +77,12 @@ def _done(result: Any) -> Future[Any]:
 
 
 @contextmanager
-def running_service(ledger: Ledger, forgets: Sequence[Forget] = ()) -> Iterator[Service]:
+def running_service(ledger: Ledger, retention_tasks: Sequence[RetentionTask] = ()) -> Iterator[Service]:
     """On the map `pair`, all switches in step."""
-    running = Service(PAIR, ObedientSwitches(), ledger, forgets=forgets)
+    running = Service(PAIR, ObedientSwitches(), ledger, retention_tasks=retention_tasks)
     running.start()
     try:
-        wait_until(lambda: running.switches_up() == len(PAIR.switches))
+        wait_until(lambda: running.queries.switches_up() == len(PAIR.switches))
         yield running
     finally:
         running.stop()

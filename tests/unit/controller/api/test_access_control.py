@@ -202,9 +202,9 @@ def test_the_lifecycle_thread_deletes_old_records_and_survives_a_failure(tmp_pat
     def fail(_: float) -> None:
         raise OSError("the disk is full")
 
-    with running_service(stores.ledger, forgets=(fail, stores.forget)) as service:
+    with running_service(stores.ledger, retention_tasks=(fail, stores.forget)) as service:
         wait_until(lambda: not stores.audit.read(0, 10))
-        assert service.switches_up() == len(PAIR.switches)
+        assert service.queries.switches_up() == len(PAIR.switches)
     stores.close()
 
 
@@ -274,7 +274,7 @@ def clients(url: str, secrets: dict[str, str], service: Service) -> Iterator[dic
     yield made
     for client in made.values():
         client.close()
-    for reservation in service.reservations():
+    for reservation in service.queries.reservations():
         service.release(reservation.id)
 
 

@@ -38,7 +38,7 @@ def client(service: Service) -> Iterator[httpx.Client]:
 @pytest.fixture(autouse=True)
 def nothing_reserved(service: Service) -> Iterator[None]:
     yield
-    for reservation in service.reservations():
+    for reservation in service.queries.reservations():
         service.release(reservation.id)
 
 
@@ -367,7 +367,7 @@ def test_the_offer_of_a_refusal_is_accepted(client: httpx.Client) -> None:
 
 def test_a_span_is_taken_out_of_service_and_put_back(client: httpx.Client, service: Service) -> None:
     alarms: list[SpanChanged] = []
-    stop = service.listen(lambda event: alarms.append(event) if isinstance(event, SpanChanged) else None)
+    stop = service.queries.subscribe(lambda event: alarms.append(event) if isinstance(event, SpanChanged) else None)
     made = client.post("/v1/reservations", json={"flows": [flow()]}).json()
     try:
         gone = client.post("/v1/links/s2->s1/down")
@@ -400,5 +400,5 @@ def test_spans_out_of_service_stay_so_after_a_restart(tmp_path: Path) -> None:
     for again in (False, True):
         with running_service(Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")) as running:
             if not again:
-                running.maintenance.put({"s1-s2"}, in_service=False)
-            assert running.snapshot().closed == {"s1-s2"}
+                running.maintenance.set_in_service({"s1-s2"}, in_service=False)
+            assert running.queries.snapshot().closed == {"s1-s2"}

@@ -317,7 +317,7 @@ def mixed() -> Map:
 
 def broken_up(service: Service, wide_bps: int = 15_000_000) -> ReservationSpec:
     """Every second block of three slots behind r2 is lit; what is asked then needs six."""
-    made = [service.reserve(asked(flow(source, 9_000_000)))[0] for source in ("edge1", "edge2", "edge1")]
+    made = [service.reserve(asked(flow(source, 9_000_000))).result()[0] for source in ("edge1", "edge2", "edge1")]
     service.release(made[0].id)
     return asked(flow("edge3", wide_bps))
 
@@ -331,23 +331,23 @@ def service() -> Iterator[Service]:
     network = network_from_map(mixed())
     running = Service(network, ObedientSwitches(network), Ledger(IN_MEMORY, "waves"))
     running.start()
-    while running.switches_up() < len(network.switches):
+    while running.queries.switches_up() < len(network.switches):
         pass
     yield running
     running.stop()
 
 
 def blocks(service: Service) -> list[tuple[int, int]]:
-    return [(each.lightpath.first_slot, each.lightpath.width) for each in service.lightpaths()]
+    return [(each.lightpath.first_slot, each.lightpath.width) for each in service.queries.lightpaths()]
 
 
 def test_lightpaths_make_room_for_a_request_that_found_no_spectrum(service: Service) -> None:
     wanted = broken_up(service)
     assert blocks(service) == [(3, 3), (6, 3)], "free are 0-2 and 9-11, and six in a row are wanted"
-    quoted = service.quote(wanted)
+    quoted = service.queries.quote(wanted)
     assert isinstance(quoted, Rejected)
     assert isinstance(quoted.error, NoSpectrum)
-    (placement,) = service.reserve(wanted)[0].placements
+    (placement,) = service.reserve(wanted).result()[0].placements
     assert placement.lightpaths[0].width == 6
     assert blocks(service) == [(0, 3), (3, 3), (6, 6)], "one lightpath has moved"
     written = {each.lightpaths[0].first_slot for kept in service.ledger.live() for each in kept.placements}
@@ -365,8 +365,8 @@ def test_defragmenting_moves_everything_down_and_is_written_down(service: Servic
 
 def test_a_move_that_a_switch_refuses_leaves_the_lightpath_where_it_was(service: Service) -> None:
     broken_up(service)
-    before = service.lightpaths()
-    switches = service._fabric._switches
+    before = service.queries.lightpaths()
+    switches = service._switches._switches
     assert isinstance(switches, ObedientSwitches)
     obey = switches.apply
 
@@ -380,5 +380,5 @@ def test_a_move_that_a_switch_refuses_leaves_the_lightpath_where_it_was(service:
     switches.apply = refuse  # type: ignore[method-assign]
     with pytest.raises(SwitchRefused):
         service.defragment()
-    assert service.lightpaths() == before
+    assert service.queries.lightpaths() == before
     assert {each.placements[0].lightpaths[0].first_slot for each in service.ledger.live()} == {3, 6}

@@ -73,7 +73,7 @@ def switches() -> PatientSwitches:
 def service(url: str, switches: PatientSwitches) -> Iterator[Service]:
     running = Service(PAIR, switches, Ledger(url, "pair"))
     running.start()
-    wait_until(lambda: running.switches_up() == len(PAIR.switches))
+    wait_until(lambda: running.queries.switches_up() == len(PAIR.switches))
     yield running
     running.stop()
 
@@ -86,14 +86,14 @@ def asked(number: int, rate_bps: int = RATE_BPS) -> ReservationSpec:
 def on_their_way(service: Service, switches: PatientSwitches, count: int) -> list[Future[Any]]:
     """So many reservations that wait for their switches."""
     switches.is_patient = True
-    answers = [service.reserve_soon(asked(number)) for number in range(count)]
+    answers = [service.reserve(asked(number)) for number in range(count)]
     wait_until(lambda: len(switches.told) == count)
     return answers
 
 
 def reserved_bps(service: Service) -> int:
-    snapshot = service.snapshot()
-    return snapshot.bookings.reserved_bps("s1->s2", snapshot.now_s)
+    snapshot = service.queries.snapshot()
+    return snapshot.calendar.reserved_bps("s1->s2", snapshot.now_s)
 
 
 def test_those_that_are_confirmed_together_are_all_answered_and_written_down(
@@ -145,8 +145,8 @@ def test_a_release_over_a_silent_switch_is_told_to_the_others(url: str) -> None:
     switches = OneSilent()
     service = Service(PAIR, switches, Ledger(url, "pair"))
     service.start()
-    wait_until(lambda: service.switches_up() == len(PAIR.switches))
-    reservation, _ = service.reserve(asked(1))
+    wait_until(lambda: service.queries.switches_up() == len(PAIR.switches))
+    reservation, _ = service.reserve(asked(1)).result()
     first, last = (PAIR.nodes[name].datapath_id or 0 for name in ("s1", "s2"))
     switches.told.clear()
     switches.silent = last
@@ -171,11 +171,11 @@ def test_if_the_ledger_cannot_be_written_nothing_is_promised(
         connection.execute(text("ALTER TABLE elsewhere RENAME TO reservations"))
     engine.dispose()
     wait_until(lambda: reserved_bps(service) == 0)
-    assert service.ledger.live() == service.reservations() == []
+    assert service.ledger.live() == service.queries.reservations() == []
 
 
 def test_a_refusal_beside_others_has_its_advice_and_takes_nothing(service: Service) -> None:
-    answers = [service.reserve_soon(asked(number, 30_000_000)) for number in range(4)]
+    answers = [service.reserve(asked(number, 30_000_000)) for number in range(4)]
     refused = [answer.exception(30) for answer in answers]
     assert [type(error) for error in refused] == [type(None), type(None), NoCapacity, NoCapacity]
     assert isinstance(refused[2], NoCapacity)
@@ -250,7 +250,7 @@ def test_a_refusal_leaves_nothing_to_the_garbage_collector(service: Service) -> 
 
     def refuse() -> None:
         try:
-            service.reserve(asked(1, 1_000_000_000))
+            service.reserve(asked(1, 1_000_000_000)).result()
         except NoCapacity:
             return
         pytest.fail("it is not refused")

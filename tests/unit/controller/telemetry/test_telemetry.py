@@ -137,7 +137,7 @@ def test_an_idle_stream_is_kept_open_and_ends_when_closed(monkeypatch: pytest.Mo
 @pytest.fixture
 def metrics() -> Iterator[Metrics]:
     with closing(Ledger(IN_MEMORY, "pair")) as ledger:
-        yield Metrics(Service(PAIR, ObedientSwitches(), ledger))
+        yield Metrics(Service(PAIR, ObedientSwitches(), ledger).queries)
 
 
 def values(metrics: Metrics) -> dict[str, float]:
@@ -195,12 +195,12 @@ def test_packets_dropped_by_meters_are_counted_once_and_published() -> None:
     service = Service(PAIR, switches, Ledger(IN_MEMORY, "pair"))
     service.start()
     try:
-        while service.switches_up() < len(PAIR.switches):
+        while service.queries.switches_up() < len(PAIR.switches):
             pass
-        metrics = Metrics(service)
-        monitor = MeterMonitor(service, metrics, stream)
+        metrics = Metrics(service.queries)
+        monitor = MeterMonitor(service.queries, metrics, stream)
         flow = Flow("up", "edge1", "cloud", Match("tcp", 1, 2), Requirement(min_bandwidth_bps=1_000_000))
-        service.reserve(ReservationSpec("cloud", "lab", 60.0, (flow,)))
+        service.reserve(ReservationSpec("cloud", "lab", 60.0, (flow,))).result()
         counted = []
         for switches.dropped in (0, 5, 5, 7, 2):  # the last: the switch has restarted
             monitor.poll()
