@@ -1,4 +1,4 @@
-"""`paceline controller` that kills itself at a named step of the writer."""
+"""`paceline controller` that kills itself at a named fail point."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 
 def run(arguments: Sequence[str]) -> None:
-    """FILE MAP …: FILE holds the step's name; it is read whenever a step is reached, and emptied before the end."""
+    """Run with arguments FILE MAP …: FILE names the fail point; read at every fail point, emptied at the kill."""
     from controller import failpoints
     from controller.runtime.main import command
 
-    wanted = Path(arguments[0])
+    fail_point_file = Path(arguments[0])
 
-    def die_if_wanted(step: failpoints.FailPoint) -> None:
-        if wanted.read_text() == step:
-            wanted.write_text("")
+    def kill_if_named(point: failpoints.FailPoint) -> None:
+        if fail_point_file.read_text() == point:
+            fail_point_file.write_text("")
             os.kill(os.getpid(), signal.SIGKILL)
 
-    failpoints.on_failpoint(die_if_wanted)
+    failpoints.on_failpoint(kill_if_named)
     command(list(arguments[1:]))

@@ -1,4 +1,4 @@
-"""Real processes for tests: Open vSwitch without root (ovs-vswitchd's dummy datapath) and the controller beside it."""
+"""Processes for tests: Open vSwitch without root (ovs-vswitchd's dummy datapath) and the controller."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class OpenVSwitch:
         return self._run("ovs-appctl", "-t", f"{self.directory}/ovs-vswitchd.ctl", *arguments)
 
     def flows(self, switch: str, which: str = "") -> list[str]:
-        """The entries, counters and times taken out."""
+        """The flow entries without counters and times."""
         dump = self.ofctl("dump-flows", switch, *([which] if which else [])).splitlines()[1:]
         return sorted(re.sub(r"(duration|n_packets|n_bytes|idle_age)=[^,]*, ?", "", line).strip() for line in dump)
 
@@ -94,8 +94,8 @@ class OpenVSwitch:
         kind = ["type=dummy"]
         if MAP.node(peer).kind == "switch":
             kind = ["type=patch", f"options:peer={MAP.port(peer, node).interface}"]
-        wanted = [f"ofport_request={port.number}", *kind]
-        return ["--", "add-port", node, port.interface, "--", "set", "interface", port.interface, *wanted]
+        column = [f"ofport_request={port.number}", *kind]
+        return ["--", "add-port", node, port.interface, "--", "set", "interface", port.interface, *column]
 
     def add_port(self, node: str, peer: str) -> None:
         self.vsctl(*self._port(node, peer)[1:])
@@ -105,7 +105,7 @@ class OpenVSwitch:
             self.vsctl(*set_controller_command(node.name, f"{transport}:127.0.0.1:{openflow_port}"))
 
     def disconnect(self, switch: str) -> None:
-        """Point it elsewhere: without any controller it would forget its entries."""
+        """Set an unreachable controller: with none at all the switch would delete its entries."""
         self.vsctl("set-controller", switch, "tcp:127.0.0.1:1")
 
     def stop(self) -> None:
@@ -119,11 +119,11 @@ class Controller:
     """`python -m controller.runtime.main pair` on ports of its own."""
 
     def __init__(self, directory: Path, *options: str, authority: Path | None = None) -> None:
-        """`authority`: it speaks https with a certificate of this authority."""
+        """`authority`: CA certificate file; the REST API then uses https."""
         self.openflow_port, self.rest_port = free_port(), free_port()
         self.log = directory / "controller.log"
         self.ledger = f"sqlite:///{directory}/ledger.db"
-        self.said = directory / "controller.said"
+        self.output = directory / "controller.said"
         self.arguments = (
             *("pair", "--ledger", self.ledger),
             *("--openflow", f"127.0.0.1:{self.openflow_port}", "--listen", f"127.0.0.1:{self.rest_port}"),
@@ -135,16 +135,16 @@ class Controller:
         self.start()
 
     def start(self) -> None:
-        self.said.write_text("")
+        self.output.write_text("")
         self.process = self.spawn()
-        wait_until(lambda: self.said.read_text().endswith("\n") or self.process.poll() is not None)
-        self.greeting = self.said.read_text()
+        wait_until(lambda: self.output.read_text().endswith("\n") or self.process.poll() is not None)
+        self.greeting = self.output.read_text()
         assert self.greeting, self.log.read_text()
 
     def spawn(self) -> subprocess.Popen[bytes] | ForkedProcess:
-        with self.log.open("ab") as log, self.said.open("ab") as said:
+        with self.log.open("ab") as log, self.output.open("ab") as output:
             command = [sys.executable, "-m", "controller.runtime.main", *self.arguments]
-            return subprocess.Popen(command, stdout=said, stderr=log)
+            return subprocess.Popen(command, stdout=output, stderr=log)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int | None:
         self.process.send_signal(number)

@@ -1,4 +1,4 @@
-"""kill -9 at every step of a request: afterwards ledger, calendar and switches agree, and the request can be repeated.
+"""kill -9 at every fail point of a request: afterwards ledger, calendar and switches agree, and the request can be repeated.
 
 Real controller processes on real Open vSwitch; each kills itself at a fail point (controller.failpoints).
 """
@@ -23,33 +23,35 @@ RATE_BPS, NEW_RATE_BPS = 15_000_000, 20_000_000
 
 
 class MortalController(Controller):
-    """Dies at the step that is written into a file."""
+    """Kills itself at the fail point that is named in a file."""
 
     def __init__(self, directory: Path) -> None:
-        self.die_at = directory / "die-at"
-        self.die_at.write_text("")
+        self.fail_point_file = directory / "die-at"
+        self.fail_point_file.write_text("")
         super().__init__(directory)
 
     def spawn(self) -> ForkedProcess:
-        return CONTROLLERS.start(self.said, (str(self.die_at), *self.arguments), "dying controller", errors=self.log)
+        return CONTROLLERS.start(
+            self.output, (str(self.fail_point_file), *self.arguments), "dying controller", errors=self.log
+        )
 
     def request(self, method: str, path: str, **more: Any) -> httpx.Response | None:
-        """The answer, or None if it died over it."""
+        """The response, or None if the controller died before it."""
         try:
             return self.client.request(method, path, **more)
         except httpx.TransportError:
             return None
 
-    def dies_over(self, step: FailPoint, method: str, path: str, **more: Any) -> None:
-        """Let it die at a step of this request, and start it again."""
-        self.die_at.write_text(step)
-        assert self.request(method, path, **more) is None, f"it never came to {step}"
+    def killed_at(self, point: FailPoint, method: str, path: str, **more: Any) -> None:
+        """Have the controller killed at a fail point of this request, and restart it."""
+        self.fail_point_file.write_text(point)
+        assert self.request(method, path, **more) is None, f"fail point {point} was not reached"
         assert self.process.wait(60) == -9
         self.start()
         wait_until(self.in_step)
 
     def post(self, key: str, **more: Any) -> httpx.Response:
-        answer = self.request("POST", "/v1/reservations", **asked(key, **more))
+        answer = self.request("POST", "/v1/reservations", **idempotent_request(key, **more))
         assert answer is not None
         return answer
 
@@ -58,7 +60,7 @@ class MortalController(Controller):
         return [each for each in found if each["state"] in ("held", "scheduled", "active", "degraded")]
 
 
-def asked(key: str, **more: Any) -> dict[str, Any]:
+def idempotent_request(key: str, **more: Any) -> dict[str, Any]:
     return {"json": {"flows": [flow(RATE_BPS)], **more}, "headers": {"Idempotency-Key": key}}
 
 
@@ -67,8 +69,8 @@ def kind() -> type[Controller]:
     return MortalController
 
 
-def agree(ovs: OpenVSwitch, controller: MortalController) -> None:
-    """What is live is on the switches and in the calendar, and nothing else is."""
+def assert_consistent(ovs: OpenVSwitch, controller: MortalController) -> None:
+    """Switches and calendar hold the live reservations and no others."""
     assert controller.client.get("/v1/consistency").json()["consistent"]
     live = controller.live()
     installed = [each for each in live if each["state"] == "active"]
@@ -85,63 +87,63 @@ def agree(ovs: OpenVSwitch, controller: MortalController) -> None:
 RESERVING = [FailPoint.DECIDED, FailPoint.LAID, FailPoint.OPENED, FailPoint.RECORDING, FailPoint.RECORDED]
 
 
-@pytest.mark.parametrize("step", RESERVING)
-def test_a_reservation_is_made_once_whenever_the_controller_dies_over_it(
-    ovs: OpenVSwitch, controller: MortalController, step: FailPoint
+@pytest.mark.parametrize("point", RESERVING)
+def test_a_reservation_is_made_once_whenever_the_controller_dies(
+    ovs: OpenVSwitch, controller: MortalController, point: FailPoint
 ) -> None:
-    controller.dies_over(step, "POST", "/v1/reservations", **asked(f"reserve at {step}"))
-    agree(ovs, controller)
+    controller.killed_at(point, "POST", "/v1/reservations", **idempotent_request(f"reserve at {point}"))
+    assert_consistent(ovs, controller)
     made = controller.live()
-    assert len(made) == (1 if step is FailPoint.RECORDED else 0)
-    again = controller.post(f"reserve at {step}")
+    assert len(made) == (1 if point is FailPoint.RECORDED else 0)
+    again = controller.post(f"reserve at {point}")
     assert again.status_code == 201, again.text
     assert again.headers.get("Idempotency-Replayed") == ("true" if made else None)
     assert [each["id"] for each in controller.live()] == [again.json()["id"]]
-    agree(ovs, controller)
+    assert_consistent(ovs, controller)
 
 
-@pytest.mark.parametrize("step", [FailPoint.LAID, FailPoint.RECORDING, FailPoint.RECORDED])
-def test_a_held_reservation_is_held_or_active_whenever_the_controller_dies_over_its_commit(
-    ovs: OpenVSwitch, controller: MortalController, step: FailPoint
+@pytest.mark.parametrize("point", [FailPoint.LAID, FailPoint.RECORDING, FailPoint.RECORDED])
+def test_a_held_reservation_is_held_or_active_whenever_the_controller_dies_at_its_commit(
+    ovs: OpenVSwitch, controller: MortalController, point: FailPoint
 ) -> None:
-    identity = controller.post(f"hold at {step}", hold=True).json()["id"]
-    controller.dies_over(step, "POST", f"/v1/reservations/{identity}/commit")
-    agree(ovs, controller)
+    identity = controller.post(f"hold at {point}", hold=True).json()["id"]
+    controller.killed_at(point, "POST", f"/v1/reservations/{identity}/commit")
+    assert_consistent(ovs, controller)
     (found,) = controller.live()
-    assert (found["id"], found["state"]) == (identity, "active" if step is FailPoint.RECORDED else "held")
+    assert (found["id"], found["state"]) == (identity, "active" if point is FailPoint.RECORDED else "held")
     if found["state"] == "held":
         assert controller.client.post(f"/v1/reservations/{identity}/commit").json()["state"] == "active"
-    agree(ovs, controller)
+    assert_consistent(ovs, controller)
 
 
 @pytest.mark.parametrize(
-    "step",
+    "point",
     [FailPoint.DECIDED, FailPoint.LAID, FailPoint.OPENED, FailPoint.CLEARED, FailPoint.RECORDING, FailPoint.RECORDED],
 )
-def test_a_change_is_made_or_not_made_whenever_the_controller_dies_over_it(
-    ovs: OpenVSwitch, controller: MortalController, step: FailPoint
+def test_a_change_is_made_completely_or_not_whenever_the_controller_dies(
+    ovs: OpenVSwitch, controller: MortalController, point: FailPoint
 ) -> None:
-    identity = controller.post(f"change at {step}").json()["id"]
+    identity = controller.post(f"change at {point}").json()["id"]
     change = {"json": {"flows": [flow(NEW_RATE_BPS)]}}
-    controller.dies_over(step, "PATCH", f"/v1/reservations/{identity}", **change)
-    agree(ovs, controller)
+    controller.killed_at(point, "PATCH", f"/v1/reservations/{identity}", **change)
+    assert_consistent(ovs, controller)
     (found,) = controller.live()
     rate_bps = found["flows"][0]["reserved_bps"]
-    assert (found["id"], rate_bps) == (identity, NEW_RATE_BPS if step is FailPoint.RECORDED else RATE_BPS)
+    assert (found["id"], rate_bps) == (identity, NEW_RATE_BPS if point is FailPoint.RECORDED else RATE_BPS)
     again = controller.request("PATCH", f"/v1/reservations/{identity}", **change)
     assert again is not None and again.json()["flows"][0]["reserved_bps"] == NEW_RATE_BPS
-    agree(ovs, controller)
+    assert_consistent(ovs, controller)
 
 
-@pytest.mark.parametrize("step", [FailPoint.RECORDING, FailPoint.RECORDED, FailPoint.CLOSED, FailPoint.CLEARED])
-def test_a_release_is_made_or_not_made_whenever_the_controller_dies_over_it(
-    ovs: OpenVSwitch, controller: MortalController, step: FailPoint
+@pytest.mark.parametrize("point", [FailPoint.RECORDING, FailPoint.RECORDED, FailPoint.CLOSED, FailPoint.CLEARED])
+def test_a_release_is_made_completely_or_not_whenever_the_controller_dies(
+    ovs: OpenVSwitch, controller: MortalController, point: FailPoint
 ) -> None:
-    identity = controller.post(f"release at {step}").json()["id"]
-    controller.dies_over(step, "DELETE", f"/v1/reservations/{identity}")
-    agree(ovs, controller)
-    assert len(controller.live()) == (1 if step is FailPoint.RECORDING else 0)
+    identity = controller.post(f"release at {point}").json()["id"]
+    controller.killed_at(point, "DELETE", f"/v1/reservations/{identity}")
+    assert_consistent(ovs, controller)
+    assert len(controller.live()) == (1 if point is FailPoint.RECORDING else 0)
     assert controller.client.delete(f"/v1/reservations/{identity}").json()["state"] == "released"
-    agree(ovs, controller)
+    assert_consistent(ovs, controller)
 
 

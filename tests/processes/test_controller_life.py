@@ -1,6 +1,4 @@
-"""The life of a reservation on real switches, requests that are repeated, and switches that are slow or were tampered
-with.
-"""
+"""Lifecycle of reservations on real switches, repeated requests, unresponsive switches, entries changed by others."""
 
 from __future__ import annotations
 
@@ -23,8 +21,8 @@ from tests.processes.rig import Controller, OpenVSwitch, flow, needs_open_vswitc
 pytestmark = needs_open_vswitch
 
 
-def state(controller: Controller, identity: str) -> str:
-    return str(controller.client.get(f"/v1/reservations/{identity}").json()["state"])
+def state(controller: Controller, reservation_id: str) -> str:
+    return str(controller.client.get(f"/v1/reservations/{reservation_id}").json()["state"])
 
 
 def reserved_bps(controller: Controller, link: str = "s1->s2") -> int:
@@ -36,52 +34,54 @@ def soon(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
 
-def numbers_on(ovs: OpenVSwitch, switch: str) -> set[str]:
+def reservations_on(ovs: OpenVSwitch, switch: str) -> set[str]:
     found = {line.split("cookie=0x9ace")[1][:8] for line in ovs.flows(switch) if "cookie=0x9ace" in line}
     return {f"r-{number}" for number in found - {"00000000"}}
 
 
 def repairs(controller: Controller) -> float:
-    """How many missing entries the controller has put back on s2 so far."""
-    told = controller.client.get("/metrics").text.splitlines()
-    counts = [line for line in told if line.startswith("paceline_reconcile_entries_total{")]
+    """The missing entries of s2 that the controller has reinstalled so far."""
+    lines = controller.client.get("/metrics").text.splitlines()
+    counts = [line for line in lines if line.startswith("paceline_reconcile_entries_total{")]
     return sum(float(line.rsplit(" ", 1)[1]) for line in counts if '"s2"' in line and '"missing"' in line)
 
 
-def test_what_is_held_counts_but_is_on_no_switch_until_it_is_committed(
+def test_a_held_reservation_is_booked_but_on_no_switch_until_it_is_committed(
     ovs: OpenVSwitch, controller: Controller
 ) -> None:
     held = controller.reserve(hold=True).json()
     assert held["state"] == "held"
     assert reserved_bps(controller) == 15_000_000
-    assert numbers_on(ovs, "s1") == set()
+    assert reservations_on(ovs, "s1") == set()
     active = controller.client.post(f"/v1/reservations/{held['id']}/commit").json()
     assert (active["state"], active["expires_at"] > held["expires_at"]) == ("active", True)
-    assert numbers_on(ovs, "s1") == numbers_on(ovs, "s2") == {held["id"]}
+    assert reservations_on(ovs, "s1") == reservations_on(ovs, "s2") == {held["id"]}
     again = controller.client.post(f"/v1/reservations/{held['id']}/commit")
     assert (again.status_code, again.json()["code"]) == (409, "not_held")
 
 
-def test_what_is_held_and_not_committed_is_gone_after_its_lease(controller: Controller) -> None:
+def test_a_held_reservation_expires_with_its_lease(controller: Controller) -> None:
     held = controller.reserve(hold=True, lease_s=0.3).json()
     wait_until(lambda: state(controller, held["id"]) == "expired")
     assert reserved_bps(controller) == 0
 
 
-def test_a_reservation_for_later_is_installed_at_its_start_and_gone_at_its_end(
+def test_a_scheduled_reservation_is_installed_at_its_start_and_removed_at_its_end(
     ovs: OpenVSwitch, controller: Controller
 ) -> None:
     body = controller.reserve(start_at=soon(1.5), end_at=soon(3.0)).json()
     assert body["state"] == "scheduled"
-    assert numbers_on(ovs, "s1") == set()
+    assert reservations_on(ovs, "s1") == set()
     wait_until(lambda: state(controller, body["id"]) == "active")
-    wait_until(lambda: numbers_on(ovs, "s1") == numbers_on(ovs, "s2") == {body["id"]})
+    wait_until(lambda: reservations_on(ovs, "s1") == reservations_on(ovs, "s2") == {body["id"]})
     wait_until(lambda: state(controller, body["id"]) == "ended")
-    wait_until(lambda: numbers_on(ovs, "s1") == numbers_on(ovs, "s2") == set())
+    wait_until(lambda: reservations_on(ovs, "s1") == reservations_on(ovs, "s2") == set())
     assert reserved_bps(controller) == 0
 
 
-def test_a_start_that_a_switch_misses_is_made_up_for(ovs: OpenVSwitch, controller: Controller) -> None:
+def test_a_switch_that_was_away_at_a_start_is_updated_when_it_reconnects(
+    ovs: OpenVSwitch, controller: Controller
+) -> None:
     body = controller.reserve(start_at=soon(1.5)).json()
     ovs.disconnect("s2")
     wait_until(lambda: controller.switches_up() == 1)
@@ -90,10 +90,10 @@ def test_a_start_that_a_switch_misses_is_made_up_for(ovs: OpenVSwitch, controlle
     assert reason == "Not yet in step: s2."
     ovs.connect(controller.openflow_port)
     wait_until(lambda: state(controller, body["id"]) == "active")
-    assert numbers_on(ovs, "s2") == {body["id"]}
+    assert reservations_on(ovs, "s2") == {body["id"]}
 
 
-def test_a_repeated_request_gets_the_first_answer(controller: Controller) -> None:
+def test_a_repeated_request_gets_the_first_response(controller: Controller) -> None:
     def ask(key: str, rate_bps: int = 15_000_000) -> Any:
         body = {"flows": [flow(rate_bps)]}
         return controller.client.post("/v1/reservations", json=body, headers={"Idempotency-Key": key})
@@ -106,15 +106,15 @@ def test_a_repeated_request_gets_the_first_answer(controller: Controller) -> Non
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
     assert ask("another").json()["code"] == "flow_in_use"
     controller.client.delete(f"/v1/reservations/{first.json()['id']}")
-    assert ask("another").status_code == 201, "a refusal is not an answer to keep"
+    assert ask("another").status_code == 201, "a refusal must not be stored"
 
 
-def test_entries_that_were_tampered_with_are_found_and_put_right_and_foreign_ones_are_left(
+def test_changed_entries_are_reported_and_repaired_and_foreign_ones_are_left(
     ovs: OpenVSwitch, controller: Controller
 ) -> None:
-    identity = controller.reserve().json()["id"]
-    number = identity[2:]
-    wanted = ovs.flows("s1"), ovs.meters("s1")
+    reservation_id = controller.reserve().json()["id"]
+    number = reservation_id[2:]
+    before = ovs.flows("s1"), ovs.meters("s1")
     for _ in range(3):
         ovs.appctl("netdev-dummy/receive", "s1-eth2", PACKET)
     wait_until(lambda: packets(ovs, "s1", number) == [3, 3])
@@ -128,33 +128,35 @@ def test_entries_that_were_tampered_with_are_found_and_put_right_and_foreign_one
         assert "0x000000000000beef" in found["s1"]["foreign"][0]
         controller.client.post("/v1/consistency/repair")
         assert controller.client.get("/v1/consistency").json()["consistent"]
-        assert [line for line in ovs.flows("s1") if "0xbeef" not in line] == wanted[0]
-        assert ovs.meters("s1") == wanted[1]
-        assert packets(ovs, "s1", number) == [3, 3], "what was right has been touched"
-        assert numbers_on(ovs, "s2") == {identity}
+        assert [line for line in ovs.flows("s1") if "0xbeef" not in line] == before[0]
+        assert ovs.meters("s1") == before[1]
+        assert packets(ovs, "s1", number) == [3, 3], "a correct entry was changed"
+        assert reservations_on(ovs, "s2") == {reservation_id}
     finally:
         ovs.ofctl("del-flows", "s1", "cookie=0xbeef/-1")
 
 
-def test_what_was_tampered_with_is_put_right_without_being_asked(ovs: OpenVSwitch, controller: Controller) -> None:
-    identity = controller.reserve().json()["id"]
+def test_a_deleted_entry_is_repaired_without_a_request(ovs: OpenVSwitch, controller: Controller) -> None:
+    reservation_id = controller.reserve().json()["id"]
     before = repairs(controller)
-    ovs.ofctl("del-flows", "s2", f"cookie=0x9ace{identity[2:]}0001/-1")
+    ovs.ofctl("del-flows", "s2", f"cookie=0x9ace{reservation_id[2:]}0001/-1")
     wait_until(lambda: repairs(controller) > before)
-    wait_until(lambda: numbers_on(ovs, "s2") == {identity})
+    wait_until(lambda: reservations_on(ovs, "s2") == {reservation_id})
 
 
-def test_a_controller_that_was_killed_touches_nothing_that_is_right(ovs: OpenVSwitch, controller: Controller) -> None:
-    identity = controller.reserve().json()["id"]
+def test_a_killed_controller_leaves_correct_entries_untouched_after_its_restart(
+    ovs: OpenVSwitch, controller: Controller
+) -> None:
+    reservation_id = controller.reserve().json()["id"]
     for _ in range(5):
         ovs.appctl("netdev-dummy/receive", "s1-eth2", PACKET)
-    wait_until(lambda: packets(ovs, "s1", identity[2:]) == [5, 5])
+    wait_until(lambda: packets(ovs, "s1", reservation_id[2:]) == [5, 5])
     controller.stop(signal.SIGKILL)
     ovs.appctl("netdev-dummy/receive", "s1-eth2", PACKET)
     controller.start()
     wait_until(controller.in_step)
-    wait_until(lambda: packets(ovs, "s1", identity[2:]) == [6, 6])
-    assert state(controller, identity) == "active"
+    wait_until(lambda: packets(ovs, "s1", reservation_id[2:]) == [6, 6])
+    assert state(controller, reservation_id) == "active"
     assert controller.client.get("/v1/consistency").json()["consistent"]
 
 
@@ -169,14 +171,14 @@ def packets(ovs: OpenVSwitch, switch: str, number: str) -> list[int]:
     return [int(line.split("n_packets=")[1].split(",")[0]) for line in lines]
 
 
-class Line:
-    """A switch's connection to its controller, which can be made to stand still."""
+class PausableProxy:
+    """A proxy of a switch's connection to its controller, which can stop forwarding."""
 
     def __init__(self, controller_port: int) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
-        self.moving = threading.Event()
-        self.moving.set()
+        self.forwarding = threading.Event()
+        self.forwarding.set()
         self.busy = threading.Event()
         self._controller_port = controller_port
         self._closed = False
@@ -188,49 +190,49 @@ class Line:
             switch, _ = self.listener.accept()
             with switch, socket.socket() as controller:
                 if not self._closed and controller.connect_ex(("127.0.0.1", self._controller_port)) == 0:
-                    self._pass_on({switch: controller, controller: switch})
+                    self._forward({switch: controller, controller: switch})
 
-    def _pass_on(self, ways: dict[socket.socket, socket.socket]) -> None:
+    def _forward(self, peers: dict[socket.socket, socket.socket]) -> None:
         with selectors.DefaultSelector() as ready:
-            for each in ways:
+            for each in peers:
                 ready.register(each, selectors.EVENT_READ)
             while not self._closed:
                 for key, _ in ready.select(0.2):
-                    self.moving.wait()
+                    self.forwarding.wait()
                     assert isinstance(key.fileobj, socket.socket)
                     try:
                         data = key.fileobj.recv(65536)
                         if not data:
                             return
-                        ways[key.fileobj].sendall(data)
+                        peers[key.fileobj].sendall(data)
                         self.busy.set()
                     except OSError:
                         return
 
     def close(self) -> None:
         self._closed = True
-        self.moving.set()
+        self.forwarding.set()
         with socket.create_connection(("127.0.0.1", self.port)):
             self._thread.join(5)
         self.listener.close()
 
 
 @contextmanager
-def silent(ovs: OpenVSwitch, controller: Controller, switch: str) -> Iterator[Callable[[], None]]:
-    """The switch is connected and says nothing any more, until the function handed over is called."""
-    line = Line(controller.openflow_port)
+def unresponsive(ovs: OpenVSwitch, controller: Controller, switch: str) -> Iterator[Callable[[], None]]:
+    """Make a connected switch unresponsive until the function yielded is called."""
+    proxy = PausableProxy(controller.openflow_port)
     try:
-        ovs.vsctl(*set_controller_command(switch, f"tcp:127.0.0.1:{line.port}"))
-        assert line.busy.wait(60)
-        # In step could still be the line before, of which the controller does not know yet that it has ended.
+        ovs.vsctl(*set_controller_command(switch, f"tcp:127.0.0.1:{proxy.port}"))
+        assert proxy.busy.wait(60)
+        # in_step alone may refer to the previous connection, whose end the controller has not noticed yet.
         wait_until(lambda: controller.client.get("/v1/consistency").json()["consistent"])
-        wait_until(lambda: f"tcp:127.0.0.1:{line.port}" in ovs.vsctl("get-controller", switch))
-        line.moving.clear()
-        yield line.moving.set
+        wait_until(lambda: f"tcp:127.0.0.1:{proxy.port}" in ovs.vsctl("get-controller", switch))
+        proxy.forwarding.clear()
+        yield proxy.forwarding.set
     finally:
-        line.moving.set()
+        proxy.forwarding.set()
         ovs.connect(controller.openflow_port)
-        line.close()
+        proxy.close()
 
 
 def local_flow(source_port: int = 7900) -> dict[str, Any]:
@@ -238,26 +240,26 @@ def local_flow(source_port: int = 7900) -> dict[str, Any]:
     return {**flow(1_000_000, "edge1", source_port), "destination": "edge2"}
 
 
-def test_a_silent_switch_holds_up_only_those_who_need_it(ovs: OpenVSwitch, controller: Controller) -> None:
+def test_an_unresponsive_switch_delays_only_reservations_on_it(ovs: OpenVSwitch, controller: Controller) -> None:
     before = [(ovs.flows(name), ovs.meters(name)) for name in ("s1", "s2")]
-    with silent(ovs, controller, "s2") as speak, ThreadPoolExecutor() as pool:
+    with unresponsive(ovs, controller, "s2") as resume, ThreadPoolExecutor() as pool:
         waiting = [pool.submit(controller.reserve, 1_000_000, edge) for edge in ("edge1", "edge2")]
         wait_until(lambda: reserved_bps(controller) == 2_000_000)
         for port in range(7900, 7910):
             answer = controller.client.post("/v1/reservations", json={"flows": [local_flow(port)]})
             assert answer.status_code == 201, answer.text
             assert controller.client.delete(f"/v1/reservations/{answer.json()['id']}").status_code == 200
-        assert not any(each.done() for each in waiting), "the silent switch has been waited for"
+        assert not any(each.done() for each in waiting), "a reservation on the unresponsive switch was answered"
         answers = [each.result() for each in waiting]
         assert {answer.json()["code"] for answer in answers} <= {"switch_timeout", "switch_down"}
         assert {answer.status_code for answer in answers} == {503}
-        speak()
+        resume()
     wait_until(controller.in_step)
     wait_until(lambda: [(ovs.flows(name), ovs.meters(name)) for name in ("s1", "s2")] == before)
     wait_until(lambda: reserved_bps(controller) == 0)
 
 
-def test_too_many_who_wait_for_one_switch_are_sent_away_and_others_are_not(
+def test_too_many_requests_to_one_switch_are_refused_and_others_are_not(
     ovs: OpenVSwitch, controller: Controller
 ) -> None:
     def ask(port: int) -> int:
@@ -269,22 +271,22 @@ def test_too_many_who_wait_for_one_switch_are_sent_away_and_others_are_not(
             return 1
         return 0
 
-    with silent(ovs, controller, "s2"), ThreadPoolExecutor(30) as pool:
-        asked = [pool.submit(ask, port) for port in range(9000, 9030)]
-        wait_until(lambda: any(each.done() for each in asked))
+    with unresponsive(ovs, controller, "s2"), ThreadPoolExecutor(30) as pool:
+        answers = [pool.submit(ask, port) for port in range(9000, 9030)]
+        wait_until(lambda: any(each.done() for each in answers))
         answer = controller.client.post("/v1/reservations", json={"flows": [local_flow()]})
         assert answer.status_code == 201, answer.text
-        assert sum(each.result() for each in asked) >= 30 - 15
+        assert sum(each.result() for each in answers) >= 30 - 15
     wait_until(controller.in_step)
 
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
 def test_a_change_waits_for_another_change_of_the_same_reservation(controller: Controller, method: str) -> None:
-    identity = controller.reserve().json()["id"]
+    reservation_id = controller.reserve().json()["id"]
 
     def change(rate_bps: int) -> int:
         body = None if method == "DELETE" else {"flows": [flow(rate_bps)]}
-        return controller.client.request(method, f"/v1/reservations/{identity}", json=body).status_code
+        return controller.client.request(method, f"/v1/reservations/{reservation_id}", json=body).status_code
 
     with ThreadPoolExecutor() as pool:
         assert set(pool.map(change, range(15_000_000, 23_000_000, 1_000_000))) == {200}

@@ -1,4 +1,4 @@
-"""The real process under more requests than it can answer, clients that only listen, and clients that dawdle."""
+"""The controller process under overload, with many event streams, and with slow clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.processes.rig import MAP, Controller, OpenVSwitch, flow, needs_open_v
 
 pytestmark = needs_open_vswitch
 
-CROWD = 2 * (WRITES.running + WRITES.queued)
+CLIENTS = 2 * (WRITES.running + WRITES.queued)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def controller(ovs: OpenVSwitch, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 class Reader(threading.Thread):
-    """Reads on and on, until told to stop."""
+    """Sends GET requests until it is stopped."""
 
     def __init__(self, url: httpx.URL) -> None:
         super().__init__()
@@ -61,17 +61,17 @@ class Reader(threading.Thread):
         return self.answers
 
 
-def crowd(controller: Controller) -> list[httpx.Response]:
-    """Many clients that all ask at once, each for a small flow of its own."""
-    start = threading.Barrier(CROWD)
+def request_concurrently(controller: Controller) -> list[httpx.Response]:
+    """Many clients that reserve concurrently, each a small flow of its own."""
+    start = threading.Barrier(CLIENTS)
 
     def ask(number: int) -> httpx.Response:
         with httpx.Client(base_url=controller.client.base_url, timeout=60, verify=False) as client:
             start.wait()
             return client.post("/v1/reservations", json={"flows": [flow(100_000, source_port=10_000 + number)]})
 
-    with ThreadPoolExecutor(CROWD) as pool:
-        return list(pool.map(ask, range(CROWD)))
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        return list(pool.map(ask, range(CLIENTS)))
 
 
 def release_all(controller: Controller) -> None:
@@ -83,10 +83,10 @@ def codes(answers: list[httpx.Response]) -> Counter[str]:
     return Counter(answer.json().get("code", "reserved") for answer in answers)
 
 
-def test_a_crowd_is_served_or_told_when_to_come_back_and_readers_go_on(controller: Controller) -> None:
+def test_overload_is_refused_with_retry_after_and_readers_are_served(controller: Controller) -> None:
     reader = Reader(controller.client.base_url)
     reader.start()
-    answers = crowd(controller)
+    answers = request_concurrently(controller)
     assert set(reader.stop()) == {200}
     found = codes(answers)
     assert set(found) <= {"reserved", "too_many_requests", "overloaded", "no_capacity"}, found
@@ -102,12 +102,12 @@ def test_a_crowd_is_served_or_told_when_to_come_back_and_readers_go_on(controlle
     release_all(controller)
 
 
-def test_a_crowd_before_silent_switches_does_not_hold_up_readers(ovs: OpenVSwitch, controller: Controller) -> None:
+def test_overload_with_unresponsive_switches_does_not_delay_readers(ovs: OpenVSwitch, controller: Controller) -> None:
     ovs.switch.send_signal(signal.SIGSTOP)
     reader = Reader(controller.client.base_url)
     reader.start()
     try:
-        answers = crowd(controller)
+        answers = request_concurrently(controller)
     finally:
         ovs.switch.send_signal(signal.SIGCONT)
     assert set(reader.stop()) == {200}
@@ -119,7 +119,7 @@ def test_a_crowd_before_silent_switches_does_not_hold_up_readers(ovs: OpenVSwitc
     release_all(controller)
 
 
-def test_listeners_and_dawdlers_starve_nobody(controller: Controller) -> None:
+def test_event_streams_and_slow_clients_do_not_block_others(controller: Controller) -> None:
     with contextlib.ExitStack() as stack:
         url = controller.client.base_url
         clients = [stack.enter_context(httpx.Client(base_url=url, verify=False)) for _ in range(48)]
@@ -130,33 +130,33 @@ def test_listeners_and_dawdlers_starve_nobody(controller: Controller) -> None:
         late = clients[-1].get("/v1/events")
         assert (late.status_code, late.json()["code"], late.headers["retry-after"]) == (429, "too_many_requests", "1")
         for number in range(50):
-            dawdler = stack.enter_context(socket.create_connection(("127.0.0.1", controller.rest_port)))
+            slow_client = stack.enter_context(socket.create_connection(("127.0.0.1", controller.rest_port)))
             request = b"POST /v1/reservations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-            dawdler.sendall(request + (b"content-length: 1000\r\n\r\n{" if number % 2 else b""))
-        identity = controller.reserve().json()["id"]
+            slow_client.sendall(request + (b"content-length: 1000\r\n\r\n{" if number % 2 else b""))
+        reservation_id = controller.reserve().json()["id"]
         for line in lines:
-            told = [next(line) for _ in range(5)]
-            assert told[2].startswith("id: ")
-            assert told[3] == "event: reservation"
-            assert json.loads(told[4].removeprefix("data: "))["id"] == identity
+            event_lines = [next(line) for _ in range(5)]
+            assert event_lines[2].startswith("id: ")
+            assert event_lines[3] == "event: reservation"
+            assert json.loads(event_lines[4].removeprefix("data: "))["id"] == reservation_id
     release_all(controller)
 
 
-def test_a_listener_that_comes_back_gets_what_it_missed(controller: Controller) -> None:
+def test_a_reconnecting_event_stream_gets_the_missed_events(controller: Controller) -> None:
     with controller.client.stream("GET", "/v1/events") as stream:
         lines = stream.iter_lines()
         first = controller.reserve().json()["id"]
         last = next(line for line in lines if line.startswith("id: ")).removeprefix("id: ")
     controller.client.delete(f"/v1/reservations/{first}")
     with controller.client.stream("GET", "/v1/events", headers={"Last-Event-ID": last}) as stream:
-        told = (json.loads(line.removeprefix("data: ")) for line in stream.iter_lines() if line.startswith("data: "))
+        events = (json.loads(line.removeprefix("data: ")) for line in stream.iter_lines() if line.startswith("data: "))
         states = []
         while "released" not in states:
-            states.append(next(each for each in told if each.get("id") == first)["state"])
+            states.append(next(each for each in events if each.get("id") == first)["state"])
 
 
 def test_metrics_count_what_happened(controller: Controller) -> None:
-    identity = controller.reserve().json()["id"]
+    reservation_id = controller.reserve().json()["id"]
     text = controller.client.get("/metrics").text
     lines = (line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
     values = {name: float(value) for name, value in lines}
@@ -166,4 +166,4 @@ def test_metrics_count_what_happened(controller: Controller) -> None:
     assert values["paceline_install_seconds_count"] >= 1
     assert values['paceline_requests_total{method="POST",route="/v1/reservations",status="201"}'] >= 1
     assert {values[f'paceline_switch_up{{switch="{node.name}"}}'] for node in MAP.switches} == {1.0}
-    controller.client.delete(f"/v1/reservations/{identity}")
+    controller.client.delete(f"/v1/reservations/{reservation_id}")

@@ -1,6 +1,6 @@
-"""The whole controller against real Open vSwitch, without root: ovs-vswitchd's dummy datapath needs no interface.
+"""The controller process on real Open vSwitch, without root: ovs-vswitchd's dummy datapath needs no interface.
 
-Each test begins and ends with both switches in step and nothing reserved.
+Each test begins and ends with both switches in step and no reservation.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ def test_a_reservation_puts_its_meter_and_entries_on_the_switches(ovs: OpenVSwit
 
 def test_best_effort_meters_follow_what_is_reserved(ovs: OpenVSwitch, controller: Controller) -> None:
     assert ovs.meters("s1")[100001] == (79_200, 8000)
-    identity = controller.reserve(15_000_000).json()["id"]
+    reservation_id = controller.reserve(15_000_000).json()["id"]
     assert ovs.meters("s1")[100001][0] == 64_200
-    controller.client.delete(f"/v1/reservations/{identity}")
+    controller.client.delete(f"/v1/reservations/{reservation_id}")
     assert ovs.meters("s1")[100001][0] == 79_200
 
 
-def test_a_change_of_rate_keeps_the_meter_and_a_renewal_touches_nothing(
+def test_a_change_of_rate_keeps_the_meter_and_a_renewal_changes_no_entry(
     ovs: OpenVSwitch, controller: Controller
 ) -> None:
-    identity = controller.reserve(15_000_000).json()["id"]
-    changed = controller.client.patch(f"/v1/reservations/{identity}", json={"flows": [flow(40_000_000)]}).json()
+    reservation_id = controller.reserve(15_000_000).json()["id"]
+    changed = controller.client.patch(f"/v1/reservations/{reservation_id}", json={"flows": [flow(40_000_000)]}).json()
     assert (changed["version"], changed["flows"][0]["reserved_bps"]) == (2, 40_000_000)
     assert ovs.meters("s1")[110000][0] == 40_000
     assert ovs.meters("s1")[100001][0] == 39_200
     entries = ovs.flows("s1")
-    assert any(f"{identity[2:]}0002" in line for line in entries)
-    renewed = controller.client.patch(f"/v1/reservations/{identity}", json={}).json()
+    assert any(f"{reservation_id[2:]}0002" in line for line in entries)
+    renewed = controller.client.patch(f"/v1/reservations/{reservation_id}", json={}).json()
     assert (renewed["version"], renewed["expires_at"] > changed["expires_at"]) == (3, True)
     assert ovs.flows("s1") == entries
 
@@ -68,7 +68,7 @@ def test_a_refused_change_leaves_the_reservation_as_it_was(ovs: OpenVSwitch, con
 
 
 def test_counters_are_read_from_the_switches(ovs: OpenVSwitch, controller: Controller) -> None:
-    identity = controller.reserve().json()["id"]
+    reservation_id = controller.reserve().json()["id"]
     packet = (
         "in_port(2),eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:03),eth_type(0x0800),"
         "ipv4(src=10.0.0.1,dst=10.0.0.3,proto=6,tos=0,ttl=64,frag=no),tcp(src=7801,dst=7800),tcp_flags(ack)"
@@ -77,7 +77,7 @@ def test_counters_are_read_from_the_switches(ovs: OpenVSwitch, controller: Contr
         ovs.appctl("netdev-dummy/receive", "s1-eth2", packet)
 
     def counters_now() -> dict[str, list[dict[str, object]]]:
-        return dict(controller.client.get(f"/v1/reservations/{identity}").json()["counters"])
+        return dict(controller.client.get(f"/v1/reservations/{reservation_id}").json()["counters"])
 
     # Open vSwitch gathers the counters of its entries twice a second.
     wait_until(lambda: [entry["packets"] for entry in counters_now()["entries"]] == [3, 3, 3])
@@ -102,7 +102,7 @@ def test_a_reserved_packet_is_marked_up_to_the_last_port(ovs: OpenVSwitch, contr
     assert "nw_tos=184" in steps.split("Final flow:")[1]
 
 
-def test_a_spoofed_mark_gains_nothing(ovs: OpenVSwitch, controller: Controller) -> None:
+def test_a_spoofed_dscp_mark_is_cleared(ovs: OpenVSwitch, controller: Controller) -> None:
     controller.reserve()
     steps = trace(ovs, "10.0.0.1", tos=184, source_port=7802)
     assert "set_field:0->ip_dscp" in steps
@@ -110,7 +110,7 @@ def test_a_spoofed_mark_gains_nothing(ovs: OpenVSwitch, controller: Controller) 
     assert "nw_tos=0" in steps.split("Final flow:")[1]
 
 
-def test_a_reserved_flows_packets_from_another_port_go_nowhere(ovs: OpenVSwitch, controller: Controller) -> None:
+def test_packets_of_a_reserved_flow_from_another_port_are_dropped(ovs: OpenVSwitch, controller: Controller) -> None:
     controller.reserve()
     assert "Datapath actions: drop" in trace(ovs, "10.0.0.1", tos=184, in_port=3)
 
@@ -119,8 +119,8 @@ def test_foreign_entries_and_meters_are_left_alone(ovs: OpenVSwitch, controller:
     ovs.ofctl("add-flow", "s1", "cookie=0xbeef,table=3,priority=7,udp,actions=drop")
     ovs.ofctl("add-meter", "s1", "meter=7,kbps,band=type=drop,rate=1000")
     try:
-        identity = controller.reserve().json()["id"]
-        controller.client.delete(f"/v1/reservations/{identity}")
+        reservation_id = controller.reserve().json()["id"]
+        controller.client.delete(f"/v1/reservations/{reservation_id}")
         ovs.disconnect("s1")
         wait_until(lambda: controller.switches_up() == 1)
         ovs.connect(controller.openflow_port)
@@ -132,11 +132,11 @@ def test_foreign_entries_and_meters_are_left_alone(ovs: OpenVSwitch, controller:
         ovs.ofctl("del-meter", "s1", "meter=7")
 
 
-def test_a_switch_that_lost_everything_gets_it_back_and_strays_of_ours_go(
+def test_a_switch_that_lost_its_entries_gets_them_back_and_stale_ones_are_removed(
     ovs: OpenVSwitch, controller: Controller
 ) -> None:
     controller.reserve()
-    wanted = ovs.flows("s1"), ovs.meters("s1")
+    installed = ovs.flows("s1"), ovs.meters("s1")
     ovs.disconnect("s1")
     wait_until(lambda: controller.switches_up() == 1)
     ovs.ofctl("del-flows", "s1")
@@ -144,10 +144,10 @@ def test_a_switch_that_lost_everything_gets_it_back_and_strays_of_ours_go(
     ovs.ofctl("add-flow", "s1", "cookie=0x9ace000000770001,table=1,priority=9,udp,actions=drop")
     ovs.connect(controller.openflow_port)
     wait_until(controller.in_step)
-    assert (ovs.flows("s1"), ovs.meters("s1")) == wanted
+    assert (ovs.flows("s1"), ovs.meters("s1")) == installed
 
 
-def test_a_switch_that_is_away_is_named_and_nothing_is_changed(ovs: OpenVSwitch, controller: Controller) -> None:
+def test_a_disconnected_switch_is_named_and_nothing_is_changed(ovs: OpenVSwitch, controller: Controller) -> None:
     before = ovs.flows("s1"), ovs.meters("s1")
     ovs.disconnect("s2")
     wait_until(lambda: controller.switches_up() == 1)
@@ -157,15 +157,15 @@ def test_a_switch_that_is_away_is_named_and_nothing_is_changed(ovs: OpenVSwitch,
     assert any("s2" in sentence for sentence in controller.complaints())
 
 
-def test_a_release_reaches_a_switch_that_was_away_when_it_comes_back(ovs: OpenVSwitch, controller: Controller) -> None:
-    identity = controller.reserve().json()["id"]
+def test_a_release_reaches_a_disconnected_switch_when_it_reconnects(ovs: OpenVSwitch, controller: Controller) -> None:
+    reservation_id = controller.reserve().json()["id"]
     ovs.disconnect("s2")
     wait_until(lambda: controller.switches_up() == 1)
-    assert controller.client.delete(f"/v1/reservations/{identity}").json()["state"] == "released"
-    assert [line for line in ovs.flows("s2") if identity[2:] in line]
+    assert controller.client.delete(f"/v1/reservations/{reservation_id}").json()["state"] == "released"
+    assert [line for line in ovs.flows("s2") if reservation_id[2:] in line]
     ovs.connect(controller.openflow_port)
     wait_until(controller.in_step)
-    assert not [line for line in ovs.flows("s2") if identity[2:] in line]
+    assert not [line for line in ovs.flows("s2") if reservation_id[2:] in line]
 
 
 def test_an_openflow_error_undoes_the_whole_reservation(ovs: OpenVSwitch, controller: Controller) -> None:
@@ -181,7 +181,7 @@ def test_an_openflow_error_undoes_the_whole_reservation(ovs: OpenVSwitch, contro
     assert controller.client.get("/v1/reservations?state=active").json() == {"reservations": []}
 
 
-def test_a_switch_that_does_not_confirm_is_put_right_later(ovs: OpenVSwitch, controller: Controller) -> None:
+def test_a_switch_that_does_not_confirm_is_synchronized_later(ovs: OpenVSwitch, controller: Controller) -> None:
     before = [(ovs.flows(name), ovs.meters(name)) for name in ("s1", "s2")]
     ovs.switch.send_signal(signal.SIGSTOP)
     try:
@@ -197,32 +197,32 @@ def test_a_switch_that_does_not_confirm_is_put_right_later(ovs: OpenVSwitch, con
 def test_a_link_that_goes_down_degrades_what_crosses_it_until_it_is_back(
     ovs: OpenVSwitch, controller: Controller
 ) -> None:
-    identity = controller.reserve().json()["id"]
+    reservation_id = controller.reserve().json()["id"]
 
-    def stands() -> tuple[str, str | None]:
-        body = controller.client.get(f"/v1/reservations/{identity}").json()
+    def state_and_reason() -> tuple[str, str | None]:
+        body = controller.client.get(f"/v1/reservations/{reservation_id}").json()
         return body["state"], body["reason"]
 
     ovs.vsctl("del-port", "s1-eth1")
-    no_way = "edge1-up: no path from edge1 to cloud is up."
-    wait_until(lambda: stands() == ("degraded", no_way))
+    reason = "edge1-up: no path from edge1 to cloud is up."
+    wait_until(lambda: state_and_reason() == ("degraded", reason))
     answer = controller.reserve(edge="edge2")
     assert (answer.status_code, answer.json()["code"]) == (409, "no_path")
     assert not [line for line in ovs.flows("s1") if "dl_dst=02:00:00:00:00:03" in line]
     ovs.add_port("s1", "s2")
-    wait_until(lambda: stands() == ("active", None))
+    wait_until(lambda: state_and_reason() == ("active", None))
     wait_until(lambda: bool([line for line in ovs.flows("s1") if "dl_dst=02:00:00:00:00:03" in line]))
 
 
 def test_a_lease_that_is_not_renewed_frees_its_bandwidth(ovs: OpenVSwitch, controller: Controller) -> None:
-    identity = controller.reserve(lease_s=0.3).json()["id"]
-    wait_until(lambda: controller.client.get(f"/v1/reservations/{identity}").json()["state"] == "expired", 5)
+    reservation_id = controller.reserve(lease_s=0.3).json()["id"]
+    wait_until(lambda: controller.client.get(f"/v1/reservations/{reservation_id}").json()["state"] == "expired", 5)
     assert 110000 not in ovs.meters("s1")
-    answer = controller.client.patch(f"/v1/reservations/{identity}", json={})
+    answer = controller.client.patch(f"/v1/reservations/{reservation_id}", json={})
     assert (answer.status_code, answer.json()["code"]) == (409, "not_live")
 
 
-def test_wiring_that_is_as_planned_draws_no_complaint_and_a_missing_port_does(
+def test_correct_wiring_is_not_reported_and_a_missing_port_is(
     ovs: OpenVSwitch, controller: Controller
 ) -> None:
     wait_until(lambda: controller.complaints() == [])
@@ -232,31 +232,31 @@ def test_wiring_that_is_as_planned_draws_no_complaint_and_a_missing_port_does(
     wait_until(lambda: controller.complaints() == [])
 
 
-def test_wiring_that_is_not_as_planned_is_complained_about(ovs: OpenVSwitch, controller: Controller) -> None:
-    """A frame that says it left port 9 of switch 2 comes out of s1's port towards s2, until a true one comes again."""
+def test_wrong_wiring_is_reported(ovs: OpenVSwitch, controller: Controller) -> None:
+    """s1 receives a forged LLDP frame of switch 2, port 9, until the next genuine one arrives."""
     frame = lldp_frame(2, 9).hex()
 
-    def is_complained_about() -> bool:
+    def is_reported() -> bool:
         ovs.ofctl("packet-out", "s2", f"in_port=controller,packet={frame},actions=output:1")
         return any("port 1 is wired to s2 port 9" in sentence for sentence in controller.complaints())
 
     wait_until(lambda: controller.complaints() == [])
-    wait_until(is_complained_about)
+    wait_until(is_reported)
     wait_until(lambda: controller.complaints() == [])
 
 
-def test_a_restarted_controller_takes_up_what_it_left(ovs: OpenVSwitch, controller: Controller) -> None:
+def test_a_restarted_controller_keeps_its_reservations(ovs: OpenVSwitch, controller: Controller) -> None:
     before = controller.reserve().json()
-    wanted = ovs.flows("s1"), ovs.meters("s1")
+    installed = ovs.flows("s1"), ovs.meters("s1")
     assert controller.stop() == 0
     controller.start()
     wait_until(controller.in_step)
     after = controller.client.get(f"/v1/reservations/{before['id']}").json()
     assert {name: after[name] for name in before} == before
-    assert (ovs.flows("s1"), ovs.meters("s1")) == wanted
+    assert (ovs.flows("s1"), ovs.meters("s1")) == installed
 
 
-def test_many_at_once_never_get_more_than_there_is(controller: Controller) -> None:
+def test_concurrent_requests_never_exceed_the_capacity(controller: Controller) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def ask(number: int) -> int:

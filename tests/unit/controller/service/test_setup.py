@@ -1,6 +1,6 @@
-"""New reservations are decided and written down together, and each is answered, or undone, for itself.
+"""New reservations are admitted and recorded together; each is answered, or undone, on its own.
 
-The switches are stand-ins that confirm when they are told to.
+The switches are stand-ins that confirm on demand.
 """
 
 # ruff: noqa: ARG002 - the stand-ins take what the real ones take
@@ -32,26 +32,26 @@ from tests.unit.controller.instant_switches import PAIR, ObedientSwitches, servi
 RATE_BPS = 1_000_000
 
 
-class PatientSwitches(ObedientSwitches):
-    """They confirm what they were told when `confirm` is called, while `is_patient`."""
+class DelayedSwitches(ObedientSwitches):
+    """While `is_delayed`, they confirm updates when `confirm` is called."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.is_patient = False
-        self.told: list[tuple[Iterable[ChangesByDatapath | Pause], Future[None]]] = []
+        self.is_delayed = False
+        self.applied: list[tuple[Iterable[ChangesByDatapath | Pause], Future[None]]] = []
 
     def apply(self, phases: Iterable[ChangesByDatapath | Pause], timeout_s: float) -> Future[None]:
-        if not self.is_patient:
+        if not self.is_delayed:
             return super().apply(phases, timeout_s)
         done: Future[None] = Future()
-        self.told.append((phases, done))
+        self.applied.append((phases, done))
         return done
 
     def confirm(self, *failing: int) -> None:
-        """All but these, by their place, which time out at last."""
-        self.is_patient = False
-        for place in sorted(range(len(self.told)), key=failing.__contains__):
-            phases, done = self.told[place]
+        """Confirm all updates but these (indices), which time out after the others."""
+        self.is_delayed = False
+        for place in sorted(range(len(self.applied)), key=failing.__contains__):
+            phases, done = self.applied[place]
             list(phases)
             if place in failing:
                 done.set_exception(SwitchTimeout("No confirmation.", datapath_ids=[1]))
@@ -65,12 +65,12 @@ def url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def switches() -> PatientSwitches:
-    return PatientSwitches()
+def switches() -> DelayedSwitches:
+    return DelayedSwitches()
 
 
 @pytest.fixture
-def service(url: str, switches: PatientSwitches) -> Iterator[Service]:
+def service(url: str, switches: DelayedSwitches) -> Iterator[Service]:
     running = Service(PAIR, switches, Ledger(url, "pair"))
     running.start()
     wait_until(lambda: running.queries.switches_up() == len(PAIR.switches))
@@ -78,16 +78,16 @@ def service(url: str, switches: PatientSwitches) -> Iterator[Service]:
     running.stop()
 
 
-def asked(number: int, rate_bps: int = RATE_BPS) -> ReservationSpec:
+def spec(number: int, rate_bps: int = RATE_BPS) -> ReservationSpec:
     flow = Flow(f"f{number}", "edge1", "cloud", Match("udp", 10_000 + number, 7800), Requirement(rate_bps, 9014))
     return ReservationSpec("test", "public", 60.0, (flow,))
 
 
-def on_their_way(service: Service, switches: PatientSwitches, count: int) -> list[Future[Any]]:
-    """So many reservations that wait for their switches."""
-    switches.is_patient = True
-    answers = [service.reserve(asked(number)) for number in range(count)]
-    wait_until(lambda: len(switches.told) == count)
+def in_progress(service: Service, switches: DelayedSwitches, count: int) -> list[Future[Any]]:
+    """Request `count` reservations that wait for their switches."""
+    switches.is_delayed = True
+    answers = [service.reserve(spec(number)) for number in range(count)]
+    wait_until(lambda: len(switches.applied) == count)
     return answers
 
 
@@ -96,10 +96,10 @@ def reserved_bps(service: Service) -> int:
     return snapshot.calendar.reserved_bps("s1->s2", snapshot.now_s)
 
 
-def test_those_that_are_confirmed_together_are_all_answered_and_written_down(
-    service: Service, switches: PatientSwitches
+def test_setups_confirmed_together_are_all_recorded_and_answered(
+    service: Service, switches: DelayedSwitches
 ) -> None:
-    answers = on_their_way(service, switches, 5)
+    answers = in_progress(service, switches, 5)
     assert reserved_bps(service) == 5 * RATE_BPS
     assert service.ledger.live() == []
     switches.confirm()
@@ -109,10 +109,10 @@ def test_those_that_are_confirmed_together_are_all_answered_and_written_down(
     assert len({each.id for each in made}) == 5
 
 
-def test_a_switch_that_does_not_confirm_costs_only_the_reservation_that_waits_for_it(
-    service: Service, switches: PatientSwitches
+def test_a_switch_that_does_not_confirm_fails_only_the_reservation_on_it(
+    service: Service, switches: DelayedSwitches
 ) -> None:
-    answers = on_their_way(service, switches, 3)
+    answers = in_progress(service, switches, 3)
     switches.confirm(1)
     with pytest.raises(SwitchTimeout):
         answers[1].result(30)
@@ -121,19 +121,19 @@ def test_a_switch_that_does_not_confirm_costs_only_the_reservation_that_waits_fo
     assert {each.id for each in service.ledger.live()} == {each.id for each in kept}
 
 
-class OneSilent(ObedientSwitches):
-    """One of them stops to confirm; notes what the others are told."""
+class OneUnresponsive(ObedientSwitches):
+    """One switch does not confirm; records the changes applied to the others."""
 
     def __init__(self) -> None:
         super().__init__()
         self.silent: int | None = None
-        self.told: list[tuple[int, str]] = []
+        self.applied: list[tuple[int, str]] = []
 
     def apply(self, phases: Iterable[ChangesByDatapath | Pause], timeout_s: float) -> Future[None]:
         done: Future[None] = Future()
         for phase in phases:
             assert not isinstance(phase, Pause)
-            self.told += [(number, change.kind) for number, changes in phase.items() for change in changes]
+            self.applied += [(number, change.kind) for number, changes in phase.items() for change in changes]
             if self.silent in phase:
                 done.set_exception(SwitchTimeout("No confirmation.", datapath_ids=[self.silent]))
                 return done
@@ -141,26 +141,26 @@ class OneSilent(ObedientSwitches):
         return done
 
 
-def test_a_release_over_a_silent_switch_is_told_to_the_others(url: str) -> None:
-    switches = OneSilent()
+def test_a_release_over_an_unresponsive_switch_reaches_the_others(url: str) -> None:
+    switches = OneUnresponsive()
     service = Service(PAIR, switches, Ledger(url, "pair"))
     service.start()
     wait_until(lambda: service.queries.switches_up() == len(PAIR.switches))
-    reservation, _ = service.reserve(asked(1)).result()
+    reservation, _ = service.reserve(spec(1)).result()
     first, last = (PAIR.nodes[name].datapath_id or 0 for name in ("s1", "s2"))
-    switches.told.clear()
+    switches.applied.clear()
     switches.silent = last
     service.release(reservation.id)
-    told = [kind for number, kind in switches.told if number == first]
+    applied = [kind for number, kind in switches.applied if number == first]
     service.stop()
-    assert told.count("delete_flow") == 2
-    assert "delete_meter" in told
+    assert applied.count("delete_flow") == 2
+    assert "delete_meter" in applied
 
 
-def test_if_the_ledger_cannot_be_written_nothing_is_promised(
-    url: str, service: Service, switches: PatientSwitches
+def test_without_a_writable_ledger_no_reservation_is_made(
+    url: str, service: Service, switches: DelayedSwitches
 ) -> None:
-    answers, engine = on_their_way(service, switches, 3), engine_of(url)
+    answers, engine = in_progress(service, switches, 3), engine_of(url)
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE reservations RENAME TO elsewhere"))
     switches.confirm()
@@ -174,8 +174,8 @@ def test_if_the_ledger_cannot_be_written_nothing_is_promised(
     assert service.ledger.live() == service.queries.reservations() == []
 
 
-def test_a_refusal_beside_others_has_its_advice_and_takes_nothing(service: Service) -> None:
-    answers = [service.reserve(asked(number, 30_000_000)) for number in range(4)]
+def test_a_refusal_beside_other_requests_has_a_counter_offer_and_books_nothing(service: Service) -> None:
+    answers = [service.reserve(spec(number, 30_000_000)) for number in range(4)]
     refused = [answer.exception(30) for answer in answers]
     assert [type(error) for error in refused] == [type(None), type(None), NoCapacity, NoCapacity]
     assert isinstance(refused[2], NoCapacity)
@@ -183,7 +183,7 @@ def test_a_refusal_beside_others_has_its_advice_and_takes_nothing(service: Servi
     assert reserved_bps(service) == 60_000_000
 
 
-# The road over REST -----------------------------------------------------------------------------------------------
+# Over REST ------------------------------------------------------------------------------------------------------------
 
 
 def body(number: int) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def body(number: int) -> dict[str, Any]:
     }]}  # fmt: skip
 
 
-def test_the_short_road_answers_as_the_long_one_does_and_leaves_the_same_trace(url: str, service: Service) -> None:
+def test_the_fast_path_answers_counts_and_audits_as_fastapi_does(url: str, service: Service) -> None:
     audit = AuditLog(url, "pair")
     with serving(create_app(service, audit=audit)) as client:
         short = client.post("/v1/reservations", json=body(1))
@@ -224,7 +224,7 @@ def test_the_short_road_answers_as_the_long_one_does_and_leaves_the_same_trace(u
     audit.close()
 
 
-def test_an_audit_log_that_cannot_be_written_keeps_nobody_from_reserving(url: str, service: Service) -> None:
+def test_reservations_succeed_while_the_audit_log_cannot_be_written(url: str, service: Service) -> None:
     audit, engine = AuditLog(url, "pair"), engine_of(url)
     with serving(create_app(service, audit=audit)) as client:
         with engine.begin() as connection:
@@ -245,15 +245,15 @@ def _without(facts: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: fact for name, fact in facts.items() if name not in names}
 
 
-def test_a_refusal_leaves_nothing_to_the_garbage_collector(service: Service) -> None:
-    """A circle through its traceback would keep the whole calendar as it was, for each refusal."""
+def test_a_refusal_creates_no_reference_cycle(service: Service) -> None:
+    """A cycle through the traceback would keep the calendar of each refusal in memory."""
 
     def refuse() -> None:
         try:
-            service.reserve(asked(1, 1_000_000_000)).result()
+            service.reserve(spec(1, 1_000_000_000)).result()
         except NoCapacity:
             return
-        pytest.fail("it is not refused")
+        pytest.fail("the request was not refused")
 
     refuse()
     gc.collect()
