@@ -1,4 +1,4 @@
-"""kill -9 at every fail point of a request: afterwards ledger, calendar and switches agree, and the request can be repeated.
+"""kill -9 at every fail point of a request: ledger, calendar and switches then agree, and the request can be repeated.
 
 Real controller processes on real Open vSwitch; each kills itself at a fail point (controller.failpoints).
 """
