@@ -56,11 +56,11 @@ NURSERY, CONTROLLERS = Nursery("training"), Nursery("controllers")
 def training() -> Programs:
     sys.path.insert(0, str(ROOT / "bench"))
     from harness import transfer_endpoints
-    from trainer.cli.main import act
+    from trainer.cli.main import run_command_line
     from trainer.cli.train import preload
 
     preload()
-    return {"paceline": act, "transfers": transfer_endpoints.main}
+    return {"paceline": run_command_line, "transfers": transfer_endpoints.main}
 
 
 def controllers() -> Programs:

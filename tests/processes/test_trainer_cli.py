@@ -1,7 +1,8 @@
-"""The command line: every command has help with an example, mistakes are sentences, exit codes differ."""
+"""The command line: help with an example, usage errors with exit code 2, no heavy imports for help."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from trainer.cli.main import OWN_COMMANDS, paceline
+from trainer.cli.group import paceline
 from trainer.cli.options import to_flags, to_settings
+from trainer.cli.overview import COMMANDS, overview, plugin_commands
 from trainer.errors import TrainerError
 
-COMMANDS = [[name] for name in OWN_COMMANDS] + [["reservations", name] for name in ("list", "show", "release")]
+COMMAND_LINES = [[name] for name in COMMANDS] + [["reservations", name] for name in ("list", "show", "release")]
+HEAVY = {"torch", "numpy", "pydantic", "httpx", "rich", "networkx", "fastapi", "matplotlib", "scipy", "controller"}
 
 
 def paceline_process(*arguments: str, run_directory: Path) -> subprocess.CompletedProcess[str]:
@@ -24,48 +27,92 @@ def paceline_process(*arguments: str, run_directory: Path) -> subprocess.Complet
     )
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("command", COMMAND_LINES, ids=" ".join)
 def test_every_command_has_help_with_an_example(command: list[str]) -> None:
     result = CliRunner().invoke(paceline, [*command, "--help"])
     assert result.exit_code == 0
     assert "Example: paceline" in result.output
 
 
-def test_the_help_tells_commands_and_exit_codes_without_importing_torch() -> None:
+def modules_after(*arguments: str) -> tuple[str, set[str]]:
+    """The output of a command, and the top-level modules that its process has imported."""
     code = (
-        "import sys; from click.testing import CliRunner; from trainer.cli.main import paceline\n"
-        "for line in (['--help'], ['network', '--help'], ['reservations', '--help'], ['train', '--help']):\n"
-        "    print(CliRunner().invoke(paceline, line).output)\n"
-        "assert 'torch' not in sys.modules and 'controller' not in sys.modules"
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(*sorted(sys.modules), sep='\\n', file=sys.stderr))\n"
+        "from trainer.cli.main import run_command_line\n"
+        f"run_command_line({list(arguments)!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert all(name in done.stdout for name in (*OWN_COMMANDS, "controller"))
-    assert "3 network or controller" in done.stdout
+    return done.stdout, {line.split(".")[0] for line in done.stderr.splitlines()}
+
+
+def test_the_overview_names_all_commands_and_exit_codes_without_importing_click() -> None:
+    output, modules = modules_after("--help")
+    assert modules.isdisjoint(HEAVY | {"click", "email"})
+    assert all(f"\n  {name} " in output for name in (*COMMANDS, "controller", "maps", "pki", "token"))
+    assert "3 network or controller error" in output
+    assert max(map(len, output.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", COMMAND_LINES, ids=" ".join)
+def test_the_help_of_a_command_imports_nothing_heavy(command: list[str]) -> None:
+    _, modules = modules_after(*command, "--help")
+    assert modules.isdisjoint(HEAVY)
+
+
+def test_the_overview_lists_every_option_of_the_group_and_is_the_help_of_click() -> None:
+    options = [option for parameter in paceline.get_params(click.Context(paceline)) for option in parameter.opts]
+    assert {"--help", "--verbose", "--version"} == set(options)
+    assert all(f"\n  {option} " in overview() for option in options)
+    assert CliRunner().invoke(paceline, ["--help"]).output == overview()
+
+
+def test_commands_of_other_packages_are_found_as_importlib_metadata_finds_them() -> None:
+    entries = importlib.metadata.entry_points(group="paceline.commands")
+    assert {"controller", "maps", "pki", "token"} <= {entry.name for entry in entries}
+    assert plugin_commands() == {entry.name: (entry.module, entry.attr) for entry in entries}
+
+
+def test_listing_the_network_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from trainer.cli.group import paceline\n"
+        "assert CliRunner().invoke(paceline, ['network', '--controller', 'http://127.0.0.1:9']).exit_code\n"
+        "print(*sorted(sys.modules), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert {line.split(".")[0] for line in done.stdout.splitlines()}.isdisjoint(HEAVY)
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["train"], 3, "No emulation runs on this machine"),
-        (["network"], 3, "No emulation runs on this machine"),
+        (["train"], 3, "Error: No emulation is running on this machine"),
+        (["network"], 3, "Error: No emulation is running on this machine"),
         (["network", "--controller", "http://127.0.0.1:9"], 3, "does not answer"),
         (["train", "--local", "--rounds", "0", "--micro", "0"], 2, "--rounds is 0; it must be at least 1. --micro"),
         (["train", "--local", "--cuts", "1,x,3,4"], 2, "separate edges by commas"),
         (["train", "--local", "--cuts", "1,2"], 2, "--cuts must name 4 cuts"),
         (["train", "--local", "--late", "never"], 2, "'never' is not one of 'wait', 'drop', 'shrink'"),
-        (["cloud"], 2, "Name the edges to expect"),
+        (["cloud"], 2, "Name the expected edges"),
         (["cloud", "--resume", "/tmp"], 2, "is not the record of a run"),
         (["train", "--local", "--port", "99"], 2, "--port is 99"),
         (["train", "--local", "--protect-labels", "--tail-layers", "0"], 2, "--tail-layers is 0; it must be"),
-        (["plan", "--protect-labels", "--tail-layers", "13"], 2, "the model has 13 layers: at least one is the tail"),
+        (
+            ["plan", "--protect-labels", "--tail-layers", "13"],
+            2,
+            "the model has 13 layers, and the tail needs",
+        ),
         (["plan", "--protect-labels", "--model", "mlp", "--tail-layers", "99"], 2, "--tail-layers is 99"),
         (["plan", "--map", "nowhere"], 2, "nowhere"),
         (["cloud", "--bind", "here:there", "--edge", "e"], 2, "is not IP:PORT"),
-        (["ride"], 2, "ride"),
+        (["network", "--controller", "127.0.0.1:8080"], 2, "must be a URL such as http://127.0.0.1:8080"),
+        (["edge"], 2, "Missing option '--name'"),
+        (["report", "/nowhere"], 2, "does not exist"),
+        (["ride"], 2, "No such command 'ride'"),
     ],
 )
-def test_a_mistake_is_a_sentence_and_an_exit_code(
+def test_an_error_is_one_sentence_with_an_exit_code(
     arguments: list[str], code: int, sentence: str, tmp_path: Path
 ) -> None:
     done = paceline_process(*arguments, run_directory=tmp_path)
@@ -96,12 +143,12 @@ def test_every_error_has_a_code_of_its_own_and_an_exit_code() -> None:
     assert {kind.exit_code for kind in kinds} == {2, 3, 4}
 
 
-def test_a_plan_with_protected_labels_says_what_that_costs() -> None:
+def test_a_plan_with_protected_labels_prints_their_cost() -> None:
     result = CliRunner().invoke(paceline, ["plan", "--map", "metro", "--prior", "--protect-labels"])
     assert result.exit_code == 0, result.output
     # 4 edges x 64 samples x 384 values x 4 bytes, each way
-    assert "393.2 kB more down and 393.2 kB more up a step" in result.output
-    assert "against the best plan without" in result.output
+    assert "393.2 kB more down and 393.2 kB more up per step" in result.output
+    assert "compared to the best plan without" in result.output
 
 
 def test_a_plan_prints_every_cut_and_the_maps_edges() -> None:

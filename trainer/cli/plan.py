@@ -1,4 +1,4 @@
-"""`paceline plan`: what every cut costs, and what the planner would choose on a map. Starts nothing."""
+"""`paceline plan`: the costs of every cut, and the plan of a round on a map, without training."""
 
 from __future__ import annotations
 
@@ -27,26 +27,31 @@ MSS_OVERHEAD_BYTES = 52
 
 
 @click.command(epilog="Example: paceline plan --map metro")
-@click.option("--map", "map_name", help="A map: plan a round for its edges' CPU shares and its links, all free.")
-@click.option("--model", default="signal-cnn", show_default=True, help="For images of 3 x 32 x 32 in 3 classes.")
+@click.option(
+    "--map", "map_name", help="Plan a round on this map, with the CPU shares of its edges and all links free."
+)
+@click.option(
+    "--model", default="signal-cnn", show_default=True, help="Model, built for images of 3 x 32 x 32 in 3 classes."
+)
 @click.option("--batch", default=64, show_default=True, help="Samples per mini-batch.")
 @click.option("--micro", default=4, show_default=True, help="Micro-batches per mini-batch.")
-@click.option("--controller", help="With --map: plan for what this controller (URL) would offer now.")
-@click.option("--share", default=0.75, show_default=True, help="Part of the free capacity to use.")
-@click.option("--min-cut", default=1, show_default=True, help="Fewest layers on an edge; the last stays in the cloud.")
+@click.option("--controller", help="With --map: URL of a controller; plan with its current quotes.")
+@click.option("--share", default=0.75, show_default=True, help="Share of the free capacity to use (0..1).")
+@click.option("--min-cut", default=1, show_default=True, help="Minimum number of layers on an edge.")
 @click.option("--codec", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16", "int8", "auto"]),
-              help="The codec of the segments; auto: as in a run that begins.")
-@click.option("--protect-labels", is_flag=True, help="Keep the last layers, and the labels, on the edges.")
-@click.option("--tail-layers", default=1, show_default=True, help="How many layers those are.")
-@click.option("--prior", is_flag=True, help="Predict from costs alone; do not run the layers here.")
+              help="Codec of segments; auto as at the start of a run.")
+@click.option("--protect-labels", is_flag=True, help="Keep labels and the last layers on the edges.")
+@click.option(
+    "--tail-layers", default=1, show_default=True, help="With --protect-labels: number of last layers on the edges."
+)
+@click.option("--prior", is_flag=True, help="Predict from costs and a benchmark; do not run the layers.")
 def plan(
     map_name: str | None, model: str, batch: int, micro: int, controller: str | None, share: float, min_cut: int,
     codec: str, protect_labels: bool, tail_layers: int, prior: bool,
 ) -> None:
-    """Print every cut with its FLOPs, bytes and predicted seconds on this machine; with --map, the plan of a round.
+    """Print every cut with its FLOPs, bytes and times on this machine; with --map, the plan of a round.
 
-    With --protect-labels the plan says what that costs: the bytes of the second crossing, and the time of a step
-    against the best plan without.
+    With --protect-labels, the additional bytes and the step time compared to the best plan without.
     """
     import torch
 
@@ -59,7 +64,7 @@ def plan(
     from trainer.profiling.predictor import prior_seconds
 
     if controller is not None and map_name is None:
-        raise UsageError("--controller needs --map: the map says how fast its edges compute.")
+        raise UsageError("--controller requires --map, which defines the CPU shares of the edges.")
     if batch < 1 or micro < 1 or not 0 < share <= 1:
         raise UsageError("--batch and --micro must be at least 1, --share above 0 and at most 1.")
     torch.set_num_threads(1)
@@ -70,30 +75,32 @@ def plan(
     shapes = segment_shapes(costs, sample_shape)
     samples = -(-batch // micro)
     if prior:
-        here = prior_seconds(costs, profiler.measure_profile(), samples)
+        layer_seconds = prior_seconds(costs, profiler.measure_profile(), samples)
     else:
-        here = profiler.rehearse(layers, torch.zeros(samples, *sample_shape))
-    _print_cuts(model, costs, [math.prod(shape) for shape in shapes], here, batch, micro, prior)
+        layer_seconds = profiler.rehearse(layers, torch.zeros(samples, *sample_shape))
+    _print_cuts(model, costs, [math.prod(shape) for shape in shapes], layer_seconds, batch, micro, prior)
     if map_name is None:
         return
     network = _load(map_name)
-    edges = {node.name: _slowed(here, node.cpu_share) for node in network.edges}
+    edges = {node.name: _scaled(layer_seconds, node.cpu_share) for node in network.edges}
     assert network.cloud is not None
-    cloud = _slowed(here, network.cloud.cpu_share)
-    outlook = StepForecaster(
+    cloud = _scaled(layer_seconds, network.cloud.cpu_share)
+    forecaster = StepForecaster(
         edges, cloud, shapes, dict.fromkeys(edges, batch), micro, [0] * len(costs), CodecSelector(codec), tail
     )
-    _print_round(network, outlook, range(min_cut, len(costs)), share, controller)
+    _print_round(network, forecaster, range(min_cut, len(costs)), share, controller)
 
 
-def _print_round(network: Map, outlook: StepForecaster, every_cut: range, share: float, controller: str | None) -> None:
-    """The plan of a round, what the next best would cost and, where labels are protected, what that costs."""
+def _print_round(
+    network: Map, forecaster: StepForecaster, all_cuts: range, share: float, controller: str | None
+) -> None:
+    """Print the plan of a round, the next-best cuts and, if labels are protected, the cost of that."""
     from trainer.planning.planner import alternatives, plan_round
 
-    names, micro, tail = [node.name for node in network.edges], outlook.micro, outlook.tail
+    names, micro, tail = [node.name for node in network.edges], forecaster.micro, forecaster.tail
     mss = dict.fromkeys(names, network.mtu_bytes - MSS_OVERHEAD_BYTES)
-    cuts = every_cut if tail is None else range(every_cut.start, tail)
-    forecasts = outlook.forecasts(mss, dict.fromkeys(names, cuts))
+    cuts = all_cuts if tail is None else range(all_cuts.start, tail)
+    forecasts = forecaster.forecasts(mss, dict.fromkeys(names, cuts))
     if controller is None:
         offer = _offer(network, share)
         best = plan_round(forecasts, offer, micro)
@@ -102,22 +109,27 @@ def _print_round(network: Map, outlook: StepForecaster, every_cut: range, share:
         def plan_for(offer: Offer, keep_cuts: bool = True) -> RoundPlan:  # noqa: ARG001 - there are no cuts before
             return plan_round(forecasts, offer, micro)
 
-        surveyed = _survey(network, controller, share, plan_for)
-        offer, best = surveyed.offer, surveyed.plan
-        _print_plan(network, best, f"using {share:.0%} of what {controller} offers now")
-        _print_enquiry(surveyed.quote_stats)
+        quoted = _quoted_plan(network, controller, share, plan_for)
+        offer, best = quoted.offer, quoted.plan
+        _print_plan(network, best, f"using {share:.0%} of the free capacity at {controller}")
+        _print_quotes(quoted.quote_stats)
     if tail is not None:
-        freely = outlook.forecasts(mss, dict.fromkeys(names, every_cut), unprotected=True)
-        without = plan_round(freely, offer, micro)
-        _print_protection(best, without, [outlook.sizes(edge.edge, edge.cut, edge.codec) for edge in best.edges])
+        unprotected = forecaster.forecasts(mss, dict.fromkeys(names, all_cuts), unprotected=True)
+        unprotected_plan = plan_round(unprotected, offer, micro)
+        _print_protection(
+            best, unprotected_plan, [forecaster.sizes(edge.edge, edge.cut, edge.codec) for edge in best.edges]
+        )
     _print_alternatives(best, alternatives(forecasts, offer, micro, best))
 
 
-def _slowed(here: LayerSeconds, cpu_share: float | None) -> LayerSeconds:
-    """What the layers take on a node with a part of a core like this machine's; more than one does not help."""
+def _scaled(layer_seconds: LayerSeconds, cpu_share: float | None) -> LayerSeconds:
+    """Scale the layer times to a node with a share of a core of this machine; layers use one core at most."""
     share = min(1.0, cpu_share or 1.0)
     return dataclasses.replace(
-        here, forward_s=tuple(s / share for s in here.forward_s), backward_s=tuple(s / share for s in here.backward_s))
+        layer_seconds,
+        forward_s=tuple(s / share for s in layer_seconds.forward_s),
+        backward_s=tuple(s / share for s in layer_seconds.backward_s),
+    )
 
 
 def _load(map_name: str) -> Map:
@@ -129,12 +141,12 @@ def _load(map_name: str) -> Map:
     except MapError as error:
         raise UsageError(str(error)) from error
     if network.cloud is None or not network.edges:
-        raise UsageError(f"The map {network.name} has no cloud or no edges: nothing can be planned on it.")
+        raise UsageError(f"The map {network.name} has no cloud or no edges; training needs both.")
     return network
 
 
 def _offer(network: Map, share: float) -> Offer:
-    """All links free, every flow on its shortest path."""
+    """Return the offer of an unused network with every flow on its shortest path."""
     import networkx as nx
 
     from trainer.config.settings import RunSettings
@@ -155,38 +167,44 @@ def _offer(network: Map, share: float) -> Offer:
     return Offer(up, down, usable, RunSettings().floor_bps)
 
 
-def _survey(network: Map, url: str, share: float, draft: PlanForOffer) -> QuotedPlan:
-    """The plan for what is free now, as the cloud would make it; nothing is reserved."""
+def _quoted_plan(network: Map, url: str, share: float, plan_for: PlanForOffer) -> QuotedPlan:
+    """Plan with quotes of the controller, as the cloud does; nothing is reserved."""
     from trainer.config.settings import RunSettings
     from trainer.reservation.controller_client import ControllerClient
     from trainer.reservation.quote_planning import QuotePlanner
 
     assert network.cloud is not None
     with contextlib.closing(ControllerClient(url, 0, click.echo)) as controller:
-        survey = QuotePlanner(network.cloud.name, RunSettings().floor_bps)
-        return survey.plan(controller, draft, [node.name for node in network.edges], share, None)
+        quote_planner = QuotePlanner(network.cloud.name, RunSettings().floor_bps)
+        return quote_planner.plan(controller, plan_for, [node.name for node in network.edges], share, None)
 
 
-def _print_enquiry(asked: QuoteStats) -> None:
-    click.echo(f"  {asked.quotes} quotes in {asked.seconds * 1e3:.1f} ms; all that is free would carry a micro-batch "
-               f"in {asked.up_s * 1e3:.1f} ms up ({asked.up_bottleneck}), {asked.down_s * 1e3:.1f} ms down "
-               f"({asked.down_bottleneck})")
+def _print_quotes(stats: QuoteStats) -> None:
+    click.echo(f"  {stats.quotes} quotes in {stats.seconds * 1e3:.1f} ms; with all free capacity a micro-batch takes "
+               f"{stats.up_s * 1e3:.1f} ms up ({stats.up_bottleneck}), {stats.down_s * 1e3:.1f} ms down "
+               f"({stats.down_bottleneck})")
 
 
 def _print_cuts(
-    model: str, costs: list[LayerCost], values: list[int], here: LayerSeconds, batch: int, micro: int, prior: bool
+    model: str,
+    costs: list[LayerCost],
+    values: list[int],
+    layer_seconds: LayerSeconds,
+    batch: int,
+    micro: int,
+    prior: bool,
 ) -> None:
-    source = "from FLOPs, bytes and a benchmark" if prior else "from a rehearsal"
-    click.echo(f"{model}, batch {batch} in {micro} micro-batches; seconds of one core of this machine, {source}\n")
+    source = "predicted from FLOPs, bytes and a benchmark" if prior else "measured"
+    click.echo(f"{model}, batch {batch} in {micro} micro-batches; times on one core of this machine, {source}\n")
     click.echo("cut  last layer        MFLOP/sample  parameters  segment kB  edge fwd ms  edge bwd ms  cloud ms")
     forward = backward = 0.0
-    total = sum(here.forward_s) + sum(here.backward_s)
+    total = sum(layer_seconds.forward_s) + sum(layer_seconds.backward_s)
     flops, parameters = 0.0, 0
     for cut, value in enumerate(values):
         if cut:
             cost = costs[cut - 1]
-            forward += here.forward_s[cut - 1]
-            backward += here.backward_s[cut - 1]
+            forward += layer_seconds.forward_s[cut - 1]
+            backward += layer_seconds.backward_s[cut - 1]
             flops += cost.forward_flops
             parameters += cost.parameters
         name = costs[cut - 1].name if cut else "(raw input)"
@@ -205,27 +223,29 @@ def _print_plan(network: Map, best: RoundPlan, using: str) -> None:
     click.echo(
         f"  for each of {best.micro_batches} micro-batches: training delay {best.training_delay_s * 1e3:.1f} ms, "
         f"transmission delay {best.transmission_delay_s * 1e3:.1f} ms up, {best.return_delay_s * 1e3:.1f} ms "
-        f"down, cloud {best.cloud_s * 1e3:.1f} ms, beat {best.period_s * 1e3:.1f} ms"
+        f"down, cloud {best.cloud_s * 1e3:.1f} ms, period {best.period_s * 1e3:.1f} ms"
     )
-    click.echo(f"  step {best.step_s * 1e3:.0f} ms; the busiest of edges, links and cloud alone needs "
-               f"{best.bound_s * 1e3:.0f} ms; no other choice can do better than {best.proven_s * 1e3:.0f} ms")
+    click.echo(f"  step time {best.step_s * 1e3:.0f} ms; work of the busiest resource {best.bound_s * 1e3:.0f} ms; "
+               f"proven lower bound over all plans {best.proven_s * 1e3:.0f} ms")
 
 
-def _print_protection(best: RoundPlan, without: RoundPlan, sizes: Sequence[Mapping[str, int]]) -> None:
-    """What it costs that labels stay on the edges."""
-    down, up = (sum(one[name] for one in sizes) / 1e3 for name in ("tail_down_bytes", "tail_up_bytes"))
-    more = best.step_s - without.step_s
-    click.echo(f"\nLabels stay on the edges: {down:.1f} kB more down and {up:.1f} kB more up a step, for all edges "
-               f"together;\n  the step takes {more * 1e3:+.0f} ms ({more / without.step_s:+.1%}) against the best plan "
-               f"without ({without.step_s * 1e3:.0f} ms, cuts {' '.join(map(str, without.cuts))})")
+def _print_protection(best: RoundPlan, unprotected: RoundPlan, sizes: Sequence[Mapping[str, int]]) -> None:
+    """Print the cost of keeping labels on the edges."""
+    down, up = (sum(edge[name] for edge in sizes) / 1e3 for name in ("tail_down_bytes", "tail_up_bytes"))
+    more = best.step_s - unprotected.step_s
+    click.echo(
+        f"\nLabels stay on the edges: {down:.1f} kB more down and {up:.1f} kB more up per step on all edges;\n"
+        f"  step time {more * 1e3:+.0f} ms ({more / unprotected.step_s:+.1%}) compared to the best plan without "
+        f"({unprotected.step_s * 1e3:.0f} ms, cuts {' '.join(map(str, unprotected.cuts))})"
+    )
 
 
 def _print_alternatives(best: RoundPlan, others: Sequence[Alternative]) -> None:
-    """Why each edge has its cut: what the next-best one would cost."""
-    click.echo("\nWhat if an edge could not have its cut, and all others had the best that goes with that:")
+    """Print the next-best cut of every edge with its cost."""
+    click.echo("\nNext-best cut of each edge, with the best choice for all others:")
     chosen = {edge.edge: edge for edge in best.edges}
     for other in others:
         more = other.step_s - best.step_s
-        cost = f"{more * 1e3:+.1f} ms a step ({more / best.step_s:+.1%})" if more > 1e-6 else "nothing: as good"
-        click.echo(f"  {other.edge}  cut {other.cut:>2} {other.codec} in place of {chosen[other.edge].cut:>2} "
+        cost = f"{more * 1e3:+.1f} ms per step ({more / best.step_s:+.1%})" if more > 1e-6 else "+0 (tie)"
+        click.echo(f"  {other.edge}  cut {other.cut:>2} {other.codec} instead of {chosen[other.edge].cut:>2} "
                    f"{chosen[other.edge].codec}: {cost}")

@@ -1,4 +1,4 @@
-"""`paceline report` and `paceline compare`: runs, after they ran."""
+"""`paceline report` and `paceline compare`: results of finished runs."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.command(epilog="Example: paceline report runs/2026-01-01T00-00-00Z")
 @click.argument("run", type=DIRECTORY)
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path),
-              help="Where report.html and the pictures go.  [default: into RUN]")
+              help="Directory for report.html and the plots.  [default: RUN]")
 def report(run: Path, output: Path | None) -> None:
-    """Write what a run did as one HTML page with its pictures inside, and the pictures as PNG files."""
+    """Write an HTML report of a run, and its plots as PNG files."""
     from trainer.records.html_report import write_report
     from trainer.records.run_reader import read_run
 
-    place = output or run
-    place.mkdir(parents=True, exist_ok=True)
-    for file in write_report(read_run(run), place / "report.html", place / "report"):
+    directory = output or run
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in write_report(read_run(run), directory / "report.html", directory / "report"):
         click.echo(file)
 
 
 @click.command(epilog="Example: paceline compare runs/reserved runs/best-effort")
 @click.argument("runs", type=DIRECTORY, nargs=-1, required=True)
 def compare(runs: tuple[Path, ...]) -> None:
-    """Print what runs come to, side by side."""
+    """Compare runs side by side."""
     from rich.console import Console
     from rich.table import Table
 
     from trainer.records.run_reader import facts, read_run
 
-    told = [facts(read_run(run)) for run in runs]
+    columns = [facts(read_run(run)) for run in runs]
     table = Table(box=None, padding=(0, 3, 0, 0))
     table.add_column("")
     for run in runs:
         table.add_column(run.name, overflow="fold")
-    for name in told[0]:
-        table.add_row(name, *(one[name] for one in told))
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
     Console().print(table, highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""`paceline train`, `paceline cloud`, `paceline edge`. They import torch only when they start to work."""
+"""`paceline train`, `paceline cloud`, `paceline edge`; torch is imported only to run them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from topologies import running_emulation
-from trainer.cli.options import credential_options, given, output_options, to_flags, to_settings, training_options
+from trainer.cli.options import (
+    credential_options,
+    explicit_options,
+    output_options,
+    to_flags,
+    to_settings,
+    training_options,
+)
 from trainer.config.partitioning import DATA_HELP, PARTITION_HELP, parse_partitioning
 from trainer.config.settings import CLOUD_PORT, RunSettings
 from trainer.errors import NetworkError, UsageError
@@ -25,18 +32,18 @@ if TYPE_CHECKING:
     from trainer.reservation.bandwidth import BandwidthProvider
 
 NO_EMULATION = (
-    "No emulation runs on this machine. Start one: sudo .venv/bin/python mininet/start.py metro; "
+    "No emulation is running on this machine. Start one: sudo .venv/bin/python mininet/start.py metro; "
     "or train without one: paceline train --local"
 )
 
 
 class Address(click.ParamType[Any]):
-    """IP:PORT, or an IP for the default port."""
+    """IP:PORT, or IP with the default port."""
 
     name = "ip:port"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
-        """Parse it."""
+        """Parse an address."""
         if isinstance(value, tuple):
             return value[0], value[1]
         host, _, port = str(value).partition(":")
@@ -47,44 +54,49 @@ class Address(click.ParamType[Any]):
 
 @click.command(epilog="Example: paceline train --local --rounds 10 --target 0.95")
 @training_options
-@click.option("--local", is_flag=True, help="Plain processes on loopback: no root, no emulation, no reservations.")
-@click.option("--edges", default=4, show_default=True, help="Number of edges, with --local.")
-@click.option("--port", default=CLOUD_PORT, show_default=True, help="The cloud's port; edges use those after it.")
-@click.option("--controller", help="The controller's URL.  [default: the emulation's]")
-@click.option("--runs-dir", default="runs", show_default=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--local", is_flag=True, help="Train on loopback: no root, no emulation, no reservations.")
+@click.option("--edges", default=4, show_default=True, help="With --local: number of edges.")
+@click.option(
+    "--port", default=CLOUD_PORT, show_default=True, help="TCP port of the cloud; the edges use the following ports."
+)
+@click.option("--controller", help="URL of the controller.  [default: that of the emulation]")
+@click.option("--runs-dir", default="runs", show_default=True, type=click.Path(file_okay=False, path_type=Path),
+              help="Parent directory of run records.")
 @click.option("--resume", type=click.Path(file_okay=False, exists=True, path_type=Path),
-              help="Go on with the run in this directory, from its last averaging.")
+              help="Resume the run in this directory from its last averaging.")
 @click.option("--token-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="A secret that cloud and edges share: they prove to each other that they know it.")
+              help="File with a secret shared by cloud and edges, for mutual authentication.")
 @click.option("--tls-dir", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Speak TLS with ca.crt, and NAME.crt and NAME.key of every node, in this directory.")
+              help="Use TLS with ca.crt and the NAME.crt and NAME.key of every node in this directory.")
 @output_options
 @click.pass_context
 def train(
     ctx: click.Context, /, local: bool, edges: int, port: int, controller: str | None, runs_dir: Path,
     resume: Path | None, token_file: Path | None, tls_dir: Path | None, quiet: bool, as_json: bool, **options: Any,
 ) -> None:
-    """Train one model on all edges together, split between edges and cloud.
+    """Train a model split between the edges and the cloud.
 
-    Without --local, cloud and edges start in the hosts of the emulation that runs on this machine.
+    Without --local, the nodes run in the hosts of the emulation on this machine.
     """
     from trainer.records.run_record import new_directory
 
-    changes = given(ctx, options)
+    changes = explicit_options(ctx, options)
     before = settings_of(resume, changes) if resume else None
     if before is not None:
         local, edges = before.map_name is None, len(before.edges)
     if not 1024 <= port <= 65535 - 1 - edges:
-        raise UsageError(f"--port is {port}; it and the ports after it must lie between 1024 and 65535.")
+        raise UsageError(
+            f"--port is {port}; it and the ports of the {edges} edges after it must lie between 1024 and 65535."
+        )
     running = None if local else running_emulation.read()
     if not local and running is None:
         raise NetworkError(NO_EMULATION)
     names = [f"edge{number}" for number in range(1, edges + 1)]
     if running is not None:
         names = [host.name for host in running.hosts if host.kind == "edge"]
-    settings = before or to_settings(options, edges=tuple(names))  # all mistakes now, not in a child
+    settings = before or to_settings(options, edges=tuple(names))  # report errors here and not in a child process
     if set(names) != set(settings.edges):
-        raise UsageError(f"The run in {resume} has the edges {', '.join(settings.edges)}; here are {', '.join(names)}.")
+        raise UsageError(f"The run in {resume} has the edges {', '.join(settings.edges)}, not {', '.join(names)}.")
     directory = resume or new_directory(runs_dir)
     edge_flags = ["--seed", str(settings.seed), "--data", settings.data, "--partition", settings.partition]
     if settings.model is not None:
@@ -97,12 +109,12 @@ def train(
     cloud_flags += ["--json"] if as_json else []
     echo = (lambda _: None) if quiet or as_json else click.echo
     if running is None:
-        echo(f"Training on this machine alone: {edges} edges on loopback, no network emulated, nothing reserved.")
+        echo(f"Training on this machine: {edges} edges on loopback, no emulated network, no reservations.")
         jobs = launch.local_processes(names, port, cloud_flags, edge_flags)
     else:
         url = controller or running.controller_url
         echo(f"Training on the emulated map {running.map_name}: "
-                   + ("best effort, nothing reserved." if settings.best_effort else f"controller {url}."))
+                   + ("best effort, no reservations." if settings.best_effort else f"controller {url}."))
         cloud_flags += ["--controller", url, "--map", running.map_name]
         jobs = launch.emulated_processes(running, port, cloud_flags, edge_flags)
     jobs = [launch.with_flags(job, _secrets(job.name, token_file, tls_dir)) for job in jobs]
@@ -111,7 +123,10 @@ def train(
 
 
 def preload() -> None:
-    """What cloud and edges import, once for all of them; torch does the last only at the first step of an optimiser."""
+    """Import the modules of cloud and edges once, before the processes are forked.
+
+    torch would import `_dynamo` only at the first optimizer step, in every process.
+    """
     os.environ["OMP_NUM_THREADS"] = "1"
     for module in (
         "trainer.cloud.training_loop", "trainer.edge.training_loop", "trainer.records.progress",
@@ -126,22 +141,29 @@ def _secrets(name: str, token_file: Path | None, tls_dir: Path | None) -> list[s
         files = {"--tls-ca": "ca.crt", "--tls-cert": f"{name}.crt", "--tls-key": f"{name}.key"}
         for flag, file in files.items():
             if not (tls_dir / file).is_file():
-                raise UsageError(f"{tls_dir} has no {file}; every node needs its certificate and key there.")
+                raise UsageError(f"{tls_dir} has no {file}; it must contain certificate and key of every node.")
             flags += [flag, str(tls_dir / file)]
     return flags
 
 
 @click.command(epilog="Example: paceline cloud --bind 192.0.2.1:7800 --edge edge1 --edge edge2")
 @training_options
-@click.option("--bind", type=Address(), default=f"0.0.0.0:{CLOUD_PORT}", show_default=True, help="Where edges connect.")
-@click.option("--edge", "edges", multiple=True, help="An edge to expect; repeat for each.")
-@click.option("--name", default="cloud", show_default=True, help="This node's name on the map.")
-@click.option("--controller", help="The controller's URL; without it nothing is reserved.")
-@click.option("--map", "map_name", help="The map's name, for the record.")
-@click.option("--runs-dir", default="runs", show_default=True, type=click.Path(file_okay=False, path_type=Path))
-@click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="This run's own directory.")
+@click.option(
+    "--bind", type=Address(), default=f"0.0.0.0:{CLOUD_PORT}", show_default=True, help="Address to listen on."
+)
+@click.option("--edge", "edges", multiple=True, help="Name of an expected edge; repeat for every edge.")
+@click.option("--name", default="cloud", show_default=True, help="Name of this node on the map.")
+@click.option("--controller", help="URL of the controller; without it nothing is reserved.")
+@click.option("--map", "map_name", help="Name of the map, for the run record.")
+@click.option("--runs-dir", default="runs", show_default=True, type=click.Path(file_okay=False, path_type=Path),
+              help="Parent directory of run records.")
+@click.option(
+    "--run-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory of this run.  [default: a new one in --runs-dir]",
+)
 @click.option("--resume", type=click.Path(file_okay=False, exists=True, path_type=Path),
-              help="Go on with the run in this directory, from its last averaging; its edges connect by themselves.")
+              help="Resume the run in this directory from its last averaging; its edges reconnect.")
 @credential_options
 @output_options
 @click.pass_context
@@ -150,13 +172,15 @@ def cloud(
     map_name: str | None, runs_dir: Path, run_dir: Path | None, resume: Path | None, tls_ca: Path | None,
     tls_cert: Path | None, tls_key: Path | None, token_file: Path | None, quiet: bool, as_json: bool, **options: Any,
 ) -> None:
-    """Be the cloud: wait for the edges, then plan, reserve, train and average; write the run record."""
+    """Run the cloud node: wait for the edges, then plan, reserve, train and average; write the run record."""
     if resume is None:
         if not edges:
-            raise UsageError("Name the edges to expect: --edge edge1 --edge edge2; or go on with a run: --resume RUN.")
+            raise UsageError("Name the expected edges: --edge edge1 --edge edge2; or resume a run: --resume RUN.")
         settings = to_settings(options, edges=edges, controller=controller, map_name=map_name)
     else:
-        settings = settings_of(resume, {**given(ctx, options), **({"controller": controller} if controller else {})})
+        settings = settings_of(
+            resume, {**explicit_options(ctx, options), **({"controller": controller} if controller else {})}
+        )
 
     from trainer.cloud.training_loop import run
     from trainer.records import checkpoint
@@ -164,92 +188,101 @@ def cloud(
     from trainer.records.run_record import RunRecord, new_directory
     from trainer.transport.credentials import credentials
 
-    secret = credentials(True, tls_ca, tls_cert, tls_key, token_file)
+    node_credentials = credentials(True, tls_ca, tls_cert, tls_key, token_file)
     if resume is None:
-        shown = listener(quiet, as_json, settings.rounds)
-        record = RunRecord(run_dir or new_directory(runs_dir), asdict(settings), shown)
-        after, before = None, None
+        listen = listener(quiet, as_json, settings.rounds)
+        record = RunRecord(run_dir or new_directory(runs_dir), asdict(settings), listen)
+        after, reservation = None, None
     else:
         after = checkpoint.read(resume)
-        before = last_reservation(resume)
+        reservation = last_reservation(resume)
         record = RunRecord.reopened(resume, asdict(settings), after.round, listener(quiet, as_json, settings.rounds))
         record.event("resumed", round=after.round)
     with contextlib.ExitStack() as closing:
 
-        def say(sentence: str) -> None:
+        def notify(sentence: str) -> None:
             record.event("said", sentence=sentence)
 
-        run(settings, bind, _road_to(settings, name, bind[1], say, closing, before), record, after, secret)
+        run(
+            settings,
+            bind,
+            _bandwidth_factory(settings, name, bind[1], notify, closing, reservation),
+            record,
+            after,
+            node_credentials,
+        )
 
 
-def _road_to(
-    settings: RunSettings, name: str, port: int, say: Callable[[str], None], closing: contextlib.ExitStack,
-    before: str | None,
+def _bandwidth_factory(
+    settings: RunSettings, name: str, port: int, notify: Callable[[str], None], closing: contextlib.ExitStack,
+    reservation: str | None,
 ) -> Callable[[Sequence[EdgeSession]], BandwidthProvider]:
-    """How to come to the network once the edges' ports are known; `before`: a reservation to go on with."""
+    """Return a function that makes the provider once the edges' ports are known; `reservation`: one to take over."""
 
-    def bandwidth(sessions: Sequence[EdgeSession]) -> BandwidthProvider:
+    def make_bandwidth(sessions: Sequence[EdgeSession]) -> BandwidthProvider:
         from trainer.errors import ControllerUnreachableError
         from trainer.reservation.bandwidth import BestEffortBandwidth, EdgeEndpoint
         from trainer.reservation.controller_client import ControllerClient
         from trainer.reservation.held_reservation import HeldReservation
         from trainer.reservation.reserved_bandwidth import ReservedBandwidth
 
-        travellers = [EdgeEndpoint(session.name, session.source_port) for session in sessions]
-        open_road = BestEffortBandwidth(travellers, settings.share * settings.assume_bps, settings.floor_bps)
+        endpoints = [EdgeEndpoint(session.name, session.source_port) for session in sessions]
+        best_effort = BestEffortBandwidth(endpoints, settings.share * settings.assume_bps, settings.floor_bps)
         if settings.controller is None:
-            return open_road
+            return best_effort
         retries = 0 if settings.best_effort else settings.controller_retries
-        client = ControllerClient(settings.controller, retries, say)
+        client = ControllerClient(settings.controller, retries, notify)
         closing.callback(client.close)
         if settings.best_effort:
             try:
                 client.network_json()
             except ControllerUnreachableError:
-                say(f"No controller at {settings.controller}; best effort, planned for "
-                    f"{settings.assume_bps / 1e6:g} Mb/s.")
-                return open_road
-        holding = HeldReservation(client, name, settings.lease_s, say)
-        if before is not None:
-            holding.adopt(before)
+                notify(f"The controller at {settings.controller} does not answer; best effort, planned for "
+                       f"{settings.assume_bps / 1e6:g} Mb/s.")
+                return best_effort
+        held = HeldReservation(client, name, settings.lease_s, notify)
+        if reservation is not None:
+            held.adopt(reservation)
         return ReservedBandwidth(
-            holding, travellers, port, settings.share, settings.floor_bps, not settings.best_effort, settings.protection
+            held, endpoints, port, settings.share, settings.floor_bps, not settings.best_effort, settings.protection
         )
 
-    return bandwidth
+    return make_bandwidth
 
 
 @click.command(epilog="Example: paceline edge --name edge1 --cloud 192.0.2.1:7800 --index 0 --of 2")
-@click.option("--name", required=True, help="This edge's name on the map.")
-@click.option("--cloud", "cloud_address", type=Address(), required=True, help="Where the cloud listens.")
-@click.option("--index", required=True, type=int, help="Which share of the data is this edge's, from 0.")
-@click.option("--of", "edges", required=True, type=int, help="How many shares there are.")
-@click.option("--source-port", type=int, help="The TCP port to talk from, for a reserved flow.")
-@click.option("--seed", default=RunSettings().seed, show_default=True, help="Of the partition; the same on all edges.")
+@click.option("--name", required=True, help="Name of this edge on the map.")
+@click.option("--cloud", "cloud_address", type=Address(), required=True, help="Address of the cloud.")
+@click.option("--index", required=True, type=int, help="Index of this edge's share of the data, from 0.")
+@click.option("--of", "edges", required=True, type=int, help="Number of shares.")
+@click.option("--source-port", type=int, help="Source TCP port, for a reserved flow.")
+@click.option(
+    "--seed", default=RunSettings().seed, show_default=True, help="Seed of the partition; the same on all edges."
+)
 @click.option("--data", default=RunSettings().data, show_default=True, help=DATA_HELP)
 @click.option("--partition", default=RunSettings().partition, show_default=True, help=PARTITION_HELP)
-@click.option("--model", help="Your own model, package.module:function, if the cloud asks for it.")
-@click.option("--protect-labels", is_flag=True, help="Train only with a cloud that asks for no labels.")
+@click.option("--model", help="Custom model (package.module:function) that the cloud may request.")
+@click.option("--protect-labels", is_flag=True, help="Refuse a cloud that requires labels.")
 @click.option("--connect-timeout", default=60.0, show_default=True,
-              help="Seconds to keep trying to connect, also when the cloud was lost.")
+              help="Seconds to try to connect, also after the connection is lost.")
 @credential_options
-@click.option("--tls-name", default="cloud", show_default=True, help="The name in the cloud's certificate.")
+@click.option("--tls-name", default="cloud", show_default=True, help="Name in the certificate of the cloud.")
 @click.option("--cgroup", "cgroups", multiple=True, type=click.Path(path_type=Path),
-              help="A cgroup directory to join once everything is loaded; repeat for each.")
+              help="cgroup directory to join after loading; repeat for every directory.")
 def edge(
     name: str, cloud_address: tuple[str, int], index: int, edges: int, source_port: int | None, seed: int,
     data: str, partition: str, model: str | None, protect_labels: bool, connect_timeout: float,
     cgroups: tuple[Path, ...], tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None,
     token_file: Path | None, tls_name: str,
 ) -> None:
-    """Be one edge: ask to train, then do what each round's plan says. The images stay here."""
+    """Run an edge node: join the cloud and train as planned. The data stays on this node."""
     from trainer.edge.training_loop import EdgeSettings, run
     from trainer.transport.credentials import credentials
 
-    secret = credentials(False, tls_ca, tls_cert, tls_key, token_file, tls_name)
+    node_credentials = credentials(False, tls_ca, tls_cert, tls_key, token_file, tls_name)
 
     reason = run(EdgeSettings(name, cloud_address, index, edges, source_port, data=data,
                               sharing=parse_partitioning(partition), model=model, protect_labels=protect_labels,
                               seed=seed, connect_timeout_s=connect_timeout, cgroups=cgroups,
-                              credentials=secret), click.echo)
+                              credentials=node_credentials), click.echo)
     click.echo(f"{name}: {reason}")

@@ -5,23 +5,22 @@ from __future__ import annotations
 import os
 import ssl
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
-
-import httpx
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from trainer.errors import ControllerUnreachableError, NetworkError, ReservationRefusedError
-from trainer.reservation.api_types import ApiResponse, FlowRequest, Quote, Reservation, TransferVolume
+from trainer.reservation.http_transport import HttpTransport, Response, TransportErrors
+
+if TYPE_CHECKING:  # pydantic is imported only to parse responses, which `paceline network` does not do
+    from trainer.reservation.api_types import ApiResponse, FlowRequest, Quote, Reservation, TransferVolume
 
 TIMEOUT_S = 10.0
 INITIAL_PAUSE_S = 0.25
 MAX_PAUSE_S = 4.0
 
-
-A = TypeVar("A", bound=ApiResponse)
+A = TypeVar("A", bound="ApiResponse")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +61,23 @@ class ControllerClient:
         url: str,
         retries: int,
         notify: Callable[[str], None],
-        transport: httpx.BaseTransport | None = None,
         pause_s: float = INITIAL_PAUSE_S,
         credentials: ApiCredentials | None = None,
     ) -> None:
-        """`credentials` default to those of the environment."""
+        """`credentials` default to those of the environment.
+
+        Raises: UsageError if the URL is not valid, NetworkError if the certificate file cannot be read.
+        """
         self.url = url
         self.retries = retries
         self._notify = notify
         self._pause_s = pause_s
         used = credentials or ApiCredentials.from_environment()
-        verify = used.ssl_context() if url.startswith("https") else False
-        self._http = httpx.Client(
-            base_url=url,
-            headers=used.headers(),
-            verify=verify,
-            timeout=TIMEOUT_S,
-            transport=transport,
-            trust_env=False,
-        )
+        context = used.ssl_context() if url.startswith("https") else None
+        self._http = HttpTransport(url, used.headers(), TIMEOUT_S, context)
 
     def close(self) -> None:
-        """Close the connections; reservations stay."""
+        """Close the connection; reservations stay."""
         self._http.close()
 
     def network_json(self) -> dict[str, Any]:
@@ -97,6 +91,8 @@ class ControllerClient:
 
         Raises: ReservationRefusedError, ControllerUnreachableError.
         """
+        from trainer.reservation.api_types import Quote
+
         body = {"transfers": [asdict(volume) for volume in volumes], "instead_of": instead_of}
         return self._parse(Quote, self._request("POST", "/v1/quotes", body, retries=retries))
 
@@ -105,6 +101,10 @@ class ControllerClient:
 
         Raises: ReservationRefusedError, ControllerUnreachableError.
         """
+        import uuid
+
+        from trainer.reservation.api_types import Reservation
+
         body = {"owner": owner, "lease_s": lease_s, "flows": [flow.to_json() for flow in flows]}
         return self._parse(Reservation, self._request("POST", "/v1/reservations", body, key=str(uuid.uuid4())))
 
@@ -115,9 +115,11 @@ class ControllerClient:
 
         Raises: ReservationRefusedError, ControllerUnreachableError.
         """
+        from trainer.reservation.api_types import Reservation
+
         body = {"lease_s": lease_s, "flows": [flow.to_json() for flow in flows]}
         return self._parse(
-            Reservation, self._request("PATCH", f"/v1/reservations/{reservation}", body, retries=retries)
+            Reservation, self._request("PATCH", _path(reservation), body, retries=retries)
         )
 
     def renew(self, reservation: str, lease_s: float) -> None:
@@ -125,25 +127,27 @@ class ControllerClient:
 
         Raises: ReservationRefusedError, ControllerUnreachableError.
         """
-        self._request("PATCH", f"/v1/reservations/{reservation}", {"lease_s": lease_s}, retries=0)
+        self._request("PATCH", _path(reservation), {"lease_s": lease_s}, retries=0)
 
     def release(self, reservation: str) -> dict[str, Any]:
         """Release a reservation.
 
         Raises: ReservationRefusedError, ControllerUnreachableError.
         """
-        return self._request("DELETE", f"/v1/reservations/{reservation}")
+        return self._request("DELETE", _path(reservation))
 
     def get(self, reservation: str) -> Reservation:
-        """One reservation, whatever its state.
+        """Return a reservation in any state.
 
-        Raises: ReservationRefusedError if there is none, ControllerUnreachableError.
+        Raises: ReservationRefusedError if it does not exist, ControllerUnreachableError.
         """
+        from trainer.reservation.api_types import Reservation
+
         return self._parse(Reservation, self.get_json(reservation))
 
     def get_json(self, reservation: str) -> dict[str, Any]:
         """Return a reservation with the counters of its meters and entries."""
-        return self._request("GET", f"/v1/reservations/{reservation}")
+        return self._request("GET", _path(reservation))
 
     def list_json(self, state: str | None = None) -> dict[str, Any]:
         """Return all reservations, or those in one state."""
@@ -163,16 +167,16 @@ class ControllerClient:
         pause_s = self._pause_s
         for attempt in range(1, attempts + 1):
             try:
-                response = self._http.request(method, path, json=body, params=query, headers=headers)
+                response = self._http.request(method, path, body, query, headers)
                 if attempt == attempts or not _is_transient(response):
                     break
-                trouble = f"is busy ({response.status_code})"
-            except httpx.TransportError as error:
+                trouble = f"is busy ({response.status})"
+            except TransportErrors as error:
                 reason = str(error) or type(error).__name__
                 if attempt == attempts:
                     raise ControllerUnreachableError(
-                        f"The controller at {self.url} does not answer ({reason}) after {attempts} attempts. Start it, "
-                        "set --controller URL, or train without reservations: --best-effort."
+                        f"The controller at {self.url} does not answer ({reason}) after {_counted(attempts)}. Start "
+                        "it, set --controller URL, or train without reservations: --best-effort."
                     ) from error
                 trouble = f"does not answer ({reason})"
             self._notify(
@@ -182,28 +186,35 @@ class ControllerClient:
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
         return self._json_object(response)
 
-    def _json_object(self, response: httpx.Response) -> dict[str, Any]:
-        try:
-            content = response.json()
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
+    def _json_object(self, response: Response) -> dict[str, Any]:
+        content = response.json_object()
+        if content is None:
             raise NetworkError(
-                f"{self.url} answered {response.status_code} without a JSON object; is it a Paceline controller?"
+                f"{self.url} answered {response.status} without a JSON object; is it a Paceline controller?"
             )
         if response.is_success:
             return content
         detail = content.get("detail")
-        sentence = detail if isinstance(detail, str) else f"The controller answered {response.status_code}: {detail}."
-        raise ReservationRefusedError(sentence, {"code": "unknown", "status": response.status_code, **content})
+        sentence = detail if isinstance(detail, str) else f"The controller answered {response.status}: {detail}."
+        raise ReservationRefusedError(sentence, {"code": "unknown", "status": response.status, **content})
 
     def _parse(self, kind: type[A], content: dict[str, Any]) -> A:
+        from pydantic import ValidationError
+
         try:
             return kind.model_validate(content)
         except ValidationError as error:
             raise NetworkError(f"{self.url} sent a response that does not match the REST API: {error}.") from error
 
 
-def _is_transient(response: httpx.Response) -> bool:
+def _path(reservation: str) -> str:
+    return f"/v1/reservations/{quote(reservation, safe='')}"
+
+
+def _counted(attempts: int) -> str:
+    return f"{attempts} attempt{'s' if attempts > 1 else ''}"
+
+
+def _is_transient(response: Response) -> bool:
     """Whether a retry may succeed: the controller is overloaded or still processes the same request."""
-    return "Retry-After" in response.headers or (response.status_code == 409 and "request_in_progress" in response.text)
+    return "Retry-After" in response.headers or (response.status == 409 and "request_in_progress" in response.body)

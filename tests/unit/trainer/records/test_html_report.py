@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from trainer.cli.main import paceline
+from trainer.cli.group import paceline
 from trainer.records.progress import Progress
 from trainer.records.run_reader import facts, read_run
 

@@ -1,0 +1,5 @@
+"""`python -m trainer.cli` runs `paceline`."""
+
+from trainer.cli.main import main
+
+main()

@@ -1,0 +1,112 @@
+"""JSON over HTTP/1.1 on one persistent connection.
+
+The standard library's client, because importing a larger one takes longer than `paceline network` itself.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import select
+import ssl
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeGuard
+from urllib.parse import urlencode, urlsplit
+
+from trainer.errors import UsageError
+
+TransportErrors = (OSError, http.client.HTTPException)
+"""What `HttpTransport.request` raises if there is no complete response."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """Status, headers and body of a response."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: str
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status < 300
+
+    def json_object(self) -> dict[str, object] | None:
+        """Return the body as a JSON object; None if it is not one."""
+        try:
+            content = json.loads(self.body)
+        except ValueError:
+            return None
+        return content if _is_object(content) else None
+
+
+class HttpTransport:
+    """Sends requests to one server; thread-safe. Proxy settings of the environment are ignored."""
+
+    def __init__(self, url: str, headers: Mapping[str, str], timeout_s: float, context: ssl.SSLContext | None) -> None:
+        """`context`: for https.
+
+        Raises: UsageError if the URL is not http://HOST[:PORT] or https://HOST[:PORT].
+        """
+        parts = urlsplit(url)
+        try:
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port = None, None
+        if parts.scheme not in ("http", "https") or not host:
+            raise UsageError(f"--controller is {url!r}; it must be a URL such as http://127.0.0.1:8080.")
+        self._prefix = parts.path.rstrip("/")
+        self._headers = {"Accept": "application/json", **headers}
+        self._lock = threading.Lock()
+        self._connection: http.client.HTTPConnection
+        if parts.scheme == "https":
+            self._connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
+        else:
+            self._connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        content: Mapping[str, object] | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """Send a request and return its response.
+
+        Raises: one of TransportErrors.
+        """
+        target = f"{self._prefix}{path}" + (f"?{urlencode(query)}" if query else "")
+        fields = {**self._headers, **(headers or {})}
+        body = None
+        if content is not None:
+            body = json.dumps(content).encode()
+            fields["Content-Type"] = "application/json"
+        with self._lock:
+            self._close_if_stale()
+            try:
+                self._connection.request(method, target, body, fields)
+                response = self._connection.getresponse()
+                text = response.read().decode("utf-8", "replace")
+            except BaseException:
+                self._connection.close()  # also after Ctrl-C: the next request, a release, needs a clean connection
+                raise
+            return Response(response.status, response.headers, text)
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._connection.close()
+
+    def _close_if_stale(self) -> None:
+        """Close an idle connection that the server has closed; the next request reopens it."""
+        sock = self._connection.sock
+        if sock is not None and select.select([sock], [], [], 0)[0]:
+            self._connection.close()
+
+
+def _is_object(content: object) -> TypeGuard[dict[str, object]]:
+    return isinstance(content, dict)
