@@ -57,11 +57,10 @@ def list_reservations(url: str | None, state: str | None, as_json: bool) -> None
         click.echo(json.dumps(content, indent=2))
         return
     for reservation in content.get("reservations", []):
-        rate = sum(flow["reserved_bps"] for flow in reservation["flows"]) / 1e6
-        click.echo(
-            f"{reservation['id']}  {reservation['state']:<9} {reservation['owner']:<10} version {reservation['version']:<4} "
-            f"{len(reservation['flows'])} flows, {rate:.1f} Mb/s, until {reservation['expires_at']}"
-        )
+        flows, version = reservation["flows"], reservation["version"]
+        rate = sum(flow["reserved_bps"] for flow in flows) / 1e6
+        click.echo(f"{reservation['id']}  {reservation['state']:<9} {reservation['owner']:<10} version {version:<4} "
+                   f"{len(flows)} flows, {rate:.1f} Mb/s, until {reservation['expires_at']}")
     if not content.get("reservations"):
         click.echo("No reservations.")
 
