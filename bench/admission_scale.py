@@ -58,19 +58,19 @@ def grid(chance: random.Random) -> Network:
 
 
 @dataclass
-class Filling:
+class FillingCalendar:
     """A calendar that fills, and how long each decision took."""
 
     network: Network
     chance: random.Random
-    bookings: Calendar = field(default_factory=Calendar)
-    standing: LiveReservations = field(init=False)
+    calendar: Calendar = field(default_factory=Calendar)
+    live: LiveReservations = field(init=False)
     number: int = 0
-    stands: int = 0
+    count: int = 0
     refused: int = 0
 
     def __post_init__(self) -> None:
-        self.standing = LiveReservations(self.network)
+        self.live = LiveReservations(self.network)
         names = [host.name for host in self.network.hosts]
         self.pairs = [tuple(self.chance.sample(names, 2)) for _ in range(HOSTS)]
 
@@ -87,19 +87,19 @@ class Filling:
             end_s = start_s + 3600
         request = Request(f"r-{self.number}", 1, (flow,), start_s, end_s)
         began = time.perf_counter()
-        decision = decide(self.network, self.bookings, self.standing, request, NOW_S)
-        before = self.bookings, self.standing
+        decision = decide(self.network, self.calendar, self.live, request, NOW_S)
+        before = self.calendar, self.live
         if isinstance(decision, Admitted):
             new = Reservation(
                 request.reservation_id, self.number, 1, "bench", State.ACTIVE, 60, NOW_S, inf, decision.placements,
                 start_at_s=start_s or NOW_S, end_at_s=None if end_s == inf else end_s,
             )  # fmt: skip
-            self.bookings, self.standing = decision.calendar, decision.others.with_reservation(new)
+            self.calendar, self.live = decision.calendar, decision.others.with_reservation(new)
         took_ms = (time.perf_counter() - began) * 1e3
         self.refused += isinstance(decision, Rejected)
-        self.stands += keep and isinstance(decision, Admitted)
+        self.count += keep and isinstance(decision, Admitted)
         if not keep:
-            self.bookings, self.standing = before
+            self.calendar, self.live = before
         return took_ms
 
 
@@ -143,13 +143,13 @@ def main(quick: bool, out: Path | None) -> None:
     decisions = DECISIONS // 4 if quick else DECISIONS
     network = grid(random.Random(1))
     began = time.perf_counter()
-    filling = Filling(network, random.Random(2))
+    filling = FillingCalendar(network, random.Random(2))
     for source, destination in filling.pairs:
         candidate_paths(network, source, destination)
     paths_ms = (time.perf_counter() - began) * 1e3 / len(filling.pairs)
     taken: dict[int, list[float]] = {}
     for size in SIZES:
-        while filling.stands < size:
+        while filling.count < size:
             filling.decide_one()
         gc.collect()
         taken[size] = [filling.decide_one(keep=False) for _ in range(decisions)]

@@ -22,11 +22,11 @@ import click
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from harness import report
 from controller.optical.route_order import chosen_for
 from controller.optical.rsa import BY_COST, FIRST_FIT, MOST_USED, CandidateRoutes, Order
-from harness import report
 from harness.nsfnet import LOADS, NODES, SPANS
-from harness.route_order_search import demands, refused
+from harness.route_order_search import blocked_demands, demands
 
 REFERENCE = {"l12_m14": 0.0002, "l10_m25": 0.0257}
 """The best of K shortest path first fit (k=50 by km)."""
@@ -47,7 +47,7 @@ def simulate(routes: CandidateRoutes, order: Order, load: tuple[float, float], s
     """Decide every request of one seed."""
     wanted = list(demands(NODES, *load, seed, WARM_UP + COUNTED))
     began_s = time.process_time()
-    blocked = refused(routes, order, wanted)
+    blocked = blocked_demands(routes, order, wanted)
     took_s = time.process_time() - began_s
     return Outcome(sum(number >= WARM_UP for number in blocked) / COUNTED, took_s)
 
@@ -71,7 +71,7 @@ def contenders() -> dict[str, tuple[CandidateRoutes, Order]]:
     }
 
 
-def drawn(results: Mapping[str, Mapping[str, list[Outcome]]]) -> Figure:
+def plot(results: Mapping[str, Mapping[str, list[Outcome]]]) -> Figure:
     """Blocking of each contender with its 95 % interval, a picture for each load."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     names = list(results)
@@ -120,7 +120,7 @@ def main(quick: bool, out: Path | None) -> None:
         name: {load: [each.blocking for each in outcomes] for load, outcomes in loads.items()}
         for name, loads in results.items()
     }
-    report.publish("blocking", claims, samples, [table], out, {"orders": drawn(results)})
+    report.publish("blocking", claims, samples, [table], out, {"orders": plot(results)})
 
 
 if __name__ == "__main__":

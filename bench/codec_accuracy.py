@@ -50,7 +50,7 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class TrainingResult:
     """What one training came to; `segment_bytes` counts both directions."""
 
     data: str
@@ -109,7 +109,7 @@ class Edge:
         return self.edge.stage.state_dict(0, self.edge.cut) | part.state_dict(part.first, part.last)
 
 
-def train(training: Training, codec: Codec, seed: int) -> Result:
+def train(training: Training, codec: Codec, seed: int) -> TrainingResult:
     """Split training from beginning to end; the accuracy is that of the last global model on all held-out samples."""
     began = time.perf_counter()
     edges = [Edge(training, number, seed, codec) for number in range(EDGES)]
@@ -136,7 +136,7 @@ def train(training: Training, codec: Codec, seed: int) -> Result:
             correct += int((answers == one.data.held_out.labels).sum())
             total += len(answers)
     sent = sum(one.sent_bytes for one in edges)
-    return Result(training.data, codec, seed, correct / total, sent, time.perf_counter() - began)
+    return TrainingResult(training.data, codec, seed, correct / total, sent, time.perf_counter() - began)
 
 
 def throughput(codec: Codec, segment: Tensor) -> float:
@@ -155,7 +155,7 @@ def segments_of(data: str, sample_shape: tuple[int, ...], classes: int) -> list[
     return [(MICRO_SAMPLES, *shape) for shape in segment_shapes(layer_costs(layers, sample_shape), sample_shape)[1:-1]]
 
 
-def drop_points(results: list[Result], codec: Codec) -> float:
+def drop_points(results: list[TrainingResult], codec: Codec) -> float:
     """By how many points of a hundred the accuracy is lower than with fp32, on the mean of all trainings."""
     def mean(one: Codec) -> float:
         return statistics.fmean(result.accuracy for result in results if result.codec == one)
@@ -189,7 +189,7 @@ def main(quick: bool, out: Path | None) -> None:
 
 def _tables(
     shapes: list[tuple[int, ...]], speeds: dict[Codec, list[float]], sizes: dict[Codec, list[int]],
-    results: list[Result],
+    results: list[TrainingResult],
 ) -> list[Table]:
     travel = Table("segment", *(f"{codec} MB/s" for codec in CODECS), *(f"{codec} bytes" for codec in CODECS),
                    title="Encoding and decoding, in megabytes of fp32 per second of one core")

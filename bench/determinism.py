@@ -22,10 +22,10 @@ import click
 import httpx
 from rich.table import Table
 
+from harness import report
 from emulation.cross_traffic import Flood, bottleneck_bps
 from emulation.network import Emulation, EmulationSettings
 from emulation.session import emulate
-from harness import report
 from machine.errors import EmulationError
 from machine.quantile import quantile
 from machine.stall_watch import StallWatch, describe_stalls
@@ -73,15 +73,15 @@ class Phase:
         return quantile(self.all_ms, share) / self.ideal_ms
 
 
-class Bench:
+class DeterminismBench:
     """The emulation under test, and a client for its controller."""
 
     def __init__(self, emulation: Emulation, api: httpx.Client) -> None:
         self.emulation = emulation
-        self.plan = emulation.topology
+        self.topology = emulation.topology
         self.api = api
-        self.edges = [edge.name for edge in self.plan.edges]
-        self.bottleneck_bps = bottleneck_bps(self.plan)
+        self.edges = [edge.name for edge in self.topology.edges]
+        self.bottleneck_bps = bottleneck_bps(self.topology)
         self.reserved_bps = int(self.bottleneck_bps * RESERVED_SHARE)
 
     def phase(self, name: str, count: int, reserved: bool, tcp: bool = False, limit_s: float = 3600.0) -> Phase:
@@ -107,7 +107,7 @@ class Bench:
         start_s = time.time() + LEAD_S
         senders = [
             self._start(
-                edge, "send", self.plan.ip("cloud"), "--port", CLOUD_PORT, "--source-port", FIRST_EDGE_PORT + index,
+                edge, "send", self.topology.ip("cloud"), "--port", CLOUD_PORT, "--source-port", FIRST_EDGE_PORT + index,
                 "--segment-bytes", SEGMENT_BYTES, "--count", count, "--start-s", start_s, "--period-s", PERIOD_S,
                 "--reserved-bps", self.reserved_bps if reservation else 0, "--limit-s", limit_s,
             )
@@ -131,7 +131,7 @@ class Bench:
         by_edge = {edge: received.get(str(FIRST_EDGE_PORT + index), []) for index, edge in enumerate(self.edges)}
         encoded_bytes = next((rows[0][2] for rows in by_edge.values() if rows), SEGMENT_BYTES)
         ideal_ms = encoded_bytes * 8 / self.reserved_bps * 1e3
-        paced_ms = encoded_bytes / pace_bytes_per_s(self.reserved_bps, self.plan.mtu_bytes - 52) * 1e3
+        paced_ms = encoded_bytes / pace_bytes_per_s(self.reserved_bps, self.topology.mtu_bytes - 52) * 1e3
         bounds = None
         if reservation is not None:
             latency_us = {flow["source"]: flow["accumulated_latency_us"] for flow in reservation["flows"]}
@@ -220,7 +220,7 @@ def main(quick: bool, out: Path | None) -> None:
             httpx.Client(base_url=f"http://127.0.0.1:{emulation.settings.rest_port}", timeout=30) as api,
             StallWatch() as watch,
         ):
-            bench = Bench(emulation, api)
+            bench = DeterminismBench(emulation, api)
             reserved = bench.phase("reserved, UDP flood", counts[0], reserved=True)
             limit_s = BEST_EFFORT_LIMIT_S[quick]
             best_effort = bench.phase("best effort, UDP flood", counts[0], reserved=False, limit_s=limit_s)

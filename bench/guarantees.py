@@ -26,11 +26,21 @@ import click
 import httpx
 from rich.table import Table
 
+from harness import report
 from emulation.cross_traffic import Flood
 from emulation.network import EmulationSettings
 from emulation.session import emulate
-from harness import report
-from harness.timed_transfers import MBPS, Epoch, Order, TimedTransfers, Transfer, flow, rate, sleep_until, tightness
+from harness.timed_transfers import (
+    MBPS,
+    Epoch,
+    ScheduledTransfer,
+    TimedTransfers,
+    Transfer,
+    flow_request,
+    rate_requirement,
+    sleep_until,
+    tightness,
+)
 from machine.errors import EmulationError
 from machine.stall_watch import StallWatch, describe_stalls
 from topologies.loader import map_path
@@ -44,7 +54,7 @@ WINDOW_SEGMENT_BYTES = 700_000
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class LoadPhase:
     """What goes on for a while. `load`: best effort beside it, as a share of the bottleneck; `rates_mbps` by edge."""
 
     name: str
@@ -60,47 +70,51 @@ class Phase:
 
 
 PHASES = (
-    Phase("no load", None, False, (15, 15, 15, 15), 1_000_000),
-    Phase("UDP 150 %", 1.5, False, (15, 15, 15, 15), 1_000_000),
-    Phase("UDP 60 %, others' rates", 0.6, False, (8, 12, 16, 20), 800_000),
-    Phase("TCP", 1.0, True, (15, 10, 15, 10), 800_000),
-    Phase("UDP 150 %, small segments", 1.5, False, (12, 12, 12, 12), 300_000),
+    LoadPhase("no load", None, False, (15, 15, 15, 15), 1_000_000),
+    LoadPhase("UDP 150 %", 1.5, False, (15, 15, 15, 15), 1_000_000),
+    LoadPhase("UDP 60 %, others' rates", 0.6, False, (8, 12, 16, 20), 800_000),
+    LoadPhase("TCP", 1.0, True, (15, 10, 15, 10), 800_000),
+    LoadPhase("UDP 150 %, small segments", 1.5, False, (12, 12, 12, 12), 300_000),
 )
 
 
-def run_phase(timed: TimedTransfers, phase: Phase, count: int) -> None:
+def run_phase(timed: TimedTransfers, phase: LoadPhase, count: int) -> None:
     """`count` transfers of every edge; in the middle third another flow is reserved too."""
-    flows = timed.flows([rate(mbps * MBPS) for mbps in phase.rates_mbps])
+    flows = timed.flow_requests([rate_requirement(mbps * MBPS) for mbps in phase.rates_mbps])
     load = Flood(timed.emulation, phase.load, phase.tcp) if phase.load else contextlib.nullcontext()
     with timed.reserved(flows) as reservation, load:
         asked_s = time.time()
         epochs: list[Epoch] = []
         start_s, period_s = time.time() + LEAD_S, phase.period_s
-        timed.order(_orders(timed, phase, [start_s + number * period_s for number in range(count)], epochs))
+        timed.schedule(_orders(timed, phase, [start_s + number * period_s for number in range(count)], epochs))
         sleep_until(start_s + count * period_s / 3)
-        latency_us, changed_s = timed.told(reservation), time.time()
+        latency_us, changed_s = timed.latencies_us(reservation), time.time()
         with timed.reserved([_other_flow(timed)]):
             epochs.append(Epoch(asked_s, time.time(), latency_us))
-            latency_us = timed.told(reservation)
+            latency_us = timed.latencies_us(reservation)
             sleep_until(start_s + count * period_s * 2 / 3)
             begun_s, changed_s = changed_s, time.time()
         epochs.append(Epoch(begun_s, time.time(), latency_us))
-        epochs.append(Epoch(changed_s, inf, timed.told(reservation)))
+        epochs.append(Epoch(changed_s, inf, timed.latencies_us(reservation)))
         sleep_until(start_s + count * period_s + 0.5)
 
 
-def _orders(timed: TimedTransfers, phase: Phase, moments_s: Sequence[float], epochs: list[Epoch]) -> list[Order]:
+def _orders(
+    timed: TimedTransfers, phase: LoadPhase, moments_s: Sequence[float], epochs: list[Epoch]
+) -> list[ScheduledTransfer]:
     return [
-        Order(phase.name, edge, moment_s, phase.segment_bytes, mbps * MBPS, epochs)
+        ScheduledTransfer(phase.name, edge, moment_s, phase.segment_bytes, mbps * MBPS, epochs)
         for edge, mbps in zip(timed.edges, phase.rates_mbps, strict=True)
         for moment_s in moments_s
     ]
 
 
 def _other_flow(timed: TimedTransfers) -> dict[str, Any]:
-    cross = timed.plan.cross_traffic
+    cross = timed.topology.cross_traffic
     assert cross is not None
-    return flow("other", (cross.source, cross.sink), (OTHER_PORT, OTHER_PORT), rate(4 * MBPS, 18_028), "udp")
+    return flow_request(
+        "other", (cross.source, cross.sink), (OTHER_PORT, OTHER_PORT), rate_requirement(4 * MBPS, 18_028), "udp"
+    )
 
 
 def run_windows(timed: TimedTransfers, count: int) -> tuple[float, float]:
@@ -113,20 +127,20 @@ def run_windows(timed: TimedTransfers, count: int) -> tuple[float, float]:
         "offset_ms": 0,
         "burst_bytes": BURST_BYTES,
     }
-    with timed.reserved(timed.flows([periodic] * len(timed.edges))) as reservation:
+    with timed.reserved(timed.flow_requests([periodic] * len(timed.edges))) as reservation:
         ups = [one for one in reservation["flows"] if one["name"].endswith("-up")]
         rates = {one["source"]: one["reserved_bps"] for one in ups}
         in_windows_bps = _beside(timed, "windows of half a period", count, rates, reservation)
-    with timed.reserved(timed.flows([rate(rates[edge]) for edge in timed.edges])) as reservation:
+    with timed.reserved(timed.flow_requests([rate_requirement(rates[edge]) for edge in timed.edges])) as reservation:
         return in_windows_bps, _beside(timed, "the same, reserved all the time", count, rates, reservation)
 
 
 def _beside(timed: TimedTransfers, name: str, count: int, rates: dict[str, int], reservation: dict[str, Any]) -> float:
     """What a flood gets in bit/s beside a transfer of every edge each second."""
     with Flood(timed.emulation, 1.5) as flood:
-        first_s, epochs = ceil(time.time() + 1), [Epoch(0, inf, timed.told(reservation))]
-        timed.order([
-            Order(name, edge, first_s + number, WINDOW_SEGMENT_BYTES, rates[edge], epochs)
+        first_s, epochs = ceil(time.time() + 1), [Epoch(0, inf, timed.latencies_us(reservation))]
+        timed.schedule([
+            ScheduledTransfer(name, edge, first_s + number, WINDOW_SEGMENT_BYTES, rates[edge], epochs)
             for edge in timed.edges
             for number in range(count)
         ])  # fmt: skip
@@ -190,7 +204,7 @@ def main(quick: bool, out: Path | None) -> None:
                     for phase in PHASES:
                         run_phase(timed, phase, each)
                 best_effort_bps = run_windows(timed, periods)
-            transfers = timed.judged(watch.stalls)
+            transfers = timed.results(watch.stalls)
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
     samples: dict[str, object] = {

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import click
 
+from harness import report
 from emulation.network import EmulationSettings
 from emulation.session import emulate
-from harness import report
 from harness.training_run import MICROS, SETTLING_ROUNDS, Row, step_ms, table_of, train
 from machine.errors import EmulationError
 from machine.stall_watch import StallWatch, describe_stalls

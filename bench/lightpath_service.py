@@ -32,6 +32,7 @@ from typing import TypeVar
 import click
 from rich.table import Table
 
+from harness import report
 from controller.dataplane.entries import MeterEntry, SwitchState
 from controller.dataplane.southbound import (
     ChangesByDatapath,
@@ -52,9 +53,8 @@ from controller.runtime.main import tune_garbage_collector
 from controller.service.requests import ReservationSpec, Response
 from controller.service.reservation_service import Service
 from controller.storage.ledger import Ledger
-from harness import report
 from harness.nsfnet import LOADS, NODES, SPANS
-from harness.route_order_search import Demand, demands, refused
+from harness.route_order_search import Demand, blocked_demands, demands
 from machine.polling import wait_until
 from topologies.maps import Grid, Map, MapLink, MapNode
 
@@ -66,7 +66,7 @@ CHANNELS, CHANNEL_GBPS = 33, 100.0
 """A channel of the flexible grid is three slots of 12.5 GHz."""
 
 
-class NoSwitches:
+class IdealSwitches:
     """Switches that are always there and agree at once to everything."""
 
     def __init__(self, network: Network) -> None:
@@ -116,7 +116,7 @@ def _done(result: Result) -> Future[Result]:
     return future
 
 
-class NoLedger(Ledger):
+class DiscardingLedger(Ledger):
     """Nothing is written down."""
 
     def write(self, *_: Reservation, **_more: object) -> None:
@@ -144,7 +144,7 @@ class Outcome:
     took_s: float
 
 
-def asked_for(demand: Demand, ports: tuple[int, int], hold: bool) -> ReservationSpec:
+def spec_of(demand: Demand, ports: tuple[int, int], hold: bool) -> ReservationSpec:
     """The reservation that a demand asks for."""
     ends, needed = (f"h{demand.source}", f"h{demand.destination}"), reservable_bps(demand.rate_gbps * 1_000_000)
     return ReservationSpec(
@@ -160,7 +160,7 @@ class RequestSequence:
 
     def __init__(self, service: Service, wanted: Sequence[Demand], source_port: int, hold: bool) -> None:
         self._service, self._demands = service, wanted
-        self._specs = [asked_for(demand, (source_port, 1 + number), hold) for number, demand in enumerate(wanted)]
+        self._specs = [spec_of(demand, (source_port, 1 + number), hold) for number, demand in enumerate(wanted)]
         self._number = 0
         self._refused = 0
         self._leaving: list[tuple[float, int, str]] = []
@@ -198,15 +198,15 @@ class RequestSequence:
             self._done.set_exception(failure)
 
 
-def decided(service: Service, wanted: Sequence[Demand], source_port: int, hold: bool) -> Outcome:
+def run_through_service(service: Service, wanted: Sequence[Demand], source_port: int, hold: bool) -> Outcome:
     """Have all decided as they come and go."""
     return RequestSequence(service, wanted, source_port, hold).run()
 
 
-def decided_by_core(routes: CandidateRoutes, order: Order, wanted: Sequence[Demand]) -> Outcome:
+def run_through_core(routes: CandidateRoutes, order: Order, wanted: Sequence[Demand]) -> Outcome:
     """The same by the pure core: where there are slots for a lightpath of its own."""
     began_s = time.process_time()
-    blocked = len(refused(routes, order, wanted))
+    blocked = len(blocked_demands(routes, order, wanted))
     return Outcome(blocked, time.process_time() - began_s)
 
 
@@ -216,9 +216,9 @@ def rounds(service: Service, wanted: Sequence[Demand]) -> dict[str, list[Outcome
     routes = CandidateRoutes(SPANS, ours.k, by=ours.by)
     results: dict[str, list[Outcome]] = {}
     for number in range(1 + ROUNDS):
-        results.setdefault("held", []).append(decided(service, wanted, 1 + number, hold=True))
-        results.setdefault("installed", []).append(decided(service, wanted, 1 + number, hold=False))
-        results.setdefault("pure core", []).append(decided_by_core(routes, ours.order, wanted))
+        results.setdefault("held", []).append(run_through_service(service, wanted, 1 + number, hold=True))
+        results.setdefault("installed", []).append(run_through_service(service, wanted, 1 + number, hold=False))
+        results.setdefault("pure core", []).append(run_through_core(routes, ours.order, wanted))
     return {name: outcomes[1:] for name, outcomes in results.items()}
 
 
@@ -236,7 +236,7 @@ def main(quick: bool, grid: Grid, out: Path | None) -> None:
     logging.disable(logging.WARNING)
     count = 1000 if quick else 5000
     network = network_from_map(nsfnet(None if str(grid) == "none" else grid))
-    service = Service(network, NoSwitches(network), NoLedger("sqlite://", "nsfnet"), verify_interval_s=3600)
+    service = Service(network, IdealSwitches(network), DiscardingLedger("sqlite://", "nsfnet"), verify_interval_s=3600)
     service.start()
     try:
         wait_until(lambda: service.queries.switches_up() == len(NODES))

@@ -30,12 +30,12 @@ import httpx
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from harness import report
 from emulation.cross_traffic import Flood
 from emulation.fault_injection import FaultInjector
 from emulation.network import Emulation, EmulationSettings
 from emulation.session import emulate
-from harness import report
-from harness.packet_stream import Arrivals, reserved, stream
+from harness.datagram_stream import Arrivals, datagram_stream, reserved_stream
 from machine.errors import EmulationError
 from machine.polling import wait_until
 from machine.quantile import quantile
@@ -101,7 +101,7 @@ def train(runs: Path, rounds: int, on_round: Callable[[int], None] = lambda _: N
     raise EmulationError("the training run left no record")
 
 
-def broken(summary: Summary, stalls: Sequence[Stall] = ()) -> list[int]:
+def broken_rounds(summary: Summary, stalls: Sequence[Stall] = ()) -> list[int]:
     """The round of every transfer whose promise was broken; with `stalls`: by more than the machine stood still."""
     late = []
     for row in summary["rounds"]:
@@ -124,11 +124,11 @@ def over_a_cut(
     """A run and a protected stream while a fibre of the stream's path is cut: what came of both, and the fibre."""
     outages = FaultInjector(emulation.topology, str(emulation.vswitch.directory))
     streamed: list[Arrivals] = []
-    with reserved(api, PROTECTION) as reservation:
+    with reserved_stream(api, PROTECTION) as reservation:
         span = list(pairwise(reservation["flows"][0]["path"]))[-2]
 
         def watch_it_cut() -> None:
-            with stream(emulation, STREAM_S, directory) as result:
+            with datagram_stream(emulation, STREAM_S, directory) as result:
                 time.sleep(1.0)
                 outages.set_link(*span, up=False)
             streamed.extend(result)
@@ -149,7 +149,7 @@ def over_a_cut(
     return summary, streamed[0], "-".join(span)
 
 
-def drawn(taken_ms: list[float], runs: dict[str, Summary]) -> Figure:
+def plot(taken_ms: list[float], runs: dict[str, Summary]) -> Figure:
     """How long set-ups took, and the promises of every round."""
     figure = Figure(figsize=(11, 3), layout="constrained")
     left, *others = figure.subplots(1, 1 + len(runs))
@@ -195,25 +195,25 @@ def main(quick: bool, out: Path | None) -> None:
         "set_up_ms_max": report.Claim(max(taken_ms), "ms"),
         "promises_kept_share": report.at_least(promises["kept"] / made, "", 1.0),
         "promises_kept_while_machine_ran_share": report.at_least(
-            1 - len(broken(flooded, watch.stalls)) / made, "", 1.0
+            1 - len(broken_rounds(flooded, watch.stalls)) / made, "", 1.0
         ),
         "cut_gap_ms": report.at_most(streamed.gap_ms, "ms", 50),
         "cut_gap_while_machine_ran_ms": report.at_most(
             streamed.gap_while_machine_ran_ms(watch.stalls), "ms", 50
         ),
         "cut_lost": report.Claim(streamed.lost, "datagrams"),
-        "rounds_affected": report.Claim(after_the_cut(broken(cut)), "rounds"),
-        "rounds_affected_while_machine_ran": report.Claim(after_the_cut(broken(cut, watch.stalls)), "rounds"),
+        "rounds_affected": report.Claim(after_the_cut(broken_rounds(cut)), "rounds"),
+        "rounds_affected_while_machine_ran": report.Claim(after_the_cut(broken_rounds(cut, watch.stalls)), "rounds"),
     }
     table = Table("run", "rounds", "promises made", "kept", "broken in round", title=f"cut: {span}")
     for what, summary in (("flood of 100 %", flooded), ("fibre cut", cut)):
         told = len(summary["rounds"]), summary["promises"]["made"], summary["promises"]["kept"]
-        table.add_row(what, *map(str, told), ", ".join(map(str, sorted({*broken(summary)}))) or "none")
+        table.add_row(what, *map(str, told), ", ".join(map(str, sorted({*broken_rounds(summary)}))) or "none")
     both = {"flood": flooded, "cut": cut}
     runs_told = {what: {each: run.get(each) for each in ("status", "error", "promises")} for what, run in both.items()}
     samples = {"set_up_ms": taken_ms, "runs": runs_told, "span": span}
     click.echo(describe_stalls(watch.stalls))
-    report.publish("nobel_us", claims, samples, [table], out, {"runs": drawn(taken_ms, both)})
+    report.publish("nobel_us", claims, samples, [table], out, {"runs": plot(taken_ms, both)})
 
 
 if __name__ == "__main__":

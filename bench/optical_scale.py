@@ -37,6 +37,7 @@ import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from harness import report
 from controller.admission.admission import Admitted, Request, decide
 from controller.admission.live_reservations import LiveReservations
 from controller.booking.calendar import Calendar
@@ -44,8 +45,7 @@ from controller.calculus.network_bounds import Calibration
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Reservation, State
 from controller.routing import candidates as paths
-from harness import report
-from harness.simulated_training import MODELS, Run
+from harness.simulated_training import MODELS, SimulatedRun
 from topologies.maps import Map, MapLink, MapNode
 from topologies.placement import PlacementOptions, map_document
 from topologies.published import read_plant
@@ -59,7 +59,7 @@ MEMBERS, ROUNDS = 10, 3
 
 
 @dataclass(frozen=True)
-class Case:
+class Scenario:
     """So many edges, each with such a line of its own."""
 
     edges: int
@@ -69,7 +69,7 @@ class Case:
 DELAY_GROWS = 1.02
 """More traffic makes every bound longer: the delays may grow so much where more is admitted."""
 
-CASES = {"100": Case(100, 25.0), "1000": Case(1000, 2.5), "1000_overload": Case(1000, 25.0)}
+SCENARIOS = {"100": Scenario(100, 25.0), "1000": Scenario(1000, 2.5), "1000_overload": Scenario(1000, 25.0)}
 
 SHARE, SHRINK = 0.75, 0.7
 """Of its line that an edge wants at first (the trainer's default), and by how much less after a refusal."""
@@ -84,7 +84,7 @@ ADMITTED, RESERVED = "admitted at first asking, % of runs", "reserved in the end
 CANDIDATES = {AWARE: paths.CANDIDATES, UNAWARE: 1}
 
 
-def germany(case: Case) -> Map:
+def germany50(case: Scenario) -> Map:
     """The map with that case's edges, at its real rates."""
     plant = read_plant(PLANT)
     options = PlacementOptions(
@@ -123,7 +123,7 @@ def candidates(count: int) -> AbstractContextManager[object]:
 
 
 @dataclass
-class Fates:
+class Outcome:
     """What became of all runs: at the first asking, after asking for less, in later rounds; what each was promised."""
 
     runs: int = 0
@@ -140,26 +140,26 @@ class Fates:
     """Of what the fibres at the cloud's site can carry to it: asked for at first, and reserved in the end."""
 
 
-class Core:
+class ControllerCore:
     """The controller's decisions and what they add up to."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.bookings, self.standing = Calendar(), LiveReservations(network, SWITCHES)
+        self.calendar, self.live = Calendar(), LiveReservations(network, SWITCHES)
 
-    def ask(self, run: Run, plan: RoundPlan) -> Reservation | None:
+    def reserve(self, run: SimulatedRun, plan: RoundPlan) -> Reservation | None:
         """Reserve or modify; None: refused, and everything is as before."""
         name, now_s = f"r-{run.number:08x}", 0.0
-        before = self.standing.get(name)
+        before = self.live.get(name)
         version = 1 if before is None else before.version + 1
         request = Request(name, version, run.flows(plan), search_steps=SEARCH_STEPS)
-        decision = decide(self.network, self.bookings, self.standing, request, now_s, calibration=SWITCHES)
+        decision = decide(self.network, self.calendar, self.live, request, now_s, calibration=SWITCHES)
         if not isinstance(decision, Admitted):
             return None
         stands = Reservation(
             name, run.number, version, "cloud", State.ACTIVE, 60.0, now_s, inf, decision.placements
         )
-        self.bookings, self.standing = decision.calendar, decision.others.with_reservation(stands)
+        self.calendar, self.live = decision.calendar, decision.others.with_reservation(stands)
         return stands
 
 
@@ -170,7 +170,7 @@ def transmission_ms(plan: RoundPlan, stands: Reservation) -> tuple[float, float]
     return plan.transmission_delay_s * 1e3 + worst_us / 1e3, worst_us
 
 
-def up_bps(plan: RoundPlan) -> int:
+def uplink_bps(plan: RoundPlan) -> int:
     """What all edges of a plan send to the cloud."""
     return sum(edge.up_bps for edge in plan.edges)
 
@@ -181,23 +181,23 @@ def to_the_cloud_bps(network: Network) -> float:
     return sum(each.reservable_bps for each in network.links.values() if each.destination == site and each.slot_count)
 
 
-def simulate(network: Network, case: Case, seed: int, rounds: int) -> Fates:
+def simulate(network: Network, case: Scenario, seed: int, rounds: int) -> Outcome:
     """All edges train, run after run in random order."""
     names = [f"edge{number + 1}" for number in range(case.edges)]
     homes = {name: network.links_from(name)[0].destination for name in names}
     random.Random(seed).shuffle(names)
-    core, fates, going = Core(network), Fates(), []
+    core, fates, going = ControllerCore(network), Outcome(), []
     site_bps = to_the_cloud_bps(network)
     for number in range(case.edges // MEMBERS):
         members = names[number * MEMBERS : (number + 1) * MEMBERS]
         chance = random.Random(f"{seed}, run {number}")  # its own: what it asks for is the same whatever others got
-        run = Run(number + 1, members, homes, case.line_gbps * 1e9, chance.choice(MODELS), chance)
+        run = SimulatedRun(number + 1, members, homes, case.line_gbps * 1e9, chance.choice(MODELS), chance)
         fates.runs += 1
         share = SHARE
         for attempt in range(MAX_ATTEMPTS):
-            plan = run.draft(share)
-            fates.asked_share += (attempt == 0) * up_bps(plan) / site_bps
-            if core.ask(run, plan) is not None:
+            plan = run.next_plan(share)
+            fates.asked_share += (attempt == 0) * uplink_bps(plan) / site_bps
+            if core.reserve(run, plan) is not None:
                 if attempt == 0:
                     fates.at_first.add(run.number)
                 fates.in_the_end += 1
@@ -207,24 +207,24 @@ def simulate(network: Network, case: Case, seed: int, rounds: int) -> Fates:
             share *= SHRINK
     for _ in range(rounds - 1):
         for run, share in going:
-            plan = run.draft(share)
+            plan = run.next_plan(share)
             fates.modifications += 1
-            if core.ask(run, plan) is not None:
+            if core.reserve(run, plan) is not None:
                 fates.modified += 1
                 run.train(plan)
     _sum_up(core, going, fates)
     return fates
 
 
-def _sum_up(core: Core, going: list[tuple[Run, float]], fates: Fates) -> None:
+def _sum_up(core: ControllerCore, going: list[tuple[SimulatedRun, float]], fates: Outcome) -> None:
     for run, _ in going:
-        stands = core.standing.get(f"r-{run.number:08x}")
+        stands = core.live.get(f"r-{run.number:08x}")
         assert stands is not None and run.plan is not None
-        promised_ms, latency_us = transmission_ms(run.plan, core.standing.with_current_bounds(stands))
+        promised_ms, latency_us = transmission_ms(run.plan, core.live.with_current_bounds(stands))
         fates.transmission_ms[run.number] = promised_ms
         fates.latency_us[run.number] = latency_us
-        fates.reserved_share += up_bps(run.plan) / to_the_cloud_bps(core.network)
-    lit = core.bookings.lightpaths().values()
+        fates.reserved_share += uplink_bps(run.plan) / to_the_cloud_bps(core.network)
+    lit = core.calendar.lightpaths().values()
     fates.lightpaths = len(lit)
     slots = sum(link.slot_count for link in core.network.links.values())
     fates.lit_share = sum(each.width * len(each.links) for each in lit) / slots
@@ -233,8 +233,8 @@ def _sum_up(core: Core, going: list[tuple[Run, float]], fates: Fates) -> None:
 # The figures ----------------------------------------------------------------------------------------------------------
 
 
-Results = Mapping[str, Mapping[str, list[Fates]]]
-FIGURES: Mapping[str, Callable[[Fates], float]] = {
+Results = Mapping[str, Mapping[str, list[Outcome]]]
+FIGURES: Mapping[str, Callable[[Outcome], float]] = {
     ADMITTED: lambda fates: 100 * len(fates.at_first) / fates.runs,
     "admitted after asking for less, % of runs": lambda fates: 100 * fates.in_the_end / fates.runs,
     "later rounds granted, %": lambda fates: 100 * fates.modified / max(1, fates.modifications),
@@ -247,7 +247,7 @@ FIGURES: Mapping[str, Callable[[Fates], float]] = {
 }
 
 
-def paired_ms(ways: Mapping[str, list[Fates]]) -> dict[str, list[float]]:
+def paired_ms(ways: Mapping[str, list[Outcome]]) -> dict[str, list[float]]:
     """The mean transmission delay promised to the runs that both ways admitted at once, ms, for every seed."""
     both = [ours.at_first & theirs.at_first for ours, theirs in zip(ways[AWARE], ways[UNAWARE], strict=True)]
     return {
@@ -259,7 +259,7 @@ def paired_ms(ways: Mapping[str, list[Fates]]) -> dict[str, list[float]]:
     }
 
 
-def drawn(results: Results) -> Figure:
+def plot(results: Results) -> Figure:
     """Admission and promised delay, with 95 % intervals over the seeds."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     shown = {name: {case: {way: [FIGURES[name](each) for each in fates] for way, fates in ways.items()}
@@ -273,7 +273,7 @@ def drawn(results: Results) -> Figure:
             axes.bar(where, means, 0.36, yerr=halves, color=colour, capsize=3, label=way)
         axes.set_xticks(
             [number + 0.19 for number in range(len(results))],
-            [f"{CASES[case].edges:,} edges\nof {CASES[case].line_gbps:g} Gb/s" for case in results],
+            [f"{SCENARIOS[case].edges:,} edges\nof {SCENARIOS[case].line_gbps:g} Gb/s" for case in results],
         )
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=8)
@@ -282,7 +282,7 @@ def drawn(results: Results) -> Figure:
     return figure
 
 
-def claimed(case: str, ways: Mapping[str, list[Fates]]) -> dict[str, report.Claim]:
+def claims_of(case: str, ways: Mapping[str, list[Outcome]]) -> dict[str, report.Claim]:
     """What we claim beside the shortest path: more admitted, more of the fibres used, delays hardly longer."""
     mean = {name: [statistics.mean(map(FIGURES[name], ways[way])) / 100 for way in (AWARE, UNAWARE)]
             for name in (ADMITTED, RESERVED)}
@@ -294,9 +294,9 @@ def claimed(case: str, ways: Mapping[str, list[Fates]]) -> dict[str, report.Clai
     }
 
 
-def tabled(case: str, ways: Mapping[str, list[Fates]]) -> Table:
+def result_table(case: str, ways: Mapping[str, list[Outcome]]) -> Table:
     """All figures of both ways, with 95 % intervals."""
-    facts = CASES[case]
+    facts = SCENARIOS[case]
     table = Table("", *ways, title=f"{facts.edges:,} edges of {facts.line_gbps:g} Gb/s, {len(ways[AWARE])} seeds, 95 %")
     rows = {name: [[figure(each) for each in fates] for fates in ways.values()] for name, figure in FIGURES.items()}
     for name, columns in (rows | {BOTH: list(paired_ms(ways).values())}).items():
@@ -312,22 +312,22 @@ def main(quick: bool, out: Path | None) -> None:
     """Both ways on the same requests."""
     torch.set_num_threads(1)
     seeds, rounds = (3, 2) if quick else (5, ROUNDS)
-    results: dict[str, dict[str, list[Fates]]] = {}
-    for name in list(CASES)[: 1 if quick else None]:
-        plan = germany(CASES[name])
+    results: dict[str, dict[str, list[Outcome]]] = {}
+    for name in list(SCENARIOS)[: 1 if quick else None]:
+        plan = germany50(SCENARIOS[name])
         results[name] = {}
         for way, count in CANDIDATES.items():
             network = network_from_map(plan)  # its own, for paths are kept by network
             with candidates(count):
-                results[name][way] = [simulate(network, CASES[name], seed, rounds) for seed in range(seeds)]
-    claims = {claim: value for name, ways in results.items() for claim, value in claimed(name, ways).items()}
+                results[name][way] = [simulate(network, SCENARIOS[name], seed, rounds) for seed in range(seeds)]
+    claims = {claim: value for name, ways in results.items() for claim, value in claims_of(name, ways).items()}
     samples = {
         name: {way: {figure: [value(each) for each in fates] for figure, value in FIGURES.items()}
                | {BOTH: paired_ms(ways)[way]} for way, fates in ways.items()}
         for name, ways in results.items()
     }  # fmt: skip
-    tables = [tabled(name, ways) for name, ways in results.items()]
-    report.publish("optical_scale", claims, samples, tables, out, {"ways": drawn(results)})
+    tables = [result_table(name, ways) for name, ways in results.items()]
+    report.publish("optical_scale", claims, samples, tables, out, {"ways": plot(results)})
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ import click
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from controller.optical.route_order import Candidate, Spans, fingerprint
 from harness import report
+from controller.optical.route_order import Candidate, Spans, fingerprint
 from harness.nsfnet import SPANS
-from harness.route_order_search import Choice, Trial, tune
+from harness.route_order_search import OrderTrial, TuningResult, tune
 from topologies.published import read_plant
 
 TRAINING, UNSEEN = range(100, 108), range(200, 210)
@@ -34,7 +34,7 @@ class Tuned:
     """One map: what was chosen; blocking on unseen demands of the choice and of the yardsticks, a share per seed."""
 
     spans: Spans
-    choice: Choice
+    choice: TuningResult
     unseen: Mapping[Candidate, list[float]]
 
     @property
@@ -50,16 +50,16 @@ def spans_of(name: str) -> Spans:
     return {fibre.ends: fibre.length_km for fibre in read_plant(name).fibres}
 
 
-def tuned(spans: Spans, seeds: int, count: int, routes: int) -> Tuned:
+def tune_map(spans: Spans, seeds: int, count: int, routes: int) -> Tuned:
     """Tune, then decide what was not seen."""
-    choice = tune(Trial(spans, TRAINING[:seeds], count, most_routes=routes))
-    judge = Trial(spans, UNSEEN, count, most_routes=routes)
-    fielded = dict.fromkeys([choice.chosen, *judge.yardsticks()])
+    choice = tune(OrderTrial(spans, TRAINING[:seeds], count, most_routes=routes))
+    judge = OrderTrial(spans, UNSEEN, count, most_routes=routes)
+    fielded = dict.fromkeys([choice.chosen, *judge.baselines()])
     unseen = {each: judge.blocked(each, choice.erlang) for each in fielded}
     return Tuned(spans, choice, unseen)
 
 
-def called(candidate: Candidate) -> str:
+def label_of(candidate: Candidate) -> str:
     """A name for people."""
     order = candidate.order
     what = f"position {order.position:g}, load {order.load:g}"
@@ -68,14 +68,14 @@ def called(candidate: Candidate) -> str:
     return f"{what}, k={candidate.k} by {candidate.by}"
 
 
-def drawn(results: Mapping[str, Tuned]) -> Figure:
+def plot(results: Mapping[str, Tuned]) -> Figure:
     """Blocking on unseen demands, a picture for each map."""
     figure = Figure(figsize=(8, 2.2 * len(results)), layout="constrained")
     for axes, (name, result) in zip(figure.subplots(len(results), squeeze=False)[:, 0], results.items(), strict=True):
         intervals = [report.interval(shares) for shares in result.unseen.values()]
         colours = ["#2f7f5f" if each == result.choice.chosen else "#8d8d8d" for each in result.unseen]
         means, halves = [[100 * each[part] for each in intervals] for part in (0, 1)]
-        axes.barh([called(each) for each in result.unseen], means, xerr=halves, color=colours, capsize=3)
+        axes.barh([label_of(each) for each in result.unseen], means, xerr=halves, color=colours, capsize=3)
         axes.set_title(f"{name}, {result.choice.erlang:.0f} erlang: % blocked, 95 % interval over seeds", fontsize=9)
         axes.set_xlim(left=0)
         axes.tick_params(labelsize=7)
@@ -91,7 +91,7 @@ def drawn(results: Mapping[str, Tuned]) -> Figure:
 def main(maps: tuple[str, ...], routes: int, quick: bool, out: Path | None) -> None:
     """Tune each map."""
     seeds, count = (2, 4000) if quick else (len(TRAINING), COUNT)
-    results = {name: tuned(spans_of(name), seeds, count, routes) for name in maps or ("nsfnet",)}
+    results = {name: tune_map(spans_of(name), seeds, count, routes) for name in maps or ("nsfnet",)}
     claims, samples = {}, {}
     table = Table("map", "order", "training", "unseen", title=f"% blocked, {seeds} seeds seen, {len(UNSEEN)} not")
     for name, result in results.items():
@@ -99,17 +99,19 @@ def main(maps: tuple[str, ...], routes: int, quick: bool, out: Path | None) -> N
         for each, shares in result.unseen.items():
             mean, half = report.interval(shares)
             mark = "* " if each == result.choice.chosen else ""
-            table.add_row(name, mark + called(each), f"{100 * seen[each]:.3f}", f"{100 * mean:.3f} ± {100 * half:.3f}")
+            table.add_row(
+                name, mark + label_of(each), f"{100 * seen[each]:.3f}", f"{100 * mean:.3f} ± {100 * half:.3f}"
+            )
         ours, classical = (sum(result.unseen[each]) for each in (result.choice.chosen, result.best_classical))
         short = name.rpartition("/")[2].replace("-", "_")
         claims[f"blocking_over_best_classical_{short}"] = report.at_most(ours / classical, "", 1.0)
         samples[name] = {
             "erlang": result.choice.erlang,
-            "training": {called(each): share for each, share in seen.items()},
-            "unseen": {called(each): shares for each, shares in result.unseen.items()},
+            "training": {label_of(each): share for each, share in seen.items()},
+            "unseen": {label_of(each): shares for each, shares in result.unseen.items()},
         }
         click.echo(f"{fingerprint(result.spans)}: {result.choice.chosen}, {name}")
-    report.publish("order_tuning", claims, samples, [table], out, {"orders": drawn(results)})
+    report.publish("order_tuning", claims, samples, [table], out, {"orders": plot(results)})
 
 
 if __name__ == "__main__":

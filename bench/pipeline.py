@@ -20,10 +20,10 @@ from pathlib import Path
 
 import click
 
+from harness import report
 from emulation.network import EmulationSettings
 from emulation.session import emulate
-from harness import report
-from harness.training_run import MICROS, SETTLING_ROUNDS, Row, counted, step_ms, table_of, train
+from harness.training_run import MICROS, SETTLING_ROUNDS, Row, counted_values, step_ms, table_of, train
 from machine.errors import EmulationError
 from machine.stall_watch import StallWatch, describe_stalls
 from topologies.loader import map_path
@@ -52,13 +52,13 @@ def main(quick: bool, out: Path | None) -> None:
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
     claims = {
-        "round_over_bound": report.at_most(statistics.median(counted(overlapped, "round_over_bound")), "", 1.15),
+        "round_over_bound": report.at_most(statistics.median(counted_values(overlapped, "round_over_bound")), "", 1.15),
         "round_over_busy": report.Claim(
             statistics.median(over_busy(row) for row in overlapped[SETTLING_ROUNDS:]), ""),
-        "spread_share": report.at_most(statistics.median(counted(overlapped, "spread_share")), "", 0.02),
-        "spread_share_worst": report.Claim(max(counted(overlapped, "spread_share")), ""),
+        "spread_share": report.at_most(statistics.median(counted_values(overlapped, "spread_share")), "", 0.02),
+        "spread_share_worst": report.Claim(max(counted_values(overlapped, "spread_share")), ""),
         "round_over_bound_no_overlap": report.Claim(
-            statistics.median(counted(one_by_one, "round_over_bound")), ""),
+            statistics.median(counted_values(one_by_one, "round_over_bound")), ""),
         "step_ms": report.Claim(step_ms(overlapped), "ms"),
         "step_ms_no_overlap": report.Claim(step_ms(one_by_one), "ms"),
     }

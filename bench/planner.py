@@ -28,7 +28,7 @@ from trainer.planning.planner import plan_round
 
 INSTANCES = 1000
 EDGES, CUTS = 1000, 50
-SAME = 1e-6
+SAME_STEP = 1e-6
 """Two steps that differ by less, relative, are the same."""
 
 Vector = NDArray[np.float64]
@@ -153,7 +153,7 @@ def main(quick: bool, out: Path | None) -> None:
         seconds.append(time.perf_counter() - began)
         gaps.append(plan.step_s / plan.proven_s - 1)
     claims = {
-        "optimal_share": report.at_least(sum(abs(one) < SAME for one in excess) / INSTANCES, "", 1.0),
+        "optimal_share": report.at_least(sum(abs(one) < SAME_STEP for one in excess) / INSTANCES, "", 1.0),
         "seconds_small_p99": report.Claim(quantile(seconds_small, 0.99), "s"),
         "seconds_1000x50": report.at_most(statistics.median(seconds), "s", 1.0),
         "gap_1000x50": report.at_most(max(gaps), "", 0.01),

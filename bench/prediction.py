@@ -46,7 +46,7 @@ SEED = 1
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRound:
     """The steps of a round at one cut."""
 
     cut: int
@@ -74,10 +74,10 @@ class Worker:
         answer = self._ask({"rehearse": True})
         return LayerSeconds(tuple(answer["forward_s"]), tuple(answer["backward_s"]), answer["stretch"])
 
-    def round(self, cut: int, steps: int) -> Measured:
+    def round(self, cut: int, steps: int) -> MeasuredRound:
         """Train so many mini-batches."""
         answer = self._ask({"cut": cut, "steps": steps})
-        return Measured(cut, [StepTimes(*times) for times in zip(*(answer[name] for name in FIELDS), strict=True)])
+        return MeasuredRound(cut, [StepTimes(*times) for times in zip(*(answer[name] for name in FIELDS), strict=True)])
 
     def end(self) -> None:
         """End the process."""
@@ -122,8 +122,8 @@ def limited_worker() -> Iterator[Worker]:
         directory.rmdir()
 
 
-def offline(
-    costs: Sequence[LayerCost], rehearsed: LayerSeconds, rounds: Sequence[Measured]
+def offline_errors(
+    costs: Sequence[LayerCost], rehearsed: LayerSeconds, rounds: Sequence[MeasuredRound]
 ) -> dict[str, list[float]]:
     """The errors for each cut foretold from the other cuts.
 
@@ -150,7 +150,7 @@ def offline(
     return errors
 
 
-def _walk(rehearsed: LayerSeconds, rounds: Sequence[Measured], cut: int) -> list[float]:
+def _walk(rehearsed: LayerSeconds, rounds: Sequence[MeasuredRound], cut: int) -> list[float]:
     """Foretold over measured for every round of that cut, from which nothing is learnt."""
     predictor, ratios = Predictor(rehearsed), []
     for one in rounds:
@@ -161,13 +161,13 @@ def _walk(rehearsed: LayerSeconds, rounds: Sequence[Measured], cut: int) -> list
     return ratios
 
 
-def typical_s(rounds: Sequence[Measured]) -> dict[int, float]:
+def typical_s(rounds: Sequence[MeasuredRound]) -> dict[int, float]:
     """What a step takes at each cut: the median of its rounds."""
     cuts = sorted({one.cut for one in rounds})
     return {cut: statistics.median(one.total_s for one in rounds if one.cut == cut) for cut in cuts}
 
 
-def _fit(costs: Sequence[LayerCost], rounds: Sequence[Measured], forward: bool) -> CostModel:
+def _fit(costs: Sequence[LayerCost], rounds: Sequence[MeasuredRound], forward: bool) -> CostModel:
     sums, seconds = [], []
     for one in rounds:
         works = [_one(cost, forward) for cost in costs[: one.cut]]
@@ -181,7 +181,9 @@ def _one(cost: LayerCost, forward: bool) -> Work:
     return (forward_work if forward else backward_work)(cost, BATCH // MICRO)
 
 
-def online(worker: Worker, predictor: Predictor, cuts: Sequence[int], steps: int) -> list[tuple[int, float, float]]:
+def predict_and_learn(
+    worker: Worker, predictor: Predictor, cuts: Sequence[int], steps: int
+) -> list[tuple[int, float, float]]:
     """(cut, foretold, measured) of round after round, each learnt from."""
     rows = []
     for cut in cuts:
@@ -198,7 +200,7 @@ def follow_share(worker: Worker, predictor: Predictor, cuts: Sequence[int], step
     while worker.cgroups and len(errors) < len(cuts) // 3:
         number = len(errors)
         cpushare.set_share(worker.cgroups, SHARE / 2 if number % 2 == 0 else SHARE)
-        rows = online(worker, predictor, cuts[3 * number : 3 * number + 3], steps)
+        rows = predict_and_learn(worker, predictor, cuts[3 * number : 3 * number + 3], steps)
         errors.append([abs(foretold_s / measured_s - 1) for _, foretold_s, measured_s in rows])
     return errors
 
@@ -222,9 +224,9 @@ def main(quick: bool, out: Path | None) -> None:
         rehearsed = worker.rehearse()
         rounds = [worker.round(cut, STEPS) for _ in range(turns) for cut in generator.sample(all_cuts, len(all_cuts))]
         predictor = Predictor(rehearsed)
-        rows = online(worker, predictor, generator.choices(all_cuts, k=count), STEPS)
+        rows = predict_and_learn(worker, predictor, generator.choices(all_cuts, k=count), STEPS)
         changed = follow_share(worker, predictor, generator.choices(all_cuts, k=3 * changes), STEPS)
-    errors = offline(costs, rehearsed, rounds)
+    errors = offline_errors(costs, rehearsed, rounds)
     online_errors = [abs(foretold_s / measured_s - 1) for _, foretold_s, measured_s in rows]
     claims = {
         "mape_offline": report.at_most(mape(errors["predictor"]), "", GOAL_SHARE),

@@ -26,14 +26,21 @@ import click
 import httpx
 from rich.table import Table
 
-from control_plane.dummy_switches import DummySwitches
-from control_plane.http_client import KeepAlive
-from control_plane.load_generator import AT_ONCE, CLIENTS, Rates, Work, per_second, rates
-from control_plane.lower_bound import floor_of
-from control_plane.ofctl_rest_peer import ofctl_rest, peer_requests
-from control_plane.switch_row import HOPS, RATE_BPS, body_of, controller_of, row_of_switches
-from controller.domain.network import Network, network_from_map
 from harness import report
+from control_plane.dummy_switches import DummySwitches
+from control_plane.http_client import KeepAliveClient
+from control_plane.load_generator import (
+    CLIENTS,
+    HTTPX_CLIENTS,
+    RequestRates,
+    WorkUnit,
+    completed_per_s,
+    measure_rates,
+)
+from control_plane.lower_bound import lower_bound_server
+from control_plane.ofctl_rest_peer import ofctl_rest, peer_requests
+from control_plane.switch_row import HOPS, RATE_BPS, controller_of, reservation_body, row_of_switches
+from controller.domain.network import Network, network_from_map
 from machine.polling import wait_until
 from machine.quantile import quantile
 from topologies.loader import load_map
@@ -56,8 +63,8 @@ GROUP = 16
 
 def sequence(api: httpx.Client, count: int, group: int) -> list[float]:
     """Milliseconds of so many reservations, one after the other, each beside the ones before; then all are released."""
-    bodies = [body_of(range(i * group, (i + 1) * group)) for i in range(count)]
-    client, took_ms = KeepAlive(port_of(api)), []
+    bodies = [reservation_body(range(i * group, (i + 1) * group)) for i in range(count)]
+    client, took_ms = KeepAliveClient(port_of(api)), []
     for body in bodies:
         began_s = time.perf_counter()
         client.post("/v1/reservations", body)
@@ -81,25 +88,25 @@ def release_all(api: httpx.Client) -> None:
         api.delete(f"/v1/reservations/{each['id']}").raise_for_status()
 
 
-def reservations(numbers: range) -> list[Work]:
+def reservations(numbers: range) -> list[WorkUnit]:
     """A reservation of one flow each."""
-    return [[("/v1/reservations", body_of(range(number, number + 1)))] for number in numbers]
+    return [[("/v1/reservations", reservation_body(range(number, number + 1)))] for number in numbers]
 
 
 # The peer ------------------------------------------------------------------------------------------------------------
 
 
-def peer_figures(switches: DummySwitches, network: Network, count: int) -> tuple[list[float], Rates]:
+def peer_figures(switches: DummySwitches, network: Network, count: int) -> tuple[list[float], RequestRates]:
     """Milliseconds for each reservation's requests, and how many a second."""
     first, *others = [peer_requests(network, number, RATE_BPS) for number in range(count + 1)]
     with ofctl_rest(switches, HOPS) as api:
-        client, took_ms = KeepAlive(port_of(api)), []
+        client, took_ms = KeepAliveClient(port_of(api)), []
 
-        def ask(requests: Work) -> None:
+        def ask(requests: WorkUnit) -> None:
             for path, body in requests:
                 client.post(path, body)
 
-        def work() -> list[Work]:
+        def work() -> list[WorkUnit]:
             wait_until(lambda: switches.ofctl("dump-flows", "s1").count("cookie=0x9ace") == 2 * (count + 1))
             switches.clear()
             ask(first)  # it makes the meters that the others change
@@ -110,7 +117,7 @@ def peer_figures(switches: DummySwitches, network: Network, count: int) -> tuple
             began_s = time.perf_counter()
             ask(requests)
             took_ms.append((time.perf_counter() - began_s) * 1e3)
-        found = rates(port_of(api), work)
+        found = measure_rates(port_of(api), work)
         client.close()
     return took_ms, found
 
@@ -130,19 +137,20 @@ def main(quick: bool, out: Path | None) -> None:
             sequence(api, 10, 1)  # nobody measures a first time
             one_ms = sequence(api, count, 1)
 
-            def work() -> list[Work]:
+            def work() -> list[WorkUnit]:
                 release_all(api)
                 return reservations(range(count))
 
-            own = rates(port_of(api), work)
+            own = measure_rates(port_of(api), work)
             release_all(api)
             group_ms = sequence(api, max(10, count // 10), GROUP)
         switches.clear()
         peer_ms, peer = peer_figures(switches, network, count)
         switches.clear()
-        with floor_of(switches, map_file, count * len(CLIENTS), RATE_BPS) as port:
+        with lower_bound_server(switches, map_file, count * len(CLIENTS), RATE_BPS) as port:
             floor_rate = max(
-                per_second(reservations(range(count)), [KeepAlive(port) for _ in range(clients)]) for clients in CLIENTS
+                completed_per_s(reservations(range(count)), [KeepAliveClient(port) for _ in range(clients)])
+                for clients in CLIENTS
             )
     claims = {
         "confirmed_p50_ms": report.at_most(quantile(one_ms, 0.5), "ms", 10),
@@ -153,19 +161,21 @@ def main(quick: bool, out: Path | None) -> None:
         "floor_per_second": report.Claim(floor_rate, "1/s"),
         "rate_ratio_to_ofctl_rest": report.at_least(own.best / peer.best, "", 4),
         "floor_ratio_to_ofctl_rest": report.Claim(floor_rate / peer.best, ""),
-        "rate_ratio_with_httpx": report.Claim(own.everyday / peer.everyday, ""),
+        "rate_ratio_with_httpx": report.Claim(own.httpx / peer.httpx, ""),
         "flow_ratio_in_groups": report.Claim(GROUP * 1e3 / quantile(group_ms, 0.5) / peer.best, ""),
         "group16_ms": report.at_most(quantile(group_ms, 0.5), "ms", 60),
     }
     title = f"{HOPS} switches, {count} each; per second by so many clients at once"
-    table = Table("", "p50 ms", "p99 ms", *(f"{clients}" for clients in CLIENTS), f"{AT_ONCE} of httpx", title=title)
+    table = Table(
+        "", "p50 ms", "p99 ms", *(f"{clients}" for clients in CLIENTS), f"{HTTPX_CLIENTS} of httpx", title=title
+    )
     for what, values, per_s in (("confirmed", one_ms, own), ("ofctl_rest", peer_ms, peer)):
         quantiles = (f"{quantile(values, share):.1f}" for share in (0.5, 0.99))
-        table.add_row(what, *quantiles, *(f"{per_s.light[n]:.0f}" for n in CLIENTS), f"{per_s.everyday:.0f}")
+        table.add_row(what, *quantiles, *(f"{per_s.minimal[n]:.0f}" for n in CLIENTS), f"{per_s.httpx:.0f}")
     table.add_row(f"{GROUP} flows at once", *(f"{quantile(group_ms, share):.1f}" for share in (0.5, 0.99)))
     samples: dict[str, object] = {
         "confirmed_ms": one_ms, "ofctl_rest_ms": peer_ms, "group16_ms": group_ms,
-        "confirmed_per_second": own.light, "ofctl_rest_per_second": peer.light,
+        "confirmed_per_second": own.minimal, "ofctl_rest_per_second": peer.minimal,
     }  # fmt: skip
     report.publish("reservation_setup", claims, samples, [table], out)
 

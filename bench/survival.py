@@ -22,13 +22,13 @@ import click
 import httpx
 from rich.table import Table
 
+from harness import report
 from control_plane.switch_row import controller_of, reserve, row_of_switches, switches_in_sync, wait_until_in_sync
 from emulation.fault_injection import FaultInjector
 from emulation.network import Emulation, EmulationSettings
 from emulation.session import emulate
-from harness import report
-from harness.controller_restart import claims_of, restart_beside_transfers, table_of
-from harness.packet_stream import Arrivals, reserved, stream
+from harness.controller_restart import claims_of, restart_during_transfers, table_of
+from harness.datagram_stream import Arrivals, datagram_stream, reserved_stream
 from harness.timed_transfers import TimedTransfers
 from machine.errors import EmulationError
 from machine.polling import wait_until
@@ -48,7 +48,7 @@ SETTLE_S = 1.5
 def over_a_restart(emulation: Emulation, api: httpx.Client, directory: Path) -> Arrivals:
     """A stream while the controller is killed and started again."""
     outages = FaultInjector(emulation.topology, str(emulation.vswitch.directory))
-    with reserved(api, "none"), stream(emulation, 8.0, directory) as result:
+    with reserved_stream(api, "none"), datagram_stream(emulation, 8.0, directory) as result:
         outages.set_controller(up=False)
         time.sleep(SETTLE_S)  # some time without any controller
         outages.set_controller(up=True)
@@ -59,10 +59,10 @@ def over_a_restart(emulation: Emulation, api: httpx.Client, directory: Path) -> 
 def over_a_cut(emulation: Emulation, api: httpx.Client, directory: Path, protection: str) -> Arrivals:
     """A stream while a link between switches on its path is cut."""
     outages = FaultInjector(emulation.topology, str(emulation.vswitch.directory))
-    with reserved(api, protection) as reservation:
+    with reserved_stream(api, protection) as reservation:
         span = list(pairwise(reservation["flows"][0]["path"]))[-2]
         try:
-            with stream(emulation, 5.0, directory) as result:
+            with datagram_stream(emulation, 5.0, directory) as result:
                 time.sleep(SETTLE_S)
                 outages.set_link(*span, up=False)
         finally:
@@ -108,17 +108,17 @@ def main(quick: bool, out: Path | None) -> None:
             directory, timed = Path(name), TimedTransfers(emulation, api)
             with StallWatch() as watch:
                 with timed.running():
-                    kills = [restart_beside_transfers(timed) for _ in range(times)]
+                    kills = [restart_during_transfers(timed) for _ in range(times)]
                 restarts = [over_a_restart(emulation, api, directory) for _ in range(times)]
                 cuts = {
                     protection: [over_a_cut(emulation, api, directory, protection) for _ in range(times)]
                     for protection in ("link_disjoint", "none")
                 }
-            transfers = timed.judged(watch.stalls)
+            transfers = timed.results(watch.stalls)
             FaultInjector(emulation.topology, str(running_emulation.DIRECTORY / "ovs")).set_controller(up=False)
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
-    met = [transfer for transfer in transfers if any(kill.met(transfer) for kill in kills)]
+    met = [transfer for transfer in transfers if any(kill.overlaps(transfer) for kill in kills)]
     protected, unprotected = cuts["link_disjoint"], cuts["none"]
     claims = {
         "reserved_packets_lost": report.at_most(sum(each.lost for each in restarts), "", 0),

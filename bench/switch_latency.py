@@ -27,11 +27,11 @@ import click
 import httpx
 from rich.table import Table
 
+from harness import report
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION
 from emulation.cross_traffic import Flood
 from emulation.network import Emulation, EmulationSettings
 from emulation.session import emulate
-from harness import report
 from machine.errors import EmulationError
 from machine.quantile import quantile
 from machine.stall_watch import Stall, StallWatch, describe_stalls, stalled_s
@@ -67,7 +67,7 @@ SINK = "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class PacketDelay:
     """One packet's way through the switch; `stalled`: the machine itself stood still meanwhile."""
 
     came_s: float
@@ -80,7 +80,7 @@ class Tap(threading.Thread):
 
     def __init__(self, interface: str) -> None:
         super().__init__(daemon=True)
-        self.seen_s: dict[int, float] = {}
+        self.timestamps_s: dict[int, float] = {}
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         self._socket.bind((interface, 0))
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
@@ -96,7 +96,7 @@ class Tap(threading.Thread):
                 if frame[UDP_PAYLOAD_AT - 8 : UDP_PAYLOAD_AT - 4] == ours and ancillary:
                     seconds, nanoseconds = _TIMESPEC.unpack(ancillary[0][2])
                     number = _NUMBER.unpack_from(frame, UDP_PAYLOAD_AT)[0]
-                    self.seen_s.setdefault(number, seconds + nanoseconds / 1e9)
+                    self.timestamps_s.setdefault(number, seconds + nanoseconds / 1e9)
 
     def stop(self) -> None:
         """End, and give the socket back."""
@@ -105,7 +105,7 @@ class Tap(threading.Thread):
         self._socket.close()
 
 
-def measure(emulation: Emulation, count: int) -> list[Work]:
+def measure(emulation: Emulation, count: int) -> list[PacketDelay]:
     """What the switch takes for `count` packets."""
     plan = emulation.topology
     taps = [Tap(plan.port(SWITCH, SOURCE).interface), Tap(plan.port(SWITCH, NEXT).interface)]
@@ -119,10 +119,10 @@ def measure(emulation: Emulation, count: int) -> list[Work]:
         time.sleep(0.5)
     for tap in taps:
         tap.stop()
-    came, left = (tap.seen_s for tap in taps)
+    came, left = (tap.timestamps_s for tap in taps)
     if len(left) < 0.9 * count:
         raise EmulationError(f"only {len(left)} of {count} packets were seen to leave {SWITCH}")
-    return [Work(came[number], (left[number] - came[number]) * 1e6, False) for number in came if number in left]
+    return [PacketDelay(came[number], (left[number] - came[number]) * 1e6, False) for number in came if number in left]
 
 
 @contextlib.contextmanager
@@ -151,12 +151,14 @@ def _reserved(api: httpx.Client) -> Iterator[None]:
     api.delete(f"/v1/reservations/{answer.json()['id']}").raise_for_status()
 
 
-def marked(works: Sequence[Work], stalls: Sequence[Stall]) -> list[Work]:
+def with_stalls(works: Sequence[PacketDelay], stalls: Sequence[Stall]) -> list[PacketDelay]:
     """The same, with those that met a stall of the machine marked."""
-    return [Work(w.came_s, w.work_us, stalled_s(stalls, w.came_s, w.came_s + w.work_us / 1e6) > 0) for w in works]
+    return [
+        PacketDelay(w.came_s, w.work_us, stalled_s(stalls, w.came_s, w.came_s + w.work_us / 1e6) > 0) for w in works
+    ]
 
 
-def table_of(phases: dict[str, list[Work]]) -> Table:
+def table_of(phases: dict[str, list[PacketDelay]]) -> Table:
     """One row a phase."""
     table = Table("load", "packets", "least us", "p50", "p99", "p99.9", "worst", "worst apart from stalls")
     for name, works in phases.items():
@@ -187,7 +189,7 @@ def main(quick: bool, out: Path | None, calibration: Path | None) -> None:
                 phases["UDP flood, 150 %"] = measure(emulation, count)
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
-    phases = {name: marked(works, watch.stalls) for name, works in phases.items()}
+    phases = {name: with_stalls(works, watch.stalls) for name, works in phases.items()}
     click.echo(describe_stalls(watch.stalls))
     everything = [work for works in phases.values() for work in works if not work.stalled]
     values = [work.work_us for work in everything]

@@ -1,6 +1,6 @@
-"""Real switches for benchmarks that need no root and no traffic: ovs-vswitchd's dummy datapath, and a controller.
+"""Open vSwitch for benchmarks without root and without traffic: ovs-vswitchd with its dummy datapath.
 
-The OpenFlow side is the same code that runs under an emulation; only ports carry nothing by themselves.
+The OpenFlow code is the same as in an emulation; only the ports carry no traffic.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class DummySwitches:
         return done.stdout
 
     def vsctl(self, *arguments: str) -> str:
-        """Ask or tell the database."""
+        """Run ovs-vsctl; returns its output."""
         return self._run("ovs-vsctl", f"--db=unix:{self.directory}/db.sock", *arguments)
 
     def ofctl(self, command: str, switch: str, *arguments: str) -> str:
-        """Ask or tell a switch."""
+        """Run ovs-ofctl on a switch; returns its output."""
         address = f"unix:{self.directory}/{switch}.mgmt"
         return self._run("ovs-ofctl", "-O", "OpenFlow13", command, address, *arguments)
 
@@ -71,12 +71,12 @@ class DummySwitches:
         self.vsctl(*arguments[1:])
 
     def connect(self, openflow_port: int) -> None:
-        """Give every switch to a controller."""
+        """Set the controller target of every switch."""
         for node in self.plan.switches:
             self.vsctl(*set_controller_command(node.name, f"tcp:127.0.0.1:{openflow_port}"))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete all flow, group and meter entries."""
         for node in self.plan.switches:
             self.ofctl("del-flows", node.name)
             self.ofctl("del-groups", node.name)
@@ -90,7 +90,7 @@ class DummySwitches:
 
 
 def free_port() -> int:
-    """A TCP port that nobody uses at the moment."""
+    """A TCP port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,7 +1,7 @@
-"""Requests shared among clients that are at it at once: how many are done in a second.
+"""Throughput of a REST API under several concurrent clients.
 
-A server's rate is the one it has with as many clients as suit it best. Two kinds of clients: such that do next to
-nothing (keepalive.py), and httpx, as most people would use it.
+A server's throughput is the one with the best number of clients. Two kinds of clients: minimal ones (`http_client.py`),
+and httpx, the usual choice.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from typing import Any
 
 import httpx
 
-from control_plane.http_client import KeepAlive
+from control_plane.http_client import KeepAliveClient
 
 CLIENTS = (1, 2, 4, 8, 16)
-TURNS = 3
-AT_ONCE = 4
-"""So many of everyday."""
+REPEATS = 3
+HTTPX_CLIENTS = 4
+"""Number of httpx clients."""
 
-Work = list[tuple[str, dict[str, Any]]]
-"""Requests that belong together: (path, body)."""
+WorkUnit = list[tuple[str, dict[str, Any]]]
+"""Requests that form one unit of work: (path, body)."""
 
 
-class Everyday:
-    """httpx, as most people would use it."""
+class HttpxClient:
+    """A client by httpx, the usual choice."""
 
     def __init__(self, port: int) -> None:
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
         self.close = self._client.close
 
     def post(self, path: str, body: dict[str, Any]) -> bytes:
-        """Send it and wait for a good answer."""
+        """Send a request and return the body of the response. Raises: httpx.HTTPStatusError."""
         return self._client.post(path, json=body).raise_for_status().content
 
 
-def per_second(work: list[Work], clients: Sequence[KeepAlive | Everyday]) -> float:
-    """How many of these are done in a second when the clients share them, each doing one after the other."""
+def completed_per_s(work: list[WorkUnit], clients: Sequence[KeepAliveClient | HttpxClient]) -> float:
+    """Units of work completed per second when the clients share them, each processing its share sequentially."""
     began_s = time.perf_counter()
     with ThreadPoolExecutor(len(clients)) as pool:
         jobs = [pool.submit(_do, client, work[k :: len(clients)]) for k, client in enumerate(clients)]
@@ -51,29 +51,30 @@ def per_second(work: list[Work], clients: Sequence[KeepAlive | Everyday]) -> flo
     return rate
 
 
-def _do(client: KeepAlive | Everyday, share: list[Work]) -> None:
+def _do(client: KeepAliveClient | HttpxClient, share: list[WorkUnit]) -> None:
     for requests in share:
         for path, body in requests:
             client.post(path, body)
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
-    """How many a second: by so many clients that do next to nothing, the median of TURNS; with AT_ONCE of everyday."""
+class RequestRates:
+    """Throughput per second: by number of minimal clients (median of REPEATS), and with HTTPX_CLIENTS httpx clients."""
 
-    light: dict[int, float]
-    everyday: float
+    minimal: dict[int, float]
+    httpx: float
 
     @property
     def best(self) -> float:
-        """With as many clients as suit the server best."""
-        return max(self.light.values())
+        """The throughput with the best number of clients."""
+        return max(self.minimal.values())
 
 
-def rates(port: int, work: Callable[[], list[Work]]) -> Rates:
-    """Of a server that listens there; `work` makes everything as it was and tells what to do."""
+def measure_rates(port: int, work: Callable[[], list[WorkUnit]]) -> RequestRates:
+    """Measure the server on that port; `work` restores the initial state and returns the units of work."""
     turns = [
-        {count: per_second(work(), [KeepAlive(port) for _ in range(count)]) for count in CLIENTS} for _ in range(TURNS)
+        {count: completed_per_s(work(), [KeepAliveClient(port) for _ in range(count)]) for count in CLIENTS}
+        for _ in range(REPEATS)
     ]
     light = {count: statistics.median(turn[count] for turn in turns) for count in CLIENTS}
-    return Rates(light, per_second(work(), [Everyday(port) for _ in range(AT_ONCE)]))
+    return RequestRates(light, completed_per_s(work(), [HttpxClient(port) for _ in range(HTTPX_CLIENTS)]))

@@ -1,8 +1,8 @@
-"""What no controller in one Python process can do without: REST by FastAPI, and bytes to switches that confirm them.
+"""Lower bound of any controller in one Python process: a REST API by FastAPI, and confirmed messages to switches.
 
-For each request it sends six switches what a reservation of one flow through all of them needs (bytes that were made
-before), waits for their barriers, has the first switch let the flow in, waits for its barrier, and answers with what it
-was sent. Nothing is decided, proven, kept, counted or written down. All in one asyncio loop, without Ryu.
+For each request it sends six switches the entries of a reservation through all of them (encoded in advance), waits for
+their barrier replies, installs the ingress entry, waits for its barrier reply, and echoes the request. It makes no
+admission decision, computes no bound and stores nothing. All in one asyncio loop, without Ryu.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from topologies.loader import load_map
 
 HELLO, ECHO_REQUEST, ECHO_REPLY, FEATURES_REQUEST, FEATURES_REPLY = 0, 2, 3, 5, 6
 
-Told = tuple[str, Kind, MeterEntry | FlowEntry]
-"""A switch, and what it is told."""
+SwitchChange = tuple[str, Kind, MeterEntry | FlowEntry]
+"""A switch, and one change of its entries."""
 
 
-def placed(network: Network, flow: Flow) -> Placement:
-    """Where admission puts a flow on an empty network."""
+def empty_network_placement(network: Network, flow: Flow) -> Placement:
+    """The placement of a flow on an empty network."""
     decision = decide(network, Calendar(), (), Request("r-00000001", 1, (flow,)), 0.0)
     assert isinstance(decision, Admitted)
     return decision.placements[0]
 
 
-def needed(network: Network, number: int, rate_bps: int) -> list[Told]:
-    """What switches are told of the flow of that number beside those before it, in a safe order; 0 is the first."""
+def required_changes(network: Network, number: int, rate_bps: int) -> list[SwitchChange]:
+    """Changes on all switches for flow `number`, after the flows before it, in a safe order; 0 is the first flow."""
     flow = Flow(f"f{number}", "edge1", "cloud", Match("udp", 10_000 + number, 7800), Requirement(rate_bps, 9014))
-    placement = placed(network, flow)
-    told: list[Told] = []
+    placement = empty_network_placement(network, flow)
+    told: list[SwitchChange] = []
     for link in network.links_along(placement.path)[1:]:
         port_meter = best_effort_meter(link, rate_bps * (number + 1))
         told.append((link.source, "modify_meter" if number else "add_meter", port_meter))
@@ -66,23 +66,23 @@ def needed(network: Network, number: int, rate_bps: int) -> list[Told]:
 
 
 @dataclass(slots=True)
-class Line:
-    """A switch's connection, and who waits for which of its barriers."""
+class SwitchConnection:
+    """A switch's connection, and the futures of its outstanding barriers by xid."""
 
     writer: asyncio.StreamWriter
-    waiting: dict[int, asyncio.Future[None]] = field(default_factory=dict)
+    pending: dict[int, asyncio.Future[None]] = field(default_factory=dict)
 
 
-class Switchboard:
-    """As much of an OpenFlow controller as a floor needs."""
+class MinimalController:
+    """The part of an OpenFlow controller that the lower bound needs."""
 
     def __init__(self) -> None:
-        self.lines: dict[int, Line] = {}
+        self.connections: dict[int, SwitchConnection] = {}
         self._xids = count(1)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One switch, from hello to the end."""
-        line = Line(writer)
+        """Handle one switch connection, from hello to its end."""
+        line = SwitchConnection(writer)
         writer.write(HEADER.pack(VERSION, HELLO, HEADER.size, 0))
         writer.write(HEADER.pack(VERSION, FEATURES_REQUEST, HEADER.size, 0))
         while head := await reader.read(HEADER.size):
@@ -91,65 +91,65 @@ class Switchboard:
             _, kind, length, xid = HEADER.unpack(head)
             body = await reader.readexactly(length - HEADER.size)
             if kind == BARRIER_REPLY:
-                line.waiting.pop(xid).set_result(None)
+                line.pending.pop(xid).set_result(None)
             elif kind == ECHO_REQUEST:
                 writer.write(HEADER.pack(VERSION, ECHO_REPLY, length, xid) + body)
             elif kind == FEATURES_REPLY:
-                self.lines[int.from_bytes(body[:8], "big")] = line
+                self.connections[int.from_bytes(body[:8], "big")] = line
 
-    async def tell(self, told: dict[int, bytes]) -> None:
-        """Send to each switch, and wait until all have confirmed."""
+    async def send_and_confirm(self, told: dict[int, bytes]) -> None:
+        """Send messages and a barrier to each switch, and wait for all barrier replies."""
         loop, confirmed = asyncio.get_running_loop(), []
         for number, messages in told.items():
-            xid, line = next(self._xids), self.lines[number]
-            line.waiting[xid] = loop.create_future()
-            confirmed.append(line.waiting[xid])
+            xid, line = next(self._xids), self.connections[number]
+            line.pending[xid] = loop.create_future()
+            confirmed.append(line.pending[xid])
             line.writer.write(messages + encode_barrier_request(xid))
         await asyncio.gather(*confirmed)
 
 
-def stages(network: Network, number: int, rate_bps: int) -> list[dict[int, bytes]]:
-    """The same as bytes, by datapath id: what is laid, then what lets the flow in."""
+def encoded_stages(network: Network, number: int, rate_bps: int) -> list[dict[int, bytes]]:
+    """The encoded changes by datapath id, in two stages: the path first, then the ingress entry."""
     laid: dict[int, bytes] = {}
     opened: dict[int, bytes] = {}
-    for switch, kind, entry in needed(network, number, rate_bps):
+    for switch, kind, entry in required_changes(network, number, rate_bps):
         stage = opened if isinstance(entry, FlowEntry) and entry.table == 0 else laid
         datapath_id = network.nodes[switch].datapath_id or 0
         stage[datapath_id] = stage.get(datapath_id, b"") + encode_change(Change(kind, entry), 0)
     return [laid, opened]
 
 
-def application(board: Switchboard, work: Sequence[list[dict[int, bytes]]], expected: int) -> FastAPI:
-    """The floor's REST interface."""
+def rest_application(board: MinimalController, work: Sequence[list[dict[int, bytes]]], expected: int) -> FastAPI:
+    """The REST API of the lower bound."""
     app, following = FastAPI(), iter(work)
 
     @app.get("/ready")
     async def ready() -> bool:
-        return len(board.lines) == expected
+        return len(board.connections) == expected
 
     @app.post("/v1/reservations", status_code=201)
     async def echo(wanted: ReservationRequest) -> ReservationRequest:
         for stage in next(following):
-            await board.tell(stage)
+            await board.send_and_confirm(stage)
         return wanted
 
     return app
 
 
 async def run(map_file: str, reservations: int, rate_bps: int, openflow: int, rest: int) -> None:
-    """Serve so many reservations."""
-    network, board = network_from_map(load_map(map_file)), Switchboard()
-    work = [stages(network, number, rate_bps) for number in range(reservations)]
+    """Serve the given number of reservations."""
+    network, board = network_from_map(load_map(map_file)), MinimalController()
+    work = [encoded_stages(network, number, rate_bps) for number in range(reservations)]
     listener = await asyncio.start_server(board.serve, "127.0.0.1", openflow)
-    app = application(board, work, len(network.switches))
+    app = rest_application(board, work, len(network.switches))
     config = uvicorn.Config(app, host="127.0.0.1", port=rest, log_config=None, access_log=False)
     async with listener:
         await uvicorn.Server(config).serve()
 
 
 @contextmanager
-def floor_of(switches: DummySwitches, map_file: Path, reservations: int, rate_bps: int) -> Iterator[int]:
-    """The floor as a process of its own on these switches; its REST port."""
+def lower_bound_server(switches: DummySwitches, map_file: Path, reservations: int, rate_bps: int) -> Iterator[int]:
+    """Run the lower bound as a process on these switches; yields its REST port."""
     openflow, rest = free_port(), free_port()
     arguments = [str(map_file), *map(str, (reservations, rate_bps, openflow, rest))]
     process = subprocess.Popen([sys.executable, "-m", "control_plane.lower_bound", *arguments])

@@ -1,4 +1,4 @@
-"""The peer: Ryu's own ofctl_rest, and what it must be sent for a reservation."""
+"""The reference: Ryu's own ofctl_rest, and the requests it needs for one reservation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 
 from control_plane.dummy_switches import DummySwitches, free_port
-from control_plane.load_generator import Work
-from control_plane.lower_bound import needed
+from control_plane.load_generator import WorkUnit
+from control_plane.lower_bound import required_changes
 from controller.dataplane.entries import FlowEntry, MeterEntry
 from controller.dataplane.update_order import Kind
 from controller.domain.network import Network
@@ -28,10 +28,13 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def peer_requests(network: Network, number: int, rate_bps: int) -> Work:
-    """What it must be sent for the reservation of that number: from the last switch to the first."""
+def peer_requests(network: Network, number: int, rate_bps: int) -> WorkUnit:
+    """The requests for reservation `number`, from the last switch to the first."""
     numbers = {node.name: node.datapath_id for node in network.switches}
-    return [_peer_request(kind, entry, numbers[switch]) for switch, kind, entry in needed(network, number, rate_bps)]
+    return [
+        _peer_request(kind, entry, numbers[switch])
+        for switch, kind, entry in required_changes(network, number, rate_bps)
+    ]
 
 
 def _peer_request(kind: Kind, entry: MeterEntry | FlowEntry, datapath_id: int | None) -> tuple[str, dict[str, Any]]:
@@ -64,7 +67,7 @@ def _flow_request(entry: FlowEntry) -> dict[str, Any]:
 
 @contextmanager
 def ofctl_rest(switches: DummySwitches, count: int) -> Iterator[httpx.Client]:
-    """ryu-manager with ryu.app.ofctl_rest alone, on these switches, when so many are connected."""
+    """Run ryu-manager with ryu.app.ofctl_rest; yields its client once `count` switches are connected."""
     openflow, rest = free_port(), free_port()
     options = ["--ofp-listen-host", "127.0.0.1", "--ofp-tcp-listen-port", str(openflow)]
     options += ["--wsapi-host", "127.0.0.1", "--wsapi-port", str(rest)]

@@ -1,4 +1,4 @@
-"""Six switches in a row (from reservation_setup.py)."""
+"""A row of six dummy switches with a controller, and the requests for reservations through it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def chain_map() -> str:
 
 @contextmanager
 def row_of_switches() -> Iterator[tuple[DummySwitches, Path]]:
-    """The switches of that map, and its file."""
+    """Start the switches of that map; yields them and the map's file."""
     with tempfile.TemporaryDirectory() as name:
         map_file = Path(name) / "chain.yaml"
         map_file.write_text(chain_map())
@@ -86,7 +86,7 @@ def switches_in_sync(api: httpx.Client) -> bool:
 
 
 def flow_body(number: int) -> dict[str, Any]:
-    """One flow through the whole row."""
+    """Request body of one flow through the whole row."""
     match = {"protocol": "udp", "source_port": 10_000 + number, "destination_port": 7800}
     requirement = {"min_bandwidth_bps": RATE_BPS, "burst_bytes": 9014}
     return {
@@ -95,8 +95,8 @@ def flow_body(number: int) -> dict[str, Any]:
 
 
 def reserve(api: httpx.Client, numbers: range) -> tuple[float, str]:
-    """One reservation of these flows: milliseconds, and its id."""
-    body = body_of(numbers)
+    """Make one reservation of these flows; returns its duration in ms, and its id."""
+    body = reservation_body(numbers)
     began_s = time.perf_counter()
     answer = api.post("/v1/reservations", json=body)
     took_ms = (time.perf_counter() - began_s) * 1e3
@@ -104,6 +104,6 @@ def reserve(api: httpx.Client, numbers: range) -> tuple[float, str]:
     return took_ms, answer.json()["id"]
 
 
-def body_of(numbers: range) -> dict[str, Any]:
-    """A request for these flows."""
+def reservation_body(numbers: range) -> dict[str, Any]:
+    """Request body of a reservation of these flows."""
     return {"flows": [flow_body(number) for number in numbers], "lease_s": 600}

@@ -1,4 +1,4 @@
-"""Reserved transfers while the controller is killed (kill -9) and started again: each against its proven bound."""
+"""Reserved transfers while the controller is killed (kill -9) and restarted, each compared with its proven bound."""
 
 from __future__ import annotations
 
@@ -10,44 +10,52 @@ from math import inf
 
 from rich.table import Table
 
+from harness import report
 from control_plane.switch_row import switches_in_sync
 from emulation.cross_traffic import Flood
 from emulation.fault_injection import FaultInjector
-from harness import report
-from harness.timed_transfers import MBPS, Epoch, Order, TimedTransfers, Transfer, rate, sleep_until
+from harness.timed_transfers import (
+    MBPS,
+    Epoch,
+    ScheduledTransfer,
+    TimedTransfers,
+    Transfer,
+    rate_requirement,
+    sleep_until,
+)
 from machine.polling import wait_until
 
 TRANSFER_MBPS, TRANSFER_BYTES, PERIOD_S = 15, 500_000, 0.32
 TRANSFERS = 50
-"""Of each edge over one restart: that long the controller may take until it is in step."""
+"""Transfers of each edge over one restart; the controller must be in sync before the last."""
 SETTLE_S = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """From the kill to the moment when the new controller was in step, in Unix time."""
+    """The interval from the kill until the new controller was in sync, in Unix time."""
 
     killed_s: float
-    in_step_s: float
+    in_sync_s: float
 
-    def met(self, transfer: Transfer) -> bool:
-        """Whether a transfer was on its way at some moment of it."""
-        return transfer.sent_s < self.in_step_s and self.killed_s < transfer.sent_s + transfer.measured_ms / 1e3
+    def overlaps(self, transfer: Transfer) -> bool:
+        """Whether a transfer was in progress at any time within the interval."""
+        return transfer.sent_s < self.in_sync_s and self.killed_s < transfer.sent_s + transfer.measured_ms / 1e3
 
 
-def restart_beside_transfers(timed: TimedTransfers) -> Restart:
-    """Transfers of all edges, one after the other beside a flood, from before the kill until after the recovery.
+def restart_during_transfers(timed: TimedTransfers) -> Restart:
+    """Kill and restart the controller while all edges send transfers under a flood.
 
-    They are judged by what was promised before the kill.
+    The transfers are compared with the bounds from before the kill.
 
-    Raises: RuntimeError if it took longer than the transfers, or the new controller knows the reservation otherwise.
+    Raises: RuntimeError if the restart takes longer than the transfers, or the reservation has changed after it.
     """
-    outages = FaultInjector(timed.plan, str(timed.emulation.vswitch.directory))
-    flows = timed.flows([rate(TRANSFER_MBPS * MBPS)] * len(timed.edges))
+    outages = FaultInjector(timed.topology, str(timed.emulation.vswitch.directory))
+    flows = timed.flow_requests([rate_requirement(TRANSFER_MBPS * MBPS)] * len(timed.edges))
     with timed.reserved(flows) as reservation, Flood(timed.emulation, 1.5):
-        first_s, epochs = time.time() + 0.4, [Epoch(0, inf, timed.told(reservation))]
-        timed.order([
-            Order("restart", edge, first_s + n * PERIOD_S, TRANSFER_BYTES, TRANSFER_MBPS * MBPS, epochs)
+        first_s, epochs = time.time() + 0.4, [Epoch(0, inf, timed.latencies_us(reservation))]
+        timed.schedule([
+            ScheduledTransfer("restart", edge, first_s + n * PERIOD_S, TRANSFER_BYTES, TRANSFER_MBPS * MBPS, epochs)
             for edge in timed.edges
             for n in range(TRANSFERS)
         ])  # fmt: skip
@@ -57,18 +65,20 @@ def restart_beside_transfers(timed: TimedTransfers) -> Restart:
         time.sleep(SETTLE_S)
         outages.set_controller(up=True)
         wait_until(lambda: switches_in_sync(timed.api), 30)
-        in_step_s, end_s = time.time(), first_s + TRANSFERS * PERIOD_S
-        if in_step_s > end_s:
-            raise RuntimeError(f"the controller was in step {in_step_s - end_s:.1f} s after the last transfer's begin")
+        in_sync_s, end_s = time.time(), first_s + TRANSFERS * PERIOD_S
+        if in_sync_s > end_s:
+            raise RuntimeError(
+                f"the controller was in sync only {in_sync_s - end_s:.1f} s after the start of the last transfer"
+            )
         found = timed.api.get(f"/v1/reservations/{reservation['id']}").raise_for_status().json()
         if (found["state"], found["version"]) != ("active", reservation["version"]):
             raise RuntimeError(f"the reservation is {found['state']} in version {found['version']} after the restart")
         sleep_until(end_s + 0.5)
-    return Restart(killed_s, in_step_s)
+    return Restart(killed_s, in_sync_s)
 
 
 def claims_of(transfers: Sequence[Transfer]) -> dict[str, report.Claim]:
-    """Of the transfers that were on their way between a kill and the recovery."""
+    """Claims on the transfers in progress between a kill and the recovery."""
     late = [transfer for transfer in transfers if not transfer.kept]
     ratios = [transfer.over_bound for transfer in transfers]
     return {
@@ -81,8 +91,8 @@ def claims_of(transfers: Sequence[Transfer]) -> dict[str, report.Claim]:
 
 
 def table_of(transfers: Sequence[Transfer]) -> Table:
-    """One row an edge."""
-    table = Table("transfers of", "count", "median / bound", "worst / bound", "late", "machine stood still")
+    """One row per edge."""
+    table = Table("transfers of", "count", "median / bound", "worst / bound", "late", "machine stalled")
     for edge in dict.fromkeys(transfer.edge for transfer in transfers):
         own = [transfer for transfer in transfers if transfer.edge == edge]
         ratios = [transfer.over_bound for transfer in own]

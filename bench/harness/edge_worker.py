@@ -1,4 +1,4 @@
-"""An edge's share of the computing and nothing else: a process that trains the first layers of a model on request.
+"""A process that trains the first layers of a model on request: the computing of an edge without its communication.
 
 Reads one JSON request a line, {"cut", "steps"} or {"rehearse": true}, and answers with one JSON line of seconds.
 """
@@ -26,13 +26,13 @@ from trainer.profiling.stopwatch import Stopwatch
 
 SAMPLE_SHAPE, CLASSES = (3, 32, 32), 3
 FIELDS = ("forward_s", "forward_cpu_s", "backward_s", "backward_cpu_s")
-"""What is told of a step: seconds by the wall clock and of a processor."""
+"""Fields reported for a step: wall-clock and processor seconds."""
 WARM_UP_S, LEAST_ROUND_S = 0.1, 0.5
-"""Many periods of the CPU limit, so that where in a period a round begins and ends does not matter."""
+"""Many periods of the CPU limit, so that the phase within a period does not matter."""
 
 
 def main() -> None:
-    """Join the control groups named, say that all is loaded, then serve until the input ends."""
+    """Join the given control groups, report readiness, then serve requests until the input ends."""
     model, batch, micro, *cgroups = sys.argv[1:]
     torch.set_num_threads(1)
     retain_freed_memory()
@@ -57,9 +57,9 @@ def main() -> None:
 
 
 def _round(step: Callable[[], tuple[float, ...]], least_steps: int) -> list[tuple[float, ...]]:
-    """So many steps, or more if they are short, after some that do not count.
+    """At least `least_steps` steps within LEAST_ROUND_S, after a warm-up that is not measured.
 
-    A process that has waited has the quota of a whole period to begin with, and runs faster than its limit.
+    After idling, a process starts with the quota of a whole period and runs faster than its limit.
     """
     _repeat(step, WARM_UP_S, 1)
     return _repeat(step, LEAST_ROUND_S, least_steps)
@@ -74,7 +74,7 @@ def _repeat(step: Callable[[], tuple[float, ...]], seconds: float, least_steps: 
 
 
 def _step(half: ClientModel, images: torch.Tensor, pieces: list[slice]) -> tuple[float, ...]:
-    """One mini-batch, as an edge does it: what `FIELDS` name."""
+    """One mini-batch as on an edge; returns the values of FIELDS."""
     forward, backward = Stopwatch(), Stopwatch()
     with forward:
         streams = [RandomStream(1, "edge", 1, 0, number) for number in range(len(pieces))]

@@ -1,4 +1,4 @@
-"""The 14-node map (from blocking.py)."""
+"""The 14-node NSFNET and the loads of the DeepRMSA paper."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ NODES = [str(node) for node in range(1, 15)]
 
 
 LOADS = {"l12_m14": (12.0, 14.0), "l10_m25": (10.0, 25.0)}
-"""Arrival rate and mean holding time."""
+"""Arrival rate and mean holding time, in a common time unit."""

@@ -1,4 +1,4 @@
-"""How a benchmark tells its figures: a table for people, JSON for programs."""
+"""Output of a benchmark: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A figure and what it should be; `goal` is None where a figure only stands beside another for comparison."""
+    """A measured figure and its goal; `goal` is None for figures given for comparison only."""
 
     value: float
     unit: str
@@ -27,12 +27,12 @@ class Claim:
 
 
 def at_most(value: float, unit: str, limit: float) -> Claim:
-    """A claim that holds up to a limit."""
+    """A claim that holds if the value is at most `limit`."""
     return Claim(value, unit, f"<= {limit:g}", bool(value <= limit))
 
 
 def at_least(value: float, unit: str, limit: float) -> Claim:
-    """A claim that holds from a limit on."""
+    """A claim that holds if the value is at least `limit`."""
     return Claim(value, unit, f">= {limit:g}", bool(value >= limit))
 
 
@@ -41,13 +41,13 @@ STUDENT_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and half the width of its 95 % interval; for 2 to 10 independent values."""
+    """The mean and the half-width of its 95 % confidence interval, for 2 to 10 independent values."""
     half = STUDENT_T_95[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
     return statistics.mean(values), half
 
 
-def machine() -> dict[str, object]:
-    """What a reader must know of the machine to judge the figures."""
+def machine_facts() -> dict[str, object]:
+    """The properties of the machine that matter for the figures."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cores": os.cpu_count(),
@@ -66,7 +66,7 @@ def publish(
     out: Path | None,
     plots: Mapping[str, Figure] | None = None,
 ) -> None:
-    """Print the tables and the claims; write the JSON file if one is asked for, and the plots beside it (PNG)."""
+    """Print tables and claims; with `out`, write them as JSON, and the plots beside it as PNG."""
     console = Console(width=118)
     for table in tables:
         console.print(table)
@@ -78,7 +78,7 @@ def publish(
     if out is not None:
         facts = {
             "bench": bench,
-            "machine": machine(),
+            "machine": machine_facts(),
             "claims": {name: asdict(claim) for name, claim in claims.items()},
             "samples": samples,
         }
@@ -86,4 +86,4 @@ def publish(
         pictures = {out.with_name(f"{out.stem}-{name}.png"): figure for name, figure in (plots or {}).items()}
         for path, figure in pictures.items():
             figure.savefig(path, dpi=120)
-        console.print(f"written: {', '.join(map(str, (out, *pictures)))}")
+        console.print(f"wrote {',  '.join(map(str, (out, *pictures)))}")

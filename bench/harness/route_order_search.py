@@ -1,9 +1,9 @@
-"""Which order suits a map: lightpaths come and go at random in each of many orders, and the one that blocks least wins.
+"""Tunes the route order for a map: many orders serve the same random lightpath demands; the lowest blocking wins.
 
-The demands are those of the literature: Poisson arrivals between two random sites, 25 to 100 Gb/s, exponential holding
-times cut at twice their mean. The load is chosen so that first fit over five routes blocks `BLOCKED_SHARE`; there the
-orders differ and chance does not hide it. First fit itself runs to the end, so what is chosen is never worse than it on
-the demands it was chosen on.
+The demands follow the literature: Poisson arrivals between two random sites, 25 to 100 Gb/s, exponential holding
+times truncated at twice their mean. The load is set so that first fit over five routes blocks `BLOCKED_SHARE`; there
+the orders differ by more than the noise. First fit is always among the finalists, so the result is never worse than it
+on the training demands.
 
 Source: the recipe of Chen et al., "DeepRMSA", Journal of Lightwave Technology 37 (2019); Jamieson and Talwalkar,
 "Non-stochastic best arm identification and hyperparameter optimization", AISTATS 2016 (halving).
@@ -34,20 +34,20 @@ from controller.optical.rsa import (
 
 RATES_GBPS = (25, 100)
 BLOCKED_SHARE = 0.05
-"""Of the requests, by first fit, at the load at which orders are compared."""
+"""Blocking of first fit at the load at which orders are compared."""
 
 POSITIONS = (0.0, 0.01, 0.03, 0.1, 0.3)
 LOADS = (0.0, 0.1, 0.3, 1.0, 3.0)
 FINALISTS = 6
-"""Orders that are compared on all seeds."""
-SAME = 2.4
-"""Orders that differ by less than this many standard errors, seed by seed, are not told apart."""
+"""Number of orders compared on all seeds."""
+MAX_STANDARD_ERRORS = 2.4
+"""Orders whose paired difference is below this many standard errors count as equal."""
 
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """A lightpath that is wanted from `arrives` to `leaves`; the unit of time is free."""
+    """A lightpath demand from `arrives` to `leaves`, in any time unit."""
 
     arrives: float
     leaves: float
@@ -59,10 +59,10 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What was chosen, and the blocking of all that were compared to the end, the least first.
+class TuningResult:
+    """The chosen order, and the blocking of all finalists, lowest first.
 
-    `erlang`: the load, in lightpaths wanted at once.
+    `erlang`: the offered load, in concurrent lightpaths.
     """
 
     chosen: Candidate
@@ -73,7 +73,7 @@ class Choice:
 def demands(
     sites: Sequence[str], arrival_rate: float, mean_holding: float, seed: int, count: int
 ) -> Iterator[Demand]:
-    """So many demands; one seed always gives the same."""
+    """Generate `count` demands; deterministic for each seed."""
     chance, now = random.Random(seed), 0.0
     for _ in range(count):
         now += chance.expovariate(arrival_rate)
@@ -85,8 +85,8 @@ def demands(
         yield Demand(now, now + holding, source, destination, rate_gbps)
 
 
-def refused(routes: CandidateRoutes, order: Order, wanted: Sequence[Demand]) -> list[int]:
-    """The numbers of the demands that find no room when each is decided as it comes."""
+def blocked_demands(routes: CandidateRoutes, order: Order, wanted: Sequence[Demand]) -> list[int]:
+    """Indices of the demands that are blocked when they are served in order of arrival."""
     spectrum = Spectrum(routes)
     blocked: list[int] = []
     leaving: list[tuple[float, int, Assignment]] = []
@@ -102,11 +102,11 @@ def refused(routes: CandidateRoutes, order: Order, wanted: Sequence[Demand]) -> 
     return blocked
 
 
-class Trial:
-    """A map on which candidates are compared, each on the same demands."""
+class OrderTrial:
+    """A map on which candidate orders are compared on the same demands."""
 
     def __init__(self, spans: Spans, seeds: Sequence[int], count: int, grid: Grid = FLEXIBLE, most_routes: int = 50):
-        """`count`: demands of each seed, the first quarter of which only fills the network.
+        """`count`: demands per seed; the first quarter is the warm-up.
 
         Raises: ValueError if there are fewer than two sites or no seed.
         """
@@ -119,28 +119,28 @@ class Trial:
         self._wanted: dict[tuple[int, float], list[Demand]] = {}
 
     def blocked(self, candidate: Candidate, erlang: float, seeds: Sequence[int] | None = None) -> list[float]:
-        """The share of the demands that is blocked at this load, for each of the seeds (None: all)."""
+        """Blocking probability at this load, for each of the seeds (None: all)."""
         routes = self._routes_of(candidate)
         warm_up = self.count // 4
         shares = []
         for seed in self.seeds if seeds is None else seeds:
-            numbers = refused(routes, candidate.order, self._demands(seed, erlang))
+            numbers = blocked_demands(routes, candidate.order, self._demands(seed, erlang))
             shares.append(sum(number >= warm_up for number in numbers) / (self.count - warm_up))
         return shares
 
-    def yardsticks(self) -> list[Candidate]:
-        """The classical orders: first fit and most used, over few or many routes."""
+    def baselines(self) -> list[Candidate]:
+        """The baselines: first fit and most used, over few or many routes."""
         ways = dict.fromkeys([(min(5, self.most_routes), "length"), (min(5, self.most_routes), "hops")])
         ways[self.most_routes, "length"] = None
         return [Candidate(order, k, by) for order in (FIRST_FIT, MOST_USED) for k, by in ways]
 
-    def scored(self) -> list[Candidate]:
-        """Orders that weigh cost, place and load, over all routes."""
+    def weighted(self) -> list[Candidate]:
+        """Orders that weigh cost, position and load, over all routes."""
         return [Candidate(Order(*weights), self.most_routes) for weights in product(POSITIONS, LOADS)]
 
-    def load(self) -> float:
-        """The erlang at which first fit blocks BLOCKED_SHARE, to some hundredths."""
-        first_fit, low, high = self.yardsticks()[0], 0.0, 16.0
+    def calibrated_load(self) -> float:
+        """The load in erlang at which first fit blocks BLOCKED_SHARE, by bisection."""
+        first_fit, low, high = self.baselines()[0], 0.0, 16.0
         while self.blocked(first_fit, high, self.seeds[:1])[0] < BLOCKED_SHARE:
             low, high = high, 2 * high
         for _ in range(6):
@@ -164,32 +164,33 @@ class Trial:
         return self._wanted[key]
 
 
-def tune(trial: Trial) -> Choice:
-    """The order for a map. All are tried on one seed, the better half on twice as many, and so on; the classical ones
-    are never dropped.
+def tune(trial: OrderTrial) -> TuningResult:
+    """Choose the order for a map by successive halving: all on one seed, the better half on twice as many, and so on.
+
+    The baselines are always among the finalists.
     """
-    erlang, rest, tried = trial.load(), trial.scored(), 1
+    erlang, rest, tried = trial.calibrated_load(), trial.weighted(), 1
     while tried < len(trial.seeds) and len(rest) > FINALISTS:
         seeds = trial.seeds[:tried]
         rest.sort(key=lambda each: mean(trial.blocked(each, erlang, seeds)))
         rest, tried = rest[: max(FINALISTS, len(rest) // 2)], 2 * tried
-    shares = {each: trial.blocked(each, erlang) for each in (*trial.yardsticks(), *rest)}
+    shares = {each: trial.blocked(each, erlang) for each in (*trial.baselines(), *rest)}
     judged = sorted(((each, mean(blocked)) for each, blocked in shares.items()), key=lambda each: each[1])
     best = judged[0][0]
     limit = min(share for each, share in judged if each.order.in_turn)
     as_good = [each for each, share in judged if share <= limit and _is_as_good(shares[each], shares[best])]
-    return Choice(min(as_good, key=_effort), tuple(judged), erlang)
+    return TuningResult(min(as_good, key=_effort), tuple(judged), erlang)
 
 
 def _is_as_good(blocked: Sequence[float], best: Sequence[float]) -> bool:
-    """Whether the seeds do not tell it from the best."""
+    """Whether it is statistically equal to the best, by paired differences over the seeds."""
     worse = [mine - its for mine, its in zip(blocked, best, strict=True)]
     if len(worse) < 2:
         return mean(worse) <= 0
-    return mean(worse) <= SAME * stdev(worse) / sqrt(len(worse))
+    return mean(worse) <= MAX_STANDARD_ERRORS * stdev(worse) / sqrt(len(worse))
 
 
 def _effort(candidate: Candidate) -> tuple[bool, bool, float, float, int]:
-    """The less, the fewer routes are looked at: the first that fits, the first that costs least; the load last."""
+    """Sort key: orders that examine fewer routes first."""
     order = candidate.order
     return not order.in_turn, order.most_used, order.load, order.position, candidate.k

@@ -1,6 +1,6 @@
-"""A training run of which nothing is trained: the trainer's own plans, round by round, for steps that are drawn.
+"""A simulated training run: the trainer's own plans, round by round, for step times drawn at random.
 
-Its model is one of the zoo; what an edge takes is what was planned, with noise, and the next plan has learnt from it.
+Its model is one of the zoo; an edge takes the planned time with noise, and the next plan is made from these times.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MODELS = ("signal-cnn", "resnet", "transformer")
 SAMPLE_SHAPE, CLASSES, BATCH, MICRO = (3, 64, 64), 10, 512, 8
 CLOUD = ComputeProfile(flops_per_s=100e12, bytes_per_s=1.5e12)
 EDGE_FLOPS_PER_S, EDGE_BYTES_PER_S = (1e12, 8e12), 0.1e12
-"""Edges are accelerators of different speed; the cloud gives every run the same."""
+"""Edges are accelerators of different speed; the cloud gives every run the same capacity."""
 
 STEPS = 10
 NOISE = 0.1
@@ -32,12 +32,12 @@ NOISE = 0.1
 
 @cache
 def costs_of(model: str) -> list[LayerCost]:
-    """What the layers of a model cost."""
+    """The layer costs of a model."""
     return layer_costs(build_layers(model, 1, SAMPLE_SHAPE, CLASSES), SAMPLE_SHAPE)
 
 
-class Run:
-    """One training run: its edges, its model, its plan for the next round."""
+class SimulatedRun:
+    """One training run: its edges, its model, its current plan."""
 
     def __init__(
         self,
@@ -60,21 +60,21 @@ class Run:
         cloud = prior_seconds(costs, CLOUD, BATCH // MICRO)
         batches = dict.fromkeys(edges, BATCH)
         state_bytes = [4 * cost.stored_values for cost in costs]
-        self.outlook = StepForecaster(seconds, cloud, shapes, batches, MICRO, state_bytes, CodecSelector("fp32"))
+        self.forecaster = StepForecaster(seconds, cloud, shapes, batches, MICRO, state_bytes, CodecSelector("fp32"))
         self._cuts = dict.fromkeys(edges, range(1, len(costs)))
         self.plan: RoundPlan | None = None
 
-    def draft(self, share: float) -> RoundPlan:
-        """The plan of the next round with that share of every edge's line."""
+    def next_plan(self, share: float) -> RoundPlan:
+        """Plan the next round, with that share of every edge's access link."""
         up = {edge: (f"{edge}->{self._homes[edge]}",) for edge in self.edges}
         down = {edge: (f"{self._homes[edge]}->{edge}",) for edge in self.edges}
         usable_bps = dict.fromkeys((link for way in (up, down) for (link,) in way.values()), share * self.line_bps)
-        forecasts = self.outlook.forecasts(dict.fromkeys(self.edges, 8948), self._cuts)
+        forecasts = self.forecaster.forecasts(dict.fromkeys(self.edges, 8948), self._cuts)
         current = None if self.plan is None else self.plan.cuts
         return plan_round(forecasts, Offer(up, down, usable_bps, 1e6), MICRO, current, STEPS)
 
     def flows(self, plan: RoundPlan) -> tuple[Flow, ...]:
-        """What the run reserves for it, as trainer/reservation/reserved_bandwidth.py does."""
+        """The flows reserved for a plan, as in trainer/reservation/reserved_bandwidth.py."""
         flows = []
         for place, edge in enumerate(plan.edges):
             ports = 7801 + place, 7800 + self.number
@@ -84,13 +84,13 @@ class Run:
         return tuple(flows)
 
     def train(self, plan: RoundPlan) -> None:
-        """A round passes, and what its steps took is learnt."""
+        """Simulate a round and let the forecaster learn from its step times."""
         self.plan = plan
         for edge in plan.edges:
-            self.outlook.update_edge(edge.edge, edge.cut, [self._took(edge) for _ in range(STEPS)], ())
+            self.forecaster.update_edge(edge.edge, edge.cut, [self._took(edge) for _ in range(STEPS)], ())
 
     def _took(self, planned: EdgePlan) -> StepTimes:
-        """What a mini-batch takes where a micro-batch was planned to take so long; nothing else keeps the edge busy."""
+        """Step times of a mini-batch, from the planned time of a micro-batch with log-normal noise."""
         forward_s, backward_s = (
             MICRO * seconds * self._chance.lognormvariate(0, NOISE)
             for seconds in (planned.forward_s, planned.backward_s)

@@ -1,7 +1,7 @@
-"""Transfers that are judged one by one by their proven bounds, whatever happens to the network meanwhile.
+"""Transfers through a running emulation, each compared with its proven bound, whatever happens to the network.
 
-A receiver in the cloud and a sender on every edge of a running emulation, connected all the time. The bound of a
-transfer is its encoded bytes over its pace plus the `accumulated_latency_us` that the controller told meanwhile.
+A receiver in the cloud and a sender on every edge stay connected. The bound of a transfer is its encoded size / pace
+plus the `accumulated_latency_us` that the controller reports at that time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MBPS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """While what is reserved stays the same: the latency in us told for each edge."""
+    """An interval with unchanged reservations: the latency bound of each edge's flow in us."""
 
     begin_s: float
     end_s: float
@@ -40,8 +40,8 @@ class Epoch:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """One transfer as it is asked for; `phase` names what goes on meanwhile."""
+class ScheduledTransfer:
+    """A transfer to be made; `phase`: name of the load it is made under."""
 
     phase: str
     edge: str
@@ -53,7 +53,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One measured transfer and its bound; `held_up_ms`: for how long the machine is proven to have stood still."""
+    """A measured transfer and its bound; `held_up_ms`: proven stall of the machine within it."""
 
     phase: str
     edge: str
@@ -69,37 +69,37 @@ class Transfer:
 
     @property
     def excused(self) -> bool:
-        """Whether it was late by no more than the machine itself stood still meanwhile."""
+        """Whether its lateness is at most the proven stall of the machine within it."""
         return not self.kept and self.measured_ms - self.bound_ms <= self.held_up_ms
 
     @property
     def over_bound(self) -> float:
-        """Measured over bound."""
+        """Measured time / bound."""
         return self.measured_ms / self.bound_ms
 
 
 class TimedTransfers:
-    """Senders and receiver in a running emulation, what they were asked for, and what came of it."""
+    """Senders and receiver in a running emulation, the scheduled transfers and their results."""
 
     def __init__(self, emulation: Emulation, api: httpx.Client) -> None:
         self.emulation = emulation
-        self.plan = emulation.topology
+        self.topology = emulation.topology
         self.api = api
-        self.edges = [edge.name for edge in self.plan.edges]
-        self.mss_bytes = self.plan.mtu_bytes - TCP_HEADERS_BYTES
+        self.edges = [edge.name for edge in self.topology.edges]
+        self.mss_bytes = self.topology.mtu_bytes - TCP_HEADERS_BYTES
         self._out = emulation.vswitch.directory / "received.json"
-        self._orders: list[Order] = []
+        self._orders: list[ScheduledTransfer] = []
         self._senders: dict[str, subprocess.Popen[bytes]] = {}
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Receiver and senders are connected within the block; after it everything has been received."""
+        """Keep receiver and senders connected within the block; afterwards all transfers have arrived."""
         where = ("--port", CLOUD_PORT, "--senders", len(self.edges), "--out", self._out)
         receiver = self._start("cloud", "receive", *where)
         _wait_for_line(receiver)
         for index, edge in enumerate(self.edges):
             ports = ("--port", CLOUD_PORT, "--source-port", FIRST_EDGE_PORT + index)
-            self._senders[edge] = self._start(edge, "follow", self.plan.ip("cloud"), *ports)
+            self._senders[edge] = self._start(edge, "follow", self.topology.ip("cloud"), *ports)
         for sender in self._senders.values():
             _wait_for_line(sender)
         yield
@@ -109,8 +109,8 @@ class TimedTransfers:
             if process.wait(60):
                 raise EmulationError(f"{process.args!r} failed with exit code {process.returncode}")
 
-    def order(self, orders: Sequence[Order]) -> None:
-        """Have these transfers sent, each at its moment; those of one edge come in the order of their moments."""
+    def schedule(self, orders: Sequence[ScheduledTransfer]) -> None:
+        """Schedule transfers; those of one edge must be in the order of their start times."""
         self._orders += orders
         for edge, sender in self._senders.items():
             assert sender.stdin is not None
@@ -120,20 +120,20 @@ class TimedTransfers:
                     sender.stdin.write(json.dumps({**told, "reserved_bps": one.reserved_bps}).encode() + b"\n")
             sender.stdin.flush()
 
-    def flows(self, requirements: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """A flow from every edge with its requirement, and a thin one back for what acknowledges it."""
+    def flow_requests(self, requirements: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A flow from every edge with its requirement, and a thin one back for its acknowledgements."""
         flows = []
         for index, (edge, up) in enumerate(zip(self.edges, requirements, strict=True)):
             ports = (FIRST_EDGE_PORT + index, CLOUD_PORT)
-            flows.append(flow(f"{edge}-up", (edge, "cloud"), ports, up))
-            flows.append(flow(f"{edge}-down", ("cloud", edge), ports[::-1], rate(MBPS)))
+            flows.append(flow_request(f"{edge}-up", (edge, "cloud"), ports, up))
+            flows.append(flow_request(f"{edge}-down", ("cloud", edge), ports[::-1], rate_requirement(MBPS)))
         return flows
 
     @contextlib.contextmanager
     def reserved(self, flows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """These flows are reserved within the block.
+        """Reserve these flows within the block.
 
-        Raises: EmulationError if they are refused.
+        Raises: EmulationError if the reservation is refused.
         """
         answer = self.api.post("/v1/reservations", json={"owner": "bench", "lease_s": 3600, "flows": flows})
         if answer.status_code != 201:
@@ -142,13 +142,13 @@ class TimedTransfers:
         yield reservation
         self.api.delete(f"/v1/reservations/{reservation['id']}").raise_for_status()
 
-    def told(self, reservation: dict[str, Any]) -> dict[str, float]:
-        """The latency in us that the controller tells for each edge's flow at this moment."""
+    def latencies_us(self, reservation: dict[str, Any]) -> dict[str, float]:
+        """The current latency bound of each edge's uplink flow, in us."""
         answer = self.api.get(f"/v1/reservations/{reservation['id']}").raise_for_status().json()
         return {one["source"]: one["accumulated_latency_us"] for one in answer["flows"] if one["name"].endswith("-up")}
 
-    def judged(self, stalls: Sequence[Stall]) -> list[Transfer]:
-        """Everything that was ordered, with what was received; one that never came has taken infinitely long."""
+    def results(self, stalls: Sequence[Stall]) -> list[Transfer]:
+        """The result of every scheduled transfer; a transfer that has not arrived has taken infinitely long."""
         received = json.loads(self._out.read_text())
         rows = {edge: list(received.get(str(FIRST_EDGE_PORT + i), [])) for i, edge in enumerate(self.edges)}
         found = []
@@ -170,28 +170,28 @@ class TimedTransfers:
         return self.emulation.popen_in(host, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def rate(rate_bps: int, burst_bytes: int = BURST_BYTES) -> dict[str, Any]:
-    """The requirement of a flow that wants a rate."""
+def rate_requirement(rate_bps: int, burst_bytes: int = BURST_BYTES) -> dict[str, Any]:
+    """The requirement of a flow with a minimum rate."""
     return {"min_bandwidth_bps": rate_bps, "burst_bytes": burst_bytes}
 
 
-def flow(
+def flow_request(
     name: str, ends: tuple[str, str], ports: Sequence[int], requirement: dict[str, Any], protocol: str = "tcp"
 ) -> dict[str, Any]:
-    """A flow as the API takes it."""
+    """A flow in the form of the REST API."""
     match = {"protocol": protocol, "source_port": ports[0], "destination_port": ports[1]}
     return {"name": name, "source": ends[0], "destination": ends[1], "match": match, "requirement": requirement}
 
 
 def sleep_until(moment_s: float) -> None:
-    """Until a moment of Unix time."""
+    """Sleep until an instant of Unix time."""
     time.sleep(max(0.0, moment_s - time.time()))
 
 
 def tightness(transfers: Sequence[Transfer]) -> list[float]:
-    """For every flow of every phase: its median bound over its worst transfer.
+    """For every flow of every phase: its median bound / its worst transfer.
 
-    Only of transfers during which the machine ran: one that it held up would make the bound look tight.
+    Without transfers during a stall of the machine: they would make the bound look tighter than it is.
     """
     transfers = [transfer for transfer in transfers if not transfer.held_up_ms]
     ratios = []

@@ -1,4 +1,4 @@
-"""A run on the metro map (from pipeline.py)."""
+"""Training runs on a running emulation, and the figures of their rounds."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from rich.table import Table
 
 from machine.errors import EmulationError
 
-MICROS = 4  # as `paceline train` does if nothing else is said
+MICROS = 4  # the default of `paceline train`
 
 
 STEPS = 8
 
 
 SETTLING_ROUNDS = 2
-"""The first rounds teach the predictors, and are not counted."""
+"""Rounds in which the predictors learn; they are not counted."""
 
 
 Row = dict[str, Any]
 
 
 def train(micros: int, rounds: int, *flags: str) -> list[Row]:
-    """The rounds of a training run on the running emulation, as its record tells them.
+    """Run `paceline train` on the running emulation; returns the rounds of its record.
 
     Raises: EmulationError if it fails.
     """
@@ -45,13 +45,13 @@ def train(micros: int, rounds: int, *flags: str) -> list[Row]:
     return rows
 
 
-def counted(rows: list[Row], name: str) -> list[float]:
-    """A field of the rounds that count."""
+def counted_values(rows: list[Row], name: str) -> list[float]:
+    """A field of all counted rounds."""
     return [float(row[name]) for row in rows[SETTLING_ROUNDS:]]
 
 
 def step_ms(rows: list[Row]) -> float:
-    """What a step took, typically."""
+    """The median step time."""
     steps: list[float] = [step for row in rows[SETTLING_ROUNDS:] for step in row["step_ms"]["measured"]]
     return statistics.median(steps)
 

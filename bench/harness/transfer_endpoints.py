@@ -1,6 +1,7 @@
-"""The two ends of a measured transfer, run inside hosts: the trainer's own transport with nothing trained.
+"""Sender and receiver of measured transfers, run inside hosts: the trainer's own transport without training.
 
-A sender sends one segment of a given size at each common instant; the receiver notes when the kernel had its last byte.
+A sender sends one segment of a given size at each common instant; the receiver records when the kernel received its
+last byte.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from trainer.transport.connection import Connection
 from trainer.transport.pacing import pace_bytes_per_s
 
 UNPACED_PACKETS = 10
-"""Linux does not pace the first packets of a connection; as in training, they are small ones."""
+"""Linux does not pace the first packets of a connection; as in training, they carry small messages."""
 
 FOLLOW_LIMIT_S = 20.0
-"""A transfer that takes longer than this has gone wrong altogether."""
+"""Time limit of a transfer; exceeding it is an error."""
 
 
 @click.group()
@@ -39,7 +40,7 @@ def main() -> None:
 @click.option("--senders", type=int, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def receive(port: int, senders: int, out: Path) -> None:
-    """Write, for each sender's port, a list of [sent at, milliseconds, bytes]; ends with the senders, or on SIGTERM."""
+    """Write for each sender's port a list of [send time, milliseconds, bytes]; ends with the senders or on SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     results: dict[int, list[tuple[float, float, int]]] = {}
     listener = sockets.listen(("0.0.0.0", port))
@@ -80,15 +81,15 @@ def _collect(connection: Connection, results: dict[int, list[tuple[float, float,
 @click.option("--count", type=int, required=True)
 @click.option("--start-s", type=float, required=True)
 @click.option("--period-s", type=float, required=True)
-@click.option("--reserved-bps", type=float, default=0.0, help="0: nothing is reserved, send as fast as TCP goes.")
+@click.option("--reserved-bps", type=float, default=0.0, help="Pace for this rate; 0: unpaced.")
 @click.option("--limit-s", type=float, default=3600.0, help="Give up this long after the start.")
 def send(
     address: str, port: int, source_port: int, segment_bytes: int, count: int, start_s: float, period_s: float,
     reserved_bps: float, limit_s: float,
 ) -> None:  # fmt: skip
-    """Send `count` segments, one each period; one that is late begins as soon as the one before has arrived.
+    """Send `count` segments, one per period; a delayed one starts as soon as the previous one has arrived.
 
-    Prints how many milliseconds a transfer had been on its way when the sender gave up; nothing if it did not.
+    Prints the age in ms of the transfer in progress when the limit was reached; nothing if all have arrived.
     """
     connection = transport.connect((address, port), source_port, timeout_s=10)
     if reserved_bps:
@@ -113,7 +114,7 @@ def send(
 @click.option("--port", type=int, required=True)
 @click.option("--source-port", type=int, required=True)
 def follow(address: str, port: int, source_port: int) -> None:
-    """Send what standard input tells, a JSON object a line: `start_s`, `segment_bytes`, `reserved_bps`."""
+    """Send the transfers read from standard input, a JSON object a line: `start_s`, `segment_bytes`, `reserved_bps`."""
     connection = transport.connect((address, port), source_port, timeout_s=10)
     for number in range(UNPACED_PACKETS):
         connection.send(Ping(number=number))

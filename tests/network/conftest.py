@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.nursery import NURSERY
+from tests.forked_processes import FORK_SERVER
 from topologies import running_emulation
 from topologies.loader import load_map
 from topologies.maps import Map
@@ -129,7 +129,7 @@ class Network:
 
     def transfers(self, host: str, log: Path, *arguments: str) -> ForkedProcess:
         """Start `bench/harness/transfer_endpoints.py` in a host."""
-        return NURSERY.start(log, arguments, "transfers", self.note.host(host).pid)
+        return FORK_SERVER.start(log, arguments, "transfers", self.note.host(host).pid)
 
     def switch(self, tool: str, *arguments: str) -> str:
         """Ask a switch itself: `switch("dump-flows", "s1")`."""

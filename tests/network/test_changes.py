@@ -12,7 +12,7 @@ import pytest
 from emulation.fault_injection import FaultInjector
 from machine.polling import wait_until
 from tests.network.conftest import Network
-from tests.network.streams import RATE_BPS, Stream, reserved_flow, stream, udp_flow
+from tests.network.datagram_stream import RATE_BPS, Stream, reserved_flow, stream, udp_flow
 
 SECONDS = 2.5
 RESTART_S = 5

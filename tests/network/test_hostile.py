@@ -13,7 +13,7 @@ from typing import Any
 
 from machine.polling import wait_until
 from tests.network.conftest import Network
-from tests.network.streams import RATE_BPS, reserved_flow, stream, udp_flow
+from tests.network.datagram_stream import RATE_BPS, reserved_flow, stream, udp_flow
 
 FORGE = """
     import sys, time

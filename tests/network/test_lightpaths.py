@@ -15,7 +15,7 @@ from controller.domain.lightpath import FIRST_VLAN_ID
 from emulation.fault_injection import FaultInjector
 from machine.polling import wait_until
 from tests.network.conftest import Network
-from tests.network.streams import RATE_BPS, reserved_flow, stream, udp_flow
+from tests.network.datagram_stream import RATE_BPS, reserved_flow, stream, udp_flow
 from tests.network.test_changes import in_step
 from tests.network.test_hostile import forge, listening
 from tests.network.test_reservation import flood

@@ -13,7 +13,7 @@ import pytest
 from emulation.fault_injection import FaultInjector
 from machine.polling import wait_until
 from tests.network.conftest import START, Network
-from tests.network.streams import PER_S, RATE_BPS, reserved_flow, stream, udp_flow
+from tests.network.datagram_stream import PER_S, RATE_BPS, reserved_flow, stream, udp_flow
 
 SECONDS = 4
 DUCT = "gulf=houston-atlanta,houston-washingto"

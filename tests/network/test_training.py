@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.forked_processes import FORK_SERVER
 from tests.network.conftest import Network
-from tests.nursery import NURSERY
 from trainer.planning.plan import EdgePlan, Offer, RoundPlan
 from trainer.processes.fork import ForkedProcess
 from trainer.reservation.bandwidth import EdgeEndpoint
@@ -46,7 +46,7 @@ def train(directory: Path, *arguments: str) -> Trained:
     """A short training, by a process that has all imported already."""
     runs, out, errors = directory / "runs", directory / "out", directory / "errors"
     command = ("train", "--runs-dir", str(runs), *SHORT, *arguments)
-    code = NURSERY.start(out, command, errors=errors).wait(240)
+    code = FORK_SERVER.start(out, command, errors=errors).wait(240)
     return Trained(code, out.read_text(), errors.read_text(), summary_of(runs))
 
 
@@ -215,7 +215,7 @@ def test_the_network_and_reservations_commands_show_what_is_there(pair: Network)
 @contextlib.contextmanager
 def running(network: Network, name: str, log: Path, *arguments: str) -> Iterator[ForkedProcess]:
     """A process of the training in one of the hosts."""
-    process = NURSERY.start(log, arguments, host=network.note.host(name).pid)
+    process = FORK_SERVER.start(log, arguments, host=network.note.host(name).pid)
     try:
         yield process
     finally:

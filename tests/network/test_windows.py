@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.network.conftest import Network
-from tests.network.streams import reserved_flow, stream, udp_flow
+from tests.network.datagram_stream import reserved_flow, stream, udp_flow
 from tests.network.test_reservation import flood, received_bytes, receiving_transfers
 
 PERIOD_S = 1.0

@@ -13,7 +13,7 @@ import pytest
 
 from controller.failpoints import FailPoint
 from machine.polling import wait_until
-from tests.nursery import CONTROLLERS
+from tests.forked_processes import CONTROLLER_FORK_SERVER
 from tests.processes.rig import MAP, Controller, OpenVSwitch, flow, needs_open_vswitch
 from trainer.processes.fork import ForkedProcess
 
@@ -31,7 +31,7 @@ class MortalController(Controller):
         super().__init__(directory)
 
     def spawn(self) -> ForkedProcess:
-        return CONTROLLERS.start(
+        return CONTROLLER_FORK_SERVER.start(
             self.output, (str(self.fail_point_file), *self.arguments), "dying controller", errors=self.log
         )
 

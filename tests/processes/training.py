@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tests.nursery import NURSERY
+from tests.forked_processes import FORK_SERVER
 from trainer.processes.fork import ForkedProcess
 
 Event = dict[str, Any]
@@ -83,7 +83,7 @@ class Stage:
             self.start_edge(number)
 
     def _start(self, name: str, *arguments: str) -> None:
-        self.processes[name] = NURSERY.start(self.directory / f"{name}.log", arguments)
+        self.processes[name] = FORK_SERVER.start(self.directory / f"{name}.log", arguments)
 
     def send(self, name: str, number: signal.Signals) -> None:
         """Signal one process; a killed one is waited for."""

@@ -22,8 +22,8 @@ from controller.domain.path import span_name, spans_of
 from controller.domain.reservation import Flow, Requirement, Reservation, State
 from controller.domain.route import path_under_failure, survivable_failures
 from controller.optical.lightpath_design import reservable_bps
-from tests.packets import packet, send
 from tests.property.strategies import groups
+from tests.simulated_forwarding import packet, send
 from topologies.loader import load_map
 from topologies.maps import Grid
 
@@ -113,16 +113,16 @@ class Lightpaths(RuleBasedStateMachine):
         states = intended_states(self.network, [each for each in self.reservations.values() if not each.start_at_s])
         for span, placement in product(SPANS, changed.placements):
             dark = frozenset((f"{span[0]}->{span[1]}", f"{span[1]}->{span[0]}"))
-            journey = send(self.network, states, placement.flow.source, packet(self.network, placement.flow), dark)
+            trace = send(self.network, states, placement.flow.source, packet(self.network, placement.flow), dark)
             route, name = placement.route, span_name(*span)
             if route.backup is None and name in spans_of(route.path):
-                assert tuple(journey.nodes) == route.path[: len(journey.nodes)], "what has no backup is not turned back"
+                assert tuple(trace.nodes) == route.path[: len(trace.nodes)], "what has no backup is not turned back"
                 continue
             around = name in survivable_failures(route, self.network.srlg_by_span)
             walk = path_under_failure(route, name, self.network.srlg_by_span) if around else route.path
-            assert (tuple(journey.nodes), set(journey.marks)) == (walk, {46})
-            assert journey.arrived["eth_dst"] == self.network.nodes[placement.flow.destination].mac
-            assert "vlan_vid" not in journey.arrived
+            assert (tuple(trace.nodes), set(trace.marks)) == (walk, {46})
+            assert trace.arrived["eth_dst"] == self.network.nodes[placement.flow.destination].mac
+            assert "vlan_vid" not in trace.arrived
 
     @invariant()
     def no_slot_is_lit_twice_at_one_time(self) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from controller.optical.route_order import CHOSEN, ELSEWHERE, Candidate, chosen_for, fingerprint
 from controller.optical.rsa import FIRST_FIT, MOST_USED, TUNED, Assignment, CandidateRoutes, Order, Spectrum, assign
-from harness.route_order_search import Trial, demands, refused, tune
+from harness.route_order_search import OrderTrial, blocked_demands, demands, tune
 from tests.property.strategies import GRID, plants
 from topologies.published import read_plant
 
@@ -69,9 +69,9 @@ def test_first_fit_and_most_used_are_what_they_are_called(
 @settings(max_examples=5)
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=3, unique=True))
 def test_tuning_never_chooses_what_is_worse_than_first_fit_on_the_seeds_it_saw(seeds: list[int]) -> None:
-    trial = Trial(RING, seeds, 300, GRID, most_routes=6)
+    trial = OrderTrial(RING, seeds, 300, GRID, most_routes=6)
     choice = tune(trial)
-    first_fits = [each for each in trial.yardsticks() if each.order == FIRST_FIT]
+    first_fits = [each for each in trial.baselines() if each.order == FIRST_FIT]
     assert len(first_fits) == 3
     for first_fit in first_fits:
         assert mean(trial.blocked(choice.chosen, choice.erlang)) <= mean(trial.blocked(first_fit, choice.erlang))
@@ -79,15 +79,15 @@ def test_tuning_never_chooses_what_is_worse_than_first_fit_on_the_seeds_it_saw(s
 
 def test_tuning_returns_to_first_fit_where_nothing_is_better() -> None:
     """Between two sites with one fibre there is one route, and nothing to weigh."""
-    choice = tune(Trial({("a", "b"): 100.0}, [1, 2], 400, GRID))
+    choice = tune(OrderTrial({("a", "b"): 100.0}, [1, 2], 400, GRID))
     shares = dict(choice.blocking)
     assert choice.chosen.order.in_turn
     assert {shares[each] for each in shares if not each.order.most_used} == {shares[Candidate(FIRST_FIT, 5)]}
 
 
 def test_the_load_is_where_first_fit_blocks_one_in_twenty() -> None:
-    trial = Trial(RING, [3], 2000, GRID, most_routes=6)
-    assert trial.blocked(trial.yardsticks()[0], trial.load()) == [pytest.approx(0.05, abs=0.02)]
+    trial = OrderTrial(RING, [3], 2000, GRID, most_routes=6)
+    assert trial.blocked(trial.baselines()[0], trial.calibrated_load()) == [pytest.approx(0.05, abs=0.02)]
 
 
 def test_demands_are_those_of_their_seed() -> None:
@@ -100,16 +100,16 @@ def test_demands_are_those_of_their_seed() -> None:
 def test_a_demand_that_finds_no_room_is_refused_and_takes_none() -> None:
     routes = CandidateRoutes({("a", "b"): 100.0}, 1, GRID)
     wanted = list(demands("ab", 10.0, 50.0, 1, 60))
-    blocked = refused(routes, TUNED, wanted)
+    blocked = blocked_demands(routes, TUNED, wanted)
     assert 0 < len(blocked) < 60
-    assert refused(routes, TUNED, [each for number, each in enumerate(wanted) if number not in blocked]) == []
+    assert blocked_demands(routes, TUNED, [each for number, each in enumerate(wanted) if number not in blocked]) == []
 
 
 def test_a_trial_needs_something_to_compare_on() -> None:
     with pytest.raises(ValueError, match="0 seeds"):
-        Trial(RING, [], 100)
+        OrderTrial(RING, [], 100)
     with pytest.raises(ValueError, match="0 sites"):
-        Trial({}, [1], 100)
+        OrderTrial({}, [1], 100)
 
 
 def test_a_kept_order_is_found_whatever_the_sites_are_called() -> None:

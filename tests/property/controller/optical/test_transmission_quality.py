@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from controller.optical.transmission_quality import FORMATS, GUARD_DB, in_a_row, propagated, quality
-from tests.light import working
+from tests.usable_formats import usable_formats
 
 lengths = st.one_of(st.floats(0.1, 10), st.floats(10, 200), st.floats(100, 1500)).map(lambda km: round(km, 1))
 routes = st.lists(lengths, min_size=1, max_size=8).map(tuple)
@@ -29,10 +29,10 @@ def test_fibres_in_a_row_are_within_the_guard_band_of_the_whole_route(lengths_km
 @given(routes)
 @settings(max_examples=12, deadline=None)
 def test_the_format_is_that_of_the_whole_route(lengths_km: tuple[float, ...]) -> None:
-    assert working(quality(lengths_km)) == working(propagated(lengths_km))
+    assert usable_formats(quality(lengths_km)) == usable_formats(propagated(lengths_km))
 
 
 def test_full_gnpy_decides_where_fibres_in_a_row_would_be_wrong() -> None:
     fast, slow = FORMATS
-    assert working(in_a_row(ON_THE_EDGE)) == [fast, slow]
-    assert working(quality(ON_THE_EDGE)) == [slow]
+    assert usable_formats(in_a_row(ON_THE_EDGE)) == [fast, slow]
+    assert usable_formats(quality(ON_THE_EDGE)) == [slow]

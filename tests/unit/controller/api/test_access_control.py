@@ -38,7 +38,7 @@ from controller.storage.ledger import IN_MEMORY, Ledger
 from machine.polling import wait_until
 from tests.unit.controller.api.test_rest_api import flow as flow_body
 from tests.unit.controller.api.test_rest_api import problem
-from tests.unit.controller.instant_switches import PAIR, running_service, serving
+from tests.unit.controller.simulated_switches import PAIR, running_service, serving
 from topologies.maps import MANAGEMENT_NETWORK
 
 

@@ -11,7 +11,7 @@ import pytest
 from controller.api.app import create_app
 from controller.storage.ledger import IN_MEMORY, Ledger
 from tests.unit.controller.api.test_rest_api import flow, problem
-from tests.unit.controller.instant_switches import running_service, serving
+from tests.unit.controller.simulated_switches import running_service, serving
 
 BODY = json.dumps({"flows": [flow()]})
 FORM = {"content-type": "application/x-www-form-urlencoded"}

@@ -20,7 +20,7 @@ from controller.api.schemas.problem_details import EXAMPLES
 from controller.domain.events import SpanChanged
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IN_MEMORY, Ledger
-from tests.unit.controller.instant_switches import running_service, serving
+from tests.unit.controller.simulated_switches import running_service, serving
 
 
 @pytest.fixture(scope="module")

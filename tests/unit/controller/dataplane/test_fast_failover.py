@@ -35,21 +35,21 @@ def spans_of(path: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def test_with_all_links_up_a_protected_flow_takes_its_working_path() -> None:
-    journey = send(intended_states(METRO, [protected()]), "edge1", packet())
-    assert (tuple(journey.nodes), journey.marks) == (WORKING, [46, 46, 46])
+    trace = send(intended_states(METRO, [protected()]), "edge1", packet())
+    assert (tuple(trace.nodes), trace.marks) == (WORKING, [46, 46, 46])
 
 
 def test_a_cut_behind_the_first_switch_cranks_packets_back_to_the_backup() -> None:
-    journey = send(intended_states(METRO, [protected()]), "edge1", packet(), cut(("r1", "r2")))
-    assert journey.nodes == ["edge1", "r6", "r1", "r6", "r5", "r4", "r3", "r2", "cloud"]
-    assert set(journey.marks) == {46}
-    assert journey.arrived["eth_dst"] == METRO.nodes["cloud"].mac
-    assert [meter for _, meter in journey.meters] == [110_000]
+    trace = send(intended_states(METRO, [protected()]), "edge1", packet(), cut(("r1", "r2")))
+    assert trace.nodes == ["edge1", "r6", "r1", "r6", "r5", "r4", "r3", "r2", "cloud"]
+    assert set(trace.marks) == {46}
+    assert trace.arrived["eth_dst"] == METRO.nodes["cloud"].mac
+    assert [meter for _, meter in trace.meters] == [110_000]
 
 
 def test_a_cut_at_the_first_switch_sends_packets_directly_to_the_backup() -> None:
-    journey = send(intended_states(METRO, [protected()]), "edge1", packet(), cut(("r6", "r1")))
-    assert tuple(journey.nodes) == BACKUP
+    trace = send(intended_states(METRO, [protected()]), "edge1", packet(), cut(("r6", "r1")))
+    assert tuple(trace.nodes) == BACKUP
 
 
 @pytest.mark.parametrize(("working", "backup"), [(WORKING, BACKUP), (BACKUP, WORKING)])
@@ -61,9 +61,9 @@ def test_under_any_cuts_packets_never_loop_and_one_intact_path_suffices(
         for spans in combinations(SPANS, count):
             down = cut(*spans)
             states = intended_states(METRO, [protected(working, backup)], down if known else frozenset())
-            journey = send(states, "edge1", packet(), down)
+            trace = send(states, "edge1", packet(), down)
             intact = not set(spans) & set(spans_of(working)) or not set(spans) & set(spans_of(backup))
-            assert not intact or (journey.nodes[-1] == "cloud" and set(journey.marks) == {46}), spans
+            assert not intact or (trace.nodes[-1] == "cloud" and set(trace.marks) == {46}), spans
 
 
 def test_an_informed_controller_sends_packets_directly_to_the_backup() -> None:
@@ -100,11 +100,11 @@ def test_best_effort_may_use_the_backup_rate_until_a_failure() -> None:
 
 def test_with_both_paths_cut_a_flow_is_forwarded_as_best_effort() -> None:
     down = cut(("r1", "r2"), ("r5", "r6"))
-    journey = send(intended_states(METRO, [protected()], down), "edge1", packet(), down)
-    assert (journey.nodes[-1], set(journey.marks)) == ("cloud", {0})
+    trace = send(intended_states(METRO, [protected()], down), "edge1", packet(), down)
+    assert (trace.nodes[-1], set(trace.marks)) == ("cloud", {0})
     down = cut(("r1", "r2"))
-    journey = send(intended_states(METRO, [reservation()], down), "edge1", packet(), down)
-    assert (journey.nodes[-1], set(journey.marks)) == ("cloud", {0})
+    trace = send(intended_states(METRO, [reservation()], down), "edge1", packet(), down)
+    assert (trace.nodes[-1], set(trace.marks)) == ("cloud", {0})
 
 
 def test_an_empty_switch_gets_groups_before_the_entries_that_use_them() -> None:

@@ -18,7 +18,7 @@ from controller.domain.network import network_from_map
 from controller.domain.path import span_name
 from controller.domain.reservation import Flow, Match, Protection, Requirement, Reservation, State, Window
 from controller.domain.route import path_under_failure
-from tests.packets import Journey, packet, send
+from tests.simulated_forwarding import Trace, packet, send
 from tests.switch_updates import kinds, updates
 from topologies.loader import load_map
 
@@ -56,8 +56,8 @@ def cut(*spans: tuple[str, str]) -> frozenset[str]:
     return frozenset(f"{a}->{b}" for span in spans for a, b in (span, span[::-1]))
 
 
-def journey_of(held: Reservation, *spans: tuple[str, str], known: bool = False) -> Journey:
-    """The journey of a packet of the first flow."""
+def journey_of(held: Reservation, *spans: tuple[str, str], known: bool = False) -> Trace:
+    """The trace of a packet of the first flow."""
     states = intended_states(WAVES, [held], cut(*spans) if known else frozenset())
     return send(WAVES, states, "edge1", packet(WAVES, held.placements[0].flow), cut(*spans))
 
@@ -68,12 +68,12 @@ def test_a_cut_anywhere_cranks_packets_back_into_the_backup_lightpath(row: str) 
     route = held.placements[0].route
     assert tuple(journey_of(held).nodes) == PATH
     for span in pairwise(PATH[1:-1]):
-        journey = journey_of(held, span)
-        assert tuple(journey.nodes) == path_under_failure(route, span_name(*span), {})
-        assert [meter for _, meter in journey.meters] == [held.placements[0].meter_id], "metered once"
-        assert set(journey.marks) == {46}
-        assert "vlan_vid" not in journey.arrived
-        assert journey.arrived["eth_dst"] == WAVES.nodes["cloud"].mac
+        trace = journey_of(held, span)
+        assert tuple(trace.nodes) == path_under_failure(route, span_name(*span), {})
+        assert [meter for _, meter in trace.meters] == [held.placements[0].meter_id], "metered once"
+        assert set(trace.marks) == {46}
+        assert "vlan_vid" not in trace.arrived
+        assert trace.arrived["eth_dst"] == WAVES.nodes["cloud"].mac
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -82,9 +82,9 @@ def test_under_any_cuts_packets_never_loop_and_one_intact_path_suffices(row: str
     held = reservation(row=row)
     for count in range(4):
         for spans in combinations(SPANS, count):
-            journey = journey_of(held, *spans, known=known)
+            trace = journey_of(held, *spans, known=known)
             intact = [not {*spans} & {*pairwise(path[1:-1])} for path in (PATH, BACKUP)]
-            assert not any(intact) or (journey.nodes[-1], set(journey.marks)) == ("cloud", {46}), spans
+            assert not any(intact) or (trace.nodes[-1], set(trace.marks)) == ("cloud", {46}), spans
 
 
 def test_an_informed_controller_sends_packets_directly_into_the_backup_lightpath() -> None:
@@ -95,8 +95,8 @@ def test_unprotected_flows_are_not_cranked_back_in_the_same_lightpath() -> None:
     held, unprotected = reservation(), reservation("none", first_port=9001)
     states = intended_states(WAVES, [held, unprotected])
     assert held.placements[0].lightpaths == unprotected.placements[0].lightpaths
-    journey = send(WAVES, states, "edge1", packet(WAVES, unprotected.placements[0].flow), cut(("r3", "r4")))
-    assert journey.nodes == ["edge1", "r1", "r2", "r3"]
+    trace = send(WAVES, states, "edge1", packet(WAVES, unprotected.placements[0].flow), cut(("r3", "r4")))
+    assert trace.nodes == ["edge1", "r1", "r2", "r3"]
 
 
 def test_intermediate_switches_have_the_same_entries_for_twenty_flows_as_for_one() -> None:
@@ -113,10 +113,10 @@ def test_late_packets_take_the_same_lightpath_with_their_own_mark(protection: Pr
     held = replace(bound, placements=(replace(placement, window=Window(1_000_000, 0, 500_000)),))
     for now_us, mark in ((250_000, 46), (750_000, 34)):
         states = intended_states(WAVES, [held], now_us=now_us)
-        journey = send(WAVES, states, "edge1", packet(WAVES, placement.flow))
-        assert (tuple(journey.nodes), journey.marks) == (PATH, [mark] * 5)
-        assert journey.tags == [0x1001 + (PROTECTED_OFFSET if protection != "none" else 0)] * 4 + [None]
-        assert journey.arrived["eth_dst"] == WAVES.nodes["cloud"].mac
+        trace = send(WAVES, states, "edge1", packet(WAVES, placement.flow))
+        assert (tuple(trace.nodes), trace.marks) == (PATH, [mark] * 5)
+        assert trace.tags == [0x1001 + (PROTECTED_OFFSET if protection != "none" else 0)] * 4 + [None]
+        assert trace.arrived["eth_dst"] == WAVES.nodes["cloud"].mac
 
 
 def test_groups_are_added_before_and_removed_after_the_entries_that_use_them() -> None:

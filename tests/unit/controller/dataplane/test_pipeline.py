@@ -23,8 +23,8 @@ from controller.dataplane.flow_label import flow_label
 from controller.dataplane.pipeline import best_effort_meter, intended_states
 from controller.domain.network import network_from_map
 from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
-from tests import packets
-from tests.packets import Journey, Packet
+from tests import simulated_forwarding
+from tests.simulated_forwarding import Packet, Trace
 from tests.switch_updates import kinds, updates
 from topologies.loader import load_map
 
@@ -60,30 +60,30 @@ def arp(source: str, destination: str, **fields: MatchValue) -> Packet:
 
 def send(
     states: Mapping[str, SwitchState], source: str, sent: Packet, cut: frozenset[str] = frozenset()
-) -> Journey:
-    return packets.send(METRO, states, source, sent, cut)
+) -> Trace:
+    return simulated_forwarding.send(METRO, states, source, sent, cut)
 
 
 def test_a_reserved_packet_follows_its_path_is_metered_once_and_marked_on_every_port() -> None:
     held = reservation()
-    journey = send(intended_states(METRO, [held]), "edge1", packet())
-    assert tuple(journey.nodes) == held.placements[0].path
-    assert journey.meters == [("r6", held.placements[0].meter_id)]
-    assert journey.marks == [46, 46, 46]
-    assert journey.arrived["eth_dst"] == CLOUD_MAC
+    trace = send(intended_states(METRO, [held]), "edge1", packet())
+    assert tuple(trace.nodes) == held.placements[0].path
+    assert trace.meters == [("r6", held.placements[0].meter_id)]
+    assert trace.marks == [46, 46, 46]
+    assert trace.arrived["eth_dst"] == CLOUD_MAC
 
 
 @pytest.mark.parametrize("spoof", [{}, {"ip_dscp": 46}, {"ip_dscp": 34}])
 def test_an_unreserved_packet_is_unmarked_and_metered_at_every_egress_port(spoof: Packet) -> None:
-    journey = send(intended_states(METRO, [reservation()]), "edge2", packet("edge2", "cloud", tcp_src=7802, **spoof))
-    assert journey.nodes == ["edge2", "r6", "r1", "r2", "cloud"]
-    assert journey.marks == [0, 0, 0]
-    assert journey.meters == [("r6", 100_002), ("r1", 100_001), ("r2", 100_003)]
+    trace = send(intended_states(METRO, [reservation()]), "edge2", packet("edge2", "cloud", tcp_src=7802, **spoof))
+    assert trace.nodes == ["edge2", "r6", "r1", "r2", "cloud"]
+    assert trace.marks == [0, 0, 0]
+    assert trace.meters == [("r6", 100_002), ("r1", 100_001), ("r2", 100_003)]
 
 
 def test_the_five_tuple_of_another_host_is_dropped() -> None:
-    journey = send(intended_states(METRO, [reservation()]), "edge2", packet("edge1", ip_dscp=46))
-    assert (journey.nodes, journey.meters) == (["edge2", "r6"], [])
+    trace = send(intended_states(METRO, [reservation()]), "edge2", packet("edge1", ip_dscp=46))
+    assert (trace.nodes, trace.meters) == (["edge2", "r6"], [])
 
 
 def test_a_forged_flow_label_is_dropped() -> None:
@@ -113,9 +113,9 @@ def test_packets_with_addresses_of_other_hosts_are_dropped(forged: Packet) -> No
 
 def test_both_ends_on_one_switch_are_marked_there() -> None:
     local = Flow("local", "edge1", "edge2", Match("tcp", 7801, 7800), Requirement(1_000_000))
-    journey = send(intended_states(METRO, [reservation(1, local)]), "edge1", packet("edge1", "edge2"))
-    assert (journey.nodes, journey.marks) == (["edge1", "r6", "edge2"], [46])
-    assert journey.meters == [("r6", 110_000)]
+    trace = send(intended_states(METRO, [reservation(1, local)]), "edge1", packet("edge1", "edge2"))
+    assert (trace.nodes, trace.marks) == (["edge1", "r6", "edge2"], [46])
+    assert trace.meters == [("r6", 110_000)]
 
 
 @pytest.mark.parametrize(
@@ -140,15 +140,15 @@ def test_every_host_reaches_every_other_host(source: str, destination: str) -> N
 
 
 def test_the_first_switch_answers_arp_itself() -> None:
-    journey = send(intended_states(METRO, []), "edge1", arp("edge1", "cloud"))
+    trace = send(intended_states(METRO, []), "edge1", arp("edge1", "cloud"))
     edge1, cloud = METRO.nodes["edge1"], METRO.nodes["cloud"]
-    assert (journey.nodes, journey.meters) == (["edge1", "r6", "edge1"], [("r6", 105_003)])
-    reply = {name: journey.arrived[name] for name in ("arp_op", "arp_sha", "arp_spa", "arp_tha", "arp_tpa", "eth_src")}
+    assert (trace.nodes, trace.meters) == (["edge1", "r6", "edge1"], [("r6", 105_003)])
+    reply = {name: trace.arrived[name] for name in ("arp_op", "arp_sha", "arp_spa", "arp_tha", "arp_tpa", "eth_src")}
     assert reply == {
         "arp_op": 2, "arp_sha": cloud.mac, "arp_spa": cloud.ip, "arp_tha": edge1.mac, "arp_tpa": edge1.ip,
         "eth_src": cloud.mac,
     }  # fmt: skip
-    assert journey.arrived["eth_dst"] == edge1.mac
+    assert trace.arrived["eth_dst"] == edge1.mac
 
 
 def test_arp_replies_and_requests_for_unknown_hosts_are_dropped() -> None:
@@ -159,8 +159,8 @@ def test_arp_replies_and_requests_for_unknown_hosts_are_dropped() -> None:
 
 
 def test_best_effort_avoids_a_link_that_is_down() -> None:
-    journey = send(intended_states(METRO, [], frozenset({"r6->r1", "r1->r6"})), "edge1", packet())
-    assert journey.nodes == ["edge1", "r6", "r5", "r4", "r3", "r2", "cloud"]
+    trace = send(intended_states(METRO, [], frozenset({"r6->r1", "r1->r6"})), "edge1", packet())
+    assert trace.nodes == ["edge1", "r6", "r5", "r4", "r3", "r2", "cloud"]
 
 
 def test_the_best_effort_meter_is_capacity_minus_reservations_and_margin() -> None:

@@ -29,7 +29,7 @@ from controller.routing.coflow import Volume, shortest_common_transfer
 from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IN_MEMORY, Ledger
-from tests.unit.controller.instant_switches import ObedientSwitches
+from tests.unit.controller.simulated_switches import ConfirmingSwitches
 from topologies.loader import load_map
 from topologies.maps import Grid, Map
 from topologies.problems import MapError
@@ -329,7 +329,7 @@ def asked(*flows: Flow) -> ReservationSpec:
 @pytest.fixture
 def service() -> Iterator[Service]:
     network = network_from_map(mixed())
-    running = Service(network, ObedientSwitches(network), Ledger(IN_MEMORY, "waves"))
+    running = Service(network, ConfirmingSwitches(network), Ledger(IN_MEMORY, "waves"))
     running.start()
     while running.queries.switches_up() < len(network.switches):
         pass
@@ -367,7 +367,7 @@ def test_a_move_that_a_switch_refuses_leaves_the_lightpath_where_it_was(service:
     broken_up(service)
     before = service.queries.lightpaths()
     switches = service._switches._switches
-    assert isinstance(switches, ObedientSwitches)
+    assert isinstance(switches, ConfirmingSwitches)
     obey = switches.apply
 
     def refuse(stages: Iterable[ChangesByDatapath | Pause], timeout_s: float) -> Future[None]:  # noqa: ARG001

@@ -10,7 +10,7 @@ from controller.domain.network import network_from_map
 from controller.optical import transmission_quality
 from controller.optical.lightpath_design import design_lightpath, precompute_fibres
 from controller.optical.transmission_quality import FORMATS, SYSTEM_MARGIN_DB, Quality, quality
-from tests.light import working
+from tests.usable_formats import usable_formats
 from topologies.loader import load_map
 
 DP_16QAM, DP_QPSK = FORMATS
@@ -35,13 +35,13 @@ def test_quality_falls_with_length_and_with_every_roadm() -> None:
 
 
 def test_short_routes_carry_the_fast_format_longer_ones_the_slow_one_and_the_longest_none() -> None:
-    formats = [working(quality((km,))) for km in (80.0, 1500.0, 12_000.0)]
+    formats = [usable_formats(quality((km,))) for km in (80.0, 1500.0, 12_000.0)]
     assert formats == [[DP_16QAM, DP_QPSK], [DP_QPSK], []]
 
 
 def test_the_margin_that_is_missing_is_told() -> None:
     weak = Quality(gsnr_db=11.0, osnr_db=12.0)
-    assert working(weak) == []
+    assert usable_formats(weak) == []
     assert weak.margin_db(DP_QPSK) == pytest.approx(11.0 - 12.0 - SYSTEM_MARGIN_DB)
 
 

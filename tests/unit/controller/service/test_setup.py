@@ -27,12 +27,12 @@ from controller.service.reservation_service import Service
 from controller.storage.database import engine_of
 from controller.storage.ledger import Ledger
 from machine.polling import wait_until
-from tests.unit.controller.instant_switches import PAIR, ObedientSwitches, serving
+from tests.unit.controller.simulated_switches import PAIR, ConfirmingSwitches, serving
 
 RATE_BPS = 1_000_000
 
 
-class DelayedSwitches(ObedientSwitches):
+class DelayedSwitches(ConfirmingSwitches):
     """While `is_delayed`, they confirm updates when `confirm` is called."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ def test_a_switch_that_does_not_confirm_fails_only_the_reservation_on_it(
     assert {each.id for each in service.ledger.live()} == {each.id for each in kept}
 
 
-class OneUnresponsive(ObedientSwitches):
+class OneUnresponsive(ConfirmingSwitches):
     """One switch does not confirm; records the changes applied to the others."""
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ from controller.telemetry import event_stream
 from controller.telemetry.event_stream import BUFFERED_EVENTS, EventStream
 from controller.telemetry.meter_monitor import MeterMonitor
 from controller.telemetry.metrics import Metrics
-from tests.unit.controller.instant_switches import PAIR, ObedientSwitches
+from tests.unit.controller.simulated_switches import PAIR, ConfirmingSwitches
 
 
 def changed(state: State, tenant: str = "lab") -> ReservationChanged:
@@ -137,7 +137,7 @@ def test_an_idle_stream_is_kept_open_and_ends_when_closed(monkeypatch: pytest.Mo
 @pytest.fixture
 def metrics() -> Iterator[Metrics]:
     with closing(Ledger(IN_MEMORY, "pair")) as ledger:
-        yield Metrics(Service(PAIR, ObedientSwitches(), ledger).queries)
+        yield Metrics(Service(PAIR, ConfirmingSwitches(), ledger).queries)
 
 
 def values(metrics: Metrics) -> dict[str, float]:
@@ -179,7 +179,7 @@ def test_installs_and_repairs_are_counted(metrics: Metrics) -> None:
     assert found == [3, 1, 2]
 
 
-class DroppingSwitches(ObedientSwitches):
+class DroppingSwitches(ConfirmingSwitches):
     """Switches whose meters have dropped `dropped` packets."""
 
     dropped = 0

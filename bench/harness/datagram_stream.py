@@ -1,4 +1,4 @@
-"""Numbered datagrams and gaps (from survival.py)."""
+"""A stream of numbered datagrams through an emulation, and the gaps in its arrivals."""
 
 from __future__ import annotations
 
@@ -17,22 +17,19 @@ import httpx
 from emulation.network import Emulation
 from machine.stall_watch import Stall, stalled_s
 
-STREAM = str(Path(__file__).parents[2] / "tests/network/stream.py")
-
-
+ENDPOINTS = str(Path(__file__).with_name("datagram_endpoints.py"))
 PER_S, PAYLOAD_BYTES, RATE_BPS = 1000, 1000, 10_000_000
-
-
 EXPEDITED = 46
+"""DSCP of reserved datagrams."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """What came of a stream, of what came with its mark.
+    """Arrivals of a stream; times refer to the datagrams marked as reserved.
 
-    `gap_ms`: the longest time from one datagram to the next where some are missing between, and when it began (seconds
-    since the epoch); `silence_ms`: the longest time between any two, which is also long when the machine or the sender
-    stood still and nothing is missing.
+    `gap_ms`: the longest time between two arrivals with datagrams missing in between; `gap_from_s`: its start (seconds
+    since the epoch); `silence_ms`: the longest time between any two arrivals, which also grows when the machine or the
+    sender stalls and nothing is missing.
     """
 
     sent: int
@@ -42,17 +39,17 @@ class Arrivals:
     silence_ms: float
 
     def gap_while_machine_ran_ms(self, stalls: Sequence[Stall]) -> float:
-        """The gap without what the machine is proven to have stood still of it."""
+        """The gap minus the proven stalls of the machine within it."""
         return self.gap_ms - stalled_s(stalls, self.gap_from_s, self.gap_from_s + self.gap_ms / 1e3) * 1e3
 
 
 @contextmanager
-def stream(emulation: Emulation, seconds: float, directory: Path) -> Iterator[list[Arrivals]]:
-    """A stream from edge1 to the cloud that arrives when the block begins; the list is filled when it has ended."""
+def datagram_stream(emulation: Emulation, seconds: float, directory: Path) -> Iterator[list[Arrivals]]:
+    """Run a stream from edge1 to the cloud, arriving when the block starts; the list is filled at its end."""
     result: list[Arrivals] = []
     out = directory / "arrivals.json"
-    receive = [sys.executable, STREAM, "receive", "7800", str(out)]
-    send = [sys.executable, STREAM, "send", emulation.topology.ip("cloud"), "7800", "7801"]
+    receive = [sys.executable, ENDPOINTS, "receive", "7800", str(out)]
+    send = [sys.executable, ENDPOINTS, "send", emulation.topology.ip("cloud"), "7800", "7801"]
     send += [str(PER_S), str(PAYLOAD_BYTES), str(seconds)]
     receiver = emulation.popen_in("cloud", receive, stdout=subprocess.PIPE, text=True)
     assert receiver.stdout
@@ -73,8 +70,8 @@ def stream(emulation: Emulation, seconds: float, directory: Path) -> Iterator[li
 
 
 @contextmanager
-def reserved(api: httpx.Client, protection: str) -> Iterator[dict[str, Any]]:
-    """The stream's reservation."""
+def reserved_stream(api: httpx.Client, protection: str) -> Iterator[dict[str, Any]]:
+    """Reserve the stream within the block."""
     match = {"protocol": "udp", "source_port": 7801, "destination_port": 7800}
     flow = {
         "name": "stream", "source": "edge1", "destination": "cloud", "match": match,

@@ -1,4 +1,4 @@
-"""A numbered UDP stream between two hosts of an emulation, and what became of it."""
+"""A stream of numbered datagrams between two hosts of an emulation, and checks on its arrivals."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ import httpx
 from machine.stall_watch import Stall, StallWatch, describe_stalls, stalled_s
 from tests.network.conftest import ROOT, Network
 
-STREAM = str(ROOT / "tests/network/stream.py")
+ENDPOINTS = str(ROOT / "bench/harness/datagram_endpoints.py")
 PER_S = 1000
 PAYLOAD_BYTES = 1000
 RATE_BPS = 10_000_000
-"""What such a stream needs: 1042 bytes a frame, and a fifth more for a sender that makes up for lateness."""
+"""Rate of the stream: 1042 bytes per frame, plus a fifth for a sender that makes up for lateness."""
 
-WAKING_S = 0.01
-"""How much longer than its watcher says a core may have been still: two ticks and the work that waits then."""
+WAKE_UP_S = 0.01
+"""Time by which a stall may exceed its proven part: two ticks and the work queued meanwhile."""
 
-NOT_MORE_LOST_IN_A_ROW = 50
+MAX_LOST_IN_A_ROW = 50
 """Datagrams a millisecond apart: 50 ms."""
 
 
 @dataclass
 class Stream:
-    """Filled when the stream has ended: [number, Unix time, DSCP] of each datagram, in order of arrival."""
+    """Result of a stream, filled at its end: [number, Unix time, DSCP] of each datagram, in order of arrival."""
 
     sent: int = 0
     arrivals: list[tuple[int, float, int]] = field(default_factory=list)
@@ -46,13 +46,13 @@ class Stream:
 
     @property
     def gaps(self) -> list[int]:
-        """The lengths of all runs of numbers that never came."""
+        """Lengths of all runs of consecutive lost datagrams."""
         numbers = sorted({number for number, _, _ in self.arrivals})
         return [after - before - 1 for before, after in pairwise([-1, *numbers, self.sent]) if after - before > 1]
 
     @property
     def lost_in_a_row(self) -> int:
-        """The longest of them."""
+        """The longest run of lost datagrams."""
         return max(self.gaps, default=0)
 
     @property
@@ -61,22 +61,22 @@ class Stream:
 
     @property
     def excused(self) -> int:
-        """How many may be lost to this machine: while the switches' core stands still and the sender's does not, what
-        was sent piles up, and its meter takes it for a burst. Only proven standstills count."""
+        """Losses explained by proven stalls of this machine: while the switches' core stalls and the sender's does not,
+        datagrams accumulate, and the meter treats them as a burst."""
         proven = sum(stall.is_proven for stall in self.stalls)
-        return ceil(PER_S * (stalled_s(self.stalls, 0.0, inf) + WAKING_S * proven))
+        return ceil(PER_S * (stalled_s(self.stalls, 0.0, inf) + WAKE_UP_S * proven))
 
     def check_complete(self, marks: Set[int] = frozenset({46})) -> None:
-        """Every datagram has come once, marked as reserved."""
+        """Check that every datagram has arrived once, marked as reserved."""
         assert self.lost <= self.excused, f"lost {self.lost} in runs of {self.gaps}; {describe_stalls(self.stalls)}"
         assert self.duplicates == 0
         assert self.marks() == marks
 
-    def check_gap(self, most: int = NOT_MORE_LOST_IN_A_ROW) -> None:
-        """A failure has cost one short gap at most."""
-        told = f"lost {self.lost} in runs of {self.gaps}; {describe_stalls(self.stalls)}"
-        assert self.lost_in_a_row <= most + self.excused, told
-        assert self.lost <= self.lost_in_a_row + 5 + self.excused, told
+    def check_gap(self, max_gap: int = MAX_LOST_IN_A_ROW) -> None:
+        """Check that at most one short gap has occurred."""
+        losses = f"lost {self.lost} in runs of {self.gaps}; {describe_stalls(self.stalls)}"
+        assert self.lost_in_a_row <= max_gap + self.excused, losses
+        assert self.lost <= self.lost_in_a_row + 5 + self.excused, losses
         assert self.duplicates == 0
         assert self.marks() == {46}
 
@@ -86,15 +86,15 @@ class Stream:
 
 @contextmanager
 def stream(network: Network, source: str, sink: str, seconds: float, directory: Path) -> Iterator[Stream]:
-    """A stream from port 7801 to 7800 that has begun to arrive when the block begins, and has ended when it ends."""
+    """Run a stream from port 7801 to 7800 within the block; it is arriving when the block starts."""
     result, out = Stream(), directory / f"arrivals-{source}.json"
     out.unlink(missing_ok=True)
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE}
-    receive = [sys.executable, STREAM, "receive", "7800", str(out)]
+    receive = [sys.executable, ENDPOINTS, "receive", "7800", str(out)]
     with StallWatch() as watch, network.running_in(sink, receive, **pipes) as receiver:
         assert receiver.stdout is not None
         assert receiver.stdout.readline() == b"listening\n"
-        send = [sys.executable, STREAM, "send", network.topology.ip(sink), "7800", "7801", str(PER_S)]
+        send = [sys.executable, ENDPOINTS, "send", network.topology.ip(sink), "7800", "7801", str(PER_S)]
         with network.running_in(source, [*send, str(PAYLOAD_BYTES), str(seconds)], **pipes) as sender:
             assert receiver.stdout.readline() == b"receiving\n"
             yield result
@@ -113,18 +113,18 @@ def udp_flow(source: str, sink: str, requirement: dict[str, Any]) -> dict[str, A
 
 @contextmanager
 def reserved_flow(network: Network, flow: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A reservation of the flow; one that has just been released counts until its last switch has confirmed it."""
+    """Reserve the flow within the block; retries while the release of an earlier reservation is not yet confirmed."""
 
     def post() -> httpx.Response:
         return network.api.post("/v1/reservations", json={"owner": "test", "lease_s": 300, "flows": [flow]})
 
     deadline = time.monotonic() + 30
-    while (answer := post()).status_code == 409 and answer.json()["code"] == "flow_in_use":
-        assert time.monotonic() < deadline, answer.text
+    while (response := post()).status_code == 409 and response.json()["code"] == "flow_in_use":
+        assert time.monotonic() < deadline, response.text
         time.sleep(0.1)
-    assert answer.status_code == 201, answer.text
+    assert response.status_code == 201, response.text
     try:
-        yield answer.json()
+        yield response.json()
     finally:
-        released = network.api.delete(f"/v1/reservations/{answer.json()['id']}")
+        released = network.api.delete(f"/v1/reservations/{response.json()['id']}")
         assert released.status_code == 200, released.text

@@ -35,7 +35,7 @@ from topologies.loader import load_map
 PAIR = network_from_map(load_map("pair"))
 
 
-class ObedientSwitches:
+class ConfirmingSwitches:
     """All switches of the map, connected; they confirm every request."""
 
     def __init__(self, network: Network = PAIR) -> None:
@@ -78,8 +78,8 @@ def _done(result: Any) -> Future[Any]:
 
 @contextmanager
 def running_service(ledger: Ledger, retention_tasks: Sequence[RetentionTask] = ()) -> Iterator[Service]:
-    """On the map `pair`, all switches in step."""
-    running = Service(PAIR, ObedientSwitches(), ledger, retention_tasks=retention_tasks)
+    """Run a service on the map `pair`, with all switches in sync."""
+    running = Service(PAIR, ConfirmingSwitches(), ledger, retention_tasks=retention_tasks)
     running.start()
     try:
         wait_until(lambda: running.queries.switches_up() == len(PAIR.switches))
@@ -90,7 +90,7 @@ def running_service(ledger: Ledger, retention_tasks: Sequence[RetentionTask] = (
 
 @contextmanager
 def serving(app: FastAPI) -> Iterator[httpx.Client]:
-    """The application under uvicorn, and an HTTP client."""
+    """Serve the application with uvicorn; yields an HTTP client."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         rest = RestServer(app, [listener])
         rest.start()

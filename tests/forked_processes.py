@@ -1,7 +1,7 @@
-"""Processes that start at once: copies of one that has imported what takes them seconds.
+"""Processes that start at once, forked from a fork server that has imported their slow modules before.
 
-They are processes of their own, and do what `paceline …` and others do. As a program this is what they
-are copies of: for each line of its input, a JSON list, it prints a pid.
+They are independent processes and run `paceline …` and other programs. Run as a program, this module is the fork
+server: for each line of its input, a JSON list, it prints the pid of a new process.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ ROOT = Path(__file__).parents[1]
 PR_SET_CHILD_SUBREAPER = 36
 
 
-class Nursery:
-    """Starts with the first process that is asked for, and stays."""
+class ForkServer:
+    """A fork server; it starts with the first process requested."""
 
     def __init__(self, kind: str) -> None:
-        """`kind` of processes: a key of PROGRAMS."""
+        """`kind`: a key of PROGRAMS."""
         self._kind = kind
 
     @functools.cached_property
     def _process(self) -> subprocess.Popen[str]:
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # whoever is born there becomes our own child
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans of the fork server become our children
         return subprocess.Popen([sys.executable, "-m", __name__, self._kind], text=True, bufsize=1, cwd=ROOT,
                                 env={**os.environ, "OMP_NUM_THREADS": "1"}, stdin=subprocess.PIPE,
                                 stdout=subprocess.PIPE)
@@ -40,17 +40,19 @@ class Nursery:
         self, log: Path, arguments: tuple[str, ...], program: str = "paceline", host: int | None = None,
         errors: Path | None = None,
     ) -> ForkedProcess:
-        """The program with these arguments, in the network of the process `host`; what it says is added to the log.
+        """Start a program with these arguments, in the network namespace of the process `host`; it appends to `log`.
 
-        `errors`: what it says of errors is added to that one instead.
+        `errors`: file for its standard error; default: `log`.
         """
-        ask, answer = self._process.stdin, self._process.stdout
-        assert ask is not None and answer is not None
-        ask.write(json.dumps([str(log.absolute()), str((errors or log).absolute()), program, host, *arguments]) + "\n")
-        return ForkedProcess(int(answer.readline()))
+        requests, replies = self._process.stdin, self._process.stdout
+        assert requests is not None and replies is not None
+        requests.write(
+            json.dumps([str(log.absolute()), str((errors or log).absolute()), program, host, *arguments]) + "\n"
+        )
+        return ForkedProcess(int(replies.readline()))
 
 
-NURSERY, CONTROLLERS = Nursery("training"), Nursery("controllers")
+FORK_SERVER, CONTROLLER_FORK_SERVER = ForkServer("training"), ForkServer("controllers")
 
 
 def training() -> Programs:
@@ -64,7 +66,7 @@ def training() -> Programs:
 
 
 def controllers() -> Programs:
-    """What belongs to eventlet, each imports for itself: it makes a hub, and a hub cannot be copied."""
+    """Programs that use eventlet: each process imports it itself, because its hub does not survive a fork."""
     from tests.processes import dying_controller
 
     assert "eventlet" not in sys.modules
@@ -75,30 +77,30 @@ PROGRAMS: dict[str, Callable[[], Programs]] = {"training": training, "controller
 
 
 def main() -> None:
-    """Until nobody can ask any more."""
+    """Serve until the input ends."""
     programs = PROGRAMS[sys.argv[1]]()
     for line in sys.stdin:
         read, write = os.pipe()
-        between = os.fork()
-        if not between:
+        intermediate = os.fork()
+        if not intermediate:
             pid = os.fork()
             if pid:
                 os.write(write, f"{pid}\n".encode())
                 os._exit(0)
             log, errors, program, host, *arguments = json.loads(line)
-            be(Path(log), Path(errors), functools.partial(programs[program], arguments), host)
-        os.waitpid(between, 0)
+            run_as_process(Path(log), Path(errors), functools.partial(programs[program], arguments), host)
+        os.waitpid(intermediate, 0)
         print(os.read(read, 32).decode(), end="", flush=True)
         os.close(read)
         os.close(write)
 
 
-def be(log: Path, errors: Path, run: functools.partial[object], host: int | None) -> None:
-    """A process that does that."""
+def run_as_process(log: Path, errors: Path, run: functools.partial[object], host: int | None) -> None:
+    """Run the program in this process, with its output and network namespace."""
     if host is not None:
         enter_network_namespace(host)
-    with log.open("ab") as output, errors.open("ab") as said_wrong:
-        run_and_exit(run, output, said_wrong)
+    with log.open("ab") as output, errors.open("ab") as error_output:
+        run_and_exit(run, output, error_output)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Packets followed through the entries that switches should hold, on simulated switches."""
+"""Simulated forwarding: follows packets through the flow, group and meter entries of all switches."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Packet = dict[str, MatchValue]
 
 
 @dataclass
-class Journey:
-    """Where a packet went: the nodes, the meters as (switch, id), and DSCP and VLAN id out of each switch."""
+class Trace:
+    """The trace of a packet: nodes, meters as (switch, id), DSCP and VLAN id when leaving each switch."""
 
     nodes: list[str] = field(default_factory=list)
     meters: list[tuple[str, int]] = field(default_factory=list)
@@ -25,7 +25,7 @@ class Journey:
 
 
 def packet(network: Network, flow: Flow) -> Packet:
-    """A packet of a flow, as its source sends it."""
+    """A packet of a flow as sent by its source."""
     source, sink = network.nodes[flow.source], network.nodes[flow.destination]
     addresses = {"eth_src": source.mac, "eth_dst": sink.mac, "ipv4_src": source.ip, "ipv4_dst": sink.ip}
     protocol = flow.match.protocol
@@ -36,48 +36,48 @@ def packet(network: Network, flow: Flow) -> Packet:
 
 def send(
     network: Network, states: Mapping[str, SwitchState], source: str, sent: Packet, cut: frozenset[str] = frozenset()
-) -> Journey:
-    """Follow a packet from a host until it is delivered, dropped or has gone round in circles.
+) -> Trace:
+    """Follow a packet from a host until it is delivered or dropped; a loop fails.
 
-    `cut`: directed links that are down, which the switches at their ends see and nobody else knows.
+    `cut`: directed links that are down, detected only by the switches at their ends.
     """
-    journey = Journey([source])
+    trace = Trace([source])
     (link,) = network.links_from(source)
-    moving = dict(sent)
+    packet_ = dict(sent)
     while network.nodes[link.destination].is_switch:
         switch = link.destination
-        journey.nodes.append(switch)
-        assert len(journey.nodes) < 40, f"a loop: {journey.nodes}"
-        moving["in_port"] = link.destination_port
+        trace.nodes.append(switch)
+        assert len(trace.nodes) < 40, f"a loop: {trace.nodes}"
+        packet_["in_port"] = link.destination_port
         dead = {link.source_port for link in network.links_from(switch) if link.name in cut}
-        out = _through(states[switch], switch, moving, journey, dead)
+        out = _through(states[switch], switch, packet_, trace, dead)
         if out is None:
-            return journey
-        journey.marks.append(moving.get("ip_dscp", 0))
-        journey.tags.append(moving.get("vlan_vid"))
+            return trace
+        trace.marks.append(packet_.get("ip_dscp", 0))
+        trace.tags.append(packet_.get("vlan_vid"))
         if out == CONTROLLER_PORT:
-            journey.nodes.append("controller")
-            return journey
-        assert out != moving["in_port"], "a switch sends nothing back unless told to by name"
+            trace.nodes.append("controller")
+            return trace
+        assert out != packet_["in_port"], "a switch returns no packet through its input port except by IN_PORT"
         out = link.destination_port if out == IN_PORT else out
         link = next(link for link in network.links_from(switch) if link.source_port == out)
         if link.name in cut:
-            return journey
-    journey.nodes.append(link.destination)
-    journey.arrived = moving
-    return journey
+            return trace
+    trace.nodes.append(link.destination)
+    trace.arrived = packet_
+    return trace
 
 
-def _through(state: SwitchState, switch: str, moving: Packet, journey: Journey, dead: set[int]) -> int | None:
+def _through(state: SwitchState, switch: str, packet_: Packet, trace: Trace, dead: set[int]) -> int | None:
     table: int | None = 0
     out: int | None = None
     while table is not None:
-        entry = _best(state, table, moving)
+        entry = _best(state, table, packet_)
         if entry is None:
             return None
         if entry.meter_id is not None:
             assert entry.meter_id in state.meters
-            journey.meters.append((switch, entry.meter_id))
+            trace.meters.append((switch, entry.meter_id))
         actions: tuple[Action, ...] = entry.actions
         if actions and actions[-1][0] == "group":
             group = state.groups[int(actions[-1][1])]
@@ -87,24 +87,26 @@ def _through(state: SwitchState, switch: str, moving: Packet, journey: Journey, 
             if name == "output":
                 out = int(value)
             elif name == "push_vlan":
-                assert "vlan_vid" not in moving, "one tag is enough"
+                assert "vlan_vid" not in packet_, "second VLAN tag"
             elif name == "pop_vlan":
-                del moving["vlan_vid"]
+                del packet_["vlan_vid"]
             else:
-                moving[name.removeprefix("set_")] = value
+                packet_[name.removeprefix("set_")] = value
         table = entry.goto
     return out
 
 
-def _best(state: SwitchState, table: int, moving: Packet) -> FlowEntry | None:
-    hits = [e for e in state.flows.values() if e.table == table and all(_hit(moving, *pair) for pair in e.match)]
-    hits.sort(key=lambda entry: entry.priority, reverse=True)
-    assert len(hits) < 2 or hits[0].priority > hits[1].priority, f"ambiguous: {hits[:2]}"
-    return hits[0] if hits else None
+def _best(state: SwitchState, table: int, packet_: Packet) -> FlowEntry | None:
+    matching = [
+        e for e in state.flows.values() if e.table == table and all(_matches(packet_, *pair) for pair in e.match)
+    ]
+    matching.sort(key=lambda entry: entry.priority, reverse=True)
+    assert len(matching) < 2 or matching[0].priority > matching[1].priority, f"ambiguous: {matching[:2]}"
+    return matching[0] if matching else None
 
 
-def _hit(moving: Packet, name: str, wanted: MatchValue) -> bool:
-    value = moving.get(name)
-    if isinstance(wanted, tuple):
-        return isinstance(value, int) and value & wanted[1] == wanted[0]
-    return value == wanted
+def _matches(packet_: Packet, name: str, expected: MatchValue) -> bool:
+    value = packet_.get(name)
+    if isinstance(expected, tuple):
+        return isinstance(value, int) and value & expected[1] == expected[0]
+    return value == expected
