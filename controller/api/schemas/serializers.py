@@ -129,7 +129,7 @@ def consistency_body(reports: Sequence[SwitchReport]) -> Consistency:
 
 def audit_body(entries: Sequence[tuple[int, AuditRecord]], after: int) -> AuditBody:
     """The body of a part of the audit log."""
-    shown = [
+    bodies = [
         AuditEntry(
             number=number,
             at=utc_time(entry.at_s),
@@ -145,7 +145,7 @@ def audit_body(entries: Sequence[tuple[int, AuditRecord]], after: int) -> AuditB
         )
         for number, entry in entries
     ]
-    return AuditBody(entries=shown, last=entries[-1][0] if entries else after)
+    return AuditBody(entries=bodies, last=entries[-1][0] if entries else after)
 
 
 def counters_body(
