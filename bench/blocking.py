@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from harness import report
-from controller.optical.route_order import chosen_for
-from controller.optical.rsa import BY_COST, FIRST_FIT, MOST_USED, CandidateRoutes, Order
+from controller.optical.route_order import tuned_selection_for
+from controller.optical.rsa import BY_COST, FIRST_FIT, MOST_USED, CandidateRoutes, RouteOrder
 from harness.nsfnet import LOADS, NODES, SPANS
 from harness.route_order_search import blocked_demands, demands
 
@@ -43,7 +43,7 @@ class Outcome:
     seconds: float
 
 
-def simulate(routes: CandidateRoutes, order: Order, load: tuple[float, float], seed: int) -> Outcome:
+def simulate(routes: CandidateRoutes, order: RouteOrder, load: tuple[float, float], seed: int) -> Outcome:
     """Decide every request of one seed."""
     wanted = list(demands(NODES, *load, seed, WARM_UP + COUNTED))
     began_s = time.process_time()
@@ -57,9 +57,9 @@ def per_second(outcomes: list[Outcome]) -> float:
     return len(outcomes) * (WARM_UP + COUNTED) / sum(outcome.seconds for outcome in outcomes)
 
 
-def contenders() -> dict[str, tuple[CandidateRoutes, Order]]:
+def contenders() -> dict[str, tuple[CandidateRoutes, RouteOrder]]:
     """Who runs: the yardsticks, then ours."""
-    ours = chosen_for(SPANS)
+    ours = tuned_selection_for(SPANS)
     km5, hops5, km50 = CandidateRoutes(SPANS, 5), CandidateRoutes(SPANS, 5, by="hops"), CandidateRoutes(SPANS, 50)
     return {
         "first fit, k=5 by km": (km5, FIRST_FIT),

@@ -47,8 +47,8 @@ from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Requirement, Reservation
 from controller.errors import Refused
 from controller.optical.lightpath_design import reservable_bps
-from controller.optical.route_order import chosen_for
-from controller.optical.rsa import CandidateRoutes, Order
+from controller.optical.route_order import tuned_selection_for
+from controller.optical.rsa import CandidateRoutes, RouteOrder
 from controller.runtime.main import tune_garbage_collector
 from controller.service.requests import ReservationSpec, Response
 from controller.service.reservation_service import Service
@@ -203,7 +203,7 @@ def run_through_service(service: Service, wanted: Sequence[Demand], source_port:
     return RequestSequence(service, wanted, source_port, hold).run()
 
 
-def run_through_core(routes: CandidateRoutes, order: Order, wanted: Sequence[Demand]) -> Outcome:
+def run_through_core(routes: CandidateRoutes, order: RouteOrder, wanted: Sequence[Demand]) -> Outcome:
     """The same by the pure core: where there are slots for a lightpath of its own."""
     began_s = time.process_time()
     blocked = len(blocked_demands(routes, order, wanted))
@@ -212,7 +212,7 @@ def run_through_core(routes: CandidateRoutes, order: Order, wanted: Sequence[Dem
 
 def rounds(service: Service, wanted: Sequence[Demand]) -> dict[str, list[Outcome]]:
     """So many of each kind in turn, after one that does not count."""
-    ours = chosen_for(SPANS)
+    ours = tuned_selection_for(SPANS)
     routes = CandidateRoutes(SPANS, ours.k, by=ours.by)
     results: dict[str, list[Outcome]] = {}
     for number in range(1 + ROUNDS):

@@ -92,11 +92,11 @@ def germany50(case: Scenario) -> Map:
     )
     ruled = map_document(plant, options)
     homes = dict(link["ends"] for link in ruled["links"])
-    in_turn = [homes[f"edge{number + 1}"] for number in range(len(plant.sites) - 1)]
+    is_sequential = [homes[f"edge{number + 1}"] for number in range(len(plant.sites) - 1)]
     nodes = [_node(facts) for facts in ruled["nodes"] if facts["kind"] in ("switch", "cloud")]
     links = [_link(facts) for facts in ruled["links"] if facts["ends"][0] in {node.name for node in nodes}]
     for number in range(case.edges):
-        site = in_turn[number % len(in_turn)]
+        site = is_sequential[number % len(is_sequential)]
         nodes.append(MapNode(f"edge{number + 1}", "edge", (0.0, 0.0)))
         links.append(MapLink((f"edge{number + 1}", site), 3.0, 1, case.line_gbps))
     return Map(f"germany{case.edges}", "", 1000.0, 9000, tuple(nodes), tuple(links), None, plant.source, "fixed")
@@ -116,7 +116,7 @@ def _link(facts: Mapping[str, Any]) -> MapLink:
 
 def candidates(count: int) -> AbstractContextManager[object]:
     """While this lasts so many paths are tried for a flow."""
-    return patch("controller.admission.path_search.candidate_paths", partial(paths.candidate_paths, most=count))
+    return patch("controller.admission.path_search.candidate_paths", partial(paths.candidate_paths, max_paths=count))
 
 
 # What the controller makes of it --------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from harness import report
-from controller.optical.route_order import Candidate, Spans, fingerprint
+from controller.optical.route_order import RouteSelection, SpanLengths, fingerprint
 from harness.nsfnet import SPANS
 from harness.route_order_search import OrderTrial, TuningResult, tune
 from topologies.published import read_plant
@@ -33,24 +33,24 @@ COUNT = 8000
 class Tuned:
     """One map: what was chosen; blocking on unseen demands of the choice and of the yardsticks, a share per seed."""
 
-    spans: Spans
+    spans: SpanLengths
     choice: TuningResult
-    unseen: Mapping[Candidate, list[float]]
+    unseen: Mapping[RouteSelection, list[float]]
 
     @property
-    def best_classical(self) -> Candidate:
+    def best_classical(self) -> RouteSelection:
         """The yardstick that blocks least on unseen demands."""
-        return min((each for each in self.unseen if each.order.in_turn), key=lambda each: sum(self.unseen[each]))
+        return min((each for each in self.unseen if each.order.is_sequential), key=lambda each: sum(self.unseen[each]))
 
 
-def spans_of(name: str) -> Spans:
+def spans_of(name: str) -> SpanLengths:
     """The fibres of a map."""
     if name == "nsfnet":
         return SPANS
     return {fibre.ends: fibre.length_km for fibre in read_plant(name).fibres}
 
 
-def tune_map(spans: Spans, seeds: int, count: int, routes: int) -> Tuned:
+def tune_map(spans: SpanLengths, seeds: int, count: int, routes: int) -> Tuned:
     """Tune, then decide what was not seen."""
     choice = tune(OrderTrial(spans, TRAINING[:seeds], count, most_routes=routes))
     judge = OrderTrial(spans, UNSEEN, count, most_routes=routes)
@@ -59,11 +59,11 @@ def tune_map(spans: Spans, seeds: int, count: int, routes: int) -> Tuned:
     return Tuned(spans, choice, unseen)
 
 
-def label_of(candidate: Candidate) -> str:
+def label_of(candidate: RouteSelection) -> str:
     """A name for people."""
     order = candidate.order
     what = f"position {order.position:g}, load {order.load:g}"
-    if order.in_turn:
+    if order.is_sequential:
         what = "most used" if order.most_used else "first fit"
     return f"{what}, k={candidate.k} by {candidate.by}"
 

@@ -19,16 +19,16 @@ from itertools import product
 from math import sqrt
 from statistics import mean, stdev
 
-from controller.optical.route_order import Candidate, Spans
+from controller.optical.route_order import RouteSelection, SpanLengths
 from controller.optical.rsa import (
     FIRST_FIT,
     FLEXIBLE,
     MOST_USED,
     Assignment,
     CandidateRoutes,
-    Grid,
-    Order,
+    RouteOrder,
     Spectrum,
+    SpectrumGrid,
     assign,
 )
 
@@ -65,8 +65,8 @@ class TuningResult:
     `erlang`: the offered load, in concurrent lightpaths.
     """
 
-    chosen: Candidate
-    blocking: tuple[tuple[Candidate, float], ...]
+    chosen: RouteSelection
+    blocking: tuple[tuple[RouteSelection, float], ...]
     erlang: float
 
 
@@ -85,19 +85,19 @@ def demands(
         yield Demand(now, now + holding, source, destination, rate_gbps)
 
 
-def blocked_demands(routes: CandidateRoutes, order: Order, wanted: Sequence[Demand]) -> list[int]:
+def blocked_demands(routes: CandidateRoutes, order: RouteOrder, wanted: Sequence[Demand]) -> list[int]:
     """Indices of the demands that are blocked when they are served in order of arrival."""
     spectrum = Spectrum(routes)
     blocked: list[int] = []
     leaving: list[tuple[float, int, Assignment]] = []
     for number, demand in enumerate(wanted):
         while leaving and leaving[0][0] <= demand.arrives:
-            spectrum.give(heapq.heappop(leaving)[2])
+            spectrum.release(heapq.heappop(leaving)[2])
         found = assign(spectrum, routes, demand.source, demand.destination, demand.rate_gbps, order)
         if found is None:
             blocked.append(number)
         else:
-            spectrum.take(found)
+            spectrum.occupy(found)
             heapq.heappush(leaving, (demand.leaves, number, found))
     return blocked
 
@@ -105,7 +105,9 @@ def blocked_demands(routes: CandidateRoutes, order: Order, wanted: Sequence[Dema
 class OrderTrial:
     """A map on which candidate orders are compared on the same demands."""
 
-    def __init__(self, spans: Spans, seeds: Sequence[int], count: int, grid: Grid = FLEXIBLE, most_routes: int = 50):
+    def __init__(
+        self, spans: SpanLengths, seeds: Sequence[int], count: int, grid: SpectrumGrid = FLEXIBLE, most_routes: int = 50
+    ):
         """`count`: demands per seed; the first quarter is the warm-up.
 
         Raises: ValueError if there are fewer than two sites or no seed.
@@ -118,7 +120,7 @@ class OrderTrial:
         self._routes: dict[tuple[int, str], CandidateRoutes] = {}
         self._wanted: dict[tuple[int, float], list[Demand]] = {}
 
-    def blocked(self, candidate: Candidate, erlang: float, seeds: Sequence[int] | None = None) -> list[float]:
+    def blocked(self, candidate: RouteSelection, erlang: float, seeds: Sequence[int] | None = None) -> list[float]:
         """Blocking probability at this load, for each of the seeds (None: all)."""
         routes = self._routes_of(candidate)
         warm_up = self.count // 4
@@ -128,15 +130,15 @@ class OrderTrial:
             shares.append(sum(number >= warm_up for number in numbers) / (self.count - warm_up))
         return shares
 
-    def baselines(self) -> list[Candidate]:
+    def baselines(self) -> list[RouteSelection]:
         """The baselines: first fit and most used, over few or many routes."""
         ways = dict.fromkeys([(min(5, self.most_routes), "length"), (min(5, self.most_routes), "hops")])
         ways[self.most_routes, "length"] = None
-        return [Candidate(order, k, by) for order in (FIRST_FIT, MOST_USED) for k, by in ways]
+        return [RouteSelection(order, k, by) for order in (FIRST_FIT, MOST_USED) for k, by in ways]
 
-    def weighted(self) -> list[Candidate]:
+    def weighted(self) -> list[RouteSelection]:
         """Orders that weigh cost, position and load, over all routes."""
-        return [Candidate(Order(*weights), self.most_routes) for weights in product(POSITIONS, LOADS)]
+        return [RouteSelection(RouteOrder(*weights), self.most_routes) for weights in product(POSITIONS, LOADS)]
 
     def calibrated_load(self) -> float:
         """The load in erlang at which first fit blocks BLOCKED_SHARE, by bisection."""
@@ -151,7 +153,7 @@ class OrderTrial:
                 high = middle
         return high
 
-    def _routes_of(self, candidate: Candidate) -> CandidateRoutes:
+    def _routes_of(self, candidate: RouteSelection) -> CandidateRoutes:
         key = candidate.k, candidate.by
         if key not in self._routes:
             self._routes[key] = CandidateRoutes(self.spans, candidate.k, self.grid, candidate.by)
@@ -177,7 +179,7 @@ def tune(trial: OrderTrial) -> TuningResult:
     shares = {each: trial.blocked(each, erlang) for each in (*trial.baselines(), *rest)}
     judged = sorted(((each, mean(blocked)) for each, blocked in shares.items()), key=lambda each: each[1])
     best = judged[0][0]
-    limit = min(share for each, share in judged if each.order.in_turn)
+    limit = min(share for each, share in judged if each.order.is_sequential)
     as_good = [each for each, share in judged if share <= limit and _is_as_good(shares[each], shares[best])]
     return TuningResult(min(as_good, key=_effort), tuple(judged), erlang)
 
@@ -190,7 +192,7 @@ def _is_as_good(blocked: Sequence[float], best: Sequence[float]) -> bool:
     return mean(worse) <= MAX_STANDARD_ERRORS * stdev(worse) / sqrt(len(worse))
 
 
-def _effort(candidate: Candidate) -> tuple[bool, bool, float, float, int]:
+def _effort(candidate: RouteSelection) -> tuple[bool, bool, float, float, int]:
     """Sort key: orders that examine fewer routes first."""
     order = candidate.order
-    return not order.in_turn, order.most_used, order.load, order.position, candidate.k
+    return not order.is_sequential, order.most_used, order.load, order.position, candidate.k

@@ -34,7 +34,7 @@ from controller.domain.path import link_names
 from controller.domain.reservation import Flow, Reservation
 from controller.domain.route import with_reverse_links
 from controller.errors import LatencyNotMet, NoCapacity, NoDisjointPath, NoPath, NoSpectrum, OutOfReach, Refused
-from controller.optical.grooming import most_bps
+from controller.optical.grooming import max_flow_bps
 from controller.routing.candidates import candidate_paths
 
 FIT_TRIES = 16
@@ -191,7 +191,7 @@ def _widest_bps(context: DecisionContext, request: Request) -> int | None:
     widest_bps = 0
     for path in candidate_paths(network, flow.source, flow.destination, with_reverse_links(context.down)):
         widest_bps = max(widest_bps, residual.widest_bps(path))
-        if network.grid is not None and widest_bps >= most_bps(network):
+        if network.grid is not None and widest_bps >= max_flow_bps(network):
             break
     return widest_bps // RATE_STEP_BPS * RATE_STEP_BPS
 

@@ -14,10 +14,16 @@ from controller.domain.network import Network
 from controller.domain.reservation import Flow, Placement, Reservation
 from controller.domain.route import Route, is_cut
 from controller.errors import NoDisjointPath, NoPath, Refused
-from controller.optical.grooming import most_bps
-from controller.optical.route_order import order_on
-from controller.optical.rsa import Order
-from controller.routing.candidates import CANDIDATES, candidate_paths, candidate_routes, plain_routes, too_long
+from controller.optical.grooming import max_flow_bps
+from controller.optical.route_order import route_order_for
+from controller.optical.rsa import RouteOrder
+from controller.routing.candidates import (
+    CANDIDATES,
+    candidate_paths,
+    candidate_routes,
+    links_out_of_reach,
+    unprotected_routes,
+)
 from controller.routing.srlg_disjoint import SOLVE_LIMIT_S
 
 SEARCH_STEPS = 4000
@@ -44,7 +50,7 @@ class PathSearch:
         self.residual = residual
         self.most_steps = most_steps
         self._replaced, self._down = replaced, down
-        self._order = order_on(residual.network)
+        self._order = route_order_for(residual.network)
         self.flows = sorted(flows, key=lambda sized: sized.rate_bps, reverse=True)
         self.candidates = {
             sized.flow.name: _candidates(residual.network, sized.flow, replaced, down) for sized in flows
@@ -65,7 +71,7 @@ class PathSearch:
 
     def _is_out_of_reach(self, route: Route) -> bool:
         """Whether a span of the route exceeds the optical reach."""
-        beyond = too_long(self.residual.network)
+        beyond = links_out_of_reach(self.residual.network)
         return bool(beyond) and any(is_cut(path, beyond) for path in (route.path, route.backup or ()))
 
     def _place(self, depth: int, chosen: dict[str, PlacedFlow]) -> Iterator[dict[str, PlacedFlow]]:
@@ -114,8 +120,8 @@ class PathSearch:
                 if groomed is not None:
                     yield groomed, bookings
 
-    def _by_price(self, sized: SizedFlow, first: int, order: Order) -> Iterator[FittingRoute]:
-        """The candidates from `first` on, cheapest in spectrum first (see `LightpathAllocator.price`).
+    def _by_price(self, sized: SizedFlow, first: int, order: RouteOrder) -> Iterator[FittingRoute]:
+        """The candidates from `first` on, cheapest in spectrum first (see `LightpathAllocator.cost`).
 
         A best-first queue, keyed by a lower bound of the price. For each route the existing lightpaths are tried
         first, then a new one end to end, then, on the first candidates only, a mixture of both.
@@ -125,7 +131,7 @@ class PathSearch:
             return
         has_room = self.residual.has_room_for(sized)
         queue = [
-            (allocator.least_price(len(routes[number].path) - 3, rate_bps), _EXISTING, number)
+            (allocator.min_cost_existing(len(routes[number].path) - 3, rate_bps), _EXISTING, number)
             for number in range(first, len(routes))
         ]
         heapify(queue)
@@ -148,11 +154,11 @@ class PathSearch:
                 row = allocator.mixed(nodes, rate_bps, has_room)
             if row is not None:
                 found[number] = Route(path, None, row)
-                heappush(queue, (allocator.price(row, rate_bps, order), _READY, number))
-            elif stage == _EXISTING and (price := allocator.least_price_of_new(nodes, rate_bps)) < inf:
+                heappush(queue, (allocator.cost(row, rate_bps, order), _READY, number))
+            elif stage == _EXISTING and (price := allocator.min_cost_new(nodes, rate_bps)) < inf:
                 heappush(queue, (price, _NEW, number))
             elif stage != _MIXED and number < CANDIDATES:
-                heappush(queue, (allocator.least_price_of_mixed(len(nodes) - 1, rate_bps), _MIXED, number))
+                heappush(queue, (allocator.min_cost_mixed(len(nodes) - 1, rate_bps), _MIXED, number))
 
     def _link_bookings_of(self, sized: SizedFlow, number: int) -> tuple[Booking, ...]:
         """The link bookings of a flow on its candidate of that number; computed once."""
@@ -187,7 +193,7 @@ class PathSearch:
 
 def _exceeds_lightpaths(network: Network, sized: SizedFlow, route: Route) -> bool:
     """Whether a flow between different switches exceeds the rate of every lightpath."""
-    return len(route.path) > 3 and sized.rate_bps > most_bps(network)
+    return len(route.path) > 3 and sized.rate_bps > max_flow_bps(network)
 
 
 def _candidates(
@@ -202,7 +208,7 @@ def _candidates(
         raise NoPath(f"{flow.name}: no path from {flow.source} to {flow.destination} is up.", flow=flow.name)
     protection = flow.requirement.protection
     if protection == "none":
-        pairs = plain_routes(paths)
+        pairs = unprotected_routes(paths)
     else:
         pairs = candidate_routes(network, flow.source, flow.destination, down, protection == "duct_disjoint")
     routes, current = pairs.routes, current_placement(replaced, flow)
@@ -220,7 +226,7 @@ def _candidates(
     if not routes:
         common = "span or duct" if protection == "duct_disjoint" else "span"
         ends = f"from {flow.source} to {flow.destination}"
-        found = "are up" if pairs.complete else f"were found in {SOLVE_LIMIT_S:g} s; there may be some"
+        found = "are up" if pairs.is_complete else f"were found in {SOLVE_LIMIT_S:g} s; there may be some"
         sentence = f"{flow.name}: no two paths {ends} without a common {common} {found}."
         raise NoDisjointPath(sentence, flow=flow.name)
     return routes

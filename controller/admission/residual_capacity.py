@@ -85,11 +85,11 @@ class ResidualCapacity:
         if self.network.grid is None:
             return route
         if route.backup is None:
-            row = self.lightpaths.along(route.path[1:-1], sized.rate_bps, self.has_room_for(sized))
+            row = self.lightpaths.lightpaths_along(route.path[1:-1], sized.rate_bps, self.has_room_for(sized))
             return None if row is None else Route(route.path, None, row)
         _, backup_failures = self.booker.links_used(sized, route)[-1]
         rows = [
-            self.lightpaths.along(path[1:-1], sized.rate_bps, partial(self._has_room, sized, failures))
+            self.lightpaths.lightpaths_along(path[1:-1], sized.rate_bps, partial(self._has_room, sized, failures))
             for path, failures in ((route.path, NO_FAILURES), (route.backup, backup_failures))
         ]
         return None if None in rows else Route(route.path, route.backup, rows[0] or (), rows[1] or ())
@@ -117,7 +117,7 @@ class ResidualCapacity:
         """The highest rate at which an unprotected flow without a window fits on a path."""
         lightpath_bps = sys.maxsize
         if self.network.grid is not None:
-            lightpath_bps = self.lightpaths.widest_bps(
+            lightpath_bps = self.lightpaths.max_rate_bps(
                 path[1:-1], lambda lightpath: reservable_bps(lightpath.rate_bps) - self.total_bps(lightpath.id)
             )
         links = link_names(path)

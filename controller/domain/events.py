@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from controller.domain.frozen import frozen
 from controller.domain.reservation import Reservation
 
 SwitchSyncState = Literal["in_step", "out_of_step", "away"]
@@ -13,7 +12,7 @@ SwitchSyncState = Literal["in_step", "out_of_step", "away"]
 `away`: not connected."""
 
 
-@frozen
+@dataclass(frozen=True, slots=True)
 class ReservationChanged:
     """A reservation was created, or its state, version, paths or lease changed."""
 

@@ -1,1 +1,1 @@
-"""Lightpaths: physics, spectrum, grooming."""
+"""Lightpaths: transmission quality, routing and spectrum assignment, grooming."""

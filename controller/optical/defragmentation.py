@@ -1,8 +1,8 @@
-"""Lightpaths that move to lower channels of their routes, so that free spectrum comes to lie in one piece.
+"""Spectrum defragmentation: moves lightpaths to lower channels of their routes, so that free spectrum is contiguous.
 
-The highest lightpath goes first, to the lowest block that is free all along its route for as long as anything is booked
-in it. A move only goes down, so this ends. Each is made before it is broken: until all packets have left the old
-channel both are lit, so they never overlap.
+The highest lightpath moves first, to the lowest block that is free on its whole route for as long as it has bookings.
+Moves only go down, so the procedure terminates. Each move is make-before-break: both channels are lit until all packets
+have left the old one, so they never overlap.
 
 Source: Takagi et al., "Disruption minimized spectrum defragmentation in elastic optical path networks that adopt
 distance adaptive modulation", ECOC 2011 (make before break); Patel et al., "Defragmentation of transparent flexible
@@ -22,47 +22,49 @@ from controller.domain.network import Network
 from controller.domain.reservation import Placement, Reservation
 from controller.optical.grooming import LightpathAllocator
 
-MOST_MOVES = 64
-"""Looked at for one request."""
+MAX_MOVES = 64
+"""The maximum number of moves considered for one request."""
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """A lightpath changes its channel; `reservations` are all that travel in it."""
+class LightpathMove:
+    """A lightpath changes its channel; `reservations`: all that use it."""
 
     before: Lightpath
     after: Lightpath
     reservations: tuple[str, ...]
 
 
-def moved(reservation: Reservation, move: Move) -> Reservation:
-    """The reservation after the move; for the switches only the channel is another."""
+def with_move(reservation: Reservation, move: LightpathMove) -> Reservation:
+    """Return the reservation after the move; only the channel differs."""
 
-    def on(row: tuple[Lightpath, ...]) -> tuple[Lightpath, ...]:
-        return tuple(move.after if each.id == move.before.id else each for each in row)
+    def with_move(lightpaths: tuple[Lightpath, ...]) -> tuple[Lightpath, ...]:
+        return tuple(move.after if lightpath.id == move.before.id else lightpath for lightpath in lightpaths)
 
     def changed(placement: Placement) -> Placement:
-        rows = on(placement.lightpaths), on(placement.backup_lightpaths)
-        return replace(placement, lightpaths=rows[0], backup_lightpaths=rows[1])
+        working, backup = with_move(placement.lightpaths), with_move(placement.backup_lightpaths)
+        return replace(placement, lightpaths=working, backup_lightpaths=backup)
 
-    return replace(reservation, placements=tuple(changed(each) for each in reservation.placements))
+    return replace(reservation, placements=tuple(changed(placement) for placement in reservation.placements))
 
 
-def next_move(network: Network, bookings: Calendar, movable: Collection[str]) -> Move | None:
-    """The next lightpath that can go down; None if there is none.
+def next_move(network: Network, bookings: Calendar, movable: Collection[str]) -> LightpathMove | None:
+    """Return the next lightpath that can move down; None if there is none.
 
-    `movable`: the reservations that may be changed now; a lightpath in which others travel stays.
+    `movable`: the reservations that may be changed now; a lightpath that others use does not move.
     """
-    for lightpath in sorted(bookings.lightpaths().values(), key=lambda each: (-each.first_slot, each.nodes)):
+    for lightpath in sorted(
+        bookings.lightpaths().values(), key=lambda lightpath: (-lightpath.first_slot, lightpath.nodes)
+    ):
         booked = bookings.bookings_on(lightpath.id)
-        travellers = sorted({each.reservation_id for each in booked})
-        if not all(name in movable for name in travellers):
+        reservation_ids = sorted({booking.reservation_id for booking in booked})
+        if not all(name in movable for name in reservation_ids):
             continue
-        start_s, end_s = min(each.start_s for each in booked), max(each.end_s for each in booked)
-        first = LightpathAllocator(network, bookings, start_s, end_s).lowest(lightpath.nodes, lightpath.width)
-        if first is not None and first < lightpath.first_slot:
-            name = lightpath_id(lightpath.nodes, first, lightpath.width)
-            return Move(lightpath, replace(lightpath, id=name, first_slot=first), tuple(travellers))
+        start_s, end_s = min(booking.start_s for booking in booked), max(booking.end_s for booking in booked)
+        first_slot = LightpathAllocator(network, bookings, start_s, end_s).first_fit(lightpath.nodes, lightpath.width)
+        if first_slot is not None and first_slot < lightpath.first_slot:
+            name = lightpath_id(lightpath.nodes, first_slot, lightpath.width)
+            return LightpathMove(lightpath, replace(lightpath, id=name, first_slot=first_slot), tuple(reservation_ids))
     return None
 
 
@@ -70,26 +72,26 @@ def moves_until(
     network: Network,
     bookings: Calendar,
     reservations: Collection[Reservation],
-    enough: Callable[[Calendar], bool],
-) -> tuple[Move, ...] | None:
-    """The moves, one after the other, after which the calendar is `enough`; None if it never is."""
-    made: list[Move] = []
-    for move, after in _moves(network, bookings, {each.id: each for each in reservations}):
-        made.append(move)
-        if enough(after):
-            return tuple(made)
+    is_sufficient: Callable[[Calendar], bool],
+) -> tuple[LightpathMove, ...] | None:
+    """Return the moves, in order, after which the calendar satisfies `is_sufficient`; None if it never does."""
+    moves: list[LightpathMove] = []
+    for move, after in _moves(network, bookings, {reservation.id: reservation for reservation in reservations}):
+        moves.append(move)
+        if is_sufficient(after):
+            return tuple(moves)
     return None
 
 
 def _moves(
     network: Network, bookings: Calendar, reservations: dict[str, Reservation]
-) -> Iterator[tuple[Move, Calendar]]:
-    for _ in range(MOST_MOVES):
+) -> Iterator[tuple[LightpathMove, Calendar]]:
+    for _ in range(MAX_MOVES):
         move = next_move(network, bookings, reservations.keys())
         if move is None:
             return
         for name in move.reservations:
-            reservations[name] = moved(reservations[name], move)
+            reservations[name] = with_move(reservations[name], move)
             bookings = bookings.without_reservation(name).with_bookings(_bookings(network, reservations[name]))
         yield move, bookings
 

@@ -1,9 +1,9 @@
-"""In which lightpaths a flow travels along its path: in those that are lit, or else in new ones.
+"""Grooming: chooses the lightpaths that carry a flow along its path, lit ones first, else new ones.
 
-In this order: lightpaths that are lit and have room, as few as cover the path; a new one from the first switch to the
-last; new and lit ones in a row, with as little new spectrum as possible, where the light ends and begins anew at a
-switch in between (which regenerates it, may change its channel, and lets flows of different lightpaths meet). A new one
-takes the lowest slots that are free on all its links (first fit).
+In this order: lit lightpaths with free capacity, as few as cover the path; a new one from the first switch to the last;
+a chain of new and lit ones with the least new spectrum, with regeneration at the switches in between (where the channel
+may change and flows of different lightpaths meet). A new one gets the lowest slots that are free on all its links
+(first fit).
 
 Source: Zhu and Mukherjee, "Traffic grooming in an optical WDM mesh network", IEEE JSAC 20 (2002).
 """
@@ -22,13 +22,13 @@ from controller.domain.network import Network
 from controller.domain.path import Path, link_names
 from controller.errors import NoCapacity, NoSpectrum, OutOfReach, Refused
 from controller.optical.lightpath_design import design_lightpath, reservable_bps
-from controller.optical.rsa import Order, block_starts
+from controller.optical.rsa import RouteOrder, block_starts
 from topologies.maps import SLOTS_PER_CHANNEL
 
-HasRoom = Callable[[Lightpath], bool]
-"""Whether a flow fits into a lightpath beside what travels there."""
+HasCapacity = Callable[[Lightpath], bool]
+"""Whether a flow fits into a lightpath beside its bookings."""
 
-Row = tuple[Lightpath, ...]
+LightpathChain = tuple[Lightpath, ...]
 """End to end."""
 
 Cost = tuple[int, int]
@@ -36,10 +36,10 @@ Cost = tuple[int, int]
 
 
 class LightpathAllocator:
-    """The lightpaths and the free spectrum of a network while a request's flows are placed, from start to end.
+    """The lightpaths and the free spectrum of a network during the placement of a request's flows, from start to end.
 
-    `held`: lightpaths in which the request's flows travel until now. They may stay in them; nothing else may take their
-    slots while packets are on their way from the old to the new.
+    `held`: lightpaths that the request's flows use so far. The flows may stay in them; their slots remain occupied
+    while packets are in flight from the old to the new.
     """
 
     def __init__(
@@ -50,209 +50,228 @@ class LightpathAllocator:
         self._bookings = bookings
         self._time = start_s, end_s
         self._placed: dict[Lightpath, int] = {}
-        self._is_nothing_to_come = not held and bookings.all_lightpaths_lit_from(start_s)
-        """Whether all lightpaths are lit at once, so that no two of them have a slot of one link."""
+        self._is_all_lit = not held and bookings.all_lightpaths_lit_from(start_s)
+        """Whether all lightpaths are lit from the start, so that no two of them share a slot of a link."""
         self._others_along = bookings.lightpaths_during(start_s, end_s)
-        self._now: dict[str, tuple[int, int]] = {}
-        """For every link that was looked at: the slots that none has, and those that several have."""
+        self._slots_by_link: dict[str, tuple[int, int]] = {}
+        """For every link evaluated: the free slots, and those of several lightpaths at different times."""
 
     def allocate(self, lightpath: Lightpath) -> None:
-        """A flow of the request travels in it."""
+        """Add a flow of the request to a lightpath."""
         self._placed[lightpath] = self._placed.get(lightpath, 0) + 1
-        self._forget(lightpath)
+        self._invalidate(lightpath)
 
     def free(self, lightpath: Lightpath) -> None:
-        """One flow less."""
+        """Remove a flow of the request from a lightpath."""
         self._placed[lightpath] -= 1
         if not self._placed[lightpath]:
             del self._placed[lightpath]
-        self._forget(lightpath)
+        self._invalidate(lightpath)
 
-    def _forget(self, lightpath: Lightpath) -> None:
+    def _invalidate(self, lightpath: Lightpath) -> None:
         for link in lightpath.links:
-            self._now.pop(link, None)
+            self._slots_by_link.pop(link, None)
 
-    def along(self, nodes: Path, rate_bps: int, has_room: HasRoom) -> Row | None:
-        """The lightpaths from the first of these switches to the last; None if there are none."""
-        row = self.existing(nodes, has_room)
-        if row is None:
-            row = self.new(nodes, rate_bps)
-        return self.mixed(nodes, rate_bps, has_room) if row is None else row
+    def lightpaths_along(self, nodes: Path, rate_bps: int, has_capacity: HasCapacity) -> LightpathChain | None:
+        """Return the chain of lightpaths from the first of these switches to the last; None if there is none."""
+        chain = self.existing(nodes, has_capacity)
+        if chain is None:
+            chain = self.new(nodes, rate_bps)
+        return self.mixed(nodes, rate_bps, has_capacity) if chain is None else chain
 
-    def existing(self, nodes: Path, has_room: HasRoom) -> Row | None:
-        """The same of those that are lit, as few as cover the way."""
+    def existing(self, nodes: Path, has_capacity: HasCapacity) -> LightpathChain | None:
+        """Return a chain of lit lightpaths only, as few as cover the path."""
         if len(nodes) < 2:
             return ()
-        whole = self._lit_over(nodes, has_room)
-        return self._cheapest(nodes, has_room) if whole is None else (whole,)
+        single = self._existing_over(nodes, has_capacity)
+        return self._cheapest(nodes, has_capacity) if single is None else (single,)
 
-    def new(self, nodes: Path, rate_bps: int) -> Row | None:
-        """The same of a new one all the way."""
-        new = self._new_over(nodes, rate_bps)
-        return None if new is None else (new,)
+    def new(self, nodes: Path, rate_bps: int) -> LightpathChain | None:
+        """Return a single new lightpath for the whole path."""
+        lightpath = self._new_over(nodes, rate_bps)
+        return None if lightpath is None else (lightpath,)
 
-    def mixed(self, nodes: Path, rate_bps: int, has_room: HasRoom) -> Row | None:
-        """The same of several, some of them new."""
-        return self._cheapest(nodes, has_room, rate_bps)
+    def mixed(self, nodes: Path, rate_bps: int, has_capacity: HasCapacity) -> LightpathChain | None:
+        """Return a chain of lit and new lightpaths."""
+        return self._cheapest(nodes, has_capacity, rate_bps)
 
-    def widest_bps(self, nodes: Path, room_bps: Callable[[Lightpath], int]) -> int:
-        """The highest rate for which `along` finds lightpaths. `room_bps`: what is left in one that is lit."""
+    def max_rate_bps(self, nodes: Path, free_bps: Callable[[Lightpath], int]) -> int:
+        """Return the highest rate for which a chain exists. `free_bps`: the free capacity of a lit lightpath."""
 
-        def over(part: Path) -> int:
-            lit_bps = [room_bps(each) for each in self._lit(part) if self._is_clear(each)]
-            line = design_lightpath(self.network, part)
-            is_room = line.works and _lowest(self._free(part), line.width) is not None
-            return max(*lit_bps, 0, reservable_bps(line.rate_bps) if is_room else 0)
+        def segment_bps(segment: Path) -> int:
+            lit_bps = [free_bps(lightpath) for lightpath in self._lit_along(segment) if self._is_clear(lightpath)]
+            design = design_lightpath(self.network, segment)
+            has_slots = design.is_feasible and _lowest(self._free(segment), design.width) is not None
+            return max(*lit_bps, 0, reservable_bps(design.rate_bps) if has_slots else 0)
 
         best = [inf] + [0.0] * (len(nodes) - 1)
         for end in range(1, len(nodes)):
-            best[end] = max(min(best[begin], over(nodes[begin : end + 1])) for begin in range(end))
+            best[end] = max(min(best[begin], segment_bps(nodes[begin : end + 1])) for begin in range(end))
         return int(min(best[-1], sys.maxsize))
 
-    def price(self, row: Row, rate_bps: int, order: Order) -> float:
-        """What a row of lightpaths costs a flow, in slots x links; see controller.optical.rsa.
+    def cost(self, chain: LightpathChain, rate_bps: int, order: RouteOrder) -> float:
+        """Return the cost of a chain for a flow in slots x links; see controller.optical.rsa.
 
-        In one that is lit: the flow's share of it. A new one counts whole, its place and the load of its links besides.
+        A lit lightpath counts with the flow's share of its rate; a new one in full, plus its position and the load of
+        its links.
         """
-        price = 0.0
-        for lightpath in row:
-            cost = lightpath.width * len(lightpath.links)
+        cost = 0.0
+        for lightpath in chain:
+            lightpath_cost = lightpath.width * len(lightpath.links)
             if self.is_lit(lightpath):
-                price += cost * rate_bps / lightpath.rate_bps
+                cost += lightpath_cost * rate_bps / lightpath.rate_bps
                 continue
-            price += cost + order.position * (lightpath.first_slot + 1)
+            cost += lightpath_cost + order.position * (lightpath.first_slot + 1)
             if order.load:
-                shares = [self._taken_share(link) for link in lightpath.links]
-                price += order.load * lightpath.width * sum(shares)
-        return price
+                load_shares = [self._taken_share(link) for link in lightpath.links]
+                cost += order.load * lightpath.width * sum(load_shares)
+        return cost
 
-    def least_price(self, links: int, rate_bps: int) -> float:
-        """No row of lit lightpaths over so many links is cheaper than that."""
+    def min_cost_existing(self, links: int, rate_bps: int) -> float:
+        """Return a lower bound on the cost of a chain of lit lightpaths over so many links."""
         return links * rate_bps * _least_slots_per_bps(self.network) if links else 0.0
 
-    def least_price_of_new(self, nodes: Path, rate_bps: int) -> float:
-        """Nor a new one all the way than that; infinite if there is none."""
-        line = design_lightpath(self.network, nodes)
-        return line.width * (len(nodes) - 1) if line.works and rate_bps <= reservable_bps(line.rate_bps) else inf
+    def min_cost_new(self, nodes: Path, rate_bps: int) -> float:
+        """Return a lower bound on the cost of one new lightpath for the whole path; infinite if infeasible."""
+        design = design_lightpath(self.network, nodes)
+        return (
+            design.width * (len(nodes) - 1)
+            if design.is_feasible and rate_bps <= reservable_bps(design.rate_bps)
+            else inf
+        )
 
-    def least_price_of_mixed(self, links: int, rate_bps: int) -> float:
-        """Nor a row of which a link at least is new."""
-        full_price = SLOTS_PER_CHANNEL[self.network.grid or "fixed"]
-        return self.least_price(links - 1, rate_bps) + full_price
+    def min_cost_mixed(self, links: int, rate_bps: int) -> float:
+        """Return a lower bound on the cost of a chain with at least one new lightpath."""
+        min_new_cost = SLOTS_PER_CHANNEL[self.network.grid or "fixed"]
+        return self.min_cost_existing(links - 1, rate_bps) + min_new_cost
 
     def _taken_share(self, link: str) -> float:
-        slots = self.network.links[link].slot_count
-        return 1 - self._at(link)[0].bit_count() / slots
+        slot_count = self.network.links[link].slot_count
+        return 1 - self._slots_at(link)[0].bit_count() / slot_count
 
-    def refusal(self, flow: str, nodes: Path, rate_bps: int, has_room: HasRoom) -> Refused | None:
-        """Why there are no lightpaths along these switches: the first link that no lightpath gets over."""
-        for part in pairwise(nodes):
-            if self._lit_over(part, has_room) is None and self._new_over(part, rate_bps) is None:
-                return self._reason(flow, part, rate_bps)
+    def refusal(self, flow: str, nodes: Path, rate_bps: int, has_capacity: HasCapacity) -> Refused | None:
+        """Return why there is no chain along these switches: the error of the first link that no lightpath can cross.
+        """
+        for segment in pairwise(nodes):
+            if self._existing_over(segment, has_capacity) is None and self._new_over(segment, rate_bps) is None:
+                return self._reason(flow, segment, rate_bps)
         return None
 
-    def _reason(self, flow: str, part: Path, rate_bps: int) -> Refused:
-        link, line = f"{part[0]}->{part[1]}", design_lightpath(self.network, part)
-        if not line.works:
-            missing_db = round(-line.margin_db, 2)
+    def _reason(self, flow: str, segment: Path, rate_bps: int) -> Refused:
+        link, design = f"{segment[0]}->{segment[1]}", design_lightpath(self.network, segment)
+        if not design.is_feasible:
+            missing_db = round(-design.margin_db, 2)
             km = self.network.links[link].length_km
-            sentence = f"{flow}: light does not get over {link} ({km:g} km): {line.modulation} lacks {missing_db:g} dB."
-            return OutOfReach(sentence, flow=flow, link=link, missing_db=missing_db, gsnr_db=line.gsnr_db)
-        most_bps = reservable_bps(line.rate_bps)
-        if rate_bps > most_bps:
-            wanted, most = f"{rate_bps / 1e6:.6g} Mb/s", f"{most_bps / 1e6:.6g} Mb/s"
-            facts = {"capacity_bps": line.rate_bps, "reserved_bps": 0, "free_bps": most_bps, "asked_bps": rate_bps}
-            sentence = f"{flow} needs {wanted}; one lightpath over {link} carries {most}."
+            sentence = (
+                f"{flow}: {link} ({km:g} km) is out of optical reach: {design.modulation} lacks {missing_db:g} dB."
+            )
+            return OutOfReach(sentence, flow=flow, link=link, missing_db=missing_db, gsnr_db=design.gsnr_db)
+        max_bps = reservable_bps(design.rate_bps)
+        if rate_bps > max_bps:
+            needed, maximum = f"{rate_bps / 1e6:.6g} Mb/s", f"{max_bps / 1e6:.6g} Mb/s"
+            facts = {
+                "capacity_bps": design.rate_bps,
+                "reserved_bps": 0,
+                "free_bps": max_bps,
+                "asked_bps": rate_bps,
+            }
+            sentence = f"{flow} needs {needed}; one lightpath over {link} carries {maximum}."
             return NoCapacity(sentence, flow=flow, bottleneck={"link": link, **facts})
         slots = self.network.links[link].slot_count
-        sentence = f"{flow}: no lightpath over {link} has room, and none of its {slots} slots is free for a new one."
+        sentence = f"{flow}: no lightpath over {link} has free capacity, and none of its {slots} slots is free."
         return NoSpectrum(sentence, flow=flow, link=link, slots=slots)
 
-    def _cheapest(self, nodes: Path, has_room: HasRoom, new_bps: int | None = None) -> Row | None:
-        """The cheapest row of two or more lightpaths along the switches (dynamic programming).
+    def _cheapest(self, nodes: Path, has_capacity: HasCapacity, new_bps: int | None = None) -> LightpathChain | None:
+        """Return the cheapest chain of two or more lightpaths along the switches (dynamic programming).
 
-        `new_bps`: where none that is lit has room, a new one for that rate; None: only those that are lit.
+        `new_bps`: the rate of new lightpaths where no lit one has capacity; None: lit ones only.
         """
-        best: dict[int, tuple[Cost, Row]] = {0: ((0, 0), ())}
+        best: dict[int, tuple[Cost, LightpathChain]] = {0: ((0, 0), ())}
         last = len(nodes) - 1
-        for begin in range(last):
-            if begin not in best:
+        for start in range(last):
+            if start not in best:
                 continue
-            (spectrum, number), row = best[begin]
-            for end in range(begin + 1, last + 1 if begin else last):
+            (spectrum, number), chain = best[start]
+            for end in range(start + 1, last + 1 if start else last):
                 if end in best and best[end][0] <= (spectrum, number + 1):
-                    continue  # not even one that is lit would make it cheaper
-                part, new = nodes[begin : end + 1], 0
-                lightpath = self._lit_over(part, has_room)
+                    continue  # even a lit lightpath would not make it cheaper
+                segment, new_slots = nodes[start : end + 1], 0
+                lightpath = self._existing_over(segment, has_capacity)
                 if lightpath is None and new_bps is not None:
-                    lightpath = self._new_over(part, new_bps)
-                    new = 0 if lightpath is None else lightpath.width * (end - begin)
+                    lightpath = self._new_over(segment, new_bps)
+                    new_slots = 0 if lightpath is None else lightpath.width * (end - start)
                 if lightpath is not None:
-                    cost = spectrum + new, number + 1
+                    cost = spectrum + new_slots, number + 1
                     if end not in best or cost < best[end][0]:
-                        best[end] = cost, (*row, lightpath)
+                        best[end] = cost, (*chain, lightpath)
         return best[last][1] if last in best else None
 
     def is_lit(self, lightpath: Lightpath) -> bool:
-        """Whether it would be lit without the flow for which it is looked at."""
-        return lightpath in self._lit(lightpath.nodes)
+        """Return whether the lightpath is lit regardless of the flow being placed."""
+        return lightpath in self._lit_along(lightpath.nodes)
 
-    def _lit_over(self, nodes: Path, has_room: HasRoom) -> Lightpath | None:
-        """A lightpath that is lit between exactly these switches, free for as long as it is wanted, with room."""
-        for lightpath in self._lit(nodes):
-            if has_room(lightpath) and self._is_clear(lightpath):
+    def _existing_over(self, nodes: Path, has_capacity: HasCapacity) -> Lightpath | None:
+        """Return a lightpath that is lit along exactly these switches, for the whole time, with capacity for the flow.
+        """
+        for lightpath in self._lit_along(nodes):
+            if has_capacity(lightpath) and self._is_clear(lightpath):
                 return lightpath
         return None
 
-    def _lit(self, nodes: Path) -> Iterable[Lightpath]:
-        """The lightpaths along these switches at that time: of others, of the request as it is and as it is to be."""
+    def _lit_along(self, nodes: Path) -> Iterable[Lightpath]:
+        """Return the lightpaths lit along these switches: of others, and of the request before and after the change."""
         others = self._others_along(nodes)
         if not self.held and not self._placed:
             return others
-        held, placed = ([each for each in own if each.nodes == nodes] for own in (self.held, self._placed))
+        held, placed = (
+            [lightpath for lightpath in candidates if lightpath.nodes == nodes]
+            for candidates in (self.held, self._placed)
+        )
         return dict.fromkeys((*held, *others, *placed))
 
     def _is_clear(self, lightpath: Lightpath) -> bool:
-        if self._is_nothing_to_come:
+        """Return whether no other lightpath occupies a slot of it at another time."""
+        if self._is_all_lit:
             return True
         slots = lightpath.slot_mask
-        return not any(self._at(link)[1] & slots for link in lightpath.links)
+        return not any(self._slots_at(link)[1] & slots for link in lightpath.links)
 
-    def lowest(self, nodes: Path, width: int) -> int | None:
-        """Where the lowest block of that width begins that is free along these switches; None if there is none."""
+    def first_fit(self, nodes: Path, width: int) -> int | None:
+        """Return the start of the lowest free block of that width along these switches; None if there is none."""
         return _lowest(self._free(nodes), width)
 
     def _new_over(self, nodes: Path, rate_bps: int) -> Lightpath | None:
-        """A lightpath that can be lit between these switches and carries a flow of that rate."""
+        """Return a new lightpath between these switches that carries a flow of that rate; None if infeasible."""
         free = self._free(nodes)
-        if not free:  # then there is no need to ask how far light would get
+        if not free:  # saves the evaluation of the transmission quality
             return None
-        line = design_lightpath(self.network, nodes)
-        if not line.works or rate_bps > reservable_bps(line.rate_bps):
+        design = design_lightpath(self.network, nodes)
+        if not design.is_feasible or rate_bps > reservable_bps(design.rate_bps):
             return None
-        first = _lowest(free, line.width)
-        if first is None:
+        first_slot = _lowest(free, design.width)
+        if first_slot is None:
             return None
-        facts = line.rate_bps, line.modulation, line.gsnr_db, line.margin_db
-        return Lightpath(lightpath_id(nodes, first, line.width), nodes, first, line.width, *facts)
+        facts = design.rate_bps, design.modulation, design.gsnr_db, design.margin_db
+        return Lightpath(lightpath_id(nodes, first_slot, design.width), nodes, first_slot, design.width, *facts)
 
     def _free(self, nodes: Path) -> int:
-        """The slots that are free on all links for as long as they are wanted."""
-        free, known = -1, self._now
+        """Return the slots that are free on all links for the whole time."""
+        free, known = -1, self._slots_by_link
         for link in link_names(nodes):
-            free &= (known.get(link) or self._at(link))[0]
+            free &= (known.get(link) or self._slots_at(link))[0]
         return free
 
-    def _at(self, link: str) -> tuple[int, int]:
-        now = self._now.get(link)
-        if now is None:
+    def _slots_at(self, link: str) -> tuple[int, int]:
+        """Return the free slots of a link, and those that several lightpaths occupy at different times."""
+        slots = self._slots_by_link.get(link)
+        if slots is None:
             taken, overlap = self._bookings.slot_usage(link, *self._time)
             for lightpath in dict.fromkeys((*self.held, *self._placed)) if self.held or self._placed else ():
                 if link in lightpath.links and lightpath not in self._others_along(lightpath.nodes):
                     overlap |= taken & lightpath.slot_mask
                     taken |= lightpath.slot_mask
-            now = self._now[link] = (1 << self.network.links[link].slot_count) - 1 & ~taken, overlap
-        return now
+            slots = self._slots_by_link[link] = (1 << self.network.links[link].slot_count) - 1 & ~taken, overlap
+        return slots
 
 
 def _lowest(free: int, width: int) -> int | None:
@@ -262,13 +281,13 @@ def _lowest(free: int, width: int) -> int | None:
 
 @lru_cache(maxsize=64)
 def _least_slots_per_bps(network: Network) -> float:
-    """What a bit/s takes of the spectrum of a link in the best of lightpaths that is full."""
+    """Return the spectrum per bit/s of the most efficient lightpath when full."""
     return SLOTS_PER_CHANNEL[network.grid or "fixed"] / _channel_bps(network)
 
 
 @lru_cache(maxsize=64)
-def most_bps(network: Network) -> int:
-    """No lightpath carries more reservations than that."""
+def max_flow_bps(network: Network) -> int:
+    """Return the largest rate that a flow can have in any lightpath of the network."""
     return reservable_bps(_channel_bps(network))
 
 

@@ -1,4 +1,4 @@
-"""The lightpaths as they are now: who travels in each of them, and what is left."""
+"""The present lightpaths: their flows and free capacity."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from controller.optical.rsa import FIXED, FLEXIBLE
 
 SLOT_GHZ = {"fixed": FIXED.slot_ghz, "flexible": FLEXIBLE.slot_ghz}
 LIT = frozenset({State.ACTIVE, State.DEGRADED})
-"""The states in which a reservation has its lightpaths lit; in others they are only booked."""
+"""The states in which a reservation's lightpaths are lit; in others they are only booked."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroomedFlow:
-    """A flow in a lightpath; `is_backup`: it travels there only when its path has failed."""
+    """A flow in a lightpath; `is_backup`: it uses the lightpath only after a failure of its path."""
 
     reservation_id: str
     tenant: str
@@ -29,8 +29,8 @@ class GroomedFlow:
 
 @dataclass(frozen=True, slots=True)
 class LightpathState:
-    """A lightpath now. `reserved_bps`: the most that is taken in it from now on; `free_bps` is what reservations may
-    take besides.
+    """A lightpath at present. `reserved_bps`: the peak of its bookings from now on; `free_bps`: the remaining
+    reservable rate.
     """
 
     lightpath: Lightpath
@@ -40,37 +40,40 @@ class LightpathState:
     length_km: float
     reserved_bps: int
     free_bps: int
-    passengers: tuple[GroomedFlow, ...]
+    flows: tuple[GroomedFlow, ...]
 
 
-def overview(
+def lightpath_inventory(
     network: Network, bookings: Calendar, reservations: Iterable[Reservation], now_s: float
 ) -> list[LightpathState]:
-    """All lightpaths in which anything is booked, by route and channel."""
+    """Return all lightpaths that have bookings, by route and channel."""
     booked = bookings.lightpaths()
-    travels: dict[str, list[GroomedFlow]] = {}
+    flows_by_lightpath: dict[str, list[GroomedFlow]] = {}
     lit: set[str] = set()
     for reservation in reservations:
         for placement in reservation.carried_placements if reservation.is_live else ():
-            rows = ((placement.lightpaths, False), (placement.backup_lightpaths, True))
-            who = reservation.id, reservation.tenant, placement.flow.name
-            for name, is_backup in ((each.id, is_backup) for row, is_backup in rows for each in row):
-                travels.setdefault(name, []).append(GroomedFlow(*who, is_backup))
+            chains = ((placement.lightpaths, False), (placement.backup_lightpaths, True))
+            owner = reservation.id, reservation.tenant, placement.flow.name
+            for name, is_backup in ((each.id, is_backup) for chain, is_backup in chains for each in chain):
+                flows_by_lightpath.setdefault(name, []).append(GroomedFlow(*owner, is_backup))
                 if reservation.state in LIT:
                     lit.add(name)
     return [
-        _standing(network, bookings, lightpath, lightpath.id in lit, tuple(travels.get(lightpath.id, ())), now_s)
+        _state_of(
+            network, bookings, lightpath, lightpath.id in lit, tuple(flows_by_lightpath.get(lightpath.id, ())), now_s
+        )
         for lightpath in sorted(booked.values(), key=lambda each: (each.nodes, each.first_slot))
     ]
 
 
 def central_thz(network: Network, lightpath: Lightpath) -> float:
-    """The middle of its channel; slot 0 begins where the lowest channel of 50 GHz does. Source: ITU-T G.694.1."""
+    """Return the central frequency of its channel; slot 0 starts at the lowest 50 GHz channel. Source: ITU-T G.694.1.
+    """
     slot_ghz = SLOT_GHZ[network.grid or "fixed"]
     return FIXED.lowest_thz + (lightpath.first_slot + lightpath.width / 2) * slot_ghz / 1000
 
 
-def _standing(
+def _state_of(
     network: Network,
     bookings: Calendar,
     lightpath: Lightpath,

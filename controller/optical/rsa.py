@@ -1,15 +1,15 @@
-"""Routing and spectrum assignment: which route and which channel a lightpath gets.
+"""Routing and spectrum assignment (RSA): the route and the channel of a lightpath.
 
-A fibre's spectrum is a row of slots, and a set of slots is the bits of an integer: bit i is slot i. A lightpath takes
-the same slots on every link of its route (continuity), and slots side by side (contiguity). The free slots of a route
-are the AND of its links' free slots; the starts of free blocks of w slots are found by shifting that onto itself,
-about log2 w times.
+A fibre's spectrum is divided into frequency slots, and a set of slots is the bits of an integer: bit i is slot i. A
+lightpath occupies the same slots on every link of its route (continuity), and adjacent slots (contiguity). The free
+slots of a route are the AND of its links' free slots; the starts of free blocks of w slots are found by shifting that
+onto itself, about log2 w times.
 
-A route costs slots x links. Of the routes that fit, the one is taken whose cost, plus what its place and its load add
-(`Order`), is least; on a route, the lowest block (first fit) or the one whose slots are taken on most links (most
-used). Routes are looked at by rising cost, so the search ends at the first that costs more than the best found. The
-classical orders, which take the first route that fits, are there too; `bench/harness/route_order_search.py` finds the
-best of all for a map.
+A route costs slots x links. Among the feasible routes the one with the least cost plus the terms for position and load
+(`RouteOrder`) is taken; on a route, the lowest block (first fit) or the one whose slots are used on most links (most
+used). Routes are examined by rising cost, so the search ends at the first that costs more than the best found. The
+classical orders, which take the first feasible route, are available too; `bench/harness/route_order_search.py` finds
+the best order for a map.
 
 Source: ITU-T G.694.1 (2020) §6, §7 (the grids); Jinno et al., "Distance-adaptive spectrum resource allocation in
 spectrum-sliced elastic optical path network", IEEE Communications Magazine 48 (2010); Zang, Jue and Mukherjee, "A
@@ -28,12 +28,13 @@ from typing import Final
 import networkx as nx
 
 ANCHOR_THZ: Final = 193.1
-"""Both grids are counted from here. Source: ITU-T G.694.1 §6."""
+"""The reference frequency of both grids. Source: ITU-T G.694.1 §6."""
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
-    """A fibre's spectrum: `slots` slots of `slot_ghz` from `lowest_thz` up; a lightpath keeps `guard_slots` free."""
+class SpectrumGrid:
+    """A fibre's spectrum: `slots` slots of `slot_ghz` from `lowest_thz` up; `guard_slots` per lightpath remain unused.
+    """
 
     name: str
     slot_ghz: float
@@ -47,23 +48,23 @@ class Grid:
         return (1 << self.slots) - 1
 
     def central_thz(self, first: int, width: int) -> float:
-        """The central frequency of the block that begins at slot `first`."""
+        """Return the central frequency of the block that starts at slot `first`."""
         return self.lowest_thz + (first + width / 2) * self.slot_ghz / 1000
 
     def slots_for(self, rate_gbps: float, bits_per_symbol: int) -> int:
-        """How many slots a rate takes, its guard included; each slot carries slot_ghz x bits per symbol."""
+        """Return the number of slots for a rate, with guard band; each slot carries slot_ghz x bits per symbol."""
         return ceil(rate_gbps / (self.slot_ghz * bits_per_symbol)) + self.guard_slots
 
 
-FLEXIBLE: Final = Grid("flexible", 12.5, 100, 1, ANCHOR_THZ)
-"""Slots of 12.5 GHz, any number side by side. Source: ITU-T G.694.1 §7."""
-FIXED: Final = Grid("fixed", 50.0, 96, 0, ANCHOR_THZ - 35.5 * 0.05)
-"""The C band's 96 channels of 50 GHz, 191.35 to 196.10 THz, one for each lightpath. Source: ITU-T G.694.1 §6."""
+FLEXIBLE: Final = SpectrumGrid("flexible", 12.5, 100, 1, ANCHOR_THZ)
+"""Slots of 12.5 GHz; a lightpath occupies any number of adjacent ones. Source: ITU-T G.694.1 §7."""
+FIXED: Final = SpectrumGrid("fixed", 50.0, 96, 0, ANCHOR_THZ - 35.5 * 0.05)
+"""The C band's 96 channels of 50 GHz, 191.35 to 196.10 THz, one per lightpath. Source: ITU-T G.694.1 §6."""
 
 
 @dataclass(frozen=True, slots=True)
 class Modulation:
-    """A format and how far it reaches."""
+    """A modulation format and its reach."""
 
     name: str
     bits_per_symbol: int
@@ -80,14 +81,14 @@ DISTANCE_ADAPTIVE: Final = (
 
 
 def modulation_for(length_km: float, table: Sequence[Modulation] = DISTANCE_ADAPTIVE) -> Modulation | None:
-    """The format with the most bits that reaches so far, or None."""
+    """Return the format with the most bits per symbol that has this reach, or None."""
     reaching = [modulation for modulation in table if length_km <= modulation.reach_km]
     return max(reaching, key=lambda modulation: modulation.bits_per_symbol, default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateRoute:
-    """A way through the fibres; `links` are the numbers of its directed links in `CandidateRoutes`."""
+    """A route through the fibres; `links` are the indices of its directed links in `CandidateRoutes`."""
 
     nodes: tuple[str, ...]
     links: tuple[int, ...]
@@ -96,41 +97,41 @@ class CandidateRoute:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What makes one of two routes that fit the better one, in units of slots x links.
+class RouteOrder:
+    """The preference among feasible routes, in units of slots x links.
 
-    `position`: for each slot that its block lies above the lowest, so that high slots stay whole for wide requests.
-    `load`: for each slot taken, times the share of every link that is taken already, so that full links are spared.
-    `in_turn`: none of this counts; the first that fits is taken, in the order of `CandidateRoutes.between`.
-    `most_used`: on a route not the lowest block, but the one whose slots are taken on most links of the plant.
+    `position`: added for each slot that the block lies above the lowest, to keep high slots free for wide requests.
+    `load`: added for each occupied slot, times the utilisation of every link, to avoid full links. `is_sequential`: no
+    costs; the first feasible route is taken, in the order of `CandidateRoutes.between`. `most_used`: on a route, not
+    the lowest block, but the one whose slots are used on most links of the plant.
     """
 
     position: float = 0.0
     load: float = 0.0
-    in_turn: bool = False
+    is_sequential: bool = False
     most_used: bool = False
 
 
-BY_COST: Final = Order()
+BY_COST: Final = RouteOrder()
 """Slots x links alone."""
-TUNED: Final = Order(position=0.03, load=0.3)
-"""Found by trial on the 14-node NSFNET (bench/blocking.py); good elsewhere, best there."""
-FIRST_FIT: Final = Order(in_turn=True)
-MOST_USED: Final = Order(in_turn=True, most_used=True)
+TUNED: Final = RouteOrder(position=0.03, load=0.3)
+"""Found by search on the 14-node NSFNET (bench/blocking.py); good on other maps, best there."""
+FIRST_FIT: Final = RouteOrder(is_sequential=True)
+MOST_USED: Final = RouteOrder(is_sequential=True, most_used=True)
 
 
 class CandidateRoutes:
-    """The k shortest routes between all pairs of a fibre plant, and for each rate the order to try them in.
+    """The k shortest routes between all pairs of a fibre plant, and for each rate the order in which to try them.
 
-    `spans`: length in km by pair of ends; each has two directed links. Routes that no modulation reaches are left out.
-    Source: Yen, "Finding the K shortest loopless paths in a network", Management Science 17 (1971).
+    `spans`: length in km by pair of ends; each has two directed links. Routes beyond the reach of every modulation are
+    omitted. Source: Yen, "Finding the K shortest loopless paths in a network", Management Science 17 (1971).
     """
 
     def __init__(
         self,
         spans: Mapping[tuple[str, str], float],
         k: int,
-        grid: Grid = FLEXIBLE,
+        grid: SpectrumGrid = FLEXIBLE,
         by: str = "length",
         table: Sequence[Modulation] = DISTANCE_ADAPTIVE,
     ) -> None:
@@ -154,7 +155,7 @@ class CandidateRoutes:
         self._sizes: dict[tuple[int, ...], int] = {}
 
     def between(self, source: str, destination: str) -> tuple[CandidateRoute, ...]:
-        """The candidate routes, shortest first; empty if the two are not joined."""
+        """Return the candidate routes, shortest first; empty if the two nodes are not connected."""
         pair = source, destination
         if pair not in self._between:
             self._between[pair] = tuple(self._shortest(source, destination))
@@ -163,21 +164,21 @@ class CandidateRoutes:
     def candidates(
         self, source: str, destination: str, rate_gbps: float
     ) -> tuple[tuple[int, int, CandidateRoute], ...]:
-        """(slots x links, slots, route) for each candidate at that rate, cheapest first."""
-        size = self._size_of.get(rate_gbps)
-        if size is None:
-            # Rates that take as many slots in every format share what is kept.
-            widths = tuple(self.grid.slots_for(rate_gbps, each.bits_per_symbol) for each in self._table)
-            size = self._size_of[rate_gbps] = self._sizes.setdefault(widths, len(self._sizes))
-        key = source, destination, size
-        found = self._tries.get(key)
-        if found is None:
+        """Return (slots x links, slots, route) for each candidate at that rate, cheapest first."""
+        size_class = self._size_of.get(rate_gbps)
+        if size_class is None:
+            # Rates that need equally many slots in every format share the cached order.
+            widths = tuple(self.grid.slots_for(rate_gbps, modulation.bits_per_symbol) for modulation in self._table)
+            size_class = self._size_of[rate_gbps] = self._sizes.setdefault(widths, len(self._sizes))
+        key = source, destination, size_class
+        candidates = self._tries.get(key)
+        if candidates is None:
             routes = self.between(source, destination)
             widths = tuple(self.grid.slots_for(rate_gbps, route.modulation.bits_per_symbol) for route in routes)
             costs = [width * len(route.links) for width, route in zip(widths, routes, strict=True)]
-            found = tuple(sorted(zip(costs, widths, routes, strict=True), key=lambda each: each[0]))
-            self._tries[key] = found
-        return found
+            candidates = tuple(sorted(zip(costs, widths, routes, strict=True), key=lambda candidate: candidate[0]))
+            self._tries[key] = candidates
+        return candidates
 
     def _shortest(self, source: str, destination: str) -> list[CandidateRoute]:
         try:
@@ -203,7 +204,7 @@ class CandidateRoutes:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A route and a block of slots on it; `block` is the set of its slots."""
+    """A route and a block of slots on it, as a bit set."""
 
     route: CandidateRoute
     block: int
@@ -215,52 +216,57 @@ class Assignment:
 
     @property
     def width(self) -> int:
-        """How many slots."""
+        """The number of slots."""
         return self.block.bit_count()
 
 
 class Spectrum:
-    """Which slots are free on every link; `take` and `give` keep it."""
+    """The free slots of every link; `occupy` and `release` update them."""
 
     def __init__(self, routes: CandidateRoutes) -> None:
         self.grid = routes.grid
         self.free = [routes.grid.all_free] * len(routes.link_names)
 
-    def take(self, assignment: Assignment) -> None:
+    def occupy(self, assignment: Assignment) -> None:
         """Occupy a block.
 
-        Raises: ValueError if a slot of it is taken (a bug in the caller).
+        Raises: ValueError if one of its slots is occupied (a bug in the caller).
         """
         for link in assignment.route.links:
             if assignment.block & ~self.free[link]:
                 raise ValueError(f"slots {assignment.first}+{assignment.width} of link {link} are taken")
             self.free[link] &= ~assignment.block
 
-    def give(self, assignment: Assignment) -> None:
+    def release(self, assignment: Assignment) -> None:
         """Free a block."""
         for link in assignment.route.links:
             self.free[link] |= assignment.block
 
     def most_used(self, starts: int, width: int) -> int:
-        """Of these starts the one whose block of `width` slots is taken on most links, the lowest of several."""
-        planes: list[int] = []  # bit i of plane p: bit p of how often slot i is taken
+        """Return the start, out of these, whose block of `width` slots is used on most links, the lowest on a tie."""
+        planes: list[int] = []  # bit i of plane p: bit p of the usage count of slot i
         for free in self.free:
             _add_bits(planes, self.grid.all_free & ~free, 0)
-        together: list[int] = []
+        block_planes: list[int] = []
         for offset in range(width):
             for weight, plane in enumerate(planes):
-                _add_bits(together, plane >> offset, weight)
-        for plane in reversed(together):
+                _add_bits(block_planes, plane >> offset, weight)
+        for plane in reversed(block_planes):
             starts = starts & plane or starts
         return starts & -starts
 
 
 def assign(
-    spectrum: Spectrum, routes: CandidateRoutes, source: str, destination: str, rate_gbps: float, order: Order = TUNED
+    spectrum: Spectrum,
+    routes: CandidateRoutes,
+    source: str,
+    destination: str,
+    rate_gbps: float,
+    order: RouteOrder = TUNED,
 ) -> Assignment | None:
-    """The best route and block for a rate, or None: it is blocked."""
-    if order.in_turn:
-        return _first_that_fits(spectrum, routes, source, destination, rate_gbps, order.most_used)
+    """Return the best route and block for a rate, or None if the request is blocked."""
+    if order.is_sequential:
+        return _assign_sequentially(spectrum, routes, source, destination, rate_gbps, order.most_used)
     best_score, best_route, best_block = inf, None, 0
     free, total = spectrum.free, spectrum.grid.slots
     position, load = order.position, order.load / total
@@ -283,10 +289,10 @@ def assign(
     return None if best_route is None else Assignment(best_route, best_block)
 
 
-def _first_that_fits(
+def _assign_sequentially(
     spectrum: Spectrum, routes: CandidateRoutes, source: str, destination: str, rate_gbps: float, most_used: bool
 ) -> Assignment | None:
-    """K shortest path first fit, or most used: the first route that has room."""
+    """K-shortest-path first fit or most used: return the first feasible route and its block."""
     for route in routes.between(source, destination):
         width = spectrum.grid.slots_for(rate_gbps, route.modulation.bits_per_symbol)
         common = spectrum.grid.all_free
@@ -300,7 +306,7 @@ def _first_that_fits(
 
 
 def block_starts(free: int, width: int) -> int:
-    """The slots at which a block of `width` free slots begins."""
+    """Return the slots at which a free block of `width` slots starts."""
     covered = 1
     while covered * 2 <= width:
         free &= free >> covered
@@ -309,7 +315,7 @@ def block_starts(free: int, width: int) -> int:
 
 
 def _add_bits(planes: list[int], bits: int, weight: int) -> None:
-    """Add 2^weight to the number in each column in which a bit is set; the planes are the numbers' bits."""
+    """Add 2^weight to the counter of each column whose bit is set; plane p holds bit p of all counters."""
     while bits:
         while len(planes) <= weight:
             planes.append(0)

@@ -1,17 +1,17 @@
-"""How far light gets: the signal quality at the end of a route, and the formats that can be read there.
+"""Transmission quality: the GSNR at the end of a route, and the modulation formats it supports.
 
-GNPy does the physics: amplifier noise and the Gaussian-noise model of fibre non-linearity, on the route's own fibres,
-with an amplified span each 80 km or so as GNPy's design rules place them. The equipment is that of GNPy's examples:
+GNPy computes the physics: amplifier noise and the Gaussian-noise model of fibre non-linearity, on the route's own
+fibres, with amplifiers about every 80 km as placed by GNPy's design rules. The equipment is that of GNPy's examples:
 standard single-mode fibre of 0.2 dB/km, variable-gain amplifiers, ROADMs with 38 dB add and drop OSNR, all 75 channels
-of 32 GBd on a 50 GHz grid lit. That is the worst case for a lightpath, so the answer does not change with the load.
+of 32 GBd on a 50 GHz grid lit. That is the worst case for a lightpath, so the result does not depend on the load.
 
-Each fibre is worked out once, from one ROADM to the next. A route's fibres are then put in a row: every ROADM brings
-signal and noise together back to the same power, so what was noise so far takes that share from the signal (droop).
-Full GNPy is asked for a route only where that is within GUARD_DB of what some format needs. Source: Bononi et al., "The
-generalized droop formula for low signal to noise ratio optical links", Journal of Lightwave Technology 38 (2020).
+Each fibre is computed once, from one ROADM to the next. A route's fibres are then concatenated: every ROADM equalises
+signal plus noise to the same power, so the accumulated noise reduces the signal's share (droop). Full GNPy is run for a
+route only if the result is within GUARD_DB of the requirement of a format. Source: Bononi et al., "The generalized
+droop formula for low signal to noise ratio optical links", Journal of Lightwave Technology 38 (2020).
 
-A format works where the GSNR in 0.1 nm reaches what it needs and the system margin besides. Source of the needs: the
-Open ROADM MSA's W-port, 31.57 GBd at 50 GHz, as in GNPy's `eqpt_config_openroadm_ver5.json`.
+A format is feasible if the GSNR in 0.1 nm reaches its requirement plus the system margin. Source of the requirements:
+the Open ROADM MSA's W-port, 31.57 GBd at 50 GHz, as in GNPy's `eqpt_config_openroadm_ver5.json`.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ FIBRE_LOSS_DB_PER_KM = 0.2
 CONNECTOR_LOSS_DB = 0.5
 LAUNCH_W = 1e-3
 SYSTEM_MARGIN_DB = 2.0
-"""Ageing, repairs and what the model leaves out."""
+"""For ageing, repairs and effects outside the model."""
 
 GUARD_DB = 0.1
-"""More than a route of fibres put in a row can differ from full GNPy: 0.0018 dB were measured for every fibre after the
-first, and no format works behind fifty fibres, however short: the noise of their ROADMs is too much.
-"""
+"""Upper bound on the difference between concatenated fibres and full GNPy: 0.0018 dB were measured per fibre after the
+first, and no format is feasible after fifty fibres, however short, because of ROADM noise."""
 REFERENCE_HZ = 12.5e9
-"""0.1 nm, in which signal to noise is told."""
+"""0.1 nm, the reference bandwidth of OSNR and GSNR."""
 
 Channels = NDArray[np.float64]
 """One value per channel."""
@@ -66,39 +65,41 @@ FORMATS = (Format("DP-16QAM", 200.0, 4, 20.5), Format("DP-QPSK", 100.0, 2, 12.0)
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """At the end of a route, of its worst channel and in 0.1 nm: with and without fibre non-linearity."""
+    """At the end of a route, of its worst channel and in 0.1 nm: GSNR (with fibre non-linearity) and OSNR (without)."""
 
     gsnr_db: float
     osnr_db: float
 
-    def margin_db(self, line: Format) -> float:
-        """What is left above what the format needs, the system margin taken off; negative: it does not work."""
-        return self.gsnr_db - line.required_gsnr_db - SYSTEM_MARGIN_DB
+    def margin_db(self, format_: Format) -> float:
+        """Return the GSNR minus the format's requirement and the system margin; negative: infeasible."""
+        return self.gsnr_db - format_.required_gsnr_db - SYSTEM_MARGIN_DB
 
 
 @dataclass(frozen=True, slots=True)
 class _Noise:
-    """Noise over signal; `ase` is the part that amplifiers add."""
+    """Noise-to-signal ratio; `ase`: of the amplifiers alone."""
 
     ase: Channels
     all: Channels
 
 
 @lru_cache(maxsize=65_536)
-def quality(lengths_km: tuple[float, ...]) -> Quality:
-    """The quality behind fibres of these lengths, a ROADM at each end of each; the formats that work are GNPy's own.
+def quality_of(lengths_km: tuple[float, ...]) -> Quality:
+    """Return the quality after fibres of these lengths, a ROADM at each end of each; feasible formats are those of full
+    GNPy.
 
     Raises: ValueError if there is no fibre, or one has no length.
     """
-    light = in_a_row(lengths_km)
-    is_near = any(abs(light.margin_db(line)) <= GUARD_DB for line in FORMATS)
-    return propagated(lengths_km) if is_near and len(lengths_km) > 1 else light
+    quality_of = concatenated_quality(lengths_km)
+    is_near_limit = any(abs(quality_of.margin_db(format_)) <= GUARD_DB for format_ in FORMATS)
+    return propagated_quality(lengths_km) if is_near_limit and len(lengths_km) > 1 else quality_of
 
 
-def in_a_row(lengths_km: tuple[float, ...]) -> Quality:
-    """The same from what is known of each fibre, in microseconds; within GUARD_DB of GNPy where any format works.
+def concatenated_quality(lengths_km: tuple[float, ...]) -> Quality:
+    """Return the quality from the individual fibres, in microseconds; within GUARD_DB of GNPy where a format is
+    feasible.
 
-    Raises: as `quality`.
+    Raises: as `quality_of`.
     """
     _check(lengths_km)
     ase = noise = np.zeros(1)
@@ -109,18 +110,18 @@ def in_a_row(lengths_km: tuple[float, ...]) -> Quality:
 
 
 @lru_cache(maxsize=16_384)
-def propagated(lengths_km: tuple[float, ...]) -> Quality:
-    """The same as GNPy has it when it goes through the whole route; 10 to 100 ms.
+def propagated_quality(lengths_km: tuple[float, ...]) -> Quality:
+    """Return the quality as GNPy computes it over the whole route; takes 10 to 100 ms.
 
-    Raises: as `quality`.
+    Raises: as `quality_of`.
     """
     _check(lengths_km)
     receiver = _propagate(lengths_km)
     return Quality(float(min(receiver.snr_01nm)), float(min(receiver.osnr_ase_01nm)))
 
 
-def know(lengths_km: Iterable[float]) -> None:
-    """Work out the fibres of these lengths now, so that no request waits for GNPy."""
+def precompute(lengths_km: Iterable[float]) -> None:
+    """Compute the fibres of these lengths now, so that no request waits for GNPy."""
     for length_km in set(lengths_km):
         _fibre(length_km)
 
@@ -132,43 +133,48 @@ def _check(lengths_km: tuple[float, ...]) -> None:
 
 @lru_cache(maxsize=65_536)
 def _fibre(length_km: float) -> _Noise:
-    """What one fibre adds to a signal at full power, in the signal's own bandwidth."""
-    receiver, (width, ends) = _propagate((length_km,)), _ends(1)
-    ase, noise = (10 ** (-each / 10) for each in (receiver.osnr_ase_01nm, receiver.snr_01nm))
-    return _Noise((ase - ends) * width, (noise - ends) * width)
+    """Return the noise that one fibre adds to a signal at full power, in the signal's own bandwidth."""
+    receiver, (width, terminal_noise) = _propagate((length_km,)), _terminal_noise(1)
+    ase, noise = (10 ** (-ratio_db / 10) for ratio_db in (receiver.osnr_ase_01nm, receiver.snr_01nm))
+    return _Noise((ase - terminal_noise) * width, (noise - terminal_noise) * width)
 
 
-def _at_receiver(line: _Noise, fibres: int) -> Quality:
-    width, ends = _ends(fibres)
-    osnr_db, gsnr_db = (-10 * np.log10(float(np.max(each)) / width + ends) for each in (line.ase, line.all))
+def _at_receiver(total: _Noise, fibres: int) -> Quality:
+    width, terminal_noise = _terminal_noise(fibres)
+    osnr_db, gsnr_db = (
+        -10 * np.log10(float(np.max(ratio)) / width + terminal_noise) for ratio in (total.ase, total.all)
+    )
     return Quality(float(gsnr_db), float(osnr_db))
 
 
-def _ends(fibres: int) -> tuple[float, float]:
-    """A signal's bandwidth over 0.1 nm, and the noise in 0.1 nm of transmitter and ROADMs, which GNPy adds last."""
+def _terminal_noise(fibres: int) -> tuple[float, float]:
+    """Return the signal's bandwidth over 0.1 nm and the noise in 0.1 nm of transmitter and ROADMs, added last as in
+    GNPy.
+    """
     equipment = _equipment()
-    light, roadm = equipment["SI"]["default"], equipment["Roadm"]["default"]
-    ends = 10 ** (-light.tx_osnr / 10) + (fibres + 1) * 10 ** (-roadm.add_drop_osnr / 10)
-    return light.baud_rate / REFERENCE_HZ, float(ends)
+    signal, roadm = equipment["SI"]["default"], equipment["Roadm"]["default"]
+    noise = 10 ** (-signal.tx_osnr / 10) + (fibres + 1) * 10 ** (-roadm.add_drop_osnr / 10)
+    return signal.baud_rate / REFERENCE_HZ, float(noise)
 
 
 def _propagate(lengths_km: tuple[float, ...]) -> Any:
-    """GNPy's receiver at the end of the route."""
+    """Run GNPy over the route; return its receiver."""
     equipment = _equipment()
-    line = network_from_json(_line(lengths_km), equipment)
+    line = network_from_json(_gnpy_topology(lengths_km), equipment)
     add_missing_elements_in_network(line, equipment)
-    request = _request(equipment)
+    request = _gnpy_request(equipment)
     design_network(request, line, equipment, verbose=False)
     by_name = {element.uid: element for element in line.nodes()}
-    way = dijkstra_path(line, by_name["first"], by_name["last"])
-    propagate(way, request, equipment)
-    return way[-1]
+    path = dijkstra_path(line, by_name["first"], by_name["last"])
+    propagate(path, request, equipment)
+    return path[-1]
 
 
 @cache
 def _equipment() -> Any:
-    """GNPy's example library; the ROADM in it that has no name gets the one GNPy would warn about, which its own loader
-    does not take.
+    """Return GNPy's example equipment library.
+
+    The ROADM without a name gets the one GNPy would warn about, which its own loader does not accept.
     """
     library = json.loads((Path(gnpy.__file__).parent / "example-data" / "eqpt_config.json").read_text())
     for roadm in library["Roadm"]:
@@ -176,25 +182,27 @@ def _equipment() -> Any:
     return _equipment_from_json(library, DEFAULT_EXTRA_CONFIG)
 
 
-def _line(lengths_km: tuple[float, ...]) -> dict[str, Any]:
+def _gnpy_topology(lengths_km: tuple[float, ...]) -> dict[str, Any]:
     elements: list[dict[str, Any]] = [{"uid": end, "type": "Transceiver"} for end in ("first", "last")]
     elements += [{"uid": f"roadm {number}", "type": "Roadm"} for number in range(len(lengths_km) + 1)]
-    way = ["first", "roadm 0"]
+    uids = ["first", "roadm 0"]
     for number, length_km in enumerate(lengths_km):
         fibre = {"length": length_km, "length_units": "km", "loss_coef": FIBRE_LOSS_DB_PER_KM}
-        ends = {"con_in": CONNECTOR_LOSS_DB, "con_out": CONNECTOR_LOSS_DB}
-        elements.append({"uid": f"fibre {number}", "type": "Fiber", "type_variety": "SSMF", "params": fibre | ends})
-        way += [f"fibre {number}", f"roadm {number + 1}"]
-    connections = [{"from_node": a, "to_node": b} for a, b in pairwise([*way, "last"])]
+        connectors = {"con_in": CONNECTOR_LOSS_DB, "con_out": CONNECTOR_LOSS_DB}
+        elements.append(
+            {"uid": f"fibre {number}", "type": "Fiber", "type_variety": "SSMF", "params": fibre | connectors}
+        )
+        uids += [f"fibre {number}", f"roadm {number + 1}"]
+    connections = [{"from_node": a, "to_node": b} for a, b in pairwise([*uids, "last"])]
     return {"elements": elements, "connections": connections}
 
 
-def _request(equipment: Any) -> Any:
-    light = equipment["SI"]["default"]
+def _gnpy_request(equipment: Any) -> Any:
+    signal = equipment["SI"]["default"]
     grid = {
-        "f_min": light.f_min, "f_max": light.f_max, "spacing": light.spacing, "min_spacing": light.spacing,
-        "nb_channel": automatic_nch(light.f_min, light.f_max, light.spacing),
-        "baud_rate": light.baud_rate, "roll_off": light.roll_off, "tx_osnr": light.tx_osnr,
+        "f_min": signal.f_min, "f_max": signal.f_max, "spacing": signal.spacing, "min_spacing": signal.spacing,
+        "nb_channel": automatic_nch(signal.f_min, signal.f_max, signal.spacing),
+        "baud_rate": signal.baud_rate, "roll_off": signal.roll_off, "tx_osnr": signal.tx_osnr,
         "power": LAUNCH_W, "tx_power": LAUNCH_W, "equalization_offset_db": 0, "bit_rate": 100e9,
     }  # fmt: skip
     ends = {"request_id": 0, "source": "first", "destination": "last", "bidir": False}

@@ -1,1 +1,1 @@
-"""Path computation (the PCE)."""
+"""Path computation: k shortest paths, disjoint pairs, coflow completion times."""

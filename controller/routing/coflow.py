@@ -1,12 +1,12 @@
-"""How fast given volumes can go together: the shortest time in which all of them can begin and end at once.
+"""Coflow completion: the least time in which given volumes can be transferred if all start and end together.
 
-Each transfer takes one of its candidate paths. If those that cross link l have B_l bits together and l has F_l bit/s
-free, no common time shorter than max over l of B_l / F_l will do, and with rates in proportion to the volumes that time
-will: so the paths are chosen to make it least. That is a search over all choices (branch and bound). What prunes it:
-the links that a transfer crosses on every one of its paths carry it in any case.
+Each transfer takes one of its candidate paths. If the transfers that cross link l have B_l bits in total and l has F_l
+bit/s free, the completion time is at least max over l of B_l / F_l, and rates in proportion to the volumes achieve it;
+so the paths are chosen to minimise it. The search over all choices is branch and bound. Its lower bound: links that a
+transfer crosses on every one of its paths carry it in any case.
 
-On an optical network a transfer travels in one lightpath, which bounds its rate, too. How lightpaths share the spectrum
-is not looked at: the answer may be a little faster than what admission then finds room for.
+On an optical network a transfer is carried in one lightpath, which limits its rate, too. The assignment of spectrum is
+not considered: the result may be a little shorter than what admission accepts.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from controller.optical.lightpath_design import design_lightpath, reservable_bps
 from controller.routing.candidates import candidate_paths
 
 SEARCH_STEPS = 200_000
-"""Partial choices looked at; more are only needed for many transfers with much the same volumes and many paths."""
+"""The maximum number of partial choices examined; more are needed only for many transfers with similar volumes and many
+paths."""
 
 RATE_STEP_BPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """So many bytes (L2) from one host to another."""
+    """A number of bytes (L2) from one host to another."""
 
     name: str
     source: str
@@ -44,7 +45,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class TransferQuote:
-    """The path and the rate of one of them; `transfer_ms`: its bits over this rate, without the latency."""
+    """The path and the rate of one transfer; `transfer_ms`: its bits over this rate, without latency."""
 
     name: str
     path: Path
@@ -53,12 +54,12 @@ class TransferQuote:
 
 
 @dataclass(frozen=True, slots=True)
-class CommonQuote:
-    """All of them. Rates are rounded down to what meters count; `transfer_ms` is that of the slowest.
+class CoflowQuote:
+    """The quotes of all transfers. Rates are rounded down to the resolution of meters; `transfer_ms`: of the slowest.
 
-    `least_ms`: the time before rounding, the least possible over the candidate paths if `is_exact`; else the search was
-    broken off and it is the least found. `bottleneck`: the link that sets it. `free_bps`: what the links on their
-    paths have free.
+    `least_ms`: the completion time before rounding, the minimum over the candidate paths if `is_exact`; else the search
+    was cut off and it is the best found. `bottleneck`: the link that determines it. `free_bps`: the free bandwidth of
+    the links on the paths.
     """
 
     transfer_ms: float
@@ -69,36 +70,38 @@ class CommonQuote:
     free_bps: Mapping[str, int]
 
 
-def shortest_common_transfer(
+def shortest_coflow_completion(
     network: Network,
     bookings: Calendar,
     volumes: Sequence[Volume],
     now_s: float,
     down: frozenset[str] = frozenset(),
-) -> CommonQuote:
-    """The answer with what is free from now on, whatever is booked for later counted too.
+) -> CoflowQuote:
+    """Return the quote for the bandwidth that is free from `now_s` on, given all bookings, including future ones.
 
-    Raises: UnknownHost, NoPath, or NoCapacity if a transfer has no path with anything free.
+    Raises: UnknownHost, NoPath, or NoCapacity if a transfer has no path with free bandwidth.
     """
     free_bps: dict[str, int] = {}
-    choices = [_choices(network, bookings, volume, now_s, with_reverse_links(down), free_bps) for volume in volumes]
-    search = _Search([volume.transfer_bytes * 8 for volume in volumes], choices, free_bps)
+    usable_paths = [
+        _usable_paths(network, bookings, volume, now_s, with_reverse_links(down), free_bps) for volume in volumes
+    ]
+    search = _BranchAndBound([volume.transfer_bytes * 8 for volume in volumes], usable_paths, free_bps)
     chosen = search.run()
-    paths = [paths[choice] for paths, choice in zip(choices, chosen, strict=True)]
-    time_s, bottleneck = max((search.time_of(chosen), *_in_one_lightpath(network, volumes, paths)), key=itemgetter(0))
+    paths = [paths[choice] for paths, choice in zip(usable_paths, chosen, strict=True)]
+    time_s, bottleneck = max((search.time_of(chosen), *_lightpath_times(network, volumes, paths)), key=itemgetter(0))
     quotes = []
     for volume, path in zip(volumes, paths, strict=True):
         rate_bps = max(RATE_STEP_BPS, int(volume.transfer_bytes * 8 / time_s) // RATE_STEP_BPS * RATE_STEP_BPS)
         quotes.append(TransferQuote(volume.name, path, rate_bps, volume.transfer_bytes * 8e3 / rate_bps))
     transfer_ms = max(quote.transfer_ms for quote in quotes)
     free = {link: free_bps[link] for path in paths for link in link_names(path)}
-    return CommonQuote(transfer_ms, tuple(quotes), bottleneck, float(time_s * 1000), search.is_exact, free)
+    return CoflowQuote(transfer_ms, tuple(quotes), bottleneck, float(time_s * 1000), search.is_exact, free)
 
 
-def _in_one_lightpath(
+def _lightpath_times(
     network: Network, volumes: Sequence[Volume], paths: Sequence[Path]
 ) -> Iterator[tuple[Fraction, str]]:
-    """How long each transfer takes with all that a lightpath carries, for it travels in one; on which link that is."""
+    """Yield the time of each transfer at the full rate of one lightpath, and the link that limits it."""
     for volume, path in zip(volumes, paths, strict=True):
         hops = pairwise(path[1:-1]) if network.grid is not None else ()
         for hop in hops:
@@ -106,7 +109,7 @@ def _in_one_lightpath(
             yield Fraction(volume.transfer_bytes * 8, rate_bps), f"{hop[0]}->{hop[1]}"
 
 
-def _choices(
+def _usable_paths(
     network: Network,
     bookings: Calendar,
     volume: Volume,
@@ -114,13 +117,14 @@ def _choices(
     down: frozenset[str],
     free_bps: dict[str, int],
 ) -> tuple[Path, ...]:
-    """The candidate paths that have something free, best first; what their links have free goes into `free_bps`."""
-    for end in (volume.source, volume.destination):
-        node = network.nodes.get(end)
+    """Return the candidate paths with free bandwidth, best first; adds the free bandwidth of their links to `free_bps`.
+    """
+    for host_name in (volume.source, volume.destination):
+        node = network.nodes.get(host_name)
         if node is None or node.is_switch:
             names = ", ".join(host.name for host in network.hosts)
-            sentence = f"{volume.name}: there is no host {end!r} on map {network.name}; its hosts are {names}."
-            raise UnknownHost(sentence, flow=volume.name, host=end)
+            sentence = f"{volume.name}: there is no host {host_name!r} on map {network.name}; its hosts are {names}."
+            raise UnknownHost(sentence, flow=volume.name, host=host_name)
     paths = candidate_paths(network, volume.source, volume.destination, down)
     if not paths:
         sentence = f"{volume.name}: no path from {volume.source} to {volume.destination} is up."
@@ -129,22 +133,22 @@ def _choices(
         free_bps[link] = network.links[link].reservable_bps - bookings.reserved_bps(link, now_s)
     usable = tuple(path for path in paths if all(free_bps[link] >= RATE_STEP_BPS for link in link_names(path)))
     if not usable:
-        full = min(link_names(paths[0]), key=lambda link: free_bps[link])
-        facts = network.links[full]
+        fullest = min(link_names(paths[0]), key=lambda link: free_bps[link])
+        full_link = network.links[fullest]
         bottleneck = {
-            "link": full,
-            "capacity_bps": facts.capacity_bps,
-            "reserved_bps": facts.reservable_bps - free_bps[full],
-            "free_bps": free_bps[full],
+            "link": fullest,
+            "capacity_bps": full_link.capacity_bps,
+            "reserved_bps": full_link.reservable_bps - free_bps[fullest],
+            "free_bps": free_bps[fullest],
             "asked_bps": RATE_STEP_BPS,
         }
-        sentence = f"{volume.name}: {full} has nothing free."
+        sentence = f"{volume.name}: {fullest} has no free bandwidth."
         raise NoCapacity(sentence, flow=volume.name, bottleneck=bottleneck)
     return usable
 
 
-class _Search:
-    """Branch and bound over one path for each transfer, the largest first. Times are exact fractions of a second."""
+class _BranchAndBound:
+    """Branch and bound over one path per transfer, largest transfer first. Times are exact fractions of a second."""
 
     def __init__(
         self, bits: Sequence[int], choices: Sequence[tuple[Path, ...]], free_bps: Mapping[str, int]
@@ -152,14 +156,16 @@ class _Search:
         self.bits = bits
         self.free_bps = free_bps
         self.links = [[link_names(path) for path in paths] for paths in choices]
-        always = [frozenset.intersection(*(frozenset(links) for links in each)) for each in self.links]
+        common_links = [
+            frozenset.intersection(*(frozenset(links) for links in path_links)) for path_links in self.links
+        ]
         self.rest = [
-            [[link for link in links if link not in fixed] for links in each]
-            for each, fixed in zip(self.links, always, strict=True)
+            [[link for link in links if link not in common] for links in path_links]
+            for path_links, common in zip(self.links, common_links, strict=True)
         ]
         self.fixed_bits: dict[str, int] = {}
-        for size, fixed in zip(bits, always, strict=True):
-            for link in fixed:
+        for size, common in zip(bits, common_links, strict=True):
+            for link in common:
                 self.fixed_bits[link] = self.fixed_bits.get(link, 0) + size
         self.floor_s = max((self._time_s(link, load) for link, load in self.fixed_bits.items()), default=Fraction(0))
         self.order = sorted(range(len(bits)), key=lambda index: (-bits[index], self.links[index], index))
@@ -169,13 +175,13 @@ class _Search:
         self._best_s: Fraction | float = inf
 
     def run(self) -> list[int]:
-        """The number of the path of each transfer."""
+        """Return the index of the path of each transfer."""
         chosen = [0] * len(self.bits)
         self._place(0, dict(self.fixed_bits), self.floor_s, chosen)
         return self._best
 
     def time_of(self, chosen: Sequence[int]) -> tuple[Fraction, str]:
-        """The common time of a choice of paths, and the first link that sets it."""
+        """Return the completion time of a choice of paths, and the first link that determines it."""
         load: dict[str, int] = {}
         for size, links, choice in zip(self.bits, self.links, chosen, strict=True):
             for link in links[choice]:
@@ -187,6 +193,7 @@ class _Search:
         return Fraction(load_bits, self.free_bps[link])
 
     def _place(self, depth: int, load: dict[str, int], time_s: Fraction, chosen: list[int]) -> None:
+        """Extend a partial choice by the next transfer."""
         if depth == len(self.order):
             self._best, self._best_s = list(chosen), time_s
             return
@@ -213,7 +220,7 @@ class _Search:
                 load[link] -= self.bits[index]
 
     def _first_choice(self, depth: int, chosen: Sequence[int]) -> int:
-        """Transfers that are the same but for their names need not be tried the other way round."""
+        """Return the first path to try: transfers that differ only by name need not be permuted."""
         if depth == 0:
             return 0
         index, before = self.order[depth], self.order[depth - 1]

@@ -1,4 +1,4 @@
-"""Two disjoint paths of the least total length.
+"""Suurballe's algorithm: two disjoint paths of least total length.
 
 Source: Suurballe and Tarjan, "A quick method for finding shortest pairs of disjoint paths", Networks 14 (1984).
 """
@@ -9,31 +9,32 @@ import networkx as nx
 
 from controller.domain.path import Path
 
-Half = tuple[str, bool]
-"""A node's way in (False) or out (True): the edge between the two can be used once, so no two paths share the node."""
+SplitNode = tuple[str, bool]
+"""A node's entry (False) or exit (True): the single edge between them can be used once, so paths cannot share the node.
+"""
 
 
 def shortest_disjoint_pair(
-    graph: nx.DiGraph[str], source: str, target: str, nodes_too: bool
+    graph: nx.DiGraph[str], source: str, target: str, node_disjoint: bool
 ) -> tuple[Path, Path] | None:
-    """The two paths without a common span, the shorter first, with the least sum of "weight"; None if there are none.
+    """Return two span-disjoint paths with the least sum of "weight", the shorter first; None if there are none.
 
-    `nodes_too`: nor a common node but their ends. Every span is an edge in both directions, or in the one that is up.
+    `node_disjoint`: they share no node but their ends either. Every span is an edge in one or both directions.
     """
-    halves: nx.DiGraph[Half] = nx.DiGraph()
+    split_graph: nx.DiGraph[SplitNode] = nx.DiGraph()
     for node in graph:
-        halves.add_node((node, False))
-        if nodes_too:
-            halves.add_edge((node, False), (node, True), weight=0.0)
+        split_graph.add_node((node, False))
+        if node_disjoint:
+            split_graph.add_edge((node, False), (node, True), weight=0.0)
     for a, b in graph.edges:
-        halves.add_edge((a, nodes_too), (b, False), weight=graph[a][b]["weight"])
-    used = _edges_of_pair(halves, (source, nodes_too), (target, False))
+        split_graph.add_edge((a, node_disjoint), (b, False), weight=graph[a][b]["weight"])
+    used = _edges_of_pair(split_graph, (source, node_disjoint), (target, False))
     if used is None:
         return None
-    following: dict[Half, list[Half]] = {}
+    successors: dict[SplitNode, list[SplitNode]] = {}
     for tail, head in sorted(used):
-        following.setdefault(tail, []).append(head)
-    paths = [_walk(following, (source, nodes_too), (target, False)) for _ in range(2)]
+        successors.setdefault(tail, []).append(head)
+    paths = [_extract_path(successors, (source, node_disjoint), (target, False)) for _ in range(2)]
 
     def length(path: Path) -> float:
         return float(nx.path_weight(graph, list(path), "weight"))
@@ -42,13 +43,15 @@ def shortest_disjoint_pair(
     return short, long
 
 
-def _edges_of_pair(graph: nx.DiGraph[Half], source: Half, target: Half) -> set[tuple[Half, Half]] | None:
-    """The edges of both paths together, those used in both directions cancelled."""
+def _edges_of_pair(
+    graph: nx.DiGraph[SplitNode], source: SplitNode, target: SplitNode
+) -> set[tuple[SplitNode, SplitNode]] | None:
+    """Return the edges of both paths together, without those used in both directions."""
     distance = nx.single_source_dijkstra_path_length(graph, source, weight="weight")
     if target not in distance:
         return None
     first = nx.dijkstra_path(graph, source, target, "weight")
-    residual: nx.DiGraph[Half] = nx.DiGraph()
+    residual: nx.DiGraph[SplitNode] = nx.DiGraph()
     for a, b in graph.edges:
         if a in distance and b in distance:
             residual.add_edge(a, b, weight=max(0.0, graph[a][b]["weight"] + distance[a] - distance[b]))
@@ -60,16 +63,16 @@ def _edges_of_pair(graph: nx.DiGraph[Half], source: Half, target: Half) -> set[t
         second = nx.dijkstra_path(residual, source, target, "weight")
     except nx.NetworkXNoPath:
         return None
-    forth, back = set(nx.utils.pairwise(first)), set(nx.utils.pairwise(second))
-    cancelled = {(a, b) for a, b in forth if (b, a) in back}
-    return (forth | back) - cancelled - {(b, a) for a, b in cancelled}
+    first_edges, second_edges = set(nx.utils.pairwise(first)), set(nx.utils.pairwise(second))
+    cancelled = {(a, b) for a, b in first_edges if (b, a) in second_edges}
+    return (first_edges | second_edges) - cancelled - {(b, a) for a, b in cancelled}
 
 
-def _walk(following: dict[Half, list[Half]], source: Half, target: Half) -> Path:
-    """One path along edges that lead to the target, taking away those it uses."""
-    nodes, at = [source[0]], source
-    while at != target:
-        at = following[at].pop(0)
-        if nodes[-1] != at[0]:
-            nodes.append(at[0])
+def _extract_path(successors: dict[SplitNode, list[SplitNode]], source: SplitNode, target: SplitNode) -> Path:
+    """Return one path along edges that lead to the target, removing the edges it uses."""
+    nodes, current = [source[0]], source
+    while current != target:
+        current = successors[current].pop(0)
+        if nodes[-1] != current[0]:
+            nodes.append(current[0])
     return tuple(nodes)

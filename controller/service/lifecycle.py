@@ -18,7 +18,7 @@ from controller.admission.restoration import restore
 from controller.dataplane.intended_state import ChangedKeys
 from controller.domain.reservation import Reservation, State
 from controller.errors import Overloaded
-from controller.optical.lightpath_design import is_possible
+from controller.optical.lightpath_design import is_valid_placement
 from controller.service.state import INSTALLED, ServiceState, drain_time_s, has_unrouted_flow, switches_of
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class LifecycleManager:
 
     def _load(self, reservation: Reservation) -> None:
         """Load a reservation after a restart; it fails if the map no longer has its path. Due times are for `_run`."""
-        if any(not is_possible(self._state.network, placement) for placement in reservation.placements):
+        if any(not is_valid_placement(self._state.network, placement) for placement in reservation.placements):
             self._state.record(reservation.with_state(State.FAILED, MAP_CHANGED))
         else:
             self._store.revert(reservation)

@@ -14,7 +14,7 @@ from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import CONFIRM_TIMEOUT_S
 from controller.domain.reservation import Reservation
 from controller.errors import SwitchError
-from controller.optical.defragmentation import Move, moved, moves_until, next_move
+from controller.optical.defragmentation import LightpathMove, moves_until, next_move, with_move
 from controller.service.state import INSTALLED, ServiceState, drain_time_s, switches_of
 
 log = logging.getLogger(__name__)
@@ -27,12 +27,12 @@ class LightpathMigrator:
         self._state = state
         self._store, self._switches = state.store, state.switches
 
-    def defragment(self) -> tuple[Move, ...]:
+    def defragment(self) -> tuple[LightpathMove, ...]:
         """Move lightpaths to lower channels until none can move further; returns the moves.
 
         Raises: SwitchError if a switch fails; that lightpath is then on its old channel.
         """
-        moves: list[Move] = []
+        moves: list[LightpathMove] = []
         while True:
             with self._state.lock:
                 self._store.purge(self._switches.tracker.may_forward)
@@ -58,7 +58,7 @@ class LightpathMigrator:
         live = [each for each in self._store.published_live() if not self._state.reservation_locks.is_held(each.id)]
         return [each for each in live if each.state not in INSTALLED or switches_of(each) <= in_step]
 
-    def _migrate(self, move: Move) -> bool:
+    def _migrate(self, move: LightpathMove) -> bool:
         """Make one move; False if one of its reservations is being changed or has ended."""
         with self._state.reservation_locks.try_hold(*move.reservations) as has_locks:
             if not has_locks:
@@ -79,14 +79,14 @@ class LightpathMigrator:
                         self._store.remove(transition_id)
             with self._state.lock:
                 # The lifecycle may have changed a reservation meanwhile; the channel is the new one in any case.
-                self._state.record(*(self._store.live.get(each.id) or moved(each, move) for each in befores))
+                self._state.record(*(self._store.live.get(each.id) or with_move(each, move) for each in befores))
         nodes = move.before.nodes
         log.info("moved lightpath from=%s to=%s nodes=%s", move.before.id, move.after.id, ">".join(nodes))
         return True
 
-    def _begin(self, move: Move, befores: Sequence[Reservation]) -> tuple[list[str], ChangedKeys]:
+    def _begin(self, move: LightpathMove, befores: Sequence[Reservation]) -> tuple[list[str], ChangedKeys]:
         """Book both channels and intend the new one; returns the ids of the transition's bookings."""
-        afters = [moved(reservation, move) for reservation in befores]
+        afters = [with_move(reservation, move) for reservation in befores]
         transition_ids = []
         for before, after in zip(befores, afters, strict=True):
             self._store.revert(after)

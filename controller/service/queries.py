@@ -15,8 +15,8 @@ from controller.domain.events import SwitchReport
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, State
 from controller.errors import NotFound
-from controller.optical.inventory import LightpathState, overview
-from controller.routing.coflow import CommonQuote, Volume, shortest_common_transfer
+from controller.optical.inventory import LightpathState, lightpath_inventory
+from controller.routing.coflow import CoflowQuote, Volume, shortest_coflow_completion
 from controller.security.tenant_usage import Usage, usage_of
 from controller.service.requests import ReservationSpec, request_of
 from controller.service.reservation_ids import UNASSIGNED_ID
@@ -95,7 +95,9 @@ class Queries:
 
     def lightpaths(self) -> list[LightpathState]:
         """The current lightpaths; none if the map is not optical."""
-        return overview(self.network, self._store.calendar, self._store.published_live(), self._state.clock())
+        return lightpath_inventory(
+            self.network, self._store.calendar, self._store.published_live(), self._state.clock()
+        )
 
     def switches_up(self) -> int:
         """The number of switches that are connected and in step."""
@@ -111,7 +113,7 @@ class Queries:
         with self._state.lock:
             return self._state.decide(request_of(spec, UNASSIGNED_ID))
 
-    def quote_transfers(self, volumes: Sequence[Volume], instead_of: str | None = None) -> CommonQuote:
+    def quote_transfers(self, volumes: Sequence[Volume], instead_of: str | None = None) -> CoflowQuote:
         """The shortest common completion time of these volumes in the free capacity; nothing is reserved.
 
         `instead_of`: id of a reservation whose capacity counts as free, as for a change of it.
@@ -121,4 +123,4 @@ class Queries:
         calendar, down = self._store.calendar, self._switches.links.down
         if instead_of is not None:
             calendar = calendar.without_reservation(instead_of)
-        return shortest_common_transfer(self.network, calendar, volumes, self._state.clock(), down)
+        return shortest_coflow_completion(self.network, calendar, volumes, self._state.clock(), down)

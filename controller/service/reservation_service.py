@@ -24,7 +24,7 @@ from controller.domain.events import ReservationInstalled, SwitchReport
 from controller.domain.network import Network
 from controller.domain.reservation import Flow, Reservation, State
 from controller.errors import NotHeld, NotLive
-from controller.optical.defragmentation import Move
+from controller.optical.defragmentation import LightpathMove
 from controller.optical.lightpath_design import precompute_fibres
 from controller.service.concurrency import RequestLimiter
 from controller.service.idempotency import IdempotencyCache
@@ -173,7 +173,7 @@ class Service:
             self._state.purge()
             return self.queries.reservation(reservation_id)
 
-    def defragment(self) -> tuple[Move, ...]:
+    def defragment(self) -> tuple[LightpathMove, ...]:
         """Move lightpaths to lower channels without packet loss; returns the moves.
 
         Raises: SwitchError, Overloaded.

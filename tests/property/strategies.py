@@ -8,9 +8,9 @@ from itertools import combinations
 from hypothesis import strategies as st
 
 from controller.domain.reservation import Flow, Match, Requirement
-from controller.optical.rsa import CandidateRoutes, Grid, Modulation
+from controller.optical.rsa import CandidateRoutes, Modulation, SpectrumGrid
 
-GRID = Grid("small", 12.5, 12, 1, 193.1)
+GRID = SpectrumGrid("small", 12.5, 12, 1, 193.1)
 REACHES = (Modulation("fine", 4, 300.0), Modulation("coarse", 1, 900.0))
 PAIRS = list(combinations("abcde", 2))
 

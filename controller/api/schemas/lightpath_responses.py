@@ -88,7 +88,7 @@ def lightpath_body(state: LightpathState, caller: Caller) -> LightpathBody:
         vlan=lightpath.vlan_id,
         flows=[
             Passenger(reservation=flow.reservation_id, flow=flow.flow, backup=flow.is_backup)
-            for flow in state.passengers
+            for flow in state.flows
             if can_see(caller, flow.tenant)
         ],
     )

@@ -67,11 +67,11 @@ EXAMPLES: Sequence[ControllerError] = (
         **{"flow": "edge1-up", "bottleneck": examples.BOTTLENECK, **_ADVICE},
     ),
     errors.NoSpectrum(
-        "edge1-up: no lightpath over r4->r5 has room, and none of its 4 slots is free for a new one.",
+        "edge1-up: no lightpath over r4->r5 has free capacity, and none of its 4 slots is free.",
         **{"flow": "edge1-up", "link": "r4->r5", "slots": 4, **_ADVICE},
     ),
     errors.OutOfReach(
-        "edge1-up: light does not get over r4->r5 (2500 km): DP-QPSK lacks 1.3 dB.",
+        "edge1-up: r4->r5 (2500 km) is out of optical reach: DP-QPSK lacks 1.3 dB.",
         flow="edge1-up", link="r4->r5", missing_db=1.3, gsnr_db=12.7, fits_at=None, offer=None,
     ),
     errors.LatencyNotMet(

@@ -15,7 +15,7 @@ from controller.booking.peak_load import peak_load
 from controller.domain.lightpath import Lightpath, lightpath_id
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Requirement, Window
-from controller.optical.route_order import CHOSEN, fingerprint, order_on
+from controller.optical.route_order import SELECTION_BY_FINGERPRINT, fingerprint, route_order_for
 from controller.routing.candidates import candidate_paths
 from topologies.maps import Map, MapLink, MapNode
 
@@ -105,8 +105,11 @@ NSFNET = nsfnet()
 @given(wanted=st.lists(st.tuples(st.permutations(range(1, 15)), st.integers(5, 95)), min_size=1, max_size=40))
 @settings(max_examples=10, deadline=None)
 def test_on_a_map_with_a_tuned_order_the_cheapest_lightpaths_are_taken(wanted: list[tuple[list[int], int]]) -> None:
-    chosen = order_on(NSFNET)
-    assert chosen == CHOSEN[fingerprint({(str(a), str(b)): float(km) for (a, b), km in NSFNET_KM.items()})]
+    chosen = route_order_for(NSFNET)
+    assert (
+        chosen
+        == SELECTION_BY_FINGERPRINT[fingerprint({(str(a), str(b)): float(km) for (a, b), km in NSFNET_KM.items()})]
+    )
     calendar = Calendar()
     for number, (sites, gbps) in enumerate(wanted):
         ends = f"h{sites[0]}", f"h{sites[1]}"
@@ -116,12 +119,12 @@ def test_on_a_map_with_a_tuned_order_the_cheapest_lightpaths_are_taken(wanted: l
         room = ResidualCapacity(NSFNET, calendar, FlowBooker({}, f"r-{number}", 0.0))
         light, has_room, prices = room.lightpaths, room.has_room_for(sized), []
         for path in candidate_paths(NSFNET, *ends):
-            row = light.along(path[1:-1], sized.rate_bps, has_room)
+            row = light.lightpaths_along(path[1:-1], sized.rate_bps, has_room)
             if row is not None:
-                prices.append(light.price(row, sized.rate_bps, chosen.order))
+                prices.append(light.cost(row, sized.rate_bps, chosen.order))
         if found is not None:
             if prices:
-                assert light.price(found["f"].route.lightpaths, sized.rate_bps, chosen.order) == min(prices)
+                assert light.cost(found["f"].route.lightpaths, sized.rate_bps, chosen.order) == min(prices)
             calendar = calendar.with_bookings(found["f"].bookings)
         else:
             assert not prices

@@ -10,8 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.optical.route_order import CHOSEN, ELSEWHERE, Candidate, chosen_for, fingerprint
-from controller.optical.rsa import FIRST_FIT, MOST_USED, TUNED, Assignment, CandidateRoutes, Order, Spectrum, assign
+from controller.optical.route_order import (
+    DEFAULT_SELECTION,
+    SELECTION_BY_FINGERPRINT,
+    RouteSelection,
+    fingerprint,
+    tuned_selection_for,
+)
+from controller.optical.rsa import (
+    FIRST_FIT,
+    MOST_USED,
+    TUNED,
+    Assignment,
+    CandidateRoutes,
+    RouteOrder,
+    Spectrum,
+    assign,
+)
 from harness.route_order_search import OrderTrial, blocked_demands, demands, tune
 from tests.property.strategies import GRID, plants
 from topologies.published import read_plant
@@ -81,8 +96,8 @@ def test_tuning_returns_to_first_fit_where_nothing_is_better() -> None:
     """Between two sites with one fibre there is one route, and nothing to weigh."""
     choice = tune(OrderTrial({("a", "b"): 100.0}, [1, 2], 400, GRID))
     shares = dict(choice.blocking)
-    assert choice.chosen.order.in_turn
-    assert {shares[each] for each in shares if not each.order.most_used} == {shares[Candidate(FIRST_FIT, 5)]}
+    assert choice.chosen.order.is_sequential
+    assert {shares[each] for each in shares if not each.order.most_used} == {shares[RouteSelection(FIRST_FIT, 5)]}
 
 
 def test_the_load_is_where_first_fit_blocks_one_in_twenty() -> None:
@@ -115,11 +130,14 @@ def test_a_trial_needs_something_to_compare_on() -> None:
 def test_a_kept_order_is_found_whatever_the_sites_are_called() -> None:
     spans = {fibre.ends: fibre.length_km for fibre in read_plant("sndlib/nobel-us").fibres}
     renamed = {(f"x{a}", f"x{b}"): length_km for (a, b), length_km in spans.items()}
-    assert fingerprint(spans) in CHOSEN
-    assert chosen_for(renamed) is chosen_for(spans) is CHOSEN[fingerprint(spans)]
-    assert chosen_for({**spans, ("x", "y"): 1.0}) is ELSEWHERE
+    assert fingerprint(spans) in SELECTION_BY_FINGERPRINT
+    assert tuned_selection_for(renamed) is tuned_selection_for(spans) is SELECTION_BY_FINGERPRINT[fingerprint(spans)]
+    assert tuned_selection_for({**spans, ("x", "y"): 1.0}) is DEFAULT_SELECTION
 
 
 def test_orders_for_places_and_load_are_kept_as_they_are_weighed() -> None:
-    assert all(isinstance(each, Candidate) and isinstance(each.order, Order) for each in CHOSEN.values())
-    assert all(each.k >= 1 and each.by in ("length", "hops") for each in CHOSEN.values())
+    assert all(
+        isinstance(each, RouteSelection) and isinstance(each.order, RouteOrder)
+        for each in SELECTION_BY_FINGERPRINT.values()
+    )
+    assert all(each.k >= 1 and each.by in ("length", "hops") for each in SELECTION_BY_FINGERPRINT.values())

@@ -12,7 +12,7 @@ from controller.optical.rsa import (
     FLEXIBLE,
     TUNED,
     CandidateRoutes,
-    Order,
+    RouteOrder,
     Spectrum,
     assign,
     block_starts,
@@ -39,7 +39,7 @@ def test_block_starts_are_where_that_many_slots_are_free_side_by_side(free: int,
 
 @given(plants(), st.lists(st.tuples(demands(), st.booleans()), max_size=40), st.sampled_from([BY_COST, TUNED]))
 def test_no_slot_is_ever_given_twice(
-    routes: CandidateRoutes, wanted: list[tuple[tuple[str, str, float], bool]], order: Order
+    routes: CandidateRoutes, wanted: list[tuple[tuple[str, str, float], bool]], order: RouteOrder
 ) -> None:
     spectrum, standing = Spectrum(routes), []
     for (source, destination, rate_gbps), then_leave in wanted:
@@ -54,10 +54,10 @@ def test_no_slot_is_ever_given_twice(
             assert route.length_km <= route.modulation.reach_km
             assert found.block == ((1 << found.width) - 1) << found.first
             assert found.width == GRID.slots_for(rate_gbps, route.modulation.bits_per_symbol)
-            spectrum.take(found)  # refuses a slot that is taken
+            spectrum.occupy(found)  # refuses a slot that is taken
             standing.append(found)
         if then_leave and standing:
-            spectrum.give(standing.pop(0))
+            spectrum.release(standing.pop(0))
         for link in range(len(routes.link_names)):
             taken = [each.block for each in standing if link in each.route.links]
             assert spectrum.free[link] == GRID.all_free & ~sum(taken)
@@ -68,7 +68,7 @@ def test_no_slot_is_ever_given_twice(
 def test_the_best_of_all_routes_that_fit_is_taken(routes: CandidateRoutes, data: st.DataObject) -> None:
     spectrum = Spectrum(routes)
     spectrum.free = [data.draw(st.integers(0, GRID.all_free)) for _ in routes.link_names]
-    order = Order(data.draw(st.sampled_from([0.0, 0.1, 1.0])), data.draw(st.sampled_from([0.0, 0.5, 2.0])))
+    order = RouteOrder(data.draw(st.sampled_from([0.0, 0.1, 1.0])), data.draw(st.sampled_from([0.0, 0.5, 2.0])))
     nodes = sorted({node for name in routes.link_names for node in name.split("->")})
     source, destination = data.draw(st.permutations(nodes).map(lambda found: found[:2]))
     rate_gbps = data.draw(st.sampled_from([10.0, 25.0, 50.0]))

@@ -5,7 +5,13 @@ from __future__ import annotations
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from controller.optical.transmission_quality import FORMATS, GUARD_DB, in_a_row, propagated, quality
+from controller.optical.transmission_quality import (
+    FORMATS,
+    GUARD_DB,
+    concatenated_quality,
+    propagated_quality,
+    quality_of,
+)
 from tests.usable_formats import usable_formats
 
 lengths = st.one_of(st.floats(0.1, 10), st.floats(10, 200), st.floats(100, 1500)).map(lambda km: round(km, 1))
@@ -21,7 +27,7 @@ ON_THE_EDGE = (10.0, 10.0, 10.0, 143.6)
 @example(LONG)
 @settings(max_examples=12, deadline=None)
 def test_fibres_in_a_row_are_within_the_guard_band_of_the_whole_route(lengths_km: tuple[float, ...]) -> None:
-    near, exact = in_a_row(lengths_km), propagated(lengths_km)
+    near, exact = concatenated_quality(lengths_km), propagated_quality(lengths_km)
     assert abs(near.gsnr_db - exact.gsnr_db) <= 0.002 * len(lengths_km) <= GUARD_DB
     assert abs(near.osnr_db - exact.osnr_db) <= GUARD_DB
 
@@ -29,10 +35,10 @@ def test_fibres_in_a_row_are_within_the_guard_band_of_the_whole_route(lengths_km
 @given(routes)
 @settings(max_examples=12, deadline=None)
 def test_the_format_is_that_of_the_whole_route(lengths_km: tuple[float, ...]) -> None:
-    assert usable_formats(quality(lengths_km)) == usable_formats(propagated(lengths_km))
+    assert usable_formats(quality_of(lengths_km)) == usable_formats(propagated_quality(lengths_km))
 
 
 def test_full_gnpy_decides_where_fibres_in_a_row_would_be_wrong() -> None:
     fast, slow = FORMATS
-    assert usable_formats(in_a_row(ON_THE_EDGE)) == [fast, slow]
-    assert usable_formats(quality(ON_THE_EDGE)) == [slow]
+    assert usable_formats(concatenated_quality(ON_THE_EDGE)) == [fast, slow]
+    assert usable_formats(quality_of(ON_THE_EDGE)) == [slow]

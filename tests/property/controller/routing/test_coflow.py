@@ -16,7 +16,7 @@ from controller.domain.path import link_names
 from controller.domain.reservation import Flow, Match, Requirement
 from controller.errors import NoCapacity, UnknownHost
 from controller.routing.candidates import candidate_paths
-from controller.routing.coflow import Volume, shortest_common_transfer
+from controller.routing.coflow import Volume, shortest_coflow_completion
 from topologies.loader import load_map
 
 METRO = network_from_map(load_map("metro"))
@@ -58,7 +58,7 @@ def by_trying_everything(bookings: Calendar, wanted: list[Volume]) -> Fraction:
 @given(bookings=calendars(), wanted=volumes())
 @settings(max_examples=120, deadline=None)
 def test_no_choice_of_paths_is_quicker(bookings: Calendar, wanted: list[Volume]) -> None:
-    quote = shortest_common_transfer(METRO, bookings, wanted, 1.0)
+    quote = shortest_coflow_completion(METRO, bookings, wanted, 1.0)
     least_s = by_trying_everything(bookings, wanted)
     assert quote.is_exact
     assert quote.least_ms == pytest.approx(float(least_s * 1000), rel=1e-12)
@@ -78,7 +78,7 @@ def test_no_choice_of_paths_is_quicker(bookings: Calendar, wanted: list[Volume])
 
 def test_what_is_quoted_is_admitted() -> None:
     wanted = [Volume(f"v{number}", f"edge{number}", "cloud", 1_000_000 * number) for number in (1, 2, 3, 4)]
-    quote = shortest_common_transfer(METRO, Calendar(), wanted, 0.0)
+    quote = shortest_coflow_completion(METRO, Calendar(), wanted, 0.0)
     flows = tuple(
         Flow(each.name, each.path[0], "cloud", Match("tcp", number, 1), Requirement(each.rate_bps, 10_000))
         for number, each in enumerate(quote.quotes, 1)
@@ -90,12 +90,12 @@ def test_what_is_quoted_is_admitted() -> None:
 
 def test_many_equal_transfers_are_answered_soon_and_say_whether_it_is_proven() -> None:
     wanted = [Volume(f"v{number}", "edge1", "load2", 1_000_000) for number in range(64)]
-    assert shortest_common_transfer(METRO, Calendar(), wanted, 0.0).is_exact
+    assert shortest_coflow_completion(METRO, Calendar(), wanted, 0.0).is_exact
 
 
 def test_a_full_link_and_an_unknown_host_are_refused() -> None:
     full = Calendar().with_bookings([Booking("r-1", "a", "edge1->r6", METRO.links["edge1->r6"].reservable_bps, 0.0)])
-    with pytest.raises(NoCapacity, match="edge1->r6 has nothing free"):
-        shortest_common_transfer(METRO, full, [Volume("v", "edge1", "cloud", 1)], 1.0)
+    with pytest.raises(NoCapacity, match="edge1->r6 has no free bandwidth"):
+        shortest_coflow_completion(METRO, full, [Volume("v", "edge1", "cloud", 1)], 1.0)
     with pytest.raises(UnknownHost, match="there is no host 'r1'"):
-        shortest_common_transfer(METRO, full, [Volume("v", "r1", "cloud", 1)], 1.0)
+        shortest_coflow_completion(METRO, full, [Volume("v", "r1", "cloud", 1)], 1.0)

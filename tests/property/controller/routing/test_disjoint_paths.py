@@ -35,16 +35,16 @@ def length(graph: nx.DiGraph[str], *paths: Path) -> float:
     return sum(nx.path_weight(graph, list(path), "weight") for path in paths)
 
 
-@given(graph=graphs(), nodes_too=st.booleans())
+@given(graph=graphs(), node_disjoint=st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_the_pair_is_disjoint_and_none_is_shorter(graph: nx.DiGraph[str], nodes_too: bool) -> None:
+def test_the_pair_is_disjoint_and_none_is_shorter(graph: nx.DiGraph[str], node_disjoint: bool) -> None:
     paths = [tuple(path) for path in nx.all_simple_paths(graph, "a", "g")]
     pairs = [
         (one, other)
         for one, other in combinations(paths, 2)
-        if not spans(one) & spans(other) and not (nodes_too and set(one[1:-1]) & set(other[1:-1]))
+        if not spans(one) & spans(other) and not (node_disjoint and set(one[1:-1]) & set(other[1:-1]))
     ]
-    found = shortest_disjoint_pair(graph, "a", "g", nodes_too)
+    found = shortest_disjoint_pair(graph, "a", "g", node_disjoint)
     assert (found is None) == (not pairs)
     if found is not None:
         assert found in pairs or found[::-1] in pairs
@@ -52,10 +52,10 @@ def test_the_pair_is_disjoint_and_none_is_shorter(graph: nx.DiGraph[str], nodes_
         assert length(graph, *found) == min(length(graph, *pair) for pair in pairs)
 
 
-@given(graph=graphs(), nodes_too=st.booleans(), data=st.data())
+@given(graph=graphs(), node_disjoint=st.booleans(), data=st.data())
 @settings(max_examples=150, deadline=None)
 def test_no_duct_holds_both_paths_and_none_are_shorter(
-    graph: nx.DiGraph[str], nodes_too: bool, data: st.DataObject
+    graph: nx.DiGraph[str], node_disjoint: bool, data: st.DataObject
 ) -> None:
     lying = st.sampled_from(["duct:x", "duct:y", "duct:z", None])
     ducts = {name: duct for name in sorted({span_name(*edge) for edge in graph.edges}) if (duct := data.draw(lying))}
@@ -63,10 +63,10 @@ def test_no_duct_holds_both_paths_and_none_are_shorter(
     pairs = [
         (one, other)
         for one, other in combinations(paths, 2)
-        if not spans(one) & spans(other) and not (nodes_too and set(one[1:-1]) & set(other[1:-1]))
+        if not spans(one) & spans(other) and not (node_disjoint and set(one[1:-1]) & set(other[1:-1]))
         and not {ducts[span] for span in spans(one) & set(ducts)} & {ducts[span] for span in spans(other) & set(ducts)}
     ]  # fmt: skip
-    found = shortest_srlg_disjoint_pair(graph, "a", "g", nodes_too, ducts)
+    found = shortest_srlg_disjoint_pair(graph, "a", "g", node_disjoint, ducts)
     assert (found is None) == (not pairs)
     if found is not None:
         assert found in pairs or found[::-1] in pairs

@@ -23,9 +23,9 @@ from controller.dataplane.southbound import ChangesByDatapath, Pause
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Placement, Protection, Requirement, Reservation, State
 from controller.errors import NoSpectrum, Refused, SwitchRefused
-from controller.optical.inventory import overview
-from controller.optical.lightpath_design import design_lightpath, is_possible
-from controller.routing.coflow import Volume, shortest_common_transfer
+from controller.optical.inventory import lightpath_inventory
+from controller.optical.lightpath_design import design_lightpath, is_valid_placement
+from controller.routing.coflow import Volume, shortest_coflow_completion
 from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IN_MEMORY, Ledger
@@ -159,7 +159,7 @@ def test_light_that_does_not_get_through_is_regenerated_on_the_way() -> None:
     story = Story(stretched(14, channel_gbps=200.0))
     assert design_lightpath(story.network, STRAIGHT).rate_bps < 20_000_000, "too far for 16QAM"
     far = Story(stretched(30))
-    assert not design_lightpath(far.network, STRAIGHT).works
+    assert not design_lightpath(far.network, STRAIGHT).is_feasible
     lightpaths = far.placed(flow()).lightpaths
     assert len(lightpaths) > 1
     assert all(each.margin_db >= 0 for each in lightpaths)
@@ -226,7 +226,7 @@ def test_nothing_is_tried_for_a_group_of_which_light_does_not_reach_one() -> Non
 
 def test_a_transfer_is_quoted_no_more_than_a_lightpath_carries() -> None:
     network = network_from_map(WAVES)
-    quote = shortest_common_transfer(network, Calendar(), [Volume("a", "edge1", "cloud", 1_900_000)], 0.0)
+    quote = shortest_coflow_completion(network, Calendar(), [Volume("a", "edge1", "cloud", 1_900_000)], 0.0)
     assert (quote.quotes[0].rate_bps, quote.transfer_ms, quote.bottleneck) == (MOST_BPS, 800.0, "r1->r2")
 
 
@@ -278,10 +278,10 @@ def test_all_of_a_fibre_may_be_lit_and_best_effort_still_speaks() -> None:
 def test_what_is_shown_of_a_lightpath() -> None:
     story = Story()
     story.placed(flow(rate_bps=5_000_000))
-    (shown,) = overview(story.network, story.bookings, story.reservations.values(), 0.0)
+    (shown,) = lightpath_inventory(story.network, story.bookings, story.reservations.values(), 0.0)
     assert (shown.central_thz, shown.width_ghz, shown.length_km) == (191.35, 50.0, 320)
     assert (shown.is_lit, shown.reserved_bps, shown.free_bps) == (True, 5_000_000, 14_000_000)
-    assert [(each.reservation_id, each.is_backup) for each in shown.passengers] == [("r-00000001", False)]
+    assert [(each.reservation_id, each.is_backup) for each in shown.flows] == [("r-00000001", False)]
 
 
 def test_lightpaths_survive_a_restart_in_the_ledger_and_a_changed_map_is_noticed(tmp_path: Path) -> None:
@@ -294,9 +294,9 @@ def test_lightpaths_survive_a_restart_in_the_ledger_and_a_changed_map_is_noticed
     ledger.close()
     assert read == made
     (placement,) = read.placements
-    assert is_possible(story.network, placement)
+    assert is_valid_placement(story.network, placement)
     others = [stretched(channels=1, channel_gbps=400.0), replace(WAVES, grid=None), stretched(grid="flexible")]
-    assert not any(is_possible(network_from_map(plan), placement) for plan in others)
+    assert not any(is_valid_placement(network_from_map(plan), placement) for plan in others)
 
 
 def test_a_fibre_has_no_more_channels_than_the_c_band(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from controller.domain.network import network_from_map
 from controller.optical import transmission_quality
 from controller.optical.lightpath_design import design_lightpath, precompute_fibres
-from controller.optical.transmission_quality import FORMATS, SYSTEM_MARGIN_DB, Quality, quality
+from controller.optical.transmission_quality import FORMATS, SYSTEM_MARGIN_DB, Quality, quality_of
 from tests.usable_formats import usable_formats
 from topologies.loader import load_map
 
@@ -20,22 +20,22 @@ def test_one_amplified_span_has_the_osnr_of_the_textbook() -> None:
     """OSNR = 58 dB + launch power - loss - noise figure: 0 dBm, 17 dB, about 7 dB; then ROADM and transceivers add."""
     per_amplifier_db = 58.0 + 0.0 - 17.0 - 7.0
     with_both_ends = -10 * math.log10(2 * 10 ** (-per_amplifier_db / 10) + 3 * 10 ** (-38 / 10))
-    assert quality((80.0,)).osnr_db == pytest.approx(with_both_ends, abs=3.0)
+    assert quality_of((80.0,)).osnr_db == pytest.approx(with_both_ends, abs=3.0)
 
 
 def test_ten_times_the_spans_cost_ten_decibels_of_amplifier_noise() -> None:
-    assert quality((800.0,)).osnr_db - quality((8000.0,)).osnr_db == pytest.approx(10.0, abs=1.5)
+    assert quality_of((800.0,)).osnr_db - quality_of((8000.0,)).osnr_db == pytest.approx(10.0, abs=1.5)
 
 
 def test_quality_falls_with_length_and_with_every_roadm() -> None:
-    falling = [quality((km,)).gsnr_db for km in (100.0, 400.0, 1600.0, 6400.0)]
+    falling = [quality_of((km,)).gsnr_db for km in (100.0, 400.0, 1600.0, 6400.0)]
     assert falling == sorted(falling, reverse=True)
-    assert quality((400.0, 400.0, 400.0)).gsnr_db < quality((1200.0,)).gsnr_db
-    assert quality((1200.0,)).gsnr_db < quality((1200.0,)).osnr_db
+    assert quality_of((400.0, 400.0, 400.0)).gsnr_db < quality_of((1200.0,)).gsnr_db
+    assert quality_of((1200.0,)).gsnr_db < quality_of((1200.0,)).osnr_db
 
 
 def test_short_routes_carry_the_fast_format_longer_ones_the_slow_one_and_the_longest_none() -> None:
-    formats = [usable_formats(quality((km,))) for km in (80.0, 1500.0, 12_000.0)]
+    formats = [usable_formats(quality_of((km,))) for km in (80.0, 1500.0, 12_000.0)]
     assert formats == [[DP_16QAM, DP_QPSK], [DP_QPSK], []]
 
 
@@ -48,13 +48,13 @@ def test_the_margin_that_is_missing_is_told() -> None:
 @pytest.mark.parametrize("lengths_km", [(), (80.0, 0.0), (-1.0,)])
 def test_a_route_without_length_is_refused(lengths_km: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="more than 0 km"):
-        quality(lengths_km)
+        quality_of(lengths_km)
 
 
 def test_when_the_fibres_are_known_no_route_waits_for_gnpy(monkeypatch: pytest.MonkeyPatch) -> None:
     network = network_from_map(load_map("waves"))
     precompute_fibres(network)
-    quality.cache_clear()
+    quality_of.cache_clear()
     monkeypatch.setattr(transmission_quality, "_propagate", None)
     ways = [("r1", "r2"), ("r1", "r2", "r3"), ("r1", "r6", "r5")]
-    assert all(design_lightpath(network, way).works for way in ways)
+    assert all(design_lightpath(network, way).is_feasible for way in ways)

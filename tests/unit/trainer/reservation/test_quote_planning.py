@@ -9,7 +9,7 @@ import pytest
 from controller.booking.calendar import Calendar
 from controller.domain.network import network_from_map
 from controller.routing.coflow import Volume as CoflowVolume
-from controller.routing.coflow import shortest_common_transfer
+from controller.routing.coflow import shortest_coflow_completion
 from topologies.loader import load_map
 from trainer.planning.plan import EdgeForecast, Offer, Option, RoundPlan
 from trainer.planning.planner import MIN_GAIN, plan_round
@@ -36,7 +36,7 @@ class LocalController(ControllerClient):
     def quote(self, volumes: Sequence[TransferVolume], instead_of: str | None, retries: int | None = None) -> Quote:  # noqa: ARG002
         self.quote_requests.append(list(volumes))
         coflow = [CoflowVolume(v.name, v.source, v.destination, v.transfer_bytes) for v in volumes]
-        transfer = shortest_common_transfer(METRO, Calendar(), coflow, 0.0)
+        transfer = shortest_coflow_completion(METRO, Calendar(), coflow, 0.0)
         flows = [{"name": volume.name, "path": quote.path, "rate_bps": quote.rate_bps}
                  for volume, quote in zip(coflow, transfer.quotes, strict=True)]
         links = [{"link": name, "free_bps": link.reservable_bps} for name, link in METRO.links.items()]
