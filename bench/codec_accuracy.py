@@ -31,7 +31,7 @@ from trainer.models.split_model import ClientModel, ServerModel
 from trainer.models.stage import Stage, split_evenly
 from trainer.models.zoo import build_layers, choose_model
 from trainer.profiling.layer_costs import layer_costs, segment_shapes
-from trainer.protocol.codec import Codec, decode, encode, encoded_bytes, gradient_codec
+from trainer.protocol.codec import Codec, decode, default_gradient_codec, encode, encoded_bytes
 
 CODECS: tuple[Codec, ...] = ("fp32", "bf16", "int8")
 EDGES, BATCH, MICRO, STEPS, AVERAGE_EVERY = 4, 64, 4, 4, 5
@@ -94,7 +94,7 @@ class Edge:
                 segment = self._travel(self.edge.forward(self.inputs[places[one]], stream), self.codec)
                 labels = self.data.train.labels[places[one]]
                 gradient, _ = self.cloud.train(segment, labels, BATCH, stream)
-                self.edge.backward(micro, self._travel(gradient, gradient_codec(self.codec)))
+                self.edge.backward(micro, self._travel(gradient, default_gradient_codec(self.codec)))
             self.edge.step()
             self.cloud.step()
 

@@ -33,7 +33,7 @@ from machine import cgroups as cpushare
 from machine.undo_journal import UndoJournal
 from trainer.models.zoo import build_layers
 from trainer.profiling.layer_costs import LayerCost, layer_costs
-from trainer.profiling.predictor import CostModel, LayerSeconds, Predictor, Work, backward_work, forward_work
+from trainer.profiling.predictor import ComputeWork, CostModel, LayerSeconds, Predictor, backward_work, forward_work
 from trainer.profiling.slowdown import StepTimes
 
 MODEL = "signal-cnn"
@@ -72,7 +72,7 @@ class Worker:
     def rehearse(self) -> LayerSeconds:
         """What every layer takes, as an edge finds out before the first round."""
         answer = self._ask({"rehearse": True})
-        return LayerSeconds(tuple(answer["forward_s"]), tuple(answer["backward_s"]), answer["stretch"])
+        return LayerSeconds(tuple(answer["forward_s"]), tuple(answer["backward_s"]), answer["slowdown"])
 
     def round(self, cut: int, steps: int) -> MeasuredRound:
         """Train so many mini-batches."""
@@ -157,7 +157,7 @@ def _walk(rehearsed: LayerSeconds, rounds: Sequence[MeasuredRound], cut: int) ->
         if one.cut == cut:
             ratios.append(MICRO * (predictor.forward_s()[cut] + predictor.backward_s()[cut]) / one.total_s)
         else:
-            predictor.learn(one.cut, MICRO, one.steps)
+            predictor.update(one.cut, MICRO, one.steps)
     return ratios
 
 
@@ -171,13 +171,13 @@ def _fit(costs: Sequence[LayerCost], rounds: Sequence[MeasuredRound], forward: b
     sums, seconds = [], []
     for one in rounds:
         works = [_one(cost, forward) for cost in costs[: one.cut]]
-        sums.append(Work(*(MICRO * sum(values) for values in zip(*((w.flops, w.moved_bytes, w.calls) for w in works),
-                                                                   strict=True))))
+        columns = zip(*((w.flops, w.moved_bytes, w.calls) for w in works), strict=True)
+        sums.append(ComputeWork(*(MICRO * sum(values) for values in columns)))
         seconds.append(statistics.fmean(step.forward_s if forward else step.backward_s for step in one.steps))
     return CostModel.fit(sums, seconds)
 
 
-def _one(cost: LayerCost, forward: bool) -> Work:
+def _one(cost: LayerCost, forward: bool) -> ComputeWork:
     return (forward_work if forward else backward_work)(cost, BATCH // MICRO)
 
 
@@ -189,7 +189,7 @@ def predict_and_learn(
     for cut in cuts:
         foretold_s = MICRO * (predictor.forward_s()[cut] + predictor.backward_s()[cut])
         measured = worker.round(cut, steps)
-        predictor.learn(cut, MICRO, measured.steps)
+        predictor.update(cut, MICRO, measured.steps)
         rows.append((cut, foretold_s, measured.total_s))
     return rows
 

@@ -48,7 +48,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if request.get("rehearse"):
-            answer = asdict(profiler.rehearse(layers, images[pieces[0]], micros=len(pieces)))
+            answer = asdict(profiler.profile_layers(layers, images[pieces[0]], micros=len(pieces)))
         else:
             half.stage.last = request["cut"]
             steps = _round(lambda: _step(half, images, pieces), request["steps"])

@@ -115,7 +115,7 @@ def test_every_tensor_an_edge_sends_is_an_activation_a_gradient_or_a_layer(prote
     for frame in protected.frames:
         kind = type(frame.message)
         counts[kind] = counts.get(kind, 0) + 1
-        if kind in (messages.Planned, messages.ModelUpdate):
+        if kind in (messages.PlanApplied, messages.ModelUpdate):
             assert all(name.split(".")[1] in ("value", "state") for name in frame.tensors)
         else:
             assert set(frame.tensors) == allowed.get(kind, set())

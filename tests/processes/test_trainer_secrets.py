@@ -22,10 +22,10 @@ from trainer.edge.cloud_connection import CloudConnection
 from trainer.errors import NetworkError, TrainerError, UsageError
 from trainer.profiling.predictor import ComputeProfile
 from trainer.protocol import messages
-from trainer.transport.connection import Connection, Received, connect
-from trainer.transport.credentials import TransportCredentials, credentials
+from trainer.transport.connection import Connection, ReceivedFrame, connect
+from trainer.transport.credentials import TransportCredentials, load_credentials
 from trainer.transport.pacing import mss_within_tls_bytes, tls_bytes, wire_bits
-from trainer.transport.shared_secret import SharedSecret, read_token
+from trainer.transport.shared_secret import SharedSecret, read_shared_secret
 from trainer.transport.sockets import listen
 
 RUN = ("--rounds", "2", "--steps", "1", "--batch", "16", "--average-every", "1", "--seed", "5")
@@ -46,7 +46,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def known_as(lab: Path, name: str, authority: str = "ours", listens: bool = False) -> TransportCredentials:
     files = lab / authority
-    return credentials(listens or name == "cloud", files / "ca.crt", files / f"{name}.crt", files / f"{name}.key", None)
+    return load_credentials(
+        listens or name == "cloud", files / "ca.crt", files / f"{name}.crt", files / f"{name}.key", None
+    )
 
 
 @contextlib.contextmanager
@@ -80,7 +82,7 @@ def pair(ours: TransportCredentials, theirs: TransportCredentials) -> Iterator[t
 def test_the_sizes_under_tls_are_those_on_the_wire_and_the_pace_holds(lab: Path) -> None:
     with pair(known_as(lab, "edge1"), known_as(lab, "cloud")) as (edge, cloud):
         assert cloud.peer_names == frozenset({"edge1"})
-        got: list[Received] = []
+        got: list[ReceivedFrame] = []
         thread = threading.Thread(target=lambda: got.extend(cloud.receive() for _ in range(22)))
         thread.start()
         for number in range(20):  # the kernel does not pace a connection's first ten packets
@@ -133,27 +135,27 @@ def test_a_name_that_cannot_be_a_nodes_is_refused_before_anything_is_written(
 def test_a_token_is_proven_anew_to_everybody_and_never_said() -> None:
     token = SharedSecret(b"0123456789abcdef")
     proof = token.proof("edge", "a" * 32, "b" * 32, "edge1")
-    assert token.is_proven(proof, "edge", "a" * 32, "b" * 32, "edge1")
+    assert token.verify(proof, "edge", "a" * 32, "b" * 32, "edge1")
     for other in (("cloud", "a" * 32, "b" * 32, "edge1"), ("edge", "c" * 32, "b" * 32, "edge1"),
                   ("edge", "a" * 32, "b" * 32, "edge2")):
-        assert not token.is_proven(proof, *other)
-    assert not token.is_proven(None, "edge", "a" * 32, "b" * 32, "edge1")
+        assert not token.verify(proof, *other)
+    assert not token.verify(None, "edge", "a" * 32, "b" * 32, "edge1")
     assert "0123" not in repr(token)
 
 
 def test_a_token_that_is_too_short_or_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("short")
     with pytest.raises(UsageError, match="has 5 bytes; at least 16"):
-        read_token(tmp_path / "token")
+        read_shared_secret(tmp_path / "token")
     with pytest.raises(UsageError, match="cannot be read"):
-        read_token(tmp_path / "nothing")
+        read_shared_secret(tmp_path / "nothing")
 
 
 def test_half_of_the_tls_files_is_a_mistake(lab: Path) -> None:
     with pytest.raises(UsageError, match="all three"):
-        credentials(True, lab / "ours" / "ca.crt", None, None, None)
+        load_credentials(True, lab / "ours" / "ca.crt", None, None, None)
     with pytest.raises(UsageError, match="cannot be used"):
-        credentials(True, lab / "ours" / "ca.crt", lab / "ours" / "edge1.crt", lab / "ours" / "edge2.key", None)
+        load_credentials(True, lab / "ours" / "ca.crt", lab / "ours" / "edge1.crt", lab / "ours" / "edge2.key", None)
 
 
 MOMENTS = Moments(10, (100.0,), (1.0,), (0.0,), (99.0,), (101.0,))
@@ -167,7 +169,7 @@ JOIN_REQUEST = messages.JoinRequest(
 def edge_manager(lab: Path) -> Iterator[tuple[EdgeManager, int]]:
     """A cloud that wants certificates and the token."""
     port = free_ports(1)
-    secret = replace(known_as(lab, "cloud"), token=read_token(lab / "token"))
+    secret = replace(known_as(lab, "cloud"), shared_secret=read_shared_secret(lab / "token"))
     one = EdgeManager(("127.0.0.1", port), ["edge1", "edge2"], "traffic-lights", credentials=secret)
     yield one, port
     one.close("the test is over.", failed=False)
@@ -187,7 +189,7 @@ def test_an_edge_must_have_its_own_certificate_and_know_the_token(
     one, port = edge_manager
     link = CloudConnection(
         connect(("127.0.0.1", port), None, 5, context=known_as(lab, certificate).context, server_name="cloud"),
-        read_token(lab / token) if token else None,
+        read_shared_secret(lab / token) if token else None,
     )
     try:
         if reason is None:
@@ -203,7 +205,7 @@ def test_an_edge_must_have_its_own_certificate_and_know_the_token(
 def test_an_edge_that_knows_a_token_trains_with_no_cloud_that_does_not(lab: Path) -> None:
     port = free_ports(1)
     impostor = EdgeManager(("127.0.0.1", port), ["edge1"], "traffic-lights")
-    link = CloudConnection(connect(("127.0.0.1", port), None, 5), read_token(lab / "token"))
+    link = CloudConnection(connect(("127.0.0.1", port), None, 5), read_shared_secret(lab / "token"))
     with pytest.raises(NetworkError, match="it is not the cloud of this run"):
         link.join(JOIN_REQUEST)
     link.close()

@@ -75,9 +75,9 @@ def plan(
     shapes = segment_shapes(costs, sample_shape)
     samples = -(-batch // micro)
     if prior:
-        layer_seconds = prior_seconds(costs, profiler.measure_profile(), samples)
+        layer_seconds = prior_seconds(costs, profiler.benchmark_node(), samples)
     else:
-        layer_seconds = profiler.rehearse(layers, torch.zeros(samples, *sample_shape))
+        layer_seconds = profiler.profile_layers(layers, torch.zeros(samples, *sample_shape))
     _print_cuts(model, costs, [math.prod(shape) for shape in shapes], layer_seconds, batch, micro, prior)
     if map_name is None:
         return

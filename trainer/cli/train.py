@@ -186,9 +186,9 @@ def cloud(
     from trainer.records import checkpoint
     from trainer.records.progress import listener
     from trainer.records.run_record import RunRecord, new_directory
-    from trainer.transport.credentials import credentials
+    from trainer.transport.credentials import load_credentials
 
-    node_credentials = credentials(True, tls_ca, tls_cert, tls_key, token_file)
+    node_credentials = load_credentials(True, tls_ca, tls_cert, tls_key, token_file)
     if resume is None:
         listen = listener(quiet, as_json, settings.rounds)
         record = RunRecord(run_dir or new_directory(runs_dir), asdict(settings), listen)
@@ -277,9 +277,9 @@ def edge(
 ) -> None:
     """Run an edge node: join the cloud and train as planned. The data stays on this node."""
     from trainer.edge.training_loop import EdgeSettings, run
-    from trainer.transport.credentials import credentials
+    from trainer.transport.credentials import load_credentials
 
-    node_credentials = credentials(False, tls_ca, tls_cert, tls_key, token_file, tls_name)
+    node_credentials = load_credentials(False, tls_ca, tls_cert, tls_key, token_file, tls_name)
 
     reason = run(EdgeSettings(name, cloud_address, index, edges, source_port, data=data,
                               sharing=parse_partitioning(partition), model=model, protect_labels=protect_labels,

@@ -85,12 +85,12 @@ class EdgeAcceptor:
         try:
             connection.limits = UNAUTHENTICATED_LIMITS
             nonce = secrets.token_hex(16)
-            connection.send(messages.Hello(nonce=nonce, wants_proof=self._credentials.token is not None))
+            connection.send(messages.Hello(nonce=nonce, requires_proof=self._credentials.shared_secret is not None))
             request = connection.receive().frame.message
             if not isinstance(request, messages.JoinRequest):
                 raise ProtocolError(f"{connection.peer} sent {type(request).__name__} before a join request.")
             proof = self._authenticate(request, connection, nonce)
-            connection.set_timeout(None)
+            connection.set_receive_timeout(None)
             self._admit(request, connection, messages.JoinAccepted(proof=proof))
         except JoinRefusedError as error:
             with contextlib.suppress(ConnectionLostError):
@@ -109,10 +109,10 @@ class EdgeAcceptor:
         if connection.peer_names is not None and request.edge not in connection.peer_names:
             names = ", ".join(sorted(connection.peer_names)) or "no name"
             raise JoinRefusedError(f"the certificate is issued for {names}, not for {request.edge}.")
-        token = self._credentials.token
+        token = self._credentials.shared_secret
         if token is None:
             return None
-        if not token.is_proven(request.proof, "edge", nonce, request.nonce, request.edge):
+        if not token.verify(request.proof, "edge", nonce, request.nonce, request.edge):
             raise JoinRefusedError(
                 f"{request.edge} does not have the token of this run; start it with the same --token-file."
             )

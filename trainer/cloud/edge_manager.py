@@ -19,9 +19,10 @@ from trainer.cloud.edge_session import EdgeSession
 from trainer.errors import ConnectionLostError, ProtocolError, QuorumError
 from trainer.protocol import framing, messages
 from trainer.transport import clock_sync
-from trainer.transport.connection import Connection, Inbound, Lost, Received, Sent
-from trainer.transport.credentials import NOBODY, TransportCredentials
+from trainer.transport.connection import Connection, ConnectionEvent, Disconnected, ReceivedFrame
+from trainer.transport.credentials import NO_CREDENTIALS, TransportCredentials
 from trainer.transport.inbox import Inbox
+from trainer.transport.pacing import SentFrame
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class EdgeManager:
         expected: Sequence[str],
         task: str,
         samples: Mapping[str, tuple[int, int]] | None = None,
-        credentials: TransportCredentials = NOBODY,
+        credentials: TransportCredentials = NO_CREDENTIALS,
     ) -> None:
         self.on_lost: Callable[[EdgeSession, str], None] = lambda _session, _reason: None
         self._expected = list(expected)
@@ -59,7 +60,7 @@ class EdgeManager:
         self._closed_because: str | None = None
         self._changed = threading.Condition()
         self._closing = threading.Event()
-        self._inbox: Inbox[EdgeSession, Inbound] = Inbox()
+        self._inbox: Inbox[EdgeSession, ConnectionEvent] = Inbox()
         self._acceptor = EdgeAcceptor(address, credentials, self._admit)
         threading.Thread(target=self._keep_alive, daemon=True).start()
 
@@ -118,7 +119,7 @@ class EdgeManager:
 
     def send(
         self, session: EdgeSession, message: messages.Message, tensors: Mapping[str, Tensor] | None = None
-    ) -> Sent | None:
+    ) -> SentFrame | None:
         """Send to one edge; None if its connection is lost."""
         try:
             return session.connection.send(message, tensors)
@@ -131,13 +132,13 @@ class EdgeManager:
         for session in self.sessions:
             self.send(session, message, tensors)
 
-    def receive(self, deadline_s: float) -> tuple[EdgeSession, Received] | None:
+    def receive(self, deadline_s: float) -> tuple[EdgeSession, ReceivedFrame] | None:
         """Return the next message of an active edge; None at the deadline (`time.monotonic`) or if an edge was lost."""
         while (item := self._inbox.get(deadline_s)) is not None:
             session, inbound = item
             if self._active.get(session.name) is not session:
                 continue  # from a session that was dropped
-            if isinstance(inbound, Lost):
+            if isinstance(inbound, Disconnected):
                 self.drop(session, inbound.reason)
                 return None
             if isinstance(inbound.frame.message, messages.Failed):
@@ -148,12 +149,12 @@ class EdgeManager:
 
     def collect(
         self, kind: type[M], timeout_s: float, among: Sequence[EdgeSession] | None = None, stale: bool = False
-    ) -> list[tuple[EdgeSession, M, Received]]:
+    ) -> list[tuple[EdgeSession, M, ReceivedFrame]]:
         """Return one message of that kind from every edge (of `among`); drop an edge that sends none or another.
 
         With `stale` other messages are ignored: they belong to an aborted step.
         """
-        replies: dict[str, tuple[EdgeSession, M, Received]] = {}
+        replies: dict[str, tuple[EdgeSession, M, ReceivedFrame]] = {}
         deadline_s = time.monotonic() + timeout_s
 
         def addressed() -> list[EdgeSession]:
@@ -233,13 +234,13 @@ class EdgeManager:
         """Prepare an edge that joins during the run and let it wait for the next averaging."""
         connection = session.connection
         connection.limits = self._limits
-        connection.set_timeout(self._prepare_timeout_s)
+        connection.set_receive_timeout(self._prepare_timeout_s)
         connection.send(answer)
         connection.send(prepare_message)
         ready = connection.receive().frame.message
         if not isinstance(ready, messages.Ready):
             raise ProtocolError(f"{session.name} sent {type(ready).__name__} instead of Ready.")
-        connection.set_timeout(None)
+        connection.set_receive_timeout(None)
         session.layers = ready.layers
         with self._changed:
             self._check_request(session.request)
@@ -250,14 +251,14 @@ class EdgeManager:
     def _all_sessions(self) -> list[EdgeSession]:
         return [*self._joined.values(), *self._active.values(), *self._waiting.values()]
 
-    def _deliver(self, session: EdgeSession, inbound: Inbound) -> None:
-        if isinstance(inbound, Lost):
+    def _deliver(self, session: EdgeSession, inbound: ConnectionEvent) -> None:
+        if isinstance(inbound, Disconnected):
             with self._changed:  # an edge outside training is removed silently
                 for sessions in (self._joined, self._waiting):
                     if sessions.get(session.name) is session:
                         del sessions[session.name]
                         session.connection.abort()
-        size_bytes = inbound.frame.size_bytes if isinstance(inbound, Received) else 0
+        size_bytes = inbound.frame.size_bytes if isinstance(inbound, ReceivedFrame) else 0
         self._inbox.put(session, inbound, size_bytes)
 
     def _check_request(self, request: messages.JoinRequest) -> None:
@@ -287,4 +288,4 @@ class EdgeManager:
                 sessions = self._all_sessions()
             for session in sessions:
                 with contextlib.suppress(ConnectionLostError):  # the receiving thread reports the loss
-                    session.connection.send_if_idle(messages.Alive(), KEEPALIVE_INTERVAL_S)
+                    session.connection.send_if_idle(messages.Keepalive(), KEEPALIVE_INTERVAL_S)

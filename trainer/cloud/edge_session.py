@@ -28,4 +28,4 @@ class EdgeSession:
     @property
     def planning_mss_bytes(self) -> int:
         """Payload bytes per packet for planning, without the overhead of TLS."""
-        return mss_within_tls_bytes(self.mss_bytes) if self.connection.secured else self.mss_bytes
+        return mss_within_tls_bytes(self.mss_bytes) if self.connection.uses_tls else self.mss_bytes

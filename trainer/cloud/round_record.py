@@ -10,7 +10,7 @@ from trainer.cloud.step_timing import Direction, RoundBound, StepResult, StepTra
 from trainer.planning.plan import EdgePlan, RoundPlan
 from trainer.records.run_record import Fields, median_ms, milliseconds
 from trainer.reservation.bandwidth import Grant
-from trainer.transport.pacing import Judgement
+from trainer.transport.pacing import TransferVerdict
 
 
 def plan_event(number: int, grant: Grant) -> Fields:
@@ -145,7 +145,7 @@ def _edge_row(
 
 
 def _delay(step_transfers: list[StepTransfers], direction: Direction, predicted_s: float) -> Fields:
-    verdicts: list[Judgement] = [transfers.transfer(direction)[1] for transfers in step_transfers]
+    verdicts: list[TransferVerdict] = [transfers.transfer(direction)[1] for transfers in step_transfers]
     bounds = [verdict.bound_s for verdict in verdicts if verdict.bound_s is not None]
     measured = [verdict.measured_s for verdict in verdicts]
     return {

@@ -8,7 +8,7 @@ from typing import Literal
 
 from trainer.protocol.messages import StepDone
 from trainer.reservation.bandwidth import FlowGuarantee
-from trainer.transport.pacing import Judgement, SentFrame, judge, l2_bits
+from trainer.transport.pacing import SentFrame, TransferVerdict, assess_transfer, l2_bits
 
 Direction = Literal["up", "down"]
 
@@ -46,7 +46,7 @@ class StepTransfers:
         frames, flow = (self.sent_up, self.up) if direction == "up" else (self.sent_down, self.down)
         return l2_bits(sum(frame.size_bytes for frame in frames), self.mss_bytes) / flow.rate_bps
 
-    def transfer(self, direction: Direction) -> tuple[int, Judgement]:
+    def transfer(self, direction: Direction) -> tuple[int, TransferVerdict]:
         """Return the bytes of all segments, or of all gradients, and the verdict on their transfer."""
         if direction == "up":
             frames, arrival_s, flow = self.sent_up, self.up_arrived_s + self.offset_s, self.up
@@ -54,7 +54,7 @@ class StepTransfers:
             assert self.done is not None
             frames, flow = self.sent_down, self.down
             arrival_s = self.done.gradients_received_s[-1] - self.offset_s
-        verdict = judge(frames, arrival_s, flow.rate_bps, self.mss_bytes, flow.network_latency_us)
+        verdict = assess_transfer(frames, arrival_s, flow.rate_bps, self.mss_bytes, flow.network_latency_us)
         return sum(frame.size_bytes for frame in frames), verdict
 
 

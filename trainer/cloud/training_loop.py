@@ -27,7 +27,7 @@ from trainer.protocol import messages
 from trainer.records.checkpoint import Checkpoint
 from trainer.records.run_record import RunRecord, milliseconds
 from trainer.reservation.bandwidth import BandwidthProvider, Grant
-from trainer.transport.credentials import NOBODY, TransportCredentials
+from trainer.transport.credentials import NO_CREDENTIALS, TransportCredentials
 from trainer.transport.pacing import pace_bytes_per_s
 
 BandwidthFactory = Callable[[Sequence[EdgeSession]], BandwidthProvider]
@@ -35,7 +35,7 @@ BandwidthFactory = Callable[[Sequence[EdgeSession]], BandwidthProvider]
 
 def run(
     settings: RunSettings, address: tuple[str, int], make_bandwidth: BandwidthFactory, record: RunRecord,
-    resumed: Checkpoint | None = None, credentials: TransportCredentials = NOBODY,
+    resumed: Checkpoint | None = None, credentials: TransportCredentials = NO_CREDENTIALS,
 ) -> None:
     """Run a whole training; the record is completed however the run ends.
 
@@ -169,14 +169,14 @@ class TrainingLoop:
             self._edge_manager.send(
                 replica.session,
                 messages.Plan(
-                    round=number, cut=edge.cut, codec=edge.codec, beat_s=grant.plan.period_s,
+                    round=number, cut=edge.cut, codec=edge.codec, period_s=grant.plan.period_s,
                     gradient_codec=self._state.codec_selector.gradient_codec_for(edge.codec),
                     pace_bytes_per_s=pace_bytes_per_s(up.rate_bps, mss) if grant.reserved else None,
                 ),
                 replica.model.layers_to_send(edge.cut),
             )
         cuts = {edge.edge: edge.cut for edge in grant.plan.edges}
-        for session, _, received in self._edge_manager.collect(messages.Planned, self._settings.step_timeout_s):
+        for session, _, received in self._edge_manager.collect(messages.PlanApplied, self._settings.step_timeout_s):
             try:
                 replicas[session.name].model.move_cut(cuts[session.name], received.frame.tensors)
             except ProtocolError as error:

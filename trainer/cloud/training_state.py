@@ -186,7 +186,7 @@ class TrainingState:
     def _build_forecaster(self, recipe: messages.Prepare) -> StepForecaster:
         built = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
         samples = torch.zeros(-(-recipe.batch // recipe.micro), *recipe.sample_shape)
-        cloud_layers = profiler.rehearse(built, samples, recipe.optimizer, recipe.micro)
+        cloud_layers = profiler.profile_layers(built, samples, recipe.optimizer, recipe.micro)
         layers = {session.name: session.layers for session in self._edge_manager.sessions if session.layers is not None}
         batches = {name: replica.batch for name, replica in self.replicas.items()}
         return StepForecaster(layers, cloud_layers, self._preparation.segment_shapes, batches, recipe.micro,

@@ -19,7 +19,7 @@ from trainer.models.split_model import MiddleModel
 from trainer.protocol import codec, messages
 from trainer.records.run_record import Fields, milliseconds
 from trainer.reservation.bandwidth import Grant
-from trainer.transport.connection import Received
+from trainer.transport.connection import ReceivedFrame
 from trainer.transport.pacing import SentFrame
 
 START_LEAD_S = 0.005
@@ -96,7 +96,7 @@ class CloudStep:
         replica = self._initial_replicas[name]
         if len(transfers.sent_up) < replica.micro_batches * (2 if isinstance(replica.model, MiddleModel) else 1):
             sent_s = self._first_s
-            prefix = replica.session.connection.arriving
+            prefix = replica.session.connection.partial_frame
             if transfers.sent_up:
                 sent_s = transfers.sent_up[0].send_s - transfers.offset_s
             elif prefix is not None and prefix.kind == messages.Segment.kind:
@@ -109,7 +109,7 @@ class CloudStep:
         self._first_s = max(time.time() + START_LEAD_S, self._earliest_s)
         for session in self._edge_manager.sessions:
             self._edge_manager.send(
-                session, messages.Start(round=self.number, step=self.step, first_s=self._first_s + session.offset_s)
+                session, messages.StartStep(round=self.number, step=self.step, first_s=self._first_s + session.offset_s)
             )
 
     def _busy(self) -> list[EdgeSession]:
@@ -128,7 +128,7 @@ class CloudStep:
                 replica = self._replicas[session.name]
                 replica.max_cut = replica.cut // 2
 
-    def _handle(self, session: EdgeSession, received: Received) -> None:
+    def _handle(self, session: EdgeSession, received: ReceivedFrame) -> None:
         """Process a message; drop the edge if the message is not valid in this step."""
         replica, transfers = self._replicas[session.name], self.transfers[session.name]
         match received.frame.message:
@@ -150,7 +150,7 @@ class CloudStep:
                 self._edge_manager.drop(session, f"it sent {type(other).__name__} during step {self.step}.")
 
     def _process(
-        self, message: messages.Segment | messages.TailGradient, received: Received, replica: EdgeReplica,
+        self, message: messages.Segment | messages.TailGradient, received: ReceivedFrame, replica: EdgeReplica,
         transfers: StepTransfers,
     ) -> None:
         """Compute the cloud's part of a micro-batch and send the result."""
@@ -174,7 +174,7 @@ class CloudStep:
             raise ProtocolError(f"it sent a {kind} that does not fit cut {replica.cut}: {error}.") from error
         sent = self._edge_manager.send(replica.session, answer, codec.encode(name, values, used))
         if sent is not None:
-            transfers.sent_down.append(SentFrame(sent.send_s, sent.size_bytes))
+            transfers.sent_down.append(sent)
         transfers.cloud_s += time.perf_counter() - began
 
     def _process_segment(

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from trainer.errors import ConnectionLostError, NetworkError, ProtocolError, TrainingFailedError
 from trainer.protocol import messages
-from trainer.transport.connection import Connection, Inbound, Lost, Received
+from trainer.transport.connection import Connection, ConnectionEvent, Disconnected, ReceivedFrame
 from trainer.transport.inbox import Inbox
 from trainer.transport.shared_secret import SharedSecret
 
@@ -31,7 +31,7 @@ class CloudConnection:
     def __init__(self, connection: Connection, token: SharedSecret | None = None) -> None:
         self.connection = connection
         self._token = token
-        self._inbox: Inbox[str, Inbound] = Inbox()
+        self._inbox: Inbox[str, ConnectionEvent] = Inbox()
 
     def join(self, request: messages.JoinRequest) -> None:
         """Authenticate and send the join request.
@@ -39,25 +39,25 @@ class CloudConnection:
         Raises: ConnectionLostError, ProtocolError, NetworkError if the cloud refuses, JoinDeferredError if a retry may
         succeed.
         """
-        self.connection.set_timeout(HANDSHAKE_TIMEOUT_S)
+        self.connection.set_receive_timeout(HANDSHAKE_TIMEOUT_S)
         hello = self.connection.receive().frame.message
         if not isinstance(hello, messages.Hello):
             raise ProtocolError(f"The cloud sent {type(hello).__name__} instead of Hello.")
-        if hello.wants_proof and self._token is None:
+        if hello.requires_proof and self._token is None:
             raise NetworkError("The cloud requires the token of the run; start the edge with --token-file.")
         nonce = secrets.token_hex(16)
         proof = self._token.proof("edge", hello.nonce, nonce, request.edge) if self._token else None
         self.connection.send(request.model_copy(update={"nonce": nonce, "proof": proof}))
         answer = self.connection.receive().frame.message
-        self.connection.set_timeout(None)
+        self.connection.set_receive_timeout(None)
         _raise_for_failure(answer)
         if not isinstance(answer, messages.JoinAccepted):
             raise ProtocolError(f"The cloud answered a join request with {type(answer).__name__}.")
-        if self._token and not self._token.is_proven(answer.proof, "cloud", hello.nonce, nonce, request.edge):
+        if self._token and not self._token.verify(answer.proof, "cloud", hello.nonce, nonce, request.edge):
             raise NetworkError("The cloud does not have the token of this edge; it is not the cloud of this run.")
         self.connection.start(self._deliver)
 
-    def receive(self) -> Received:
+    def receive(self) -> ReceivedFrame:
         """Return the cloud's next message.
 
         Raises: ConnectionLostError if the cloud is lost or silent, NetworkError, TrainingFailedError.
@@ -67,10 +67,10 @@ class CloudConnection:
             if item is None:
                 raise ConnectionLostError(f"The cloud sent nothing for {SILENCE_TIMEOUT_S:g} s.")
             inbound = item[1]
-            if isinstance(inbound, Lost):
+            if isinstance(inbound, Disconnected):
                 raise ConnectionLostError(f"The connection to the cloud was lost: {inbound.reason}")
             _raise_for_failure(inbound.frame.message)
-            if not isinstance(inbound.frame.message, messages.Alive):
+            if not isinstance(inbound.frame.message, messages.Keepalive):
                 return inbound
 
     @property
@@ -83,8 +83,8 @@ class CloudConnection:
         self._inbox.close()
         self.connection.abort()
 
-    def _deliver(self, inbound: Inbound) -> None:
-        size_bytes = inbound.frame.size_bytes if isinstance(inbound, Received) else 0
+    def _deliver(self, inbound: ConnectionEvent) -> None:
+        size_bytes = inbound.frame.size_bytes if isinstance(inbound, ReceivedFrame) else 0
         self._inbox.put("cloud", inbound, size_bytes)
 
 

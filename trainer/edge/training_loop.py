@@ -32,8 +32,8 @@ from trainer.profiling import profiler
 from trainer.profiling.predictor import LayerSeconds
 from trainer.protocol import messages
 from trainer.transport.backoff import pauses_s
-from trainer.transport.connection import Received, connect
-from trainer.transport.credentials import NOBODY, TransportCredentials
+from trainer.transport.connection import ReceivedFrame, connect
+from trainer.transport.credentials import NO_CREDENTIALS, TransportCredentials
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class EdgeSettings:
     seed: int = 1
     connect_timeout_s: float = 60.0
     cgroups: tuple[Path, ...] = ()
-    credentials: TransportCredentials = NOBODY
+    credentials: TransportCredentials = NO_CREDENTIALS
 
 
 def run(settings: EdgeSettings, notify: Callable[[str], None] = log.info) -> str:
@@ -117,7 +117,7 @@ def _join_request(settings: EdgeSettings, data: dataset.LocalData) -> messages.J
         held_out=len(data.held_out),
         sample_shape=tuple(data.train.inputs.shape[1:]),
         statistics=statistics,
-        profile=profiler.measure_profile(),
+        profile=profiler.benchmark_node(),
     )
 
 
@@ -148,7 +148,7 @@ class Edge:
             settings.cloud, settings.source_port, min(CONNECT_ATTEMPT_S, settings.connect_timeout_s),
             context=credentials.context, server_name=credentials.cloud_name if credentials.context else "",
         )
-        self._cloud = CloudConnection(connection, credentials.token)
+        self._cloud = CloudConnection(connection, credentials.shared_secret)
         try:
             self._cloud.join(self._request)
             return self._process_messages()
@@ -172,7 +172,7 @@ class Edge:
                 received = error.received
         return received.frame.message.reason
 
-    def _handle(self, received: Received) -> None:
+    def _handle(self, received: ReceivedFrame) -> None:
         match received.frame.message:
             case messages.Prepare() as recipe:
                 self._prepare(recipe)
@@ -182,7 +182,7 @@ class Edge:
                 self._answer_ping(ping, received)
             case messages.Plan() as plan:
                 self._apply_plan(plan, received)
-            case messages.Start() as start:
+            case messages.StartStep() as start:
                 self._step.run(start, self._plan)
             case messages.CollectModel() as collect:
                 if collect.pace_bytes_per_s is not None:
@@ -220,31 +220,31 @@ class Edge:
         )
         self._step = EdgeStep(self._cloud, self._model, images, self._data.train.labels, recipe, self._settings.name,
                               self._settings.index)
-        seconds = prepared[1] if prepared else profiler.rehearse(
+        seconds = prepared[1] if prepared else profiler.profile_layers(
             layers, self._step.micro_batch, recipe.optimizer, recipe.micro
         )
         self._prepared = recipe, seconds, images
         self.was_prepared = True
         self._cloud.connection.send(messages.Ready(layers=seconds))
 
-    def _restore(self, restore: messages.Restore, received: Received) -> None:
+    def _restore(self, restore: messages.Restore, received: ReceivedFrame) -> None:
         """Restore the state after an averaging."""
         self._model.restore(restore.cut, received.frame.tensors)
         self._cloud.connection.send(messages.Restored(round=restore.round))
 
-    def _answer_ping(self, ping: messages.Ping, received: Received) -> None:
+    def _answer_ping(self, ping: messages.Ping, received: ReceivedFrame) -> None:
         self._cloud.connection.send(
             messages.Pong(number=ping.number, ping_sent_s=received.frame.sent_s, ping_received_s=received.arrival_s)
         )
 
-    def _apply_plan(self, plan: messages.Plan, received: Received) -> None:
+    def _apply_plan(self, plan: messages.Plan, received: ReceivedFrame) -> None:
         """Move the cut: layers are received with the plan or sent with the reply."""
         self._cloud.connection.pace(plan.pace_bytes_per_s)
         if plan.round == 1:  # both sides have built the same model, so no layers are sent
             self._model.stage.last = plan.cut
         leaving = self._model.move_cut(plan.cut, received.frame.tensors)
         self._plan = plan
-        self._cloud.connection.send(messages.Planned(round=plan.round), leaving)
+        self._cloud.connection.send(messages.PlanApplied(round=plan.round), leaving)
 
     def _evaluate(self) -> None:
         """Count the global model's correct predictions on the held-out samples of this edge."""

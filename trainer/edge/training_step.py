@@ -20,11 +20,11 @@ from trainer.errors import DivergedError, ProtocolError
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import ClientModel
 from trainer.models.stage import split_evenly
-from trainer.profiling.cgroup_limit import OwnLimit
-from trainer.profiling.slowdown import widest
+from trainer.profiling.cgroup_limit import CgroupCpuLimit
+from trainer.profiling.slowdown import looser_limit
 from trainer.profiling.stopwatch import Stopwatch
 from trainer.protocol import codec, messages
-from trainer.transport.connection import Received
+from trainer.transport.connection import ReceivedFrame
 
 
 class StepAbortedError(ProtocolError):
@@ -32,7 +32,7 @@ class StepAbortedError(ProtocolError):
 
     code = "step_given_up"
 
-    def __init__(self, received: Received) -> None:
+    def __init__(self, received: ReceivedFrame) -> None:
         super().__init__(f"The cloud sent {type(received.frame.message).__name__} during a step.")
         self.received = received
 
@@ -84,7 +84,7 @@ class EdgeStep:
         self._batch = min(recipe.batch, len(labels))
         self._micro_slices = split_evenly(self._batch, recipe.micro)
         self._next_step: _StepInProgress | None = None
-        self._cgroup_limit = OwnLimit()
+        self._cgroup_limit = CgroupCpuLimit()
         self._cpu_limit = self._cgroup_limit.read()
 
     @property
@@ -92,7 +92,7 @@ class EdgeStep:
         """The inputs of one of the largest micro-batches, for measuring layer times."""
         return self._inputs[self._micro_slices[-1]]
 
-    def run(self, start: messages.Start, plan: messages.Plan) -> None:
+    def run(self, start: messages.StartStep, plan: messages.Plan) -> None:
         """Run a step, then forward passes of the next one until the cloud's next message.
 
         Raises: StepAbortedError if the cloud sends another message.
@@ -101,7 +101,7 @@ class EdgeStep:
         if progress is None or (progress.round, progress.step) != (start.round, start.step):
             progress = self._begin(start.round, start.step)
         self._next_step, times = None, progress.times
-        with SendSchedule(self._cloud.connection.send, start.first_s, plan.beat_s) as schedule:
+        with SendSchedule(self._cloud.connection.send, start.first_s, plan.period_s) as schedule:
             for micro in range(len(self._micro_slices)):
                 segment = progress.segments.popleft() if progress.segments else self._forward(progress, plan)
                 schedule.put(messages.Segment(step=start.step, micro=micro, batch_samples=self._batch), segment)
@@ -112,9 +112,14 @@ class EdgeStep:
         previous_limit, self._cpu_limit = self._cpu_limit, self._cgroup_limit.read()
         self._cloud.connection.send(
             messages.StepDone(
-                step=start.step, forward_s=times.forward.wall_s, forward_cpu_s=times.forward.cpu_s,
-                backward_s=times.backward.wall_s, backward_cpu_s=times.backward.cpu_s, late_s=times.late_s,
-                gradients_received_s=times.gradients_received_s, cpu_limit=widest(previous_limit, self._cpu_limit),
+                step=start.step,
+                forward_s=times.forward.wall_s,
+                forward_cpu_s=times.forward.cpu_s,
+                backward_s=times.backward.wall_s,
+                backward_cpu_s=times.backward.cpu_s,
+                late_s=times.late_s,
+                gradients_received_s=times.gradients_received_s,
+                cpu_limit=looser_limit(previous_limit, self._cpu_limit),
                 tail_s=times.tail.wall_s,
                 loss=None if self._model.tail is None else times.loss,
             )
@@ -153,8 +158,8 @@ class EdgeStep:
 
         The tail has priority, because network and cloud depend on it and on no backward pass.
         """
-        tails: deque[Received] = deque()
-        gradients: deque[Received] = deque()
+        tails: deque[ReceivedFrame] = deque()
+        gradients: deque[ReceivedFrame] = deque()
         finished = trained = 0
         while trained < len(self._micro_slices):
             while self._cloud.has_message or not (tails or gradients):
@@ -173,7 +178,7 @@ class EdgeStep:
                 self._backward(step, trained, gradients.popleft())
                 trained += 1
 
-    def _train_tail(self, step: _StepInProgress, micro: int, received: Received, plan: messages.Plan) -> None:
+    def _train_tail(self, step: _StepInProgress, micro: int, received: ReceivedFrame, plan: messages.Plan) -> None:
         """Train the tail on a micro-batch and send the gradient of its inputs."""
         message, tail = received.frame.message, self._model.tail
         assert isinstance(message, messages.TailInput) and tail is not None
@@ -193,7 +198,7 @@ class EdgeStep:
         step.times.loss += loss
         self._cloud.connection.send(messages.TailGradient(step=step.step, micro=micro), tensors)
 
-    def _backward(self, step: _StepInProgress, micro: int, received: Received) -> None:
+    def _backward(self, step: _StepInProgress, micro: int, received: ReceivedFrame) -> None:
         """Run the backward pass of a micro-batch."""
         message = received.frame.message
         assert isinstance(message, messages.Gradient)

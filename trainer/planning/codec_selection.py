@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Self, cast
 
 from trainer.errors import UsageError
-from trainer.protocol.codec import VALUE_BYTES, Codec, gradient_codec
+from trainer.protocol.codec import VALUE_BYTES, Codec, default_gradient_codec
 
 AUTO = "auto"
 MAX_ACCURACY_LOSS = 0.005
@@ -46,7 +46,7 @@ class CodecSelector:
 
     def gradient_codec_for(self, codec: Codec) -> Codec:
         """Return the codec of the gradient of a segment sent with `codec`."""
-        return self._gradient or gradient_codec(codec)
+        return self._gradient or default_gradient_codec(codec)
 
     def update(self, accuracy: float) -> None:
         """Take the accuracy after an averaging into account."""

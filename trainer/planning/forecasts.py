@@ -40,7 +40,7 @@ class StepForecaster:
         self._edges: dict[str, Predictor] = {}
         self._tails: dict[str, TailPredictor] = {}
         self.tail = tail
-        self._cloud = CloudPredictor(cloud if tail is None else cloud.within(0, tail))
+        self._cloud = CloudPredictor(cloud if tail is None else cloud.restricted_to(0, tail))
         self._tail_in_cloud_s = 0.0 if tail is None else sum(cloud.work_s[tail:])
         self.codec_selector = codec_selector
         self._shapes = segment_shapes
@@ -55,16 +55,16 @@ class StepForecaster:
         """Add an edge; its rehearsed layer times are used unless a predictor of it exists already."""
         self._edges.setdefault(edge, Predictor(layers))
         if self.tail is not None:
-            self._tails.setdefault(edge, TailPredictor(layers.within(self.tail, len(layers.forward_s))))
+            self._tails.setdefault(edge, TailPredictor(layers.restricted_to(self.tail, len(layers.forward_s))))
         self._batches[edge] = batch
         self._micro_batch_samples[edge] = [part.stop - part.start for part in split_evenly(batch, self.micro)]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all predictors and of the codec selector as JSON values for `load_state_dict`."""
-        edges = {name: predictor.history() for name, predictor in self._edges.items()}
-        tails = {name: predictor.history() for name, predictor in self._tails.items()}
+        edges = {name: predictor.to_json() for name, predictor in self._edges.items()}
+        tails = {name: predictor.to_json() for name, predictor in self._tails.items()}
         return {
-            "cloud": self._cloud.history(),
+            "cloud": self._cloud.to_json(),
             "edges": edges,
             "tails": tails,
             "guard": self.codec_selector.state_dict(),
@@ -72,10 +72,10 @@ class StepForecaster:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned, for the cloud and every edge in it."""
-        self._cloud = CloudPredictor.recalled(state["cloud"])
+        self._cloud = CloudPredictor.from_json(state["cloud"])
         self.codec_selector.load_state_dict(state["guard"])
-        self._edges |= {name: Predictor.recalled(edge) for name, edge in state["edges"].items()}
-        self._tails |= {name: TailPredictor.recalled(tail) for name, tail in state.get("tails", {}).items()}
+        self._edges |= {name: Predictor.from_json(edge) for name, edge in state["edges"].items()}
+        self._tails |= {name: TailPredictor.from_json(tail) for name, tail in state.get("tails", {}).items()}
 
     def forecasts(
         self, mss_bytes: Mapping[str, int], cuts: Mapping[str, Collection[int]], unprotected: bool = False
@@ -93,13 +93,13 @@ class StepForecaster:
 
     def update_edge(self, edge: str, cut: int, steps: Sequence[StepTimes], tail_s: Sequence[float]) -> None:
         """Update an edge's predictor with the steps of a round."""
-        self._edges[edge].learn(cut, len(self._micro_batch_samples[edge]), steps)
+        self._edges[edge].update(cut, len(self._micro_batch_samples[edge]), steps)
         if self.tail is not None:
-            self._tails[edge].learn(len(self._micro_batch_samples[edge]), tail_s)
+            self._tails[edge].update(len(self._micro_batch_samples[edge]), tail_s)
 
     def update_cloud(self, cuts: Mapping[str, int], work_s: Sequence[float]) -> None:
         """Update the cloud's predictor with its work per step of a round, summed over all edges."""
-        self._cloud.learn([(cut, len(self._micro_batch_samples[edge])) for edge, cut in cuts.items()], work_s)
+        self._cloud.update([(cut, len(self._micro_batch_samples[edge])) for edge, cut in cuts.items()], work_s)
 
     def sizes(self, edge: str, cut: int, codec: Codec) -> dict[str, int]:
         """Return the bytes of a mini-batch by their names in the run record.

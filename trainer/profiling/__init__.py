@@ -1,1 +1,1 @@
-"""How long layers take."""
+"""Profiling and prediction of the computing time of layers."""

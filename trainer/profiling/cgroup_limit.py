@@ -1,4 +1,4 @@
-"""How much of a processor the kernel gives this process at most: the limits of its control groups, version 1 or 2.
+"""The CPU limit of this process: the bandwidth limits of its control groups, version 1 or 2.
 
 Source: Linux Documentation/scheduler/sched-bwc.rst and admin-guide/cgroup-v2.rst.
 """
@@ -9,36 +9,36 @@ from pathlib import Path
 
 from trainer.profiling.slowdown import CpuLimit
 
-OWN_GROUPS = Path("/proc/self/cgroup")
-MOUNTED = Path("/sys/fs/cgroup")
+PROC_CGROUP = Path("/proc/self/cgroup")
+CGROUP_MOUNT = Path("/sys/fs/cgroup")
 
 
-class OwnLimit:
-    """This process's, as it is now; the groups are those it is in when this is made."""
+class CgroupCpuLimit:
+    """Reads the current CPU limit of the groups that this process was in at construction."""
 
-    def __init__(self, own_groups: Path = OWN_GROUPS, mounted: Path = MOUNTED) -> None:
-        self._groups = _groups(own_groups, mounted)
+    def __init__(self, proc_cgroup: Path = PROC_CGROUP, mount: Path = CGROUP_MOUNT) -> None:
+        self._groups = _groups(proc_cgroup, mount)
 
     def read(self) -> CpuLimit | None:
-        """The tightest of its groups'; None if there is none, or the machine does not tell."""
+        """Return the tightest limit of the groups; None if there is none or it cannot be read."""
         limits = [limit for group in self._groups if (limit := _limit_of(group)) is not None]
         return min(limits, key=lambda limit: limit.cores, default=None)
 
 
-def _groups(own_groups: Path, mounted: Path) -> list[Path]:
-    """The groups of the processor's controller, from the innermost to the last below the root."""
+def _groups(proc_cgroup: Path, mount: Path) -> list[Path]:
+    """Return the directories of the cpu controller's groups, innermost first, without the root."""
     try:
-        lines = own_groups.read_text().splitlines()
+        lines = proc_cgroup.read_text().splitlines()
     except OSError:
         return []
-    found = []
-    for line in lines:  # number:controllers:path; version 2 has no controllers there
-        _, controllers, path = line.split(":", 2)
+    groups = []
+    for line in lines:  # number:controllers:path; version 2 lists no controllers
+        _, controllers, name = line.split(":", 2)
         if not controllers or "cpu" in controllers.split(","):
-            root = mounted / controllers
-            group = root / path.lstrip("/")
-            found += [one for one in (group, *group.parents) if one.is_relative_to(root) and one != root]
-    return [group for group in found if (group / "cpu.max").exists() or (group / "cpu.cfs_quota_us").exists()]
+            root = mount / controllers
+            group = root / name.lstrip("/")
+            groups += [path for path in (group, *group.parents) if path.is_relative_to(root) and path != root]
+    return [group for group in groups if (group / "cpu.max").exists() or (group / "cpu.cfs_quota_us").exists()]
 
 
 def _limit_of(group: Path) -> CpuLimit | None:

@@ -1,10 +1,10 @@
-"""What was measured corrects what was predicted: per layer, per burst and for the node as a whole.
+"""Kalman filter that corrects predicted layer times by measured ones: per layer, per burst and for the whole node.
 
-The state is a factor for every layer (1 at first) and a cost per burst of work (0 at first; negative where layers take
-less together than they did one by one). A Kalman filter learns it from sums: a round tells only how long the layers
-[0, cut) took together, and the covariance decides which of them is to blame. It has two parts, a scale common to all
-layers (what the node's processor does) and the layers' own errors, so a cut never tried yet profits
-from those that were.
+The state is a factor for every layer (initially 1) and a cost per burst of work (initially 0; negative where layers
+take less together than they did one by one). Measurements are sums: a round yields only the time of the layers
+[0, cut) together, and the covariance distributes the error over them. The covariance has two parts, a scale common to
+all layers (the speed of the node) and independent errors of the layers, so measurements at one cut also improve the
+prediction for cuts not tried yet.
 Source: Kalman 1960, "A New Approach to Linear Filtering and Prediction Problems"; Jazwinski 1970, chapter 8, for the
 test of the innovation.
 """
@@ -19,22 +19,22 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.profiling.slowdown import LEAST_NOISE
+from trainer.profiling.slowdown import MIN_NOISE
 
 SCALE_DEVIATION = 0.25
 LAYER_DEVIATION = 0.20
 BURST_DEVIATION = 0.1
-"""What is unknown at first, relative to the prior; of a burst, relative to the mean layer."""
+"""Initial standard deviations relative to the prior; of a burst, relative to the mean layer."""
 SCALE_DRIFT = 0.02
 LAYER_DRIFT = 0.005
-"""How much that grows from one round to the next."""
-LEAST_FACTOR = 0.02
+"""Growth of the standard deviations per round (process noise)."""
+MIN_FACTOR = 0.02
 
 Vector = NDArray[np.float64]
 
 
 class LayerTimeFilter:
-    """Learns the factor of every layer from rounds; `prior_s` are the seconds of each layer without it."""
+    """Estimates the time of every layer from measured rounds; `prior_s`: seconds of each layer before correction."""
 
     def __init__(self, prior_s: Sequence[float]) -> None:
         self._prior_s = np.asarray(prior_s, dtype=np.float64)
@@ -45,43 +45,43 @@ class LayerTimeFilter:
         self._covariance = SCALE_DEVIATION**2 * np.outer(layers, layers)
         self._covariance += np.diag(np.append(np.full(size, LAYER_DEVIATION**2), BURST_DEVIATION**2))
 
-    def history(self) -> dict[str, Any]:
-        """All that was learnt, as JSON; `recalled` takes it back."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as JSON values, for `from_json`."""
         return {
             "prior_s": self._prior_s.tolist(), "state": self._state.tolist(),
             "covariance": self._covariance.tolist(),
         }
 
     @classmethod
-    def recalled(cls, history: Mapping[str, Any]) -> Self:
-        """One that knows what `history` told."""
-        known = cls(history["prior_s"])
-        known._state = np.asarray(history["state"], dtype=np.float64)
-        known._covariance = np.asarray(history["covariance"], dtype=np.float64)
-        return known
+    def from_json(cls, history: Mapping[str, Any]) -> Self:
+        """Restore an instance from the state that `to_json` returned."""
+        restored = cls(history["prior_s"])
+        restored._state = np.asarray(history["state"], dtype=np.float64)
+        restored._covariance = np.asarray(history["covariance"], dtype=np.float64)
+        return restored
 
-    def layers_s(self) -> Vector:
-        """Seconds of each layer, corrected."""
+    def layer_times_s(self) -> Vector:
+        """Return the corrected seconds of each layer."""
         return self._state[:-1] * self._prior_s
 
     def burst_s(self) -> float:
-        """Seconds that every burst of work takes beside its layers; may be negative."""
+        """Return the seconds of each burst of work in addition to its layers; may be negative."""
         return float(self._state[-1]) * self._burst_s
 
     def predict_s(self, runs: Sequence[float], bursts: float) -> float:
-        """Seconds for running each layer so many times, in so many bursts; never less than a tenth of the layers'."""
-        layers_s = float(np.dot(np.asarray(runs, dtype=np.float64), self.layers_s()))
+        """Return the seconds of `runs` executions of each layer in `bursts` bursts; at least a tenth of the layers'."""
+        layers_s = float(np.dot(np.asarray(runs, dtype=np.float64), self.layer_times_s()))
         return max(layers_s + bursts * self.burst_s(), 0.1 * layers_s)
 
-    def learn(
+    def update(
         self, runs: Sequence[float], bursts: float, measured_s: Sequence[float], jumped: bool = False,
         typical: Callable[[Sequence[float]], float] = statistics.fmean,
     ) -> None:
-        """Take in the steps of one round; each ran every layer so many times, in so many bursts.
+        """Update the estimate by the steps of one round; each executed every layer `runs` times, in `bursts` bursts.
 
-        What is `typical` of them counts, and the less the further they lie apart. Of seconds by the clock that is the
-        mean: under a CPU limit short work takes either nothing but itself or a period more. After a jump the median
-        counts: the first step may still have been an old one.
+        The measurement is the `typical` value of the steps; its noise is their spread. For wall times that is the
+        mean: under a CPU limit short work takes either its own time or a whole period more. After a jump it is the
+        median, because the first step may have ended before the jump.
         """
         predicted_s = self.predict_s(runs, bursts)
         if not measured_s or predicted_s <= 0:
@@ -91,24 +91,24 @@ class LayerTimeFilter:
         self._covariance += (1.0 if jumped else SCALE_DRIFT**2) * np.outer(layers, layers)
         self._covariance += np.diag(np.append((LAYER_DRIFT * self._state[:-1]) ** 2, 0.0))
         if jumped:
-            seen_s, noise_s = statistics.median(measured_s), 0.0
+            observed_s, noise_s = statistics.median(measured_s), 0.0
         else:
-            seen_s = typical(measured_s)
+            observed_s = typical(measured_s)
             noise_s = statistics.pstdev(measured_s) / math.sqrt(max(1, len(measured_s) - 1))
-        self._update(row, seen_s - predicted_s, max(LEAST_NOISE * predicted_s, noise_s))
+        self._correct(row, observed_s - predicted_s, max(MIN_NOISE * predicted_s, noise_s))
 
     def deviation_s(self, runs: Sequence[float], bursts: float) -> float:
-        """The standard deviation of such a prediction, as far as the layers are not known yet."""
+        """Return the standard deviation of `predict_s` due to the uncertainty of the state."""
         row: Vector = np.append(np.asarray(runs, dtype=np.float64) * self._prior_s, bursts * self._burst_s)
         return math.sqrt(max(0.0, float(row @ self._covariance @ row)))
 
     def _scale_direction(self) -> Vector:
-        """The direction in which the state moves when the whole node gets slower."""
+        """Return the direction in which the state moves when the whole node slows down."""
         return np.append(self._state[:-1], 0.0)
 
-    def _update(self, row: Vector, innovation_s: float, noise_s: float) -> None:
-        blame = self._covariance @ row
-        variance = float(row @ blame) + noise_s**2
-        self._state = self._state + blame * (innovation_s / variance)
-        self._state[:-1] = np.maximum(self._state[:-1], LEAST_FACTOR)
-        self._covariance -= np.outer(blame, blame) / variance
+    def _correct(self, row: Vector, innovation_s: float, noise_s: float) -> None:
+        cross_covariance = self._covariance @ row
+        variance = float(row @ cross_covariance) + noise_s**2
+        self._state = self._state + cross_covariance * (innovation_s / variance)
+        self._state[:-1] = np.maximum(self._state[:-1], MIN_FACTOR)
+        self._covariance -= np.outer(cross_covariance, cross_covariance) / variance

@@ -1,7 +1,7 @@
-"""FLOPs, bytes and parameters per layer: what a layer costs, before anybody has timed it.
+"""FLOPs, memory traffic and parameters per layer, counted without timing.
 
-Counted by tracing: every layer is run with two and with four samples of zeros, and what four take more is what two
-samples take. So what does not grow with the samples, such as reading the parameters, is left out.
+Every layer is traced with two and with four samples of zeros; the difference is the cost of two samples. So costs
+that do not grow with the samples, such as reading the parameters, are left out.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _FEW, _MORE = 2, 4
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
-    """Per sample, except `parameters` and `stored_values` (parameters and buffers).
+    """Cost of a layer per sample, except `parameters` and `stored_values` (parameters and buffers).
 
-    FLOPs are those of matrix products, convolutions and attention. Everything else a layer does (normalising,
-    pooling, activating) is paid in `moved_bytes`: what its operators read and write.
+    FLOPs are those of matrix products, convolutions and attention. Everything else (normalisation, pooling,
+    activation) counts in `moved_bytes`: the bytes that its operators read and write.
     """
 
     name: str
@@ -41,14 +41,14 @@ class LayerCost:
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """What one run of a layer took: forward, then backward."""
+    """Counts of one traced pass of a layer: forward, backward."""
 
     flops: tuple[int, int]
     moved_bytes: tuple[int, int]
 
 
 def layer_costs(layers: Sequence[nn.Module], sample_shape: tuple[int, ...]) -> list[LayerCost]:
-    """The cost of every layer; the layers themselves are left as they are.
+    """Return the cost of every layer; the layers are not modified.
 
     Source: torch.utils.flop_counter counts 2 FLOPs for a multiply-add.
     """
@@ -62,13 +62,13 @@ def layer_costs(layers: Sequence[nn.Module], sample_shape: tuple[int, ...]) -> l
 
 
 def segment_shapes(costs: Sequence[LayerCost], sample_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The shape of a sample in the segment of every cut 0..L; cut 0 would send the input itself."""
+    """Return the shape of a sample in the segment of every cut 0..L; cut 0 would send the input itself."""
     return [tuple(sample_shape), *(cost.output_shape for cost in costs)]
 
 
 def _layer_cost(layer: nn.Module, sample_shape: tuple[int, ...], with_input_gradient: bool) -> LayerCost:
-    few, output = _trace(layer, torch.zeros(_FEW, *sample_shape), with_input_gradient)
-    more, _ = _trace(layer, torch.zeros(_MORE, *sample_shape), with_input_gradient)
+    few, output = _trace_pass(layer, torch.zeros(_FEW, *sample_shape), with_input_gradient)
+    more, _ = _trace_pass(layer, torch.zeros(_MORE, *sample_shape), with_input_gradient)
     samples = _MORE - _FEW
     flops = [(b - a) / samples for a, b in zip(few.flops, more.flops, strict=True)]
     moved = [(b - a) / samples for a, b in zip(few.moved_bytes, more.moved_bytes, strict=True)]
@@ -85,20 +85,20 @@ def _layer_cost(layer: nn.Module, sample_shape: tuple[int, ...], with_input_grad
     )
 
 
-def _trace(layer: nn.Module, values: Tensor, with_input_gradient: bool) -> tuple[_Pass, Tensor]:
-    leaf = values.requires_grad_(with_input_gradient)  # nobody wants the gradient of the input
+def _trace_pass(layer: nn.Module, values: Tensor, with_input_gradient: bool) -> tuple[_Pass, Tensor]:
+    leaf = values.requires_grad_(with_input_gradient)  # the input of the model needs no gradient
     with FlopCounterMode(display=False) as forward, _MovedBytes() as moved_forward:
         output: Tensor = layer(leaf)
-    wanted = [value for value in (leaf, *layer.parameters()) if value.requires_grad]
+    sources = [value for value in (leaf, *layer.parameters()) if value.requires_grad]
     with FlopCounterMode(display=False) as backward, _MovedBytes() as moved_backward:
-        if wanted and output.requires_grad:
-            torch.autograd.grad(output, wanted, torch.ones_like(output), allow_unused=True)
+        if sources and output.requires_grad:
+            torch.autograd.grad(output, sources, torch.ones_like(output), allow_unused=True)
     flops = forward.get_total_flops(), backward.get_total_flops()
     return _Pass(flops, (moved_forward.total, moved_backward.total)), output
 
 
 class _MovedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what operators read and write; a view moves nothing."""
+    """Counts the bytes that operators read and write; views count nothing."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -111,14 +111,14 @@ class _MovedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         returns = func._schema.returns
         if not (returns and returns[0].alias_info is not None and not returns[0].alias_info.is_write):
-            touched = tree_leaves((args, kwargs, result))
-            self.total += sum(value.nbytes for value in touched if isinstance(value, Tensor))
+            operands = tree_leaves((args, kwargs, result))
+            self.total += sum(value.nbytes for value in operands if isinstance(value, Tensor))
         return result
 
 
 def _describe(layer: nn.Module) -> str:
     modules = list(layer.children()) if isinstance(layer, nn.Sequential) else [layer]
-    first = next((one for one in modules if next(one.parameters(), None) is not None), modules[0])
+    first = next((module for module in modules if next(module.parameters(), None) is not None), modules[0])
     if isinstance(first, nn.Conv2d):
         return f"conv {first.in_channels}>{first.out_channels}"
     if isinstance(first, nn.Linear):

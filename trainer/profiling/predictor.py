@@ -1,8 +1,8 @@
-"""Costs + what was measured -> seconds.
+"""Predicts computing times from layer costs and measurements.
 
-The prior of a layer is FLOPs x a + bytes x b + a constant. One rehearsal of the model on the node itself replaces it
-layer by layer where there was one. Then every round corrects what the layers take of a processor
-(`trainer.profiling.kalman`), and how much longer that is by the clock (`trainer.profiling.slowdown`).
+The prior of a layer is FLOPs x a + bytes x b + a constant. Profiling the model on the node replaces it layer by
+layer. Then every round corrects the CPU time of the layers (`trainer.profiling.kalman`) and the ratio of wall to CPU
+time (`trainer.profiling.slowdown`).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import numpy as np
 
 from trainer.profiling.kalman import LayerTimeFilter
 from trainer.profiling.layer_costs import LayerCost
-from trainer.profiling.slowdown import LEAST_NOISE, Slowdown, StepTimes, has_jumped
+from trainer.profiling.slowdown import MIN_NOISE, Slowdown, StepTimes, has_jumped
 
-LAYER_CONSTANT_S = 50e-6
-"""What calling a layer costs however small it is."""
-NOISE_MEMORY = 0.7
+LAYER_CALL_S = 50e-6
+"""Fixed cost of calling a layer."""
+NOISE_DECAY = 0.7
 
 
 @dataclass(frozen=True, slots=True)
 class ComputeProfile:
-    """How fast a node is, from a short benchmark: matrix products and memory traffic."""
+    """Speed of a node in a short benchmark of matrix products and memory traffic."""
 
     flops_per_s: float
     bytes_per_s: float
@@ -34,28 +34,28 @@ class ComputeProfile:
 
 @dataclass(frozen=True, slots=True)
 class LayerSeconds:
-    """Seconds per layer for some number of samples; `stretch` of them for a second of a processor."""
+    """Wall seconds per layer for a fixed number of samples; `slowdown`: wall time over CPU time."""
 
     forward_s: tuple[float, ...]
     backward_s: tuple[float, ...]
-    stretch: float = 1.0
+    slowdown: float = 1.0
 
     @property
     def work_s(self) -> tuple[float, ...]:
-        """Forward and backward together."""
+        """Seconds of forward and backward together."""
         return tuple(f + b for f, b in zip(self.forward_s, self.backward_s, strict=True))
 
-    def within(self, first: int, last: int) -> LayerSeconds:
-        """The same layers, where only [first, last) take time."""
-        def kept(seconds: tuple[float, ...]) -> tuple[float, ...]:
-            return tuple(one if first <= layer < last else 0.0 for layer, one in enumerate(seconds))
+    def restricted_to(self, first: int, last: int) -> LayerSeconds:
+        """Return the same layers with zero time outside [first, last)."""
+        def restricted(seconds: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(layer_s if first <= layer < last else 0.0 for layer, layer_s in enumerate(seconds))
 
-        return LayerSeconds(kept(self.forward_s), kept(self.backward_s), self.stretch)
+        return LayerSeconds(restricted(self.forward_s), restricted(self.backward_s), self.slowdown)
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What takes time in some layers: FLOPs, bytes moved, calls of a layer."""
+class ComputeWork:
+    """Work that takes time: FLOPs, bytes moved, calls of layers."""
 
     flops: float
     moved_bytes: float
@@ -70,18 +70,18 @@ class CostModel:
     byte_s: float
     call_s: float
 
-    def seconds(self, work: Work) -> float:
-        """How long that work takes."""
+    def seconds(self, work: ComputeWork) -> float:
+        """Return the time of some work."""
         return self.flop_s * work.flops + self.byte_s * work.moved_bytes + self.call_s * work.calls
 
     @staticmethod
     def of(profile: ComputeProfile) -> CostModel:
-        """From a node's benchmark."""
-        return CostModel(1 / profile.flops_per_s, 1 / profile.bytes_per_s, LAYER_CONSTANT_S)
+        """Return the model of a benchmarked node."""
+        return CostModel(1 / profile.flops_per_s, 1 / profile.bytes_per_s, LAYER_CALL_S)
 
     @staticmethod
-    def fit(works: Sequence[Work], measured_s: Sequence[float]) -> CostModel:
-        """The model, no part of it negative, with the least squared relative error.
+    def fit(works: Sequence[ComputeWork], measured_s: Sequence[float]) -> CostModel:
+        """Fit the non-negative model with the least squared relative error.
 
         With three unknowns the non-negative least squares problem is solved exactly by trying every set of them.
         Source: Lawson & Hanson 1974, "Solving Least Squares Problems", chapter 23.
@@ -93,27 +93,27 @@ class CostModel:
         ones = np.ones(len(rows))
         best, best_error = np.zeros(3), float("inf")
         for count in (1, 2, 3):
-            for chosen in map(list, combinations(range(3), count)):
-                found = np.linalg.lstsq(scaled[:, chosen], ones, rcond=None)[0]
-                error = float(((scaled[:, chosen] @ found - ones) ** 2).sum())
-                if (found >= 0).all() and error < best_error:
+            for active in map(list, combinations(range(3), count)):
+                solution = np.linalg.lstsq(scaled[:, active], ones, rcond=None)[0]
+                error = float(((scaled[:, active] @ solution - ones) ** 2).sum())
+                if (solution >= 0).all() and error < best_error:
                     best, best_error = np.zeros(3), error
-                    best[chosen] = found
+                    best[active] = solution
         return CostModel(*(float(value) for value in best / size))
 
 
-def forward_work(cost: LayerCost, samples: int) -> Work:
-    """A layer forward."""
-    return Work(cost.forward_flops * samples, cost.moved_bytes * samples)
+def forward_work(cost: LayerCost, samples: int) -> ComputeWork:
+    """Return the work of a layer's forward pass."""
+    return ComputeWork(cost.forward_flops * samples, cost.moved_bytes * samples)
 
 
-def backward_work(cost: LayerCost, samples: int) -> Work:
-    """A layer backward."""
-    return Work(cost.backward_flops * samples, cost.backward_moved_bytes * samples)
+def backward_work(cost: LayerCost, samples: int) -> ComputeWork:
+    """Return the work of a layer's backward pass."""
+    return ComputeWork(cost.backward_flops * samples, cost.backward_moved_bytes * samples)
 
 
 def prior_seconds(costs: Sequence[LayerCost], profile: ComputeProfile, samples: int) -> LayerSeconds:
-    """What every layer should need for one micro-batch, from its costs alone."""
+    """Predict the seconds of every layer for one micro-batch from its costs alone."""
     model = CostModel.of(profile)
     return LayerSeconds(
         tuple(model.seconds(forward_work(cost, samples)) for cost in costs),
@@ -122,109 +122,109 @@ def prior_seconds(costs: Sequence[LayerCost], profile: ComputeProfile, samples: 
 
 
 class Predictor:
-    """What an edge will need for one micro-batch at any cut; starts from a rehearsal and learns."""
+    """Predicts an edge's time for one micro-batch at any cut; starts from profiled layers, corrected every round."""
 
     def __init__(self, layers: LayerSeconds) -> None:
         self._layers = len(layers.forward_s)
-        self._stretch = Slowdown(layers.stretch)
-        self._forward = LayerTimeFilter([one / layers.stretch for one in layers.forward_s])
-        self._backward = LayerTimeFilter([one / layers.stretch for one in layers.backward_s])
-        self.noise_share = LEAST_NOISE
-        """How far a step forward lies from its prediction, typically, relative to it."""
+        self._slowdown = Slowdown(layers.slowdown)
+        self._forward = LayerTimeFilter([wall_s / layers.slowdown for wall_s in layers.forward_s])
+        self._backward = LayerTimeFilter([wall_s / layers.slowdown for wall_s in layers.backward_s])
+        self.noise_share = MIN_NOISE
+        """Typical relative error of the predicted forward time of a step."""
 
-    def history(self) -> dict[str, Any]:
-        """All that was learnt, as JSON; `recalled` takes it back."""
-        return {"forward": self._forward.history(), "backward": self._backward.history(),
-                "stretch": self._stretch.history(), "noise_share": self.noise_share}
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as JSON values, for `from_json`."""
+        return {"forward": self._forward.to_json(), "backward": self._backward.to_json(),
+                "slowdown": self._slowdown.to_json(), "noise_share": self.noise_share}
 
     @classmethod
-    def recalled(cls, history: Mapping[str, Any]) -> Self:
-        """One that knows what `history` told."""
-        known = cls(LayerSeconds((), ()))
-        known._forward = LayerTimeFilter.recalled(history["forward"])
-        known._backward = LayerTimeFilter.recalled(history["backward"])
-        known._stretch = Slowdown.recalled(history["stretch"])
-        known.noise_share = float(history["noise_share"])
-        known._layers = len(known._forward.layers_s())
-        return known
+    def from_json(cls, history: Mapping[str, Any]) -> Self:
+        """Restore an instance from the state that `to_json` returned."""
+        restored = cls(LayerSeconds((), ()))
+        restored._forward = LayerTimeFilter.from_json(history["forward"])
+        restored._backward = LayerTimeFilter.from_json(history["backward"])
+        restored._slowdown = Slowdown.from_json(history["slowdown"])
+        restored.noise_share = float(history["noise_share"])
+        restored._layers = len(restored._forward.layer_times_s())
+        return restored
 
     def forward_s(self) -> list[float]:
-        """Seconds for the layers [0, cut) forward, for every cut 0..L."""
-        return [self._stretch.value * cpu_s for cpu_s in _by_cut(self._forward)]
+        """Return the forward seconds of the layers [0, cut), for every cut 0..L."""
+        return [self._slowdown.value * cpu_s for cpu_s in _by_cut(self._forward)]
 
     def backward_s(self) -> list[float]:
-        """The same backward."""
-        return [self._stretch.value * cpu_s for cpu_s in _by_cut(self._backward)]
+        """Return the backward seconds of the layers [0, cut), for every cut 0..L."""
+        return [self._slowdown.value * cpu_s for cpu_s in _by_cut(self._backward)]
 
-    def learn(self, cut: int, micros: int, steps: Sequence[StepTimes]) -> None:
-        """Take in the steps of a round, each of `micros` micro-batches."""
+    def update(self, cut: int, micros: int, steps: Sequence[StepTimes]) -> None:
+        """Update by the steps of a round, each of `micros` micro-batches."""
         if cut == 0 or not steps:
             return
         runs = [float(micros)] * cut + [0.0] * (self._layers - cut)
         both = (self._forward, self._backward)
-        cpu_s = [one.cpu_s for one in steps]
-        jumped = has_jumped(
-            sum(one.predict_s(runs, micros) for one in both), sum(one.deviation_s(runs, micros) for one in both), cpu_s
-        )
-        self._forward.learn(runs, micros, [one.forward_cpu_s for one in steps], jumped, statistics.median)
-        self._backward.learn(runs, micros, [one.backward_cpu_s for one in steps], jumped, statistics.median)
-        self._stretch.learn(steps)
-        foretold_s = self._stretch.value * self._forward.predict_s(runs, micros)
-        error = statistics.median(abs(one.forward_s / foretold_s - 1) for one in steps)
-        self.noise_share = NOISE_MEMORY * self.noise_share + (1 - NOISE_MEMORY) * error
+        cpu_s = [step.cpu_s for step in steps]
+        predicted_cpu_s = sum(half.predict_s(runs, micros) for half in both)
+        jumped = has_jumped(predicted_cpu_s, sum(half.deviation_s(runs, micros) for half in both), cpu_s)
+        self._forward.update(runs, micros, [step.forward_cpu_s for step in steps], jumped, statistics.median)
+        self._backward.update(runs, micros, [step.backward_cpu_s for step in steps], jumped, statistics.median)
+        self._slowdown.update(steps)
+        predicted_s = self._slowdown.value * self._forward.predict_s(runs, micros)
+        error = statistics.median(abs(step.forward_s / predicted_s - 1) for step in steps)
+        self.noise_share = NOISE_DECAY * self.noise_share + (1 - NOISE_DECAY) * error
 
 
 class _WorkPredictor:
-    """Seconds of work that is forward and backward in one, corrected by what it took."""
+    """Predicts the time of forward and backward together, corrected by measurements."""
 
     def __init__(self, layers: LayerSeconds) -> None:
         self._work = LayerTimeFilter(layers.work_s)
 
-    def history(self) -> dict[str, Any]:
-        """All that was learnt, as JSON; `recalled` takes it back."""
-        return self._work.history()
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as JSON values, for `from_json`."""
+        return self._work.to_json()
 
     @classmethod
-    def recalled(cls, history: Mapping[str, Any]) -> Self:
-        """One that knows what `history` told."""
-        known = cls(LayerSeconds((), ()))
-        known._work = LayerTimeFilter.recalled(history)
-        return known
+    def from_json(cls, history: Mapping[str, Any]) -> Self:
+        """Restore an instance from the state that `to_json` returned."""
+        restored = cls(LayerSeconds((), ()))
+        restored._work = LayerTimeFilter.from_json(history)
+        return restored
 
 
 class CloudPredictor(_WorkPredictor):
-    """What the cloud will need for one micro-batch of an edge at any cut, forward and backward."""
+    """Predicts the cloud's time for one micro-batch of an edge at any cut, forward and backward."""
 
     def work_s(self) -> list[float]:
-        """Seconds for the layers [cut, L), for every cut 0..L."""
+        """Return the seconds of the layers [cut, L), for every cut 0..L."""
         return _by_cut(self._work, rest=True)
 
-    def learn(self, micros_by_cut: Sequence[tuple[int, int]], work_s: Sequence[float]) -> None:
-        """Take in the steps of a round: in each, (cut, micro-batches) of every edge."""
+    def update(self, micros_by_cut: Sequence[tuple[int, int]], work_s: Sequence[float]) -> None:
+        """Update by the steps of a round; `micros_by_cut`: (cut, micro-batches) of every edge in each step."""
         runs = [float(sum(micros for cut, micros in micros_by_cut if cut <= layer))
-                for layer in range(len(self._work.layers_s()))]
+                for layer in range(len(self._work.layer_times_s()))]
         bursts = sum(micros for _, micros in micros_by_cut)
         jumped = has_jumped(self._work.predict_s(runs, bursts), self._work.deviation_s(runs, bursts), work_s)
-        self._work.learn(runs, bursts, work_s, jumped)
+        self._work.update(runs, bursts, work_s, jumped)
 
 
 class TailPredictor(_WorkPredictor):
-    """What an edge's tail will need for one micro-batch, forward and backward; `layers` are those of the tail."""
+    """Predicts the time of an edge's tail for one micro-batch, forward and backward."""
 
     def work_s(self) -> float:
-        """Seconds for the tail."""
+        """Return the seconds of the tail."""
         return _by_cut(self._work)[-1]
 
-    def learn(self, micros: int, work_s: Sequence[float]) -> None:
-        """Take in the steps of a round, each of `micros` micro-batches."""
-        runs = [float(micros)] * len(self._work.layers_s())
+    def update(self, micros: int, work_s: Sequence[float]) -> None:
+        """Update by the steps of a round, each of `micros` micro-batches."""
+        runs = [float(micros)] * len(self._work.layer_times_s())
         jumped = has_jumped(self._work.predict_s(runs, micros), self._work.deviation_s(runs, micros), work_s)
-        self._work.learn(runs, micros, work_s, jumped)
+        self._work.update(runs, micros, work_s, jumped)
 
 
-def _by_cut(correction: LayerTimeFilter, rest: bool = False) -> list[float]:
-    sums = list(accumulate(correction.layers_s().tolist(), initial=0.0))
+def _by_cut(layer_times: LayerTimeFilter, rest: bool = False) -> list[float]:
+    """Return the seconds of the layers [0, cut), or with `rest` of [cut, L), for every cut 0..L."""
+    sums = list(accumulate(layer_times.layer_times_s().tolist(), initial=0.0))
     if rest:
-        sums = [sums[-1] - done for done in sums]
-    burst_s = correction.burst_s()
+        sums = [sums[-1] - leading_s for leading_s in sums]
+    burst_s = layer_times.burst_s()
     return [max(total + burst_s, 0.1 * total) if total > 0 else 0.0 for total in sums]

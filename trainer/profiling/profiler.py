@@ -1,4 +1,4 @@
-"""How fast this node is: a short benchmark before the model is known, a rehearsal when it is."""
+"""Measures this node: a short benchmark before the model is known, the time of every layer afterwards."""
 
 from __future__ import annotations
 
@@ -16,87 +16,88 @@ from trainer.profiling.predictor import ComputeProfile, LayerSeconds
 from trainer.profiling.stopwatch import Stopwatch
 
 BENCHMARK_S = 0.1
-REHEARSAL_S = 1.0
-"""Many periods of a CPU limit: its quota is spent and refilled in turns of up to 0.1 s."""
-DEFAULT_RECIPE = OptimizerConfig()
+PROFILING_S = 1.0
+"""Long enough for many periods of a CPU limit, which are up to 0.1 s."""
+DEFAULT_OPTIMIZER = OptimizerConfig()
 
 
-def measure_profile(seconds: float = BENCHMARK_S) -> ComputeProfile:
-    """Convolution-sized matrix products, then reading and writing memory, half the time each."""
+def benchmark_node(seconds: float = BENCHMARK_S) -> ComputeProfile:
+    """Benchmark convolution-sized matrix products, then memory traffic, half the time each."""
     matrix = torch.ones(256, 144)
     other = torch.ones(144, 256)
-    flops_per_s = _rate(lambda: matrix @ other, seconds / 2) * 2 * 256 * 144 * 256
+    flops_per_s = _calls_per_s(lambda: matrix @ other, seconds / 2) * 2 * 256 * 144 * 256
     values = torch.ones(256 * 1024)
     target = torch.empty_like(values)
-    bytes_per_s = _rate(lambda: torch.mul(values, 2.0, out=target), seconds / 2) * 2 * values.nbytes
+    bytes_per_s = _calls_per_s(lambda: torch.mul(values, 2.0, out=target), seconds / 2) * 2 * values.nbytes
     return ComputeProfile(flops_per_s, bytes_per_s)
 
 
-def _rate(work: Callable[[], object], seconds: float) -> float:
-    work()  # the first call sets things up
-    start, turns = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - start) < seconds or turns == 0:
+def _calls_per_s(work: Callable[[], object], seconds: float) -> float:
+    work()  # warm-up
+    start, calls = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds or calls == 0:
         work()
-        turns += 1
-    return turns / elapsed
+        calls += 1
+    return calls / elapsed
 
 
-def rehearse(
-    layers: Sequence[nn.Module], micro_batch: torch.Tensor, recipe: OptimizerConfig = DEFAULT_RECIPE, micros: int = 1,
-    seconds: float = REHEARSAL_S,
+def profile_layers(
+    layers: Sequence[nn.Module], micro_batch: torch.Tensor, optimizer: OptimizerConfig = DEFAULT_OPTIMIZER,
+    micros: int = 1, seconds: float = PROFILING_S,
 ) -> LayerSeconds:
-    """What each layer takes forward and backward for one micro-batch (N, ...), with its part of the optimiser's step.
+    """Measure each layer's forward and backward time for one micro-batch (N, ...), with its part of the optimiser step.
 
-    Nothing is learned from it. Layers are told apart by CPU time, which a CPU limit does not chop up; all are then
-    stretched by the wall time that the whole took.
+    Does not change the layers. Layers are distinguished by CPU time, which a CPU limit does not interrupt; all are
+    then scaled by the ratio of wall to CPU time of the whole.
     """
-    layers = [copy.deepcopy(layer) for layer in layers]  # running statistics would remember it
-    still = dataclasses.replace(recipe, learning_rate=0.0)
-    optimizers = [still.build(values) if (values := list(layer.parameters())) else None for layer in layers]
-    _rehearse_once(layers, optimizers, micro_batch, micros)  # the first pass sets things up
+    layers = [copy.deepcopy(layer) for layer in layers]  # to leave running statistics unchanged
+    frozen = dataclasses.replace(optimizer, learning_rate=0.0)
+    optimizers = [frozen.build(values) if (values := list(layer.parameters())) else None for layer in layers]
+    _profile_pass(layers, optimizers, micro_batch, micros)  # warm-up
     passes: list[tuple[list[float], list[float]]] = []
     watch = Stopwatch()
     while not passes or watch.wall_s < seconds:
         with watch:
-            passes.append(_rehearse_once(layers, optimizers, micro_batch, micros))
-    stretch = max(1.0, watch.wall_s / max(watch.cpu_s, 1e-9))
+            passes.append(_profile_pass(layers, optimizers, micro_batch, micros))
+    slowdown = max(1.0, watch.wall_s / max(watch.cpu_s, 1e-9))
 
     def typical(rows: list[list[float]]) -> tuple[float, ...]:
-        return tuple(stretch * statistics.median(column) for column in zip(*rows, strict=True))
+        return tuple(slowdown * statistics.median(column) for column in zip(*rows, strict=True))
 
-    return LayerSeconds(typical([one for one, _ in passes]), typical([one for _, one in passes]), stretch)
+    return LayerSeconds(typical([forward for forward, _ in passes]), typical([backward for _, backward in passes]),
+                        slowdown)
 
 
-def _rehearse_once(
+def _profile_pass(
     layers: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer | None], values: torch.Tensor, micros: int
 ) -> tuple[list[float], list[float]]:
-    """Seconds of a processor for every layer, forward and backward."""
-    forward, reached = [], [0.0] * (len(layers) + 1)
+    """Return the CPU seconds of every layer, forward and backward."""
+    forward, reached_s = [], [0.0] * (len(layers) + 1)
 
-    def note(number: int) -> Callable[[torch.Tensor], None]:
-        def reach(_gradient: torch.Tensor) -> None:
-            reached[number] = time.thread_time()
-        return reach
+    def hook(number: int) -> Callable[[torch.Tensor], None]:
+        def record_time(_gradient: torch.Tensor) -> None:
+            reached_s[number] = time.thread_time()
+        return record_time
 
     for number, layer in enumerate(layers):
-        began = time.thread_time()
+        start_s = time.thread_time()
         values = layer(values)
-        forward.append(time.thread_time() - began)
+        forward.append(time.thread_time() - start_s)
         if values.requires_grad:
-            values.register_hook(note(number + 1))  # type: ignore[no-untyped-call]
-    reached[-1] = time.thread_time()
+            values.register_hook(hook(number + 1))  # type: ignore[no-untyped-call]
+    reached_s[-1] = time.thread_time()
     if values.requires_grad:
         values.backward(torch.ones_like(values))  # type: ignore[no-untyped-call]
-    ended = time.thread_time()
-    reached = [at or ended for at in reached]  # no gradient is wanted of the input
-    backward = [before - after + _step_s(optimizer) / micros
-                for before, after, optimizer in zip(reached[:-1], reached[1:], optimizers, strict=True)]
+    end_s = time.thread_time()
+    reached_s = [at_s or end_s for at_s in reached_s]  # the input of the model has no gradient
+    backward = [before - after + _optimizer_step_s(optimizer) / micros
+                for before, after, optimizer in zip(reached_s[:-1], reached_s[1:], optimizers, strict=True)]
     return forward, backward
 
 
-def _step_s(optimizer: torch.optim.Optimizer | None) -> float:
-    began = time.thread_time()
+def _optimizer_step_s(optimizer: torch.optim.Optimizer | None) -> float:
+    start_s = time.thread_time()
     if optimizer is not None:
         optimizer.step()
         optimizer.zero_grad()
-    return time.thread_time() - began
+    return time.thread_time() - start_s

@@ -1,4 +1,4 @@
-"""Adds up what some blocks of one thread took: by the wall clock, and of a processor."""
+"""Accumulates the wall time and CPU time of code blocks of one thread."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import time
 
 
 class Stopwatch:
-    """`with stopwatch:` around every block; a block that fails does not count.
+    """`with stopwatch:` around every block; a block that raises does not count.
 
-    Asking for the processor's time is a system call, and a CPU limit stops a process at such calls. So the wall clock
-    is read before the first and after the last: else most of the waiting would fall between two blocks.
+    Reading the CPU time is a system call, and a CPU limit suspends a process at system calls. So the wall clock is
+    read before the first and after the last: otherwise most of the suspended time would fall between two blocks.
     """
 
     def __init__(self) -> None:
         self.wall_s = 0.0
         self.cpu_s = 0.0
-        self._began = (0.0, 0.0)
+        self._start = (0.0, 0.0)
 
     def __enter__(self) -> None:
         wall_s = time.perf_counter()
-        self._began = wall_s, time.thread_time()
+        self._start = wall_s, time.thread_time()
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         cpu_s = time.thread_time()
         wall_s = time.perf_counter()
         if error is None:
-            self.wall_s += wall_s - self._began[0]
-            self.cpu_s += cpu_s - self._began[1]
+            self.wall_s += wall_s - self._start[0]
+            self.cpu_s += cpu_s - self._start[1]

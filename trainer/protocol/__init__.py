@@ -1,1 +1,1 @@
-"""What cloud and edges say; no sockets."""
+"""Messages between cloud and edges and their encoding; no sockets."""

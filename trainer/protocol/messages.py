@@ -1,4 +1,4 @@
-"""What cloud and edges say to each other, in the order it is said. Tensors travel beside a message, by name."""
+"""Messages between cloud and edges, in the order of a run. Tensors are attached to a message by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Message(BaseModel):
-    """The root; `kind` is the byte that names the type in a frame."""
+    """Base class; `kind` is the byte that identifies the message in a frame."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
     kind: ClassVar[int]
@@ -31,15 +31,15 @@ Proof = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Hello(Message):
-    """Cloud: the first frame of every connection. `wants_proof`: the edge must know the token."""
+    """Cloud: the first frame of every connection. `requires_proof`: the edge must prove the shared secret."""
 
     kind = 19
     nonce: Nonce
-    wants_proof: bool
+    requires_proof: bool
 
 
 class JoinRequest(Message):
-    """Edge: the training request. Nothing in it is raw data. `proof` and `nonce` as in `shared_secret`."""
+    """Edge: requests to train. Contains no raw data. `proof` and `nonce` as in `shared_secret`."""
 
     kind = 1
     nonce: Nonce
@@ -54,14 +54,14 @@ class JoinRequest(Message):
 
 
 class JoinAccepted(Message):
-    """Cloud: the request was taken; what follows is the preparation. `proof`: the cloud knows the token, too."""
+    """Cloud: the request is accepted; Prepare follows. `proof`: the cloud's proof of the shared secret."""
 
     kind = 20
     proof: Proof | None = None
 
 
 class JoinRefused(Message):
-    """Cloud: this request cannot be served, and why; `retry`: it may be later."""
+    """Cloud: the request is refused; `retry`: a later one may be accepted."""
 
     kind = 2
     reason: str
@@ -69,9 +69,9 @@ class JoinRefused(Message):
 
 
 class Prepare(Message):
-    """Cloud: model, standardization and recipe, the same for all edges.
+    """Cloud: model, standardization and training settings, the same for all edges.
 
-    `tail`: the layers from this one on stay on the edges, with the labels; None: labels travel with the segments.
+    `tail`: the layers from this one on stay on the edges, with the labels; None: labels are sent with the segments.
     """
 
     kind = 3
@@ -88,17 +88,17 @@ class Prepare(Message):
 
 
 class Ready(Message):
-    """Edge: prepared; what every layer took in one rehearsed micro-batch here."""
+    """Edge: prepared; `layers`: the measured time of every layer for one micro-batch."""
 
     kind = 4
     layers: LayerSeconds
 
 
 class Restore(Message):
-    """Cloud: begin from the state after round `round`, whatever came before.
+    """Cloud: restore the state after round `round`, discarding the current one.
 
-    Tensors: the whole model, and the optimiser state of the layers that the edge trains, as `Part.export_layers` names
-    them.
+    Tensors: the whole model, and the optimiser state of the layers that the edge trains, named as by
+    `Stage.export_layers`.
     """
 
     kind = 21
@@ -107,27 +107,27 @@ class Restore(Message):
 
 
 class Restored(Message):
-    """Edge: that is its state now. What it sent before belongs to no round any more."""
+    """Edge: the state is restored; everything it sent before is obsolete."""
 
     kind = 22
     round: Count
 
 
-class Alive(Message):
-    """Cloud: it is still there, and there is nothing to do."""
+class Keepalive(Message):
+    """Cloud: keepalive while the edge has nothing to do."""
 
     kind = 23
 
 
 class Ping(Message):
-    """Cloud: what time is it there?"""
+    """Cloud: probe of the edge's clock."""
 
     kind = 5
     number: Count
 
 
 class Pong(Message):
-    """Edge: the answer; the frame carries when it was sent."""
+    """Edge: reply to a Ping; the frame carries its time of sending."""
 
     kind = 6
     number: Count
@@ -136,10 +136,10 @@ class Pong(Message):
 
 
 class Plan(Message):
-    """Cloud: the next round. Tensors: the layers that come to the edge, if the cut grew.
+    """Cloud: the plan of the next round. Tensors: the layers that move to the edge, if the cut grew.
 
-    `beat_s` is the period in which segments leave. `pace_bytes_per_s` is None where nothing is reserved.
-    `gradient_codec` is that of gradients the edge sends: only where labels are protected.
+    `period_s`: interval between segments. `pace_bytes_per_s`: None without a reservation. `gradient_codec`: of
+    gradients that the edge sends, with protected labels.
     """
 
     kind = 7
@@ -147,19 +147,19 @@ class Plan(Message):
     cut: Count
     codec: Codec
     gradient_codec: Codec
-    beat_s: Annotated[float, Field(ge=0, le=3600)]
+    period_s: Annotated[float, Field(ge=0, le=3600)]
     pace_bytes_per_s: Seconds | None
 
 
-class Planned(Message):
-    """Edge: ready for the round. Tensors: the layers that go to the cloud, if the cut shrank."""
+class PlanApplied(Message):
+    """Edge: the plan is applied. Tensors: the layers that move to the cloud, if the cut shrank."""
 
     kind = 8
     round: Count
 
 
-class Start(Message):
-    """Cloud: the first segments of step `step` of the round leave at `first_s`, on the edge's clock."""
+class StartStep(Message):
+    """Cloud: starts step `step` of the round; the first segment is sent at `first_s`, on the edge's clock."""
 
     kind = 9
     round: Count
@@ -168,7 +168,7 @@ class Start(Message):
 
 
 class Segment(Message):
-    """Edge: one micro-batch. Tensors: `segment`, and `labels` unless they are protected."""
+    """Edge: the segment of one micro-batch. Tensors: `segment`, and `labels` unless they are protected."""
 
     kind = 10
     step: Count
@@ -177,7 +177,7 @@ class Segment(Message):
 
 
 class Gradient(Message):
-    """Cloud: the gradient of that segment. Tensor: `gradient`."""
+    """Cloud: the gradient of a segment. Tensor: `gradient`."""
 
     kind = 11
     step: Count
@@ -185,7 +185,7 @@ class Gradient(Message):
 
 
 class TailInput(Message):
-    """Cloud: what goes into the edge's tail for that micro-batch. Tensor: `tail_input`."""
+    """Cloud: the input of the edge's tail for a micro-batch. Tensor: `tail_input`."""
 
     kind = 24
     step: Count
@@ -193,7 +193,7 @@ class TailInput(Message):
 
 
 class TailGradient(Message):
-    """Edge: the gradient of it. Tensor: `tail_gradient`."""
+    """Edge: the gradient of a tail input. Tensor: `tail_gradient`."""
 
     kind = 25
     step: Count
@@ -201,11 +201,12 @@ class TailGradient(Message):
 
 
 class StepDone(Message):
-    """Edge: the step is over. Times in seconds: computing by the wall clock and by the processor's, how late the
-    latest segment left, and when each gradient was received (on the edge's clock).
+    """Edge: the step is complete. Times in seconds: wall and CPU time of the computation, largest delay of a segment
+    behind its schedule, and when each gradient was received (on the edge's clock).
 
-    `cpu_limit`: the widest that held; None if there was none. With labels protected, `tail_s` is what the tail took,
-    forward and backward, and `loss` the mini-batch's mean loss, which only the edge knows."""
+    `cpu_limit`: the loosest limit during the step; None without one. With protected labels, `tail_s` is the tail's
+    time forward and backward, and `loss` the mini-batch's mean loss, known only to the edge.
+    """
 
     kind = 12
     step: Count
@@ -221,32 +222,32 @@ class StepDone(Message):
 
     @property
     def times(self) -> StepTimes:
-        """What the computing took."""
+        """Wall and CPU times of the computation."""
         return StepTimes(self.forward_s, self.forward_cpu_s, self.backward_s, self.backward_cpu_s)
 
 
 class CollectModel(Message):
-    """Cloud: send your layers, the models are averaged now; at `pace_bytes_per_s`, or as before if it is None."""
+    """Cloud: requests the edge's layers for averaging, sent at `pace_bytes_per_s` (None: unchanged)."""
 
     kind = 13
     pace_bytes_per_s: Seconds | None = None
 
 
 class ModelUpdate(Message):
-    """Edge: its layers with their optimiser state, as `Part.export_layers` names them."""
+    """Edge: its layers with their optimiser state, named as by `Stage.export_layers`."""
 
     kind = 14
 
 
 class GlobalModel(Message):
-    """Cloud: the global model, as tensors. Go on from it and count its right answers on your held-out data."""
+    """Cloud: the global model (tensors), to continue from and to evaluate on the held-out samples."""
 
     kind = 15
     round: Count
 
 
 class Evaluated(Message):
-    """Edge: right answers of the global model among its held-out samples."""
+    """Edge: correct predictions of the global model on its held-out samples."""
 
     kind = 16
     correct: Count
@@ -254,14 +255,14 @@ class Evaluated(Message):
 
 
 class Stop(Message):
-    """Cloud: training is over."""
+    """Cloud: training has ended."""
 
     kind = 17
     reason: str
 
 
 class Failed(Message):
-    """Either side: it cannot go on, and why."""
+    """Either side: it cannot continue; `reason` is a sentence."""
 
     kind = 18
     reason: str
@@ -278,12 +279,12 @@ MESSAGES: dict[int, type[Message]] = {
         Ready,
         Restore,
         Restored,
-        Alive,
+        Keepalive,
         Ping,
         Pong,
         Plan,
-        Planned,
-        Start,
+        PlanApplied,
+        StartStep,
         Segment,
         Gradient,
         TailInput,
@@ -297,4 +298,4 @@ MESSAGES: dict[int, type[Message]] = {
         Failed,
     )
 }
-"""Every message by its byte."""
+"""Message classes by `kind`."""

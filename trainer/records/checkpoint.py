@@ -21,7 +21,7 @@ from trainer.protocol.messages import Name, Prepare
 from trainer.records.atomic_file import replace_durably
 
 FILE = "checkpoint.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Paced connections."""
+"""Paced TCP connections."""

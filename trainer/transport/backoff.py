@@ -1,4 +1,4 @@
-"""How long to wait before trying again: longer each time, never long, and never all at the same moment."""
+"""Exponential backoff with jitter and an upper limit."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import random
 from collections.abc import Iterator
 
 FIRST_S = 0.2
-LONGEST_S = 5.0
+MAX_S = 5.0
 
 
 def pauses_s(seed: str) -> Iterator[float]:
-    """Pauses for ever: doubled each time up to LONGEST_S, then drawn from the upper half of that.
+    """Yield pauses without end: a value doubled each time up to MAX_S, reduced at random by up to half.
 
     Source: "equal jitter", Brooker 2015, "Exponential backoff and jitter".
     """
-    draw = random.Random(seed)
+    generator = random.Random(seed)
     pause_s = FIRST_S
     while True:
-        yield pause_s * (0.5 + draw.random() / 2)
-        pause_s = min(2 * pause_s, LONGEST_S)
+        yield pause_s * (0.5 + generator.random() / 2)
+        pause_s = min(2 * pause_s, MAX_S)

@@ -1,4 +1,4 @@
-"""Bytes over a TCP socket, plain or within TLS, with the instant at which the kernel received the last of them."""
+"""Byte streams over TCP, plain or with TLS, with the kernel's receive timestamp of the last byte."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from trainer.errors import ConnectionLostError, NetworkError, ProtocolError
 from trainer.transport.pacing import TLS_RECORD_BYTES, tls_bytes
 
 SO_TIMESTAMPNS = 35
-STALL_S = 15
-"""The kernel takes not one byte for this long: the other side has stopped reading."""
-SILENCE_MS = 120_000
-"""Unacknowledged for this long, a connection counts as lost (TCP_USER_TIMEOUT)."""
+SEND_TIMEOUT_S = 15
+"""SO_SNDTIMEO: the kernel accepts no byte for this long when the peer has stopped reading."""
+USER_TIMEOUT_MS = 120_000
+"""TCP_USER_TIMEOUT: a connection with data unacknowledged for this long counts as lost."""
 
 _TIMESPEC = struct.Struct("@ll")
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
@@ -27,88 +27,87 @@ _RECORD_HEADER_BYTES = 5
 
 
 class ByteStream(Protocol):
-    """One connection's bytes. One thread may send while another receives."""
+    """The bytes of a connection. One thread may send while another receives."""
 
     def send(self, views: Sequence[memoryview]) -> None:
-        """Hand all bytes to the kernel; raises OSError, BlockingIOError if it takes none for STALL_S."""
+        """Pass all bytes to the kernel; raises OSError, BlockingIOError if it accepts none for SEND_TIMEOUT_S."""
 
     def receive_into(self, view: memoryview) -> tuple[int, float]:
-        """Some bytes, at least one, and when the last of them arrived; 0 at the end of the stream."""
+        """Receive at least one byte; return the number and the arrival time of the last; 0 at the end of the stream."""
 
     def size_on_wire(self, payload_bytes: int) -> int:
-        """The bytes of the TCP stream that carry so many of ours."""
+        """Return the bytes of the TCP stream that carry a payload."""
 
 
 class PlainStream:
-    """The socket itself."""
+    """A TCP socket without TLS."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMESPEC.pack(STALL_S, 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMESPEC.pack(SEND_TIMEOUT_S, 0))
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
 
     def send(self, views: Sequence[memoryview]) -> None:
-        """All of it, without copying."""
-        left = list(views)
-        while left:
-            left = _after(left, self._socket.sendmsg(left[:64]))
+        """Send all buffers without copying."""
+        remaining = list(views)
+        while remaining:
+            remaining = _after(remaining, self._socket.sendmsg(remaining[:64]))
 
     def receive_into(self, view: memoryview) -> tuple[int, float]:
-        """Some of it, with the kernel's stamp."""
-        got, ancillary, _, _ = self._socket.recvmsg_into([view], _ANCILLARY_BYTES)
-        return got, _kernel_stamp_s(ancillary) or time.time()
+        """Receive some bytes with the kernel's timestamp."""
+        received_bytes, ancillary, _, _ = self._socket.recvmsg_into([view], _ANCILLARY_BYTES)
+        return received_bytes, _kernel_stamp_s(ancillary) or time.time()
 
     def size_on_wire(self, payload_bytes: int) -> int:
-        """The same."""
+        """Return `payload_bytes`."""
         return payload_bytes
 
 
 class TlsStream:
-    """TLS 1.3 over the same. Records are read one by one, so that an arrival is that of the record it belongs to.
+    """TLS 1.3 over a TCP socket. Records are read one by one, so that each has its own arrival time.
 
-    Every `send` begins a record of its own: how many bytes travel follows from how many are sent.
+    Every `send` starts a new record, so that the number of bytes on the wire follows from the number sent.
     """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_name: str | None) -> None:
-        """`server_name`: who the other side must be; None on the listening side.
+        """`server_name`: the required name of the peer; None on the listening side.
 
         Raises: OSError, ssl.SSLError, ConnectionLostError if the handshake fails.
         """
         self._plain = PlainStream(sock)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_name is None, server_name)
-        self._using = threading.Lock()  # OpenSSL's object is not for two threads at once
+        self._lock = threading.Lock()  # an OpenSSL object is not thread-safe
         self._stamp_s = 0.0
         try:
-            self._shake_hands()
-        finally:  # what is wrong is told the other side, too
+            self._handshake()
+        finally:  # sends the TLS alert of a failed handshake
             with contextlib.suppress(OSError):
                 self._flush()
 
     @property
     def peer_names(self) -> frozenset[str]:
-        """The names in the other side's certificate: its common name and alternative DNS names."""
+        """The names in the peer's certificate: common name and DNS subject alternative names."""
         certificate: dict[str, Any] = self._tls.getpeercert() or {}
-        common = {value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"}
-        others = {value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"}
-        return frozenset(common | others)
+        common_names = {value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"}
+        dns_names = {value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"}
+        return frozenset(common_names | dns_names)
 
     def send(self, views: Sequence[memoryview]) -> None:
-        """All of it, in full records and one that is not."""
+        """Send all buffers in full records and a last, shorter one."""
         data = b"".join(views)
-        with self._using:
+        with self._lock:
             self._tls.write(data)
-            sealed = self._outgoing.read()
-        self._plain.send([memoryview(sealed)])
+            encrypted = self._outgoing.read()
+        self._plain.send([memoryview(encrypted)])
 
     def receive_into(self, view: memoryview) -> tuple[int, float]:
-        """What is left of the last record, or some of the next."""
+        """Return the rest of the last record, or the next one."""
         while True:
-            with self._using:
+            with self._lock:
                 try:
-                    got = self._tls.read(len(view), view)
-                    return int(got), self._stamp_s
+                    return int(self._tls.read(len(view), view)), self._stamp_s
                 except ssl.SSLWantReadError:
                     pass
                 except ssl.SSLZeroReturnError:
@@ -116,14 +115,14 @@ class TlsStream:
             record = self._read_record()
             if not record:
                 return 0, self._stamp_s
-            with self._using:
+            with self._lock:
                 self._incoming.write(record)
 
     def size_on_wire(self, payload_bytes: int) -> int:
-        """With the records' headers and tags."""
+        """Return the bytes with the records' headers and tags."""
         return tls_bytes(payload_bytes)
 
-    def _shake_hands(self) -> None:
+    def _handshake(self) -> None:
         while True:
             try:
                 self._tls.do_handshake()
@@ -132,7 +131,7 @@ class TlsStream:
                 self._flush()
                 record = self._read_record()
                 if not record:
-                    raise ConnectionLostError("The other side hung up in the middle of the TLS handshake.") from None
+                    raise ConnectionLostError("The peer closed the connection during the TLS handshake.") from None
                 self._incoming.write(record)
 
     def _flush(self) -> None:
@@ -140,39 +139,39 @@ class TlsStream:
             self._plain.send([memoryview(data)])
 
     def _read_record(self) -> bytes:
-        """One whole record, empty at the end of the stream. Its length is bounded before memory is taken for it."""
+        """Read one record, empty at the end of the stream. Its length is checked before memory is allocated."""
         header = self._read_exactly(_RECORD_HEADER_BYTES)
         if not header:
             return b""
         size = int.from_bytes(header[3:], "big")
         if size > TLS_RECORD_BYTES + 256:
-            raise ProtocolError("The other side does not speak TLS.")
+            raise ProtocolError("The peer does not use TLS.")
         return header + self._read_exactly(size)
 
     def _read_exactly(self, size: int) -> bytes:
         data = bytearray(size)
         view = memoryview(data)
         while len(view):
-            got, self._stamp_s = self._plain.receive_into(view)
-            if not got:
+            received_bytes, self._stamp_s = self._plain.receive_into(view)
+            if not received_bytes:
                 return b""
-            view = view[got:]
+            view = view[received_bytes:]
         return bytes(data)
 
 
-def explain(error: OSError, peer: str) -> Exception:
-    """What an error of a wire means, as an error of ours."""
+def to_trainer_error(error: OSError, peer: str) -> Exception:
+    """Translate an error of a stream into a trainer error."""
     if isinstance(error, ssl.SSLError):
         return NetworkError(f"TLS with {peer} failed: {error.reason or error}.")
     if isinstance(error, TimeoutError) and error.errno == errno.ETIMEDOUT:
-        return ConnectionLostError(f"Nothing came through to or from {peer} for {SILENCE_MS / 1000:g} s.")
+        return ConnectionLostError(f"No data was acknowledged by {peer} for {USER_TIMEOUT_MS / 1000:g} s.")
     if isinstance(error, TimeoutError):
-        return ProtocolError(f"{peer} began a frame and did not go on.")
+        return ProtocolError(f"{peer} sent an incomplete frame and stopped.")
     return ConnectionLostError(f"The connection to {peer} broke: {error}.")
 
 
 def _after(views: list[memoryview], sent: int) -> list[memoryview]:
-    """What is left of the buffers when `sent` bytes are gone."""
+    """Return the buffers without their first `sent` bytes."""
     for number, view in enumerate(views):
         if sent < len(view):
             return [view[sent:], *views[number + 1 :]]

@@ -1,4 +1,4 @@
-"""The offset between two clocks from pings, after NTP."""
+"""Clock offset estimated from pings, as in NTP."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PingTimes:
-    """One ping in seconds: sent and its answer received on our clock, received and answered on theirs."""
+    """Timestamps of one ping (seconds): sent and reply received on the local clock, the rest on the remote clock."""
 
     sent_s: float
-    their_receipt_s: float
-    their_answer_s: float
+    remote_receive_s: float
+    remote_send_s: float
     received_s: float
 
     @property
     def round_trip_s(self) -> float:
-        """The time on the way, without the other side's thinking time."""
-        return (self.received_s - self.sent_s) - (self.their_answer_s - self.their_receipt_s)
+        """Round-trip time without the processing time of the peer."""
+        return (self.received_s - self.sent_s) - (self.remote_send_s - self.remote_receive_s)
 
     @property
     def offset_s(self) -> float:
-        """Their clock minus ours; wrong by at most half the round trip.
+        """Remote clock minus local clock; the error is at most half the round-trip time.
 
         Source: RFC 5905, section 8.
         """
-        return ((self.their_receipt_s - self.sent_s) + (self.their_answer_s - self.received_s)) / 2
+        return ((self.remote_receive_s - self.sent_s) + (self.remote_send_s - self.received_s)) / 2
 
 
 def best_offset_s(pings: Iterable[PingTimes]) -> float:
-    """The offset of the ping that spent least time on the way (RFC 5905's clock filter)."""
+    """Return the offset of the ping with the shortest round trip (the clock filter of RFC 5905)."""
     return min(pings, key=lambda ping: ping.round_trip_s).offset_s

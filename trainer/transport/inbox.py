@@ -1,7 +1,7 @@
-"""What has arrived and is not yet dealt with, bounded for each sender.
+"""Queue of received items, bounded per sender.
 
-Who sends more than fits waits: its receiving thread stops reading, its TCP window closes, and in the end the sender
-itself stops. Nobody else notices.
+A sender that exceeds its limit is throttled: its receiving thread blocks, its TCP window closes, and the sender itself
+blocks. Other senders are not affected.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Inbox(Generic[S, T]):
-    """Items from many threads to one, in order of arrival; `S` is the sender, and must hash."""
+    """Queue from many threads to one, in order of arrival; `S` is the sender, hashable."""
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES, limit_items: int = LIMIT_ITEMS) -> None:
         self._limit_bytes = limit_bytes
@@ -27,51 +27,51 @@ class Inbox(Generic[S, T]):
         self._items: deque[tuple[S, T, int]] = deque()
         self._bytes: dict[S, int] = {}
         self._counts: dict[S, int] = {}
-        self._change = threading.Condition()
+        self._changed = threading.Condition()
         self._closed = False
 
     def put(self, sender: S, item: T, size_bytes: int = 0) -> bool:
-        """Add an item as soon as the sender's share has room for it; False if the mailbox was closed.
+        """Add an item; blocks until the sender's limit allows it. Returns False if the inbox was closed.
 
-        An item larger than the whole share is taken when nothing else of that sender waits.
+        An item larger than the whole limit is accepted when the sender has no other item in the queue.
         """
-        with self._change:
-            self._change.wait_for(lambda: self._closed or self._has_room(sender, size_bytes))
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._has_room(sender, size_bytes))
             if self._closed:
                 return False
             self._items.append((sender, item, size_bytes))
             self._bytes[sender] = self._bytes.get(sender, 0) + size_bytes
             self._counts[sender] = self._counts.get(sender, 0) + 1
-            self._change.notify_all()
+            self._changed.notify_all()
             return True
 
     def get(self, deadline_s: float | None = None) -> tuple[S, T] | None:
-        """The oldest item; None if there is none by then (`time.monotonic`)."""
-        with self._change:
-            left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-            if not self._change.wait_for(lambda: bool(self._items), left_s):
+        """Remove and return the oldest item; None if there is none by the deadline (`time.monotonic`)."""
+        with self._changed:
+            timeout_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+            if not self._changed.wait_for(lambda: bool(self._items), timeout_s):
                 return None
             sender, item, size_bytes = self._items.popleft()
             self._bytes[sender] -= size_bytes
             self._counts[sender] -= 1
             if not self._counts[sender]:
                 del self._bytes[sender], self._counts[sender]
-            self._change.notify_all()
+            self._changed.notify_all()
             return sender, item
 
     def __len__(self) -> int:
-        """How many items wait."""
-        with self._change:
+        """Return the number of items in the queue."""
+        with self._changed:
             return len(self._items)
 
     def close(self) -> None:
-        """Take nothing more; whoever waits to add something is let go."""
-        with self._change:
+        """Accept no more items; blocked `put` calls return False."""
+        with self._changed:
             self._closed = True
-            self._change.notify_all()
+            self._changed.notify_all()
 
     def _has_room(self, sender: S, size_bytes: int) -> bool:
-        held = self._counts.get(sender, 0)
-        if not held:
+        queued = self._counts.get(sender, 0)
+        if not queued:
             return True
-        return held < self._limit_items and self._bytes[sender] + size_bytes <= self._limit_bytes
+        return queued < self._limit_items and self._bytes[sender] + size_bytes <= self._limit_bytes

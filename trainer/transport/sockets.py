@@ -1,4 +1,4 @@
-"""TCP sockets as cloud and edges want them, before anything is said."""
+"""TCP sockets with the options that cloud and edges need."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import socket
 from trainer.errors import NetworkError
 
 BUFFER_BYTES = 16 * 1024 * 1024
-"""A whole segment fits, so sending does not wait and a busy receiver does not close the window."""
+"""Holds a whole segment, so that sending does not block and a busy receiver does not close the window."""
 
 
 def listen(address: tuple[str, int]) -> socket.socket:
-    """A listening socket.
+    """Create a listening socket.
 
-    Raises: NetworkError if the address is taken or not ours.
+    Raises: NetworkError if the address is in use or not local.
     """
     sock = new_socket()
     try:
@@ -29,7 +29,7 @@ def listen(address: tuple[str, int]) -> socket.socket:
 
 
 def new_socket() -> socket.socket:
-    """A TCP socket with large buffers: set before connecting, they count for the window's scale."""
+    """Create a TCP socket with large buffers, set before connecting because they determine the window scale."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for forced, plain in ((33, socket.SO_RCVBUF), (32, socket.SO_SNDBUF)):  # SO_RCVBUFFORCE, SO_SNDBUFFORCE

@@ -134,9 +134,9 @@ def test_a_silent_edge_is_dropped_and_the_others_stay(edge_manager: EdgeManager,
     edge_manager.gather(None, 5)
     reasons: list[str] = []
     edge_manager.on_lost = lambda session, reason: reasons.append(f"{session.name}: {reason}")
-    speaking.send(messages.Planned(round=1))
-    assert [session.name for session, _, _ in edge_manager.collect(messages.Planned, 0.3)] == ["edge2"]
-    assert reasons == ["edge1: it did not send Planned within 0.3 s."]
+    speaking.send(messages.PlanApplied(round=1))
+    assert [session.name for session, _, _ in edge_manager.collect(messages.PlanApplied, 0.3)] == ["edge2"]
+    assert reasons == ["edge1: it did not send PlanApplied within 0.3 s."]
     for connection in (silent, speaking):
         connection.close()
 
@@ -145,7 +145,7 @@ def test_an_edge_that_sends_another_message_is_dropped(edge_manager: EdgeManager
     connection = joined(port, "edge1")
     edge_manager.gather(1, 0.3)
     connection.send(messages.Evaluated(correct=1, total=1))
-    assert edge_manager.collect(messages.Planned, 5) == []
+    assert edge_manager.collect(messages.PlanApplied, 5) == []
     connection.close()
 
 

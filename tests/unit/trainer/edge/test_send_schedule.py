@@ -78,7 +78,7 @@ def test_waiting_between_backward_passes_does_not_make_an_edge_look_faster() -> 
     transfers = StepTransfers(0.0, 1448, flow, flow)
     transfers.done = StepDone(step=0, forward_s=0.4, forward_cpu_s=0.1, backward_s=0.25, backward_cpu_s=0.2, late_s=0.0,
                              gradients_received_s=[1.0])
-    assert transfers.done.times.stretch == pytest.approx(4.0)
+    assert transfers.done.times.slowdown == pytest.approx(4.0)
     assert transfers.busy_s == pytest.approx(0.65)
 
 

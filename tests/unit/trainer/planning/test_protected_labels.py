@@ -50,7 +50,7 @@ def sent_bytes(kind: type[MicroBatch], name: str, layer: int, codec_name: codec.
 def test_reserved_bits_cover_both_crossings_with_all_frames(cut: int, codec_name: codec.Codec) -> None:
     (forecast,) = forecaster(TAIL, codec_name).forecasts({"e": MSS}, {"e": [cut]})
     (option,) = forecast.options
-    gradient_codec = codec.gradient_codec(codec_name)
+    gradient_codec = codec.default_gradient_codec(codec_name)
     up = sent_bytes(messages.Segment, "segment", cut, codec_name)
     up += sent_bytes(messages.TailGradient, "tail_gradient", TAIL, gradient_codec)
     down = sent_bytes(messages.TailInput, "tail_input", TAIL, codec_name)

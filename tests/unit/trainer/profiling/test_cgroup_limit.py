@@ -1,4 +1,4 @@
-"""What an edge's control groups say of its processor, and what follows for the least time of a round."""
+"""CPU limits read from control groups, and the lower bound of a step time that follows."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 import pytest
 
 from trainer.cloud.step_timing import RoundBound, StepResult, StepTransfers
-from trainer.profiling.cgroup_limit import OwnLimit
-from trainer.profiling.slowdown import CpuLimit, widest
+from trainer.profiling.cgroup_limit import CgroupCpuLimit
+from trainer.profiling.slowdown import CpuLimit, looser_limit
 from trainer.protocol.messages import StepDone
 from trainer.reservation.bandwidth import FlowGuarantee
 
 
-def machine(tmp_path: Path, own: str, files: dict[str, str]) -> OwnLimit:
+def machine(tmp_path: Path, own: str, files: dict[str, str]) -> CgroupCpuLimit:
     (tmp_path / "own").write_text(own)
     for name, text in files.items():
         path = tmp_path / "mounted" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
-    return OwnLimit(tmp_path / "own", tmp_path / "mounted")
+    return CgroupCpuLimit(tmp_path / "own", tmp_path / "mounted")
 
 
-def test_version_1_tells_quota_and_period_of_the_innermost_group(tmp_path: Path) -> None:
+def test_version_1_quota_and_period_of_the_innermost_group(tmp_path: Path) -> None:
     limit = machine(tmp_path, "3:cpuset:/\n1:cpu,cpuacct:/paceline/edge1\n0::/\n", {
         "cpu,cpuacct/paceline/edge1/cpu.cfs_quota_us": "2400", "cpu,cpuacct/paceline/edge1/cpu.cfs_period_us": "20000",
         "cpu,cpuacct/paceline/cpu.cfs_quota_us": "-1", "cpu,cpuacct/paceline/cpu.cfs_period_us": "100000",
@@ -43,22 +43,22 @@ def test_with_version_2_the_tightest_of_nested_groups_counts(tmp_path: Path) -> 
 
 def test_without_a_limit_or_control_groups_there_is_none(tmp_path: Path) -> None:
     assert machine(tmp_path, "0::/a\n", {"a/cpu.max": "max 100000"}).read() is None
-    assert OwnLimit(tmp_path / "nothing", tmp_path / "mounted").read() is None
+    assert CgroupCpuLimit(tmp_path / "nothing", tmp_path / "mounted").read() is None
 
 
-def test_a_limit_that_changed_in_a_step_counts_as_the_wider() -> None:
-    narrow, wide = CpuLimit(0.001, 0.02), CpuLimit(0.002, 0.02)
-    assert widest(narrow, wide) == widest(wide, narrow) == wide
-    assert widest(narrow, None) is None
+def test_a_limit_that_changed_during_a_step_counts_as_the_looser() -> None:
+    tight, loose = CpuLimit(0.001, 0.02), CpuLimit(0.002, 0.02)
+    assert looser_limit(tight, loose) == looser_limit(loose, tight) == loose
+    assert looser_limit(tight, None) is None
 
 
-def test_nobody_has_a_limit_of_nothing() -> None:
-    with pytest.raises(ValueError, match=r"a limit of 0 s in every 0\.02 s is none"):
+def test_a_limit_of_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a CPU limit of 0 s per 0\.02 s is not positive"):
         CpuLimit(0.0, 0.02)
 
 
 def steps(*limits: CpuLimit | None) -> list[StepResult]:
-    """Steps of an edge that computed for 0.2 s by the clock, and for 0.03 s of a processor."""
+    """Steps of an edge with 0.2 s of wall time and 0.03 s of CPU time."""
     results = []
     for number, limit in enumerate(limits):
         transfers = StepTransfers(0.0, 1448, FlowGuarantee(1), FlowGuarantee(1))
@@ -77,7 +77,7 @@ def test_a_round_takes_at_least_its_processor_time_within_the_limit() -> None:
     assert RoundBound.from_steps(steps(eighth, quarter)).limit_s == pytest.approx(0.03 * 8 + 0.03 * 4 - 4 * 0.02)
 
 
-def test_without_a_limit_in_every_step_the_clock_alone_counts() -> None:
+def test_without_a_limit_in_every_step_wall_time_alone_counts() -> None:
     bound = RoundBound.from_steps(steps(CpuLimit(0.0025, 0.02), None))
     assert bound.limit_s == 0
     assert bound.largest_s == bound.edge_s

@@ -1,4 +1,4 @@
-"""What a node finds out of itself: every layer's seconds, on memory that stays its own."""
+"""Profiling of layers; memory retained by the process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from trainer.models.optimizer import OptimizerConfig
-from trainer.profiling.profiler import rehearse
+from trainer.profiling.profiler import profile_layers
 
 FAULTS = """
 import resource
@@ -28,7 +28,7 @@ print(retain_freed_memory(), before, (faults(), faults())[1])
 """
 
 
-def test_a_process_that_keeps_its_heap_takes_no_page_twice() -> None:
+def test_a_process_that_retains_freed_memory_faults_no_page_twice() -> None:
     ran = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     applied, before, after = ran.stdout.split()
     assert applied == "True"
@@ -36,15 +36,15 @@ def test_a_process_that_keeps_its_heap_takes_no_page_twice() -> None:
     assert int(after) < int(before) / 10
 
 
-def test_a_rehearsal_learns_nothing_and_tells_layers_apart() -> None:
+def test_profiling_does_not_change_the_layers_and_distinguishes_them() -> None:
     torch.manual_seed(1)
     layers = [nn.Flatten(), nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512)]
     weights = [value.clone() for layer in layers for value in layer.parameters()]
-    seconds = rehearse(layers, torch.rand(32, 8, 8), OptimizerConfig("adamw"), micros=4, seconds=0.05)
+    seconds = profile_layers(layers, torch.rand(32, 8, 8), OptimizerConfig("adamw"), micros=4, seconds=0.05)
     after = [value for layer in layers for value in layer.parameters()]
     assert all(torch.equal(*pair) for pair in zip(weights, after, strict=True))
     assert all(value.grad is None for layer in layers for value in layer.parameters())
     assert len(seconds.forward_s) == len(seconds.backward_s) == 4
-    assert seconds.backward_s[0] < 0.1 * seconds.backward_s[3]  # no gradient is wanted of the input
+    assert seconds.backward_s[0] < 0.1 * seconds.backward_s[3]  # the input of the model has no gradient
     assert min(seconds.forward_s) > 0
-    assert seconds.stretch >= 1
+    assert seconds.slowdown >= 1

@@ -1,4 +1,4 @@
-"""Frames: what goes in comes out; what is not a frame is refused before memory is taken for it."""
+"""Frames are decoded as they were encoded; invalid ones are refused before memory is allocated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.protocol.messages import Message, ModelUpdate, Ping, Segment
 
 def pack(message: Message, tensors: dict[str, Tensor] | None = None) -> bytes:
     kind, header, buffers = framing.encode(message, tensors)
-    return framing.prefix(kind, header, buffers, 12.5, 1) + header + b"".join(buffers)
+    return framing.pack_prefix(kind, header, buffers, 12.5, 1) + header + b"".join(buffers)
 
 
 def unpack(data: bytes, limits: framing.FrameLimits = framing.FrameLimits()) -> framing.Frame:  # noqa: B008
@@ -27,7 +27,7 @@ def unpack(data: bytes, limits: framing.FrameLimits = framing.FrameLimits()) -> 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.uint8, torch.int64])
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 5), (2, 3, 5)])
-def test_tensors_come_back_as_they_were(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def test_tensors_are_decoded_as_they_were_encoded(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     tensor = torch.ones(shape).mul(7).to(dtype)
     frame = unpack(pack(ModelUpdate(), {"a": tensor, "b": tensor}))
     for name in ("a", "b"):
@@ -35,12 +35,12 @@ def test_tensors_come_back_as_they_were(dtype: torch.dtype, shape: tuple[int, ..
         assert torch.equal(frame.tensors[name], tensor)
 
 
-def test_a_tensor_that_is_not_contiguous_arrives_right() -> None:
+def test_a_tensor_that_is_not_contiguous_is_decoded_correctly() -> None:
     tensor = torch.arange(12, dtype=torch.float32).view(3, 4).t()
     assert torch.equal(unpack(pack(ModelUpdate(), {"t": tensor})).tensors["t"], tensor)
 
 
-def test_message_and_stamp_come_back() -> None:
+def test_message_and_time_of_sending_are_decoded() -> None:
     message = Segment(step=3, micro=1, batch_samples=64)
     frame = unpack(pack(message, {"segment": torch.zeros(4)}))
     assert frame.message == message
@@ -49,18 +49,18 @@ def test_message_and_stamp_come_back() -> None:
 
 
 @given(st.binary(min_size=framing.PREFIX.size, max_size=200))
-def test_no_bytes_do_worse_than_a_protocol_error(data: bytes) -> None:
+def test_arbitrary_bytes_raise_a_protocol_error_at_worst(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         unpack(data)
 
 
 @given(st.data())
 def test_a_damaged_frame_is_a_frame_or_a_protocol_error(data: st.DataObject) -> None:
-    whole = bytearray(pack(Segment(step=1, micro=0, batch_samples=8), {"segment": torch.zeros(5)}))
-    for place in data.draw(st.lists(st.integers(0, len(whole) - 1), min_size=1, max_size=4)):
-        whole[place] = data.draw(st.integers(0, 255))
+    frame = bytearray(pack(Segment(step=1, micro=0, batch_samples=8), {"segment": torch.zeros(5)}))
+    for offset in data.draw(st.lists(st.integers(0, len(frame) - 1), min_size=1, max_size=4)):
+        frame[offset] = data.draw(st.integers(0, 255))
     try:
-        unpack(bytes(whole))
+        unpack(bytes(frame))
     except ProtocolError:
         return
 
@@ -87,4 +87,4 @@ def test_another_version_is_named() -> None:
 )
 def test_a_malformed_header_is_refused(header: bytes) -> None:
     with pytest.raises(ProtocolError):
-        unpack(framing.prefix(Ping.kind, header, [], 0.0, 1) + header)
+        unpack(framing.pack_prefix(Ping.kind, header, [], 0.0, 1) + header)

@@ -16,7 +16,7 @@ from trainer.records import checkpoint
 from trainer.records.atomic_file import replace_durably
 from trainer.records.checkpoint import FILE, Checkpoint
 from trainer.records.resume import settings_of
-from trainer.transport.backoff import LONGEST_S, pauses_s
+from trainer.transport.backoff import MAX_S, pauses_s
 
 RECIPE = Prepare(
     model="signal-cnn", sample_shape=(3, 32, 32), classes=3, seed=1, optimizer=OptimizerConfig("adam", 0.1, 0.2),
@@ -87,7 +87,7 @@ def test_pauses_grow_and_stay_bounded_and_differ_between_edges() -> None:
     pauses = pauses_s("edge1")
     first = [next(pauses) for _ in range(12)]
     assert first[0] <= 0.2
-    assert LONGEST_S / 2 <= first[-1] <= LONGEST_S
+    assert MAX_S / 2 <= first[-1] <= MAX_S
     other = pauses_s("edge2")
     assert first != [next(other) for _ in range(12)]
 

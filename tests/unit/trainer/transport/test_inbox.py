@@ -1,4 +1,4 @@
-"""A mailbox holds so much of each sender and no more; who sends too much waits, nobody else does."""
+"""The inbox is bounded per sender: a sender over its limit blocks, others do not."""
 
 from __future__ import annotations
 
@@ -8,48 +8,48 @@ import time
 from trainer.transport.inbox import Inbox
 
 
-def put_in_thread(box: Inbox[str, int], sender: str, size_bytes: int) -> tuple[threading.Thread, list[bool]]:
-    taken: list[bool] = []
-    thread = threading.Thread(target=lambda: taken.append(box.put(sender, 0, size_bytes)))
+def put_in_thread(inbox: Inbox[str, int], sender: str, size_bytes: int) -> tuple[threading.Thread, list[bool]]:
+    accepted: list[bool] = []
+    thread = threading.Thread(target=lambda: accepted.append(inbox.put(sender, 0, size_bytes)))
     thread.start()
-    return thread, taken
+    return thread, accepted
 
 
 def test_items_come_out_in_the_order_of_their_arrival() -> None:
-    box: Inbox[str, int] = Inbox()
+    inbox: Inbox[str, int] = Inbox()
     for number, sender in enumerate("aba"):
-        box.put(sender, number)
-    assert [box.get(), box.get(), box.get()] == [("a", 0), ("b", 1), ("a", 2)]
+        inbox.put(sender, number)
+    assert [inbox.get(), inbox.get(), inbox.get()] == [("a", 0), ("b", 1), ("a", 2)]
 
 
-def test_nothing_by_the_deadline_is_none() -> None:
+def test_get_returns_none_at_the_deadline() -> None:
     assert Inbox[str, int]().get(time.monotonic() + 0.01) is None
 
 
-def test_who_sends_more_than_fits_waits_until_there_is_room_and_others_do_not() -> None:
-    box: Inbox[str, int] = Inbox(limit_bytes=100)
-    box.put("a", 1, 60)
-    thread, taken = put_in_thread(box, "a", 60)
-    assert box.put("b", 2, 60)
+def test_a_sender_over_its_limit_blocks_until_there_is_room_and_others_do_not() -> None:
+    inbox: Inbox[str, int] = Inbox(limit_bytes=100)
+    inbox.put("a", 1, 60)
+    thread, accepted = put_in_thread(inbox, "a", 60)
+    assert inbox.put("b", 2, 60)
     thread.join(0.05)
-    assert not taken
-    box.get()
+    assert not accepted
+    inbox.get()
     thread.join()
-    assert taken == [True]
+    assert accepted == [True]
 
 
-def test_so_many_small_items_are_too_many_as_well() -> None:
-    box: Inbox[str, int] = Inbox(limit_items=1)
-    box.put("a", 1)
-    thread, taken = put_in_thread(box, "a", 0)
+def test_the_number_of_items_is_limited_as_well() -> None:
+    inbox: Inbox[str, int] = Inbox(limit_items=1)
+    inbox.put("a", 1)
+    thread, accepted = put_in_thread(inbox, "a", 0)
     thread.join(0.05)
-    assert not taken
-    box.close()
+    assert not accepted
+    inbox.close()
     thread.join()
-    assert taken == [False]
+    assert accepted == [False]
 
 
-def test_an_item_larger_than_all_room_is_taken_alone() -> None:
-    box: Inbox[str, int] = Inbox(limit_bytes=100)
-    assert box.put("a", 1, 1000)
-    assert box.get() == ("a", 1)
+def test_an_item_larger_than_the_limit_is_accepted_alone() -> None:
+    inbox: Inbox[str, int] = Inbox(limit_bytes=100)
+    assert inbox.put("a", 1, 1000)
+    assert inbox.get() == ("a", 1)
