@@ -31,9 +31,9 @@ def compare(runs: tuple[Path, ...]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from trainer.records.run_reader import facts, read_run
+    from trainer.records.run_reader import key_figures, read_run
 
-    columns = [facts(read_run(run)) for run in runs]
+    columns = [key_figures(read_run(run)) for run in runs]
     table = Table(box=None, padding=(0, 3, 0, 0))
     table.add_column("")
     for run in runs:

@@ -25,7 +25,7 @@ from trainer.config.partitioning import DATA_HELP, PARTITION_HELP, parse_partiti
 from trainer.config.settings import CLOUD_PORT, RunSettings
 from trainer.errors import NetworkError, UsageError
 from trainer.processes import launch
-from trainer.records.resume import last_reservation, settings_of
+from trainer.records.resume import last_reservation, resumed_settings
 
 if TYPE_CHECKING:
     from trainer.cloud.edge_session import EdgeSession
@@ -78,10 +78,10 @@ def train(
 
     Without --local, the nodes run in the hosts of the emulation on this machine.
     """
-    from trainer.records.run_record import new_directory
+    from trainer.records.run_record import new_run_directory
 
     changes = explicit_options(ctx, options)
-    before = settings_of(resume, changes) if resume else None
+    before = resumed_settings(resume, changes) if resume else None
     if before is not None:
         local, edges = before.map_name is None, len(before.edges)
     if not 1024 <= port <= 65535 - 1 - edges:
@@ -97,7 +97,7 @@ def train(
     settings = before or to_settings(options, edges=tuple(names))  # report errors here and not in a child process
     if set(names) != set(settings.edges):
         raise UsageError(f"The run in {resume} has the edges {', '.join(settings.edges)}, not {', '.join(names)}.")
-    directory = resume or new_directory(runs_dir)
+    directory = resume or new_run_directory(runs_dir)
     edge_flags = ["--seed", str(settings.seed), "--data", settings.data, "--partition", settings.partition]
     if settings.model is not None:
         edge_flags += ["--model", settings.model]
@@ -178,25 +178,25 @@ def cloud(
             raise UsageError("Name the expected edges: --edge edge1 --edge edge2; or resume a run: --resume RUN.")
         settings = to_settings(options, edges=edges, controller=controller, map_name=map_name)
     else:
-        settings = settings_of(
+        settings = resumed_settings(
             resume, {**explicit_options(ctx, options), **({"controller": controller} if controller else {})}
         )
 
     from trainer.cloud.training_loop import run
     from trainer.records import checkpoint
     from trainer.records.progress import listener
-    from trainer.records.run_record import RunRecord, new_directory
+    from trainer.records.run_record import RunRecord, new_run_directory
     from trainer.transport.credentials import load_credentials
 
     node_credentials = load_credentials(True, tls_ca, tls_cert, tls_key, token_file)
     if resume is None:
         listen = listener(quiet, as_json, settings.rounds)
-        record = RunRecord(run_dir or new_directory(runs_dir), asdict(settings), listen)
+        record = RunRecord(run_dir or new_run_directory(runs_dir), asdict(settings), listen)
         after, reservation = None, None
     else:
         after = checkpoint.read(resume)
         reservation = last_reservation(resume)
-        record = RunRecord.reopened(resume, asdict(settings), after.round, listener(quiet, as_json, settings.rounds))
+        record = RunRecord.reopen(resume, asdict(settings), after.round, listener(quiet, as_json, settings.rounds))
         record.event("resumed", round=after.round)
     with contextlib.ExitStack() as closing:
 

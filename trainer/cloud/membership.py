@@ -88,7 +88,7 @@ class Membership:
             self._edge_manager.receive(time.monotonic() + PAUSE_POLL_S)
         joining = self._edge_manager.admit_waiting()
         self._record.event("continued", round=after.round + 1, joined=[session.name for session in joining])
-        self._record.forget_after(after.round)
+        self._record.drop_rounds_after(after.round)
         self.restore(self._edge_manager.sessions)
         self._paused = False
         return after.round

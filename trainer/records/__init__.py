@@ -1,1 +1,1 @@
-"""Run directory, and what people see."""
+"""The run record, checkpoints, progress display and reports."""

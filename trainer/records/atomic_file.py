@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also after a crash."""
+"""Atomic, durable replacement of files."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def replace_durably(path: Path, data: bytes) -> None:
-    """Put `data` in place of a file: written beside it, flushed to the disk, then renamed over it."""
-    draft = path.with_name(f"{path.name}.new")
-    with draft.open("wb") as file:
+    """Replace a file by `data`: write a temporary file, flush it to the disk, then rename it over the old one."""
+    temporary = path.with_name(f"{path.name}.new")
+    with temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(path)
+    temporary.replace(path)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

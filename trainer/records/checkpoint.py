@@ -1,6 +1,6 @@
-"""The state of a run after an averaging: what a cloud that was killed needs to go on as if nothing had happened.
+"""Checkpoints: the complete state of a run after an averaging, from which a restarted cloud continues exactly.
 
-One safetensors file: the global model, every edge's optimiser state, and as its metadata a JSON document with the rest.
+One safetensors file: the global model, every edge's optimiser state, and a JSON document in its metadata with the rest.
 The order of the data needs no state: it follows from seed, round and step.
 """
 
@@ -26,10 +26,10 @@ FORMAT = 2
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything after round `round`.
+    """The state after round `round`.
 
-    `model`: `<layer>.<name>`; `states` by edge: `<layer>.state.<parameter>.<name>`; `samples` by edge: trained on and
-    held out; `history`: what the predictors have learnt.
+    `model`: `<layer>.<name>`; `states` by edge: `<layer>.state.<parameter>.<name>`; `samples` by edge: training and
+    held-out; `history`: the state of the predictors.
     """
 
     round: int
@@ -42,7 +42,7 @@ class Checkpoint:
     states: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def layers_of(self, edge: str) -> dict[str, Tensor]:
-        """The whole model with that edge's optimiser state, as `Part.adopt_layers` takes it; copies."""
+        """Return copies of the whole model with that edge's optimiser state, for `Stage.import_layers`."""
         values = {}
         for name, value in self.model.items():
             layer, rest = name.split(".", 1)
@@ -50,7 +50,7 @@ class Checkpoint:
         return {**values, **{name: state.clone() for name, state in self.states.get(edge, {}).items()}}
 
 
-class _Note(BaseModel):
+class _Metadata(BaseModel):
     model_config = ConfigDict(extra="forbid")
     format: int
     round: int
@@ -62,35 +62,36 @@ class _Note(BaseModel):
 
 
 def write(directory: Path, checkpoint: Checkpoint) -> None:
-    """Replace the run's checkpoint: whenever the process dies, the old one or the new one is there."""
-    note = _Note(
+    """Replace the run's checkpoint atomically."""
+    metadata = _Metadata(
         format=FORMAT, round=checkpoint.round, recipe=checkpoint.recipe, accuracy=checkpoint.accuracy,
         cuts=dict(checkpoint.cuts), samples=dict(checkpoint.samples), history=dict(checkpoint.history),
     )
     tensors = {f"model/{name}": value.contiguous() for name, value in checkpoint.model.items()}
     for edge, states in checkpoint.states.items():
         tensors |= {f"edge/{edge}/{name}": value.contiguous() for name, value in states.items()}
-    replace_durably(directory / FILE, save(tensors, {"paceline": note.model_dump_json()}))
+    replace_durably(directory / FILE, save(tensors, {"paceline": metadata.model_dump_json()}))
 
 
 def read(directory: Path) -> Checkpoint:
-    """The run's checkpoint.
+    """Read the run's checkpoint.
 
-    Raises: CheckpointError if there is none or it is not one.
+    Raises: CheckpointError if there is none or it cannot be read.
     """
     path = directory / FILE
     if not path.is_file():
-        raise CheckpointError(f"{directory} has no {FILE}: that run never began to train, or is none of ours.")
+        raise CheckpointError(f"{directory} has no {FILE}: the run did not start training, or it is no run directory.")
     try:
         with safe_open(path, framework="pt") as file:
-            note = _Note.model_validate_json((file.metadata() or {}).get("paceline", ""))
+            metadata = _Metadata.model_validate_json((file.metadata() or {}).get("paceline", ""))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValidationError, OSError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of this version: {error}.") from error
-    if note.format != FORMAT:
-        raise CheckpointError(f"{path} has format {note.format}; this version reads format {FORMAT}.")
+    if metadata.format != FORMAT:
+        raise CheckpointError(f"{path} has format {metadata.format}; this version reads format {FORMAT}.")
     model, states = _sort(tensors)
-    return Checkpoint(note.round, note.recipe, note.accuracy, note.cuts, note.samples, note.history, model, states)
+    return Checkpoint(metadata.round, metadata.recipe, metadata.accuracy, metadata.cuts, metadata.samples,
+                      metadata.history, model, states)
 
 
 def _sort(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:

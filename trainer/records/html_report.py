@@ -1,4 +1,4 @@
-"""A run as one HTML page that needs nothing else, and its pictures as files."""
+"""HTML report of a run: one self-contained page, and its plots as PNG files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 from pathlib import Path
 
 from trainer.records.plots import plots
-from trainer.records.run_reader import Row, Run, facts
+from trainer.records.run_reader import Row, Run, key_figures
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2em auto; padding: 0 1em }
@@ -20,14 +20,14 @@ th { border-bottom: 1px solid #999; font-weight: 600 } img { width: 100%; height
 """
 
 
-def write_report(run: Run, page: Path, pictures: Path) -> list[Path]:
-    """Write the page and the PNGs; returns all files."""
-    pictures.mkdir(parents=True, exist_ok=True)
+def write_report(run: Run, page: Path, images: Path) -> list[Path]:
+    """Write the page and the PNG files; return their paths."""
+    images.mkdir(parents=True, exist_ok=True)
     parts, files = [], []
     for name, (title, figure) in plots(run).items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130)
-        file = pictures / f"{name}.png"
+        file = images / f"{name}.png"
         file.write_bytes(buffer.getvalue())
         files.append(file)
         data = base64.b64encode(buffer.getvalue()).decode()
@@ -37,40 +37,40 @@ def write_report(run: Run, page: Path, pictures: Path) -> list[Path]:
     return [page, *files]
 
 
-def _page(run: Run, pictures: str) -> str:
+def _page(run: Run, images: str) -> str:
     name = html.escape(run.directory.name)
     error = run.summary.get("error")
-    trouble = f'<p class="broken">{html.escape(str(error))}</p>' if error else ""
+    failure = f'<p class="broken">{html.escape(str(error))}</p>' if error else ""
     lines = "\n".join(f"<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>"
-                      for key, value in facts(run).items())
+                      for key, value in key_figures(run).items())
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Paceline: {name}</title><style>{STYLE}</style></head>
 <body><h1>Training run {name}</h1>
-{trouble}<table class="facts">{lines}</table>
-{pictures}
+{failure}<table class="facts">{lines}</table>
+{images}
 {_rounds(run)}
 </body></html>
 """
 
 
 def _rounds(run: Run) -> str:
-    """Every round as a line of a table, and what was said in it."""
+    """Return the table of rounds and the list of adaptations and lost edges."""
     if not run.rounds:
-        return "<p>Not one round was done.</p>"
-    head = "".join(f"<th>{text}</th>" for text in ("round", "seconds", *map(html.escape, run.edges), "training ms",
-                                                    "transmission ms", "loss", "accuracy", "promises"))
+        return "<p>No round was completed.</p>"
+    head = "".join(f"<th>{text}</th>" for text in ("round", "time (s)", *map(html.escape, run.edges), "training (ms)",
+                                                    "transmission (ms)", "loss", "accuracy", "promises kept"))
     body = "\n".join(_line(run, row) for row in run.rounds)
     notes = [f"<li>Round {row['round']}: {html.escape(note)}</li>" for row in run.rounds for note in _notes(row)]
-    said = f"<h2>What had to give</h2><ul>{''.join(notes)}</ul>" if notes else ""
-    return (f'<h2>Rounds: layers on each edge, targets of the two delays</h2><div class="wide"><table><tr>{head}</tr>'
-            f"\n{body}</table></div>{said}")
+    events = f"<h2>Adaptations and lost edges</h2><ul>{''.join(notes)}</ul>" if notes else ""
+    return (f'<h2>Rounds: layers on each edge, target delays</h2><div class="wide"><table><tr>{head}</tr>'
+            f"\n{body}</table></div>{events}")
 
 
 def _line(run: Run, row: Row) -> str:
     cuts = {edge["edge"]: str(edge["cut"]) for edge in row["edges"]}
-    judged = [one["kept"] for one in row["transfers"] if one["kept"] is not None]
-    promises = f"{sum(judged)}/{len(judged)}" if judged else ""
-    mark = ' class="broken"' if judged and not all(judged) else ""
+    bounded = [transfer["kept"] for transfer in row["transfers"] if transfer["kept"] is not None]
+    promises = f"{sum(bounded)}/{len(bounded)}" if bounded else ""
+    mark = ' class="broken"' if bounded and not all(bounded) else ""
     accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.4f}"
     cells = [str(row["round"]), f"{row['duration_ms'] / 1e3:.2f}", *(cuts.get(name, "-") for name in run.edges),
              _ms(row["training_delay_ms"]["target"]), _ms(row["transmission_delay_ms"]["target"]),
@@ -83,4 +83,4 @@ def _ms(value: float | None) -> str:
 
 
 def _notes(row: Row) -> list[str]:
-    return [*row["adaptations"], *(f"{one['edge']} was lost: {one['reason']}" for one in row.get("lost", ()))]
+    return [*row["adaptations"], *(f"{lost['edge']} was lost: {lost['reason']}" for lost in row.get("lost", ()))]

@@ -1,4 +1,4 @@
-"""The table of a running training on a terminal: a row for each edge, and how far the run is."""
+"""Live table of a run on a terminal: a row for each edge, and a progress bar."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Fields = dict[str, Any]
 
 @dataclass
 class EdgeRow:
-    """What is shown of one edge."""
+    """The values displayed for an edge."""
 
     cut: int | None = None
     codec: str = ""
@@ -27,13 +27,13 @@ class EdgeRow:
 
 
 class LiveTable:
-    """Follows the events of a run. What others print appears above it."""
+    """Displays the events of a run. Other output appears above the table."""
 
     def __init__(self, console: Console, rounds: int) -> None:
         self._edges: dict[str, EdgeRow] = {}
         self._accuracy: float | None = None
-        self._made = self._kept = 0
-        self._doing = "waiting for the edges"
+        self._promises_made = self._promises_kept = 0
+        self._status = "waiting for the edges"
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[tail]}"),
             TimeElapsedColumn(), console=console,
@@ -42,44 +42,44 @@ class LiveTable:
         self._task = self._bar.add_task("", total=rounds, tail="")
         self._live = Live(self._render(), console=console, auto_refresh=False, transient=True)
 
-    def take(self, event: Fields) -> None:
-        """Show what an event says."""
+    def on_event(self, event: Fields) -> None:
+        """Display an event."""
         if not self._live.is_started and event["event"] != "finished":
             self._live.start()
-        self._learn(event)
+        self._apply(event)
         self._live.update(self._render(), refresh=True)
         if event["event"] == "finished":
             self._live.stop()
 
-    def _learn(self, event: Fields) -> None:
+    def _apply(self, event: Fields) -> None:
         match event["event"]:
             case "waiting" | "gathered":
-                self._edges |= {name: EdgeRow(state="asked" if event["event"] == "gathered" else "awaited")
+                self._edges |= {name: EdgeRow(state="connected" if event["event"] == "gathered" else "waiting")
                                 for name in event["edges"]}
             case "plan":
-                self._plan(event)
+                self._apply_plan(event)
             case "step":
-                self._doing = f"round {event['round']}/{self._rounds}"
-                done = event["round"] - 1 + event["step"] / event["of"]
-                self._bar.update(self._task, completed=done, tail=f"step {event['step'] + 1} of {event['of']}")
-            case "averaging" | "paused" as what:
-                self._bar.update(self._task, tail=what)
+                self._status = f"round {event['round']}/{self._rounds}"
+                completed = event["round"] - 1 + event["step"] / event["of"]
+                self._bar.update(self._task, completed=completed, tail=f"step {event['step'] + 1} of {event['of']}")
+            case "averaging" | "paused" as phase:
+                self._bar.update(self._task, tail=phase)
             case "round_done":
-                self._round_done(event)
-            case "late" | "lost" | "joined" as what:
-                self._edges[event["edge"]].state = what
+                self._apply_round(event)
+            case "late" | "lost" | "joined" as state:
+                self._edges[event["edge"]].state = state
 
-    def _plan(self, event: Fields) -> None:
+    def _apply_plan(self, event: Fields) -> None:
         for name, cut in event["cuts"].items():
             row = self._edges.setdefault(name, EdgeRow())
-            row.cut, row.state = cut, "trains"
+            row.cut, row.state = cut, "training"
             row.codec = event.get("codecs", {}).get(name, "")
             row.rate_bps = event.get("rates_bps", {}).get(name)
 
-    def _round_done(self, event: Fields) -> None:
+    def _apply_round(self, event: Fields) -> None:
         self._accuracy = event["accuracy"] if event["accuracy"] is not None else self._accuracy
-        self._made += event["promises"]["made"]
-        self._kept += event["promises"]["kept"]
+        self._promises_made += event["promises"]["made"]
+        self._promises_kept += event["promises"]["kept"]
         self._bar.update(self._task, completed=event["round"])
         for name, row in self._edges.items():
             row.training_ms = event["training_ms"].get(name, row.training_ms)
@@ -88,20 +88,20 @@ class LiveTable:
     def _render(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0))
         table.add_column("edge")
-        table.add_column("")
-        for name in ("cut", "codec", "rate Mb/s", "train ms", "is", "send ms", "is"):
+        table.add_column("state")
+        for name in ("cut", "codec", "rate Mb/s", "training ms", "measured", "uplink ms", "measured"):
             table.add_column(name, justify="right")
         for name, row in self._edges.items():
             style = "red" if row.state in ("late", "lost") else ""
             rate = "" if row.rate_bps is None else f"{row.rate_bps / 1e6:.1f}"
             table.add_row(name, row.state, "" if row.cut is None else str(row.cut), row.codec, rate,
                           *_pair(row.training_ms), *_pair(row.uplink_ms), style=style)
-        facts = [] if self._accuracy is None else [f"accuracy {self._accuracy:.4f}"]
-        facts += [f"promises {self._kept}/{self._made} kept"] if self._made else []
-        self._bar.update(self._task, description=self._doing)
-        return Group(table, self._bar, Text("   ".join(facts)))
+        figures = [] if self._accuracy is None else [f"accuracy {self._accuracy:.4f}"]
+        figures += [f"promises {self._promises_kept}/{self._promises_made} kept"] if self._promises_made else []
+        self._bar.update(self._task, description=self._status)
+        return Group(table, self._bar, Text("   ".join(figures)))
 
 
 def _pair(delay: Fields | None) -> tuple[str, str]:
-    """Predicted and measured."""
+    """Format the predicted and the measured value."""
     return ("", "") if delay is None else (f"{delay['predicted']:.0f}", f"{delay['measured']:.0f}")

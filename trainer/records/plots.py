@@ -1,4 +1,4 @@
-"""What a run did, as pictures: delays against their targets and bounds, cuts, accuracy, promises."""
+"""Plots of a run: delays with targets and bounds, cuts, accuracy, promises, steps."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ BOUND = {"color": "#b03030", "linestyle": ":", "linewidth": 1.2}
 
 
 def plots(run: Run) -> dict[str, tuple[str, Figure]]:
-    """Name -> what it shows, and the picture; empty if no round was done."""
+    """Return title and figure by name; empty if no round was completed."""
     if not run.rounds:
         return {}
     draw: dict[str, tuple[str, Callable[[Run], Figure]]] = {
-        "delays": ("Each edge's delays, against the target common to all and the proven bound", _delays),
-        "cuts": ("How many layers ran on each edge", _cuts),
-        "accuracy": ("Accuracy of the global model, over time and over what was sent", _accuracy),
-        "promises": ("Reserved transfers that kept their promise, and those that did not", _promises),
-        "steps": ("A step as it was planned and as it was, and how far apart the edges' segments arrived", _steps),
+        "delays": ("Delays of each edge, with the common target and the latency bound", _delays),
+        "cuts": ("Layers on each edge", _cuts),
+        "accuracy": ("Accuracy of the global model over time and data sent", _accuracy),
+        "promises": ("Reserved transfers within and beyond their latency bound", _promises),
+        "steps": ("Step time, planned and measured, and spread of the arrivals of the edges' segments", _steps),
     }
     return {name: (title, figure(run)) for name, (title, figure) in draw.items()}
 
 
 def _delays(run: Run) -> Figure:
-    """A line of pictures for each edge: training, uplink, downlink."""
+    """Draw a row of plots for each edge: training, uplink, downlink."""
     names = run.edges
     figure = Figure(figsize=(11, 1.2 + 1.9 * len(names)), layout="constrained")
     grid = figure.subplots(len(names), 3, squeeze=False, sharex=True)
@@ -49,7 +49,7 @@ def _delays(run: Run) -> Figure:
             targets = {row["round"]: row[target]["target"] for row in run.rounds}
             axes.plot(numbers, [targets[number] for number in numbers], label="target", **TARGET)
             if any(row[kind].get("bound") is not None for _, row in rows):
-                axes.plot(numbers, [row[kind].get("bound") for _, row in rows], label="bound", **BOUND)
+                axes.plot(numbers, [row[kind].get("bound") for _, row in rows], label="latency bound", **BOUND)
             _label(axes, f"{name}: {title} (ms)", None)
             axes.set_ylim(bottom=0)
     grid[0, 1].legend(fontsize=7)
@@ -75,10 +75,10 @@ def _accuracy(run: Run) -> Figure:
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     grid = figure.subplots(1, 2, sharey=True)
     target = run.summary["accuracy"].get("target")
-    known = [index for index, row in enumerate(run.rounds) if row["accuracy"] is not None]
+    evaluated = [index for index, row in enumerate(run.rounds) if row["accuracy"] is not None]
     for axes, values, unit in ((grid[0], run.seconds(), "seconds of training"),
                                (grid[1], run.megabytes(), "MB of segments and gradients")):
-        axes.plot([values[index] for index in known], [run.rounds[index]["accuracy"] for index in known], "o-",
+        axes.plot([values[index] for index in evaluated], [run.rounds[index]["accuracy"] for index in evaluated], "o-",
                   color=COLOURS[0])
         if target is not None:
             axes.axhline(target, label="target", **TARGET)
@@ -91,14 +91,16 @@ def _promises(run: Run) -> Figure:
     figure = Figure(figsize=(11, 2.8), layout="constrained")
     axes = figure.subplots()
     numbers = [row["round"] for row in run.rounds]
-    kept = [sum(one["kept"] is True for one in row["transfers"]) for row in run.rounds]
-    broken = [sum(one["kept"] is False for one in row["transfers"]) for row in run.rounds]
-    axes.bar(numbers, kept, color=COLOURS[2], label="kept")
-    axes.bar(numbers, broken, bottom=kept, color="#b03030", label="broken")
-    if not any(kept) and not any(broken):
-        axes.text(0.5, 0.5, "nothing was reserved, so nothing was promised", ha="center", transform=axes.transAxes)
+    kept = [sum(transfer["kept"] is True for transfer in row["transfers"]) for row in run.rounds]
+    broken = [sum(transfer["kept"] is False for transfer in row["transfers"]) for row in run.rounds]
+    axes.bar(numbers, kept, color=COLOURS[2], label="within the bound")
+    axes.bar(numbers, broken, bottom=kept, color="#b03030", label="beyond the bound")
     _label(axes, "transfers", "round")
-    axes.legend(fontsize=8)
+    if any(kept) or any(broken):
+        axes.legend(fontsize=8)
+    else:
+        axes.text(0.5, 0.5, "nothing was reserved", ha="center", transform=axes.transAxes)
+        axes.set_yticks([])
     return figure
 
 
@@ -113,7 +115,7 @@ def _steps(run: Run) -> Figure:
     grid[0].plot(numbers, [row["step_ms"]["predicted"] for row in run.rounds], label="planned", **TARGET)
     grid[0].set_ylim(bottom=0)
     grid[0].legend(fontsize=8)
-    _label(grid[0], "step (ms)", "round")
+    _label(grid[0], "step time (ms)", "round")
     _label(grid[1], "spread of arrivals (ms)", "round")
     return figure
 
@@ -126,9 +128,9 @@ def _label(axes: Axes, y: str, x: str | None, whole: bool = True) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.25)
-    _bare(axes)
+    _hide_spines(axes)
 
 
-def _bare(axes: Any) -> None:
+def _hide_spines(axes: Any) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes: a line for each event, or on a terminal a table that follows it."""
+"""Progress display of a run: a line per event, and on a terminal a live table."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from trainer.config.stragglers import StragglerPolicy
 from trainer.records.live_table import LiveTable
 from trainer.records.run_record import Listener
 
@@ -15,7 +16,7 @@ Fields = dict[str, Any]
 
 
 def listener(quiet: bool, as_json: bool, rounds: int) -> Listener:
-    """Who shows the run: nobody but for its end (`quiet`), every event as JSON, or `Progress`."""
+    """Return the listener that displays a run: only its end (`quiet`), every event as JSON, or `Progress`."""
     if as_json:
         return print_json
     console = Console()
@@ -23,12 +24,19 @@ def listener(quiet: bool, as_json: bool, rounds: int) -> Listener:
 
 
 def print_json(event: Fields) -> None:
-    """One event, one line."""
+    """Print an event as one line of JSON."""
     print(json.dumps(event), flush=True)
 
 
+_STRAGGLER_ACTIONS: dict[StragglerPolicy, str] = {
+    "wait": "waiting",
+    "drop": "continuing without it",
+    "shrink": "waiting, its cut shrinks from the next round on",
+}
+
+
 class Progress:
-    """Takes the events of a run as they happen."""
+    """Displays the events of a run."""
 
     def __init__(self, console: Console, rounds: int, quiet: bool = False) -> None:
         self._console = console
@@ -37,9 +45,9 @@ class Progress:
         self._table = LiveTable(console, rounds) if console.is_terminal and not quiet else None
 
     def __call__(self, event: Fields) -> None:
-        """Show one event."""
+        """Display one event."""
         if self._table is not None:
-            self._table.take(event)
+            self._table.on_event(event)
         if event["event"] == "finished":
             self._finished(event)
         elif not self._quiet and (sentence := self._sentence(event)):
@@ -48,24 +56,24 @@ class Progress:
     def _sentence(self, event: Fields) -> str | None:
         match event["event"]:
             case "gathered":
-                return f"{len(event['edges'])} edges asked to train: {', '.join(event['edges'])}"
+                return f"{len(event['edges'])} edges requested training: {', '.join(event['edges'])}"
             case "resumed":
-                return f"going on after round {event['round']}"
+                return f"resuming after round {event['round']}"
             case "prepared":
                 return _prepared(event)
             case "round_done" if self._table is None or event["averaged"]:
                 return _round_line(event, self._rounds)
             case "lost":
-                return f"{event['edge']} was lost: {event['reason']} {event['left']} edges go on."
+                return f"{event['edge']} was lost: {event['reason']} Remaining edges: {event['left']}."
             case "joined":
-                return f"{event['edge']} trains again from round {event['round'] + 1} on."
+                return f"{event['edge']} rejoins in round {event['round'] + 1}."
             case "late":
-                where = f"step {event['step'] + 1} of round {event['round']}"
-                return f"{event['edge']} is late in {where}: {event['policy']}."
+                step = f"step {event['step'] + 1} of round {event['round']}"
+                return f"{event['edge']} exceeded its deadline in {step}; {_STRAGGLER_ACTIONS[event['policy']]}."
             case "paused":
-                return f"Paused: {event['reason']} Waiting for {event['deadline_s']:g} s."
+                return f"Paused: {event['reason']} Waiting up to {event['deadline_s']:g} s."
             case "continued":
-                return f"Going on with round {event['round']}."
+                return f"Continuing with round {event['round']}."
             case "said":
                 return str(event["sentence"])
         return None
@@ -81,10 +89,10 @@ class Progress:
 
 
 def _prepared(event: Fields) -> str:
-    how, decay = event["standardization"], event["regularization"]
+    standardization, decay = event["standardization"], event["regularization"]
     tail = event.get("tail")
-    protected = "" if tail is None else f"\nlabels never leave the edges: they train the layers from {tail} on, too"
-    return (f"model {event['model']}; {how['method']}: {how['reason']}\n"
+    protected = "" if tail is None else f"\nlabels stay on the edges, which also train the layers from {tail} on"
+    return (f"model {event['model']}; {standardization['method']}: {standardization['reason']}\n"
             f"weight decay {decay['weight_decay']:.4g}: {decay['reason']}{protected}")
 
 

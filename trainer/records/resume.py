@@ -1,4 +1,4 @@
-"""Going on with a run: its settings from its record, and which of them may be changed on the way."""
+"""Resuming a run: its settings from its record, and which of them may change."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ CHANGEABLE = frozenset({
     "late_after", "controller", "controller_retries", "best_effort", "share", "floor_bps", "lease_s", "assume_bps",
     "device",
 })
-"""What decides how long and over which network; the rest decides which model comes out."""
+"""Settings of duration and network; all others determine the trained model."""
 
 
 def last_reservation(run: Path) -> str | None:
-    """The id of what the run had reserved when it was last heard of; None if nothing, or if it was given back."""
+    """Return the id of the reservation that the run held last; None if there is none or it was released."""
     last = None
     try:
         for line in (run / "events.jsonl").read_text().splitlines():
@@ -36,28 +36,28 @@ def last_reservation(run: Path) -> str | None:
     return last
 
 
-def settings_of(run: Path, changes: Mapping[str, Any]) -> RunSettings:
-    """The settings of an earlier run, with what is changed.
+def resumed_settings(run: Path, changes: Mapping[str, Any]) -> RunSettings:
+    """Return the settings of an earlier run with `changes` applied.
 
-    Raises: CheckpointError if `run` is no record, UsageError if something is changed that makes it another run.
+    Raises: CheckpointError if `run` is not a run record, UsageError if a change would alter the trained model.
     """
     path = run / "config.yaml"
     try:
         content = yaml.safe_load(path.read_text())
-        known = {one.name for one in dataclasses.fields(RunSettings)}
-        content = {name: value for name, value in content.items() if name in known}
+        names = {field.name for field in dataclasses.fields(RunSettings)}
+        content = {name: value for name, value in content.items() if name in names}
         content["edges"] = tuple(content["edges"])
         content["cuts"] = tuple(tuple(row) for row in content["cuts"])
-        before = RunSettings(**content)
+        previous = RunSettings(**content)
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{run} is not the record of a run: {error}.") from error
-    fixed = sorted(name for name in changes if name not in CHANGEABLE and changes[name] != getattr(before, name))
+    fixed = sorted(name for name in changes if name not in CHANGEABLE and changes[name] != getattr(previous, name))
     if fixed:
         name = fixed[0]
         raise UsageError(
-            f"The run in {run} has {name} = {getattr(before, name)!r}; with {changes[name]!r} it would be another run. "
-            "Leave it out, or begin a new run."
+            f"The run in {run} has {name} = {getattr(previous, name)!r}; it cannot be resumed with {changes[name]!r}. "
+            "Omit the option, or start a new run."
         )
-    settings = dataclasses.replace(before, **changes)
+    settings = dataclasses.replace(previous, **changes)
     settings.check()
     return settings

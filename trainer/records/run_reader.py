@@ -1,14 +1,15 @@
-"""Records of runs, read back: what reports and comparisons are made of."""
+"""Reads run records for reports and comparisons."""
 
 from __future__ import annotations
 
 import json
+import math
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from trainer.errors import UsageError
 
@@ -17,7 +18,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run's summary, and where it lies."""
+    """The summary of a run and its directory."""
 
     directory: Path
     summary: Row
@@ -29,29 +30,29 @@ class Run:
 
     @property
     def edges(self) -> list[str]:
-        """Every edge that took part in any round, in order of appearance."""
+        """All edges of any round, in order of appearance."""
         return list(dict.fromkeys(edge["edge"] for row in self.rounds for edge in row["edges"]))
 
     def transfers(self) -> Iterator[Row]:
-        """All of them, up and down."""
+        """Iterate over all transfers, up and down."""
         for row in self.rounds:
             yield from row["transfers"]
 
     def of_edge(self, name: str) -> list[tuple[int, Row]]:
-        """(round, row of the edge) for every round it ended."""
+        """Return (round, row of the edge) for every round that the edge completed."""
         return [(row["round"], edge) for row in self.rounds for edge in row["edges"] if edge["edge"] == name]
 
     def seconds(self) -> list[float]:
-        """The time trained at the end of every round."""
-        return list(np.cumsum([row["duration_ms"] / 1e3 for row in self.rounds]))
+        """Return the training time at the end of every round."""
+        return list(accumulate(row["duration_ms"] / 1e3 for row in self.rounds))
 
     def megabytes(self) -> list[float]:
-        """What had been sent, up and down, at the end of every round: segments and gradients."""
-        return list(np.cumsum([sum(one["bytes"] for one in row["transfers"]) / 1e6 for row in self.rounds]))
+        """Return the segments and gradients sent until the end of every round, in MB."""
+        return list(accumulate(sum(transfer["bytes"] for transfer in row["transfers"]) / 1e6 for row in self.rounds))
 
 
 def read_run(directory: Path) -> Run:
-    """The record in a directory.
+    """Read the record in a directory.
 
     Raises: UsageError if there is none.
     """
@@ -65,34 +66,34 @@ def read_run(directory: Path) -> Run:
     return run
 
 
-def facts(run: Run) -> dict[str, str]:
-    """What a run comes to, in the order in which it is read; "-" where there is nothing to say."""
+def key_figures(run: Run) -> dict[str, str]:
+    """Return the key figures of a run in display order; "-" for a missing value."""
     summary, rounds = run.summary, run.rounds
     accuracy, promises = summary["accuracy"], summary["promises"]
     measured = [row["measured_ms"] for row in run.transfers()]
-    over = [row["measured_ms"] / row["ideal_ms"] for row in run.transfers() if row["ideal_ms"]]
+    over_ideal = [row["measured_ms"] / row["ideal_ms"] for row in run.transfers() if row["ideal_ms"]]
     steps = [ms for row in rounds for ms in row["step_ms"]["measured"]]
     spreads = [ms for row in rounds for ms in row["spread_ms"]]
     over_bound = [row["round_over_bound"] for row in rounds if row.get("round_over_bound")]
     lost = sum(len(row.get("lost", ())) for row in rounds)
     return {
         "status": str(summary["status"]),
-        "map": str(summary.get("map") or "none, this machine alone"),
+        "map": str(summary.get("map") or "none (local run)"),
         "model": str(summary.get("model") or "-"),
         "edges": ", ".join(run.edges) or "-",
         "rounds": str(len(rounds)),
-        "rounds done again": str(summary.get("redone_rounds") or "none"),
+        "rounds repeated": str(summary.get("redone_rounds") or "none"),
         "accuracy": "-" if accuracy["final"] is None else f"{accuracy['final']:.4f}",
         "target reached": _reached(run),
-        "trained for": f"{run.seconds()[-1]:.1f} s" if rounds else "-",
+        "training time": f"{run.seconds()[-1]:.1f} s" if rounds else "-",
         "labels": _labels(run),
-        "sent": f"{run.megabytes()[-1]:.1f} MB" if rounds else "-",
-        "step, median": _quantile(steps, 0.5, " ms"),
-        "transfer, median": _quantile(measured, 0.5, " ms"),
-        "transfer, 99 %": _quantile(measured, 0.99, " ms"),
-        "over its rate's time, 99 %": _quantile(over, 0.99, " x", 3),
-        "spread, median": _quantile(spreads, 0.5, " ms"),
-        "round over its bound, median": _quantile(over_bound, 0.5, " x", 3),
+        "data sent": f"{run.megabytes()[-1]:.1f} MB" if rounds else "-",
+        "step time, median": _quantile(steps, 0.5, " ms"),
+        "transfer time, median": _quantile(measured, 0.5, " ms"),
+        "transfer time, p99": _quantile(measured, 0.99, " ms"),
+        "p99 / ideal transfer time": _quantile(over_ideal, 0.99, " x", 3),
+        "arrival spread, median": _quantile(spreads, 0.5, " ms"),
+        "step time / lower bound, median": _quantile(over_bound, 0.5, " x", 3),
         "promises kept": f"{promises['kept']} of {promises['made']}" if promises["made"] else "none made",
         "edges lost": str(lost) if lost else "none",
         "unfinished transfers": str(len(summary.get("unfinished", ())) or "none"),
@@ -100,15 +101,18 @@ def facts(run: Run) -> dict[str, str]:
 
 
 def _labels(run: Run) -> str:
-    """Whether labels stayed on the edges, and what that cost."""
+    """Describe whether labels stayed on the edges, and the cost of that."""
     if not run.summary.get("labels", {}).get("protected"):
-        return "travel with the segments"
+        return "sent with the segments"
     tails = sum((edge["tail_up_bytes"] + edge["tail_down_bytes"]) * len(row["step_ms"]["measured"]) / 1e6
                 for row in run.rounds for edge in row["edges"])
     steps = [(row["step_ms"]["predicted"], row["step_ms"]["unprotected"]) for row in run.rounds]
-    more = [predicted / without - 1 for predicted, without in steps if without]
-    predicted = f"; predicted step {np.median(more):+.1%} against the same cuts without" if more else ""
-    return f"never left the edges: {tails:.1f} MB more sent{predicted}"
+    increases = [predicted / without - 1 for predicted, without in steps if without]
+    predicted = ""
+    if increases:
+        increase = statistics.median(increases)
+        predicted = f"; predicted step time {increase:+.1%} against the same cuts without protection"
+    return f"stayed on the edges: {tails:.1f} MB more sent{predicted}"
 
 
 def _reached(run: Run) -> str:
@@ -117,10 +121,14 @@ def _reached(run: Run) -> str:
         return "none set"
     number = accuracy.get("reached_round")
     if number is None:
-        return f"not {accuracy['target']:g}"
+        return f"{accuracy['target']:g} not reached"
     after_s = sum(row["duration_ms"] for row in run.rounds if row["round"] <= number) / 1e3
     return f"{accuracy['target']:g} in round {number}, after {after_s:.1f} s"
 
 
 def _quantile(values: list[float], share: float, unit: str, digits: int = 1) -> str:
-    return f"{np.quantile(values, share, method='inverted_cdf'):.{digits}f}{unit}" if values else "-"
+    """Format the quantile as the smallest value with at least that share of all values at or below it."""
+    if not values:
+        return "-"
+    rank = max(1, math.ceil(share * len(values)))
+    return f"{sorted(values)[rank - 1]:.{digits}f}{unit}"

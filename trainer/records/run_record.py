@@ -1,44 +1,44 @@
 """The run record: `runs/<time>/` with config.yaml, events.jsonl, summary.json and model.safetensors.
 
-The names in summary.json are the interface to other programs: keep them, add freely.
+The names in summary.json are an interface to other programs: fields may be added, not renamed.
 
     status              "done", "failed" or "running"; `error` is a sentence if failed
     map, model, data    what was trained where; `data` has train and held-out samples per edge
-    accuracy            {target, final, best, reached_round}; null until the first averaging
-    redone_rounds       rounds that were done again, after too many edges or the cloud were lost (absent: none)
-    promises            {made, kept}: one for each reserved transfer
+    accuracy            {target, final, best, reached_round}; null before the first averaging
+    redone_rounds       rounds repeated after too many edges or the cloud were lost (absent: none)
+    promises            {made, kept}: one per reserved transfer
     labels              {protected, tail}: with protected labels the layers from `tail` on stay on the edges
-    preparation         what the cloud decided from the edges' statistics, and why
-    controller          {url, reserved, unreachable_rounds, broken_rounds}: rounds without an answer of the controller,
-                        and rounds in which nothing was reserved although it should be: all promises broken
-    strangers_refused   connections that were closed because they sent no training request
+    preparation         decisions of the cloud from the edges' statistics, with reasons
+    controller          {url, reserved, unreachable_rounds, broken_rounds}: rounds in which the controller did not
+                        answer, and rounds without the reservation they should have had: all promises broken
+    strangers_refused   connections closed because they sent no training request
     rounds[]            round, duration_ms, averaged, averaging_ms (null without one), accuracy,
                         training_delay_ms {target},
                         transmission_delay_ms {target, bound}, step_ms {predicted, measured: [..], and
-                        with labels protected `unprotected`: what was predicted without, for the same cuts},
+                        with protected labels `unprotected`: the prediction without protection, for the same cuts},
                         cloud_ms {predicted, measured}, beat_ms, spread_ms [per step], spread_share,
                         bound_ms {edge, limit, link, cloud}, round_over_bound, loss,
                         reservation {id, version} or null, adaptations [sentences],
-                        offer {quotes, quote_ms, transfer_ms {up, down}, bottleneck {up, down}}: what the controller
-                        was asked before the plan, null if it was not; transfer_ms is the shortest common time of one
-                        micro-batch's segments over all that is free,
-                        lost [{edge, reason}]: who left in this round,
+                        offer {quotes, quote_ms, transfer_ms {up, down}, bottleneck {up, down}}: quotes obtained before
+                        planning, null without; transfer_ms is the shortest common time of one micro-batch's
+                        segments over all free capacity,
+                        lost [{edge, reason}]: edges lost in this round,
                         edges[], transfers[]
-    rounds[].edges[]    edge, cut, codec, samples, segment_bytes (with labels protected also tail_down_bytes,
+    rounds[].edges[]    edge, cut, codec, samples, segment_bytes (with protected labels also tail_down_bytes,
                         tail_up_bytes, tail_ms {predicted, measured}), reserved_bps, reserved_down_bps,
                         planned_bps, training_ms {predicted, measured}, backward_ms {predicted, measured},
                         uplink_ms and downlink_ms {predicted, bound, measured, worst}, late_ms, loss, offset_ms
     rounds[].transfers[]  edge, direction (up, down), step, sent_at (the cloud's clock, seconds since
                         the epoch), bytes, ideal_ms, bound_ms, measured_ms, kept
 
-    unfinished[]        transfers that were under way when the run ended or their edge was lost: round, edge,
-                        direction, step, sent_at, ideal_ms, age_ms (so long at least it would have taken)
+    unfinished[]        transfers in progress when the run ended or their edge was lost: round, edge,
+                        direction, step, sent_at, ideal_ms, age_ms (a lower bound of their duration)
 
-`bound_ms` is what the steps' slowest edge, its processor time within its CPU limit (0 without one), its flows at their
-whole rate, and the cloud would have needed alone;
-`round_over_bound` is the steps' time over the largest of them, `spread_share` the largest spread over it.
-Measured values of a round are medians over its steps. Without a reservation reserved_bps, bound and kept are
-null, and `ideal_ms` is what the rate of the plan implies.
+`bound_ms`: lower bounds of the steps' time by the slowest edge, its CPU time within its CPU limit (0 without one), its
+flows at their full rate, and the cloud, each alone; `round_over_bound`: the steps' time over the largest of them;
+`spread_share`: the largest spread over it. `beat_ms`: the interval between segments. Measured values of a round are
+medians over its steps. Without a reservation reserved_bps, bound and kept are null, and `ideal_ms` is implied by the
+planned rate.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ Fields = dict[str, Any]
 
 
 class Listener(Protocol):
-    """Whoever wants to hear the events as they happen."""
+    """Receives the events of a run as they are written."""
 
     def __call__(self, event: Fields) -> None:
-        """Take one event."""
+        """Handle one event."""
 
 
-def new_directory(runs: Path) -> Path:
-    """A fresh `runs/<time>/`, named for the current UTC time to the second."""
+def new_run_directory(runs: Path) -> Path:
+    """Create a new directory `runs/<time>/`, named by the current UTC time in seconds."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
     for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
         try:
@@ -79,11 +79,11 @@ def new_directory(runs: Path) -> Path:
             return path
         except FileExistsError:
             continue
-    raise FileExistsError(f"{runs} is full of runs of this second.")
+    raise FileExistsError(f"{runs} has no free name for a run started in this second.")
 
 
 class RunRecord:
-    """Writes a run's record as it goes; the summary is there from the first event on."""
+    """Writes the record of a run while it runs; the summary exists from the start."""
 
     def __init__(self, directory: Path, config: Fields, listener: Listener | None = None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -104,25 +104,25 @@ class RunRecord:
         self._write_summary()
 
     @classmethod
-    def reopened(cls, directory: Path, config: Fields, after_round: int, listener: Listener | None = None) -> RunRecord:
-        """The record of a run that goes on after round `after_round`.
+    def reopen(cls, directory: Path, config: Fields, after_round: int, listener: Listener | None = None) -> RunRecord:
+        """Reopen the record of a run that resumes after round `after_round`.
 
         Raises: CheckpointError if the directory has no summary.
         """
         path = directory / "summary.json"
         try:
-            before = json.loads(path.read_text())
+            previous = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}.") from error
         record = cls(directory, config, listener)
-        before.pop("error", None)
-        record.summary = {**record.summary, **before, "status": "running"}
+        previous.pop("error", None)
+        record.summary = {**record.summary, **previous, "status": "running"}
         record.summary["accuracy"]["target"] = config.get("target")
-        record.forget_after(after_round)
+        record.drop_rounds_after(after_round)
         return record
 
     def event(self, name: str, **fields: Any) -> None:
-        """Write one line to events.jsonl, at once, and tell the listener."""
+        """Write one line to events.jsonl immediately and notify the listener."""
         event = {"time": round(time.time(), 3), "event": name, **fields}
         self._events.write(json.dumps(event) + "\n")
         if self._listener is not None:
@@ -134,30 +134,30 @@ class RunRecord:
         self._write_summary()
 
     def add_round(self, row: Fields) -> None:
-        """Add a finished round; counts its promises and its accuracy."""
+        """Add a finished round; updates promises and accuracy."""
         self._count(row)
         self._write_summary()
 
     def _count(self, row: Fields) -> None:
         self.summary["rounds"].append(row)
-        judged = [transfer["kept"] for transfer in row["transfers"] if transfer["kept"] is not None]
-        self.summary["promises"]["made"] += len(judged)
-        self.summary["promises"]["kept"] += sum(judged)
-        accuracy, goal = self.summary["accuracy"], row["accuracy"]
-        if goal is not None:
-            accuracy["final"] = goal
-            accuracy["best"] = max(goal, accuracy["best"] or 0.0)
-            if accuracy["target"] is not None and goal >= accuracy["target"] and accuracy["reached_round"] is None:
+        bounded = [transfer["kept"] for transfer in row["transfers"] if transfer["kept"] is not None]
+        self.summary["promises"]["made"] += len(bounded)
+        self.summary["promises"]["kept"] += sum(bounded)
+        accuracy, measured = self.summary["accuracy"], row["accuracy"]
+        if measured is not None:
+            accuracy["final"] = measured
+            accuracy["best"] = max(measured, accuracy["best"] or 0.0)
+            if accuracy["target"] is not None and measured >= accuracy["target"] and accuracy["reached_round"] is None:
                 accuracy["reached_round"] = row["round"]
 
     def add_unfinished(self, rows: list[Fields]) -> None:
-        """Add transfers that were still under way when their step ended or was given up."""
+        """Add transfers in progress when their step ended or was aborted."""
         if rows:
             self.summary["unfinished"].extend(rows)
             self._write_summary()
 
-    def forget_after(self, number: int) -> None:
-        """Take the rounds after `number` out of the summary: they are done again."""
+    def drop_rounds_after(self, number: int) -> None:
+        """Remove the rounds after `number` from the summary; they are repeated."""
         kept = [row for row in self.summary["rounds"] if row["round"] <= number]
         self.summary["redone_rounds"] = self.summary.get("redone_rounds", 0) + len(self.summary["rounds"]) - len(kept)
         self.summary["rounds"] = []
@@ -168,8 +168,8 @@ class RunRecord:
         self._write_summary()
 
     def save_model(self, model: Mapping[str, Tensor], accuracy: float | None) -> None:
-        """Write the global model, one tensor per `<layer>.<name>`; the most accurate one is kept, too."""
-        from safetensors.torch import save  # imports torch, which a run that fails early never needs
+        """Write the global model, one tensor per `<layer>.<name>`; also keeps the most accurate one."""
+        from safetensors.torch import save  # imports torch, which a run that fails early does not need
 
         data = save({name: tensor.contiguous() for name, tensor in model.items()})
         replace_durably(self.directory / "model.safetensors", data)
@@ -178,7 +178,7 @@ class RunRecord:
             replace_durably(self.directory / "best.safetensors", data)
 
     def finish(self, status: str, error: str | None = None) -> None:
-        """Close the record."""
+        """Write the final status and close the record."""
         self.summary["status"] = status
         if error is not None:
             self.summary["error"] = error
@@ -192,10 +192,10 @@ class RunRecord:
 
 
 def milliseconds(seconds: float | None) -> float | None:
-    """Seconds as milliseconds to the microsecond."""
+    """Return seconds as milliseconds, rounded to microseconds."""
     return None if seconds is None else round(seconds * 1e3, 3)
 
 
 def median_ms(seconds: list[float]) -> float:
-    """The median of some seconds, in milliseconds."""
+    """Return the median in milliseconds."""
     return round(statistics.median(seconds) * 1e3, 3)

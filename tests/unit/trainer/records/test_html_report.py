@@ -1,4 +1,4 @@
-"""Reports and comparisons: everything is in one page, whatever the run came to; what is no run is named."""
+"""Reports, comparisons and the progress display of runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 
 from trainer.cli.group import paceline
 from trainer.records.progress import Progress
-from trainer.records.run_reader import facts, read_run
+from trainer.records.run_reader import key_figures, read_run
 
 Row = dict[str, Any]
 
@@ -37,37 +37,37 @@ def round_row(number: int, edges: dict[str, int], kept: bool | None, accuracy: f
     }
 
 
-def written(directory: Path, rounds: list[Row], **fields: Any) -> Path:
-    judged = [one["kept"] for row in rounds for one in row["transfers"] if one["kept"] is not None]
+def write_run(directory: Path, rounds: list[Row], **fields: Any) -> Path:
+    bounded = [transfer["kept"] for row in rounds for transfer in row["transfers"] if transfer["kept"] is not None]
     final = rounds[-1]["accuracy"] if rounds else None
     directory.mkdir()
     (directory / "summary.json").write_text(json.dumps({
         "status": "done", "map": "pair", "model": "signal-cnn", "rounds": rounds, "unfinished": [],
         "accuracy": {"target": 0.9, "final": final, "best": final, "reached_round": len(rounds) or None},
-        "promises": {"made": len(judged), "kept": sum(judged)}, **fields,
+        "promises": {"made": len(bounded), "kept": sum(bounded)}, **fields,
     }))
     return directory
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Two rounds; edge2 is there only in the first, and a promise is broken in the second."""
-    return written(tmp_path / "reserved", [
+    """Two rounds; edge2 takes part only in the first, and a promise is broken in the second."""
+    return write_run(tmp_path / "reserved", [
         round_row(1, {"edge1": 2, "edge2": 5}, True, None),
         {**round_row(2, {"edge1": 3}, False, 0.95), "lost": [{"edge": "edge2", "reason": "it was <late>."}]},
     ])
 
 
-def test_a_report_says_whether_labels_left_the_edges_and_what_that_cost(run: Path, tmp_path: Path) -> None:
+def test_a_report_states_whether_labels_left_the_edges_and_the_cost_of_protection(run: Path, tmp_path: Path) -> None:
     rows = [round_row(number, {"edge1": 2, "edge2": 5}, True, 0.9) for number in (1, 2)]
     for row in rows:
         row["step_ms"] |= {"predicted": 330.0, "unprotected": 300.0, "measured": [310.0, 320.0]}
         for edge in row["edges"]:
             edge |= {"tail_up_bytes": 200_000, "tail_down_bytes": 300_000}
-    protected = written(tmp_path / "protected", rows, labels={"protected": True, "tail": 12})
-    assert facts(read_run(run))["labels"] == "travel with the segments"
-    assert facts(read_run(protected))["labels"] == (
-        "never left the edges: 4.0 MB more sent; predicted step +10.0% against the same cuts without")
+    protected = write_run(tmp_path / "protected", rows, labels={"protected": True, "tail": 12})
+    assert key_figures(read_run(run))["labels"] == "sent with the segments"
+    assert key_figures(read_run(protected))["labels"] == (
+        "stayed on the edges: 4.0 MB more sent; predicted step time +10.0% against the same cuts without protection")
 
 
 def test_a_report_is_one_page_that_needs_no_other_file(run: Path) -> None:
@@ -86,17 +86,17 @@ def test_a_report_is_one_page_that_needs_no_other_file(run: Path) -> None:
     assert str(run / "report.html") in done.output
 
 
-def test_a_run_that_did_no_round_has_a_report_too(tmp_path: Path) -> None:
-    run = written(tmp_path / "failed", [], status="failed", error="edge1 never asked <to> train.")
+def test_a_run_without_a_completed_round_has_a_report(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "failed", [], status="failed", error="edge1 never asked <to> train.")
     done = CliRunner().invoke(paceline, ["report", str(run), "--output", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     page = (tmp_path / "out" / "report.html").read_text()
     assert "edge1 never asked &lt;to&gt; train." in page
-    assert "Not one round was done." in page
+    assert "No round was completed." in page
 
 
 def test_runs_are_compared_side_by_side(run: Path, tmp_path: Path) -> None:
-    other = written(tmp_path / "open", [round_row(1, {"edge1": 4}, None, 0.5)])
+    other = write_run(tmp_path / "open", [round_row(1, {"edge1": 4}, None, 0.5)])
     done = CliRunner().invoke(paceline, ["compare", str(run), str(other)])
     assert done.exit_code == 0, done.output
     assert any("reserved" in line and "open" in line for line in done.output.splitlines())
@@ -105,7 +105,7 @@ def test_runs_are_compared_side_by_side(run: Path, tmp_path: Path) -> None:
     assert "none made" in done.output
 
 
-def test_what_is_no_run_is_named(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_run_is_named(tmp_path: Path) -> None:
     done = CliRunner().invoke(paceline, ["compare", str(tmp_path)])
     assert "is not the record of a run" in str(done.exception)
 
@@ -126,7 +126,7 @@ END: Row = {"event": "finished", "status": "done", "accuracy": {"final": 0.875},
             "directory": "runs/x"}
 
 
-def shown(terminal: bool, events: list[Row], quiet: bool = False) -> str:
+def displayed(terminal: bool, events: list[Row], quiet: bool = False) -> str:
     output = io.StringIO()
     progress = Progress(Console(file=output, force_terminal=terminal, width=100), 4, quiet)
     for event in events:
@@ -134,18 +134,28 @@ def shown(terminal: bool, events: list[Row], quiet: bool = False) -> str:
     return output.getvalue()
 
 
-def test_on_a_terminal_a_table_follows_the_run() -> None:
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(True, [*EVENTS, END]))
+def test_a_terminal_shows_a_live_table() -> None:
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", displayed(True, [*EVENTS, END]))
     last = text[text.rindex("edge "):]
-    assert re.search(r"edge1 .*trains.* 3 .*fp32.* 15\.5 .* 50 .* 48 .* 99 .* 97", last)
+    assert re.search(r"edge1 .*training.* 3 .*fp32.* 15\.5 .* 50 .* 48 .* 99 .* 97", last)
     assert re.search(r"edge2 .*lost.* 7 .*int8.* 4\.0", last)
     assert "accuracy 0.8750" in last
     assert "promises 2/2 kept" in last
 
 
-def test_elsewhere_it_is_lines_and_quiet_is_only_the_end() -> None:
-    lines = shown(False, [*EVENTS, END]).splitlines()
-    assert lines[1] == "edge2 was lost: it was late. 1 edges go on."
+def test_other_output_is_lines_and_quiet_prints_only_the_end() -> None:
+    lines = displayed(False, [*EVENTS, END]).splitlines()
+    assert lines[1] == "edge2 was lost: it was late. Remaining edges: 1."
     assert "accuracy 0.8750" in lines[2]
     assert "\x1b" not in "".join(lines)
-    assert shown(False, [*EVENTS, END], quiet=True).splitlines() == lines[-1:]
+    assert displayed(False, [*EVENTS, END], quiet=True).splitlines() == lines[-1:]
+
+
+@pytest.mark.parametrize(("policy", "action"), [
+    ("wait", "waiting"),
+    ("drop", "continuing without it"),
+    ("shrink", "waiting, its cut shrinks from the next round on"),
+])
+def test_a_late_edge_is_reported_with_the_action_taken(policy: str, action: str) -> None:
+    late: Row = {"event": "late", "edge": "edge1", "round": 1, "step": 0, "policy": policy}
+    assert displayed(False, [late]) == f"edge1 exceeded its deadline in step 1 of round 1; {action}.\n"
