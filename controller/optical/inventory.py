@@ -78,7 +78,7 @@ def _state_of(
     bookings: Calendar,
     lightpath: Lightpath,
     is_lit: bool,
-    passengers: tuple[GroomedFlow, ...],
+    flows: tuple[GroomedFlow, ...],
     now_s: float,
 ) -> LightpathState:
     reserved_bps = bookings.reserved_bps(lightpath.id, now_s)
@@ -86,4 +86,4 @@ def _state_of(
     length_km = sum(link.length_km for link in network.links_along(lightpath.nodes))
     free_bps = reservable_bps(lightpath.rate_bps) - reserved_bps
     facts = round(central_thz(network, lightpath), 6), width_ghz, length_km
-    return LightpathState(lightpath, is_lit, *facts, reserved_bps, free_bps, passengers)
+    return LightpathState(lightpath, is_lit, *facts, reserved_bps, free_bps, flows)

@@ -1,4 +1,4 @@
-"""A calendar after any changes is one made from nothing; the cheapest lightpaths are those that a look at all finds."""
+"""A calendar equals one built from scratch after any changes; on a tuned map the cheapest lightpaths are chosen."""
 
 from __future__ import annotations
 
@@ -46,28 +46,28 @@ def bookings_of_one(draw: st.DrawFn) -> list[Booking]:
 
 @given(
     steps=st.lists(st.tuples(st.integers(0, 5), st.none() | bookings_of_one()), max_size=14),
-    asked=st.lists(st.tuples(MOMENTS, st.just(inf) | MOMENTS), min_size=1, max_size=3),
+    intervals=st.lists(st.tuples(MOMENTS, st.just(inf) | MOMENTS), min_size=1, max_size=3),
 )
 @settings(max_examples=200, deadline=None)
-def test_what_is_taken_is_what_is_booked_whatever_came_and_went(
-    steps: list[tuple[int, list[Booking] | None]], asked: list[tuple[float, float]]
+def test_after_any_changes_the_calendar_equals_one_built_from_scratch(
+    steps: list[tuple[int, list[Booking] | None]], intervals: list[tuple[float, float]]
 ) -> None:
-    calendar, standing = Calendar(), dict[str, list[Booking]]()
+    calendar, live = Calendar(), dict[str, list[Booking]]()
     for number, drawn in steps:
         name = f"r-{number}"
         calendar = calendar.without_reservation(name)
-        standing.pop(name, None)
+        live.pop(name, None)
         if drawn is not None:
-            standing[name] = [each._replace(reservation_id=name) for each in drawn]
-            calendar = calendar.with_bookings(standing[name])
-        for start_s, end_s in asked:  # asking leaves traces in the calendar that later changes build on
+            live[name] = [each._replace(reservation_id=name) for each in drawn]
+            calendar = calendar.with_bookings(live[name])
+        for start_s, end_s in intervals:  # queries cache step functions that later changes update
             calendar.reserved_bps(LINKS[0], start_s, end_s)
-    everything = [each for own in standing.values() for each in own]
-    assert calendar == Calendar().with_bookings(everything)
-    for start_s, lasts_s in asked:
+    all_bookings = [each for bookings in live.values() for each in bookings]
+    assert calendar == Calendar().with_bookings(all_bookings)
+    for start_s, lasts_s in intervals:
         end_s = start_s + 1 + lasts_s
-        booked = [each for each in everything if each.start_s < end_s and start_s < each.end_s]
-        for name in {*LINKS, *(each.link for each in everything)}:
+        booked = [each for each in all_bookings if each.start_s < end_s and start_s < each.end_s]
+        for name in {*LINKS, *(each.link for each in all_bookings)}:
             members = [(each.activity, each.rate_bps) for each in booked if each.link == name]
             assert calendar.reserved_bps(name, start_s, end_s) == peak_load(members, start_s, end_s)
         lit = {each.lightpath for each in booked if each.lightpath is not None}

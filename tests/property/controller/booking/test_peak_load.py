@@ -1,4 +1,4 @@
-"""The peak of what is needed together equals brute force over all moments, phases and failures."""
+"""The peak load equals brute force over all times, phases and failures."""
 
 from __future__ import annotations
 
@@ -71,19 +71,19 @@ def test_windows_that_follow_each_other_share() -> None:
     assert peak_load([(first, 7), (second, 5), (ALWAYS, 1)]) == 8
 
 
-def test_a_window_that_wraps_meets_the_next_period() -> None:
+def test_a_window_that_wraps_overlaps_the_next_period() -> None:
     wrapping, early = Activity(window=Window(100, 80, 40)), Activity(window=Window(100, 10, 5))
     assert peak_load([(wrapping, 3), (early, 4)]) == 7
 
 
-def test_backups_share_unless_one_failure_needs_both() -> None:
+def test_backups_share_capacity_unless_one_failure_needs_both() -> None:
     first, second = Activity(failures=frozenset({"a-b"})), Activity(failures=frozenset({"b-c", "c-d"}))
     both = Activity(failures=frozenset({"a-b", "c-d"}))
     assert peak_load([(ALWAYS, 1), (first, 3), (second, 4)]) == 5
     assert peak_load([(ALWAYS, 1), (first, 3), (second, 4), (both, 2)]) == 7
 
 
-def test_what_ends_makes_room_for_what_starts_at_that_moment() -> None:
+def test_a_demand_that_ends_does_not_overlap_one_that_starts_at_the_same_time() -> None:
     assert peak_load([(Activity(0, 10), 5), (Activity(10, 20), 6)], 0, 20) == 6
     assert peak_load([(Activity(0, 10), 5), (Activity(10, 20), 6)], 0, 10) == 5
     assert peak_load([], 0, 20) == 0

@@ -1,4 +1,4 @@
-"""An analysis kept up to date through changes proves what a new one does, and hardly wider bounds."""
+"""An incrementally updated analysis gives the bounds of a new one, or slightly larger ones."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ changes = st.lists(st.tuples(st.integers(0, 9), st.none() | flows()), min_size=1
 
 @given(steps=changes)
 @settings(max_examples=100, deadline=None)
-def test_after_any_changes_the_bounds_are_those_of_a_new_analysis_or_little_wider(
+def test_after_any_changes_the_bounds_equal_those_of_a_new_analysis_or_are_slightly_larger(
     steps: list[tuple[int, ShapedFlow | None]],
 ) -> None:
     analysis: Analysis[int] = Analysis.of(NETWORK, {})
@@ -74,7 +74,7 @@ def test_after_any_changes_the_bounds_are_those_of_a_new_analysis_or_little_wide
                 assert before.bound(other) == analysis.bound(other)
 
 
-def test_flows_that_are_never_there_together_may_each_have_most_of_a_link() -> None:
+def test_flows_that_are_never_active_together_may_each_use_most_of_a_link() -> None:
     path = candidate_paths(NETWORK, "edge1", "cloud")[0]
     halves = [Activity(window=Window(2_000_000, offset_us, 600_000)) for offset_us in (0, 1_000_000)]
     for activities in (halves, [Activity(0, 100), Activity(101, 200)]):
@@ -96,7 +96,7 @@ def test_windows_too_close_for_the_busy_period_between_them_count_as_one() -> No
     assert bound_us(far) < bound_us(close) == pytest.approx(bound_us([ALWAYS, ALWAYS]), rel=1e-12)
 
 
-def test_a_change_that_cannot_be_says_where_and_leaves_the_analysis_as_it_was() -> None:
+def test_an_infeasible_change_names_a_link_and_leaves_the_analysis_unchanged() -> None:
     path = candidate_paths(NETWORK, "edge1", "cloud")[0]
     analysis = Analysis.of(NETWORK, {0: ShapedFlow(path, 50_000_000, 45_000)})
     before = analysis.bounds

@@ -1,4 +1,4 @@
-"""No simulated packet is ever later than its flow's bound, whatever the network, flows, paths, phases and sizes."""
+"""No simulated packet exceeds its flow's bound, for any network, flows, paths, phases and frame sizes."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_no_packet_is_later_than_its_bound(
 
 @given(loaded=loaded_networks())
 @settings(max_examples=40, deadline=None)
-def test_one_flow_less_never_makes_another_later(loaded: tuple[Network, dict[int, ShapedFlow]]) -> None:
+def test_removing_a_flow_never_increases_another_bound(loaded: tuple[Network, dict[int, ShapedFlow]]) -> None:
     network, flows = loaded
     try:
         before = bounds_of(network, flows, CALIBRATION)
@@ -200,7 +200,7 @@ def test_one_flow_less_never_makes_another_later(loaded: tuple[Network, dict[int
         assert bound.accumulated_latency_us <= before[number].accumulated_latency_us * (1 + 1e-5)
 
 
-def test_a_lone_flow_waits_for_its_burst_and_one_best_effort_frame_at_each_port() -> None:
+def test_a_single_flow_is_delayed_by_its_burst_and_one_best_effort_frame_per_port() -> None:
     """By hand, without jitter: edge1 -> r6 -> r1 -> r2 -> cloud, four ports, three switches, 46 km."""
     exact = Calibration(switch_min_us=50, switch_max_us=50, meter_tick_us=0, shaper_burst_us=0)
     path = candidate_paths(METRO, "edge1", "cloud")[0]
@@ -210,7 +210,7 @@ def test_a_lone_flow_waits_for_its_burst_and_one_best_effort_frame_at_each_port(
     assert abs(bound.accumulated_latency_us - by_hand_us) < 0.2  # 1 kb/s of growth
 
 
-def test_a_port_that_is_overbooked_has_no_bound() -> None:
+def test_an_unstable_port_has_no_bound() -> None:
     path = candidate_paths(METRO, "edge1", "cloud")[0]
     with pytest.raises(NoBound) as refusal:
         bounds_of(METRO, {number: ShapedFlow(path, 41_000_000, 9014) for number in (1, 2)})

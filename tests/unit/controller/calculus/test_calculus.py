@@ -1,4 +1,4 @@
-"""The network calculus below the bounds, against a published example and by hand."""
+"""Network calculus of single servers and rings, against a published example and by hand."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ def test_the_published_example_of_a_total_flow_analysis() -> None:
     servers = {name: Server(4e6, 10.0) for name in ("s0", "s1-o0", "s1-o1")}
     paths = {"f0": ("s0", "s1-o0"), "f1": ("s0", "s1-o1"), "f2": ("s1-o0",)}
     streams = {name: Stream(path, 10_000, 80) for name, path in paths.items()}
-    whole = Delays(servers, streams)
-    grown = Delays[str](servers, {})
+    from_zero = Delays(servers, streams)
+    incremental = Delays[str](servers, {})
     for name, stream in streams.items():
-        grown = grown.changed({name: stream})
-    assert {name: round(whole.path_delay_us([name]), 3) for name in servers} == {
+        incremental = incremental.changed({name: stream})
+    assert {name: round(from_zero.path_delay_us([name]), 3) for name in servers} == {
         "s0": 50.000, "s1-o0": 50.125, "s1-o1": 30.125,
     }  # fmt: skip
-    ends = {name: round(whole.path_delay_us(path), 3) for name, path in paths.items()}
+    ends = {name: round(from_zero.path_delay_us(path), 3) for name, path in paths.items()}
     assert ends == {"f0": 100.125, "f1": 80.125, "f2": 50.125}
     for server in servers:
-        delay_us = whole.path_delay_us([server])
-        assert delay_us <= grown.path_delay_us([server]) * (1 + 1e-9) <= delay_us * 1.03
+        delay_us = from_zero.path_delay_us([server])
+        assert delay_us <= incremental.path_delay_us([server]) * (1 + 1e-9) <= delay_us * 1.03
 
 
-def test_bursts_that_grow_faster_round_a_ring_than_it_serves_have_no_bound_and_the_link_is_named() -> None:
+def test_an_unstable_ring_has_no_bound_and_the_error_names_a_link() -> None:
     """Five streams, four servers long, in a ring of five: D = T + (4 b + (0 + 1 + 2 + 3) r D) / R, so r below R / 6."""
     servers = {f"s{i}": Server(1e6, 100.0) for i in range(5)}
 
@@ -48,14 +48,14 @@ def test_bursts_that_grow_faster_round_a_ring_than_it_serves_have_no_bound_and_t
         Delays(servers, {i: tight[i] for i in range(1, 5)}).changed({0: tight[0]})
 
 
-def crossing(burst_bits: float, rate_bps: float, start_s: float, end_s: float) -> CrossFlow:
+def cross_flow(burst_bits: float, rate_bps: float, start_s: float, end_s: float) -> CrossFlow:
     return CrossFlow(Activity(start_s, end_s), str(start_s), None, burst_bits, rate_bps, 0.0)
 
 
-def test_a_burst_that_is_gone_still_delays_by_what_came_behind_it() -> None:
+def test_a_served_burst_still_delays_later_streams_in_the_same_busy_period() -> None:
     """1000 bit/s. One burst takes 8 s, meanwhile 4000 bits come in, then another burst: it waits for 12 s."""
-    steady, first = crossing(0, 500, -1e9, 1e9), crossing(8000, 1, 0, 0.001)
-    soon, late = crossing(8000, 1, 8, 9), crossing(8000, 1, 80, 81)
+    steady, first = cross_flow(0, 500, -1e9, 1e9), cross_flow(8000, 1, 0, 0.001)
+    soon, late = cross_flow(8000, 1, 8, 9), cross_flow(8000, 1, 80, 81)
     server = Server(1000, 0)
     assert server_delay(server, [steady, first, soon]).delay_us >= 12e6
     assert server_delay(server, [steady, first, late]).delay_us == pytest.approx(8e6)
