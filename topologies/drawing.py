@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
+import matplotlib as mpl
 import matplotlib.patheffects as effects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,48 +25,68 @@ DUCT_COLOURS = ("#b3365a", "#7a4bb0", "#0f8a8a", "#8a6d00", "#3f7a1f", "#a8501f"
 LENGTHS_UP_TO = 120
 """Lengths are omitted on maps with more spans than this: they would cover the map."""
 LONG_SIDE_POINTS = 760.0
+OVERLAY_SIDE_POINTS = 400.0
+"""With an overlay the map is smaller and its side margins wider, for the notes."""
 MARGIN_POINTS = 60.0
 NAME_POINTS, LENGTH_POINTS = 8.0, 6.5
 SYMBOL_POINTS = 4.0
 ASIDE_POINTS = 17.0
 """Distance from its switch at which a host with the same position is drawn."""
 
+FLOW_COLOURS = ("#b3365a", "#7a4bb0", "#0f8a8a", "#c07a00", "#3f7a1f", "#2b6cb0")
+FLOW_GAP_POINTS = 3.6
+"""Distance between flows drawn side by side along a link."""
+
 Positions = dict[str, Point]
 
 
-def draw(topology: Map, path: Path) -> None:
-    """Write the picture as PNG or SVG, by the file's suffix.
+@dataclass(frozen=True, slots=True)
+class FlowOverlay:
+    """Flows drawn over a map: paths as node names, texts for nodes beside their names, and the picture's title."""
+
+    paths: Sequence[Sequence[str]] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
+
+
+def draw(topology: Map, path: Path, overlay: FlowOverlay | None = None) -> None:
+    """Write the picture as PNG or SVG, by the file's suffix; the same input always gives the same file.
 
     Raises: ValueError for another suffix, OSError if the file cannot be written.
     """
     if path.suffix.lower() not in (".png", ".svg"):
         raise ValueError(f"{path.name}: a map is drawn as .png or .svg")
-    positions, (width, height) = _positions(topology)
+    positions, (width, height) = _positions(topology, OVERLAY_SIDE_POINTS if overlay else LONG_SIDE_POINTS)
     figure = Figure(figsize=(width / 72, (height + 46) / 72))
     axes = figure.add_axes((0, 22 / (height + 46), 1, height / (height + 46)))
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
     _draw_spans(axes, topology, positions)
+    _draw_flows(axes, overlay.paths if overlay else (), positions)
     _draw_nodes(axes, topology, positions)
-    _write_labels(axes, topology, positions)
+    _write_labels(axes, topology, positions, overlay.notes if overlay else {})
     _add_legend(axes, topology)
     ducts = f", {len(_ducts(topology))} ducts" if _ducts(topology) else ""
-    figure.text(0.5, 1 - 14 / (height + 46), f"{topology.name}: {len(topology.switches)} switches, "
-                f"{length_km(topology):,.0f} km of fibre{ducts}", ha="center", va="center", fontsize=12)  # fmt: skip
+    title = f"{topology.name}: {len(topology.switches)} switches, {length_km(topology):,.0f} km of fibre{ducts}"
+    title = overlay.title if overlay and overlay.title else title
+    figure.text(0.5, 1 - 14 / (height + 46), title, ha="center", va="center", fontsize=12)
     caption = f"Lengths in km. Source: {topology.source or 'Paceline'}."
     figure.text(0.5, 11 / (height + 46), caption, ha="center", va="center", fontsize=7.5, color="#666666")
-    figure.savefig(path, dpi=150)
+    metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
+    with mpl.rc_context({"svg.hashsalt": "paceline"}):
+        figure.savefig(path, dpi=150, metadata=metadata)
 
 
-def _positions(topology: Map) -> tuple[Positions, Point]:
+def _positions(topology: Map, long_side: float) -> tuple[Positions, Point]:
     """The position of each node and the size of the picture, both in points; the map keeps its aspect ratio."""
     xs, ys = zip(*(node.position_km for node in topology.nodes), strict=True)
     span_x, span_y = max(xs) - min(xs), max(ys) - min(ys)
-    scale = min(LONG_SIDE_POINTS, 320 + 30 * len(topology.switches)) / max(span_x, span_y, 1e-9)
-    size = span_x * scale + 2.6 * MARGIN_POINTS, span_y * scale + 2 * MARGIN_POINTS
+    scale = min(long_side, 320 + 30 * len(topology.switches)) / max(span_x, span_y, 1e-9)
+    left = 1.1 * MARGIN_POINTS if long_side == LONG_SIDE_POINTS else 2.2 * MARGIN_POINTS
+    size = span_x * scale + 2 * left + 0.4 * MARGIN_POINTS, span_y * scale + 2 * MARGIN_POINTS
     positions: Positions = {}
     for node in sorted(topology.nodes, key=_switches_first):
-        x = (node.position_km[0] - min(xs)) * scale + 1.1 * MARGIN_POINTS
+        x = (node.position_km[0] - min(xs)) * scale + left
         y = (node.position_km[1] - min(ys)) * scale + MARGIN_POINTS
         positions[node.name] = (x, y) if node.kind == "switch" else _aside(topology, node, (x, y), positions)
     return positions, (max(size[0], 420.0), max(size[1], 300.0))
@@ -120,6 +144,18 @@ def _draw_spans(axes: Axes, topology: Map, positions: Positions) -> None:
         axes.plot(xs, ys, color=colour, lw=2.2 if link.duct else 1.5 if is_core else 0.8, zorder=1)
 
 
+def _draw_flows(axes: Axes, paths: Sequence[Sequence[str]], positions: Positions) -> None:
+    """Draw each path in its colour, side by side where they share links."""
+    for number, path in enumerate(paths):
+        shift = (number - (len(paths) - 1) / 2) * FLOW_GAP_POINTS
+        for a, b in pairwise(path):
+            (xa, ya), (xb, yb) = sorted((positions[a], positions[b]))  # the same side in both directions
+            length = math.dist((xa, ya), (xb, yb))
+            dx, dy = -(yb - ya) / length * shift, (xb - xa) / length * shift
+            axes.plot((xa + dx, xb + dx), (ya + dy, yb + dy), color=FLOW_COLOURS[number % len(FLOW_COLOURS)], lw=2.6,
+                      solid_capstyle="round", zorder=2)  # fmt: skip
+
+
 def _draw_nodes(axes: Axes, topology: Map, positions: Positions) -> None:
     for kind in ("switch", "host", "edge", "cloud"):
         points = [positions[node.name] for node in topology.nodes if node.kind == kind]
@@ -130,7 +166,7 @@ def _draw_nodes(axes: Axes, topology: Map, positions: Positions) -> None:
                          label=kind)  # fmt: skip
 
 
-def _write_labels(axes: Axes, topology: Map, positions: Positions) -> None:
+def _write_labels(axes: Axes, topology: Map, positions: Positions, notes: Mapping[str, str]) -> None:
     """Place the names first, then the lengths where their spans leave space."""
     core = _core(topology)
     layout = LabelLayout([Box(*place, SYMBOL_POINTS, SYMBOL_POINTS) for place in positions.values()])
@@ -140,10 +176,11 @@ def _write_labels(axes: Axes, topology: Map, positions: Positions) -> None:
     halo = [effects.withStroke(linewidth=2.2, foreground="white")]
     for node in sorted(topology.nodes, key=_switches_first):
         text = node.label or node.name
+        text += f"\n{notes[node.name]}" if node.name in notes else ""
         box = layout.place(candidates_beside(positions[node.name], text, NAME_POINTS, SYMBOL_POINTS + 1))
         colour = "#222222" if node.kind == "switch" else COLOURS[node.kind]
         axes.text(box.x, box.y, text, ha="center", va="center", fontsize=NAME_POINTS, color=colour,
-                  path_effects=halo, zorder=5)  # fmt: skip
+                  path_effects=None if notes else halo, zorder=5)  # fmt: skip
     for link in core if len(core) <= LENGTHS_UP_TO else ():
         text = f"{link.length_km:.0f}" if link.length_km >= 10 else f"{link.length_km:g}"
         box = layout.place(candidates_along(positions[link.ends[0]], positions[link.ends[1]], text, LENGTH_POINTS))

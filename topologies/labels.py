@@ -32,8 +32,9 @@ class Box:
 
 
 def text_box(text: str, middle: Point, font_points: float) -> Box:
-    """The box of a text of one line."""
-    return Box(*middle, GLYPH_WIDTH * font_points * len(text) / 2, 0.62 * font_points)
+    """The box of a text of one or more lines."""
+    lines = text.split("\n")
+    return Box(*middle, GLYPH_WIDTH * font_points * max(map(len, lines)) / 2, 0.62 * font_points * len(lines))
 
 
 class LabelLayout:

@@ -9,6 +9,7 @@ import platform
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -78,6 +79,7 @@ def publish(
     if out is not None:
         facts = {
             "bench": bench,
+            "date": datetime.now(UTC).date().isoformat(),
             "machine": machine_facts(),
             "claims": {name: asdict(claim) for name, claim in claims.items()},
             "samples": samples,
