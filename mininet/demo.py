@@ -60,6 +60,8 @@ class RunObserver:
     observed: dict[str, Any] = field(default_factory=dict)
     directory: Path | None = None
     _known: set[Path] = field(default_factory=set)
+    first_step: threading.Event = field(default_factory=threading.Event)
+    """Set when the first step of the run begins."""
     _over: threading.Event = field(default_factory=threading.Event)
 
     def follow(self, act: bool) -> None:
@@ -72,8 +74,11 @@ class RunObserver:
             with contextlib.suppress(FileNotFoundError):
                 lines = (self.directory / "events.jsonl").read_text().splitlines()
                 for line in lines[handled:]:
+                    event = json.loads(line)
+                    if event["event"] == "step":
+                        self.first_step.set()
                     if act:
-                        self._act(json.loads(line))
+                        self._act(event)
                 handled = len(lines)
 
     def begin(self) -> None:
@@ -117,7 +122,8 @@ def train(
 ) -> tuple[dict[str, Any], Path]:
     """Run `paceline train` on the emulation; returns its summary and the directory of its record.
 
-    With `limit_s` the run is stopped after that time; its record then holds what was measured so far.
+    With `limit_s` the run is stopped that long after its first step began; its record then holds what was measured
+    so far.
 
     Raises: EmulationError if it fails.
     """
@@ -126,7 +132,7 @@ def train(
     watching = threading.Thread(target=observer.follow, args=(act,))
     watching.start()
     try:
-        _run_training([*PACELINE, "train", "--runs-dir", str(runs), *arguments], limit_s)
+        _run_training([*PACELINE, "train", "--runs-dir", str(runs), *arguments], observer.first_step, limit_s)
     finally:
         observer.end()
         watching.join()
@@ -136,8 +142,8 @@ def train(
     return {**summary, "observed": observer.observed}, observer.directory
 
 
-def _run_training(command: list[str], limit_s: float | None) -> None:
-    """Run the command and print its lines as they come; interrupt it after `limit_s`, which is then no failure.
+def _run_training(command: list[str], first_step: threading.Event, limit_s: float | None) -> None:
+    """Run the command and print its lines as they come; interrupt it `limit_s` after `first_step`, which is no failure.
 
     Raises: EmulationError if it fails.
     """
@@ -147,11 +153,17 @@ def _run_training(command: list[str], limit_s: float | None) -> None:
     stopped, dropped = threading.Event(), []
     with subprocess.Popen(command, env=environment, **pipes) as process:
 
-        def stop() -> None:
-            stopped.set()
-            process.send_signal(signal.SIGINT)
+        ended = threading.Event()
 
-        timer = threading.Timer(limit_s or 0.0, stop)
+        def stop_in_time(limit_s: float) -> None:
+            while not first_step.wait(POLL_S):
+                if ended.is_set():
+                    return
+            if not ended.wait(limit_s):
+                stopped.set()
+                process.send_signal(signal.SIGINT)
+
+        timer = threading.Thread(target=stop_in_time, args=(limit_s or 0.0,))
         if limit_s is not None:
             timer.start()
         try:
@@ -163,7 +175,9 @@ def _run_training(command: list[str], limit_s: float | None) -> None:
                     click.echo(line, nl=False)
             code = process.wait()
         finally:
-            timer.cancel()
+            ended.set()
+            if limit_s is not None:
+                timer.join()
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
     if code and not (stopped.is_set() and code == INTERRUPTED):
