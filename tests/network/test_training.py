@@ -131,7 +131,7 @@ def test_best_effort_reserves_nothing_and_promises_nothing(tmp_path: Path) -> No
     done = train(tmp_path, "--best-effort")
     assert done.returncode == 0, done.stderr
     assert done.summary["promises"] == {"made": 0, "kept": 0}
-    assert "nothing reserved" in done.stdout
+    assert "no reservations" in done.stdout
     assert {edge["reserved_bps"] for row in done.summary["rounds"] for edge in row["edges"]} == {None}
 
 

@@ -23,7 +23,7 @@ class Spy:
 
     @property
     def address(self) -> str:
-        """Where edges connect in place of the cloud."""
+        """Address that edges connect to instead of the cloud."""
         return f"127.0.0.1:{self._server.getsockname()[1]}"
 
     def frames(self) -> Iterator[Frame]:

@@ -117,5 +117,6 @@ def test_an_edge_imports_nothing_because_a_cloud_says_so(tmp_path: Path) -> None
     finally:
         cloud.kill()
     assert edge.returncode != 0
+    refusal = "requires edge1 to import mine:model; if you trust it, start the edge with --model mine:model"
     for said in (edge.stderr, cloud_said):
-        assert "asks edge1 to import mine:model; start the edge with --model mine:model" in " ".join(said.split())
+        assert refusal in " ".join(said.split())

@@ -38,9 +38,9 @@ def paceline(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     try:
-        out, err = process.communicate(timeout=seconds)
+        out, err = process.communicate()
     finally:
         process.kill()
     return process.returncode, out, err
@@ -61,14 +61,17 @@ def poke(port: int) -> None:
 
 
 def wait_for_event(directory: Path, name: str, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        for path in directory.glob("*/events.jsonl"):
-            if f'"event": "{name}"' in path.read_text():
+    """Wait until the event is recorded; fail if the process ends without it. Only pytest-timeout limits the time."""
+    try:
+        while True:
+            ended = process.poll() is not None
+            if any(f'"event": "{name}"' in path.read_text() for path in directory.glob("*/events.jsonl")):
                 return
-        time.sleep(0.05)
-    process.kill()
-    raise AssertionError(f"no event {name}: {process.communicate()}")
+            assert not ended, f"no event {name}: {process.communicate()}"
+            time.sleep(0.05)
+    except BaseException:
+        process.kill()
+        raise
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def test_garbage_on_the_port_loses_only_its_own_connection(run: Run) -> None:
 
 
 def test_a_local_run_says_that_nothing_is_reserved(run: Run) -> None:
-    assert "no network emulated, nothing reserved" in run.out.splitlines()[0]
+    assert "no emulated network, no reservations" in run.out.splitlines()[0]
     assert run.summary["promises"] == {"made": 0, "kept": 0}
 
 

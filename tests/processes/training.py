@@ -1,4 +1,4 @@
-"""Training processes of their own for tests that stop, kill and restart them."""
+"""Cloud and edges as separate processes, for tests that stop, kill and restart them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Event = dict[str, Any]
 POLL_S = 0.01
 
 
-_BLOCKS = count(os.getpid())  # another test run on this machine begins elsewhere
+_BLOCKS = count(os.getpid())  # other test runs on this machine start at other ports
 BLOCK, BLOCKS_OF_A_WORKER = 16, 180
 
 
 def free_ports(number: int) -> int:
-    """The first of so many ports in a row that nobody uses, other workers of this test run included.
+    """Return the first of `number` consecutive free ports, distinct from those of other pytest workers.
 
-    Below those that the kernel deals out itself.
+    They are below the ephemeral ports of the kernel.
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
     for _ in range(BLOCKS_OF_A_WORKER):
@@ -57,17 +57,17 @@ class Stage:
 
     @property
     def run(self) -> Path:
-        """The run's directory."""
+        """Directory of the run."""
         return self.directory / "run"
 
     def start_cloud(self, *flags: str) -> None:
-        """Begin a run."""
+        """Start a run."""
         names = [flag for number in range(self.edges) for flag in ("--edge", f"edge{number + 1}")]
         self._start("cloud", "cloud", "--bind", f"127.0.0.1:{self.port}", *names, "--run-dir", str(self.run),
                     *self.cloud_flags, *flags)
 
     def resume_cloud(self, *flags: str) -> None:
-        """Go on with it."""
+        """Resume the run."""
         self._start("cloud", "cloud", "--bind", f"127.0.0.1:{self.port}", "--resume", str(self.run),
                     *self.cloud_flags, *flags)
 
@@ -78,7 +78,7 @@ class Stage:
                     *self.edge_flags, *flags)
 
     def start_edges(self) -> None:
-        """Start them all."""
+        """Start all edges."""
         for number in range(1, self.edges + 1):
             self.start_edge(number)
 
@@ -86,44 +86,46 @@ class Stage:
         self.processes[name] = FORK_SERVER.start(self.directory / f"{name}.log", arguments)
 
     def send(self, name: str, number: signal.Signals) -> None:
-        """Signal one process; a killed one is waited for."""
+        """Send a signal to a process; after SIGKILL wait for its end."""
         self.processes[name].send_signal(number)
         if number == signal.SIGKILL:
             self.processes[name].wait()
 
     def events(self) -> list[Event]:
-        """All events so far."""
+        """Return the events recorded so far."""
         path = self.run / "events.jsonl"
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
 
-    def wait_for(self, name: str, where: Callable[[Event], bool] = lambda _: True, seconds: float = 180) -> Event:
-        """The next event of that name, after the one that was waited for last."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+    def wait_for(self, name: str, where: Callable[[Event], bool] = lambda _: True) -> Event:
+        """Return the next event of that name after the last one that was waited for.
+
+        Fails if the cloud ends without it. How long a run takes depends on the machine, so the only limit in time is
+        that of pytest-timeout.
+        """
+        while True:
+            ended = self.processes["cloud"].poll() is not None
             events = self.events()
             for place in range(self.seen, len(events)):
                 if events[place]["event"] == name and where(events[place]):
                     self.seen = place + 1
                     return events[place]
-            if self.processes["cloud"].poll() is not None and len(self.events()) == len(events):
-                break
+            assert not ended, f"no event {name}; {self.logs()}"
             time.sleep(POLL_S)
-        raise AssertionError(f"no event {name}; {self.logs()}")
 
     def finish(self, name: str = "cloud", seconds: float = 180) -> int:
-        """Wait for a process to end; its exit code."""
+        """Wait for the end of a process; return its exit code."""
         code = self.processes[name].wait(seconds)
         assert code is not None, f"{name} has not ended after {seconds:g} s; {self.logs()}"
         return code
 
     def summary(self) -> dict[str, Any]:
-        """The record's summary."""
+        """Return summary.json."""
         content: dict[str, Any] = json.loads((self.run / "summary.json").read_text())
         return content
 
     def logs(self) -> str:
-        """What all said."""
+        """Return the logs of all processes."""
         return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(self.directory.glob("*.log")))
 
 
@@ -131,7 +133,7 @@ class Stage:
 def stage(
     directory: Path, edges: int, cloud_flags: tuple[str, ...] = (), edge_flags: tuple[str, ...] = ()
 ) -> Iterator[Stage]:
-    """A stage whose processes all end with the block."""
+    """A stage whose processes are killed at the end of the block."""
     directory.mkdir(exist_ok=True)
     one = Stage(directory, edges, free_ports(edges + 1), edge_flags, cloud_flags)
     try:

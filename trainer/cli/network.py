@@ -65,7 +65,8 @@ def list_reservations(url: str | None, state: str | None, as_json: bool) -> None
         click.echo("No reservations.")
 
 
-@reservations.command(epilog="Example: paceline reservations show r-4f1c")
+@reservations.command(short_help="Show flows and counters of a reservation.",
+                      epilog="Example: paceline reservations show r-4f1c")
 @click.argument("reservation")
 @controller_option
 @click.option("--json", "as_json", is_flag=True, help="Print the controller's response as JSON.")
