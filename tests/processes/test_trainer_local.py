@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -174,3 +175,22 @@ def test_an_interrupted_run_leaves_no_process_and_a_failed_record(tmp_path: Path
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", port))
         probe.listen()
+
+
+def test_every_field_of_a_record_is_on_its_reference_page(run: Run) -> None:
+    page = (Path(__file__).parents[2] / "docs/run-record.md").read_text()
+    named = set(re.findall(r"`(\w+)`", page))
+    free = {"data.edges", "preparation.standardization", "preparation.regularization", "preparation.features"}
+
+    def missing(value: object, place: str) -> Iterator[str]:
+        for item in value if isinstance(value, list) else []:
+            yield from missing(item, place)
+        for name, item in value.items() if isinstance(value, dict) else ():
+            if name not in named:
+                yield f"{place}.{name}"
+            if f"{place}.{name}".removeprefix("summary.") not in free:
+                yield from missing(item, f"{place}.{name}")
+
+    assert set(missing(run.summary, "summary")) == set()
+    events = (run.directory / "events.jsonl").read_text().splitlines()
+    assert {json.loads(event)["event"] for event in events} <= named
