@@ -1,10 +1,10 @@
-"""What a decision costs while the calendar fills: a network of 1,000 nodes, 10 to 10,000 bookings.
+"""Admission time against the size of the calendar: a network of 1,000 nodes, 10 to 10,000 bookings.
 
 The network: 30 x 30 switches in a grid with a chord at every twelfth, spans of 20 to 80 km at 100 Gb/s, and 100 hosts
-around its edge. Bookings are single flows of 1 to 20 Mb/s between hosts, made by the same decisions that are measured:
-half of them for now and without an end, the others for an hour of the next day. A decision is measured until the
-reservation stands; candidate paths between the hosts are known already (the first time is told apart). Beside it the
-time to work out all bounds anew for 500 flows on a ring of 14 switches with chords.
+around its edge. Bookings are single flows of 1 to 20 Mb/s between hosts, made by the decisions that are measured:
+half of them start at once and have no end, the others last one hour of the next day. A decision is timed until the
+reservation is recorded; candidate paths between the hosts are computed before (their time is reported separately).
+Also measured: the time to recompute all bounds of 500 flows on a ring of 14 switches with chords.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HOSTS = 100
 SIZES = (10, 100, 1_000, 10_000)
 LATER_SHARE = 0.5
 DECISIONS = 400
-"""Decisions at each size whose median counts; the calendar is kept at that size meanwhile."""
+"""Decisions measured at each size; they leave the calendar at that size."""
 
 RING, RING_FLOWS = 14, 500
 NOW_S = 1_800_000_000.0
@@ -59,7 +59,7 @@ def grid(chance: random.Random) -> Network:
 
 @dataclass
 class FillingCalendar:
-    """A calendar that fills, and how long each decision took."""
+    """A calendar that fills up; its decisions are timed."""
 
     network: Network
     chance: random.Random
@@ -74,8 +74,8 @@ class FillingCalendar:
         names = [host.name for host in self.network.hosts]
         self.pairs = [tuple(self.chance.sample(names, 2)) for _ in range(HOSTS)]
 
-    def decide_one(self, keep: bool = True) -> float:
-        """Ask for one more flow and keep it, or let it go again; milliseconds until it stands."""
+    def time_decision(self, keep: bool = True) -> float:
+        """Request one more flow and keep or discard it; return the decision time in milliseconds."""
         self.number += 1
         source, destination = self.chance.choice(self.pairs)
         match = Match("udp", 1 + self.number // 60_000, 1 + self.number % 60_000)
@@ -103,8 +103,6 @@ class FillingCalendar:
         return took_ms
 
 
-
-
 def ring() -> Network:
     """14 switches in a ring with seven chords, a host at each."""
     names = [f"s{number:02}" for number in range(RING)]
@@ -118,7 +116,7 @@ def ring() -> Network:
 
 
 def recheck_ms(chance: random.Random, times: int) -> list[float]:
-    """The time to work out all bounds of 500 flows from nothing, several times."""
+    """Time the computation of all bounds of 500 flows, `times` times."""
     network = ring()
     hosts = [host.name for host in network.hosts]
     flows = {}
@@ -137,9 +135,9 @@ def recheck_ms(chance: random.Random, times: int) -> list[float]:
 
 @click.command()
 @click.option("--quick", is_flag=True, help="About a minute: fewer decisions at each size.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the figures here as JSON.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the figures there as JSON.")
 def main(quick: bool, out: Path | None) -> None:
-    """Measure how long decisions take, and whether that depends on how much is booked."""
+    """Measure how long decisions take, and how that depends on the number of bookings."""
     decisions = DECISIONS // 4 if quick else DECISIONS
     network = grid(random.Random(1))
     began = time.perf_counter()
@@ -150,12 +148,12 @@ def main(quick: bool, out: Path | None) -> None:
     taken: dict[int, list[float]] = {}
     for size in SIZES:
         while filling.count < size:
-            filling.decide_one()
+            filling.time_decision()
         gc.collect()
-        taken[size] = [filling.decide_one(keep=False) for _ in range(decisions)]
+        taken[size] = [filling.time_decision(keep=False) for _ in range(decisions)]
     recheck = recheck_ms(random.Random(3), 10 if quick else 50)
     medians = {size: quantile(times, 0.5) for size, times in taken.items()}
-    table = Table("bookings", "median ms", "p90 ms", "p99 ms", title=f"one decision, {len(network.nodes)} nodes")
+    table = Table("bookings", "median ms", "p90 ms", "p99 ms", title=f"time per decision, {len(network.nodes)} nodes")
     for size, times in taken.items():
         table.add_row(f"{size:,}", *(f"{quantile(times, share):.2f}" for share in (0.5, 0.9, 0.99)))
     claims = {

@@ -1,12 +1,12 @@
-"""How many lightpath requests does the 14-node NSFNET turn away, and how fast are they decided?
+"""Blocking probability of lightpath requests on the 14-node NSFNET, and decisions per second.
 
-Requests arrive at random (Poisson), ask for 25-100 Gb/s between two random nodes and stay for a while; one that finds
-no route with enough contiguous free slots is blocked. First fit over the k shortest routes, the usual yardstick, runs
-beside our order in the same process and on the same requests. The recipe is that of the DeepRMSA paper (Chen et al.,
-Journal of Lightwave Technology 37, 2019).
+Requests arrive as a Poisson process, need 25-100 Gb/s between two random nodes and hold for a random time; a request
+without a route with enough contiguous free slots is blocked. First fit over the k shortest routes, the usual baseline,
+runs beside our route order in the same process and on the same requests. The set-up is that of the DeepRMSA paper
+(Chen et al., Journal of Lightwave Technology 37, 2019).
 
-Decisions a second count the processor's time, releases included: they wait for nothing, so on a quiet machine it is the
-time of the clock too.
+Decisions per second are per second of processor time, releases included. The decisions do no I/O: on an idle machine
+processor time equals elapsed time.
 
     .venv/bin/python bench/blocking.py [--quick] [--out FILE.json]
 """
@@ -29,7 +29,7 @@ from harness.nsfnet import LOADS, NODES, SPANS
 from harness.route_order_search import blocked_demands, demands
 
 REFERENCE = {"l12_m14": 0.0002, "l10_m25": 0.0257}
-"""The best of K shortest path first fit (k=50 by km)."""
+"""Blocking of the best k-shortest-path first fit (k=50 by km)."""
 WARM_UP, COUNTED = 3000, 10_000
 
 OURS = "tuned order"
@@ -37,7 +37,7 @@ OURS = "tuned order"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One seed: the share of counted requests that was blocked, and the processor time that the decisions took."""
+    """Result of one seed: the blocked share of the counted requests, and the processor time of the decisions."""
 
     blocking: float
     seconds: float
@@ -45,20 +45,20 @@ class Outcome:
 
 def simulate(routes: CandidateRoutes, order: RouteOrder, load: tuple[float, float], seed: int) -> Outcome:
     """Decide every request of one seed."""
-    wanted = list(demands(NODES, *load, seed, WARM_UP + COUNTED))
+    requests = list(demands(NODES, *load, seed, WARM_UP + COUNTED))
     began_s = time.process_time()
-    blocked = blocked_demands(routes, order, wanted)
+    blocked = blocked_demands(routes, order, requests)
     took_s = time.process_time() - began_s
     return Outcome(sum(number >= WARM_UP for number in blocked) / COUNTED, took_s)
 
 
 def per_second(outcomes: list[Outcome]) -> float:
-    """Decisions a second, releases included."""
+    """Decisions per second, releases included."""
     return len(outcomes) * (WARM_UP + COUNTED) / sum(outcome.seconds for outcome in outcomes)
 
 
-def contenders() -> dict[str, tuple[CandidateRoutes, RouteOrder]]:
-    """Who runs: the yardsticks, then ours."""
+def route_orders() -> dict[str, tuple[CandidateRoutes, RouteOrder]]:
+    """Return the route orders to compare: the baselines, then ours."""
     ours = tuned_selection_for(SPANS)
     km5, hops5, km50 = CandidateRoutes(SPANS, 5), CandidateRoutes(SPANS, 5, by="hops"), CandidateRoutes(SPANS, 50)
     return {
@@ -72,17 +72,17 @@ def contenders() -> dict[str, tuple[CandidateRoutes, RouteOrder]]:
 
 
 def plot(results: Mapping[str, Mapping[str, list[Outcome]]]) -> Figure:
-    """Blocking of each contender with its 95 % interval, a picture for each load."""
+    """Plot the blocking of each route order with its 95 % interval, one chart per load."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     names = list(results)
     for axes, load in zip(figure.subplots(1, len(LOADS), sharey=True), LOADS, strict=True):
-        intervals = [report.interval([each.blocking for each in results[name][load]]) for name in names]
-        means, halves = [[1e2 * each[part] for each in intervals] for part in (0, 1)]
+        intervals = [report.interval([outcome.blocking for outcome in results[name][load]]) for name in names]
+        means, halves = [[1e2 * interval[part] for interval in intervals] for part in (0, 1)]
         colours = ["#2f7f5f" if name == OURS else "#8d8d8d" for name in names]
         axes.barh(names, means, xerr=halves, color=colours, ecolor="#222222", capsize=3)
         axes.axvline(100 * REFERENCE[load], color="#b03030", linestyle="--", linewidth=1, label="best known first fit")
         rate, holding = LOADS[load]
-        axes.set_title(f"{rate:g} requests a time unit, each for {holding:g}", fontsize=9)
+        axes.set_title(f"{rate:g} requests per time unit, holding time {holding:g}", fontsize=9)
         axes.set_xlabel("blocked, % of requests; 95 % interval over seeds", fontsize=8)
         axes.set_xlim(left=0)
         axes.tick_params(labelsize=8)
@@ -95,29 +95,31 @@ def plot(results: Mapping[str, Mapping[str, list[Outcome]]]) -> Figure:
 @click.option("--quick", is_flag=True, help="Five seeds instead of ten.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the figures there as JSON, and a plot beside it.")
 def main(quick: bool, out: Path | None) -> None:
-    """Run all contenders on the same requests."""
+    """Run all route orders on the same requests."""
     seeds = 5 if quick else 10
     results: dict[str, dict[str, list[Outcome]]] = {}
-    table = Table("decision", *(f"blocking {load}" for load in LOADS), "requests/s", title=f"{seeds} seeds, 95 %")
-    for name, (routes, order) in contenders().items():
-        for source in NODES:  # the routes are found before the clock starts
+    table = Table(
+        "route order", *(f"blocking {load}" for load in LOADS), "requests/s", title=f"{seeds} seeds, 95 % intervals"
+    )
+    for name, (routes, order) in route_orders().items():
+        for source in NODES:  # compute the routes before the measurement
             for destination in NODES:
                 routes.between(source, destination)
         results[name] = {
             load: [simulate(routes, order, LOADS[load], seed) for seed in range(seeds)] for load in LOADS
         }
-        intervals = [report.interval([each.blocking for each in outcomes]) for outcomes in results[name].values()]
-        speed = per_second([each for outcomes in results[name].values() for each in outcomes])
+        intervals = [report.interval([outcome.blocking for outcome in outcomes]) for outcomes in results[name].values()]
+        speed = per_second([outcome for outcomes in results[name].values() for outcome in outcomes])
         table.add_row(name, *(f"{mean:.5f} ± {half:.5f}" for mean, half in intervals), f"{speed:,.0f}")
     claims = {}
     for load, outcomes in results[OURS].items():
-        mean, half = report.interval([each.blocking for each in outcomes])
+        mean, half = report.interval([outcome.blocking for outcome in outcomes])
         claims[f"blocking_{load}"] = report.at_most(mean, "", REFERENCE[load])
         claims[f"blocking_{load}_half_interval"] = report.Claim(half, "")
-    ours = [each for outcomes in results[OURS].values() for each in outcomes]
+    ours = [outcome for outcomes in results[OURS].values() for outcome in outcomes]
     claims["requests_per_s"] = report.at_least(per_second(ours), "1/s", 100_000)
     samples = {
-        name: {load: [each.blocking for each in outcomes] for load, outcomes in loads.items()}
+        name: {load: [outcome.blocking for outcome in outcomes] for load, outcomes in loads.items()}
         for name, loads in results.items()
     }
     report.publish("blocking", claims, samples, [table], out, {"orders": plot(results)})

@@ -1,6 +1,6 @@
-"""Codecs: how fast a segment is encoded and decoded, how many bytes it takes, and what that does to the model.
+"""Codecs: encoding and decoding throughput, encoded bytes per segment, and accuracy of the trained model.
 
-Accuracy is that of real training, split between four edges and a cloud inside this process: the same data, weights
+Accuracy is measured by real split training between four edges and a cloud in this process: the same data, weights
 and mini-batches for every codec, cuts that move every round, every segment and gradient encoded and decoded.
 
     .venv/bin/python bench/codec_accuracy.py [--quick] [--out FILE.json]
@@ -42,7 +42,7 @@ ACCURACY_DROP_LIMIT, BYTES_LIMIT = 0.5, 0.27
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What is trained, and for how long."""
+    """Data set, number of rounds and seeds of a training."""
 
     data: str
     rounds: int
@@ -51,7 +51,7 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What one training came to; `segment_bytes` counts both directions."""
+    """Result of one training; `segment_bytes` counts both directions."""
 
     data: str
     codec: Codec
@@ -66,7 +66,7 @@ FULL = (Training("traffic-lights", 10, (1, 2, 3)), Training("tennessee-eastman",
 
 
 class Edge:
-    """One edge and the cloud's side of it, with its share of the data."""
+    """The edge's and the cloud's part of the model of one edge, with its share of the data."""
 
     def __init__(self, training: Training, number: int, seed: int, codec: Codec) -> None:
         self.name, self.number, self.seed, self.codec = f"edge{number + 1}", number, seed, codec
@@ -77,94 +77,102 @@ class Edge:
         self.cloud: ServerModel
 
     def prepare(self, layers: Callable[[], list[nn.Module]], inputs: Tensor) -> None:
-        """Take the standardized inputs and build the model on both sides."""
-        recipe = OptimizerConfig()
+        """Set the standardized inputs and build the model on both sides."""
+        optimizer = OptimizerConfig()
         self.inputs = inputs
-        self.edge, self.cloud = ClientModel(Stage(layers(), 0, 0, recipe)), ServerModel(Stage(layers(), 0, 0, recipe))
+        self.edge, self.cloud = (
+            ClientModel(Stage(layers(), 0, 0, optimizer)),
+            ServerModel(Stage(layers(), 0, 0, optimizer)),
+        )
         self.cloud.stage.last = len(self.cloud.stage.layers)
 
     def train(self, number: int, cut: int) -> None:
-        """One round at a cut."""
+        """Train one round at a cut."""
         self.cloud.move_cut(cut, self.edge.move_cut(cut, self.cloud.layers_to_send(cut)))
         for step in range(STEPS):
             place = (number - 1) * STEPS + step
             places = batch_indices(len(self.data.train), BATCH, self.seed * 1009 + self.number, place)
-            for micro, one in enumerate(split_evenly(BATCH, MICRO)):
+            for micro, samples in enumerate(split_evenly(BATCH, MICRO)):
                 stream = RandomStream(self.seed, self.name, number, step, micro)
-                segment = self._travel(self.edge.forward(self.inputs[places[one]], stream), self.codec)
-                labels = self.data.train.labels[places[one]]
+                segment = self._transfer(self.edge.forward(self.inputs[places[samples]], stream), self.codec)
+                labels = self.data.train.labels[places[samples]]
                 gradient, _ = self.cloud.train(segment, labels, BATCH, stream)
-                self.edge.backward(micro, self._travel(gradient, default_gradient_codec(self.codec)))
+                self.edge.backward(micro, self._transfer(gradient, default_gradient_codec(self.codec)))
             self.edge.step()
             self.cloud.step()
 
-    def _travel(self, values: Tensor, codec: Codec) -> Tensor:
-        travelling = encode("segment", values, codec)
-        self.sent_bytes += sum(tensor.nbytes for tensor in travelling.values())
-        return decode("segment", travelling)
+    def _transfer(self, values: Tensor, codec: Codec) -> Tensor:
+        """Encode and decode a tensor; count its encoded bytes."""
+        encoded = encode("segment", values, codec)
+        self.sent_bytes += sum(tensor.nbytes for tensor in encoded.values())
+        return decode("segment", encoded)
 
     def values(self) -> dict[str, Tensor]:
-        """The whole model."""
-        part = self.cloud.stage
-        return self.edge.stage.state_dict(0, self.edge.cut) | part.state_dict(part.first, part.last)
+        """Return the weights of the whole model."""
+        stage = self.cloud.stage
+        return self.edge.stage.state_dict(0, self.edge.cut) | stage.state_dict(stage.first, stage.last)
 
 
 def train(training: Training, codec: Codec, seed: int) -> TrainingResult:
-    """Split training from beginning to end; the accuracy is that of the last global model on all held-out samples."""
+    """Run a split training; the accuracy is that of the final global model on all held-out samples."""
     began = time.perf_counter()
     edges = [Edge(training, number, seed, codec) for number in range(EDGES)]
     first = edges[0].data
     shape, classes = tuple(first.train.inputs.shape[1:]), first.classes
-    how = choose_standardization([summarize(one.data.train.inputs, one.data.train.labels, classes) for one in edges])
+    standardization = choose_standardization(
+        [summarize(edge.data.train.inputs, edge.data.train.labels, classes) for edge in edges]
+    )
     model = choose_model(training.data, shape)[0]
-    for one in edges:
-        one.prepare(lambda: build_layers(model, seed, shape, classes), standardize(one.data.train.inputs, how))
+    for edge in edges:
+        edge.prepare(
+            lambda: build_layers(model, seed, shape, classes), standardize(edge.data.train.inputs, standardization)
+        )
     cuts = range(1, len(edges[0].edge.stage.layers))
     for number in range(1, training.rounds + 1):
-        for one in edges:
-            one.train(number, cuts[(number + 3 * one.number) % len(cuts)])
+        for edge in edges:
+            edge.train(number, cuts[(number + 3 * edge.number) % len(cuts)])
         if number % AVERAGE_EVERY == 0 or number == training.rounds:
-            mean = average([one.values() for one in edges], [len(one.data.train) for one in edges])
-            for one in edges:
-                one.edge.stage.load_state_dict(mean)
-                one.cloud.stage.load_state_dict(mean)
+            mean = average([edge.values() for edge in edges], [len(edge.data.train) for edge in edges])
+            for edge in edges:
+                edge.edge.stage.load_state_dict(mean)
+                edge.cloud.stage.load_state_dict(mean)
     whole = nn.Sequential(*edges[0].edge.stage.layers).eval()
     correct = total = 0
     with torch.no_grad():
-        for one in edges:
-            answers = whole(standardize(one.data.held_out.inputs, how)).argmax(dim=1)
-            correct += int((answers == one.data.held_out.labels).sum())
-            total += len(answers)
-    sent = sum(one.sent_bytes for one in edges)
+        for edge in edges:
+            predictions = whole(standardize(edge.data.held_out.inputs, standardization)).argmax(dim=1)
+            correct += int((predictions == edge.data.held_out.labels).sum())
+            total += len(predictions)
+    sent = sum(edge.sent_bytes for edge in edges)
     return TrainingResult(training.data, codec, seed, correct / total, sent, time.perf_counter() - began)
 
 
 def throughput(codec: Codec, segment: Tensor) -> float:
-    """Bytes of fp32 that are encoded and decoded again in a second."""
+    """Bytes of fp32 that are encoded and decoded per second."""
     decode("segment", encode("segment", segment, codec))
-    began, turns = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - began) < TIMED_S or not turns:
+    began, repetitions = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - began) < TIMED_S or not repetitions:
         decode("segment", encode("segment", segment, codec))
-        turns += 1
-    return segment.nbytes * turns / elapsed
+        repetitions += 1
+    return segment.nbytes * repetitions / elapsed
 
 
 def segments_of(data: str, sample_shape: tuple[int, ...], classes: int) -> list[tuple[int, ...]]:
-    """The shapes of a micro-batch's segments at every cut where layers run on both sides."""
+    """Return the shapes of a micro-batch's segments at every cut with layers on both sides."""
     layers = build_layers(choose_model(data, sample_shape)[0], 1, sample_shape, classes)
     return [(MICRO_SAMPLES, *shape) for shape in segment_shapes(layer_costs(layers, sample_shape), sample_shape)[1:-1]]
 
 
 def drop_points(results: list[TrainingResult], codec: Codec) -> float:
-    """By how many points of a hundred the accuracy is lower than with fp32, on the mean of all trainings."""
-    def mean(one: Codec) -> float:
-        return statistics.fmean(result.accuracy for result in results if result.codec == one)
+    """Loss of accuracy against fp32 in percentage points, mean over all trainings."""
+    def mean(codec_name: Codec) -> float:
+        return statistics.fmean(result.accuracy for result in results if result.codec == codec_name)
 
     return 100 * (mean("fp32") - mean(codec))
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="One training per codec, about a minute.")
+@click.option("--quick", is_flag=True, help="One training per codec; about a minute.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures as JSON.")
 def main(quick: bool, out: Path | None) -> None:
     """Measure fp32, bf16 and int8."""
@@ -181,9 +189,22 @@ def main(quick: bool, out: Path | None) -> None:
         "int8_bytes_over_fp32": at_most(bytes_ratio, "", BYTES_LIMIT),
         **{f"{codec}_megabytes_per_s": Claim(statistics.median(speeds[codec]) / 1e6, "MB/s") for codec in CODECS},
     }
-    samples = {"shapes": shapes, "bytes_per_s": speeds, "segment_bytes": sizes,
-               "trainings": [{"data": one.data, "codec": one.codec, "seed": one.seed, "accuracy": one.accuracy,
-                              "segment_bytes": one.segment_bytes, "seconds": one.seconds} for one in results]}
+    samples = {
+        "shapes": shapes,
+        "bytes_per_s": speeds,
+        "segment_bytes": sizes,
+        "trainings": [
+            {
+                "data": result.data,
+                "codec": result.codec,
+                "seed": result.seed,
+                "accuracy": result.accuracy,
+                "segment_bytes": result.segment_bytes,
+                "seconds": result.seconds,
+            }
+            for result in results
+        ],
+    }
     publish("codecs", claims, samples, _tables(shapes, speeds, sizes, results), out)
 
 
@@ -191,16 +212,22 @@ def _tables(
     shapes: list[tuple[int, ...]], speeds: dict[Codec, list[float]], sizes: dict[Codec, list[int]],
     results: list[TrainingResult],
 ) -> list[Table]:
-    travel = Table("segment", *(f"{codec} MB/s" for codec in CODECS), *(f"{codec} bytes" for codec in CODECS),
-                   title="Encoding and decoding, in megabytes of fp32 per second of one core")
-    for place, shape in enumerate(shapes):
-        travel.add_row(" x ".join(map(str, shape)), *(f"{speeds[codec][place] / 1e6:.0f}" for codec in CODECS),
-                       *(str(sizes[codec][place]) for codec in CODECS))
-    trained = Table("data", "seed", "codec", "accuracy", "MB sent", "seconds", title="Split training, moving cuts")
-    for one in results:
-        trained.add_row(one.data, str(one.seed), one.codec, f"{one.accuracy:.4f}", f"{one.segment_bytes / 1e6:.1f}",
-                        f"{one.seconds:.1f}")
-    return [travel, trained]
+    coding = Table("segment", *(f"{codec} MB/s" for codec in CODECS), *(f"{codec} bytes" for codec in CODECS),
+                   title="Encoding and decoding, MB of fp32 per second on one core")
+    for index, shape in enumerate(shapes):
+        coding.add_row(" x ".join(map(str, shape)), *(f"{speeds[codec][index] / 1e6:.0f}" for codec in CODECS),
+                       *(str(sizes[codec][index]) for codec in CODECS))
+    training = Table("data", "seed", "codec", "accuracy", "MB sent", "seconds", title="Split training, moving cuts")
+    for result in results:
+        training.add_row(
+            result.data,
+            str(result.seed),
+            result.codec,
+            f"{result.accuracy:.4f}",
+            f"{result.segment_bytes / 1e6:.1f}",
+            f"{result.seconds:.1f}",
+        )
+    return [coding, training]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Do reserved transfers keep their time beside heavy cross-traffic, and what is left for the others?
+"""Transfer times of reserved flows beside heavy cross-traffic, and the throughput that best effort has beside them.
 
-Four edges of the metro map send a 1 MB segment each, all at the same instants, over the bottleneck that a flood of
-150 % of its rate wants too: reserved, then as best effort; then reserved again beside TCP instead of the flood.
-The ideal of a transfer is encoded bytes / reserved rate.
+Four edges of the metro map send a 1 MB segment each, all at the same instants, over a bottleneck that carries a UDP
+flood of 150 % of its rate: reserved, then as best effort; then reserved beside TCP instead of the flood.
+The ideal time of a transfer is encoded bytes / reserved rate.
 
     sudo .venv/bin/python bench/determinism.py [--quick] [--out FILE.json]
 """
@@ -34,19 +34,19 @@ from trainer.transport.pacing import BURST_BYTES, pace_bytes_per_s
 
 SEGMENT_BYTES = 1_000_000
 RESERVED_SHARE = 0.1875
-"""Of the bottleneck, for each of the four edges: together three quarters."""
+"""Share of the bottleneck reserved for each of the four edges: together three quarters."""
 PERIOD_S = 0.75
 FLOOD_SHARE = 1.5
 CLOUD_PORT, FIRST_EDGE_PORT = 7800, 7801
 SETTLE_S = 2.0
 LEAD_S = 8.0
-"""The senders need some seconds to import what they need."""
+"""Time that the senders need for their imports."""
 BEST_EFFORT_LIMIT_S = {True: 20.0, False: 90.0}
 
 
 @dataclass
 class Phase:
-    """What was measured in one phase. `spread_ms`: between first and last arrival of each instant."""
+    """Measurements of one phase. `spread_ms`: time between the first and last arrival of each instant."""
 
     name: str
     ideal_ms: float
@@ -59,12 +59,12 @@ class Phase:
 
     @property
     def all_ms(self) -> list[float]:
-        """Every transfer of every edge; one that was given up counts with the time it had taken until then."""
+        """Times of all transfers; an abandoned transfer counts with the time until then."""
         return [value for values in self.measured_ms.values() for value in values] + self.unfinished_ms
 
     @property
     def kept(self) -> int:
-        """How many transfers were within their bound."""
+        """Number of transfers within their bound."""
         bounds = self.bound_ms or {}
         return sum(value <= bounds[edge] for edge in bounds for value in self.measured_ms[edge])
 
@@ -85,7 +85,7 @@ class DeterminismBench:
         self.reserved_bps = int(self.bottleneck_bps * RESERVED_SHARE)
 
     def phase(self, name: str, count: int, reserved: bool, tcp: bool = False, limit_s: float = 3600.0) -> Phase:
-        """Run `count` transfers of every edge beside cross-traffic, or as many as end within `limit_s`."""
+        """Run `count` transfers of every edge beside cross-traffic, or those that end within `limit_s`."""
         reservation = self._reserve() if reserved else None
         try:
             with Flood(self.emulation, FLOOD_SHARE, tcp) as flood:
@@ -114,15 +114,15 @@ class DeterminismBench:
             for index, edge in enumerate(self.edges)
         ]  # fmt: skip
         time.sleep(max(0.0, start_s + SETTLE_S - time.time()))
-        before, begun = flood.delivered_bytes(), time.monotonic()
+        before_bytes, began_s = flood.delivered_bytes(), time.monotonic()
         time.sleep(max(0.5, min(limit_s, count * PERIOD_S) - SETTLE_S - 0.5))
-        others_bps = (flood.delivered_bytes() - before) * 8 / (time.monotonic() - begun)
-        given_up = [_wait(sender, limit_s) for sender in senders]
-        if any(given_up):
-            receiver.terminate()  # what was given up may still be on its way for minutes
+        others_bps = (flood.delivered_bytes() - before_bytes) * 8 / (time.monotonic() - began_s)
+        abandoned = [_wait(sender, limit_s) for sender in senders]
+        if any(abandoned):
+            receiver.terminate()  # data of abandoned transfers may be in flight for minutes
         _wait(receiver, limit_s)
         phase = self._read(name, json.loads(out.read_text()), reservation, others_bps)
-        phase.unfinished_ms = [float(text) for text in given_up if text]
+        phase.unfinished_ms = [float(text) for text in abandoned if text]
         return phase
 
     def _read(
@@ -151,23 +151,23 @@ class DeterminismBench:
         flows = []
         for index, edge in enumerate(self.edges):
             ports = (FIRST_EDGE_PORT + index, CLOUD_PORT)
-            for way, ends, pair in (("up", (edge, "cloud"), ports), ("down", ("cloud", edge), ports[::-1])):
+            for direction, ends, pair in (("up", (edge, "cloud"), ports), ("down", ("cloud", edge), ports[::-1])):
                 match = {"protocol": "tcp", "source_port": pair[0], "destination_port": pair[1]}
-                rate = requirement if way == "up" else {**requirement, "min_bandwidth_bps": 1_000_000}
+                rate = requirement if direction == "up" else {**requirement, "min_bandwidth_bps": 1_000_000}
                 flows.append(
-                    {"name": f"{edge}-{way}", "source": ends[0], "destination": ends[1], "match": match,
+                    {"name": f"{edge}-{direction}", "source": ends[0], "destination": ends[1], "match": match,
                      "requirement": rate}
                 )  # fmt: skip
-        answer = self.api.post("/v1/reservations", json={"owner": "bench", "lease_s": 3600, "flows": flows})
-        if answer.status_code != 201:
-            raise EmulationError(f"the reservation was refused: {answer.json()['detail']}")
-        reservation: dict[str, Any] = answer.json()
+        response = self.api.post("/v1/reservations", json={"owner": "bench", "lease_s": 3600, "flows": flows})
+        if response.status_code != 201:
+            raise EmulationError(f"the reservation was refused: {response.json()['detail']}")
+        reservation: dict[str, Any] = response.json()
         reservation["flows"] = [flow for flow in reservation["flows"] if flow["name"].endswith("-up")]
         return reservation
 
 
 def _wait(process: subprocess.Popen[bytes], limit_s: float) -> str:
-    """What a sender or the receiver printed last."""
+    """Wait for the end of a sender or receiver; return its output."""
     text, _ = process.communicate(timeout=min(limit_s, 3600) + 60)
     if process.returncode:
         raise EmulationError(f"{process.args!r} failed with exit code {process.returncode}")
@@ -175,14 +175,15 @@ def _wait(process: subprocess.Popen[bytes], limit_s: float) -> str:
 
 
 def table_of(phases: list[Phase]) -> Table:
-    """One row a phase."""
-    table = Table("phase", "transfers", "ideal ms", "p50", "p99", "worst", "cv", "spread p50", "kept", "others Mb/s")
+    """Return a table with one row per phase."""
+    table = Table("phase", "transfers", "ideal ms", "p50", "p99", "worst", "cv", "spread p50", "within bound",
+                  "best effort Mb/s")
     for phase in phases:
         values = phase.all_ms
-        kept = f"{phase.kept}/{len(values)}" if phase.bound_ms else "no promise"
-        given_up = f" ({len(phase.unfinished_ms)} given up)" if phase.unfinished_ms else ""
+        kept = f"{phase.kept}/{len(values)}" if phase.bound_ms else "no bound"
+        abandoned = f" ({len(phase.unfinished_ms)} abandoned)" if phase.unfinished_ms else ""
         table.add_row(
-            phase.name, f"{len(values)}{given_up}",
+            phase.name, f"{len(values)}{abandoned}",
             f"{phase.ideal_ms:.0f}",
             *(f"{quantile(values, share):.0f}" for share in (0.5, 0.99, 1.0)),
             f"{_cv(values):.3f}", f"{statistics.median(phase.spread_ms or [0]):.0f}", kept,
@@ -192,7 +193,7 @@ def table_of(phases: list[Phase]) -> Table:
 
 
 def claims_of(reserved: Phase, best_effort: Phase, beside_tcp: Phase) -> dict[str, report.Claim]:
-    """The figures that the README may quote."""
+    """Return the claims of this benchmark."""
     promised = len(reserved.all_ms) + len(beside_tcp.all_ms)
     return {
         "reserved_p99_over_ideal": report.at_most(reserved.over_ideal(0.99), "", 1.05),

@@ -1,4 +1,4 @@
-"""Writes the table of all figures, docs/figures.md, from the JSON files of the benchmarks (their option --out).
+"""Write the table of all figures, docs/figures.md, from the JSON files of the benchmarks (their option --out).
 
     .venv/bin/python bench/figures.py FOLDER [--out docs/figures.md]
 """

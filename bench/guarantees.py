@@ -1,11 +1,12 @@
-"""Is every transfer within its proven bound, whatever else goes on, and are the bounds tight enough to be of use?
+"""Transfer times against their proven bounds under varying load, and the tightness of the bounds.
 
-Four edges of the metro map send segments at common instants, phase after phase: at other rates and sizes, beside no
-load, a UDP flood of 60 % or 150 % of the bottleneck, or TCP, while further reservations come and go. The bound of a
-transfer is its encoded bytes over its pace plus the `accumulated_latency_us` that the controller tells meanwhile.
+Four edges of the metro map send segments at common instants in several phases: at different rates and sizes, beside no
+load, a UDP flood of 60 % or 150 % of the bottleneck, or TCP, while other reservations are made and released. The bound
+of a transfer is its encoded bytes over its pace plus the `accumulated_latency_us` that the controller reports at the
+time.
 
-Then windows: the same transfers once a period, reserved for half of every period and reserved all the time; how much
-best effort gets beside each.
+Then periodic windows: the same transfers once per period, reserved for half of every period and reserved permanently;
+the throughput of best effort beside each.
 
     sudo .venv/bin/python bench/guarantees.py [--quick] [--out FILE.json]
 """
@@ -48,14 +49,14 @@ from trainer.transport.pacing import BURST_BYTES, wire_bits
 
 OTHER_PORT = 7900
 LEAD_S = 0.4
-ENCODED_MORE_BYTES = 1000
-"""Above what a frame's header adds to a segment."""
+FRAME_OVERHEAD_BYTES = 1000
+"""More than a frame's header adds to a segment."""
 WINDOW_SEGMENT_BYTES = 700_000
 
 
 @dataclass(frozen=True, slots=True)
 class LoadPhase:
-    """What goes on for a while. `load`: best effort beside it, as a share of the bottleneck; `rates_mbps` by edge."""
+    """Load of a phase. `load`: best-effort traffic as a share of the bottleneck; `rates_mbps` by edge."""
 
     name: str
     load: float | None
@@ -65,7 +66,7 @@ class LoadPhase:
 
     @property
     def period_s(self) -> float:
-        """From one transfer to the next."""
+        """Time from one transfer to the next."""
         return self.segment_bytes * 8 / (min(self.rates_mbps) * MBPS) * 1.1 + 0.06
 
 
@@ -79,33 +80,35 @@ PHASES = (
 
 
 def run_phase(timed: TimedTransfers, phase: LoadPhase, count: int) -> None:
-    """`count` transfers of every edge; in the middle third another flow is reserved too."""
+    """Run `count` transfers of every edge; during the middle third another flow is reserved too."""
     flows = timed.flow_requests([rate_requirement(mbps * MBPS) for mbps in phase.rates_mbps])
     load = Flood(timed.emulation, phase.load, phase.tcp) if phase.load else contextlib.nullcontext()
     with timed.reserved(flows) as reservation, load:
-        asked_s = time.time()
+        requested_s = time.time()
         epochs: list[Epoch] = []
         start_s, period_s = time.time() + LEAD_S, phase.period_s
-        timed.schedule(_orders(timed, phase, [start_s + number * period_s for number in range(count)], epochs))
+        timed.schedule(
+            _scheduled_transfers(timed, phase, [start_s + number * period_s for number in range(count)], epochs)
+        )
         sleep_until(start_s + count * period_s / 3)
         latency_us, changed_s = timed.latencies_us(reservation), time.time()
         with timed.reserved([_other_flow(timed)]):
-            epochs.append(Epoch(asked_s, time.time(), latency_us))
+            epochs.append(Epoch(requested_s, time.time(), latency_us))
             latency_us = timed.latencies_us(reservation)
             sleep_until(start_s + count * period_s * 2 / 3)
-            begun_s, changed_s = changed_s, time.time()
-        epochs.append(Epoch(begun_s, time.time(), latency_us))
+            began_s, changed_s = changed_s, time.time()
+        epochs.append(Epoch(began_s, time.time(), latency_us))
         epochs.append(Epoch(changed_s, inf, timed.latencies_us(reservation)))
         sleep_until(start_s + count * period_s + 0.5)
 
 
-def _orders(
-    timed: TimedTransfers, phase: LoadPhase, moments_s: Sequence[float], epochs: list[Epoch]
+def _scheduled_transfers(
+    timed: TimedTransfers, phase: LoadPhase, starts_s: Sequence[float], epochs: list[Epoch]
 ) -> list[ScheduledTransfer]:
     return [
-        ScheduledTransfer(phase.name, edge, moment_s, phase.segment_bytes, mbps * MBPS, epochs)
+        ScheduledTransfer(phase.name, edge, start_s, phase.segment_bytes, mbps * MBPS, epochs)
         for edge, mbps in zip(timed.edges, phase.rates_mbps, strict=True)
-        for moment_s in moments_s
+        for start_s in starts_s
     ]
 
 
@@ -118,25 +121,27 @@ def _other_flow(timed: TimedTransfers) -> dict[str, Any]:
 
 
 def run_windows(timed: TimedTransfers, count: int) -> tuple[float, float]:
-    """Best effort in bit/s beside periodic transfers: reserved in windows of half the period, and all the time."""
-    needed = ceil(wire_bits(WINDOW_SEGMENT_BYTES + ENCODED_MORE_BYTES, timed.mss_bytes) / 8)
+    """Return best effort (bit/s) beside periodic transfers reserved in windows of half the period, and permanently."""
+    transfer_bytes = ceil(wire_bits(WINDOW_SEGMENT_BYTES + FRAME_OVERHEAD_BYTES, timed.mss_bytes) / 8)
     periodic = {
-        "transfer_bytes": needed,
+        "transfer_bytes": transfer_bytes,
         "deadline_ms": 500,
         "period_ms": 1000,
         "offset_ms": 0,
         "burst_bytes": BURST_BYTES,
     }
     with timed.reserved(timed.flow_requests([periodic] * len(timed.edges))) as reservation:
-        ups = [one for one in reservation["flows"] if one["name"].endswith("-up")]
-        rates = {one["source"]: one["reserved_bps"] for one in ups}
-        in_windows_bps = _beside(timed, "windows of half a period", count, rates, reservation)
+        uplinks = [flow for flow in reservation["flows"] if flow["name"].endswith("-up")]
+        rates = {flow["source"]: flow["reserved_bps"] for flow in uplinks}
+        in_windows_bps = _best_effort_bps(timed, "windows of half a period", count, rates, reservation)
     with timed.reserved(timed.flow_requests([rate_requirement(rates[edge]) for edge in timed.edges])) as reservation:
-        return in_windows_bps, _beside(timed, "the same, reserved all the time", count, rates, reservation)
+        return in_windows_bps, _best_effort_bps(timed, "the same, reserved all the time", count, rates, reservation)
 
 
-def _beside(timed: TimedTransfers, name: str, count: int, rates: dict[str, int], reservation: dict[str, Any]) -> float:
-    """What a flood gets in bit/s beside a transfer of every edge each second."""
+def _best_effort_bps(
+    timed: TimedTransfers, name: str, count: int, rates: dict[str, int], reservation: dict[str, Any]
+) -> float:
+    """Measure the throughput of a flood beside one transfer of every edge per second."""
     with Flood(timed.emulation, 1.5) as flood:
         first_s, epochs = ceil(time.time() + 1), [Epoch(0, inf, timed.latencies_us(reservation))]
         timed.schedule([
@@ -145,28 +150,28 @@ def _beside(timed: TimedTransfers, name: str, count: int, rates: dict[str, int],
             for number in range(count)
         ])  # fmt: skip
         sleep_until(first_s)
-        before, begun_s = flood.delivered_bytes(), time.monotonic()
+        before_bytes, began_s = flood.delivered_bytes(), time.monotonic()
         sleep_until(first_s + count)
-        return (flood.delivered_bytes() - before) * 8 / (time.monotonic() - begun_s)
+        return (flood.delivered_bytes() - before_bytes) * 8 / (time.monotonic() - began_s)
 
 
 def table_of(transfers: Sequence[Transfer]) -> Table:
-    """One row a phase."""
-    head = ("phase", "transfers", "median ms", "worst ms", "bound ms", "bound / worst", "late", "machine stood still")
+    """Return a table with one row per phase."""
+    head = ("phase", "transfers", "median ms", "worst ms", "bound ms", "bound / worst", "late", "late in stalls")
     table = Table(*head)
     for name in dict.fromkeys(transfer.phase for transfer in transfers):
-        own = [transfer for transfer in transfers if transfer.phase == name]
+        of_phase = [transfer for transfer in transfers if transfer.phase == name]
         table.add_row(
-            name, str(len(own)), f"{statistics.median(t.measured_ms for t in own):.0f}",
-            f"{max(t.measured_ms for t in own):.0f}", f"{statistics.median(t.bound_ms for t in own):.0f}",
-            f"{statistics.median(tightness(own) or [math.nan]):.3f}", str(sum(not t.kept for t in own)),
-            str(sum(t.excused for t in own)),
+            name, str(len(of_phase)), f"{statistics.median(t.measured_ms for t in of_phase):.0f}",
+            f"{max(t.measured_ms for t in of_phase):.0f}", f"{statistics.median(t.bound_ms for t in of_phase):.0f}",
+            f"{statistics.median(tightness(of_phase) or [math.nan]):.3f}", str(sum(not t.kept for t in of_phase)),
+            str(sum(t.excused for t in of_phase)),
         )  # fmt: skip
     return table
 
 
 def claims_of(transfers: Sequence[Transfer], best_effort_bps: tuple[float, float]) -> dict[str, report.Claim]:
-    """The figures that the README may quote."""
+    """Return the claims of this benchmark."""
     late = [transfer for transfer in transfers if not transfer.kept]
     undisturbed = [transfer for transfer in transfers if not transfer.held_up_ms]
     excused = sum(transfer.excused for transfer in late)
@@ -178,7 +183,7 @@ def claims_of(transfers: Sequence[Transfer], best_effort_bps: tuple[float, float
         "violations_while_machine_ran": report.at_most(len(late) - excused, "", 0),
         "transfers_while_machine_ran": report.Claim(len(undisturbed), ""),
         "worst_over_bound_while_machine_ran": report.at_most(
-            max((each.over_bound for each in undisturbed), default=inf), "", 1.0
+            max((transfer.over_bound for transfer in undisturbed), default=inf), "", 1.0
         ),
         "median_bound_over_worst_measured": report.at_most(
             statistics.median(tightness(transfers) or [math.inf]), "", 1.25
@@ -188,11 +193,11 @@ def claims_of(transfers: Sequence[Transfer], best_effort_bps: tuple[float, float
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="About two hundred transfers; about a minute and a half.")
+@click.option("--quick", is_flag=True, help="Fewer transfers, about two hundred; a minute and a half.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there as JSON.")
 def main(quick: bool, out: Path | None) -> None:
     """Measure transfers against their proven bounds on real Open vSwitch."""
-    each, periods, repeats = (8, 8, 1) if quick else (30, 40, 3)
+    count, periods, repeats = (8, 8, 1) if quick else (30, 40, 3)
     try:
         with (
             emulate(EmulationSettings(map_path("metro"))) as emulation,
@@ -202,7 +207,7 @@ def main(quick: bool, out: Path | None) -> None:
             with StallWatch() as watch, timed.running():
                 for _ in range(repeats):
                     for phase in PHASES:
-                        run_phase(timed, phase, each)
+                        run_phase(timed, phase, count)
                 best_effort_bps = run_windows(timed, periods)
             transfers = timed.results(watch.stalls)
     except EmulationError as error:

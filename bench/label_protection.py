@@ -1,5 +1,7 @@
-"""What does it cost to keep labels on the edges? Real training on the emulated metro map over reserved flows, once with
-labels beside the segments and once with the last layer and the loss on the edges; each run plans its own cuts.
+"""Cost of label protection in step time and transferred bytes.
+
+Real training on the emulated metro map over reserved flows, once with labels sent beside the segments and once with
+the last layer and the loss on the edges; each run plans its own cuts.
 
     sudo .venv/bin/python bench/label_protection.py [--quick] [--out FILE.json]
 """
@@ -22,24 +24,27 @@ from topologies.loader import map_path
 
 
 def step_bytes(rows: list[Row], direction: str) -> float:
-    """The bytes of a step in one direction, of all edges, typically."""
-    of_rounds: list[float] = [
-        sum(one["bytes"] for one in row["transfers"] if one["direction"] == direction) / len(row["step_ms"]["measured"])
+    """Bytes per step in one direction, summed over the edges; median of the rounds."""
+    by_round: list[float] = [
+        sum(transfer["bytes"] for transfer in row["transfers"] if transfer["direction"] == direction)
+        / len(row["step_ms"]["measured"])
         for row in rows[SETTLING_ROUNDS:]
     ]
-    return statistics.median(of_rounds)
+    return statistics.median(by_round)
 
 
 def predicted_ms(rows: list[Row], name: str) -> float:
-    """What was predicted of a step, typically."""
-    of_rounds: list[float] = [row["step_ms"][name] for row in rows[SETTLING_ROUNDS:]]
-    return statistics.median(of_rounds)
+    """Predicted step time; median of the rounds."""
+    by_round: list[float] = [row["step_ms"][name] for row in rows[SETTLING_ROUNDS:]]
+    return statistics.median(by_round)
 
 
 def kept_share(rows: list[Row]) -> float:
-    """How many of the reserved transfers met their bound."""
-    judged: list[bool] = [one["kept"] for row in rows for one in row["transfers"] if one["kept"] is not None]
-    return sum(judged) / len(judged)
+    """Share of the reserved transfers that met their bound."""
+    kept: list[bool] = [
+        transfer["kept"] for row in rows for transfer in row["transfers"] if transfer["kept"] is not None
+    ]
+    return sum(kept) / len(kept)
 
 
 @click.command()
@@ -71,7 +76,7 @@ def main(quick: bool, out: Path | None) -> None:
         "plain": plain, "protected": protected, "machine_stalls": [asdict(stall) for stall in watch.stalls],
     }
     click.echo(describe_stalls(watch.stalls))
-    tables = [table_of("labels travel", plain), table_of("labels protected", protected)]
+    tables = [table_of("labels sent", plain), table_of("labels protected", protected)]
     report.publish("labels", claims, samples, tables, out)
 
 

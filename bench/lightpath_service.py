@@ -1,17 +1,17 @@
-"""Lightpath requests through the controller's service, its ledger and its switches off: decisions a second.
+"""Decisions per second of the controller's service on lightpath requests, without ledger and switches.
 
-The requests are those of bench/blocking.py: 25 to 100 Gb/s between the sites of the 14-node NSFNET, which come and go.
-Each is a reservation on an optical map with 100 slots of 12.5 GHz on every fibre, of as much of its rate as lightpaths
-give to reservations, so that 100 Gb/s fill one. Admission, grooming, spectrum, reach and bounds are worked out as ever,
-and a refusal comes with its advice; nothing is written down. Routes are taken in the order tuned for the map
-(controller/optical/route_order.py). A host stands at each site.
+The requests are those of bench/blocking.py: 25 to 100 Gb/s between the sites of the 14-node NSFNET, with arrivals and
+departures. Each is a reservation on an optical map with 100 slots of 12.5 GHz on every fibre, for the reservable part
+of its rate, so that a request of 100 Gb/s fills one lightpath. Admission, grooming, spectrum, reach and bounds are
+computed as in operation, and a refusal includes its advice; nothing is stored. Routes are taken in the order tuned for
+the map (controller/optical/route_order.py). Each site has a host.
 
-With switches off a reservation is held: it is decided, counts and is seen. What a service does for switches besides is
-measured beside it: what each must hold is worked out, and what it would be told; nobody is told.
+"held": reservations are held, so that they are decided and booked but not installed. "installed": in addition the
+entries of each switch and the changes to it are computed, but not sent.
 
-The same requests are made again and again, the first time without counting: routes and what GNPy says of them are known
-by then. Processor time counts, releases included; of the rounds the middle one. The pure core decides on the same
-requests in every round, as in bench/blocking.py: a machine that is slower for a while is so for both.
+The same requests are repeated; the first round, in which routes and GNPy's results are cached, is not counted. The
+figures are processor time, releases included, of the median round. The pure core decides on the same requests in
+every round, as in bench/blocking.py, so that variations in the machine's speed affect both.
 
     .venv/bin/python bench/lightpath_service.py [--quick] [--grid none] [--out FILE.json]
 """
@@ -67,7 +67,7 @@ CHANNELS, CHANNEL_GBPS = 33, 100.0
 
 
 class IdealSwitches:
-    """Switches that are always there and agree at once to everything."""
+    """Simulated switches: always connected, and they confirm every change at once."""
 
     def __init__(self, network: Network) -> None:
         self.events: Queue[SwitchEvent | None] = Queue()
@@ -77,18 +77,18 @@ class IdealSwitches:
             self.events.put(SwitchConnected(number, ports))
 
     def expect(self, names: Mapping[int, str]) -> None:
-        """Nobody shows a certificate."""
+        """Certificates are not used."""
 
     def connected(self) -> frozenset[int]:
-        """All."""
+        """Return all switches."""
         return self._numbers
 
     def silent_s(self, datapath_id: int) -> float:  # noqa: ARG002
-        """Never."""
+        """No switch is ever silent."""
         return 0.0
 
     def apply(self, phases: Iterable[ChangesByDatapath | Pause], timeout_s: float) -> Future[None]:  # noqa: ARG002
-        """What would be told is worked out, and told nobody."""
+        """Compute the changes without sending them."""
         for _ in phases:
             pass
         return _done(None)
@@ -96,18 +96,18 @@ class IdealSwitches:
     def read_state(
         self, datapath_id: int, timeout_s: float, asking: Callable[[], None]  # noqa: ARG002
     ) -> Future[Reading]:
-        """Nothing is held."""
+        """Return an empty state."""
         asking()
         return _done(Reading(SwitchState({}, {}, {})))
 
     def read_counters(
         self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float  # noqa: ARG002
     ) -> Future[tuple[list[FlowCounter], list[MeterCounter]]]:
-        """Nothing was counted."""
+        """Return no counters."""
         return _done(([], []))
 
     def send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
-        """Nobody hears them."""
+        """Discard the frames."""
 
 
 def _done(result: Result) -> Future[Result]:
@@ -117,18 +117,18 @@ def _done(result: Result) -> Future[Result]:
 
 
 class DiscardingLedger(Ledger):
-    """Nothing is written down."""
+    """A ledger that stores nothing."""
 
     def write(self, *_: Reservation, **_more: object) -> None:
-        """Nothing."""
+        """Discard the reservations."""
 
     def existing_ids(self, ids: Collection[str]) -> frozenset[str]:  # noqa: ARG002
-        """None of them."""
+        """Return no ids."""
         return frozenset()
 
 
 def nsfnet(grid: Grid | None) -> Map:
-    """The map, a host at each site."""
+    """Return the map, with a host at each site."""
     nodes = [MapNode(f"s{site}", "switch", (0.0, 0.0)) for site in NODES]
     nodes += [MapNode(f"h{site}", "host", (0.0, 0.0)) for site in NODES]
     links = [MapLink((f"s{a}", f"s{b}"), km, CHANNELS, CHANNEL_GBPS) for (a, b), km in SPANS.items()]
@@ -138,36 +138,36 @@ def nsfnet(grid: Grid | None) -> Map:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One round: how many were refused, and the processor time that it took."""
+    """Result of one round: the number of refusals, and the processor time."""
 
     refused: int
     took_s: float
 
 
 def spec_of(demand: Demand, ports: tuple[int, int], hold: bool) -> ReservationSpec:
-    """The reservation that a demand asks for."""
-    ends, needed = (f"h{demand.source}", f"h{demand.destination}"), reservable_bps(demand.rate_gbps * 1_000_000)
+    """Return the reservation request of a demand."""
+    ends, rate_bps = (f"h{demand.source}", f"h{demand.destination}"), reservable_bps(demand.rate_gbps * 1_000_000)
     return ReservationSpec(
-        "bench", "public", 3600.0, (Flow("f", *ends, Match("udp", *ports), Requirement(needed)),), hold
+        "bench", "public", 3600.0, (Flow("f", *ends, Match("udp", *ports), Requirement(rate_bps)),), hold
     )
 
 
 class RequestSequence:
-    """Makes requests in order, each as soon as the one before is answered, in the thread that answers.
+    """Makes requests in order, each when the previous response arrives, in the thread that sets the response.
 
-    The time to hand each request over to another thread is therefore not measured.
+    The time for passing requests between threads is therefore not measured.
     """
 
-    def __init__(self, service: Service, wanted: Sequence[Demand], source_port: int, hold: bool) -> None:
-        self._service, self._demands = service, wanted
-        self._specs = [spec_of(demand, (source_port, 1 + number), hold) for number, demand in enumerate(wanted)]
+    def __init__(self, service: Service, demands: Sequence[Demand], source_port: int, hold: bool) -> None:
+        self._service, self._demands = service, demands
+        self._specs = [spec_of(demand, (source_port, 1 + number), hold) for number, demand in enumerate(demands)]
         self._number = 0
         self._refused = 0
         self._leaving: list[tuple[float, int, str]] = []
         self._done: Future[None] = Future()
 
     def run(self) -> Outcome:
-        """Make all requests; what is reserved at the end is released, which does not count."""
+        """Make all requests, then release the remaining reservations; the latter is not measured."""
         began_s = time.process_time()
         self._request()
         self._done.result()
@@ -198,33 +198,33 @@ class RequestSequence:
             self._done.set_exception(failure)
 
 
-def run_through_service(service: Service, wanted: Sequence[Demand], source_port: int, hold: bool) -> Outcome:
-    """Have all decided as they come and go."""
-    return RequestSequence(service, wanted, source_port, hold).run()
+def run_through_service(service: Service, requests: Sequence[Demand], source_port: int, hold: bool) -> Outcome:
+    """Send all requests and releases to the service, in order of time."""
+    return RequestSequence(service, requests, source_port, hold).run()
 
 
-def run_through_core(routes: CandidateRoutes, order: RouteOrder, wanted: Sequence[Demand]) -> Outcome:
-    """The same by the pure core: where there are slots for a lightpath of its own."""
+def run_through_core(routes: CandidateRoutes, order: RouteOrder, requests: Sequence[Demand]) -> Outcome:
+    """Decide the same requests with the pure core, each by a lightpath of its own."""
     began_s = time.process_time()
-    blocked = len(blocked_demands(routes, order, wanted))
+    blocked = len(blocked_demands(routes, order, requests))
     return Outcome(blocked, time.process_time() - began_s)
 
 
-def rounds(service: Service, wanted: Sequence[Demand]) -> dict[str, list[Outcome]]:
-    """So many of each kind in turn, after one that does not count."""
+def rounds(service: Service, requests: Sequence[Demand]) -> dict[str, list[Outcome]]:
+    """Run ROUNDS rounds of each kind in turn, after a round that is not counted."""
     ours = tuned_selection_for(SPANS)
     routes = CandidateRoutes(SPANS, ours.k, by=ours.by)
     results: dict[str, list[Outcome]] = {}
     for number in range(1 + ROUNDS):
-        results.setdefault("held", []).append(run_through_service(service, wanted, 1 + number, hold=True))
-        results.setdefault("installed", []).append(run_through_service(service, wanted, 1 + number, hold=False))
-        results.setdefault("pure core", []).append(run_through_core(routes, ours.order, wanted))
+        results.setdefault("held", []).append(run_through_service(service, requests, 1 + number, hold=True))
+        results.setdefault("installed", []).append(run_through_service(service, requests, 1 + number, hold=False))
+        results.setdefault("pure core", []).append(run_through_core(routes, ours.order, requests))
     return {name: outcomes[1:] for name, outcomes in results.items()}
 
 
 def per_second(outcomes: Sequence[Outcome], count: int) -> float:
-    """Decisions a second in the middle one."""
-    return count / median(each.took_s for each in outcomes)
+    """Decisions per second in the median round."""
+    return count / median(outcome.took_s for outcome in outcomes)
 
 
 @click.command(help=__doc__)
@@ -232,7 +232,7 @@ def per_second(outcomes: Sequence[Outcome], count: int) -> float:
 @click.option("--grid", default="flexible", type=click.Choice(["flexible", "fixed", "none"]), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the figures there as JSON.")
 def main(quick: bool, grid: Grid, out: Path | None) -> None:
-    """Decide, and tell how fast."""
+    """Measure decisions per second."""
     logging.disable(logging.WARNING)
     count = 1000 if quick else 5000
     network = network_from_map(nsfnet(None if str(grid) == "none" else grid))
@@ -240,9 +240,9 @@ def main(quick: bool, grid: Grid, out: Path | None) -> None:
     service.start()
     try:
         wait_until(lambda: service.queries.switches_up() == len(NODES))
-        wanted = list(demands(NODES, *LOADS[LOAD], 0, count))
+        requests = list(demands(NODES, *LOADS[LOAD], 0, count))
         tune_garbage_collector()  # as the controller's process does
-        results = rounds(service, wanted)
+        results = rounds(service, requests)
     finally:
         service.stop()
     claims = {
@@ -251,7 +251,9 @@ def main(quick: bool, grid: Grid, out: Path | None) -> None:
         "core_requests_per_s": report.Claim(per_second(results["pure core"], count), "1/s"),
         "service_refused_share": report.Claim(results["held"][0].refused / count, ""),
     }
-    table = Table("reservations", "requests", "refused", "ms each, by round", title=f"NSFNET, {LOAD}, grid {grid}")
+    table = Table(
+        "reservations", "requests", "refused", "ms per request, by round", title=f"NSFNET, {LOAD}, grid {grid}"
+    )
     for name, outcomes in results.items():
         each_ms = ", ".join(f"{1e3 * outcome.took_s / count:.4f}" for outcome in outcomes)
         table.add_row(name, f"{count:,}", str(outcomes[0].refused), each_ms)

@@ -1,13 +1,13 @@
-"""How near does a round come to what its busiest part alone would need, and how even are the segments' arrivals?
+"""Step time of the pipeline against the lower bound of its busiest part, and the spread of the segments' arrivals.
 
-Real training on the emulated metro map over reserved flows: with micro-batches that overlap computing, both ways and
-the cloud's work, and with one micro-batch for each mini-batch, where nothing overlaps. The lower bound of a round is
-what was measured of the busiest: the slowest edge's computing (by the clock, and its processor time within its CPU
-limit), the flow that needs longest at its whole reserved rate, the cloud's work. The spread lies between the first and
-the last edge's whole segment of a step.
+Real training on the emulated metro map over reserved flows: with micro-batches, so that computing, transfers in both
+directions and the cloud's work overlap, and with one micro-batch per mini-batch, without overlap. The lower bound of a
+round is the measured time of its busiest part: the computing of the slowest edge (elapsed time, and processor time
+within its CPU limit), the flow with the longest transfers at its full reserved rate, the cloud's work. The spread is
+the time between the arrivals of the first and the last edge's complete segment of a step.
 
-An edge that waits computes faster by the clock, as its limit's quota is refilled meanwhile. `round_over_busy` leaves
-the limit out all the same, for comparison.
+An edge that blocks computes faster afterwards, as the quota of its CPU limit is refilled meanwhile. `round_over_busy`
+ignores the limit, for comparison.
 
     sudo .venv/bin/python bench/pipeline.py [--quick] [--out FILE.json]
 """
@@ -30,13 +30,9 @@ from topologies.loader import map_path
 
 
 def over_busy(row: Row) -> float:
-    """The steps' time over the busiest by the clock alone."""
+    """Step time over the busiest part's elapsed time."""
     steps_ms: float = sum(row["step_ms"]["measured"])
     return steps_ms / max(float(row["bound_ms"][part]) for part in ("edge", "link", "cloud"))
-
-
-
-
 
 
 @click.command()
@@ -48,7 +44,7 @@ def main(quick: bool, out: Path | None) -> None:
     try:
         with emulate(EmulationSettings(map_path("metro"))), StallWatch() as watch:
             overlapped = train(MICROS, rounds)
-            one_by_one = train(1, rounds)
+            sequential = train(1, rounds)
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
     claims = {
@@ -58,15 +54,15 @@ def main(quick: bool, out: Path | None) -> None:
         "spread_share": report.at_most(statistics.median(counted_values(overlapped, "spread_share")), "", 0.02),
         "spread_share_worst": report.Claim(max(counted_values(overlapped, "spread_share")), ""),
         "round_over_bound_no_overlap": report.Claim(
-            statistics.median(counted_values(one_by_one, "round_over_bound")), ""),
+            statistics.median(counted_values(sequential, "round_over_bound")), ""),
         "step_ms": report.Claim(step_ms(overlapped), "ms"),
-        "step_ms_no_overlap": report.Claim(step_ms(one_by_one), "ms"),
+        "step_ms_no_overlap": report.Claim(step_ms(sequential), "ms"),
     }
     samples: dict[str, object] = {
-        "overlap": overlapped, "no_overlap": one_by_one, "machine_stalls": [asdict(stall) for stall in watch.stalls],
+        "overlap": overlapped, "no_overlap": sequential, "machine_stalls": [asdict(stall) for stall in watch.stalls],
     }
     click.echo(describe_stalls(watch.stalls))
-    tables = [table_of(f"{MICROS} micro-batches", overlapped), table_of("no overlap", one_by_one)]
+    tables = [table_of(f"{MICROS} micro-batches", overlapped), table_of("no overlap", sequential)]
     report.publish("pipeline", claims, samples, tables, out)
 
 

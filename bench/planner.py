@@ -1,8 +1,8 @@
-"""Is the plan the best there is, and how long does it take to find?
+"""Optimality of the planner's plans, and planning time.
 
-Random small instances are planned and also tried out in full, by code of its own: every combination of cuts and codecs.
-Then one round for a thousand edges behind a tree of links with fifty cuts each, where the planner also tells what no
-plan can beat.
+Random small instances are planned and also solved by exhaustive search over all combinations of cuts and codecs, with
+independent code. Then a round of a thousand edges behind a tree of links with fifty cuts each, compared with the
+planner's lower bound.
 
     .venv/bin/python bench/planner.py [--quick] [--out FILE.json]
 """
@@ -29,7 +29,7 @@ from trainer.planning.planner import plan_round
 INSTANCES = 1000
 EDGES, CUTS = 1000, 50
 SAME_STEP = 1e-6
-"""Two steps that differ by less, relative, are the same."""
+"""Relative tolerance for equal step times."""
 
 Vector = NDArray[np.float64]
 
@@ -44,7 +44,7 @@ class Instance:
 
 
 def model(random: np.random.Generator, layers: int) -> tuple[Vector, Vector, Vector]:
-    """Seconds forward and backward of every layer on a processor of speed one, and the bits of every segment."""
+    """Forward and backward seconds of every layer on the reference processor, and the bits of every segment."""
     forward = random.lognormal(-6, 1, layers)
     backward = forward * random.uniform(1, 3, layers)
     bits = 3e6 * np.exp(np.cumsum(random.normal(-3 / layers, 0.4, layers + 1)))
@@ -54,7 +54,7 @@ def model(random: np.random.Generator, layers: int) -> tuple[Vector, Vector, Vec
 def forecast(
     random: np.random.Generator, name: str, costs: tuple[Vector, Vector, Vector], slowness: float, codecs: bool
 ) -> EdgeForecast:
-    """An edge that is so many times slower than the cloud."""
+    """Forecast of an edge that is `slowness` times slower than the reference processor."""
     forward, backward, bits = costs
     options = []
     for cut in range(len(forward)):
@@ -81,7 +81,7 @@ def small(random: np.random.Generator) -> Instance:
 
 
 def large(random: np.random.Generator) -> Instance:
-    """A thousand edges on fifty access switches on five trunks, that meet before the cloud."""
+    """A thousand edges on fifty access switches on five trunks, which share the link to the cloud."""
     costs = model(random, CUTS)
     forecasts, paths = [], {}
     usable = {"cloud": 40e9} | {f"trunk{number}": 10e9 for number in range(5)}
@@ -90,22 +90,22 @@ def large(random: np.random.Generator) -> Instance:
         name = f"e{number}"
         usable[name] = float(random.uniform(20e6, 1e9))
         paths[name] = (name, f"access{number % 50}", f"trunk{number % 5}", "cloud")
-        one = forecast(random, name, costs, float(random.lognormal(1.5, 0.5)), codecs=False)
+        edge = forecast(random, name, costs, float(random.lognormal(1.5, 0.5)), codecs=False)
         options = tuple(Option(o.cut, o.codec, o.forward_s, o.backward_s, o.cloud_s / 200, o.up_bits, o.down_bits)
-                        for o in one.options)  # a cloud of many processors
-        forecasts.append(EdgeForecast(name, options, one.state_bits, one.noise_share))
+                        for o in edge.options)  # a cloud of many processors
+        forecasts.append(EdgeForecast(name, options, edge.state_bits, edge.noise_share))
     return Instance(forecasts, Offer(paths, paths, usable, floor_bps=1e5), 8)
 
 
-def best_of_all(instance: Instance) -> float:
-    """The shortest step of all combinations of options, tried out."""
+def exhaustive_step_s(instance: Instance) -> float:
+    """Return the shortest step time over all combinations of options, by exhaustive search."""
     forecasts, micros = instance.forecasts, instance.micros
     choices = np.array(list(itertools.product(*(range(len(f.options)) for f in forecasts))))
 
     def column(name: str, number: int) -> Vector:
         values = np.array([getattr(option, name) for option in forecasts[number].options], dtype=np.float64)
-        found: Vector = values[choices[:, number]]
-        return found
+        chosen: Vector = values[choices[:, number]]
+        return chosen
 
     edges = range(len(forecasts))
     forward = np.max([forecasts[e].margin * column("forward_s", e) for e in edges], axis=0)
@@ -125,7 +125,7 @@ def shared_s(instance: Instance, bits: Sequence[Vector]) -> Vector:
         middle = np.sqrt(low * high)
         fits = np.ones(len(middle), dtype=bool)
         for link, usable_bps in offer.usable_bps.items():
-            users = [e for e, one in enumerate(instance.forecasts) if link in offer.up_links[one.edge]]
+            users = [e for e, edge in enumerate(instance.forecasts) if link in offer.up_links[edge.edge]]
             load = sum((np.maximum(bits[e] / middle, offer.floor_bps) for e in users), np.zeros(len(middle)))
             fits &= load <= usable_bps * (1 + 1e-12)
         low, high = np.where(fits, low, middle), np.where(fits, middle, high)
@@ -136,7 +136,7 @@ def shared_s(instance: Instance, bits: Sequence[Vector]) -> Vector:
 @click.option("--quick", is_flag=True, help="Fewer timings of the large instance; about a minute.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there as JSON.")
 def main(quick: bool, out: Path | None) -> None:
-    """Compare plans with all combinations; time the plan of a thousand edges."""
+    """Compare plans with exhaustive search; time the planning of a thousand edges."""
     random = np.random.default_rng(1)
     excess, seconds_small = [], []
     for _ in range(INSTANCES):
@@ -144,7 +144,7 @@ def main(quick: bool, out: Path | None) -> None:
         began = time.perf_counter()
         plan = plan_round(instance.forecasts, instance.offer, instance.micros)
         seconds_small.append(time.perf_counter() - began)
-        excess.append(plan.step_s / best_of_all(instance) - 1)
+        excess.append(plan.step_s / exhaustive_step_s(instance) - 1)
     seconds, gaps = [], []
     for _ in range(3 if quick else 10):
         instance = large(random)
@@ -153,12 +153,12 @@ def main(quick: bool, out: Path | None) -> None:
         seconds.append(time.perf_counter() - began)
         gaps.append(plan.step_s / plan.proven_s - 1)
     claims = {
-        "optimal_share": report.at_least(sum(abs(one) < SAME_STEP for one in excess) / INSTANCES, "", 1.0),
+        "optimal_share": report.at_least(sum(abs(share) < SAME_STEP for share in excess) / INSTANCES, "", 1.0),
         "seconds_small_p99": report.Claim(quantile(seconds_small, 0.99), "s"),
         "seconds_1000x50": report.at_most(statistics.median(seconds), "s", 1.0),
         "gap_1000x50": report.at_most(max(gaps), "", 0.01),
     }
-    table = Table("large instance", "s", "longer than no plan can beat, at most")
+    table = Table("large instance", "planning s", "step time over lower bound")
     for number, (took_s, gap) in enumerate(zip(seconds, gaps, strict=True), start=1):
         table.add_row(str(number), f"{took_s:.2f}", f"{gap:.3%}")
     report.publish("planner", claims, {"excess": excess, "seconds": seconds, "gaps": gaps}, [table], out)

@@ -1,10 +1,10 @@
-"""How well is an edge's time foretold, for every cut, on a node whose CPU is limited?
+"""Error of the predicted computing time of an edge, for every cut, on a node whose CPU is limited.
 
-A process with a share of a core trains the first layers of a real model. Off line: each cut is foretold from a
-rehearsal of the layers and the measurements of all the other cuts; all cuts are measured in turns, so that a machine
-that gets slower does it to all of them. On line: round after round the cut is another one, foretold, measured, learnt
-from; then the CPU share is halved and restored, again and again. Beside it the same with FLOPs alone. Control groups
-need root; without it the process has a whole core and nothing is halved.
+A process with a share of a core trains the first layers of a real model. Offline: each cut is predicted from a
+profile of the layers and the measurements of all other cuts; the cuts are measured in turns, so that variations in the
+machine's speed affect all of them. Online: the cut changes every round, and each round is predicted, measured and
+passed to the predictor; then the CPU share is halved and restored repeatedly. For comparison, a prediction from FLOPs
+alone. Control groups need root; without it the process has a whole core and no share is halved.
 
     sudo .venv/bin/python bench/prediction.py [--quick] [--out FILE.json]
 """
@@ -39,7 +39,7 @@ from trainer.profiling.slowdown import StepTimes
 MODEL = "signal-cnn"
 BATCH, MICRO = 64, 4
 STEPS = 8
-"""In a round, at least; short ones are more."""
+"""Steps per round, at least; rounds of short steps have more."""
 SHARE = 0.5
 GOAL_SHARE = 0.05
 SEED = 1
@@ -54,12 +54,12 @@ class MeasuredRound:
 
     @property
     def total_s(self) -> float:
-        """What a step took, on average: under a CPU limit short steps come in two kinds."""
-        return statistics.fmean(one.forward_s + one.backward_s for one in self.steps)
+        """Mean step time; the times of short steps under a CPU limit have two modes."""
+        return statistics.fmean(step.forward_s + step.backward_s for step in self.steps)
 
 
 class Worker:
-    """The process under test."""
+    """The process that is measured; requests and replies are lines of JSON."""
 
     def __init__(self, cgroups: Sequence[str]) -> None:
         self.cgroups = tuple(cgroups)
@@ -67,40 +67,40 @@ class Worker:
         self._process = subprocess.Popen(
             [*command, *cgroups], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self._answer()
+        self._read_reply()
 
     def rehearse(self) -> LayerSeconds:
-        """What every layer takes, as an edge finds out before the first round."""
-        answer = self._ask({"rehearse": True})
-        return LayerSeconds(tuple(answer["forward_s"]), tuple(answer["backward_s"]), answer["slowdown"])
+        """Measure the time of every layer, as an edge does before the first round."""
+        reply = self._request({"rehearse": True})
+        return LayerSeconds(tuple(reply["forward_s"]), tuple(reply["backward_s"]), reply["slowdown"])
 
     def round(self, cut: int, steps: int) -> MeasuredRound:
-        """Train so many mini-batches."""
-        answer = self._ask({"cut": cut, "steps": steps})
-        return MeasuredRound(cut, [StepTimes(*times) for times in zip(*(answer[name] for name in FIELDS), strict=True)])
+        """Train `steps` mini-batches with the given cut."""
+        reply = self._request({"cut": cut, "steps": steps})
+        return MeasuredRound(cut, [StepTimes(*times) for times in zip(*(reply[name] for name in FIELDS), strict=True)])
 
     def end(self) -> None:
         """End the process."""
         self._process.communicate("")
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _request(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return self._answer()
+        return self._read_reply()
 
-    def _answer(self) -> dict[str, Any]:
+    def _read_reply(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise click.ClickException(f"the measured process ended with exit code {self._process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        reply: dict[str, Any] = json.loads(line)
+        return reply
 
 
 @contextlib.contextmanager
 def limited_worker() -> Iterator[Worker]:
-    """A worker with SHARE of a core where control groups are allowed, else with a whole one."""
+    """Start a worker with SHARE of a core, or with a whole core without root."""
     directory = Path("/run/paceline-bench")
     try:
         journal = UndoJournal(directory)
@@ -125,83 +125,83 @@ def limited_worker() -> Iterator[Worker]:
 def offline_errors(
     costs: Sequence[LayerCost], rehearsed: LayerSeconds, rounds: Sequence[MeasuredRound]
 ) -> dict[str, list[float]]:
-    """The errors for each cut foretold from the other cuts.
+    """Return the relative errors of each cut predicted from the other cuts.
 
-    `predictor`: rehearsal, then corrected by all other cuts' rounds as they come, as in a run; typical for the rounds
-    of the cut. `costs`: FLOPs + bytes + constant; `flops`: FLOPs alone; both fitted to all other cuts' rounds, and
-    compared with the median of the cut's.
+    `predictor`: the profile, corrected by the rounds of all other cuts in order, as in a run; median over the rounds
+    of the cut. `costs`: FLOPs + bytes + constant; `flops`: FLOPs alone; both fitted to the rounds of all other cuts,
+    and compared with the median of the cut's rounds.
     """
     errors: dict[str, list[float]] = {"predictor": [], "costs": [], "flops": []}
     for cut, true_s in typical_s(rounds).items():
-        others = [one for one in rounds if one.cut != cut]
-        errors["predictor"].append(abs(statistics.median(_walk(rehearsed, rounds, cut)) - 1))
+        others = [measured for measured in rounds if measured.cut != cut]
+        errors["predictor"].append(abs(statistics.median(_prediction_ratios(rehearsed, rounds, cut)) - 1))
         models = [_fit(costs, others, forward) for forward in (True, False)]
         layers = [
-            tuple(model.seconds(_one(cost, forward)) for cost in costs)
+            tuple(model.seconds(_work(cost, forward)) for cost in costs)
             for model, forward in zip(models, (True, False), strict=True)
         ]
         flops = [0.0, *accumulate(cost.forward_flops + cost.backward_flops for cost in costs)]
-        foretold = {
+        predicted = {
             "costs": MICRO * sum(layers[0][:cut] + layers[1][:cut]),
-            "flops": flops[cut] * statistics.fmean(one.total_s / flops[one.cut] for one in others),
+            "flops": flops[cut] * statistics.fmean(other.total_s / flops[other.cut] for other in others),
         }
-        for name, seconds in foretold.items():
+        for name, seconds in predicted.items():
             errors[name].append(abs(seconds / true_s - 1))
     return errors
 
 
-def _walk(rehearsed: LayerSeconds, rounds: Sequence[MeasuredRound], cut: int) -> list[float]:
-    """Foretold over measured for every round of that cut, from which nothing is learnt."""
+def _prediction_ratios(rehearsed: LayerSeconds, rounds: Sequence[MeasuredRound], cut: int) -> list[float]:
+    """Predicted / measured time of every round of that cut; the predictor learns from the other cuts only."""
     predictor, ratios = Predictor(rehearsed), []
-    for one in rounds:
-        if one.cut == cut:
-            ratios.append(MICRO * (predictor.forward_s()[cut] + predictor.backward_s()[cut]) / one.total_s)
+    for measured in rounds:
+        if measured.cut == cut:
+            ratios.append(MICRO * (predictor.forward_s()[cut] + predictor.backward_s()[cut]) / measured.total_s)
         else:
-            predictor.update(one.cut, MICRO, one.steps)
+            predictor.update(measured.cut, MICRO, measured.steps)
     return ratios
 
 
 def typical_s(rounds: Sequence[MeasuredRound]) -> dict[int, float]:
-    """What a step takes at each cut: the median of its rounds."""
-    cuts = sorted({one.cut for one in rounds})
-    return {cut: statistics.median(one.total_s for one in rounds if one.cut == cut) for cut in cuts}
+    """Return the step time at each cut: the median of its rounds."""
+    cuts = sorted({measured.cut for measured in rounds})
+    return {cut: statistics.median(measured.total_s for measured in rounds if measured.cut == cut) for cut in cuts}
 
 
 def _fit(costs: Sequence[LayerCost], rounds: Sequence[MeasuredRound], forward: bool) -> CostModel:
     sums, seconds = [], []
-    for one in rounds:
-        works = [_one(cost, forward) for cost in costs[: one.cut]]
+    for measured in rounds:
+        works = [_work(cost, forward) for cost in costs[: measured.cut]]
         columns = zip(*((w.flops, w.moved_bytes, w.calls) for w in works), strict=True)
         sums.append(ComputeWork(*(MICRO * sum(values) for values in columns)))
-        seconds.append(statistics.fmean(step.forward_s if forward else step.backward_s for step in one.steps))
+        seconds.append(statistics.fmean(step.forward_s if forward else step.backward_s for step in measured.steps))
     return CostModel.fit(sums, seconds)
 
 
-def _one(cost: LayerCost, forward: bool) -> ComputeWork:
+def _work(cost: LayerCost, forward: bool) -> ComputeWork:
     return (forward_work if forward else backward_work)(cost, BATCH // MICRO)
 
 
 def predict_and_learn(
     worker: Worker, predictor: Predictor, cuts: Sequence[int], steps: int
 ) -> list[tuple[int, float, float]]:
-    """(cut, foretold, measured) of round after round, each learnt from."""
+    """Predict, measure and learn from each round; return (cut, predicted_s, measured_s) of each."""
     rows = []
     for cut in cuts:
-        foretold_s = MICRO * (predictor.forward_s()[cut] + predictor.backward_s()[cut])
+        predicted_s = MICRO * (predictor.forward_s()[cut] + predictor.backward_s()[cut])
         measured = worker.round(cut, steps)
         predictor.update(cut, MICRO, measured.steps)
-        rows.append((cut, foretold_s, measured.total_s))
+        rows.append((cut, predicted_s, measured.total_s))
     return rows
 
 
 def follow_share(worker: Worker, predictor: Predictor, cuts: Sequence[int], steps: int) -> list[list[float]]:
-    """The errors of the three rounds after each change of the CPU share; the first cannot know."""
+    """Return the errors of the three rounds after each change of the CPU share; the first is predicted before it."""
     errors: list[list[float]] = []
     while worker.cgroups and len(errors) < len(cuts) // 3:
         number = len(errors)
         cpushare.set_share(worker.cgroups, SHARE / 2 if number % 2 == 0 else SHARE)
         rows = predict_and_learn(worker, predictor, cuts[3 * number : 3 * number + 3], steps)
-        errors.append([abs(foretold_s / measured_s - 1) for _, foretold_s, measured_s in rows])
+        errors.append([abs(predicted_s / measured_s - 1) for _, predicted_s, measured_s in rows])
     return errors
 
 
@@ -214,7 +214,7 @@ def mape(errors: Sequence[float]) -> float:
 @click.option("--quick", is_flag=True, help="Fewer rounds; about a minute.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there as JSON.")
 def main(quick: bool, out: Path | None) -> None:
-    """Measure how far an edge's predicted time lies from the measured."""
+    """Compare the predicted computing time of an edge with the measured one."""
     turns, count, changes = (3, 24, 4) if quick else (9, 80, 12)
     layers = build_layers(MODEL, 1, SAMPLE_SHAPE, CLASSES)
     costs = layer_costs(layers, SAMPLE_SHAPE)
@@ -227,7 +227,7 @@ def main(quick: bool, out: Path | None) -> None:
         rows = predict_and_learn(worker, predictor, generator.choices(all_cuts, k=count), STEPS)
         changed = follow_share(worker, predictor, generator.choices(all_cuts, k=3 * changes), STEPS)
     errors = offline_errors(costs, rehearsed, rounds)
-    online_errors = [abs(foretold_s / measured_s - 1) for _, foretold_s, measured_s in rows]
+    online_errors = [abs(predicted_s / measured_s - 1) for _, predicted_s, measured_s in rows]
     claims = {
         "mape_offline": report.at_most(mape(errors["predictor"]), "", GOAL_SHARE),
         "mape_online": report.at_most(mape(online_errors[1:]), "", GOAL_SHARE),
@@ -238,7 +238,7 @@ def main(quick: bool, out: Path | None) -> None:
         after = [second for _, second, _ in changed]
         claims["error_a_round_after_halving"] = report.at_most(statistics.median(after), "", 0.1)
         claims["error_a_round_after_halving_worst"] = report.Claim(max(after), "")
-    table = Table("cut", "step ms", "predictor", "costs only", "FLOPs only", title="off line, each cut left out")
+    table = Table("cut", "step ms", "predictor", "costs only", "FLOPs only", title="offline, each cut left out")
     for number, (cut, seconds) in enumerate(typical_s(rounds).items()):
         table.add_row(str(cut), f"{seconds * 1e3:.1f}",
                       *(f"{errors[name][number]:.1%}" for name in ("predictor", "costs", "flops")))

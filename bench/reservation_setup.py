@@ -1,18 +1,19 @@
-"""How long a confirmed reservation takes, against Ryu's own ofctl_rest telling switches the same entries unconfirmed.
+"""Time and rate of confirmed reservations, against the same entries installed by Ryu's ofctl_rest without confirmation.
 
 Six switches of real Open vSwitch in a row, a controller process, REST over keep-alive connections. A reservation is
-decided, proven, installed on six switches with best effort shrunk on seven links, confirmed by barriers, and written to
-the ledger. ofctl_rest is sent the same meter and flow entries, a request each (it has no other way): the flow's meter,
-the best-effort meters that shrink, seven flow entries. It decides, confirms and remembers nothing.
+decided with its bounds, installed on six switches with best effort reduced on seven links, confirmed by barriers, and
+written to the ledger. ofctl_rest receives the same meter and flow entries, one request each (it has no batch request):
+the flow's meter, the best-effort meters that are reduced, seven flow entries. It decides, confirms and stores nothing.
 
-Both are asked by the same clients over connections that stay open, for as many reservations one beside the other: one
-after the other for how long one takes, and for how many a second by 1, 2, 4, 8 and 16 clients at once, each three
-times; of either side the rate with as many clients as suit it best counts. A reservation counts when its last answer
-is there; taking it away again is counted on neither side.
+Both servers get the same number of reservations from the same clients over open connections: one after the other for
+the time of a reservation, and concurrently from 1, 2, 4, 8 and 16 clients for the rate, three times each; for either
+server the rate with its best number of clients counts. A reservation is complete with its last response; releases are
+not measured on either side.
 
-Servers are what is compared, so the clients do next to nothing (keepalive.py). With a client of everyday, httpx, which
-takes longer over 14 requests than ofctl_rest over their answers, the ratio is another: `rate_ratio_with_httpx`. The
-floor (floor.py) is what FastAPI and the switches alone cost: no controller in one Python process can be faster.
+The clients have little overhead (control_plane/http_client.py), since the servers are compared. httpx needs more time
+for 14 requests than ofctl_rest for their responses, so the ratio differs: `rate_ratio_with_httpx`. The floor
+(control_plane/lower_bound.py) is the rate of FastAPI and the switches alone: the upper limit for a controller in one
+Python process.
 
     .venv/bin/python bench/reservation_setup.py [--quick] [--out FILE.json]
 """
@@ -48,21 +49,11 @@ from topologies.loader import load_map
 GROUP = 16
 
 
-
-
-
-
-
-
-
-
-# Ours ----------------------------------------------------------------------------------------------------------------
-
-
+# The controller -------------------------------------------------------------------------------------------------------
 
 
 def sequence(api: httpx.Client, count: int, group: int) -> list[float]:
-    """Milliseconds of so many reservations, one after the other, each beside the ones before; then all are released."""
+    """Make `count` reservations of `group` flows in sequence, then release them; return the milliseconds of each."""
     bodies = [reservation_body(range(i * group, (i + 1) * group)) for i in range(count)]
     client, took_ms = KeepAliveClient(port_of(api)), []
     for body in bodies:
@@ -74,22 +65,20 @@ def sequence(api: httpx.Client, count: int, group: int) -> list[float]:
     return took_ms
 
 
-
-
 def port_of(api: httpx.Client) -> int:
-    """Where a client's server listens."""
+    """Return the port of the client's server."""
     assert api.base_url.port is not None
     return api.base_url.port
 
 
 def release_all(api: httpx.Client) -> None:
-    """Release whatever is live."""
-    for each in api.get("/v1/reservations?state=active").json()["reservations"]:
-        api.delete(f"/v1/reservations/{each['id']}").raise_for_status()
+    """Release all active reservations."""
+    for reservation in api.get("/v1/reservations?state=active").json()["reservations"]:
+        api.delete(f"/v1/reservations/{reservation['id']}").raise_for_status()
 
 
 def reservations(numbers: range) -> list[WorkUnit]:
-    """A reservation of one flow each."""
+    """Return requests for reservations of one flow each."""
     return [[("/v1/reservations", reservation_body(range(number, number + 1)))] for number in numbers]
 
 
@@ -97,32 +86,32 @@ def reservations(numbers: range) -> list[WorkUnit]:
 
 
 def peer_figures(switches: DummySwitches, network: Network, count: int) -> tuple[list[float], RequestRates]:
-    """Milliseconds for each reservation's requests, and how many a second."""
+    """Return the milliseconds of each reservation's requests, and the rates."""
     first, *others = [peer_requests(network, number, RATE_BPS) for number in range(count + 1)]
     with ofctl_rest(switches, HOPS) as api:
         client, took_ms = KeepAliveClient(port_of(api)), []
 
-        def ask(requests: WorkUnit) -> None:
+        def post_all(requests: WorkUnit) -> None:
             for path, body in requests:
                 client.post(path, body)
 
-        def work() -> list[WorkUnit]:
+        def prepare() -> list[WorkUnit]:
             wait_until(lambda: switches.ofctl("dump-flows", "s1").count("cookie=0x9ace") == 2 * (count + 1))
             switches.clear()
-            ask(first)  # it makes the meters that the others change
+            post_all(first)  # creates the meters that the others change
             return others
 
-        ask(first)
+        post_all(first)
         for requests in others:
             began_s = time.perf_counter()
-            ask(requests)
+            post_all(requests)
             took_ms.append((time.perf_counter() - began_s) * 1e3)
-        found = measure_rates(port_of(api), work)
+        rates = measure_rates(port_of(api), prepare)
         client.close()
-    return took_ms, found
+    return took_ms, rates
 
 
-# All of it -----------------------------------------------------------------------------------------------------------
+# Measurement ---------------------------------------------------------------------------------------------------------
 
 
 @click.command()
@@ -134,14 +123,14 @@ def main(quick: bool, out: Path | None) -> None:
     with row_of_switches() as (switches, map_file):
         network = network_from_map(load_map(str(map_file)))
         with controller_of(switches, map_file) as (_, api):
-            sequence(api, 10, 1)  # nobody measures a first time
+            sequence(api, 10, 1)  # warm-up
             one_ms = sequence(api, count, 1)
 
-            def work() -> list[WorkUnit]:
+            def prepare() -> list[WorkUnit]:
                 release_all(api)
                 return reservations(range(count))
 
-            own = measure_rates(port_of(api), work)
+            own = measure_rates(port_of(api), prepare)
             release_all(api)
             group_ms = sequence(api, max(10, count // 10), GROUP)
         switches.clear()
@@ -165,14 +154,14 @@ def main(quick: bool, out: Path | None) -> None:
         "flow_ratio_in_groups": report.Claim(GROUP * 1e3 / quantile(group_ms, 0.5) / peer.best, ""),
         "group16_ms": report.at_most(quantile(group_ms, 0.5), "ms", 60),
     }
-    title = f"{HOPS} switches, {count} each; per second by so many clients at once"
+    title = f"{HOPS} switches, {count} reservations each; per second by number of clients"
     table = Table(
         "", "p50 ms", "p99 ms", *(f"{clients}" for clients in CLIENTS), f"{HTTPX_CLIENTS} of httpx", title=title
     )
     for what, values, per_s in (("confirmed", one_ms, own), ("ofctl_rest", peer_ms, peer)):
         quantiles = (f"{quantile(values, share):.1f}" for share in (0.5, 0.99))
         table.add_row(what, *quantiles, *(f"{per_s.minimal[n]:.0f}" for n in CLIENTS), f"{per_s.httpx:.0f}")
-    table.add_row(f"{GROUP} flows at once", *(f"{quantile(group_ms, share):.1f}" for share in (0.5, 0.99)))
+    table.add_row(f"{GROUP} flows in one request", *(f"{quantile(group_ms, share):.1f}" for share in (0.5, 0.99)))
     samples: dict[str, object] = {
         "confirmed_ms": one_ms, "ofctl_rest_ms": peer_ms, "group16_ms": group_ms,
         "confirmed_per_second": own.minimal, "ofctl_rest_per_second": peer.minimal,

@@ -1,11 +1,11 @@
-"""What reserved traffic notices when the controller is killed or a link is cut, and how soon all is as it should be.
+"""Effect of controller restarts and link cuts on reserved traffic, and the time until all switches are consistent.
 
-1. A reserved stream (1000 numbered datagrams a second) runs through the metro map while the controller is killed
-   (kill -9) and started again: how many datagrams are lost, and how long none came.
-2. Reserved transfers of four edges, one after the other beside a flood, over the same: each against its proven bound.
-3. 1,000 reservations in the ledger and on six switches; kill -9; from the new process's start until every switch has
-   been read back and found to be as it should.
-4. A link of the stream's path is cut: the longest silence of a protected stream, and of one that must be placed anew.
+1. A reserved stream (1000 numbered datagrams per second) through the metro map while the controller is killed
+   (kill -9) and restarted: lost datagrams, and the longest time without an arrival.
+2. Consecutive reserved transfers of four edges beside a flood, during the same: each against its proven bound.
+3. 1,000 reservations in the ledger and on six switches; kill -9; time from the start of the new process until every
+   switch has been read back and found consistent.
+4. A cut of a link on the stream's path: the longest gap of a protected stream, and of one that must be rerouted.
 
     sudo .venv/bin/python bench/survival.py [--quick] [--out FILE.json]
 """
@@ -39,34 +39,28 @@ from topologies.loader import map_path
 SETTLE_S = 1.5
 
 
-
-
-
-
-
-
 def over_a_restart(emulation: Emulation, api: httpx.Client, directory: Path) -> Arrivals:
-    """A stream while the controller is killed and started again."""
-    outages = FaultInjector(emulation.topology, str(emulation.vswitch.directory))
+    """Run a stream while the controller is killed and restarted."""
+    faults = FaultInjector(emulation.topology, str(emulation.vswitch.directory))
     with reserved_stream(api, "none"), datagram_stream(emulation, 8.0, directory) as result:
-        outages.set_controller(up=False)
-        time.sleep(SETTLE_S)  # some time without any controller
-        outages.set_controller(up=True)
+        faults.set_controller(up=False)
+        time.sleep(SETTLE_S)  # the network is without a controller
+        faults.set_controller(up=True)
         wait_until(lambda: switches_in_sync(api), 30)
     return result[0]
 
 
 def over_a_cut(emulation: Emulation, api: httpx.Client, directory: Path, protection: str) -> Arrivals:
-    """A stream while a link between switches on its path is cut."""
-    outages = FaultInjector(emulation.topology, str(emulation.vswitch.directory))
+    """Run a stream while a link between switches on its path is cut."""
+    faults = FaultInjector(emulation.topology, str(emulation.vswitch.directory))
     with reserved_stream(api, protection) as reservation:
         span = list(pairwise(reservation["flows"][0]["path"]))[-2]
         try:
             with datagram_stream(emulation, 5.0, directory) as result:
                 time.sleep(SETTLE_S)
-                outages.set_link(*span, up=False)
+                faults.set_link(*span, up=False)
         finally:
-            outages.set_link(*span, up=True)
+            faults.set_link(*span, up=True)
             wait_until(lambda: not _links_down(api), 30)
     return result[0]
 
@@ -76,7 +70,7 @@ def _links_down(api: httpx.Client) -> bool:
 
 
 def seconds_to_consistent(count: int) -> float:
-    """From the start of a controller that was killed with so many reservations until everything is as it should be."""
+    """Kill a controller with `count` reservations; return the seconds from its restart until all is consistent."""
     with row_of_switches() as (switches, map_file), controller_of(switches, map_file) as (controller, api):
         for number in range(count):
             reserve(api, range(number, number + 1))
@@ -85,9 +79,11 @@ def seconds_to_consistent(count: int) -> float:
         controller.start()
         wait_until_in_sync(controller, api)
         took_s = time.perf_counter() - began_s
-        found = api.get("/v1/consistency").json()
-        if not found["consistent"]:
-            raise RuntimeError(f"it says that it is in step, and is not: {found}")
+        consistency = api.get("/v1/consistency").json()
+        if not consistency["consistent"]:
+            raise RuntimeError(
+                f"the controller reports all switches in sync, but they are not consistent: {consistency}"
+            )
     return took_s
 
 
@@ -95,7 +91,7 @@ def seconds_to_consistent(count: int) -> float:
 @click.option("--quick", is_flag=True, help="Each outage once; about a minute.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there as JSON.")
 def main(quick: bool, out: Path | None) -> None:
-    """Measure what outages cost."""
+    """Measure the effect of outages on reserved traffic."""
     times = 1 if quick else 5
     count = 1000
     consistent_s = seconds_to_consistent(count)
@@ -118,32 +114,32 @@ def main(quick: bool, out: Path | None) -> None:
             FaultInjector(emulation.topology, str(running_emulation.DIRECTORY / "ovs")).set_controller(up=False)
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
-    met = [transfer for transfer in transfers if any(kill.overlaps(transfer) for kill in kills)]
+    during_restart = [transfer for transfer in transfers if any(kill.overlaps(transfer) for kill in kills)]
     protected, unprotected = cuts["link_disjoint"], cuts["none"]
     claims = {
-        "reserved_packets_lost": report.at_most(sum(each.lost for each in restarts), "", 0),
-        "restart_silence_ms": report.Claim(max(each.silence_ms for each in restarts), "ms"),
-        **claims_of(met),
+        "reserved_packets_lost": report.at_most(sum(stream.lost for stream in restarts), "", 0),
+        "restart_silence_ms": report.Claim(max(stream.silence_ms for stream in restarts), "ms"),
+        **claims_of(during_restart),
         "seconds_to_consistent_1000": report.at_most(consistent_s, "s", 5),
-        "protected_gap_ms": report.at_most(max(each.gap_ms for each in protected), "ms", 50),
+        "protected_gap_ms": report.at_most(max(stream.gap_ms for stream in protected), "ms", 50),
         "protected_gap_while_machine_ran_ms": report.at_most(
-            max(each.gap_while_machine_ran_ms(watch.stalls) for each in protected), "ms", 50
+            max(stream.gap_while_machine_ran_ms(watch.stalls) for stream in protected), "ms", 50
         ),
-        "unprotected_ms": report.at_most(max(each.gap_ms for each in unprotected), "ms", 500),
+        "unprotected_ms": report.at_most(max(stream.gap_ms for stream in unprotected), "ms", 500),
     }
     table = Table("outage", "times", "datagrams", "lost", "longest gap ms", "longest silence ms")
-    for what, runs in (("restart", restarts), ("cut, protected", protected), ("cut, unprotected", unprotected)):
-        sent, lost = sum(each.sent for each in runs), sum(each.lost for each in runs)
-        worst = f"{max(each.gap_ms for each in runs):.1f}", f"{max(each.silence_ms for each in runs):.1f}"
-        table.add_row(what, str(len(runs)), str(sent), str(lost), *worst)
+    for outage, runs in (("restart", restarts), ("cut, protected", protected), ("cut, unprotected", unprotected)):
+        sent, lost = sum(stream.sent for stream in runs), sum(stream.lost for stream in runs)
+        worst = f"{max(stream.gap_ms for stream in runs):.1f}", f"{max(stream.silence_ms for stream in runs):.1f}"
+        table.add_row(outage, str(len(runs)), str(sent), str(lost), *worst)
     samples: dict[str, object] = {
-        what: [asdict(each) for each in runs]
-        for what, runs in (("restart", restarts), ("protected", protected), ("unprotected", unprotected))
+        outage: [asdict(stream) for stream in runs]
+        for outage, runs in (("restart", restarts), ("protected", protected), ("unprotected", unprotected))
     }
-    samples["transfers_over_restart"] = [asdict(transfer) for transfer in met]
+    samples["transfers_over_restart"] = [asdict(transfer) for transfer in during_restart]
     samples["machine_stalls"] = [asdict(stall) for stall in watch.stalls]
     click.echo(describe_stalls(watch.stalls))
-    report.publish("survival", claims, samples, [table, table_of(met)], out)
+    report.publish("survival", claims, samples, [table, table_of(during_restart)], out)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Measure how long a software switch works on a packet: what `controller.calculus.network_bounds.Calibration` assumes.
+"""Processing time per packet of a software switch, an assumption of `controller.calculus.network_bounds.Calibration`.
 
-A reserved flow of small datagrams crosses one switch of the metro map over ports with no other traffic, so nothing
-waits there; the kernel stamps each datagram as it comes to the switch's port and as it leaves. First alone, then while
-the same vswitchd forwards a flood of 150 % of the bottleneck between other ports.
+A reserved flow of small datagrams crosses one switch of the metro map over ports without other traffic, so that there
+is no queueing; the kernel timestamps each datagram at the switch's input port and at its output port. First without
+load, then while the same vswitchd forwards a flood of 150 % of the bottleneck between other ports.
 
     sudo .venv/bin/python bench/switch_latency.py [--quick] [--out FILE.json] [--calibration FILE.json]
 
@@ -43,9 +43,9 @@ RATE_BPS = 4_000_000
 PAYLOAD_BYTES = 200
 PER_SECOND = 1000
 SHARE = 0.999
-"""The worst case that the calibration takes is exceeded by at most one packet in a thousand …"""
+"""Quantile of the measured times on which the calibration's worst case is based."""
 MARGIN = 1.5
-"""… when it was measured; then as much again by half."""
+"""Safety factor on that quantile."""
 
 SO_TIMESTAMPNS = 35
 ETH_P_ALL = 3
@@ -68,15 +68,15 @@ SINK = "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
 @dataclass(frozen=True, slots=True)
 class PacketDelay:
-    """One packet's way through the switch; `stalled`: the machine itself stood still meanwhile."""
+    """Processing time of one packet; `stalled`: this machine stalled meanwhile."""
 
-    came_s: float
-    work_us: float
+    arrival_s: float
+    processing_us: float
     stalled: bool
 
 
 class Tap(threading.Thread):
-    """Notes when each numbered datagram passes an interface, by the kernel's clock."""
+    """Records when each numbered datagram passes an interface, by the kernel's timestamps."""
 
     def __init__(self, interface: str) -> None:
         super().__init__(daemon=True)
@@ -85,33 +85,33 @@ class Tap(threading.Thread):
         self._socket.bind((interface, 0))
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._socket.settimeout(0.2)
-        self._ends = threading.Event()
+        self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Note until `stop`."""
-        while not self._ends.is_set():
+        """Record until `stop`."""
+        while not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 frame, ancillary, _, _ = self._socket.recvmsg(256, socket.CMSG_SPACE(_TIMESPEC.size))
-                ours = struct.pack("!HH", PORT, PORT)
-                if frame[UDP_PAYLOAD_AT - 8 : UDP_PAYLOAD_AT - 4] == ours and ancillary:
+                probe_ports = struct.pack("!HH", PORT, PORT)
+                if frame[UDP_PAYLOAD_AT - 8 : UDP_PAYLOAD_AT - 4] == probe_ports and ancillary:
                     seconds, nanoseconds = _TIMESPEC.unpack(ancillary[0][2])
                     number = _NUMBER.unpack_from(frame, UDP_PAYLOAD_AT)[0]
                     self.timestamps_s.setdefault(number, seconds + nanoseconds / 1e9)
 
     def stop(self) -> None:
-        """End, and give the socket back."""
-        self._ends.set()
+        """End the thread and close the socket."""
+        self._stopping.set()
         self.join()
         self._socket.close()
 
 
 def measure(emulation: Emulation, count: int) -> list[PacketDelay]:
-    """What the switch takes for `count` packets."""
-    plan = emulation.topology
-    taps = [Tap(plan.port(SWITCH, SOURCE).interface), Tap(plan.port(SWITCH, NEXT).interface)]
+    """Measure the processing times of `count` packets."""
+    topology = emulation.topology
+    taps = [Tap(topology.port(SWITCH, SOURCE).interface), Tap(topology.port(SWITCH, NEXT).interface)]
     for tap in taps:
         tap.start()
-    arguments = [plan.ip(DESTINATION), PORT, count, 1 / PER_SECOND, PAYLOAD_BYTES]
+    arguments = [topology.ip(DESTINATION), PORT, count, 1 / PER_SECOND, PAYLOAD_BYTES]
     command = [sys.executable, "-c", SENDER, *map(str, arguments)]
     with _running(emulation, DESTINATION, [sys.executable, "-c", SINK, str(PORT)]):
         if emulation.popen_in(SOURCE, command).wait(count / PER_SECOND + 60):
@@ -119,10 +119,14 @@ def measure(emulation: Emulation, count: int) -> list[PacketDelay]:
         time.sleep(0.5)
     for tap in taps:
         tap.stop()
-    came, left = (tap.timestamps_s for tap in taps)
-    if len(left) < 0.9 * count:
-        raise EmulationError(f"only {len(left)} of {count} packets were seen to leave {SWITCH}")
-    return [PacketDelay(came[number], (left[number] - came[number]) * 1e6, False) for number in came if number in left]
+    arrivals_s, departures_s = (tap.timestamps_s for tap in taps)
+    if len(departures_s) < 0.9 * count:
+        raise EmulationError(f"only {len(departures_s)} of {count} packets were seen to leave {SWITCH}")
+    return [
+        PacketDelay(arrivals_s[number], (departures_s[number] - arrivals_s[number]) * 1e6, False)
+        for number in arrivals_s
+        if number in departures_s
+    ]
 
 
 @contextlib.contextmanager
@@ -142,28 +146,31 @@ def _reserved(api: httpx.Client) -> Iterator[None]:
         "match": {"protocol": "udp", "source_port": PORT, "destination_port": PORT},
         "requirement": {"min_bandwidth_bps": RATE_BPS},
     }  # fmt: skip
-    answer = api.post("/v1/reservations", json={"owner": "bench", "lease_s": 3600, "flows": [flow]})
-    if answer.status_code != 201:
-        raise EmulationError(f"the reservation was refused: {answer.text}")
-    if answer.json()["flows"][0]["path"] != [SOURCE, SWITCH, NEXT, DESTINATION]:
-        raise EmulationError("the probe goes another way than over the idle ports")
+    response = api.post("/v1/reservations", json={"owner": "bench", "lease_s": 3600, "flows": [flow]})
+    if response.status_code != 201:
+        raise EmulationError(f"the reservation was refused: {response.text}")
+    if response.json()["flows"][0]["path"] != [SOURCE, SWITCH, NEXT, DESTINATION]:
+        raise EmulationError("the path of the probe is not the one over the idle ports")
     yield
-    api.delete(f"/v1/reservations/{answer.json()['id']}").raise_for_status()
+    api.delete(f"/v1/reservations/{response.json()['id']}").raise_for_status()
 
 
-def with_stalls(works: Sequence[PacketDelay], stalls: Sequence[Stall]) -> list[PacketDelay]:
-    """The same, with those that met a stall of the machine marked."""
+def with_stalls(delays: Sequence[PacketDelay], stalls: Sequence[Stall]) -> list[PacketDelay]:
+    """Mark the packets that were processed during a stall of the machine."""
     return [
-        PacketDelay(w.came_s, w.work_us, stalled_s(stalls, w.came_s, w.came_s + w.work_us / 1e6) > 0) for w in works
+        PacketDelay(
+            d.arrival_s, d.processing_us, stalled_s(stalls, d.arrival_s, d.arrival_s + d.processing_us / 1e6) > 0
+        )
+        for d in delays
     ]
 
 
 def table_of(phases: dict[str, list[PacketDelay]]) -> Table:
-    """One row a phase."""
-    table = Table("load", "packets", "least us", "p50", "p99", "p99.9", "worst", "worst apart from stalls")
-    for name, works in phases.items():
-        values = [work.work_us for work in works]
-        undisturbed = [work.work_us for work in works if not work.stalled]
+    """Return a table with one row per phase."""
+    table = Table("load", "packets", "min us", "p50", "p99", "p99.9", "max", "max without stalls")
+    for name, delays in phases.items():
+        values = [delay.processing_us for delay in delays]
+        undisturbed = [delay.processing_us for delay in delays if not delay.stalled]
         shares = [quantile(values, share) for share in (0.5, 0.99, SHARE, 1.0)]
         cells = [min(values), *shares, max(undisturbed)]
         table.add_row(name, str(len(values)), *(f"{value:.0f}" for value in cells))
@@ -175,7 +182,7 @@ def table_of(phases: dict[str, list[PacketDelay]]) -> Table:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there as JSON.")
 @click.option("--calibration", type=click.Path(path_type=Path, dir_okay=False), help="Write a calibration there.")
 def main(quick: bool, out: Path | None, calibration: Path | None) -> None:
-    """Measure one switch's work on a packet."""
+    """Measure the processing time of one switch per packet."""
     count = 8_000 if quick else 60_000
     try:
         with (
@@ -189,13 +196,13 @@ def main(quick: bool, out: Path | None, calibration: Path | None) -> None:
                 phases["UDP flood, 150 %"] = measure(emulation, count)
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
-    phases = {name: with_stalls(works, watch.stalls) for name, works in phases.items()}
+    phases = {name: with_stalls(delays, watch.stalls) for name, delays in phases.items()}
     click.echo(describe_stalls(watch.stalls))
-    everything = [work for works in phases.values() for work in works if not work.stalled]
-    values = [work.work_us for work in everything]
+    undisturbed = [delay for delays in phases.values() for delay in delays if not delay.stalled]
+    values = [delay.processing_us for delay in undisturbed]
     least_us, most_us = quantile(values, 1 - SHARE), quantile(values, SHARE) * MARGIN
     default = DEFAULT_CALIBRATION
-    within = sum(work.work_us <= default.switch_max_us for work in everything) / len(everything)
+    within = sum(delay.processing_us <= default.switch_max_us for delay in undisturbed) / len(undisturbed)
     claims = {
         "switch_least_us": report.at_least(least_us, "us", default.switch_min_us),
         "switch_p999_us": report.at_most(quantile(values, SHARE), "us", default.switch_max_us / MARGIN),
@@ -204,7 +211,7 @@ def main(quick: bool, out: Path | None, calibration: Path | None) -> None:
     if calibration is not None:
         facts = {"switch_min_us": round(least_us, 1), "switch_max_us": round(most_us, 1)}
         calibration.write_text(json.dumps(facts, indent=1) + "\n")
-    samples: dict[str, object] = {name: [work.work_us for work in works] for name, works in phases.items()}
+    samples: dict[str, object] = {name: [delay.processing_us for delay in delays] for name, delays in phases.items()}
     samples["machine_stalls"] = [asdict(stall) for stall in watch.stalls]
     report.publish("switch_latency", claims, samples, [table_of(phases)], out)
 

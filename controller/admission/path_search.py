@@ -129,7 +129,7 @@ class PathSearch:
         allocator, rate_bps, routes = self.residual.lightpaths, sized.rate_bps, self.candidates[sized.flow.name]
         if _exceeds_lightpaths(self.residual.network, sized, routes[0]):
             return
-        has_room = self.residual.has_room_for(sized)
+        has_capacity = self.residual.has_capacity_for(sized)
         queue = [
             (allocator.min_cost_existing(len(routes[number].path) - 3, rate_bps), _EXISTING, number)
             for number in range(first, len(routes))
@@ -147,11 +147,11 @@ class PathSearch:
             nodes = path[1:-1]
             if stage == _EXISTING:
                 self.steps += 1
-                row = allocator.existing(nodes, has_room)
+                row = allocator.existing(nodes, has_capacity)
             elif stage == _NEW:
                 row = allocator.new(nodes, rate_bps)
             else:
-                row = allocator.mixed(nodes, rate_bps, has_room)
+                row = allocator.mixed(nodes, rate_bps, has_capacity)
             if row is not None:
                 found[number] = Route(path, None, row)
                 heappush(queue, (allocator.cost(row, rate_bps, order), _READY, number))

@@ -85,23 +85,23 @@ class ResidualCapacity:
         if self.network.grid is None:
             return route
         if route.backup is None:
-            row = self.lightpaths.lightpaths_along(route.path[1:-1], sized.rate_bps, self.has_room_for(sized))
+            row = self.lightpaths.lightpaths_along(route.path[1:-1], sized.rate_bps, self.has_capacity_for(sized))
             return None if row is None else Route(route.path, None, row)
         _, backup_failures = self.booker.links_used(sized, route)[-1]
         rows = [
-            self.lightpaths.lightpaths_along(path[1:-1], sized.rate_bps, partial(self._has_room, sized, failures))
+            self.lightpaths.lightpaths_along(path[1:-1], sized.rate_bps, partial(self._has_capacity, sized, failures))
             for path, failures in ((route.path, NO_FAILURES), (route.backup, backup_failures))
         ]
         return None if None in rows else Route(route.path, route.backup, rows[0] or (), rows[1] or ())
 
-    def has_room_for(self, sized: SizedFlow) -> Callable[[Lightpath], bool]:
-        """A predicate: whether a lightpath on the flow's working path has room for the flow."""
+    def has_capacity_for(self, sized: SizedFlow) -> Callable[[Lightpath], bool]:
+        """A predicate: whether the residual capacity of a lightpath on the working path is enough for the flow."""
         if self._allocated or booked_window(sized.flow) is not None:
-            return partial(self._has_room, sized, NO_FAILURES)
+            return partial(self._has_capacity, sized, NO_FAILURES)
         rate_bps, others_bps = sized.rate_bps, self.others_bps  # fast path: by far the most frequent case
         return lambda lightpath: others_bps(lightpath.id) + rate_bps <= reservable_bps(lightpath.rate_bps)
 
-    def _has_room(self, sized: SizedFlow, failures: frozenset[str], lightpath: Lightpath) -> bool:
+    def _has_capacity(self, sized: SizedFlow, failures: frozenset[str], lightpath: Lightpath) -> bool:
         if not failures and lightpath.id not in self._allocated and booked_window(sized.flow) is None:
             return self.others_bps(lightpath.id) + sized.rate_bps <= reservable_bps(lightpath.rate_bps)
         return self.fits((self.booker.lightpath_booking(sized, lightpath, failures),))
@@ -127,8 +127,8 @@ class ResidualCapacity:
         """The reason that no lightpaths are available along a route; None if there are some."""
         _, backup_failures = self.booker.links_used(sized, route)[-1]
         for path, failures in ((route.path, NO_FAILURES), (route.backup or (), backup_failures)):
-            has_room = partial(self._has_room, sized, failures)
-            refusal = self.lightpaths.refusal(sized.flow.name, path[1:-1], sized.rate_bps, has_room)
+            has_capacity = partial(self._has_capacity, sized, failures)
+            refusal = self.lightpaths.refusal(sized.flow.name, path[1:-1], sized.rate_bps, has_capacity)
             if refusal is not None:
                 return refusal
         return None

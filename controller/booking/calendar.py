@@ -179,9 +179,9 @@ class Calendar:
     _links: Map[str, _LinkCalendar] = field(default_factory=Map)
     _reservations: Map[str, tuple[Booking, ...]] = field(default_factory=Map)
     _channels: LitChannels = field(default_factory=LitChannels, compare=False)
-    _light_from_s: float = field(default=-inf, compare=False)
+    _lightpaths_from_s: float = field(default=-inf, compare=False)
     """At or after the start of the last booking in a lightpath."""
-    _light_ends: int = field(default=0, compare=False)
+    _lightpath_ends: int = field(default=0, compare=False)
     """The number of bookings in lightpaths that have an end."""
 
     def bookings_on(self, link: str) -> tuple[Booking, ...]:
@@ -195,7 +195,7 @@ class Calendar:
     def with_bookings(self, bookings: Iterable[Booking]) -> Calendar:
         """Return the calendar with further bookings; capacity is not checked here but by admission control."""
         links, reservations, channels = self._links.mutate(), self._reservations, self._channels
-        lightpaths_from_s, lightpath_ends = self._light_from_s, self._light_ends
+        lightpaths_from_s, lightpath_ends = self._lightpaths_from_s, self._lightpath_ends
         added: dict[str, list[Booking]] = {}
         for booking in bookings:
             name = booking.link
@@ -215,7 +215,7 @@ class Calendar:
         """Return the calendar without the bookings of that reservation."""
         if reservation_id not in self._reservations:
             return self
-        links, channels, lightpath_ends = self._links.mutate(), self._channels, self._light_ends
+        links, channels, lightpath_ends = self._links.mutate(), self._channels, self._lightpath_ends
         removed = self._reservations[reservation_id]
         for name, booking in {booking.link: booking for booking in removed}.items():
             link_calendar = links[name].without_reservation(reservation_id)
@@ -227,7 +227,7 @@ class Calendar:
         if lightpath_ends:
             lightpath_ends -= sum(booking.lightpath is not None and booking.end_s < inf for booking in removed)
         reservations = self._reservations.delete(reservation_id)
-        return Calendar(links.finish(), reservations, channels, self._light_from_s, lightpath_ends)
+        return Calendar(links.finish(), reservations, channels, self._lightpaths_from_s, lightpath_ends)
 
     def lightpaths(self) -> dict[str, Lightpath]:
         """Return all lightpaths that have a booking, now or later, by id."""
@@ -252,7 +252,7 @@ class Calendar:
 
     def all_lightpaths_lit_from(self, time_s: float) -> bool:
         """Return whether all bookings in lightpaths have started by `time_s` and none of them has an end."""
-        return self._light_from_s <= time_s and not self._light_ends
+        return self._lightpaths_from_s <= time_s and not self._lightpath_ends
 
     def reserved_bps(self, link: str, start_s: float, end_s: float = inf) -> int:
         """Return the peak bandwidth booked on a link during [start_s, end_s), over all single failures."""

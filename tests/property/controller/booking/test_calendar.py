@@ -117,9 +117,9 @@ def test_on_a_map_with_a_tuned_order_the_cheapest_lightpaths_are_taken(wanted: l
         room = ResidualCapacity(NSFNET, calendar, FlowBooker({}, f"r-{number}", 0.0))
         found = next(PathSearch(room, [sized], None, frozenset()).assignments(), None)
         room = ResidualCapacity(NSFNET, calendar, FlowBooker({}, f"r-{number}", 0.0))
-        light, has_room, prices = room.lightpaths, room.has_room_for(sized), []
+        light, has_capacity, prices = room.lightpaths, room.has_capacity_for(sized), []
         for path in candidate_paths(NSFNET, *ends):
-            row = light.lightpaths_along(path[1:-1], sized.rate_bps, has_room)
+            row = light.lightpaths_along(path[1:-1], sized.rate_bps, has_capacity)
             if row is not None:
                 prices.append(light.cost(row, sized.rate_bps, chosen.order))
         if found is not None:

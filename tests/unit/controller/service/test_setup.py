@@ -199,8 +199,8 @@ def test_the_fast_path_answers_counts_and_audits_as_fastapi_does(url: str, servi
     with serving(create_app(service, audit=audit)) as client:
         short = client.post("/v1/reservations", json=body(1))
         long = client.post("/v1/reservations", json=body(2), headers={"Idempotency-Key": "so it goes to FastAPI"})
-        roads: list[dict[str, str]] = [{}, {"Idempotency-Key": "2"}]
-        refused = [client.post("/v1/reservations", json=body(1), headers=more) for more in roads]
+        headers: list[dict[str, str]] = [{}, {"Idempotency-Key": "2"}]  # fast path, FastAPI
+        refused = [client.post("/v1/reservations", json=body(1), headers=extra) for extra in headers]
         counted = client.get("/metrics").text
     assert [answer.status_code for answer in (short, long, *refused)] == [201, 201, 409, 409]
     apart = ("date", "content-length")
