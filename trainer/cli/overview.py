@@ -25,6 +25,14 @@ COMMANDS = {
 }
 """Name -> module, attribute and one line of help of the trainer's own commands."""
 
+OWN_PLUGINS = {
+    "controller": "Run the network controller: OpenFlow and the REST API.",
+    "maps": "List the maps, or show, draw and export one.",
+    "pki": "Create test certificates.",
+    "token": "Add, list and revoke bearer tokens of the REST API.",
+}
+"""One line of help of the commands that the other half and the maps add; loading them would take seconds."""
+
 _TEXT = """\
 Usage: paceline [OPTIONS] COMMAND [ARGS]...
 
@@ -48,7 +56,10 @@ Commands:
 def overview() -> str:
     """Return the help text of `paceline` with one line for every command."""
     lines = {name: line for name, (_, _, line) in COMMANDS.items()}
-    lines |= {name: f"See: paceline {name} --help" for name in sorted(plugin_commands()) if name not in COMMANDS}
+    lines |= {
+        name: OWN_PLUGINS.get(name, f"See: paceline {name} --help")
+        for name in sorted(plugin_commands()) if name not in COMMANDS
+    }
     width = max(map(len, lines))
     return _TEXT.format(
         commands="\n".join(f"  {name:<{width}}  {line}" for name, line in lines.items()),
