@@ -66,7 +66,7 @@ def test_a_controller_that_is_killed_and_started_again_loses_nothing(
     with stream(metro, "edge1", "cloud", RESTART_S, tmp_path) as running:
         outages.set_controller(up=False)
         outages.set_controller(up=True)
-        wait_until(lambda: in_step(metro))
+        wait_until(lambda: in_sync(metro))
     nothing_lost(running, RESTART_S)
     found = metro.api.get(f"/v1/reservations/{reservation['id']}").json()
     assert (found["state"], found["version"]) == ("active", reservation["version"])
@@ -75,7 +75,7 @@ def test_a_controller_that_is_killed_and_started_again_loses_nothing(
     assert metro.api.get("/v1/consistency").json()["consistent"]
 
 
-def in_step(network: Network) -> bool:
+def in_sync(network: Network) -> bool:
     try:
         health = network.api.get("/v1/healthz").json()
     except httpx.TransportError:

@@ -16,7 +16,7 @@ from emulation.fault_injection import FaultInjector
 from machine.polling import wait_until
 from tests.network.conftest import Network
 from tests.network.datagram_stream import RATE_BPS, reserved_flow, stream, udp_flow
-from tests.network.test_changes import in_step
+from tests.network.test_changes import in_sync
 from tests.network.test_hostile import forge, listening
 from tests.network.test_reservation import flood
 
@@ -159,7 +159,7 @@ def test_a_protected_flow_goes_on_in_its_backup_lightpaths(
             around = packets(waves.switch("dump-flows", "r6", "table=1"))
             if alone:
                 outages.set_controller(up=True)
-                wait_until(lambda: in_step(waves))
+                wait_until(lambda: in_sync(waves))
                 assert turned(waves) > 1000, "a controller that comes back lets the way back stand"
         finally:
             outages.set_link(*cut, up=True)

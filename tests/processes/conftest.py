@@ -1,4 +1,4 @@
-"""A controller of the pair map on real Open vSwitch, one for each module of tests; the longest modules begin first."""
+"""Fixtures: a controller of the pair map on real Open vSwitch per test module; the longest modules run first."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ LONGEST = (
     "test_controller_crash", "test_trainer_local", "test_controller_main", "test_controller_life",
     "test_controller_switches", "test_trainer_secrets", "test_trainer_cli",
 )  # fmt: skip
-"""So that no worker is left with one of them at the end (xdist keeps this order with `--no-loadscope-reorder`)."""
+"""Started first, so that no worker runs one of them last (xdist keeps the order with `--no-loadscope-reorder`)."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def place(item: pytest.Item) -> int:
+    def rank(item: pytest.Item) -> int:
         if Path(__file__).parent not in item.path.parents:
             return -1
         return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
 
-    items.sort(key=place)
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def ovs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVSwitch]:
 
 @pytest.fixture(scope="module")
 def kind() -> type[Controller]:
-    """A module may bring a kind of its own."""
+    """Class of the controller process; a module may override it."""
     return Controller
 
 
@@ -56,11 +56,11 @@ def started(ovs: OpenVSwitch, kind: type[Controller], tmp_path_factory: pytest.T
 
 @pytest.fixture
 def controller(ovs: OpenVSwitch, started: Controller) -> Iterator[Controller]:
-    wait_until(started.in_step)
-    before = {node.name: (ovs.flows(node.name), ovs.meters(node.name)) for node in MAP.switches}
+    wait_until(started.in_sync)
+    initial = {node.name: (ovs.flows(node.name), ovs.meters(node.name)) for node in MAP.switches}
     yield started
     ovs.connect(started.openflow_port)
-    wait_until(started.in_step)
-    for each in started.client.get("/v1/reservations").json()["reservations"]:
-        started.client.delete(f"/v1/reservations/{each['id']}")
-    wait_until(lambda: before == {n.name: (ovs.flows(n.name), ovs.meters(n.name)) for n in MAP.switches})
+    wait_until(started.in_sync)
+    for reservation in started.client.get("/v1/reservations").json()["reservations"]:
+        started.client.delete(f"/v1/reservations/{reservation['id']}")
+    wait_until(lambda: initial == {n.name: (ovs.flows(n.name), ovs.meters(n.name)) for n in MAP.switches})

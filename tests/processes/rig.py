@@ -67,15 +67,15 @@ class OpenVSwitch:
     def appctl(self, *arguments: str) -> str:
         return self._run("ovs-appctl", "-t", f"{self.directory}/ovs-vswitchd.ctl", *arguments)
 
-    def flows(self, switch: str, which: str = "") -> list[str]:
+    def flows(self, switch: str, match: str = "") -> list[str]:
         """The flow entries without counters and times."""
-        dump = self.ofctl("dump-flows", switch, *([which] if which else [])).splitlines()[1:]
+        dump = self.ofctl("dump-flows", switch, *([match] if match else [])).splitlines()[1:]
         return sorted(re.sub(r"(duration|n_packets|n_bytes|idle_age)=[^,]*, ?", "", line).strip() for line in dump)
 
     def meters(self, switch: str) -> dict[int, tuple[int, int]]:
         dump = self.ofctl("dump-meters", switch)
-        found = re.findall(r"meter=(\d+) kbps burst stats bands=\s*type=drop rate=(\d+) burst_size=(\d+)", dump)
-        return {int(meter): (int(rate), int(burst)) for meter, rate, burst in found}
+        meters = re.findall(r"meter=(\d+) kbps burst stats bands=\s*type=drop rate=(\d+) burst_size=(\d+)", dump)
+        return {int(meter): (int(rate), int(burst)) for meter, rate, burst in meters}
 
     def build(self, openflow_port: int, transport: str = "tcp") -> None:
         arguments = []
@@ -123,7 +123,7 @@ class Controller:
         self.openflow_port, self.rest_port = free_port(), free_port()
         self.log = directory / "controller.log"
         self.ledger = f"sqlite:///{directory}/ledger.db"
-        self.output = directory / "controller.said"
+        self.output = directory / "controller.out"
         self.arguments = (
             *("pair", "--ledger", self.ledger),
             *("--openflow", f"127.0.0.1:{self.openflow_port}", "--listen", f"127.0.0.1:{self.rest_port}"),
@@ -153,15 +153,15 @@ class Controller:
     def switches_up(self) -> int:
         return int(self.client.get("/v1/healthz").json()["switches_up"])
 
-    def in_step(self) -> bool:
+    def in_sync(self) -> bool:
         return self.switches_up() == len(MAP.switches)
 
     def reserve(self, rate_bps: int = 15_000_000, edge: str = "edge1", **changes: object) -> httpx.Response:
         return self.client.post("/v1/reservations", json={"flows": [flow(rate_bps, edge)], **changes})
 
     def complaints(self) -> list[str]:
-        found: list[str] = self.client.get("/v1/network").json()["complaints"]
-        return found
+        complaints: list[str] = self.client.get("/v1/network").json()["complaints"]
+        return complaints
 
 
 def flow(rate_bps: int, edge: str = "edge1", source_port: int = 7801) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""A listener on the way from edges to the cloud: passes everything on, and keeps what the edges said."""
+"""A proxy between the edges and the cloud that records what the edges send."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from trainer.protocol import framing
 from trainer.protocol.framing import Frame
 
 
-class Spy:
-    """Listens on a port of its own and talks to the cloud at `port`; `heard` are the bytes of every connection."""
+class RecordingProxy:
+    """Listens on a port of its own and forwards to the cloud at `port`; `received`: the edge's bytes by connection."""
 
     def __init__(self, port: int) -> None:
-        self.heard: list[bytearray] = []
+        self.received: list[bytearray] = []
         self._cloud = port
         self._server = socket.create_server(("127.0.0.1", 0))
         self._sockets = [self._server]
@@ -27,24 +27,24 @@ class Spy:
         return f"127.0.0.1:{self._server.getsockname()[1]}"
 
     def frames(self) -> Iterator[Frame]:
-        """Every frame that an edge has sent, whole."""
-        for said in self.heard:
-            place = 0
-            while len(said) - place >= framing.PREFIX.size:
-                start = framing.parse_prefix(said[place : place + framing.PREFIX.size], framing.FrameLimits())
-                header = place + framing.PREFIX.size
-                payload = header + start.header_bytes
-                place = payload + start.payload_bytes
-                if place > len(said):
+        """Decode every complete frame that an edge has sent."""
+        for sent in self.received:
+            position = 0
+            while len(sent) - position >= framing.PREFIX.size:
+                prefix = framing.parse_prefix(sent[position : position + framing.PREFIX.size], framing.FrameLimits())
+                header = position + framing.PREFIX.size
+                payload = header + prefix.header_bytes
+                position = payload + prefix.payload_bytes
+                if position > len(sent):
                     break
-                yield framing.decode(start, said[header:payload], said[payload:place])
+                yield framing.decode(prefix, sent[header:payload], sent[payload:position])
 
     def close(self) -> None:
-        """Hang up everywhere."""
-        for one in self._sockets:
+        """Close all connections."""
+        for sock in self._sockets:
             with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -53,20 +53,20 @@ class Spy:
                 self._sockets.append(edge)
                 try:
                     cloud = socket.create_connection(("127.0.0.1", self._cloud))
-                except OSError:  # no cloud yet: the edge tries again
+                except OSError:  # no cloud yet: the edge retries
                     edge.close()
                     continue
                 self._sockets.append(cloud)
-                said = bytearray()
-                self.heard.append(said)
-                for source, sink, kept in ((edge, cloud, said), (cloud, edge, None)):
-                    threading.Thread(target=_pass_on, args=(source, sink, kept), daemon=True).start()
+                sent = bytearray()
+                self.received.append(sent)
+                for source, sink, record in ((edge, cloud, sent), (cloud, edge, None)):
+                    threading.Thread(target=_forward, args=(source, sink, record), daemon=True).start()
 
 
-def _pass_on(source: socket.socket, sink: socket.socket, kept: bytearray | None) -> None:
+def _forward(source: socket.socket, sink: socket.socket, record: bytearray | None) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(2**16):
-            if kept is not None:
-                kept += data
+            if record is not None:
+                record += data
             sink.sendall(data)
         sink.shutdown(socket.SHUT_WR)

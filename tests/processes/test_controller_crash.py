@@ -22,8 +22,8 @@ pytestmark = needs_open_vswitch
 RATE_BPS, NEW_RATE_BPS = 15_000_000, 20_000_000
 
 
-class MortalController(Controller):
-    """Kills itself at the fail point that is named in a file."""
+class CrashingController(Controller):
+    """A controller that kills itself at the fail point named in a file."""
 
     def __init__(self, directory: Path) -> None:
         self.fail_point_file = directory / "die-at"
@@ -42,22 +42,24 @@ class MortalController(Controller):
         except httpx.TransportError:
             return None
 
-    def killed_at(self, point: FailPoint, method: str, path: str, **more: Any) -> None:
-        """Have the controller killed at a fail point of this request, and restart it."""
+    def kill_at(self, point: FailPoint, method: str, path: str, **more: Any) -> None:
+        """Send a request that kills the controller at a fail point, and restart the controller."""
         self.fail_point_file.write_text(point)
         assert self.request(method, path, **more) is None, f"fail point {point} was not reached"
         assert self.process.wait(60) == -9
         self.start()
-        wait_until(self.in_step)
+        wait_until(self.in_sync)
 
     def post(self, key: str, **more: Any) -> httpx.Response:
-        answer = self.request("POST", "/v1/reservations", **idempotent_request(key, **more))
-        assert answer is not None
-        return answer
+        response = self.request("POST", "/v1/reservations", **idempotent_request(key, **more))
+        assert response is not None
+        return response
 
     def live(self) -> list[dict[str, Any]]:
         found = self.client.get("/v1/reservations").json()["reservations"]
-        return [each for each in found if each["state"] in ("held", "scheduled", "active", "degraded")]
+        return [
+            reservation for reservation in found if reservation["state"] in ("held", "scheduled", "active", "degraded")
+        ]
 
 
 def idempotent_request(key: str, **more: Any) -> dict[str, Any]:
@@ -66,48 +68,48 @@ def idempotent_request(key: str, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def kind() -> type[Controller]:
-    return MortalController
+    return CrashingController
 
 
-def assert_consistent(ovs: OpenVSwitch, controller: MortalController) -> None:
+def assert_consistent(ovs: OpenVSwitch, controller: CrashingController) -> None:
     """Switches and calendar hold the live reservations and no others."""
     assert controller.client.get("/v1/consistency").json()["consistent"]
     live = controller.live()
-    installed = [each for each in live if each["state"] == "active"]
+    installed = [reservation for reservation in live if reservation["state"] == "active"]
     for node in MAP.switches:
         numbers = {line.split("cookie=0x9ace")[1][:8] for line in ovs.flows(node.name) if "cookie=0x9ace" in line}
-        assert numbers - {"00000000"} == {each["id"][2:] for each in installed}
+        assert numbers - {"00000000"} == {reservation["id"][2:] for reservation in installed}
     links = controller.client.get("/v1/network").json()["links"]
     reserved_bps = next(link["reserved_bps"] for link in links if link["link"] == "s1->s2")
-    assert reserved_bps == sum(placed["reserved_bps"] for each in live for placed in each["flows"])
+    assert reserved_bps == sum(placed["reserved_bps"] for reservation in live for placed in reservation["flows"])
     rates = [rate for meter, (rate, _) in ovs.meters("s1").items() if meter >= 110_000]
-    assert rates == [placed["reserved_bps"] // 1000 for each in installed for placed in each["flows"]]
+    assert rates == [placed["reserved_bps"] // 1000 for reservation in installed for placed in reservation["flows"]]
 
 
 RESERVING = [FailPoint.DECIDED, FailPoint.LAID, FailPoint.OPENED, FailPoint.RECORDING, FailPoint.RECORDED]
 
 
 @pytest.mark.parametrize("point", RESERVING)
-def test_a_reservation_is_made_once_whenever_the_controller_dies(
-    ovs: OpenVSwitch, controller: MortalController, point: FailPoint
+def test_a_reservation_is_made_once_wherever_the_controller_crashes(
+    ovs: OpenVSwitch, controller: CrashingController, point: FailPoint
 ) -> None:
-    controller.killed_at(point, "POST", "/v1/reservations", **idempotent_request(f"reserve at {point}"))
+    controller.kill_at(point, "POST", "/v1/reservations", **idempotent_request(f"reserve at {point}"))
     assert_consistent(ovs, controller)
-    made = controller.live()
-    assert len(made) == (1 if point is FailPoint.RECORDED else 0)
+    reservations = controller.live()
+    assert len(reservations) == (1 if point is FailPoint.RECORDED else 0)
     again = controller.post(f"reserve at {point}")
     assert again.status_code == 201, again.text
-    assert again.headers.get("Idempotency-Replayed") == ("true" if made else None)
-    assert [each["id"] for each in controller.live()] == [again.json()["id"]]
+    assert again.headers.get("Idempotency-Replayed") == ("true" if reservations else None)
+    assert [reservation["id"] for reservation in controller.live()] == [again.json()["id"]]
     assert_consistent(ovs, controller)
 
 
 @pytest.mark.parametrize("point", [FailPoint.LAID, FailPoint.RECORDING, FailPoint.RECORDED])
-def test_a_held_reservation_is_held_or_active_whenever_the_controller_dies_at_its_commit(
-    ovs: OpenVSwitch, controller: MortalController, point: FailPoint
+def test_a_held_reservation_is_held_or_active_wherever_the_controller_crashes_during_its_commit(
+    ovs: OpenVSwitch, controller: CrashingController, point: FailPoint
 ) -> None:
     identity = controller.post(f"hold at {point}", hold=True).json()["id"]
-    controller.killed_at(point, "POST", f"/v1/reservations/{identity}/commit")
+    controller.kill_at(point, "POST", f"/v1/reservations/{identity}/commit")
     assert_consistent(ovs, controller)
     (found,) = controller.live()
     assert (found["id"], found["state"]) == (identity, "active" if point is FailPoint.RECORDED else "held")
@@ -120,12 +122,12 @@ def test_a_held_reservation_is_held_or_active_whenever_the_controller_dies_at_it
     "point",
     [FailPoint.DECIDED, FailPoint.LAID, FailPoint.OPENED, FailPoint.CLEARED, FailPoint.RECORDING, FailPoint.RECORDED],
 )
-def test_a_change_is_made_completely_or_not_whenever_the_controller_dies(
-    ovs: OpenVSwitch, controller: MortalController, point: FailPoint
+def test_a_change_is_atomic_wherever_the_controller_crashes(
+    ovs: OpenVSwitch, controller: CrashingController, point: FailPoint
 ) -> None:
     identity = controller.post(f"change at {point}").json()["id"]
     change = {"json": {"flows": [flow(NEW_RATE_BPS)]}}
-    controller.killed_at(point, "PATCH", f"/v1/reservations/{identity}", **change)
+    controller.kill_at(point, "PATCH", f"/v1/reservations/{identity}", **change)
     assert_consistent(ovs, controller)
     (found,) = controller.live()
     rate_bps = found["flows"][0]["reserved_bps"]
@@ -136,11 +138,11 @@ def test_a_change_is_made_completely_or_not_whenever_the_controller_dies(
 
 
 @pytest.mark.parametrize("point", [FailPoint.RECORDING, FailPoint.RECORDED, FailPoint.CLOSED, FailPoint.CLEARED])
-def test_a_release_is_made_completely_or_not_whenever_the_controller_dies(
-    ovs: OpenVSwitch, controller: MortalController, point: FailPoint
+def test_a_release_is_atomic_wherever_the_controller_crashes(
+    ovs: OpenVSwitch, controller: CrashingController, point: FailPoint
 ) -> None:
     identity = controller.post(f"release at {point}").json()["id"]
-    controller.killed_at(point, "DELETE", f"/v1/reservations/{identity}")
+    controller.kill_at(point, "DELETE", f"/v1/reservations/{identity}")
     assert_consistent(ovs, controller)
     assert len(controller.live()) == (1 if point is FailPoint.RECORDING else 0)
     assert controller.client.delete(f"/v1/reservations/{identity}").json()["state"] == "released"

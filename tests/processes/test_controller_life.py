@@ -27,10 +27,10 @@ def state(controller: Controller, reservation_id: str) -> str:
 
 def reserved_bps(controller: Controller, link: str = "s1->s2") -> int:
     links = controller.client.get("/v1/network").json()["links"]
-    return int(next(each["reserved_bps"] for each in links if each["link"] == link))
+    return int(next(facts["reserved_bps"] for facts in links if facts["link"] == link))
 
 
-def soon(seconds: float) -> str:
+def seconds_from_now(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
 
@@ -69,7 +69,7 @@ def test_a_held_reservation_expires_with_its_lease(controller: Controller) -> No
 def test_a_scheduled_reservation_is_installed_at_its_start_and_removed_at_its_end(
     ovs: OpenVSwitch, controller: Controller
 ) -> None:
-    body = controller.reserve(start_at=soon(1.5), end_at=soon(3.0)).json()
+    body = controller.reserve(start_at=seconds_from_now(1.5), end_at=seconds_from_now(3.0)).json()
     assert body["state"] == "scheduled"
     assert reservations_on(ovs, "s1") == set()
     wait_until(lambda: state(controller, body["id"]) == "active")
@@ -79,10 +79,10 @@ def test_a_scheduled_reservation_is_installed_at_its_start_and_removed_at_its_en
     assert reserved_bps(controller) == 0
 
 
-def test_a_switch_that_was_away_at_a_start_is_updated_when_it_reconnects(
+def test_a_switch_disconnected_at_a_start_is_updated_when_it_reconnects(
     ovs: OpenVSwitch, controller: Controller
 ) -> None:
-    body = controller.reserve(start_at=soon(1.5)).json()
+    body = controller.reserve(start_at=seconds_from_now(1.5)).json()
     ovs.disconnect("s2")
     wait_until(lambda: controller.switches_up() == 1)
     wait_until(lambda: state(controller, body["id"]) == "degraded")
@@ -94,22 +94,22 @@ def test_a_switch_that_was_away_at_a_start_is_updated_when_it_reconnects(
 
 
 def test_a_repeated_request_gets_the_first_response(controller: Controller) -> None:
-    def ask(key: str, rate_bps: int = 15_000_000) -> Any:
+    def post(key: str, rate_bps: int = 15_000_000) -> Any:
         body = {"flows": [flow(rate_bps)]}
         return controller.client.post("/v1/reservations", json=body, headers={"Idempotency-Key": key})
 
-    first = ask("repeated")
-    again = ask("repeated")
+    first = post("repeated")
+    again = post("repeated")
     assert (again.status_code, again.json()) == (201, first.json())
     assert (first.headers.get("Idempotency-Replayed"), again.headers["Idempotency-Replayed"]) == (None, "true")
-    other = ask("repeated", 16_000_000)
+    other = post("repeated", 16_000_000)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
-    assert ask("another").json()["code"] == "flow_in_use"
+    assert post("another").json()["code"] == "flow_in_use"
     controller.client.delete(f"/v1/reservations/{first.json()['id']}")
-    assert ask("another").status_code == 201, "a refusal must not be stored"
+    assert post("another").status_code == 201, "a refusal must not be stored"
 
 
-def test_changed_entries_are_reported_and_repaired_and_foreign_ones_are_left(
+def test_changed_entries_are_reported_and_repaired_and_foreign_entries_are_kept(
     ovs: OpenVSwitch, controller: Controller
 ) -> None:
     reservation_id = controller.reserve().json()["id"]
@@ -122,9 +122,9 @@ def test_changed_entries_are_reported_and_repaired_and_foreign_ones_are_left(
     ovs.ofctl("mod-meter", "s1", "meter=110000,kbps,burst,stats,band=type=drop,rate=1,burst_size=1")
     ovs.ofctl("del-flows", "s2", f"cookie=0x9ace{number}0001/-1")
     try:
-        found = {each["switch"]: each for each in controller.client.get("/v1/consistency").json()["switches"]}
-        assert [len(found["s1"][what]) for what in ("missing", "wrong", "foreign")] == [0, 1, 1]
-        assert [len(found["s2"][what]) for what in ("missing", "wrong", "foreign")] == [1, 0, 0]
+        found = {report["switch"]: report for report in controller.client.get("/v1/consistency").json()["switches"]}
+        assert [len(found["s1"][kind]) for kind in ("missing", "wrong", "foreign")] == [0, 1, 1]
+        assert [len(found["s2"][kind]) for kind in ("missing", "wrong", "foreign")] == [1, 0, 0]
         assert "0x000000000000beef" in found["s1"]["foreign"][0]
         controller.client.post("/v1/consistency/repair")
         assert controller.client.get("/v1/consistency").json()["consistent"]
@@ -154,7 +154,7 @@ def test_a_killed_controller_leaves_correct_entries_untouched_after_its_restart(
     controller.stop(signal.SIGKILL)
     ovs.appctl("netdev-dummy/receive", "s1-eth2", PACKET)
     controller.start()
-    wait_until(controller.in_step)
+    wait_until(controller.in_sync)
     wait_until(lambda: packets(ovs, "s1", reservation_id[2:]) == [6, 6])
     assert state(controller, reservation_id) == "active"
     assert controller.client.get("/v1/consistency").json()["consistent"]
@@ -194,8 +194,8 @@ class PausableProxy:
 
     def _forward(self, peers: dict[socket.socket, socket.socket]) -> None:
         with selectors.DefaultSelector() as ready:
-            for each in peers:
-                ready.register(each, selectors.EVENT_READ)
+            for sock in peers:
+                ready.register(sock, selectors.EVENT_READ)
             while not self._closed:
                 for key, _ in ready.select(0.2):
                     self.forwarding.wait()
@@ -224,7 +224,7 @@ def unresponsive(ovs: OpenVSwitch, controller: Controller, switch: str) -> Itera
     try:
         ovs.vsctl(*set_controller_command(switch, f"tcp:127.0.0.1:{proxy.port}"))
         assert proxy.busy.wait(60)
-        # in_step alone may refer to the previous connection, whose end the controller has not noticed yet.
+        # in_sync alone may refer to the previous connection, whose end the controller has not noticed yet.
         wait_until(lambda: controller.client.get("/v1/consistency").json()["consistent"])
         wait_until(lambda: f"tcp:127.0.0.1:{proxy.port}" in ovs.vsctl("get-controller", switch))
         proxy.forwarding.clear()
@@ -249,12 +249,12 @@ def test_an_unresponsive_switch_delays_only_reservations_on_it(ovs: OpenVSwitch,
             answer = controller.client.post("/v1/reservations", json={"flows": [local_flow(port)]})
             assert answer.status_code == 201, answer.text
             assert controller.client.delete(f"/v1/reservations/{answer.json()['id']}").status_code == 200
-        assert not any(each.done() for each in waiting), "a reservation on the unresponsive switch was answered"
-        answers = [each.result() for each in waiting]
+        assert not any(future.done() for future in waiting), "a reservation on the unresponsive switch was answered"
+        answers = [future.result() for future in waiting]
         assert {answer.json()["code"] for answer in answers} <= {"switch_timeout", "switch_down"}
         assert {answer.status_code for answer in answers} == {503}
         resume()
-    wait_until(controller.in_step)
+    wait_until(controller.in_sync)
     wait_until(lambda: [(ovs.flows(name), ovs.meters(name)) for name in ("s1", "s2")] == before)
     wait_until(lambda: reserved_bps(controller) == 0)
 
@@ -262,7 +262,7 @@ def test_an_unresponsive_switch_delays_only_reservations_on_it(ovs: OpenVSwitch,
 def test_too_many_requests_to_one_switch_are_refused_and_others_are_not(
     ovs: OpenVSwitch, controller: Controller
 ) -> None:
-    def ask(port: int) -> int:
+    def post(port: int) -> int:
         body = {"flows": [flow(100_000, "edge1", port)]}
         answer = controller.client.post("/v1/reservations", json=body)
         assert answer.status_code == 503
@@ -272,12 +272,12 @@ def test_too_many_requests_to_one_switch_are_refused_and_others_are_not(
         return 0
 
     with unresponsive(ovs, controller, "s2"), ThreadPoolExecutor(30) as pool:
-        answers = [pool.submit(ask, port) for port in range(9000, 9030)]
-        wait_until(lambda: any(each.done() for each in answers))
+        answers = [pool.submit(post, port) for port in range(9000, 9030)]
+        wait_until(lambda: any(future.done() for future in answers))
         answer = controller.client.post("/v1/reservations", json={"flows": [local_flow()]})
         assert answer.status_code == 201, answer.text
-        assert sum(each.result() for each in answers) >= 30 - 15
-    wait_until(controller.in_step)
+        assert sum(future.result() for future in answers) >= 30 - 15
+    wait_until(controller.in_sync)
 
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])

@@ -34,7 +34,7 @@ def ovs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVSwitch]:
 def controller(ovs: OpenVSwitch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
     running = Controller(tmp_path_factory.mktemp("controller"))
     ovs.build(running.openflow_port)
-    wait_until(running.in_step)
+    wait_until(running.in_sync)
     yield running
     running.stop()
     running.client.close()
@@ -62,21 +62,21 @@ class Reader(threading.Thread):
 
 
 def request_concurrently(controller: Controller) -> list[httpx.Response]:
-    """Many clients that reserve concurrently, each a small flow of its own."""
+    """Reserve a small flow from each of CLIENTS concurrent clients."""
     start = threading.Barrier(CLIENTS)
 
-    def ask(number: int) -> httpx.Response:
+    def post(number: int) -> httpx.Response:
         with httpx.Client(base_url=controller.client.base_url, timeout=60, verify=False) as client:
             start.wait()
             return client.post("/v1/reservations", json={"flows": [flow(100_000, source_port=10_000 + number)]})
 
     with ThreadPoolExecutor(CLIENTS) as pool:
-        return list(pool.map(ask, range(CLIENTS)))
+        return list(pool.map(post, range(CLIENTS)))
 
 
 def release_all(controller: Controller) -> None:
-    for each in controller.client.get("/v1/reservations?state=active").json()["reservations"]:
-        assert controller.client.delete(f"/v1/reservations/{each['id']}").json()["state"] == "released"
+    for reservation in controller.client.get("/v1/reservations?state=active").json()["reservations"]:
+        assert controller.client.delete(f"/v1/reservations/{reservation['id']}").json()["state"] == "released"
 
 
 def codes(answers: list[httpx.Response]) -> Counter[str]:
@@ -88,17 +88,17 @@ def test_overload_is_refused_with_retry_after_and_readers_are_served(controller:
     reader.start()
     answers = request_concurrently(controller)
     assert set(reader.stop()) == {200}
-    found = codes(answers)
-    assert set(found) <= {"reserved", "too_many_requests", "overloaded", "no_capacity"}, found
-    assert found["reserved"] >= WRITES.running // 2
+    counts = codes(answers)
+    assert set(counts) <= {"reserved", "too_many_requests", "overloaded", "no_capacity"}, counts
+    assert counts["reserved"] >= WRITES.running // 2
     for answer in answers:
         if answer.status_code in (429, 503):
             assert int(answer.headers["retry-after"]) >= 1
     active = controller.client.get("/v1/reservations?state=active").json()["reservations"]
-    assert len(active) == found["reserved"]
+    assert len(active) == counts["reserved"]
     links = {link["link"]: link["reserved_bps"] for link in controller.client.get("/v1/network").json()["links"]}
-    assert links["s1->s2"] == 100_000 * found["reserved"]
-    assert controller.in_step()
+    assert links["s1->s2"] == 100_000 * counts["reserved"]
+    assert controller.in_sync()
     release_all(controller)
 
 
@@ -113,7 +113,7 @@ def test_overload_with_unresponsive_switches_does_not_delay_readers(ovs: OpenVSw
     assert set(reader.stop()) == {200}
     known = {"switch_timeout", "switch_down", "too_many_requests", "overloaded", "no_capacity"}
     assert set(codes(answers)) <= known, codes(answers)
-    wait_until(controller.in_step, 30)
+    wait_until(controller.in_sync, 30)
     assert {link["reserved_bps"] for link in controller.client.get("/v1/network").json()["links"]} == {0}
     assert controller.reserve().status_code == 201
     release_all(controller)
@@ -152,10 +152,10 @@ def test_a_reconnecting_event_stream_gets_the_missed_events(controller: Controll
         events = (json.loads(line.removeprefix("data: ")) for line in stream.iter_lines() if line.startswith("data: "))
         states = []
         while "released" not in states:
-            states.append(next(each for each in events if each.get("id") == first)["state"])
+            states.append(next(event for event in events if event.get("id") == first)["state"])
 
 
-def test_metrics_count_what_happened(controller: Controller) -> None:
+def test_metrics_report_reservations_links_requests_and_switches(controller: Controller) -> None:
     reservation_id = controller.reserve().json()["id"]
     text = controller.client.get("/metrics").text
     lines = (line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")

@@ -48,24 +48,24 @@ def refused(*arguments: str) -> tuple[int, str]:
 
 
 def test_an_unknown_map_is_reported_with_the_known_maps() -> None:
-    code, words = refused("nosuch")
+    code, output = refused("nosuch")
     assert code == 2
-    assert "nosuch" in words
-    assert "metro, pair" in words
+    assert "nosuch" in output
+    assert "metro, pair" in output
 
 
 def test_an_invalid_address_is_reported_with_an_example() -> None:
-    code, words = refused("pair", "--listen", "localhost")
+    code, output = refused("pair", "--listen", "localhost")
     assert code == 2
-    assert "write it as 127.0.0.1:8080" in words
+    assert "write it as 127.0.0.1:8080" in output
 
 
 @pytest.mark.parametrize("option", ["--listen", "--openflow"])
 def test_a_port_in_use_is_reported(taken_port: int, option: str) -> None:
     other = "--openflow" if option == "--listen" else "--listen"
-    code, words = refused("pair", option, f"127.0.0.1:{taken_port}", other, f"127.0.0.1:{free_port()}")
+    code, output = refused("pair", option, f"127.0.0.1:{taken_port}", other, f"127.0.0.1:{free_port()}")
     assert code == 3
-    assert f"127.0.0.1:{taken_port}: Address already in use" in words
+    assert f"127.0.0.1:{taken_port}: Address already in use" in output
 
 
 def test_a_ledger_that_cannot_be_opened_is_reported() -> None:
@@ -75,11 +75,11 @@ def test_a_ledger_that_cannot_be_opened_is_reported() -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::"])
-def test_without_tokens_it_listens_on_management_addresses_only(address: str) -> None:
+def test_without_tokens_the_controller_listens_on_management_addresses_only(address: str) -> None:
     listen = f"[{address}]:{free_port()}" if ":" in address else f"{address}:{free_port()}"
-    code, words = refused("pair", "--listen", listen, "--openflow", f"127.0.0.1:{free_port()}")
+    code, output = refused("pair", "--listen", listen, "--openflow", f"127.0.0.1:{free_port()}")
     assert code == 2
-    assert f"may not listen on {address} as long as there are no tokens" in words
+    assert f"may not listen on {address} as long as there are no tokens" in output
 
 
 def test_help_shows_an_example() -> None:
@@ -139,7 +139,7 @@ def inside_ryu_manager(directory: Path, rest_port: int, openflow_port: int, *set
 def test_another_ryu_app_runs_in_the_same_process_and_one_signal_ends_both(tmp_path: Path) -> None:
     rest, openflow, ryu = free_port(), free_port(), free_port()
     ports = {"--listen": rest, "--openflow": openflow, "--ryu-rest": ryu}
-    options = [word for name, port in ports.items() for word in (name, f"127.0.0.1:{port}")]
+    options = [argument for name, port in ports.items() for argument in (name, f"127.0.0.1:{port}")]
     main = [sys.executable, "-m", "controller.runtime.main", "pair", "--ledger", "sqlite://",
             "--ryu-app", "ryu.app.ofctl_rest"]
     process = started([*main, *options], rest, tmp_path / "log")
@@ -152,7 +152,7 @@ def test_another_ryu_app_runs_in_the_same_process_and_one_signal_ends_both(tmp_p
         assert process.wait(60) == 0, (tmp_path / "log").read_text()
 
 
-def test_it_runs_inside_ryu_manager(tmp_path: Path) -> None:
+def test_the_controller_runs_inside_ryu_manager(tmp_path: Path) -> None:
     rest, openflow = free_port(), free_port()
     with (
         inside_ryu_manager(tmp_path, rest, openflow) as log,

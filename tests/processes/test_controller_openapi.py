@@ -53,9 +53,9 @@ def test_without_tokens_responses_match_the_document(ovs: OpenVSwitch, tmp_path:
     controller = Controller(tmp_path)
     try:
         ovs.build(controller.openflow_port)
-        wait_until(controller.in_step)
+        wait_until(controller.in_sync)
         run_schemathesis(controller, tmp_path)
-        assert controller.in_step()
+        assert controller.in_sync()
     finally:
         controller.stop()
         controller.client.close()
@@ -69,7 +69,7 @@ def test_with_tokens_responses_match_the_document_and_others_get_401(ovs: OpenVS
         assert "Clients need a token." in controller.greeting
         assert httpx.get(f"http://127.0.0.1:{controller.rest_port}/v1/network").status_code == 401
         ovs.connect(controller.openflow_port)
-        wait_until(controller.in_step)
+        wait_until(controller.in_sync)
         phases = ("--phases", "examples,fuzzing,stateful")
         run_schemathesis(controller, tmp_path, "--header", f"Authorization: Bearer {secret}", *phases)
     finally:

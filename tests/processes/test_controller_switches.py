@@ -15,7 +15,7 @@ from tests.processes.rig import Controller, OpenVSwitch, flow, needs_open_vswitc
 pytestmark = needs_open_vswitch
 
 
-def test_a_reservation_puts_its_meter_and_entries_on_the_switches(ovs: OpenVSwitch, controller: Controller) -> None:
+def test_a_reservation_installs_its_meter_and_entries_on_the_switches(ovs: OpenVSwitch, controller: Controller) -> None:
     answer = controller.reserve()
     assert answer.status_code == 201
     number = answer.json()["id"][2:]
@@ -34,7 +34,7 @@ def test_a_reservation_puts_its_meter_and_entries_on_the_switches(ovs: OpenVSwit
     assert ovs.meters("s1")[110000] == (15_000, 320)
 
 
-def test_best_effort_meters_follow_what_is_reserved(ovs: OpenVSwitch, controller: Controller) -> None:
+def test_best_effort_meters_follow_the_reserved_rate(ovs: OpenVSwitch, controller: Controller) -> None:
     assert ovs.meters("s1")[100001] == (79_200, 8000)
     reservation_id = controller.reserve(15_000_000).json()["id"]
     assert ovs.meters("s1")[100001][0] == 64_200
@@ -124,7 +124,7 @@ def test_foreign_entries_and_meters_are_left_alone(ovs: OpenVSwitch, controller:
         ovs.disconnect("s1")
         wait_until(lambda: controller.switches_up() == 1)
         ovs.connect(controller.openflow_port)
-        wait_until(controller.in_step)
+        wait_until(controller.in_sync)
         assert len(ovs.flows("s1", "cookie=0xbeef/-1")) == 1
         assert "meter=7 " in ovs.ofctl("dump-meters", "s1")
     finally:
@@ -132,7 +132,7 @@ def test_foreign_entries_and_meters_are_left_alone(ovs: OpenVSwitch, controller:
         ovs.ofctl("del-meter", "s1", "meter=7")
 
 
-def test_a_switch_that_lost_its_entries_gets_them_back_and_stale_ones_are_removed(
+def test_lost_entries_are_reinstalled_and_stale_entries_removed_when_a_switch_reconnects(
     ovs: OpenVSwitch, controller: Controller
 ) -> None:
     controller.reserve()
@@ -143,11 +143,13 @@ def test_a_switch_that_lost_its_entries_gets_them_back_and_stale_ones_are_remove
     ovs.ofctl("del-meter", "s1", "meter=110000")
     ovs.ofctl("add-flow", "s1", "cookie=0x9ace000000770001,table=1,priority=9,udp,actions=drop")
     ovs.connect(controller.openflow_port)
-    wait_until(controller.in_step)
+    wait_until(controller.in_sync)
     assert (ovs.flows("s1"), ovs.meters("s1")) == installed
 
 
-def test_a_disconnected_switch_is_named_and_nothing_is_changed(ovs: OpenVSwitch, controller: Controller) -> None:
+def test_a_reservation_over_a_disconnected_switch_is_refused_without_changes(
+    ovs: OpenVSwitch, controller: Controller
+) -> None:
     before = ovs.flows("s1"), ovs.meters("s1")
     ovs.disconnect("s2")
     wait_until(lambda: controller.switches_up() == 1)
@@ -164,7 +166,7 @@ def test_a_release_reaches_a_disconnected_switch_when_it_reconnects(ovs: OpenVSw
     assert controller.client.delete(f"/v1/reservations/{reservation_id}").json()["state"] == "released"
     assert [line for line in ovs.flows("s2") if reservation_id[2:] in line]
     ovs.connect(controller.openflow_port)
-    wait_until(controller.in_step)
+    wait_until(controller.in_sync)
     assert not [line for line in ovs.flows("s2") if reservation_id[2:] in line]
 
 
@@ -174,7 +176,7 @@ def test_an_openflow_error_undoes_the_whole_reservation(ovs: OpenVSwitch, contro
     answer = controller.reserve()
     assert (answer.status_code, answer.json()["code"], answer.json()["switches"]) == (503, "switch_refused", ["s1"])
     assert "OFPMMFC_METER_EXISTS" in answer.json()["detail"]
-    wait_until(controller.in_step)
+    wait_until(controller.in_sync)
     assert [(ovs.flows(name), ovs.meters(name)) for name in ("s1", "s2")] == before
     network = controller.client.get("/v1/network").json()
     assert {link["reserved_bps"] for link in network["links"]} == {0}
@@ -189,12 +191,12 @@ def test_a_switch_that_does_not_confirm_is_synchronized_later(ovs: OpenVSwitch, 
     finally:
         ovs.switch.send_signal(signal.SIGCONT)
     assert (answer.status_code, answer.json()["code"]) == (503, "switch_timeout")
-    wait_until(controller.in_step)
+    wait_until(controller.in_sync)
     assert [(ovs.flows(name), ovs.meters(name)) for name in ("s1", "s2")] == before
     assert controller.reserve().status_code == 201
 
 
-def test_a_link_that_goes_down_degrades_what_crosses_it_until_it_is_back(
+def test_a_link_failure_degrades_its_reservations_until_the_link_is_up(
     ovs: OpenVSwitch, controller: Controller
 ) -> None:
     reservation_id = controller.reserve().json()["id"]
@@ -250,7 +252,7 @@ def test_a_restarted_controller_keeps_its_reservations(ovs: OpenVSwitch, control
     installed = ovs.flows("s1"), ovs.meters("s1")
     assert controller.stop() == 0
     controller.start()
-    wait_until(controller.in_step)
+    wait_until(controller.in_sync)
     after = controller.client.get(f"/v1/reservations/{before['id']}").json()
     assert {name: after[name] for name in before} == before
     assert (ovs.flows("s1"), ovs.meters("s1")) == installed
@@ -259,12 +261,12 @@ def test_a_restarted_controller_keeps_its_reservations(ovs: OpenVSwitch, control
 def test_concurrent_requests_never_exceed_the_capacity(controller: Controller) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    def ask(number: int) -> int:
+    def post(number: int) -> int:
         body = {"flows": [flow(15_000_000, "edge1", 9000 + number)]}
         return controller.client.post("/v1/reservations", json=body).status_code
 
     with ThreadPoolExecutor(8) as pool:
-        codes = list(pool.map(ask, range(12)))
+        codes = list(pool.map(post, range(12)))
     assert sorted(codes) == [201] * 5 + [409] * 7
     network = controller.client.get("/v1/network").json()
     reserved = {link["link"]: link["reserved_bps"] for link in network["links"]}

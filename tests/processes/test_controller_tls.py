@@ -51,14 +51,14 @@ def test_switches_with_certificates_connect_and_confirm_reservations(
     try:
         ovs.vsctl("set-ssl", *(str(lab / name) for name in ("switch.key", "switch.crt", "ca.crt")))
         ovs.build(controller.openflow_port, "ssl")
-        wait_until(controller.in_step)
+        wait_until(controller.in_sync)
         answer = controller.reserve()
         assert answer.status_code == 201
         assert any(answer.json()["id"][2:] in line for line in ovs.flows("s2"))
         ovs.disconnect("s1")
         wait_until(lambda: controller.switches_up() == 1)
         ovs.connect(controller.openflow_port, "ssl")
-        wait_until(controller.in_step)
+        wait_until(controller.in_sync)
         controller.client.delete(f"/v1/reservations/{answer.json()['id']}").raise_for_status()
     finally:
         ovs.stop()
@@ -84,7 +84,7 @@ def test_a_switch_with_the_certificate_of_another_is_rejected_with_an_event(
         ovs.vsctl(
             "set-ssl", *(str(lab / name) for name in ("switch.key", "switch.crt", "ca.crt"))
         )  # names both
-        wait_until(controller.in_step)
+        wait_until(controller.in_sync)
     finally:
         ovs.stop()
     wait_until(lambda: controller.switches_up() == 0)

@@ -1,4 +1,4 @@
-"""What docs/extending.md says can be done, done as it says."""
+"""The examples of docs/extending.md work as documented."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMMANDS = [shlex.split(line[2:]) for block in re.findall(r"```console\n(.*?)```
 
 
 def run(arguments: list[str], directory: Path) -> tuple[int, str]:
-    """Run a command of the page; a training gets ports that are free, and leaves its record in `runs`."""
+    """Run a command of the page; a training gets free ports, and writes its record to `runs`."""
     if arguments[0] == "paceline":
         arguments = ["-m", "trainer.cli.main", *arguments[1:], "--port", str(free_ports(3)), "--runs-dir", "runs"]
     else:
@@ -34,22 +34,22 @@ def run(arguments: list[str], directory: Path) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def summaries(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Write the page's files, run its commands in turn; the records of the trainings."""
+    """Write the page's files, run its commands in order; return the summaries of the trainings."""
     directory = tmp_path_factory.mktemp("mine")
     for name, text in FILES.items():
         (directory / name).write_text(text)
     for command in COMMANDS:
-        code, said = run(command, directory)
-        assert code == 0, said
+        code, output = run(command, directory)
+        assert code == 0, output
     return [json.loads((path / "summary.json").read_text()) for path in sorted((directory / "runs").iterdir())]
 
 
-def test_the_page_has_the_examples_it_promises() -> None:
+def test_the_page_has_the_expected_examples() -> None:
     assert FILES.keys() == {"mine.py", "traced.py", "plant.py", "save.py", "smallest.py"}
     assert [command[0] for command in COMMANDS] == ["paceline", "paceline", "python", "paceline", "paceline"]
 
 
-def test_ones_own_model_learns_from_ones_own_data(summaries: list[dict[str, Any]]) -> None:
+def test_a_custom_model_learns_from_custom_data(summaries: list[dict[str, Any]]) -> None:
     first = summaries[0]
     assert (first["status"], first["model"], first["data"]["task"]) == ("done", "mine:model", "own")
     assert first["accuracy"]["final"] >= 0.9
@@ -67,12 +67,12 @@ def test_a_file_chooses_its_model_by_its_shape_and_each_feature_is_explained(sum
     assert summaries[2]["model"] == "mlp"
     assert summaries[2]["preparation"]["model_reason"] == "the samples are vectors (F)"
     features = summaries[2]["preparation"]["features"]
-    assert [one["feature"] for one in features] == list(range(8))
+    assert [feature["feature"] for feature in features] == list(range(8))
     assert features[0].keys() >= {"logged", "skewness", "skewness_logged"}
 
 
-def test_ones_own_policy_chooses_the_cuts(summaries: list[dict[str, Any]]) -> None:
-    """Of 1024, 512, 1024 and 128 values the fewest travel at cut 4."""
+def test_a_custom_policy_chooses_the_cuts(summaries: list[dict[str, Any]]) -> None:
+    """Of 1024, 512, 1024 and 128 values the fewest are sent at cut 4."""
     assert summaries[3]["status"] == "done"
     assert [edge["cut"] for row in summaries[3]["rounds"] for edge in row["edges"]] == [4] * 4
 
@@ -81,27 +81,27 @@ def test_ones_own_policy_chooses_the_cuts(summaries: list[dict[str, Any]]) -> No
     ("policy", "why"),
     [("bad:far", "bad:far chose cut 99 for edge1; its possible cuts are 1, 2"), ("bad:none", "has no function none")],
 )
-def test_a_policy_that_cannot_be_ends_the_run_with_its_name_and_why(tmp_path: Path, policy: str, why: str) -> None:
+def test_an_invalid_policy_ends_the_run_with_its_name_and_the_reason(tmp_path: Path, policy: str, why: str) -> None:
     (tmp_path / "bad.py").write_text("def far():\n    return {'edge1': 99, 'edge2': 1}\n")
     (tmp_path / "plant.py").write_text(FILES["plant.py"])
-    code, said = run(["paceline", "train", "--local", "--edges", "2", "--data", "plant:data", "--policy", policy],
+    code, output = run(["paceline", "train", "--local", "--edges", "2", "--data", "plant:data", "--policy", policy],
                      tmp_path)
     assert code != 0
-    assert why in " ".join(said.split())
+    assert why in " ".join(output.split())
 
 
-def test_data_with_a_hole_ends_the_run_with_the_edge_the_row_and_the_feature(tmp_path: Path) -> None:
+def test_data_with_nan_ends_the_run_with_the_edge_the_row_and_the_feature(tmp_path: Path) -> None:
     (tmp_path / "hole.py").write_text(
         "import numpy as np\n\n"
         "def data():\n    X = np.ones((40, 3)); X[7, 1] = np.nan\n    return X, np.arange(40) % 2\n"
     )
-    code, said = run(["paceline", "train", "--local", "--edges", "2", "--data", "hole:data"], tmp_path)
+    code, output = run(["paceline", "train", "--local", "--edges", "2", "--data", "hole:data"], tmp_path)
     assert code != 0
-    assert re.search(r"edge[12]: X of hole:data holds 1 values that are NaN.*row 7, feature 1", said, re.DOTALL)
+    assert re.search(r"edge[12]: X of hole:data holds 1 values that are NaN.*row 7, feature 1", output, re.DOTALL)
 
 
-def test_an_edge_imports_nothing_because_a_cloud_says_so(tmp_path: Path) -> None:
-    """The cloud is told of a model that the edge was not started with."""
+def test_an_edge_imports_no_model_on_request_of_a_cloud(tmp_path: Path) -> None:
+    """The cloud uses a model with which the edge was not started."""
     (tmp_path / "mine.py").write_text(FILES["mine.py"])
     port = free_ports(2)
     cloud = subprocess.Popen(
@@ -113,10 +113,10 @@ def test_an_edge_imports_nothing_because_a_cloud_says_so(tmp_path: Path) -> None
             [sys.executable, "-m", "trainer.cli.main", "edge", "--name", "edge1", "--cloud", f"127.0.0.1:{port}",
              "--index", "0", "--of", "1", "--data", "tennessee-eastman"],
             cwd=tmp_path, capture_output=True, text=True, check=False)
-        _, cloud_said = cloud.communicate()  # the test's own time-out is for both
+        _, cloud_output = cloud.communicate()  # limited by pytest-timeout
     finally:
         cloud.kill()
     assert edge.returncode != 0
     refusal = "requires edge1 to import mine:model; if you trust it, start the edge with --model mine:model"
-    for said in (edge.stderr, cloud_said):
-        assert refusal in " ".join(said.split())
+    for output in (edge.stderr, cloud_output):
+        assert refusal in " ".join(output.split())

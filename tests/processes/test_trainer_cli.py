@@ -35,7 +35,7 @@ def test_every_command_has_help_with_an_example(command: list[str]) -> None:
 
 
 def modules_after(*arguments: str) -> tuple[str, set[str]]:
-    """The output of a command, and the top-level modules that its process has imported."""
+    """Run a command; return its output and the top-level modules that its process imported."""
     code = (
         "import atexit, sys\n"
         "atexit.register(lambda: print(*sorted(sys.modules), sep='\\n', file=sys.stderr))\n"
@@ -151,7 +151,7 @@ def test_a_plan_with_protected_labels_prints_their_cost() -> None:
     assert "compared to the best plan without" in result.output
 
 
-def test_a_plan_prints_every_cut_and_the_maps_edges() -> None:
+def test_a_plan_prints_every_cut_and_the_edges_of_the_map() -> None:
     result = CliRunner().invoke(paceline, ["plan", "--map", "metro"])
     assert result.exit_code == 0, result.output
     assert "(raw input)" in result.output

@@ -1,4 +1,4 @@
-"""Training with a real controller: plans fit what it offers; when it dies, training goes on, and reserves again."""
+"""Training with a real controller: plans fit its offers; training survives a controller crash and reserves again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from machine.polling import wait_until
 from tests.processes.rig import Controller, OpenVSwitch, needs_open_vswitch
-from tests.processes.training import Stage, stage
+from tests.processes.training import TrainingProcesses, training_processes
 
 pytestmark = needs_open_vswitch
 
@@ -28,7 +28,7 @@ def controller(tmp_path: Path) -> Iterator[Controller]:
     ovs = OpenVSwitch(tmp_path)
     try:
         ovs.build(running.openflow_port)
-        wait_until(running.in_step)
+        wait_until(running.in_sync)
         yield running
     finally:
         ovs.stop()
@@ -38,67 +38,67 @@ def controller(tmp_path: Path) -> Iterator[Controller]:
 
 
 def reservations(controller: Controller) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = controller.client.get("/v1/reservations?state=active").json()["reservations"]
-    return found
+    active: list[dict[str, Any]] = controller.client.get("/v1/reservations?state=active").json()["reservations"]
+    return active
 
 
 def flows(controller: Controller) -> set[str]:
-    return {flow["name"] for one in reservations(controller) for flow in one["flows"]}
+    return {flow["name"] for reservation in reservations(controller) for flow in reservation["flows"]}
 
 
-def round_with(one: Stage, reserved: bool) -> None:
-    one.wait_for("plan", lambda event: event["reserved"] is reserved)
-    one.wait_for("round_done")
+def wait_for_round(training: TrainingProcesses, reserved: bool) -> None:
+    training.wait_for("plan", lambda event: event["reserved"] is reserved)
+    training.wait_for("round_done")
 
 
-def test_a_run_outlives_its_controller_and_its_edges_bandwidth_goes_with_them(
+def test_a_run_survives_its_controller_and_a_lost_edges_bandwidth_is_released(
     controller: Controller, tmp_path: Path
 ) -> None:
     url = str(controller.client.base_url).rstrip("/")
-    with stage(tmp_path / "run", 2, ("--controller", url)) as one:
-        one.start_cloud(*RUN)
-        one.start_edges()
-        round_with(one, reserved=True)
+    with training_processes(tmp_path / "run", 2, ("--controller", url)) as training:
+        training.start_cloud(*RUN)
+        training.start_edges()
+        wait_for_round(training, reserved=True)
         assert flows(controller) == {"edge1-up", "edge1-down", "edge2-up", "edge2-down"}
 
-        one.send("edge2", signal.SIGKILL)
-        one.wait_for("lost")
+        training.send("edge2", signal.SIGKILL)
+        training.wait_for("lost")
         wait_until(lambda: flows(controller) == {"edge1-up", "edge1-down"})
-        one.start_edge(2)
-        one.wait_for("joined")
-        round_with(one, reserved=True)
+        training.start_edge(2)
+        training.wait_for("joined")
+        wait_for_round(training, reserved=True)
         assert len(flows(controller)) == 4
 
         controller.stop(signal.SIGKILL)
-        one.wait_for("said", lambda event: "continue while the lease lasts" in event["sentence"])
-        round_with(one, reserved=False)
-        broken = one.events()[one.seen - 1]["promises"]
+        training.wait_for("said", lambda event: "continue while the lease lasts" in event["sentence"])
+        wait_for_round(training, reserved=False)
+        broken = training.events()[training.events_read - 1]["promises"]
         assert broken["made"] > 0
         assert broken["kept"] == 0
 
         controller.start()
-        wait_until(controller.in_step)
-        one.wait_for("said", lambda event: "reserved again" in event["sentence"])
-        round_with(one, reserved=True)
-        one.send("cloud", signal.SIGINT)
-        assert one.finish() == 130
+        wait_until(controller.in_sync)
+        training.wait_for("said", lambda event: "reserved again" in event["sentence"])
+        wait_for_round(training, reserved=True)
+        training.send("cloud", signal.SIGINT)
+        assert training.finish() == 130
         assert reservations(controller) == []
-        assert one.summary()["controller"]["broken_rounds"] > 0
+        assert training.summary()["controller"]["broken_rounds"] > 0
 
 
 SHARED = "s1->s2"
 """The link that all uplinks of the map share."""
 
 
-def take(controller: Controller, name: str, port: int, rate_bps: int) -> str:
-    """Somebody else reserves a part of it; the reservation's id."""
+def reserve_for_other(controller: Controller, name: str, port: int, rate_bps: int) -> str:
+    """Reserve bandwidth on the shared link for another owner; return the reservation's id."""
     flow = {"name": name, "source": "load1", "destination": "cloud",
             "match": {"protocol": "udp", "source_port": port, "destination_port": port},
             "requirement": {"min_bandwidth_bps": rate_bps}}
-    answer = controller.client.post("/v1/reservations", json={"lease_s": 600, "flows": [flow]})
-    assert answer.status_code == 201, answer.text
-    taken: str = answer.json()["id"]
-    return taken
+    response = controller.client.post("/v1/reservations", json={"lease_s": 600, "flows": [flow]})
+    assert response.status_code == 201, response.text
+    reservation_id: str = response.json()["id"]
+    return reservation_id
 
 
 def free_bps(controller: Controller) -> int:
@@ -107,35 +107,35 @@ def free_bps(controller: Controller) -> int:
     return free
 
 
-def test_what_others_have_reserved_is_planned_around_at_the_first_try(controller: Controller, tmp_path: Path) -> None:
-    """Half of the shared link is taken before the run, half of the rest in its middle, and then given back."""
+def test_reservations_of_others_are_considered_by_the_first_plan(controller: Controller, tmp_path: Path) -> None:
+    """Half of the shared link is reserved before the run; half of the rest is reserved and released during the run."""
     whole_bps = free_bps(controller)
-    take(controller, "before", 5001, whole_bps // 2)
+    reserve_for_other(controller, "before", 5001, whole_bps // 2)
     url = str(controller.client.base_url).rstrip("/")
-    foretold = subprocess.run(
+    predicted = subprocess.run(
         [sys.executable, "-m", "trainer.cli.main", "plan", "--map", "pair", "--prior", "--controller", url],
         capture_output=True, text=True, timeout=120, check=True).stdout
-    assert re.search(rf"[246] quotes in [\d.]+ ms; .* ms up \({SHARED}\)", foretold), foretold
-    with stage(tmp_path / "run", 2, ("--controller", url)) as one:
-        one.start_cloud("--rounds", "400", "--steps", "1", "--batch", "16", "--seed", "5", "--share", "0.75",
+    assert re.search(rf"[246] quotes in [\d.]+ ms; .* ms up \({SHARED}\)", predicted), predicted
+    with training_processes(tmp_path / "run", 2, ("--controller", url)) as training:
+        training.start_cloud("--rounds", "400", "--steps", "1", "--batch", "16", "--seed", "5", "--share", "0.75",
                         "--cuts", "2,2")
-        one.start_edges()
-        first = one.wait_for("plan")
+        training.start_edges()
+        first = training.wait_for("plan")
         assert sum(first["rates_bps"].values()) == pytest.approx(0.75 * whole_bps / 2, rel=0.01)
-        one.wait_for("round_done")
+        training.wait_for("round_done")
 
-        middle = take(controller, "in the middle", 5002, whole_bps // 8)
+        middle = reserve_for_other(controller, "in the middle", 5002, whole_bps // 8)
         smaller = 0.75 * 3 * whole_bps / 8
-        one.wait_for("plan", lambda plan: sum(plan["rates_bps"].values()) == pytest.approx(smaller, rel=0.01))
+        training.wait_for("plan", lambda plan: sum(plan["rates_bps"].values()) == pytest.approx(smaller, rel=0.01))
         controller.client.delete(f"/v1/reservations/{middle}")
-        one.wait_for("plan", lambda plan: plan["rates_bps"] == first["rates_bps"])
-        one.wait_for("round_done")
-        one.send("cloud", signal.SIGINT)
-        assert one.finish() == 130
-        plans = [event for event in one.events() if event["event"] == "plan"]
+        training.wait_for("plan", lambda plan: plan["rates_bps"] == first["rates_bps"])
+        training.wait_for("round_done")
+        training.send("cloud", signal.SIGINT)
+        assert training.finish() == 130
+        plans = [event for event in training.events() if event["event"] == "plan"]
         assert all(plan["reserved"] and plan["adaptations"] == [] for plan in plans)
-        assert not [event for event in one.events() if event["event"] == "said"]
-        rows = one.summary()["rounds"]
+        assert not [event for event in training.events() if event["event"] == "said"]
+        rows = training.summary()["rounds"]
         assert {row["offer"]["bottleneck"]["up"] for row in rows} == {SHARED}
         assert [row["offer"]["quotes"] for row in rows] == [2] * len(rows)
         assert all(row["offer"]["quote_ms"] > 0 for row in rows)

@@ -1,4 +1,4 @@
-"""The whole job on loopback, with real processes: exact, and not to be stopped by strangers."""
+"""Training on loopback with real processes: equal to unsplit training, and robust against foreign connections."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def summary_of(runs: Path) -> dict[str, Any]:
     return content
 
 
-def poke(port: int) -> None:
-    """Send what no trainer sends: text, half a frame, a frame that promises gigabytes."""
+def send_garbage(port: int) -> None:
+    """Send invalid data: text, a partial frame, a frame header with a length of gigabytes."""
     too_large = b"PACE\x03\x01\x00\x00" + b"\xff" * 12 + bytes(12)
     for garbage in (b"GET / HTTP/1.1\r\n\r\n" * 4, b"PACE\x03", too_large, os.urandom(4096), b""):
-        with socket.create_connection(("127.0.0.1", port), timeout=60) as stranger:
-            stranger.sendall(garbage)
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            connection.sendall(garbage)
 
 
 def wait_for_event(directory: Path, name: str, process: subprocess.Popen[str]) -> None:
@@ -77,7 +77,7 @@ def wait_for_event(directory: Path, name: str, process: subprocess.Popen[str]) -
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run and what it left."""
+    """Output and files of a finished run."""
 
     out: str
     summary: dict[str, Any]
@@ -86,7 +86,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Two edges, other cuts in every round, and strangers who send garbage all the while."""
+    """Run with two edges and different cuts in every round, while other connections send garbage."""
     runs, port = tmp_path_factory.mktemp("runs"), free_ports(1 + EDGES)
     process = paceline(
         "train", "--local", "--edges", str(EDGES), "--port", str(port), "--rounds", str(ROUNDS), "--steps", str(STEPS),
@@ -95,30 +95,30 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         "--target", "0.01", "--runs-dir", str(runs),
     )
     wait_for_event(runs, "waiting", process)
-    poke(port)
+    send_garbage(port)
     wait_for_event(runs, "plan", process)
-    poke(port)
+    send_garbage(port)
     code, out, err = finish(process)
     assert code == 0, err
     yield Run(out, summary_of(runs), next(runs.iterdir()))
 
 
 def unsplit_reference(weight_decay: float) -> dict[str, Tensor]:
-    """Federated averaging of whole models on the same data in the same order, single precision."""
-    data = [load_local("traffic-lights", IID, f"edge{one + 1}", one, EDGES, SEED).train for one in range(EDGES)]
-    how = standardization.choose_standardization([standardization.summarize(one.inputs, one.labels, 3) for one in data])
-    recipe = OptimizerConfig("momentum", 0.01, weight_decay)
+    """Federated averaging of unsplit models on the same data in the same order, single precision."""
+    data = [load_local("traffic-lights", IID, f"edge{index + 1}", index, EDGES, SEED).train for index in range(EDGES)]
+    how = standardization.choose_standardization([standardization.summarize(d.inputs, d.labels, 3) for d in data])
+    optimizer_config = OptimizerConfig("momentum", 0.01, weight_decay)
     replicas = [nn.Sequential(*build_layers("signal-cnn", SEED, (3, 32, 32), 3)) for _ in data]
-    for index, (replica, one) in enumerate(zip(replicas, data, strict=True)):
-        optimizer = recipe.build(replica.parameters())
-        images = standardization.standardize(one.inputs, how)
+    for index, (replica, samples) in enumerate(zip(replicas, data, strict=True)):
+        optimizer = optimizer_config.build(replica.parameters())
+        images = standardization.standardize(samples.inputs, how)
         for step in range(ROUNDS * STEPS):
-            places = dataset.batch_indices(len(one), BATCH, SEED * 1009 + index, step)
+            indices = dataset.batch_indices(len(samples), BATCH, SEED * 1009 + index, step)
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(replica(images[places]), one.labels[places])
+            loss = nn.functional.cross_entropy(replica(images[indices]), samples.labels[indices])
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    return average([replica.state_dict() for replica in replicas], [len(one) for one in data])
+    return average([replica.state_dict() for replica in replicas], [len(samples) for samples in data])
 
 
 def test_processes_with_changing_cuts_train_the_model_of_the_unsplit_reference(run: Run) -> None:
@@ -130,17 +130,17 @@ def test_processes_with_changing_cuts_train_the_model_of_the_unsplit_reference(r
         torch.testing.assert_close(model[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_garbage_on_the_port_loses_only_its_own_connection(run: Run) -> None:
+def test_garbage_on_the_port_closes_only_its_own_connection(run: Run) -> None:
     assert run.summary["strangers_refused"] >= 4
     assert run.summary["status"] == "done"
 
 
-def test_a_local_run_says_that_nothing_is_reserved(run: Run) -> None:
+def test_a_local_run_reports_that_nothing_is_reserved(run: Run) -> None:
     assert "no emulated network, no reservations" in run.out.splitlines()[0]
     assert run.summary["promises"] == {"made": 0, "kept": 0}
 
 
-def test_the_summary_has_the_names_other_programs_read(run: Run) -> None:
+def test_the_summary_has_the_documented_fields(run: Run) -> None:
     assert run.summary["accuracy"]["reached_round"] == ROUNDS
     assert {"map", "model", "data", "preparation"} <= run.summary.keys()
     row = run.summary["rounds"][-1]
@@ -153,7 +153,7 @@ def test_the_summary_has_the_names_other_programs_read(run: Run) -> None:
     assert len(row["transfers"]) == 2 * EDGES * STEPS
 
 
-def test_events_tell_each_round_as_it_goes(run: Run) -> None:
+def test_events_report_each_round(run: Run) -> None:
     events = [json.loads(line) for line in (run.directory / "events.jsonl").read_text().splitlines()]
     assert [event["cuts"] for event in events if event["event"] == "plan"] == [
         {"edge1": first, "edge2": second} for first, second in CUTS

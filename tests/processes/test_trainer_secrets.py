@@ -1,4 +1,4 @@
-"""TLS and tokens: who is known trains, paced as without; who is not is told why, and training does not notice."""
+"""TLS and tokens: authenticated edges train, with the same pacing; others are refused with a reason."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RUN = ("--rounds", "2", "--steps", "1", "--batch", "16", "--average-every", "1",
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Certificates of one authority, and of another."""
+    """Certificates of two authorities, a token and a wrong token."""
     directory = tmp_path_factory.mktemp("lab")
     for authority in ("ours", "other"):
         nodes = ["--cloud", "cloud", "--edge", "edge1", "--edge", "edge2"]
@@ -44,7 +44,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def known_as(lab: Path, name: str, authority: str = "ours", listens: bool = False) -> TransportCredentials:
+def credentials_of(lab: Path, name: str, authority: str = "ours", listens: bool = False) -> TransportCredentials:
     files = lab / authority
     return load_credentials(
         listens or name == "cloud", files / "ca.crt", files / f"{name}.crt", files / f"{name}.key", None
@@ -74,16 +74,16 @@ def pair(ours: TransportCredentials, theirs: TransportCredentials) -> Iterator[t
     finally:
         thread.join()
         listener.close()
-        for one in (edge, *cloud):
-            if one is not None:
-                one.close()
+        for connection in (edge, *cloud):
+            if connection is not None:
+                connection.close()
 
 
 def test_the_sizes_under_tls_are_those_on_the_wire_and_the_pace_holds(lab: Path) -> None:
-    with pair(known_as(lab, "edge1"), known_as(lab, "cloud")) as (edge, cloud):
+    with pair(credentials_of(lab, "edge1"), credentials_of(lab, "cloud")) as (edge, cloud):
         assert cloud.peer_names == frozenset({"edge1"})
-        got: list[ReceivedFrame] = []
-        thread = threading.Thread(target=lambda: got.extend(cloud.receive() for _ in range(22)))
+        received: list[ReceivedFrame] = []
+        thread = threading.Thread(target=lambda: received.extend(cloud.receive() for _ in range(22)))
         thread.start()
         for number in range(20):  # the kernel does not pace a connection's first ten packets
             edge.send(messages.Ping(number=number))
@@ -91,10 +91,10 @@ def test_the_sizes_under_tls_are_those_on_the_wire_and_the_pace_holds(lab: Path)
         tensor = torch.arange(200_000, dtype=torch.float32)
         sent = [edge.send(messages.ModelUpdate(), {"a": tensor}) for _ in range(2)]
         thread.join()
-        assert [one.frame.size_bytes for one in got[20:]] == [one.size_bytes for one in sent]
+        assert [arrival.frame.size_bytes for arrival in received[20:]] == [frame.size_bytes for frame in sent]
         assert sent[0].size_bytes == tls_bytes(sent[0].size_bytes - 22 * 49)
-        assert torch.equal(got[-1].frame.tensors["a"], tensor)
-        assert got[-1].arrival_s - sent[0].send_s > 0.7  # 1.6 MB at 2 MB/s; a loud neighbour only makes it later
+        assert torch.equal(received[-1].frame.tensors["a"], tensor)
+        assert received[-1].arrival_s - sent[0].send_s > 0.7  # 1.6 MB at 2 MB/s; load on the machine can only delay it
 
 
 def test_the_bits_planned_for_a_segment_under_tls_are_those_its_records_need() -> None:
@@ -103,16 +103,16 @@ def test_the_bits_planned_for_a_segment_under_tls_are_those_its_records_need() -
         assert planned == pytest.approx(wire_bits(tls_bytes(1_000_000), mss_bytes), rel=1e-4)
 
 
-def test_an_edge_of_the_same_authority_is_no_cloud(lab: Path) -> None:
+def test_the_certificate_of_an_edge_is_not_accepted_from_a_cloud(lab: Path) -> None:
     with (pytest.raises((NetworkError, IndexError)),
-          pair(known_as(lab, "edge1"), known_as(lab, "edge2", listens=True)) as (edge, _)):
+          pair(credentials_of(lab, "edge1"), credentials_of(lab, "edge2", listens=True)) as (edge, _)):
         edge.receive()
 
 
-@pytest.mark.parametrize("stranger", ["the edge", "the cloud"])
-def test_a_certificate_of_another_authority_is_refused(lab: Path, stranger: str) -> None:
-    ours = known_as(lab, "edge1", "other" if stranger == "the edge" else "ours")
-    theirs = known_as(lab, "cloud", "other" if stranger == "the cloud" else "ours")
+@pytest.mark.parametrize("foreign", ["the edge", "the cloud"])
+def test_a_certificate_of_another_authority_is_refused(lab: Path, foreign: str) -> None:
+    ours = credentials_of(lab, "edge1", "other" if foreign == "the edge" else "ours")
+    theirs = credentials_of(lab, "cloud", "other" if foreign == "the cloud" else "ours")
     with pytest.raises((NetworkError, IndexError)), pair(ours, theirs) as (edge, _):
         edge.receive()
 
@@ -123,7 +123,7 @@ def test_a_certificate_of_another_authority_is_refused(lab: Path, stranger: str)
      (["--edge", "client"], "two certificates named client"),
      (["--cloud", "a", "--edge", "a"], "two certificates named a")],
 )
-def test_a_name_that_cannot_be_a_nodes_is_refused_before_anything_is_written(
+def test_an_invalid_node_name_is_refused_before_anything_is_written(
     tmp_path: Path, nodes: list[str], sentence: str
 ) -> None:
     made = CliRunner().invoke(pki_command, ["init", str(tmp_path / "lab"), *nodes])
@@ -132,7 +132,7 @@ def test_a_name_that_cannot_be_a_nodes_is_refused_before_anything_is_written(
     assert not (tmp_path / "lab").exists()
 
 
-def test_a_token_is_proven_anew_to_everybody_and_never_said() -> None:
+def test_the_proof_of_a_token_is_valid_for_one_connection_and_the_token_is_not_printed() -> None:
     token = SharedSecret(b"0123456789abcdef")
     proof = token.proof("edge", "a" * 32, "b" * 32, "edge1")
     assert token.verify(proof, "edge", "a" * 32, "b" * 32, "edge1")
@@ -143,7 +143,7 @@ def test_a_token_is_proven_anew_to_everybody_and_never_said() -> None:
     assert "0123" not in repr(token)
 
 
-def test_a_token_that_is_too_short_or_missing_is_named(tmp_path: Path) -> None:
+def test_a_token_file_that_is_too_short_or_missing_is_reported(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("short")
     with pytest.raises(UsageError, match="has 5 bytes; at least 16"):
         read_shared_secret(tmp_path / "token")
@@ -151,7 +151,7 @@ def test_a_token_that_is_too_short_or_missing_is_named(tmp_path: Path) -> None:
         read_shared_secret(tmp_path / "nothing")
 
 
-def test_half_of_the_tls_files_is_a_mistake(lab: Path) -> None:
+def test_incomplete_or_mismatched_tls_files_are_reported(lab: Path) -> None:
     with pytest.raises(UsageError, match="all three"):
         load_credentials(True, lab / "ours" / "ca.crt", None, None, None)
     with pytest.raises(UsageError, match="cannot be used"):
@@ -167,12 +167,12 @@ JOIN_REQUEST = messages.JoinRequest(
 
 @pytest.fixture
 def edge_manager(lab: Path) -> Iterator[tuple[EdgeManager, int]]:
-    """A cloud that wants certificates and the token."""
+    """A cloud that requires certificates and the token."""
     port = free_ports(1)
-    secret = replace(known_as(lab, "cloud"), shared_secret=read_shared_secret(lab / "token"))
-    one = EdgeManager(("127.0.0.1", port), ["edge1", "edge2"], "traffic-lights", credentials=secret)
-    yield one, port
-    one.close("the test is over.", failed=False)
+    credentials = replace(credentials_of(lab, "cloud"), shared_secret=read_shared_secret(lab / "token"))
+    manager = EdgeManager(("127.0.0.1", port), ["edge1", "edge2"], "traffic-lights", credentials=credentials)
+    yield manager, port
+    manager.close("the test is over.", failed=False)
 
 
 @pytest.mark.parametrize(
@@ -183,18 +183,18 @@ def edge_manager(lab: Path) -> Iterator[tuple[EdgeManager, int]]:
      ("edge1", None, "start the edge with --token-file"),
      ("edge1", "token", None)],
 )
-def test_an_edge_must_have_its_own_certificate_and_know_the_token(
+def test_an_edge_must_have_its_own_certificate_and_the_token(
     lab: Path, edge_manager: tuple[EdgeManager, int], certificate: str, token: str | None, reason: str | None
 ) -> None:
-    one, port = edge_manager
+    manager, port = edge_manager
     link = CloudConnection(
-        connect(("127.0.0.1", port), None, 5, context=known_as(lab, certificate).context, server_name="cloud"),
+        connect(("127.0.0.1", port), None, 5, context=credentials_of(lab, certificate).context, server_name="cloud"),
         read_shared_secret(lab / token) if token else None,
     )
     try:
         if reason is None:
             link.join(JOIN_REQUEST)
-            assert [session.name for session in one.gather(1, 0.2)] == ["edge1"]
+            assert [session.name for session in manager.gather(1, 0.2)] == ["edge1"]
         else:
             with pytest.raises(NetworkError, match=reason):
                 link.join(JOIN_REQUEST)
@@ -202,7 +202,7 @@ def test_an_edge_must_have_its_own_certificate_and_know_the_token(
         link.close()
 
 
-def test_an_edge_that_knows_a_token_trains_with_no_cloud_that_does_not(lab: Path) -> None:
+def test_an_edge_with_a_token_refuses_a_cloud_without_it(lab: Path) -> None:
     port = free_ports(1)
     impostor = EdgeManager(("127.0.0.1", port), ["edge1"], "traffic-lights")
     link = CloudConnection(connect(("127.0.0.1", port), None, 5), read_shared_secret(lab / "token"))

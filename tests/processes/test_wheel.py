@@ -72,7 +72,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     (packages,) = environment.glob("lib/python*/site-packages")
     libraries = directory / "libraries"
     libraries.mkdir()
-    for module in modules_from_elsewhere():
+    for module in modules_of_the_system():
         (libraries / module.name).symlink_to(module)
     here = Path(sysconfig.get_path("purelib"))
     (packages / "libraries.pth").write_text(f"{here}\n{libraries}\n")
@@ -82,8 +82,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     return Installed(wheel, environment, directory / "work")
 
 
-def modules_from_elsewhere() -> Iterator[Path]:
-    """What is required and pinned, but was found among the system's packages when this environment was made."""
+def modules_of_the_system() -> Iterator[Path]:
+    """Yield the required modules that this environment uses from the system's packages."""
     here = Path(sysconfig.get_path("purelib"))
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {canonicalize_name(Requirement(line).name) for line in lines if line and not line.startswith("#")}
@@ -95,7 +95,7 @@ def modules_from_elsewhere() -> Iterator[Path]:
             yield module
 
 
-def test_it_holds_all_data_files_and_the_licence(installed: Installed) -> None:
+def test_the_wheel_holds_all_data_files_and_the_licence(installed: Installed) -> None:
     inside = set(zipfile.ZipFile(installed.wheel).namelist())
     data = [path for pattern in ("topologies/*.yaml", "controller/storage/migrations/**/*.py", "*/py.typed")
             for path in ROOT.glob(pattern)]  # fmt: skip
@@ -105,27 +105,27 @@ def test_it_holds_all_data_files_and_the_licence(installed: Installed) -> None:
     assert any(name.endswith(("licenses/LICENSE", "info/LICENSE")) for name in inside)
 
 
-def test_its_packages_are_those_that_are_imported(installed: Installed) -> None:
+def test_the_packages_are_imported_from_the_wheel(installed: Installed) -> None:
     code = "import controller, trainer, topologies as t; print(controller.__file__, trainer.__file__, t.__file__)"
     for path in installed.run("python", "-c", code).split():
         assert Path(path).is_relative_to(installed.environment), path
 
 
-def test_help_plans_and_maps(installed: Installed) -> None:
+def test_help_maps_and_plan_commands_work(installed: Installed) -> None:
     assert "controller" in installed.run("paceline", "--help")
     assert "Run the controller" in installed.run("paceline", "controller", "--help")
     assert "metro" in installed.run("paceline", "maps")
     assert "edge4" in installed.run("paceline", "plan", "--map", "metro")
 
 
-def test_a_training_on_this_machine(installed: Installed) -> None:
+def test_a_local_training_works(installed: Installed) -> None:
     flags = "--rounds", "1", "--steps", "1", "--average-every", "1", "--data", "tennessee-eastman"
     installed.run("paceline", "train", "--local", *flags)
     (summary,) = installed.directory.glob("runs/*/summary.json")
     assert len(json.loads(summary.read_text())["rounds"]) == 1
 
 
-def test_a_controller_starts_and_answers(installed: Installed) -> None:
+def test_a_controller_starts_and_responds(installed: Installed) -> None:
     rest = f"127.0.0.1:{free_port()}"
     options = "--listen", rest, "--openflow", f"127.0.0.1:{free_port()}", "--ledger", "sqlite:///ledger.db"
     with subprocess.Popen(
@@ -149,12 +149,12 @@ def answers(rest: str) -> bool:
         return False
 
 
-def test_an_emulation_without_debians_mininet_ends_in_a_sentence(installed: Installed) -> None:
-    begun = time.monotonic()
+def test_an_emulation_without_mininet_ends_with_one_error_line(installed: Installed) -> None:
+    began_s = time.monotonic()
     done = subprocess.run(
         installed.command("python", str(ROOT / "mininet/start.py")), cwd=installed.directory, capture_output=True,
         text=True, check=False, timeout=TIMEOUT_S,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("error: this Python has no Mininet") and done.stderr.count("\n") == 1
-    assert time.monotonic() - begun < TIMEOUT_S
+    assert time.monotonic() - began_s < TIMEOUT_S

@@ -21,7 +21,7 @@ Event = dict[str, Any]
 POLL_S = 0.01
 
 
-_BLOCKS = count(os.getpid())  # other test runs on this machine start at other ports
+_BLOCKS = count(os.getpid())  # concurrent test runs on this machine start at other ports
 BLOCK, BLOCKS_OF_A_WORKER = 16, 180
 
 
@@ -44,7 +44,7 @@ def free_ports(number: int) -> int:
 
 
 @dataclass
-class Stage:
+class TrainingProcesses:
     """A cloud and edges on loopback, each a process that can be killed."""
 
     directory: Path
@@ -53,7 +53,7 @@ class Stage:
     edge_flags: tuple[str, ...] = ()
     cloud_flags: tuple[str, ...] = ()
     processes: dict[str, ForkedProcess] = field(default_factory=dict)
-    seen: int = 0
+    events_read: int = 0
 
     @property
     def run(self) -> Path:
@@ -106,10 +106,10 @@ class Stage:
         while True:
             ended = self.processes["cloud"].poll() is not None
             events = self.events()
-            for place in range(self.seen, len(events)):
-                if events[place]["event"] == name and where(events[place]):
-                    self.seen = place + 1
-                    return events[place]
+            for index in range(self.events_read, len(events)):
+                if events[index]["event"] == name and where(events[index]):
+                    self.events_read = index + 1
+                    return events[index]
             assert not ended, f"no event {name}; {self.logs()}"
             time.sleep(POLL_S)
 
@@ -130,16 +130,16 @@ class Stage:
 
 
 @contextmanager
-def stage(
+def training_processes(
     directory: Path, edges: int, cloud_flags: tuple[str, ...] = (), edge_flags: tuple[str, ...] = ()
-) -> Iterator[Stage]:
-    """A stage whose processes are killed at the end of the block."""
+) -> Iterator[TrainingProcesses]:
+    """Yield training processes that are killed at the end of the block."""
     directory.mkdir(exist_ok=True)
-    one = Stage(directory, edges, free_ports(edges + 1), edge_flags, cloud_flags)
+    training = TrainingProcesses(directory, edges, free_ports(edges + 1), edge_flags, cloud_flags)
     try:
-        yield one
+        yield training
     finally:
-        for process in one.processes.values():
+        for process in training.processes.values():
             process.send_signal(signal.SIGCONT)
             process.send_signal(signal.SIGKILL)
             process.wait()
