@@ -1,7 +1,7 @@
-"""Real networks for the tests: the emulation is started as a user starts it, and always taken down again.
+"""Fixtures: real emulated networks, started like a user starts them, and always stopped.
 
-One runs at a time. The last one stays up for the next module that wants the same, if it is still as it was at the
-start; whoever starts an emulation of his own ends it.
+One emulation runs at a time. The last one is reused by the next module with the same arguments, if its state is still
+the initial one; a test that starts an emulation itself ends the cached one.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ MAPS = "metro", "pair"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules on the same map come one after the other, so that its emulation starts once."""
+    """Sort modules by map, so that each emulation starts once."""
     maps: dict[Path, int] = {}
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.network)
-            wanted = getattr(item, "fixturenames", ())
-            here = next((place for place, name in enumerate(MAPS) if name in wanted), len(MAPS))
-            maps[item.path] = min(here, maps.get(item.path, here))
+            fixtures = getattr(item, "fixturenames", ())
+            rank = next((index for index, name in enumerate(MAPS) if name in fixtures), len(MAPS))
+            maps[item.path] = min(rank, maps.get(item.path, rank))
     items.sort(key=lambda item: maps.get(item.path, -1))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _needs_root_and_open_vswitch() -> None:
-    lacking = []
+    missing = []
     if os.geteuid() != 0:
-        lacking.append("root")
-    lacking += [tool for tool in ("ovs-vswitchd", "mnexec", "iperf3") if shutil.which(tool) is None]
-    if lacking and os.environ.get("CI"):
-        pytest.fail(f"network tests must run in CI, but there is no {', '.join(lacking)}")
-    if lacking:
-        pytest.skip(f"NETWORK TESTS SKIPPED: no {', '.join(lacking)}; run `sudo make test`")
+        missing.append("root")
+    missing += [tool for tool in ("ovs-vswitchd", "mnexec", "iperf3") if shutil.which(tool) is None]
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"network tests must run in CI, but there is no {', '.join(missing)}")
+    if missing:
+        pytest.skip(f"NETWORK TESTS SKIPPED: no {', '.join(missing)}; run `sudo make test`")
 
 
 class Started:
-    """A `mininet/start.py` that runs; what it printed is in `log`."""
+    """A running `mininet/start.py`, with its output in `log`."""
 
     def __init__(self, arguments: list[str], log: Path) -> None:
-        KEPT.end()
+        EMULATION_CACHE.end()
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -90,7 +90,7 @@ class Started:
 
 @contextmanager
 def started(arguments: list[str], log: Path, ready: str = "ready") -> Iterator[Started]:
-    """A started emulation; afterwards it has ended, and a crash's remains are cleaned up."""
+    """Start an emulation within the block; at the end stop it and clean up after a crash."""
     start = Started(arguments, log)
     try:
         start.wait_for(ready)
@@ -102,7 +102,7 @@ def started(arguments: list[str], log: Path, ready: str = "ready") -> Iterator[S
 
 @dataclass(frozen=True)
 class Network:
-    """A running emulation as a test sees it: its map, its hosts, its controller."""
+    """A running emulation: its map, its hosts, a client of its controller."""
 
     topology: Map
     note: running_emulation.RunningEmulation
@@ -132,7 +132,7 @@ class Network:
         return FORK_SERVER.start(log, arguments, "transfers", self.note.host(host).pid)
 
     def switch(self, tool: str, *arguments: str) -> str:
-        """Ask a switch itself: `switch("dump-flows", "s1")`."""
+        """Run ovs-ofctl on a switch: `switch("dump-flows", "s1")`."""
         command, name, *rest = (tool, *arguments)
         socket = f"unix:{self.note.ovs_directory}/{name}.mgmt"
         done = subprocess.run(
@@ -140,20 +140,20 @@ class Network:
         )
         return done.stdout
 
-    def is_as_new(self) -> bool:
-        """Whether nobody has left anything behind: all is up, nothing is reserved, switches hold what they should."""
+    def is_in_initial_state(self) -> bool:
+        """Whether all links are up, nothing is reserved, and switches are consistent and without foreign entries."""
         try:
             health, network = self.api.get("/v1/healthz").json(), self.api.get("/v1/network").json()
             consistency = self.api.get("/v1/consistency").json()
         except httpx.TransportError:
             return False
         free = all(link["up"] and link["reserved_bps"] == 0 for link in network["links"])
-        nothing_more = not any(switch["foreign"] for switch in consistency["switches"])
-        well = health["status"] == "ok" and not network["complaints"]
-        return bool(well and free and consistency["consistent"] and nothing_more)
+        no_foreign_entries = not any(switch["foreign"] for switch in consistency["switches"])
+        healthy = health["status"] == "ok" and not network["complaints"]
+        return bool(healthy and free and consistency["consistent"] and no_foreign_entries)
 
     def reserve(self, **rates_bps: int) -> dict[str, Any]:
-        """Reserve the uplink of each edge named, on the ports the trainer uses."""
+        """Reserve the uplink of each named edge, on the trainer's ports."""
         flows = [self.uplink(edge, rate_bps) for edge, rate_bps in rates_bps.items()]
         answer = self.api.post("/v1/reservations", json={"owner": "test", "lease_s": 120, "flows": flows})
         assert answer.status_code == 201, answer.text
@@ -171,57 +171,57 @@ class Network:
         }
 
 
-class Kept:
-    """The emulation that stays up from one module to the next."""
+class EmulationCache:
+    """The emulation that is reused from one module to the next."""
 
     def __init__(self) -> None:
-        self._asked: tuple[str, ...] = ()
+        self._arguments: tuple[str, ...] = ()
         self._network: Network | None = None
         self._stack = ExitStack()
 
     def bring_up(self, log: Path, name: str, *arguments: str) -> Network:
-        """An emulation of this map with its controller, new or as good as new."""
-        asked = (name, *arguments)
-        if self._network is not None and self._asked == asked and self._network.is_as_new():
+        """Return an emulation of this map with its controller, new or in its initial state."""
+        start_arguments = (name, *arguments)
+        if self._network is not None and self._arguments == start_arguments and self._network.is_in_initial_state():
             return self._network
         self.end()
         stack = ExitStack()
         with stack:
-            stack.enter_context(started([*asked, "--no-prompt"], log))
+            stack.enter_context(started([*start_arguments, "--no-prompt"], log))
             note = running_emulation.read()
             assert note is not None
             client = stack.enter_context(httpx.Client(base_url="http://127.0.0.1:8080", timeout=20))
-            self._asked, self._network = asked, Network(load_map(note.map_path), note, client)
+            self._arguments, self._network = start_arguments, Network(load_map(note.map_path), note, client)
             self._stack = stack.pop_all()
         return self._network
 
     def end(self) -> None:
-        """Take it down, if there is one."""
+        """Stop the emulation, if there is one."""
         self._network = None
         self._stack.close()
 
 
-KEPT = Kept()
+EMULATION_CACHE = EmulationCache()
 
 
 @pytest.fixture(scope="session")
-def kept() -> Iterator[Kept]:
-    yield KEPT
-    KEPT.end()
+def emulation_cache() -> Iterator[EmulationCache]:
+    yield EMULATION_CACHE
+    EMULATION_CACHE.end()
 
 
 @pytest.fixture
-def no_emulation(kept: Kept) -> None:
-    """None runs when the test begins."""
-    kept.end()
+def no_emulation(emulation_cache: EmulationCache) -> None:
+    """No emulation runs when the test begins."""
+    emulation_cache.end()
 
 
 @pytest.fixture(scope="module")
-def network_of(kept: Kept, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Network]:
-    """Brings up a map with its controller."""
+def network_of(emulation_cache: EmulationCache, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Network]:
+    """Function: map and arguments -> a running emulation with its controller."""
 
     def bring_up(name: str, *arguments: str) -> Network:
-        return kept.bring_up(tmp_path_factory.mktemp("emulation") / "start.log", name, *arguments)
+        return emulation_cache.bring_up(tmp_path_factory.mktemp("emulation") / "start.log", name, *arguments)
 
     return bring_up
 

@@ -15,13 +15,13 @@ import pytest
 
 from controller.api.schemas.problem_details import EXAMPLES, problem_of
 from tests.documentation import PAGES, ROOT, Command, Shell, agree, commands, laid_out_where_json
-from tests.network.conftest import KEPT, START
+from tests.network.conftest import EMULATION_CACHE, START
 
 WRITING = bool(os.environ.get("PACELINE_WRITE_DOCS"))
 TIMEOUT_S = 240.0
 
 ELSEWHERE = {
-    "make setup": "set-up has run before any test does",
+    "make setup": "set-up runs before the tests",
     "make demo": "scripts/fresh-check runs it on a bare Debian",
     "make test": "this test is part of it",
     "make check": "part of make test",
@@ -32,18 +32,18 @@ OTHER_TESTS = {"extending.md": "tests/processes/test_extending.py"}
 """Pages whose commands another test runs."""
 
 VARIES: dict[str, tuple[str, ...]] = {"README.md": (r"\d+(\.\d+)?",), "optical.md": (r"\d+(\.\d+)?",)}
-"""What differs from run to run on a page, as regular expressions on the text in one line."""
+"""Parts of a page's output that differ between runs, as regular expressions within a line."""
 
 WITH_COMMANDS = [page for page in PAGES if commands(page) and page.name not in OTHER_TESTS]
 
 
 IN_PLACE = ("README.md", "CONTRIBUTING.md")
-"""Pages whose commands run in this checkout, because set-up belongs to it; of their `runs/` nothing is left."""
+"""Pages whose commands run in this checkout, because they include set-up; their `runs/` are removed afterwards."""
 
 
 @pytest.fixture
 def directory(page: Path, tmp_path: Path) -> Iterator[Path]:
-    """Where the commands of a page run: this checkout, or one like it in which they may leave files."""
+    """Working directory of a page's commands: this checkout, or a copy by symbolic links."""
     if page.name in IN_PLACE:
         runs = ROOT / "runs"
         before = set(runs.iterdir()) if runs.exists() else set()
@@ -59,9 +59,9 @@ def directory(page: Path, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def shell(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    KEPT.end()
+    EMULATION_CACHE.end()
     programs = tmp_path_factory.mktemp("bin")
-    if shutil.which("sudo") is None:  # the tests are root: what sudo runs is run as it is
+    if shutil.which("sudo") is None:  # the tests run as root: sudo is replaced by exec
         (programs / "sudo").write_text('#!/bin/sh\nexec "$@"\n')
         (programs / "sudo").chmod(0o755)
     shell = Shell(directory, {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "COLUMNS": "120"})
@@ -79,22 +79,22 @@ def test_every_command_is_run_as_printed(page: Path, shell: Shell) -> None:
     for command in commands(page):
         if command.text.partition("#")[0].strip() in ELSEWHERE:
             continue
-        code, came = shell.run(command, TIMEOUT_S)
+        code, output = shell.run(command, TIMEOUT_S)
         if not command.output:
-            assert code == 0, f"{command}\nexit code {code}: {came}"
+            assert code == 0, f"{command}\nexit code {code}: {output}"
         elif not WRITING:
-            assert agree(command.output, came, VARIES.get(page.name, ())), f"{command}\n{came}"
-        elif not agree(command.output, came, VARIES.get(page.name, ())):
-            text = _written(text, command, came)
+            assert agree(command.output, output, VARIES.get(page.name, ())), f"{command}\n{output}"
+        elif not agree(command.output, output, VARIES.get(page.name, ())):
+            text = _written(text, command, output)
     if WRITING:
         page.write_text(text)
 
 
-def _written(text: str, command: Command, came: str) -> str:
+def _written(text: str, command: Command, output: str) -> str:
     printed = f"$ {command.text}\n{command.output}"
     assert printed in text, command
     blank = "\n" if command.output.endswith("\n\n") else ""
-    return text.replace(printed, f"$ {command.text}\n{laid_out_where_json(came).rstrip()}\n{blank}", 1)
+    return text.replace(printed, f"$ {command.text}\n{laid_out_where_json(output).rstrip()}\n{blank}", 1)
 
 
 def test_every_page_with_commands_is_run() -> None:
@@ -102,10 +102,10 @@ def test_every_page_with_commands_is_run() -> None:
     assert names == {page.name for page in WITH_COMMANDS} | OTHER_TESTS.keys()
     for page in PAGES:
         for language in ("sh", "bash", "shell"):
-            assert f"```{language}\n" not in page.read_text(), f"{page.name}: commands stand in ```console blocks"
+            assert f"```{language}\n" not in page.read_text(), f"{page.name}: commands belong in ```console blocks"
 
 
-def test_every_code_of_an_error_is_in_the_table() -> None:
+def test_the_table_lists_every_error_code() -> None:
     rows = sorted((problem_of(error) for error in EXAMPLES), key=lambda row: (row["status"], row["code"]))
     table = "".join(f"| {row['status']} | `{row['code']}` | {row['detail']} |\n" for row in rows)
     head = "| status | code | for example |\n|---|---|---|\n"

@@ -1,4 +1,4 @@
-"""Starting and ending an emulation: it says clearly what is wrong, and leaves nothing behind, however it ends."""
+"""Start and end of an emulation: errors are explained, and every kind of end restores the machine's state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.network.conftest import ROOT, START, Started, started
 from topologies import running_emulation
 
 TRACES = (str(running_emulation.DIRECTORY), "mininet:", "iperf3", "while :; do :; done")
-"""Switches and controller have the directory in their command lines; others' switches and controllers have not."""
+"""Parts of the command lines of an emulation's processes; its switches and controller contain the directory."""
 
 
 def _processes() -> set[str]:
@@ -46,7 +46,7 @@ def _namespaces() -> set[int]:
 
 
 def machine_state() -> dict[str, object]:
-    """All that an emulation changes on a machine."""
+    """Return the state of the machine that an emulation changes."""
     queues = subprocess.run(["tc", "qdisc", "show"], capture_output=True, text=True, check=True).stdout
     return {
         "interfaces": sorted(path.name for path in Path("/sys/class/net").iterdir()),
@@ -65,14 +65,14 @@ def machine_state() -> dict[str, object]:
 
 @pytest.fixture
 def untouched(no_emulation: None) -> Iterator[None]:  # noqa: ARG001
-    """The machine is the same after the test as before."""
+    """The state of the machine is the same after the test as before."""
     before = machine_state()
     yield
     assert machine_state() == before
 
 
 @pytest.mark.usefixtures("untouched")
-def test_with_cross_traffic_ctrl_c_ends_it_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_ctrl_c_with_cross_traffic_restores_the_machine(tmp_path: Path) -> None:
     with started(["pair", "--no-prompt", "--cross-traffic", "50%"], tmp_path / "log") as emulation:
         assert running_emulation.read() is not None
         assert "qdisc htb" in subprocess.run(["tc", "qdisc"], capture_output=True, text=True, check=True).stdout
@@ -80,7 +80,7 @@ def test_with_cross_traffic_ctrl_c_ends_it_and_leaves_nothing_behind(tmp_path: P
 
 
 @pytest.mark.usefixtures("untouched")
-def test_commands_at_the_prompt_do_what_they_say_and_exit_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_the_prompts_commands_work_and_exit_restores_the_machine(tmp_path: Path) -> None:
     emulation = Started(["pair"], tmp_path / "log")
     assert emulation.process.stdin is not None
     commands = [
@@ -101,7 +101,7 @@ def test_commands_at_the_prompt_do_what_they_say_and_exit_leaves_nothing_behind(
 
 
 @pytest.mark.usefixtures("untouched")
-def test_after_kill_minus_9_the_clean_option_removes_what_is_left(tmp_path: Path) -> None:
+def test_the_clean_option_restores_the_machine_after_a_kill_minus_9(tmp_path: Path) -> None:
     with started(["pair", "--no-prompt"], tmp_path / "log") as emulation:
         emulation.process.kill()
         emulation.process.wait()
@@ -111,7 +111,7 @@ def test_after_kill_minus_9_the_clean_option_removes_what_is_left(tmp_path: Path
 
 
 @pytest.mark.usefixtures("untouched")
-def test_with_tls_switches_and_clients_show_and_check_certificates_and_sigterm_leaves_nothing(tmp_path: Path) -> None:
+def test_with_tls_certificates_are_presented_and_verified_and_sigterm_restores_the_machine(tmp_path: Path) -> None:
     with started(["pair", "--no-prompt", "--tls"], tmp_path / "log") as emulation:
         note = running_emulation.read()
         assert note is not None
@@ -119,8 +119,8 @@ def test_with_tls_switches_and_clients_show_and_check_certificates_and_sigterm_l
         environment = {**os.environ, "OVS_RUNDIR": note.ovs_directory, "OVS_DBDIR": note.ovs_directory}
         for switch in ("s1", "s2"):
             target = ["ovs-vsctl", "get-controller", switch]
-            told = subprocess.run(target, env=environment, capture_output=True, text=True, check=True).stdout
-            assert told == "ssl:127.0.0.1:6653\n"
+            controller = subprocess.run(target, env=environment, capture_output=True, text=True, check=True).stdout
+            assert controller == "ssl:127.0.0.1:6653\n"
         trust = ssl.create_default_context(cafile=str(running_emulation.DIRECTORY / "pki/ca.crt"))
         with httpx.Client(verify=trust, base_url="https://127.0.0.1:8080") as client:
             assert client.get("/v1/healthz").json()["switches_up"] == 2
@@ -130,7 +130,7 @@ def test_with_tls_switches_and_clients_show_and_check_certificates_and_sigterm_l
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_second_emulation_is_refused_while_one_runs_and_sighup_leaves_nothing(tmp_path: Path) -> None:
+def test_a_second_emulation_is_refused_and_sighup_restores_the_machine(tmp_path: Path) -> None:
     with started(["pair", "--no-prompt"], tmp_path / "log") as emulation:
         done = subprocess.run([*START, "metro", "--no-prompt", "--openflow", "127.0.0.1:6654", "--rest-port", "8081"],
                               capture_output=True, text=True, check=False)  # fmt: skip
@@ -143,7 +143,7 @@ def test_a_second_emulation_is_refused_while_one_runs_and_sighup_leaves_nothing(
 
 
 @pytest.mark.usefixtures("untouched")
-def test_without_a_controller_it_says_which_switches_nobody_took(tmp_path: Path) -> None:
+def test_without_a_controller_the_unconnected_switches_are_reported(tmp_path: Path) -> None:
     emulation = Started(["pair", "--no-prompt", "--controller", "remote", "--openflow", "127.0.0.1:6699",
                          "--timeout", "2"], tmp_path / "log")  # fmt: skip
     assert emulation.end(signal.SIGCONT) == 1
@@ -151,8 +151,8 @@ def test_without_a_controller_it_says_which_switches_nobody_took(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("untouched")
-def test_switches_that_are_not_there_in_time_are_counted(tmp_path: Path) -> None:
-    """The controller does not come to answer: it is stopped as soon as it is there."""
+def test_a_controller_that_is_not_ready_in_time_is_reported(tmp_path: Path) -> None:
+    """The controller does not respond: it is stopped (SIGSTOP) as soon as it has started."""
     emulation = Started(["pair", "--no-prompt", "--timeout", "0.1"], tmp_path / "log")
     journal = UndoJournal(running_emulation.DIRECTORY)
     wait_until(lambda: emulation.process.poll() is not None or journal.newest_process("controller"))
@@ -164,7 +164,7 @@ def test_switches_that_are_not_there_in_time_are_counted(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_port_in_use_is_named_before_anything_is_changed(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_before_anything_is_changed(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 6653)):
         emulation = Started(["pair", "--no-prompt"], tmp_path / "log")
         assert emulation.end(signal.SIGCONT) == 1
@@ -193,7 +193,7 @@ def test_wrong_arguments_are_explained(arguments: list[str], code: int, sentence
     assert sentence in done.stderr
 
 
-def test_without_root_it_says_so(tmp_path: Path) -> None:
+def test_starting_without_root_is_an_error(tmp_path: Path) -> None:
     code = (
         "import os, runpy, sys; os.setgid(65534); os.setuid(65534); "
         "from machine import errors, kernel_settings\n"

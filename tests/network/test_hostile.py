@@ -1,4 +1,4 @@
-"""A host that forges whatever it can: it gains nothing, and a reserved flow beside it loses nothing."""
+"""Forged frames of every kind from one host: they gain no priority, and a reserved flow beside them loses nothing."""
 
 from __future__ import annotations
 
@@ -73,20 +73,20 @@ LISTEN = """
 
 @contextmanager
 def listening(network: Network, host: str) -> Iterator[list[Any]]:
-    """What a host saw: how many forged frames, marked or tagged ones among them, and ARP as [operation, IP, MAC]."""
+    """Capture at a host: number of forged frames, of those marked or tagged, and ARP frames as [operation, IP, MAC]."""
     command = [sys.executable, "-c", textwrap.dedent(LISTEN), f"{host}-eth1", network.topology.mac(host)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    seen: list[Any] = []
+    captured: list[Any] = []
     with network.running_in(host, command, **pipes) as sniffer:
         assert sniffer.stdout is not None
         assert sniffer.stdout.readline() == b"listening\n"
-        yield seen
+        yield captured
         text, errors = sniffer.communicate(timeout=60)
     assert text, errors.decode()
-    seen += json.loads(text)
+    captured += json.loads(text)
 
 
-def test_whatever_a_host_forges_it_gains_nothing_and_a_reserved_flow_loses_nothing(
+def test_forged_frames_gain_no_priority_and_a_reserved_flow_loses_nothing(
     pair: Network, tmp_path: Path
 ) -> None:
     with reserved_flow(pair, udp_flow("edge1", "cloud", {"min_bandwidth_bps": RATE_BPS})) as reservation:
@@ -101,27 +101,31 @@ def test_whatever_a_host_forges_it_gains_nothing_and_a_reserved_flow_loses_nothi
             forged = forge(pair, label, 3.0)
         assert forged > 1000
         result.check_complete()
-        wait_until(lambda: counted(pair, reservation)["packets"] >= result.sent)
-        meter = counted(pair, reservation)
-        assert (meter["packets"] - result.sent, meter["dropped_packets"]) == (5, 0), "the stream's own and its end"
-    assert cloud[0] > 0, "what it may send, unmarked, is delivered"
-    assert cloud[1] == 0, "nothing forged is marked or tagged"
+        wait_until(lambda: meter_counters(pair, reservation)["packets"] >= result.sent)
+        meter = meter_counters(pair, reservation)
+        assert (meter["packets"] - result.sent, meter["dropped_packets"]) == (5, 0), (
+            "the packets of the stream and its end only"
+        )
+    assert cloud[0] > 0, "allowed frames are delivered, unmarked"
+    assert cloud[1] == 0, "no forged frame is marked or tagged"
     assert edge[:2] == [0, 0]
-    true = [[2, pair.topology.ip(host.name), pair.topology.mac(host.name)] for host in pair.topology.hosts]
-    assert all(told in true for told in cloud[2] + edge[2]), "a host sees true answers to its own questions only"
+    genuine = [[2, pair.topology.ip(host.name), pair.topology.mac(host.name)] for host in pair.topology.hosts]
+    assert all(reply in genuine for reply in cloud[2] + edge[2]), (
+        "hosts receive genuine ARP replies to their requests only"
+    )
     neighbours = pair.run_in("edge1", ["ip", "neigh", "show", pair.topology.ip("cloud")])
     assert pair.topology.mac("cloud") in neighbours
     pair.run_in("load1", ["ping", "-c", "1", "-W", "5", pair.topology.ip("cloud")])
 
 
 def forge(network: Network, label: str, seconds: float) -> int:
-    """Send every kind of forged frame from load1, over and over; how many frames that were."""
+    """Send every kind of forged frame from load1 repeatedly; return the number of frames."""
     topology = network.topology
     addresses = [part for host in ("edge1", "cloud", "load1") for part in (topology.ip(host), topology.mac(host))]
     command = [sys.executable, "-c", textwrap.dedent(FORGE), *addresses, label, str(seconds)]
     return int(network.run_in("load1", command))
 
 
-def counted(network: Network, reservation: dict[str, Any]) -> dict[str, Any]:
+def meter_counters(network: Network, reservation: dict[str, Any]) -> dict[str, Any]:
     meters: list[dict[str, Any]] = network.api.get(f"/v1/reservations/{reservation['id']}").json()["counters"]["meters"]
     return meters[0]

@@ -1,4 +1,4 @@
-"""A link of a protected flow's path goes dark: the switches move the flow by themselves."""
+"""Protection: when a link of a protected flow's path fails, the switches reroute the flow themselves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECONDS = 2.5
 
 
 @pytest.fixture
-def outages(metro: Network) -> FaultInjector:
+def faults(metro: Network) -> FaultInjector:
     return FaultInjector(metro.topology, metro.note.ovs_directory)
 
 
@@ -42,18 +42,18 @@ def spans_of(path: list[str]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("which", ["adjacent", "far"])
-def test_a_cut_costs_a_protected_flow_less_than_50_ms_and_the_way_back_nothing(
-    metro: Network, outages: FaultInjector, protected: dict[str, Any], which: str, tmp_path: Path
+def test_a_cut_interrupts_a_protected_flow_for_less_than_50_ms_and_the_return_loses_nothing(
+    metro: Network, faults: FaultInjector, protected: dict[str, Any], which: str, tmp_path: Path
 ) -> None:
     (flow,) = protected["flows"]
     assert not {*spans_of(flow["path"])} & {*spans_of(flow["backup_path"])}
     span = spans_of(flow["path"])[0 if which == "adjacent" else -1]
     try:
         with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as cut:
-            outages.set_link(*span, up=False)
+            faults.set_link(*span, up=False)
             wait_until(lambda: links_down(metro) >= {f"{span[0]}->{span[1]}", f"{span[1]}->{span[0]}"})
     finally:
-        outages.set_link(*span, up=True)
+        faults.set_link(*span, up=True)
     cut.check_gap()
     wait_until(lambda: not links_down(metro))
     identity = protected["id"]
@@ -61,42 +61,42 @@ def test_a_cut_costs_a_protected_flow_less_than_50_ms_and_the_way_back_nothing(
 
 
 def test_on_its_backup_a_flow_is_changed_and_loses_nothing(
-    metro: Network, outages: FaultInjector, protected: dict[str, Any], tmp_path: Path
+    metro: Network, faults: FaultInjector, protected: dict[str, Any], tmp_path: Path
 ) -> None:
-    """With a span of the ring down there is no second pair of paths: the flow keeps the one it has."""
+    """With a span of the ring down there is no other pair of disjoint paths: the flow keeps its own."""
     (before,) = protected["flows"]
     span = spans_of(before["path"])[0]
-    wanted = udp_flow("edge1", "cloud", {"min_bandwidth_bps": 2 * RATE_BPS, "protection": "link_disjoint"})
+    requested = udp_flow("edge1", "cloud", {"min_bandwidth_bps": 2 * RATE_BPS, "protection": "link_disjoint"})
     try:
-        outages.set_link(*span, up=False)
+        faults.set_link(*span, up=False)
         wait_until(lambda: links_down(metro) >= {f"{span[0]}->{span[1]}", f"{span[1]}->{span[0]}"})
         with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as changed:
-            answer = metro.api.patch(f"/v1/reservations/{protected['id']}", json={"flows": [wanted]})
+            answer = metro.api.patch(f"/v1/reservations/{protected['id']}", json={"flows": [requested]})
     finally:
-        outages.set_link(*span, up=True)
+        faults.set_link(*span, up=True)
     assert answer.status_code == 200, answer.text
-    (now,) = answer.json()["flows"]
-    assert (now["path"], now["backup_path"]) == (before["path"], before["backup_path"])
-    assert (now["reserved_bps"], answer.json()["state"]) == (2 * RATE_BPS, "active")
+    (after,) = answer.json()["flows"]
+    assert (after["path"], after["backup_path"]) == (before["path"], before["backup_path"])
+    assert (after["reserved_bps"], answer.json()["state"]) == (2 * RATE_BPS, "active")
     changed.check_complete()
     wait_until(lambda: not links_down(metro))
 
 
 def test_without_a_controller_the_gap_is_as_short(
-    metro: Network, outages: FaultInjector, protected: dict[str, Any], tmp_path: Path
+    metro: Network, faults: FaultInjector, protected: dict[str, Any], tmp_path: Path
 ) -> None:
     span = spans_of(protected["flows"][0]["path"])[-1]
     pid = controller_pid(metro)
     os.kill(pid, signal.SIGSTOP)
     try:
         with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as cut:
-            outages.set_link(*span, up=False)
+            faults.set_link(*span, up=False)
         with stream(metro, "edge1", "cloud", 1, tmp_path) as afterwards:
             pass
         with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as mended:
-            outages.set_link(*span, up=True)
+            faults.set_link(*span, up=True)
     finally:
-        outages.set_link(*span, up=True)
+        faults.set_link(*span, up=True)
         os.kill(pid, signal.SIGCONT)
     cut.check_gap()
     afterwards.check_complete()
@@ -104,17 +104,17 @@ def test_without_a_controller_the_gap_is_as_short(
     wait_until(lambda: metro.api.get("/v1/healthz").json()["switches_up"] == len(metro.topology.switches))
 
 
-def test_a_switch_that_loses_its_power_costs_no_more_and_comes_back_filled(
-    metro: Network, outages: FaultInjector, protected: dict[str, Any], tmp_path: Path
+def test_a_switch_failure_costs_no_more_and_its_entries_are_reinstalled(
+    metro: Network, faults: FaultInjector, protected: dict[str, Any], tmp_path: Path
 ) -> None:
     middle = protected["flows"][0]["path"][3 - 1]
     before = without_counters(metro.switch("dump-groups", middle))
     try:
         with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as cut:
-            outages.set_switch(middle, up=False)
+            faults.set_switch(middle, up=False)
         assert "group_id" not in metro.switch("dump-groups", middle)
     finally:
-        outages.set_switch(middle, up=True)
+        faults.set_switch(middle, up=True)
     cut.check_gap()
     wait_until(lambda: metro.api.get("/v1/healthz").json()["switches_up"] == len(metro.topology.switches))
     assert without_counters(metro.switch("dump-groups", middle)) == before

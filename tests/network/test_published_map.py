@@ -1,4 +1,4 @@
-"""A published network as it comes: six edges on nobel-us, with a duct whose spans are all cut at once."""
+"""A published network: six edges on nobel-us, with a duct whose spans are all cut at once."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.network.datagram_stream import PER_S, RATE_BPS, reserved_flow, stream
 
 SECONDS = 4
 DUCT = "gulf=houston-atlanta,houston-washingto"
-"""Both ways east from Houston, where edge2 is."""
+"""Both spans eastwards from Houston, the site of edge2."""
 FRAME_BYTES = 1042
-NOT_MORE_LOST = 100
-"""In all, of 1000 a second: two spans go dark one after the other. Mostly 1 to 35 are."""
+MAX_LOST = 100
+"""Of 1000 datagrams per second: the two spans fail one after the other. Usually 1 to 35 are lost."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def spans_down(network: Network) -> set[frozenset[str]]:
 
 
 def alarms(network: Network) -> list[str]:
-    """The sentences of all alarms so far."""
+    """Return the texts of all alarms so far."""
     found = []
     with network.api.stream("GET", "/v1/events", headers={"Last-Event-ID": "0-0"}) as lines:
         kind = ""
@@ -57,60 +57,60 @@ def alarms(network: Network) -> list[str]:
     return found
 
 
-def test_a_reserved_transfer_across_the_country_is_there_within_its_bound(nobel: Network, tmp_path: Path) -> None:
-    """More is reserved than is sent, by half: a machine that stands still for a second is not the network's fault."""
-    needed = {"transfer_bytes": 2 * SECONDS * PER_S * FRAME_BYTES, "deadline_ms": 1700 * SECONDS}
-    with reserved_flow(nobel, udp_flow("edge4", "cloud", needed)) as made:
+def test_a_reserved_transfer_across_the_network_arrives_within_its_bound(nobel: Network, tmp_path: Path) -> None:
+    """More is reserved than is sent, as a margin for stalls of this machine of about a second."""
+    requirement = {"transfer_bytes": 2 * SECONDS * PER_S * FRAME_BYTES, "deadline_ms": 1700 * SECONDS}
+    with reserved_flow(nobel, udp_flow("edge4", "cloud", requirement)) as made:
         (flow,) = made["flows"]
         with stream(nobel, "edge4", "cloud", SECONDS, tmp_path) as carried:
             pass
     carried.check_complete()
     took_ms = 1000 * (carried.arrivals[-1][1] - carried.arrivals[0][1])
-    assert took_ms < flow["completion_ms"] <= needed["deadline_ms"]
+    assert took_ms < flow["completion_ms"] <= requirement["deadline_ms"]
 
 
-def test_a_duct_is_cut_whole_and_who_keeps_out_of_it_survives(
+def test_a_flow_protected_against_a_duct_survives_the_cut_of_all_its_spans(
     nobel: Network, reservation: dict[str, Any], tmp_path: Path
 ) -> None:
-    outages = FaultInjector(nobel.topology, nobel.note.ovs_directory)
+    faults = FaultInjector(nobel.topology, nobel.note.ovs_directory)
     try:
         with stream(nobel, "edge2", "cloud", SECONDS, tmp_path) as cut:
-            outages.set_duct("gulf", up=False)
+            faults.set_duct("gulf", up=False)
             wait_until(lambda: spans_down(nobel) == {frozenset(("houston", end)) for end in ("atlanta", "washingto")})
     finally:
-        outages.set_duct("gulf", up=True)
-    assert cut.lost <= NOT_MORE_LOST + cut.excused, f"its two spans go dark one after the other: {cut.gaps}"
+        faults.set_duct("gulf", up=True)
+    assert cut.lost <= MAX_LOST + cut.excused, f"runs of lost datagrams: {cut.gaps}"
     assert (cut.duplicates, cut.marks()) == (0, {46})
     print(f"lost {cut.lost_in_a_row} datagrams in a row: a gap of {cut.lost_in_a_row * 1000 / PER_S:g} ms")
     wait_until(lambda: not spans_down(nobel))
-    told = alarms(nobel)
-    assert any("Span atlanta-houston of 1500 km in duct gulf is dark" in text for text in told), told
-    assert any(text.endswith("; all spans of duct gulf are.") for text in told), told
+    texts = alarms(nobel)
+    assert any("Span atlanta-houston of 1500 km in duct gulf is dark" in text for text in texts), texts
+    assert any(text.endswith("; all spans of duct gulf are.") for text in texts), texts
     identity = reservation["id"]
     wait_until(lambda: nobel.api.get(f"/v1/reservations/{identity}").json()["reason"] is None)
 
 
-def test_before_somebody_works_on_a_duct_its_traffic_leaves_and_nothing_is_lost(
+def test_taking_a_duct_out_of_service_reroutes_its_traffic_without_loss(
     nobel: Network, reservation: dict[str, Any], tmp_path: Path
 ) -> None:
-    outages = FaultInjector(nobel.topology, nobel.note.ovs_directory)
+    faults = FaultInjector(nobel.topology, nobel.note.ovs_directory)
     try:
         with stream(nobel, "edge2", "cloud", SECONDS, tmp_path) as moved:
             answer = nobel.api.post("/v1/ducts/gulf/down")
             assert answer.json() == {
                 "spans": ["atlanta-houston", "houston-washingto"], "in_service": False, "degraded": [],
             }  # fmt: skip
-            outages.set_duct("gulf", up=False)  # now it is dark, and nobody notices
-            outages.set_duct("gulf", up=True)
+            faults.set_duct("gulf", up=False)  # the duct carries no traffic any more
+            faults.set_duct("gulf", up=True)
             assert nobel.api.post("/v1/ducts/gulf/up").json()["in_service"] is True
     finally:
-        outages.set_duct("gulf", up=True)
+        faults.set_duct("gulf", up=True)
         nobel.api.post("/v1/ducts/gulf/up")
     moved.check_complete()
     assert nobel.api.get(f"/v1/reservations/{reservation['id']}").json()["state"] == "active"
 
 
-def test_more_than_the_machine_can_forward_is_refused_with_what_it_can() -> None:
+def test_a_scale_beyond_the_machines_capacity_is_refused_with_a_possible_one() -> None:
     start = [*START, "sndlib/nobel-us", "--scale", "1", "--no-prompt"]
     done = subprocess.run(start, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""Training in a real emulation, as a user starts it, and what it does when the network says no."""
+"""Training in a real emulation, started like a user starts it, and its behaviour when reservations are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def paceline(*arguments: str, timeout_s: float = 240) -> subprocess.CompletedPro
 
 @dataclass(frozen=True)
 class Trained:
-    """A `paceline train` that has ended."""
+    """Result of a finished `paceline train`."""
 
     returncode: int | None
     stdout: str
@@ -43,7 +43,7 @@ class Trained:
 
 
 def train(directory: Path, *arguments: str) -> Trained:
-    """A short training, by a process that has all imported already."""
+    """Run a short training in a forked process with all imports done."""
     runs, out, errors = directory / "runs", directory / "out", directory / "errors"
     command = ("train", "--runs-dir", str(runs), *SHORT, *arguments)
     code = FORK_SERVER.start(out, command, errors=errors).wait(240)
@@ -61,21 +61,21 @@ def reserved_bps(network: Network) -> int:
 
 
 @contextlib.contextmanager
-def somebody_else(network: Network, rate_bps: int) -> Iterator[None]:
-    """Another owner's flow from edge1 to the cloud, as long as the block lasts."""
+def other_reservation(network: Network, rate_bps: int) -> Iterator[None]:
+    """Reserve a flow of another owner from edge1 to the cloud within the block."""
     flow = network.uplink("edge1", rate_bps)
     flow["match"]["source_port"] = 9999
-    taken = network.api.post("/v1/reservations", json={"owner": "other", "lease_s": 300, "flows": [flow]}).json()
+    reservation = network.api.post("/v1/reservations", json={"owner": "other", "lease_s": 300, "flows": [flow]}).json()
     try:
         yield
     finally:
-        network.api.delete(f"/v1/reservations/{taken['id']}").raise_for_status()
+        network.api.delete(f"/v1/reservations/{reservation['id']}").raise_for_status()
 
 
-def test_a_reserved_run_takes_what_others_leave_free_makes_promises_and_gives_everything_back(
+def test_a_reserved_run_uses_the_free_bandwidth_has_bounds_and_releases_everything(
     pair: Network, tmp_path: Path
 ) -> None:
-    with somebody_else(pair, 65_000_000):
+    with other_reservation(pair, 65_000_000):
         done = paceline("train", "--runs-dir", str(tmp_path), *SHORT)
     summary = summary_of(tmp_path)
     assert done.returncode == 0, done.stderr
@@ -92,7 +92,7 @@ def test_a_reserved_run_takes_what_others_leave_free_makes_promises_and_gives_ev
 
 def test_an_averaging_has_rates_of_its_own_in_proportion_to_its_bytes(pair: Network, tmp_path: Path) -> None:
     """With 11 Mb/s left: edge1 has two layers and large segments, edge2 nearly all layers and small segments."""
-    with somebody_else(pair, 65_000_000):
+    with other_reservation(pair, 65_000_000):
         done = train(tmp_path, "--cuts", "2,12", "--average-every", "1")
     assert done.returncode == 0, done.stderr
     (directory,) = (tmp_path / "runs").iterdir()
@@ -103,7 +103,7 @@ def test_an_averaging_has_rates_of_its_own_in_proportion_to_its_bytes(pair: Netw
         assert sum(up_bps for up_bps, _ in rates.values()) <= 11_000_000
         assert rates["edge2"][0] > 2 * rates["edge1"][0]
         assert rates["edge2"][1] == rates["edge1"][1]
-    for row, version in zip(done.summary["rounds"], (1, 3), strict=True):  # the averaging between them has the second
+    for row, version in zip(done.summary["rounds"], (1, 3), strict=True):  # the averaging between them has version 2
         edge1, edge2 = row["edges"]
         assert edge1["reserved_bps"] > 2 * edge2["reserved_bps"]
         assert row["reservation"]["version"] == version
@@ -121,13 +121,13 @@ def test_with_protected_labels_both_crossings_of_a_micro_batch_are_reserved(pair
         for edge in row["edges"]:
             assert edge["reserved_bps"] > 0
             assert edge["reserved_down_bps"] > 0
-            for transfer in (one for one in row["transfers"] if one["edge"] == edge["edge"]):
+            for transfer in (t for t in row["transfers"] if t["edge"] == edge["edge"]):
                 assert transfer["bytes"] > edge["segment_bytes"] + edge[f"tail_{transfer['direction']}_bytes"]
     assert reserved_bps(pair) == 0
 
 
 @pytest.mark.usefixtures("pair")
-def test_best_effort_reserves_nothing_and_promises_nothing(tmp_path: Path) -> None:
+def test_a_best_effort_run_reserves_nothing_and_has_no_bounds(tmp_path: Path) -> None:
     done = train(tmp_path, "--best-effort")
     assert done.returncode == 0, done.stderr
     assert done.summary["promises"] == {"made": 0, "kept": 0}
@@ -135,35 +135,35 @@ def test_best_effort_reserves_nothing_and_promises_nothing(tmp_path: Path) -> No
     assert {edge["reserved_bps"] for row in done.summary["rounds"] for edge in row["edges"]} == {None}
 
 
-def test_a_plan_that_is_overtaken_by_another_reservation_adapts_and_says_so(pair: Network) -> None:
+def test_a_plan_preceded_by_another_reservation_is_adapted_and_the_adaptation_reported(pair: Network) -> None:
     other = pair.uplink("edge2", 40_000_000)
     other["match"]["source_port"] = 9999
-    taken: list[str] = []
+    reservation_ids: list[str] = []
 
     def draft(offer: Offer, keep_cuts: bool = True) -> RoundPlan:  # noqa: ARG001
-        if not taken:  # somebody is quicker, between the offer and the request
+        if not reservation_ids:  # another reservation is made between the offer and the request
             body = {"owner": "other", "lease_s": 300, "flows": [other]}
-            taken.append(pair.api.post("/v1/reservations", json=body).json()["id"])
+            reservation_ids.append(pair.api.post("/v1/reservations", json=body).json()["id"])
         rate_bps = round(offer.usable_bps["s1->s2"])
         edge = EdgePlan("edge1", 3, rate_bps, 2_000_000, 0.1, 0.1, 0.1)
         return RoundPlan((edge,), 0.1, 0.1, 0.1, 0.1, 0.1, 0.4, 0.4, 1, 0.4)
 
-    said: list[str] = []
-    with contextlib.closing(ControllerClient("http://127.0.0.1:8080", 1, said.append)) as controller:
-        road = ReservedBandwidth(
-            HeldReservation(controller, "cloud", 60, said.append), [EdgeEndpoint("edge1", 7801)], 7800, 0.9, 1e6
+    sentences: list[str] = []
+    with contextlib.closing(ControllerClient("http://127.0.0.1:8080", 1, sentences.append)) as controller:
+        bandwidth = ReservedBandwidth(
+            HeldReservation(controller, "cloud", 60, sentences.append), [EdgeEndpoint("edge1", 7801)], 7800, 0.9, 1e6
         )
-        grant = road.acquire(draft)
+        grant = bandwidth.acquire(draft)
         assert 0 < grant.up["edge1"].rate_bps <= 36_000_000
         assert "s1->s2" in grant.adaptations[0]
-        assert "The plan adapts" in said[0]
-        road.release()
-    pair.api.delete(f"/v1/reservations/{taken[0]}").raise_for_status()
+        assert "The plan adapts" in sentences[0]
+        bandwidth.release()
+    pair.api.delete(f"/v1/reservations/{reservation_ids[0]}").raise_for_status()
     assert reserved_bps(pair) == 0
 
 
-def test_a_network_that_is_full_is_said_with_the_link(pair: Network, tmp_path: Path) -> None:
-    with somebody_else(pair, 74_000_000):
+def test_a_full_network_is_reported_with_the_link(pair: Network, tmp_path: Path) -> None:
+    with other_reservation(pair, 74_000_000):
         done = train(tmp_path)
     assert done.returncode in (3, 4)
     assert done.summary["status"] == "failed"
@@ -173,7 +173,7 @@ def test_a_network_that_is_full_is_said_with_the_link(pair: Network, tmp_path: P
 
 
 @pytest.mark.usefixtures("pair")
-def test_a_controller_that_is_down_is_said_and_best_effort_is_offered(tmp_path: Path) -> None:
+def test_a_controller_that_is_down_is_reported_and_best_effort_suggested(tmp_path: Path) -> None:
     nowhere = ["--controller", "http://127.0.0.1:9", "--controller-retries", "1"]
     done = train(tmp_path, *nowhere)
     assert done.returncode == 3
@@ -182,7 +182,7 @@ def test_a_controller_that_is_down_is_said_and_best_effort_is_offered(tmp_path: 
     assert "--best-effort" in done.stderr
 
 
-def test_an_edge_that_never_asks_is_named(pair: Network, tmp_path: Path) -> None:
+def test_an_edge_that_never_joins_is_reported(pair: Network, tmp_path: Path) -> None:
     cloud = [
         sys.executable, "-m", "trainer.cli.main", "cloud", "--bind", f"{pair.topology.ip('cloud')}:7800",
         "--name", "cloud",
@@ -196,7 +196,7 @@ def test_an_edge_that_never_asks_is_named(pair: Network, tmp_path: Path) -> None
     assert reserved_bps(pair) == 0
 
 
-def test_the_network_and_reservations_commands_show_what_is_there(pair: Network) -> None:
+def test_the_network_and_reservations_commands_show_the_current_state(pair: Network) -> None:
     url = ["--controller", "http://127.0.0.1:8080"]
     reservation = pair.reserve(edge1=5_000_000)
     listed = paceline("reservations", "list", *url)
@@ -214,7 +214,7 @@ def test_the_network_and_reservations_commands_show_what_is_there(pair: Network)
 
 @contextlib.contextmanager
 def running(network: Network, name: str, log: Path, *arguments: str) -> Iterator[ForkedProcess]:
-    """A process of the training in one of the hosts."""
+    """Run a training process in one of the hosts within the block."""
     process = FORK_SERVER.start(log, arguments, host=network.note.host(name).pid)
     try:
         yield process
@@ -244,23 +244,23 @@ def edge(network: Network, name: str, log: Path) -> contextlib.AbstractContextMa
 
 
 def wait_for_event(run: Path, name: str, after: int, log: Path) -> int:
-    """The place behind the next event of that name."""
+    """Wait for the next event of that name; return the index after it."""
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         lines = (run / "events.jsonl").read_text().splitlines() if (run / "events.jsonl").exists() else []
-        for place in range(after, len(lines)):
-            if f'"event": "{name}"' in lines[place]:
-                return place + 1
+        for index in range(after, len(lines)):
+            if f'"event": "{name}"' in lines[index]:
+                return index + 1
         time.sleep(0.05)
     raise AssertionError(f"no event {name}: {log.read_text()}")
 
 
-def test_a_killed_edge_gives_its_bandwidth_back_and_comes_back_to_its_own_port_and_so_does_a_killed_cloud(
+def test_a_killed_edges_bandwidth_is_released_and_edge_and_cloud_can_rejoin_on_their_ports(
     pair: Network, tmp_path: Path
 ) -> None:
     def flows() -> set[str]:
         live = pair.api.get("/v1/reservations?state=active").json()["reservations"]
-        return {flow["name"] for one in live for flow in one["flows"]}
+        return {flow["name"] for reservation in live for flow in reservation["flows"]}
 
     run, log = tmp_path / "run", tmp_path / "log"
     bind = f"{pair.topology.ip('cloud')}:7800"

@@ -1,4 +1,4 @@
-"""Periodic windows on real Open vSwitch: served inside, late outside, and nothing wasted."""
+"""Periodic windows on real Open vSwitch: reserved inside, late class outside; best effort uses the rest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WINDOW = {"deadline_ms": DEADLINE_MS, "period_ms": 1000 * PERIOD_S}
 BOTTLENECK_BPS = 80_000_000
 
 
-def test_a_flow_is_served_inside_its_window_and_late_outside(pair: Network, tmp_path: Path) -> None:
+def test_a_flow_is_marked_reserved_inside_its_window_and_late_outside(pair: Network, tmp_path: Path) -> None:
     requirement = {"transfer_bytes": 600_000, **WINDOW}
     with (
         reserved_flow(pair, udp_flow("edge1", "cloud", requirement)) as reservation,
@@ -36,7 +36,7 @@ def test_a_flow_is_served_inside_its_window_and_late_outside(pair: Network, tmp_
 
 
 @pytest.mark.parametrize("kind", ["udp", "tcp"])
-def test_periodic_transfers_are_in_time_and_best_effort_has_the_rest(
+def test_periodic_transfers_meet_their_deadline_and_best_effort_uses_the_rest(
     pair: Network, kind: str, tmp_path: Path
 ) -> None:
     flow = pair.uplink("edge1", 0) | {"requirement": {"transfer_bytes": 2_000_000, **WINDOW}}
@@ -49,12 +49,12 @@ def test_periodic_transfers_are_in_time_and_best_effort_has_the_rest(
             seconds = time.monotonic() - began_s
             best_effort_bps = (received_bytes(pair, "load2") - before) * 8 / seconds
     assert statistics.median(took_ms) < DEADLINE_MS
-    if kind == "udp":  # TCP's share of a machine as busy as this is no statement about gates
+    if kind == "udp":  # TCP's throughput on a busy machine does not measure the gates
         assert best_effort_bps > BOTTLENECK_BPS - 0.8 * reserved_bps
 
 
 def transfers(network: Network, reserved_bps: int, count: int, directory: Path) -> list[float]:
-    """Milliseconds of each transfer, the first at the beginning of a period; the rest of 2 MB is headers and slack."""
+    """Milliseconds of each transfer, the first at the start of a period; the rest of the 2 MB is headers and margin."""
     out, log = directory / "received.json", directory / "edge1.log"
     with receiving_transfers(network, 1, out) as receiver:
         start_s = (time.time() // PERIOD_S + 2) * PERIOD_S
