@@ -154,7 +154,7 @@ def test_a_stopped_edge_is_dropped_after_its_deadline_and_rejoins_when_it_contin
         stop_in_a_step(training, "edge2")
         lost = training.wait_for("lost")
         assert (lost["edge"], lost["left"]) == ("edge2", 1)
-        assert "late" in lost["reason"]
+        assert "exceeded its deadline" in lost["reason"]
         training.wait_for("round_done")
         training.send("edge2", signal.SIGCONT)
         assert training.wait_for("joined")["edge"] == "edge2"
