@@ -8,5 +8,5 @@ try:
 except ModuleNotFoundError:
     _has_mininet = False
 if not _has_mininet:
-    sys.exit("error: this Python has no Mininet; Debian's package mininet has it, and `make setup` makes a .venv that "
+    sys.exit("Error: this Python has no Mininet; Debian's package mininet has it, and `make setup` makes a .venv that "
              "finds it")  # fmt: skip

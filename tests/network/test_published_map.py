@@ -114,5 +114,5 @@ def test_a_scale_beyond_the_machines_capacity_is_refused_with_a_possible_one() -
     start = [*START, "sndlib/nobel-us", "--scale", "1", "--no-prompt"]
     done = subprocess.run(start, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "error: map nobelus at 1 Mb/s per Gb/s: its hosts can send" in done.stderr
+    assert "Error: map nobelus at 1 Mb/s per Gb/s: its hosts can send" in done.stderr
     assert "use --scale " in done.stderr

@@ -156,5 +156,5 @@ def test_an_emulation_without_mininet_ends_with_one_error_line(installed: Instal
         text=True, check=False, timeout=TIMEOUT_S,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.startswith("error: this Python has no Mininet") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Error: this Python has no Mininet") and done.stderr.count("\n") == 1
     assert time.monotonic() - began_s < TIMEOUT_S
