@@ -1,6 +1,8 @@
 """Write the table of all figures, docs/figures.md, from the JSON files of the benchmarks (their option --out).
 
     .venv/bin/python bench/figures.py FOLDER [--out docs/figures.md]
+
+What stands below the line END in an existing page is kept.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ HEAD = """# Figures
 All figures of the benchmarks, as measured. Made by `bench/figures.py` from the files that the benchmarks write with
 `--out`; rows without a goal are for comparison. "holds" compares the value with the goal.
 """
+
+END = "<!-- end of the table made by bench/figures.py -->"
 
 Report = Mapping[str, Any]
 
@@ -66,7 +70,8 @@ def main(folder: Path, out: Path) -> None:
     reports = read_reports(folder)
     if not reports:
         raise click.ClickException(f"{folder} holds no benchmark report; run benchmarks with --out {folder}/NAME.json")
-    out.write_text(table_of(reports))
+    _, _, kept = out.read_text().partition(f"{END}\n") if out.exists() else ("", "", "")
+    out.write_text(f"{table_of(reports)}\n{END}\n{kept}")
     count = sum(len(report["claims"]) for report, _ in reports)
     click.echo(f"wrote {out}: {count} figures of {len(reports)} benchmarks")
 
