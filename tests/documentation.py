@@ -192,15 +192,15 @@ def alike(text: str) -> str:
     return text
 
 
-def agree(shown: str, came: str, varies: tuple[str, ...] = ()) -> bool:
+def agree(shown: str, came: str, varies: tuple[tuple[str, str], ...] = ()) -> bool:
     """Whether a page shows what came: the same words, apart from what varies; `…` on a line of its own is any lines.
 
-    `varies`: what differs on this page besides, as regular expressions.
+    `varies`: what differs on this page besides, as regular expressions with what replaces them.
     """
     parts = [alike(part) for part in re.split(r"^\s*…\s*$", shown, flags=re.MULTILINE)]
     came = alike(laid_out_where_json(came))
-    for pattern in varies:
-        parts, came = [re.sub(pattern, "VARIES", part) for part in parts], re.sub(pattern, "VARIES", came)
+    for pattern, word in varies:
+        parts, came = [re.sub(pattern, word, part) for part in parts], re.sub(pattern, word, came)
     wanted = ".*".join(re.escape(part) for part in parts)
     return re.fullmatch(rf"\s*{wanted}\s*", came) is not None
 

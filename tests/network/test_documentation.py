@@ -31,8 +31,18 @@ ELSEWHERE = {
 OTHER_TESTS = {"extending.md": "tests/processes/test_extending.py"}
 """Pages whose commands another test runs."""
 
-VARIES: dict[str, tuple[str, ...]] = {"README.md": (r"\d+(\.\d+)?",), "optical.md": (r"\d+(\.\d+)?",)}
-"""Parts of a page's output that differ between runs, as regular expressions within a line."""
+NUMBER = (r"\d+(\.\d+)?", "N")
+PROPAGATION = (r"propagation delay: .*? (?=controller: )", "PROPAGATION ")
+"""Depends on the kernel: with netem it is emulated."""
+LATE = (r"edge\d exceeded its deadline in step \d+ of round \d+; waiting\. ", "")
+COST = (r"\+0 \(tie\)|\+[\d.]+ ms per step \(\+[\d.]+%\)", "COST")
+
+VARIES: dict[str, tuple[tuple[str, str], ...]] = {
+    "README.md": (PROPAGATION, LATE, COST, NUMBER),
+    "optical.md": (NUMBER,),
+    "rest-api.md": (PROPAGATION,),
+}
+"""What differs from run to run on a page: regular expressions on the text in one line, and what replaces them."""
 
 WITH_COMMANDS = [page for page in PAGES if commands(page) and page.name not in OTHER_TESTS]
 
