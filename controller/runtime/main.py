@@ -139,10 +139,12 @@ def command(
         switch_tls = _switch_tls(openflow_ca, openflow_cert, openflow_key)
         network = load_network(map_name)
         switch_calibration = load_calibration(calibration) if calibration else DEFAULT_CALIBRATION
-        stores = open_stores(ledger, network.name, audit_days)
-        if not stores.tokens.is_configured:
-            require_management_addresses(listen)
         with contextlib.ExitStack() as stack:
+            stores = open_stores(ledger, network.name, audit_days)
+            stack.callback(stores.close)
+            stack.callback(stores.ledger.close)
+            if not stores.tokens.is_configured:
+                require_management_addresses(listen)
             sockets = [stack.enter_context(listening_socket(address)) for address in listen]
             require_free_port(openflow, "OpenFlow")
             if ryu_apps:
