@@ -170,6 +170,7 @@ class Terminal:
 VARIES = (
     (r"date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", "DATE"),
     (r"content-length: \d+", "LENGTH"),
+    (r"(?<![\d.])(\d+)\.0(?![\d.])", r"\1"),  # jq 1.6 prints 20 where jq 1.7 prints 20.0
     (r"\d{4}-\d\d-\d\dT\d\d[:-]\d\d[:-]\d\d(\.\d+)?Z(-\d+)?", "TIME"),
     (r"0x9ace[0-9a-f]{12}", "COOKIE"),
     (r"\b[0-9a-f]{11}-(\d+)", r"EVENT-\1"),
@@ -181,7 +182,7 @@ VARIES = (
     (r'("(?:completion_ms|length_ms|bound_us)": )[\d.]+', r"\1BOUND"),
     (r"(would be|limit is) \d+ us", r"\1 BOUND us"),
 )
-"""What differs between two runs, or follows from the calibration of the bounds."""
+"""What differs between two runs or versions, or follows from the calibration of the bounds."""
 
 
 def alike(text: str) -> str:

@@ -27,6 +27,8 @@ def test_outputs_agree_in_their_words_and_differ_in_what_varies() -> None:
     assert not agree(shown, "a 1.6 ms\nb\nz r-4f1c09a1 at 2026-01-01T00:00:00Z")
     assert agree(shown, "a 1.6 ms\nb\nz r-4f1c09a1 at 2026-01-01T00:00:00Z", ((r"\d+\.\d+ ms", "N ms"),))
     assert not agree(shown, "a 1.5 ms\nb\nz r-4f1c09a1 at noon")
+    assert agree("[20, 127.0.0.1]", "[20.0, 127.0.0.1]")
+    assert not agree("[20]", "[200.0]")
     assert agree('{"id": "r-0123abcd", "kept": true}', '{"id":"r-4f1c09a1","kept":true}')
     assert not agree('{"id": "r-0123abcd", "kept": true}', '{"id":"r-4f1c09a1","kept":false}')
 
