@@ -9,16 +9,19 @@ Source: Reitblat et al., "Abstractions for Network Update", SIGCOMM 2012 (consis
 
 from __future__ import annotations
 
+from dataclasses import field
 from enum import Enum, IntEnum
 from typing import Literal
 
 from controller.dataplane.entries import Entry, FlowEntry, MeterEntry
+from controller.dataplane.meter_tokens import TokenMove
 from controller.domain.frozen import frozen
 from controller.domain.reservation import FIRST_METER_ID
 
 Kind = Literal[
-    "add_meter", "modify_meter", "delete_meter", "add_group", "modify_group", "delete_group", "add_flow", "delete_flow"
-]
+    "add_meter", "modify_meter", "delete_meter", "add_group", "modify_group", "delete_group", "add_flow", "delete_flow",
+    "move_tokens",
+]  # fmt: skip
 
 DELETES: frozenset[Kind] = frozenset({"delete_meter", "delete_group", "delete_flow"})
 
@@ -44,10 +47,14 @@ class Phase(IntEnum):
 
 @frozen
 class Change:
-    """One modification message; `add_flow` also replaces an entry of the same key."""
+    """One modification message; `add_flow` also replaces an entry of the same key.
+
+    `tokens`: the meter is read, and frames are sent through it, with the change; `move_tokens` does only that.
+    """
 
     kind: Kind
     entry: Entry
+    tokens: TokenMove | None = field(default=None, compare=False)
 
 
 class Stage(Enum):

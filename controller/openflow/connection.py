@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from controller.openflow.encoder import BARRIER_REPLY, ERROR, HEADER, VERSION
+from controller.openflow.encoder import BARRIER_REPLY, ERROR, HEADER, MULTIPART_REPLY, VERSION
 from controller.openflow.eventlet_quiet import GreenSocket, eventlet
 
 log = logging.getLogger(__name__)
@@ -22,10 +22,10 @@ READ_BYTES = 65536
 UNREAD_BYTES = 4 * READ_BYTES
 """Unread bytes above which reading stops, so that TCP flow control slows the switch down."""
 
-CONFIRMING = frozenset({BARRIER_REPLY, ERROR})
+CONFIRMING = frozenset({BARRIER_REPLY, ERROR, MULTIPART_REPLY})
 
 ConfirmationHandler = Callable[[int, int, bytes], bool]
-"""Handles a barrier reply or error (type, transaction id, body); False: it does not answer a message of ours."""
+"""Handles a reply to an update or an error (type, transaction id, body); False: it answers no message of ours."""
 
 
 class SwitchConnection:

@@ -20,13 +20,15 @@ from controller.dataplane.entries import (
     MatchValue,
     MeterEntry,
 )
+from controller.dataplane.meter_tokens import MeterCounts, TokenMove, token_entry, token_frame
 from controller.dataplane.update_order import Change
 
 VERSION = 4
 HEADER = Struct("!BBHI")
 """Version, type, length including this header, transaction id (xid)."""
 
-ERROR, FLOW_MOD, GROUP_MOD, BARRIER_REQUEST, BARRIER_REPLY, METER_MOD = 1, 14, 15, 20, 21, 29
+ERROR, PACKET_OUT, FLOW_MOD, GROUP_MOD, METER_MOD = 1, 13, 14, 15, 29
+MULTIPART_REQUEST, MULTIPART_REPLY, BARRIER_REQUEST, BARRIER_REPLY = 18, 19, 20, 21
 ERROR_CODES = Struct("!HH")
 """Type and code at the beginning of an error message's body."""
 
@@ -35,6 +37,9 @@ WHOLE_PACKET = 0xFFFF
 MAX_PACKET_IN_BYTES = 0xFFE5
 """OFPCML_MAX; only used where packets are sent to the controller."""
 
+_METER_STATS = 9
+_TABLE_PORT = 0xFFFF_FFF9
+"""OFPP_TABLE: a packet-out is looked up in the flow tables."""
 _ANY = 0xFFFF_FFFF
 _NO_BUFFER = 0xFFFF_FFFF
 _ADD, _DELETE_STRICT = 0, 4
@@ -48,6 +53,11 @@ _METER = Struct("!HHIHHII4x")
 _GROUP = Struct("!HBxI")
 _BUCKET = Struct("!HHII4x")
 _OUTPUT = Struct("!HHIH6x")
+_METER_REQUEST = Struct("!HH4xI4x")
+_METER_COUNTS = Struct("!HH4xIH6xIQQII")
+"""Header of a multipart message, then one meter's statistics as far as its bands."""
+_BAND_COUNTS = Struct("!QQ")
+_PACKET_OUT = Struct("!IIH6x")
 _GROUP_ACTION = Struct("!HHI")
 _PUSH_VLAN = Struct("!HHH2x")
 _POP_VLAN = Struct("!HH4x")
@@ -64,15 +74,60 @@ def encode_barrier_request(xid: int) -> bytes:
 
 
 def encode_change(change: Change, xid: int) -> bytes:
-    """The message that applies a change on a switch."""
+    """The message that applies a change on a switch, and with it those that move tokens of a meter."""
     entry = change.entry
+    if change.tokens is not None and isinstance(entry, MeterEntry):
+        return _encode_with_tokens(change, entry, change.tokens, xid)
     if isinstance(entry, FlowEntry):
         kind, body = FLOW_MOD, _flow_mod(change.kind == "delete_flow", entry)
     elif isinstance(entry, MeterEntry):
         kind, body = METER_MOD, _meter_mod(_command(change), entry)
     else:
         kind, body = GROUP_MOD, _group_mod(_command(change), entry)
+    return _message(kind, body, xid)
+
+
+def reading_times(change: Change) -> tuple[bool, bool]:
+    """Whether the meter is read directly before and after a change that moves tokens."""
+    return change.kind != "add_meter", change.kind != "delete_meter"
+
+
+def decode_meter_counts(body: bytes) -> MeterCounts:
+    """The counters in the body of a multipart reply with one meter's statistics."""
+    _, _, _, length, _, packets, octets, _, _ = _METER_COUNTS.unpack_from(body)
+    dropped = _BAND_COUNTS.unpack_from(body, _METER_COUNTS.size) if length > 40 else (0, 0)
+    return MeterCounts(packets, octets, *dropped)
+
+
+def is_refused_reading(error_body: bytes) -> bool:
+    """Whether an error answers a multipart request, by the failed message that it repeats."""
+    return len(error_body) > ERROR_CODES.size + 1 and error_body[ERROR_CODES.size + 1] == MULTIPART_REQUEST
+
+
+def _encode_with_tokens(change: Change, meter: MeterEntry, move: TokenMove, xid: int) -> bytes:
+    before, after = reading_times(change)
+    request = _message(MULTIPART_REQUEST, _METER_REQUEST.pack(_METER_STATS, 0, meter.meter_id), xid)
+    messages = [request] if before else []
+    if change.kind != "move_tokens":
+        messages.append(_message(METER_MOD, _meter_mod(_command(change), meter), xid))
+    if move.frames:
+        entry = token_entry(meter.meter_id)
+        messages.append(_message(FLOW_MOD, _flow_mod(False, entry), xid))
+        messages += [_message(PACKET_OUT, _packet_out(token_frame(meter.meter_id, size)), xid) for size in move.frames]
+        messages.append(_message(FLOW_MOD, _flow_mod(True, entry), xid))
+    if after:
+        messages.append(request)
+    return b"".join(messages)
+
+
+def _message(kind: int, body: bytes, xid: int) -> bytes:
     return HEADER.pack(VERSION, kind, HEADER.size + len(body), xid) + body
+
+
+def _packet_out(frame: bytes) -> bytes:
+    """From the controller through the flow tables."""
+    action = _OUTPUT.pack(0, _OUTPUT.size, _TABLE_PORT, MAX_PACKET_IN_BYTES)
+    return _PACKET_OUT.pack(_NO_BUFFER, CONTROLLER_PORT, len(action)) + action + frame
 
 
 def _command(change: Change) -> int:

@@ -17,6 +17,7 @@ from queue import Queue
 from typing import Any, TypeVar
 
 from controller.dataplane.entries import COOKIE_TAG, COOKIE_TAG_MASK, MeterEntry, SwitchState, describe
+from controller.dataplane.meter_tokens import NO_COUNTS
 from controller.dataplane.southbound import (
     CertificateMismatch,
     ChangesByDatapath,
@@ -30,7 +31,13 @@ from controller.dataplane.southbound import (
 from controller.errors import SwitchRefused
 from controller.openflow.connection import corked
 from controller.openflow.decoder import decode_flow_stats, decode_group_desc, decode_meter_config, decode_meter_stats
-from controller.openflow.encoder import BARRIER_REPLY, ERROR_CODES
+from controller.openflow.encoder import (
+    BARRIER_REPLY,
+    ERROR_CODES,
+    MULTIPART_REPLY,
+    decode_meter_counts,
+    is_refused_reading,
+)
 from controller.openflow.eventlet_quiet import eventlet
 from controller.openflow.switch_tls import peer_names_of
 from controller.openflow.transactions import PendingTransactions, StagedUpdate, StatsRequest, not_connected
@@ -207,12 +214,18 @@ class SwitchClient:
         datapath.socket.on_confirmation = partial(self._on_confirmation, datapath)
 
     def _on_confirmation(self, datapath: Any, kind: int, xid: int, body: bytes) -> bool:
-        """Handle a barrier reply or an error; False if it belongs to no pending transaction."""
+        """Handle a barrier reply, a meter's counters or an error; False if it belongs to no pending update."""
         transaction = self.pending.get((datapath.id, xid))
         if transaction is None or transaction.datapath is not datapath:
             return False
-        if kind == BARRIER_REPLY:
+        if kind == MULTIPART_REPLY:
+            if transaction.counts is None:
+                return False
+            transaction.counts.append(decode_meter_counts(body))
+        elif kind == BARRIER_REPLY:
             self.on_reply(datapath, xid, (), more=False)
+        elif transaction.counts is not None and is_refused_reading(body):
+            transaction.counts.append(NO_COUNTS)  # the switch does not have the meter
         else:
             self.on_error(datapath, xid, *ERROR_CODES.unpack(body[: ERROR_CODES.size].ljust(ERROR_CODES.size, b"\0")))
         return True

@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from controller.dataplane.meter_tokens import NO_COUNTS, MeterCounts
 from controller.dataplane.southbound import ChangesByDatapath, Pause
+from controller.dataplane.update_order import Change
 from controller.errors import SwitchDown, SwitchError, SwitchTimeout
-from controller.openflow.encoder import encode_barrier_request, encode_change
+from controller.openflow.encoder import encode_barrier_request, encode_change, reading_times
 from controller.openflow.eventlet_quiet import eventlet
 
 
 class Transaction:
     """Messages to one switch under one xid, ended by the last reply or an error."""
 
-    __slots__ = ("_on_end", "began_s", "datapath", "error", "has_ended", "parts", "xid")
+    __slots__ = ("_on_end", "began_s", "counts", "datapath", "error", "has_ended", "parts", "xid")
 
     def __init__(self, datapath: Any, xid: int, on_end: Callable[[], None]) -> None:
         """`on_end`: called when the transaction ends, with or without an error."""
@@ -27,6 +29,8 @@ class Transaction:
         self.xid = xid
         self.began_s = time.monotonic()
         self.parts: list[Any] = []
+        self.counts: list[MeterCounts] | None = None
+        """Of an update: the counters of meters that it has read, in order."""
         self.error: SwitchError | None = None
         self.has_ended = False
         self._on_end = on_end
@@ -131,12 +135,33 @@ class StagedUpdate:
 
     def _send(self, stage: ChangesByDatapath) -> None:
         datapaths = {number: self._datapath(number) for number in stage}
-        group = TransactionGroup(self._pending, self._timeout_s, self.advance)
+        readings: list[tuple[Transaction, Change]] = []
+
+        def on_end(error: SwitchError | None) -> None:
+            if error is None and readings:
+                _set_counts(readings)
+            self.advance(error)
+
+        group = TransactionGroup(self._pending, self._timeout_s, on_end)
         for number, changes in stage.items():
             xid = _next_xid(datapaths[number])
             messages = [encode_change(change, xid) for change in changes]
-            group.send(datapaths[number], xid, b"".join([*messages, encode_barrier_request(xid)]))
+            sent = group.send(datapaths[number], xid, b"".join([*messages, encode_barrier_request(xid)]))
+            for change in changes:
+                if change.tokens is not None:
+                    sent.counts = []
+                    readings.append((sent, change))
         group.complete()
+
+
+def _set_counts(readings: Sequence[tuple[Transaction, Change]]) -> None:
+    """Hand the counters that each transaction has read, in order, to its changes."""
+    for transaction, change in readings:
+        counts, move = transaction.counts, change.tokens
+        if counts is not None and move is not None:
+            before, after = reading_times(change)
+            move.before = counts.pop(0) if before and counts else NO_COUNTS
+            move.after = counts.pop(0) if after and counts else NO_COUNTS
 
 
 class StatsRequest:

@@ -16,7 +16,6 @@ from controller.booking.gate_schedule import next_change_us, windows_of
 from controller.dataplane.entries import (
     Entries,
     Entry,
-    FlowEntry,
     Key,
     SwitchState,
     cookie_of,
@@ -28,11 +27,13 @@ from controller.dataplane.fast_failover import is_broken
 from controller.dataplane.intended_state import ChangedKeys, IntendedState, merge_keys
 from controller.dataplane.pipeline import classifier, contribution_of
 from controller.dataplane.southbound import Pause, Reading
-from controller.dataplane.update_order import DELETES, STAGE_OF, STAGES, Change, Phase, Stage, change_for
+from controller.dataplane.update_order import DELETES, STAGE_OF, STAGES, Stage, change_for
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, Window
 from controller.errors import SwitchDown
 from controller.failpoints import FailPoint, failpoint
+from controller.switches.meter_buckets import MeterBuckets
+from controller.switches.pending_update import PendingUpdate, StageChanges, send_order
 
 FAIL_POINT_OF: Mapping[Stage, FailPoint] = {
     Stage.LAY: FailPoint.LAID,
@@ -41,9 +42,6 @@ FAIL_POINT_OF: Mapping[Stage, FailPoint] = {
     Stage.CLOSE: FailPoint.CLOSED,
     Stage.CLEAR: FailPoint.CLEARED,
 }
-
-StageChanges = dict[str, list[Change]]
-"""By switch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +61,7 @@ class SwitchStateTracker:
         self._clock = clock
         self._lock = threading.Lock()
         self._intended = IntendedState(network)
+        self._buckets = MeterBuckets()
         self._applied: dict[str, Entries] = {}
         self._down: frozenset[str] = frozenset()
         self._reservations: dict[str, Reservation] = {}
@@ -77,7 +76,7 @@ class SwitchStateTracker:
         """Set the reservations that should be installed; None: removed."""
         with self._lock:
             for name, reservation in changed.items():
-                self._reservations.pop(name, None)
+                self._buckets.set_intended(self._reservations.pop(name, None), reservation)
                 self._windows.pop(name, None)
                 if reservation is not None:
                     self._reservations[name] = reservation
@@ -135,11 +134,13 @@ class SwitchStateTracker:
             self._revision += 1
             for name in switches:
                 self._applied.pop(name, None)
+                self._buckets.discard_unused(name)
 
     def set_applied(self, switch: str, state: SwitchState) -> ChangedKeys:
         """Record the state read from a switch; the keys at which it differs from the intended state."""
         with self._lock:
             self._revision += 1
+            self._buckets.discard_unused(switch)
             applied = self._applied[switch] = entries_of(state)
             intended = self._intended.entries[switch]
             return {switch: {key for key in applied.keys() | intended.keys() if applied.get(key) != intended.get(key)}}
@@ -195,23 +196,43 @@ class SwitchStateTracker:
     ) -> Iterator[StageChanges | Pause]:
         """The changes at these keys, stage by stage; each must be confirmed before the iterator is advanced.
 
+        A stage that modifies meters of reservations comes after one that takes tokens out of them.
+
         `require_all`: a switch of unknown state is an error; otherwise it is skipped.
         `drain_s`: how long packets may be in flight on an old path.
 
         Raises: SwitchDown.
         """
-        update = _PendingUpdate(changed_keys, require_all)
+        update = PendingUpdate(changed_keys, require_all)
         for number, stage in enumerate(STAGES):
             if number and not update.changes[number]:
                 continue  # concurrent updates send their own changes
             if stage is Stage.CLEAR and drain_s:
                 yield Pause(drain_s)
+            yield from self._token_moves(self._draws(update, number))
             changes = self._stage_changes(update, number)
             if changes:
                 yield changes
+                with self._lock:
+                    self._buckets.settle(changes)
+                    corrections = self._buckets.corrections(changes)
+                yield from self._token_moves(corrections)
                 failpoint(FAIL_POINT_OF[stage])
 
-    def _stage_changes(self, update: _PendingUpdate, number: int) -> StageChanges:
+    def _token_moves(self, moves: StageChanges) -> Iterator[StageChanges]:
+        if moves:
+            yield moves
+            with self._lock:
+                self._buckets.settle(moves)
+
+    def _draws(self, update: PendingUpdate, number: int) -> StageChanges:
+        """The tokens to take out of the meters that the stage of that number modifies."""
+        with self._lock:
+            if update.revision != self._revision:
+                self._compute(update)
+            return self._buckets.draws(update.stage(number), self._applied)
+
+    def _stage_changes(self, update: PendingUpdate, number: int) -> StageChanges:
         """The changes of the stage of that number, computed from the current state and recorded as applied."""
         with self._lock:
             if update.revision != self._revision:
@@ -222,9 +243,11 @@ class SwitchStateTracker:
             stage_changes: StageChanges = {name: [] for name in names}
             for name, found in update.changes[number].items():
                 if len(found) > 1:
-                    found.sort(key=_send_order)
-                stage_changes[name] = [change for _, _, change in found]
+                    found.sort(key=send_order)
                 applied = self._applied[name]
+                stage_changes[name] = [
+                    self._buckets.with_tokens(name, change, applied.get(key)) for key, _, change in found
+                ]
                 for key, _, change in found:
                     if change.kind in DELETES:
                         applied.pop(key, None)
@@ -235,7 +258,7 @@ class SwitchStateTracker:
             update.revision = self._revision
             return stage_changes
 
-    def _compute(self, update: _PendingUpdate) -> None:
+    def _compute(self, update: PendingUpdate) -> None:
         """Compute the changes of all stages from the difference between intended and applied state."""
         if update.require_all and not update.changed_keys.keys() <= self._applied.keys():
             raise not_in_step(update.changed_keys.keys() - self._applied.keys())
@@ -252,24 +275,6 @@ class SwitchStateTracker:
                 if found is not None:
                     phase, change = found
                     update.changes[STAGE_OF[phase]].setdefault(name, []).append((key, phase, change))
-
-
-KeyedChange = tuple[Key, Phase, Change]
-
-
-class _PendingUpdate:
-    """An update in progress; `changes`: those still to send, by stage and switch, as of `revision`."""
-
-    def __init__(self, changed_keys: ChangedKeys, require_all: bool) -> None:
-        self.changed_keys = changed_keys
-        self.require_all = require_all
-        self.changes: list[dict[str, list[KeyedChange]]] = []
-        self.revision: int | None = None
-
-
-def _send_order(change: KeyedChange) -> tuple[Phase, bool]:
-    """By phase; meters and groups before the flow entries that refer to them."""
-    return change[1], isinstance(change[2].entry, FlowEntry)
 
 
 def _uses(reservation: Reservation, links: frozenset[str]) -> bool:

@@ -10,7 +10,8 @@ from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import CONFIRM_TIMEOUT_S, ChangesByDatapath, Pause, Switches
 from controller.errors import SwitchError
 from controller.switches.datapath_ids import DatapathIds
-from controller.switches.state_tracker import StageChanges, SwitchStateTracker
+from controller.switches.pending_update import StageChanges
+from controller.switches.state_tracker import SwitchStateTracker
 
 log = logging.getLogger(__name__)
 

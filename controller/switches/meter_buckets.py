@@ -1,0 +1,183 @@
+"""What the controller knows of the token buckets of reservations' meters, so that no change of a meter adds tokens.
+
+Also the counters that a change would lose: `lifetime_counts`. Not thread-safe; under the lock of SwitchStateTracker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from controller.dataplane.entries import Entries, Entry, MeterEntry, key_of
+from controller.dataplane.meter_tokens import (
+    NO_COUNTS,
+    MeterCounts,
+    TokenMove,
+    drain_frames,
+    draw_frames,
+    frames_of,
+    start_bytes,
+)
+from controller.dataplane.update_order import Change
+from controller.domain.reservation import FIRST_METER_ID, Reservation
+
+MeterKey = tuple[str, int]
+"""(switch, meter id)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """Tokens taken out of a meter in use, when, and what had passed it until then."""
+
+    bytes: int
+    at_s: float
+    passed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """A changed meter: the content of its new bucket, and the tokens taken out of the old one before."""
+
+    bytes: int
+    taken: _Taken | None
+
+
+class MeterBuckets:
+    """The buckets of all reservations' meters on all switches.
+
+    Three things may have tokens: the first meter of a flow of a new reservation starts full; a changed meter starts
+    with what was taken out of the old bucket; every other meter that is added starts empty.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._unused: set[MeterKey] = set()
+        """Meters that no switch has yet, of flows that have never sent by another meter of their reservation."""
+        self._taken: dict[MeterKey, _Taken] = {}
+        self._starts: dict[MeterKey, _Start] = {}
+        """Meters whose change is being confirmed."""
+        self._surplus_bytes: dict[MeterKey, int] = {}
+        """Tokens that a bucket may have beyond those of its flow."""
+        self._offsets: dict[MeterKey, MeterCounts] = {}
+        """What to add to the counters that a switch tells."""
+        self.last_passed_s: dict[MeterKey, float] = {}
+        """When the deletion of a meter was confirmed by which packets had passed."""
+
+    # Intended state -------------------------------------------------------------------------------------------------
+
+    def set_intended(self, before: Reservation | None, after: Reservation | None) -> None:
+        """Note the new meters of a reservation."""
+        old, new = _meters_of(before), _meters_of(after)
+        self._unused -= old - new
+        if not old - new:
+            self._unused |= new - old
+
+    def discard_unused(self, switch: str) -> None:
+        """A switch may have any of its intended meters already."""
+        self._unused = {key for key in self._unused if key[0] != switch}
+
+    # Changes --------------------------------------------------------------------------------------------------------
+
+    def draws(self, changes: Mapping[str, Iterable[Change]], applied: Mapping[str, Entries]) -> dict[str, list[Change]]:
+        """The moves of tokens out of the meters that these changes modify; to be confirmed before the changes."""
+        draws: dict[str, list[Change]] = {}
+        for switch, listed in changes.items():
+            for change in listed:
+                if change.kind == "modify_meter" and _has_tokens(change.entry):
+                    meter = applied[switch].get(key_of(change.entry))
+                    frames = draw_frames(meter) if isinstance(meter, MeterEntry) else ()
+                    if meter is not None and frames:
+                        draws.setdefault(switch, []).append(Change("move_tokens", meter, TokenMove(frames)))
+        return draws
+
+    def with_tokens(self, switch: str, change: Change, applied: Entry | None) -> Change:
+        """The change with the frames that leave only the flow's own tokens in the bucket of its meter."""
+        meter = change.entry
+        if not _has_tokens(meter):
+            return change
+        key = switch, meter.meter_id
+        if change.kind == "delete_meter":
+            return Change(change.kind, meter, TokenMove())
+        if change.kind == "add_meter" and key in self._unused:
+            self._unused.discard(key)
+            self._offsets.pop(key, None)
+            return change
+        taken = self._taken.pop(key, None)
+        content_bytes = 0
+        if isinstance(applied, MeterEntry) and taken is not None:
+            content_bytes = start_bytes(applied, meter, taken.bytes, self._clock() - taken.at_s)
+        self._starts[key] = _Start(content_bytes, taken)
+        return Change(change.kind, meter, TokenMove(drain_frames(meter, content_bytes)))
+
+    def settle(self, changes: Mapping[str, Sequence[Change]]) -> None:
+        """Take over what the meters counted when these changes were confirmed."""
+        for switch, listed in changes.items():
+            for change in listed:
+                if change.tokens is not None and isinstance(change.entry, MeterEntry):
+                    self._settle((switch, change.entry.meter_id), change, change.tokens)
+
+    def _settle(self, key: MeterKey, change: Change, move: TokenMove) -> None:
+        counted = self._offsets.get(key, NO_COUNTS).plus(move.before)
+        if change.kind == "delete_meter":
+            self._forget(key)
+            if counted.passed_bytes > 0:
+                self.last_passed_s[key] = self._clock()
+            return
+        self._offsets[key] = counted.plus(move.after, -1)
+        if change.kind == "move_tokens":
+            self._settle_draw(key, move)
+            return
+        start = self._starts.pop(key, _Start(0, None))
+        own_bytes = 0
+        if start.taken is not None:
+            own_bytes = max(0, start.taken.bytes - max(0, move.before.passed_bytes - start.taken.passed_bytes))
+        surplus_bytes = max(0, start.bytes - own_bytes) + move.after.dropped_bytes
+        self._surplus_bytes[key] = surplus_bytes
+
+    def _settle_draw(self, key: MeterKey, move: TokenMove) -> None:
+        taken_bytes, surplus_bytes = move.taken_bytes, self._surplus_bytes.pop(key, 0)
+        if surplus_bytes > taken_bytes:
+            self._surplus_bytes[key] = surplus_bytes - taken_bytes
+        taken_bytes = max(0, taken_bytes - surplus_bytes)
+        self._taken[key] = _Taken(taken_bytes, self._clock(), move.after.passed_bytes)
+
+    def corrections(self, changes: Mapping[str, Sequence[Change]]) -> dict[str, list[Change]]:
+        """The moves that take the surplus out of meters that were just changed."""
+        return {
+            switch: moves
+            for switch, listed in changes.items()
+            if (moves := [move for change in listed if (move := self._correction(switch, change)) is not None])
+        }
+
+    def _correction(self, switch: str, change: Change) -> Change | None:
+        surplus_bytes = 0
+        if change.kind in ("add_meter", "modify_meter") and isinstance(change.entry, MeterEntry):
+            surplus_bytes = self._surplus_bytes.get((switch, change.entry.meter_id), 0)
+        return Change("move_tokens", change.entry, TokenMove(frames_of(surplus_bytes))) if surplus_bytes else None
+
+    def _forget(self, key: MeterKey) -> None:
+        for known in (self._taken, self._starts, self._surplus_bytes, self._offsets):
+            known.pop(key, None)
+
+    # Counters -------------------------------------------------------------------------------------------------------
+
+    def lifetime_counts(self, switch: str, meter_id: int, counts: MeterCounts) -> MeterCounts:
+        """The counters of a meter since it was added: those that a switch tells begin anew with every change.
+
+        Without the frames by which the controller moves tokens. After a restart of the controller: since its first
+        change of the meter.
+        """
+        total = counts.plus(self._offsets.get((switch, meter_id), NO_COUNTS))
+        return MeterCounts(*(max(0, count) for count in total))
+
+
+def _meters_of(reservation: Reservation | None) -> set[MeterKey]:
+    carried = reservation.carried_placements if reservation is not None else ()
+    return {(placement.switches[0], placement.meter_id) for placement in carried}
+
+
+def _has_tokens(entry: Entry) -> TypeGuard[MeterEntry]:
+    """Whether it is the meter of a reserved flow."""
+    return isinstance(entry, MeterEntry) and entry.meter_id >= FIRST_METER_ID

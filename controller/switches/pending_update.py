@@ -1,0 +1,32 @@
+"""An update of switches in progress."""
+
+from __future__ import annotations
+
+from controller.dataplane.entries import FlowEntry, Key
+from controller.dataplane.intended_state import ChangedKeys
+from controller.dataplane.update_order import Change, Phase
+
+KeyedChange = tuple[Key, Phase, Change]
+
+StageChanges = dict[str, list[Change]]
+"""By switch."""
+
+
+class PendingUpdate:
+    """An update in progress; `changes`: those still to send, by stage and switch, as of `revision`."""
+
+    def __init__(self, changed_keys: ChangedKeys, require_all: bool) -> None:
+        self.changed_keys = changed_keys
+        self.require_all = require_all
+        self.changes: list[dict[str, list[KeyedChange]]] = []
+        self.revision: int | None = None
+
+    def stage(self, number: int) -> StageChanges:
+        """The changes of the stage of that number, in no particular order."""
+        changes = self.changes[number] if self.changes else {}
+        return {name: [change for _, _, change in found] for name, found in changes.items()}
+
+
+def send_order(change: KeyedChange) -> tuple[Phase, bool]:
+    """By phase; meters and groups before the flow entries that refer to them."""
+    return change[1], isinstance(change[2].entry, FlowEntry)
