@@ -127,6 +127,28 @@ class LiveReservations:
         facts = self._reservations.delete(removed.id), tuples.finish(), meters.finish(), analysed, changes.finish()
         return LiveReservations(self.network, self.calibration, *facts)
 
+    def with_draining(self, flows: Mapping[FlowKey, CarriedFlow]) -> LiveReservations:
+        """A copy with flows that no reservation has any more, but whose packets may still be in the network."""
+        analysed, since = self._known_bounds()
+        return self._with_changes(analysed, since.update(flows))
+
+    def without_draining(self, keys: Iterable[FlowKey]) -> LiveReservations:
+        """A copy without these flows of `with_draining`."""
+        analysed, since = self._known_bounds()
+        changes = since.mutate()
+        for key in keys:
+            if analysed is not None and key in analysed.carried_flows:
+                changes[key] = None
+            else:
+                changes.pop(key, None)
+        return self._with_changes(analysed, changes.finish())
+
+    def _with_changes(
+        self, analysed: FailureBounds | None, changes: Map[FlowKey, CarriedFlow | None]
+    ) -> LiveReservations:
+        facts = self._reservations, self._five_tuples, self._meters, analysed, changes
+        return LiveReservations(self.network, self.calibration, *facts)
+
     def _known_bounds(self) -> tuple[FailureBounds | None, Map[FlowKey, CarriedFlow | None]]:
         """The latest bounds already computed, and the changes since then."""
         known = self._memo.bounds
@@ -187,6 +209,14 @@ class LiveReservations:
 
         return replace(reservation, placements=tuple(updated(placement) for placement in reservation.placements))
 
+    def drain_s(self, keys: Iterable[FlowKey]) -> float:
+        """After how long the packets of these flows delay no others, if the flows send no more.
+
+        Raises: NoBound if no finite bound can be proven.
+        """
+        bounds = self.bounds
+        return max((bounds.drain_us(key) for key in keys if key in bounds.carried_flows), default=0.0) / 1e6
+
     def flow(self, key: FlowKey) -> Flow:
         """The flow of that key."""
         return next(p.flow for p in self._reservations[key[0]].placements if p.flow.name == key[1])
@@ -217,6 +247,23 @@ def carried_flow(reservation: Reservation, placement: Placement) -> CarriedFlow:
     size = placement.reserved_bps, placement.burst_bytes
     limit = has_limit(placement.flow.requirement)
     return CarriedFlow.for_lifetime(placement.route, size, start_s, end_s, placement.window, limit)
+
+
+def flows_beyond(before: Reservation, after: Reservation, draining_id: str) -> dict[FlowKey, CarriedFlow]:
+    """What the flows of a reservation could send before a change beyond what they can after it, as flows of that id.
+
+    The packets sent before the change may delay others for as long as they are in the network.
+    """
+    carried_after = {placement.flow.name: placement for placement in after.carried_placements}
+    beyond = {}
+    for old in before.carried_placements:
+        new = carried_after.get(old.flow.name)
+        rate_bps, burst_bytes = old.reserved_bps, old.burst_bytes
+        if new is not None and (new.path, new.backup_path) == (old.path, old.backup_path):
+            rate_bps, burst_bytes = max(0, rate_bps - new.reserved_bps), max(0, burst_bytes - new.burst_bytes)
+        if rate_bps or burst_bytes:
+            beyond[draining_id, old.flow.name] = CarriedFlow(old.route, rate_bps, burst_bytes)
+    return beyond
 
 
 def with_bound(placement: Placement, bound: Bound) -> Placement:

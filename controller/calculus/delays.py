@@ -63,6 +63,16 @@ class Delays(Generic[Key]):
             self._last_us[name] = delay_us
         return delay_us
 
+    def drain_us(self, names: Iterable[str]) -> float:
+        """Return after how long packets that have entered a path of these servers delay no later ones.
+
+        A server is influenced by them until the end of the busy period in which the last one arrives.
+        """
+        servers, loads, spread_s = self.servers, self.load.loads, self.proof.spread_s
+        return sum(
+            loads[name].busy_period_us(servers[name], spread_s) + servers[name].max_transit_us for name in names
+        )
+
     @cached_property
     def changed_servers(self) -> frozenset[str]:
         """The servers whose delay the last `changed` may have changed."""

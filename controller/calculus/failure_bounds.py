@@ -128,6 +128,10 @@ class FailureBounds:
         worst_us = max(bound.accumulated_latency_us for bound in bounds)
         return Bound(worst_us, worst_us - least_us)
 
+    def drain_us(self, key: FlowKey) -> float:
+        """Return after how long a flow that sends no more delays no other flow."""
+        return max(analysis.drain_us(key) for analysis in self._analyses.values())
+
     def changed_limited_flows(self) -> list[FlowKey]:
         """Return the flows with limits whose bounds may have changed with the last change, including new ones."""
         if self._is_failure_removed:

@@ -128,6 +128,10 @@ class Analysis(Generic[Key]):
             self._bounds[key] = Bound(worst_us, worst_us - best_us)
         return self._bounds[key]
 
+    def drain_us(self, key: Key) -> float:
+        """Return after how long a flow that sends no more delays no other flow."""
+        return self._delays.drain_us(self._delays.streams[key].servers)
+
     @property
     def bounds(self) -> dict[Key, Bound]:
         """The bounds of all flows."""

@@ -35,7 +35,7 @@ class LightpathMigrator:
         moves: list[LightpathMove] = []
         while True:
             with self._state.lock:
-                self._store.purge(self._switches.tracker.may_forward)
+                self._store.purge(self._switches.tracker)
                 movable_ids = frozenset(reservation.id for reservation in self._movable())
                 move = next_move(self._state.network, self._store.calendar, movable_ids)
             if move is None or not self._migrate(move):
@@ -46,7 +46,7 @@ class LightpathMigrator:
         """Make the fewest moves after which the request would be admitted; whether all were made."""
         state = self._state
         with state.lock:
-            self._store.purge(self._switches.tracker.may_forward)
+            self._store.purge(self._switches.tracker)
             moves = moves_until(
                 state.network, self._store.calendar, self._movable(),
                 lambda calendar: isinstance(state.decide(request, calendar), Admitted),

@@ -23,7 +23,7 @@ from controller.dataplane.southbound import CONFIRM_TIMEOUT_S, Switches
 from controller.domain.events import ReservationInstalled, SwitchReport
 from controller.domain.network import Network
 from controller.domain.reservation import Flow, Reservation, State
-from controller.errors import NotHeld, NotLive
+from controller.errors import NotHeld, NotLive, Refused
 from controller.optical.defragmentation import LightpathMove
 from controller.optical.lightpath_design import precompute_fibres
 from controller.service.concurrency import RequestLimiter
@@ -140,21 +140,31 @@ class Service:
         Raises: as `reserve`, and NotFound or NotLive; the reservation is then unchanged.
         """
         with self._limiter.acquire(), self._state.reservation_locks.hold(reservation_id):
-            with self._state.lock:
-                before = self._find_live(reservation_id)
-                now_s, lease_s = self._clock(), lease_s or before.lease_s
-                changed = replace(before, version=before.version + 1, lease_s=lease_s, expires_at_s=now_s + lease_s)
-                if flows is not None:
-                    changed = self._readmit(changed, flows)
-                if flows is None or before.state not in INSTALLED:
-                    return self._record_or_revert(changed, before)
-                transition_id = self._store.book_transition(before, changed)
-                changed_keys = self._switches.set_intended({changed.id: changed})
             try:
-                return self._install(changed, changed_keys, lambda: self._revert(before), drain_time_s(before))
-            finally:
-                with self._state.lock:
-                    self._store.remove(transition_id)
+                return self._modify(reservation_id, lease_s, flows)
+            except Refused:
+                if not self._state.wait_until_drained():
+                    raise
+            return self._modify(reservation_id, lease_s, flows)
+
+    def _modify(self, reservation_id: str, lease_s: float | None, flows: tuple[Flow, ...] | None) -> Reservation:
+        with self._state.lock:
+            before = self._find_live(reservation_id)
+            now_s, lease_s = self._clock(), lease_s or before.lease_s
+            changed = replace(before, version=before.version + 1, lease_s=lease_s, expires_at_s=now_s + lease_s)
+            if flows is not None:
+                changed = self._readmit(changed, flows)
+            if flows is None or before.state not in INSTALLED:
+                return self._record_or_revert(changed, before)
+            transition_id = self._store.book_transition(before, changed)
+            draining_id = self._store.begin_drain(before, changed)
+            changed_keys = self._switches.set_intended({changed.id: changed})
+        try:
+            return self._install(changed, changed_keys, lambda: self._revert(before), drain_time_s(before))
+        finally:
+            with self._state.lock:
+                self._store.remove(transition_id)
+                self._store.end_drain(draining_id)
 
     def release(self, reservation_id: str) -> Reservation:
         """End a reservation now; no effect on one that has ended.

@@ -6,14 +6,18 @@ Changed by one thread at a time, under the lock of ServiceState; reading needs n
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from math import inf
+from time import monotonic
+from typing import Protocol
 
 from controller.admission.admission import Admitted
-from controller.admission.live_reservations import LiveReservations
+from controller.admission.live_reservations import LiveReservations, flows_beyond
 from controller.admission.restoration import Restoration
 from controller.booking.calendar import Booking, Calendar
 from controller.booking.flow_bookings import bookings_of
+from controller.calculus.failure_bounds import CarriedFlow, FlowKey
 from controller.calculus.network_bounds import Calibration, NoBound
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation
@@ -21,6 +25,41 @@ from controller.security.tenant_usage import TenantUsage
 
 KEPT_ENDED = 1000
 """Ended reservations that are still listed; older ones are only in the ledger."""
+
+
+DRAIN_MAX_S = 10.0
+
+
+class ForwardingState(Protocol):
+    """What is known of the packets that switches forward."""
+
+    def may_forward(self, reservation: Reservation) -> bool:
+        """Whether a switch may admit packets of this reservation."""
+
+    def pop_end_s(self, reservation: Reservation) -> float | None:
+        """When the last packets of an ended reservation may have entered the network; None: it never sent any."""
+
+
+@dataclass(slots=True)
+class _Draining:
+    """Flows that count in the bounds only: of an ended reservation, or what a changed one sent before.
+
+    They send nothing since `end_s`; `drained_s`: when their packets have left the network, if computed.
+    """
+
+    end_s: float
+    keys: list[FlowKey]
+    flows: Mapping[FlowKey, CarriedFlow] = field(default_factory=dict)
+    reservation: Reservation | None = None
+    drained_s: float | None = None
+
+    def added_to(self, live: LiveReservations) -> LiveReservations:
+        """The live reservations with these flows."""
+        return live.with_draining(self.flows) if self.reservation is None else live.with_reservation(self.reservation)
+
+    def removed_from(self, live: LiveReservations) -> LiveReservations:
+        """The live reservations without these flows."""
+        return live.without_draining(self.keys) if self.reservation is None else live.without(self.reservation.id)
 
 
 class ReservationStore:
@@ -38,6 +77,8 @@ class ReservationStore:
         self._srlg_by_span = network.srlg_by_span
         self._ended: deque[str] = deque()
         self._retiring: dict[str, Reservation] = {}
+        """Ended reservations whose packets a switch may still forward."""
+        self._draining: dict[str, _Draining] = {}
 
     def published_live(self) -> list[Reservation]:
         """The live reservations as clients see them."""
@@ -87,21 +128,70 @@ class ReservationStore:
         self._retiring.pop(reservation_id, None)
 
     def retire(self, reservation: Reservation) -> None:
-        """Keep the bookings of an ended reservation until `purge` finds that no switch forwards its packets."""
+        """Keep an ended reservation in admission until `purge` finds that its packets have left the network."""
         self._retiring[reservation.id] = reservation
 
-    def purge(self, may_forward: Callable[[Reservation], bool]) -> bool:
-        """Remove the retired reservations that no switch forwards any more; whether there were any."""
-        unforwarded = [each.id for each in tuple(self._retiring.values()) if not may_forward(each)]
-        for reservation_id in unforwarded:
-            self.remove(reservation_id)
-        return bool(unforwarded)
+    def purge(self, switches: ForwardingState) -> bool:
+        """Free what ended and changed reservations do not need any more; whether capacity was freed.
+
+        The bandwidth: when no switch forwards their packets. In the bounds they count until the packets that switches
+        forwarded before have left the network, and delay no others.
+        """
+        is_freed = False
+        for reservation_id, reservation in tuple(self._retiring.items()):
+            if not switches.may_forward(reservation):
+                is_freed = True
+                del self._retiring[reservation_id]
+                self.calendar = self.calendar.without_reservation(reservation_id)
+                end_s = switches.pop_end_s(reservation)
+                if end_s is None:
+                    self.remove(reservation_id)
+                else:
+                    keys = [(reservation_id, placement.flow.name) for placement in reservation.carried_placements]
+                    self._draining[reservation_id] = _Draining(end_s, keys, reservation=reservation)
+        for draining_id, draining in tuple(self._draining.items()):
+            if self._drained_s(draining) <= monotonic():
+                del self._draining[draining_id]
+                self.live = draining.removed_from(self.live)
+        return is_freed
+
+    def begin_drain(self, before: Reservation, after: Reservation) -> str:
+        """Count what `before` may have sent beyond `after` in the bounds, until after `end_drain` it has left.
+
+        Returns the id of these flows.
+        """
+        draining_id = f"{before.id}~{before.version}"
+        flows = flows_beyond(before, after, draining_id)
+        if flows:
+            self._draining[draining_id] = draining = _Draining(inf, list(flows), flows)
+            self.live = draining.added_to(self.live)
+        return draining_id
+
+    def end_drain(self, draining_id: str) -> None:
+        """No switch sends packets of these flows any more."""
+        if draining_id in self._draining:
+            self._draining[draining_id].end_s = monotonic()
+
+    def drained_s(self) -> float | None:
+        """When all packets of flows that have ended will have left the network; None: they have, or still enter it."""
+        return max(map(self._drained_s, self._draining.values()), default=None)
+
+    def _drained_s(self, draining: _Draining) -> float:
+        if draining.drained_s is None and draining.end_s < inf:
+            try:
+                drain_s = min(self.live.drain_s(draining.keys), DRAIN_MAX_S)
+            except NoBound:  # possible only if the calibration changed after its admission
+                drain_s = DRAIN_MAX_S
+            draining.drained_s = draining.end_s + drain_s
+        return inf if draining.drained_s is None else draining.drained_s
 
     def live_without_retiring(self) -> LiveReservations:
         """The live reservations apart from those that have ended."""
         live = self.live
         for reservation_id in self._retiring:
             live = live.without(reservation_id)
+        for draining in self._draining.values():
+            live = draining.removed_from(live)
         return live
 
     def apply_restoration(self, restoration: Restoration) -> None:
@@ -109,6 +199,8 @@ class ReservationStore:
         self.calendar, self.live = restoration.calendar, restoration.live
         for reservation in self._retiring.values():
             self.live = self.live.with_reservation(reservation)
+        for draining in self._draining.values():
+            self.live = draining.added_to(self.live)
 
     def book_transition(self, before: Reservation, after: Reservation) -> str:
         """Book what `before` needs beyond `after` while one replaces the other; returns the id of these bookings."""

@@ -127,16 +127,18 @@ class SetupPipeline:
                     return
             setup.contexts.enter_context(setup.guard())
             self._admit(setup)
-        except NoSpectrum as refusal:
-            self._pool.submit(self._blocking_admit_after_migration, setup, refusal)
         except Refused as refusal:
-            self._pool.submit(self._blocking_refuse, setup, refusal)
+            self._pool.submit(self._blocking_admit_again, setup, refusal)
         except Exception as error:  # noqa: BLE001 - it is the response
             self._respond(setup, error)
 
-    def _blocking_admit_after_migration(self, setup: PendingSetup, refusal: NoSpectrum) -> None:
+    def _blocking_admit_again(self, setup: PendingSetup, refusal: Refused) -> None:
+        """Decide a refused request again when lightpaths have made room, or earlier packets have left the network."""
         try:
-            if not self._migrator.make_room(request_of(setup.spec, UNASSIGNED_ID)):
+            makes_room = isinstance(refusal, NoSpectrum) and self._migrator.make_room(
+                request_of(setup.spec, UNASSIGNED_ID)
+            )
+            if not makes_room and not self._state.wait_until_drained():
                 raise refusal
             self._admit(setup)
         except Exception as error:  # noqa: BLE001 - it is the response

@@ -35,6 +35,7 @@ INSTALLED = frozenset({State.ACTIVE, State.DEGRADED})
 """The states in which switches hold entries of a reservation."""
 
 DRAIN_MAX_S = 0.5
+DRAIN_WAIT_MAX_S = 1.0
 
 
 class ServiceState:
@@ -68,7 +69,7 @@ class ServiceState:
 
     def decide(self, request: Request, calendar: Calendar | None = None) -> Admitted | Rejected:
         """The admission decision on a request, with the current or another calendar. Under the lock."""
-        self.store.purge(self.switches.tracker.may_forward)
+        self.store.purge(self.switches.tracker)
         calendar = self.store.calendar if calendar is None else calendar
         now_s, down = self.clock(), self.switches.links.down
         return decide_with_offer(self.network, calendar, self.store.live, request, now_s, down, self.calibration)
@@ -123,7 +124,19 @@ class ServiceState:
     def purge(self) -> bool:
         """Free the capacity of ended reservations that no switch forwards any more; whether there were any."""
         with self.lock:
-            return self.store.purge(self.switches.tracker.may_forward)
+            return self.store.purge(self.switches.tracker)
+
+    def wait_until_drained(self) -> bool:
+        """Wait until the packets of ended and changed flows have left the network; False: none may be in it.
+
+        A request that was refused beside them may be admitted then. Waits at most DRAIN_WAIT_MAX_S; without the lock.
+        """
+        with self.lock:
+            drained_s = self.store.drained_s()
+        if drained_s is None:
+            return False
+        time.sleep(min(max(0.0, drained_s - time.monotonic()), DRAIN_WAIT_MAX_S))
+        return True
 
 
 def switches_of(reservation: Reservation) -> frozenset[str]:

@@ -62,21 +62,24 @@ class MeterBuckets:
         """Tokens that a bucket may have beyond those of its flow."""
         self._offsets: dict[MeterKey, MeterCounts] = {}
         """What to add to the counters that a switch tells."""
-        self.last_passed_s: dict[MeterKey, float] = {}
-        """When the deletion of a meter was confirmed by which packets had passed."""
+        self._deleting: set[MeterKey] = set()
+        """Meters whose deletion is not confirmed yet."""
+        self._ended_s: dict[MeterKey, float] = {}
+        """When the deletion of a meter that packets had passed was confirmed."""
 
     # Intended state -------------------------------------------------------------------------------------------------
 
     def set_intended(self, before: Reservation | None, after: Reservation | None) -> None:
         """Note the new meters of a reservation."""
-        old, new = _meters_of(before), _meters_of(after)
+        old, new = meters_of(before), meters_of(after)
         self._unused -= old - new
         if not old - new:
             self._unused |= new - old
 
-    def discard_unused(self, switch: str) -> None:
-        """A switch may have any of its intended meters already."""
+    def forget(self, switch: str) -> None:
+        """The state of a switch is not known: it may have any of its intended meters already."""
         self._unused = {key for key in self._unused if key[0] != switch}
+        self._deleting = {key for key in self._deleting if key[0] != switch}
 
     # Changes --------------------------------------------------------------------------------------------------------
 
@@ -99,6 +102,7 @@ class MeterBuckets:
             return change
         key = switch, meter.meter_id
         if change.kind == "delete_meter":
+            self._deleting.add(key)
             return Change(change.kind, meter, TokenMove())
         if change.kind == "add_meter" and key in self._unused:
             self._unused.discard(key)
@@ -121,9 +125,11 @@ class MeterBuckets:
     def _settle(self, key: MeterKey, change: Change, move: TokenMove) -> None:
         counted = self._offsets.get(key, NO_COUNTS).plus(move.before)
         if change.kind == "delete_meter":
-            self._forget(key)
+            for known in (self._taken, self._starts, self._surplus_bytes, self._offsets):
+                known.pop(key, None)
+            self._deleting.discard(key)
             if counted.passed_bytes > 0:
-                self.last_passed_s[key] = self._clock()
+                self._ended_s[key] = self._clock()
             return
         self._offsets[key] = counted.plus(move.after, -1)
         if change.kind == "move_tokens":
@@ -157,9 +163,16 @@ class MeterBuckets:
             surplus_bytes = self._surplus_bytes.get((switch, change.entry.meter_id), 0)
         return Change("move_tokens", change.entry, TokenMove(frames_of(surplus_bytes))) if surplus_bytes else None
 
-    def _forget(self, key: MeterKey) -> None:
-        for known in (self._taken, self._starts, self._surplus_bytes, self._offsets):
-            known.pop(key, None)
+    # Ended flows ----------------------------------------------------------------------------------------------------
+
+    def is_deleting(self, key: MeterKey) -> bool:
+        """Whether the deletion of a meter has been sent but not confirmed."""
+        return key in self._deleting
+
+    def pop_end_s(self, reservation: Reservation) -> float | None:
+        """When the last meter of an ended reservation was deleted that packets had passed; None: none had."""
+        ends_s = [self._ended_s.pop(key, None) for key in meters_of(reservation)]
+        return max((end_s for end_s in ends_s if end_s is not None), default=None)
 
     # Counters -------------------------------------------------------------------------------------------------------
 
@@ -173,7 +186,8 @@ class MeterBuckets:
         return MeterCounts(*(max(0, count) for count in total))
 
 
-def _meters_of(reservation: Reservation | None) -> set[MeterKey]:
+def meters_of(reservation: Reservation | None) -> set[MeterKey]:
+    """The meters of a reservation's flows."""
     carried = reservation.carried_placements if reservation is not None else ()
     return {(placement.switches[0], placement.meter_id) for placement in carried}
 

@@ -18,21 +18,19 @@ from controller.dataplane.entries import (
     Entry,
     Key,
     SwitchState,
-    cookie_of,
     describe,
     entries_of,
-    key_of,
 )
 from controller.dataplane.fast_failover import is_broken
 from controller.dataplane.intended_state import ChangedKeys, IntendedState, merge_keys
-from controller.dataplane.pipeline import classifier, contribution_of
+from controller.dataplane.pipeline import contribution_of
 from controller.dataplane.southbound import Pause, Reading
 from controller.dataplane.update_order import DELETES, STAGE_OF, STAGES, Stage, change_for
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, Window
 from controller.errors import SwitchDown
 from controller.failpoints import FailPoint, failpoint
-from controller.switches.meter_buckets import MeterBuckets
+from controller.switches.meter_buckets import MeterBuckets, meters_of
 from controller.switches.pending_update import PendingUpdate, StageChanges, send_order
 
 FAIL_POINT_OF: Mapping[Stage, FailPoint] = {
@@ -61,7 +59,7 @@ class SwitchStateTracker:
         self._clock = clock
         self._lock = threading.Lock()
         self._intended = IntendedState(network)
-        self._buckets = MeterBuckets()
+        self.buckets = MeterBuckets()
         self._applied: dict[str, Entries] = {}
         self._down: frozenset[str] = frozenset()
         self._reservations: dict[str, Reservation] = {}
@@ -76,7 +74,7 @@ class SwitchStateTracker:
         """Set the reservations that should be installed; None: removed."""
         with self._lock:
             for name, reservation in changed.items():
-                self._buckets.set_intended(self._reservations.pop(name, None), reservation)
+                self.buckets.set_intended(self._reservations.pop(name, None), reservation)
                 self._windows.pop(name, None)
                 if reservation is not None:
                     self._reservations[name] = reservation
@@ -134,13 +132,13 @@ class SwitchStateTracker:
             self._revision += 1
             for name in switches:
                 self._applied.pop(name, None)
-                self._buckets.discard_unused(name)
+                self.buckets.forget(name)
 
     def set_applied(self, switch: str, state: SwitchState) -> ChangedKeys:
         """Record the state read from a switch; the keys at which it differs from the intended state."""
         with self._lock:
             self._revision += 1
-            self._buckets.discard_unused(switch)
+            self.buckets.forget(switch)
             applied = self._applied[switch] = entries_of(state)
             intended = self._intended.entries[switch]
             return {switch: {key for key in applied.keys() | intended.keys() if applied.get(key) != intended.get(key)}}
@@ -179,15 +177,18 @@ class SwitchStateTracker:
         return {switch: keys} if keys else {}
 
     def may_forward(self, reservation: Reservation) -> bool:
-        """Whether a switch may admit packets of this reservation: it does, or its applied state is unknown."""
+        """Whether a switch may admit packets of this reservation: it has a meter of it, or its state is unknown."""
         with self._lock:
-            for placement in reservation.carried_placements:
-                cookie = cookie_of(reservation.number, placement.version)
-                name, entry = classifier(self._network, placement, cookie, late=False)
+            for name, meter_id in meters_of(reservation):
                 applied = self._applied.get(name)
-                if applied is None or applied.get(key_of(entry)) == entry:
+                if applied is None or ("meter", meter_id) in applied or self.buckets.is_deleting((name, meter_id)):
                     return True
         return False
+
+    def pop_end_s(self, reservation: Reservation) -> float | None:
+        """When the last packets of an ended reservation may have entered the network; None: it never sent any."""
+        with self._lock:
+            return self.buckets.pop_end_s(reservation)
 
     # Updates --------------------------------------------------------------------------------------------------------
 
@@ -214,8 +215,8 @@ class SwitchStateTracker:
             if changes:
                 yield changes
                 with self._lock:
-                    self._buckets.settle(changes)
-                    corrections = self._buckets.corrections(changes)
+                    self.buckets.settle(changes)
+                    corrections = self.buckets.corrections(changes)
                 yield from self._token_moves(corrections)
                 failpoint(FAIL_POINT_OF[stage])
 
@@ -223,14 +224,14 @@ class SwitchStateTracker:
         if moves:
             yield moves
             with self._lock:
-                self._buckets.settle(moves)
+                self.buckets.settle(moves)
 
     def _draws(self, update: PendingUpdate, number: int) -> StageChanges:
         """The tokens to take out of the meters that the stage of that number modifies."""
         with self._lock:
             if update.revision != self._revision:
                 self._compute(update)
-            return self._buckets.draws(update.stage(number), self._applied)
+            return self.buckets.draws(update.stage(number), self._applied)
 
     def _stage_changes(self, update: PendingUpdate, number: int) -> StageChanges:
         """The changes of the stage of that number, computed from the current state and recorded as applied."""
@@ -246,7 +247,7 @@ class SwitchStateTracker:
                     found.sort(key=send_order)
                 applied = self._applied[name]
                 stage_changes[name] = [
-                    self._buckets.with_tokens(name, change, applied.get(key)) for key, _, change in found
+                    self.buckets.with_tokens(name, change, applied.get(key)) for key, _, change in found
                 ]
                 for key, _, change in found:
                     if change.kind in DELETES:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from controller.dataplane.entries import COOKIE_RESERVATION_MASK, Entries, MeterEntry, cookie_of
 from controller.dataplane.intended_state import ChangedKeys, merge_keys
+from controller.dataplane.meter_tokens import MeterCounts
 from controller.dataplane.pipeline import reservation_meter
 from controller.dataplane.southbound import CONFIRM_TIMEOUT_S, FlowCounter, MeterCounter, Reading, Switches
 from controller.domain.events import ServiceEvent, SwitchReconciled, SwitchReport, SwitchSyncState
@@ -97,7 +98,14 @@ class StateVerifier:
         read, unavailable = [], []
         for name, future in requests.items():
             try:
-                read.append(SwitchCounters(name, *self._datapath_ids.result(future)))
+                flows, counted = self._datapath_ids.result(future)
+                read.append(SwitchCounters(name, flows, [self._since_added(name, meter) for meter in counted]))
             except SwitchError:
                 unavailable.append(name)
         return read, unavailable
+
+    def _since_added(self, switch: str, counter: MeterCounter) -> MeterCounter:
+        """The counter of a meter since it was added, where the switch counts from its last change."""
+        counts = MeterCounts(counter.packets, counter.bytes, counter.dropped_packets, counter.dropped_bytes)
+        total = self._tracker.buckets.lifetime_counts(switch, counter.entry.meter_id, counts)
+        return MeterCounter(counter.entry, *total)
