@@ -19,7 +19,7 @@ complex networks", CRTS 2017 (line shaping of groups).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -87,3 +87,38 @@ def busy_period_us(server: Server, burst_bits: float, rate_bps: float) -> float:
         return inf
     latency_bits = server.rate_bps * server.latency_us / 1e6
     return (burst_bits + latency_bits) / (server.rate_bps - rate_bps) * 1e6
+
+
+def recovery_us(server: Server, before: Sequence[Group], after: Sequence[Group]) -> float:
+    """Return after how long the delay bound with the streams `after` holds, if `before` includes others that end now.
+
+    At that time after the start of a busy period, what may have arrived of all streams exceeds the service by no more
+    than the streams `after` alone may at any time. Infinite if the total rate of `before` reaches the server's.
+    """
+    most_bits = max((backlog_bits for _, backlog_bits in _backlogs(server, after)), default=0.0)
+    corners = _backlogs(server, before)
+    last_s, backlog_bits = corners[-1]
+    rate_bps = server.rate_bps - sum(bucket_bps for _, _, bucket_bps in before)
+    if backlog_bits > most_bits:
+        return (last_s + (backlog_bits - most_bits) / rate_bps) * 1e6 if rate_bps > 0 else inf
+    for (from_s, from_bits), (to_s, to_bits) in zip(corners[-2::-1], corners[:0:-1], strict=True):
+        if from_bits > most_bits:
+            return (from_s + (from_bits - most_bits) / (from_bits - to_bits) * (to_s - from_s)) * 1e6
+    return 0.0
+
+
+def _backlogs(server: Server, groups: Sequence[Group]) -> list[tuple[float, float]]:
+    """Return (time, arrivals less service) at the start and at each corner of the sum of arrival curves, in order."""
+    times_s = {0.0}
+    for shaping, burst_bits, bucket_bps in groups:
+        if shaping is not None and burst_bits > shaping.burst_bits and bucket_bps < shaping.rate_bps:
+            times_s.add((burst_bits - shaping.burst_bits) / (shaping.rate_bps - bucket_bps))
+    return [(time_s, _arrivals_bits(groups, time_s) - server.rate_bps * time_s) for time_s in sorted(times_s)]
+
+
+def _arrivals_bits(groups: Sequence[Group], time_s: float) -> float:
+    total_bits = 0.0
+    for shaping, burst_bits, bucket_bps in groups:
+        bits = burst_bits + bucket_bps * time_s
+        total_bits += bits if shaping is None else min(bits, shaping.burst_bits + shaping.rate_bps * time_s)
+    return total_bits

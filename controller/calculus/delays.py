@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from immutables import Map
 
 from controller.calculus.busy_period import MAX_DELAY_US
-from controller.calculus.curves import Server
+from controller.calculus.curves import Server, recovery_us
 from controller.calculus.fixed_point import NoBound, Stream, fixed_point_delays
 from controller.calculus.incremental import Proof, ProofUpdate
 from controller.calculus.server_load import NetworkLoad, Rates, servers_of
@@ -63,15 +63,19 @@ class Delays(Generic[Key]):
             self._last_us[name] = delay_us
         return delay_us
 
-    def drain_us(self, names: Iterable[str]) -> float:
-        """Return after how long packets that have entered a path of these servers delay no later ones.
+    def drain_us(self, key: Key) -> float:
+        """Return after how long a stream that sends no more influences no delay along its path.
 
-        A server is influenced by them until the end of the busy period in which the last one arrives.
+        A packet of it arrives at each server after at most the delays before; from then on the server recovers.
         """
-        servers, loads, spread_s = self.servers, self.load.loads, self.proof.spread_s
-        return sum(
-            loads[name].busy_period_us(servers[name], spread_s) + servers[name].max_transit_us for name in names
-        )
+        stream, spread_s = self.streams[key], self.proof.spread_s
+        loads, rest = self.load.loads, self.load.changed({}, {key: stream}, servers_of([stream])).loads
+        total_us = self.path_delay_us(stream.servers)
+        for name in stream.servers:
+            server, others = self.servers[name], rest.get(name)
+            after = [] if others is None else others.groups(spread_s)
+            total_us += recovery_us(server, loads[name].groups(spread_s), after) + server.max_transit_us
+        return total_us
 
     @cached_property
     def changed_servers(self) -> frozenset[str]:

@@ -130,7 +130,7 @@ class Analysis(Generic[Key]):
 
     def drain_us(self, key: Key) -> float:
         """Return after how long a flow that sends no more delays no other flow."""
-        return self._delays.drain_us(self._delays.streams[key].servers)
+        return self._delays.drain_us(key)
 
     @property
     def bounds(self) -> dict[Key, Bound]:

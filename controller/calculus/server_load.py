@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from controller.booking.peak_load import ALWAYS
 from controller.calculus.busy_period import Unstable
-from controller.calculus.curves import Group, Server, ShapingCurve, busy_period_us, delay_bound_us
+from controller.calculus.curves import Group, Server, ShapingCurve, delay_bound_us
 from controller.calculus.fixed_point import Stream
 from controller.domain.frozen import frozen
 
@@ -60,13 +60,10 @@ class ServerLoad(Generic[Key]):
         """
         if self.rate_bps >= server.rate_bps:
             raise Unstable
-        return delay_bound_us(server, self._groups(spread_s))
+        return delay_bound_us(server, self.groups(spread_s))
 
-    def busy_period_us(self, server: Server, spread_s: Rates) -> float:
-        """Return the longest busy period if all streams are always active."""
-        return busy_period_us(server, sum(burst_bits for _, burst_bits, _ in self._groups(spread_s)), self.rate_bps)
-
-    def _groups(self, spread_s: Rates) -> list[Group]:
+    def groups(self, spread_s: Rates) -> list[Group]:
+        """Return the arrival curves of the inflows if all streams are always active."""
         groups = []
         for inflow in self.inflows.values():
             burst_bits = inflow.burst_bits

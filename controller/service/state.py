@@ -35,7 +35,7 @@ INSTALLED = frozenset({State.ACTIVE, State.DEGRADED})
 """The states in which switches hold entries of a reservation."""
 
 DRAIN_MAX_S = 0.5
-DRAIN_WAIT_MAX_S = 1.0
+DRAIN_WAIT_MAX_S = 2.0
 
 
 class ServiceState:
