@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 from hypothesis import given
@@ -20,11 +21,19 @@ from controller.dataplane.entries import (
     MeterEntry,
     match_of,
 )
+from controller.dataplane.meter_tokens import MeterCounts, TokenMove, token_entry, token_frame
 from controller.dataplane.pipeline import base_states
 from controller.dataplane.update_order import Change
 from controller.domain.network import network_from_map
 from controller.openflow import eventlet_quiet
-from controller.openflow.encoder import encode_barrier_request, encode_change
+from controller.openflow.encoder import (
+    HEADER,
+    MULTIPART_REPLY,
+    VERSION,
+    decode_meter_counts,
+    encode_barrier_request,
+    encode_change,
+)
 from topologies.loader import load_map
 
 
@@ -83,6 +92,7 @@ ENTRIES = st.builds(
 METERS = st.builds(MeterEntry, st.integers(1, 262_143), unsigned(32), unsigned(32))
 BUCKETS = st.builds(Bucket, PORTS, PORTS, st.none() | UNMASKED["vlan_vid"])
 GROUPS = st.builds(GroupEntry, unsigned(32), st.lists(BUCKETS, max_size=4).map(tuple))
+SIZES = st.lists(st.integers(60, 3000), max_size=3)
 CHANGES = st.one_of(
     st.builds(Change, st.sampled_from(["add_flow", "delete_flow"]), ENTRIES),
     st.builds(Change, st.sampled_from(["add_meter", "modify_meter", "delete_meter"]), METERS),
@@ -105,6 +115,46 @@ def test_a_change_is_encoded_as_by_ryu(change: Change, xid: int) -> None:
 @given(unsigned(32))
 def test_a_barrier_request_is_encoded_as_by_ryu(xid: int) -> None:
     assert encode_barrier_request(xid) == _serialized(Datapath.ofproto_parser.OFPBarrierRequest(Datapath()), xid)
+
+
+@given(st.sampled_from(["add_meter", "modify_meter", "delete_meter", "move_tokens"]), METERS, SIZES, unsigned(32))
+def test_a_change_that_moves_tokens_is_encoded_as_by_ryu(kind: Any, meter: MeterEntry, sizes: Any, xid: int) -> None:
+    encoded = encode_change(Change(kind, meter, TokenMove(tuple(sizes))), xid)
+    assert encoded == b"".join(_serialized(message, xid) for message in _token_messages(kind, meter, sizes))
+
+
+def _token_messages(kind: str, meter: MeterEntry, sizes: list[int]) -> list[Any]:
+    """A reading before, the change, the frames between an entry's addition and removal, and a reading after."""
+    ofproto, parser = Datapath.ofproto, Datapath.ofproto_parser
+    messages = [] if kind == "add_meter" else [parser.OFPMeterStatsRequest(Datapath(), 0, meter.meter_id)]
+    if kind != "move_tokens":
+        messages.append(_meter_mod(kind, meter))
+    entry, table = token_entry(meter.meter_id), [parser.OFPActionOutput(ofproto.OFPP_TABLE)]
+    frames = [
+        parser.OFPPacketOut(
+            Datapath(), ofproto.OFP_NO_BUFFER, ofproto.OFPP_CONTROLLER, table, token_frame(meter.meter_id, size)
+        )
+        for size in sizes
+    ]
+    if frames:
+        messages += [_flow_mod("add_flow", entry), *frames, _flow_mod("delete_flow", entry)]
+    if kind != "delete_meter":
+        messages.append(parser.OFPMeterStatsRequest(Datapath(), 0, meter.meter_id))
+    return messages
+
+
+@given(st.builds(MeterCounts, *[unsigned(64)] * 4), unsigned(32))
+def test_the_counters_of_a_meter_are_decoded_as_by_ryu(counts: MeterCounts, xid: int) -> None:
+    parser = Datapath.ofproto_parser
+    head = struct.pack("!HH4x", Datapath.ofproto.OFPMP_METER, 0)
+    meter = struct.pack("!IH6xIQQII", 110_000, 56, 1, counts.packets, counts.bytes, 5, 6)
+    body = head + meter + struct.pack("!QQ", counts.dropped_packets, counts.dropped_bytes)
+    length = HEADER.size + len(body)
+    message = HEADER.pack(VERSION, MULTIPART_REPLY, length, xid) + body
+    (stats,) = parser.OFPMeterStatsReply.parser(Datapath(), VERSION, MULTIPART_REPLY, length, xid, message).body
+    band = stats.band_stats[0]
+    by_ryu = stats.packet_in_count, stats.byte_in_count, band.packet_band_count, band.byte_band_count
+    assert decode_meter_counts(body) == by_ryu == counts
 
 
 def test_all_base_entries_of_a_map_are_encoded_as_by_ryu() -> None:
