@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from machine.stall_watch import StallWatch, stalled_s
 from tests.network.conftest import Network
-from tests.network.datagram_stream import ENDPOINTS
 
 PAYLOAD_BYTES = 8000
 FRAME_BITS = 8 * (PAYLOAD_BYTES + 42)
@@ -33,42 +32,69 @@ Change = Callable[[Network, str, int], str]
 """Changes the reservation of an id for the n-th time; returns the id of the reservation after it."""
 
 
+SEND = """
+    import socket, struct, sys, time
+    address, port, per_s, payload_bytes, seconds = sys.argv[1], int(sys.argv[2]), *map(float, sys.argv[3:])
+    out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    out.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0xb8)
+    out.bind(("0.0.0.0", port + 1))
+    out.connect((address, port))
+    padding, due_s, end_s = bytes(int(payload_bytes) - 8), time.monotonic(), time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        time.sleep(max(0.0, due_s - time.monotonic()))
+        out.send(struct.pack("!d", time.time()) + padding)
+        due_s = max(due_s + 1 / per_s, time.monotonic() - 0.005)
+"""
+RECEIVE = """
+    import json, socket, struct, sys
+    heard, arrivals = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), []
+    heard.setsockopt(socket.SOL_SOCKET, 35, 1)
+    heard.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+    heard.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_000_000)
+    heard.bind(("0.0.0.0", int(sys.argv[1])))
+    print("listening", flush=True)
+    heard.settimeout(60)
+    try:
+        while True:
+            data, ancillary, _, _ = heard.recvmsg(65536, 128)
+            heard.settimeout(1)
+            control = {(level, kind): value for level, kind, value in ancillary}
+            s, ns = struct.unpack("qq", control[socket.SOL_SOCKET, 35])
+            dscp = control[socket.IPPROTO_IP, socket.IP_TOS][0] >> 2
+            arrivals.append((struct.unpack("!d", data[:8])[0], s + ns / 1e9, dscp))
+    except TimeoutError:
+        print(json.dumps(arrivals))
+"""
+
+
 @dataclass
-class Paced:
-    """A paced stream of large datagrams; its arrivals are complete when its block has ended."""
+class Stream:
+    """[time sent, time of arrival] in s of the datagrams that arrived marked as reserved, when its block has ended."""
 
-    per_s: float
-    sent: int = 0
-    arrivals: tuple[tuple[int, float, int], ...] = ()
+    arrivals: list[tuple[float, float]]
 
-    @property
-    def reserved(self) -> list[tuple[int, float]]:
-        """Number and time of the arrivals that are marked as reserved."""
-        return [(number, at_s) for number, at_s, dscp in self.arrivals if dscp == 46]
-
-    def lateness_s(self, share: float) -> float:
-        """The lateness against the pace that so large a share of the datagrams does not exceed."""
-        offsets = sorted(at_s - number / self.per_s for number, at_s in self.reserved)
-        return offsets[int(share * (len(offsets) - 1))] - offsets[0]
+    def latency_s(self, share: float) -> float:
+        """The latency that so large a share of the datagrams does not exceed."""
+        latencies_s = sorted(at_s - sent_s for sent_s, at_s in self.arrivals)
+        return latencies_s[int(share * (len(latencies_s) - 1))]
 
 
 @contextmanager
-def paced(network: Network, source: str, port: int, rate_bps: int, directory: Path) -> Iterator[Paced]:
-    """Send from port + 1 of a host to a port of the cloud within the block, and for at least SECONDS."""
-    out, stream = directory / f"{source}.json", Paced(rate_bps / FRAME_BITS)
+def paced(network: Network, source: str, port: int, rate_bps: int) -> Iterator[Stream]:
+    """Send from port + 1 of a host to a port of the cloud, for SECONDS from the start of the block."""
+    stream = Stream([])
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE}
-    with network.running_in("cloud", [sys.executable, ENDPOINTS, "receive", str(port), str(out)], **pipes) as receiver:
+    receive = [sys.executable, "-c", textwrap.dedent(RECEIVE), str(port)]
+    with network.running_in("cloud", receive, **pipes) as receiver:
         assert receiver.stdout is not None
         assert receiver.stdout.readline() == b"listening\n"
-        numbers = map(str, (port, port + 1, stream.per_s, PAYLOAD_BYTES, SECONDS))
-        send = [sys.executable, ENDPOINTS, "send", network.topology.ip("cloud"), *numbers]
-        with network.running_in(source, send, **pipes) as sender:
-            assert receiver.stdout.readline() == b"receiving\n"
+        numbers = map(str, (port, rate_bps / FRAME_BITS, PAYLOAD_BYTES, SECONDS))
+        send = [sys.executable, "-c", textwrap.dedent(SEND), network.topology.ip("cloud"), *numbers]
+        with network.running_in(source, send) as sender:
             yield stream
-            stream.sent = int(sender.communicate(timeout=60)[0])
-        receiver.wait(60)
-        receiver.stdout.close()
-    stream.arrivals = tuple((number, at_s, dscp) for number, at_s, dscp in json.loads(out.read_text())["arrivals"])
+            assert sender.wait(60) == 0
+        arrivals = json.loads(receiver.communicate(timeout=60)[0])
+    stream.arrivals = [(sent_s, at_s) for sent_s, at_s, dscp in arrivals if dscp == 46]
 
 
 def body(source: str, port: int, requirement: dict[str, Any]) -> dict[str, Any]:
@@ -107,18 +133,16 @@ def release_and_reserve(network: Network, identity: str, number: int) -> str:  #
 
 
 @pytest.mark.parametrize("change", [change_rate, rename_flow, release_and_reserve])
-def test_a_flow_that_is_changed_again_and_again_keeps_to_its_curve(
-    metro: Network, change: Change, tmp_path: Path
-) -> None:
+def test_a_flow_that_is_changed_again_and_again_keeps_to_its_curve(metro: Network, change: Change) -> None:
     limits = {"min_bandwidth_bps": 65_000_000, "burst_bytes": 200_000, "max_latency_us": NEIGHBOUR_LIMIT_US}
     neighbour_id = reserve(metro, body("edge2", 7820, limits))
     identity, starts = reserve(metro, flooding(RATE_BPS)), 1
     with (
         StallWatch() as watch,
-        paced(metro, "edge2", 7820, NEIGHBOUR_BPS, tmp_path) as neighbour,
-        paced(metro, "load1", 7810, FLOOD_BPS, tmp_path) as flood,
+        paced(metro, "edge2", 7820, NEIGHBOUR_BPS) as neighbour,
+        paced(metro, "load1", 7810, FLOOD_BPS) as flood,
     ):
-        end_s = time.monotonic() + SECONDS - 0.5
+        end_s = time.monotonic() + SECONDS
         for number in range(20):
             after = change(metro, identity, number)
             starts += after != identity
@@ -126,13 +150,14 @@ def test_a_flow_that_is_changed_again_and_again_keeps_to_its_curve(
             if time.monotonic() > end_s:
                 break
             time.sleep(max(0.0, (end_s - time.monotonic()) / (20 - number)))
+    dropped = metro.api.get(f"/v1/reservations/{neighbour_id}").json()["counters"]["meters"][0]["dropped_packets"]
     for reservation_id in (neighbour_id, identity):
         assert metro.api.delete(f"/v1/reservations/{reservation_id}").status_code == 200
     stalls_s = stalled_s(watch.stalls, 0.0, inf)
-    assert len(neighbour.reserved) >= neighbour.sent * (1 - stalls_s / SECONDS), "the neighbour's packets are lost"
-    assert neighbour.lateness_s(0.99) < NEIGHBOUR_LIMIT_US / 1e6 + stalls_s
-    (_, first_s), *_, (_, last_s) = flood.reserved
-    passed_bits = len(flood.reserved) * FRAME_BITS
-    lasted_s = last_s - first_s + NEIGHBOUR_LIMIT_US / 1e6
+    print("FIG", change.__name__, "passed Mbit", len(flood.arrivals) * FRAME_BITS / 1e6, "starts", starts, "n p50 p99 max", neighbour.latency_s(0.5), neighbour.latency_s(0.99), neighbour.latency_s(1.0), "stalls", stalls_s, len(neighbour.arrivals), dropped)
+    assert dropped == 0 or stalls_s > 0
+    assert neighbour.latency_s(0.99) < NEIGHBOUR_LIMIT_US / 1e6 + stalls_s
+    lasted_s = flood.arrivals[-1][1] - flood.arrivals[0][1] + NEIGHBOUR_LIMIT_US / 1e6
+    passed_bits = len(flood.arrivals) * FRAME_BITS
     assert passed_bits <= starts * 8 * BURST_BYTES + (RATE_BPS + 2000) * lasted_s + FRAME_BITS
     assert passed_bits > 0.8 * RATE_BPS * SECONDS, "the flow gets its rate all the same"
