@@ -26,6 +26,7 @@ COMMANDS = {
 """Name -> module, attribute and one line of help of the trainer's own commands."""
 
 OWN_PLUGINS = {
+    "bounds": "Print delay bounds of the flows of a network file.",
     "controller": "Run the network controller: OpenFlow and the REST API.",
     "maps": "List the maps, or show, draw and export one.",
     "pki": "Create test certificates.",
