@@ -10,9 +10,10 @@ from immutables import Map
 
 from controller.calculus.busy_period import MAX_DELAY_US
 from controller.calculus.curves import Server, recovery_us
-from controller.calculus.fixed_point import NoBound, Stream, fixed_point_delays
+from controller.calculus.fixed_point import fixed_point_delays
 from controller.calculus.incremental import Proof, ProofUpdate
 from controller.calculus.server_load import NetworkLoad, Rates, servers_of
+from controller.calculus.streams import NoBound, Stream
 
 Key = TypeVar("Key")
 
@@ -107,7 +108,7 @@ class Delays(Generic[Key]):
         load = self.load.changed(added, removed_streams, raised | lowered)
         update = ProofUpdate(load, self.proof, self.clock_us)
         next_delays: Delays[Key] = object.__new__(Delays)
-        if update.run(raised | lowered, raised):
+        if update.run(raised | lowered, raised, is_removal=bool(removed)):
             next_delays._initialise(
                 self.servers, streams, self.clock_us, update.proof.delay_us, frozenset(update.changed_servers)
             )

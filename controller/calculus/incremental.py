@@ -4,8 +4,16 @@ The delays D are proven as long as F(D) <= D (see `fixed_point`). An added strea
 Where F exceeds D, D is raised with headroom, and the larger jitter propagates to the downstream servers. There the
 growth of F is first estimated from above (F grows by at most the added bursts over the service rate); F is evaluated
 only when the bursts may have grown by more than the slack: with the headroom on the way, most changes propagate no
-further. A removed stream decreases F. Lowering one D to its F preserves F(D) <= D everywhere, so lowering may stop at
-any point; it continues where D exceeds F by more than `SLACK`.
+further. A removed stream decreases F. Lowering one D to its F preserves F(D) <= D everywhere; it continues where D
+exceeds F by more than the tolerance.
+
+D stays within MAX_EXCESS of the least fixed point, whatever the sequence of changes. F is concave: with F0 its value
+without jitter of delays and d the least delays, F(d + (D - d) / (1 + e)) >= (F(D) + e F0) / (1 + e). Where the excess
+D - F(D) is at most e (F0 - d) this is at least d + (D - d) / (1 + e): the right-hand side satisfies L <= F(L) and is
+therefore no larger than the least fixed point. The excess tolerated at each server is so e (F0 - d): a feedback that
+amplifies it raises D in proportion. At servers with intermittent streams F can jump where further streams become
+concurrent: there the inequality is evaluated, and the update fails if it does not hold, or if streams are removed and
+the longer delays may have kept themselves up in a circle.
 
 At servers where all streams end and all are always active, D is deferred: no F depends on it, so it is evaluated as F
 on demand.
@@ -29,9 +37,11 @@ from controller.calculus.busy_period import (
 from controller.calculus.curves import Server
 from controller.calculus.server_load import NetworkLoad, Rates, ServerLoad
 
-HEADROOM = 0.02
-SLACK = 0.05
-"""Relative headroom of a raised delay, and the excess above F at which a delay is lowered."""
+MAX_EXCESS = 0.02
+"""By how much the delays may exceed the least fixed point, relative."""
+
+HEADROOM_SHARE = 0.6
+"""The headroom of a raised or lowered delay, relative to the tolerated excess."""
 
 UPDATES_PER_SERVER = 20
 """After this many evaluations per server a new fixed-point iteration is faster."""
@@ -44,8 +54,8 @@ class Proof:
     """The delay bound D of every server and its jitter (`spread_s`), with the slack of the proof.
 
     `slack_bits`: how much the bursts may grow before F may exceed D. `surplus_bits`: how much they may shrink before D
-    may exceed F by more than SLACK. `activity_slack_us`: at servers with intermittent streams, how much bursts (in us
-    of the service rate) and lateness may grow before the sets of concurrent streams may change.
+    may exceed F by more than is tolerated. `activity_slack_us`: at servers with intermittent streams, how much bursts
+    (in us of the service rate) and lateness may grow before the sets of concurrent streams may change.
     """
 
     delay_us: Rates
@@ -59,7 +69,7 @@ class Proof:
         """Return a proof of these delays with unknown slack."""
         proof = Proof({}, {}, {}, {}, dict.fromkeys(intermittent, (0.0, 0.0)))
         for name, known_us in delay_us.items():
-            proof.set_delay(name, servers[name], known_us, known_us)
+            proof.set_delay(name, servers[name], known_us, known_us, 0.0)
         return proof
 
     def copy(self) -> Proof:
@@ -67,19 +77,21 @@ class Proof:
         bits = self.slack_bits.copy(), self.surplus_bits.copy()
         return Proof(self.delay_us.copy(), self.spread_s.copy(), *bits, self.activity_slack_us.copy())
 
-    def set_delay(self, name: str, server: Server, bound_us: float, delay_us: float) -> float:
+    def set_delay(self, name: str, server: Server, bound_us: float, delay_us: float, tolerated_us: float) -> float:
         """Set D of a server, where F is `bound_us`; return the growth of its jitter in s."""
         self.delay_us[name] = delay_us
         spread_s, before_s = max(0.0, delay_us - server.min_delay_us) / 1e6, self.spread_s.get(name, 0.0)
         self.spread_s[name] = spread_s
-        self.update_slack(name, server, bound_us, delay_us)
+        self.update_slack(name, server, bound_us, delay_us, tolerated_us)
         return spread_s - before_s
 
-    def update_slack(self, name: str, server: Server, bound_us: float, delay_us: float) -> None:
+    def update_slack(
+        self, name: str, server: Server, bound_us: float, delay_us: float, tolerated_us: float
+    ) -> None:
         """Recompute the slack of a server with unchanged D, where F is now `bound_us`."""
-        bits_per_us = server.rate_bps / 1e6
-        self.slack_bits[name] = (delay_us - bound_us) * bits_per_us
-        self.surplus_bits[name] = (bound_us - delay_us / (1 + SLACK)) * bits_per_us
+        bits_per_us, excess_us = server.rate_bps / 1e6, delay_us - bound_us
+        self.slack_bits[name] = excess_us * bits_per_us
+        self.surplus_bits[name] = (tolerated_us - excess_us) * bits_per_us
 
     def defer(self, server: str) -> None:
         """Mark D of a server as evaluated on demand."""
@@ -102,13 +114,15 @@ class ProofUpdate(Generic[Key]):
         self.proof = proof.copy()
         self.clock_us = clock_us
         self.changed_servers: set[str] = set()
+        self._analysed_by_sets: set[str] = set()
         self._to_raise: dict[str, None] = {}
         self._to_lower: dict[str, None] = {}
 
-    def run(self, touched: Iterable[str], raised: Collection[str]) -> bool:
+    def run(self, touched: Iterable[str], raised: Collection[str], is_removal: bool) -> bool:
         """Raise and lower delays until the proof is restored; return whether that succeeded.
 
-        `touched`: the servers that an added or removed stream crosses; `raised`: those that an added stream crosses.
+        `touched`: the servers that an added or removed stream crosses; `raised`: those that an added stream crosses;
+        `is_removal`: whether there is a removed stream.
         """
         for name in touched:
             server_load = self.load.loads.get(name)
@@ -122,24 +136,57 @@ class ProofUpdate(Generic[Key]):
             elif name in raised or server_load.intermittent or name in self.proof.activity_slack_us:
                 self._to_raise[name] = None
                 if name not in self.proof.delay_us:
-                    self.proof.set_delay(name, self.servers[name], 0.0, 0.0)
+                    self.proof.set_delay(name, self.servers[name], 0.0, 0.0, 0.0)
             else:  # removing an always active stream cannot increase a delay
                 self._to_lower[name] = None
+        try:
+            return self._restore() and (not self._analysed_by_sets or self._is_least_by_sets(is_removal))
+        except Unstable:
+            return False
+
+    def _restore(self) -> bool:
+        """Raise and lower the delays of the servers to be raised and lowered; return False if that takes too long.
+
+        Raises: Unstable
+        """
         work_left = UPDATES_PER_SERVER * (len(self.proof.delay_us) + len(self._to_raise))
         while self._to_raise:
             name = next(iter(self._to_raise))
             del self._to_raise[name]
             work_left -= 1
-            try:
-                if work_left < 0 or self._raise(name) > MAX_DELAY_US:
-                    return False
-            except Unstable:
+            if work_left < 0 or self._raise(name) > MAX_DELAY_US:
                 return False
         while self._to_lower:
             name = next(iter(self._to_lower))
             del self._to_lower[name]
+            work_left -= 1
+            if work_left < 0:
+                return False
             self._lower(name)
         return True
+
+    def _is_least_by_sets(self, is_removal: bool) -> bool:
+        """Whether the delays at the servers analysed by sets are certain to be within MAX_EXCESS of the least."""
+        for name in self._analysed_by_sets & self.proof.activity_slack_us.keys():
+            if is_removal and self._depends_on_itself(name):
+                return False
+            server, load = self.servers[name], self.load.loads[name]
+            shrunk_us = server.min_delay_us + (self.proof.delay_us[name] - server.min_delay_us) / (1 + MAX_EXCESS)
+            if self._intermittent_delay(server, load, 1 / (1 + MAX_EXCESS)).delay_us < shrunk_us:
+                return False
+        return True
+
+    def _depends_on_itself(self, name: str) -> bool:
+        """Whether the delay of a server affects its own, round a cycle."""
+        seen: set[str] = set()
+        ahead = [name]
+        while ahead:
+            following = self.load.loads[ahead.pop()].downstream_bps.keys() - seen
+            if name in following:
+                return True
+            seen |= following
+            ahead += following
+        return False
 
     def _raise(self, name: str) -> float:
         """Evaluate F at a server, raise D if F exceeds it, and return D.
@@ -148,14 +195,15 @@ class ProofUpdate(Generic[Key]):
         """
         proof = self.proof
         old_delay_us, bound_us = proof.delay_us[name], self._delay_bound(name)
+        tolerated_us = self._tolerated_excess_us(name)
         if bound_us <= old_delay_us:
-            proof.update_slack(name, self.servers[name], bound_us, old_delay_us)
-            if old_delay_us > bound_us * (1 + SLACK):
+            proof.update_slack(name, self.servers[name], bound_us, old_delay_us, tolerated_us)
+            if old_delay_us > bound_us + tolerated_us:
                 self._to_lower[name] = None
             return old_delay_us
-        delay_us = bound_us * (1 + HEADROOM)
+        delay_us = bound_us + HEADROOM_SHARE * tolerated_us
         self.changed_servers.add(name)
-        spread_s = proof.set_delay(name, self.servers[name], bound_us, delay_us)
+        spread_s = proof.set_delay(name, self.servers[name], bound_us, delay_us, tolerated_us)
         slack_bits, downstream_bps = proof.slack_bits, self.load.loads[name].downstream_bps
         for successor, rate_bps in downstream_bps.items():
             rest_bits = slack_bits[successor] = slack_bits[successor] - rate_bps * spread_s
@@ -171,18 +219,20 @@ class ProofUpdate(Generic[Key]):
         return delay_us
 
     def _lower(self, name: str) -> None:
-        """Evaluate F at a server and lower D if it exceeds F by more than SLACK."""
+        """Evaluate F at a server and lower D if it exceeds F by more than is tolerated."""
         proof = self.proof
         old_delay_us, bound_us = proof.delay_us[name], self._delay_bound(name)
-        if old_delay_us <= bound_us * (1 + SLACK):
-            proof.update_slack(name, self.servers[name], bound_us, old_delay_us)
+        tolerated_us = self._tolerated_excess_us(name)
+        if old_delay_us <= bound_us + tolerated_us:
+            proof.update_slack(name, self.servers[name], bound_us, old_delay_us, tolerated_us)
             return
         self.changed_servers.add(name)
-        spread_s = proof.set_delay(name, self.servers[name], bound_us, bound_us * (1 + HEADROOM))
+        delay_us = bound_us + HEADROOM_SHARE * tolerated_us
+        spread_s = proof.set_delay(name, self.servers[name], bound_us, delay_us, tolerated_us)
         surplus_bits = proof.surplus_bits
         for successor, rate_bps in self.load.loads[name].downstream_bps.items():
             rest_bits = surplus_bits[successor] = surplus_bits[successor] + rate_bps * spread_s
-            if rest_bits < 0:
+            if rest_bits < 0 or successor in proof.activity_slack_us:
                 self._to_lower[successor] = None
 
     def _delay_bound(self, name: str) -> float:
@@ -192,6 +242,7 @@ class ProofUpdate(Generic[Key]):
         """
         server, load, proof = self.servers[name], self.load.loads[name], self.proof
         if load.intermittent and considers_activities(load.intermittent, load.rate_bps, server):
+            self._analysed_by_sets.add(name)
             result = self._intermittent_delay(server, load)
             proof.activity_slack_us[name] = result.burst_slack_bits / server.rate_bps * 1e6, result.lateness_slack_us
             return result.delay_us
@@ -199,13 +250,22 @@ class ProofUpdate(Generic[Key]):
             proof.activity_slack_us.pop(name, None)
         return load.delay_bound_us(server, proof.spread_s)
 
-    def _intermittent_delay(self, server: Server, load: ServerLoad[Key]) -> ServerDelay:
+    def _tolerated_excess_us(self, name: str) -> float:
+        """By how much D of a server may exceed F."""
+        server = self.servers[name]
+        if name in self.proof.activity_slack_us:
+            return MAX_EXCESS * (server.latency_us - server.min_delay_us)
+        return MAX_EXCESS * (self.load.loads[name].jitterless_delay_us(server) - server.min_delay_us)
+
+    def _intermittent_delay(self, server: Server, load: ServerLoad[Key], share: float = 1.0) -> ServerDelay:
+        """The delay by concurrent sets, with this share of the jitter of all delays."""
         flows = []
         for (_, hop), stream in load.streams.items():
             jitter_us, lateness_us, previous = stream.jitter_us, 0.0, ""
             for previous in stream.servers[:hop]:
-                jitter_us += self.proof.spread_s[previous] * 1e6 + self.servers[previous].transit_jitter_us
-                lateness_us += self.proof.delay_us[previous] + self.servers[previous].max_transit_us
+                before, spread_us = self.servers[previous], self.proof.spread_s[previous] * 1e6 * share
+                jitter_us += spread_us + before.transit_jitter_us
+                lateness_us += before.min_delay_us + spread_us + before.max_transit_us
             burst_bits = stream.burst_bits + stream.rate_bps * jitter_us / 1e6
             shaping = self.servers[previous].output_shaping if previous else None
             flows.append(CrossFlow(stream.activity, previous, shaping, burst_bits, stream.rate_bps, lateness_us))

@@ -23,7 +23,7 @@ from typing import Generic, TypeVar
 from controller.booking.peak_load import ALWAYS, Activity
 from controller.calculus.curves import Server, ShapingCurve
 from controller.calculus.delays import Delays
-from controller.calculus.fixed_point import NoBound, Stream
+from controller.calculus.streams import NoBound, Stream
 from controller.domain.frozen import frozen
 from controller.domain.network import DirectedLink, Network
 from controller.domain.path import link_names

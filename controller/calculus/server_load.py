@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from controller.booking.peak_load import ALWAYS
 from controller.calculus.busy_period import Unstable
 from controller.calculus.curves import Group, Server, ShapingCurve, delay_bound_us
-from controller.calculus.fixed_point import Stream
+from controller.calculus.streams import Stream
 from controller.domain.frozen import frozen
 
 Key = TypeVar("Key")
@@ -52,6 +52,7 @@ class ServerLoad(Generic[Key]):
     """Of all streams together."""
     intermittent: int = 0
     """How many of the streams are not always active."""
+    _jitterless_us: float | None = None
 
     def delay_bound_us(self, server: Server, spread_s: Rates) -> float:
         """Return the delay bound if all streams are always active. `spread_s`: the jitter of the delays of all servers.
@@ -71,6 +72,13 @@ class ServerLoad(Generic[Key]):
                 burst_bits += upstream_bps * spread_s[previous]
             groups.append((inflow.shaping, burst_bits, inflow.rate_bps))
         return groups
+
+    def jitterless_delay_us(self, server: Server) -> float:
+        """Return the delay bound if no delay had jitter; computed once for each load."""
+        if self._jitterless_us is None:
+            groups = [(inflow.shaping, inflow.burst_bits, inflow.rate_bps) for inflow in self.inflows.values()]
+            self._jitterless_us = delay_bound_us(server, groups)
+        return self._jitterless_us
 
     def copy(self) -> ServerLoad[Key]:
         """Return a copy that may be modified."""

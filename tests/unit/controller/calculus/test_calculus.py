@@ -8,7 +8,7 @@ from controller.booking.peak_load import Activity
 from controller.calculus.busy_period import CrossFlow, server_delay
 from controller.calculus.curves import Server
 from controller.calculus.delays import Delays
-from controller.calculus.fixed_point import NoBound, Stream
+from controller.calculus.streams import NoBound, Stream
 
 
 def test_the_published_example_of_a_total_flow_analysis() -> None:
