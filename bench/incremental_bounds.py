@@ -42,7 +42,7 @@ def ring(size: int) -> dict[str, Server]:
 
 def ring_flows(size: int, utilisation: float) -> dict[int, Stream]:
     """The flows that load every port of a ring to this share."""
-    rate_bps = utilisation * RATE_BPS / (size - 1) / FLOWS_PER_SWITCH
+    rate_bps = utilisation * RATE_BPS // (size - 1) // FLOWS_PER_SWITCH
     paths = [tuple(f"s{(first + hop) % size}" for hop in range(size - 1)) for first in range(size)]
     return {
         number: Stream(paths[number % size], rate_bps, 2 * FRAME_BITS) for number in range(size * FLOWS_PER_SWITCH)
@@ -65,7 +65,7 @@ def history(flows: dict[int, Stream], changes: int, chance: random.Random) -> It
             present.add(number)
             share = chance.uniform(0.2, 1.0) if kind == "smaller" else 1.0
             flow = flows[number]
-            yield {number: replace(flow, rate_bps=share * flow.rate_bps)}, removed
+            yield {number: replace(flow, rate_bps=share * flow.rate_bps // 1)}, removed
 
 
 @dataclass

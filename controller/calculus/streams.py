@@ -8,7 +8,10 @@ from controller.domain.frozen import frozen
 
 @frozen
 class Stream:
-    """A token bucket that crosses servers in order; `jitter_us`: the jitter by which its burst has already grown."""
+    """A token bucket that crosses servers in order; `jitter_us`: the jitter by which its burst has already grown.
+
+    Rates are whole numbers, so that their sums are exact.
+    """
 
     servers: tuple[str, ...]
     rate_bps: float

@@ -36,7 +36,8 @@ def ring_histories(draw: st.DrawFn) -> tuple[dict[str, Server], list[Change]]:
     servers |= {f"x{number}": port(2 * RATE_BPS, shaped) for number in range(size)}
     utilisation = draw(st.sampled_from((0.3, 0.8, 0.9, 0.95, 0.97, 0.99, 0.995)))
     number = st.integers(0, 2 * size)
-    rates = st.floats(0.2, 1.0).map(lambda share: share * utilisation * RATE_BPS / hops)
+    full_bps = float(int(utilisation * RATE_BPS / min(hops, size)))
+    rates = st.integers(int(full_bps / 5), int(full_bps)).map(float)
 
     def path(first: int, shortcuts: int = 0) -> tuple[str, ...]:
         return tuple(f"{'sx'[shortcuts >> hop & 1]}{(first + hop) % size}" for hop in range(min(hops, size)))
@@ -46,7 +47,6 @@ def ring_histories(draw: st.DrawFn) -> tuple[dict[str, Server], list[Change]]:
     streams = st.builds(Stream, paths, rates, bursts, activity=st.sampled_from(draw(st.sampled_from(ACTIVITIES))))
     changes: list[Change] = draw(st.lists(st.tuples(number, st.none() | streams), min_size=1, max_size=12))
     if draw(st.booleans()):
-        full_bps = utilisation * RATE_BPS / min(hops, size)
         changes = [*((first, Stream(path(first), full_bps, 8 * FRAME_BITS)) for first in range(size)), *changes]
     return servers, changes
 
