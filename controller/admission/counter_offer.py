@@ -31,7 +31,7 @@ from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
 from controller.domain.frozen import frozen
 from controller.domain.network import Network
 from controller.domain.path import link_names
-from controller.domain.reservation import Flow, Reservation
+from controller.domain.reservation import Flow, Reservation, least_burst_bytes
 from controller.domain.route import with_reverse_links
 from controller.errors import LatencyNotMet, NoCapacity, NoDisjointPath, NoPath, NoSpectrum, OutOfReach, Refused
 from controller.optical.grooming import max_flow_bps
@@ -143,8 +143,14 @@ def _booking_ends_s(context: DecisionContext, request: Request) -> set[float]:
 
 
 def nearest_request(context: DecisionContext, request: Request, error: Refused) -> tuple[Flow, ...] | None:
-    """The flows of the nearest request that is admitted now; None if none was found."""
+    """The flows of the nearest request that is admitted now, with the bursts that it grants; None if none was found."""
     search = _OfferSearch(context, replace(request, search_steps=SEARCH_STEPS))
+    found = _nearest_request(search, error)
+    return None if found is None else search.with_granted_bursts(found)
+
+
+def _nearest_request(search: _OfferSearch, error: Refused) -> tuple[Flow, ...] | None:
+    context, request = search.context, search.request
 
     def with_lower_rates(share: float) -> tuple[Flow, ...]:
         return tuple(_with_lower_rate(flow, share) for flow in request.flows)
@@ -203,12 +209,26 @@ class _OfferSearch:
         self.context = context
         self.request = request
         self.decisions_left = OFFER_TRIES
+        self._granted_burst_bytes: Mapping[str, int] = {}
+        """Of the last admitted request, by flow name."""
 
     def refusal(self, flows: tuple[Flow, ...]) -> Exception | None:
         """The reason that these flows are refused; None if they are admitted."""
         self.decisions_left -= 1
         decision = self.context.decide(replace(self.request, flows=flows))
-        return decision.error if isinstance(decision, Rejected) else None
+        if isinstance(decision, Rejected):
+            return decision.error
+        self._granted_burst_bytes = {p.flow.name: p.burst_bytes for p in decision.placements}
+        return None
+
+    def with_granted_bursts(self, flows: tuple[Flow, ...]) -> tuple[Flow, ...]:
+        """The last admitted request with the bursts that it was granted in place of smaller requested ones."""
+        return tuple(
+            flow
+            if flow.requirement.burst_bytes is None
+            else _with(flow, burst_bytes=self._granted_burst_bytes.get(flow.name, flow.requirement.burst_bytes))
+            for flow in flows
+        )
 
     def first(self, candidates: Sequence[tuple[Flow, ...]]) -> tuple[Flow, ...] | None:
         """The first candidate that is admitted."""
@@ -268,8 +288,9 @@ def _with_lower_rate(flow: Flow, share: float) -> Flow:
 
 
 def _with_smaller_burst(flow: Flow, share: float, burst_bytes: int, frame_bytes: int) -> Flow:
-    """The flow with a smaller burst, at least one frame."""
-    return _with(flow, burst_bytes=max(min(frame_bytes, burst_bytes), floor(burst_bytes * share)))
+    """The flow with a smaller burst, at least what its rate needs; of a transfer, at least one frame."""
+    least_bytes = least_burst_bytes(flow.requirement.min_bandwidth_bps or 0, frame_bytes)
+    return _with(flow, burst_bytes=max(min(least_bytes, burst_bytes), floor(burst_bytes * share)))
 
 
 def _granted_burst_bytes(context: DecisionContext, request: Request) -> Mapping[str, int]:

@@ -12,7 +12,7 @@ from controller.booking.transfer_rate import booked_window
 from controller.domain.lightpath import Lightpath
 from controller.domain.network import Network
 from controller.domain.path import Path, link_names
-from controller.domain.reservation import Flow, Reservation, default_burst_bytes
+from controller.domain.reservation import Flow, Reservation, default_burst_bytes, least_burst_bytes
 from controller.domain.route import NO_FAILURES, Route
 from controller.errors import NoCapacity, Refused
 from controller.optical.grooming import LightpathAllocator
@@ -20,11 +20,11 @@ from controller.optical.lightpath_design import reservable_bps
 
 
 def granted_burst_bytes(flow: Flow, rate_bps: int, network: Network) -> int:
-    """The requested burst, or the default for the rate; at least one maximum-size frame."""
+    """The requested burst, or the default for the rate; at least what the full rate needs (`least_burst_bytes`)."""
     requested_bytes = flow.requirement.burst_bytes
     if requested_bytes is None:
         return default_burst_bytes(rate_bps, network.max_frame_bytes)
-    return max(requested_bytes, network.max_frame_bytes)
+    return max(requested_bytes, least_burst_bytes(rate_bps, network.max_frame_bytes))
 
 
 def held_lightpaths(reservation: Reservation | None) -> tuple[Lightpath, ...]:

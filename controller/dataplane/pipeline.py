@@ -63,9 +63,9 @@ from controller.dataplane.fast_failover import active_path, failover_groups, for
 from controller.dataplane.flow_label import IPV4, LATE_DSCP, RESERVED_DSCP, flow_label, hops
 from controller.dataplane.groomed_flow import groomed_forwarding_entries, lightpath_uses, traversals
 from controller.dataplane.lightpath_entries import LightpathUse
-from controller.domain.network import BEST_EFFORT_MIN_BPS, DirectedLink, Network, Node
+from controller.domain.network import BEST_EFFORT_MIN_BPS, MAX_FRAME_BYTES, DirectedLink, Network, Node
 from controller.domain.path import link_names
-from controller.domain.reservation import Placement, Reservation
+from controller.domain.reservation import Placement, Reservation, least_burst_bytes
 from controller.routing.candidates import next_hops
 
 BEST_EFFORT_BURST_S = 0.2
@@ -186,6 +186,7 @@ def best_effort_meter(link: DirectedLink, reserved_bps: int) -> MeterEntry:
     rate_kbps = max(least_kbps, (link.capacity_bps - reserved_bps - link.margin_bps) // 1000)
     burst_kbit = round(rate_kbps * BEST_EFFORT_BURST_S)
     burst_kbit = min(max(burst_kbit, BEST_EFFORT_BURST_MIN_KBIT), BEST_EFFORT_BURST_MAX_KBIT)
+    burst_kbit = max(burst_kbit, ceil(least_burst_bytes(rate_kbps * 1000, MAX_FRAME_BYTES) * 8 / 1000))
     return MeterEntry(BEST_EFFORT_METERS + link.source_port, rate_kbps, burst_kbit)
 
 

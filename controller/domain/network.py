@@ -20,6 +20,9 @@ PROPAGATION_US_PER_KM = 4.9
 ETHERNET_HEADER_BYTES = 14
 """Rates count L2 bytes: with the Ethernet header, without preamble and FCS."""
 
+MAX_FRAME_BYTES = 9000 + ETHERNET_HEADER_BYTES
+"""The largest frame on any map."""
+
 RESERVABLE_SHARE = 0.95
 """The remainder is kept for ARP, control traffic and best effort."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from math import inf
+from math import ceil, inf
 from typing import Literal
 
 from controller.domain.frozen import frozen
@@ -33,6 +33,11 @@ end and another reservation can start at that time on the same links."""
 
 FIRST_METER_ID = 110_000
 """The first meter id of reservations on each switch; lower ids are the meters of ports."""
+
+
+METER_TICKS_PER_S = 1000
+"""How often a meter refills its bucket: whole milliseconds, and for one packet never more of them than the burst
+holds."""
 
 
 class State(StrEnum):
@@ -235,6 +240,17 @@ class Reservation:
         facts = self.lease_s, self.created_at_s, self.expires_at_s, self.placements, reason
         times = self.start_at_s, self.end_at_s
         return Reservation(self.id, self.number, self.version, self.owner, state, *facts, *times, self.tenant)
+
+
+def least_burst_bytes(rate_bps: int, max_frame_bytes: int) -> int:
+    """Return the least burst with which a meter passes a stream of its full rate in frames of up to that size.
+
+    At least one frame and one millisecond of the rate, in whole milliseconds of the rate. A shorter burst drops frames
+    of senders that keep to the rate, and one shorter than a millisecond passes a single bucket and then nothing. Proof:
+    docs/guarantees.md, "Meters".
+    """
+    ticks = ceil(max_frame_bytes * 8 * METER_TICKS_PER_S / rate_bps) + 1 if rate_bps > 0 else 0
+    return max(max_frame_bytes, ceil(ticks * rate_bps / (8 * METER_TICKS_PER_S)))
 
 
 def default_burst_bytes(rate_bps: int, frame_bytes: int) -> int:

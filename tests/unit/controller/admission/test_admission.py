@@ -195,10 +195,16 @@ def test_meters_on_one_switch_never_share_an_id() -> None:
     assert len({(placement.switches[0], placement.meter_id) for placement in placements}) == 10
 
 
-def test_a_burst_below_one_frame_is_raised_to_one_frame() -> None:
-    small = replace(flow("a"), requirement=Requirement(1_000_500, 10))
+@pytest.mark.parametrize(
+    ("requested_bps", "granted"),
+    [(1_000_500, (9260, 1_001_000)), (50 * MBPS, (18_750, 50 * MBPS)), (75 * MBPS, (18_750, 75 * MBPS))],
+)
+def test_a_short_burst_is_raised_to_what_the_full_rate_needs(requested_bps: int, granted: tuple[int, int]) -> None:
+    small = replace(flow("a"), requirement=Requirement(requested_bps, 9014))
     placement = admit(PAIR, [small]).placements[0]
-    assert (placement.burst_bytes, placement.reserved_bps) == (9014, 1_001_000)
+    assert (placement.burst_bytes, placement.reserved_bps) == granted
+    asked_in_full = admit(PAIR, [replace(small, requirement=Requirement(granted[1], granted[0]))]).placements[0]
+    assert placement.accumulated_latency_us == asked_in_full.accumulated_latency_us
 
 
 def test_the_calendar_gives_the_peak_of_an_interval() -> None:
