@@ -25,6 +25,7 @@
     │   ├── NoSpectrum        no_spectrum
     │   ├── OutOfReach        out_of_reach
     │   ├── LatencyNotMet     latency_not_met
+    │   ├── NoBuffer          no_buffer
     │   └── FlowInUse         flow_in_use
     ├── SwitchError           a switch did not apply a change (503)
     │   ├── SwitchDown        switch_down
@@ -230,6 +231,16 @@ class LatencyNotMet(Refused):
 
     code, title = "latency_not_met", "Latency not met"
     ieee8021q_failure_code = 21
+
+
+class NoBuffer(Refused):
+    """More could wait at the port of `link` than its queue holds: `backlog_bytes` against `queue_bytes`.
+
+    `free_bytes`: what the other reservations leave of the queue.
+    """
+
+    code, title = "no_buffer", "No buffer"
+    ieee8021q_failure_code = 2
 
 
 class FlowInUse(Refused):

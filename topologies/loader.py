@@ -12,13 +12,25 @@ import networkx as nx
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from topologies.maps import MAX_CHANNELS, MAX_EMULATED_MBPS, MAX_FIBRES, CrossTraffic, Grid, Map, MapLink, MapNode
+from topologies.maps import (
+    MAX_CHANNELS,
+    MAX_EMULATED_MBPS,
+    MAX_FIBRES,
+    MIN_QUEUE_BYTES,
+    CrossTraffic,
+    Grid,
+    Map,
+    MapLink,
+    MapNode,
+    least_queue_bytes,
+)
 from topologies.problems import MapError
 
 DIRECTORY = Path(__file__).parent
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,8}$")]
 Ends = tuple[Name, Name]
+QueueBytes = Annotated[int, Field(ge=MIN_QUEUE_BYTES, le=10**9)]
 
 
 class _Strict(BaseModel):
@@ -39,6 +51,7 @@ class _Link(_Strict):
     channels: Annotated[int, Field(ge=1, le=768)] = 1
     channel_rate_gbps: Annotated[float, Field(gt=0, le=10_000)]
     duct: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    queue_bytes: QueueBytes | None = None
 
 
 class _CrossTraffic(_Strict):
@@ -57,6 +70,7 @@ class _File(_Strict):
     source: str = ""
     scale_mbps_per_gbps: Annotated[float, Field(gt=0, le=1000)]
     mtu_bytes: Annotated[int, Field(ge=576, le=9000)] = 9000
+    queue_bytes: QueueBytes | None = None
     nodes: Annotated[list[_Node], Field(min_length=2)]
     links: Annotated[list[_Link], Field(min_length=1)]
     cross_traffic: _CrossTraffic | None = None
@@ -161,6 +175,7 @@ def _check_links(raw: dict[str, Any], kinds: dict[str, str]) -> Iterator[_Mistak
             yield _Mistake(location, ends, "these two are linked already; raise `channels` of that link instead")
         graph.add_edge(*ends)
         yield from _check_rate(index, link, scale)
+        yield from _check_queue(index, link, scale, raw.get("queue_bytes"))
         yield from _check_channels(index, link, raw.get("optical"))
     yield from _check_hosts(raw, kinds, graph)
     if raw.get("optical") is not None:
@@ -180,6 +195,20 @@ def _check_rate(index: int, link: dict[str, Any], scale: object) -> Iterator[_Mi
             f"{channels} x {rate:g} Gb/s at {scale:g} Mb/s per Gb/s is {emulated:g} Mb/s; at most "
             f"{MAX_EMULATED_MBPS:g} Mb/s can be emulated: lower scale_mbps_per_gbps to {fitting:g} or less",
         )
+
+
+def _check_queue(index: int, link: dict[str, Any], scale: object, common_bytes: object) -> Iterator[_Mistake]:
+    """Check that the queue holds the least burst of the port's best-effort meter."""
+    rate, channels = link.get("channel_rate_gbps"), link.get("channels", 1)
+    if not (isinstance(rate, (int, float)) and isinstance(channels, int) and isinstance(scale, (int, float))):
+        return
+    own = link.get("queue_bytes") is not None
+    queue_bytes = link.get("queue_bytes") if own else common_bytes
+    least_bytes = least_queue_bytes(rate * channels * scale * 1e6)
+    if isinstance(queue_bytes, int) and MIN_QUEUE_BYTES <= queue_bytes < least_bytes:
+        location = ("links", index, "queue_bytes") if own else ("queue_bytes",)
+        names = "-".join(link["ends"])
+        yield _Mistake(location, queue_bytes, f"the ports of {names} need {least_bytes} bytes or more at their rate")
 
 
 def _check_channels(index: int, link: dict[str, Any], optical: object) -> Iterator[_Mistake]:
@@ -271,7 +300,10 @@ def _as_map(file: _File) -> Map:
         scale_mbps_per_gbps=file.scale_mbps_per_gbps,
         mtu_bytes=file.mtu_bytes,
         nodes=tuple(MapNode(n.name, n.kind, n.position_km, n.cpu_share, n.label) for n in file.nodes),
-        links=tuple(MapLink(k.ends, k.length_km, k.channels, k.channel_rate_gbps, k.duct) for k in file.links),
+        links=tuple(
+            MapLink(k.ends, k.length_km, k.channels, k.channel_rate_gbps, k.duct, k.queue_bytes) for k in file.links
+        ),
         cross_traffic=None if cross is None else CrossTraffic(cross.source, cross.sink, cross.bottleneck),
         grid=None if file.optical is None else file.optical.grid,
+        queue_bytes=file.queue_bytes,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from typing import Literal
 
 Kind = Literal["switch", "edge", "cloud", "host"]
@@ -25,10 +26,21 @@ MAX_FIBRES = 64
 MAX_EMULATED_MBPS = 1000.0
 """Mininet's TCIntf silently ignores rates above this, so the loader rejects them."""
 
+DEFAULT_QUEUE_BYTES = 3_000_000
+"""A port's queue for reserved frames where the map names none, up to 1 Gb/s; of faster links in proportion."""
+
+MIN_QUEUE_BYTES = 75_000
+"""The least burst of a best-effort meter, 600 kbit, which the port's queue must hold."""
+
 MANAGEMENT_GATEWAY = "10.254.0.1"
 """The controller's address on the management network."""
 
 MANAGEMENT_NETWORK = "10.254.0.0/16"
+
+
+def least_queue_bytes(rate_bps: float) -> int:
+    """The least queue of a port of that rate: a meter that passes it needs a frame and up to 2 ms of it as burst."""
+    return max(MIN_QUEUE_BYTES, ceil(9014 + 0.002 * rate_bps / 8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +61,8 @@ class MapNode:
 class MapLink:
     """A fibre span; its real rate is `channels` x `channel_rate_gbps` in each direction.
 
-    Spans with the same `duct` form a shared-risk group: they fail together.
+    Spans with the same `duct` form a shared-risk group: they fail together. `queue_bytes`: the queue of each of its two
+    ports; None: as the map says.
     """
 
     ends: tuple[str, str]
@@ -57,6 +70,7 @@ class MapLink:
     channels: int
     channel_rate_gbps: float
     duct: str | None = None
+    queue_bytes: int | None = None
 
     @property
     def rate_gbps(self) -> float:
@@ -91,7 +105,8 @@ class CrossTraffic:
 class Map:
     """A map. `scale_mbps_per_gbps`: emulated Mb/s per real Gb/s; `source`: the publication it is taken from.
 
-    `grid`: the map is optical and reservations travel in lightpaths; None: packet links only.
+    `grid`: the map is optical and reservations travel in lightpaths; None: packet links only. `queue_bytes`: the queue
+    for reserved frames of every port; None: by the rate of its link.
     """
 
     name: str
@@ -103,6 +118,7 @@ class Map:
     cross_traffic: CrossTraffic | None = None
     source: str = ""
     grid: Grid | None = None
+    queue_bytes: int | None = None
 
     @cached_property
     def switches(self) -> tuple[MapNode, ...]:
@@ -179,6 +195,11 @@ class Map:
     def rate_bps(self, link: MapLink) -> int:
         """The emulated rate of one direction of a link, in L2 bits per second."""
         return round(link.rate_gbps * self.scale_mbps_per_gbps * 1e6)
+
+    def queue_bytes_of(self, link: MapLink) -> int:
+        """The queue for reserved frames of each port of a link; best effort has another of the same size."""
+        stated_bytes = link.queue_bytes or self.queue_bytes
+        return stated_bytes or max(DEFAULT_QUEUE_BYTES, round(DEFAULT_QUEUE_BYTES * self.rate_bps(link) / 1e9))
 
     def slots(self, link: MapLink) -> int:
         """Number of spectrum slots of a span; 0 on a packet link and on a host's access link."""

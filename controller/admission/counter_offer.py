@@ -8,6 +8,7 @@ The nearest request depends on the reason; bisection keeps the change small:
 - no capacity, no spectrum, or a transfer that would miss its deadline: all rates lower and all deadlines later in one
   proportion;
 - the same for a single flow with a plain rate: the highest rate that fits;
+- no buffer: smaller bursts in the same proportion; if that does not suffice, with lower rates as well;
 - a latency limit: smaller bursts in the same proportion; if that does not suffice, limits that can be met, or lower
   rates where the limit belongs to a flow admitted before;
 - no disjoint path: a backup that may share a duct with the path; if that does not suffice, no protection.
@@ -33,7 +34,16 @@ from controller.domain.network import Network
 from controller.domain.path import link_names
 from controller.domain.reservation import Flow, Reservation, least_burst_bytes
 from controller.domain.route import with_reverse_links
-from controller.errors import LatencyNotMet, NoCapacity, NoDisjointPath, NoPath, NoSpectrum, OutOfReach, Refused
+from controller.errors import (
+    LatencyNotMet,
+    NoBuffer,
+    NoCapacity,
+    NoDisjointPath,
+    NoPath,
+    NoSpectrum,
+    OutOfReach,
+    Refused,
+)
 from controller.optical.grooming import max_flow_bps
 from controller.routing.candidates import candidate_paths
 
@@ -117,6 +127,8 @@ def earliest_fit_s(context: DecisionContext, request: Request, error: Refused) -
     """
     if isinstance(error, NoPath | NoDisjointPath | OutOfReach):
         return None
+    if isinstance(error, NoBuffer) and error.facts["free_bytes"] == error.facts["queue_bytes"]:
+        return None  # the queue is too small for the request alone
     start_s = max(context.now_s, request.start_s or context.now_s)
     ends_s = sorted(end_s for end_s in _booking_ends_s(context, request) if start_s < end_s < inf)
     starts_s = sorted({*ends_s, *(end_s + DRAIN_S for end_s in ends_s)})
@@ -159,6 +171,10 @@ def _nearest_request(search: _OfferSearch, error: Refused) -> tuple[Flow, ...] |
         frame_bytes = context.network.max_frame_bytes
         return tuple(_with_smaller_burst(flow, share, burst_bytes[flow.name], frame_bytes) for flow in request.flows)
 
+    def with_less_of_both(share: float) -> tuple[Flow, ...]:
+        smaller = zip(with_smaller_bursts(share), with_lower_rates(share), strict=True)
+        return tuple(_with(lower, burst_bytes=flow.requirement.burst_bytes) for flow, lower in smaller)
+
     burst_bytes = _granted_burst_bytes(context, request)
     if isinstance(error, NoDisjointPath):
         return search.first([
@@ -168,12 +184,14 @@ def _nearest_request(search: _OfferSearch, error: Refused) -> tuple[Flow, ...] |
     if isinstance(error, NoCapacity | NoSpectrum) or error.facts.get("promise") == "completion":
         widest_bps = _widest_bps(context, request)
         if widest_bps is None:
-            return search.nearest(with_lower_rates)
+            return search.nearest(with_lower_rates) or search.nearest(with_less_of_both)
         flow, requested_bps = request.flows[0], request.flows[0].requirement.min_bandwidth_bps or 0
         if widest_bps < max(RATE_STEP_BPS, requested_bps * LEAST_SHARE):
             return None
         widest = search.first([(_with(flow, min_bandwidth_bps=min(requested_bps, widest_bps)),)])
-        return widest or search.nearest(with_lower_rates)
+        return widest or search.nearest(with_lower_rates) or search.nearest(with_less_of_both)
+    if isinstance(error, NoBuffer):
+        return search.nearest(with_smaller_bursts) or search.nearest(with_less_of_both)
     if isinstance(error, LatencyNotMet):
         own = error.facts.get("reservation") == request.reservation_id
         found = search.nearest(with_smaller_bursts)

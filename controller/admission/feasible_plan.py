@@ -9,6 +9,7 @@ from math import inf
 from controller.admission.latency_limits import has_limit, limit_violation
 from controller.admission.live_reservations import LiveReservations
 from controller.admission.path_search import SEARCH_STEPS, PathSearch
+from controller.admission.queue_limits import overfull_queue
 from controller.admission.residual_capacity import ResidualCapacity, granted_burst_bytes, held_lightpaths
 from controller.booking.calendar import Calendar
 from controller.booking.flow_bookings import FlowBooker, PlacedFlow, SizedFlow
@@ -214,9 +215,9 @@ def _resized(
 
 
 def _check_limits(problem: PlanningProblem, bounds: FailureBounds, placed: PlacedFlows) -> None:
-    """Check the limits of the requested flows and of all flows whose bounds may have changed.
+    """Check the limits of the requested flows, of all flows whose bounds may have changed, and of queues.
 
-    Raises: LatencyNotMet.
+    Raises: LatencyNotMet, NoBuffer.
     """
     own_id = problem.request.reservation_id
     for name, placed_flow in placed.items():
@@ -232,3 +233,9 @@ def _check_limits(problem: PlanningProblem, bounds: FailureBounds, placed: Place
             violation = limit_violation(subject, flow.requirement, rate_bps, bound, name, reservation_id)
             if violation is not None:
                 raise violation
+    crowded = bounds.crowded_queues()
+    if crowded:
+        routes = {name: placed_flow.route for name, placed_flow in placed.items()}
+        refusal = overfull_queue(problem.network, routes, crowded, problem.others)
+        if refusal is not None:
+            raise refusal

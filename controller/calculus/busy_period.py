@@ -1,4 +1,4 @@
-"""Delay bound of one server when not all of its streams are active at all times.
+"""Bounds of delay and backlog of one server when not all of its streams are active at all times.
 
 Streams delay each other only if they have packets in the same busy period. Activities that do not overlap can still
 share a busy period: the second begins while the server is busy with the first. So every activity is extended by
@@ -10,12 +10,19 @@ The extension depends on the busy period, and this on the sets; the least consis
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
 from controller.booking.peak_load import ALWAYS, Activity, concurrent_lifetimes, concurrent_windows
-from controller.calculus.curves import Group, Server, ShapingCurve, busy_period_us, delay_bound_us
+from controller.calculus.curves import (
+    Group,
+    Server,
+    ShapingCurve,
+    backlog_bound_bits,
+    busy_period_us,
+    delay_bound_us,
+)
 from controller.domain.reservation import Window
 
 MAX_DELAY_US = 60_000_000.0
@@ -75,15 +82,36 @@ def server_delay(server: Server, flows: Sequence[CrossFlow], clock_us: float = 0
     """
     if all(flow.activity is ALWAYS for flow in flows):
         return ServerDelay(_delay_us(server, flows))
+    consistent = _consistent_sets(server, flows, clock_us)
+    if consistent is None:
+        return ServerDelay(_delay_us(server, flows), MAX_DELAY_US)
+    return _worst_delay(server, *consistent)
+
+
+def server_backlog_bits(server: Server, flows: Sequence[CrossFlow], clock_us: float = 0.0) -> float:
+    """Return the backlog bound of the server: the largest over all sets that can share a busy period.
+
+    Raises: Unstable
+    """
+    always_active = all(flow.activity is ALWAYS for flow in flows)
+    consistent = None if always_active else _consistent_sets(server, flows, clock_us)
+    sets = [list(flows)] if consistent is None else consistent[0]
+    return max(_bound(server, flows_in_set, backlog_bound_bits) for flows_in_set in sets)
+
+
+def _consistent_sets(
+    server: Server, flows: Sequence[CrossFlow], clock_us: float
+) -> tuple[list[list[CrossFlow]], float, float] | None:
+    """Return the sets of concurrent streams, their extension and by how much it exceeds the least; None if too long."""
     lateness_us = max(flow.lateness_us for flow in flows) + clock_us
     extension_us = lateness_us
     while extension_us <= MAX_DELAY_US:
         sets = list(_concurrent_sets(flows, extension_us)) or [[]]
         busy_us = max(_busy_us(server, flows_in_set) for flows_in_set in sets)
         if busy_us + lateness_us <= extension_us:
-            return _worst_delay(server, sets, extension_us, extension_us - busy_us - lateness_us)
+            return sets, extension_us, extension_us - busy_us - lateness_us
         extension_us = (busy_us + lateness_us) * EXTENSION_HEADROOM
-    return ServerDelay(_delay_us(server, flows), MAX_DELAY_US)
+    return None
 
 
 def _worst_delay(server: Server, sets: list[list[CrossFlow]], extension_us: float, slack_us: float) -> ServerDelay:
@@ -99,7 +127,13 @@ def _worst_delay(server: Server, sets: list[list[CrossFlow]], extension_us: floa
 
 
 def _delay_us(server: Server, flows: Iterable[CrossFlow]) -> float:
-    """Return the delay bound if all these streams are active together.
+    return _bound(server, flows, delay_bound_us)
+
+
+def _bound(
+    server: Server, flows: Iterable[CrossFlow], bound_of: Callable[[Server, Iterable[Group]], float]
+) -> float:
+    """Return that bound of the server if all these streams are active together.
 
     Raises: Unstable
     """
@@ -111,7 +145,7 @@ def _delay_us(server: Server, flows: Iterable[CrossFlow]) -> float:
         rate_bps += flow.rate_bps
     if rate_bps >= server.rate_bps:
         raise Unstable
-    return delay_bound_us(server, list(groups.values()))
+    return bound_of(server, list(groups.values()))
 
 
 def _busy_us(server: Server, flows: Sequence[CrossFlow]) -> float:

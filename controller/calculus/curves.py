@@ -1,4 +1,4 @@
-"""Arrival and service curves of one server: its delay bound and its longest busy period.
+"""Arrival and service curves of one server: the bounds of its delay and its backlog, and its longest busy period.
 
 A server guarantees a rate after a latency (rate-latency service curve) and serves first come, first served. Streams
 that arrive over one link form a group with two arrival curves: the sum of their token buckets and the shaping curve of
@@ -10,11 +10,14 @@ The delay bound is the horizontal deviation between the sum of arrival curves an
 
     D = latency + max over t of sum_g alpha_g(t) / R - t.
 
-The sum is concave with one corner per group, so the maximum is at a corner or at t = 0.
+The sum is concave with one corner per group, so the maximum is at a corner or at t = 0. The backlog bound is the
+vertical deviation,
 
-Source: Le Boudec and Thiran, "Network Calculus", §1.4 (horizontal deviation; first come, first served aggregates);
-Mifdaoui and Leydier, "Beyond the accuracy-complexity tradeoffs of compositional analyses using network calculus for
-complex networks", CRTS 2017 (line shaping of groups).
+    B = max over t >= latency of sum_g alpha_g(t) - R (t - latency)  <=  R D.
+
+Source: Le Boudec and Thiran, "Network Calculus", §1.4 (horizontal and vertical deviation; first come, first served
+aggregates); Mifdaoui and Leydier, "Beyond the accuracy-complexity tradeoffs of compositional analyses using network
+calculus for complex networks", CRTS 2017 (line shaping of groups).
 """
 
 from __future__ import annotations
@@ -79,6 +82,21 @@ def delay_bound_us(server: Server, groups: Iterable[Group]) -> float:
             if rate_bps <= server.rate_bps:
                 break
     return (bits / server.rate_bps - time_s) * 1e6 + server.latency_us
+
+
+def backlog_bound_bits(server: Server, groups: Iterable[Group]) -> float:
+    """Return the backlog bound of the server; the total rate must be below the server's.
+
+    The vertical deviation is largest at the latency or at a later corner. From the latency on, the server's remaining
+    curve has none, and those of the groups begin with what has arrived by then.
+    """
+    latency_s = server.latency_us / 1e6
+    later: list[Group] = []
+    for shaping, burst_bits, bucket_bps in groups:
+        if shaping is not None:
+            shaping = ShapingCurve(shaping.burst_bits + shaping.rate_bps * latency_s, shaping.rate_bps)
+        later.append((shaping, burst_bits + bucket_bps * latency_s, bucket_bps))
+    return (delay_bound_us(server, later) - server.latency_us) * server.rate_bps / 1e6
 
 
 def busy_period_us(server: Server, burst_bits: float, rate_bps: float) -> float:

@@ -68,6 +68,15 @@ class CarriedFlow:
 
 
 @frozen
+class Backlog:
+    """What the queue of a link's port holds at most while that span or SRLG is down (None: no failure)."""
+
+    link: str
+    failure: str | None
+    backlog_bytes: int
+
+
+@frozen
 class FailureBounds:
     """The bounds of all carried flows. Immutable: `changed` returns a new one."""
 
@@ -131,6 +140,19 @@ class FailureBounds:
     def drain_us(self, key: FlowKey) -> float:
         """Return after how long a flow that sends no more delays no other flow."""
         return max(analysis.drain_us(key) for analysis in self._analyses.values())
+
+    def crowded_queues(self) -> list[Backlog]:
+        """Return the backlog bounds of all links, without and under every failure, whose queue may be too small."""
+        return [
+            Backlog(link, failure, analysis.backlog_bytes(link))
+            for failure, analysis in self._analyses.items()
+            if analysis.crowded_links
+            for link in sorted(analysis.crowded_links)
+        ]
+
+    def backlog_bytes(self, link: str, failure: str | None) -> int:
+        """Return the backlog bound of a link while that span or SRLG is down (None: no failure)."""
+        return self._analyses.get(failure, self._analyses[None]).backlog_bytes(link)
 
     def changed_limited_flows(self) -> list[FlowKey]:
         """Return the flows with limits whose bounds may have changed with the last change, including new ones."""

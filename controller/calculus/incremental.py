@@ -28,7 +28,6 @@ from typing import Generic, TypeVar
 
 from controller.calculus.busy_period import (
     MAX_DELAY_US,
-    CrossFlow,
     ServerDelay,
     Unstable,
     considers_activities,
@@ -259,14 +258,5 @@ class ProofUpdate(Generic[Key]):
 
     def _intermittent_delay(self, server: Server, load: ServerLoad[Key], share: float = 1.0) -> ServerDelay:
         """The delay by concurrent sets, with this share of the jitter of all delays."""
-        flows = []
-        for (_, hop), stream in load.streams.items():
-            jitter_us, lateness_us, previous = stream.jitter_us, 0.0, ""
-            for previous in stream.servers[:hop]:
-                before, spread_us = self.servers[previous], self.proof.spread_s[previous] * 1e6 * share
-                jitter_us += spread_us + before.transit_jitter_us
-                lateness_us += before.min_delay_us + spread_us + before.max_transit_us
-            burst_bits = stream.burst_bits + stream.rate_bps * jitter_us / 1e6
-            shaping = self.servers[previous].output_shaping if previous else None
-            flows.append(CrossFlow(stream.activity, previous, shaping, burst_bits, stream.rate_bps, lateness_us))
+        flows = load.cross_flows(self.servers, self.proof.spread_s, share)
         return server_delay(server, flows, self.clock_us)

@@ -1,4 +1,4 @@
-"""Bounds on latency and jitter of every reserved flow: the switch ports as servers of network calculus.
+"""Bounds on latency and jitter of every reserved flow, and on what waits at every port: ports as servers of calculus.
 
 Model. A packet has arrived at a port when its last bit is received (store and forward), so a flow behind its meter is a
 point process with the token-bucket arrival curve b + r t. Reserved flows share the strict-priority class of each egress
@@ -14,7 +14,7 @@ docs/guarantees.md has the derivation.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
@@ -31,6 +31,9 @@ from controller.domain.path import link_names
 __all__ = ["DEFAULT_CALIBRATION", "Analysis", "Bound", "Calibration", "NoBound", "ShapedFlow", "bounds_of"]
 
 MIN_FRAME_BYTES = 60
+
+TAGGED_SHARE = 46 / 42
+"""Most by which the tag of a lightpath lengthens a frame: 4 bytes, and 42 are Ethernet, IPv4 and UDP headers alone."""
 
 Key = TypeVar("Key")
 
@@ -86,10 +89,18 @@ class Analysis(Generic[Key]):
     After `changed` a bound is at most 2 % above that of a new analysis, never below.
     """
 
-    def __init__(self, network: Network, calibration: Calibration, delays: Delays[Key]) -> None:
+    def __init__(
+        self, network: Network, calibration: Calibration, delays: Delays[Key], uncertain: Iterable[str]
+    ) -> None:
+        """`uncertain`: the links whose `crowded_links` have not been determined for these delays."""
         self.network = network
         self.calibration = calibration
         self._delays = delays
+        drain_us, carried = _drain_us(network, calibration), delays.load.loads
+        self.crowded_links = frozenset(
+            name for name in uncertain if name in carried and delays.delay_us(name) > drain_us[name]
+        )
+        """The links whose queue takes less time to drain than their delay bound, so that it may be too small."""
         self._bounds: dict[Key, Bound] = {}
         """Those evaluated so far."""
 
@@ -103,7 +114,7 @@ class Analysis(Generic[Key]):
         """
         streams = {key: _stream(flow, calibration) for key, flow in flows.items()}
         delays = Delays(_ports(network, calibration), streams, calibration.clock_us)
-        return cls(network, calibration, delays)
+        return cls(network, calibration, delays, delays.load.loads)
 
     def changed(self, added: Mapping[Key, ShapedFlow], removed: Collection[Key] = ()) -> Analysis[Key]:
         """Return the analysis without the flows `removed` and with those `added`; a key in both is replaced.
@@ -113,7 +124,8 @@ class Analysis(Generic[Key]):
         """
         streams = {key: _stream(flow, self.calibration) for key, flow in added.items()}
         removed_keys = dict.fromkeys((*removed, *(key for key in added if key in self._delays.streams)))
-        return Analysis(self.network, self.calibration, self._delays.changed(streams, removed_keys))
+        delays = self._delays.changed(streams, removed_keys)
+        return Analysis(self.network, self.calibration, delays, delays.changed_servers | self.crowded_links)
 
     def bound(self, key: Key) -> Bound:
         """Return the bound of one flow.
@@ -137,6 +149,16 @@ class Analysis(Generic[Key]):
         """The bounds of all flows."""
         return {key: self.bound(key) for key in self._delays.streams}
 
+    def backlog_bytes(self, link: str) -> int:
+        """Return the bound on what the queue of a link's port holds, with the frame in transmission; 0 if unused.
+
+        A queue holds whole frames, and on an optical network their tags.
+        """
+        if link not in self._delays.load.loads:
+            return 0
+        bits = self._delays.backlog_bits(link) + self.network.max_frame_bytes * 8
+        return ceil(bits / 8 * _tagged_share(self.network))
+
     @property
     def changed_links(self) -> frozenset[str]:
         """The links whose delay may differ from that before the last `changed`."""
@@ -151,6 +173,20 @@ def bounds_of(
     Raises: NoBound if a port is unstable or the fixed-point iteration does not converge.
     """
     return Analysis.of(network, flows, calibration).bounds
+
+
+def _tagged_share(network: Network) -> float:
+    return 1.0 if network.grid is None else TAGGED_SHARE
+
+
+@lru_cache(maxsize=8)
+def _drain_us(network: Network, calibration: Calibration) -> Mapping[str, float]:
+    """The delay bound up to which the queue of each link is certainly large enough."""
+    frame_bits, share = network.max_frame_bytes * 8.0, _tagged_share(network)
+    return {
+        name: (network.links[name].queue_bytes * 8 / share - frame_bits) / port.rate_bps * 1e6
+        for name, port in _ports(network, calibration).items()
+    }
 
 
 @lru_cache(maxsize=8)

@@ -8,8 +8,8 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 from controller.booking.peak_load import ALWAYS
-from controller.calculus.busy_period import Unstable
-from controller.calculus.curves import Group, Server, ShapingCurve, delay_bound_us
+from controller.calculus.busy_period import CrossFlow, Unstable
+from controller.calculus.curves import Group, Server, ShapingCurve, backlog_bound_bits, delay_bound_us
 from controller.calculus.streams import Stream
 from controller.domain.frozen import frozen
 
@@ -63,6 +63,10 @@ class ServerLoad(Generic[Key]):
             raise Unstable
         return delay_bound_us(server, self.groups(spread_s))
 
+    def backlog_bound_bits(self, server: Server, spread_s: Rates) -> float:
+        """Return the backlog bound if all streams are always active; the server must be stable."""
+        return backlog_bound_bits(server, self.groups(spread_s))
+
     def groups(self, spread_s: Rates) -> list[Group]:
         """Return the arrival curves of the inflows if all streams are always active."""
         groups = []
@@ -79,6 +83,20 @@ class ServerLoad(Generic[Key]):
             groups = [(inflow.shaping, inflow.burst_bits, inflow.rate_bps) for inflow in self.inflows.values()]
             self._jitterless_us = delay_bound_us(server, groups)
         return self._jitterless_us
+
+    def cross_flows(self, servers: Mapping[str, Server], spread_s: Rates, share: float = 1.0) -> list[CrossFlow]:
+        """Return its streams one by one, as the analysis of activities needs them, with this share of the jitter."""
+        flows = []
+        for (_, hop), stream in self.streams.items():
+            jitter_us, lateness_us, previous = stream.jitter_us, 0.0, ""
+            for previous in stream.servers[:hop]:
+                before, spread_us = servers[previous], spread_s[previous] * 1e6 * share
+                jitter_us += spread_us + before.transit_jitter_us
+                lateness_us += before.min_delay_us + spread_us + before.max_transit_us
+            burst_bits = stream.burst_bits + stream.rate_bps * jitter_us / 1e6
+            shaping = servers[previous].output_shaping if previous else None
+            flows.append(CrossFlow(stream.activity, previous, shaping, burst_bits, stream.rate_bps, lateness_us))
+        return flows
 
     def copy(self) -> ServerLoad[Key]:
         """Return a copy that may be modified."""

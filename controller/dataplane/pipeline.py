@@ -71,7 +71,7 @@ from controller.routing.candidates import next_hops
 BEST_EFFORT_BURST_S = 0.2
 BEST_EFFORT_BURST_MIN_KBIT = 600
 BEST_EFFORT_BURST_MAX_KBIT = 8000
-"""A long burst helps TCP but must fit the egress queue; the emulation's queues are longer than this."""
+"""A long burst helps TCP but must fit the egress queue."""
 
 ARP_METER_MAX_KBPS = 100
 ARP_METER_MIN_KBPS = 8
@@ -186,6 +186,7 @@ def best_effort_meter(link: DirectedLink, reserved_bps: int) -> MeterEntry:
     rate_kbps = max(least_kbps, (link.capacity_bps - reserved_bps - link.margin_bps) // 1000)
     burst_kbit = round(rate_kbps * BEST_EFFORT_BURST_S)
     burst_kbit = min(max(burst_kbit, BEST_EFFORT_BURST_MIN_KBIT), BEST_EFFORT_BURST_MAX_KBIT)
+    burst_kbit = min(burst_kbit, link.queue_bytes * 8 // 1000)
     burst_kbit = max(burst_kbit, ceil(least_burst_bytes(rate_kbps * 1000, MAX_FRAME_BYTES) * 8 / 1000))
     return MeterEntry(BEST_EFFORT_METERS + link.source_port, rate_kbps, burst_kbit)
 

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from controller.domain.path import link_name, link_names, span_name
 from controller.domain.route import DUCT_PREFIX, SrlgBySpan
-from topologies.maps import Grid, Kind, Map
+from topologies.maps import DEFAULT_QUEUE_BYTES, Grid, Kind, Map
 
 PROPAGATION_US_PER_KM = 4.9
 """Group delay of standard single-mode fibre (n about 1.468). Source: ITU-T G.652."""
@@ -55,7 +55,8 @@ class DirectedLink:
     """One direction of a span; `name` is `source->destination`. Port numbers are those of the respective node.
 
     `duct`: the duct of the span, if the map names one; spans in the same duct are cut together. `slot_count`: size of
-    its spectrum, for lightpaths; 0: not optical. `channel_gbps`: the real rate of one channel.
+    its spectrum, for lightpaths; 0: not optical. `channel_gbps`: the real rate of one channel. `queue_bytes`: what the
+    port's queue for reserved frames holds.
     """
 
     name: str
@@ -68,6 +69,7 @@ class DirectedLink:
     duct: str | None = None
     slot_count: int = 0
     channel_gbps: float = 0.0
+    queue_bytes: int = DEFAULT_QUEUE_BYTES
 
     @cached_property
     def span(self) -> str:
@@ -173,6 +175,6 @@ def network_from_map(map_: Map) -> Network:
             ports = map_.port(a, b).number, map_.port(b, a).number
             links[name] = DirectedLink(
                 name, a, b, *ports, span.length_km, map_.rate_bps(span), span.duct,
-                map_.slots(span), span.channel_rate_gbps,
+                map_.slots(span), span.channel_rate_gbps, map_.queue_bytes_of(span),
             )  # fmt: skip
     return Network(map_.name, map_.scale_mbps_per_gbps, map_.mtu_bytes, nodes, links, map_.grid)

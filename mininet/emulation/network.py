@@ -237,7 +237,8 @@ class Emulation:
         shapes = []
         for port, link in ports:
             delay_us = link.length_km * FIBRE_US_PER_KM if self.propagation_emulated else 0.0
-            shapes += traffic_control.tc_commands(port.interface, self._line_bps(link), mtu, delay_us)
+            queue_bytes = self.topology.queue_bytes_of(link)
+            shapes += traffic_control.tc_commands(port.interface, self._line_bps(link), mtu, delay_us, queue_bytes)
         return [
             *_batch("ip", [["link", "set", name, "mtu", str(mtu), "txqueuelen", "1000"] for name in names]),
             *(f"ethtool -K {name} tx off rx off tso off gso off gro off >/dev/null" for name in names),

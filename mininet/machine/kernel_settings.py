@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from machine.errors import EmulationError
-from machine.traffic_control import QUEUE_BYTES, queue_frames
+from machine.traffic_control import queue_frames
 from machine.undo_journal import UndoJournal
 from topologies.maps import Map
 
@@ -71,8 +71,12 @@ def packet_buffer_bytes(topology: Map) -> int:
     """
     frame = topology.mtu_bytes + 14
     block = 1 << (frame - 1).bit_length()  # the kernel takes memory in powers of two
-    ports = sum(topology.node(port.node).kind == "switch" for port in topology.ports)
-    frames = ports * (QUEUE_BYTES // frame + 2 * queue_frames(topology.mtu_bytes))
+    frames = sum(
+        topology.queue_bytes_of(link) // frame + 2 * queue_frames(topology.mtu_bytes, topology.queue_bytes_of(link))
+        for link in topology.links
+        for end in link.ends
+        if topology.node(end).kind == "switch"
+    )
     needed = frames * (block + FRAME_OVERHEAD_BYTES)
     return min(max(needed, SOCKET_BUFFER_BYTES), MAX_SOCKET_BUFFER_BYTES)
 

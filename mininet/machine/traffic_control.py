@@ -12,11 +12,11 @@ last two classes drops its oldest frame instead of the new one, which the sender
 from __future__ import annotations
 
 import subprocess
+from math import ceil
+
+from topologies.maps import DEFAULT_QUEUE_BYTES
 
 EXPEDITED_DSFIELD, LATE_DSFIELD = "0xb8", "0x88"
-QUEUE_BYTES = 3_000_000
-"""More than all reserved bursts together, and more than the largest burst of a best-effort meter, 8000 kbit."""
-
 _CONTROL_PROTOCOLS = (("arp", "2"), ("0x88cc", "3"))
 """Protocols of the second class; tc requires a different filter preference for each."""
 
@@ -34,13 +34,18 @@ def rate_with_tags(rate_bps: int) -> int:
     return -(-rate_bps * (MIN_FRAME_BYTES + TAG_BYTES) // MIN_FRAME_BYTES)
 
 
-def queue_frames(mtu_bytes: int) -> int:
-    """Length of the best-effort queue in frames: QUEUE_BYTES of the largest."""
-    return QUEUE_BYTES // (mtu_bytes + 14)
+def queue_frames(mtu_bytes: int, queue_bytes: int) -> int:
+    """Length of a best-effort queue in frames: those bytes in the largest frames."""
+    return queue_bytes // (mtu_bytes + 14)
 
 
-def tc_commands(interface: str, rate_bps: int, mtu_bytes: int, delay_us: float = 0.0) -> list[list[str]]:
-    """The arguments of `tc` that shape one egress port; `delay_us` > 0 emulates propagation delay (needs netem)."""
+def tc_commands(
+    interface: str, rate_bps: int, mtu_bytes: int, delay_us: float = 0.0, queue_bytes: int = DEFAULT_QUEUE_BYTES
+) -> list[list[str]]:
+    """The arguments of `tc` that shape one egress port; `delay_us` > 0 emulates propagation delay (needs netem).
+
+    `queue_bytes`: what each of its queues holds; a map's value, for which the controller proves that it suffices.
+    """
     frame = mtu_bytes + 14
     burst = max(2 * frame, round(rate_bps / 8 * 0.001))
     rate = f"{rate_bps}bit"
@@ -64,10 +69,12 @@ def tc_commands(interface: str, rate_bps: int, mtu_bytes: int, delay_us: float =
         *([*filters, protocol, "prio", preference, "u32", "match", "u32", "0", "0", "flowid", "1:15"]
           for protocol, preference in _CONTROL_PROTOCOLS),
     ]  # fmt: skip
-    # A full netem queue rejects frames, so its limit must never be reached.
-    delayed = ["netem", "delay", f"{delay_us:.0f}us", "limit", str(QUEUE_BYTES // 64)]
-    whole = ["bfifo", "limit", str(QUEUE_BYTES)]
-    dropping = ["pfifo_head_drop", "limit", str(queue_frames(mtu_bytes))]
+    # A full netem queue rejects frames, so its limit must never be reached: it also holds the frames under way.
+    on_the_way_bytes = ceil(delay_us * rate_bps / 8e6)
+    most_frames = (queue_bytes + on_the_way_bytes) // MIN_FRAME_BYTES
+    delayed = ["netem", "delay", f"{delay_us:.0f}us", "limit", str(most_frames)]
+    whole = ["bfifo", "limit", str(queue_bytes)]
+    dropping = ["pfifo_head_drop", "limit", str(queue_frames(mtu_bytes, queue_bytes))]
     for band, queue in (("10", whole), ("15", whole), ("16", dropping), ("20", dropping)):
         leaf = [*tc, "parent", f"1:{band}", "handle", f"{band}:"]
         commands.append([*leaf, *(delayed if delay_us else queue)])

@@ -195,6 +195,7 @@ LINK: Json = {
     "reservable_bps": 76_000_000,
     "reserved_bps": 15_000_000,
     "free_bps": 61_000_000,
+    "queue_bytes": 3_000_000,
 }
 
 NETWORK: Json = {

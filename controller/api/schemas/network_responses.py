@@ -35,6 +35,7 @@ class LinkBody(ResponseBody):
     reservable_bps: int
     reserved_bps: int
     free_bps: int
+    queue_bytes: Annotated[int, Field(description="What the port's queue for reserved frames holds.")]
 
 
 class NetworkBody(ResponseBody):

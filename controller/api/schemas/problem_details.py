@@ -78,6 +78,11 @@ EXAMPLES: Sequence[ControllerError] = (
         "edge1-up: the proven latency would be 9000 us; its limit is 5000 us.",
         **{"flow": "edge1-up", "promise": "latency", "bound_us": 9000.0, "limit_us": 5000.0, **_ADVICE},
     ),
+    errors.NoBuffer(
+        "edge1-up: up to 4082000 bytes could wait at s1->s2; its queue holds 3000000, of which others leave 2940000.",
+        **{"flow": "edge1-up", "link": "s1->s2", "failure": None, "backlog_bytes": 4_082_000, "queue_bytes": 3_000_000,
+           "free_bytes": 2_940_000, **_ADVICE},
+    ),
     errors.FlowInUse(
         "again: tcp from edge1:7801 to cloud:7800 is already reserved by r-4f1c09ab.",
         flow="again",

@@ -225,6 +225,7 @@ def _link_body(link: DirectedLink, snapshot: Snapshot) -> LinkBody:
         reservable_bps=link.reservable_bps,
         reserved_bps=reserved_bps,
         free_bps=link.reservable_bps - reserved_bps,
+        queue_bytes=link.queue_bytes,
     )
 
 

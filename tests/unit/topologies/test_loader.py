@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from topologies import running_emulation
-from topologies.loader import known_maps, load_map
+from topologies.loader import known_maps, load_map, map_path
 from topologies.maps import Map
 from topologies.problems import MapError
 
@@ -88,6 +89,31 @@ def test_optical_map_rejects_more_fibres_at_a_switch_than_group_ids_encode(tmp_p
     assert "'s0': 65 fibres to other switches end here; at most 64 can on an optical map" in mistake
     (tmp_path / "plain.yaml").write_text(plain)
     assert len(load_map(str(tmp_path / "plain.yaml")).switches) == 66
+
+
+def test_queues_are_facts_of_the_map(tmp_path: Path) -> None:
+    text = map_path("pair").read_text()
+    default = load_map("pair")
+    assert {default.queue_bytes_of(link) for link in default.links} == {3_000_000}
+    path = tmp_path / "queues.yaml"
+    path.write_text(
+        text.replace("mtu_bytes: 9000", "mtu_bytes: 9000\nqueue_bytes: 500000").replace(
+            "length_km: 20,", "length_km: 20, queue_bytes: 400000,"
+        )
+    )
+    stated = load_map(str(path))
+    assert [stated.queue_bytes_of(link) for link in stated.links] == [400_000, *[500_000] * (len(stated.links) - 1)]
+    fast = replace(default, scale_mbps_per_gbps=1000.0)
+    assert fast.queue_bytes_of(fast.links[0]) == 300_000_000, "100 Gb/s: as long as at 1 Gb/s"
+
+
+def test_a_queue_too_small_for_its_link_is_refused(tmp_path: Path) -> None:
+    text = map_path("pair").read_text()
+    (tiny,) = mistakes_of(tmp_path, text.replace("length_km: 20,", "length_km: 20, queue_bytes: 74999,"))
+    assert "links[0].queue_bytes = 74999: input should be greater than or equal to 75000" in tiny
+    fast = text.replace("scale_mbps_per_gbps: 0.8", "scale_mbps_per_gbps: 4")
+    (short,) = mistakes_of(tmp_path, fast.replace("length_km: 20,", "length_km: 20, queue_bytes: 80000,"))
+    assert "links[0].queue_bytes = 80000: the ports of s1-s2 need 109014 bytes or more at their rate" in short
 
 
 def test_host_with_two_links_and_disconnected_nodes_are_named(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""No simulated packet exceeds its flow's bound, for any network, flows, paths, phases and frame sizes."""
+"""No simulated packet exceeds its flow's bound, and no queue its own, for any network, flows, paths, phases, frames."""
 
 from __future__ import annotations
 
 import heapq
 import random
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -102,6 +103,8 @@ class Queues:
         self.left_at_s: dict[str, float] = {}
         self.ready_at_s: dict[str, float] = {}
         self.delays_us: dict[int, tuple[float, float]] = {}
+        self.queues: dict[str, deque[tuple[float, int]]] = {}
+        self.most_bytes: dict[str, int] = {}
 
     def run(self, packets: list[Packet]) -> dict[int, tuple[float, float]]:
         """The shortest and longest delay of each flow's packets."""
@@ -133,7 +136,16 @@ class Queues:
         quickest_s = packet.now_s + packet.frame_bytes * 8 / link.capacity_bps
         done_s = max(quickest_s, self.free_at_s[name] - at_once_s, self.left_at_s.get(name, 0.0))
         self.left_at_s[name] = done_s
+        self._enqueue(name, packet, done_s)
         return done_s
+
+    def _enqueue(self, name: str, packet: Packet, done_s: float) -> None:
+        """A packet is in the queue, whole, from its arrival until its last bit is sent."""
+        queue = self.queues.setdefault(name, deque())
+        while queue and queue[0][0] <= packet.now_s:
+            queue.popleft()
+        queue.append((done_s, packet.frame_bytes))
+        self.most_bytes[name] = max(self.most_bytes.get(name, 0), sum(size for _, size in queue))
 
 
 def packets_of(number: int, flow: ShapedFlow, pattern: str, network: Network, chance: random.Random) -> list[Packet]:
@@ -181,10 +193,35 @@ def test_no_packet_is_later_than_its_bound(
     except NoBound:
         return
     packets = [packet for i, flow in flows.items() for packet in packets_of(i, flow, pattern, network, chance)]
-    for number, (least_us, most_us) in Queues(network, flows, chance).run(packets).items():
+    queues = Queues(network, flows, chance)
+    delays_us = queues.run(packets)
+    fresh = Analysis.of(network, flows, CALIBRATION)
+    for link, most_bytes in queues.most_bytes.items():
+        assert most_bytes <= fresh.backlog_bytes(link)
+        assert most_bytes <= analysis.backlog_bytes(link)
+    for number, (least_us, most_us) in delays_us.items():
         for bound in (whole[number], analysis.bound(number)):
             assert most_us <= bound.accumulated_latency_us + 0.01
             assert most_us - least_us <= bound.latency_variation_us + 0.01
+
+
+@given(loaded=loaded_networks())
+@settings(max_examples=60, deadline=None)
+def test_every_queue_that_may_be_too_small_is_found_after_any_changes(
+    loaded: tuple[Network, dict[int, ShapedFlow]],
+) -> None:
+    network, flows = loaded
+    small = replace(network, links={name: replace(link, queue_bytes=75_000) for name, link in network.links.items()})
+    analysis: Analysis[int] = Analysis.of(small, {}, CALIBRATION)
+    try:
+        for number, flow in flows.items():
+            analysis = analysis.changed({number: flow})
+        for number in list(flows)[::2]:
+            analysis = analysis.changed({}, [number])
+    except NoBound:
+        return
+    overfull = {name for name in small.links if analysis.backlog_bytes(name) > 75_000}
+    assert overfull <= analysis.crowded_links
 
 
 @given(loaded=loaded_networks())

@@ -1,0 +1,102 @@
+"""Bursts on real Open vSwitch: a meter passes its full rate however short a burst is asked; no queue loses any."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from math import ceil, inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from machine.stall_watch import StallWatch, describe_stalls, stalled_s
+from tests.network.conftest import Network
+from tests.network.datagram_stream import ENDPOINTS, reserved_flow, stream, udp_flow
+
+MBPS = 1_000_000
+HEADERS_BYTES = 42
+FULL_PAYLOAD_BYTES = 9000 + 14 - HEADERS_BYTES
+PACE_SHARE = 0.97
+
+SEND = textwrap.dedent("""
+    import socket, struct, sys, time
+    address, (port, payload_bytes, count), frame_s = sys.argv[1], map(int, sys.argv[2:5]), float(sys.argv[5])
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0xb8)
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 << 20)
+    sender.bind(("0.0.0.0", 7801))
+    sender.connect((address, port))
+    padding, due_s = bytes(payload_bytes - 8), 0.0
+    for number in range(count):
+        while time.monotonic() < due_s:
+            pass
+        due_s = time.monotonic() + frame_s
+        sender.send(struct.pack("!Q", number) + padding)
+    time.sleep(1.0)
+    for _ in range(5):
+        time.sleep(0.05)
+        sender.send(struct.pack("!Q", 2**64 - 1))
+""")
+"""Sends `count` frames, never two closer than `frame_s`: what a line of that rate would send, late or not."""
+
+
+def lost_of(
+    network: Network, source: str, port: int, count: int, frame_s: float, directory: Path
+) -> tuple[int, float, str]:
+    """Send largest frames to the cloud; return how many were lost, for how long the machine stalled, and when."""
+    out = directory / f"received-{port}.json"
+    receive = [sys.executable, ENDPOINTS, "receive", str(port), str(out)]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE}
+    with StallWatch() as watch, network.running_in("cloud", receive, **pipes) as receiver:
+        assert receiver.stdout is not None
+        assert receiver.stdout.readline() == b"listening\n"
+        numbers = str(port), str(FULL_PAYLOAD_BYTES), str(count), str(frame_s)
+        network.run_in(source, [sys.executable, "-c", SEND, network.topology.ip("cloud"), *numbers])
+        receiver.wait(60)
+        receiver.stdout.close()
+    arrived = {number for number, _, dscp in json.loads(out.read_text())["arrivals"] if dscp == 46}
+    return count - len(arrived), stalled_s(watch.stalls, 0.0, inf), describe_stalls(watch.stalls)
+
+
+def dropped_by_meters(network: Network, reservation: dict[str, Any]) -> int:
+    counters = network.api.get(f"/v1/reservations/{reservation['id']}").json()["counters"]
+    return sum(meter["dropped_packets"] for meter in counters["meters"])
+
+
+@pytest.mark.parametrize("rate_bps", [50 * MBPS, 75 * MBPS])
+def test_a_rate_with_a_burst_of_one_frame_is_carried_whole(pair: Network, tmp_path: Path, rate_bps: int) -> None:
+    flow = udp_flow("edge1", "cloud", {"min_bandwidth_bps": rate_bps, "burst_bytes": 9014})
+    with reserved_flow(pair, flow) as reservation:
+        (granted,) = reservation["flows"]
+        assert granted["burst_bytes"] == 18_750
+        with stream(pair, "edge1", "cloud", 2, tmp_path) as slow:
+            pass
+        slow.check_complete()
+        frame_s = 9014 * 8 / (PACE_SHARE * rate_bps)
+        count = ceil(2 / frame_s)
+        lost, stalled, stalls = lost_of(pair, "edge1", 7800, count, frame_s, tmp_path)
+    assert lost <= stalled / frame_s, f"{lost} of {count} lost; {stalls}"
+
+
+def test_a_burst_that_overflows_a_queue_is_refused_and_the_offered_one_arrives_whole(
+    pair: Network, tmp_path: Path
+) -> None:
+    asked = udp_flow("load1", "cloud", {"min_bandwidth_bps": 5 * MBPS, "burst_bytes": 8_000_000})
+    asked["match"]["destination_port"] = 7900
+    refused = pair.api.post("/v1/reservations", json={"owner": "test", "flows": [asked]})
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_buffer"), refused.text
+    problem = refused.json()
+    assert problem["queue_bytes"] == 3_000_000 < problem["backlog_bytes"]
+    (offered,) = problem["offer"]["flows"]
+    neighbour = udp_flow("edge2", "cloud", {"min_bandwidth_bps": 20 * MBPS})
+    with reserved_flow(pair, neighbour), reserved_flow(pair, offered) as reservation:
+        burst_bytes = reservation["flows"][0]["burst_bytes"]
+        assert burst_bytes == offered["requirement"]["burst_bytes"] > 2_500_000
+        with stream(pair, "edge2", "cloud", 4, tmp_path) as beside:
+            lost, _, stalls = lost_of(pair, "load1", 7900, burst_bytes // 9014, 0.0, tmp_path)
+        dropped = dropped_by_meters(pair, reservation)
+    assert (lost, dropped) == (0, 0), stalls
+    beside.check_complete()
