@@ -75,6 +75,18 @@ class Delays(Generic[Key]):
             total_us += recovery_us(server, loads[name].groups(spread_s), after) + server.max_transit_us
         return total_us
 
+    def slower_than(self, limits_us: Mapping[str, float], names: Iterable[str] | None = None) -> frozenset[str]:
+        """Return those of these servers (None: of all after a computation from zero) whose delay exceeds its limit."""
+        known = self._delay_us
+        return frozenset(
+            name
+            for name in (known if names is None else names)
+            if (known[name] if name in known else self._deferred_or_none_us(name)) > limits_us[name]
+        )
+
+    def _deferred_or_none_us(self, name: str) -> float:
+        return self.delay_us(name) if name in self.load.loads else 0.0
+
     def delay_us(self, name: str) -> float:
         """Return the delay of a server that a stream crosses, however long."""
         delay_us = self._delay_us.get(name) or self._last_us.get(name)

@@ -14,7 +14,7 @@ docs/guarantees.md has the derivation.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
@@ -90,16 +90,13 @@ class Analysis(Generic[Key]):
     """
 
     def __init__(
-        self, network: Network, calibration: Calibration, delays: Delays[Key], uncertain: Iterable[str]
+        self, network: Network, calibration: Calibration, delays: Delays[Key], changed: frozenset[str] | None = None
     ) -> None:
-        """`uncertain`: the links whose `crowded_links` have not been determined for these delays."""
+        """`changed`: the links that may have become crowded; None: all."""
         self.network = network
         self.calibration = calibration
         self._delays = delays
-        drain_us, carried = _drain_us(network, calibration), delays.load.loads
-        self.crowded_links = frozenset(
-            name for name in uncertain if name in carried and delays.delay_us(name) > drain_us[name]
-        )
+        self.crowded_links = delays.slower_than(_drain_us(network, calibration), changed)
         """The links whose queue takes less time to drain than their delay bound, so that it may be too small."""
         self._bounds: dict[Key, Bound] = {}
         """Those evaluated so far."""
@@ -114,7 +111,7 @@ class Analysis(Generic[Key]):
         """
         streams = {key: _stream(flow, calibration) for key, flow in flows.items()}
         delays = Delays(_ports(network, calibration), streams, calibration.clock_us)
-        return cls(network, calibration, delays, delays.load.loads)
+        return cls(network, calibration, delays)
 
     def changed(self, added: Mapping[Key, ShapedFlow], removed: Collection[Key] = ()) -> Analysis[Key]:
         """Return the analysis without the flows `removed` and with those `added`; a key in both is replaced.
