@@ -27,8 +27,8 @@ from controller.calculus.tree import tree_of
 from controller.calculus.tree_program import TreeProgram
 
 STEPS = 12
-TOLERANCE = 1e-3
-"""Relative; the iteration ends after a step that lowers no burst by more."""
+TOLERANCE = 1e-2
+"""Relative; the iteration ends after a step that lowers no burst by more: the next would lower them by far less."""
 START_FACTOR = 1e4
 """The first point of the iteration, in sources' bursts, where no bound is known."""
 
@@ -101,10 +101,14 @@ class CutAnalysis:
 
         Raises: NoBound if a server is unstable; Unsolved
         """
-        majorant = self._program(sink).delay(first, self.bursts, remaining_s())
+        majorant = self.program(sink).delay(first, self.bursts, remaining_s())
         return float(majorant.constant + majorant.slopes @ self.bursts)
 
-    def _program(self, sink: str, unshaped: Segment | None = None) -> TreeProgram:
+    def program(self, sink: str, unshaped: Segment | None = None) -> TreeProgram:
+        """Return the programme of a sink; `unshaped`: a segment that its shaping rows leave out.
+
+        Raises: NoBound if a server is unstable.
+        """
         program = self._programs.get((sink, unshaped))
         if program is None:
             tree = tree_of(self.network, self.successors, sink, self.segments, self._index)
@@ -115,14 +119,14 @@ class CutAnalysis:
     def _majorants(self, point: Floats, remaining_s: Clock) -> tuple[Floats, Floats]:
         """Return c and Y of F <= c + Y x, tight at this point."""
         constants, slopes = np.zeros(len(self.cuts)), np.zeros((len(self.cuts), len(self.cuts)))
-        for sink, cuts in self._cuts_by_sink().items():
+        for sink, cuts in self.cuts_by_sink().items():
             for number, before in cuts:
-                program = self._program(sink, before if self._is_as_published else None)
+                program = self.program(sink, before if self._is_as_published else None)
                 majorant: Majorant = program.burst(program.number(before), point, remaining_s())
                 constants[number], slopes[number] = majorant.constant, majorant.slopes
         return constants, slopes
 
-    def _cuts_by_sink(self) -> dict[str, list[tuple[int, Segment]]]:
+    def cuts_by_sink(self) -> dict[str, list[tuple[int, Segment]]]:
         """Return the cuts (by number) and the segments that end there, for each server before a cut."""
         cuts: dict[str, list[tuple[int, Segment]]] = {}
         for before, segment in zip(self.segments, self.segments[1:], strict=False):

@@ -19,7 +19,7 @@ from controller.calculus.fifo_network import (
 )
 from controller.calculus.fixed_point import NoBound, Stream, fixed_point_delays
 from controller.calculus.output_port_network import OutputPort, OutputPortNetwork
-from controller.calculus.path_bounds import FORESTS, PathBounds
+from controller.calculus.path_bounds import FORESTS, ROUNDS, PathBounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class FlowBounds:
 
 
 def output_port_bounds(
-    network: OutputPortNetwork, remaining_s: Clock = no_limit, forests: int = FORESTS
+    network: OutputPortNetwork, remaining_s: Clock = no_limit, forests: int = FORESTS, rounds: int = ROUNDS
 ) -> list[FlowBounds]:
     """Return the bounds of all flows, in the order of the network; the second is never above the first.
 
@@ -40,7 +40,7 @@ def output_port_bounds(
     delays_us, bucket = _total_flow_delays(network)
     bounds = PathBounds(fifo_network(network, bucket), delays_us, remaining_s)
     with suppress(NoBound):  # each flow is asked below
-        bounds.analyse(forests)
+        bounds.analyse(forests, rounds)
     results = []
     for number, flow in enumerate(network.flows):
         total_us = sum(delays_us[name] for name in flow.path) if delays_us else None
@@ -79,14 +79,18 @@ def _total_flow_delays(network: OutputPortNetwork) -> tuple[dict[str, float], in
     bounds, else those of the highest service rate and the lowest arrival rate.
     """
     for number in (0, -1):
-        streams = [
-            Stream(flow.path, flow.buckets[number][1], flow.buckets[number][0]) for flow in network.flows
-        ]
         try:
-            return fixed_point_delays(_servers(network, number), streams), number
+            return fixed_point_delays(*servers_and_streams(network, number)), number
         except NoBound:
             continue
     return {}, 0 if _is_stable(network, 0) else -1
+
+
+def servers_and_streams(network: OutputPortNetwork, number: int = 0) -> tuple[dict[str, Server], list[Stream]]:
+    """Return the network for total-flow analysis, with curve number `number` (0 or -1) of each server and flow."""
+    streams = [Stream(flow.path, flow.buckets[number][1], flow.buckets[number][0]) for flow in network.flows]
+    packets = _packets(network)
+    return {name: _server(port, packets[name], number) for name, port in network.servers.items()}, streams
 
 
 def _is_stable(network: OutputPortNetwork, number: int) -> bool:
@@ -95,11 +99,6 @@ def _is_stable(network: OutputPortNetwork, number: int) -> bool:
         for name in flow.path:
             rates[name] += flow.buckets[number][1]
     return all(rates[name] < max(port.curves)[0] for name, port in network.servers.items())
-
-
-def _servers(network: OutputPortNetwork, number: int) -> dict[str, Server]:
-    packets = _packets(network)
-    return {name: _server(port, packets[name], number) for name, port in network.servers.items()}
 
 
 def _server(port: OutputPort, packet_bits: float, number: int) -> Server:

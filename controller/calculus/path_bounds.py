@@ -123,26 +123,3 @@ class PathBounds:
                 jitter_us += self.delays_us.get(name, inf) - server.min_delay_us
                 jitter_us += server.max_transit_us - server.min_transit_us
         return bursts
-
-
-def bounds_us(
-    network: FifoNetwork, delays_us: Mapping[str, float], remaining_s: Clock = no_limit, forests_count: int = FORESTS
-) -> list[float | None]:
-    """Return the bounds of all flows; None where there is none.
-
-    Raises: NoBound if a server is unstable.
-    """
-    bounds = PathBounds(network, delays_us, remaining_s)
-    try:
-        bounds.analyse(forests_count)
-    except NoBound:
-        if not delays_us:
-            raise
-    return [_bound_or_none(bounds, flow) for flow in range(len(network.flows))]
-
-
-def _bound_or_none(bounds: PathBounds, flow: int) -> float | None:
-    try:
-        return bounds.bound_us(flow)
-    except NoBound:
-        return None

@@ -53,8 +53,8 @@ class TreeProgram:
         self.tree = tree
         self.bursts = bursts
         self._unshaped = unshaped
-        self._rows = Rows()
-        self._is_time: list[bool] = []
+        self.rows = Rows()
+        self.is_time: list[bool] = []
         self._time: dict[tuple[str, int], int] = {}
         self._level: list[int] = []
         self._delay_rows: dict[str, list[int]] = {}
@@ -68,7 +68,7 @@ class TreeProgram:
         self._add_service()
         self._add_delays()
         self._add_sent()
-        self.program = LinearProgram(self._rows, self._is_time, bursts)
+        self.program = LinearProgram(self.rows, self.is_time, bursts)
         self._reach = reach(network, tree, bursts)
         self.update_delays(delays_us)
 
@@ -90,7 +90,7 @@ class TreeProgram:
         Raises: Unsolved
         """
         self._set_sink_packet(is_departure=True)
-        return self.program.maximum(("delay", first), {self._time[first, 0]: -1.0}, bursts, self._reach, limit_s)
+        return self.program.maximum(("delay", first), self.delay_cost(first), bursts, self._reach, limit_s)
 
     def burst(self, segment: int, bursts: Floats, limit_s: float = inf) -> Majorant:
         """Return a bound on the burst of a segment (by its number in the tree) behind the sink and its link.
@@ -98,8 +98,15 @@ class TreeProgram:
         Raises: Unsolved
         """
         self._set_sink_packet(is_departure=False)
-        cost = {self._sent[segment]: 1.0, self._level[segment]: -1.0}
-        return self.program.maximum(("burst", segment), cost, bursts, self._reach, limit_s)
+        return self.program.maximum(("burst", segment), self.burst_cost(segment), bursts, self._reach, limit_s)
+
+    def delay_cost(self, first: str) -> dict[int, float]:
+        """Return the objective of a delay, by column."""
+        return {self._time[first, 0]: -1.0}
+
+    def burst_cost(self, segment: int) -> dict[int, float]:
+        """Return the objective of a burst, by column."""
+        return {self._sent[segment]: 1.0, self._level[segment]: -1.0}
 
     def _set_sink_packet(self, is_departure: bool) -> None:
         """At a departure the sink has served whole packets."""
@@ -117,18 +124,18 @@ class TreeProgram:
     def _number_columns(self) -> None:
         for name, depth in self.tree.depth.items():
             for date in range(depth + 2):
-                self._time[name, date] = len(self._is_time)
-                self._is_time.append(True)
+                self._time[name, date] = len(self.is_time)
+                self.is_time.append(True)
         for segment in self.tree.segments:
-            self._level.append(len(self._is_time))
-            self._is_time += [False] * (self.tree.depth[segment.servers[0]] + 1)
+            self._level.append(len(self.is_time))
+            self.is_time += [False] * (self.tree.depth[segment.servers[0]] + 1)
 
     def _out(self, name: str, date: int) -> int:
         """Return the column of the date at which what arrived until `date` has left and arrived at the successor."""
         return -1 if name == self.tree.sink else self._time[self.tree.successors[name], date]
 
     def _add_order(self) -> None:
-        add, time = self._rows.add, self._time
+        add, time = self.rows.add, self._time
         for name, depth in self.tree.depth.items():
             server = self.network.servers[name]
             least_us = server.min_delay_us + (server.min_transit_us if name != self.tree.sink else 0.0)
@@ -149,7 +156,7 @@ class TreeProgram:
                 terms = [(self._z(segment, late), 1.0) for segment in segments]
                 terms += [(self._z(segment, early), -1.0) for segment in segments]
                 terms += [(time[server, late], -bucket.rate), (time[server, early], bucket.rate)]
-                self._rows.add(terms, bucket.burst, burst, is_optional=early - late > 1 and early < last)
+                self.rows.add(terms, bucket.burst, burst, is_optional=early - late > 1 and early < last)
 
     def _add_arrivals(self) -> None:
         for number, segment in enumerate(self.tree.segments):
@@ -179,15 +186,15 @@ class TreeProgram:
                 terms += [(self._z(number, depth + 1), 1.0) for number in self.tree.crossing[name]]
                 terms += [(self._out(name, depth), curve.rate), (self._time[name, depth + 1], -curve.rate)]
                 if name == self.tree.sink:
-                    self._sink_rows.append(self._rows.add(terms, curve.rate * curve.latency_us + server.packet))
+                    self._sink_rows.append(self.rows.add(terms, curve.rate * curve.latency_us + server.packet))
                 else:
                     wait_us = curve.latency_us + server.max_transit_us
-                    self._rows.add(terms, curve.rate * wait_us + server.packet)
+                    self.rows.add(terms, curve.rate * wait_us + server.packet)
 
     def _add_delays(self) -> None:
         for name, depth in self.tree.depth.items():
             self._delay_rows[name] = [
-                self._rows.add([(self._out(name, date), 1.0), (self._time[name, date], -1.0)], inf)
+                self.rows.add([(self._out(name, date), 1.0), (self._time[name, date], -1.0)], inf)
                 for date in range(depth + 1)
             ]
 
@@ -196,14 +203,14 @@ class TreeProgram:
         for number, segment in enumerate(self.tree.segments):
             if segment.servers[-1] != self.tree.sink:
                 continue
-            column = self._sent[number] = len(self._is_time)
-            self._is_time.append(False)
+            column = self._sent[number] = len(self.is_time)
+            self.is_time.append(False)
             first = segment.servers[0]
             lead_us = self._lead_us(segment.servers)
             bucket = segment.bucket
             for date in range(self.tree.depth[first] + 2):
                 terms = [(column, 1.0), (self._z(number, date), -1.0), (self._time[first, date], bucket.rate)]
-                self._rows.add(terms, bucket.burst + bucket.rate * lead_us, segment.burst)
+                self.rows.add(terms, bucket.burst + bucket.rate * lead_us, segment.burst)
 
     def _lead_us(self, servers: Iterable[str]) -> float:
         """Return the latest instant at which a bit that is behind the sink's link by then can have entered these."""

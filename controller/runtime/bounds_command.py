@@ -23,9 +23,11 @@ if TYPE_CHECKING:
               help="Also write the network into this file, every number with its unit.")  # fmt: skip
 @click.option("--forests", type=click.IntRange(1, 64), default=4, show_default=True,
               help="How many ways of cutting the network the linear programmes try.")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(1, 16), default=2, show_default=True,
+              help="How often each of them is tried, with what was proven before.")  # fmt: skip
 @click.option("--limit", "limit_s", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
               metavar="SECONDS", help="Time for the linear programmes; what is proven by then counts.")  # fmt: skip
-def command(file: Path, as_json: bool, out: Path | None, forests: int, limit_s: float) -> None:
+def command(file: Path, as_json: bool, out: Path | None, forests: int, rounds: int, limit_s: float) -> None:
     """Print delay bounds for all flows of FILE, an output-port network in the JSON format of Saihu.
 
     TFA is total-flow analysis with line shaping, LP the linear programmes of docs/guarantees.md. If the network has
@@ -41,22 +43,24 @@ def command(file: Path, as_json: bool, out: Path | None, forests: int, limit_s: 
         raise click.ClickException(f"{file} is no JSON document: {error}") from error
     if out is not None:
         _write(out, json.dumps(network_to_json(network), indent=1) + "\n")
-    methods = bounds_by_method(network, forests, limit_s)
+    methods = bounds_by_method(network, (forests, rounds), limit_s)
     if as_json:
         click.echo(json.dumps(_document(network, methods), indent=1))
     else:
         _print_table(network, methods)
 
 
-def bounds_by_method(network: OutputPortNetwork, forests: int, limit_s: float) -> dict[str, list[float | None]]:
-    """Return the bounds of all flows in us by the name of the method."""
+def bounds_by_method(
+    network: OutputPortNetwork, effort: tuple[int, int], limit_s: float
+) -> dict[str, list[float | None]]:
+    """Return the bounds of all flows in us by the name of the method. `effort`: forests and rounds."""
     from controller.calculus.output_port_bounds import output_port_bounds
 
-    bounds = output_port_bounds(network, _countdown(limit_s), forests)
+    bounds = output_port_bounds(network, _countdown(limit_s), *effort)
     methods = _columns(bounds, "")
     if network.packetizer:
         fluid = replace(network, packetizer=False)
-        methods |= _columns(output_port_bounds(fluid, _countdown(limit_s), forests), " fluid")
+        methods |= _columns(output_port_bounds(fluid, _countdown(limit_s), *effort), " fluid")
     return methods
 
 

@@ -13,8 +13,8 @@ from controller.calculus.curves import Server, ShapingCurve
 from controller.calculus.fifo_network import FifoNetwork
 from controller.calculus.fixed_point import NoBound, Stream, fixed_point_delays
 from controller.calculus.path_bounds import PathBounds
+from harness.published_networks import Case, ring, tandem, total_flow_delays
 from tests.property.controller.calculus.adversary import Adversary, simulate
-from tests.unit.controller.calculus.published_networks import Case, ring, tandem, total_flow_delays
 
 RATE_BPS = 1e8
 

@@ -12,7 +12,7 @@ from controller.calculus.fixed_point import NoBound, Stream
 from controller.calculus.forest import forest_in_order, forests, segments_of
 from controller.calculus.linear_program import LinearProgram, Rows, Unsolved
 from controller.calculus.path_bounds import PathBounds
-from tests.unit.controller.calculus.published_networks import (
+from harness.published_networks import (
     PACKET_BITS,
     Case,
     plp_as_published,

@@ -55,16 +55,27 @@ def plp_as_published(case: Case) -> list[float]:
     the forest for the delays.
     """
     servers, streams = case
-    network = FifoNetwork.of(servers, streams)
-    delays_us = total_flow_delays(case)
-    analysis = CutAnalysis(network, forest_in_order(network), delays_us, is_as_published=True)
+    analysis = plp_analysis(case)
     analysis.solve({})
-    forest_us = _forest_delays(servers, analysis)
-    analysis.improve({name: min(delay, delays_us.get(name, delay)) for name, delay in forest_us.items()})
+    improve_by_total_flow(servers, analysis, total_flow_delays(case))
     totals = dict.fromkeys(range(len(streams)), 0.0)
     for segment in analysis.segments:
         totals[segment.flow] += analysis.delay_us(segment.servers[0], segment.servers[-1])
     return list(totals.values())
+
+
+def plp_analysis(case: Case) -> CutAnalysis:
+    """The forest of PLP, before its bursts are known."""
+    network = FifoNetwork.of(*case)
+    return CutAnalysis(network, forest_in_order(network), total_flow_delays(case), is_as_published=True)
+
+
+def improve_by_total_flow(
+    servers: Mapping[str, Server], analysis: CutAnalysis, delays_us: Mapping[str, float]
+) -> None:
+    """Replace the delays of servers by those of the forest with the bursts at its cuts, where they are less."""
+    forest_us = _forest_delays(servers, analysis)
+    analysis.improve({name: min(delay, delays_us.get(name, delay)) for name, delay in forest_us.items()})
 
 
 def _forest_delays(servers: Mapping[str, Server], analysis: CutAnalysis) -> dict[str, float]:
