@@ -145,7 +145,7 @@ def simulate(
         done_us = free_us[path[hop]] = begin_us + packet / curve.rate
         if hop + 1 < len(path):
             transit_us = server.max_transit_us if is_slow else server.min_transit_us
-            arrived_us = came_us[path[hop]] = max(done_us + transit_us, came_us.get(path[hop], 0.0))
+            arrived_us = came_us[path[hop]] = max(done_us + transit_us, came_us.get(path[hop], -1e18))
             arrivals[number][index].append(arrived_us)
             heapq.heappush(events, (arrived_us, tie, number, index, hop + 1))
         elif number == victim:

@@ -66,27 +66,45 @@ def test_no_adversary_exceeds_a_bound(drawn: tuple[dict[str, Server], dict[int, 
         return
     chance = random.Random(seed)
     for victim in range(len(streams)):
-        bound_us = bounds.bound_us(victim)
+        proven_us = bounds.bound_us(victim)
         adversary = Adversary(network, packet_bits / 1e3, victim, chance)
-        assert adversary.search(restarts=1, steps=4) <= bound_us + 1e-6
+        assert adversary.search(restarts=1, steps=4) <= proven_us + 1e-6
         for _ in range(3):
             outcome = simulate(network, packet_bits / 1e3, adversary.random_traffic(), victim, chance)
-            assert outcome.delay_us <= bound_us + 1e-6
+            assert outcome.delay_us <= proven_us + 1e-6
+
+
+def with_packets(case: Case, packet_bits: float) -> Case:
+    """The network with a whole packet at once on every line."""
+    line = ShapingCurve(packet_bits, RATE_BPS)
+    return {name: replace(server, output_shaping=line) for name, server in case[0].items()}, case[1]
+
+
+def bound_us(case: Case, packet_bits: float) -> float:
+    """The bound of flow 0 with packets of this size, 0 for a fluid."""
+    bounds = PathBounds(FifoNetwork.of(*case, packet_bits), total_flow_delays(case))
+    bounds.analyse()
+    return bounds.bound_us(0)
 
 
 def ratio(case: Case, packet_bits: float, restarts: int) -> tuple[float, float]:
     """The largest delay of flow 0 over its bound: found by the adversary, and by as many random simulations."""
-    servers, streams = case
-    line = ShapingCurve(packet_bits, RATE_BPS)
-    packets = {name: replace(server, output_shaping=line) for name, server in servers.items()}
-    network = FifoNetwork.of(packets, streams, packet_bits)
-    bounds = PathBounds(network, total_flow_delays((packets, streams)))
-    bounds.analyse()
+    packets = with_packets(case, packet_bits)
+    network = FifoNetwork.of(*packets, packet_bits)
+    proven_us = bound_us(packets, packet_bits)
     adversary = Adversary(network, packet_bits / 1e3, 0, random.Random(1))
     found_us = adversary.search(restarts, steps=30)
     random_traffic = [adversary.random_traffic() for _ in range(adversary.simulations)]
     random_us = max(simulate(network, packet_bits / 1e3, traffic, 0).delay_us for traffic in random_traffic)
-    return found_us / bounds.bound_us(0), random_us / bounds.bound_us(0)
+    return found_us / proven_us, random_us / proven_us
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_the_adversary_exceeds_what_would_hold_for_a_fluid(size: int) -> None:
+    """So packets need their own bounds, and a bound that is too small is found."""
+    case = with_packets(tandem(size, 0.6), 12_000.0)
+    found_us = Adversary(FifoNetwork.of(*case, 12_000.0), 12.0, 0, random.Random(1)).search(6, 30)
+    assert bound_us(case, 0.0) * 1.3 < found_us <= bound_us(case, 12_000.0)
 
 
 @pytest.mark.parametrize(
