@@ -22,7 +22,7 @@ from trainer.reservation.bandwidth import (
 )
 from trainer.reservation.held_reservation import HeldReservation, ReservationGoneError
 from trainer.reservation.quote_planning import QuotedPlan, QuotePlanner
-from trainer.transport.pacing import BURST_BYTES
+from trainer.transport.pacing import burst_bytes
 
 CAPACITY_CODES = ("no_capacity", "no_spectrum")
 """Codes of refusals after which a smaller request may succeed."""
@@ -216,9 +216,10 @@ class ReservedBandwidth:
         ports = {endpoint.name: endpoint.port for endpoint in self.endpoints}
         flows, cloud = [], self.held.owner
         for edge, (up_bps, down_bps) in rates.items():
-            port, common = ports[edge], (BURST_BYTES, self.protection)
-            flows.append(FlowRequest(f"{edge}-up", edge, cloud, port, self.cloud_port, up_bps, *common))
-            flows.append(FlowRequest(f"{edge}-down", cloud, edge, self.cloud_port, port, down_bps, *common))
+            port = ports[edge]
+            up, down = ((bps, burst_bytes(bps), self.protection) for bps in (up_bps, down_bps))
+            flows.append(FlowRequest(f"{edge}-up", edge, cloud, port, self.cloud_port, *up))
+            flows.append(FlowRequest(f"{edge}-down", cloud, edge, self.cloud_port, port, *down))
         return flows
 
     def _grant_for(

@@ -15,8 +15,13 @@ PACE_SHARE = 0.985
 """Share of the reserved rate that a sender uses, so that it never exceeds the rate of the meter on its path."""
 
 BURST_BYTES = 45_000
-"""Largest burst of a paced sender: the kernel paces in bursts of two jumbo frames; two more for timer slack, one for
-the rest of the previous burst."""
+"""Largest burst of a paced sender up to 48 Mb/s: the kernel paces in bursts of two jumbo frames; two more for timer
+slack, one for the rest of the previous burst."""
+
+SLACK_BYTES = 27_000
+BURST_S = 0.003
+"""Above that: the kernel paces in bursts of a millisecond of the rate (`sk_pacing_shift`); and a meter that refills
+each millisecond passes up to two milliseconds of the rate less than its burst (docs/guarantees.md, "Meters")."""
 
 HEAD_START_PACKETS = 2
 """Packets that the kernel sends unpaced at the start of a transfer (`net.ipv4.tcp_min_tso_segs`)."""
@@ -54,6 +59,11 @@ class TransferVerdict:
     def kept(self) -> bool | None:
         """Whether the transfer met its latency bound."""
         return None if self.bound_s is None else self.measured_s <= self.bound_s
+
+
+def burst_bytes(reserved_bps: int) -> int:
+    """Return the burst to reserve so that the meter of this rate passes everything a paced sender sends."""
+    return max(BURST_BYTES, SLACK_BYTES + round(BURST_S * reserved_bps / 8))
 
 
 def pace_bytes_per_s(reserved_bps: float, mss_bytes: int) -> float:
