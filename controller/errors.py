@@ -32,6 +32,7 @@
     │   ├── SwitchTimeout     switch_timeout
     │   └── SwitchRefused     switch_refused
     ├── Overloaded            the request queue is full (503, `retry_after_s`)
+    ├── LedgerUnavailable     the ledger cannot be read or written now (503, `retry_after_s`)
     └── StartError            the process cannot start; has an exit code
 """
 
@@ -278,6 +279,12 @@ class Overloaded(ControllerError):
     """The request queue is full; retry after `retry_after_s`."""
 
     code, status, title = "overloaded", 503, "Overloaded"
+
+
+class LedgerUnavailable(ControllerError):
+    """The ledger cannot be read or written now; nothing was changed. Retry after `retry_after_s`."""
+
+    code, status, title = "ledger_unavailable", 503, "Ledger unavailable"
 
 
 class StartError(ControllerError):

@@ -229,6 +229,14 @@ class Calendar:
         reservations = self._reservations.delete(reservation_id)
         return Calendar(links.finish(), reservations, channels, self._lightpaths_from_s, lightpath_ends)
 
+    def shifted(self, by_s: float, until_s: float) -> Calendar:
+        """Return the calendar with all bookings that start by `until_s` starting `by_s` later."""
+        return Calendar().with_bookings(
+            booking._replace(start_s=booking.start_s + by_s) if booking.start_s <= until_s else booking
+            for bookings in self._reservations.values()
+            for booking in bookings
+        )
+
     def lightpaths(self) -> dict[str, Lightpath]:
         """Return all lightpaths that have a booking, now or later, by id."""
         return {lightpath.id: lightpath for lightpath in self._channels.lightpaths()}

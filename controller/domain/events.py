@@ -80,6 +80,22 @@ class SwitchCertificateMismatch:
     address: str
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerChanged:
+    """The ledger can be written again, or no longer; `unrecorded`: changes that it does not have yet."""
+
+    is_writable: bool
+    unrecorded: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClockStepped:
+    """The wall clock stepped by `by_s`; leases keep their remaining time, gates and calendar follow the new time."""
+
+    by_s: float
+    at_s: float
+
+
 ServiceEvent = (
     ReservationChanged
     | LinkChanged
@@ -88,6 +104,8 @@ ServiceEvent = (
     | SwitchCertificateMismatch
     | SwitchReconciled
     | ReservationInstalled
+    | LedgerChanged
+    | ClockStepped
 )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Column, Engine, Float, Integer, MetaData, String, Table, Text, delete, select
 
-from controller.storage.database import open_database
+from controller.storage.database import limit_lock_waiting, open_database
 
 BODY_CHARACTERS = 4096
 """Only the beginning of a request's body is stored."""
@@ -67,6 +67,7 @@ class AuditLog:
         self._engine = open_database(url)
         self._lock = threading.Lock()
         self._connection = self._engine.connect()
+        limit_lock_waiting(self._connection)
         self._map_name = map_name
         self.is_failing = False
 

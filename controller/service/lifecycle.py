@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from math import inf
@@ -28,10 +28,6 @@ RETRY_PAUSE_S = 0.05
 """Pause before a reservation that was locked by a request is processed again."""
 FIRST_RESTORATION_S = 10.0
 """How long after the start link states are awaited from all switches."""
-RETENTION_INTERVAL_S = 3600.0
-
-RetentionTask = Callable[[float], None]
-"""Deletes records that are too old at a given time (Unix time)."""
 
 MAP_CHANGED = "Its path is not possible in the current map."
 NEVER_STARTED = "Its end passed before it could be installed."
@@ -41,15 +37,16 @@ NOT_RENEWED = "The lease was not renewed."
 class LifecycleManager:
     """Keeps reservations to their lifetimes and re-evaluates them when links change."""
 
-    def __init__(self, state: ServiceState, retention_tasks: Sequence[RetentionTask]) -> None:
+    def __init__(self, state: ServiceState) -> None:
         self._state = state
         self._store, self._switches, self._clock = state.store, state.switches, state.clock
-        self._retention_tasks = tuple(retention_tasks)
-        self._next_retention_s = 0.0
         self._stopping = threading.Event()
         self._restoration_due = False
         self._first_restoration_s = monotonic() + FIRST_RESTORATION_S
         self._has_locked = False
+        self._unpublished: set[str] = set()
+        """Ids of reservations that were re-evaluated while a request held their locks."""
+        self._are_links_applied = True
         self._awaiting_switches: set[str] = set()
         self._waiters: deque[Future[tuple[Future[None], ...]]] = deque()
         self._updates: list[Future[None]] = []
@@ -89,13 +86,17 @@ class LifecycleManager:
     def recheck(self, reservation: Reservation) -> None:
         """Re-evaluate a reservation if a link of its paths failed or recovered while it was being changed."""
         if reservation.state is State.DEGRADED or has_unrouted_flow(reservation, self._switches.links.down):
-            self._restoration_due = True
-            self._switches.wake()
+            self.recheck_all()
+
+    def recheck_all(self) -> None:
+        """Re-evaluate all reservations."""
+        self._restoration_due = True
+        self._switches.wake()
 
     def _load(self, reservation: Reservation) -> None:
         """Load a reservation after a restart; it fails if the map no longer has its path. Due times are for `_run`."""
         if any(not is_valid_placement(self._state.network, placement) for placement in reservation.placements):
-            self._state.record(reservation.with_state(State.FAILED, MAP_CHANGED))
+            self._state.record_later(reservation.with_state(State.FAILED, MAP_CHANGED))
         else:
             self._store.revert(reservation)
             self._store.show(reservation)
@@ -126,27 +127,32 @@ class LifecycleManager:
 
     def _process(self) -> None:
         self._has_locked = False
+        self._state.follow_clock()
         if self._switches.process_events():
-            self._restoration_due = True
+            self._restoration_due, self._are_links_applied = True, False
+        if not self._are_links_applied:
             with self._state.lock:
-                self._synchronize(self._switches.set_links_down())
+                changed_keys = self._switches.set_links_down()
+            self._are_links_applied = True
+            self._synchronize(changed_keys)
         if self._is_first_restoration_due():
             self._restoration_due = True
-        if self._state.purge() and any(each.state is State.DEGRADED for each in self._store.published_live()):
-            self._restoration_due = True  # capacity was freed
+        with self._state.lock:
+            self._state.purge()
+            has_freed = self._store.take_freed()
+        if has_freed and any(each.state is State.DEGRADED for each in self._store.published_live()):
+            self._restoration_due = True
         now_s = self._clock()
-        for reservation in self._store.published_live():
-            if _next_due_s(reservation) <= now_s:
-                self._change_locked(reservation, self._apply_due_transition)
+        due = [reservation for reservation in self._store.published_live() if _next_due_s(reservation) <= now_s]
+        # Ends first: after a step of the clock, what starts may need their capacity.
+        for reservation in sorted(due, key=lambda each: each.installed_until_s > now_s):
+            self._change_locked(reservation, self._apply_due_transition)
         if self._restoration_due or (self._awaiting_switches and self._awaited_switches_are_back()):
-            self._restoration_due = False
             self._restore_all()
+        if self._unpublished:
+            self._publish_skipped()
         self._switches.resynchronize()
         self._switches.links.check_wiring()
-        if now_s >= self._next_retention_s:
-            self._next_retention_s = now_s + RETENTION_INTERVAL_S
-            for task in self._retention_tasks:
-                _run_retention(task, now_s)
 
     def _is_first_restoration_due(self) -> bool:
         """Whether all switches have reported their links since the start, or have had the time to; true once."""
@@ -193,7 +199,7 @@ class LifecycleManager:
 
     def _begin(self, reservation: Reservation) -> ChangedKeys:
         started = self._degraded_if_out_of_step(reservation.with_state(State.ACTIVE))
-        self._state.record(started)
+        self._state.record_later(started)
         self._restoration_due = self._restoration_due or has_unrouted_flow(started, self._switches.links.down)
         return self._switches.set_intended({started.id: started})
 
@@ -201,27 +207,45 @@ class LifecycleManager:
 
     def _restore_all(self) -> None:
         """Re-evaluate all reservations: reroute those that failures affect, in order of rank; degrade the others."""
+        self._restoration_due = False  # a request may set it from here on
+        try:
+            with self._state.lock:
+                store, now_s, down = self._store, self._clock(), self._switches.links.down
+                live, calibration = store.live_without_retiring(), self._state.calibration
+                restoration = restore(self._state.network, store.calendar, live, now_s, down, calibration)
+                changed = [reservation for reservation in restoration.changed if reservation.state in INSTALLED]
+                store.apply_restoration(restoration)
+                changed_keys = self._switches.set_intended({reservation.id: reservation for reservation in changed})
+                self._publish_news(changed)
+        except Exception:
+            self._restoration_due = True
+            raise
+        self._synchronize(changed_keys, drain_time_s(*changed))
+
+    def _publish_skipped(self) -> None:
+        """Publish the reservations that were re-evaluated while a request held their locks, if it does not any more."""
         with self._state.lock:
-            store, now_s, down = self._store, self._clock(), self._switches.links.down
-            live, calibration = store.live_without_retiring(), self._state.calibration
-            restoration = restore(self._state.network, store.calendar, live, now_s, down, calibration)
-            store.apply_restoration(restoration)
-            changed = [reservation for reservation in restoration.changed if reservation.state in INSTALLED]
-            changed_keys = self._switches.set_intended({reservation.id: reservation for reservation in changed})
-            news = [news for each in changed if (news := self._news_of(each)) is not None]
-            if news:
-                self._state.record(*news)
+            skipped, self._unpublished = self._unpublished, set()
+            self._publish_news([live for name in sorted(skipped) if (live := self._store.live.get(name)) is not None])
+
+    def _publish_news(self, changed: list[Reservation]) -> None:
+        """Publish and record those that differ from what is published. Under the lock of the state."""
+        news = [news for each in changed if (news := self._news_of(each)) is not None]
+        self._state.record_later(*news)
         for reservation in news:
             log.warning("reservation id=%s state=%s reason=%s", reservation.id, reservation.state, reservation.reason)
-        self._synchronize(changed_keys, drain_time_s(*changed))
 
     def _news_of(self, reservation: Reservation) -> Reservation | None:
         """The version to record and publish after a restoration; None: unchanged, or a request is changing it.
 
-        That request records the reservation as it then is.
+        That request records the reservation as it then is; where it fails or does not, `_publish_skipped` does.
         """
         published = self._store.published.get(reservation.id)
-        if published is None or not published.is_live or self._state.reservation_locks.is_held(reservation.id):
+        if published is None or not published.is_live:
+            return None
+        if self._state.reservation_locks.is_held(reservation.id):
+            self._unpublished.add(reservation.id)
+            self._has_locked = True
             return None
         was_moved = _paths(published) != _paths(reservation) or reservation.id in self._awaiting_switches
         current = self._degraded_if_out_of_step(reservation) if was_moved else reservation
@@ -245,14 +269,6 @@ class LifecycleManager:
         self._awaiting_switches = {each.id for each in awaiting if each is not None and each.is_live}
         in_step = self._switches.in_step()
         return any(each is not None and switches_of(each) <= in_step for each in awaiting)
-
-
-def _run_retention(task: RetentionTask, now_s: float) -> None:
-    """Run a task; if it fails, the next attempt is after the next interval."""
-    try:
-        task(now_s)
-    except Exception:
-        log.exception("lifecycle: old records could not be deleted")
 
 
 def _next_due_s(reservation: Reservation) -> float:

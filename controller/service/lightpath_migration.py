@@ -79,7 +79,8 @@ class LightpathMigrator:
                         self._store.remove(transition_id)
             with self._state.lock:
                 # The lifecycle may have changed a reservation meanwhile; the channel is the new one in any case.
-                self._state.record(*(self._store.live.get(each.id) or with_move(each, move) for each in befores))
+                self._state.record_later(*(self._store.live.get(each.id) or with_move(each, move) for each in befores))
+        self._state.writer.flush()
         nodes = move.before.nodes
         log.info("moved lightpath from=%s to=%s nodes=%s", move.before.id, move.after.id, ">".join(nodes))
         return True
@@ -95,6 +96,7 @@ class LightpathMigrator:
 
     def _undo(self, befores: Sequence[Reservation]) -> None:
         with self._state.lock:
+            befores = [self._store.published.get(before.id, before) for before in befores]
             for before in befores:
                 self._store.revert(before)
             changed_keys = self._intend(befores)

@@ -6,6 +6,7 @@ Spans out of service are stored in the ledger, so a restarted controller does no
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Collection
 from concurrent.futures import wait
 from dataclasses import dataclass
@@ -33,18 +34,19 @@ class Maintenance:
     def __init__(self, state: ServiceState, lifecycle: LifecycleManager) -> None:
         self._state = state
         self._lifecycle = lifecycle
+        self._lock = threading.Lock()
 
     def set_in_service(self, spans: Collection[str], in_service: bool) -> MaintenanceResult:
         """Take spans out of service or back, and return when the switches have moved the traffic.
 
         A disconnected switch is updated when it reconnects.
 
-        Raises: ControllerError if the lifecycle thread does not respond.
+        Raises: LedgerUnavailable; ControllerError if the lifecycle thread does not respond.
         """
-        with self._state.lock:
+        with self._lock:
             before = self._state.switches.links.out_of_service
             closed = before - frozenset(spans) if in_service else before | frozenset(spans)
-            self._state.ledger.write_closed_spans(closed)
+            self._state.writer.write_closed_spans(closed, before)
             self._state.switches.links.set_out_of_service(closed)
         log.warning("spans=%s in_service=%s", ",".join(sorted(spans)), in_service)
         wait(self._lifecycle.process_pending(HUB_TIMEOUT_S), HUB_TIMEOUT_S)

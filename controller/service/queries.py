@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from controller.admission.admission import Admitted, Rejected
 from controller.admission.counter_offer import attach_offer
 from controller.booking.calendar import Calendar
+from controller.clock import ClockStep
 from controller.domain.events import SwitchReport
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, State
@@ -18,6 +19,7 @@ from controller.errors import NotFound
 from controller.optical.inventory import LightpathState, lightpath_inventory
 from controller.routing.coflow import CoflowQuote, Volume, shortest_coflow_completion
 from controller.security.tenant_usage import Usage, usage_of
+from controller.service.ledger_writer import LedgerStatus
 from controller.service.requests import ReservationSpec, request_of
 from controller.service.reservation_ids import UNASSIGNED_ID
 from controller.service.state import INSTALLED, Listener, ServiceState
@@ -102,6 +104,14 @@ class Queries:
     def switches_up(self) -> int:
         """The number of switches that are connected and in step."""
         return len(self._switches.in_step())
+
+    def ledger_status(self) -> LedgerStatus:
+        """Whether the ledger can be written, and how many changes it does not have yet."""
+        return self._state.writer.status
+
+    def last_clock_step(self) -> ClockStep | None:
+        """The last step of the wall clock since the start."""
+        return self._state.clock.last_step
 
     def consistency(self) -> tuple[SwitchReport, ...]:
         """Installed against intended entries of every switch; reads all switches."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,6 +18,7 @@ from dataclasses import replace
 from controller.admission.admission import Request
 from controller.admission.counter_offer import attach_offer
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
+from controller.clock import Clock
 from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import CONFIRM_TIMEOUT_S, Switches
 from controller.domain.events import ReservationInstalled, SwitchReport
@@ -28,11 +29,12 @@ from controller.optical.defragmentation import LightpathMove
 from controller.optical.lightpath_design import precompute_fibres
 from controller.service.concurrency import RequestLimiter
 from controller.service.idempotency import IdempotencyCache
-from controller.service.lifecycle import LifecycleManager, RetentionTask
+from controller.service.lifecycle import LifecycleManager
 from controller.service.lightpath_migration import LightpathMigrator
 from controller.service.maintenance import Maintenance
 from controller.service.queries import Queries
 from controller.service.requests import AttachedRow, RequestGuard, ReservationSpec, Response, until_s
+from controller.service.retention import RetentionLoop, RetentionTask
 from controller.service.setup import SetupPipeline
 from controller.service.state import INSTALLED, ServiceState, drain_time_s, has_unrouted_flow, switches_of
 from controller.service.verification_loop import VERIFY_INTERVAL_S, VerificationLoop
@@ -53,7 +55,7 @@ class Service:
         switches: Switches,
         ledger: Ledger,
         calibration: Calibration = DEFAULT_CALIBRATION,
-        clock: Callable[[], float] = time.time,
+        clock: Clock | None = None,
         verify_interval_s: float = VERIFY_INTERVAL_S,
         retention_tasks: Sequence[RetentionTask] = (),
     ) -> None:
@@ -64,10 +66,11 @@ class Service:
         self.network = network
         self.ledger = ledger
         self._state = ServiceState(network, switches, ledger, calibration, clock)
-        self._store, self._switches, self._clock = self._state.store, self._state.switches, clock
+        self._store, self._switches, self._clock = self._state.store, self._state.switches, self._state.clock
         self.queries = Queries(self._state)
         idempotency = IdempotencyCache(ledger)
-        self._lifecycle = LifecycleManager(self._state, (idempotency.delete_expired, *retention_tasks))
+        self._lifecycle = LifecycleManager(self._state)
+        self._retention = RetentionLoop((idempotency.delete_expired, *retention_tasks), self._clock)
         self._verification = VerificationLoop(
             self._switches, [switch.name for switch in network.switches], verify_interval_s
         )
@@ -80,6 +83,8 @@ class Service:
         """Precompute the map's fibres, load the ledger and start the threads."""
         precompute_fibres(self.network)
         self._lifecycle.start()
+        self._state.writer.start()
+        self._retention.start()
         self._verification.start()
         self._setup.start()
 
@@ -88,6 +93,8 @@ class Service:
         self._setup.stop()
         self._lifecycle.stop()
         self._verification.stop()
+        self._retention.stop()
+        self._state.writer.stop()
         self.ledger.close()
 
     def reserve(
@@ -104,8 +111,8 @@ class Service:
         the reservation.
 
         The future's exceptions: Refused or UnknownHost if the flows cannot be admitted, SwitchError if a switch
-        failed, KeyReused or InProgress if `key` belongs to another request or one in progress, Overloaded, and those
-        of `guard`.
+        failed, KeyReused or InProgress if `key` belongs to another request or one in progress, Overloaded,
+        LedgerUnavailable, and those of `guard`.
         """
         return self._setup.submit(spec, key, guard, attached_row)
 
@@ -113,25 +120,28 @@ class Service:
     def commit(self, reservation_id: str) -> Reservation:
         """Turn a held reservation into a scheduled or active one, and renew its lease.
 
-        Raises: NotFound, NotLive, NotHeld, Refused, SwitchError, Overloaded; the reservation is then held as before.
+        Raises: NotFound, NotLive, NotHeld, Refused, SwitchError, Overloaded, LedgerUnavailable; the reservation is
+        then held as before.
         """
+        self._state.writer.require_writable()
         with self._limiter.acquire(), self._state.reservation_locks.hold(reservation_id):
+            self._find_live(reservation_id)
             with self._state.lock:
                 held = self._find_live(reservation_id)
                 if held.state is not State.HELD:
                     raise NotHeld(f"Reservation {held.id} is {held.state}; only a held one can be committed.")
                 now_s = self._clock()
                 renewed = replace(held, expires_at_s=now_s + held.lease_s)
-                if renewed.start_at_s > now_s:
-                    scheduled = renewed.with_state(State.SCHEDULED)
-                    self._state.record(scheduled)
-                    return scheduled
-                if has_unrouted_flow(renewed, self._switches.links.down):
+                is_immediate = renewed.start_at_s <= now_s
+                if is_immediate and has_unrouted_flow(renewed, self._switches.links.down):
                     renewed = self._readmit(renewed, tuple(placement.flow for placement in renewed.placements))
-                self._switches.require_in_step(switches_of(renewed))
+                if is_immediate:
+                    self._switches.require_in_step(switches_of(renewed))
                 self._store.replace(renewed)
-                changed_keys = self._switches.set_intended({renewed.id: renewed})
-            return self._install(renewed, changed_keys, lambda: self._revert(held))
+                changed_keys = self._switches.set_intended({renewed.id: renewed}) if is_immediate else {}
+            if is_immediate:
+                return self._install(renewed.with_state(State.ACTIVE), held, changed_keys)
+            return self._record_or_revert(renewed.with_state(State.SCHEDULED), held)
 
     @attach_offer
     def modify(self, reservation_id: str, lease_s: float | None, flows: tuple[Flow, ...] | None) -> Reservation:
@@ -139,7 +149,11 @@ class Service:
 
         Raises: as `reserve`, and NotFound or NotLive; the reservation is then unchanged.
         """
+        if flows is None:
+            return self._renew(reservation_id, lease_s)
+        self._state.writer.require_writable()
         with self._limiter.acquire(), self._state.reservation_locks.hold(reservation_id):
+            self._find_live(reservation_id)
             try:
                 return self._modify(reservation_id, lease_s, flows)
             except Refused:
@@ -147,38 +161,53 @@ class Service:
                     raise
             return self._modify(reservation_id, lease_s, flows)
 
-    def _modify(self, reservation_id: str, lease_s: float | None, flows: tuple[Flow, ...] | None) -> Reservation:
+    def _modify(self, reservation_id: str, lease_s: float | None, flows: tuple[Flow, ...]) -> Reservation:
         with self._state.lock:
             before = self._find_live(reservation_id)
-            now_s, lease_s = self._clock(), lease_s or before.lease_s
-            changed = replace(before, version=before.version + 1, lease_s=lease_s, expires_at_s=now_s + lease_s)
-            if flows is not None:
-                changed = self._readmit(changed, flows)
-            if flows is None or before.state not in INSTALLED:
-                return self._record_or_revert(changed, before)
-            transition_id = self._store.book_transition(before, changed)
-            draining_id = self._store.begin_drain(before, changed)
-            changed_keys = self._switches.set_intended({changed.id: changed})
+            changed = self._readmit(self._renewed(before, lease_s), flows)
+            is_installed = before.state in INSTALLED
+            if is_installed:
+                transition_id = self._store.book_transition(before, changed)
+                draining_id = self._store.begin_drain(before, changed)
+                changed_keys = self._switches.set_intended({changed.id: changed})
+        if not is_installed:
+            return self._record_or_revert(changed, before)
         try:
-            return self._install(changed, changed_keys, lambda: self._revert(before), drain_time_s(before))
+            return self._install(changed, before, changed_keys, drain_time_s(before))
         finally:
             with self._state.lock:
                 self._store.remove(transition_id)
                 self._store.end_drain(draining_id)
+
+    def _renew(self, reservation_id: str, lease_s: float | None) -> Reservation:
+        """Renew the lease, also while the ledger cannot be written: a reservation must not end because of that.
+
+        The renewal is recorded when this returns, or as soon as it is possible.
+        """
+        with self._limiter.acquire(), self._state.reservation_locks.hold(reservation_id):
+            self._find_live(reservation_id)
+            with self._state.lock:
+                renewed = self._renewed(self._find_live(reservation_id), lease_s)
+                self._state.record_later(renewed)
+        self._state.writer.flush()
+        return renewed
+
+    def _renewed(self, before: Reservation, lease_s: float | None) -> Reservation:
+        lease_s = lease_s or before.lease_s
+        return replace(before, version=before.version + 1, lease_s=lease_s, expires_at_s=self._clock() + lease_s)
 
     def release(self, reservation_id: str) -> Reservation:
         """End a reservation now; no effect on one that has ended.
 
         A switch that cannot be updated now is updated when it is in step again.
 
-        Raises: NotFound.
+        Raises: NotFound, Overloaded, LedgerUnavailable.
         """
         with self._state.reservation_locks.hold(reservation_id):
-            with self._state.lock:
-                reservation = self.queries.stored(reservation_id)
-                if not reservation.is_live:
-                    return reservation
-                changed_keys = self._state.end(reservation, State.RELEASED, None)
+            reservation = self.queries.stored(reservation_id)
+            if not reservation.is_live:
+                return reservation
+            changed_keys = self._state.release(reservation)
             self._switches.updates.settle(changed_keys, RELEASE_WAIT_S)
             self._state.purge()
             return self.queries.reservation(reservation_id)
@@ -217,39 +246,38 @@ class Service:
         return changed
 
     def _record_or_revert(self, changed: Reservation, before: Reservation) -> Reservation:
+        """Record a change of a reservation that is on no switch."""
         try:
-            self._state.record(changed)
+            ((recorded,), _) = self._state.record(changed)
         except Exception:
-            self._store.revert(before)
+            with self._state.lock:
+                self._store.revert(self._store.published[before.id])
             raise
-        return changed
-
-    def _revert(self, before: Reservation) -> ChangedKeys:
-        self._store.revert(before)
-        return self._switches.set_intended({before.id: before if before.state in INSTALLED else None})
+        return recorded
 
     def _install(
-        self,
-        changed: Reservation,
-        changed_keys: ChangedKeys,
-        undo: Callable[[], ChangedKeys],
-        drain_s: float = 0.0,
+        self, changed: Reservation, before: Reservation, changed_keys: ChangedKeys, drain_s: float = 0.0
     ) -> Reservation:
         """Install a booked change and record it; undo it if a switch or the ledger fails."""
         started_s = time.monotonic()
         try:
             with self._limiter.acquire_at(switches_of(changed)):
                 self._switches.updates.confirm(changed_keys, drain_s)
-            with self._state.lock:
-                active = self._state.as_installed(changed)
-                self._state.record(active)
+            ((active,), _) = self._state.record(changed)
         except Exception:
-            with self._state.lock:
-                undo_keys = undo()
-            self._switches.updates.settle(undo_keys, CONFIRM_TIMEOUT_S)
-            self._state.purge()
+            self._undo(before)
             raise
         self._state.publish(ReservationInstalled(active.id, time.monotonic() - started_s))
         self._lifecycle.recheck(active)
         log.info("installed id=%s version=%d owner=%s", active.id, active.version, active.owner)
         return active
+
+    def _undo(self, before: Reservation) -> None:
+        """Restore the version before a change; links may have failed since, so it is re-evaluated."""
+        with self._state.lock:
+            before = self._store.published.get(before.id, before)
+            self._store.revert(before)
+            undo_keys = self._switches.set_intended({before.id: before if before.state in INSTALLED else None})
+        self._switches.updates.settle(undo_keys, CONFIRM_TIMEOUT_S)
+        self._state.purge()
+        self._lifecycle.recheck_all()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from time import monotonic
 from typing import Protocol
@@ -79,6 +79,7 @@ class ReservationStore:
         self._retiring: dict[str, Reservation] = {}
         """Ended reservations whose packets a switch may still forward."""
         self._draining: dict[str, _Draining] = {}
+        self._has_freed = False
 
     def published_live(self) -> list[Reservation]:
         """The live reservations as clients see them."""
@@ -153,6 +154,8 @@ class ReservationStore:
             if self._drained_s(draining) <= monotonic():
                 del self._draining[draining_id]
                 self.live = draining.removed_from(self.live)
+                self._has_freed = True
+        self._has_freed = self._has_freed or is_freed
         return is_freed
 
     def begin_drain(self, before: Reservation, after: Reservation) -> str:
@@ -184,6 +187,30 @@ class ReservationStore:
                 drain_s = DRAIN_MAX_S
             draining.drained_s = draining.end_s + drain_s
         return inf if draining.drained_s is None else draining.drained_s
+
+    def take_freed(self) -> bool:
+        """Whether `purge` has freed capacity since the last call."""
+        has_freed, self._has_freed = self._has_freed, False
+        return has_freed
+
+    def step_clock(self, by_s: float, now_s: float) -> list[Reservation]:
+        """Adapt all reservations to a step of the clock, which showed `now_s` before; those that clients see.
+
+        Leases keep their remaining time. What has begun stays so: times in the past move with a clock that is set back,
+        or the network would count as free until they are reached again. Later starts, and ends, are times of the
+        calendar and stay.
+        """
+        if by_s < 0:
+            self.calendar = self.calendar.shifted(by_s, now_s)
+        for reservation in self.live:
+            self.live = self.live.with_reservation(_after_step(reservation, by_s, now_s))
+        self._retiring = {name: _after_step(each, by_s, now_s) for name, each in self._retiring.items()}
+        for draining in self._draining.values():
+            if draining.reservation is not None:
+                draining.reservation = _after_step(draining.reservation, by_s, now_s)
+        seen = [_after_step(reservation, by_s, now_s) for reservation in self.published_live()]
+        self.published.update((reservation.id, reservation) for reservation in seen)
+        return seen
 
     def live_without_retiring(self) -> LiveReservations:
         """The live reservations apart from those that have ended."""
@@ -220,6 +247,16 @@ class ReservationStore:
         start_s = max(reservation.start_at_s, reservation.created_at_s)
         end_s = inf if reservation.end_at_s is None else reservation.end_at_s
         return bookings_of(self._srlg_by_span, reservation.id, reservation.placements, start_s, end_s)
+
+
+def _after_step(reservation: Reservation, by_s: float, now_s: float) -> Reservation:
+    """The reservation after a step of the clock, which showed `now_s` before."""
+    expires_at_s = reservation.expires_at_s + by_s
+    if by_s > 0:
+        return replace(reservation, expires_at_s=expires_at_s)
+    start_at_s = reservation.start_at_s + (by_s if reservation.start_at_s <= now_s else 0.0)
+    created_at_s = reservation.created_at_s + by_s
+    return replace(reservation, created_at_s=created_at_s, start_at_s=start_at_s, expires_at_s=expires_at_s)
 
 
 def _resource(booking: Booking) -> object:

@@ -14,10 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from queue import Empty, SimpleQueue
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from controller.admission.admission import Admitted
 from controller.dataplane.intended_state import ChangedKeys
@@ -65,6 +62,7 @@ class SetupPipeline:
         self._lock = threading.Lock()
         self._in_progress = 0
         self._numbers = ReservationNumbers(state.ledger, lambda name: self._store.live.get(name) is not None)
+        self._numbers_lock = threading.Lock()
         self._stopping = False
         self._pool = ThreadPoolExecutor(MAX_IN_PROGRESS, "paceline-setup-blocking")
         self._thread = threading.Thread(target=self._run, name="paceline-setup", daemon=True)
@@ -125,6 +123,7 @@ class SetupPipeline:
                 if stored is not None:
                     self._respond(setup, (stored, True))
                     return
+            self._state.writer.require_writable()
             setup.contexts.enter_context(setup.guard())
             self._admit(setup)
         except Refused as refusal:
@@ -153,28 +152,29 @@ class SetupPipeline:
 
     def _admit(self, setup: PendingSetup) -> None:
         """Admit a request and start its installation; if it is not to be installed yet, record it."""
-        spec = setup.spec
+        spec, number = setup.spec, self._draw_number()
         with self._state.lock:
-            reservation, admitted = self._decide(spec)
+            reservation, admitted = self._decide(spec, number)
             is_immediate = not spec.hold and reservation.start_at_s <= reservation.created_at_s
             if is_immediate:
                 setup.switches = switches_of(reservation)
                 self._switches.require_in_step(setup.switches)
             self._store.add(reservation, admitted)
-            if is_immediate:
-                changed_keys = self._switches.set_intended({reservation.id: reservation})
-            else:
-                reservation = reservation if spec.hold else reservation.with_state(State.SCHEDULED)
-                self._record_uninstalled(setup, reservation)
+            changed_keys = self._switches.set_intended({reservation.id: reservation}) if is_immediate else {}
         setup.reservation, setup.started_s = reservation, time.monotonic()
         if is_immediate:
             self._install(setup, changed_keys)
         else:
+            reservation = self._record_uninstalled(setup, reservation)
             log.info("reserved id=%s state=%s owner=%s", reservation.id, reservation.state, reservation.owner)
             self._respond(setup, (reservation, False))
 
-    def _decide(self, spec: ReservationSpec) -> tuple[Reservation, Admitted]:
-        now_s, number = self._state.clock(), self._numbers.draw()
+    def _draw_number(self) -> int:
+        with self._numbers_lock:
+            return self._numbers.draw()
+
+    def _decide(self, spec: ReservationSpec, number: int) -> tuple[Reservation, Admitted]:
+        now_s = self._state.clock()
         reservation_id = id_of(number)
         admitted = self._state.admit(request_of(spec, reservation_id))
         lease = spec.lease_s, now_s, now_s + spec.lease_s
@@ -185,11 +185,14 @@ class SetupPipeline:
         )  # fmt: skip
         return reservation, admitted
 
-    def _record_uninstalled(self, setup: PendingSetup, reservation: Reservation) -> None:
+    def _record_uninstalled(self, setup: PendingSetup, held: Reservation) -> Reservation:
+        """Record a held or scheduled reservation; if that fails, free its capacity."""
+        reservation = held if setup.spec.hold else held.with_state(State.SCHEDULED)
         try:
-            self._record([(setup, reservation)])
+            return self._record([(setup, reservation)])[0]
         except Exception:
-            self._store.remove(reservation.id)
+            with self._state.lock:
+                self._store.remove(held.id)
             raise
 
     # Installation ---------------------------------------------------------------------------------------------------
@@ -238,42 +241,37 @@ class SetupPipeline:
             setup.switch_slot.release()
             try:
                 self._switches.updates.result(setup.installation)
-                confirmed.append((setup, setup.reservation))
+                confirmed.append((setup, setup.reservation.with_state(State.ACTIVE)))
             except Exception as error:  # noqa: BLE001 - it is the response
                 self._pool.submit(self._blocking_undo, setup, error)
         if not confirmed:
             return
         try:
-            with self._state.lock:
-                installed = [(setup, self._state.as_installed(reservation)) for setup, reservation in confirmed]
-                self._record(installed)
+            installed = self._record(confirmed)
         except Exception as error:  # noqa: BLE001 - it is the response
             for setup, _ in confirmed:
                 self._pool.submit(self._blocking_undo, setup, error)
             return
-        for setup, active in installed:
+        for (setup, _), active in zip(confirmed, installed, strict=True):
             self._state.publish(ReservationInstalled(active.id, time.monotonic() - setup.started_s))
             self._lifecycle.recheck(active)
             log.info("installed id=%s version=%d owner=%s", active.id, active.version, active.owner)
             self._respond(setup, (active, False))
 
-    def _record(self, reservations: Sequence[tuple[PendingSetup, Reservation]]) -> None:
-        """Record reservations in one transaction, with their attached rows if the database allows. Under the lock."""
-        record = partial(self._state.record, *(reservation for _, reservation in reservations), are_new=True)
+    def _record(self, reservations: Sequence[tuple[PendingSetup, Reservation]]) -> list[Reservation]:
+        """Record reservations in one transaction, with their attached rows if the database allows."""
         keys = {reservation.id: setup.key for setup, reservation in reservations if setup.key is not None}
         attached = [
             (setup.attached_row, reservation) for setup, reservation in reservations
             if setup.attached_row is not None
         ]
-        try:
-            record(idempotency_keys=keys, extra_rows=[row.row(reservation) for row, reservation in attached])
-        except SQLAlchemyError:
-            if not attached:
-                raise
-            record(idempotency_keys=keys)  # the attached rows stay marked as not written
-        else:
-            for row, _ in attached:
-                row.is_written = True
+        rows = [row.row(reservation) for row, reservation in attached]
+        recorded, has_rows = self._state.record(
+            *(reservation for _, reservation in reservations), are_new=True, idempotency_keys=keys, extra_rows=rows
+        )
+        for row, _ in attached:
+            row.is_written = has_rows
+        return recorded
 
     def _blocking_undo(self, setup: PendingSetup, error: Exception) -> None:
         """Remove the entries that switches may have, and respond with the error."""

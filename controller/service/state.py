@@ -1,7 +1,7 @@
 """State shared by the parts of the service: store, ledger, switches, and the lock under which they change.
 
-The lock is held while a change is decided, booked and recorded, never while waiting for a switch. An admitted request
-counts from its decision on, so its capacity is not admitted twice while it is being installed.
+The lock is held while a change is decided and booked, never while waiting for a switch or the ledger. An admitted
+request counts from its decision on, so its capacity is not admitted twice while it is being installed and recorded.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from controller.admission.admission import Admitted, Rejected, Request
 from controller.admission.counter_offer import decide_with_offer
 from controller.booking.calendar import Calendar
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
+from controller.clock import Clock
 from controller.dataplane.fast_failover import active_path
 from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import Switches
-from controller.domain.events import ReservationChanged, ServiceEvent
+from controller.domain.events import ClockStepped, ReservationChanged, ServiceEvent
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, State
+from controller.errors import LedgerUnavailable
 from controller.failpoints import FailPoint, failpoint
 from controller.service.concurrency import ReservationLocks
+from controller.service.ledger_writer import LedgerWriter
 from controller.service.reservation_store import ReservationStore
 from controller.storage.ledger import IdempotencyKey, Ledger, Row
 from controller.switches.switch_manager import SwitchManager
@@ -47,16 +50,17 @@ class ServiceState:
         switches: Switches,
         ledger: Ledger,
         calibration: Calibration = DEFAULT_CALIBRATION,
-        clock: Callable[[], float] = time.time,
+        clock: Clock | None = None,
     ) -> None:
         self.network = network
         self.ledger = ledger
-        self.clock = clock
+        self.clock = clock or Clock()
         self.lock = threading.RLock()
         self.store = ReservationStore(network, calibration)
         self.reservation_locks = ReservationLocks()
         self.listeners: tuple[Listener, ...] = ()
-        self.switches = SwitchManager(network, switches, self.publish)
+        self.writer = LedgerWriter(ledger, self.publish)
+        self.switches = SwitchManager(network, switches, self.publish, self.clock)
         self.calibration = calibration
 
     def publish(self, event: ServiceEvent) -> None:
@@ -85,41 +89,107 @@ class ServiceState:
         failpoint(FailPoint.DECIDED)
         return decision
 
-    def as_installed(self, changed: Reservation) -> Reservation:
-        """The reservation after the switches have confirmed this change of it. Under the lock."""
-        # A failure or another admission may have changed its paths or bounds meanwhile.
-        current = self.store.live.get(changed.id) or changed
-        return current.with_state(State.ACTIVE) if changed.state is State.HELD else current
-
     def record(
+        self,
+        *changes: Reservation,
+        are_new: bool = False,
+        idempotency_keys: Mapping[str, IdempotencyKey] | None = None,
+        extra_rows: Iterable[Row] = (),
+    ) -> tuple[list[Reservation], bool]:
+        """Write changes by requests to the ledger in one transaction, then publish them; not under the lock.
+
+        `store.live` holds them already, and the requests hold their locks. Returns them as they then are, and whether
+        `extra_rows` were written (see LedgerWriter.write).
+
+        Raises: LedgerUnavailable; then nothing is published.
+        """
+        with self.lock:
+            written = [self._latest(change) for change in changes]
+        has_extra_rows = self._write(
+            *written, are_new=are_new, idempotency_keys=idempotency_keys, extra_rows=extra_rows
+        )
+        with self.lock:
+            latest = [self._latest(change) for change in changes]
+            for reservation in latest:
+                self._publish_reservation(reservation)
+            self.writer.queue(*(after for before, after in zip(written, latest, strict=True) if after != before))
+        return latest, has_extra_rows
+
+    def record_later(self, *reservations: Reservation) -> None:
+        """Publish what a failure or time has changed, and have it written as soon as possible. Under the lock."""
+        for reservation in reservations:
+            self._publish_reservation(reservation)
+        self.writer.queue(*reservations)
+
+    def _latest(self, change: Reservation) -> Reservation:
+        """The reservation after a change of it: a failure or another admission may have changed paths or bounds."""
+        current = self.store.live.get(change.id) or change
+        is_committed = current.state is State.HELD and change.state is not State.HELD
+        return current.with_state(change.state) if is_committed else current
+
+    def _write(
         self,
         *reservations: Reservation,
         are_new: bool = False,
         idempotency_keys: Mapping[str, IdempotencyKey] | None = None,
         extra_rows: Iterable[Row] = (),
-    ) -> None:
-        """Write reservations to the ledger in one transaction, then publish them; see Ledger.write. Under the lock."""
-        self.ledger.write(
-            *reservations, are_new=are_new, idempotency_keys=idempotency_keys, extra_rows=extra_rows,
-            now_s=self.clock(),
-        )  # fmt: skip
-        for reservation in reservations:
-            if reservation.is_live:
-                self.store.publish(reservation)
-            else:
-                self.store.show(reservation)
-            self.publish(ReservationChanged(reservation))
+    ) -> bool:
+        try:
+            return self.writer.write(
+                *reservations, are_new=are_new, idempotency_keys=idempotency_keys, extra_rows=extra_rows,
+                now_s=self.clock(),
+            )  # fmt: skip
+        except LedgerUnavailable:
+            with self.lock:
+                befores = {each.id: self.store.published.get(each.id) for each in reservations}
+                self.writer.withdraw(befores, idempotency_keys)
+            raise
+
+    def _publish_reservation(self, reservation: Reservation) -> None:
+        if reservation.is_live:
+            self.store.publish(reservation)
+        else:
+            self.store.show(reservation)
+        self.publish(ReservationChanged(reservation))
+
+    def release(self, reservation: Reservation) -> ChangedKeys:
+        """Record the release of a reservation and end it; returns the entries that change. Not under the lock.
+
+        Raises: LedgerUnavailable; the reservation is then unchanged.
+        """
+        released = reservation.with_state(State.RELEASED)
+        self._write(released)
+        with self.lock:
+            self._publish_reservation(released)
+            return self._remove(reservation)
 
     def end(self, reservation: Reservation, state: State, reason: str | None) -> ChangedKeys:
-        """End a reservation; returns the entries that change on switches. Under the lock."""
-        ended = reservation.with_state(state, reason)
-        self.record(ended)
-        log.info("ended id=%s state=%s", ended.id, ended.state)
-        if reservation.state not in INSTALLED:
-            self.store.remove(ended.id)
+        """End a reservation whose time has passed; returns the entries that change on switches. Under the lock."""
+        self.record_later(reservation.with_state(state, reason))
+        log.info("ended id=%s state=%s", reservation.id, state)
+        return self._remove(reservation)
+
+    def _remove(self, before: Reservation) -> ChangedKeys:
+        """Remove an ended reservation; its bookings stay until no switch forwards its packets."""
+        if before.state not in INSTALLED:
+            self.store.remove(before.id)
             return {}
-        self.store.retire(reservation)
-        return self.switches.set_intended({ended.id: None})
+        self.store.retire(self.store.live.get(before.id) or before)
+        return self.switches.set_intended({before.id: None})
+
+    def follow_clock(self) -> bool:
+        """Take a step of the wall clock, if there was one, and tell of it; whether there was one."""
+        step_s = self.clock.step_s()
+        if not step_s:
+            return False
+        with self.lock:
+            now_s = self.clock()
+            step = self.clock.take_step(step_s)
+            self.writer.queue(*self.store.step_clock(step_s, now_s))
+        self.switches.on_clock_step()
+        log.warning("clock: stepped by_s=%+.3f; leases keep their remaining time", step_s)
+        self.publish(ClockStepped(step.by_s, step.at_s))
+        return True
 
     def purge(self) -> bool:
         """Free the capacity of ended reservations that no switch forwards any more; whether there were any."""

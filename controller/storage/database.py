@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from alembic.util import CommandError
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from controller.errors import StartError
 from controller.storage.schema import upgrade
+
+LOCK_TIMEOUT_S = 1.0
+"""How long a statement of the running controller waits for a lock that another connection holds."""
 
 
 def open_database(url: str) -> Engine:
@@ -39,12 +42,30 @@ def engine_of(url: str) -> Engine:
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed)
+        engine = create_engine(parsed, pool_pre_ping=True)
+        if parsed.get_backend_name() == "postgresql":
+            event.listen(engine, "connect", _limit_waiting)
+        return engine
     in_memory = parsed.database in (None, "", ":memory:")
     pool = {"poolclass": StaticPool} if in_memory else {}
     engine = create_engine(parsed, connect_args={"check_same_thread": False}, **pool)
     event.listen(engine, "connect", _set_pragmas)
     return engine
+
+
+def limit_lock_waiting(connection: Connection) -> None:
+    """Have statements on this connection fail after LOCK_TIMEOUT_S instead of waiting longer for a lock."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(LOCK_TIMEOUT_S * 1e3)}")
+        connection.rollback()
+
+
+def _limit_waiting(connection: object, _record: object) -> None:
+    """Have PostgreSQL fail after LOCK_TIMEOUT_S instead of waiting longer for a lock."""
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    cursor.execute(f"SET lock_timeout = {round(LOCK_TIMEOUT_S * 1e3)}")
+    cursor.close()
+    connection.commit()  # type: ignore[attr-defined]
 
 
 def _set_pragmas(connection: object, _record: object) -> None:

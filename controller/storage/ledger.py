@@ -6,6 +6,7 @@ and statements are created once.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,11 +27,15 @@ from sqlalchemy import (
     bindparam,
     select,
 )
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from controller.domain.reservation import LIVE, Reservation
+from controller.errors import LedgerUnavailable
 from controller.failpoints import FailPoint, failpoint
-from controller.storage.database import open_database
+from controller.storage.database import limit_lock_waiting, open_database
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,15 @@ _SELECT_RESPONSE = select(_RESPONSES.c.body_digest, _RESPONSES.c.record).where(
     *(_RESPONSES.c[name] == bindparam(name) for name in ("map", "tenant", "key"))
 )
 
+_DELETE_RESERVATIONS = _RESERVATIONS.delete().where(
+    _RESERVATIONS.c.map == bindparam("map"), _RESERVATIONS.c.id.in_(bindparam("ids", expanding=True))
+)
+_DELETE_RESPONSE = _RESPONSES.delete().where(
+    *(_RESPONSES.c[name] == bindparam(f"of_{name}") for name in ("map", "tenant", "key"))
+)
+
 IN_MEMORY = "sqlite://"
+RETRY_AFTER_S = 1
 
 Row = tuple[Insert, dict[str, object]]
 """Insert statement (created once) and the values of one row, for another table of the same database."""
@@ -102,6 +115,8 @@ class Ledger:
         in_memory = self.engine.pool.__class__ is StaticPool
         self._read_lock = self._write_lock if in_memory else threading.RLock()
         self._read_connection = self._write_connection if in_memory else self.engine.connect()
+        for connection in {self._write_connection, self._read_connection}:
+            limit_lock_waiting(connection)
 
     def write(
         self,
@@ -116,14 +131,10 @@ class Ledger:
         `are_new`: none of them has been written before. `idempotency_keys`: by reservation id, the key of the request
         whose response it is. `extra_rows`: rows of other tables for the same transaction.
         """
-        records = {reservation.id: _RECORD.dump_json(reservation).decode() for reservation in reservations}
-        rows = [
-            {"id": reservation.id, "map": self._map_name, "state": str(reservation.state)}
-            | {"record": records[reservation.id]}
-            for reservation in reservations
-        ]
+        rows = self._rows(reservations)
+        records = {row["id"]: row["record"] for row in rows}
         responses = [
-            {"map": self._map_name, "tenant": key.tenant, "key": key.key, "body_digest": key.body_digest}
+            {**self._key_of(key), "body_digest": key.body_digest}
             | {"answered_at_s": now_s, "record": records[reservation_id]}
             for reservation_id, key in (idempotency_keys or {}).items()
         ]
@@ -139,6 +150,42 @@ class Ledger:
             failpoint(FailPoint.RECORDING)
         failpoint(FailPoint.RECORDED)
 
+    def write_backlog(
+        self,
+        reservations: Iterable[Reservation],
+        withdrawn: Mapping[str, IdempotencyKey | None],
+        closed_spans: Iterable[str] | None = None,
+    ) -> None:
+        """Write what could not be written before, in one transaction.
+
+        `withdrawn`: ids of new reservations whose writing has failed, with the keys of their requests: if the database
+        has them all the same, they are removed. `closed_spans`: the spans out of service, if they are to be written.
+        """
+        rows = self._rows(reservations)
+        keys = [self._key_of(key) for key in withdrawn.values() if key is not None]
+        with self._write_lock, self._write_connection.begin():
+            self._upsert(rows)
+            if withdrawn:
+                self._write_connection.execute(
+                    _DELETE_RESERVATIONS, {"map": self._map_name, "ids": list(withdrawn)}
+                )  # fmt: skip
+            for key in keys:
+                self._write_connection.execute(_DELETE_RESPONSE, {f"of_{name}": fact for name, fact in key.items()})
+            if closed_spans is not None:
+                self._replace_closed_spans(closed_spans)
+            failpoint(FailPoint.RECORDING)
+        failpoint(FailPoint.RECORDED)
+
+    def _rows(self, reservations: Iterable[Reservation]) -> list[dict[str, str]]:
+        return [
+            {"id": reservation.id, "map": self._map_name, "state": str(reservation.state)}
+            | {"record": _RECORD.dump_json(reservation).decode()}
+            for reservation in reservations
+        ]
+
+    def _key_of(self, key: IdempotencyKey) -> dict[str, object]:
+        return {"map": self._map_name, "tenant": key.tenant, "key": key.key}
+
     def _upsert(self, rows: Iterable[dict[str, str]]) -> None:
         for row in rows:
             if self._write_connection.execute(_UPDATE_RESERVATION, {**row, "row_id": row["id"]}).rowcount == 0:
@@ -146,9 +193,8 @@ class Ledger:
 
     def response(self, key: IdempotencyKey) -> tuple[str, Reservation] | None:
         """The body digest of the first request with this key, and the reservation it was answered with."""
-        parameters = {"map": self._map_name, "tenant": key.tenant, "key": key.key}
         with self._reading() as connection:
-            row = connection.execute(_SELECT_RESPONSE, parameters).first()
+            row = connection.execute(_SELECT_RESPONSE, self._key_of(key)).first()
         return None if row is None else (row.body_digest, _RECORD.validate_json(row.record))
 
     def delete_responses(self, before_s: float) -> None:
@@ -164,11 +210,14 @@ class Ledger:
 
     def write_closed_spans(self, spans: Iterable[str]) -> None:
         """Store these as the spans that are out of service."""
-        rows = [{"map": self._map_name, "span": span} for span in spans]
         with self._write_lock, self._write_connection.begin():
-            self._write_connection.execute(_CLOSED_SPANS.delete().where(_CLOSED_SPANS.c.map == self._map_name))
-            if rows:
-                self._write_connection.execute(_CLOSED_SPANS.insert(), rows)
+            self._replace_closed_spans(spans)
+
+    def _replace_closed_spans(self, spans: Iterable[str]) -> None:
+        rows = [{"map": self._map_name, "span": span} for span in spans]
+        self._write_connection.execute(_CLOSED_SPANS.delete().where(_CLOSED_SPANS.c.map == self._map_name))
+        if rows:
+            self._write_connection.execute(_CLOSED_SPANS.insert(), rows)
 
     def live(self) -> list[Reservation]:
         """The reservations stored in a state that holds bandwidth."""
@@ -192,9 +241,13 @@ class Ledger:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
+        """The connection for reading. Raises: LedgerUnavailable."""
         with self._read_lock:
             try:
                 yield self._read_connection
+            except SQLAlchemyError as error:
+                log.warning("ledger: cannot be read: %s", error)
+                raise unavailable("read") from error
             finally:
                 self._read_connection.rollback()  # ends the read transaction
 
@@ -203,6 +256,12 @@ class Ledger:
         for connection in (self._read_connection, self._write_connection):
             connection.close()
         self.engine.dispose()
+
+
+def unavailable(action: str = "written") -> LedgerUnavailable:
+    """The error for clients; `action`: what the ledger cannot be, read or written."""
+    sentence = f"The ledger cannot be {action} now, so nothing was changed; try again later."
+    return LedgerUnavailable(sentence, retry_after_s=RETRY_AFTER_S)
 
 
 def _by_statement(rows: Iterable[Row]) -> dict[Insert, list[dict[str, object]]]:

@@ -22,6 +22,9 @@ from controller.dataplane.intended_state import ChangedKeys
 
 log = logging.getLogger(__name__)
 
+MAX_WAIT_S = 1.0
+"""The next moment is computed again after this time: the clock may have been set."""
+
 LATE_S = 0.005
 """Gate changes later than this are logged."""
 
@@ -75,24 +78,36 @@ class GateController:
             self._wakeup.notify()
 
     def _run(self) -> None:
-        while True:
-            moment_us = self._target.next_gate_us()
-            if self._wait_until(moment_us):
-                return
+        following_us = self._next_us()
+        while not self._wait_until(following_us):
+            # Computed before the gates are applied, so that no moment between the two is missed.
+            moment_us, following_us = following_us, self._next_us()
             try:
                 self._apply(moment_us)
             except Exception:
                 # The thread must survive any failure; the next moment corrects what was missed.
                 log.exception("applying gates failed")
 
+    def _next_us(self) -> int | None:
+        try:
+            return self._target.next_gate_us()
+        except Exception:
+            log.exception("the next gate could not be determined")
+            return int((self._clock() + MAX_WAIT_S) * 1e6)
+
     def _wait_until(self, moment_us: int | None) -> bool:
-        """Sleep until that moment or until rescheduled; whether to stop."""
+        """Sleep until that moment or until rescheduled, but not longer than MAX_WAIT_S; whether to stop."""
         with self._wakeup:
             while not self._stopping and not self._rescheduled:
-                wait_s = None if moment_us is None else moment_us / 1e6 - self._clock()
-                if wait_s is not None and wait_s <= 0:
+                if moment_us is None:
+                    self._wakeup.wait()
+                    continue
+                wait_s = moment_us / 1e6 - self._clock()
+                if wait_s <= 0:
                     break
-                self._wakeup.wait(wait_s)
+                is_notified = self._wakeup.wait(min(wait_s, MAX_WAIT_S))
+                if not is_notified and wait_s > MAX_WAIT_S:
+                    break
             self._rescheduled = False
             return self._stopping
 

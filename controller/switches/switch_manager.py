@@ -50,15 +50,21 @@ WARN_EVERY_S = 60.0
 class SwitchManager:
     """Coordinates state tracker, updates, gates, verification and link monitoring of all switches."""
 
-    def __init__(self, network: Network, switches: Switches, publish: Callable[[ServiceEvent], None]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        switches: Switches,
+        publish: Callable[[ServiceEvent], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.links = LinkMonitor(network, switches, publish)
-        self.tracker = SwitchStateTracker(network)
+        self.tracker = SwitchStateTracker(network, clock)
         self._switches = switches
         self._publish = publish
         self._datapath_ids = DatapathIds(network)
         self.updates = UpdateSender(switches, self._datapath_ids, self.tracker, self._set_out_of_step)
         self.verifier = StateVerifier(switches, self._datapath_ids, self.tracker, self.sync_state, publish)
-        self._gates = GateController(self.tracker, self.updates.synchronize)
+        self._gates = GateController(self.tracker, self.updates.synchronize, clock)
         switches.expect(self._datapath_ids.name_of)
         self._lock = threading.Lock()
         self._in_step: frozenset[str] = frozenset()
@@ -87,6 +93,10 @@ class SwitchManager:
         if had_windows or self.tracker.has_windows:
             self._gates.reschedule()
         return keys
+
+    def on_clock_step(self) -> None:
+        """Adapt the gates to a clock that has stepped."""
+        self._gates.reschedule()
 
     def set_links_down(self) -> ChangedKeys:
         """Adapt the intended state to the links that are down."""

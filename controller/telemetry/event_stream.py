@@ -14,8 +14,11 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from controller.domain.events import (
+    ClockStepped,
+    LedgerChanged,
     LinkChanged,
     ReservationChanged,
     ServiceEvent,
@@ -75,6 +78,13 @@ class EventStream:
         elif isinstance(event, SwitchReconciled):
             counts = {"missing": event.missing, "wrong": event.wrong, "foreign": event.foreign}
             self.publish("reconcile", {"switch": event.switch, **counts})
+
+        elif isinstance(event, LedgerChanged):
+            self.publish("ledger", {"writable": event.is_writable, "unrecorded": event.unrecorded})
+
+        elif isinstance(event, ClockStepped):
+            at = datetime.fromtimestamp(event.at_s, UTC).isoformat().replace("+00:00", "Z")
+            self.publish("clock", {"step_s": round(event.by_s, 3), "at": at})
 
     def _on_reservation_changed(self, event: ReservationChanged) -> None:
         reservation = event.reservation

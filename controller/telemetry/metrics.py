@@ -17,7 +17,13 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from controller.domain.events import ReservationChanged, ReservationInstalled, ServiceEvent, SwitchReconciled
+from controller.domain.events import (
+    ClockStepped,
+    ReservationChanged,
+    ReservationInstalled,
+    ServiceEvent,
+    SwitchReconciled,
+)
 from controller.domain.reservation import State
 from controller.service.queries import Queries
 
@@ -74,6 +80,7 @@ class Metrics:
             "Requests that were answered although the audit log could not be written.",
             registry=registry,
         )
+        self._clock_steps = Counter("paceline_clock_steps", "Steps of the wall clock.", registry=registry)
         self._registry.register(_StateCollector(service))
         ProcessCollector(registry=self._registry)
 
@@ -102,6 +109,8 @@ class Metrics:
         elif isinstance(event, SwitchReconciled):
             for kind in ("missing", "wrong", "foreign"):
                 self._reconciled.labels(event.switch, kind).inc(getattr(event, kind))
+        elif isinstance(event, ClockStepped):
+            self._clock_steps.inc()
         elif isinstance(event, ReservationChanged):
             self._on_state(event.reservation.id, event.reservation.state)
 
@@ -151,6 +160,12 @@ class _StateCollector(Collector):
         yield up
         yield GaugeMetricFamily(
             "paceline_complaints", "Differences between the network and the map.", len(snapshot.complaints)
+        )
+        ledger = self._service.ledger_status()
+        writable, unrecorded = float(ledger.failing_since_s is None), float(ledger.unrecorded)
+        yield GaugeMetricFamily("paceline_ledger_writable", "Whether the ledger can be written.", writable)
+        yield GaugeMetricFamily(
+            "paceline_ledger_unrecorded", "Changes of reservations that the ledger does not have yet.", unrecorded
         )
         families = {
             name: GaugeMetricFamily(f"paceline_link_{name}", description, labels=["link"])

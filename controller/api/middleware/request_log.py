@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller.api.middleware.concurrency import REQUESTS, ConcurrencyLimit
@@ -73,6 +74,9 @@ class RequestLogMiddleware:
             self._last_unauthorized_s = time.monotonic()
         try:
             await self._audit_writer.write(record_of(scope, status))
+        except (SQLAlchemyError, OSError) as error:  # the writer tries again
+            self._metrics.count_audit_failure()
+            log.error("audit log: not written yet method=%s path=%s: %s", scope["method"], scope["path"], error)
         except Exception:
             self._metrics.count_audit_failure()
             log.exception("audit log: write failed method=%s path=%s", scope["method"], scope["path"])

@@ -11,10 +11,14 @@ from controller.api.middleware.concurrency import RequestExecutor
 from controller.api.routes.dependencies import Reader
 from controller.api.schemas.network_responses import Health, NetworkBody, PathsBody
 from controller.api.schemas.problem_details import ACCESS_ERRORS, problem_responses
-from controller.api.schemas.serializers import network_body, paths_body
+from controller.api.schemas.serializers import network_body, paths_body, utc_time
 from controller.errors import InvalidRequest, UnknownHost
 from controller.security.audit import AuditLog
 from controller.service.queries import Queries
+
+
+def _condition(is_failing: bool) -> Literal["ok", "failing"]:
+    return "failing" if is_failing else "ok"
 
 
 def network_routes(
@@ -23,13 +27,23 @@ def network_routes(
     """The routes of this module."""
     router = APIRouter(tags=["network"])
 
-    @router.get("/v1/healthz", responses=problem_responses())
+    @router.get("/v1/healthz", responses=problem_responses(), response_model_exclude_none=True)
     async def health() -> Health:
-        """Whether every switch is connected and in sync and the audit log can be written. Needs no token."""
-        up, expected, failing = service.switches_up(), len(service.network.switches), audit.is_failing
-        status: Literal["ok", "degraded"] = "ok" if up == expected and not failing else "degraded"
-        log: Literal["ok", "failing"] = "failing" if failing else "ok"
-        return Health(status=status, switches_up=up, switches_expected=expected, audit=log)
+        """Whether all switches are in sync, and ledger and audit log can be written. Needs no token."""
+        up, expected, ledger = service.switches_up(), len(service.network.switches), service.ledger_status()
+        since_s, step = ledger.failing_since_s, service.last_clock_step()
+        is_ok = up == expected and not audit.is_failing and since_s is None
+        return Health(
+            status="ok" if is_ok else "degraded",
+            switches_up=up,
+            switches_expected=expected,
+            audit=_condition(audit.is_failing),
+            ledger=_condition(since_s is not None),
+            ledger_failing_since=None if since_s is None else utc_time(since_s),
+            ledger_unrecorded=ledger.unrecorded or None,
+            clock_step_s=None if step is None else round(step.by_s, 3),
+            clock_stepped_at=None if step is None else utc_time(step.at_s),
+        )
 
     @router.get("/v1/network", responses=problem_responses(*ACCESS_ERRORS))
     async def network(caller: Reader) -> NetworkBody:

@@ -15,7 +15,7 @@ from controller.api.schemas import examples
 from controller.api.schemas.network_responses import AuditBody, Consistency, MaintainedBody
 from controller.api.schemas.problem_details import ACCESS_ERRORS, problem_responses
 from controller.api.schemas.serializers import audit_body, consistency_body
-from controller.errors import InvalidRequest, NotAvailable, NotFound
+from controller.errors import InvalidRequest, LedgerUnavailable, NotAvailable, NotFound
 from controller.security.access import Caller, can_see
 from controller.security.audit import AuditLog
 from controller.service.reservation_service import Service
@@ -76,7 +76,7 @@ def _add_maintenance(router: APIRouter, service: Service, executor: RequestExecu
         result = await executor.change(caller.tenant, lambda: service.maintenance.set_in_service(spans(), in_service))
         return MaintainedBody(spans=list(result.spans), in_service=result.in_service, degraded=list(result.degraded))
 
-    problems = problem_responses(*ACCESS_ERRORS, NotFound, InvalidRequest)
+    problems = problem_responses(*ACCESS_ERRORS, NotFound, InvalidRequest, LedgerUnavailable)
 
     @router.post("/v1/links/{link}/{action}", responses=problems)
     async def link(caller: Operator, link: str, action: Action) -> MaintainedBody:

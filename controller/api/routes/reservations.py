@@ -54,7 +54,9 @@ IdempotencyKeyHeader = Annotated[
 ]
 ReservationId = str
 
-ONE_RESERVATION_ERRORS: ErrorTypes = (*ACCESS_ERRORS, errors.NotFound, errors.InvalidRequest)
+ONE_RESERVATION_ERRORS: ErrorTypes = (
+    *ACCESS_ERRORS, errors.NotFound, errors.InvalidRequest, errors.LedgerUnavailable,
+)  # fmt: skip
 
 
 def reservation_routes(

@@ -272,7 +272,7 @@ AUDIT: Json = {
     "last": 17,
 }
 
-HEALTH: Json = {"status": "ok", "switches_up": 2, "switches_expected": 2, "audit": "ok"}
+HEALTH: Json = {"status": "ok", "switches_up": 2, "switches_expected": 2, "audit": "ok", "ledger": "ok"}
 
 MAINTAINED: Json = {"spans": ["s1-s2"], "in_service": False, "degraded": ["r-4f1c09ab"]}
 

@@ -73,9 +73,11 @@ class PathsBody(ResponseBody):
 
 
 class Health(ResponseBody):
-    """`ok` if every switch of the map is connected and in sync and the audit log can be written, else `degraded`.
+    """`ok` if all switches of the map are in sync and ledger and audit log can be written, else `degraded`.
 
-    `audit` is `failing` if the last entry of the audit log could not be written.
+    `audit` is `failing` if the last entry of the audit log could not be written, `ledger` while the ledger cannot:
+    since `ledger_failing_since`. `ledger_unrecorded` changes of reservations are applied but not yet in the ledger.
+    `clock_step_s`: the last step of the wall clock since the start, at `clock_stepped_at`. Absent: none of it.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.HEALTH]})
@@ -84,6 +86,11 @@ class Health(ResponseBody):
     switches_up: int
     switches_expected: int
     audit: Literal["ok", "failing"]
+    ledger: Literal["ok", "failing"]
+    ledger_failing_since: datetime | None = None
+    ledger_unrecorded: int | None = None
+    clock_step_s: float | None = None
+    clock_stepped_at: datetime | None = None
 
 
 class SwitchConsistency(ResponseBody):

@@ -92,6 +92,9 @@ EXAMPLES: Sequence[ControllerError] = (
     errors.SwitchTimeout("No confirmation within 5 s from s2.", switches=["s2"]),
     errors.SwitchRefused("Switch s1 answered OFPET_METER_MOD_FAILED(12), OFPMMFC_METER_EXISTS(1).", switches=["s1"]),
     errors.Overloaded("96 changes are running or queued; try again later.", retry_after_s=1),
+    errors.LedgerUnavailable(
+        "The ledger cannot be written now, so nothing was changed; try again later.", retry_after_s=1
+    ),
     ControllerError("Internal error of the controller; its log has the details."),
 )
 """One example of each error that a client can receive."""
@@ -102,7 +105,8 @@ COMMON_ERRORS: ErrorTypes = (errors.TooManyRequests, errors.Overloaded, Controll
 ACCESS_ERRORS: ErrorTypes = (errors.Unauthorized, errors.Forbidden)
 BODY_ERRORS: ErrorTypes = (InvalidRequest, errors.TooLarge, errors.TooSlow, errors.UnsupportedMediaType)
 ADMISSION_ERRORS: ErrorTypes = (errors.UnknownHost, *errors.Refused.__subclasses__())
-SWITCH_ERRORS: ErrorTypes = tuple(errors.SwitchError.__subclasses__())
+SWITCH_ERRORS: ErrorTypes = (*errors.SwitchError.__subclasses__(), errors.LedgerUnavailable)
+"""Of changes, which switches and the ledger must take."""
 
 _MEANINGS = {
     401: "No token, or an invalid one",
@@ -116,7 +120,7 @@ _MEANINGS = {
     429: "The tenant has too many requests in flight",
     500: "Internal error of the controller",
     501: "Not available inside ryu-manager",
-    503: "Overloaded, or a switch is not connected or did not confirm; nothing was changed",
+    503: "Overloaded, the ledger cannot be written, or a switch did not confirm; nothing was changed",
 }
 
 

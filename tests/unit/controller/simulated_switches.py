@@ -26,8 +26,8 @@ from controller.dataplane.southbound import (
     SwitchEvent,
 )
 from controller.domain.network import Network, network_from_map
-from controller.service.lifecycle import RetentionTask
 from controller.service.reservation_service import Service
+from controller.service.retention import RetentionTask
 from controller.storage.ledger import Ledger
 from machine.polling import wait_until
 from topologies.loader import load_map

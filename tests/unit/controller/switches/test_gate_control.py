@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.booking.gate_schedule import GRACE_US, GUARD_US, is_open, next_change_us
+from controller.clock import Clock
 from controller.dataplane.entries import BEST_EFFORT_METERS
 from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.pipeline import best_effort_meter, intended_states
 from controller.domain.reservation import Reservation, Window
-from controller.switches.gate_control import GateController
+from controller.switches.gate_control import MAX_WAIT_S, GateController
 from controller.switches.state_tracker import SwitchStateTracker
+from machine.polling import wait_until
 from tests.unit.controller.dataplane.test_pipeline import METRO, packet, reservation, send
 
 SECOND_US = 1_000_000
@@ -125,3 +131,43 @@ def test_a_slow_switch_delays_no_other_and_gets_all_later_changes_in_one_update(
     assert [name for name, _ in switches.sent].count("quick") == switches.changes
     switches.confirmation.set_result(None)
     assert switches.sent[-1] == ("slow", switches.changes - 1)
+
+
+class Sender:
+    """Records when gates change, by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.changes_s: list[float] = []
+
+    def synchronize(self, _: ChangedKeys) -> Future[None]:
+        self.changes_s.append(time.monotonic())
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+
+PERIOD_S = 0.25
+
+
+@pytest.mark.parametrize("is_taken", [True, False], ids=["step seen", "step not seen"])
+@pytest.mark.parametrize("step_s", [-3600.0, -30.0, -5.0, 5.0, 30.0, 3600.0])
+def test_no_gate_stops_when_the_clock_steps(step_s: float, is_taken: bool) -> None:
+    """`step not seen`: the clock that the gates are given steps by itself."""
+    shift_s = [0.0]
+    clock = Clock(lambda: time.time() + shift_s[0])
+    now: Callable[[], float] = clock if is_taken else lambda: time.time() + shift_s[0]
+    tracker, sender = SwitchStateTracker(METRO, now), Sender()
+    held = periodic(Window(round(PERIOD_S * SECOND_US), 100_000, 50_000))
+    tracker.set_intended({held.id: held})
+    gates = GateController(tracker, sender.synchronize, now)
+    gates.start()
+    wait_until(lambda: len(sender.changes_s) >= 2)
+    shift_s[0] = step_s
+    stepped_s, seen = time.monotonic(), len(sender.changes_s)
+    if is_taken:
+        clock.take_step(clock.step_s())
+        gates.reschedule()
+    wait_until(lambda: len(sender.changes_s) >= seen + 12, timeout_s=20)
+    gates.stop()
+    silent_s = max(after - before for before, after in pairwise([stepped_s, *sender.changes_s[seen:]]))
+    assert silent_s < (0 if is_taken else MAX_WAIT_S) + 2 * PERIOD_S + 1.0, "a second for a loud machine"

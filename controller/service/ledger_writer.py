@@ -1,0 +1,264 @@
+"""Writes reservations to the ledger: changes by requests at once, those by failures and time as soon as it is possible.
+
+What a failure, a lease or the calendar changes is applied without waiting for the ledger: it is queued here, and
+written by a thread that tries again until it succeeds. Of a reservation only the latest version is queued. A request's
+change is written after all that is queued, so the ledger never has a reservation without the changes that made room
+for it.
+
+While the ledger cannot be written, requests are refused at once instead of waiting for it one after another.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from controller.domain.events import LedgerChanged
+from controller.domain.reservation import Reservation
+from controller.storage.ledger import IdempotencyKey, Ledger, Row, unavailable
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 0.2
+"""Pause between attempts to write the queue."""
+TURN_TIMEOUT_S = 1.5
+"""How long a request waits for other transactions to end."""
+STOP_TIMEOUT_S = 3.0
+"""How long the last attempt may take when the controller stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerStatus:
+    """Whether the ledger can be written (None: since when it cannot, Unix time), and what it does not have yet."""
+
+    failing_since_s: float | None
+    unrecorded: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Queued:
+    """The latest version of a reservation; None: a new reservation that must not be in the ledger.
+
+    `is_change`: the ledger does not have it; otherwise it has, unless a failed transaction took effect all the same.
+    """
+
+    reservation: Reservation | None
+    key: IdempotencyKey | None
+    is_change: bool
+
+
+class LedgerWriter:
+    """The one writer of the ledger. Thread-safe; no method may be called under the lock of ServiceState but `queue`."""
+
+    def __init__(self, ledger: Ledger, publish: Callable[[LedgerChanged], None]) -> None:
+        self._ledger = ledger
+        self._publish = publish
+        self._turn = threading.Lock()
+        """Held during a transaction: they take effect in the order in which the queue and requests got it."""
+        self._changed = threading.Condition()
+        """Guards the attributes below."""
+        self._queue: dict[str, _Queued] = {}
+        self._closed_spans: frozenset[str] | None = None
+        """Queued: the spans out of service."""
+        self._failing_since_s: float | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="paceline-ledger", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what is queued if possible, and stop the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(STOP_TIMEOUT_S)
+        if unrecorded := self.status.unrecorded:
+            log.error("ledger: stopped with unrecorded=%d changes of reservations", unrecorded)
+
+    @property
+    def status(self) -> LedgerStatus:
+        """The present status."""
+        with self._changed:
+            unrecorded = sum(queued.is_change for queued in self._queue.values())
+            return LedgerStatus(self._failing_since_s, unrecorded)
+
+    def require_writable(self) -> None:
+        """Check before a change by a request that the last transaction has succeeded.
+
+        Raises: LedgerUnavailable.
+        """
+        if self._failing_since_s is not None:
+            raise unavailable()
+
+    def queue(self, *reservations: Reservation) -> None:
+        """Have these versions written as soon as possible; does not block."""
+        self._enqueue({each.id: _Queued(each, None, is_change=True) for each in reservations})
+
+    def write(
+        self,
+        *reservations: Reservation,
+        are_new: bool = False,
+        idempotency_keys: Mapping[str, IdempotencyKey] | None = None,
+        extra_rows: Iterable[Row] = (),
+        now_s: float = 0.0,
+    ) -> bool:
+        """Write what is queued, then these reservations in one transaction (see Ledger.write).
+
+        Returns whether `extra_rows` were written; a failure of theirs alone does not prevent the rest.
+
+        Raises: LedgerUnavailable; the ledger then has or gets none of these versions (see `withdraw`).
+        """
+        rows, written = list(extra_rows), True
+
+        def transaction() -> None:
+            nonlocal written
+            head = {"are_new": are_new, "idempotency_keys": idempotency_keys, "now_s": now_s}
+            try:
+                self._ledger.write(*reservations, **head, extra_rows=rows)  # type: ignore[arg-type]
+            except SQLAlchemyError:
+                if not rows:
+                    raise
+                self._ledger.write(*reservations, **head)  # type: ignore[arg-type]
+                written = False
+
+        self._transact(transaction)
+        return written
+
+    def withdraw(
+        self, befores: Mapping[str, Reservation | None], keys: Mapping[str, IdempotencyKey] | None = None
+    ) -> None:
+        """Have the ledger hold these versions again after a failed `write`; None: a new one, with its key.
+
+        A transaction that fails at its commit may have taken effect all the same.
+        """
+        keys = keys or {}
+        self._enqueue({name: _Queued(before, keys.get(name), is_change=False) for name, before in befores.items()})
+
+    def write_closed_spans(self, spans: frozenset[str], before: frozenset[str]) -> None:
+        """Write the spans that are out of service.
+
+        Raises: LedgerUnavailable; the ledger then has or gets those of `before`.
+        """
+        try:
+            self._transact(lambda: self._ledger.write_closed_spans(spans))
+        except Exception:
+            with self._changed:
+                self._closed_spans = before
+                self._changed.notify_all()
+            raise
+
+    def flush(self) -> bool:
+        """Try once to write what is queued, without delay if the ledger was writable; whether the queue is empty."""
+        if self._queue:
+            try:
+                self._transact(lambda: None)
+            except Exception as error:  # noqa: BLE001 - the thread tries again, and `status` reports it
+                log.debug("ledger: flush failed: %s", error)
+        return not self._queue
+
+    # Transactions ---------------------------------------------------------------------------------------------------
+
+    def _transact(self, transaction: Callable[[], None]) -> None:
+        """Write the queue, then run a transaction.
+
+        Raises: LedgerUnavailable.
+        """
+        self.require_writable()
+        if not self._turn.acquire(timeout=TURN_TIMEOUT_S):
+            self._note_failure(TimeoutError(f"the last transaction has not ended for {TURN_TIMEOUT_S:g} s"))
+            raise unavailable()
+        try:
+            self.require_writable()
+            with self._failures_noted():
+                self._write_queue()
+                transaction()
+        except IntegrityError:
+            raise
+        except (SQLAlchemyError, OSError) as error:
+            raise unavailable() from error
+        finally:
+            self._turn.release()
+
+    @contextmanager
+    def _failures_noted(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except Exception as error:
+            self._note_failure(error)
+            raise
+        self._note_success()
+
+    def _write_queue(self) -> None:
+        """Write what is queued, in one transaction. Under `_turn`."""
+        with self._changed:
+            batch, closed_spans = dict(self._queue), self._closed_spans
+        if not batch and closed_spans is None:
+            return
+        reservations = [queued.reservation for queued in batch.values() if queued.reservation is not None]
+        withdrawn = {name: queued.key for name, queued in batch.items() if queued.reservation is None}
+        self._ledger.write_backlog(reservations, withdrawn, closed_spans)
+        with self._changed:
+            for name, queued in batch.items():
+                if self._queue.get(name) is queued:
+                    del self._queue[name]
+            if self._closed_spans is closed_spans:
+                self._closed_spans = None
+
+    def _enqueue(self, queued: Mapping[str, _Queued]) -> None:
+        if not queued:
+            return
+        with self._changed:
+            for name, item in queued.items():
+                # A version that the ledger does not have stays one until it is written.
+                before = self._queue.pop(name, None)
+                is_change = item.is_change or (before is not None and before.is_change)
+                self._queue[name] = _Queued(item.reservation, item.key, is_change)
+            self._changed.notify_all()
+
+    def _note_failure(self, error: Exception) -> None:
+        with self._changed:
+            is_first = self._failing_since_s is None
+            if is_first:
+                self._failing_since_s = time.time()
+        if is_first:
+            log.error("ledger: cannot be written: %s; what failures change is recorded later", error)
+            self._publish(LedgerChanged(False, self.status.unrecorded))
+
+    def _note_success(self) -> None:
+        with self._changed:
+            since_s, self._failing_since_s = self._failing_since_s, None
+        if since_s is not None:
+            log.warning("ledger: writable again after %.1f s", time.time() - since_s)
+            self._publish(LedgerChanged(True, self.status.unrecorded))
+
+    # The thread -----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._has_work())
+                if not self._has_work():
+                    return
+            try:
+                with self._turn, self._failures_noted():
+                    self._write_queue()
+            except Exception as error:  # noqa: BLE001 - noted; tried again
+                log.debug("ledger: %s", error)
+                with self._changed:
+                    if self._stopping:
+                        return
+                    self._changed.wait_for(lambda: self._stopping, RETRY_S)
+
+    def _has_work(self) -> bool:
+        return bool(self._queue) or self._closed_spans is not None or self._failing_since_s is not None
