@@ -292,7 +292,7 @@ def run(made: World, steps: list[Step]) -> None:
 RESERVE: Step = ("reserve", 0, 5000.0, False, None, None)
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(st.lists(STEPS, min_size=3, max_size=14))
 @example([RESERVE, ("set_ledger", "locked"), ("set_span", 0, False), ("restart",)])
 @example([RESERVE, ("set_ledger", "lost"), ("change", "release", 0, 20.0), ("set_span", 0, False)])
