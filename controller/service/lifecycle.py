@@ -97,9 +97,12 @@ class LifecycleManager:
         """Load a reservation after a restart; it fails if the map no longer has its path. Due times are for `_run`."""
         if any(not is_valid_placement(self._state.network, placement) for placement in reservation.placements):
             self._state.record_later(reservation.with_state(State.FAILED, MAP_CHANGED))
-        else:
-            self._store.revert(reservation)
-            self._store.show(reservation)
+            return
+        loaded = _as_of(self._clock(), reservation)
+        self._store.revert(loaded)
+        self._store.show(loaded)
+        if loaded != reservation:
+            self._state.writer.queue(loaded)
 
     # The thread -----------------------------------------------------------------------------------------------------
 
@@ -269,6 +272,17 @@ class LifecycleManager:
         self._awaiting_switches = {each.id for each in awaiting if each is not None and each.is_live}
         in_step = self._switches.in_step()
         return any(each is not None and switches_of(each) <= in_step for each in awaiting)
+
+
+def _as_of(now_s: float, reservation: Reservation) -> Reservation:
+    """The reservation with times that are possible now: the clock may have been set back since it was recorded."""
+    start_at_s = reservation.start_at_s
+    return replace(
+        reservation,
+        created_at_s=min(reservation.created_at_s, now_s),
+        start_at_s=min(start_at_s, now_s) if reservation.state in INSTALLED else start_at_s,
+        expires_at_s=min(reservation.expires_at_s, now_s + reservation.lease_s),
+    )
 
 
 def _next_due_s(reservation: Reservation) -> float:

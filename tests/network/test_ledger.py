@@ -75,7 +75,7 @@ def check_requests(metro: Network, identity: str) -> None:
     other = udp_flow("edge2", "cloud", {"min_bandwidth_bps": RATE_BPS})
     requests: list[tuple[str, str, Any]] = [
         ("POST", "/v1/reservations", {"flows": [other]}),
-        ("PATCH", f"/v1/reservations/{identity}", {"flows": [udp_flow("edge1", "cloud", {"min_bandwidth_bps": 1})]}),
+        ("PATCH", f"/v1/reservations/{identity}", {"flows": [udp_flow("edge1", "cloud", {"min_bandwidth_bps": 2 * RATE_BPS})]}),
         ("DELETE", f"/v1/reservations/{identity}", None),
         ("POST", "/v1/links/r3-r4/down", None),
     ]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from controller import failpoints
 from controller.admission.admission import Admitted, Request, decide
 from controller.booking.flow_bookings import bookings_of
+from controller.clock import STEP_S
 from controller.dataplane.fast_failover import active_path
 from controller.domain.network import network_from_map
 from controller.domain.reservation import LIVE, Flow, Match, Requirement, Reservation, State
@@ -152,7 +153,8 @@ class World:
         assert known.keys() == set(self.ids), "a reservation that a client was told of is gone"
         for name, found in known.items():
             # Unix time is all that a new process has.
-            self.lease_ends_s[name] = found.expires_at_s - self.clock.offset_s
+            end_s = found.expires_at_s - self.clock.offset_s
+            self.lease_ends_s[name] = min(end_s, self.clock.monotonic_s + found.lease_s)
         for reservation in self.service.queries.reservations():
             if reservation.id not in self.ids:
                 assert self.may_be_lost, "the client was told that this reservation was not made"
@@ -175,12 +177,12 @@ class World:
             assert each.id not in self.released
             assert each.state in INSTALLED or each.id not in self.begun, "a reservation was un-started"
             assert self.lease_ends_s[each.id] > self.clock.monotonic_s - TICK_S, "the lease is over"
-            assert abs(each.expires_at_s - now_s - (self.lease_ends_s[each.id] - self.clock.monotonic_s)) < 1e-3
+            assert abs(each.expires_at_s - now_s - (self.lease_ends_s[each.id] - self.clock.monotonic_s)) < STEP_S
             assert each.state is not State.SCHEDULED or each.start_at_s > now_s
             assert each.installed_until_s > now_s
         for each in self.service.queries.reservations(State.EXPIRED):
             if each.id in self.ids:
-                assert self.lease_ends_s[each.id] <= self.clock.monotonic_s + 1e-3, "the lease ended early"
+                assert self.lease_ends_s[each.id] <= self.clock.monotonic_s + STEP_S, "the lease ended early"
         self.check_switches(installed, down, now_s)
         self.check_calendar(live, now_s)
 
