@@ -73,9 +73,10 @@ def check_requests(metro: Network, identity: str) -> None:
     health = metro.api.get("/v1/healthz").json()
     assert (health["status"], health["ledger_unrecorded"]) == ("degraded", 1)
     other = udp_flow("edge2", "cloud", {"min_bandwidth_bps": RATE_BPS})
+    wider = udp_flow("edge1", "cloud", {"min_bandwidth_bps": 2 * RATE_BPS})
     requests: list[tuple[str, str, Any]] = [
         ("POST", "/v1/reservations", {"flows": [other]}),
-        ("PATCH", f"/v1/reservations/{identity}", {"flows": [udp_flow("edge1", "cloud", {"min_bandwidth_bps": 2 * RATE_BPS})]}),
+        ("PATCH", f"/v1/reservations/{identity}", {"flows": [wider]}),
         ("DELETE", f"/v1/reservations/{identity}", None),
         ("POST", "/v1/links/r3-r4/down", None),
     ]
