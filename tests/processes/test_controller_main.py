@@ -158,7 +158,7 @@ def test_the_controller_runs_inside_ryu_manager(tmp_path: Path) -> None:
         inside_ryu_manager(tmp_path, rest, openflow) as log,
         httpx.Client(base_url=f"http://127.0.0.1:{rest}", timeout=30) as client,
     ):
-        health = {"status": "degraded", "switches_up": 0, "switches_expected": 2, "audit": "ok"}
+        health = {"status": "degraded", "switches_up": 0, "switches_expected": 2, "audit": "ok", "ledger": "ok"}
         assert client.get("/v1/healthz").json() == health
         assert client.get("/v1/network").json()["complaints"][0].startswith("Switch s1 ")
         answer = client.post("/v1/reservations", content=b"{", headers={"content-type": "application/json"})

@@ -319,7 +319,8 @@ def test_a_slow_body_times_out() -> None:
 
 
 def test_health_counts_the_switches(client: httpx.Client) -> None:
-    assert client.get("/v1/healthz").json() == {"status": "ok", "switches_up": 2, "switches_expected": 2, "audit": "ok"}
+    expected = {"status": "ok", "switches_up": 2, "switches_expected": 2, "audit": "ok", "ledger": "ok"}
+    assert client.get("/v1/healthz").json() == expected
 
 
 def test_transfers_are_quoted_their_shortest_common_time(client: httpx.Client) -> None:
