@@ -8,9 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
 
-from controller.dataplane.entries import Entries, Entry, MeterEntry, key_of
+from controller.dataplane.entries import Entries, Entry, Key, MeterEntry, key_of
 from controller.dataplane.meter_tokens import (
     NO_COUNTS,
     MeterCounts,
@@ -71,6 +70,9 @@ class MeterBuckets:
 
     def set_intended(self, before: Reservation | None, after: Reservation | None) -> None:
         """Note the new meters of a reservation."""
+        if before is None and after is not None:
+            self._unused.update(meters_of(after))
+            return
         old, new = meters_of(before), meters_of(after)
         self._unused -= old - new
         if not old - new:
@@ -88,18 +90,18 @@ class MeterBuckets:
         draws: dict[str, list[Change]] = {}
         for switch, listed in changes.items():
             for change in listed:
-                if change.kind == "modify_meter" and _has_tokens(change.entry):
-                    meter = applied[switch].get(key_of(change.entry))
+                key = key_of(change.entry)
+                if change.kind == "modify_meter" and is_bucket(key):
+                    meter = applied[switch].get(key)
                     frames = draw_frames(meter) if isinstance(meter, MeterEntry) else ()
                     if meter is not None and frames:
                         draws.setdefault(switch, []).append(Change("move_tokens", meter, TokenMove(frames)))
         return draws
 
     def with_tokens(self, switch: str, change: Change, applied: Entry | None) -> Change:
-        """The change with the frames that leave only the flow's own tokens in the bucket of its meter."""
+        """The change of a reserved flow's meter with the frames that leave only the flow's own tokens in its bucket."""
         meter = change.entry
-        if not _has_tokens(meter):
-            return change
+        assert isinstance(meter, MeterEntry)
         key = switch, meter.meter_id
         if change.kind == "delete_meter":
             self._deleting.add(key)
@@ -192,6 +194,6 @@ def meters_of(reservation: Reservation | None) -> set[MeterKey]:
     return {(placement.switches[0], placement.meter_id) for placement in carried}
 
 
-def _has_tokens(entry: Entry) -> TypeGuard[MeterEntry]:
-    """Whether it is the meter of a reserved flow."""
-    return isinstance(entry, MeterEntry) and entry.meter_id >= FIRST_METER_ID
+def is_bucket(key: Key) -> bool:
+    """Whether it is the key of a reserved flow's meter."""
+    return key[0] == "meter" and key[1] >= FIRST_METER_ID

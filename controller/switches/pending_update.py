@@ -19,7 +19,11 @@ class PendingUpdate:
         self.changed_keys = changed_keys
         self.require_all = require_all
         self.changes: list[dict[str, list[KeyedChange]]] = []
+        self.modifies_buckets = False
+        """Whether one of them modifies the meter of a reserved flow."""
         self.revision: int | None = None
+        self.moved: StageChanges = {}
+        """The changes of the last stage sent that move tokens."""
 
     def stage(self, number: int) -> StageChanges:
         """The changes of the stage of that number, in no particular order."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from controller.booking.gate_schedule import next_change_us, windows_of
 from controller.dataplane.entries import (
@@ -30,7 +29,8 @@ from controller.domain.network import Network
 from controller.domain.reservation import Reservation, Window
 from controller.errors import SwitchDown
 from controller.failpoints import FailPoint, failpoint
-from controller.switches.meter_buckets import MeterBuckets, meters_of
+from controller.switches.drift import Drift
+from controller.switches.meter_buckets import MeterBuckets, is_bucket, meters_of
 from controller.switches.pending_update import PendingUpdate, StageChanges, send_order
 
 FAIL_POINT_OF: Mapping[Stage, FailPoint] = {
@@ -40,15 +40,6 @@ FAIL_POINT_OF: Mapping[Stage, FailPoint] = {
     Stage.CLOSE: FailPoint.CLOSED,
     Stage.CLEAR: FailPoint.CLEARED,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """The difference between intended and applied state of one switch, as readable lines."""
-
-    missing: tuple[str, ...]
-    wrong: tuple[str, ...]
-    foreign: tuple[str, ...]
 
 
 class SwitchStateTracker:
@@ -214,10 +205,8 @@ class SwitchStateTracker:
             changes = self._stage_changes(update, number)
             if changes:
                 yield changes
-                with self._lock:
-                    self.buckets.settle(changes)
-                    corrections = self.buckets.corrections(changes)
-                yield from self._token_moves(corrections)
+                if update.moved:
+                    yield from self._token_moves(self._settle(update))
                 failpoint(FAIL_POINT_OF[stage])
 
     def _token_moves(self, moves: StageChanges) -> Iterator[StageChanges]:
@@ -231,7 +220,14 @@ class SwitchStateTracker:
         with self._lock:
             if update.revision != self._revision:
                 self._compute(update)
-            return self.buckets.draws(update.stage(number), self._applied)
+            return self.buckets.draws(update.stage(number), self._applied) if update.modifies_buckets else {}
+
+    def _settle(self, update: PendingUpdate) -> StageChanges:
+        """Take over what the meters of the last stage have counted; the tokens to take out of them."""
+        with self._lock:
+            moved, update.moved = update.moved, {}
+            self.buckets.settle(moved)
+            return self.buckets.corrections(moved)
 
     def _stage_changes(self, update: PendingUpdate, number: int) -> StageChanges:
         """The changes of the stage of that number, computed from the current state and recorded as applied."""
@@ -246,10 +242,13 @@ class SwitchStateTracker:
                 if len(found) > 1:
                     found.sort(key=send_order)
                 applied = self._applied[name]
-                stage_changes[name] = [
-                    self.buckets.with_tokens(name, change, applied.get(key)) for key, _, change in found
-                ]
+                listed = stage_changes[name] = []
                 for key, _, change in found:
+                    if is_bucket(key):
+                        change = self.buckets.with_tokens(name, change, applied.get(key))
+                        if change.tokens is not None:
+                            update.moved.setdefault(name, []).append(change)
+                    listed.append(change)
                     if change.kind in DELETES:
                         applied.pop(key, None)
                     else:
@@ -264,6 +263,7 @@ class SwitchStateTracker:
         if update.require_all and not update.changed_keys.keys() <= self._applied.keys():
             raise not_in_step(update.changed_keys.keys() - self._applied.keys())
         update.changes = [{} for _ in STAGES]
+        update.modifies_buckets = False
         for name, keys in update.changed_keys.items():
             intended, applied = self._intended.entries[name], self._applied.get(name)
             if applied is None:
@@ -276,6 +276,7 @@ class SwitchStateTracker:
                 if found is not None:
                     phase, change = found
                     update.changes[STAGE_OF[phase]].setdefault(name, []).append((key, phase, change))
+                    update.modifies_buckets |= change.kind == "modify_meter" and is_bucket(key)
 
 
 def _uses(reservation: Reservation, links: frozenset[str]) -> bool:

@@ -16,7 +16,8 @@ from controller.domain.events import ServiceEvent, SwitchReconciled, SwitchRepor
 from controller.domain.reservation import Reservation
 from controller.errors import SwitchError
 from controller.switches.datapath_ids import DatapathIds
-from controller.switches.state_tracker import Drift, SwitchStateTracker
+from controller.switches.drift import Drift
+from controller.switches.state_tracker import SwitchStateTracker
 
 log = logging.getLogger(__name__)
 
