@@ -172,6 +172,18 @@ def bounds_of(
     return Analysis.of(network, flows, calibration).bounds
 
 
+def servers_and_streams(
+    network: Network, flows: Mapping[Key, ShapedFlow], calibration: Calibration = DEFAULT_CALIBRATION
+) -> tuple[Mapping[str, Server], dict[Key, Stream]]:
+    """Return the model: the ports of all links, and the flows behind their meters."""
+    return _ports(network, calibration), {key: _stream(flow, calibration) for key, flow in flows.items()}
+
+
+def fixed_parts_us(network: Network, links: tuple[str, ...], calibration: Calibration) -> tuple[float, float]:
+    """Return what does not depend on other flows along these links: of the worst case, and the whole best case."""
+    return _fixed_us(network, links, calibration.switch_min_us, calibration.switch_max_us)
+
+
 def _tagged_share(network: Network) -> float:
     return 1.0 if network.grid is None else TAGGED_SHARE
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from controller.booking.peak_load import ALWAYS, Activity
 from controller.calculus.network_bounds import Analysis, Calibration, NoBound, ShapedFlow, bounds_of
+from controller.calculus.programme_bounds import programme_bounds
 from controller.domain.network import DirectedLink, Network, network_from_map
 from controller.domain.reservation import Window
 from controller.routing.candidates import candidate_paths
@@ -222,6 +223,27 @@ def test_every_queue_that_may_be_too_small_is_found_after_any_changes(
         return
     overfull = {name for name in small.links if analysis.backlog_bytes(name) > 75_000}
     assert overfull <= analysis.crowded_links
+
+
+@given(loaded=loaded_networks(), pattern=st.sampled_from(PATTERNS), seed=st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_packet_is_later_than_its_bound_by_linear_programmes(
+    loaded: tuple[Network, dict[int, ShapedFlow]], pattern: str, seed: int
+) -> None:
+    """Also where total-flow analysis has no bound; where it has one, that is not less."""
+    network, flows = loaded
+    chance = random.Random(seed)
+    bounds = programme_bounds(network, flows, CALIBRATION)
+    try:
+        for number, bound in bounds_of(network, flows, CALIBRATION).items():
+            assert bounds[number].accumulated_latency_us <= bound.accumulated_latency_us * (1 + 1e-9)
+    except NoBound:
+        pass
+    packets = [packet for i, flow in flows.items() for packet in packets_of(i, flow, pattern, network, chance)]
+    for number, (least_us, most_us) in Queues(network, flows, chance).run(packets).items():
+        if number in bounds:
+            assert most_us <= bounds[number].accumulated_latency_us + 0.01
+            assert most_us - least_us <= bounds[number].latency_variation_us + 0.01
 
 
 @given(loaded=loaded_networks())
