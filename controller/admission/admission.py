@@ -57,21 +57,28 @@ def decide(
     """Place every flow of the request, or give the reason for the refusal. `live`: all live reservations."""
     down = with_reverse_links(down)
     index = as_live_reservations(network, live, calibration)
-    start_s = now_s if request.start_s is None else max(now_s, request.start_s)
-    free = calendar.without_reservation(request.reservation_id)
     try:
         _check_ends(network, request.flows)
-        _check_lifetime(request, start_s)
-        _check_five_tuples(request, start_s, index)
-        others, replaced = index.without(request.reservation_id), index.get(request.reservation_id)
-        problem = PlanningProblem(network, free, index, others, request, replaced, start_s, start_s > now_s)
+        problem = planning_problem(network, calendar, index, request, now_s)
+        _check_lifetime(request, problem.start_s)
+        _check_five_tuples(request, problem.start_s, index)
         plan = first_plan(problem, down)
     except (Refused, RequestError) as error:
         # A traceback refers to the frames and their objects, in a cycle that only the garbage collector can free.
         return Rejected(error.with_traceback(None))
     placements = _placements(problem, plan)
     booked = [booking for flow in request.flows for booking in plan.placed[flow.name].bookings]
-    return Admitted(placements, free.with_bookings(booked), others.with_bounds(plan.bounds))
+    return Admitted(placements, problem.calendar.with_bookings(booked), problem.others.with_bounds(plan.bounds))
+
+
+def planning_problem(
+    network: Network, calendar: Calendar, live: LiveReservations, request: Request, now_s: float
+) -> PlanningProblem:
+    """The input of the search for a plan."""
+    start_s = now_s if request.start_s is None else max(now_s, request.start_s)
+    free = calendar.without_reservation(request.reservation_id)
+    others, replaced = live.without(request.reservation_id), live.get(request.reservation_id)
+    return PlanningProblem(network, free, live, others, request, replaced, start_s, start_s > now_s)
 
 
 def _check_ends(network: Network, flows: Sequence[Flow]) -> None:

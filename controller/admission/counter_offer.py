@@ -16,13 +16,16 @@ The nearest request depends on the reason; bisection keeps the change small:
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
 from math import ceil, floor, inf
 from typing import ParamSpec, TypeVar
 
-from controller.admission.admission import Admitted, Rejected, Request, decide
+from controller.admission.admission import Admitted, Rejected, Request, decide, planning_problem
+from controller.admission.burst_offer import LargestShare
+from controller.admission.feasible_plan import PlanningProblem
 from controller.admission.live_reservations import LiveReservations, as_live_reservations
 from controller.admission.residual_capacity import ResidualCapacity, granted_burst_bytes, held_lightpaths
 from controller.booking.calendar import Calendar
@@ -50,6 +53,8 @@ from controller.routing.candidates import candidate_paths
 FIT_TRIES = 16
 OFFER_TRIES = 20
 SEARCH_STEPS = 200
+BOUND_CHECKS = 4
+"""Routes analysed for each start time and each offer."""
 
 DRAIN_S = 1.0
 """Time after the end of a booking within which the queues that it caused are certain to be empty."""
@@ -97,6 +102,10 @@ class DecisionContext:
         """The admission decision on a request."""
         return decide(self.network, self.calendar, self.live, request, self.now_s, self.down, self.calibration)
 
+    def problem(self, request: Request) -> PlanningProblem:
+        """The input of the decision on a request."""
+        return planning_problem(self.network, self.calendar, self.live, request, self.now_s)
+
 
 def decide_with_offer(
     network: Network,
@@ -123,7 +132,8 @@ def earliest_fit_s(context: DecisionContext, request: Request, error: Refused) -
     """The earliest start at which the same request of the same duration is admitted; None if none was found.
 
     Load decreases only where a booking ends, so the ends of bookings on the candidate paths are tried, and DRAIN_S
-    after each, when the queues that it caused are empty.
+    after each, when the queues that it caused are empty. For a limit of latency, whose decisions are expensive: by
+    bisection, as if once it fits it fitted at all later ones.
     """
     if isinstance(error, NoPath | NoDisjointPath | OutOfReach):
         return None
@@ -132,11 +142,18 @@ def earliest_fit_s(context: DecisionContext, request: Request, error: Refused) -
     start_s = max(context.now_s, request.start_s or context.now_s)
     ends_s = sorted(end_s for end_s in _booking_ends_s(context, request) if start_s < end_s < inf)
     starts_s = sorted({*ends_s, *(end_s + DRAIN_S for end_s in ends_s)})
-    for later_s in starts_s[:FIT_TRIES]:
-        later = replace(request, start_s=later_s, end_s=request.end_s + later_s - start_s, search_steps=SEARCH_STEPS)
-        if isinstance(context.decide(later), Admitted):
-            return later_s
-    return None
+    cheap = replace(request, search_steps=SEARCH_STEPS, bound_checks=BOUND_CHECKS)
+
+    def fits(later_s: float) -> bool:
+        later = replace(cheap, start_s=later_s, end_s=request.end_s + later_s - start_s)
+        return isinstance(context.decide(later), Admitted)
+
+    starts_s = starts_s[:FIT_TRIES]
+    if not isinstance(error, LatencyNotMet):
+        return next((later_s for later_s in starts_s if fits(later_s)), None)
+    if not starts_s or not fits(starts_s[-1]):
+        return None
+    return starts_s[bisect_left(starts_s, True, hi=len(starts_s) - 1, key=fits)]
 
 
 def _booking_ends_s(context: DecisionContext, request: Request) -> set[float]:
@@ -156,7 +173,7 @@ def _booking_ends_s(context: DecisionContext, request: Request) -> set[float]:
 
 def nearest_request(context: DecisionContext, request: Request, error: Refused) -> tuple[Flow, ...] | None:
     """The flows of the nearest request that is admitted now, with the bursts that it grants; None if none was found."""
-    search = _OfferSearch(context, replace(request, search_steps=SEARCH_STEPS))
+    search = _OfferSearch(context, replace(request, search_steps=SEARCH_STEPS, bound_checks=BOUND_CHECKS))
     found = _nearest_request(search, error)
     return None if found is None else search.with_granted_bursts(found)
 
@@ -194,8 +211,8 @@ def _nearest_request(search: _OfferSearch, error: Refused) -> tuple[Flow, ...] |
         return search.nearest(with_smaller_bursts) or search.nearest(with_less_of_both)
     if isinstance(error, LatencyNotMet):
         own = error.facts.get("reservation") == request.reservation_id
-        found = search.nearest(with_smaller_bursts)
-        return found or (search.relaxed() if own else search.nearest(with_lower_rates))
+        found = search.nearest_on_routes(with_smaller_bursts, error)
+        return found or (search.relaxed(error) if own else search.nearest_on_routes(with_lower_rates, error))
     return None
 
 
@@ -232,12 +249,15 @@ class _OfferSearch:
 
     def refusal(self, flows: tuple[Flow, ...]) -> Exception | None:
         """The reason that these flows are refused; None if they are admitted."""
+        decision = self._decide(flows)
+        return decision.error if isinstance(decision, Rejected) else None
+
+    def _decide(self, flows: tuple[Flow, ...]) -> Admitted | Rejected:
         self.decisions_left -= 1
         decision = self.context.decide(replace(self.request, flows=flows))
-        if isinstance(decision, Rejected):
-            return decision.error
-        self._granted_burst_bytes = {p.flow.name: p.burst_bytes for p in decision.placements}
-        return None
+        if isinstance(decision, Admitted):
+            self._granted_burst_bytes = {p.flow.name: p.burst_bytes for p in decision.placements}
+        return decision
 
     def with_granted_bursts(self, flows: tuple[Flow, ...]) -> tuple[Flow, ...]:
         """The last admitted request with the bursts that it was granted in place of smaller requested ones."""
@@ -265,11 +285,27 @@ class _OfferSearch:
                 high = middle
         return best
 
-    def relaxed(self) -> tuple[Flow, ...] | None:
-        """The request with every limit that cannot be met replaced by one that can."""
+    def nearest_on_routes(
+        self, scaled: Callable[[float], tuple[Flow, ...]], error: LatencyNotMet
+    ) -> tuple[Flow, ...] | None:
+        """The admitted request of the largest share on the routes of the least one."""
+        least = scaled(LEAST_SHARE)
+        decision = self._decide(least)
+        if isinstance(decision, Rejected):
+            return None
+
+        def problem_of(share: float) -> PlanningProblem:
+            return self.context.problem(replace(self.request, flows=scaled(share)))
+
+        routes = {placement.flow.name: placement.route for placement in decision.placements}
+        largest = scaled(LargestShare(problem_of, routes, error).find(LEAST_SHARE, 1.0))
+        return largest if largest == least else self.first([largest, least])
+
+    def relaxed(self, error: LatencyNotMet) -> tuple[Flow, ...] | None:
+        """The request with every limit that cannot be met replaced by one that can. `error`: of the request itself."""
         flows = self.request.flows
+        refusal: Exception | None = error
         while self.decisions_left > 0:
-            refusal = self.refusal(flows)
             if refusal is None:
                 return flows
             if not isinstance(refusal, LatencyNotMet):
@@ -281,7 +317,8 @@ class _OfferSearch:
                 return None
             relaxed = {f"max_{limit}_us": float(ceil(bound_us / LIMIT_STEP_US + 0.5) * LIMIT_STEP_US)}
             flows = tuple(_with(flow, **relaxed) if flow.name == name else flow for flow in flows)
-        return None
+            refusal = self.refusal(flows)
+        return None if refusal is not None else flows
 
 
 def _with(flow: Flow, **changes: object) -> Flow:

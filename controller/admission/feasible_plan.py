@@ -7,6 +7,7 @@ from dataclasses import field
 from math import inf
 
 from controller.admission.latency_limits import has_limit, limit_violation
+from controller.admission.latency_screen import LatencyScreen
 from controller.admission.live_reservations import LiveReservations
 from controller.admission.path_search import SEARCH_STEPS, PathSearch
 from controller.admission.queue_limits import overfull_queue
@@ -14,7 +15,7 @@ from controller.admission.residual_capacity import ResidualCapacity, granted_bur
 from controller.booking.calendar import Calendar
 from controller.booking.flow_bookings import FlowBooker, PlacedFlow, SizedFlow
 from controller.booking.transfer_rate import HEADROOM_SHARE, gate_window, least_rate_bps
-from controller.calculus.failure_bounds import CarriedFlow, FailureBounds
+from controller.calculus.failure_bounds import CarriedFlow, FailureBounds, FlowKey
 from controller.calculus.network_bounds import NoBound
 from controller.domain.frozen import frozen
 from controller.domain.network import Network
@@ -34,7 +35,7 @@ class Request:
     """Flows for the reservation of that id; a modification if a live reservation has the id.
 
     During [start_s, end_s); a start of None is immediate. `keep`: names of flows whose current placement stays.
-    `search_steps`: the limit of the path search.
+    `search_steps`: the limit of the path search. `bound_checks`: that of the analyses.
     """
 
     reservation_id: str
@@ -44,6 +45,7 @@ class Request:
     end_s: float = inf
     keep: frozenset[str] = field(default_factory=frozenset)
     search_steps: int = SEARCH_STEPS
+    bound_checks: int = BOUND_CHECKS
 
 
 @frozen
@@ -102,16 +104,30 @@ def _first_plan(problem: PlanningProblem, down: frozenset[str], headroom_share: 
     residual = _residual_capacity(problem, kept)
     search = PathSearch(residual, list(sizes.values()), problem.replaced, down, problem.request.search_steps)
     refusal: Refused | None = None
+    screen = LatencyScreen(problem)
     for number, new in enumerate(search.assignments()):
-        if number == BOUND_CHECKS:
+        if number == problem.request.bound_checks or screen.is_hopeless:
             break
+        if refusal is not None and screen.exceeds_own_limit(new):
+            continue
         try:
-            return _with_final_rates(problem, new, kept, headroom_share)
+            return _with_final_rates(problem, new, kept, headroom_share, screen)
         except NoBound as error:
+            screen.note(error)
             refusal = refusal or _unbounded(problem.request, error)
         except Refused as error:
+            screen.note(error)
             refusal = refusal or error
     raise refusal or search.refusal()
+
+
+def plan_on_routes(problem: PlanningProblem, routes: Mapping[str, Route], screen: LatencyScreen) -> FeasiblePlan:
+    """The plan with every flow on its given route.
+
+    Raises: Refused or NoBound if it is not feasible.
+    """
+    sizes = _sized_flows(problem.network, problem.request.flows, {}, 0.0)
+    return _with_final_rates(problem, _on_routes(problem, sizes, routes, {}), {}, 0.0, screen)
 
 
 def _kept_flows(problem: PlanningProblem) -> PlacedFlows:
@@ -162,17 +178,36 @@ def _sized_flows(
 
 
 def _with_final_rates(
-    problem: PlanningProblem, new: PlacedFlows, kept: PlacedFlows, headroom_share: float
+    problem: PlanningProblem,
+    new: PlacedFlows,
+    kept: PlacedFlows,
+    headroom_share: float,
+    screen: LatencyScreen,
 ) -> FeasiblePlan:
     """Iterate the rates of transfers on their routes until rates and latencies are consistent.
 
+    Where bounds that were updated change by change exceed a limit by less than they may exceed those of a new analysis,
+    they are replaced by those of a new analysis.
+
     Raises: LatencyNotMet, or NoCapacity if the routes do not have the capacity.
     """
+    try:
+        return _with_rates_for(problem, new, kept, headroom_share, screen)
+    except LatencyNotMet as error:
+        if not screen.needs_tight_bounds(error):
+            raise
+    return _with_rates_for(problem, new, kept, headroom_share, screen)
+
+
+def _with_rates_for(
+    problem: PlanningProblem, new: PlacedFlows, kept: PlacedFlows, headroom_share: float, screen: LatencyScreen
+) -> FeasiblePlan:
     own_id, flows = problem.request.reservation_id, [placed_flow.sized_flow.flow for placed_flow in new.values()]
     for _ in range(RATE_ITERATIONS):
         placed = {**new, **kept}
-        bounds = _bounds(problem, placed)
+        bounds = _bounds(problem, placed, screen.is_tight)
         if all(flow.requirement.transfer_bytes is None for flow in flows):
+            _check_admitted(problem, bounds, screen.suspects)
             _check_limits(problem, bounds, placed)  # the rates do not depend on the latencies
             return FeasiblePlan(placed, bounds)
         latencies = {name: bounds.bound((own_id, name)).accumulated_latency_us for name in new}
@@ -180,15 +215,15 @@ def _with_final_rates(
         if all(sizes[name] == placed_flow.sized_flow for name, placed_flow in new.items()):
             _check_limits(problem, bounds, placed)
             return FeasiblePlan(placed, bounds)
-        new = _resized(problem, new, sizes, kept)
+        new = _on_routes(problem, sizes, {name: placed_flow.route for name, placed_flow in new.items()}, kept)
     first = flows[0].name
     raise LatencyNotMet(f"{first}: its rate and its latency do not converge.", flow=first, bound_us=None, limit_us=None)
 
 
-def _bounds(problem: PlanningProblem, placed: PlacedFlows) -> FailureBounds:
+def _bounds(problem: PlanningProblem, placed: PlacedFlows, is_tight: bool) -> FailureBounds:
     own_id = problem.request.reservation_id
     added = {(own_id, name): problem.carried(flow.sized_flow, flow.route) for name, flow in placed.items()}
-    return problem.others.bounds_with(added)
+    return problem.others.bounds.tightened().changed(added) if is_tight else problem.others.bounds_with(added)
 
 
 def _unbounded(request: Request, error: NoBound) -> LatencyNotMet:
@@ -198,16 +233,16 @@ def _unbounded(request: Request, error: NoBound) -> LatencyNotMet:
     return LatencyNotMet(sentence, flow=flow, link=link, bound_us=None, limit_us=None)
 
 
-def _resized(
-    problem: PlanningProblem, new: PlacedFlows, sizes: Mapping[str, SizedFlow], kept: PlacedFlows
+def _on_routes(
+    problem: PlanningProblem, sizes: Mapping[str, SizedFlow], routes: Mapping[str, Route], kept: PlacedFlows
 ) -> PlacedFlows:
-    """The flows on the same routes with these rates and bursts.
+    """The flows on these routes with these rates and bursts.
 
     Raises: NoCapacity if they do not fit.
     """
     residual, resized = _residual_capacity(problem, kept), {}
     for name, sized in sizes.items():
-        placed_flow = resized[name] = residual.booker.place(sized, new[name].route)
+        placed_flow = resized[name] = residual.booker.place(sized, routes[name])
         if not residual.fits(placed_flow.bookings):
             raise residual.refusal(sized, [placed_flow.route])
         residual.allocate(placed_flow.bookings)
@@ -225,9 +260,17 @@ def _check_limits(problem: PlanningProblem, bounds: FailureBounds, placed: Place
         violation = limit_violation(name, sized.flow.requirement, sized.rate_bps, bound, name, own_id)
         if violation is not None:
             raise violation
-    for reservation_id, name in bounds.changed_limited_flows():
-        if reservation_id != own_id:
-            key = reservation_id, name
+    _check_admitted(problem, bounds, bounds.changed_limited_flows())
+
+
+def _check_admitted(problem: PlanningProblem, bounds: FailureBounds, keys: Iterable[FlowKey]) -> None:
+    """Check the limits of these flows, without those of the requested reservation.
+
+    Raises: LatencyNotMet.
+    """
+    for key in keys:
+        reservation_id, name = key
+        if reservation_id != problem.request.reservation_id:
             flow, subject = problem.others.flow(key), f"{name} of live reservation {reservation_id}"
             bound, rate_bps = bounds.bound(key), bounds.carried_flows[key].rate_bps
             violation = limit_violation(subject, flow.requirement, rate_bps, bound, name, reservation_id)

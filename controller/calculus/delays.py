@@ -8,10 +8,11 @@ from typing import Generic, TypeVar
 
 from immutables import Map
 
+from controller.booking.peak_load import ALWAYS
 from controller.calculus.busy_period import MAX_DELAY_US, considers_activities, server_backlog_bits
 from controller.calculus.curves import Server, recovery_us
 from controller.calculus.fixed_point import fixed_point_delays
-from controller.calculus.incremental import Proof, ProofUpdate
+from controller.calculus.incremental import HEADROOM_SHARE, MAX_EXCESS, TIGHT_HEADROOM_SHARE, Proof, ProofUpdate
 from controller.calculus.server_load import NetworkLoad, Rates, servers_of
 from controller.calculus.streams import NoBound, Stream
 
@@ -46,6 +47,7 @@ class Delays(Generic[Key]):
         self._last_us: Rates = {}
         """Deferred delays that have been evaluated."""
         self._changed_servers = moved
+        self._headroom_share = HEADROOM_SHARE
 
     def path_delay_us(self, names: Iterable[str]) -> float:
         """Return the sum of the delays of these servers.
@@ -54,6 +56,26 @@ class Delays(Generic[Key]):
         """
         known = self._delay_us
         return sum([known[name] if name in known else self._deferred_delay_us(name) for name in names])
+
+    def least_path_delay_us(self, stream: Stream) -> float:
+        """Return a lower bound of the sum of the delays of the stream's servers if it was added.
+
+        An added stream lowers no delay, and a delay is at most MAX_EXCESS above the least. At the first server its
+        burst, which no link shapes, is added to those of streams that are always active.
+        """
+        total_us = 0.0
+        for hop, name in enumerate(stream.servers):
+            server, load = self.servers[name], self.load.loads.get(name)
+            shaping = self.servers[stream.servers[hop - 1]].output_shaping if hop else None
+            burst_bits = stream.burst_bits if shaping is None else min(stream.burst_bits, shaping.burst_bits)
+            own_us = burst_bits / server.rate_bps * 1e6
+            if load is None:
+                total_us += server.latency_us + own_us
+                continue
+            known_us = self.path_delay_us((name,)) / (1 + MAX_EXCESS)
+            adds_up = hop == 0 and stream.activity == ALWAYS and not load.intermittent and load.inflows.keys() == {""}
+            total_us += known_us + own_us if adds_up else max(known_us, server.latency_us + own_us)
+        return total_us
 
     def _deferred_delay_us(self, name: str) -> float:
         delay_us = self.delay_us(name)
@@ -137,7 +159,7 @@ class Delays(Generic[Key]):
         streams = self._changed_streams(added, removed_streams)
         raised, lowered = servers_of(added.values()), servers_of(removed_streams.values())
         load = self.load.changed(added, removed_streams, raised | lowered)
-        update = ProofUpdate(load, self.proof, self.clock_us)
+        update = ProofUpdate(load, self.proof, self.clock_us, self._headroom_share)
         next_delays: Delays[Key] = object.__new__(Delays)
         if update.run(raised | lowered, raised, is_removal=bool(removed)):
             next_delays._initialise(
@@ -149,7 +171,19 @@ class Delays(Generic[Key]):
             moved = frozenset(name for name, delay in delay_us.items() if self._delay_us.get(name) != delay)
             next_delays._initialise(self.servers, streams, self.clock_us, delay_us, moved)
         next_delays.load = load
+        next_delays._headroom_share = self._headroom_share
         return next_delays
+
+    def tightened(self) -> Delays[Key]:
+        """Return the delays of a new analysis; changes of it add less headroom.
+
+        Raises: NoBound
+        """
+        delay_us = fixed_point_delays(self.servers, list(self.streams.values()), self.clock_us)
+        tight: Delays[Key] = object.__new__(Delays)
+        tight._initialise(self.servers, self.streams, self.clock_us, delay_us, frozenset())
+        tight.load, tight._headroom_share = self.load, TIGHT_HEADROOM_SHARE
+        return tight
 
     def _changed_streams(self, added: Mapping[Key, Stream], removed: Iterable[Key]) -> Map[Key, Stream]:
         streams = self.streams.mutate()

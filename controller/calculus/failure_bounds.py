@@ -8,6 +8,7 @@ or late; the bound holds for packets sent before it and after the switch-over.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from math import inf
 
 from immutables import Map
@@ -153,6 +154,18 @@ class FailureBounds:
     def backlog_bytes(self, link: str, failure: str | None) -> int:
         """Return the backlog bound of a link while that span or SRLG is down (None: no failure)."""
         return self._analyses.get(failure, self._analyses[None]).backlog_bytes(link)
+
+    def tightened(self) -> FailureBounds:
+        """Return the bounds of new analyses; computed once.
+
+        Raises: NoBound
+        """
+        analyses = {failure: analysis.tightened for failure, analysis in self._analyses.items()}
+        return replace(self, _analyses=Map(analyses.items()))
+
+    def least_latency_us(self, flow: CarriedFlow) -> float:
+        """Return a lower bound of the latency bound that this flow would have if it was added."""
+        return self._analyses[None].least_latency_us(flow.shaped(None, self.network.srlg_by_span))
 
     def changed_limited_flows(self) -> list[FlowKey]:
         """Return the flows with limits whose bounds may have changed with the last change, including new ones."""

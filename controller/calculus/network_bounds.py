@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import ceil
 from typing import Generic, TypeVar
 
@@ -124,6 +124,14 @@ class Analysis(Generic[Key]):
         delays = self._delays.changed(streams, removed_keys)
         return Analysis(self.network, self.calibration, delays, delays.changed_servers | self.crowded_links)
 
+    @cached_property
+    def tightened(self) -> Analysis[Key]:
+        """A new analysis of the same flows; its changes add less headroom.
+
+        Raises: NoBound
+        """
+        return Analysis(self.network, self.calibration, self._delays.tightened())
+
     def bound(self, key: Key) -> Bound:
         """Return the bound of one flow.
 
@@ -140,6 +148,13 @@ class Analysis(Generic[Key]):
     def drain_us(self, key: Key) -> float:
         """Return after how long a flow that sends no more delays no other flow."""
         return self._delays.drain_us(key)
+
+    def least_latency_us(self, flow: ShapedFlow) -> float:
+        """Return a lower bound of the latency bound that this flow would have if it was added."""
+        stream = _stream(flow, self.calibration)
+        processing_us = self.calibration.switch_min_us, self.calibration.switch_max_us
+        fixed_us, _ = _fixed_us(self.network, stream.servers, *processing_us)
+        return fixed_us + self._delays.least_path_delay_us(stream)
 
     @property
     def bounds(self) -> dict[Key, Bound]:

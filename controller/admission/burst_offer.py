@@ -1,0 +1,91 @@
+"""The largest bursts or rates with which a request stays within the limits of latency, on given routes.
+
+A probe analyses one change of the request on the routes on which its smallest form was admitted, without a path
+search. The bound of a flow is a concave function of the bursts and rates, so a step to where the chord meets the limit
+usually comes close; steps of bisection between make the number of probes certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from controller.admission.feasible_plan import FeasiblePlan, PlanningProblem, plan_on_routes
+from controller.admission.latency_screen import LatencyScreen
+from controller.calculus.failure_bounds import FlowKey
+from controller.calculus.network_bounds import NoBound
+from controller.domain.route import Route
+from controller.errors import LatencyNotMet, Refused
+
+PROBES = 8
+CLOSE_ENOUGH = 0.01
+"""Relative to the request."""
+
+CHORD_SHARE = 0.995
+"""How far towards the chord's intersection with the limit a step goes; the concave bound lies above the chord."""
+
+
+class LargestShare:
+    """Finds the largest share of a request that is admitted, between one that is and one that is not."""
+
+    def __init__(
+        self, problem_of: Callable[[float], PlanningProblem], routes: Mapping[str, Route], refusal: LatencyNotMet
+    ) -> None:
+        """`problem_of`: the problem of a share of the request; `refusal`: that of the whole request."""
+        self.problem_of = problem_of
+        self.routes = routes
+        holder, flow = refusal.facts.get("reservation"), refusal.facts.get("flow")
+        self.key: FlowKey | None = (holder, flow) if isinstance(holder, str) and isinstance(flow, str) else None
+        self.promise = refusal.facts.get("promise")
+        self.screen = LatencyScreen(problem_of(1.0))
+        self.screen.note(refusal)
+        self.screen.is_tight = True
+
+    def find(self, low: float, high: float) -> float:
+        """Return the largest share found, at least `low`."""
+        low_us = self._excess_us(low)
+        high_us = self._excess_us(high)
+        for probe in range(PROBES):
+            if high - low <= CLOSE_ENOUGH:
+                break
+            share = (low + high) / 2
+            if probe % 2 == 0 and low_us is not None and high_us is not None and low_us < 0 < high_us:
+                share = low + (high - low) * CHORD_SHARE * low_us / (low_us - high_us)
+            excess_us = self._excess_us(share)
+            if excess_us is None or excess_us > 0:
+                high, high_us = share, excess_us
+            else:
+                low, low_us = share, excess_us
+        return low
+
+    def _excess_us(self, share: float) -> float | None:
+        """Return by how much the limit that was exceeded first is exceeded; None if the request fails otherwise."""
+        problem = self.problem_of(share)
+        try:
+            plan = plan_on_routes(problem, self.routes, self.screen)
+        except LatencyNotMet as refusal:
+            self.screen.note(refusal)
+            return self._excess_of(refusal)
+        except (NoBound, Refused):
+            return None
+        return self._slack_of(plan, problem)
+
+    def _excess_of(self, refusal: LatencyNotMet) -> float | None:
+        key, bound_us = (refusal.facts.get("reservation"), refusal.facts.get("flow")), refusal.facts.get("bound_us")
+        limit_us = refusal.facts.get("limit_us")
+        if key != self.key or refusal.facts.get("promise") != self.promise:
+            return None
+        return bound_us - limit_us if isinstance(bound_us, float) and isinstance(limit_us, float | int) else None
+
+    def _slack_of(self, plan: FeasiblePlan, problem: PlanningProblem) -> float:
+        """Return how far that bound is below its limit, negative; a little below 0 where there is no such limit."""
+        if self.key is None:
+            return -1.0
+        own = self.key[0] == problem.request.reservation_id
+        flows = {flow.name: flow for flow in problem.request.flows}
+        flow = flows[self.key[1]] if own else problem.others.flow(self.key)
+        bound, requirement = plan.bounds.bound(self.key), flow.requirement
+        if self.promise == "latency" and requirement.max_latency_us is not None:
+            return min(-1.0, bound.accumulated_latency_us - requirement.max_latency_us)
+        if self.promise == "latency_variation" and requirement.max_latency_variation_us is not None:
+            return min(-1.0, bound.latency_variation_us - requirement.max_latency_variation_us)
+        return -1.0
