@@ -261,6 +261,12 @@ def _check_limits(problem: PlanningProblem, bounds: FailureBounds, placed: Place
         if violation is not None:
             raise violation
     _check_admitted(problem, bounds, bounds.changed_limited_flows())
+    crowded = bounds.crowded_queues()
+    if crowded:
+        routes = {name: placed_flow.route for name, placed_flow in placed.items()}
+        refusal = overfull_queue(problem.network, routes, crowded, problem.others)
+        if refusal is not None:
+            raise refusal
 
 
 def _check_admitted(problem: PlanningProblem, bounds: FailureBounds, keys: Iterable[FlowKey]) -> None:
@@ -276,9 +282,3 @@ def _check_admitted(problem: PlanningProblem, bounds: FailureBounds, keys: Itera
             violation = limit_violation(subject, flow.requirement, rate_bps, bound, name, reservation_id)
             if violation is not None:
                 raise violation
-    crowded = bounds.crowded_queues()
-    if crowded:
-        routes = {name: placed_flow.route for name, placed_flow in placed.items()}
-        refusal = overfull_queue(problem.network, routes, crowded, problem.others)
-        if refusal is not None:
-            raise refusal

@@ -114,6 +114,12 @@ def _consistent_sets(
     return None
 
 
+def least_server_delay_us(server: Server, flows: Sequence[CrossFlow], extension_us: float) -> float:
+    """Return the delay bound if only those streams are concurrent that are with this extension of their activities."""
+    sets = list(_concurrent_sets(flows, extension_us)) or [[]]
+    return max(_delay_us(server, flows_in_set) for flows_in_set in sets)
+
+
 def _worst_delay(server: Server, sets: list[list[CrossFlow]], extension_us: float, slack_us: float) -> ServerDelay:
     """Return the largest delay over all sets; a set whose bursts alone cannot exceed the maximum so far is skipped."""
     sets.sort(key=_burst_bits, reverse=True)

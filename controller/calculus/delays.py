@@ -161,7 +161,7 @@ class Delays(Generic[Key]):
         load = self.load.changed(added, removed_streams, raised | lowered)
         update = ProofUpdate(load, self.proof, self.clock_us, self._headroom_share)
         next_delays: Delays[Key] = object.__new__(Delays)
-        if update.run(raised | lowered, raised, is_removal=bool(removed)):
+        if update.run(raised | lowered, raised):
             next_delays._initialise(
                 self.servers, streams, self.clock_us, update.proof.delay_us, frozenset(update.changed_servers)
             )

@@ -12,8 +12,9 @@ without jitter of delays and d the least delays, F(d + (D - d) / (1 + e)) >= (F(
 D - F(D) is at most e (F0 - d) this is at least d + (D - d) / (1 + e): the right-hand side satisfies L <= F(L) and is
 therefore no larger than the least fixed point. The excess tolerated at each server is so e (F0 - d): a feedback that
 amplifies it raises D in proportion. At servers with intermittent streams F can jump where further streams become
-concurrent: there the inequality is evaluated, and the update fails if it does not hold, or if streams are removed and
-the longer delays may have kept themselves up in a circle.
+concurrent. If those sets of streams suffice that are concurrent whatever the delays, F has no jump that matters; else
+the inequality is evaluated. The update fails if it does not hold, or if the longer delays may keep themselves up in a
+circle.
 
 At servers where all streams end and all are always active, D is deferred: no F depends on it, so it is evaluated as F
 on demand.
@@ -28,13 +29,13 @@ from typing import Generic, TypeVar
 
 from controller.calculus.busy_period import (
     MAX_DELAY_US,
-    ServerDelay,
     Unstable,
     considers_activities,
+    least_server_delay_us,
     server_delay,
 )
 from controller.calculus.curves import Server
-from controller.calculus.server_load import NetworkLoad, Rates, ServerLoad
+from controller.calculus.server_load import NetworkLoad, Rates
 
 MAX_EXCESS = 0.02
 """By how much the delays may exceed the least fixed point, relative."""
@@ -121,11 +122,10 @@ class ProofUpdate(Generic[Key]):
         self._to_raise: dict[str, None] = {}
         self._to_lower: dict[str, None] = {}
 
-    def run(self, touched: Iterable[str], raised: Collection[str], is_removal: bool) -> bool:
+    def run(self, touched: Iterable[str], raised: Collection[str]) -> bool:
         """Raise and lower delays until the proof is restored; return whether that succeeded.
 
-        `touched`: the servers that an added or removed stream crosses; `raised`: those that an added stream crosses;
-        `is_removal`: whether there is a removed stream.
+        `touched`: the servers that an added or removed stream crosses; `raised`: those that an added stream crosses.
         """
         for name in touched:
             server_load = self.load.loads.get(name)
@@ -143,7 +143,7 @@ class ProofUpdate(Generic[Key]):
             else:  # removing an always active stream cannot increase a delay
                 self._to_lower[name] = None
         try:
-            return self._restore() and (not self._analysed_by_sets or self._is_least_by_sets(is_removal))
+            return self._restore() and (not self._analysed_by_sets or self._is_least_by_sets())
         except Unstable:
             return False
 
@@ -168,14 +168,18 @@ class ProofUpdate(Generic[Key]):
             self._lower(name)
         return True
 
-    def _is_least_by_sets(self, is_removal: bool) -> bool:
+    def _is_least_by_sets(self) -> bool:
         """Whether the delays at the servers analysed by sets are certain to be within MAX_EXCESS of the least."""
         for name in self._analysed_by_sets & self.proof.activity_slack_us.keys():
-            if is_removal and self._depends_on_itself(name):
-                return False
-            server, load = self.servers[name], self.load.loads[name]
-            shrunk_us = server.min_delay_us + (self.proof.delay_us[name] - server.min_delay_us) / (1 + MAX_EXCESS)
-            if self._intermittent_delay(server, load, 1 / (1 + MAX_EXCESS)).delay_us < shrunk_us:
+            server, load, delay_us = self.servers[name], self.load.loads[name], self.proof.delay_us[name]
+            lateness_us = [flow.lateness_us for flow in load.cross_flows(self.servers, self.proof.spread_s, 0.0)]
+            flows = load.cross_flows(self.servers, self.proof.spread_s)
+            least_us = least_server_delay_us(server, flows, max(lateness_us) + self.clock_us)
+            if delay_us <= least_us + self._tolerated_excess_us(name):
+                continue
+            shrunk_us = server.min_delay_us + (delay_us - server.min_delay_us) / (1 + MAX_EXCESS)
+            shrunk = load.cross_flows(self.servers, self.proof.spread_s, 1 / (1 + MAX_EXCESS))
+            if self._depends_on_itself(name) or server_delay(server, shrunk, self.clock_us).delay_us < shrunk_us:
                 return False
         return True
 
@@ -246,7 +250,7 @@ class ProofUpdate(Generic[Key]):
         server, load, proof = self.servers[name], self.load.loads[name], self.proof
         if load.intermittent and considers_activities(load.intermittent, load.rate_bps, server):
             self._analysed_by_sets.add(name)
-            result = self._intermittent_delay(server, load)
+            result = server_delay(server, load.cross_flows(self.servers, proof.spread_s), self.clock_us)
             proof.activity_slack_us[name] = result.burst_slack_bits / server.rate_bps * 1e6, result.lateness_slack_us
             return result.delay_us
         if proof.activity_slack_us:
@@ -259,8 +263,3 @@ class ProofUpdate(Generic[Key]):
         if name in self.proof.activity_slack_us:
             return MAX_EXCESS * (server.latency_us - server.min_delay_us)
         return MAX_EXCESS * (self.load.loads[name].jitterless_delay_us(server) - server.min_delay_us)
-
-    def _intermittent_delay(self, server: Server, load: ServerLoad[Key], share: float = 1.0) -> ServerDelay:
-        """The delay by concurrent sets, with this share of the jitter of all delays."""
-        flows = load.cross_flows(self.servers, self.proof.spread_s, share)
-        return server_delay(server, flows, self.clock_us)

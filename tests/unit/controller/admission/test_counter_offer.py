@@ -61,7 +61,7 @@ def test_a_transfer_is_offered_a_later_deadline() -> None:
 
 
 def test_a_latency_limit_that_a_smaller_burst_meets_is_offered_the_smaller_burst() -> None:
-    requested = flow("a", min_bandwidth_bps=MBPS, burst_bytes=200_000, max_latency_us=30_000.0)
+    requested = flow("a", min_bandwidth_bps=MBPS, burst_bytes=200_000, max_latency_us=29_000.0)
     offered = refusal_facts(requested)["offer"]
     assert isinstance(offered, tuple)
     burst_bytes = offered[0].requirement.burst_bytes
