@@ -53,7 +53,7 @@ from controller.routing.candidates import candidate_paths
 FIT_TRIES = 16
 OFFER_TRIES = 20
 SEARCH_STEPS = 200
-BOUND_CHECKS = 4
+BOUND_CHECKS = 3
 """Routes analysed for each start time and each offer."""
 
 DRAIN_S = 1.0
@@ -210,9 +210,11 @@ def _nearest_request(search: _OfferSearch, error: Refused) -> tuple[Flow, ...] |
     if isinstance(error, NoBuffer):
         return search.nearest(with_smaller_bursts) or search.nearest(with_less_of_both)
     if isinstance(error, LatencyNotMet):
-        own = error.facts.get("reservation") == request.reservation_id
-        found = search.nearest_on_routes(with_smaller_bursts, error)
-        return found or (search.relaxed(error) if own else search.nearest_on_routes(with_lower_rates, error))
+        if error.facts.get("reservation") == request.reservation_id:
+            return search.nearest_on_routes(with_smaller_bursts, error) or search.relaxed(error)
+        if search.is_refused(with_less_of_both(LEAST_SHARE)):
+            return None
+        return search.nearest_on_routes(with_smaller_bursts, error) or search.nearest_on_routes(with_lower_rates, error)
     return None
 
 
@@ -252,9 +254,9 @@ class _OfferSearch:
         decision = self._decide(flows)
         return decision.error if isinstance(decision, Rejected) else None
 
-    def _decide(self, flows: tuple[Flow, ...]) -> Admitted | Rejected:
+    def _decide(self, flows: tuple[Flow, ...], is_probe: bool = False) -> Admitted | Rejected:
         self.decisions_left -= 1
-        decision = self.context.decide(replace(self.request, flows=flows))
+        decision = self.context.decide(replace(self.request, flows=flows, is_probe=is_probe))
         if isinstance(decision, Admitted):
             self._granted_burst_bytes = {p.flow.name: p.burst_bytes for p in decision.placements}
         return decision
@@ -267,6 +269,10 @@ class _OfferSearch:
             else _with(flow, burst_bytes=self._granted_burst_bytes.get(flow.name, flow.requirement.burst_bytes))
             for flow in flows
         )
+
+    def is_refused(self, flows: tuple[Flow, ...]) -> bool:
+        """Whether these flows are refused, decided without a reason."""
+        return isinstance(self._decide(flows, is_probe=True), Rejected)
 
     def first(self, candidates: Sequence[tuple[Flow, ...]]) -> tuple[Flow, ...] | None:
         """The first candidate that is admitted."""
@@ -290,7 +296,7 @@ class _OfferSearch:
     ) -> tuple[Flow, ...] | None:
         """The admitted request of the largest share on the routes of the least one."""
         least = scaled(LEAST_SHARE)
-        decision = self._decide(least)
+        decision = self._decide(least, is_probe=True)
         if isinstance(decision, Rejected):
             return None
 

@@ -35,7 +35,8 @@ class Request:
     """Flows for the reservation of that id; a modification if a live reservation has the id.
 
     During [start_s, end_s); a start of None is immediate. `keep`: names of flows whose current placement stays.
-    `search_steps`: the limit of the path search. `bound_checks`: that of the analyses.
+    `search_steps`: the limit of the path search. `bound_checks`: that of the analyses. `is_probe`: a refusal needs no
+    bound of the first route.
     """
 
     reservation_id: str
@@ -46,6 +47,7 @@ class Request:
     keep: frozenset[str] = field(default_factory=frozenset)
     search_steps: int = SEARCH_STEPS
     bound_checks: int = BOUND_CHECKS
+    is_probe: bool = False
 
 
 @frozen
@@ -108,7 +110,8 @@ def _first_plan(problem: PlanningProblem, down: frozenset[str], headroom_share: 
     for number, new in enumerate(search.assignments()):
         if number == problem.request.bound_checks or screen.is_hopeless:
             break
-        if refusal is not None and screen.exceeds_own_limit(new):
+        if (refusal is not None or problem.request.is_probe) and screen.exceeds_own_limit(new):
+            refusal = refusal or LatencyNotMet("The limit cannot be met.", bound_us=None, limit_us=None)
             continue
         try:
             return _with_final_rates(problem, new, kept, headroom_share, screen)

@@ -14,8 +14,9 @@ from controller.errors import LatencyNotMet, Refused
 if TYPE_CHECKING:
     from controller.admission.feasible_plan import PlacedFlows, PlanningProblem
 
-SAME_VIOLATIONS = 4
-"""After so many routes on which the limit of the same admitted flow is exceeded, further routes are not tried."""
+SAME_VIOLATIONS, SAME_VIOLATIONS_AT_HOST = 4, 2
+"""After so many routes on which the limit of the same admitted flow is exceeded, further routes are not tried; the
+second where the flow shares the link to a host with the request, which all routes then share with it."""
 
 UNBOUNDED_ROUTES = 2
 """After so many routes without a finite bound, further routes are not tried."""
@@ -56,7 +57,18 @@ class LatencyScreen:
     @property
     def is_hopeless(self) -> bool:
         """Whether further routes are unlikely to be feasible."""
-        return self._unbounded >= UNBOUNDED_ROUTES or max(self._violations.values(), default=0) >= SAME_VIOLATIONS
+        if self._unbounded >= UNBOUNDED_ROUTES:
+            return True
+        return any(
+            times >= (SAME_VIOLATIONS_AT_HOST if self._shares_host(key) else SAME_VIOLATIONS)
+            for key, times in self._violations.items()
+        )
+
+    def _shares_host(self, key: FlowKey) -> bool:
+        """Whether an admitted flow has the source or the destination of a requested one."""
+        admitted = self.problem.others.flow(key)
+        flows = self.problem.request.flows
+        return any(flow.source == admitted.source or flow.destination == admitted.destination for flow in flows)
 
     def exceeds_own_limit(self, placed: PlacedFlows) -> bool:
         """Whether a requested flow is certain to exceed its own limit on these routes."""
