@@ -232,7 +232,8 @@ class LedgerWriter:
             if is_first:
                 self._failing_since_s = time.time()
         if is_first:
-            log.error("ledger: cannot be written: %s; what failures change is recorded later", error)
+            reason = str(error).splitlines()[:1] or [type(error).__name__]
+            log.error("ledger: cannot be written: %s; what failures change is recorded later", reason[0])
             self._publish(LedgerChanged(False, self.status.unrecorded))
 
     def _note_success(self) -> None:

@@ -6,12 +6,10 @@ and statements are created once.
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 from sqlalchemy import (
@@ -27,7 +25,7 @@ from sqlalchemy import (
     bindparam,
     select,
 )
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from controller.domain.reservation import LIVE, Reservation
@@ -35,7 +33,7 @@ from controller.errors import LedgerUnavailable
 from controller.failpoints import FailPoint, failpoint
 from controller.storage.database import limit_lock_waiting, open_database
 
-log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +191,7 @@ class Ledger:
 
     def response(self, key: IdempotencyKey) -> tuple[str, Reservation] | None:
         """The body digest of the first request with this key, and the reservation it was answered with."""
-        with self._reading() as connection:
-            row = connection.execute(_SELECT_RESPONSE, self._key_of(key)).first()
+        row = self._query(lambda connection: connection.execute(_SELECT_RESPONSE, self._key_of(key)).first())
         return None if row is None else (row.body_digest, _RECORD.validate_json(row.record))
 
     def delete_responses(self, before_s: float) -> None:
@@ -204,9 +201,8 @@ class Ledger:
 
     def closed_spans(self) -> frozenset[str]:
         """The spans that are out of service."""
-        table = _CLOSED_SPANS.c
-        with self._reading() as connection:
-            return frozenset(connection.execute(select(table.span).where(table.map == self._map_name)).scalars())
+        statement = select(_CLOSED_SPANS.c.span).where(_CLOSED_SPANS.c.map == self._map_name)
+        return self._query(lambda connection: frozenset(connection.execute(statement).scalars()))
 
     def write_closed_spans(self, spans: Iterable[str]) -> None:
         """Store these as the spans that are out of service."""
@@ -231,25 +227,36 @@ class Ledger:
 
     def existing_ids(self, ids: Collection[str]) -> frozenset[str]:
         """Those of these ids that a reservation of any map has or had."""
-        with self._reading() as connection:
-            return frozenset(connection.execute(_SELECT_EXISTING_IDS, {"ids": list(ids)}).scalars())
+        parameters = {"ids": list(ids)}
+        return self._query(lambda connection: frozenset(connection.execute(_SELECT_EXISTING_IDS, parameters).scalars()))
 
     def _read(self, statement: Select[Any], parameters: dict[str, str]) -> list[Reservation]:
-        with self._reading() as connection:
-            records = connection.execute(statement, parameters).scalars().all()
+        records = self._query(lambda connection: connection.execute(statement, parameters).scalars().all())
         return [_RECORD.validate_json(record) for record in records]
 
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        """The connection for reading. Raises: LedgerUnavailable."""
+    def _query(self, query: Callable[[Connection], Result]) -> Result:
+        """The result of a query; repeated once if the connection was lost since the last one.
+
+        Raises: LedgerUnavailable.
+        """
         with self._read_lock:
             try:
-                yield self._read_connection
+                return self._query_once(query)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise unavailable("read") from error
             except SQLAlchemyError as error:
-                log.warning("ledger: cannot be read: %s", error)
                 raise unavailable("read") from error
-            finally:
-                self._read_connection.rollback()  # ends the read transaction
+            try:
+                return self._query_once(query)
+            except SQLAlchemyError as error:
+                raise unavailable("read") from error
+
+    def _query_once(self, query: Callable[[Connection], Result]) -> Result:
+        try:
+            return query(self._read_connection)
+        finally:
+            self._read_connection.rollback()  # ends the read transaction
 
     def close(self) -> None:
         """Close the connections and the engine."""
