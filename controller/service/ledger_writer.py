@@ -25,7 +25,7 @@ from controller.storage.ledger import IdempotencyKey, Ledger, Row, unavailable
 
 log = logging.getLogger(__name__)
 
-RETRY_S = 0.2
+RETRY_S = 0.5
 """Pause between attempts to write the queue."""
 TURN_TIMEOUT_S = 1.5
 """How long a request waits for other transactions to end."""

@@ -215,8 +215,9 @@ class Service:
     def defragment(self) -> tuple[LightpathMove, ...]:
         """Move lightpaths to lower channels without packet loss; returns the moves.
 
-        Raises: SwitchError, Overloaded.
+        Raises: SwitchError, Overloaded, LedgerUnavailable.
         """
+        self._state.writer.require_writable()
         with self._limiter.acquire():
             return self._migrator.defragment()
 

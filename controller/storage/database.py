@@ -11,7 +11,7 @@ from sqlalchemy.pool import StaticPool
 from controller.errors import StartError
 from controller.storage.schema import upgrade
 
-LOCK_TIMEOUT_S = 1.0
+LOCK_TIMEOUT_S = 0.5
 """How long a statement of the running controller waits for a lock that another connection holds."""
 
 

@@ -99,7 +99,8 @@ def _add_events(router: APIRouter, executor: RequestExecutor, stream: EventStrea
         responses={200: _EVENTS, **problem_responses(*ACCESS_ERRORS, InvalidRequest, NotAvailable)},
     )
     async def events(caller: Reader, last_event_id: EventId = None) -> StreamingResponse:
-        """Server-sent events: `reservation`, `violation`, `link`, `alarm`, `switch`, `reconcile`.
+        """Server-sent events: `reservation`, `violation`, `link`, `alarm`, `switch`, `reconcile`, `ledger`,
+        `clock`.
 
         Events of reservations are those of the tenant; operators receive all. `missed`: events after Last-Event-ID
         were dropped from the buffer, or the controller has restarted.
