@@ -231,6 +231,7 @@ class LedgerWriter:
             is_first = self._failing_since_s is None
             if is_first:
                 self._failing_since_s = time.time()
+                self._changed.notify_all()
         if is_first:
             reason = str(error).splitlines()[:1] or [type(error).__name__]
             log.error("ledger: cannot be written: %s; what failures change is recorded later", reason[0])
