@@ -245,7 +245,7 @@ class NoBuffer(Refused):
 
 
 class FlowInUse(Refused):
-    """Another live reservation uses the same 5-tuple."""
+    """Another live reservation has packets of the same 5-tuple."""
 
     code, title = "flow_in_use", "Flow in use"
     ieee8021q_failure_code = 4

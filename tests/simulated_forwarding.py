@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from controller.dataplane.entries import CONTROLLER_PORT, IN_PORT, Action, FlowEntry, MatchValue, SwitchState
 from controller.dataplane.pipeline import PROTOCOL_NUMBERS
 from controller.domain.network import Network
+from controller.domain.ports import PortRange
 from controller.domain.reservation import Flow
 
 Packet = dict[str, MatchValue]
@@ -25,11 +26,13 @@ class Trace:
 
 
 def packet(network: Network, flow: Flow) -> Packet:
-    """A packet of a flow as sent by its source."""
+    """A packet of a flow as sent by its source, from and to the lowest port that the flow allows."""
     source, sink = network.nodes[flow.source], network.nodes[flow.destination]
     addresses = {"eth_src": source.mac, "eth_dst": sink.mac, "ipv4_src": source.ip, "ipv4_dst": sink.ip}
     protocol = flow.match.protocol
-    ports = {f"{protocol}_src": flow.match.source_port, f"{protocol}_dst": flow.match.destination_port}
+    ends = flow.match.source_port, flow.match.destination_port
+    first = [ports.lower if isinstance(ports, PortRange) else ports or 49152 for ports in ends]
+    ports = {f"{protocol}_src": first[0], f"{protocol}_dst": first[1]}
     ip = {"eth_type": 0x0800, "ip_proto": PROTOCOL_NUMBERS[protocol], "ip_dscp": 0}
     return {**ip, **ports, **{name: value or "" for name, value in addresses.items()}}
 

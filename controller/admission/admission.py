@@ -19,6 +19,7 @@ from controller.booking.transfer_rate import completion_us, gate_window
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
 from controller.domain.frozen import frozen
 from controller.domain.network import Network
+from controller.domain.ports import describe_ports
 from controller.domain.reservation import END_GUARD_S, Flow, Placement, Reservation
 from controller.domain.route import Route, with_reverse_links
 from controller.errors import FlowInUse, InvalidRequest, Refused, RequestError, UnknownHost
@@ -106,8 +107,11 @@ def _check_five_tuples(request: Request, start_s: float, live: LiveReservations)
             overlaps = holder.start_at_s < request.end_s and start_s < end_s
             if overlaps and holder.id != request.reservation_id:
                 match = flow.match
-                ends = f"{flow.source}:{match.source_port} to {flow.destination}:{match.destination_port}"
-                sentence = f"{flow.name}: {match.protocol} from {ends} is already reserved by {holder.id}."
+                ports = describe_ports(match.source_port), describe_ports(match.destination_port)
+                ends = f"{flow.source}:{ports[0]} to {flow.destination}:{ports[1]}"
+                is_same = any(placement.flow.five_tuple == flow.five_tuple for placement in holder.placements)
+                already = "already" if is_same else "in part already"
+                sentence = f"{flow.name}: {match.protocol} from {ends} is {already} reserved by {holder.id}."
                 raise FlowInUse(sentence, flow=flow.name, reservation=holder.id)
 
 

@@ -13,9 +13,12 @@ from controller.booking.transfer_rate import completion_us
 from controller.calculus.failure_bounds import CarriedFlow, FailureBounds, FlowKey
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Bound, Calibration
 from controller.domain.network import Network
+from controller.domain.ports import Ports, ports_overlap
 from controller.domain.reservation import FIRST_METER_ID, Flow, Placement, Reservation
 
-FiveTuple = tuple[str, str, str, int, int]
+FiveTuple = tuple[str, str, str, Ports, Ports]
+HostPair = tuple[str, str, str]
+"""Source, destination and protocol."""
 
 
 class _BoundsMemo:
@@ -41,6 +44,8 @@ class LiveReservations:
     _reservations: Map[str, Reservation] = field(default_factory=Map)
     _five_tuples: Map[FiveTuple, tuple[str, ...]] = field(default_factory=Map)
     """For every 5-tuple: the ids of the reservations that hold it."""
+    _port_ranges: Map[HostPair, frozenset[FiveTuple]] = field(default_factory=Map)
+    """Those of these 5-tuples that have a range of ports or any port."""
     _meters: Map[str, int] = field(default_factory=Map)
     """For every switch: the set of meters in use; bit i is meter FIRST_METER_ID + i."""
     _analysed: FailureBounds | None = None
@@ -88,10 +93,12 @@ class LiveReservations:
                 changes.pop(key, None)
             else:
                 changes[key] = flow
-        tuples, meters = rest._five_tuples.mutate(), rest._meters.mutate()
+        tuples, meters, ranges = rest._five_tuples.mutate(), rest._meters.mutate(), rest._port_ranges
         for placement in reservation.placements:
             five_tuple = placement.flow.five_tuple
             tuples[five_tuple] = (*tuples.get(five_tuple, ()), reservation.id)
+            if not placement.flow.match.is_exact:
+                ranges = _with_ports(ranges, five_tuple)
             switch = placement.path[1]
             meters[switch] = meters.get(switch, 0) | 1 << placement.meter_id - FIRST_METER_ID
         return LiveReservations(
@@ -99,6 +106,7 @@ class LiveReservations:
             self.calibration,
             rest._reservations.set(reservation.id, reservation),
             tuples.finish(),
+            ranges,
             meters.finish(),
             analysed,
             changes.finish(),
@@ -111,6 +119,7 @@ class LiveReservations:
             return self
         analysed, since = self._known_bounds()
         changes, tuples, meters = since.mutate(), self._five_tuples.mutate(), self._meters.mutate()
+        ranges = self._port_ranges
         for placement in removed.placements:
             key = removed.id, placement.flow.name
             if analysed is not None and key in analysed.carried_flows:
@@ -123,9 +132,11 @@ class LiveReservations:
                 tuples[five_tuple] = others
             else:
                 del tuples[five_tuple]
+                if not placement.flow.match.is_exact:
+                    ranges = _without_ports(ranges, five_tuple)
             meters[switch] &= ~(1 << placement.meter_id - FIRST_METER_ID)
-        facts = self._reservations.delete(removed.id), tuples.finish(), meters.finish(), analysed, changes.finish()
-        return LiveReservations(self.network, self.calibration, *facts)
+        index = self._reservations.delete(removed.id), tuples.finish(), ranges, meters.finish()
+        return LiveReservations(self.network, self.calibration, *index, analysed, changes.finish())
 
     def with_draining(self, flows: Mapping[FlowKey, CarriedFlow]) -> LiveReservations:
         """A copy with flows that no reservation has any more, but whose packets may still be in the network."""
@@ -156,8 +167,9 @@ class LiveReservations:
 
     def _with_same_flows(self, reservations: Map[str, Reservation]) -> LiveReservations:
         """A copy with these reservations, whose carried flows are the same."""
-        facts = reservations, self._five_tuples, self._meters, self._analysed, self._changes
-        return LiveReservations(self.network, self.calibration, *facts, _BoundsMemo(self._memo.bounds))
+        index = reservations, self._five_tuples, self._port_ranges, self._meters
+        known = self._analysed, self._changes, _BoundsMemo(self._memo.bounds)
+        return LiveReservations(self.network, self.calibration, *index, *known)
 
     @property
     def bounds(self) -> FailureBounds:
@@ -192,7 +204,7 @@ class LiveReservations:
 
     def with_bounds(self, bounds: FailureBounds) -> LiveReservations:
         """A copy with these bounds, which may be of further flows too."""
-        facts = self._reservations, self._five_tuples, self._meters, bounds
+        facts = self._reservations, self._five_tuples, self._port_ranges, self._meters, bounds
         return LiveReservations(self.network, self.calibration, *facts)
 
     def with_current_bounds(self, reservation: Reservation) -> Reservation:
@@ -222,8 +234,14 @@ class LiveReservations:
         return next(p.flow for p in self._reservations[key[0]].placements if p.flow.name == key[1])
 
     def holders(self, flow: Flow) -> list[Reservation]:
-        """The reservations that hold the flow's 5-tuple at any time."""
-        return [self._reservations[name] for name in self._five_tuples.get(flow.five_tuple, ())]
+        """The reservations that hold packets of the flow's 5-tuple at any time."""
+        five_tuple = flow.five_tuple
+        names = self._five_tuples.get(five_tuple, ())
+        if not flow.match.is_exact:  # every 5-tuple is compared, so that exact ones need no index by host pair
+            names = _holders_of(self._five_tuples, five_tuple, self._five_tuples)
+        elif self._port_ranges:
+            names = (*names, *_holders_of(self._five_tuples, five_tuple, self._port_ranges.get(five_tuple[:3], ())))
+        return [self._reservations[name] for name in names]
 
     def free_meters(self, switch: str) -> Iterator[int]:
         """The meter ids that no reservation uses on a switch, lowest first."""
@@ -232,6 +250,29 @@ class LiveReservations:
             lowest = ~used & (used + 1)
             used |= lowest
             yield FIRST_METER_ID + lowest.bit_length() - 1
+
+
+def _with_ports(ranges: Map[HostPair, frozenset[FiveTuple]], added: FiveTuple) -> Map[HostPair, frozenset[FiveTuple]]:
+    return ranges.set(added[:3], ranges.get(added[:3], frozenset()) | {added})
+
+
+def _without_ports(
+    ranges: Map[HostPair, frozenset[FiveTuple]], removed: FiveTuple
+) -> Map[HostPair, frozenset[FiveTuple]]:
+    rest = ranges[removed[:3]] - {removed}
+    return ranges.set(removed[:3], rest) if rest else ranges.delete(removed[:3])
+
+
+def _holders_of(
+    holders: Mapping[FiveTuple, tuple[str, ...]], five_tuple: FiveTuple, candidates: Iterable[FiveTuple]
+) -> tuple[str, ...]:
+    """The holders of those of these 5-tuples that have packets in common with one."""
+    names = {name for other in candidates if _overlap(five_tuple, other) for name in holders[other]}
+    return tuple(sorted(names))
+
+
+def _overlap(one: FiveTuple, other: FiveTuple) -> bool:
+    return one[:3] == other[:3] and ports_overlap(one[3], other[3]) and ports_overlap(one[4], other[4])
 
 
 def _is_carried_alike(before: Reservation, after: Reservation) -> bool:

@@ -37,7 +37,7 @@ nothing to poison or to flood, and address resolution depends on neither links n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from math import ceil
 
@@ -65,7 +65,8 @@ from controller.dataplane.groomed_flow import groomed_forwarding_entries, lightp
 from controller.dataplane.lightpath_entries import LightpathUse
 from controller.domain.network import BEST_EFFORT_MIN_BPS, MAX_FRAME_BYTES, DirectedLink, Network, Node
 from controller.domain.path import link_names
-from controller.domain.reservation import Placement, Reservation, least_burst_bytes
+from controller.domain.ports import masked_ports
+from controller.domain.reservation import Match, Placement, Reservation, least_burst_bytes
 from controller.routing.candidates import next_hops
 
 BEST_EFFORT_BURST_S = 0.2
@@ -167,7 +168,7 @@ def intended_entries(
     forwarding = forwarding_entries if network.grid is None else groomed_forwarding_entries
     entries = list(forwarding(network, placement, cookie, on_backup))
     if active_path(placement, down) is not None:
-        entries.append(classifier(network, placement, cookie, late=not _is_open(placement, now_us)))
+        entries += classifiers(network, placement, cookie, late=not _is_open(placement, now_us))
     return entries
 
 
@@ -204,23 +205,36 @@ def arp_meter_kbps(network: Network) -> int:
 
 
 @lru_cache(maxsize=8192)
-def classifier(network: Network, placement: Placement, cookie: int, late: bool) -> tuple[str, FlowEntry]:
-    """The entry that admits a reserved flow at its first switch; `late`: outside its window."""
+def classifiers(
+    network: Network, placement: Placement, cookie: int, late: bool
+) -> tuple[tuple[str, FlowEntry], ...]:
+    """The entries that admit a reserved flow at its first switch; `late`: outside its window.
+
+    One entry where each port is one or any; a range of ports takes several, with masks. All have the flow's one meter.
+    """
     flow = placement.flow
     source, destination = network.nodes[flow.source], network.nodes[flow.destination]
-    match = match_of({
+    addresses: dict[str, MatchValue] = {
         "in_port": hops(network, placement.path)[0][0].destination_port,
         "eth_type": IPV4,
         "ip_proto": PROTOCOL_NUMBERS[flow.match.protocol],
         "ipv4_src": source.ip or "",
         "ipv4_dst": destination.ip or "",
-        f"{flow.match.protocol}_src": flow.match.source_port,
-        f"{flow.match.protocol}_dst": flow.match.destination_port,
-    })  # fmt: skip
+    }
     mark: tuple[Action, ...] = (("set_ip_dscp", RESERVED_DSCP), ("set_eth_dst", flow_label(network, placement)))
     if late:  # on an optical network late packets use the lightpath too
         mark = (("set_ip_dscp", LATE_DSCP), *(mark[1:] if network.grid else ()))
-    return placement.switches[0], FlowEntry(0, 300, match, cookie, placement.meter_id, mark, goto=1)
+    switch, meter_id = placement.switches[0], placement.meter_id
+    matches = (match_of(addresses | ports) for ports in _port_fields(flow.match))
+    return tuple((switch, FlowEntry(0, 300, match, cookie, meter_id, mark, goto=1)) for match in matches)
+
+
+def _port_fields(match: Match) -> Iterator[dict[str, MatchValue]]:
+    """The port fields of each classifier entry; a field that is left out matches any port."""
+    for source in masked_ports(match.source_port):
+        for destination in masked_ports(match.destination_port):
+            fields = {f"{match.protocol}_src": source, f"{match.protocol}_dst": destination}
+            yield {name: value for name, value in fields.items() if value is not None}
 
 
 def _arp_meters(network: Network, switch: str) -> list[MeterEntry]:

@@ -14,6 +14,7 @@ from typing import Literal
 from controller.domain.frozen import frozen
 from controller.domain.lightpath import Lightpath
 from controller.domain.path import link_names
+from controller.domain.ports import Ports
 from controller.domain.route import Route, SrlgBySpan, shared_srlgs
 
 Protocol = Literal["tcp", "udp"]
@@ -75,11 +76,19 @@ LIVE = frozenset(state for state, successors in TRANSITIONS.items() if successor
 
 @frozen
 class Match:
-    """The 5-tuple apart from the addresses, which are those of the flow's source and destination."""
+    """The 5-tuple apart from the addresses, which are those of the flow's source and destination.
+
+    Ports may be one, a range, or any (None).
+    """
 
     protocol: Protocol
-    source_port: int
-    destination_port: int
+    source_port: Ports
+    destination_port: Ports
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it has one source and one destination port."""
+        return type(self.source_port) is int and type(self.destination_port) is int
 
 
 @frozen
@@ -125,8 +134,8 @@ class Flow:
     requirement: Requirement
 
     @property
-    def five_tuple(self) -> tuple[str, str, Protocol, int, int]:
-        """The 5-tuple that identifies its packets; hosts by name."""
+    def five_tuple(self) -> tuple[str, str, Protocol, Ports, Ports]:
+        """The 5-tuple that identifies its packets; hosts by name, ports as in its match."""
         return (
             self.source,
             self.destination,

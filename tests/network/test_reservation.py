@@ -135,6 +135,35 @@ def test_reserved_transfers_are_not_delayed_by_a_flood(
     assert {entry["switch"] for entry in live["counters"]["entries"]} == {"s1", "s2"}
 
 
+@pytest.mark.parametrize("source_port", [None, "32768-60999"])
+def test_a_client_with_a_port_chosen_by_the_system_gets_its_reserved_rate_under_a_flood(
+    pair: Network, tmp_path: Path, source_port: str | None
+) -> None:
+    match = {"protocol": "tcp", "source_port": source_port, "destination_port": 7800}
+    flow = {"name": "any-client", "source": "edge1", "destination": "cloud", "match": match,
+            "requirement": {"min_bandwidth_bps": RATE_BPS}}  # fmt: skip
+    reservation = pair.api.post("/v1/reservations", json={"owner": "test", "lease_s": 60, "flows": [flow]}).json()
+    try:
+        out, to = tmp_path / "received.json", ["send", pair.topology.ip("cloud"), "--port", "7800"]
+        timing = ["--count", str(COUNT), "--start-s", str(time.time() + SET_UP_S), "--period-s", "0.4"]
+        size = ["--segment-bytes", str(SEGMENT_BYTES), "--reserved-bps", str(RATE_BPS)]
+        with flood(pair, "load1", "load2", 120_000_000), receiving_transfers(pair, 1, out) as receiver:
+            sender = pair.transfers("edge1", tmp_path / "edge1.log", *to, "--source-port", "0", *timing, *size)
+            assert (sender.wait(60), receiver.wait(60)) == (0, 0), logs(tmp_path)
+        ((port, received),) = json.loads(out.read_text()).items()
+        counters = pair.api.get(f"/v1/reservations/{reservation['id']}").json()["counters"]
+        consistency = pair.api.get("/v1/consistency").json()
+    finally:
+        pair.api.delete(f"/v1/reservations/{reservation['id']}").raise_for_status()
+    assert 32768 <= int(port) <= 60999
+    assert statistics.median(ms for _, ms, _ in received) < IDEAL_MS * MAX_RATIO
+    (meter,) = counters["meters"]
+    assert meter["bytes"] >= COUNT * SEGMENT_BYTES
+    assert meter["dropped_packets"] == 0
+    assert sum(entry["table"] == 0 for entry in counters["entries"]) == (1 if source_port is None else 7)
+    assert consistency["consistent"], consistency
+
+
 def test_meters_reported_by_rest_are_those_of_the_switch(
     pair: Network, reserved: Callable[..., dict[str, Any]]
 ) -> None:

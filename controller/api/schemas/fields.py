@@ -9,9 +9,10 @@ import re
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from controller.booking.gate_schedule import MIN_PERIOD_US
+from controller.domain.ports import ports_from_text
 
 SHORTEST_PERIOD_MS = MIN_PERIOD_US / 1000
 """Meters of a software switch cannot open and close shorter windows on time."""
@@ -29,6 +30,29 @@ NUMBER = BeforeValidator(_number_only)
 """Must be the last annotation; otherwise the limits before it are missing in the OpenAPI document."""
 
 Port = Annotated[int, Field(ge=1, le=65535), NUMBER]
+ANY_PORT_HELP = "A port, a range such as \"49152-65535\", or null (or left out) for any port."
+
+
+def _port_form(value: object) -> str:
+    if value is None:
+        return "any"
+    return "range" if isinstance(value, str) else "port"
+
+
+def _range_of_ports(text: str) -> str:
+    ports_from_text(text)
+    return text
+
+
+PortMatch = Annotated[
+    Annotated[Port, Tag("port")]
+    | Annotated[str, Field(pattern=r"^\d{1,5}-\d{1,5}$"), BeforeValidator(_range_of_ports), Tag("range")]
+    | Annotated[None, Tag("any")],
+    Discriminator(_port_form),
+    Field(description=ANY_PORT_HELP, examples=[7801, "49152-65535"]),
+]
+"""The ports of one end of a flow."""
+
 Microseconds = Annotated[float, Field(ge=0.001, le=1e9, allow_inf_nan=False), NUMBER]
 Milliseconds = Annotated[float, Field(ge=0.001, le=86_400_000, allow_inf_nan=False), NUMBER]
 LeaseSeconds = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False, examples=[60]), NUMBER]

@@ -20,25 +20,58 @@ from controller.api.schemas.fields import (
     Name,
     Offset,
     Period,
-    Port,
+    PortMatch,
     StrictBody,
     Timestamp,
 )
 from controller.domain import reservation
+from controller.domain.ports import Ports, masked_ports, ports_from_text, ports_overlap
 from controller.domain.reservation import DEFAULT_RANK, LOWEST_RANK, Backup, Protection
 from controller.errors import InvalidRequest
 from controller.service.requests import ReservationSpec
+
+MAX_PORT_ENTRIES = 32
+"""The most classifier entries that a flow's ranges of ports may take; one range takes at most 30."""
 
 HORIZON_S = 366 * 86_400.0
 """End of the calendar, from now."""
 
 
 class MatchBody(StrictBody):
-    """Ports and protocol of a flow."""
+    """Ports and protocol of a flow. A port that is left out is any port: clients' ports are often chosen by the system.
+    """
 
     protocol: Literal["tcp", "udp"]
-    source_port: Port
-    destination_port: Port
+    source_port: PortMatch = None
+    destination_port: PortMatch = None
+
+    @model_validator(mode="after")
+    def _check_entries(self) -> Self:
+        if type(self.source_port) is str and type(self.destination_port) is str:
+            entries = len(masked_ports(self.ports[0])) * len(masked_ports(self.ports[1]))
+            if entries > MAX_PORT_ENTRIES:
+                raise InvalidFields([("source_port", f"this range with that of destination_port takes {entries} flow "
+                                      f"entries of a switch; a flow may take {MAX_PORT_ENTRIES}. Give ranges of a "
+                                      "power of two, such as 49152-65535, or one range")])
+        return self
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it has one source and one destination port."""
+        return type(self.source_port) is int and type(self.destination_port) is int
+
+    @property
+    def ports(self) -> tuple[Ports, Ports]:
+        """The source and the destination ports."""
+        return _ports(self.source_port), _ports(self.destination_port)
+
+    def to_match(self) -> reservation.Match:
+        """Convert to the domain object."""
+        return reservation.Match(self.protocol, *self.ports)
+
+
+def _ports(given: int | str | None) -> Ports:
+    return ports_from_text(given) if isinstance(given, str) else given
 
 
 class AnyRequirement(StrictBody):
@@ -137,15 +170,14 @@ class FlowBody(StrictBody):
     requirement: RequirementBody
 
     @property
-    def five_tuple(self) -> tuple[str, str, str, int, int]:
+    def five_tuple(self) -> tuple[str, str, str, Ports, Ports]:
         """See controller.domain.reservation.Flow."""
-        match = self.match
-        return self.source, self.destination, match.protocol, match.source_port, match.destination_port
+        return self.source, self.destination, self.match.protocol, *self.match.ports
 
     def to_flow(self) -> reservation.Flow:
         """Convert to the domain object."""
-        match = reservation.Match(**self.match.__dict__)
-        return reservation.Flow(self.name, self.source, self.destination, match, self.requirement.to_requirement())
+        match, requirement = self.match.to_match(), self.requirement.to_requirement()
+        return reservation.Flow(self.name, self.source, self.destination, match, requirement)
 
 
 Flows = Annotated[list[FlowBody], Field(min_length=1, max_length=256)]
@@ -155,16 +187,33 @@ def _check_flows(flows: Sequence[FlowBody]) -> None:
     mistakes = []
     names = Counter(flow.name for flow in flows)
     tuples = Counter(flow.five_tuple for flow in flows)
+    with_ranges = [flow for flow in flows if not flow.match.is_exact]
     for number, flow in enumerate(flows):
         if names[flow.name] > 1:
             mistakes.append((f"flows.{number}.name", f"names of flows must be unique; {flow.name} is repeated"))
         if tuples[flow.five_tuple] > 1:
             sentence = f"another flow than {flow.name} has the same source, destination, protocol and ports"
             mistakes.append((f"flows.{number}.match", sentence))
+        elif (other := _overlapping(flow, with_ranges if flow.match.is_exact else flows)) is not None:
+            sentence = f"flow {other.name} has packets of the same source, destination, protocol and ports in part"
+            mistakes.append((f"flows.{number}.match", sentence))
         if flow.source == flow.destination:
             mistakes.append((f"flows.{number}.destination", f"source and destination are both {flow.source}"))
     if mistakes:
         raise InvalidFields(mistakes)
+
+
+def _overlapping(flow: FlowBody, others: Sequence[FlowBody]) -> FlowBody | None:
+    """Another flow that shares packets with this one; only flows with a range of ports or any port can."""
+    ends = flow.source, flow.destination, flow.match.protocol
+    return next(
+        (
+            other for other in others
+            if other is not flow and ends == (other.source, other.destination, other.match.protocol)
+            and all(map(ports_overlap, flow.match.ports, other.match.ports))
+        ),
+        None,
+    )  # fmt: skip
 
 
 class ReservationRequest(StrictBody):
@@ -271,5 +320,5 @@ QuoteRequest = Annotated[
     Discriminator(_quote_kind),
 ]
 
-TAGS = frozenset({"rate", "transfer", "reservation", "transfers"})
+TAGS = frozenset({"rate", "transfer", "reservation", "transfers", "port", "range", "any"})
 """Names of union members that pydantic adds to the place of a mistake; they are not in the request."""

@@ -31,6 +31,7 @@ from controller.dataplane.pipeline import reserved_entries
 from controller.domain.events import SwitchReport
 from controller.domain.network import DirectedLink, Network, Node
 from controller.domain.path import Path
+from controller.domain.ports import PortRange, Ports
 from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, Window
 from controller.routing.candidates import candidate_paths
 from controller.security.audit import AuditRecord
@@ -69,8 +70,12 @@ def flow_json(flow: Flow) -> dict[str, object]:
 
 
 def _match_body(match: Match) -> MatchBody:
-    ports = {"source_port": match.source_port, "destination_port": match.destination_port}
-    return MatchBody(protocol=match.protocol, **ports)
+    ports = _ports(match.source_port), _ports(match.destination_port)
+    return MatchBody.model_construct(protocol=match.protocol, source_port=ports[0], destination_port=ports[1])
+
+
+def _ports(ports: Ports) -> int | str | None:
+    return str(ports) if isinstance(ports, PortRange) else ports
 
 
 _FIELDS = {form: tuple(form.model_fields) for form in (RateRequirement, TransferRequirement)}

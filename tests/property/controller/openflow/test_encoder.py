@@ -60,7 +60,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "ip_proto": unsigned(8),
     "ipv4_src": ipv4_address(),
     "ipv4_dst": ipv4_address(),
-    "tcp_src": unsigned(16),
+    "tcp_src": st.one_of(unsigned(16), st.just((0xC000, 0xC000))),
     "tcp_dst": unsigned(16),
     "udp_src": unsigned(16),
     "udp_dst": unsigned(16),

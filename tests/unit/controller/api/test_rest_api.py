@@ -113,6 +113,46 @@ def test_a_five_tuple_in_use_is_refused(client: httpx.Client) -> None:
     assert body["reservation"] == first["id"]
 
 
+@pytest.mark.parametrize(("given", "answered"), [
+    ({"source_port": "49152-65535"}, "49152-65535"),
+    ({"source_port": "7801-7801"}, 7801),
+    ({"source_port": None}, None),
+    ({}, None),
+])  # fmt: skip
+def test_a_source_port_may_be_a_range_or_left_out(
+    client: httpx.Client, given: dict[str, Any], answered: object
+) -> None:
+    wide = flow(match={"protocol": "tcp", "destination_port": 7800, **given})
+    body = client.post("/v1/reservations", json={"flows": [wide]}).json()
+    assert body["flows"][0]["match"] == {"protocol": "tcp", "source_port": answered, "destination_port": 7800}
+    entries = client.get(f"/v1/reservations/{body['id']}").json()["counters"]["entries"]
+    assert len([entry for entry in entries if entry["table"] == 0]) == 1
+    quoted = client.post("/v1/quotes", json={"flows": [wide]})
+    assert quoted.status_code in (200, 409)
+    changed = client.patch(f"/v1/reservations/{body['id']}", json={"flows": [wide]})
+    assert changed.status_code == 200, changed.text
+
+
+def test_a_flow_without_ports_is_all_traffic_of_its_protocol(client: httpx.Client) -> None:
+    first = client.post("/v1/reservations", json={"flows": [flow(match={"protocol": "tcp"})]}).json()
+    body = problem(client.post("/v1/reservations", json={"flows": [flow("part")]}), 409, "flow_in_use")
+    assert body["detail"] == f"part: tcp from edge1:7801 to cloud:7800 is in part already reserved by {first['id']}."
+    udp = flow(match={"protocol": "udp"})
+    assert client.post("/v1/reservations", json={"flows": [udp]}).status_code == 201
+
+
+@pytest.mark.parametrize(("match", "words"), [
+    ({"source_port": "49152"}, "body.flows.0.match.source_port: '49152' is not a range of ports"),
+    ({"source_port": "9-8"}, "9-8 is not a range of ports; it must go from a lower to a higher one of 1 to 65535"),
+    ({"source_port": "0-8"}, "0-8 is not a range of ports"),
+    ({"source_port": [1, 2]}, "body.flows.0.match.source_port: Input should be a valid integer"),
+    ({"source_port": "1-65534", "destination_port": "1-65534"}, "takes 900 flow entries of a switch; a flow may take"),
+])  # fmt: skip
+def test_a_range_of_ports_that_is_none_is_named(client: httpx.Client, match: dict[str, Any], words: str) -> None:
+    wrong = flow(match={"protocol": "tcp", "source_port": 1, "destination_port": 1, **match})
+    assert words in problem(client.post("/v1/reservations", json={"flows": [wrong]}), 422, "invalid_request")["detail"]
+
+
 def test_all_mistakes_of_a_request_are_listed(client: httpx.Client) -> None:
     wrong = flow(match={"protocol": "sctp", "source_port": 0, "destination_port": 7800}, colour="red")
     body = problem(client.post("/v1/reservations", json={"flows": [wrong], "lease_s": -1}), 422, "invalid_request")
@@ -131,6 +171,7 @@ def test_all_mistakes_of_a_request_are_listed(client: httpx.Client) -> None:
         ([flow(), flow()], "must be unique"),
         ([flow(), flow("other")], "same source, destination, protocol and ports"),
         ([flow(destination="edge1")], "both edge1"),
+        ([flow(), flow("any", match={"protocol": "tcp"})], "flow any has packets of the same source, destination"),
     ],
 )
 def test_flows_of_a_request_must_be_consistent(client: httpx.Client, flows: list[dict[str, Any]], words: str) -> None:

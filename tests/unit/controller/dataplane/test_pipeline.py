@@ -22,7 +22,8 @@ from controller.dataplane.entries import (
 from controller.dataplane.flow_label import flow_label
 from controller.dataplane.pipeline import best_effort_meter, intended_states
 from controller.domain.network import network_from_map
-from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
+from controller.domain.ports import PortRange, Ports
+from controller.domain.reservation import FIRST_METER_ID, Flow, Match, Requirement, Reservation, State
 from tests import simulated_forwarding
 from tests.simulated_forwarding import Packet, Trace
 from tests.switch_updates import kinds, updates
@@ -79,6 +80,21 @@ def test_an_unreserved_packet_is_unmarked_and_metered_at_every_egress_port(spoof
     assert trace.nodes == ["edge2", "r6", "r1", "r2", "cloud"]
     assert trace.marks == [0, 0, 0]
     assert trace.meters == [("r6", 100_002), ("r1", 100_001), ("r2", 100_003)]
+
+
+@pytest.mark.parametrize(("ports", "inside", "outside"), [
+    (None, [1, 7801, 65535], []),
+    (PortRange(40000, 40010), [40000, 40007, 40010], [39999, 40011]),
+])  # fmt: skip
+def test_a_flow_with_many_source_ports_is_admitted_through_one_meter(
+    ports: Ports, inside: list[int], outside: list[int]
+) -> None:
+    wide = Flow("any", "edge1", "cloud", Match("tcp", ports, 7800), Requirement(15_000_000, 40_000))
+    states = intended_states(METRO, [reservation(1, wide)])
+    for port in inside:
+        assert send(states, "edge1", packet(tcp_src=port)).meters == [("r6", FIRST_METER_ID)]
+    for port in outside:
+        assert ("r6", FIRST_METER_ID) not in send(states, "edge1", packet(tcp_src=port)).meters
 
 
 def test_the_five_tuple_of_another_host_is_dropped() -> None:

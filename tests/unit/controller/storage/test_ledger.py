@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from controller import failpoints
+from controller.domain.ports import PortRange, Ports
 from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, State
 from controller.errors import StartError
 from controller.failpoints import FailPoint, on_failpoint
@@ -48,6 +49,18 @@ def test_a_database_without_revisions_is_migrated(tmp_path: Path) -> None:
         assert ledger.response(key) is not None
         ledger.write(replace(found, version=3))
         ledger.close()
+
+
+@pytest.mark.parametrize("ports", [None, PortRange(49152, 65535), 7801])
+def test_ports_of_a_flow_are_stored(tmp_path: Path, ports: Ports) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")
+    stored = reservation()
+    flow = replace(stored.placements[0].flow, match=Match("tcp", ports, None))
+    stored = replace(stored, placements=(replace(stored.placements[0], flow=flow),))
+    ledger.write(stored)
+    assert ledger.live() == [stored]
+    assert type(ledger.live()[0].placements[0].flow.match.source_port) is type(ports)
+    ledger.close()
 
 
 def test_a_database_of_a_later_version_is_refused(tmp_path: Path) -> None:
