@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from math import ceil
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Request, Response
@@ -141,7 +142,12 @@ def _quote_transfers(service: Service, caller: Caller, body: TransfersQuestion) 
     ]
     links = [PathLink(link=link, free_bps=free_bps) for link, free_bps in common.free_bps.items()]
     return QuotedTransfers(
-        transfer_ms=round(common.transfer_ms, 3), flows=flows, links=links, bottleneck=common.bottleneck
+        transfer_ms=round(common.transfer_ms, 3),
+        exact=common.is_exact,
+        gap=ceil(common.gap * 1e4) / 1e4,
+        flows=flows,
+        links=links,
+        bottleneck=common.bottleneck,
     )
 
 

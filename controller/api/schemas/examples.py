@@ -224,6 +224,8 @@ PATHS: Json = {
 
 TRANSFERS_ANSWER: Json = {
     "transfer_ms": 160.5,
+    "exact": True,
+    "gap": 0.0,
     "flows": [
         {
             "name": "edge1-up",

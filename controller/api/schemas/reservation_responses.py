@@ -200,10 +200,13 @@ class QuotedTransfer(ResponseBody):
 class QuotedTransfers(ResponseBody):
     """The shortest common time of all transfers over the candidate paths, and the link that limits it.
 
-    `links`: bandwidth free now on every link of these paths.
+    `exact`: no other choice of paths is quicker. Otherwise the proof was given up after a fixed effort, and no choice
+    is quicker by more than the part `gap` of the time. `links`: bandwidth free now on every link of these paths.
     """
 
     transfer_ms: float
+    exact: bool
+    gap: float
     flows: list[QuotedTransfer]
     links: list[PathLink]
     bottleneck: str | None
