@@ -16,7 +16,13 @@ from trainer.cli.options import to_flags, to_settings
 from trainer.cli.overview import COMMANDS, overview, plugin_commands
 from trainer.errors import TrainerError
 
-COMMAND_LINES = [[name] for name in COMMANDS] + [["reservations", name] for name in ("list", "show", "release")]
+GROUPS = {
+    "reservations": ("list", "show", "renew", "change", "commit", "release"),
+    "lightpaths": ("show", "defragment"),
+    "links": ("down", "up"),
+    "ducts": ("down", "up"),
+}
+COMMAND_LINES = [[name] for name in COMMANDS] + [[group, name] for group, names in GROUPS.items() for name in names]
 HEAVY = {"torch", "numpy", "pydantic", "httpx", "rich", "networkx", "fastapi", "matplotlib", "scipy", "controller"}
 
 
@@ -107,6 +113,23 @@ def test_listing_the_network_imports_nothing_heavy(tmp_path: Path) -> None:
         (["plan", "--map", "nowhere"], 2, "nowhere"),
         (["cloud", "--bind", "here:there", "--edge", "e"], 2, "is not IP:PORT"),
         (["network", "--controller", "127.0.0.1:8080"], 2, "must be a URL such as http://127.0.0.1:8080"),
+        (["reserve", "edge1", "cloud"], 2, "Give either --rate, such as --rate 20M, or --transfer with --deadline"),
+        (["reserve", "edge1", "cloud", "--rate", "20"], 3, "No emulation is running"),
+        (["reserve", "edge1", "cloud", "--rate", "fast"], 2, "'fast' is not a rate; write for example 20M, 1.5G or"),
+        (["reserve", "edge1", "cloud", "--rate", "20MB"], 2, "'20MB': 'MB' is no unit of a rate"),
+        (["reserve", "edge1", "cloud", "--rate", "20m"], 2, "'20m': 'm' is no unit of a rate"),
+        (["reserve", "edge1", "cloud", "--rate", "20M", "--latency", "45"], 2, "'45': the unit is missing; write"),
+        (["reserve", "edge1", "cloud", "--rate", "20M", "--latency", "-4ms"], 2, "'-4ms' is not a time"),
+        (["reserve", "edge1", "cloud", "--rate", "20M", "--burst", "0"], 2, "'0' is not a size above 0"),
+        (["reserve", "edge1", "cloud", "--rate", "20M", "--deadline", "1s"], 2, "--deadline needs --transfer"),
+        (["reserve", "edge1", "cloud", "--rate", "1.5"], 2, "'1.5' is not a whole number of bit/s"),
+        (["reserve", "edge1", "cloud", "--rate", "2M", "--start", "noon"], 2, "'noon' is not a time with its zone"),
+        (["reserve", "edge1", "cloud", "--rate", "2M", "--source-port", "9-8"], 2, "'9-8' is not a port of 1 to 65535"),
+        (["reserve", "edge1"], 2, "Give SOURCE and DESTINATION"),
+        (["quote", "--volume", "edge1:cloud"], 2, "write SOURCE:DESTINATION:SIZE, such as edge1:cloud:1MB"),
+        (["quote", "--volume", "edge1:cloud:1Mb"], 2, "'Mb' is no unit of a size"),
+        (["reservations", "change", "r-1"], 2, "Give what is to change, such as --rate 30M"),
+        (["events", "--controller", "http://127.0.0.1:9"], 3, "does not answer"),
         (["edge"], 2, "Missing option '--name'"),
         (["report", "/nowhere"], 2, "does not exist"),
         (["ride"], 2, "No such command 'ride'"),

@@ -20,8 +20,19 @@ COMMANDS = {
     "plan": ("trainer.cli.plan", "plan", "Print the cost of every cut, and the plan of a round."),
     "report": ("trainer.cli.report", "report", "Write an HTML report of a run."),
     "compare": ("trainer.cli.report", "compare", "Compare runs."),
-    "reservations": ("trainer.cli.network", "reservations", "List, show or release reservations."),
+    "reserve": ("trainer.cli.reserve", "reserve", "Reserve a rate or a transfer between two hosts."),
+    "quote": ("trainer.cli.reserve", "quote", "Show what would be promised; reserve nothing."),
+    "reservations": ("trainer.cli.network", "reservations", "List, show, change or release reservations."),
     "network": ("trainer.cli.network", "network", "Print the links with reserved and free rates."),
+    "paths": ("trainer.cli.operations", "paths", "Print the candidate paths between two hosts."),
+    "lightpaths": ("trainer.cli.operations", "lightpaths", "List, show or move lightpaths."),
+    "links": ("trainer.cli.operations", "links", "Take a link out of service, or put it back."),
+    "ducts": ("trainer.cli.operations", "ducts", "Take a duct out of service, or put it back."),
+    "events": ("trainer.cli.events", "events", "Print events, or follow them."),
+    "health": ("trainer.cli.operations", "health", "Print whether the controller is in order."),
+    "consistency": ("trainer.cli.operations", "consistency", "Compare or repair the switches' entries."),
+    "audit": ("trainer.cli.operations", "audit", "Print who asked the controller for what."),
+    "metrics": ("trainer.cli.operations", "metrics", "Print the metrics for Prometheus."),
 }
 """Name -> module, attribute and one line of help of the trainer's own commands."""
 

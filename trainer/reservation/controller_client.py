@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from trainer.reservation.http_transport import HttpTransport, Response, Transpor
 
 if TYPE_CHECKING:  # pydantic is imported only to parse responses, which `paceline network` does not do
     from trainer.reservation.api_types import ApiResponse, FlowRequest, Quote, Reservation, TransferVolume
+    from trainer.reservation.event_stream import Event
 
 TIMEOUT_S = 10.0
 INITIAL_PAUSE_S = 0.25
@@ -79,6 +80,58 @@ class ControllerClient:
     def close(self) -> None:
         """Close the connection; reservations stay."""
         self._http.close()
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        query: Mapping[str, str] | None = None,
+        key: str | None = None,
+    ) -> dict[str, Any]:
+        """Send any request of the REST API and return its response. `key`: idempotency key.
+
+        Raises: ReservationRefusedError, ControllerUnreachableError.
+        """
+        return self._request(method, path, body, query, key=key)
+
+    def metrics(self) -> str:
+        """Return the metrics in the text format of Prometheus.
+
+        Raises: ReservationRefusedError, ControllerUnreachableError.
+        """
+        try:
+            response = self._http.request("GET", "/metrics")
+        except TransportErrors as error:
+            raise self._unreachable(error, 1) from error
+        if not response.is_success:
+            self._json_object(response)
+        return response.body
+
+    def events(self, after: str | None, follow: bool) -> Iterator[Event]:
+        """Yield the events after that id (None: from now on); without `follow` only those that have happened.
+
+        Raises: ReservationRefusedError, ControllerUnreachableError, also if the stream ends.
+        """
+        from trainer.reservation.event_stream import IDLE_S, SILENT_S, events_of
+
+        headers = {"Accept": "text/event-stream"} | ({} if after is None else {"Last-Event-ID": after})
+        last, is_open = after, False
+        try:
+            with self._http.stream("/v1/events", headers, SILENT_S if follow else IDLE_S) as (response, lines):
+                is_open = True
+                if response is not None:
+                    self._json_object(response)
+                for event in events_of(lines):
+                    last = event.id or last
+                    yield event
+        except TransportErrors as error:
+            if is_open and not follow and isinstance(error, TimeoutError):
+                return
+            raise self._unreachable(error, 1) from error
+        if follow:
+            resume = f"; --after {last} resumes" if last else ""
+            raise ControllerUnreachableError(f"The controller at {self.url} has ended the stream of events{resume}.")
 
     def network_json(self) -> dict[str, Any]:
         """Return the network: switches, hosts and links."""
@@ -174,10 +227,7 @@ class ControllerClient:
             except TransportErrors as error:
                 reason = str(error) or type(error).__name__
                 if attempt == attempts:
-                    raise ControllerUnreachableError(
-                        f"The controller at {self.url} does not answer ({reason}) after {_counted(attempts)}. Start "
-                        "it, set --controller URL, or train without reservations: --best-effort."
-                    ) from error
+                    raise self._unreachable(error, attempts) from error
                 trouble = f"does not answer ({reason})"
             self._notify(
                 f"The controller at {self.url} {trouble}; attempt {attempt + 1} of {attempts} in {pause_s:g} s."
@@ -185,6 +235,13 @@ class ControllerClient:
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
         return self._json_object(response)
+
+    def _unreachable(self, error: Exception, attempts: int) -> ControllerUnreachableError:
+        reason = str(error) or type(error).__name__
+        return ControllerUnreachableError(
+            f"The controller at {self.url} does not answer ({reason}) after {_counted(attempts)}. Start "
+            "it, set --controller URL, or train without reservations: --best-effort."
+        )
 
     def _json_object(self, response: Response) -> dict[str, Any]:
         content = response.json_object()

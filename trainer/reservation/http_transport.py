@@ -10,8 +10,11 @@ import json
 import select
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
 from typing import TypeGuard
 from urllib.parse import urlencode, urlsplit
 
@@ -61,11 +64,11 @@ class HttpTransport:
         self._prefix = parts.path.rstrip("/")
         self._headers = {"Accept": "application/json", **headers}
         self._lock = threading.Lock()
-        self._connection: http.client.HTTPConnection
-        if parts.scheme == "https":
-            self._connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
-        else:
-            self._connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+        self._connect: Callable[[], http.client.HTTPConnection] = (
+            partial(http.client.HTTPSConnection, host, port, timeout=timeout_s, context=context)
+            if parts.scheme == "https" else partial(http.client.HTTPConnection, host, port, timeout=timeout_s)
+        )
+        self._connection = self._connect()
 
     def request(
         self,
@@ -95,6 +98,28 @@ class HttpTransport:
                 self._connection.close()  # also after Ctrl-C: the next request, a release, needs a clean connection
                 raise
             return Response(response.status, response.headers, text)
+
+    @contextmanager
+    def stream(
+        self, path: str, headers: Mapping[str, str], silent_s: float
+    ) -> Iterator[tuple[Response | None, Iterator[str]]]:
+        """Open a response of unknown length on a connection of its own: (None, its lines), or (the error, no lines).
+
+        Raises: one of TransportErrors; TimeoutError if nothing comes for `silent_s`.
+        """
+        connection = self._connect()
+        try:
+            connection.request("GET", f"{self._prefix}{path}", headers={**self._headers, **headers})
+            response = connection.getresponse()
+            if connection.sock is not None:
+                connection.sock.settimeout(silent_s)
+            if response.status == HTTPStatus.OK:
+                yield None, (line.decode("utf-8", "replace").rstrip("\r\n") for line in response)
+            else:
+                text = response.read().decode("utf-8", "replace")
+                yield Response(response.status, response.headers, text), iter(())
+        finally:
+            connection.close()
 
     def close(self) -> None:
         """Close the connection."""

@@ -1,0 +1,62 @@
+"""Quantities of the command line in their base units."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+import pytest
+
+from trainer.cli.quantities import DURATION_S, INSTANT, PORTS, RATE, SIZE, TIME_US
+
+
+@pytest.mark.parametrize(("kind", "text", "value"), [
+    (RATE, "20M", 20_000_000),
+    (RATE, "1.5G", 1_500_000_000),
+    (RATE, "64 kbit/s", 64_000),
+    (RATE, "100Mb/s", 100_000_000),
+    (RATE, "2.5Mbps", 2_500_000),
+    (RATE, "15000000", 15_000_000),
+    (SIZE, "200kB", 200_000),
+    (SIZE, "1.1MB", 1_100_000),
+    (SIZE, "64KiB", 65_536),
+    (SIZE, "45000", 45_000),
+    (TIME_US, "45ms", 45_000.0),
+    (TIME_US, "250us", 250.0),
+    (TIME_US, "250µs", 250.0),
+    (TIME_US, "1.5s", 1_500_000.0),
+    (DURATION_S, "90", 90.0),
+    (DURATION_S, "10min", 600.0),
+    (PORTS, "7801", 7801),
+    (PORTS, "49152-65535", "49152-65535"),
+    (INSTANT, "2027-01-31T18:00:00+00:00", "2027-01-31T18:00:00+00:00"),
+])  # fmt: skip
+def test_a_quantity_is_read_in_its_base_unit(kind: Any, text: str, value: object) -> None:
+    read = kind.convert(text, None, None)
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_a_time_may_be_given_from_now_on() -> None:
+    before = datetime.now(UTC)
+    moment = datetime.fromisoformat(INSTANT.convert("+10min", None, None))
+    assert before <= moment - timedelta(minutes=10) <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize(("kind", "text", "words"), [
+    (RATE, "", "'' is not a rate; write for example 20M"),
+    (RATE, "20x", "'x' is no unit of a rate"),
+    (RATE, "-1M", "is not a rate"),
+    (RATE, "0M", "is not a rate above 0"),
+    (RATE, "nan", "is not a rate"),
+    (RATE, "1e6", "'e6' is no unit of a rate"),
+    (SIZE, "0.5", "'0.5' is not a whole number of bytes"),
+    (TIME_US, "45", "the unit is missing; write for example 45ms"),
+    (PORTS, "0", "is not a port of 1 to 65535"),
+    (PORTS, "http", "is not a port of 1 to 65535"),
+    (INSTANT, "2027-01-31T18:00:00", "is not a time with its zone"),
+    (INSTANT, "+soon", "'soon' is not a time"),
+])  # fmt: skip
+def test_what_is_no_quantity_is_named_with_an_example(kind: Any, text: str, words: str) -> None:
+    with pytest.raises(click.BadParameter, match=words.replace("+", r"\+")):
+        kind.convert(text, None, None)

@@ -1,0 +1,83 @@
+"""What the commands for a controller share: --controller, --json, and the connection."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from trainer.errors import NetworkError, ReservationRefusedError, UsageError
+
+if TYPE_CHECKING:
+    from trainer.reservation.controller_client import ControllerClient
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+INVALID = 422
+"""HTTP status of a request with an invalid value, which the command line treats as a usage error."""
+
+
+def controller_option(command: F) -> F:
+    """Add --controller."""
+    return click.option("--controller", "url", help="URL of the controller.  [default: that of the running emulation]  "
+                        "PACELINE_TOKEN: bearer token; PACELINE_CA: certificate of its authority.")(command)
+
+
+def json_option(command: F) -> F:
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the controller's response as JSON.")(command)
+
+
+@contextlib.contextmanager
+def open_controller(url: str | None, as_json: bool = False) -> Iterator[ControllerClient]:
+    """Connect to the controller; with `as_json` a refusal is printed, too.
+
+    Raises: NetworkError; UsageError if the controller found a value of the request invalid.
+    """
+    from topologies import running_emulation
+    from trainer.reservation.controller_client import ControllerClient
+
+    if url is None:
+        running = running_emulation.read()
+        if running is None:
+            raise NetworkError("No emulation is running on this machine; set --controller URL.")
+        url = running.controller_url
+    client = ControllerClient(url, retries=0, notify=lambda sentence: click.echo(sentence, err=True))
+    try:
+        yield client
+    except ReservationRefusedError as error:
+        if as_json:
+            print_json(error.problem)
+        if error.problem.get("status") == INVALID:
+            raise UsageError(str(error)) from error
+        raise
+    finally:
+        client.close()
+
+
+def print_json(content: object) -> None:
+    """Print a response as JSON."""
+    click.echo(json.dumps(content, indent=2))
+
+
+def print_reservation(reservation: dict[str, Any]) -> None:
+    """Print a reservation and its flows."""
+    click.echo(f"{reservation['id']}  {reservation['state']}  owner {reservation['owner']}  "
+               f"version {reservation['version']}  until {reservation['expires_at']}")
+    if reservation["reason"]:
+        click.echo(f"  {reservation['reason']}")
+    for flow in reservation["flows"]:
+        print_flow(flow)
+
+
+def print_flow(flow: dict[str, Any]) -> None:
+    """Print path, rate and bounds of a flow."""
+    facts = [f"{flow['reserved_bps'] / 1e6:.2f} Mb/s", f"latency bound {flow['accumulated_latency_us'] / 1e3:.2f} ms"]
+    facts += [f"complete in {flow['completion_ms']:.1f} ms"] if flow["completion_ms"] is not None else []
+    facts += ["suspended"] if flow["suspended"] else []
+    click.echo(f"  {flow['name']:<12} {' > '.join(flow['path'])}  {'  '.join(facts)}")
+    if flow["backup_path"]:
+        click.echo(f"  {'  backup':<12} {' > '.join(flow['backup_path'])}")

@@ -1,0 +1,98 @@
+"""The options that describe one flow, and the request body that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from trainer.cli.quantities import DURATION_S, INSTANT, PORTS, RATE, SIZE, TIME_US
+from trainer.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+Json = dict[str, Any]
+
+REQUIREMENT_FIELDS = {
+    "rate": "min_bandwidth_bps", "transfer": "transfer_bytes", "deadline": "deadline_ms", "period": "period_ms",
+    "offset": "offset_ms", "burst": "burst_bytes", "latency": "max_latency_us",
+    "variation": "max_latency_variation_us", "rank": "rank", "protection": "protection", "backup": "backup",
+}  # fmt: skip
+"""Option -> field of the REST API's requirement."""
+
+_MILLISECONDS = frozenset({"deadline", "period", "offset"})
+
+_REQUIREMENT: tuple[tuple[str, Any, str], ...] = (
+    ("--rate", RATE, "Rate, such as 20M (bit/s, Ethernet headers included)."),
+    ("--transfer", SIZE, "Instead of a rate: this size, such as 200kB, within --deadline."),
+    ("--deadline", TIME_US, "Time for the transfer, such as 250ms."),
+    ("--period", TIME_US, "Repeat the transfer in every period; it has a window in each."),
+    ("--offset", TIME_US, "Start of the window after each multiple of the period of Unix time."),
+    ("--latency", TIME_US, "Latency limit, such as 45ms, kept against all later reservations."),
+    ("--variation", TIME_US, "Limit of the difference between the latencies of two packets."),
+    ("--burst", SIZE, "Size that may be sent at once, such as 40kB.  [default: chosen]"),
+    ("--rank", click.IntRange(0, 255), "Importance if not all can be kept: 0 highest, 255 lowest.  [default: 128]"),
+    ("--protection", click.Choice(["none", "link_disjoint", "duct_disjoint"]),
+     "Backup path: without a common span, or without a common duct.  [default: none]"),
+    ("--backup", click.Choice(["shared", "dedicated"]), "Whether backups share capacity.  [default: shared]"),
+)  # fmt: skip
+
+_FLOW: tuple[tuple[str, Any, str], ...] = (
+    ("--protocol", click.Choice(["tcp", "udp"]), "Protocol.  [default: tcp]"),
+    ("--source-port", PORTS, "Source port, or a range such as 49152-65535.  [default: any port]"),
+    ("--destination-port", PORTS, "Destination port, or a range.  [default: any port]"),
+    ("--name", str, "Name of the flow.  [default: SOURCE-DESTINATION]"),
+)
+
+_LIFETIME: tuple[tuple[str, Any, str], ...] = (
+    ("--owner", str, "Name that the reservation is listed with.  [default: anonymous]"),
+    ("--lease", DURATION_S, "Time until it expires unless renewed.  [default: 60s]"),
+    ("--start", INSTANT, "Start: 2027-01-31T18:00:00Z, or +10min from now.  [default: now]"),
+    ("--end", INSTANT, "End, likewise.  [default: when the lease expires]"),
+)
+
+
+def requirement_options(command: F) -> F:
+    """Add the options of a requirement."""
+    return _add(command, _REQUIREMENT)
+
+
+def flow_options(command: F) -> F:
+    """Add the options of a flow and of its reservation."""
+    return _add(command, (*_REQUIREMENT, *_FLOW, *_LIFETIME))
+
+
+def _add(command: F, options: tuple[tuple[str, Any, str], ...]) -> F:
+    for flag, kind, text in reversed(options):
+        command = click.option(flag, flag.removeprefix("--").replace("-", "_"), type=kind, help=text)(command)
+    return command
+
+
+def requirement_of(options: Mapping[str, Any]) -> Json:
+    """The fields of a requirement that are given."""
+    fields: Json = {}
+    for option, field in REQUIREMENT_FIELDS.items():
+        value = options.get(option)
+        if value is not None:
+            fields[field] = value / 1000 if option in _MILLISECONDS else value
+    return fields
+
+
+def request_of(source: str, destination: str, options: Mapping[str, Any]) -> Json:
+    """The request for a reservation of one flow.
+
+    Raises: UsageError if it has neither a rate nor a transfer with a deadline, or both.
+    """
+    rate, transfer, deadline = (options.get(name) is not None for name in ("rate", "transfer", "deadline"))
+    if rate == transfer or (transfer and not deadline):
+        raise UsageError("Give either --rate, such as --rate 20M, or --transfer with --deadline, such as "
+                         "--transfer 1MB --deadline 250ms.")
+    if rate and deadline:
+        raise UsageError("--deadline needs --transfer; with --rate a limit is --latency.")
+    match = {"protocol": options.get("protocol") or "tcp"}
+    match |= {name: options[name] for name in ("source_port", "destination_port") if options.get(name) is not None}
+    flow = {"name": options.get("name") or f"{source}-{destination}"[:64], "source": source,
+            "destination": destination, "match": match, "requirement": requirement_of(options)}
+    names = {"owner": "owner", "lease": "lease_s", "start": "start_at", "end": "end_at"}
+    given = {field: options[name] for name, field in names.items() if options.get(name) is not None}
+    return {**given, "flows": [flow]}
