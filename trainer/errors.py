@@ -36,6 +36,12 @@ class ControllerUnreachableError(NetworkError):
     code = "controller_unreachable"
 
 
+class PartitionError(NetworkError):
+    """Links that are down separate edges from the cloud, so that too few are left."""
+
+    code = "partition"
+
+
 class ReservationRefusedError(NetworkError):
     """The controller refused a reservation.
 

@@ -13,7 +13,7 @@ from controller.booking.flow_bookings import PlacedFlow, SizedFlow
 from controller.domain.network import Network
 from controller.domain.reservation import Flow, Placement, Reservation
 from controller.domain.route import Route, is_cut
-from controller.errors import NoDisjointPath, NoPath, Refused
+from controller.errors import NoDisjointPath, Refused
 from controller.optical.grooming import max_flow_bps
 from controller.optical.route_order import route_order_for
 from controller.optical.rsa import RouteOrder
@@ -24,6 +24,7 @@ from controller.routing.candidates import (
     links_out_of_reach,
     unprotected_routes,
 )
+from controller.routing.partition import no_path
 from controller.routing.srlg_disjoint import SOLVE_LIMIT_S
 
 SEARCH_STEPS = 4000
@@ -205,7 +206,7 @@ def _candidates(
     """
     paths = candidate_paths(network, flow.source, flow.destination, down)
     if not paths:
-        raise NoPath(f"{flow.name}: no path from {flow.source} to {flow.destination} is up.", flow=flow.name)
+        raise no_path(network, flow.name, flow.source, flow.destination, down)
     protection = flow.requirement.protection
     if protection == "none":
         pairs = unprotected_routes(paths)

@@ -22,10 +22,11 @@ from controller.booking.calendar import Calendar
 from controller.domain.network import Network
 from controller.domain.path import Path, link_names
 from controller.domain.route import with_reverse_links
-from controller.errors import NoCapacity, NoPath, UnknownHost
+from controller.errors import NoCapacity, UnknownHost
 from controller.optical.lightpath_design import design_lightpath, reservable_bps
 from controller.routing.candidates import candidate_paths
 from controller.routing.min_max_load import TOLERANCE, choose_paths
+from controller.routing.partition import no_path
 
 RATE_STEP_BPS = 1000
 
@@ -157,8 +158,7 @@ def _usable_paths(
             raise UnknownHost(sentence, flow=volume.name, host=host_name)
     paths = candidate_paths(network, volume.source, volume.destination, down)
     if not paths:
-        sentence = f"{volume.name}: no path from {volume.source} to {volume.destination} is up."
-        raise NoPath(sentence, flow=volume.name)
+        raise no_path(network, volume.name, volume.source, volume.destination, down)
     for link in {link for path in paths for link in link_names(path)} - free_bps.keys():
         free_bps[link] = network.links[link].reservable_bps - bookings.reserved_bps(link, now_s)
     usable = tuple(path for path in paths if all(free_bps[link] >= RATE_STEP_BPS for link in link_names(path)))

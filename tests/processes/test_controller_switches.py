@@ -206,7 +206,7 @@ def test_a_link_failure_degrades_its_reservations_until_the_link_is_up(
         return body["state"], body["reason"]
 
     ovs.vsctl("del-port", "s1-eth1")
-    reason = "edge1-up: no path from edge1 to cloud is up."
+    reason = "edge1-up: no path from edge1 to cloud: s1-s2 is down."
     wait_until(lambda: state_and_reason() == ("degraded", reason))
     answer = controller.reserve(edge="edge2")
     assert (answer.status_code, answer.json()["code"]) == (409, "no_path")

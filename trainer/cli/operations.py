@@ -40,7 +40,8 @@ def paths(source: str, destination: str, url: str | None, as_json: bool) -> None
     for path in content["paths"]:
         click.echo(f"{' > '.join(path['nodes'])}  {path['length_km']:g} km  {path['free_bps'] / 1e6:.2f} Mb/s free")
     if not content["paths"]:
-        click.echo(f"No path from {source} to {destination} is up.")
+        down = f": {', '.join(content['down'])} down" if content["down"] else ""
+        click.echo(f"No path from {source} to {destination}{down}.")
 
 
 @click.group(invoke_without_command=True, epilog="Example: paceline lightpaths")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -28,13 +28,7 @@ TIME_UNITS = {
 """To microseconds; both signs for micro."""
 
 
-if TYPE_CHECKING:
-    _ParamType = click.ParamType[Any]
-else:
-    _ParamType = click.ParamType  # generic for the type checker only in older versions of click
-
-
-class _Quantity(_ParamType):
+class _Quantity(click.ParamType[Any]):
     """A number with a unit, positive."""
 
     def __init__(self, name: str, units: dict[str, Fraction], examples: str) -> None:
@@ -88,7 +82,7 @@ class _Seconds(_Quantity):
         return float(amount / 10**6)
 
 
-class _Ports(_ParamType):
+class _Ports(click.ParamType[Any]):
     """A port or a range of ports, as the REST API takes it."""
 
     name = "port"
@@ -103,7 +97,7 @@ class _Ports(_ParamType):
         return int(value) if parts[2] is None else value
 
 
-class _Instant(_ParamType):
+class _Instant(click.ParamType[Any]):
     """A moment: a timestamp with its time zone, or +DURATION from now; as the REST API takes it."""
 
     name = "time"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from trainer.records.resume import last_reservation, resumed_settings
 if TYPE_CHECKING:
     from trainer.cloud.edge_session import EdgeSession
     from trainer.reservation.bandwidth import BandwidthProvider
+    from trainer.reservation.partition_check import FindPartition
 
 NO_EMULATION = (
     "No emulation is running on this machine. Start one: sudo .venv/bin/python mininet/start.py metro; "
@@ -210,7 +211,30 @@ def cloud(
             record,
             after,
             node_credentials,
+            _partition_check(settings, name, notify, closing),
         )
+
+
+def _partition_check(
+    settings: RunSettings, name: str, notify: Callable[[str], None], closing: contextlib.ExitStack
+) -> FindPartition:
+    """Return what tells which edges cannot reach the cloud; at best effort they are told and awaited all the same."""
+    from trainer.reservation.controller_client import ControllerClient
+    from trainer.reservation.partition_check import PartitionCheck, no_partition
+
+    if settings.controller is None:
+        return no_partition
+    client = ControllerClient(settings.controller, 0, notify)
+    closing.callback(client.close)
+    check = PartitionCheck(client, name, notify)
+    if not settings.best_effort:
+        return check
+
+    def tell_only(edges: Sequence[str]) -> Mapping[str, str]:
+        check(edges)
+        return {}
+
+    return tell_only
 
 
 def _bandwidth_factory(

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from trainer.cloud.edge_acceptor import EdgeAcceptor, JoinRefusedError
 from trainer.cloud.edge_session import EdgeSession
-from trainer.errors import ConnectionLostError, ProtocolError, QuorumError
+from trainer.errors import ConnectionLostError, PartitionError, ProtocolError, QuorumError
 from trainer.protocol import framing, messages
+from trainer.reservation.partition_check import FindPartition, no_partition
 from trainer.transport import clock_sync
 from trainer.transport.connection import Connection, ConnectionEvent, Disconnected, ReceivedFrame
 from trainer.transport.credentials import NO_CREDENTIALS, TransportCredentials
@@ -27,6 +28,7 @@ from trainer.transport.pacing import SentFrame
 log = logging.getLogger(__name__)
 
 PINGS = 8
+PARTITION_POLL_S = 1.0
 KEEPALIVE_INTERVAL_S = 5.0
 """Interval of keep-alive messages to idle edges."""
 
@@ -80,14 +82,30 @@ class EdgeManager:
         """Number of refused connections."""
         return self._acceptor.refused
 
-    def gather(self, quorum: int | None, timeout_s: float) -> list[EdgeSession]:
+    def gather(
+        self, quorum: int | None, timeout_s: float, find_partition: FindPartition = no_partition
+    ) -> list[EdgeSession]:
         """Wait until all expected edges have joined, or until the timeout with at least `quorum` of them.
 
-        Raises: QuorumError that names the missing edges.
+        `find_partition` is asked every PARTITION_POLL_S about the edges that are missing.
+
+        Raises: QuorumError that names the missing edges; PartitionError at once if so many are cut off from the cloud
+        that the quorum cannot be reached.
         """
         expected = len(self._expected)
+        deadline_s = time.monotonic() + timeout_s
+        while not self._all_joined(min(PARTITION_POLL_S, deadline_s - time.monotonic())):
+            if time.monotonic() >= deadline_s:
+                break
+            missing = [name for name in self._expected if name not in self._joined]
+            cut_off = find_partition(missing)
+            if expected - len(cut_off) < (quorum or expected):
+                sentences = " ".join(dict.fromkeys(cut_off.values()))
+                raise PartitionError(f"{sentences} {expected - len(cut_off)} of {expected} edges can join, "
+                                     f"{quorum or expected} are required.")
+            if missing and len(cut_off) == len(missing):
+                break  # they may join later
         with self._changed:
-            self._changed.wait_for(lambda: len(self._joined) == expected, timeout_s)
             missing = [name for name in self._expected if name not in self._joined]
             if len(self._joined) < (quorum or expected):
                 raise QuorumError(
@@ -98,6 +116,11 @@ class EdgeManager:
             for name, session in self._active.items():
                 self._samples[name] = (session.request.samples, session.request.held_out)
         return self.sessions
+
+    def _all_joined(self, timeout_s: float) -> bool:
+        """Whether all expected edges have joined within this time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._joined) == len(self._expected), max(0.0, timeout_s))
 
     def prepare(self, prepare_message: messages.Prepare, payload_bytes: int, timeout_s: float) -> None:
         """Prepare every edge, now and when it joins later; `payload_bytes` limits the payload of a frame."""

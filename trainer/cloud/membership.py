@@ -15,6 +15,7 @@ from trainer.config.settings import RunSettings
 from trainer.errors import QuorumError, TrainingFailedError
 from trainer.records.run_record import RunRecord
 from trainer.reservation.bandwidth import BandwidthProvider
+from trainer.reservation.partition_check import FindPartition, no_partition
 
 PAUSE_POLL_S = 0.2
 """Interval at which a paused run checks for edges that rejoined."""
@@ -39,12 +40,14 @@ class Membership:
         state: TrainingState,
         bandwidth: BandwidthProvider,
         record: RunRecord,
+        find_partition: FindPartition = no_partition,
     ) -> None:
         self._settings = settings
         self._edge_manager = edge_manager
         self._state = state
         self._bandwidth = bandwidth
         self._record = record
+        self._find_partition = find_partition
         self._paused = False
         self.lost: list[dict[str, str]] = []
         edge_manager.on_lost = self._on_lost
@@ -78,6 +81,8 @@ class Membership:
         settings, after = self._settings, self._state.checkpoint
         self._paused = True
         self._record.event("paused", round=number, reason=str(error), deadline_s=settings.rejoin_timeout_s)
+        present = {*(session.name for session in self._edge_manager.sessions), *self._edge_manager.waiting}
+        self._find_partition([edge for edge in settings.edges if edge not in present])  # it tells what it finds
         deadline_s = time.monotonic() + settings.rejoin_timeout_s
         while len(self._edge_manager.sessions) + len(self._edge_manager.waiting) < settings.quorum_in_training:
             if time.monotonic() >= deadline_s:

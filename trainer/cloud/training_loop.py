@@ -27,6 +27,7 @@ from trainer.protocol import messages
 from trainer.records.checkpoint import Checkpoint
 from trainer.records.run_record import RunRecord, milliseconds
 from trainer.reservation.bandwidth import BandwidthProvider, Grant
+from trainer.reservation.partition_check import FindPartition, no_partition
 from trainer.transport.credentials import NO_CREDENTIALS, TransportCredentials
 from trainer.transport.pacing import pace_bytes_per_s
 
@@ -36,8 +37,11 @@ BandwidthFactory = Callable[[Sequence[EdgeSession]], BandwidthProvider]
 def run(
     settings: RunSettings, address: tuple[str, int], make_bandwidth: BandwidthFactory, record: RunRecord,
     resumed: Checkpoint | None = None, credentials: TransportCredentials = NO_CREDENTIALS,
+    find_partition: FindPartition = no_partition,
 ) -> None:
     """Run a whole training; the record is completed however the run ends.
+
+    `find_partition` tells while edges are awaited which of them cannot come.
 
     Raises: TrainerError.
     """
@@ -55,11 +59,13 @@ def run(
     failed = True
     try:
         record.event("waiting", edges=list(settings.edges), address=f"{address[0]}:{address[1]}")
-        sessions = edge_manager.gather(settings.quorum, settings.ask_timeout_s)
+        sessions = edge_manager.gather(settings.quorum, settings.ask_timeout_s, find_partition)
         record.event("gathered", edges=[session.name for session in sessions])
         bandwidth = make_bandwidth(sessions)
         try:
-            reason = TrainingLoop(settings, edge_manager, bandwidth, record, resumed, policy).train()
+            reason = TrainingLoop(
+                settings, edge_manager, bandwidth, record, resumed, policy, find_partition
+            ).train()
             failed = False
         finally:
             bandwidth.release()
@@ -93,6 +99,7 @@ class TrainingLoop:
         record: RunRecord,
         resumed: Checkpoint | None,
         policy: CustomPolicy | None = None,
+        find_partition: FindPartition = no_partition,
     ) -> None:
         self._settings = settings
         self._edge_manager = edge_manager
@@ -100,7 +107,7 @@ class TrainingLoop:
         self._record = record
         self._is_resumed = resumed is not None
         self._state = TrainingState(settings, edge_manager, record, resumed, policy)
-        self._membership = Membership(settings, edge_manager, self._state, bandwidth, record)
+        self._membership = Membership(settings, edge_manager, self._state, bandwidth, record, find_partition)
         self._step_in_progress: CloudStep | None = None
 
     def train(self) -> str:

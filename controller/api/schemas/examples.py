@@ -211,6 +211,7 @@ NETWORK: Json = {
 PATHS: Json = {
     "source": "edge1",
     "destination": "cloud",
+    "down": [],
     "paths": [
         {
             "nodes": ["edge1", "s1", "s2", "cloud"],

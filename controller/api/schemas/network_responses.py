@@ -63,12 +63,13 @@ class PathBody(ResponseBody):
 
 
 class PathsBody(ResponseBody):
-    """Candidate paths, best first."""
+    """Candidate paths, best first. `down`: where there is none, the spans that separate the two hosts."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.PATHS]})
 
     source: str
     destination: str
+    down: list[str]
     paths: list[PathBody]
 
 

@@ -58,7 +58,9 @@ EXAMPLES: Sequence[ControllerError] = (
         quota="bandwidth_bps", held=90_000_000, asked=15_000_000, allowed=100_000_000,
     ),
     errors.TooManyRequests("Tenant lab has 64 changes in flight; wait for a response.", retry_after_s=1),
-    errors.NoPath("edge1-up: no path of links that are up joins edge1 and cloud.", flow="edge1-up", **_ADVICE),
+    errors.NoPath(
+        "edge1-up: no path from edge1 to cloud: r1-r2 is down.", **{"flow": "edge1-up", "down": ["r1-r2"], **_ADVICE}
+    ),
     errors.NoDisjointPath(
         "edge1-up: no second path from edge1 to cloud shares no span with the first.", flow="edge1-up", **_ADVICE
     ),

@@ -34,6 +34,7 @@ from controller.domain.path import Path
 from controller.domain.ports import PortRange, Ports
 from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, Window
 from controller.routing.candidates import candidate_paths
+from controller.routing.partition import separating_spans
 from controller.security.audit import AuditRecord
 from controller.service.queries import Snapshot
 from controller.switches.verifier import SwitchCounters
@@ -237,7 +238,9 @@ def _link_body(link: DirectedLink, snapshot: Snapshot) -> LinkBody:
 def paths_body(snapshot: Snapshot, source: str, destination: str) -> PathsBody:
     """The body of candidate paths between two hosts, with the bandwidth free now."""
     paths = candidate_paths(snapshot.network, source, destination, snapshot.down)
-    return PathsBody(source=source, destination=destination, paths=[_path_body(path, snapshot) for path in paths])
+    down = separating_spans(snapshot.network, source, destination, snapshot.down) if not paths else ()
+    bodies = [_path_body(path, snapshot) for path in paths]
+    return PathsBody(source=source, destination=destination, down=list(down), paths=bodies)
 
 
 def _path_body(path: Path, snapshot: Snapshot) -> PathBody:

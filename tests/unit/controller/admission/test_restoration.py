@@ -184,7 +184,7 @@ def test_a_flow_of_a_disconnected_host_is_suspended() -> None:
     network.reserve(1, flow("a", protection="link_disjoint"))
     network.fail("edge1-r6")
     assert network[1].state is State.DEGRADED
-    assert network[1].reason == "a: no path from edge1 to cloud is up."
+    assert network[1].reason == "a: no path from edge1 to cloud: edge1-r6 is down."
     network.fail()
     repaired = network[1]
     assert repaired.state is State.ACTIVE

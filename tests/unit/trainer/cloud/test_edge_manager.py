@@ -10,7 +10,7 @@ import pytest
 
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.data.standardization import Moments, Standardization, Statistics
-from trainer.errors import NetworkError, QuorumError
+from trainer.errors import NetworkError, PartitionError, QuorumError
 from trainer.models.optimizer import OptimizerConfig
 from trainer.profiling.predictor import ComputeProfile, LayerSeconds
 from trainer.protocol import messages
@@ -78,6 +78,23 @@ def test_a_missing_edge_is_named(edge_manager: EdgeManager, port: int) -> None:
     connection = joined(port, "edge1")
     with pytest.raises(QuorumError, match=r"edge2 did not join within 0\.5 s: 1 of 2 edges joined, 2 are required"):
         edge_manager.gather(None, 0.5)
+    connection.close()
+
+
+def test_a_partition_that_leaves_too_few_edges_is_told_at_once(edge_manager: EdgeManager, port: int) -> None:
+    connection = joined(port, "edge1")
+    sentence = "No path from edge2 to cloud: r1-r2 is down."
+    with pytest.raises(PartitionError, match=f"{sentence} 1 of 2 edges can join, 2 are required"):
+        edge_manager.gather(None, 3600, lambda edges: dict.fromkeys(edges, sentence))
+    connection.close()
+
+
+def test_edges_that_are_cut_off_are_not_awaited_where_the_others_are_enough(
+    edge_manager: EdgeManager, port: int
+) -> None:
+    connection = joined(port, "edge1")
+    sessions = edge_manager.gather(1, 3600, lambda edges: {edge: "cut off" for edge in edges if edge == "edge2"})
+    assert [session.name for session in sessions] == ["edge1"]
     connection.close()
 
 
