@@ -139,3 +139,13 @@ def test_reservations_of_others_are_considered_by_the_first_plan(controller: Con
         assert {row["offer"]["bottleneck"]["up"] for row in rows} == {SHARED}
         assert [row["offer"]["quotes"] for row in rows] == [2] * len(rows)
         assert all(row["offer"]["quote_ms"] > 0 for row in rows)
+
+
+def test_a_partition_is_told_at_once_and_names_the_link_that_is_down(controller: Controller, tmp_path: Path) -> None:
+    url = str(controller.client.base_url).rstrip("/")
+    controller.client.post("/v1/links/s1-s2/down").raise_for_status()
+    with training_processes(tmp_path / "run", 2, ("--controller", url)) as training:
+        training.start_cloud("--ask-timeout", "3600")
+        assert training.finish() == 3
+        log = training.logs()
+    assert "No path from edge1, edge2 to cloud: s1-s2 is down. 0 of 2 edges can join, 2 are required." in log
