@@ -9,7 +9,11 @@ import re
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic.annotated_handlers import GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+from pydantic_core.core_schema import ValidatorFunctionWrapHandler
 
 from controller.booking.gate_schedule import MIN_PERIOD_US
 from controller.domain.ports import ports_from_text
@@ -30,27 +34,33 @@ NUMBER = BeforeValidator(_number_only)
 """Must be the last annotation; otherwise the limits before it are missing in the OpenAPI document."""
 
 Port = Annotated[int, Field(ge=1, le=65535), NUMBER]
-ANY_PORT_HELP = "A port, a range such as \"49152-65535\", or null (or left out) for any port."
+
+class _PortsOfMatch:
+    """Validates one port, a range as text, or None in a single call: it is on the path of every reservation."""
+
+    def __get_pydantic_core_schema__(self, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        port, printed = core_schema.int_schema(ge=1, le=65535), core_schema.simple_ser_schema("any")
+        return core_schema.no_info_wrap_validator_function(_one_port_or_range, port, serialization=printed)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        port = handler(schema["schema"])  # type: ignore[typeddict-item]
+        return {
+            "anyOf": [port, {"type": "string", "pattern": r"^\d{1,5}-\d{1,5}$"}, {"type": "null"}],
+            "description": 'A port, a range such as "49152-65535", or null (or left out) for any port.',
+            "examples": [7801, "49152-65535"],
+        }
 
 
-def _port_form(value: object) -> str:
+def _one_port_or_range(value: object, one_port: ValidatorFunctionWrapHandler) -> object:
     if value is None:
-        return "any"
-    return "range" if isinstance(value, str) else "port"
+        return None
+    if isinstance(value, str):
+        ports_from_text(value)
+        return value
+    return one_port(_number_only(value))
 
 
-def _range_of_ports(text: str) -> str:
-    ports_from_text(text)
-    return text
-
-
-PortMatch = Annotated[
-    Annotated[Port, Tag("port")]
-    | Annotated[str, Field(pattern=r"^\d{1,5}-\d{1,5}$"), BeforeValidator(_range_of_ports), Tag("range")]
-    | Annotated[None, Tag("any")],
-    Discriminator(_port_form),
-    Field(description=ANY_PORT_HELP, examples=[7801, "49152-65535"]),
-]
+PortMatch = Annotated[int | str | None, _PortsOfMatch()]
 """The ports of one end of a flow."""
 
 Microseconds = Annotated[float, Field(ge=0.001, le=1e9, allow_inf_nan=False), NUMBER]

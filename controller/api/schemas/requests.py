@@ -45,16 +45,6 @@ class MatchBody(StrictBody):
     source_port: PortMatch = None
     destination_port: PortMatch = None
 
-    @model_validator(mode="after")
-    def _check_entries(self) -> Self:
-        if type(self.source_port) is str and type(self.destination_port) is str:
-            entries = len(masked_ports(self.ports[0])) * len(masked_ports(self.ports[1]))
-            if entries > MAX_PORT_ENTRIES:
-                raise InvalidFields([("source_port", f"this range with that of destination_port takes {entries} flow "
-                                      f"entries of a switch; a flow may take {MAX_PORT_ENTRIES}. Give ranges of a "
-                                      "power of two, such as 49152-65535, or one range")])
-        return self
-
     @property
     def is_exact(self) -> bool:
         """Whether it has one source and one destination port."""
@@ -64,6 +54,12 @@ class MatchBody(StrictBody):
     def ports(self) -> tuple[Ports, Ports]:
         """The source and the destination ports."""
         return _ports(self.source_port), _ports(self.destination_port)
+
+    @property
+    def entry_count(self) -> int:
+        """The number of flow entries that match these ports at a switch."""
+        source, destination = self.ports
+        return len(masked_ports(source)) * len(masked_ports(destination))
 
     def to_match(self) -> reservation.Match:
         """Convert to the domain object."""
@@ -170,9 +166,10 @@ class FlowBody(StrictBody):
     requirement: RequirementBody
 
     @property
-    def five_tuple(self) -> tuple[str, str, str, Ports, Ports]:
-        """See controller.domain.reservation.Flow."""
-        return self.source, self.destination, self.match.protocol, *self.match.ports
+    def five_tuple(self) -> tuple[str, str, str, int | str | None, int | str | None]:
+        """See controller.domain.reservation.Flow; ranges of ports as they were written."""
+        match = self.match
+        return self.source, self.destination, match.protocol, match.source_port, match.destination_port
 
     def to_flow(self) -> reservation.Flow:
         """Convert to the domain object."""
@@ -194,11 +191,15 @@ def _check_flows(flows: Sequence[FlowBody]) -> None:
         if tuples[flow.five_tuple] > 1:
             sentence = f"another flow than {flow.name} has the same source, destination, protocol and ports"
             mistakes.append((f"flows.{number}.match", sentence))
-        elif (other := _overlapping(flow, with_ranges if flow.match.is_exact else flows)) is not None:
+        elif with_ranges and (other := _overlapping(flow, with_ranges if flow.match.is_exact else flows)) is not None:
             sentence = f"flow {other.name} has packets of the same source, destination, protocol and ports in part"
             mistakes.append((f"flows.{number}.match", sentence))
         if flow.source == flow.destination:
             mistakes.append((f"flows.{number}.destination", f"source and destination are both {flow.source}"))
+        if with_ranges and (entries := flow.match.entry_count) > MAX_PORT_ENTRIES:
+            sentence = (f"its two ranges of ports take {entries} flow entries of a switch; a flow may take "
+                        f"{MAX_PORT_ENTRIES}. A range of a power of two, such as 49152-65535, takes one")
+            mistakes.append((f"flows.{number}.match", sentence))
     if mistakes:
         raise InvalidFields(mistakes)
 
@@ -320,5 +321,5 @@ QuoteRequest = Annotated[
     Discriminator(_quote_kind),
 ]
 
-TAGS = frozenset({"rate", "transfer", "reservation", "transfers", "port", "range", "any"})
+TAGS = frozenset({"rate", "transfer", "reservation", "transfers"})
 """Names of union members that pydantic adds to the place of a mistake; they are not in the request."""
