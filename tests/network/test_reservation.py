@@ -142,7 +142,9 @@ def test_a_client_with_a_port_chosen_by_the_system_gets_its_reserved_rate_under_
     match = {"protocol": "tcp", "source_port": source_port, "destination_port": 7800}
     flow = {"name": "any-client", "source": "edge1", "destination": "cloud", "match": match,
             "requirement": {"min_bandwidth_bps": RATE_BPS}}  # fmt: skip
-    reservation = pair.api.post("/v1/reservations", json={"owner": "test", "lease_s": 60, "flows": [flow]}).json()
+    answer = pair.api.post("/v1/reservations", json={"owner": "test", "lease_s": 60, "flows": [flow]})
+    assert answer.status_code == 201, answer.text
+    reservation = answer.json()
     try:
         out, to = tmp_path / "received.json", ["send", pair.topology.ip("cloud"), "--port", "7800"]
         timing = ["--count", str(COUNT), "--start-s", str(time.time() + SET_UP_S), "--period-s", "0.4"]
