@@ -157,7 +157,7 @@ class LiveReservations:
     def _with_changes(
         self, analysed: FailureBounds | None, changes: Map[FlowKey, CarriedFlow | None]
     ) -> LiveReservations:
-        facts = self._reservations, self._five_tuples, self._meters, analysed, changes
+        facts = self._reservations, self._five_tuples, self._port_ranges, self._meters, analysed, changes
         return LiveReservations(self.network, self.calibration, *facts)
 
     def _known_bounds(self) -> tuple[FailureBounds | None, Map[FlowKey, CarriedFlow | None]]:

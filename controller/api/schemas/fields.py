@@ -43,7 +43,7 @@ class _PortsOfMatch:
         return core_schema.no_info_wrap_validator_function(_one_port_or_range, port, serialization=printed)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        port = handler(schema["schema"])  # type: ignore[typeddict-item]
+        port = handler(schema["schema"])
         return {
             "anyOf": [port, {"type": "string", "pattern": r"^\d{1,5}-\d{1,5}$"}, {"type": "null"}],
             "description": 'A port, a range such as "49152-65535", or null (or left out) for any port.',
