@@ -118,11 +118,13 @@ def test_the_state_of_the_network_is_printed(controller: Controller) -> None:
 
 def test_a_link_is_taken_out_of_service_and_put_back(controller: Controller) -> None:
     made = of_json(run(controller, "reserve", "edge1", "cloud", "--rate", "5M", "--json"))
-    assert run(controller, "links", "down", "s1-s2") == f"s1-s2: out of service\n  degraded: {made['id']}\n"
-    refused = run(controller, "reserve", "edge1", "cloud", "--rate", "5M", code=3)
-    assert "Error: edge1-cloud: no path from edge1 to cloud: s1-s2 is down." in refused
-    assert run(controller, "paths", "edge1", "cloud") == "No path from edge1 to cloud: s1-s2 down.\n"
-    assert run(controller, "links", "up", "s1-s2") == "s1-s2: in service\n"
+    try:
+        assert run(controller, "links", "down", "s1-s2") == f"s1-s2: out of service\n  degraded: {made['id']}\n"
+        refused = run(controller, "reserve", "edge2", "cloud", "--rate", "5M", code=3)
+        assert "Error: edge2-cloud: no path from edge2 to cloud: s1-s2 is down." in refused
+        assert run(controller, "paths", "edge1", "cloud") == "No path from edge1 to cloud: s1-s2 down.\n"
+    finally:
+        assert run(controller, "links", "up", "s1-s2") == "s1-s2: in service\n"
     run(controller, "reservations", "release", made["id"])
     assert "/v1/links/s1-s2/down  200" in run(controller, "audit", "--limit", "1000")
     assert "Error: " in run(controller, "ducts", "down", "nowhere", code=3)
