@@ -22,7 +22,7 @@ def health(url: str | None, as_json: bool) -> None:
         print_json(content)
     else:
         click.echo(f"{content['status']}: {content['switches_up']} of {content['switches_expected']} switches in sync, "
-                   f"audit log {content['audit']}")
+                   f"ledger {content['ledger']}, audit log {content['audit']}")
 
 
 @click.command(epilog="Example: paceline paths edge1 cloud")
