@@ -202,7 +202,7 @@ class World:
             times = start_s, until_s(each.end_at_s)
             fresh = bookings_of(METRO.srlg_by_span, each.id, each.placements, *times)
             assert from_now(store.calendar.bookings_of(each.id), now_s) == from_now(fresh, now_s)
-            assert each.state not in INSTALLED or start_s <= now_s
+            assert each.state not in INSTALLED or start_s <= now_s + STEP_S
         booked = {booking.reservation_id for link in METRO.links for booking in store.calendar.bookings_on(link)}
         assert booked <= {each.id for each in live}, "bookings of no live reservation are left"
         assert {each.id for each in store.live} - set(store._draining) == {each.id for each in live}
