@@ -41,7 +41,7 @@ RESERVED = ["--target", str(demo_report.ACCURACY_GOAL), "--min-rounds", str(ROUN
 BEST_EFFORT = ["--best-effort", "--rounds", "4", "--steps", "1", "--average-every", "4"]
 BEST_EFFORT_LIMIT_S = 75.0
 READ_BACK_DELAY_S = 1.5
-"""Time into the next round: changing the rates at its start resets the meters' counters."""
+"""Time into the next round, in which the entries of its rates have carried packets."""
 POLL_S = 0.1
 INTERRUPTED = 130
 """Exit code of `paceline train` after Ctrl-C."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.dataplane.entries import CONTROLLER_PORT, IN_PORT, Action, FlowEntry, MatchValue, SwitchState
-from controller.dataplane.pipeline import PROTOCOL_NUMBERS
+from controller.dataplane.flow_label import PROTOCOL_NUMBERS
 from controller.domain.network import Network
 from controller.domain.ports import PortRange
 from controller.domain.reservation import Flow

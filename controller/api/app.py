@@ -67,7 +67,13 @@ def create_app(
     quotas = QuotaTracker(service.queries)
     reserve = reserve_handler(service, executor, quotas)
     joint_audit = audit if audit.shares_database(service.ledger.engine) else None
-    app.add_middleware(ReserveFastPath, reserve=reserve, audit=joint_audit, redact=partial(redacted, service.queries))
+    app.add_middleware(
+        ReserveFastPath,
+        reserve=reserve,
+        audit=joint_audit,
+        redact=partial(redacted, service.queries),
+        mtu_bytes=service.network.mtu_bytes,
+    )
     app.add_middleware(JsonContentType)
     app.add_middleware(BodyLimit)
     app.add_middleware(AuthenticationMiddleware, tokens=tokens, run_in_thread=executor.run_in_thread)

@@ -24,7 +24,8 @@ from controller.domain.network import Network
 class Contribution:
     """The entries of one reservation by switch, and the rate that it uses of each directed link at this moment.
 
-    No two live reservations have an entry of the same key, but they may share groups. `lightpath_uses`: the lightpaths
+    No two live reservations have an entry of the same key, but they may share groups and entries that count fragments,
+    whose keys determine their content. `lightpath_uses`: the lightpaths
     it needs, which others may share. The link rates of lightpaths are not in `reserved_bps`.
     """
 

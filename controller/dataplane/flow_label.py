@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ RESERVED_DSCP = 46
 LATE_DSCP = 34
 """Assured forwarding, class 4. Source: RFC 2597 §6."""
 IPV4 = 0x0800
+PROTOCOL_NUMBERS: Mapping[str, int] = {"tcp": 6, "udp": 17}
 
 RESERVED_PRIORITY = 300
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from controller.dataplane.contribution import NO_CONTRIBUTION, Contribution, lightpath_contribution
 from controller.dataplane.entries import Entries, Entry, Key, entries_of
+from controller.dataplane.fragment_entries import counts_fragments
 from controller.dataplane.lightpath_entries import LightpathUse
 from controller.dataplane.pipeline import base_states, best_effort_meter
 from controller.domain.network import Network
@@ -29,8 +30,8 @@ class IntendedState:
         self._base: dict[str, Entries] = {name: {} for name in self.entries}
         self._contributions: dict[str, Contribution] = {}
         self._lightpath_users: Counter[LightpathUse] = Counter()
-        self._group_users: Counter[tuple[str, Key]] = Counter()
-        """Number of users of every group, by switch: contributions share groups, whose id determines the content."""
+        self._users: Counter[tuple[str, Key]] = Counter()
+        """Number of users of every entry that contributions may share, by switch."""
         self._reserved_bps = dict.fromkeys(network.links, 0)
         self._set_port_meters(network.links, {})
         self.set_base(frozenset())
@@ -82,17 +83,19 @@ class IntendedState:
     ) -> None:
         intended, keys = self.entries[switch], set()
         for key, entry in new.items():
-            if key[0] == "group":
-                self._group_users[switch, key] += 1
+            if _is_shared(key):
+                self._users[switch, key] += 1
+                if key not in old:
+                    keys.add(key)  # the update that first intended it may fail before it is sent
             if intended.get(key) != entry:
                 intended[key] = entry
                 keys.add(key)
         for key, entry in old.items():
-            if key[0] == "group":
-                self._group_users[switch, key] -= 1
-                if self._group_users[switch, key]:
+            if _is_shared(key):
+                self._users[switch, key] -= 1
+                if self._users[switch, key]:
                     continue
-                del self._group_users[switch, key]
+                del self._users[switch, key]
             # Another contribution may use the key by now.
             if key not in new and intended.get(key) == entry:
                 del intended[key]
@@ -115,6 +118,11 @@ class IntendedState:
             if intended.get(key) != meter:
                 intended[key] = meter
                 changed.setdefault(link.source, set()).add(key)
+
+
+def _is_shared(key: Key) -> bool:
+    """Whether several contributions may have an entry of this key; the key then determines its content."""
+    return key[0] == "group" or counts_fragments(key)
 
 
 def merge_keys(*changes: ChangedKeys) -> ChangedKeys:

@@ -55,12 +55,13 @@ NO_COUNTS = MeterCounts()
 class TokenMove:
     """Frames sent through a meter with a change of it, and its counters directly before and after.
 
-    The southbound interface sets `before` and `after`: zero where the meter does not exist.
+    The southbound interface sets `before` and `after`, zero where the meter does not exist, and then `is_read`.
     """
 
     frames: tuple[int, ...] = ()
     before: MeterCounts = NO_COUNTS
     after: MeterCounts = NO_COUNTS
+    is_read: bool = False
 
     @property
     def taken_bytes(self) -> int:

@@ -6,6 +6,8 @@ Table 0 classifies, table 1 forwards, table 2 forwards flows that leave a lightp
              VLAN-tagged, from a host       -> drop
              reserved flow, from its host   -> its meter, DSCP 46, its label, table 1
              the same outside its window    -> its meter, DSCP 34, table 1; on an optical network with its label
+             fragment, from a host to one
+             to which it has a reservation  -> DSCP 0, table 1, counted; see fragment_entries.py
              other IP, from a host          -> DSCP 0, table 1 (hosts cannot mark their own packets)
              ARP for a host, from a host    -> the port's ARP meter, answered by the switch
              anything from a switch         -> table 1
@@ -60,7 +62,8 @@ from controller.dataplane.entries import (
     match_of,
 )
 from controller.dataplane.fast_failover import active_path, failover_groups, forwarding_entries
-from controller.dataplane.flow_label import IPV4, LATE_DSCP, RESERVED_DSCP, flow_label, hops
+from controller.dataplane.flow_label import IPV4, LATE_DSCP, PROTOCOL_NUMBERS, RESERVED_DSCP, flow_label, hops
+from controller.dataplane.fragment_entries import fragment_entry
 from controller.dataplane.groomed_flow import groomed_forwarding_entries, lightpath_uses, traversals
 from controller.dataplane.lightpath_entries import LightpathUse
 from controller.domain.network import BEST_EFFORT_MIN_BPS, MAX_FRAME_BYTES, DirectedLink, Network, Node
@@ -79,7 +82,6 @@ ARP_METER_MIN_KBPS = 8
 ARP_BURST_KBIT = 16
 
 IPV6, ARP, LLDP = 0x86DD, 0x0806, 0x88CC
-PROTOCOL_NUMBERS: Mapping[str, int] = {"tcp": 6, "udp": 17}
 ANY_VLAN = (0x1000, 0x1000)
 
 
@@ -100,6 +102,7 @@ def contribution_of(
                 continue  # the whole lightpath is reserved, see lightpath_contribution
             reserved_bps[link] = reserved_bps.get(link, 0) + placement.reserved_bps
         entries.append((placement.switches[0], reservation_meter(placement)))
+        entries.append(fragment_entry(network, placement))
         entries += ((traversal.switch, traversal.group) for traversal in traversals(network, placement))
         cookie = cookie_of(reservation.number, placement.version)
         entries += intended_entries(network, placement, cookie, down, now_us)

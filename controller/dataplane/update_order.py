@@ -14,6 +14,7 @@ from enum import Enum, IntEnum
 from typing import Literal
 
 from controller.dataplane.entries import Entry, FlowEntry, MeterEntry
+from controller.dataplane.fragment_entries import counts_fragments
 from controller.dataplane.meter_tokens import TokenMove
 from controller.domain.frozen import frozen
 from controller.domain.reservation import FIRST_METER_ID
@@ -32,7 +33,8 @@ class Phase(IntEnum):
     SHRINK = 0
     """Meters whose rate falls, and new meters and groups, which are not used yet."""
     LAY = 1
-    """New forwarding entries, which no packet reaches yet, and those that change only their cookie."""
+    """New forwarding entries, which no packet reaches yet, those that change only their cookie, and those that count
+    fragments, which treat packets as before."""
     TURN = 2
     """Forwarding entries with new actions: best effort, and protected flows at their first switch."""
     OPEN = 3
@@ -105,6 +107,8 @@ def _meter_phase(intended: MeterEntry, applied: MeterEntry) -> Phase:
 
 
 def _flow_phase(intended: FlowEntry, applied: FlowEntry | None) -> Phase:
+    if counts_fragments(("flow", intended.key)):
+        return Phase.LAY
     if intended.table == 0:
         return Phase.OPEN
     if applied is None or applied._replace(cookie=intended.cookie) == intended:

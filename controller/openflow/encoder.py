@@ -66,6 +66,7 @@ _GOTO_TABLE = Struct("!HHB3x")
 _TYPE_LENGTH = Struct("!HH")
 _APPLY_ACTIONS = Struct("!HH4x")
 _OXM_HEADER = Struct("!HBB")
+_BASIC_CLASS, _NICIRA_CLASS, _NICIRA = 0x8000, 1, 128
 
 
 def encode_barrier_request(xid: int) -> bytes:
@@ -210,7 +211,8 @@ def _field(name: str, value: MatchValue) -> bytes:
         content, has_mask = b"".join(map(encode, value)), 1
     else:
         content, has_mask = encode(value), 0
-    return _OXM_HEADER.pack(0x8000, number << 1 | has_mask, len(content)) + content
+    oxm_class = _BASIC_CLASS if number < _NICIRA else _NICIRA_CLASS
+    return _OXM_HEADER.pack(oxm_class, number % _NICIRA << 1 | has_mask, len(content)) + content
 
 
 Encode = Callable[[int | str], bytes]
@@ -247,5 +249,9 @@ _FIELDS: dict[str, tuple[int, Encode]] = {
     "arp_tpa": (23, _ipv4),
     "arp_sha": (24, _mac),
     "arp_tha": (25, _mac),
+    "ip_frag": (_NICIRA + 26, _integer(1)),
 }
-"""OXM fields of the basic class: number and encoder of a value. Source: §7.2.3.7."""
+"""OXM fields of the basic class, and from _NICIRA on of Open vSwitch's class 1: number and encoder of a value.
+
+Source: §7.2.3.7; ovs-fields(7).
+"""

@@ -138,8 +138,7 @@ class StagedUpdate:
         readings: list[tuple[Transaction, Change]] = []
 
         def on_end(error: SwitchError | None) -> None:
-            if error is None and readings:
-                _set_counts(readings)
+            _set_counts(readings)
             self.advance(error)
 
         group = TransactionGroup(self._pending, self._timeout_s, on_end)
@@ -155,13 +154,14 @@ class StagedUpdate:
 
 
 def _set_counts(readings: Sequence[tuple[Transaction, Change]]) -> None:
-    """Hand the counters that each transaction has read, in order, to its changes."""
+    """Hand the counters that each confirmed transaction has read, in order, to its changes."""
     for transaction, change in readings:
         counts, move = transaction.counts, change.tokens
-        if counts is not None and move is not None:
+        if counts is not None and move is not None and transaction.error is None:
             before, after = reading_times(change)
             move.before = counts.pop(0) if before and counts else NO_COUNTS
             move.after = counts.pop(0) if after and counts else NO_COUNTS
+            move.is_read = True
 
 
 class StatsRequest:

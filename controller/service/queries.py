@@ -1,11 +1,11 @@
 """Read access to the service: reservations, quotes, network state, event subscription.
 
-`counters` and `consistency` read switches, `quote` takes the lock of ServiceState; all others never block.
+`counters`, `fragments` and `consistency` read switches, `quote` takes the lock of ServiceState; all others never block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from controller.admission.admission import Admitted, Rejected
@@ -23,7 +23,9 @@ from controller.service.ledger_writer import LedgerStatus
 from controller.service.requests import ReservationSpec, request_of
 from controller.service.reservation_ids import UNASSIGNED_ID
 from controller.service.state import INSTALLED, Listener, ServiceState
-from controller.switches.verifier import SwitchCounters
+from controller.switches.counter_reader import SwitchCounters
+from controller.switches.fragment_counts import FragmentCount
+from controller.switches.meter_totals import EndedMeter
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,15 @@ class Queries:
 
     def counters(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
         """The counters of a reservation by switch, and the switches that could not be read."""
-        return self._switches.verifier.counters(reservation) if reservation.state in INSTALLED else ([], [])
+        return self._switches.counters.of_reservation(reservation) if reservation.state in INSTALLED else ([], [])
+
+    def pop_ended_meters(self) -> list[EndedMeter]:
+        """The meters with drops of flows that have ended since the last call."""
+        return self._switches.counters.pop_ended()
+
+    def fragments(self, switches: Iterable[str]) -> list[FragmentCount]:
+        """The fragments counted at these switches, as far as they can be read."""
+        return self._switches.counters.fragments(switches)
 
     def snapshot(self) -> Snapshot:
         """The current state of the network."""

@@ -1,6 +1,6 @@
 """What the controller knows of the token buckets of reservations' meters, so that no change of a meter adds tokens.
 
-Also the counters that a change would lose: `lifetime_counts`. Not thread-safe; under the lock of SwitchStateTracker.
+Also the counters that a change would lose: `totals`. Not thread-safe; under the lock of SwitchStateTracker.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 from controller.dataplane.entries import Entries, Entry, Key, MeterEntry, key_of
 from controller.dataplane.meter_tokens import (
-    NO_COUNTS,
-    MeterCounts,
     TokenMove,
     drain_frames,
     draw_frames,
@@ -21,9 +19,7 @@ from controller.dataplane.meter_tokens import (
 )
 from controller.dataplane.update_order import Change
 from controller.domain.reservation import FIRST_METER_ID, Reservation
-
-MeterKey = tuple[str, int]
-"""(switch, meter id)."""
+from controller.switches.meter_totals import MeterKey, MeterTotals
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +55,8 @@ class MeterBuckets:
         """Meters whose change is being confirmed."""
         self._surplus_bytes: dict[MeterKey, int] = {}
         """Tokens that a bucket may have beyond those of its flow."""
-        self._offsets: dict[MeterKey, MeterCounts] = {}
-        """What to add to the counters that a switch tells."""
+        self.totals = MeterTotals()
+        """Thread-safe."""
         self._deleting: set[MeterKey] = set()
         """Meters whose deletion is not confirmed yet."""
         self._ended_s: dict[MeterKey, float] = {}
@@ -75,6 +71,9 @@ class MeterBuckets:
             return
         old, new = meters_of(before), meters_of(after)
         self._unused -= old - new
+        if before is not None:
+            for key in old - new:
+                self.totals.leave(key, before)
         if not old - new:
             self._unused |= new - old
 
@@ -82,6 +81,7 @@ class MeterBuckets:
         """The state of a switch is not known: it may have any of its intended meters already."""
         self._unused = {key for key in self._unused if key[0] != switch}
         self._deleting = {key for key in self._deleting if key[0] != switch}
+        self.totals.forget(switch)
 
     # Changes --------------------------------------------------------------------------------------------------------
 
@@ -94,7 +94,8 @@ class MeterBuckets:
                 if change.kind == "modify_meter" and is_bucket(key):
                     meter = applied[switch].get(key)
                     frames = draw_frames(meter) if isinstance(meter, MeterEntry) else ()
-                    if meter is not None and frames:
+                    if isinstance(meter, MeterEntry) and frames:
+                        self.totals.change((switch, meter.meter_id))
                         draws.setdefault(switch, []).append(Change("move_tokens", meter, TokenMove(frames)))
         return draws
 
@@ -105,11 +106,13 @@ class MeterBuckets:
         key = switch, meter.meter_id
         if change.kind == "delete_meter":
             self._deleting.add(key)
+            self.totals.change(key)
             return Change(change.kind, meter, TokenMove())
         if change.kind == "add_meter" and key in self._unused:
             self._unused.discard(key)
-            self._offsets.pop(key, None)
+            self.totals.start(key)
             return change
+        self.totals.change(key)
         taken = self._taken.pop(key, None)
         content_bytes = 0
         if isinstance(applied, MeterEntry) and taken is not None:
@@ -117,23 +120,24 @@ class MeterBuckets:
         self._starts[key] = _Start(content_bytes, taken)
         return Change(change.kind, meter, TokenMove(drain_frames(meter, content_bytes)))
 
-    def settle(self, changes: Mapping[str, Sequence[Change]]) -> None:
-        """Take over what the meters counted when these changes were confirmed."""
+    def settle(self, changes: Mapping[str, Sequence[Change]], is_confirmed: bool = True) -> None:
+        """Take over what the meters counted when these changes were confirmed: all of them, or those that were read."""
         for switch, listed in changes.items():
             for change in listed:
-                if change.tokens is not None and isinstance(change.entry, MeterEntry):
-                    self._settle((switch, change.entry.meter_id), change, change.tokens)
+                move = change.tokens
+                if move is not None and (is_confirmed or move.is_read) and isinstance(change.entry, MeterEntry):
+                    self._settle((switch, change.entry.meter_id), change, move)
 
     def _settle(self, key: MeterKey, change: Change, move: TokenMove) -> None:
-        counted = self._offsets.get(key, NO_COUNTS).plus(move.before)
         if change.kind == "delete_meter":
-            for known in (self._taken, self._starts, self._surplus_bytes, self._offsets):
+            counted = self.totals.end(key, move.before)
+            for known in (self._taken, self._starts, self._surplus_bytes):
                 known.pop(key, None)
             self._deleting.discard(key)
             if counted.passed_bytes > 0:
                 self._ended_s[key] = self._clock()
             return
-        self._offsets[key] = counted.plus(move.after, -1)
+        self.totals.confirm(key, move.before, move.after)
         if change.kind == "move_tokens":
             self._settle_draw(key, move)
             return
@@ -163,7 +167,10 @@ class MeterBuckets:
         surplus_bytes = 0
         if change.kind in ("add_meter", "modify_meter") and isinstance(change.entry, MeterEntry):
             surplus_bytes = self._surplus_bytes.get((switch, change.entry.meter_id), 0)
-        return Change("move_tokens", change.entry, TokenMove(frames_of(surplus_bytes))) if surplus_bytes else None
+        if not surplus_bytes or not isinstance(change.entry, MeterEntry):
+            return None
+        self.totals.change((switch, change.entry.meter_id))
+        return Change("move_tokens", change.entry, TokenMove(frames_of(surplus_bytes)))
 
     # Ended flows ----------------------------------------------------------------------------------------------------
 
@@ -175,17 +182,6 @@ class MeterBuckets:
         """When the last meter of an ended reservation was deleted that packets had passed; None: none had."""
         ends_s = [self._ended_s.pop(key, None) for key in meters_of(reservation)]
         return max((end_s for end_s in ends_s if end_s is not None), default=None)
-
-    # Counters -------------------------------------------------------------------------------------------------------
-
-    def lifetime_counts(self, switch: str, meter_id: int, counts: MeterCounts) -> MeterCounts:
-        """The counters of a meter since it was added: those that a switch tells begin anew with every change.
-
-        Without the frames by which the controller moves tokens. After a restart of the controller: since its first
-        change of the meter.
-        """
-        total = counts.plus(self._offsets.get((switch, meter_id), NO_COUNTS))
-        return MeterCounts(*(max(0, count) for count in total))
 
 
 def meters_of(reservation: Reservation | None) -> set[MeterKey]:

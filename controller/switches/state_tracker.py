@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 
 from controller.booking.gate_schedule import next_change_us, windows_of
 from controller.dataplane.entries import (
@@ -185,8 +185,9 @@ class SwitchStateTracker:
 
     def update_stages(
         self, changed_keys: ChangedKeys, require_all: bool, drain_s: float = 0.0
-    ) -> Iterator[StageChanges | Pause]:
-        """The changes at these keys, stage by stage; each must be confirmed before the iterator is advanced.
+    ) -> Generator[StageChanges | Pause, None, None]:
+        """The changes at these keys, stage by stage; each must be confirmed before the generator is advanced, and
+        the generator is closed if it is not.
 
         A stage that modifies meters of reservations comes after one that takes tokens out of them.
 
@@ -201,19 +202,28 @@ class SwitchStateTracker:
                 continue  # concurrent updates send their own changes
             if stage is Stage.CLEAR and drain_s:
                 yield Pause(drain_s)
-            yield from self._token_moves(self._draws(update, number))
+            draws = self._draws(update, number)
+            yield from self._settled(draws, draws)
             changes = self._stage_changes(update, number)
             if changes:
-                yield changes
+                yield from self._settled(changes, update.moved)
                 if update.moved:
-                    yield from self._token_moves(self._settle(update))
+                    corrections = self._corrections(update)
+                    yield from self._settled(corrections, corrections)
                 failpoint(FAIL_POINT_OF[stage])
 
-    def _token_moves(self, moves: StageChanges) -> Iterator[StageChanges]:
-        if moves:
-            yield moves
-            with self._lock:
-                self.buckets.settle(moves)
+    def _settled(self, changes: StageChanges, moved: StageChanges) -> Iterator[StageChanges]:
+        """Yield changes, then take over what the meters among them counted, also when only some were confirmed."""
+        is_confirmed = False
+        if not changes:
+            return
+        try:
+            yield changes
+            is_confirmed = True
+        finally:
+            if moved:
+                with self._lock:
+                    self.buckets.settle(moved, is_confirmed)
 
     def _draws(self, update: PendingUpdate, number: int) -> StageChanges:
         """The tokens to take out of the meters that the stage of that number modifies."""
@@ -222,11 +232,10 @@ class SwitchStateTracker:
                 self._compute(update)
             return self.buckets.draws(update.stage(number), self._applied) if update.modifies_buckets else {}
 
-    def _settle(self, update: PendingUpdate) -> StageChanges:
-        """Take over what the meters of the last stage have counted; the tokens to take out of them."""
+    def _corrections(self, update: PendingUpdate) -> StageChanges:
+        """The tokens to take out of the meters of the last stage."""
         with self._lock:
             moved, update.moved = update.moved, {}
-            self.buckets.settle(moved)
             return self.buckets.corrections(moved)
 
     def _stage_changes(self, update: PendingUpdate, number: int) -> StageChanges:

@@ -34,6 +34,7 @@ from controller.domain.events import (
 )
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation
+from controller.switches.counter_reader import CounterReader
 from controller.switches.datapath_ids import DatapathIds
 from controller.switches.gate_control import GateController
 from controller.switches.link_monitor import LinkMonitor
@@ -64,6 +65,7 @@ class SwitchManager:
         self._datapath_ids = DatapathIds(network)
         self.updates = UpdateSender(switches, self._datapath_ids, self.tracker, self._set_out_of_step)
         self.verifier = StateVerifier(switches, self._datapath_ids, self.tracker, self.sync_state, publish)
+        self.counters = CounterReader(network, switches, self._datapath_ids, self.tracker.buckets.totals)
         self._gates = GateController(self.tracker, self.updates.synchronize, clock)
         switches.expect(self._datapath_ids.name_of)
         self._lock = threading.Lock()

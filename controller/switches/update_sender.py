@@ -82,9 +82,14 @@ class UpdateSender:
             nothing: Future[None] = Future()
             nothing.set_result(None)
             return nothing
-        stages = map(self._by_datapath, self._tracker.update_stages(changed, require_all, drain_s))
-        update = self._switches.apply(stages, CONFIRM_TIMEOUT_S)
-        update.add_done_callback(lambda done: self._note_failure(done, changed))
+        stages = self._tracker.update_stages(changed, require_all, drain_s)
+        update = self._switches.apply(map(self._by_datapath, stages), CONFIRM_TIMEOUT_S)
+
+        def on_end(done: Future[None]) -> None:
+            stages.close()
+            self._note_failure(done, changed)
+
+        update.add_done_callback(on_end)
         return update
 
     def _by_datapath(self, stage: StageChanges | Pause) -> ChangesByDatapath | Pause:

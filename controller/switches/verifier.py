@@ -1,34 +1,21 @@
-"""Reads switches back: drift from the intended state, and counters."""
+"""Reads switches back: drift from the intended state."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
 
-from controller.dataplane.entries import COOKIE_RESERVATION_MASK, Entries, MeterEntry, cookie_of
+from controller.dataplane.entries import Entries
 from controller.dataplane.intended_state import ChangedKeys, merge_keys
-from controller.dataplane.meter_tokens import MeterCounts
-from controller.dataplane.pipeline import reservation_meter
-from controller.dataplane.southbound import CONFIRM_TIMEOUT_S, FlowCounter, MeterCounter, Reading, Switches
+from controller.dataplane.southbound import CONFIRM_TIMEOUT_S, Reading, Switches
 from controller.domain.events import ServiceEvent, SwitchReconciled, SwitchReport, SwitchSyncState
-from controller.domain.reservation import Reservation
 from controller.errors import SwitchError
 from controller.switches.datapath_ids import DatapathIds
 from controller.switches.drift import Drift
 from controller.switches.state_tracker import SwitchStateTracker
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SwitchCounters:
-    """The counters of a reservation on one switch."""
-
-    switch: str
-    flows: list[FlowCounter]
-    meters: list[MeterCounter]
 
 
 class StateVerifier:
@@ -81,32 +68,3 @@ class StateVerifier:
         if drift.missing or drift.wrong:
             log.warning("switch=%s missing=%d wrong=%d", name, len(drift.missing), len(drift.wrong))
         self._publish(SwitchReconciled(name, len(drift.missing), len(drift.wrong), len(drift.foreign)))
-
-    def counters(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
-        """The reservation's counters on each of its switches, and the switches that could not be read."""
-        meters: dict[str, list[MeterEntry]] = {}
-        for placement in reservation.carried_placements:
-            for name in placement.switches:
-                meters.setdefault(name, [])
-            meters[placement.switches[0]].append(reservation_meter(placement))
-        cookie = cookie_of(reservation.number, 0)
-        requests = {
-            name: self._switches.read_counters(
-                self._datapath_ids.datapath_id_of[name], cookie, COOKIE_RESERVATION_MASK, entries, CONFIRM_TIMEOUT_S
-            )
-            for name, entries in meters.items()
-        }
-        read, unavailable = [], []
-        for name, future in requests.items():
-            try:
-                flows, counted = self._datapath_ids.result(future)
-                read.append(SwitchCounters(name, flows, [self._since_added(name, meter) for meter in counted]))
-            except SwitchError:
-                unavailable.append(name)
-        return read, unavailable
-
-    def _since_added(self, switch: str, counter: MeterCounter) -> MeterCounter:
-        """The counter of a meter since it was added, where the switch counts from its last change."""
-        counts = MeterCounts(counter.packets, counter.bytes, counter.dropped_packets, counter.dropped_bytes)
-        total = self._tracker.buckets.lifetime_counts(switch, counter.entry.meter_id, counts)
-        return MeterCounter(counter.entry, *total)

@@ -1,14 +1,16 @@
-"""Polls the meters of reservations: dropped packets mean that a sender exceeds its reserved rate."""
+"""Polls the meters of reservations: dropped packets mean that a sender exceeds its reserved rate. And fragments."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Set
 
 from controller.domain.reservation import Reservation
 from controller.service.queries import Queries
 from controller.service.state import INSTALLED
 from controller.telemetry.event_stream import EventStream
+from controller.telemetry.fragment_monitor import FragmentMonitor
 from controller.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -29,28 +31,37 @@ class MeterMonitor(threading.Thread):
         self._metrics = metrics
         self._stream = stream
         self._poll_interval_s = poll_interval_s
+        self._fragments = FragmentMonitor(service, metrics, stream)
         self._stopping = threading.Event()
-        self._dropped: dict[tuple[str, str, int], int] = {}
+        self._told: dict[tuple[str, str, int], int] = {}
+        """Dropped packets told so far, by reservation, switch and meter."""
+        self._installed_before: Set[str] = frozenset()
         self._last_id = ""
 
     def run(self) -> None:
         """Poll until `stop` is called."""
         while not self._stopping.wait(self._poll_interval_s):
-            try:
-                self.poll()
-            except Exception:
-                # Reservations do not depend on it; the next poll reads the same meters again.
-                log.exception("meters: poll failed")
+            for poll in (self.poll, self._fragments.poll):
+                try:
+                    poll()
+                except Exception:
+                    # Reservations do not depend on it; the next poll reads the same counters again.
+                    log.exception("counters: poll failed")
 
     def stop(self) -> None:
         """Stop polling."""
         self._stopping.set()
 
     def poll(self) -> None:
-        """Read the meters of the next BATCH reservations in the order of their ids, round robin."""
-        reservations = self._service.reservations()
-        installed = {found.id: found for found in reservations if found.state in INSTALLED}
-        self._dropped = {key: count for key, count in self._dropped.items() if key[0] in installed}
+        """Report the meters of ended flows, and read those of the next BATCH reservations in the order of their ids."""
+        for ended in self._service.pop_ended_meters():
+            self._tell(ended.reservation, ended.switch, ended.meter_id, ended.counts.dropped_packets)
+            self._told.pop((ended.reservation.id, ended.switch, ended.meter_id), None)
+        installed = {found.id: found for found in self._service.reservations() if found.state in INSTALLED}
+        # The deletion of an ended flow's meter may be confirmed as late as the next poll but one.
+        for key in [key for key in self._told if key[0] not in installed.keys() | self._installed_before]:
+            del self._told[key]
+        self._installed_before = installed.keys()
         ids = sorted(installed)
         following = [reservation_id for reservation_id in ids if reservation_id > self._last_id] or ids
         for reservation_id in following[:BATCH]:
@@ -61,16 +72,17 @@ class MeterMonitor(threading.Thread):
         counters, _ = self._service.counters(reservation)
         for switch in counters:
             for meter in switch.meters:
-                key = reservation.id, switch.switch, meter.entry.meter_id
-                before = self._dropped.get(key, 0)
-                self._dropped[key] = meter.dropped_packets
-                # A switch that has restarted counts from zero.
-                new = meter.dropped_packets - before if meter.dropped_packets >= before else meter.dropped_packets
-                if new:
-                    self._report(reservation, switch.switch, new)
+                self._tell(reservation, switch.switch, meter.entry.meter_id, meter.dropped_packets)
 
-    def _report(self, reservation: Reservation, switch: str, packets: int) -> None:
-        self._metrics.count_dropped(switch, packets)
-        sentence = f"{packets} packets were dropped at {switch}: the sender exceeds the reserved rate."
+    def _tell(self, reservation: Reservation, switch: str, meter_id: int, dropped_packets: int) -> None:
+        """Report what a meter has dropped since it was told last."""
+        key = reservation.id, switch, meter_id
+        new = dropped_packets - self._told.get(key, 0)
+        if new <= 0:
+            return
+        self._told[key] = dropped_packets
+        self._metrics.count_dropped(switch, new)
+        sentence = f"{new} packets were dropped at {switch}: the sender exceeds the reserved rate."
         head = {"id": reservation.id, "version": reservation.version, "tenant": reservation.tenant}
-        self._stream.publish("violation", {**head, "cause": "sent_too_much", "reason": sentence}, reservation.tenant)
+        facts = {"cause": "sent_too_much", "reason": sentence, "switch": switch, "packets": new}
+        self._stream.publish("violation", {**head, **facts}, reservation.tenant)

@@ -75,6 +75,12 @@ class Metrics:
             ["switch"],
             registry=registry,
         )
+        self._fragments = Counter(
+            "paceline_fragments",
+            "IP fragments between hosts with a reservation, which passed its meter and its mark.",
+            ["switch"],
+            registry=registry,
+        )
         self._audit_failures = Counter(
             "paceline_audit_write_failures",
             "Requests that were answered although the audit log could not be written.",
@@ -101,6 +107,10 @@ class Metrics:
     def count_dropped(self, switch: str, packets: int) -> None:
         """Count packets that meters of reservations on this switch have dropped."""
         self._dropped.labels(switch).inc(packets)
+
+    def count_fragments(self, switch: str, packets: int) -> None:
+        """Count fragments that hosts with reservations have sent to this switch."""
+        self._fragments.labels(switch).inc(packets)
 
     def on_event(self, event: ServiceEvent) -> None:
         """Count an event of the service."""

@@ -64,6 +64,10 @@ def show(reservation: str, url: str | None, as_json: bool) -> None:
     for entry in counters.get("entries", []):
         click.echo(f"  entry {entry['switch']} table {entry['table']} {entry['flow']}: {entry['packets']} packets, "
                    f"{entry['bytes']} bytes")
+    for count in counters.get("fragments", []):
+        if count["packets"]:
+            click.echo(f"  fragments of {count['protocol']} {count['source']} > {count['destination']} at "
+                       f"{count['switch']}: {count['packets']} packets, neither metered nor marked")
 
 
 @reservations.command(epilog="Example: paceline reservations release r-4f1c")

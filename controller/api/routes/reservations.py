@@ -72,6 +72,7 @@ def reservation_routes(
 
 
 def _add_creating(router: APIRouter, service: Service, executor: RequestExecutor, handler: ReserveHandler) -> None:
+    mtu_bytes = service.network.mtu_bytes
     key_errors = (errors.KeyReused, errors.InProgress)
     refusals: ErrorTypes = (
         *ACCESS_ERRORS,
@@ -107,7 +108,7 @@ def _add_creating(router: APIRouter, service: Service, executor: RequestExecutor
         request.state.reservation = reservation.id
         if replayed:
             response.headers["Idempotency-Replayed"] = "true"
-        return reservation_body(reservation)
+        return reservation_body(reservation, mtu_bytes)
 
     @router.post(
         "/v1/quotes",
@@ -156,17 +157,19 @@ def _quote(service: Service, caller: Caller, spec: ReservationSpec) -> QuotedFlo
     if isinstance(decision, Rejected):
         problem: Any = problem_of(redacted(service.queries, caller, decision.error))
         return QuotedRefusal(admitted=False, problem=problem)
-    return QuotedFlows(admitted=True, flows=[placed_flow(placement) for placement in decision.placements])
+    mtu_bytes = service.network.mtu_bytes
+    return QuotedFlows(admitted=True, flows=[placed_flow(placed, mtu_bytes) for placed in decision.placements])
 
 
 def _add_reading(router: APIRouter, service: Service, executor: RequestExecutor) -> None:
+    mtu_bytes = service.network.mtu_bytes
     @router.get("/v1/reservations", responses=problem_responses(*ACCESS_ERRORS, errors.InvalidRequest))
     async def reservations(caller: Reader, state: State | None = None) -> ReservationList:
         """The tenant's live and recently ended reservations, oldest first; all tenants' for operators."""
 
         def work() -> ReservationList:
             visible = [found for found in service.queries.reservations(state) if can_see(caller, found.tenant)]
-            return ReservationList(reservations=[reservation_body(found) for found in visible])
+            return ReservationList(reservations=[reservation_body(found, mtu_bytes) for found in visible])
 
         return await executor.read(caller.tenant, work)
 
@@ -177,12 +180,13 @@ def _add_reading(router: APIRouter, service: Service, executor: RequestExecutor)
         def work() -> ReservationDetail:
             found = require_visible(caller, service.queries.reservation(reservation_id))
             counters = counters_body(service.network, found, *service.queries.counters(found))
-            return ReservationDetail(**dict(reservation_body(found)), counters=counters)
+            return ReservationDetail(**dict(reservation_body(found, mtu_bytes)), counters=counters)
 
         return await executor.read(caller.tenant, work)
 
 
 def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor, quotas: QuotaTracker) -> None:
+    mtu_bytes = service.network.mtu_bytes
     errors_of_change = (*ONE_RESERVATION_ERRORS, errors.NotLive, *SWITCH_ERRORS)
 
     @router.patch(
@@ -204,7 +208,7 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
             with quotas.charge(caller, flows, instead_of=reservation_id):
                 return service.modify(reservation_id, change.lease_s, flows)
 
-        return reservation_body(await executor.change(caller.tenant, work))
+        return reservation_body(await executor.change(caller.tenant, work), mtu_bytes)
 
     @router.post(
         "/v1/reservations/{reservation_id}/commit",
@@ -217,7 +221,7 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
             require_visible(caller, service.queries.reservation(reservation_id))
             return service.commit(reservation_id)
 
-        return reservation_body(await executor.change(caller.tenant, work))
+        return reservation_body(await executor.change(caller.tenant, work), mtu_bytes)
 
     @router.delete("/v1/reservations/{reservation_id}", responses=problem_responses(*ONE_RESERVATION_ERRORS))
     async def release(caller: Reserver, reservation_id: ReservationId) -> ReservationBody:
@@ -227,4 +231,4 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
             require_visible(caller, service.queries.reservation(reservation_id))
             return service.release(reservation_id)
 
-        return reservation_body(await executor.change(caller.tenant, work))
+        return reservation_body(await executor.change(caller.tenant, work), mtu_bytes)

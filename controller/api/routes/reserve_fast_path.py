@@ -41,12 +41,15 @@ class FastPathRoute:
 class ReserveFastPath:
     """The innermost middleware."""
 
-    def __init__(self, app: ASGIApp, reserve: ReserveHandler, audit: AuditLog | None, redact: Redact) -> None:
+    def __init__(
+        self, app: ASGIApp, reserve: ReserveHandler, audit: AuditLog | None, redact: Redact, mtu_bytes: int
+    ) -> None:
         """`audit`: given if the audit log shares the ledger's database, so that one transaction writes both."""
         self._app = app
         self._audit = audit
         self._reserve = reserve
         self._redact = redact
+        self._mtu_bytes = mtu_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer an eligible request, or pass it on."""
@@ -76,7 +79,8 @@ class ReserveFastPath:
         state["reservation"] = reservation.id
         if self._audit is not None and record is not None and record.is_written:
             state["audited"], self._audit.is_failing = STATUS, False
-        return Response(reservation_body(reservation).model_dump_json(), STATUS, media_type=JSON)
+        answer = reservation_body(reservation, self._mtu_bytes)
+        return Response(answer.model_dump_json(), STATUS, media_type=JSON)
 
 
 def _is_eligible(scope: Scope) -> bool:

@@ -93,6 +93,7 @@ PLACED_FLOW: Json = {
     "suspended": False,
     "lightpaths": [],
     "backup_lightpaths": [],
+    "max_datagram_bytes": 8960,
 }
 
 LIGHTPATH: Json = {
@@ -165,6 +166,17 @@ COUNTERS: Json = {
             "cookie": "0x9ace4f1c09ab0001",
             "packets": 3,
             "bytes": 3042,
+        }
+    ],
+    "fragments": [
+        {
+            "switch": "s1",
+            "source": "edge1",
+            "destination": "cloud",
+            "protocol": "tcp",
+            "flows": ["edge1-up"],
+            "packets": 0,
+            "bytes": 0,
         }
     ],
     "unavailable": [],

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from controller.api.schemas import examples
 from controller.api.schemas.requests import MatchBody, RequirementBody
-from controller.domain.reservation import State
+from controller.domain.reservation import Protocol, State
 
 
 class ResponseBody(BaseModel):
@@ -57,6 +57,13 @@ class PlacedFlow(ResponseBody):
         list[str], Field(description="On an optical map: lightpaths along `path`, see /v1/lightpaths.")
     ]
     backup_lightpaths: list[str]
+    max_datagram_bytes: Annotated[
+        int,
+        Field(
+            description="The largest payload of a UDP datagram, or of a TCP segment without options, that is not sent "
+            "as fragments. Fragments have no ports, so they are neither metered nor marked: they travel as best effort."
+        ),
+    ]
 
 
 class MeterCounters(ResponseBody):
@@ -86,11 +93,27 @@ class EntryCounters(ResponseBody):
     bytes: int
 
 
+class FragmentCounters(ResponseBody):
+    """IP fragments of a protocol from one host to another at the first switch, unmetered and unmarked.
+
+    Fragments have no ports: they may be of these flows, of other reservations' or of none.
+    """
+
+    switch: str
+    source: str
+    destination: str
+    protocol: Protocol
+    flows: list[str]
+    packets: int
+    bytes: int
+
+
 class Counters(ResponseBody):
     """Counters read from the switches now; `unavailable` names switches that could not be read."""
 
     meters: list[MeterCounters]
     entries: list[EntryCounters]
+    fragments: list[FragmentCounters]
     unavailable: list[str]
 
 

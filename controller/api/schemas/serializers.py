@@ -20,13 +20,15 @@ from controller.api.schemas.requests import MatchBody, RateRequirement, Requirem
 from controller.api.schemas.reservation_responses import (
     Counters,
     EntryCounters,
+    FragmentCounters,
     MeterCounters,
     PathLink,
     PlacedFlow,
     ReservationBody,
     WindowBody,
 )
-from controller.dataplane.entries import cookie_of
+from controller.dataplane.entries import EntryKey, cookie_of
+from controller.dataplane.fragment_entries import fragment_entry, max_datagram_bytes
 from controller.dataplane.pipeline import reserved_entries
 from controller.domain.events import SwitchReport
 from controller.domain.network import DirectedLink, Network, Node
@@ -37,11 +39,11 @@ from controller.routing.candidates import candidate_paths
 from controller.routing.partition import separating_spans
 from controller.security.audit import AuditRecord
 from controller.service.queries import Snapshot
-from controller.switches.verifier import SwitchCounters
+from controller.switches.counter_reader import SwitchCounters
 
 
-def reservation_body(reservation: Reservation) -> ReservationBody:
-    """The body of a reservation."""
+def reservation_body(reservation: Reservation, mtu_bytes: int) -> ReservationBody:
+    """The body of a reservation on a network of this MTU."""
     return ReservationBody(
         id=reservation.id,
         version=reservation.version,
@@ -54,7 +56,7 @@ def reservation_body(reservation: Reservation) -> ReservationBody:
         start_at=utc_time(reservation.start_at_s or reservation.created_at_s),
         end_at=None if reservation.end_at_s is None else utc_time(reservation.end_at_s),
         reason=reservation.reason,
-        flows=[placed_flow(placement) for placement in reservation.placements],
+        flows=[placed_flow(placement, mtu_bytes) for placement in reservation.placements],
     )
 
 
@@ -88,8 +90,8 @@ def requirement_body(requirement: Requirement) -> RequirementBody:
     return form.model_construct(**{name: getattr(requirement, name) for name in _FIELDS[form]})
 
 
-def placed_flow(placement: Placement) -> PlacedFlow:
-    """The body of an admitted flow."""
+def placed_flow(placement: Placement, mtu_bytes: int) -> PlacedFlow:
+    """The body of an admitted flow on a network of this MTU."""
     flow, window = placement.flow, placement.window
     completion_us, backup = placement.completion_us, placement.backup_path
     return PlacedFlow(
@@ -109,6 +111,7 @@ def placed_flow(placement: Placement) -> PlacedFlow:
         suspended=placement.suspended,
         lightpaths=[lightpath.id for lightpath in placement.lightpaths],
         backup_lightpaths=[lightpath.id for lightpath in placement.backup_lightpaths],
+        max_datagram_bytes=max_datagram_bytes(mtu_bytes, flow.match.protocol),
     )
 
 
@@ -193,7 +196,30 @@ def counters_body(
         for counters in read
         for flow in counters.flows
     ]
-    return Counters(meters=meters, entries=entries, unavailable=unavailable)
+    return Counters(
+        meters=meters, entries=entries, fragments=_fragments(network, reservation, read), unavailable=unavailable
+    )
+
+
+def _fragments(network: Network, reservation: Reservation, read: Sequence[SwitchCounters]) -> list[FragmentCounters]:
+    flows: dict[tuple[str, EntryKey], list[Flow]] = {}
+    for placement in reservation.carried_placements:
+        switch, entry = fragment_entry(network, placement)
+        flows.setdefault((switch, entry.key), []).append(placement.flow)
+    return [
+        FragmentCounters(
+            switch=count.switch,
+            source=flow.source,
+            destination=flow.destination,
+            protocol=flow.match.protocol,
+            flows=[flow.name for flow in flows[count.switch, count.key]],
+            packets=count.packets,
+            bytes=count.bytes,
+        )
+        for counters in read
+        for count in counters.fragments
+        for flow in flows[count.switch, count.key][:1]
+    ]
 
 
 def network_body(snapshot: Snapshot, propagation_emulated: bool) -> NetworkBody:

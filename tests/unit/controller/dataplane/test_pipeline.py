@@ -208,19 +208,19 @@ def _named(entry: FlowEntry | MeterEntry | GroupEntry) -> str:
 def test_admission_shrinks_best_effort_first_and_opens_the_ingress_last() -> None:
     assert steps([], [reservation()]) == [
         [
-            "add_flow r1 table 1", "add_flow r2 table 1", "add_flow r6 table 1",
+            "add_flow r1 table 1", "add_flow r2 table 1", "add_flow r6 table 0", "add_flow r6 table 1",
             "add_meter r6 110000", "modify_meter r1 100001", "modify_meter r2 100003", "modify_meter r6 100002",
         ],
         ["add_flow r6 table 0"],
     ]  # fmt: skip
     first = kinds(updates(METRO, [], [reservation()]))[0]
     assert first["r1"] == first["r2"] == ["modify_meter", "add_flow"]
-    assert first["r6"][2:] == ["add_flow"]
+    assert first["r6"][2:] == ["add_flow", "add_flow"], "the second counts fragments"
 
 
 def test_release_closes_the_ingress_first_and_lets_best_effort_grow_last() -> None:
     assert steps([reservation()], []) == [
-        ["delete_flow r6 table 0"],
+        ["delete_flow r6 table 0", "delete_flow r6 table 0"],
         [
             "delete_flow r1 table 1", "delete_flow r2 table 1", "delete_flow r6 table 1",
             "delete_meter r6 110000", "modify_meter r1 100001", "modify_meter r2 100003", "modify_meter r6 100002",

@@ -1,10 +1,11 @@
-"""Event stream, metrics and meter monitor."""
+"""Event stream, metrics, meter and fragment monitor."""
 
 # ruff: noqa: ARG002 - the stand-in takes what the real one takes
 
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
@@ -13,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from controller.dataplane.southbound import MeterCounter
+from controller.dataplane.entries import FlowEntry
+from controller.dataplane.fragment_entries import FRAGMENT_COOKIE, fragment_entry
+from controller.dataplane.southbound import FlowCounter, MeterCounter
 from controller.domain.events import (
     LinkChanged,
     ReservationChanged,
@@ -28,6 +31,7 @@ from controller.service.reservation_service import Service
 from controller.storage.ledger import IN_MEMORY, Ledger
 from controller.telemetry import event_stream
 from controller.telemetry.event_stream import BUFFERED_EVENTS, EventStream
+from controller.telemetry.fragment_monitor import FragmentMonitor
 from controller.telemetry.meter_monitor import MeterMonitor
 from controller.telemetry.metrics import Metrics
 from tests.unit.controller.simulated_switches import PAIR, ConfirmingSwitches
@@ -209,5 +213,53 @@ def test_packets_dropped_by_meters_are_counted_once_and_published() -> None:
         events = asyncio.run(read(stream, 3, "0-0"))
         assert [kind for _, kind, _ in events] == ["missed", "violation", "violation"]
         assert '"cause": "sent_too_much"' in events[1][2]
+    finally:
+        service.stop()
+
+
+class FragmentingSwitches(ConfirmingSwitches):
+    """Switches that have counted so many packets by each entry for fragments of the first switch."""
+
+    fragments = 0
+    entry: FlowEntry | None = None
+
+    def read_counters(self, datapath_id: int, cookie: int, cookie_mask: int, meters: Any, timeout_s: float) -> Any:
+        future: Future[Any] = Future()
+        entry = self.entry if datapath_id == 1 and cookie == FRAGMENT_COOKIE else None
+        counters = [FlowCounter(entry, self.fragments, 9014 * self.fragments)] if entry else []
+        future.set_result((counters, []))
+        return future
+
+
+def test_fragments_are_counted_once_and_published_for_each_reservation_of_the_hosts() -> None:
+    switches, stream = FragmentingSwitches(), EventStream()
+    service = Service(PAIR, switches, Ledger(IN_MEMORY, "pair"))
+    service.start()
+    try:
+        while service.queries.switches_up() < len(PAIR.switches):
+            pass
+        metrics = Metrics(service.queries)
+        monitor = FragmentMonitor(service.queries, metrics, stream)
+        for port, source, tenant in ((1, "edge1", "lab"), (2, "edge1", "lab"), (3, "edge2", "lab")):
+            flow = Flow(f"up{port}", source, "cloud", Match("udp", port, 9), Requirement(min_bandwidth_bps=1_000_000))
+            service.reserve(ReservationSpec("cloud", tenant, 60.0, (flow,))).result()
+        placed = service.queries.reservations()[0]
+        _, switches.entry = fragment_entry(PAIR, placed.placements[0])
+        counted = []
+        for switches.fragments in (0, 30, 30, 33, 3):  # the last: the switch has restarted
+            monitor.poll()
+            counted.append(values(metrics).get('paceline_fragments_total{switch="s1"}', 0.0))
+        assert counted == [0, 30, 30, 33, 36]
+        shown, _ = service.queries.counters(placed)
+        assert [count.packets for switch in shown for count in switch.fragments] == [36]
+        events = [json.loads(data) for _, _, data in asyncio.run(read(stream, 7, "0-0"))[1:]]
+        assert [(event["cause"], event["packets"]) for event in events] == [
+            ("fragmented", packets) for packets in (30, 3, 3) for _ in range(2)
+        ]
+        assert len({event["id"] for event in events}) == 2, "the reservation of edge2 is not concerned"
+        assert events[0]["reason"] == (
+            "30 fragments of udp from edge1 to cloud passed s1 unmetered and unmarked, as best effort: "
+            "a datagram of up1 may have 8972 bytes."
+        )
     finally:
         service.stop()
