@@ -118,13 +118,14 @@ def _check_five_tuples(request: Request, start_s: float, live: LiveReservations)
 def _placements(problem: PlanningProblem, plan: FeasiblePlan) -> tuple[Placement, ...]:
     first_switches = {placed.route.path[1] for placed in plan.placed.values()}
     free_meters = {switch: problem.live.free_meters(switch) for switch in first_switches}
+    bound_of = plan.bounds.bound if problem.request.may_solve_programmes else plan.bounds.total_flow_bound
     placements = []
     for flow in problem.request.flows:
         placed = plan.placed[flow.name]
         sized, route = placed.sized_flow, placed.route
         current = current_placement(problem.replaced, flow)
         keeps_meter = current is not None and current.switches[0] == route.path[1]
-        bound = plan.bounds.bound((problem.request.reservation_id, flow.name))
+        bound = bound_of((problem.request.reservation_id, flow.name))
         new = Placement(
             flow,
             route.path,

@@ -83,7 +83,7 @@ class LargestShare:
         own = self.key[0] == problem.request.reservation_id
         flows = {flow.name: flow for flow in problem.request.flows}
         flow = flows[self.key[1]] if own else problem.others.flow(self.key)
-        bound, requirement = plan.bounds.bound(self.key), flow.requirement
+        bound, requirement = plan.bounds.total_flow_bound(self.key), flow.requirement
         if self.promise == "latency" and requirement.max_latency_us is not None:
             return min(-1.0, bound.accumulated_latency_us - requirement.max_latency_us)
         if self.promise == "latency_variation" and requirement.max_latency_variation_us is not None:

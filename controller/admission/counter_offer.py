@@ -121,9 +121,10 @@ def decide_with_offer(
     context = DecisionContext(network, calendar, index, now_s, down, calibration)
     decision = context.decide(request)
     if isinstance(decision, Rejected) and isinstance(decision.error, Refused):
+        quick = replace(request, may_solve_programmes=False)
         decision.error.advice = lambda error: {
-            "fits_at": earliest_fit_s(context, request, error),
-            "offer": nearest_request(context, request, error),
+            "fits_at": earliest_fit_s(context, quick, error),
+            "offer": nearest_request(context, quick, error),
         }
     return decision
 

@@ -26,6 +26,9 @@ from controller.errors import LatencyNotMet, Refused
 BOUND_CHECKS = 32
 """Complete assignments whose bounds are computed before the request is refused for latency."""
 
+PROGRAMME_CHECKS = 4
+"""Assignments for which linear programmes may be solved."""
+
 RATE_ITERATIONS = 64
 """Iterations after which the mutually dependent rates and latencies of transfers count as not converging."""
 
@@ -36,7 +39,8 @@ class Request:
 
     During [start_s, end_s); a start of None is immediate. `keep`: names of flows whose current placement stays.
     `search_steps`: the limit of the path search. `bound_checks`: that of the analyses. `is_probe`: a refusal needs no
-    bound of the first route.
+    bound of the first route. `may_solve_programmes`: whether linear programmes may decide where total-flow analysis
+    exceeds a limit.
     """
 
     reservation_id: str
@@ -48,6 +52,7 @@ class Request:
     search_steps: int = SEARCH_STEPS
     bound_checks: int = BOUND_CHECKS
     is_probe: bool = False
+    may_solve_programmes: bool = True
 
 
 @frozen
@@ -68,7 +73,8 @@ class PlanningProblem:
         start_s = self.start_s if self.is_later else -inf
         gate = gate_window(sized.flow, sized.rate_bps)
         size, limit = (sized.rate_bps, sized.burst_bytes), has_limit(sized.flow.requirement)
-        return CarriedFlow.for_lifetime(route, size, start_s, self.request.end_s, gate, limit)
+        by_programmes = sized.flow.requirement.analysis == "linear_programme"
+        return CarriedFlow.for_lifetime(route, size, start_s, self.request.end_s, gate, limit, by_programmes)
 
 
 PlacedFlows = Mapping[str, PlacedFlow]
@@ -114,6 +120,7 @@ def _first_plan(problem: PlanningProblem, down: frozenset[str], headroom_share: 
             refusal = refusal or LatencyNotMet("The limit cannot be met.", bound_us=None, limit_us=None)
             continue
         try:
+            screen.may_solve_programmes = problem.request.may_solve_programmes and number < PROGRAMME_CHECKS
             return _with_final_rates(problem, new, kept, headroom_share, screen)
         except NoBound as error:
             screen.note(error)
@@ -210,13 +217,13 @@ def _with_rates_for(
         placed = {**new, **kept}
         bounds = _bounds(problem, placed, screen.is_tight)
         if all(flow.requirement.transfer_bytes is None for flow in flows):
-            _check_admitted(problem, bounds, screen.suspects)
-            _check_limits(problem, bounds, placed)  # the rates do not depend on the latencies
+            _check_admitted(problem, bounds, screen.suspects, screen.may_solve_programmes)
+            _check_limits(problem, bounds, placed, screen.may_solve_programmes)  # the rates do not depend on latencies
             return FeasiblePlan(placed, bounds)
         latencies = {name: bounds.bound((own_id, name)).accumulated_latency_us for name in new}
         sizes = _sized_flows(problem.network, flows, latencies, headroom_share)
         if all(sizes[name] == placed_flow.sized_flow for name, placed_flow in new.items()):
-            _check_limits(problem, bounds, placed)
+            _check_limits(problem, bounds, placed, screen.may_solve_programmes)
             return FeasiblePlan(placed, bounds)
         new = _on_routes(problem, sizes, {name: placed_flow.route for name, placed_flow in new.items()}, kept)
     first = flows[0].name
@@ -252,18 +259,19 @@ def _on_routes(
     return resized
 
 
-def _check_limits(problem: PlanningProblem, bounds: FailureBounds, placed: PlacedFlows) -> None:
+def _check_limits(
+    problem: PlanningProblem, bounds: FailureBounds, placed: PlacedFlows, may_solve_programmes: bool = True
+) -> None:
     """Check the limits of the requested flows, of all flows whose bounds may have changed, and of queues.
+
+    `may_solve_programmes`: otherwise total-flow analysis decides alone.
 
     Raises: LatencyNotMet, NoBuffer.
     """
     own_id = problem.request.reservation_id
     for name, placed_flow in placed.items():
-        bound, sized = bounds.bound((own_id, name)), placed_flow.sized_flow
-        violation = limit_violation(name, sized.flow.requirement, sized.rate_bps, bound, name, own_id)
-        if violation is not None:
-            raise violation
-    _check_admitted(problem, bounds, bounds.changed_limited_flows())
+        _check_limit(bounds, (own_id, name), placed_flow.sized_flow.flow, name, may_solve_programmes)
+    _check_admitted(problem, bounds, bounds.changed_limited_flows(), may_solve_programmes)
     crowded = bounds.crowded_queues()
     if crowded:
         routes = {name: placed_flow.route for name, placed_flow in placed.items()}
@@ -272,7 +280,9 @@ def _check_limits(problem: PlanningProblem, bounds: FailureBounds, placed: Place
             raise refusal
 
 
-def _check_admitted(problem: PlanningProblem, bounds: FailureBounds, keys: Iterable[FlowKey]) -> None:
+def _check_admitted(
+    problem: PlanningProblem, bounds: FailureBounds, keys: Iterable[FlowKey], may_solve_programmes: bool
+) -> None:
     """Check the limits of these flows, without those of the requested reservation.
 
     Raises: LatencyNotMet.
@@ -281,7 +291,20 @@ def _check_admitted(problem: PlanningProblem, bounds: FailureBounds, keys: Itera
         reservation_id, name = key
         if reservation_id != problem.request.reservation_id:
             flow, subject = problem.others.flow(key), f"{name} of live reservation {reservation_id}"
-            bound, rate_bps = bounds.bound(key), bounds.carried_flows[key].rate_bps
-            violation = limit_violation(subject, flow.requirement, rate_bps, bound, name, reservation_id)
-            if violation is not None:
-                raise violation
+            _check_limit(bounds, key, flow, subject, may_solve_programmes)
+
+
+def _check_limit(
+    bounds: FailureBounds, key: FlowKey, flow: Flow, subject: str, may_solve_programmes: bool
+) -> None:
+    """Check the limits of one flow; linear programmes are solved only where total-flow analysis exceeds one.
+
+    Raises: LatencyNotMet.
+    """
+    carried = bounds.carried_flows[key]
+    bound = bounds.total_flow_bound(key)
+    violation = limit_violation(subject, flow.requirement, carried.rate_bps, bound, key[1], key[0])
+    if violation is not None and carried.by_programmes and may_solve_programmes:
+        violation = limit_violation(subject, flow.requirement, carried.rate_bps, bounds.bound(key), key[1], key[0])
+    if violation is not None:
+        raise violation

@@ -31,6 +31,7 @@ class LatencyScreen:
         self._unbounded = 0
         self.is_tight = False
         """Whether the bounds of all earlier flows are those of a new analysis."""
+        self.may_solve_programmes = problem.request.may_solve_programmes
 
     @property
     def suspects(self) -> list[FlowKey]:
@@ -76,6 +77,8 @@ class LatencyScreen:
             return False
         for placed_flow in placed.values():
             requirement = placed_flow.sized_flow.flow.requirement
+            if requirement.analysis == "linear_programme" and self.may_solve_programmes:
+                continue  # its bound may be below that of any total-flow analysis
             deadline_us = None if requirement.deadline_ms is None else requirement.deadline_ms * 1000
             limits_us = [limit for limit in (requirement.max_latency_us, deadline_us) if limit is not None]
             if limits_us:

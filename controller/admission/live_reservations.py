@@ -287,7 +287,8 @@ def carried_flow(reservation: Reservation, placement: Placement) -> CarriedFlow:
     start_s = reservation.start_at_s if reservation.start_at_s > reservation.created_at_s else -inf
     size = placement.reserved_bps, placement.burst_bytes
     limit = has_limit(placement.flow.requirement)
-    return CarriedFlow.for_lifetime(placement.route, size, start_s, end_s, placement.window, limit)
+    by_programmes = placement.flow.requirement.analysis == "linear_programme"
+    return CarriedFlow.for_lifetime(placement.route, size, start_s, end_s, placement.window, limit, by_programmes)
 
 
 def flows_beyond(before: Reservation, after: Reservation, draining_id: str) -> dict[FlowKey, CarriedFlow]:

@@ -15,6 +15,7 @@ from immutables import Map
 
 from controller.booking.peak_load import ALWAYS, Activity
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Analysis, Bound, Calibration, ShapedFlow
+from controller.calculus.programme_bounds import tighter_bound
 from controller.domain.frozen import frozen
 from controller.domain.network import Network
 from controller.domain.path import Path, link_names
@@ -27,17 +28,27 @@ FlowKey = tuple[str, str]
 
 @frozen
 class CarriedFlow:
-    """A flow that the network carries: route, token bucket, activity, and whether it has a latency limit."""
+    """A flow that the network carries: route, token bucket, activity, and whether it has a latency limit.
+
+    `by_programmes`: its bounds are proven by linear programmes where these yield smaller ones.
+    """
 
     route: Route
     rate_bps: int
     burst_bytes: int
     activity: Activity = ALWAYS
     has_limit: bool = False
+    by_programmes: bool = False
 
     @staticmethod
     def for_lifetime(
-        route: Route, size: tuple[int, int], start_s: float, end_s: float, window: Window | None, has_limit: bool
+        route: Route,
+        size: tuple[int, int],
+        start_s: float,
+        end_s: float,
+        window: Window | None,
+        has_limit: bool,
+        by_programmes: bool = False,
     ) -> CarriedFlow:
         """Return a flow active from start until shortly before the end; with a window, only in that part of every
         period.
@@ -46,7 +57,7 @@ class CarriedFlow:
         """
         is_always_active = window is None and start_s == -inf and end_s == inf
         activity = ALWAYS if is_always_active else Activity(start_s, max(start_s, end_s - END_GUARD_S), window)
-        return CarriedFlow(route, *size, activity, has_limit)
+        return CarriedFlow(route, *size, activity, has_limit, by_programmes)
 
     def failures(self, srlgs: SrlgBySpan) -> tuple[str, ...]:
         """Return the failures that cut its path and not its backup."""
@@ -93,6 +104,8 @@ class FailureBounds:
     _added: tuple[FlowKey, ...] = ()
     _is_failure_removed: bool = False
     """Whether a failure that may have determined the bounds of other flows no longer affects any."""
+    _programme_flows: frozenset[FlowKey] = frozenset()
+    """The flows with limits whose bounds are proven by linear programmes."""
 
     @staticmethod
     def empty(network: Network, calibration: Calibration = DEFAULT_CALIBRATION) -> FailureBounds:
@@ -124,10 +137,38 @@ class FailureBounds:
         analyses = self._analyses_after(carried_flows, flows_by_failure, removed_flows, added)
         is_failure_removed = any(failure not in flows_by_failure for failure in self._flows_by_failure)
         facts = self.network, self.calibration, carried_flows, limited_flows, flows_by_failure, analyses
-        return FailureBounds(*facts, tuple(added), is_failure_removed)
+        programme_flows = self._programme_flows.difference(removed_flows)
+        if new := [key for key, flow in added.items() if flow.by_programmes and flow.has_limit]:
+            programme_flows |= frozenset(new)
+        return FailureBounds(*facts, tuple(added), is_failure_removed, programme_flows)
 
     def bound(self, key: FlowKey) -> Bound:
-        """Return the bound of one flow.
+        """Return the bound of one flow by its own kind of analysis.
+
+        Raises: NoBound if there is no finite bound.
+        """
+        if self.carried_flows[key].by_programmes:
+            return self._programme_bound(key)
+        return self.total_flow_bound(key)
+
+    def _programme_bound(self, key: FlowKey) -> Bound:
+        """Return the bound of one flow by linear programmes, which are solved for the worst failures only.
+
+        Raises: NoBound if there is no finite bound.
+        """
+        bounds = {failure: analysis.bound(key) for failure, analysis in self._analyses.items()}
+        least_us = min(bound.accumulated_latency_us - bound.latency_variation_us for bound in bounds.values())
+        solved: set[str | None] = set()
+        while True:
+            worst = max(bounds, key=lambda failure: bounds[failure].accumulated_latency_us)
+            worst_us = bounds[worst].accumulated_latency_us
+            if worst in solved:
+                return Bound(worst_us, worst_us - least_us)
+            bounds[worst] = tighter_bound(self._analyses[worst], key)
+            solved.add(worst)
+
+    def total_flow_bound(self, key: FlowKey) -> Bound:
+        """Return the bound of one flow by total-flow analysis.
 
         Raises: NoBound if there is no finite bound.
         """
@@ -174,7 +215,8 @@ class FailureBounds:
         if not self._limited_flows_by_link:
             return []
         links = frozenset(self._new_links()).union(*(analysis.changed_links for analysis in self._analyses.values()))
-        return sorted({key for link in links for key in self._limited_flows_by_link.get(link, ())})
+        changed = {key for link in links for key in self._limited_flows_by_link.get(link, ())}
+        return sorted(changed | self._programme_flows if self._programme_flows else changed)
 
     def _new_links(self) -> list[str]:
         return [

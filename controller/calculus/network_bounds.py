@@ -100,6 +100,8 @@ class Analysis(Generic[Key]):
         """The links whose queue takes less time to drain than their delay bound, so that it may be too small."""
         self._bounds: dict[Key, Bound] = {}
         """Those evaluated so far."""
+        self.programme_us: dict[tuple[str, ...], float] | None = None
+        """The delays of all paths by linear programmes, once they have been solved (`programme_bounds`)."""
 
     @classmethod
     def of(
@@ -170,6 +172,18 @@ class Analysis(Generic[Key]):
             return 0
         bits = self._delays.backlog_bits(link) + self.network.max_frame_bytes * 8
         return ceil(bits / 8 * _tagged_share(self.network))
+
+    @property
+    def streams(self) -> Mapping[Key, Stream]:
+        """All flows as the analysis sees them."""
+        return self._delays.streams
+
+    def delay_us(self, link: str) -> float:
+        """Return the delay bound of a port.
+
+        Raises: NoBound if there is no finite bound.
+        """
+        return self._delays.path_delay_us([link])
 
     @property
     def changed_links(self) -> frozenset[str]:

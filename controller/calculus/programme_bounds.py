@@ -18,6 +18,7 @@ from controller.calculus.fifo_network import FifoNetwork
 from controller.calculus.fixed_point import NoBound, Stream, fixed_point_delays
 from controller.calculus.network_bounds import (
     DEFAULT_CALIBRATION,
+    Analysis,
     Bound,
     Calibration,
     ShapedFlow,
@@ -31,6 +32,8 @@ Key = TypeVar("Key")
 Links = tuple[str, ...]
 
 FORESTS = 2
+MAX_HOPS = 200
+"""Where all flows, those on the same links as one, cross more ports in total, programmes would take seconds."""
 
 
 def programme_bounds(
@@ -49,18 +52,53 @@ def programme_bounds(
         delays_us = fixed_point_delays(servers, list(streams.values()), calibration.clock_us)
     except NoBound:
         delays_us = {}
-    by_path = _merged(streams)
-    analysis = PathBounds(FifoNetwork.of(servers, by_path, network.max_frame_bytes * 8.0), delays_us, remaining_s)
-    with suppress(NoBound):  # total-flow analysis may still have bounds
-        analysis.analyse(forests)
-    path_us: dict[Links, float] = {}
-    for number, links in enumerate(by_path):
-        with suppress(NoBound):
-            path_us[links] = analysis.bound_us(number)
+    model = FifoNetwork.of(servers, _merged(streams), network.max_frame_bytes * 8.0)
+    path_us = _path_delays(model, delays_us, remaining_s, forests)
     return {
         key: _bound(network, stream.servers, path_us[stream.servers], calibration)
         for key, stream in streams.items() if stream.servers in path_us
     }  # fmt: skip
+
+
+def tighter_bound(analysis: Analysis[Key], key: Key) -> Bound:
+    """Return the bound of one flow by linear programmes, which are solved once for an analysis.
+
+    On networks whose flows cross more than MAX_HOPS ports in total it is that of the analysis.
+
+    Raises: NoBound if the flow has no finite bound.
+    """
+    bound, links = analysis.bound(key), analysis.streams[key].servers
+    if analysis.programme_us is None:
+        analysis.programme_us = _programme_delays(analysis)
+    path_us = analysis.programme_us.get(links)
+    if path_us is None:
+        return bound
+    tighter = _bound(analysis.network, links, path_us, analysis.calibration)
+    return min(bound, tighter, key=lambda either: either.accumulated_latency_us)
+
+
+def _programme_delays(analysis: Analysis[Key]) -> dict[Links, float]:
+    network = analysis.network
+    merged = _merged(analysis.streams)
+    if sum(len(links) for links in merged) > MAX_HOPS:
+        return {}
+    servers, _ = servers_and_streams(network, {}, analysis.calibration)
+    delays_us = {name: analysis.delay_us(name) for links in merged for name in links}
+    return _path_delays(FifoNetwork.of(servers, merged, network.max_frame_bytes * 8.0), delays_us, no_limit, FORESTS)
+
+
+def _path_delays(
+    model: FifoNetwork, delays_us: Mapping[str, float], remaining_s: Clock, forests: int
+) -> dict[Links, float]:
+    """Return the delays of all paths in us; those without a finite bound are left out."""
+    bounds = PathBounds(model, delays_us, remaining_s)
+    with suppress(NoBound):  # total-flow analysis may still have bounds
+        bounds.analyse(forests)
+    path_us: dict[Links, float] = {}
+    for number, flow in enumerate(model.flows):
+        with suppress(NoBound):
+            path_us[flow.servers] = bounds.bound_us(number)
+    return path_us
 
 
 def _merged(streams: Mapping[Key, Stream]) -> dict[Links, Stream]:

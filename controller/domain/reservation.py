@@ -22,6 +22,7 @@ Protection = Literal["none", "link_disjoint", "duct_disjoint"]
 PROTECTIONS: tuple[Protection, ...] = ("duct_disjoint", "link_disjoint", "none")
 """Strongest first."""
 Backup = Literal["shared", "dedicated"]
+BoundAnalysis = Literal["total_flow", "linear_programme"]
 
 LOWEST_RANK = 255
 DEFAULT_RANK = 128
@@ -98,7 +99,8 @@ class Requirement:
     A rate: `min_bandwidth_bps`. A transfer: `transfer_bytes` (L2), available at once and delivered within
     `deadline_ms`; with `period_ms` repeated in every period, from `offset_ms` after its start. Periods are counted from
     the Unix epoch. `rank`: 0 is the most important. `backup`: whether the backup may share its capacity with backups
-    that no single failure requires together with it (RFC 4427: shared mesh or 1:1). Source: RFC 9016 §5.7, §5.9.
+    that no single failure requires together with it (RFC 4427: shared mesh or 1:1). `analysis`: how the bounds of the
+    flow are proven. Source: RFC 9016 §5.7, §5.9.
     """
 
     min_bandwidth_bps: int | None = None
@@ -112,6 +114,7 @@ class Requirement:
     rank: int = DEFAULT_RANK
     protection: Protection = "none"
     backup: Backup = "shared"
+    analysis: BoundAnalysis = "total_flow"
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,7 @@ _REQUIREMENT: Json = {
     "rank": 128,
     "protection": "none",
     "backup": "shared",
+    "analysis": "total_flow",
 }
 
 PLACED_FLOW: Json = {

@@ -26,7 +26,7 @@ from controller.api.schemas.fields import (
 )
 from controller.domain import reservation
 from controller.domain.ports import Ports, masked_ports, ports_from_text, ports_overlap
-from controller.domain.reservation import DEFAULT_RANK, LOWEST_RANK, Backup, Protection
+from controller.domain.reservation import DEFAULT_RANK, LOWEST_RANK, Backup, BoundAnalysis, Protection
 from controller.errors import InvalidRequest
 from controller.service.requests import ReservationSpec
 
@@ -103,6 +103,13 @@ class RateRequirement(AnyRequirement):
     """A rate."""
 
     min_bandwidth_bps: Annotated[int, Field(ge=1000, le=10**12, examples=[15_000_000]), NUMBER]
+    analysis: Annotated[
+        BoundAnalysis,
+        Field(
+            description="`total_flow`: the bounds of total-flow analysis, in microseconds of work; `linear_programme`: "
+            "smaller ones where linear programmes yield them, in tenths of a second."
+        ),
+    ] = "total_flow"
 
     def to_requirement(self) -> reservation.Requirement:
         """Convert to the domain object."""

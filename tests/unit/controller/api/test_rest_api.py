@@ -303,6 +303,8 @@ def test_every_error_has_an_example() -> None:
         ({"transfer_bytes": True, "deadline_ms": "1"}, ["requirement.transfer_bytes", "requirement.deadline_ms"]),
         ({"min_bandwidth_bps": 1000, "rank": 256, "protection": "all"}, ["requirement.rank", "requirement.protection"]),
         ({"min_bandwidth_bps": 1000, "backup": "dedicated"}, ["requirement.backup"]),
+        ({"min_bandwidth_bps": 1000, "analysis": "exact"}, ["requirement.analysis"]),
+        ({"transfer_bytes": 1000, "deadline_ms": 1, "analysis": "linear_programme"}, ["requirement.analysis"]),
     ],
 )
 def test_a_requirement_has_one_consistent_form(
@@ -311,6 +313,19 @@ def test_a_requirement_has_one_consistent_form(
     answer = client.post("/v1/reservations", json={"flows": [flow(requirement=requirement)]})
     body = problem(answer, 422, "invalid_request")
     assert sorted(mistake["place"] for mistake in body["mistakes"]) == sorted(f"body.flows.0.{p}" for p in places)
+
+
+def test_linear_programmes_prove_smaller_bounds_on_demand(client: httpx.Client) -> None:
+    def told_us(analysis: str) -> float:
+        requirement = {"min_bandwidth_bps": 5_000_000, "burst_bytes": 40_000, "analysis": analysis}
+        answer = client.post("/v1/reservations", json={"flows": [flow(requirement=requirement)]})
+        assert answer.status_code == 201
+        told = answer.json()["flows"][0]
+        assert told["requirement"]["analysis"] == analysis
+        client.delete(f"/v1/reservations/{answer.json()['id']}")
+        return float(told["accumulated_latency_us"])
+
+    assert told_us("linear_programme") < told_us("total_flow")
 
 
 @pytest.mark.parametrize(
