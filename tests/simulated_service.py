@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -99,20 +99,25 @@ def intended_entries(
     return {name: entries_of(state) for name, state in states.items()}
 
 
-LedgerMode = Literal["ok", "locked", "lost", "every other"]
+LedgerMode = Literal["ok", "locked", "lost", "every other", "numbered"]
 
 
 class FailingLedger(Ledger):
-    """A ledger whose transactions fail: `locked` without effect, `lost` after they took effect, or every other one."""
+    """A ledger whose transactions fail: `locked` without effect, `lost` after they took effect, or every other one.
+
+    `numbered`: those in `failing`, without effect, counted from 1 in `transactions`.
+    """
 
     mode: LedgerMode = "ok"
-    _count = 0
+    failing: Container[int] = ()
+    transactions = 0
 
     def fail(self, point: FailPoint) -> None:
         """Fail as the mode says; to be called at every fail point."""
         if point is FailPoint.RECORDING:
-            self._count += 1
-            if self.mode == "locked" or (self.mode == "every other" and self._count % 2):
+            self.transactions += 1
+            is_numbered = self.mode == "numbered" and self.transactions in self.failing
+            if is_numbered or self.mode == "locked" or (self.mode == "every other" and self.transactions % 2):
                 raise OperationalError("", None, Exception("database is locked"))
         if point is FailPoint.RECORDED and self.mode == "lost":
             raise OperationalError("", None, Exception("server closed the connection"))

@@ -311,3 +311,39 @@ RESERVE: Step = ("reserve", 0, 5000.0, False, None, None)
 def test_switches_follow_every_failure_at_once_and_nothing_is_forgotten(steps: list[Step]) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch, world(monkeypatch) as made:
         run(made, steps)
+
+
+EVERYTHING: list[Step] = [
+    RESERVE,
+    ("reserve", 1, 20.0, False, None, None),
+    ("reserve", 3, 5000.0, False, 30.0, 60.0),
+    ("reserve", 4, 5000.0, True, None, None),
+    ("set_span", 0, False),
+    ("change", "renew", 0, 5000.0),
+    ("change", "commit", 3, 5000.0),
+    ("set_span", 0, True),
+    ("maintain", 2, False),
+    ("advance", 35.0),
+    ("set_span", 5, False),
+    ("maintain", 2, True),
+    ("advance", 120.0),
+    ("change", "modify", 0, 5000.0),
+    ("step", -30.0),
+    ("change", "release", 0, 5000.0),
+]
+
+
+@pytest.mark.parametrize("lasting", [1, 1000], ids=["one transaction", "all from then on"])
+def test_any_transaction_may_fail(lasting: int) -> None:
+    """Each transaction of a day in which everything happens: expiry, start, end, cut, repair, maintenance, requests."""
+    first, is_reached = 1, True
+    while is_reached:
+        with pytest.MonkeyPatch.context() as monkeypatch, world(monkeypatch) as made:
+            made.set_ledger("numbered")
+            made.ledger.failing = range(first, first + lasting)
+            run(made, EVERYTHING)
+            is_reached = made.ledger.transactions >= first
+            made.restart()
+            made.check()
+        first += 1
+    assert first > 10
