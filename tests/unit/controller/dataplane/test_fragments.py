@@ -13,6 +13,7 @@ from controller.dataplane.fragment_entries import FRAGMENT_COOKIE, counts_fragme
 from controller.dataplane.intended_state import IntendedState
 from controller.dataplane.pipeline import contribution_of, intended_states
 from controller.domain.network import network_from_map
+from controller.domain.ports import PortRange
 from controller.domain.reservation import Flow, Match, Protocol, Requirement, Reservation, State
 from tests import simulated_forwarding
 from tests.simulated_forwarding import Packet
@@ -65,6 +66,19 @@ def test_a_fragment_of_a_reserved_flow_is_counted_and_forwarded_as_without_a_res
     assert (after.nodes, after.meters, after.marks) == (before.nodes, before.meters, before.marks)
     assert set(after.marks) == {0}
     assert 110_010 not in {meter for _, meter in after.meters}
+
+
+def test_a_flow_of_all_ports_takes_its_fragments_along() -> None:
+    everything = replace(flow(), match=Match("udp", None, None))
+    states = intended_states(METRO, [reservation(1, everything)])
+    trace = simulated_forwarding.send(METRO, states, "edge1", fragment(flow()))
+    assert (trace.meters, set(trace.marks)) == ([("r6", 110_010)], {46})
+    assert not matched(states["r6"], fragment(flow()))
+
+
+def test_a_range_of_ports_does_not_match_fragments() -> None:
+    ranges = replace(flow(), match=Match("udp", PortRange(1, 65535), PortRange(1, 65535)))
+    assert matched(intended_states(METRO, [reservation(1, ranges)])["r6"], fragment(flow(), udp_src=0, udp_dst=0))
 
 
 def test_whole_packets_and_fragments_of_others_are_not_counted() -> None:
