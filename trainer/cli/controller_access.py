@@ -77,6 +77,8 @@ def print_flow(flow: dict[str, Any]) -> None:
     """Print path, rate and bounds of a flow."""
     facts = [f"{flow['reserved_bps'] / 1e6:.2f} Mb/s", f"latency bound {flow['accumulated_latency_us'] / 1e3:.2f} ms"]
     facts += [f"complete in {flow['completion_ms']:.1f} ms"] if flow["completion_ms"] is not None else []
+    if flow["match"]["protocol"] == "udp" and "max_datagram_bytes" in flow:
+        facts.append(f"datagrams up to {flow['max_datagram_bytes']} bytes")
     facts += ["suspended"] if flow["suspended"] else []
     click.echo(f"  {flow['name']:<12} {' > '.join(flow['path'])}  {'  '.join(facts)}")
     if flow["backup_path"]:
