@@ -14,10 +14,11 @@ Source: Bouillard, Performance Evaluation 153 (2022), §5.2 (the same fixed poin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.calculus.fifo_network import FifoNetwork
 from controller.calculus.fixed_point import NoBound
@@ -90,6 +91,21 @@ class CutAnalysis:
             raise NoBound(self.cuts[int(np.argmax(limit))].previous)
         self.bursts = limit
 
+    def solve_for(self, servers: Sequence[str], known: Mapping[Hop, float], remaining_s: Clock = no_limit) -> None:
+        """Find bursts for the delay along these servers: only those that matter at the known bounds, in one step.
+
+        Raises: NoBound, Unsolved
+        """
+        limit = np.array([known.get((segment.flow, segment.first), np.inf) for segment in self.cuts])
+        if not np.isfinite(limit).all():
+            self.solve(known, remaining_s)
+            return
+        matters = self.program(servers[-1]).delay(servers[0], limit, remaining_s()).slopes > 0
+        constants, slopes = self._majorants(limit, remaining_s, matters)
+        constants[~matters] = limit[~matters]
+        bursts = least_solution(constants, slopes, limit)
+        self.bursts = limit if bursts is None else np.minimum(bursts, limit)
+
     def improve(self, delays_us: Mapping[str, float]) -> None:
         """Use better delay bounds of servers from now on."""
         self._delays_us.update(delays_us)
@@ -116,11 +132,15 @@ class CutAnalysis:
             self._programs[sink, unshaped] = program
         return program
 
-    def _majorants(self, point: Floats, remaining_s: Clock) -> tuple[Floats, Floats]:
-        """Return c and Y of F <= c + Y x, tight at this point."""
+    def _majorants(
+        self, point: Floats, remaining_s: Clock, is_asked: NDArray[np.bool_] | None = None
+    ) -> tuple[Floats, Floats]:
+        """Return c and Y of F <= c + Y x, tight at this point. `is_asked`: for which cuts; zeros for the others."""
         constants, slopes = np.zeros(len(self.cuts)), np.zeros((len(self.cuts), len(self.cuts)))
         for sink, cuts in self.cuts_by_sink().items():
             for number, before in cuts:
+                if is_asked is not None and not is_asked[number]:
+                    continue
                 program = self.program(sink, before if self._is_as_published else None)
                 majorant: Majorant = program.burst(program.number(before), point, remaining_s())
                 constants[number], slopes[number] = majorant.constant, majorant.slopes

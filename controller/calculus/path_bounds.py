@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import inf
 
-from controller.calculus.cut_bursts import STEPS, Clock, CutAnalysis, Hop, no_limit
+from controller.calculus.cut_bursts import Clock, CutAnalysis, Hop, no_limit
 from controller.calculus.fifo_network import FifoNetwork
 from controller.calculus.fixed_point import NoBound
 from controller.calculus.forest import forest_along, forests
@@ -67,20 +67,23 @@ class PathBounds:
             raise NoBound(next(path[end - 1] for end in range(1, len(path) + 1) if least_us[end] == inf))
         return least_us[-1]
 
-    def flow_bound_us(self, flow: int, steps: int = STEPS) -> float:
+    def flow_bound_us(self, flow: int) -> float:
         """Return the bound of one flow, the first on a forest that leaves its path whole, later ones on the forests
         that are there.
 
         Raises: NoBound; Unsolved if the time is over.
         """
         if not self._analyses:
-            self._solved(forest_along(self.network, self.network.flows[flow].servers), steps)
+            path = self.network.flows[flow].servers
+            analysis = CutAnalysis(self.network, forest_along(self.network, path), self.delays_us)
+            analysis.solve_for(path, self.bursts, self.remaining_s)
+            self._keep(analysis)
         parts = [[segment.servers for segment in analysis.segments if segment.flow == flow]
                  for analysis in self._analyses.values()]  # fmt: skip
         analysis, servers = min(zip(self._analyses.values(), parts, strict=True), key=lambda pair: len(pair[1]))
         for part in servers:
-            if part not in self._parts_us:
-                self._parts_us[part] = analysis.delay_us(part[0], part[-1], self.remaining_s)
+            delay_us = analysis.delay_us(part[0], part[-1], self.remaining_s)
+            self._parts_us[part] = min(delay_us, self._parts_us.get(part, inf))
         return self.bound_us(flow)
 
     def _part_us(self, part: tuple[str, ...]) -> float:
@@ -88,7 +91,7 @@ class PathBounds:
         return min(known_us, self.delays_us.get(part[0], inf)) if len(part) == 1 else known_us
 
     def _analyse_forest(self, successors: Mapping[str, str]) -> None:
-        analysis = self._solved(successors, STEPS)
+        analysis = self._solved(successors)
         for name in self.network.servers:
             delay_us = analysis.delay_us(name, name, self.remaining_s)
             self.delays_us[name] = min(delay_us, self.delays_us.get(name, inf))
@@ -97,19 +100,23 @@ class PathBounds:
             delay_us = analysis.delay_us(servers[0], servers[-1], self.remaining_s)
             self._parts_us[servers] = min(delay_us, self._parts_us.get(servers, inf))
 
-    def _solved(self, successors: Mapping[str, str], steps: int) -> CutAnalysis:
+    def _solved(self, successors: Mapping[str, str]) -> CutAnalysis:
         """Return the analysis of a forest with the bursts at its cuts."""
-        key = tuple(sorted(successors.items()))
-        analysis = self._analyses.get(key)
+        analysis = self._analyses.get(_key(successors))
         if analysis is None:
-            analysis = self._analyses[key] = CutAnalysis(self.network, successors, self.delays_us)
+            analysis = CutAnalysis(self.network, successors, self.delays_us)
         else:
             analysis.improve(self.delays_us)
-        analysis.solve(self.bursts, self.remaining_s, steps)
+        analysis.solve(self.bursts, self.remaining_s)
+        self._keep(analysis)
+        return analysis
+
+    def _keep(self, analysis: CutAnalysis) -> None:
+        """Keep a forest whose bursts are proven."""
+        self._analyses[_key(analysis.successors)] = analysis
         for segment, burst in zip(analysis.cuts, analysis.bursts.tolist(), strict=True):
             hop = segment.flow, segment.first
             self.bursts[hop] = min(burst, self.bursts.get(hop, inf))
-        return analysis
 
     def _bursts_of_delays(self) -> dict[Hop, float]:
         """Return the bursts that follow from the delays of servers: rate times jitter."""
@@ -123,3 +130,7 @@ class PathBounds:
                 jitter_us += self.delays_us.get(name, inf) - server.min_delay_us
                 jitter_us += server.max_transit_us - server.min_transit_us
         return bursts
+
+
+def _key(successors: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(successors.items()))

@@ -17,6 +17,7 @@ REQUIREMENT_FIELDS = {
     "rate": "min_bandwidth_bps", "transfer": "transfer_bytes", "deadline": "deadline_ms", "period": "period_ms",
     "offset": "offset_ms", "burst": "burst_bytes", "latency": "max_latency_us",
     "variation": "max_latency_variation_us", "rank": "rank", "protection": "protection", "backup": "backup",
+    "analysis": "analysis",
 }  # fmt: skip
 """Option -> field of the REST API's requirement."""
 
@@ -35,6 +36,8 @@ _REQUIREMENT: tuple[tuple[str, Any, str], ...] = (
     ("--protection", click.Choice(["none", "link_disjoint", "duct_disjoint"]),
      "Backup path: without a common span, or without a common duct.  [default: none]"),
     ("--backup", click.Choice(["shared", "dedicated"]), "Whether backups share capacity.  [default: shared]"),
+    ("--analysis", click.Choice(["total_flow", "linear_programme"]),
+     "How the bounds of a rate are proven: quickly, or smaller.  [default: total_flow]"),
 )  # fmt: skip
 
 _FLOW: tuple[tuple[str, Any, str], ...] = (
