@@ -186,8 +186,8 @@ def _nearest_request(search: _OfferSearch, error: Refused) -> tuple[Flow, ...] |
         return tuple(_with_lower_rate(flow, share) for flow in request.flows)
 
     def with_smaller_bursts(share: float) -> tuple[Flow, ...]:
-        frame_bytes = context.network.max_frame_bytes
-        return tuple(_with_smaller_burst(flow, share, burst_bytes[flow.name], frame_bytes) for flow in request.flows)
+        largest_bytes = context.network.max_frame_bytes
+        return tuple(_with_smaller_burst(flow, share, burst_bytes[flow.name], largest_bytes) for flow in request.flows)
 
     def with_less_of_both(share: float) -> tuple[Flow, ...]:
         smaller = zip(with_smaller_bursts(share), with_lower_rates(share), strict=True)
@@ -349,16 +349,17 @@ def _with_lower_rate(flow: Flow, share: float) -> Flow:
     return flow
 
 
-def _with_smaller_burst(flow: Flow, share: float, burst_bytes: int, frame_bytes: int) -> Flow:
+def _with_smaller_burst(flow: Flow, share: float, burst_bytes: int, largest_frame_bytes: int) -> Flow:
     """The flow with a smaller burst, at least what its rate needs; of a transfer, at least one frame."""
+    frame_bytes = flow.requirement.frame_bytes(largest_frame_bytes)
     least_bytes = least_burst_bytes(flow.requirement.min_bandwidth_bps or 0, frame_bytes)
     return _with(flow, burst_bytes=max(min(least_bytes, burst_bytes), floor(burst_bytes * share)))
 
 
 def _granted_burst_bytes(context: DecisionContext, request: Request) -> Mapping[str, int]:
     """The burst of every flow, requested or default."""
+    facts = context.network, context.calibration
     return {
-        flow.name: granted_burst_bytes(flow, flow.requirement.min_bandwidth_bps or 0, context.network)
-        for flow in request.flows
+        flow.name: granted_burst_bytes(flow, flow.requirement.min_bandwidth_bps or 0, *facts) for flow in request.flows
     }
 

@@ -107,7 +107,7 @@ def first_plan(problem: PlanningProblem, down: frozenset[str]) -> FeasiblePlan:
 def _first_plan(problem: PlanningProblem, down: frozenset[str], headroom_share: float) -> FeasiblePlan:
     kept = _kept_flows(problem)
     sizes = _sized_flows(
-        problem.network, [flow for flow in problem.request.flows if flow.name not in kept], {}, headroom_share
+        problem, [flow for flow in problem.request.flows if flow.name not in kept], {}, headroom_share
     )
     residual = _residual_capacity(problem, kept)
     search = PathSearch(residual, list(sizes.values()), problem.replaced, down, problem.request.search_steps)
@@ -136,7 +136,7 @@ def plan_on_routes(problem: PlanningProblem, routes: Mapping[str, Route], screen
 
     Raises: Refused or NoBound if it is not feasible.
     """
-    sizes = _sized_flows(problem.network, problem.request.flows, {}, 0.0)
+    sizes = _sized_flows(problem, problem.request.flows, {}, 0.0)
     return _with_final_rates(problem, _on_routes(problem, sizes, routes, {}), {}, 0.0, screen)
 
 
@@ -167,13 +167,13 @@ def _flow_booker(problem: PlanningProblem) -> FlowBooker:
 
 
 def _sized_flows(
-    network: Network, flows: Iterable[Flow], latencies_us: Mapping[str, float], headroom_share: float
+    problem: PlanningProblem, flows: Iterable[Flow], latencies_us: Mapping[str, float], headroom_share: float
 ) -> dict[str, SizedFlow]:
     """Rate and burst of each flow at these latencies (default: 0).
 
     Raises: LatencyNotMet if no rate meets the deadline.
     """
-    sizes = {}
+    sizes, calibration = {}, problem.live.calibration
     for flow in flows:
         latency_us = latencies_us.get(flow.name, 0.0)
         rate_bps = least_rate_bps(flow.requirement, latency_us, headroom_share)
@@ -183,7 +183,7 @@ def _sized_flows(
             sentence = f"{flow.name}: {alone}; its deadline is {limit_us:.0f} us."
             facts = {"flow": flow.name, "promise": "completion", "limit_us": limit_us}
             raise LatencyNotMet(sentence, **facts, bound_us=round(latency_us, 1))
-        sizes[flow.name] = SizedFlow(flow, rate_bps, granted_burst_bytes(flow, rate_bps, network))
+        sizes[flow.name] = SizedFlow(flow, rate_bps, granted_burst_bytes(flow, rate_bps, problem.network, calibration))
     return sizes
 
 
@@ -221,7 +221,7 @@ def _with_rates_for(
             _check_limits(problem, bounds, placed, screen.may_solve_programmes)  # the rates do not depend on latencies
             return FeasiblePlan(placed, bounds)
         latencies = {name: bounds.bound((own_id, name)).accumulated_latency_us for name in new}
-        sizes = _sized_flows(problem.network, flows, latencies, headroom_share)
+        sizes = _sized_flows(problem, flows, latencies, headroom_share)
         if all(sizes[name] == placed_flow.sized_flow for name, placed_flow in new.items()):
             _check_limits(problem, bounds, placed, screen.may_solve_programmes)
             return FeasiblePlan(placed, bounds)

@@ -9,6 +9,7 @@ from functools import partial
 from controller.booking.calendar import Booking, Calendar
 from controller.booking.flow_bookings import FlowBooker, SizedFlow
 from controller.booking.transfer_rate import booked_window
+from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
 from controller.domain.lightpath import Lightpath
 from controller.domain.network import Network
 from controller.domain.path import Path, link_names
@@ -19,12 +20,20 @@ from controller.optical.grooming import LightpathAllocator
 from controller.optical.lightpath_design import reservable_bps
 
 
-def granted_burst_bytes(flow: Flow, rate_bps: int, network: Network) -> int:
-    """The requested burst, or the default for the rate; at least what the full rate needs (`least_burst_bytes`)."""
-    requested_bytes = flow.requirement.burst_bytes
-    if requested_bytes is None:
-        return default_burst_bytes(rate_bps, network.max_frame_bytes)
-    return max(requested_bytes, least_burst_bytes(rate_bps, network.max_frame_bytes))
+def granted_burst_bytes(
+    flow: Flow, rate_bps: int, network: Network, calibration: Calibration = DEFAULT_CALIBRATION
+) -> int:
+    """The requested burst, or the default for the rate; at least what the full rate needs (`least_burst_bytes`).
+
+    The frame that counts is the largest of the flow; larger ones pass only as far as the bucket holds them. A meter
+    that refills continuously needs no more than one frame.
+    """
+    requirement = flow.requirement
+    frame_bytes = requirement.frame_bytes(network.max_frame_bytes)
+    if requirement.burst_bytes is None and not requirement.is_one_frame:
+        return default_burst_bytes(rate_bps, frame_bytes)
+    least_bytes = least_burst_bytes(rate_bps, frame_bytes) if calibration.meter_tick_us else frame_bytes
+    return max(requirement.burst_bytes or 0, least_bytes)
 
 
 def held_lightpaths(reservation: Reservation | None) -> tuple[Lightpath, ...]:

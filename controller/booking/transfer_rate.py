@@ -6,7 +6,8 @@ A sender has a transfer of B bytes available at once and paces it at the reserve
     completion = 8 B / r + L <= deadline.
 
 L depends on r and on the other reservations, so the caller iterates from L = 0 upwards: the rates never decrease, and
-the fixed point is the least solution.
+the fixed point is the least solution. A transfer that fits in one frame is not paced: its completion is L, and its rate
+only has to fill the bucket for the next one.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ def least_rate_bps(requirement: Requirement, latency_us: float = 0.0, headroom_s
     """Return the least rate, in whole kbit/s, that meets the requirement at this latency; None if no rate does."""
     rate_bps = requirement.min_bandwidth_bps or 0
     if requirement.transfer_bytes is not None and requirement.deadline_ms is not None:
-        sending_us = requirement.deadline_ms * 1000 * (1 - headroom_share) - latency_us
-        if sending_us <= 0:
+        available_us = requirement.deadline_ms * 1000 * (1 - headroom_share) - latency_us
+        if available_us <= 0:
             return None
-        rate_bps = max(rate_bps, ceil(8e6 * requirement.transfer_bytes / sending_us))
+        if requirement.is_one_frame:
+            available_us = (requirement.period_ms or requirement.deadline_ms) * 1000
+        rate_bps = max(rate_bps, ceil(8e6 * requirement.transfer_bytes / available_us))
     return ceil(rate_bps / RATE_STEP_BPS) * RATE_STEP_BPS
 
 
@@ -44,7 +47,12 @@ def completion_us(requirement: Requirement, rate_bps: int, latency_us: float) ->
     """Return the bound on the time from a transfer's start until its last byte arrives; None if not a transfer."""
     if requirement.transfer_bytes is None:
         return None
-    return 8e6 * requirement.transfer_bytes / rate_bps + latency_us
+    return sending_us(requirement, rate_bps) + latency_us
+
+
+def sending_us(requirement: Requirement, rate_bps: int) -> float:
+    """Return how long the sender of a transfer takes at this rate, from its first bit on."""
+    return 0.0 if requirement.is_one_frame else 8e6 * (requirement.transfer_bytes or 0) / rate_bps
 
 
 def gate_window(flow: Flow, rate_bps: int) -> Window | None:
@@ -52,11 +60,11 @@ def gate_window(flow: Flow, rate_bps: int) -> Window | None:
 
     It is shorter than the transfer's window by about the packet latency.
     """
-    window, transfer_bytes = booked_window(flow), flow.requirement.transfer_bytes
-    if window is None or transfer_bytes is None:
+    window = booked_window(flow)
+    if window is None:
         return None
-    sending_us = ceil(8e6 * transfer_bytes / rate_bps * (1 + SLOW_SHARE) + LATE_US)
-    return replace(window, length_us=min(window.length_us, sending_us))
+    length_us = ceil(sending_us(flow.requirement, rate_bps) * (1 + SLOW_SHARE) + LATE_US)
+    return replace(window, length_us=min(window.length_us, length_us))
 
 
 def booked_window(flow: Flow) -> Window | None:

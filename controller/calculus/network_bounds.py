@@ -42,9 +42,9 @@ Key = TypeVar("Key")
 class Calibration:
     """Properties of software that the model depends on: processing time of a switch, granularity of meters and shapers.
 
-    A meter refills every `meter_tick_us`, so it passes one tick's rate beyond its burst; a shaper passes two frames or
-    `shaper_burst_us` of its rate at once. The gap between two windows or lifetimes at the first switch is at most
-    `clock_us` shorter than planned (`gate_schedule`).
+    A meter refills every `meter_tick_us`, so it passes one tick's rate beyond its burst (0: it refills continuously and
+    holds its burst to the byte); a shaper passes two frames or `shaper_burst_us` of its rate at once. The gap between
+    two windows or lifetimes at the first switch is at most `clock_us` shorter than planned (`gate_schedule`).
 
     The processing times are those measured at one ovs-vswitchd (userspace datapath, real-time priority), idle and
     beside a flood: 10 us at least; 371 to 664 us or less for 99.9 % of packets, plus half as much again.
@@ -247,7 +247,9 @@ def _port(link: DirectedLink, frame_bits: float, calibration: Calibration) -> Se
 
 
 def _stream(flow: ShapedFlow, calibration: Calibration) -> Stream:
-    meter_burst_bits = ceil(flow.burst_bytes * 8 / 1000) * 1000.0  # rounded as by the meter
+    meter_burst_bits = flow.burst_bytes * 8.0
+    if calibration.meter_tick_us:
+        meter_burst_bits = ceil(meter_burst_bits / 1000) * 1000.0  # rounded as by the meter of Open vSwitch
     ports = link_names(flow.path)
     return Stream(ports, float(flow.rate_bps), meter_burst_bits, calibration.meter_tick_us, flow.activity)
 

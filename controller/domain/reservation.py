@@ -98,13 +98,15 @@ class Requirement:
 
     A rate: `min_bandwidth_bps`. A transfer: `transfer_bytes` (L2), available at once and delivered within
     `deadline_ms`; with `period_ms` repeated in every period, from `offset_ms` after its start. Periods are counted from
-    the Unix epoch. `rank`: 0 is the most important. `backup`: whether the backup may share its capacity with backups
-    that no single failure requires together with it (RFC 4427: shared mesh or 1:1). `analysis`: how the bounds of the
-    flow are proven. Source: RFC 9016 §5.7, §5.9.
+    the Unix epoch. `max_frame_bytes`: its largest frame (L2; None: that of the map); a transfer that fits in one frame
+    of its own is sent at once instead of paced. `rank`: 0 is the most important. `backup`: whether the backup may share
+    its capacity with backups that no single failure requires together with it (RFC 4427: shared mesh or 1:1).
+    `analysis`: how the bounds of the flow are proven. Source: RFC 9016 §5.5, §5.7, §5.9.
     """
 
     min_bandwidth_bps: int | None = None
     burst_bytes: int | None = None
+    max_frame_bytes: int | None = None
     max_latency_us: float | None = None
     max_latency_variation_us: float | None = None
     transfer_bytes: int | None = None
@@ -115,6 +117,16 @@ class Requirement:
     protection: Protection = "none"
     backup: Backup = "shared"
     analysis: BoundAnalysis = "total_flow"
+
+    @property
+    def is_one_frame(self) -> bool:
+        """Whether it is a transfer that fits in one frame of the declared size."""
+        transfer_bytes, frame_bytes = self.transfer_bytes, self.max_frame_bytes
+        return transfer_bytes is not None and frame_bytes is not None and transfer_bytes <= frame_bytes
+
+    def frame_bytes(self, largest_bytes: int) -> int:
+        """Its largest frame on a map with that largest frame."""
+        return largest_bytes if self.max_frame_bytes is None else min(self.max_frame_bytes, largest_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ CHANGES: Json = {
 _REQUIREMENT: Json = {
     "min_bandwidth_bps": 15_000_000,
     "burst_bytes": 40_000,
+    "max_frame_bytes": None,
     "max_latency_us": None,
     "max_latency_variation_us": None,
     "rank": 128,

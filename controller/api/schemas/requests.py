@@ -74,6 +74,17 @@ class AnyRequirement(StrictBody):
     """Fields of both forms. Without a burst one is chosen; without a limit the bound may change later."""
 
     burst_bytes: Annotated[int, Field(ge=1, le=10**8), NUMBER] | None = None
+    max_frame_bytes: Annotated[
+        int,
+        Field(
+            ge=60,
+            le=65_535,
+            description="The largest frame of the flow, Ethernet header included (RFC 9016 MaxPayloadSize, as L2 "
+            "bytes): its burst may be as small as that. A transfer that fits in one is sent at once. Null: the largest "
+            "of the map.",
+        ),
+        NUMBER,
+    ] | None = None
     max_latency_us: Microseconds | None = None
     max_latency_variation_us: Microseconds | None = None
     rank: Annotated[int, Field(ge=0, le=LOWEST_RANK, description="0 is the most important."), NUMBER] = DEFAULT_RANK
