@@ -106,7 +106,6 @@ class Requirement:
 
     min_bandwidth_bps: int | None = None
     burst_bytes: int | None = None
-    max_frame_bytes: int | None = None
     max_latency_us: float | None = None
     max_latency_variation_us: float | None = None
     transfer_bytes: int | None = None
@@ -117,6 +116,7 @@ class Requirement:
     protection: Protection = "none"
     backup: Backup = "shared"
     analysis: BoundAnalysis = "total_flow"
+    max_frame_bytes: int | None = None
 
     @property
     def is_one_frame(self) -> bool:
