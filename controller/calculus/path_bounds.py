@@ -8,7 +8,7 @@ known limits; the bound of a flow is the least sum over the divisions of its pat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import inf
+from math import inf, isfinite
 
 from controller.calculus.cut_bursts import Clock, CutAnalysis, Hop, no_limit
 from controller.calculus.fifo_network import FifoNetwork
@@ -92,10 +92,15 @@ class PathBounds:
 
     def _analyse_forest(self, successors: Mapping[str, str]) -> None:
         analysis = self._solved(successors)
+        if isfinite(self.remaining_s()):
+            self._bound_parts(analysis)  # should the time be over before all servers have their delays
         for name in self.network.servers:
             delay_us = analysis.delay_us(name, name, self.remaining_s)
             self.delays_us[name] = min(delay_us, self.delays_us.get(name, inf))
         analysis.improve(self.delays_us)
+        self._bound_parts(analysis)
+
+    def _bound_parts(self, analysis: CutAnalysis) -> None:
         for servers in dict.fromkeys(segment.servers for segment in analysis.segments):
             delay_us = analysis.delay_us(servers[0], servers[-1], self.remaining_s)
             self._parts_us[servers] = min(delay_us, self._parts_us.get(servers, inf))
