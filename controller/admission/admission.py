@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from math import inf
 
 from controller.admission.feasible_plan import FeasiblePlan, PlanningProblem, Request, first_plan
+from controller.admission.latency_limits import promised_us
 from controller.admission.live_reservations import LiveReservations, as_live_reservations
 from controller.admission.path_search import current_placement
 from controller.booking.calendar import Calendar
@@ -126,6 +127,8 @@ def _placements(problem: PlanningProblem, plan: FeasiblePlan) -> tuple[Placement
         current = current_placement(problem.replaced, flow)
         keeps_meter = current is not None and current.switches[0] == route.path[1]
         bound = bound_of((problem.request.reservation_id, flow.name))
+        kept = problem.kept_placement(flow.name)
+        promised = promised_us(flow.requirement, bound)
         new = Placement(
             flow,
             route.path,
@@ -140,6 +143,8 @@ def _placements(problem: PlanningProblem, plan: FeasiblePlan) -> tuple[Placement
             backup_path=route.backup,
             lightpaths=route.lightpaths,
             backup_lightpaths=route.backup_lightpaths,
+            promised_latency_us=kept.promised_latency_us if kept else promised[0],
+            promised_variation_us=kept.promised_variation_us if kept else promised[1],
         )
         placements.append(new)
     return tuple(placements)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from controller.admission.feasible_plan import FeasiblePlan, PlanningProblem, plan_on_routes
+from controller.admission.latency_limits import effective_limits_us
 from controller.admission.latency_screen import LatencyScreen
 from controller.calculus.failure_bounds import FlowKey
 from controller.calculus.network_bounds import NoBound
@@ -80,12 +81,14 @@ class LargestShare:
         """Return how far that bound is below its limit, negative; a little below 0 where there is no such limit."""
         if self.key is None:
             return -1.0
-        own = self.key[0] == problem.request.reservation_id
-        flows = {flow.name: flow for flow in problem.request.flows}
-        flow = flows[self.key[1]] if own else problem.others.flow(self.key)
-        bound, requirement = plan.bounds.total_flow_bound(self.key), flow.requirement
-        if self.promise == "latency" and requirement.max_latency_us is not None:
-            return min(-1.0, bound.accumulated_latency_us - requirement.max_latency_us)
-        if self.promise == "latency_variation" and requirement.max_latency_variation_us is not None:
-            return min(-1.0, bound.latency_variation_us - requirement.max_latency_variation_us)
+        if self.key[0] == problem.request.reservation_id:
+            requirement = {flow.name: flow.requirement for flow in problem.request.flows}[self.key[1]]
+            latency_us, variation_us = requirement.max_latency_us, requirement.max_latency_variation_us
+        else:
+            latency_us, variation_us = effective_limits_us(problem.others.placement(self.key))
+        bound = plan.bounds.total_flow_bound(self.key)
+        if self.promise == "latency" and latency_us is not None:
+            return min(-1.0, bound.accumulated_latency_us - latency_us)
+        if self.promise == "latency_variation" and variation_us is not None:
+            return min(-1.0, bound.latency_variation_us - variation_us)
         return -1.0

@@ -16,10 +16,10 @@ from controller.booking.calendar import Calendar
 from controller.booking.flow_bookings import FlowBooker, PlacedFlow, SizedFlow
 from controller.booking.transfer_rate import HEADROOM_SHARE, gate_window, least_rate_bps
 from controller.calculus.failure_bounds import CarriedFlow, FailureBounds, FlowKey
-from controller.calculus.network_bounds import NoBound
+from controller.calculus.network_bounds import Bound, NoBound
 from controller.domain.frozen import frozen
 from controller.domain.network import Network
-from controller.domain.reservation import Flow, Reservation
+from controller.domain.reservation import Flow, Placement, Reservation
 from controller.domain.route import Route
 from controller.errors import LatencyNotMet, Refused
 
@@ -75,6 +75,12 @@ class PlanningProblem:
         size, limit = (sized.rate_bps, sized.burst_bytes), has_limit(sized.flow.requirement)
         by_programmes = sized.flow.requirement.analysis == "linear_programme"
         return CarriedFlow.for_lifetime(route, size, start_s, self.request.end_s, gate, limit, by_programmes)
+
+    def kept_placement(self, name: str) -> Placement | None:
+        """The placement of a flow of the request that stays; None if it is placed anew."""
+        if self.replaced is None or name not in self.request.keep:
+            return None
+        return next(placement for placement in self.replaced.placements if placement.flow.name == name)
 
 
 PlacedFlows = Mapping[str, PlacedFlow]
@@ -217,7 +223,7 @@ def _with_rates_for(
         placed = {**new, **kept}
         bounds = _bounds(problem, placed, screen.is_tight)
         if all(flow.requirement.transfer_bytes is None for flow in flows):
-            _check_admitted(problem, bounds, screen.suspects, screen.may_solve_programmes)
+            check_limits(problem.others, bounds, screen.suspects, own_id, screen.may_solve_programmes)
             _check_limits(problem, bounds, placed, screen.may_solve_programmes)  # the rates do not depend on latencies
             return FeasiblePlan(placed, bounds)
         latencies = {name: bounds.bound((own_id, name)).accumulated_latency_us for name in new}
@@ -270,8 +276,9 @@ def _check_limits(
     """
     own_id = problem.request.reservation_id
     for name, placed_flow in placed.items():
-        _check_limit(bounds, (own_id, name), placed_flow.sized_flow.flow, name, may_solve_programmes)
-    _check_admitted(problem, bounds, bounds.changed_limited_flows(), may_solve_programmes)
+        flow, kept = placed_flow.sized_flow.flow, problem.kept_placement(name)
+        _check_limit(bounds, (own_id, name), flow, name, may_solve_programmes, kept)
+    check_limits(problem.others, bounds, bounds.changed_limited_flows(), own_id, may_solve_programmes)
     crowded = bounds.crowded_queues()
     if crowded:
         routes = {name: placed_flow.route for name, placed_flow in placed.items()}
@@ -280,31 +287,45 @@ def _check_limits(
             raise refusal
 
 
-def _check_admitted(
-    problem: PlanningProblem, bounds: FailureBounds, keys: Iterable[FlowKey], may_solve_programmes: bool
+def check_limits(
+    others: LiveReservations,
+    bounds: FailureBounds,
+    keys: Iterable[FlowKey],
+    own_id: str,
+    may_solve_programmes: bool = True,
 ) -> None:
-    """Check the limits of these flows, without those of the requested reservation.
+    """Check the limits of these flows with these bounds, without those of the reservation `own_id`.
 
     Raises: LatencyNotMet.
     """
     for key in keys:
         reservation_id, name = key
-        if reservation_id != problem.request.reservation_id:
-            flow, subject = problem.others.flow(key), f"{name} of live reservation {reservation_id}"
-            _check_limit(bounds, key, flow, subject, may_solve_programmes)
+        if reservation_id != own_id:
+            placement, subject = others.placement(key), f"{name} of live reservation {reservation_id}"
+            _check_limit(bounds, key, placement.flow, subject, may_solve_programmes, placement)
 
 
 def _check_limit(
-    bounds: FailureBounds, key: FlowKey, flow: Flow, subject: str, may_solve_programmes: bool
+    bounds: FailureBounds,
+    key: FlowKey,
+    flow: Flow,
+    subject: str,
+    may_solve_programmes: bool,
+    placement: Placement | None,
 ) -> None:
     """Check the limits of one flow; linear programmes are solved only where total-flow analysis exceeds one.
+
+    `placement`: of a flow that keeps its place.
 
     Raises: LatencyNotMet.
     """
     carried = bounds.carried_flows[key]
-    bound = bounds.total_flow_bound(key)
-    violation = limit_violation(subject, flow.requirement, carried.rate_bps, bound, key[1], key[0])
+
+    def violation_of(bound: Bound) -> LatencyNotMet | None:
+        return limit_violation(subject, flow.requirement, carried.rate_bps, bound, key[1], key[0], placement)
+
+    violation = violation_of(bounds.total_flow_bound(key))
     if violation is not None and carried.by_programmes and may_solve_programmes:
-        violation = limit_violation(subject, flow.requirement, carried.rate_bps, bounds.bound(key), key[1], key[0])
+        violation = violation_of(bounds.bound(key))
     if violation is not None:
         raise violation

@@ -207,16 +207,31 @@ class LiveReservations:
         facts = self._reservations, self._five_tuples, self._port_ranges, self._meters, bounds
         return LiveReservations(self.network, self.calibration, *facts)
 
-    def with_current_bounds(self, reservation: Reservation) -> Reservation:
-        """The reservation with its current bounds; unchanged where its flows are not carried."""
-        bounds = {
-            key: self.bounds.bound(key)
+    def analysed_afresh(self) -> LiveReservations:
+        """A copy with the bounds of an analysis from zero; independent of history, no bound is then larger.
+
+        Raises: NoBound if no finite bound can be proven.
+        """
+        return self.with_bounds(self.bounds.tightened())
+
+    def current_bounds(self, reservation: Reservation) -> dict[str, Bound]:
+        """The current bounds of its flows that are carried, by name.
+
+        Raises: NoBound if no finite bound can be proven.
+        """
+        bounds = self.bounds
+        return {
+            placement.flow.name: bounds.bound(key)
             for placement in reservation.carried_placements
-            if (key := (reservation.id, placement.flow.name)) in self.bounds.carried_flows
+            if (key := (reservation.id, placement.flow.name)) in bounds.carried_flows
         }
 
+    def with_current_bounds(self, reservation: Reservation) -> Reservation:
+        """The reservation with its current bounds; unchanged where its flows are not carried."""
+        bounds = self.current_bounds(reservation)
+
         def updated(placement: Placement) -> Placement:
-            bound = bounds.get((reservation.id, placement.flow.name))
+            bound = bounds.get(placement.flow.name)
             return placement if bound is None else with_bound(placement, bound)
 
         return replace(reservation, placements=tuple(updated(placement) for placement in reservation.placements))
@@ -229,9 +244,9 @@ class LiveReservations:
         bounds = self.bounds
         return max((bounds.drain_us(key) for key in keys if key in bounds.carried_flows), default=0.0) / 1e6
 
-    def flow(self, key: FlowKey) -> Flow:
-        """The flow of that key."""
-        return next(p.flow for p in self._reservations[key[0]].placements if p.flow.name == key[1])
+    def placement(self, key: FlowKey) -> Placement:
+        """The placement of the flow of that key."""
+        return next(p for p in self._reservations[key[0]].placements if p.flow.name == key[1])
 
     def holders(self, flow: Flow) -> list[Reservation]:
         """The reservations that hold packets of the flow's 5-tuple at any time."""
@@ -276,9 +291,26 @@ def _overlap(one: FiveTuple, other: FiveTuple) -> bool:
 
 
 def _is_carried_alike(before: Reservation, after: Reservation) -> bool:
-    """Whether both have the same placements and times, so that index and bounds are the same."""
+    """Whether both have the same times and, apart from told bounds, placements: index and bounds are then the same."""
     times = before.created_at_s, before.start_at_s, before.end_at_s
-    return before.placements is after.placements and times == (after.created_at_s, after.start_at_s, after.end_at_s)
+    if times != (after.created_at_s, after.start_at_s, after.end_at_s):
+        return False
+    if before.placements is after.placements:
+        return True
+    pairs = zip(before.placements, after.placements, strict=False)
+    return len(before.placements) == len(after.placements) and all(_is_placed_alike(*pair) for pair in pairs)
+
+
+def _is_placed_alike(before: Placement, after: Placement) -> bool:
+    """Whether two placements differ at most in their told bounds."""
+    if before is after:
+        return True
+    facts = before.reserved_bps, before.burst_bytes, before.meter_id, before.window, before.suspended
+    return (
+        before.flow == after.flow
+        and facts == (after.reserved_bps, after.burst_bytes, after.meter_id, after.window, after.suspended)
+        and before.route == after.route
+    )
 
 
 def carried_flow(reservation: Reservation, placement: Placement) -> CarriedFlow:

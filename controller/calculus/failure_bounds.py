@@ -208,6 +208,17 @@ class FailureBounds:
         """Return a lower bound of the latency bound that this flow would have if it was added."""
         return self._analyses[None].least_latency_us(flow.shaped(None, self.network.srlg_by_span))
 
+    def link_delays_us(self) -> dict[tuple[str | None, str], float]:
+        """Return the delay of every link that is crossed, under no failure (None) and under every relevant one.
+
+        Raises: NoBound if one is unbounded.
+        """
+        return {
+            (failure, link): delay_us
+            for failure, analysis in self._analyses.items()
+            for link, delay_us in analysis.link_delays_us().items()
+        }
+
     def changed_limited_flows(self) -> list[FlowKey]:
         """Return the flows with limits whose bounds may have changed with the last change, including new ones."""
         if self._is_failure_removed:

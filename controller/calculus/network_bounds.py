@@ -173,6 +173,13 @@ class Analysis(Generic[Key]):
         bits = self._delays.backlog_bits(link) + self.network.max_frame_bytes * 8
         return ceil(bits / 8 * _tagged_share(self.network))
 
+    def link_delays_us(self) -> dict[str, float]:
+        """Return the delay of every link that a flow crosses.
+
+        Raises: NoBound if one is unbounded.
+        """
+        return {link: self._delays.path_delay_us((link,)) for link in self._delays.load.loads}
+
     @property
     def streams(self) -> Mapping[Key, Stream]:
         """All flows as the analysis sees them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from controller.domain.reservation import Reservation
+from controller.domain.reservation import Placement, Reservation
 
 SwitchSyncState = Literal["in_step", "out_of_step", "away"]
 """`in_step`: connected, and its state is known to be as intended. `out_of_step`: connected, not yet synchronised.
@@ -17,6 +17,41 @@ class ReservationChanged:
     """A reservation was created, or its state, version, paths or lease changed."""
 
     reservation: Reservation
+
+
+BoundsCause = Literal["requested", "rerouted", "other_reservations"]
+"""Why bounds have changed: by a request for this reservation, by a failure or return of a link, by what others do."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundChange:
+    """A flow whose told bounds have changed, before and after."""
+
+    before: Placement
+    after: Placement
+
+    @property
+    def broken_promise(self) -> str | None:
+        """What exceeds the promise of a `bound_slack`, by more than rounding, as a sentence; None: nothing."""
+        before, after = self.before, self.after
+        checks = (
+            ("latency", after.accumulated_latency_us, before.promised_latency_us),
+            ("latency variation", after.latency_variation_us, before.promised_variation_us),
+        )
+        for quantity, bound_us, limit_us in checks:
+            if limit_us is not None and bound_us > limit_us * (1 + 1e-6):
+                head = f"{after.flow.name}: the proven {quantity} is {bound_us:.0f} us"
+                return f"{head}; at most {limit_us:.0f} us were promised."
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class BoundsChanged:
+    """The bounds told of these flows of a reservation have changed with its present version."""
+
+    reservation: Reservation
+    cause: BoundsCause
+    flows: tuple[BoundChange, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +133,7 @@ class ClockStepped:
 
 ServiceEvent = (
     ReservationChanged
+    | BoundsChanged
     | LinkChanged
     | SpanChanged
     | SwitchChanged

@@ -101,6 +101,7 @@ class Requirement:
     the Unix epoch. `max_frame_bytes`: its largest frame (L2; None: that of the map); a transfer that fits in one frame
     of its own is sent at once instead of paced. `rank`: 0 is the most important. `backup`: whether the backup may share
     its capacity with backups that no single failure requires together with it (RFC 4427: shared mesh or 1:1).
+    `bound_slack`: the bounds told at admission become limits, with this share of slack; None: they do not.
     `analysis`: how the bounds of the flow are proven. Source: RFC 9016 §5.5, §5.7, §5.9.
     """
 
@@ -117,6 +118,7 @@ class Requirement:
     backup: Backup = "shared"
     analysis: BoundAnalysis = "total_flow"
     max_frame_bytes: int | None = None
+    bound_slack: float | None = None
 
     @property
     def is_one_frame(self) -> bool:
@@ -168,7 +170,8 @@ class Placement:
     admitted only then (None: always). `backup_path`: used while a link of `path` is down. `completion_us`: of a
     transfer, the bound on the time from its start until its last byte is delivered. `suspended`: no path is available
     at present: nothing is booked or installed for it, and `path` is the last one used. `lightpaths`,
-    `backup_lightpaths`: those that carry it on an optical network.
+    `backup_lightpaths`: those that carry it on an optical network. `promised_latency_us`, `promised_variation_us`: of a
+    flow with a `bound_slack`, what its bounds may grow to on this route by later admissions.
     """
 
     flow: Flow
@@ -185,6 +188,8 @@ class Placement:
     suspended: bool = False
     lightpaths: tuple[Lightpath, ...] = ()
     backup_lightpaths: tuple[Lightpath, ...] = ()
+    promised_latency_us: float | None = None
+    promised_variation_us: float | None = None
 
     def __hash__(self) -> int:  # over the fields that differ most between placements
         match = self.flow.match

@@ -57,6 +57,7 @@ class LifecycleManager:
         with self._state.lock:
             for reservation in self._state.ledger.live():
                 self._load(reservation)
+            self._store.analyse_afresh()
             self._switches.links.set_out_of_service(self._state.ledger.closed_spans())
             live = self._store.published_live()
             self._switches.set_intended({each.id: each for each in live if each.state in INSTALLED})

@@ -1,6 +1,7 @@
 """Read access to the service: reservations, quotes, network state, event subscription.
 
-`counters`, `fragments` and `consistency` read switches, `quote` takes the lock of ServiceState; all others never block.
+`counters`, `fragments` and `consistency` read switches, `quote` takes the lock of ServiceState, and so do `reservation`
+and `reservations` where a bound must be told anew, for at most a second; all others never block.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from controller.errors import NotFound
 from controller.optical.inventory import LightpathState, lightpath_inventory
 from controller.routing.coflow import CoflowQuote, Volume, shortest_coflow_completion
 from controller.security.tenant_usage import Usage, usage_of
+from controller.service.bound_updates import BoundUpdates
 from controller.service.ledger_writer import LedgerStatus
 from controller.service.requests import ReservationSpec, request_of
 from controller.service.reservation_ids import UNASSIGNED_ID
@@ -44,7 +46,8 @@ class Snapshot:
 class Queries:
     """Queries that clients of the service may make. Thread-safe."""
 
-    def __init__(self, state: ServiceState) -> None:
+    def __init__(self, state: ServiceState, bound_updates: BoundUpdates) -> None:
+        self._bound_updates = bound_updates
         self.network = state.network
         self._state, self._store, self._switches = state, state.store, state.switches
 
@@ -61,11 +64,11 @@ class Queries:
         return unsubscribe
 
     def reservation(self, reservation_id: str) -> Reservation:
-        """The reservation with that id, with its current bounds.
+        """The reservation with that id; bounds that no longer hold are told anew first.
 
         Raises: NotFound.
         """
-        return self._store.with_current_bounds(self.stored(reservation_id))
+        return self._bound_updates.told([self.stored(reservation_id)])[0]
 
     def stored(self, reservation_id: str) -> Reservation:
         """The reservation with that id as it was published last.
@@ -78,9 +81,12 @@ class Queries:
         return reservation
 
     def reservations(self, state: State | None = None) -> list[Reservation]:
-        """All live reservations and the last KEPT_ENDED that have ended, oldest first."""
-        published = tuple(self._store.published.values())
-        return [self._store.with_current_bounds(each) for each in published if state in (None, each.state)]
+        """All live reservations and the last KEPT_ENDED that have ended, oldest first; bounds as in `reservation`."""
+        return self._bound_updates.told([each for each in self.published() if state in (None, each.state)])
+
+    def published(self) -> tuple[Reservation, ...]:
+        """All live reservations and the last KEPT_ENDED that have ended, as they were published last."""
+        return tuple(self._store.published.values())
 
     def usage_of(self, tenant: str, apart_from: str | None = None) -> Usage:
         """What a tenant's reservations use, apart from one reservation."""

@@ -17,16 +17,18 @@ from dataclasses import replace
 
 from controller.admission.admission import Request
 from controller.admission.counter_offer import attach_offer
-from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
+from controller.admission.feasible_plan import check_limits
+from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration, NoBound
 from controller.clock import Clock
 from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import CONFIRM_TIMEOUT_S, Switches
 from controller.domain.events import ReservationInstalled, SwitchReport
 from controller.domain.network import Network
 from controller.domain.reservation import Flow, Reservation, State
-from controller.errors import NotHeld, NotLive, Refused
+from controller.errors import LatencyNotMet, NotHeld, NotLive, Refused
 from controller.optical.defragmentation import LightpathMove
 from controller.optical.lightpath_design import precompute_fibres
+from controller.service.bound_updates import BoundUpdates
 from controller.service.concurrency import RequestLimiter
 from controller.service.idempotency import IdempotencyCache
 from controller.service.lifecycle import LifecycleManager
@@ -67,7 +69,8 @@ class Service:
         self.ledger = ledger
         self._state = ServiceState(network, switches, ledger, calibration, clock)
         self._store, self._switches, self._clock = self._state.store, self._state.switches, self._state.clock
-        self.queries = Queries(self._state)
+        self._bound_updates = BoundUpdates(self._state)
+        self.queries = Queries(self._state, self._bound_updates)
         idempotency = IdempotencyCache(ledger)
         self._lifecycle = LifecycleManager(self._state)
         self._retention = RetentionLoop((idempotency.delete_expired, *retention_tasks), self._clock)
@@ -85,12 +88,14 @@ class Service:
         self._lifecycle.start()
         self._state.writer.start()
         self._retention.start()
+        self._bound_updates.start()
         self._verification.start()
         self._setup.start()
 
     def stop(self) -> None:
         """Stop the threads and close the ledger; the switches keep their entries."""
         self._setup.stop()
+        self._bound_updates.stop()
         self._lifecycle.stop()
         self._verification.stop()
         self._retention.stop()
@@ -134,6 +139,7 @@ class Service:
                 renewed = replace(held, expires_at_s=now_s + held.lease_s)
                 is_immediate = renewed.start_at_s <= now_s
                 if is_immediate and has_unrouted_flow(renewed, self._switches.links.down):
+                    renewed = replace(renewed, version=renewed.version + 1)
                     renewed = self._readmit(renewed, tuple(placement.flow for placement in renewed.placements))
                 if is_immediate:
                     self._switches.require_in_step(switches_of(renewed))
@@ -169,6 +175,7 @@ class Service:
             if is_installed:
                 transition_id = self._store.book_transition(before, changed)
                 draining_id = self._store.begin_drain(before, changed)
+                self._check_transition(before, transition_id, draining_id)
                 changed_keys = self._switches.set_intended({changed.id: changed})
         if not is_installed:
             return self._record_or_revert(changed, before)
@@ -187,8 +194,8 @@ class Service:
         with self._limiter.acquire(), self._state.reservation_locks.hold(reservation_id):
             self._find_live(reservation_id)
             with self._state.lock:
-                renewed = self._renewed(self._find_live(reservation_id), lease_s)
-                self._state.record_later(renewed)
+                renewed = self._store.retold(self._renewed(self._find_live(reservation_id), lease_s))
+                self._state.record_later(renewed, cause="other_reservations")
         self._state.writer.flush()
         return renewed
 
@@ -210,7 +217,7 @@ class Service:
             changed_keys = self._state.release(reservation)
             self._switches.updates.settle(changed_keys, RELEASE_WAIT_S)
             self._state.purge()
-            return self.queries.reservation(reservation_id)
+            return self.queries.stored(reservation_id)
 
     def defragment(self) -> tuple[LightpathMove, ...]:
         """Move lightpaths to lower channels without packet loss; returns the moves.
@@ -228,7 +235,7 @@ class Service:
     # Steps of a change ----------------------------------------------------------------------------------------------
 
     def _find_live(self, reservation_id: str) -> Reservation:
-        reservation = self.queries.reservation(reservation_id)
+        reservation = self.queries.stored(reservation_id)
         if not reservation.is_live:
             raise NotLive(f"Reservation {reservation_id} is {reservation.state} and cannot be changed.")
         return reservation
@@ -255,6 +262,27 @@ class Service:
                 self._store.revert(self._store.published[before.id])
             raise
         return recorded
+
+    def _check_transition(self, before: Reservation, transition_id: str, draining_id: str) -> None:
+        """Check the limits of others while packets sent before a change are in the network; undo it if one is exceeded.
+
+        Raises: LatencyNotMet.
+        """
+        live = self._store.live
+        try:
+            keys = live.bounds.changed_limited_flows()
+            try:
+                check_limits(live, live.bounds, keys, before.id)
+            except LatencyNotMet:
+                self._store.live = live.analysed_afresh()
+                check_limits(live, self._store.live.bounds, keys, before.id)
+        except NoBound:  # possible only if the calibration changed after an admission
+            return
+        except LatencyNotMet:
+            self._store.cancel_drain(draining_id)
+            self._store.remove(transition_id)
+            self._store.revert(before)
+            raise
 
     def _install(
         self, changed: Reservation, before: Reservation, changed_keys: ChangedKeys, drain_s: float = 0.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import inf
 from time import monotonic
@@ -15,6 +16,7 @@ from typing import Protocol
 from controller.admission.admission import Admitted
 from controller.admission.live_reservations import LiveReservations, flows_beyond
 from controller.admission.restoration import Restoration
+from controller.admission.told_bounds import retold
 from controller.booking.calendar import Booking, Calendar
 from controller.booking.flow_bookings import bookings_of
 from controller.calculus.failure_bounds import CarriedFlow, FlowKey
@@ -85,12 +87,19 @@ class ReservationStore:
         """The live reservations as clients see them."""
         return [reservation for reservation in tuple(self.published.values()) if reservation.is_live]
 
-    def with_current_bounds(self, reservation: Reservation) -> Reservation:
-        """The reservation with the latency bounds that hold beside the live reservations."""
+    def retold(self, reservation: Reservation, with_falls: bool = True) -> Reservation:
+        """The reservation with bounds that are valid beside the live reservations; see told_bounds."""
+        if not reservation.is_live:
+            return reservation
         try:
-            return self.live.with_current_bounds(reservation) if reservation.is_live else reservation
+            return retold(reservation, self.live.current_bounds(reservation), with_falls)
         except NoBound:  # possible only if the calibration changed after its admission
             return reservation
+
+    def analyse_afresh(self) -> None:
+        """Analyse all live reservations from zero: the bounds are then not above those of any earlier analysis."""
+        with suppress(NoBound):  # possible only if the calibration changed after their admission
+            self.live = self.live.analysed_afresh()
 
     def show(self, reservation: Reservation) -> None:
         """Publish a reservation to clients without changing what counts for admission."""
@@ -174,6 +183,16 @@ class ReservationStore:
         """No switch sends packets of these flows any more."""
         if draining_id in self._draining:
             self._draining[draining_id].end_s = monotonic()
+
+    def cancel_drain(self, draining_id: str) -> None:
+        """These flows do not change after all."""
+        draining = self._draining.pop(draining_id, None)
+        if draining is not None:
+            self.live = draining.removed_from(self.live)
+
+    def is_draining(self, reservation_id: str) -> bool:
+        """Whether what the reservation sent before its last change may still delay its own packets."""
+        return any(draining_id.startswith(f"{reservation_id}~") for draining_id in tuple(self._draining))
 
     def drained_s(self) -> float | None:
         """When all packets of flows that have ended will have left the network; None: they have, or still enter it."""

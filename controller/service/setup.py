@@ -146,6 +146,7 @@ class SetupPipeline:
     def _blocking_refuse(self, setup: PendingSetup, error: Exception) -> None:
         try:
             if isinstance(error, Refused):
+                log.info("refused code=%s owner=%s: %s", error.code, setup.spec.owner, error.detail)
                 error.add_offer()
         finally:
             self._respond(setup, error)

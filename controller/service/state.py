@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Mapping
 
 from controller.admission.admission import Admitted, Rejected, Request
 from controller.admission.counter_offer import decide_with_offer
+from controller.admission.told_bounds import bound_changes
 from controller.booking.calendar import Calendar
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
 from controller.clock import Clock
 from controller.dataplane.fast_failover import active_path
 from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import Switches
-from controller.domain.events import ClockStepped, ReservationChanged, ServiceEvent
+from controller.domain.events import BoundsCause, BoundsChanged, ClockStepped, ReservationChanged, ServiceEvent
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, State
 from controller.errors import LedgerUnavailable
@@ -115,10 +116,13 @@ class ServiceState:
             self.writer.queue(*(after for before, after in zip(written, latest, strict=True) if after != before))
         return latest, has_extra_rows
 
-    def record_later(self, *reservations: Reservation) -> None:
-        """Publish what a failure or time has changed, and have it written as soon as possible. Under the lock."""
+    def record_later(self, *reservations: Reservation, cause: BoundsCause = "rerouted") -> None:
+        """Publish what a failure or time has changed, and have it written as soon as possible. Under the lock.
+
+        `cause`: why told bounds, if any, have changed.
+        """
         for reservation in reservations:
-            self._publish_reservation(reservation)
+            self._publish_reservation(reservation, cause)
         self.writer.queue(*reservations)
 
     def _latest(self, change: Reservation) -> Reservation:
@@ -145,12 +149,16 @@ class ServiceState:
                 self.writer.withdraw(befores, idempotency_keys)
             raise
 
-    def _publish_reservation(self, reservation: Reservation) -> None:
+    def _publish_reservation(self, reservation: Reservation, cause: BoundsCause = "requested") -> None:
+        before = self.store.published.get(reservation.id)
         if reservation.is_live:
             self.store.publish(reservation)
         else:
             self.store.show(reservation)
         self.publish(ReservationChanged(reservation))
+        changes = bound_changes(before, reservation) if before is not None else ()
+        if changes:
+            self.publish(BoundsChanged(reservation, cause, changes))
 
     def release(self, reservation: Reservation) -> ChangedKeys:
         """Record the release of a reservation and end it; returns the entries that change. Not under the lock.

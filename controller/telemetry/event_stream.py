@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from controller.domain.events import (
+    BoundsChanged,
     ClockStepped,
     LedgerChanged,
     LinkChanged,
@@ -27,7 +28,7 @@ from controller.domain.events import (
     SwitchChanged,
     SwitchReconciled,
 )
-from controller.domain.reservation import State
+from controller.domain.reservation import Placement, State
 
 BUFFERED_EVENTS = 1000
 HEARTBEAT_S = 15.0
@@ -65,6 +66,8 @@ class EventStream:
         """Publish an event of the service."""
         if isinstance(event, ReservationChanged):
             self._on_reservation_changed(event)
+        elif isinstance(event, BoundsChanged):
+            self._on_bounds_changed(event)
         elif isinstance(event, LinkChanged):
             self.publish("link", {"link": event.link, "up": event.up})
         elif isinstance(event, SpanChanged):
@@ -96,6 +99,17 @@ class EventStream:
         elif reservation.id not in self._degraded:
             self._degraded.add(reservation.id)
             self.publish("violation", {**head, "cause": "degraded", "reason": reservation.reason}, reservation.tenant)
+
+    def _on_bounds_changed(self, event: BoundsChanged) -> None:
+        reservation = event.reservation
+        head = {"id": reservation.id, "version": reservation.version, "tenant": reservation.tenant}
+        flows = [{"name": change.after.flow.name, "before": _bounds(change.before), "after": _bounds(change.after)}
+                 for change in event.flows]
+        self.publish("bounds", {**head, "cause": event.cause, "flows": flows}, reservation.tenant)
+        broken = [change.broken_promise for change in event.flows if change.broken_promise is not None]
+        if broken and event.cause != "requested":
+            violation = {**head, "cause": "bound_exceeded", "reason": " ".join(broken)}
+            self.publish("violation", violation, reservation.tenant)
 
     def publish(self, kind: str, data: dict[str, object], tenant: str | None = None) -> None:
         """Append an event for subscribers that may see the tenant (None: all). Does not block."""
@@ -155,6 +169,16 @@ class EventStream:
             if position >= self._number:
                 return [], oldest if position < oldest - 1 else position + 1
             return [event for event in self._buffer if event.number > position], oldest
+
+
+def _bounds(placement: Placement) -> dict[str, float | None]:
+    """The bounds of a flow as in the body of a reservation."""
+    completion_us = placement.completion_us
+    return {
+        "accumulated_latency_us": round(placement.accumulated_latency_us, 1),
+        "latency_variation_us": round(placement.latency_variation_us, 1),
+        "completion_ms": None if completion_us is None else round(completion_us / 1000, 4),
+    }
 
 
 async def _wait(wakeup: asyncio.Event) -> str:

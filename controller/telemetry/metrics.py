@@ -154,7 +154,7 @@ class _StateCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Read the gauges; called by the registry."""
-        states = Multiset(reservation.state for reservation in self._service.reservations())
+        states = Multiset(reservation.state for reservation in self._service.published())
         reservations = GaugeMetricFamily(
             "paceline_reservations",
             "Live reservations, and ended ones that are still listed, by state.",

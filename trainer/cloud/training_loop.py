@@ -145,6 +145,7 @@ class TrainingLoop:
         self._distribute_plan(number, grant)
         steps: list[StepResult] = []
         for step in range(self._settings.steps):
+            grant = self._bandwidth.with_present_bounds(grant)
             steps.append(self._step(number, step, grant, steps[-1] if steps else None))
         self._state.update_forecasts(steps, complete=not self._membership.lost)
         averaged = number % self._settings.average_every == 0 or number == self._settings.rounds

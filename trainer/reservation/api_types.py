@@ -12,7 +12,7 @@ from trainer.config.settings import Protection
 
 @dataclass(frozen=True, slots=True)
 class FlowRequest:
-    """One direction of a connection: endpoints, L2 rate and protection of its path."""
+    """One direction of a connection: endpoints, L2 rate, protection of its path, slack of its promised bounds."""
 
     name: str
     source: str
@@ -22,9 +22,10 @@ class FlowRequest:
     min_bandwidth_bps: int
     burst_bytes: int
     protection: Protection = "none"
+    bound_slack: float | None = None
 
     def to_json(self) -> dict[str, object]:
-        """Return the request body; without latency limits, because the trainer only reads the granted bounds."""
+        """Return the request body. Its only latency limits are the granted bounds, with `bound_slack`."""
         return {
             "name": self.name,
             "source": self.source,
@@ -35,6 +36,7 @@ class FlowRequest:
                 "burst_bytes": self.burst_bytes,
                 "max_latency_us": None,
                 "max_latency_variation_us": None,
+                "bound_slack": self.bound_slack,
                 "protection": self.protection,
             },
         }
@@ -54,6 +56,12 @@ class FlowGrant(ApiResponse):
     reserved_bps: int
     accumulated_latency_us: float
     latency_variation_us: float
+    latency_limit_us: float | None = None
+
+    @property
+    def guaranteed_latency_us(self) -> float:
+        """What the latency bound is at most until the controller tells another: the present bound and its slack."""
+        return max(self.accumulated_latency_us, self.latency_limit_us or 0.0)
 
 
 class Reservation(ApiResponse):

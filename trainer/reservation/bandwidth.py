@@ -83,6 +83,9 @@ class BandwidthProvider(Protocol):
     def acquire(self, plan_for: PlanForOffer) -> Grant:
         """Make a plan for the network's offer and acquire its bandwidth."""
 
+    def with_present_bounds(self, grant: Grant) -> Grant:
+        """Return the grant with the bounds that hold now, where they have grown since it was made."""
+
     def acquire_for_averaging(self, volumes: Volumes) -> Rates | None:
         """Return the rates reserved for an averaging's volumes until the next plan; never raises.
 
@@ -126,6 +129,10 @@ class BestEffortBandwidth:
             usable_bps={"up": self._usable_bps, "down": self._usable_bps},
             floor_bps=self._floor_bps,
         )))
+
+    def with_present_bounds(self, grant: Grant) -> Grant:
+        """Return the grant: nothing is guaranteed."""
+        return grant
 
     def acquire_for_averaging(self, volumes: Volumes) -> None:
         """Return None: nothing is reserved."""

@@ -175,12 +175,16 @@ class ControllerClient:
             Reservation, self._request("PATCH", _path(reservation), body, retries=retries)
         )
 
-    def renew(self, reservation: str, lease_s: float) -> None:
-        """Renew the lease, without retries.
+    def renew(self, reservation: str, lease_s: float) -> Reservation:
+        """Renew the lease, without retries; return the reservation as it is now.
 
         Raises: ReservationRefusedError, ControllerUnreachableError.
         """
-        self._request("PATCH", _path(reservation), {"lease_s": lease_s}, retries=0)
+        from trainer.reservation.api_types import Reservation
+
+        return self._parse(
+            Reservation, self._request("PATCH", _path(reservation), {"lease_s": lease_s}, retries=0)
+        )
 
     def release(self, reservation: str) -> dict[str, Any]:
         """Release a reservation.

@@ -113,7 +113,7 @@ class HeldReservation:
         try:
             if self.reservation is not None:
                 began_s = self.clock()
-                self.controller.renew(self.reservation.id, self.lease_s)
+                self.reservation = self.controller.renew(self.reservation.id, self.lease_s)
                 self._lease_ends_s = began_s + self.lease_s
         except NetworkError as error:
             log.info("lease=%s renewed=no reason=%r", self.lease_s, str(error))  # the next round reports it

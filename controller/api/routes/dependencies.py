@@ -80,7 +80,7 @@ def redacted(service: Queries, caller: Caller | None, error: ControllerError) ->
 
 def _may_see(service: Queries, caller: Caller, reservation_id: str) -> bool:
     try:
-        found: Reservation = service.reservation(reservation_id)
+        found: Reservation = service.stored(reservation_id)
     except NotFound:
         return False  # the id of the rejected request itself
     return can_see(caller, found.tenant)

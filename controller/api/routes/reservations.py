@@ -132,7 +132,7 @@ def _add_creating(router: APIRouter, service: Service, executor: RequestExecutor
 
 def _quote_transfers(service: Service, caller: Caller, body: TransfersQuestion) -> QuotedTransfers:
     if body.instead_of is not None:
-        require_visible(caller, service.queries.reservation(body.instead_of))
+        require_visible(caller, service.queries.stored(body.instead_of))
     volumes = [Volume(flow.name, flow.source, flow.destination, flow.transfer_bytes) for flow in body.transfers]
     common = service.queries.quote_transfers(volumes, body.instead_of)
     flows = [
@@ -202,7 +202,7 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
         flows = None if change.flows is None else tuple(flow.to_flow() for flow in change.flows)
 
         def work() -> Reservation:
-            require_visible(caller, service.queries.reservation(reservation_id))
+            require_visible(caller, service.queries.stored(reservation_id))
             if flows is None:
                 return service.modify(reservation_id, change.lease_s, None)
             with quotas.charge(caller, flows, instead_of=reservation_id):
@@ -218,7 +218,7 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
         """Activate a held reservation; answered when every switch has confirmed. Idempotent."""
 
         def work() -> Reservation:
-            require_visible(caller, service.queries.reservation(reservation_id))
+            require_visible(caller, service.queries.stored(reservation_id))
             return service.commit(reservation_id)
 
         return reservation_body(await executor.change(caller.tenant, work), mtu_bytes)
@@ -228,7 +228,7 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
         """Release a reservation. Idempotent: one that has ended is returned as it is."""
 
         def work() -> Reservation:
-            require_visible(caller, service.queries.reservation(reservation_id))
+            require_visible(caller, service.queries.stored(reservation_id))
             return service.release(reservation_id)
 
         return reservation_body(await executor.change(caller.tenant, work), mtu_bytes)

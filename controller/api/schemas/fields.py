@@ -65,6 +65,7 @@ PortMatch = Annotated[int | str | None, _PortsOfMatch()]
 
 Microseconds = Annotated[float, Field(ge=0.001, le=1e9, allow_inf_nan=False), NUMBER]
 Milliseconds = Annotated[float, Field(ge=0.001, le=86_400_000, allow_inf_nan=False), NUMBER]
+Slack = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), NUMBER]
 LeaseSeconds = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False, examples=[60]), NUMBER]
 Period = Annotated[
     float,

@@ -21,6 +21,7 @@ from controller.api.schemas.fields import (
     Offset,
     Period,
     PortMatch,
+    Slack,
     StrictBody,
     Timestamp,
 )
@@ -87,6 +88,13 @@ class AnyRequirement(StrictBody):
     ] | None = None
     max_latency_us: Microseconds | None = None
     max_latency_variation_us: Microseconds | None = None
+    bound_slack: Annotated[
+        Slack | None,
+        Field(
+            description="The bounds told in the response become limits: later requests of others may raise them by "
+            "this share at most, 0.1 for 10 %. Null: they may rise without limit."
+        ),
+    ] = None
     rank: Annotated[int, Field(ge=0, le=LOWEST_RANK, description="0 is the most important."), NUMBER] = DEFAULT_RANK
     protection: Annotated[
         Protection,

@@ -46,6 +46,14 @@ class PlacedFlow(ResponseBody):
     burst_bytes: int
     accumulated_latency_us: float
     latency_variation_us: float
+    latency_limit_us: Annotated[
+        float | None,
+        Field(
+            description="What later requests of others may raise the latency bound to: `max_latency_us`, or as "
+            "promised with `bound_slack`; null: anything."
+        ),
+    ]
+    latency_variation_limit_us: Annotated[float | None, Field(description="Likewise of the latency variation.")]
     completion_ms: Annotated[
         float | None,
         Field(description="Of a transfer: bound of the time from its start to its last byte."),

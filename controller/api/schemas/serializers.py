@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from controller.admission.latency_limits import effective_limits_us
 from controller.api.schemas.network_responses import (
     AuditBody,
     AuditEntry,
@@ -94,6 +95,7 @@ def placed_flow(placement: Placement, mtu_bytes: int) -> PlacedFlow:
     """The body of an admitted flow on a network of this MTU."""
     flow, window = placement.flow, placement.window
     completion_us, backup = placement.completion_us, placement.backup_path
+    latency_limit_us, variation_limit_us = effective_limits_us(placement)
     return PlacedFlow(
         name=flow.name,
         source=flow.source,
@@ -105,6 +107,8 @@ def placed_flow(placement: Placement, mtu_bytes: int) -> PlacedFlow:
         burst_bytes=placement.burst_bytes,
         accumulated_latency_us=round(placement.accumulated_latency_us, 1),
         latency_variation_us=round(placement.latency_variation_us, 1),
+        latency_limit_us=None if latency_limit_us is None else round(latency_limit_us, 1),
+        latency_variation_limit_us=None if variation_limit_us is None else round(variation_limit_us, 1),
         completion_ms=None if completion_us is None else round(completion_us / 1000, 4),
         window=None if window is None else _window_body(window),
         backup_path=None if backup is None else list(backup),

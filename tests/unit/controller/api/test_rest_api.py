@@ -78,6 +78,53 @@ def test_a_reservation_response_has_the_documented_fields(client: httpx.Client) 
     assert placed["match"] == flow()["match"]
 
 
+def with_burst(name: str, port: int, burst_bytes: int, **extra: float) -> dict[str, Any]:
+    match = {"protocol": "udp", "source_port": port, "destination_port": 7800}
+    requirement = {"min_bandwidth_bps": 1_000_000, "burst_bytes": burst_bytes, **extra}
+    return flow(name, match=match, requirement=requirement)
+
+
+def test_a_bound_as_promised_is_shown_as_limit_and_kept(client: httpx.Client) -> None:
+    first = client.post("/v1/reservations", json={"flows": [with_burst("a", 9001, 40_000, bound_slack=0.25)]}).json()
+    (placed,) = first["flows"]
+    assert placed["requirement"]["bound_slack"] == 0.25
+    for limit, bound in (("latency_limit_us", "accumulated_latency_us"),
+                         ("latency_variation_limit_us", "latency_variation_us")):
+        assert placed[limit] == pytest.approx(1.25 * placed[bound], abs=0.2)
+    burst = {"flows": [with_burst("b", 9002, 400_000)]}
+    body = problem(client.post("/v1/reservations", json=burst), 409, "latency_not_met")
+    assert (body["reservation"], body["bound_slack"]) == (first["id"], 0.25)
+    assert "as promised" in body["detail"]
+    quoted = client.post("/v1/quotes", json=burst).json()
+    assert (quoted["admitted"], quoted["problem"]["code"]) == (False, "latency_not_met")
+    client.delete(f"/v1/reservations/{first['id']}")
+    assert client.post("/v1/reservations", json=burst).status_code == 201
+
+
+def test_a_given_limit_is_shown_and_without_one_there_is_none(client: httpx.Client) -> None:
+    flows = [with_burst("a", 9001, 20_000), with_burst("b", 9002, 20_000, max_latency_us=90_000, bound_slack=99)]
+    first, second = client.post("/v1/reservations", json={"flows": flows}).json()["flows"]
+    assert (first["latency_limit_us"], first["latency_variation_limit_us"]) == (None, None)
+    assert second["latency_limit_us"] == 90_000
+    assert first["requirement"]["bound_slack"] is None
+
+
+def test_a_bound_that_grows_is_a_new_version_told_by_get(client: httpx.Client) -> None:
+    first = client.post("/v1/reservations", json={"flows": [with_burst("a", 9001, 40_000)]}).json()
+    client.post("/v1/reservations", json={"flows": [with_burst("b", 9002, 400_000)]})
+    after = client.get(f"/v1/reservations/{first['id']}").json()
+    before_us, after_us = (each["flows"][0]["accumulated_latency_us"] for each in (first, after))
+    assert (after["version"], after["state"], after_us > 2 * before_us) == (2, "active", True)
+    assert client.get(f"/v1/reservations/{first['id']}").json()["version"] == 2
+
+
+@pytest.mark.parametrize("slack", [-0.1, "0.1", True, 1001])
+def test_a_slack_that_is_none_is_refused(client: httpx.Client, slack: Any) -> None:
+    body = {"flows": [with_burst("a", 9001, 40_000, bound_slack=slack)]}
+    answer = problem(client.post("/v1/reservations", json=body), 422, "invalid_request")
+    assert [mistake["place"] for mistake in answer["mistakes"]] == ["body.flows.0.requirement.bound_slack"]
+
+
 def test_network_and_paths_show_reserved_bandwidth(client: httpx.Client) -> None:
     client.post("/v1/reservations", json={"flows": [flow()]})
     network = client.get("/v1/network").json()

@@ -18,6 +18,8 @@ from controller.dataplane.entries import FlowEntry
 from controller.dataplane.fragment_entries import FRAGMENT_COOKIE, fragment_entry
 from controller.dataplane.southbound import FlowCounter, MeterCounter
 from controller.domain.events import (
+    BoundChange,
+    BoundsChanged,
     LinkChanged,
     ReservationChanged,
     ReservationInstalled,
@@ -25,7 +27,7 @@ from controller.domain.events import (
     SwitchChanged,
     SwitchReconciled,
 )
-from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
+from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, State
 from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IN_MEMORY, Ledger
@@ -55,6 +57,40 @@ async def read(
         if len(found) >= count:
             break
     return found
+
+
+def placement(latency_us: float, promised_us: float | None = None) -> Placement:
+    flow = Flow("f", "edge1", "cloud", Match("udp", 1, 2), Requirement(1000))
+    path, bounds = ("edge1", "s1", "s2", "cloud"), (latency_us, latency_us - 100)
+    return Placement(flow, path, 1000, 1, 110_000, 1, *bounds, promised_latency_us=promised_us)
+
+
+@pytest.mark.parametrize(
+    ("cause", "promised_us", "kinds"),
+    [
+        ("other_reservations", None, ["bounds"]),
+        ("rerouted", 3000.0, ["bounds"]),
+        ("requested", 1100.0, ["bounds"]),
+        ("rerouted", 1100.0, ["bounds", "violation"]),
+    ],
+)
+def test_changed_bounds_are_told_before_and_after(cause: Any, promised_us: float | None, kinds: list[str]) -> None:
+    stream, reservation = EventStream(), changed(State.ACTIVE).reservation
+    change = BoundChange(placement(1000.04, promised_us), placement(2000.04))
+    stream.on_event(BoundsChanged(reservation, cause, (change,)))
+    found = [(kind, json.loads(data)) for _, kind, data in asyncio.run(read(stream, 1 + len(kinds), "0-0"))[1:]]
+    assert [kind for kind, _ in found] == kinds
+    assert found[0][1] == {
+        "id": "r-1", "version": 1, "tenant": "lab", "cause": cause,
+        "flows": [{
+            "name": "f",
+            "before": {"accumulated_latency_us": 1000.0, "latency_variation_us": 900.0, "completion_ms": None},
+            "after": {"accumulated_latency_us": 2000.0, "latency_variation_us": 1900.0, "completion_ms": None},
+        }],
+    }  # fmt: skip
+    if kinds[-1] == "violation":
+        assert found[1][1]["cause"] == "bound_exceeded"
+        assert found[1][1]["reason"] == "f: the proven latency is 2000 us; at most 1100 us were promised."
 
 
 def test_events_arrive_in_order_and_events_of_other_tenants_are_left_out() -> None:

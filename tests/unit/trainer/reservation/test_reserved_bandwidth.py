@@ -19,7 +19,7 @@ from trainer.reservation.averaging_rates import averaging_time_s
 from trainer.reservation.bandwidth import BestEffortBandwidth, EdgeEndpoint
 from trainer.reservation.controller_client import ControllerClient
 from trainer.reservation.held_reservation import HeldReservation
-from trainer.reservation.reserved_bandwidth import ReservedBandwidth
+from trainer.reservation.reserved_bandwidth import BOUND_SLACK, ReservedBandwidth
 
 CAPACITY_BPS = 76e6
 
@@ -40,6 +40,8 @@ class Stub(ThreadingHTTPServer):
         self.ledger_is_new = False
         self.busy_codes: list[str] = []
         self.protections: set[str] = set()
+        self.slacks: set[float | None] = set()
+        self.latency_limit_us: float | None = None
 
     @property
     def url(self) -> str:
@@ -56,12 +58,14 @@ class Stub(ThreadingHTTPServer):
                     "detail": f"a->b has {free_bps / 1e6:g} Mb/s free.", "flow": body["flows"][0]["name"],
                     "bottleneck": {"link": "a->b", "free_bps": free_bps, "asked_bps": requested_bps},
                 }
+        self.slacks = {flow["requirement"]["bound_slack"] for flow in body["flows"]}
         self.protections = {flow["requirement"]["protection"] for flow in body["flows"]}
         version = self.reservation["version"] + 1 if self.reservation else 1
         flows = [
             {"name": flow["name"], "path": [flow["source"], "s", flow["destination"]],
              "reserved_bps": flow["requirement"]["min_bandwidth_bps"], "burst_bytes": 1,
-             "accumulated_latency_us": 9000.0, "latency_variation_us": 8000.0}
+             "accumulated_latency_us": 9000.0, "latency_variation_us": 8000.0,
+             "latency_limit_us": self.latency_limit_us}
             for flow in body["flows"]
         ]
         self.reservation = {"id": "r-1", "version": version, "state": "active", "flows": flows}
@@ -418,6 +422,33 @@ def test_the_lease_is_renewed_during_a_long_round(bandwidth: ReservedBandwidth, 
 
 UNEVEN = {"edge1": (3_000_000, 700_000), "edge2": (30_000, 700_000)}
 """Bytes of an averaging in which edge1 has many more layers."""
+
+
+def test_promised_bounds_with_their_slack_are_asked_for_and_guaranteed(
+    bandwidth: ReservedBandwidth, stub: Stub
+) -> None:
+    stub.latency_limit_us = 9000.0 * (1 + BOUND_SLACK)
+    grant = bandwidth.acquire(plan_for)
+    assert stub.slacks == {BOUND_SLACK}
+    assert grant.down["edge2"].network_latency_us == 9000.0 * (1 + BOUND_SLACK)
+
+
+def test_a_bound_that_has_grown_beyond_its_slack_counts_from_the_next_step(
+    bandwidth: ReservedBandwidth, stub: Stub, messages: list[str]
+) -> None:
+    stub.latency_limit_us = 22_500.0
+    grant = bandwidth.acquire(plan_for)
+    assert bandwidth.with_present_bounds(grant) is grant
+    assert stub.reservation is not None
+    flow = next(flow for flow in stub.reservation["flows"] if flow["name"] == "edge1-up")
+    flow |= {"accumulated_latency_us": 40_000.0, "latency_limit_us": 100_000.0}
+    stub.reservation["version"] += 1
+    bandwidth.held._renew()
+    after = bandwidth.with_present_bounds(grant)
+    assert (after.up["edge1"].network_latency_us, after.down["edge1"].network_latency_us) == (100_000.0, 22_500.0)
+    assert (after.reservation_version, after.plan) == (2, grant.plan)
+    assert bandwidth.with_present_bounds(after) is after
+    assert messages == ["Bounds of reservation r-1 have grown beyond their slack; from now on the new ones count."]
 
 
 def test_averaging_rates_are_proportional_to_bytes(
