@@ -19,7 +19,7 @@ def requested(network: Network) -> httpx.Response:
     """What a neighbour asks for: 5 Mb/s with a burst of 2 MB."""
     match = {"protocol": "udp", "source_port": 5001, "destination_port": 5001}
     requirement = {"min_bandwidth_bps": 5_000_000, "burst_bytes": BURST_BYTES}
-    flow = {"name": "neighbour", "source": "edge2", "destination": "cloud", "match": match, "requirement": requirement}
+    flow = {"name": "neighbour", "source": "load1", "destination": "cloud", "match": match, "requirement": requirement}
     return network.api.post("/v1/reservations", json={"owner": "neighbour", "lease_s": 60, "flows": [flow]})
 
 
