@@ -244,6 +244,10 @@ class LiveReservations:
         bounds = self.bounds
         return max((bounds.drain_us(key) for key in keys if key in bounds.carried_flows), default=0.0) / 1e6
 
+    def flow(self, key: FlowKey) -> Flow:
+        """The flow of that key."""
+        return self.placement(key).flow
+
     def placement(self, key: FlowKey) -> Placement:
         """The placement of the flow of that key."""
         return next(p for p in self._reservations[key[0]].placements if p.flow.name == key[1])

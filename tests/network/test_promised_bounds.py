@@ -26,7 +26,7 @@ def requested(network: Network) -> httpx.Response:
 def last_event(network: Network) -> str:
     """The id of the last event so far: the events of a made and released reservation end with the release."""
     with network.api.stream("GET", "/v1/events") as lines:
-        marker = network.api.post("/v1/reservations", json={"flows": [udp_flow("edge3", "cloud", {
+        marker = network.api.post("/v1/reservations", json={"flows": [udp_flow("edge2", "cloud", {
             "min_bandwidth_bps": 1000, "burst_bytes": 1})], "hold": True}).json()["id"]  # fmt: skip
         network.api.delete(f"/v1/reservations/{marker}")
         identity = ""
@@ -49,32 +49,32 @@ def bounds_event(network: Network, after: str, identity: str) -> dict[str, Any]:
 
 
 def test_beside_a_promised_stream_the_burst_is_refused_and_the_stream_keeps_its_bound(
-    metro: Network, tmp_path: Path
+    pair: Network, tmp_path: Path
 ) -> None:
     requirement = {"min_bandwidth_bps": RATE_BPS, "burst_bytes": 40_000, "bound_slack": 0.5}
-    with reserved_flow(metro, udp_flow("edge1", "cloud", requirement)) as made:
-        with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as running:
-            refusal = requested(metro)
+    with reserved_flow(pair, udp_flow("edge1", "cloud", requirement)) as made:
+        with stream(pair, "edge1", "cloud", SECONDS, tmp_path) as running:
+            refusal = requested(pair)
         running.check_complete()
         assert (refusal.status_code, refusal.json()["code"]) == (409, "latency_not_met")
         assert refusal.json()["reservation"] == made["id"]
         assert "as promised" in refusal.json()["detail"]
-        after = metro.api.get(f"/v1/reservations/{made['id']}").json()
+        after = pair.api.get(f"/v1/reservations/{made['id']}").json()
         assert (after["version"], after["flows"]) == (made["version"], made["flows"])
 
 
 def test_beside_an_unlimited_stream_the_burst_is_admitted_and_the_grown_bound_is_told(
-    metro: Network, tmp_path: Path
+    pair: Network, tmp_path: Path
 ) -> None:
-    start = last_event(metro)
+    start = last_event(pair)
     requirement = {"min_bandwidth_bps": RATE_BPS, "burst_bytes": 40_000}
-    with reserved_flow(metro, udp_flow("edge1", "cloud", requirement)) as made:
-        with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as running:
-            neighbour = requested(metro)
+    with reserved_flow(pair, udp_flow("edge1", "cloud", requirement)) as made:
+        with stream(pair, "edge1", "cloud", SECONDS, tmp_path) as running:
+            neighbour = requested(pair)
             assert neighbour.status_code == 201, neighbour.text
-            event = bounds_event(metro, start, made["id"])
+            event = bounds_event(pair, start, made["id"])
         running.check_complete()
-        after = metro.api.get(f"/v1/reservations/{made['id']}").json()
+        after = pair.api.get(f"/v1/reservations/{made['id']}").json()
         (change,), (before,), (now,) = event["flows"], made["flows"], after["flows"]
         assert event["version"] == after["version"] == 2
         assert event["cause"] == "other_reservations"
@@ -83,5 +83,5 @@ def test_beside_an_unlimited_stream_the_burst_is_admitted_and_the_grown_bound_is
         assert now["accumulated_latency_us"] > 3 * before["accumulated_latency_us"]
         entries = after["counters"]["entries"]
         assert min(entry["packets"] for entry in entries) >= running.sent, "correct entries were replaced"
-        metro.api.delete(f"/v1/reservations/{neighbour.json()['id']}")
-    assert metro.api.get("/v1/consistency").json()["consistent"]
+        pair.api.delete(f"/v1/reservations/{neighbour.json()['id']}")
+    assert pair.api.get("/v1/consistency").json()["consistent"]
