@@ -43,6 +43,8 @@ def test_what_time_changes_takes_effect_while_the_ledger_is_locked_and_is_record
     with running_service(Ledger(f"sqlite:///{file}", "pair")) as service:
         kept, _ = service.reserve(spec(1)).result(60)
         short = service.modify(service.reserve(spec(2)).result(60)[0].id, 1.5, None)
+        kept = service.queries.reservation(kept.id)  # its bounds have grown and are told anew
+        wait_until(lambda: not service.queries.ledger_status().unrecorded)
         with locked(file):
             wait_until(lambda: service.queries.stored(short.id).state is State.EXPIRED)
             wait_until(lambda: service.queries.ledger_status().failing_since_s is not None)
