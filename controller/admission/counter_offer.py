@@ -138,8 +138,8 @@ def earliest_fit_s(context: DecisionContext, request: Request, error: Refused) -
     """
     if isinstance(error, NoPath | NoDisjointPath | OutOfReach):
         return None
-    if isinstance(error, NoBuffer) and error.facts["free_bytes"] == error.facts["queue_bytes"]:
-        return None  # the queue is too small for the request alone
+    if isinstance(error, NoBuffer) and _exceeds_empty_queue(context.network, error):
+        return None
     start_s = max(context.now_s, request.start_s or context.now_s)
     ends_s = sorted(end_s for end_s in _booking_ends_s(context, request) if start_s < end_s < inf)
     starts_s = sorted({*ends_s, *(end_s + DRAIN_S for end_s in ends_s)})
@@ -155,6 +155,13 @@ def earliest_fit_s(context: DecisionContext, request: Request, error: Refused) -
     if not starts_s or not fits(starts_s[-1]):
         return None
     return starts_s[bisect_left(starts_s, True, hi=len(starts_s) - 1, key=fits)]
+
+
+def _exceeds_empty_queue(network: Network, error: NoBuffer) -> bool:
+    """Whether the request alone is too much for a queue on every path, that of its source or destination."""
+    link = network.links[str(error.facts["link"])]
+    ends = network.nodes[link.source], network.nodes[link.destination]
+    return error.facts["free_bytes"] == link.queue_bytes and not all(node.is_switch for node in ends)
 
 
 def _booking_ends_s(context: DecisionContext, request: Request) -> set[float]:

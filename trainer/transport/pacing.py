@@ -21,7 +21,8 @@ slack, one for the rest of the previous burst."""
 SLACK_BYTES = 27_000
 BURST_S = 0.003
 """Above that: the kernel paces in bursts of a millisecond of the rate (`sk_pacing_shift`); and a meter that refills
-each millisecond passes up to two milliseconds of the rate less than its burst (docs/guarantees.md, "Meters")."""
+each millisecond passes up to two milliseconds of the rate less than its burst (docs/guarantees.md, "Meters"). Measured
+on Open vSwitch, of 2,260 packets at 100 and 250 Mb/s none was dropped; with 45 kB 2 and 5."""
 
 HEAD_START_PACKETS = 2
 """Packets that the kernel sends unpaced at the start of a transfer (`net.ipv4.tcp_min_tso_segs`)."""

@@ -1,4 +1,4 @@
-"""Invariants of admission and restoration: capacity and latency limits hold under every single failure."""
+"""Invariants of admission and restoration: capacity, queues and latency limits hold under every single failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from controller.admission.live_reservations import LiveReservations
 from controller.admission.restoration import RUNNING, restore
 from controller.booking.calendar import Calendar
 from controller.booking.transfer_rate import HEADROOM_SHARE, least_rate_bps
-from controller.calculus.network_bounds import ShapedFlow, bounds_of
+from controller.calculus.network_bounds import Analysis, ShapedFlow
 from controller.domain.network import network_from_map
 from controller.domain.path import link_names, spans_of
 from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, State
@@ -25,14 +25,22 @@ DUCTS = {"east": ("r1-r2", "r1-r4"), "south": ("r2-r3", "r3-r4")}
 """A duct of which a path uses one span, and one of which a path uses both."""
 
 
-def metro_with_ducts() -> Map:
+SHORT_QUEUES = {"r1-r2": 100_000, "r3-r4": 75_000}
+"""Queues that a few bursts fill."""
+
+
+def metro_with_ducts_and_short_queues() -> Map:
     plan = load_map("metro")
     duct_of = {span: duct for duct, spans in DUCTS.items() for span in spans}
-    links = tuple(replace(link, duct=duct_of.get("-".join(sorted(link.ends)))) for link in plan.links)
+    names = ["-".join(sorted(link.ends)) for link in plan.links]
+    links = tuple(
+        replace(link, duct=duct_of.get(name), queue_bytes=SHORT_QUEUES.get(name))
+        for link, name in zip(plan.links, names, strict=True)
+    )
     return replace(plan, links=links)
 
 
-NETWORK = network_from_map(metro_with_ducts())
+NETWORK = network_from_map(metro_with_ducts_and_short_queues())
 HOSTS = [host.name for host in NETWORK.hosts]
 BETWEEN_SWITCHES = ["r6-r1", "r1-r2", "r5-r6", "r1-r4", "r3-r4", "r2-r3", "r4-r5"]
 SPANS = sorted(name for name in {"-".join(sorted(link.split("->"))) for link in NETWORK.links})
@@ -197,7 +205,7 @@ class Guarantees(RuleBasedStateMachine):
                 )
 
     @invariant()
-    def the_bounds_are_those_of_an_analysis_from_scratch(self) -> None:
+    def the_bounds_are_those_of_an_analysis_from_scratch_and_no_queue_overflows(self) -> None:
         carried = self.admitted.bounds.carried_flows
         if any(flow.activity != type(flow.activity)() for flow in carried.values()):
             return  # the reference analysis takes all flows as active at all times
@@ -205,7 +213,10 @@ class Guarantees(RuleBasedStateMachine):
             shaped: dict[object, ShapedFlow] = {
                 key: flow.shaped(failure, NETWORK.srlg_by_span) for key, flow in carried.items()
             }
-            for key, bound in bounds_of(NETWORK, shaped).items():
+            analysis = Analysis.of(NETWORK, shaped)
+            for name, link in NETWORK.links.items():
+                assert analysis.backlog_bytes(name) <= link.queue_bytes
+            for key, bound in analysis.bounds.items():
                 proven = self.admitted.bounds.bound(key)  # type: ignore[arg-type]
                 assert bound.accumulated_latency_us <= proven.accumulated_latency_us * (1 + 1e-5)
 
