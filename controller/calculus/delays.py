@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from immutables import Map
 
 from controller.booking.peak_load import ALWAYS
-from controller.calculus.busy_period import MAX_DELAY_US, considers_activities, server_backlog_bits
+from controller.calculus.busy_period import MAX_DELAY_US, Unstable, server_backlog_bits
 from controller.calculus.curves import Server, recovery_us
 from controller.calculus.fixed_point import fixed_point_delays
 from controller.calculus.incremental import HEADROOM_SHARE, MAX_EXCESS, TIGHT_HEADROOM_SHARE, Proof, ProofUpdate
@@ -122,14 +122,26 @@ class Delays(Generic[Key]):
         """Return the backlog bound of a server that a stream crosses.
 
         A first come, first served server with delay D never holds more than it serves in D, whenever its streams are
-        active; the vertical deviation is a little less.
+        active; the vertical deviation is a little less, and much less where the delay takes all as always active.
         """
         server, load, proof = self.servers[name], self.load.loads[name], self.proof
         drained_bits = server.rate_bps * self.delay_us(name) / 1e6
-        if load.intermittent and considers_activities(load.intermittent, load.rate_bps, server):
+        if load.intermittent:
             flows = load.cross_flows(self.servers, proof.spread_s)
-            return min(drained_bits, server_backlog_bits(server, flows, self.clock_us))
+            try:
+                return min(drained_bits, server_backlog_bits(server, flows, self.clock_us))
+            except Unstable:  # with longer delays than those for which the delay was proven
+                return drained_bits
         return min(drained_bits, load.backlog_bound_bits(server, proof.spread_s))
+
+    def affected_servers(self, streams: Iterable[Stream]) -> set[str]:
+        """Return the servers whose arrivals may differ from those before the last `changed`, which concerned `streams`.
+
+        They depend on the streams that cross a server and on the delays of the servers before it.
+        """
+        loads = self.load.loads
+        downstream = [loads[name].downstream_bps for name in self.changed_servers if name in loads]
+        return {*servers_of(streams), *self.changed_servers, *(name for rates in downstream for name in rates)}
 
     @cached_property
     def changed_servers(self) -> frozenset[str]:

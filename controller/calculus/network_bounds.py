@@ -99,6 +99,7 @@ class Analysis(Generic[Key]):
         self.crowded_links = delays.slower_than(_drain_us(network, calibration), changed)
         """The links whose queue takes less time to drain than their delay bound, so that it may be too small."""
         self._bounds: dict[Key, Bound] = {}
+        self._backlog_bytes: dict[str, int] = {}
         """Those evaluated so far."""
         self.programme_us: dict[tuple[str, ...], float] | None = None
         """The delays of all paths by linear programmes, once they have been solved (`programme_bounds`)."""
@@ -124,7 +125,13 @@ class Analysis(Generic[Key]):
         streams = {key: _stream(flow, self.calibration) for key, flow in added.items()}
         removed_keys = dict.fromkeys((*removed, *(key for key in added if key in self._delays.streams)))
         delays = self._delays.changed(streams, removed_keys)
-        return Analysis(self.network, self.calibration, delays, delays.changed_servers | self.crowded_links)
+        changed = Analysis(self.network, self.calibration, delays, delays.changed_servers | self.crowded_links)
+        if self._backlog_bytes:
+            removed_streams = [self._delays.streams[key] for key in removed_keys]
+            affected = delays.affected_servers([*streams.values(), *removed_streams])
+            kept = {link: size for link, size in self._backlog_bytes.items() if link not in affected}
+            changed._backlog_bytes.update(kept)
+        return changed
 
     @cached_property
     def tightened(self) -> Analysis[Key]:
@@ -170,8 +177,10 @@ class Analysis(Generic[Key]):
         """
         if link not in self._delays.load.loads:
             return 0
-        bits = self._delays.backlog_bits(link) + self.network.max_frame_bytes * 8
-        return ceil(bits / 8 * _tagged_share(self.network))
+        if link not in self._backlog_bytes:
+            bits = self._delays.backlog_bits(link) + self.network.max_frame_bytes * 8
+            self._backlog_bytes[link] = ceil(bits / 8 * _tagged_share(self.network))
+        return self._backlog_bytes[link]
 
     def link_delays_us(self) -> dict[str, float]:
         """Return the delay of every link that a flow crosses.

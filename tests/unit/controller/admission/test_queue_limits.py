@@ -32,15 +32,16 @@ class Admissions:
         self.network = network
         self.calendar, self.live = Calendar(), LiveReservations(network)
 
-    def admit(self, *flows: Flow, end_s: float = inf) -> Admitted:
+    def admit(self, *flows: Flow, start_s: float | None = None, end_s: float = inf) -> Admitted:
         number = sum(1 for _ in self.live) + 1
-        decision = decide(self.network, self.calendar, self.live, Request(f"r-{number}", 1, flows, None, end_s), 0.0)
+        request = Request(f"r-{number}", 1, flows, start_s, end_s)
+        decision = decide(self.network, self.calendar, self.live, request, 0.0)
         assert isinstance(decision, Admitted), decision
         times = 60.0, 0.0, 60.0
         new = Reservation(f"r-{number}", number, 1, "test", State.ACTIVE, *times, decision.placements)
         end_at_s = None if end_s == inf else end_s
         self.calendar = decision.calendar
-        self.live = decision.others.with_reservation(replace(new, end_at_s=end_at_s))
+        self.live = decision.others.with_reservation(replace(new, start_at_s=start_s or 0.0, end_at_s=end_at_s))
         return decision
 
     def refusal(self, *flows: Flow, end_s: float = inf) -> NoBuffer:
@@ -130,6 +131,21 @@ def test_the_queue_on_the_backup_path_counts_while_the_working_path_is_down() ->
     assert offer.requirement.protection == "link_disjoint"
     assert 100_000 < (offer.requirement.burst_bytes or 0) < 200_000
     admissions.admit(unprotected)
+
+
+def test_bursts_of_reservations_that_follow_each_other_share_the_queue() -> None:
+    admissions = Admissions(with_queues(PAIR, load1_s1=500_000))
+    for hour in range(1, 13):  # more than the analysis of delays distinguishes at a lightly loaded port
+        match = Match("udp", 7000 + hour, 7800)
+        short = replace(flow("a", "load1", MBPS, 100_000), match=match)
+        admissions.admit(short, start_s=hour * 3600.0, end_s=hour * 3600.0 + 1800)
+    together = replace(flow("b", "load1", MBPS, 420_000), match=Match("udp", 9000, 7800))
+    refusal = admissions.refusal(together)
+    assert (refusal.facts["link"], refusal.facts["queue_bytes"]) == ("load1->s1", 500_000)
+    assert 380_000 < refusal.facts["free_bytes"] < 400_000  # type: ignore[operator]
+    (offer,) = offered(refusal)
+    assert 370_000 < (offer.requirement.burst_bytes or 0) < 400_000
+    admissions.admit(offer)
 
 
 def test_a_queue_that_is_too_small_for_others_already_does_not_stop_requests_elsewhere() -> None:
