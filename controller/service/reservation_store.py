@@ -199,13 +199,25 @@ class ReservationStore:
         return max(map(self._drained_s, self._draining.values()), default=None)
 
     def _drained_s(self, draining: _Draining) -> float:
-        if draining.drained_s is None and draining.end_s < inf:
+        if draining.drained_s is None:
             try:
-                drain_s = min(self.live.drain_s(draining.keys), DRAIN_MAX_S)
-            except NoBound:  # possible only if the calibration changed after its admission
-                drain_s = DRAIN_MAX_S
-            draining.drained_s = draining.end_s + drain_s
+                drain_s = self.live.drain_s(draining.keys)
+            except NoBound:
+                drain_s = self._drain_bursts_s(draining)
+            if draining.end_s < inf:
+                draining.drained_s = draining.end_s + min(drain_s, DRAIN_MAX_S)
         return inf if draining.drained_s is None else draining.drained_s
+
+    def _drain_bursts_s(self, draining: _Draining) -> float:
+        """Count the bursts only: rates that flows of a reservation passed on to others of it are never used by both."""
+        if not draining.flows:  # possible only if the calibration changed after its admission
+            return DRAIN_MAX_S
+        draining.flows = {key: replace(flow, rate_bps=0) for key, flow in draining.flows.items()}
+        self.live = draining.added_to(self.live)
+        try:
+            return self.live.drain_s(draining.keys)
+        except NoBound:
+            return DRAIN_MAX_S
 
     def take_freed(self) -> bool:
         """Whether `purge` has freed capacity since the last call."""

@@ -40,6 +40,7 @@ INSTALLED = frozenset({State.ACTIVE, State.DEGRADED})
 
 DRAIN_MAX_S = 0.5
 DRAIN_WAIT_MAX_S = 2.0
+DRAIN_POLL_MIN_S, DRAIN_POLL_S = 0.001, 0.1
 
 
 class ServiceState:
@@ -209,12 +210,19 @@ class ServiceState:
 
         A request that was refused beside them may be admitted then. Waits at most DRAIN_WAIT_MAX_S; without the lock.
         """
+        deadline_s = time.monotonic() + DRAIN_WAIT_MAX_S
         with self.lock:
             drained_s = self.store.drained_s()
         if drained_s is None:
             return False
-        time.sleep(min(max(0.0, drained_s - time.monotonic()), DRAIN_WAIT_MAX_S))
-        return True
+        while True:
+            with self.lock:
+                self.store.purge(self.switches.tracker)
+                drained_s = self.store.drained_s()
+            now_s = time.monotonic()
+            if drained_s is None or now_s >= deadline_s:
+                return True
+            time.sleep(min(max(drained_s - now_s, DRAIN_POLL_MIN_S), DRAIN_POLL_S, deadline_s - now_s))
 
 
 def switches_of(reservation: Reservation) -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 
 import pytest
 
@@ -114,3 +115,23 @@ def test_a_refusal_beside_draining_flows_is_final_when_they_have_left(
     with pytest.raises(Refused):
         reserve(service, requested(7811, "edge2", 5_000_000, 3 * BURST_BYTES))
     assert service._state.store.drained_s() is None
+
+
+def test_rates_that_flows_exchange_leave_room_for_the_next_exchange(service: Service) -> None:
+    """Their sum is near the capacity: what each may have sent before does not fit beside what the other may now."""
+    rates_bps = 45_000_000, 30_000_000
+
+    def flows(first_bps: int, second_bps: int) -> tuple[Flow, ...]:
+        return (
+            replace(requested(7810, "edge1", first_bps, 50_000), name="first"),
+            replace(requested(7811, "edge2", second_bps, 50_000), name="second"),
+        )
+
+    spec = ReservationSpec("test", "public", 60.0, flows(*rates_bps))
+    made = service.reserve(spec).result(30)[0]
+    began_s = time.monotonic()
+    for number in range(6):
+        service.modify(made.id, None, flows(*(rates_bps if number % 2 else rates_bps[::-1])))
+    assert time.monotonic() - began_s < 1.5
+    bounds = service.queries.reservation(made.id)
+    assert all(0 < placement.accumulated_latency_us < 1e6 for placement in bounds.placements)
