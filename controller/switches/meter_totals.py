@@ -38,8 +38,8 @@ class _Account:
     """What to add to the counters that the switch tells."""
     last: MeterCounts = NO_COUNTS
     """What the switch told last."""
-    changes: int = 0
-    """Changes of the meter sent and confirmed."""
+    changed: int = 0
+    """The number of the last change of the meter, or of its confirmation; no two of any meters have the same."""
     unconfirmed: int = 0
     reading: int = 0
     """The number of the newest reading that is recorded."""
@@ -62,8 +62,19 @@ class MeterTotals:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._accounts: dict[MeterKey, _Account] = {}
+        self._changes = 0
         self._leaving: dict[MeterKey, Reservation] = {}
         self._ended: deque[EndedMeter] = deque(maxlen=KEPT_ENDED)
+
+    def _account(self, key: MeterKey) -> _Account:
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._accounts[key] = _Account(changed=self._number())
+        return account
+
+    def _number(self) -> int:
+        self._changes += 1
+        return self._changes
 
     # Changes --------------------------------------------------------------------------------------------------------
 
@@ -75,21 +86,20 @@ class MeterTotals:
     def start(self, key: MeterKey) -> None:
         """The first meter of a flow is being added: count from 0."""
         with self._lock:
-            changes = self._accounts.pop(key, _Account()).changes
-            self._accounts[key] = _Account(changes=changes + 1)
+            self._accounts[key] = _Account(changed=self._number())
 
     def change(self, key: MeterKey) -> None:
         """A change of a meter is being sent, which reads it."""
         with self._lock:
-            account = self._accounts.setdefault(key, _Account())
-            account.changes += 1
+            account = self._account(key)
+            account.changed = self._number()
             account.unconfirmed += 1
 
     def confirm(self, key: MeterKey, before: MeterCounts, after: MeterCounts) -> MeterCounts:
         """A change was confirmed, between these readings; zero where the meter did not exist. Returns the total."""
         with self._lock:
-            account = self._accounts.setdefault(key, _Account())
-            account.changes += 1
+            account = self._account(key)
+            account.changed = self._number()
             account.unconfirmed = max(0, account.unconfirmed - 1)
             account.see(before)
             account.offset, account.last = account.offset.plus(before).plus(after, -1), after
@@ -110,7 +120,7 @@ class MeterTotals:
         with self._lock:
             for key, account in self._accounts.items():
                 if key[0] == switch:
-                    account.changes += 1
+                    account.changed = self._number()
                     account.unconfirmed = 0
 
     # Readings -------------------------------------------------------------------------------------------------------
@@ -118,8 +128,8 @@ class MeterTotals:
     def begin(self, key: MeterKey) -> int | None:
         """A reading is about to be requested: what `record` needs; None: a change is not confirmed yet."""
         with self._lock:
-            account = self._accounts.setdefault(key, _Account())
-            return None if account.unconfirmed else account.changes
+            account = self._account(key)
+            return None if account.unconfirmed else account.changed
 
     def record(self, key: MeterKey, begun: int | None, number: int, counts: MeterCounts) -> MeterCounts | None:
         """The total as of a reading; None if the meter was changed meanwhile, so the reading says nothing.
@@ -128,7 +138,7 @@ class MeterTotals:
         """
         with self._lock:
             account = self._accounts.get(key)
-            if account is None or account.unconfirmed or account.changes != begun:
+            if account is None or account.unconfirmed or account.changed != begun:
                 return None
             if number > account.reading:
                 account.reading = number

@@ -72,9 +72,12 @@ def counting(network: Network) -> Iterator[Lost]:
 
 def burst(network: Network, lost: Lost, datagrams: int) -> None:
     """Send ten times as fast as the meter lets pass."""
-    send = [sys.executable, "-c", textwrap.dedent(BURST), network.topology.ip("cloud"), str(datagrams)]
-    network.run_in("edge1", send)
+    network.run_in("edge1", sender(network, lost, datagrams))
+
+
+def sender(network: Network, lost: Lost, datagrams: int) -> list[str]:
     lost.sent += datagrams
+    return [sys.executable, "-c", textwrap.dedent(BURST), network.topology.ip("cloud"), str(datagrams)]
 
 
 def flow(rate_bps: int = RATE_BPS) -> dict[str, Any]:
@@ -113,6 +116,18 @@ def test_drops_before_and_after_changes_are_told_together(pair: Network) -> None
     assert last["packets"] == lost.sent
     assert last["dropped_packets"] == lost.packets > 500
     assert last["dropped_bytes"] == lost.packets * (PAYLOAD_BYTES + 42)
+
+
+def test_no_packet_is_missed_while_the_rate_changes_under_traffic(pair: Network) -> None:
+    with reserved_flow(pair, flow()) as reservation, counting(pair) as lost:
+        changes = 0
+        with pair.running_in("edge1", sender(pair, lost, 4000)) as sending:
+            while sending.poll() is None:
+                changes += 1
+                change(pair, reservation, RATE_BPS + 10_000 * (changes % 7))
+        last = meter(pair, reservation)
+    assert changes > 20
+    assert (last["packets"], last["dropped_packets"]) == (lost.sent, lost.packets)
 
 
 def test_drops_of_a_reservation_that_ends_before_its_meter_is_polled_are_told(pair: Network) -> None:

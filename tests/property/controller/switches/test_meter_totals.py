@@ -121,6 +121,18 @@ def test_drops_of_a_flow_that_ends_are_handed_over_once() -> None:
     assert meter.totals.known(KEY) == NO_COUNTS, "the next flow with this meter begins at 0"
 
 
+def test_a_late_reading_of_an_ended_flow_is_not_counted_for_the_next_flow_with_its_meter() -> None:
+    meter = Meter()
+    meter.totals.start(KEY)
+    meter.send(100, 60)
+    late = meter.begin()
+    meter.totals.change(KEY)
+    meter.totals.end(KEY, meter.counts)
+    meter.totals.start(KEY)
+    assert meter.totals.record(KEY, *late) is None
+    assert meter.totals.known(KEY) == NO_COUNTS
+
+
 def test_a_switch_that_fails_in_a_change_can_be_read_again() -> None:
     meter = Meter()
     meter.send(100, 60)
