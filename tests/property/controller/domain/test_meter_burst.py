@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from controller.dataplane.pipeline import ARP_BURST_KBIT, ARP_METER_MAX_KBPS, ARP_METER_MIN_KBPS, best_effort_meter
 from controller.domain.network import MAX_FRAME_BYTES, DirectedLink
 from controller.domain.reservation import default_burst_bytes, least_burst_bytes
+from topologies.maps import least_queue_bytes
 
 RATES_KBPS = st.integers(1, 1_000_000) | st.integers(1, 10_000)
 FRAMES_BYTES = st.sampled_from([60, 590, 1514, 9014])
@@ -74,11 +75,15 @@ def test_every_meter_has_the_least_burst(rate_kbps: int, frame_bytes: int) -> No
     assert default_burst_bytes(rate_bps, frame_bytes) >= least_bytes
 
 
-@given(capacity_kbps=st.integers(1, 100_000_000), reserved_share=st.floats(0, 1))
-def test_every_meter_of_best_effort_has_the_least_burst(capacity_kbps: int, reserved_share: float) -> None:
-    link = DirectedLink("a->b", "a", "b", 1, 1, 1.0, capacity_kbps * 1000)
+@given(capacity_kbps=st.integers(1, 100_000_000), reserved_share=st.floats(0, 1), queue_share=st.floats(1, 50))
+def test_every_meter_of_best_effort_has_the_least_burst_and_its_queue_holds_it(
+    capacity_kbps: int, reserved_share: float, queue_share: float
+) -> None:
+    queue_bytes = round(least_queue_bytes(capacity_kbps * 1000) * queue_share)
+    link = DirectedLink("a->b", "a", "b", 1, 1, 1.0, capacity_kbps * 1000, queue_bytes=queue_bytes)
     meter = best_effort_meter(link, round(link.reservable_bps * reserved_share))
     assert meter.burst_kbit * 1000 >= least_burst_bytes(meter.rate_kbps * 1000, MAX_FRAME_BYTES) * 8
+    assert meter.burst_kbit * 1000 <= queue_bytes * 8
 
 
 def test_every_meter_of_arp_has_the_least_burst() -> None:
