@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from controller.dataplane.entries import FlowEntry, Key
 from controller.dataplane.intended_state import ChangedKeys
-from controller.dataplane.update_order import Change, Phase
+from controller.dataplane.update_order import Change, Phase, Stage
+from controller.errors import SwitchDown
+from controller.failpoints import FailPoint
+
+FAIL_POINT_OF: Mapping[Stage, FailPoint] = {
+    Stage.LAY: FailPoint.LAID,
+    Stage.TURN: FailPoint.TURNED,
+    Stage.OPEN: FailPoint.OPENED,
+    Stage.CLOSE: FailPoint.CLOSED,
+    Stage.CLEAR: FailPoint.CLEARED,
+}
 
 KeyedChange = tuple[Key, Phase, Change]
 
@@ -34,3 +46,10 @@ class PendingUpdate:
 def send_order(change: KeyedChange) -> tuple[Phase, bool]:
     """By phase; meters and groups before the flow entries that refer to them."""
     return change[1], isinstance(change[2].entry, FlowEntry)
+
+
+def not_in_step(names: Collection[str]) -> SwitchDown:
+    """The error for switches that cannot be updated."""
+    switches = sorted(names)
+    sentence = f"Not connected or not yet in step: {', '.join(switches)}; nothing was changed."
+    return SwitchDown(sentence, switches=switches)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
 from controller.booking.gate_schedule import next_change_us, windows_of
 from controller.dataplane.entries import (
@@ -27,19 +27,16 @@ from controller.dataplane.southbound import Pause, Reading
 from controller.dataplane.update_order import DELETES, STAGE_OF, STAGES, Stage, change_for
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, Window
-from controller.errors import SwitchDown
-from controller.failpoints import FailPoint, failpoint
+from controller.failpoints import failpoint
 from controller.switches.drift import Drift
 from controller.switches.meter_buckets import MeterBuckets, is_bucket, meters_of
-from controller.switches.pending_update import PendingUpdate, StageChanges, send_order
-
-FAIL_POINT_OF: Mapping[Stage, FailPoint] = {
-    Stage.LAY: FailPoint.LAID,
-    Stage.TURN: FailPoint.TURNED,
-    Stage.OPEN: FailPoint.OPENED,
-    Stage.CLOSE: FailPoint.CLOSED,
-    Stage.CLEAR: FailPoint.CLEARED,
-}
+from controller.switches.pending_update import (
+    FAIL_POINT_OF,
+    PendingUpdate,
+    StageChanges,
+    not_in_step,
+    send_order,
+)
 
 
 class SwitchStateTracker:
@@ -202,12 +199,14 @@ class SwitchStateTracker:
                 continue  # concurrent updates send their own changes
             if stage is Stage.CLEAR and drain_s:
                 yield Pause(drain_s)
-            draws = self._draws(update, number)
-            yield from self._settled(draws, draws)
+            if draws := self._draws(update, number):
+                yield from self._settled(draws, draws)
             changes = self._stage_changes(update, number)
             if changes:
-                yield from self._settled(changes, update.moved)
-                if update.moved:
+                if not update.moved:
+                    yield changes
+                else:
+                    yield from self._settled(changes, update.moved)
                     corrections = self._corrections(update)
                     yield from self._settled(corrections, corrections)
                 failpoint(FAIL_POINT_OF[stage])
@@ -272,6 +271,7 @@ class SwitchStateTracker:
         if update.require_all and not update.changed_keys.keys() <= self._applied.keys():
             raise not_in_step(update.changed_keys.keys() - self._applied.keys())
         update.changes = [{} for _ in STAGES]
+        update.revision = self._revision
         update.modifies_buckets = False
         for name, keys in update.changed_keys.items():
             intended, applied = self._intended.entries[name], self._applied.get(name)
@@ -298,10 +298,3 @@ def _set(entries: Entries, key: Key, entry: Entry | None) -> None:
         entries.pop(key, None)
     else:
         entries[key] = entry
-
-
-def not_in_step(names: Collection[str]) -> SwitchDown:
-    """The error for switches that cannot be updated."""
-    switches = sorted(names)
-    sentence = f"Not connected or not yet in step: {', '.join(switches)}; nothing was changed."
-    return SwitchDown(sentence, switches=switches)

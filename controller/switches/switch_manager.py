@@ -38,7 +38,8 @@ from controller.switches.counter_reader import CounterReader
 from controller.switches.datapath_ids import DatapathIds
 from controller.switches.gate_control import GateController
 from controller.switches.link_monitor import LinkMonitor
-from controller.switches.state_tracker import SwitchStateTracker, not_in_step
+from controller.switches.pending_update import not_in_step
+from controller.switches.state_tracker import SwitchStateTracker
 from controller.switches.update_sender import UpdateSender
 from controller.switches.verifier import StateVerifier
 
