@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 INTERVAL_S = 0.1
 """Time between two passes, so that growth by several requests is told once."""
 
-LOAD_SHARE = 0.02
-"""Share of the time that passes may take; the interval grows accordingly."""
+LOAD_SHARE = 0.01
+"""Share of the time that passes may take; the interval grows accordingly. Writing what they tell takes as much."""
 
 FALL_INTERVAL_S = 10.0
 """Bounds that have fallen are told at most this often, so that a neighbour that comes and goes causes few events."""
@@ -80,14 +80,13 @@ class BoundUpdates:
         While a request is changing a reservation, and if the lock is not free within READ_WAIT_S, it is as it was.
         """
         outdated = [each.id for each in reservations if self._store.retold(each, with_falls=False) is not each]
-        if not outdated or not self._state.lock.acquire(timeout=READ_WAIT_S):
-            return list(reservations)
-        try:
-            self._tell(outdated, with_falls=False)
-        except Exception:
-            log.exception("bounds could not be told anew reservations=%s", ",".join(outdated))
-        finally:
-            self._state.lock.release()
+        for first in range(0, len(outdated), MAX_TOLD):
+            if not self._state.lock.acquire(timeout=READ_WAIT_S):
+                break
+            try:
+                self._tell(outdated[first : first + MAX_TOLD], with_falls=False)
+            finally:
+                self._state.lock.release()
         renewed = dict.fromkeys(outdated)
         return [self._store.published.get(each.id, each) if each.id in renewed else each for each in reservations]
 

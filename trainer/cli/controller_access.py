@@ -76,6 +76,8 @@ def print_reservation(reservation: dict[str, Any]) -> None:
 def print_flow(flow: dict[str, Any]) -> None:
     """Print path, rate and bounds of a flow."""
     facts = [f"{flow['reserved_bps'] / 1e6:.2f} Mb/s", f"latency bound {flow['accumulated_latency_us'] / 1e3:.2f} ms"]
+    if flow["requirement"].get("bound_slack") is not None:
+        facts[-1] += f" (at most {flow['latency_limit_us'] / 1e3:.2f} ms as promised)"
     facts += [f"complete in {flow['completion_ms']:.1f} ms"] if flow["completion_ms"] is not None else []
     if flow["match"]["protocol"] == "udp" and "max_datagram_bytes" in flow:
         facts.append(f"datagrams up to {flow['max_datagram_bytes']} bytes")

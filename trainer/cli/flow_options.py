@@ -17,7 +17,7 @@ REQUIREMENT_FIELDS = {
     "rate": "min_bandwidth_bps", "transfer": "transfer_bytes", "deadline": "deadline_ms", "period": "period_ms",
     "offset": "offset_ms", "burst": "burst_bytes", "latency": "max_latency_us",
     "variation": "max_latency_variation_us", "rank": "rank", "protection": "protection", "backup": "backup",
-    "analysis": "analysis",
+    "analysis": "analysis", "bound_slack": "bound_slack",
 }  # fmt: skip
 """Option -> field of the REST API's requirement."""
 
@@ -31,6 +31,8 @@ _REQUIREMENT: tuple[tuple[str, Any, str], ...] = (
     ("--offset", TIME_US, "Start of the window after each multiple of the period of Unix time."),
     ("--latency", TIME_US, "Latency limit, such as 45ms, kept against all later reservations."),
     ("--variation", TIME_US, "Limit of the difference between the latencies of two packets."),
+    ("--bound-slack", click.FloatRange(0, 1000),
+     "The bounds told are limits, too, with this slack: 0.25 for a quarter."),
     ("--burst", SIZE, "Size that may be sent at once, such as 40kB.  [default: chosen]"),
     ("--rank", click.IntRange(0, 255), "Importance if not all can be kept: 0 highest, 255 lowest.  [default: 128]"),
     ("--protection", click.Choice(["none", "link_disjoint", "duct_disjoint"]),
