@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field
 from math import inf
 
-from controller.admission.latency_limits import has_limit, limit_violation
+from controller.admission.latency_limits import has_limit
 from controller.admission.latency_screen import LatencyScreen
+from controller.admission.limit_checks import check_limit, check_limits
 from controller.admission.live_reservations import LiveReservations
 from controller.admission.path_search import SEARCH_STEPS, PathSearch
 from controller.admission.queue_limits import overfull_queue
@@ -15,8 +16,8 @@ from controller.admission.residual_capacity import ResidualCapacity, granted_bur
 from controller.booking.calendar import Calendar
 from controller.booking.flow_bookings import FlowBooker, PlacedFlow, SizedFlow
 from controller.booking.transfer_rate import HEADROOM_SHARE, gate_window, least_rate_bps
-from controller.calculus.failure_bounds import CarriedFlow, FailureBounds, FlowKey
-from controller.calculus.network_bounds import Bound, NoBound
+from controller.calculus.failure_bounds import CarriedFlow, FailureBounds
+from controller.calculus.network_bounds import NoBound
 from controller.domain.frozen import frozen
 from controller.domain.network import Network
 from controller.domain.reservation import Flow, Placement, Reservation
@@ -26,7 +27,7 @@ from controller.errors import LatencyNotMet, Refused
 BOUND_CHECKS = 32
 """Complete assignments whose bounds are computed before the request is refused for latency."""
 
-PROGRAMME_CHECKS = 4
+PROGRAMME_CHECKS = 2
 """Assignments for which linear programmes may be solved."""
 
 RATE_ITERATIONS = 64
@@ -277,7 +278,7 @@ def _check_limits(
     own_id = problem.request.reservation_id
     for name, placed_flow in placed.items():
         flow, kept = placed_flow.sized_flow.flow, problem.kept_placement(name)
-        _check_limit(bounds, (own_id, name), flow, name, may_solve_programmes, kept)
+        check_limit(bounds, (own_id, name), flow, name, may_solve_programmes, kept)
     check_limits(problem.others, bounds, bounds.changed_limited_flows(), own_id, may_solve_programmes)
     crowded = bounds.crowded_queues()
     if crowded:
@@ -285,47 +286,3 @@ def _check_limits(
         refusal = overfull_queue(problem.network, routes, crowded, problem.others)
         if refusal is not None:
             raise refusal
-
-
-def check_limits(
-    others: LiveReservations,
-    bounds: FailureBounds,
-    keys: Iterable[FlowKey],
-    own_id: str,
-    may_solve_programmes: bool = True,
-) -> None:
-    """Check the limits of these flows with these bounds, without those of the reservation `own_id`.
-
-    Raises: LatencyNotMet.
-    """
-    for key in keys:
-        reservation_id, name = key
-        if reservation_id != own_id:
-            placement, subject = others.placement(key), f"{name} of live reservation {reservation_id}"
-            _check_limit(bounds, key, placement.flow, subject, may_solve_programmes, placement)
-
-
-def _check_limit(
-    bounds: FailureBounds,
-    key: FlowKey,
-    flow: Flow,
-    subject: str,
-    may_solve_programmes: bool,
-    placement: Placement | None,
-) -> None:
-    """Check the limits of one flow; linear programmes are solved only where total-flow analysis exceeds one.
-
-    `placement`: of a flow that keeps its place.
-
-    Raises: LatencyNotMet.
-    """
-    carried = bounds.carried_flows[key]
-
-    def violation_of(bound: Bound) -> LatencyNotMet | None:
-        return limit_violation(subject, flow.requirement, carried.rate_bps, bound, key[1], key[0], placement)
-
-    violation = violation_of(bounds.total_flow_bound(key))
-    if violation is not None and carried.by_programmes and may_solve_programmes:
-        violation = violation_of(bounds.bound(key))
-    if violation is not None:
-        raise violation

@@ -32,8 +32,8 @@ Key = TypeVar("Key")
 Links = tuple[str, ...]
 
 FORESTS = 2
-MAX_HOPS = 200
-"""Where all flows, those on the same links as one, cross more ports in total, programmes would take seconds."""
+MAX_HOPS = 100
+"""Where all flows, those on the same links as one, cross more ports in total, programmes take too long to decide."""
 
 
 def programme_bounds(

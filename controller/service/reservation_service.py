@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from controller.admission.admission import Request
 from controller.admission.counter_offer import attach_offer
-from controller.admission.feasible_plan import check_limits
+from controller.admission.limit_checks import check_limits
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration, NoBound
 from controller.clock import Clock
 from controller.dataplane.intended_state import ChangedKeys
