@@ -16,7 +16,7 @@ from controller.clock import ClockStep
 from controller.domain.events import SwitchReport
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, State
-from controller.errors import NotFound
+from controller.errors import NotFound, Refused
 from controller.optical.inventory import LightpathState, lightpath_inventory
 from controller.routing.coflow import CoflowQuote, Volume, shortest_coflow_completion
 from controller.security.tenant_usage import Usage, usage_of
@@ -135,9 +135,17 @@ class Queries:
 
     @attach_offer
     def quote(self, spec: ReservationSpec) -> Admitted | Rejected:
-        """The decision that a reservation request would get now; nothing is reserved."""
+        """The decision that a reservation request would get now; nothing is reserved.
+
+        Like a reservation request, it waits for flows that have ended where it is refused beside them.
+        """
+        request = request_of(spec, UNASSIGNED_ID)
         with self._state.lock:
-            return self._state.decide(request_of(spec, UNASSIGNED_ID))
+            decision = self._state.decide(request)
+        if isinstance(decision, Rejected) and isinstance(decision.error, Refused) and self._state.wait_until_drained():
+            with self._state.lock:
+                return self._state.decide(request)
+        return decision
 
     def quote_transfers(self, volumes: Sequence[Volume], instead_of: str | None = None) -> CoflowQuote:
         """The shortest common completion time of these volumes in the free capacity; nothing is reserved.

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from controller.admission.admission import Admitted
 from controller.dataplane.meter_tokens import MeterCounts
 from controller.dataplane.southbound import ChangesByDatapath, Pause
 from controller.domain.reservation import Flow, Match, Requirement, Reservation
@@ -87,6 +88,14 @@ def test_a_flow_takes_the_place_of_another_when_its_packets_have_left(service: S
     assert time.monotonic() < drained_s < time.monotonic() + 1
     reserve(service, large(7811))
     assert time.monotonic() >= drained_s
+
+
+def test_a_quote_tells_what_a_request_gets(service: Service, switches: UsedSwitches) -> None:
+    first = with_neighbour(service)
+    switches.passed_bytes = 1500
+    service.release(first.id)
+    quote = service.queries.quote(ReservationSpec("test", "public", 60.0, (large(7811),)))
+    assert isinstance(quote, Admitted)
 
 
 def test_a_flow_that_has_sent_nothing_gives_its_place_at_once(service: Service) -> None:
