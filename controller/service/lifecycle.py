@@ -19,6 +19,7 @@ from controller.dataplane.intended_state import ChangedKeys
 from controller.domain.reservation import Reservation, State
 from controller.errors import Overloaded
 from controller.optical.lightpath_design import is_valid_placement
+from controller.service.reservation_times import as_of, next_due_s
 from controller.service.state import INSTALLED, ServiceState, drain_time_s, has_unrouted_flow, switches_of
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class LifecycleManager:
         if any(not is_valid_placement(self._state.network, placement) for placement in reservation.placements):
             self._state.record_later(reservation.with_state(State.FAILED, MAP_CHANGED))
             return
-        loaded = _as_of(self._clock(), reservation)
+        loaded = as_of(self._clock(), reservation)
         self._store.revert(loaded)
         self._store.show(loaded)
         if loaded != reservation:
@@ -126,8 +127,8 @@ class LifecycleManager:
     def _pause_s(self) -> float:
         if self._has_locked:
             return RETRY_PAUSE_S
-        next_due_s = min((_next_due_s(each) for each in self._store.published_live()), default=None)
-        return TICK_S if next_due_s is None else max(0.0, min(TICK_S, next_due_s - self._clock()))
+        due_s = min((next_due_s(each) for each in self._store.published_live()), default=None)
+        return TICK_S if due_s is None else max(0.0, min(TICK_S, due_s - self._clock()))
 
     def _process(self) -> None:
         self._has_locked = False
@@ -146,17 +147,27 @@ class LifecycleManager:
             has_freed = self._store.take_freed()
         if has_freed and any(each.state is State.DEGRADED for each in self._store.published_live()):
             self._restoration_due = True
-        now_s = self._clock()
-        due = [reservation for reservation in self._store.published_live() if _next_due_s(reservation) <= now_s]
-        # Ends first: after a step of the clock, what starts may need their capacity.
-        for reservation in sorted(due, key=lambda each: each.installed_until_s > now_s):
-            self._change_locked(reservation, self._apply_due_transition)
+        errors = self._process_due()
         if self._restoration_due or (self._awaiting_switches and self._awaited_switches_are_back()):
             self._restore_all()
         if self._unpublished:
             self._publish_skipped()
         self._switches.resynchronize()
         self._switches.links.check_wiring()
+        if errors:
+            raise errors[0]
+
+    def _process_due(self) -> list[Exception]:
+        """Expire, end and start what is due; an error of one reservation does not delay the others, or restoration."""
+        now_s, errors = self._clock(), []
+        due = [reservation for reservation in self._store.published_live() if next_due_s(reservation) <= now_s]
+        # Ends first: after a step of the clock, what starts may need their capacity.
+        for reservation in sorted(due, key=lambda each: each.installed_until_s > now_s):
+            try:
+                self._change_locked(reservation, self._apply_due_transition)
+            except Exception as error:  # noqa: BLE001 - raised at the end of the pass
+                errors.append(error)
+        return errors
 
     def _is_first_restoration_due(self) -> bool:
         """Whether all switches have reported their links since the start, or have had the time to; true once."""
@@ -273,25 +284,6 @@ class LifecycleManager:
         self._awaiting_switches = {each.id for each in awaiting if each is not None and each.is_live}
         in_step = self._switches.in_step()
         return any(each is not None and switches_of(each) <= in_step for each in awaiting)
-
-
-def _as_of(now_s: float, reservation: Reservation) -> Reservation:
-    """The reservation with times that are possible now: the clock may have been set back since it was recorded."""
-    start_at_s = reservation.start_at_s
-    return replace(
-        reservation,
-        created_at_s=min(reservation.created_at_s, now_s),
-        start_at_s=min(start_at_s, now_s) if reservation.state in INSTALLED else start_at_s,
-        expires_at_s=min(reservation.expires_at_s, now_s + reservation.lease_s),
-    )
-
-
-def _next_due_s(reservation: Reservation) -> float:
-    """The next time at which the reservation changes state."""
-    times_s = [reservation.expires_at_s, reservation.installed_until_s]
-    if reservation.state is State.SCHEDULED:
-        times_s.append(reservation.start_at_s)
-    return min(times_s)
 
 
 def _paths(reservation: Reservation) -> list[tuple[object, object]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
 from time import monotonic
 from typing import Protocol
@@ -24,6 +24,7 @@ from controller.calculus.network_bounds import Calibration, NoBound
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation
 from controller.security.tenant_usage import TenantUsage
+from controller.service.reservation_times import after_step
 
 KEPT_ENDED = 1000
 """Ended reservations that are still listed; older ones are only in the ledger."""
@@ -234,12 +235,12 @@ class ReservationStore:
         if by_s < 0:
             self.calendar = self.calendar.shifted(by_s, now_s)
         for reservation in self.live:
-            self.live = self.live.with_reservation(_after_step(reservation, by_s, now_s))
-        self._retiring = {name: _after_step(each, by_s, now_s) for name, each in self._retiring.items()}
+            self.live = self.live.with_reservation(after_step(reservation, by_s, now_s))
+        self._retiring = {name: after_step(each, by_s, now_s) for name, each in self._retiring.items()}
         for draining in self._draining.values():
             if draining.reservation is not None:
-                draining.reservation = _after_step(draining.reservation, by_s, now_s)
-        seen = [_after_step(reservation, by_s, now_s) for reservation in self.published_live()]
+                draining.reservation = after_step(draining.reservation, by_s, now_s)
+        seen = [after_step(reservation, by_s, now_s) for reservation in self.published_live()]
         self.published.update((reservation.id, reservation) for reservation in seen)
         return seen
 
@@ -278,16 +279,6 @@ class ReservationStore:
         start_s = max(reservation.start_at_s, reservation.created_at_s)
         end_s = inf if reservation.end_at_s is None else reservation.end_at_s
         return bookings_of(self._srlg_by_span, reservation.id, reservation.placements, start_s, end_s)
-
-
-def _after_step(reservation: Reservation, by_s: float, now_s: float) -> Reservation:
-    """The reservation after a step of the clock, which showed `now_s` before."""
-    expires_at_s = reservation.expires_at_s + by_s
-    if by_s > 0:
-        return replace(reservation, expires_at_s=expires_at_s)
-    start_at_s = reservation.start_at_s + (by_s if reservation.start_at_s <= now_s else 0.0)
-    created_at_s = reservation.created_at_s + by_s
-    return replace(reservation, created_at_s=created_at_s, start_at_s=start_at_s, expires_at_s=expires_at_s)
 
 
 def _resource(booking: Booking) -> object:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -218,12 +218,18 @@ class World:
         self.process()
         wait_until(lambda: self.is_recorded(), 60)
         published = self.service._store.published_live()
-        assert {each.id: each for each in self.ledger.live()} == {each.id: each for each in published}
+        with suppress(TimeoutError):  # bounds may be told anew meanwhile
+            wait_until(lambda: self.recorded() == self.service._store.published, 10)
+        assert self.recorded() == self.service._store.published
         assert {each.id for each in self.service.queries.reservations()} == set(self.ids) - self.forgotten()
         closed = self.service._switches.links.out_of_service
         assert self.ledger.closed_spans() == closed
         if not self.was_changed:
             self.check_alternatives(published)
+
+    def recorded(self) -> dict[str, Reservation]:
+        """What the ledger has of the reservations that clients see."""
+        return {name: found for name in self.service._store.published if (found := self.ledger.find(name))}
 
     def is_recorded(self) -> bool:
         status = self.service.queries.ledger_status()
