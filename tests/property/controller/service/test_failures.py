@@ -229,7 +229,7 @@ class World:
 
     def recorded(self) -> dict[str, Reservation]:
         """What the ledger has of the reservations that clients see."""
-        return {name: found for name in self.service._store.published if (found := self.ledger.find(name))}
+        return {name: found for name in tuple(self.service._store.published) if (found := self.ledger.find(name))}
 
     def is_recorded(self) -> bool:
         status = self.service.queries.ledger_status()
