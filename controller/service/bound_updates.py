@@ -109,7 +109,7 @@ class BoundUpdates:
 
     def process(self) -> None:
         """Tell anew every reservation whose bounds have grown, and now and then those whose bounds have fallen."""
-        live = self._store.live
+        live = self._store.live_with_draining_bursts()
         try:
             self._follow_published(live)
             if live is not self._examined:

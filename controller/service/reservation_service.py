@@ -268,14 +268,9 @@ class Service:
 
         Raises: LatencyNotMet.
         """
-        live = self._store.live
+        live = self._store.live_with_draining_bursts()
         try:
-            keys = live.bounds.changed_limited_flows()
-            try:
-                check_limits(live, live.bounds, keys, before.id)
-            except LatencyNotMet:
-                self._store.live = live.analysed_afresh()
-                check_limits(live, self._store.live.bounds, keys, before.id)
+            check_limits(live, live.bounds, live.bounds.changed_limited_flows(), before.id)
         except NoBound:  # possible only if the calibration changed after an admission
             return
         except LatencyNotMet:

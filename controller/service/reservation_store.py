@@ -75,6 +75,7 @@ class ReservationStore:
     def __init__(self, network: Network, calibration: Calibration) -> None:
         self.published: dict[str, Reservation] = {}
         self.live = LiveReservations(network, calibration)
+        self._told_live = self.live, self.live
         self.calendar = Calendar()
         self.usage = TenantUsage()
         self._srlg_by_span = network.srlg_by_span
@@ -88,12 +89,29 @@ class ReservationStore:
         """The live reservations as clients see them."""
         return [reservation for reservation in tuple(self.published.values()) if reservation.is_live]
 
+    def live_with_draining_bursts(self) -> LiveReservations:
+        """The live reservations with what changed ones may still have in the network: of their former flows the bursts.
+
+        Rates that the flows of a reservation exchange are never used by both. The same object while nothing changes.
+        """
+        live, (known, result) = self.live, self._told_live
+        if live is known:
+            return result
+        result = live
+        for draining in tuple(self._draining.values()):
+            if draining.flows:
+                bursts = {key: replace(flow, rate_bps=0) for key, flow in draining.flows.items() if flow.burst_bytes}
+                result = result.without_draining(draining.keys).with_draining(bursts)
+        self._told_live = live, result
+        return result
+
     def retold(self, reservation: Reservation, with_falls: bool = True) -> Reservation:
         """The reservation with bounds that are valid beside the live reservations; see told_bounds."""
         if not reservation.is_live:
             return reservation
         try:
-            return retold(reservation, self.live.current_bounds(reservation), with_falls)
+            bounds = self.live_with_draining_bursts().current_bounds(reservation)
+            return retold(reservation, bounds, with_falls)
         except NoBound:  # possible only if the calibration changed after its admission
             return reservation
 
