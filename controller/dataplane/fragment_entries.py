@@ -14,8 +14,8 @@ from functools import lru_cache
 
 from controller.dataplane.entries import FlowEntry, Key, cookie_of, match_of
 from controller.dataplane.flow_label import IPV4, PROTOCOL_NUMBERS, hops
-from controller.domain.network import Network
-from controller.domain.reservation import Placement, Protocol
+from controller.domain.network import ETHERNET_HEADER_BYTES, Network
+from controller.domain.reservation import Flow, Placement, Protocol
 
 FRAGMENT_PRIORITY = 250
 """Between a host's other IP packets and the classifiers of reserved flows; used for nothing else in table 0."""
@@ -58,9 +58,11 @@ IPV4_HEADER_BYTES = 20
 TRANSPORT_HEADER_BYTES: Mapping[Protocol, int] = {"tcp": 20, "udp": 8}
 
 
-def max_datagram_bytes(mtu_bytes: int, protocol: Protocol) -> int:
-    """The largest payload of a UDP datagram, or of a TCP segment without options, that is not fragmented.
+def max_datagram_bytes(mtu_bytes: int, flow: Flow) -> int:
+    """The largest payload of a UDP datagram, or of a TCP segment without options, that fits in one frame of the flow.
 
     Source: RFC 791 §3.1, RFC 768, RFC 9293 §3.7.1.
     """
-    return mtu_bytes - IPV4_HEADER_BYTES - TRANSPORT_HEADER_BYTES[protocol]
+    frame_bytes = flow.requirement.frame_bytes(mtu_bytes + ETHERNET_HEADER_BYTES)
+    headers_bytes = ETHERNET_HEADER_BYTES + IPV4_HEADER_BYTES + TRANSPORT_HEADER_BYTES[flow.match.protocol]
+    return max(0, frame_bytes - headers_bytes)

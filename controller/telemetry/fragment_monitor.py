@@ -54,7 +54,7 @@ class FragmentMonitor:
     def _publish_one(self, reservation: Reservation, switch: str, packets: int, placements: list[Placement]) -> None:
         flow = placements[0].flow
         protocol, names = flow.match.protocol, ", ".join(placement.flow.name for placement in placements)
-        limit_bytes = max_datagram_bytes(self._service.network.mtu_bytes, protocol)
+        limit_bytes = min(max_datagram_bytes(self._service.network.mtu_bytes, each.flow) for each in placements)
         reason = (
             f"{packets} fragments of {protocol} from {flow.source} to {flow.destination} passed {switch} unmetered and "
             f"unmarked, as best effort: a datagram of {names} may have {limit_bytes} bytes."

@@ -115,7 +115,7 @@ def placed_flow(placement: Placement, mtu_bytes: int) -> PlacedFlow:
         suspended=placement.suspended,
         lightpaths=[lightpath.id for lightpath in placement.lightpaths],
         backup_lightpaths=[lightpath.id for lightpath in placement.backup_lightpaths],
-        max_datagram_bytes=max_datagram_bytes(mtu_bytes, flow.match.protocol),
+        max_datagram_bytes=max_datagram_bytes(mtu_bytes, flow),
     )
 
 

@@ -128,4 +128,9 @@ def test_the_incremental_state_equals_the_computed_one() -> None:
 
 @pytest.mark.parametrize(("protocol", "mtu_bytes", "payload_bytes"), [("udp", 1500, 1472), ("tcp", 9000, 8960)])
 def test_the_largest_payload_fills_one_packet(protocol: Protocol, mtu_bytes: int, payload_bytes: int) -> None:
-    assert max_datagram_bytes(mtu_bytes, protocol) == payload_bytes
+    assert max_datagram_bytes(mtu_bytes, flow(protocol=protocol)) == payload_bytes
+
+
+def test_the_largest_payload_keeps_to_the_largest_frame_of_the_flow() -> None:
+    small = replace(flow(), requirement=Requirement(1_000_000, max_frame_bytes=242))
+    assert max_datagram_bytes(1500, small) == 200
