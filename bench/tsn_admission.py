@@ -3,10 +3,12 @@
 FOLDER holds instances as tsnkit publishes them: N_task.csv (source, destination, size in bytes, period and deadline in
 ns) and N_topo.csv (links at 1 Gb/s, processing in ns). An instance is feasible if no stream's best case exceeds its
 deadline. Every stream is requested as a periodic transfer of one frame, in the order of the deadlines; an instance
-counts as admitted if all its streams are. Switches are ideal: their delay is constant, meters and shapers are exact.
+counts as admitted if all its streams are. Switches are ideal: their delay is constant, meters are exact, and links have
+their rate without a shaper.
 
 Three ways to state the same streams: without a largest frame, on a map whose largest frame is 1514 bytes; with it; and
-with it on a map whose largest frame is the largest of the instance, as the instances know no other traffic.
+with it on a map without other traffic, as the instances and their published schedules know none: no best-effort frame
+is in transmission, and the largest frame is that of the instance.
 
     .venv/bin/python bench/tsn_admission.py FOLDER [--quick] [--out FILE.json]
 """
@@ -38,7 +40,7 @@ from topologies.maps import Map, MapLink, MapNode
 QUICK_EVERY = 8
 MTU_BYTES = 1500
 LINK_GBPS = 1.0
-WAYS = ("largest frame of the map", "own frames", "own frames, no larger traffic")
+WAYS = ("largest frame of the map", "own frames", "own frames, no other traffic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ def admitted(instance: Instance, way: str) -> int:
     if way == WAYS[2]:
         largest_bytes = max(stream.size_bytes for stream in instance.streams)
         network = replace(network, mtu_bytes=largest_bytes - ETHERNET_HEADER_BYTES)
-    calibration = Calibration(instance.processing_us, instance.processing_us, 0.0, 0.0, 0.0)
+    best_effort_bytes = 0 if way == WAYS[2] else None
+    calibration = Calibration(instance.processing_us, instance.processing_us, 0.0, 0.0, 0.0, best_effort_bytes)
     calendar, live = Calendar(), LiveReservations(network, calibration)
     for number, stream in enumerate(sorted(instance.streams, key=lambda stream: stream.deadline_us)):
         requirement = Requirement(

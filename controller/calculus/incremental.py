@@ -261,5 +261,5 @@ class ProofUpdate(Generic[Key]):
         """By how much D of a server may exceed F."""
         server = self.servers[name]
         if name in self.proof.activity_slack_us:
-            return MAX_EXCESS * (server.latency_us - server.min_delay_us)
+            return MAX_EXCESS * max(0.0, server.latency_us - server.min_delay_us)
         return MAX_EXCESS * (self.load.loads[name].jitterless_delay_us(server) - server.min_delay_us)

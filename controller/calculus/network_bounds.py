@@ -43,8 +43,12 @@ class Calibration:
     """Properties of software that the model depends on: processing time of a switch, granularity of meters and shapers.
 
     A meter refills every `meter_tick_us`, so it passes one tick's rate beyond its burst (0: it refills continuously and
-    holds its burst to the byte); a shaper passes two frames or `shaper_burst_us` of its rate at once. The gap between
-    two windows or lifetimes at the first switch is at most `clock_us` shorter than planned (`gate_schedule`).
+    holds its burst to the byte); a shaper passes two frames or `shaper_burst_us` of its rate at once (0: the link has
+    that rate itself). The gap between two windows or lifetimes at the first switch is at most `clock_us` shorter than
+    planned (`gate_schedule`).
+
+    `best_effort_frame_bytes`: the largest best-effort frame that can delay a reserved one (None: the largest of the
+    map). With frame preemption (IEEE 802.1Qbu, 802.3br) 143 bytes; 0 where there is no other traffic.
 
     The processing times are those measured at one ovs-vswitchd (userspace datapath, real-time priority), idle and
     beside a flood: 10 us at least; 371 to 664 us or less for 99.9 % of packets, plus half as much again.
@@ -55,6 +59,11 @@ class Calibration:
     meter_tick_us: float = 1000.0
     shaper_burst_us: float = 1000.0
     clock_us: float = 40_000.0
+    best_effort_frame_bytes: int | None = None
+
+    def other_frame_bits(self, largest_bits: float) -> float:
+        """The largest frame of other traffic that can be in transmission when a reserved one arrives."""
+        return largest_bits if self.best_effort_frame_bytes is None else self.best_effort_frame_bytes * 8.0
 
     @property
     def switch_variation_us(self) -> float:
@@ -250,11 +259,13 @@ def _ports(network: Network, calibration: Calibration) -> Mapping[str, Server]:
 
 def _port(link: DirectedLink, frame_bits: float, calibration: Calibration) -> Server:
     rate_bps = float(link.capacity_bps)
-    burst_bits = frame_bits + max(2 * frame_bits, rate_bps * calibration.shaper_burst_us / 1e6)
+    burst_bits = frame_bits
+    if calibration.shaper_burst_us:
+        burst_bits += max(2 * frame_bits, rate_bps * calibration.shaper_burst_us / 1e6)
     burst_bits += rate_bps * calibration.switch_variation_us / 1e6
     return Server(
         rate_bps=rate_bps,
-        latency_us=frame_bits / rate_bps * 1e6,
+        latency_us=calibration.other_frame_bits(frame_bits) / rate_bps * 1e6,
         min_delay_us=_min_delay_us(link),
         max_transit_us=link.propagation_us + calibration.switch_max_us,
         transit_jitter_us=calibration.switch_variation_us,
