@@ -10,6 +10,7 @@ The extension depends on the busy period, and this on the sets; the least consis
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -112,6 +113,19 @@ def _consistent_sets(
             return sets, extension_us, extension_us - busy_us - lateness_us
         extension_us = (busy_us + lateness_us) * EXTENSION_HEADROOM
     return None
+
+
+def may_become_concurrent(flows: Iterable[CrossFlow], extension_us: float) -> bool:
+    """Whether an extension of activities by up to this may change which streams are concurrent."""
+    activities = [flow.activity for flow in flows if flow.activity is not ALWAYS]
+    if any(activity.window is not None for activity in activities):
+        return True
+    ends_s = sorted(activity.end_s for activity in activities)
+    for activity in activities:
+        later = bisect_left(ends_s, activity.start_s - extension_us / 1e6)
+        if later < len(ends_s) and ends_s[later] < activity.start_s:
+            return True
+    return False
 
 
 def least_server_delay_us(server: Server, flows: Sequence[CrossFlow], extension_us: float) -> float:

@@ -32,6 +32,7 @@ from controller.calculus.busy_period import (
     Unstable,
     considers_activities,
     least_server_delay_us,
+    may_become_concurrent,
     server_delay,
 )
 from controller.calculus.curves import Server
@@ -118,7 +119,7 @@ class ProofUpdate(Generic[Key]):
         self.clock_us = clock_us
         self.headroom_share = headroom_share
         self.changed_servers: set[str] = set()
-        self._analysed_by_sets: set[str] = set()
+        self._changing_sets: set[str] = set()
         self._to_raise: dict[str, None] = {}
         self._to_lower: dict[str, None] = {}
 
@@ -143,7 +144,7 @@ class ProofUpdate(Generic[Key]):
             else:  # removing an always active stream cannot increase a delay
                 self._to_lower[name] = None
         try:
-            return self._restore() and (not self._analysed_by_sets or self._is_least_by_sets())
+            return self._restore() and (not self._changing_sets or self._is_least_by_sets())
         except Unstable:
             return False
 
@@ -170,7 +171,7 @@ class ProofUpdate(Generic[Key]):
 
     def _is_least_by_sets(self) -> bool:
         """Whether the delays at the servers analysed by sets are certain to be within MAX_EXCESS of the least."""
-        for name in self._analysed_by_sets & self.proof.activity_slack_us.keys():
+        for name in self._changing_sets & self.proof.activity_slack_us.keys():
             server, load, delay_us = self.servers[name], self.load.loads[name], self.proof.delay_us[name]
             lateness_us = [flow.lateness_us for flow in load.cross_flows(self.servers, self.proof.spread_s, 0.0)]
             flows = load.cross_flows(self.servers, self.proof.spread_s)
@@ -249,8 +250,10 @@ class ProofUpdate(Generic[Key]):
         """
         server, load, proof = self.servers[name], self.load.loads[name], self.proof
         if load.intermittent and considers_activities(load.intermittent, load.rate_bps, server):
-            self._analysed_by_sets.add(name)
-            result = server_delay(server, load.cross_flows(self.servers, proof.spread_s), self.clock_us)
+            flows = load.cross_flows(self.servers, proof.spread_s)
+            result = server_delay(server, flows, self.clock_us)
+            if may_become_concurrent(flows, result.extension_us):
+                self._changing_sets.add(name)
             proof.activity_slack_us[name] = result.burst_slack_bits / server.rate_bps * 1e6, result.lateness_slack_us
             return result.delay_us
         if proof.activity_slack_us:
@@ -260,6 +263,10 @@ class ProofUpdate(Generic[Key]):
     def _tolerated_excess_us(self, name: str) -> float:
         """By how much D of a server may exceed F."""
         server = self.servers[name]
-        if name in self.proof.activity_slack_us:
-            return MAX_EXCESS * max(0.0, server.latency_us - server.min_delay_us)
-        return MAX_EXCESS * (self.load.loads[name].jitterless_delay_us(server) - server.min_delay_us)
+        load, by_sets = self.load.loads[name], name in self.proof.activity_slack_us
+        least_us = (
+            load.jitterless_delay_by_sets_us(self.servers, server, self.clock_us)
+            if by_sets
+            else load.jitterless_delay_us(server)
+        )
+        return MAX_EXCESS * max(0.0, least_us - server.min_delay_us)

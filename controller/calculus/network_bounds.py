@@ -59,7 +59,7 @@ class Calibration:
     meter_tick_us: float = 1000.0
     shaper_burst_us: float = 1000.0
     clock_us: float = 40_000.0
-    best_effort_frame_bytes: int | None = None
+    best_effort_frame_bytes: float | None = None
 
     def other_frame_bits(self, largest_bits: float) -> float:
         """The largest frame of other traffic that can be in transmission when a reserved one arrives."""

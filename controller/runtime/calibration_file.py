@@ -40,5 +40,6 @@ def _mistakes(values: Mapping[str, object]) -> list[str]:
         if name not in known:
             mistakes.append(f"unknown field {name!r}; the fields are {', '.join(known)}")
         elif isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < 0:
-            mistakes.append(f"{name} is {value!r}; it must be a number of microseconds, 0 or more")
+            unit = "bytes" if name.endswith("_bytes") else "microseconds"
+            mistakes.append(f"{name} is {value!r}; it must be a number of {unit}, 0 or more")
     return mistakes
