@@ -120,6 +120,8 @@ class ProofUpdate(Generic[Key]):
         self.headroom_share = headroom_share
         self.changed_servers: set[str] = set()
         self._changing_sets: set[str] = set()
+        self._jitter_us: Rates = {}
+        """By how much jitter delays at servers analysed by sets, at most."""
         self._to_raise: dict[str, None] = {}
         self._to_lower: dict[str, None] = {}
 
@@ -176,7 +178,7 @@ class ProofUpdate(Generic[Key]):
             lateness_us = [flow.lateness_us for flow in load.cross_flows(self.servers, self.proof.spread_s, 0.0)]
             flows = load.cross_flows(self.servers, self.proof.spread_s)
             least_us = least_server_delay_us(server, flows, max(lateness_us) + self.clock_us)
-            if delay_us <= least_us + self._tolerated_excess_us(name):
+            if delay_us <= least_us + self._tolerated_excess_us(name, least_us):
                 continue
             shrunk_us = server.min_delay_us + (delay_us - server.min_delay_us) / (1 + MAX_EXCESS)
             shrunk = load.cross_flows(self.servers, self.proof.spread_s, 1 / (1 + MAX_EXCESS))
@@ -203,7 +205,7 @@ class ProofUpdate(Generic[Key]):
         """
         proof = self.proof
         old_delay_us, bound_us = proof.delay_us[name], self._delay_bound(name)
-        tolerated_us = self._tolerated_excess_us(name)
+        tolerated_us = self._tolerated_excess_us(name, bound_us)
         if bound_us <= old_delay_us:
             proof.update_slack(name, self.servers[name], bound_us, old_delay_us, tolerated_us)
             if old_delay_us > bound_us + tolerated_us:
@@ -230,7 +232,7 @@ class ProofUpdate(Generic[Key]):
         """Evaluate F at a server and lower D if it exceeds F by more than is tolerated."""
         proof = self.proof
         old_delay_us, bound_us = proof.delay_us[name], self._delay_bound(name)
-        tolerated_us = self._tolerated_excess_us(name)
+        tolerated_us = self._tolerated_excess_us(name, bound_us)
         if old_delay_us <= bound_us + tolerated_us:
             proof.update_slack(name, self.servers[name], bound_us, old_delay_us, tolerated_us)
             return
@@ -252,6 +254,7 @@ class ProofUpdate(Generic[Key]):
         if load.intermittent and considers_activities(load.intermittent, load.rate_bps, server):
             flows = load.cross_flows(self.servers, proof.spread_s)
             result = server_delay(server, flows, self.clock_us)
+            self._jitter_us[name] = load.jitter_bits(flows) / server.rate_bps * 1e6
             if may_become_concurrent(flows, result.extension_us):
                 self._changing_sets.add(name)
             proof.activity_slack_us[name] = result.burst_slack_bits / server.rate_bps * 1e6, result.lateness_slack_us
@@ -260,13 +263,11 @@ class ProofUpdate(Generic[Key]):
             proof.activity_slack_us.pop(name, None)
         return load.delay_bound_us(server, proof.spread_s)
 
-    def _tolerated_excess_us(self, name: str) -> float:
-        """By how much D of a server may exceed F."""
+    def _tolerated_excess_us(self, name: str, bound_us: float) -> float:
+        """By how much D of a server may exceed F, which is `bound_us`."""
         server = self.servers[name]
-        load, by_sets = self.load.loads[name], name in self.proof.activity_slack_us
-        least_us = (
-            load.jitterless_delay_by_sets_us(self.servers, server, self.clock_us)
-            if by_sets
-            else load.jitterless_delay_us(server)
-        )
+        if name in self.proof.activity_slack_us:  # jitter delays by at most what it adds to the bursts
+            least_us = max(server.latency_us, bound_us - self._jitter_us[name])
+        else:
+            least_us = self.load.loads[name].jitterless_delay_us(server)
         return MAX_EXCESS * max(0.0, least_us - server.min_delay_us)

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 from controller.booking.peak_load import ALWAYS
-from controller.calculus.busy_period import CrossFlow, Unstable, least_server_delay_us
+from controller.calculus.busy_period import CrossFlow, Unstable
 from controller.calculus.curves import Group, Server, ShapingCurve, backlog_bound_bits, delay_bound_us
 from controller.calculus.streams import Stream
 from controller.domain.frozen import frozen
@@ -53,7 +53,6 @@ class ServerLoad(Generic[Key]):
     intermittent: int = 0
     """How many of the streams are not always active."""
     _jitterless_us: float | None = None
-    _jitterless_by_sets_us: float | None = None
 
     def delay_bound_us(self, server: Server, spread_s: Rates) -> float:
         """Return the delay bound if all streams are always active. `spread_s`: the jitter of the delays of all servers.
@@ -85,13 +84,10 @@ class ServerLoad(Generic[Key]):
             self._jitterless_us = delay_bound_us(server, groups)
         return self._jitterless_us
 
-    def jitterless_delay_by_sets_us(self, servers: Mapping[str, Server], server: Server, clock_us: float) -> float:
-        """Return the same for the streams that are concurrent whatever the delays."""
-        if self._jitterless_by_sets_us is None:
-            flows = self.cross_flows(servers, {}, 0.0)
-            lateness_us = max(flow.lateness_us for flow in flows)
-            self._jitterless_by_sets_us = least_server_delay_us(server, flows, lateness_us + clock_us)
-        return self._jitterless_by_sets_us
+    def jitter_bits(self, flows: Iterable[CrossFlow]) -> float:
+        """Return by how much the jitter of delays has increased the bursts of all streams, which `flows` are."""
+        bursts_bits = sum([flow.burst_bits for flow in flows])
+        return bursts_bits - sum([inflow.burst_bits for inflow in self.inflows.values()])
 
     def cross_flows(self, servers: Mapping[str, Server], spread_s: Rates, share: float = 1.0) -> list[CrossFlow]:
         """Return its streams one by one, as the analysis of activities needs them, with this share of the jitter."""
