@@ -117,13 +117,18 @@ def _consistent_sets(
 
 def may_become_concurrent(flows: Iterable[CrossFlow], extension_us: float) -> bool:
     """Whether an extension of activities by up to this may change which streams are concurrent."""
-    activities = [flow.activity for flow in flows if flow.activity is not ALWAYS]
-    if any(activity.window is not None for activity in activities):
-        return True
-    ends_s = sorted(activity.end_s for activity in activities)
-    for activity in activities:
-        later = bisect_left(ends_s, activity.start_s - extension_us / 1e6)
-        if later < len(ends_s) and ends_s[later] < activity.start_s:
+    starts_s, ends_s = [], []
+    for flow in flows:
+        activity = flow.activity
+        if activity is not ALWAYS:
+            if activity.window is not None:
+                return True
+            starts_s.append(activity.start_s)
+            ends_s.append(activity.end_s)
+    ends_s.sort()
+    for start_s in starts_s:
+        later = bisect_left(ends_s, start_s - extension_us / 1e6)
+        if later < len(ends_s) and ends_s[later] < start_s:
             return True
     return False
 
