@@ -128,6 +128,9 @@ class _Reader:
         multiplexing = self.network.get("multiplexing", "FIFO")
         if multiplexing != "FIFO":
             self._note("network.multiplexing", multiplexing, 'must be "FIFO": the bounds assume servers in this order')
+        options = self.network.get("analysis_option", ["IS"])
+        if not isinstance(options, list):
+            self._note("network.analysis_option", options, 'must be an array such as ["IS"]')
         packetizer = self.network.get("packetizer", False)
         if not isinstance(packetizer, bool):
             self._note("network.packetizer", packetizer, "must be true or false")
@@ -169,7 +172,8 @@ class _Reader:
             if rate <= 0:
                 self._note(f"{place}.service_curve.rates", rate, "must be above 0")
         capacity_bps: float | None = None
-        if "IS" in self.network.get("analysis_option", ["IS"]):
+        options = self.network.get("analysis_option", ["IS"])
+        if isinstance(options, list) and "IS" in options:
             value = facts.get("capacity", self.network.get("capacity"))
             fastest = max((rate for rate, _ in curves), default=1.0)
             capacity_bps = fastest if value is None else self._quantity(f"{place}.capacity", value, "rate", facts)
@@ -186,7 +190,11 @@ class _Reader:
         longest = facts.get("max_packet_length", self.network.get("max_packet_length"))
         packet_bits = None if longest is None else self._quantity(f"{place}.max_packet_length", longest, "data", facts)
         flows = [PortFlow(name, self._path(f"{place}.path", facts.get("path"), servers), buckets, packet_bits)]
-        for branch, other in enumerate(facts.get("multicast") or ()):
+        branches = facts.get("multicast", [])
+        if not isinstance(branches, list):
+            self._note(f"{place}.multicast", branches, "must be an array of paths")
+            branches = []
+        for branch, other in enumerate(branches):
             where = f"{place}.multicast[{branch}]"
             label, branch_facts = self._named(where, other)
             path = self._path(f"{where}.path", branch_facts.get("path"), servers)
@@ -198,7 +206,7 @@ class _Reader:
             self._note(place, path, "must be an array of at least one server's name")
             return ()
         for name in path:
-            if name not in servers:
+            if not isinstance(name, str) or name not in servers:
                 self._note(place, name, "must be the name of a server")
         if len(set(map(str, path))) < len(path):
             self._note(place, path, "must cross every server at most once")
@@ -248,6 +256,6 @@ class _Reader:
         seconds = SECONDS[parts.get("time") or parts.get("long") or "s"]
         amount = float(found[1]) * (factor / seconds if kind == "rate" else factor * seconds)
         if not isfinite(amount) or amount < 0:
-            self._note(place, value, "must not be negative")
+            self._note(place, value, "must be finite and not negative")
             return nan
         return amount

@@ -92,6 +92,10 @@ def test_an_overloaded_network_has_no_bounds() -> None:
     assert [bound.linear_program_us for bound in output_port_bounds(network)][:2] == [None, None]
 
 
+def test_a_network_without_flows_has_no_bounds() -> None:
+    assert output_port_bounds(network_from_json(changed(flows=[]))) == []
+
+
 @pytest.mark.parametrize(
     ("document", "mistakes"),
     [
@@ -117,10 +121,13 @@ def test_an_overloaded_network_has_no_bounds() -> None:
         (changed(flows__2__arrival_curve__rates=[1, 2]),
          ["flows[2].arrival_curve: must have as many bursts as rates, not [1, 2]"]),
         (changed(flows__2__arrival_curve__bursts=["-3B"]),
-         ["flows[2].arrival_curve.bursts: must not be negative, not '-3B'"]),
+         ["flows[2].arrival_curve.bursts: must be finite and not negative, not '-3B'"]),
         (changed(flows__2__arrival_curve__bursts=["10ms"], flows__1__name=7),
          ["flows[1].name: must be a name, not 7",
           'flows[2].arrival_curve.bursts: must be a number, or a number with a unit such as "1500B", not \'10ms\'']),
+        (changed(network__analysis_option=True),
+         ['network.analysis_option: must be an array such as ["IS"], not True']),
+        (changed(flows__0__multicast=3), ["flows[0].multicast: must be an array of paths, not 3"]),
         (changed(network__packetizer=True, flows__1__max_packet_length=None),
          ["f1: needs a max_packet_length, because network.packetizer is true"]),
     ],
