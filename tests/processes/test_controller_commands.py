@@ -67,7 +67,8 @@ def test_a_transfer_held_and_committed(controller: Controller) -> None:
 def test_a_refusal_says_what_would_fit_and_exits_with_3(controller: Controller) -> None:
     output = run(controller, "reserve", "edge1", "cloud", "--rate", "90M", code=3)
     assert "Error: edge1-cloud needs 90 Mb/s; edge1->s1 has 76 Mb/s free" in output
-    assert "edge1-cloud: " in output.split("This would be accepted now")[1]
+    offer = output.split("edge1-cloud would be accepted now with ")[1].split()
+    assert of_json(run(controller, "quote", "edge1", "cloud", *offer, "--json"))["admitted"] is True
     quoted = run(controller, "quote", "edge1", "cloud", "--rate", "90M", code=3)
     assert "Error: edge1-cloud needs 90 Mb/s" in quoted
     assert '"code": "no_capacity"' in run(controller, "reserve", "edge1", "cloud", "--rate", "90M", "--json", code=3)

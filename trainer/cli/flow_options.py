@@ -83,6 +83,20 @@ def requirement_of(options: Mapping[str, Any]) -> Json:
     return fields
 
 
+def as_options(requirement: Mapping[str, Any]) -> str:
+    """The fields of a requirement as options that give it."""
+    options = {field: option for option, field in REQUIREMENT_FIELDS.items()}
+    return " ".join(f"--{options[field]} {_written(field, value)}" for field, value in requirement.items())
+
+
+def _written(field: str, value: Any) -> str:
+    """A value with its unit; not rounded, so that the option is accepted as the offer is."""
+    for suffix, scale, unit in (("_bps", 1e6, "M"), ("_bytes", 1e3, "kB"), ("_us", 1e3, "ms"), ("_ms", 1, "ms")):
+        if field.endswith(suffix):
+            return f"{value / scale:.12g}{unit}"
+    return str(value)
+
+
 def request_of(source: str, destination: str, options: Mapping[str, Any]) -> Json:
     """The request for a reservation of one flow.
 

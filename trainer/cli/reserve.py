@@ -15,9 +15,9 @@ from trainer.cli.controller_access import (
     print_json,
     print_reservation,
 )
-from trainer.cli.flow_options import Json, flow_options, request_of
+from trainer.cli.flow_options import Json, as_options, flow_options, request_of
 from trainer.cli.quantities import SIZE
-from trainer.errors import EXIT_NETWORK, ReservationRefusedError, UsageError
+from trainer.errors import ReservationRefusedError, UsageError
 
 _FILE_HELP = "Request as JSON, as in docs/rest-api.md (- for stdin), instead of SOURCE DESTINATION and their options."
 
@@ -47,8 +47,7 @@ def reserve(
         try:
             content = client.send("POST", "/v1/reservations", body, key=key)
         except ReservationRefusedError as error:
-            _print_advice(error.problem)
-            raise
+            raise ReservationRefusedError(f"{error}{_advice(error.problem)}", error.problem) from error
     if as_json:
         print_json(content)
     else:
@@ -91,10 +90,7 @@ def quote(
             for flow in content["flows"]:
                 print_flow(flow)
     if content.get("admitted") is False:
-        if not as_json:
-            _print_advice(content["problem"])
-        click.echo(f"Error: {content['problem']['detail']}", err=True)
-        raise SystemExit(EXIT_NETWORK)
+        raise ReservationRefusedError(f"{content['problem']['detail']}{_advice(content['problem'])}")
 
 
 def _request(source: str | None, destination: str | None, file: IO[str] | None, options: dict[str, Any]) -> Json:
@@ -133,13 +129,9 @@ def _print_volumes(content: Json) -> None:
         click.echo(f"  {' > '.join(flow['path'])}  {flow['rate_bps'] / 1e6:.2f} Mb/s  {flow['transfer_ms']:.1f} ms")
 
 
-def _print_advice(problem: Json) -> None:
-    """Print on stderr when the request would fit, and the nearest one that fits now."""
-    if problem.get("fits_at"):
-        click.echo(f"It would fit at {problem['fits_at']}.", err=True)
+def _advice(problem: Json) -> str:
+    """When the request would fit, and the nearest one that would be accepted now, as lines after the refusal."""
+    lines = [f"It would fit at {problem['fits_at']}."] if problem.get("fits_at") else []
     flows = (problem.get("offer") or {}).get("flows", [])
-    if flows:
-        click.echo("This would be accepted now (--json shows it as a request):", err=True)
-    for flow in flows:
-        facts = ", ".join(f"{name} {value}" for name, value in flow["requirement"].items())
-        click.echo(f"  {flow['name']}: {facts}", err=True)
+    lines += [f"{flow['name']} would be accepted now with {as_options(flow['requirement'])}" for flow in flows]
+    return "".join(f"\n  {line}" for line in lines)
