@@ -8,6 +8,7 @@ from typing import Any
 import click
 import pytest
 
+from trainer.cli.flow_options import as_options
 from trainer.cli.quantities import DURATION_S, INSTANT, PORTS, RATE, SIZE, TIME_US
 
 
@@ -60,3 +61,16 @@ def test_a_time_may_be_given_from_now_on() -> None:
 def test_what_is_no_quantity_is_named_with_an_example(kind: Any, text: str, words: str) -> None:
     with pytest.raises(click.BadParameter, match=words.replace("+", r"\+")):
         kind.convert(text, None, None)
+
+
+def test_an_offer_is_written_as_options_that_give_it_exactly() -> None:
+    requirement = {
+        "min_bandwidth_bps": 60_123_456, "burst_bytes": 150_307, "max_latency_us": 45_400.1, "rank": 3,
+        "protection": "link_disjoint",
+    }  # fmt: skip
+    text = as_options(requirement)
+    assert text == "--rate 60.123456M --burst 150.307kB --latency 45.4001ms --rank 3 --protection link_disjoint"
+    options = dict(zip(*[iter(text.split())] * 2, strict=True))
+    assert RATE.convert(options["--rate"], None, None) == requirement["min_bandwidth_bps"]
+    assert SIZE.convert(options["--burst"], None, None) == requirement["burst_bytes"]
+    assert TIME_US.convert(options["--latency"], None, None) == requirement["max_latency_us"]
