@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from emulation.fault_injection import FaultInjector
+from machine.polling import wait_until
 from tests.forked_processes import FORK_SERVER
 from tests.network.conftest import Network
 from trainer.planning.plan import EdgePlan, Offer, RoundPlan
@@ -180,6 +182,23 @@ def test_a_controller_that_is_down_is_reported_and_best_effort_suggested(tmp_pat
     assert done.summary["status"] == "failed"
     assert "http://127.0.0.1:9" in done.stderr
     assert "--best-effort" in done.stderr
+
+
+def test_a_partition_is_told_at_once_with_the_link_that_is_down(pair: Network, tmp_path: Path) -> None:
+    faults = FaultInjector(pair.topology, pair.note.ovs_directory)
+
+    def is_up() -> bool:
+        return all(link["up"] for link in pair.api.get("/v1/network").json()["links"])
+
+    try:
+        faults.set_link("s1", "s2", up=False)
+        wait_until(lambda: not is_up())
+        trained = train(tmp_path, "--ask-timeout", "3600")
+    finally:
+        faults.set_link("s1", "s2", up=True)
+        wait_until(is_up)
+    assert trained.returncode == 3
+    assert "No path from edge1, edge2 to cloud: s1-s2 is down." in trained.stderr
 
 
 def test_an_edge_that_never_joins_is_reported(pair: Network, tmp_path: Path) -> None:
