@@ -85,8 +85,8 @@ def requirement_of(options: Mapping[str, Any]) -> Json:
 
 def as_options(requirement: Mapping[str, Any]) -> str:
     """The fields of a requirement as options that give it."""
-    options = {field: option for option, field in REQUIREMENT_FIELDS.items()}
-    return " ".join(f"--{options[field]} {_written(field, value)}" for field, value in requirement.items())
+    options = {field: f"--{option.replace('_', '-')}" for option, field in REQUIREMENT_FIELDS.items()}
+    return " ".join(f"{options.get(field, field)} {_written(field, value)}" for field, value in requirement.items())
 
 
 def _written(field: str, value: Any) -> str:
