@@ -46,16 +46,22 @@ SEND = textwrap.dedent("""
 
 
 def lost_of(
-    network: Network, source: str, port: int, count: int, frame_s: float, directory: Path
+    network: Network,
+    source: str,
+    port: int,
+    count: int,
+    frame_s: float,
+    directory: Path,
+    payload_bytes: int = FULL_PAYLOAD_BYTES,
 ) -> tuple[int, float, str]:
-    """Send largest frames to the cloud; return how many were lost, for how long the machine stalled, and when."""
+    """Send frames to the cloud; return how many were lost, for how long the machine stalled, and when."""
     out = directory / f"received-{port}.json"
     receive = [sys.executable, ENDPOINTS, "receive", str(port), str(out)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE}
     with StallWatch() as watch, network.running_in("cloud", receive, **pipes) as receiver:
         assert receiver.stdout is not None
         assert receiver.stdout.readline() == b"listening\n"
-        numbers = str(port), str(FULL_PAYLOAD_BYTES), str(count), str(frame_s)
+        numbers = str(port), str(payload_bytes), str(count), str(frame_s)
         network.run_in(source, [sys.executable, "-c", SEND, network.topology.ip("cloud"), *numbers])
         receiver.wait(60)
         receiver.stdout.close()
@@ -81,6 +87,22 @@ def test_a_rate_with_a_burst_of_one_frame_is_carried_whole(pair: Network, tmp_pa
         count = ceil(2 / frame_s)
         lost, stalled, stalls = lost_of(pair, "edge1", 7800, count, frame_s, tmp_path)
     assert lost <= stalled / frame_s + STRAY_SHARE * count, f"{lost} of {count} lost; {stalls}"
+
+
+def test_a_flow_of_small_frames_passes_with_a_burst_of_its_own_frame_and_larger_frames_do_not(
+    pair: Network, tmp_path: Path
+) -> None:
+    frame_bytes, rate_bps = 142, 80_000
+    needs = {"min_bandwidth_bps": rate_bps, "burst_bytes": 1, "max_frame_bytes": frame_bytes}
+    with reserved_flow(pair, udp_flow("edge1", "cloud", needs)) as reservation:
+        (granted,) = reservation["flows"]
+        assert frame_bytes <= granted["burst_bytes"] < frame_bytes + 2 * rate_bps / 8000 + 1
+        frame_s = frame_bytes * 8 / (PACE_SHARE * rate_bps)
+        lost, stalled, stalls = lost_of(pair, "edge1", 7800, 100, frame_s, tmp_path, frame_bytes - HEADERS_BYTES)
+        assert lost <= stalled / frame_s, f"{lost} of 100 lost; {stalls}"
+        large, _, _ = lost_of(pair, "edge1", 7800, 20, 4 * frame_s, tmp_path, 4 * frame_bytes - HEADERS_BYTES)
+        assert large == 20
+        assert dropped_by_meters(pair, reservation) >= 20
 
 
 def test_a_burst_that_overflows_a_queue_is_refused_and_the_offered_one_arrives_whole(
