@@ -327,23 +327,6 @@ def carried_flow(reservation: Reservation, placement: Placement) -> CarriedFlow:
     return CarriedFlow.for_lifetime(placement.route, size, start_s, end_s, placement.window, limit, by_programmes)
 
 
-def flows_beyond(before: Reservation, after: Reservation, draining_id: str) -> dict[FlowKey, CarriedFlow]:
-    """What the flows of a reservation could send before a change beyond what they can after it, as flows of that id.
-
-    The packets sent before the change may delay others for as long as they are in the network.
-    """
-    carried_after = {placement.flow.name: placement for placement in after.carried_placements}
-    beyond = {}
-    for old in before.carried_placements:
-        new = carried_after.get(old.flow.name)
-        rate_bps, burst_bytes = old.reserved_bps, old.burst_bytes
-        if new is not None and (new.path, new.backup_path) == (old.path, old.backup_path):
-            rate_bps, burst_bytes = max(0, rate_bps - new.reserved_bps), max(0, burst_bytes - new.burst_bytes)
-        if rate_bps or burst_bytes:
-            beyond[draining_id, old.flow.name] = CarriedFlow(old.route, rate_bps, burst_bytes)
-    return beyond
-
-
 def with_bound(placement: Placement, bound: Bound) -> Placement:
     """The placement with this bound."""
     return replace(

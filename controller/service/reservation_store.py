@@ -14,7 +14,8 @@ from time import monotonic
 from typing import Protocol
 
 from controller.admission.admission import Admitted
-from controller.admission.live_reservations import LiveReservations, flows_beyond
+from controller.admission.draining_flows import flows_beyond
+from controller.admission.live_reservations import LiveReservations
 from controller.admission.restoration import Restoration
 from controller.admission.told_bounds import retold
 from controller.booking.calendar import Booking, Calendar

@@ -141,6 +141,13 @@ def test_rates_that_flows_exchange_leave_room_for_the_next_exchange(service: Ser
     began_s = time.monotonic()
     for number in range(6):
         service.modify(made.id, None, flows(*(rates_bps if number % 2 else rates_bps[::-1])))
-    assert time.monotonic() - began_s < 1.5
+    assert time.monotonic() - began_s < 5, "no exchange waits for the one before"
     bounds = service.queries.reservation(made.id)
     assert all(0 < placement.accumulated_latency_us < 1e6 for placement in bounds.placements)
+
+
+def test_a_flow_that_replaces_another_on_its_path_is_counted_once(service: Service) -> None:
+    first = with_neighbour(service)
+    for port in (7812, 7813, 7810):
+        service.modify(first.id, None, (large(port),))
+    assert service._state.store.drained_s() is None
