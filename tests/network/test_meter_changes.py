@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from machine.polling import wait_until
 from machine.stall_watch import StallWatch, stalled_s
 from tests.network.conftest import Network
 
@@ -133,8 +134,17 @@ def replace_flow(network: Network, identity: str, number: int) -> str:
 
 
 def release_and_reserve(network: Network, identity: str, number: int) -> str:  # noqa: ARG001 - one of several changes
+    """Again when the packets of the released flow have left the network: a request waits for that up to 2 s."""
     assert network.api.delete(f"/v1/reservations/{identity}").status_code == 200
-    return reserve(network, flooding(RATE_BPS))
+    made: list[str] = []
+
+    def is_made() -> bool:
+        response = network.api.post("/v1/reservations", json=flooding(RATE_BPS))
+        made.extend([response.json()["id"]] if response.status_code == 201 else [])
+        return bool(made) or response.json()["code"] != "latency_not_met"
+
+    wait_until(is_made)
+    return made[0]
 
 
 @pytest.mark.parametrize("change", [change_rate, replace_flow, release_and_reserve])
