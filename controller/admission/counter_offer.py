@@ -23,16 +23,14 @@ from functools import wraps
 from math import ceil, floor, inf
 from typing import ParamSpec, TypeVar
 
-from controller.admission.admission import Admitted, Rejected, Request, decide, planning_problem
-from controller.admission.burst_offer import LargestShare
-from controller.admission.feasible_plan import PlanningProblem
+from controller.admission.admission import Admitted, Rejected, Request
 from controller.admission.live_reservations import LiveReservations, as_live_reservations
+from controller.admission.offer_search import LEAST_SHARE, DecisionContext, OfferSearch, with_requirement
 from controller.admission.residual_capacity import ResidualCapacity, granted_burst_bytes, held_lightpaths
 from controller.booking.calendar import Calendar
 from controller.booking.flow_bookings import FlowBooker
 from controller.booking.transfer_rate import RATE_STEP_BPS
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
-from controller.domain.frozen import frozen
 from controller.domain.network import Network
 from controller.domain.path import link_names
 from controller.domain.reservation import Flow, Reservation, least_burst_bytes
@@ -50,20 +48,15 @@ from controller.errors import (
 from controller.optical.grooming import max_flow_bps
 from controller.routing.candidates import candidate_paths
 
+__all__ = ["DecisionContext", "attach_offer", "decide_with_offer", "earliest_fit_s", "nearest_request"]
+
 FIT_TRIES = 16
-OFFER_TRIES = 20
 SEARCH_STEPS = 200
 BOUND_CHECKS = 3
 """Routes analysed for each start time and each offer."""
 
 DRAIN_S = 1.0
 """Time after the end of a booking within which the queues that it caused are certain to be empty."""
-
-LEAST_SHARE = 1 / 128
-"""No offer is below this share of the request."""
-
-LIMIT_STEP_US = 100
-"""Offered latency limits are multiples of this, so that the next small flow does not exceed them."""
 
 
 Returned = TypeVar("Returned")
@@ -85,26 +78,6 @@ def attach_offer(function: Callable[Arguments, Returned]) -> Callable[Arguments,
         return result
 
     return with_offer
-
-
-@frozen
-class DecisionContext:
-    """Everything a decision depends on except the request."""
-
-    network: Network
-    calendar: Calendar
-    live: LiveReservations
-    now_s: float
-    down: frozenset[str]
-    calibration: Calibration
-
-    def decide(self, request: Request) -> Admitted | Rejected:
-        """The admission decision on a request."""
-        return decide(self.network, self.calendar, self.live, request, self.now_s, self.down, self.calibration)
-
-    def problem(self, request: Request) -> PlanningProblem:
-        """The input of the decision on a request."""
-        return planning_problem(self.network, self.calendar, self.live, request, self.now_s)
 
 
 def decide_with_offer(
@@ -181,12 +154,12 @@ def _booking_ends_s(context: DecisionContext, request: Request) -> set[float]:
 
 def nearest_request(context: DecisionContext, request: Request, error: Refused) -> tuple[Flow, ...] | None:
     """The flows of the nearest request that is admitted now, with the bursts that it grants; None if none was found."""
-    search = _OfferSearch(context, replace(request, search_steps=SEARCH_STEPS, bound_checks=BOUND_CHECKS))
+    search = OfferSearch(context, replace(request, search_steps=SEARCH_STEPS, bound_checks=BOUND_CHECKS))
     found = _nearest_request(search, error)
     return None if found is None else search.with_granted_bursts(found)
 
 
-def _nearest_request(search: _OfferSearch, error: Refused) -> tuple[Flow, ...] | None:
+def _nearest_request(search: OfferSearch, error: Refused) -> tuple[Flow, ...] | None:
     context, request = search.context, search.request
 
     def with_lower_rates(share: float) -> tuple[Flow, ...]:
@@ -198,13 +171,13 @@ def _nearest_request(search: _OfferSearch, error: Refused) -> tuple[Flow, ...] |
 
     def with_less_of_both(share: float) -> tuple[Flow, ...]:
         smaller = zip(with_smaller_bursts(share), with_lower_rates(share), strict=True)
-        return tuple(_with(lower, burst_bytes=flow.requirement.burst_bytes) for flow, lower in smaller)
+        return tuple(with_requirement(lower, burst_bytes=flow.requirement.burst_bytes) for flow, lower in smaller)
 
     burst_bytes = _granted_burst_bytes(context, request)
     if isinstance(error, NoDisjointPath):
         return search.first([
             tuple(_link_disjoint(flow) for flow in request.flows),
-            tuple(_with(flow, protection="none", backup="shared") for flow in request.flows),
+            tuple(with_requirement(flow, protection="none", backup="shared") for flow in request.flows),
         ])  # fmt: skip
     if isinstance(error, NoCapacity | NoSpectrum) or error.facts.get("promise") == "completion":
         widest_bps = _widest_bps(context, request)
@@ -213,7 +186,7 @@ def _nearest_request(search: _OfferSearch, error: Refused) -> tuple[Flow, ...] |
         flow, requested_bps = request.flows[0], request.flows[0].requirement.min_bandwidth_bps or 0
         if widest_bps < max(RATE_STEP_BPS, requested_bps * LEAST_SHARE):
             return None
-        widest = search.first([(_with(flow, min_bandwidth_bps=min(requested_bps, widest_bps)),)])
+        widest = search.first([(with_requirement(flow, min_bandwidth_bps=min(requested_bps, widest_bps)),)])
         return widest or search.nearest(with_lower_rates) or search.nearest(with_less_of_both)
     if isinstance(error, NoBuffer):
         return search.nearest(with_smaller_bursts) or search.nearest(with_less_of_both)
@@ -247,101 +220,10 @@ def _widest_bps(context: DecisionContext, request: Request) -> int | None:
     return widest_bps // RATE_STEP_BPS * RATE_STEP_BPS
 
 
-class _OfferSearch:
-    """Searches for an admitted request similar to a refused one, with at most OFFER_TRIES decisions."""
-
-    def __init__(self, context: DecisionContext, request: Request) -> None:
-        self.context = context
-        self.request = request
-        self.decisions_left = OFFER_TRIES
-        self._granted_burst_bytes: Mapping[str, int] = {}
-        """Of the last admitted request, by flow name."""
-
-    def refusal(self, flows: tuple[Flow, ...]) -> Exception | None:
-        """The reason that these flows are refused; None if they are admitted."""
-        decision = self._decide(flows)
-        return decision.error if isinstance(decision, Rejected) else None
-
-    def _decide(self, flows: tuple[Flow, ...], is_probe: bool = False) -> Admitted | Rejected:
-        self.decisions_left -= 1
-        decision = self.context.decide(replace(self.request, flows=flows, is_probe=is_probe))
-        if isinstance(decision, Admitted):
-            self._granted_burst_bytes = {p.flow.name: p.burst_bytes for p in decision.placements}
-        return decision
-
-    def with_granted_bursts(self, flows: tuple[Flow, ...]) -> tuple[Flow, ...]:
-        """The last admitted request with the bursts that it was granted in place of smaller requested ones."""
-        return tuple(
-            flow
-            if flow.requirement.burst_bytes is None
-            else _with(flow, burst_bytes=self._granted_burst_bytes.get(flow.name, flow.requirement.burst_bytes))
-            for flow in flows
-        )
-
-    def is_refused(self, flows: tuple[Flow, ...]) -> bool:
-        """Whether these flows are refused, decided without a reason."""
-        return isinstance(self._decide(flows, is_probe=True), Rejected)
-
-    def first(self, candidates: Sequence[tuple[Flow, ...]]) -> tuple[Flow, ...] | None:
-        """The first candidate that is admitted."""
-        return next((flows for flows in candidates if self.decisions_left > 0 and self.refusal(flows) is None), None)
-
-    def nearest(self, scaled: Callable[[float], tuple[Flow, ...]]) -> tuple[Flow, ...] | None:
-        """The admitted request of the largest share, by bisection; a share of 1 is known to be refused."""
-        best, low, high = self.first([scaled(LEAST_SHARE)]), LEAST_SHARE, 1.0
-        tries = min(self.decisions_left, 10)
-        for _ in range(tries if best else 0):
-            middle = (low + high) / 2
-            flows = scaled(middle)
-            if flows == best or self.refusal(flows) is None:
-                best, low = flows, middle
-            else:
-                high = middle
-        return best
-
-    def nearest_on_routes(
-        self, scaled: Callable[[float], tuple[Flow, ...]], error: LatencyNotMet
-    ) -> tuple[Flow, ...] | None:
-        """The admitted request of the largest share on the routes of the least one."""
-        least = scaled(LEAST_SHARE)
-        decision = self._decide(least, is_probe=True)
-        if isinstance(decision, Rejected):
-            return None
-
-        def problem_of(share: float) -> PlanningProblem:
-            return self.context.problem(replace(self.request, flows=scaled(share)))
-
-        routes = {placement.flow.name: placement.route for placement in decision.placements}
-        largest = scaled(LargestShare(problem_of, routes, error).find(LEAST_SHARE, 1.0))
-        return largest if largest == least else self.first([largest, least])
-
-    def relaxed(self, error: LatencyNotMet) -> tuple[Flow, ...] | None:
-        """The request with every limit that cannot be met replaced by one that can. `error`: of the request itself."""
-        flows = self.request.flows
-        refusal: Exception | None = error
-        while self.decisions_left > 0:
-            if refusal is None:
-                return flows
-            if not isinstance(refusal, LatencyNotMet):
-                return None
-            name, limit, bound_us = (refusal.facts.get(key) for key in ("flow", "promise", "bound_us"))
-            if limit not in ("latency", "latency_variation") or not isinstance(bound_us, float):
-                return None
-            if refusal.facts.get("reservation") != self.request.reservation_id:
-                return None
-            relaxed = {f"max_{limit}_us": float(ceil(bound_us / LIMIT_STEP_US + 0.5) * LIMIT_STEP_US)}
-            flows = tuple(_with(flow, **relaxed) if flow.name == name else flow for flow in flows)
-            refusal = self.refusal(flows)
-        return None if refusal is not None else flows
-
-
-def _with(flow: Flow, **changes: object) -> Flow:
-    return replace(flow, requirement=replace(flow.requirement, **changes))  # type: ignore[arg-type]
-
-
 def _link_disjoint(flow: Flow) -> Flow:
     """The flow with link-disjoint in place of duct-disjoint protection."""
-    return _with(flow, protection="link_disjoint") if flow.requirement.protection == "duct_disjoint" else flow
+    is_duct_disjoint = flow.requirement.protection == "duct_disjoint"
+    return with_requirement(flow, protection="link_disjoint") if is_duct_disjoint else flow
 
 
 def _with_lower_rate(flow: Flow, share: float) -> Flow:
@@ -349,10 +231,10 @@ def _with_lower_rate(flow: Flow, share: float) -> Flow:
     requirement = flow.requirement
     if requirement.min_bandwidth_bps is not None:
         rate_bps = max(RATE_STEP_BPS, floor(requirement.min_bandwidth_bps * share / RATE_STEP_BPS) * RATE_STEP_BPS)
-        flow = _with(flow, min_bandwidth_bps=min(rate_bps, requirement.min_bandwidth_bps))
+        flow = with_requirement(flow, min_bandwidth_bps=min(rate_bps, requirement.min_bandwidth_bps))
     if requirement.deadline_ms is not None:
         deadline_ms = ceil(requirement.deadline_ms / share * 10) / 10
-        flow = _with(flow, deadline_ms=min(deadline_ms, requirement.period_ms or inf))
+        flow = with_requirement(flow, deadline_ms=min(deadline_ms, requirement.period_ms or inf))
     return flow
 
 
@@ -360,7 +242,7 @@ def _with_smaller_burst(flow: Flow, share: float, burst_bytes: int, largest_fram
     """The flow with a smaller burst, at least what its rate needs; of a transfer, at least one frame."""
     frame_bytes = flow.requirement.frame_bytes(largest_frame_bytes)
     least_bytes = least_burst_bytes(flow.requirement.min_bandwidth_bps or 0, frame_bytes)
-    return _with(flow, burst_bytes=max(min(least_bytes, burst_bytes), floor(burst_bytes * share)))
+    return with_requirement(flow, burst_bytes=max(min(least_bytes, burst_bytes), floor(burst_bytes * share)))
 
 
 def _granted_burst_bytes(context: DecisionContext, request: Request) -> Mapping[str, int]:
