@@ -24,6 +24,8 @@ from topologies.maps import Map, MapLink, MapNode
 
 METRO = network_from_map(load_map("metro"))
 CALIBRATION = Calibration(clock_us=0.0)
+HARDWARE = Calibration(5.0, 5.0, 0.0, 0.0, 0.0, best_effort_frame_bytes=0)
+"""Exact meters, links without a shaper, no other traffic."""
 PERIOD_US = 1_500_000
 PATTERNS = ("all at once", "greedy from any moment", "saves up and bursts", "as it comes")
 
@@ -96,8 +98,15 @@ class Queues:
     idle port, shapers that let some frames through at once, switches that take now least and now most of their time.
     """
 
-    def __init__(self, network: Network, flows: Mapping[int, ShapedFlow], chance: random.Random) -> None:
+    def __init__(
+        self,
+        network: Network,
+        flows: Mapping[int, ShapedFlow],
+        chance: random.Random,
+        calibration: Calibration = CALIBRATION,
+    ) -> None:
         self.network = network
+        self.calibration = calibration
         self.chance = chance
         self.links = {number: network.links_along(flow.path) for number, flow in flows.items()}
         self.free_at_s: dict[str, float] = {}
@@ -116,7 +125,7 @@ class Queues:
             link = links[packet.hop]
             done_s = self._transmit(link, packet)
             if packet.hop + 1 < len(links):
-                work_us = self.chance.choice((CALIBRATION.switch_min_us, CALIBRATION.switch_max_us))
+                work_us = self.chance.choice((self.calibration.switch_min_us, self.calibration.switch_max_us))
                 # A switch keeps the order of what comes in over one link.
                 ready_s = max(done_s + (link.propagation_us + work_us) / 1e6, self.ready_at_s.get(link.name, 0.0))
                 self.ready_at_s[link.name] = ready_s
@@ -131,9 +140,11 @@ class Queues:
     def _transmit(self, link: DirectedLink, packet: Packet) -> float:
         name, frame_s = link.name, self.network.max_frame_bytes * 8 / link.capacity_bps
         if self.free_at_s.get(name, 0.0) <= packet.now_s:
-            self.free_at_s[name] = packet.now_s + frame_s
+            other_bits = self.calibration.other_frame_bits(self.network.max_frame_bytes * 8)
+            self.free_at_s[name] = packet.now_s + other_bits / link.capacity_bps
         self.free_at_s[name] += packet.frame_bytes * 8 / link.capacity_bps
-        at_once_s = self.chance.choice((0.0, max(2 * frame_s, CALIBRATION.shaper_burst_us / 1e6)))
+        shaper_s = self.calibration.shaper_burst_us / 1e6
+        at_once_s = self.chance.choice((0.0, max(2 * frame_s, shaper_s) if shaper_s else 0.0))
         quickest_s = packet.now_s + packet.frame_bytes * 8 / link.capacity_bps
         done_s = max(quickest_s, self.free_at_s[name] - at_once_s, self.left_at_s.get(name, 0.0))
         self.left_at_s[name] = done_s
@@ -149,9 +160,16 @@ class Queues:
         self.most_bytes[name] = max(self.most_bytes.get(name, 0), sum(size for _, size in queue))
 
 
-def packets_of(number: int, flow: ShapedFlow, pattern: str, network: Network, chance: random.Random) -> list[Packet]:
+def packets_of(
+    number: int,
+    flow: ShapedFlow,
+    pattern: str,
+    network: Network,
+    chance: random.Random,
+    calibration: Calibration = CALIBRATION,
+) -> list[Packet]:
     """A source within its bucket and its activity."""
-    depth = flow.burst_bytes + flow.rate_bps / 8 * CALIBRATION.meter_tick_us / 1e6
+    depth = flow.burst_bytes + flow.rate_bps / 8 * calibration.meter_tick_us / 1e6
     moment_s, tokens = 0.0 if pattern == "all at once" else chance.uniform(0, 0.05), depth
     packets: list[Packet] = []
     while moment_s < 3.0 and len(packets) < 60:
@@ -247,6 +265,24 @@ def test_no_packet_is_later_than_its_bound_by_linear_programmes(
         if number in bounds:
             assert most_us <= bounds[number].accumulated_latency_us + 0.01
             assert most_us - least_us <= bounds[number].latency_variation_us + 0.01
+
+
+@given(loaded=loaded_networks(), pattern=st.sampled_from(PATTERNS), seed=st.integers(0, 2**32))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_packet_is_later_than_its_bound_on_hardware_without_other_traffic(
+    loaded: tuple[Network, dict[int, ShapedFlow]], pattern: str, seed: int
+) -> None:
+    network, flows = loaded
+    chance = random.Random(seed)
+    try:
+        bounds = bounds_of(network, flows, HARDWARE)
+    except NoBound:
+        return
+    facts = pattern, network, chance, HARDWARE
+    packets = [packet for i, flow in flows.items() for packet in packets_of(i, flow, *facts)]
+    for number, (least_us, most_us) in Queues(network, flows, chance, HARDWARE).run(packets).items():
+        assert most_us <= bounds[number].accumulated_latency_us + 0.01
+        assert most_us - least_us <= bounds[number].latency_variation_us + 0.01
 
 
 @given(loaded=loaded_networks())
