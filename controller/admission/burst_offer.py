@@ -17,12 +17,15 @@ from controller.calculus.network_bounds import NoBound
 from controller.domain.route import Route
 from controller.errors import LatencyNotMet, Refused
 
-PROBES = 8
+PROBES = 5
 CLOSE_ENOUGH = 0.01
 """Relative to the request."""
 
-CHORD_SHARE = 0.995
+CHORD_SHARE = 0.98
 """How far towards the chord's intersection with the limit a step goes; the concave bound lies above the chord."""
+
+LITTLE_SLACK = 0.03
+"""The search ends with a bound this close to its limit, relative to the range between the first two."""
 
 
 class LargestShare:
@@ -37,16 +40,17 @@ class LargestShare:
         holder, flow = refusal.facts.get("reservation"), refusal.facts.get("flow")
         self.key: FlowKey | None = (holder, flow) if isinstance(holder, str) and isinstance(flow, str) else None
         self.promise = refusal.facts.get("promise")
+        self.refusal = refusal
         self.screen = LatencyScreen(problem_of(1.0))
         self.screen.note(refusal)
         self.screen.is_tight = True
 
     def find(self, low: float, high: float) -> float:
         """Return the largest share found, at least `low`."""
-        low_us = self._excess_us(low)
-        high_us = self._excess_us(high)
+        low_us, high_us = self._excess_us(low), self._excess_of(self.refusal)
+        little_us = LITTLE_SLACK * ((high_us or 0.0) - (low_us or 0.0))
         for probe in range(PROBES):
-            if high - low <= CLOSE_ENOUGH:
+            if high - low <= CLOSE_ENOUGH or (low_us is not None and -low_us < little_us):
                 break
             share = (low + high) / 2
             if probe % 2 == 0 and low_us is not None and high_us is not None and low_us < 0 < high_us:

@@ -193,9 +193,10 @@ def _nearest_request(search: OfferSearch, error: Refused) -> tuple[Flow, ...] | 
     if isinstance(error, LatencyNotMet):
         if error.facts.get("reservation") == request.reservation_id:
             return search.nearest_on_routes(with_smaller_bursts, error) or search.relaxed(error)
-        if search.is_refused(with_less_of_both(LEAST_SHARE)):
-            return None
-        return search.nearest_on_routes(with_smaller_bursts, error) or search.nearest_on_routes(with_lower_rates, error)
+        smaller = search.nearest_on_routes(with_smaller_bursts, error)
+        if smaller is not None or search.is_refused(with_less_of_both(LEAST_SHARE)):
+            return smaller
+        return search.nearest_on_routes(with_lower_rates, error)
     return None
 
 
