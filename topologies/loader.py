@@ -10,12 +10,14 @@ from typing import Annotated, Any, Literal
 
 import networkx as nx
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from topologies.identifiers import datapath_id, identifier_mistakes, ip_address, mac_address
 from topologies.maps import (
     MAX_CHANNELS,
     MAX_EMULATED_MBPS,
     MAX_FIBRES,
+    MAX_PORT_NUMBER,
     MIN_QUEUE_BYTES,
     CrossTraffic,
     Grid,
@@ -30,6 +32,10 @@ DIRECTORY = Path(__file__).parent
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,8}$")]
 Ends = tuple[Name, Name]
+PortNumber = Annotated[int, Field(ge=1, le=MAX_PORT_NUMBER)]
+DatapathId = Annotated[int, BeforeValidator(datapath_id)]
+IpAddress = Annotated[str, BeforeValidator(ip_address)]
+MacAddress = Annotated[str, BeforeValidator(mac_address)]
 QueueBytes = Annotated[int, Field(ge=MIN_QUEUE_BYTES, le=10**9)]
 
 
@@ -43,6 +49,9 @@ class _Node(_Strict):
     position_km: tuple[float, float]
     cpu_share: Annotated[float, Field(ge=0.01, le=64)] | None = None
     label: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    datapath_id: DatapathId | None = None
+    ip: IpAddress | None = None
+    mac: MacAddress | None = None
 
 
 class _Link(_Strict):
@@ -52,6 +61,7 @@ class _Link(_Strict):
     channel_rate_gbps: Annotated[float, Field(gt=0, le=10_000)]
     duct: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     queue_bytes: QueueBytes | None = None
+    ports: tuple[PortNumber | None, PortNumber | None] = (None, None)
 
 
 class _CrossTraffic(_Strict):
@@ -136,6 +146,7 @@ def _advice(kind: str, message: str) -> str:
         return "there is no such entry; remove it or correct its spelling"
     if kind == "string_pattern_mismatch":
         return "a name is a lower-case letter and up to 8 further lower-case letters or digits"
+    message = message.removeprefix("Value error, ")
     return message[0].lower() + message[1:]
 
 
@@ -153,6 +164,8 @@ def _check_semantics(raw: object) -> Iterator[_Mistake]:
         if node.get("kind") == "cloud" and "cloud" in kinds.values():
             yield _Mistake(("nodes", index, "kind"), "cloud", "a map has one cloud; make this a host or an edge")
         kinds[name] = str(node.get("kind"))
+    nodes, links = list(_entries(raw, "nodes")), list(_entries(raw, "links"))
+    yield from (_Mistake(*mistake) for mistake in identifier_mistakes(nodes, links))
     yield from _check_links(raw, kinds)
     yield from _check_cross_traffic(raw, kinds)
 
@@ -161,6 +174,7 @@ def _check_links(raw: dict[str, Any], kinds: dict[str, str]) -> Iterator[_Mistak
     graph: nx.Graph[str] = nx.Graph()
     graph.add_nodes_from(kinds)
     scale = raw.get("scale_mbps_per_gbps")
+    is_real = any(node.get("datapath_id") is not None for _, node in _entries(raw, "nodes"))
     for index, link in _entries(raw, "links"):
         ends = link.get("ends")
         if not (isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, str) for end in ends)):
@@ -174,7 +188,7 @@ def _check_links(raw: dict[str, Any], kinds: dict[str, str]) -> Iterator[_Mistak
         if graph.has_edge(*ends):
             yield _Mistake(location, ends, "these two are linked already; raise `channels` of that link instead")
         graph.add_edge(*ends)
-        yield from _check_rate(index, link, scale)
+        yield from _check_rate(index, link, scale, is_real)
         yield from _check_queue(index, link, scale, raw.get("queue_bytes"))
         yield from _check_channels(index, link, raw.get("optical"))
     yield from _check_hosts(raw, kinds, graph)
@@ -182,10 +196,12 @@ def _check_links(raw: dict[str, Any], kinds: dict[str, str]) -> Iterator[_Mistak
         yield from _check_fibres(raw, kinds, graph)
 
 
-def _check_rate(index: int, link: dict[str, Any], scale: object) -> Iterator[_Mistake]:
+def _check_rate(index: int, link: dict[str, Any], scale: object, is_real: bool) -> Iterator[_Mistake]:
     rate, channels = link.get("channel_rate_gbps"), link.get("channels", 1)
     if not (isinstance(rate, (int, float)) and isinstance(channels, int) and isinstance(scale, (int, float))):
         return
+    if is_real:
+        return  # nothing is emulated
     emulated = rate * channels * scale
     if emulated > MAX_EMULATED_MBPS:
         fitting = MAX_EMULATED_MBPS / (rate * channels)
@@ -299,9 +315,12 @@ def _as_map(file: _File) -> Map:
         source=file.source,
         scale_mbps_per_gbps=file.scale_mbps_per_gbps,
         mtu_bytes=file.mtu_bytes,
-        nodes=tuple(MapNode(n.name, n.kind, n.position_km, n.cpu_share, n.label) for n in file.nodes),
+        nodes=tuple(
+            MapNode(n.name, n.kind, n.position_km, n.cpu_share, n.label, n.datapath_id, n.ip, n.mac) for n in file.nodes
+        ),
         links=tuple(
-            MapLink(k.ends, k.length_km, k.channels, k.channel_rate_gbps, k.duct, k.queue_bytes) for k in file.links
+            MapLink(k.ends, k.length_km, k.channels, k.channel_rate_gbps, k.duct, k.queue_bytes, k.ports)
+            for k in file.links
         ),
         cross_traffic=None if cross is None else CrossTraffic(cross.source, cross.sink, cross.bottleneck),
         grid=None if file.optical is None else file.optical.grid,

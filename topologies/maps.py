@@ -1,13 +1,16 @@
 """A map: the network as planned. Frozen data and what is derived from it, no I/O.
 
-Identifiers follow the order of the file, so the emulation, the controller and the trainer derive the same ones
-independently: the first switch has datapath id 1, port n of a node is the n-th link that names it.
+Identifiers are those that the file states, as for a network that exists, or follow its order, so the emulation, the
+controller and the trainer derive the same ones independently: the first switch has datapath id 1, port n of a node is
+the n-th link that names it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from ipaddress import IPv4Address, IPv4Network
+from itertools import count
 from math import ceil
 from typing import Literal
 
@@ -37,6 +40,9 @@ MANAGEMENT_GATEWAY = "10.254.0.1"
 
 MANAGEMENT_NETWORK = "10.254.0.0/16"
 
+MAX_PORT_NUMBER = 4095
+"""Group ids have twelve bits for a port (`fast_failover`)."""
+
 
 def least_queue_bytes(rate_bps: float) -> int:
     """The least queue of a port of that rate: a meter that passes it needs a frame and up to 2 ms of it as burst."""
@@ -47,7 +53,8 @@ def least_queue_bytes(rate_bps: float) -> int:
 class MapNode:
     """A switch or a host; `cpu_share` is in cores (0.25 = a quarter of one), None: not limited.
 
-    `label`: name of the site for display.
+    `label`: name of the site for display. `datapath_id` of a switch, `ip` and `mac` of a host: as they are in a network
+    that exists; None: assigned by the map.
     """
 
     name: str
@@ -55,6 +62,9 @@ class MapNode:
     position_km: tuple[float, float]
     cpu_share: float | None = None
     label: str | None = None
+    datapath_id: int | None = None
+    ip: str | None = None
+    mac: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +72,8 @@ class MapLink:
     """A fibre span; its real rate is `channels` x `channel_rate_gbps` in each direction.
 
     Spans with the same `duct` form a shared-risk group: they fail together. `queue_bytes`: the queue of each of its two
-    ports; None: as the map says.
+    ports; None: as the map says. `ports`: the OpenFlow port numbers of its ends, in their order; None: assigned by the
+    map.
     """
 
     ends: tuple[str, str]
@@ -71,6 +82,7 @@ class MapLink:
     channel_rate_gbps: float
     duct: str | None = None
     queue_bytes: int | None = None
+    ports: tuple[int | None, int | None] = (None, None)
 
     @property
     def rate_gbps(self) -> float:
@@ -80,16 +92,17 @@ class MapLink:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One end of a link: port `number` of `node` faces `peer`."""
+    """One end of a link: port `number` of `node` faces `peer`; `index`: it is the node's so-and-so-many-th, from 1."""
 
     node: str
     number: int
     peer: str
+    index: int
 
     @property
     def interface(self) -> str:
         """The name of its network interface in the emulation."""
-        return f"{self.node}-eth{self.number}"
+        return f"{self.node}-eth{self.index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +156,48 @@ class Map:
     @cached_property
     def ports(self) -> tuple[Port, ...]:
         """Every port of every node."""
-        used = dict.fromkeys((node.name for node in self.nodes), 0)
+        taken: dict[str, set[int]] = {node.name: set() for node in self.nodes}
+        for link in self.links:
+            for node, number in zip(link.ends, link.ports, strict=True):
+                if number is not None:
+                    taken[node].add(number)
+        indices = dict.fromkeys(taken, 0)
         ports = []
         for link in self.links:
-            for node, peer in (link.ends, link.ends[::-1]):
-                used[node] += 1
-                ports.append(Port(node, used[node], peer))
+            for (node, peer), stated in zip((link.ends, link.ends[::-1]), link.ports, strict=True):
+                indices[node] += 1
+                number = _assigned(stated, indices[node], taken[node])
+                ports.append(Port(node, number, peer, indices[node]))
         return tuple(ports)
+
+    @cached_property
+    def _datapath_ids(self) -> dict[str, int]:
+        taken = {node.datapath_id for node in self.switches if node.datapath_id is not None}
+        return {
+            node.name: _assigned(node.datapath_id, number, taken) for number, node in enumerate(self.switches, start=1)
+        }
+
+    @cached_property
+    def _host_numbers(self) -> dict[str, int]:
+        return {node.name: number for number, node in enumerate(self.hosts, start=1)}
+
+    @cached_property
+    def _ips(self) -> dict[str, str]:
+        taken = {int(IPv4Address(node.ip)) for node in self.hosts if node.ip is not None}
+        first = int(IPv4Address("10.0.0.0"))
+        return {
+            node.name: node.ip or str(IPv4Address(_assigned(None, first + number, taken)))
+            for number, node in enumerate(self.hosts, start=1)
+        }
+
+    @cached_property
+    def _macs(self) -> dict[str, str]:
+        taken = {int(node.mac.replace(":", ""), 16) for node in self.hosts if node.mac is not None}
+        first = 0x02 << 40
+        return {
+            node.name: node.mac or _assigned(None, first + number, taken).to_bytes(6, "big").hex(":")
+            for number, node in enumerate(self.hosts, start=1)
+        }
 
     @cached_property
     def _by_name(self) -> dict[str, MapNode]:
@@ -174,22 +222,27 @@ class Map:
         return self._port_towards[node, peer]
 
     def datapath_id(self, switch: str) -> int:
-        """The OpenFlow datapath id of a switch, from 1."""
-        return [node.name for node in self.switches].index(switch) + 1
+        """The OpenFlow datapath id of a switch."""
+        return self._datapath_ids[switch]
 
     def ip(self, host: str) -> str:
-        """The address of a host on the data network, 10.0.0.0/16."""
-        number = self._host_number(host)
-        return f"10.0.{number >> 8}.{number & 255}"
+        """The address of a host on the data network."""
+        return self._ips[host]
 
     def mac(self, host: str) -> str:
-        """The hardware address of a host: locally administered, the host's number in the last bytes."""
-        number = self._host_number(host)
-        return f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"
+        """The hardware address of a host; an assigned one is locally administered, with the host's number."""
+        return self._macs[host]
+
+    @cached_property
+    def data_network(self) -> IPv4Network:
+        """The smallest network with the addresses of all hosts, at least a /16: all of them are neighbours in it."""
+        addresses = [int(IPv4Address(ip)) for ip in self._ips.values()] or [int(IPv4Address("10.0.0.0"))]
+        differing = (min(addresses) ^ max(addresses)).bit_length()
+        return IPv4Network((min(addresses), min(16, 32 - differing)), strict=False)
 
     def management_ip(self, host: str) -> str:
         """The address of a host on the out-of-band management network, 10.254.0.0/16."""
-        number = self._host_number(host) + 1
+        number = self._host_numbers[host] + 1
         return f"10.254.{number >> 8}.{number & 255}"
 
     def rate_bps(self, link: MapLink) -> int:
@@ -207,5 +260,11 @@ class Map:
             return 0
         return link.channels * SLOTS_PER_CHANNEL[self.grid]
 
-    def _host_number(self, host: str) -> int:
-        return [node.name for node in self.hosts].index(host) + 1
+
+def _assigned(stated: int | None, number: int, taken: set[int]) -> int:
+    """The stated number; else this one, or the next that is not taken, which is taken then."""
+    if stated is not None:
+        return stated
+    free = next(each for each in count(number) if each not in taken)
+    taken.add(free)
+    return free

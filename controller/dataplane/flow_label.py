@@ -27,7 +27,7 @@ def flow_label(network: Network, placement: Placement) -> str:
 
     12 bits of first switch, 18 of meter, 16 of version. No host has such an address.
     """
-    switch = network.nodes[placement.switches[0]].datapath_id or 0
+    switch = network.switch_number(placement.switches[0])
     version = placement.version & 0xFFFF
     bits = (version >> 10) << 42 | (switch & 0xFFF) << 28
     bits |= (placement.meter_id - FIRST_METER_ID & 0x3_FFFF) << 10 | version & 0x3FF

@@ -126,6 +126,14 @@ class Network:
         return {node.datapath_id: node for node in self.switches if node.datapath_id is not None}
 
     @cached_property
+    def _switch_numbers(self) -> Mapping[str, int]:
+        return {node.name: number for number, node in enumerate(self.switches, start=1)}
+
+    def switch_number(self, name: str) -> int:
+        """The place of a switch in the order of the map, from 1."""
+        return self._switch_numbers[name]
+
+    @cached_property
     def _links_from(self) -> Mapping[str, tuple[DirectedLink, ...]]:
         links_by_source: dict[str, list[DirectedLink]] = {name: [] for name in self.nodes}
         for link in self.links.values():

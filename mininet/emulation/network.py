@@ -151,15 +151,16 @@ class Emulation:
         Mininet.inited = True  # Mininet's init() raises kernel limits without restoring them
         setLogLevel("error")
         OVSSwitch.setup()
-        self.net = Mininet(topo=None, build=False, ipBase="10.0.0.0/16", autoSetMacs=False)
+        self.net = Mininet(topo=None, build=False, ipBase=str(self.topology.data_network), autoSetMacs=False)
         for node in self.topology.switches:
             self.journal.record_interface(node.name)
             self.net.addSwitch(
                 node.name, cls=OVSSwitch, dpid=f"{self.topology.datapath_id(node.name):016x}",
                 datapath=self.settings.datapath, protocols="OpenFlow13", failMode="secure",
             )  # fmt: skip
+        prefix = self.topology.data_network.prefixlen
         for node in self.topology.hosts:
-            self.net.addHost(node.name, ip=f"{self.topology.ip(node.name)}/16", mac=self.topology.mac(node.name))
+            self.net.addHost(node.name, ip=f"{self.topology.ip(node.name)}/{prefix}", mac=self.topology.mac(node.name))
             self.journal.record_process(self.net[node.name].pid, f"host {node.name}")
             self.journal.record_namespace(self.net[node.name].pid)
         for link in self.topology.links:
@@ -167,7 +168,8 @@ class Emulation:
             for port in ends:
                 if self.topology.node(port.node).kind == "switch":
                     self.journal.record_interface(port.interface)
-            self.net.addLink(*link.ends, port1=ends[0].number, port2=ends[1].number)
+            names = {"intfName1": ends[0].interface, "intfName2": ends[1].interface}
+            self.net.addLink(*link.ends, port1=ends[0].number, port2=ends[1].number, **names)
         self.net.build()
 
     def _open_management(self) -> None:

@@ -14,7 +14,7 @@ from machine.errors import EmulationError
 from machine.undo_journal import UndoJournal
 from topologies import running_emulation
 from topologies.loader import load_map
-from topologies.maps import MANAGEMENT_GATEWAY
+from topologies.maps import MANAGEMENT_GATEWAY, MAX_EMULATED_MBPS
 
 Log = Callable[[str], None]
 
@@ -28,6 +28,12 @@ def emulate(settings: EmulationSettings, own_controller: bool = True, log: Log =
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end_on_signal)
     topology = load_map(str(settings.map_path))
+    if too_fast := [link for link in topology.links if topology.rate_bps(link) > MAX_EMULATED_MBPS * 1e6]:
+        ends, rate_mbps = "-".join(too_fast[0].ends), topology.rate_bps(too_fast[0]) / 1e6
+        raise EmulationError(
+            f"{topology.name} describes a network that exists: {ends} has {rate_mbps:g} Mb/s, and at most "
+            f"{MAX_EMULATED_MBPS:g} can be emulated; lower scale_mbps_per_gbps for an emulation"
+        )
     ports = (settings.openflow, ("127.0.0.1", settings.rest_port)) if own_controller else ()
     kernel_settings.check_requirements(ports, settings.datapath)
     clean_up_after_crash(log)
