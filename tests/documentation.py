@@ -181,6 +181,7 @@ VARIES = (
     (r'("(?:reserved_bps|accumulated_latency_us|latency_variation_us)": )[\d.]+', r"\1BOUND"),
     (r'("(?:completion_ms|length_ms|bound_us)": )[\d.]+', r"\1BOUND"),
     (r"(would be|limit is) \d+ us", r"\1 BOUND us"),
+    (r"latency bound [\d.]+ ms", "latency bound BOUND ms"),
 )
 """What differs between two runs or versions, or follows from the calibration of the bounds."""
 
