@@ -38,20 +38,17 @@ QUICK_MINUTES = 1.0
 def main(minutes: float, seed: int | None, map_name: str, quick: bool, out: Path | None) -> None:
     """Fuzz the promises of the controller on an emulated network."""
     seed = int(time.time()) if seed is None else seed
-    click.echo(f"seed {seed}")
+    directory = Path(tempfile.mkdtemp(prefix=f"promise-fuzzer-{seed}-"))
+    click.echo(f"seed {seed}; moves and arrivals are in {directory}")
     try:
-        with emulate(EmulationSettings(map_path(map_name))), tempfile.TemporaryDirectory() as directory:
+        with emulate(EmulationSettings(map_path(map_name))):
             note = running_emulation.read()
             assert note is not None
             with httpx.Client(base_url="http://127.0.0.1:8080", timeout=30) as api:
                 outcome = fuzz(
                     load_map(note.map_path), note, api, attach_to_running_emulation(),
-                    QUICK_MINUTES * 60 if quick else minutes * 60, seed, Path(directory),
+                    QUICK_MINUTES * 60 if quick else minutes * 60, seed, directory,
                 )  # fmt: skip
-            if outcome.is_violated:
-                kept = Path(f"promise-fuzzer-{seed}.jsonl")
-                kept.write_text((Path(directory) / "moves.jsonl").read_text())
-                click.echo(f"the moves are in {kept}")
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
     samples: dict[str, object] = {

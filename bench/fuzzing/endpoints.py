@@ -125,7 +125,7 @@ class Stream:
 def send() -> None:
     """Run the streams that the commands describe; at the end print how many datagrams of each flow were sent."""
     with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
     streams: dict[int, Stream] = {}
     sent: dict[int, int] = {}
     os.set_blocking(0, False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from emulation.fault_injection import FaultInjector
 from fuzzing.endpoints import PORT
 from fuzzing.oracle import FlowHistory, Told
 from fuzzing.streams import Shape, Streams
+from machine.errors import EmulationError
 from topologies.maps import Map
 
 MAX_RESERVATIONS = 9
@@ -26,8 +28,9 @@ CONFORMING_SHARE = 0.97
 """Share of its rate at which a conforming sender sends."""
 SETTLE_S = (0.5, 1.5)
 """Before and after a cut or a repair, in which nothing is judged."""
+POLL_INTERVAL_S = 0.4
 OUTAGE_S = (1.0, 5.0)
-FLOOD_FACTOR = 6
+FLOOD_FACTOR = 4
 WINDOW_GUARD_S = 0.03
 
 
@@ -55,6 +58,7 @@ class Tenancy:
     reservation_id: str
     flows: list[PlayedFlow]
     answer: dict[str, Any]
+    told_flows: Any = None
 
 
 @dataclass
@@ -74,6 +78,7 @@ class Tenants:
     counts: dict[str, int] = field(default_factory=dict)
     down: tuple[str, str] | None = None
     up_at_s: float = 0.0
+    _ended: threading.Event = field(default_factory=threading.Event)
     _played: dict[int, PlayedFlow] = field(default_factory=dict)
 
     def play(self, until_s: float) -> None:
@@ -83,8 +88,9 @@ class Tenants:
             (self.release_and_reserve, 3), (self.cut, 1), (self.wait, 6),
         ]  # fmt: skip
         functions, weights = zip(*moves, strict=True)
+        polling = threading.Thread(target=self._poll_until_ended, daemon=True)
+        polling.start()
         while time.time() < until_s:
-            self.poll()
             if self.down is not None and time.time() >= self.up_at_s:
                 self.mend()
             move: Callable[[], None] = self.random.choices(functions, weights)[0]
@@ -93,9 +99,10 @@ class Tenants:
             time.sleep(self.random.uniform(0.05, 0.4))
         if self.down is not None:
             self.mend()
-        self.poll()
         while self.live:
             self._end(self.live[0])
+        self._ended.set()
+        polling.join()
 
     # Moves ----------------------------------------------------------------------------------------------------------
 
@@ -235,6 +242,8 @@ class Tenants:
             "match": {"protocol": "udp", "source_port": 10_000 + number, "destination_port": PORT},
         }  # fmt: skip
         pattern = rng.choices(("even", "greedy", "flood"), (4, 4, 2))[0]
+        if pattern == "flood":
+            frame_bytes *= FLOOD_FACTOR
         return self._played_flow(number, request, pattern, min(frame_bytes, 9014))
 
     def _same_flow(self, flow: PlayedFlow) -> PlayedFlow:
@@ -310,19 +319,22 @@ class Tenants:
 
     # What is told ---------------------------------------------------------------------------------------------------
 
-    def poll(self) -> None:
+    def _poll_until_ended(self) -> None:
+        while not self._ended.wait(POLL_INTERVAL_S):
+            self._poll()
+
+    def _poll(self) -> None:
         """Read what the controller says of all live reservations now."""
-        answers = {}
-        for tenancy in self.live:
-            response = self.api.get(f"/v1/reservations/{tenancy.reservation_id}")
-            answers[tenancy.reservation_id] = response.json() if response.status_code == 200 else None
+        answers = {each["id"]: each for each in self.api.get("/v1/reservations").json()["reservations"]}
         for tenancy in tuple(self.live):
-            answer = answers[tenancy.reservation_id]
-            if answer is not None:
+            if (answer := answers.get(tenancy.reservation_id)) is not None:
                 self._note_told(tenancy, answer)
 
     def _note_told(self, tenancy: Tenancy, answer: dict[str, Any]) -> None:
         now_s = time.time()
+        if answer["flows"] != tenancy.told_flows:
+            self._log("told", tenancy.reservation_id, 0, answer)
+            tenancy.told_flows = answer["flows"]
         for flow, told in zip(tenancy.flows, answer["flows"], strict=True):
             flow.history.told.append(
                 Told(
@@ -345,7 +357,11 @@ class Tenants:
         return self._call("POST", path, body)
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
-        response = self.api.request(method, path, json=body)
+        try:
+            response = self.api.request(method, path, json=body)
+        except httpx.TransportError as error:
+            self._log(method, path, 0, body)
+            raise EmulationError(f"{method} {path} was not answered: {error!r}") from error
         self._log(method, path, response.status_code, body)
         if response.status_code >= 500 and response.status_code != 503:
             self.problems.append(f"{method} {path}: {response.status_code} {response.text}")
