@@ -44,7 +44,7 @@ def main(minutes: float, seed: int | None, map_name: str, quick: bool, out: Path
         with emulate(EmulationSettings(map_path(map_name))):
             note = running_emulation.read()
             assert note is not None
-            with httpx.Client(base_url="http://127.0.0.1:8080", timeout=30) as api:
+            with httpx.Client(base_url="http://127.0.0.1:8080", timeout=60) as api:
                 outcome = fuzz(
                     load_map(note.map_path), note, api, attach_to_running_emulation(),
                     QUICK_MINUTES * 60 if quick else minutes * 60, seed, directory,
