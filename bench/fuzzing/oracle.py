@@ -14,7 +14,10 @@ TOLD_LAG_S = 0.6
 """How long after a change its bound may become known to the fuzzer, which reads it every half second."""
 TOLERATED_SHARE = 0.001
 """The share of datagrams that a switch may take longer for than its calibration says (docs/guarantees.md)."""
+TOLERATED_LOSS_SHARE = 0.005
+"""The share of its datagrams that a sender in software may lose at its meter because it was late and then hasty."""
 METER_TICK_S = 0.001
+EXPEDITED_DSCP = 46
 
 
 class Arrival(NamedTuple):
@@ -90,9 +93,9 @@ class Verdict:
     @property
     def is_violated(self) -> bool:
         """Whether a promise was broken, single datagrams within the calibration's share apart."""
-        tolerated = 1 + self.judged * TOLERATED_SHARE
-        counts = self.late, self.beyond_limit, self.lost, self.unmarked
-        return any(count > tolerated for count in counts) or self.excess_bytes > 0
+        tolerated, tolerated_lost = 1 + self.judged * TOLERATED_SHARE, 2 + self.judged * TOLERATED_LOSS_SHARE
+        late_or_unmarked = any(count > tolerated for count in (self.late, self.beyond_limit, self.unmarked))
+        return late_or_unmarked or self.lost > tolerated_lost or self.excess_bytes > 0
 
 
 def judge(flow: FlowHistory, stalls: Sequence[Stall]) -> Verdict:
@@ -106,7 +109,9 @@ def judge(flow: FlowHistory, stalls: Sequence[Stall]) -> Verdict:
         if flow.is_excluded(arrival.sent_s, arrival.arrived_s):
             continue
         judged += 1
-        unmarked += arrival.dscp != 46
+        if arrival.dscp != EXPEDITED_DSCP:
+            unmarked += 1
+            continue
         latency_us = (arrival.arrived_s - arrival.sent_s) * 1e6
         bound_us = flow.bound_us(arrival.sent_s, arrival.arrived_s)
         share = max(share, latency_us / bound_us)
@@ -146,7 +151,7 @@ def curve_excess_bytes(flow: FlowHistory) -> float:
     depth = burst_bytes + max(rate for _, rate in rates) * jitter_s
     tokens, last_s, worst = depth, None, 0.0
     for arrival in flow.arrivals:
-        if arrival.dscp != 46:
+        if arrival.dscp != EXPEDITED_DSCP:
             continue
         if last_s is not None:
             tokens = min(depth, tokens + _rate_bytes(rates, last_s, arrival.arrived_s) * (arrival.arrived_s - last_s))

@@ -56,6 +56,11 @@ def fuzz(
     return Outcome(verdicts, tenants.problems, tenants.counts, watch.stalls)
 
 
+def describe(outcome: Outcome) -> str:
+    """What was found, one line each."""
+    return "\n".join([*map(str, outcome.violated), *outcome.problems, f"moves: {outcome.moves}"])
+
+
 def table_of(outcome: Outcome) -> Table:
     """The flows with a violation, and the sums of all."""
     table = Table("flow", "judged", "late", "worst excess us", "beyond limit", "lost", "unmarked", "excess bytes")

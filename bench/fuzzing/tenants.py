@@ -167,7 +167,7 @@ class Tenants:
                 requirement["burst_bytes"] = int(requirement["burst_bytes"] * self.random.uniform(0.7, 1.5))
         for flow in tenancy.flows:  # a conforming sender keeps to the lower rate meanwhile, and does not burst
             if flow.is_sending and flow.history.conforms:
-                self._send(flow, self._told(flow).rate_bps * min(1.0, factor) * 0.9, 2 * flow.frame_bytes, "even")
+                self._send(flow, self._told(flow).rate_bps * min(1.0, factor) * 0.9, flow.frame_bytes, "even")
         response = self._call("PATCH", f"/v1/reservations/{tenancy.reservation_id}", {"flows": changed})
         if response.status_code == 200:
             for flow, request in zip(tenancy.flows, changed, strict=True):
@@ -280,7 +280,7 @@ class Tenants:
             if flow.pattern == "flood":
                 self._send(flow, rate_bps * FLOOD_FACTOR, 4 * flow.frame_bytes, "flood")
                 continue
-            burst_bytes = 2 * flow.frame_bytes if flow.pattern == "even" else 0.85 * burst_bytes - flow.frame_bytes
+            burst_bytes = flow.frame_bytes if flow.pattern == "even" else 0.75 * burst_bytes - 2 * rate_bps / 8000
             window = answer["window"] and (
                 answer["window"]["period_ms"] / 1e3,
                 answer["window"]["offset_ms"] / 1e3 + GATE_S,

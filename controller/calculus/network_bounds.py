@@ -278,7 +278,8 @@ def _stream(flow: ShapedFlow, calibration: Calibration) -> Stream:
     if calibration.meter_tick_us:
         meter_burst_bits = ceil(meter_burst_bits / 1000) * 1000.0  # rounded as by the meter of Open vSwitch
     ports = link_names(flow.path)
-    return Stream(ports, float(flow.rate_bps), meter_burst_bits, calibration.meter_tick_us, flow.activity)
+    rate_bps = float(max(flow.rate_bps, 1))  # the load finds the servers after a server by the rates that go there
+    return Stream(ports, rate_bps, meter_burst_bits, calibration.meter_tick_us, flow.activity)
 
 
 def _min_delay_us(link: DirectedLink) -> float:
