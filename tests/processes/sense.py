@@ -26,6 +26,9 @@ NOT_IN_SCHEMA = (
 )
 """Messages of rules that concern several fields or the present time."""
 
+RANGE_OF_PORTS = " is not a range of ports; it must go from a lower to a higher one of "
+"""After the value."""
+
 
 @schemathesis.check
 def rejected_for_documented_reason(
@@ -43,6 +46,6 @@ def rejected_for_documented_reason(
     unexpected = [
         mistake["message"]
         for mistake in problem["mistakes"]
-        if not mistake["message"].startswith(NOT_IN_SCHEMA)
+        if not mistake["message"].startswith(NOT_IN_SCHEMA) and RANGE_OF_PORTS not in mistake["message"]
     ]
     assert not unexpected, f"allowed by the OpenAPI document, rejected by the service: {unexpected}"

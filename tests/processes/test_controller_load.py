@@ -68,7 +68,9 @@ def request_concurrently(controller: Controller) -> list[httpx.Response]:
     def post(number: int) -> httpx.Response:
         with httpx.Client(base_url=controller.client.base_url, timeout=60, verify=False) as client:
             start.wait()
-            return client.post("/v1/reservations", json={"flows": [flow(100_000, source_port=10_000 + number)]})
+            request = flow(100_000, source_port=10_000 + number)
+            request["requirement"] = {"min_bandwidth_bps": 100_000, "burst_bytes": 10_000}  # the queue holds them all
+            return client.post("/v1/reservations", json={"flows": [request]})
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         return list(pool.map(post, range(CLIENTS)))

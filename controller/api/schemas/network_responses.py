@@ -81,7 +81,9 @@ class Health(ResponseBody):
     `clock_step_s`: the last step of the wall clock since the start, at `clock_stepped_at`. Absent: none of it.
     """
 
-    model_config = ConfigDict(json_schema_extra={"examples": [examples.HEALTH]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [examples.HEALTH]}, json_schema_serialization_defaults_required=False
+    )
 
     status: Literal["ok", "degraded"]
     switches_up: int
