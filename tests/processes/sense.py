@@ -19,6 +19,7 @@ NOT_IN_SCHEMA = (
     "it must not be longer than the period",
     "it must be shorter than the period",
     "it must be later than start_at",
+    "more than 0.25 s after its start",
     "the calendar ends at ",
     "it has passed",
     "Input should be a valid datetime",
