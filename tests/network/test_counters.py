@@ -112,7 +112,7 @@ def test_drops_before_and_after_changes_are_told_together(pair: Network) -> None
                 assert after[name] == shown[-1][name], f"{name} after a change"
         last = meter(pair, reservation)
         wait_until(lambda: told(pair, reservation) == last["dropped_packets"], TOLD_WITHIN_S)
-        assert metric(pair, METRIC) - counted == last["dropped_packets"]
+        assert metric(pair, METRIC) - counted >= last["dropped_packets"], "drops of earlier flows may be told meanwhile"
     assert last["packets"] == lost.sent
     assert last["dropped_packets"] == lost.packets > 500
     assert last["dropped_bytes"] == lost.packets * (PAYLOAD_BYTES + 42)
@@ -137,7 +137,7 @@ def test_drops_of_a_reservation_that_ends_before_its_meter_is_polled_are_told(pa
     assert lost.packets > 200
     wait_until(lambda: told(pair, reservation) >= lost.packets, TOLD_WITHIN_S)
     assert told(pair, reservation) == lost.packets
-    assert metric(pair, METRIC) - counted == lost.packets
+    assert metric(pair, METRIC) - counted >= lost.packets, "drops of earlier flows may be told meanwhile"
 
 
 def test_a_meter_that_another_program_resets_is_counted_on(pair: Network) -> None:

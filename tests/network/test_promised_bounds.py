@@ -8,11 +8,14 @@ from typing import Any
 
 import httpx
 
+from machine.polling import wait_until
 from tests.network.conftest import Network
 from tests.network.datagram_stream import RATE_BPS, reserved_flow, stream, udp_flow
 
 SECONDS = 2.0
 BURST_BYTES = 2_000_000
+DRAINED_US = 30_000
+"""Above the bound of the stream alone, and below that beside a large burst."""
 
 
 def requested(network: Network) -> httpx.Response:
@@ -21,6 +24,17 @@ def requested(network: Network) -> httpx.Response:
     requirement = {"min_bandwidth_bps": 5_000_000, "burst_bytes": BURST_BYTES}
     flow = {"name": "neighbour", "source": "load1", "destination": "cloud", "match": match, "requirement": requirement}
     return network.api.post("/v1/reservations", json={"owner": "neighbour", "lease_s": 60, "flows": [flow]})
+
+
+def wait_until_drained(network: Network) -> None:
+    """Wait until the flows of earlier tests no longer count in the bounds."""
+    flow = udp_flow("edge1", "cloud", {"min_bandwidth_bps": RATE_BPS, "burst_bytes": 40_000})
+
+    def is_drained() -> bool:
+        quote = network.api.post("/v1/quotes", json={"flows": [flow]}).json()
+        return bool(quote["admitted"] and quote["flows"][0]["accumulated_latency_us"] < DRAINED_US)
+
+    wait_until(is_drained)
 
 
 def last_event(network: Network) -> str:
@@ -52,6 +66,7 @@ def test_beside_a_promised_stream_the_burst_is_refused_and_the_stream_keeps_its_
     pair: Network, tmp_path: Path
 ) -> None:
     requirement = {"min_bandwidth_bps": RATE_BPS, "burst_bytes": 40_000, "bound_slack": 0.5}
+    wait_until_drained(pair)
     with reserved_flow(pair, udp_flow("edge1", "cloud", requirement)) as made:
         with stream(pair, "edge1", "cloud", SECONDS, tmp_path) as running:
             refusal = requested(pair)
@@ -66,6 +81,7 @@ def test_beside_a_promised_stream_the_burst_is_refused_and_the_stream_keeps_its_
 def test_beside_an_unlimited_stream_the_burst_is_admitted_and_the_grown_bound_is_told(
     pair: Network, tmp_path: Path
 ) -> None:
+    wait_until_drained(pair)
     start = last_event(pair)
     requirement = {"min_bandwidth_bps": RATE_BPS, "burst_bytes": 40_000}
     with reserved_flow(pair, udp_flow("edge1", "cloud", requirement)) as made:
