@@ -27,6 +27,7 @@ def emulate(settings: EmulationSettings, own_controller: bool = True, log: Log =
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end_on_signal)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background processes with it ignored
     topology = load_map(str(settings.map_path))
     if too_fast := [link for link in topology.links if topology.rate_bps(link) > MAX_EMULATED_MBPS * 1e6]:
         ends, rate_mbps = "-".join(too_fast[0].ends), topology.rate_bps(too_fast[0]) / 1e6

@@ -80,6 +80,17 @@ def test_ctrl_c_with_cross_traffic_restores_the_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("untouched")
+def test_an_interrupt_ends_an_emulation_that_was_started_with_interrupts_ignored(tmp_path: Path) -> None:
+    """As a shell starts processes in the background."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with started(["pair", "--no-prompt"], tmp_path / "log") as emulation:
+            assert emulation.end(signal.SIGINT) == 0
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("untouched")
 def test_the_prompts_commands_work_and_exit_restores_the_machine(tmp_path: Path) -> None:
     emulation = Started(["pair"], tmp_path / "log")
     assert emulation.process.stdin is not None

@@ -92,10 +92,12 @@ class Lab:
             request = f"ofport_request={number}"
             self.run("ovs-vsctl", "add-port", bridge, near, "--", "set", "interface", near, request)
 
-    def remove_hosts(self) -> None:
+    def remove(self) -> None:
+        """Remove hosts and bridges; ovs-vswitchd leaves its interfaces when it is ended."""
         for host in HOSTS:
             subprocess.run(["ip", "netns", "delete", f"lab-{host}"], capture_output=True, check=False)
-            subprocess.run(["ip", "link", "delete", f"lab-{host}"], capture_output=True, check=False)
+        for interface in (*(f"lab-{host}" for host in HOSTS), *DATAPATH_IDS, "ovs-netdev"):
+            subprocess.run(["ip", "link", "delete", interface], capture_output=True, check=False)
 
 
 def free_port() -> int:
@@ -106,19 +108,20 @@ def free_port() -> int:
 
 @pytest.fixture
 def lab(no_emulation: None, tmp_path: Path) -> Iterator[Lab]:  # noqa: ARG001
-    directory = tmp_path / "ovs"
+    directory, interfaces = tmp_path / "ovs", set(Path("/sys/class/net").iterdir())
     directory.mkdir()
     made = Lab(directory)
     made.run("ovsdb-tool", "create", str(directory / "conf.db"), SCHEMA)
     database = directory / "db.sock"
     server = [*WITHOUT_PERF_COUNTERS, "ovsdb-server", str(directory / "conf.db"), f"--remote=punix:{database}"]
     with ExitStack() as stack:
-        stack.callback(made.remove_hosts)
+        stack.callback(made.remove)
         stack.enter_context(made.running(*server))
         wait_until(database.exists)
         stack.enter_context(made.running("ovs-vswitchd", f"unix:{database}"))
         made.wire()
         yield made
+    wait_until(lambda: set(Path("/sys/class/net").iterdir()) <= interfaces)
 
 
 @pytest.fixture
