@@ -21,7 +21,8 @@ from topologies.problems import MapError
 def main(kind: str, names: tuple[str, ...], state: str) -> None:
     """Take a link, duct, switch or the controller of the running emulation down, or bring it up again.
 
-    NAMES: the two ends of a link, or the name of a duct or switch; none for the controller.
+    NAMES: the two ends of a link (r1 r2, or r1 r2.2 for their second), or the name of a duct or switch; none for the
+    controller.
 
     Example: sudo .venv/bin/python mininet/outages.py link r1 r2 down
     """

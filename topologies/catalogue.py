@@ -40,30 +40,29 @@ def adapt_map(path: Path, directory: Path, scale: float | None = None, ducts: Se
         return path
     if scale is not None:
         document["scale_mbps_per_gbps"] = scale
-    duct_of = _duct_of_span(topology, ducts)
-    for link in document["links"]:
-        if duct := duct_of.get(frozenset(link["ends"])):
-            link["duct"] = duct
+    for index, duct in _ducts_by_link(topology, ducts).items():
+        document["links"][index]["duct"] = duct
     copy = directory / f"{topology.name}-adapted.yaml"
     write_map(document, copy)
     load_map(str(copy))
     return copy
 
 
-def _duct_of_span(topology: Map, ducts: Sequence[str]) -> dict[frozenset[str], str]:
-    """The duct of every span named in `ducts`, in addition to the map's own ducts."""
-    spans = {frozenset(link.ends): link for link in topology.links}
-    duct_of: dict[frozenset[str], str] = {}
+def _ducts_by_link(topology: Map, ducts: Sequence[str]) -> dict[int, str]:
+    """The duct of every link named in `ducts`, in addition to the map's own ducts."""
+    duct_of: dict[int, str] = {}
     for number, text in enumerate(ducts, 1):
         name, _, listed = text.rpartition("=")
-        for word in listed.split(","):
-            span = frozenset(word.strip().split("-"))
-            if span not in spans:
-                known = ", ".join("-".join(link.ends) for link in topology.links)
-                raise MapError([f"duct {text!r}: {topology.name} has no span {word.strip()!r}; its spans: {known}"])
-            if other := duct_of.get(span) or spans[span].duct:
-                raise MapError([f"duct {text!r}: span {word.strip()} is already in duct {other}"])
-            duct_of[span] = name.strip() or f"d{number}"
+        for word in (word.strip() for word in listed.split(",")):
+            try:
+                index = topology.link_index(word)
+            except KeyError:
+                known = ", ".join(topology.span_names)
+                sentence = f"duct {text!r}: {topology.name} has no span {word!r}; its spans: {known}"
+                raise MapError([sentence]) from None
+            if other := duct_of.get(index) or topology.links[index].duct:
+                raise MapError([f"duct {text!r}: span {word} is already in duct {other}"])
+            duct_of[index] = name.strip() or f"d{number}"
     return duct_of
 
 

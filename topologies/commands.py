@@ -95,9 +95,9 @@ def _show(console: Console, topology: Map) -> None:
     labels = {node.name: node.label or node.name for node in topology.nodes}
     has_ducts = any(link.duct for link in topology.links)
     table = Table("span", "between", "km", "Gb/s", "emulated Mb/s", *(("duct",) if has_ducts else ()))
-    for link in topology.links:
+    for span, link in zip(topology.span_names, topology.links, strict=True):
         ends = " - ".join(labels[end] for end in link.ends)
         rate_mbps = topology.rate_bps(link) / 1e6
-        cells = ["-".join(link.ends), ends, f"{link.length_km:g}", f"{link.rate_gbps:g}", f"{rate_mbps:g}"]
+        cells = [span, ends, f"{link.length_km:g}", f"{link.rate_gbps:g}", f"{rate_mbps:g}"]
         table.add_row(*cells, *((link.duct or "",) if has_ducts else ()))
     console.print(table)

@@ -30,9 +30,10 @@ def worst_mbps_hops(topology: Map) -> float:
     crossings = [(row_of[hop], column) for column, path in enumerate(paths) for hop in pairwise(path)]
     rows, columns = zip(*crossings, strict=True)
     matrix = csr_array(([1.0] * len(crossings), (rows, columns)), shape=(len(row_of), len(paths)))
-    rates_mbps = {
-        hop: topology.rate_bps(link) / 1e6 for link in topology.links for hop in (link.ends, link.ends[::-1])
-    }
+    rates_mbps: dict[tuple[str, str], float] = {}
+    for link in topology.links:
+        for hop in (link.ends, link.ends[::-1]):  # parallel links together
+            rates_mbps[hop] = rates_mbps.get(hop, 0.0) + topology.rate_bps(link) / 1e6
     switches_on = [float(len(path) - 2) for path in paths]
     solution: Any = linprog([-count for count in switches_on], A_ub=matrix, b_ub=[rates_mbps[hop] for hop in row_of])
     return float(-solution.fun)
@@ -46,7 +47,8 @@ def _paths(topology: Map) -> Paths:
     access_switch = {}
     for link in topology.links:
         if set(link.ends) <= switches:
-            core.add_edge(*link.ends, km=link.length_km)
+            others_km = core.get_edge_data(*link.ends, {"km": link.length_km})["km"]
+            core.add_edge(*link.ends, km=min(link.length_km, others_km))
         else:
             host, switch = link.ends if link.ends[1] in switches else link.ends[::-1]
             access_switch[host] = switch

@@ -171,7 +171,7 @@ def _check_semantics(raw: object) -> Iterator[_Mistake]:
 
 
 def _check_links(raw: dict[str, Any], kinds: dict[str, str]) -> Iterator[_Mistake]:
-    graph: nx.Graph[str] = nx.Graph()
+    graph: nx.MultiGraph[str] = nx.MultiGraph()
     graph.add_nodes_from(kinds)
     scale = raw.get("scale_mbps_per_gbps")
     is_real = any(node.get("datapath_id") is not None for _, node in _entries(raw, "nodes"))
@@ -185,7 +185,7 @@ def _check_links(raw: dict[str, Any], kinds: dict[str, str]) -> Iterator[_Mistak
                 yield _Mistake(location, end, f"no node has this name; the nodes are {', '.join(kinds)}")
         if ends[0] == ends[1]:
             yield _Mistake(location, ends, "a link has two different ends")
-        if graph.has_edge(*ends):
+        if graph.has_edge(*ends) and any(kinds.get(end, "switch") != "switch" for end in ends):
             yield _Mistake(location, ends, "these two are linked already; raise `channels` of that link instead")
         graph.add_edge(*ends)
         yield from _check_rate(index, link, scale, is_real)
@@ -234,18 +234,18 @@ def _check_channels(index: int, link: dict[str, Any], optical: object) -> Iterat
         yield _Mistake(("links", index, "channels"), channels, f"at most {most} of these fit into the C band")
 
 
-def _check_fibres(raw: dict[str, Any], kinds: dict[str, str], graph: nx.Graph[str]) -> Iterator[_Mistake]:
+def _check_fibres(raw: dict[str, Any], kinds: dict[str, str], graph: nx.MultiGraph[str]) -> Iterator[_Mistake]:
     for index, node in _entries(raw, "nodes"):
         name = node.get("name")
         if not isinstance(name, str) or kinds.get(name) != "switch":
             continue
-        fibres = sum(kinds.get(near) == "switch" for near in graph.neighbors(name))
+        fibres = sum(kinds.get(near) == "switch" for _, near in graph.edges(name))
         if fibres > MAX_FIBRES:
             advice = f"{fibres} fibres to other switches end here; at most {MAX_FIBRES} can on an optical map"
             yield _Mistake(("nodes", index, "name"), name, advice)
 
 
-def _check_hosts(raw: dict[str, Any], kinds: dict[str, str], graph: nx.Graph[str]) -> Iterator[_Mistake]:
+def _check_hosts(raw: dict[str, Any], kinds: dict[str, str], graph: nx.MultiGraph[str]) -> Iterator[_Mistake]:
     for index, node in _entries(raw, "nodes"):
         name = node.get("name")
         if not isinstance(name, str) or name not in graph:

@@ -7,6 +7,7 @@ the n-th link that names it.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
@@ -92,12 +93,16 @@ class MapLink:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One end of a link: port `number` of `node` faces `peer`; `index`: it is the node's so-and-so-many-th, from 1."""
+    """One end of a link: port `number` of `node` faces `peer`; `index`: it is the node's so-and-so-many-th, from 1.
+
+    `span_number`: the link is the so-and-so-many-th between the two, from 1.
+    """
 
     node: str
     number: int
     peer: str
     index: int
+    span_number: int = 1
 
     @property
     def interface(self) -> str:
@@ -156,19 +161,51 @@ class Map:
     @cached_property
     def ports(self) -> tuple[Port, ...]:
         """Every port of every node."""
+        return tuple(port for ports in self.link_ports for port in ports)
+
+    @cached_property
+    def link_ports(self) -> tuple[tuple[Port, Port], ...]:
+        """The ports of every link, in the order of its ends."""
         taken: dict[str, set[int]] = {node.name: set() for node in self.nodes}
         for link in self.links:
             for node, number in zip(link.ends, link.ports, strict=True):
                 if number is not None:
                     taken[node].add(number)
-        indices = dict.fromkeys(taken, 0)
-        ports = []
+        indices, spans = dict.fromkeys(taken, 0), Counter[frozenset[str]]()
+        pairs = []
         for link in self.links:
+            spans[frozenset(link.ends)] += 1
+            pair = []
             for (node, peer), stated in zip((link.ends, link.ends[::-1]), link.ports, strict=True):
                 indices[node] += 1
                 number = _assigned(stated, indices[node], taken[node])
-                ports.append(Port(node, number, peer, indices[node]))
-        return tuple(ports)
+                pair.append(Port(node, number, peer, indices[node], spans[frozenset(link.ends)]))
+            pairs.append((pair[0], pair[1]))
+        return tuple(pairs)
+
+    @cached_property
+    def span_names(self) -> tuple[str, ...]:
+        """The name of every link: its ends as the file has them, and its number from the second between them on."""
+        numbers = (near.span_number for near, _ in self.link_ports)
+        return tuple(
+            "-".join(link.ends) + (f".{number}" if number > 1 else "")
+            for link, number in zip(self.links, numbers, strict=True)
+        )
+
+    def link_index(self, span: str) -> int:
+        """The position of the link of that name, `a-b` or `b-a`, with `.2` for the second between the two.
+
+        Raises: KeyError if there is none.
+        """
+        ends, _, number = span.partition(".")
+        return self._link_indices[frozenset(ends.split("-")), number or "1"]
+
+    @cached_property
+    def _link_indices(self) -> dict[tuple[frozenset[str], str], int]:
+        return {
+            (frozenset(link.ends), str(near.span_number)): index
+            for index, (link, (near, _)) in enumerate(zip(self.links, self.link_ports, strict=True))
+        }
 
     @cached_property
     def _datapath_ids(self) -> dict[str, int]:
@@ -205,7 +242,11 @@ class Map:
 
     @cached_property
     def _port_towards(self) -> dict[tuple[str, str], Port]:
-        return {(port.node, port.peer): port for port in self.ports}
+        return {(port.node, port.peer): port for port in reversed(self.ports)}
+
+    @cached_property
+    def _opposite(self) -> dict[Port, Port]:
+        return {near: far for pair in self.link_ports for near, far in (pair, pair[::-1])}
 
     def node(self, name: str) -> MapNode:
         """The node of that name.
@@ -215,11 +256,15 @@ class Map:
         return self._by_name[name]
 
     def port(self, node: str, peer: str) -> Port:
-        """The port of `node` that faces `peer`.
+        """The port of `node` that faces `peer`; of several, that of the first link.
 
         Raises: KeyError if they are not neighbours.
         """
         return self._port_towards[node, peer]
+
+    def opposite(self, port: Port) -> Port:
+        """The port at the other end of its link."""
+        return self._opposite[port]
 
     def datapath_id(self, switch: str) -> int:
         """The OpenFlow datapath id of a switch."""

@@ -65,7 +65,7 @@ class DummySwitches:
             if self.plan.node(port.node).kind == "switch":
                 kind = ["type=dummy"]
                 if self.plan.node(port.peer).kind == "switch":
-                    kind = ["type=patch", f"options:peer={self.plan.port(port.peer, port.node).interface}"]
+                    kind = ["type=patch", f"options:peer={self.plan.opposite(port).interface}"]
                 arguments += ["--", "add-port", port.node, port.interface]
                 arguments += ["--", "set", "interface", port.interface, f"ofport_request={port.number}", *kind]
         self.vsctl(*arguments[1:])

@@ -11,6 +11,7 @@ from controller.admission.residual_capacity import ResidualCapacity
 from controller.booking.calendar import Booking
 from controller.booking.flow_bookings import PlacedFlow, SizedFlow
 from controller.domain.network import Network
+from controller.domain.path import hop_count
 from controller.domain.reservation import Flow, Placement, Reservation
 from controller.domain.route import Route, is_cut
 from controller.errors import NoDisjointPath, Refused
@@ -132,7 +133,7 @@ class PathSearch:
             return
         has_capacity = self.residual.has_capacity_for(sized)
         queue = [
-            (allocator.min_cost_existing(len(routes[number].path) - 3, rate_bps), _EXISTING, number)
+            (allocator.min_cost_existing(hop_count(routes[number].path) - 2, rate_bps), _EXISTING, number)
             for number in range(first, len(routes))
         ]
         heapify(queue)
@@ -197,9 +198,7 @@ def _exceeds_lightpaths(network: Network, sized: SizedFlow, route: Route) -> boo
     return len(route.path) > 3 and sized.rate_bps > max_flow_bps(network)
 
 
-def _candidates(
-    network: Network, flow: Flow, replaced: Reservation | None, down: frozenset[str]
-) -> tuple[Route, ...]:
+def _candidates(network: Network, flow: Flow, replaced: Reservation | None, down: frozenset[str]) -> tuple[Route, ...]:
     """The candidate routes. The flow's current route comes first if it is up, last if one of its two paths is.
 
     Raises: NoPath, NoDisjointPath.

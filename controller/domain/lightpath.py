@@ -18,7 +18,7 @@ FIRST_VLAN_ID = 1
 
 @frozen
 class Lightpath:
-    """Slots `first_slot` … `first_slot + width - 1` along `nodes`, the switches in order.
+    """Slots `first_slot` … `first_slot + width - 1` along `nodes`, the path between switches.
 
     `rate_bps`: its emulated capacity. `margin_db`: GSNR (in 0.1 nm) above the requirement of `modulation`, after
     subtracting the system margin.

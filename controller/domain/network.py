@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from controller.domain.path import link_name, link_names, span_name
+from controller.domain.path import Path, link_name, link_names, span_name
 from controller.domain.route import DUCT_PREFIX, SrlgBySpan
 from topologies.maps import DEFAULT_QUEUE_BYTES, Grid, Kind, Map
 
@@ -52,7 +52,8 @@ class Node:
 
 @dataclass(frozen=True)
 class DirectedLink:
-    """One direction of a span; `name` is `source->destination`. Port numbers are those of the respective node.
+    """One direction of a span; `name` is `source->destination`, with the number of the span from the second on
+    (`controller.domain.path`). Port numbers are those of the respective node.
 
     `duct`: the duct of the span, if the map names one; spans in the same duct are cut together. `slot_count`: size of
     its spectrum, for lightpaths; 0: not optical. `channel_gbps`: the real rate of one channel. `queue_bytes`: what the
@@ -70,11 +71,17 @@ class DirectedLink:
     slot_count: int = 0
     channel_gbps: float = 0.0
     queue_bytes: int = DEFAULT_QUEUE_BYTES
+    number: int = 1
 
     @cached_property
     def span(self) -> str:
-        """The name of the span, `a-b`, the same for both directions."""
-        return span_name(self.source, self.destination)
+        """The name of the span, `a-b`, the same for both directions; `a-b.2` is the second between the same nodes."""
+        return span_name(self.source, self.destination, self.number)
+
+    @cached_property
+    def path(self) -> Path:
+        """The path of this link alone."""
+        return (self.source, self.destination) if self.number == 1 else (self.source, self.span, self.destination)
 
     @cached_property
     def margin_bps(self) -> int:
@@ -161,7 +168,7 @@ class Network:
         return self._links_from[node]
 
     def links_along(self, path: tuple[str, ...]) -> tuple[DirectedLink, ...]:
-        """Return the links of a path given as nodes.
+        """Return the links of a path.
 
         Raises: KeyError if two consecutive nodes are not adjacent.
         """
@@ -177,12 +184,11 @@ def network_from_map(map_: Map) -> Network:
         for node in map_.nodes
     }
     links = {}
-    for span in map_.links:
-        for a, b in (span.ends, span.ends[::-1]):
-            name = link_name(a, b)
-            ports = map_.port(a, b).number, map_.port(b, a).number
+    for span, ports in zip(map_.links, map_.link_ports, strict=True):
+        for near, far in (ports, ports[::-1]):
+            name = link_name(near.node, far.node, near.span_number)
             links[name] = DirectedLink(
-                name, a, b, *ports, span.length_km, map_.rate_bps(span), span.duct,
-                map_.slots(span), span.channel_rate_gbps, map_.queue_bytes_of(span),
+                name, near.node, far.node, near.number, far.number, span.length_km, map_.rate_bps(span), span.duct,
+                map_.slots(span), span.channel_rate_gbps, map_.queue_bytes_of(span), near.span_number,
             )  # fmt: skip
     return Network(map_.name, map_.scale_mbps_per_gbps, map_.mtu_bytes, nodes, links, map_.grid)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from controller.domain.frozen import frozen
 from controller.domain.lightpath import Lightpath
-from controller.domain.path import link_names
+from controller.domain.path import link_names, nodes_of
 from controller.domain.ports import Ports
 from controller.domain.route import Route, SrlgBySpan, shared_srlgs
 
@@ -214,7 +214,7 @@ class Placement:
     @property
     def switches(self) -> tuple[str, ...]:
         """The switches of its path, in order; a path starts and ends at a host."""
-        return self.path[1:-1]
+        return nodes_of(self.path)[1:-1]
 
 
 @frozen

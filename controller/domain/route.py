@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 
 from controller.domain.frozen import frozen
 from controller.domain.lightpath import Lightpath
-from controller.domain.path import Path, link_name, link_names, reverse_link, spans_of
+from controller.domain.path import Path, link_names, node_positions, reverse_link, spans_of
 
 NO_FAILURES: frozenset[str] = frozenset()
 
@@ -70,14 +70,10 @@ def link_usage(route: Route, srlgs: SrlgBySpan, dedicated: bool = False) -> tupl
     spans_before = {
         failure: _spans_before_failure(route, failure, srlgs) for failure in survivable_failures(route, srlgs)
     }
-    switches = route.path[1:-1]
     # A packet that reaches the failure returns over the spans before it.
     return_links = tuple(
-        (
-            link_name(switches[i + 1], switches[i]),
-            frozenset(failure for failure, hops in spans_before.items() if hops > i),
-        )
-        for i in range(len(switches) - 2)
+        (reverse_link(link), frozenset(failure for failure, hops in spans_before.items() if hops > i))
+        for i, link in enumerate(link_names(route.path)[1:-2])
     )
     backup_links = tuple((link, frozenset(spans_before)) for link in link_names(route.backup[1:-1]))
     protection_links = (*return_links, *backup_links)
@@ -91,9 +87,8 @@ def path_under_failure(route: Route, failure: str, srlgs: SrlgBySpan) -> Path:
     """
     if route.backup is None:
         raise ValueError(f"{route.path} has no backup")
-    hops = _spans_before_failure(route, failure, srlgs)
-    switches = route.path[1:-1]
-    return (route.path[0], *switches[: hops + 1], *reversed(switches[:hops]), *route.backup[2:])
+    last = node_positions(route.path)[1 + _spans_before_failure(route, failure, srlgs)]
+    return (*route.path[: last + 1], *reversed(route.path[1:last]), *route.backup[2:])
 
 
 def _spans_before_failure(route: Route, failure: str, srlgs: SrlgBySpan) -> int:

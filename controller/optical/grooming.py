@@ -13,13 +13,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from itertools import pairwise
 from math import inf
 
 from controller.booking.calendar import Calendar
 from controller.domain.lightpath import Lightpath, lightpath_id
 from controller.domain.network import Network
-from controller.domain.path import Path, link_names
+from controller.domain.path import Path, hop_count, hops_of, link_names, node_positions
 from controller.errors import NoCapacity, NoSpectrum, OutOfReach, Refused
 from controller.optical.lightpath_design import design_lightpath, reservable_bps
 from controller.optical.rsa import RouteOrder, block_starts
@@ -104,10 +103,10 @@ class LightpathAllocator:
             has_slots = design.is_feasible and _lowest(self._free(segment), design.width) is not None
             return max(*lit_bps, 0, reservable_bps(design.rate_bps) if has_slots else 0)
 
-        best = [inf] + [0.0] * (len(nodes) - 1)
-        for end in range(1, len(nodes)):
-            best[end] = max(min(best[begin], segment_bps(nodes[begin : end + 1])) for begin in range(end))
-        return int(min(best[-1], sys.maxsize))
+        best = {0: inf}
+        for end in node_positions(nodes)[1:]:
+            best[end] = max(min(bps, segment_bps(nodes[begin : end + 1])) for begin, bps in best.items())
+        return int(min(best[max(best)], sys.maxsize))
 
     def cost(self, chain: LightpathChain, rate_bps: int, order: RouteOrder) -> float:
         """Return the cost of a chain for a flow in slots x links; see controller.optical.rsa.
@@ -135,7 +134,7 @@ class LightpathAllocator:
         """Return a lower bound on the cost of one new lightpath for the whole path; infinite if infeasible."""
         design = design_lightpath(self.network, nodes)
         return (
-            design.width * (len(nodes) - 1)
+            design.width * hop_count(nodes)
             if design.is_feasible and rate_bps <= reservable_bps(design.rate_bps)
             else inf
         )
@@ -150,15 +149,14 @@ class LightpathAllocator:
         return 1 - self._slots_at(link)[0].bit_count() / slot_count
 
     def refusal(self, flow: str, nodes: Path, rate_bps: int, has_capacity: HasCapacity) -> Refused | None:
-        """Return why there is no chain along these switches: the error of the first link that no lightpath can cross.
-        """
-        for segment in pairwise(nodes):
+        """Return why there is no chain along these switches: the error of the first link that no lightpath can cross."""
+        for segment in hops_of(nodes):
             if self._existing_over(segment, has_capacity) is None and self._new_over(segment, rate_bps) is None:
                 return self._reason(flow, segment, rate_bps)
         return None
 
     def _reason(self, flow: str, segment: Path, rate_bps: int) -> Refused:
-        link, design = f"{segment[0]}->{segment[1]}", design_lightpath(self.network, segment)
+        link, design = link_names(segment)[0], design_lightpath(self.network, segment)
         if not design.is_feasible:
             missing_db = round(-design.margin_db, 2)
             km = self.network.links[link].length_km
@@ -187,19 +185,19 @@ class LightpathAllocator:
         `new_bps`: the rate of new lightpaths where no lit one has capacity; None: lit ones only.
         """
         best: dict[int, tuple[Cost, LightpathChain]] = {0: ((0, 0), ())}
-        last = len(nodes) - 1
-        for start in range(last):
+        positions, last = node_positions(nodes), len(nodes) - 1
+        for begun, start in enumerate(positions[:-1], 1):
             if start not in best:
                 continue
             (spectrum, number), chain = best[start]
-            for end in range(start + 1, last + 1 if start else last):
+            for end in positions[begun:] if start else positions[begun:-1]:
                 if end in best and best[end][0] <= (spectrum, number + 1):
                     continue  # even a lit lightpath would not make it cheaper
                 segment, new_slots = nodes[start : end + 1], 0
                 lightpath = self._existing_over(segment, has_capacity)
                 if lightpath is None and new_bps is not None:
                     lightpath = self._new_over(segment, new_bps)
-                    new_slots = 0 if lightpath is None else lightpath.width * (end - start)
+                    new_slots = 0 if lightpath is None else lightpath.width * len(lightpath.links)
                 if lightpath is not None:
                     cost = spectrum + new_slots, number + 1
                     if end not in best or cost < best[end][0]:
@@ -211,8 +209,7 @@ class LightpathAllocator:
         return lightpath in self._lit_along(lightpath.nodes)
 
     def _existing_over(self, nodes: Path, has_capacity: HasCapacity) -> Lightpath | None:
-        """Return a lightpath that is lit along exactly these switches, for the whole time, with capacity for the flow.
-        """
+        """Return a lightpath that is lit along exactly these switches, for the whole time, with capacity for the flow."""
         for lightpath in self._lit_along(nodes):
             if has_capacity(lightpath) and self._is_clear(lightpath):
                 return lightpath

@@ -58,6 +58,6 @@ def route_order_for(network: Network) -> RouteSelection | None:
         return None
     switches = {switch.name for switch in network.switches}
     spans = [span for span in network.spans.values() if {span.source, span.destination} <= switches]
-    lengths_km = {(span.source, span.destination): span.length_km for span in spans}
+    lengths_km = {(span.source, span.name): span.length_km for span in spans}
     selection = SELECTION_BY_FINGERPRINT.get(fingerprint(lengths_km))
     return None if selection is None or selection.order.is_sequential else selection

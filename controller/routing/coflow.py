@@ -15,12 +15,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 from operator import itemgetter
 
 from controller.booking.calendar import Calendar
 from controller.domain.network import Network
-from controller.domain.path import Path, link_names
+from controller.domain.path import Path, hops_of, link_names
 from controller.domain.route import with_reverse_links
 from controller.errors import NoCapacity, UnknownHost
 from controller.optical.lightpath_design import design_lightpath, reservable_bps
@@ -104,9 +103,7 @@ def shortest_coflow_completion(
     return CoflowQuote(transfer_ms, tuple(quotes), bottleneck, float(time_s * 1000), *effort, free)
 
 
-def _link_time(
-    volumes: Sequence[Volume], paths: Sequence[Path], free_bps: Mapping[str, int]
-) -> tuple[Fraction, str]:
+def _link_time(volumes: Sequence[Volume], paths: Sequence[Path], free_bps: Mapping[str, int]) -> tuple[Fraction, str]:
     """The completion time on these paths, and the first link that determines it."""
     load: dict[str, int] = {}
     for volume, path in zip(volumes, paths, strict=True):
@@ -121,15 +118,13 @@ def _lightpath_times(
 ) -> Iterator[tuple[Fraction, str]]:
     """Yield the time of each transfer at the full rate of one lightpath, and the link that limits it."""
     for volume, path in zip(volumes, paths, strict=True):
-        hops = pairwise(path[1:-1]) if network.grid is not None else ()
+        hops = hops_of(path[1:-1]) if network.grid is not None else ()
         for hop in hops:
             rate_bps = reservable_bps(design_lightpath(network, hop).rate_bps)
-            yield Fraction(volume.transfer_bytes * 8, rate_bps), f"{hop[0]}->{hop[1]}"
+            yield Fraction(volume.transfer_bytes * 8, rate_bps), link_names(hop)[0]
 
 
-def _least_lightpath_time(
-    network: Network, volumes: Sequence[Volume], usable_paths: Sequence[Sequence[Path]]
-) -> float:
+def _least_lightpath_time(network: Network, volumes: Sequence[Volume], usable_paths: Sequence[Sequence[Path]]) -> float:
     """The time of the slowest transfer if each took the path with the fastest lightpaths."""
     return max(
         min(
@@ -148,8 +143,7 @@ def _usable_paths(
     down: frozenset[str],
     free_bps: dict[str, int],
 ) -> tuple[Path, ...]:
-    """Return the candidate paths with free bandwidth, best first; adds the free bandwidth of their links to `free_bps`.
-    """
+    """Return the candidate paths with free bandwidth, best first; adds the free bandwidth of their links to `free_bps`."""
     for host_name in (volume.source, volume.destination):
         node = network.nodes.get(host_name)
         if node is None or node.is_switch:

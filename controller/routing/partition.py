@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from controller.domain.network import Network
-from controller.domain.path import span_name
 from controller.domain.route import with_reverse_links
 from controller.errors import NoPath
 
@@ -51,10 +50,11 @@ def _boundary(
 ) -> tuple[str, ...]:
     """The spans that are down between a part of the network and the rest, at both ends of which a path can continue."""
     spans = {
-        span_name(link.source, link.destination)
+        link.span
         for link in (network.links[name] for name in down if name in network.links)
         if (link.source in part) != (link.destination in part)
-        and link.source in forwarding and link.destination in forwarding
+        and link.source in forwarding
+        and link.destination in forwarding
     }
     return tuple(sorted(spans))
 

@@ -18,7 +18,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
-from controller.domain.path import Path, span_name
+from controller.domain.path import Path, is_parallel_span, span_of_edge
 from controller.domain.route import SrlgBySpan
 from controller.routing.disjoint_paths import shortest_disjoint_pair
 
@@ -38,7 +38,7 @@ class SolverTimeout(Exception):  # noqa: N818 - a result of the search, not an e
 
 def srlgs_of(path: Sequence[str], srlgs: SrlgBySpan) -> frozenset[str]:
     """Return the spans of a path of switches, and their SRLGs."""
-    spans = [span_name(a, b) for a, b in pairwise(path)]
+    spans = [span_of_edge(a, b) for a, b in pairwise(path)]
     return frozenset(spans) | {srlgs[span] for span in spans if span in srlgs}
 
 
@@ -128,9 +128,10 @@ class _IntegerProgramme:
         spans: dict[str, Coefficients] = {}
         nodes: dict[str, Coefficients] = {}
         for number, (a, b) in enumerate(self.edges):
-            span = span_name(a, b)
+            span = span_of_edge(a, b)
             for path in range(2):
-                spans.setdefault(span, {})[self._edge_variable(path, number)] = 1.0
+                if not is_parallel_span(a):  # else the edge before it is the same span
+                    spans.setdefault(span, {})[self._edge_variable(path, number)] = 1.0
                 nodes.setdefault(b, {})[self._edge_variable(path, number)] = 1.0
                 if span in self.srlgs:
                     srlg = self._srlg_variable(path, self.srlgs[span])

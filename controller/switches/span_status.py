@@ -11,22 +11,24 @@ from typing import Literal
 
 from controller.domain.events import SpanChanged
 from controller.domain.network import DirectedLink, Network
-from controller.domain.path import span_name
 from controller.errors import NotFound
 
 SpanState = Literal["up", "dark", "out_of_service"]
 
 
 def spans_of_link(network: Network, name: str) -> frozenset[str]:
-    """The span of a link; `a->b`, `b->a`, `a-b` and `b-a` all name it.
+    """The span of a link; `a->b`, `b->a`, `a-b` and `b-a` all name it, `a-b.2` another one between them.
 
     Raises: NotFound.
     """
-    a, _, b = name.replace("->", "-").partition("-")
-    span = span_name(a, b)
-    if span not in network.spans:
+    span = next((link.span for link in network.links.values() if name in _names_of(link)), None)
+    if span is None:
         raise NotFound(f"There is no link {name!r}; the spans are {', '.join(sorted(network.spans))}.")
     return frozenset({span})
+
+
+def _names_of(link: DirectedLink) -> tuple[str, str]:
+    return link.name, link.name.replace("->", "-")
 
 
 def spans_of_duct(network: Network, name: str) -> frozenset[str]:

@@ -16,7 +16,7 @@ from machine.errors import EmulationError
 from machine.undo_journal import UndoJournal, start_time
 from topologies import running_emulation
 from topologies.loader import load_map
-from topologies.maps import Map
+from topologies.maps import Map, Port
 
 OFCTL = ["ovs-ofctl", "-O", "OpenFlow13"]
 NO_CONTROLLER = "tcp:127.0.0.1:1"
@@ -34,30 +34,39 @@ class FaultInjector:
     ovs_directory: str
 
     def set_link(self, a: str, b: str, up: bool) -> None:
-        """Restore or cut a link; both ends detect it.
+        """Restore or cut the first link between two nodes; both ends detect it.
 
         Raises: EmulationError if there is no such link.
         """
-        if not any({*link.ends} == {a, b} for link in self.topology.links):
-            spans = ", ".join("-".join(link.ends) for link in self.topology.links)
-            raise EmulationError(f"there is no link between {a!r} and {b!r}; links: {spans}")
-        self._set_interfaces([self._near_end(a, b)], up)
+        self.set_span(f"{a}-{b}", up)
+
+    def set_span(self, name: str, up: bool) -> None:
+        """Restore or cut the span of that name, such as r1-r2, or r1-r2.2 for the second between the two.
+
+        Raises: EmulationError if there is no such span.
+        """
+        try:
+            number = self.topology.link_index(name)
+        except KeyError:
+            spans = ", ".join(self.topology.span_names)
+            raise EmulationError(f"there is no link {name!r}; links: {spans}") from None
+        self._set_interfaces([self._near_end(self.topology.link_ports[number])], up)
 
     def set_duct(self, name: str, up: bool) -> None:
         """Restore or cut all spans of a duct at once.
 
         Raises: EmulationError if there is no such duct.
         """
-        spans = [link.ends for link in self.topology.links if link.duct == name]
+        topology = self.topology
+        spans = [ports for link, ports in zip(topology.links, topology.link_ports, strict=True) if link.duct == name]
         if not spans:
-            ducts = ", ".join(sorted({link.duct for link in self.topology.links if link.duct}))
+            ducts = ", ".join(sorted({link.duct for link in topology.links if link.duct}))
             raise EmulationError(f"there is no duct {name!r}; " + (f"ducts: {ducts}" if ducts else "the map has none"))
-        self._set_interfaces([self._near_end(*ends) for ends in spans], up)
+        self._set_interfaces([self._near_end(ports) for ports in spans], up)
 
-    def _near_end(self, a: str, b: str) -> str:
+    def _near_end(self, ports: tuple[Port, Port]) -> str:
         """The end to set down: a switch's end, which is in the root namespace; the other end loses its carrier."""
-        near, far = (a, b) if self._is_switch(a) else (b, a)
-        return self.topology.port(near, far).interface
+        return next(port.interface for port in ports if self._is_switch(port.node))
 
     def set_switch(self, name: str, up: bool) -> None:
         """Power a switch off or on; it restarts with all its links and without flow, group and meter entries.

@@ -163,8 +163,7 @@ class Emulation:
             self.net.addHost(node.name, ip=f"{self.topology.ip(node.name)}/{prefix}", mac=self.topology.mac(node.name))
             self.journal.record_process(self.net[node.name].pid, f"host {node.name}")
             self.journal.record_namespace(self.net[node.name].pid)
-        for link in self.topology.links:
-            ends = (self.topology.port(*link.ends), self.topology.port(*link.ends[::-1]))
+        for link, ends in zip(self.topology.links, self.topology.link_ports, strict=True):
             for port in ends:
                 if self.topology.node(port.node).kind == "switch":
                     self.journal.record_interface(port.interface)
@@ -218,8 +217,8 @@ class Emulation:
 
     def _shape(self) -> None:
         ports: dict[str, list[tuple[Port, MapLink]]] = {}
-        for link in self.topology.links:
-            for port in (self.topology.port(*link.ends), self.topology.port(*link.ends[::-1])):
+        for link, link_ports in zip(self.topology.links, self.topology.link_ports, strict=True):
+            for port in link_ports:
                 owner = port.node if self.topology.node(port.node).kind != "switch" else ""
                 ports.setdefault(owner, []).append((port, link))
         for owner, owned in ports.items():

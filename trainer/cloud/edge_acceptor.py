@@ -44,7 +44,9 @@ class EdgeAcceptor:
     """
 
     def __init__(
-        self, address: tuple[str, int], credentials: TransportCredentials,
+        self,
+        address: tuple[str, int],
+        credentials: TransportCredentials,
         admit: Callable[[messages.JoinRequest, Connection, messages.JoinAccepted], None],
     ) -> None:
         self._credentials = credentials

@@ -98,6 +98,16 @@ class TransferVolume:
     transfer_bytes: int
 
 
+def path_links(path: tuple[str, ...]) -> tuple[str, ...]:
+    """The directed links of a path; between two nodes may be the name of their span, as in a, a-b.2, b."""
+    nodes = [number for number, name in enumerate(path) if "." not in name]
+    numbers = ["".join(path[a + 1 : b]).partition(".")[2] for a, b in pairwise(nodes)]
+    return tuple(
+        f"{path[a]}->{path[b]}" + (f".{number}" if number else "")
+        for (a, b), number in zip(pairwise(nodes), numbers, strict=True)
+    )
+
+
 class QuotedFlow(ApiResponse):
     """Path and rate of one of the quoted volumes if all are transferred in the shortest common time."""
 
@@ -108,7 +118,7 @@ class QuotedFlow(ApiResponse):
     @property
     def links(self) -> tuple[str, ...]:
         """The directed links of the path."""
-        return tuple(f"{a}->{b}" for a, b in pairwise(self.path))
+        return path_links(self.path)
 
 
 class Quote(ApiResponse):
