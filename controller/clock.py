@@ -30,7 +30,9 @@ class ClockStep:
 class Clock:
     """Unix time, by call. Thread-safe; steps are taken by one thread."""
 
-    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self.last_step: ClockStep | None = None
         self._wall = wall
         self._monotonic = monotonic

@@ -1,39 +1,39 @@
 """The controller's error tree.
 
-ControllerError
-├── RequestError          the request cannot be processed (4xx)
-│   ├── InvalidRequest    422 invalid_request
-│   ├── UnknownHost       422 unknown_host
-│   ├── NotFound          404 not_found
-│   ├── NotLive           409 not_live
-│   ├── NotHeld           409 not_held
-│   ├── KeyReused         422 idempotency_key_reused
-│   ├── InProgress        409 request_in_progress
-│   ├── TooLarge          413 too_large
-│   ├── TooSlow           408 request_timeout
-│   ├── UnsupportedMediaType  415 unsupported_media_type
-│   └── NotAvailable      501 not_available
-├── Denied                the caller lacks permission (401, 403) or quota (403, 429)
-│   ├── Unauthorized      401 unauthorized
-│   ├── Forbidden         403 forbidden
-│   ├── QuotaExceeded     403 quota_exceeded
-│   └── TooManyRequests   429 too_many_requests
-├── Refused               admission control rejects a valid request (409)
-│   ├── NoPath            no_path
-│   ├── NoDisjointPath    no_disjoint_path
-│   ├── NoCapacity        no_capacity
-│   ├── NoSpectrum        no_spectrum
-│   ├── OutOfReach        out_of_reach
-│   ├── LatencyNotMet     latency_not_met
-│   ├── NoBuffer          no_buffer
-│   └── FlowInUse         flow_in_use
-├── SwitchError           a switch did not apply a change (503)
-│   ├── SwitchDown        switch_down
-│   ├── SwitchTimeout     switch_timeout
-│   └── SwitchRefused     switch_refused
-├── Overloaded            the request queue is full (503, `retry_after_s`)
-├── LedgerUnavailable     the ledger cannot be read or written now (503, `retry_after_s`)
-└── StartError            the process cannot start; has an exit code
+    ControllerError
+    ├── RequestError          the request cannot be processed (4xx)
+    │   ├── InvalidRequest    422 invalid_request
+    │   ├── UnknownHost       422 unknown_host
+    │   ├── NotFound          404 not_found
+    │   ├── NotLive           409 not_live
+    │   ├── NotHeld           409 not_held
+    │   ├── KeyReused         422 idempotency_key_reused
+    │   ├── InProgress        409 request_in_progress
+    │   ├── TooLarge          413 too_large
+    │   ├── TooSlow           408 request_timeout
+    │   ├── UnsupportedMediaType  415 unsupported_media_type
+    │   └── NotAvailable      501 not_available
+    ├── Denied                the caller lacks permission (401, 403) or quota (403, 429)
+    │   ├── Unauthorized      401 unauthorized
+    │   ├── Forbidden         403 forbidden
+    │   ├── QuotaExceeded     403 quota_exceeded
+    │   └── TooManyRequests   429 too_many_requests
+    ├── Refused               admission control rejects a valid request (409)
+    │   ├── NoPath            no_path
+    │   ├── NoDisjointPath    no_disjoint_path
+    │   ├── NoCapacity        no_capacity
+    │   ├── NoSpectrum        no_spectrum
+    │   ├── OutOfReach        out_of_reach
+    │   ├── LatencyNotMet     latency_not_met
+    │   ├── NoBuffer          no_buffer
+    │   └── FlowInUse         flow_in_use
+    ├── SwitchError           a switch did not apply a change (503)
+    │   ├── SwitchDown        switch_down
+    │   ├── SwitchTimeout     switch_timeout
+    │   └── SwitchRefused     switch_refused
+    ├── Overloaded            the request queue is full (503, `retry_after_s`)
+    ├── LedgerUnavailable     the ledger cannot be read or written now (503, `retry_after_s`)
+    └── StartError            the process cannot start; has an exit code
 """
 
 # ruff: noqa: N818 - classes are named for the cause, without the suffix "Error"

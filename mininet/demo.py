@@ -152,6 +152,7 @@ def _run_training(command: list[str], first_step: threading.Event, limit_s: floa
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     stopped, dropped = threading.Event(), []
     with subprocess.Popen(command, env=environment, **pipes) as process:
+
         ended = threading.Event()
 
         def stop_in_time(limit_s: float) -> None:
@@ -243,18 +244,16 @@ def _write_report(record: Path) -> Path:
 def _next_steps(report: Path, record: Path, other: Path) -> str:
     report, record, other = (_relative(path) for path in (report, record, other))
     sudo = "" if os.geteuid() == 0 and not os.environ.get("SUDO_UID") else "sudo "
-    return "\n".join(
-        [
-            f"Report of the reserved run: {report} (open it in a browser)",
-            "",
-            "Compare the two runs:",
-            f"  .venv/bin/paceline compare {record} {other}",
-            "Start the same network with a prompt, and train on it from a second terminal:",
-            f"  {sudo}.venv/bin/python mininet/start.py metro --cross-traffic 150%",
-            f"  {sudo}.venv/bin/paceline train",
-            "",
-        ]
-    )
+    return "\n".join([
+        f"Report of the reserved run: {report} (open it in a browser)",
+        "",
+        "Compare the two runs:",
+        f"  .venv/bin/paceline compare {record} {other}",
+        "Start the same network with a prompt, and train on it from a second terminal:",
+        f"  {sudo}.venv/bin/python mininet/start.py metro --cross-traffic 150%",
+        f"  {sudo}.venv/bin/paceline train",
+        "",
+    ])
 
 
 def _relative(path: Path) -> Path:

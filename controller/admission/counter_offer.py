@@ -252,3 +252,4 @@ def _granted_burst_bytes(context: DecisionContext, request: Request) -> Mapping[
     return {
         flow.name: granted_burst_bytes(flow, flow.requirement.min_bandwidth_bps or 0, *facts) for flow in request.flows
     }
+

@@ -113,7 +113,9 @@ def first_plan(problem: PlanningProblem, down: frozenset[str]) -> FeasiblePlan:
 
 def _first_plan(problem: PlanningProblem, down: frozenset[str], headroom_share: float) -> FeasiblePlan:
     kept = _kept_flows(problem)
-    sizes = _sized_flows(problem, [flow for flow in problem.request.flows if flow.name not in kept], {}, headroom_share)
+    sizes = _sized_flows(
+        problem, [flow for flow in problem.request.flows if flow.name not in kept], {}, headroom_share
+    )
     residual = _residual_capacity(problem, kept)
     search = PathSearch(residual, list(sizes.values()), problem.replaced, down, problem.request.search_steps)
     refusal: Refused | None = None

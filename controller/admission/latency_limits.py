@@ -86,7 +86,9 @@ def latency_room_us(placement: Placement, bound: Bound) -> float:
     return min((limit_us - bound_us for _, bound_us, limit_us in checks if limit_us is not None), default=inf)
 
 
-def _checks(requirement: Requirement, rate_bps: int, bound: Bound) -> Iterator[tuple[str, float, float | None]]:
+def _checks(
+    requirement: Requirement, rate_bps: int, bound: Bound
+) -> Iterator[tuple[str, float, float | None]]:
     yield "latency", bound.accumulated_latency_us, requirement.max_latency_us
     yield "latency variation", bound.latency_variation_us, requirement.max_latency_variation_us
     done_us = completion_us(requirement, rate_bps, bound.accumulated_latency_us)

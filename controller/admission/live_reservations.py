@@ -67,7 +67,9 @@ class LiveReservations:
     def __iter__(self) -> Iterator[Reservation]:
         """The reservations, oldest first."""
         return iter(
-            sorted(self._reservations.values(), key=lambda reservation: (reservation.created_at_s, reservation.number))
+            sorted(
+                self._reservations.values(), key=lambda reservation: (reservation.created_at_s, reservation.number)
+            )
         )
 
     def get(self, reservation_id: str) -> Reservation | None:
@@ -331,7 +333,9 @@ def with_bound(placement: Placement, bound: Bound) -> Placement:
         placement,
         accumulated_latency_us=bound.accumulated_latency_us,
         latency_variation_us=bound.latency_variation_us,
-        completion_us=completion_us(placement.flow.requirement, placement.reserved_bps, bound.accumulated_latency_us),
+        completion_us=completion_us(
+            placement.flow.requirement, placement.reserved_bps, bound.accumulated_latency_us
+        ),
     )
 
 

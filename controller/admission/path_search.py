@@ -198,7 +198,9 @@ def _exceeds_lightpaths(network: Network, sized: SizedFlow, route: Route) -> boo
     return len(route.path) > 3 and sized.rate_bps > max_flow_bps(network)
 
 
-def _candidates(network: Network, flow: Flow, replaced: Reservation | None, down: frozenset[str]) -> tuple[Route, ...]:
+def _candidates(
+    network: Network, flow: Flow, replaced: Reservation | None, down: frozenset[str]
+) -> tuple[Route, ...]:
     """The candidate routes. The flow's current route comes first if it is up, last if one of its two paths is.
 
     Raises: NoPath, NoDisjointPath.

@@ -78,7 +78,9 @@ def restore(
 
 def _is_on_backup(placement: Placement, down: Collection[str]) -> bool:
     return (
-        placement.backup_path is not None and is_cut(placement.path, down) and not is_cut(placement.backup_path, down)
+        placement.backup_path is not None
+        and is_cut(placement.path, down)
+        and not is_cut(placement.backup_path, down)
     )
 
 
@@ -169,7 +171,9 @@ class _Restorer:
         end_s = inf if before.end_at_s is None else before.end_at_s
         keep = frozenset(flow.name for flow in kept)
         request = Request(before.id, before.version + 1, (*kept, *flows), None, end_s, keep)
-        decision = decide(self.network, self.calendar, self.live, request, self.now_s, self.down, self.calibration)
+        decision = decide(
+            self.network, self.calendar, self.live, request, self.now_s, self.down, self.calibration
+        )
         if not isinstance(decision, Admitted):
             self.refusals |= {(before.id, name): decision.error.detail for name in new}
             return False

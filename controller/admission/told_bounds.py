@@ -62,7 +62,9 @@ def _is_outdated(placement: Placement, bound: Bound, with_falls: bool) -> bool:
 
 def _with_room(placement: Placement, bound: Bound) -> Placement:
     room_us = max(0.0, min(bound.accumulated_latency_us * ROOM_SHARE, latency_room_us(placement, bound)))
-    return with_bound(placement, Bound(bound.accumulated_latency_us + room_us, bound.latency_variation_us + room_us))
+    return with_bound(
+        placement, Bound(bound.accumulated_latency_us + room_us, bound.latency_variation_us + room_us)
+    )
 
 
 def _differ(before: Placement, after: Placement) -> bool:

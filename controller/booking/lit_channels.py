@@ -16,7 +16,6 @@ Lightpaths = tuple[Lightpath, ...]
 @frozen
 class _LinkChannels:
     """The lightpaths on one link and the slots they occupy."""
-
     lightpaths: dict[str, Lightpath] = field(default_factory=dict)
     """By id; never modified."""
     slots: int = 0

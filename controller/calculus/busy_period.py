@@ -155,7 +155,9 @@ def _delay_us(server: Server, flows: Iterable[CrossFlow]) -> float:
     return _bound(server, flows, delay_bound_us)
 
 
-def _bound(server: Server, flows: Iterable[CrossFlow], bound_of: Callable[[Server, Iterable[Group]], float]) -> float:
+def _bound(
+    server: Server, flows: Iterable[CrossFlow], bound_of: Callable[[Server, Iterable[Group]], float]
+) -> float:
     """Return that bound of the server if all these streams are active together.
 
     Raises: Unstable

@@ -89,7 +89,9 @@ class Proof:
         self.update_slack(name, server, bound_us, delay_us, tolerated_us)
         return spread_s - before_s
 
-    def update_slack(self, name: str, server: Server, bound_us: float, delay_us: float, tolerated_us: float) -> None:
+    def update_slack(
+        self, name: str, server: Server, bound_us: float, delay_us: float, tolerated_us: float
+    ) -> None:
         """Recompute the slack of a server with unchanged D, where F is now `bound_us`."""
         bits_per_us, excess_us = server.rate_bps / 1e6, delay_us - bound_us
         self.slack_bits[name] = excess_us * bits_per_us

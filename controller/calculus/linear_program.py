@@ -87,7 +87,8 @@ class LinearProgram:
     """A programme that stays in the solver: costs and right-hand sides change, each objective keeps its basis."""
 
     def __init__(self, rows: Rows, is_time: Sequence[bool], bursts: int) -> None:
-        """`is_time`: for each column, whether it is at most zero; otherwise it is at least zero. `bursts`: length of x."""
+        """`is_time`: for each column, whether it is at most zero; otherwise it is at least zero. `bursts`: length of x.
+        """
         self.constants: Floats = np.array(rows.constants)
         self.bursts = bursts
         self.is_time = np.array(is_time, bool)

@@ -35,12 +35,15 @@ class Inflow:
         """Return the inflow with a stream added (1) or removed (-1) that crossed the `upstream` servers."""
         rates = self.upstream_bps.copy()
         _add(rates, upstream, rate_bps)
-        return Inflow(self.shaping, self.burst_bits + burst_bits, self.rate_bps + rate_bps, rates, self.streams + sign)
+        return Inflow(
+            self.shaping, self.burst_bits + burst_bits, self.rate_bps + rate_bps, rates, self.streams + sign
+        )
 
 
 @dataclass(slots=True)
 class ServerLoad(Generic[Key]):
-    """The load of a server: `inflows` by previous server; `downstream_bps`: the rates that continue to later servers."""
+    """The load of a server: `inflows` by previous server; `downstream_bps`: the rates that continue to later servers.
+    """
 
     inflows: dict[str, Inflow] = field(default_factory=dict)
     downstream_bps: Rates = field(default_factory=dict)

@@ -103,4 +103,6 @@ def failover_group(port: int, second_port: int, crankback: bool) -> GroupEntry:
     The group id determines the content, so a group never changes.
     """
     group_id = PORT_PAIR_GROUPS.start | crankback << 24 | port << 12 | second_port
-    return GroupEntry(group_id, (Bucket(port, port), Bucket(second_port, IN_PORT if crankback else second_port)))
+    return GroupEntry(
+        group_id, (Bucket(port, port), Bucket(second_port, IN_PORT if crankback else second_port))
+    )

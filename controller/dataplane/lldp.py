@@ -17,7 +17,9 @@ def lldp_frame(datapath_id: int, port: int) -> bytes:
     """The frame that identifies its source port."""
     source = b"\x02" + datapath_id.to_bytes(8, "big")[-5:]
     chassis = LOCALLY_ASSIGNED + CHASSIS_PREFIX + f"{datapath_id:016x}".encode()
-    tlvs = _tlv(1, chassis) + _tlv(2, LOCALLY_ASSIGNED + str(port).encode()) + _tlv(3, struct.pack("!H", LIFETIME_S))
+    tlvs = (
+        _tlv(1, chassis) + _tlv(2, LOCALLY_ASSIGNED + str(port).encode()) + _tlv(3, struct.pack("!H", LIFETIME_S))
+    )
     return LLDP_MULTICAST + source + struct.pack("!H", 0x88CC) + tlvs + _tlv(0, b"")
 
 

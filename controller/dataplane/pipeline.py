@@ -208,7 +208,9 @@ def arp_meter_kbps(network: Network) -> int:
 
 
 @lru_cache(maxsize=8192)
-def classifiers(network: Network, placement: Placement, cookie: int, late: bool) -> tuple[tuple[str, FlowEntry], ...]:
+def classifiers(
+    network: Network, placement: Placement, cookie: int, late: bool
+) -> tuple[tuple[str, FlowEntry], ...]:
     """The entries that admit a reserved flow at its first switch; `late`: outside its window.
 
     One entry where each port is one or any; a range of ports takes several, with masks. All have the flow's one meter.

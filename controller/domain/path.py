@@ -1,6 +1,6 @@
 """A path; names of its links (one direction) and spans (both directions).
 
-A path is the nodes in order. Two nodes may have several spans: the first is named `a-b`, the others `a-b.2`, `a-b.3`, in
+A path is the nodes in order. Two nodes may have several spans: the first is named `a-b`, the others `a-b.2`, `a-b.3` in
 the order of the map. A path that crosses one of the others has its name between the two nodes: a, a-b.2, b. Reversed,
 this is the path in the opposite direction. In a graph with a node for each of these names, the algorithms for simple
 graphs find all paths.

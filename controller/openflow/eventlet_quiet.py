@@ -30,21 +30,7 @@ with warnings.catch_warnings():
     from ryu.ofproto import ofproto_v1_3, ofproto_v1_3_parser
 
 __all__ = [
-    "CONF",
-    "DEAD_DISPATCHER",
-    "MAIN_DISPATCHER",
-    "AppManager",
-    "GreenSocket",
-    "IntOpt",
-    "ListOpt",
-    "RyuApp",
-    "StrOpt",
-    "eventlet",
-    "ofp_event",
-    "ofp_handler",
-    "ofproto_v1_3",
-    "ofproto_v1_3_parser",
-    "ryu_controller",
-    "set_ev_cls",
-    "start_service",
+    "CONF", "DEAD_DISPATCHER", "MAIN_DISPATCHER", "AppManager", "GreenSocket", "IntOpt", "ListOpt", "RyuApp", "StrOpt",
+    "eventlet", "ofp_event", "ofp_handler", "ofproto_v1_3", "ofproto_v1_3_parser", "ryu_controller",
+    "set_ev_cls", "start_service",
 ]

@@ -118,7 +118,9 @@ class PacelineApp(RyuApp):  # type: ignore[misc]
             return
         name, up = _port_state(message.desc)
         is_deleted = message.reason == message.datapath.ofproto.OFPPR_DELETE
-        self.client.events.put(PortChanged(message.datapath.id, message.desc.port_no, name, None if is_deleted else up))
+        self.client.events.put(
+            PortChanged(message.datapath.id, message.desc.port_no, name, None if is_deleted else up)
+        )
 
     @on(ofp_event.EventOFPPacketIn, MAIN_DISPATCHER)
     def packet_in(self, event: Any) -> None:

@@ -167,7 +167,9 @@ def _set_counts(readings: Sequence[tuple[Transaction, Change]]) -> None:
 class StatsRequest:
     """Statistics requests to one switch, sent together, each with its own xid."""
 
-    def __init__(self, pending: PendingTransactions, datapath: Any, requests: Sequence[Any], timeout_s: float) -> None:
+    def __init__(
+        self, pending: PendingTransactions, datapath: Any, requests: Sequence[Any], timeout_s: float
+    ) -> None:
         self._ended = eventlet.event.Event()
         group = TransactionGroup(pending, timeout_s, self._ended.send)
         self._transactions = []

@@ -149,7 +149,8 @@ class LightpathAllocator:
         return 1 - self._slots_at(link)[0].bit_count() / slot_count
 
     def refusal(self, flow: str, nodes: Path, rate_bps: int, has_capacity: HasCapacity) -> Refused | None:
-        """Return why there is no chain along these switches: the error of the first link that no lightpath can cross."""
+        """Return why there is no chain along these switches: the error of the first link that no lightpath can cross.
+        """
         for segment in hops_of(nodes):
             if self._existing_over(segment, has_capacity) is None and self._new_over(segment, rate_bps) is None:
                 return self._reason(flow, segment, rate_bps)
@@ -209,7 +210,8 @@ class LightpathAllocator:
         return lightpath in self._lit_along(lightpath.nodes)
 
     def _existing_over(self, nodes: Path, has_capacity: HasCapacity) -> Lightpath | None:
-        """Return a lightpath that is lit along exactly these switches, for the whole time, with capacity for the flow."""
+        """Return a lightpath that is lit along exactly these switches, for the whole time, with capacity for the flow.
+        """
         for lightpath in self._lit_along(nodes):
             if has_capacity(lightpath) and self._is_clear(lightpath):
                 return lightpath

@@ -67,7 +67,8 @@ def lightpath_inventory(
 
 
 def central_thz(network: Network, lightpath: Lightpath) -> float:
-    """Return the central frequency of its channel; slot 0 starts at the lowest 50 GHz channel. Source: ITU-T G.694.1."""
+    """Return the central frequency of its channel; slot 0 starts at the lowest 50 GHz channel. Source: ITU-T G.694.1.
+    """
     slot_ghz = SLOT_GHZ[network.grid or "fixed"]
     return FIXED.lowest_thz + (lightpath.first_slot + lightpath.width / 2) * slot_ghz / 1000
 

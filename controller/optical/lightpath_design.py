@@ -24,7 +24,8 @@ SHORTEST_KM = 0.1
 
 @dataclass(frozen=True, slots=True)
 class LightpathDesign:
-    """The parameters of a lightpath, see controller.domain.lightpath.Lightpath; infeasible if the margin is negative."""
+    """The parameters of a lightpath, see controller.domain.lightpath.Lightpath; infeasible if the margin is negative.
+    """
 
     width: int
     rate_bps: int

@@ -33,7 +33,8 @@ ANCHOR_THZ: Final = 193.1
 
 @dataclass(frozen=True, slots=True)
 class SpectrumGrid:
-    """A fibre's spectrum: `slots` slots of `slot_ghz` from `lowest_thz` up; `guard_slots` per lightpath remain unused."""
+    """A fibre's spectrum: `slots` slots of `slot_ghz` from `lowest_thz` up; `guard_slots` per lightpath remain unused.
+    """
 
     name: str
     slot_ghz: float
@@ -142,7 +143,9 @@ class CandidateRoutes:
         self._by = by
         self._table = table
         self._graph: nx.Graph[str] = nx.Graph()
-        self.link_names: tuple[str, ...] = tuple(f"{x}->{y}" for a, b in spans for x, y in ((a, b), (b, a)))
+        self.link_names: tuple[str, ...] = tuple(
+            f"{x}->{y}" for a, b in spans for x, y in ((a, b), (b, a))
+        )
         self._number_of = {name: number for number, name in enumerate(self.link_names)}
         for (a, b), length_km in spans.items():
             self._graph.add_edge(a, b, km=length_km)

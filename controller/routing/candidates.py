@@ -76,7 +76,9 @@ def candidate_routes(
 
 
 @lru_cache(maxsize=1024)
-def next_hops(network: Network, destination: str, down: frozenset[str] = NOTHING_DOWN) -> Mapping[str, DirectedLink]:
+def next_hops(
+    network: Network, destination: str, down: frozenset[str] = NOTHING_DOWN
+) -> Mapping[str, DirectedLink]:
     """Return for every switch that can reach the host the link on the shortest path towards it (a tree)."""
     graph = _graph(network, frozenset({destination}), down).reverse(copy=False)
     paths = nx.single_source_dijkstra_path(graph, destination, weight="weight")
@@ -117,7 +119,9 @@ def links_out_of_reach(network: Network) -> frozenset[str]:
     if network.grid is None:
         return NOTHING_DOWN
     spans = (link for link in network.links.values() if link.slot_count)
-    return frozenset(link.name for link in spans if not design_lightpath(network, link.path).is_feasible)
+    return frozenset(
+        link.name for link in spans if not design_lightpath(network, link.path).is_feasible
+    )
 
 
 @lru_cache(maxsize=65_536)
@@ -174,7 +178,8 @@ def _are_disjoint(path: Path, backup: Path, srlgs: SrlgBySpan) -> bool:
 
 
 def _best_backup(graph: nx.DiGraph[str], path: Path, srlgs: SrlgBySpan) -> Path | None:
-    """Return the shortest backup that avoids a path's inner switches, or else its spans and SRLGs; None without either."""
+    """Return the shortest backup that avoids a path's inner switches, or else its spans and SRLGs; None without either.
+    """
     used_srlgs = srlgs_of(path[1:-1], srlgs)
     ends = {path[0], path[-1]}
     for avoided in (ends | set(path[2:-2]), ends):

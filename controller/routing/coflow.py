@@ -103,7 +103,9 @@ def shortest_coflow_completion(
     return CoflowQuote(transfer_ms, tuple(quotes), bottleneck, float(time_s * 1000), *effort, free)
 
 
-def _link_time(volumes: Sequence[Volume], paths: Sequence[Path], free_bps: Mapping[str, int]) -> tuple[Fraction, str]:
+def _link_time(
+    volumes: Sequence[Volume], paths: Sequence[Path], free_bps: Mapping[str, int]
+) -> tuple[Fraction, str]:
     """The completion time on these paths, and the first link that determines it."""
     load: dict[str, int] = {}
     for volume, path in zip(volumes, paths, strict=True):
@@ -124,7 +126,9 @@ def _lightpath_times(
             yield Fraction(volume.transfer_bytes * 8, rate_bps), link_names(hop)[0]
 
 
-def _least_lightpath_time(network: Network, volumes: Sequence[Volume], usable_paths: Sequence[Sequence[Path]]) -> float:
+def _least_lightpath_time(
+    network: Network, volumes: Sequence[Volume], usable_paths: Sequence[Sequence[Path]]
+) -> float:
     """The time of the slowest transfer if each took the path with the fastest lightpaths."""
     return max(
         min(
@@ -143,7 +147,8 @@ def _usable_paths(
     down: frozenset[str],
     free_bps: dict[str, int],
 ) -> tuple[Path, ...]:
-    """Return the candidate paths with free bandwidth, best first; adds the free bandwidth of their links to `free_bps`."""
+    """Return the candidate paths with free bandwidth, best first; adds the free bandwidth of their links to `free_bps`.
+    """
     for host_name in (volume.source, volume.destination):
         node = network.nodes.get(host_name)
         if node is None or node.is_switch:

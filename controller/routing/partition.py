@@ -53,8 +53,7 @@ def _boundary(
         link.span
         for link in (network.links[name] for name in down if name in network.links)
         if (link.source in part) != (link.destination in part)
-        and link.source in forwarding
-        and link.destination in forwarding
+        and link.source in forwarding and link.destination in forwarding
     }
     return tuple(sorted(spans))
 

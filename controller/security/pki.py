@@ -68,7 +68,9 @@ class Subjects:
             taken.add(name)
 
 
-def create_authority(directory: Path, subjects: Subjects, controller_names: Sequence[str], days: int) -> list[Path]:
+def create_authority(
+    directory: Path, subjects: Subjects, controller_names: Sequence[str], days: int
+) -> list[Path]:
     """Write a CA and certificates with keys for `controller`, `switch`, `client` and the subjects; return the files.
 
     Each switch gets a certificate with its own name; `switch` has the names of all switches, for an Open vSwitch that
@@ -173,7 +175,9 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def _write(directory: Path, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> list[Path]:
+def _write(
+    directory: Path, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate
+) -> list[Path]:
     unencrypted = serialization.NoEncryption()
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, unencrypted)
     key_path, certificate_path = directory / f"{name}.key", directory / f"{name}.crt"
@@ -188,9 +192,7 @@ def command() -> None:
     """Create test certificates."""
 
 
-@command.command(
-    "init",
-    epilog="""\b
+@command.command("init", epilog="""\b
 Example:
   paceline pki init lab --map metro
   paceline controller metro --tls-cert lab/controller.crt --tls-key lab/controller.key \\
@@ -200,14 +202,17 @@ Example:
   paceline train --tls-dir lab
 
 A switch may connect only with a certificate in its own name. `switch.crt` has the names of all switches of the map, for
-an Open vSwitch that runs all of them.""",
-)
+an Open vSwitch that runs all of them.""")
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--map", "map_name", help="Create a certificate for each switch, cloud and edge of this map.")
-@click.option("--cloud", "clouds", multiple=True, help="Create a certificate for a cloud of this name; repeatable.")
+@click.option(
+    "--cloud", "clouds", multiple=True, help="Create a certificate for a cloud of this name; repeatable."
+)
 @click.option("--edge", "edges", multiple=True, help="Create a certificate for an edge of this name; repeatable.")
 @click.option("--name", "names", multiple=True, help="Another host name or address of the controller; repeatable.")
-@click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Validity of certificates.")
+@click.option(
+    "--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Validity of certificates."
+)
 def init(
     directory: Path,
     map_name: str | None,
@@ -219,11 +224,8 @@ def init(
     """Write a test CA and certificates for controller, switches, clients and training nodes to DIRECTORY."""
     try:
         of_map = _subjects_of_map(map_name) if map_name else Subjects()
-        subjects = Subjects(
-            of_map.switches,
-            tuple(dict.fromkeys((*of_map.clouds, *clouds))),
-            tuple(dict.fromkeys((*of_map.edges, *edges))),
-        )
+        subjects = Subjects(of_map.switches, tuple(dict.fromkeys((*of_map.clouds, *clouds))),
+                            tuple(dict.fromkeys((*of_map.edges, *edges))))
         written = create_authority(directory, subjects, names, days)
     except StartError as error:
         click.echo(f"Error: {error.detail}", err=True)

@@ -263,7 +263,8 @@ class SetupPipeline:
         """Record reservations in one transaction, with their attached rows if the database allows."""
         keys = {reservation.id: setup.key for setup, reservation in reservations if setup.key is not None}
         attached = [
-            (setup.attached_row, reservation) for setup, reservation in reservations if setup.attached_row is not None
+            (setup.attached_row, reservation) for setup, reservation in reservations
+            if setup.attached_row is not None
         ]
         rows = [row.row(reservation) for row, reservation in attached]
         recorded, has_rows = self._state.record(

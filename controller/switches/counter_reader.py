@@ -50,7 +50,9 @@ class _Request:
 class CounterReader:
     """Counters of reservations, read when asked for. Thread-safe."""
 
-    def __init__(self, network: Network, switches: Switches, datapath_ids: DatapathIds, totals: MeterTotals) -> None:
+    def __init__(
+        self, network: Network, switches: Switches, datapath_ids: DatapathIds, totals: MeterTotals
+    ) -> None:
         self._network = network
         self._switches = switches
         self._datapath_ids = datapath_ids

@@ -49,7 +49,9 @@ class StateVerifier:
                 continue
             drift, differs = self._tracker.drift_since(reading, expected)
             self.report(name, drift)
-            reports.append(SwitchReport(name, "in_step", drift.missing, drift.wrong, drift.foreign))
+            reports.append(
+                SwitchReport(name, "in_step", drift.missing, drift.wrong, drift.foreign)
+            )
             if repair:
                 changed.append(self._tracker.accept_reading(name, reading, differs))
         return reports, merge_keys(*changed)

@@ -103,10 +103,8 @@ class EventStream:
     def _on_bounds_changed(self, event: BoundsChanged) -> None:
         reservation = event.reservation
         head = {"id": reservation.id, "version": reservation.version, "tenant": reservation.tenant}
-        flows = [
-            {"name": change.after.flow.name, "before": _bounds(change.before), "after": _bounds(change.after)}
-            for change in event.flows
-        ]
+        flows = [{"name": change.after.flow.name, "before": _bounds(change.before), "after": _bounds(change.after)}
+                 for change in event.flows]
         self.publish("bounds", {**head, "cause": event.cause, "flows": flows}, reservation.tenant)
         broken = [change.broken_promise for change in event.flows if change.broken_promise is not None]
         if broken and event.cause != "requested":

@@ -1,4 +1,5 @@
-"""Measures this machine's forwarding capacity: two hosts at a chain of switches raise their load until frames are lost."""
+"""Measures this machine's forwarding capacity: two hosts at a chain of switches raise their load until frames are lost.
+"""
 
 from __future__ import annotations
 

@@ -86,10 +86,8 @@ def describe(emulation: Emulation, log: Log) -> None:
         log("ovs-vswitchd runs without real-time priority (not permitted here): expect more jitter")
     log(f"controller: {emulation.settings.controller_url} (from the hosts); REST documentation at /docs")
     if emulation.settings.pki:
-        log(
-            f"TLS with client certificates: export PACELINE_CA={emulation.settings.pki / 'ca.crt'} for clients, "
-            f"paceline train --tls-dir {emulation.settings.pki} for training"
-        )
+        log(f"TLS with client certificates: export PACELINE_CA={emulation.settings.pki / 'ca.crt'} for clients, "
+            f"paceline train --tls-dir {emulation.settings.pki} for training")
 
 
 def clean_up(log: Log) -> None:

@@ -22,12 +22,8 @@ INVALID = 422
 
 def controller_option(command: F) -> F:
     """Add --controller."""
-    return click.option(
-        "--controller",
-        "url",
-        help="URL of the controller.  [default: that of the running emulation]  "
-        "PACELINE_TOKEN: bearer token; PACELINE_CA: certificate of its authority.",
-    )(command)
+    return click.option("--controller", "url", help="URL of the controller.  [default: that of the running emulation]  "
+                        "PACELINE_TOKEN: bearer token; PACELINE_CA: certificate of its authority.")(command)
 
 
 def json_option(command: F) -> F:
@@ -69,10 +65,8 @@ def print_json(content: object) -> None:
 
 def print_reservation(reservation: dict[str, Any]) -> None:
     """Print a reservation and its flows."""
-    click.echo(
-        f"{reservation['id']}  {reservation['state']}  owner {reservation['owner']}  "
-        f"version {reservation['version']}  until {reservation['expires_at']}"
-    )
+    click.echo(f"{reservation['id']}  {reservation['state']}  owner {reservation['owner']}  "
+               f"version {reservation['version']}  until {reservation['expires_at']}")
     if reservation["reason"]:
         click.echo(f"  {reservation['reason']}")
     for flow in reservation["flows"]:

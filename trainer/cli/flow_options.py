@@ -104,21 +104,14 @@ def request_of(source: str, destination: str, options: Mapping[str, Any]) -> Jso
     """
     rate, transfer, deadline = (options.get(name) is not None for name in ("rate", "transfer", "deadline"))
     if rate == transfer or (transfer and not deadline):
-        raise UsageError(
-            "Give either --rate, such as --rate 20M, or --transfer with --deadline, such as "
-            "--transfer 1MB --deadline 250ms."
-        )
+        raise UsageError("Give either --rate, such as --rate 20M, or --transfer with --deadline, such as "
+                         "--transfer 1MB --deadline 250ms.")
     if rate and deadline:
         raise UsageError("--deadline needs --transfer; with --rate a limit is --latency.")
     match = {"protocol": options.get("protocol") or "tcp"}
     match |= {name: options[name] for name in ("source_port", "destination_port") if options.get(name) is not None}
-    flow = {
-        "name": options.get("name") or f"{source}-{destination}"[:64],
-        "source": source,
-        "destination": destination,
-        "match": match,
-        "requirement": requirement_of(options),
-    }
+    flow = {"name": options.get("name") or f"{source}-{destination}"[:64], "source": source,
+            "destination": destination, "match": match, "requirement": requirement_of(options)}
     names = {"owner": "owner", "lease": "lease_s", "start": "start_at", "end": "end_at"}
     given = {field: options[name] for name, field in names.items() if options.get(name) is not None}
     return {**given, "flows": [flow]}

@@ -38,17 +38,14 @@ def list_reservations(url: str | None, state: str | None, as_json: bool) -> None
     for reservation in content.get("reservations", []):
         flows, version = reservation["flows"], reservation["version"]
         rate = sum(flow["reserved_bps"] for flow in flows) / 1e6
-        click.echo(
-            f"{reservation['id']}  {reservation['state']:<9} {reservation['owner']:<10} version {version:<4} "
-            f"{len(flows)} flows, {rate:.1f} Mb/s, until {reservation['expires_at']}"
-        )
+        click.echo(f"{reservation['id']}  {reservation['state']:<9} {reservation['owner']:<10} version {version:<4} "
+                   f"{len(flows)} flows, {rate:.1f} Mb/s, until {reservation['expires_at']}")
     if not content.get("reservations"):
         click.echo("No reservations.")
 
 
-@reservations.command(
-    short_help="Show flows and counters of a reservation.", epilog="Example: paceline reservations show r-4f1c"
-)
+@reservations.command(short_help="Show flows and counters of a reservation.",
+                      epilog="Example: paceline reservations show r-4f1c")
 @click.argument("reservation")
 @controller_option
 @json_option
@@ -62,21 +59,15 @@ def show(reservation: str, url: str | None, as_json: bool) -> None:
     print_reservation(found)
     counters = found.get("counters") or {}
     for meter in counters.get("meters", []):
-        click.echo(
-            f"  meter {meter['switch']}/{meter['meter_id']} {meter['flow']} {meter['rate_kbps']} kb/s: "
-            f"{meter['packets']} packets, {meter['dropped_packets']} dropped"
-        )
+        click.echo(f"  meter {meter['switch']}/{meter['meter_id']} {meter['flow']} {meter['rate_kbps']} kb/s: "
+                   f"{meter['packets']} packets, {meter['dropped_packets']} dropped")
     for entry in counters.get("entries", []):
-        click.echo(
-            f"  entry {entry['switch']} table {entry['table']} {entry['flow']}: {entry['packets']} packets, "
-            f"{entry['bytes']} bytes"
-        )
+        click.echo(f"  entry {entry['switch']} table {entry['table']} {entry['flow']}: {entry['packets']} packets, "
+                   f"{entry['bytes']} bytes")
     for count in counters.get("fragments", []):
         if count["packets"]:
-            click.echo(
-                f"  fragments of {count['protocol']} {count['source']} > {count['destination']} at "
-                f"{count['switch']}: {count['packets']} packets, neither metered nor marked"
-            )
+            click.echo(f"  fragments of {count['protocol']} {count['source']} > {count['destination']} at "
+                       f"{count['switch']}: {count['packets']} packets, neither metered nor marked")
 
 
 @reservations.command(epilog="Example: paceline reservations release r-4f1c")

@@ -21,10 +21,8 @@ def health(url: str | None, as_json: bool) -> None:
     if as_json:
         print_json(content)
     else:
-        click.echo(
-            f"{content['status']}: {content['switches_up']} of {content['switches_expected']} switches in sync, "
-            f"ledger {content['ledger']}, audit log {content['audit']}"
-        )
+        click.echo(f"{content['status']}: {content['switches_up']} of {content['switches_expected']} switches in sync, "
+                   f"ledger {content['ledger']}, audit log {content['audit']}")
 
 
 @click.command(epilog="Example: paceline paths edge1 cloud")
@@ -100,10 +98,8 @@ def defragment(url: str | None, as_json: bool) -> None:
 def _print_lightpath(lightpath: dict[str, Any]) -> None:
     state = "lit" if lightpath["lit"] else "booked"
     rates = f"{lightpath['reserved_bps'] / 1e6:.2f} of {lightpath['rate_bps'] / 1e6:.2f} Mb/s reserved"
-    click.echo(
-        f"{lightpath['id']}  {' > '.join(lightpath['nodes'])}  channel {lightpath['channel']} "
-        f"({lightpath['central_thz']:.4f} THz)  {lightpath['modulation']}  {state}  {rates}"
-    )
+    click.echo(f"{lightpath['id']}  {' > '.join(lightpath['nodes'])}  channel {lightpath['channel']} "
+               f"({lightpath['central_thz']:.4f} THz)  {lightpath['modulation']}  {state}  {rates}")
 
 
 @click.group(epilog="Example: paceline links down r1-r2")
@@ -166,9 +162,8 @@ def consistency(repair: bool, url: str | None, as_json: bool) -> None:
                 for entry in switch[kind]:
                     click.echo(f"  {kind}: {entry}")
     if not content["consistent"]:
-        click.echo(
-            "Error: the switches differ from the intended state; `paceline consistency --repair` mends it.", err=True
-        )
+        click.echo("Error: the switches differ from the intended state; `paceline consistency --repair` mends it.",
+                   err=True)
         raise SystemExit(EXIT_NETWORK)
 
 
@@ -186,10 +181,8 @@ def audit(after: int, limit: int, url: str | None, as_json: bool) -> None:
         return
     for entry in content["entries"]:
         what = " ".join(filter(None, (entry["code"], entry["reservation"])))
-        click.echo(
-            f"{entry['number']:>6}  {entry['at']}  {entry['tenant'] or '-':<12} {entry['method']:<6} "
-            f"{entry['path']}  {entry['status']}{'  ' if what else ''}{what}"
-        )
+        click.echo(f"{entry['number']:>6}  {entry['at']}  {entry['tenant'] or '-':<12} {entry['method']:<6} "
+                   f"{entry['path']}  {entry['status']}{'  ' if what else ''}{what}")
     if not content["entries"]:
         click.echo("No entries.")
 

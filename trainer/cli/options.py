@@ -154,8 +154,7 @@ def training_options(command: F) -> F:
 def output_options(command: F) -> F:
     """Add --quiet and --json."""
     command = click.option("--json", "as_json", is_flag=True, help="Print every event of the run as a line of JSON.")(
-        command
-    )
+        command)
     return click.option("--quiet", is_flag=True, help="Print only the result.")(command)
 
 

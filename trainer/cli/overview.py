@@ -70,15 +70,12 @@ def overview() -> str:
     lines = {name: line for name, (_, _, line) in COMMANDS.items()}
     lines |= {
         name: OWN_PLUGINS.get(name, f"See: paceline {name} --help")
-        for name in sorted(plugin_commands())
-        if name not in COMMANDS
+        for name in sorted(plugin_commands()) if name not in COMMANDS
     }
     width = max(map(len, lines))
     return _TEXT.format(
         commands="\n".join(f"  {name:<{width}}  {line}" for name, line in lines.items()),
-        usage=EXIT_USAGE,
-        network=EXIT_NETWORK,
-        training=EXIT_TRAINING,
+        usage=EXIT_USAGE, network=EXIT_NETWORK, training=EXIT_TRAINING,
     )
 
 

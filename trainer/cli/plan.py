@@ -37,30 +37,16 @@ MSS_OVERHEAD_BYTES = 52
 @click.option("--controller", help="With --map: URL of a controller; plan with its current quotes.")
 @click.option("--share", default=0.75, show_default=True, help="Share of the free capacity to use (0..1).")
 @click.option("--min-cut", default=1, show_default=True, help="Minimum number of layers on an edge.")
-@click.option(
-    "--codec",
-    default="fp32",
-    show_default=True,
-    type=click.Choice(["fp32", "bf16", "int8", "auto"]),
-    help="Codec of segments; auto as at the start of a run.",
-)
+@click.option("--codec", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16", "int8", "auto"]),
+              help="Codec of segments; auto as at the start of a run.")
 @click.option("--protect-labels", is_flag=True, help="Keep labels and the last layers on the edges.")
 @click.option(
     "--tail-layers", default=1, show_default=True, help="With --protect-labels: number of last layers on the edges."
 )
 @click.option("--prior", is_flag=True, help="Predict from costs and a benchmark; do not run the layers.")
 def plan(
-    map_name: str | None,
-    model: str,
-    batch: int,
-    micro: int,
-    controller: str | None,
-    share: float,
-    min_cut: int,
-    codec: str,
-    protect_labels: bool,
-    tail_layers: int,
-    prior: bool,
+    map_name: str | None, model: str, batch: int, micro: int, controller: str | None, share: float, min_cut: int,
+    codec: str, protect_labels: bool, tail_layers: int, prior: bool,
 ) -> None:
     """Print every cut with its FLOPs, bytes and times on this machine; with --map, the plan of a round.
 
@@ -119,7 +105,6 @@ def _print_round(
         best = plan_round(forecasts, offer, micro)
         _print_plan(network, best, f"using {share:.0%} of every link")
     else:
-
         def plan_for(offer: Offer, keep_cuts: bool = True) -> RoundPlan:  # noqa: ARG001 - there are no cuts before
             return plan_round(forecasts, offer, micro)
 
@@ -196,11 +181,9 @@ def _quoted_plan(network: Map, url: str, share: float, plan_for: PlanForOffer) -
 
 
 def _print_quotes(stats: QuoteStats) -> None:
-    click.echo(
-        f"  {stats.quotes} quotes in {stats.seconds * 1e3:.1f} ms; with all free capacity a micro-batch takes "
-        f"{stats.up_s * 1e3:.1f} ms up ({stats.up_bottleneck}), {stats.down_s * 1e3:.1f} ms down "
-        f"({stats.down_bottleneck})"
-    )
+    click.echo(f"  {stats.quotes} quotes in {stats.seconds * 1e3:.1f} ms; with all free capacity a micro-batch takes "
+               f"{stats.up_s * 1e3:.1f} ms up ({stats.up_bottleneck}), {stats.down_s * 1e3:.1f} ms down "
+               f"({stats.down_bottleneck})")
 
 
 def _print_cuts(
@@ -226,31 +209,25 @@ def _print_cuts(
             flops += cost.forward_flops
             parameters += cost.parameters
         name = costs[cut - 1].name if cut else "(raw input)"
-        click.echo(
-            f"{cut:>3}  {name:<16} {flops / 1e6:>13.2f} {parameters:>11} {batch * value * 4 / 1e3:>11.1f} "
-            f"{1e3 * micro * forward:>12.1f} {1e3 * micro * backward:>12.1f} "
-            f"{1e3 * micro * abs(total - forward - backward):>9.1f}"
-        )
+        click.echo(f"{cut:>3}  {name:<16} {flops / 1e6:>13.2f} {parameters:>11} {batch * value * 4 / 1e3:>11.1f} "
+                   f"{1e3 * micro * forward:>12.1f} {1e3 * micro * backward:>12.1f} "
+                   f"{1e3 * micro * abs(total - forward - backward):>9.1f}")
 
 
 def _print_plan(network: Map, best: RoundPlan, using: str) -> None:
     click.echo(f"\nOn {network.name}, {using}:")
     for edge in best.edges:
         cpu = network.node(edge.edge).cpu_share
-        click.echo(
-            f"  {edge.edge}  CPU {cpu or 1:g}  cut {edge.cut:>2}  {edge.codec}  "
-            f"forward {edge.forward_s * 1e3:.1f} ms  backward {edge.backward_s * 1e3:.1f} ms  "
-            f"up {edge.up_bps / 1e6:.2f}  down {edge.down_bps / 1e6:.2f} Mb/s"
-        )
+        click.echo(f"  {edge.edge}  CPU {cpu or 1:g}  cut {edge.cut:>2}  {edge.codec}  "
+                   f"forward {edge.forward_s * 1e3:.1f} ms  backward {edge.backward_s * 1e3:.1f} ms  "
+                   f"up {edge.up_bps / 1e6:.2f}  down {edge.down_bps / 1e6:.2f} Mb/s")
     click.echo(
         f"  for each of {best.micro_batches} micro-batches: training delay {best.training_delay_s * 1e3:.1f} ms, "
         f"transmission delay {best.transmission_delay_s * 1e3:.1f} ms up, {best.return_delay_s * 1e3:.1f} ms "
         f"down, cloud {best.cloud_s * 1e3:.1f} ms, period {best.period_s * 1e3:.1f} ms"
     )
-    click.echo(
-        f"  step time {best.step_s * 1e3:.0f} ms; work of the busiest resource {best.bound_s * 1e3:.0f} ms; "
-        f"proven lower bound over all plans {best.proven_s * 1e3:.0f} ms"
-    )
+    click.echo(f"  step time {best.step_s * 1e3:.0f} ms; work of the busiest resource {best.bound_s * 1e3:.0f} ms; "
+               f"proven lower bound over all plans {best.proven_s * 1e3:.0f} ms")
 
 
 def _print_protection(best: RoundPlan, unprotected: RoundPlan, sizes: Sequence[Mapping[str, int]]) -> None:
@@ -271,7 +248,5 @@ def _print_alternatives(best: RoundPlan, others: Sequence[Alternative]) -> None:
     for other in others:
         more = other.step_s - best.step_s
         cost = f"{more * 1e3:+.1f} ms per step ({more / best.step_s:+.1%})" if more > 1e-6 else "+0 (tie)"
-        click.echo(
-            f"  {other.edge}  cut {other.cut:>2} {other.codec} instead of {chosen[other.edge].cut:>2} "
-            f"{chosen[other.edge].codec}: {cost}"
-        )
+        click.echo(f"  {other.edge}  cut {other.cut:>2} {other.codec} instead of {chosen[other.edge].cut:>2} "
+                   f"{chosen[other.edge].codec}: {cost}")

@@ -14,7 +14,8 @@ _NUMBER = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(\S*)")
 _DECIMAL = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 RATE_UNITS = {
-    f"{prefix}{unit}": Fraction(factor) for prefix, factor in _DECIMAL.items() for unit in ("", "b/s", "bit/s", "bps")
+    f"{prefix}{unit}": Fraction(factor)
+    for prefix, factor in _DECIMAL.items() for unit in ("", "b/s", "bit/s", "bps")
 }
 """To bit/s."""
 SIZE_UNITS = {f"{prefix}{unit}": Fraction(factor) for prefix, factor in _DECIMAL.items() for unit in ("", "B")}
@@ -52,11 +53,7 @@ class _Quantity(click.ParamType[Any]):
         return self._result(amount, value, param, ctx)
 
     def _result(
-        self,
-        amount: Fraction,
-        value: str,
-        param: click.Parameter | None,
-        ctx: click.Context | None,  # noqa: ARG002
+        self, amount: Fraction, value: str, param: click.Parameter | None, ctx: click.Context | None  # noqa: ARG002
     ) -> Any:
         return float(amount)
 
@@ -64,7 +61,9 @@ class _Quantity(click.ParamType[Any]):
 class _Whole(_Quantity):
     """A quantity that is a whole number of its base unit."""
 
-    def _result(self, amount: Fraction, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def _result(
+        self, amount: Fraction, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
         if amount.denominator != 1:
             self.fail(f"{value!r} is not a whole number of {self.base}.", param, ctx)
         return int(amount)
@@ -78,11 +77,7 @@ class _Seconds(_Quantity):
     """A time in seconds; a plain number is in seconds already."""
 
     def _result(
-        self,
-        amount: Fraction,
-        value: str,
-        param: click.Parameter | None,
-        ctx: click.Context | None,  # noqa: ARG002
+        self, amount: Fraction, value: str, param: click.Parameter | None, ctx: click.Context | None  # noqa: ARG002
     ) -> Any:
         return float(amount / 10**6)
 

@@ -11,11 +11,8 @@ DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.command(epilog="Example: paceline report runs/2026-01-01T00-00-00Z")
 @click.argument("run", type=DIRECTORY)
-@click.option(
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Directory for report.html and the plots.  [default: RUN]",
-)
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path),
+              help="Directory for report.html and the plots.  [default: RUN]")
 def report(run: Path, output: Path | None) -> None:
     """Write an HTML report of a run, and its plots as PNG files."""
     from trainer.records.html_report import write_report

@@ -58,13 +58,8 @@ def reserve(
 @click.argument("source", required=False)
 @click.argument("destination", required=False)
 @flow_options
-@click.option(
-    "--volume",
-    "volumes",
-    multiple=True,
-    metavar="SOURCE:DESTINATION:SIZE",
-    help="Instead: the shortest time for these volumes together, such as edge1:cloud:1MB. Repeatable.",
-)
+@click.option("--volume", "volumes", multiple=True, metavar="SOURCE:DESTINATION:SIZE",
+              help="Instead: the shortest time for these volumes together, such as edge1:cloud:1MB. Repeatable.")
 @click.option("--instead-of", metavar="ID", help="With --volume: count this reservation's bandwidth as free.")
 @_file_option
 @controller_option
@@ -111,7 +106,7 @@ def _request(source: str | None, destination: str | None, file: IO[str] | None, 
     except ValueError as error:
         raise UsageError(f"{file.name} is not JSON: {error}.") from error
     if not isinstance(content, dict):
-        raise UsageError(f'{file.name} has no JSON object; a request looks like {{"flows": […]}}.')
+        raise UsageError(f"{file.name} has no JSON object; a request looks like {{\"flows\": […]}}.")
     return content
 
 

@@ -61,44 +61,19 @@ class Address(click.ParamType[Any]):
     "--port", default=CLOUD_PORT, show_default=True, help="TCP port of the cloud; the edges use the following ports."
 )
 @click.option("--controller", help="URL of the controller.  [default: that of the emulation]")
-@click.option(
-    "--runs-dir",
-    default="runs",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Parent directory of run records.",
-)
-@click.option(
-    "--resume",
-    type=click.Path(file_okay=False, exists=True, path_type=Path),
-    help="Resume the run in this directory from its last averaging.",
-)
-@click.option(
-    "--token-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File with a secret shared by cloud and edges, for mutual authentication.",
-)
-@click.option(
-    "--tls-dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Use TLS with ca.crt and the NAME.crt and NAME.key of every node in this directory.",
-)
+@click.option("--runs-dir", default="runs", show_default=True, type=click.Path(file_okay=False, path_type=Path),
+              help="Parent directory of run records.")
+@click.option("--resume", type=click.Path(file_okay=False, exists=True, path_type=Path),
+              help="Resume the run in this directory from its last averaging.")
+@click.option("--token-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="File with a secret shared by cloud and edges, for mutual authentication.")
+@click.option("--tls-dir", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Use TLS with ca.crt and the NAME.crt and NAME.key of every node in this directory.")
 @output_options
 @click.pass_context
 def train(
-    ctx: click.Context,
-    /,
-    local: bool,
-    edges: int,
-    port: int,
-    controller: str | None,
-    runs_dir: Path,
-    resume: Path | None,
-    token_file: Path | None,
-    tls_dir: Path | None,
-    quiet: bool,
-    as_json: bool,
-    **options: Any,
+    ctx: click.Context, /, local: bool, edges: int, port: int, controller: str | None, runs_dir: Path,
+    resume: Path | None, token_file: Path | None, tls_dir: Path | None, quiet: bool, as_json: bool, **options: Any,
 ) -> None:
     """Train a model split between the edges and the cloud.
 
@@ -129,11 +104,8 @@ def train(
         edge_flags += ["--model", settings.model]
     if settings.protect_labels:
         edge_flags += ["--protect-labels"]
-    cloud_flags = (
-        ["--resume", str(resume), *to_flags({name: options[name] for name in changes})]
-        if resume
-        else [*to_flags(options), "--run-dir", str(directory)]
-    )
+    cloud_flags = ["--resume", str(resume), *to_flags({name: options[name] for name in changes})] if resume else [
+        *to_flags(options), "--run-dir", str(directory)]
     cloud_flags += ["--quiet"] if quiet else []
     cloud_flags += ["--json"] if as_json else []
     echo = (lambda _: None) if quiet or as_json else click.echo
@@ -142,10 +114,8 @@ def train(
         jobs = launch.local_processes(names, port, cloud_flags, edge_flags)
     else:
         url = controller or running.controller_url
-        echo(
-            f"Training on the emulated map {running.map_name}: "
-            + ("best effort, no reservations." if settings.best_effort else f"controller {url}.")
-        )
+        echo(f"Training on the emulated map {running.map_name}: "
+                   + ("best effort, no reservations." if settings.best_effort else f"controller {url}."))
         cloud_flags += ["--controller", url, "--map", running.map_name]
         jobs = launch.emulated_processes(running, port, cloud_flags, edge_flags)
     jobs = [launch.with_flags(job, _secrets(job.name, token_file, tls_dir)) for job in jobs]
@@ -160,11 +130,8 @@ def preload() -> None:
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     for module in (
-        "trainer.cloud.training_loop",
-        "trainer.edge.training_loop",
-        "trainer.records.progress",
-        "trainer.reservation.reserved_bandwidth",
-        "torch._dynamo",
+        "trainer.cloud.training_loop", "trainer.edge.training_loop", "trainer.records.progress",
+        "trainer.reservation.reserved_bandwidth", "torch._dynamo",
     ):
         importlib.import_module(module)
 
@@ -189,44 +156,22 @@ def _secrets(name: str, token_file: Path | None, tls_dir: Path | None) -> list[s
 @click.option("--name", default="cloud", show_default=True, help="Name of this node on the map.")
 @click.option("--controller", help="URL of the controller; without it nothing is reserved.")
 @click.option("--map", "map_name", help="Name of the map, for the run record.")
-@click.option(
-    "--runs-dir",
-    default="runs",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Parent directory of run records.",
-)
+@click.option("--runs-dir", default="runs", show_default=True, type=click.Path(file_okay=False, path_type=Path),
+              help="Parent directory of run records.")
 @click.option(
     "--run-dir",
     type=click.Path(file_okay=False, path_type=Path),
     help="Directory of this run.  [default: a new one in --runs-dir]",
 )
-@click.option(
-    "--resume",
-    type=click.Path(file_okay=False, exists=True, path_type=Path),
-    help="Resume the run in this directory from its last averaging; its edges reconnect.",
-)
+@click.option("--resume", type=click.Path(file_okay=False, exists=True, path_type=Path),
+              help="Resume the run in this directory from its last averaging; its edges reconnect.")
 @credential_options
 @output_options
 @click.pass_context
 def cloud(
-    ctx: click.Context,
-    /,
-    bind: tuple[str, int],
-    edges: tuple[str, ...],
-    name: str,
-    controller: str | None,
-    map_name: str | None,
-    runs_dir: Path,
-    run_dir: Path | None,
-    resume: Path | None,
-    tls_ca: Path | None,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    token_file: Path | None,
-    quiet: bool,
-    as_json: bool,
-    **options: Any,
+    ctx: click.Context, /, bind: tuple[str, int], edges: tuple[str, ...], name: str, controller: str | None,
+    map_name: str | None, runs_dir: Path, run_dir: Path | None, resume: Path | None, tls_ca: Path | None,
+    tls_cert: Path | None, tls_key: Path | None, token_file: Path | None, quiet: bool, as_json: bool, **options: Any,
 ) -> None:
     """Run the cloud node: wait for the edges, then plan, reserve, train and average; write the run record."""
     if resume is None:
@@ -293,11 +238,7 @@ def _partition_check(
 
 
 def _bandwidth_factory(
-    settings: RunSettings,
-    name: str,
-    port: int,
-    notify: Callable[[str], None],
-    closing: contextlib.ExitStack,
+    settings: RunSettings, name: str, port: int, notify: Callable[[str], None], closing: contextlib.ExitStack,
     reservation: str | None,
 ) -> Callable[[Sequence[EdgeSession]], BandwidthProvider]:
     """Return a function that makes the provider once the edges' ports are known; `reservation`: one to take over."""
@@ -320,10 +261,8 @@ def _bandwidth_factory(
             try:
                 client.network_json()
             except ControllerUnreachableError:
-                notify(
-                    f"The controller at {settings.controller} does not answer; best effort, planned for "
-                    f"{settings.assume_bps / 1e6:g} Mb/s."
-                )
+                notify(f"The controller at {settings.controller} does not answer; best effort, planned for "
+                       f"{settings.assume_bps / 1e6:g} Mb/s.")
                 return best_effort
         held = HeldReservation(client, name, settings.lease_s, notify)
         if reservation is not None:
@@ -348,39 +287,17 @@ def _bandwidth_factory(
 @click.option("--partition", default=RunSettings().partition, show_default=True, help=PARTITION_HELP)
 @click.option("--model", help="Custom model (package.module:function) that the cloud may request.")
 @click.option("--protect-labels", is_flag=True, help="Refuse a cloud that requires labels.")
-@click.option(
-    "--connect-timeout",
-    default=60.0,
-    show_default=True,
-    help="Seconds to try to connect, also after the connection is lost.",
-)
+@click.option("--connect-timeout", default=60.0, show_default=True,
+              help="Seconds to try to connect, also after the connection is lost.")
 @credential_options
 @click.option("--tls-name", default="cloud", show_default=True, help="Name in the certificate of the cloud.")
-@click.option(
-    "--cgroup",
-    "cgroups",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="cgroup directory to join after loading; repeat for every directory.",
-)
+@click.option("--cgroup", "cgroups", multiple=True, type=click.Path(path_type=Path),
+              help="cgroup directory to join after loading; repeat for every directory.")
 def edge(
-    name: str,
-    cloud_address: tuple[str, int],
-    index: int,
-    edges: int,
-    source_port: int | None,
-    seed: int,
-    data: str,
-    partition: str,
-    model: str | None,
-    protect_labels: bool,
-    connect_timeout: float,
-    cgroups: tuple[Path, ...],
-    tls_ca: Path | None,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    token_file: Path | None,
-    tls_name: str,
+    name: str, cloud_address: tuple[str, int], index: int, edges: int, source_port: int | None, seed: int,
+    data: str, partition: str, model: str | None, protect_labels: bool, connect_timeout: float,
+    cgroups: tuple[Path, ...], tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None,
+    token_file: Path | None, tls_name: str,
 ) -> None:
     """Run an edge node: join the cloud and train as planned. The data stays on this node."""
     from trainer.edge.training_loop import EdgeSettings, run
@@ -388,22 +305,8 @@ def edge(
 
     node_credentials = load_credentials(False, tls_ca, tls_cert, tls_key, token_file, tls_name)
 
-    reason = run(
-        EdgeSettings(
-            name,
-            cloud_address,
-            index,
-            edges,
-            source_port,
-            data=data,
-            sharing=parse_partitioning(partition),
-            model=model,
-            protect_labels=protect_labels,
-            seed=seed,
-            connect_timeout_s=connect_timeout,
-            cgroups=cgroups,
-            credentials=node_credentials,
-        ),
-        click.echo,
-    )
+    reason = run(EdgeSettings(name, cloud_address, index, edges, source_port, data=data,
+                              sharing=parse_partitioning(partition), model=model, protect_labels=protect_labels,
+                              seed=seed, connect_timeout_s=connect_timeout, cgroups=cgroups,
+                              credentials=node_credentials), click.echo)
     click.echo(f"{name}: {reason}")

@@ -44,9 +44,7 @@ class EdgeAcceptor:
     """
 
     def __init__(
-        self,
-        address: tuple[str, int],
-        credentials: TransportCredentials,
+        self, address: tuple[str, int], credentials: TransportCredentials,
         admit: Callable[[messages.JoinRequest, Connection, messages.JoinAccepted], None],
     ) -> None:
         self._credentials = credentials

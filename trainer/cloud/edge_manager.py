@@ -101,10 +101,8 @@ class EdgeManager:
             cut_off = find_partition(missing)
             if expected - len(cut_off) < (quorum or expected):
                 sentences = " ".join(dict.fromkeys(cut_off.values()))
-                raise PartitionError(
-                    f"{sentences} {expected - len(cut_off)} of {expected} edges can join, "
-                    f"{quorum or expected} are required."
-                )
+                raise PartitionError(f"{sentences} {expected - len(cut_off)} of {expected} edges can join, "
+                                     f"{quorum or expected} are required.")
             if missing and len(cut_off) == len(missing):
                 break  # they may join later
         with self._changed:

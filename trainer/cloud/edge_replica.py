@@ -63,11 +63,8 @@ class EdgeReplica:
     def layers_to_restore(self, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the whole model with the optimizer state of only those layers that the edge trains."""
         in_cloud = range(self.model.stage.first, self.model.stage.last)
-        return {
-            name: tensor
-            for name, tensor in layers.items()
-            if ".value." in name or int(name.split(".", 1)[0]) not in in_cloud
-        }
+        return {name: tensor for name, tensor in layers.items()
+                if ".value." in name or int(name.split(".", 1)[0]) not in in_cloud}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restore the state after an averaging."""

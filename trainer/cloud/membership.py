@@ -111,6 +111,5 @@ class Membership:
         required, left = self._settings.quorum_in_training, len(self._state.replicas)
         if left < required and not self._paused:
             reasons = " ".join(f"{loss['edge']} was lost: {loss['reason']}" for loss in self.lost)
-            raise QuorumLostError(
-                f"{reasons} {left} of {len(self._settings.edges)} edges are left, {required} are required.".strip()
-            )
+            raise QuorumLostError(f"{reasons} {left} of {len(self._settings.edges)} edges are left, "
+                                  f"{required} are required.".strip())

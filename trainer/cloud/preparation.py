@@ -65,9 +65,8 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
         "standardization": asdict(standardization),
         "regularization": {"weight_decay": weight_decay, "reason": decay_reason},
         "features": [asdict(choice) for choice in feature_choices(statistics)],
-        "class_counts": None
-        if settings.protect_labels
-        else [sum(column) for column in zip_longest(*(edge.class_counts for edge in statistics), fillvalue=0)],
+        "class_counts": None if settings.protect_labels else [
+            sum(column) for column in zip_longest(*(edge.class_counts for edge in statistics), fillvalue=0)],
     }
     return Preparation(message, costs, tuple(segment_shapes(costs, sample_shape)), reasons)
 
@@ -130,10 +129,8 @@ def tail_of(layers: Sequence[nn.Module], protect_labels: bool, tail_layers: int)
         return None
     tail = len(layers) - tail_layers
     if not 1 <= tail < len(layers):
-        raise UsageError(
-            f"--tail-layers is {tail_layers}; the model has {len(layers)} layers, "
-            "and the tail needs at least one layer and one before it."
-        )
+        raise UsageError(f"--tail-layers is {tail_layers}; the model has {len(layers)} layers, "
+                         "and the tail needs at least one layer and one before it.")
     if not tail_protects_labels(layers, tail):
         raise UsageError(
             f"The last {tail_layers} layers of the model have no parameters: the cloud would receive "

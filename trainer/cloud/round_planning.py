@@ -14,14 +14,8 @@ from trainer.planning.planner import plan_round
 
 
 def plan_training_round(
-    number: int,
-    offer: Offer,
-    settings: RunSettings,
-    replicas: Mapping[str, EdgeReplica],
-    forecaster: StepForecaster,
-    layers: int,
-    policy: CustomPolicy | None = None,
-    keep_cuts: bool = True,
+    number: int, offer: Offer, settings: RunSettings, replicas: Mapping[str, EdgeReplica], forecaster: StepForecaster,
+    layers: int, policy: CustomPolicy | None = None, keep_cuts: bool = True,
 ) -> RoundPlan:
     """Plan a round for the network's offer, with fixed cuts or the custom policy if configured.
 
@@ -43,11 +37,8 @@ def plan_training_round(
         return plan
     same = [
         replace(forecast, options=tuple(replica for replica in forecast.options if replica.codec == edge.codec))
-        for forecast, edge in zip(
-            forecaster.forecasts(mss_bytes, {edge.edge: [edge.cut] for edge in plan.edges}, unprotected=True),
-            plan.edges,
-            strict=True,
-        )
+        for forecast, edge in zip(forecaster.forecasts(mss_bytes, {edge.edge: [edge.cut] for edge in plan.edges},
+                                                    unprotected=True), plan.edges, strict=True)
     ]
     return replace(plan, unprotected_step_s=plan_round(same, offer, micro_batches).step_s)
 

@@ -73,19 +73,9 @@ def round_row(
     plan = dataclasses.replace(grant.plan, edges=tuple(edge for edge in grant.plan.edges if edge.edge in batches))
     transfer_rows = [row for step in steps for row in _transfer_rows(step, grant.broken)]
     edges = [
-        _edge_row(
-            edge,
-            grant,
-            [step.edges[edge.edge] for step in steps],
-            plan,
-            {
-                "edge": edge.edge,
-                "cut": edge.cut,
-                "codec": edge.codec,
-                "samples": batches[edge.edge] * len(steps),
-                **sizes[edge.edge],
-            },
-        )
+        _edge_row(edge, grant, [step.edges[edge.edge] for step in steps], plan,
+                  {"edge": edge.edge, "cut": edge.cut, "codec": edge.codec, "samples": batches[edge.edge] * len(steps),
+                   **sizes[edge.edge]})
         for edge in plan.edges
     ]
     bound, training_s = RoundBound.from_steps(steps), sum(step.duration_s for step in steps)
@@ -110,12 +100,8 @@ def round_row(
             "measured": median_ms([sum(e.cloud_s for e in step.edges.values()) for step in steps]),
         },
         "beat_ms": milliseconds(plan.period_s),
-        "bound_ms": {
-            "edge": milliseconds(bound.edge_s),
-            "limit": milliseconds(bound.limit_s),
-            "link": milliseconds(bound.link_s),
-            "cloud": milliseconds(bound.cloud_s),
-        },
+        "bound_ms": {"edge": milliseconds(bound.edge_s), "limit": milliseconds(bound.limit_s),
+                     "link": milliseconds(bound.link_s), "cloud": milliseconds(bound.cloud_s)},
         "round_over_bound": round(training_s / bound.largest_s, 4) if bound.largest_s else None,
         "spread_ms": [milliseconds(step.spread_s) for step in steps],
         "spread_share": round(max(step.spread_s for step in steps) / training_s, 5),
@@ -146,16 +132,10 @@ def _edge_row(
             "predicted": milliseconds(plan.micro_batches * edge.backward_s),
             "measured": median_ms([d.backward_s for d in done]),
         },
-        **(
-            {}
-            if not edge.tail_s
-            else {
-                "tail_ms": {
-                    "predicted": milliseconds(plan.micro_batches * edge.tail_s),
-                    "measured": median_ms([d.tail_s for d in done]),
-                }
-            }
-        ),
+        **({} if not edge.tail_s else {"tail_ms": {
+            "predicted": milliseconds(plan.micro_batches * edge.tail_s),
+            "measured": median_ms([d.tail_s for d in done]),
+        }}),
         "uplink_ms": _delay(step_transfers, "up", plan.uplink_s + edge.up_wait_s),
         "downlink_ms": _delay(step_transfers, "down", plan.downlink_s + edge.down_wait_s),
         "late_ms": milliseconds(max(d.late_s for d in done)),
@@ -184,17 +164,15 @@ def _transfer_rows(step: StepResult, broken: bool) -> list[Fields]:
             size, verdict = transfers.transfer(direction)
             sent_up_s = transfers.sent_up[0].send_s - transfers.offset_s
             sent_s = sent_up_s if direction == "up" else transfers.sent_down[0].send_s
-            rows.append(
-                {
-                    "edge": name,
-                    "direction": direction,
-                    "step": step.step,
-                    "sent_at": round(sent_s, 4),
-                    "bytes": size,
-                    "ideal_ms": milliseconds(verdict.ideal_s),
-                    "bound_ms": milliseconds(verdict.bound_s),
-                    "measured_ms": milliseconds(verdict.measured_s),
-                    "kept": False if broken else verdict.kept,
-                }
-            )
+            rows.append({
+                "edge": name,
+                "direction": direction,
+                "step": step.step,
+                "sent_at": round(sent_s, 4),
+                "bytes": size,
+                "ideal_ms": milliseconds(verdict.ideal_s),
+                "bound_ms": milliseconds(verdict.bound_s),
+                "measured_ms": milliseconds(verdict.measured_s),
+                "kept": False if broken else verdict.kept,
+            })
     return rows

@@ -109,9 +109,8 @@ class RoundBound:
         return RoundBound(
             edge_s=max((sum(step.busy_s for step in edge) for edge in edges.values()), default=0.0),
             limit_s=max((_cpu_limited_s(edge) for edge in edges.values()), default=0.0),
-            link_s=max(
-                (sum(step.link_s(way) for step in edge) for edge in edges.values() for way in directions), default=0.0
-            ),
+            link_s=max((sum(step.link_s(way) for step in edge) for edge in edges.values() for way in directions),
+                       default=0.0),
             cloud_s=sum(step.cloud_s for edge in edges.values() for step in edge),
         )
 

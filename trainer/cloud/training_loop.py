@@ -35,12 +35,8 @@ BandwidthFactory = Callable[[Sequence[EdgeSession]], BandwidthProvider]
 
 
 def run(
-    settings: RunSettings,
-    address: tuple[str, int],
-    make_bandwidth: BandwidthFactory,
-    record: RunRecord,
-    resumed: Checkpoint | None = None,
-    credentials: TransportCredentials = NO_CREDENTIALS,
+    settings: RunSettings, address: tuple[str, int], make_bandwidth: BandwidthFactory, record: RunRecord,
+    resumed: Checkpoint | None = None, credentials: TransportCredentials = NO_CREDENTIALS,
     find_partition: FindPartition = no_partition,
 ) -> None:
     """Run a whole training; the record is completed however the run ends.
@@ -67,19 +63,19 @@ def run(
         record.event("gathered", edges=[session.name for session in sessions])
         bandwidth = make_bandwidth(sessions)
         try:
-            reason = TrainingLoop(settings, edge_manager, bandwidth, record, resumed, policy, find_partition).train()
+            reason = TrainingLoop(
+                settings, edge_manager, bandwidth, record, resumed, policy, find_partition
+            ).train()
             failed = False
         finally:
             bandwidth.release()
             record.event("released")
-            record.describe(
-                controller={
-                    "url": settings.controller,
-                    "reserved": settings.controller is not None and not settings.best_effort,
-                    "unreachable_rounds": bandwidth.unreachable_rounds,
-                    "broken_rounds": bandwidth.broken_rounds,
-                }
-            )
+            record.describe(controller={
+                "url": settings.controller,
+                "reserved": settings.controller is not None and not settings.best_effort,
+                "unreachable_rounds": bandwidth.unreachable_rounds,
+                "broken_rounds": bandwidth.broken_rounds,
+            })
     except TrainerError as error:
         reason = str(error)
         raise
@@ -126,10 +122,8 @@ class TrainingLoop:
         try:
             while number < self._settings.rounds:
                 if self._target_reached():
-                    return (
-                        f"accuracy {self._state.checkpoint.accuracy:.4f} reached the target "
-                        f"{self._settings.target:g} in round {number}."
-                    )
+                    return (f"accuracy {self._state.checkpoint.accuracy:.4f} reached the target "
+                            f"{self._settings.target:g} in round {number}.")
                 try:
                     self._round(number + 1)
                     number += 1
@@ -183,10 +177,7 @@ class TrainingLoop:
             self._edge_manager.send(
                 replica.session,
                 messages.Plan(
-                    round=number,
-                    cut=edge.cut,
-                    codec=edge.codec,
-                    period_s=grant.plan.period_s,
+                    round=number, cut=edge.cut, codec=edge.codec, period_s=grant.plan.period_s,
                     gradient_codec=self._state.codec_selector.gradient_codec_for(edge.codec),
                     pace_bytes_per_s=pace_bytes_per_s(up.rate_bps, mss) if grant.reserved else None,
                 ),
@@ -208,16 +199,9 @@ class TrainingLoop:
         gradient_codecs = {edge.edge: state.codec_selector.gradient_codec_for(edge.codec) for edge in plan.edges}
         earliest_s = time.time() + plan.training_delay_s if previous is None else previous.next_ready_s(forward_s)
         cloud_step = self._step_in_progress = CloudStep(
-            number,
-            step,
-            grant,
-            self._edge_manager,
-            state.replicas,
-            gradient_codecs,
-            state.recipe.seed,
-            lambda edge, step: self._record.event(
-                "late", edge=edge, round=number, step=step, policy=self._settings.late
-            ),
+            number, step, grant, self._edge_manager, state.replicas, gradient_codecs, state.recipe.seed,
+            lambda edge, step: self._record.event("late", edge=edge, round=number, step=step,
+                                                  policy=self._settings.late),
             earliest_s,
         )
         result = cloud_step.run(self._settings.late, self._settings.late_after, self._settings.step_timeout_s)
@@ -225,20 +209,12 @@ class TrainingLoop:
         return result
 
     def _record_round(
-        self,
-        number: int,
-        grant: Grant,
-        steps: Sequence[StepResult],
-        duration_s: float,
-        after: Checkpoint | None,
+        self, number: int, grant: Grant, steps: Sequence[StepResult], duration_s: float, after: Checkpoint | None,
         averaging_s: float | None,
     ) -> None:
         batches = {name: replica.batch for name, replica in self._state.replicas.items()}
-        sizes = {
-            edge.edge: self._state.forecaster.sizes(edge.edge, edge.cut, edge.codec)
-            for edge in grant.plan.edges
-            if edge.edge in batches
-        }
+        sizes = {edge.edge: self._state.forecaster.sizes(edge.edge, edge.cut, edge.codec)
+                 for edge in grant.plan.edges if edge.edge in batches}
         accuracy = after.accuracy if after else None
         row = round_row(number, grant, steps, sizes, batches, duration_s, accuracy, after is not None)
         row["averaging_ms"] = milliseconds(averaging_s)
@@ -254,9 +230,5 @@ class TrainingLoop:
 
     def _target_reached(self) -> bool:
         target, after = self._settings.target, self._state.checkpoint
-        return (
-            after.round >= max(1, self._settings.min_rounds)
-            and after.accuracy is not None
-            and target is not None
-            and after.accuracy >= target
-        )
+        return (after.round >= max(1, self._settings.min_rounds) and after.accuracy is not None and target is not None
+                and after.accuracy >= target)

@@ -43,11 +43,7 @@ class TrainingState:
     forecaster: StepForecaster
 
     def __init__(
-        self,
-        settings: RunSettings,
-        edge_manager: EdgeManager,
-        record: RunRecord,
-        resumed: Checkpoint | None,
+        self, settings: RunSettings, edge_manager: EdgeManager, record: RunRecord, resumed: Checkpoint | None,
         policy: CustomPolicy | None = None,
     ) -> None:
         """Derive model and settings from the join requests of the edges.
@@ -84,9 +80,8 @@ class TrainingState:
         )
         edge_manager.prepare(recipe, self._largest_payload(), self._settings.step_timeout_s)
         self.forecaster = self._build_forecaster(recipe)
-        self._record.event(
-            "prepared", model=recipe.model, device=str(self._device), tail=recipe.tail, **self._preparation.reasons
-        )
+        self._record.event("prepared", model=recipe.model, device=str(self._device), tail=recipe.tail,
+                           **self._preparation.reasons)
         if self._resumed is None:
             model = next(iter(self.replicas.values())).initial_values()
             self.save_checkpoint(self._snapshot(0, model, {}, None))
@@ -100,9 +95,8 @@ class TrainingState:
         Raises: PlanError, UsageError if the choice of the custom policy is not possible.
         """
         layers = len(self._preparation.costs)
-        return plan_training_round(
-            number, offer, self._settings, self.replicas, self.forecaster, layers, self._policy, keep_cuts
-        )
+        return plan_training_round(number, offer, self._settings, self.replicas, self.forecaster, layers,
+                          self._policy, keep_cuts)
 
     def update_forecasts(self, steps: Sequence[StepResult], complete: bool) -> None:
         """Update the predictors with a round's measurements; `complete`: no edge was lost in it."""
@@ -195,16 +189,8 @@ class TrainingState:
         cloud_layers = profiler.profile_layers(built, samples, recipe.optimizer, recipe.micro)
         layers = {session.name: session.layers for session in self._edge_manager.sessions if session.layers is not None}
         batches = {name: replica.batch for name, replica in self.replicas.items()}
-        return StepForecaster(
-            layers,
-            cloud_layers,
-            self._preparation.segment_shapes,
-            batches,
-            recipe.micro,
-            self._state_bytes(),
-            self.codec_selector,
-            recipe.tail,
-        )
+        return StepForecaster(layers, cloud_layers, self._preparation.segment_shapes, batches, recipe.micro,
+                       self._state_bytes(), self.codec_selector, recipe.tail)
 
     def _state_bytes(self) -> list[int]:
         return [4 * self.recipe.optimizer.values_per_parameter * cost.stored_values for cost in self._preparation.costs]
@@ -215,10 +201,7 @@ class TrainingState:
         return 2 * max(sum(self._state_bytes()), segment) + 2**20
 
     def _snapshot(
-        self,
-        number: int,
-        model: Mapping[str, Tensor],
-        states: Mapping[str, Mapping[str, Tensor]],
+        self, number: int, model: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]],
         accuracy: float | None,
     ) -> Checkpoint:
         previous = self.checkpoint if number else None
@@ -228,12 +211,6 @@ class TrainingState:
             for name, replica in self.replicas.items()
         }
         return Checkpoint(
-            number,
-            self.recipe,
-            accuracy,
-            {**(previous.cuts if previous else {}), **cuts},
-            {**(previous.samples if previous else {}), **samples},
-            self.forecaster.state_dict(),
-            model,
-            states,
+            number, self.recipe, accuracy, {**(previous.cuts if previous else {}), **cuts},
+            {**(previous.samples if previous else {}), **samples}, self.forecaster.state_dict(), model, states,
         )

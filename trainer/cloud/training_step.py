@@ -37,16 +37,8 @@ class CloudStep:
     """
 
     def __init__(
-        self,
-        number: int,
-        step: int,
-        grant: Grant,
-        edge_manager: EdgeManager,
-        replicas: Mapping[str, EdgeReplica],
-        gradient_codecs: Mapping[str, codec.Codec],
-        seed: int,
-        on_late: Callable[[str, int], None],
-        earliest_s: float,
+        self, number: int, step: int, grant: Grant, edge_manager: EdgeManager, replicas: Mapping[str, EdgeReplica],
+        gradient_codecs: Mapping[str, codec.Codec], seed: int, on_late: Callable[[str, int], None], earliest_s: float,
     ) -> None:
         self.number = number
         self.step = step
@@ -92,17 +84,10 @@ class CloudStep:
         for name, transfers in self.transfers.items():
             if transfers.done is None:
                 rows += [
-                    {
-                        "round": self.number,
-                        "edge": name,
-                        "direction": direction,
-                        "step": self.step,
-                        "sent_at": round(sent_s, 4),
-                        "age_ms": milliseconds(now_s - sent_s),
-                        "ideal_ms": milliseconds(self._grant.plan.uplink_s),
-                    }
-                    for direction, sent_s in self._in_progress(name, transfers)
-                    if sent_s < now_s
+                    {"round": self.number, "edge": name, "direction": direction, "step": self.step,
+                     "sent_at": round(sent_s, 4), "age_ms": milliseconds(now_s - sent_s),
+                     "ideal_ms": milliseconds(self._grant.plan.uplink_s)}
+                    for direction, sent_s in self._in_progress(name, transfers) if sent_s < now_s
                 ]
         return rows
 
@@ -165,10 +150,7 @@ class CloudStep:
                 self._edge_manager.drop(session, f"it sent {type(other).__name__} during step {self.step}.")
 
     def _process(
-        self,
-        message: messages.Segment | messages.TailGradient,
-        received: ReceivedFrame,
-        replica: EdgeReplica,
+        self, message: messages.Segment | messages.TailGradient, received: ReceivedFrame, replica: EdgeReplica,
         transfers: StepTransfers,
     ) -> None:
         """Compute the cloud's part of a micro-batch and send the result."""
@@ -179,10 +161,14 @@ class CloudStep:
             if isinstance(message, messages.Segment):
                 transfers.segments = _next_micro_batch(message, transfers.segments, replica)
                 transfers.arrived_s = received.arrival_s
-                answer, name, values, used = self._process_segment(message, received.frame.tensors, replica, transfers)
+                answer, name, values, used = self._process_segment(
+                    message, received.frame.tensors, replica, transfers
+                )
             else:
                 transfers.tail_gradients = _next_micro_batch(message, transfers.tail_gradients, replica)
-                answer, name, values, used = self._process_tail_gradient(message, received.frame.tensors, replica)
+                answer, name, values, used = self._process_tail_gradient(
+                    message, received.frame.tensors, replica
+                )
         except (KeyError, RuntimeError, IndexError, ValueError) as error:
             kind = type(message).__name__
             raise ProtocolError(f"it sent a {kind} that does not fit cut {replica.cut}: {error}.") from error
@@ -211,12 +197,8 @@ class CloudStep:
         if not isinstance(replica.model, MiddleModel):
             raise ProtocolError("it sent a tail gradient although it has no tail.")
         gradient = replica.model.backward(back.micro, codec.decode("tail_gradient", tensors).to(replica.device))
-        return (
-            messages.Gradient(step=back.step, micro=back.micro),
-            "gradient",
-            gradient,
-            self._gradient_codecs[replica.name],
-        )
+        return (messages.Gradient(step=back.step, micro=back.micro), "gradient", gradient,
+                self._gradient_codecs[replica.name])
 
     def _finish_edge(self, done: messages.StepDone, replica: EdgeReplica, transfers: StepTransfers) -> None:
         """Complete the step of an edge; the optimizer step runs now because no gradient is pending."""
@@ -227,7 +209,9 @@ class CloudStep:
         transfers.loss += done.loss or 0.0
 
 
-def _next_micro_batch(message: messages.Segment | messages.TailGradient, expected: int, replica: EdgeReplica) -> int:
+def _next_micro_batch(
+    message: messages.Segment | messages.TailGradient, expected: int, replica: EdgeReplica
+) -> int:
     """Check that the message is of the expected micro-batch; return the number of the next one."""
     if message.micro != expected or expected >= replica.micro_batches:
         raise ProtocolError(f"it sent a {type(message).__name__} of micro-batch {message.micro} instead of {expected}.")

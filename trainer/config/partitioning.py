@@ -15,10 +15,8 @@ DATA_SETS = {
 }
 """The built-in data sets; each is a task of its own."""
 
-DATA_HELP = (
-    "Data set: traffic-lights, tennessee-eastman (a simulated plant), fashion-mnist; or your own, as FILE.npz "
-    "or package.module:function."
-)
+DATA_HELP = ("Data set: traffic-lights, tennessee-eastman (a simulated plant), fashion-mnist; or your own, as FILE.npz "
+             "or package.module:function.")
 PARTITION_HELP = "How edges partition the data: iid, dirichlet:ALPHA, or column (the data's own column 'edge')."
 
 CUSTOM_TASK = "own"

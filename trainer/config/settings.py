@@ -92,47 +92,29 @@ class RunSettings:
 
     def _checks(self) -> list[tuple[bool, str]]:
         edges = len(self.edges)
-        sizes = {
-            "rounds": self.rounds,
-            "steps": self.steps,
-            "batch": self.batch,
-            "micro": self.micro,
-            "average-every": self.average_every,
-            "tail-layers": self.tail_layers,
-        }
+        sizes = {"rounds": self.rounds, "steps": self.steps, "batch": self.batch, "micro": self.micro,
+                 "average-every": self.average_every, "tail-layers": self.tail_layers}
         return [
             (edges == 0, "A run needs at least one edge."),
             (len(set(self.edges)) < edges, "Every edge needs a unique name."),
             *((size < 1, f"--{name} is {size}; it must be at least 1.") for name, size in sizes.items()),
-            (
-                self.target is not None and not 0 < self.target <= 1,
-                f"--target is {self.target}; an accuracy lies between 0 and 1.",
-            ),
+            (self.target is not None and not 0 < self.target <= 1,
+             f"--target is {self.target}; an accuracy lies between 0 and 1."),
             (not 0 < self.share <= 1, f"--share is {self.share}; it must be above 0 and at most 1."),
             (self.learning_rate <= 0, f"--learning-rate is {self.learning_rate}; it must be above 0."),
-            (
-                self.quorum is not None and not 1 <= self.quorum <= edges,
-                f"--quorum is {self.quorum}; it must lie between 1 and the {edges} edges.",
-            ),
-            (
-                any(len(row) != edges for row in self.cuts),
-                f"--cuts must name {edges} cuts, one per edge, in every round.",
-            ),
+            (self.quorum is not None and not 1 <= self.quorum <= edges,
+             f"--quorum is {self.quorum}; it must lie between 1 and the {edges} edges."),
+            (any(len(row) != edges for row in self.cuts),
+             f"--cuts must name {edges} cuts, one per edge, in every round."),
             (bool(self.cuts and self.policy), "--cuts and --policy both choose the cuts; give one of them."),
             (self.device not in DEVICES, f"--device is {self.device}; it is one of {', '.join(DEVICES)}."),
-            (
-                self.late not in STRAGGLER_POLICIES,
-                f"--late is {self.late}; it is one of {', '.join(STRAGGLER_POLICIES)}.",
-            ),
+            (self.late not in STRAGGLER_POLICIES,
+             f"--late is {self.late}; it is one of {', '.join(STRAGGLER_POLICIES)}."),
             (self.late_after < 1, f"--late-after is {self.late_after:g}; it must be at least 1 (planned step)."),
-            (
-                self.protection not in PROTECTIONS,
-                f"--protection is {self.protection}; it is one of {', '.join(PROTECTIONS)}.",
-            ),
-            (
-                self.protection != "none" and self.best_effort,
-                f"--protection {self.protection} requires a reservation; --best-effort reserves nothing.",
-            ),
+            (self.protection not in PROTECTIONS,
+             f"--protection is {self.protection}; it is one of {', '.join(PROTECTIONS)}."),
+            (self.protection != "none" and self.best_effort,
+             f"--protection {self.protection} requires a reservation; --best-effort reserves nothing."),
             (self.lease_s < 1, f"--lease is {self.lease_s:g} s; it must be at least 1."),
         ]
 

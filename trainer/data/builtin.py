@@ -151,10 +151,8 @@ def _package_files(package: str, version: str) -> Iterator[Path]:
 
 
 def _incomplete(package: str, version: str, missing: str) -> str:
-    return (
-        f"{package} is installed without its {missing}; reinstall it: "
-        f"pip install --no-deps --force-reinstall {package}=={version}"
-    )
+    return (f"{package} is installed without its {missing}; reinstall it: "
+            f"pip install --no-deps --force-reinstall {package}=={version}")
 
 
 LOADERS: dict[str, Callable[[], DataSet]] = {

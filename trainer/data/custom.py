@@ -1,9 +1,9 @@
 """User data: arrays from a .npz file or a function, validated before use.
 
-X      (N, F), (N, C, T) or (N, C, H, W): numbers; uint8 is kept, any other type is converted to float32
-y      (N,): the class of each sample, counted from 0
-split  (N,), optional: "train" or "test"; without it a fifth, drawn by the seed, is held out
-edge   (N,), optional: the edge that a sample belongs to, for --partition column
+    X      (N, F), (N, C, T) or (N, C, H, W): numbers; uint8 is kept, any other type is converted to float32
+    y      (N,): the class of each sample, counted from 0
+    split  (N,), optional: "train" or "test"; without it a fifth, drawn by the seed, is held out
+    edge   (N,), optional: the edge that a sample belongs to, for --partition column
 """
 
 from __future__ import annotations
@@ -69,19 +69,16 @@ def to_data_set(arrays: Arrays, source: str, seed: int) -> DataSet:
     inputs, labels = _inputs(arrays["X"], source), _labels(arrays["y"], source)
     for name in ARRAY_NAMES[1:]:
         if name in arrays and arrays[name].shape != (len(inputs),):
-            raise DataError(
-                f"X of {source} has {len(inputs)} samples and {name} the shape {arrays[name].shape}; it "
-                f"must be ({len(inputs)},)."
-            )
+            raise DataError(f"X of {source} has {len(inputs)} samples and {name} the shape {arrays[name].shape}; it "
+                            f"must be ({len(inputs)},).")
     held_out = _held_out(arrays.get("split"), len(inputs), source, seed)
     for kind, count in (("training", (~held_out).sum()), ("held-out", held_out.sum())):
         if not count:
             raise DataError(f"{source} has no {kind} sample.")
     parts = [Samples(torch.from_numpy(inputs[rows]), torch.from_numpy(labels[rows])) for rows in (~held_out, held_out)]
     edge = arrays.get("edge")
-    return DataSet(
-        parts[0], parts[1], int(labels.max()) + 1, None if edge is None else (edge[~held_out], edge[held_out])
-    )
+    return DataSet(parts[0], parts[1], int(labels.max()) + 1,
+                   None if edge is None else (edge[~held_out], edge[held_out]))
 
 
 def _check_names(arrays: Arrays, source: str) -> None:
@@ -98,10 +95,8 @@ def _inputs(values: npt.NDArray[np.generic], source: str) -> npt.NDArray[np.gene
     if not 2 <= values.ndim <= 4 or 0 in values.shape:
         raise DataError(f"X of {source} has the shape {values.shape}; it must be {DIMENSIONS}, none of them 0.")
     if values.shape[1] > MAX_FEATURES or max(values.shape[1:]) > MAX_SIDE:
-        raise DataError(
-            f"X of {source} has the shape {values.shape}; at most {MAX_FEATURES} features (the second "
-            f"dimension) and {MAX_SIDE} in any other are allowed."
-        )
+        raise DataError(f"X of {source} has the shape {values.shape}; at most {MAX_FEATURES} features (the second "
+                        f"dimension) and {MAX_SIDE} in any other are allowed.")
     if values.dtype == np.uint8:
         return np.ascontiguousarray(values)
     with np.errstate(over="ignore"):
@@ -109,10 +104,8 @@ def _inputs(values: npt.NDArray[np.generic], source: str) -> npt.NDArray[np.gene
     bad = ~np.isfinite(numbers)
     if bad.any():
         row, feature = np.argwhere(bad)[0][:2]
-        raise DataError(
-            f"X of {source} holds {bad.sum()} values that are NaN, infinite or too large for single "
-            f"precision; the first is in row {row}, feature {feature}."
-        )
+        raise DataError(f"X of {source} holds {bad.sum()} values that are NaN, infinite or too large for single "
+                        f"precision; the first is in row {row}, feature {feature}.")
     return numbers
 
 
@@ -120,15 +113,12 @@ def _labels(values: npt.NDArray[np.generic], source: str) -> npt.NDArray[np.int6
     if values.dtype.kind not in "bui":
         raise DataError(f"y of {source} is of type {values.dtype}; it must be whole numbers, classes counted from 0.")
     if values.size and not 0 <= values.min() <= values.max() < MAX_CLASSES:
-        raise DataError(
-            f"y of {source} holds the classes {values.min()} to {values.max()}; they must lie between "
-            f"0 and {MAX_CLASSES - 1}."
-        )
+        raise DataError(f"y of {source} holds the classes {values.min()} to {values.max()}; they must lie between "
+                        f"0 and {MAX_CLASSES - 1}.")
     classes = np.unique(values)
     if len(classes) < 2:
-        raise DataError(
-            f"y of {source} holds {len(classes)} class{'es' if not len(classes) else ''}; at least two are needed."
-        )
+        raise DataError(f"y of {source} holds {len(classes)} class{'es' if not len(classes) else ''}; at least two are "
+                        "needed.")
     return values.astype(np.int64)
 
 
@@ -139,5 +129,5 @@ def _held_out(split: npt.NDArray[np.generic] | None, samples: int, source: str, 
         return held_out
     names = split.astype(str)
     if unknown := sorted(set(names.tolist()) - {"train", "test"}):
-        raise DataError(f'split of {source} holds {unknown[0]!r}; it must be "train" or "test".')
+        raise DataError(f"split of {source} holds {unknown[0]!r}; it must be \"train\" or \"test\".")
     return np.asarray(names == "test")

@@ -61,11 +61,8 @@ def local_share(data: DataSet, partitioning: Partitioning, index: int, edges: in
     if partitioning.kind == "column":
         train, held_out = (_rows_of_edge(data, part, index, edges) for part in (0, 1))
     else:
-        train = (
-            iid_partition(len(data.train), edges, index, seed)
-            if partitioning.kind == "iid"
-            else _dirichlet_partition(data.train.labels, partitioning.alpha, edges, seed)[index]
-        )
+        train = (iid_partition(len(data.train), edges, index, seed) if partitioning.kind == "iid"
+                 else _dirichlet_partition(data.train.labels, partitioning.alpha, edges, seed)[index])
         held_out = iid_partition(len(data.held_out), edges, index, seed)
     local = LocalData(data.train.pick(train), data.held_out.pick(held_out), data.classes)
     if not len(local.train):
@@ -115,9 +112,8 @@ def _rows_of_edge(data: DataSet, part: int, index: int, edges: int) -> Tensor:
         raise DataError("the data has no column 'edge' to partition by.")
     names = np.unique(data.owners[0])
     if len(names) != edges:
-        raise DataError(
-            f"its column 'edge' names {len(names)} edges ({', '.join(map(str, names[:8]))}); this run has {edges}."
-        )
+        raise DataError(f"its column 'edge' names {len(names)} edges ({', '.join(map(str, names[:8]))}); this run "
+                        f"has {edges}.")
     return torch.from_numpy(np.flatnonzero(data.owners[part] == names[index]))
 
 

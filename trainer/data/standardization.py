@@ -117,19 +117,12 @@ def pool(first: Moments, second: Moments) -> Moments:
         mean.append(first.mean[feature] + gap * n2 / n)
         m2.append(first.m2[feature] + second.m2[feature] + gap**2 * n1 * n2 / n)
         m3.append(
-            first.m3[feature]
-            + second.m3[feature]
+            first.m3[feature] + second.m3[feature]
             + gap**3 * n1 * n2 * (n1 - n2) / n**2
             + 3 * gap * (n1 * second.m2[feature] - n2 * first.m2[feature]) / n
         )
-    return Moments(
-        n,
-        tuple(mean),
-        tuple(m2),
-        tuple(m3),
-        tuple(map(min, first.minimum, second.minimum)),
-        tuple(map(max, first.maximum, second.maximum)),
-    )
+    return Moments(n, tuple(mean), tuple(m2), tuple(m3), tuple(map(min, first.minimum, second.minimum)),
+                   tuple(map(max, first.maximum, second.maximum)))
 
 
 def pool_all(moments: Sequence[Moments]) -> Moments:
@@ -155,12 +148,10 @@ def feature_choices(statistics: Sequence[Statistics]) -> list[FeatureChoice]:
     result = []
     for feature in range(plain.features):
         skewness, skewness_logged = plain.skewness(feature), logged.skewness(feature)
-        use_log = (
-            plain.minimum[feature] >= 0 and abs(skewness) > SKEWNESS_LIMIT and abs(skewness_logged) < abs(skewness)
-        )
-        result.append(
-            FeatureChoice(feature, use_log, plain.minimum[feature], plain.maximum[feature], skewness, skewness_logged)
-        )
+        use_log = (plain.minimum[feature] >= 0 and abs(skewness) > SKEWNESS_LIMIT
+                   and abs(skewness_logged) < abs(skewness))
+        result.append(FeatureChoice(feature, use_log, plain.minimum[feature], plain.maximum[feature], skewness,
+                                    skewness_logged))
     return result
 
 

@@ -145,11 +145,8 @@ class Edge:
         settings = self._settings
         credentials = settings.credentials
         connection = connect(
-            settings.cloud,
-            settings.source_port,
-            min(CONNECT_ATTEMPT_S, settings.connect_timeout_s),
-            context=credentials.context,
-            server_name=credentials.cloud_name if credentials.context else "",
+            settings.cloud, settings.source_port, min(CONNECT_ATTEMPT_S, settings.connect_timeout_s),
+            context=credentials.context, server_name=credentials.cloud_name if credentials.context else "",
         )
         self._cloud = CloudConnection(connection, credentials.shared_secret)
         try:
@@ -221,13 +218,10 @@ class Edge:
         images = (
             prepared[2] if prepared else standardization.standardize(self._data.train.inputs, recipe.standardization)
         )
-        self._step = EdgeStep(
-            self._cloud, self._model, images, self._data.train.labels, recipe, self._settings.name, self._settings.index
-        )
-        seconds = (
-            prepared[1]
-            if prepared
-            else profiler.profile_layers(layers, self._step.micro_batch, recipe.optimizer, recipe.micro)
+        self._step = EdgeStep(self._cloud, self._model, images, self._data.train.labels, recipe, self._settings.name,
+                              self._settings.index)
+        seconds = prepared[1] if prepared else profiler.profile_layers(
+            layers, self._step.micro_batch, recipe.optimizer, recipe.micro
         )
         self._prepared = recipe, seconds, images
         self.was_prepared = True

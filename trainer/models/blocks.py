@@ -108,3 +108,5 @@ def encoder_layer(width: int, heads: int, dropout: float) -> nn.TransformerEncod
     return nn.TransformerEncoderLayer(
         width, heads, dim_feedforward=2 * width, dropout=dropout, batch_first=True, norm_first=True
     )
+
+

@@ -16,34 +16,10 @@ from torch import Tensor, fx, nn
 from trainer.errors import UsageError
 
 _MERGED_WITH_PREVIOUS = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-    nn.LocalResponseNorm,
-    nn.modules.dropout._DropoutNd,
-    nn.Flatten,
-    nn.Unflatten,
-    nn.Identity,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.PReLU,
-    nn.ELU,
-    nn.CELU,
-    nn.SELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.Softplus,
-    nn.Hardtanh,
-    nn.Hardswish,
-    nn.Hardsigmoid,
-    nn.Softmax,
-    nn.LogSoftmax,
+    nn.modules.batchnorm._BatchNorm, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm,
+    nn.LocalResponseNorm, nn.modules.dropout._DropoutNd, nn.Flatten, nn.Unflatten, nn.Identity, nn.ReLU, nn.ReLU6,
+    nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus,
+    nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softmax, nn.LogSoftmax,
 )
 """Modules that are merged with the preceding layer."""
 
@@ -84,17 +60,13 @@ def check_layers(layers: Sequence[nn.Module], name: str, sample_shape: tuple[int
         for parameter in layer.parameters():
             owner = owners.setdefault(id(parameter), number)
             if owner != number:
-                raise UsageError(
-                    f"{name}: layers {owner} and {number} share a parameter, so the model cannot be "
-                    "cut between them; make them one layer."
-                )
+                raise UsageError(f"{name}: layers {owner} and {number} share a parameter, so the model cannot be "
+                                 "cut between them; make them one layer.")
         values = _run(layer.eval(), values, f"{name}: layer {number} ({type(layer).__name__})")
         layer.train()
     if values.shape != (_SAMPLES, classes):
-        raise UsageError(
-            f"{name}: a sample leaves the last layer as {tuple(values.shape[1:])}; the data has {classes} "
-            f"classes, so it must be ({classes},)."
-        )
+        raise UsageError(f"{name}: a sample leaves the last layer as {tuple(values.shape[1:])}; the data has {classes} "
+                         f"classes, so it must be ({classes},).")
 
 
 def _disable_inplace(layer: nn.Module) -> None:
@@ -113,10 +85,8 @@ def _run(layer: nn.Module, values: Tensor, place: str) -> Tensor:
         raise UsageError(f"{place} does not take samples of shape {shape}: {error}") from error
     if not isinstance(output, Tensor) or not output.is_floating_point() or output.shape[:1] != (_SAMPLES,):
         what = f"{output.dtype} {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise UsageError(
-            f"{place} makes {what} of {_SAMPLES} samples; a layer must make one tensor of real numbers "
-            f"whose first dimension counts the samples."
-        )
+        raise UsageError(f"{place} makes {what} of {_SAMPLES} samples; a layer must make one tensor of real numbers "
+                         f"whose first dimension counts the samples.")
     return output
 
 
@@ -125,10 +95,8 @@ def _cut(traced: fx.GraphModule, name: str) -> list[nn.Module]:
     _replace_functional_dropout(traced, name)
     inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1:
-        raise UsageError(
-            f"{name} takes {len(inputs)} inputs ({', '.join(node.name for node in inputs)}); it must take "
-            "one, the batch."
-        )
+        raise UsageError(f"{name} takes {len(inputs)} inputs ({', '.join(node.name for node in inputs)}); it must take "
+                         "one, the batch.")
     output = next(node for node in traced.graph.nodes if node.op == "output")
     result = output.args[0]
     if not isinstance(result, fx.Node):
@@ -155,10 +123,8 @@ def _live_nodes(start: fx.Node, operations: Sequence[fx.Node], result: fx.Node) 
     last_use = {node: number for number, node in enumerate(operations) for node in node.all_input_nodes}
     last_use[result] = len(operations)
     computed = [start, *operations]
-    return [
-        [node for node in computed[: number + 2] if last_use.get(node, -1) > number]
-        for number in range(len(operations))
-    ]
+    return [[node for node in computed[: number + 2] if last_use.get(node, -1) > number]
+            for number in range(len(operations))]
 
 
 def _sections(start: fx.Node, operations: list[fx.Node], result: fx.Node) -> list[list[fx.Node]]:
@@ -238,10 +204,8 @@ def _replace_functional_dropout(traced: fx.GraphModule, name: str) -> None:
         if node.op != "call_function":
             continue
         if node.target is nn.functional.batch_norm and "training" in node.kwargs:
-            raise UsageError(
-                f"{name}: the node {node.name} calls functional batch_norm, which torch.fx ties to "
-                "training; use nn.BatchNorm."
-            )
+            raise UsageError(f"{name}: the node {node.name} calls functional batch_norm, which torch.fx ties to "
+                             "training; use nn.BatchNorm.")
         if node.target is nn.functional.dropout and node.kwargs.get("training", True):
             target = f"_dropout_{number}"
             traced.add_submodule(target, nn.Dropout(node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)))

@@ -85,9 +85,8 @@ class ClientModel:
         Raises: ProtocolError if there is no such segment or the shape differs.
         """
         if not 0 <= micro < len(self._segments) or gradient.shape != self._segments[micro].shape:
-            raise ProtocolError(
-                f"Gradient of shape {tuple(gradient.shape)} for micro-batch {micro} does not match a forward pass."
-            )
+            raise ProtocolError(f"Gradient of shape {tuple(gradient.shape)} for micro-batch {micro} does not match a "
+                                "forward pass.")
         segment = self._segments[micro]
         if segment.requires_grad:
             segment.backward(gradient)  # type: ignore[no-untyped-call]
@@ -138,7 +137,9 @@ class _ServerSide:
 class ServerModel(_ServerSide):
     """The cloud's part of one edge's model: the layers [cut, L) and the loss."""
 
-    def train(self, segment: Tensor, labels: Tensor, batch_samples: int, stream: RandomStream) -> tuple[Tensor, float]:
+    def train(
+        self, segment: Tensor, labels: Tensor, batch_samples: int, stream: RandomStream
+    ) -> tuple[Tensor, float]:
         """Run forward and backward for one micro-batch of a mini-batch of `batch_samples`.
 
         Returns the gradient of the segment and the micro-batch's contribution to the mini-batch's mean loss: summed
@@ -173,9 +174,8 @@ class MiddleModel(_ServerSide):
         """
         leaf, outputs = self._awaiting_gradient.pop(micro, (None, None))
         if leaf is None or outputs is None or gradient.shape != outputs.shape:
-            raise ProtocolError(
-                f"Gradient of shape {tuple(gradient.shape)} for micro-batch {micro} does not match a forward pass."
-            )
+            raise ProtocolError(f"Gradient of shape {tuple(gradient.shape)} for micro-batch {micro} does not match a "
+                                "forward pass.")
         outputs.backward(gradient)  # type: ignore[no-untyped-call]
         assert leaf.grad is not None
         return leaf.grad

@@ -123,9 +123,8 @@ class Stage:
             return
         optimizer.zero_grad()
         groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict(
-            {"state": {index: dict(tensors) for index, tensors in state.items()}, "param_groups": groups}
-        )
+        optimizer.load_state_dict({"state": {index: dict(tensors) for index, tensors in state.items()},
+                                   "param_groups": groups})
 
 
 def split_evenly(samples: int, pieces: int) -> list[slice]:

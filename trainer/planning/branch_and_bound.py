@@ -116,9 +116,8 @@ class BranchAndBound:
     def run(self, budget: int = MAX_PRICED_OPTIONS) -> SearchResult:
         """Search until the best choice is proven optimal or the budget is spent."""
         order = count()
-        prices = _DualPrices(
-            np.zeros(4), np.zeros(len(self._problem.up.capacity_bps)), np.zeros(len(self._problem.down.capacity_bps))
-        )
+        prices = _DualPrices(np.zeros(4), np.zeros(len(self._problem.up.capacity_bps)),
+                         np.zeros(len(self._problem.down.capacity_bps)))
         bound_s, root = self._bound(
             _without_dominated(self._problem, self._allowed), (0.0, 0.0, 0.0), prices, ROOT_ITERATIONS
         )
@@ -159,8 +158,7 @@ class BranchAndBound:
             down_price = problem.down.per_flow(down_weights / problem.down.capacity_bps) * factors[3]
             cost = np.where(
                 open_options,
-                factors[1] * problem.cloud_s
-                + up_price[:, None] * problem.up_bits
+                factors[1] * problem.cloud_s + up_price[:, None] * problem.up_bits
                 + down_price[:, None] * problem.down_bits,
                 np.inf,
             )
@@ -174,14 +172,10 @@ class BranchAndBound:
             step_size = 2.0 / (1 + iteration / 4)
             up_loads = problem.up.per_link(problem.up_bits[self._rows, choice]) / problem.up.capacity_bps
             down_loads = problem.down.per_link(problem.down_bits[self._rows, choice]) / problem.down.capacity_bps
-            sums = np.array(
-                [
-                    at_edge_s,
-                    problem.cloud_s[self._rows, choice].sum(),
-                    up_loads.max(initial=0.0),
-                    down_loads.max(initial=0.0),
-                ]
-            )
+            sums = np.array([
+                at_edge_s, problem.cloud_s[self._rows, choice].sum(), up_loads.max(initial=0.0),
+                down_loads.max(initial=0.0),
+            ])
             stages = _exponentiated_gradient(stages, sums, step_size)
             up, down = (
                 _exponentiated_gradient(up, up_loads, step_size),
@@ -192,19 +186,13 @@ class BranchAndBound:
     def _stagewise_bound_s(self, open_options: Mask, forward_s: float, backward_s: float, busy_s: float) -> float:
         """Return the step time with each stage minimized by itself; record the choice with the least cloud work."""
         problem = self._problem
-        cloud, up, down = (
-            np.where(open_options, table, np.inf).argmin(axis=1)
-            for table in (problem.cloud_s, problem.up_bits, problem.down_bits)
-        )
+        cloud, up, down = (np.where(open_options, table, np.inf).argmin(axis=1)
+                           for table in (problem.cloud_s, problem.up_bits, problem.down_bits))
         self._record(cloud)
         return StageTimes(
-            forward_s,
-            backward_s,
-            busy_s,
-            float(problem.cloud_s[self._rows, cloud].sum()),
+            forward_s, backward_s, busy_s, float(problem.cloud_s[self._rows, cloud].sum()),
             problem.up.time_s(problem.up_bits[self._rows, up]),
-            problem.down.time_s(problem.down_bits[self._rows, down]),
-            problem.tail_s,
+            problem.down.time_s(problem.down_bits[self._rows, down]), problem.tail_s,
         ).step_s(problem.micro_batches)
 
     def _record(self, choice: Choice) -> None:
@@ -277,14 +265,8 @@ def _exponentiated_gradient(logarithms: Vector, loads: Vector, step_size: float)
 
 def _without_dominated(problem: PlanningProblem, allowed: Mask) -> Mask:
     """Remove the options dominated by another option of the same edge."""
-    tables = (
-        problem.forward_s,
-        problem.backward_s,
-        problem.busy_s,
-        problem.cloud_s,
-        problem.up_bits,
-        problem.down_bits,
-    )
+    tables = (problem.forward_s, problem.backward_s, problem.busy_s, problem.cloud_s, problem.up_bits,
+              problem.down_bits)
     kept = allowed.copy()
     for option in range(allowed.shape[1]):
         no_worse = allowed.copy()
@@ -298,3 +280,5 @@ def _without_dominated(problem: PlanningProblem, allowed: Mask) -> Mask:
         dominated = (no_worse & kept & (better | earlier)).any(axis=1)
         kept[:, option] &= ~dominated
     return kept
+
+

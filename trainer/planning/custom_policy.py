@@ -41,10 +41,7 @@ class CustomPolicy:
         names = [forecast.edge for forecast in forecasts]
         try:
             chosen = self._function(
-                number=number,
-                forecasts=tuple(forecasts),
-                offer=offer,
-                micros=micro_batches,
+                number=number, forecasts=tuple(forecasts), offer=offer, micros=micro_batches,
                 current=None if current is None else dict(zip(names, current, strict=True)),
             )
         except Exception as error:  # user code may raise anything; report it as a usage error
@@ -56,22 +53,17 @@ class CustomPolicy:
         """Return every edge's forecast restricted to the chosen options."""
         names = [forecast.edge for forecast in forecasts]
         if not isinstance(chosen, Mapping):
-            raise UsageError(
-                f"{self.name} returned {_shortened(chosen)}; it must return a cut for every edge, such as "
-                f"{{'{names[0]}': 3}}."
-            )
+            raise UsageError(f"{self.name} returned {_shortened(chosen)}; it must return a cut for every edge, such as "
+                             f"{{'{names[0]}': 3}}.")
         for edge in names:
             if edge not in chosen:
-                raise UsageError(
-                    f"{self.name} chose no cut for {edge}; it must choose one for each of {', '.join(names)}."
-                )
+                raise UsageError(f"{self.name} chose no cut for {edge}; it must choose one for each of "
+                                 f"{', '.join(names)}.")
         for edge in chosen:
             if edge not in names:
                 raise UsageError(f"{self.name} chose a cut for {edge!r}; the edges are {', '.join(names)}.")
-        return [
-            dataclasses.replace(forecast, options=self._options(chosen[forecast.edge], forecast))
-            for forecast in forecasts
-        ]
+        return [dataclasses.replace(forecast, options=self._options(chosen[forecast.edge], forecast))
+                for forecast in forecasts]
 
     def _options(self, choice: Any, forecast: EdgeForecast) -> tuple[Option, ...]:
         """Return the options with the chosen cut and, if given, codec."""
@@ -79,10 +71,8 @@ class CustomPolicy:
         try:
             cut = operator.index(cut)
         except TypeError:
-            raise UsageError(
-                f"{self.name} chose {_shortened(choice)} for {forecast.edge}; write a cut, or a cut and a "
-                "codec, such as 3 or (3, 'int8')."
-            ) from None
+            raise UsageError(f"{self.name} chose {_shortened(choice)} for {forecast.edge}; write a cut, or a cut and a "
+                             "codec, such as 3 or (3, 'int8').") from None
         options = [option for option in forecast.options if option.cut == cut]
         if not options:
             cuts = ", ".join(map(str, sorted({option.cut for option in forecast.options})))

@@ -129,17 +129,8 @@ class StepForecaster:
             tail_up, tail_down = self._tail_bytes(edge, gradient_codec), self._tail_bytes(edge, codec)
             up_bits, tail_up_bits = self._bits(edge, mss_bytes, up, tail_up)
             down_bits, tail_down_bits = self._bits(edge, mss_bytes, down, tail_down)
-            return Option(
-                cut,
-                codec,
-                forward_s[cut],
-                backward_s[cut],
-                cloud_s[cut],
-                up_bits,
-                down_bits,
-                tail_up_bits,
-                tail_down_bits,
-            )
+            return Option(cut, codec, forward_s[cut], backward_s[cut], cloud_s[cut], up_bits, down_bits, tail_up_bits,
+                          tail_down_bits)
 
         options = tuple(option(cut, *codecs) for cut in cuts for codecs in self.codec_selector.allowed_codecs().items())
         state_bits = tuple(wire_bits(size, mss_bytes) for size in self._state_bytes)
@@ -162,10 +153,7 @@ class StepForecaster:
         label_bits = wire_bits(self._batches[edge], mss_bytes) / len(self._micro_batch_samples[edge])
         options = tuple(
             replace(
-                option,
-                cloud_s=option.cloud_s + self._tail_in_cloud_s,
-                tail_up_bits=0.0,
-                tail_down_bits=0.0,
+                option, cloud_s=option.cloud_s + self._tail_in_cloud_s, tail_up_bits=0.0, tail_down_bits=0.0,
                 up_bits=option.up_bits - option.tail_up_bits + label_bits,
                 down_bits=option.down_bits - option.tail_down_bits,
             )

@@ -82,16 +82,12 @@ class _RoundPlanner:
         margins = np.array([forecast.margin for forecast in forecasts])[:, None]
         tails_s = np.array([forecast.tail_s for forecast in forecasts])[:, None]
         self.problem = PlanningProblem(
-            forward_s=table[:, :, 0] * margins,
-            backward_s=table[:, :, 1],
-            busy_s=table[:, :, 0] + table[:, :, 1] + tails_s,
-            cloud_s=table[:, :, 2],
-            up_bits=table[:, :, 3],
-            down_bits=table[:, :, 4],
+            forward_s=table[:, :, 0] * margins, backward_s=table[:, :, 1],
+            busy_s=table[:, :, 0] + table[:, :, 1] + tails_s, cloud_s=table[:, :, 2],
+            up_bits=table[:, :, 3], down_bits=table[:, :, 4],
             up=SharedLinks([offer.up_links[name] for name in names], offer.usable_bps, offer.floor_bps),
             down=SharedLinks([offer.down_links[name] for name in names], offer.usable_bps, offer.floor_bps),
-            micro_batches=micro_batches,
-            tail_s=float(tails_s.max()),
+            micro_batches=micro_batches, tail_s=float(tails_s.max()),
         )
         self.allowed: Mask = np.isfinite(self.problem.cloud_s)
         self._floor_bps = offer.floor_bps
@@ -143,20 +139,12 @@ class _RoundPlanner:
         edges = []
         for forecast, column in zip(self.forecasts, choice, strict=True):
             option = forecast.options[column]
-            edges.append(
-                EdgePlan(
-                    forecast.edge,
-                    option.cut,
-                    self._rate_bps(option.up_bits, stages.up_s),
-                    self._rate_bps(option.down_bits, stages.down_s),
-                    option.forward_s,
-                    forecast.margin * option.forward_s,
-                    option.backward_s,
-                    option.codec,
-                    forecast.tail_s,
-                    *_turnarounds_s(stages, option),
-                )
-            )
+            edges.append(EdgePlan(
+                forecast.edge, option.cut, self._rate_bps(option.up_bits, stages.up_s),
+                self._rate_bps(option.down_bits, stages.down_s), option.forward_s,
+                forecast.margin * option.forward_s, option.backward_s, option.codec, forecast.tail_s,
+                *_turnarounds_s(stages, option),
+            ))
         micro_batches = self.problem.micro_batches
         return RoundPlan(
             edges=tuple(edges),
@@ -184,11 +172,8 @@ class _RoundPlanner:
         for forecast, column, old in zip(self.forecasts, choice, current, strict=True):
             option = forecast.options[column]
             bits = forecast.state_bits[option.cut] - forecast.state_bits[old]
-            rate_bps = (
-                self._rate_bps(option.down_bits, stages.down_s)
-                if bits > 0
-                else self._rate_bps(option.up_bits, stages.up_s)
-            )
+            rate_bps = (self._rate_bps(option.down_bits, stages.down_s) if bits > 0
+                        else self._rate_bps(option.up_bits, stages.up_s))
             times.append(abs(bits) / rate_bps)
         return max(times)
 

@@ -66,13 +66,8 @@ def local_processes(
     """Return the processes of a run on loopback: the cloud, then the edges."""
     names = [flag for name in edges for flag in ("--edge", name)]
     cloud = ProcessSpec("cloud", ("cloud", "--bind", f"127.0.0.1:{port}", *names, *cloud_flags))
-    return [
-        cloud,
-        *(
-            _edge_process(name, number, len(edges), "127.0.0.1", port, None, edge_flags)
-            for number, name in enumerate(edges)
-        ),
-    ]
+    return [cloud, *(_edge_process(name, number, len(edges), "127.0.0.1", port, None, edge_flags)
+                     for number, name in enumerate(edges))]
 
 
 def emulated_processes(
@@ -90,13 +85,8 @@ def emulated_processes(
     spec = ProcessSpec(
         cloud.name, ("cloud", "--bind", f"{cloud.ip}:{port}", "--name", cloud.name, *names, *cloud_flags), cloud
     )
-    return [
-        spec,
-        *(
-            _edge_process(host.name, number, len(edges), cloud.ip, port, host, edge_flags)
-            for number, host in enumerate(edges)
-        ),
-    ]
+    return [spec, *(_edge_process(host.name, number, len(edges), cloud.ip, port, host, edge_flags)
+                   for number, host in enumerate(edges))]
 
 
 def with_flags(spec: ProcessSpec, flags: Sequence[str]) -> ProcessSpec:
@@ -109,21 +99,8 @@ def _edge_process(
 ) -> ProcessSpec:
     return ProcessSpec(
         name,
-        (
-            "edge",
-            "--name",
-            name,
-            "--cloud",
-            f"{ip}:{port}",
-            "--index",
-            str(number),
-            "--of",
-            str(edges),
-            "--source-port",
-            str(port + 1 + number),
-            *_cgroup_flags(host),
-            *flags,
-        ),
+        ("edge", "--name", name, "--cloud", f"{ip}:{port}", "--index", str(number), "--of", str(edges),
+         "--source-port", str(port + 1 + number), *_cgroup_flags(host), *flags),
         host,
     )
 
@@ -133,7 +110,9 @@ def _cgroup_flags(host: RunningHost | None) -> list[str]:
     return [] if host is None else [flag for directory in host.cgroup for flag in ("--cgroup", directory)]
 
 
-def run_processes(specs: Sequence[ProcessSpec], logs: Path, max_lost_edges: int, run_command: CommandRunner) -> None:
+def run_processes(
+    specs: Sequence[ProcessSpec], logs: Path, max_lost_edges: int, run_command: CommandRunner
+) -> None:
     """Run the cloud (the first process) and the edges until the cloud exits; tolerate `max_lost_edges` failed edges.
 
     Each is forked from this process, which has imported their modules: imports dominate their start-up time.

@@ -48,8 +48,7 @@ class LayerTimeFilter:
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON values, for `from_json`."""
         return {
-            "prior_s": self._prior_s.tolist(),
-            "state": self._state.tolist(),
+            "prior_s": self._prior_s.tolist(), "state": self._state.tolist(),
             "covariance": self._covariance.tolist(),
         }
 
@@ -75,11 +74,7 @@ class LayerTimeFilter:
         return max(layers_s + bursts * self.burst_s(), 0.1 * layers_s)
 
     def update(
-        self,
-        runs: Sequence[float],
-        bursts: float,
-        measured_s: Sequence[float],
-        jumped: bool = False,
+        self, runs: Sequence[float], bursts: float, measured_s: Sequence[float], jumped: bool = False,
         typical: Callable[[Sequence[float]], float] = statistics.fmean,
     ) -> None:
         """Update the estimate by the steps of one round; each executed every layer `runs` times, in `bursts` bursts.

@@ -47,7 +47,6 @@ class LayerSeconds:
 
     def restricted_to(self, first: int, last: int) -> LayerSeconds:
         """Return the same layers with zero time outside [first, last)."""
-
         def restricted(seconds: tuple[float, ...]) -> tuple[float, ...]:
             return tuple(layer_s if first <= layer < last else 0.0 for layer, layer_s in enumerate(seconds))
 
@@ -135,12 +134,8 @@ class Predictor:
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON values, for `from_json`."""
-        return {
-            "forward": self._forward.to_json(),
-            "backward": self._backward.to_json(),
-            "slowdown": self._slowdown.to_json(),
-            "noise_share": self.noise_share,
-        }
+        return {"forward": self._forward.to_json(), "backward": self._backward.to_json(),
+                "slowdown": self._slowdown.to_json(), "noise_share": self.noise_share}
 
     @classmethod
     def from_json(cls, history: Mapping[str, Any]) -> Self:
@@ -205,10 +200,8 @@ class CloudPredictor(_WorkPredictor):
 
     def update(self, micros_by_cut: Sequence[tuple[int, int]], work_s: Sequence[float]) -> None:
         """Update by the steps of a round; `micros_by_cut`: (cut, micro-batches) of every edge in each step."""
-        runs = [
-            float(sum(micros for cut, micros in micros_by_cut if cut <= layer))
-            for layer in range(len(self._work.layer_times_s()))
-        ]
+        runs = [float(sum(micros for cut, micros in micros_by_cut if cut <= layer))
+                for layer in range(len(self._work.layer_times_s()))]
         bursts = sum(micros for _, micros in micros_by_cut)
         jumped = has_jumped(self._work.predict_s(runs, bursts), self._work.deviation_s(runs, bursts), work_s)
         self._work.update(runs, bursts, work_s, jumped)

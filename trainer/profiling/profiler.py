@@ -42,11 +42,8 @@ def _calls_per_s(work: Callable[[], object], seconds: float) -> float:
 
 
 def profile_layers(
-    layers: Sequence[nn.Module],
-    micro_batch: torch.Tensor,
-    optimizer: OptimizerConfig = DEFAULT_OPTIMIZER,
-    micros: int = 1,
-    seconds: float = PROFILING_S,
+    layers: Sequence[nn.Module], micro_batch: torch.Tensor, optimizer: OptimizerConfig = DEFAULT_OPTIMIZER,
+    micros: int = 1, seconds: float = PROFILING_S,
 ) -> LayerSeconds:
     """Measure each layer's forward and backward time for one micro-batch (N, ...), with its part of the optimiser step.
 
@@ -67,9 +64,8 @@ def profile_layers(
     def typical(rows: list[list[float]]) -> tuple[float, ...]:
         return tuple(slowdown * statistics.median(column) for column in zip(*rows, strict=True))
 
-    return LayerSeconds(
-        typical([forward for forward, _ in passes]), typical([backward for _, backward in passes]), slowdown
-    )
+    return LayerSeconds(typical([forward for forward, _ in passes]), typical([backward for _, backward in passes]),
+                        slowdown)
 
 
 def _profile_pass(
@@ -81,7 +77,6 @@ def _profile_pass(
     def hook(number: int) -> Callable[[torch.Tensor], None]:
         def record_time(_gradient: torch.Tensor) -> None:
             reached_s[number] = time.thread_time()
-
         return record_time
 
     for number, layer in enumerate(layers):
@@ -95,10 +90,8 @@ def _profile_pass(
         values.backward(torch.ones_like(values))  # type: ignore[no-untyped-call]
     end_s = time.thread_time()
     reached_s = [at_s or end_s for at_s in reached_s]  # the input of the model has no gradient
-    backward = [
-        before - after + _optimizer_step_s(optimizer) / micros
-        for before, after, optimizer in zip(reached_s[:-1], reached_s[1:], optimizers, strict=True)
-    ]
+    backward = [before - after + _optimizer_step_s(optimizer) / micros
+                for before, after, optimizer in zip(reached_s[:-1], reached_s[1:], optimizers, strict=True)]
     return forward, backward
 
 

@@ -117,5 +117,7 @@ def _check_range(name: str, least: Tensor, greatest: Tensor) -> None:
     if not magnitude <= MAX_MAGNITUDE:
         what = "NaN" if math.isnan(magnitude) else f"values up to {magnitude:g}"
         raise DivergedError(
-            f"The {name} holds {what}: training has diverged. Lower --learning-rate, and check the data for outliers."
+            f"The {name} holds {what}: training has diverged. Lower --learning-rate, and check the data for "
+            "outliers."
         )
+

@@ -64,13 +64,8 @@ class _Metadata(BaseModel):
 def write(directory: Path, checkpoint: Checkpoint) -> None:
     """Replace the run's checkpoint atomically."""
     metadata = _Metadata(
-        format=FORMAT,
-        round=checkpoint.round,
-        recipe=checkpoint.recipe,
-        accuracy=checkpoint.accuracy,
-        cuts=dict(checkpoint.cuts),
-        samples=dict(checkpoint.samples),
-        history=dict(checkpoint.history),
+        format=FORMAT, round=checkpoint.round, recipe=checkpoint.recipe, accuracy=checkpoint.accuracy,
+        cuts=dict(checkpoint.cuts), samples=dict(checkpoint.samples), history=dict(checkpoint.history),
     )
     tensors = {f"model/{name}": value.contiguous() for name, value in checkpoint.model.items()}
     for edge, states in checkpoint.states.items():
@@ -95,16 +90,8 @@ def read(directory: Path) -> Checkpoint:
     if metadata.format != FORMAT:
         raise CheckpointError(f"{path} has format {metadata.format}; this version reads format {FORMAT}.")
     model, states = _sort(tensors)
-    return Checkpoint(
-        metadata.round,
-        metadata.recipe,
-        metadata.accuracy,
-        metadata.cuts,
-        metadata.samples,
-        metadata.history,
-        model,
-        states,
-    )
+    return Checkpoint(metadata.round, metadata.recipe, metadata.accuracy, metadata.cuts, metadata.samples,
+                      metadata.history, model, states)
 
 
 def _sort(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:

@@ -31,9 +31,8 @@ def write_report(run: Run, page: Path, images: Path) -> list[Path]:
         file.write_bytes(buffer.getvalue())
         files.append(file)
         data = base64.b64encode(buffer.getvalue()).decode()
-        parts.append(
-            f'<h2>{html.escape(title)}</h2>\n<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
-        )
+        parts.append(f'<h2>{html.escape(title)}</h2>\n<img alt="{html.escape(title)}" '
+                     f'src="data:image/png;base64,{data}">')
     page.write_text(_page(run, "\n".join(parts)), encoding="utf-8")
     return [page, *files]
 
@@ -42,9 +41,8 @@ def _page(run: Run, images: str) -> str:
     name = html.escape(run.directory.name)
     error = run.summary.get("error")
     failure = f'<p class="broken">{html.escape(str(error))}</p>' if error else ""
-    lines = "\n".join(
-        f"<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>" for key, value in key_figures(run).items()
-    )
+    lines = "\n".join(f"<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>"
+                      for key, value in key_figures(run).items())
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Paceline: {name}</title><style>{STYLE}</style></head>
 <body><h1>Training run {name}</h1>
@@ -59,26 +57,13 @@ def _rounds(run: Run) -> str:
     """Return the table of rounds and the list of adaptations and lost edges."""
     if not run.rounds:
         return "<p>No round was completed.</p>"
-    head = "".join(
-        f"<th>{text}</th>"
-        for text in (
-            "round",
-            "time (s)",
-            *map(html.escape, run.edges),
-            "training (ms)",
-            "transmission (ms)",
-            "loss",
-            "accuracy",
-            "promises kept",
-        )
-    )
+    head = "".join(f"<th>{text}</th>" for text in ("round", "time (s)", *map(html.escape, run.edges), "training (ms)",
+                                                    "transmission (ms)", "loss", "accuracy", "promises kept"))
     body = "\n".join(_line(run, row) for row in run.rounds)
     notes = [f"<li>Round {row['round']}: {html.escape(note)}</li>" for row in run.rounds for note in _notes(row)]
     events = f"<h2>Adaptations and lost edges</h2><ul>{''.join(notes)}</ul>" if notes else ""
-    return (
-        f'<h2>Rounds: layers on each edge, target delays</h2><div class="wide"><table><tr>{head}</tr>'
-        f"\n{body}</table></div>{events}"
-    )
+    return (f'<h2>Rounds: layers on each edge, target delays</h2><div class="wide"><table><tr>{head}</tr>'
+            f"\n{body}</table></div>{events}")
 
 
 def _line(run: Run, row: Row) -> str:
@@ -87,15 +72,9 @@ def _line(run: Run, row: Row) -> str:
     promises = f"{sum(bounded)}/{len(bounded)}" if bounded else ""
     mark = ' class="broken"' if bounded and not all(bounded) else ""
     accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.4f}"
-    cells = [
-        str(row["round"]),
-        f"{row['duration_ms'] / 1e3:.2f}",
-        *(cuts.get(name, "-") for name in run.edges),
-        _ms(row["training_delay_ms"]["target"]),
-        _ms(row["transmission_delay_ms"]["target"]),
-        f"{row['loss']:.4f}",
-        accuracy,
-    ]
+    cells = [str(row["round"]), f"{row['duration_ms'] / 1e3:.2f}", *(cuts.get(name, "-") for name in run.edges),
+             _ms(row["training_delay_ms"]["target"]), _ms(row["transmission_delay_ms"]["target"]),
+             f"{row['loss']:.4f}", accuracy]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + f"<td{mark}>{promises}</td></tr>"
 
 

@@ -35,11 +35,8 @@ class LiveTable:
         self._promises_made = self._promises_kept = 0
         self._status = "waiting for the edges"
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[tail]}"),
-            TimeElapsedColumn(),
-            console=console,
+            TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[tail]}"),
+            TimeElapsedColumn(), console=console,
         )
         self._rounds = rounds
         self._task = self._bar.add_task("", total=rounds, tail="")
@@ -57,10 +54,8 @@ class LiveTable:
     def _apply(self, event: Fields) -> None:
         match event["event"]:
             case "waiting" | "gathered":
-                self._edges |= {
-                    name: EdgeRow(state="connected" if event["event"] == "gathered" else "waiting")
-                    for name in event["edges"]
-                }
+                self._edges |= {name: EdgeRow(state="connected" if event["event"] == "gathered" else "waiting")
+                                for name in event["edges"]}
             case "plan":
                 self._apply_plan(event)
             case "step":
@@ -99,16 +94,8 @@ class LiveTable:
         for name, row in self._edges.items():
             style = "red" if row.state in ("late", "lost") else ""
             rate = "" if row.rate_bps is None else f"{row.rate_bps / 1e6:.1f}"
-            table.add_row(
-                name,
-                row.state,
-                "" if row.cut is None else str(row.cut),
-                row.codec,
-                rate,
-                *_pair(row.training_ms),
-                *_pair(row.uplink_ms),
-                style=style,
-            )
+            table.add_row(name, row.state, "" if row.cut is None else str(row.cut), row.codec, rate,
+                          *_pair(row.training_ms), *_pair(row.uplink_ms), style=style)
         figures = [] if self._accuracy is None else [f"accuracy {self._accuracy:.4f}"]
         figures += [f"promises {self._promises_kept}/{self._promises_made} kept"] if self._promises_made else []
         self._bar.update(self._task, description=self._status)

@@ -38,19 +38,12 @@ def _delays(run: Run) -> Figure:
     grid = figure.subplots(len(names), 3, squeeze=False, sharex=True)
     for index, name in enumerate(names):
         rows = run.of_edge(name)
-        for column, (kind, title) in enumerate(
-            (("training_ms", "training"), ("uplink_ms", "uplink"), ("downlink_ms", "downlink"))
-        ):
+        for column, (kind, title) in enumerate((("training_ms", "training"), ("uplink_ms", "uplink"),
+                                                ("downlink_ms", "downlink"))):
             axes = grid[index, column]
             numbers = [number for number, _ in rows]
-            axes.plot(
-                numbers,
-                [row[kind]["measured"] for _, row in rows],
-                "o-",
-                markersize=3,
-                color=COLOURS[index % len(COLOURS)],
-                label="measured",
-            )
+            axes.plot(numbers, [row[kind]["measured"] for _, row in rows], "o-", markersize=3,
+                      color=COLOURS[index % len(COLOURS)], label="measured")
             axes.plot(numbers, [row[kind]["predicted"] for _, row in rows], label="predicted", **PREDICTED)
             target = "training_delay_ms" if kind == "training_ms" else "transmission_delay_ms"
             targets = {row["round"]: row[target]["target"] for row in run.rounds}
@@ -70,15 +63,8 @@ def _cuts(run: Run) -> Figure:
     axes = figure.subplots()
     for index, name in enumerate(run.edges):
         rows = run.of_edge(name)
-        axes.plot(
-            [number for number, _ in rows],
-            [row["cut"] for _, row in rows],
-            "o-",
-            markersize=4,
-            drawstyle="steps-mid",
-            color=COLOURS[index % len(COLOURS)],
-            label=name,
-        )
+        axes.plot([number for number, _ in rows], [row["cut"] for _, row in rows], "o-", markersize=4,
+                  drawstyle="steps-mid", color=COLOURS[index % len(COLOURS)], label=name)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     _label(axes, "layers on the edge", "round")
     axes.legend(fontsize=8)
@@ -90,16 +76,10 @@ def _accuracy(run: Run) -> Figure:
     grid = figure.subplots(1, 2, sharey=True)
     target = run.summary["accuracy"].get("target")
     evaluated = [index for index, row in enumerate(run.rounds) if row["accuracy"] is not None]
-    for axes, values, unit in (
-        (grid[0], run.seconds(), "seconds of training"),
-        (grid[1], run.megabytes(), "MB of segments and gradients"),
-    ):
-        axes.plot(
-            [values[index] for index in evaluated],
-            [run.rounds[index]["accuracy"] for index in evaluated],
-            "o-",
-            color=COLOURS[0],
-        )
+    for axes, values, unit in ((grid[0], run.seconds(), "seconds of training"),
+                               (grid[1], run.megabytes(), "MB of segments and gradients")):
+        axes.plot([values[index] for index in evaluated], [run.rounds[index]["accuracy"] for index in evaluated], "o-",
+                  color=COLOURS[0])
         if target is not None:
             axes.axhline(target, label="target", **TARGET)
             axes.legend(fontsize=8)

@@ -92,18 +92,13 @@ def _prepared(event: Fields) -> str:
     standardization, decay = event["standardization"], event["regularization"]
     tail = event.get("tail")
     protected = "" if tail is None else f"\nlabels stay on the edges, which also train the layers from {tail} on"
-    return (
-        f"model {event['model']}; {standardization['method']}: {standardization['reason']}\n"
-        f"weight decay {decay['weight_decay']:.4g}: {decay['reason']}{protected}"
-    )
+    return (f"model {event['model']}; {standardization['method']}: {standardization['reason']}\n"
+            f"weight decay {decay['weight_decay']:.4g}: {decay['reason']}{protected}")
 
 
 def _round_line(event: Fields, rounds: int) -> str:
-    parts = [
-        f"round {event['round']:>2}/{rounds}",
-        f"{event['duration_ms'] / 1e3:6.2f} s",
-        f"cuts {' '.join(str(cut) for cut in event['cuts'].values())}",
-    ]
+    parts = [f"round {event['round']:>2}/{rounds}", f"{event['duration_ms'] / 1e3:6.2f} s",
+             f"cuts {' '.join(str(cut) for cut in event['cuts'].values())}"]
     if event["uplink_ms"]:
         uplink = statistics.median(delay["measured"] for delay in event["uplink_ms"].values())
         parts += [f"uplink {uplink:.0f} ms", f"spread {max(event['spread_ms']):.1f} ms"]

@@ -104,11 +104,8 @@ def _labels(run: Run) -> str:
     """Describe whether labels stayed on the edges, and the cost of that."""
     if not run.summary.get("labels", {}).get("protected"):
         return "sent with the segments"
-    tails = sum(
-        (edge["tail_up_bytes"] + edge["tail_down_bytes"]) * len(row["step_ms"]["measured"]) / 1e6
-        for row in run.rounds
-        for edge in row["edges"]
-    )
+    tails = sum((edge["tail_up_bytes"] + edge["tail_down_bytes"]) * len(row["step_ms"]["measured"]) / 1e6
+                for row in run.rounds for edge in row["edges"])
     steps = [(row["step_ms"]["predicted"], row["step_ms"]["unprotected"]) for row in run.rounds]
     increases = [predicted / without - 1 for predicted, without in steps if without]
     predicted = ""

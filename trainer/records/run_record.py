@@ -183,14 +183,8 @@ class RunRecord:
         if error is not None:
             self.summary["error"] = error
         self._write_summary()
-        self.event(
-            "finished",
-            status=status,
-            error=error,
-            accuracy=self.summary["accuracy"],
-            promises=self.summary["promises"],
-            directory=str(self.directory),
-        )
+        self.event("finished", status=status, error=error, accuracy=self.summary["accuracy"],
+                   promises=self.summary["promises"], directory=str(self.directory))
         self._events.close()
 
     def _write_summary(self) -> None:

@@ -36,4 +36,5 @@ def _raised_to_floor(rates_bps: Mapping[str, float], floor_bps: float) -> dict[s
 
 def averaging_time_s(volumes: Volumes, rates: Rates) -> float:
     """Return the duration of an averaging: all transfers to the cloud, then all transfers back."""
-    return sum(max(8 * volumes[edge][direction] / rates[edge][direction] for edge in volumes) for direction in (0, 1))
+    return sum(max(8 * volumes[edge][direction] / rates[edge][direction] for edge in volumes)
+               for direction in (0, 1))

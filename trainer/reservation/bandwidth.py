@@ -123,16 +123,12 @@ class BestEffortBandwidth:
 
     def acquire(self, plan_for: PlanForOffer) -> Grant:
         """Return a plan for the assumed rates."""
-        return best_effort_grant(
-            plan_for(
-                Offer(
-                    up_links=dict.fromkeys(self._names, ("up",)),
-                    down_links=dict.fromkeys(self._names, ("down",)),
-                    usable_bps={"up": self._usable_bps, "down": self._usable_bps},
-                    floor_bps=self._floor_bps,
-                )
-            )
-        )
+        return best_effort_grant(plan_for(Offer(
+            up_links=dict.fromkeys(self._names, ("up",)),
+            down_links=dict.fromkeys(self._names, ("down",)),
+            usable_bps={"up": self._usable_bps, "down": self._usable_bps},
+            floor_bps=self._floor_bps,
+        )))
 
     def with_present_bounds(self, grant: Grant) -> Grant:
         """Return the grant: nothing is guaranteed."""

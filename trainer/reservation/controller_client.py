@@ -171,7 +171,9 @@ class ControllerClient:
         from trainer.reservation.api_types import Reservation
 
         body = {"lease_s": lease_s, "flows": [flow.to_json() for flow in flows]}
-        return self._parse(Reservation, self._request("PATCH", _path(reservation), body, retries=retries))
+        return self._parse(
+            Reservation, self._request("PATCH", _path(reservation), body, retries=retries)
+        )
 
     def renew(self, reservation: str, lease_s: float) -> Reservation:
         """Renew the lease, without retries; return the reservation as it is now.
@@ -180,7 +182,9 @@ class ControllerClient:
         """
         from trainer.reservation.api_types import Reservation
 
-        return self._parse(Reservation, self._request("PATCH", _path(reservation), {"lease_s": lease_s}, retries=0))
+        return self._parse(
+            Reservation, self._request("PATCH", _path(reservation), {"lease_s": lease_s}, retries=0)
+        )
 
     def release(self, reservation: str) -> dict[str, Any]:
         """Release a reservation.

@@ -66,8 +66,7 @@ class HttpTransport:
         self._lock = threading.Lock()
         self._connect: Callable[[], http.client.HTTPConnection] = (
             partial(http.client.HTTPSConnection, host, port, timeout=timeout_s, context=context)
-            if parts.scheme == "https"
-            else partial(http.client.HTTPConnection, host, port, timeout=timeout_s)
+            if parts.scheme == "https" else partial(http.client.HTTPConnection, host, port, timeout=timeout_s)
         )
         self._connection = self._connect()
 

@@ -36,8 +36,7 @@ class PartitionCheck:
             return {}
         cut_off = {
             edge: f"No path from {', '.join(names)} to {self._cloud}{reason}."
-            for reason, names in edges_by_reason.items()
-            for edge in names
+            for reason, names in edges_by_reason.items() for edge in names
         }
         sentences = dict.fromkeys(cut_off.values())
         for sentence in sentences:

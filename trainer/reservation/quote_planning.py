@@ -66,9 +66,8 @@ class QuotePlanner:
         def quoted_plan(volumes: Volumes, previous: QuotedPlan | None) -> QuotedPlan:
             began_s = self._clock()
             up, down = self._quotes(controller, volumes, instead_of, retries)
-            stats = QuoteStats(
-                2, self._clock() - began_s, up.transfer_ms / 1e3, down.transfer_ms / 1e3, up.bottleneck, down.bottleneck
-            ).plus(previous.quote_stats if previous else None)
+            stats = QuoteStats(2, self._clock() - began_s, up.transfer_ms / 1e3, down.transfer_ms / 1e3, up.bottleneck,
+                               down.bottleneck).plus(previous.quote_stats if previous else None)
             offer = self._offer(up, down, share)
             plan = previous.plan if previous and previous.offer == offer else plan_for(offer)
             return QuotedPlan(plan, offer, stats)
@@ -83,16 +82,8 @@ class QuotePlanner:
         if _is_worthwhile(candidate, best.plan) and not any(are_similar(earlier, volumes) for earlier in quoted):
             with contextlib.suppress(PlanError):  # the quoted paths cannot carry the floors
                 other = quoted_plan(volumes, best)
-                best = (
-                    other
-                    if _is_worthwhile(other.plan, best.plan)
-                    else replace(
-                        best,
-                        quote_stats=replace(
-                            best.quote_stats, quotes=other.quote_stats.quotes, seconds=other.quote_stats.seconds
-                        ),
-                    )
-                )
+                best = other if _is_worthwhile(other.plan, best.plan) else replace(best, quote_stats=replace(
+                    best.quote_stats, quotes=other.quote_stats.quotes, seconds=other.quote_stats.seconds))
         self._last_volumes = plan_volumes(best.plan)
         return best
 
@@ -118,8 +109,7 @@ class QuotePlanner:
         return Offer(
             up_links={flow.name.removesuffix("-up"): flow.links for flow in up.flows},
             down_links={flow.name.removesuffix("-down"): flow.links for flow in down.flows},
-            usable_bps=usable_bps,
-            floor_bps=self._floor_bps,
+            usable_bps=usable_bps, floor_bps=self._floor_bps,
         )
 
 
@@ -140,10 +130,8 @@ def _is_worthwhile(plan: RoundPlan, current: RoundPlan) -> bool:
 def plan_volumes(plan: RoundPlan) -> Volumes:
     """Return the bytes that every flow of a plan can carry within the transmission delay."""
     return {
-        edge.edge: (
-            max(1, round(edge.up_bps * plan.transmission_delay_s / 8)),
-            max(1, round(edge.down_bps * plan.return_delay_s / 8)),
-        )
+        edge.edge: (max(1, round(edge.up_bps * plan.transmission_delay_s / 8)),
+                    max(1, round(edge.down_bps * plan.return_delay_s / 8)))
         for edge in plan.edges
     }
 

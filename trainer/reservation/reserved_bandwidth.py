@@ -123,10 +123,8 @@ class ReservedBandwidth:
         reservation = self.held.reservation
         if reservation is None or grant.reservation_id != reservation.id:
             return grant
-        up, down = (
-            _with_present_bounds(grant.up, reservation, "up"),
-            _with_present_bounds(grant.down, reservation, "down"),
-        )
+        up, down = (_with_present_bounds(grant.up, reservation, "up"),
+                    _with_present_bounds(grant.down, reservation, "down"))
         if (up, down) == (grant.up, grant.down):
             return grant
         sentence = f"Bounds of reservation {reservation.id} have grown beyond their slack"
@@ -168,14 +166,12 @@ class ReservedBandwidth:
         )
         self.held.notify(sentence)
         names = [endpoint.name for endpoint in self.endpoints]
-        plan = plan_for(
-            Offer(
-                up_links={edge: (f"{edge}-up",) for edge in names},
-                down_links={edge: (f"{edge}-down",) for edge in names},
-                usable_bps={flow.name: float(flow.reserved_bps) for flow in reservation.flows},
-                floor_bps=self.floor_bps,
-            )
-        )
+        plan = plan_for(Offer(
+            up_links={edge: (f"{edge}-up",) for edge in names},
+            down_links={edge: (f"{edge}-down",) for edge in names},
+            usable_bps={flow.name: float(flow.reserved_bps) for flow in reservation.flows},
+            floor_bps=self.floor_bps,
+        ))
         self._reserved_for_averaging, self._last_grant = False, self._grant_for(plan, reservation, [sentence], None)
         return self._last_grant
 

@@ -245,12 +245,8 @@ class Connection:
 
 
 def connect(
-    address: tuple[str, int],
-    source_port: int | None,
-    timeout_s: float,
-    source_ip: str = "",
-    context: ssl.SSLContext | None = None,
-    server_name: str = "",
+    address: tuple[str, int], source_port: int | None, timeout_s: float, source_ip: str = "",
+    context: ssl.SSLContext | None = None, server_name: str = "",
 ) -> Connection:
     """Connect to the cloud from a fixed source port; retries until `timeout_s` has passed.
 

@@ -23,11 +23,7 @@ NO_CREDENTIALS = TransportCredentials()
 
 
 def load_credentials(
-    listens: bool,
-    ca: Path | None,
-    cert: Path | None,
-    key: Path | None,
-    token_file: Path | None,
+    listens: bool, ca: Path | None, cert: Path | None, key: Path | None, token_file: Path | None,
     cloud_name: str = "cloud",
 ) -> TransportCredentials:
     """Load the files named on the command line; `listens`: True for the cloud.

@@ -163,7 +163,6 @@ def _quote(service: Service, caller: Caller, spec: ReservationSpec) -> QuotedFlo
 
 def _add_reading(router: APIRouter, service: Service, executor: RequestExecutor) -> None:
     mtu_bytes = service.network.mtu_bytes
-
     @router.get("/v1/reservations", responses=problem_responses(*ACCESS_ERRORS, errors.InvalidRequest))
     async def reservations(caller: Reader, state: State | None = None) -> ReservationList:
         """The tenant's live and recently ended reservations, oldest first; all tenants' for operators."""

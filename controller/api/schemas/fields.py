@@ -35,7 +35,6 @@ NUMBER = BeforeValidator(_number_only)
 
 Port = Annotated[int, Field(ge=1, le=65535), NUMBER]
 
-
 class _PortsOfMatch:
     """Validates one port, a range as text, or None in a single call: it is on the path of every reservation."""
 

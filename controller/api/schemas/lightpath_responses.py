@@ -39,7 +39,9 @@ class LightpathBody(ResponseBody):
     free_bps: int
     modulation: str
     gsnr_db: Annotated[float, Field(description="GSNR at the receiver in 0.1 nm with all channels lit, to 0.1 dB.")]
-    margin_db: Annotated[float, Field(description="GSNR above what modulation and ageing margin require.")]
+    margin_db: Annotated[
+        float, Field(description="GSNR above what modulation and ageing margin require.")
+    ]
     flows: list[Passenger]
 
 

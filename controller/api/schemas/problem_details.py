@@ -55,10 +55,7 @@ EXAMPLES: Sequence[ControllerError] = (
     errors.Forbidden("Token lab-1 has scope read; this needs reserve.", scope="reserve"),
     errors.QuotaExceeded(
         "Tenant lab holds 90 Mb/s and asks for 15 Mb/s; its quota is 100 Mb/s.",
-        quota="bandwidth_bps",
-        held=90_000_000,
-        asked=15_000_000,
-        allowed=100_000_000,
+        quota="bandwidth_bps", held=90_000_000, asked=15_000_000, allowed=100_000_000,
     ),
     errors.TooManyRequests("Tenant lab has 64 changes in flight; wait for a response.", retry_after_s=1),
     errors.NoPath(
@@ -77,12 +74,7 @@ EXAMPLES: Sequence[ControllerError] = (
     ),
     errors.OutOfReach(
         "edge1-up: r4->r5 (2500 km) is out of optical reach: DP-QPSK lacks 1.3 dB.",
-        flow="edge1-up",
-        link="r4->r5",
-        missing_db=1.3,
-        gsnr_db=12.7,
-        fits_at=None,
-        offer=None,
+        flow="edge1-up", link="r4->r5", missing_db=1.3, gsnr_db=12.7, fits_at=None, offer=None,
     ),
     errors.LatencyNotMet(
         "edge1-up: the proven latency would be 9000 us; its limit is 5000 us.",
@@ -90,15 +82,8 @@ EXAMPLES: Sequence[ControllerError] = (
     ),
     errors.NoBuffer(
         "edge1-up: up to 4082000 bytes could wait at s1->s2; its queue holds 3000000, of which others leave 2940000.",
-        **{
-            "flow": "edge1-up",
-            "link": "s1->s2",
-            "failure": None,
-            "backlog_bytes": 4_082_000,
-            "queue_bytes": 3_000_000,
-            "free_bytes": 2_940_000,
-            **_ADVICE,
-        },
+        **{"flow": "edge1-up", "link": "s1->s2", "failure": None, "backlog_bytes": 4_082_000, "queue_bytes": 3_000_000,
+           "free_bytes": 2_940_000, **_ADVICE},
     ),
     errors.FlowInUse(
         "again: tcp from edge1:7801 to cloud:7800 is already reserved by r-4f1c09ab.",

@@ -39,7 +39,8 @@ HORIZON_S = 366 * 86_400.0
 
 
 class MatchBody(StrictBody):
-    """Ports and protocol of a flow. A port that is left out is any port: clients' ports are often chosen by the system."""
+    """Ports and protocol of a flow. A port that is left out is any port: clients' ports are often chosen by the system.
+    """
 
     protocol: Literal["tcp", "udp"]
     source_port: PortMatch = None
@@ -74,20 +75,17 @@ class AnyRequirement(StrictBody):
     """Fields of both forms. Without a burst one is chosen; without a limit the bound may change later."""
 
     burst_bytes: Annotated[int, Field(ge=1, le=10**8), NUMBER] | None = None
-    max_frame_bytes: (
-        Annotated[
-            int,
-            Field(
-                ge=60,
-                le=65_535,
-                description="The largest frame of the flow, Ethernet header included (RFC 9016 MaxPayloadSize, as L2 "
-                "bytes): its burst may be as small as that. A transfer that fits in one is sent at once. Null: the largest "
-                "of the map.",
-            ),
-            NUMBER,
-        ]
-        | None
-    ) = None
+    max_frame_bytes: Annotated[
+        int,
+        Field(
+            ge=60,
+            le=65_535,
+            description="The largest frame of the flow, Ethernet header included (RFC 9016 MaxPayloadSize, as L2 "
+            "bytes): its burst may be as small as that. A transfer that fits in one is sent at once. Null: the largest "
+            "of the map.",
+        ),
+        NUMBER,
+    ] | None = None
     max_latency_us: Microseconds | None = None
     max_latency_variation_us: Microseconds | None = None
     bound_slack: Annotated[
@@ -225,10 +223,8 @@ def _check_flows(flows: Sequence[FlowBody]) -> None:
         if flow.source == flow.destination:
             mistakes.append((f"flows.{number}.destination", f"source and destination are both {flow.source}"))
         if with_ranges and (entries := flow.match.entry_count) > MAX_PORT_ENTRIES:
-            sentence = (
-                f"its two ranges of ports take {entries} flow entries of a switch; a flow may take "
-                f"{MAX_PORT_ENTRIES}. A range of a power of two, such as 49152-65535, takes one"
-            )
+            sentence = (f"its two ranges of ports take {entries} flow entries of a switch; a flow may take "
+                        f"{MAX_PORT_ENTRIES}. A range of a power of two, such as 49152-65535, takes one")
             mistakes.append((f"flows.{number}.match", sentence))
     if mistakes:
         raise InvalidFields(mistakes)
@@ -254,7 +250,9 @@ class ReservationRequest(StrictBody):
 
     owner: Name = "anonymous"
     lease_s: LeaseSeconds = 60
-    hold: Annotated[bool, Field(strict=True, description="Hold the capacity until it is committed.")] = False
+    hold: Annotated[bool, Field(strict=True, description="Hold the capacity until it is committed.")] = (
+        False
+    )
     start_at: Annotated[Timestamp | None, Field(description="Start; null: now.")] = None
     end_at: Annotated[Timestamp | None, Field(description="End; null: when the lease expires.")] = None
     flows: Flows

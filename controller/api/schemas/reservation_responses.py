@@ -147,7 +147,9 @@ class ReservationBody(ResponseBody):
 class ReservationDetail(ReservationBody):
     """A reservation with its counters."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{**examples.RESERVATION, "counters": examples.COUNTERS}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{**examples.RESERVATION, "counters": examples.COUNTERS}]}
+    )
 
     counters: Counters
 

@@ -1,4 +1,4 @@
-"""Parallel spans: two fibres between the same switches stay two, from the map to ports, paths, backups and lightpaths."""
+"""Parallel spans: two fibres between the same switches stay two: ports, paths, backups, lightpaths."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_packets_take_the_fibre_they_were_placed_on_and_survive_the_cut_of_eithe
     assert send(net, states, "edge1", sent).nodes == list(nodes_of(placement.path))
     for link in net.links.values():
         cut = frozenset({link.name, reverse_link(link.name)})
-        if not {net.nodes[link.source].kind, net.nodes[link.destination].kind} == {"switch"}:
+        if {net.nodes[link.source].kind, net.nodes[link.destination].kind} != {"switch"}:
             continue
         for known in (frozenset[str](), cut):
             trace = send(net, intended_states(net, [held], known), "edge1", sent, cut)
