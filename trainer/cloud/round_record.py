@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from trainer.cloud.step_timing import Direction, RoundBound, StepResult, StepTransfers
 from trainer.planning.plan import EdgePlan, RoundPlan
-from trainer.records.run_record import Fields, median_ms, milliseconds
+from trainer.records.run_record import median_ms, milliseconds
+from trainer.records.summary_file import Fields
 from trainer.reservation.bandwidth import Grant
 from trainer.transport.pacing import TransferVerdict
 

@@ -17,7 +17,8 @@ from trainer.errors import ProtocolError
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import MiddleModel
 from trainer.protocol import codec, messages
-from trainer.records.run_record import Fields, milliseconds
+from trainer.records.run_record import milliseconds
+from trainer.records.summary_file import Fields
 from trainer.reservation.bandwidth import Grant
 from trainer.transport.connection import ReceivedFrame
 from trainer.transport.pacing import SentFrame

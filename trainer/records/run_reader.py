@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import UsageError
+from trainer.records.summary_file import SUMMARY, read_summary
 
 Row = dict[str, Any]
 
@@ -56,13 +56,12 @@ def read_run(directory: Path) -> Run:
 
     Raises: UsageError if there is none.
     """
-    path = directory / "summary.json"
     try:
-        summary = json.loads(path.read_text())
+        summary = read_summary(directory)
         run = Run(directory, summary)
         _ = run.rounds, run.edges, summary["status"], summary["accuracy"], summary["promises"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{directory} is not the record of a run ({path.name}: {error}).") from error
+        raise UsageError(f"{directory} is not the record of a run ({SUMMARY}: {error}).") from error
     return run
 
 

@@ -1,6 +1,7 @@
-"""The run record: `runs/<time>/` with config.yaml, events.jsonl, summary.json and model.safetensors.
+"""The run record: `runs/<time>/` with config.yaml, events.jsonl, rounds.jsonl, summary.json and model.safetensors.
 
-The names in summary.json are an interface to other programs: fields may be added, not renamed.
+summary.json is replaced at every averaging and at the end; rounds.jsonl has a line for every round. The names in them
+are an interface to other programs: fields may be added, not renamed.
 
     status              "done", "failed" or "running"; `error` is a sentence if failed
     map, model, data    what was trained where; `data` has train and held-out samples per edge
@@ -55,11 +56,10 @@ import yaml
 
 from trainer.errors import CheckpointError
 from trainer.records.atomic_file import replace_durably
+from trainer.records.summary_file import SUMMARY, Fields, SummaryFiles, count_round, read_summary
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Fields = dict[str, Any]
 
 
 class Listener(Protocol):
@@ -85,23 +85,28 @@ def new_run_directory(runs: Path) -> Path:
 class RunRecord:
     """Writes the record of a run while it runs; the summary exists from the start."""
 
-    def __init__(self, directory: Path, config: Fields, listener: Listener | None = None) -> None:
+    def __init__(
+        self, directory: Path, config: Fields, listener: Listener | None = None, previous: Fields | None = None
+    ) -> None:
+        """`previous`: the summary of the run so far, if it resumes."""
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.summary: Fields = {
-            "status": "running",
             "map": config.get("map_name"),
             "model": None,
             "data": None,
-            "accuracy": {"target": config.get("target"), "final": None, "reached_round": None, "best": None},
+            "accuracy": {"target": None, "final": None, "reached_round": None, "best": None},
             "promises": {"made": 0, "kept": 0},
             "rounds": [],
             "unfinished": [],
+            **(previous or {}),
+            "status": "running",
         }
+        self.summary["accuracy"]["target"] = config.get("target")
         self._listener = listener
         self._events: IO[str] = (directory / "events.jsonl").open("a", buffering=1)
         (directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        self._write_summary()
+        self._files = SummaryFiles(directory, self.summary)
 
     @classmethod
     def reopen(cls, directory: Path, config: Fields, after_round: int, listener: Listener | None = None) -> RunRecord:
@@ -109,15 +114,12 @@ class RunRecord:
 
         Raises: CheckpointError if the directory has no summary.
         """
-        path = directory / "summary.json"
         try:
-            previous = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}.") from error
-        record = cls(directory, config, listener)
+            previous = read_summary(directory)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{directory / SUMMARY} cannot be read: {error}.") from error
         previous.pop("error", None)
-        record.summary = {**record.summary, **previous, "status": "running"}
-        record.summary["accuracy"]["target"] = config.get("target")
+        record = cls(directory, config, listener, previous)
         record.drop_rounds_after(after_round)
         return record
 
@@ -131,30 +133,17 @@ class RunRecord:
     def describe(self, **fields: Any) -> None:
         """Add fields to the summary."""
         self.summary.update(fields)
-        self._write_summary()
+        self._files.write_summary()
 
     def add_round(self, row: Fields) -> None:
-        """Add a finished round; updates promises and accuracy."""
-        self._count(row)
-        self._write_summary()
-
-    def _count(self, row: Fields) -> None:
-        self.summary["rounds"].append(row)
-        bounded = [transfer["kept"] for transfer in row["transfers"] if transfer["kept"] is not None]
-        self.summary["promises"]["made"] += len(bounded)
-        self.summary["promises"]["kept"] += sum(bounded)
-        accuracy, measured = self.summary["accuracy"], row["accuracy"]
-        if measured is not None:
-            accuracy["final"] = measured
-            accuracy["best"] = max(measured, accuracy["best"] or 0.0)
-            if accuracy["target"] is not None and measured >= accuracy["target"] and accuracy["reached_round"] is None:
-                accuracy["reached_round"] = row["round"]
+        """Add a finished round; updates promises and accuracy. The summary is written if the round averaged."""
+        self._files.append(row)
+        if row["averaged"]:
+            self._files.write_summary()
 
     def add_unfinished(self, rows: list[Fields]) -> None:
-        """Add transfers in progress when their step ended or was aborted."""
-        if rows:
-            self.summary["unfinished"].extend(rows)
-            self._write_summary()
+        """Add transfers in progress when their step ended or was aborted; written with the next summary."""
+        self.summary["unfinished"].extend(rows)
 
     def drop_rounds_after(self, number: int) -> None:
         """Remove the rounds after `number` from the summary; they are repeated."""
@@ -164,8 +153,8 @@ class RunRecord:
         self.summary["promises"] = {"made": 0, "kept": 0}
         self.summary["accuracy"] |= {"final": None, "reached_round": None, "best": None}
         for row in kept:
-            self._count(row)
-        self._write_summary()
+            count_round(self.summary, row)
+        self._files.rewrite()
 
     def save_model(self, model: Mapping[str, Tensor], accuracy: float | None) -> None:
         """Write the global model, one tensor per `<layer>.<name>`; also keeps the most accurate one."""
@@ -182,13 +171,15 @@ class RunRecord:
         self.summary["status"] = status
         if error is not None:
             self.summary["error"] = error
-        self._write_summary()
+        self._files.write_summary()
         self.event("finished", status=status, error=error, accuracy=self.summary["accuracy"],
                    promises=self.summary["promises"], directory=str(self.directory))
-        self._events.close()
+        self.close()
 
-    def _write_summary(self) -> None:
-        replace_durably(self.directory / "summary.json", (json.dumps(self.summary, indent=1) + "\n").encode())
+    def close(self) -> None:
+        """Close the files as they are."""
+        self._files.close()
+        self._events.close()
 
 
 def milliseconds(seconds: float | None) -> float | None:
