@@ -46,6 +46,7 @@ class OpenFlowSettings:
     listen: tuple[str, ...]
     ledger: str
     audit_days: int
+    reservation_days: int
     tls_cert: str | None
     tls_key: str | None
     uses_greenlets: bool
@@ -58,6 +59,7 @@ _OPTIONS = [
     ListOpt("paceline_listen", default=["127.0.0.1:8080"], help="HOST:PORT of the REST API, comma-separated"),
     StrOpt("paceline_ledger", default="", help="URL of the ledger"),
     IntOpt("paceline_audit_days", default=RETENTION_DAYS, min=1, help="days an audit log entry is kept"),
+    IntOpt("paceline_reservation_days", default=90, min=1, help="days a reservation that has ended is kept"),
     StrOpt("paceline_tls_cert", help="certificate file of the REST API; enables https"),
     StrOpt("paceline_tls_key", help="private key file of that certificate"),
     StrOpt("paceline_assemble", default=DEFAULT_ASSEMBLE, help="MODULE:FUNCTION that builds the service"),
@@ -164,6 +166,6 @@ def _assemble_by_name(client: SwitchClient) -> Stop:
     uses_greenlets = bool(eventlet.patcher.is_monkey_patched("thread"))
     settings = OpenFlowSettings(
         CONF.paceline_map, tuple(CONF.paceline_listen), CONF.paceline_ledger, CONF.paceline_audit_days,
-        CONF.paceline_tls_cert, CONF.paceline_tls_key, uses_greenlets,
+        CONF.paceline_reservation_days, CONF.paceline_tls_cert, CONF.paceline_tls_key, uses_greenlets,
     )  # fmt: skip
     return assemble(client, settings)

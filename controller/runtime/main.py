@@ -31,7 +31,7 @@ from controller.runtime.listen_address import (
     require_free_port,
     require_management_addresses,
 )
-from controller.runtime.stores import Stores, open_stores
+from controller.runtime.stores import RESERVATION_DAYS, Stores, open_stores
 from controller.security.audit import RETENTION_DAYS
 from controller.security.tls import TlsFiles, rest_tls, server_context
 from controller.service.reservation_service import Service
@@ -70,7 +70,7 @@ Example:
   paceline controller metro --openflow 127.0.0.1:6653 --listen 127.0.0.1:8080
   curl -s http://127.0.0.1:8080/v1/network
 
-Exit codes: 0 stopped by a signal, 2 usage error (map, options, ledger), 3 a port is in use.""",
+Exit codes: 0 stopped by a signal, 2 usage error (map, options, ledger), 3 a port or the ledger is in use.""",
 )
 @click.argument("map_name", metavar="MAP")
 @click.option(
@@ -101,6 +101,10 @@ Exit codes: 0 stopped by a signal, 2 usage error (map, options, ledger), 3 a por
     help="Days an entry of the audit log is kept.",
 )  # fmt: skip
 @click.option(
+    "--reservation-days", type=click.IntRange(1, 36_500), default=RESERVATION_DAYS, show_default=True,
+    help="Days a reservation that has ended is kept.",
+)  # fmt: skip
+@click.option(
     "--calibration", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Switch latencies measured by bench/switch_latency.py, used for the latency bounds.",
 )  # fmt: skip
@@ -122,6 +126,7 @@ def command(
     ryu_rest: Address,
     ledger: str | None,
     audit_days: int,
+    reservation_days: int,
     calibration: Path | None,
     tls_cert: str | None,
     tls_key: str | None,
@@ -140,7 +145,7 @@ def command(
         network = load_network(map_name)
         switch_calibration = load_calibration(calibration) if calibration else DEFAULT_CALIBRATION
         with contextlib.ExitStack() as stack:
-            stores = open_stores(ledger, network.name, audit_days)
+            stores = open_stores(ledger, network.name, audit_days, reservation_days)
             stack.callback(stores.close)
             stack.callback(stores.ledger.close)
             if not stores.tokens.is_configured:
@@ -152,6 +157,8 @@ def command(
             ports = Ports(sockets, openflow, ryu_apps, ryu_rest, https, switch_tls)
             greeting = None if quiet else _greeting(network, listen, ports, stores.access_summary)
             _run(network, stores, ports, greeting, switch_calibration)
+            if stores.lock.is_lost:
+                raise StartError("Another controller writes the ledger now; this one has ended.", exit_code=3)
     except StartError as error:
         click.echo(f"Error: {error.detail}", err=True)
         raise SystemExit(error.exit_code) from error

@@ -52,7 +52,7 @@ def assemble(switch_client: SwitchClient, settings: ryu_app.OpenFlowSettings) ->
         network = load_network(settings.map_name)
         addresses = [AddressType()(address) for address in settings.listen]
         https = rest_tls(settings.tls_cert, settings.tls_key, "paceline_tls_cert and paceline_tls_key")
-        stores = open_stores(settings.ledger or None, network.name, settings.audit_days)
+        stores = open_stores(settings.ledger or None, network.name, settings.audit_days, settings.reservation_days)
         if not stores.tokens.is_configured:
             require_management_addresses(addresses)
         service = Service(network, switch_client, stores.ledger, retention_tasks=(stores.forget,))

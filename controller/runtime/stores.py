@@ -10,8 +10,12 @@ from controller.runtime.environment import default_ledger
 from controller.security.audit import DAY_S, RETENTION_DAYS, AuditLog
 from controller.security.tokens import TokenStore
 from controller.storage.ledger import Ledger
+from controller.storage.writer_lock import WriterLock, acquire_writer_lock
 
 log = logging.getLogger(__name__)
+
+RESERVATION_DAYS = 90
+"""Default retention of ended reservations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,9 @@ class Stores:
     ledger: Ledger
     tokens: TokenStore
     audit: AuditLog
+    lock: WriterLock
     audit_days: int = RETENTION_DAYS
+    reservation_days: int = RESERVATION_DAYS
 
     @property
     def access_summary(self) -> str:
@@ -31,25 +37,36 @@ class Stores:
         return "No tokens configured: open to this machine and the management network only."
 
     def forget(self, now_s: float) -> None:
-        """Delete audit records older than the retention."""
+        """Delete audit records and ended reservations older than their retention."""
         deleted = self.audit.delete_before(now_s - self.audit_days * DAY_S)
         if deleted:
             log.info("audit log: deleted=%d older_than_days=%d", deleted, self.audit_days)
+        deleted = self.ledger.delete_ended(now_s - self.reservation_days * DAY_S)
+        if deleted:
+            log.info("ledger: deleted=%d reservations ended_before_days=%d", deleted, self.reservation_days)
 
     def close(self) -> None:
-        """Close tokens and audit log; the service closes the ledger."""
+        """Close tokens and audit log, and release the ledger, which the service has closed."""
         self.tokens.close()
         self.audit.close()
+        self.lock.release()
 
 
-def open_stores(url: str | None, map_name: str, audit_days: int = RETENTION_DAYS) -> Stores:
-    """Open or create the stores; `url` None: the default database of the map. `audit_days`: retention of audit records.
+def open_stores(
+    url: str | None, map_name: str, audit_days: int = RETENTION_DAYS, reservation_days: int = RESERVATION_DAYS
+) -> Stores:
+    """Open or create the stores, and become the one writer of the map's reservations.
 
-    Raises: StartError if the URL is wrong or the database cannot be opened.
+    `url` None: the default database of the map. `audit_days`, `reservation_days`: retention of audit records and of
+    ended reservations.
+
+    Raises: StartError if the URL is wrong, the database cannot be opened, or another controller is the writer.
     """
     url = url or default_ledger(map_name)
     with ExitStack() as opened:
-        ledger = Ledger(url, map_name)
+        lock = acquire_writer_lock(url, map_name)
+        opened.callback(lock.release)
+        ledger = Ledger(url, map_name, lock.require_writer)
         opened.callback(ledger.close)
         tokens = TokenStore(url)
         opened.callback(tokens.close)
@@ -57,4 +74,4 @@ def open_stores(url: str | None, map_name: str, audit_days: int = RETENTION_DAYS
         opened.callback(audit.close)
         tokens.refresh()
         opened.pop_all()
-    return Stores(ledger, tokens, audit, audit_days)
+    return Stores(ledger, tokens, audit, lock, audit_days, reservation_days)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
-from sqlalchemy import Column, Engine, Float, Integer, MetaData, String, Table, Text, delete, select
+from sqlalchemy import Column, Connection, Engine, Float, Integer, MetaData, String, Table, Text, delete, select
+from sqlalchemy.exc import SQLAlchemyError
 
-from controller.storage.database import limit_lock_waiting, open_database
+from controller.errors import LedgerUnavailable
+from controller.storage.access import DatabaseAccess
+from controller.storage.database import open_database
 
 BODY_CHARACTERS = 4096
 """Only the beginning of a request's body is stored."""
@@ -65,27 +67,22 @@ class AuditLog:
         Raises: StartError if the database cannot be opened.
         """
         self._engine = open_database(url)
-        self._lock = threading.Lock()
-        self._connection = self._engine.connect()
-        limit_lock_waiting(self._connection)
+        self._database = DatabaseAccess(self._engine)
         self._map_name = map_name
         self.is_failing = False
 
     def close(self) -> None:
-        """Close the database connection."""
-        with self._lock:
-            self._connection.close()
-            self._engine.dispose()
+        """Close the database connections."""
+        self._database.close()
 
     def write(self, *records: AuditRecord) -> None:
         """Append records in one transaction; they are durable when this returns.
 
-        Raises: SQLAlchemyError.
+        Raises: SQLAlchemyError, TimeoutError.
         """
         rows = [self.row(record) for record in records]
         try:
-            with self._lock, self._connection.begin():
-                self._connection.execute(INSERT, rows)
+            self._database.write(lambda connection: connection.execute(INSERT, rows))
         except Exception:
             self.is_failing = True
             raise
@@ -102,11 +99,17 @@ class AuditLog:
         return row | {"map": self._map_name, "path": record.path[:256], "request": record.request[:BODY_CHARACTERS]}
 
     def read(self, after: int, limit: int) -> list[tuple[int, AuditRecord]]:
-        """Records with their sequence numbers, oldest first, from the number after `after`."""
+        """Records with their sequence numbers, oldest first, from the number after `after`.
+
+        Raises: LedgerUnavailable.
+        """
         columns = [column for column in _TABLE.c if column.name not in ("map", "seq")]
         query = select(_TABLE.c.seq, *columns).where(_TABLE.c.map == self._map_name, _TABLE.c.seq > after)
-        with self._lock, self._connection.begin():
-            rows = self._connection.execute(query.order_by(_TABLE.c.seq).limit(limit)).all()
+        query = query.order_by(_TABLE.c.seq).limit(limit)
+        try:
+            rows = self._database.read(lambda connection: connection.execute(query).all())
+        except (SQLAlchemyError, OSError) as error:
+            raise LedgerUnavailable("The audit log cannot be read now; try again later.", retry_after_s=1) from error
         return [(seq, AuditRecord(*rest)) for seq, *rest in rows]
 
     def delete_before(self, before_s: float) -> int:
@@ -116,11 +119,15 @@ class AuditLog:
         """
         old = select(_TABLE.c.seq).where(_TABLE.c.map == self._map_name, _TABLE.c.at_s < before_s)
         batch = old.order_by(_TABLE.c.seq).limit(DELETE_BATCH)
+
+        def work(connection: Connection) -> int:
+            numbers = connection.execute(batch).scalars().all()
+            connection.execute(delete(_TABLE).where(_TABLE.c.seq.in_(numbers)))
+            return len(numbers)
+
         deleted = 0
         while True:
-            with self._lock, self._connection.begin():
-                numbers = self._connection.execute(batch).scalars().all()
-                self._connection.execute(delete(_TABLE).where(_TABLE.c.seq.in_(numbers)))
-            deleted += len(numbers)
-            if len(numbers) < DELETE_BATCH:
+            count = self._database.write(work)
+            deleted += count
+            if count < DELETE_BATCH:
                 return deleted

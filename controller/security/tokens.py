@@ -7,6 +7,7 @@ that people choose; here it would only let unauthenticated requests consume CPU 
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 import threading
 import time
@@ -15,11 +16,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import BigInteger, Column, Engine, Float, Integer, MetaData, String, Table, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from controller.errors import StartError, Unauthorized
 from controller.security.access import ANONYMOUS, Caller, Quota, Scope
+from controller.storage.access import DatabaseAccess
 from controller.storage.database import open_database
+
+log = logging.getLogger(__name__)
 
 PREFIX = "paceline_"
 """Makes a leaked token recognizable, for example to secret scanners."""
@@ -60,10 +64,12 @@ class TokenStore:
         Raises: StartError if the database cannot be opened.
         """
         self._engine: Engine = open_database(url)
+        self._database = DatabaseAccess(self._engine)
         self._clock = clock
         self._lock = threading.Lock()
         self._by_digest: Mapping[str, Token] = {}
         self._read_at_s: float | None = None
+        self._is_failing = False
 
     def add(self, name: str, tenant: str, scopes: frozenset[Scope], quota: Quota) -> str:
         """Create a token and return its secret, which cannot be read again.
@@ -110,11 +116,28 @@ class TokenStore:
         return read_at_s is not None and 0 <= time.monotonic() - read_at_s < CACHE_S
 
     def refresh(self) -> None:
-        """Read the tokens again unless they are cached."""
-        with self._lock:
-            if not self.is_cached:
-                self._by_digest = self._read()
-                self._read_at_s = time.monotonic()
+        """Read the tokens again unless they are cached; while the database cannot be read, those read last are valid.
+
+        Raises: StartError if they were never read.
+        """
+        is_first = self._read_at_s is None
+        if self.is_cached or not self._lock.acquire(blocking=is_first):
+            return  # another thread is reading them
+        try:
+            self._by_digest = self._read()
+            if self._is_failing:
+                log.warning("tokens: readable again")
+            self._is_failing = False
+        except (SQLAlchemyError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            if is_first:
+                raise StartError(f"The tokens cannot be read: {reason}", exit_code=2) from error
+            if not self._is_failing:
+                log.error("tokens: cannot be read: %s; those read last stay valid", reason)
+            self._is_failing = True
+        finally:
+            self._lock.release()
+        self._read_at_s = time.monotonic()
 
     @property
     def is_configured(self) -> bool:
@@ -138,12 +161,11 @@ class TokenStore:
 
     def close(self) -> None:
         """Close the database."""
-        self._engine.dispose()
+        self._database.close()
 
     def _read(self) -> dict[str, Token]:
-        with self._engine.connect() as connection:
-            rows = [dict(row) for row in connection.execute(select(_TABLE)).mappings()]
-        return {row["digest"]: _token(row) for row in rows}
+        rows = self._database.read(lambda connection: connection.execute(select(_TABLE)).mappings().all())
+        return {row["digest"]: _token(dict(row)) for row in rows}
 
 
 def _token(row: Mapping[str, object]) -> Token:

@@ -27,8 +27,10 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 0.5
 """Pause between attempts to write the queue."""
-TURN_TIMEOUT_S = 1.5
+TURN_TIMEOUT_S = 0.5
 """How long a request waits for other transactions to end."""
+AT_ONCE_S = 0.1
+"""A transaction that fails later than this has waited for the database: it is not tried again with less in it."""
 STOP_TIMEOUT_S = 3.0
 """How long the last attempt may take when the controller stops."""
 
@@ -69,6 +71,7 @@ class LedgerWriter:
         self._failing_since_s: float | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="paceline-ledger", daemon=True)
+        ledger.on_read_failure = self._note_failure
 
     def start(self) -> None:
         """Start the thread."""
@@ -122,10 +125,11 @@ class LedgerWriter:
         def transaction() -> None:
             nonlocal written
             head = {"are_new": are_new, "idempotency_keys": idempotency_keys, "now_s": now_s}
+            began_s = time.monotonic()
             try:
                 self._ledger.write(*reservations, **head, extra_rows=rows)  # type: ignore[arg-type]
             except SQLAlchemyError:
-                if not rows:
+                if not rows or time.monotonic() - began_s > AT_ONCE_S:
                     raise
                 self._ledger.write(*reservations, **head)  # type: ignore[arg-type]
                 written = False
@@ -199,12 +203,12 @@ class LedgerWriter:
             raise
         self._note_success()
 
-    def _write_queue(self) -> None:
-        """Write what is queued, in one transaction. Under `_turn`."""
+    def _write_queue(self) -> bool:
+        """Write what is queued, in one transaction; False: nothing is. Under `_turn`."""
         with self._changed:
             batch, closed_spans = dict(self._queue), self._closed_spans
         if not batch and closed_spans is None:
-            return
+            return False
         reservations = [queued.reservation for queued in batch.values() if queued.reservation is not None]
         withdrawn = {name: queued.key for name, queued in batch.items() if queued.reservation is None}
         self._ledger.write_backlog(reservations, withdrawn, closed_spans)
@@ -214,6 +218,7 @@ class LedgerWriter:
                     del self._queue[name]
             if self._closed_spans is closed_spans:
                 self._closed_spans = None
+        return True
 
     def _enqueue(self, queued: Mapping[str, _Queued]) -> None:
         if not queued:
@@ -234,14 +239,14 @@ class LedgerWriter:
                 self._changed.notify_all()
         if is_first:
             reason = str(error).splitlines()[:1] or [type(error).__name__]
-            log.error("ledger: cannot be written: %s; what failures change is recorded later", reason[0])
+            log.error("ledger: cannot be used: %s; what failures change is recorded later", reason[0])
             self._publish(LedgerChanged(False, self.status.unrecorded))
 
     def _note_success(self) -> None:
         with self._changed:
             since_s, self._failing_since_s = self._failing_since_s, None
         if since_s is not None:
-            log.warning("ledger: writable again after %.1f s", time.time() - since_s)
+            log.warning("ledger: works again after %.1f s", time.time() - since_s)
             self._publish(LedgerChanged(True, self.status.unrecorded))
 
     # The thread -----------------------------------------------------------------------------------------------------
@@ -249,12 +254,13 @@ class LedgerWriter:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._has_work())
-                if not self._has_work():
+                self._changed.wait_for(lambda: self._stopping or self._has_work(), self._ledger.probe_interval_s)
+                if self._stopping and not self._has_work():
                     return
             try:
                 with self._turn, self._failures_noted():
-                    self._write_queue()
+                    if not self._write_queue():
+                        self._ledger.probe()
             except Exception as error:  # noqa: BLE001 - noted; tried again
                 log.debug("ledger: %s", error)
                 with self._changed:

@@ -6,6 +6,7 @@ and `reservations` where a bound must be told anew, for at most a second; all ot
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,13 @@ from controller.service.state import INSTALLED, Listener, ServiceState
 from controller.switches.counter_reader import SwitchCounters
 from controller.switches.fragment_counts import FragmentCount
 from controller.switches.meter_totals import EndedMeter
+
+PageKey = tuple[float, str]
+"""When a reservation was made (Unix time), and its id: the order of pages."""
+
+
+def _page_key(reservation: Reservation) -> PageKey:
+    return reservation.created_at_s, reservation.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,17 @@ class Queries:
     def reservations(self, state: State | None = None) -> list[Reservation]:
         """All live reservations and the last KEPT_ENDED that have ended, oldest first; bounds as in `reservation`."""
         return self._bound_updates.told([each for each in self.published() if state in (None, each.state)])
+
+    def page(
+        self, state: State | None, is_visible: Callable[[str], bool], limit: int, after: PageKey | None
+    ) -> tuple[list[Reservation], PageKey | None]:
+        """The first `limit` of `reservations` of visible tenants after a key; the key of the last if more follow."""
+        found = [each for each in self.published() if state in (None, each.state) and is_visible(each.tenant)]
+        found.sort(key=_page_key)
+        first = 0 if after is None else bisect_right(found, after, key=_page_key)
+        page = found[first : first + limit]
+        has_more = first + limit < len(found)
+        return self._bound_updates.told(page), _page_key(page[-1]) if has_more else None
 
     def published(self) -> tuple[Reservation, ...]:
         """All live reservations and the last KEPT_ENDED that have ended, as they were published last."""

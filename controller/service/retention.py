@@ -6,6 +6,8 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
+from sqlalchemy.exc import SQLAlchemyError
+
 log = logging.getLogger(__name__)
 
 RETENTION_INTERVAL_S = 3600.0
@@ -42,5 +44,7 @@ class RetentionLoop:
         """Run a task; if it fails, the next attempt is after the next interval."""
         try:
             task(self._clock())
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("old records cannot be deleted now: %s", str(error).splitlines()[0])
         except Exception:
             log.exception("old records could not be deleted")

@@ -118,12 +118,12 @@ class SetupPipeline:
     def _accept(self, setup: PendingSetup) -> None:
         try:
             setup.contexts.enter_context(self._limiter.acquire())
+            self._state.writer.require_writable()
             if setup.key is not None:
                 stored = setup.contexts.enter_context(self._idempotency.first_response(setup.key))
                 if stored is not None:
                     self._respond(setup, (stored, True))
                     return
-            self._state.writer.require_writable()
             setup.contexts.enter_context(setup.guard())
             self._admit(setup)
         except Refused as refusal:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
@@ -11,8 +14,21 @@ from sqlalchemy.pool import StaticPool
 from controller.errors import StartError
 from controller.storage.schema import upgrade
 
-LOCK_TIMEOUT_S = 0.5
+LOCK_TIMEOUT_S = 0.3
 """How long a statement of the running controller waits for a lock that another connection holds."""
+
+logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # tracebacks of connections that are closed as lost
+
+_LIBPQ: Mapping[str, object] = {
+    "connect_timeout": 3, "keepalives_idle": 2, "keepalives_interval": 1, "keepalives_count": 3,
+    "tcp_user_timeout": 5000,
+}
+CONNECT_ARGUMENTS: Mapping[str, Mapping[str, object]] = {
+    "psycopg": _LIBPQ,
+    "psycopg2": _LIBPQ,
+    "pg8000": {"timeout": 5},
+}
+"""By driver: gives up a server that does not answer, so that its connections are replaced."""
 
 
 def open_database(url: str) -> Engine:
@@ -42,7 +58,8 @@ def engine_of(url: str) -> Engine:
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        engine = create_engine(parsed, pool_pre_ping=True)
+        arguments = CONNECT_ARGUMENTS.get(parsed.get_driver_name(), {})
+        engine = create_engine(parsed, pool_pre_ping=True, connect_args=dict(arguments))
         if parsed.get_backend_name() == "postgresql":
             event.listen(engine, "connect", _limit_waiting)
         return engine

@@ -1,39 +1,53 @@
 """Persistent state of one map: reservations, responses to idempotent requests, spans out of service.
 
-SQLite by default, any SQLAlchemy URL. Thread-safe. Writing is on the path of every reservation request, so connections
-and statements are created once.
+SQLite by default, or PostgreSQL. Thread-safe. Writing is on the path of every reservation request, so statements are
+created once, and connections where that is possible.
 """
 
 from __future__ import annotations
 
-import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import (
-    Column,
-    Connection,
-    Float,
-    Insert,
-    MetaData,
-    Select,
-    String,
-    Table,
-    Text,
-    bindparam,
-    select,
-)
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy import Connection, Insert, Select, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from controller.domain.reservation import LIVE, Reservation
 from controller.errors import LedgerUnavailable
 from controller.failpoints import FailPoint, failpoint
-from controller.storage.database import limit_lock_waiting, open_database
+from controller.storage.access import ANSWER_TIMEOUT_S, DatabaseAccess, Result, Work
+from controller.storage.database import open_database
+from controller.storage.tables import (
+    CLOSED_SPANS,
+    DELETE_RESERVATIONS,
+    DELETE_RESPONSE,
+    INSERT_RESERVATION,
+    INSERT_RESPONSE,
+    RESERVATIONS,
+    RESPONSES,
+    SELECT_ENDED_IDS,
+    SELECT_EXISTING_IDS,
+    SELECT_RECORD,
+    SELECT_RESPONSE,
+    UPDATE_RESERVATION,
+)
 
-Result = TypeVar("Result")
+IN_MEMORY = "sqlite://"
+RETRY_AFTER_S = 1
+DELETE_BATCH = 500
+"""Rows deleted in one transaction; bounds how long requests wait for it."""
+LOAD_TIMEOUT_S = 60.0
+"""How long reading all live reservations from a database server may take."""
+SERVER_PROBE_INTERVAL_S = 2.0
+PROBE_SPAN = ""
+
+_RECORD = TypeAdapter(Reservation)
+
+Row = tuple[Insert, dict[str, object]]
+"""Insert statement (created once) and the values of one row, for another table of the same database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,76 +59,37 @@ class IdempotencyKey:
     body_digest: str
 
 
-_METADATA = MetaData()
-_RESERVATIONS = Table(
-    "reservations",
-    _METADATA,
-    Column("id", String(16), primary_key=True),
-    Column("map", String(64), nullable=False, index=True),
-    Column("state", String(16), nullable=False, index=True),
-    Column("record", Text, nullable=False),
-)
-_RESPONSES = Table(
-    "answers",
-    _METADATA,
-    Column("map", String(64), primary_key=True),
-    Column("tenant", String(255), primary_key=True),
-    Column("key", String(255), primary_key=True),
-    Column("body_digest", String(128), nullable=False),
-    Column("answered_at_s", Float, nullable=False, index=True),
-    Column("record", Text, nullable=False),
-)
-_CLOSED_SPANS = Table(
-    "closed_spans",
-    _METADATA,
-    Column("map", String(64), primary_key=True),
-    Column("span", String(64), primary_key=True),
-)
-_RECORD = TypeAdapter(Reservation)
-
-_INSERT_RESERVATION = _RESERVATIONS.insert()
-_UPDATE_RESERVATION = _RESERVATIONS.update().where(_RESERVATIONS.c.id == bindparam("row_id"))
-_UPDATE_RESERVATION = _UPDATE_RESERVATION.values({name: bindparam(name) for name in ("map", "state", "record")})
-_SELECT_RECORD = select(_RESERVATIONS.c.record).where(
-    _RESERVATIONS.c.map == bindparam("map"), _RESERVATIONS.c.id == bindparam("id")
-)
-_SELECT_EXISTING_IDS = select(_RESERVATIONS.c.id).where(_RESERVATIONS.c.id.in_(bindparam("ids", expanding=True)))
-_INSERT_RESPONSE = _RESPONSES.insert()
-_SELECT_RESPONSE = select(_RESPONSES.c.body_digest, _RESPONSES.c.record).where(
-    *(_RESPONSES.c[name] == bindparam(name) for name in ("map", "tenant", "key"))
-)
-
-_DELETE_RESERVATIONS = _RESERVATIONS.delete().where(
-    _RESERVATIONS.c.map == bindparam("map"), _RESERVATIONS.c.id.in_(bindparam("ids", expanding=True))
-)
-_DELETE_RESPONSE = _RESPONSES.delete().where(
-    *(_RESPONSES.c[name] == bindparam(f"of_{name}") for name in ("map", "tenant", "key"))
-)
-
-IN_MEMORY = "sqlite://"
-RETRY_AFTER_S = 1
-
-Row = tuple[Insert, dict[str, object]]
-"""Insert statement (created once) and the values of one row, for another table of the same database."""
+def _allow(_: Connection) -> None:
+    """Allow every transaction: the writer's lock cannot be lost."""
 
 
 class Ledger:
     """Reservations of one map in the database."""
 
-    def __init__(self, url: str, map_name: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        map_name: str,
+        require_writer: Callable[[Connection], None] = _allow,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """Open or create the database and migrate its tables.
+
+        `require_writer`: called in every writing transaction; raises if another controller has become the writer.
 
         Raises: StartError if the URL is wrong or the database cannot be opened.
         """
         self._map_name = map_name
         self.engine = open_database(url)
-        self._write_lock, self._write_connection = threading.RLock(), self.engine.connect()
-        # An in-memory database has a single connection, which threads must not use concurrently.
-        in_memory = self.engine.pool.__class__ is StaticPool
-        self._read_lock = self._write_lock if in_memory else threading.RLock()
-        self._read_connection = self._write_connection if in_memory else self.engine.connect()
-        for connection in {self._write_connection, self._read_connection}:
-            limit_lock_waiting(connection)
+        self._database = DatabaseAccess(self.engine)
+        self._require_writer = require_writer
+        self._clock = clock
+        self.probe_interval_s = None if self.engine.dialect.name == "sqlite" else SERVER_PROBE_INTERVAL_S
+        """How often to `probe` in order to learn that the database is away; None: the next write tells."""
+        self.on_read_failure: Callable[[Exception], None] = lambda _: None
+        """Called when the database cannot be read, before LedgerUnavailable is raised."""
+
+    # Writing --------------------------------------------------------------------------------------------------------
 
     def write(
         self,
@@ -128,25 +103,28 @@ class Ledger:
 
         `are_new`: none of them has been written before. `idempotency_keys`: by reservation id, the key of the request
         whose response it is. `extra_rows`: rows of other tables for the same transaction.
+
+        Raises: SQLAlchemyError, OSError.
         """
-        rows = self._rows(reservations)
+        rows, others = self._rows(reservations), _by_statement(extra_rows)
         records = {row["id"]: row["record"] for row in rows}
         responses = [
             {**self._key_of(key), "body_digest": key.body_digest}
             | {"answered_at_s": now_s, "record": records[reservation_id]}
             for reservation_id, key in (idempotency_keys or {}).items()
         ]
-        with self._write_lock, self._write_connection.begin():
+
+        def work(connection: Connection) -> None:
             if are_new:
-                self._write_connection.execute(_INSERT_RESERVATION, rows)
+                connection.execute(INSERT_RESERVATION, rows)
             else:
-                self._upsert(rows)
+                _upsert(connection, rows)
             if responses:
-                self._write_connection.execute(_INSERT_RESPONSE, responses)
-            for insert, values in _by_statement(extra_rows).items():
-                self._write_connection.execute(insert, values)
-            failpoint(FailPoint.RECORDING)
-        failpoint(FailPoint.RECORDED)
+                connection.execute(INSERT_RESPONSE, responses)
+            for insert, values in others.items():
+                connection.execute(insert, values)
+
+        self._write(work)
 
     def write_backlog(
         self,
@@ -158,117 +136,166 @@ class Ledger:
 
         `withdrawn`: ids of new reservations whose writing has failed, with the keys of their requests: if the database
         has them all the same, they are removed. `closed_spans`: the spans out of service, if they are to be written.
+
+        Raises: SQLAlchemyError, OSError.
         """
         rows = self._rows(reservations)
         keys = [self._key_of(key) for key in withdrawn.values() if key is not None]
-        with self._write_lock, self._write_connection.begin():
-            self._upsert(rows)
+
+        def work(connection: Connection) -> None:
+            _upsert(connection, rows)
             if withdrawn:
-                self._write_connection.execute(
-                    _DELETE_RESERVATIONS, {"map": self._map_name, "ids": list(withdrawn)}
-                )  # fmt: skip
+                connection.execute(DELETE_RESERVATIONS, {"map": self._map_name, "ids": list(withdrawn)})
             for key in keys:
-                self._write_connection.execute(_DELETE_RESPONSE, {f"of_{name}": fact for name, fact in key.items()})
+                connection.execute(DELETE_RESPONSE, {f"of_{name}": fact for name, fact in key.items()})
             if closed_spans is not None:
-                self._replace_closed_spans(closed_spans)
+                self._replace_closed_spans(connection, closed_spans)
+
+        self._write(work)
+
+    def write_closed_spans(self, spans: Iterable[str]) -> None:
+        """Store these as the spans that are out of service.
+
+        Raises: SQLAlchemyError, OSError.
+        """
+        self._checked(lambda connection: self._replace_closed_spans(connection, spans))
+
+    def probe(self) -> None:
+        """Write and remove a row, to learn whether the database can be written again.
+
+        Raises: SQLAlchemyError, OSError.
+        """
+        row = {"map": self._map_name, "span": PROBE_SPAN}
+
+        def work(connection: Connection) -> None:
+            connection.execute(CLOSED_SPANS.insert(), row)
+            connection.execute(CLOSED_SPANS.delete().where(*(CLOSED_SPANS.c[name] == row[name] for name in row)))
+
+        self._write(work)
+
+    def delete_responses(self, before_s: float) -> None:
+        """Delete the responses that are older than that time.
+
+        Raises: SQLAlchemyError, OSError.
+        """
+        old = RESPONSES.delete().where(RESPONSES.c.answered_at_s < before_s)
+        self._checked(lambda connection: connection.execute(old))
+
+    def delete_ended(self, before_s: float) -> int:
+        """Delete the reservations of this map that ended before that time, a batch at a time; return their number.
+
+        Raises: SQLAlchemyError, OSError.
+        """
+        old, parameters = SELECT_ENDED_IDS.limit(DELETE_BATCH), {"map": self._map_name, "before_s": before_s}
+
+        def work(connection: Connection) -> int:
+            ids = list(connection.execute(old, parameters).scalars())
+            connection.execute(DELETE_RESERVATIONS, {"map": self._map_name, "ids": ids})
+            return len(ids)
+
+        deleted = 0
+        while True:
+            batch = self._checked(work)
+            deleted += batch
+            if batch < DELETE_BATCH:
+                return deleted
+
+    def _write(self, work: Work[None]) -> None:
+        def with_failpoint(connection: Connection) -> None:
+            work(connection)
             failpoint(FailPoint.RECORDING)
+
+        self._checked(with_failpoint)
         failpoint(FailPoint.RECORDED)
 
-    def _rows(self, reservations: Iterable[Reservation]) -> list[dict[str, str]]:
+    def _checked(self, work: Work[Result]) -> Result:
+        def checked(connection: Connection) -> Result:
+            self._require_writer(connection)
+            return work(connection)
+
+        return self._database.write(checked)
+
+    def _rows(self, reservations: Iterable[Reservation]) -> list[dict[str, object]]:
+        now_s = self._clock()
         return [
             {"id": reservation.id, "map": self._map_name, "state": str(reservation.state)}
-            | {"record": _RECORD.dump_json(reservation).decode()}
+            | {"record": _RECORD.dump_json(reservation).decode(), "ended_at_s": None if reservation.is_live else now_s}
             for reservation in reservations
         ]
 
     def _key_of(self, key: IdempotencyKey) -> dict[str, object]:
         return {"map": self._map_name, "tenant": key.tenant, "key": key.key}
 
-    def _upsert(self, rows: Iterable[dict[str, str]]) -> None:
-        for row in rows:
-            if self._write_connection.execute(_UPDATE_RESERVATION, {**row, "row_id": row["id"]}).rowcount == 0:
-                self._write_connection.execute(_INSERT_RESERVATION, row)
+    def _replace_closed_spans(self, connection: Connection, spans: Iterable[str]) -> None:
+        rows = [{"map": self._map_name, "span": span} for span in spans]
+        connection.execute(CLOSED_SPANS.delete().where(CLOSED_SPANS.c.map == self._map_name))
+        if rows:
+            connection.execute(CLOSED_SPANS.insert(), rows)
+
+    # Reading --------------------------------------------------------------------------------------------------------
 
     def response(self, key: IdempotencyKey) -> tuple[str, Reservation] | None:
-        """The body digest of the first request with this key, and the reservation it was answered with."""
-        row = self._query(lambda connection: connection.execute(_SELECT_RESPONSE, self._key_of(key)).first())
-        return None if row is None else (row.body_digest, _RECORD.validate_json(row.record))
-
-    def delete_responses(self, before_s: float) -> None:
-        """Delete the responses that are older than that time."""
-        with self._write_lock, self._write_connection.begin():
-            self._write_connection.execute(_RESPONSES.delete().where(_RESPONSES.c.answered_at_s < before_s))
-
-    def closed_spans(self) -> frozenset[str]:
-        """The spans that are out of service."""
-        statement = select(_CLOSED_SPANS.c.span).where(_CLOSED_SPANS.c.map == self._map_name)
-        return self._query(lambda connection: frozenset(connection.execute(statement).scalars()))
-
-    def write_closed_spans(self, spans: Iterable[str]) -> None:
-        """Store these as the spans that are out of service."""
-        with self._write_lock, self._write_connection.begin():
-            self._replace_closed_spans(spans)
-
-    def _replace_closed_spans(self, spans: Iterable[str]) -> None:
-        rows = [{"map": self._map_name, "span": span} for span in spans]
-        self._write_connection.execute(_CLOSED_SPANS.delete().where(_CLOSED_SPANS.c.map == self._map_name))
-        if rows:
-            self._write_connection.execute(_CLOSED_SPANS.insert(), rows)
-
-    def live(self) -> list[Reservation]:
-        """The reservations stored in a state that holds bandwidth."""
-        table = _RESERVATIONS.c
-        is_live = table.state.in_([str(state) for state in LIVE])
-        return self._read(select(table.record).where(table.map == self._map_name, is_live), {})
-
-    def find(self, reservation_id: str) -> Reservation | None:
-        """The reservation with that id, live or not."""
-        return next(iter(self._read(_SELECT_RECORD, {"map": self._map_name, "id": reservation_id})), None)
-
-    def existing_ids(self, ids: Collection[str]) -> frozenset[str]:
-        """Those of these ids that a reservation of any map has or had."""
-        parameters = {"ids": list(ids)}
-        return self._query(lambda connection: frozenset(connection.execute(_SELECT_EXISTING_IDS, parameters).scalars()))
-
-    def _read(self, statement: Select[Any], parameters: dict[str, str]) -> list[Reservation]:
-        records = self._query(lambda connection: connection.execute(statement, parameters).scalars().all())
-        return [_RECORD.validate_json(record) for record in records]
-
-    def _query(self, query: Callable[[Connection], Result]) -> Result:
-        """The result of a query; repeated once if the connection was lost since the last one.
+        """The body digest of the first request with this key, and the reservation it was answered with.
 
         Raises: LedgerUnavailable.
         """
-        with self._read_lock:
-            try:
-                return self._query_once(query)
-            except DBAPIError as error:
-                if not error.connection_invalidated:
-                    raise unavailable("read") from error
-            except SQLAlchemyError as error:
-                raise unavailable("read") from error
-            try:
-                return self._query_once(query)
-            except SQLAlchemyError as error:
-                raise unavailable("read") from error
+        row = self._query(lambda connection: connection.execute(SELECT_RESPONSE, self._key_of(key)).first())
+        return None if row is None else (row.body_digest, _RECORD.validate_json(row.record))
 
-    def _query_once(self, query: Callable[[Connection], Result]) -> Result:
+    def closed_spans(self) -> frozenset[str]:
+        """The spans that are out of service."""
+        statement = select(CLOSED_SPANS.c.span).where(CLOSED_SPANS.c.map == self._map_name)
+        return self._query(lambda connection: frozenset(connection.execute(statement).scalars()))
+
+    def live(self) -> list[Reservation]:
+        """The reservations stored in a state that holds bandwidth."""
+        table = RESERVATIONS.c
+        is_live = table.state.in_([str(state) for state in LIVE])
+        return self._read(select(table.record).where(table.map == self._map_name, is_live), {}, LOAD_TIMEOUT_S)
+
+    def find(self, reservation_id: str) -> Reservation | None:
+        """The reservation with that id, live or not.
+
+        Raises: LedgerUnavailable.
+        """
+        return next(iter(self._read(SELECT_RECORD, {"map": self._map_name, "id": reservation_id})), None)
+
+    def existing_ids(self, ids: Collection[str]) -> frozenset[str]:
+        """Those of these ids that a reservation of any map has, or had within the retention.
+
+        Raises: LedgerUnavailable.
+        """
+        parameters = {"ids": list(ids)}
+        return self._query(lambda connection: frozenset(connection.execute(SELECT_EXISTING_IDS, parameters).scalars()))
+
+    def _read(
+        self, statement: Select[Any], parameters: dict[str, str], timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> list[Reservation]:
+        records = self._query(lambda connection: connection.execute(statement, parameters).scalars().all(), timeout_s)
+        return [_RECORD.validate_json(record) for record in records]
+
+    def _query(self, query: Work[Result], timeout_s: float = ANSWER_TIMEOUT_S) -> Result:
         try:
-            return query(self._read_connection)
-        finally:
-            self._read_connection.rollback()  # ends the read transaction
+            return self._database.read(query, timeout_s)
+        except (SQLAlchemyError, OSError) as error:
+            self.on_read_failure(error)
+            raise unavailable("read") from error
 
     def close(self) -> None:
         """Close the connections and the engine."""
-        for connection in (self._read_connection, self._write_connection):
-            connection.close()
-        self.engine.dispose()
+        self._database.close()
 
 
 def unavailable(action: str = "written") -> LedgerUnavailable:
     """The error for clients; `action`: what the ledger cannot be, read or written."""
     sentence = f"The ledger cannot be {action} now, so nothing was changed; try again later."
     return LedgerUnavailable(sentence, retry_after_s=RETRY_AFTER_S)
+
+
+def _upsert(connection: Connection, rows: Iterable[dict[str, object]]) -> None:
+    for row in rows:
+        if connection.execute(UPDATE_RESERVATION, {**row, "row_id": row["id"]}).rowcount == 0:
+            connection.execute(INSERT_RESERVATION, row)
 
 
 def _by_statement(rows: Iterable[Row]) -> dict[Insert, list[dict[str, object]]]:

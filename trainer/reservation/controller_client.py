@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from trainer.errors import ControllerUnreachableError, NetworkError, ReservationRefusedError
 from trainer.reservation.http_transport import HttpTransport, Response, TransportErrors
@@ -207,8 +207,13 @@ class ControllerClient:
         return self._request("GET", _path(reservation))
 
     def list_json(self, state: str | None = None) -> dict[str, Any]:
-        """Return all reservations, or those in one state."""
-        return self._request("GET", "/v1/reservations", query={"state": state} if state else None)
+        """Return all reservations, or those in one state, from all pages."""
+        listed = content = self._request("GET", "/v1/reservations", query={"state": state} if state else None)
+        while isinstance(page := content.get("next"), str):
+            content = self._request("GET", "/v1/reservations", query=dict(parse_qsl(urlsplit(page).query)))
+            listed["reservations"] += content["reservations"]
+        listed.pop("next", None)
+        return listed
 
     def _request(
         self,

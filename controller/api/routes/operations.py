@@ -47,7 +47,7 @@ def operation_routes(
 
     _add_maintenance(router, service, executor)
 
-    @router.get("/v1/audit", responses=problem_responses(*ACCESS_ERRORS, InvalidRequest))
+    @router.get("/v1/audit", responses=problem_responses(*ACCESS_ERRORS, InvalidRequest, LedgerUnavailable))
     async def audit_log(
         caller: Operator,
         after: Annotated[int, Query(ge=0, le=2**53, description="Number of the last entry already read.")] = 0,

@@ -6,8 +6,9 @@ import hashlib
 import time
 from math import ceil
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Body, Header, Request, Response
+from fastapi import APIRouter, Body, Header, Query, Request, Response
 
 from controller import errors
 from controller.admission.admission import Rejected
@@ -39,6 +40,7 @@ from controller.api.schemas.serializers import counters_body, placed_flow, reser
 from controller.domain.reservation import Reservation, State
 from controller.routing.coflow import Volume
 from controller.security.access import Caller, can_see, require_visible
+from controller.service.queries import PageKey
 from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IdempotencyKey
@@ -54,6 +56,10 @@ IdempotencyKeyHeader = Annotated[
     ),
 ]
 ReservationId = str
+
+PAGE_LIMIT = 2000
+"""The largest page, and the default: all that is listed while there are at most 1000 live reservations."""
+CURSOR = r"^[0-9]{1,12}(\.[0-9]{1,9})?_r-[0-9a-f]{8}$"
 
 ONE_RESERVATION_ERRORS: ErrorTypes = (
     *ACCESS_ERRORS, errors.NotFound, errors.InvalidRequest, errors.LedgerUnavailable,
@@ -163,13 +169,33 @@ def _quote(service: Service, caller: Caller, spec: ReservationSpec) -> QuotedFlo
 
 def _add_reading(router: APIRouter, service: Service, executor: RequestExecutor) -> None:
     mtu_bytes = service.network.mtu_bytes
-    @router.get("/v1/reservations", responses=problem_responses(*ACCESS_ERRORS, errors.InvalidRequest))
-    async def reservations(caller: Reader, state: State | None = None) -> ReservationList:
-        """The tenant's live and recently ended reservations, oldest first; all tenants' for operators."""
 
-        def work() -> ReservationList:
-            visible = [found for found in service.queries.reservations(state) if can_see(caller, found.tenant)]
-            return ReservationList(reservations=[reservation_body(found, mtu_bytes) for found in visible])
+    @router.get(
+        "/v1/reservations",
+        response_model=ReservationList,
+        responses=problem_responses(*ACCESS_ERRORS, errors.InvalidRequest),
+    )
+    async def reservations(
+        caller: Reader,
+        state: State | None = None,
+        limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT, description="Reservations of a page.")] = PAGE_LIMIT,
+        cursor: Annotated[str | None, Query(pattern=CURSOR, description="Where the page begins: see `next`.")] = None,
+    ) -> Response:
+        """The tenant's live and recently ended reservations, oldest first; all tenants' for operators.
+
+        If there are more than `limit`, the answer has the path of the next page in `next`, and in the header Link.
+        """
+
+        def work() -> Response:
+            after = None if cursor is None else _page_key(cursor)
+            page, last = service.queries.page(state, lambda tenant: can_see(caller, tenant), limit, after)
+            bodies = [reservation_body(found, mtu_bytes) for found in page]
+            if last is None:
+                return _json(ReservationList(reservations=bodies).model_dump_json(exclude={"next"}))
+            query = {"state": state} if state is not None else {}
+            path = f"/v1/reservations?{urlencode({**query, 'limit': limit, 'cursor': f'{last[0]!r}_{last[1]}'})}"
+            text = ReservationList(reservations=bodies, next=path).model_dump_json()
+            return _json(text, {"Link": f'<{path}>; rel="next"'})
 
         return await executor.read(caller.tenant, work)
 
@@ -183,6 +209,15 @@ def _add_reading(router: APIRouter, service: Service, executor: RequestExecutor)
             return ReservationDetail(**dict(reservation_body(found, mtu_bytes)), counters=counters)
 
         return await executor.read(caller.tenant, work)
+
+
+def _page_key(cursor: str) -> PageKey:
+    created_at_s, _, reservation_id = cursor.partition("_")
+    return float(created_at_s), reservation_id
+
+
+def _json(text: str, headers: dict[str, str] | None = None) -> Response:
+    return Response(text, media_type="application/json", headers=headers)
 
 
 def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor, quotas: QuotaTracker) -> None:

@@ -155,11 +155,12 @@ class ReservationDetail(ReservationBody):
 
 
 class ReservationList(ResponseBody):
-    """Reservations, oldest first."""
+    """Reservations, oldest first. `next`: path and query of the next page; absent if there is none."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"reservations": [examples.RESERVATION]}]})
 
     reservations: list[ReservationBody]
+    next: str | None = None
 
 
 class Bottleneck(BaseModel):

@@ -230,6 +230,28 @@ def test_an_unknown_host_is_named_with_the_known_hosts(client: httpx.Client) -> 
     problem(client.get("/v1/paths?source=s1&destination=cloud"), 422, "unknown_host")
 
 
+def test_reservations_are_listed_in_pages_that_each_name_the_next(client: httpx.Client) -> None:
+    def made(port: int) -> str:
+        changed = flow(match={**flow()["match"], "source_port": port}, requirement={"min_bandwidth_bps": 1_000_000})
+        return str(client.post("/v1/reservations", json={"flows": [changed]}).json()["id"])
+
+    ids = [made(7801 + number) for number in range(5)]
+    pages, path = [], "/v1/reservations?state=active&limit=2"
+    while True:
+        answer = client.get(path)
+        content = answer.json()
+        pages.append([found["id"] for found in content["reservations"]])
+        if "next" not in content:
+            break
+        assert answer.headers["Link"] == f'<{content["next"]}>; rel="next"'
+        path = content["next"]
+        client.delete(f"/v1/reservations/{pages[0][0]}")  # pages do not shift
+    assert pages == [ids[:2], ids[2:4], ids[4:]]
+    for query in ("limit=0", "limit=2001", "cursor=1", "cursor=_r-00000001", "cursor=1e999_r-00000001"):
+        problem(client.get(f"/v1/reservations?{query}"), 422, "invalid_request")
+    assert client.get("/v1/reservations?cursor=99999999999_r-00000001").json() == {"reservations": []}
+
+
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
 def test_unknown_resources_are_not_found(client: httpx.Client, method: str) -> None:
     body: dict[str, object] | None = {} if method == "PATCH" else None

@@ -13,7 +13,7 @@ from controller.domain.ports import PortRange, Ports
 from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, State
 from controller.errors import StartError
 from controller.failpoints import FailPoint, on_failpoint
-from controller.storage.ledger import IdempotencyKey, Ledger
+from controller.storage.ledger import DELETE_BATCH, IdempotencyKey, Ledger
 
 OLD_RECORD = """{"id":"r-0000002a","number":42,"version":3,"owner":"cloud","state":"active","lease_s":60.0,
 "created_at_s":1.0,"expires_at_s":61.0,"placements":[{"flow":{"name":"edge1-up","source":"edge1","destination":"cloud",
@@ -87,6 +87,25 @@ def test_a_reservation_and_its_response_are_written_in_one_transaction(
         ledger.write(reservation(), idempotency_keys={reservation().id: key})
     assert (ledger.live(), ledger.response(key)) == ([], None)
     ledger.close()
+
+
+def test_reservations_that_ended_long_ago_are_deleted_and_live_ones_never(tmp_path: Path) -> None:
+    now_s = [1000.0]
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair", clock=lambda: now_s[0])
+    other = Ledger(f"sqlite:///{tmp_path}/ledger.db", "metro", clock=lambda: now_s[0])
+    ended = [reservation(id=f"r-{number:08x}", state=State.ENDED) for number in range(2, 2 * DELETE_BATCH)]
+    ledger.write(reservation(), *ended, are_new=True)
+    other.write(reservation(id="r-ffffffff", state=State.EXPIRED))
+    now_s[0] = 2000.0
+    ledger.write(ended[0])  # written again
+    ledger.write(last := reservation(id="r-fffffffe", state=State.RELEASED))
+    assert ledger.delete_ended(1500.0) == len(ended) - 1
+    assert [ledger.find(each.id) for each in (reservation(), ended[0], last, ended[1])] == [
+        reservation(), ended[0], last, None,
+    ]  # fmt: skip
+    assert other.find("r-ffffffff") is not None
+    ledger.close()
+    other.close()
 
 
 def test_responses_are_kept_as_first_given_until_they_are_deleted(tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+"""Transactions on a database that may be away, locked or full: each ends within a bounded time for its caller.
+
+SQLite: persistent connections; a statement waits LOCK_TIMEOUT_S for a lock. A database server: for each transaction a
+connection of the pool, tested before use (`pool_pre_ping`), in a thread of its own, so that a caller waits no longer
+than ANSWER_TIMEOUT_S for a server that does not answer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.pool import StaticPool
+
+from controller.storage.database import limit_lock_waiting
+
+ANSWER_TIMEOUT_S = 0.4
+"""How long a caller waits for a database server. A transaction that takes longer may take effect all the same."""
+
+Result = TypeVar("Result")
+Work = Callable[[Connection], Result]
+
+
+class DatabaseAccess:
+    """Reading and writing transactions of one component. Thread-safe; writing ones take effect in order."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._access = _SqliteAccess(engine) if engine.dialect.name == "sqlite" else _ServerAccess(engine)
+
+    def write(self, work: Work[Result]) -> Result:
+        """Run `work` in a transaction and commit it.
+
+        Raises: SQLAlchemyError; TimeoutError, after which the transaction may still take effect, but before any later.
+        """
+        return self._access.write(work)
+
+    def read(self, work: Work[Result], timeout_s: float = ANSWER_TIMEOUT_S) -> Result:
+        """Run a query. `timeout_s`: how long to wait for a database server.
+
+        Raises: SQLAlchemyError, TimeoutError.
+        """
+        return self._access.read(work, timeout_s)
+
+    def close(self) -> None:
+        """Close the connections and the engine."""
+        self._access.close()
+        self._engine.dispose()
+
+
+class _SqliteAccess:
+    def __init__(self, engine: Engine) -> None:
+        self._write_lock, self._writer = threading.RLock(), engine.connect()
+        # An in-memory database has a single connection, which threads must not use concurrently.
+        in_memory = engine.pool.__class__ is StaticPool
+        self._read_lock = self._write_lock if in_memory else threading.RLock()
+        self._reader = self._writer if in_memory else engine.connect()
+        for connection in {self._writer, self._reader}:
+            limit_lock_waiting(connection)
+
+    def write(self, work: Work[Result]) -> Result:
+        with self._write_lock, self._writer.begin():
+            return work(self._writer)
+
+    def read(self, work: Work[Result], _timeout_s: float) -> Result:
+        with self._read_lock:
+            try:
+                return work(self._reader)
+            finally:
+                self._reader.rollback()  # ends the read transaction
+
+    def close(self) -> None:
+        for connection in (self._reader, self._writer):
+            connection.close()
+
+
+class _ServerAccess:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writing, self._reading = _CallThread("paceline-db-write"), _CallThread("paceline-db-read")
+
+    def write(self, work: Work[Result]) -> Result:
+        return self._writing.call(lambda: self._run(work), ANSWER_TIMEOUT_S)
+
+    def read(self, work: Work[Result], timeout_s: float) -> Result:
+        return self._reading.call(lambda: self._run(work), timeout_s)
+
+    def _run(self, work: Work[Result]) -> Result:
+        with self._engine.begin() as connection:
+            return work(connection)
+
+    def close(self) -> None:
+        self._writing.stop()
+        self._reading.stop()
+
+
+class _CallThread:
+    """Runs one call after another in a thread."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def call(self, work: Callable[[], Result], timeout_s: float) -> Result:
+        """The result of a call.
+
+        Raises: TimeoutError after `timeout_s`; the call is then dropped if it has not begun.
+        """
+        future: Future[Result] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except BaseException as error:  # noqa: BLE001 - it is passed on by the future
+                    future.set_exception(error)
+
+        self._calls.put(run)
+        try:
+            return future.result(timeout_s)
+        except TimeoutError:
+            future.cancel()
+            raise TimeoutError(f"the database has not answered for {timeout_s:g} s") from None
+
+    def stop(self) -> None:
+        """End the thread after the calls that are queued."""
+        self._calls.put(None)
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()

@@ -1,0 +1,67 @@
+"""Tables of the ledger, and the statements that are on the path of a request: created once."""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Float, Integer, MetaData, String, Table, Text, bindparam, select
+
+METADATA = MetaData()
+RESERVATIONS = Table(
+    "reservations",
+    METADATA,
+    Column("id", String(16), primary_key=True),
+    Column("map", String(64), nullable=False, index=True),
+    Column("state", String(16), nullable=False, index=True),
+    Column("record", Text, nullable=False),
+    Column("ended_at_s", Float, index=True),
+)
+RESPONSES = Table(
+    "answers",
+    METADATA,
+    Column("map", String(64), primary_key=True),
+    Column("tenant", String(255), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("body_digest", String(128), nullable=False),
+    Column("answered_at_s", Float, nullable=False, index=True),
+    Column("record", Text, nullable=False),
+)
+CLOSED_SPANS = Table(
+    "closed_spans",
+    METADATA,
+    Column("map", String(64), primary_key=True),
+    Column("span", String(64), primary_key=True),
+)
+WRITERS = Table(
+    "writers",
+    METADATA,
+    Column("map", String(64), primary_key=True),
+    Column("fence", Integer, nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("since_s", Float, nullable=False),
+)
+"""The controller that writes the reservations of a map; `fence` grows with every new one."""
+
+INSERT_RESERVATION = RESERVATIONS.insert()
+UPDATE_RESERVATION = RESERVATIONS.update().where(RESERVATIONS.c.id == bindparam("row_id"))
+UPDATE_RESERVATION = UPDATE_RESERVATION.values(
+    {name: bindparam(name) for name in ("map", "state", "record", "ended_at_s")}
+)
+DELETE_RESERVATIONS = RESERVATIONS.delete().where(
+    RESERVATIONS.c.map == bindparam("map"), RESERVATIONS.c.id.in_(bindparam("ids", expanding=True))
+)
+SELECT_RECORD = select(RESERVATIONS.c.record).where(
+    RESERVATIONS.c.map == bindparam("map"), RESERVATIONS.c.id == bindparam("id")
+)
+SELECT_EXISTING_IDS = select(RESERVATIONS.c.id).where(RESERVATIONS.c.id.in_(bindparam("ids", expanding=True)))
+SELECT_ENDED_IDS = select(RESERVATIONS.c.id).where(
+    RESERVATIONS.c.map == bindparam("map"), RESERVATIONS.c.ended_at_s < bindparam("before_s")
+)
+
+INSERT_RESPONSE = RESPONSES.insert()
+_KEY = ("map", "tenant", "key")
+SELECT_RESPONSE = select(RESPONSES.c.body_digest, RESPONSES.c.record).where(
+    *(RESPONSES.c[name] == bindparam(name) for name in _KEY)
+)
+DELETE_RESPONSE = RESPONSES.delete().where(*(RESPONSES.c[name] == bindparam(f"of_{name}") for name in _KEY))
+
+SELECT_FENCE = select(WRITERS.c.fence).where(WRITERS.c.map == bindparam("map"))
