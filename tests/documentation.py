@@ -170,6 +170,7 @@ class Terminal:
 VARIES = (
     (r"date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", "DATE"),
     (r"content-length: \d+", "LENGTH"),
+    (r"(HTTP/1.1 422 Unprocessable) (Entity|Content)", r"\1"),  # RFC 9110 has another phrase, as Python 3.13
     (r"(?<![\d.])(\d+)\.0(?![\d.])", r"\1"),  # jq 1.6 prints 20 where jq 1.7 prints 20.0
     (r"\d{4}-\d\d-\d\dT\d\d[:-]\d\d[:-]\d\d(\.\d+)?Z(-\d+)?", "TIME"),
     (r"0x9ace[0-9a-f]{12}", "COOKIE"),

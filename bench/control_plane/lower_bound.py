@@ -8,6 +8,7 @@ admission decision, computes no bound and stores nothing. All in one asyncio loo
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -152,12 +153,15 @@ def lower_bound_server(switches: DummySwitches, map_file: Path, reservations: in
     """Run the lower bound as a process on these switches; yields its REST port."""
     openflow, rest = free_port(), free_port()
     arguments = [str(map_file), *map(str, (reservations, rate_bps, openflow, rest))]
-    process = subprocess.Popen([sys.executable, "-m", "control_plane.lower_bound", *arguments])
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen([sys.executable, "-m", "control_plane.lower_bound", *arguments], env=environment)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{rest}") as api:
             wait_until(lambda: process.poll() is not None or _is_ready(api, False), 60)
             switches.connect(openflow)
             wait_until(lambda: process.poll() is not None or _is_ready(api, True), 60)
+        if process.poll() is not None:
+            raise RuntimeError(f"The lower bound's process has ended with status {process.returncode}.")
         yield rest
     finally:
         process.terminate()

@@ -20,17 +20,8 @@ from math import sqrt
 from statistics import mean, stdev
 
 from controller.optical.route_order import RouteSelection, SpanLengths
-from controller.optical.rsa import (
-    FIRST_FIT,
-    FLEXIBLE,
-    MOST_USED,
-    Assignment,
-    CandidateRoutes,
-    RouteOrder,
-    Spectrum,
-    SpectrumGrid,
-    assign,
-)
+from controller.optical.rsa import FIRST_FIT, MOST_USED, Assignment, CandidateRoutes, RouteOrder, Spectrum, assign
+from controller.optical.spectrum_grid import FLEXIBLE, SpectrumGrid
 
 RATES_GBPS = (25, 100)
 BLOCKED_SHARE = 0.05

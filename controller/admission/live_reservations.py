@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
 
 from immutables import Map
 
-from controller.admission.latency_limits import has_limit
+from controller.admission.carried_flows import carried_flow, is_carried_alike
+from controller.admission.five_tuples import FiveTuple, HostPair, holders_of, with_ports, without_ports
 from controller.booking.transfer_rate import completion_us
 from controller.calculus.failure_bounds import CarriedFlow, FailureBounds, FlowKey
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Bound, Calibration
 from controller.domain.network import Network
-from controller.domain.ports import Ports, ports_overlap
 from controller.domain.reservation import FIRST_METER_ID, Flow, Placement, Reservation
-
-FiveTuple = tuple[str, str, str, Ports, Ports]
-HostPair = tuple[str, str, str]
-"""Source, destination and protocol."""
 
 
 class _BoundsMemo:
@@ -79,7 +74,7 @@ class LiveReservations:
     def with_reservation(self, reservation: Reservation) -> LiveReservations:
         """A copy with this reservation added or replaced, or removed if it is no longer live."""
         before = self._reservations.get(reservation.id)
-        if before is not None and reservation.is_live and _is_carried_alike(before, reservation):
+        if before is not None and reservation.is_live and is_carried_alike(before, reservation):
             return self._with_same_flows(self._reservations.set(reservation.id, reservation))
         rest = self.without(reservation.id)
         if not reservation.is_live:
@@ -98,7 +93,7 @@ class LiveReservations:
             five_tuple = placement.flow.five_tuple
             tuples[five_tuple] = (*tuples.get(five_tuple, ()), reservation.id)
             if not placement.flow.match.is_exact:
-                ranges = _with_ports(ranges, five_tuple)
+                ranges = with_ports(ranges, five_tuple)
             switch = placement.path[1]
             meters[switch] = meters.get(switch, 0) | 1 << placement.meter_id - FIRST_METER_ID
         return LiveReservations(
@@ -133,7 +128,7 @@ class LiveReservations:
             else:
                 del tuples[five_tuple]
                 if not placement.flow.match.is_exact:
-                    ranges = _without_ports(ranges, five_tuple)
+                    ranges = without_ports(ranges, five_tuple)
             meters[switch] &= ~(1 << placement.meter_id - FIRST_METER_ID)
         index = self._reservations.delete(removed.id), tuples.finish(), ranges, meters.finish()
         return LiveReservations(self.network, self.calibration, *index, analysed, changes.finish())
@@ -212,7 +207,7 @@ class LiveReservations:
 
         Raises: NoBound if no finite bound can be proven.
         """
-        return self.with_bounds(self.bounds.tightened())
+        return self.with_bounds(self.bounds.analysed_afresh())
 
     def current_bounds(self, reservation: Reservation) -> dict[str, Bound]:
         """The current bounds of its flows that are carried, by name.
@@ -257,9 +252,9 @@ class LiveReservations:
         five_tuple = flow.five_tuple
         names = self._five_tuples.get(five_tuple, ())
         if not flow.match.is_exact:  # every 5-tuple is compared, so that exact ones need no index by host pair
-            names = _holders_of(self._five_tuples, five_tuple, self._five_tuples)
+            names = holders_of(self._five_tuples, five_tuple, self._five_tuples)
         elif self._port_ranges:
-            names = (*names, *_holders_of(self._five_tuples, five_tuple, self._port_ranges.get(five_tuple[:3], ())))
+            names = (*names, *holders_of(self._five_tuples, five_tuple, self._port_ranges.get(five_tuple[:3], ())))
         return [self._reservations[name] for name in names]
 
     def free_meters(self, switch: str) -> Iterator[int]:
@@ -269,62 +264,6 @@ class LiveReservations:
             lowest = ~used & (used + 1)
             used |= lowest
             yield FIRST_METER_ID + lowest.bit_length() - 1
-
-
-def _with_ports(ranges: Map[HostPair, frozenset[FiveTuple]], added: FiveTuple) -> Map[HostPair, frozenset[FiveTuple]]:
-    return ranges.set(added[:3], ranges.get(added[:3], frozenset()) | {added})
-
-
-def _without_ports(
-    ranges: Map[HostPair, frozenset[FiveTuple]], removed: FiveTuple
-) -> Map[HostPair, frozenset[FiveTuple]]:
-    rest = ranges[removed[:3]] - {removed}
-    return ranges.set(removed[:3], rest) if rest else ranges.delete(removed[:3])
-
-
-def _holders_of(
-    holders: Mapping[FiveTuple, tuple[str, ...]], five_tuple: FiveTuple, candidates: Iterable[FiveTuple]
-) -> tuple[str, ...]:
-    """The holders of those of these 5-tuples that have packets in common with one."""
-    names = {name for other in candidates if _overlap(five_tuple, other) for name in holders[other]}
-    return tuple(sorted(names))
-
-
-def _overlap(one: FiveTuple, other: FiveTuple) -> bool:
-    return one[:3] == other[:3] and ports_overlap(one[3], other[3]) and ports_overlap(one[4], other[4])
-
-
-def _is_carried_alike(before: Reservation, after: Reservation) -> bool:
-    """Whether both have the same times and, apart from told bounds, placements: index and bounds are then the same."""
-    times = before.created_at_s, before.start_at_s, before.end_at_s
-    if times != (after.created_at_s, after.start_at_s, after.end_at_s):
-        return False
-    if before.placements is after.placements:
-        return True
-    pairs = zip(before.placements, after.placements, strict=False)
-    return len(before.placements) == len(after.placements) and all(_is_placed_alike(*pair) for pair in pairs)
-
-
-def _is_placed_alike(before: Placement, after: Placement) -> bool:
-    """Whether two placements differ at most in their told bounds."""
-    if before is after:
-        return True
-    facts = before.reserved_bps, before.burst_bytes, before.meter_id, before.window, before.suspended
-    return (
-        before.flow == after.flow
-        and facts == (after.reserved_bps, after.burst_bytes, after.meter_id, after.window, after.suspended)
-        and before.route == after.route
-    )
-
-
-def carried_flow(reservation: Reservation, placement: Placement) -> CarriedFlow:
-    """How the network carries one flow of a reservation."""
-    end_s = inf if reservation.end_at_s is None else reservation.end_at_s
-    start_s = reservation.start_at_s if reservation.start_at_s > reservation.created_at_s else -inf
-    size = placement.reserved_bps, placement.burst_bytes
-    limit = has_limit(placement.flow.requirement)
-    by_programmes = placement.flow.requirement.analysis == "linear_programme"
-    return CarriedFlow.for_lifetime(placement.route, size, start_s, end_s, placement.window, limit, by_programmes)
 
 
 def with_bound(placement: Placement, bound: Bound) -> Placement:

@@ -98,16 +98,21 @@ class Delays(Generic[Key]):
         return total_us
 
     def slower_than(self, limits_us: Mapping[str, float], names: Iterable[str] | None = None) -> frozenset[str]:
-        """Return those of these servers (None: of all after a computation from zero) whose delay exceeds its limit."""
-        known = self._delay_us
-        return frozenset(
-            name
-            for name in (known if names is None else names)
-            if (known[name] if name in known else self._deferred_or_none_us(name)) > limits_us[name]
-        )
-
-    def _deferred_or_none_us(self, name: str) -> float:
-        return self.delay_us(name) if name in self.load.loads else 0.0
+        """Return those of these servers (None: of all) whose delay exceeds its limit."""
+        known, loads, spread_s = self._delay_us, self.load.loads, self.proof.spread_s
+        max_spread_s = max(spread_s.values(), default=0.0)
+        slower = []
+        for name in loads if names is None else names:
+            limit_us = limits_us[name]
+            if name in known:
+                is_slower = known[name] > limit_us
+            elif name not in loads or loads[name].rough_delay_us(self.servers[name], max_spread_s) <= limit_us:
+                continue
+            else:
+                is_slower = self.delay_us(name) > limit_us
+            if is_slower:
+                slower.append(name)
+        return frozenset(slower)
 
     def delay_us(self, name: str) -> float:
         """Return the delay of a server that a stream crosses, however long."""
@@ -147,8 +152,8 @@ class Delays(Generic[Key]):
     def changed_servers(self) -> frozenset[str]:
         """The servers whose delay the last `changed` may have changed."""
         known, loads = self._delay_us, self.load.loads
-        downstream = (loads[name].downstream_bps for name in self._changed_servers if name in loads)
-        return self._changed_servers.union(name for rates in downstream for name in rates if name not in known)
+        downstream = [loads[name].downstream_bps.keys() for name in self._changed_servers if name in loads]
+        return self._changed_servers.union(*downstream).difference(known.keys() - self._changed_servers)
 
     @cached_property
     def load(self) -> NetworkLoad[Key]:
@@ -186,16 +191,16 @@ class Delays(Generic[Key]):
         next_delays._headroom_share = self._headroom_share
         return next_delays
 
-    def tightened(self) -> Delays[Key]:
-        """Return the delays of a new analysis; changes of it add less headroom.
+    def analysed_afresh(self, *, is_tight: bool) -> Delays[Key]:
+        """Return the delays of a new analysis; if `is_tight`, changes of it add less headroom and take more time.
 
         Raises: NoBound
         """
         delay_us = fixed_point_delays(self.servers, list(self.streams.values()), self.clock_us)
-        tight: Delays[Key] = object.__new__(Delays)
-        tight._initialise(self.servers, self.streams, self.clock_us, delay_us, frozenset())
-        tight.load, tight._headroom_share = self.load, TIGHT_HEADROOM_SHARE
-        return tight
+        afresh: Delays[Key] = object.__new__(Delays)
+        afresh._initialise(self.servers, self.streams, self.clock_us, delay_us, frozenset())
+        afresh.load, afresh._headroom_share = self.load, TIGHT_HEADROOM_SHARE if is_tight else HEADROOM_SHARE
+        return afresh
 
     def _changed_streams(self, added: Mapping[Key, Stream], removed: Iterable[Key]) -> Map[Key, Stream]:
         streams = self.streams.mutate()

@@ -197,11 +197,19 @@ class FailureBounds:
         return self._analyses.get(failure, self._analyses[None]).backlog_bytes(link)
 
     def tightened(self) -> FailureBounds:
-        """Return the bounds of new analyses; computed once.
+        """Return the bounds of new analyses, to which changes add less headroom; computed once.
 
         Raises: NoBound
         """
         analyses = {failure: analysis.tightened for failure, analysis in self._analyses.items()}
+        return replace(self, _analyses=Map(analyses.items()))
+
+    def analysed_afresh(self) -> FailureBounds:
+        """Return the bounds of new analyses, which do not depend on history.
+
+        Raises: NoBound
+        """
+        analyses = {failure: analysis.analysed_afresh() for failure, analysis in self._analyses.items()}
         return replace(self, _analyses=Map(analyses.items()))
 
     def least_latency_us(self, flow: CarriedFlow) -> float:

@@ -99,14 +99,13 @@ class Analysis(Generic[Key]):
     """
 
     def __init__(
-        self, network: Network, calibration: Calibration, delays: Delays[Key], changed: frozenset[str] | None = None
+        self, network: Network, calibration: Calibration, delays: Delays[Key], unchecked: frozenset[str] | None = None
     ) -> None:
-        """`changed`: the links that may have become crowded; None: all."""
+        """`unchecked`: the links that may have become crowded; None: all."""
         self.network = network
         self.calibration = calibration
         self._delays = delays
-        self.crowded_links = delays.slower_than(_drain_us(network, calibration), changed)
-        """The links whose queue takes less time to drain than their delay bound, so that it may be too small."""
+        self._unchecked = unchecked
         self._bounds: dict[Key, Bound] = {}
         self._backlog_bytes: dict[str, int] = {}
         """Those evaluated so far."""
@@ -134,7 +133,9 @@ class Analysis(Generic[Key]):
         streams = {key: _stream(flow, self.calibration) for key, flow in added.items()}
         removed_keys = dict.fromkeys((*removed, *(key for key in added if key in self._delays.streams)))
         delays = self._delays.changed(streams, removed_keys)
-        changed = Analysis(self.network, self.calibration, delays, delays.changed_servers | self.crowded_links)
+        crowded = self.__dict__.get("crowded_links", self._unchecked)
+        unchecked = None if crowded is None else delays.changed_servers | crowded
+        changed = Analysis(self.network, self.calibration, delays, unchecked)
         if self._backlog_bytes:
             removed_streams = [self._delays.streams[key] for key in removed_keys]
             affected = delays.affected_servers([*streams.values(), *removed_streams])
@@ -143,12 +144,24 @@ class Analysis(Generic[Key]):
         return changed
 
     @cached_property
+    def crowded_links(self) -> frozenset[str]:
+        """The links whose queue takes less time to drain than their delay bound, so that it may be too small."""
+        return self._delays.slower_than(_drain_us(self.network, self.calibration), self._unchecked)
+
+    @cached_property
     def tightened(self) -> Analysis[Key]:
         """A new analysis of the same flows; its changes add less headroom.
 
         Raises: NoBound
         """
-        return Analysis(self.network, self.calibration, self._delays.tightened())
+        return Analysis(self.network, self.calibration, self._delays.analysed_afresh(is_tight=True))
+
+    def analysed_afresh(self) -> Analysis[Key]:
+        """Return a new analysis of the same flows, which does not depend on history.
+
+        Raises: NoBound
+        """
+        return Analysis(self.network, self.calibration, self._delays.analysed_afresh(is_tight=False))
 
     def bound(self, key: Key) -> Bound:
         """Return the bound of one flow.

@@ -53,6 +53,8 @@ class ServerLoad(Generic[Key]):
     intermittent: int = 0
     """How many of the streams are not always active."""
     _jitterless_us: float | None = None
+    _unshaped: tuple[float, float] | None = None
+    """The bursts of all inflows in bits, and by how many bits they grow for each second of jitter of every delay."""
 
     def delay_bound_us(self, server: Server, spread_s: Rates) -> float:
         """Return the delay bound if all streams are always active. `spread_s`: the jitter of the delays of all servers.
@@ -62,6 +64,15 @@ class ServerLoad(Generic[Key]):
         if self.rate_bps >= server.rate_bps:
             raise Unstable
         return delay_bound_us(server, self.groups(spread_s))
+
+    def rough_delay_us(self, server: Server, max_spread_s: float) -> float:
+        """Return at least `delay_bound_us`, in less time: without shaping, and with `max_spread_s` for every jitter."""
+        if self._unshaped is None:
+            inflows = self.inflows.values()
+            growth_bps = sum([sum(inflow.upstream_bps.values()) for inflow in inflows])
+            self._unshaped = sum([inflow.burst_bits for inflow in inflows]), growth_bps
+        burst_bits, growth_bps = self._unshaped
+        return server.latency_us + (burst_bits + growth_bps * max_spread_s) / server.rate_bps * 1e6
 
     def backlog_bound_bits(self, server: Server, spread_s: Rates) -> float:
         """Return the backlog bound if all streams are always active; the server must be stable."""

@@ -10,7 +10,7 @@ from controller.domain.lightpath import Lightpath
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, State
 from controller.optical.lightpath_design import reservable_bps
-from controller.optical.rsa import FIXED, FLEXIBLE
+from controller.optical.spectrum_grid import FIXED, FLEXIBLE
 
 SLOT_GHZ = {"fixed": FIXED.slot_ghz, "flexible": FLEXIBLE.slot_ghz}
 LIT = frozenset({State.ACTIVE, State.DEGRADED})

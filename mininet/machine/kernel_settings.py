@@ -15,6 +15,8 @@ from machine.undo_journal import UndoJournal
 from topologies.maps import Map
 
 SOCKET_BUFFER_BYTES = 64 * 1024 * 1024
+RECEIVE_BUFFER_BYTES = 16 * 1024 * 1024
+"""Of every port of vswitchd. The kernel's default holds some 13 of the largest frames, the time of a short stall."""
 MAX_SOCKET_BUFFER_BYTES = 1024 * 1024 * 1024
 FRAME_OVERHEAD_BYTES = 1024
 """Upper estimate of what the kernel accounts for a frame beyond its memory block."""
@@ -82,12 +84,13 @@ def packet_buffer_bytes(topology: Map) -> int:
 
 
 def apply_settings(journal: UndoJournal, topology: Map) -> None:
-    """Set the kernel settings and journal the old values; vswitchd reads its buffer size from them at start."""
+    """Set the kernel settings and journal the old values; vswitchd reads its buffer sizes from them at start."""
     send_buffer = str(packet_buffer_bytes(topology))
     settings = {
         "net.core.wmem_max": send_buffer,
         "net.core.wmem_default": send_buffer,
         "net.core.rmem_max": str(SOCKET_BUFFER_BYTES),
+        "net.core.rmem_default": str(RECEIVE_BUFFER_BYTES),
         "net.core.netdev_max_backlog": "10000",
     }
     for key, value in settings.items():

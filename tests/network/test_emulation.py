@@ -55,7 +55,8 @@ def machine_state() -> dict[str, object]:
         "processes": _processes(),
         "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("**/paceline*")),
         "settings": {
-            key: Path("/proc/sys/net/core", key).read_text() for key in ("wmem_default", "wmem_max", "rmem_max")
+            key: Path("/proc/sys/net/core", key).read_text()
+            for key in ("wmem_default", "wmem_max", "rmem_default", "rmem_max")
         },
         "note": running_emulation.read(),
         "journal": (running_emulation.DIRECTORY / "journal.jsonl").exists(),

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from controller.api.schemas import examples
-from controller.api.schemas.requests import MatchBody, RequirementBody
+from controller.api.schemas.requests import MatchBody
+from controller.api.schemas.requirements import RequirementBody
 from controller.domain.reservation import Protocol, State
 
 

@@ -17,7 +17,8 @@ from controller.api.schemas.network_responses import (
     PathsBody,
     SwitchConsistency,
 )
-from controller.api.schemas.requests import MatchBody, RateRequirement, RequirementBody, TransferRequirement
+from controller.api.schemas.requests import MatchBody
+from controller.api.schemas.requirements import RateRequirement, RequirementBody, TransferRequirement
 from controller.api.schemas.reservation_responses import (
     Counters,
     EntryCounters,

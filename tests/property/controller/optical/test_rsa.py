@@ -6,18 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.optical.rsa import (
-    BY_COST,
-    FIXED,
-    FLEXIBLE,
-    TUNED,
-    CandidateRoutes,
-    RouteOrder,
-    Spectrum,
-    assign,
-    block_starts,
-    modulation_for,
-)
+from controller.optical.rsa import BY_COST, TUNED, CandidateRoutes, RouteOrder, Spectrum, assign, block_starts
+from controller.optical.spectrum_grid import FIXED, FLEXIBLE, modulation_for
 from tests.property.strategies import GRID, REACHES, plants
 
 
