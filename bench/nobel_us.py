@@ -39,7 +39,7 @@ from machine.errors import EmulationError
 from machine.polling import wait_until
 from machine.quantile import quantile
 from machine.stall_watch import Stall, StallWatch, describe_stalls, stalled_s
-from topologies.catalogue import resolve_map
+from topologies.catalogue import MapOptions, resolve_map
 from topologies.placement import PlacementOptions
 
 PLANT, EDGES = "sndlib/nobel-us", 6
@@ -181,7 +181,8 @@ def main(quick: bool, out: Path | None) -> None:
         with tempfile.TemporaryDirectory() as name:
             directory, runs = Path(name), Path(name) / "runs"
             runs.mkdir()
-            settings = EmulationSettings(resolve_map(PLANT, PlacementOptions(edges=EDGES), directory))
+            options = MapOptions(placement=PlacementOptions(edges=EDGES))
+            settings = EmulationSettings(resolve_map(PLANT, options, directory))
             with (
                 emulate(settings) as emulation,
                 httpx.Client(base_url=f"http://127.0.0.1:{settings.rest_port}", timeout=60) as api,

@@ -29,7 +29,7 @@ from controller.domain.reservation import Flow, Match, Requirement, Reservation,
 from controller.errors import LatencyNotMet, Refused
 from harness.report import Claim, at_most, publish
 from machine.quantile import quantile
-from topologies.catalogue import resolve_map
+from topologies.catalogue import MapOptions, resolve_map
 from topologies.loader import load_map
 from topologies.placement import PlacementOptions
 
@@ -135,7 +135,8 @@ def main(quick: bool, out: Path | None) -> None:
     """Measure refusals and admissions."""
     count = 20 if quick else 100
     with tempfile.TemporaryDirectory() as name:
-        network = network_from_map(load_map(str(resolve_map(PLANT, PlacementOptions(edges=EDGES), Path(name)))))
+        options = MapOptions(placement=PlacementOptions(edges=EDGES))
+        network = network_from_map(load_map(str(resolve_map(PLANT, options, Path(name)))))
     loaded = LoadedNetwork(network, random.Random(1))
     admissions = loaded.fill(LIVE)[-count:]
     own, own_offers = refusals(loaded, loaded.too_strict, count)

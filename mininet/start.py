@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,21 +18,15 @@ from emulation.session import clean_up, clean_up_after_crash, describe, emulate
 from machine.errors import EmulationError
 from machine.forwarding_capacity import check_map_fits, fitting_scale, load_capacity
 from topologies.catalogue import adapt_map, resolve_map
-from topologies.commands import parse_edges
 from topologies.loader import load_map
-from topologies.placement import PlacementOptions
+from topologies.options import map_options, published_network_options
 from topologies.problems import MapError
 from topologies.published import is_plant
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("map_name", metavar="[MAP]", default="pair")
-@click.option("--edges", default="4", show_default=True, metavar="N|SITE,SITE…",
-              help="Number of edges, or the sites they are attached to (published networks only).")  # fmt: skip
-@click.option("--cloud", metavar="SITE", help="Site of the cloud; default: the most central site.")
-@click.option("--scale", type=click.FloatRange(0, 1000, min_open=True), metavar="MBPS",
-              help="Emulated Mb/s per real Gb/s; default: the map's own, for a published network 0.2 or what this "
-                   "machine can forward.")  # fmt: skip
+@published_network_options
 @click.option("--duct", "ducts", metavar="[NAME=]A-B,C-D…", multiple=True,
               help="Spans that share a duct and fail together; may be repeated.")  # fmt: skip
 @click.option("--measure-capacity", "measure_only", is_flag=True,
@@ -53,14 +48,14 @@ from topologies.published import is_plant
               metavar="SECONDS", help="Time limit for the start of the controller and the switches.")  # fmt: skip
 @click.option("-c", "--clean", "clean_only", is_flag=True, help="Clean up after a crash, and exit.")
 def main(
-    map_name: str, edges: str, cloud: str | None, scale: float | None, ducts: tuple[str, ...],
+    map_name: str, ducts: tuple[str, ...],
     measure_only: bool, no_prompt: bool, controller: str, openflow: str, rest_port: int, cross_traffic: str | None,
-    datapath: str, tls: bool, timeout_s: float, clean_only: bool,
+    datapath: str, tls: bool, timeout_s: float, clean_only: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Emulate MAP on a private Open vSwitch, with its controller, and open a prompt.
 
-    MAP: pair, metro, waves, a YAML file, or a published network: a name of topohub (sndlib/nobel-us), or a GraphML,
-    node-link JSON or GNPy JSON file. `paceline maps` lists them.
+    MAP: pair, metro, waves, a YAML file, or a published network: a name of topohub (sndlib/nobel-us), or a file in one
+    of the formats that `paceline maps` reads.
 
     Example: sudo .venv/bin/python mininet/start.py sndlib/nobel-us --edges 4 --cloud Pittsburgh
     """
@@ -72,11 +67,14 @@ def main(
             capacity = measure_capacity(click.echo).mbps_hops(9000)
             return click.echo(f"capacity for maps with an MTU of 9000 bytes: {capacity:.0f} Mb/s x switches")
         address, share = _parse_address(openflow), _parse_share(cross_traffic)
-        options = PlacementOptions(parse_edges(edges), cloud)
+        options = map_options(values)
         with tempfile.TemporaryDirectory(prefix="paceline-") as maps:
-            path = adapt_map(resolve_map(map_name, options, Path(maps)), Path(maps), scale, ducts)
+            path = adapt_map(resolve_map(map_name, options, Path(maps)), Path(maps), None, ducts)
+            for note in load_map(str(path)).notes:
+                click.echo(f"note: {note}", err=True)
             if datapath == "user":
-                path = _fit_to_machine(path, Path(maps), may_shrink=scale is None and is_plant(map_name))
+                may_shrink = options.placement.scale_mbps_per_gbps is None and is_plant(map_name)
+                path = _fit_to_machine(path, Path(maps), may_shrink)
             settings = EmulationSettings(path, datapath, address, rest_port, timeout_s, tls)
             _run(settings, controller == "own", share, no_prompt)
     except (MapError, EmulationError) as error:

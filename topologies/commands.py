@@ -5,61 +5,52 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from topologies.catalogue import adapt_map, length_km, resolve_map
 from topologies.loader import known_maps, load_map
 from topologies.maps import Map
-from topologies.placement import PlacementOptions
+from topologies.options import map_options, published_network_options
 from topologies.problems import MapError
 from topologies.published import plant_names
-
-
-def parse_edges(text: str) -> int | list[str]:
-    """Parse the option `--edges`: a number (`4`) or sites (`Seattle,Houston`)."""
-    return int(text) if text.isdigit() else [name.strip() for name in text.split(",") if name.strip()]
+from topologies.siting import REACH_KM
 
 
 @click.command()
 @click.argument("name", metavar="[MAP|GROUP]", required=False)
-@click.option("--edges", default="4", show_default=True, metavar="N|SITE,SITE…",
-              help="Number of edges, or the sites they are attached to (published networks only).")  # fmt: skip
-@click.option("--cloud", metavar="SITE", help="Site of the cloud; default: the most central site.")
-@click.option("--scale", type=click.FloatRange(0, 1000, min_open=True), default=0.2, show_default=True,
-              metavar="MBPS", help="Emulated Mb/s per real Gb/s (published networks only).")  # fmt: skip
-@click.option("--route-factor", type=click.FloatRange(1, 5),
-              help="Fibre length per great-circle distance; default: the rule of ITU-T G.826.")  # fmt: skip
+@published_network_options
 @click.option("--duct", "ducts", metavar="[NAME=]A-B,C-D…", multiple=True,
               help="Spans that share a duct and fail together; may be repeated.")  # fmt: skip
 @click.option("--draw", "picture", type=click.Path(path_type=Path), help="Draw the map into this file (.png or .svg).")
 @click.option("--write", "file", type=click.Path(path_type=Path), help="Write the map as YAML into this file.")
-def maps(
-    name: str | None, edges: str, cloud: str | None, scale: float, route_factor: float | None,
-    ducts: tuple[str, ...], picture: Path | None, file: Path | None,
-) -> None:  # fmt: skip
+def maps(name: str | None, ducts: tuple[str, ...], picture: Path | None, file: Path | None, **values: Any) -> None:
     """List the maps, or show, draw and export one.
 
-    MAP is one of Paceline's maps, a YAML file, a published network of topohub (sndlib/nobel-us), or a GraphML,
-    node-link JSON or GNPy JSON file. GROUP is a group of topohub (sndlib): lists its networks.
+    MAP is one of Paceline's maps, a YAML file, a published network of topohub (sndlib/nobel-us), or a file in GraphML,
+    GML, SNDlib's native or XML form, networkx node-link JSON, RFC 8345 JSON, or GNPy's JSON or .xls. GROUP is a group
+    of topohub (sndlib): lists its networks.
 
     Example: paceline maps sndlib/nobel-us --cloud Pittsburgh --draw nobel-us.svg
     """
     console = Console()
-    if name is None:
-        return _list_all(console)
-    if members := [plant for plant in plant_names() if plant.startswith(f"{name}/")]:
-        return console.print("\n".join(members), highlight=False)
-    options = PlacementOptions(parse_edges(edges), cloud, scale_mbps_per_gbps=scale)
+    options = map_options(values)
+    members = [] if name is None else [plant for plant in plant_names() if plant.startswith(f"{name.strip('/')}/")]
+    if name is None or members:
+        _refuse_options([*options.stated(), *(["--duct"] * bool(ducts)), *(["--draw"] * bool(picture)),
+                         *(["--write"] * bool(file))])  # fmt: skip
+        return _list_all(console) if name is None else console.print("\n".join(members), highlight=False)
     try:
         with tempfile.TemporaryDirectory() as directory:
-            path = adapt_map(resolve_map(name, options, Path(directory), route_factor), Path(directory), None, ducts)
-            topology, text = load_map(str(path)), path.read_text()
+            path = adapt_map(resolve_map(name, options, Path(directory)), Path(directory), None, ducts)
+            topology, text = load_map(str(path)), path.read_text(encoding="utf-8")
         _show(console, topology)
         if file:
-            file.write_text(text)
+            file.write_text(text, encoding="utf-8")
             console.print(f"wrote {file}", highlight=False)
         if picture:
             from topologies.drawing import draw  # imports matplotlib: slow, and rarely needed
@@ -68,6 +59,12 @@ def maps(
             console.print(f"drew {picture}", highlight=False)
     except (MapError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _refuse_options(names: list[str]) -> None:
+    if names:
+        verb = "do" if len(names) > 1 else "does"
+        raise click.UsageError(f"{', '.join(names)} {verb} not apply to a list; name one map")
 
 
 def _list_all(console: Console) -> None:
@@ -92,12 +89,25 @@ def _list_all(console: Console) -> None:
 def _show(console: Console, topology: Map) -> None:
     console.print(f"{topology.name}: {topology.description}", highlight=False)
     console.print(f"source: {topology.source or 'Paceline'}", highlight=False)
+    grid = {None: "none: packet links", "fixed": "50 GHz channels", "flexible": "12.5 GHz slots"}[topology.grid]
+    facts = f"{len(topology.switches)} switches, {length_km(topology):,.0f} km of fibre; optical grid {grid}; "
+    console.print(f"{facts}{topology.scale_mbps_per_gbps:g} Mb/s emulated per Gb/s", highlight=False, soft_wrap=True)
+    for note in topology.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     labels = {node.name: node.label or node.name for node in topology.nodes}
     has_ducts = any(link.duct for link in topology.links)
-    table = Table("span", "between", "km", "Gb/s", "emulated Mb/s", *(("duct",) if has_ducts else ()))
+    columns = ("reach",) if topology.grid else ()
+    table = Table(Column("span", no_wrap=True), "between", "km", "channels", "Gb/s", "emulated Mb/s", *columns)
+    if has_ducts:
+        table.add_column("duct")
     for span, link in zip(topology.span_names, topology.links, strict=True):
         ends = " - ".join(labels[end] for end in link.ends)
         rate_mbps = topology.rate_bps(link) / 1e6
-        cells = [span, ends, f"{link.length_km:g}", f"{link.rate_gbps:g}", f"{rate_mbps:g}"]
-        table.add_row(*cells, *((link.duct or "",) if has_ducts else ()))
+        channels = f"{link.channels} x {link.channel_rate_gbps:g}"
+        cells = [span, escape(ends), f"{link.length_km:g}", channels, f"{link.rate_gbps:g}", f"{rate_mbps:g}"]
+        reach = "" if not topology.slots(link) else "yes" if link.length_km <= REACH_KM else "beyond"
+        table.add_row(*cells, *((reach,) if columns else ()), *((link.duct or "",) if has_ducts else ()))
     console.print(table)
+    shares = [f"{node.name} {node.cpu_share:g}" for node in topology.hosts if node.cpu_share is not None]
+    if shares:
+        console.print(f"CPU shares in cores: {', '.join(shares)}", highlight=False, soft_wrap=True)

@@ -78,6 +78,7 @@ class _File(_Strict):
     name: Name
     description: str = ""
     source: str = ""
+    notes: list[str] = []
     scale_mbps_per_gbps: Annotated[float, Field(gt=0, le=1000)]
     mtu_bytes: Annotated[int, Field(ge=576, le=9000)] = 9000
     queue_bytes: QueueBytes | None = None
@@ -119,7 +120,7 @@ def load_map(name_or_path: str) -> Map:
     """
     path = map_path(name_or_path)
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
         raw, lines = yaml.safe_load(text), _lines(yaml.compose(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise MapError([f"{path}: not a readable YAML file: {' '.join(str(error).split())}"]) from error
@@ -313,6 +314,7 @@ def _as_map(file: _File) -> Map:
         name=file.name,
         description=file.description,
         source=file.source,
+        notes=tuple(file.notes),
         scale_mbps_per_gbps=file.scale_mbps_per_gbps,
         mtu_bytes=file.mtu_bytes,
         nodes=tuple(

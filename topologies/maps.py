@@ -124,7 +124,8 @@ class Map:
     """A map. `scale_mbps_per_gbps`: emulated Mb/s per real Gb/s; `source`: the publication it is taken from.
 
     `grid`: the map is optical and reservations travel in lightpaths; None: packet links only. `queue_bytes`: the queue
-    for reserved frames of every port; None: by the rate of its link.
+    for reserved frames of every port; None: by the rate of its link. `notes`: what was estimated or left out when the
+    map was made of a published network.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Map:
     source: str = ""
     grid: Grid | None = None
     queue_bytes: int | None = None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def switches(self) -> tuple[MapNode, ...]:

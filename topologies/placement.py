@@ -1,37 +1,37 @@
-"""Turns a fibre plant into a map: places edges and cloud, sets the scale of the emulation.
+"""Turns a fibre plant into a map: attaches edges and cloud (`topologies.siting`), sets the scale of the emulation.
 
-Default placement: the cloud is at the site with the highest closeness centrality (by fibre length); each edge is then
-placed as far as possible from the cloud and from the edges before it (Gonzalez' greedy k-center). One host for
-cross-traffic is attached beside the first edge, another beside the cloud; they load the last span of the first edge's
-path to the cloud.
-
-Source: Gonzalez, "Clustering to minimize the maximum intercluster distance", Theoretical Computer Science 38 (1985).
+One host for cross-traffic is attached beside the first edge, another beside the cloud; they load the last span of the
+first edge's path to the cloud.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import networkx as nx
 import yaml
 
-from topologies.maps import Grid
-from topologies.problems import MapError
-from topologies.published import Plant
+from topologies.maps import MAX_CHANNELS, Grid
+from topologies.plant import Fibre, Plant, Site
+from topologies.siting import choose_sites
 
 ACCESS_KM = 3.0
 """Length of the access link between a host and its switch."""
 KM_PER_DEGREE = 111.2
+WITHOUT_MARK = str.maketrans({"ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "þ": "th"})
+"""Letters that Unicode does not take apart."""
 CPU_SHARES = (0.12, 0.18, 0.24, 0.30)
 """CPU shares of the edges in turn: devices of different speed."""
 CPU_TOTAL = 0.9
 """Upper limit of the sum of all edges' CPU shares."""
+FASTEST_MBPS = 80.0
+"""The rate at which the fastest fibre is emulated by default."""
+MAX_ACCESS_CHANNELS = 768
 CLOUD_CPU_SHARE = 1.0
 """All that its one thread can use: no limit, but it puts the cloud into the hosts' control group, which has preference.
 """
@@ -39,13 +39,18 @@ CLOUD_CPU_SHARE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class PlacementOptions:
-    """What is added to a plant. `edges`: their number or their sites; `cloud`: its site, None: the most central one."""
+    """What is added to a plant. `edges`: their number or their sites, None: up to four; `cloud`: its site, None: the
+    most central one.
 
-    edges: int | Sequence[str] = 4
+    `channels`, `channel_rate_gbps`: of fibres whose speed is not stated. `scale_mbps_per_gbps`: None: the fastest fibre
+    is emulated at 80 Mb/s.
+    """
+
+    edges: int | Sequence[str] | None = None
     cloud: str | None = None
     channels: int = 4
     channel_rate_gbps: float = 100.0
-    scale_mbps_per_gbps: float = 0.2
+    scale_mbps_per_gbps: float | None = None
     grid: Grid = "fixed"
     mtu_bytes: int = 9000
 
@@ -55,42 +60,44 @@ def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
 
     Raises: MapError if the options name sites that do not exist, or the plant is not connected.
     """
-    graph = _graph(plant)
-    cloud = _site(plant, options.cloud) if options.cloud else _most_central(graph)
-    edges = _edge_sites(plant, graph, options.edges, cloud)
+    sites = choose_sites(plant, options.edges, options.cloud)
     names = short_names([site.name for site in plant.sites])
-    positions = _positions_km(plant)
-    access = {"length_km": ACCESS_KM, "channel_rate_gbps": options.channel_rate_gbps}
-    shares = _cpu_shares(len(edges))
+    positions = _positions_km(plant.sites)
+    rates = [_channels(fibre, options) for fibre in plant.fibres]
+    most_channels, most_gbps = max(rates, key=lambda rate: rate[0] * rate[1])
+    scale = options.scale_mbps_per_gbps or min(1000.0, float(f"{FASTEST_MBPS / (most_channels * most_gbps):.4g}"))
+    shares = _cpu_shares(len(sites.edges))
     nodes: list[dict[str, Any]] = [
-        {"name": names[site.name], "kind": "switch", "position_km": positions[site.name], "label": site.name}
+        {"name": names[site.name], "kind": "switch", "position_km": positions[site.name], "label": site.name[:100]}
         for site in plant.sites
     ]
     links: list[dict[str, Any]] = [
         {
             "ends": [names[end] for end in fibre.ends], "length_km": fibre.length_km,
-            "channels": options.channels, "channel_rate_gbps": options.channel_rate_gbps,
-            **({"duct": fibre.duct} if fibre.duct else {}),
+            "channels": channels, "channel_rate_gbps": rate_gbps, **({"duct": fibre.duct} if fibre.duct else {}),
         }
-        for fibre in plant.fibres
+        for fibre, (channels, rate_gbps) in zip(plant.fibres, rates, strict=True)
     ]  # fmt: skip
 
-    def attach(host: str, kind: str, site: str, channels: int, **facts: object) -> None:
+    def attach(host: str, kind: str, site: str, fibres: int, **facts: object) -> None:
         nodes.append({"name": host, "kind": kind, "position_km": positions[site], **facts})
-        links.append({"ends": [host, names[site]], "channels": channels, **access})
+        access = {"length_km": ACCESS_KM, "channels": fibres * most_channels, "channel_rate_gbps": most_gbps}
+        links.append({"ends": [host, names[site]], **access})
 
-    for number, site in enumerate(edges, 1):
-        attach(f"edge{number}", "edge", site, options.channels, cpu_share=shares[number - 1])
-    attach("cloud", "cloud", cloud, 2 * options.channels, cpu_share=CLOUD_CPU_SHARE)
-    for host, site in (("load1", edges[0]), ("load2", cloud)):
-        attach(host, "host", site, 2 * options.channels)
-    path = nx.dijkstra_path(graph, edges[0], cloud, weight="km")
-    bottleneck = [names[site] for site in path[-2:]] if len(path) > 1 else ["cloud", names[cloud]]
+    for number, site in enumerate(sites.edges, 1):
+        attach(f"edge{number}", "edge", site, 1, cpu_share=shares[number - 1])
+    attach("cloud", "cloud", sites.cloud, 2, cpu_share=CLOUD_CPU_SHARE)
+    for host, site in (("load1", sites.edges[0]), ("load2", sites.cloud)):
+        attach(host, "host", site, 2)
+    path = sites.path
+    bottleneck = [names[site] for site in path[-2:]] if len(path) > 1 else ["cloud", names[sites.cloud]]
+    notes = [*plant.notes, *sites.notes]
     return {
         "name": _map_name(plant.name),
-        "description": f"{len(plant.sites)} sites; cloud at {cloud}, edges at {', '.join(edges)}.",
+        "description": f"{len(plant.sites)} sites; cloud at {sites.cloud}, edges at {', '.join(sites.edges)}.",
         "source": plant.source,
-        "scale_mbps_per_gbps": options.scale_mbps_per_gbps,
+        **({"notes": notes} if notes else {}),
+        "scale_mbps_per_gbps": scale,
         "mtu_bytes": options.mtu_bytes,
         "optical": {"grid": options.grid},
         "nodes": nodes,
@@ -99,84 +106,69 @@ def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
     }
 
 
+def _channels(fibre: Fibre, options: PlacementOptions) -> tuple[int, float]:
+    """Number and rate of the channels of a fibre: of 100 Gb/s, or one slower channel."""
+    if fibre.rate_gbps is None:
+        return options.channels, options.channel_rate_gbps
+    most = min(MAX_CHANNELS[options.grid], MAX_ACCESS_CHANNELS // 2)
+    number = min(most, max(1, math.ceil(fibre.rate_gbps / options.channel_rate_gbps)))
+    return number, float(f"{fibre.rate_gbps / number:.6g}")
+
+
 def write_map(document: Mapping[str, Any], path: Path) -> None:
     """Write the map as a YAML file; creates missing directories."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(dict(document), sort_keys=False, default_flow_style=None, width=118))
+    text = yaml.safe_dump(dict(document), sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """Unique short names that fit into interface names: up to nine lower-case letters and digits."""
     short: dict[str, str] = {}
+    used = set[str]()
     for name in names:
-        letters = re.sub(r"[^a-z0-9]", "", name.lower())
+        letters = ascii_letters(name)
         base = letters if letters[:1].isalpha() else f"s{letters}"
         reserved = re.fullmatch(r"edge\d+|cloud|load\d", base[:9])
-        candidate, number, used = base[:8] if reserved else base[:9], 2, set(short.values())
+        candidate, number = base[:8] if reserved else base[:9], 2
         while candidate in used or (reserved and candidate == base):
             tail = str(number)
             candidate, number = base[: 9 - len(tail)] + tail, number + 1
         short[name] = candidate
+        used.add(candidate)
     return short
 
 
-def _graph(plant: Plant) -> nx.Graph[str]:
-    graph: nx.Graph[str] = nx.Graph()
-    graph.add_nodes_from(site.name for site in plant.sites)
-    for fibre in plant.fibres:
-        graph.add_edge(*fibre.ends, km=fibre.length_km)
-    if len(graph) < 2 or not nx.is_connected(graph):
-        pieces = nx.number_connected_components(graph) if len(graph) else 0
-        raise MapError([f"{plant.name}: {len(graph)} sites in {pieces} pieces; a map must be connected"])
-    return graph
+def ascii_letters(name: str) -> str:
+    """The lower-case letters and digits of a name; letters with marks lose them: Örebro is orebro, Łódź is lodz."""
+    plain = unicodedata.normalize("NFKD", name.casefold().translate(WITHOUT_MARK))
+    return re.sub(r"[^a-z0-9]", "", plain)
 
 
-def _site(plant: Plant, requested: str) -> str:
-    names = [site.name for site in plant.sites]
-    found = [name for name in names if name.lower() == requested.lower()]
-    if not found:
-        near = get_close_matches(requested, names, 3, 0.5) or names[:8]
-        raise MapError([f"{plant.name} has no site {requested!r}; some of its {len(names)} sites: {', '.join(near)}"])
-    return found[0]
+def _positions_km(sites: Sequence[Site]) -> dict[str, list[float]]:
+    """Positions on a plane: those of the drawing, else x to the east (equirectangular about the centre).
 
-
-def _most_central(graph: nx.Graph[str]) -> str:
-    closeness = nx.closeness_centrality(graph, distance="km")
-    return max(graph, key=lambda site: (closeness[site], site))
-
-
-def _edge_sites(plant: Plant, graph: nx.Graph[str], requested: int | Sequence[str], cloud: str) -> list[str]:
-    if not isinstance(requested, int):
-        if not requested:
-            raise MapError([f"{plant.name}: no edges; give their number or their sites"])
-        return [_site(plant, name) for name in requested]
-    free = len(graph) - 1
-    if not 1 <= requested <= free:
-        raise MapError([f"{plant.name}: {requested} edges; 1 to {free} are possible beside the cloud at {cloud}"])
-    distance = dict(nx.all_pairs_dijkstra_path_length(graph, weight="km"))
-    chosen = [cloud]
-    while len(chosen) <= requested:
-        rest = [site for site in graph if site not in chosen]
-        chosen.append(max(rest, key=lambda site: (min(distance[site][other] for other in chosen), site)))
-    return chosen[1:]
-
-
-def _positions_km(plant: Plant) -> dict[str, list[float]]:
-    """Positions on a plane, x to the east (equirectangular about the centre); on a circle if any site has none."""
-    placed = [(site.longitude_deg, site.latitude_deg) for site in plant.sites]
-    known = [(x, y) for x, y in placed if x is not None and y is not None]
-    if len(known) < len(placed):
-        angle = 2 * math.pi / max(1, len(placed))
-        circle = [
-            [round(100 * math.cos(angle * n), 1), round(100 * math.sin(angle * n), 1)] for n in range(len(placed))
-        ]
-        return dict(zip((site.name for site in plant.sites), circle, strict=True))
-    middle_x, middle_y = (sum(axis) / len(known) for axis in zip(*known, strict=True))
-    shrink = math.cos(math.radians(middle_y))
-    return {
-        site.name: [round((x - middle_x) * shrink * KM_PER_DEGREE, 1), round((y - middle_y) * KM_PER_DEGREE, 1)]
-        for site, (x, y) in zip(plant.sites, known, strict=True)
+    Sites without a place stand on a circle around the middle of the others.
+    """
+    drawn = {site.name: site.drawn_km for site in sites if site.drawn_km is not None}
+    placed = {
+        site.name: (site.longitude_deg, site.latitude_deg)
+        for site in sites
+        if site.longitude_deg is not None and site.latitude_deg is not None
     }
+    known: dict[str, tuple[float, float]] = dict(drawn)
+    if placed:
+        middle_x, middle_y = (sum(axis) / len(placed) for axis in zip(*placed.values(), strict=True))
+        shrink = math.cos(math.radians(middle_y))
+        for name, (x, y) in placed.items():
+            known[name] = ((x - middle_x) * shrink * KM_PER_DEGREE, (y - middle_y) * KM_PER_DEGREE)
+    missing = [site.name for site in sites if site.name not in known]
+    centre = tuple(sum(axis) / len(known) for axis in zip(*known.values(), strict=True)) if known else (0.0, 0.0)
+    radius = max((math.dist(place, centre) for place in known.values()), default=200.0) / 2 or 100.0
+    for number, name in enumerate(missing):
+        angle = 2 * math.pi * number / len(missing)
+        known[name] = centre[0] + radius * math.cos(angle), centre[1] + radius * math.sin(angle)
+    return {name: [round(x, 1), round(y, 1)] for name, (x, y) in known.items()}
 
 
 def _cpu_shares(edges: int) -> list[float]:
@@ -186,5 +178,5 @@ def _cpu_shares(edges: int) -> list[float]:
 
 
 def _map_name(name: str) -> str:
-    letters = re.sub(r"[^a-z0-9]", "", name.lower())
+    letters = ascii_letters(name)
     return (letters if letters[:1].isalpha() else f"m{letters}")[:9]

@@ -26,6 +26,9 @@ CANDIDATES = 6
 HOP_KM = 1e-6
 """Added to the length of each hop, so that among paths of equal length the one with fewer hops comes first."""
 
+CERTAIN_REACH_KM = 2000.0
+"""A fibre of up to this length is crossed by DP-QPSK with more than 2 dB to spare, so it need not be computed."""
+
 NOTHING_DOWN: frozenset[str] = frozenset()
 
 log = logging.getLogger(__name__)
@@ -118,7 +121,7 @@ def links_out_of_reach(network: Network) -> frozenset[str]:
     """Return the links of an optical network whose fibre is too long for every modulation."""
     if network.grid is None:
         return NOTHING_DOWN
-    spans = (link for link in network.links.values() if link.slot_count)
+    spans = (link for link in network.links.values() if link.slot_count and link.length_km > CERTAIN_REACH_KM)
     return frozenset(
         link.name for link in spans if not design_lightpath(network, link.path).is_feasible
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from pathlib import Path
 
@@ -10,19 +11,24 @@ from controller.domain.network import Network, network_from_map
 from controller.errors import StartError
 from topologies import running_emulation
 
+log = logging.getLogger(__name__)
+
 
 def load_network(map_name: str) -> Network:
-    """Load the network of a map given by name or file.
+    """Load the network of a map given by name or file, also of a published network.
 
     Raises: StartError with the messages of the loader.
     """
-    from topologies.loader import load_map
+    from topologies.catalogue import find_map
     from topologies.problems import MapError
 
     try:
-        return network_from_map(load_map(map_name))
+        found = find_map(map_name)
     except MapError as error:
         raise StartError(str(error), exit_code=2) from error
+    for note in found.notes:
+        log.warning("map=%s note: %s", found.name, note)
+    return network_from_map(found)
 
 
 def default_ledger(map_name: str) -> str:

@@ -235,11 +235,11 @@ def init(
 
 
 def _subjects_of_map(map_name: str) -> Subjects:
-    from topologies.loader import load_map
+    from topologies.catalogue import find_map
     from topologies.problems import MapError
 
     try:
-        found = load_map(map_name)
+        found = find_map(map_name)
     except MapError as error:
         raise StartError(str(error), exit_code=2) from error
     clouds = () if found.cloud is None else (found.cloud.name,)

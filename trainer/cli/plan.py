@@ -132,13 +132,15 @@ def _scaled(layer_seconds: LayerSeconds, cpu_share: float | None) -> LayerSecond
 
 
 def _load(map_name: str) -> Map:
-    from topologies.loader import load_map
+    from topologies.catalogue import find_map
     from topologies.problems import MapError
 
     try:
-        network = load_map(map_name)
+        network = find_map(map_name)
     except MapError as error:
         raise UsageError(str(error)) from error
+    for note in network.notes:
+        click.echo(f"note: {note}", err=True)
     if network.cloud is None or not network.edges:
         raise UsageError(f"The map {network.name} has no cloud or no edges; training needs both.")
     return network

@@ -10,14 +10,15 @@ import networkx as nx
 import pytest
 from click.testing import CliRunner
 
-from topologies.catalogue import adapt_map, resolve_map
+from topologies.catalogue import MapOptions, adapt_map, resolve_map
 from topologies.commands import maps
 from topologies.labels import Box, LabelLayout, candidates_along, candidates_beside, line_obstacles
 from topologies.loader import load_map, map_path
 from topologies.maps import Map
 from topologies.placement import PlacementOptions, map_document, short_names
+from topologies.plant import Fibre, Plant, Site, fibre_km, great_circle_km
 from topologies.problems import MapError
-from topologies.published import Fibre, Plant, Site, fibre_km, great_circle_km, is_plant, plant_names, read_plant
+from topologies.published import is_plant, plant_names, read_plant
 
 TRIANGLE = Plant(
     "triangle",
@@ -28,7 +29,8 @@ TRIANGLE = Plant(
 
 
 def load_placed(tmp_path: Path, name: str, options: PlacementOptions | None = None) -> Map:
-    return load_map(str(resolve_map(name, options or PlacementOptions(edges=2), tmp_path)))
+    placement = options or PlacementOptions(edges=2)
+    return load_map(str(resolve_map(name, MapOptions(placement=placement), tmp_path)))
 
 
 def test_topohub_network_becomes_a_map_with_sites_lengths_and_source(tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_short_names_fit_interfaces_and_differ() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
-        ("sndlib/nobel", PlacementOptions(), "similar names: sndlib/nobel-eu, sndlib/nobel-germany, sndlib/nobel-us"),
+        ("sndlib/nobel", PlacementOptions(), "did you mean sndlib/nobel-eu or sndlib/nobel-germany or sndlib/nobel-us"),
         (
             "sndlib/nobel-us",
             PlacementOptions(cloud="Chicago"),
@@ -132,7 +134,7 @@ def test_impossible_placement_is_reported_with_alternatives(
     tmp_path: Path, name: str, options: PlacementOptions, sentence: str
 ) -> None:
     with pytest.raises(MapError) as caught:
-        resolve_map(name, options, tmp_path)
+        resolve_map(name, MapOptions(placement=options), tmp_path)
     assert sentence in str(caught.value)
 
 

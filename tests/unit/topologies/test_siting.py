@@ -1,0 +1,118 @@
+"""Edges and cloud stand where something can be reserved; speeds become channels and a scale."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.admission.admission import Admitted, Request, decide
+from controller.booking.calendar import Calendar
+from controller.domain.network import network_from_map
+from controller.domain.reservation import Flow, Match, Requirement
+from controller.optical.lightpath_design import design_lightpath
+from controller.routing.candidates import CERTAIN_REACH_KM
+from topologies.maps import Map, MapLink, MapNode
+from topologies.placement import PlacementOptions, map_document, short_names
+from topologies.plant import Fibre, Plant, Site
+from topologies.problems import MapError
+from topologies.siting import REACH_KM, choose_sites
+
+
+def plant(*fibres: tuple[str, str, float], rates: dict[int, float] | None = None) -> Plant:
+    names = dict.fromkeys(end for a, b, _ in fibres for end in (a, b))
+    spans = tuple(Fibre((a, b), km, None, (rates or {}).get(n)) for n, (a, b, km) in enumerate(fibres))
+    return Plant("net", "test", tuple(Site(name, None, None) for name in names), spans)
+
+
+ISLANDS = plant(("A", "B", 100), ("B", "C", 100), ("C", "A", 150), ("A", "far", 4692.7), ("far", "farther", 50))
+
+
+def test_sites_that_no_light_reaches_get_no_edge_and_are_told() -> None:
+    sites = choose_sites(ISLANDS, None, None)
+    assert ({*sites.edges, sites.cloud}, len(sites.edges)) == ({"A", "B", "C"}, 2)
+    assert sites.notes == [
+        "beyond optical reach (3400 km), no lightpath crosses them: A - far (4692.7 km)",
+        "edges and cloud are placed where something can be reserved, among 3 of 5 sites",
+    ]
+
+
+def test_an_edge_asked_for_beyond_reach_is_placed_with_a_note() -> None:
+    sites = choose_sites(ISLANDS, ["farther", "C"], "B")
+    assert sites.edges == ["farther", "C"]
+    assert sites.notes[-1] == "edge1 at farther can reserve nothing to the cloud at B"
+
+
+def test_a_plant_on_which_nothing_can_be_reserved_is_refused_with_the_spans() -> None:
+    with pytest.raises(MapError, match=r"no two sites between which anything .*: beyond .* a - b \(5000 km\)"):
+        choose_sites(plant(("a", "b", 5000)), None, None)
+
+
+def test_the_number_of_edges_follows_the_sites_unless_stated() -> None:
+    assert len(choose_sites(plant(("a", "b", 10)), None, None).edges) == 1
+    with pytest.raises(MapError, match="2 edges; 1 to 1 are possible beside the cloud at b"):
+        choose_sites(plant(("a", "b", 10)), 2, None)
+
+
+def test_of_parallel_spans_the_shortest_counts() -> None:
+    assert choose_sites(plant(("a", "b", 9000), ("a", "b", 10), ("a", "c", 20)), None, None).cloud == "a"
+
+
+def map_of(fibres: Plant, **options: object) -> Map:
+    import tempfile
+    from pathlib import Path
+
+    from topologies.loader import load_map
+    from topologies.placement import write_map
+
+    with tempfile.TemporaryDirectory() as directory:
+        write_map(map_document(fibres, PlacementOptions(**options)), Path(directory) / "x.yaml")  # type: ignore[arg-type]
+        return load_map(f"{directory}/x.yaml")
+
+
+def test_speeds_become_channels_and_the_fastest_is_emulated_at_80_mbps() -> None:
+    found = map_of(plant(("a", "b", 10), ("b", "c", 20), ("c", "a", 30), rates={0: 10, 1: 250, 2: 1.0}))
+    links = [(link.channels, link.channel_rate_gbps) for link in found.links[:3]]
+    assert links == [(1, 10), (3, pytest.approx(83.3333)), (1, 1)]
+    assert found.rate_bps(found.links[1]) == pytest.approx(80e6, rel=1e-3)
+    assert "too slow beside the fastest fibre to reserve on in the emulation: c - a (1 Gb/s)" in found.notes
+    assert map_of(plant(("a", "b", 10))).scale_mbps_per_gbps == 0.2, "4 channels of 100 Gb/s where no speed is stated"
+    assert map_of(plant(("a", "b", 10), rates={0: 0.01})).scale_mbps_per_gbps == 1000
+
+
+@pytest.mark.parametrize(
+    "fibres",
+    [
+        ISLANDS,
+        plant(("a", "b", 10), ("b", "c", 20), ("c", "d", 30), rates={0: 10, 1: 0.002, 2: 10}),
+        plant(("a", "b", 3400)),
+        plant(*((f"n{n}", f"n{n + 1}", 900.0) for n in range(12))),
+    ],
+)
+def test_a_flow_is_admitted_from_every_default_edge(fibres: Plant) -> None:
+    found = map_of(fibres)
+    network = network_from_map(found)
+    flows = tuple(
+        Flow(f"f{n}{a}", a, b, Match("udp", 7801 + n, 7800), Requirement(100_000))
+        for n, edge in enumerate(found.edges)
+        for a, b in ((edge.name, "cloud"), ("cloud", edge.name))
+    )
+    decision = decide(network, Calendar(), (), Request("r-1", 1, flows), 0.0)
+    assert isinstance(decision, Admitted), decision
+
+
+def fibre_is_feasible(km: float) -> bool:
+    nodes = (MapNode("a", "switch", (0, 0)), MapNode("b", "switch", (0, 0)))
+    network = network_from_map(Map("reach", "", 0.2, 9000, nodes, (MapLink(("a", "b"), km, 1, 100.0),), grid="fixed"))
+    return design_lightpath(network, ("a", "b")).is_feasible
+
+
+def test_the_reach_of_placement_is_that_of_the_transmission_quality() -> None:
+    assert fibre_is_feasible(REACH_KM)
+    assert not fibre_is_feasible(REACH_KM + 200)
+    assert fibre_is_feasible(CERTAIN_REACH_KM)
+
+
+def test_short_names_keep_the_letters_under_their_marks() -> None:
+    names = ["Örebro", "Åre", "Łódź", "København", "São Paulo", "Straße", "Москва", "東京", "İzmir", "Reykjavík"]
+    assert list(short_names(names).values()) == [
+        "orebro", "are", "lodz", "kobenhavn", "saopaulo", "strasse", "s", "s2", "izmir", "reykjavik",
+    ]  # fmt: skip

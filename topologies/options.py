@@ -1,0 +1,56 @@
+"""Command-line options of published networks, the same for every command that takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import click
+
+from topologies.catalogue import MapOptions
+from topologies.placement import PlacementOptions
+from topologies.survey import SurveyOptions
+from topologies.unplaced import Unplaced
+
+_OPTIONS = (
+    click.option("--edges", metavar="N|SITE,SITE…",
+                 help="Number of edges, or the sites they are attached to; default: up to 4, far apart."),
+    click.option("--cloud", metavar="SITE", help="Site of the cloud; default: the most central site."),
+    click.option("--scale", type=click.FloatRange(0, 1000, min_open=True), metavar="MBPS",
+                 help="Emulated Mb/s per real Gb/s; default: the map's own, for a published network 80 Mb/s for its "
+                      "fastest fibre (0.2 where no speeds are stated)."),
+    click.option("--route-factor", type=click.FloatRange(1, 5),
+                 help="Fibre length per great-circle distance; default: the rule of ITU-T G.826."),
+    click.option("--unplaced", type=click.Choice(["drop", "place", "refuse"]),
+                 help="Sites without coordinates: leave them out, place them between their neighbours, or refuse; "
+                      "default: peers outside the network and sites with one neighbour are left out if the rest stays "
+                      "whole, others are placed."),
+    click.option("--km-per-unit", type=click.FloatRange(0, 10_000, min_open=True), metavar="KM",
+                 help="The coordinates are those of a drawing of this scale."),
+    click.option("--length-from", metavar="ATTRIBUTE",
+                 help="The attribute of a span that is its length in km, such as weight."),
+    click.option("--span-km", type=click.FloatRange(0, 20_000, min_open=True), metavar="KM",
+                 help="The length of every span of which neither the length nor both places are known."),
+)  # fmt: skip
+
+
+def published_network_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of published networks to a command; `map_options` takes their values."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def map_options(values: dict[str, Any]) -> MapOptions:
+    """The options by the values that the command line gave."""
+    survey = SurveyOptions(
+        values["route_factor"], cast(Unplaced | None, values["unplaced"]), values["km_per_unit"], values["length_from"],
+        values["span_km"],
+    )
+    edges = None if values["edges"] is None else parse_edges(values["edges"])
+    return MapOptions(survey, PlacementOptions(edges, values["cloud"], scale_mbps_per_gbps=values["scale"]))
+
+
+def parse_edges(text: str) -> int | list[str]:
+    """Parse the option `--edges`: a number (`4`) or sites (`Seattle,Houston`)."""
+    return int(text) if text.isdigit() else [name.strip() for name in text.split(",") if name.strip()]

@@ -1,0 +1,160 @@
+"""Reads GNPy networks: JSON in GNPy's legacy form or in that of its YANG model, and .xls workbooks by GNPy's reader.
+
+ROADMs are the sites; without two of them, the transceivers are. The fibres, amplifiers and fused nodes between two
+sites are one direction of a span.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from topologies.plant import listed
+from topologies.problems import MapError
+from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, as_key
+from topologies.site_names import nearest
+
+YANG = "gnpy-network-topology:topology"
+FIBRES = ("Fiber", "RamanFiber")
+USUAL_LOSS_DB_PER_KM, USUAL_CONNECTOR_DB = 0.2, 0.5
+"""What the transmission quality is computed with (docs/optical.md)."""
+
+Element = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Elements:
+    by_uid: Mapping[str, Element]
+    successors: Mapping[str, list[str]]
+    sites: frozenset[str]
+
+
+def read_workbook(path: Path) -> SourceNetwork:
+    """Read an Excel workbook in GNPy's form by GNPy's own reader.
+
+    Raises: MapError
+    """
+    from gnpy.tools.convert import xls_to_json_data
+
+    gnpy_log = logging.getLogger("gnpy.tools.convert")  # it warns about every optional column that a workbook lacks
+    level = gnpy_log.level
+    gnpy_log.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            facts = xls_to_json_data(path)
+    except Exception as error:  # whatever GNPy, xlrd or openpyxl raise for a workbook in another form
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise MapError([f"{path.name}: GNPy cannot read this workbook: {reason}"]) from error
+    finally:
+        gnpy_log.setLevel(level)
+    return read_gnpy(path.stem, f"{path.name} (GNPy)", facts)
+
+
+def read_gnpy(name: str, source: str, facts: Mapping[str, Any]) -> SourceNetwork:
+    """Read a GNPy network.
+
+    Raises: MapError if it is in another form.
+    """
+    facts = facts.get(YANG, facts)
+    elements = _elements(name, facts)
+    names = {uid: _site_name(uid) for uid in elements.by_uid if uid in elements.sites}
+    sites = [SourceSite(uid, names[uid], *_place(elements.by_uid[uid])) for uid in names]
+    spans, unusual = [], set[str]()
+    for uid in names:
+        for start in elements.successors.get(uid, ()):
+            for chain, end in _chains(elements, start, (uid,)):
+                if end != uid:
+                    facts_of_chain = [elements.by_uid[each] for each in chain]
+                    length_km = sum(_length_km(name, element) for element in facts_of_chain)
+                    spans.append(SourceSpan((uid, end), {"length_km": length_km}))
+                    unusual |= {word for element in facts_of_chain for word in _unusual(element)}
+    sentence = f"of the fibres only lengths are used; usual values replace {listed(sorted(unusual))}"
+    return SourceNetwork(name, source, tuple(sites), tuple(spans), True, notes=(sentence,) if unusual else ())
+
+
+def _elements(name: str, facts: Mapping[str, Any]) -> _Elements:
+    by_uid: dict[str, Element] = {}
+    for number, element in enumerate(facts.get("elements") or ()):
+        uid = element.get("uid") if isinstance(element, dict) else None
+        if not isinstance(uid, str | int | float) or isinstance(uid, bool):
+            raise MapError([f"{name}: elements[{number}] has no `uid`: {element!r:.80}"])
+        if as_key(uid) in by_uid:
+            raise MapError([f"{name}: elements[{number}]: another element has the uid {uid!r}"])
+        by_uid[as_key(uid)] = element
+    successors: dict[str, list[str]] = {}
+    for number, connection in enumerate(facts.get("connections") or ()):
+        stated = connection if isinstance(connection, dict) else {}
+        ends = [as_key(stated.get(word)) for word in ("from_node", "to_node")]
+        for end in ends:
+            if end not in by_uid:
+                raise MapError([f"{name}: connections[{number}]: no element has the uid {end!r}{nearest(end, by_uid)}"])
+        successors.setdefault(ends[0], []).append(ends[1])
+    for kind in ("Roadm", "Transceiver"):
+        sites = frozenset(uid for uid, element in by_uid.items() if element.get("type") == kind)
+        if len(sites) > 1:
+            return _Elements(by_uid, successors, sites)
+    raise MapError([f"{name}: a GNPy network needs two elements of type Roadm or two of type Transceiver at least"])
+
+
+def _chains(elements: _Elements, uid: str, passed: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The chains of elements from one site to others, and their last site.
+
+    A fused node joins the fibres of both directions: a chain continues in a fibre that does not lead back.
+    """
+    if uid in elements.sites:
+        yield passed[1:], uid
+    elif uid not in passed and elements.by_uid[uid].get("type") not in ("Roadm", "Transceiver"):
+        for successor in elements.successors.get(uid, ()):
+            yield from _chains(elements, successor, (*passed, uid))
+
+
+def _length_km(name: str, element: Element) -> float:
+    if element.get("type") not in FIBRES:
+        return 0.0
+    params = _entry(element, "params")
+    value, units = params.get("length"), params.get("length_units", "km")
+    try:
+        length = float(str(value))
+    except ValueError:
+        length = float("nan")
+    if units not in ("km", "m") or not length > 0 or length == float("inf"):
+        raise MapError([
+            f"{name}: {element['uid']}: a length of {value!r} {units}; it is above 0, in km or m"
+        ])  # fmt: skip
+    return length * (0.001 if units == "m" else 1.0)
+
+
+def _unusual(element: Element) -> Iterator[str]:
+    """What the file states about a fibre beside its length that differs from what is computed with."""
+    params = _entry(element, "params")
+    if element.get("type") in FIBRES:
+        if element.get("type_variety", "SSMF") != "SSMF":
+            yield f"type_variety {element['type_variety']}"
+        for word, usual in (("loss_coef", USUAL_LOSS_DB_PER_KM), ("con_in", USUAL_CONNECTOR_DB),
+                            ("con_out", USUAL_CONNECTOR_DB), ("att_in", 0)):  # fmt: skip
+            value = params.get(word)
+            if value is not None and str(value) not in (str(usual), str(float(usual))):
+                yield word if isinstance(value, dict | list) else f"{word} {value}"
+        if params.get("lumped_losses"):
+            yield "lumped_losses"
+
+
+def _entry(facts: Mapping[str, Any], word: str) -> Mapping[str, Any]:
+    value = facts.get(word)
+    return value if isinstance(value, dict) else {}
+
+
+def _site_name(uid: str) -> str:
+    return uid.removeprefix("roadm ").removeprefix("trx ").strip() or uid
+
+
+def _place(element: Element) -> tuple[object, object]:
+    """Longitude and latitude; GNPy writes 0, 0 for a place that it does not know."""
+    location = _entry(_entry(element, "metadata"), "location")
+    place = location.get("longitude"), location.get("latitude")
+    return (None, None) if all(str(value) in ("0", "0.0") for value in place) else place

@@ -1,0 +1,82 @@
+"""What a file states about a network, before any check: `topologies.survey` makes a fibre plant of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from topologies.problems import MapError
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSite:
+    """A site. `key`: its identifier in the file; `x`, `y`: longitude and latitude, or coordinates on a drawing."""
+
+    key: str
+    name: str | None = None
+    x: object = None
+    y: object = None
+    is_external: bool = False
+    """A peer outside the network."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpan:
+    """A span between two sites, by their keys; the attributes have the names that the file gives them."""
+
+    ends: tuple[str, str]
+    attributes: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceNetwork:
+    """Sites and spans as stated.
+
+    `is_directed`: every span is one direction, and one in the opposite direction belongs to the same fibre pair.
+    `is_drawing`: the coordinates are those of a drawing; None: the file does not say.
+    `has_dist`: the attribute `dist` of a span is the great-circle distance between its ends, as in topohub.
+    """
+
+    name: str
+    source: str
+    sites: tuple[SourceSite, ...]
+    spans: tuple[SourceSpan, ...]
+    is_directed: bool = False
+    is_drawing: bool | None = False
+    has_dist: bool = True
+    notes: tuple[str, ...] = ()
+
+
+def as_key(value: object) -> str:
+    """An identifier as text: 5, 5.0 and "5" are the same."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def first_of(attributes: Mapping[str, object], *names: str) -> object:
+    """The first of these attributes that is stated; None if none is."""
+    return next((attributes[name] for name in names if attributes.get(name) not in (None, "")), None)
+
+
+def off_globe(places: Iterable[tuple[object, object]]) -> bool:
+    """Whether coordinates cannot be degrees: some are beyond 180 or 90."""
+    return any(_beyond(x, 180) or _beyond(y, 90) for x, y in places)
+
+
+def _beyond(value: object, most: float) -> bool:
+    try:
+        return abs(float(str(value))) > most
+    except ValueError:
+        return False
+
+
+def unreadable(file: str, reason: object) -> MapError:
+    """The error for a file that is not in the format that it seems to have."""
+    return MapError([f"{file}: cannot be read as a network: {' '.join(str(reason).split())}"])
+
+
+def number_of(value: object) -> float | None:
+    """A number, also one written as text; None if it is none."""
+    try:
+        return None if isinstance(value, bool) or value is None else float(str(value))
+    except ValueError:
+        return None
