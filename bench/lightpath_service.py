@@ -76,7 +76,7 @@ class IdealSwitches:
             ports = {link.source_port: (f"p{link.source_port}", True) for link in network.links_from(node.name)}
             self.events.put(SwitchConnected(number, ports))
 
-    def expect(self, names: Mapping[int, str]) -> None:
+    def expect(self, names: Mapping[int, str], ports: Mapping[int, Collection[int]]) -> None:
         """Certificates are not used."""
 
     def connected(self) -> frozenset[int]:

@@ -11,6 +11,8 @@
     │   ├── InProgress        409 request_in_progress
     │   ├── TooLarge          413 too_large
     │   ├── TooSlow           408 request_timeout
+    │   ├── HeadersTooLarge   431 headers_too_large
+    │   ├── MalformedRequest  400 malformed_request
     │   ├── UnsupportedMediaType  415 unsupported_media_type
     │   └── NotAvailable      501 not_available
     ├── Denied                the caller lacks permission (401, 403) or quota (403, 429)
@@ -128,6 +130,18 @@ class TooSlow(RequestError):
     """The body was not received within the time limit."""
 
     code, status, title = "request_timeout", 408, "Request timeout"
+
+
+class HeadersTooLarge(RequestError):
+    """Request line and headers are larger than `limit_bytes`."""
+
+    code, status, title = "headers_too_large", 431, "Headers too large"
+
+
+class MalformedRequest(RequestError):
+    """What was received is not an HTTP request."""
+
+    code, status, title = "malformed_request", 400, "Malformed request"
 
 
 class UnsupportedMediaType(RequestError):

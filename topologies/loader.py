@@ -12,6 +12,7 @@ import networkx as nx
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from topologies.file_limits import check_yaml_size, read_bounded
 from topologies.identifiers import datapath_id, identifier_mistakes, ip_address, mac_address
 from topologies.maps import (
     MAX_CHANNELS,
@@ -120,7 +121,8 @@ def load_map(name_or_path: str) -> Map:
     """
     path = map_path(name_or_path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bounded(path).decode("utf-8-sig")
+        check_yaml_size(text, str(path))
         raw, lines = yaml.safe_load(text), _lines(yaml.compose(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise MapError([f"{path}: not a readable YAML file: {' '.join(str(error).split())}"]) from error

@@ -13,6 +13,7 @@ from xml.etree.ElementTree import Element, ParseError, fromstring
 
 import topohub
 
+from topologies.file_limits import read_bounded
 from topologies.plant import Plant
 from topologies.readers import gnpy_network, graph_files, node_link, sndlib
 from topologies.readers.source import SourceNetwork, unreadable
@@ -55,7 +56,7 @@ def read_source(name_or_path: str) -> SourceNetwork:
         if path.suffix.lower() in (".xls", ".xlsx"):
             path.open("rb").close()
             return gnpy_network.read_workbook(path)
-        return _from_text(path, path.read_bytes())
+        return _from_text(path, read_bounded(path))
     except RecursionError as error:
         raise unreadable(name_or_path, "it is nested too deeply") from error
     except OSError as error:
@@ -90,6 +91,8 @@ def _from_text(path: Path, content: bytes) -> SourceNetwork:
 
 
 def _from_xml(path: Path, content: bytes) -> SourceNetwork:
+    if b"<!ENTITY" in content:
+        raise unreadable(path.name, "it defines entities, which can expand without limit; remove them")
     try:
         root: Element = fromstring(content)
     except (ParseError, ValueError, LookupError) as error:

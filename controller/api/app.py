@@ -16,6 +16,7 @@ from controller.api.middleware.authentication import AuthenticationMiddleware
 from controller.api.middleware.body_limit import BodyLimit
 from controller.api.middleware.concurrency import RequestExecutor, RunInThread
 from controller.api.middleware.content_type import JsonContentType
+from controller.api.middleware.lanes import RequestLanes
 from controller.api.middleware.request_log import RequestLogMiddleware
 from controller.api.openapi import DocumentedApp
 from controller.api.routes.dependencies import QuotaTracker, redacted
@@ -75,6 +76,7 @@ def create_app(
         mtu_bytes=service.network.mtu_bytes,
     )
     app.add_middleware(JsonContentType)
+    app.add_middleware(RequestLanes)
     app.add_middleware(BodyLimit)
     app.add_middleware(AuthenticationMiddleware, tokens=tokens, run_in_thread=executor.run_in_thread)
     app.add_middleware(

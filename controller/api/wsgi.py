@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from starlette.types import ASGIApp, Message
 
-from controller.api.middleware.body_limit import MAX_BYTES, MAX_DISCARDED_BYTES
+from controller.api.middleware.authentication import is_open
+from controller.api.middleware.body_limit import MAX_BYTES, MAX_DISCARDED_BYTES, WITH_BODY
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def wsgi_of(app: ASGIApp) -> WsgiApp:
     """Return the WSGI form of an ASGI application."""
 
     def wsgi(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        request = {"type": "http.request", "body": _body(environ), "more_body": False}
+        request = {"type": "http.request", "body": _body(environ) if _takes_body(environ) else b"", "more_body": False}
         sent: list[Message] = []
 
         async def receive() -> Message:
@@ -66,6 +67,10 @@ def _run_to_completion(coroutine: Awaitable[None]) -> None:
         return
     coroutine.close()
     raise RuntimeError("a handler needs an event loop inside ryu-manager")
+
+
+def _takes_body(environ: Environ) -> bool:
+    return environ["REQUEST_METHOD"] in WITH_BODY and not is_open(environ.get("PATH_INFO", "/"))
 
 
 def _body(environ: Environ) -> bytes:

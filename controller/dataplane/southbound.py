@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Queue
@@ -68,8 +68,22 @@ class CertificateMismatch:
     address: str
 
 
+@dataclass(frozen=True, slots=True)
+class DuplicateConnection:
+    """A further connection claimed to be this switch, which is connected and answers; the further one was refused."""
+
+    datapath_id: int
+    address: str
+
+
 SwitchEvent = (
-    SwitchConnected | SwitchDisconnected | PortChanged | LldpReceived | SwitchStateUnknown | CertificateMismatch
+    SwitchConnected
+    | SwitchDisconnected
+    | PortChanged
+    | LldpReceived
+    | SwitchStateUnknown
+    | CertificateMismatch
+    | DuplicateConnection
 )
 
 ChangesByDatapath = Mapping[int, Sequence[Change]]
@@ -121,8 +135,11 @@ class Switches(Protocol):
     def events(self) -> Queue[SwitchEvent | None]:
         """Switch events in order; None only wakes the reader."""
 
-    def expect(self, names: Mapping[int, str]) -> None:
-        """Set the name that the certificate of each switch must contain, if TLS is used, by datapath id."""
+    def expect(self, names: Mapping[int, str], ports: Mapping[int, Collection[int]]) -> None:
+        """Set, by datapath id, the name that the certificate of a switch must contain, if TLS is used, and its ports.
+
+        Changes of other ports are not reported.
+        """
 
     def connected(self) -> frozenset[int]:
         """The connected datapath ids."""

@@ -116,6 +116,14 @@ class SwitchCertificateMismatch:
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchDuplicate:
+    """A further connection claimed to be this switch, which is connected; the further one was refused."""
+
+    switch: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerChanged:
     """The ledger can be written again, or no longer; `unrecorded`: changes that it does not have yet."""
 
@@ -138,6 +146,7 @@ ServiceEvent = (
     | SpanChanged
     | SwitchChanged
     | SwitchCertificateMismatch
+    | SwitchDuplicate
     | SwitchReconciled
     | ReservationInstalled
     | LedgerChanged

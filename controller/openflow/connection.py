@@ -10,15 +10,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from controller.openflow.encoder import BARRIER_REPLY, ERROR, HEADER, MULTIPART_REPLY, VERSION
 from controller.openflow.eventlet_quiet import GreenSocket, eventlet
+from controller.openflow.incoming import IncomingMessages
+from controller.openflow.limits import OpenFlowLimits
 
 log = logging.getLogger(__name__)
 
 READ_BYTES = 65536
+FAST_READ_BYTES = 4096
+"""Read at once from a switch that sends more than it may: what was read is handled without a pause."""
 UNREAD_BYTES = 4 * READ_BYTES
 """Unread bytes above which reading stops, so that TCP flow control slows the switch down."""
 
@@ -34,8 +38,18 @@ class SwitchConnection:
     _corked: list[SwitchConnection] | None = None
     """Connections written to since `corked` was entered; None: not corked, writes are sent immediately."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(
+        self, connection: Any, limits: OpenFlowLimits | None = None, on_established: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_established`: called when the handshake is complete."""
+        self._limits = limits or OpenFlowLimits()
+        self._on_established = on_established
+        self._incoming = IncomingMessages(self._limits)
+        self._error: Exception | None = None
+        self._pause_timer: Any = None
+        self._unsent_bytes = 0
         self.on_confirmation: ConfirmationHandler = _not_ours
+        self.is_asked: Callable[[int], bool] = lambda _xid: False
         self.connection = connection
         self._received = bytearray()
         self._unread = bytearray()
@@ -47,29 +61,60 @@ class SwitchConnection:
         # A TLS socket may hold decrypted bytes of which the hub's poll knows nothing.
         self._is_plain = isinstance(connection, GreenSocket)
 
+    def established(self, wanted_ports: Collection[int], is_known: bool) -> None:
+        """This is the connection of a switch: the status of these ports is wanted. `is_known`: it is on the map."""
+        self._incoming.on_established(wanted_ports, is_known)
+        self.complete_handshake()
+
+    def complete_handshake(self) -> None:
+        """The deadline of the handshake is met."""
+        self._on_established()
+
+    @property
+    def limits(self) -> OpenFlowLimits:
+        """The limits of this connection."""
+        return self._limits
+
     # Reading --------------------------------------------------------------------------------------------------------
 
     def recv(self, _size: int) -> bytes:
         """Return received messages apart from handled confirmations: at least one whole message, or b"" at the end.
 
-        Raises: TimeoutError, as the socket would.
+        Raises: TimeoutError, as the socket would; BadMessageError.
         """
         while not self._unread and not self._has_ended:
             if self._is_plain:
                 self._listen()
                 self._wait()
             else:
-                self._process(self.connection.recv(READ_BYTES))
+                eventlet.sleep(self._incoming.pause_s())
+                self._process(self.connection.recv(self._read_bytes()))
+        if self._error is not None:
+            raise self._error
         unread, self._unread = bytes(self._unread), bytearray()
         return unread
 
     def close(self) -> None:
         """Remove the listener and close the socket."""
+        self._has_ended = True
         self._stop_listening()
         self.connection.close()
 
+    def _read_bytes(self) -> int:
+        return FAST_READ_BYTES if self._incoming.is_fast else READ_BYTES
+
+    def _pause(self, seconds: float) -> None:
+        """Read nothing for a while, so that TCP flow control slows the switch down."""
+        self._stop_listening()
+        self._pause_timer = eventlet.hubs.get_hub().schedule_call_global(seconds, self._resume)
+
+    def _resume(self) -> None:
+        self._pause_timer = None
+        if not self._has_ended:
+            self._listen()
+
     def _listen(self) -> None:
-        if self._listener is None:
+        if self._listener is None and self._pause_timer is None:
             hub = eventlet.hubs.get_hub()
             self._listener = hub.add(hub.READ, self.connection.fileno(), self._on_readable, _ignore, _ignore)
 
@@ -97,7 +142,7 @@ class SwitchConnection:
     def _on_readable(self, _fileno: int) -> None:
         """Called by the hub when the socket is readable."""
         try:
-            received = self.connection.fd.recv(READ_BYTES)
+            received = self.connection.fd.recv(self._read_bytes())
         except BlockingIOError:
             return
         except OSError:
@@ -105,11 +150,12 @@ class SwitchConnection:
         try:
             with corked():
                 self._process(received)
-        except Exception:
-            log.exception("cannot read a switch connection; closing it")
-            self._has_ended = True
+        except Exception as error:  # noqa: BLE001 - raised to the reader, which ends the connection
+            self._error, self._has_ended = error, True
         if self._has_ended or len(self._unread) > UNREAD_BYTES:
             self._stop_listening()
+        elif pause_s := self._incoming.pause_s():
+            self._pause(pause_s)
         if self._reader is not None and (self._unread or self._has_ended):
             self._reader.switch()
 
@@ -123,9 +169,12 @@ class SwitchConnection:
             end = at + max(length, HEADER.size)
             if end > len(buffer):
                 break
-            is_confirmation = kind in CONFIRMING and version == VERSION
-            if not (is_confirmation and self.on_confirmation(kind, xid, bytes(buffer[at + HEADER.size : end]))):
-                self._unread += buffer[at:end]
+            if self._incoming.is_wanted(version, kind, length, xid, buffer, at):
+                is_confirmation = kind in CONFIRMING and version == VERSION
+                if not (is_confirmation and self.on_confirmation(kind, xid, bytes(buffer[at + HEADER.size : end]))):
+                    self._unread += buffer[at:end]
+                    if not (kind == MULTIPART_REPLY and self.is_asked(xid)):
+                        self._incoming.count_unasked()
             at = end
         del buffer[:at]
 
@@ -134,8 +183,14 @@ class SwitchConnection:
     def sendall(self, data: bytes) -> None:
         """Queue data after what is being sent; never blocks and never fails: errors show when the connection is read.
 
-        A switch that does not read within the socket's timeout is disconnected.
+        A switch that does not read within the socket's timeout, or leaves too much unread, is disconnected.
         """
+        self._unsent_bytes += len(data)
+        if self._unsent_bytes > self._limits.unsent_bytes:
+            limit = self._limits.unsent_bytes
+            log.warning("closed the connection of a switch: it leaves more than %d bytes unread", limit)
+            self.disconnect()
+            return
         self._unsent.append(data)
         if SwitchConnection._corked is None:
             self._flush()
@@ -153,6 +208,7 @@ class SwitchConnection:
                 sent = self.connection.fd.send(data)
             except OSError:  # would block, or disconnected: the greenlet finds out which
                 sent = 0
+            self._unsent_bytes -= sent
             if sent == len(data):
                 return
             self._unsent.append(data[sent:])
@@ -165,13 +221,23 @@ class SwitchConnection:
                 data = b"".join(self._unsent)
                 self._unsent.clear()
                 self.connection.sendall(data)
+                self._unsent_bytes -= len(data)
         except OSError as error:
             log.info("a switch connection is lost: %s", error)
-            with contextlib.suppress(OSError):
-                self.connection.shutdown(socket.SHUT_RDWR)
+            self.disconnect()
         finally:
             self._unsent.clear()
             self._is_sending = False
+
+    def fail(self, error: Exception) -> None:
+        """End the connection with this error for its reader."""
+        self._error = error
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """End the connection in both directions."""
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.connection, name)

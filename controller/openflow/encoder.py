@@ -27,7 +27,7 @@ VERSION = 4
 HEADER = Struct("!BBHI")
 """Version, type, length including this header, transaction id (xid)."""
 
-ERROR, PACKET_OUT, FLOW_MOD, GROUP_MOD, METER_MOD = 1, 13, 14, 15, 29
+ERROR, PORT_STATUS, PACKET_OUT, FLOW_MOD, GROUP_MOD, METER_MOD = 1, 12, 13, 14, 15, 29
 MULTIPART_REQUEST, MULTIPART_REPLY, BARRIER_REQUEST, BARRIER_REPLY = 18, 19, 20, 21
 ERROR_CODES = Struct("!HH")
 """Type and code at the beginning of an error message's body."""

@@ -27,10 +27,10 @@ with warnings.catch_warnings():
     from ryu.controller import controller as ryu_controller
     from ryu.controller import ofp_event, ofp_handler
     from ryu.controller.handler import DEAD_DISPATCHER, MAIN_DISPATCHER, set_ev_cls
-    from ryu.ofproto import ofproto_v1_3, ofproto_v1_3_parser
+    from ryu.ofproto import ofproto_parser, ofproto_v1_3, ofproto_v1_3_parser
 
 __all__ = [
     "CONF", "DEAD_DISPATCHER", "MAIN_DISPATCHER", "AppManager", "GreenSocket", "IntOpt", "ListOpt", "RyuApp", "StrOpt",
-    "eventlet", "ofp_event", "ofp_handler", "ofproto_v1_3", "ofproto_v1_3_parser", "ryu_controller",
+    "eventlet", "ofp_event", "ofp_handler", "ofproto_parser", "ofproto_v1_3", "ofproto_v1_3_parser", "ryu_controller",
     "set_ev_cls", "start_service",
 ]

@@ -103,14 +103,15 @@ class PacelineApp(RyuApp):  # type: ignore[misc]
         """Handle the end of a handshake or of a connection."""
         datapath = event.datapath
         if event.state == MAIN_DISPATCHER:
-            if not self.client.is_authentic(datapath):
-                datapath.close()
-                return
-            self.client.on_connected(datapath)
-            ports = {number: _port_state(port) for number, port in datapath.ports.items() if number <= _MAX_PORT}
-            self.client.events.put(SwitchConnected(datapath.id, ports))
+            self.client.on_handshake(datapath, self._adopt)
         elif self.client.on_disconnected(datapath):
             self.client.events.put(SwitchDisconnected(datapath.id))
+
+    def _adopt(self, datapath: Any) -> None:
+        """The connection is now that of the switch."""
+        described = [(number, port) for number, port in datapath.ports.items() if number <= _MAX_PORT]
+        kept = described if self.client.admission.is_on_map(datapath.id) else described[:PORTS_OF_UNKNOWN_SWITCH]
+        self.client.events.put(SwitchConnected(datapath.id, {number: _port_state(port) for number, port in kept}))
 
     @on(ofp_event.EventOFPPortStatus, MAIN_DISPATCHER)
     def port_changed(self, event: Any) -> None:
@@ -127,9 +128,12 @@ class PacelineApp(RyuApp):  # type: ignore[misc]
     @on(ofp_event.EventOFPPacketIn, MAIN_DISPATCHER)
     def packet_in(self, event: Any) -> None:
         """Handle our own LLDP frames; other packet-ins are ignored."""
-        source = read_lldp_frame(event.msg.data)
-        if source is not None and self.client.is_current(event.msg.datapath):
-            self.client.events.put(LldpReceived(event.msg.datapath.id, event.msg.match["in_port"], *source))
+        source, message = read_lldp_frame(event.msg.data), event.msg
+        if source is None or not self.client.is_current(message.datapath):
+            return
+        in_port = message.match.get("in_port")
+        if in_port in self.client.admission.ports_of(message.datapath.id):
+            self.client.events.put(LldpReceived(message.datapath.id, in_port, *source))
 
     @on(ofp_event.EventOFPErrorMsg, MAIN_DISPATCHER)
     def error_received(self, event: Any) -> None:
@@ -149,6 +153,8 @@ class PacelineApp(RyuApp):  # type: ignore[misc]
 
 
 _MAX_PORT = ofproto_v1_3.OFPP_MAX
+PORTS_OF_UNKNOWN_SWITCH = 64
+"""Ports of a switch that is not on the map that send frames for the wiring check."""
 
 
 def _nothing() -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 from controller.errors import StartError
@@ -12,36 +17,85 @@ from controller.openflow.eventlet_quiet import (
     AppManager,
     eventlet,
     ofp_handler,
+    ofproto_parser,
     ofproto_v1_3_parser,
     ryu_controller,
     start_service,
 )
+from controller.openflow.incoming import BadMessageError
+from controller.openflow.limits import OpenFlowLimits
+from controller.openflow.listener import Serve, SwitchListener
 from controller.openflow.switch_client import SwitchClient
 from controller.openflow.switch_tls import with_tls
 from controller.security.tls import TlsFiles, server_context
 
+log = logging.getLogger(__name__)
+
 Stop = Callable[[], None]
+
+MAX_REST_CONNECTIONS = 512
+REST_SOCKET_TIMEOUT_S = 30.0
+"""Of the REST interface inside ryu-manager; eventlet limits the headers itself."""
+
+
+_limits = OpenFlowLimits()
+_on_failure: list[Callable[[str], None]] = []
 
 
 class _Listener(ryu_controller.OpenFlowController):  # type: ignore[misc]
-    """Ryu's listener with TLS for more than one switch; see controller.openflow.switch_tls."""
+    """Ryu's listener with limits, and TLS for more than one switch; see controller.openflow.switch_tls."""
 
     def server_loop(self, ofp_tcp_listen_port: int, ofp_ssl_listen_port: int) -> None:
         """Called by Ryu; uses TLS if Ryu's options name a key and a certificate."""
-        if not (CONF.ctl_privkey and CONF.ctl_cert):
-            super().server_loop(ofp_tcp_listen_port, ofp_ssl_listen_port)
-            return
-        files = TlsFiles(CONF.ctl_cert, CONF.ctl_privkey, CONF.ca_certs)
-        handle = with_tls(_serve_switch, files)
-        ryu_controller.StreamServer((CONF.ofp_listen_host, ofp_ssl_listen_port), handle).serve_forever()
+        limits, port = _limits, ofp_tcp_listen_port
+        serve: Serve = partial(_serve_switch, limits=limits)
+        if CONF.ctl_privkey and CONF.ctl_cert:
+            files = TlsFiles(CONF.ctl_cert, CONF.ctl_privkey, CONF.ca_certs)
+            serve, port = with_tls(serve, files, limits.handshake_s), ofp_ssl_listen_port
+        listener = SwitchListener((CONF.ofp_listen_host, port), serve, limits)
+        try:
+            listener.serve_forever()
+        except OSError as error:
+            where = f"{CONF.ofp_listen_host}:{port}"
+            fail(f"No more switches can connect to {where}: accept: {error.strerror or error}.")
+        finally:
+            listener.close()
 
 
-_serve_switch_by_ryu = ryu_controller.datapath_connection_factory
+def _serve_switch(
+    connection: Any, address: Any, on_established: Callable[[], None], limits: OpenFlowLimits
+) -> None:
+    """Serve a switch until it disconnects, through a SwitchConnection.
+
+    Raises: whatever its messages cause.
+    """
+    switch = SwitchConnection(connection, limits, on_established)
+    with contextlib.closing(ryu_controller.Datapath(switch, address)) as datapath:
+        datapath.serve()
 
 
-def _serve_switch(connection: Any, address: Any) -> None:
-    """Serve a switch until it disconnects, through a SwitchConnection."""
-    _serve_switch_by_ryu(SwitchConnection(connection), address)
+def _parse_message(datapath: Any, version: int, kind: int, length: int, xid: int, message: bytearray) -> Any:
+    """Parse a message, as Ryu does, but end the connection at the first malformed one: its state is unknown then.
+
+    Raises: BadMessageError.
+    """
+    parse = ofproto_parser._MSG_PARSERS.get(version)
+    if parse is None:
+        raise BadMessageError(f"a message of type {kind} has OpenFlow version {version:#04x}")
+    try:
+        return parse(datapath, version, kind, length, xid, message)
+    except Exception as error:
+        reason = f"a message of type {kind} and {length} bytes is malformed: {error!r}"
+        raise BadMessageError(reason) from error
+
+
+def fail(sentence: str) -> None:
+    """End the process with an error, from any thread: it can no longer do what it is for."""
+    if _on_failure:
+        _on_failure[0](sentence)
+    else:  # inside ryu-manager
+        log.critical("%s", sentence)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run(
@@ -50,14 +104,18 @@ def run(
     ryu_rest: tuple[str, int],
     ready: Callable[[Stop], None],
     tls: TlsFiles | None = None,
+    limits: OpenFlowLimits | None = None,
 ) -> None:
     """Run Ryu with our application and `apps` in this thread until the function passed to `ready` is called.
 
     `ryu_rest`: address of Ryu's own web server, if an application uses it.
     `tls`: switches connect by TLS only, with a certificate of its authority.
 
-    Raises: StartError if a port is taken; exceptions of an application that is loaded or started.
+    Raises: StartError if a port is taken, or a listener has failed; exceptions of an application that is loaded or
+    started.
     """
+    global _limits
+    _limits = limits or _limits
     CONF(args=[], project="ryu", default_config_files=[])
     overrides = {"ofp_listen_host": openflow[0], "ofp_tcp_listen_port": openflow[1]}
     overrides |= {"wsapi_host": ryu_rest[0], "wsapi_port": ryu_rest[1]}
@@ -84,9 +142,13 @@ def run(
         eventlet.sleep(0)  # lets the listeners bind
         if any(service.dead for service in services):
             raise StartError(f"Cannot listen for switches on {openflow[0]}:{openflow[1]}.", exit_code=3)
+        _on_failure[:] = [lambda sentence: _signal_stop(waker, stopped, StartError(sentence, exit_code=4))]
         ready(lambda: _signal_stop(waker, stopped))
-        stopped.wait()
+        error = stopped.wait()
+        if error is not None:
+            raise error
     finally:
+        _on_failure.clear()
         manager.close()
         for service in services:
             service.kill()
@@ -102,7 +164,8 @@ def serve_wsgi(application: Callable[..., Any], host: str, port: int, tls: TlsFi
     listener = eventlet.listen((host, port), reuse_port=False)
     if context is not None:  # each greenlet does its own handshake, so that a slow client does not block others
         listener = context.wrap_socket(listener, server_side=True, do_handshake_on_connect=False)
-    server = eventlet.spawn(eventlet.wsgi.server, listener, application, log_output=False)
+    limits = {"max_size": MAX_REST_CONNECTIONS, "socket_timeout": REST_SOCKET_TIMEOUT_S, "log_output": False}
+    server = eventlet.spawn(eventlet.wsgi.server, listener, application, **limits)
     return cast(Stop, server.kill)
 
 
@@ -116,8 +179,8 @@ def _load(manager: Any, apps: Sequence[str]) -> None:
         raise StartError(f"There is no Ryu application in {', '.join(without_app)}.", exit_code=2)
 
 
-def _signal_stop(waker: SwitchClient, stopped: Any) -> None:
-    waker.call(lambda: None if stopped.ready() else stopped.send(None))
+def _signal_stop(waker: SwitchClient, stopped: Any, error: StartError | None = None) -> None:
+    waker.call(lambda: None if stopped.ready() else stopped.send(error))
 
 
 def _no_old_match(*_: object) -> None:
@@ -125,6 +188,6 @@ def _no_old_match(*_: object) -> None:
 
 
 def patch_ryu() -> None:
-    """Replace Ryu's listener and connection handler by ours."""
+    """Replace Ryu's listener, connection handler and parser by ours."""
     ofp_handler.OpenFlowController = _Listener
-    ryu_controller.datapath_connection_factory = _serve_switch
+    ofproto_parser.msg = _parse_message

@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from queue import Queue
@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 from controller.dataplane.entries import COOKIE_TAG, COOKIE_TAG_MASK, MeterEntry, SwitchState, describe
 from controller.dataplane.meter_tokens import NO_COUNTS
 from controller.dataplane.southbound import (
-    CertificateMismatch,
     ChangesByDatapath,
     FlowCounter,
     MeterCounter,
@@ -38,18 +37,23 @@ from controller.openflow.encoder import (
     decode_meter_counts,
     is_refused_reading,
 )
+from controller.openflow.event_queue import SwitchEventQueue
 from controller.openflow.eventlet_quiet import eventlet
-from controller.openflow.switch_tls import peer_names_of
-from controller.openflow.transactions import PendingTransactions, StagedUpdate, StatsRequest, not_connected
+from controller.openflow.incoming import BadMessageError
+from controller.openflow.switch_admission import SwitchAdmission
+from controller.openflow.transactions import Decode, PendingTransactions, StagedUpdate, StatsRequest, not_connected
 
 Result = TypeVar("Result")
+
+EMPTY_REPLY_BYTES = 8
+"""Body of a multipart reply about a meter that the switch does not have, where it sends no error."""
 
 
 class SwitchClient:
     """The switches that are connected to Ryu; implements controller.dataplane.southbound.Switches."""
 
     def __init__(self) -> None:
-        self.events: Queue[SwitchEvent | None] = Queue()
+        self.events: Queue[SwitchEvent | None] = SwitchEventQueue()
         self.datapaths: dict[int, Any] = {}
         self.pending: PendingTransactions = {}
         self._calls: deque[Callable[[], object]] = deque()
@@ -58,13 +62,13 @@ class SwitchClient:
         os.set_blocking(self._write_fd, False)
         self._is_woken = False
         self._greenlet: Any = None
-        self._certificate_names: Mapping[int, str] | None = None
+        self.admission = SwitchAdmission(self.datapaths, self.pending, self.events.put)
 
     # From any thread ------------------------------------------------------------------------------------------------
 
-    def expect(self, names: Mapping[int, str]) -> None:
-        """Set the name that the certificate of each switch must contain, by datapath id."""
-        self._certificate_names = names
+    def expect(self, names: Mapping[int, str], ports: Mapping[int, Collection[int]]) -> None:
+        """Set the name that the certificate of each switch must contain, and its ports, by datapath id."""
+        self.admission.expect(names, ports)
 
     def connected(self) -> frozenset[int]:
         """The datapath ids of the connected switches."""
@@ -134,17 +138,20 @@ class SwitchClient:
         datapath = self.datapath(datapath_id)
         parser, ofproto = datapath.ofproto_parser, datapath.ofproto
         on_request()
-        requests = (
-            _flow_request(datapath, 0, 0),
-            parser.OFPMeterConfigStatsRequest(datapath, 0, ofproto.OFPM_ALL),
-            parser.OFPGroupDescStatsRequest(datapath, 0),
+        requests: tuple[tuple[Any, Decode], ...] = (
+            (_flow_request(datapath, 0, 0), lambda stats: decode_flow_stats(stats).entry),
+            (
+                parser.OFPMeterConfigStatsRequest(datapath, 0, ofproto.OFPM_ALL),
+                lambda config: (config.meter_id, decode_meter_config(config)),
+            ),
+            (
+                parser.OFPGroupDescStatsRequest(datapath, 0),
+                lambda stats: (stats.group_id, decode_group_desc(stats, ofproto.OFPGT_FF)),
+            ),
         )
-        flows, meters, groups = StatsRequest(self.pending, datapath, requests, timeout_s).replies()
-        entries = [decode_flow_stats(stats).entry for stats in flows]
+        entries, read_meters, read_groups = StatsRequest(self.pending, datapath, requests, timeout_s).replies()
         ours = [entry for entry in entries if entry.cookie & COOKIE_TAG_MASK == COOKIE_TAG << 48]
-        read_meters = [(config.meter_id, decode_meter_config(config)) for config in meters]
         foreign = [describe(entry) for entry in entries if entry.cookie & COOKIE_TAG_MASK != COOKIE_TAG << 48]
-        read_groups = [(part.group_id, decode_group_desc(part, ofproto.OFPGT_FF)) for part in groups]
         foreign += [f"meter {number}" for number, meter in read_meters if meter is None]
         foreign += [f"group {number}" for number, group in read_groups if group is None]
         state = SwitchState(
@@ -160,16 +167,19 @@ class SwitchClient:
         datapath = self.datapath(datapath_id)
         meter_request = datapath.ofproto_parser.OFPMeterStatsRequest
 
-        def request(message: Any) -> StatsRequest:
-            return StatsRequest(self.pending, datapath, [message], timeout_s)
+        def request(message: Any, decode: Decode) -> StatsRequest:
+            return StatsRequest(self.pending, datapath, [(message, decode)], timeout_s)
 
-        flows = request(_flow_request(datapath, cookie, cookie_mask))
-        meter_requests = [(meter, request(meter_request(datapath, 0, meter.meter_id))) for meter in meters]
-        meter_counters, (flow_stats,) = [], flows.replies()
-        for meter, sent in meter_requests:
+        flows = request(_flow_request(datapath, cookie, cookie_mask), decode_flow_stats)
+        meter_requests = [
+            request(meter_request(datapath, 0, meter.meter_id), partial(decode_meter_stats, meter)) for meter in meters
+        ]
+        meter_counters: list[MeterCounter] = []
+        flow_counters: list[FlowCounter] = flows.replies()[0]
+        for sent in meter_requests:
             with contextlib.suppress(SwitchRefused):  # the switch does not have this meter
-                meter_counters += [decode_meter_stats(meter, stats) for stats in sent.replies()[0]]
-        return [decode_flow_stats(stats) for stats in flow_stats], meter_counters
+                meter_counters += sent.replies()[0]
+        return flow_counters, meter_counters
 
     def _send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
         datapath = self.datapaths.get(datapath_id)
@@ -191,18 +201,17 @@ class SwitchClient:
         except KeyError:
             raise not_connected(datapath_id) from None
 
-    def is_authentic(self, datapath: Any) -> bool:
-        """Whether the switch's certificate contains its name; True if no certificate was required."""
-        peer_names = peer_names_of(datapath.socket.connection)
-        if peer_names is None:
-            return True
-        if self._certificate_names is None:  # the map is not loaded yet; the switch will reconnect
-            return False
-        name = self._certificate_names.get(datapath.id)
-        if name is None or name in peer_names:  # switches outside the map are ignored
-            return True
-        self.events.put(CertificateMismatch(datapath.id, tuple(sorted(peer_names)), datapath.address[0]))
-        return False
+    def on_handshake(self, datapath: Any, adopted: Callable[[Any], None]) -> None:
+        """Make a connection whose handshake is complete the current one of its switch, and tell, or close it."""
+
+        def adopt(datapath: Any) -> None:
+            self.on_connected(datapath)
+            adopted(datapath)
+
+        def drop(datapath: Any) -> None:
+            self.on_disconnected(datapath)
+
+        self.admission.on_handshake(datapath, adopt, drop)
 
     def is_current(self, datapath: Any) -> bool:
         """Whether this is the current connection of the switch."""
@@ -212,6 +221,9 @@ class SwitchClient:
         """Make this the current connection of the switch; its handshake is complete."""
         self.datapaths[datapath.id] = datapath
         datapath.socket.on_confirmation = partial(self._on_confirmation, datapath)
+        datapath.socket.is_asked = lambda xid: (datapath.id, xid) in self.pending
+        ports, is_on_map = self.admission.ports_of(datapath.id), self.admission.is_on_map(datapath.id)
+        datapath.socket.established(ports, is_on_map)
 
     def _on_confirmation(self, datapath: Any, kind: int, xid: int, body: bytes) -> bool:
         """Handle a barrier reply, a meter's counters or an error; False if it belongs to no pending update."""
@@ -221,7 +233,7 @@ class SwitchClient:
         if kind == MULTIPART_REPLY:
             if transaction.counts is None:
                 return False
-            transaction.counts.append(decode_meter_counts(body))
+            transaction.counts.append(decode_meter_counts(body) if len(body) > EMPTY_REPLY_BYTES else NO_COUNTS)
         elif kind == BARRIER_REPLY:
             self.on_reply(datapath, xid, (), more=False)
         elif transaction.counts is not None and is_refused_reading(body):
@@ -235,7 +247,12 @@ class SwitchClient:
         transaction = self.pending.get((datapath.id, xid))
         if transaction is None or transaction.datapath is not datapath:
             return
-        transaction.parts += parts
+        try:
+            transaction.parts += map(transaction.decode, parts)
+        except Exception as error:  # noqa: BLE001 - whatever the switch has sent, it ends its connection only
+            datapath.socket.fail(BadMessageError(f"a statistics reply cannot be decoded: {error!r}"))
+            transaction.finish(not_connected(datapath.id))
+            return
         if not more:
             transaction.finish()
 

@@ -15,37 +15,58 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
 from controller.openflow.eventlet_quiet import eventlet
 from controller.security.tls import TlsFiles, error_text, server_context
 
 log = logging.getLogger(__name__)
 
-HANDSHAKE_S = 10.0
+Serve = Callable[[Any, Any, Callable[[], None]], None]
+"""Serves a connection (socket, address); calls the function when its handshake is complete."""
 
-Handle = Callable[[Any, Any], None]
 
-
-def with_tls(handle: Handle, files: TlsFiles) -> Handle:
+def with_tls(serve: Serve, files: TlsFiles, timeout_s: float) -> Serve:
     """Wrap a connection handler: it is called after a successful TLS handshake only.
+
+    `timeout_s`: how long the peer may pause within the handshake.
 
     Raises: StartError if the files are wrong.
     """
     context = server_context(files, eventlet.green.ssl.SSLContext)
 
-    def accept(connection: Any, address: Any) -> None:
+    def accept(connection: Any, address: Any, on_established: Callable[[], None]) -> None:
         tls_socket = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        tls_socket.settimeout(HANDSHAKE_S)
+        tls_socket.settimeout(timeout_s)
         try:
             tls_socket.do_handshake()
+            if files.authority is not None:
+                require_client_usage(tls_socket.getpeercert(binary_form=True) or b"")
         except OSError as error:
             log.warning("refused a switch at %s: TLS handshake failed: %s", address[0], error_text(error))
             with contextlib.suppress(OSError):
                 tls_socket.close()
             return
         names = None if files.authority is None else certificate_names(tls_socket.getpeercert() or {})
-        handle(_TlsSocket(tls_socket, names), address)
+        serve(_TlsSocket(tls_socket, names), address, on_established)
 
     return accept
+
+
+def require_client_usage(certificate: bytes) -> None:
+    """Check that a certificate (DER) is made for clients: OpenSSL accepts one that does not say what it is for.
+
+    Source: RFC 5280 §4.2.1.12.
+
+    Raises: SSLError.
+    """
+    try:
+        usage = x509.load_der_x509_certificate(certificate).extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    except (x509.ExtensionNotFound, ValueError) as error:
+        raise ssl.SSLError("its certificate has no extended key usage; a switch needs clientAuth") from error
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in usage.value:
+        raise ssl.SSLError("its certificate is not for clients (extended key usage clientAuth)")
 
 
 def certificate_names(certificate: Mapping[str, Any]) -> frozenset[str]:

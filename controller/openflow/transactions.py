@@ -17,11 +17,13 @@ from controller.errors import SwitchDown, SwitchError, SwitchTimeout
 from controller.openflow.encoder import encode_barrier_request, encode_change, reading_times
 from controller.openflow.eventlet_quiet import eventlet
 
+Decode = Callable[[Any], Any]
+
 
 class Transaction:
     """Messages to one switch under one xid, ended by the last reply or an error."""
 
-    __slots__ = ("_on_end", "began_s", "counts", "datapath", "error", "has_ended", "parts", "xid")
+    __slots__ = ("_on_end", "began_s", "counts", "datapath", "decode", "error", "has_ended", "parts", "xid")
 
     def __init__(self, datapath: Any, xid: int, on_end: Callable[[], None]) -> None:
         """`on_end`: called when the transaction ends, with or without an error."""
@@ -29,6 +31,8 @@ class Transaction:
         self.xid = xid
         self.began_s = time.monotonic()
         self.parts: list[Any] = []
+        self.decode: Decode = lambda part: part
+        """Decodes every part of a reply as it arrives: Ryu's objects are large."""
         self.counts: list[MeterCounts] | None = None
         """Of an update: the counters of meters that it has read, in order."""
         self.error: SwitchError | None = None
@@ -168,19 +172,21 @@ class StatsRequest:
     """Statistics requests to one switch, sent together, each with its own xid."""
 
     def __init__(
-        self, pending: PendingTransactions, datapath: Any, requests: Sequence[Any], timeout_s: float
+        self, pending: PendingTransactions, datapath: Any, requests: Sequence[tuple[Any, Decode]], timeout_s: float
     ) -> None:
+        """`requests`: messages of Ryu, each with what decodes the parts of its reply."""
         self._ended = eventlet.event.Event()
         group = TransactionGroup(pending, timeout_s, self._ended.send)
         self._transactions = []
-        for request in requests:
+        for request, decode in requests:
             xid = datapath.set_xid(request)
             request.serialize()
             self._transactions.append(group.send(datapath, xid, bytes(request.buf)))
+            self._transactions[-1].decode = decode
         group.complete()
 
     def replies(self) -> list[list[Any]]:
-        """Block this greenlet until all replies are in; the parts of each reply.
+        """Block this greenlet until all replies are in; the decoded parts of each reply.
 
         Raises: SwitchError.
         """

@@ -39,7 +39,7 @@ def command(file: Path, as_json: bool, out: Path | None, forests: int, rounds: i
         network = network_from_json(json.loads(file.read_text()))
     except NetworkFileError as error:
         raise click.ClickException("\n".join(f"{file}: {mistake}" for mistake in error.mistakes)) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise click.ClickException(f"{file} is no JSON document: {error}") from error
     if out is not None:
         _write(out, json.dumps(network_to_json(network), indent=1) + "\n")

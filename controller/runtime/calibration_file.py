@@ -19,7 +19,7 @@ def load_calibration(path: Path) -> Calibration:
     """
     try:
         values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StartError(f"The calibration {path} cannot be read: {error}", exit_code=2) from error
     if not isinstance(values, Mapping):
         raise StartError(f"The calibration {path} must be a JSON object.", exit_code=2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import signal
 import socket
 import sys
@@ -24,6 +23,7 @@ from controller.openflow import ryu_app, ryu_runtime
 from controller.openflow.switch_client import SwitchClient
 from controller.runtime.calibration_file import load_calibration
 from controller.runtime.environment import load_network, propagation_emulated
+from controller.runtime.limits import Limits, LimitType, limits_from
 from controller.runtime.listen_address import (
     Address,
     AddressType,
@@ -31,6 +31,7 @@ from controller.runtime.listen_address import (
     require_free_port,
     require_management_addresses,
 )
+from controller.runtime.logging_setup import configure_logging
 from controller.runtime.stores import RESERVATION_DAYS, Stores, open_stores
 from controller.security.audit import RETENTION_DAYS
 from controller.security.tls import TlsFiles, rest_tls, server_context
@@ -50,7 +51,7 @@ GC_THRESHOLD = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Listening addresses, TLS files and the other Ryu applications of the process."""
+    """Listening addresses, TLS files, limits and the other Ryu applications of the process."""
 
     rest: list[socket.socket]
     openflow: Address
@@ -58,6 +59,7 @@ class Ports:
     ryu_rest: Address
     rest_tls: TlsFiles | None
     switch_tls: TlsFiles | None
+    limits: Limits
 
 
 PemFile = click.Path(exists=True, dir_okay=False)
@@ -70,7 +72,8 @@ Example:
   paceline controller metro --openflow 127.0.0.1:6653 --listen 127.0.0.1:8080
   curl -s http://127.0.0.1:8080/v1/network
 
-Exit codes: 0 stopped by a signal, 2 usage error (map, options, ledger), 3 a port or the ledger is in use.""",
+Exit codes: 0 stopped by a signal, 2 usage error (map, options, ledger), 3 a port or the ledger is in use, 4 it can no
+longer accept connections.""",
 )
 @click.argument("map_name", metavar="MAP")
 @click.option(
@@ -113,6 +116,10 @@ Exit codes: 0 stopped by a signal, 2 usage error (map, options, ledger), 3 a por
 @click.option("--openflow-ca", type=PemFile, help="CA that must have signed the certificates of switches; enables TLS.")
 @click.option("--openflow-cert", type=PemFile, help="Certificate presented to switches.")
 @click.option("--openflow-key", type=PemFile, help="Private key of that certificate.")
+@click.option(
+    "--limit", "limits", multiple=True, type=LimitType(),
+    help="Change a limit on clients or switches, for example rest.header_bytes=8192; repeatable.",
+)  # fmt: skip
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True,
@@ -133,12 +140,13 @@ def command(
     openflow_ca: str | None,
     openflow_cert: str | None,
     openflow_key: str | None,
+    limits: tuple[tuple[str, str, float], ...],
     quiet: bool,
     log_level: str,
 ) -> None:
     """Run the controller of MAP, a map name such as metro or a map file."""
-    level = "error" if quiet else log_level
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_logging("error" if quiet else log_level)
+    process_limits = limits_from(limits)
     try:
         https = rest_tls(tls_cert, tls_key, "--tls-cert and --tls-key")
         switch_tls = _switch_tls(openflow_ca, openflow_cert, openflow_key)
@@ -154,7 +162,7 @@ def command(
             require_free_port(openflow, "OpenFlow")
             if ryu_apps:
                 require_free_port(ryu_rest, "Ryu's web server")
-            ports = Ports(sockets, openflow, ryu_apps, ryu_rest, https, switch_tls)
+            ports = Ports(sockets, openflow, ryu_apps, ryu_rest, https, switch_tls, process_limits)
             greeting = None if quiet else _greeting(network, listen, ports, stores.access_summary)
             _run(network, stores, ports, greeting, switch_calibration)
             if stores.lock.is_lost:
@@ -190,7 +198,7 @@ def _run(network: Network, stores: Stores, ports: Ports, greeting: str | None, c
         meter_monitor.start()
         is_emulated = partial(propagation_emulated, network.name)
         app = create_app(service, is_emulated, None, stores.tokens, stores.audit, stream, metrics)
-        servers.append(RestServer(app, ports.rest, ports.rest_tls))
+        servers.append(RestServer(app, ports.rest, ports.rest_tls, ports.limits.rest, ryu_runtime.fail))
         servers[0].start()
         tune_garbage_collector()
 
@@ -211,7 +219,9 @@ def _run(network: Network, stores: Stores, ports: Ports, greeting: str | None, c
             click.echo(greeting)
 
     ryu_app.attach(assemble)
-    ryu_runtime.run(ports.ryu_apps, ports.openflow, ports.ryu_rest, ready, ports.switch_tls)
+    ryu_runtime.run(
+        ports.ryu_apps, ports.openflow, ports.ryu_rest, ready, ports.switch_tls, ports.limits.openflow
+    )
 
 
 def tune_garbage_collector() -> None:

@@ -41,12 +41,13 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated client; `token` is the name of its token."""
+    """An authenticated client; `token` is the name of its token, `address` where its request comes from."""
 
     tenant: str
     scopes: frozenset[Scope]
     quota: Quota = Quota()
     token: str | None = None
+    address: str | None = None
 
     def has_scope(self, scope: Scope) -> bool:
         """Whether one of the caller's scopes is or includes this one."""

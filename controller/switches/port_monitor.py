@@ -60,6 +60,9 @@ class PortMonitor:
         if now_s - self._checked_at_s < WIRING_CHECK_S:
             return
         self._checked_at_s = now_s
+        for number in set(self._ports) - set(self._network.switch_by_datapath_id) - self._switches.connected():
+            self._ports.pop(number)
+            self._up_since_s.pop(number, None)
         for number in self._switches.connected():
             frames = {port: lldp_frame(number, port) for port, up in self._ports.get(number, {}).items() if up}
             self._switches.send_frames(number, frames)

@@ -18,6 +18,7 @@ from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import (
     CONFIRM_TIMEOUT_S,
     CertificateMismatch,
+    DuplicateConnection,
     LldpReceived,
     PortChanged,
     Reading,
@@ -29,6 +30,7 @@ from controller.domain.events import (
     ServiceEvent,
     SwitchCertificateMismatch,
     SwitchChanged,
+    SwitchDuplicate,
     SwitchReport,
     SwitchSyncState,
 )
@@ -68,7 +70,7 @@ class SwitchManager:
         self.verifier = StateVerifier(switches, self._datapath_ids, self.tracker, self.sync_state, publish)
         self.counters = CounterReader(network, switches, self._datapath_ids, self.tracker.buckets.totals)
         self._gates = GateController(self.tracker, self.updates.synchronize, clock)
-        switches.expect(self._datapath_ids.name_of)
+        switches.expect(self._datapath_ids.name_of, ports_of_map(network))
         self._lock = threading.Lock()
         self._in_step: frozenset[str] = frozenset()
         self._resynchronizing: set[str] = set()
@@ -212,21 +214,35 @@ class SwitchManager:
             self.links.record(event)
         if isinstance(event, PortChanged | LldpReceived):
             return
-        if isinstance(event, CertificateMismatch):
-            self._warn_of_mismatch(event)
+        if isinstance(event, CertificateMismatch | DuplicateConnection):
+            self._warn_of_impostor(event)
             return
         name = self._datapath_ids.name_of.get(number)
-        log.info("switch=%s event=%s", name or f"{number:016x}", type(event).__name__)
+        level = logging.INFO if isinstance(event, SwitchConnected) or name is None else logging.WARNING
+        log.log(level, "switch=%s event=%s", name or f"{number:016x}", type(event).__name__)
         if name is not None:
             self.tracker.forget([name])
             self._retry_at_s.pop(name, None)
             self._set_in_step([name], False)
 
-    def _warn_of_mismatch(self, event: CertificateMismatch) -> None:
+    def _warn_of_impostor(self, event: CertificateMismatch | DuplicateConnection) -> None:
         """Log and publish a rejected connection, at most once per switch in WARN_EVERY_S."""
-        name, now_s = self._datapath_ids.name_of[event.datapath_id], time.monotonic()
-        if now_s >= self._warned_until_s.get(name, 0.0):
-            self._warned_until_s[name] = now_s + WARN_EVERY_S
+        name, now_s = self._datapath_ids.name_of.get(event.datapath_id), time.monotonic()
+        if name is None or now_s < self._warned_until_s.get(name, 0.0):
+            return
+        self._warned_until_s[name] = now_s + WARN_EVERY_S
+        if isinstance(event, CertificateMismatch):
             names = ", ".join(event.names)
             log.warning("switch=%s rejected address=%s: its certificate is for %s", name, event.address, names)
             self._publish(SwitchCertificateMismatch(name, event.names, event.address))
+        else:
+            log.warning("switch=%s rejected address=%s: the switch is connected already", name, event.address)
+            self._publish(SwitchDuplicate(name, event.address))
+
+
+def ports_of_map(network: Network) -> dict[int, frozenset[int]]:
+    """The ports of every switch that the map uses, by datapath id."""
+    return {
+        number: frozenset(link.source_port for link in network.links_from(node.name))
+        for number, node in network.switch_by_datapath_id.items()
+    }

@@ -26,6 +26,7 @@ from controller.domain.events import (
     SpanChanged,
     SwitchCertificateMismatch,
     SwitchChanged,
+    SwitchDuplicate,
     SwitchReconciled,
 )
 from controller.domain.reservation import Placement, State
@@ -77,7 +78,10 @@ class EventStream:
             self.publish("switch", {"switch": event.switch, "state": event.sync_state})
         elif isinstance(event, SwitchCertificateMismatch):
             peer = {"certificate": list(event.names), "address": event.address}
-            self.publish("impostor", {"switch": event.switch, **peer})
+            self.publish("impostor", {"switch": event.switch, **peer, "reason": "certificate"})
+        elif isinstance(event, SwitchDuplicate):
+            peer = {"certificate": [], "address": event.address}
+            self.publish("impostor", {"switch": event.switch, **peer, "reason": "already_connected"})
         elif isinstance(event, SwitchReconciled):
             counts = {"missing": event.missing, "wrong": event.wrong, "foreign": event.foreign}
             self.publish("reconcile", {"switch": event.switch, **counts})

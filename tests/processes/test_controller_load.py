@@ -125,7 +125,7 @@ def test_event_streams_and_slow_clients_do_not_block_others(controller: Controll
     with contextlib.ExitStack() as stack:
         url = controller.client.base_url
         clients = [stack.enter_context(httpx.Client(base_url=url, verify=False)) for _ in range(48)]
-        streams = [stack.enter_context(client.stream("GET", "/v1/events")) for client in clients[: STREAMS.per_tenant]]
+        streams = [stack.enter_context(client.stream("GET", "/v1/events")) for client in clients[: STREAMS.per_lane]]
         assert {stream.status_code for stream in streams} == {200}
         lines = [stream.iter_lines() for stream in streams]
         assert {next(line) for line in lines} == {"retry: 2000"}

@@ -76,7 +76,7 @@ def test_a_switch_with_the_certificate_of_another_is_rejected_with_an_event(
             lines = answer.iter_lines()
             assert "event: impostor" in lines  # reads until the event arrives
             event = json.loads(next(lines).removeprefix("data: "))
-        assert event == {"switch": "s2", "certificate": ["s1"], "address": "127.0.0.1"}
+        assert event == {"switch": "s2", "certificate": ["s1"], "address": "127.0.0.1", "reason": "certificate"}
         wait_until(lambda: controller.switches_up() == 1)
         assert ovs.flows("s2") == []
         refused = controller.reserve()

@@ -103,7 +103,7 @@ def _request(source: str | None, destination: str | None, file: IO[str] | None, 
         raise UsageError("--file has the whole request; leave out SOURCE, DESTINATION and the flow's options.")
     try:
         content = json.load(file)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{file.name} is not JSON: {error}.") from error
     if not isinstance(content, dict):
         raise UsageError(f"{file.name} has no JSON object; a request looks like {{\"flows\": […]}}.")

@@ -1,17 +1,20 @@
 """Accepts and authenticates connections of edges; all other connections are closed.
 
-Every handshake runs in its own thread with a timeout and a small frame limit, so an unauthenticated peer can neither
-block other edges nor allocate memory.
+Every handshake runs in its own thread with one deadline and a small frame limit. Where there are too many, the oldest
+one is ended in favour of the new one: peers that never complete theirs lock no edge out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from trainer.errors import ConnectionLostError, ProtocolError, TrainerError
 from trainer.protocol import framing, messages
@@ -21,9 +24,19 @@ from trainer.transport.sockets import listen
 
 log = logging.getLogger(__name__)
 
-UNAUTHENTICATED_LIMITS = framing.FrameLimits(header_bytes=framing.MAX_HEADER_BYTES, payload_bytes=0)
-HANDSHAKE_TIMEOUT_S = 10.0
-MAX_HANDSHAKES = 64
+UNAUTHENTICATED_LIMITS = framing.FrameLimits(header_bytes=64 * 1024, payload_bytes=0)
+ACCEPT_RETRY_S = 0.1
+CLOSED = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
+"""Errors of accept on a socket that was closed; all others pass. Source: accept(2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeLimits:
+    """Incomplete handshakes, in total and of one address, and the time from accepting to the end of each."""
+
+    total: int = 64
+    per_address: int = 32
+    timeout_s: float = 10.0
 
 
 class JoinRefusedError(TrainerError):
@@ -36,6 +49,18 @@ class JoinRefusedError(TrainerError):
         self.retry = retry
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Handshake:
+    socket: socket.socket
+    address: str
+    deadline: threading.Timer
+
+    def end(self) -> None:
+        """End it; its thread finds the connection closed."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+
 class EdgeAcceptor:
     """Listens until `close`.
 
@@ -46,11 +71,15 @@ class EdgeAcceptor:
     def __init__(
         self, address: tuple[str, int], credentials: TransportCredentials,
         admit: Callable[[messages.JoinRequest, Connection, messages.JoinAccepted], None],
+        limits: HandshakeLimits | None = None,
     ) -> None:
         self._credentials = credentials
         self.refused = 0
         self._admit = admit
-        self._slots = threading.BoundedSemaphore(MAX_HANDSHAKES)
+        self._limits = limits or HandshakeLimits()
+        self._handshakes: dict[_Handshake, None] = {}
+        """Incomplete ones, oldest first."""
+        self._lock = threading.Lock()
         self._listener = listen(address)
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -63,24 +92,57 @@ class EdgeAcceptor:
     def _accept(self) -> None:
         while True:
             try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return  # closed
-            if not self._slots.acquire(blocking=False):
-                self.refused += 1
-                sock.close()
+                sock, (host, _) = self._listener.accept()
+            except OSError as error:
+                if error.errno in CLOSED:
+                    return
+                log.warning("cannot accept a connection, trying again: %s", error.strerror)
+                self._end_oldest(list(self._handshakes))
+                time.sleep(ACCEPT_RETRY_S)
                 continue
-            threading.Thread(target=self._handshake, args=(sock,), daemon=True).start()
+            handshake = self._begin(sock, host)
+            threading.Thread(target=self._run, args=(handshake,), daemon=True).start()
 
-    def _handshake(self, sock: socket.socket) -> None:
+    def _begin(self, sock: socket.socket, host: str) -> _Handshake:
+        deadline = threading.Timer(self._limits.timeout_s, lambda: handshake.end())
+        deadline.daemon = True
+        handshake = _Handshake(sock, host, deadline)
+        with self._lock:
+            known = list(self._handshakes)
+            own = [each for each in known if each.address == host]
+            if len(own) >= self._limits.per_address:
+                self._end_oldest(own)
+            elif len(known) >= self._limits.total:
+                self._end_oldest(known)
+            self._handshakes[handshake] = None
+        deadline.start()
+        return handshake
+
+    def _end_oldest(self, handshakes: list[_Handshake]) -> None:
+        if handshakes:
+            self._handshakes.pop(handshakes[0], None)
+            handshakes[0].end()
+
+    def _complete(self, handshake: _Handshake) -> None:
+        handshake.deadline.cancel()
+        with self._lock:
+            self._handshakes.pop(handshake, None)
+
+    def _run(self, handshake: _Handshake) -> None:
         try:
-            sock.settimeout(HANDSHAKE_TIMEOUT_S)
+            self._shake_hands(handshake)
+        finally:
+            self._complete(handshake)
+
+    def _shake_hands(self, handshake: _Handshake) -> None:
+        sock = handshake.socket
+        try:
+            sock.settimeout(self._limits.timeout_s)
             connection = Connection(sock, self._credentials.context)
         except (TrainerError, OSError) as error:
             self.refused += 1
-            log.warning("peer=? refused=%r", str(error))
+            log.warning("peer=%s refused=%r", handshake.address, str(error))
             sock.close()
-            self._slots.release()
             return
         try:
             connection.limits = UNAUTHENTICATED_LIMITS
@@ -90,6 +152,7 @@ class EdgeAcceptor:
             if not isinstance(request, messages.JoinRequest):
                 raise ProtocolError(f"{connection.peer} sent {type(request).__name__} before a join request.")
             proof = self._authenticate(request, connection, nonce)
+            self._complete(handshake)
             connection.set_receive_timeout(None)
             self._admit(request, connection, messages.JoinAccepted(proof=proof))
         except JoinRefusedError as error:
@@ -98,8 +161,6 @@ class EdgeAcceptor:
             self._reject(connection, error)
         except (TrainerError, OSError) as error:
             self._reject(connection, error)
-        finally:
-            self._slots.release()
 
     def _authenticate(self, request: messages.JoinRequest, connection: Connection, nonce: str) -> str | None:
         """Verify the identity of the edge; return the cloud's own proof for it.

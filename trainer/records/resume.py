@@ -49,7 +49,7 @@ def resumed_settings(run: Path, changes: Mapping[str, Any]) -> RunSettings:
         content["edges"] = tuple(content["edges"])
         content["cuts"] = tuple(tuple(row) for row in content["cuts"])
         previous = RunSettings(**content)
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{run} is not the record of a run: {error}.") from error
     fixed = sorted(name for name in changes if name not in CHANGEABLE and changes[name] != getattr(previous, name))
     if fixed:

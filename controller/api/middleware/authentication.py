@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -18,6 +19,11 @@ OPEN_PATHS = frozenset({"/v1/healthz", "/docs", "/openapi.json"})
 """Public paths; the files under /docs/ are public too."""
 
 
+def is_open(path: str) -> bool:
+    """Whether a path needs no token."""
+    return path in OPEN_PATHS or path.startswith("/docs/")
+
+
 class AuthenticationMiddleware:
     """Finds the caller of a request, or answers 401. Without tokens only management addresses have access."""
 
@@ -28,7 +34,7 @@ class AuthenticationMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Store the caller in the request state."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not scope["path"].startswith("/docs/"):
+        if scope["type"] == "http" and not is_open(scope["path"]):
             try:
                 scope.setdefault("state", {})["caller"] = await self._caller(scope)
             except ControllerError as error:
@@ -46,4 +52,4 @@ class AuthenticationMiddleware:
         if caller is access.ANONYMOUS and client and not is_management_address(client, MANAGEMENT_NETWORK):
             sentence = "Without tokens only this machine and the management network have access: paceline token add."
             raise Forbidden(sentence, scope=str(access.Scope.READ))
-        return caller
+        return replace(caller, address=client)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from anyio import CapacityLimiter, to_thread
 
 from controller.errors import Overloaded, TooManyRequests
+from controller.security.access import Caller, Scope
 
 RETRY_AFTER_S = 1
 
@@ -25,46 +26,66 @@ RunInThread = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """At most `running` requests run and `queued` more wait; at most `per_tenant` of both belong to one tenant."""
+    """At most `running` requests run and `queued` more wait; at most `per_lane` of both are of one lane.
+
+    `for_operators`: how many of them only operators may take.
+    """
 
     running: int
     queued: int
-    per_tenant: int
+    per_lane: int
+    for_operators: int = 0
 
 
-READS = QueueLimits(running=8, queued=120, per_tenant=96)
-WRITES = QueueLimits(running=32, queued=64, per_tenant=64)
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Whose requests are counted together: those of a tenant, or of a client address where there are no tokens."""
+
+    name: str
+    is_operator: bool = False
+
+
+def lane_of(caller: Caller) -> Lane:
+    """The lane of a caller."""
+    if caller.token is None:
+        return Lane(f"Address {caller.address}")
+    return Lane(f"Tenant {caller.tenant}", caller.has_scope(Scope.OPERATE))
+
+
+READS = QueueLimits(running=8, queued=120, per_lane=48, for_operators=16)
+WRITES = QueueLimits(running=32, queued=64, per_lane=48, for_operators=8)
 """Reads and changes have queues of their own, and one tenant cannot fill a queue. The service takes all running changes
 at once: most of them wait for switches, and a slow switch must not delay changes on others."""
 
-STREAMS = QueueLimits(running=64, queued=0, per_tenant=32)
-REQUESTS = QueueLimits(running=512, queued=0, per_tenant=512)
-"""All requests without a complete response, including incomplete bodies and event streams."""
+RENEWALS = QueueLimits(running=8, queued=120, per_lane=64, for_operators=8)
+"""Of leases: they wait for no switch, and bandwidth is lost where one is too late."""
+
+STREAMS = QueueLimits(running=64, queued=0, per_lane=16, for_operators=8)
 
 
 class ConcurrencyLimit:
-    """Counts requests in flight, by tenant. Thread-safe."""
+    """Counts requests in flight, by lane. Thread-safe."""
 
     def __init__(self, name: str, limits: QueueLimits) -> None:
         self.name = name
         self.limits = limits
         self._lock = threading.Lock()
-        self._in_flight: Counter[str] = Counter()
+        self._in_flight: Counter[Lane] = Counter()
 
     @contextlib.contextmanager
-    def admit(self, tenant: str) -> Iterator[None]:
-        """Count a request of this tenant while the context is open.
+    def admit(self, lane: Lane) -> Iterator[None]:
+        """Count a request of this lane while the context is open.
 
-        Raises: TooManyRequests if the tenant has too many requests, Overloaded if there are too many in total.
+        Raises: TooManyRequests if the lane has too many requests, Overloaded if there are too many in total.
         """
-        self._count(tenant)
+        self._count(lane)
         try:
             yield
         finally:
             with self._lock:
-                self._in_flight[tenant] -= 1
-                if not self._in_flight[tenant]:
-                    del self._in_flight[tenant]
+                self._in_flight[lane] -= 1
+                if not self._in_flight[lane]:
+                    del self._in_flight[lane]
 
     @property
     def in_flight(self) -> int:
@@ -72,16 +93,17 @@ class ConcurrencyLimit:
         with self._lock:
             return self._in_flight.total()
 
-    def _count(self, tenant: str) -> None:
-        limit = self.limits.running + self.limits.queued
+    def _count(self, lane: Lane) -> None:
+        limits = self.limits
+        limit = limits.running + limits.queued - (0 if lane.is_operator else limits.for_operators)
         with self._lock:
+            if self._in_flight[lane] >= limits.per_lane:
+                sentence = f"{lane.name} has {limits.per_lane} {self.name} in flight; wait for a response."
+                raise TooManyRequests(sentence, retry_after_s=RETRY_AFTER_S)
             if self._in_flight.total() >= limit:
                 sentence = f"{limit} {self.name} are running or queued; try again later."
                 raise Overloaded(sentence, retry_after_s=RETRY_AFTER_S)
-            if self._in_flight[tenant] >= self.limits.per_tenant:
-                sentence = f"Tenant {tenant} has {self.limits.per_tenant} {self.name} in flight; wait for a response."
-                raise TooManyRequests(sentence, retry_after_s=RETRY_AFTER_S)
-            self._in_flight[tenant] += 1
+            self._in_flight[lane] += 1
 
 
 def thread_pool(threads: int) -> RunInThread:
@@ -100,35 +122,46 @@ class RequestExecutor:
     def __init__(self, run_in_thread: RunInThread | None = None) -> None:
         self.reads = ConcurrencyLimit("reads", READS)
         self.writes = ConcurrencyLimit("changes", WRITES)
+        self.renewals = ConcurrencyLimit("renewals", RENEWALS)
         self.streams = ConcurrencyLimit("streams", STREAMS)
         self.has_loop = run_in_thread is None
         self._run_reads = run_in_thread or thread_pool(READS.running)
         self._run_writes = run_in_thread or thread_pool(WRITES.running)
+        self._run_renewals = run_in_thread or thread_pool(RENEWALS.running)
         self.run_in_thread = run_in_thread or thread_pool(4)
 
-    async def read(self, tenant: str, work: Callable[..., Result], *arguments: Any) -> Result:
+    async def read(self, lane: Lane, work: Callable[..., Result], *arguments: Any) -> Result:
         """Run a read.
 
         Raises: TooManyRequests, Overloaded.
         """
-        with self.reads.admit(tenant):
+        with self.reads.admit(lane):
             result: Result = await self._run_reads(work, *arguments)
             return result
 
-    async def change(self, tenant: str, work: Callable[..., Result], *arguments: Any) -> Result:
+    async def change(self, lane: Lane, work: Callable[..., Result], *arguments: Any) -> Result:
         """Run a change.
 
         Raises: TooManyRequests, Overloaded.
         """
-        with self.writes.admit(tenant):
+        with self.writes.admit(lane):
             result: Result = await self._run_writes(work, *arguments)
             return result
 
-    async def submit(self, tenant: str, submit: Callable[..., Future[Result]], *arguments: Any) -> Result:
+    async def renew(self, lane: Lane, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Run the renewal of a lease.
+
+        Raises: TooManyRequests, Overloaded.
+        """
+        with self.renewals.admit(lane):
+            result: Result = await self._run_renewals(work, *arguments)
+            return result
+
+    async def submit(self, lane: Lane, submit: Callable[..., Future[Result]], *arguments: Any) -> Result:
         """Submit a change to a component that returns a future of the result, and wait for it.
 
         Raises: TooManyRequests, Overloaded.
         """
-        with self.writes.admit(tenant):
+        with self.writes.admit(lane):
             future = submit(*arguments)
             return await asyncio.wrap_future(future) if self.has_loop else future.result()

@@ -7,11 +7,11 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from controller.api.middleware.body_limit import WITH_BODY
 from controller.api.schemas.problem_details import problem_response
 from controller.errors import UnsupportedMediaType
 
 JSON = b"application/json"
-WITH_BODY = frozenset({"POST", "PATCH", "PUT"})
 
 
 class JsonContentType:

@@ -8,9 +8,7 @@ import time
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from controller.api.middleware.concurrency import REQUESTS, ConcurrencyLimit
-from controller.api.schemas.problem_details import problem_response
-from controller.errors import ControllerError, Overloaded
+from controller.errors import ControllerError
 from controller.telemetry.audit_writer import AuditWriter, record_of
 from controller.telemetry.metrics import Metrics
 
@@ -32,7 +30,6 @@ class RequestLogMiddleware:
         self._app = app
         self._metrics = metrics
         self._audit_writer = audit_writer
-        self._limit = ConcurrencyLimit("requests", REQUESTS)
         self._last_unauthorized_s = -UNAUTHORIZED_INTERVAL_S
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,11 +49,7 @@ class RequestLogMiddleware:
             await send(message)
 
         try:
-            with self._limit.admit(""):
-                await self._app(scope, receive, send_and_log)
-        except Overloaded as error:
-            state["code"] = error.code
-            await problem_response(error)(scope, receive, send_and_log)
+            await self._app(scope, receive, send_and_log)
         except Exception:
             state["code"] = ControllerError.code
             await self._audit(scope, 500)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fastapi import APIRouter
 
 from controller import errors
-from controller.api.middleware.concurrency import RequestExecutor
+from controller.api.middleware.concurrency import RequestExecutor, lane_of
 from controller.api.routes.dependencies import Operator, Reader
 from controller.api.schemas.lightpath_responses import (
     ChannelMove,
@@ -28,7 +28,7 @@ def lightpath_routes(service: Service, executor: RequestExecutor) -> APIRouter:
     @router.get("/v1/lightpaths", responses=problem_responses(*ACCESS_ERRORS))
     async def lightpaths(caller: Reader) -> LightpathList:
         """All lightpaths with channel, transmission quality and the tenant's flows (operators: all flows)."""
-        return await executor.read(caller.tenant, _listed(service, caller))
+        return await executor.read(lane_of(caller), _listed(service, caller))
 
     @router.post("/v1/lightpaths/defragment", responses=problem_responses(*ACCESS_ERRORS, *SWITCH_ERRORS))
     async def defragment(caller: Operator) -> Defragmented:
@@ -49,7 +49,7 @@ def lightpath_routes(service: Service, executor: RequestExecutor) -> APIRouter:
                 ]
             )
 
-        return await executor.change(caller.tenant, work)
+        return await executor.change(lane_of(caller), work)
 
     @router.get(
         "/v1/lightpaths/{lightpath_id}",
@@ -64,7 +64,7 @@ def lightpath_routes(service: Service, executor: RequestExecutor) -> APIRouter:
                 raise errors.NotFound(f"There is no lightpath {lightpath_id} now.")
             return lightpath_body(found[0], caller)
 
-        return await executor.read(caller.tenant, work)
+        return await executor.read(lane_of(caller), work)
 
     return router
 

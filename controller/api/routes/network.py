@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
-from controller.api.middleware.concurrency import RequestExecutor
+from controller.api.middleware.concurrency import RequestExecutor, lane_of
 from controller.api.routes.dependencies import Reader
 from controller.api.schemas.network_responses import Health, NetworkBody, PathsBody
 from controller.api.schemas.problem_details import ACCESS_ERRORS, problem_responses
@@ -52,7 +52,7 @@ def network_routes(
         def work() -> NetworkBody:
             return network_body(service.snapshot(), propagation_emulated())
 
-        return await executor.read(caller.tenant, work)
+        return await executor.read(lane_of(caller), work)
 
     @router.get("/v1/paths", responses=problem_responses(*ACCESS_ERRORS, InvalidRequest, UnknownHost))
     async def paths(
@@ -69,6 +69,6 @@ def network_routes(
         def work() -> PathsBody:
             return paths_body(service.snapshot(), source, destination)
 
-        return await executor.read(caller.tenant, work)
+        return await executor.read(lane_of(caller), work)
 
     return router

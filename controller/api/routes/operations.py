@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from controller.api.middleware.concurrency import RequestExecutor
+from controller.api.middleware.concurrency import RequestExecutor, lane_of
 from controller.api.routes.dependencies import Operator, Reader
 from controller.api.schemas import examples
 from controller.api.schemas.network_responses import AuditBody, Consistency, MaintainedBody
@@ -38,12 +38,12 @@ def operation_routes(
     @router.get("/v1/consistency", responses=problem_responses(*ACCESS_ERRORS))
     async def consistency(caller: Operator) -> Consistency:
         """Compare the entries of every switch, read now, with the intended state."""
-        return consistency_body(await executor.change(caller.tenant, service.queries.consistency))
+        return consistency_body(await executor.change(lane_of(caller), service.queries.consistency))
 
     @router.post("/v1/consistency/repair", responses=problem_responses(*ACCESS_ERRORS))
     async def repair(caller: Operator) -> Consistency:
         """Repair missing and wrong entries and return the result; foreign entries are not touched."""
-        return consistency_body(await executor.change(caller.tenant, service.repair))
+        return consistency_body(await executor.change(lane_of(caller), service.repair))
 
     _add_maintenance(router, service, executor)
 
@@ -58,14 +58,14 @@ def operation_routes(
         def work() -> AuditBody:
             return audit_body(audit.read(after, limit), after)
 
-        return await executor.read(caller.tenant, work)
+        return await executor.read(lane_of(caller), work)
 
     _add_events(router, executor, stream)
 
     @router.get("/metrics", response_class=Response, responses={200: _TEXT, **problem_responses(*ACCESS_ERRORS)})
     async def prometheus(caller: Reader) -> Response:
         """Metrics for Prometheus: reservations, links, switches, requests."""
-        text = await executor.read(caller.tenant, metrics.render)
+        text = await executor.read(lane_of(caller), metrics.render)
         return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return router
@@ -73,7 +73,7 @@ def operation_routes(
 
 def _add_maintenance(router: APIRouter, service: Service, executor: RequestExecutor) -> None:
     async def put(caller: Caller, spans: Callable[[], frozenset[str]], in_service: bool) -> MaintainedBody:
-        result = await executor.change(caller.tenant, lambda: service.maintenance.set_in_service(spans(), in_service))
+        result = await executor.change(lane_of(caller), lambda: service.maintenance.set_in_service(spans(), in_service))
         return MaintainedBody(spans=list(result.spans), in_service=result.in_service, degraded=list(result.degraded))
 
     problems = problem_responses(*ACCESS_ERRORS, NotFound, InvalidRequest, LedgerUnavailable)
@@ -107,11 +107,11 @@ def _add_events(router: APIRouter, executor: RequestExecutor, stream: EventStrea
         """
         if not executor.has_loop:
             raise NotAvailable("Inside ryu-manager there is no event stream; run paceline controller.")
-        with executor.streams.admit(caller.tenant):
+        with executor.streams.admit(lane_of(caller)):
             pass  # answers 503 or 429 now; the stream is counted when it starts
 
         async def events_of_caller() -> AsyncIterator[str]:
-            with executor.streams.admit(caller.tenant):
+            with executor.streams.admit(lane_of(caller)):
                 async for text in stream.subscribe(last_event_id, lambda tenant: can_see(caller, tenant)):
                     yield text
 

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 
 from controller import errors
 from controller.admission.admission import Rejected
-from controller.api.middleware.concurrency import RequestExecutor
+from controller.api.middleware.concurrency import RequestExecutor, lane_of
 from controller.api.routes.dependencies import QuotaTracker, Reader, Reserver, redacted
 from controller.api.routes.reserve import ReserveHandler
 from controller.api.schemas import examples
@@ -131,9 +131,9 @@ def _add_creating(router: APIRouter, service: Service, executor: RequestExecutor
     ) -> QuotedFlows | QuotedRefusal | QuotedTransfers:
         """What POST /v1/reservations would answer, or the shortest time for these transfers; nothing is reserved."""
         if isinstance(question, TransfersQuestion):
-            return await executor.read(caller.tenant, _quote_transfers, service, caller, question)
+            return await executor.read(lane_of(caller), _quote_transfers, service, caller, question)
         spec = question.to_spec(caller.tenant, time.time())
-        return await executor.read(caller.tenant, _quote, service, caller, spec)
+        return await executor.read(lane_of(caller), _quote, service, caller, spec)
 
 
 def _quote_transfers(service: Service, caller: Caller, body: TransfersQuestion) -> QuotedTransfers:
@@ -197,7 +197,7 @@ def _add_reading(router: APIRouter, service: Service, executor: RequestExecutor)
             text = ReservationList(reservations=bodies, next=path).model_dump_json()
             return _json(text, {"Link": f'<{path}>; rel="next"'})
 
-        return await executor.read(caller.tenant, work)
+        return await executor.read(lane_of(caller), work)
 
     @router.get("/v1/reservations/{reservation_id}", responses=problem_responses(*ONE_RESERVATION_ERRORS))
     async def reservation(caller: Reader, reservation_id: ReservationId) -> ReservationDetail:
@@ -208,7 +208,7 @@ def _add_reading(router: APIRouter, service: Service, executor: RequestExecutor)
             counters = counters_body(service.network, found, *service.queries.counters(found))
             return ReservationDetail(**dict(reservation_body(found, mtu_bytes)), counters=counters)
 
-        return await executor.read(caller.tenant, work)
+        return await executor.read(lane_of(caller), work)
 
 
 def _page_key(cursor: str) -> PageKey:
@@ -243,7 +243,8 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
             with quotas.charge(caller, flows, instead_of=reservation_id):
                 return service.modify(reservation_id, change.lease_s, flows)
 
-        return reservation_body(await executor.change(caller.tenant, work), mtu_bytes)
+        run = executor.renew if flows is None else executor.change
+        return reservation_body(await run(lane_of(caller), work), mtu_bytes)
 
     @router.post(
         "/v1/reservations/{reservation_id}/commit",
@@ -256,7 +257,7 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
             require_visible(caller, service.queries.stored(reservation_id))
             return service.commit(reservation_id)
 
-        return reservation_body(await executor.change(caller.tenant, work), mtu_bytes)
+        return reservation_body(await executor.change(lane_of(caller), work), mtu_bytes)
 
     @router.delete("/v1/reservations/{reservation_id}", responses=problem_responses(*ONE_RESERVATION_ERRORS))
     async def release(caller: Reserver, reservation_id: ReservationId) -> ReservationBody:
@@ -266,4 +267,4 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
             require_visible(caller, service.queries.stored(reservation_id))
             return service.release(reservation_id)
 
-        return reservation_body(await executor.change(caller.tenant, work), mtu_bytes)
+        return reservation_body(await executor.change(lane_of(caller), work), mtu_bytes)

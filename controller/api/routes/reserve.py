@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 
-from controller.api.middleware.concurrency import RequestExecutor
+from controller.api.middleware.concurrency import RequestExecutor, lane_of
 from controller.api.routes.dependencies import QuotaTracker
 from controller.api.schemas.requests import ReservationRequest
 from controller.domain.reservation import Reservation
@@ -32,6 +32,6 @@ def reserve_handler(service: Service, executor: RequestExecutor, quotas: QuotaTr
         def charge() -> AbstractContextManager[None]:
             return quotas.charge(caller, spec.flows)
 
-        return await executor.submit(caller.tenant, service.reserve, spec, key, charge, row)
+        return await executor.submit(lane_of(caller), service.reserve, spec, key, charge, row)
 
     return reserve

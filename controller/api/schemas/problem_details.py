@@ -49,6 +49,8 @@ EXAMPLES: Sequence[ControllerError] = (
     errors.InProgress("The first request with the Idempotency-Key a-1 is still being answered."),
     errors.TooLarge("The body is larger than 1048576 bytes.", limit_bytes=1 << 20),
     errors.TooSlow("The body was not received within 10 s.", limit_s=10),
+    errors.HeadersTooLarge("The headers are larger than 16384 bytes.", limit_bytes=16_384),
+    errors.MalformedRequest("Invalid HTTP request received."),
     errors.UnsupportedMediaType("A web page of another origin must send Content-Type: application/json."),
     errors.NotAvailable("Inside ryu-manager there is no event stream; run paceline controller."),
     errors.Unauthorized("The token is not known here, or has been revoked."),
@@ -57,7 +59,7 @@ EXAMPLES: Sequence[ControllerError] = (
         "Tenant lab holds 90 Mb/s and asks for 15 Mb/s; its quota is 100 Mb/s.",
         quota="bandwidth_bps", held=90_000_000, asked=15_000_000, allowed=100_000_000,
     ),
-    errors.TooManyRequests("Tenant lab has 64 changes in flight; wait for a response.", retry_after_s=1),
+    errors.TooManyRequests("Tenant lab has 48 changes in flight; wait for a response.", retry_after_s=1),
     errors.NoPath(
         "edge1-up: no path from edge1 to cloud: r1-r2 is down.", **{"flow": "edge1-up", "down": ["r1-r2"], **_ADVICE}
     ),
@@ -111,6 +113,7 @@ SWITCH_ERRORS: ErrorTypes = (*errors.SwitchError.__subclasses__(), errors.Ledger
 """Of changes, which switches and the ledger must take."""
 
 _MEANINGS = {
+    400: "Not an HTTP request",
     401: "No token, or an invalid one",
     403: "The token lacks a scope, or a quota is exceeded",
     404: "Not found",
@@ -119,7 +122,8 @@ _MEANINGS = {
     413: "The body is too large",
     415: "A web page of another origin did not declare its body as JSON",
     422: "The request is not valid; all mistakes are listed",
-    429: "The tenant has too many requests in flight",
+    429: "The tenant or address has too many requests in flight",
+    431: "The headers are too large",
     500: "Internal error of the controller",
     501: "Not available inside ryu-manager",
     503: "Overloaded, the ledger cannot be written, or a switch did not confirm; nothing was changed",

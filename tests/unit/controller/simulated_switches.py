@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from queue import Queue
@@ -45,7 +45,7 @@ class ConfirmingSwitches:
             ports = {link.source_port: ("", True) for link in network.links_from(switch.name)}
             self.events.put(SwitchConnected(switch.datapath_id or 0, ports))
 
-    def expect(self, names: Mapping[int, str]) -> None:
+    def expect(self, names: Mapping[int, str], ports: Mapping[int, Collection[int]]) -> None:
         pass
 
     def connected(self) -> frozenset[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from topologies import running_emulation
 from topologies.loader import known_maps, load_map, map_path
 from topologies.maps import Map
 from topologies.problems import MapError
+from topologies.published import read_plant
 
 THREE_MISTAKES = """\
 name: bad
@@ -177,3 +179,50 @@ def test_links_between_the_same_switches_are_parallel_spans_and_a_host_has_one_l
         assert (doubled.opposite(near), doubled.opposite(far)) == (far, near)
     (twice,) = mistakes_of(tmp_path, text.replace("links:\n", "links:\n" + first.replace("s2", "edge1")))
     assert "these two are linked already; raise `channels` of that link instead" in twice
+
+
+def doubling(levels: int) -> str:
+    lines = ["a0: &a0 [1, 1]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, levels))]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (doubling(30), "with its aliases the file has more than 200000 values"),
+        ("name: " + "[" * 40 + "]" * 40, "values are nested more than 32 deep"),
+        ("name: " + "[" * 100_000, "values are nested more than 32 deep"),
+        ("a: &a [*a]", "*a stands for no complete value"),
+        ("a: *b", "*b stands for no complete value"),
+    ],
+)
+def test_repetition_and_nesting_are_limited_before_anything_is_built(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
+    path = tmp_path / "deep.yaml"
+    path.write_text(text)
+    with pytest.raises(MapError, match=re.escape(sentence)) as refused:
+        load_map(str(path))
+    assert len(refused.value.mistakes) == 1
+
+
+def test_aliases_of_few_values_are_allowed(tmp_path: Path) -> None:
+    text = map_path("pair").read_text().replace("channel_rate_gbps: 100", "channel_rate_gbps: &rate 100", 1)
+    path = tmp_path / "aliased.yaml"
+    head, _, rest = text.partition("&rate 100")
+    path.write_text(f"{head}&rate 100{rest.replace('channel_rate_gbps: 100', 'channel_rate_gbps: *rate')}")
+    assert load_map(str(path)).links == load_map("pair").links
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("deep.json", "[" * 100_000, "nested too deeply"),
+        ("entities.graphml", '<!DOCTYPE g [<!ENTITY a "b">]><graphml>&a;</graphml>', "defines entities"),
+        ("large.json", " " * ((16 << 20) + 1), "larger than 16777216 bytes"),
+    ],
+)
+def test_fibre_plants_are_limited_too(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(MapError, match=words):
+        read_plant(str(tmp_path / name))

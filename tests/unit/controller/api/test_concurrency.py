@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from controller.api.middleware.concurrency import ConcurrencyLimit, QueueLimits, RequestExecutor
+from controller.api.middleware.concurrency import ConcurrencyLimit, Lane, QueueLimits, RequestExecutor
 from controller.errors import Overloaded, TooManyRequests
 
 
 def test_a_limit_holds_in_total_and_per_tenant() -> None:
-    limit = ConcurrencyLimit("reads", QueueLimits(running=2, queued=2, per_tenant=3))
+    limit = ConcurrencyLimit("reads", QueueLimits(running=2, queued=2, per_lane=3))
 
     def in_flight_with(*tenants: str) -> Any:
         if not tenants:
             return limit.in_flight
-        with limit.admit(tenants[0]):
+        with limit.admit(Lane(f"Tenant {tenants[0]}")):
             return in_flight_with(*tenants[1:])
 
     assert in_flight_with("a", "a", "a") == 3
@@ -38,12 +38,12 @@ def test_blocked_changes_do_not_delay_reads() -> None:
     async def scenario() -> str:
         executor = RequestExecutor()
         limits = executor.writes.limits
-        tenants = [str(number) for number in range(limits.running + limits.queued)]
+        tenants = [Lane(str(number)) for number in range(limits.running + limits.queued - limits.for_operators)]
         blocked = [asyncio.create_task(executor.change(tenant, released.wait)) for tenant in tenants]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await executor.change("late", released.wait)
-        answer = await asyncio.wait_for(executor.read("reader", lambda: "at once"), 10)
+            await executor.change(Lane("late", is_operator=False), released.wait)
+        answer = await asyncio.wait_for(executor.read(Lane("reader"), lambda: "at once"), 10)
         released.set()
         await asyncio.gather(*blocked)
         assert executor.writes.in_flight == 0
@@ -53,13 +53,13 @@ def test_blocked_changes_do_not_delay_reads() -> None:
 
 
 def test_a_limit_counts_concurrent_requests_exactly() -> None:
-    limit = ConcurrencyLimit("reads", QueueLimits(running=4, queued=0, per_tenant=4))
+    limit = ConcurrencyLimit("reads", QueueLimits(running=4, queued=0, per_lane=4))
     highest = 0
 
     def is_admitted(number: int) -> bool:
         nonlocal highest
         try:
-            with limit.admit(str(number % 3)):
+            with limit.admit(Lane(str(number % 3))):
                 highest = max(highest, limit.in_flight)
         except Overloaded:
             return False

@@ -434,7 +434,8 @@ def test_a_slow_body_times_out() -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await BodyLimit(app, timeout_s=0.01)({"type": "http", "headers": []}, receive, send)
+        scope = {"type": "http", "method": "POST", "path": "/v1/quotes", "headers": []}
+        await BodyLimit(app, timeout_s=0.01)(scope, receive, send)
         return sent
 
     start, body = asyncio.run(scenario())
