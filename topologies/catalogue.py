@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from topologies.loader import known_maps, load_map, map_path
+from topologies.loader import YamlLoader, known_maps, load_map, map_path
 from topologies.maps import Map
 from topologies.placement import PlacementOptions, map_document, write_map
 from topologies.plant import listed
@@ -119,7 +119,7 @@ def adapt_map(path: Path, directory: Path, scale: float | None = None, ducts: Se
 
     Raises: MapError if the map is invalid, or a duct names a span that the map does not have.
     """
-    topology, document = load_map(str(path)), yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    topology, document = load_map(str(path)), yaml.load(path.read_text(encoding="utf-8-sig"), Loader=YamlLoader)
     if scale is None and not ducts:
         return path
     if scale is not None:

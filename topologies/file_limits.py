@@ -8,6 +8,9 @@ import yaml
 
 from topologies.problems import MapError
 
+YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""By libyaml where it is there: ten times faster."""
+
 MAX_BYTES = 16 << 20
 MAX_VALUES = 200_000
 """Values of a YAML file after every alias is replaced by what it stands for."""
@@ -36,7 +39,7 @@ def check_yaml_size(text: str, name: str) -> None:
     """Values that an alias stands for; of an anchor within which the document is: none."""
     opened: list[tuple[str | None, int]] = []
     count = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=YamlLoader):
         line = event.start_mark.line + 1 if event.start_mark is not None else 1
         anchor = getattr(event, "anchor", None)
         if isinstance(event, yaml.CollectionStartEvent):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,14 @@ from typing import Any
 
 import yaml
 
-from topologies.maps import MAX_CHANNELS, Grid
-from topologies.plant import Fibre, Plant, Site
+from topologies.maps import MAX_CHANNELS, MAX_FIBRES, Grid
+from topologies.plant import Fibre, Plant, Site, listed
 from topologies.siting import choose_sites
 
 ACCESS_KM = 3.0
 """Length of the access link between a host and its switch."""
 KM_PER_DEGREE = 111.2
+YamlDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 WITHOUT_MARK = str.maketrans({"ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "þ": "th"})
 """Letters that Unicode does not take apart."""
 CPU_SHARES = (0.12, 0.18, 0.24, 0.30)
@@ -91,7 +93,8 @@ def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
         attach(host, "host", site, 2)
     path = sites.path
     bottleneck = [names[site] for site in path[-2:]] if len(path) > 1 else ["cloud", names[sites.cloud]]
-    notes = [*plant.notes, *sites.notes]
+    crowded = _crowded(plant)
+    notes = [*plant.notes, *sites.notes, *crowded]
     return {
         "name": _map_name(plant.name),
         "description": f"{len(plant.sites)} sites; cloud at {sites.cloud}, edges at {', '.join(sites.edges)}.",
@@ -99,11 +102,19 @@ def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
         **({"notes": notes} if notes else {}),
         "scale_mbps_per_gbps": scale,
         "mtu_bytes": options.mtu_bytes,
-        "optical": {"grid": options.grid},
+        **({} if crowded else {"optical": {"grid": options.grid}}),
         "nodes": nodes,
         "links": links,
         "cross_traffic": {"source": "load1", "sink": "load2", "bottleneck": bottleneck},
     }
+
+
+def _crowded(plant: Plant) -> list[str]:
+    """A note if more fibres end at a site than an optical map can have."""
+    numbers = Counter(end for fibre in plant.fibres for end in fibre.ends)
+    many = [f"{site} ({number})" for site, number in numbers.items() if number > MAX_FIBRES]
+    sentence = f"more than {MAX_FIBRES} fibres end at {listed(many)}: the links are packet links, without lightpaths"
+    return [sentence] if many else []
 
 
 def _channels(fibre: Fibre, options: PlacementOptions) -> tuple[int, float]:
@@ -118,7 +129,9 @@ def _channels(fibre: Fibre, options: PlacementOptions) -> tuple[int, float]:
 def write_map(document: Mapping[str, Any], path: Path) -> None:
     """Write the map as a YAML file; creates missing directories."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(dict(document), sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
+    text = yaml.dump(
+        dict(document), Dumper=YamlDumper, sort_keys=False, default_flow_style=None, width=118, allow_unicode=True
+    )
     path.write_text(text, encoding="utf-8")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,7 @@ def _entry(facts: Mapping[str, Any], word: str) -> Mapping[str, Any]:
 
 
 def _site_name(uid: str) -> str:
-    return uid.removeprefix("roadm ").removeprefix("trx ").strip() or uid
+    return re.sub(r"^(roadm|trx)[ _-]+", "", uid, flags=re.IGNORECASE).strip() or uid
 
 
 def _place(element: Element) -> tuple[object, object]:

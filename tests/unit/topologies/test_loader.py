@@ -226,3 +226,22 @@ def test_fibre_plants_are_limited_too(tmp_path: Path, name: str, text: str, word
     (tmp_path / name).write_text(text)
     with pytest.raises(MapError, match=words):
         read_plant(str(tmp_path / name))
+
+
+NUMBERS = ["length_km: 20", "position_km: [0, 0]", "cpu_share: 0.20", "scale_mbps_per_gbps: 0.8"]
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
+@pytest.mark.parametrize("entry", NUMBERS)
+def test_a_number_that_is_none_is_refused(tmp_path: Path, entry: str, value: str) -> None:
+    text = map_path("pair").read_text()
+    assert entry in text
+    broken = entry.replace("[0, 0]", f"[{value}, 0]") if "[" in entry else f"{entry.split(':')[0]}: {value}"
+    (mistake,) = mistakes_of(tmp_path, text.replace(entry, broken, 1))
+    assert "input should be a finite number" in mistake
+
+
+def test_a_map_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "pair.yaml"
+    path.write_text(map_path("pair").read_text(), encoding="utf-8-sig")
+    assert load_map(str(path)) == load_map("pair")

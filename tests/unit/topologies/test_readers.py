@@ -240,7 +240,10 @@ def test_what_is_wrong_in_a_gnpy_file_is_told(tmp_path: Path, change: Any, sente
     assert sentence in refusal(written(tmp_path / "net.json", facts))
 
 
-def test_numbers_as_uids_are_matched(tmp_path: Path) -> None:
+def test_numbers_as_uids_are_matched_and_the_prefix_of_a_roadm_goes(tmp_path: Path) -> None:
+    for prefix in ("roadm_", "ROADM ", "roadm-", ""):
+        plain = written(tmp_path / "plain.json", json.dumps(gnpy(MESH)).replace("roadm ", prefix))
+        assert {site.name for site in read_plant(plain).sites} == {"A", "B", "\u00d6rebro"}
     text = json.dumps(gnpy([("1", "2", 80.0)])).replace('"roadm 1"', "1").replace('"roadm 2"', "2")
     assert spans(read_plant(written(tmp_path / "net.json", text))) == [("1-2", 80)]
 

@@ -99,6 +99,14 @@ def test_a_flow_is_admitted_from_every_default_edge(fibres: Plant) -> None:
     assert isinstance(decision, Admitted), decision
 
 
+def test_a_site_with_more_fibres_than_a_lightpath_label_can_tell_apart_makes_a_map_of_packet_links() -> None:
+    hub = plant(*(("hub", f"n{n}", 10.0 + n) for n in range(65)))
+    found = map_of(hub)
+    assert found.grid is None
+    assert found.notes == ("more than 64 fibres end at hub (65): the links are packet links, without lightpaths",)
+    assert map_of(plant(*(("hub", f"n{n}", 10.0) for n in range(64)))).grid == "fixed"
+
+
 def fibre_is_feasible(km: float) -> bool:
     nodes = (MapNode("a", "switch", (0, 0)), MapNode("b", "switch", (0, 0)))
     network = network_from_map(Map("reach", "", 0.2, 9000, nodes, (MapLink(("a", "b"), km, 1, 100.0),), grid="fixed"))
