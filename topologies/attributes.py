@@ -6,6 +6,9 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
+
+from topologies.maps import LEAST_LOSS_DB_PER_KM, MOST_LOSS_DB_PER_KM, FibreType
 
 KM = frozenset({"lengthkm", "distancekm", "distkm", "km", "fibrekm", "fiberkm", "fibrelengthkm", "fiberlengthkm"})
 METRES = frozenset({"lengthm", "distancem", "distm"})
@@ -86,6 +89,33 @@ def stated_rate_gbps(attributes: Mapping[str, object]) -> Stated | None:
             note = f"`{attribute}` is taken as {unit}; `{attribute}_gbps`, `_mbps` or `_bps` say the unit"
             return Stated(rate * (1e-9 if is_bits else 1.0), attribute, note)
     return None
+
+
+def stated_loss(attributes: Mapping[str, object]) -> float | None:
+    """The loss of a fibre, `loss_db_per_km`.
+
+    Raises: ValueError if it is no possible one.
+    """
+    value = attributes.get("loss_db_per_km")
+    if value in (None, ""):
+        return None
+    loss = _positive("loss_db_per_km", value)
+    if not LEAST_LOSS_DB_PER_KM <= loss <= MOST_LOSS_DB_PER_KM:
+        limits = f"{LEAST_LOSS_DB_PER_KM:g} to {MOST_LOSS_DB_PER_KM:g}"
+        raise ValueError(f"`loss_db_per_km` is {value!r}; it is {limits} dB/km")
+    return loss
+
+
+def stated_fibre_type(attributes: Mapping[str, object]) -> FibreType | None:
+    """The type of a fibre, `fibre_type`.
+
+    Raises: ValueError if it is unknown.
+    """
+    value = attributes.get("fibre_type")
+    found = next((known for known in get_args(FibreType) if known == value), None)
+    if found is None and value not in (None, ""):
+        raise ValueError(f"`fibre_type` is {value!r}; it is one of {', '.join(get_args(FibreType))}")
+    return found
 
 
 def _by_plain_name(attributes: Mapping[str, object]) -> dict[str, tuple[str, object]]:

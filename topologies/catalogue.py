@@ -14,7 +14,8 @@ from pathlib import Path
 
 import yaml
 
-from topologies.loader import YamlLoader, known_maps, load_map, map_path
+from topologies.file_limits import YamlLoader
+from topologies.loader import known_maps, load_map, map_path
 from topologies.maps import Map
 from topologies.placement import PlacementOptions, map_document, write_map
 from topologies.plant import listed

@@ -18,7 +18,7 @@ from topologies.maps import Map
 from topologies.options import map_options, published_network_options
 from topologies.problems import MapError
 from topologies.published import plant_names
-from topologies.siting import REACH_KM
+from topologies.siting import reach_km
 
 
 @click.command()
@@ -105,7 +105,8 @@ def _show(console: Console, topology: Map) -> None:
         rate_mbps = topology.rate_bps(link) / 1e6
         channels = f"{link.channels} x {link.channel_rate_gbps:g}"
         cells = [span, escape(ends), f"{link.length_km:g}", channels, f"{link.rate_gbps:g}", f"{rate_mbps:g}"]
-        reach = "" if not topology.slots(link) else "yes" if link.length_km <= REACH_KM else "beyond"
+        is_within = link.length_km <= reach_km(link.loss_db_per_km)
+        reach = "" if not topology.slots(link) else "yes" if is_within else "beyond"
         table.add_row(*cells, *((reach,) if columns else ()), *((link.duct or "",) if has_ducts else ()))
     console.print(table)
     shares = [f"{node.name} {node.cpu_share:g}" for node in topology.hosts if node.cpu_share is not None]

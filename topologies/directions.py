@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from topologies.maps import FibreType
 from topologies.plant import listed
 
 
@@ -17,13 +18,16 @@ class StatedSpan:
     distance_km: float | None
     duct: str | None
     rate_gbps: float | None
+    loss_db_per_km: float | None = None
+    fibre_type: FibreType | None = None
 
 
 def join_directions(spans: list[StatedSpan], labels: Mapping[str, str]) -> tuple[list[StatedSpan], list[str]]:
     """One span for each fibre pair, and what to tell about them.
 
     Of parallel links those of the same length in both directions belong together; the remaining ones are paired in
-    order, with the greater length. A link without one in the opposite direction stands for both.
+    order, with the greater length; the greater loss counts. A link without one in the opposite direction stands for
+    both.
     """
     waiting: dict[tuple[str, str], list[StatedSpan]] = {}
     joined: list[StatedSpan] = []
@@ -35,6 +39,7 @@ def join_directions(spans: list[StatedSpan], labels: Mapping[str, str]) -> tuple
             joined.append(span)
         else:
             opposite.remove(match)
+            match.loss_db_per_km = max(match.loss_db_per_km or 0.0, span.loss_db_per_km or 0.0) or None
     uneven = []
     for ends, remaining in waiting.items():
         opposite = waiting.get(ends[::-1], [])

@@ -7,7 +7,19 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from topologies.identifiers import datapath_id, ip_address, mac_address
-from topologies.maps import MAX_PORT_NUMBER, MIN_QUEUE_BYTES, CrossTraffic, Grid, Map, MapLink, MapNode
+from topologies.maps import (
+    LEAST_LOSS_DB_PER_KM,
+    MAX_PORT_NUMBER,
+    MIN_QUEUE_BYTES,
+    MOST_LOSS_DB_PER_KM,
+    USUAL_LOSS_DB_PER_KM,
+    CrossTraffic,
+    FibreType,
+    Grid,
+    Map,
+    MapLink,
+    MapNode,
+)
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,8}$")]
 Ends = tuple[Name, Name]
@@ -41,6 +53,8 @@ class _Link(_Strict):
     duct: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     queue_bytes: QueueBytes | None = None
     ports: tuple[PortNumber | None, PortNumber | None] = (None, None)
+    loss_db_per_km: Annotated[float, Field(ge=LEAST_LOSS_DB_PER_KM, le=MOST_LOSS_DB_PER_KM)] = USUAL_LOSS_DB_PER_KM
+    fibre_type: FibreType = "SSMF"
 
 
 class _CrossTraffic(_Strict):
@@ -83,7 +97,10 @@ def as_map(file: MapFile) -> Map:
             MapNode(n.name, n.kind, n.position_km, n.cpu_share, n.label, n.datapath_id, n.ip, n.mac) for n in file.nodes
         ),
         links=tuple(
-            MapLink(k.ends, k.length_km, k.channels, k.channel_rate_gbps, k.duct, k.queue_bytes, k.ports)
+            MapLink(
+                k.ends, k.length_km, k.channels, k.channel_rate_gbps, k.duct, k.queue_bytes, k.ports, k.loss_db_per_km,
+                k.fibre_type,
+            )
             for k in file.links
         ),
         cross_traffic=None if cross is None else CrossTraffic(cross.source, cross.sink, cross.bottleneck),

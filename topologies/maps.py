@@ -17,6 +17,10 @@ from typing import Literal
 
 Kind = Literal["switch", "edge", "cloud", "host"]
 Grid = Literal["fixed", "flexible"]
+FibreType = Literal["SSMF", "NZDF", "LOF"]
+"""As in GNPy's equipment library: standard, non-zero dispersion shifted, large effective area."""
+
+USUAL_LOSS_DB_PER_KM, LEAST_LOSS_DB_PER_KM, MOST_LOSS_DB_PER_KM = 0.2, 0.05, 20.0
 
 SLOTS_PER_CHANNEL = {"fixed": 1, "flexible": 3}
 """Spectrum slots per channel: one of 50 GHz, or three of 12.5 GHz, the minimum for a 32 GBd signal."""
@@ -74,7 +78,7 @@ class MapLink:
 
     Spans with the same `duct` form a shared-risk group: they fail together. `queue_bytes`: the queue of each of its two
     ports; None: as the map says. `ports`: the OpenFlow port numbers of its ends, in their order; None: assigned by the
-    map.
+    map. `loss_db_per_km`: with all losses along it but two connectors of 0.5 dB spread over its length.
     """
 
     ends: tuple[str, str]
@@ -84,6 +88,8 @@ class MapLink:
     duct: str | None = None
     queue_bytes: int | None = None
     ports: tuple[int | None, int | None] = (None, None)
+    loss_db_per_km: float = USUAL_LOSS_DB_PER_KM
+    fibre_type: FibreType = "SSMF"
 
     @property
     def rate_gbps(self) -> float:

@@ -76,7 +76,12 @@ def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
     links: list[dict[str, Any]] = [
         {
             "ends": [names[end] for end in fibre.ends], "length_km": fibre.length_km,
-            "channels": channels, "channel_rate_gbps": rate_gbps, **({"duct": fibre.duct} if fibre.duct else {}),
+            "channels": channels, "channel_rate_gbps": rate_gbps,
+            **{
+                name: value
+                for name in ("duct", "loss_db_per_km", "fibre_type")
+                if (value := getattr(fibre, name)) is not None
+            },
         }
         for fibre, (channels, rate_gbps) in zip(plant.fibres, rates, strict=True)
     ]  # fmt: skip

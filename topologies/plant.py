@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from topologies.maps import FibreType
+
 EARTH_RADIUS_KM = 6371.0
 
 
@@ -25,12 +27,16 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Fibre:
-    """A span between two sites; fibres of the same `duct` fail together. `rate_gbps`: as stated, None if it is not."""
+    """A span between two sites; fibres of the same `duct` fail together. None: not stated. `loss_db_per_km`: with all
+    losses along it but connectors of 0.5 dB.
+    """
 
     ends: tuple[str, str]
     length_km: float
     duct: str | None = None
     rate_gbps: float | None = None
+    loss_db_per_km: float | None = None
+    fibre_type: FibreType | None = None
 
 
 @dataclass(frozen=True, slots=True)

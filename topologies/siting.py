@@ -16,11 +16,14 @@ from difflib import get_close_matches
 
 import networkx as nx
 
+from topologies.maps import USUAL_LOSS_DB_PER_KM
 from topologies.plant import Fibre, Plant, listed
 from topologies.problems import MapError
 
 REACH_KM = 3400.0
 """The longest fibre that DP-QPSK crosses, by `controller.optical.transmission_quality`; a test compares."""
+
+AMPLIFIER_KM = 80.0
 
 LEAST_RATE_SHARE = 1 / 80
 """A fibre of a smaller share of the fastest one's rate is emulated too slowly for a reservation."""
@@ -68,6 +71,12 @@ def choose_sites(plant: Plant, edges: int | Sequence[str] | None, cloud: str | N
     return Sites(cloud_site, edge_sites, nx.dijkstra_path(routes, edge_sites[0], cloud_site, weight="km"), notes)
 
 
+def reach_km(loss_db_per_km: float | None) -> float:
+    """The longest fibre of that loss: every further dB between two amplifiers is one more of noise, if not of reach."""
+    further_db = AMPLIFIER_KM * max(0.0, (loss_db_per_km or USUAL_LOSS_DB_PER_KM) - USUAL_LOSS_DB_PER_KM)
+    return REACH_KM * 10 ** (-further_db / 10)
+
+
 def graph_of(fibres: Sequence[Fibre]) -> nx.Graph[str]:
     """The shortest fibre between every two sites that have one."""
     graph: nx.Graph[str] = nx.Graph()
@@ -82,14 +91,15 @@ def _usable_fibres(plant: Plant) -> list[Fibre]:
     return [
         fibre
         for fibre in plant.fibres
-        if fibre.length_km <= REACH_KM and (fibre.rate_gbps is None or fibre.rate_gbps >= fastest * LEAST_RATE_SHARE)
+        if fibre.length_km <= reach_km(fibre.loss_db_per_km)
+        and (fibre.rate_gbps is None or fibre.rate_gbps >= fastest * LEAST_RATE_SHARE)
     ]
 
 
 def _beyond_reach(plant: Plant) -> list[str]:
     usable = set(map(id, _usable_fibres(plant)))
-    long = [fibre for fibre in plant.fibres if fibre.length_km > REACH_KM]
-    slow = [fibre for fibre in plant.fibres if fibre.length_km <= REACH_KM and id(fibre) not in usable]
+    long = [fibre for fibre in plant.fibres if fibre.length_km > reach_km(fibre.loss_db_per_km)]
+    slow = [fibre for fibre in plant.fibres if id(fibre) not in usable and fibre not in long]
     notes = []
     if long:
         spans = [f"{' - '.join(fibre.ends)} ({fibre.length_km:g} km)" for fibre in long]

@@ -13,7 +13,14 @@ from statistics import median_low
 
 import networkx as nx
 
-from topologies.attributes import length_from, stated_distance_km, stated_length_km, stated_rate_gbps
+from topologies.attributes import (
+    length_from,
+    stated_distance_km,
+    stated_fibre_type,
+    stated_length_km,
+    stated_loss,
+    stated_rate_gbps,
+)
 from topologies.directions import StatedSpan, join_directions
 from topologies.plant import Fibre, Plant, Site, distance_km, fibre_km, listed
 from topologies.problems import MapError
@@ -142,6 +149,7 @@ class _Survey:
         return StatedSpan(
             ends, None if length is None else length.value, distance,
             None if duct in (None, "") else str(duct), None if rate is None else rate.value,
+            stated_loss(attributes), stated_fibre_type(attributes),
         )  # fmt: skip
 
     # ------------------------------------------------------------------ the plant
@@ -247,7 +255,8 @@ class _Survey:
         else:
             distance = span.distance_km if span.distance_km is not None else distance_km(a, b)
             length_km = round(fibre_km(distance, self.options.route_factor), 1) or SAME_PLACE_KM
-        return Fibre((a.name, b.name), length_km, span.duct, span.rate_gbps)
+        stated = span.duct, span.rate_gbps, span.loss_db_per_km, span.fibre_type
+        return Fibre((a.name, b.name), length_km, *stated)
 
     def _with_rates(self, fibres: list[Fibre]) -> list[Fibre]:
         """Where some spans state their speed, the others get the median of those."""

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from controller.domain.path import Path, link_name, link_names, span_name
 from controller.domain.route import DUCT_PREFIX, SrlgBySpan
-from topologies.maps import DEFAULT_QUEUE_BYTES, Grid, Kind, Map
+from topologies.maps import DEFAULT_QUEUE_BYTES, USUAL_LOSS_DB_PER_KM, FibreType, Grid, Kind, Map
 
 PROPAGATION_US_PER_KM = 4.9
 """Group delay of standard single-mode fibre (n about 1.468). Source: ITU-T G.652."""
@@ -72,6 +72,8 @@ class DirectedLink:
     channel_gbps: float = 0.0
     queue_bytes: int = DEFAULT_QUEUE_BYTES
     number: int = 1
+    loss_db_per_km: float = USUAL_LOSS_DB_PER_KM
+    fibre_type: FibreType = "SSMF"
 
     @cached_property
     def span(self) -> str:
@@ -190,5 +192,6 @@ def network_from_map(map_: Map) -> Network:
             links[name] = DirectedLink(
                 name, near.node, far.node, near.number, far.number, span.length_km, map_.rate_bps(span), span.duct,
                 map_.slots(span), span.channel_rate_gbps, map_.queue_bytes_of(span), near.span_number,
+                span.loss_db_per_km, span.fibre_type,
             )  # fmt: skip
     return Network(map_.name, map_.scale_mbps_per_gbps, map_.mtu_bytes, nodes, links, map_.grid)

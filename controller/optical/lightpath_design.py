@@ -11,12 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
+from typing import TYPE_CHECKING
 
 from controller.domain.lightpath import Lightpath
 from controller.domain.network import RESERVABLE_SHARE, DirectedLink, Network
 from controller.domain.path import link_names
 from controller.domain.reservation import Placement
-from topologies.maps import SLOTS_PER_CHANNEL
+from topologies.maps import SLOTS_PER_CHANNEL, USUAL_LOSS_DB_PER_KM
+
+if TYPE_CHECKING:  # GNPy is slow to import
+    from controller.optical.transmission_quality import Fibre
 
 SHORTEST_KM = 0.1
 """Shorter fibres count with this length."""
@@ -58,7 +62,7 @@ def design_lightpath(network: Network, nodes: tuple[str, ...]) -> LightpathDesig
         raise ValueError(f"map {network.name} is not optical")
     links = network.links_along(nodes)
     channel_gbps = min(link.channel_gbps for link in links)
-    signal_quality = quality_of(tuple(_fibre_km(link) for link in links))
+    signal_quality = quality_of(tuple(_fibre(link) for link in links))
     designs = []
     for format_ in FORMATS:
         signals = ceil(channel_gbps / format_.rate_gbps) if network.grid == "flexible" else 1
@@ -100,8 +104,12 @@ def precompute_fibres(network: Network) -> None:
     from controller.optical.transmission_quality import precompute
 
     switches = {switch.name for switch in network.switches}
-    precompute(_fibre_km(link) for link in network.spans.values() if {link.source, link.destination} <= switches)
+    precompute(_fibre(link) for link in network.spans.values() if {link.source, link.destination} <= switches)
 
 
-def _fibre_km(link: DirectedLink) -> float:
-    return max(link.length_km, SHORTEST_KM)
+def _fibre(link: DirectedLink) -> Fibre:
+    from controller.optical.transmission_quality import SpecialFibre
+
+    length_km = max(link.length_km, SHORTEST_KM)
+    is_usual = (link.loss_db_per_km, link.fibre_type) == (USUAL_LOSS_DB_PER_KM, "SSMF")
+    return length_km if is_usual else SpecialFibre(length_km, link.loss_db_per_km, link.fibre_type)

@@ -2,8 +2,9 @@
 
 GNPy computes the physics: amplifier noise and the Gaussian-noise model of fibre non-linearity, on the route's own
 fibres, with amplifiers about every 80 km as placed by GNPy's design rules. The equipment is that of GNPy's examples:
-standard single-mode fibre of 0.2 dB/km, variable-gain amplifiers, ROADMs with 38 dB add and drop OSNR, all 75 channels
-of 32 GBd on a 50 GHz grid lit. That is the worst case for a lightpath, so the result does not depend on the load.
+standard single-mode fibre of 0.2 dB/km (unless the map states another), variable-gain amplifiers, ROADMs with 38 dB add
+and drop OSNR, all 75 channels of 32 GBd on a 50 GHz grid lit. That is the worst case for a lightpath, so the result
+does not depend on the load.
 
 Each fibre is computed once, from one ROADM to the next. A route's fibres are then concatenated: every ROADM equalises
 signal plus noise to the same power, so the accumulated noise reduces the signal's share (droop). Full GNPy is run for a
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gnpy
 import numpy as np
@@ -33,7 +34,8 @@ from gnpy.topology.request import PathRequest, propagate
 from networkx import dijkstra_path
 from numpy.typing import NDArray
 
-FIBRE_LOSS_DB_PER_KM = 0.2
+from topologies.maps import USUAL_LOSS_DB_PER_KM
+
 CONNECTOR_LOSS_DB = 0.5
 LAUNCH_W = 1e-3
 SYSTEM_MARGIN_DB = 2.0
@@ -63,6 +65,18 @@ FORMATS = (Format("DP-16QAM", 200.0, 4, 20.5), Format("DP-QPSK", 100.0, 2, 12.0)
 """Fastest first."""
 
 
+class SpecialFibre(NamedTuple):
+    """A fibre of another loss or type than usual; the type is one of GNPy's library."""
+
+    length_km: float
+    loss_db_per_km: float
+    type_variety: str
+
+
+Fibre = float | SpecialFibre
+"""A fibre; the usual one by its length in km alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Quality:
     """At the end of a route, of its worst channel and in 0.1 nm: GSNR (with fibre non-linearity) and OSNR (without)."""
@@ -84,57 +98,61 @@ class _Noise:
 
 
 @lru_cache(maxsize=65_536)
-def quality_of(lengths_km: tuple[float, ...]) -> Quality:
+def quality_of(fibres: tuple[Fibre, ...]) -> Quality:
     """Return the quality after fibres of these lengths, a ROADM at each end of each; feasible formats are those of full
     GNPy.
 
     Raises: ValueError if there is no fibre, or one has no length.
     """
-    quality_of = concatenated_quality(lengths_km)
+    quality_of = concatenated_quality(fibres)
     is_near_limit = any(abs(quality_of.margin_db(format_)) <= GUARD_DB for format_ in FORMATS)
-    return propagated_quality(lengths_km) if is_near_limit and len(lengths_km) > 1 else quality_of
+    return propagated_quality(fibres) if is_near_limit and len(fibres) > 1 else quality_of
 
 
-def concatenated_quality(lengths_km: tuple[float, ...]) -> Quality:
+def concatenated_quality(fibres: tuple[Fibre, ...]) -> Quality:
     """Return the quality from the individual fibres, in microseconds; within GUARD_DB of GNPy where a format is
     feasible.
 
     Raises: as `quality_of`.
     """
-    _check(lengths_km)
+    _check(fibres)
     ase = noise = np.zeros(1)
-    for length_km in lengths_km:
-        fibre, power = _fibre(length_km), 1 + noise  # of signal and noise together over the signal
+    for each in fibres:
+        fibre, power = _fibre(each), 1 + noise  # of signal and noise together over the signal
         ase, noise = ase + fibre.ase * power, noise + fibre.all * power
-    return _at_receiver(_Noise(ase, noise), len(lengths_km))
+    return _at_receiver(_Noise(ase, noise), len(fibres))
 
 
 @lru_cache(maxsize=16_384)
-def propagated_quality(lengths_km: tuple[float, ...]) -> Quality:
+def propagated_quality(fibres: tuple[Fibre, ...]) -> Quality:
     """Return the quality as GNPy computes it over the whole route; takes 10 to 100 ms.
 
     Raises: as `quality_of`.
     """
-    _check(lengths_km)
-    receiver = _propagate(lengths_km)
+    _check(fibres)
+    receiver = _propagate(fibres)
     return Quality(float(min(receiver.snr_01nm)), float(min(receiver.osnr_ase_01nm)))
 
 
-def precompute(lengths_km: Iterable[float]) -> None:
-    """Compute the fibres of these lengths now, so that no request waits for GNPy."""
-    for length_km in set(lengths_km):
-        _fibre(length_km)
+def precompute(fibres: Iterable[Fibre]) -> None:
+    """Compute these fibres now, so that no request waits for GNPy."""
+    for fibre in set(fibres):
+        _fibre(fibre)
 
 
-def _check(lengths_km: tuple[float, ...]) -> None:
-    if not lengths_km or min(lengths_km) <= 0:
-        raise ValueError(f"a route has fibres of more than 0 km, not {lengths_km}")
+def _check(fibres: tuple[Fibre, ...]) -> None:
+    if not fibres or min(_facts(fibre).length_km for fibre in fibres) <= 0:
+        raise ValueError(f"a route has fibres of more than 0 km, not {fibres}")
+
+
+def _facts(fibre: Fibre) -> SpecialFibre:
+    return fibre if isinstance(fibre, SpecialFibre) else SpecialFibre(fibre, USUAL_LOSS_DB_PER_KM, "SSMF")
 
 
 @lru_cache(maxsize=65_536)
-def _fibre(length_km: float) -> _Noise:
+def _fibre(fibre: Fibre) -> _Noise:
     """Return the noise that one fibre adds to a signal at full power, in the signal's own bandwidth."""
-    receiver, (width, terminal_noise) = _propagate((length_km,)), _terminal_noise(1)
+    receiver, (width, terminal_noise) = _propagate((fibre,)), _terminal_noise(1)
     ase, noise = (10 ** (-ratio_db / 10) for ratio_db in (receiver.osnr_ase_01nm, receiver.snr_01nm))
     return _Noise((ase - terminal_noise) * width, (noise - terminal_noise) * width)
 
@@ -157,10 +175,10 @@ def _terminal_noise(fibres: int) -> tuple[float, float]:
     return signal.baud_rate / REFERENCE_HZ, float(noise)
 
 
-def _propagate(lengths_km: tuple[float, ...]) -> Any:
+def _propagate(fibres: tuple[Fibre, ...]) -> Any:
     """Run GNPy over the route; return its receiver."""
     equipment = _equipment()
-    line = network_from_json(_gnpy_topology(lengths_km), equipment)
+    line = network_from_json(_gnpy_topology(fibres), equipment)
     add_missing_elements_in_network(line, equipment)
     request = _gnpy_request(equipment)
     design_network(request, line, equipment, verbose=False)
@@ -182,16 +200,15 @@ def _equipment() -> Any:
     return _equipment_from_json(library, DEFAULT_EXTRA_CONFIG)
 
 
-def _gnpy_topology(lengths_km: tuple[float, ...]) -> dict[str, Any]:
+def _gnpy_topology(fibres: tuple[Fibre, ...]) -> dict[str, Any]:
     elements: list[dict[str, Any]] = [{"uid": end, "type": "Transceiver"} for end in ("first", "last")]
-    elements += [{"uid": f"roadm {number}", "type": "Roadm"} for number in range(len(lengths_km) + 1)]
+    elements += [{"uid": f"roadm {number}", "type": "Roadm"} for number in range(len(fibres) + 1)]
     uids = ["first", "roadm 0"]
-    for number, length_km in enumerate(lengths_km):
-        fibre = {"length": length_km, "length_units": "km", "loss_coef": FIBRE_LOSS_DB_PER_KM}
+    for number, facts in enumerate(map(_facts, fibres)):
+        fibre = {"length": facts.length_km, "length_units": "km", "loss_coef": facts.loss_db_per_km}
         connectors = {"con_in": CONNECTOR_LOSS_DB, "con_out": CONNECTOR_LOSS_DB}
-        elements.append(
-            {"uid": f"fibre {number}", "type": "Fiber", "type_variety": "SSMF", "params": fibre | connectors}
-        )
+        element = {"uid": f"fibre {number}", "type": "Fiber", "type_variety": facts.type_variety}
+        elements.append(element | {"params": fibre | connectors})
         uids += [f"fibre {number}", f"roadm {number + 1}"]
     connections = [{"from_node": a, "to_node": b} for a, b in pairwise([*uids, "last"])]
     return {"elements": elements, "connections": connections}

@@ -13,17 +13,20 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from topologies.maps import LEAST_LOSS_DB_PER_KM, USUAL_LOSS_DB_PER_KM, FibreType
 from topologies.plant import listed
 from topologies.problems import MapError
-from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, as_key
+from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, as_key, number_of
 from topologies.site_names import nearest
 
 YANG = "gnpy-network-topology:topology"
 FIBRES = ("Fiber", "RamanFiber")
-USUAL_LOSS_DB_PER_KM, USUAL_CONNECTOR_DB = 0.2, 0.5
+USUAL_CONNECTOR_DB = 0.5
 """What the transmission quality is computed with (docs/optical.md)."""
+FUSED_LOSS_DB = 1.0
+"""GNPy's default."""
 
 Element = Mapping[str, Any]
 
@@ -65,17 +68,68 @@ def read_gnpy(name: str, source: str, facts: Mapping[str, Any]) -> SourceNetwork
     elements = _elements(name, facts)
     names = {uid: _site_name(uid) for uid in elements.by_uid if uid in elements.sites}
     sites = [SourceSite(uid, names[uid], *_place(elements.by_uid[uid])) for uid in names]
-    spans, unusual = [], set[str]()
+    spans: list[SourceSpan] = []
+    spread, unknown = set[float](), set[str]()
     for uid in names:
         for start in elements.successors.get(uid, ()):
             for chain, end in _chains(elements, start, (uid,)):
                 if end != uid:
-                    facts_of_chain = [elements.by_uid[each] for each in chain]
-                    length_km = sum(_length_km(name, element) for element in facts_of_chain)
-                    spans.append(SourceSpan((uid, end), {"length_km": length_km}))
-                    unusual |= {word for element in facts_of_chain for word in _unusual(element)}
-    sentence = f"of the fibres only lengths are used; usual values replace {listed(sorted(unusual))}"
-    return SourceNetwork(name, source, tuple(sites), tuple(spans), True, notes=(sentence,) if unusual else ())
+                    fibres = [elements.by_uid[each] for each in chain]
+                    attributes = _attributes(name, fibres)
+                    spans.append(SourceSpan((uid, end), attributes))
+                    unknown |= {str(each["type_variety"]) for each in fibres if _is_unknown(each)}
+                    if (loss := attributes.get("loss_db_per_km")) is not None:
+                        spread.add(float(str(loss)))
+    notes = []
+    if spread:
+        extent = " to ".join(dict.fromkeys(f"{loss:.3g}" for loss in (min(spread), max(spread))))
+        notes.append(f"losses other than usual are spread over the length of the span: {extent} dB/km in all")
+    if unknown:
+        notes.append(f"fibres of type {listed(sorted(unknown))} are computed as SSMF")
+    return SourceNetwork(name, source, tuple(sites), tuple(spans), True, notes=tuple(notes))
+
+
+def _attributes(name: str, chain: list[Element]) -> dict[str, object]:
+    """Length of a chain of elements; loss per km and type of fibre if they are other than usual.
+
+    Connectors, attenuators, lumped losses and fused nodes count beyond two connectors of 0.5 dB for each fibre.
+    """
+    length_km = sum(_length_km(name, element) for element in chain)
+    loss_db = sum(_loss_db(name, element) for element in chain)
+    attributes: dict[str, object] = {"length_km": length_km}
+    if length_km and abs(loss_db / length_km - USUAL_LOSS_DB_PER_KM) > 1e-6:
+        attributes["loss_db_per_km"] = round(max(loss_db / length_km, LEAST_LOSS_DB_PER_KM), 5)
+    types = {str(element.get("type_variety", "SSMF")) for element in chain if element.get("type") in FIBRES}
+    if len(types) == 1 and (kind := types.pop()) != "SSMF" and kind in get_args(FibreType):
+        attributes["fibre_type"] = kind
+    return attributes
+
+
+def _loss_db(name: str, element: Element) -> float:
+    """The loss of a fibre or a fused node, without the two connectors that every fibre is computed with."""
+    params = _entry(element, "params")
+
+    def value(word: str, usual: float) -> float:
+        stated = params.get(word)
+        if isinstance(stated, dict):  # by frequency
+            stated = max(stated.get("value") or [usual], key=lambda each: float(str(each)))
+        number = usual if stated in (None, "") else number_of(stated)
+        if number is None or not 0 <= number < float("inf"):
+            raise MapError([f"{name}: {element['uid']}: {word} is {stated!r}; it is a number of dB, 0 or above"])
+        return number
+
+    if element.get("type") == "Fused":
+        return value("loss", FUSED_LOSS_DB)
+    if element.get("type") not in FIBRES:
+        return 0.0
+    further = value("con_in", USUAL_CONNECTOR_DB) + value("con_out", USUAL_CONNECTOR_DB) - 2 * USUAL_CONNECTOR_DB
+    lumped = [each.get("loss") for each in params.get("lumped_losses") or () if isinstance(each, dict)]
+    further += value("att_in", 0) + sum(number_of(loss) or 0.0 for loss in lumped)
+    return value("loss_coef", USUAL_LOSS_DB_PER_KM) * _length_km(name, element) + further
+
+
+def _is_unknown(element: Element) -> bool:
+    return element.get("type") in FIBRES and element.get("type_variety", "SSMF") not in get_args(FibreType)
 
 
 def _elements(name: str, facts: Mapping[str, Any]) -> _Elements:
@@ -128,21 +182,6 @@ def _length_km(name: str, element: Element) -> float:
             f"{name}: {element['uid']}: a length of {value!r} {units}; it is above 0, in km or m"
         ])  # fmt: skip
     return length * (0.001 if units == "m" else 1.0)
-
-
-def _unusual(element: Element) -> Iterator[str]:
-    """What the file states about a fibre beside its length that differs from what is computed with."""
-    params = _entry(element, "params")
-    if element.get("type") in FIBRES:
-        if element.get("type_variety", "SSMF") != "SSMF":
-            yield f"type_variety {element['type_variety']}"
-        for word, usual in (("loss_coef", USUAL_LOSS_DB_PER_KM), ("con_in", USUAL_CONNECTOR_DB),
-                            ("con_out", USUAL_CONNECTOR_DB), ("att_in", 0)):  # fmt: skip
-            value = params.get(word)
-            if value is not None and str(value) not in (str(usual), str(float(usual))):
-                yield word if isinstance(value, dict | list) else f"{word} {value}"
-        if params.get("lumped_losses"):
-            yield "lumped_losses"
 
 
 def _entry(facts: Mapping[str, Any], word: str) -> Mapping[str, Any]:

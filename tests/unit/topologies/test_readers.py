@@ -196,17 +196,45 @@ def test_a_gnpy_line_of_amplified_fibres_between_transceivers_is_a_span(tmp_path
 def test_fused_nodes_lead_on_and_not_back(tmp_path: Path) -> None:
     facts = gnpy([("A", "mid", 30), ("mid", "B", 50)])
     next(each for each in facts["elements"] if each["uid"] == "roadm mid")["type"] = "Fused"
-    assert spans(read_plant(written(tmp_path / "net.json", facts))) == [("A-B", 80)]
+    plant = read_plant(written(tmp_path / "net.json", facts))
+    assert spans(plant) == [("A-B", 80)]
+    assert plant.fibres[0].loss_db_per_km == pytest.approx(0.2 + 1 / 80), "a fused node loses 1 dB"
 
 
 @pytest.mark.parametrize(
-    ("fibre", "words"),
-    [({"loss_coef": 0.25}, "loss_coef 0.25"), ({"con_in": 1.0}, "con_in 1.0"),
-     ({"lumped_losses": [{"position": 10, "loss": 1.5}]}, "lumped_losses")],
-)  # fmt: skip
-def test_losses_of_a_gnpy_file_that_are_not_used_are_told(tmp_path: Path, fibre: dict[str, Any], words: str) -> None:
-    plant = read_plant(written(tmp_path / "net.json", gnpy(MESH, **fibre)))
-    assert plant.notes == (f"of the fibres only lengths are used; usual values replace {words}",)
+    ("fibre", "loss_db_per_km"),
+    [
+        ({"loss_coef": 0.25}, 0.25),
+        ({"loss_coef": "0.25"}, 0.25),
+        ({"loss_coef": {"value": [0.21, 0.24], "frequency": [191e12, 196e12]}}, 0.24),
+        ({"con_in": 1.0, "con_out": 0.75}, 0.2 + 0.75 / 100),
+        ({"con_in": 0, "con_out": 0}, 0.2 - 1 / 100),
+        ({"att_in": 2}, 0.22),
+        ({"lumped_losses": [{"position": 10, "loss": 1.5}, {"position": 20, "loss": "0.5"}]}, 0.22),
+        ({"con_in": 0.5, "att_in": 0}, None),
+    ],
+)
+def test_losses_of_a_gnpy_file_are_spread_over_the_span_and_told(
+    tmp_path: Path, fibre: dict[str, Any], loss_db_per_km: float | None
+) -> None:
+    plant = read_plant(written(tmp_path / "net.json", gnpy([("A", "B", 100.0)], **fibre)))
+    assert plant.fibres[0].loss_db_per_km == (None if loss_db_per_km is None else pytest.approx(loss_db_per_km))
+    assert bool(plant.notes) == (loss_db_per_km is not None)
+
+
+def test_types_of_gnpy_fibres_are_kept_where_known_and_told_where_not(tmp_path: Path) -> None:
+    facts = gnpy([("A", "B", 100.0), ("B", "C", 100.0)])
+    for element in facts["elements"]:
+        if element["type"] == "Fiber":
+            element["type_variety"] = "NZDF" if element["uid"].endswith("-0") else "ULL"
+    plant = read_plant(written(tmp_path / "net.json", facts))
+    assert [fibre.fibre_type for fibre in plant.fibres] == ["NZDF", None]
+    assert plant.notes == ("fibres of type ULL are computed as SSMF",)
+
+
+def test_an_impossible_loss_is_named(tmp_path: Path) -> None:
+    broken = written(tmp_path / "net.json", gnpy([("A", "B", 100.0)], con_in=-3))
+    assert "fiber (A -> B)-0: con_in is -3; it is a number of dB, 0 or above" in refusal(broken)
 
 
 def test_a_gnpy_place_that_is_null_or_zero_is_none(tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ from controller.admission.admission import Admitted, Request, decide
 from controller.booking.calendar import Calendar
 from controller.domain.network import network_from_map
 from controller.domain.reservation import Flow, Match, Requirement
-from controller.optical.lightpath_design import design_lightpath
+from controller.optical.lightpath_design import LightpathDesign, design_lightpath
+from controller.optical.transmission_quality import SpecialFibre, quality_of
 from controller.routing.candidates import CERTAIN_REACH_KM
 from topologies.maps import Map, MapLink, MapNode
 from topologies.placement import PlacementOptions, map_document, short_names
 from topologies.plant import Fibre, Plant, Site
 from topologies.problems import MapError
-from topologies.siting import REACH_KM, choose_sites
+from topologies.siting import REACH_KM, choose_sites, reach_km
 
 
 def plant(*fibres: tuple[str, str, float], rates: dict[int, float] | None = None) -> Plant:
@@ -117,6 +118,24 @@ def test_the_reach_of_placement_is_that_of_the_transmission_quality() -> None:
     assert fibre_is_feasible(REACH_KM)
     assert not fibre_is_feasible(REACH_KM + 200)
     assert fibre_is_feasible(CERTAIN_REACH_KM)
+
+
+@pytest.mark.parametrize("loss_db_per_km", [0.22, 0.25, 0.3])
+def test_the_reach_of_lossy_fibres_is_less_and_placement_knows_it(loss_db_per_km: float) -> None:
+    nodes = (MapNode("a", "switch", (0, 0)), MapNode("b", "switch", (0, 0)))
+
+    def design(km: float, loss: float) -> LightpathDesign:
+        link = MapLink(("a", "b"), km, 1, 100.0, loss_db_per_km=loss)
+        return design_lightpath(network_from_map(Map("x", "", 0.2, 9000, nodes, (link,), grid="fixed")), ("a", "b"))
+
+    assert design(reach_km(loss_db_per_km), loss_db_per_km).is_feasible
+    assert design(800, loss_db_per_km).gsnr_db < design(800, 0.2).gsnr_db
+
+
+def test_the_type_of_a_fibre_enters_the_transmission_quality() -> None:
+    standard, shifted = (quality_of((SpecialFibre(400.0, 0.2, kind),)) for kind in ("SSMF", "NZDF"))
+    assert standard == quality_of((400.0,))
+    assert shifted.gsnr_db < standard.gsnr_db - 0.1, "less dispersion, more interference between channels"
 
 
 def test_short_names_keep_the_letters_under_their_marks() -> None:
