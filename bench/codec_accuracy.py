@@ -96,8 +96,9 @@ class Edge:
                 stream = RandomStream(self.seed, self.name, number, step, micro)
                 segment = self._transfer(self.edge.forward(self.inputs[places[samples]], stream), self.codec)
                 labels = self.data.train.labels[places[samples]]
-                gradient, _ = self.cloud.train(segment, labels, BATCH, stream)
-                self.edge.backward(micro, self._transfer(gradient, default_gradient_codec(self.codec)))
+                gradients, _ = self.cloud.train(segment, labels, BATCH, stream)
+                received = [self._transfer(gradient, default_gradient_codec(self.codec)) for gradient in gradients]
+                self.edge.backward(micro, received)
             self.edge.step()
             self.cloud.step()
 

@@ -23,6 +23,12 @@ class UsageError(TrainerError):
     exit_code = EXIT_USAGE
 
 
+class UserCodeError(UsageError):
+    """A user's function or module failed; the text names it, its error, its file and line."""
+
+    code = "user_code"
+
+
 class NetworkError(TrainerError):
     """The controller or a connection is not available."""
 
@@ -108,3 +114,9 @@ class DivergedError(TrainingFailedError):
     """A segment or gradient is not finite."""
 
     code = "diverged"
+
+
+class ModelFailedError(TrainingFailedError):
+    """The model failed on valid input: its error would return whichever edge computes it, so no edge is at fault."""
+
+    code = "model_failed"

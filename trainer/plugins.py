@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import site
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import UsageError
+from trainer.errors import TrainerError, UsageError, UserCodeError
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -23,7 +26,8 @@ def is_plugin_name(name: str) -> bool:
 def load_function(name: str) -> Callable[..., Any]:
     """Import a user function; the wrapper returned passes it only the keyword arguments that its signature names.
 
-    Raises: UsageError if the module cannot be imported or has no such function.
+    Raises: UsageError if the module cannot be imported or has no such function. The wrapper raises UserCodeError if the
+        function fails.
     """
     module_name, _, function_name = name.partition(":")
     directory = str(Path.cwd())
@@ -31,17 +35,50 @@ def load_function(name: str) -> Callable[..., Any]:
         sys.path.append(directory)  # last, so that a local file cannot shadow a library
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UsageError(f"{name}: the module {module_name} cannot be imported: {error}.") from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{name}: the module {module_name} cannot be imported: {describe_error(error)}.") from error
     function = getattr(module, function_name, None)
     if function is None:
         raise UsageError(f"{name}: the module {module_name} has no function {function_name}.")
     if not callable(function):
         raise UsageError(f"{name}: {function_name} is not a function but of type {type(function).__name__}.")
-    parameters = inspect.signature(function).parameters
-    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    parameters = _parameters(function)
 
     def call(**arguments: Any) -> Any:
-        return function(**(arguments if takes_all else {key: arguments[key] for key in arguments if key in parameters}))
+        accepted = arguments if parameters is None else {key: arguments[key] for key in arguments if key in parameters}
+        try:
+            return function(**accepted)
+        except TrainerError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise UserCodeError(f"{name} failed: {describe_error(error)}.") from error
 
     return call
+
+
+def _parameters(function: Callable[..., Any]) -> frozenset[str] | None:
+    """Return the names of a function's parameters; None if it takes any keyword."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (ValueError, TypeError):  # some functions of extension modules have no signature
+        return None
+    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return None if takes_all else frozenset(parameters)
+
+
+def describe_error(error: BaseException) -> str:
+    """Return type and text of an error in user code in one line, with file and line of the user's innermost frame."""
+    text = " ".join(str(error).split())
+    what = f"{type(error).__name__}: {text}".removesuffix(": ").rstrip(".")
+    if isinstance(error, SyntaxError):
+        return what  # its text has file and line
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_user_file(frame.filename)]
+    return f"{what} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else what
+
+
+def _is_user_file(filename: str) -> bool:
+    """Return whether a file belongs neither to Python, nor to an installed package, nor to Paceline."""
+    if filename.startswith("<"):
+        return False
+    libraries = (sysconfig.get_path("stdlib"), *site.getsitepackages(), str(Path(__file__).parent))
+    return not any(Path(filename).is_relative_to(library) for library in libraries)

@@ -81,7 +81,7 @@ def _step(half: ClientModel, images: torch.Tensor, pieces: list[slice]) -> tuple
         segments = [half.forward(images[piece], stream) for piece, stream in zip(pieces, streams, strict=True)]
     with backward:
         for number, segment in enumerate(segments):
-            half.backward(number, torch.ones_like(segment))
+            half.backward(number, [torch.ones_like(segment)])
         half.step()
     return forward.wall_s, forward.cpu_s, backward.wall_s, backward.cpu_s
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from controller.domain.reservation import Flow, Match, Requirement
+from trainer.models.boundary import Boundary
 from trainer.models.zoo import build_layers
 from trainer.planning.codec_selection import CodecSelector
 from trainer.planning.forecasts import StepForecaster
@@ -56,11 +57,11 @@ class SimulatedRun:
             edge: prior_seconds(costs, ComputeProfile(speed, EDGE_BYTES_PER_S), BATCH // MICRO)
             for edge, speed in speeds.items()
         }
-        shapes = segment_shapes(costs, SAMPLE_SHAPE)
+        boundaries = [Boundary.of_shape(*shape) for shape in segment_shapes(costs, SAMPLE_SHAPE)]
         cloud = prior_seconds(costs, CLOUD, BATCH // MICRO)
         batches = dict.fromkeys(edges, BATCH)
         state_bytes = [4 * cost.stored_values for cost in costs]
-        self.forecaster = StepForecaster(seconds, cloud, shapes, batches, MICRO, state_bytes, CodecSelector("fp32"))
+        self.forecaster = StepForecaster(seconds, cloud, boundaries, batches, MICRO, state_bytes, CodecSelector("fp32"))
         self._cuts = dict.fromkeys(edges, range(1, len(costs)))
         self.plan: RoundPlan | None = None
 

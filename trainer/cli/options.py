@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from trainer.config.partitioning import DATA_HELP, PARTITION_HELP
-from trainer.config.settings import DEVICES, PROTECTIONS, RunSettings, parse_cuts
+from trainer.config.settings import DEVICES, PROTECTIONS, STANDARDIZATIONS, RunSettings, parse_cuts
 from trainer.config.stragglers import STRAGGLER_POLICIES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,6 +49,21 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ),
     ("--optimizer", "optimizer", {"type": click.Choice(["sgd", "momentum", "adam", "adamw"]), "help": "Optimizer."}),
     ("--learning-rate", "learning_rate", {"type": float, "help": "Learning rate."}),
+    (
+        "--weight-decay",
+        "weight_decay",
+        {"type": float, "help": "Weight decay of the optimizer.  [default: by a rule from parameters and samples]"},
+    ),
+    (
+        "--standardization",
+        "standardization",
+        {
+            "type": click.Choice(STANDARDIZATIONS),
+            "help": "How inputs are standardized: auto (whole numbers such as token ids stay as they are if your model "
+            "takes them; else zscore, with logarithms of skewed features), none, minmax, zscore, log, or unit-norm of "
+            "each sample.",
+        },
+    ),
     (
         "--min-cut",
         "min_cut",

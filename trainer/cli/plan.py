@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
+from trainer.config.partitioning import task_of
 from trainer.errors import UsageError
 
 if TYPE_CHECKING:
     from topologies.maps import Map
+    from trainer.models.boundary import Boundary
     from trainer.planning.forecasts import StepForecaster
     from trainer.planning.plan import Alternative, Offer, RoundPlan
     from trainer.profiling.layer_costs import LayerCost
@@ -27,11 +29,14 @@ MSS_OVERHEAD_BYTES = 52
 
 @click.command(epilog="Example: paceline plan --map metro")
 @click.option(
-    "--map", "map_name", help="Plan a round on this map, with the CPU shares of its edges and all links free."
+    "--map", "map_name", help="Plan a round on this map, with the CPU shares of its edges and all links free; any map "
+    "that `paceline maps` takes."
 )
 @click.option(
-    "--model", default="signal-cnn", show_default=True, help="Model, built for images of 3 x 32 x 32 in 3 classes."
+    "--model", help="Model of the zoo, or package.module:function.  [default: by data]"
 )
+@click.option("--data", help="Data set, or FILE.npz or package.module:function, whose samples the model is built for.  "
+              "[default: images of 3 x 32 x 32 in 3 classes]")
 @click.option("--batch", default=64, show_default=True, help="Samples per mini-batch.")
 @click.option("--micro", default=4, show_default=True, help="Micro-batches per mini-batch.")
 @click.option("--controller", help="With --map: URL of a controller; plan with its current quotes.")
@@ -45,8 +50,8 @@ MSS_OVERHEAD_BYTES = 52
 )
 @click.option("--prior", is_flag=True, help="Predict from costs and a benchmark; do not run the layers.")
 def plan(
-    map_name: str | None, model: str, batch: int, micro: int, controller: str | None, share: float, min_cut: int,
-    codec: str, protect_labels: bool, tail_layers: int, prior: bool,
+    map_name: str | None, model: str | None, data: str | None, batch: int, micro: int, controller: str | None,
+    share: float, min_cut: int, codec: str, protect_labels: bool, tail_layers: int, prior: bool,
 ) -> None:
     """Print every cut with its FLOPs, bytes and times on this machine; with --map, the plan of a round.
 
@@ -54,38 +59,43 @@ def plan(
     """
     import torch
 
-    from trainer.cloud.preparation import tail_of
-    from trainer.models.zoo import build_layers
+    from trainer.cloud.preparation import build_for_inputs, check_cuts, tail_of
+    from trainer.models.zoo import choose_model, random_batch
     from trainer.planning.codec_selection import CodecSelector
     from trainer.planning.forecasts import StepForecaster
     from trainer.profiling import profiler
-    from trainer.profiling.layer_costs import layer_costs, segment_shapes
+    from trainer.profiling.layer_costs import layer_costs
     from trainer.profiling.predictor import prior_seconds
 
     if controller is not None and map_name is None:
         raise UsageError("--controller requires --map, which defines the CPU shares of the edges.")
-    if batch < 1 or micro < 1 or not 0 < share <= 1:
-        raise UsageError("--batch and --micro must be at least 1, --share above 0 and at most 1.")
+    if min(batch, micro, tail_layers) < 1 or min_cut < 0 or not 0 < share <= 1:
+        raise UsageError("--batch, --micro and --tail-layers must be at least 1, --min-cut at least 0, --share above 0 "
+                         "and at most 1.")
+    network = None if map_name is None else _load(map_name)
     torch.set_num_threads(1)
-    sample_shape = (3, 32, 32)
-    layers = build_layers(model, 1, sample_shape, classes=3)
+    sample_shape, classes, values = _samples_of(data)
+    if model is None:
+        model = choose_model("traffic-lights" if data is None else task_of(data), sample_shape)[0]
+    built, values = build_for_inputs(model, 1, sample_shape, classes, values, "auto")
+    samples = random_batch(-(-batch // micro), sample_shape, values)
+    layers = built.layers
     tail = tail_of(layers, protect_labels, tail_layers)
-    costs = layer_costs(layers, sample_shape)
-    shapes = segment_shapes(costs, sample_shape)
-    samples = -(-batch // micro)
+    if network is not None:
+        check_cuts(model, len(layers), tail, min_cut, None)
+    costs = layer_costs(layers, sample_shape, partial(random_batch, sample_shape=sample_shape, integers=values))
     if prior:
-        layer_seconds = prior_seconds(costs, profiler.benchmark_node(), samples)
+        layer_seconds = prior_seconds(costs, profiler.benchmark_node(), len(samples))
     else:
-        layer_seconds = profiler.profile_layers(layers, torch.zeros(samples, *sample_shape))
-    _print_cuts(model, costs, [math.prod(shape) for shape in shapes], layer_seconds, batch, micro, prior)
-    if map_name is None:
+        layer_seconds = profiler.profile_layers(layers, samples)
+    _print_cuts(model, costs, built.boundaries, layer_seconds, batch, micro, prior)
+    if network is None:
         return
-    network = _load(map_name)
     edges = {node.name: _scaled(layer_seconds, node.cpu_share) for node in network.edges}
     assert network.cloud is not None
     cloud = _scaled(layer_seconds, network.cloud.cpu_share)
     forecaster = StepForecaster(
-        edges, cloud, shapes, dict.fromkeys(edges, batch), micro, [0] * len(costs), CodecSelector(codec), tail
+        edges, cloud, built.boundaries, dict.fromkeys(edges, batch), micro, [0] * len(costs), CodecSelector(codec), tail
     )
     _print_round(network, forecaster, range(min_cut, len(costs)), share, controller)
 
@@ -129,6 +139,19 @@ def _scaled(layer_seconds: LayerSeconds, cpu_share: float | None) -> LayerSecond
         forward_s=tuple(s / share for s in layer_seconds.forward_s),
         backward_s=tuple(s / share for s in layer_seconds.backward_s),
     )
+
+
+def _samples_of(data: str | None) -> tuple[tuple[int, ...], int, tuple[int, int] | None]:
+    """Return the shape of a sample, the number of classes, and the range of inputs that are whole numbers."""
+    from trainer.config.settings import RunSettings
+    from trainer.data.load import load
+
+    if data is None:
+        return (3, 32, 32), 3, None
+    loaded = load(data, RunSettings().seed)
+    for note in loaded.notes:
+        click.echo(note, err=True)
+    return tuple(loaded.train.inputs.shape[1:]), loaded.classes, loaded.whole_numbers
 
 
 def _load(map_name: str) -> Map:
@@ -191,19 +214,21 @@ def _print_quotes(stats: QuoteStats) -> None:
 def _print_cuts(
     model: str,
     costs: list[LayerCost],
-    values: list[int],
+    boundaries: Sequence[Boundary],
     layer_seconds: LayerSeconds,
     batch: int,
     micro: int,
     prior: bool,
 ) -> None:
+    from trainer.protocol.segments import segment_bytes
+
     source = "predicted from FLOPs, bytes and a benchmark" if prior else "measured"
     click.echo(f"{model}, batch {batch} in {micro} micro-batches; times on one core of this machine, {source}\n")
     click.echo("cut  last layer        MFLOP/sample  parameters  segment kB  edge fwd ms  edge bwd ms  cloud ms")
     forward = backward = 0.0
     total = sum(layer_seconds.forward_s) + sum(layer_seconds.backward_s)
     flops, parameters = 0.0, 0
-    for cut, value in enumerate(values):
+    for cut, boundary in enumerate(boundaries):
         if cut:
             cost = costs[cut - 1]
             forward += layer_seconds.forward_s[cut - 1]
@@ -211,7 +236,8 @@ def _print_cuts(
             flops += cost.forward_flops
             parameters += cost.parameters
         name = costs[cut - 1].name if cut else "(raw input)"
-        click.echo(f"{cut:>3}  {name:<16} {flops / 1e6:>13.2f} {parameters:>11} {batch * value * 4 / 1e3:>11.1f} "
+        segment_kb = segment_bytes(boundary, batch, "fp32") / 1e3
+        click.echo(f"{cut:>3}  {name:<16} {flops / 1e6:>13.2f} {parameters:>11} {segment_kb:>11.1f} "
                    f"{1e3 * micro * forward:>12.1f} {1e3 * micro * backward:>12.1f} "
                    f"{1e3 * micro * abs(total - forward - backward):>9.1f}")
 

@@ -21,6 +21,7 @@ from trainer.cli.options import (
     to_settings,
     training_options,
 )
+from trainer.cli.preflight import check_run
 from trainer.config.partitioning import DATA_HELP, PARTITION_HELP, parse_partitioning
 from trainer.config.settings import CLOUD_PORT, RunSettings
 from trainer.errors import NetworkError, UsageError
@@ -98,6 +99,8 @@ def train(
     settings = before or to_settings(options, edges=tuple(names))  # report errors here and not in a child process
     if set(names) != set(settings.edges):
         raise UsageError(f"The run in {resume} has the edges {', '.join(settings.edges)}, not {', '.join(names)}.")
+    preload()
+    notes = check_run(settings, names)
     directory = resume or new_run_directory(runs_dir)
     edge_flags = ["--seed", str(settings.seed), "--data", settings.data, "--partition", settings.partition]
     if settings.model is not None:
@@ -119,7 +122,8 @@ def train(
         cloud_flags += ["--controller", url, "--map", running.map_name]
         jobs = launch.emulated_processes(running, port, cloud_flags, edge_flags)
     jobs = [launch.with_flags(job, _secrets(job.name, token_file, tls_dir)) for job in jobs]
-    preload()
+    for note in notes:
+        echo(note)
     launch.run_processes(jobs, directory, len(names) - settings.quorum_in_training, ctx.obj)
 
 

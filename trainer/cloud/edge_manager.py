@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trainer.cloud.edge_acceptor import EdgeAcceptor, JoinRefusedError
 from trainer.cloud.edge_session import EdgeSession
-from trainer.errors import ConnectionLostError, PartitionError, ProtocolError, QuorumError
+from trainer.errors import ConnectionLostError, ModelFailedError, PartitionError, ProtocolError, QuorumError
 from trainer.protocol import framing, messages
 from trainer.reservation.partition_check import FindPartition, no_partition
 from trainer.transport import clock_sync
@@ -156,7 +156,10 @@ class EdgeManager:
             self.send(session, message, tensors)
 
     def receive(self, deadline_s: float) -> tuple[EdgeSession, ReceivedFrame] | None:
-        """Return the next message of an active edge; None at the deadline (`time.monotonic`) or if an edge was lost."""
+        """Return the next message of an active edge; None at the deadline (`time.monotonic`) or if an edge was lost.
+
+        Raises: ModelFailedError if the model fails on an edge.
+        """
         while (item := self._inbox.get(deadline_s)) is not None:
             session, inbound = item
             if self._active.get(session.name) is not session:
@@ -165,6 +168,8 @@ class EdgeManager:
                 self.drop(session, inbound.reason)
                 return None
             if isinstance(inbound.frame.message, messages.Failed):
+                if inbound.frame.message.of_model:
+                    raise ModelFailedError(f"{session.name}: {inbound.frame.message.reason}")
                 self.drop(session, f"it reported an error: {inbound.frame.message.reason}")
                 return None
             return session, inbound
@@ -261,6 +266,8 @@ class EdgeManager:
         connection.send(answer)
         connection.send(prepare_message)
         ready = connection.receive().frame.message
+        if isinstance(ready, messages.Failed):
+            raise ProtocolError(f"{session.name} cannot be prepared: {ready.reason}")
         if not isinstance(ready, messages.Ready):
             raise ProtocolError(f"{session.name} sent {type(ready).__name__} instead of Ready.")
         connection.set_receive_timeout(None)

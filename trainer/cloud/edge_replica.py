@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from trainer.cloud.edge_session import EdgeSession
 from trainer.errors import ProtocolError
+from trainer.models.boundary import Boundary
 from trainer.models.split_model import MiddleModel, ServerModel
 from trainer.models.stage import Stage, split_evenly
-from trainer.models.zoo import build_layers
+from trainer.models.zoo import build_model
 from trainer.protocol.messages import Prepare
 from trainer.records.checkpoint import Checkpoint
 
@@ -26,12 +27,24 @@ class EdgeReplica:
     batch: int
     micro_batches: int
     device: torch.device
+    boundaries: Sequence[Boundary]
+    classes: int
     max_cut: int | None = None
 
     @property
     def name(self) -> str:
         """The edge's name."""
         return self.session.name
+
+    @property
+    def boundary(self) -> Boundary:
+        """What its segments consist of at the present cut."""
+        return self.boundaries[self.cut]
+
+    def samples_of(self, micro: int) -> int:
+        """Return the number of samples of a micro-batch."""
+        part = split_evenly(self.batch, self.micro_batches)[micro]
+        return int(part.stop - part.start)
 
     @property
     def cut(self) -> int:
@@ -75,9 +88,10 @@ class EdgeReplica:
 
 def build_replica(session: EdgeSession, recipe: Prepare, device: torch.device) -> EdgeReplica:
     """Build the replica of an edge with the model that every node builds."""
-    built = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
-    layers = [layer.to(device) for layer in built]
+    built = build_model(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers)
+    layers = [layer.to(device) for layer in built.layers]
     batch = min(recipe.batch, session.request.samples)
     part = Stage(layers, 0, len(layers) if recipe.tail is None else recipe.tail, recipe.optimizer)
     model = ServerModel(part) if recipe.tail is None else MiddleModel(part)
-    return EdgeReplica(session, model, batch, len(split_evenly(batch, recipe.micro)), device)
+    return EdgeReplica(session, model, batch, len(split_evenly(batch, recipe.micro)), device, built.boundaries,
+                       recipe.classes)

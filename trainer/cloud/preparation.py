@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import cast
 
 from torch import nn
 
 from trainer.config.settings import RunSettings
-from trainer.data.standardization import choose_standardization, choose_weight_decay, feature_choices
-from trainer.errors import TrainingFailedError, UsageError
+from trainer.data.standardization import Statistics, choose_standardization, choose_weight_decay, feature_choices
+from trainer.errors import TrainingFailedError, UsageError, UserCodeError
+from trainer.models.boundary import Boundary
 from trainer.models.optimizer import OptimizerConfig, OptimizerName
 from trainer.models.split_model import tail_protects_labels
-from trainer.models.zoo import build_layers, choose_model
-from trainer.profiling.layer_costs import LayerCost, layer_costs, segment_shapes
+from trainer.models.zoo import BuiltModel, Integers, build_model, choose_model, random_batch
+from trainer.plugins import is_plugin_name
+from trainer.profiling.layer_costs import LayerCost, layer_costs
 from trainer.protocol.messages import JoinRequest, Prepare
 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """The message for all edges, the reasons for its contents, and the costs of every layer."""
+    """The message for all edges, the reasons for its contents, the costs of layers, the boundaries at cuts."""
 
     message: Prepare
     costs: tuple[LayerCost, ...]
-    segment_shapes: tuple[tuple[int, ...], ...]
+    boundaries: tuple[Boundary, ...]
     reasons: dict[str, object]
 
 
@@ -38,20 +41,23 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
     model, model_reason = choose_model(settings.task, sample_shape)
     if settings.model is not None:
         model, model_reason = settings.model, "it was configured"
-    layers = build_layers(model, settings.seed, sample_shape, classes)
-    _check_batches(requests, settings, layers, model)
-    costs = tuple(layer_costs(layers, sample_shape))
-    tail = tail_of(layers, settings.protect_labels, settings.tail_layers)
-    _check_cuts(settings, len(costs) if tail is None else tail)
+    samples_of_edges = {request.edge: request.samples for request in requests}
+    statistics = [request.statistics for request in requests]
+    values = range_of(statistics) if all(request.whole_numbers for request in requests) else None
+    built, tail, integers = check_model(model, settings, sample_shape, classes, samples_of_edges, values)
+    costs = tuple(layer_costs(built.layers, sample_shape, partial(
+        random_batch, sample_shape=sample_shape, integers=integers)))
     samples = sum(request.samples for request in requests)
     parameters = sum(cost.parameters for cost in costs)
     weight_decay, decay_reason = choose_weight_decay(samples, parameters)
-    statistics = [request.statistics for request in requests]
-    standardization = choose_standardization(statistics)
+    if settings.weight_decay is not None:
+        weight_decay, decay_reason = settings.weight_decay, "it was configured"
+    standardization = choose_standardization(statistics, settings.standardization, integers is not None)
     message = Prepare(
         model=model,
         sample_shape=sample_shape,
         classes=classes,
+        integers=integers,
         seed=settings.seed,
         optimizer=OptimizerConfig(optimizer_name(settings.optimizer), settings.learning_rate, weight_decay),
         standardization=standardization,
@@ -68,7 +74,49 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
         "class_counts": None if settings.protect_labels else [
             sum(column) for column in zip_longest(*(edge.class_counts for edge in statistics), fillvalue=0)],
     }
-    return Preparation(message, costs, tuple(segment_shapes(costs, sample_shape)), reasons)
+    return Preparation(message, costs, tuple(built.boundaries), reasons)
+
+
+def check_model(
+    model: str, settings: RunSettings, sample_shape: tuple[int, ...], classes: int, samples: Mapping[str, int],
+    values: Integers | None = None,
+) -> tuple[BuiltModel, int | None, Integers | None]:
+    """Build the model, compare it with the user's own, and check that the settings fit it.
+
+    `samples`: the training samples of every edge. `values`: least and greatest input if all are whole numbers.
+    Returns the model, its tail, and `values` if the model takes whole numbers as they are.
+
+    Raises: UsageError.
+    """
+    built, values = build_for_inputs(model, settings.seed, sample_shape, classes, values, settings.standardization)
+    _check_batches(samples, settings, built.layers, model)
+    tail = tail_of(built.layers, settings.protect_labels, settings.tail_layers)
+    check_cuts(model, len(built.layers), tail, settings.min_cut, settings.max_cut, settings.cuts)
+    return built, tail, values
+
+
+def build_for_inputs(
+    model: str, seed: int, sample_shape: tuple[int, ...], classes: int, values: Integers | None, standardization: str
+) -> tuple[BuiltModel, Integers | None]:
+    """Build a model for whole numbers if it takes them as they are, else for real ones; verify it.
+
+    Raises: UsageError.
+    """
+    if values is None or standardization not in ("auto", "none") or not is_plugin_name(model):
+        return build_model(model, seed, sample_shape, classes, verify=True), None
+    try:
+        return build_model(model, seed, sample_shape, classes, values, verify=True), values
+    except UserCodeError as error:
+        try:
+            return build_model(model, seed, sample_shape, classes, verify=True), None
+        except UsageError:
+            raise error from None
+
+
+def range_of(statistics: Sequence[Statistics]) -> Integers:
+    """Return the least and greatest input value over all edges."""
+    return (int(min(min(edge.plain.minimum) for edge in statistics)),
+            int(max(max(edge.plain.maximum) for edge in statistics)))
 
 
 def _common_shape(requests: Sequence[JoinRequest]) -> tuple[tuple[int, ...], int]:
@@ -95,17 +143,17 @@ def _dimensions(shape: Sequence[int]) -> str:
 
 
 def _check_batches(
-    requests: Sequence[JoinRequest], settings: RunSettings, layers: Sequence[nn.Module], model: str
+    samples: Mapping[str, int], settings: RunSettings, layers: Sequence[nn.Module], model: str
 ) -> None:
     """Reject micro-batches of a single sample if the model has batch normalization."""
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for layer in layers for module in layer.modules()):
         return
-    for request in requests:
-        batch = min(settings.batch, request.samples)
+    for edge, count in samples.items():
+        batch = min(settings.batch, count)
         smallest = batch // min(settings.micro, batch)
         if smallest < 2:
             raise UsageError(
-                f"{model} uses batch normalization, and micro-batches of {request.edge} have {smallest} of {batch} "
+                f"{model} uses batch normalization, and micro-batches of {edge} have {smallest} of {batch} "
                 "samples; lower --micro, raise --batch, or use GroupNorm in the model."
             )
 
@@ -128,6 +176,8 @@ def tail_of(layers: Sequence[nn.Module], protect_labels: bool, tail_layers: int)
     if not protect_labels:
         return None
     tail = len(layers) - tail_layers
+    if len(layers) == 1:
+        return None  # `check_cuts` refuses it
     if not 1 <= tail < len(layers):
         raise UsageError(f"--tail-layers is {tail_layers}; the model has {len(layers)} layers, "
                          "and the tail needs at least one layer and one before it.")
@@ -139,15 +189,24 @@ def tail_of(layers: Sequence[nn.Module], protect_labels: bool, tail_layers: int)
     return tail
 
 
-def _check_cuts(settings: RunSettings, layers: int) -> None:
-    """Check the configured cuts; `layers` counts those before the tail."""
-    where = "before the edges' tail" if settings.protect_labels else "in the model"
-    last = layers - 1 if settings.max_cut is None else settings.max_cut
-    if not 0 <= settings.min_cut <= last <= layers:
-        raise UsageError(
-            f"Cuts from {settings.min_cut} to {last} are not possible: there are {layers} layers {where}, so cuts lie "
-            f"between 0 and {layers}."
-        )
-    outside = [cut for row in settings.cuts for cut in row if not 0 <= cut <= layers]
+def check_cuts(
+    model: str, layers: int, tail: int | None, min_cut: int, max_cut: int | None,
+    fixed: Sequence[Sequence[int]] = (),
+) -> None:
+    """Check the configured cuts against the layers, or those before the edges' tail.
+
+    Raises: UsageError.
+    """
+    last = layers if tail is None else tail
+    where = f"the model {model} has {layers} layer{'s'[: layers > 1]}" + (
+        "" if tail is None else f", {tail} before the edges' tail")
+    if layers == 1:
+        raise UsageError(f"The model {model} has one layer, so there is nothing to cut between edge and cloud; divide "
+                         "it into several, for example as the children of an nn.Sequential.")
+    greatest = last - 1 if max_cut is None else max_cut
+    if not 0 <= min_cut <= greatest <= last:
+        raise UsageError(f"Cuts from {min_cut} to {greatest} are not possible: {where}, so cuts lie between 0 and "
+                         f"{last}; the last one is by default {last - 1}.")
+    outside = [cut for row in fixed for cut in row if not 0 <= cut <= last]
     if outside:
-        raise UsageError(f"--cuts contains cut {outside[0]}, but there are {layers} layers {where}.")
+        raise UsageError(f"--cuts contains cut {outside[0]}: {where}, so cuts lie between 0 and {last}.")

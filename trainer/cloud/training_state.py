@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from trainer.cloud.edge_manager import EdgeManager
@@ -19,13 +17,14 @@ from trainer.config.stragglers import relaxed_cap
 from trainer.errors import ProtocolError
 from trainer.models.averaging import average
 from trainer.models.device import select_device
-from trainer.models.zoo import build_layers
+from trainer.models.zoo import build_layers, random_batch
 from trainer.planning.codec_selection import CodecSelector
 from trainer.planning.custom_policy import CustomPolicy
 from trainer.planning.forecasts import StepForecaster
 from trainer.planning.plan import Offer, RoundPlan
 from trainer.profiling import profiler
 from trainer.protocol import messages
+from trainer.protocol.segments import segment_bytes
 from trainer.records import checkpoint
 from trainer.records.checkpoint import Checkpoint
 from trainer.records.run_record import RunRecord
@@ -116,7 +115,7 @@ class TrainingState:
 
     def volumes(self) -> Volumes:
         """Return the bytes of an averaging: every edge's layers with optimizer state up, the model down."""
-        state, values = self._state_bytes(), sum(4 * cost.stored_values for cost in self._preparation.costs)
+        state, values = self._state_bytes(), sum(cost.stored_bytes for cost in self._preparation.costs)
         tail = len(state) if self.recipe.tail is None else self.recipe.tail
         volumes = {}
         for name, replica in self.replicas.items():
@@ -149,8 +148,10 @@ class TrainingState:
             replica.model.stage.load_state_dict(model)
         self._edge_manager.send_all(messages.GlobalModel(round=number), model)
         counts = [count for _, count, _ in self._edge_manager.collect(messages.Evaluated, timeout_s)]
-        accuracy = sum(count.correct for count in counts) / max(1, sum(count.total for count in counts))
-        self.codec_selector.update(accuracy)
+        total = sum(count.total for count in counts)
+        accuracy = sum(count.correct for count in counts) / total if total else None  # no edge holds any sample out
+        if accuracy is not None:
+            self.codec_selector.update(accuracy)
         return self._snapshot(number, model, states, accuracy)
 
     def _request_models(self, rates: Rates) -> None:
@@ -184,20 +185,21 @@ class TrainingState:
         self._edge_manager.collect(messages.Restored, self._settings.step_timeout_s, among=sessions, stale=True)
 
     def _build_forecaster(self, recipe: messages.Prepare) -> StepForecaster:
-        built = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
-        samples = torch.zeros(-(-recipe.batch // recipe.micro), *recipe.sample_shape)
+        built = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers)
+        samples = random_batch(-(-recipe.batch // recipe.micro), recipe.sample_shape, recipe.integers)
         cloud_layers = profiler.profile_layers(built, samples, recipe.optimizer, recipe.micro)
         layers = {session.name: session.layers for session in self._edge_manager.sessions if session.layers is not None}
         batches = {name: replica.batch for name, replica in self.replicas.items()}
-        return StepForecaster(layers, cloud_layers, self._preparation.segment_shapes, batches, recipe.micro,
+        return StepForecaster(layers, cloud_layers, self._preparation.boundaries, batches, recipe.micro,
                        self._state_bytes(), self.codec_selector, recipe.tail)
 
     def _state_bytes(self) -> list[int]:
-        return [4 * self.recipe.optimizer.values_per_parameter * cost.stored_values for cost in self._preparation.costs]
+        return [cost.stored_bytes + (self.recipe.optimizer.values_per_parameter - 1) * cost.parameter_bytes
+                for cost in self._preparation.costs]
 
     def _largest_payload(self) -> int:
         """Return the limit of a frame's payload: all layers with their state, or segments in the widest codec."""
-        segment = 8 * max(map(math.prod, self._preparation.segment_shapes)) * self.recipe.batch
+        segment = 2 * max(segment_bytes(part, self.recipe.batch, "fp32") for part in self._preparation.boundaries)
         return 2 * max(sum(self._state_bytes()), segment) + 2**20
 
     def _snapshot(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from trainer.config.stragglers import StragglerPolicy, step_deadline_s
 from trainer.errors import ProtocolError
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import MiddleModel
-from trainer.protocol import codec, messages
+from trainer.models.values import to_device
+from trainer.protocol import codec, messages, segments
 from trainer.records.run_record import milliseconds
 from trainer.records.summary_file import Fields
 from trainer.reservation.bandwidth import Grant
@@ -26,8 +27,8 @@ from trainer.transport.pacing import SentFrame
 START_LEAD_S = 0.005
 """Minimum time between the start message and the first send instant, for the message to arrive."""
 
-_Reply = tuple[messages.Message, str, Tensor, codec.Codec]
-"""A message, the name of its tensor, the tensor, and its codec."""
+_Reply = tuple[messages.Message, dict[str, Tensor]]
+"""A message and its tensors."""
 
 
 class CloudStep:
@@ -162,18 +163,14 @@ class CloudStep:
             if isinstance(message, messages.Segment):
                 transfers.segments = _next_micro_batch(message, transfers.segments, replica)
                 transfers.arrived_s = received.arrival_s
-                answer, name, values, used = self._process_segment(
-                    message, received.frame.tensors, replica, transfers
-                )
+                answer, tensors = self._process_segment(message, received.frame.tensors, replica, transfers)
             else:
                 transfers.tail_gradients = _next_micro_batch(message, transfers.tail_gradients, replica)
-                answer, name, values, used = self._process_tail_gradient(
-                    message, received.frame.tensors, replica
-                )
-        except (KeyError, RuntimeError, IndexError, ValueError) as error:
+                answer, tensors = self._process_tail_gradient(message, received.frame.tensors, replica)
+        except ProtocolError as error:
             kind = type(message).__name__
-            raise ProtocolError(f"it sent a {kind} that does not fit cut {replica.cut}: {error}.") from error
-        sent = self._edge_manager.send(replica.session, answer, codec.encode(name, values, used))
+            raise ProtocolError(f"it sent a {kind} that does not fit cut {replica.cut}: {error}") from error
+        sent = self._edge_manager.send(replica.session, answer, tensors)
         if sent is not None:
             transfers.sent_down.append(sent)
         transfers.cloud_s += time.perf_counter() - began
@@ -181,25 +178,33 @@ class CloudStep:
     def _process_segment(
         self, segment: messages.Segment, tensors: Mapping[str, Tensor], replica: EdgeReplica, transfers: StepTransfers
     ) -> _Reply:
-        values = codec.decode("segment", tensors).to(replica.device)
-        stream = RandomStream(self._seed, replica.name, self.number, segment.step, segment.micro)
         step, micro = segment.step, segment.micro
+        samples = replica.samples_of(micro)
+        values = to_device(segments.decode_segment("segment", tensors, replica.boundary, samples), replica.device)
+        stream = RandomStream(self._seed, replica.name, self.number, step, micro)
         if isinstance(replica.model, MiddleModel):
             outputs = replica.model.forward(micro, values, stream)
-            return messages.TailInput(step=step, micro=micro), "tail_input", outputs, self._codecs[replica.name]
-        labels = tensors["labels"].to(replica.device, torch.int64)
-        gradient, loss = replica.model.train(values, labels, replica.batch, stream)
+            tail = replica.boundaries[replica.model.stage.last]
+            return messages.TailInput(step=step, micro=micro), segments.encode_segment(
+                "tail_input", outputs, tail, samples, self._codecs[replica.name])
+        labels = _labels(tensors, samples, replica.classes).to(replica.device, torch.int64)
+        gradients, loss = replica.model.train(values, labels, replica.batch, stream)
         transfers.loss += loss
-        return messages.Gradient(step=step, micro=micro), "gradient", gradient, self._gradient_codecs[replica.name]
+        return messages.Gradient(step=step, micro=micro), self._encode_gradients(gradients, replica)
 
     def _process_tail_gradient(
         self, back: messages.TailGradient, tensors: Mapping[str, Tensor], replica: EdgeReplica
     ) -> _Reply:
         if not isinstance(replica.model, MiddleModel):
             raise ProtocolError("it sent a tail gradient although it has no tail.")
-        gradient = replica.model.backward(back.micro, codec.decode("tail_gradient", tensors).to(replica.device))
-        return (messages.Gradient(step=back.step, micro=back.micro), "gradient", gradient,
-                self._gradient_codecs[replica.name])
+        tail = replica.boundaries[replica.model.stage.last]
+        arrived = segments.decode_gradients("tail_gradient", tensors, tail)
+        gradients = replica.model.backward(back.micro, to_device(arrived, replica.device))
+        return messages.Gradient(step=back.step, micro=back.micro), self._encode_gradients(gradients, replica)
+
+    def _encode_gradients(self, gradients: Sequence[Tensor], replica: EdgeReplica) -> dict[str, Tensor]:
+        used = self._gradient_codecs[replica.name]
+        return segments.encode_gradients("gradient", gradients, replica.boundary, used)
 
     def _finish_edge(self, done: messages.StepDone, replica: EdgeReplica, transfers: StepTransfers) -> None:
         """Complete the step of an edge; the optimizer step runs now because no gradient is pending."""
@@ -217,3 +222,17 @@ def _next_micro_batch(
     if message.micro != expected or expected >= replica.micro_batches:
         raise ProtocolError(f"it sent a {type(message).__name__} of micro-batch {message.micro} instead of {expected}.")
     return expected + 1
+
+
+def _labels(tensors: Mapping[str, Tensor], samples: int, classes: int) -> Tensor:
+    """Return the labels of a micro-batch.
+
+    Raises: ProtocolError if there are none, not one for every sample, or of classes that do not exist.
+    """
+    labels = tensors.get("labels")
+    if labels is None or tuple(labels.shape) != (samples,) or labels.dtype != torch.uint8:
+        found = "missing" if labels is None else f"{labels.dtype} {tuple(labels.shape)}"
+        raise ProtocolError(f"its labels are {found}; they must be uint8 ({samples},).")
+    if int(labels.max()) >= classes:
+        raise ProtocolError(f"its labels reach {int(labels.max())}; there are {classes} classes.")
+    return labels

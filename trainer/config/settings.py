@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -13,6 +14,8 @@ CLOUD_PORT = 7800
 DEVICES = ("auto", "cpu", "cuda")
 Protection = Literal["none", "link_disjoint", "duct_disjoint"]
 PROTECTIONS: tuple[Protection, ...] = get_args(Protection)
+STANDARDIZATIONS = ("auto", "none", "minmax", "zscore", "log", "unit-norm")
+MAX_SEED = 2**32 - 1
 FIRST_EDGE_PORT = 7801
 """Edge number i connects from this port + i, so its flow's 5-tuple is known before it connects."""
 
@@ -24,6 +27,7 @@ class RunSettings:
     `target`: the accuracy that ends the run at an averaging, but not before `min_rounds`.
     `cuts`: fixed cuts, per round and edge, instead of the planner's; the last round's repeat.
     `policy`: a user function that chooses cuts, instead of the planner.
+    `weight_decay` None: by a rule from parameters and samples. `standardization`: one of STANDARDIZATIONS.
     `model` None: the task's default. `gradient_codec` None: the segments' codec, but at least bf16.
     `protection`: which failures every reserved flow survives by a backup path: a link, or a duct.
     `protect_labels`: the last `tail_layers` layers stay on the edges, with the labels.
@@ -49,6 +53,8 @@ class RunSettings:
     gradient_codec: str | None = None
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
+    weight_decay: float | None = None
+    standardization: str = "auto"
     min_cut: int = 1
     max_cut: int | None = None
     protect_labels: bool = False
@@ -93,8 +99,27 @@ class RunSettings:
     def _checks(self) -> list[tuple[bool, str]]:
         edges = len(self.edges)
         sizes = {"rounds": self.rounds, "steps": self.steps, "batch": self.batch, "micro": self.micro,
-                 "average-every": self.average_every, "tail-layers": self.tail_layers}
+                 "average-every": self.average_every, "tail-layers": self.tail_layers, "min-rounds": self.min_rounds}
+        numbers = {"target": self.target or 1.0, "learning-rate": self.learning_rate, "share": self.share,
+                   "late-after": self.late_after}
+        positive = {"ask-timeout": self.ask_timeout_s, "step-timeout": self.step_timeout_s,
+                    "rejoin-timeout": self.rejoin_timeout_s, "floor-bps": self.floor_bps, "assume-bps": self.assume_bps,
+                    "lease": self.lease_s}
         return [
+            *((not math.isfinite(value), f"--{name} is {value}; it must be a finite number.")
+              for name, value in (numbers | positive).items()),
+            *((value <= 0, f"--{name} is {value:g}; it must be above 0.") for name, value in positive.items()),
+            (not 0 <= self.seed <= MAX_SEED, f"--seed is {self.seed}; it must lie between 0 and {MAX_SEED}."),
+            (self.weight_decay is not None and not 0 <= self.weight_decay < math.inf,
+             f"--weight-decay is {self.weight_decay}; it must be a finite number of at least 0."),
+            (self.standardization not in STANDARDIZATIONS,
+             f"--standardization is {self.standardization}; it is one of {', '.join(STANDARDIZATIONS)}."),
+            (self.min_cut < 0, f"--min-cut is {self.min_cut}; it must be at least 0."),
+            (self.max_cut is not None and self.max_cut < self.min_cut,
+             f"--max-cut is {self.max_cut}; it must be at least --min-cut, which is {self.min_cut}."),
+            (any(cut < 0 for row in self.cuts for cut in row), "--cuts has a negative cut; cuts count from 0."),
+            (self.controller_retries < 0,
+             f"--controller-retries is {self.controller_retries}; it must be at least 0."),
             (edges == 0, "A run needs at least one edge."),
             (len(set(self.edges)) < edges, "Every edge needs a unique name."),
             *((size < 1, f"--{name} is {size}; it must be at least 1.") for name, size in sizes.items()),
@@ -115,7 +140,7 @@ class RunSettings:
              f"--protection is {self.protection}; it is one of {', '.join(PROTECTIONS)}."),
             (self.protection != "none" and self.best_effort,
              f"--protection {self.protection} requires a reservation; --best-effort reserves nothing."),
-            (self.lease_s < 1, f"--lease is {self.lease_s:g} s; it must be at least 1."),
+            (0 < self.lease_s < 1, f"--lease is {self.lease_s:g} s; it must be at least 1."),
         ]
 
 

@@ -1,6 +1,6 @@
 """User data: arrays from a .npz file or a function, validated before use.
 
-    X      (N, F), (N, C, T) or (N, C, H, W): numbers; uint8 is kept, any other type is converted to float32
+    X      (N, F), (N, C, T) or (N, C, H, W): numbers; uint8 is kept, other whole numbers become int64, the rest float32
     y      (N,): the class of each sample, counted from 0
     split  (N,), optional: "train" or "test"; without it a fifth, drawn by the seed, is held out
     edge   (N,), optional: the edge that a sample belongs to, for --partition column
@@ -24,9 +24,13 @@ Arrays = dict[str, npt.NDArray[np.generic]]
 
 ARRAY_NAMES = ("X", "y", "split", "edge")
 DIMENSIONS = "(N, F), (N, C, T) or (N, C, H, W)"
+CHANNELS = (1, 3, 4)
+"""Channels of images: grey, red-green-blue, and with transparency."""
 MAX_FEATURES = 1000
 """The moments of all features must fit into the header of a training request."""
 MAX_SIDE = 2**16
+MAX_WHOLE_NUMBER = 2**53
+"""Beyond it, statistics in double precision are not exact."""
 MAX_CLASSES = 256
 """Labels are sent as bytes."""
 HELD_OUT_SHARE = 0.2
@@ -57,7 +61,16 @@ def from_function(name: str, seed: int) -> DataSet:
         content = {"X": content[0], "y": content[1]}
     if not isinstance(content, Mapping):
         raise DataError(f"{name} returned {type(content).__name__}; it must return (X, y), or a mapping with X and y.")
-    return to_data_set({str(key): np.asarray(value) for key, value in content.items()}, name, seed)
+    return to_data_set({str(key): _to_array(value, str(key), name) for key, value in content.items()}, name, seed)
+
+
+def _to_array(value: object, key: str, source: str) -> npt.NDArray[np.generic]:
+    try:
+        if isinstance(value, torch.Tensor):
+            value = value.detach().cpu()
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(f"{key} of {source} is {type(value).__name__}, not an array: {error}") from error
 
 
 def to_data_set(arrays: Arrays, source: str, seed: int) -> DataSet:
@@ -65,8 +78,12 @@ def to_data_set(arrays: Arrays, source: str, seed: int) -> DataSet:
 
     Raises: DataError that says what is wrong, and where.
     """
-    _check_names(arrays, source)
-    inputs, labels = _inputs(arrays["X"], source), _labels(arrays["y"], source)
+    notes = _check_names(arrays, source)
+    values = arrays["X"]
+    if values.ndim == 4 and values.shape[3] in CHANNELS and values.shape[1] not in CHANNELS:
+        values = values.transpose(0, 3, 1, 2)
+        notes.append(f"X of {source} has its channels last; it is read as (N, C, H, W) = {values.shape}.")
+    inputs, labels = _inputs(values, source), _labels(arrays["y"], source)
     for name in ARRAY_NAMES[1:]:
         if name in arrays and arrays[name].shape != (len(inputs),):
             raise DataError(f"X of {source} has {len(inputs)} samples and {name} the shape {arrays[name].shape}; it "
@@ -78,15 +95,17 @@ def to_data_set(arrays: Arrays, source: str, seed: int) -> DataSet:
     parts = [Samples(torch.from_numpy(inputs[rows]), torch.from_numpy(labels[rows])) for rows in (~held_out, held_out)]
     edge = arrays.get("edge")
     return DataSet(parts[0], parts[1], int(labels.max()) + 1,
-                   None if edge is None else (edge[~held_out], edge[held_out]))
+                   None if edge is None else (edge[~held_out], edge[held_out]), tuple(notes))
 
 
-def _check_names(arrays: Arrays, source: str) -> None:
+def _check_names(arrays: Arrays, source: str) -> list[str]:
+    """Return a sentence if there are arrays that are left out."""
     for name in ARRAY_NAMES[:2]:
         if name not in arrays:
             raise DataError(f"{source} has no array {name}; it has: {', '.join(sorted(arrays)) or 'none'}.")
     if unknown := sorted(set(arrays) - set(ARRAY_NAMES)):
-        raise DataError(f"{source} has an array {unknown[0]}; the arrays allowed are {', '.join(ARRAY_NAMES)}.")
+        return [f"{source} has more arrays than {', '.join(ARRAY_NAMES)}; left out: {', '.join(unknown)}."]
+    return []
 
 
 def _inputs(values: npt.NDArray[np.generic], source: str) -> npt.NDArray[np.generic]:
@@ -99,6 +118,11 @@ def _inputs(values: npt.NDArray[np.generic], source: str) -> npt.NDArray[np.gene
                         f"dimension) and {MAX_SIDE} in any other are allowed.")
     if values.dtype == np.uint8:
         return np.ascontiguousarray(values)
+    if values.dtype.kind in "iu":
+        if values.max() > MAX_WHOLE_NUMBER or values.min() < -MAX_WHOLE_NUMBER:
+            raise DataError(f"X of {source} holds whole numbers from {values.min()} to {values.max()}; they must lie "
+                            f"within {MAX_WHOLE_NUMBER} of 0.")
+        return np.ascontiguousarray(values, dtype=np.int64)
     with np.errstate(over="ignore"):
         numbers = np.ascontiguousarray(values, dtype=np.float32)
     bad = ~np.isfinite(numbers)

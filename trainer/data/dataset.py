@@ -19,7 +19,7 @@ MAX_DRAWS = 100
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Inputs (N, ...), uint8 for images and float32 otherwise, and classes (N,) as int64."""
+    """Inputs (N, ...), uint8 for images, int64 for other whole numbers, else float32; classes (N,) as int64."""
 
     inputs: Tensor
     labels: Tensor
@@ -34,12 +34,22 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """The data of all edges; `owners`: the edge of each training and of each held-out sample."""
+    """The data of all edges; `owners`: the edge of each training and of each held-out sample.
+
+    `notes`: sentences about how it was read, for the user.
+    """
 
     train: Samples
     held_out: Samples
     classes: int
     owners: tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def whole_numbers(self) -> tuple[int, int] | None:
+        """Least and greatest input if all are whole numbers other than the bytes of images, else None."""
+        inputs = self.train.inputs
+        return (int(inputs.min()), int(inputs.max())) if inputs.dtype == torch.int64 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +124,13 @@ def _rows_of_edge(data: DataSet, part: int, index: int, edges: int) -> Tensor:
     if len(names) != edges:
         raise DataError(f"its column 'edge' names {len(names)} edges ({', '.join(map(str, names[:8]))}); this run "
                         f"has {edges}.")
+    if nobodys := np.setdiff1d(data.owners[1], names).tolist():
+        count = int(np.isin(data.owners[1], nobodys).sum())
+        raise DataError(
+            f"{count} of its {len(data.held_out)} held-out samples are of {', '.join(map(repr, nobodys[:8]))}, which "
+            f"has no training sample, so no edge would hold them; their column 'edge' must name one of "
+            f"{', '.join(map(repr, names[:8].tolist()))}."
+        )
     return torch.from_numpy(np.flatnonzero(data.owners[part] == names[index]))
 
 

@@ -5,8 +5,17 @@ from __future__ import annotations
 from trainer.config.partitioning import Partitioning
 from trainer.data import builtin, custom
 from trainer.data.dataset import DataSet, LocalData, local_share
-from trainer.errors import DataError
+from trainer.errors import DataError, UsageError
 from trainer.plugins import is_plugin_name
+
+_preloaded: dict[tuple[str, int], DataSet] = {}
+
+
+def preload(data: str, seed: int) -> DataSet:
+    """Load a data set and keep it for `load`, here and in processes that are forked from this one."""
+    _preloaded.clear()
+    _preloaded[data, seed] = loaded = load(data, seed)
+    return loaded
 
 
 def load_local(data: str, partitioning: Partitioning, name: str, index: int, edges: int, seed: int) -> LocalData:
@@ -23,15 +32,17 @@ def load_local(data: str, partitioning: Partitioning, name: str, index: int, edg
 def load(data: str, seed: int) -> DataSet:
     """Load a built-in data set by name, a file FILE.npz, or the result of a function `package.module:function`.
 
-    Raises: DataError if the data is missing or not as described; UsageError if there is no such function.
+    Raises: DataError if the data is missing or not as described; UsageError if there is no such data set or function.
     """
+    if (data, seed) in _preloaded:
+        return _preloaded[data, seed]
     if data in builtin.LOADERS:
         return builtin.LOADERS[data]()
     if is_plugin_name(data):
         return custom.from_function(data, seed)
     if data.endswith(".npz"):
         return custom.from_file(data, seed)
-    raise DataError(
+    raise UsageError(
         f"There is no data set {data!r}; there are: {', '.join(builtin.LOADERS)}, and your own as FILE.npz or "
         "package.module:function."
     )

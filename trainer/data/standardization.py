@@ -26,7 +26,7 @@ NEGLIGIBLE = 1e-9
 
 CHUNK_SAMPLES = 2048
 
-Method = Literal["normalize", "log-normalize", "mixed"]
+Method = Literal["none", "minmax", "normalize", "log-normalize", "mixed", "unit-norm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,9 @@ class Statistics:
 class Standardization:
     """Standardizes a value v of a feature to (g(v) - mean) / deviation, where g(v) = sign(v) log(1 + |v|) or v.
 
-    `logged`: for each feature, whether g is the logarithm; `method` summarizes it.
+    `logged`: for each feature, whether g is the logarithm; `method` summarizes it. With "minmax" `mean` is the minimum
+    and `deviation` the range. "unit-norm" divides each sample by its Euclidean norm instead, and "none" leaves values
+    as they are, also whole numbers.
     """
 
     method: Method
@@ -155,10 +157,31 @@ def feature_choices(statistics: Sequence[Statistics]) -> list[FeatureChoice]:
     return result
 
 
-def choose_standardization(statistics: Sequence[Statistics]) -> Standardization:
-    """Choose the standardization of every feature over all edges; logarithms as in `feature_choices`."""
-    use_log = tuple(choice.logged for choice in feature_choices(statistics))
+def choose_standardization(
+    statistics: Sequence[Statistics], wanted: str = "auto", integers: bool = False
+) -> Standardization:
+    """Choose the standardization of every feature over all edges; logarithms as in `feature_choices`.
+
+    `wanted`: "auto", or a method of the option --standardization. `integers`: the inputs are whole numbers that the
+    model takes as they are.
+    """
     plain, logged = _pooled(statistics)
+    features = plain.features
+    if wanted == "none" or (wanted == "auto" and integers):
+        why = ("the inputs are whole numbers, which the model takes as they are" if integers and wanted == "auto"
+               else "the inputs reach the model as they are, as configured")
+        return Standardization("none", (False,) * features, (0.0,) * features, (1.0,) * features, why)
+    if wanted == "unit-norm":
+        return Standardization("unit-norm", (False,) * features, (0.0,) * features, (1.0,) * features,
+                               "each sample is divided by its Euclidean norm, as configured")
+    if wanted == "minmax":
+        ranges = (largest - least for least, largest in zip(plain.minimum, plain.maximum, strict=True))
+        return Standardization("minmax", (False,) * features, plain.minimum, tuple(width or 1.0 for width in ranges),
+                               "each feature is scaled to 0..1 by its minimum and maximum, as configured")
+    if wanted in ("zscore", "log"):
+        use_log = (wanted == "log",) * features
+    else:
+        use_log = tuple(choice.logged for choice in feature_choices(statistics))
     moments = [logged if log else plain for log in use_log]
     method: Method = "mixed" if any(use_log) else "normalize"
     return Standardization(
@@ -166,9 +189,16 @@ def choose_standardization(statistics: Sequence[Statistics]) -> Standardization:
         logged=use_log,
         mean=tuple(source.mean[feature] for feature, source in enumerate(moments)),
         deviation=tuple(source.deviation(feature) for feature, source in enumerate(moments)),
-        reason=f"{sum(use_log)} of {len(use_log)} features are taken as logarithms: those without negative values "
-        f"whose |skewness| exceeds {SKEWNESS_LIMIT:g} and is lower for the logarithm",
+        reason=f"{sum(use_log)} of {len(use_log)} features are taken as logarithms" + (
+            ", as configured" if wanted != "auto" else ": those without negative values whose |skewness| exceeds "
+            f"{SKEWNESS_LIMIT:g} and is lower for the logarithm"),
     )
+
+
+def _unit_norm(inputs: Tensor) -> Tensor:
+    values = inputs.to(torch.float64)
+    norms = torch.linalg.vector_norm(values.flatten(1), dim=1).view(-1, *[1] * (inputs.dim() - 1))
+    return (values / torch.where(norms > 0, norms, 1.0)).to(torch.float32)
 
 
 def _pooled(statistics: Sequence[Statistics]) -> tuple[Moments, Moments]:
@@ -188,7 +218,14 @@ def choose_weight_decay(samples: int, parameters: int) -> tuple[float, str]:
 
 
 def standardize(inputs: Tensor, standardization: Standardization) -> Tensor:
-    """Return inputs (N, features, ...) as float32, standardized in double precision because a mean may be large."""
+    """Return inputs (N, features, ...) as float32, standardized in double precision because a mean may be large.
+
+    With "none" whole numbers stay whole, except those of images (uint8).
+    """
+    if standardization.method == "none":
+        return inputs if inputs.dtype == torch.int64 else inputs.to(torch.float32)
+    if standardization.method == "unit-norm":
+        return torch.cat([_unit_norm(chunk) for chunk in torch.split(inputs, CHUNK_SAMPLES)])
     shape = (1, -1, *[1] * (inputs.dim() - 2))
     logged = torch.tensor(standardization.logged).view(shape)
     mean = torch.tensor(standardization.mean, dtype=torch.float64).view(shape)

@@ -73,6 +73,13 @@ class CloudConnection:
             if not isinstance(inbound.frame.message, messages.Keepalive):
                 return inbound
 
+    def await_end(self, timeout_s: float) -> None:
+        """Wait until the cloud closes the connection or the timeout passes; its messages are ignored."""
+        deadline_s = time.monotonic() + timeout_s
+        while (item := self._inbox.get(deadline_s)) is not None:
+            if isinstance(item[1], Disconnected):
+                return
+
     @property
     def has_message(self) -> bool:
         """Whether a message is available."""

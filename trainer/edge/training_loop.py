@@ -21,12 +21,20 @@ from trainer.data import dataset, standardization
 from trainer.data.load import load_local
 from trainer.edge.cloud_connection import CloudConnection
 from trainer.edge.training_step import EdgeStep, StepAbortedError
-from trainer.errors import ConnectionLostError, NetworkError, ProtocolError, TrainerError, TrainingFailedError
+from trainer.errors import (
+    ConnectionLostError,
+    ModelFailedError,
+    NetworkError,
+    ProtocolError,
+    TrainerError,
+    TrainingFailedError,
+    UserCodeError,
+)
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.split_model import ClientModel, tail_protects_labels
 from trainer.models.stage import Stage
-from trainer.models.zoo import build_layers
-from trainer.plugins import is_plugin_name
+from trainer.models.zoo import build_layers, build_model
+from trainer.plugins import describe_error, is_plugin_name
 from trainer.processes.malloc import retain_freed_memory
 from trainer.profiling import profiler
 from trainer.profiling.predictor import LayerSeconds
@@ -38,6 +46,9 @@ from trainer.transport.credentials import NO_CREDENTIALS, TransportCredentials
 log = logging.getLogger(__name__)
 
 CONNECT_ATTEMPT_S = 5.0
+REPORT_TIMEOUT_S = 5.0
+EVALUATION_SAMPLES = 256
+"""Held-out samples that are counted at once; bounds the memory of the activations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +128,15 @@ def _join_request(settings: EdgeSettings, data: dataset.LocalData) -> messages.J
         held_out=len(data.held_out),
         sample_shape=tuple(data.train.inputs.shape[1:]),
         statistics=statistics,
+        whole_numbers=data.train.inputs.dtype == torch.int64,
         profile=profiler.benchmark_node(),
     )
+
+
+def _standardized(inputs: Tensor, recipe: messages.Prepare) -> Tensor:
+    """Return inputs as the model takes them: whole numbers, or single precision."""
+    values = standardization.standardize(inputs, recipe.standardization)
+    return values if recipe.integers is not None else values.to(torch.float32)
 
 
 class Edge:
@@ -155,11 +173,21 @@ class Edge:
         except (ConnectionLostError, NetworkError):
             raise
         except TrainerError as error:
-            with contextlib.suppress(ConnectionLostError):
-                connection.send(messages.Failed(reason=str(error)))
+            self._report(str(error), isinstance(error, ModelFailedError | UserCodeError))
             raise
+        except Exception as error:
+            log.exception("edge=%s", settings.name)
+            sentence = f"Internal error of {settings.name}: {describe_error(error)}."
+            self._report(sentence)
+            raise TrainingFailedError(sentence) from error
         finally:
             self._cloud.close()
+
+    def _report(self, reason: str, of_model: bool = False) -> None:
+        """Tell the cloud why this edge ends, and wait until it has read it."""
+        with contextlib.suppress(TrainerError):
+            self._cloud.connection.send(messages.Failed(reason=reason, of_model=of_model))
+            self._cloud.await_end(REPORT_TIMEOUT_S)
 
     def _process_messages(self) -> str:
         """Process the cloud's messages until it ends the run; return its reason."""
@@ -206,7 +234,8 @@ class Edge:
                 f"The cloud requires the labels of {self._settings.name}, which are protected; start the cloud with "
                 "--protect-labels, or the edge without."
             )
-        layers = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes)
+        built = build_model(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers)
+        layers = built.layers
         if recipe.tail is not None and not tail_protects_labels(layers, recipe.tail):
             raise TrainingFailedError(
                 f"The cloud requires a tail from layer {recipe.tail} of {len(layers)}; it has no parameters, so its "
@@ -215,15 +244,13 @@ class Edge:
         self._recipe = recipe
         self._model = ClientModel(Stage(layers, 0, 0, recipe.optimizer), recipe.tail)
         prepared = self._prepared if self._prepared is not None and self._prepared[0] == recipe else None
-        images = (
-            prepared[2] if prepared else standardization.standardize(self._data.train.inputs, recipe.standardization)
-        )
-        self._step = EdgeStep(self._cloud, self._model, images, self._data.train.labels, recipe, self._settings.name,
-                              self._settings.index)
+        inputs = prepared[2] if prepared else _standardized(self._data.train.inputs, recipe)
+        self._step = EdgeStep(self._cloud, self._model, inputs, self._data.train.labels, recipe, built.boundaries,
+                              self._settings.name, self._settings.index)
         seconds = prepared[1] if prepared else profiler.profile_layers(
             layers, self._step.micro_batch, recipe.optimizer, recipe.micro
         )
-        self._prepared = recipe, seconds, images
+        self._prepared = recipe, seconds, inputs
         self.was_prepared = True
         self._cloud.connection.send(messages.Ready(layers=seconds))
 
@@ -248,11 +275,9 @@ class Edge:
 
     def _evaluate(self) -> None:
         """Count the global model's correct predictions on the held-out samples of this edge."""
-        images = standardization.standardize(self._data.held_out.inputs, self._recipe.standardization)
-        layers = self._model.stage.layers
-        with torch.no_grad():
-            for layer in layers:
-                images = layer.eval()(images)
-                layer.train()
-        correct = int((images.argmax(dim=1) == self._data.held_out.labels).sum())
-        self._cloud.connection.send(messages.Evaluated(correct=correct, total=len(self._data.held_out)))
+        held_out, correct = self._data.held_out, 0
+        for first in range(0, len(held_out), EVALUATION_SAMPLES):
+            batch = slice(first, first + EVALUATION_SAMPLES)
+            inputs = _standardized(held_out.inputs[batch], self._recipe)
+            correct += int((self._model.stage.evaluate(inputs).argmax(dim=1) == held_out.labels[batch]).sum())
+        self._cloud.connection.send(messages.Evaluated(correct=correct, total=len(held_out)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,13 +18,14 @@ from trainer.data import dataset
 from trainer.edge.cloud_connection import CloudConnection
 from trainer.edge.send_schedule import SendSchedule
 from trainer.errors import DivergedError, ProtocolError
+from trainer.models.boundary import Boundary
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import ClientModel
 from trainer.models.stage import split_evenly
 from trainer.profiling.cgroup_limit import CgroupCpuLimit
 from trainer.profiling.slowdown import looser_limit
 from trainer.profiling.stopwatch import Stopwatch
-from trainer.protocol import codec, messages
+from trainer.protocol import messages, segments
 from trainer.transport.connection import ReceivedFrame
 
 
@@ -71,11 +73,13 @@ class EdgeStep:
         inputs: Tensor,
         labels: Tensor,
         recipe: messages.Prepare,
+        boundaries: Sequence[Boundary],
         name: str,
         index: int,
     ) -> None:
         self._cloud = cloud
         self._model = model
+        self._boundaries = boundaries
         self._inputs = inputs
         self._labels = labels
         self._recipe = recipe
@@ -143,7 +147,9 @@ class EdgeStep:
             micro = progress.forwarded
             samples = progress.samples[self._micro_slices[micro]]
             stream = RandomStream(self._recipe.seed, self._name, progress.round, progress.step, micro)
-            tensors = codec.encode("segment", self._model.forward(self._inputs[samples], stream), plan.codec)
+            values = self._model.forward(self._inputs[samples], stream)
+            tensors = segments.encode_segment("segment", values, self._boundaries[self._model.cut], len(samples),
+                                              plan.codec)
             if self._model.tail is None:
                 tensors["labels"] = self._labels[samples].to(torch.uint8)
             progress.forwarded += 1
@@ -185,14 +191,12 @@ class EdgeStep:
         if (message.step, message.micro) != (step.step, micro) or micro >= len(self._micro_slices):
             raise StepAbortedError(received)
         with step.times.tail:
-            values = codec.decode("tail_input", received.frame.tensors)
-            labels = self._labels[step.samples[self._micro_slices[micro]]]
+            samples = step.samples[self._micro_slices[micro]]
+            boundary = self._boundaries[tail.cut]
+            values = segments.decode_segment("tail_input", received.frame.tensors, boundary, len(samples))
             stream = RandomStream(self._recipe.seed, self._name, step.round, step.step, micro)
-            try:
-                gradient, loss = tail.train(values, labels, self._batch, stream)
-            except (RuntimeError, IndexError, ValueError) as error:
-                raise ProtocolError(f"The cloud sent tail inputs that do not fit the tail: {error}.") from error
-            tensors = codec.encode("tail_gradient", gradient, plan.gradient_codec)
+            gradients, loss = tail.train(values, self._labels[samples], self._batch, stream)
+            tensors = segments.encode_gradients("tail_gradient", gradients, boundary, plan.gradient_codec)
         if not math.isfinite(loss):
             raise DivergedError(f"The loss is {loss}: training has diverged. Lower --learning-rate.")
         step.times.loss += loss
@@ -206,4 +210,5 @@ class EdgeStep:
             raise StepAbortedError(received)
         step.times.gradients_received_s.append(received.arrival_s)
         with step.times.backward:
-            self._model.backward(micro, codec.decode("gradient", received.frame.tensors))
+            boundary = self._boundaries[self._model.cut]
+            self._model.backward(micro, segments.decode_gradients("gradient", received.frame.tensors, boundary))

@@ -1,19 +1,26 @@
 """Splits a user's model into a chain of layers that can be cut anywhere.
 
-The children of an `nn.Sequential` are the layers. Any other model is traced by torch.fx and split wherever a single
-tensor is live. Operations that only normalise, activate or reshape are merged with the preceding layer, and a
-parameter used in two places merges everything between them.
+The children of an `nn.Sequential` are the layers. Any other model is traced and split before every operation that has
+parameters or pools; what crosses a cut is all values that are needed later. Operations that only normalise, activate
+or reshape stay with the preceding layer, and a parameter used in two places merges everything between them.
 """
 
 from __future__ import annotations
 
+import copy
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
+from itertools import pairwise
+from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
-from trainer.errors import UsageError
+from trainer.errors import UsageError, UserCodeError
+from trainer.models.boundary import PROBES, BoundaryError, Probe, describe, to_boundary
+from trainer.models.traced_layer import Section, TracedLayer, live_nodes, training_values
+from trainer.models.tracing import ModeGraph, TracedModel, attach, check_inputs, trace
+from trainer.plugins import describe_error
 
 _MERGED_WITH_PREVIOUS = (
     nn.modules.batchnorm._BatchNorm, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm,
@@ -23,194 +30,155 @@ _MERGED_WITH_PREVIOUS = (
 )
 """Modules that are merged with the preceding layer."""
 
-_SAMPLES = 2
+_MERGED_FUNCTIONS = ("norm", "dropout", "relu", "add_", "assert")
+"""Parts of the names of functions that are merged although they use a parameter, as torch.export writes them."""
+
+Batch = Callable[[int], Tensor]
+"""Returns an input of that many samples."""
 
 
-def split_into_layers(model: object, name: str) -> list[nn.Module]:
+def split_into_layers(model: object, name: str, batch: Batch) -> list[nn.Module]:
     """Return the layers of a model, in order.
 
-    Raises: UsageError if `model` is not a module, cannot be traced, or never has a single live tensor; it names the
-        node.
+    Raises: UsageError if `model` is not a module, cannot be traced, or has no place for a cut.
     """
-    if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
-        return list(model.children())
     if not isinstance(model, nn.Module):
         raise UsageError(f"{name} returned {type(model).__name__}; it must return a torch.nn.Module.")
-    try:
-        traced = fx.symbolic_trace(model)
-    except Exception as error:
-        raise UsageError(
-            f"{name} cannot be traced by torch.fx: {type(error).__name__}: {error} Return an nn.Sequential instead, or "
-            "put what depends on values into a module of its own inside torch.fx.wrap."
-        ) from error
-    return _cut(traced, name)
-
-
-def check_layers(layers: Sequence[nn.Module], name: str, sample_shape: tuple[int, ...], classes: int) -> None:
-    """Run two samples of zeros through the chain; leaves it in training mode.
-
-    Raises: UsageError that names the layer which does not fit or shares a parameter with another.
-    """
-    if not layers:
-        raise UsageError(f"The model {name} has no layers.")
-    owners: dict[int, int] = {}
-    values = torch.zeros(_SAMPLES, *sample_shape)
-    for number, layer in enumerate(layers, start=1):
-        _disable_inplace(layer)
-        for parameter in layer.parameters():
-            owner = owners.setdefault(id(parameter), number)
-            if owner != number:
-                raise UsageError(f"{name}: layers {owner} and {number} share a parameter, so the model cannot be "
-                                 "cut between them; make them one layer.")
-        values = _run(layer.eval(), values, f"{name}: layer {number} ({type(layer).__name__})")
-        layer.train()
-    if values.shape != (_SAMPLES, classes):
-        raise UsageError(f"{name}: a sample leaves the last layer as {tuple(values.shape[1:])}; the data has {classes} "
-                         f"classes, so it must be ({classes},).")
-
-
-def _disable_inplace(layer: nn.Module) -> None:
-    """Turn off in-place operations, which would overwrite a segment that is being sent."""
-    for module in layer.modules():
-        if isinstance(getattr(module, "inplace", None), bool):
-            module.__dict__["inplace"] = False
-
-
-def _run(layer: nn.Module, values: Tensor, place: str) -> Tensor:
-    shape = tuple(values.shape[1:])
-    try:
-        with torch.no_grad():
-            output = layer(values)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise UsageError(f"{place} does not take samples of shape {shape}: {error}") from error
-    if not isinstance(output, Tensor) or not output.is_floating_point() or output.shape[:1] != (_SAMPLES,):
-        what = f"{output.dtype} {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise UsageError(f"{place} makes {what} of {_SAMPLES} samples; a layer must make one tensor of real numbers "
-                         f"whose first dimension counts the samples.")
-    return output
-
-
-def _cut(traced: fx.GraphModule, name: str) -> list[nn.Module]:
-    """Return a GraphModule for every section between two points where a single tensor is live."""
-    _replace_functional_dropout(traced, name)
-    inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
-    if len(inputs) != 1:
-        raise UsageError(f"{name} takes {len(inputs)} inputs ({', '.join(node.name for node in inputs)}); it must take "
-                         "one, the batch.")
-    output = next(node for node in traced.graph.nodes if node.op == "output")
-    result = output.args[0]
-    if not isinstance(result, fx.Node):
-        raise UsageError(f"{name} returns {result!r}; it must return one tensor.")
-    operations = [node for node in traced.graph.nodes if node.op not in ("placeholder", "output", "get_attr")]
-    sections = _merge(traced, _sections(inputs[0], operations, result))
-    layers: list[nn.Module] = []
-    entry = inputs[0]
-    for section in sections:
-        layers.append(_extract_layer(traced, entry, section))
-        entry = section[-1]
-    if len(layers) == 1 and len(operations) > 1:
-        node, live = _most_live(inputs[0], operations, result)
-        raise UsageError(
-            f"{name} cannot be cut: after its node {node.name} ({', '.join(tensor.name for tensor in live)}) are all "
-            "needed later, so there is no point between two layers at which only one tensor is live. Group the "
-            "operations into modules and return an nn.Sequential of them."
-        )
+    if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
+        return [layer for layer in model._modules.values() if layer is not None]  # children() leaves out repeated ones
+    _check_runs(model, name, batch)
+    traced = trace(model, name, batch)
+    training = _layer_starts(traced, _allowed_cuts(traced, batch))
+    evaluation = _starts_in_evaluation(traced, training)
+    kept = [start for start in training if start in evaluation]
+    layers = _merge_sharing(traced, [Section(*part) for part in _parts(traced.training, kept)],
+                          None if traced.evaluation is None
+                          else [Section(*part) for part in _parts(traced.evaluation, [evaluation[s] for s in kept])])
+    _attach_unused(model, layers)
     return layers
 
 
-def _live_nodes(start: fx.Node, operations: Sequence[fx.Node], result: fx.Node) -> list[list[fx.Node]]:
-    """Return, after each node, the computed tensors that are needed later or are the result."""
-    last_use = {node: number for number, node in enumerate(operations) for node in node.all_input_nodes}
-    last_use[result] = len(operations)
-    computed = [start, *operations]
-    return [[node for node in computed[: number + 2] if last_use.get(node, -1) > number]
-            for number in range(len(operations))]
+def _attach_unused(model: nn.Module, layers: Sequence[nn.Module]) -> None:
+    """Give the first layer the parameters and buffers that no layer uses: they are part of the model's state."""
+    used = {id(value) for layer in layers for value in (*layer.parameters(), *layer.buffers())}
+    for path, value in (*model.named_parameters(), *model.named_buffers()):
+        if id(value) not in used:
+            attach(layers[0], path, model)
 
 
-def _sections(start: fx.Node, operations: list[fx.Node], result: fx.Node) -> list[list[fx.Node]]:
-    sections: list[list[fx.Node]] = [[]]
-    for node, live in zip(operations, _live_nodes(start, operations, result), strict=True):
-        sections[-1].append(node)
-        if live == [node]:
-            sections.append([])
-    return [section for section in sections if section]
+def _check_runs(model: nn.Module, name: str, batch: Batch) -> None:
+    """Run a copy of a model, so that an error is told with its place in the user's file.
+
+    Raises: UserCodeError.
+    """
+    check_inputs(model, name)
+    values = batch(PROBES[0])
+    try:
+        copy.deepcopy(model).train()(values)
+    except Exception as error:
+        raise UserCodeError(f"{name} does not take samples of shape {describe(values)}: "
+                            f"{describe_error(error)}.") from error
 
 
-def _most_live(start: fx.Node, operations: list[fx.Node], result: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
-    return max(zip(operations, _live_nodes(start, operations, result), strict=True), key=lambda pair: len(pair[1]))
+def _allowed_cuts(traced: TracedModel, batch: Batch) -> list[bool]:
+    """Return, before each operation of the training graph, whether its live values can be a segment."""
+    graph = traced.training
+    live = live_nodes(graph.input, graph.operations, graph.result)[:-1]
+    runs = [_live_probes(traced, batch(samples), live) for samples in PROBES]
+    allowed = []
+    for first, second in zip(*runs, strict=True):
+        try:
+            to_boundary(0, first, second)
+            allowed.append(True)
+        except BoundaryError:
+            allowed.append(False)
+    return allowed
 
 
-def _merge(traced: fx.GraphModule, sections: list[list[fx.Node]]) -> list[list[fx.Node]]:
-    """Merge sections with their predecessor where needed, and all between two uses of one parameter."""
-    parameters = [_parameters(traced, section) for section in sections]
-    merged: list[list[fx.Node]] = []
-    merged_until = 0
-    for number, section in enumerate(sections):
-        if merged and (number <= merged_until or _merges_with_previous(traced, section)):
-            merged[-1].extend(section)
-        else:
-            merged.append(list(section))
-        later = [other for other in range(number + 1, len(sections)) if parameters[number] & parameters[other]]
-        merged_until = max([merged_until, *later])
-    return merged
+def _live_probes(traced: TracedModel, values: Tensor, live: Sequence[tuple[fx.Node, ...]]) -> list[Probe]:
+    """Return what is live before each operation, recorded when each value is computed."""
+    probes: dict[str, Any] = {}
+    training_values(traced, values, lambda name, value: probes.__setitem__(name, Probe.of(value)))
+    return [Probe.joined([probes[node.name] for node in nodes]) for nodes in live]
 
 
-def _parameters(traced: fx.GraphModule, section: Sequence[fx.Node]) -> set[int]:
-    """Return the ids of all parameters and buffers that a section uses."""
-    ids: set[int] = set()
-    for node in section:
+def _layer_starts(traced: TracedModel, allowed: Sequence[bool]) -> list[int]:
+    """Return the operations of the training graph that begin a layer."""
+    operations = traced.training.operations
+    starts = [number for number, node in enumerate(operations) if allowed[number] and _begins_layer(traced, node)]
+    if starts and all(map(_is_shape_query, operations[: starts[0]])):
+        starts = starts[1:]  # reading the shape of the input is no layer
+    return sorted({0, *starts})
+
+
+def _is_shape_query(node: fx.Node) -> bool:
+    return node.target in (getattr, operator.getitem, "size", "dim")
+
+
+def _begins_layer(traced: TracedModel, node: fx.Node) -> bool:
+    """Return whether an operation does more than normalise, activate or reshape."""
+    if node.op == "call_module":
+        return not isinstance(traced.attribute(node.target), _MERGED_WITH_PREVIOUS)
+    if any(part in node.name for part in _MERGED_FUNCTIONS):
+        return False
+    return "pool" in node.name or any(source.op == "get_attr" for source in node.all_input_nodes)
+
+
+def _starts_in_evaluation(traced: TracedModel, starts: Sequence[int]) -> dict[int, int]:
+    """Return the counterparts of layers' first operations in the evaluation graph, where there are any."""
+    if traced.evaluation is None:
+        return {start: start for start in starts}
+    first, second = ([(node.op, str(node.target)) for node in graph.operations]
+                     for graph in (traced.training, traced.evaluation))
+    matches = SequenceMatcher(None, first, second, autojunk=False).get_matching_blocks()
+    twins = {match.a + k: match.b + k for match in matches for k in range(match.size)}
+    return {start: twins[start] for start in starts if start in twins} | {0: 0}
+
+
+def _parts(
+    graph: ModeGraph, starts: Sequence[int]
+) -> list[tuple[tuple[fx.Node, ...], tuple[fx.Node, ...], tuple[fx.Node, ...]]]:
+    live = live_nodes(graph.input, graph.operations, graph.result)
+    return [(live[first], graph.operations[first:end], live[end])
+            for first, end in pairwise([*starts, len(graph.operations)])]
+
+
+def _merge_sharing(
+    traced: TracedModel, training: Sequence[Section], evaluation: Sequence[Section] | None
+) -> list[nn.Module]:
+    """Return the layers; all between two uses of one parameter is one."""
+    used = [_storage(traced, section) | (_storage(traced, evaluation[number]) if evaluation else set())
+            for number, section in enumerate(training)]
+    layers: list[nn.Module] = []
+    first = 0
+    while first < len(training):
+        end = first + 1
+        number = first
+        while number < end:
+            end = max([end, *(later + 1 for later in range(end, len(training)) if used[number] & used[later])])
+            number += 1
+        layers.append(TracedLayer(traced, _joined(training[first:end]),
+                                  None if evaluation is None else _joined(evaluation[first:end])))
+        first = end
+    return layers
+
+
+def _joined(sections: Sequence[Section]) -> Section:
+    return Section(sections[0].entry, tuple(node for section in sections for node in section.operations),
+                   sections[-1].exit)
+
+
+def _storage(traced: TracedModel, section: Section) -> set[int]:
+    """Return the addresses of all parameters and buffers that a section uses."""
+    used: set[int] = set()
+    for node in section.operations:
         if node.op == "call_module":
-            module = traced.get_submodule(str(node.target))
-            ids |= {id(value) for value in (*module.parameters(), *module.buffers())}
-        ids |= {id(_attribute(traced, source)) for source in node.all_input_nodes if source.op == "get_attr"}
-    return ids
+            used |= addresses(traced.attribute(node.target))
+        used |= {traced.attribute(source.target).data_ptr() for source in node.all_input_nodes
+                 if source.op == "get_attr" and isinstance(traced.attribute(source.target), Tensor)}
+    return used - {0}
 
 
-def _attribute(traced: fx.GraphModule, node: fx.Node) -> object:
-    return operator.attrgetter(str(node.target))(traced)
-
-
-def _merges_with_previous(traced: fx.GraphModule, section: Sequence[fx.Node]) -> bool:
-    """Return whether a section only normalises, activates or reshapes."""
-    for node in section:
-        if node.op == "call_module":
-            if not isinstance(traced.get_submodule(str(node.target)), _MERGED_WITH_PREVIOUS):
-                return False
-        elif "pool" in node.name or any(source.op == "get_attr" for source in node.all_input_nodes):
-            return False
-    return True
-
-
-def _extract_layer(traced: fx.GraphModule, entry: fx.Node, section: Sequence[fx.Node]) -> fx.GraphModule:
-    graph = fx.Graph()
-    copies = {entry: graph.placeholder("values")}
-    for node in section:
-        for attribute in node.all_input_nodes:
-            if attribute.op == "get_attr" and attribute not in copies:
-                copies[attribute] = graph.node_copy(attribute)
-        copies[node] = graph.node_copy(node, lambda source: copies[source])
-    graph.output(copies[section[-1]])
-    return fx.GraphModule(traced, graph, class_name=_class_name(traced, section))
-
-
-def _class_name(traced: fx.GraphModule, section: Sequence[fx.Node]) -> str:
-    names = [type(traced.get_submodule(str(node.target))).__name__ for node in section if node.op == "call_module"]
-    return names[0] if names else "Functions"
-
-
-def _replace_functional_dropout(traced: fx.GraphModule, name: str) -> None:
-    """Replace functional dropout by modules: traced as a function it would stay active in evaluation mode."""
-    for number, node in enumerate(list(traced.graph.nodes)):
-        if node.op != "call_function":
-            continue
-        if node.target is nn.functional.batch_norm and "training" in node.kwargs:
-            raise UsageError(f"{name}: the node {node.name} calls functional batch_norm, which torch.fx ties to "
-                             "training; use nn.BatchNorm.")
-        if node.target is nn.functional.dropout and node.kwargs.get("training", True):
-            target = f"_dropout_{number}"
-            traced.add_submodule(target, nn.Dropout(node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)))
-            with traced.graph.inserting_before(node):
-                replacement = traced.graph.call_module(target, (node.args[0],))
-            node.replace_all_uses_with(replacement)
-            traced.graph.erase_node(node)
-    traced.recompile()
+def addresses(module: nn.Module) -> set[int]:
+    """Return the addresses of a module's parameters and buffers; 0 stands for all that are empty."""
+    return {value.data_ptr() for value in (*module.parameters(), *module.buffers())} - {0}

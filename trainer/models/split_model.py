@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from trainer.errors import ProtocolError
+from trainer.errors import ModelFailedError, ProtocolError
 from trainer.models.rng import RandomStream
 from trainer.models.stage import Stage
+from trainer.models.values import Values, backward, detached, gradients_of, match, new_leaves
+from trainer.plugins import describe_error
 
 
 def tail_protects_labels(layers: Sequence[nn.Module], tail: int) -> bool:
@@ -33,7 +36,7 @@ class ClientModel:
     def __init__(self, stage: Stage, tail: int | None = None) -> None:
         self.stage = stage
         self.tail = None if tail is None else ServerModel(stage.with_range(tail, len(stage.layers)))
-        self._segments: list[Tensor] = []
+        self._segments: list[Values] = []
 
     @property
     def cut(self) -> int:
@@ -73,23 +76,23 @@ class ClientModel:
         if not 0 <= cut <= last:
             raise ProtocolError(f"Cut {cut} was planned; it lies between 0 and {last} for this model.")
 
-    def forward(self, samples: Tensor, stream: RandomStream) -> Tensor:
-        """Run one micro-batch (N, ...); return its segment, detached; the graph is kept for `backward`."""
+    def forward(self, samples: Tensor, stream: RandomStream) -> Values:
+        """Run one micro-batch (N, ...); return its segment, detached; the graph is kept for `backward`.
+
+        Raises: ModelFailedError.
+        """
         segment = self.stage.forward(samples, stream)
         self._segments.append(segment)
-        return segment.detach()
+        return detached(segment)
 
-    def backward(self, micro: int, gradient: Tensor) -> None:
-        """Backpropagate the gradient of a micro-batch's segment.
+    def backward(self, micro: int, gradients: Sequence[Tensor | None]) -> None:
+        """Backpropagate the gradients of the differentiable tensors of a micro-batch's segment.
 
-        Raises: ProtocolError if there is no such segment or the shape differs.
+        Raises: ProtocolError if there is no such segment or a shape differs, ModelFailedError.
         """
-        if not 0 <= micro < len(self._segments) or gradient.shape != self._segments[micro].shape:
-            raise ProtocolError(f"Gradient of shape {tuple(gradient.shape)} for micro-batch {micro} does not match a "
-                                "forward pass.")
-        segment = self._segments[micro]
-        if segment.requires_grad:
-            segment.backward(gradient)  # type: ignore[no-untyped-call]
+        if not 0 <= micro < len(self._segments) or not match(self._segments[micro], gradients):
+            raise _unexpected(micro, gradients)
+        _backpropagate(self._segments[micro], gradients)
 
     def abort_batch(self) -> None:
         """Discard an unfinished mini-batch and its accumulated gradients."""
@@ -138,19 +141,20 @@ class ServerModel(_ServerSide):
     """The cloud's part of one edge's model: the layers [cut, L) and the loss."""
 
     def train(
-        self, segment: Tensor, labels: Tensor, batch_samples: int, stream: RandomStream
-    ) -> tuple[Tensor, float]:
+        self, segment: Values, labels: Tensor, batch_samples: int, stream: RandomStream
+    ) -> tuple[list[Tensor], float]:
         """Run forward and backward for one micro-batch of a mini-batch of `batch_samples`.
 
-        Returns the gradient of the segment and the micro-batch's contribution to the mini-batch's mean loss: summed
-        over the micro-batches, both equal those of the undivided mini-batch.
+        Returns the gradients of the segment's differentiable tensors, and the micro-batch's contribution to the
+        mini-batch's mean loss: summed over the micro-batches, both equal those of the undivided mini-batch.
+
+        Raises: ModelFailedError.
         """
-        leaf = segment.detach().requires_grad_()
-        outputs = self.stage.forward(leaf, stream)
+        leaves, values = new_leaves(segment)
+        outputs = self.stage.forward(values, stream)
         loss = nn.functional.cross_entropy(outputs, labels, reduction="sum") / batch_samples
-        loss.backward()  # type: ignore[no-untyped-call]
-        assert leaf.grad is not None
-        return leaf.grad, loss.item()
+        _backpropagate(loss, [torch.ones_like(loss)])
+        return gradients_of(leaves), loss.item()
 
 
 class MiddleModel(_ServerSide):
@@ -158,24 +162,37 @@ class MiddleModel(_ServerSide):
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)
-        self._awaiting_gradient: dict[int, tuple[Tensor, Tensor]] = {}
+        self._awaiting_gradient: dict[int, tuple[list[Tensor], Values]] = {}
 
-    def forward(self, micro: int, segment: Tensor, stream: RandomStream) -> Tensor:
-        """Run one micro-batch; return the outputs for the edge's tail, detached."""
-        leaf = segment.detach().requires_grad_()
-        outputs = self.stage.forward(leaf, stream)
-        self._awaiting_gradient[micro] = (leaf, outputs)
-        return outputs.detach()
+    def forward(self, micro: int, segment: Values, stream: RandomStream) -> Values:
+        """Run one micro-batch; return the outputs for the edge's tail, detached.
 
-    def backward(self, micro: int, gradient: Tensor) -> Tensor:
-        """Backpropagate the gradient of a micro-batch's outputs; return that of its segment.
-
-        Raises: ProtocolError if there are no such outputs or the shape differs.
+        Raises: ModelFailedError.
         """
-        leaf, outputs = self._awaiting_gradient.pop(micro, (None, None))
-        if leaf is None or outputs is None or gradient.shape != outputs.shape:
-            raise ProtocolError(f"Gradient of shape {tuple(gradient.shape)} for micro-batch {micro} does not match a "
-                                "forward pass.")
-        outputs.backward(gradient)  # type: ignore[no-untyped-call]
-        assert leaf.grad is not None
-        return leaf.grad
+        leaves, values = new_leaves(segment)
+        outputs = self.stage.forward(values, stream)
+        self._awaiting_gradient[micro] = (leaves, outputs)
+        return detached(outputs)
+
+    def backward(self, micro: int, gradients: Sequence[Tensor | None]) -> list[Tensor]:
+        """Backpropagate the gradients of a micro-batch's outputs; return those of its segment.
+
+        Raises: ProtocolError if there are no such outputs or a shape differs, ModelFailedError.
+        """
+        leaves, outputs = self._awaiting_gradient.pop(micro, (None, None))
+        if leaves is None or not match(outputs, gradients):
+            raise _unexpected(micro, gradients)
+        _backpropagate(outputs, gradients)
+        return gradients_of(leaves)
+
+
+def _unexpected(micro: int, gradients: Sequence[Tensor | None]) -> ProtocolError:
+    shapes = " and ".join(str(tuple(gradient.shape)) for gradient in gradients if gradient is not None)
+    return ProtocolError(f"Gradient of shape {shapes or '()'} for micro-batch {micro} does not match a forward pass.")
+
+
+def _backpropagate(values: Values, gradients: Sequence[Tensor | None]) -> None:
+    try:
+        backward(values, gradients)
+    except Exception as error:
+        raise ModelFailedError(f"The backward pass of the model fails: {describe_error(error)}.") from error

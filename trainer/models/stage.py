@@ -13,9 +13,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from trainer.errors import ProtocolError
+from trainer.errors import ModelFailedError, ProtocolError
+from trainer.models.boundary import describe, layer_title
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
+from trainer.models.values import Values, tensors_of
+from trainer.plugins import describe_error
 
 
 class Stage:
@@ -34,12 +37,39 @@ class Stage:
         other.first, other.last = first, last
         return other
 
-    def forward(self, values: Tensor, stream: RandomStream) -> Tensor:
-        """Run the range over a micro-batch; random layers draw from `stream`."""
+    def forward(self, values: Values, stream: RandomStream) -> Values:
+        """Run the range over a micro-batch; random layers draw from `stream`.
+
+        Raises: ModelFailedError if a layer fails.
+        """
+        device = tensors_of(values)[0].device
         for number in range(self.first, self.last):
-            stream.seed_layer(number, values.device)
-            values = self.layers[number](values)
+            stream.seed_layer(number, device)
+            values = self._run(number, values)
         return values
+
+    def evaluate(self, values: Values) -> Values:
+        """Run all layers in evaluation mode, without a graph; leaves them in training mode.
+
+        Raises: ModelFailedError if a layer fails.
+        """
+        with torch.no_grad():
+            for number, layer in enumerate(self.layers):
+                layer.eval()
+                try:
+                    values = self._run(number, values)
+                finally:
+                    layer.train()
+        return values
+
+    def _run(self, number: int, values: Values) -> Values:
+        try:
+            return self.layers[number](values)
+        except Exception as error:
+            raise ModelFailedError(
+                f"{layer_title(self.layers, number + 1)} of the model fails on samples of shape {describe(values)}: "
+                f"{describe_error(error)}."
+            ) from error
 
     def step(self) -> None:
         """Apply and clear the gradients accumulated since the last step."""

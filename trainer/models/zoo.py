@@ -6,7 +6,8 @@ residual block is one, pooling is one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +23,16 @@ from trainer.models.blocks import (
     encoder_layer,
     perceptron,
 )
-from trainer.models.fx_split import check_layers, split_into_layers
+from trainer.models.boundary import Boundary
+from trainer.models.chain_check import check_against_own, check_layers
+from trainer.models.fx_split import split_into_layers
 from trainer.plugins import is_plugin_name, load_function
 
 SampleShape = tuple[int, ...]
 """(F,) for a vector of features, (C, T) for a series of C channels, (C, H, W) for an image."""
+
+Integers = tuple[int, int]
+"""Least and greatest value of inputs that are whole numbers, such as token ids."""
 
 KINDS = {1: "vectors (F)", 2: "series (C, T)", 3: "images (C, H, W)"}
 
@@ -154,20 +160,79 @@ def check_model_name(name: str) -> None:
         )
 
 
-def build_layers(name: str, seed: int, sample_shape: SampleShape, classes: int) -> list[nn.Module]:
+@dataclass(frozen=True, slots=True)
+class BuiltModel:
+    """The layers of a model, the boundary at every cut 0..L, and the names of its values in the user's module.
+
+    `names`: `<layer>.<name>` to the name in the module's own state dict.
+    """
+
+    layers: list[nn.Module]
+    boundaries: list[Boundary]
+    names: dict[str, str]
+
+
+def build_layers(
+    name: str, seed: int, sample_shape: SampleShape, classes: int, integers: Integers | None = None
+) -> list[nn.Module]:
     """Build the layers of a model; their initial weights depend only on `seed`.
 
     Raises: UsageError if there is no such model, it does not accept such samples, or it cannot be split.
     """
+    return build_model(name, seed, sample_shape, classes, integers).layers
+
+
+def build_model(
+    name: str, seed: int, sample_shape: SampleShape, classes: int, integers: Integers | None = None,
+    verify: bool = False,
+) -> BuiltModel:
+    """Build a model; its initial weights depend only on `seed`.
+
+    `integers`: least and greatest value of inputs that are whole numbers; None: real numbers. `verify`: compare the
+    layers of a user's model with the model itself.
+
+    Raises: UsageError if there is no such model, it does not accept such samples, cannot be split, or its layers
+        compute something else than the model.
+    """
     check_model_name(name)
+
+    def batch(samples: int) -> torch.Tensor:
+        return random_batch(samples, sample_shape, integers)
+
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        if is_plugin_name(name):
-            layers = split_into_layers(load_function(name)(sample_shape=sample_shape, classes=classes), name)
-        else:
+        if not is_plugin_name(name):
             layers = _build_from_zoo(MODELS[name], sample_shape, classes)
-        check_layers(layers, name, sample_shape, classes)
-    return layers
+            return BuiltModel(layers, check_layers(layers, name, batch, classes), state_names(None, layers))
+        model = load_function(name)(sample_shape=sample_shape, classes=classes)
+        own = copy.deepcopy(model) if verify and isinstance(model, nn.Module) else None
+        layers = split_into_layers(model, name, batch)
+        boundaries = check_layers(layers, name, batch, classes)
+        names = state_names(model, layers)
+        if own is not None:
+            check_against_own(own, layers, boundaries, names, name, batch)
+    return BuiltModel(layers, boundaries, names)
+
+
+def random_batch(samples: int, sample_shape: SampleShape, integers: Integers | None = None) -> torch.Tensor:
+    """Return inputs for a check, always the same: normally distributed, or whole numbers of a range."""
+    generator = torch.Generator().manual_seed(samples)
+    shape = (samples, *sample_shape)
+    if integers is None:
+        return torch.randn(shape, generator=generator)
+    return torch.randint(integers[0], integers[1] + 1, shape, generator=generator)
+
+
+def state_names(model: nn.Module | None, layers: Sequence[nn.Module]) -> dict[str, str]:
+    """Return the names of the layers' values in the model: those that are the same object, or of an nn.Sequential."""
+    own = {} if model is None else {
+        id(value): key for key, value in (*model.named_parameters(), *model.named_buffers())
+    }
+    return {
+        f"{number}.{key}": own.get(id(value), f"{number}.{key}")
+        for number, layer in enumerate(layers)
+        for key, value in (*layer.named_parameters(), *layer.named_buffers())
+    }
 
 
 def _build_from_zoo(spec: ModelSpec, sample_shape: SampleShape, classes: int) -> list[nn.Module]:

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer.errors import UsageError
+from trainer.errors import UsageError, UserCodeError
 from trainer.planning.plan import EdgeForecast, Offer, Option, RoundPlan
 from trainer.planning.planner import plan_round
 from trainer.plugins import is_plugin_name, load_function
@@ -44,8 +44,8 @@ class CustomPolicy:
                 number=number, forecasts=tuple(forecasts), offer=offer, micros=micro_batches,
                 current=None if current is None else dict(zip(names, current, strict=True)),
             )
-        except Exception as error:  # user code may raise anything; report it as a usage error
-            raise UsageError(f"{self.name} failed in round {number}: {type(error).__name__}: {error}.") from error
+        except UserCodeError as error:
+            raise UserCodeError(str(error).replace(" failed:", f" failed in round {number}:", 1)) from error
         plan = plan_round(self._restricted(chosen, forecasts), offer, micro_batches)
         return dataclasses.replace(plan, proven_s=plan_round(forecasts, offer, micro_batches).proven_s)
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
+from trainer.models.boundary import Boundary
 from trainer.models.stage import split_evenly
 from trainer.planning.codec_selection import CodecSelector
 from trainer.planning.plan import EdgeForecast, Option
 from trainer.profiling.predictor import CloudPredictor, LayerSeconds, Predictor, TailPredictor
 from trainer.profiling.slowdown import StepTimes
-from trainer.protocol import framing
-from trainer.protocol.codec import Codec, encoded_bytes
+from trainer.protocol import framing, segments
+from trainer.protocol.codec import Codec
 from trainer.transport.pacing import transfer_bits, wire_bits
 
 FRAME_BYTES = framing.PREFIX.size + 340
@@ -30,7 +31,7 @@ class StepForecaster:
         self,
         edges: Mapping[str, LayerSeconds],
         cloud: LayerSeconds,
-        segment_shapes: Sequence[tuple[int, ...]],
+        boundaries: Sequence[Boundary],
         batches: Mapping[str, int],
         micro: int,
         layer_state_bytes: Sequence[int],
@@ -43,7 +44,7 @@ class StepForecaster:
         self._cloud = CloudPredictor(cloud if tail is None else cloud.restricted_to(0, tail))
         self._tail_in_cloud_s = 0.0 if tail is None else sum(cloud.work_s[tail:])
         self.codec_selector = codec_selector
-        self._shapes = segment_shapes
+        self._boundaries = boundaries
         self.micro = micro
         self._batches: dict[str, int] = {}
         self._micro_batch_samples: dict[str, list[int]] = {}
@@ -89,7 +90,13 @@ class StepForecaster:
 
     def segment_bytes(self, edge: str, cut: int, codec: Codec) -> int:
         """Return the encoded bytes of one mini-batch of segments at that cut, without frames."""
-        return sum(encoded_bytes((samples, *self._shapes[cut]), codec) for samples in self._micro_batch_samples[edge])
+        boundary = self._boundaries[cut]
+        return sum(segments.segment_bytes(boundary, samples, codec) for samples in self._micro_batch_samples[edge])
+
+    def gradient_bytes(self, edge: str, cut: int, codec: Codec) -> int:
+        """Return the encoded bytes of the gradients of one mini-batch of segments at that cut, without frames."""
+        boundary = self._boundaries[cut]
+        return sum(segments.gradient_bytes(boundary, samples, codec) for samples in self._micro_batch_samples[edge])
 
     def update_edge(self, edge: str, cut: int, steps: Sequence[StepTimes], tail_s: Sequence[float]) -> None:
         """Update an edge's predictor with the steps of a round."""
@@ -110,11 +117,14 @@ class StepForecaster:
         sizes = {"segment_bytes": self.segment_bytes(edge, cut, codec)}
         if self.tail is not None:
             sizes["tail_down_bytes"] = self._tail_bytes(edge, codec)
-            sizes["tail_up_bytes"] = self._tail_bytes(edge, self.codec_selector.gradient_codec_for(codec))
+            sizes["tail_up_bytes"] = self._tail_gradient_bytes(edge, self.codec_selector.gradient_codec_for(codec))
         return sizes
 
     def _tail_bytes(self, edge: str, codec: Codec) -> int:
         return 0 if self.tail is None else self.segment_bytes(edge, self.tail, codec)
+
+    def _tail_gradient_bytes(self, edge: str, codec: Codec) -> int:
+        return 0 if self.tail is None else self.gradient_bytes(edge, self.tail, codec)
 
     def _forecast(self, edge: str, mss_bytes: int, cuts: Sequence[int]) -> EdgeForecast:
         predictor = self._edges[edge]
@@ -124,9 +134,9 @@ class StepForecaster:
         def option(cut: int, codec: Codec, gradient_codec: Codec) -> Option:
             up, down = (
                 (self.segment_bytes(edge, cut, codec) + label_bytes),
-                self.segment_bytes(edge, cut, gradient_codec),
+                self.gradient_bytes(edge, cut, gradient_codec),
             )
-            tail_up, tail_down = self._tail_bytes(edge, gradient_codec), self._tail_bytes(edge, codec)
+            tail_up, tail_down = self._tail_gradient_bytes(edge, gradient_codec), self._tail_bytes(edge, codec)
             up_bits, tail_up_bits = self._bits(edge, mss_bytes, up, tail_up)
             down_bits, tail_down_bits = self._bits(edge, mss_bytes, down, tail_down)
             return Option(cut, codec, forward_s[cut], backward_s[cut], cloud_s[cut], up_bits, down_bits, tail_up_bits,

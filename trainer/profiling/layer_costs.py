@@ -7,7 +7,7 @@ that do not grow with the samples, such as reading the parameters, are left out.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +15,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+
+from trainer.models.boundary import leaf_modules
+from trainer.models.traced_layer import TracedLayer
+from trainer.models.values import Values, backward, detached, differentiable, new_leaves, tensors_of
+from trainer.profiling.flops import count_flops
 
 _FEW, _MORE = 2, 4
 
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
-    """Cost of a layer per sample, except `parameters` and `stored_values` (parameters and buffers).
+    """Cost of a layer per sample, except `parameters` and what is stored (parameters and buffers).
 
-    FLOPs are those of matrix products, convolutions and attention. Everything else (normalisation, pooling,
-    activation) counts in `moved_bytes`: the bytes that its operators read and write.
+    FLOPs are those of matrix products, convolutions, recurrent layers and attention. Everything else (normalisation,
+    pooling, activation) counts in `moved_bytes`: the bytes that its operators read and write. `output_shape`: of a
+    sample in the first tensor that the layer makes.
     """
 
     name: str
@@ -37,6 +42,8 @@ class LayerCost:
     stored_values: int
     backward_moved_bytes: float
     output_shape: tuple[int, ...]
+    stored_bytes: int = 0
+    parameter_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +54,20 @@ class _Pass:
     moved_bytes: tuple[int, int]
 
 
-def layer_costs(layers: Sequence[nn.Module], sample_shape: tuple[int, ...]) -> list[LayerCost]:
-    """Return the cost of every layer; the layers are not modified.
+def layer_costs(
+    layers: Sequence[nn.Module], sample_shape: tuple[int, ...], batch: Callable[[int], Tensor] | None = None
+) -> list[LayerCost]:
+    """Return the cost of every layer; the layers are not modified. `batch`: makes inputs other than zeros.
 
-    Source: torch.utils.flop_counter counts 2 FLOPs for a multiply-add.
+    Source: torch.utils.flop_counter counts 2 FLOPs for a multiply-add; `trainer.profiling.flops` has what it lacks.
     """
     costs = []
+    few, more = (torch.zeros(samples, *sample_shape) if batch is None else batch(samples) for samples in (_FEW, _MORE))
     with torch.random.fork_rng(devices=[]):
         for number, layer in enumerate(layers):
-            cost = _layer_cost(copy.deepcopy(layer), sample_shape, with_input_gradient=number > 0)
-            costs.append(cost)
-            sample_shape = cost.output_shape
+            few_pass, few = _trace_pass(copy.deepcopy(layer), few, with_input_gradient=number > 0)
+            more_pass, more = _trace_pass(copy.deepcopy(layer), more, with_input_gradient=number > 0)
+            costs.append(_cost(layer, few_pass, more_pass, few))
     return costs
 
 
@@ -66,35 +76,38 @@ def segment_shapes(costs: Sequence[LayerCost], sample_shape: tuple[int, ...]) ->
     return [tuple(sample_shape), *(cost.output_shape for cost in costs)]
 
 
-def _layer_cost(layer: nn.Module, sample_shape: tuple[int, ...], with_input_gradient: bool) -> LayerCost:
-    few, output = _trace_pass(layer, torch.zeros(_FEW, *sample_shape), with_input_gradient)
-    more, _ = _trace_pass(layer, torch.zeros(_MORE, *sample_shape), with_input_gradient)
+def _cost(layer: nn.Module, few: _Pass, more: _Pass, outputs: Values) -> LayerCost:
     samples = _MORE - _FEW
     flops = [(b - a) / samples for a, b in zip(few.flops, more.flops, strict=True)]
     moved = [(b - a) / samples for a, b in zip(few.moved_bytes, more.moved_bytes, strict=True)]
+    tensors, stored = tensors_of(outputs), list(layer.state_dict().values())
     return LayerCost(
         name=_describe(layer),
         forward_flops=flops[0],
         backward_flops=flops[1],
         moved_bytes=moved[0],
-        output_values=output.numel() // _FEW,
+        output_values=sum(tensor.numel() for tensor in tensors) // _FEW,
         parameters=sum(parameter.numel() for parameter in layer.parameters()),
-        stored_values=sum(value.numel() for value in layer.state_dict().values()),
+        stored_values=sum(value.numel() for value in stored),
         backward_moved_bytes=moved[1],
-        output_shape=tuple(output.shape[1:]),
+        output_shape=tuple(tensors[0].shape[1:]) if tensors else (),
+        stored_bytes=sum(value.nbytes for value in stored),
+        parameter_bytes=sum(parameter.nbytes for parameter in layer.parameters()),
     )
 
 
-def _trace_pass(layer: nn.Module, values: Tensor, with_input_gradient: bool) -> tuple[_Pass, Tensor]:
-    leaf = values.requires_grad_(with_input_gradient)  # the input of the model needs no gradient
-    with FlopCounterMode(display=False) as forward, _MovedBytes() as moved_forward:
-        output: Tensor = layer(leaf)
-    sources = [value for value in (leaf, *layer.parameters()) if value.requires_grad]
-    with FlopCounterMode(display=False) as backward, _MovedBytes() as moved_backward:
-        if sources and output.requires_grad:
-            torch.autograd.grad(output, sources, torch.ones_like(output), allow_unused=True)
-    flops = forward.get_total_flops(), backward.get_total_flops()
-    return _Pass(flops, (moved_forward.total, moved_backward.total)), output
+def _trace_pass(layer: nn.Module, values: Values, with_input_gradient: bool) -> tuple[_Pass, Values]:
+    """Return the counts of a pass, and the outputs without their graph."""
+    if with_input_gradient:
+        _, values = new_leaves(values)
+    with count_flops() as forward, _MovedBytes() as moved_forward:
+        outputs = layer(values)
+    kept = detached(outputs)
+    gradients = [torch.ones_like(tensor) for tensor in differentiable(outputs)]
+    with count_flops() as backward_counter, _MovedBytes() as moved_backward:
+        backward(outputs, gradients)
+    flops = forward.get_total_flops(), backward_counter.get_total_flops()
+    return _Pass(flops, (moved_forward.total, moved_backward.total)), kept
 
 
 class _MovedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -117,8 +130,8 @@ class _MovedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _describe(layer: nn.Module) -> str:
-    modules = list(layer.children()) if isinstance(layer, nn.Sequential) else [layer]
-    first = next((module for module in modules if next(module.parameters(), None) is not None), modules[0])
+    modules = leaf_modules(layer) if isinstance(layer, nn.Sequential | TracedLayer) else [layer]
+    first = next((module for module in modules if next(module.parameters(), None) is not None), (modules or [layer])[0])
     if isinstance(first, nn.Conv2d):
         return f"conv {first.in_channels}>{first.out_channels}"
     if isinstance(first, nn.Linear):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from trainer.models.optimizer import OptimizerConfig
+from trainer.models.values import Values, backward, differentiable, gradients_of, new_leaves
 from trainer.profiling.predictor import ComputeProfile, LayerSeconds
 from trainer.profiling.stopwatch import Stopwatch
 
@@ -53,6 +54,7 @@ def profile_layers(
     layers = [copy.deepcopy(layer) for layer in layers]  # to leave running statistics unchanged
     frozen = dataclasses.replace(optimizer, learning_rate=0.0)
     optimizers = [frozen.build(values) if (values := list(layer.parameters())) else None for layer in layers]
+    micro_batch = micro_batch.clone()  # a layer may modify its input
     _profile_pass(layers, optimizers, micro_batch, micros)  # warm-up
     passes: list[tuple[list[float], list[float]]] = []
     watch = Stopwatch()
@@ -69,30 +71,24 @@ def profile_layers(
 
 
 def _profile_pass(
-    layers: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer | None], values: torch.Tensor, micros: int
+    layers: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer | None], values: Values, micros: int
 ) -> tuple[list[float], list[float]]:
-    """Return the CPU seconds of every layer, forward and backward."""
-    forward, reached_s = [], [0.0] * (len(layers) + 1)
-
-    def hook(number: int) -> Callable[[torch.Tensor], None]:
-        def record_time(_gradient: torch.Tensor) -> None:
-            reached_s[number] = time.thread_time()
-        return record_time
-
+    """Return the CPU seconds of every layer, forward and backward; each runs on copies of its input."""
+    forward_s, passes = [], []
     for number, layer in enumerate(layers):
+        leaves, entered = ([], values) if number == 0 else new_leaves(values)  # the model's input has no gradient
         start_s = time.thread_time()
-        values = layer(values)
-        forward.append(time.thread_time() - start_s)
-        if values.requires_grad:
-            values.register_hook(hook(number + 1))  # type: ignore[no-untyped-call]
-    reached_s[-1] = time.thread_time()
-    if values.requires_grad:
-        values.backward(torch.ones_like(values))  # type: ignore[no-untyped-call]
-    end_s = time.thread_time()
-    reached_s = [at_s or end_s for at_s in reached_s]  # the input of the model has no gradient
-    backward = [before - after + _optimizer_step_s(optimizer) / micros
-                for before, after, optimizer in zip(reached_s[:-1], reached_s[1:], optimizers, strict=True)]
-    return forward, backward
+        values = layer(entered)
+        forward_s.append(time.thread_time() - start_s)
+        passes.append((leaves, values))
+    gradients = [torch.ones_like(tensor) for tensor in differentiable(values)]
+    backward_s = []
+    for (leaves, made), optimizer in zip(reversed(passes), reversed(optimizers), strict=True):
+        start_s = time.thread_time()
+        backward(made, gradients)
+        backward_s.append(time.thread_time() - start_s + _optimizer_step_s(optimizer) / micros)
+        gradients = gradients_of(leaves)
+    return forward_s, backward_s[::-1]
 
 
 def _optimizer_step_s(optimizer: torch.optim.Optimizer | None) -> float:

@@ -1,6 +1,6 @@
 """Codecs for segments and gradients. Encoded sizes follow from the shape alone, so they can be reserved in advance.
 
-    fp32   exact
+    fp32   exact: tensors of another type than single precision keep it
     bf16   half the bytes: 8 bits of exponent, 8 of mantissa (one implied), rounded to nearest even
     int8   a quarter of the bytes: 256 evenly spaced values between the minimum and maximum of each group
 
@@ -33,7 +33,6 @@ MAX_MAGNITUDE = 1e38
 _LEVELS = 255
 _MIDDLE = 128
 """Codes 0..255 are sent as -128..127: PyTorch converts to signed bytes several times faster."""
-_TYPES: dict[Codec, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _GROUPS = ".groups"
 
 
@@ -42,10 +41,10 @@ def default_gradient_codec(codec: Codec) -> Codec:
     return "bf16" if codec == "int8" else codec
 
 
-def encoded_bytes(shape: tuple[int, ...], codec: Codec) -> int:
-    """Return the encoded bytes of a segment of `shape` = (N, ...), without frames and headers."""
+def encoded_bytes(shape: tuple[int, ...], codec: Codec, dtype: torch.dtype = torch.float32) -> int:
+    """Return the encoded bytes of a tensor of `shape` = (N, ...), without frames and headers."""
     groups = 0 if codec != "int8" else math.prod(_group_shape(shape))
-    return math.prod(shape) * VALUE_BYTES[codec] + 2 * 4 * groups
+    return math.prod(shape) * (dtype.itemsize if codec == "fp32" else VALUE_BYTES[codec]) + 2 * 4 * groups
 
 
 def encode(name: str, segment: Tensor, codec: Codec) -> dict[str, Tensor]:
@@ -59,11 +58,11 @@ def encode(name: str, segment: Tensor, codec: Codec) -> dict[str, Tensor]:
     if segment.numel():
         least, greatest = torch.aminmax(segment)
         _check_range(name, least, greatest)
-    return {name: segment.to(_TYPES[codec])}
+    return {name: segment if codec == "fp32" else segment.to(torch.bfloat16)}
 
 
-def decode(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Decode a tensor to single precision; the codec follows from the dtypes.
+def decode(name: str, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Decode a tensor to its own type; the codec follows from the type that arrived.
 
     Raises: ProtocolError if it is missing or not as `encode` returns it.
     """
@@ -71,10 +70,10 @@ def decode(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
     if values is None:
         raise ProtocolError(f"The tensor {name!r} is missing.")
     if values.dtype == torch.int8:
-        return _dequantize(name, values, tensors.get(name + _GROUPS))
-    if values.dtype not in _TYPES.values():
-        raise ProtocolError(f"The tensor {name!r} arrived as {values.dtype}; it must be fp32, bf16 or int8.")
-    return values.to(torch.float32)
+        return _dequantize(name, values, tensors.get(name + _GROUPS)).to(dtype)
+    if values.dtype not in (dtype, torch.bfloat16):
+        raise ProtocolError(f"The tensor {name!r} arrived as {values.dtype}; it must be {dtype}, bf16 or int8.")
+    return values.to(dtype)
 
 
 def _group_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from trainer.errors import ProtocolError
 from trainer.protocol.messages import MESSAGES, Message
 
 MAGIC = b"PACE"
-VERSION = 6
+VERSION = 7
 PREFIX = struct.Struct(">4sBBHIQdI")
 MAX_HEADER_BYTES = 256 * 1024
 MAX_PAYLOAD_BYTES = 256 * 1024 * 1024
@@ -40,6 +40,15 @@ _DTYPES = {
     "u8": torch.uint8,
     "i8": torch.int8,
     "i64": torch.int64,
+    "i32": torch.int32,
+    "i16": torch.int16,
+    "u16": torch.uint16,
+    "u32": torch.uint32,
+    "u64": torch.uint64,
+    "bool": torch.bool,
+    "f16": torch.float16,
+    "c64": torch.complex64,
+    "c128": torch.complex128,
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -93,8 +102,12 @@ def encode(message: Message, tensors: Mapping[str, Tensor] | None = None) -> tup
     """Return kind, header and payload buffers (contiguous tensors are not copied); see `pack_prefix`."""
     tensor_headers, buffers = [], []
     for name, tensor in (tensors or {}).items():
+        if tensor.dtype not in _DTYPE_NAMES:
+            raise ProtocolError(f"The tensor {name!r} is of type {tensor.dtype}, which cannot be sent; supported are: "
+                                f"{', '.join(str(dtype).removeprefix('torch.') for dtype in _DTYPE_NAMES)}.")
         tensor_headers.append({"name": name, "dtype": _DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape)})
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        values = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        raw = values.reshape(-1).view(torch.uint8).numpy().data
         buffers.append(raw)
         if padding := -raw.nbytes % ALIGNMENT_BYTES:
             buffers.append(memoryview(bytes(padding)))
@@ -163,6 +176,8 @@ def _tensors(headers: list[_TensorHeader], payload: bytearray) -> dict[str, Tens
             raise ProtocolError(f"Tensor {header.name!r} of {size} bytes goes beyond the frame's payload.")
         if count:
             flat = torch.frombuffer(payload, dtype=dtype, count=count, offset=offset)
+            if dtype == torch.bool:
+                flat = flat.view(torch.uint8) != 0  # any other byte than 0 or 1 is no valid boolean
         else:
             flat = torch.empty(0, dtype=dtype)
         tensors[header.name] = flat.reshape(header.shape)

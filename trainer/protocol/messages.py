@@ -39,7 +39,10 @@ class Hello(Message):
 
 
 class JoinRequest(Message):
-    """Edge: requests to train. Contains no raw data. `proof` and `nonce` as in `shared_secret`."""
+    """Edge: requests to train. Contains no raw data. `proof` and `nonce` as in `shared_secret`.
+
+    `whole_numbers`: the inputs are integers other than the bytes of images.
+    """
 
     kind = 1
     nonce: Nonce
@@ -50,6 +53,7 @@ class JoinRequest(Message):
     held_out: Count
     sample_shape: SampleShape
     statistics: Statistics
+    whole_numbers: bool = False
     profile: ComputeProfile
 
 
@@ -71,13 +75,15 @@ class JoinRefused(Message):
 class Prepare(Message):
     """Cloud: model, standardization and training settings, the same for all edges.
 
-    `tail`: the layers from this one on stay on the edges, with the labels; None: labels are sent with the segments.
+    `integers`: least and greatest value of the inputs if they reach the model as whole numbers. `tail`: the layers from
+    this one on stay on the edges, with the labels; None: labels are sent with the segments.
     """
 
     kind = 3
     model: ModelName
     sample_shape: SampleShape
     classes: Annotated[int, Field(ge=1, le=256)]
+    integers: tuple[int, int] | None = None
     seed: int
     optimizer: OptimizerConfig
     standardization: Standardization
@@ -168,7 +174,7 @@ class StartStep(Message):
 
 
 class Segment(Message):
-    """Edge: the segment of one micro-batch. Tensors: `segment`, and `labels` unless they are protected."""
+    """Edge: the segment of one micro-batch. Tensors: `segment`, `segment.1`, ..., and `labels` unless protected."""
 
     kind = 10
     step: Count
@@ -262,10 +268,14 @@ class Stop(Message):
 
 
 class Failed(Message):
-    """Either side: it cannot continue; `reason` is a sentence."""
+    """Either side: it cannot continue; `reason` is a sentence.
+
+    `of_model`: the model fails on valid input, so the edge is not at fault and would fail again.
+    """
 
     kind = 18
     reason: str
+    of_model: bool = False
 
 
 MESSAGES: dict[int, type[Message]] = {

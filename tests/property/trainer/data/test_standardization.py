@@ -114,3 +114,36 @@ def test_values_that_are_all_equal_are_not_divided_by_zero() -> None:
 def test_a_value_below_the_pooled_minimum_still_has_a_logarithm() -> None:
     standardization = choose_standardization([column(0, 1, 1, 2, 2, 3, 4, 250)])
     assert standardize(torch.tensor([[-5.0]]), standardization).isfinite().all()
+
+
+@pytest.mark.parametrize(("wanted", "method", "expected"), [
+    ("none", "none", [[0.0], [4.0], [8.0]]),
+    ("minmax", "minmax", [[0.0], [0.5], [1.0]]),
+    ("zscore", "normalize", [[-(1.5**0.5)], [0.0], [1.5**0.5]]),
+    ("unit-norm", "unit-norm", [[0.0], [1.0], [1.0]]),
+])
+def test_a_configured_method_is_applied(wanted: str, method: str, expected: list[list[float]]) -> None:
+    standardization = choose_standardization([column(0, 4, 8)], wanted)
+    assert standardization.method == method
+    assert standardization.reason.endswith("as configured")
+    standardized = standardize(torch.tensor([[0.0], [4.0], [8.0]]), standardization)
+    torch.testing.assert_close(standardized, torch.tensor(expected))
+
+
+def test_logarithms_are_taken_of_all_features_if_configured() -> None:
+    standardization = choose_standardization([column(-1, 0, 1)], "log")
+    assert (standardization.method, standardization.logged) == ("log-normalize", (True,))
+
+
+def test_a_sample_of_several_features_has_unit_norm() -> None:
+    inputs = torch.tensor([[[3.0], [4.0]], [[0.0], [0.0]]])
+    standardization = choose_standardization([statistics_of(inputs.double())], "unit-norm")
+    torch.testing.assert_close(standardize(inputs, standardization).flatten(1), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+
+
+def test_whole_numbers_that_the_model_takes_stay_as_they_are() -> None:
+    ids = torch.tensor([[3, 89], [0, 7]])
+    standardization = choose_standardization([statistics_of(ids.double())], "auto", integers=True)
+    assert (standardization.method, "whole numbers" in standardization.reason) == ("none", True)
+    assert standardize(ids, standardization) is ids
+    assert choose_standardization([statistics_of(ids.double())], "auto").method == "normalize"

@@ -359,7 +359,7 @@ def test_the_penalty_of_layers_on_the_edge_is_not_lost() -> None:
     before = layer.weight.detach().clone()
     client = ClientModel(Stage([layer], 0, 1, OptimizerConfig("sgd", learning_rate=0.1, weight_decay=0.5)))
     segment = client.forward(torch.ones(2, 4, dtype=torch.float64), RandomStream(1, "edge1", 1, 0, 0))
-    client.backward(0, torch.zeros_like(segment))
+    client.backward(0, [torch.zeros_like(segment)])
     client.step()
     torch.testing.assert_close(layer.weight.detach(), before * (1 - 0.1 * 0.5))
     assert not math.isclose(before.abs().max().item(), 0)

@@ -184,7 +184,6 @@ HOLE[4, 2] = np.nan
 
 @pytest.mark.parametrize(("content", "sentence"), [
     ({"y": np.zeros(3)}, "no array X; it has: y"),
-    (arrays(Z=np.zeros(3)), "has an array Z; the arrays allowed are X, y, split, edge"),
     (arrays(X=HOLE), "1 values that are NaN.* the first is in row 4, feature 2"),
     (arrays(X=np.full((20, 3), 1e300)), "too large for single precision"),
     (arrays(X=np.array(["a"] * 20)), "it must be numbers"),
@@ -214,7 +213,7 @@ def test_an_invalid_file_is_refused_and_no_code_in_it_is_run(tmp_path: Path) -> 
 
 
 def test_an_unknown_data_set_is_refused() -> None:
-    with pytest.raises(DataError, match="edge1: There is no data set 'cats'; there are: traffic-lights"):
+    with pytest.raises(UsageError, match="There is no data set 'cats'; there are: traffic-lights"):
         load_local("cats", IID, "edge1", 0, 1, 1)
 
 
@@ -240,3 +239,35 @@ def test_averages_are_weighted_and_integers_stay_integers() -> None:
 @pytest.mark.parametrize(("samples", "pieces", "sizes"), [(10, 4, [2, 3, 2, 3]), (3, 5, [1, 1, 1]), (4, 1, [4])])
 def test_micro_batches_are_as_even_as_can_be(samples: int, pieces: int, sizes: list[int]) -> None:
     assert [piece.stop - piece.start for piece in split_evenly(samples, pieces)] == sizes
+
+
+def test_further_arrays_are_left_out_and_named() -> None:
+    assert to_data_set(arrays(Z=np.zeros(3), a=np.zeros(1)), "data", 1).notes == (
+        "data has more arrays than X, y, split, edge; left out: Z, a.",)
+
+
+def test_images_with_their_channels_last_are_taken() -> None:
+    images = np.arange(20 * 5 * 4 * 3, dtype=np.uint8).reshape(20, 5, 4, 3)
+    data = to_data_set(arrays(X=images, split=np.array(["train"] * 19 + ["test"])), "data", 1)
+    assert data.train.inputs.shape[1:] == (3, 5, 4)
+    assert data.train.inputs.numpy().tobytes() == np.ascontiguousarray(images[:19].transpose(0, 3, 1, 2)).tobytes()
+    assert data.notes == ("X of data has its channels last; it is read as (N, C, H, W) = (20, 3, 5, 4).",)
+    assert to_data_set(arrays(X=images.reshape(20, 3, 5, 4)), "data", 1).notes == ()
+
+
+def test_held_out_samples_of_no_training_edge_are_refused() -> None:
+    owners = np.array(["a", "b"] * 8 + ["server"] * 4)
+    data = to_data_set(arrays(split=np.array(["train"] * 16 + ["test"] * 4), edge=owners), "data", 1)
+    with pytest.raises(DataError, match=r"4 of its 4 held-out samples are of 'server'.*must name one of 'a', 'b'"):
+        local_share(data, Partitioning("column"), 0, 2, 1)
+
+
+def test_data_that_cannot_become_an_array_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("user_data")
+    module.ragged = lambda: ([[1.0], [1.0, 2.0]], [0, 1])  # type: ignore[attr-defined]
+    module.failing = lambda: dict[str, int]()["X"]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "user_data", module)
+    with pytest.raises(DataError, match="X of user_data:ragged is list, not an array"):
+        load("user_data:ragged", 1)
+    with pytest.raises(UsageError, match=r"user_data:failing failed: KeyError: 'X' \(test_datasets.py, line \d+\)"):
+        load("user_data:failing", 1)

@@ -58,7 +58,7 @@ def train_step(replica: EdgeReplica) -> torch.Tensor:
     labels = torch.arange(BATCH) % CLASSES
     assert isinstance(replica.model, ServerModel)
     stream = RandomStream(5, "edge1", 1, 0, 0)
-    gradient, _ = replica.model.train(images.to(replica.device), labels.to(replica.device), BATCH, stream)
+    (gradient,), _ = replica.model.train(images.to(replica.device), labels.to(replica.device), BATCH, stream)
     replica.model.step()
     return gradient
 

@@ -77,7 +77,8 @@ def test_the_function_receives_forecasts_offer_and_current_cuts(policy: MakePoli
         ("{'edge1': 1.5, 'edge2': 1}", r"chose 1\.5 for edge1; write a cut, or a cut and a codec"),
         ("[1, 1]", r"returned \[1, 1\]; it must return a cut for every edge, such as \{'edge1': 3\}\."),
         ("None", r"returned None; it must return a cut for every edge"),
-        ("1 / 0", r"policy_of_test:policy failed in round 1: ZeroDivisionError: division by zero\."),
+        ("1 / 0", r"policy_of_test:policy failed in round 1: ZeroDivisionError: division by "
+                  r"zero \(policy_of_test.py, line 2\)\."),
     ],
 )
 def test_an_invalid_choice_is_a_usage_error(policy: MakePolicy, returned: Any, sentence: str) -> None:

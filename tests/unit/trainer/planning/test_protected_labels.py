@@ -8,6 +8,7 @@ from torch import nn
 
 from trainer.cloud.preparation import tail_of
 from trainer.errors import UsageError
+from trainer.models.boundary import Boundary
 from trainer.models.split_model import tail_protects_labels
 from trainer.models.stage import split_evenly
 from trainer.models.zoo import build_layers
@@ -21,6 +22,7 @@ from trainer.transport.pacing import transfer_bits
 SHAPE, CLASSES, BATCH, MICRO, MSS = (3, 32, 32), 3, 50, 4, 8948
 LAYERS = build_layers("signal-cnn", 1, SHAPE, CLASSES)
 SHAPES = segment_shapes(layer_costs(LAYERS, SHAPE), SHAPE)
+BOUNDARIES = [Boundary.of_shape(*shape) for shape in SHAPES]
 TAIL = len(LAYERS) - 1
 MicroBatch = messages.Segment | messages.Gradient | messages.TailInput | messages.TailGradient
 SECONDS = LayerSeconds(tuple(1e-3 * (1 + n) for n in range(len(LAYERS))), tuple(2e-3 for _ in LAYERS))
@@ -28,7 +30,7 @@ SECONDS = LayerSeconds(tuple(1e-3 * (1 + n) for n in range(len(LAYERS))), tuple(
 
 def forecaster(tail: int | None, codec_name: str = "fp32") -> StepForecaster:
     return StepForecaster(
-        {"e": SECONDS}, SECONDS, SHAPES, {"e": BATCH}, MICRO, [0] * len(LAYERS), CodecSelector(codec_name), tail
+        {"e": SECONDS}, SECONDS, BOUNDARIES, {"e": BATCH}, MICRO, [0] * len(LAYERS), CodecSelector(codec_name), tail
     )
 
 

@@ -1,0 +1,77 @@
+"""What flows between layers: one tensor, or a tuple or mapping of tensors and numbers (a PyTorch pytree)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+Values = Any
+"""A tensor, or a pytree of tensors, numbers and None."""
+
+
+def tensors_of(values: Values) -> list[Tensor]:
+    """Return the tensors in a fixed order."""
+    return [leaf for leaf in _pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def is_differentiable(tensor: Tensor) -> bool:
+    """Return whether a tensor can have a gradient: real or complex floating point."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def detached(values: Values) -> Values:
+    """Return the values without their graph."""
+    return _pytree.tree_map_only(Tensor, Tensor.detach, values)
+
+
+def to_device(values: Values, device: torch.device) -> Values:
+    """Return the values on a device."""
+    return _pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), values)
+
+
+def new_leaves(values: Values) -> tuple[list[Tensor], Values]:
+    """Return the differentiable tensors as leaves of a new graph, and the values that depend on them.
+
+    The values are copies: a leaf that requires a gradient cannot be modified in place, as a layer may do.
+    """
+    flat, structure = _pytree.tree_flatten(values)
+    leaves: list[Tensor] = []
+    copies: list[Any] = []
+    for item in flat:
+        if isinstance(item, Tensor) and is_differentiable(item):
+            leaf = item.detach().requires_grad_()
+            leaves.append(leaf)
+            copies.append(leaf.clone())
+        else:
+            copies.append(item.clone() if isinstance(item, Tensor) else item)
+    return leaves, _pytree.tree_unflatten(copies, structure)
+
+
+def gradients_of(leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradients of leaves after a backward pass; zeros where nothing depends on a leaf."""
+    return [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+
+
+def differentiable(values: Values) -> list[Tensor]:
+    """Return the tensors that can have a gradient, in a fixed order."""
+    return [tensor for tensor in tensors_of(values) if is_differentiable(tensor)]
+
+
+def backward(values: Values, gradients: Sequence[Tensor | None]) -> None:
+    """Backpropagate the gradients of `differentiable(values)`; None where there is none."""
+    pairs = [(output, gradient) for output, gradient in zip(differentiable(values), gradients, strict=True)
+             if output.requires_grad and gradient is not None]
+    if pairs:
+        torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
+
+
+def match(values: Values, gradients: Sequence[Tensor | None]) -> bool:
+    """Return whether gradients have the number and the shapes of `differentiable(values)`."""
+    outputs = differentiable(values)
+    return len(outputs) == len(gradients) and all(
+        gradient is None or gradient.shape == output.shape for output, gradient in zip(outputs, gradients, strict=True)
+    )

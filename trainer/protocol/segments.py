@@ -1,0 +1,96 @@
+"""Segments and gradients as named tensors of a frame: a cut may be crossed by several tensors.
+
+The first tensor has the name of the whole (`segment`), the others a number behind it (`segment.1`). A codec applies to
+tensors that are trained; masks, indices and other constants travel as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from trainer.errors import ModelFailedError, ProtocolError
+from trainer.models.boundary import Boundary, TensorSpec
+from trainer.models.values import Values, tensors_of
+from trainer.protocol import codec
+from trainer.protocol.codec import Codec
+
+
+def encode_segment(name: str, values: Values, boundary: Boundary, samples: int, used: Codec) -> dict[str, Tensor]:
+    """Encode the values at a boundary, made of that many samples.
+
+    Raises: DivergedError if a trained tensor holds values that are not finite, ModelFailedError if the shapes depend
+        otherwise on the samples than when the model was checked.
+    """
+    try:
+        boundary.join(tensors_of(values), samples)
+    except ProtocolError as error:
+        raise ModelFailedError(f"What the model makes depends on the values of its samples. {error}") from error
+    encoded: dict[str, Tensor] = {}
+    for number, (tensor, spec) in enumerate(zip(tensors_of(values), boundary.tensors, strict=True)):
+        key = _key(name, number)
+        encoded |= codec.encode(key, tensor, used) if _is_coded(spec) else {key: tensor.detach()}
+    return encoded
+
+
+def decode_segment(name: str, tensors: Mapping[str, Tensor], boundary: Boundary, samples: int) -> Values:
+    """Decode the values at a boundary for that many samples.
+
+    Raises: ProtocolError if tensors are missing or have another shape or type.
+    """
+    return boundary.join([_decode(_key(name, number), tensors, spec) for number, spec in enumerate(boundary.tensors)],
+                         samples)
+
+
+def encode_gradients(name: str, gradients: Sequence[Tensor], boundary: Boundary, used: Codec) -> dict[str, Tensor]:
+    """Encode the gradients of those differentiable tensors of a boundary that are trained."""
+    encoded: dict[str, Tensor] = {}
+    for number, (gradient, spec) in enumerate(zip(gradients, boundary.differentiable, strict=True)):
+        if spec.trained:
+            key = _key(name, number)
+            encoded |= codec.encode(key, gradient, used) if _is_coded(spec) else {key: gradient.detach()}
+    return encoded
+
+
+def decode_gradients(name: str, tensors: Mapping[str, Tensor], boundary: Boundary) -> list[Tensor | None]:
+    """Decode the gradients of the differentiable tensors of a boundary; None for those that are not trained.
+
+    Raises: ProtocolError if one is missing.
+    """
+    return [_decode(_key(name, number), tensors, spec) if spec.trained else None
+            for number, spec in enumerate(boundary.differentiable)]
+
+
+def segment_bytes(boundary: Boundary, samples: int, used: Codec) -> int:
+    """Return the encoded bytes of the segment of that many samples, without frames and headers."""
+    return sum(_bytes(spec, samples, used) for spec in boundary.tensors)
+
+
+def gradient_bytes(boundary: Boundary, samples: int, used: Codec) -> int:
+    """Return the encoded bytes of the gradients of that segment."""
+    return sum(_bytes(spec, samples, used) for spec in boundary.trained)
+
+
+def _bytes(spec: TensorSpec, samples: int, used: Codec) -> int:
+    shape = spec.shape(samples)
+    if _is_coded(spec):
+        return codec.encoded_bytes(shape, used, spec.dtype)
+    return math.prod(shape) * spec.dtype.itemsize
+
+
+def _is_coded(spec: TensorSpec) -> bool:
+    return spec.trained and spec.dtype.is_floating_point
+
+
+def _key(name: str, number: int) -> str:
+    return f"{name}.{number}" if number else name
+
+
+def _decode(key: str, tensors: Mapping[str, Tensor], spec: TensorSpec) -> Tensor:
+    if _is_coded(spec):
+        return codec.decode(key, tensors, spec.dtype)
+    if key not in tensors:
+        raise ProtocolError(f"The tensor {key!r} is missing.")
+    return tensors[key]
