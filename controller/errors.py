@@ -18,6 +18,7 @@
     ├── Denied                the caller lacks permission (401, 403) or quota (403, 429)
     │   ├── Unauthorized      401 unauthorized
     │   ├── Forbidden         403 forbidden
+    │   ├── CrossOrigin       403 cross_origin
     │   ├── QuotaExceeded     403 quota_exceeded
     │   └── TooManyRequests   429 too_many_requests
     ├── Refused               admission control rejects a valid request (409)
@@ -172,6 +173,12 @@ class Forbidden(Denied):
     """The token lacks a scope."""
 
     code, title = "forbidden", "Forbidden"
+
+
+class CrossOrigin(Denied):
+    """A web page of another origin sent a request that needs no token."""
+
+    code, title = "cross_origin", "Cross origin"
 
 
 class QuotaExceeded(Denied):

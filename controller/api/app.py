@@ -7,7 +7,6 @@ where each request has its own greenlet (ryu-manager).
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -19,7 +18,7 @@ from controller.api.middleware.content_type import JsonContentType
 from controller.api.middleware.lanes import RequestLanes
 from controller.api.middleware.request_log import RequestLogMiddleware
 from controller.api.openapi import DocumentedApp
-from controller.api.routes.dependencies import QuotaTracker, redacted
+from controller.api.routes.dependencies import QuotaTracker, redaction_of
 from controller.api.routes.lightpaths import lightpath_routes
 from controller.api.routes.network import network_routes
 from controller.api.routes.operations import operation_routes
@@ -62,6 +61,8 @@ def create_app(
     hosts = [host.name for host in service.network.hosts]
     app = DocumentedApp(hosts, lambda: tokens.is_configured, **head, docs_url=None, redoc_url=None)
     stream, metrics = stream or EventStream(), metrics or Metrics(service.queries)
+    redaction = redaction_of(service.queries)
+    stream.redact = redaction.reason
     for listener in (stream.on_event, metrics.on_event):
         service.queries.subscribe(listener)
     add_swagger_ui(app)
@@ -72,7 +73,7 @@ def create_app(
         ReserveFastPath,
         reserve=reserve,
         audit=joint_audit,
-        redact=partial(redacted, service.queries),
+        redaction=redaction,
         mtu_bytes=service.network.mtu_bytes,
     )
     app.add_middleware(JsonContentType)
@@ -86,7 +87,7 @@ def create_app(
     )
 
     def redact(request: Request, error: ControllerError) -> ControllerError:
-        return redacted(service.queries, getattr(request.state, "caller", None), error)
+        return redaction.error(getattr(request.state, "caller", None), error)
 
     add_error_handlers(app, redact)
     app.include_router(reservation_routes(service, executor, quotas, reserve))

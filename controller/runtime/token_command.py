@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import click
+from sqlalchemy.exc import SQLAlchemyError
 
 from controller.errors import StartError
 from controller.security.access import Quota, Scope
 from controller.security.tokens import TokenStore
+from controller.storage.database import without_passwords
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,6 +40,10 @@ def _open_tokens(map_name: str | None, ledger: str | None) -> Iterator[TokenStor
     except StartError as error:
         click.echo(f"Error: {error.detail}", err=True)
         raise SystemExit(error.exit_code) from error
+    except SQLAlchemyError as error:
+        reason = without_passwords(str(error).splitlines()[0])
+        click.echo(f"Error: The ledger cannot be read or written now: {reason}. Try again.", err=True)
+        raise SystemExit(3) from error
 
 
 @click.group("token", epilog="Example: paceline token add lab --map metro --scope reserve")

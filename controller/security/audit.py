@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Column, Connection, Engine, Float, Integer, MetaData, String, Table, Text, delete, select
@@ -58,6 +60,38 @@ class AuditRecord:
     request: str
 
 
+def printable(text: str, most: int) -> str:
+    """At most this many characters of a text, with a question mark for each one that is not printable ASCII."""
+    return "".join(character if " " <= character <= "~" else "?" for character in text[:most])
+
+
+class RefusalLimit:
+    """Lets BURST records of refusals of a tenant pass, and PER_S in a second after that; counts the others.
+
+    All requests without a valid token count as one tenant. Changes that were made are always recorded.
+    """
+
+    BURST = 60
+    PER_S = 1.0
+    UNAUTHENTICATED_BURST = 5
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._tenants: dict[str | None, tuple[float, float, int]] = {}
+        """Records that may pass, as of when, and the refusals not recorded since the last one that was."""
+
+    def passes(self, tenant: str | None) -> int | None:
+        """The number of refusals left out before this one; None: this one is left out, too."""
+        burst, now_s = self.UNAUTHENTICATED_BURST if tenant is None else self.BURST, self._clock()
+        left, at_s, lost = self._tenants.get(tenant, (float(burst), now_s, 0))
+        left = min(burst, left + (now_s - at_s) * self.PER_S)
+        if left < 1:
+            self._tenants[tenant] = left, now_s, lost + 1
+            return None
+        self._tenants[tenant] = left - 1, now_s, 0
+        return lost
+
+
 class AuditLog:
     """Audit log of one map. Thread-safe. `is_failing`: the last write failed."""
 
@@ -96,7 +130,8 @@ class AuditLog:
     def row(self, record: AuditRecord) -> dict[str, object]:
         """The record as a row for `INSERT`."""
         row: dict[str, object] = {name: getattr(record, name) for name in _SAME_NAME}
-        return row | {"map": self._map_name, "path": record.path[:256], "request": record.request[:BODY_CHARACTERS]}
+        row |= {"map": self._map_name, "method": printable(record.method, 8), "path": printable(record.path, 256)}
+        return row | {"request": record.request[:BODY_CHARACTERS]}
 
     def read(self, after: int, limit: int) -> list[tuple[int, AuditRecord]]:
         """Records with their sequence numbers, oldest first, from the number after `after`.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -45,10 +48,31 @@ def open_database(url: str) -> Engine:
             engine.dispose()
             raise
     except (SQLAlchemyError, CommandError, ImportError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        sentence = f"The ledger {url} cannot be opened: {reason}. An example is sqlite:////var/tmp/paceline.db."
+        reason = without_passwords(str(error).splitlines()[0])
+        shown = without_passwords(url)
+        sentence = f"The ledger {shown} cannot be opened: {reason}. An example is sqlite:////var/tmp/paceline.db."
         raise StartError(sentence, exit_code=2) from error
     return engine
+
+
+def without_passwords(text: str) -> str:
+    """The text with *** for every password in a URL, also in one that cannot be parsed."""
+    text = re.sub(r"(//[^:/?#\s]*):\S*@", r"\1:***@", text)
+    return re.sub(r"((?:password|passwd|sslpassword)=)[^&\s]*", r"\1***", text, flags=re.IGNORECASE)
+
+
+def _protect(path: str) -> None:
+    """Create the file of an SQLite database for its owner only, and take other rights from one that exists.
+
+    SQLite gives its log files the rights of the database.
+    """
+    with suppress(OSError):  # a directory that is missing, or a file of another user, shows when it is opened
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(descriptor).st_mode & 0o077:
+                os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
 
 
 def engine_of(url: str) -> Engine:
@@ -64,6 +88,8 @@ def engine_of(url: str) -> Engine:
             event.listen(engine, "connect", _limit_waiting)
         return engine
     in_memory = parsed.database in (None, "", ":memory:")
+    if not in_memory and parsed.database is not None and not parsed.database.startswith("file:"):
+        _protect(parsed.database)
     pool = {"poolclass": StaticPool} if in_memory else {}
     engine = create_engine(parsed, connect_args={"check_same_thread": False}, **pool)
     event.listen(engine, "connect", _set_pragmas)

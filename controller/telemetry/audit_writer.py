@@ -14,7 +14,7 @@ from starlette.types import Scope
 
 from controller.domain.reservation import Reservation
 from controller.security.access import Caller
-from controller.security.audit import INSERT, AuditLog, AuditRecord
+from controller.security.audit import INSERT, AuditLog, AuditRecord, printable
 
 RETRY_S = 0.5
 SLOW_S = 0.2
@@ -115,8 +115,8 @@ def record_of(scope: Scope, status: int) -> AuditRecord:
         tenant=caller.tenant if caller else None,
         token=caller.token if caller else None,
         client=(scope.get("client") or ("",))[0],
-        method=scope["method"],
-        path=scope["path"],
+        method=printable(scope["method"], 8),
+        path=printable(scope["path"], 256),
         status=status,
         code=state.get("code"),
         reservation=state.get("reservation") or scope.get("path_params", {}).get("reservation_id", "")[:16] or None,

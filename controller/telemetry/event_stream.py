@@ -62,6 +62,8 @@ class EventStream:
         self._degraded: set[str] = set()
         self._wakers: set[Callable[[], None]] = set()
         self._closed = False
+        self.redact: Callable[[str, str | None], str | None] = lambda _tenant, reason: reason
+        """What a tenant may see of a reason."""
 
     def on_event(self, event: ServiceEvent) -> None:
         """Publish an event of the service."""
@@ -96,13 +98,14 @@ class EventStream:
     def _on_reservation_changed(self, event: ReservationChanged) -> None:
         reservation = event.reservation
         head = {"id": reservation.id, "version": reservation.version, "tenant": reservation.tenant}
-        state = {"state": str(reservation.state), "reason": reservation.reason}
+        reason = self.redact(reservation.tenant, reservation.reason)
+        state = {"state": str(reservation.state), "reason": reason}
         self.publish("reservation", {**head, **state}, reservation.tenant)
         if reservation.state is not State.DEGRADED:
             self._degraded.discard(reservation.id)
         elif reservation.id not in self._degraded:
             self._degraded.add(reservation.id)
-            self.publish("violation", {**head, "cause": "degraded", "reason": reservation.reason}, reservation.tenant)
+            self.publish("violation", {**head, "cause": "degraded", "reason": reason}, reservation.tenant)
 
     def _on_bounds_changed(self, event: BoundsChanged) -> None:
         reservation = event.reservation

@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from controller.api.middleware.origin import require_own_origin
 from controller.api.schemas.problem_details import problem_response
 from controller.errors import ControllerError, Forbidden
 from controller.security import access
@@ -52,4 +53,6 @@ class AuthenticationMiddleware:
         if caller is access.ANONYMOUS and client and not is_management_address(client, MANAGEMENT_NETWORK):
             sentence = "Without tokens only this machine and the management network have access: paceline token add."
             raise Forbidden(sentence, scope=str(access.Scope.READ))
+        if caller is access.ANONYMOUS:
+            require_own_origin(scope["headers"])
         return replace(caller, address=client)

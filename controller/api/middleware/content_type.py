@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller.api.middleware.body_limit import WITH_BODY
+from controller.api.middleware.origin import is_cross_origin
 from controller.api.schemas.problem_details import problem_response
 from controller.errors import UnsupportedMediaType
 
@@ -31,7 +31,7 @@ class JsonContentType:
             headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
             named = dict(headers)
             if not _is_json(named.get(b"content-type", b"")):
-                if _is_cross_origin(named):
+                if is_cross_origin(headers):
                     error = UnsupportedMediaType(
                         "A web page of another origin must send Content-Type: application/json."
                     )
@@ -46,10 +46,3 @@ class JsonContentType:
 def _is_json(content_type: bytes) -> bool:
     kind = content_type.split(b";", 1)[0].strip().lower()
     return kind == JSON or (kind.startswith(b"application/") and kind.endswith(b"+json"))
-
-
-def _is_cross_origin(headers: dict[bytes, bytes]) -> bool:
-    if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
-        return True
-    origin = headers.get(b"origin")
-    return origin is not None and urlsplit(origin).netloc.lower() != headers.get(b"host", b"").lower()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller.errors import ControllerError
+from controller.security.audit import RefusalLimit
 from controller.telemetry.audit_writer import AuditWriter, record_of
 from controller.telemetry.metrics import Metrics
 
@@ -18,9 +20,8 @@ CHANGING_METHODS = frozenset({"POST", "PATCH", "DELETE", "PUT"})
 UNAUTHENTICATED = frozenset({401, 403})
 NOT_AUDITED = frozenset({404, 405, 408, 413, 429})
 """Statuses that any client can cause in any number; they are counted, not audited."""
-
-UNAUTHORIZED_INTERVAL_S = 1.0
-"""One audit record at most in this interval for requests without a valid token: any client can send them."""
+CHANGE_NOTHING = frozenset({"/v1/quotes"})
+"""Paths that are read with POST."""
 
 
 class RequestLogMiddleware:
@@ -30,7 +31,7 @@ class RequestLogMiddleware:
         self._app = app
         self._metrics = metrics
         self._audit_writer = audit_writer
-        self._last_unauthorized_s = -UNAUTHORIZED_INTERVAL_S
+        self._refusals = RefusalLimit()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application, then count, time and audit the request."""
@@ -57,22 +58,26 @@ class RequestLogMiddleware:
             raise
 
     async def _audit(self, scope: Scope, status: int) -> None:
-        if status not in UNAUTHENTICATED and (scope["method"] not in CHANGING_METHODS or status in NOT_AUDITED):
+        is_change = scope["method"] in CHANGING_METHODS and scope["path"] not in CHANGE_NOTHING
+        if status not in UNAUTHENTICATED and (not is_change or status in NOT_AUDITED):
             return
         if scope["state"].get("audited") == status:  # in the transaction that stored the reservation
             return
-        if status == 401:
-            if time.monotonic() - self._last_unauthorized_s < UNAUTHORIZED_INTERVAL_S:
+        record = record_of(scope, status)
+        if status >= 400:
+            left_out = self._refusals.passes(record.tenant)
+            if left_out is None:
                 return
-            self._last_unauthorized_s = time.monotonic()
+            if left_out:
+                record = replace(record, request=f"[{left_out} earlier refusals left out] {record.request}")
         try:
-            await self._audit_writer.write(record_of(scope, status))
+            await self._audit_writer.write(record)
         except (SQLAlchemyError, OSError) as error:  # the writer tries again
             self._metrics.count_audit_failure()
-            log.error("audit log: not written yet method=%s path=%s: %s", scope["method"], scope["path"], error)
+            log.error("audit log: not written yet method=%s path=%s: %s", record.method, record.path, error)
         except Exception:
             self._metrics.count_audit_failure()
-            log.exception("audit log: write failed method=%s path=%s", scope["method"], scope["path"])
+            log.exception("audit log: write failed method=%s path=%s", record.method, record.path)
 
 
 def _method(scope: Scope) -> str:

@@ -1,4 +1,4 @@
-"""Dependencies of routes: the caller with a required scope, quotas, and redaction of errors."""
+"""Dependencies of routes: the caller with a required scope, quotas, and redaction."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
-from controller.domain.reservation import Flow, Reservation
-from controller.errors import ControllerError, NotFound
+from controller.domain.reservation import Flow
+from controller.errors import NotFound
 from controller.security import access
-from controller.security.access import Caller, can_see, check_quota, usage_of_flows
+from controller.security.access import Caller, check_quota, usage_of_flows
+from controller.security.redaction import Redaction
 from controller.security.tenant_usage import Usage
 from controller.service.queries import Queries
 
@@ -69,18 +70,13 @@ class QuotaTracker:
                     del self._pending[tenant]
 
 
-def redacted(service: Queries, caller: Caller | None, error: ControllerError) -> ControllerError:
-    """The error without the id of another tenant's reservation."""
-    reservation_id = error.facts.get("reservation")
-    if not isinstance(reservation_id, str) or caller is None or _may_see(service, caller, reservation_id):
-        return error
-    facts = {fact: value for fact, value in error.facts.items() if fact != "reservation"}
-    return type(error)(error.detail.replace(reservation_id, "another tenant's"), **facts)
+def redaction_of(service: Queries) -> Redaction:
+    """The redaction of what this service answers."""
 
+    def tenant_of(reservation_id: str) -> str | None:
+        try:
+            return service.stored(reservation_id).tenant
+        except NotFound:
+            return None
 
-def _may_see(service: Queries, caller: Caller, reservation_id: str) -> bool:
-    try:
-        found: Reservation = service.stored(reservation_id)
-    except NotFound:
-        return False  # the id of the rejected request itself
-    return can_see(caller, found.tenant)
+    return Redaction(tenant_of)

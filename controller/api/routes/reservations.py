@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from math import ceil
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -13,7 +14,7 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from controller import errors
 from controller.admission.admission import Rejected
 from controller.api.middleware.concurrency import RequestExecutor, lane_of
-from controller.api.routes.dependencies import QuotaTracker, Reader, Reserver, redacted
+from controller.api.routes.dependencies import QuotaTracker, Reader, Reserver, redaction_of
 from controller.api.routes.reserve import ReserveHandler
 from controller.api.schemas import examples
 from controller.api.schemas.problem_details import (
@@ -78,7 +79,7 @@ def reservation_routes(
 
 
 def _add_creating(router: APIRouter, service: Service, executor: RequestExecutor, handler: ReserveHandler) -> None:
-    mtu_bytes = service.network.mtu_bytes
+    body_of = _body_of(service)
     key_errors = (errors.KeyReused, errors.InProgress)
     refusals: ErrorTypes = (
         *ACCESS_ERRORS,
@@ -114,7 +115,7 @@ def _add_creating(router: APIRouter, service: Service, executor: RequestExecutor
         request.state.reservation = reservation.id
         if replayed:
             response.headers["Idempotency-Replayed"] = "true"
-        return reservation_body(reservation, mtu_bytes)
+        return body_of(caller, reservation)
 
     @router.post(
         "/v1/quotes",
@@ -134,6 +135,15 @@ def _add_creating(router: APIRouter, service: Service, executor: RequestExecutor
             return await executor.read(lane_of(caller), _quote_transfers, service, caller, question)
         spec = question.to_spec(caller.tenant, time.time())
         return await executor.read(lane_of(caller), _quote, service, caller, spec)
+
+
+BodyOf = Callable[[Caller, Reservation], ReservationBody]
+
+
+def _body_of(service: Service) -> BodyOf:
+    """What a caller is answered about a reservation."""
+    redaction, mtu_bytes = redaction_of(service.queries), service.network.mtu_bytes
+    return lambda caller, found: reservation_body(redaction.reservation(caller, found), mtu_bytes)
 
 
 def _quote_transfers(service: Service, caller: Caller, body: TransfersQuestion) -> QuotedTransfers:
@@ -161,14 +171,14 @@ def _quote_transfers(service: Service, caller: Caller, body: TransfersQuestion) 
 def _quote(service: Service, caller: Caller, spec: ReservationSpec) -> QuotedFlows | QuotedRefusal:
     decision = service.queries.quote(spec)
     if isinstance(decision, Rejected):
-        problem: Any = problem_of(redacted(service.queries, caller, decision.error))
+        problem: Any = problem_of(redaction_of(service.queries).error(caller, decision.error))
         return QuotedRefusal(admitted=False, problem=problem)
     mtu_bytes = service.network.mtu_bytes
     return QuotedFlows(admitted=True, flows=[placed_flow(placed, mtu_bytes) for placed in decision.placements])
 
 
 def _add_reading(router: APIRouter, service: Service, executor: RequestExecutor) -> None:
-    mtu_bytes = service.network.mtu_bytes
+    body_of = _body_of(service)
 
     @router.get(
         "/v1/reservations",
@@ -189,7 +199,7 @@ def _add_reading(router: APIRouter, service: Service, executor: RequestExecutor)
         def work() -> Response:
             after = None if cursor is None else _page_key(cursor)
             page, last = service.queries.page(state, lambda tenant: can_see(caller, tenant), limit, after)
-            bodies = [reservation_body(found, mtu_bytes) for found in page]
+            bodies = [body_of(caller, found) for found in page]
             if last is None:
                 return _json(ReservationList(reservations=bodies).model_dump_json(exclude={"next"}))
             query = {"state": state} if state is not None else {}
@@ -206,7 +216,7 @@ def _add_reading(router: APIRouter, service: Service, executor: RequestExecutor)
         def work() -> ReservationDetail:
             found = require_visible(caller, service.queries.reservation(reservation_id))
             counters = counters_body(service.network, found, *service.queries.counters(found))
-            return ReservationDetail(**dict(reservation_body(found, mtu_bytes)), counters=counters)
+            return ReservationDetail(**dict(body_of(caller, found)), counters=counters)
 
         return await executor.read(lane_of(caller), work)
 
@@ -221,7 +231,7 @@ def _json(text: str, headers: dict[str, str] | None = None) -> Response:
 
 
 def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor, quotas: QuotaTracker) -> None:
-    mtu_bytes = service.network.mtu_bytes
+    body_of = _body_of(service)
     errors_of_change = (*ONE_RESERVATION_ERRORS, errors.NotLive, *SWITCH_ERRORS)
 
     @router.patch(
@@ -244,7 +254,7 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
                 return service.modify(reservation_id, change.lease_s, flows)
 
         run = executor.renew if flows is None else executor.change
-        return reservation_body(await run(lane_of(caller), work), mtu_bytes)
+        return body_of(caller, await run(lane_of(caller), work))
 
     @router.post(
         "/v1/reservations/{reservation_id}/commit",
@@ -257,7 +267,7 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
             require_visible(caller, service.queries.stored(reservation_id))
             return service.commit(reservation_id)
 
-        return reservation_body(await executor.change(lane_of(caller), work), mtu_bytes)
+        return body_of(caller, await executor.change(lane_of(caller), work))
 
     @router.delete("/v1/reservations/{reservation_id}", responses=problem_responses(*ONE_RESERVATION_ERRORS))
     async def release(caller: Reserver, reservation_id: ReservationId) -> ReservationBody:
@@ -267,4 +277,4 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
             require_visible(caller, service.queries.stored(reservation_id))
             return service.release(reservation_id)
 
-        return reservation_body(await executor.change(lane_of(caller), work), mtu_bytes)
+        return body_of(caller, await executor.change(lane_of(caller), work))

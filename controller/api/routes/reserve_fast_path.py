@@ -7,7 +7,7 @@ the mistakes. Effect and response are the same. It saves over a third of the CPU
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from starlette.responses import Response
@@ -21,15 +21,12 @@ from controller.errors import ControllerError
 from controller.security import access
 from controller.security.access import Caller
 from controller.security.audit import AuditLog
+from controller.security.redaction import Redaction
 from controller.telemetry.audit_writer import ReservationAudit
 
 PATH = "/v1/reservations"
 STATUS = 201
 JSON = "application/json"
-
-Redact = Callable[[Caller, ControllerError], ControllerError]
-"""Removes from an error what the caller must not see."""
-
 
 @dataclass(frozen=True, slots=True)
 class FastPathRoute:
@@ -42,13 +39,13 @@ class ReserveFastPath:
     """The innermost middleware."""
 
     def __init__(
-        self, app: ASGIApp, reserve: ReserveHandler, audit: AuditLog | None, redact: Redact, mtu_bytes: int
+        self, app: ASGIApp, reserve: ReserveHandler, audit: AuditLog | None, redaction: Redaction, mtu_bytes: int
     ) -> None:
         """`audit`: given if the audit log shares the ledger's database, so that one transaction writes both."""
         self._app = app
         self._audit = audit
         self._reserve = reserve
-        self._redact = redact
+        self._redaction = redaction
         self._mtu_bytes = mtu_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,11 +72,11 @@ class ReserveFastPath:
             reservation, _ = await self._reserve(caller, body, None, record)
         except ControllerError as error:
             state["code"] = error.code
-            return problem_response(self._redact(caller, error))
+            return problem_response(self._redaction.error(caller, error))
         state["reservation"] = reservation.id
         if self._audit is not None and record is not None and record.is_written:
             state["audited"], self._audit.is_failing = STATUS, False
-        answer = reservation_body(reservation, self._mtu_bytes)
+        answer = reservation_body(self._redaction.reservation(caller, reservation), self._mtu_bytes)
         return Response(answer.model_dump_json(), STATUS, media_type=JSON)
 
 

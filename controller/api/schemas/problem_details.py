@@ -55,6 +55,7 @@ EXAMPLES: Sequence[ControllerError] = (
     errors.NotAvailable("Inside ryu-manager there is no event stream; run paceline controller."),
     errors.Unauthorized("The token is not known here, or has been revoked."),
     errors.Forbidden("Token lab-1 has scope read; this needs reserve.", scope="reserve"),
+    errors.CrossOrigin("Without tokens, web pages of other origins have no access: paceline token add."),
     errors.QuotaExceeded(
         "Tenant lab holds 90 Mb/s and asks for 15 Mb/s; its quota is 100 Mb/s.",
         quota="bandwidth_bps", held=90_000_000, asked=15_000_000, allowed=100_000_000,
@@ -106,7 +107,7 @@ EXAMPLES: Sequence[ControllerError] = (
 ErrorTypes = tuple[type[ControllerError], ...]
 
 COMMON_ERRORS: ErrorTypes = (errors.TooManyRequests, errors.Overloaded, ControllerError)
-ACCESS_ERRORS: ErrorTypes = (errors.Unauthorized, errors.Forbidden)
+ACCESS_ERRORS: ErrorTypes = (errors.Unauthorized, errors.Forbidden, errors.CrossOrigin)
 BODY_ERRORS: ErrorTypes = (InvalidRequest, errors.TooLarge, errors.TooSlow, errors.UnsupportedMediaType)
 ADMISSION_ERRORS: ErrorTypes = (errors.UnknownHost, *errors.Refused.__subclasses__())
 SWITCH_ERRORS: ErrorTypes = (*errors.SwitchError.__subclasses__(), errors.LedgerUnavailable)
@@ -115,7 +116,7 @@ SWITCH_ERRORS: ErrorTypes = (*errors.SwitchError.__subclasses__(), errors.Ledger
 _MEANINGS = {
     400: "Not an HTTP request",
     401: "No token, or an invalid one",
-    403: "The token lacks a scope, or a quota is exceeded",
+    403: "The token lacks a scope, a quota is exceeded, or a web page of another origin has no token",
     404: "Not found",
     408: "The body was received too slowly",
     409: "Refused; nothing was changed",
