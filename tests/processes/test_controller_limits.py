@@ -123,13 +123,13 @@ def renew(controller: Controller, reservation_id: str) -> int:
 
 
 def test_headers_have_a_size_and_a_time(controller: Controller) -> None:
-    with connections(controller.rest_port, 1, b"GET /v1/network HTTP/1.1\r\nhost: x\r\nx: ") as (endless,):
+    with connections(controller.rest_port, 1, b"GET /v1/network HTTP/1.1\r\nhost: 127.0.0.1\r\nx: ") as (endless,):
         endless.sendall(b"x" * 5000)
         assert response(endless) == (431, "headers_too_large")
     with connections(controller.rest_port, 1, b"GET /v1/network HTTP/1.1\r\n") as (many,):
         many.sendall(b"".join(b"x-%d: y\r\n" % number for number in range(600)) + b"\r\n")
         assert response(many) == (431, "headers_too_large")
-    with connections(controller.rest_port, 1, b"GET /v1/network HTTP/1.1\r\nhost: x\r\n") as (slow,):
+    with connections(controller.rest_port, 1, b"GET /v1/network HTTP/1.1\r\nhost: 127.0.0.1\r\n") as (slow,):
         assert response(slow) == (408, "request_timeout")
     with connections(controller.rest_port, 1) as (silent,):
         assert is_closed(silent)
@@ -138,7 +138,7 @@ def test_headers_have_a_size_and_a_time(controller: Controller) -> None:
 
 
 def test_what_surrounds_the_content_of_a_body_has_a_size(controller: Controller) -> None:
-    head = b"POST /v1/quotes HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    head = b"POST /v1/quotes HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n"
     for endless in (b"2;extension=", b"2\r\n{}\r\n0\r\ntrailer: "):
         with connections(controller.rest_port, 1, head + endless) as (client,):
             with contextlib.suppress(OSError):
@@ -160,7 +160,7 @@ def test_idle_connections_are_closed_in_favour_of_new_ones(controller: Controlle
 
 
 def test_open_paths_and_reads_wait_for_no_body(controller: Controller) -> None:
-    announced = b"HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n"
+    announced = b"HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 1000\r\n\r\n"
     with connections(controller.rest_port, 50, b"POST /v1/healthz " + announced) as clients:
         assert {client.recv(65536).split()[1] for client in clients} == {b"405"}
         assert controller.client.get("/v1/healthz").status_code == 200
@@ -175,7 +175,7 @@ def test_incomplete_bodies_keep_nobody_from_reserving_or_renewing(
 ) -> None:
     assert switches
     kept = controller.reserve().json()["id"]
-    incomplete = b"POST /v1/quotes HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{"
+    incomplete = b"POST /v1/quotes HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 1000\r\n\r\n{"
     with connections(controller.rest_port, RECEIVING.per_lane, incomplete):
         wait_until(lambda: controller.switches_up() == 2, poll_s=0.1)
         with connections(controller.rest_port, 1, incomplete) as (further,):

@@ -133,7 +133,7 @@ def test_event_streams_and_slow_clients_do_not_block_others(controller: Controll
         assert (late.status_code, late.json()["code"], late.headers["retry-after"]) == (429, "too_many_requests", "1")
         for number in range(50):
             slow_client = stack.enter_context(socket.create_connection(("127.0.0.1", controller.rest_port)))
-            request = b"POST /v1/reservations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            request = b"POST /v1/reservations HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
             slow_client.sendall(request + (b"content-length: 1000\r\n\r\n{" if number % 2 else b""))
         reservation_id = controller.reserve().json()["id"]
         for line in lines:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 
 import httpx
 import pytest
 
 from controller.api.app import create_app
+from controller.security.access import Quota, Scope
+from controller.security.tokens import TokenStore
 from controller.storage.ledger import IN_MEMORY, Ledger
+from machine.polling import wait_until
 from tests.unit.controller.api.test_rest_api import flow, problem
 from tests.unit.controller.simulated_switches import running_service, serving
 
@@ -50,11 +54,20 @@ def test_a_form_is_refused_as_invalid_json(client: httpx.Client) -> None:
         {"origin": "http://example.org", "sec-fetch-site": "same-site"},
     ],
 )
-def test_a_page_of_another_origin_must_declare_json(client: httpx.Client, sender: dict[str, str]) -> None:
-    for headers in ({}, FORM, {"content-type": "text/plain"}):
-        answer = client.post("/v1/reservations", content=BODY, headers=headers | sender)
-        problem(answer, 415, "unsupported_media_type")
-    assert client.get("/v1/reservations").json() == {"reservations": []}
+def test_a_page_of_another_origin_must_declare_json_and_have_a_token(sender: dict[str, str]) -> None:
+    with (
+        closing(TokenStore(IN_MEMORY)) as tokens,
+        running_service(Ledger(IN_MEMORY, "pair")) as service,
+        serving(create_app(service, tokens=tokens)) as client,
+    ):
+        problem(client.post("/v1/reservations", content=BODY, headers=sender), 403, "cross_origin")
+        secret = tokens.add("page", "page", frozenset({Scope.RESERVE}), Quota())
+        client.headers["Authorization"] = f"Bearer {secret}"
+        wait_until(lambda: client.get("/v1/reservations", headers=sender).status_code == 200)
+        for headers in ({}, FORM, {"content-type": "text/plain"}):
+            answer = client.post("/v1/reservations", content=BODY, headers=headers | sender)
+            problem(answer, 415, "unsupported_media_type")
+        assert client.get("/v1/reservations").json() == {"reservations": []}
 
 
 def test_the_page_at_docs_may_send_what_it_likes(client: httpx.Client) -> None:
