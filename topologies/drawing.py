@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -34,6 +35,8 @@ ASIDE_POINTS = 17.0
 """Distance from its switch at which a host with the same position is drawn."""
 
 FLOW_COLOURS = ("#b3365a", "#7a4bb0", "#0f8a8a", "#c07a00", "#3f7a1f", "#2b6cb0")
+SPAN_GAP_POINTS = 5.0
+"""Distance between parallel spans."""
 FLOW_GAP_POINTS = 3.6
 """Distance between flows drawn side by side along a link."""
 
@@ -137,11 +140,24 @@ def _ducts(topology: Map) -> dict[str, str]:
 
 def _draw_spans(axes: Axes, topology: Map, positions: Positions) -> None:
     ducts, core = _ducts(topology), _core(topology)
-    for link in topology.links:
-        xs, ys = zip(*(positions[end] for end in link.ends), strict=True)
+    for link, ends in zip(topology.links, _line_ends(topology, positions), strict=True):
+        xs, ys = zip(*ends, strict=True)
         is_core = link in core
         colour = ducts[link.duct] if link.duct else SPAN_COLOUR if is_core else ACCESS_COLOUR
         axes.plot(xs, ys, color=colour, lw=2.2 if link.duct else 1.5 if is_core else 0.8, zorder=1)
+
+
+def _line_ends(topology: Map, positions: Positions) -> list[tuple[Point, Point]]:
+    """The ends of every link's line, in the order of the links; those of parallel links side by side."""
+    numbers = Counter(frozenset(link.ends) for link in topology.links)
+    lines = []
+    for link, (near, _) in zip(topology.links, topology.link_ports, strict=True):
+        shift = (near.span_number - (numbers[frozenset(link.ends)] + 1) / 2) * SPAN_GAP_POINTS
+        (xa, ya), (xb, yb) = (positions[end] for end in sorted(link.ends))  # the same side whichever end is first
+        length = math.dist((xa, ya), (xb, yb)) or 1.0
+        dx, dy = -(yb - ya) / length * shift, (xb - xa) / length * shift
+        lines.append(((xa + dx, ya + dy), (xb + dx, yb + dy)))
+    return lines
 
 
 def _draw_flows(axes: Axes, paths: Sequence[Sequence[str]], positions: Positions) -> None:
@@ -181,9 +197,10 @@ def _write_labels(axes: Axes, topology: Map, positions: Positions, notes: Mappin
         colour = "#222222" if node.kind == "switch" else COLOURS[node.kind]
         axes.text(box.x, box.y, text, ha="center", va="center", fontsize=NAME_POINTS, color=colour,
                   path_effects=None if notes else halo, zorder=5)  # fmt: skip
-    for link in core if len(core) <= LENGTHS_UP_TO else ():
+    lines = zip(topology.links, _line_ends(topology, positions), strict=True)
+    for link, ends in ((link, ends) for link, ends in lines if link in core and len(core) <= LENGTHS_UP_TO):
         text = f"{link.length_km:.0f}" if link.length_km >= 10 else f"{link.length_km:g}"
-        box = layout.place(candidates_along(positions[link.ends[0]], positions[link.ends[1]], text, LENGTH_POINTS))
+        box = layout.place(candidates_along(*ends, text, LENGTH_POINTS))
         axes.text(box.x, box.y, text, ha="center", va="center", fontsize=LENGTH_POINTS, color="#5a5a5a",
                   path_effects=halo, zorder=4)  # fmt: skip
 

@@ -19,6 +19,7 @@ from controller.domain.path import Path, link_names
 from controller.domain.route import Route, SrlgBySpan
 from controller.optical.lightpath_design import design_lightpath
 from controller.routing.srlg_disjoint import SolverTimeout, shortest_srlg_disjoint_pair, srlgs_of
+from topologies.maps import USUAL_LOSS_DB_PER_KM
 
 CANDIDATES = 6
 """The number of paths that admission tries per flow; a metro ring with a chord has three."""
@@ -27,7 +28,7 @@ HOP_KM = 1e-6
 """Added to the length of each hop, so that among paths of equal length the one with fewer hops comes first."""
 
 CERTAIN_REACH_KM = 2000.0
-"""A fibre of up to this length is crossed by DP-QPSK with more than 2 dB to spare, so it need not be computed."""
+"""A usual fibre of up to this length is crossed by DP-QPSK with more than 2 dB to spare, so it need not be computed."""
 
 NOTHING_DOWN: frozenset[str] = frozenset()
 
@@ -121,7 +122,12 @@ def links_out_of_reach(network: Network) -> frozenset[str]:
     """Return the links of an optical network whose fibre is too long for every modulation."""
     if network.grid is None:
         return NOTHING_DOWN
-    spans = (link for link in network.links.values() if link.slot_count and link.length_km > CERTAIN_REACH_KM)
+    usual = USUAL_LOSS_DB_PER_KM, "SSMF"
+    spans = (
+        link
+        for link in network.links.values()
+        if link.slot_count and (link.length_km > CERTAIN_REACH_KM or (link.loss_db_per_km, link.fibre_type) != usual)
+    )
     return frozenset(
         link.name for link in spans if not design_lightpath(network, link.path).is_feasible
     )

@@ -65,6 +65,8 @@ def read_gnpy(name: str, source: str, facts: Mapping[str, Any]) -> SourceNetwork
     Raises: MapError if it is in another form.
     """
     facts = facts.get(YANG, facts)
+    if not isinstance(facts, dict):
+        raise MapError([f"{name}: {YANG} is no object with elements and connections"])
     elements = _elements(name, facts)
     names = {uid: _site_name(uid) for uid in elements.by_uid if uid in elements.sites}
     sites = [SourceSite(uid, names[uid], *_place(elements.by_uid[uid])) for uid in names]
@@ -112,8 +114,9 @@ def _loss_db(name: str, element: Element) -> float:
     def value(word: str, usual: float) -> float:
         stated = params.get(word)
         if isinstance(stated, dict):  # by frequency
-            stated = max(stated.get("value") or [usual], key=lambda each: float(str(each)))
-        number = usual if stated in (None, "") else number_of(stated)
+            values = [number_of(each) for each in _list(stated, "value")]
+            stated = None if None in values else max((each for each in values if each is not None), default=usual)
+        number = usual if params.get(word) in (None, "") else number_of(stated)
         if number is None or not 0 <= number < float("inf"):
             raise MapError([f"{name}: {element['uid']}: {word} is {stated!r}; it is a number of dB, 0 or above"])
         return number
@@ -123,7 +126,7 @@ def _loss_db(name: str, element: Element) -> float:
     if element.get("type") not in FIBRES:
         return 0.0
     further = value("con_in", USUAL_CONNECTOR_DB) + value("con_out", USUAL_CONNECTOR_DB) - 2 * USUAL_CONNECTOR_DB
-    lumped = [each.get("loss") for each in params.get("lumped_losses") or () if isinstance(each, dict)]
+    lumped = [each.get("loss") for each in _list(params, "lumped_losses") if isinstance(each, dict)]
     further += value("att_in", 0) + sum(number_of(loss) or 0.0 for loss in lumped)
     return value("loss_coef", USUAL_LOSS_DB_PER_KM) * _length_km(name, element) + further
 
@@ -134,7 +137,7 @@ def _is_unknown(element: Element) -> bool:
 
 def _elements(name: str, facts: Mapping[str, Any]) -> _Elements:
     by_uid: dict[str, Element] = {}
-    for number, element in enumerate(facts.get("elements") or ()):
+    for number, element in enumerate(_list(facts, "elements")):
         uid = element.get("uid") if isinstance(element, dict) else None
         if not isinstance(uid, str | int | float) or isinstance(uid, bool):
             raise MapError([f"{name}: elements[{number}] has no `uid`: {element!r:.80}"])
@@ -142,7 +145,7 @@ def _elements(name: str, facts: Mapping[str, Any]) -> _Elements:
             raise MapError([f"{name}: elements[{number}]: another element has the uid {uid!r}"])
         by_uid[as_key(uid)] = element
     successors: dict[str, list[str]] = {}
-    for number, connection in enumerate(facts.get("connections") or ()):
+    for number, connection in enumerate(_list(facts, "connections")):
         stated = connection if isinstance(connection, dict) else {}
         ends = [as_key(stated.get(word)) for word in ("from_node", "to_node")]
         for end in ends:
@@ -187,6 +190,11 @@ def _length_km(name: str, element: Element) -> float:
 def _entry(facts: Mapping[str, Any], word: str) -> Mapping[str, Any]:
     value = facts.get(word)
     return value if isinstance(value, dict) else {}
+
+
+def _list(facts: Mapping[str, Any], word: str) -> list[Any]:
+    value = facts.get(word)
+    return value if isinstance(value, list) else []
 
 
 def _site_name(uid: str) -> str:

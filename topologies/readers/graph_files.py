@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ DEGREES = (
     ("Lon", "Lat"), ("LONGITUDE", "LATITUDE"),
 )  # fmt: skip
 PLANE = ("x", "y")
+UNREADABLE = (nx.NetworkXError, ValueError, LookupError, TypeError, AttributeError)
+"""What networkx raises for files in another form."""
 
 
 def read_graphml(path: Path, content: bytes, root: Element) -> SourceNetwork:
@@ -26,12 +29,15 @@ def read_graphml(path: Path, content: bytes, root: Element) -> SourceNetwork:
     Raises: MapError
     """
     try:
-        graph = nx.read_graphml(io.BytesIO(content), force_multigraph=True)
-    except (nx.NetworkXError, ValueError, KeyError, TypeError, AttributeError) as error:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            graph = nx.read_graphml(io.BytesIO(content), force_multigraph=True)
+    except UNREADABLE as error:
         raise unreadable(path.name, error) from error
     declared = {as_key(node.get("id")) for node in root.iter(f"{GRAPHML}node")}
     graphs = len(root.findall(f"{GRAPHML}graph"))
-    notes = (f"{path.name} has {graphs} graphs; the first is taken",) if graphs > 1 else ()
+    notes = tuple(dict.fromkeys(str(warning.message).rstrip(".") for warning in warned))
+    notes += (f"{path.name} has {graphs} graphs; the first is taken",) if graphs > 1 else ()
     return from_graph(path.stem, f"{path.name} (GraphML)", graph, declared, notes)
 
 
@@ -45,7 +51,7 @@ def read_gml(path: Path, text: str) -> SourceNetwork:
         try:
             graph = nx.parse_gml(attempt.splitlines(), label="id")
             break
-        except (nx.NetworkXError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             if "duplicated" not in str(error) or attempt != text:
                 raise unreadable(path.name, error) from error
     return from_graph(path.stem, f"{path.name} (GML)", graph, {as_key(key) for key in graph})

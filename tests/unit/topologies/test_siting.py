@@ -10,7 +10,7 @@ from controller.domain.network import network_from_map
 from controller.domain.reservation import Flow, Match, Requirement
 from controller.optical.lightpath_design import LightpathDesign, design_lightpath
 from controller.optical.transmission_quality import SpecialFibre, quality_of
-from controller.routing.candidates import CERTAIN_REACH_KM
+from controller.routing.candidates import CERTAIN_REACH_KM, candidate_paths
 from topologies.maps import Map, MapLink, MapNode
 from topologies.placement import PlacementOptions, map_document, short_names
 from topologies.plant import Fibre, Plant, Site
@@ -130,6 +130,17 @@ def test_the_reach_of_lossy_fibres_is_less_and_placement_knows_it(loss_db_per_km
 
     assert design(reach_km(loss_db_per_km), loss_db_per_km).is_feasible
     assert design(800, loss_db_per_km).gsnr_db < design(800, 0.2).gsnr_db
+
+
+def test_a_lossy_fibre_beyond_reach_is_avoided_though_it_is_the_shortest_way() -> None:
+    hosts = MapNode("edge1", "edge", (0, 0)), MapNode("cloud", "cloud", (0, 0))
+    links = (
+        MapLink(("a", "b"), 1500, 1, 100.0, loss_db_per_km=0.3), MapLink(("a", "b"), 1900, 1, 100.0),
+        MapLink(("edge1", "a"), 1, 1, 100.0), MapLink(("cloud", "b"), 1, 1, 100.0),
+    )  # fmt: skip
+    nodes = (MapNode("a", "switch", (0, 0)), MapNode("b", "switch", (0, 0)), *hosts)
+    network = network_from_map(Map("x", "", 0.2, 9000, nodes, links, grid="fixed"))
+    assert candidate_paths(network, "edge1", "cloud") == (("edge1", "a", "a-b.2", "b", "cloud"),)
 
 
 def test_the_type_of_a_fibre_enters_the_transmission_quality() -> None:
