@@ -18,6 +18,8 @@ GBPS_PER_UNIT = {"bps": 1e-9, "kbps": 1e-6, "mbps": 1e-3, "gbps": 1.0, "tbps": 1
 SPEED_WORDS = ("linkspeed", "capacity", "bandwidth", "speed", "rate", "bitrate", "datarate")
 SPEEDS = {f"{word}{unit}": factor for word in SPEED_WORDS for unit, factor in GBPS_PER_UNIT.items()}
 ZOO_UNITS = {"": 1e-9, "K": 1e-6, "M": 1e-3, "G": 1.0, "T": 1e3}
+MOST_GBPS = 480_000.0
+"""48 channels of 10 Tb/s."""
 BITS_FROM = 1e6
 """A plain `capacity` of at least this is in bit/s, a smaller one in Gb/s."""
 
@@ -68,8 +70,15 @@ def stated_distance_km(attributes: Mapping[str, object]) -> float | None:
 def stated_rate_gbps(attributes: Mapping[str, object]) -> Stated | None:
     """The speed of a span, in Gb/s; None if no attribute states one.
 
-    Raises: ValueError if it is no finite number above 0.
+    Raises: ValueError if it is no finite number above 0, or impossible.
     """
+    stated = _rate_gbps(attributes)
+    if stated is not None and not 0 < stated.value <= MOST_GBPS:
+        raise ValueError(f"`{stated.attribute}` is {stated.value:g} Gb/s; it is above 0 and at most {MOST_GBPS:g}")
+    return stated
+
+
+def _rate_gbps(attributes: Mapping[str, object]) -> Stated | None:
     named = _by_plain_name(attributes)
     if "linkspeedraw" in named:
         attribute, value = named["linkspeedraw"]

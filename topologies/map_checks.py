@@ -12,6 +12,8 @@ import networkx as nx
 from topologies.identifiers import identifier_mistakes
 from topologies.maps import MAX_CHANNELS, MAX_EMULATED_MBPS, MAX_FIBRES, MIN_QUEUE_BYTES, least_queue_bytes
 
+LEAST_EMULATED_MBPS = 0.001
+
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
@@ -76,9 +78,12 @@ def _check_rate(index: int, link: dict[str, Any], scale: object, is_real: bool) 
     rate, channels = link.get("channel_rate_gbps"), link.get("channels", 1)
     if not (_is_number(rate) and isinstance(channels, int) and _is_number(scale)):
         return
+    emulated = rate * channels * scale
+    if 0 < emulated < LEAST_EMULATED_MBPS:
+        advice = f"{emulated:g} Mb/s; a link has at least {LEAST_EMULATED_MBPS:g} Mb/s: raise it or scale_mbps_per_gbps"
+        yield Mistake(("links", index, "channel_rate_gbps"), rate, f"{channels} x {rate:g} Gb/s to scale is {advice}")
     if is_real:
         return  # nothing is emulated
-    emulated = rate * channels * scale
     if emulated > MAX_EMULATED_MBPS:
         fitting = MAX_EMULATED_MBPS / (rate * channels)
         yield Mistake(

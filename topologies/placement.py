@@ -33,7 +33,8 @@ CPU_TOTAL = 0.9
 """Upper limit of the sum of all edges' CPU shares."""
 FASTEST_MBPS = 80.0
 """The rate at which the fastest fibre is emulated by default."""
-MAX_ACCESS_CHANNELS = 768
+SLOWEST_MBPS = 0.01
+"""Slower fibres are emulated at this rate: at less, the delay of a frame would be minutes."""
 CLOUD_CPU_SHARE = 1.0
 """All that its one thread can use: no limit, but it puts the cloud into the hosts' control group, which has preference.
 """
@@ -68,6 +69,9 @@ def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
     rates = [_channels(fibre, options) for fibre in plant.fibres]
     most_channels, most_gbps = max(rates, key=lambda rate: rate[0] * rate[1])
     scale = options.scale_mbps_per_gbps or min(1000.0, float(f"{FASTEST_MBPS / (most_channels * most_gbps):.4g}"))
+    slow = [" - ".join(fibre.ends) for fibre, rate in zip(plant.fibres, rates, strict=True)
+            if rate[0] * rate[1] * scale < SLOWEST_MBPS]  # fmt: skip
+    rates = [rate if rate[0] * rate[1] * scale >= SLOWEST_MBPS else (1, SLOWEST_MBPS / scale) for rate in rates]
     shares = _cpu_shares(len(sites.edges))
     nodes: list[dict[str, Any]] = [
         {"name": names[site.name], "kind": "switch", "position_km": positions[site.name], "label": site.name[:100]}
@@ -100,6 +104,8 @@ def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
     bottleneck = [names[site] for site in path[-2:]] if len(path) > 1 else ["cloud", names[sites.cloud]]
     crowded = _crowded(plant)
     notes = [*plant.notes, *sites.notes, *crowded]
+    if slow:
+        notes.append(f"emulated at {SLOWEST_MBPS:g} Mb/s, which is faster than to scale: {listed(slow)}")
     return {
         "name": _map_name(plant.name),
         "description": f"{len(plant.sites)} sites; cloud at {sites.cloud}, edges at {', '.join(sites.edges)}.",
@@ -126,7 +132,7 @@ def _channels(fibre: Fibre, options: PlacementOptions) -> tuple[int, float]:
     """Number and rate of the channels of a fibre: of 100 Gb/s, or one slower channel."""
     if fibre.rate_gbps is None:
         return options.channels, options.channel_rate_gbps
-    most = min(MAX_CHANNELS[options.grid], MAX_ACCESS_CHANNELS // 2)
+    most = MAX_CHANNELS[options.grid] // 2  # the cloud's access link has twice as many
     number = min(most, max(1, math.ceil(fibre.rate_gbps / options.channel_rate_gbps)))
     return number, float(f"{fibre.rate_gbps / number:.6g}")
 

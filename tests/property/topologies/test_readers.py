@@ -45,8 +45,8 @@ RFC_8345 = {
     }
 }
 VALUES = st.sampled_from([
-    None, True, -1, 0, 91, 181, "", "x", "5", "NaN", [], {}, [1, 2], {"a": 1}, math.nan, math.inf, 1e300, 10**40, "\x00",
-    "Ö",
+    None, True, -1, 0, 91, 181, "", "x", "5", "NaN", [], {}, [1, 2], {"a": 1}, math.nan, math.inf, 1e300, 10**40,
+    "\x00", "Ö",
 ])  # fmt: skip
 OPTIONS = st.sampled_from([
     SurveyOptions(), SurveyOptions(unplaced="place"), SurveyOptions(unplaced="drop"), SurveyOptions(span_km=4.0),

@@ -245,3 +245,9 @@ def test_a_map_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     path = tmp_path / "pair.yaml"
     path.write_text(map_path("pair").read_text(), encoding="utf-8-sig")
     assert load_map(str(path)) == load_map("pair")
+
+
+def test_a_link_that_is_almost_without_rate_is_refused(tmp_path: Path) -> None:
+    text = map_path("pair").read_text().replace("channel_rate_gbps: 100}", "channel_rate_gbps: 1.0e-9}", 1)
+    (mistake,) = mistakes_of(tmp_path, text)
+    assert "1 x 1e-09 Gb/s to scale is 8e-10 Mb/s; a link has at least 0.001 Mb/s" in mistake

@@ -77,6 +77,10 @@ def test_speeds_become_channels_and_the_fastest_is_emulated_at_80_mbps() -> None
     assert "too slow beside the fastest fibre to reserve on in the emulation: c - a (1 Gb/s)" in found.notes
     assert map_of(plant(("a", "b", 10))).scale_mbps_per_gbps == 0.2, "4 channels of 100 Gb/s where no speed is stated"
     assert map_of(plant(("a", "b", 10), rates={0: 0.01})).scale_mbps_per_gbps == 1000
+    assert map_of(plant(("a", "b", 10), rates={0: 480_000})).links[0].rate_gbps == pytest.approx(480_000)
+    modem = map_of(plant(("a", "b", 10), ("b", "c", 10), rates={0: 400, 1: 64e-6}))
+    assert modem.rate_bps(modem.links[1]) == 10_000
+    assert modem.notes[-1] == "emulated at 0.01 Mb/s, which is faster than to scale: b - c"
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,8 @@ def test_a_span_without_a_speed_gets_that_of_most_others_with_a_note_and_an_impo
     assert plant.notes == ("2 of 4 spans state no speed: 10 Gb/s taken",)
     broken = node_link(tmp_path / "no.json", placed(*NORWAY), [*RING, link("Oslo", "Stavanger", LinkSpeedRaw=0)])
     assert "span Oslo - Stavanger: `LinkSpeedRaw` is 0; it is a number above 0" in refusal(broken)
+    fast = node_link(tmp_path / "fast.json", placed(*NORWAY), [*RING, link("Oslo", "Stavanger", capacity_bps=1e15)])
+    assert "`capacity_bps` is 1e+06 Gb/s; it is above 0 and at most 480000" in refusal(fast)
 
 
 UPSTREAM = {"id": "Upstream", "Internal": 0}
