@@ -2,7 +2,8 @@
 # Question: how many FLOPs does PyTorch's FlopCounterMode count for the forward pass of one nn.TransformerEncoderLayer
 #   (batch_first, dropout 0.1): in training, in evaluation, in evaluation under no_grad, in training with dropout 0?
 # Software: torch 2.13.0 on a CPU, Python 3.11 (pip, own venv).
-# Most would expect: the same number four times. Dropout is no matrix product, and gradients are no part of a forward pass.
+# Most would expect: the same number four times. Dropout is no matrix product, and gradients are no part of a forward
+#   pass.
 # Seen: all products only in training with dropout. Without dropout, and in evaluation, the two products of attention
 #   are missing: they run as the CPU's flash attention, which the counter has no formula for. In evaluation under
 #   no_grad the whole layer is one operator without formula and counts as 0. By itself, scaled_dot_product_attention
@@ -11,8 +12,8 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check torch==2.13.0 numpy==2.4.6 2>&1 \
-    | grep -v '^WARNING: Location' || true
+"$folder/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check \
+    torch==2.13.0 numpy==2.4.6 2>&1 | grep -v '^WARNING: Location' || true
 "$folder/venv/bin/python" - <<'PYTHON'
 import sys
 
@@ -36,7 +37,7 @@ def layer(dropout):
 
 
 values = torch.randn(SAMPLES, TOKENS, WIDTH)
-linear = 2 * SAMPLES * TOKENS * (4 * WIDTH * WIDTH + 2 * WIDTH * HIDDEN)  # query, key, value, output; the two of the MLP
+linear = 2 * SAMPLES * TOKENS * (4 * WIDTH * WIDTH + 2 * WIDTH * HIDDEN)  # query, key, value, output; two of the MLP
 attention = 2 * 2 * SAMPLES * TOKENS * TOKENS * WIDTH  # scores, and their product with the values
 training, _ = counted(lambda: layer(0.1)(values))
 evaluation, _ = counted(lambda: layer(0.1).eval()(values))

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Question: how many FLOPs does PyTorch's FlopCounterMode count for nn.LSTM, beside nn.GRU and nn.RNN?
 # Software: torch 2.13.0 on a CPU, Python 3.11 (pip, own venv).
-# Most would expect: for each of them 2 FLOPs per weight, sample and step, in either precision, since all three are the
-#   same few matrix products.
-# Seen: so for GRU and RNN, and for an LSTM in float64. An LSTM in float32 counts as 0, forward and backward, in training
-#   and in evaluation: it runs as one fused operator that the counter has no formula for, and nothing tells. nn.LSTMCell,
-#   the same products once more, is counted in full.
+# Most would expect: for each of them 2 FLOPs per weight, sample and step, in either precision, since all three are
+#   the same few matrix products.
+# Seen: so for GRU and RNN, and for an LSTM in float64. An LSTM in float32 counts as 0, forward and backward, in
+#   training and in evaluation: it runs as one fused operator that the counter has no formula for, and nothing tells.
+#   nn.LSTMCell, the same products once more, is counted in full.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check torch==2.13.0 numpy==2.4.6 2>&1 \
-    | grep -v '^WARNING: Location' || true
+"$folder/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check \
+    torch==2.13.0 numpy==2.4.6 2>&1 | grep -v '^WARNING: Location' || true
 "$folder/venv/bin/python" - <<'PYTHON'
 import sys
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Question: four clients train a small model with batch norm in Flower; the server averages with FedAvg, with FedAvgM
-#   (server_momentum=0.9), with FedAdam as it is from the start. All train stably on the same kind of data. What does the
-#   global model predict over 30 rounds?
-# Software: flwr 1.42.0, torch 2.13.0 on a CPU, Python 3.11 (pip, own venv). The strategies are Flower's own and run from
-#   start() to the result; the clients answer in the same process.
+#   (server_momentum=0.9), with FedAdam as it is from the start. All train stably on the same kind of data. What does
+#   the global model predict over 30 rounds?
+# Software: flwr 1.42.0, torch 2.13.0 on a CPU, Python 3.11 (pip, own venv). The strategies are Flower's own and run
+#   from start() to the result; the clients answer in the same process.
 # Most would expect: a model that learns with each of the three, a little faster or slower.
 # Seen: FedAvg learns. With momentum on the server the global model predicts NaN for every sample in many rounds, with
-#   FedAvgM from round 2, with FedAdam from about round 12, while every client's loss is finite throughout and falls. A
-#   strategy does not know which arrays are weights: momentum moves batch norm's running_var as well, past what any client
-#   sent and below zero. A client does not notice, since in training batch norm does not use it. num_batches_tracked, a
-#   count of batches, becomes 23.2.
+#   FedAvgM from round 2, with FedAdam from about round 12, while every client's loss is finite throughout and falls.
+#   A strategy does not know which arrays are weights: momentum moves batch norm's running_var as well, past what any
+#   client sent and below zero. A client does not notice, since in training batch norm does not use it.
+#   num_batches_tracked, a count of batches, becomes 23.2.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -33,7 +33,7 @@ from torch.nn.functional import cross_entropy
 CLIENTS, SAMPLES, ROUNDS = 4, 256, 30
 logging.getLogger("flwr").setLevel(logging.ERROR)
 torch.set_num_threads(1)
-TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1  # what a ServerApp's process is given at its start
+TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1  # given to a ServerApp's process at its start
 
 
 def network():
@@ -97,9 +97,10 @@ def federate(strategy):
 
     strategy.start(clients, ArrayRecord(network().state_dict()), num_rounds=ROUNDS, evaluate_fn=evaluate)
     first, last = (sum(losses) / CLIENTS for losses in (clients.losses[:CLIENTS], clients.losses[-CLIENTS:]))
-    print(f"{type(strategy).__name__}: rounds in which all predictions are NaN: {[number for number, _ in bad]}, least "
-          f"running_var there {min((least for _, least in bad), default=math.nan):.3f}; num_batches_tracked after rounds "
-          f"1, 2: {counts[1]:g}, {counts[2]:g}; clients' loss {first:.3f} to {last:.3f}; best accuracy {max(accuracies):.3f}")
+    print(f"{type(strategy).__name__}: rounds in which all predictions are NaN: {[number for number, _ in bad]}, "
+          f"least running_var there {min((least for _, least in bad), default=math.nan):.3f}; "
+          f"num_batches_tracked after rounds 1, 2: {counts[1]:g}, {counts[2]:g}; "
+          f"clients' loss {first:.3f} to {last:.3f}; best accuracy {max(accuracies):.3f}")
     healthy = all(map(math.isfinite, clients.losses)) and last < first
     return [number for number, _ in bad], all(least < 0 for _, least in bad), healthy, counts
 

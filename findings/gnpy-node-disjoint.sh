@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Question: GNPy plans two services from A to Z that a synchronization vector asks to be disjoint in "node link". The
-#   network: A-B-M-D-Z and A-C-M-E-Z, which share only the ROADM M, and A-F-Z, which is longer and shares nothing. Which
-#   paths do they take? And without A-F-Z?
+#   network: A-B-M-D-Z and A-C-M-E-Z, which share only the ROADM M, and A-F-Z, which is longer and shares nothing.
+#   Which paths do they take? And without A-F-Z?
 # Software: GNPy 3.0.1 (gnpy-path-request, with its example equipment), Python 3.11 (pip, own venv).
-# Most would expect: one of them A-F-Z; without that, "No disjoint path found", which GNPy has for such cases. It reads the
-#   demand and prints "node-diverse: True" before it plans.
+# Most would expect: one of them A-F-Z; without that, "No disjoint path found", which GNPy has for such cases. It
+#   reads the demand and prints "node-diverse: True" before it plans.
 # Seen: both times both services go by M, and no warning says so. Only links are compared. With "link" or "node" alone
 #   as the demand, the paths are the same.
 set -euo pipefail
@@ -31,7 +31,8 @@ BY_F = [("A", "F", 200), ("F", "Z", 200)]
 
 def topology(spans):
     elements = [{"uid": f"trx {site}", "type": "Transceiver"} for site in "AZ"]
-    elements += [{"uid": f"roadm {site}", "type": "Roadm"} for site in sorted({site for span in spans for site in span[:2]})]
+    sites = sorted({site for span in spans for site in span[:2]})
+    elements += [{"uid": f"roadm {site}", "type": "Roadm"} for site in sites]
     joints = [pair for site in "AZ" for pair in ((f"trx {site}", f"roadm {site}"), (f"roadm {site}", f"trx {site}"))]
     for one, other, km in spans:
         for start, end in ((one, other), (other, one)):
@@ -49,8 +50,8 @@ def request(number):
             "bidirectional": False, "path-constraints": {"te-bandwidth": bandwidth}}
 
 
-def sites(spans, demand):
-    """The ROADMs of both services' paths, whether diverse nodes are named as asked for, and what is said of diversity."""
+def planned(spans, demand):
+    """The ROADMs of both services' paths, whether diverse nodes are said to be asked for, and whether sharing is told."""
     vector = {"relaxable": False, "disjointness": demand, "request-id-number": ["0", "1"]}
     services = {"path-request": [request("0"), request("1")],
                 "synchronization": [{"synchronization-id": "1", "svec": vector}]}
@@ -59,7 +60,8 @@ def sites(spans, demand):
     run = subprocess.run([PROGRAM, "network.json", "services.json", "-e", EQUIPMENT, "-o", "answer.json"],
                          capture_output=True, text=True, check=True)
     answers = json.loads(Path("answer.json").read_text())["gnpy-path-computation:responses"]["response"]
-    routes = [[hop["path-route-object"] for hop in answer["path-properties"]["path-route-objects"]] for answer in answers]
+    properties = [answer["path-properties"] for answer in answers]
+    routes = [[hop["path-route-object"] for hop in found["path-route-objects"]] for found in properties]
     names = [[hop["num-unnum-hop"]["node-id"] for hop in route if "num-unnum-hop" in hop] for route in routes]
     paths = ["-".join(name.removeprefix("roadm ") for name in route if name.startswith("roadm ")) for route in names]
     return paths, "node-diverse: True" in run.stdout, "disjoint" in run.stderr.lower()
@@ -68,7 +70,7 @@ def sites(spans, demand):
 ok = True
 for title, spans in (("with A-F-Z", BY_M + BY_F), ("without", BY_M)):
     for demand in ("node link", "link", "node"):
-        paths, is_read, is_told = sites(spans, demand)
+        paths, is_read, is_told = planned(spans, demand)
         print(f"{title}, {demand!r}: {' and '.join(paths)}; node-diverse: {is_read}; warned of sharing: {is_told}")
         ok = ok and sorted(paths) == ["A-B-M-D-Z", "A-C-M-E-Z"] and is_read == ("node" in demand) and not is_told
 print("as described" if ok else "CHANGED")

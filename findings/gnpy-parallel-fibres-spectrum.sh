@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Question: two ROADMs are joined by two parallel pairs of fibres, each with room for 96 channels at 50 GHz. GNPy is asked
-#   for two disjoint services of 48 channels each, then of 90 each. Which part of the spectrum does each get?
+# Question: two ROADMs are joined by two parallel pairs of fibres, each with room for 96 channels at 50 GHz. GNPy is
+#   asked for two disjoint services of 48 channels each, then of 90 each. Which part of the spectrum does each get?
 # Software: GNPy 3.0.1 (gnpy-path-request, with its example equipment), Python 3.11 (pip, own venv).
 # Most would expect: the same slots for both, since they travel on different fibres; 192 channels fit in all.
 # Seen: the paths are on different fibres, but the second service gets other slots than the first, and of 90 channels
 #   each the second is blocked with NO_SPECTRUM while its fibre is empty: two parallel pairs hold as much as one. GNPy
-#   occupies a service's slots in the opposite direction as well, and takes the first line between the two ROADMs for the
-#   opposite of both. By way of a ROADM in between (A-B-Z and A-C-Z) each service gets all it asked for, in the same slots.
+#   occupies a service's slots in the opposite direction as well, and takes the first line between the two ROADMs for
+#   the opposite of both. By way of a ROADM in between (A-B-Z and A-C-Z) each service gets all it asked for, in the
+#   same slots.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -31,7 +32,8 @@ KM = {"1": 50, "2": 60}
 
 def topology(spans):
     elements = [{"uid": f"trx {site}", "type": "Transceiver"} for site in "AZ"]
-    elements += [{"uid": f"roadm {site}", "type": "Roadm"} for site in sorted({site for span in spans for site in span[:2]})]
+    sites = sorted({site for span in spans for site in span[:2]})
+    elements += [{"uid": f"roadm {site}", "type": "Roadm"} for site in sites]
     joints = [pair for site in "AZ" for pair in ((f"trx {site}", f"roadm {site}"), (f"roadm {site}", f"trx {site}"))]
     for one, other, name in spans:
         for start, end in ((one, other), (other, one)):

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Question: two sites are joined by two parallel links, a MultiGraph of networkx. How many edge-disjoint paths are there,
-#   and how many links must fail to part the sites?
+# Question: two sites are joined by two parallel links, a MultiGraph of networkx. How many edge-disjoint paths are
+#   there, and how many links must fail to part the sites?
 # Software: networkx 3.6.1, Python 3.11 (pip, own venv).
 # Most would expect: 2 and 2, or NetworkXNotImplemented, as from stoer_wagner and k_edge_augmentation, if a function
 #   cannot take a MultiGraph.
-# Seen: bridges() finds no bridge and edge_connectivity(graph) is 2, but edge_connectivity(graph, a, b) of the same graph
-#   is 1, edge_disjoint_paths(graph, a, b) gives one path, and minimum_edge_cut(graph) names one edge, without a key, whose
-#   removal leaves the sites connected. The flow network that they build has one edge of capacity 1 for all parallel ones.
-#   With a third site on one of the two links (a simple graph), all of them say 2.
+# Seen: bridges() finds no bridge and edge_connectivity(graph) is 2, but edge_connectivity(graph, a, b) of the same
+#   graph is 1, edge_disjoint_paths(graph, a, b) gives one path, and minimum_edge_cut(graph) names one edge, without a
+#   key, whose removal leaves the sites connected. The flow network that they build has one edge of capacity 1 for all
+#   parallel ones. With a third site on one of the two links (a simple graph), all of them say 2.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Question: a meter lets 20 frames per second pass. The entry that uses it hands on to the next table, whose entry sends
-#   them through a patch port to a second switch, which sends them out. A host sends 300 frames within 3 s. How many do the
-#   entries behind the meter count, and the patch port?
+# Question: a meter lets 20 frames per second pass. The entry that uses it hands on to the next table, whose entry
+#   sends them through a patch port to a second switch, which sends them out. A host sends 300 frames within 3 s. How
+#   many do the entries behind the meter count, and the patch port?
 # Software: Open vSwitch 3.1.0 (Debian 12: openvswitch-switch 3.1.0-2+deb12u1), userspace (netdev) datapath.
 # Most would expect: those that passed, about 80 with the first burst: a frame that a meter drops goes no further, and
 #   counters of tables and ports behind a policer are how its losses are found.
-# Seen: all 300, in the next table, at both ends of the patch port and in the second switch. Only the meter itself, a second
-#   meter behind it and the real port at the end tell what passed.
+# Seen: all 300, in the next table, at both ends of the patch port and in the second switch. Only the meter itself, a
+#   second meter behind it and the real port at the end tell what passed.
 set -euo pipefail
 
 export DEBIAN_FRONTEND=noninteractive
@@ -41,8 +41,10 @@ until [ -S "$work/db.sock" ]; do sleep 0.1; done
 ovs-vsctl --no-wait init
 ip netns exec $inside ovs-vswitchd "unix:$work/db.sock" --unixctl="$work/y.ctl" -vconsole:off &
 daemons+=($!)
-ovs-vsctl -t 20 add-br one -- set bridge one datapath_type=netdev protocols=OpenFlow13 fail_mode=secure -- add-port one port
-ovs-vsctl -t 20 add-br two -- set bridge two datapath_type=netdev protocols=OpenFlow13 fail_mode=secure
+for bridge in one two; do
+    ovs-vsctl -t 20 add-br $bridge -- set bridge $bridge datapath_type=netdev protocols=OpenFlow13 fail_mode=secure
+done
+ovs-vsctl -t 20 add-port one port
 ovs-vsctl -t 20 add-port one to-two -- set interface to-two type=patch options:peer=to-one ofport_request=7 \
     -- add-port two to-one -- set interface to-one type=patch options:peer=to-two ofport_request=7
 ovs-vsctl -t 20 add-port two away -- set interface away ofport_request=2
@@ -65,8 +67,13 @@ for _ in range(300):
     time.sleep(0.01)'
 sleep 1.5
 entry() { ovs-ofctl -O OpenFlow13 dump-flows "$1" "table=$2" | sed -nE 's/.*n_packets=([0-9]+).*/\1/p'; }
-at_meter() { ovs-ofctl -O OpenFlow13 meter-stats "$1" meter=1 | tr '\n' ' ' | sed -E 's/.*packet_in_count:([0-9]+).* packet_count:([0-9]+).*/\1 \2/'; }
-at_port() { ovs-ofctl -O OpenFlow13 dump-ports "$1" "$2" | tr '\n' ' ' | sed -E 's/.*rx pkts=([0-9]+).*tx pkts=([0-9]+).*/\1 \2/'; }
+at_meter() {  # came, dropped
+    ovs-ofctl -O OpenFlow13 meter-stats "$1" meter=1 | tr '\n' ' ' |
+        sed -E 's/.*packet_in_count:([0-9]+).* packet_count:([0-9]+).*/\1 \2/'
+}
+at_port() {  # received, sent
+    ovs-ofctl -O OpenFlow13 dump-ports "$1" "$2" | tr '\n' ' ' | sed -E 's/.*rx pkts=([0-9]+).*tx pkts=([0-9]+).*/\1 \2/'
+}
 read -r came dropped <<<"$(at_meter one)"
 read -r second _ <<<"$(at_meter two)"
 read -r _ sent <<<"$(at_port one 7)"
@@ -74,7 +81,7 @@ read -r received _ <<<"$(at_port two 7)"
 arrived=$(ip netns exec $other cat /sys/class/net/nic/statistics/rx_packets)
 passed=$((came - dropped))
 behind="$(entry one 1) $sent $received $(entry two 0) $(entry two 1)"
-echo "the meter counted $came and dropped $dropped, so $passed passed; a meter behind it counted $second; arrived: $arrived"
+echo "the meter counted $came and dropped $dropped, so $passed passed; a meter behind it: $second; arrived: $arrived"
 echo "counted behind it, by the next table, both ends of the patch port, both tables of the second switch: $behind"
 [ "$came" -eq 300 ] && [ "$passed" -lt 150 ] && [ "$second" -eq "$passed" ] && [ $((arrived - passed)) -le 10 ] \
     && [ "$behind" = "300 300 300 300 300" ]

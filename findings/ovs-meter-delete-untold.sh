@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Question: two flow entries ask for a message when they go (OFPFF_SEND_FLOW_REM). One uses a group, the other a meter. The
-#   controller deletes the group, then the meter, and Open vSwitch deletes the entries with them, as OpenFlow demands. Of
-#   which does it tell, in OpenFlow 1.3, 1.4 and 1.5?
+# Question: two flow entries ask for a message when they go (OFPFF_SEND_FLOW_REM). One uses a group, the other a
+#   meter. The controller deletes the group, then the meter, and Open vSwitch deletes the entries with them, as
+#   OpenFlow demands. Of which does it tell, in OpenFlow 1.3, 1.4 and 1.5?
 # Software: Open vSwitch 3.1.0 (Debian 12: openvswitch-switch 3.1.0-2+deb12u1), userspace (netdev) datapath.
-# Most would expect: of both. The flag asks for a message whenever an entry goes; from 1.4 on there are the reasons "group
-#   delete" and "meter delete", and 1.3, which has only the first, could say "delete".
-# Seen: in 1.4 and 1.5 of both. In 1.3 of the one with the group, and of an entry that is deleted by itself; the one with
-#   the meter goes without a message, in silence, flag or no flag.
+# Most would expect: of both. The flag asks for a message whenever an entry goes; from 1.4 on there are the reasons
+#   "group delete" and "meter delete", and 1.3, which has only the first, could say "delete".
+# Seen: in 1.4 and 1.5 of both. In 1.3 of the one with the group, and of an entry that is deleted by itself; the one
+#   with the meter goes without a message, in silence, flag or no flag.
 set -euo pipefail
 
 export DEBIAN_FRONTEND=noninteractive
@@ -35,7 +35,8 @@ until [ -S "$work/db.sock" ]; do sleep 0.1; done
 ovs-vsctl --no-wait init
 ip netns exec $inside ovs-vswitchd "unix:$work/db.sock" --unixctl="$work/y.ctl" -vconsole:off &
 daemons+=($!)
-ovs-vsctl -t 20 add-br sw -- set bridge sw datapath_type=netdev protocols=OpenFlow13,OpenFlow14,OpenFlow15 fail_mode=secure
+ovs-vsctl -t 20 add-br sw \
+    -- set bridge sw datapath_type=netdev protocols=OpenFlow13,OpenFlow14,OpenFlow15 fail_mode=secure
 
 ok=true
 for version in OpenFlow13 OpenFlow14 OpenFlow15; do

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Question: a meter has a rate of 1 Mb/s and a burst of 100 frames. A sender offers 8 Mb/s for 2 s, 2000 frames. How many
-#   pass? And how many, if a controller meanwhile sends OFPMC_MODIFY each 100 ms with the values that the meter has?
+# Question: a meter has a rate of 1 Mb/s and a burst of 100 frames. A sender offers 8 Mb/s for 2 s, 2000 frames. How
+#   many pass? And how many, if a controller meanwhile sends OFPMC_MODIFY each 100 ms with the values that the meter
+#   has?
 # Software: Open vSwitch 3.1.0 (Debian 12: openvswitch-switch 3.1.0-2+deb12u1), userspace (netdev) datapath.
-# Most would expect: 350 both times, the burst and 2 s of the rate: nothing is changed. And counters that go on, since a
-#   modified flow entry's do, and the meter's duration does.
-# Seen: 350, but all or nearly all 2000 with the modifications. Each fills the bucket again, so the rate that holds is the
-#   burst times the modifications per second, and sets the meter's packet and byte counters to 0.
+# Most would expect: 350 both times, the burst and 2 s of the rate: nothing is changed. And counters that go on, since
+#   a modified flow entry's do, and the meter's duration does.
+# Seen: 350, but all or nearly all 2000 with the modifications. Each fills the bucket again, so the rate that holds is
+#   the burst times the modifications per second, and sets the meter's packet and byte counters to 0.
 set -euo pipefail
 
 export DEBIAN_FRONTEND=noninteractive
@@ -38,7 +39,8 @@ until [ -S "$work/db.sock" ]; do sleep 0.1; done
 ovs-vsctl --no-wait init
 ip netns exec $inside ovs-vswitchd "unix:$work/db.sock" --unixctl="$work/y.ctl" -vconsole:off &
 daemons+=($!)
-ovs-vsctl -t 20 add-br sw -- set bridge sw datapath_type=netdev protocols=OpenFlow13 fail_mode=secure -- add-port sw port
+ovs-vsctl -t 20 add-br sw -- set bridge sw datapath_type=netdev protocols=OpenFlow13 fail_mode=secure \
+    -- add-port sw port
 
 meter=meter=1,kbps,burst,stats,band=type=drop,rate=1000,burst_size=800
 came() {  # frames that the meter has counted

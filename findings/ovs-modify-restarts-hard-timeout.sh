@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Question: two flow entries have a hard timeout of 3 s. One is left alone; the other is modified once a second (OFPFC_MODIFY,
-#   to the actions that it has). When are they gone?
+# Question: two flow entries have a hard timeout of 3 s. One is left alone; the other is modified once a second
+#   (OFPFC_MODIFY, to the actions that it has). When are they gone?
 # Software: Open vSwitch 3.1.0 (Debian 12: openvswitch-switch 3.1.0-2+deb12u1), userspace (netdev) datapath.
-# Most would expect: both after 3 s. A hard timeout runs from an entry's installation, and by OpenFlow 1.3
-#   (6.4) a modification leaves timeouts and duration as they are: a lease that ends unless the entry is added anew.
-# Seen: the modified entry is there after 8 s, with a duration of 8 s beside its hard timeout of 3. Each modification starts
-#   the timeout anew; 3 s after the last one it goes. That holds for a modification of many entries by a wider match too.
+# Most would expect: both after 3 s. A hard timeout runs from an entry's installation, and by OpenFlow 1.3 (6.4) a
+#   modification leaves timeouts and duration as they are: a lease that ends unless the entry is added anew.
+# Seen: the modified entry is there after 8 s, with a duration of 8 s beside its hard timeout of 3. Each modification
+#   starts the timeout anew; 3 s after the last one it goes. That holds for a modification of many entries by a wider
+#   match too.
 set -euo pipefail
 
 export DEBIAN_FRONTEND=noninteractive
@@ -49,5 +50,6 @@ after=$(flows)
 ovs-ofctl -O OpenFlow13 dump-flows sw | grep cookie=0x2
 sleep 5
 end=$(flows)
-echo "entry 1 was left alone, 2 modified, 3 modified by a wider match; there after 8 s: ${after:-none}, 5 s later: ${end:-none}"
+echo "entry 1 was left alone, 2 modified, 3 modified by a wider match"
+echo "there after 8 s: ${after:-none}, 5 s later: ${end:-none}"
 [ "$after" = 23 ] && [ -z "$end" ]

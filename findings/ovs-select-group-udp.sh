@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Question: a group of type select has two buckets of weight 1. One host sends another 400 UDP datagrams, each from a port
-#   of its own, then 400 TCP segments alike. How many packets does each bucket get?
+# Question: a group of type select has two buckets of weight 1. One host sends another 400 UDP datagrams, each from a
+#   port of its own, then 400 TCP segments alike. How many packets does each bucket get?
 # Software: Open vSwitch 3.1.0 (Debian 12: openvswitch-switch 3.1.0-2+deb12u1), userspace (netdev) datapath.
 # Most would expect: about 200 each time, since each of the 400 flows is hashed by addresses, protocol and ports.
-# Seen: so for TCP, but all 400 datagrams go to one bucket. The hash that a select group uses when none is named leaves out
-#   UDP ports, so all UDP between two hosts is one flow to it. With selection_method=dp_hash, an extension that only a group
-#   of OpenFlow 1.5 can carry, UDP is spread as well; with selection_method=hash and no fields it is not.
+# Seen: so for TCP, but all 400 datagrams go to one bucket. The hash that a select group uses when none is named
+#   leaves out UDP ports, so all UDP between two hosts is one flow to it. With selection_method=dp_hash, an extension
+#   that only a group of OpenFlow 1.5 can carry, UDP is spread as well; with selection_method=hash and no fields it is
+#   not.
 set -euo pipefail
 
 export DEBIAN_FRONTEND=noninteractive
@@ -59,11 +60,13 @@ PY
 
 shares() {  # packets of the two buckets: protocol $1, OpenFlow version $2, selection method $3
     ovs-ofctl -O OpenFlow13 del-groups sw
-    ovs-ofctl -O "$2" add-group sw "group_id=1,type=select$3,bucket=weight:1,actions=in_port,bucket=weight:1,actions=drop"
+    ovs-ofctl -O "$2" add-group sw \
+        "group_id=1,type=select$3,bucket=weight:1,actions=in_port,bucket=weight:1,actions=drop"
     ovs-ofctl -O OpenFlow13 add-flow sw "$1,actions=group:1"
     ip netns exec $host python3 "$work/send.py" "$1"
     sleep 1.5
-    ovs-ofctl -O OpenFlow13 dump-group-stats sw | sed -nE 's/.*bucket0:packet_count=([0-9]+).*bucket1:packet_count=([0-9]+).*/\1 \2/p'
+    ovs-ofctl -O OpenFlow13 dump-group-stats sw |
+        sed -nE 's/.*bucket0:packet_count=([0-9]+).*bucket1:packet_count=([0-9]+).*/\1 \2/p'
 }
 
 ok=true

@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
-# Question: torch.distributed.pipelining.pipeline splits a model (linear, batch norm, ReLU | dropout, linear) that is in
-#   training mode into two stages. Each stage is put into evaluation mode with .eval(). What do dropout and batch norm do?
+# Question: torch.distributed.pipelining.pipeline splits a model (linear, batch norm, ReLU | dropout, linear) that is
+#   in training mode into two stages. Each stage is put into evaluation mode with .eval(). What do dropout and batch
+#   norm do?
 # Software: torch 2.13.0 on a CPU, Python 3.11 (pip, own venv).
-# Most would expect: what they do in an unsplit model: dropout passes values on, batch norm uses its running statistics and
-#   leaves them alone. If a split model could not be evaluated, an error as from torch.export, on which pipeline() is
-#   built and whose modules refuse .eval().
-# Seen: .eval() is accepted and `training` becomes False, and the stages go on as in training: dropout drops, batch norm
-#   normalises by the batch, so a sample's result depends on its neighbours, and evaluating changes the running statistics.
-#   The other way round as well: a model that was split in evaluation mode trains without dropout after .train().
+# Most would expect: what they do in an unsplit model: dropout passes values on, batch norm uses its running
+#   statistics and leaves them alone. If a split model could not be evaluated, an error as from torch.export, on which
+#   pipeline() is built and whose modules refuse .eval().
+# Seen: .eval() is accepted and `training` becomes False, and the stages go on as in training: dropout drops, batch
+#   norm normalises by the batch, so a sample's result depends on its neighbours, and evaluating changes the running
+#   statistics. The other way round as well: a model that was split in evaluation mode trains without dropout after
+#   .train().
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check torch==2.13.0 numpy==2.4.6 2>&1 \
-    | grep -v '^WARNING: Location' || true
+"$folder/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check \
+    torch==2.13.0 numpy==2.4.6 2>&1 | grep -v '^WARNING: Location' || true
 "$folder/venv/bin/python" -W ignore - <<'PYTHON'
 import sys
 

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Question: a model's first and last layer share one weight. torch.distributed.pipelining.pipeline splits it into three
-#   stages; one optimizer holds the parameters of all stages, in one process, and trains. Is it the training of the
-#   unsplit model, and what does the model that was split hold afterwards?
+# Question: a model's first and last layer share one weight. torch.distributed.pipelining.pipeline splits it into
+#   three stages; one optimizer holds the parameters of all stages, in one process, and trains. Is it the training of
+#   the unsplit model, and what does the model that was split hold afterwards?
 # Software: torch 2.13.0 on a CPU, Python 3.11 (pip, own venv).
 # Most would expect: the same training, as with weights that are not shared: in one process there is nothing to
-#   synchronise. Or an error at the split, if a stage cannot share. And the model that was split holds the trained weights,
-#   since its modules are those of the stages.
-# Seen: the first outputs are equal, from the first step on they differ. The split has copied the weight into both stages
-#   without a message (an attribute of the split, replicated_params, lists it; nothing in torch reads that); each copy is
-#   trained by its own gradient only, and they drift apart. The weight of the original model is neither of them: it keeps
-#   its initial value, while its other weights are trained. Without a shared weight, outputs are equal in every step, and
-#   the original model is trained with the stages.
+#   synchronise. Or an error at the split, if a stage cannot share. And the model that was split holds the trained
+#   weights, since its modules are those of the stages.
+# Seen: the first outputs are equal, from the first step on they differ. The split has copied the weight into both
+#   stages without a message (an attribute of the split, replicated_params, lists it; nothing in torch reads that);
+#   each copy is trained by its own gradient only, and they drift apart. The weight of the original model is neither
+#   of them: it keeps its initial value, while its other weights are trained. Without a shared weight, outputs are
+#   equal in every step, and the original model is trained with the stages.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check torch==2.13.0 numpy==2.4.6 2>&1 \
-    | grep -v '^WARNING: Location' || true
+"$folder/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check \
+    torch==2.13.0 numpy==2.4.6 2>&1 | grep -v '^WARNING: Location' || true
 "$folder/venv/bin/python" - <<'PYTHON'
 import copy
 import sys

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Question: a Ryu controller sends Open vSwitch three messages and leaves to Ryu what can be left out: a flow-mod DELETE
-#   without a match; a select group of two buckets without weights; a flow entry that matches vlan_vid=5. What is deleted,
-#   which bucket takes the packets, does the entry count frames of VLAN 5?
+# Question: a Ryu controller sends Open vSwitch three messages and leaves to Ryu what can be left out: a flow-mod
+#   DELETE without a match; a select group of two buckets without weights; a flow entry that matches vlan_vid=5. What
+#   is deleted, which bucket takes the packets, does the entry count frames of VLAN 5?
 # Software: Ryu 4.34 (with eventlet 0.41.3, OpenFlow 1.3), Python 3.11 (pip, own venv); Open vSwitch 3.1.0 (Debian 12:
 #   openvswitch-switch 3.1.0-2+deb12u1), userspace (netdev) datapath.
-# Most would expect: all entries are deleted, each bucket takes its share, VLAN 5 is counted; or, where a default cannot
-#   work, an error from Ryu or from the switch.
-# Seen: no error, and no effect. Ryu fills in out_port=0 and out_group=0, so only entries that output to port 0 and use
-#   group 0 would go; weight 0, so each bucket is out of use and the group drops all; and the VLAN without the bit
-#   OFPVID_PRESENT, which the switch takes for frames that have no tag and yet VLAN 5. With OFPP_ANY, OFPG_ANY, weights and
-#   the bit stated, all three work.
+# Most would expect: all entries are deleted, each bucket takes its share, VLAN 5 is counted; or, where a default
+#   cannot work, an error from Ryu or from the switch.
+# Seen: no error, and no effect. Ryu fills in out_port=0 and out_group=0, so only entries that output to port 0 and
+#   use group 0 would go; weight 0, so each bucket is out of use and the group drops all; and the VLAN without the bit
+#   OFPVID_PRESENT, which the switch takes for frames that have no tag and yet VLAN 5. With OFPP_ANY, OFPG_ANY,
+#   weights and the bit stated, all three work.
 set -euo pipefail
 
 export DEBIAN_FRONTEND=noninteractive
@@ -32,7 +32,10 @@ trap undo EXIT
 export OVS_RUNDIR=$work OVS_DBDIR=$work OVS_LOGDIR=$work
 
 python3 -m venv "$work/venv"
-pip() { "$work/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check "$@" 2>&1 | grep -v '^WARNING: Location' || true; }
+pip() {
+    "$work/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check "$@" 2>&1 |
+        grep -v '^WARNING: Location' || true
+}
 pip setuptools==66.1.1 wheel==0.45.1
 pip --no-build-isolation ryu==4.34 eventlet==0.41.3
 
@@ -48,7 +51,8 @@ until [ -S "$work/db.sock" ]; do sleep 0.1; done
 ovs-vsctl --no-wait init
 ip netns exec $inside ovs-vswitchd "unix:$work/db.sock" --unixctl="$work/y.ctl" -vconsole:off &
 daemons+=($!)
-ovs-vsctl -t 20 add-br sw -- set bridge sw datapath_type=netdev protocols=OpenFlow13 fail_mode=secure -- add-port sw port \
+ovs-vsctl -t 20 add-br sw -- set bridge sw datapath_type=netdev protocols=OpenFlow13 fail_mode=secure \
+    -- add-port sw port \
     -- set interface port ofport_request=1 -- set-controller sw tcp:127.0.0.1:6653
 
 cat >"$work/controller.py" <<'PY'
@@ -127,8 +131,10 @@ outcome() {  # of the messages as $1 says: errors; entries of before that are le
     sleep 1.5
     ovs-ofctl -O OpenFlow13 dump-flows sw >"$work/flows"
     left=$(grep -c cookie=0x1, "$work/flows" || true)
-    taken=$(ovs-ofctl -O OpenFlow13 dump-group-stats sw | grep -oE 'bucket[01]:packet_count=[0-9]+' | awk -F= '{ sum += $2 } END { print sum }')
-    echo "$(grep -c error "$work/said" || true) $left $taken $(sed -nE 's/.*cookie=0x3,.*n_packets=([0-9]+).*/\1/p' "$work/flows")"
+    taken=$(ovs-ofctl -O OpenFlow13 dump-group-stats sw | grep -oE 'bucket[01]:packet_count=[0-9]+' |
+        awk -F= '{ sum += $2 } END { print sum }')
+    counted=$(sed -nE 's/.*cookie=0x3,.*n_packets=([0-9]+).*/\1/p' "$work/flows")
+    echo "$(grep -c error "$work/said" || true) $left $taken $counted"
 }
 
 defaults=$(outcome defaults)
