@@ -51,7 +51,7 @@ def request(number):
 
 
 def planned(spans, demand):
-    """The ROADMs of both services' paths, whether diverse nodes are said to be asked for, and whether sharing is told."""
+    """ROADMs of both services' paths, whether diverse nodes are said to be asked for, whether sharing is told."""
     vector = {"relaxable": False, "disjointness": demand, "request-id-number": ["0", "1"]}
     services = {"path-request": [request("0"), request("1")],
                 "synchronization": [{"synchronization-id": "1", "svec": vector}]}

@@ -72,7 +72,8 @@ at_meter() {  # came, dropped
         sed -E 's/.*packet_in_count:([0-9]+).* packet_count:([0-9]+).*/\1 \2/'
 }
 at_port() {  # received, sent
-    ovs-ofctl -O OpenFlow13 dump-ports "$1" "$2" | tr '\n' ' ' | sed -E 's/.*rx pkts=([0-9]+).*tx pkts=([0-9]+).*/\1 \2/'
+    ovs-ofctl -O OpenFlow13 dump-ports "$1" "$2" | tr '\n' ' ' |
+        sed -E 's/.*rx pkts=([0-9]+).*tx pkts=([0-9]+).*/\1 \2/'
 }
 read -r came dropped <<<"$(at_meter one)"
 read -r second _ <<<"$(at_meter two)"

@@ -29,7 +29,8 @@ for rate_bps in (1e8, 9e8, 1e9, 1e10, 1e11):
     integer = milp([-1], constraints=LinearConstraint(row, -inf, 1), bounds=Bounds(0, MOST_BITS), integrality=[0])
     in_mbit = linprog([-1], A_ub=[[1e6 / rate_bps]], b_ub=[1], bounds=[(0, MOST_BITS / 1e6)])
     print(f"{rate_bps / 1e6:7g} Mb/s: linprog {linear.x[0]:g} bits (status {linear.status}, "
-          f"slack {linear.slack[0]:g} s, by hand {1 - linear.x[0] / rate_bps:g} s), milp {integer.x[0]:g} bits (status {integer.status}), "
+          f"slack {linear.slack[0]:g} s, by hand {1 - linear.x[0] / rate_bps:g} s), "
+          f"milp {integer.x[0]:g} bits (status {integer.status}), "
           f"linprog in Mbit {in_mbit.x[0]:g} Mbit")
     lost = rate_bps >= 1e9
     expected = MOST_BITS if lost else rate_bps
