@@ -20,6 +20,8 @@ COMMANDS = {
     "plan": ("trainer.cli.plan", "plan", "Print the cost of every cut, and the plan of a round."),
     "report": ("trainer.cli.report", "report", "Write an HTML report of a run."),
     "compare": ("trainer.cli.report", "compare", "Compare runs."),
+    "export": ("trainer.cli.export", "export", "Write the trained model of a run as a file."),
+    "predict": ("trainer.cli.export", "predict", "Print what a trained model makes of samples."),
     "reserve": ("trainer.cli.reserve", "reserve", "Reserve a rate or a transfer between two hosts."),
     "quote": ("trainer.cli.reserve", "quote", "Show what would be promised; reserve nothing."),
     "reservations": ("trainer.cli.network", "reservations", "List, show, change or release reservations."),

@@ -24,11 +24,12 @@ from trainer.protocol.messages import JoinRequest, Prepare
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """The message for all edges, the reasons for its contents, the costs of layers, the boundaries at cuts."""
+    """The message for all edges, the reasons for its contents, the layers' costs, boundaries and names."""
 
     message: Prepare
     costs: tuple[LayerCost, ...]
     boundaries: tuple[Boundary, ...]
+    names: Mapping[str, str]
     reasons: dict[str, object]
 
 
@@ -74,7 +75,7 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
         "class_counts": None if settings.protect_labels else [
             sum(column) for column in zip_longest(*(edge.class_counts for edge in statistics), fillvalue=0)],
     }
-    return Preparation(message, costs, tuple(built.boundaries), reasons)
+    return Preparation(message, costs, tuple(built.boundaries), built.names, reasons)
 
 
 def check_model(

@@ -28,6 +28,7 @@ from trainer.protocol.segments import segment_bytes
 from trainer.records import checkpoint
 from trainer.records.checkpoint import Checkpoint
 from trainer.records.run_record import RunRecord
+from trainer.records.trained_model import metadata_of
 from trainer.reservation.averaging_rates import Rates, Volumes
 from trainer.transport.pacing import l2_bits, pace_bytes_per_s
 
@@ -167,7 +168,8 @@ class TrainingState:
         """Write the state after an averaging to disk; a restarted cloud resumes from it."""
         self.checkpoint = after
         if after.round:
-            self._record.save_model(after.model, after.accuracy)
+            named = {self._preparation.names[name]: value for name, value in after.model.items()}
+            self._record.save_model(named, after.accuracy, metadata_of(self.recipe, after.accuracy))
         self._record.event("checkpointing", round=after.round)
         checkpoint.write(self._record.directory, after)
         self._record.event("checkpoint", round=after.round)

@@ -44,7 +44,7 @@ def split_into_layers(model: object, name: str, batch: Batch) -> list[nn.Module]
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"{name} returned {type(model).__name__}; it must return a torch.nn.Module.")
-    if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
+    if is_plain_sequential(model):
         return [layer for layer in model._modules.values() if layer is not None]  # children() leaves out repeated ones
     _check_runs(model, name, batch)
     traced = trace(model, name, batch)
@@ -56,6 +56,11 @@ def split_into_layers(model: object, name: str, batch: Batch) -> list[nn.Module]
                           else [Section(*part) for part in _parts(traced.evaluation, [evaluation[s] for s in kept])])
     _attach_unused(model, layers)
     return layers
+
+
+def is_plain_sequential(model: nn.Module) -> bool:
+    """Return whether a model only calls its children one after another."""
+    return isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward
 
 
 def _attach_unused(model: nn.Module, layers: Sequence[nn.Module]) -> None:

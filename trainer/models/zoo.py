@@ -25,7 +25,7 @@ from trainer.models.blocks import (
 )
 from trainer.models.boundary import Boundary
 from trainer.models.chain_check import check_against_own, check_layers
-from trainer.models.fx_split import split_into_layers
+from trainer.models.fx_split import is_plain_sequential, split_into_layers
 from trainer.plugins import is_plugin_name, load_function
 
 SampleShape = tuple[int, ...]
@@ -224,15 +224,33 @@ def random_batch(samples: int, sample_shape: SampleShape, integers: Integers | N
 
 
 def state_names(model: nn.Module | None, layers: Sequence[nn.Module]) -> dict[str, str]:
-    """Return the names of the layers' values in the model: those that are the same object, or of an nn.Sequential."""
-    own = {} if model is None else {
-        id(value): key for key, value in (*model.named_parameters(), *model.named_buffers())
-    }
+    """Return the names of the layers' values in the model: in an `nn.Sequential` behind its child's, else equal."""
+    if model is not None and not is_plain_sequential(model):
+        prefixes = [""] * len(layers)
+    else:
+        children = map(str, range(len(layers))) if model is None else model._modules
+        prefixes = [f"{child}." for child in children]
     return {
-        f"{number}.{key}": own.get(id(value), f"{number}.{key}")
+        f"{number}.{key}": prefixes[number] + key
         for number, layer in enumerate(layers)
-        for key, value in (*layer.named_parameters(), *layer.named_buffers())
+        for key, _ in (*layer.named_parameters(remove_duplicate=False), *layer.named_buffers(remove_duplicate=False))
     }
+
+
+def user_module(name: str, seed: int, sample_shape: SampleShape, classes: int) -> nn.Module:
+    """Return the user's module, or an `nn.Sequential` of the zoo's layers, with its initial weights.
+
+    Raises: UsageError.
+    """
+    check_model_name(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if not is_plugin_name(name):
+            return nn.Sequential(*_build_from_zoo(MODELS[name], sample_shape, classes))
+        model = load_function(name)(sample_shape=sample_shape, classes=classes)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"{name} returned {type(model).__name__}; it must return a torch.nn.Module.")
+    return model
 
 
 def _build_from_zoo(spec: ModelSpec, sample_shape: SampleShape, classes: int) -> list[nn.Module]:

@@ -156,11 +156,13 @@ class RunRecord:
             count_round(self.summary, row)
         self._files.rewrite()
 
-    def save_model(self, model: Mapping[str, Tensor], accuracy: float | None) -> None:
-        """Write the global model, one tensor per `<layer>.<name>`; also keeps the most accurate one."""
+    def save_model(
+        self, model: Mapping[str, Tensor], accuracy: float | None, metadata: dict[str, str] | None = None
+    ) -> None:
+        """Write the global model, named as in the user's module; also keeps the most accurate one."""
         from safetensors.torch import save  # imports torch, which a run that fails early does not need
 
-        data = save({name: tensor.contiguous() for name, tensor in model.items()})
+        data = save({name: tensor.contiguous() for name, tensor in model.items()}, metadata)
         replace_durably(self.directory / "model.safetensors", data)
         best = self.summary["accuracy"]["best"]
         if best is None or (accuracy is not None and accuracy >= best):

@@ -1,0 +1,123 @@
+"""The trained model of a run: the user's own module with its weights, and the standardization in front of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from trainer.data.standardization import Standardization, standardize
+from trainer.errors import CheckpointError, DataError
+from trainer.models.zoo import user_module
+from trainer.protocol.messages import Prepare
+
+Which = Literal["last", "best"]
+FILES: dict[Which, str] = {"last": "model.safetensors", "best": "best.safetensors"}
+METADATA = "paceline"
+PREDICTION_SAMPLES = 256
+
+
+class ModelMetadata(BaseModel):
+    """What is needed beside the weights to use a trained model."""
+
+    model_config = ConfigDict(extra="ignore")
+    model: str
+    sample_shape: tuple[int, ...]
+    classes: int
+    seed: int
+    whole_numbers: bool
+    standardization: Standardization
+    accuracy: float | None = None
+
+
+def metadata_of(recipe: Prepare, accuracy: float | None) -> dict[str, str]:
+    """Return the metadata of a model's file."""
+    content = ModelMetadata(model=recipe.model, sample_shape=recipe.sample_shape, classes=recipe.classes,
+                            seed=recipe.seed, whole_numbers=recipe.integers is not None,
+                            standardization=recipe.standardization, accuracy=accuracy)
+    return {METADATA: content.model_dump_json()}
+
+
+class TrainedModel(nn.Module):
+    """Takes inputs (N, ...) as they were in the data; returns the outputs (N, classes) of the trained model.
+
+    `model`: the user's module, or an `nn.Sequential` of the zoo's layers.
+    """
+
+    def __init__(self, model: nn.Module, metadata: ModelMetadata) -> None:
+        super().__init__()
+        self.model = model
+        self.metadata = metadata
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Standardize and compute."""
+        values = standardize(inputs, self.metadata.standardization)
+        outputs: Tensor = self.model(values if self.metadata.whole_numbers else values.to(torch.float32))
+        return outputs
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Return the probability of every class, (N, classes), in evaluation mode and in batches.
+
+        Raises: DataError if the samples have another shape than those of the training.
+        """
+        if tuple(inputs.shape[1:]) != self.metadata.sample_shape or not len(inputs):
+            raise DataError(f"The inputs are {tuple(inputs.shape)}; the model takes (N, "
+                            f"{', '.join(map(str, self.metadata.sample_shape))}).")
+        self.eval()
+        with torch.no_grad():
+            return torch.cat([self(part).softmax(dim=1) for part in torch.split(inputs, PREDICTION_SAMPLES)])
+
+
+def load_run(run: Path | str, which: Which = "last") -> TrainedModel:
+    """Return the trained model of a run, in evaluation mode.
+
+    Raises: CheckpointError if the run has none or it does not fit, UsageError if the user's module cannot be built.
+    """
+    values, metadata = read_weights(Path(run), which)
+    model = user_module(metadata.model, metadata.seed, metadata.sample_shape, metadata.classes)
+    try:
+        model.load_state_dict(values)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{run}: the weights do not fit {metadata.model}, which has changed since: {' '.join(str(error).split())}"
+        ) from error
+    return TrainedModel(model, metadata).eval()
+
+
+def read_weights(run: Path, which: Which = "last") -> tuple[dict[str, Tensor], ModelMetadata]:
+    """Return the weights of a run under the names of the user's module, and what is needed beside them.
+
+    Raises: CheckpointError.
+    """
+    path = run / FILES[which]
+    if not path.is_file():
+        raise CheckpointError(f"{run} has no {path.name}: it is no run, or nothing was averaged in it yet.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = ModelMetadata.model_validate_json((file.metadata() or {}).get(METADATA, ""))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, ValidationError, OSError) as error:
+        raise CheckpointError(f"{path} is not a model of this version: {' '.join(str(error).split())}.") from error
+
+
+def export(run: Path, target: Path, which: Which = "last") -> None:
+    """Write the trained model of a run as .safetensors or .pt (weights and metadata) or .onnx (with standardization).
+
+    Raises: CheckpointError, UsageError.
+    """
+    from trainer.records import model_formats
+
+    model = load_run(run, which)
+    model_formats.WRITERS[target.suffix](model, target)
+
+
+def to_plain(metadata: ModelMetadata) -> Mapping[str, Any]:
+    """Return metadata as JSON values."""
+    content: Mapping[str, Any] = json.loads(metadata.model_dump_json())
+    return content
