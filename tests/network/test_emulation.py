@@ -107,7 +107,7 @@ def test_the_prompts_commands_work_and_exit_restores_the_machine(tmp_path: Path)
     received = re.findall(r"([01]) received", emulation.text())
     assert received == ["1", "0", "1"], emulation.text()
     assert "'nix' has no CPU share to change; hosts with one: edge1, edge2" in emulation.text()
-    assert "there is no link between 's1' and 'cloud'; links: s1-s2" in emulation.text()
+    assert "there is no link 's1-cloud'; links: s1-s2" in emulation.text()
     assert "there is no switch 'nix'; switches: s1, s2" in emulation.text()
     assert "'s1 s2 sideways' is invalid; usage: link A B down|up" in emulation.text()
 
