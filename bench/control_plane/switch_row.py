@@ -23,7 +23,7 @@ HOPS = 6
 RATE_BPS = 200_000
 
 
-def chain_map() -> str:
+def chain_map(queue_bytes: int | None = None) -> str:
     """A map of HOPS switches in a row, an edge at one end and a cloud at the other."""
     nodes = [f"  - {{name: s{i}, kind: switch, position_km: [{i}, 0]}}" for i in range(1, HOPS + 1)]
     nodes += ["  - {name: edge1, kind: edge, position_km: [0, 0], cpu_share: 0.2}"]
@@ -34,15 +34,16 @@ def chain_map() -> str:
         for a, b in pairwise(names)
     ]
     head = ["name: chain", "description: Switches in a row.", "scale_mbps_per_gbps: 8", "mtu_bytes: 9000"]
+    head += [] if queue_bytes is None else [f"queue_bytes: {queue_bytes}"]
     return "\n".join([*head, "nodes:", *nodes, "links:", *links, ""])
 
 
 @contextmanager
-def row_of_switches() -> Iterator[tuple[DummySwitches, Path]]:
+def row_of_switches(queue_bytes: int | None = None) -> Iterator[tuple[DummySwitches, Path]]:
     """Start the switches of that map; yields them and the map's file."""
     with tempfile.TemporaryDirectory() as name:
         map_file = Path(name) / "chain.yaml"
-        map_file.write_text(chain_map())
+        map_file.write_text(chain_map(queue_bytes))
         switches = DummySwitches(load_map(str(map_file)), map_file.parent)
         try:
             yield switches, map_file
@@ -85,10 +86,10 @@ def switches_in_sync(api: httpx.Client) -> bool:
     return bool(health["switches_up"] == health["switches_expected"])
 
 
-def flow_body(number: int) -> dict[str, Any]:
+def flow_body(number: int, rate_bps: int = RATE_BPS) -> dict[str, Any]:
     """Request body of one flow through the whole row."""
     match = {"protocol": "udp", "source_port": 10_000 + number, "destination_port": 7800}
-    requirement = {"min_bandwidth_bps": RATE_BPS, "burst_bytes": 9014}
+    requirement = {"min_bandwidth_bps": rate_bps, "burst_bytes": 9014}
     return {
         "name": f"f{number}", "source": "edge1", "destination": "cloud", "match": match, "requirement": requirement,
     }  # fmt: skip

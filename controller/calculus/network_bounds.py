@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import ceil
 from typing import Generic, TypeVar
 
 from controller.booking.peak_load import ALWAYS, Activity
+from controller.caches import MIB, bounded_cache
 from controller.calculus.curves import Server, ShapingCurve
 from controller.calculus.delays import Delays
 from controller.calculus.streams import NoBound, Stream
@@ -255,7 +256,7 @@ def _tagged_share(network: Network) -> float:
     return 1.0 if network.grid is None else TAGGED_SHARE
 
 
-@lru_cache(maxsize=8)
+@bounded_cache(4 * MIB, entry_bytes=MIB // 2)
 def _drain_us(network: Network, calibration: Calibration) -> Mapping[str, float]:
     """The delay bound up to which the queue of each link is certainly large enough."""
     frame_bits, share = network.max_frame_bytes * 8.0, _tagged_share(network)
@@ -265,7 +266,7 @@ def _drain_us(network: Network, calibration: Calibration) -> Mapping[str, float]
     }
 
 
-@lru_cache(maxsize=8)
+@bounded_cache(4 * MIB, entry_bytes=MIB // 2)
 def _ports(network: Network, calibration: Calibration) -> Mapping[str, Server]:
     return {link.name: _port(link, network.max_frame_bytes * 8.0, calibration) for link in network.links.values()}
 
@@ -299,7 +300,7 @@ def _min_delay_us(link: DirectedLink) -> float:
     return MIN_FRAME_BYTES * 8 / link.capacity_bps * 1e6
 
 
-@lru_cache(maxsize=65_536)
+@bounded_cache(8 * MIB, entry_bytes=384)
 def _fixed_us(
     network: Network, names: tuple[str, ...], switch_min_us: float, switch_max_us: float
 ) -> tuple[float, float]:

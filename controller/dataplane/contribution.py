@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 
+from controller.caches import MIB, bounded_cache
 from controller.dataplane.entries import (
     Entries,
     Entry,
@@ -42,7 +42,7 @@ class Contribution:
 NO_CONTRIBUTION = Contribution({}, {})
 
 
-@lru_cache(maxsize=4096)
+@bounded_cache(4 * MIB, entry_bytes=4096)
 def lightpath_contribution(network: Network, use: LightpathUse) -> Contribution:
     """The contribution of a lit lightpath: its entries, and its whole rate on each of its links.
 

@@ -23,9 +23,9 @@ Adrichem, van Asten and Kuipers, "Fast Recovery in Software-Defined Networks", E
 
 from __future__ import annotations
 
-from functools import lru_cache
 from itertools import permutations
 
+from controller.caches import MIB, bounded_cache
 from controller.dataplane.entries import IN_PORT, PORT_PAIR_GROUPS, Bucket, GroupEntry
 from controller.dataplane.flow_label import FlowEntryFactory, PlacedEntries, hops
 from controller.domain.network import Network
@@ -52,7 +52,7 @@ def is_broken(path: tuple[str, ...], down: frozenset[str]) -> bool:
     return bool(down) and (is_cut(path, down) or is_cut(path[::-1], down))
 
 
-@lru_cache(maxsize=8192)
+@bounded_cache(4 * MIB, entry_bytes=4096)
 def forwarding_entries(network: Network, placement: Placement, cookie: int, on_backup: bool) -> PlacedEntries:
     """The table 1 entries of a flow, from the last switch back to the first.
 

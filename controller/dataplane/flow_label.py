@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from itertools import pairwise
 
+from controller.caches import MIB, bounded_cache
 from controller.dataplane.entries import Action, FlowEntry, FlowMatch
 from controller.domain.network import DirectedLink, Network
 from controller.domain.reservation import FIRST_METER_ID, Placement
@@ -34,7 +34,7 @@ def flow_label(network: Network, placement: Placement) -> str:
     return (bits | 0x02 << 40).to_bytes(6, "big").hex(":")
 
 
-@lru_cache(maxsize=65_536)
+@bounded_cache(8 * MIB, entry_bytes=1024)
 def hops(network: Network, path: tuple[str, ...]) -> tuple[tuple[DirectedLink, DirectedLink], ...]:
     """For each switch of a path: ingress link and egress link."""
     return tuple(pairwise(network.links_along(path)))

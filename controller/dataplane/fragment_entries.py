@@ -10,8 +10,8 @@ NXM_NX_IP_FRAG is an extension of Open vSwitch. Source: ovs-fields(7), "IP Fragm
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 
+from controller.caches import MIB, bounded_cache
 from controller.dataplane.entries import FlowEntry, Key, cookie_of, match_of
 from controller.dataplane.flow_label import IPV4, PROTOCOL_NUMBERS, hops
 from controller.domain.network import ETHERNET_HEADER_BYTES, Network
@@ -34,7 +34,7 @@ def fragment_entry(network: Network, placement: Placement) -> tuple[str, FlowEnt
     )
 
 
-@lru_cache(maxsize=8192)
+@bounded_cache(4 * MIB, entry_bytes=2048)
 def _entry(network: Network, in_port: int, source: str, destination: str, protocol: Protocol) -> FlowEntry:
     host = network.nodes[source]
     match = match_of({

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
+from controller.caches import MIB, bounded_cache
 from controller.dataplane.entries import VLAN, Action, FlowEntry, GroupEntry
 from controller.dataplane.fast_failover import is_protected, require_disjoint
 from controller.dataplane.flow_label import LATE_DSCP, RESERVED_DSCP, FlowEntryFactory, PlacedEntries, hops
@@ -66,7 +66,7 @@ def traversals(network: Network, placement: Placement) -> tuple[LightpathTravers
     return _traversals(network, placement) if network.grid is not None and is_protected(placement) else ()
 
 
-@lru_cache(maxsize=8192)
+@bounded_cache(4 * MIB, entry_bytes=2048)
 def _traversals(network: Network, placement: Placement) -> tuple[LightpathTraversal, ...]:
     in_ports = _ingress_ports(network, placement.path)
     backup = placement.backup_lightpaths[0]
@@ -82,7 +82,7 @@ def _traversals(network: Network, placement: Placement) -> tuple[LightpathTraver
     return tuple(found)
 
 
-@lru_cache(maxsize=8192)
+@bounded_cache(4 * MIB, entry_bytes=4096)
 def groomed_forwarding_entries(network: Network, placement: Placement, cookie: int, on_backup: bool) -> PlacedEntries:
     """The entries of a flow in tables 1 and 2, from the last switch back to the first.
 

@@ -12,9 +12,9 @@ keep the plain id, because no capacity is booked for them in reverse.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from itertools import pairwise
 
+from controller.caches import MIB, bounded_cache
 from controller.dataplane.entries import (
     IN_PORT,
     LIGHTPATH_GROUPS,
@@ -141,7 +141,7 @@ def _fibre_channel(network: Network, switch: str, lightpath: Lightpath, port: in
     return _fibre_numbers(network, switch)[port] << 7 | channel
 
 
-@lru_cache(maxsize=4096)
+@bounded_cache(2 * MIB, entry_bytes=2048)
 def _fibre_numbers(network: Network, switch: str) -> dict[int, int]:
     """A number from 0 up for each port that leads to a switch."""
     ports = [link.source_port for link in network.links_from(switch) if network.nodes[link.destination].is_switch]

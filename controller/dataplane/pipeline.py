@@ -40,10 +40,10 @@ nothing to poison or to flood, and address resolution depends on neither links n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
 from math import ceil
 
 from controller.booking.gate_schedule import is_open
+from controller.caches import MIB, bounded_cache
 from controller.dataplane.contribution import Contribution, by_switch, lightpath_contribution
 from controller.dataplane.entries import (
     ARP_METERS,
@@ -109,7 +109,7 @@ def contribution_of(
     return Contribution(by_switch(entries), reserved_bps, frozenset(uses))
 
 
-@lru_cache(maxsize=64)
+@bounded_cache(8 * MIB, entry_bytes=MIB // 8)
 def base_states(network: Network, down: frozenset[str] = frozenset()) -> Mapping[str, SwitchState]:
     """The entries of every switch that do not depend on reservations; without the best-effort meters."""
     flows: dict[str, dict[EntryKey, FlowEntry]] = {
@@ -207,7 +207,7 @@ def arp_meter_kbps(network: Network) -> int:
     return min(max(share_kbps, ARP_METER_MIN_KBPS), ARP_METER_MAX_KBPS)
 
 
-@lru_cache(maxsize=8192)
+@bounded_cache(4 * MIB, entry_bytes=2048)
 def classifiers(
     network: Network, placement: Placement, cookie: int, late: bool
 ) -> tuple[tuple[str, FlowEntry], ...]:

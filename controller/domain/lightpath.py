@@ -6,9 +6,9 @@ so no registry of lit lightpaths is needed: the placements of the flows carry th
 
 from __future__ import annotations
 
-from functools import lru_cache
 from hashlib import blake2b
 
+from controller.caches import MIB, bounded_cache
 from controller.domain.frozen import frozen
 from controller.domain.path import link_names
 
@@ -57,7 +57,7 @@ class Lightpath:
         return self.first_slot + FIRST_VLAN_ID
 
 
-@lru_cache(maxsize=65_536)
+@bounded_cache(4 * MIB, entry_bytes=512)
 def lightpath_id(nodes: tuple[str, ...], first_slot: int, width: int) -> str:
     """Return the id of the lightpath with this route and channel."""
     route_and_channel = f"{'>'.join(nodes)}:{first_slot}+{width}"

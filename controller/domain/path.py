@@ -9,9 +9,10 @@ graphs find all paths.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import pairwise
 from sys import intern
+
+from controller.caches import MIB, bounded_cache
 
 Path = tuple[str, ...]
 
@@ -27,7 +28,7 @@ def link_name(a: str, b: str, number: int = 1) -> str:
     return intern(f"{a}->{b}" if number == 1 else f"{a}->{b}{_PARALLEL}{number}")
 
 
-@lru_cache(maxsize=65_536)
+@bounded_cache(8 * MIB, entry_bytes=384)
 def link_names(path: Path) -> tuple[str, ...]:
     """Return the directed links along a path."""
     return tuple(link_name(hop[0], hop[-1], _number(hop[1]) if len(hop) == 3 else 1) for hop in hops_of(path))
@@ -39,7 +40,7 @@ def hops_of(path: Path) -> Iterator[Path]:
     return (path[start : end + 1] for start, end in pairwise(starts))
 
 
-@lru_cache(maxsize=65_536)
+@bounded_cache(8 * MIB, entry_bytes=384)
 def node_positions(path: Path) -> tuple[int, ...]:
     """Return the positions of the nodes in a path; the names of spans are at the others."""
     return tuple(position for position, name in enumerate(path) if not is_parallel_span(name))

@@ -19,10 +19,13 @@ from controller.dataplane.entries import (
     MeterEntry,
 )
 from controller.dataplane.southbound import FlowCounter, MeterCounter
+from controller.openflow.flow_stats import FlowStats
 
 
 def decode_flow_stats(stats: Any) -> FlowCounter:
-    """The flow entry and counters of a flow statistics part."""
+    """The flow entry and counters of a flow statistics part, of Ryu's parser or ours."""
+    if isinstance(stats, FlowStats):
+        return stats.counter
     meter_id: int | None = None
     goto: int | None = None
     actions: list[Action] = []

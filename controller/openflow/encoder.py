@@ -6,9 +6,9 @@ Source: OpenFlow Switch Specification 1.3.5, §7.1-7.3.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from struct import Struct
 
+from controller.caches import MIB, bounded_cache
 from controller.dataplane.entries import (
     CONTROLLER_PORT,
     COOKIE_TAG_MASK,
@@ -172,7 +172,7 @@ def _instructions(entry: FlowEntry) -> bytes:
     return b"".join(instructions)
 
 
-@lru_cache(maxsize=8192)
+@bounded_cache(2 * MIB, entry_bytes=1024)
 def _match(match: FlowMatch) -> bytes:
     """OXM match, cached as many switches get the same. Sorted by field number, so prerequisites come first."""
     fields = b"".join(field for _, field in sorted(_numbered_fields(match)))
@@ -184,7 +184,7 @@ def _numbered_fields(match: FlowMatch) -> Iterable[tuple[int, bytes]]:
     return ((_FIELDS[name][0], _field(name, value)) for name, value in match)
 
 
-@lru_cache(maxsize=8192)
+@bounded_cache(2 * MIB, entry_bytes=512)
 def _action(action: Action) -> bytes:
     name, value = action
     if name.startswith("set_"):

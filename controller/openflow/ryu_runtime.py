@@ -22,6 +22,7 @@ from controller.openflow.eventlet_quiet import (
     ryu_controller,
     start_service,
 )
+from controller.openflow.flow_stats import use_fast_parser
 from controller.openflow.incoming import BadMessageError
 from controller.openflow.limits import OpenFlowLimits
 from controller.openflow.listener import Serve, SwitchListener
@@ -129,6 +130,7 @@ def run(
     if not apps:
         # Ryu parses each match a second time into its old form for old applications, which doubles the time.
         ofproto_v1_3_parser.OFPMatch.parser_old = staticmethod(_no_old_match)
+        use_fast_parser()
     waker = SwitchClient()
     waker.open()
     manager = AppManager.get_instance()

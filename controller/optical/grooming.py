@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from math import inf
 
 from controller.booking.calendar import Calendar
+from controller.caches import MIB, bounded_cache
 from controller.domain.lightpath import Lightpath, lightpath_id
 from controller.domain.network import Network
 from controller.domain.path import Path, hop_count, hops_of, link_names, node_positions
@@ -278,13 +278,13 @@ def _lowest(free: int, width: int) -> int | None:
     return (starts & -starts).bit_length() - 1 if starts else None
 
 
-@lru_cache(maxsize=64)
+@bounded_cache(4 * MIB, entry_bytes=MIB // 2)
 def _least_slots_per_bps(network: Network) -> float:
     """Return the spectrum per bit/s of the most efficient lightpath when full."""
     return SLOTS_PER_CHANNEL[network.grid or "fixed"] / _channel_bps(network)
 
 
-@lru_cache(maxsize=64)
+@bounded_cache(4 * MIB, entry_bytes=MIB // 2)
 def max_flow_bps(network: Network) -> int:
     """Return the largest rate that a flow can have in any lightpath of the network."""
     return reservable_bps(_channel_bps(network))

@@ -9,10 +9,10 @@ slower format is feasible, several signals side by side form one lightpath that 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from math import ceil
 from typing import TYPE_CHECKING
 
+from controller.caches import MIB, bounded_cache
 from controller.domain.lightpath import Lightpath
 from controller.domain.network import RESERVABLE_SHARE, DirectedLink, Network
 from controller.domain.path import link_names
@@ -43,13 +43,13 @@ class LightpathDesign:
         return self.margin_db >= 0
 
 
-@lru_cache(maxsize=1024)
+@bounded_cache(MIB // 4, entry_bytes=256)
 def reservable_bps(rate_bps: int) -> int:
     """Return how much of a lightpath's rate may be reserved; the same share as of a link."""
     return round(rate_bps * RESERVABLE_SHARE)
 
 
-@lru_cache(maxsize=65_536)
+@bounded_cache(8 * MIB, entry_bytes=512)
 def design_lightpath(network: Network, nodes: tuple[str, ...]) -> LightpathDesign:
     """Return the design with the highest rate, then the least spectrum, then the largest margin; if infeasible, the
     closest.

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
+from controller.caches import MIB, bounded_cache
 from controller.domain.network import Network
 from controller.optical.rsa import (
     TUNED,
@@ -51,7 +51,7 @@ def tuned_selection_for(spans: SpanLengths) -> RouteSelection:
     return SELECTION_BY_FINGERPRINT.get(fingerprint(spans), DEFAULT_SELECTION)
 
 
-@lru_cache(maxsize=64)
+@bounded_cache(4 * MIB, entry_bytes=MIB // 2)
 def route_order_for(network: Network) -> RouteSelection | None:
     """Return the selection tuned for the fibres between a network's switches; None: the shortest feasible route."""
     if network.grid is None:

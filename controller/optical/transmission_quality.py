@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from gnpy.topology.request import PathRequest, propagate
 from networkx import dijkstra_path
 from numpy.typing import NDArray
 
+from controller.caches import MIB, bounded_cache
 from topologies.maps import USUAL_LOSS_DB_PER_KM
 
 CONNECTOR_LOSS_DB = 0.5
@@ -97,7 +98,7 @@ class _Noise:
     all: Channels
 
 
-@lru_cache(maxsize=65_536)
+@bounded_cache(8 * MIB, entry_bytes=512)
 def quality_of(fibres: tuple[Fibre, ...]) -> Quality:
     """Return the quality after fibres of these lengths, a ROADM at each end of each; feasible formats are those of full
     GNPy.
@@ -123,7 +124,7 @@ def concatenated_quality(fibres: tuple[Fibre, ...]) -> Quality:
     return _at_receiver(_Noise(ase, noise), len(fibres))
 
 
-@lru_cache(maxsize=16_384)
+@bounded_cache(4 * MIB, entry_bytes=1024)
 def propagated_quality(fibres: tuple[Fibre, ...]) -> Quality:
     """Return the quality as GNPy computes it over the whole route; takes 10 to 100 ms.
 
@@ -149,7 +150,7 @@ def _facts(fibre: Fibre) -> SpecialFibre:
     return fibre if isinstance(fibre, SpecialFibre) else SpecialFibre(fibre, USUAL_LOSS_DB_PER_KM, "SSMF")
 
 
-@lru_cache(maxsize=65_536)
+@bounded_cache(4 * MIB, entry_bytes=8192)
 def _fibre(fibre: Fibre) -> _Noise:
     """Return the noise that one fibre adds to a signal at full power, in the signal's own bandwidth."""
     receiver, (width, terminal_noise) = _propagate((fibre,)), _terminal_noise(1)

@@ -9,11 +9,11 @@ import contextlib
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice, permutations
 
 import networkx as nx
 
+from controller.caches import MIB, bounded_cache
 from controller.domain.network import DirectedLink, Network
 from controller.domain.path import Path, link_names
 from controller.domain.route import Route, SrlgBySpan
@@ -57,7 +57,7 @@ def candidate_paths(
     return _candidate_paths(network, source, destination, down, max_paths)
 
 
-@lru_cache(maxsize=8192)
+@bounded_cache(4 * MIB, entry_bytes=2048)
 def unprotected_routes(paths: tuple[Path, ...]) -> RouteSet:
     """Return these paths without backups."""
     return RouteSet(tuple(Route(path) for path in paths))
@@ -79,7 +79,7 @@ def candidate_routes(
     return _candidate_routes(network, source, destination, down, uses_srlgs)
 
 
-@lru_cache(maxsize=1024)
+@bounded_cache(4 * MIB, entry_bytes=8192)
 def next_hops(
     network: Network, destination: str, down: frozenset[str] = NOTHING_DOWN
 ) -> Mapping[str, DirectedLink]:
@@ -98,7 +98,7 @@ def _affects(down: frozenset[str], paths: Collection[Path]) -> bool:
     return bool(down) and (not paths or any(link in down for path in paths for link in link_names(path)))
 
 
-@lru_cache(maxsize=65_536)
+@bounded_cache(8 * MIB, entry_bytes=2048)
 def _candidate_paths(
     network: Network, source: str, destination: str, down: frozenset[str], max_paths: int
 ) -> tuple[Path, ...]:
@@ -117,7 +117,7 @@ def _exclusions(network: Network, down: frozenset[str]) -> list[frozenset[str]]:
     return list(dict.fromkeys((down | links_out_of_reach(network), down)))
 
 
-@lru_cache(maxsize=64)
+@bounded_cache(2 * MIB, entry_bytes=MIB // 8)
 def links_out_of_reach(network: Network) -> frozenset[str]:
     """Return the links of an optical network whose fibre is too long for every modulation."""
     if network.grid is None:
@@ -133,7 +133,7 @@ def links_out_of_reach(network: Network) -> frozenset[str]:
     )
 
 
-@lru_cache(maxsize=65_536)
+@bounded_cache(8 * MIB, entry_bytes=2048)
 def _candidate_routes(
     network: Network, source: str, destination: str, down: frozenset[str], srlg_disjoint: bool
 ) -> RouteSet:

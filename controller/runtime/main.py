@@ -104,7 +104,7 @@ longer accept connections.""",
     help="Days an entry of the audit log is kept.",
 )  # fmt: skip
 @click.option(
-    "--reservation-days", type=click.IntRange(1, 36_500), default=RESERVATION_DAYS, show_default=True,
+    "--reservation-days", type=click.FloatRange(0.001, 36_500), default=RESERVATION_DAYS, show_default=True,
     help="Days a reservation that has ended is kept.",
 )  # fmt: skip
 @click.option(
@@ -133,7 +133,7 @@ def command(
     ryu_rest: Address,
     ledger: str | None,
     audit_days: int,
-    reservation_days: int,
+    reservation_days: float,
     calibration: Path | None,
     tls_cert: str | None,
     tls_key: str | None,
@@ -189,10 +189,14 @@ def _run(network: Network, stores: Stores, ports: Ports, greeting: str | None, c
 
     def assemble(switch_client: SwitchClient) -> ryu_runtime.Stop:
         service, stream = (
-            Service(network, switch_client, stores.ledger, calibration, retention_tasks=(stores.forget,)),
+            Service(
+                network, switch_client, stores.ledger, calibration, retention_tasks=(stores.forget,),
+                retention_interval_s=stores.retention_interval_s,
+            ),
             EventStream(),
         )
         metrics = Metrics(service.queries)
+        gc.disable()  # until all is loaded, which stays
         meter_monitor = MeterMonitor(service.queries, metrics, stream)
         service.start()
         meter_monitor.start()
@@ -228,6 +232,7 @@ def tune_garbage_collector() -> None:
     """Collect rarely: objects present at the start stay, and few of the later ones are in reference cycles."""
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 100)
+    gc.enable()
 
 
 def _greeting(network: Network, listen: Sequence[Address], ports: Ports, access_summary: str) -> str:

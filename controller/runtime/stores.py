@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from controller.runtime.environment import default_ledger
 from controller.security.audit import DAY_S, RETENTION_DAYS, AuditLog
 from controller.security.tokens import TokenStore
+from controller.service.retention import RETENTION_INTERVAL_S
 from controller.storage.ledger import Ledger
 from controller.storage.writer_lock import WriterLock, acquire_writer_lock
 
@@ -27,7 +28,12 @@ class Stores:
     audit: AuditLog
     lock: WriterLock
     audit_days: int = RETENTION_DAYS
-    reservation_days: int = RESERVATION_DAYS
+    reservation_days: float = RESERVATION_DAYS
+
+    @property
+    def retention_interval_s(self) -> float:
+        """How often to call `forget`: every hour, or ten times within the retention of reservations."""
+        return min(RETENTION_INTERVAL_S, self.reservation_days * DAY_S / 10)
 
     @property
     def access_summary(self) -> str:
@@ -43,7 +49,7 @@ class Stores:
             log.info("audit log: deleted=%d older_than_days=%d", deleted, self.audit_days)
         deleted = self.ledger.delete_ended(now_s - self.reservation_days * DAY_S)
         if deleted:
-            log.info("ledger: deleted=%d reservations ended_before_days=%d", deleted, self.reservation_days)
+            log.info("ledger: deleted=%d reservations ended_before_days=%g", deleted, self.reservation_days)
 
     def close(self) -> None:
         """Close tokens and audit log, and release the ledger, which the service has closed."""
@@ -53,7 +59,7 @@ class Stores:
 
 
 def open_stores(
-    url: str | None, map_name: str, audit_days: int = RETENTION_DAYS, reservation_days: int = RESERVATION_DAYS
+    url: str | None, map_name: str, audit_days: int = RETENTION_DAYS, reservation_days: float = RESERVATION_DAYS
 ) -> Stores:
     """Open or create the stores, and become the one writer of the map's reservations.
 

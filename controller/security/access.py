@@ -6,8 +6,8 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 
+from controller.caches import MIB, bounded_cache
 from controller.domain.reservation import Flow, Reservation
 from controller.errors import Forbidden, NotFound, QuotaExceeded
 from controller.security.tenant_usage import Usage, requested_bps
@@ -106,7 +106,7 @@ def check_quota(caller: Caller, usage: Usage, requested: Usage) -> None:
         raise QuotaExceeded(sentence, quota="bandwidth_bps", **facts)
 
 
-@lru_cache(maxsize=1024)
+@bounded_cache(MIB // 2, entry_bytes=512)
 def is_management_address(address: str, management: str) -> bool:
     """Whether an address is a loopback address or in the management network (`management`: CIDR)."""
     try:

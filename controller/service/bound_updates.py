@@ -192,7 +192,7 @@ class BoundUpdates:
                 if told is not reservation:
                     news.append(replace(told, version=told.version + 1))
         if news:
-            self._state.record_later(*news, cause="other_reservations")
+            self._state.record_later(*news, cause="other_reservations", makes_room=False)
             log.info("bounds told anew reservations=%s", ",".join(each.id for each in news))
         return done
 

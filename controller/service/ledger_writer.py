@@ -2,8 +2,8 @@
 
 What a failure, a lease or the calendar changes is applied without waiting for the ledger: it is queued here, and
 written by a thread that tries again until it succeeds. Of a reservation only the latest version is queued. A request's
-change is written after all that is queued, so the ledger never has a reservation without the changes that made room
-for it.
+change is written after all queued changes that may have made room for it, so the ledger never has a reservation without
+them; bounds told anew make no room.
 
 While the ledger cannot be written, requests are refused at once instead of waiting for it one after another.
 """
@@ -11,11 +11,13 @@ While the ledger cannot be written, requests are refused at once instead of wait
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
@@ -25,10 +27,12 @@ from controller.storage.ledger import IdempotencyKey, Ledger, Row, unavailable
 
 log = logging.getLogger(__name__)
 
+MAX_BATCH = 100
+"""Queued versions that the thread writes in one transaction, so that requests do not wait long for it."""
 RETRY_S = 0.5
 """Pause between attempts to write the queue."""
-TURN_TIMEOUT_S = 0.5
-"""How long a request waits for other transactions to end."""
+TURN_TIMEOUT_S = 0.9
+"""How long a request waits for other transactions to end. One that waits for the database fails earlier by itself."""
 AT_ONCE_S = 0.1
 """A transaction that fails later than this has waited for the database: it is not tried again with less in it."""
 STOP_TIMEOUT_S = 3.0
@@ -48,11 +52,13 @@ class _Queued:
     """The latest version of a reservation; None: a new reservation that must not be in the ledger.
 
     `is_change`: the ledger does not have it; otherwise it has, unless a failed transaction took effect all the same.
+    `makes_room`: requests must not be written before it.
     """
 
     reservation: Reservation | None
     key: IdempotencyKey | None
     is_change: bool
+    makes_room: bool = True
 
 
 class LedgerWriter:
@@ -102,9 +108,12 @@ class LedgerWriter:
         if self._failing_since_s is not None:
             raise unavailable()
 
-    def queue(self, *reservations: Reservation) -> None:
-        """Have these versions written as soon as possible; does not block."""
-        self._enqueue({each.id: _Queued(each, None, is_change=True) for each in reservations})
+    def queue(self, *reservations: Reservation, makes_room: bool = True) -> None:
+        """Have these versions written as soon as possible; does not block.
+
+        `makes_room`: whether a request may be admitted because of them.
+        """
+        self._enqueue({each.id: _Queued(each, None, True, makes_room) for each in reservations})
 
     def write(
         self,
@@ -160,19 +169,22 @@ class LedgerWriter:
                 self._changed.notify_all()
             raise
 
-    def flush(self) -> bool:
-        """Try once to write what is queued, without delay if the ledger was writable; whether the queue is empty."""
+    def flush(self, everything: bool = False) -> bool:
+        """Try once to write what is queued, without delay if the ledger was writable; whether the queue is empty.
+
+        `everything`: also what makes no room.
+        """
         if self._queue:
             try:
-                self._transact(lambda: None)
+                self._transact(lambda: None, sys.maxsize if everything else None)
             except Exception as error:  # noqa: BLE001 - the thread tries again, and `status` reports it
                 log.debug("ledger: flush failed: %s", error)
         return not self._queue
 
     # Transactions ---------------------------------------------------------------------------------------------------
 
-    def _transact(self, transaction: Callable[[], None]) -> None:
-        """Write the queue, then run a transaction.
+    def _transact(self, transaction: Callable[[], None], limit: int | None = None) -> None:
+        """Write the queue (see _write_queue), then run a transaction.
 
         Raises: LedgerUnavailable.
         """
@@ -183,7 +195,7 @@ class LedgerWriter:
         try:
             self.require_writable()
             with self._failures_noted():
-                self._write_queue()
+                self._write_queue(limit)
                 transaction()
         except IntegrityError:
             raise
@@ -203,10 +215,14 @@ class LedgerWriter:
             raise
         self._note_success()
 
-    def _write_queue(self) -> bool:
-        """Write what is queued, in one transaction; False: nothing is. Under `_turn`."""
+    def _write_queue(self, limit: int | None = None) -> bool:
+        """Write what is queued in one transaction; False: nothing is. Under `_turn`.
+
+        `limit`: at most so many versions; None: all that make room.
+        """
         with self._changed:
-            batch, closed_spans = dict(self._queue), self._closed_spans
+            chosen = ((name, queued) for name, queued in self._queue.items() if limit or queued.makes_room)
+            batch, closed_spans = dict(islice(chosen, limit)), self._closed_spans
         if not batch and closed_spans is None:
             return False
         reservations = [queued.reservation for queued in batch.values() if queued.reservation is not None]
@@ -228,7 +244,8 @@ class LedgerWriter:
                 # A version that the ledger does not have stays one until it is written.
                 before = self._queue.pop(name, None)
                 is_change = item.is_change or (before is not None and before.is_change)
-                self._queue[name] = _Queued(item.reservation, item.key, is_change)
+                makes_room = item.makes_room or (before is not None and before.makes_room)
+                self._queue[name] = _Queued(item.reservation, item.key, is_change, makes_room)
             self._changed.notify_all()
 
     def _note_failure(self, error: Exception) -> None:
@@ -259,7 +276,7 @@ class LedgerWriter:
                     return
             try:
                 with self._turn, self._failures_noted():
-                    if not self._write_queue():
+                    if not self._write_queue(MAX_BATCH):
                         self._ledger.probe()
             except Exception as error:  # noqa: BLE001 - noted; tried again
                 log.debug("ledger: %s", error)

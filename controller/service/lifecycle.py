@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 TICK_S = 1.0
 RETRY_PAUSE_S = 0.05
 """Pause before a reservation that was locked by a request is processed again."""
+INTENDED_AT_ONCE = 50
+"""Loaded reservations whose entries are computed together; the lock is free in between."""
 FIRST_RESTORATION_S = 10.0
 """How long after the start link states are awaited from all switches."""
 
@@ -60,9 +62,6 @@ class LifecycleManager:
                 self._load(reservation)
             self._store.analyse_afresh()
             self._switches.links.set_out_of_service(self._state.ledger.closed_spans())
-            live = self._store.published_live()
-            self._switches.set_intended({each.id: each for each in live if each.state in INSTALLED})
-        self._switches.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -109,6 +108,8 @@ class LifecycleManager:
     # The thread -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._intend_loaded()
+        self._switches.start()
         while not self._stopping.is_set():
             self._switches.wait_for_event(self._pause_s())
             waiters = [self._waiters.popleft() for _ in range(len(self._waiters))]
@@ -123,6 +124,15 @@ class LifecycleManager:
                 log.exception("lifecycle: events could not be processed")
                 self._waiters.extend(waiters)
                 self._stopping.wait(1.0)
+
+    def _intend_loaded(self) -> None:
+        """Set the intended state of what was loaded, before any switch is read; requests are answered meanwhile."""
+        loaded = [each.id for each in self._store.published_live()]
+        for first in range(0, len(loaded), INTENDED_AT_ONCE):
+            with self._state.lock:
+                found = (self._store.published.get(name) for name in loaded[first : first + INTENDED_AT_ONCE])
+                installed = {each.id: each for each in found if each is not None and each.state in INSTALLED}
+                self._switches.set_intended(installed)
 
     def _pause_s(self) -> float:
         if self._has_locked:

@@ -36,7 +36,7 @@ from controller.service.lightpath_migration import LightpathMigrator
 from controller.service.maintenance import Maintenance
 from controller.service.queries import Queries
 from controller.service.requests import AttachedRow, RequestGuard, ReservationSpec, Response, until_s
-from controller.service.retention import RetentionLoop, RetentionTask
+from controller.service.retention import RETENTION_INTERVAL_S, RetentionLoop, RetentionTask
 from controller.service.setup import SetupPipeline
 from controller.service.state import INSTALLED, ServiceState, drain_time_s, has_unrouted_flow, switches_of
 from controller.service.verification_loop import VERIFY_INTERVAL_S, VerificationLoop
@@ -60,10 +60,11 @@ class Service:
         clock: Clock | None = None,
         verify_interval_s: float = VERIFY_INTERVAL_S,
         retention_tasks: Sequence[RetentionTask] = (),
+        retention_interval_s: float = RETENTION_INTERVAL_S,
     ) -> None:
         """`verify_interval_s`: interval at which the switches are verified in turn.
 
-        `retention_tasks`: called regularly to delete old records of other components.
+        `retention_tasks`: called every `retention_interval_s` to delete old records of other components.
         """
         self.network = network
         self.ledger = ledger
@@ -73,7 +74,8 @@ class Service:
         self.queries = Queries(self._state, self._bound_updates)
         idempotency = IdempotencyCache(ledger)
         self._lifecycle = LifecycleManager(self._state)
-        self._retention = RetentionLoop((idempotency.delete_expired, *retention_tasks), self._clock)
+        tasks = idempotency.delete_expired, *retention_tasks
+        self._retention = RetentionLoop(tasks, self._clock, retention_interval_s)
         self._verification = VerificationLoop(
             self._switches, [switch.name for switch in network.switches], verify_interval_s
         )

@@ -19,7 +19,10 @@ RetentionTask = Callable[[float], None]
 class RetentionLoop:
     """The thread that runs the retention tasks."""
 
-    def __init__(self, tasks: Sequence[RetentionTask], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, tasks: Sequence[RetentionTask], clock: Callable[[], float], interval_s: float = RETENTION_INTERVAL_S
+    ) -> None:
+        self._interval_s = interval_s
         self._tasks = tuple(tasks)
         self._clock = clock
         self._stopping = threading.Event()
@@ -38,7 +41,7 @@ class RetentionLoop:
         while not self._stopping.is_set():
             for task in self._tasks:
                 self._run_task(task)
-            self._stopping.wait(RETENTION_INTERVAL_S)
+            self._stopping.wait(self._interval_s)
 
     def _run_task(self, task: RetentionTask) -> None:
         """Run a task; if it fails, the next attempt is after the next interval."""

@@ -117,14 +117,16 @@ class ServiceState:
             self.writer.queue(*(after for before, after in zip(written, latest, strict=True) if after != before))
         return latest, has_extra_rows
 
-    def record_later(self, *reservations: Reservation, cause: BoundsCause = "rerouted") -> None:
+    def record_later(
+        self, *reservations: Reservation, cause: BoundsCause = "rerouted", makes_room: bool = True
+    ) -> None:
         """Publish what a failure or time has changed, and have it written as soon as possible. Under the lock.
 
-        `cause`: why told bounds, if any, have changed.
+        `cause`: why told bounds, if any, have changed. `makes_room`: see LedgerWriter.
         """
         for reservation in reservations:
             self._publish_reservation(reservation, cause)
-        self.writer.queue(*reservations)
+        self.writer.queue(*reservations, makes_room=makes_room)
 
     def _latest(self, change: Reservation) -> Reservation:
         """The reservation after a change of it: a failure or another admission may have changed paths or bounds."""

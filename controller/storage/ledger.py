@@ -32,7 +32,7 @@ from controller.storage.tables import (
     SELECT_EXISTING_IDS,
     SELECT_RECORD,
     SELECT_RESPONSE,
-    UPDATE_RESERVATION,
+    UPSERT_RESERVATION,
 )
 
 IN_MEMORY = "sqlite://"
@@ -292,10 +292,9 @@ def unavailable(action: str = "written") -> LedgerUnavailable:
     return LedgerUnavailable(sentence, retry_after_s=RETRY_AFTER_S)
 
 
-def _upsert(connection: Connection, rows: Iterable[dict[str, object]]) -> None:
-    for row in rows:
-        if connection.execute(UPDATE_RESERVATION, {**row, "row_id": row["id"]}).rowcount == 0:
-            connection.execute(INSERT_RESERVATION, row)
+def _upsert(connection: Connection, rows: list[dict[str, object]]) -> None:
+    if rows:
+        connection.execute(UPSERT_RESERVATION[connection.dialect.name], rows)
 
 
 def _by_statement(rows: Iterable[Row]) -> dict[Insert, list[dict[str, object]]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, Integer, MetaData, String, Table, Text, bindparam, select
+from types import ModuleType
+
+from sqlalchemy import Column, Float, Insert, Integer, MetaData, String, Table, Text, bindparam, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 METADATA = MetaData()
 RESERVATIONS = Table(
@@ -42,10 +45,18 @@ WRITERS = Table(
 """The controller that writes the reservations of a map; `fence` grows with every new one."""
 
 INSERT_RESERVATION = RESERVATIONS.insert()
-UPDATE_RESERVATION = RESERVATIONS.update().where(RESERVATIONS.c.id == bindparam("row_id"))
-UPDATE_RESERVATION = UPDATE_RESERVATION.values(
-    {name: bindparam(name) for name in ("map", "state", "record", "ended_at_s")}
-)
+
+
+def _upsert(dialect: ModuleType) -> Insert:
+    statement = dialect.insert(RESERVATIONS)
+    changed = {name: statement.excluded[name] for name in ("map", "state", "record", "ended_at_s")}
+    upsert: Insert = statement.on_conflict_do_update(index_elements=["id"], set_=changed)
+    return upsert
+
+
+UPSERT_RESERVATION = {dialect.dialect.name: _upsert(dialect) for dialect in (sqlite, postgresql)}
+"""By dialect."""
+
 DELETE_RESERVATIONS = RESERVATIONS.delete().where(
     RESERVATIONS.c.map == bindparam("map"), RESERVATIONS.c.id.in_(bindparam("ids", expanding=True))
 )

@@ -13,10 +13,11 @@ from collections import Counter as Multiset
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from controller.caches import cache_uses
 from controller.domain.events import (
     ClockStepped,
     ReservationChanged,
@@ -88,6 +89,7 @@ class Metrics:
         )
         self._clock_steps = Counter("paceline_clock_steps", "Steps of the wall clock.", registry=registry)
         self._registry.register(_StateCollector(service))
+        self._registry.register(_CacheCollector())
         ProcessCollector(registry=self._registry)
 
     def render(self) -> bytes:
@@ -188,3 +190,29 @@ class _StateCollector(Collector):
             for family, value in zip(families.values(), values, strict=True):
                 family.add_metric([link.name], float(value))
         yield from families.values()
+
+
+class _CacheCollector(Collector):
+    """What the caches of the process hold, read at the time of the scrape."""
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: the caches are known later."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Read the caches; called by the registry."""
+        gauges = [
+            GaugeMetricFamily("paceline_cache_entries", "Entries of a cache.", labels=["cache"]),
+            GaugeMetricFamily("paceline_cache_bytes", "Estimated bytes of its entries.", labels=["cache"]),
+            GaugeMetricFamily("paceline_cache_max_bytes", "Bytes beyond which entries are dropped.", labels=["cache"]),
+        ]
+        counters = [
+            CounterMetricFamily("paceline_cache_hits", "Look-ups that found an entry.", labels=["cache"]),
+            CounterMetricFamily("paceline_cache_misses", "Look-ups that found none.", labels=["cache"]),
+        ]
+        for use in cache_uses():
+            for gauge, value in zip(gauges, (use.entries, use.bytes, use.max_bytes), strict=True):
+                gauge.add_metric([use.name], value)
+            for counter, value in zip(counters, (use.hits, use.misses), strict=True):
+                counter.add_metric([use.name], value)
+        yield from (*gauges, *counters)

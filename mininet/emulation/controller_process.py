@@ -37,6 +37,7 @@ class ControllerProcess:
         ledger: str,
         log: Path,
         pki: Path | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self.log = log
         self.openflow_port = openflow[1]
@@ -47,6 +48,7 @@ class ControllerProcess:
             *("--openflow", f"{openflow[0]}:{openflow[1]}"),
             *(word for host, port in rest for word in ("--listen", f"{host}:{port}")),
             *(_tls_options(pki) if pki else ()),
+            *options,
         ]
         log.write_bytes(b"")
         self.start()

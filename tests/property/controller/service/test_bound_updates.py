@@ -129,7 +129,7 @@ class Neighbours(RuleBasedStateMachine):
             self.service._bound_updates.process()
             assert events == (len(self.bound_events), sum(map(len, self.versions.values())))
             self.check_events()
-        self.state.writer.flush()
+        self.state.writer.flush(everything=True)
         for reservation in published:
             assert self.ledger.find(reservation.id) == reservation
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from controller import caches
 from controller.domain.network import network_from_map
 from controller.optical import transmission_quality
 from controller.optical.lightpath_design import design_lightpath, precompute_fibres
@@ -54,7 +55,7 @@ def test_a_route_without_length_is_refused(lengths_km: tuple[float, ...]) -> Non
 def test_when_the_fibres_are_known_no_route_waits_for_gnpy(monkeypatch: pytest.MonkeyPatch) -> None:
     network = network_from_map(load_map("waves"))
     precompute_fibres(network)
-    quality_of.cache_clear()
+    caches.clear("optical.transmission_quality.quality_of")
     monkeypatch.setattr(transmission_quality, "_propagate", None)
     ways = [("r1", "r2"), ("r1", "r2", "r3"), ("r1", "r6", "r5")]
     assert all(design_lightpath(network, way).is_feasible for way in ways)
