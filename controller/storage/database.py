@@ -64,15 +64,16 @@ def without_passwords(text: str) -> str:
 def _protect(path: str) -> None:
     """Create the file of an SQLite database for its owner only, and take other rights from one that exists.
 
-    SQLite gives its log files the rights of the database.
+    SQLite gives its log files the rights of the database. A file that exists is never opened here: closing it would
+    drop the locks of all connections of this process, and the next program to close it would delete the log in use.
+    Source: https://sqlite.org/howtocorrupt.html §2.2.
     """
     with suppress(OSError):  # a directory that is missing, or a file of another user, shows when it is opened
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if os.fstat(descriptor).st_mode & 0o077:
-                os.fchmod(descriptor, 0o600)
-        finally:
-            os.close(descriptor)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            if (mode := os.stat(path).st_mode) & 0o077:  # noqa: PTH116 - a name as SQLite gets it
+                os.chmod(path, mode & 0o700)  # noqa: PTH101
 
 
 def engine_of(url: str) -> Engine:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -59,3 +61,16 @@ def test_a_caller_waits_a_bounded_time_for_a_server_and_later_transactions_take_
         access.read(lambda connection: connection.execute(text("SELECT nothing FROM nowhere")), 60)
     access.close()
     engine.dispose()
+
+
+def test_opening_a_database_again_keeps_the_locks_of_its_connections(tmp_path: Path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair")
+    Ledger(f"sqlite:///{tmp_path}/ledger.db", "pair").close()
+    other = [sys.executable, "-c", "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT * FROM tokens')"]
+    subprocess.run([*other, str(tmp_path / "ledger.db")], check=True)  # would delete the log if it were the last
+    ledger.write(reservation())
+    read = [sys.executable, "-c", "import sqlite3, sys; print(len(sqlite3.connect(sys.argv[1]).execute("
+            "'SELECT * FROM reservations').fetchall()))"]  # fmt: skip
+    done = subprocess.run([*read, str(tmp_path / "ledger.db")], check=True, capture_output=True, text=True)
+    assert done.stdout == "1\n"
+    ledger.close()
