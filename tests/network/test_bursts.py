@@ -138,7 +138,8 @@ def test_a_burst_that_overflows_a_queue_is_refused_and_the_offered_one_arrives_w
     with reserved_flow(pair, neighbour), reserved_flow(pair, offered) as reservation:
         burst_bytes = reservation["flows"][0]["burst_bytes"]
         assert burst_bytes == offered["requirement"]["burst_bytes"] > 2_500_000
-        count, losses = burst_bytes // 9014, []
+        count = burst_bytes // 9014
+        losses: list[int] = []
         while not losses or losses[-1] > LATE_SWITCH_SHARE * count:
             with stream(pair, "edge2", "cloud", 4, tmp_path) as beside:
                 before = dropped_by_queues(pair)
