@@ -100,6 +100,69 @@ def test_data_with_nan_ends_the_run_with_the_edge_the_row_and_the_feature(tmp_pa
     assert re.search(r"edge[12]: X of hole:data holds 1 values that are NaN.*row 7, feature 1", output, re.DOTALL)
 
 
+USERS = """
+import numpy as np
+from torch import nn
+
+
+class Squeezing(nn.Module):
+    def forward(self, values):
+        return values.unsqueeze(2).squeeze()
+
+
+class Worn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.calls = nn.Linear(3, 3), 0
+
+    def forward(self, values):
+        self.calls += 1
+        if self.calls > 60:
+            raise RuntimeError("worn out")
+        return self.inner(values)
+
+
+def squeezing(classes):
+    return nn.Sequential(nn.Linear(3, 8), nn.Linear(8, classes), Squeezing())
+
+
+def worn(classes):
+    return nn.Sequential(Worn(), nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, classes))
+
+
+def whole(classes):
+    return nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(3, classes)))
+
+
+def broken(classes):
+    raise FileNotFoundError("weights.pt")
+
+
+def data():
+    return np.ones((40, 3)), np.arange(40) % 2
+"""
+
+
+@pytest.mark.parametrize(("flags", "code", "why"), [
+    (["--model", "users:squeezing"], 2,
+     r"Error: users:squeezing: layer 3 \(Squeezing\) makes \(2,\) of 1 sample; it must make \(1, 2\)"),
+    (["--model", "users:whole"], 2, "Error: The model users:whole has one layer, so there is nothing to cut"),
+    (["--model", "users:broken"], 2, r"Error: users:broken failed: FileNotFoundError: weights.pt \(users.py, line"),
+    (["--cuts", "99,1"], 2, "Error: --cuts contains cut 99: the model mlp has 5 layers"),
+    (["--model", "users:worn"], 4,
+     r"Error: edge[12]: layer 1 \(Worn\) of the model fails .*RuntimeError: worn out \(users.py, line \d+\)"),
+])
+def test_what_cannot_run_is_told_in_one_sentence(tmp_path: Path, flags: list[str], code: int, why: str) -> None:
+    """The last model fails in training: that ends the run, and no edge counts as lost."""
+    (tmp_path / "users.py").write_text(USERS)
+    ended, output = run(["paceline", "train", "--local", "--edges", "2", "--rounds", "1", "--data", "users:data",
+                         *flags], tmp_path)
+    assert ended == code, output
+    assert re.search(why, output), output
+    assert "Traceback" not in output
+    assert "was lost" not in output
+
+
 def test_an_edge_imports_no_model_on_request_of_a_cloud(tmp_path: Path) -> None:
     """The cloud uses a model with which the edge was not started."""
     (tmp_path / "mine.py").write_text(FILES["mine.py"])

@@ -6,6 +6,7 @@ averaging. Below the quorum the run pauses and returns to the last averaging.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,8 +21,9 @@ from trainer.cloud.step_timing import StepResult
 from trainer.cloud.training_state import TrainingState
 from trainer.cloud.training_step import CloudStep
 from trainer.config.settings import RunSettings
-from trainer.errors import ProtocolError, TrainerError
+from trainer.errors import ProtocolError, TrainerError, TrainingFailedError
 from trainer.planning.custom_policy import CustomPolicy
+from trainer.plugins import describe_error
 from trainer.processes.malloc import retain_freed_memory
 from trainer.protocol import messages
 from trainer.records.checkpoint import Checkpoint
@@ -30,6 +32,8 @@ from trainer.reservation.bandwidth import BandwidthProvider, Grant
 from trainer.reservation.partition_check import FindPartition, no_partition
 from trainer.transport.credentials import NO_CREDENTIALS, TransportCredentials
 from trainer.transport.pacing import pace_bytes_per_s
+
+log = logging.getLogger(__name__)
 
 BandwidthFactory = Callable[[Sequence[EdgeSession]], BandwidthProvider]
 
@@ -80,8 +84,9 @@ def run(
         reason = str(error)
         raise
     except Exception as error:
-        reason = f"internal error of the cloud: {type(error).__name__}: {error}."
-        raise
+        log.exception("cloud")
+        reason = f"Internal error of the cloud: {describe_error(error)}."
+        raise TrainingFailedError(reason) from error
     finally:
         edge_manager.close(reason, failed)
         record.describe(strangers_refused=edge_manager.connections_refused)

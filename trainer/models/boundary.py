@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree
 
-from trainer.errors import ProtocolError
+from trainer.errors import ModelFailedError, ProtocolError
 from trainer.models.values import Values, is_differentiable, tensors_of
+from trainer.plugins import describe_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,20 @@ def layer_title(layers: Sequence[nn.Module], number: int) -> str:
     parts = [type(module).__name__ for module in leaf_modules(layer)]
     kind = type(layer).__name__
     return f"layer {number} ({', '.join(parts[:3]) if kind in ('Sequential', 'TracedLayer') and parts else kind})"
+
+
+def call_layer(layers: Sequence[nn.Module], number: int, values: Values) -> Values:
+    """Run layer `number`, from 0.
+
+    Raises: ModelFailedError that names the layer, and the place in the user's file.
+    """
+    try:
+        return layers[number](values)
+    except Exception as error:
+        raise ModelFailedError(
+            f"{layer_title(layers, number + 1)} of the model fails on samples of shape {describe(values)}: "
+            f"{describe_error(error)}."
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from trainer.errors import ModelFailedError, ProtocolError
-from trainer.models.boundary import describe, layer_title
+from trainer.errors import ProtocolError
+from trainer.models.boundary import call_layer
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
 from trainer.models.values import Values, tensors_of
-from trainer.plugins import describe_error
 
 
 class Stage:
@@ -45,7 +44,7 @@ class Stage:
         device = tensors_of(values)[0].device
         for number in range(self.first, self.last):
             stream.seed_layer(number, device)
-            values = self._run(number, values)
+            values = call_layer(self.layers, number, values)
         return values
 
     def evaluate(self, values: Values) -> Values:
@@ -57,19 +56,10 @@ class Stage:
             for number, layer in enumerate(self.layers):
                 layer.eval()
                 try:
-                    values = self._run(number, values)
+                    values = call_layer(self.layers, number, values)
                 finally:
                     layer.train()
         return values
-
-    def _run(self, number: int, values: Values) -> Values:
-        try:
-            return self.layers[number](values)
-        except Exception as error:
-            raise ModelFailedError(
-                f"{layer_title(self.layers, number + 1)} of the model fails on samples of shape {describe(values)}: "
-                f"{describe_error(error)}."
-            ) from error
 
     def step(self) -> None:
         """Apply and clear the gradients accumulated since the last step."""

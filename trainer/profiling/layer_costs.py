@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from trainer.models.boundary import leaf_modules
+from trainer.models.boundary import call_layer, leaf_modules
 from trainer.models.traced_layer import TracedLayer
 from trainer.models.values import Values, backward, detached, differentiable, new_leaves, tensors_of
 from trainer.profiling.flops import count_flops
@@ -101,7 +101,7 @@ def _trace_pass(layer: nn.Module, values: Values, with_input_gradient: bool) -> 
     if with_input_gradient:
         _, values = new_leaves(values)
     with count_flops() as forward, _MovedBytes() as moved_forward:
-        outputs = layer(values)
+        outputs = call_layer([layer], 0, values)
     kept = detached(outputs)
     gradients = [torch.ones_like(tensor) for tensor in differentiable(outputs)]
     with count_flops() as backward_counter, _MovedBytes() as moved_backward:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from trainer.models.boundary import call_layer
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.values import Values, backward, differentiable, gradients_of, new_leaves
 from trainer.profiling.predictor import ComputeProfile, LayerSeconds
@@ -75,10 +76,10 @@ def _profile_pass(
 ) -> tuple[list[float], list[float]]:
     """Return the CPU seconds of every layer, forward and backward; each runs on copies of its input."""
     forward_s, passes = [], []
-    for number, layer in enumerate(layers):
+    for number in range(len(layers)):
         leaves, entered = ([], values) if number == 0 else new_leaves(values)  # the model's input has no gradient
         start_s = time.thread_time()
-        values = layer(entered)
+        values = call_layer(layers, number, entered)
         forward_s.append(time.thread_time() - start_s)
         passes.append((leaves, values))
     gradients = [torch.ones_like(tensor) for tensor in differentiable(values)]
