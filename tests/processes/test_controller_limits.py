@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -30,6 +31,8 @@ from tests.unit.controller.simulated_switches import PAIR
 
 PORTS = {node.name: sorted(ports_of_map(PAIR)[number]) for number, node in PAIR.switch_by_datapath_id.items()}
 IDS = {node.name: number for number, node in PAIR.switch_by_datapath_id.items()}
+PIDFD_GETFD = 438
+"""Number of the system call, which Python does not have; it is the same on all architectures."""
 LIMITS = {
     "rest.connections_per_address": 60,
     "rest.header_bytes": 4096,
@@ -362,3 +365,28 @@ def test_no_listener_dies_without_file_descriptors(controller: Controller, switc
         assert client.get("/v1/healthz").json()["switches_up"] == 2
     with switch(controller, "s1", 999) as late:
         assert late.is_established.wait(30)
+
+
+def end_listener(pid: int, port: int) -> None:
+    """Shut a listening socket of a process down, through a copy of its descriptor (pidfd_getfd)."""
+    pid_fd = os.pidfd_open(pid)
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        number = ctypes.CDLL(None, use_errno=True).syscall(PIDFD_GETFD, pid_fd, int(entry.name), 0)
+        if number < 0:
+            continue
+        with contextlib.suppress(OSError), socket.socket(fileno=number) as copy:
+            if copy.getsockname()[1] == port and copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                copy.shutdown(socket.SHUT_RDWR)
+    os.close(pid_fd)
+
+
+@pytest.mark.parametrize("side", ["rest", "openflow"])
+def test_a_listener_that_fails_ends_the_process_with_a_sentence(tmp_path: Path, side: str) -> None:
+    dying = Controller(tmp_path)
+    assert dying.process.pid is not None
+    end_listener(dying.process.pid, dying.rest_port if side == "rest" else dying.openflow_port)
+    assert dying.process.wait(30) == 4
+    dying.client.close()
+    words = "The REST API no longer accepts requests" if side == "rest" else "No more switches can connect to 127.0.0.1"
+    last = dying.log.read_text().splitlines()[-1]
+    assert last.startswith(f"Error: {words}"), last

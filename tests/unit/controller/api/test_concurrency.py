@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from controller.api.middleware.concurrency import ConcurrencyLimit, Lane, QueueLimits, RequestExecutor
+from controller.api.middleware.concurrency import STREAMS, ConcurrencyLimit, Lane, QueueLimits, RequestExecutor, lane_of
 from controller.errors import Overloaded, TooManyRequests
+from controller.security.access import ANONYMOUS, Caller, Scope
 
 
 def test_a_limit_holds_in_total_and_per_tenant() -> None:
@@ -70,3 +73,24 @@ def test_a_limit_counts_concurrent_requests_exactly() -> None:
     assert any(admitted)
     assert highest <= 4
     assert limit.in_flight == 0
+
+
+def test_tenants_cannot_take_the_places_of_operators() -> None:
+    limit = ConcurrencyLimit("streams", STREAMS)
+    with ExitStack() as held:
+        for tenant in range(STREAMS.running):
+            for _ in range(STREAMS.per_lane):
+                with suppress(Overloaded):
+                    held.enter_context(limit.admit(Lane(f"Tenant {tenant}")))
+        with pytest.raises(Overloaded):
+            held.enter_context(limit.admit(Lane("Tenant late")))
+        for _ in range(STREAMS.for_operators):
+            held.enter_context(limit.admit(Lane("Tenant 0", is_operator=True)))
+        assert limit.in_flight == STREAMS.running
+
+
+def test_a_lane_is_a_tenant_with_a_token_and_an_address_without() -> None:
+    assert lane_of(replace(ANONYMOUS, address="10.254.0.9")) == Lane("Address 10.254.0.9")
+    reader = Caller("lab", frozenset({Scope.READ}), token="lab-1", address="10.0.0.1")
+    assert lane_of(reader) == Lane("Tenant lab")
+    assert lane_of(replace(reader, scopes=frozenset({Scope.OPERATE}))) == Lane("Tenant lab", is_operator=True)
