@@ -31,6 +31,8 @@ from machine.quantile import quantile
 STRANGER = "127.0.0.2"
 SETTLE_S = 1.0
 REST_CONNECTIONS = 1100
+RENEWAL_S = 0.02
+"""Between new connections when all are open: the controller closes the oldest ones."""
 PACE_S = 0.002
 """Between the steps of an attack: it takes no more than a share of one core, which the controller needs."""
 
@@ -53,6 +55,7 @@ def held_open(port: int, count: int, sent: bytes) -> None:
             kept.append(connected(port, sent))
         if len(kept) > count:
             kept.pop(0).close()
+            time.sleep(RENEWAL_S)
         time.sleep(PACE_S)
 
 

@@ -39,9 +39,16 @@ class SwitchConnection:
     """Connections written to since `corked` was entered; None: not corked, writes are sent immediately."""
 
     def __init__(
-        self, connection: Any, limits: OpenFlowLimits | None = None, on_established: Callable[[], None] = lambda: None
+        self,
+        connection: Any,
+        limits: OpenFlowLimits | None = None,
+        on_established: Callable[[], None] = lambda: None,
+        is_ours_alone: bool = False,
     ) -> None:
-        """`on_established`: called when the handshake is complete."""
+        """`on_established`: called when the handshake is complete. `is_ours_alone`: no other application of Ryu asks
+        the switch for anything, so statistics that we have not asked for, or no longer wait for, are ignored."""
+        self._is_ours_alone = is_ours_alone
+        self._is_established = False
         self._limits = limits or OpenFlowLimits()
         self._on_established = on_established
         self._incoming = IncomingMessages(self._limits)
@@ -64,6 +71,7 @@ class SwitchConnection:
     def established(self, wanted_ports: Collection[int], is_known: bool) -> None:
         """This is the connection of a switch: the status of these ports is wanted. `is_known`: it is on the map."""
         self._incoming.on_established(wanted_ports, is_known)
+        self._is_established = True
         self.complete_handshake()
 
     def complete_handshake(self) -> None:
@@ -172,11 +180,18 @@ class SwitchConnection:
             if self._incoming.is_wanted(version, kind, length, xid, buffer, at):
                 is_confirmation = kind in CONFIRMING and version == VERSION
                 if not (is_confirmation and self.on_confirmation(kind, xid, bytes(buffer[at + HEADER.size : end]))):
-                    self._unread += buffer[at:end]
-                    if not (kind == MULTIPART_REPLY and self.is_asked(xid)):
-                        self._incoming.count_unasked()
+                    self._pass_on(kind, xid, buffer[at:end])
             at = end
         del buffer[:at]
+
+    def _pass_on(self, kind: int, xid: int, message: bytearray) -> None:
+        """Keep a message for the reader; statistics that are not waited for cost too much to parse."""
+        if kind == MULTIPART_REPLY and self.is_asked(xid):
+            self._unread += message
+            return
+        self._incoming.count_unasked()
+        if not (kind == MULTIPART_REPLY and self._is_ours_alone and self._is_established):
+            self._unread += message
 
     # Writing --------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,8 @@ class OpenFlowLimits:
     handshakes: int = 512
     handshakes_per_address: int = 256
     """Connections whose handshake is incomplete; beyond these the oldest one is closed."""
+    new_per_s: float = 50.0
+    """New connections of one address, after a burst of `handshakes`; further ones are closed at once."""
     unknown_switches: int = 16
     """Connections of switches that are not on the map."""
     reply_bytes: int = 32 << 20

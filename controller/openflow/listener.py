@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 
 ACCEPT_RETRY_S = 0.1
 BACKLOG = 512
+MAX_ADDRESSES = 10_000
 NOT_A_LISTENER = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EFAULT})
 """Errors of accept after which a listening socket is of no more use; all others pass. Source: accept(2)."""
 
@@ -49,6 +51,26 @@ class Handshake:
             self._connection.shutdown(socket.SHUT_RDWR)
 
 
+class AddressRates:
+    """Lets `burst` connections of an address pass, and `per_s` in a second after that."""
+
+    def __init__(self, burst: int, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._burst = burst
+        self._per_s = per_s
+        self._clock = clock
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def passes(self, address: str) -> bool:
+        """Whether a connection of this address may pass now."""
+        now_s = self._clock()
+        if len(self._left) >= MAX_ADDRESSES:
+            self._left.clear()
+        left, at_s = self._left.get(address, (float(self._burst), now_s))
+        left = min(self._burst, left + (now_s - at_s) * self._per_s)
+        self._left[address] = max(0.0, left - 1), now_s
+        return left >= 1
+
+
 class SwitchListener:
     """One listening address. `handshakes`: the incomplete ones, oldest first."""
 
@@ -61,6 +83,7 @@ class SwitchListener:
         self._socket = eventlet.listen(address, family, BACKLOG, reuse_port=False)
         self._serve = serve
         self._limits = limits
+        self._rates = AddressRates(limits.handshakes, limits.new_per_s)
         self.handshakes: dict[Handshake, None] = {}
 
     def serve_forever(self) -> None:
@@ -78,6 +101,9 @@ class SwitchListener:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     self._abort_oldest(list(self.handshakes), "this process has no file descriptors left")
                 eventlet.sleep(ACCEPT_RETRY_S)
+                continue
+            if not self._rates.passes(address[0]):
+                connection.close()
                 continue
             self._make_room(address[0])
             handshake = Handshake(self, connection, address[0], self._limits.handshake_s)

@@ -40,6 +40,8 @@ REST_SOCKET_TIMEOUT_S = 30.0
 
 
 _limits = OpenFlowLimits()
+_is_ours_alone = False
+"""Whether no other application of Ryu runs in this process."""
 _on_failure: list[Callable[[str], None]] = []
 
 
@@ -49,7 +51,7 @@ class _Listener(ryu_controller.OpenFlowController):  # type: ignore[misc]
     def server_loop(self, ofp_tcp_listen_port: int, ofp_ssl_listen_port: int) -> None:
         """Called by Ryu; uses TLS if Ryu's options name a key and a certificate."""
         limits, port = _limits, ofp_tcp_listen_port
-        serve: Serve = partial(_serve_switch, limits=limits)
+        serve: Serve = partial(_serve_switch, limits=limits, is_ours_alone=_is_ours_alone)
         if CONF.ctl_privkey and CONF.ctl_cert:
             files = TlsFiles(CONF.ctl_cert, CONF.ctl_privkey, CONF.ca_certs)
             serve, port = with_tls(serve, files, limits.handshake_s), ofp_ssl_listen_port
@@ -64,13 +66,13 @@ class _Listener(ryu_controller.OpenFlowController):  # type: ignore[misc]
 
 
 def _serve_switch(
-    connection: Any, address: Any, on_established: Callable[[], None], limits: OpenFlowLimits
+    connection: Any, address: Any, on_established: Callable[[], None], limits: OpenFlowLimits, is_ours_alone: bool
 ) -> None:
     """Serve a switch until it disconnects, through a SwitchConnection.
 
     Raises: whatever its messages cause.
     """
-    switch = SwitchConnection(connection, limits, on_established)
+    switch = SwitchConnection(connection, limits, on_established, is_ours_alone)
     with contextlib.closing(ryu_controller.Datapath(switch, address)) as datapath:
         datapath.serve()
 
@@ -115,8 +117,8 @@ def run(
     Raises: StartError if a port is taken, or a listener has failed; exceptions of an application that is loaded or
     started.
     """
-    global _limits
-    _limits = limits or _limits
+    global _limits, _is_ours_alone
+    _limits, _is_ours_alone = limits or _limits, not apps
     CONF(args=[], project="ryu", default_config_files=[])
     overrides = {"ofp_listen_host": openflow[0], "ofp_tcp_listen_port": openflow[1]}
     overrides |= {"wsapi_host": ryu_rest[0], "wsapi_port": ryu_rest[1]}

@@ -39,6 +39,7 @@ LIMITS = {
     "rest.header_s": 1.5,
     "openflow.handshake_s": 2,
     "openflow.handshakes_per_address": 6,
+    "openflow.new_per_s": 1000,
     "openflow.unknown_switches": 2,
     "openflow.reply_bytes": 400_000,
     "openflow.messages_per_s": 400,

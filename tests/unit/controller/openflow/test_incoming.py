@@ -10,6 +10,7 @@ from controller.openflow.encoder import HEADER
 from controller.openflow.event_queue import SwitchEventQueue
 from controller.openflow.incoming import BadMessageError, IncomingMessages
 from controller.openflow.limits import OpenFlowLimits
+from controller.openflow.listener import AddressRates
 
 LIMITS = OpenFlowLimits(reply_bytes=1000, reply_parts=4, messages_per_s=10, ports=10)
 
@@ -96,3 +97,12 @@ def test_a_fast_switch_is_read_at_its_rate_and_an_unknown_one_slower() -> None:
     incoming.on_established({1}, is_known=False)
     incoming.count_unasked()
     assert incoming.pause_s() == pytest.approx(2.0)
+
+
+def test_new_connections_of_an_address_are_limited_in_rate() -> None:
+    clock = Clock()
+    rates = AddressRates(3, 10, clock)
+    assert [rates.passes("a") for _ in range(5)] == [True, True, True, False, False]
+    assert rates.passes("b")
+    clock.now_s = 0.1
+    assert [rates.passes("a") for _ in range(2)] == [True, False]
