@@ -11,7 +11,14 @@ from typing import cast
 from torch import nn
 
 from trainer.config.settings import RunSettings
-from trainer.data.standardization import Statistics, choose_standardization, choose_weight_decay, feature_choices
+from trainer.data.standardization import (
+    HIGH_CLASS_SKEW,
+    Statistics,
+    choose_standardization,
+    choose_weight_decay,
+    class_skew,
+    feature_choices,
+)
 from trainer.errors import TrainingFailedError, UsageError, UserCodeError
 from trainer.models.boundary import Boundary
 from trainer.models.optimizer import OptimizerConfig, OptimizerName
@@ -75,6 +82,13 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
         "class_counts": None if settings.protect_labels else [
             sum(column) for column in zip_longest(*(edge.class_counts for edge in statistics), fillvalue=0)],
     }
+    skew = class_skew([edge.class_counts for edge in statistics])
+    reasons["class_skew"] = round(skew, 4)
+    if skew > HIGH_CLASS_SKEW:
+        reasons["warning"] = (
+            f"The edges have different classes: {skew:.0%} of the samples would have to change theirs for all edges to "
+            "be alike. Their models drift apart between averagings; a smaller --average-every or --learning-rate helps."
+        )
     return Preparation(message, costs, tuple(built.boundaries), built.names, reasons)
 
 

@@ -18,6 +18,9 @@ from torch import Tensor
 SKEWNESS_LIMIT = 1.0
 """Absolute skewness above which a distribution counts as highly skewed (Bulmer 1979)."""
 
+HIGH_CLASS_SKEW = 0.25
+"""`class_skew` above which a run warns."""
+
 WEIGHT_DECAY_UNIT = 1e-4
 WEIGHT_DECAY_LIMIT = 1e-2
 
@@ -203,6 +206,23 @@ def _unit_norm(inputs: Tensor) -> Tensor:
 
 def _pooled(statistics: Sequence[Statistics]) -> tuple[Moments, Moments]:
     return pool_all([edge.plain for edge in statistics]), pool_all([edge.logged for edge in statistics])
+
+
+def class_skew(counts: Sequence[Sequence[int]]) -> float:
+    """Return the share of samples whose class would have to change for every edge to have the classes of all.
+
+    `counts`: samples of each class, by edge. 0 if the edges have the same shares, or no counts are known.
+    Source: Zhao et al. 2018, "Federated learning with non-IID data", section 3: the distance between the class
+    distributions bounds how far the edges' models drift apart.
+    """
+    classes = max(map(len, counts), default=0)
+    rows = [[*row, *[0] * (classes - len(row))] for row in counts]
+    total = sum(map(sum, rows))
+    if not total:
+        return 0.0
+    pooled = [sum(column) / total for column in zip(*rows, strict=True)]
+    return sum(sum(abs(count - sum(row) * share) for count, share in zip(row, pooled, strict=True)) / 2
+               for row in rows) / total
 
 
 def choose_weight_decay(samples: int, parameters: int) -> tuple[float, str]:

@@ -92,8 +92,9 @@ def _prepared(event: Fields) -> str:
     standardization, decay = event["standardization"], event["regularization"]
     tail = event.get("tail")
     protected = "" if tail is None else f"\nlabels stay on the edges, which also train the layers from {tail} on"
+    warning = f"\nwarning: {event['warning']}" if "warning" in event else ""
     return (f"model {event['model']}; {standardization['method']}: {standardization['reason']}\n"
-            f"weight decay {decay['weight_decay']:.4g}: {decay['reason']}{protected}")
+            f"weight decay {decay['weight_decay']:.4g}: {decay['reason']}{protected}{warning}")
 
 
 def _round_line(event: Fields, rounds: int) -> str:

@@ -15,6 +15,7 @@ from trainer.data.standardization import (
     SKEWNESS_LIMIT,
     Statistics,
     choose_standardization,
+    class_skew,
     feature_choices,
     pool_all,
     standardize,
@@ -147,3 +148,11 @@ def test_whole_numbers_that_the_model_takes_stay_as_they_are() -> None:
     assert (standardization.method, "whole numbers" in standardization.reason) == ("none", True)
     assert standardize(ids, standardization) is ids
     assert choose_standardization([statistics_of(ids.double())], "auto").method == "normalize"
+
+
+def test_class_skew_is_the_share_of_samples_that_would_have_to_change_class() -> None:
+    assert class_skew([[50, 50], [5, 5]]) == 0
+    assert class_skew([[10, 0], [0, 10]]) == 0.5
+    assert class_skew([[10], [0, 10]]) == 0.5
+    assert class_skew([[0, 0], [0, 0]]) == class_skew([]) == 0
+    assert class_skew([[30, 10], [10, 30]]) == 0.25
