@@ -221,8 +221,9 @@ def class_skew(counts: Sequence[Sequence[int]]) -> float:
     if not total:
         return 0.0
     pooled = [sum(column) / total for column in zip(*rows, strict=True)]
-    return sum(sum(abs(count - sum(row) * share) for count, share in zip(row, pooled, strict=True)) / 2
-               for row in rows) / total
+    moved: float = sum(abs(count - sum(row) * share) / 2 for row in rows
+                       for count, share in zip(row, pooled, strict=True))
+    return moved / total
 
 
 def choose_weight_decay(samples: int, parameters: int) -> tuple[float, str]:
