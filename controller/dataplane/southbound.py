@@ -13,6 +13,8 @@ from controller.dataplane.update_order import Change
 
 CONFIRM_TIMEOUT_S = 5.0
 """Time limit for a switch to confirm one stage of an update."""
+READ_TIMEOUT_S = 20.0
+"""Time limit for a switch that has connected to describe all its entries, of which there may be tens of thousands."""
 HUB_TIMEOUT_S = 60.0
 """Time limit for any call of the southbound interface; exceeded only if its thread has stopped."""
 

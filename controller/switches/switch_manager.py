@@ -17,6 +17,7 @@ from queue import Empty
 from controller.dataplane.intended_state import ChangedKeys
 from controller.dataplane.southbound import (
     CONFIRM_TIMEOUT_S,
+    READ_TIMEOUT_S,
     CertificateMismatch,
     DuplicateConnection,
     LldpReceived,
@@ -158,7 +159,7 @@ class SwitchManager:
             if self._retry_at_s.get(name, 0.0) <= now_s:
                 self._resynchronizing.add(name)
                 number = self._datapath_ids.datapath_id_of[name]
-                reading = self._switches.read_state(number, CONFIRM_TIMEOUT_S, lambda: None)
+                reading = self._switches.read_state(number, READ_TIMEOUT_S, lambda: None)
                 reading.add_done_callback(partial(self._on_state_read, name))
 
     def _on_state_read(self, name: str, done: Future[Reading]) -> None:
