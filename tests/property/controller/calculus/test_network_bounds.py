@@ -111,7 +111,7 @@ class Queues:
         self.links = {number: network.links_along(flow.path) for number, flow in flows.items()}
         self.free_at_s: dict[str, float] = {}
         self.left_at_s: dict[str, float] = {}
-        self.ready_at_s: dict[str, float] = {}
+        self.last_ready: dict[str, tuple[float, int]] = {}
         self.delays_us: dict[int, tuple[float, float]] = {}
         self.queues: dict[str, deque[tuple[float, int]]] = {}
         self.most_bytes: dict[str, int] = {}
@@ -126,10 +126,11 @@ class Queues:
             done_s = self._transmit(link, packet)
             if packet.hop + 1 < len(links):
                 work_us = self.chance.choice((self.calibration.switch_min_us, self.calibration.switch_max_us))
-                # A switch keeps the order of what comes in over one link.
-                ready_s = max(done_s + (link.propagation_us + work_us) / 1e6, self.ready_at_s.get(link.name, 0.0))
-                self.ready_at_s[link.name] = ready_s
-                tie = self.chance.getrandbits(30)
+                # A switch keeps the order of what comes in over one link, also at the same moment.
+                before_s, before = self.last_ready.get(link.name, (0.0, 0))
+                ready_s = max(done_s + (link.propagation_us + work_us) / 1e6, before_s)
+                tie = self.chance.getrandbits(30) + (before + 1 if ready_s == before_s else 0)
+                self.last_ready[link.name] = ready_s, tie
                 heapq.heappush(packets, replace(packet, now_s=ready_s, chance=tie, hop=packet.hop + 1))
             else:
                 delay_us = (done_s - packet.sent_s) * 1e6 + link.propagation_us
