@@ -158,7 +158,10 @@ class ReservationDetail(ReservationBody):
 class ReservationList(ResponseBody):
     """Reservations, oldest first. `next`: path and query of the next page; absent if there is none."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"reservations": [examples.RESERVATION]}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"reservations": [examples.RESERVATION]}]},
+        json_schema_serialization_defaults_required=False,
+    )
 
     reservations: list[ReservationBody]
     next: str | None = None
