@@ -175,6 +175,11 @@ class _Survey:
         for span in spans:
             if set(span.ends) <= kept:
                 fibre = self._fibre(span)
+                if not fibre.length_km <= MAX_LENGTH_KM:
+                    raise MapError([
+                        f"{self.network.name}: span {' - '.join(fibre.ends)} is {fibre.length_km:g} km long "
+                        f"by the places of its ends; a fibre has at most {MAX_LENGTH_KM:g} km"
+                    ])  # fmt: skip
                 fibres.append(fibre)
                 if fibre.length_km == SAME_PLACE_KM and not self._has_length(span):
                     together.append(" - ".join(fibre.ends))

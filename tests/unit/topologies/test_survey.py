@@ -49,9 +49,18 @@ def test_an_impossible_coordinate_is_named(tmp_path: Path, place: dict[str, obje
 
 
 def test_the_ends_of_the_globe_are_on_it(tmp_path: Path) -> None:
-    nodes = [node("a", lat=90, lon=-180), node("b", lat="-90", lon="180.0")]
-    ((_, km),) = spans(read_plant(node_link(tmp_path / "net.json", nodes, [link("a", "b")])))
-    assert km == pytest.approx(20_015 * 1.25, abs=1)
+    nodes = [node("a", lat=90, lon=-180), node("b", lat=0, lon="180.0"), node("c", lat="-90", lon=0)]
+    plant = read_plant(node_link(tmp_path / "net.json", nodes, [link("a", "b"), link("b", "c")]))
+    assert [km for _, km in spans(plant)] == pytest.approx([10_007 * 1.25] * 2, abs=1)
+
+
+def test_a_fibre_longer_than_any_is_refused_with_its_ends(tmp_path: Path) -> None:
+    poles = [node("a", lat=90, lon=0), node("b", lat=-90, lon=0)]
+    file = node_link(tmp_path / "net.json", poles, [link("a", "b")])
+    assert refusal(file) == "net: span a - b is 25018.9 km long by the places of its ends; a fibre has at most 20000 km"
+    far = [{"id": "a", "x": 0, "y": 0}, {"id": "b", "x": 1e300, "y": 0}]
+    file = node_link(tmp_path / "net.json", far, [link("a", "b")])
+    assert "a fibre has at most 20000 km" in refusal(file, SurveyOptions(km_per_unit=3))
 
 
 @pytest.mark.parametrize("end", ["Osl", "oslo", "OSLO", "Olso"])
