@@ -3,7 +3,7 @@
 Default: the cloud is at the site with the highest closeness centrality (by fibre length); each edge is then placed as
 far as possible from the cloud and from the edges before it (Gonzalez' greedy k-center). Only the largest part of the
 plant counts that fibres within optical reach and of sufficient speed join: every ROADM can end a lightpath, so a path
-is feasible if each of its fibres is.
+is feasible if each of its fibres is. Distances are those over all fibres.
 
 Source: Gonzalez, "Clustering to minimize the maximum intercluster distance", Theoretical Computer Science 38 (1985).
 """
@@ -54,10 +54,9 @@ def choose_sites(plant: Plant, edges: int | Sequence[str] | None, cloud: str | N
     if len(area) < 2:
         beyond = "; ".join(_beyond_reach(plant))
         raise MapError([f"{plant.name}: no two sites between which anything can be reserved: {beyond}"])
-    inside = usable.subgraph(area)
-    cloud_site = _site(plant, cloud) if cloud else _most_central(inside)
+    cloud_site = _site(plant, cloud) if cloud else _most_central(graph, area)
     named = not (edges is None or isinstance(edges, int))
-    edge_sites = _edge_sites(plant, inside if cloud_site in area else graph, edges, cloud_site)
+    edge_sites = _edge_sites(plant, graph, area if cloud_site in area else set(graph), edges, cloud_site)
     notes = _beyond_reach(plant)
     left = len(plant.sites) - len(area)
     if left and not (named and cloud):
@@ -119,24 +118,25 @@ def _site(plant: Plant, requested: str) -> str:
     return found[0]
 
 
-def _most_central(graph: nx.Graph[str]) -> str:
-    sites = sorted(graph)
+def _most_central(graph: nx.Graph[str], among: set[str]) -> str:
+    sites = sorted(among)
     sample = sites if len(sites) <= EXACT_SITES else sites[:: len(sites) // 100]
     total_km = dict.fromkeys(sites, 0.0)
     for site in sample:
         for other, km in nx.single_source_dijkstra_path_length(graph, site, weight="km").items():
-            total_km[other] += km
+            if other in among:
+                total_km[other] += km
     return min(reversed(sites), key=lambda site: round(total_km[site], 6))
 
 
 def _edge_sites(
-    plant: Plant, graph: nx.Graph[str], requested: int | Sequence[str] | None, cloud: str
+    plant: Plant, graph: nx.Graph[str], among: set[str], requested: int | Sequence[str] | None, cloud: str
 ) -> list[str]:
     if requested is not None and not isinstance(requested, int):
         if not requested:
             raise MapError([f"{plant.name}: no edges; give their number or their sites"])
         return [_site(plant, name) for name in requested]
-    free = len(graph) - 1
+    free = len(among) - 1
     number = min(DEFAULT_EDGES, free) if requested is None else requested
     if not 1 <= number <= free:
         raise MapError([f"{plant.name}: {number} edges; 1 to {free} are possible beside the cloud at {cloud}"])
@@ -145,6 +145,6 @@ def _edge_sites(
     while len(chosen) <= number:
         for site, km in nx.single_source_dijkstra_path_length(graph, chosen[-1], weight="km").items():
             to_chosen[site] = min(to_chosen[site], km)
-        rest = [site for site in graph if site not in chosen]
+        rest = [site for site in graph if site in among and site not in chosen]
         chosen.append(max(rest, key=lambda site: (round(to_chosen[site], 6), site)))
     return chosen[1:]
