@@ -72,9 +72,13 @@ class CertificateMismatch:
 
 @dataclass(frozen=True, slots=True)
 class DuplicateConnection:
-    """A further connection claimed to be this switch, which is connected and answers; the further one was refused."""
+    """A further connection claimed to be this switch, which is connected and answers; the further one was refused.
+
+    `names`: those of its certificate; empty without TLS.
+    """
 
     datapath_id: int
+    names: tuple[str, ...]
     address: str
 
 

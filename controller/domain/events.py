@@ -117,9 +117,13 @@ class SwitchCertificateMismatch:
 
 @dataclass(frozen=True, slots=True)
 class SwitchDuplicate:
-    """A further connection claimed to be this switch, which is connected; the further one was refused."""
+    """A further connection claimed to be this switch, which is connected; the further one was refused.
+
+    `names`: those of its certificate; empty without TLS.
+    """
 
     switch: str
+    names: tuple[str, ...]
     address: str
 
 

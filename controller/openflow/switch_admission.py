@@ -73,7 +73,8 @@ class SwitchAdmission:
         if datapath.state == DEAD_DISPATCHER:
             return
         if error is None or self._datapaths.get(datapath.id) not in (None, current):
-            self._report(DuplicateConnection(datapath.id, datapath.address[0]))
+            names = tuple(sorted(peer_names_of(datapath.socket.connection) or ()))
+            self._report(DuplicateConnection(datapath.id, names, datapath.address[0]))
             end(datapath)
             return
         if self._datapaths.get(current.id) is current:

@@ -63,8 +63,10 @@ def require_client_usage(certificate: bytes) -> None:
     """
     try:
         usage = x509.load_der_x509_certificate(certificate).extensions.get_extension_for_class(x509.ExtendedKeyUsage)
-    except (x509.ExtensionNotFound, ValueError) as error:
+    except x509.ExtensionNotFound as error:
         raise ssl.SSLError("its certificate has no extended key usage; a switch needs clientAuth") from error
+    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError) as error:
+        raise ssl.SSLError(f"its certificate cannot be read: {error}") from error
     if ExtendedKeyUsageOID.CLIENT_AUTH not in usage.value:
         raise ssl.SSLError("its certificate is not for clients (extended key usage clientAuth)")
 

@@ -90,6 +90,10 @@ class BoundUpdates:
         renewed = dict.fromkeys(outdated)
         return [self._store.published.get(each.id, each) if each.id in renewed else each for each in reservations]
 
+    def followed(self) -> frozenset[str]:
+        """The ids of the reservations whose bounds are followed."""
+        return frozenset(self._links)
+
     def _on_event(self, event: ServiceEvent) -> None:
         if isinstance(event, ReservationChanged):
             self._published.append(event.reservation.id)
@@ -128,7 +132,10 @@ class BoundUpdates:
         while self._published:
             reservation_id = self._published.popleft()
             self._due.add(reservation_id)
-            self._index(live.get(reservation_id), reservation_id, carried)
+            published = self._store.published.get(reservation_id)
+            # One that has ended counts in `live` until its packets have left the network; no event tells when.
+            is_followed = published is not None and published.is_live
+            self._index(live.get(reservation_id) if is_followed else None, reservation_id, carried)
 
     def _examine(self, live: LiveReservations) -> None:
         """Add to `_due` every reservation on a link whose delay has grown since the last call."""

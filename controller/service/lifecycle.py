@@ -258,7 +258,7 @@ class LifecycleManager:
         news = [news for each in changed if (news := self._news_of(each)) is not None]
         self._state.record_later(*news)
         for reservation in news:
-            log.warning("reservation id=%s state=%s reason=%s", reservation.id, reservation.state, reservation.reason)
+            log.warning("reservation id=%s state=%s", reservation.id, reservation.state)
 
     def _news_of(self, reservation: Reservation) -> Reservation | None:
         """The version to record and publish after a restoration; None: unchanged, or a request is changing it.

@@ -295,7 +295,7 @@ class Service:
             raise
         self._state.publish(ReservationInstalled(active.id, time.monotonic() - started_s))
         self._lifecycle.recheck(active)
-        log.info("installed id=%s version=%d owner=%s", active.id, active.version, active.owner)
+        log.info("installed id=%s version=%d", active.id, active.version)
         return active
 
     def _undo(self, before: Reservation) -> None:

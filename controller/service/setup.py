@@ -146,7 +146,7 @@ class SetupPipeline:
     def _blocking_refuse(self, setup: PendingSetup, error: Exception) -> None:
         try:
             if isinstance(error, Refused):
-                log.info("refused code=%s owner=%s: %s", error.code, setup.spec.owner, error.detail)
+                log.info("refused code=%s", error.code)
                 error.add_offer()
         finally:
             self._respond(setup, error)
@@ -167,7 +167,7 @@ class SetupPipeline:
             self._install(setup, changed_keys)
         else:
             reservation = self._record_uninstalled(setup, reservation)
-            log.info("reserved id=%s state=%s owner=%s", reservation.id, reservation.state, reservation.owner)
+            log.info("reserved id=%s state=%s", reservation.id, reservation.state)
             self._respond(setup, (reservation, False))
 
     def _draw_number(self) -> int:
@@ -256,7 +256,7 @@ class SetupPipeline:
         for (setup, _), active in zip(confirmed, installed, strict=True):
             self._state.publish(ReservationInstalled(active.id, time.monotonic() - setup.started_s))
             self._lifecycle.recheck(active)
-            log.info("installed id=%s version=%d owner=%s", active.id, active.version, active.owner)
+            log.info("installed id=%s version=%d", active.id, active.version)
             self._respond(setup, (active, False))
 
     def _record(self, reservations: Sequence[tuple[PendingSetup, Reservation]]) -> list[Reservation]:

@@ -238,7 +238,7 @@ class SwitchManager:
             self._publish(SwitchCertificateMismatch(name, event.names, event.address))
         else:
             log.warning("switch=%s rejected address=%s: the switch is connected already", name, event.address)
-            self._publish(SwitchDuplicate(name, event.address))
+            self._publish(SwitchDuplicate(name, event.names, event.address))
 
 
 def ports_of_map(network: Network) -> dict[int, frozenset[int]]:

@@ -78,12 +78,10 @@ class EventStream:
             self.publish("alarm", {**span, "state": event.state, "text": event.text})
         elif isinstance(event, SwitchChanged):
             self.publish("switch", {"switch": event.switch, "state": event.sync_state})
-        elif isinstance(event, SwitchCertificateMismatch):
+        elif isinstance(event, SwitchCertificateMismatch | SwitchDuplicate):
             peer = {"certificate": list(event.names), "address": event.address}
-            self.publish("impostor", {"switch": event.switch, **peer, "reason": "certificate"})
-        elif isinstance(event, SwitchDuplicate):
-            peer = {"certificate": [], "address": event.address}
-            self.publish("impostor", {"switch": event.switch, **peer, "reason": "already_connected"})
+            reason = "certificate" if isinstance(event, SwitchCertificateMismatch) else "already_connected"
+            self.publish("impostor", {"switch": event.switch, **peer, "reason": reason})
         elif isinstance(event, SwitchReconciled):
             counts = {"missing": event.missing, "wrong": event.wrong, "foreign": event.foreign}
             self.publish("reconcile", {"switch": event.switch, **counts})

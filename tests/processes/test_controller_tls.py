@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from controller.runtime.main import command as controller_command
 from controller.security.pki import command as pki_command
@@ -123,6 +129,98 @@ def test_only_a_switch_with_a_certificate_of_the_ca_reaches_openflow(
 
     trusting.load_cert_chain(lab / "switch-s1.crt", lab / "switch-s1.key")
     assert first_bytes(controller, trusting)[:2] == b"\x04\x00"
+
+
+def certificate_for(lab: Path, directory: Path, usages: list[x509.ObjectIdentifier]) -> ssl.SSLContext:
+    """A client's context with a certificate of the CA for s1, for these extended key usages."""
+    authority = x509.load_pem_x509_certificate((lab / "ca.crt").read_bytes())
+    authority_key = serialization.load_pem_private_key((lab / "ca.key").read_bytes(), None)
+    assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "s1")])
+    builder = x509.CertificateBuilder(authority.subject, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(minutes=5)).not_valid_after(now + timedelta(days=1))
+    if usages:
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    certificate = builder.sign(authority_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    form = serialization.PrivateFormat.PKCS8
+    private = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    (directory / "s1.pem").write_bytes(private + certificate)
+    context = ssl.create_default_context(cafile=str(lab / "ca.crt"))
+    context.load_cert_chain(directory / "s1.pem")
+    return context
+
+
+@pytest.mark.parametrize(
+    ("usages", "words"),
+    [
+        ([], "its certificate has no extended key usage; a switch needs clientAuth"),
+        ([ExtendedKeyUsageOID.SERVER_AUTH], "certificate purpose"),
+        ([ExtendedKeyUsageOID.EMAIL_PROTECTION, ExtendedKeyUsageOID.CODE_SIGNING], "certificate purpose"),
+        ([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE], "certificate purpose"),
+    ],
+)
+def test_a_switch_certificate_that_is_not_for_clients_is_refused(
+    lab: Path, controller: Controller, tmp_path: Path, usages: list[x509.ObjectIdentifier], words: str
+) -> None:
+    start = len(controller.log.read_text())
+    with contextlib.suppress(OSError):  # the end of the connection may come as an alert or a reset
+        assert first_bytes(controller, certificate_for(lab, tmp_path, usages)) == b""
+    wait_until(lambda: words in controller.log.read_text()[start:])
+    accepted = certificate_for(lab, tmp_path, [*usages, ExtendedKeyUsageOID.CLIENT_AUTH])
+    assert first_bytes(controller, accepted)[:2] == b"\x04\x00"
+
+
+def test_of_two_switches_with_one_identity_the_second_is_adopted_when_the_first_leaves(
+    lab: Path, controller: Controller, tmp_path: Path
+) -> None:
+    with contextlib.ExitStack() as stack:
+        first, second = (open_vswitch(lab, tmp_path / name, stack) for name in ("first", "second"))
+        first.build(controller.openflow_port, "ssl")
+        wait_until(controller.in_sync)
+        reserved = controller.reserve().json()["id"]
+        with controller.client.stream("GET", "/v1/events") as answer:
+            lines = answer.iter_lines()
+            assert next(lines)
+            second.build(controller.openflow_port, "ssl")
+            event = next(told for told in impostors(lines) if told["switch"] == "s1")
+        peer = {"certificate": ["paceline switch", "s1", "s2"], "address": "127.0.0.1"}
+        assert event == {"switch": "s1", **peer, "reason": "already_connected"}
+        later = controller.reserve(edge="edge2").json()["id"]
+        assert controller.in_sync()
+        for number in (reserved[2:], later[2:]):
+            assert any(number in line for line in first.flows("s2"))
+            assert not any(number in line for line in second.flows("s2"))
+        first.switch.kill()
+        wait_until(lambda: all(has_entries(second, switch, (reserved[2:], later[2:])) for switch in ("s1", "s2")))
+        wait_until(controller.in_sync)
+        assert controller.client.get("/v1/consistency").json()["consistent"]
+        for reservation_id in (reserved, later):
+            assert controller.client.get(f"/v1/reservations/{reservation_id}").json()["state"] == "active"
+            controller.client.delete(f"/v1/reservations/{reservation_id}").raise_for_status()
+    wait_until(lambda: controller.switches_up() == 0)
+
+
+def open_vswitch(lab: Path, directory: Path, stack: contextlib.ExitStack) -> OpenVSwitch:
+    """A running Open vSwitch with the certificate that names all switches."""
+    directory.mkdir()
+    ovs = OpenVSwitch(directory)
+    stack.callback(ovs.stop)
+    ovs.vsctl("set-ssl", *(str(lab / name) for name in ("switch.key", "switch.crt", "ca.crt")))
+    return ovs
+
+
+def impostors(lines: Iterator[str]) -> Iterator[dict[str, object]]:
+    """The impostor events of a stream."""
+    for line in lines:
+        if line == "event: impostor":
+            yield json.loads(next(lines).removeprefix("data: "))
+
+
+def has_entries(ovs: OpenVSwitch, switch: str, numbers: tuple[str, ...]) -> bool:
+    """Whether a switch has an entry of each of these reservations."""
+    installed = ovs.flows(switch)
+    return all(any(number in line for line in installed) for number in numbers)
 
 
 def test_rest_uses_https_with_a_certificate_of_the_ca(controller: Controller) -> None:

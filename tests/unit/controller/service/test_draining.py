@@ -151,3 +151,13 @@ def test_a_flow_that_replaces_another_on_its_path_is_counted_once(service: Servi
     for port in (7812, 7813, 7810):
         service.modify(first.id, None, (large(port),))
     assert service._state.store.drained_s() is None
+
+
+def test_the_bounds_of_a_flow_that_has_ended_are_not_followed(service: Service, switches: UsedSwitches) -> None:
+    switches.passed_bytes = 1_000_000
+    kept = reserve(service, requested(7820, "edge1", 5_000_000, 50_000)).id
+    ended = reserve(service, large()).id
+    wait_until(lambda: service._bound_updates.followed() == {kept, ended})
+    service.release(ended)
+    assert service._store.live.get(ended) is not None, "its packets may still be in the network"
+    wait_until(lambda: service._bound_updates.followed() == {kept})
