@@ -71,19 +71,20 @@ class TrainingProcesses:
         self._start("cloud", "cloud", "--bind", f"127.0.0.1:{self.port}", "--resume", str(self.run),
                     *self.cloud_flags, *flags)
 
-    def start_edge(self, number: int, *flags: str) -> None:
-        """Start edge `number`, from 1."""
-        self._start(f"edge{number}", "edge", "--name", f"edge{number}", "--cloud", f"127.0.0.1:{self.port}", "--index",
+    def start_edge(self, number: int, *flags: str, lie: str | None = None) -> None:
+        """Start edge `number`, from 1; `lie`: a kind of `tests.processes.lying_edge`."""
+        program, start = ("paceline", ("edge",)) if lie is None else ("lying edge", (lie, "edge"))
+        self._start(f"edge{number}", *start, "--name", f"edge{number}", "--cloud", f"127.0.0.1:{self.port}", "--index",
                     str(number - 1), "--of", str(self.edges), "--source-port", str(self.port + number), "--seed", "5",
-                    *self.edge_flags, *flags)
+                    *self.edge_flags, *flags, program=program)
 
     def start_edges(self) -> None:
         """Start all edges."""
         for number in range(1, self.edges + 1):
             self.start_edge(number)
 
-    def _start(self, name: str, *arguments: str) -> None:
-        self.processes[name] = FORK_SERVER.start(self.directory / f"{name}.log", arguments)
+    def _start(self, name: str, *arguments: str, program: str = "paceline") -> None:
+        self.processes[name] = FORK_SERVER.start(self.directory / f"{name}.log", arguments, program)
 
     def send(self, name: str, number: signal.Signals) -> None:
         """Send a signal to a process; after SIGKILL wait for its end."""

@@ -1,6 +1,7 @@
 """The cloud's edges: joined, active, waiting; one inbox for the messages of all of them.
 
-A lost edge is removed immediately. When it reconnects it is prepared and waits for the next averaging.
+A lost edge is removed immediately. When it reconnects it is prepared and waits for the next averaging, unless it was
+excluded: because it sent what is not possible, or because the model failed on it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,18 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from trainer.cloud import edge_checks
 from trainer.cloud.edge_acceptor import EdgeAcceptor, JoinRefusedError
 from trainer.cloud.edge_session import EdgeSession
-from trainer.errors import ConnectionLostError, ModelFailedError, PartitionError, ProtocolError, QuorumError
+from trainer.cloud.join_rules import JoinRules
+from trainer.errors import (
+    ConnectionLostError,
+    ModelFailedError,
+    PartitionError,
+    ProtocolError,
+    QuorumError,
+    TrainingFailedError,
+)
 from trainer.protocol import framing, messages
 from trainer.reservation.partition_check import FindPartition, no_partition
 from trainer.transport import clock_sync
@@ -51,11 +61,11 @@ class EdgeManager:
     ) -> None:
         self.on_lost: Callable[[EdgeSession, str], None] = lambda _session, _reason: None
         self._expected = list(expected)
-        self._task = task
-        self._samples = dict(samples or {})
+        self._rules = JoinRules(self._expected, task, samples)
         self._joined: dict[str, EdgeSession] = {}
         self._active: dict[str, EdgeSession] = {}
         self._waiting: dict[str, EdgeSession] = {}
+        self._layers: int | None = None
         self._prepare_message: messages.Prepare | None = None
         self._prepare_timeout_s = 0.0
         self._limits = framing.FrameLimits()
@@ -76,6 +86,11 @@ class EdgeManager:
         """Names of the edges that wait for the next averaging."""
         with self._changed:
             return [name for name in self._expected if name in self._waiting]
+
+    @property
+    def excluded(self) -> set[str]:
+        """Names of the edges that take no further part in the run."""
+        return set(self._rules.excluded)
 
     @property
     def connections_refused(self) -> int:
@@ -109,12 +124,13 @@ class EdgeManager:
             missing = [name for name in self._expected if name not in self._joined]
             if len(self._joined) < (quorum or expected):
                 raise QuorumError(
-                    f"{', '.join(missing)} did not join within {timeout_s:g} s: {len(self._joined)} of {expected} "
-                    f"edges joined, {quorum or expected} are required. Start the missing edges or lower --quorum."
+                    f"{self._rules.why_refused(missing)}{', '.join(missing)} did not join within {timeout_s:g} s: "
+                    f"{len(self._joined)} of {expected} edges "
+                    f"joined, {quorum or expected} are required. Start the missing edges or lower --quorum."
                 )
             self._active, self._joined = self._joined, {}
             for name, session in self._active.items():
-                self._samples[name] = (session.request.samples, session.request.held_out)
+                self._rules.samples[name] = (session.request.samples, session.request.held_out)
         return self.sessions
 
     def _all_joined(self, timeout_s: float) -> bool:
@@ -122,16 +138,27 @@ class EdgeManager:
         with self._changed:
             return self._changed.wait_for(lambda: len(self._joined) == len(self._expected), max(0.0, timeout_s))
 
-    def prepare(self, prepare_message: messages.Prepare, payload_bytes: int, timeout_s: float) -> None:
-        """Prepare every edge, now and when it joins later; `payload_bytes` limits the payload of a frame."""
+    def prepare(
+        self, prepare_message: messages.Prepare, payload_bytes: int, timeout_s: float, layers: int | None = None
+    ) -> None:
+        """Prepare every edge, now and when it joins later.
+
+        `payload_bytes` limits the payload of a frame; `layers`: the number of layers that each edge must measure.
+        """
         with self._changed:
+            self._layers = layers
             self._limits = framing.FrameLimits(payload_bytes=payload_bytes)
             self._prepare_message, self._prepare_timeout_s = prepare_message, timeout_s
         for session in self.sessions:
             session.connection.limits = self._limits
             self.send(session, prepare_message)
         for session, ready, _ in self.collect(messages.Ready, timeout_s):
-            session.layers = ready.layers
+            try:
+                self._check_ready(ready)
+            except ProtocolError as error:
+                self.exclude(session, str(error))
+            else:
+                session.layers = ready.layers
 
     def admit_waiting(self) -> list[EdgeSession]:
         """Activate the waiting edges; return them."""
@@ -156,10 +183,7 @@ class EdgeManager:
             self.send(session, message, tensors)
 
     def receive(self, deadline_s: float) -> tuple[EdgeSession, ReceivedFrame] | None:
-        """Return the next message of an active edge; None at the deadline (`time.monotonic`) or if an edge was lost.
-
-        Raises: ModelFailedError if the model fails on an edge.
-        """
+        """Return the next message of an active edge; None at the deadline (`time.monotonic`) or if an edge was lost."""
         while (item := self._inbox.get(deadline_s)) is not None:
             session, inbound = item
             if self._active.get(session.name) is not session:
@@ -168,9 +192,11 @@ class EdgeManager:
                 self.drop(session, inbound.reason)
                 return None
             if isinstance(inbound.frame.message, messages.Failed):
+                reason = edge_checks.printable(inbound.frame.message.reason)
                 if inbound.frame.message.of_model:
-                    raise ModelFailedError(f"{session.name}: {inbound.frame.message.reason}")
-                self.drop(session, f"it reported an error: {inbound.frame.message.reason}")
+                    self.fail(session, ModelFailedError(f"{session.name}: {reason}"))
+                else:
+                    self.drop(session, f"it reported an error: {reason}")
                 return None
             return session, inbound
         return None
@@ -209,6 +235,9 @@ class EdgeManager:
         for number in range(PINGS):
             self.send_all(messages.Ping(number=number))
             for session, pong, received in self.collect(messages.Pong, timeout_s):
+                if pong.number != number:
+                    self.exclude(session, f"it answered ping {pong.number} instead of {number}.")
+                    continue
                 times[session.name].append(
                     clock_sync.PingTimes(
                         pong.ping_sent_s, pong.ping_received_s, received.frame.sent_s, received.arrival_s
@@ -225,6 +254,20 @@ class EdgeManager:
             del self._active[session.name]
         session.connection.abort()
         self.on_lost(session, reason)
+
+    def exclude(self, session: EdgeSession, reason: str) -> None:
+        """Remove an edge that sent what is not possible; it is not admitted again."""
+        if self._active.get(session.name) is session:
+            log.warning("edge=%s excluded=%r", session.name, reason)
+            with self._changed:
+                self._rules.excluded[session.name] = reason
+            session.excluded = True
+            self.drop(session, reason)
+
+    def fail(self, session: EdgeSession, error: TrainingFailedError) -> None:
+        """Exclude an edge on which the model failed: it would fail again, and nothing proves that others would."""
+        session.failure = error
+        self.exclude(session, str(error))
 
     def close(self, reason: str, failed: bool) -> None:
         """Send the reason for the end to every edge and close all connections."""
@@ -267,9 +310,10 @@ class EdgeManager:
         connection.send(prepare_message)
         ready = connection.receive().frame.message
         if isinstance(ready, messages.Failed):
-            raise ProtocolError(f"{session.name} cannot be prepared: {ready.reason}")
+            raise ProtocolError(f"{session.name} cannot be prepared: {edge_checks.printable(ready.reason)}")
         if not isinstance(ready, messages.Ready):
             raise ProtocolError(f"{session.name} sent {type(ready).__name__} instead of Ready.")
+        self._check_ready(ready)
         connection.set_receive_timeout(None)
         session.layers = ready.layers
         with self._changed:
@@ -277,6 +321,10 @@ class EdgeManager:
             self._waiting[session.name] = session
             self._changed.notify_all()
         connection.start(lambda inbound: self._deliver(session, inbound))
+
+    def _check_ready(self, ready: messages.Ready) -> None:
+        if self._layers is not None:
+            edge_checks.check_ready(ready, self._layers)
 
     def _all_sessions(self) -> list[EdgeSession]:
         return [*self._joined.values(), *self._active.values(), *self._waiting.values()]
@@ -298,19 +346,7 @@ class EdgeManager:
         """
         if self._closed_because:
             raise JoinRefusedError(self._closed_because)
-        if request.edge not in self._expected:
-            raise JoinRefusedError(
-                f"{request.edge} is not an edge of this run; its edges are {', '.join(self._expected)}."
-            )
-        if request.task != self._task:
-            raise JoinRefusedError(f"the task of this run is {self._task}, not {request.task}.")
-        if request.edge in self._joined or request.edge in self._active or request.edge in self._waiting:
-            raise JoinRefusedError(f"an edge named {request.edge} is still connected.", retry=True)
-        if (known := self._samples.get(request.edge)) not in (None, (request.samples, request.held_out)):
-            raise JoinRefusedError(
-                f"{request.edge} had {known[0]} samples and {known[1]} held out when the run started; "
-                f"now it has {request.samples} and {request.held_out}."
-            )
+        self._rules.check(request, {*self._joined, *self._active, *self._waiting})
 
     def _keep_alive(self) -> None:
         while not self._closing.wait(KEEPALIVE_INTERVAL_S):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from trainer.cloud.edge_session import EdgeSession
-from trainer.errors import ProtocolError
 from trainer.models.boundary import Boundary
+from trainer.models.layer_checks import check_layers
 from trainer.models.split_model import MiddleModel, ServerModel
 from trainer.models.stage import Stage, split_evenly
 from trainer.models.zoo import build_model
@@ -29,6 +29,7 @@ class EdgeReplica:
     device: torch.device
     boundaries: Sequence[Boundary]
     classes: int
+    integers: tuple[int, int] | None = None
     max_cut: int | None = None
 
     @property
@@ -56,22 +57,30 @@ class EdgeReplica:
         part = self.model.stage
         return {name: value.cpu().clone() for name, value in part.state_dict(0, len(part.layers)).items()}
 
-    def merged_layers(self, from_edge: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def merged_layers(
+        self, from_edge: Mapping[str, Tensor], max_steps: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Merge the layers of edge and cloud: values as `<layer>.<name>`, and copies of the optimizer state.
 
-        Raises: ProtocolError if the tensors from the edge are not its layers.
+        Raises: ProtocolError if the tensors from the edge are not its layers after at most `max_steps` steps.
         """
         part = self.model.stage
+        check_layers(part, [*range(part.first), *range(part.last, len(part.layers))], from_edge, max_steps)
         values, states = {}, {}
         for name, tensor in {**from_edge, **part.export_layers(part.first, part.last)}.items():
             if ".state." in name:
                 states[name] = tensor.cpu().clone()
             else:
                 values[name.replace(".value.", ".", 1)] = tensor.cpu()
-        expected = part.state_dict(0, len(part.layers))
-        if values.keys() != expected.keys() or any(values[n].shape != expected[n].shape for n in expected):
-            raise ProtocolError(f"it sent other layers than those it trains at cut {self.cut}.")
         return values, states
+
+    def move_cut(self, cut: int, arriving: Mapping[str, Tensor], max_steps: int) -> None:
+        """Move the cut and load the layers that arrive from the edge; arguments as in `merged_layers`.
+
+        Raises: ProtocolError.
+        """
+        check_layers(self.model.stage, range(min(self.cut, cut), self.cut), arriving, max_steps)
+        self.model.move_cut(cut, arriving)
 
     def layers_to_restore(self, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the whole model with the optimizer state of only those layers that the edge trains."""
@@ -94,4 +103,4 @@ def build_replica(session: EdgeSession, recipe: Prepare, device: torch.device) -
     part = Stage(layers, 0, len(layers) if recipe.tail is None else recipe.tail, recipe.optimizer)
     model = ServerModel(part) if recipe.tail is None else MiddleModel(part)
     return EdgeReplica(session, model, batch, len(split_evenly(batch, recipe.micro)), device, built.boundaries,
-                       recipe.classes)
+                       recipe.classes, recipe.integers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from trainer.errors import TrainingFailedError
 from trainer.profiling.predictor import LayerSeconds
 from trainer.protocol import messages
 from trainer.transport.connection import Connection
@@ -12,7 +13,10 @@ from trainer.transport.pacing import mss_within_tls_bytes
 
 @dataclass(eq=False)
 class EdgeSession:
-    """One edge on one connection; `offset_s` is its clock minus the cloud's, `layers` its measured layer times."""
+    """One edge on one connection; `offset_s` is its clock minus the cloud's, `layers` its measured layer times.
+
+    `excluded`: it takes no further part in the run; `failure`: because the model failed on it.
+    """
 
     name: str
     connection: Connection
@@ -20,6 +24,8 @@ class EdgeSession:
     source_port: int
     offset_s: float = 0.0
     layers: LayerSeconds | None = None
+    excluded: bool = False
+    failure: TrainingFailedError | None = None
     mss_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:

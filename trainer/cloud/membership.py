@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_session import EdgeSession
@@ -49,7 +50,7 @@ class Membership:
         self._record = record
         self._find_partition = find_partition
         self._paused = False
-        self.lost: list[dict[str, str]] = []
+        self.lost: list[dict[str, Any]] = []
         edge_manager.on_lost = self._on_lost
 
     def begin_round(self) -> None:
@@ -102,14 +103,31 @@ class Membership:
         """Release the bandwidth of a lost edge; abort the round if the quorum is lost."""
         replicas = self._state.replicas
         replicas.pop(session.name, None)
-        self.lost.append({"edge": session.name, "reason": reason})
-        self._record.event("lost", edge=session.name, reason=reason, left=len(replicas))
+        self.lost.append({"edge": session.name, "reason": reason, "excluded": session.excluded})
+        self._record.event("lost", edge=session.name, reason=reason, excluded=session.excluded, left=len(replicas))
         self._bandwidth.remove_edge(session.name)
+        self._require_edges_that_can_join(session)
         self._require_quorum()
+
+    def _require_edges_that_can_join(self, session: EdgeSession) -> None:
+        """End the run if so many edges are excluded that the quorum cannot be reached again.
+
+        Raises: the failure of the model if it led to that, else QuorumError.
+        """
+        settings, excluded = self._settings, len(self._edge_manager.excluded)
+        if not session.excluded or len(settings.edges) - excluded >= settings.quorum_in_training:
+            return
+        if session.failure is not None:
+            raise session.failure
+        raise QuorumError(f"{self._reasons()} {excluded} of {len(settings.edges)} edges are excluded, "
+                          f"{settings.quorum_in_training} are required.")
+
+    def _reasons(self) -> str:
+        return " ".join(f"{loss['edge']} was {'excluded' if loss['excluded'] else 'lost'}: {loss['reason']}"
+                        for loss in self.lost)
 
     def _require_quorum(self) -> None:
         required, left = self._settings.quorum_in_training, len(self._state.replicas)
         if left < required and not self._paused:
-            reasons = " ".join(f"{loss['edge']} was lost: {loss['reason']}" for loss in self.lost)
-            raise QuorumLostError(f"{reasons} {left} of {len(self._settings.edges)} edges are left, "
+            raise QuorumLostError(f"{self._reasons()} {left} of {len(self._settings.edges)} edges are left, "
                                   f"{required} are required.".strip())

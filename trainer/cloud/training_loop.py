@@ -189,11 +189,16 @@ class TrainingLoop:
                 replica.model.layers_to_send(edge.cut),
             )
         cuts = {edge.edge: edge.cut for edge in grant.plan.edges}
-        for session, _, received in self._edge_manager.collect(messages.PlanApplied, self._settings.step_timeout_s):
+        max_steps = (number - 1) * self._settings.steps
+        for session, applied, received in self._edge_manager.collect(
+            messages.PlanApplied, self._settings.step_timeout_s
+        ):
             try:
-                replicas[session.name].model.move_cut(cuts[session.name], received.frame.tensors)
+                if applied.round != number:
+                    raise ProtocolError(f"it applied the plan of round {applied.round}; this is round {number}.")
+                replicas[session.name].move_cut(cuts[session.name], received.frame.tensors, max_steps)
             except ProtocolError as error:
-                self._edge_manager.drop(session, str(error))
+                self._edge_manager.exclude(session, str(error))
         self._edge_manager.synchronize(self._settings.step_timeout_s)
 
     def _step(self, number: int, step: int, grant: Grant, previous: StepResult | None) -> StepResult:

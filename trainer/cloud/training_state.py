@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from trainer.cloud import edge_checks
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_replica import EdgeReplica, build_replica
 from trainer.cloud.edge_session import EdgeSession
@@ -15,7 +16,7 @@ from trainer.cloud.step_timing import StepResult
 from trainer.config.settings import RunSettings
 from trainer.config.stragglers import relaxed_cap
 from trainer.errors import ProtocolError
-from trainer.models.averaging import average
+from trainer.models.averaging import average, limited_weights
 from trainer.models.device import select_device
 from trainer.models.zoo import build_layers, random_batch
 from trainer.planning.codec_selection import CodecSelector
@@ -59,6 +60,8 @@ class TrainingState:
         self._preparation: Preparation = prepare([session.request for session in edge_manager.sessions], settings)
         self.codec_selector = CodecSelector(settings.codec, settings.gradient_codec)
         self.recipe = resumed.recipe if resumed else self._preparation.message
+        self._limited: set[str] = set()
+        """Edges whose weight was limited, said once."""
         self.replicas: dict[str, EdgeReplica] = {
             session.name: build_replica(session, self.recipe, self._device) for session in edge_manager.sessions
         }
@@ -78,7 +81,8 @@ class TrainingState:
             labels={"protected": recipe.tail is not None, "tail": recipe.tail},
             preparation=self._preparation.reasons,
         )
-        edge_manager.prepare(recipe, self._largest_payload(), self._settings.step_timeout_s)
+        edge_manager.prepare(recipe, self._largest_payload(), self._settings.step_timeout_s,
+                             len(self._preparation.costs))
         self.forecaster = self._build_forecaster(recipe)
         self._record.event("prepared", model=recipe.model, device=str(self._device), tail=recipe.tail,
                            **self._preparation.reasons)
@@ -133,27 +137,57 @@ class TrainingState:
         timeout_s = self._settings.step_timeout_s
         self._record.event("averaging", round=number, rates_bps=rates)
         self._request_models(rates or {})
-        models: list[dict[str, Tensor]] = []
-        weights: list[float] = []
+        models: dict[str, dict[str, Tensor]] = {}
+        samples: dict[str, int] = {}
         states = dict(self.checkpoint.states)
         for session, _, received in self._edge_manager.collect(messages.ModelUpdate, timeout_s):
             try:
-                values, states[session.name] = self.replicas[session.name].merged_layers(received.frame.tensors)
+                models[session.name], states[session.name] = self.replicas[session.name].merged_layers(
+                    received.frame.tensors, number * self._settings.steps)
+                samples[session.name] = session.request.samples
             except ProtocolError as error:
-                self._edge_manager.drop(session, str(error))
-                continue
-            models.append(values)
-            weights.append(session.request.samples)
-        model = average(models, weights)
-        for replica in self.replicas.values():
-            replica.model.stage.load_state_dict(model)
-        self._edge_manager.send_all(messages.GlobalModel(round=number), model)
-        counts = [count for _, count, _ in self._edge_manager.collect(messages.Evaluated, timeout_s)]
-        total = sum(count.total for count in counts)
-        accuracy = sum(count.correct for count in counts) / total if total else None  # no edge holds any sample out
+                self._edge_manager.exclude(session, str(error))
+        model, accuracy = self._evaluated_mean(number, models, samples)
         if accuracy is not None:
             self.codec_selector.update(accuracy)
-        return self._snapshot(number, model, states, accuracy)
+        excluded = states.keys() & self._edge_manager.excluded
+        return self._snapshot(number, model, {name: states[name] for name in states.keys() - excluded}, accuracy)
+
+    def _evaluated_mean(
+        self, number: int, models: dict[str, dict[str, Tensor]], samples: Mapping[str, int]
+    ) -> tuple[dict[str, Tensor], float | None]:
+        """Return the mean of the models and its accuracy; again without an edge that is excluded by its evaluation."""
+        while True:
+            model = self._mean(models, samples)
+            for replica in self.replicas.values():
+                replica.model.stage.load_state_dict(model)
+            self._edge_manager.send_all(messages.GlobalModel(round=number), model)
+            counts = self._collect_counts()
+            excluded = models.keys() & self._edge_manager.excluded
+            if not excluded:
+                return model, _accuracy(counts)
+            for name in excluded:
+                del models[name]
+
+    def _mean(self, models: Mapping[str, Mapping[str, Tensor]], samples: Mapping[str, int]) -> dict[str, Tensor]:
+        weights = limited_weights([samples[name] for name in models])
+        for name, weight in zip(models, weights, strict=True):
+            if weight < (count := samples[name]) and name not in self._limited:
+                self._limited.add(name)
+                self._record.event("said", sentence=f"{name} joined with {count} samples, more than the other edges "
+                                   f"have together; it is weighted as if it had {weight:.0f}.")
+        return average(list(models.values()), weights)
+
+    def _collect_counts(self) -> list[messages.Evaluated]:
+        counts = []
+        for session, count, _ in self._edge_manager.collect(messages.Evaluated, self._settings.step_timeout_s):
+            try:
+                edge_checks.check_evaluated(count, session.request.held_out)
+            except ProtocolError as error:
+                self._edge_manager.exclude(session, str(error))
+            else:
+                counts.append(count)
+        return counts
 
     def _request_models(self, rates: Rates) -> None:
         for session in self._edge_manager.sessions:
@@ -218,3 +252,13 @@ class TrainingState:
             number, self.recipe, accuracy, {**(previous.cuts if previous else {}), **cuts},
             {**(previous.samples if previous else {}), **samples}, self.forecaster.state_dict(), model, states,
         )
+
+
+def _accuracy(counts: Sequence[messages.Evaluated]) -> float | None:
+    """Return the accuracy on all held-out samples, weighted as models are; None if no edge holds any out."""
+    counts = [count for count in counts if count.total]
+    if not counts:
+        return None
+    weights = limited_weights([count.total for count in counts])
+    correct = sum(weight * count.correct / count.total for weight, count in zip(weights, counts, strict=True))
+    return correct / sum(weights)

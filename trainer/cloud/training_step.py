@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from trainer.cloud import edge_checks
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_replica import EdgeReplica
 from trainer.cloud.edge_session import EdgeSession
 from trainer.cloud.step_timing import StepResult, StepTransfers
 from trainer.config.stragglers import StragglerPolicy, step_deadline_s
-from trainer.errors import ProtocolError
+from trainer.errors import DivergedError, ProtocolError, TrainingFailedError
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import MiddleModel
 from trainer.models.values import to_device
@@ -56,6 +58,8 @@ class CloudStep:
         self._first_s = earliest_s
         self.late: list[str] = []
         self._began_s = 0.0
+        self._began_at_s = 0.0
+        self._timeout_s = 0.0
         self.transfers = {
             name: StepTransfers(replica.session.offset_s, replica.session.mss_bytes, grant.up[name], grant.down[name])
             for name, replica in replicas.items()
@@ -64,6 +68,7 @@ class CloudStep:
     def run(self, policy: StragglerPolicy, late_factor: float, timeout_s: float) -> StepResult:
         """Run the step; after `timeout_s` an edge is dropped under any policy."""
         self._began_s = time.perf_counter()
+        self._began_at_s, self._timeout_s = time.time(), timeout_s
         deadline_s = time.monotonic() + timeout_s
         late_s = time.monotonic() + step_deadline_s(self._grant.plan.step_s, late_factor)
         self._start()
@@ -138,30 +143,53 @@ class CloudStep:
                 try:
                     self._process(frame, received, replica, transfers)
                 except ProtocolError as error:
-                    self._edge_manager.drop(session, str(error))
+                    self._edge_manager.exclude(session, str(error))
+                except TrainingFailedError as error:  # the values of this edge led to it
+                    self._edge_manager.fail(session, error)
             case messages.StepDone() as done if done.step == self.step:
-                if len(done.gradients_received_s) != replica.micro_batches:
-                    self._edge_manager.drop(session, f"it completed step {self.step} before all gradients were sent.")
-                elif (done.loss is None) == isinstance(replica.model, MiddleModel):
-                    who = "the edges" if done.loss is None else "the cloud"
-                    self._edge_manager.drop(session, f"it ended step {self.step} as if {who} had no labels.")
+                try:
+                    self._check_done(done, received, replica, transfers)
+                except ProtocolError as error:
+                    self._edge_manager.exclude(session, str(error))
                 else:
                     transfers.done_s = received.arrival_s
                     self._finish_edge(done, replica, transfers)
             case other:
                 self._edge_manager.drop(session, f"it sent {type(other).__name__} during step {self.step}.")
 
+    def _check_done(
+        self, done: messages.StepDone, received: ReceivedFrame, replica: EdgeReplica, transfers: StepTransfers
+    ) -> None:
+        complete = transfers.segments == replica.micro_batches and (
+            not isinstance(replica.model, MiddleModel) or transfers.tail_gradients == replica.micro_batches)
+        if not complete or len(done.gradients_received_s) != replica.micro_batches:
+            raise ProtocolError(f"it completed step {self.step} before all gradients were sent.")
+        if (done.loss is None) == isinstance(replica.model, MiddleModel):
+            who = "the edges" if done.loss is None else "the cloud"
+            raise ProtocolError(f"it ended step {self.step} as if {who} had no labels.")
+        sent_s = [frame.send_s for frame in transfers.sent_down[-replica.micro_batches:]]
+        if isinstance(replica.model, MiddleModel):
+            sent_s = [self._began_at_s] * replica.micro_batches
+        edge_checks.check_step_done(done, sent_s, received.arrival_s, transfers.offset_s, self._timeout_s)
+
     def _process(
         self, message: messages.Segment | messages.TailGradient, received: ReceivedFrame, replica: EdgeReplica,
         transfers: StepTransfers,
     ) -> None:
-        """Compute the cloud's part of a micro-batch and send the result."""
+        """Compute the cloud's part of a micro-batch and send the result.
+
+        Raises: ProtocolError if the message is not valid, TrainingFailedError if the model fails on it or diverges.
+        """
+        edge_checks.check_sent_time(received.frame.sent_s, received.arrival_s, transfers.offset_s, self._timeout_s)
         transfers.sent_up.append(SentFrame(received.frame.sent_s, received.frame.size_bytes))
         transfers.up_arrived_s = received.arrival_s
         began = time.perf_counter()
         try:
             if isinstance(message, messages.Segment):
                 transfers.segments = _next_micro_batch(message, transfers.segments, replica)
+                if message.batch_samples != replica.batch:
+                    raise ProtocolError(f"its mini-batch has {message.batch_samples} samples; it must have "
+                                        f"{replica.batch}.")
                 transfers.arrived_s = received.arrival_s
                 answer, tensors = self._process_segment(message, received.frame.tensors, replica, transfers)
             else:
@@ -180,7 +208,12 @@ class CloudStep:
     ) -> _Reply:
         step, micro = segment.step, segment.micro
         samples = replica.samples_of(micro)
-        values = to_device(segments.decode_segment("segment", tensors, replica.boundary, samples), replica.device)
+        used = self._codecs[replica.name]
+        values = segments.decode_segment("segment", tensors, replica.boundary, samples, used)
+        names = segments.segment_names("segment", replica.boundary, used)
+        edge_checks.check_names(tensors, names if isinstance(replica.model, MiddleModel) else [*names, "labels"])
+        edge_checks.check_values(values, replica.integers if replica.cut == 0 else None)
+        values = to_device(values, replica.device)
         stream = RandomStream(self._seed, replica.name, self.number, step, micro)
         if isinstance(replica.model, MiddleModel):
             outputs = replica.model.forward(micro, values, stream)
@@ -189,6 +222,8 @@ class CloudStep:
                 "tail_input", outputs, tail, samples, self._codecs[replica.name])
         labels = _labels(tensors, samples, replica.classes).to(replica.device, torch.int64)
         gradients, loss = replica.model.train(values, labels, replica.batch, stream)
+        if not math.isfinite(loss):
+            raise DivergedError(f"The loss of {replica.name} is {loss}: training has diverged. Lower --learning-rate.")
         transfers.loss += loss
         return messages.Gradient(step=step, micro=micro), self._encode_gradients(gradients, replica)
 
@@ -198,7 +233,10 @@ class CloudStep:
         if not isinstance(replica.model, MiddleModel):
             raise ProtocolError("it sent a tail gradient although it has no tail.")
         tail = replica.boundaries[replica.model.stage.last]
-        arrived = segments.decode_gradients("tail_gradient", tensors, tail)
+        used = self._gradient_codecs[replica.name]
+        arrived = segments.decode_gradients("tail_gradient", tensors, tail, used)
+        edge_checks.check_names(tensors, segments.gradient_names("tail_gradient", tail, used))
+        edge_checks.check_values([gradient for gradient in arrived if gradient is not None])
         gradients = replica.model.backward(back.micro, to_device(arrived, replica.device))
         return messages.Gradient(step=back.step, micro=back.micro), self._encode_gradients(gradients, replica)
 

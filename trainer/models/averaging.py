@@ -1,4 +1,4 @@
-"""Federated averaging of the edges' models."""
+"""Federated averaging of the edges' models, and the limit of each edge's weight in it."""
 
 from __future__ import annotations
 
@@ -29,3 +29,24 @@ def average(models: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) ->
         is_exact = first.is_floating_point() or first.is_complex()
         mean[name] = (weighted_sum if is_exact else weighted_sum.round()).to(first.dtype)
     return mean
+
+
+LARGEST_SHARE = 0.5
+LARGEST_SHARE_OF_TWO = 10 / 11
+
+
+def limited_weights(samples: Sequence[int]) -> list[float]:
+    """Return weights in proportion to samples, but none above all others together (of two, above 10 times the other).
+
+    The number of samples is what an edge says of itself. Without a limit one that says 10^9 replaces the global model
+    by its own; no evidence of a number of samples reaches the cloud.
+    """
+    weights = [float(count) for count in samples]
+    if len(weights) < 2:
+        return weights
+    share = LARGEST_SHARE if len(weights) > 2 else LARGEST_SHARE_OF_TWO
+    largest = weights.index(max(weights))
+    others = sum(weights) - weights[largest]
+    if others > 0:
+        weights[largest] = min(weights[largest], others * share / (1 - share))
+    return weights

@@ -11,6 +11,8 @@ from torch import nn
 
 OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
 
+_ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
@@ -24,6 +26,11 @@ class OptimizerConfig:
     def values_per_parameter(self) -> int:
         """Values transferred per parameter when a layer moves: the parameter and its optimiser state."""
         return {"sgd": 1, "momentum": 2, "adam": 3, "adamw": 3}[self.name]
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the tensors that the optimiser keeps for a parameter once it has made a step."""
+        return {"sgd": (), "momentum": ("momentum_buffer",), "adam": _ADAM_STATE, "adamw": _ADAM_STATE}[self.name]
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Create the optimiser for the parameters of one layer."""

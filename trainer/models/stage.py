@@ -27,7 +27,7 @@ class Stage:
         self.layers = list(layers)
         self.first = first
         self.last = last
-        self._optimizer_config = optimizer
+        self.optimizer = optimizer
         self._optimizers = [self._new_optimizer(layer) for layer in self.layers]
 
     def with_range(self, first: int, last: int) -> Stage:
@@ -135,7 +135,7 @@ class Stage:
 
     def _new_optimizer(self, layer: nn.Module) -> torch.optim.Optimizer | None:
         parameters = list(layer.parameters())
-        return self._optimizer_config.build(parameters) if parameters else None
+        return self.optimizer.build(parameters) if parameters else None
 
     def _load_optimizer(self, number: int, state: Mapping[int, Mapping[str, Tensor]]) -> None:
         optimizer = self._optimizers[number]

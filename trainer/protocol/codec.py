@@ -30,6 +30,9 @@ GROUP_VALUES = 128
 MAX_MAGNITUDE = 1e38
 """Above this the difference of two values may overflow fp32."""
 
+MAX_DECODED = 1.01 * MAX_MAGNITUDE
+"""Rounding by a codec may exceed the limit by this much."""
+
 _LEVELS = 255
 _MIDDLE = 128
 """Codes 0..255 are sent as -128..127: PyTorch converts to signed bytes several times faster."""
@@ -61,19 +64,35 @@ def encode(name: str, segment: Tensor, codec: Codec) -> dict[str, Tensor]:
     return {name: segment if codec == "fp32" else segment.to(torch.bfloat16)}
 
 
-def decode(name: str, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Decode a tensor to its own type; the codec follows from the type that arrived.
+def decode(
+    name: str, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32, used: Codec | None = None
+) -> Tensor:
+    """Decode a tensor to its own type; the codec must be `used`, or follows from the type that arrived.
 
     Raises: ProtocolError if it is missing or not as `encode` returns it.
     """
     values = tensors.get(name)
     if values is None:
         raise ProtocolError(f"The tensor {name!r} is missing.")
+    planned = {None: values.dtype, "fp32": dtype, "bf16": torch.bfloat16, "int8": torch.int8}[used]
+    if values.dtype != planned:
+        raise ProtocolError(f"The tensor {name!r} arrived as {values.dtype}; with the codec {used} it is {planned}.")
     if values.dtype == torch.int8:
-        return _dequantize(name, values, tensors.get(name + _GROUPS)).to(dtype)
-    if values.dtype not in (dtype, torch.bfloat16):
+        values = _dequantize(name, values, tensors.get(name + _GROUPS))
+    elif values.dtype not in (dtype, torch.bfloat16):
         raise ProtocolError(f"The tensor {name!r} arrived as {values.dtype}; it must be {dtype}, bf16 or int8.")
+    if values.numel():
+        least, greatest = torch.aminmax(values)
+        magnitude = torch.maximum(-least, greatest).item()  # NaN propagates
+        if not magnitude <= MAX_DECODED:
+            what = "NaN" if math.isnan(magnitude) else f"values up to {magnitude:g}"
+            raise ProtocolError(f"The tensor {name!r} holds {what}; values lie within {MAX_MAGNITUDE:g}.")
     return values.to(dtype)
+
+
+def encoded_names(name: str, used: Codec) -> list[str]:
+    """Return the names of the tensors that `encode` returns."""
+    return [name, name + _GROUPS] if used == "int8" else [name]
 
 
 def _group_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -35,13 +35,30 @@ def encode_segment(name: str, values: Values, boundary: Boundary, samples: int, 
     return encoded
 
 
-def decode_segment(name: str, tensors: Mapping[str, Tensor], boundary: Boundary, samples: int) -> Values:
-    """Decode the values at a boundary for that many samples.
+def decode_segment(
+    name: str, tensors: Mapping[str, Tensor], boundary: Boundary, samples: int, used: Codec | None = None
+) -> Values:
+    """Decode the values at a boundary for that many samples; `used`: the codec that the plan requires.
 
-    Raises: ProtocolError if tensors are missing or have another shape or type.
+    Raises: ProtocolError if tensors are missing, have another shape or type, or hold no finite numbers.
     """
-    return boundary.join([_decode(_key(name, number), tensors, spec) for number, spec in enumerate(boundary.tensors)],
-                         samples)
+    return boundary.join(
+        [_decode(_key(name, number), tensors, spec, used) for number, spec in enumerate(boundary.tensors)], samples)
+
+
+def segment_names(name: str, boundary: Boundary, used: Codec) -> list[str]:
+    """Return the names of the tensors of an encoded segment."""
+    return [key for number, spec in enumerate(boundary.tensors) for key in _names_of(_key(name, number), spec, used)]
+
+
+def gradient_names(name: str, boundary: Boundary, used: Codec) -> list[str]:
+    """Return the names of the tensors of encoded gradients."""
+    return [key for number, spec in enumerate(boundary.differentiable) if spec.trained
+            for key in _names_of(_key(name, number), spec, used)]
+
+
+def _names_of(key: str, spec: TensorSpec, used: Codec) -> list[str]:
+    return codec.encoded_names(key, used) if _is_coded(spec) else [key]
 
 
 def encode_gradients(name: str, gradients: Sequence[Tensor], boundary: Boundary, used: Codec) -> dict[str, Tensor]:
@@ -54,12 +71,14 @@ def encode_gradients(name: str, gradients: Sequence[Tensor], boundary: Boundary,
     return encoded
 
 
-def decode_gradients(name: str, tensors: Mapping[str, Tensor], boundary: Boundary) -> list[Tensor | None]:
+def decode_gradients(
+    name: str, tensors: Mapping[str, Tensor], boundary: Boundary, used: Codec | None = None
+) -> list[Tensor | None]:
     """Decode the gradients of the differentiable tensors of a boundary; None for those that are not trained.
 
-    Raises: ProtocolError if one is missing.
+    Raises: ProtocolError if one is missing, or holds no finite numbers; `used` as in `decode_segment`.
     """
-    return [_decode(_key(name, number), tensors, spec) if spec.trained else None
+    return [_decode(_key(name, number), tensors, spec, used) if spec.trained else None
             for number, spec in enumerate(boundary.differentiable)]
 
 
@@ -88,9 +107,9 @@ def _key(name: str, number: int) -> str:
     return f"{name}.{number}" if number else name
 
 
-def _decode(key: str, tensors: Mapping[str, Tensor], spec: TensorSpec) -> Tensor:
+def _decode(key: str, tensors: Mapping[str, Tensor], spec: TensorSpec, used: Codec | None) -> Tensor:
     if _is_coded(spec):
-        return codec.decode(key, tensors, spec.dtype)
+        return codec.decode(key, tensors, spec.dtype, used)
     if key not in tensors:
         raise ProtocolError(f"The tensor {key!r} is missing.")
     return tensors[key]

@@ -83,4 +83,6 @@ def _ms(value: float | None) -> str:
 
 
 def _notes(row: Row) -> list[str]:
-    return [*row["adaptations"], *(f"{lost['edge']} was lost: {lost['reason']}" for lost in row.get("lost", ()))]
+    lost = (f"{edge['edge']} was {'excluded' if edge.get('excluded') else 'lost'}: {edge['reason']}"
+            for edge in row.get("lost", ()))
+    return [*row["adaptations"], *lost]

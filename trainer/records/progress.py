@@ -64,7 +64,8 @@ class Progress:
             case "round_done" if self._table is None or event["averaged"]:
                 return _round_line(event, self._rounds)
             case "lost":
-                return f"{event['edge']} was lost: {event['reason']} Remaining edges: {event['left']}."
+                how = "excluded from the run" if event.get("excluded") else "lost"
+                return f"{event['edge']} was {how}: {event['reason']} Remaining edges: {event['left']}."
             case "joined":
                 return f"{event['edge']} rejoins in round {event['round'] + 1}."
             case "late":

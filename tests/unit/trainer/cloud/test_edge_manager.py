@@ -17,7 +17,7 @@ from trainer.protocol import messages
 from trainer.transport.connection import Connection, connect
 from trainer.transport.sockets import listen
 
-MOMENTS = Moments(10, (100.0,), (1.0,), (0.0,), (99.0,), (101.0,))
+MOMENTS = Moments(5 * 32 * 32, (100.0,) * 3, (1.0,) * 3, (0.0,) * 3, (99.0,) * 3, (101.0,) * 3)
 
 
 def join_request(name: str, task: str = "traffic-lights") -> messages.JoinRequest:

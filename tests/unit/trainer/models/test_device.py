@@ -68,9 +68,9 @@ def test_tensors_sent_and_stored_are_in_host_memory_and_equal_those_of_the_cpu(d
     replica, on_cpu = replica_on(device), replica_on("cpu")
     assert {value.device.type for value in replica.initial_values().values()} == {"cpu"}
     assert torch.allclose(train_step(replica).cpu(), train_step(on_cpu), atol=1e-4)
-    values, states = replica.merged_layers({})
+    values, states = replica.merged_layers({}, 1)
     assert {tensor.device.type for tensor in (*values.values(), *states.values())} == {"cpu"}
-    expected, _ = on_cpu.merged_layers({})
+    expected, _ = on_cpu.merged_layers({}, 1)
     assert all(torch.allclose(values[name], expected[name], atol=1e-3) for name in expected)
 
     restored = replica_on(device)

@@ -1,0 +1,61 @@
+"""Edges that lie are excluded with the reason; the others' run ends with the model that they train alone."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from tests.processes.test_trainer_survival import BATCH, STEPS, unsplit_reference
+from tests.processes.training import training_processes
+
+LIES = {
+    3: ("count", "it counted 1000000 correct answers on"),
+    4: ("layers", "holds nan; layers hold finite numbers only"),
+    5: ("model", "layer 2 fails. [2J"),
+    6: ("segment", "The tensor 'segment' holds NaN"),
+}
+
+
+def test_lying_edges_are_excluded_and_the_honest_ones_train_the_model_of_their_own_average(tmp_path: Path) -> None:
+    flags = ("--rounds", "2", "--steps", str(STEPS), "--batch", str(BATCH), "--average-every", "2", "--seed", "5",
+             "--optimizer", "sgd", "--learning-rate", "0.01", "--quorum", "2", "--target", "1", "--cuts", "2,2,2,2,2,2")
+    with training_processes(tmp_path / "lies", 6) as training:
+        training.start_cloud(*flags)
+        for number in range(1, 7):
+            training.start_edge(number, "--connect-timeout", "3", lie=LIES[number][0] if number in LIES else None)
+        assert training.finish() == 0, training.logs()
+        summary = training.summary()
+        rows = summary["rounds"]
+        lost = {entry["edge"]: entry for row in rows for entry in row["lost"]}
+        assert sorted(lost) == [f"edge{number}" for number in LIES]
+        for number, (_, reason) in LIES.items():
+            assert lost[f"edge{number}"]["excluded"]
+            assert reason in lost[f"edge{number}"]["reason"]
+            assert f"edge{number} was excluded from the run: " in training.logs()
+            assert training.finish(f"edge{number}") != 0
+        assert [edge["edge"] for edge in rows[1]["edges"]] == ["edge1", "edge2"]
+        assert 0 <= summary["accuracy"]["final"] <= 1
+        assert all(training.finish(f"edge{number}") == 0 for number in (1, 2))
+        reference = unsplit_reference(training, [0, 1], 2)
+        for file in ("model", "best"):
+            saved = load_file(training.run / f"{file}.safetensors")
+            for name, value in reference.items():
+                torch.testing.assert_close(saved[name], value, rtol=1e-4, atol=1e-5)
+        assert all(math.isfinite(row["loss"]) for row in rows)
+
+
+def test_a_lie_that_leaves_too_few_edges_ends_the_run_at_once_with_its_reason(tmp_path: Path) -> None:
+    flags = ("--rounds", "4", "--steps", "1", "--batch", str(BATCH), "--average-every", "1", "--seed", "5",
+             "--optimizer", "adamw", "--quorum", "2", "--rejoin-timeout", "100000", "--cuts", "2,2")
+    with training_processes(tmp_path / "moments", 2) as training:
+        training.start_cloud(*flags)
+        training.start_edge(1)
+        training.start_edge(2, lie="moments")
+        assert training.finish() == 4
+        summary = training.summary()
+        assert "edge2 was excluded: its '" in summary["error"]
+        assert "second moments are at least 0. 1 of 2 edges are excluded, 2 are required." in summary["error"]
+        assert not (training.run / "model.safetensors").exists()
