@@ -60,7 +60,7 @@ class EdgeReplica:
     def merged_layers(
         self, from_edge: Mapping[str, Tensor], max_steps: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Merge the layers of edge and cloud: values as `<layer>.<name>`, and copies of the optimizer state.
+        """Merge the layers of edge and cloud: copies of values as `<layer>.<name>`, and of the optimizer state.
 
         Raises: ProtocolError if the tensors from the edge are not its layers after at most `max_steps` steps.
         """
@@ -71,7 +71,7 @@ class EdgeReplica:
             if ".state." in name:
                 states[name] = tensor.cpu().clone()
             else:
-                values[name.replace(".value.", ".", 1)] = tensor.cpu()
+                values[name.replace(".value.", ".", 1)] = tensor.cpu().clone()
         return values, states
 
     def move_cut(self, cut: int, arriving: Mapping[str, Tensor], max_steps: int) -> None:
