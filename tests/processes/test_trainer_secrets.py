@@ -158,7 +158,7 @@ def test_incomplete_or_mismatched_tls_files_are_reported(lab: Path) -> None:
         load_credentials(True, lab / "ours" / "ca.crt", lab / "ours" / "edge1.crt", lab / "ours" / "edge2.key", None)
 
 
-MOMENTS = Moments(10, (100.0,), (1.0,), (0.0,), (99.0,), (101.0,))
+MOMENTS = Moments(5 * 32 * 32, (100.0,) * 3, (1.0,) * 3, (0.0,) * 3, (99.0,) * 3, (101.0,) * 3)
 JOIN_REQUEST = messages.JoinRequest(
     nonce="0" * 32, edge="edge1", task="traffic-lights", samples=5, held_out=2, sample_shape=(3, 32, 32),
     profile=ComputeProfile(1e9, 1e9), statistics=Statistics(MOMENTS, MOMENTS, (5,)),
