@@ -24,7 +24,7 @@ from topologies.attributes import (
 from topologies.directions import StatedSpan, join_directions
 from topologies.plant import Fibre, Plant, Site, distance_km, fibre_km, listed
 from topologies.problems import MapError
-from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, number_of, off_globe
+from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, is_plane_in_km, number_of, off_globe
 from topologies.site_names import keys_by_name, nearest, unique_labels
 from topologies.unplaced import Unplaced, settle
 
@@ -67,6 +67,8 @@ def plant_of(network: SourceNetwork, options: SurveyOptions) -> Plant:
 class _Survey:
     def __init__(self, network: SourceNetwork, options: SurveyOptions) -> None:
         self.network, self.options = network, options
+        is_plane = options.km_per_unit is None and is_plane_in_km(network)
+        self.km_per_unit = 1.0 if is_plane else options.km_per_unit
         self.mistakes: list[str] = []
         self.notes = list(network.notes)
         self.labels = unique_labels(network.sites)
@@ -80,7 +82,7 @@ class _Survey:
     # ------------------------------------------------------------------ what the file states
 
     def _site(self, site: SourceSite) -> Site:
-        label, drawn = self.labels[site.key], self.options.km_per_unit is not None or self.network.is_drawing
+        label, drawn = self.labels[site.key], self.km_per_unit is not None or self.network.is_drawing
         values = []
         for word, value, most in (("longitude", site.x, 180.0), ("latitude", site.y, 90.0)):
             if value is None or value == "":
@@ -100,7 +102,7 @@ class _Survey:
                 self.notes.append(f"{label} has only one coordinate, so no place")
             return Site(label, None, None)
         if drawn:
-            scale = self.options.km_per_unit
+            scale = self.km_per_unit
             return Site(label, None, None, None if scale is None else (values[0] * scale, values[1] * scale))
         return Site(label, values[0], values[1])
 
@@ -165,6 +167,8 @@ class _Survey:
             self._assume_lengths(spans, graph, self.options.span_km)
         if self.options.km_per_unit is not None:
             self.notes.append(f"places are those of a drawing of {self.options.km_per_unit:g} km per unit, as asked")
+        elif self.km_per_unit is not None:
+            self.notes.append("places are km on a plane: `dist` of every span is the distance of its ends there")
         elif self.network.is_drawing:
             self._refuse_drawing(spans)
         settled = settle(graph, self.sites, external, self.options.unplaced, self.network.name)

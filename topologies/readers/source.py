@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import hypot, isclose
 
 from topologies.problems import MapError
 
@@ -60,6 +61,19 @@ def first_of(attributes: Mapping[str, object], *names: str) -> object:
 def off_globe(places: Iterable[tuple[object, object]]) -> bool:
     """Whether coordinates cannot be degrees: some are beyond 180 or 90."""
     return any(_beyond(x, 180) or _beyond(y, 90) for x, y in places)
+
+
+def is_plane_in_km(network: SourceNetwork) -> bool:
+    """Whether `dist` of every span is the distance of its ends on a plane, as in topohub's generated networks."""
+    places = {site.key: (number_of(site.x), number_of(site.y)) for site in network.sites}
+    for span in network.spans:
+        (ax, ay), (bx, by) = (places.get(end, (None, None)) for end in span.ends)
+        dist = number_of(span.attributes.get("dist"))
+        if ax is None or ay is None or bx is None or by is None or dist is None:
+            return False
+        if not isclose(dist, hypot(ax - bx, ay - by), rel_tol=0.01, abs_tol=0.02):
+            return False
+    return bool(network.spans) and network.has_dist
 
 
 def _beyond(value: object, most: float) -> bool:

@@ -54,6 +54,16 @@ def test_the_ends_of_the_globe_are_on_it(tmp_path: Path) -> None:
     assert [km for _, km in spans(plant)] == pytest.approx([10_007 * 1.25] * 2, abs=1)
 
 
+def test_places_on_a_plane_in_km_are_recognised_by_the_stated_distances(tmp_path: Path) -> None:
+    plant = read_plant("gabriel/10/0")
+    assert plant.notes == ("places are km on a plane: `dist` of every span is the distance of its ends there",)
+    assert max(fibre.length_km for fibre in plant.fibres) == pytest.approx(194.37 * 1.5, abs=0.1)
+    nodes = [{"id": "a", "pos": [0, 0]}, {"id": "b", "pos": [30, 40]}]
+    assert spans(read_plant(node_link(tmp_path / "net.json", nodes, [link("a", "b", dist=50.0)]))) == [("a-b", 75.0)]
+    on_globe = read_plant(node_link(tmp_path / "net.json", nodes, [link("a", "b", dist=5360.0)]))
+    assert spans(on_globe) == [("a-b", 6700.0)]
+
+
 def test_a_fibre_longer_than_any_is_refused_with_its_ends(tmp_path: Path) -> None:
     poles = [node("a", lat=90, lon=0), node("b", lat=-90, lon=0)]
     file = node_link(tmp_path / "net.json", poles, [link("a", "b")])
