@@ -28,7 +28,7 @@ from controller.dataplane.update_order import DELETES, STAGE_OF, STAGES, Stage, 
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, Window
 from controller.failpoints import failpoint
-from controller.switches.drift import Drift
+from controller.switches.drift import Drift, differing_keys
 from controller.switches.meter_buckets import MeterBuckets, is_bucket, meters_of
 from controller.switches.pending_update import (
     FAIL_POINT_OF,
@@ -128,8 +128,7 @@ class SwitchStateTracker:
             self._revision += 1
             self.buckets.forget(switch)
             applied = self._applied[switch] = entries_of(state)
-            intended = self._intended.entries[switch]
-            return {switch: {key for key in applied.keys() | intended.keys() if applied.get(key) != intended.get(key)}}
+            return {switch: set(differing_keys(applied, self._intended.entries[switch]))}
 
     def applied(self, switch: str) -> Entries:
         """The applied entries of a switch; empty if unknown."""
@@ -139,23 +138,22 @@ class SwitchStateTracker:
     def drift_of(self, switch: str, reading: Reading, changed_keys: ChangedKeys) -> Drift:
         """The drift at these keys of a switch whose reading was just recorded."""
         with self._lock:
-            intended = self._intended.entries[switch]
-            read = entries_of(reading.state)
-            keys = changed_keys.get(switch, set())
+            intended, keys = self._intended.entries[switch], changed_keys.get(switch, set())
+            read = entries_of(reading.state) if keys else {}
             missing = tuple(describe(intended[key]) for key in keys if key not in read and key in intended)
             return Drift(missing, tuple(describe(read[key]) for key in keys if key in read), reading.foreign)
 
     def drift_since(self, reading: Reading, expected: Entries) -> tuple[Drift, dict[Key, Entry | None]]:
         """The drift of a reading from the entries expected at that moment, and the expected entries at those keys."""
         read = entries_of(reading.state)
-        missing = [key for key in expected if key not in read]
-        wrong = [key for key, entry in read.items() if expected.get(key) != entry]
-        lines = tuple(describe(expected[key]) for key in missing), tuple(describe(read[key]) for key in wrong)
-        return Drift(*lines, reading.foreign), {key: expected.get(key) for key in (*missing, *wrong)}
+        keys = differing_keys(read, expected)
+        missing = tuple(describe(expected[key]) for key in keys if key not in read)
+        wrong = tuple(describe(read[key]) for key in keys if key in read)
+        return Drift(missing, wrong, reading.foreign), {key: expected.get(key) for key in keys}
 
     def accept_reading(self, switch: str, reading: Reading, differs: Mapping[Key, Entry | None]) -> ChangedKeys:
         """Record the entries read where they differ from the expected ones; the keys to repair."""
-        read = entries_of(reading.state)
+        read = entries_of(reading.state) if differs else {}
         with self._lock:
             self._revision += 1
             applied = self._applied.get(switch, {})
