@@ -31,7 +31,7 @@ class Transaction:
         self.xid = xid
         self.began_s = time.monotonic()
         self.parts: list[Any] = []
-        self.decode: Decode = lambda part: part
+        self.decode: Decode = _unchanged
         """Decodes every part of a reply as it arrives: Ryu's objects are large."""
         self.counts: list[MeterCounts] | None = None
         """Of an update: the counters of meters that it has read, in order."""
@@ -43,7 +43,16 @@ class Transaction:
         """End the transaction; later calls have no effect."""
         if not self.has_ended:
             self.has_ended, self.error = True, error
-            self._on_end()
+            on_end, self._on_end = self._on_end, _nothing  # so that what was read is in no reference cycle
+            on_end()
+
+
+def _unchanged(part: Any) -> Any:
+    return part
+
+
+def _nothing(_error: SwitchError | None = None) -> None:
+    """Follow the end of a transaction or group that has ended."""
 
 
 PendingTransactions = dict[tuple[int, int], Transaction]
@@ -95,13 +104,14 @@ class TransactionGroup:
     def _finish(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        on_end, self._on_end = self._on_end, _nothing
         for transaction in self._transactions:
             self._pending.pop((transaction.datapath.id, transaction.xid), None)
         failed = [transaction for transaction in self._transactions if transaction.error is not None]
         error = failed[0].error if failed else None
         if error is not None:
             error = type(error)(error.detail, datapath_ids=sorted(failure.datapath.id for failure in failed))
-        self._on_end(error)
+        on_end(error)
 
 
 class StagedUpdate:
