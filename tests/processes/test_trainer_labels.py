@@ -53,7 +53,7 @@ def proxied_run(directory: Path, *mode: str) -> Iterator[tuple[TrainingProcesses
         try:
             training.start_cloud(*RECIPE, *mode)
             for number in range(1, EDGES + 1):
-                training.start_edge(number, "--cloud", proxy.address, *mode)
+                training.start_edge(number, "--cloud", proxy.address, "--min-cut", "0", *mode)
             yield training, proxy
         finally:
             proxy.close()

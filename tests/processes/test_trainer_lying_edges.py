@@ -59,3 +59,22 @@ def test_a_lie_that_leaves_too_few_edges_ends_the_run_at_once_with_its_reason(tm
         assert "edge2 was excluded: its '" in summary["error"]
         assert "second moments are at least 0. 1 of 2 edges are excluded, 2 are required." in summary["error"]
         assert not (training.run / "model.safetensors").exists()
+
+
+def test_an_edge_refuses_a_plan_that_would_send_its_raw_inputs(tmp_path: Path) -> None:
+    """edge1 said so when it joined; edge2 joins as if it accepted cut 0, as from a cloud that ignores what it said."""
+    flags = ("--rounds", "1", "--steps", "1", "--batch", str(BATCH), "--seed", "5", "--quorum", "1", "--min-cut", "0",
+             "--cuts", "0,0,2")
+    with training_processes(tmp_path / "cuts", 3) as training:
+        training.start_cloud(*flags)
+        training.start_edge(1, "--connect-timeout", "3")
+        training.start_edge(2, lie="min-cut")
+        training.start_edge(3, "--min-cut", "2")
+        assert training.finish() == 0, training.logs()
+        assert [training.finish(f"edge{number}") for number in (2, 3)] == [4, 0]
+        logs = training.logs()
+        assert ("edge1 was excluded from the run: edge1 accepts cuts from 1 on, and --cuts assigns it 0; start it with "
+                "--min-cut 0, if it may send that.") in logs
+        assert ("The cloud planned cut 0 for edge2, which would send its raw inputs; the edge requires at least 1. If you "
+                "trust the cloud, start the edge with --min-cut 0.") in logs
+        assert [edge["edge"] for edge in training.summary()["rounds"][0]["edges"]] == ["edge3"]

@@ -67,7 +67,8 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (
         "--min-cut",
         "min_cut",
-        {"type": int, "help": "Minimum number of layers on an edge; 0 allows sending the raw input."},
+        {"type": int, "help": "Minimum number of layers on an edge; 0 allows sending the raw input, if the edge "
+         "allows it, too."},
     ),
     (
         "--max-cut",

@@ -105,6 +105,7 @@ def train(
     edge_flags = ["--seed", str(settings.seed), "--data", settings.data, "--partition", settings.partition]
     if settings.model is not None:
         edge_flags += ["--model", settings.model]
+    edge_flags += ["--min-cut", str(min([settings.min_cut, *(cut for row in settings.cuts for cut in row)]))]
     if settings.protect_labels:
         edge_flags += ["--protect-labels"]
     cloud_flags = ["--resume", str(resume), *to_flags({name: options[name] for name in changes})] if resume else [
@@ -291,6 +292,9 @@ def _bandwidth_factory(
 @click.option("--partition", default=RunSettings().partition, show_default=True, help=PARTITION_HELP)
 @click.option("--model", help="Custom model (package.module:function) that the cloud may request.")
 @click.option("--protect-labels", is_flag=True, help="Refuse a cloud that requires labels.")
+@click.option("--min-cut", default=1, show_default=True, type=click.IntRange(min=0),
+              help="Least number of layers that run here; the edge refuses a plan with fewer. With 0 the cloud may "
+              "receive raw inputs.")
 @click.option("--connect-timeout", default=60.0, show_default=True,
               help="Seconds to try to connect, also after the connection is lost.")
 @credential_options
@@ -299,11 +303,15 @@ def _bandwidth_factory(
               help="cgroup directory to join after loading; repeat for every directory.")
 def edge(
     name: str, cloud_address: tuple[str, int], index: int, edges: int, source_port: int | None, seed: int,
-    data: str, partition: str, model: str | None, protect_labels: bool, connect_timeout: float,
+    data: str, partition: str, model: str | None, protect_labels: bool, min_cut: int, connect_timeout: float,
     cgroups: tuple[Path, ...], tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None,
     token_file: Path | None, tls_name: str,
 ) -> None:
-    """Run an edge node: join the cloud and train as planned. The data stays on this node."""
+    """Run an edge node: join the cloud and train as planned.
+
+    The data stays on this node: what leaves it are the outputs of its first layers (at least --min-cut), their labels
+    unless protected, statistics of the data, and layers.
+    """
     from trainer.edge.training_loop import EdgeSettings, run
     from trainer.transport.credentials import load_credentials
 
@@ -311,6 +319,6 @@ def edge(
 
     reason = run(EdgeSettings(name, cloud_address, index, edges, source_port, data=data,
                               sharing=parse_partitioning(partition), model=model, protect_labels=protect_labels,
-                              seed=seed, connect_timeout_s=connect_timeout, cgroups=cgroups,
+                              min_cut=min_cut, seed=seed, connect_timeout_s=connect_timeout, cgroups=cgroups,
                               credentials=node_credentials), click.echo)
     click.echo(f"{name}: {reason}")

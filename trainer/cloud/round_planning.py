@@ -7,10 +7,12 @@ from dataclasses import replace
 
 from trainer.cloud.edge_replica import EdgeReplica
 from trainer.config.settings import RunSettings
+from trainer.errors import ProtocolError
 from trainer.planning.custom_policy import CustomPolicy
 from trainer.planning.forecasts import StepForecaster
 from trainer.planning.plan import Offer, RoundPlan
 from trainer.planning.planner import plan_round
+from trainer.protocol.messages import JoinRequest
 
 
 def plan_training_round(
@@ -25,7 +27,11 @@ def plan_training_round(
     """
     present = list(replicas.values())
     mss_bytes = {replica.name: replica.session.planning_mss_bytes for replica in present}
-    cuts = {replica.name: _allowed_cuts(number, settings, replica, layers) for replica in present}
+    cuts = {
+        replica.name: allowed_cuts(number, settings, replica.name, layers, replica.session.request.min_cut,
+                                   replica.max_cut)
+        for replica in present
+    }
     current = [replica.cut for replica in present] if number > 1 else None
     micro_batches = max(replica.micro_batches for replica in present)
     forecasts = forecaster.forecasts(mss_bytes, cuts)
@@ -43,13 +49,34 @@ def plan_training_round(
     return replace(plan, unprotected_step_s=plan_round(same, offer, micro_batches).step_s)
 
 
-def _allowed_cuts(number: int, settings: RunSettings, replica: EdgeReplica, layers: int) -> range:
+def allowed_cuts(
+    number: int, settings: RunSettings, edge: str, layers: int, min_cut: int, max_cut: int | None
+) -> range:
+    """Return the cuts of an edge in a round; `min_cut`: the least it accepts, `max_cut`: its limit after being late."""
     if settings.cuts:
-        row = settings.cuts[min(number, len(settings.cuts)) - 1]
-        cut = row[settings.edges.index(replica.name)]
+        cut = settings.cuts[min(number, len(settings.cuts)) - 1][settings.edges.index(edge)]
         return range(cut, cut + 1)
+    least, last = max(settings.min_cut, min_cut), largest_cut(settings, layers)
+    if max_cut is not None:
+        last = max(least, min(last, max_cut))
+    return range(least, last + 1)
+
+
+def largest_cut(settings: RunSettings, layers: int) -> int:
+    """Return the largest cut that the planner may choose for a model of that many layers."""
     before_tail = layers - settings.tail_layers if settings.protect_labels else layers
-    last = before_tail - 1 if settings.max_cut is None else settings.max_cut
-    if replica.max_cut is not None:
-        last = max(settings.min_cut, min(last, replica.max_cut))
-    return range(settings.min_cut, last + 1)
+    return before_tail - 1 if settings.max_cut is None else settings.max_cut
+
+
+def check_min_cut(request: JoinRequest, settings: RunSettings, layers: int) -> None:
+    """Check that cuts which an edge accepts can be planned.
+
+    Raises: ProtocolError that says what the edge requires.
+    """
+    planned = largest_cut(settings, layers)
+    if settings.cuts:
+        planned = min(row[settings.edges.index(request.edge)] for row in settings.cuts)
+    if request.min_cut > planned:
+        how = f"--cuts assigns it {planned}" if settings.cuts else f"the largest possible one is {planned}"
+        raise ProtocolError(f"{request.edge} accepts cuts from {request.min_cut} on, and {how}; start it with "
+                            f"--min-cut {planned}, if it may send that.")

@@ -11,7 +11,7 @@ from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_replica import EdgeReplica, build_replica
 from trainer.cloud.edge_session import EdgeSession
 from trainer.cloud.preparation import Preparation, prepare
-from trainer.cloud.round_planning import plan_training_round
+from trainer.cloud.round_planning import check_min_cut, plan_training_round
 from trainer.cloud.step_timing import StepResult
 from trainer.config.settings import RunSettings
 from trainer.config.stragglers import relaxed_cap
@@ -83,6 +83,8 @@ class TrainingState:
         )
         edge_manager.prepare(recipe, self._largest_payload(), self._settings.step_timeout_s,
                              len(self._preparation.costs))
+        for session in edge_manager.sessions:
+            self._check_min_cut(session)
         self.forecaster = self._build_forecaster(recipe)
         self._record.event("prepared", model=recipe.model, device=str(self._device), tail=recipe.tail,
                            **self._preparation.reasons)
@@ -92,6 +94,15 @@ class TrainingState:
         else:
             self.checkpoint = self._resumed
             self.forecaster.load_state_dict(self._resumed.history)
+
+    def _check_min_cut(self, session: EdgeSession) -> bool:
+        """Exclude an edge that accepts no cut which can be planned; return whether it stays."""
+        try:
+            check_min_cut(session.request, self._settings, len(self._preparation.costs))
+        except ProtocolError as error:
+            self._edge_manager.exclude(session, str(error))
+            return False
+        return True
 
     def plan_round(self, number: int, offer: Offer, keep_cuts: bool = True) -> RoundPlan:
         """Plan a round for the network's offer; `keep_cuts` as in `trainer.reservation.bandwidth.PlanForOffer`.
@@ -211,7 +222,7 @@ class TrainingState:
     def restore(self, sessions: Sequence[EdgeSession]) -> None:
         """Restore these edges and their replicas to the checkpoint."""
         after = self.checkpoint
-        for session in sessions:
+        for session in filter(self._check_min_cut, sessions):
             replica = self.replicas[session.name] = build_replica(session, self.recipe, self._device)
             replica.restore(after)
             assert session.layers is not None

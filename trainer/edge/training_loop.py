@@ -56,7 +56,8 @@ class EdgeSettings:
     """Name, cloud address and data share of an edge.
 
     `model`: the only `package.module:function` that the edge imports at the cloud's request. `protect_labels`: neither
-    labels nor class counts are sent; the edge refuses a cloud that requires labels. `connect_timeout_s`: how long to
+    labels nor class counts are sent; the edge refuses a cloud that requires labels. `min_cut`: the edge refuses a plan
+    with fewer layers on it; with 0 the cloud may receive raw inputs. `connect_timeout_s`: how long to
     try to connect, at the start and after every loss. `cgroups`: directories to join after all libraries are loaded,
     because importing them under the CPU limit of an emulated device takes half a minute.
     """
@@ -70,6 +71,7 @@ class EdgeSettings:
     sharing: Partitioning = IID
     model: str | None = None
     protect_labels: bool = False
+    min_cut: int = 1
     seed: int = 1
     connect_timeout_s: float = 60.0
     cgroups: tuple[Path, ...] = ()
@@ -129,6 +131,7 @@ def _join_request(settings: EdgeSettings, data: dataset.LocalData) -> messages.J
         sample_shape=tuple(data.train.inputs.shape[1:]),
         statistics=statistics,
         whole_numbers=data.train.inputs.dtype == torch.int64,
+        min_cut=settings.min_cut,
         profile=profiler.benchmark_node(),
     )
 
@@ -265,7 +268,16 @@ class Edge:
         )
 
     def _apply_plan(self, plan: messages.Plan, received: ReceivedFrame) -> None:
-        """Move the cut: layers are received with the plan or sent with the reply."""
+        """Move the cut: layers are received with the plan or sent with the reply.
+
+        Raises: TrainingFailedError if fewer layers would run here than this edge requires.
+        """
+        if plan.cut < self._settings.min_cut:
+            what = "its raw inputs" if plan.cut == 0 else f"the outputs of only {plan.cut} layers"
+            raise TrainingFailedError(
+                f"The cloud planned cut {plan.cut} for {self._settings.name}, which would send {what}; the edge "
+                f"requires at least {self._settings.min_cut}. If you trust the cloud, start the edge with --min-cut {plan.cut}."
+            )
         self._cloud.connection.pace(plan.pace_bytes_per_s)
         if plan.round == 1:  # both sides have built the same model, so no layers are sent
             self._model.stage.last = plan.cut

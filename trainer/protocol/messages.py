@@ -41,7 +41,7 @@ class Hello(Message):
 class JoinRequest(Message):
     """Edge: requests to train. Contains no raw data. `proof` and `nonce` as in `shared_secret`.
 
-    `whole_numbers`: the inputs are integers other than the bytes of images.
+    `whole_numbers`: the inputs are integers other than the bytes of images. `min_cut`: the edge refuses a smaller cut.
     """
 
     kind = 1
@@ -54,6 +54,7 @@ class JoinRequest(Message):
     sample_shape: SampleShape
     statistics: Statistics
     whole_numbers: bool = False
+    min_cut: Count = 0
     profile: ComputeProfile
 
 
