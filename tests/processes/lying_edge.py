@@ -27,6 +27,9 @@ def lie(
             return message.model_copy(update={"correct": 10**6}), tensors
         case "layers", messages.ModelUpdate():
             return message, {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()}
+        case "scale", messages.ModelUpdate():
+            return message, {name: 1000 * tensor if tensor.is_floating_point() else tensor
+                             for name, tensor in tensors.items()}
         case "moments", messages.ModelUpdate():
             return message, {name: -tensor if "exp_avg_sq" in name else tensor for name, tensor in tensors.items()}
         case "segment", messages.Segment():

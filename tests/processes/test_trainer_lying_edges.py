@@ -75,6 +75,23 @@ def test_an_edge_refuses_a_plan_that_would_send_its_raw_inputs(tmp_path: Path) -
         logs = training.logs()
         assert ("edge1 was excluded from the run: edge1 accepts cuts from 1 on, and --cuts assigns it 0; start it with "
                 "--min-cut 0, if it may send that.") in logs
-        assert ("The cloud planned cut 0 for edge2, which would send its raw inputs; the edge requires at least 1. If you "
-                "trust the cloud, start the edge with --min-cut 0.") in logs
+        assert ("The cloud planned cut 0 for edge2, which would send its raw inputs; the edge requires at least 1. If "
+                "you trust the cloud, start the edge with --min-cut 0.") in logs
         assert [edge["edge"] for edge in training.summary()["rounds"][0]["edges"]] == ["edge3"]
+
+
+def test_a_plausible_lie_does_not_move_the_median_beyond_the_honest_models(tmp_path: Path) -> None:
+    flags = ("--rounds", "2", "--steps", str(STEPS), "--batch", str(BATCH), "--average-every", "2", "--seed", "5",
+             "--optimizer", "sgd", "--learning-rate", "0.01", "--aggregate", "median", "--cuts", "3,3,3")
+    with training_processes(tmp_path / "median", 3) as training:
+        training.start_cloud(*flags)
+        for number in (1, 2):
+            training.start_edge(number)
+        training.start_edge(3, lie="scale")
+        assert training.finish() == 0, training.logs()
+        assert not any(row["lost"] for row in training.summary()["rounds"])
+        saved = load_file(training.run / "model.safetensors")
+        honest = [unsplit_reference(training, [index], 2) for index in (0, 1)]
+        for name, value in saved.items():
+            assert (value >= torch.minimum(honest[0][name], honest[1][name]) - 1e-4).all()
+            assert (value <= torch.maximum(honest[0][name], honest[1][name]) + 1e-4).all()

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from trainer.config.partitioning import DATA_HELP, PARTITION_HELP
-from trainer.config.settings import DEVICES, PROTECTIONS, STANDARDIZATIONS, RunSettings, parse_cuts
+from trainer.config.settings import AGGREGATES, DEVICES, PROTECTIONS, STANDARDIZATIONS, RunSettings, parse_cuts
 from trainer.config.stragglers import STRAGGLER_POLICIES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -25,6 +25,25 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--batch", "batch", {"type": int, "help": "Samples per mini-batch."}),
     ("--micro", "micro", {"type": int, "help": "Micro-batches per mini-batch; computation overlaps with transfers."}),
     ("--average-every", "average_every", {"type": int, "help": "Rounds from one averaging to the next."}),
+    (
+        "--aggregate",
+        "aggregate",
+        {
+            "type": click.Choice(AGGREGATES),
+            "help": "How the edges' models become one: the mean weighted by samples, or a rule that some wrong models "
+            "do not move far.",
+        },
+    ),
+    (
+        "--tolerate",
+        "tolerate",
+        {"type": int, "help": "Number of wrong edges that trimmed-mean and krum allow for."},
+    ),
+    (
+        "--clip-updates",
+        "clip_updates",
+        {"type": float, "help": "Shorten updates longer than this many times the median one.  [default: never]"},
+    ),
     ("--seed", "seed", {"type": int, "help": "Seed of initial weights, partition and order of the data."}),
     ("--data", "data", {"help": DATA_HELP}),
     ("--partition", "partition", {"help": PARTITION_HELP}),

@@ -16,7 +16,8 @@ from trainer.cloud.step_timing import StepResult
 from trainer.config.settings import RunSettings
 from trainer.config.stragglers import relaxed_cap
 from trainer.errors import ProtocolError
-from trainer.models.averaging import average, limited_weights
+from trainer.models.aggregation import aggregate
+from trainer.models.averaging import limited_weights
 from trainer.models.device import select_device
 from trainer.models.zoo import build_layers, random_batch
 from trainer.planning.codec_selection import CodecSelector
@@ -183,11 +184,13 @@ class TrainingState:
     def _mean(self, models: Mapping[str, Mapping[str, Tensor]], samples: Mapping[str, int]) -> dict[str, Tensor]:
         weights = limited_weights([samples[name] for name in models])
         for name, weight in zip(models, weights, strict=True):
-            if weight < (count := samples[name]) and name not in self._limited:
+            if self._settings.aggregate == "mean" and weight < (count := samples[name]) and name not in self._limited:
                 self._limited.add(name)
                 self._record.event("said", sentence=f"{name} joined with {count} samples, more than the other edges "
                                    f"have together; it is weighted as if it had {weight:.0f}.")
-        return average(list(models.values()), weights)
+        settings = self._settings
+        return aggregate(settings.aggregate, list(models.values()), weights, self.checkpoint.model, settings.tolerate,
+                         settings.clip_updates)
 
     def _collect_counts(self) -> list[messages.Evaluated]:
         counts = []

@@ -15,6 +15,8 @@ DEVICES = ("auto", "cpu", "cuda")
 Protection = Literal["none", "link_disjoint", "duct_disjoint"]
 PROTECTIONS: tuple[Protection, ...] = get_args(Protection)
 STANDARDIZATIONS = ("auto", "none", "minmax", "zscore", "log", "unit-norm")
+Aggregate = Literal["mean", "trimmed-mean", "median", "krum"]
+AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
 MAX_SEED = 2**32 - 1
 FIRST_EDGE_PORT = 7801
 """Edge number i connects from this port + i, so its flow's 5-tuple is known before it connects."""
@@ -29,6 +31,8 @@ class RunSettings:
     `policy`: a user function that chooses cuts, instead of the planner.
     `weight_decay` None: by a rule from parameters and samples. `standardization`: one of STANDARDIZATIONS.
     `model` None: the task's default. `gradient_codec` None: the segments' codec, but at least bf16.
+    `aggregate`: how the edges' models become one; `tolerate`: of how many wrong edges; `clip_updates`: longest update,
+    in median lengths.
     `protection`: which failures every reserved flow survives by a backup path: a link, or a duct.
     `protect_labels`: the last `tail_layers` layers stay on the edges, with the labels.
     `max_cut` None: all layers but the last, or but the last before the tail. With the whole model on an edge nothing
@@ -48,6 +52,9 @@ class RunSettings:
     batch: int = 64
     micro: int = 4
     average_every: int = 5
+    aggregate: Aggregate = "mean"
+    tolerate: int = 1
+    clip_updates: float | None = None
     seed: int = 1
     codec: str = "fp32"
     gradient_codec: str | None = None
@@ -126,6 +133,13 @@ class RunSettings:
             (self.target is not None and not 0 < self.target <= 1,
              f"--target is {self.target}; an accuracy lies between 0 and 1."),
             (not 0 < self.share <= 1, f"--share is {self.share}; it must be above 0 and at most 1."),
+            (self.aggregate not in AGGREGATES,
+             f"--aggregate is {self.aggregate}; it is one of {', '.join(AGGREGATES)}."),
+            (self.tolerate < 1, f"--tolerate is {self.tolerate}; it must be at least 1."),
+            (edges > 0 and edges < (least := self._least_edges()),
+             f"--aggregate {self.aggregate} needs {least} edges to tolerate {self.tolerate} wrong; there are {edges}."),
+            (self.clip_updates is not None and not 0 < self.clip_updates < math.inf,
+             f"--clip-updates is {self.clip_updates}; it must be a finite number above 0."),
             (self.learning_rate <= 0, f"--learning-rate is {self.learning_rate}; it must be above 0."),
             (self.quorum is not None and not 1 <= self.quorum <= edges,
              f"--quorum is {self.quorum}; it must lie between 1 and the {edges} edges."),
@@ -142,6 +156,15 @@ class RunSettings:
              f"--protection {self.protection} requires a reservation; --best-effort reserves nothing."),
             (0 < self.lease_s < 1, f"--lease is {self.lease_s:g} s; it must be at least 1."),
         ]
+
+    def _least_edges(self) -> int:
+        """Return how many edges the aggregation needs to tolerate that many wrong ones."""
+        match self.aggregate:
+            case "trimmed-mean" | "median":
+                return 2 * self.tolerate + 1
+            case "krum":
+                return 2 * self.tolerate + 3
+        return 1
 
 
 def parse_cuts(text: str) -> tuple[tuple[int, ...], ...]:

@@ -276,7 +276,8 @@ class Edge:
             what = "its raw inputs" if plan.cut == 0 else f"the outputs of only {plan.cut} layers"
             raise TrainingFailedError(
                 f"The cloud planned cut {plan.cut} for {self._settings.name}, which would send {what}; the edge "
-                f"requires at least {self._settings.min_cut}. If you trust the cloud, start the edge with --min-cut {plan.cut}."
+                f"requires at least {self._settings.min_cut}. If you trust the cloud, start the edge with "
+                f"--min-cut {plan.cut}."
             )
         self._cloud.connection.pace(plan.pace_bytes_per_s)
         if plan.round == 1:  # both sides have built the same model, so no layers are sent

@@ -34,6 +34,11 @@ from trainer.errors import UsageError
     ("max_cut", 0, "--max-cut is 0; it must be at least --min-cut, which is 1"),
     ("cuts", ((1, -2, 1, 1),), "--cuts has a negative cut"),
     ("controller_retries", -1, "--controller-retries is -1"),
+    ("aggregate", "mode", "--aggregate is mode; it is one of mean, trimmed-mean, median, krum"),
+    ("aggregate", "krum", "--aggregate krum needs 5 edges to tolerate 1 wrong; there are 4"),
+    ("tolerate", 0, "--tolerate is 0; it must be at least 1"),
+    ("clip_updates", 0.0, "--clip-updates is 0.0"),
+    ("clip_updates", math.nan, "--clip-updates is nan"),
     ("standardization", "none2", "--standardization is none2; it is one of auto, none"),
 ])
 def test_a_value_that_cannot_be_is_refused(setting: str, value: Any, sentence: str) -> None:
