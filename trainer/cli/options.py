@@ -169,6 +169,7 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 _SWITCHES = {
     "--best-effort": "Train without reservations, pacing and guarantees.",
     "--protect-labels": "Keep labels on the edges; the last layers are trained there.",
+    "--trust-samples": "Let an edge weigh more than all others together if it says that it has so many samples.",
 }
 _SWITCH_NAMES = [flag.removeprefix("--").replace("-", "_") for flag in _SWITCHES]
 

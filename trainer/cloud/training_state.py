@@ -177,12 +177,12 @@ class TrainingState:
             counts = self._collect_counts()
             excluded = models.keys() & self._edge_manager.excluded
             if not excluded:
-                return model, _accuracy(counts)
+                return model, self._accuracy(counts)
             for name in excluded:
                 del models[name]
 
     def _mean(self, models: Mapping[str, Mapping[str, Tensor]], samples: Mapping[str, int]) -> dict[str, Tensor]:
-        weights = limited_weights([samples[name] for name in models])
+        weights = self._weights([samples[name] for name in models])
         for name, weight in zip(models, weights, strict=True):
             if self._settings.aggregate == "mean" and weight < (count := samples[name]) and name not in self._limited:
                 self._limited.add(name)
@@ -191,6 +191,19 @@ class TrainingState:
         settings = self._settings
         return aggregate(settings.aggregate, list(models.values()), weights, self.checkpoint.model, settings.tolerate,
                          settings.clip_updates)
+
+    def _weights(self, samples: Sequence[int]) -> list[float]:
+        return list(map(float, samples)) if self._settings.trust_samples else limited_weights(samples)
+
+    def _accuracy(self, counts: Sequence[messages.Evaluated]) -> float | None:
+        """Return the accuracy on all held-out samples, weighted as models are; None if no edge holds any out."""
+        counts = [count for count in counts if count.total]
+        if not counts:
+            return None
+        weights = self._weights([count.total for count in counts])
+        # In this order the quotients are exact, so that an accuracy of 1 is 1.
+        correct = sum(weight * count.correct / count.total for weight, count in zip(weights, counts, strict=True))
+        return correct / sum(weights)
 
     def _collect_counts(self) -> list[messages.Evaluated]:
         counts = []
@@ -266,13 +279,3 @@ class TrainingState:
             number, self.recipe, accuracy, {**(previous.cuts if previous else {}), **cuts},
             {**(previous.samples if previous else {}), **samples}, self.forecaster.state_dict(), model, states,
         )
-
-
-def _accuracy(counts: Sequence[messages.Evaluated]) -> float | None:
-    """Return the accuracy on all held-out samples, weighted as models are; None if no edge holds any out."""
-    counts = [count for count in counts if count.total]
-    if not counts:
-        return None
-    weights = limited_weights([count.total for count in counts])
-    correct = sum(weight * count.correct / count.total for weight, count in zip(weights, counts, strict=True))
-    return correct / sum(weights)

@@ -32,7 +32,7 @@ class RunSettings:
     `weight_decay` None: by a rule from parameters and samples. `standardization`: one of STANDARDIZATIONS.
     `model` None: the task's default. `gradient_codec` None: the segments' codec, but at least bf16.
     `aggregate`: how the edges' models become one; `tolerate`: of how many wrong edges; `clip_updates`: longest update,
-    in median lengths.
+    in median lengths. `trust_samples`: edges are weighted by the samples that they say, without limit.
     `protection`: which failures every reserved flow survives by a backup path: a link, or a duct.
     `protect_labels`: the last `tail_layers` layers stay on the edges, with the labels.
     `max_cut` None: all layers but the last, or but the last before the tail. With the whole model on an edge nothing
@@ -55,6 +55,7 @@ class RunSettings:
     aggregate: Aggregate = "mean"
     tolerate: int = 1
     clip_updates: float | None = None
+    trust_samples: bool = False
     seed: int = 1
     codec: str = "fp32"
     gradient_codec: str | None = None

@@ -26,7 +26,8 @@ HONEST = [model(1.0, 2.0, 3.0, 4.0), model(1.1, 2.0, 2.9, 4.2), model(0.9, 2.1, 
 
 
 @pytest.mark.parametrize("rule", ROBUST)
-@given(value=st.floats(-(2.0**90), 2.0**90, width=32, allow_subnormal=False), place=st.integers(0, 4), steps=st.integers(0, 10**9))
+@given(value=st.floats(-(2.0**90), 2.0**90, width=32, allow_subnormal=False), place=st.integers(0, 4),
+       steps=st.integers(0, 10**9))
 def test_one_of_five_cannot_move_the_result_beyond_the_others(
     rule: Aggregate, value: float, place: int, steps: int
 ) -> None:
