@@ -150,7 +150,7 @@ def test_the_summary_reports_protection_and_its_cost(protected: RecordedRun, pla
 
 
 def test_a_killed_cloud_and_a_killed_edge_do_not_change_the_model(tmp_path: Path, protected: RecordedRun) -> None:
-    with training_processes(tmp_path / "killed", EDGES, edge_flags=(PROTECT,)) as training:
+    with training_processes(tmp_path / "killed", EDGES, edge_flags=(PROTECT, "--min-cut", "0")) as training:
         training.start_cloud(*RECIPE, PROTECT, "--quorum", "2")
         training.start_edges()
         training.wait_for("plan", lambda event: event["round"] == 3)
