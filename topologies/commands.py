@@ -43,22 +43,29 @@ def maps(name: str | None, ducts: tuple[str, ...], picture: Path | None, file: P
     if name is None or members:
         _refuse_options([*options.stated(), *(["--duct"] * bool(ducts)), *(["--draw"] * bool(picture)),
                          *(["--write"] * bool(file))])  # fmt: skip
-        return _list_all(console) if name is None else console.print("\n".join(members), highlight=False)
+        if name is None:
+            _list_all(console)
+        else:
+            console.print("\n".join(members), highlight=False)
+        return
     try:
         with tempfile.TemporaryDirectory() as directory:
             path = adapt_map(resolve_map(name, options, Path(directory)), Path(directory), None, ducts)
             topology, text = load_map(str(path)), path.read_text(encoding="utf-8")
-        _show(console, topology)
-        if file:
-            file.write_text(text, encoding="utf-8")
-            console.print(f"wrote {file}", highlight=False)
         if picture:
             from topologies.drawing import draw  # imports matplotlib: slow, and rarely needed
 
             draw(topology, picture)
-            console.print(f"drew {picture}", highlight=False)
-    except (MapError, ValueError, OSError) as error:
+        if file:
+            file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+    except (MapError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+    _show(console, topology)
+    for verb, made in (("wrote", file), ("drew", picture)):
+        if made:
+            console.print(f"{verb} {made}", highlight=False)
 
 
 def _refuse_options(names: list[str]) -> None:

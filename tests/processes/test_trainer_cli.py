@@ -132,6 +132,10 @@ def test_listing_the_network_imports_nothing_heavy(tmp_path: Path) -> None:
         (["events", "--controller", "http://127.0.0.1:9"], 3, "does not answer"),
         (["edge"], 2, "Missing option '--name'"),
         (["report", "/nowhere"], 2, "does not exist"),
+        (["train", "--local", "--edges", "2", "--runs-dir", "/proc/none"], 2, "/proc/none: No such file or directory."),
+        (["train", "--local", "--edges", "2", "--runs-dir", "/dev/null"], 2, "Not a directory."),
+        (["maps", "metro", "--write", "/proc/none/map.yaml"], 2, "/proc/none/map.yaml: No such file or directory"),
+        (["maps", "metro", "--draw", "map.jpg"], 2, "a map is drawn as .png or .svg"),
         (["ride"], 2, "No such command 'ride'"),
     ],
 )

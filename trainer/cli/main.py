@@ -5,6 +5,7 @@ Importing click takes longer than printing the overview, so it is imported only 
 
 from __future__ import annotations
 
+import os
 import sys
 
 from trainer.cli.overview import overview
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 
 def main() -> NoReturn:
@@ -50,6 +52,14 @@ def run_command_line(arguments: Sequence[str]) -> NoReturn:
     except TrainerError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of the output has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_BROKEN_PIPE)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        click.echo(f"Error: {error.filename}: {error.strerror}.", err=True)
+        sys.exit(EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(EXIT_INTERRUPTED)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from trainer.errors import UsageError, UserCodeError
 from trainer.models.boundary import Boundary, BoundaryError, LayerError, describe, find_boundaries, layer_title
@@ -33,6 +34,10 @@ def check_layers(layers: Sequence[nn.Module], name: str, batch: Batch, classes: 
     """
     if not layers:
         raise UsageError(f"The model {name} has no layers.")
+    for number, layer in enumerate(layers, start=1):
+        if any(is_lazy(value) for value in (*layer.parameters(), *layer.buffers())):
+            raise UsageError(f"{name}: {layer_title(layers, number)} has parameters without a shape until it has seen "
+                             "a sample; state their sizes, or run the model once on a sample before it is returned.")
     owners: dict[int, int] = {}
     for number, layer in enumerate(layers, start=1):
         _disable_inplace(layer)

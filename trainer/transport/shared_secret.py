@@ -46,6 +46,6 @@ def read_shared_secret(path: Path) -> SharedSecret:
     except OSError as error:
         raise UsageError(f"The token file {path} cannot be read: {error.strerror}.") from error
     if len(secret) < MIN_BYTES:
-        raise UsageError(f"The token in {path} has {len(secret)} bytes; at least {MIN_BYTES} are needed. Make one: "
-                         f"openssl rand -hex 32 > {path}")
+        raise UsageError(f"The token in {path} has {len(secret)} bytes; at least {MIN_BYTES} are needed. Make one "
+                         "in a new file: openssl rand -hex 32 > FILE")
     return SharedSecret(secret)

@@ -77,6 +77,11 @@ def test_a_module_with_values_used_twice_is_refused(build: Build, repeated: nn.M
         build(lambda: nn.Sequential(linear(), repeated, nn.ReLU(), repeated, linear(8, 3)))
 
 
+def test_parameters_without_a_shape_are_refused_with_their_layer(build: Build) -> None:
+    with pytest.raises(UsageError, match=r"layer 2 \(LazyLinear\) has parameters without a shape until it has seen"):
+        build(lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.ReLU(), linear(8, 3)))
+
+
 def test_parameters_that_share_their_memory_are_refused(build: Build) -> None:
     def tied() -> nn.Module:
         first, last = linear(), linear()
