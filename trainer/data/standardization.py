@@ -192,10 +192,17 @@ def choose_standardization(
         logged=use_log,
         mean=tuple(source.mean[feature] for feature, source in enumerate(moments)),
         deviation=tuple(source.deviation(feature) for feature, source in enumerate(moments)),
-        reason=f"{sum(use_log)} of {len(use_log)} features are taken as logarithms" + (
-            ", as configured" if wanted != "auto" else ": those without negative values whose |skewness| exceeds "
-            f"{SKEWNESS_LIMIT:g} and is lower for the logarithm"),
+        reason=f"each feature is scaled to mean 0 and deviation 1; {_logged_features(use_log, wanted)}",
     )
+
+
+def _logged_features(use_log: tuple[bool, ...], wanted: str) -> str:
+    if wanted != "auto":
+        return "all as logarithms, as configured" if any(use_log) else "none as a logarithm, as configured"
+    if not any(use_log):
+        return "none is so skewed that its logarithm is taken"
+    return (f"{sum(use_log)} of {len(use_log)} as logarithms: those without negative values whose |skewness| exceeds "
+            f"{SKEWNESS_LIMIT:g} and is lower for the logarithm")
 
 
 def _unit_norm(inputs: Tensor) -> Tensor:
