@@ -101,7 +101,7 @@ def test_each_feature_is_standardized_by_its_own_distribution() -> None:
     inputs = torch.tensor([tailed, symmetric, negative], dtype=torch.float64).T
     standardization = choose_standardization([statistics_of(inputs)])
     assert (standardization.method, standardization.logged) == ("mixed", (True, False, False))
-    assert "1 of 3 features" in standardization.reason
+    assert "1 of 3 as logarithms" in standardization.reason
     assert [choice.logged for choice in feature_choices([statistics_of(inputs)])] == [True, False, False]
     assert choose_standardization([column(*tailed)]).method == "log-normalize"
     assert choose_standardization([column(*symmetric)]).method == "normalize"
