@@ -23,11 +23,10 @@ def is_plugin_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def load_function(name: str) -> Callable[..., Any]:
-    """Import a user function; the wrapper returned passes it only the keyword arguments that its signature names.
+def load_positional(name: str) -> Callable[..., Any]:
+    """Import a user function.
 
-    Raises: UsageError if the module cannot be imported or has no such function. The wrapper raises UserCodeError if the
-        function fails.
+    Raises: UsageError if the module cannot be imported or has no such function.
     """
     module_name, _, function_name = name.partition(":")
     directory = str(Path.cwd())
@@ -42,6 +41,16 @@ def load_function(name: str) -> Callable[..., Any]:
         raise UsageError(f"{name}: the module {module_name} has no function {function_name}.")
     if not callable(function):
         raise UsageError(f"{name}: {function_name} is not a function but of type {type(function).__name__}.")
+    loaded: Callable[..., Any] = function
+    return loaded
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """Import a user function; the wrapper returned passes it only the keyword arguments that its signature names.
+
+    Raises: UsageError as `load_positional`. The wrapper raises UserCodeError if the function fails.
+    """
+    function = load_positional(name)
     parameters = _parameters(function)
 
     def call(**arguments: Any) -> Any:

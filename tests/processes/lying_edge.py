@@ -24,7 +24,7 @@ def lie(
         case "min-cut", messages.JoinRequest():
             return message.model_copy(update={"min_cut": 0}), tensors
         case "count", messages.Evaluated():
-            return message.model_copy(update={"correct": 10**6}), tensors
+            return message.model_copy(update={"sums": (10.0**6,)}), tensors
         case "layers", messages.ModelUpdate():
             return message, {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()}
         case "scale", messages.ModelUpdate():

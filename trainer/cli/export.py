@@ -42,15 +42,19 @@ def export(run: Path, target: Path, best: bool) -> None:
 @click.option("--best", is_flag=True, help="The most accurate model instead of the last.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each sample.")
 def predict(run: Path, inputs: Path, best: bool, as_json: bool) -> None:
-    """Print the class of every sample in INPUTS, as they were before standardization.
+    """Print the class of every sample in INPUTS, or the values predicted for it, as they were before standardization.
 
     INPUTS is X in a .npz file, a .npy file, or an image.
     """
     from trainer.records.trained_model import load_run
 
     model = load_run(run, "best" if best else "last")
-    probabilities = model.predict(_read(inputs, model.metadata.sample_shape))
-    for number, row in enumerate(probabilities):
+    predictions = model.predict(_read(inputs, model.metadata.sample_shape))
+    for number, row in enumerate(predictions):
+        if model.metadata.objective.target_shape is not None:
+            click.echo(json.dumps({"sample": number, "values": row.tolist()}) if as_json else
+                       f"{number}  {' '.join(f'{value:.6g}' for value in row.flatten().tolist())}")
+            continue
         chosen = int(row.argmax())
         if as_json:
             click.echo(json.dumps({"sample": number, "class": chosen,

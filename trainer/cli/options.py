@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from trainer.config.objectives import LOSS_HELP, METRIC_HELP
 from trainer.config.partitioning import DATA_HELP, PARTITION_HELP
 from trainer.config.settings import AGGREGATES, DEVICES, PROTECTIONS, STANDARDIZATIONS, RunSettings, parse_cuts
 from trainer.config.stragglers import STRAGGLER_POLICIES
@@ -19,7 +20,7 @@ DEFAULTS = RunSettings()
 
 _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--rounds", "rounds", {"type": int, "help": "Maximum number of rounds."}),
-    ("--target", "target", {"type": float, "help": "Stop when the global accuracy reaches this value (0..1)."}),
+    ("--target", "target", {"type": float, "help": "Stop when the global model's metric reaches this value."}),
     ("--min-rounds", "min_rounds", {"type": int, "help": "First round in which the target can end the run."}),
     ("--steps", "steps", {"type": int, "help": "Mini-batches per round and edge."}),
     ("--batch", "batch", {"type": int, "help": "Samples per mini-batch."}),
@@ -68,6 +69,12 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ),
     ("--optimizer", "optimizer", {"type": click.Choice(["sgd", "momentum", "adam", "adamw"]), "help": "Optimizer."}),
     ("--learning-rate", "learning_rate", {"type": float, "help": "Learning rate."}),
+    ("--schedule", "schedule", {"help": "Learning-rate schedule: constant, linear or cosine (to 0 over the run; "
+                                "cosine:ROUNDS), step:ROUNDS:FACTOR, exponential:FACTOR (a round)."}),
+    ("--loss", "loss", {"help": LOSS_HELP}),
+    ("--metric", "metric", {"help": METRIC_HELP}),
+    ("--better", "better", {"type": click.Choice(["higher", "lower"]),
+                            "help": "Direction of your own metric.  [default: higher]"}),
     (
         "--weight-decay",
         "weight_decay",

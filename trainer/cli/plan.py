@@ -15,6 +15,7 @@ from trainer.errors import UsageError
 
 if TYPE_CHECKING:
     from topologies.maps import Map
+    from trainer.config.objectives import Objective
     from trainer.models.boundary import Boundary
     from trainer.planning.forecasts import StepForecaster
     from trainer.planning.plan import Alternative, Offer, RoundPlan
@@ -74,10 +75,10 @@ def plan(
                          "and at most 1.")
     network = None if map_name is None else _load(map_name)
     torch.set_num_threads(1)
-    sample_shape, classes, values = _samples_of(data)
+    sample_shape, classes, values, objective = _samples_of(data)
     if model is None:
         model = choose_model("traffic-lights" if data is None else task_of(data), sample_shape)[0]
-    built, values = build_for_inputs(model, 1, sample_shape, classes, values, "auto")
+    built, values = build_for_inputs(model, 1, sample_shape, classes, values, "auto", objective)
     samples = random_batch(-(-batch // micro), sample_shape, values)
     layers = built.layers
     tail = tail_of(layers, protect_labels, tail_layers)
@@ -95,7 +96,8 @@ def plan(
     assert network.cloud is not None
     cloud = _scaled(layer_seconds, network.cloud.cpu_share)
     forecaster = StepForecaster(
-        edges, cloud, built.boundaries, dict.fromkeys(edges, batch), micro, [0] * len(costs), CodecSelector(codec), tail
+        edges, cloud, built.boundaries, dict.fromkeys(edges, batch), micro, [0] * len(costs), CodecSelector(codec),
+        tail, objective.target_bytes,
     )
     _print_round(network, forecaster, range(min_cut, len(costs)), share, controller)
 
@@ -141,17 +143,20 @@ def _scaled(layer_seconds: LayerSeconds, cpu_share: float | None) -> LayerSecond
     )
 
 
-def _samples_of(data: str | None) -> tuple[tuple[int, ...], int, tuple[int, int] | None]:
-    """Return the shape of a sample, the number of classes, and the range of inputs that are whole numbers."""
+def _samples_of(data: str | None) -> tuple[tuple[int, ...], int, tuple[int, int] | None, Objective]:
+    """Return the shape of a sample, the number of outputs, the range of whole inputs, and what is trained for."""
+    from trainer.config.objectives import Objective, choose_objective
     from trainer.config.settings import RunSettings
+    from trainer.data.dataset import is_binary
     from trainer.data.load import load
 
     if data is None:
-        return (3, 32, 32), 3, None
+        return (3, 32, 32), 3, None, Objective()
     loaded = load(data, RunSettings().seed)
     for note in loaded.notes:
         click.echo(note, err=True)
-    return tuple(loaded.train.inputs.shape[1:]), loaded.classes, loaded.whole_numbers
+    objective = choose_objective(None, None, None, loaded.target_shape, is_binary(loaded.train))
+    return tuple(loaded.train.inputs.shape[1:]), loaded.classes, loaded.whole_numbers, objective
 
 
 def _load(map_name: str) -> Map:

@@ -60,12 +60,19 @@ def _check_model(settings: RunSettings, data: DataSet, samples: Mapping[str, int
     import torch
 
     from trainer.cloud.preparation import check_model
+    from trainer.config.objectives import choose_objective
+    from trainer.data.dataset import is_binary
     from trainer.models.zoo import choose_model
+    from trainer.plugins import is_plugin_name, load_positional
 
     torch.set_num_threads(1)
     shape = tuple(data.train.inputs.shape[1:])
     model = settings.model or choose_model(settings.task, shape)[0]
-    check_model(model, settings, shape, data.classes, samples, data.whole_numbers)
+    objective = choose_objective(settings.loss, settings.metric, settings.better, data.target_shape,
+                                 is_binary(data.train))
+    if is_plugin_name(objective.metric):
+        load_positional(objective.metric)
+    check_model(model, settings, shape, data.classes, samples, data.whole_numbers, objective)
 
 
 def _run_in_child(check: partial[None]) -> None:

@@ -38,6 +38,6 @@ def compare(runs: tuple[Path, ...]) -> None:
     table.add_column("")
     for run in runs:
         table.add_column(run.name, overflow="fold")
-    for name in columns[0]:
-        table.add_row(name, *(column[name] for column in columns))
+    for name in dict.fromkeys(name for column in columns for name in column):
+        table.add_row(name, *(column.get(name, "-") for column in columns))
     Console().print(table, highlight=False, markup=False)

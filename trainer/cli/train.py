@@ -106,6 +106,8 @@ def train(
     if settings.model is not None:
         edge_flags += ["--model", settings.model]
     edge_flags += ["--min-cut", str(min([settings.min_cut, *(cut for row in settings.cuts for cut in row)]))]
+    for flag, value in (("--loss", settings.loss), ("--metric", settings.metric)):
+        edge_flags += [] if value is None else [flag, value]
     if settings.protect_labels:
         edge_flags += ["--protect-labels"]
     cloud_flags = ["--resume", str(resume), *to_flags({name: options[name] for name in changes})] if resume else [
@@ -291,6 +293,8 @@ def _bandwidth_factory(
 @click.option("--data", default=RunSettings().data, show_default=True, help=DATA_HELP)
 @click.option("--partition", default=RunSettings().partition, show_default=True, help=PARTITION_HELP)
 @click.option("--model", help="Custom model (package.module:function) that the cloud may request.")
+@click.option("--loss", help="Custom loss (package.module:function) that the cloud may request.")
+@click.option("--metric", help="Custom metric (package.module:function) that the cloud may request.")
 @click.option("--protect-labels", is_flag=True, help="Refuse a cloud that requires labels.")
 @click.option("--min-cut", default=1, show_default=True, type=click.IntRange(min=0),
               help="Least number of layers that run here; the edge refuses a plan with fewer. With 0 the cloud may "
@@ -303,7 +307,8 @@ def _bandwidth_factory(
               help="cgroup directory to join after loading; repeat for every directory.")
 def edge(
     name: str, cloud_address: tuple[str, int], index: int, edges: int, source_port: int | None, seed: int,
-    data: str, partition: str, model: str | None, protect_labels: bool, min_cut: int, connect_timeout: float,
+    data: str, partition: str, model: str | None, loss: str | None, metric: str | None, protect_labels: bool,
+    min_cut: int, connect_timeout: float,
     cgroups: tuple[Path, ...], tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None,
     token_file: Path | None, tls_name: str,
 ) -> None:
@@ -318,7 +323,8 @@ def edge(
     node_credentials = load_credentials(False, tls_ca, tls_cert, tls_key, token_file, tls_name)
 
     reason = run(EdgeSettings(name, cloud_address, index, edges, source_port, data=data,
-                              sharing=parse_partitioning(partition), model=model, protect_labels=protect_labels,
+                              sharing=parse_partitioning(partition), model=model, loss=loss, metric=metric,
+                              protect_labels=protect_labels,
                               min_cut=min_cut, seed=seed, connect_timeout_s=connect_timeout, cgroups=cgroups,
                               credentials=node_credentials), click.echo)
     click.echo(f"{name}: {reason}")

@@ -8,13 +8,17 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from trainer.config.objectives import Objective
 from trainer.data.standardization import Moments
 from trainer.errors import ProtocolError
+from trainer.models.chain_check import CLASSES
+from trainer.models.objective import is_possible
 from trainer.models.values import Values, tensors_of
 from trainer.protocol import messages
 
 MAX_CLASSES = 256
 MAX_SAMPLE_VALUES = 2**26
+MAX_TARGETS = 2**20
 MAX_LAYER_S = 3600.0
 RELATIVE_TOLERANCE = 1e-6
 """Rounding errors of moments, relative to the largest value."""
@@ -36,7 +40,11 @@ def check_join_request(request: messages.JoinRequest) -> None:
     if values > MAX_SAMPLE_VALUES:
         raise ProtocolError(f"{request.edge} has samples of {values} values; at most {MAX_SAMPLE_VALUES} are possible.")
     counts = request.statistics.class_counts
-    if not 1 <= len(counts) <= MAX_CLASSES:
+    if request.target_shape is not None:
+        if counts or math.prod(request.target_shape) > MAX_TARGETS:
+            raise ProtocolError(f"{request.edge} has values of shape {request.target_shape} to predict and {len(counts)} "
+                                f"classes; at most {MAX_TARGETS} values and no classes are possible.")
+    elif not 1 <= len(counts) <= MAX_CLASSES:
         raise ProtocolError(f"{request.edge} has {len(counts)} classes; 1 to {MAX_CLASSES} are possible.")
     if any(counts) and (min(counts) < 0 or sum(counts) != request.samples):
         raise ProtocolError(f"{request.edge} has {request.samples} samples, but those of its classes sum to "
@@ -81,19 +89,24 @@ def check_ready(ready: messages.Ready, layers: int) -> None:
         raise ProtocolError(f"it measured a slowdown of {times.slowdown:g}; it must be positive and finite.")
 
 
-def check_evaluated(evaluated: messages.Evaluated, held_out: int) -> None:
-    """Check the counts of an evaluation against the held-out samples that the edge joined with.
+def check_evaluated(
+    evaluated: messages.Evaluated, held_out: int, objective: Objective = CLASSES, classes: int = 2
+) -> None:
+    """Check the metric's sums of an evaluation against the held-out samples that the edge joined with.
 
     Raises: ProtocolError.
     """
     if evaluated.total != held_out:
         raise ProtocolError(f"it evaluated {evaluated.total} held-out samples; it joined with {held_out}.")
-    if evaluated.correct > held_out:
-        raise ProtocolError(f"it counted {evaluated.correct} correct answers on {held_out} held-out samples.")
+    if not is_possible(objective, evaluated.sums, held_out, classes):
+        shown = ", ".join(f"{value:g}" for value in evaluated.sums[:3])
+        raise ProtocolError(f"it sent {shown or 'nothing'} as its sums for {objective.metric}; {held_out} held-out samples "
+                            "cannot have them.")
 
 
 def check_step_done(
-    done: messages.StepDone, sent_s: Sequence[float], arrival_s: float, offset_s: float, max_s: float
+    done: messages.StepDone, sent_s: Sequence[float], arrival_s: float, offset_s: float, max_s: float,
+    least_loss: float = 0.0,
 ) -> None:
     """Check times and loss of a step.
 
@@ -105,7 +118,7 @@ def check_step_done(
     for name in ("forward_s", "forward_cpu_s", "backward_s", "backward_cpu_s", "late_s", "tail_s"):
         if not 0 <= (value := getattr(done, name)) <= 2 * max_s:  # half of it may be work for the step before
             raise ProtocolError(f"its {name} is {value:g} s; it must lie between 0 and {2 * max_s:g}.")
-    if done.loss is not None and done.loss < 0:
+    if done.loss is not None and done.loss < least_loss:
         raise ProtocolError(f"its loss is {done.loss:g}; it must be at least 0.")
     times = done.gradients_received_s
     if any(later < earlier for earlier, later in itertools.pairwise(times)):

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from trainer.cloud.edge_session import EdgeSession
+from trainer.config.objectives import Objective
 from trainer.models.boundary import Boundary
 from trainer.models.layer_checks import check_layers
+from trainer.models.objective import build_loss
 from trainer.models.split_model import MiddleModel, ServerModel
 from trainer.models.stage import Stage, split_evenly
 from trainer.models.zoo import build_model
@@ -29,6 +31,7 @@ class EdgeReplica:
     device: torch.device
     boundaries: Sequence[Boundary]
     classes: int
+    objective: Objective
     integers: tuple[int, int] | None = None
     max_cut: int | None = None
 
@@ -97,10 +100,11 @@ class EdgeReplica:
 
 def build_replica(session: EdgeSession, recipe: Prepare, device: torch.device) -> EdgeReplica:
     """Build the replica of an edge with the model that every node builds."""
-    built = build_model(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers)
+    built = build_model(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers,
+                        objective=recipe.objective)
     layers = [layer.to(device) for layer in built.layers]
     batch = min(recipe.batch, session.request.samples)
     part = Stage(layers, 0, len(layers) if recipe.tail is None else recipe.tail, recipe.optimizer)
-    model = ServerModel(part) if recipe.tail is None else MiddleModel(part)
+    model = ServerModel(part, build_loss(recipe.objective.loss)) if recipe.tail is None else MiddleModel(part)
     return EdgeReplica(session, model, batch, len(split_evenly(batch, recipe.micro)), device, built.boundaries,
-                       recipe.classes, recipe.integers)
+                       recipe.classes, recipe.objective, recipe.integers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from typing import cast
 
 from torch import nn
 
+from trainer.config.objectives import METRICS, Objective, choose_objective, parse_schedule, target_mistake
 from trainer.config.settings import RunSettings
 from trainer.data.standardization import (
     HIGH_CLASS_SKEW,
@@ -21,6 +23,8 @@ from trainer.data.standardization import (
 )
 from trainer.errors import TrainingFailedError, UsageError, UserCodeError
 from trainer.models.boundary import Boundary
+from trainer.models.chain_check import CLASSES
+from trainer.models.objective import check_loss
 from trainer.models.optimizer import OptimizerConfig, OptimizerName
 from trainer.models.split_model import tail_protects_labels
 from trainer.models.zoo import BuiltModel, Integers, build_model, choose_model, random_batch
@@ -45,14 +49,14 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
 
     Raises: UsageError if the settings do not fit the model, TrainingFailedError if the requests do not.
     """
-    sample_shape, classes = _common_shape(requests)
+    sample_shape, classes, objective = _common_shape(requests, settings)
     model, model_reason = choose_model(settings.task, sample_shape)
     if settings.model is not None:
         model, model_reason = settings.model, "it was configured"
     samples_of_edges = {request.edge: request.samples for request in requests}
     statistics = [request.statistics for request in requests]
     values = range_of(statistics) if all(request.whole_numbers for request in requests) else None
-    built, tail, integers = check_model(model, settings, sample_shape, classes, samples_of_edges, values)
+    built, tail, integers = check_model(model, settings, sample_shape, classes, samples_of_edges, values, objective)
     costs = tuple(layer_costs(built.layers, sample_shape, partial(
         random_batch, sample_shape=sample_shape, integers=integers)))
     samples = sum(request.samples for request in requests)
@@ -65,9 +69,11 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
         model=model,
         sample_shape=sample_shape,
         classes=classes,
+        objective=objective,
         integers=integers,
         seed=settings.seed,
-        optimizer=OptimizerConfig(optimizer_name(settings.optimizer), settings.learning_rate, weight_decay),
+        optimizer=OptimizerConfig(optimizer_name(settings.optimizer), settings.learning_rate, weight_decay,
+                                  parse_schedule(settings.schedule, settings.rounds, settings.steps)),
         standardization=standardization,
         batch=settings.batch,
         micro=settings.micro,
@@ -79,7 +85,7 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
         "standardization": asdict(standardization),
         "regularization": {"weight_decay": weight_decay, "reason": decay_reason},
         "features": [asdict(choice) for choice in feature_choices(statistics)],
-        "class_counts": None if settings.protect_labels else [
+        "class_counts": None if settings.protect_labels or objective.target_shape is not None else [
             sum(column) for column in zip_longest(*(edge.class_counts for edge in statistics), fillvalue=0)],
     }
     skew = class_skew([edge.class_counts for edge in statistics])
@@ -94,7 +100,7 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
 
 def check_model(
     model: str, settings: RunSettings, sample_shape: tuple[int, ...], classes: int, samples: Mapping[str, int],
-    values: Integers | None = None,
+    values: Integers | None = None, objective: Objective = CLASSES,
 ) -> tuple[BuiltModel, int | None, Integers | None]:
     """Build the model, compare it with the user's own, and check that the settings fit it.
 
@@ -103,7 +109,15 @@ def check_model(
 
     Raises: UsageError.
     """
-    built, values = build_for_inputs(model, settings.seed, sample_shape, classes, values, settings.standardization)
+    built, values = build_for_inputs(model, settings.seed, sample_shape, classes, values, settings.standardization,
+                                     objective)
+    if mistake := target_mistake(settings.target, objective.metric):
+        raise UsageError(mistake)
+    outputs = built.boundaries[-1].tensors[0].shape(1)[1:]
+    check_loss(objective, outputs, classes, settings.micro)
+    if objective.target_shape not in (None, outputs) and objective.metric in METRICS and objective.metric != "loss":
+        raise UsageError(f"--metric {objective.metric} compares outputs of the shape of a sample's values, "
+                         f"{objective.target_shape}; {model} makes {outputs}. Give --metric loss, or your own.")
     _check_batches(samples, settings, built.layers, model)
     tail = tail_of(built.layers, settings.protect_labels, settings.tail_layers)
     check_cuts(model, len(built.layers), tail, settings.min_cut, settings.max_cut, settings.cuts)
@@ -111,19 +125,20 @@ def check_model(
 
 
 def build_for_inputs(
-    model: str, seed: int, sample_shape: tuple[int, ...], classes: int, values: Integers | None, standardization: str
+    model: str, seed: int, sample_shape: tuple[int, ...], classes: int, values: Integers | None, standardization: str,
+    objective: Objective = CLASSES,
 ) -> tuple[BuiltModel, Integers | None]:
     """Build a model for whole numbers if it takes them as they are, else for real ones; verify it.
 
     Raises: UsageError.
     """
     if values is None or standardization not in ("auto", "none") or not is_plugin_name(model):
-        return build_model(model, seed, sample_shape, classes, verify=True), None
+        return build_model(model, seed, sample_shape, classes, verify=True, objective=objective), None
     try:
-        return build_model(model, seed, sample_shape, classes, values, verify=True), values
+        return build_model(model, seed, sample_shape, classes, values, verify=True, objective=objective), values
     except UserCodeError as error:
         try:
-            return build_model(model, seed, sample_shape, classes, verify=True), None
+            return build_model(model, seed, sample_shape, classes, verify=True, objective=objective), None
         except UsageError:
             raise error from None
 
@@ -134,8 +149,10 @@ def range_of(statistics: Sequence[Statistics]) -> Integers:
             int(max(max(edge.plain.maximum) for edge in statistics)))
 
 
-def _common_shape(requests: Sequence[JoinRequest]) -> tuple[tuple[int, ...], int]:
-    """Return the sample shape, which must be the same on all edges, and the largest number of classes."""
+def _common_shape(
+    requests: Sequence[JoinRequest], settings: RunSettings
+) -> tuple[tuple[int, ...], int, Objective]:
+    """Return the sample shape, which must be the same on all edges, the number of outputs, and the objective."""
     first = requests[0]
     shape = first.sample_shape
     for request in requests:
@@ -144,13 +161,26 @@ def _common_shape(requests: Sequence[JoinRequest]) -> tuple[tuple[int, ...], int
                 f"{request.edge} has samples of {_dimensions(request.sample_shape)}, {first.edge} of "
                 f"{_dimensions(shape)}; all edges must have the same shape."
             )
+        if request.target_shape != first.target_shape:
+            raise TrainingFailedError(f"{request.edge} has {_targets(request)} as targets, {first.edge} "
+                                      f"{_targets(first)}; all edges must have the same.")
         for moments in (request.statistics.plain, request.statistics.logged):
             columns = {len(moments.mean), len(moments.m2), len(moments.m3), len(moments.minimum), len(moments.maximum)}
             if columns != {shape[0]}:
                 raise TrainingFailedError(
                     f"{request.edge} sent statistics of {max(columns)} features; its samples have {shape[0]}."
                 )
-    return shape, max(len(request.statistics.class_counts) for request in requests)
+    target_shape = first.target_shape
+    objective = choose_objective(settings.loss, settings.metric, settings.better, target_shape,
+                                 all(request.binary_targets for request in requests))
+    classes = max(len(request.statistics.class_counts) for request in requests)
+    if target_shape is None and not classes:
+        raise TrainingFailedError(f"{first.edge} has neither classes nor values to predict.")
+    return shape, classes if target_shape is None else math.prod(target_shape), objective
+
+
+def _targets(request: JoinRequest) -> str:
+    return "classes" if request.target_shape is None else f"values of shape {request.target_shape}"
 
 
 def _dimensions(shape: Sequence[int]) -> str:

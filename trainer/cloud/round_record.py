@@ -37,7 +37,7 @@ def round_event(row: Fields) -> Fields:
     """Return the fields of the event `round_done` from a round's row."""
     kept = [transfer["kept"] for transfer in row["transfers"] if transfer["kept"] is not None]
     return {
-        **{name: row[name] for name in ("round", "duration_ms", "loss", "accuracy", "averaged", "spread_ms")},
+        **{name: row[name] for name in ("round", "duration_ms", "loss", "accuracy", "metric", "averaged", "spread_ms")},
         "cuts": {edge["edge"]: edge["cut"] for edge in row["edges"]},
         "promises": {"made": len(kept), "kept": sum(kept)},
         "training_ms": {edge["edge"]: edge["training_ms"] for edge in row["edges"]},
@@ -64,7 +64,7 @@ def round_row(
     sizes: Mapping[str, Mapping[str, int]],
     batches: Mapping[str, int],
     duration_s: float,
-    accuracy: float | None,
+    metric: float | None,
     averaged: bool,
 ) -> Fields:
     """Return the row of a round for the edges in `batches`; `sizes` as `StepForecaster.sizes` returns them.
@@ -85,7 +85,7 @@ def round_row(
         "round": number,
         "duration_ms": milliseconds(duration_s),
         "averaged": averaged,
-        "accuracy": accuracy,
+        "metric": metric,
         "training_delay_ms": {"target": milliseconds(plan.last_departure_s)},
         "transmission_delay_ms": {
             "target": milliseconds(plan.uplink_s),

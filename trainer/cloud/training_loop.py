@@ -127,7 +127,8 @@ class TrainingLoop:
         try:
             while number < self._settings.rounds:
                 if self._target_reached():
-                    return (f"accuracy {self._state.checkpoint.accuracy:.4f} reached the target "
+                    objective = self._state.recipe.objective
+                    return (f"{objective.metric} {self._state.checkpoint.metric:.4f} reached the target "
                             f"{self._settings.target:g} in round {number}.")
                 try:
                     self._round(number + 1)
@@ -210,6 +211,7 @@ class TrainingLoop:
         earliest_s = time.time() + plan.training_delay_s if previous is None else previous.next_ready_s(forward_s)
         cloud_step = self._step_in_progress = CloudStep(
             number, step, grant, self._edge_manager, state.replicas, gradient_codecs, state.recipe.seed,
+            state.recipe.steps,
             lambda edge, step: self._record.event("late", edge=edge, round=number, step=step,
                                                   policy=self._settings.late),
             earliest_s,
@@ -225,8 +227,9 @@ class TrainingLoop:
         batches = {name: replica.batch for name, replica in self._state.replicas.items()}
         sizes = {edge.edge: self._state.forecaster.sizes(edge.edge, edge.cut, edge.codec)
                  for edge in grant.plan.edges if edge.edge in batches}
-        accuracy = after.accuracy if after else None
-        row = round_row(number, grant, steps, sizes, batches, duration_s, accuracy, after is not None)
+        metric = after.metric if after else None
+        row = round_row(number, grant, steps, sizes, batches, duration_s, metric, after is not None)
+        row["accuracy"] = metric if self._state.recipe.objective.metric == "accuracy" else None
         row["averaging_ms"] = milliseconds(averaging_s)
         row["lost"] = list(self._membership.lost)
         self._record.add_round(row)
@@ -240,5 +243,5 @@ class TrainingLoop:
 
     def _target_reached(self) -> bool:
         target, after = self._settings.target, self._state.checkpoint
-        return (after.round >= max(1, self._settings.min_rounds) and after.accuracy is not None and target is not None
-                and after.accuracy >= target)
+        return (after.round >= max(1, self._settings.min_rounds) and after.metric is not None and target is not None
+                and self._state.recipe.objective.is_reached(after.metric, target))

@@ -13,13 +13,15 @@ from trainer.cloud.edge_session import EdgeSession
 from trainer.cloud.preparation import Preparation, prepare
 from trainer.cloud.round_planning import check_min_cut, plan_training_round
 from trainer.cloud.step_timing import StepResult
+from trainer.config.objectives import SHARES
 from trainer.config.settings import RunSettings
 from trainer.config.stragglers import relaxed_cap
 from trainer.errors import ProtocolError
 from trainer.models.aggregation import aggregate
 from trainer.models.averaging import limited_weights
 from trainer.models.device import select_device
-from trainer.models.zoo import build_layers, random_batch
+from trainer.models.objective import metric_value
+from trainer.models.zoo import build_model, random_batch
 from trainer.planning.codec_selection import CodecSelector
 from trainer.planning.custom_policy import CustomPolicy
 from trainer.planning.forecasts import StepForecaster
@@ -79,6 +81,7 @@ class TrainingState:
                     for m in edge_manager.sessions
                 },
             },
+            metric={"name": recipe.objective.metric, "better": recipe.objective.better, "loss": recipe.objective.loss},
             labels={"protected": recipe.tail is not None, "tail": recipe.tail},
             preparation=self._preparation.reasons,
         )
@@ -88,7 +91,7 @@ class TrainingState:
             self._check_min_cut(session)
         self.forecaster = self._build_forecaster(recipe)
         self._record.event("prepared", model=recipe.model, device=str(self._device), tail=recipe.tail,
-                           **self._preparation.reasons)
+                           metric=self._record.summary["metric"], **self._preparation.reasons)
         if self._resumed is None:
             model = next(iter(self.replicas.values())).initial_values()
             self.save_checkpoint(self._snapshot(0, model, {}, None))
@@ -142,7 +145,7 @@ class TrainingState:
         return volumes
 
     def average(self, number: int, rates: Rates | None = None) -> Checkpoint:
-        """Average the models of all edges, send them the result and collect its accuracy.
+        """Average the models of all edges, send them the result and collect its metric.
 
         `rates`: reserved for the averaging; None: the pacing of the round stays.
         """
@@ -159,16 +162,17 @@ class TrainingState:
                 samples[session.name] = session.request.samples
             except ProtocolError as error:
                 self._edge_manager.exclude(session, str(error))
-        model, accuracy = self._evaluated_mean(number, models, samples)
-        if accuracy is not None:
-            self.codec_selector.update(accuracy)
+        model, metric = self._evaluated_mean(number, models, samples)
+        if metric is not None:
+            objective = self.recipe.objective
+            self.codec_selector.update(metric, objective.better == "higher", objective.metric in SHARES)
         excluded = states.keys() & self._edge_manager.excluded
-        return self._snapshot(number, model, {name: states[name] for name in states.keys() - excluded}, accuracy)
+        return self._snapshot(number, model, {name: states[name] for name in states.keys() - excluded}, metric)
 
     def _evaluated_mean(
         self, number: int, models: dict[str, dict[str, Tensor]], samples: Mapping[str, int]
     ) -> tuple[dict[str, Tensor], float | None]:
-        """Return the mean of the models and its accuracy; again without an edge that is excluded by its evaluation."""
+        """Return the mean of the models and its metric; again without an edge that is excluded by its evaluation."""
         while True:
             model = self._mean(models, samples)
             for replica in self.replicas.values():
@@ -177,7 +181,7 @@ class TrainingState:
             counts = self._collect_counts()
             excluded = models.keys() & self._edge_manager.excluded
             if not excluded:
-                return model, self._accuracy(counts)
+                return model, self._metric(counts)
             for name in excluded:
                 del models[name]
 
@@ -195,21 +199,22 @@ class TrainingState:
     def _weights(self, samples: Sequence[int]) -> list[float]:
         return list(map(float, samples)) if self._settings.trust_samples else limited_weights(samples)
 
-    def _accuracy(self, counts: Sequence[messages.Evaluated]) -> float | None:
-        """Return the accuracy on all held-out samples, weighted as models are; None if no edge holds any out."""
+    def _metric(self, counts: Sequence[messages.Evaluated]) -> float | None:
+        """Return the metric on all held-out samples, weighted as models are; None if no edge holds any out."""
         counts = [count for count in counts if count.total]
         if not counts:
             return None
         weights = self._weights([count.total for count in counts])
         # In this order the quotients are exact, so that an accuracy of 1 is 1.
-        correct = sum(weight * count.correct / count.total for weight, count in zip(weights, counts, strict=True))
-        return correct / sum(weights)
+        rows = [[weight * value / count.total for value in count.sums]
+                for weight, count in zip(weights, counts, strict=True)]
+        return metric_value(self.recipe.objective, [sum(column) for column in zip(*rows, strict=True)], sum(weights))
 
     def _collect_counts(self) -> list[messages.Evaluated]:
         counts = []
         for session, count, _ in self._edge_manager.collect(messages.Evaluated, self._settings.step_timeout_s):
             try:
-                edge_checks.check_evaluated(count, session.request.held_out)
+                edge_checks.check_evaluated(count, session.request.held_out, self.recipe.objective, self.recipe.classes)
             except ProtocolError as error:
                 self._edge_manager.exclude(session, str(error))
             else:
@@ -230,7 +235,7 @@ class TrainingState:
         self.checkpoint = after
         if after.round:
             named = {self._preparation.names[name]: value for name, value in after.model.items()}
-            self._record.save_model(named, after.accuracy, metadata_of(self.recipe, after.accuracy))
+            self._record.save_model(named, after.metric, metadata_of(self.recipe, after.metric))
         self._record.event("checkpointing", round=after.round)
         checkpoint.write(self._record.directory, after)
         self._record.event("checkpoint", round=after.round)
@@ -248,13 +253,14 @@ class TrainingState:
         self._edge_manager.collect(messages.Restored, self._settings.step_timeout_s, among=sessions, stale=True)
 
     def _build_forecaster(self, recipe: messages.Prepare) -> StepForecaster:
-        built = build_layers(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers)
+        built = build_model(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers,
+                            objective=recipe.objective).layers
         samples = random_batch(-(-recipe.batch // recipe.micro), recipe.sample_shape, recipe.integers)
         cloud_layers = profiler.profile_layers(built, samples, recipe.optimizer, recipe.micro)
         layers = {session.name: session.layers for session in self._edge_manager.sessions if session.layers is not None}
         batches = {name: replica.batch for name, replica in self.replicas.items()}
         return StepForecaster(layers, cloud_layers, self._preparation.boundaries, batches, recipe.micro,
-                       self._state_bytes(), self.codec_selector, recipe.tail)
+                       self._state_bytes(), self.codec_selector, recipe.tail, recipe.objective.target_bytes)
 
     def _state_bytes(self) -> list[int]:
         return [cost.stored_bytes + (self.recipe.optimizer.values_per_parameter - 1) * cost.parameter_bytes
@@ -263,11 +269,12 @@ class TrainingState:
     def _largest_payload(self) -> int:
         """Return the limit of a frame's payload: all layers with their state, or segments in the widest codec."""
         segment = 2 * max(segment_bytes(part, self.recipe.batch, "fp32") for part in self._preparation.boundaries)
-        return 2 * max(sum(self._state_bytes()), segment) + 2**20
+        targets = self.recipe.batch * self.recipe.objective.target_bytes
+        return 2 * (max(sum(self._state_bytes()), segment) + targets) + 2**20
 
     def _snapshot(
         self, number: int, model: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]],
-        accuracy: float | None,
+        metric: float | None,
     ) -> Checkpoint:
         previous = self.checkpoint if number else None
         cuts = {name: replica.cut for name, replica in self.replicas.items()} if number else {}
@@ -276,6 +283,6 @@ class TrainingState:
             for name, replica in self.replicas.items()
         }
         return Checkpoint(
-            number, self.recipe, accuracy, {**(previous.cuts if previous else {}), **cuts},
+            number, self.recipe, metric, {**(previous.cuts if previous else {}), **cuts},
             {**(previous.samples if previous else {}), **samples}, self.forecaster.state_dict(), model, states,
         )

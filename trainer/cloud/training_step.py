@@ -19,6 +19,7 @@ from trainer.errors import DivergedError, ProtocolError, TrainingFailedError
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import MiddleModel
 from trainer.models.values import to_device
+from trainer.plugins import is_plugin_name
 from trainer.protocol import codec, messages, segments
 from trainer.records.run_record import milliseconds
 from trainer.records.summary_file import Fields
@@ -34,7 +35,7 @@ _Reply = tuple[messages.Message, dict[str, Tensor]]
 
 
 class CloudStep:
-    """A step from the common start until every active edge has completed it.
+    """A step from the common start until every active edge has completed it; `steps`: steps of a round.
 
     `earliest_s`: when every edge can have its first segment ready. Transfers of an edge that is lost stay without
     `done`.
@@ -42,7 +43,8 @@ class CloudStep:
 
     def __init__(
         self, number: int, step: int, grant: Grant, edge_manager: EdgeManager, replicas: Mapping[str, EdgeReplica],
-        gradient_codecs: Mapping[str, codec.Codec], seed: int, on_late: Callable[[str, int], None], earliest_s: float,
+        gradient_codecs: Mapping[str, codec.Codec], seed: int, steps: int, on_late: Callable[[str, int], None],
+        earliest_s: float,
     ) -> None:
         self.number = number
         self.step = step
@@ -52,6 +54,7 @@ class CloudStep:
         self._gradient_codecs = gradient_codecs
         self._codecs = {edge.edge: edge.codec for edge in grant.plan.edges}
         self._seed = seed
+        self._steps = steps
         self._initial_replicas = dict(replicas)
         self._on_late = on_late
         self._earliest_s = earliest_s
@@ -170,7 +173,8 @@ class CloudStep:
         sent_s = [frame.send_s for frame in transfers.sent_down[-replica.micro_batches:]]
         if isinstance(replica.model, MiddleModel):
             sent_s = [self._began_at_s] * replica.micro_batches
-        edge_checks.check_step_done(done, sent_s, received.arrival_s, transfers.offset_s, self._timeout_s)
+        edge_checks.check_step_done(done, sent_s, received.arrival_s, transfers.offset_s, self._timeout_s,
+                                    -math.inf if is_plugin_name(replica.objective.loss) else 0.0)
 
     def _process(
         self, message: messages.Segment | messages.TailGradient, received: ReceivedFrame, replica: EdgeReplica,
@@ -220,7 +224,7 @@ class CloudStep:
             tail = replica.boundaries[replica.model.stage.last]
             return messages.TailInput(step=step, micro=micro), segments.encode_segment(
                 "tail_input", outputs, tail, samples, self._codecs[replica.name])
-        labels = _labels(tensors, samples, replica.classes).to(replica.device, torch.int64)
+        labels = _labels(tensors, samples, replica.classes, replica.objective.target_shape).to(replica.device)
         gradients, loss = replica.model.train(values, labels, replica.batch, stream)
         if not math.isfinite(loss):
             raise DivergedError(f"The loss of {replica.name} is {loss}: training has diverged. Lower --learning-rate.")
@@ -247,7 +251,7 @@ class CloudStep:
     def _finish_edge(self, done: messages.StepDone, replica: EdgeReplica, transfers: StepTransfers) -> None:
         """Complete the step of an edge; the optimizer step runs now because no gradient is pending."""
         began = time.perf_counter()
-        replica.model.step()
+        replica.model.step((self.number - 1) * self._steps + self.step)
         transfers.cloud_s += time.perf_counter() - began
         transfers.done = done
         transfers.loss += done.loss or 0.0
@@ -262,15 +266,22 @@ def _next_micro_batch(
     return expected + 1
 
 
-def _labels(tensors: Mapping[str, Tensor], samples: int, classes: int) -> Tensor:
-    """Return the labels of a micro-batch.
+def _labels(
+    tensors: Mapping[str, Tensor], samples: int, classes: int, target_shape: tuple[int, ...] | None
+) -> Tensor:
+    """Return the labels of a micro-batch: classes as int64, or values of that shape.
 
-    Raises: ProtocolError if there are none, not one for every sample, or of classes that do not exist.
+    Raises: ProtocolError if there are none, not one for every sample, of classes that do not exist, or not finite.
     """
     labels = tensors.get("labels")
-    if labels is None or tuple(labels.shape) != (samples,) or labels.dtype != torch.uint8:
+    kind, shape = (torch.uint8, (samples,)) if target_shape is None else (torch.float32, (samples, *target_shape))
+    if labels is None or tuple(labels.shape) != shape or labels.dtype != kind:
         found = "missing" if labels is None else f"{labels.dtype} {tuple(labels.shape)}"
-        raise ProtocolError(f"its labels are {found}; they must be uint8 ({samples},).")
+        raise ProtocolError(f"its labels are {found}; they must be {str(kind).removeprefix('torch.')} {shape}.")
+    if target_shape is not None:
+        if not bool(labels.isfinite().all()):
+            raise ProtocolError("its labels are not finite.")
+        return labels
     if int(labels.max()) >= classes:
         raise ProtocolError(f"its labels reach {int(labels.max())}; there are {classes} classes.")
-    return labels
+    return labels.to(torch.int64)

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from trainer.config.partitioning import parse_partitioning, task_of
+from trainer.config.objectives import name_mistakes, parse_schedule, target_mistake
+from trainer.config.partitioning import DATA_SETS, parse_partitioning, task_of
 from trainer.config.stragglers import STRAGGLER_POLICIES, StragglerPolicy
 from trainer.errors import UsageError
 
@@ -26,7 +27,8 @@ FIRST_EDGE_PORT = 7801
 class RunSettings:
     """All settings of a run. Rates in bits/s, times in seconds.
 
-    `target`: the accuracy that ends the run at an averaging, but not before `min_rounds`.
+    `target`: the value of the metric that ends the run at an averaging, but not before `min_rounds`. `loss`, `metric`
+    None: by the data. `better`: direction of the user's own metric. `schedule`: as `parse_schedule` reads it.
     `cuts`: fixed cuts, per round and edge, instead of the planner's; the last round's repeat.
     `policy`: a user function that chooses cuts, instead of the planner.
     `weight_decay` None: by a rule from parameters and samples. `standardization`: one of STANDARDIZATIONS.
@@ -61,6 +63,10 @@ class RunSettings:
     gradient_codec: str | None = None
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
+    schedule: str = "constant"
+    loss: str | None = None
+    metric: str | None = None
+    better: str | None = None
     weight_decay: float | None = None
     standardization: str = "auto"
     min_cut: int = 1
@@ -101,14 +107,19 @@ class RunSettings:
         """
         parse_partitioning(self.partition)
         mistakes = [sentence for is_wrong, sentence in self._checks() if is_wrong]
+        mistakes += name_mistakes(self.loss, self.metric, self.better)
         if mistakes:
             raise UsageError(" ".join(mistakes))
+        parse_schedule(self.schedule, self.rounds, self.steps)
 
     def _checks(self) -> list[tuple[bool, str]]:
         edges = len(self.edges)
+        metric = self.metric or ("accuracy" if self.data in DATA_SETS else "")
+        target_is_wrong = target_mistake(self.target, metric)
         sizes = {"rounds": self.rounds, "steps": self.steps, "batch": self.batch, "micro": self.micro,
                  "average-every": self.average_every, "tail-layers": self.tail_layers, "min-rounds": self.min_rounds}
-        numbers = {"target": self.target or 1.0, "learning-rate": self.learning_rate, "share": self.share,
+        numbers = {"target": 1.0 if self.target is None else self.target, "learning-rate": self.learning_rate,
+                   "share": self.share,
                    "late-after": self.late_after}
         positive = {"ask-timeout": self.ask_timeout_s, "step-timeout": self.step_timeout_s,
                     "rejoin-timeout": self.rejoin_timeout_s, "floor-bps": self.floor_bps, "assume-bps": self.assume_bps,
@@ -131,8 +142,7 @@ class RunSettings:
             (edges == 0, "A run needs at least one edge."),
             (len(set(self.edges)) < edges, "Every edge needs a unique name."),
             *((size < 1, f"--{name} is {size}; it must be at least 1.") for name, size in sizes.items()),
-            (self.target is not None and not 0 < self.target <= 1,
-             f"--target is {self.target}; an accuracy lies between 0 and 1."),
+            (target_is_wrong is not None, target_is_wrong or ""),
             (not 0 < self.share <= 1, f"--share is {self.share}; it must be above 0 and at most 1."),
             (self.aggregate not in AGGREGATES,
              f"--aggregate is {self.aggregate}; it is one of {', '.join(AGGREGATES)}."),

@@ -1,7 +1,8 @@
 """User data: arrays from a .npz file or a function, validated before use.
 
     X      (N, F), (N, C, T) or (N, C, H, W): numbers; uint8 is kept, other whole numbers become int64, the rest float32
-    y      (N,): the class of each sample, counted from 0
+    y      (N,): the class of each sample, counted from 0; or values to predict: floating-point numbers of any shape
+           (N, ...), or labels 0 and 1 of shape (N, labels)
     split  (N,), optional: "train" or "test"; without it a fifth, drawn by the seed, is held out
     edge   (N,), optional: the edge that a sample belongs to, for --partition column
 """
@@ -33,6 +34,8 @@ MAX_WHOLE_NUMBER = 2**53
 """Beyond it, statistics in double precision are not exact."""
 MAX_CLASSES = 256
 """Labels are sent as bytes."""
+MAX_TARGETS = 2**20
+"""Values to predict for a sample."""
 HELD_OUT_SHARE = 0.2
 
 
@@ -83,8 +86,9 @@ def to_data_set(arrays: Arrays, source: str, seed: int) -> DataSet:
     if values.ndim == 4 and values.shape[3] in CHANNELS and values.shape[1] not in CHANNELS:
         values = values.transpose(0, 3, 1, 2)
         notes.append(f"X of {source} has its channels last; it is read as (N, C, H, W) = {values.shape}.")
-    inputs, labels = _inputs(values, source), _labels(arrays["y"], source)
-    for name in ARRAY_NAMES[1:]:
+    inputs = _inputs(values, source)
+    labels = _labels(arrays["y"], len(inputs), source)
+    for name in ARRAY_NAMES[2:]:
         if name in arrays and arrays[name].shape != (len(inputs),):
             raise DataError(f"X of {source} has {len(inputs)} samples and {name} the shape {arrays[name].shape}; it "
                             f"must be ({len(inputs)},).")
@@ -94,7 +98,8 @@ def to_data_set(arrays: Arrays, source: str, seed: int) -> DataSet:
             raise DataError(f"{source} has no {kind} sample.")
     parts = [Samples(torch.from_numpy(inputs[rows]), torch.from_numpy(labels[rows])) for rows in (~held_out, held_out)]
     edge = arrays.get("edge")
-    return DataSet(parts[0], parts[1], int(labels.max()) + 1,
+    outputs = int(labels.max()) + 1 if labels.dtype == np.int64 else int(np.prod(labels.shape[1:]))
+    return DataSet(parts[0], parts[1], outputs,
                    None if edge is None else (edge[~held_out], edge[held_out]), tuple(notes))
 
 
@@ -133,17 +138,41 @@ def _inputs(values: npt.NDArray[np.generic], source: str) -> npt.NDArray[np.gene
     return numbers
 
 
-def _labels(values: npt.NDArray[np.generic], source: str) -> npt.NDArray[np.int64]:
-    if values.dtype.kind not in "bui":
-        raise DataError(f"y of {source} is of type {values.dtype}; it must be whole numbers, classes counted from 0.")
+def _labels(
+    values: npt.NDArray[np.generic], samples: int, source: str
+) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+    """Return classes (N,), or values (N, ...) of at least two dimensions."""
+    if values.dtype.kind not in "buif":
+        raise DataError(f"y of {source} is of type {values.dtype}; it must be whole numbers, classes counted from 0, "
+                        "or floating-point numbers to predict.")
+    if values.shape[:1] != (samples,) or 0 in values.shape:
+        raise DataError(f"X of {source} has {samples} samples and y the shape {values.shape}; it must be ({samples},), "
+                        f"or ({samples}, ...) for several values of a sample.")
+    if values.dtype.kind == "f" or values.ndim > 1:
+        return _target_values(values, source)
     if values.size and not 0 <= values.min() <= values.max() < MAX_CLASSES:
         raise DataError(f"y of {source} holds the classes {values.min()} to {values.max()}; they must lie between "
-                        f"0 and {MAX_CLASSES - 1}.")
+                        f"0 and {MAX_CLASSES - 1}; numbers to predict are given as floating-point numbers.")
     classes = np.unique(values)
     if len(classes) < 2:
         raise DataError(f"y of {source} holds {len(classes)} class{'es' if not len(classes) else ''}; at least two are "
                         "needed.")
     return values.astype(np.int64)
+
+
+def _target_values(values: npt.NDArray[np.generic], source: str) -> npt.NDArray[np.float32]:
+    if values.dtype.kind != "f" and not np.isin(values, (0, 1)).all():
+        raise DataError(f"y of {source} has the shape {values.shape} and whole numbers other than 0 and 1; labels are "
+                        "0 and 1, numbers to predict are given as floating-point numbers.")
+    if (count := int(np.prod(values.shape[1:]))) > MAX_TARGETS:
+        raise DataError(f"y of {source} has {count} values for each sample; at most {MAX_TARGETS} are allowed.")
+    with np.errstate(over="ignore"):
+        numbers = np.ascontiguousarray(values, dtype=np.float32)
+    bad = ~np.isfinite(numbers)
+    if bad.any():
+        raise DataError(f"y of {source} holds {bad.sum()} values that are NaN, infinite or too large for single "
+                        f"precision; the first is in row {np.argwhere(bad)[0][0]}.")
+    return numbers[:, None] if numbers.ndim == 1 else numbers
 
 
 def _held_out(split: npt.NDArray[np.generic] | None, samples: int, source: str, seed: int) -> npt.NDArray[np.bool_]:

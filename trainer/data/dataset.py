@@ -19,7 +19,10 @@ MAX_DRAWS = 100
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Inputs (N, ...), uint8 for images, int64 for other whole numbers, else float32; classes (N,) as int64."""
+    """Inputs (N, ...), uint8 for images, int64 for other whole numbers, else float32.
+
+    `labels`: classes (N,) as int64, or values (N, ...) as float32.
+    """
 
     inputs: Tensor
     labels: Tensor
@@ -32,11 +35,23 @@ class Samples:
         return Samples(self.inputs[indices], self.labels[indices])
 
 
+def target_shape(samples: Samples) -> tuple[int, ...] | None:
+    """Return the shape of the values to predict for a sample; None: classes."""
+    return tuple(samples.labels.shape[1:]) if samples.labels.dtype.is_floating_point else None
+
+
+def is_binary(samples: Samples) -> bool:
+    """Return whether all values to predict are 0 or 1."""
+    labels = samples.labels
+    return labels.dtype.is_floating_point and bool(torch.isin(labels, torch.tensor([0.0, 1.0])).all())
+
+
 @dataclass(frozen=True, slots=True)
 class DataSet:
     """The data of all edges; `owners`: the edge of each training and of each held-out sample.
 
-    `notes`: sentences about how it was read, for the user.
+    `classes`: number of classes, or of values to predict for a sample. `notes`: sentences for the user about how
+    it was read.
     """
 
     train: Samples
@@ -44,6 +59,11 @@ class DataSet:
     classes: int
     owners: tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]] | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def target_shape(self) -> tuple[int, ...] | None:
+        """Shape of the values to predict for a sample; None: classes."""
+        return target_shape(self.train)
 
     @property
     def whole_numbers(self) -> tuple[int, int] | None:
@@ -68,6 +88,9 @@ def local_share(data: DataSet, partitioning: Partitioning, index: int, edges: in
     """
     if not 0 <= index < edges:
         raise DataError(f"Edge number {index} is not one of {edges} edges, which count from 0.")
+    if partitioning.kind == "dirichlet" and data.target_shape is not None:
+        raise DataError(f"dirichlet:{partitioning.alpha:g} partitions by classes; its targets are values. Take iid, or "
+                        "column.")
     if partitioning.kind == "column":
         train, held_out = (_rows_of_edge(data, part, index, edges) for part in (0, 1))
     else:
@@ -77,7 +100,7 @@ def local_share(data: DataSet, partitioning: Partitioning, index: int, edges: in
     local = LocalData(data.train.pick(train), data.held_out.pick(held_out), data.classes)
     if not len(local.train):
         raise DataError("its share of the data has no training sample.")
-    if len(classes := torch.unique(local.train.labels)) < MIN_CLASSES:
+    if data.target_shape is None and len(classes := torch.unique(local.train.labels)) < MIN_CLASSES:
         raise DataError(
             f"all {len(local.train)} training samples in its share are of class {classes.item()}; at least "
             f"{MIN_CLASSES} classes are needed."

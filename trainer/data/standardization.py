@@ -86,12 +86,13 @@ class Standardization:
 
 
 def summarize(inputs: Tensor, labels: Tensor, classes: int) -> Statistics:
-    """Return the statistics of an edge's inputs (N, features, ...) and labels (N,)."""
+    """Return the statistics of an edge's inputs (N, features, ...) and labels: classes (N,), or values to predict."""
     chunks = [chunk.to(torch.float64) for chunk in torch.split(inputs, CHUNK_SAMPLES)]
     return Statistics(
         plain=pool_all([_moments(chunk) for chunk in chunks]),
         logged=pool_all([_moments(signed_log(chunk)) for chunk in chunks]),
-        class_counts=tuple(torch.bincount(labels, minlength=classes).tolist()),
+        class_counts=() if labels.dtype.is_floating_point else tuple(
+            torch.bincount(labels, minlength=classes).tolist()),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from trainer.edge.cloud_connection import CloudConnection
 from trainer.edge.training_step import EdgeStep, StepAbortedError
 from trainer.errors import (
     ConnectionLostError,
+    DivergedError,
     ModelFailedError,
     NetworkError,
     ProtocolError,
@@ -30,6 +32,7 @@ from trainer.errors import (
     TrainingFailedError,
     UserCodeError,
 )
+from trainer.models.objective import build_loss, metric_size, metric_sums
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.split_model import ClientModel, tail_protects_labels
 from trainer.models.stage import Stage
@@ -55,9 +58,10 @@ EVALUATION_SAMPLES = 256
 class EdgeSettings:
     """Name, cloud address and data share of an edge.
 
-    `model`: the only `package.module:function` that the edge imports at the cloud's request. `protect_labels`: neither
-    labels nor class counts are sent; the edge refuses a cloud that requires labels. `min_cut`: the edge refuses a plan
-    with fewer layers on it; with 0 the cloud may receive raw inputs. `connect_timeout_s`: how long to
+    `model`, `loss`, `metric`: the only `package.module:function` that the edge imports for each at the cloud's request;
+    other losses and metrics are given by name. `protect_labels`: neither labels nor class counts are sent; the edge
+    refuses a cloud that requires labels. `min_cut`: the edge refuses a plan with fewer layers on it; with 0 the cloud
+    may receive raw inputs. `connect_timeout_s`: how long to
     try to connect, at the start and after every loss. `cgroups`: directories to join after all libraries are loaded,
     because importing them under the CPU limit of an emulated device takes half a minute.
     """
@@ -70,6 +74,8 @@ class EdgeSettings:
     data: str = "traffic-lights"
     sharing: Partitioning = IID
     model: str | None = None
+    loss: str | None = None
+    metric: str | None = None
     protect_labels: bool = False
     min_cut: int = 1
     seed: int = 1
@@ -132,6 +138,8 @@ def _join_request(settings: EdgeSettings, data: dataset.LocalData) -> messages.J
         statistics=statistics,
         whole_numbers=data.train.inputs.dtype == torch.int64,
         min_cut=settings.min_cut,
+        target_shape=dataset.target_shape(data.train),
+        binary_targets=dataset.is_binary(data.train),
         profile=profiler.benchmark_node(),
     )
 
@@ -227,17 +235,23 @@ class Edge:
 
     def _prepare(self, recipe: messages.Prepare) -> None:
         """Build the model; standardize the data and measure every layer unless done with the same settings before."""
-        if is_plugin_name(recipe.model) and recipe.model != self._settings.model:
-            raise TrainingFailedError(
-                f"The cloud requires {self._settings.name} to import {recipe.model}; if you trust it, start the edge "
-                f"with --model {recipe.model}."
-            )
+        for option, name, allowed in (
+            ("--model", recipe.model, self._settings.model),
+            ("--loss", recipe.objective.loss, self._settings.loss),
+            ("--metric", recipe.objective.metric, self._settings.metric),
+        ):
+            if is_plugin_name(name) and name != allowed:
+                raise TrainingFailedError(
+                    f"The cloud requires {self._settings.name} to import {name}; if you trust it, start the edge "
+                    f"with {option} {name}."
+                )
         if self._settings.protect_labels and recipe.tail is None:
             raise TrainingFailedError(
                 f"The cloud requires the labels of {self._settings.name}, which are protected; start the cloud with "
                 "--protect-labels, or the edge without."
             )
-        built = build_model(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers)
+        built = build_model(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers,
+                            objective=recipe.objective)
         layers = built.layers
         if recipe.tail is not None and not tail_protects_labels(layers, recipe.tail):
             raise TrainingFailedError(
@@ -245,7 +259,7 @@ class Edge:
                 "gradient would reveal the labels."
             )
         self._recipe = recipe
-        self._model = ClientModel(Stage(layers, 0, 0, recipe.optimizer), recipe.tail)
+        self._model = ClientModel(Stage(layers, 0, 0, recipe.optimizer), recipe.tail, build_loss(recipe.objective.loss))
         prepared = self._prepared if self._prepared is not None and self._prepared[0] == recipe else None
         inputs = prepared[2] if prepared else _standardized(self._data.train.inputs, recipe)
         self._step = EdgeStep(self._cloud, self._model, inputs, self._data.train.labels, recipe, built.boundaries,
@@ -287,10 +301,15 @@ class Edge:
         self._cloud.connection.send(messages.PlanApplied(round=plan.round), leaving)
 
     def _evaluate(self) -> None:
-        """Count the global model's correct predictions on the held-out samples of this edge."""
-        held_out, correct = self._data.held_out, 0
-        for first in range(0, len(held_out), EVALUATION_SAMPLES):
-            batch = slice(first, first + EVALUATION_SAMPLES)
-            inputs = _standardized(held_out.inputs[batch], self._recipe)
-            correct += int((self._model.stage.evaluate(inputs).argmax(dim=1) == held_out.labels[batch]).sum())
-        self._cloud.connection.send(messages.Evaluated(correct=correct, total=len(held_out)))
+        """Send the metric's sums over the held-out samples of this edge under the global model."""
+        held_out, objective = self._data.held_out, self._recipe.objective
+        outputs = [
+            self._model.stage.evaluate(_standardized(inputs, self._recipe))
+            for inputs in torch.split(held_out.inputs, EVALUATION_SAMPLES) if len(inputs)
+        ]
+        sums = metric_sums(objective, torch.cat(outputs), held_out.labels) if outputs else [
+            0.0] * metric_size(objective, self._recipe.classes)
+        if not all(map(math.isfinite, sums)):
+            raise DivergedError(f"The {objective.metric} of the global model is not finite: training has diverged. "
+                                "Lower --learning-rate.")
+        self._cloud.connection.send(messages.Evaluated(sums=tuple(sums), total=len(held_out)))

@@ -112,7 +112,7 @@ class EdgeStep:
             self._process_replies(progress, plan)
             times.late_s = schedule.finish()
         with times.backward:
-            self._model.step()
+            self._model.step((start.round - 1) * self._recipe.steps + start.step)
         previous_limit, self._cpu_limit = self._cpu_limit, self._cgroup_limit.read()
         self._cloud.connection.send(
             messages.StepDone(
@@ -151,7 +151,8 @@ class EdgeStep:
             tensors = segments.encode_segment("segment", values, self._boundaries[self._model.cut], len(samples),
                                               plan.codec)
             if self._model.tail is None:
-                tensors["labels"] = self._labels[samples].to(torch.uint8)
+                labels = self._labels[samples]
+                tensors["labels"] = labels if labels.dtype.is_floating_point else labels.to(torch.uint8)
             progress.forwarded += 1
         return tensors
 

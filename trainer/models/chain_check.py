@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from trainer.config.objectives import Objective
 from trainer.errors import UsageError, UserCodeError
 from trainer.models.boundary import Boundary, BoundaryError, LayerError, describe, find_boundaries, layer_title
 from trainer.models.fx_split import addresses
@@ -26,8 +27,13 @@ BATCH_STATISTICS = "Expected more than 1 value per channel when training"
 
 Batch = Callable[[int], Tensor]
 
+CLASSES = Objective()
+"""Cross-entropy of classes."""
 
-def check_layers(layers: Sequence[nn.Module], name: str, batch: Batch, classes: int) -> list[Boundary]:
+
+def check_layers(
+    layers: Sequence[nn.Module], name: str, batch: Batch, classes: int, objective: Objective = CLASSES
+) -> list[Boundary]:
     """Run the chain and return its boundaries; turns in-place operations off and leaves training mode on.
 
     Raises: UsageError that names the layer which does not fit or shares a parameter with another.
@@ -54,11 +60,15 @@ def check_layers(layers: Sequence[nn.Module], name: str, batch: Batch, classes: 
                             f"{describe_error(error.__cause__)}.") from error
     except BoundaryError as error:
         raise UsageError(f"{name}: {layer_title(layers, error.layer)} {error}.") from error
-    last = boundaries[-1].tensors
-    if len(boundaries[-1].leaves) != 1 or last[0].shape(7) != (7, classes) or not last[0].dtype.is_floating_point:
+    last, expected = boundaries[-1].tensors, objective.output_shape(classes)
+    fits = len(boundaries[-1].leaves) == 1 and last[0].shape(7)[:1] == (7,) and last[0].dtype.is_floating_point
+    if not fits or (expected is not None and last[0].shape(7) != (7, *expected)):
         made = " and ".join(f"{str(spec.dtype).removeprefix('torch.')} {spec.shape(1)[1:]}" for spec in last)
-        raise UsageError(f"{name}: a sample leaves the last layer as {made.removeprefix('float32 ')}; the data has "
-                         f"{classes} classes, so it must be ({classes},).")
+        why = "one floating-point tensor for the loss" if expected is None else (
+            f"{expected}: the targets of a sample" if objective.target_shape is not None else f"({classes},)")
+        has = f"the data has {classes} classes, so it" if objective.target_shape is None else "it"
+        raise UsageError(f"{name}: a sample leaves the last layer as {made.removeprefix('float32 ')}; {has} must be "
+                         f"{why}.")
     return boundaries
 
 

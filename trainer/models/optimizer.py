@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import nn
+
+from trainer.config.objectives import Schedule
+from trainer.models.schedule import rate_of
 
 OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
 
@@ -16,11 +19,12 @@ _ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
-    """Optimiser, learning rate and L2 regularization (`weight_decay`)."""
+    """Optimiser, learning rate with its schedule, and L2 regularization (`weight_decay`)."""
 
     name: OptimizerName = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
+    schedule: Schedule = field(default_factory=Schedule)
 
     @property
     def values_per_parameter(self) -> int:
@@ -31,6 +35,10 @@ class OptimizerConfig:
     def state_names(self) -> tuple[str, ...]:
         """Names of the tensors that the optimiser keeps for a parameter once it has made a step."""
         return {"sgd": (), "momentum": ("momentum_buffer",), "adam": _ADAM_STATE, "adamw": _ADAM_STATE}[self.name]
+
+    def rate(self, number: int) -> float:
+        """Return the learning rate of mini-batch `number` of the run, from 0."""
+        return rate_of(self.schedule, self.learning_rate, number)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Create the optimiser for the parameters of one layer."""

@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trainer.errors import ModelFailedError, ProtocolError
+from trainer.models.objective import Loss
 from trainer.models.rng import RandomStream
 from trainer.models.stage import Stage
 from trainer.models.values import Values, backward, detached, gradients_of, match, new_leaves
@@ -33,9 +35,9 @@ def tail_protects_labels(layers: Sequence[nn.Module], tail: int) -> bool:
 class ClientModel:
     """The edge's part of the model: the layers [0, cut), and with protected labels also the tail."""
 
-    def __init__(self, stage: Stage, tail: int | None = None) -> None:
+    def __init__(self, stage: Stage, tail: int | None = None, loss: Loss = functional.cross_entropy) -> None:
         self.stage = stage
-        self.tail = None if tail is None else ServerModel(stage.with_range(tail, len(stage.layers)))
+        self.tail = None if tail is None else ServerModel(stage.with_range(tail, len(stage.layers)), loss)
         self._segments: list[Values] = []
 
     @property
@@ -101,12 +103,12 @@ class ClientModel:
         if self.tail is not None:
             self.tail.stage.discard_gradients()
 
-    def step(self) -> None:
-        """End the mini-batch: update the parameters."""
+    def step(self, number: int = 0) -> None:
+        """End mini-batch `number` of the run: update the parameters."""
         self._segments.clear()
-        self.stage.step()
+        self.stage.step(number)
         if self.tail is not None:
-            self.tail.step()
+            self.tail.step(number)
 
 
 class _ServerSide:
@@ -132,18 +134,24 @@ class _ServerSide:
         self.stage.import_layers(min(self.cut, cut), self.cut, arriving)
         self.stage.first = cut
 
-    def step(self) -> None:
-        """End the mini-batch: update the parameters."""
-        self.stage.step()
+    def step(self, number: int = 0) -> None:
+        """End mini-batch `number` of the run: update the parameters."""
+        self.stage.step(number)
 
 
 class ServerModel(_ServerSide):
     """The cloud's part of one edge's model: the layers [cut, L) and the loss."""
 
+    def __init__(self, stage: Stage, loss: Loss = functional.cross_entropy) -> None:
+        super().__init__(stage)
+        self._loss = loss
+
     def train(
-        self, segment: Values, labels: Tensor, batch_samples: int, stream: RandomStream
+        self, segment: Values, targets: Tensor, batch_samples: int, stream: RandomStream
     ) -> tuple[list[Tensor], float]:
         """Run forward and backward for one micro-batch of a mini-batch of `batch_samples`.
+
+        `targets`: classes (N,), or values (N, ...).
 
         Returns the gradients of the segment's differentiable tensors, and the micro-batch's contribution to the
         mini-batch's mean loss: summed over the micro-batches, both equal those of the undivided mini-batch.
@@ -152,7 +160,7 @@ class ServerModel(_ServerSide):
         """
         leaves, values = new_leaves(segment)
         outputs = self.stage.forward(values, stream)
-        loss = nn.functional.cross_entropy(outputs, labels, reduction="sum") / batch_samples
+        loss = self._loss(outputs, targets) * (len(targets) / batch_samples)
         _backpropagate(loss, [torch.ones_like(loss)])
         return gradients_of(leaves), loss.item()
 

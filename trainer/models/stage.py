@@ -61,10 +61,13 @@ class Stage:
                     layer.train()
         return values
 
-    def step(self) -> None:
-        """Apply and clear the gradients accumulated since the last step."""
+    def step(self, number: int = 0) -> None:
+        """Apply and clear the gradients accumulated since the last step, at the rate of mini-batch `number`."""
+        rate = self.optimizer.rate(number)
         for optimizer in self._optimizers[self.first : self.last]:
             if optimizer is not None:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
                 optimizer.step()
                 optimizer.zero_grad()
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from trainer.config.objectives import Objective
 from trainer.errors import UsageError
 from trainer.models.blocks import (
     MeanPooling,
@@ -24,7 +26,7 @@ from trainer.models.blocks import (
     perceptron,
 )
 from trainer.models.boundary import Boundary
-from trainer.models.chain_check import check_against_own, check_layers
+from trainer.models.chain_check import CLASSES, check_against_own, check_layers
 from trainer.models.fx_split import is_plain_sequential, split_into_layers
 from trainer.plugins import is_plugin_name, load_function
 
@@ -184,11 +186,12 @@ def build_layers(
 
 def build_model(
     name: str, seed: int, sample_shape: SampleShape, classes: int, integers: Integers | None = None,
-    verify: bool = False,
+    verify: bool = False, objective: Objective = CLASSES,
 ) -> BuiltModel:
     """Build a model; its initial weights depend only on `seed`.
 
-    `integers`: least and greatest value of inputs that are whole numbers; None: real numbers. `verify`: compare the
+    `integers`: least and greatest value of inputs that are whole numbers; None: real numbers. `classes`: outputs for a
+    sample; `objective` has the shape of its targets. `verify`: compare the
     layers of a user's model with the model itself.
 
     Raises: UsageError if there is no such model, it does not accept such samples, cannot be split, or its layers
@@ -202,12 +205,12 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if not is_plugin_name(name):
-            layers = _build_from_zoo(MODELS[name], sample_shape, classes)
-            return BuiltModel(layers, check_layers(layers, name, batch, classes), state_names(None, layers))
-        model = load_function(name)(sample_shape=sample_shape, classes=classes)
+            layers = _build_from_zoo(MODELS[name], sample_shape, classes, objective)
+            return BuiltModel(layers, check_layers(layers, name, batch, classes, objective), state_names(None, layers))
+        model = _own_module(name, sample_shape, classes, objective)
         own = copy.deepcopy(model) if verify and isinstance(model, nn.Module) else None
         layers = split_into_layers(model, name, batch)
-        boundaries = check_layers(layers, name, batch, classes)
+        boundaries = check_layers(layers, name, batch, classes, objective)
         names = state_names(model, layers)
         if own is not None:
             check_against_own(own, layers, boundaries, names, name, batch)
@@ -237,7 +240,13 @@ def state_names(model: nn.Module | None, layers: Sequence[nn.Module]) -> dict[st
     }
 
 
-def user_module(name: str, seed: int, sample_shape: SampleShape, classes: int) -> nn.Module:
+def _own_module(name: str, sample_shape: SampleShape, classes: int, objective: Objective) -> Any:
+    return load_function(name)(sample_shape=sample_shape, classes=classes, target_shape=objective.target_shape or ())
+
+
+def user_module(
+    name: str, seed: int, sample_shape: SampleShape, classes: int, objective: Objective = CLASSES
+) -> nn.Module:
     """Return the user's module, or an `nn.Sequential` of the zoo's layers, with its initial weights.
 
     Raises: UsageError.
@@ -246,14 +255,19 @@ def user_module(name: str, seed: int, sample_shape: SampleShape, classes: int) -
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if not is_plugin_name(name):
-            return nn.Sequential(*_build_from_zoo(MODELS[name], sample_shape, classes))
-        model = load_function(name)(sample_shape=sample_shape, classes=classes)
+            return nn.Sequential(*_build_from_zoo(MODELS[name], sample_shape, classes, objective))
+        model = _own_module(name, sample_shape, classes, objective)
     if not isinstance(model, nn.Module):
         raise UsageError(f"{name} returned {type(model).__name__}; it must return a torch.nn.Module.")
     return model
 
 
-def _build_from_zoo(spec: ModelSpec, sample_shape: SampleShape, classes: int) -> list[nn.Module]:
+def _build_from_zoo(
+    spec: ModelSpec, sample_shape: SampleShape, classes: int, objective: Objective
+) -> list[nn.Module]:
+    if objective.target_shape is not None and len(objective.target_shape) != 1:
+        raise UsageError(f"The model {spec.name} makes a vector of each sample; its targets have the shape "
+                         f"{objective.target_shape}, so give your own --model package.module:function.")
     if len(sample_shape) not in spec.dimensions or min(sample_shape[1:], default=1) < spec.min_side:
         kinds = " or ".join(KINDS[number] for number in spec.dimensions)
         raise UsageError(

@@ -32,7 +32,8 @@ class CodecSelector:
         self._fixed = None if codec == AUTO else cast(Codec, codec)
         self._gradient = cast(Codec | None, gradient)
         self._allowed, self._max_allowed = 2, len(CODECS_BY_LOSS)
-        self._best_accuracy = 0.0
+        self._best: float | None = None
+        """The best metric so far; negated if lower is better."""
         self._most_lossy_used = 0
 
     def record_use(self, codec: Codec) -> None:
@@ -48,20 +49,25 @@ class CodecSelector:
         """Return the codec of the gradient of a segment sent with `codec`."""
         return self._gradient or default_gradient_codec(codec)
 
-    def update(self, accuracy: float) -> None:
-        """Take the accuracy after an averaging into account."""
-        if accuracy < self._best_accuracy - MAX_ACCURACY_LOSS and self._most_lossy_used > 0:
+    def update(self, metric: float, higher_is_better: bool = True, is_share: bool = True) -> None:
+        """Take the metric after an averaging into account.
+
+        `is_share`: it lies between 0 and 1; the loss allowed of other metrics is a share of the best value.
+        """
+        score = metric if higher_is_better else -metric
+        best = score if self._best is None else self._best
+        if score < best - MAX_ACCURACY_LOSS * (1.0 if is_share else abs(best)) and self._most_lossy_used > 0:
             self._max_allowed = min(self._max_allowed, self._most_lossy_used)
-        self._allowed = self._max_allowed if accuracy >= self._best_accuracy else min(self._allowed, self._max_allowed)
-        self._best_accuracy = max(self._best_accuracy, accuracy)
+        self._allowed = self._max_allowed if score >= best else min(self._allowed, self._max_allowed)
+        self._best = max(best, score)
         self._most_lossy_used = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as JSON values for `load_state_dict`."""
-        return {"allowed": self._allowed, "most": self._max_allowed, "best": self._best_accuracy}
+        return {"allowed": self._allowed, "most": self._max_allowed, "best": self._best}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Self:
         """Restore what `state_dict` returned."""
         self._allowed, self._max_allowed = int(state["allowed"]), int(state["most"])
-        self._best_accuracy = float(state["best"])
+        self._best = None if state["best"] is None else float(state["best"])
         return self

@@ -24,7 +24,8 @@ FRAME_BYTES = framing.PREFIX.size + 340
 class StepForecaster:
     """Forecasts the step options of every edge; holds a predictor per edge, one for the cloud, and the codec selector.
 
-    `tail` is the first layer of the edges' tail if labels are protected.
+    `tail` is the first layer of the edges' tail if labels are protected. `target_bytes`: of a sample's target in a
+    segment.
     """
 
     def __init__(
@@ -37,7 +38,9 @@ class StepForecaster:
         layer_state_bytes: Sequence[int],
         codec_selector: CodecSelector,
         tail: int | None = None,
+        target_bytes: int = 1,
     ) -> None:
+        self._target_bytes = target_bytes
         self._edges: dict[str, Predictor] = {}
         self._tails: dict[str, TailPredictor] = {}
         self.tail = tail
@@ -129,7 +132,7 @@ class StepForecaster:
     def _forecast(self, edge: str, mss_bytes: int, cuts: Sequence[int]) -> EdgeForecast:
         predictor = self._edges[edge]
         forward_s, backward_s, cloud_s = predictor.forward_s(), predictor.backward_s(), self._cloud.work_s()
-        label_bytes = self._batches[edge] if self.tail is None else 0
+        label_bytes = self._target_bytes * self._batches[edge] if self.tail is None else 0
 
         def option(cut: int, codec: Codec, gradient_codec: Codec) -> Option:
             up, down = (
@@ -160,7 +163,8 @@ class StepForecaster:
     def _unprotected(self, edge: str, mss_bytes: int, cuts: Sequence[int]) -> EdgeForecast:
         """Return the forecast with labels sent to the cloud, no tail traffic, and the tail's work in the cloud."""
         protected = self._forecast(edge, mss_bytes, cuts)
-        label_bits = wire_bits(self._batches[edge], mss_bytes) / len(self._micro_batch_samples[edge])
+        label_bytes = self._target_bytes * self._batches[edge]
+        label_bits = wire_bits(label_bytes, mss_bytes) / len(self._micro_batch_samples[edge])
         options = tuple(
             replace(
                 option, cloud_s=option.cloud_s + self._tail_in_cloud_s, tail_up_bits=0.0, tail_down_bits=0.0,

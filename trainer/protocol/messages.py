@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from trainer.config.objectives import Objective
 from trainer.data.standardization import Standardization, Statistics
 from trainer.models.optimizer import OptimizerConfig
 from trainer.profiling.predictor import ComputeProfile, LayerSeconds
@@ -15,6 +16,7 @@ from trainer.protocol.codec import Codec
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,200}$")]
 SampleShape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**16)], ...], Field(min_length=1, max_length=3)]
+TargetShape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1, max_length=8)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -42,6 +44,8 @@ class JoinRequest(Message):
     """Edge: requests to train. Contains no raw data. `proof` and `nonce` as in `shared_secret`.
 
     `whole_numbers`: the inputs are integers other than the bytes of images. `min_cut`: the edge refuses a smaller cut.
+    `target_shape`: of the values to predict
+    for a sample, None: classes; `binary_targets`: all of these values are 0 or 1.
     """
 
     kind = 1
@@ -55,6 +59,8 @@ class JoinRequest(Message):
     statistics: Statistics
     whole_numbers: bool = False
     min_cut: Count = 0
+    target_shape: TargetShape | None = None
+    binary_targets: bool = False
     profile: ComputeProfile
 
 
@@ -76,6 +82,7 @@ class JoinRefused(Message):
 class Prepare(Message):
     """Cloud: model, standardization and training settings, the same for all edges.
 
+    `classes`: outputs for a sample: its classes, or the values to predict.
     `integers`: least and greatest value of the inputs if they reach the model as whole numbers. `tail`: the layers from
     this one on stay on the edges, with the labels; None: labels are sent with the segments.
     """
@@ -83,7 +90,8 @@ class Prepare(Message):
     kind = 3
     model: ModelName
     sample_shape: SampleShape
-    classes: Annotated[int, Field(ge=1, le=256)]
+    classes: Annotated[int, Field(ge=1, le=2**20)]
+    objective: Objective = Field(default_factory=Objective)
     integers: tuple[int, int] | None = None
     seed: int
     optimizer: OptimizerConfig
@@ -254,10 +262,10 @@ class GlobalModel(Message):
 
 
 class Evaluated(Message):
-    """Edge: correct predictions of the global model on its held-out samples."""
+    """Edge: the metric's sums over its held-out samples under the global model."""
 
     kind = 16
-    correct: Count
+    sums: Annotated[tuple[Seconds, ...], Field(max_length=3 * 2**20)]
     total: Count
 
 

@@ -21,7 +21,7 @@ from trainer.protocol.messages import Name, Prepare
 from trainer.records.atomic_file import replace_durably
 
 FILE = "checkpoint.safetensors"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Checkpoint:
 
     round: int
     recipe: Prepare
-    accuracy: float | None
+    metric: float | None
     cuts: Mapping[str, int]
     samples: Mapping[str, tuple[int, int]]
     history: Mapping[str, Any]
@@ -55,7 +55,7 @@ class _Metadata(BaseModel):
     format: int
     round: int
     recipe: Prepare
-    accuracy: float | None
+    metric: float | None
     cuts: dict[Name, int]
     samples: dict[Name, tuple[int, int]]
     history: dict[str, Any]
@@ -64,7 +64,7 @@ class _Metadata(BaseModel):
 def write(directory: Path, checkpoint: Checkpoint) -> None:
     """Replace the run's checkpoint atomically."""
     metadata = _Metadata(
-        format=FORMAT, round=checkpoint.round, recipe=checkpoint.recipe, accuracy=checkpoint.accuracy,
+        format=FORMAT, round=checkpoint.round, recipe=checkpoint.recipe, metric=checkpoint.metric,
         cuts=dict(checkpoint.cuts), samples=dict(checkpoint.samples), history=dict(checkpoint.history),
     )
     tensors = {f"model/{name}": value.contiguous() for name, value in checkpoint.model.items()}
@@ -90,7 +90,7 @@ def read(directory: Path) -> Checkpoint:
     if metadata.format != FORMAT:
         raise CheckpointError(f"{path} has format {metadata.format}; this version reads format {FORMAT}.")
     model, states = _sort(tensors)
-    return Checkpoint(metadata.round, metadata.recipe, metadata.accuracy, metadata.cuts, metadata.samples,
+    return Checkpoint(metadata.round, metadata.recipe, metadata.metric, metadata.cuts, metadata.samples,
                       metadata.history, model, states)
 
 

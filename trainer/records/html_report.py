@@ -58,7 +58,8 @@ def _rounds(run: Run) -> str:
     if not run.rounds:
         return "<p>No round was completed.</p>"
     head = "".join(f"<th>{text}</th>" for text in ("round", "time (s)", *map(html.escape, run.edges), "training (ms)",
-                                                    "transmission (ms)", "loss", "accuracy", "promises kept"))
+                                                    "transmission (ms)", "loss", html.escape(run.metric["name"]),
+                                                    "promises kept"))
     body = "\n".join(_line(run, row) for row in run.rounds)
     notes = [f"<li>Round {row['round']}: {html.escape(note)}</li>" for row in run.rounds for note in _notes(row)]
     events = f"<h2>Adaptations and lost edges</h2><ul>{''.join(notes)}</ul>" if notes else ""
@@ -71,10 +72,11 @@ def _line(run: Run, row: Row) -> str:
     bounded = [transfer["kept"] for transfer in row["transfers"] if transfer["kept"] is not None]
     promises = f"{sum(bounded)}/{len(bounded)}" if bounded else ""
     mark = ' class="broken"' if bounded and not all(bounded) else ""
-    accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.4f}"
+    value = row.get("metric", row["accuracy"])
+    metric = "" if value is None else f"{value:.4f}"
     cells = [str(row["round"]), f"{row['duration_ms'] / 1e3:.2f}", *(cuts.get(name, "-") for name in run.edges),
              _ms(row["training_delay_ms"]["target"]), _ms(row["transmission_delay_ms"]["target"]),
-             f"{row['loss']:.4f}", accuracy]
+             f"{row['loss']:.4f}", metric]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + f"<td{mark}>{promises}</td></tr>"
 
 

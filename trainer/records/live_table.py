@@ -31,7 +31,8 @@ class LiveTable:
 
     def __init__(self, console: Console, rounds: int) -> None:
         self._edges: dict[str, EdgeRow] = {}
-        self._accuracy: float | None = None
+        self._metric = "accuracy"
+        self._value: float | None = None
         self._promises_made = self._promises_kept = 0
         self._status = "waiting for the edges"
         self._bar = Progress(
@@ -56,6 +57,8 @@ class LiveTable:
             case "waiting" | "gathered":
                 self._edges |= {name: EdgeRow(state="connected" if event["event"] == "gathered" else "waiting")
                                 for name in event["edges"]}
+            case "prepared":
+                self._metric = event["metric"]["name"]
             case "plan":
                 self._apply_plan(event)
             case "step":
@@ -77,7 +80,8 @@ class LiveTable:
             row.rate_bps = event.get("rates_bps", {}).get(name)
 
     def _apply_round(self, event: Fields) -> None:
-        self._accuracy = event["accuracy"] if event["accuracy"] is not None else self._accuracy
+        value = event.get("metric", event["accuracy"])
+        self._value = self._value if value is None else value
         self._promises_made += event["promises"]["made"]
         self._promises_kept += event["promises"]["kept"]
         self._bar.update(self._task, completed=event["round"])
@@ -96,7 +100,7 @@ class LiveTable:
             rate = "" if row.rate_bps is None else f"{row.rate_bps / 1e6:.1f}"
             table.add_row(name, row.state, "" if row.cut is None else str(row.cut), row.codec, rate,
                           *_pair(row.training_ms), *_pair(row.uplink_ms), style=style)
-        figures = [] if self._accuracy is None else [f"accuracy {self._accuracy:.4f}"]
+        figures = [] if self._value is None else [f"{self._metric} {self._value:.4f}"]
         figures += [f"promises {self._promises_kept}/{self._promises_made} kept"] if self._promises_made else []
         self._bar.update(self._task, description=self._status)
         return Group(table, self._bar, Text("   ".join(figures)))

@@ -1,4 +1,4 @@
-"""Plots of a run: delays with targets and bounds, cuts, accuracy, promises, steps."""
+"""Plots of a run: delays with targets and bounds, cuts, metric, promises, steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def plots(run: Run) -> dict[str, tuple[str, Figure]]:
     draw: dict[str, tuple[str, Callable[[Run], Figure]]] = {
         "delays": ("Delays of each edge, with the common target and the latency bound", _delays),
         "cuts": ("Layers on each edge", _cuts),
-        "accuracy": ("Accuracy of the global model over time and data sent", _accuracy),
+        "accuracy": (f"{run.metric['name'].capitalize()} of the global model over time and data sent "
+                     f"({run.metric['better']} is better)", _metric),
         "promises": ("Reserved transfers within and beyond their latency bound", _promises),
         "steps": ("Step time, planned and measured, and spread of the arrivals of the edges' segments", _steps),
     }
@@ -71,19 +72,19 @@ def _cuts(run: Run) -> Figure:
     return figure
 
 
-def _accuracy(run: Run) -> Figure:
+def _metric(run: Run) -> Figure:
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     grid = figure.subplots(1, 2, sharey=True)
-    target = run.summary["accuracy"].get("target")
-    evaluated = [index for index, row in enumerate(run.rounds) if row["accuracy"] is not None]
+    target, values_of = run.metric["target"], [row.get("metric", row["accuracy"]) for row in run.rounds]
+    evaluated = [index for index, value in enumerate(values_of) if value is not None]
     for axes, values, unit in ((grid[0], run.seconds(), "seconds of training"),
                                (grid[1], run.megabytes(), "MB of segments and gradients")):
-        axes.plot([values[index] for index in evaluated], [run.rounds[index]["accuracy"] for index in evaluated], "o-",
+        axes.plot([values[index] for index in evaluated], [values_of[index] for index in evaluated], "o-",
                   color=COLOURS[0])
         if target is not None:
             axes.axhline(target, label="target", **TARGET)
             axes.legend(fontsize=8)
-        _label(axes, "accuracy", unit, whole=False)
+        _label(axes, run.metric["name"], unit, whole=False)
     return figure
 
 

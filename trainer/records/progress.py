@@ -11,6 +11,7 @@ from rich.console import Console
 from trainer.config.stragglers import StragglerPolicy
 from trainer.records.live_table import LiveTable
 from trainer.records.run_record import Listener
+from trainer.records.summary_file import metric_of
 
 Fields = dict[str, Any]
 
@@ -42,6 +43,7 @@ class Progress:
         self._console = console
         self._rounds = rounds
         self._quiet = quiet
+        self._metric = "accuracy"
         self._table = LiveTable(console, rounds) if console.is_terminal and not quiet else None
 
     def __call__(self, event: Fields) -> None:
@@ -60,9 +62,10 @@ class Progress:
             case "resumed":
                 return f"resuming after round {event['round']}"
             case "prepared":
+                self._metric = str(event["metric"]["name"])
                 return _prepared(event)
             case "round_done" if self._table is None or event["averaged"]:
-                return _round_line(event, self._rounds)
+                return _round_line(event, self._rounds, self._metric)
             case "lost":
                 how = "excluded from the run" if event.get("excluded") else "lost"
                 return f"{event['edge']} was {how}: {event['reason']} Remaining edges: {event['left']}."
@@ -80,10 +83,11 @@ class Progress:
         return None
 
     def _finished(self, event: Fields) -> None:
-        final, promises = event["accuracy"]["final"], event["promises"]
-        accuracy = "no global model yet" if final is None else f"global accuracy {final:.4f}"
+        metric, promises = metric_of(event), event["promises"]
+        final = metric["final"]
+        found = "no global model yet" if final is None else f"global {metric['name']} {final:.4f}"
         kept = f", promises {promises['kept']}/{promises['made']} kept" if promises["made"] else ""
-        self._line(f"{event['status']}: {accuracy}{kept}; record in {event['directory']}")
+        self._line(f"{event['status']}: {found}{kept}; record in {event['directory']}")
 
     def _line(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -94,11 +98,15 @@ def _prepared(event: Fields) -> str:
     tail = event.get("tail")
     protected = "" if tail is None else f"\nlabels stay on the edges, which also train the layers from {tail} on"
     warning = f"\nwarning: {event['warning']}" if "warning" in event else ""
-    return (f"model {event['model']}; {standardization['method']}: {standardization['reason']}\n"
+    metric = event["metric"]
+    objective = f"; loss {metric['loss']}, metric {metric['name']} ({metric['better']} is better)"
+    if (metric["loss"], metric["name"]) == ("cross-entropy", "accuracy"):
+        objective = ""
+    return (f"model {event['model']}{objective}; {standardization['method']}: {standardization['reason']}\n"
             f"weight decay {decay['weight_decay']:.4g}: {decay['reason']}{protected}{warning}")
 
 
-def _round_line(event: Fields, rounds: int) -> str:
+def _round_line(event: Fields, rounds: int, metric: str) -> str:
     parts = [f"round {event['round']:>2}/{rounds}", f"{event['duration_ms'] / 1e3:6.2f} s",
              f"cuts {' '.join(str(cut) for cut in event['cuts'].values())}"]
     if event["uplink_ms"]:
@@ -107,6 +115,6 @@ def _round_line(event: Fields, rounds: int) -> str:
     parts.append(f"loss {event['loss']:.4f}")
     if event["promises"]["made"]:
         parts.append(f"promises {event['promises']['kept']}/{event['promises']['made']}")
-    if event["accuracy"] is not None:
-        parts.append(f"averaged: accuracy {event['accuracy']:.4f}")
+    if (value := event.get("metric", event["accuracy"])) is not None:
+        parts.append(f"averaged: {metric} {value:.4f}")
     return "  ".join(parts)

@@ -59,5 +59,8 @@ def resumed_settings(run: Path, changes: Mapping[str, Any]) -> RunSettings:
             "Omit the option, or start a new run."
         )
     settings = dataclasses.replace(previous, **changes)
+    if settings.schedule in ("linear", "cosine") and settings.rounds != previous.rounds:
+        raise UsageError(f"The run in {run} has --schedule {settings.schedule}, which ends with its {previous.rounds} "
+                         "rounds; it cannot be resumed with another --rounds.")
     settings.check()
     return settings

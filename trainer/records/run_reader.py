@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import UsageError
-from trainer.records.summary_file import SUMMARY, read_summary
+from trainer.records.summary_file import SUMMARY, metric_of, read_summary
 
 Row = dict[str, Any]
 
@@ -27,6 +27,11 @@ class Run:
     def rounds(self) -> list[Row]:
         """The finished rounds."""
         return list(self.summary["rounds"])
+
+    @property
+    def metric(self) -> Row:
+        """Name and direction of the metric, the loss, target, final and best value."""
+        return metric_of(self.summary)
 
     @property
     def edges(self) -> list[str]:
@@ -68,7 +73,7 @@ def read_run(directory: Path) -> Run:
 def key_figures(run: Run) -> dict[str, str]:
     """Return the key figures of a run in display order; "-" for a missing value."""
     summary, rounds = run.summary, run.rounds
-    accuracy, promises = summary["accuracy"], summary["promises"]
+    metric, promises = run.metric, summary["promises"]
     measured = [row["measured_ms"] for row in run.transfers()]
     over_ideal = [row["measured_ms"] / row["ideal_ms"] for row in run.transfers() if row["ideal_ms"]]
     steps = [ms for row in rounds for ms in row["step_ms"]["measured"]]
@@ -82,7 +87,8 @@ def key_figures(run: Run) -> dict[str, str]:
         "edges": ", ".join(run.edges) or "-",
         "rounds": str(len(rounds)),
         "rounds repeated": str(summary.get("redone_rounds") or "none"),
-        "accuracy": "-" if accuracy["final"] is None else f"{accuracy['final']:.4f}",
+        str(metric["name"]): "-" if metric["final"] is None else f"{metric['final']:.4f}",
+        "loss function": str(metric["loss"]),
         "target reached": _reached(run),
         "training time": f"{run.seconds()[-1]:.1f} s" if rounds else "-",
         "labels": _labels(run),
@@ -115,14 +121,14 @@ def _labels(run: Run) -> str:
 
 
 def _reached(run: Run) -> str:
-    accuracy = run.summary["accuracy"]
-    if accuracy.get("target") is None:
+    metric = run.metric
+    if metric["target"] is None:
         return "none set"
-    number = accuracy.get("reached_round")
+    number, target = metric["reached_round"], f"{metric['name']} {metric['target']:g}"
     if number is None:
-        return f"{accuracy['target']:g} not reached"
+        return f"{target} not reached"
     after_s = sum(row["duration_ms"] for row in run.rounds if row["round"] <= number) / 1e3
-    return f"{accuracy['target']:g} in round {number}, after {after_s:.1f} s"
+    return f"{target} in round {number}, after {after_s:.1f} s"
 
 
 def _quantile(values: list[float], share: float, unit: str, digits: int = 1) -> str:

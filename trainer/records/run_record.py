@@ -5,7 +5,9 @@ are an interface to other programs: fields may be added, not renamed.
 
     status              "done", "failed" or "running"; `error` is a sentence if failed
     map, model, data    what was trained where; `data` has train and held-out samples per edge
-    accuracy            {target, final, best, reached_round}; null before the first averaging
+    metric              {name, better (higher or lower), loss, target, final, best, reached_round}; the last three are
+                        null before the first averaging
+    accuracy            {target, final, best, reached_round}: the same if the metric is the accuracy, else null
     redone_rounds       rounds repeated after too many edges or the cloud were lost (absent: none)
     promises            {made, kept}: one per reserved transfer
     labels              {protected, tail}: with protected labels the layers from `tail` on stay on the edges
@@ -13,7 +15,7 @@ are an interface to other programs: fields may be added, not renamed.
     controller          {url, reserved, unreachable_rounds, broken_rounds}: rounds in which the controller did not
                         answer, and rounds without the reservation they should have had: all promises broken
     strangers_refused   connections closed because they sent no training request
-    rounds[]            round, duration_ms, averaged, averaging_ms (null without one), accuracy,
+    rounds[]            round, duration_ms, averaged, averaging_ms (null without one), metric, accuracy,
                         training_delay_ms {target},
                         transmission_delay_ms {target, bound}, step_ms {predicted, measured: [..], and
                         with protected labels `unprotected`: the prediction without protection, for the same cuts},
@@ -54,9 +56,10 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import yaml
 
+from trainer.config.objectives import is_as_good
 from trainer.errors import CheckpointError
 from trainer.records.atomic_file import replace_durably
-from trainer.records.summary_file import SUMMARY, Fields, SummaryFiles, count_round, read_summary
+from trainer.records.summary_file import SUMMARY, Fields, SummaryFiles, count_round, metric_of, read_summary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +105,7 @@ class RunRecord:
             **(previous or {}),
             "status": "running",
         }
-        self.summary["accuracy"]["target"] = config.get("target")
+        self._set_metric({"target": config.get("target")})
         self._listener = listener
         self._events: IO[str] = (directory / "events.jsonl").open("a", buffering=1)
         (directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -131,12 +134,18 @@ class RunRecord:
             self._listener(event)
 
     def describe(self, **fields: Any) -> None:
-        """Add fields to the summary."""
+        """Add fields to the summary; those of `metric` are merged into it."""
+        self._set_metric(fields.pop("metric", {}))
         self.summary.update(fields)
         self._files.write_summary()
 
+    def _set_metric(self, fields: Fields) -> None:
+        metric = self.summary["metric"] = metric_of(self.summary) | fields
+        accuracy = self.summary["accuracy"]
+        accuracy |= {name: metric[name] if metric["name"] == "accuracy" else None for name in accuracy}
+
     def add_round(self, row: Fields) -> None:
-        """Add a finished round; updates promises and accuracy. The summary is written if the round averaged."""
+        """Add a finished round; updates promises and metric. The summary is written if the round averaged."""
         self._files.append(row)
         if row["averaged"]:
             self._files.write_summary()
@@ -151,21 +160,21 @@ class RunRecord:
         self.summary["redone_rounds"] = self.summary.get("redone_rounds", 0) + len(self.summary["rounds"]) - len(kept)
         self.summary["rounds"] = []
         self.summary["promises"] = {"made": 0, "kept": 0}
-        self.summary["accuracy"] |= {"final": None, "reached_round": None, "best": None}
+        self._set_metric({"final": None, "reached_round": None, "best": None})
         for row in kept:
             count_round(self.summary, row)
         self._files.rewrite()
 
     def save_model(
-        self, model: Mapping[str, Tensor], accuracy: float | None, metadata: dict[str, str] | None = None
+        self, model: Mapping[str, Tensor], metric: float | None, metadata: dict[str, str] | None = None
     ) -> None:
-        """Write the global model, named as in the user's module; also keeps the most accurate one."""
+        """Write the global model, named as in the user's module; also keeps the best one by the metric."""
         from safetensors.torch import save  # imports torch, which a run that fails early does not need
 
         data = save({name: tensor.contiguous() for name, tensor in model.items()}, metadata)
         replace_durably(self.directory / "model.safetensors", data)
-        best = self.summary["accuracy"]["best"]
-        if best is None or (accuracy is not None and accuracy >= best):
+        known = self.summary["metric"]
+        if known["best"] is None or (metric is not None and is_as_good(metric, known["best"], known["better"])):
             replace_durably(self.directory / "best.safetensors", data)
 
     def finish(self, status: str, error: str | None = None) -> None:
@@ -175,7 +184,7 @@ class RunRecord:
             self.summary["error"] = error
         self._files.write_summary()
         self.event("finished", status=status, error=error, accuracy=self.summary["accuracy"],
-                   promises=self.summary["promises"], directory=str(self.directory))
+                   metric=self.summary["metric"], promises=self.summary["promises"], directory=str(self.directory))
         self.close()
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import IO, Any
 
+from trainer.config.objectives import is_as_good
 from trainer.records.atomic_file import replace_durably
 
 Fields = dict[str, Any]
@@ -34,17 +35,29 @@ def _appended_rounds(path: Path) -> list[Fields]:
 
 
 def count_round(summary: Fields, row: Fields) -> None:
-    """Add a round to the summary; updates promises and accuracy."""
+    """Add a round to the summary; updates promises and metric."""
     summary["rounds"].append(row)
     bounded = [transfer["kept"] for transfer in row["transfers"] if transfer["kept"] is not None]
     summary["promises"]["made"] += len(bounded)
     summary["promises"]["kept"] += sum(bounded)
-    accuracy, measured = summary["accuracy"], row["accuracy"]
+    metric, measured = metric_of(summary), row.get("metric", row["accuracy"])
     if measured is not None:
-        accuracy["final"] = measured
-        accuracy["best"] = max(measured, accuracy["best"] or 0.0)
-        if accuracy["target"] is not None and measured >= accuracy["target"] and accuracy["reached_round"] is None:
-            accuracy["reached_round"] = row["round"]
+        metric["final"] = measured
+        if metric["best"] is None or is_as_good(measured, metric["best"], metric["better"]):
+            metric["best"] = measured
+        if (metric["target"] is not None and is_as_good(measured, metric["target"], metric["better"])
+                and metric["reached_round"] is None):
+            metric["reached_round"] = row["round"]
+    summary["metric"] = metric
+    if metric["name"] == "accuracy":
+        summary["accuracy"] = {name: metric[name] for name in summary["accuracy"]}
+
+
+def metric_of(summary: Fields) -> Fields:
+    """Return the metric of a run; that of records without the field `metric` is the accuracy."""
+    found: Fields = {"name": "accuracy", "better": "higher", "loss": "cross-entropy", **summary["accuracy"],
+                     **summary.get("metric", {})}
+    return found
 
 
 class SummaryFiles:

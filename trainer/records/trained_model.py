@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from trainer.config.objectives import Objective
 from trainer.data.standardization import Standardization, standardize
 from trainer.errors import CheckpointError, DataError
 from trainer.models.zoo import user_module
@@ -33,19 +34,22 @@ class ModelMetadata(BaseModel):
     seed: int
     whole_numbers: bool
     standardization: Standardization
+    objective: Objective = Objective()
+    metric: float | None = None
     accuracy: float | None = None
 
 
-def metadata_of(recipe: Prepare, accuracy: float | None) -> dict[str, str]:
+def metadata_of(recipe: Prepare, metric: float | None) -> dict[str, str]:
     """Return the metadata of a model's file."""
     content = ModelMetadata(model=recipe.model, sample_shape=recipe.sample_shape, classes=recipe.classes,
                             seed=recipe.seed, whole_numbers=recipe.integers is not None,
-                            standardization=recipe.standardization, accuracy=accuracy)
+                            standardization=recipe.standardization, objective=recipe.objective, metric=metric,
+                            accuracy=metric if recipe.objective.metric == "accuracy" else None)
     return {METADATA: content.model_dump_json()}
 
 
 class TrainedModel(nn.Module):
-    """Takes inputs (N, ...) as they were in the data; returns the outputs (N, classes) of the trained model.
+    """Takes inputs (N, ...) as they were in the data; returns the outputs (N, ...) of the trained model.
 
     `model`: the user's module, or an `nn.Sequential` of the zoo's layers.
     """
@@ -62,7 +66,9 @@ class TrainedModel(nn.Module):
         return outputs
 
     def predict(self, inputs: Tensor) -> Tensor:
-        """Return the probability of every class, (N, classes), in evaluation mode and in batches.
+        """Return the probability of every class, (N, classes), or the values (N, ...); in evaluation mode, in batches.
+
+        Of models trained by bce-with-logits the values are the probability of every label.
 
         Raises: DataError if the samples have another shape than those of the training.
         """
@@ -71,7 +77,11 @@ class TrainedModel(nn.Module):
                             f"{', '.join(map(str, self.metadata.sample_shape))}).")
         self.eval()
         with torch.no_grad():
-            return torch.cat([self(part).softmax(dim=1) for part in torch.split(inputs, PREDICTION_SAMPLES)])
+            outputs = torch.cat([self(part) for part in torch.split(inputs, PREDICTION_SAMPLES)])
+        objective = self.metadata.objective
+        if objective.target_shape is None:
+            return outputs.softmax(dim=1)
+        return outputs.sigmoid() if objective.loss == "bce-with-logits" else outputs
 
 
 def load_run(run: Path | str, which: Which = "last") -> TrainedModel:
@@ -80,7 +90,7 @@ def load_run(run: Path | str, which: Which = "last") -> TrainedModel:
     Raises: CheckpointError if the run has none or it does not fit, UsageError if the user's module cannot be built.
     """
     values, metadata = read_weights(Path(run), which)
-    model = user_module(metadata.model, metadata.seed, metadata.sample_shape, metadata.classes)
+    model = user_module(metadata.model, metadata.seed, metadata.sample_shape, metadata.classes, metadata.objective)
     try:
         model.load_state_dict(values)
     except RuntimeError as error:

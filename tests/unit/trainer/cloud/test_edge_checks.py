@@ -109,7 +109,7 @@ def test_a_layer_without_time_is_possible() -> None:
 
 @given(st.integers(0, 100), st.integers(0, 100), st.integers(0, 100))
 def test_counts_are_those_of_the_held_out_samples(correct: int, total: int, held_out: int) -> None:
-    counts = messages.Evaluated(correct=correct, total=total)
+    counts = messages.Evaluated(sums=(float(correct),), total=total)
     if total == held_out and correct <= total:
         edge_checks.check_evaluated(counts, held_out)
     else:

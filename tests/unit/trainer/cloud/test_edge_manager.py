@@ -161,7 +161,7 @@ def test_a_silent_edge_is_dropped_and_the_others_stay(edge_manager: EdgeManager,
 def test_an_edge_that_sends_another_message_is_dropped(edge_manager: EdgeManager, port: int) -> None:
     connection = joined(port, "edge1")
     edge_manager.gather(1, 0.3)
-    connection.send(messages.Evaluated(correct=1, total=1))
+    connection.send(messages.Evaluated(sums=(1.0,), total=1))
     assert edge_manager.collect(messages.PlanApplied, 5) == []
     connection.close()
 

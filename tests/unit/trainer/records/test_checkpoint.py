@@ -31,7 +31,7 @@ AFTER = Checkpoint(
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     checkpoint.write(tmp_path, AFTER)
     restored = checkpoint.read(tmp_path)
-    assert (restored.round, restored.recipe, restored.accuracy, restored.cuts) == (4, PREPARE, 0.9, {"edge1": 2})
+    assert (restored.round, restored.recipe, restored.metric, restored.cuts) == (4, PREPARE, 0.9, {"edge1": 2})
     assert (restored.samples, restored.history) == (AFTER.samples, AFTER.history)
     assert torch.equal(restored.model["0.weight"], AFTER.model["0.weight"])
     assert torch.equal(restored.model["1.samples"], AFTER.model["1.samples"])
