@@ -34,7 +34,7 @@ pytestmark = pytest.mark.timeout(2 * TIMEOUT_S)
 class Case:
     """A data set of the user, the flags of a run, and what PyTorch computes for it."""
 
-    targets: Callable[[np.ndarray], np.ndarray]  # type: ignore[type-arg]
+    targets: Callable[[np.ndarray], np.ndarray]
     outputs: int
     flags: tuple[str, ...]
     loss: Callable[[Tensor, Tensor], Tensor]

@@ -42,8 +42,8 @@ def check_join_request(request: messages.JoinRequest) -> None:
     counts = request.statistics.class_counts
     if request.target_shape is not None:
         if counts or math.prod(request.target_shape) > MAX_TARGETS:
-            raise ProtocolError(f"{request.edge} has values of shape {request.target_shape} to predict and {len(counts)} "
-                                f"classes; at most {MAX_TARGETS} values and no classes are possible.")
+            raise ProtocolError(f"{request.edge} has values of shape {request.target_shape} to predict and "
+                                f"{len(counts)} classes; at most {MAX_TARGETS} values and no classes are possible.")
     elif not 1 <= len(counts) <= MAX_CLASSES:
         raise ProtocolError(f"{request.edge} has {len(counts)} classes; 1 to {MAX_CLASSES} are possible.")
     if any(counts) and (min(counts) < 0 or sum(counts) != request.samples):
@@ -100,8 +100,8 @@ def check_evaluated(
         raise ProtocolError(f"it evaluated {evaluated.total} held-out samples; it joined with {held_out}.")
     if not is_possible(objective, evaluated.sums, held_out, classes):
         shown = ", ".join(f"{value:g}" for value in evaluated.sums[:3])
-        raise ProtocolError(f"it sent {shown or 'nothing'} as its sums for {objective.metric}; {held_out} held-out samples "
-                            "cannot have them.")
+        raise ProtocolError(f"it sent {shown or 'nothing'} as its sums for {objective.metric}; {held_out} held-out "
+                            "samples cannot have them.")
 
 
 def check_step_done(
