@@ -127,7 +127,7 @@ def _join_cgroups(cgroups: tuple[Path, ...]) -> None:
 def _join_request(settings: EdgeSettings, data: dataset.LocalData) -> messages.JoinRequest:
     statistics = standardization.summarize(data.train.inputs, data.train.labels, data.classes)
     if settings.protect_labels:
-        statistics = replace(statistics, class_counts=(0,) * data.classes)
+        statistics = replace(statistics, class_counts=(0,) * len(statistics.class_counts))
     return messages.JoinRequest(
         nonce="0" * 32,
         edge=settings.name,
