@@ -159,7 +159,10 @@ def test_events_report_each_round(run: Run) -> None:
         {"edge1": first, "edge2": second} for first, second in CUTS
     ]
     assert [event["round"] for event in events if event["event"] == "round_done"] == [1, 2, 3]
-    assert (run.directory / "config.yaml").exists()
+
+
+def test_edges_of_one_command_weigh_what_they_say(run: Run) -> None:
+    assert "trust_samples: true" in (run.directory / "config.yaml").read_text()
 
 
 def test_an_interrupted_run_leaves_no_process_and_a_failed_record(tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def train(
     names = [f"edge{number}" for number in range(1, edges + 1)]
     if running is not None:
         names = [host.name for host in running.hosts if host.kind == "edge"]
+    options["trust_samples"] = True  # the edges are processes of this command
     settings = before or to_settings(options, edges=tuple(names))  # report errors here and not in a child process
     if set(names) != set(settings.edges):
         raise UsageError(f"The run in {resume} has the edges {', '.join(settings.edges)}, not {', '.join(names)}.")
