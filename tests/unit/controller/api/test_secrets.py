@@ -243,9 +243,11 @@ def test_the_ledger_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     path.touch(0o644)
     path.chmod(0o644)
-    with open_database(f"sqlite:///{path}").connect() as connection:
+    database = open_database(f"sqlite:///{path}")
+    with database.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         modes = {found.name: found.stat().st_mode & 0o777 for found in tmp_path.iterdir()}
+    database.dispose()
     assert set(modes.values()) == {0o600}, modes
 
 
