@@ -2,21 +2,14 @@
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 BIN := .venv/bin
 
-.PHONY: demo test test-processes test-network check setup clean
+.PHONY: demo test check setup clean
 
 demo: setup
 	$(SUDO) $(BIN)/python mininet/demo.py
 
-# Network tests mostly wait: the process tests run beside them with what they leave of the processor.
 test: setup
 	$(MAKE) --no-print-directory check
-	@echo "The process tests and the network tests run at the same time; each kind prints its output when it ends."
-	$(MAKE) --no-print-directory -j 2 --keep-going --output-sync=target test-processes test-network
-
-test-processes: setup
-	nice -n 10 $(BIN)/pytest tests/processes -n 4 --dist loadfile --no-loadscope-reorder
-
-test-network: setup
+	$(BIN)/pytest tests/processes -n 4 --dist loadfile --no-loadscope-reorder
 	$(SUDO) env CI=$(CI) $(BIN)/pytest tests/network -p no:cacheprovider
 
 check: setup
