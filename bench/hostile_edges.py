@@ -104,7 +104,7 @@ def train(rule: Aggregate, clip: float | None, attack: str, seed: int, rounds: i
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="One seed and fewer rounds; about a minute.")
+@click.option("--quick", is_flag=True, help="One seed and fewer rounds; about five minutes.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures as JSON.")
 def main(quick: bool, out: Path | None) -> None:
     """Measure every rule under every attack."""
