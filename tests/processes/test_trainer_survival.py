@@ -20,7 +20,8 @@ from trainer.models.zoo import build_layers
 
 ROUNDS, STEPS, BATCH = 6, 2, 16
 RECIPE = ("--rounds", str(ROUNDS), "--steps", str(STEPS), "--batch", str(BATCH), "--micro", "2", "--average-every", "2",
-          "--seed", "5", "--optimizer", "adamw", "--cuts", "2,7;11,4;3,5;8,1;1,9;6,6")
+          "--seed", "5", "--optimizer", "adamw", "--cuts", "2,7;11,4;3,5;8,1;1,9;6,6", "--server-optimizer", "fedadam",
+          "--proximal", "0.1")
 STOPPED_EARLY = "2,2,2"
 
 

@@ -11,7 +11,15 @@ from click.core import ParameterSource
 
 from trainer.config.objectives import LOSS_HELP, METRIC_HELP
 from trainer.config.partitioning import DATA_HELP, PARTITION_HELP
-from trainer.config.settings import AGGREGATES, DEVICES, PROTECTIONS, STANDARDIZATIONS, RunSettings, parse_cuts
+from trainer.config.settings import (
+    AGGREGATES,
+    DEVICES,
+    PROTECTIONS,
+    SERVER_LEARNING_RATES,
+    STANDARDIZATIONS,
+    RunSettings,
+    parse_cuts,
+)
 from trainer.config.stragglers import STRAGGLER_POLICIES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,6 +52,25 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "--clip-updates",
         "clip_updates",
         {"type": float, "help": "Shorten updates longer than this many times the median one.  [default: never]"},
+    ),
+    (
+        "--server-optimizer",
+        "server_optimizer",
+        {
+            "type": click.Choice(list(SERVER_LEARNING_RATES)),
+            "help": "What becomes of the edges' mean at an averaging: fedavg adopts it; fedavgm and fedadam take a "
+            "step towards it, with momentum or by Adam.",
+        },
+    ),
+    (
+        "--server-learning-rate",
+        "server_learning_rate",
+        {"type": float, "help": "Learning rate of the server optimizer.  [default: fedavgm 1, fedadam 0.01]"},
+    ),
+    (
+        "--proximal",
+        "proximal",
+        {"type": float, "help": "Pull every edge to the last global model with this weight (FedProx)."},
     ),
     ("--seed", "seed", {"type": int, "help": "Seed of initial weights, partition and order of the data."}),
     ("--data", "data", {"help": DATA_HELP}),

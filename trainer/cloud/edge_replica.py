@@ -95,6 +95,7 @@ class EdgeReplica:
         """Restore the state after an averaging."""
         part = self.model.stage
         part.import_layers(0, len(part.layers), checkpoint.layers_of(self.name))
+        part.set_anchors()
         part.first = checkpoint.cuts.get(self.name, 0)
 
 

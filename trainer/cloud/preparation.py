@@ -73,7 +73,7 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
         integers=integers,
         seed=settings.seed,
         optimizer=OptimizerConfig(optimizer_name(settings.optimizer), settings.learning_rate, weight_decay,
-                                  parse_schedule(settings.schedule, settings.rounds, settings.steps)),
+                                  parse_schedule(settings.schedule, settings.rounds, settings.steps), settings.proximal),
         standardization=standardization,
         batch=settings.batch,
         micro=settings.micro,

@@ -21,6 +21,7 @@ from trainer.models.aggregation import aggregate
 from trainer.models.averaging import limited_weights
 from trainer.models.device import select_device
 from trainer.models.objective import metric_value
+from trainer.models.server_optimizer import ServerOptimizerConfig, ServerState, parameter_names, server_step
 from trainer.models.zoo import build_model, random_batch
 from trainer.planning.codec_selection import CodecSelector
 from trainer.planning.custom_policy import CustomPolicy
@@ -63,6 +64,7 @@ class TrainingState:
         self._preparation: Preparation = prepare([session.request for session in edge_manager.sessions], settings)
         self.codec_selector = CodecSelector(settings.codec, settings.gradient_codec)
         self.recipe = resumed.recipe if resumed else self._preparation.message
+        self._server_optimizer = ServerOptimizerConfig(settings.server_optimizer, settings.server_learning_rate)
         self._limited: set[str] = set()
         """Edges whose weight was limited, said once."""
         self.replicas: dict[str, EdgeReplica] = {
@@ -162,26 +164,29 @@ class TrainingState:
                 samples[session.name] = session.request.samples
             except ProtocolError as error:
                 self._edge_manager.exclude(session, str(error))
-        model, metric = self._evaluated_mean(number, models, samples)
+        model, metric, server = self._evaluated_mean(number, models, samples)
         if metric is not None:
             objective = self.recipe.objective
             self.codec_selector.update(metric, objective.better == "higher", objective.metric in SHARES)
         excluded = states.keys() & self._edge_manager.excluded
-        return self._snapshot(number, model, {name: states[name] for name in states.keys() - excluded}, metric)
+        return self._snapshot(number, model, {name: states[name] for name in states.keys() - excluded}, metric, server)
 
     def _evaluated_mean(
         self, number: int, models: dict[str, dict[str, Tensor]], samples: Mapping[str, int]
-    ) -> tuple[dict[str, Tensor], float | None]:
-        """Return the mean of the models and its metric; again without an edge that is excluded by its evaluation."""
+    ) -> tuple[dict[str, Tensor], float | None, ServerState]:
+        """Return the global model, its metric and the server optimizer's state.
+
+        Again without an edge that is excluded by its evaluation.
+        """
         while True:
-            model = self._mean(models, samples)
+            model, server = self._server_step(self._mean(models, samples))
             for replica in self.replicas.values():
                 replica.model.stage.load_state_dict(model)
             self._edge_manager.send_all(messages.GlobalModel(round=number), model)
             counts = self._collect_counts()
             excluded = models.keys() & self._edge_manager.excluded
             if not excluded:
-                return model, self._metric(counts)
+                return model, self._metric(counts), server
             for name in excluded:
                 del models[name]
 
@@ -195,6 +200,11 @@ class TrainingState:
         settings = self._settings
         return aggregate(settings.aggregate, list(models.values()), weights, self.checkpoint.model, settings.tolerate,
                          settings.clip_updates)
+
+    def _server_step(self, mean: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ServerState]:
+        last = self.checkpoint
+        names = parameter_names(next(iter(self.replicas.values())).model.stage.layers)
+        return server_step(self._server_optimizer, last.model, mean, names, last.server)
 
     def _weights(self, samples: Sequence[int]) -> list[float]:
         return list(map(float, samples)) if self._settings.trust_samples else limited_weights(samples)
@@ -274,7 +284,7 @@ class TrainingState:
 
     def _snapshot(
         self, number: int, model: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]],
-        metric: float | None,
+        metric: float | None, server: ServerState | None = None,
     ) -> Checkpoint:
         previous = self.checkpoint if number else None
         cuts = {name: replica.cut for name, replica in self.replicas.items()} if number else {}
@@ -285,4 +295,5 @@ class TrainingState:
         return Checkpoint(
             number, self.recipe, metric, {**(previous.cuts if previous else {}), **cuts},
             {**(previous.samples if previous else {}), **samples}, self.forecaster.state_dict(), model, states,
+            server or {},
         )

@@ -18,6 +18,9 @@ PROTECTIONS: tuple[Protection, ...] = get_args(Protection)
 STANDARDIZATIONS = ("auto", "none", "minmax", "zscore", "log", "unit-norm")
 Aggregate = Literal["mean", "trimmed-mean", "median", "krum"]
 AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
+ServerOptimizerName = Literal["fedavg", "fedavgm", "fedadam"]
+SERVER_LEARNING_RATES: dict[ServerOptimizerName, float] = {"fedavg": 1.0, "fedavgm": 1.0, "fedadam": 0.01}
+"""The server optimizers with their default learning rates."""
 MAX_SEED = 2**32 - 1
 FIRST_EDGE_PORT = 7801
 """Edge number i connects from this port + i, so its flow's 5-tuple is known before it connects."""
@@ -34,7 +37,8 @@ class RunSettings:
     `weight_decay` None: by a rule from parameters and samples. `standardization`: one of STANDARDIZATIONS.
     `model` None: the task's default. `gradient_codec` None: the segments' codec, but at least bf16.
     `aggregate`: how the edges' models become one; `tolerate`: of how many wrong edges; `clip_updates`: longest update,
-    in median lengths. `trust_samples`: edges are weighted by the samples that they say, without limit.
+    in median lengths. `server_optimizer`: what is made of their mean; `server_learning_rate` None: by its kind.
+    `proximal`: weight of the pull of every edge to the last global model. `trust_samples`: edges are weighted by the samples that they say, without limit.
     `protection`: which failures every reserved flow survives by a backup path: a link, or a duct.
     `protect_labels`: the last `tail_layers` layers stay on the edges, with the labels.
     `max_cut` None: all layers but the last, or but the last before the tail. With the whole model on an edge nothing
@@ -57,6 +61,9 @@ class RunSettings:
     aggregate: Aggregate = "mean"
     tolerate: int = 1
     clip_updates: float | None = None
+    server_optimizer: ServerOptimizerName = "fedavg"
+    server_learning_rate: float | None = None
+    proximal: float = 0.0
     trust_samples: bool = False
     seed: int = 1
     codec: str = "fp32"
@@ -151,6 +158,7 @@ class RunSettings:
              f"--aggregate {self.aggregate} needs {least} edges to tolerate {self.tolerate} wrong; there are {edges}."),
             (self.clip_updates is not None and not 0 < self.clip_updates < math.inf,
              f"--clip-updates is {self.clip_updates}; it must be a finite number above 0."),
+            *self._server_checks(),
             (self.learning_rate <= 0, f"--learning-rate is {self.learning_rate}; it must be above 0."),
             (self.quorum is not None and not 1 <= self.quorum <= edges,
              f"--quorum is {self.quorum}; it must lie between 1 and the {edges} edges."),
@@ -166,6 +174,20 @@ class RunSettings:
             (self.protection != "none" and self.best_effort,
              f"--protection {self.protection} requires a reservation; --best-effort reserves nothing."),
             (0 < self.lease_s < 1, f"--lease is {self.lease_s:g} s; it must be at least 1."),
+        ]
+
+    def _server_checks(self) -> list[tuple[bool, str]]:
+        name, rate = self.server_optimizer, self.server_learning_rate
+        return [
+            (name not in SERVER_LEARNING_RATES,
+             f"--server-optimizer is {name}; it is one of {', '.join(SERVER_LEARNING_RATES)}."),
+            (rate is not None and not 0 < rate < math.inf,
+             f"--server-learning-rate is {rate}; it must be a finite number above 0."),
+            (rate is not None and name == "fedavg",
+             "--server-learning-rate belongs to --server-optimizer fedavgm and fedadam; fedavg takes the mean as it "
+             "is."),
+            (not 0 <= self.proximal < math.inf,
+             f"--proximal is {self.proximal}; it must be a finite number of at least 0."),
         ]
 
     def _least_edges(self) -> int:

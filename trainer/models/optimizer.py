@@ -19,12 +19,17 @@ _ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
-    """Optimiser, learning rate with its schedule, and L2 regularization (`weight_decay`)."""
+    """Optimiser, learning rate with its schedule, and L2 regularization (`weight_decay`).
+
+    `proximal`: weight mu of the term mu/2 |w - w_global|^2 in the loss of every edge. Source: Li et al. 2020,
+    "Federated Optimization in Heterogeneous Networks", equation 2 (FedProx).
+    """
 
     name: OptimizerName = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     schedule: Schedule = field(default_factory=Schedule)
+    proximal: float = 0.0
 
     @property
     def values_per_parameter(self) -> int:

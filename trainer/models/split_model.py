@@ -71,6 +71,7 @@ class ClientModel:
         self._check_cut(cut)
         self.abort_batch()
         self.stage.import_layers(0, len(self.stage.layers), layers)
+        self.stage.set_anchors()
         self.stage.last = cut
 
     def _check_cut(self, cut: int) -> None:

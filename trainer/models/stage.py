@@ -29,6 +29,8 @@ class Stage:
         self.last = last
         self.optimizer = optimizer
         self._optimizers = [self._new_optimizer(layer) for layer in self.layers]
+        self._anchors: list[list[Tensor]] = []
+        self.set_anchors()
 
     def with_range(self, first: int, last: int) -> Stage:
         """Return a stage over another range that shares these layers and optimisers."""
@@ -64,12 +66,31 @@ class Stage:
     def step(self, number: int = 0) -> None:
         """Apply and clear the gradients accumulated since the last step, at the rate of mini-batch `number`."""
         rate = self.optimizer.rate(number)
+        if self.optimizer.proximal:
+            self._add_proximal_gradients()
         for optimizer in self._optimizers[self.first : self.last]:
             if optimizer is not None:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 optimizer.step()
                 optimizer.zero_grad()
+
+    def set_anchors(self) -> None:
+        """Let the proximal term pull all layers to their present values, which are those of the global model."""
+        if self.optimizer.proximal:
+            self._anchors[:] = [[value.detach().clone() for value in layer.parameters()] for layer in self.layers]
+
+    def _add_proximal_gradients(self) -> None:
+        for layer, anchors in zip(self.layers[self.first : self.last], self._anchors[self.first : self.last],
+                                  strict=True):
+            for parameter, anchor in zip(layer.parameters(), anchors, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter.detach() - anchor, alpha=self.optimizer.proximal)
+
+    def reset_optimizers(self) -> None:
+        """Discard the optimiser state of all layers, as before the first step."""
+        for number in range(len(self.layers)):
+            self._load_optimizer(number, {})
 
     def discard_gradients(self) -> None:
         """Clear the gradients accumulated since the last step without applying them."""
@@ -125,7 +146,7 @@ class Stage:
         }
 
     def load_state_dict(self, values: Mapping[str, Tensor]) -> None:
-        """Load parameters and buffers of *all* layers; each layer keeps its optimiser state.
+        """Load parameters and buffers of *all* layers, which are the global model; the optimiser state stays.
 
         Raises: ProtocolError if a value is missing or does not fit.
         """
@@ -135,6 +156,7 @@ class Stage:
                 layer.load_state_dict({name: values[f"{number}.{name}"] for name in names})
         except (KeyError, RuntimeError) as error:
             raise ProtocolError(f"The model does not fit: {error}.") from error
+        self.set_anchors()
 
     def _new_optimizer(self, layer: nn.Module) -> torch.optim.Optimizer | None:
         parameters = list(layer.parameters())

@@ -29,7 +29,7 @@ class Checkpoint:
     """The state after round `round`.
 
     `model`: `<layer>.<name>`; `states` by edge: `<layer>.state.<parameter>.<name>`; `samples` by edge: training and
-    held-out; `history`: the state of the predictors.
+    held-out; `history`: the state of the predictors. `server`: state of the server optimizer, by parameter.
     """
 
     round: int
@@ -40,6 +40,7 @@ class Checkpoint:
     history: Mapping[str, Any]
     model: Mapping[str, Tensor]
     states: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    server: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def layers_of(self, edge: str) -> dict[str, Tensor]:
         """Return copies of the whole model with that edge's optimiser state, for `Stage.import_layers`."""
@@ -70,6 +71,8 @@ def write(directory: Path, checkpoint: Checkpoint) -> None:
     tensors = {f"model/{name}": value.contiguous() for name, value in checkpoint.model.items()}
     for edge, states in checkpoint.states.items():
         tensors |= {f"edge/{edge}/{name}": value.contiguous() for name, value in states.items()}
+    for parameter, state in checkpoint.server.items():
+        tensors |= {f"server/{parameter}/{name}": value.contiguous() for name, value in state.items()}
     replace_durably(directory / FILE, save(tensors, {"paceline": metadata.model_dump_json()}))
 
 
@@ -89,19 +92,25 @@ def read(directory: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is not a checkpoint of this version: {error}.") from error
     if metadata.format != FORMAT:
         raise CheckpointError(f"{path} has format {metadata.format}; this version reads format {FORMAT}.")
-    model, states = _sort(tensors)
+    model, states, server = _sort(tensors)
     return Checkpoint(metadata.round, metadata.recipe, metadata.metric, metadata.cuts, metadata.samples,
-                      metadata.history, model, states)
+                      metadata.history, model, states, server)
 
 
-def _sort(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+def _sort(
+    tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, dict[str, Tensor]]]:
     model: dict[str, Tensor] = {}
     states: dict[str, dict[str, Tensor]] = {}
+    server: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         kind, rest = name.split("/", 1)
         if kind == "model":
             model[rest] = tensor
+        elif kind == "server":
+            parameter, name = rest.rsplit("/", 1)
+            server.setdefault(parameter, {})[name] = tensor
         else:
             edge, state = rest.split("/", 1)
             states.setdefault(edge, {})[state] = tensor
-    return model, states
+    return model, states, server

@@ -33,6 +33,7 @@ from trainer.models.blocks import (
 )
 from trainer.models.optimizer import OptimizerConfig, OptimizerName
 from trainer.models.rng import RandomStream
+from trainer.models.server_optimizer import ServerOptimizerConfig, parameter_names, server_step
 from trainer.models.split_model import ClientModel, MiddleModel, ServerModel
 from trainer.models.stage import Stage, split_evenly
 from trainer.models.zoo import MODELS, build_layers
@@ -104,6 +105,7 @@ class Run:
     batch: int
     micro: int
     tail: int | None = None
+    server: ServerOptimizerConfig = ServerOptimizerConfig()
 
     def data(self, edge: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(edge)
@@ -166,7 +168,8 @@ class Pair:
 
 def train_split(run: Run) -> dict[str, Tensor]:
     pairs = [Pair(run, edge) for edge in range(EDGES)]
-    mean: dict[str, Tensor] = {}
+    model = {name: value.clone() for name, value in pairs[0].values().items()}
+    names, state = parameter_names(pairs[0].edge.stage.layers), dict[str, dict[str, Tensor]]()
     for number, row in enumerate(run.cuts, start=1):
         for edge, (pair, cut) in enumerate(zip(pairs, row, strict=True)):
             pair.move(cut)
@@ -174,16 +177,19 @@ def train_split(run: Run) -> dict[str, Tensor]:
                 pair.step(number, step, inputs, labels, run.micro)
         if run.averages(number):
             mean = average([pair.values() for pair in pairs], run.sizes)
+            model, state = server_step(run.server, model, mean, names, state)
             for pair in pairs:
-                pair.load(mean)
-    return mean
+                pair.load(model)
+    return model
 
 
 def train_whole(run: Run) -> dict[str, Tensor]:
     """Federated averaging of whole models. Where micro-batches compute what their batch would, in whole batches."""
     replicas = [nn.Sequential(*run.model.layers()) for _ in range(EDGES)]
     optimizers = [run.optimizer.build(replica.parameters()) for replica in replicas]
-    mean: dict[str, Tensor] = {}
+    model = copy.deepcopy(replicas[0].state_dict())
+    names = [name for name, _ in replicas[0].named_parameters()]
+    server = ReferenceServer(run.server)
     for number in range(1, len(run.cuts) + 1):
         for edge, (replica, optimizer) in enumerate(zip(replicas, optimizers, strict=True)):
             for step, inputs, labels in run.batches(edge, number):
@@ -195,13 +201,42 @@ def train_whole(run: Run) -> dict[str, Tensor]:
                         outputs = layer(outputs)
                     loss = nn.functional.cross_entropy(outputs, labels[piece]) * len(outputs) / len(labels)
                     torch.autograd.backward(loss)
+                torch.autograd.backward(torch.stack([proximal_loss(run.optimizer.proximal, parameter, model[name])
+                                                     for name, parameter in replica.named_parameters()]).sum())
                 optimizer.step()
         if run.averages(number):
             states = [replica.state_dict() for replica in replicas]
             mean = {name: mean_of([state[name] for state in states], run.sizes) for name in states[0]}
+            model = {**mean, **{name: server.step(name, model[name], mean[name]) for name in names}}
             for replica in replicas:
-                replica.load_state_dict(mean)
-    return mean
+                replica.load_state_dict(model)
+    return model
+
+
+def proximal_loss(weight: float, value: Tensor, anchor: Tensor) -> Tensor:
+    return weight / 2 * (value - anchor).square().sum()
+
+
+class ReferenceServer:
+    """The equations of FedAvgM and of FedAdam with corrected bias, one parameter at a time."""
+
+    def __init__(self, config: ServerOptimizerConfig) -> None:
+        self.name, self.rate = config.name, config.learning_rate
+        self.moments: dict[str, tuple[Tensor, Tensor, int]] = {}
+
+    def step(self, name: str, before: Tensor, mean: Tensor) -> Tensor:
+        if self.rate is None:
+            return mean
+        gradient = before - mean
+        first, second, number = self.moments.get(name, (torch.zeros_like(before), torch.zeros_like(before), 0))
+        if self.name == "fedavgm":
+            first = 0.9 * first + gradient
+            self.moments[name] = first, second, number
+            return before - self.rate * first
+        first, second, number = 0.9 * first + 0.1 * gradient, 0.99 * second + 0.01 * gradient**2, number + 1
+        self.moments[name] = first, second, number
+        root = (second / (1 - 0.99**number)).sqrt() + 1e-3
+        return before - self.rate * first / (1 - 0.9**number) / root
 
 
 def mean_of(values: list[Tensor], sizes: list[int]) -> Tensor:
@@ -244,11 +279,14 @@ def runs(draw: st.DrawFn) -> Run:
     return Run(
         model=model,
         cuts=draw(st.lists(st.lists(cut, min_size=EDGES, max_size=EDGES), min_size=1, max_size=4)),
-        optimizer=OptimizerConfig(optimizer_name, learning_rate=0.02, weight_decay=draw(st.sampled_from([0.0, 0.05]))),
+        optimizer=OptimizerConfig(optimizer_name, learning_rate=0.02, weight_decay=draw(st.sampled_from([0.0, 0.05])),
+                                  proximal=draw(st.sampled_from([0.0, 0.3]))),
         sizes=draw(st.lists(st.integers(2, 17), min_size=EDGES, max_size=EDGES)),
         batch=draw(st.integers(1, 9)),
         micro=draw(st.integers(1, 4)),
         tail=tail,
+        server=draw(st.sampled_from([ServerOptimizerConfig(), ServerOptimizerConfig("fedavgm", 0.5),
+                                     ServerOptimizerConfig("fedadam", 0.05)])),
     )
 
 

@@ -39,6 +39,11 @@ from trainer.errors import UsageError
     ("tolerate", 0, "--tolerate is 0; it must be at least 1"),
     ("clip_updates", 0.0, "--clip-updates is 0.0"),
     ("clip_updates", math.nan, "--clip-updates is nan"),
+    ("server_optimizer", "sgd", "--server-optimizer is sgd; it is one of fedavg, fedavgm, fedadam"),
+    ("server_learning_rate", 0.5, "--server-learning-rate belongs to --server-optimizer fedavgm and fedadam"),
+    ("server_learning_rate", -1.0, "--server-learning-rate is -1.0"),
+    ("proximal", -0.1, "--proximal is -0.1"),
+    ("proximal", math.inf, "--proximal is inf"),
     ("standardization", "none2", "--standardization is none2; it is one of auto, none"),
 ])
 def test_a_value_that_cannot_be_is_refused(setting: str, value: Any, sentence: str) -> None:

@@ -25,6 +25,7 @@ PREPARE = Prepare(
 AFTER = Checkpoint(
     4, PREPARE, 0.9, {"edge1": 2}, {"edge1": (10, 3)}, {"cloud": {"scales": [1.5, 0.1 + 0.2]}},
     {"0.weight": torch.randn(3, 4).t(), "1.samples": torch.tensor(7)}, {"edge1": {"0.state.0.exp_avg": torch.randn(2)}},
+    {"0.weight": {"step": torch.tensor(2.0), "exp_avg": torch.randn(4, 3)}},
 )
 
 
@@ -36,6 +37,9 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert torch.equal(restored.model["0.weight"], AFTER.model["0.weight"])
     assert torch.equal(restored.model["1.samples"], AFTER.model["1.samples"])
     assert torch.equal(restored.states["edge1"]["0.state.0.exp_avg"], AFTER.states["edge1"]["0.state.0.exp_avg"])
+    assert restored.states.keys() == {"edge1"}
+    assert restored.server["0.weight"].keys() == {"step", "exp_avg"}
+    assert torch.equal(restored.server["0.weight"]["exp_avg"], AFTER.server["0.weight"]["exp_avg"])
 
 
 def test_continued_training_does_not_change_the_checkpoint() -> None:
