@@ -37,8 +37,9 @@ class RunSettings:
     `weight_decay` None: by a rule from parameters and samples. `standardization`: one of STANDARDIZATIONS.
     `model` None: the task's default. `gradient_codec` None: the segments' codec, but at least bf16.
     `aggregate`: how the edges' models become one; `tolerate`: of how many wrong edges; `clip_updates`: longest update,
-    in median lengths. `server_optimizer`: what is made of their mean; `server_learning_rate` None: by its kind.
-    `proximal`: weight of the pull of every edge to the last global model. `trust_samples`: edges are weighted by the samples that they say, without limit.
+    in median lengths. `trust_samples`: edges are weighted by the samples that they say, without limit.
+    `server_optimizer`: what is made of their mean; `server_learning_rate` None: by its kind. `proximal`: weight of the
+    pull of every edge to the last global model.
     `protection`: which failures every reserved flow survives by a backup path: a link, or a duct.
     `protect_labels`: the last `tail_layers` layers stay on the edges, with the labels.
     `max_cut` None: all layers but the last, or but the last before the tail. With the whole model on an edge nothing

@@ -42,6 +42,7 @@ torch.set_num_threads(1)  # as cloud and edges do; for models this small, thread
 
 EDGES, CLASSES, STEPS, AVERAGE_EVERY = 2, 3, 2, 2
 TOLERANCE = 1e-9
+FEDAVG = ServerOptimizerConfig()
 
 
 class _Shift(nn.Module):
@@ -105,7 +106,7 @@ class Run:
     batch: int
     micro: int
     tail: int | None = None
-    server: ServerOptimizerConfig = ServerOptimizerConfig()
+    server: ServerOptimizerConfig = FEDAVG
 
     def data(self, edge: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(edge)
