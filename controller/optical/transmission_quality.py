@@ -3,8 +3,12 @@
 GNPy computes the physics: amplifier noise and the Gaussian-noise model of fibre non-linearity, on the route's own
 fibres, with amplifiers about every 80 km as placed by GNPy's design rules. The equipment is that of GNPy's examples:
 standard single-mode fibre of 0.2 dB/km (unless the map states another), variable-gain amplifiers, ROADMs with 38 dB add
-and drop OSNR, all 75 channels of 32 GBd on a 50 GHz grid lit. That is the worst case for a lightpath, so the result
-does not depend on the load.
+and drop OSNR, all 96 channels of the fixed grid lit with 32 GBd (GNPy's own example lights 76). That is the worst case
+for a lightpath, so the result does not depend on the load.
+
+A longer fibre may be the better one: GNPy's design rules divide a fibre only from 150 km on, so 149 km is one span and
+150 km are two of 75 km; and a span that loses more than the amplifiers' gain allows (135 km, not 130) gets a hybrid
+Raman amplifier, which adds less noise. These are GNPy's results, and are not smoothed.
 
 Each fibre is computed once, from one ROADM to the next. A route's fibres are then concatenated: every ROADM equalises
 signal plus noise to the same power, so the accumulated noise reduces the signal's share (droop). Full GNPy is run for a
@@ -35,6 +39,7 @@ from networkx import dijkstra_path
 from numpy.typing import NDArray
 
 from controller.caches import MIB, bounded_cache
+from controller.optical.spectrum_grid import FIXED
 from topologies.maps import USUAL_LOSS_DB_PER_KM
 
 CONNECTOR_LOSS_DB = 0.5
@@ -191,13 +196,15 @@ def _propagate(fibres: tuple[Fibre, ...]) -> Any:
 
 @cache
 def _equipment() -> Any:
-    """Return GNPy's example equipment library.
+    """Return GNPy's example equipment library, with the channels of the fixed grid.
 
     The ROADM without a name gets the one GNPy would warn about, which its own loader does not accept.
     """
     library = json.loads((Path(gnpy.__file__).parent / "example-data" / "eqpt_config.json").read_text())
     for roadm in library["Roadm"]:
         roadm.setdefault("type_variety", "default")
+    (signal,) = library["SI"]
+    signal["f_min"], signal["f_max"] = (FIXED.central_thz(channel, 1) * 1e12 for channel in (0, FIXED.slots - 1))
     return _equipment_from_json(library, DEFAULT_EXTRA_CONFIG)
 
 

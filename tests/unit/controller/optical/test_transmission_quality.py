@@ -10,6 +10,7 @@ from controller import caches
 from controller.domain.network import network_from_map
 from controller.optical import transmission_quality
 from controller.optical.lightpath_design import design_lightpath, precompute_fibres
+from controller.optical.spectrum_grid import FIXED
 from controller.optical.transmission_quality import FORMATS, SYSTEM_MARGIN_DB, Quality, quality_of
 from tests.usable_formats import usable_formats
 from topologies.loader import load_map
@@ -38,6 +39,15 @@ def test_quality_falls_with_length_and_with_every_roadm() -> None:
 def test_short_routes_carry_the_fast_format_longer_ones_the_slow_one_and_the_longest_none() -> None:
     formats = [usable_formats(quality_of((km,))) for km in (80.0, 1500.0, 12_000.0)]
     assert formats == [[DP_16QAM, DP_QPSK], [DP_QPSK], []]
+
+
+def test_a_longer_fibre_is_better_where_gnpy_divides_it_or_adds_raman_amplification() -> None:
+    assert quality_of((150.0,)).gsnr_db > quality_of((149.0,)).gsnr_db + 1
+    assert quality_of((135.0,)).gsnr_db > quality_of((130.0,)).gsnr_db
+
+
+def test_all_channels_of_the_fixed_grid_are_lit() -> None:
+    assert len(transmission_quality._propagate((80.0,)).snr_01nm) == FIXED.slots
 
 
 def test_the_margin_that_is_missing_is_told() -> None:
