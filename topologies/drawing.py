@@ -1,4 +1,7 @@
-"""Draws a map: nodes at their positions, spans with their length in km, ducts in colour, and the map's source."""
+"""Draws a map: nodes at their positions, spans with their length in km, parallel ones side by side, ducts in colour.
+
+Below it are the map's source and what was left out.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from textwrap import wrap
 
 import matplotlib as mpl
 import matplotlib.patheffects as effects
@@ -30,6 +34,7 @@ OVERLAY_SIDE_POINTS = 400.0
 """With an overlay the map is smaller and its side margins wider, for the notes."""
 MARGIN_POINTS = 60.0
 NAME_POINTS, LENGTH_POINTS = 8.0, 6.5
+NOTE_POINTS, NOTE_LINE_POINTS = 7.5, 11.0
 SYMBOL_POINTS = 4.0
 ASIDE_POINTS = 17.0
 """Distance from its switch at which a host with the same position is drawn."""
@@ -60,8 +65,11 @@ def draw(topology: Map, path: Path, overlay: FlowOverlay | None = None) -> None:
     if path.suffix.lower() not in (".png", ".svg"):
         raise ValueError(f"{path.name}: a map is drawn as .png or .svg")
     positions, (width, height) = _positions(topology, OVERLAY_SIDE_POINTS if overlay else LONG_SIDE_POINTS)
-    figure = Figure(figsize=(width / 72, (height + 46) / 72))
-    axes = figure.add_axes((0, 22 / (height + 46), 1, height / (height + 46)))
+    left_out = _left_out_lines(topology, width)
+    below = 22 + NOTE_LINE_POINTS * len(left_out)
+    total = height + 24 + below
+    figure = Figure(figsize=(width / 72, total / 72))
+    axes = figure.add_axes((0, below / total, 1, height / total))
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
     _draw_spans(axes, topology, positions)
@@ -72,12 +80,21 @@ def draw(topology: Map, path: Path, overlay: FlowOverlay | None = None) -> None:
     ducts = f", {len(_ducts(topology))} ducts" if _ducts(topology) else ""
     title = f"{topology.name}: {len(topology.switches)} switches, {length_km(topology):,.0f} km of fibre{ducts}"
     title = overlay.title if overlay and overlay.title else title
-    figure.text(0.5, 1 - 14 / (height + 46), title, ha="center", va="center", fontsize=12)
+    figure.text(0.5, 1 - 14 / total, title, ha="center", va="center", fontsize=12)
+    for number, line in enumerate(left_out):
+        y = (below - NOTE_LINE_POINTS * (number + 0.5)) / total
+        figure.text(0.5, y, line, ha="center", va="center", fontsize=NOTE_POINTS, color="#8a2b2b")
     caption = f"Lengths in km. Source: {topology.source or 'Paceline'}."
-    figure.text(0.5, 11 / (height + 46), caption, ha="center", va="center", fontsize=7.5, color="#666666")
+    figure.text(0.5, 11 / total, caption, ha="center", va="center", fontsize=7.5, color="#666666")
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
     with mpl.rc_context({"svg.hashsalt": "paceline"}):
         figure.savefig(path, dpi=150, metadata=metadata)
+
+
+def _left_out_lines(topology: Map, width: float) -> list[str]:
+    """The notes on sites and spans that are not on the map, in lines as wide as the picture."""
+    columns = int(width / (0.52 * NOTE_POINTS))
+    return [line for note in topology.notes if "left out" in note for line in wrap(note, columns)]
 
 
 def _positions(topology: Map, long_side: float) -> tuple[Positions, Point]:

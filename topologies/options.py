@@ -29,6 +29,10 @@ _OPTIONS = (
                  help="The coordinates are those of a drawing of this scale."),
     click.option("--length-from", metavar="ATTRIBUTE",
                  help="The attribute of a span that is its length in km, such as weight."),
+    click.option("--regenerate", is_flag=True,
+                 help="Put regenerator sites on spans beyond optical reach, and count the regenerators."),
+    click.option("--regenerator-price", type=click.FloatRange(0), metavar="PRICE",
+                 help="With --regenerate: the price of a regenerator of one channel, in any unit."),
     click.option("--span-km", type=click.FloatRange(0, 20_000, min_open=True), metavar="KM",
                  help="The length of every span of which neither the length nor both places are known."),
 )  # fmt: skip
@@ -48,7 +52,13 @@ def map_options(values: dict[str, Any]) -> MapOptions:
         values["span_km"],
     )
     edges = None if values["edges"] is None else parse_edges(values["edges"])
-    return MapOptions(survey, PlacementOptions(edges, values["cloud"], scale_mbps_per_gbps=values["scale"]))
+    if values["regenerator_price"] is not None and not values["regenerate"]:
+        raise click.UsageError("--regenerator-price applies with --regenerate only")
+    placement = PlacementOptions(
+        edges, values["cloud"], scale_mbps_per_gbps=values["scale"], regenerate=values["regenerate"],
+        regenerator_price=values["regenerator_price"],
+    )  # fmt: skip
+    return MapOptions(survey, placement)
 
 
 def parse_edges(text: str) -> int | list[str]:

@@ -19,6 +19,7 @@ import yaml
 
 from topologies.maps import MAX_CHANNELS, MAX_FIBRES, Grid
 from topologies.plant import Fibre, Plant, Site, listed
+from topologies.regenerators import with_regenerators
 from topologies.siting import choose_sites
 
 ACCESS_KM = 3.0
@@ -46,7 +47,8 @@ class PlacementOptions:
     most central one.
 
     `channels`, `channel_rate_gbps`: of fibres whose speed is not stated. `scale_mbps_per_gbps`: None: the fastest fibre
-    is emulated at 80 Mb/s.
+    is emulated at 80 Mb/s. `regenerate`: spans beyond optical reach get regenerator sites; `regenerator_price`: of one
+    regenerator, in any unit.
     """
 
     edges: int | Sequence[str] | None = None
@@ -56,6 +58,8 @@ class PlacementOptions:
     scale_mbps_per_gbps: float | None = None
     grid: Grid = "fixed"
     mtu_bytes: int = 9000
+    regenerate: bool = False
+    regenerator_price: float | None = None
 
 
 def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
@@ -63,6 +67,8 @@ def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
 
     Raises: MapError if the options name sites that do not exist, or the plant is not connected.
     """
+    if options.regenerate:
+        plant = with_regenerators(plant, lambda fibre: _channels(fibre, options)[0], options.regenerator_price)
     sites = choose_sites(plant, options.edges, options.cloud)
     names = short_names([site.name for site in plant.sites])
     positions = _positions_km(plant.sites)

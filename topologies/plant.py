@@ -12,12 +12,16 @@ EARTH_RADIUS_KM = 6371.0
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A location with a switch; its coordinates are None if it has none. `drawn_km`: its position on a drawing."""
+    """A location with a switch; its coordinates are None if it has none. `drawn_km`: its position on a drawing.
+
+    `is_regenerator`: it only regenerates signals, and has no edge or cloud by default.
+    """
 
     name: str
     longitude_deg: float | None
     latitude_deg: float | None
     drawn_km: tuple[float, float] | None = None
+    is_regenerator: bool = False
 
     @property
     def is_placed(self) -> bool:

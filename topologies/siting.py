@@ -50,17 +50,18 @@ def choose_sites(plant: Plant, edges: int | Sequence[str] | None, cloud: str | N
     Raises: MapError if a site does not exist, or there are too few.
     """
     graph, usable = graph_of(plant.fibres), graph_of(_usable_fibres(plant))
-    area = max(nx.connected_components(usable), key=len, default=set[str]())
+    regenerators = {site.name for site in plant.sites if site.is_regenerator}
+    area = max(nx.connected_components(usable), key=len, default=set[str]()) - regenerators
     if len(area) < 2:
         beyond = "; ".join(_beyond_reach(plant))
         raise MapError([f"{plant.name}: no two sites between which anything can be reserved: {beyond}"])
     cloud_site = _site(plant, cloud) if cloud else _most_central(graph, area)
     named = not (edges is None or isinstance(edges, int))
-    edge_sites = _edge_sites(plant, graph, area if cloud_site in area else set(graph), edges, cloud_site)
+    edge_sites = _edge_sites(plant, graph, area if cloud_site in area else set(graph) - regenerators, edges, cloud_site)
     notes = _beyond_reach(plant)
-    left = len(plant.sites) - len(area)
-    if left and not (named and cloud):
-        where = f"{len(area)} of {len(plant.sites)} sites"
+    possible = len(plant.sites) - len(regenerators)
+    if possible > len(area) and not (named and cloud):
+        where = f"{len(area)} of {possible} sites"
         notes.append(f"edges and cloud are placed where something can be reserved, among {where}")
     reached = nx.node_connected_component(usable, cloud_site) if cloud_site in usable else {cloud_site}
     for number, site in enumerate(edge_sites, 1):

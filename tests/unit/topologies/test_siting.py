@@ -15,6 +15,7 @@ from topologies.maps import Map, MapLink, MapNode
 from topologies.placement import PlacementOptions, map_document, short_names
 from topologies.plant import Fibre, Plant, Site
 from topologies.problems import MapError
+from topologies.regenerators import with_regenerators
 from topologies.siting import REACH_KM, choose_sites, reach_km
 
 
@@ -34,6 +35,26 @@ def test_sites_that_no_light_reaches_get_no_edge_and_are_told() -> None:
         "beyond optical reach (3400 km), no lightpath crosses them: A - far (4692.7 km)",
         "edges and cloud are placed where something can be reserved, among 3 of 5 sites",
     ]
+
+
+def test_spans_beyond_reach_get_regenerators_which_are_counted_and_priced() -> None:
+    options = PlacementOptions(["farther"], "B", regenerate=True, regenerator_price=1200)
+    document = map_document(ISLANDS, options)
+    assert document["notes"] == [
+        "regenerator sites on spans beyond optical reach: A - far (4692.7 km): 1; 4 regenerators, one for each "
+        "channel, 4800 at 1200 each"
+    ]
+    lengths_km = [link["length_km"] for link in document["links"] if "regen11" in str(link["ends"])]
+    assert lengths_km == [2346.35, 2346.35]
+
+
+def test_a_regenerator_between_two_places_stands_between_them() -> None:
+    wide = Plant("net", "test", (Site("x", 170.0, 0.0), Site("y", -150.0, 10.0)), (Fibre(("x", "y"), 9000.0),))
+    regenerated = with_regenerators(wide, lambda _fibre: 4)
+    places = [(site.longitude_deg, site.latitude_deg) for site in regenerated.sites[2:]]
+    assert places == [pytest.approx(place) for place in ((-176.6666667, 3.3333333), (-163.3333333, 6.6666667))]
+    assert [fibre.length_km for fibre in regenerated.fibres] == [3000.0] * 3
+    assert with_regenerators(plant(("a", "b", 100)), lambda _fibre: 4).notes == ()
 
 
 def test_an_edge_asked_for_beyond_reach_is_placed_with_a_note() -> None:
