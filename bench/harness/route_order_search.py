@@ -78,7 +78,7 @@ def demands(
 
 def blocked_demands(routes: CandidateRoutes, order: RouteOrder, wanted: Sequence[Demand]) -> list[int]:
     """Indices of the demands that are blocked when they are served in order of arrival."""
-    spectrum = Spectrum(routes)
+    spectrum = Spectrum(routes.grid, routes.all_free)
     blocked: list[int] = []
     leaving: list[tuple[float, int, Assignment]] = []
     for number, demand in enumerate(wanted):

@@ -45,6 +45,8 @@ class RouteOrder:
     """The preference among feasible routes, in units of slots x links.
 
     `position`: added for each slot that the block lies above the lowest, to keep high slots free for wide requests.
+    `split`: added for each link on which the block leaves free slots on both sides of it; `filled`: subtracted for each
+    link on which it leaves none on either.
     `load`: added for each occupied slot, times the utilisation of every link, to avoid full links. `is_sequential`: no
     costs; the first feasible route is taken, in the order of `CandidateRoutes.between`. `most_used`: on a route, not
     the lowest block, but the one whose slots are used on most links of the plant.
@@ -52,6 +54,8 @@ class RouteOrder:
 
     position: float = 0.0
     load: float = 0.0
+    split: float = 0.0
+    filled: float = 0.0
     is_sequential: bool = False
     most_used: bool = False
 
@@ -60,6 +64,8 @@ BY_COST: Final = RouteOrder()
 """Slots x links alone."""
 TUNED: Final = RouteOrder(position=0.03, load=0.3)
 """Found by search on the 14-node NSFNET (bench/blocking.py); good on other maps, best there."""
+GAP_AWARE: Final = RouteOrder(position=0.03, load=0.3, split=1.0, filled=1.0)
+"""`TUNED`, and contiguous free slots are left contiguous."""
 FIRST_FIT: Final = RouteOrder(is_sequential=True)
 MOST_USED: Final = RouteOrder(is_sequential=True, most_used=True)
 
@@ -79,31 +85,38 @@ class CandidateRoutes:
         by: str = "length",
         table: Sequence[Modulation] = DISTANCE_ADAPTIVE,
     ) -> None:
-        """Raises: ValueError if `by` is neither length nor hops."""
-        if by not in ("length", "hops"):
-            raise ValueError(f"routes are sorted by length or hops, not by {by!r}")
+        """`by`: length, hops, or hops/efficiency (the k shortest by length, sorted by links per bit of a symbol).
+
+        Raises: ValueError if `by` is something else.
+        Source: Doherty et al., J. Opt. Commun. Netw. 17(9) (2025) (hops/efficiency).
+        """
+        if by not in ("length", "hops", "hops/efficiency"):
+            raise ValueError(f"routes are sorted by length, hops or hops/efficiency, not by {by!r}")
         self.grid = grid
         self.k = k
         self._by = by
         self._table = table
         self._graph: nx.Graph[str] = nx.Graph()
-        self.link_names: tuple[str, ...] = tuple(
-            f"{x}->{y}" for a, b in spans for x, y in ((a, b), (b, a))
-        )
+        self.link_names: tuple[str, ...] = tuple(f"{x}->{y}" for a, b in spans for x, y in ((a, b), (b, a)))
         self._number_of = {name: number for number, name in enumerate(self.link_names)}
         for (a, b), length_km in spans.items():
             self._graph.add_edge(a, b, km=length_km)
         self._between: dict[tuple[str, str], tuple[CandidateRoute, ...]] = {}
         self._tries: dict[tuple[str, str, int], tuple[tuple[int, int, CandidateRoute], ...]] = {}
         self._size_of: dict[float, int] = {}
+        self.all_free = (grid.all_free,) * len(self.link_names)
         self._sizes: dict[tuple[int, ...], int] = {}
 
     def between(self, source: str, destination: str) -> tuple[CandidateRoute, ...]:
-        """Return the candidate routes, shortest first; empty if the two nodes are not connected."""
+        """Return the candidate routes in order of preference; empty if the two nodes are not connected."""
         pair = source, destination
         if pair not in self._between:
             self._between[pair] = tuple(self._shortest(source, destination))
         return self._between[pair]
+
+    def adopt(self, others: CandidateRoutes) -> None:
+        """Take over the routes that others, of the same fibres, k and weight, have computed."""
+        self._between |= {pair: tuple(self._in_order(routes)) for pair, routes in others._between.items()}
 
     def candidates(
         self, source: str, destination: str, rate_gbps: float
@@ -130,11 +143,16 @@ class CandidateRoutes:
             routes = [self._route(tuple(path)) for path in paths]
         except nx.NetworkXNoPath:
             return []
-        return [route for route in routes if route is not None]
+        return self._in_order([route for route in routes if route is not None])
+
+    def _in_order(self, routes: Sequence[CandidateRoute]) -> list[CandidateRoute]:
+        if self._by != "hops/efficiency":
+            return list(routes)
+        return sorted(routes, key=lambda route: len(route.links) / route.modulation.bits_per_symbol)
 
     @cached_property
     def _weight(self) -> str | None:
-        return "km" if self._by == "length" else None
+        return None if self._by == "hops" else "km"
 
     def _route(self, nodes: tuple[str, ...]) -> CandidateRoute | None:
         length_km = sum(float(self._graph.edges[a, b]["km"]) for a, b in pairwise(nodes))
@@ -167,9 +185,9 @@ class Assignment:
 class Spectrum:
     """The free slots of every link; `occupy` and `release` update them."""
 
-    def __init__(self, routes: CandidateRoutes) -> None:
-        self.grid = routes.grid
-        self.free = [routes.grid.all_free] * len(routes.link_names)
+    def __init__(self, grid: SpectrumGrid, free: Sequence[int]) -> None:
+        self.grid = grid
+        self.free = list(free)
 
     def occupy(self, assignment: Assignment) -> None:
         """Occupy a block.
@@ -211,6 +229,8 @@ def assign(
     """Return the best route and block for a rate, or None if the request is blocked."""
     if order.is_sequential:
         return _assign_sequentially(spectrum, routes, source, destination, rate_gbps, order.most_used)
+    if order.split or order.filled:
+        return _assign_by_gaps(spectrum, routes.candidates(source, destination, rate_gbps), order)
     best_score, best_route, best_block = inf, None, 0
     free, total = spectrum.free, spectrum.grid.slots
     position, load = order.position, order.load / total
@@ -230,6 +250,54 @@ def assign(
             score += load * width * (total * len(links) - sum([free[link].bit_count() for link in links]))
         if score < best_score:
             best_score, best_route, best_block = score, route, lowest * ((1 << width) - 1)
+    return None if best_route is None else Assignment(best_route, best_block)
+
+
+def _assign_by_gaps(
+    spectrum: Spectrum, candidates: Sequence[tuple[int, int, CandidateRoute]], order: RouteOrder
+) -> Assignment | None:
+    """Return the best route and block with the terms for split and filled gaps.
+
+    A gap of a link contains every block that is free on the whole route, so both of its sides touch only the ends of
+    these: of each row of adjacent starts only the first and the last can be best.
+    """
+    best_score, best_route, best_block = inf, None, 0
+    free, total = spectrum.free, spectrum.grid.slots
+    position, load, split, filled = order.position, order.load / total, order.split, order.filled
+    least_share = 1 - filled / (1 + spectrum.grid.guard_slots)  # of its cost, the least score of any route
+    for cost, width, route in candidates:
+        links = route.links
+        most_filled = filled * len(links)
+        if cost - most_filled >= best_score:
+            if cost * least_share >= best_score:
+                break
+            continue
+        free_slots = [free[link] for link in links]
+        common = -1
+        for slots in free_slots:
+            common &= slots
+        starts = block_starts(common, width)
+        if not starts:
+            continue
+        route_score = cost + position
+        if load:
+            route_score += load * width * (total * len(links) - sum([slots.bit_count() for slots in free_slots]))
+        ends = starts & ~(starts << 1) | starts & ~(starts >> 1)
+        while ends:
+            start = ends & -ends
+            ends ^= start
+            score = route_score + position * (start.bit_length() - 1)
+            if score - most_filled >= best_score:
+                break
+            beside = start >> 1 | start << width
+            for slots in free_slots:
+                free_beside = slots & beside
+                if not free_beside:
+                    score -= filled
+                elif free_beside == beside and start > 1:
+                    score += split
+            if score < best_score:
+                best_score, best_route, best_block = score, route, start * ((1 << width) - 1)
     return None if best_route is None else Assignment(best_route, best_block)
 
 

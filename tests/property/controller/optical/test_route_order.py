@@ -39,7 +39,7 @@ RING = {
 @st.composite
 def spectra(draw: st.DrawFn) -> tuple[CandidateRoutes, Spectrum]:
     routes = draw(plants())
-    spectrum = Spectrum(routes)
+    spectrum = Spectrum(routes.grid, routes.all_free)
     spectrum.free = [draw(st.integers(0, GRID.all_free)) for _ in routes.link_names]
     return routes, spectrum
 

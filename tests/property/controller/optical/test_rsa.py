@@ -31,7 +31,7 @@ def test_block_starts_are_where_that_many_slots_are_free_side_by_side(free: int,
 def test_no_slot_is_ever_given_twice(
     routes: CandidateRoutes, wanted: list[tuple[tuple[str, str, float], bool]], order: RouteOrder
 ) -> None:
-    spectrum, standing = Spectrum(routes), []
+    spectrum, standing = Spectrum(routes.grid, routes.all_free), []
     for (source, destination, rate_gbps), then_leave in wanted:
         nodes = {node for name in routes.link_names for node in name.split("->")}
         if not {source, destination} <= nodes:
@@ -56,16 +56,24 @@ def test_no_slot_is_ever_given_twice(
 
 @given(plants(), st.data())
 def test_the_best_of_all_routes_that_fit_is_taken(routes: CandidateRoutes, data: st.DataObject) -> None:
-    spectrum = Spectrum(routes)
+    spectrum = Spectrum(routes.grid, routes.all_free)
     spectrum.free = [data.draw(st.integers(0, GRID.all_free)) for _ in routes.link_names]
-    order = RouteOrder(data.draw(st.sampled_from([0.0, 0.1, 1.0])), data.draw(st.sampled_from([0.0, 0.5, 2.0])))
+    order = RouteOrder(
+        data.draw(st.sampled_from([0.0, 0.1, 1.0])), data.draw(st.sampled_from([0.0, 0.5, 2.0])),
+        data.draw(st.sampled_from([0.0, 1.0])), data.draw(st.sampled_from([0.0, 1.0])),
+    )  # fmt: skip
     nodes = sorted({node for name in routes.link_names for node in name.split("->")})
     source, destination = data.draw(st.permutations(nodes).map(lambda found: found[:2]))
     rate_gbps = data.draw(st.sampled_from([10.0, 25.0, 50.0]))
 
     def score(found_first: int, width: int, links: tuple[int, ...]) -> float:
         taken = sum(GRID.slots - spectrum.free[link].bit_count() for link in links)
-        return width * len(links) + order.position * (found_first + 1) + order.load / GRID.slots * width * taken
+        beside = [side for side in (found_first - 1, found_first + width) if side in range(GRID.slots)]
+        sides = [[bool(spectrum.free[link] >> side & 1) for side in beside] for link in links]
+        if len(beside) < 2:
+            sides = [[*pair, False] for pair in sides]
+        gaps = order.split * sum(map(all, sides)) - order.filled * sum(not any(pair) for pair in sides)
+        return width * len(links) + order.position * (found_first + 1) + order.load / GRID.slots * width * taken + gaps
 
     scores = []
     for route in routes.between(source, destination):
@@ -93,5 +101,5 @@ def test_the_format_with_most_bits_that_reaches_is_chosen() -> None:
 
 
 def test_routes_are_sorted_by_length_or_hops_only() -> None:
-    with pytest.raises(ValueError, match="length or hops"):
+    with pytest.raises(ValueError, match="length, hops or hops/efficiency"):
         CandidateRoutes({("a", "b"): 1.0}, 1, by="colour")

@@ -1,0 +1,326 @@
+"""Moves lit lightpaths so that a blocked request fits: which ones, where to, in which order.
+
+A window is a block of slots on a candidate route of the request; the lightpaths that occupy a slot of it on a link of
+the route conflict with it. If no more than `MovePolicy.max_moves` conflict, each is moved to a block that is free
+beside its old one, on its route or on another of its cheapest routes: both are lit while packets change over (make
+before break), so a move never interrupts a lightpath. A later move may use what an earlier one freed. Fewest moves come
+first, then the least spectrum in use afterwards (slots x links); ties go to the cheaper route of the request, then to
+the lower window, so the result depends on the arguments alone.
+
+The number of conflicts of every window of a route is found at once: one saturating counter per slot, as three integers.
+
+Source: Takagi et al., "Disruption minimized spectrum defragmentation in elastic optical path networks that adopt
+distance adaptive modulation", ECOC 2011 (make before break); Yin et al., "Spectral and spatial 2D fragmentation-aware
+routing and spectrum assignment algorithms in elastic optical networks", J. Opt. Commun. Netw. 5(10) (2013) (gaps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from controller.optical.rsa import Assignment, CandidateRoute, Spectrum, block_starts
+from controller.optical.spectrum_grid import SpectrumGrid
+
+RouteOption = tuple[int, int, CandidateRoute]
+"""Slots x links, slots, route: as `CandidateRoutes.candidates` lists them."""
+
+
+@dataclass(frozen=True, slots=True)
+class MovePolicy:
+    """How many lightpaths may be moved for one request, and how far the search goes.
+
+    `may_reroute`: a moved lightpath may take another route; otherwise only other slots. `request_routes`,
+    `moved_routes`: the cheapest routes considered for the request and for each moved lightpath. `max_trials`: the
+    number of destinations computed for one request, after which the best found so far is taken.
+
+    Raises: ValueError if `max_moves` is not 1 to 3.
+    """
+
+    max_moves: int = 3
+    may_reroute: bool = True
+    request_routes: int = 15
+    moved_routes: int = 6
+    max_trials: int = 1500
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_moves <= 3:
+            raise ValueError(f"a request may move 1 to 3 lightpaths, not {self.max_moves}")
+
+
+MOVE_FEW: Final = MovePolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class LitLightpath:
+    """A lightpath in operation. `options`: the routes that it can take, cheapest first; `is_pinned`: never moved."""
+
+    number: int
+    assignment: Assignment
+    options: Sequence[RouteOption] = ()
+    is_pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A lightpath changes its block, or its route and block."""
+
+    before: LitLightpath
+    after: Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class Reallocation:
+    """A request's assignment, and the moves after which its block is free, in order."""
+
+    assignment: Assignment
+    moves: tuple[Move, ...]
+
+
+class LitSpectrum(Spectrum):
+    """The free slots of every link, and the lightpaths that occupy others. `available`: the slots that a lightpath may
+    ever occupy, by link; `channel_slots`: a lightpath begins at a multiple of so many.
+    """
+
+    def __init__(self, grid: SpectrumGrid, available: Sequence[int], channel_slots: int = 1) -> None:
+        super().__init__(grid, available)
+        self.available = tuple(available)
+        most_slots = max(slots.bit_length() for slots in available)
+        self.channel_starts = sum(1 << first for first in range(0, most_slots, channel_slots))
+        self.lit_on: list[dict[int, LitLightpath]] = [{} for _ in available]
+        self.least_growth: dict[int, int] = {}
+        """Of each lightpath: a lower bound on how much it grows in slots x links when it takes another route."""
+
+    def light(self, lightpath: LitLightpath) -> None:
+        """Add a lightpath.
+
+        Raises: ValueError if one of its slots is occupied (a bug in the caller).
+        """
+        self.occupy(lightpath.assignment)
+        for link in lightpath.assignment.route.links:
+            self.lit_on[link][lightpath.number] = lightpath
+        self._estimate_growth(lightpath)
+
+    def _estimate_growth(self, lightpath: LitLightpath) -> None:
+        least = lightpath.options[0][0] - _cost(lightpath) if lightpath.options else 0
+        self.least_growth[lightpath.number] = min(0, least)
+
+    def extinguish(self, lightpath: LitLightpath) -> None:
+        """Remove a lightpath."""
+        self.release(lightpath.assignment)
+        for link in lightpath.assignment.route.links:
+            del self.lit_on[link][lightpath.number]
+        del self.least_growth[lightpath.number]
+
+    def move(self, move: Move) -> LitLightpath:
+        """Light the new block beside the old one, then free the old one; returns the lightpath after it.
+
+        Raises: ValueError if the new block is occupied, by the lightpath itself too (a bug in the caller).
+        """
+        before = move.before
+        after = LitLightpath(before.number, move.after, before.options, before.is_pinned)
+        self.occupy(move.after)
+        self.extinguish(before)
+        for link in move.after.route.links:
+            self.lit_on[link][after.number] = after
+        self._estimate_growth(after)
+        return after
+
+
+def reallocate(
+    spectrum: LitSpectrum, options: Sequence[RouteOption], policy: MovePolicy = MOVE_FEW
+) -> Reallocation | None:
+    """Return the fewest moves after which a request with these options fits; None if the policy allows none.
+
+    `options`: the request's routes, cheapest first. The spectrum is not changed.
+    """
+    search = _Search(spectrum, policy)
+    windows = [_Windows(spectrum, option, policy) for option in options[: policy.request_routes]]
+    for move_count in range(1, policy.max_moves + 1):
+        found = search.best(windows, move_count)
+        if found is not None:
+            return found
+    return None
+
+
+class _Windows:
+    """The windows of one route of the request, by the number of lightpaths that conflict with each."""
+
+    def __init__(self, spectrum: LitSpectrum, option: RouteOption, policy: MovePolicy) -> None:
+        self.cost, self.width, self.route = option
+        self.links = frozenset(self.route.links)
+        self._spectrum, self._may_reroute = spectrum, policy.may_reroute
+
+    @cached_property
+    def _lit(self) -> dict[int, LitLightpath]:
+        """The lightpaths on the route."""
+        lit: dict[int, LitLightpath] = {}
+        for link in self.route.links:
+            lit.update(self._spectrum.lit_on[link])
+        return lit
+
+    @cached_property
+    def least_cost(self) -> int:
+        """A lower bound on the growth of the spectrum in use, in slots x links, with one move."""
+        if not self._may_reroute:
+            return self.cost
+        least_growth = self._spectrum.least_growth
+        return self.cost + min([least_growth[number] for number in self._lit], default=0)
+
+    @cached_property
+    def _counted(self) -> tuple[tuple[int, int, int], list[tuple[int, LitLightpath]]]:
+        """The starts of windows with 1, 2 and 3 conflicts, and the starts that each lightpath conflicts with."""
+        ones = twos = more = 0  # the bits of a counter per start; more: above three, or a pinned lightpath
+        conflicts: list[tuple[int, LitLightpath]] = []
+        further = self.width - 1
+        for lightpath in self._lit.values():
+            block = lightpath.assignment.block
+            first = block & -block
+            starts = ((block + first) << further) - first >> further
+            if lightpath.is_pinned:
+                more |= starts
+                continue
+            conflicts.append((starts, lightpath))
+            carry = ones & starts
+            ones ^= starts
+            more |= twos & carry
+            twos ^= carry
+        available = -1
+        for link in self.route.links:
+            available &= self._spectrum.available[link]
+        legal = block_starts(available, self.width) & self._spectrum.channel_starts & ~more
+        return (ones & ~twos & legal, twos & ~ones & legal, ones & twos & legal), conflicts
+
+    def with_conflicts(self, count: int) -> Iterator[tuple[int, list[LitLightpath]]]:
+        """Yield the windows, lowest first, that 1 to 3 lightpaths conflict with, and these."""
+        by_count, conflicts = self._counted
+        starts = by_count[count - 1]
+        while starts:
+            start = starts & -starts
+            starts ^= start
+            yield start, [lightpath for blocked, lightpath in conflicts if blocked & start]
+
+
+@dataclass(frozen=True, slots=True)
+class _Destination:
+    """A route that a lightpath may take, before any move: its free slots, and the starts of blocks that fit."""
+
+    growth: int
+    width: int
+    route: CandidateRoute
+    links: frozenset[int]
+    free: int
+    starts: int
+
+
+class _Search:
+    """The search for one request: destinations of lightpaths, computed when first needed."""
+
+    def __init__(self, spectrum: LitSpectrum, policy: MovePolicy) -> None:
+        self._free, self._channel_starts, self._least_growth = (
+            spectrum.free, spectrum.channel_starts, spectrum.least_growth
+        )  # fmt: skip
+        self._policy = policy
+        self._trials = policy.max_trials
+        self._destinations: dict[int, list[_Destination]] = {}
+
+    def best(self, windows: Sequence[_Windows], move_count: int) -> Reallocation | None:
+        """Return the moves of so many lightpaths after which the least spectrum is in use."""
+        best_score, best, least_growth = 0, None, self._least_growth
+        for window in windows:
+            if best is not None and move_count == 1 and window.least_cost >= best_score:
+                continue
+            slots = (1 << window.width) - 1
+            for start, conflicting in window.with_conflicts(move_count):
+                if self._trials <= 0:
+                    return best
+                if best is not None:
+                    least = sum([least_growth[lightpath.number] for lightpath in conflicting])
+                    if window.cost + least >= best_score:
+                        continue
+                block = start * slots
+                found = self._moves_out(window.links, block, conflicting, {})
+                if found is None:
+                    continue
+                growth, moves = found
+                if best is None or window.cost + growth < best_score:
+                    best_score = window.cost + growth
+                    best = Reallocation(Assignment(window.route, block), moves)
+        return best
+
+    def _moves_out(
+        self, window_links: frozenset[int], block: int, conflicting: Sequence[LitLightpath], changed: dict[int, int]
+    ) -> tuple[int, tuple[Move, ...]] | None:
+        """Return the moves of these lightpaths, and by how much they grow in slots x links; None if there are none.
+
+        `changed`: the free slots of links after the moves so far.
+        """
+        best: tuple[int, tuple[Move, ...]] | None = None
+        for lightpath in conflicting:
+            destination = self._destination(lightpath, window_links, block, changed)
+            if destination is None:
+                continue
+            growth, after = destination
+            move = Move(lightpath, after)
+            if len(conflicting) == 1:
+                return growth, (move,)
+            rest = [other for other in conflicting if other is not lightpath]
+            found = self._moves_out(window_links, block, rest, self._after(move, changed))
+            if found is not None and (best is None or growth + found[0] < best[0]):
+                best = growth + found[0], (move, *found[1])
+        return best
+
+    def _destination(
+        self, lightpath: LitLightpath, window_links: frozenset[int], block: int, changed: dict[int, int]
+    ) -> tuple[int, Assignment] | None:
+        """Return the cheapest free block outside the window, and by how much the lightpath grows in slots x links."""
+        self._trials -= 1
+        destinations = self._destinations.get(lightpath.number)
+        if destinations is None:
+            destinations = self._destinations[lightpath.number] = self._destinations_of(lightpath)
+        for destination in destinations:
+            starts, free, width = destination.starts, destination.free, destination.width
+            if changed and not destination.links.isdisjoint(changed):
+                free = self._common(destination.route, changed)
+                starts = block_starts(free, width) & self._channel_starts
+            if starts and not destination.links.isdisjoint(window_links):
+                starts = block_starts(free & ~block, width) & self._channel_starts
+            if starts:
+                return destination.growth, Assignment(destination.route, (starts & -starts) * ((1 << width) - 1))
+        return None
+
+    def _common(self, route: CandidateRoute, changed: dict[int, int]) -> int:
+        """Return the slots that are free on all links of a route."""
+        common, free = -1, self._free
+        for link in route.links:
+            common &= changed[link] if link in changed else free[link]
+        return common
+
+    def _destinations_of(self, lightpath: LitLightpath) -> list[_Destination]:
+        """Return the routes that a lightpath may take, cheapest first, its own before others of the same cost."""
+        own, cost = lightpath.assignment.route, _cost(lightpath)
+        options = [(cost, lightpath.assignment.width, own)]
+        if self._policy.may_reroute:
+            options += [each for each in lightpath.options[: self._policy.moved_routes] if each[2].links != own.links]
+            options.sort(key=lambda option: option[0])
+        found = []
+        for new_cost, width, route in options:
+            free = self._common(route, {})
+            starts = block_starts(free, width) & self._channel_starts
+            found.append(_Destination(new_cost - cost, width, route, frozenset(route.links), free, starts))
+        return found
+
+    def _after(self, move: Move, changed: dict[int, int]) -> dict[int, int]:
+        """Return the free slots of the changed links after one more move."""
+        after, free = dict(changed), self._free
+        for link in move.after.route.links:
+            after[link] = after.get(link, free[link]) & ~move.after.block
+        for link in move.before.assignment.route.links:
+            after[link] = after.get(link, free[link]) | move.before.assignment.block
+        return after
+
+
+def _cost(lightpath: LitLightpath) -> int:
+    return lightpath.assignment.width * len(lightpath.assignment.route.links)
