@@ -66,6 +66,7 @@ def _check_links(raw: dict[str, Any], kinds: dict[str, str]) -> Iterator[Mistake
         yield from _check_queue(index, link, scale, raw.get("queue_bytes"))
         yield from _check_channels(index, link, raw.get("optical"))
     yield from _check_hosts(raw, kinds, graph)
+    yield from _check_regenerators(raw.get("optical"), kinds)
     if raw.get("optical") is not None:
         yield from _check_fibres(raw, kinds, graph)
 
@@ -113,6 +114,14 @@ def _check_channels(index: int, link: dict[str, Any], optical: object) -> Iterat
     channels = link.get("channels", 1)
     if most is not None and isinstance(channels, int) and channels > most:
         yield Mistake(("links", index, "channels"), channels, f"at most {most} of these fit into the C band")
+
+
+def _check_regenerators(optical: object, kinds: dict[str, str]) -> Iterator[Mistake]:
+    names = optical.get("regenerators") if isinstance(optical, dict) else None
+    for name in names if isinstance(names, list) else ():
+        if isinstance(name, str) and kinds.get(name) != "switch":
+            switches = ", ".join(node for node, kind in kinds.items() if kind == "switch")
+            yield Mistake(("optical", "regenerators"), name, f"no switch has this name; the switches are {switches}")
 
 
 def _check_fibres(raw: dict[str, Any], kinds: dict[str, str], graph: nx.MultiGraph[str]) -> Iterator[Mistake]:

@@ -65,6 +65,14 @@ class _CrossTraffic(_Strict):
 
 class _Optical(_Strict):
     grid: Grid
+    regenerators: Literal["all", "none"] | tuple[Name, ...] = "all"
+
+    @property
+    def regenerating(self) -> tuple[str, ...] | None:
+        """The switches that regenerate; None: all."""
+        if isinstance(self.regenerators, tuple):
+            return self.regenerators
+        return None if self.regenerators == "all" else ()
 
 
 class MapFile(_Strict):
@@ -106,4 +114,5 @@ def as_map(file: MapFile) -> Map:
         cross_traffic=None if cross is None else CrossTraffic(cross.source, cross.sink, cross.bottleneck),
         grid=None if file.optical is None else file.optical.grid,
         queue_bytes=file.queue_bytes,
+        regenerators=None if file.optical is None else file.optical.regenerating,
     )

@@ -129,7 +129,8 @@ class CrossTraffic:
 class Map:
     """A map. `scale_mbps_per_gbps`: emulated Mb/s per real Gb/s; `source`: the publication it is taken from.
 
-    `grid`: the map is optical and reservations travel in lightpaths; None: packet links only. `queue_bytes`: the queue
+    `grid`: the map is optical and reservations travel in lightpaths; None: packet links only. `regenerators`: the
+    switches at which a flow may change from one lightpath to the next; None: all. `queue_bytes`: the queue
     for reserved frames of every port; None: by the rate of its link. `notes`: what was estimated or left out when the
     map was made of a published network.
     """
@@ -145,6 +146,7 @@ class Map:
     grid: Grid | None = None
     queue_bytes: int | None = None
     notes: tuple[str, ...] = ()
+    regenerators: tuple[str, ...] | None = None
 
     @cached_property
     def switches(self) -> tuple[MapNode, ...]:

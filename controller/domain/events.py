@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from controller.domain.lightpath import Lightpath
 from controller.domain.reservation import Placement, Reservation
 
 SwitchSyncState = Literal["in_step", "out_of_step", "away"]
@@ -143,6 +144,18 @@ class ClockStepped:
     at_s: float
 
 
+MoveCause = Literal["request", "defragmentation"]
+
+
+@dataclass(frozen=True, slots=True)
+class LightpathMoved:
+    """A lightpath in use has changed its channel, for a request that found no spectrum or on demand."""
+
+    before: Lightpath
+    after: Lightpath
+    cause: MoveCause
+
+
 ServiceEvent = (
     ReservationChanged
     | BoundsChanged
@@ -155,6 +168,7 @@ ServiceEvent = (
     | ReservationInstalled
     | LedgerChanged
     | ClockStepped
+    | LightpathMoved
 )
 
 

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
-from controller.domain.path import Path, link_name, link_names, span_name
+from controller.domain.path import Path, link_name, link_names, node_positions, span_name
 from controller.domain.route import DUCT_PREFIX, SrlgBySpan
 from topologies.maps import DEFAULT_QUEUE_BYTES, USUAL_LOSS_DB_PER_KM, FibreType, Grid, Kind, Map
 
@@ -113,6 +114,8 @@ class Network:
     links: Mapping[str, DirectedLink]
     grid: Grid | None = None
     """The spectrum grid of an optical network."""
+    regenerators: frozenset[str] | None = None
+    """The switches at which a flow may change from one lightpath to the next; None: all."""
 
     @property
     def max_frame_bytes(self) -> int:
@@ -165,6 +168,18 @@ class Network:
         span_counts = Counter(duct_by_span.values())
         return {span: f"{DUCT_PREFIX}{duct}" for span, duct in duct_by_span.items() if span_counts[duct] > 1}
 
+    def lightpath_ends(self, nodes: Path) -> tuple[int, ...]:
+        """Return the positions in a path between switches at which a lightpath may begin or end."""
+        positions = node_positions(nodes)
+        if self.regenerators is None:
+            return positions
+        inner = (position for position in positions[1:-1] if nodes[position] in self.regenerators)
+        return (*positions[:1], *inner, *positions[1:][-1:])
+
+    def transparent_segments(self, nodes: Path) -> list[Path]:
+        """Return the parts of a path between switches that one lightpath each has to cross at least."""
+        return [nodes[start : end + 1] for start, end in pairwise(self.lightpath_ends(nodes))]
+
     def links_from(self, node: str) -> tuple[DirectedLink, ...]:
         """Return the links that leave a node, one for each of its ports."""
         return self._links_from[node]
@@ -194,4 +209,5 @@ def network_from_map(map_: Map) -> Network:
                 map_.slots(span), span.channel_rate_gbps, map_.queue_bytes_of(span), near.span_number,
                 span.loss_db_per_km, span.fibre_type,
             )  # fmt: skip
-    return Network(map_.name, map_.scale_mbps_per_gbps, map_.mtu_bytes, nodes, links, map_.grid)
+    regenerators = None if map_.regenerators is None else frozenset(map_.regenerators)
+    return Network(map_.name, map_.scale_mbps_per_gbps, map_.mtu_bytes, nodes, links, map_.grid, regenerators)

@@ -102,7 +102,8 @@ class Requirement:
     of its own is sent at once instead of paced. `rank`: 0 is the most important. `backup`: whether the backup may share
     its capacity with backups that no single failure requires together with it (RFC 4427: shared mesh or 1:1).
     `bound_slack`: the bounds told at admission become limits, with this share of slack; None: they do not.
-    `analysis`: how the bounds of the flow are proven. Source: RFC 9016 §5.5, §5.7, §5.9.
+    `analysis`: how the bounds of the flow are proven. `pinned`: its lightpaths are never moved. Source: RFC 9016 §5.5,
+    §5.7, §5.9.
     """
 
     min_bandwidth_bps: int | None = None
@@ -119,6 +120,7 @@ class Requirement:
     analysis: BoundAnalysis = "total_flow"
     max_frame_bytes: int | None = None
     bound_slack: float | None = None
+    pinned: bool = False
 
     @property
     def is_one_frame(self) -> bool:

@@ -2,8 +2,8 @@
 
 In this order: lit lightpaths with free capacity, as few as cover the path; a new one from the first switch to the last;
 a chain of new and lit ones with the least new spectrum, with regeneration at the switches in between (where the channel
-may change and flows of different lightpaths meet). A new one gets the lowest slots that are free on all its links
-(first fit).
+may change and flows of different lightpaths meet), if the map lets them regenerate. A new one gets the lowest slots
+that are free on all its links (first fit).
 
 Source: Zhu and Mukherjee, "Traffic grooming in an optical WDM mesh network", IEEE JSAC 20 (2002).
 """
@@ -18,7 +18,7 @@ from controller.booking.calendar import Calendar
 from controller.caches import MIB, bounded_cache
 from controller.domain.lightpath import Lightpath, lightpath_id
 from controller.domain.network import Network
-from controller.domain.path import Path, hop_count, hops_of, link_names, node_positions
+from controller.domain.path import Path, hop_count, link_names, nodes_of
 from controller.errors import NoCapacity, NoSpectrum, OutOfReach, Refused
 from controller.optical.lightpath_design import design_lightpath, reservable_bps
 from controller.optical.rsa import RouteOrder, block_starts
@@ -104,7 +104,7 @@ class LightpathAllocator:
             return max(*lit_bps, 0, reservable_bps(design.rate_bps) if has_slots else 0)
 
         best = {0: inf}
-        for end in node_positions(nodes)[1:]:
+        for end in self.network.lightpath_ends(nodes)[1:]:
             best[end] = max(min(bps, segment_bps(nodes[begin : end + 1])) for begin, bps in best.items())
         return int(min(best[max(best)], sys.maxsize))
 
@@ -151,18 +151,20 @@ class LightpathAllocator:
     def refusal(self, flow: str, nodes: Path, rate_bps: int, has_capacity: HasCapacity) -> Refused | None:
         """Return why there is no chain along these switches: the error of the first link that no lightpath can cross.
         """
-        for segment in hops_of(nodes):
+        for segment in self.network.transparent_segments(nodes):
             if self._existing_over(segment, has_capacity) is None and self._new_over(segment, rate_bps) is None:
                 return self._reason(flow, segment, rate_bps)
         return None
 
     def _reason(self, flow: str, segment: Path, rate_bps: int) -> Refused:
-        link, design = link_names(segment)[0], design_lightpath(self.network, segment)
+        links, design = link_names(segment), design_lightpath(self.network, segment)
+        link, is_long = links[0], len(links) > 1
+        where = f"{' > '.join(nodes_of(segment))}, which no switch regenerates on," if is_long else link
         if not design.is_feasible:
             missing_db = round(-design.margin_db, 2)
-            km = self.network.links[link].length_km
+            km = sum(self.network.links[name].length_km for name in links)
             sentence = (
-                f"{flow}: {link} ({km:g} km) is out of optical reach: {design.modulation} lacks {missing_db:g} dB."
+                f"{flow}: {where} ({km:g} km) is out of optical reach: {design.modulation} lacks {missing_db:g} dB."
             )
             return OutOfReach(sentence, flow=flow, link=link, missing_db=missing_db, gsnr_db=design.gsnr_db)
         max_bps = reservable_bps(design.rate_bps)
@@ -178,6 +180,9 @@ class LightpathAllocator:
             return NoCapacity(sentence, flow=flow, bottleneck={"link": link, **facts})
         slots = self.network.links[link].slot_count
         sentence = f"{flow}: no lightpath over {link} has free capacity, and none of its {slots} slots is free."
+        if is_long:
+            needed = "slot is" if design.width == 1 else f"{design.width} adjacent slots are"
+            sentence = f"{flow}: no lightpath over {where} has free capacity, and no {needed} free on all its links."
         return NoSpectrum(sentence, flow=flow, link=link, slots=slots)
 
     def _cheapest(self, nodes: Path, has_capacity: HasCapacity, new_bps: int | None = None) -> LightpathChain | None:
@@ -186,7 +191,7 @@ class LightpathAllocator:
         `new_bps`: the rate of new lightpaths where no lit one has capacity; None: lit ones only.
         """
         best: dict[int, tuple[Cost, LightpathChain]] = {0: ((0, 0), ())}
-        positions, last = node_positions(nodes), len(nodes) - 1
+        positions, last = self.network.lightpath_ends(nodes), len(nodes) - 1
         for begun, start in enumerate(positions[:-1], 1):
             if start not in best:
                 continue

@@ -86,6 +86,9 @@ def is_valid_placement(network: Network, placement: Placement) -> bool:
             return False
         if any(_differs_from_design(network, lightpath) for lightpath in lightpaths):
             return False
+        joints = {lightpath.nodes[0] for lightpath in lightpaths[1:]}
+        if network.regenerators is not None and not joints <= network.regenerators:
+            return False
     return True
 
 

@@ -19,7 +19,7 @@ from operator import itemgetter
 
 from controller.booking.calendar import Calendar
 from controller.domain.network import Network
-from controller.domain.path import Path, hops_of, link_names
+from controller.domain.path import Path, link_names
 from controller.domain.route import with_reverse_links
 from controller.errors import NoCapacity, UnknownHost
 from controller.optical.lightpath_design import design_lightpath, reservable_bps
@@ -120,10 +120,10 @@ def _lightpath_times(
 ) -> Iterator[tuple[Fraction, str]]:
     """Yield the time of each transfer at the full rate of one lightpath, and the link that limits it."""
     for volume, path in zip(volumes, paths, strict=True):
-        hops = hops_of(path[1:-1]) if network.grid is not None else ()
-        for hop in hops:
-            rate_bps = reservable_bps(design_lightpath(network, hop).rate_bps)
-            yield Fraction(volume.transfer_bytes * 8, rate_bps), link_names(hop)[0]
+        segments = network.transparent_segments(path[1:-1]) if network.grid is not None else ()
+        for segment in segments:
+            rate_bps = reservable_bps(design_lightpath(network, segment).rate_bps)
+            yield Fraction(volume.transfer_bytes * 8, rate_bps), link_names(segment)[0]
 
 
 def _least_lightpath_time(

@@ -221,6 +221,11 @@ class Service:
             self._state.purge()
             return self.queries.stored(reservation_id)
 
+    @property
+    def lightpath_moves(self) -> int:
+        """How many lightpaths were moved since the start."""
+        return self._migrator.moves
+
     def defragment(self) -> tuple[LightpathMove, ...]:
         """Move lightpaths to lower channels without packet loss; returns the moves.
 

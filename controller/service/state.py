@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from controller.admission.admission import Admitted, Rejected, Request
 from controller.admission.counter_offer import decide_with_offer
+from controller.admission.live_reservations import LiveReservations
 from controller.admission.told_bounds import bound_changes
 from controller.booking.calendar import Calendar
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
@@ -73,12 +74,16 @@ class ServiceState:
             except Exception:
                 log.exception("a listener failed event=%s", type(event).__name__)
 
-    def decide(self, request: Request, calendar: Calendar | None = None) -> Admitted | Rejected:
-        """The admission decision on a request, with the current or another calendar. Under the lock."""
+    def decide(
+        self, request: Request, calendar: Calendar | None = None, live: LiveReservations | None = None
+    ) -> Admitted | Rejected:
+        """The admission decision on a request, with the current or another calendar and reservations. Under the lock.
+        """
         self.store.purge(self.switches.tracker)
         calendar = self.store.calendar if calendar is None else calendar
+        live = self.store.live if live is None else live
         now_s, down = self.clock(), self.switches.links.down
-        return decide_with_offer(self.network, calendar, self.store.live, request, now_s, down, self.calibration)
+        return decide_with_offer(self.network, calendar, live, request, now_s, down, self.calibration)
 
     def admit(self, request: Request) -> Admitted:
         """The admission decision on a request, which must not be a rejection. Under the lock.

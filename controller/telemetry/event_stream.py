@@ -20,6 +20,7 @@ from controller.domain.events import (
     BoundsChanged,
     ClockStepped,
     LedgerChanged,
+    LightpathMoved,
     LinkChanged,
     ReservationChanged,
     ServiceEvent,
@@ -29,6 +30,7 @@ from controller.domain.events import (
     SwitchDuplicate,
     SwitchReconciled,
 )
+from controller.domain.path import nodes_of
 from controller.domain.reservation import Placement, State
 
 BUFFERED_EVENTS = 1000
@@ -92,6 +94,11 @@ class EventStream:
         elif isinstance(event, ClockStepped):
             at = datetime.fromtimestamp(event.at_s, UTC).isoformat().replace("+00:00", "Z")
             self.publish("clock", {"step_s": round(event.by_s, 3), "at": at})
+        elif isinstance(event, LightpathMoved):
+            ends = {"from_lightpath": event.before.id, "to_lightpath": event.after.id}
+            channels = {"from_channel": event.before.first_slot, "to_channel": event.after.first_slot}
+            nodes = list(nodes_of(event.after.nodes))
+            self.publish("lightpath", {"nodes": nodes, **ends, **channels, "cause": event.cause})
 
     def _on_reservation_changed(self, event: ReservationChanged) -> None:
         reservation = event.reservation

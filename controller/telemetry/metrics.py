@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from controller.caches import cache_uses
 from controller.domain.events import (
     ClockStepped,
+    LightpathMoved,
     ReservationChanged,
     ReservationInstalled,
     ServiceEvent,
@@ -87,6 +88,9 @@ class Metrics:
             "Requests that were answered although the audit log could not be written.",
             registry=registry,
         )
+        self._moves = Counter(
+            "paceline_lightpath_moves", "Lightpaths moved to other channels.", ["cause"], registry=registry
+        )
         self._clock_steps = Counter("paceline_clock_steps", "Steps of the wall clock.", registry=registry)
         self._registry.register(_StateCollector(service))
         self._registry.register(_CacheCollector())
@@ -123,6 +127,8 @@ class Metrics:
                 self._reconciled.labels(event.switch, kind).inc(getattr(event, kind))
         elif isinstance(event, ClockStepped):
             self._clock_steps.inc()
+        elif isinstance(event, LightpathMoved):
+            self._moves.labels(event.cause).inc()
         elif isinstance(event, ReservationChanged):
             self._on_state(event.reservation.id, event.reservation.state)
 

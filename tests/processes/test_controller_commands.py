@@ -110,6 +110,7 @@ def test_the_state_of_the_network_is_printed(controller: Controller) -> None:
     assert run(controller, "health") == "ok: 2 of 2 switches in sync, ledger ok, audit log ok\n"
     assert "edge1 > s1 > s2 > cloud  24 km  76.00 Mb/s free" in run(controller, "paths", "edge1", "cloud")
     assert run(controller, "lightpaths") == "No lightpaths.\n"
+    assert run(controller, "spectrum") == "The map is not optical: its links have no spectrum.\n"
     assert run(controller, "lightpaths", "defragment") == "No lightpath can move to a lower channel.\n"
     assert "s1               in_step            0      0        0" in run(controller, "consistency")
     assert of_json(run(controller, "consistency", "--repair", "--json"))["consistent"] is True

@@ -17,7 +17,7 @@ REQUIREMENT_FIELDS = {
     "rate": "min_bandwidth_bps", "transfer": "transfer_bytes", "deadline": "deadline_ms", "period": "period_ms",
     "offset": "offset_ms", "burst": "burst_bytes", "latency": "max_latency_us",
     "variation": "max_latency_variation_us", "rank": "rank", "protection": "protection", "backup": "backup",
-    "analysis": "analysis", "bound_slack": "bound_slack",
+    "analysis": "analysis", "bound_slack": "bound_slack", "pinned": "pinned",
 }  # fmt: skip
 """Option -> field of the REST API's requirement."""
 
@@ -40,6 +40,7 @@ _REQUIREMENT: tuple[tuple[str, Any, str], ...] = (
     ("--backup", click.Choice(["shared", "dedicated"]), "Whether backups share capacity.  [default: shared]"),
     ("--analysis", click.Choice(["total_flow", "linear_programme"]),
      "How the bounds of a rate are proven: quickly, or smaller.  [default: total_flow]"),
+    ("--pinned", bool, "On an optical map: never move its lightpaths."),
 )  # fmt: skip
 
 _FLOW: tuple[tuple[str, Any, str], ...] = (
@@ -69,7 +70,9 @@ def flow_options(command: F) -> F:
 
 def _add(command: F, options: tuple[tuple[str, Any, str], ...]) -> F:
     for flag, kind, text in reversed(options):
-        command = click.option(flag, flag.removeprefix("--").replace("-", "_"), type=kind, help=text)(command)
+        name = flag.removeprefix("--").replace("-", "_")
+        is_flag = kind is bool
+        command = click.option(flag, name, type=kind, is_flag=is_flag, default=None, help=text)(command)
     return command
 
 
@@ -86,7 +89,8 @@ def requirement_of(options: Mapping[str, Any]) -> Json:
 def as_options(requirement: Mapping[str, Any]) -> str:
     """The fields of a requirement as options that give it."""
     options = {field: f"--{option.replace('_', '-')}" for option, field in REQUIREMENT_FIELDS.items()}
-    return " ".join(f"{options.get(field, field)} {_written(field, value)}" for field, value in requirement.items())
+    given = ((options.get(field, field), field, value) for field, value in requirement.items() if value is not False)
+    return " ".join(option if value is True else f"{option} {_written(field, value)}" for option, field, value in given)
 
 
 def _written(field: str, value: Any) -> str:

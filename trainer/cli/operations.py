@@ -61,6 +61,8 @@ def lightpaths(context: click.Context, url: str | None, as_json: bool) -> None:
         _print_lightpath(lightpath)
     if not content["lightpaths"]:
         click.echo("No lightpaths.")
+    if content["moves"]:
+        click.echo(f"{content['moves']} moved to other channels since the controller's start.")
 
 
 @lightpaths.command("show", epilog="Example: paceline lightpaths show r1-r2-ch3")

@@ -28,6 +28,7 @@ COMMANDS = {
     "network": ("trainer.cli.network", "network", "Print the links with reserved and free rates."),
     "paths": ("trainer.cli.operations", "paths", "Print the candidate paths between two hosts."),
     "lightpaths": ("trainer.cli.operations", "lightpaths", "List, show or move lightpaths."),
+    "spectrum": ("trainer.cli.spectrum", "spectrum", "Print which slots of each span the lightpaths occupy."),
     "links": ("trainer.cli.operations", "links", "Take a link out of service, or put it back."),
     "ducts": ("trainer.cli.operations", "ducts", "Take a duct out of service, or put it back."),
     "events": ("trainer.cli.events", "events", "Print events, or follow them."),

@@ -70,4 +70,7 @@ def lightpath_routes(service: Service, executor: RequestExecutor) -> APIRouter:
 
 
 def _listed(service: Service, caller: Caller) -> Callable[[], LightpathList]:
-    return lambda: LightpathList(lightpaths=[lightpath_body(entry, caller) for entry in service.queries.lightpaths()])
+    return lambda: LightpathList(
+        lightpaths=[lightpath_body(entry, caller) for entry in service.queries.lightpaths()],
+        moves=service.lightpath_moves,
+    )

@@ -79,6 +79,7 @@ _REQUIREMENT: Json = {
     "rank": 128,
     "protection": "none",
     "backup": "shared",
+    "pinned": False,
     "analysis": "total_flow",
 }
 
@@ -104,6 +105,7 @@ PLACED_FLOW: Json = {
 LIGHTPATH: Json = {
     "id": "lp-766bdad9b6",
     "nodes": ["r1", "r2", "r3", "r4", "r5"],
+    "links": ["r1->r2", "r2->r3", "r3->r4", "r4->r5"],
     "length_km": 320.0,
     "lit": True,
     "channel": 0,
@@ -213,6 +215,7 @@ LINK: Json = {
     "reserved_bps": 15_000_000,
     "free_bps": 61_000_000,
     "queue_bytes": 3_000_000,
+    "slots": 0,
 }
 
 NETWORK: Json = {

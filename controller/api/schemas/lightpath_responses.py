@@ -27,6 +27,7 @@ class LightpathBody(ResponseBody):
 
     id: str
     nodes: Annotated[list[str], Field(description="Switches along the lightpath.")]
+    links: Annotated[list[str], Field(description="Directed links that it crosses, as in GET /v1/network.")]
     length_km: float
     lit: Annotated[bool, Field(description="False if it is only booked, for a held or scheduled reservation.")]
     channel: Annotated[int, Field(description="Lowest slot on the map's grid.")]
@@ -48,9 +49,10 @@ class LightpathBody(ResponseBody):
 class LightpathList(ResponseBody):
     """All lightpaths, by route and channel; empty if the map is not optical."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"lightpaths": [examples.LIGHTPATH]}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"lightpaths": [examples.LIGHTPATH], "moves": 0}]})
 
     lightpaths: list[LightpathBody]
+    moves: Annotated[int, Field(description="Lightpaths moved to other channels since the controller's start.")]
 
 
 class ChannelMove(ResponseBody):
@@ -81,6 +83,7 @@ def lightpath_body(state: LightpathState, caller: Caller) -> LightpathBody:
     return LightpathBody(
         **facts,
         nodes=list(lightpath.nodes),
+        links=list(lightpath.links),
         length_km=round(state.length_km, 3),
         lit=state.is_lit,
         channel=lightpath.first_slot,

@@ -36,6 +36,7 @@ class LinkBody(ResponseBody):
     reserved_bps: int
     free_bps: int
     queue_bytes: Annotated[int, Field(description="What the port's queue for reserved frames holds.")]
+    slots: Annotated[int, Field(description="Slots of its spectrum; 0 on packet links and at hosts.")]
 
 
 class NetworkBody(ResponseBody):

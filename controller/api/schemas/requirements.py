@@ -60,6 +60,9 @@ class AnyRequirement(StrictBody):
             "`dedicated`: it belongs to this flow alone."
         ),
     ] = "shared"
+    pinned: Annotated[
+        bool, Field(description="True: its lightpaths keep their channels; the controller never moves them.")
+    ] = False
 
     @model_validator(mode="after")
     def _check_backup(self) -> Self:

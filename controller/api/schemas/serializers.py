@@ -263,6 +263,7 @@ def _link_body(link: DirectedLink, snapshot: Snapshot) -> LinkBody:
         reserved_bps=reserved_bps,
         free_bps=link.reservable_bps - reserved_bps,
         queue_bytes=link.queue_bytes,
+        slots=link.slot_count,
     )
 
 

@@ -29,6 +29,7 @@ from controller.routing.coflow import Volume, shortest_coflow_completion
 from controller.service.requests import ReservationSpec
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IN_MEMORY, Ledger
+from machine.polling import wait_until
 from tests.unit.controller.simulated_switches import ConfirmingSwitches
 from topologies.loader import load_map
 from topologies.maps import Grid, Map
@@ -349,9 +350,90 @@ def test_lightpaths_make_room_for_a_request_that_found_no_spectrum(service: Serv
     assert isinstance(quoted.error, NoSpectrum)
     (placement,) = service.reserve(wanted).result()[0].placements
     assert placement.lightpaths[0].width == 6
-    assert blocks(service) == [(0, 3), (3, 3), (6, 6)], "one lightpath has moved"
+    assert sorted(blocks(service)) == [(0, 6), (6, 3), (9, 3)], "one lightpath has moved"
     written = {each.lightpaths[0].first_slot for kept in service.ledger.live() for each in kept.placements}
-    assert written == {0, 3, 6}
+    assert written == {0, 6, 9}
+    assert service.lightpath_moves == 1
+
+
+def transparent(regenerators: tuple[str, ...] | None = ()) -> Map:
+    """The straight line of the map, and the switches on it at which light may end on the way."""
+    nodes = tuple(node for node in WAVES.nodes if node.name != "r6")
+    links = tuple(link for link in WAVES.links if "r6" not in link.ends)
+    return replace(WAVES, nodes=nodes, links=links, regenerators=regenerators)
+
+
+def crossing(pinned: bool = False) -> list[Flow]:
+    """Full flows: the first two leave, the others stay in slots 2 and 3 behind r2 and in slots 0 and 1 before it."""
+    flows = [flow("edge3", MOST_BPS) for _ in range(4)] + [flow("edge1", MOST_BPS, "edge3") for _ in range(2)]
+    return [replace(each, requirement=replace(each.requirement, pinned=pinned)) for each in flows]
+
+
+@pytest.mark.parametrize(("regenerators", "chain"), [(None, 2), (("r2",), 2), (("r3",), 0), ((), 0)])
+def test_a_flow_changes_channels_only_where_a_switch_regenerates(
+    regenerators: tuple[str, ...] | None, chain: int
+) -> None:
+    story = Story(transparent(regenerators))
+    made = [story.ask(each) for each in crossing()]
+    for leaving in made[:2]:
+        assert isinstance(leaving, Reservation)
+        story.release(leaving.id)
+    asked_for = story.ask(flow(rate_bps=MOST_BPS))
+    if chain:
+        assert isinstance(asked_for, Reservation)
+        assert [each.nodes for each in asked_for.placements[0].lightpaths] == [("r1", "r2"), STRAIGHT[1:]]
+    else:
+        assert isinstance(asked_for, NoSpectrum)
+        assert "which no switch regenerates on" in asked_for.detail
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_where_no_switch_regenerates_one_lightpath_moves_unless_it_is_pinned(pinned: bool) -> None:
+    network = network_from_map(transparent())
+    service = Service(network, ConfirmingSwitches(network), Ledger(IN_MEMORY, "waves"))
+    service.start()
+    try:
+        wait_until(lambda: service.queries.switches_up() == len(network.switches))
+        made = [service.reserve(asked(each)).result()[0] for each in crossing(pinned)]
+        for leaving in made[:2]:
+            service.release(leaving.id)
+        wanted = service.reserve(asked(flow(rate_bps=MOST_BPS)))
+        if pinned:
+            with pytest.raises(NoSpectrum):
+                wanted.result()
+            assert service.lightpath_moves == 0
+        else:
+            (lightpath,) = wanted.result()[0].placements[0].lightpaths
+            assert (lightpath.nodes, lightpath.first_slot) == (STRAIGHT, 0)
+            assert service.lightpath_moves == 1
+    finally:
+        service.stop()
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_lightpath_moves_to_another_route_unless_it_is_pinned(pinned: bool) -> None:
+    network = network_from_map(replace(stretched(6), regenerators=()))
+    service = Service(network, ConfirmingSwitches(network), Ledger(IN_MEMORY, "waves"))
+    service.start()
+    try:
+        wait_until(lambda: service.queries.switches_up() == len(network.switches))
+        for _ in range(4):
+            each = flow(rate_bps=11_000_000)
+            service.reserve(asked(replace(each, requirement=replace(each.requirement, pinned=pinned)))).result()
+        wanted = service.reserve(asked(flow(rate_bps=11_000_000, destination="edge3")))
+        if pinned:
+            with pytest.raises(NoSpectrum):
+                wanted.result()
+            assert {each.version for each in service.ledger.live()} == {1}
+            return
+        assert wanted.result()[0].placements[0].lightpaths[0].nodes == ("r1", "r2")
+        (moved,) = (each for each in service.ledger.live() if each.version == 2)
+        (placement,) = moved.placements
+        assert placement.path == ("edge1", "r1", "r6", "r5", "cloud")
+        assert placement.accumulated_latency_us > 4.9 * 6 * 440, "proven for the new route"
+        assert service.lightpath_moves == 1
+    finally:
+        service.stop()
 
 
 def test_defragmenting_moves_everything_down_and_is_written_down(service: Service) -> None:
