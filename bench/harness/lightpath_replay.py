@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
-from typing import Literal
+from typing import Literal, NamedTuple
 
 SLOT_GHZ, SLOTS, GUARD_SLOTS = 12.5, 100, 1
 BITS_BY_REACH_KM = ((625.0, 4), (1250.0, 3), (2500.0, 2))
@@ -22,8 +21,7 @@ BITS_BY_REACH_KM = ((625.0, 4), (1250.0, 3), (2500.0, 2))
 Cell = tuple[str, str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
+class LogEntry(NamedTuple):
     """One step: lightpath `number` is lit, moved or released while `request` is served; after it, where it is."""
 
     step: Literal["light", "move", "release"]

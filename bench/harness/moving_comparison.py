@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from statistics import mean
 
 from rich.table import Table
@@ -14,7 +15,7 @@ from controller.optical.rsa import FIRST_FIT, GAP_AWARE, TUNED, CandidateRoutes,
 from harness.lightpath_replay import replay
 from harness.lightpath_simulation import Outcome, Simulation
 from harness.published_plants import SETTINGS, Setting
-from harness.route_order_search import Demand, demands
+from harness.route_order_search import RATES_GBPS, Demand, demands
 
 MEAN_HOLDING = 20.0
 K = 50
@@ -87,11 +88,10 @@ def compare_moving(seeds: int, warm_up: int, counted: int, *, is_quick: bool) ->
 
 
 def _compute_routes(routes: CandidateRoutes, sites: Sequence[str]) -> None:
-    """Compute the routes before the measurement."""
-    for source in sites:
-        for destination in sites:
-            if source != destination:
-                routes.between(source, destination)
+    """Compute the routes, and their order for every rate, before the measurement."""
+    for source, destination in permutations(sites, 2):
+        for rate_gbps in range(RATES_GBPS[0], RATES_GBPS[1] + 1):
+            routes.candidates(source, destination, rate_gbps)
 
 
 def _run(setting: Setting, routes: CandidateRoutes, scheme: Scheme, wanted: Sequence[Demand], warm_up: int) -> Outcome:
@@ -134,8 +134,13 @@ def _claims(name: str, outcomes: dict[str, list[Outcome]], counted: int) -> dict
         claims[f"{prefix}{suffix}_blocking"] = claim
         claims[f"{prefix}{suffix}_half_interval"] = report.Claim(half, "%")
     claims[f"{prefix}_peer_blocking"] = report.Claim(100 * mean(run.blocking for run in outcomes[PEER]), "%")
-    runs = outcomes[FULL]
-    claims[f"{prefix}_moves_per_1000"] = report.at_most(1000 * mean(run.moves for run in runs) / counted, "", 40)
-    claims[f"{prefix}_search_ms"] = report.at_most(max(run.search_ms for run in runs), "ms", 20)
-    claims[f"{prefix}_decision_us"] = report.at_most(mean(run.decision_us for run in runs), "us", 50)
+    runs, has_goals = outcomes[FULL], name in GOALS_PERCENT[FULL]
+    effort = {
+        "moves_per_1000": (1000 * mean(run.moves for run in runs) / counted, "", 40),
+        "search_ms": (max(run.search_ms for run in runs), "ms", 20),
+        "decision_us": (mean(run.decision_us for run in runs), "us", 50),
+    }
+    for figure, (value, unit, limit) in effort.items():
+        claim = report.at_most(value, unit, limit) if has_goals else report.Claim(value, unit)
+        claims[f"{prefix}_{figure}"] = claim
     return claims

@@ -19,8 +19,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
+from controller.domain.frozen import frozen
 from controller.optical.rsa import Assignment, CandidateRoute, Spectrum, block_starts
 from controller.optical.spectrum_grid import SpectrumGrid
 
@@ -43,7 +44,7 @@ class MovePolicy:
     may_reroute: bool = True
     request_routes: int = 15
     moved_routes: int = 6
-    max_trials: int = 1500
+    max_trials: int = 600
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_moves <= 3:
@@ -53,7 +54,7 @@ class MovePolicy:
 MOVE_FEW: Final = MovePolicy()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LitLightpath:
     """A lightpath in operation. `options`: the routes that it can take, cheapest first; `is_pinned`: never moved."""
 
@@ -63,7 +64,7 @@ class LitLightpath:
     is_pinned: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Move:
     """A lightpath changes its block, or its route and block."""
 
@@ -92,6 +93,8 @@ class LitSpectrum(Spectrum):
         self.lit_on: list[dict[int, LitLightpath]] = [{} for _ in available]
         self.least_growth: dict[int, int] = {}
         """Of each lightpath: a lower bound on how much it grows in slots x links when it takes another route."""
+        self.edges: dict[int, tuple[int, int]] = {}
+        """Of each lightpath: the bit above its highest slot, and that of its lowest."""
 
     def light(self, lightpath: LitLightpath) -> None:
         """Add a lightpath.
@@ -101,9 +104,12 @@ class LitSpectrum(Spectrum):
         self.occupy(lightpath.assignment)
         for link in lightpath.assignment.route.links:
             self.lit_on[link][lightpath.number] = lightpath
-        self._estimate_growth(lightpath)
+        self._measure(lightpath)
 
-    def _estimate_growth(self, lightpath: LitLightpath) -> None:
+    def _measure(self, lightpath: LitLightpath) -> None:
+        block = lightpath.assignment.block
+        first = block & -block
+        self.edges[lightpath.number] = block + first, first
         least = lightpath.options[0][0] - _cost(lightpath) if lightpath.options else 0
         self.least_growth[lightpath.number] = min(0, least)
 
@@ -112,7 +118,7 @@ class LitSpectrum(Spectrum):
         self.release(lightpath.assignment)
         for link in lightpath.assignment.route.links:
             del self.lit_on[link][lightpath.number]
-        del self.least_growth[lightpath.number]
+        del self.least_growth[lightpath.number], self.edges[lightpath.number]
 
     def move(self, move: Move) -> LitLightpath:
         """Light the new block beside the old one, then free the old one; returns the lightpath after it.
@@ -125,7 +131,7 @@ class LitSpectrum(Spectrum):
         self.extinguish(before)
         for link in move.after.route.links:
             self.lit_on[link][after.number] = after
-        self._estimate_growth(after)
+        self._measure(after)
         return after
 
 
@@ -174,11 +180,10 @@ class _Windows:
         """The starts of windows with 1, 2 and 3 conflicts, and the starts that each lightpath conflicts with."""
         ones = twos = more = 0  # the bits of a counter per start; more: above three, or a pinned lightpath
         conflicts: list[tuple[int, LitLightpath]] = []
-        further = self.width - 1
-        for lightpath in self._lit.values():
-            block = lightpath.assignment.block
-            first = block & -block
-            starts = ((block + first) << further) - first >> further
+        further, edges = self.width - 1, self._spectrum.edges
+        for number, lightpath in self._lit.items():
+            above, first = edges[number]
+            starts = (above << further) - first >> further
             if lightpath.is_pinned:
                 more |= starts
                 continue
@@ -203,8 +208,7 @@ class _Windows:
             yield start, [lightpath for blocked, lightpath in conflicts if blocked & start]
 
 
-@dataclass(frozen=True, slots=True)
-class _Destination:
+class _Destination(NamedTuple):
     """A route that a lightpath may take, before any move: its free slots, and the starts of blocks that fit."""
 
     growth: int
@@ -225,6 +229,7 @@ class _Search:
         self._policy = policy
         self._trials = policy.max_trials
         self._destinations: dict[int, list[_Destination]] = {}
+        self._options: dict[int, list[RouteOption]] = {}
 
     def best(self, windows: Sequence[_Windows], move_count: int) -> Reallocation | None:
         """Return the moves of so many lightpaths after which the least spectrum is in use."""
@@ -258,6 +263,7 @@ class _Search:
         `changed`: the free slots of links after the moves so far.
         """
         best: tuple[int, tuple[Move, ...]] | None = None
+        least = sum([self._least_growth[lightpath.number] for lightpath in conflicting])
         for lightpath in conflicting:
             destination = self._destination(lightpath, window_links, block, changed)
             if destination is None:
@@ -270,6 +276,8 @@ class _Search:
             found = self._moves_out(window_links, block, rest, self._after(move, changed))
             if found is not None and (best is None or growth + found[0] < best[0]):
                 best = growth + found[0], (move, *found[1])
+                if best[0] <= least:
+                    break
         return best
 
     def _destination(
@@ -277,18 +285,14 @@ class _Search:
     ) -> tuple[int, Assignment] | None:
         """Return the cheapest free block outside the window, and by how much the lightpath grows in slots x links."""
         self._trials -= 1
-        destinations = self._destinations.get(lightpath.number)
-        if destinations is None:
-            destinations = self._destinations[lightpath.number] = self._destinations_of(lightpath)
-        for destination in destinations:
-            starts, free, width = destination.starts, destination.free, destination.width
-            if changed and not destination.links.isdisjoint(changed):
-                free = self._common(destination.route, changed)
+        for growth, width, route, links, free, starts in self._destinations_of(lightpath):
+            if changed and not links.isdisjoint(changed):
+                free = self._common(route, changed)
                 starts = block_starts(free, width) & self._channel_starts
-            if starts and not destination.links.isdisjoint(window_links):
+            if starts and not links.isdisjoint(window_links):
                 starts = block_starts(free & ~block, width) & self._channel_starts
             if starts:
-                return destination.growth, Assignment(destination.route, (starts & -starts) * ((1 << width) - 1))
+                return growth, Assignment(route, (starts & -starts) * ((1 << width) - 1))
         return None
 
     def _common(self, route: CandidateRoute, changed: dict[int, int]) -> int:
@@ -298,19 +302,28 @@ class _Search:
             common &= changed[link] if link in changed else free[link]
         return common
 
-    def _destinations_of(self, lightpath: LitLightpath) -> list[_Destination]:
-        """Return the routes that a lightpath may take, cheapest first, its own before others of the same cost."""
-        own, cost = lightpath.assignment.route, _cost(lightpath)
-        options = [(cost, lightpath.assignment.width, own)]
+    def _destinations_of(self, lightpath: LitLightpath) -> Iterator[_Destination]:
+        """Yield the routes that a lightpath may take, cheapest first, its own before others of the same cost."""
+        number = lightpath.number
+        known = self._destinations.setdefault(number, [])
+        yield from known
+        options = self._options.get(number)
+        if options is None:
+            options = self._options[number] = self._options_of(lightpath)
+        for cost, width, route in options[len(known) :]:
+            free = self._common(route, {})
+            starts = block_starts(free, width) & self._channel_starts
+            growth = cost - _cost(lightpath)
+            known.append(_Destination(growth, width, route, frozenset(route.links), free, starts))
+            yield known[-1]
+
+    def _options_of(self, lightpath: LitLightpath) -> list[RouteOption]:
+        own = lightpath.assignment.route
+        options = [(_cost(lightpath), lightpath.assignment.width, own)]
         if self._policy.may_reroute:
             options += [each for each in lightpath.options[: self._policy.moved_routes] if each[2].links != own.links]
             options.sort(key=lambda option: option[0])
-        found = []
-        for new_cost, width, route in options:
-            free = self._common(route, {})
-            starts = block_starts(free, width) & self._channel_starts
-            found.append(_Destination(new_cost - cost, width, route, frozenset(route.links), free, starts))
-        return found
+        return options
 
     def _after(self, move: Move, changed: dict[int, int]) -> dict[int, int]:
         """Return the free slots of the changed links after one more move."""

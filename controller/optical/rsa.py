@@ -27,6 +27,7 @@ from typing import Final
 
 import networkx as nx
 
+from controller.domain.frozen import frozen
 from controller.optical.spectrum_grid import DISTANCE_ADAPTIVE, FLEXIBLE, Modulation, SpectrumGrid, modulation_for
 
 
@@ -68,6 +69,10 @@ GAP_AWARE: Final = RouteOrder(position=0.03, load=0.3, split=1.0, filled=1.0)
 """`TUNED`, and contiguous free slots are left contiguous."""
 FIRST_FIT: Final = RouteOrder(is_sequential=True)
 MOST_USED: Final = RouteOrder(is_sequential=True, most_used=True)
+
+
+MOST_COMPARED = 8
+"""The number of feasible routes whose gaps are compared: more did not lower the blocking."""
 
 
 class CandidateRoutes:
@@ -164,7 +169,7 @@ class CandidateRoutes:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Assignment:
     """A route and a block of slots on it, as a bit set."""
 
@@ -264,6 +269,7 @@ def _assign_by_gaps(
     best_score, best_route, best_block = inf, None, 0
     free, total = spectrum.free, spectrum.grid.slots
     position, load, split, filled = order.position, order.load / total, order.split, order.filled
+    compared = 0
     least_share = 1 - filled / (1 + spectrum.grid.guard_slots)  # of its cost, the least score of any route
     for cost, width, route in candidates:
         links = route.links
@@ -279,6 +285,9 @@ def _assign_by_gaps(
         starts = block_starts(common, width)
         if not starts:
             continue
+        compared += 1
+        if compared > MOST_COMPARED:
+            break
         route_score = cost + position
         if load:
             route_score += load * width * (total * len(links) - sum([slots.bit_count() for slots in free_slots]))

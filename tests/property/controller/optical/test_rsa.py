@@ -103,3 +103,16 @@ def test_the_format_with_most_bits_that_reaches_is_chosen() -> None:
 def test_routes_are_sorted_by_length_or_hops_only() -> None:
     with pytest.raises(ValueError, match="length, hops or hops/efficiency"):
         CandidateRoutes({("a", "b"): 1.0}, 1, by="colour")
+
+
+def test_the_shortest_routes_may_be_sorted_by_links_per_bit_of_a_symbol() -> None:
+    spans = {("a", "b"): 250.0, ("b", "c"): 250.0, ("a", "c"): 400.0, ("c", "d"): 100.0, ("a", "d"): 550.0}
+    by_length = CandidateRoutes(spans, 8, table=REACHES)
+    by_efficiency = CandidateRoutes(spans, 8, by="hops/efficiency", table=REACHES)
+    expected = sorted(
+        by_length.between("a", "c"), key=lambda route: len(route.links) / route.modulation.bits_per_symbol
+    )
+    assert by_efficiency.between("a", "c") == tuple(expected)
+    adopting = CandidateRoutes(spans, 8, by="hops/efficiency", table=REACHES)
+    adopting.adopt(by_length)
+    assert adopting.between("a", "c") == tuple(expected)
