@@ -82,7 +82,7 @@ def test_a_lightpath_in_use_moves_to_another_channel_for_a_request(transparent: 
     with ExitStack() as stack:
         made = stack.enter_context(reservations_on(transparent))
         straight = made.add("edge1", "cloud", 4)
-        made.add("edge1", "cloud", 4)  # on the way around
+        made.add("edge2", "cloud", 4)  # on the way around
         made.release(straight)
         streamed = made.take(udp_flow("edge1", "edge3", {"min_bandwidth_bps": MORE_THAN_HALF_BPS}))
         made.add("edge1", "edge3")
