@@ -7,26 +7,24 @@ RFC 7951 has it, the interfaces by node; the link that a port feeds is the inter
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from shlex import quote
 from typing import Any
 
 from controller.tsn.gate_lists import GateList
 from controller.tsn.network import NS_PER_S
 from controller.tsn.streams import Schedule, ScheduledFrame, TsnStream
 
-Names = Mapping[str, str]
-"""Names of interfaces by link, where they differ from the link's."""
-
 QUEUES = 8
 
 
-def schedule_document(schedule: Schedule, lists: Mapping[str, GateList], names: Names | None = None) -> dict[str, Any]:
+def schedule_document(schedule: Schedule, lists: Mapping[str, GateList]) -> dict[str, Any]:
     """Return the whole schedule: streams with their instants and queues, and the gates of every node's ports."""
     frames: dict[str, list[ScheduledFrame]] = {}
     for frame in schedule.frames:
         frames.setdefault(frame.stream, []).append(frame)
     nodes: dict[str, list[dict[str, Any]]] = {}
-    for name, found in lists.items():
-        nodes.setdefault(found.link.source, []).append(_interface((names or {}).get(name, name), found))
+    for found in lists.values():
+        nodes.setdefault(found.link.source, []).append(_interface(found))
     return {
         "streams": [
             _stream(stream, frames[name], schedule.latency_ns[name]) for name, stream in schedule.streams.items()
@@ -55,7 +53,7 @@ def _stream(stream: TsnStream, frames: Iterable[ScheduledFrame], latency_ns: Map
     }
 
 
-def _interface(name: str, found: GateList) -> dict[str, Any]:
+def _interface(found: GateList) -> dict[str, Any]:
     table = {
         "gate-enabled": True,
         "admin-gate-states": 255,
@@ -76,14 +74,14 @@ def _interface(name: str, found: GateList) -> dict[str, Any]:
         "config-change": True,
     }
     return {
-        "name": name,
+        "name": found.link.port,
         "description": found.link.name,
         "type": "iana-if-type:ethernetCsmacd",
         "ieee802-dot1q-bridge:bridge-port": {"ieee802-dot1q-sched-bridge:gate-parameter-table": table},
     }
 
 
-def taprio_lines(lists: Mapping[str, GateList], names: Names | None = None) -> list[str]:
+def taprio_lines(lists: Mapping[str, GateList]) -> list[str]:
     """Return a tc command for every port: eight traffic classes, one for each priority, one queue each.
 
     Source: tc-taprio(8). Intervals are 1 to 2^32 - 1 ns, their sum is the cycle, and `S` is the only command.
@@ -91,9 +89,9 @@ def taprio_lines(lists: Mapping[str, GateList], names: Names | None = None) -> l
     classes = " ".join(map(str, (*range(QUEUES), *[0] * QUEUES)))
     queues = " ".join(f"1@{queue}" for queue in range(QUEUES))
     return [
-        f"tc qdisc replace dev {(names or {}).get(name, name)} parent root handle 100 taprio num_tc {QUEUES} "
+        f"tc qdisc replace dev {quote(found.link.port)} parent root handle 100 taprio num_tc {QUEUES} "
         f"map {classes} queues {queues} base-time 0 "
         + " ".join(f"sched-entry S {entry.gate_states:02x} {entry.interval_ns}" for entry in found.entries)
         + f" cycle-time {found.cycle_ns} clockid CLOCK_TAI"
-        for name, found in lists.items()
+        for found in lists.values()
     ]

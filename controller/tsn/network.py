@@ -22,7 +22,8 @@ MAX_FRAME_BYTES = 9000 + OVERHEAD_BYTES
 class TsnLink:
     """One direction of a link, and the egress port that feeds it.
 
-    `processing_ns`: from the last bit received at `destination` until the frame may leave it again.
+    `processing_ns`: from the last bit received at `destination` until the frame may leave it again. `interface`: the
+    name of the port at `source`, where it has one.
     """
 
     name: str
@@ -31,6 +32,12 @@ class TsnLink:
     rate_bps: int
     propagation_ns: int = 0
     processing_ns: int = 0
+    interface: str | None = None
+
+    @property
+    def port(self) -> str:
+        """The name of the port that feeds the link."""
+        return self.interface or self.name
 
     def transmission_ns(self, frame_bytes: int) -> int:
         """Time on the wire of a frame, all its overhead included, rounded up."""
@@ -136,6 +143,7 @@ def tsn_network_from_map(network: Network, processing_ns: int, sync_error_ns: in
             link.capacity_bps,
             ceil(link.propagation_us * 1000),
             processing_ns if network.nodes[link.destination].is_switch else 0,
+            f"{link.source}-eth{link.source_port}",
         )
         for link in network.links.values()
     }

@@ -45,6 +45,7 @@ OWN_PLUGINS = {
     "maps": "List the maps, or show, draw and export one.",
     "pki": "Create test certificates.",
     "token": "Add, list and revoke bearer tokens of the REST API.",
+    "tsn": "Make and simulate gate control lists for scheduled streams.",
 }
 """One line of help of the commands that the other half and the maps add; loading them would take seconds."""
 
