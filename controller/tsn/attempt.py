@@ -54,7 +54,8 @@ class Attempt:
         )
 
     def _place_frames(self, stream: TsnStream, route: TimedRoute, waiting: bool) -> bool:
-        tick_ns, placed = self.placement.tick_ns, []
+        tick_ns = self.placement.tick_ns
+        placed: list[Frame] = []
         period = stream.interval_ns // tick_ns
         first, last = self.offsets(stream, tick_ns, period)
         slack = (stream.max_latency_ns - max(route.latency_ns.values())) // tick_ns

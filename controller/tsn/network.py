@@ -70,6 +70,11 @@ class TsnNetwork:
             links[link.source].append(link)
         return {node: tuple(found) for node, found in links.items()}
 
+    def only(self, names: Iterable[str]) -> TsnNetwork:
+        """Return the network with these links alone."""
+        links = {name: self.links[name] for name in names}
+        return TsnNetwork(self.name, links, self.bridges, self.sync_error_ns, self.best_effort_bytes)
+
     def hops_to(self, destination: str) -> Mapping[str, int]:
         """Return for every node that reaches `destination` over bridges its least number of links."""
         if destination not in self._hops:

@@ -66,7 +66,9 @@ def timed(network: TsnNetwork, stream: TsnStream, route: tuple[TsnLink, ...], ti
     gate opens. The first link is taken for as long as the talker's jitter makes a frame early or late.
     """
     place = {link.destination: number for number, link in enumerate(route)}
-    slack_ns, steps, starts = 2 * network.sync_error_ns, [], []
+    slack_ns = 2 * network.sync_error_ns
+    steps: list[Step] = []
+    starts: list[int] = []
     latency_ns: dict[str, int] = {}
     for link in route:
         parent = place[link.source] if link.source != stream.talker else -1
