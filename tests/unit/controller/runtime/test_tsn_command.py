@@ -38,7 +38,7 @@ def test_streams_are_scheduled_exported_and_simulated(tmp_path: Path, links: Pat
     assert result.exit_code == 0, result.output
     assert "0 lost, 0 late, jitter 0 ns" in result.output
     document = json.loads(out.read_text())
-    assert [stream["latency_ns"] for stream in document["streams"]][0] == {"3": 3 * 4000 + 2 * 2000}
+    assert document["streams"][0]["latency_ns"] == {"3": 3 * 4000 + 2 * 2000}
     assert all(line.startswith("tc qdisc replace dev '") for line in taprio.read_text().splitlines())
     again = CliRunner().invoke(command, ["simulate", str(out), str(links)])
     assert (again.exit_code, "0 lost, 0 late" in again.output) == (0, True)
