@@ -27,7 +27,8 @@ WEIGHT_DECAY_LIMIT = 1e-2
 NEGLIGIBLE = 1e-9
 """A feature whose deviation is below this share of its largest value is a constant with rounding errors."""
 
-CHUNK_SAMPLES = 2048
+CHUNK_VALUES = 2**20
+"""Values that are held in double precision at once, whatever the number of samples."""
 
 Method = Literal["none", "minmax", "normalize", "log-normalize", "mixed", "unit-norm"]
 
@@ -87,10 +88,14 @@ class Standardization:
 
 def summarize(inputs: Tensor, labels: Tensor, classes: int) -> Statistics:
     """Return the statistics of an edge's inputs (N, features, ...) and labels: classes (N,), or values to predict."""
-    chunks = [chunk.to(torch.float64) for chunk in torch.split(inputs, CHUNK_SAMPLES)]
+    plain, logged = _MomentStream(inputs.shape[1]), _MomentStream(inputs.shape[1])
+    for chunk in _chunks(inputs):
+        values = chunk.transpose(0, 1).flatten(1).to(torch.float64)  # (features, values)
+        plain.add(values)
+        logged.add(signed_log(values))
     return Statistics(
-        plain=pool_all([_moments(chunk) for chunk in chunks]),
-        logged=pool_all([_moments(signed_log(chunk)) for chunk in chunks]),
+        plain=plain.moments(),
+        logged=logged.moments(),
         class_counts=() if labels.dtype.is_floating_point else tuple(
             torch.bincount(labels, minlength=classes).tolist()),
     )
@@ -101,13 +106,43 @@ def signed_log(values: Tensor) -> Tensor:
     return values.sign() * values.abs().log1p()
 
 
-def _moments(inputs: Tensor) -> Moments:
-    values = inputs.transpose(0, 1).flatten(1)  # (features, values)
-    mean = values.mean(dim=1)
-    deviations = values - mean[:, None]
-    square = deviations * deviations
-    columns = mean, square.sum(dim=1), (square * deviations).sum(dim=1), values.amin(dim=1), values.amax(dim=1)
-    return Moments(values.shape[1], *(tuple(column.tolist()) for column in columns))
+def _chunks(inputs: Tensor) -> tuple[Tensor, ...]:
+    """Divide inputs (N, ...) into parts of at most CHUNK_VALUES values, or single samples if these are larger."""
+    return torch.split(inputs, max(1, CHUNK_VALUES // max(1, math.prod(inputs.shape[1:]))))
+
+
+class _MomentStream:
+    """Moments of each feature over values that come in chunks; only sums are kept.
+
+    Source: Pebay 2008 (SAND2008-6212), equations 2.1 and 2.2, for all features at once (Chan, Golub & LeVeque 1983).
+    """
+
+    def __init__(self, features: int) -> None:
+        self._count = 0
+        self._mean, self._m2, self._m3 = (torch.zeros(features, dtype=torch.float64) for _ in range(3))
+        self._minimum = torch.full((features,), math.inf, dtype=torch.float64)
+        self._maximum = -self._minimum
+
+    def add(self, values: Tensor) -> None:
+        """Add values (features, values) in double precision."""
+        n1, n2 = self._count, values.shape[1]
+        n = self._count = n1 + n2
+        mean = values.mean(dim=1)
+        deviations = values - mean[:, None]
+        square = deviations * deviations
+        m2 = square.sum(dim=1)
+        m3 = square.mul_(deviations).sum(dim=1)
+        gap = mean - self._mean
+        self._m3 += m3 + gap**3 * n1 * n2 * (n1 - n2) / n**2 + 3 * gap * (n1 * m2 - n2 * self._m2) / n
+        self._m2 += m2 + gap**2 * n1 * n2 / n
+        self._mean += gap * n2 / n
+        self._minimum = torch.minimum(self._minimum, values.amin(dim=1))
+        self._maximum = torch.maximum(self._maximum, values.amax(dim=1))
+
+    def moments(self) -> Moments:
+        """Return the moments of all values so far."""
+        columns = self._mean, self._m2, self._m3, self._minimum, self._maximum
+        return Moments(self._count, *(tuple(column.tolist()) for column in columns))
 
 
 def pool(first: Moments, second: Moments) -> Moments:
@@ -254,14 +289,13 @@ def standardize(inputs: Tensor, standardization: Standardization) -> Tensor:
     if standardization.method == "none":
         return inputs if inputs.dtype == torch.int64 else inputs.to(torch.float32)
     if standardization.method == "unit-norm":
-        return torch.cat([_unit_norm(chunk) for chunk in torch.split(inputs, CHUNK_SAMPLES)])
+        return torch.cat([_unit_norm(chunk) for chunk in _chunks(inputs)])
     shape = (1, -1, *[1] * (inputs.dim() - 2))
     logged = torch.tensor(standardization.logged).view(shape)
     mean = torch.tensor(standardization.mean, dtype=torch.float64).view(shape)
     deviation = torch.tensor(standardization.deviation, dtype=torch.float64).view(shape)
     standardized = torch.empty(inputs.shape)
-    chunks = zip(torch.split(inputs, CHUNK_SAMPLES), torch.split(standardized, CHUNK_SAMPLES), strict=True)
-    for source, target in chunks:
+    for source, target in zip(_chunks(inputs), _chunks(standardized), strict=True):
         values = source.to(torch.float64)
         if any(standardization.logged):
             values = torch.where(logged, signed_log(values), values)

@@ -88,11 +88,23 @@ def test_standardized_features_have_mean_0_and_deviation_1_over_all_edges(parts:
         assert constant or feature.std(correction=0).item() == pytest.approx(1, abs=1e-4)
 
 
-def test_large_shares_are_summarized_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = torch.rand(10, 2, 3)
+@settings(deadline=None, max_examples=50)
+@given(shares(), st.integers(1, 40))
+def test_statistics_do_not_depend_on_the_size_of_the_chunks(parts: list[Tensor], chunk_values: int) -> None:
+    inputs = torch.cat(parts)
     whole = statistics_of(inputs)
-    monkeypatch.setattr(standardization, "CHUNK_SAMPLES", 3)
-    assert statistics_of(inputs).plain.m3 == pytest.approx(whole.plain.m3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(standardization, "CHUNK_VALUES", chunk_values)
+        streamed = statistics_of(inputs)
+        values = standardize(inputs, choose_standardization([streamed], "zscore"))
+    size = inputs.abs().max().item()
+    for chunked, at_once in ((streamed.plain, whole.plain), (streamed.logged, whole.logged)):
+        assert (chunked.count, chunked.minimum, chunked.maximum) == (at_once.count, at_once.minimum, at_once.maximum)
+        assert chunked.mean == pytest.approx(at_once.mean, rel=1e-12, abs=1e-12 * size)
+        assert chunked.m2 == pytest.approx(at_once.m2, rel=1e-6, abs=1e-12 * size**2)
+        assert chunked.m3 == pytest.approx(at_once.m3, rel=1e-6, abs=1e-12 * size**3)
+    expected = standardize(inputs, choose_standardization([whole], "zscore"))
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_each_feature_is_standardized_by_its_own_distribution() -> None:
