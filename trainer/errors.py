@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import ClassVar
 
 EXIT_USAGE = 2
@@ -14,6 +15,20 @@ class TrainerError(Exception):
 
     code: ClassVar[str] = "trainer_error"
     exit_code: ClassVar[int] = EXIT_TRAINING
+
+    @staticmethod
+    def of_code(code: str, sentence: str) -> TrainerError:
+        """Return the error of another process; of an unknown code a TrainerError with that code."""
+        kinds: list[type[TrainerError]] = [TrainerError]
+        while kinds:
+            kind = kinds.pop()
+            if kind.code == code:
+                with contextlib.suppress(TypeError):  # its constructor needs more
+                    return kind(sentence)
+            kinds += kind.__subclasses__()
+        error = TrainerError(sentence)
+        error.code = code  # type: ignore[misc]
+        return error
 
 
 class UsageError(TrainerError):
@@ -83,6 +98,13 @@ class DataError(TrainerError):
     """The training data is missing or not as described."""
 
     code = "data"
+    exit_code = EXIT_USAGE
+
+
+class ApiProcessError(TrainerError):
+    """The process of a run that was started from Python ended without saying why."""
+
+    code = "run_process"
 
 
 class QuorumError(TrainerError):

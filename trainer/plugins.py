@@ -48,12 +48,16 @@ def load_positional(name: str) -> Callable[..., Any]:
 def load_function(name: str) -> Callable[..., Any]:
     """Import a user function; the wrapper returned passes it only the keyword arguments that its signature names.
 
-    Raises: UsageError as `load_positional`. The wrapper raises UserCodeError if the function fails.
+    Raises: UsageError as `load_positional`. The wrapper raises UsageError if the function requires others, and
+    UserCodeError if it fails.
     """
     function = load_positional(name)
     parameters = _parameters(function)
 
     def call(**arguments: Any) -> Any:
+        if unknown := [name for name in _required(function) if name not in arguments]:
+            raise UsageError(f"{name} has the parameter{'s'[: len(unknown) > 1]} {', '.join(unknown)}; it is given "
+                             f"those of {', '.join(arguments)} that it names as its parameters.")
         accepted = arguments if parameters is None else {key: arguments[key] for key in arguments if key in parameters}
         try:
             return function(**accepted)
@@ -73,6 +77,16 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str] | None:
         return None
     takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     return None if takes_all else frozenset(parameters)
+
+
+def _required(function: Callable[..., Any]) -> list[str]:
+    """Return the names of the parameters without which a function cannot be called, and of those without names."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):
+        return []
+    return [parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty
+            and parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)]
 
 
 def describe_error(error: BaseException) -> str:

@@ -45,8 +45,8 @@ def summaries(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_the_page_has_the_expected_examples() -> None:
-    assert FILES.keys() == {"mine.py", "traced.py", "plant.py", "save.py", "tank.py", "smallest.py"}
-    assert [command[0] for command in COMMANDS] == ["paceline"] * 2 + ["python"] + ["paceline"] * 3
+    assert FILES.keys() == {"mine.py", "traced.py", "plant.py", "save.py", "sensor.py", "tank.py", "smallest.py"}
+    assert [command[0] for command in COMMANDS] == ["paceline"] * 2 + ["python"] + ["paceline"] * 4
 
 
 def test_a_custom_model_learns_from_custom_data(summaries: list[dict[str, Any]]) -> None:
@@ -71,19 +71,27 @@ def test_a_file_chooses_its_model_by_its_shape_and_each_feature_is_explained(sum
     assert features[0].keys() >= {"logged", "skewness", "skewness_logged"}
 
 
+def test_edges_collect_from_an_iterator(summaries: list[dict[str, Any]]) -> None:
+    collected = summaries[3]
+    assert collected["status"] == "done"
+    counts = [[edge["local_samples"] for edge in row["edges"]] for row in collected["rounds"]]
+    assert min(counts[0]) >= 40
+    assert all(later > first for first, later in zip(counts[0], counts[-1], strict=True))
+
+
 def test_a_custom_loss_and_metric_are_named_and_trained_with(summaries: list[dict[str, Any]]) -> None:
-    assert summaries[3]["status"] == "done"
-    metric = summaries[3]["metric"]
+    assert summaries[4]["status"] == "done"
+    metric = summaries[4]["metric"]
     assert (metric["loss"], metric["name"], metric["better"]) == ("tank:loss", "tank:within", "higher")
     assert 0 < metric["final"] < 1
-    losses = [row["loss"] for row in summaries[3]["rounds"]]
+    losses = [row["loss"] for row in summaries[4]["rounds"]]
     assert losses[-1] < losses[0]
 
 
 def test_a_custom_policy_chooses_the_cuts(summaries: list[dict[str, Any]]) -> None:
     """Of 1024, 512, 1024 and 128 values the fewest are sent at cut 4."""
-    assert summaries[4]["status"] == "done"
-    assert [edge["cut"] for row in summaries[4]["rounds"] for edge in row["edges"]] == [4] * 4
+    assert summaries[5]["status"] == "done"
+    assert [edge["cut"] for row in summaries[5]["rounds"] for edge in row["edges"]] == [4] * 4
 
 
 @pytest.mark.parametrize(

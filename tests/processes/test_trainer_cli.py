@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 
 from trainer.cli.group import paceline
@@ -111,6 +112,17 @@ def test_listing_the_network_imports_nothing_heavy(tmp_path: Path) -> None:
         ),
         (["plan", "--protect-labels", "--model", "mlp", "--tail-layers", "99"], 2, "--tail-layers is 99"),
         (["plan", "--map", "nowhere"], 2, "nowhere"),
+        (["plan", "--batch", "4", "--micro", "8"], 2, "--micro is 8; it must be at most --batch, which is 4 samples"),
+        (["plan", "--share", "nan"], 2, "--share is nan; it must be a finite number"),
+        (["plan", "--loss", "mse"], 2, "--loss is mse, which needs values"),
+        (["plan", "--map", "metro", "--cuts", "99,1,1,1"], 2, "--cuts contains cut 99: the model signal-cnn has 13"),
+        (["plan", "--cuts", "1"], 2, "--cuts requires --map"),
+        (["train", "--local", "--edges", "2", "--data", "missing.npz"], 2, "edge1: there is no file missing.npz"),
+        (["train", "--local", "--edges", "2", "--token-file", "/dev/null"], 2, "The token in /dev/null has 0 bytes"),
+        (["train", "--local", "--collect", "5"], 2, "--data is traffic-lights, which does not grow"),
+        (["train", "--local", "--collect", "5", "--partition", "column"], 2, "with --collect each edge takes its"),
+        (["cloud", "--edge", "edge1", "--bind", "192.0.2.1:7800"], 2, "that is no address of this machine"),
+        (["cloud", "--edge", "edge1", "--model", "nothing"], 2, "There is no model 'nothing'"),
         (["cloud", "--bind", "here:there", "--edge", "e"], 2, "is not IP:PORT"),
         (["network", "--controller", "127.0.0.1:8080"], 2, "must be a URL such as http://127.0.0.1:8080"),
         (["reserve", "edge1", "cloud"], 2, "Give either --rate, such as --rate 20M, or --transfer with --deadline"),
@@ -146,6 +158,14 @@ def test_an_error_is_one_sentence_with_an_exit_code(
     assert done.returncode == code
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("command", [["train", "--local", "--edges", "2"], ["cloud", "--edge", "edge1"]])
+def test_a_device_that_is_not_there_leaves_no_run_behind(command: list[str], tmp_path: Path) -> None:
+    done = paceline_process(*command, "--device", "cuda", "--runs-dir", str(tmp_path / "runs"), run_directory=tmp_path)
+    assert (done.returncode, "--device is cuda; PyTorch finds none here" in done.stderr) == (2, True)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_flags_repeat_the_settings_for_another_process() -> None:

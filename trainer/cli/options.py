@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from trainer.config.objectives import LOSS_HELP, METRIC_HELP
-from trainer.config.partitioning import DATA_HELP, PARTITION_HELP
+from trainer.config.partitioning import COLLECT_HELP, DATA_HELP, PARTITION_HELP
 from trainer.config.settings import (
     AGGREGATES,
     DEVICES,
@@ -75,6 +75,7 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--seed", "seed", {"type": int, "help": "Seed of initial weights, partition and order of the data."}),
     ("--data", "data", {"help": DATA_HELP}),
     ("--partition", "partition", {"help": PARTITION_HELP}),
+    ("--collect", "collect", {"type": int, "help": COLLECT_HELP + "  [default: all of the data is there]"}),
     ("--model", "model", {"help": "Model of the zoo, or package.module:function.  [default: by task]"}),
     ("--policy", "policy", {"help": "Planning policy as package.module:function.  [default: the built-in planner]"}),
     (

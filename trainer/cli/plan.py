@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trainer.config.partitioning import task_of
+from trainer.cli.preflight import check_names
+from trainer.config.objectives import LOSS_HELP, METRIC_HELP
+from trainer.config.settings import RunSettings, parse_cuts
 from trainer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,11 +40,14 @@ MSS_OVERHEAD_BYTES = 52
 )
 @click.option("--data", help="Data set, or FILE.npz or package.module:function, whose samples the model is built for.  "
               "[default: images of 3 x 32 x 32 in 3 classes]")
+@click.option("--loss", help=LOSS_HELP)
+@click.option("--metric", help=METRIC_HELP)
 @click.option("--batch", default=64, show_default=True, help="Samples per mini-batch.")
 @click.option("--micro", default=4, show_default=True, help="Micro-batches per mini-batch.")
 @click.option("--controller", help="With --map: URL of a controller; plan with its current quotes.")
 @click.option("--share", default=0.75, show_default=True, help="Share of the free capacity to use (0..1).")
 @click.option("--min-cut", default=1, show_default=True, help="Minimum number of layers on an edge.")
+@click.option("--cuts", help="With --map: plan these cuts, one for each edge separated by commas.")
 @click.option("--codec", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16", "int8", "auto"]),
               help="Codec of segments; auto as at the start of a run.")
 @click.option("--protect-labels", is_flag=True, help="Keep labels and the last layers on the edges.")
@@ -51,8 +56,9 @@ MSS_OVERHEAD_BYTES = 52
 )
 @click.option("--prior", is_flag=True, help="Predict from costs and a benchmark; do not run the layers.")
 def plan(
-    map_name: str | None, model: str | None, data: str | None, batch: int, micro: int, controller: str | None,
-    share: float, min_cut: int, codec: str, protect_labels: bool, tail_layers: int, prior: bool,
+    map_name: str | None, model: str | None, data: str | None, loss: str | None, metric: str | None, batch: int,
+    micro: int, controller: str | None, share: float, min_cut: int, cuts: str | None, codec: str, protect_labels: bool,
+    tail_layers: int, prior: bool,
 ) -> None:
     """Print every cut with its FLOPs, bytes and times on this machine; with --map, the plan of a round.
 
@@ -60,7 +66,7 @@ def plan(
     """
     import torch
 
-    from trainer.cloud.preparation import build_for_inputs, check_cuts, tail_of
+    from trainer.cloud.preparation import check_model
     from trainer.models.zoo import choose_model, random_batch
     from trainer.planning.codec_selection import CodecSelector
     from trainer.planning.forecasts import StepForecaster
@@ -70,20 +76,25 @@ def plan(
 
     if controller is not None and map_name is None:
         raise UsageError("--controller requires --map, which defines the CPU shares of the edges.")
-    if min(batch, micro, tail_layers) < 1 or min_cut < 0 or not 0 < share <= 1:
-        raise UsageError("--batch, --micro and --tail-layers must be at least 1, --min-cut at least 0, --share above 0 "
-                         "and at most 1.")
+    if cuts is not None and map_name is None:
+        raise UsageError("--cuts requires --map, whose edges have these cuts.")
     network = None if map_name is None else _load(map_name)
+    names = ("edge1",) if network is None else tuple(node.name for node in network.edges)
+    settings = RunSettings(
+        edges=names, data=data or RunSettings().data, model=model, loss=loss, metric=metric, batch=batch,
+        micro=micro, share=share, min_cut=min_cut,
+        cuts=parse_cuts(cuts) if cuts else (), codec=codec, protect_labels=protect_labels, tail_layers=tail_layers)
+    settings.check()
+    if len(settings.cuts) > 1:
+        raise UsageError(f"--cuts is {cuts!r}; one round is planned, so there is one cut for each edge.")
+    check_names(settings)
     torch.set_num_threads(1)
-    sample_shape, classes, values, objective = _samples_of(data)
+    sample_shape, classes, values, objective = _samples_of(data, loss, metric)
     if model is None:
-        model = choose_model("traffic-lights" if data is None else task_of(data), sample_shape)[0]
-    built, values = build_for_inputs(model, 1, sample_shape, classes, values, "auto", objective)
+        model = choose_model(settings.task, sample_shape)[0]
+    built, tail, values = check_model(model, settings, sample_shape, classes, {}, values, objective)
     samples = random_batch(-(-batch // micro), sample_shape, values)
     layers = built.layers
-    tail = tail_of(layers, protect_labels, tail_layers)
-    if network is not None:
-        check_cuts(model, len(layers), tail, min_cut, None)
     costs = layer_costs(layers, sample_shape, partial(random_batch, sample_shape=sample_shape, integers=values))
     if prior:
         layer_seconds = prior_seconds(costs, profiler.benchmark_node(), len(samples))
@@ -99,19 +110,24 @@ def plan(
         edges, cloud, built.boundaries, dict.fromkeys(edges, batch), micro, [0] * len(costs), CodecSelector(codec),
         tail, objective.target_bytes,
     )
-    _print_round(network, forecaster, range(min_cut, len(costs)), share, controller)
+    cuts_of = {name: range(cut, cut + 1) for row in settings.cuts for name, cut in zip(edges, row, strict=True)}
+    _print_round(network, forecaster, range(min_cut, len(costs)), share, controller, cuts_of)
 
 
 def _print_round(
-    network: Map, forecaster: StepForecaster, all_cuts: range, share: float, controller: str | None
+    network: Map, forecaster: StepForecaster, all_cuts: range, share: float, controller: str | None,
+    fixed: Mapping[str, range],
 ) -> None:
-    """Print the plan of a round, the next-best cuts and, if labels are protected, the cost of that."""
+    """Print the plan of a round, the next-best cuts and, if labels are protected, the cost of that.
+
+    `fixed`: the cuts of the edges, if they are not planned.
+    """
     from trainer.planning.planner import alternatives, plan_round
 
     names, micro, tail = [node.name for node in network.edges], forecaster.micro, forecaster.tail
     mss = dict.fromkeys(names, network.mtu_bytes - MSS_OVERHEAD_BYTES)
     cuts = all_cuts if tail is None else range(all_cuts.start, tail)
-    forecasts = forecaster.forecasts(mss, dict.fromkeys(names, cuts))
+    forecasts = forecaster.forecasts(mss, fixed or dict.fromkeys(names, cuts))
     if controller is None:
         offer = _offer(network, share)
         best = plan_round(forecasts, offer, micro)
@@ -125,12 +141,13 @@ def _print_round(
         _print_plan(network, best, f"using {share:.0%} of the free capacity at {controller}")
         _print_quotes(quoted.quote_stats)
     if tail is not None:
-        unprotected = forecaster.forecasts(mss, dict.fromkeys(names, all_cuts), unprotected=True)
+        unprotected = forecaster.forecasts(mss, fixed or dict.fromkeys(names, all_cuts), unprotected=True)
         unprotected_plan = plan_round(unprotected, offer, micro)
         _print_protection(
             best, unprotected_plan, [forecaster.sizes(edge.edge, edge.cut, edge.codec) for edge in best.edges]
         )
-    _print_alternatives(best, alternatives(forecasts, offer, micro, best))
+    if not fixed:
+        _print_alternatives(best, alternatives(forecasts, offer, micro, best))
 
 
 def _scaled(layer_seconds: LayerSeconds, cpu_share: float | None) -> LayerSeconds:
@@ -143,19 +160,20 @@ def _scaled(layer_seconds: LayerSeconds, cpu_share: float | None) -> LayerSecond
     )
 
 
-def _samples_of(data: str | None) -> tuple[tuple[int, ...], int, tuple[int, int] | None, Objective]:
+def _samples_of(
+    data: str | None, loss: str | None, metric: str | None
+) -> tuple[tuple[int, ...], int, tuple[int, int] | None, Objective]:
     """Return the shape of a sample, the number of outputs, the range of whole inputs, and what is trained for."""
-    from trainer.config.objectives import Objective, choose_objective
-    from trainer.config.settings import RunSettings
+    from trainer.config.objectives import choose_objective
     from trainer.data.dataset import is_binary
     from trainer.data.load import load
 
     if data is None:
-        return (3, 32, 32), 3, None, Objective()
+        return (3, 32, 32), 3, None, choose_objective(loss, metric, None, None, False)
     loaded = load(data, RunSettings().seed)
     for note in loaded.notes:
         click.echo(note, err=True)
-    objective = choose_objective(None, None, None, loaded.target_shape, is_binary(loaded.train))
+    objective = choose_objective(loss, metric, None, loaded.target_shape, is_binary(loaded.train))
     return tuple(loaded.train.inputs.shape[1:]), loaded.classes, loaded.whole_numbers, objective
 
 
@@ -178,7 +196,6 @@ def _offer(network: Map, share: float) -> Offer:
     """Return the offer of an unused network with every flow on its shortest path."""
     import networkx as nx
 
-    from trainer.config.settings import RunSettings
     from trainer.planning.plan import Offer
     from trainer.reservation.api_types import path_links
 
@@ -200,7 +217,6 @@ def _offer(network: Map, share: float) -> Offer:
 
 def _quoted_plan(network: Map, url: str, share: float, plan_for: PlanForOffer) -> QuotedPlan:
     """Plan with quotes of the controller, as the cloud does; nothing is reserved."""
-    from trainer.config.settings import RunSettings
     from trainer.reservation.controller_client import ControllerClient
     from trainer.reservation.quote_planning import QuotePlanner
 

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from trainer.errors import TrainerError
+from trainer.errors import TrainerError, TrainingFailedError
 from trainer.processes.fork import fork
 
 if TYPE_CHECKING:
     from trainer.config.settings import RunSettings
     from trainer.data.dataset import DataSet
-
-
-class PreflightError(TrainerError):
-    """A check in a child process failed; `exit_code` is that of its error."""
-
-    code = "preflight"
-
-    def __init__(self, sentence: str, exit_code: int) -> None:
-        super().__init__(sentence)
-        self.exit_code = exit_code  # type: ignore[misc]
 
 
 def check_run(settings: RunSettings, edges: Sequence[str]) -> list[str]:
@@ -34,15 +25,16 @@ def check_run(settings: RunSettings, edges: Sequence[str]) -> list[str]:
     Raises: TrainerError.
     """
     from trainer.config.partitioning import parse_partitioning
+    from trainer.data.growing_sources import Share, open_source
     from trainer.data.load import load_local, preload
     from trainer.errors import DataError
-    from trainer.models.zoo import check_model_name
-    from trainer.planning.custom_policy import CustomPolicy
 
-    if settings.model is not None:
-        check_model_name(settings.model)
-    if settings.policy is not None:
-        CustomPolicy(settings.policy)
+    check_names(settings)
+    if settings.collect is not None:
+        for index, edge in enumerate(edges):
+            open_source(settings.data, Share(edge, index, len(edges), settings.seed))
+        _run_in_child(partial(_check_device, settings))
+        return []  # the cloud checks the model when it knows the samples
     try:
         data = preload(settings.data, settings.seed)
     except DataError as error:
@@ -56,6 +48,31 @@ def check_run(settings: RunSettings, edges: Sequence[str]) -> list[str]:
     return list(data.notes)
 
 
+def check_names(settings: RunSettings) -> None:
+    """Check that model, loss, metric and policy exist.
+
+    Raises: UsageError.
+    """
+    from trainer.models.zoo import check_model_name
+    from trainer.planning.custom_policy import CustomPolicy
+    from trainer.plugins import is_plugin_name, load_positional
+
+    if settings.model is not None:
+        check_model_name(settings.model)
+    if settings.policy is not None:
+        CustomPolicy(settings.policy)
+    for name in (settings.model, settings.loss, settings.metric):
+        if name is not None and is_plugin_name(name):
+            load_positional(name)
+
+
+def _check_device(settings: RunSettings) -> None:
+    """Check the device; in a child process, because asking CUDA for devices makes later forks unusable."""
+    from trainer.models.device import check_device
+
+    check_device(settings.device)
+
+
 def _check_model(settings: RunSettings, data: DataSet, samples: Mapping[str, int]) -> None:
     import torch
 
@@ -63,35 +80,34 @@ def _check_model(settings: RunSettings, data: DataSet, samples: Mapping[str, int
     from trainer.config.objectives import choose_objective
     from trainer.data.dataset import is_binary
     from trainer.models.zoo import choose_model
-    from trainer.plugins import is_plugin_name, load_positional
 
     torch.set_num_threads(1)
+    _check_device(settings)
     shape = tuple(data.train.inputs.shape[1:])
     model = settings.model or choose_model(settings.task, shape)[0]
     objective = choose_objective(settings.loss, settings.metric, settings.better, data.target_shape,
                                  is_binary(data.train))
-    if is_plugin_name(objective.metric):
-        load_positional(objective.metric)
     check_model(model, settings, shape, data.classes, samples, data.whole_numbers, objective)
 
 
 def _run_in_child(check: partial[None]) -> None:
     """Run a check in a forked process: PyTorch's autograd must not run before this process forks those of the run.
 
-    Raises: PreflightError.
+    Raises: TrainerError as the check does.
     """
     def run() -> None:
         try:
             check()
         except TrainerError as error:
-            print(error, file=sys.stderr)
+            print(json.dumps([error.code, str(error)]))
             sys.exit(error.exit_code)
 
-    with tempfile.TemporaryFile() as errors:
-        child = fork(run, None, errors)
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        child = fork(run, output, errors)
         child.wait()
         if child.returncode:
-            errors.seek(0)
-            lines = errors.read().decode(errors="replace").strip().splitlines() or [
-                f"The check of the model ended with exit code {child.returncode}."]
-            raise PreflightError(lines[-1], child.returncode if child.returncode > 0 else TrainerError.exit_code)
+            output.seek(0)
+            lines = output.read().decode(errors="replace").splitlines()
+            if child.returncode < 0 or not lines:
+                raise TrainingFailedError(f"The check of the model ended with exit code {child.returncode}.")
+            raise TrainerError.of_code(*json.loads(lines[-1]))

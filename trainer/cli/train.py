@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,8 +22,8 @@ from trainer.cli.options import (
     to_settings,
     training_options,
 )
-from trainer.cli.preflight import check_run
-from trainer.config.partitioning import DATA_HELP, PARTITION_HELP, parse_partitioning
+from trainer.cli.preflight import check_names, check_run
+from trainer.config.partitioning import COLLECT_HELP, DATA_HELP, PARTITION_HELP, parse_partitioning
 from trainer.config.settings import CLOUD_PORT, RunSettings
 from trainer.errors import NetworkError, UsageError
 from trainer.processes import launch
@@ -80,6 +81,7 @@ def train(
 
     Without --local, the nodes run in the hosts of the emulation on this machine.
     """
+    from trainer.records.progress import print_json
     from trainer.records.run_record import new_run_directory
 
     changes = explicit_options(ctx, options)
@@ -100,10 +102,14 @@ def train(
     settings = before or to_settings(options, edges=tuple(names))  # report errors here and not in a child process
     if set(names) != set(settings.edges):
         raise UsageError(f"The run in {resume} has the edges {', '.join(settings.edges)}, not {', '.join(names)}.")
+    for name in ("cloud", *names):
+        _check_secrets(name, token_file, tls_dir)
     preload()
     notes = check_run(settings, names)
     directory = resume or new_run_directory(runs_dir)
     edge_flags = ["--seed", str(settings.seed), "--data", settings.data, "--partition", settings.partition]
+    if settings.collect is not None:
+        edge_flags += ["--collect", str(settings.collect)]
     if settings.model is not None:
         edge_flags += ["--model", settings.model]
     edge_flags += ["--min-cut", str(min([settings.min_cut, *(cut for row in settings.cuts for cut in row)]))]
@@ -127,7 +133,10 @@ def train(
         jobs = launch.emulated_processes(running, port, cloud_flags, edge_flags)
     jobs = [launch.with_flags(job, _secrets(job.name, token_file, tls_dir)) for job in jobs]
     for note in notes:
-        echo(note)
+        if as_json:
+            print_json({"time": round(time.time(), 3), "event": "said", "sentence": note})
+        else:
+            echo(note)
     launch.run_processes(jobs, directory, len(names) - settings.quorum_in_training, ctx.obj)
 
 
@@ -153,6 +162,18 @@ def _secrets(name: str, token_file: Path | None, tls_dir: Path | None) -> list[s
                 raise UsageError(f"{tls_dir} has no {file}; it must contain certificate and key of every node.")
             flags += [flag, str(tls_dir / file)]
     return flags
+
+
+def _check_secrets(name: str, token_file: Path | None, tls_dir: Path | None) -> None:
+    """Load the credentials of a node as it will do.
+
+    Raises: UsageError.
+    """
+    from trainer.transport.credentials import load_credentials
+
+    flags = _secrets(name, token_file, tls_dir)
+    files = {flag: Path(value) for flag, value in zip(flags[::2], flags[1::2], strict=True)}
+    load_credentials(name == "cloud", *(files.get(f"--tls-{kind}") for kind in ("ca", "cert", "key")), token_file)
 
 
 @click.command(epilog="Example: paceline cloud --bind 192.0.2.1:7800 --edge edge1 --edge edge2")
@@ -192,11 +213,16 @@ def cloud(
         )
 
     from trainer.cloud.training_loop import run
+    from trainer.models.device import check_device
     from trainer.records import checkpoint
     from trainer.records.progress import listener
     from trainer.records.run_record import RunRecord, new_run_directory
     from trainer.transport.credentials import load_credentials
+    from trainer.transport.sockets import check_local_address
 
+    check_local_address(bind[0])
+    check_names(settings)
+    check_device(settings.device)
     node_credentials = load_credentials(True, tls_ca, tls_cert, tls_key, token_file)
     if resume is None:
         listen = listener(quiet, as_json, settings.rounds)
@@ -293,6 +319,7 @@ def _bandwidth_factory(
 )
 @click.option("--data", default=RunSettings().data, show_default=True, help=DATA_HELP)
 @click.option("--partition", default=RunSettings().partition, show_default=True, help=PARTITION_HELP)
+@click.option("--collect", type=click.IntRange(min=1), help=COLLECT_HELP)
 @click.option("--model", help="Custom model (package.module:function) that the cloud may request.")
 @click.option("--loss", help="Custom loss (package.module:function) that the cloud may request.")
 @click.option("--metric", help="Custom metric (package.module:function) that the cloud may request.")
@@ -308,8 +335,8 @@ def _bandwidth_factory(
               help="cgroup directory to join after loading; repeat for every directory.")
 def edge(
     name: str, cloud_address: tuple[str, int], index: int, edges: int, source_port: int | None, seed: int,
-    data: str, partition: str, model: str | None, loss: str | None, metric: str | None, protect_labels: bool,
-    min_cut: int, connect_timeout: float,
+    data: str, partition: str, collect: int | None, model: str | None, loss: str | None, metric: str | None,
+    protect_labels: bool, min_cut: int, connect_timeout: float,
     cgroups: tuple[Path, ...], tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None,
     token_file: Path | None, tls_name: str,
 ) -> None:
@@ -321,11 +348,13 @@ def edge(
     from trainer.edge.training_loop import EdgeSettings, run
     from trainer.transport.credentials import load_credentials
 
+    if collect is not None and parse_partitioning(partition).kind != "iid":
+        raise UsageError(f"--partition is {partition}; with --collect each edge takes its share of what arrives (iid).")
     node_credentials = load_credentials(False, tls_ca, tls_cert, tls_key, token_file, tls_name)
 
     reason = run(EdgeSettings(name, cloud_address, index, edges, source_port, data=data,
                               sharing=parse_partitioning(partition), model=model, loss=loss, metric=metric,
-                              protect_labels=protect_labels,
-                              min_cut=min_cut, seed=seed, connect_timeout_s=connect_timeout, cgroups=cgroups,
+                              protect_labels=protect_labels, min_cut=min_cut, seed=seed, collect=collect,
+                              connect_timeout_s=connect_timeout, cgroups=cgroups,
                               credentials=node_credentials), click.echo)
     click.echo(f"{name}: {reason}")

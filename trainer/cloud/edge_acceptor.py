@@ -65,17 +65,19 @@ class EdgeAcceptor:
     """Listens until `close`.
 
     `admit` receives every authenticated request with its connection and the reply to send; it may raise
-    JoinRefusedError.
+    JoinRefusedError. `on_collecting` receives every authenticated report of an edge that collects.
     """
 
     def __init__(
         self, address: tuple[str, int], credentials: TransportCredentials,
         admit: Callable[[messages.JoinRequest, Connection, messages.JoinAccepted], None],
         limits: HandshakeLimits | None = None,
+        on_collecting: Callable[[messages.Collecting], None] = lambda _report: None,
     ) -> None:
         self._credentials = credentials
         self.refused = 0
         self._admit = admit
+        self._on_collecting = on_collecting
         self._limits = limits or HandshakeLimits()
         self._handshakes: dict[_Handshake, None] = {}
         """Incomplete ones, oldest first."""
@@ -149,10 +151,14 @@ class EdgeAcceptor:
             nonce = secrets.token_hex(16)
             connection.send(messages.Hello(nonce=nonce, requires_proof=self._credentials.shared_secret is not None))
             request = connection.receive().frame.message
-            if not isinstance(request, messages.JoinRequest):
+            if not isinstance(request, messages.JoinRequest | messages.Collecting):
                 raise ProtocolError(f"{connection.peer} sent {type(request).__name__} before a join request.")
             proof = self._authenticate(request, connection, nonce)
             self._complete(handshake)
+            if isinstance(request, messages.Collecting):
+                self._on_collecting(request)
+                connection.close()
+                return
             connection.set_receive_timeout(None)
             self._admit(request, connection, messages.JoinAccepted(proof=proof))
         except JoinRefusedError as error:
@@ -162,7 +168,9 @@ class EdgeAcceptor:
         except (TrainerError, OSError) as error:
             self._reject(connection, error)
 
-    def _authenticate(self, request: messages.JoinRequest, connection: Connection, nonce: str) -> str | None:
+    def _authenticate(
+        self, request: messages.JoinRequest | messages.Collecting, connection: Connection, nonce: str
+    ) -> str | None:
         """Verify the identity of the edge; return the cloud's own proof for it.
 
         Raises: JoinRefusedError.

@@ -48,7 +48,8 @@ M = TypeVar("M", bound=messages.Message)
 class EdgeManager:
     """Admits edges and transfers messages between them and the training loop.
 
-    `on_lost` is called with the session and the reason in the thread of the training loop.
+    `on_lost` is called with the session and the reason in the thread of the training loop; `on_collecting` there, too,
+    with the reports of edges that collect.
     """
 
     def __init__(
@@ -60,6 +61,9 @@ class EdgeManager:
         credentials: TransportCredentials = NO_CREDENTIALS,
     ) -> None:
         self.on_lost: Callable[[EdgeSession, str], None] = lambda _session, _reason: None
+        self.on_collecting: Callable[[messages.Collecting], None] = lambda _report: None
+        self._reports: dict[str, messages.Collecting] = {}
+        self._collecting: dict[str, messages.Collecting] = {}
         self._expected = list(expected)
         self._rules = JoinRules(self._expected, task, samples)
         self._joined: dict[str, EdgeSession] = {}
@@ -73,7 +77,7 @@ class EdgeManager:
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._inbox: Inbox[EdgeSession, ConnectionEvent] = Inbox()
-        self._acceptor = EdgeAcceptor(address, credentials, self._admit)
+        self._acceptor = EdgeAcceptor(address, credentials, self._admit, on_collecting=self._receive_report)
         threading.Thread(target=self._keep_alive, daemon=True).start()
 
     @property
@@ -102,14 +106,18 @@ class EdgeManager:
     ) -> list[EdgeSession]:
         """Wait until all expected edges have joined, or until the timeout with at least `quorum` of them.
 
-        `find_partition` is asked every PARTITION_POLL_S about the edges that are missing.
+        While edges collect, the timeout begins anew with every report of more samples. `find_partition` is asked every
+        PARTITION_POLL_S about the edges that are missing.
 
         Raises: QuorumError that names the missing edges; PartitionError at once if so many are cut off from the cloud
         that the quorum cannot be reached.
         """
         expected = len(self._expected)
         deadline_s = time.monotonic() + timeout_s
+        collected: dict[str, int] = {}
         while not self._all_joined(min(PARTITION_POLL_S, deadline_s - time.monotonic())):
+            if self._tell_reports(collected):
+                deadline_s = time.monotonic() + timeout_s
             if time.monotonic() >= deadline_s:
                 break
             missing = [name for name in self._expected if name not in self._joined]
@@ -124,7 +132,8 @@ class EdgeManager:
             missing = [name for name in self._expected if name not in self._joined]
             if len(self._joined) < (quorum or expected):
                 raise QuorumError(
-                    f"{self._rules.why_refused(missing)}{', '.join(missing)} did not join within {timeout_s:g} s: "
+                    f"{self._rules.why_refused(missing)}{self._how_far(missing)}"
+                    f"{', '.join(missing)} did not join within {timeout_s:g} s: "
                     f"{len(self._joined)} of {expected} edges "
                     f"joined, {quorum or expected} are required. Start the missing edges or lower --quorum."
                 )
@@ -132,6 +141,29 @@ class EdgeManager:
             for name, session in self._active.items():
                 self._rules.samples[name] = (session.request.samples, session.request.held_out)
         return self.sessions
+
+    def _receive_report(self, report: messages.Collecting) -> None:
+        """Keep the report of an edge that collects; runs in a thread of the acceptor."""
+        with self._changed:
+            if report.edge in self._expected:
+                self._reports[report.edge] = report
+
+    def _tell_reports(self, collected: dict[str, int]) -> bool:
+        """Pass on the reports that have come; return whether an edge has more samples than in `collected`."""
+        with self._changed:
+            reports, self._reports = self._reports, {}
+        has_more = False
+        for edge, report in reports.items():
+            has_more |= report.samples > collected.get(edge, -1)
+            collected[edge] = report.samples
+            self._collecting[edge] = report
+            self.on_collecting(report)
+        return has_more
+
+    def _how_far(self, edges: Sequence[str]) -> str:
+        """Return a sentence for each of these edges that collects."""
+        return "".join(f"{edge}: {edge_checks.printable(self._collecting[edge].sentence)} " for edge in edges
+                       if edge in self._collecting)
 
     def _all_joined(self, timeout_s: float) -> bool:
         """Whether all expected edges have joined within this time."""

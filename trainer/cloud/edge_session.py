@@ -15,6 +15,7 @@ from trainer.transport.pacing import mss_within_tls_bytes
 class EdgeSession:
     """One edge on one connection; `offset_s` is its clock minus the cloud's, `layers` its measured layer times.
 
+    `samples`, `held_out`: what it trains on and holds out now; `request` has what it joined with.
     `excluded`: it takes no further part in the run; `failure`: because the model failed on it.
     """
 
@@ -24,11 +25,14 @@ class EdgeSession:
     source_port: int
     offset_s: float = 0.0
     layers: LayerSeconds | None = None
+    samples: int = field(init=False)
+    held_out: int = field(init=False)
     excluded: bool = False
     failure: TrainingFailedError | None = None
     mss_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.samples, self.held_out = self.request.samples, self.request.held_out
         self.mss_bytes = self.connection.mss_bytes
 
     @property

@@ -52,7 +52,9 @@ class JoinRules:
             raise JoinRefusedError(f"the task of this run is {self._task}, not {request.task}.")
         if request.edge in connected:
             raise JoinRefusedError(f"an edge named {request.edge} is still connected.", retry=True)
-        if (known := self.samples.get(request.edge)) not in (None, (request.samples, request.held_out)):
+        known = self.samples.get(request.edge)
+        if not request.collects and known not in (None, (request.samples, request.held_out)):
+            assert known is not None
             raise JoinRefusedError(
                 f"{request.edge} had {known[0]} samples and {known[1]} held out when the run started; "
                 f"now it has {request.samples} and {request.held_out}."

@@ -162,6 +162,11 @@ def _common_shape(
                 f"{request.edge} has samples of {_dimensions(request.sample_shape)}, {first.edge} of "
                 f"{_dimensions(shape)}; all edges must have the same shape."
             )
+        if request.class_names != first.class_names:
+            raise TrainingFailedError(
+                f"{request.edge} has the classes {', '.join(request.class_names) or 'without names'}, {first.edge} "
+                f"{', '.join(first.class_names) or 'without names'}; all edges must have the same in the same order: "
+                "name them in a file classes.txt in each edge's folder.")
         if request.target_shape != first.target_shape:
             raise TrainingFailedError(f"{request.edge} has {_targets(request)} as targets, {first.edge} "
                                       f"{_targets(first)}; all edges must have the same.")

@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 
+from trainer.cloud import edge_checks
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_session import EdgeSession
 from trainer.cloud.membership import Membership, QuorumLostError
@@ -57,12 +58,15 @@ def run(
             address, settings.edges, settings.task, resumed.samples if resumed else None, credentials
         )
     except TrainerError as error:
-        record.finish("failed", str(error))
+        record.finish("failed", str(error), error.code)
         raise
-    reason = "the cloud was stopped."
+    reason, code = "the cloud was stopped.", "stopped"
     failed = True
     try:
         record.event("waiting", edges=list(settings.edges), address=f"{address[0]}:{address[1]}")
+        edge_manager.on_collecting = lambda report: record.event("collecting", edge=report.edge, samples=report.samples,
+                                                                 held_out=report.held_out, wanted=report.wanted,
+                                                                 sentence=edge_checks.printable(report.sentence))
         sessions = edge_manager.gather(settings.quorum, settings.ask_timeout_s, find_partition)
         record.event("gathered", edges=[session.name for session in sessions])
         bandwidth = make_bandwidth(sessions)
@@ -81,16 +85,16 @@ def run(
                 "broken_rounds": bandwidth.broken_rounds,
             })
     except TrainerError as error:
-        reason = str(error)
+        reason, code = str(error), error.code
         raise
     except Exception as error:
         log.exception("cloud")
-        reason = f"Internal error of the cloud: {describe_error(error)}."
+        reason, code = f"Internal error of the cloud: {describe_error(error)}.", TrainingFailedError.code
         raise TrainingFailedError(reason) from error
     finally:
         edge_manager.close(reason, failed)
         record.describe(strangers_refused=edge_manager.connections_refused)
-        record.finish("failed" if failed else "done", reason if failed else None)
+        record.finish("failed" if failed else "done", *((reason, code) if failed else ()))
 
 
 class TrainingLoop:
@@ -198,6 +202,7 @@ class TrainingLoop:
                 if applied.round != number:
                     raise ProtocolError(f"it applied the plan of round {applied.round}; this is round {number}.")
                 replicas[session.name].move_cut(cuts[session.name], received.frame.tensors, max_steps)
+                self._state.count_samples(session, applied, number)
             except ProtocolError as error:
                 self._edge_manager.exclude(session, str(error))
         self._edge_manager.synchronize(self._settings.step_timeout_s)
@@ -232,6 +237,8 @@ class TrainingLoop:
         row["accuracy"] = metric if self._state.recipe.objective.metric == "accuracy" else None
         row["averaging_ms"] = milliseconds(averaging_s)
         row["lost"] = list(self._membership.lost)
+        for edge in row["edges"]:
+            edge["local_samples"] = self._state.replicas[edge["edge"]].session.samples
         self._record.add_round(row)
         self._record.event("round_done", **round_event(row))
 

@@ -76,17 +76,11 @@ class TrainingState:
         recipe, edge_manager = self.recipe, self._edge_manager
         self._record.describe(
             model=recipe.model,
-            data={
-                "task": self._settings.task,
-                "edges": {
-                    m.name: {"samples": m.request.samples, "held_out": m.request.held_out}
-                    for m in edge_manager.sessions
-                },
-            },
             metric={"name": recipe.objective.metric, "better": recipe.objective.better, "loss": recipe.objective.loss},
             labels={"protected": recipe.tail is not None, "tail": recipe.tail},
             preparation=self._preparation.reasons,
         )
+        self._describe_data()
         edge_manager.prepare(recipe, self._largest_payload(), self._settings.step_timeout_s,
                              len(self._preparation.costs))
         for session in edge_manager.sessions:
@@ -109,6 +103,31 @@ class TrainingState:
             self._edge_manager.exclude(session, str(error))
             return False
         return True
+
+    def count_samples(self, session: EdgeSession, applied: messages.PlanApplied, number: int) -> None:
+        """Take over how many samples an edge that collects has from round `number` on.
+
+        Raises: ProtocolError if it cannot have so many.
+        """
+        if applied.samples is None or applied.held_out is None:
+            return
+        samples, held_out = applied.samples, applied.held_out
+        if not session.request.collects or samples < session.samples or held_out < session.held_out:
+            raise ProtocolError(f"it has {samples} samples and {held_out} held out now, and had {session.samples} and "
+                                f"{session.held_out}; only an edge that collects may have more, and none fewer.")
+        new = samples - session.samples, held_out - session.held_out
+        if any(new):
+            session.samples, session.held_out = samples, held_out
+            self._record.event("collected", edge=session.name, round=number, samples=samples, held_out=held_out,
+                               new_samples=new[0], new_held_out=new[1])
+            self._describe_data()
+
+    def _describe_data(self) -> None:
+        """Record how many samples each edge has."""
+        edges = {name: {"samples": replica.session.samples, "held_out": replica.session.held_out}
+                 for name, replica in self.replicas.items()}
+        before = (self._record.summary["data"] or {}).get("edges", {})
+        self._record.describe(data={"task": self._settings.task, "edges": {**before, **edges}})
 
     def plan_round(self, number: int, offer: Offer, keep_cuts: bool = True) -> RoundPlan:
         """Plan a round for the network's offer; `keep_cuts` as in `trainer.reservation.bandwidth.PlanForOffer`.
@@ -161,7 +180,7 @@ class TrainingState:
             try:
                 models[session.name], states[session.name] = self.replicas[session.name].merged_layers(
                     received.frame.tensors, number * self._settings.steps)
-                samples[session.name] = session.request.samples
+                samples[session.name] = session.samples
             except ProtocolError as error:
                 self._edge_manager.exclude(session, str(error))
         model, metric, server = self._evaluated_mean(number, models, samples)
@@ -224,7 +243,7 @@ class TrainingState:
         counts = []
         for session, count, _ in self._edge_manager.collect(messages.Evaluated, self._settings.step_timeout_s):
             try:
-                edge_checks.check_evaluated(count, session.request.held_out, self.recipe.objective, self.recipe.classes)
+                edge_checks.check_evaluated(count, session.held_out, self.recipe.objective, self.recipe.classes)
             except ProtocolError as error:
                 self._edge_manager.exclude(session, str(error))
             else:
@@ -289,7 +308,7 @@ class TrainingState:
         previous = self.checkpoint if number else None
         cuts = {name: replica.cut for name, replica in self.replicas.items()} if number else {}
         samples = {
-            name: (replica.session.request.samples, replica.session.request.held_out)
+            name: (replica.session.samples, replica.session.held_out)
             for name, replica in self.replicas.items()
         }
         return Checkpoint(

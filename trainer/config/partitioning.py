@@ -11,12 +11,17 @@ from trainer.errors import UsageError
 DATA_SETS = {
     "traffic-lights": "photographs of traffic lights, 3 classes",
     "tennessee-eastman": "52 variables of a simulated chemical plant, 21 faults",
+    "tennessee-eastman-features": "mean, deviation, trend and deviation of differences of these variables",
     "fashion-mnist": "grey images of clothing, 10 classes",
 }
 """The built-in data sets; each is a task of its own."""
 
-DATA_HELP = ("Data set: traffic-lights, tennessee-eastman (a simulated plant), fashion-mnist; or your own, as FILE.npz "
-             "or package.module:function.")
+DATA_HELP = ("Data set: traffic-lights, tennessee-eastman (a simulated plant), tennessee-eastman-features (four "
+             "numbers of each variable), fashion-mnist; or your own, as FILE.npz, a folder of images (one subfolder "
+             "for each class) or package.module:function.")
+COLLECT_HELP = ("The data grows: an edge joins when it has this number of training samples, and new ones join at the "
+                "next averaging. --data is a folder of images, FILE.npz, or a function that returns an iterator of "
+                "samples.")
 PARTITION_HELP = "How edges partition the data: iid, dirichlet:ALPHA, or column (the data's own column 'edge')."
 
 CUSTOM_TASK = "own"

@@ -30,6 +30,7 @@ FIRST_EDGE_PORT = 7801
 class RunSettings:
     """All settings of a run. Rates in bits/s, times in seconds.
 
+    `collect`: every edge joins when it has this number of samples of its data, which grows.
     `target`: the value of the metric that ends the run at an averaging, but not before `min_rounds`. `loss`, `metric`
     None: by the data. `better`: direction of the user's own metric. `schedule`: as `parse_schedule` reads it.
     `cuts`: fixed cuts, per round and edge, instead of the planner's; the last round's repeat.
@@ -50,6 +51,7 @@ class RunSettings:
     map_name: str | None = None
     data: str = "traffic-lights"
     partition: str = "iid"
+    collect: int | None = None
     model: str | None = None
     policy: str | None = None
     rounds: int = 10
@@ -141,12 +143,17 @@ class RunSettings:
              f"--weight-decay is {self.weight_decay}; it must be a finite number of at least 0."),
             (self.standardization not in STANDARDIZATIONS,
              f"--standardization is {self.standardization}; it is one of {', '.join(STANDARDIZATIONS)}."),
+            (self.collect is not None and self.collect < 1, f"--collect is {self.collect}; it must be at least 1."),
+            (self.collect is not None and self.partition != "iid",
+             f"--partition is {self.partition}; with --collect each edge takes its share of what arrives (iid)."),
             (self.min_cut < 0, f"--min-cut is {self.min_cut}; it must be at least 0."),
             (self.max_cut is not None and self.max_cut < self.min_cut,
              f"--max-cut is {self.max_cut}; it must be at least --min-cut, which is {self.min_cut}."),
             (any(cut < 0 for row in self.cuts for cut in row), "--cuts has a negative cut; cuts count from 0."),
             (self.controller_retries < 0,
              f"--controller-retries is {self.controller_retries}; it must be at least 0."),
+            (self.micro > self.batch >= 1,
+             f"--micro is {self.micro}; it must be at most --batch, which is {self.batch} samples."),
             (edges == 0, "A run needs at least one edge."),
             (len(set(self.edges)) < edges, "Every edge needs a unique name."),
             *((size < 1, f"--{name} is {size}; it must be at least 1.") for name, size in sizes.items()),

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
 from trainer.data.dataset import DataSet, Samples
 from trainer.errors import DataError
@@ -76,6 +77,29 @@ def load_tennessee_eastman() -> DataSet:
         rows = _plant_run(files, f"d{fault:02}_te.dat")
         held_out.append(_windows(rows[FAULT_AT_STEP:] if fault else rows, HELD_OUT_STRIDE))
     return DataSet(_labelled(train), _labelled(held_out), FAULTS + 1)
+
+
+def load_tennessee_eastman_features() -> DataSet:
+    """Load four features of each variable in each window of `load_tennessee_eastman`, (N, 4 * 52).
+
+    First all means, then all standard deviations, trends (the slope of the least-squares line, per step), and standard
+    deviations of the differences from step to step.
+
+    Raises: DataError as `load_tennessee_eastman`.
+    """
+    windows = load_tennessee_eastman()
+    train, held_out = (Samples(window_features(part.inputs), part.labels) for part in (windows.train, windows.held_out))
+    return DataSet(train, held_out, windows.classes)
+
+
+def window_features(windows: Tensor) -> Tensor:
+    """Return mean, deviation, trend and deviation of differences of each variable: (N, V, T) to (N, 4 V)."""
+    values = windows.to(torch.float64)
+    steps = torch.arange(values.shape[2], dtype=torch.float64)
+    steps -= steps.mean()
+    trend = values @ steps / steps.square().sum()
+    features = [values.mean(dim=2), values.std(dim=2, correction=0), trend, values.diff(dim=2).std(dim=2, correction=0)]
+    return torch.cat(features, dim=1).to(torch.float32)
 
 
 def _plant_run(files: dict[str, Path], name: str) -> npt.NDArray[np.float32]:
@@ -158,5 +182,6 @@ def _incomplete(package: str, version: str, missing: str) -> str:
 LOADERS: dict[str, Callable[[], DataSet]] = {
     "traffic-lights": load_traffic_lights,
     "tennessee-eastman": load_tennessee_eastman,
+    "tennessee-eastman-features": load_tennessee_eastman_features,
     "fashion-mnist": load_fashion_mnist,
 }

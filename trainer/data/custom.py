@@ -10,14 +10,14 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainer.data.dataset import DataSet, Samples
+from trainer.data.dataset import DataSet, Samples, listed
 from trainer.errors import DataError
 from trainer.plugins import load_function
 
@@ -45,13 +45,24 @@ def from_file(path: str, seed: int) -> DataSet:
     Raises: DataError if it is missing or not as described.
     """
     try:
-        with np.load(Path(path).expanduser(), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_arrays(Path(path).expanduser())
     except FileNotFoundError:
         raise DataError(f"there is no file {path}.") from None
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"{path} cannot be read as a .npz file of plain arrays: {error}.") from error
     return to_data_set(arrays, path, seed)
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Read the arrays of a .npz file without pickled objects.
+
+    Raises: OSError, ValueError, zipfile.BadZipFile or EOFError.
+    """
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        raise ValueError("it holds a single array, as a .npy file does")
+    with loaded as file:
+        return {name: file[name] for name in file.files}
 
 
 def from_function(name: str, seed: int) -> DataSet:
@@ -60,14 +71,21 @@ def from_function(name: str, seed: int) -> DataSet:
     Raises: DataError if the data is not as described, UsageError if there is no such function.
     """
     content = load_function(name)(seed=seed)
+    if isinstance(content, Iterator):
+        raise DataError(f"{name} returned an iterator, whose samples arrive one by one; give --collect N, the number "
+                        "of samples with which an edge begins.")
     if isinstance(content, tuple) and len(content) == 2:
         content = {"X": content[0], "y": content[1]}
     if not isinstance(content, Mapping):
         raise DataError(f"{name} returned {type(content).__name__}; it must return (X, y), or a mapping with X and y.")
-    return to_data_set({str(key): _to_array(value, str(key), name) for key, value in content.items()}, name, seed)
+    return to_data_set({str(key): to_array(value, str(key), name) for key, value in content.items()}, name, seed)
 
 
-def _to_array(value: object, key: str, source: str) -> npt.NDArray[np.generic]:
+def to_array(value: object, key: str, source: str) -> npt.NDArray[np.generic]:
+    """Return an array or tensor of the user as an array.
+
+    Raises: DataError.
+    """
     try:
         if isinstance(value, torch.Tensor):
             value = value.detach().cpu()
@@ -83,11 +101,13 @@ def to_data_set(arrays: Arrays, source: str, seed: int) -> DataSet:
     """
     notes = _check_names(arrays, source)
     values = arrays["X"]
-    if values.ndim == 4 and values.shape[3] in CHANNELS and values.shape[1] not in CHANNELS:
+    if has_channels_last(values.shape):
         values = values.transpose(0, 3, 1, 2)
         notes.append(f"X of {source} has its channels last; it is read as (N, C, H, W) = {values.shape}.")
-    inputs = _inputs(values, source)
-    labels = _labels(arrays["y"], len(inputs), source)
+    inputs = check_inputs(values, source)
+    labels = check_targets(arrays["y"], len(inputs), source)
+    if labels.dtype == np.int64:
+        notes += _check_classes(labels, source)
     for name in ARRAY_NAMES[2:]:
         if name in arrays and arrays[name].shape != (len(inputs),):
             raise DataError(f"X of {source} has {len(inputs)} samples and {name} the shape {arrays[name].shape}; it "
@@ -103,6 +123,11 @@ def to_data_set(arrays: Arrays, source: str, seed: int) -> DataSet:
                    None if edge is None else (edge[~held_out], edge[held_out]), tuple(notes))
 
 
+def has_channels_last(shape: tuple[int, ...]) -> bool:
+    """Return whether inputs of this shape are images (N, H, W, C)."""
+    return len(shape) == 4 and shape[3] in CHANNELS and shape[1] not in CHANNELS
+
+
 def _check_names(arrays: Arrays, source: str) -> list[str]:
     """Return a sentence if there are arrays that are left out."""
     for name in ARRAY_NAMES[:2]:
@@ -113,7 +138,11 @@ def _check_names(arrays: Arrays, source: str) -> list[str]:
     return []
 
 
-def _inputs(values: npt.NDArray[np.generic], source: str) -> npt.NDArray[np.generic]:
+def check_inputs(values: npt.NDArray[np.generic], source: str) -> npt.NDArray[np.generic]:
+    """Return inputs (N, features, ...) as uint8, int64 or float32.
+
+    Raises: DataError.
+    """
     if values.dtype.kind not in "buif":
         raise DataError(f"X of {source} is of type {values.dtype}; it must be numbers.")
     if not 2 <= values.ndim <= 4 or 0 in values.shape:
@@ -138,10 +167,13 @@ def _inputs(values: npt.NDArray[np.generic], source: str) -> npt.NDArray[np.gene
     return numbers
 
 
-def _labels(
+def check_targets(
     values: npt.NDArray[np.generic], samples: int, source: str
 ) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
-    """Return classes (N,), or values (N, ...) of at least two dimensions."""
+    """Return classes (N,), or values (N, ...) of at least two dimensions.
+
+    Raises: DataError.
+    """
     if values.dtype.kind not in "buif":
         raise DataError(f"y of {source} is of type {values.dtype}; it must be whole numbers, classes counted from 0, "
                         "or floating-point numbers to predict.")
@@ -153,11 +185,22 @@ def _labels(
     if values.size and not 0 <= values.min() <= values.max() < MAX_CLASSES:
         raise DataError(f"y of {source} holds the classes {values.min()} to {values.max()}; they must lie between "
                         f"0 and {MAX_CLASSES - 1}; numbers to predict are given as floating-point numbers.")
-    classes = np.unique(values)
+    return values.astype(np.int64)
+
+
+def _check_classes(labels: npt.NDArray[np.generic], source: str) -> list[str]:
+    """Return a sentence if classes between 0 and the greatest have no sample."""
+    classes = np.unique(labels)
     if len(classes) < 2:
         raise DataError(f"y of {source} holds {len(classes)} class{'es' if not len(classes) else ''}; at least two are "
                         "needed.")
-    return values.astype(np.int64)
+    greatest = int(classes[-1])
+    if len(classes) == greatest + 1:
+        return []
+    missing = np.setdiff1d(np.arange(greatest), classes)
+    return [f"y of {source} holds {len(classes)} classes, {listed([str(label) for label in classes])}; the model gets "
+            f"outputs for {greatest + 1}, as classes count from 0: {listed([str(label) for label in missing])} "
+            f"{'has' if len(missing) == 1 else 'have'} no sample."]
 
 
 def _target_values(values: npt.NDArray[np.generic], source: str) -> npt.NDArray[np.float32]:

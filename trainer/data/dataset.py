@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,8 +51,8 @@ def is_binary(samples: Samples) -> bool:
 class DataSet:
     """The data of all edges; `owners`: the edge of each training and of each held-out sample.
 
-    `classes`: number of classes, or of values to predict for a sample. `notes`: sentences for the user about how
-    it was read.
+    `classes`: number of classes, or of values to predict for a sample; `class_names`: if the data names them.
+    `notes`: sentences for the user about how it was read.
     """
 
     train: Samples
@@ -59,6 +60,7 @@ class DataSet:
     classes: int
     owners: tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]] | None = None
     notes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     @property
     def target_shape(self) -> tuple[int, ...] | None:
@@ -79,6 +81,13 @@ class LocalData:
     train: Samples
     held_out: Samples
     classes: int
+    class_names: tuple[str, ...] = ()
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Return names separated by commas, the last ones only counted if there are more than `most`."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def local_share(data: DataSet, partitioning: Partitioning, index: int, edges: int, seed: int) -> LocalData:
@@ -97,7 +106,7 @@ def local_share(data: DataSet, partitioning: Partitioning, index: int, edges: in
         train = (iid_partition(len(data.train), edges, index, seed) if partitioning.kind == "iid"
                  else _dirichlet_partition(data.train.labels, partitioning.alpha, edges, seed)[index])
         held_out = iid_partition(len(data.held_out), edges, index, seed)
-    local = LocalData(data.train.pick(train), data.held_out.pick(held_out), data.classes)
+    local = LocalData(data.train.pick(train), data.held_out.pick(held_out), data.classes, data.class_names)
     if not len(local.train):
         raise DataError("its share of the data has no training sample.")
     if data.target_shape is None and len(classes := torch.unique(local.train.labels)) < MIN_CLASSES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainer.config.partitioning import Partitioning
-from trainer.data import builtin, custom
+from trainer.data import builtin, custom, folder
 from trainer.data.dataset import DataSet, LocalData, local_share
 from trainer.errors import DataError, UsageError
 from trainer.plugins import is_plugin_name
@@ -42,7 +42,9 @@ def load(data: str, seed: int) -> DataSet:
         return custom.from_function(data, seed)
     if data.endswith(".npz"):
         return custom.from_file(data, seed)
+    if folder.is_folder_name(data):
+        return folder.from_folder(data, seed)
     raise UsageError(
-        f"There is no data set {data!r}; there are: {', '.join(builtin.LOADERS)}, and your own as FILE.npz or "
-        "package.module:function."
+        f"There is no data set {data!r}; there are: {', '.join(builtin.LOADERS)}, and your own as FILE.npz, a folder "
+        "of images or package.module:function."
     )

@@ -19,8 +19,11 @@ from torch import Tensor
 
 from trainer.config.partitioning import IID, Partitioning, task_of
 from trainer.data import dataset, standardization
+from trainer.data.collect import Collector, Limits
+from trainer.data.growing_sources import Share
 from trainer.data.load import load_local
 from trainer.edge.cloud_connection import CloudConnection
+from trainer.edge.collecting import collect
 from trainer.edge.training_step import EdgeStep, StepAbortedError
 from trainer.errors import (
     ConnectionLostError,
@@ -61,9 +64,9 @@ class EdgeSettings:
     `model`, `loss`, `metric`: the only `package.module:function` that the edge imports for each at the cloud's request;
     other losses and metrics are given by name. `protect_labels`: neither labels nor class counts are sent; the edge
     refuses a cloud that requires labels. `min_cut`: the edge refuses a plan with fewer layers on it; with 0 the cloud
-    may receive raw inputs. `connect_timeout_s`: how long to
-    try to connect, at the start and after every loss. `cgroups`: directories to join after all libraries are loaded,
-    because importing them under the CPU limit of an emulated device takes half a minute.
+    may receive raw inputs. `collect`: the data grows, and this number of training samples is enough to join.
+    `connect_timeout_s`: how long to try to connect, at the start and after every loss. `cgroups`: directories to join
+    after all libraries are loaded, because importing them under an emulated CPU limit takes half a minute.
     """
 
     name: str
@@ -79,6 +82,7 @@ class EdgeSettings:
     protect_labels: bool = False
     min_cut: int = 1
     seed: int = 1
+    collect: int | None = None
     connect_timeout_s: float = 60.0
     cgroups: tuple[Path, ...] = ()
     credentials: TransportCredentials = NO_CREDENTIALS
@@ -91,10 +95,15 @@ def run(settings: EdgeSettings, notify: Callable[[str], None] = log.info) -> str
     """
     torch.set_num_threads(1)
     retain_freed_memory()
-    data = load_local(settings.data, settings.sharing, settings.name, settings.index, settings.edges, settings.seed)
+    collector = None
+    if settings.collect is None:
+        data = load_local(settings.data, settings.sharing, settings.name, settings.index, settings.edges, settings.seed)
+    else:
+        share = Share(settings.name, settings.index, settings.edges, settings.seed)
+        collector, data = collect(settings.data, share, settings.collect, settings.cloud, settings.credentials, notify)
     _warm_up()
     _join_cgroups(settings.cgroups)
-    edge = Edge(settings, data, _join_request(settings, data))
+    edge = Edge(settings, data, _join_request(settings, data), collector)
     deadline_s = time.monotonic() + settings.connect_timeout_s
     pauses = pauses_s(settings.name)
     while True:
@@ -124,18 +133,25 @@ def _join_cgroups(cgroups: tuple[Path, ...]) -> None:
             raise TrainingFailedError(f"Cannot join the CPU limit {directory}: {error}.") from error
 
 
-def _join_request(settings: EdgeSettings, data: dataset.LocalData) -> messages.JoinRequest:
+def _statistics(settings: EdgeSettings, data: dataset.LocalData) -> standardization.Statistics:
+    """Return what the cloud is told of the samples; without the counts of their classes if labels are protected."""
     statistics = standardization.summarize(data.train.inputs, data.train.labels, data.classes)
     if settings.protect_labels:
-        statistics = replace(statistics, class_counts=(0,) * len(statistics.class_counts))
+        return replace(statistics, class_counts=(0,) * len(statistics.class_counts))
+    return statistics
+
+
+def _join_request(settings: EdgeSettings, data: dataset.LocalData) -> messages.JoinRequest:
     return messages.JoinRequest(
         nonce="0" * 32,
         edge=settings.name,
         task=task_of(settings.data),
         samples=len(data.train),
         held_out=len(data.held_out),
+        collects=settings.collect is not None,
+        class_names=data.class_names,
         sample_shape=tuple(data.train.inputs.shape[1:]),
-        statistics=statistics,
+        statistics=_statistics(settings, data),
         whole_numbers=data.train.inputs.dtype == torch.int64,
         min_cut=settings.min_cut,
         target_shape=dataset.target_shape(data.train),
@@ -153,9 +169,15 @@ def _standardized(inputs: Tensor, recipe: messages.Prepare) -> Tensor:
 class Edge:
     """An edge across all its connections to the cloud."""
 
-    def __init__(self, settings: EdgeSettings, data: dataset.LocalData, request: messages.JoinRequest) -> None:
+    def __init__(
+        self, settings: EdgeSettings, data: dataset.LocalData, request: messages.JoinRequest,
+        collector: Collector | None = None,
+    ) -> None:
+        """`collector`: where more samples come from."""
         self._settings = settings
         self._data = data
+        self._collector = collector
+        self._has_new_model = False
         self._request = request
         self._prepared: tuple[messages.Prepare, LayerSeconds, Tensor] | None = None
         self.was_prepared = False
@@ -171,7 +193,10 @@ class Edge:
         Raises: ConnectionLostError if the cloud is lost, NetworkError if it refuses.
         """
         self.was_prepared = False
-        settings = self._settings
+        settings, data = self._settings, self._data
+        if (len(data.train), len(data.held_out)) != (self._request.samples, self._request.held_out):
+            self._request = self._request.model_copy(update={
+                "samples": len(data.train), "held_out": len(data.held_out), "statistics": _statistics(settings, data)})
         credentials = settings.credentials
         connection = connect(
             settings.cloud, settings.source_port, min(CONNECT_ATTEMPT_S, settings.connect_timeout_s),
@@ -230,6 +255,7 @@ class Edge:
             case messages.GlobalModel():
                 self._model.stage.load_state_dict(received.frame.tensors)
                 self._evaluate()
+                self._has_new_model = True
             case other:
                 raise ProtocolError(f"The cloud sent an unexpected {type(other).__name__}.")
 
@@ -298,7 +324,27 @@ class Edge:
             self._model.stage.last = plan.cut
         leaving = self._model.move_cut(plan.cut, received.frame.tensors)
         self._plan = plan
-        self._cloud.connection.send(messages.PlanApplied(round=plan.round), leaving)
+        applied = messages.PlanApplied(round=plan.round)
+        if self._collector is not None:
+            if self._has_new_model:
+                self._take_new_samples(self._collector)
+            applied = messages.PlanApplied(round=plan.round, samples=len(self._data.train),
+                                           held_out=len(self._data.held_out))
+        self._cloud.connection.send(applied, leaving)
+
+    def _take_new_samples(self, collector: Collector) -> None:
+        """Train from here on with what was collected since the last averaging, too; the mini-batch keeps its size."""
+        self._has_new_model = False
+        recipe, known = self._recipe, len(self._data.train)
+        is_class = recipe.objective.target_shape is None
+        collector.limits = Limits(recipe.classes if is_class else None, recipe.integers, self._request.binary_targets)
+        if (data := collector.take()) is None:
+            return
+        self._data = data
+        assert self._prepared is not None
+        inputs = torch.cat([self._prepared[2], _standardized(data.train.inputs[known:], recipe)])
+        self._prepared = *self._prepared[:2], inputs
+        self._step.replace_data(inputs, data.train.labels)
 
     def _evaluate(self) -> None:
         """Send the metric's sums over the held-out samples of this edge under the global model."""

@@ -96,6 +96,11 @@ class EdgeStep:
         """The inputs of one of the largest micro-batches, for measuring layer times."""
         return self._inputs[self._micro_slices[-1]]
 
+    def replace_data(self, inputs: Tensor, labels: Tensor) -> None:
+        """Train on other samples from the next step on."""
+        self._inputs, self._labels = inputs, labels
+        self._next_step = None
+
     def run(self, start: messages.StartStep, plan: messages.Plan) -> None:
         """Run a step, then forward passes of the next one until the cloud's next message.
 

@@ -7,6 +7,15 @@ import torch
 from trainer.errors import UsageError
 
 
+def check_device(name: str) -> None:
+    """Check that a device that was asked for by name is there; `auto` always is.
+
+    Raises: UsageError.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device is cuda; PyTorch finds none here. Leave it at auto, or install a CUDA build.")
+
+
 def select_device(name: str) -> torch.device:
     """Return the device for `auto` (the first CUDA device if any, else the CPU), `cpu` or `cuda`.
 
@@ -14,6 +23,5 @@ def select_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device is cuda; PyTorch finds none here. Leave it at auto, or install a CUDA build.")
+    check_device(name)
     return torch.device("cuda", 0) if name == "cuda" else torch.device("cpu")

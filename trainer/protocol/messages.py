@@ -17,6 +17,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,200}$")]
 SampleShape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**16)], ...], Field(min_length=1, max_length=3)]
 TargetShape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1, max_length=8)]
+ClassNames = Annotated[tuple[Annotated[str, Field(max_length=255)], ...], Field(max_length=256)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -40,11 +41,27 @@ class Hello(Message):
     requires_proof: bool
 
 
+class Collecting(Message):
+    """Edge: collects samples and will request to train when it has `wanted`; sent on a connection of its own.
+
+    `proof` and `nonce` as in `JoinRequest`; `sentence`: how far it is.
+    """
+
+    kind = 26
+    nonce: Nonce
+    proof: Proof | None = None
+    edge: Name
+    samples: Count
+    held_out: Count
+    wanted: Count
+    sentence: str
+
+
 class JoinRequest(Message):
     """Edge: requests to train. Contains no raw data. `proof` and `nonce` as in `shared_secret`.
 
-    `whole_numbers`: the inputs are integers other than the bytes of images. `min_cut`: the edge refuses a smaller cut.
-    `target_shape`: of the values to predict
+    `collects`: its samples grow. `class_names`: if its data names its classes. `whole_numbers`: the inputs are integers
+    other than the bytes of images. `min_cut`: the edge refuses a smaller cut. `target_shape`: of the values to predict
     for a sample, None: classes; `binary_targets`: all of these values are 0 or 1.
     """
 
@@ -55,6 +72,8 @@ class JoinRequest(Message):
     task: Name
     samples: Annotated[int, Field(ge=1, le=10**9)]
     held_out: Count
+    collects: bool = False
+    class_names: ClassNames = ()
     sample_shape: SampleShape
     statistics: Statistics
     whole_numbers: bool = False
@@ -167,10 +186,15 @@ class Plan(Message):
 
 
 class PlanApplied(Message):
-    """Edge: the plan is applied. Tensors: the layers that move to the cloud, if the cut shrank."""
+    """Edge: the plan is applied. Tensors: the layers that move to the cloud, if the cut shrank.
+
+    `samples`, `held_out`: what an edge that collects holds from this round on.
+    """
 
     kind = 8
     round: Count
+    samples: Count | None = None
+    held_out: Count | None = None
 
 
 class StartStep(Message):
@@ -291,6 +315,7 @@ MESSAGES: dict[int, type[Message]] = {
     message.kind: message
     for message in (
         Hello,
+        Collecting,
         JoinRequest,
         JoinAccepted,
         JoinRefused,

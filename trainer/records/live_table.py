@@ -57,6 +57,8 @@ class LiveTable:
             case "waiting" | "gathered":
                 self._edges |= {name: EdgeRow(state="connected" if event["event"] == "gathered" else "waiting")
                                 for name in event["edges"]}
+            case "collecting":
+                self._edges[event["edge"]].state = f"{event['samples']} of {event['wanted']} samples"
             case "prepared":
                 self._metric = event["metric"]["name"]
             case "plan":

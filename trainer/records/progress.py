@@ -59,6 +59,11 @@ class Progress:
         match event["event"]:
             case "gathered":
                 return f"{len(event['edges'])} edges requested training: {', '.join(event['edges'])}"
+            case "collecting":
+                return f"{event['edge']}: {event['sentence']}"
+            case "collected":
+                return (f"{event['edge']} trains on {event['samples']} samples from round {event['round']} on "
+                        f"({event['new_samples']} more)")
             case "resumed":
                 return f"resuming after round {event['round']}"
             case "prepared":

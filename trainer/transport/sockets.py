@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from trainer.errors import NetworkError
+from trainer.errors import NetworkError, UsageError
 
 BUFFER_BYTES = 16 * 1024 * 1024
 """Holds a whole segment, so that sending does not block and a busy receiver does not close the window."""
@@ -26,6 +26,19 @@ def listen(address: tuple[str, int]) -> socket.socket:
             "Choose another port with --port."
         ) from error
     return sock
+
+
+def check_local_address(host: str) -> None:
+    """Check that a socket can be bound to an address of this machine.
+
+    Raises: UsageError.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError as error:
+            raise UsageError(f"--bind is {host}; that is no address of this machine ({error.strerror}). 0.0.0.0 stands "
+                             "for all of them.") from error
 
 
 def new_socket() -> socket.socket:

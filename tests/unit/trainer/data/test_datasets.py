@@ -58,6 +58,13 @@ def test_the_wheel_holds_the_runs_of_the_simulated_plant() -> None:
     assert normal[6].mean().item() == pytest.approx(2705, rel=0.01)  # the reactor's pressure, kPa (Downs & Vogel 1993)
 
 
+def test_features_of_a_window_are_mean_deviation_trend_and_deviation_of_differences() -> None:
+    windows = torch.stack([torch.arange(8.0) * 3 + 5, torch.tensor([1.0, -1.0] * 4)])[None]
+    features = builtin.window_features(windows)
+    expected = [5 + 3 * 3.5, 0, 3 * np.std(range(8)), 1, 3, -8 / 84 , 0, 2 * np.sqrt(1 - 1 / 49)]
+    torch.testing.assert_close(features, torch.tensor([expected], dtype=torch.float32))
+
+
 @pytest.mark.skipif(not builtin.FASHION_FOLDER.exists(), reason="Debian's package dataset-fashion-mnist is missing")
 def test_the_debian_package_holds_the_images_of_clothing() -> None:
     data = builtin.load_fashion_mnist()

@@ -20,7 +20,7 @@ from trainer.models.optimizer import OptimizerConfig
 from trainer.models.stage import Stage
 from trainer.models.zoo import build_model, user_module
 from trainer.protocol.messages import Prepare
-from trainer.records.trained_model import export, load_run, metadata_of, read_weights
+from trainer.records.trained_model import export, load_model, metadata_of, read_weights
 
 
 class Net(nn.Module):
@@ -65,15 +65,15 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 
 def outputs_of(own: nn.Module, run: Path) -> Tensor:
     with torch.no_grad():
-        outputs: Tensor = own.eval()(standardize(INPUTS, load_run(run).metadata.standardization))
+        outputs: Tensor = own.eval()(standardize(INPUTS, load_model(run).metadata.standardization))
     return outputs
 
 
 def test_the_file_loads_into_the_users_own_module(run: tuple[Path, nn.Module]) -> None:
     directory, own = run
     assert load_file(directory / "model.safetensors").keys() == own.state_dict().keys()
-    torch.testing.assert_close(load_run(directory)(INPUTS), outputs_of(own, directory))
-    torch.testing.assert_close(load_run(directory).predict(INPUTS), outputs_of(own, directory).softmax(1))
+    torch.testing.assert_close(load_model(directory)(INPUTS), outputs_of(own, directory))
+    torch.testing.assert_close(load_model(directory).predict(INPUTS), outputs_of(own, directory).softmax(1))
 
 
 def test_exported_files_load_as_documented(run: tuple[Path, nn.Module], tmp_path: Path) -> None:
@@ -112,17 +112,17 @@ def test_onnx_runtime_gives_the_same_answers(run: tuple[Path, nn.Module], tmp_pa
     for samples in (20, 1):
         (outputs,) = session.run(None, {"inputs": INPUTS[:samples].numpy()})
         with torch.no_grad():
-            torch.testing.assert_close(torch.from_numpy(outputs), load_run(directory)(INPUTS[:samples]))
+            torch.testing.assert_close(torch.from_numpy(outputs), load_model(directory)(INPUTS[:samples]))
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no model.safetensors: it is no run"):
-        load_run(tmp_path)
+        load_model(tmp_path)
     save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="is not a model of this version"):
-        load_run(tmp_path)
+        load_model(tmp_path)
 
 
 def test_samples_of_another_shape_are_refused(run: tuple[Path, nn.Module]) -> None:
     with pytest.raises(DataError, match=r"The inputs are \(20, 3\); the model takes \(N, 4\)"):
-        load_run(run[0]).predict(INPUTS[:, :3])
+        load_model(run[0]).predict(INPUTS[:, :3])
