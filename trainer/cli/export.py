@@ -1,4 +1,4 @@
-"""`paceline export` and `paceline predict`: the trained model of a run."""
+"""`paceline export` and `paceline predict`: the trained model of a run, and its tables."""
 
 from __future__ import annotations
 
@@ -20,12 +20,27 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 @click.command(epilog="Example: paceline export runs/2026-01-01T00-00-00Z --to model.pt")
 @click.argument("run", type=RUN)
-@click.option("--to", "target", required=True, type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--to", "target", type=click.Path(dir_okay=False, path_type=Path),
               help="File to write: .safetensors or .pt (weights under your module's names, and the standardization) or "
               ".onnx (a graph that includes the standardization).")
+@click.option("--csv", "tables", type=click.Path(file_okay=False, path_type=Path),
+              help="Directory for rounds.csv, edges.csv and transfers.csv.")
 @click.option("--best", is_flag=True, help="The most accurate model instead of the last.")
-def export(run: Path, target: Path, best: bool) -> None:
-    """Write the trained model of a run."""
+def export(run: Path, target: Path | None, tables: Path | None, best: bool) -> None:
+    """Write the trained model of a run, or its rounds and transfers as tables."""
+    if target is None and tables is None:
+        raise UsageError("Give --to FILE for the model, --csv DIRECTORY for the rounds and transfers, or both.")
+    if target is not None:
+        _export_model(run, target, best)
+    if tables is not None:
+        from trainer.records.csv_tables import write_tables
+        from trainer.records.run_reader import read_run
+
+        for path in write_tables(read_run(run), tables):
+            click.echo(path)
+
+
+def _export_model(run: Path, target: Path, best: bool) -> None:
     from trainer.records import trained_model
 
     if target.suffix not in SUFFIXES:
@@ -46,9 +61,9 @@ def predict(run: Path, inputs: Path, best: bool, as_json: bool) -> None:
 
     INPUTS is X in a .npz file, a .npy file, or an image.
     """
-    from trainer.records.trained_model import load_run
+    from trainer.records.trained_model import load_model
 
-    model = load_run(run, "best" if best else "last")
+    model = load_model(run, "best" if best else "last")
     predictions = model.predict(_read(inputs, model.metadata.sample_shape))
     for number, row in enumerate(predictions):
         if model.metadata.objective.target_shape is not None:

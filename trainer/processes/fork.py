@@ -56,7 +56,7 @@ def fork(run: Callable[[], object], output: IO[bytes] | None, errors: IO[bytes])
 
     def start() -> None:
         os.setsid()  # Ctrl-C reaches the parent only, which stops its children in the right order
-        _terminate_with(parent)
+        terminate_with(parent)
         run()
 
     sys.stdout.flush()
@@ -95,7 +95,7 @@ def _exit_code_of(run: Callable[[], object]) -> int:
     return code if isinstance(code, int) else 0 if code is None else EXIT_TRAINING
 
 
-def _terminate_with(parent: int) -> None:
+def terminate_with(parent: int) -> None:
     """Have the kernel send SIGTERM to this process when the parent exits."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # the parent exited before prctl

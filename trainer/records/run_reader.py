@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trainer.errors import UsageError
 from trainer.records.summary_file import SUMMARY, metric_of, read_summary
+
+if TYPE_CHECKING:
+    from trainer.records.trained_model import TrainedModel
 
 Row = dict[str, Any]
 
@@ -37,6 +40,15 @@ class Run:
     def edges(self) -> list[str]:
         """All edges of any round, in order of appearance."""
         return list(dict.fromkeys(edge["edge"] for row in self.rounds for edge in row["edges"]))
+
+    def model(self, which: Literal["last", "best"] = "last") -> TrainedModel:
+        """Return the trained model; it takes inputs as they were in the data.
+
+        Raises: CheckpointError if the run has none, UsageError if the user's module cannot be built.
+        """
+        from trainer.records.trained_model import load_model  # imports torch, which reports do not need
+
+        return load_model(self.directory, which)
 
     def transfers(self) -> Iterator[Row]:
         """Iterate over all transfers, up and down."""

@@ -3,7 +3,7 @@
 summary.json is replaced at every averaging and at the end; rounds.jsonl has a line for every round. The names in them
 are an interface to other programs: fields may be added, not renamed.
 
-    status              "done", "failed" or "running"; `error` is a sentence if failed
+    status              "done", "failed" or "running"; `error` is a sentence if failed, `error_code` its code
     map, model, data    what was trained where; `data` has train and held-out samples per edge
     metric              {name, better (higher or lower), loss, target, final, best, reached_round}; the last three are
                         null before the first averaging
@@ -122,6 +122,7 @@ class RunRecord:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{directory / SUMMARY} cannot be read: {error}.") from error
         previous.pop("error", None)
+        previous.pop("error_code", None)
         record = cls(directory, config, listener, previous)
         record.drop_rounds_after(after_round)
         return record
@@ -177,13 +178,13 @@ class RunRecord:
         if known["best"] is None or (metric is not None and is_as_good(metric, known["best"], known["better"])):
             replace_durably(self.directory / "best.safetensors", data)
 
-    def finish(self, status: str, error: str | None = None) -> None:
-        """Write the final status and close the record."""
+    def finish(self, status: str, error: str | None = None, code: str | None = None) -> None:
+        """Write the final status and close the record. `error`: a sentence; `code`: its stable code."""
         self.summary["status"] = status
         if error is not None:
-            self.summary["error"] = error
+            self.summary |= {"error": error, "error_code": code}
         self._files.write_summary()
-        self.event("finished", status=status, error=error, accuracy=self.summary["accuracy"],
+        self.event("finished", status=status, error=error, code=code, accuracy=self.summary["accuracy"],
                    metric=self.summary["metric"], promises=self.summary["promises"], directory=str(self.directory))
         self.close()
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -65,6 +67,18 @@ class TrainedModel(nn.Module):
         outputs: Tensor = self.model(values if self.metadata.whole_numbers else values.to(torch.float32))
         return outputs
 
+    def as_inputs(self, values: npt.ArrayLike) -> Tensor:
+        """Return an array as the inputs that a data file with it would have: uint8, int64 or float32.
+
+        Raises: DataError if it holds no numbers.
+        """
+        array = np.asarray(values)
+        if array.dtype.kind not in "buif":
+            raise DataError(f"The inputs are of type {array.dtype}; they must be numbers.")
+        whole = array.dtype.kind in "iu" and array.dtype != np.uint8
+        kind = array.dtype if array.dtype == np.uint8 else np.int64 if whole else np.float32
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=kind))
+
     def predict(self, inputs: Tensor) -> Tensor:
         """Return the probability of every class, (N, classes), or the values (N, ...); in evaluation mode, in batches.
 
@@ -84,7 +98,7 @@ class TrainedModel(nn.Module):
         return outputs.sigmoid() if objective.loss == "bce-with-logits" else outputs
 
 
-def load_run(run: Path | str, which: Which = "last") -> TrainedModel:
+def load_model(run: Path | str, which: Which = "last") -> TrainedModel:
     """Return the trained model of a run, in evaluation mode.
 
     Raises: CheckpointError if the run has none or it does not fit, UsageError if the user's module cannot be built.
@@ -123,7 +137,7 @@ def export(run: Path, target: Path, which: Which = "last") -> None:
     """
     from trainer.records import model_formats
 
-    model = load_run(run, which)
+    model = load_model(run, which)
     model_formats.WRITERS[target.suffix](model, target)
 
 
