@@ -173,7 +173,8 @@ def _check_secrets(name: str, token_file: Path | None, tls_dir: Path | None) -> 
 
     flags = _secrets(name, token_file, tls_dir)
     files = {flag: Path(value) for flag, value in zip(flags[::2], flags[1::2], strict=True)}
-    load_credentials(name == "cloud", *(files.get(f"--tls-{kind}") for kind in ("ca", "cert", "key")), token_file)
+    ca, cert, key = (files.get(flag) for flag in ("--tls-ca", "--tls-cert", "--tls-key"))
+    load_credentials(name == "cloud", ca, cert, key, token_file)
 
 
 @click.command(epilog="Example: paceline cloud --bind 192.0.2.1:7800 --edge edge1 --edge edge2")
