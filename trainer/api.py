@@ -48,6 +48,9 @@ class Settings(TypedDict, total=False):
     aggregate: Literal["mean", "trimmed-mean", "median", "krum"]
     tolerate: int
     clip_updates: float
+    server_optimizer: Literal["fedavg", "fedavgm", "fedadam"]
+    server_learning_rate: float
+    proximal: float
     seed: int
     codec: Literal["fp32", "bf16", "int8", "auto"]
     gradient_codec: Literal["fp32", "bf16", "int8"]
@@ -124,15 +127,15 @@ def load_run(directory: Path | str) -> Run:
 
 
 def _flags(name: str, value: object) -> list[str]:
-    """Return the option for a setting.
+    """Return the option for a setting; of a list one for each value. The command checks them.
 
-    Raises: UsageError if there is no such setting, or the value cannot be one.
+    Raises: UsageError if a value is a function that other processes cannot import.
     """
-    if name not in Settings.__annotations__:
-        raise UsageError(f"There is no setting {name!r}; there are: {', '.join(Settings.__annotations__)}.")
     flag = f"--{name.replace('_', '-')}"
     if value is None or value is False:
         return []
+    if isinstance(value, list | tuple):
+        return [part for item in value for part in _flags(name, item)]
     return [flag] if value is True else [flag, _plugin_name(value, name) if callable(value) else str(value)]
 
 
