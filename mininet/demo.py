@@ -26,6 +26,7 @@ from rich.console import Console
 import demo_report
 from emulation.cross_traffic import Flood
 from emulation.network import Emulation, EmulationSettings
+from emulation.page_process import page
 from emulation.session import describe, emulate
 from machine import cgroups
 from machine.errors import EmulationError
@@ -208,7 +209,8 @@ def main(rounds: int, runs_dir: Path) -> None:
         with emulate(EmulationSettings(map_path("metro"))) as emulation:
             console.rule("1. The network")
             describe(emulation, click.echo)
-            with Flood(emulation, 1.5) as flood, StallWatch() as watch:
+            with page(emulation, runs_dir) as address, Flood(emulation, 1.5) as flood, StallWatch() as watch:
+                click.echo(f"watch it at {address} while it runs")
                 click.echo(f"cross-traffic: {flood.rate_bps / 1e6:g} Mb/s of UDP, 150 % of the bottleneck")
                 console.rule("2. Training over reserved flows")
                 reserved, record = train(emulation, runs_dir, [*RESERVED, "--rounds", str(rounds)], act=True)

@@ -14,6 +14,7 @@ from emulation.capacity_measurement import measure_capacity
 from emulation.console import MininetConsole
 from emulation.cross_traffic import Flood, bottleneck_bps, parse_percentage
 from emulation.network import EmulationSettings
+from emulation.page_process import page
 from emulation.session import clean_up, clean_up_after_crash, describe, emulate
 from machine.errors import EmulationError
 from machine.forwarding_capacity import check_map_fits, fitting_scale, load_capacity
@@ -44,13 +45,14 @@ from topologies.published import is_plant
 @click.option("--datapath", type=click.Choice(["user", "kernel"]), default="user", show_default=True,
               help="Datapath of Open vSwitch; kernel needs the openvswitch module.")  # fmt: skip
 @click.option("--tls", is_flag=True, help="Use TLS for REST and OpenFlow, with certificates of a test authority.")
+@click.option("--web", is_flag=True, help="Serve a page with the network and runs in runs/, live (`paceline web`).")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0.1, 600), default=30, show_default=True,
               metavar="SECONDS", help="Time limit for the start of the controller and the switches.")  # fmt: skip
 @click.option("-c", "--clean", "clean_only", is_flag=True, help="Clean up after a crash, and exit.")
 def main(
     map_name: str, ducts: tuple[str, ...],
     measure_only: bool, no_prompt: bool, controller: str, openflow: str, rest_port: int, cross_traffic: str | None,
-    datapath: str, tls: bool, timeout_s: float, clean_only: bool, **values: Any,
+    datapath: str, tls: bool, web: bool, timeout_s: float, clean_only: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Emulate MAP on a private Open vSwitch, with its controller, and open a prompt.
 
@@ -76,7 +78,7 @@ def main(
                 may_shrink = options.placement.scale_mbps_per_gbps is None and is_plant(map_name)
                 path = _fit_to_machine(path, Path(maps), may_shrink)
             settings = EmulationSettings(path, datapath, address, rest_port, timeout_s, tls)
-            _run(settings, controller == "own", share, no_prompt)
+            _run(settings, controller == "own", share, no_prompt, web)
     except (MapError, EmulationError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
@@ -95,11 +97,13 @@ def _fit_to_machine(path: Path, directory: Path, may_shrink: bool) -> Path:
     return path
 
 
-def _run(settings: EmulationSettings, own_controller: bool, share: float | None, no_prompt: bool) -> None:
+def _run(settings: EmulationSettings, own_controller: bool, share: float | None, no_prompt: bool, web: bool) -> None:
     if share:
         bottleneck_bps(load_map(str(settings.map_path)))  # raises if the map defines no cross-traffic
     with emulate(settings, own_controller) as emulation, contextlib.ExitStack() as stack:
         describe(emulation, click.echo)
+        if web:
+            click.echo(f"page: {stack.enter_context(page(emulation, Path('runs')))}")
         if share:
             flood = stack.enter_context(Flood(emulation, share))
             click.echo(f"cross-traffic: {flood.rate_bps / 1e6:g} Mb/s of UDP")

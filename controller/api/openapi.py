@@ -8,6 +8,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from controller.api.schemas.vocabulary import description_of
+
 Json = dict[str, Any]
 
 ENDPOINTS = ("source", "destination")
@@ -29,12 +31,14 @@ class DocumentedApp(FastAPI):
             schema = deepcopy(super().openapi())
             for operation in _operations(schema):
                 _remove_json_errors(operation)
+                _summarize(operation)
                 if not with_tokens:
                     operation.pop("security", None)
                     operation["responses"].pop("401", None)
             if not with_tokens:
                 schema["components"].pop("securitySchemes", None)
             self._list_hosts(schema)
+            _describe(schema)
             self._documents[with_tokens] = schema
         return self._documents[with_tokens]
 
@@ -45,6 +49,21 @@ class DocumentedApp(FastAPI):
         for parameter in schema["paths"]["/v1/paths"]["get"]["parameters"]:
             if parameter["name"] in ENDPOINTS:
                 parameter["schema"] = {"type": "string", "enum": self._hosts}
+
+
+def _describe(schema: Json) -> None:
+    """Give every property without a description that of the vocabulary."""
+    for kind, definition in schema["components"]["schemas"].items():
+        for name, described in definition.get("properties", {}).items():
+            if "description" not in described and (text := description_of(kind, name)) is not None:
+                described["description"] = text
+
+
+def _summarize(operation: Json) -> None:
+    """Replace the summary that is made of the function's name by the first sentence of its description."""
+    first = operation.get("description", "").partition("\n\n")[0].replace("\n", " ")
+    if first:
+        operation["summary"] = first.partition(". ")[0].rstrip(".")
 
 
 def _operations(schema: Json) -> list[Json]:

@@ -37,13 +37,14 @@ BEST_EFFORT_MIN_BPS = 64_000
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A switch (has a `datapath_id`) or a host (has `ip` and `mac`)."""
+    """A switch (has a `datapath_id`) or a host (has `ip` and `mac`); its position is that on the map."""
 
     name: str
     kind: Kind
     datapath_id: int | None
     ip: str | None
     mac: str | None
+    position_km: tuple[float, float] = (0.0, 0.0)
 
     @property
     def is_switch(self) -> bool:
@@ -195,9 +196,9 @@ class Network:
 def network_from_map(map_: Map) -> Network:
     """Build the network that a map describes."""
     nodes = {
-        node.name: Node(node.name, node.kind, map_.datapath_id(node.name), None, None)
+        node.name: Node(node.name, node.kind, map_.datapath_id(node.name), None, None, node.position_km)
         if node.kind == "switch"
-        else Node(node.name, node.kind, None, map_.ip(node.name), map_.mac(node.name))
+        else Node(node.name, node.kind, None, map_.ip(node.name), map_.mac(node.name), node.position_km)
         for node in map_.nodes
     }
     links = {}

@@ -35,6 +35,8 @@ COMMANDS = {
     "health": ("trainer.cli.operations", "health", "Print whether the controller is in order."),
     "consistency": ("trainer.cli.operations", "consistency", "Compare or repair the switches' entries."),
     "audit": ("trainer.cli.operations", "audit", "Print who asked the controller for what."),
+    "runs": ("trainer.cli.runs", "runs", "List, show, pause and stop runs; print what happened in one."),
+    "web": ("trainer.cli.web", "web", "Serve a page with the network and the runs, live."),
     "metrics": ("trainer.cli.operations", "metrics", "Print the metrics for Prometheus."),
 }
 """Name -> module, attribute and one line of help of the trainer's own commands."""

@@ -28,6 +28,7 @@ from trainer.config.settings import CLOUD_PORT, RunSettings
 from trainer.errors import NetworkError, UsageError
 from trainer.processes import launch
 from trainer.records.resume import last_reservation, resumed_settings
+from trainer.records.run_control import registered
 
 if TYPE_CHECKING:
     from trainer.cloud.edge_session import EdgeSession
@@ -137,7 +138,8 @@ def train(
             print_json({"time": round(time.time(), 3), "event": "said", "sentence": note})
         else:
             echo(note)
-    launch.run_processes(jobs, directory, len(names) - settings.quorum_in_training, ctx.obj)
+    with registered(directory):
+        launch.run_processes(jobs, directory, len(names) - settings.quorum_in_training, ctx.obj)
 
 
 def preload() -> None:

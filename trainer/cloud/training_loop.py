@@ -16,7 +16,7 @@ import torch
 from trainer.cloud import edge_checks
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_session import EdgeSession
-from trainer.cloud.membership import Membership, QuorumLostError
+from trainer.cloud.membership import PAUSE_POLL_S, Membership, QuorumLostError
 from trainer.cloud.round_record import plan_event, round_event, round_row
 from trainer.cloud.step_timing import StepResult
 from trainer.cloud.training_state import TrainingState
@@ -28,6 +28,7 @@ from trainer.plugins import describe_error
 from trainer.processes.malloc import retain_freed_memory
 from trainer.protocol import messages
 from trainer.records.checkpoint import Checkpoint
+from trainer.records.run_control import is_pause_asked
 from trainer.records.run_record import RunRecord, milliseconds
 from trainer.reservation.bandwidth import BandwidthProvider, Grant
 from trainer.reservation.partition_check import FindPartition, no_partition
@@ -135,6 +136,7 @@ class TrainingLoop:
                     return (f"{objective.metric} {self._state.checkpoint.metric:.4f} reached the target "
                             f"{self._settings.target:g} in round {number}.")
                 try:
+                    self._pause_if_asked(number + 1)
                     self._round(number + 1)
                     number += 1
                 except QuorumLostError as error:
@@ -143,6 +145,18 @@ class TrainingLoop:
             return f"all {self._settings.rounds} rounds are done."
         finally:
             self._record_unfinished()
+
+    def _pause_if_asked(self, number: int) -> None:
+        """Wait before a round as long as the run is to pause; the reservation is kept.
+
+        Raises: QuorumLostError if the quorum is lost meanwhile.
+        """
+        if not is_pause_asked(self._record.directory):
+            return
+        self._record.event("paused", round=number, reason="It was asked to.", deadline_s=None)
+        while is_pause_asked(self._record.directory):
+            self._edge_manager.receive(time.monotonic() + PAUSE_POLL_S)
+        self._record.event("continued", round=number, joined=[])
 
     def _round(self, number: int) -> None:
         """Plan, reserve, train, and average if due.

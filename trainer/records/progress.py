@@ -80,7 +80,8 @@ class Progress:
                 step = f"step {event['step'] + 1} of round {event['round']}"
                 return f"{event['edge']} exceeded its deadline in {step}; {_STRAGGLER_ACTIONS[event['policy']]}."
             case "paused":
-                return f"Paused: {event['reason']} Waiting up to {event['deadline_s']:g} s."
+                waits = "" if event["deadline_s"] is None else f" Waiting up to {event['deadline_s']:g} s."
+                return f"Paused: {event['reason']}{waits}"
             case "continued":
                 return f"Continuing with round {event['round']}."
             case "said":

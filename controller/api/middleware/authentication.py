@@ -16,7 +16,7 @@ from controller.security.access import Caller, is_management_address
 from controller.security.tokens import TokenStore
 from topologies.maps import MANAGEMENT_NETWORK
 
-OPEN_PATHS = frozenset({"/v1/healthz", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/v1/healthz", "/docs", "/openapi.json"})
 """Public paths; the files under /docs/ are public too."""
 
 

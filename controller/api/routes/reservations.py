@@ -210,13 +210,17 @@ def _add_reading(router: APIRouter, service: Service, executor: RequestExecutor)
         return await executor.read(lane_of(caller), work)
 
     @router.get("/v1/reservations/{reservation_id}", responses=problem_responses(*ONE_RESERVATION_ERRORS))
-    async def reservation(caller: Reader, reservation_id: ReservationId) -> ReservationDetail:
+    async def reservation(
+        caller: Reader,
+        reservation_id: ReservationId,
+        counters: Annotated[bool, Query(description="False: without counters, and without asking switches.")] = True,
+    ) -> ReservationDetail:
         """A reservation with the counters of its meters and flow entries, read from the switches now."""
 
         def work() -> ReservationDetail:
             found = require_visible(caller, service.queries.reservation(reservation_id))
-            counters = counters_body(service.network, found, *service.queries.counters(found))
-            return ReservationDetail(**dict(body_of(caller, found)), counters=counters)
+            read = counters_body(service.network, found, *service.queries.counters(found)) if counters else None
+            return ReservationDetail(**dict(body_of(caller, found)), counters=read)
 
         return await executor.read(lane_of(caller), work)
 

@@ -198,8 +198,8 @@ BOTTLENECK: Json = {
 }
 
 NODES: list[Json] = [
-    {"name": "s1", "kind": "switch", "up": True, "ip": None},
-    {"name": "edge1", "kind": "edge", "up": True, "ip": "10.0.0.1"},
+    {"name": "s1", "kind": "switch", "up": True, "ip": None, "position_km": [0.0, 0.0]},
+    {"name": "edge1", "kind": "edge", "up": True, "ip": "10.0.0.1", "position_km": [-2.0, 2.0]},
 ]
 
 LINK: Json = {

@@ -19,6 +19,7 @@ class NodeBody(ResponseBody):
     kind: str
     up: bool
     ip: str | None = None
+    position_km: Annotated[tuple[float, float], Field(description="Place on the map: east, north.")]
 
 
 class LinkBody(ResponseBody):

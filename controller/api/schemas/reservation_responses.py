@@ -152,7 +152,7 @@ class ReservationDetail(ReservationBody):
         json_schema_extra={"examples": [{**examples.RESERVATION, "counters": examples.COUNTERS}]}
     )
 
-    counters: Counters
+    counters: Annotated[Counters | None, Field(description="As read now; null if they were not asked for.")]
 
 
 class ReservationList(ResponseBody):

@@ -243,9 +243,11 @@ def network_body(snapshot: Snapshot, propagation_emulated: bool) -> NetworkBody:
 
 def _node_body(node: Node, snapshot: Snapshot) -> NodeBody:
     if node.is_switch:
-        return NodeBody(name=node.name, kind=node.kind, up=node.name in snapshot.switches_up)
+        return NodeBody(
+            name=node.name, kind=node.kind, up=node.name in snapshot.switches_up, position_km=node.position_km
+        )
     up = any(link.name not in snapshot.down for link in snapshot.network.links_from(node.name))
-    return NodeBody(name=node.name, kind=node.kind, up=up, ip=node.ip)
+    return NodeBody(name=node.name, kind=node.kind, up=up, ip=node.ip, position_km=node.position_km)
 
 
 def _link_body(link: DirectedLink, snapshot: Snapshot) -> LinkBody:

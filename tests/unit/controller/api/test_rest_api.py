@@ -17,6 +17,7 @@ from controller import errors
 from controller.api.app import create_app
 from controller.api.middleware.body_limit import MAX_BYTES, BodyLimit
 from controller.api.schemas.problem_details import EXAMPLES
+from controller.api.schemas.vocabulary import DESCRIPTIONS
 from controller.domain.events import SpanChanged
 from controller.service.reservation_service import Service
 from controller.storage.ledger import IN_MEMORY, Ledger
@@ -125,13 +126,44 @@ def test_a_slack_that_is_none_is_refused(client: httpx.Client, slack: Any) -> No
     assert [mistake["place"] for mistake in answer["mistakes"]] == ["body.flows.0.requirement.bound_slack"]
 
 
+def test_every_property_and_operation_is_described(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    bare = {f"{kind}.{name}" for kind, schema in schemas.items()
+            for name, told in schema.get("properties", {}).items() if not told.get("description")}  # fmt: skip
+    assert bare == set()
+    operations = [(path, each) for path, methods in document["paths"].items() for each in methods.values()]
+    assert [path for path, each in operations if len(each["summary"].split()) < 2] == []
+
+
+def test_the_vocabulary_has_no_word_that_is_not_used(client: httpx.Client) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    used = {name for schema in schemas.values() for name in schema.get("properties", {})}
+    qualified = {f"{kind}.{name}" for kind, schema in schemas.items() for name in schema.get("properties", {})}
+    assert {name for name in DESCRIPTIONS if name not in used | qualified} == set()
+
+
+def test_the_start_page_says_where_things_are(client: httpx.Client) -> None:
+    answer = client.get("/")
+    assert answer.headers["content-type"].startswith("text/html")
+    assert all(f'href="{path}"' in answer.text for path in ("/docs", "/openapi.json", "/v1/healthz"))
+
+
+def test_a_reservation_is_read_without_asking_switches(client: httpx.Client) -> None:
+    identity = client.post("/v1/reservations", json={"flows": [flow()]}).json()["id"]
+    whole = client.get(f"/v1/reservations/{identity}").json()
+    assert client.get(f"/v1/reservations/{identity}?counters=false").json() == {**whole, "counters": None}
+
+
 def test_network_and_paths_show_reserved_bandwidth(client: httpx.Client) -> None:
     client.post("/v1/reservations", json={"flows": [flow()]})
     network = client.get("/v1/network").json()
     link = next(link for link in network["links"] if link["link"] == "s1->s2")
     assert (link["capacity_bps"], link["reservable_bps"]) == (80_000_000, 76_000_000)
     assert (link["reserved_bps"], link["free_bps"], link["up"]) == (15_000_000, 61_000_000, True)
-    assert network["nodes"][0] == {"name": "s1", "kind": "switch", "up": True, "ip": None}
+    assert network["nodes"][0] == {
+        "name": "s1", "kind": "switch", "up": True, "ip": None, "position_km": [0.0, 0.0],
+    }
     (path,) = client.get("/v1/paths", params={"source": "edge1", "destination": "cloud"}).json()["paths"]
     assert (path["nodes"], path["length_km"], path["free_bps"]) == (["edge1", "s1", "s2", "cloud"], 24, 61_000_000)
 

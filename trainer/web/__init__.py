@@ -1,0 +1,1 @@
+"""The page of `paceline web`: the network and the runs, live, and what can be done with them."""
