@@ -30,6 +30,9 @@
     │   ├── LatencyNotMet     latency_not_met
     │   ├── NoBuffer          no_buffer
     │   └── FlowInUse         flow_in_use
+    ├── StreamError           a stream of IEEE 802.1Qcc is refused (409)
+    │   ├── StreamInUse       stream_in_use
+    │   └── NoSchedule        no_schedule
     ├── SwitchError           a switch did not apply a change (503)
     │   ├── SwitchDown        switch_down
     │   ├── SwitchTimeout     switch_timeout
@@ -270,6 +273,31 @@ class FlowInUse(Refused):
 
     code, title = "flow_in_use", "Flow in use"
     ieee8021q_failure_code = 4
+
+
+class StreamError(ControllerError):
+    """A stream is refused for what only streams have; failure codes are those of IEEE 802.1Q-2022 Table 46-15."""
+
+    status = 409
+    ieee8021q_failure_code: ClassVar[int]
+
+    def problem(self) -> dict[str, object]:
+        """Return the problem details of this error. Source: RFC 9457 §3."""
+        return super().problem() | {"ieee8021q_failure_code": self.ieee8021q_failure_code}
+
+
+class StreamInUse(StreamError):
+    """There is a stream with this StreamID."""
+
+    code, title = "stream_in_use", "Stream in use"
+    ieee8021q_failure_code = 4
+
+
+class NoSchedule(StreamError):
+    """The ports on the path of the stream have no time left for its frames."""
+
+    code, title = "no_schedule", "No schedule"
+    ieee8021q_failure_code = 3
 
 
 class SwitchError(ControllerError):

@@ -25,12 +25,14 @@ from controller.api.routes.operations import operation_routes
 from controller.api.routes.reservations import reservation_routes
 from controller.api.routes.reserve import reserve_handler
 from controller.api.routes.reserve_fast_path import ReserveFastPath
+from controller.api.routes.streams import stream_routes
 from controller.api.schemas.problem_details import add_error_handlers
 from controller.api.swagger_ui import add_swagger_ui
 from controller.errors import ControllerError
 from controller.security.audit import AuditLog
 from controller.security.tokens import TokenStore
 from controller.service.reservation_service import Service
+from controller.service.streams import Streams
 from controller.storage.ledger import IN_MEMORY
 from controller.telemetry.audit_writer import AuditWriter
 from controller.telemetry.event_stream import EventStream
@@ -91,6 +93,7 @@ def create_app(
 
     add_error_handlers(app, redact)
     app.include_router(reservation_routes(service, executor, quotas, reserve))
+    app.include_router(stream_routes(service, Streams(service), executor, quotas))
     app.include_router(lightpath_routes(service, executor))
     app.include_router(network_routes(service.queries, executor, propagation_emulated, audit))
     app.include_router(operation_routes(service, executor, metrics, stream, audit))

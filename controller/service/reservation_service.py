@@ -68,6 +68,7 @@ class Service:
         """
         self.network = network
         self.ledger = ledger
+        self.calibration = calibration
         self._state = ServiceState(network, switches, ledger, calibration, clock)
         self._store, self._switches, self._clock = self._state.store, self._state.switches, self._state.clock
         self._bound_updates = BoundUpdates(self._state)

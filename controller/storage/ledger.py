@@ -32,6 +32,7 @@ from controller.storage.tables import (
     SELECT_EXISTING_IDS,
     SELECT_RECORD,
     SELECT_RESPONSE,
+    STREAMS,
     UPSERT_RESERVATION,
 )
 
@@ -160,6 +161,33 @@ class Ledger:
         """
         self._checked(lambda connection: self._replace_closed_spans(connection, spans))
 
+    def write_stream(self, stream: str, record: str) -> None:
+        """Store the record of a stream, in place of one before.
+
+        Raises: LedgerUnavailable.
+        """
+        row = {"map": self._map_name, "stream": stream}
+
+        def work(connection: Connection) -> None:
+            connection.execute(STREAMS.delete().where(*(STREAMS.c[name] == row[name] for name in row)))
+            connection.execute(STREAMS.insert(), {**row, "record": record})
+
+        self._answered(work)
+
+    def delete_streams(self, streams: Collection[str]) -> None:
+        """Delete the records of these streams.
+
+        Raises: LedgerUnavailable.
+        """
+        old = STREAMS.delete().where(STREAMS.c.map == self._map_name, STREAMS.c.stream.in_(list(streams)))
+        self._answered(lambda connection: connection.execute(old))
+
+    def _answered(self, work: Work[object]) -> None:
+        try:
+            self._checked(work)
+        except (SQLAlchemyError, OSError) as error:
+            raise unavailable() from error
+
     def probe(self) -> None:
         """Write and remove a row, to learn whether the database can be written again.
 
@@ -246,6 +274,14 @@ class Ledger:
         """The spans that are out of service."""
         statement = select(CLOSED_SPANS.c.span).where(CLOSED_SPANS.c.map == self._map_name)
         return self._query(lambda connection: frozenset(connection.execute(statement).scalars()))
+
+    def streams(self) -> list[str]:
+        """The records of all streams.
+
+        Raises: LedgerUnavailable.
+        """
+        statement = select(STREAMS.c.record).where(STREAMS.c.map == self._map_name).order_by(STREAMS.c.stream)
+        return self._query(lambda connection: list(connection.execute(statement).scalars()))
 
     def live(self) -> list[Reservation]:
         """The reservations stored in a state that holds bandwidth."""

@@ -33,6 +33,13 @@ CLOSED_SPANS = Table(
     Column("map", String(64), primary_key=True),
     Column("span", String(64), primary_key=True),
 )
+STREAMS = Table(
+    "streams",
+    METADATA,
+    Column("map", String(64), primary_key=True),
+    Column("stream", String(32), primary_key=True),
+    Column("record", Text, nullable=False),
+)
 WRITERS = Table(
     "writers",
     METADATA,

@@ -20,7 +20,7 @@ from controller.tsn.attempt import Attempt
 from controller.tsn.routes import TimedRoute
 from controller.tsn.streams import TsnStream
 
-MAX_STEPS = 4000
+MAX_STEPS = 100_000
 """Most streams that are forced in before the search gives up."""
 
 ROUTES_TRIED, OFFSETS_TRIED = 4, 192

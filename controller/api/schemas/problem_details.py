@@ -93,6 +93,13 @@ EXAMPLES: Sequence[ControllerError] = (
         flow="again",
         reservation="r-4f1c09ab",
     ),
+    errors.StreamInUse("Stream 02-00-00-00-00-01:00-01 is there already.", StreamID="02-00-00-00-00-01:00-01"),
+    errors.NoSchedule(
+        "02-00-00-00-00-01:00-01: no time was found in which the ports between edge1 and cloud are free for it.",
+        StreamID="02-00-00-00-00-01:00-01",
+        StatusInfo={"TalkerStatus": "Failed", "ListenerStatus": "Failed", "FailureCode": 3},
+        FailedInterfaces=[{"InterfaceName": "s1-eth2", "MacAddress": None}],
+    ),
     errors.SwitchDown("Switch s2 is not connected.", switches=["s2"]),
     errors.SwitchTimeout("No confirmation within 5 s from s2.", switches=["s2"]),
     errors.SwitchRefused("Switch s1 answered OFPET_METER_MOD_FAILED(12), OFPMMFC_METER_EXISTS(1).", switches=["s1"]),

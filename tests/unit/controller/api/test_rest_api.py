@@ -384,7 +384,8 @@ def test_every_error_has_an_example() -> None:
     def kinds(of: type[errors.ControllerError]) -> set[type[errors.ControllerError]]:
         return {of} | {each for kind in of.__subclasses__() for each in kinds(kind)}
 
-    bases = {errors.RequestError, errors.Denied, errors.Refused, errors.SwitchError, errors.StartError}
+    refusals = {errors.Refused, errors.StreamError, errors.SwitchError}
+    bases = {errors.RequestError, errors.Denied, errors.StartError, *refusals}
     assert kinds(errors.ControllerError) - bases == {type(error) for error in EXAMPLES}
 
 
