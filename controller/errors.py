@@ -279,7 +279,7 @@ class StreamError(ControllerError):
     """A stream is refused for what only streams have; failure codes are those of IEEE 802.1Q-2022 Table 46-15."""
 
     status = 409
-    ieee8021q_failure_code: ClassVar[int]
+    ieee8021q_failure_code: int = 0
 
     def problem(self) -> dict[str, object]:
         """Return the problem details of this error. Source: RFC 9457 §3."""
@@ -294,7 +294,7 @@ class StreamInUse(StreamError):
 
 
 class NoSchedule(StreamError):
-    """The ports on the path of the stream have no time left for its frames."""
+    """The frames of the stream find no time on its path; the failure code is 1 or 21 where that is proven."""
 
     code, title = "no_schedule", "No schedule"
     ieee8021q_failure_code = 3

@@ -75,7 +75,9 @@ class Streams:
         added = add_stream(self.network.only(links), self.schedule(), stream)
         if added.refused:
             (refusal,) = added.refused
-            raise NoSchedule(f"{refusal.reason}.", failure_code=refusal.code.value)
+            error = NoSchedule(f"{refusal.reason}.")
+            error.ieee8021q_failure_code = int(refusal.code)
+            raise error
         frames = tuple(frame for frame in added.frames if frame.stream == stream.name)
         return StreamRecord(request, reservation.id, links, frames, max(added.latency_ns[stream.name].values()))
 
