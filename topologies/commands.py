@@ -97,6 +97,10 @@ def _show(console: Console, topology: Map) -> None:
     console.print(f"{topology.name}: {topology.description}", highlight=False)
     console.print(f"source: {topology.source or 'Paceline'}", highlight=False)
     grid = {None: "none: packet links", "fixed": "50 GHz channels", "flexible": "12.5 GHz slots"}[topology.grid]
+    if topology.grid is not None:
+        grid += f" in the {topology.band} band"
+        if topology.regenerators is not None:
+            grid += f", regenerators at {', '.join(topology.regenerators) or 'no switch'}"
     facts = f"{len(topology.switches)} switches, {length_km(topology):,.0f} km of fibre; optical grid {grid}; "
     console.print(f"{facts}{topology.scale_mbps_per_gbps:g} Mb/s emulated per Gb/s", highlight=False, soft_wrap=True)
     for note in topology.notes:
@@ -112,7 +116,7 @@ def _show(console: Console, topology: Map) -> None:
         rate_mbps = topology.rate_bps(link) / 1e6
         channels = f"{link.channels} x {link.channel_rate_gbps:g}"
         cells = [span, escape(ends), f"{link.length_km:g}", channels, f"{link.rate_gbps:g}", f"{rate_mbps:g}"]
-        is_within = link.length_km <= reach_km(link.loss_db_per_km)
+        is_within = link.length_km <= reach_km(link.loss_db_per_km, topology.band)
         reach = "" if not topology.slots(link) else "yes" if is_within else "beyond"
         table.add_row(*cells, *((reach,) if columns else ()), *((link.duct or "",) if has_ducts else ()))
     console.print(table)

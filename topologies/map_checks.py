@@ -10,7 +10,15 @@ from typing import Any, TypeGuard
 import networkx as nx
 
 from topologies.identifiers import identifier_mistakes
-from topologies.maps import MAX_CHANNELS, MAX_EMULATED_MBPS, MAX_FIBRES, MIN_QUEUE_BYTES, least_queue_bytes
+from topologies.maps import (
+    MAX_CHANNELS,
+    MAX_EMULATED_MBPS,
+    MAX_FIBRES,
+    MIN_QUEUE_BYTES,
+    Band,
+    least_queue_bytes,
+    most_channels,
+)
 
 LEAST_EMULATED_MBPS = 0.001
 
@@ -110,10 +118,18 @@ def _check_queue(index: int, link: dict[str, Any], scale: object, common_bytes: 
 
 
 def _check_channels(index: int, link: dict[str, Any], optical: object) -> Iterator[Mistake]:
-    most = MAX_CHANNELS.get(optical.get("grid", "")) if isinstance(optical, dict) else None
-    channels = link.get("channels", 1)
-    if most is not None and isinstance(channels, int) and channels > most:
-        yield Mistake(("links", index, "channels"), channels, f"at most {most} of these fit into the C band")
+    if not isinstance(optical, dict) or optical.get("grid") not in MAX_CHANNELS:
+        return
+    band = _band(optical)
+    most, channels = most_channels(optical["grid"], band), link.get("channels", 1)
+    if isinstance(channels, int) and channels > most:
+        advice = f"at most {most} of these fit into the {band} band"
+        advice += "; with optical.band C+L there are more" if band == "C" else ""
+        yield Mistake(("links", index, "channels"), channels, advice)
+
+
+def _band(optical: object) -> Band:
+    return "C+L" if isinstance(optical, dict) and optical.get("band") == "C+L" else "C"
 
 
 def _check_regenerators(optical: object, kinds: dict[str, str]) -> Iterator[Mistake]:
@@ -125,13 +141,16 @@ def _check_regenerators(optical: object, kinds: dict[str, str]) -> Iterator[Mist
 
 
 def _check_fibres(raw: dict[str, Any], kinds: dict[str, str], graph: nx.MultiGraph[str]) -> Iterator[Mistake]:
+    band = _band(raw["optical"])
+    most = MAX_FIBRES[band]
     for index, node in _entries(raw, "nodes"):
         name = node.get("name")
         if not isinstance(name, str) or kinds.get(name) != "switch":
             continue
         fibres = sum(kinds.get(near) == "switch" for _, near in graph.edges(name))
-        if fibres > MAX_FIBRES:
-            advice = f"{fibres} fibres to other switches end here; at most {MAX_FIBRES} can on an optical map"
+        if fibres > most:
+            advice = f"{fibres} fibres to other switches end here; at most {most} can on an optical map"
+            advice += " of both bands" if band == "C+L" else ""
             yield Mistake(("nodes", index, "name"), name, advice)
 
 

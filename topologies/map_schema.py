@@ -13,6 +13,7 @@ from topologies.maps import (
     MIN_QUEUE_BYTES,
     MOST_LOSS_DB_PER_KM,
     USUAL_LOSS_DB_PER_KM,
+    Band,
     CrossTraffic,
     FibreType,
     Grid,
@@ -66,6 +67,7 @@ class _CrossTraffic(_Strict):
 class _Optical(_Strict):
     grid: Grid
     regenerators: Literal["all", "none"] | tuple[Name, ...] = "all"
+    band: Band = "C"
 
     @property
     def regenerating(self) -> tuple[str, ...] | None:
@@ -115,4 +117,5 @@ def as_map(file: MapFile) -> Map:
         grid=None if file.optical is None else file.optical.grid,
         queue_bytes=file.queue_bytes,
         regenerators=None if file.optical is None else file.optical.regenerating,
+        band="C" if file.optical is None else file.optical.band,
     )

@@ -17,6 +17,7 @@ from typing import Literal
 
 Kind = Literal["switch", "edge", "cloud", "host"]
 Grid = Literal["fixed", "flexible"]
+Band = Literal["C", "C+L"]
 FibreType = Literal["SSMF", "NZDF", "LOF"]
 """As in GNPy's equipment library: standard, non-zero dispersion shifted, large effective area."""
 
@@ -28,8 +29,14 @@ SLOTS_PER_CHANNEL = {"fixed": 1, "flexible": 3}
 MAX_CHANNELS = {"fixed": 96, "flexible": 128}
 """Channels that fit into the C band, 4.8 THz."""
 
-MAX_FIBRES = 64
-"""Fibres at one switch of an optical map: a group id has six bits for the fibre (`lightpath_entries`)."""
+C_BAND_SLOTS = {"fixed": 96, "flexible": 384}
+"""Slots of the C band; those of the L band follow. No lightpath is in both."""
+
+L_BAND_CHANNELS = {"fixed": 69, "flexible": 92}
+"""Channels that fit into the L band, 186.575 to 190.025 THz; they follow those of the C band."""
+
+MAX_FIBRES = {"C": 64, "C+L": 32}
+"""Fibres at one switch of an optical map: a group id has 13 bits for fibre and channel (`lightpath_entries`)."""
 
 MAX_EMULATED_MBPS = 1000.0
 """Mininet's TCIntf silently ignores rates above this, so the loader rejects them."""
@@ -47,6 +54,11 @@ MANAGEMENT_NETWORK = "10.254.0.0/16"
 
 MAX_PORT_NUMBER = 4095
 """Group ids have twelve bits for a port (`fast_failover`)."""
+
+
+def most_channels(grid: Grid, band: Band) -> int:
+    """The channels of a fibre."""
+    return MAX_CHANNELS[grid] + (L_BAND_CHANNELS[grid] if band == "C+L" else 0)
 
 
 def least_queue_bytes(rate_bps: float) -> int:
@@ -130,7 +142,8 @@ class Map:
     """A map. `scale_mbps_per_gbps`: emulated Mb/s per real Gb/s; `source`: the publication it is taken from.
 
     `grid`: the map is optical and reservations travel in lightpaths; None: packet links only. `regenerators`: the
-    switches at which a flow may change from one lightpath to the next; None: all. `queue_bytes`: the queue
+    switches at which a flow may change from one lightpath to the next; None: all. `band`: with C+L every
+    fibre's amplifiers and spectrum are those of both bands. `queue_bytes`: the queue
     for reserved frames of every port; None: by the rate of its link. `notes`: what was estimated or left out when the
     map was made of a published network.
     """
@@ -147,6 +160,7 @@ class Map:
     queue_bytes: int | None = None
     notes: tuple[str, ...] = ()
     regenerators: tuple[str, ...] | None = None
+    band: Band = "C"
 
     @cached_property
     def switches(self) -> tuple[MapNode, ...]:

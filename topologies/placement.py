@@ -129,8 +129,9 @@ def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
 def _crowded(plant: Plant) -> list[str]:
     """A note if more fibres end at a site than an optical map can have."""
     numbers = Counter(end for fibre in plant.fibres for end in fibre.ends)
-    many = [f"{site} ({number})" for site, number in numbers.items() if number > MAX_FIBRES]
-    sentence = f"more than {MAX_FIBRES} fibres end at {listed(many)}: the links are packet links, without lightpaths"
+    most = MAX_FIBRES["C"]
+    many = [f"{site} ({number})" for site, number in numbers.items() if number > most]
+    sentence = f"more than {most} fibres end at {listed(many)}: the links are packet links, without lightpaths"
     return [sentence] if many else []
 
 

@@ -16,12 +16,15 @@ from difflib import get_close_matches
 
 import networkx as nx
 
-from topologies.maps import USUAL_LOSS_DB_PER_KM
+from topologies.maps import USUAL_LOSS_DB_PER_KM, Band
 from topologies.plant import Fibre, Plant, listed
 from topologies.problems import MapError
 
 REACH_KM = 3400.0
 """The longest fibre that DP-QPSK crosses, by `controller.optical.transmission_quality`; a test compares."""
+
+MULTI_BAND_REACH_KM = 1600.0
+"""The same with the C and the L band lit."""
 
 AMPLIFIER_KM = 80.0
 
@@ -71,10 +74,10 @@ def choose_sites(plant: Plant, edges: int | Sequence[str] | None, cloud: str | N
     return Sites(cloud_site, edge_sites, nx.dijkstra_path(routes, edge_sites[0], cloud_site, weight="km"), notes)
 
 
-def reach_km(loss_db_per_km: float | None) -> float:
+def reach_km(loss_db_per_km: float | None, band: Band = "C") -> float:
     """The longest fibre of that loss: every further dB between two amplifiers is one more of noise, if not of reach."""
     further_db = AMPLIFIER_KM * max(0.0, (loss_db_per_km or USUAL_LOSS_DB_PER_KM) - USUAL_LOSS_DB_PER_KM)
-    return REACH_KM * 10 ** (-further_db / 10)
+    return (REACH_KM if band == "C" else MULTI_BAND_REACH_KM) * 10 ** (-further_db / 10)
 
 
 def graph_of(fibres: Sequence[Fibre]) -> nx.Graph[str]:

@@ -38,7 +38,10 @@ LIGHTPATH_EXIT_TABLE = 2
 
 PROTECTED_OFFSET = 0x400
 CRANKBACK_OFFSET = 0x800
-"""Above every plain id: there are at most 384 slots."""
+"""Above every plain id: there are at most 660 slots."""
+
+CHANNEL_BITS = {"C": 7, "C+L": 8}
+"""Of the 13 bits for fibre and channel."""
 
 
 @frozen
@@ -138,7 +141,7 @@ def _fibre_channel(network: Network, switch: str, lightpath: Lightpath, port: in
     channel, rest = divmod(lightpath.first_slot, SLOTS_PER_CHANNEL[network.grid or "fixed"])
     if rest:
         raise ValueError(f"lightpath {lightpath.id} begins at slot {lightpath.first_slot}, within a channel")
-    return _fibre_numbers(network, switch)[port] << 7 | channel
+    return _fibre_numbers(network, switch)[port] << CHANNEL_BITS[network.band] | channel
 
 
 @bounded_cache(2 * MIB, entry_bytes=2048)

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from controller.domain.path import Path, link_name, link_names, node_positions, span_name
 from controller.domain.route import DUCT_PREFIX, SrlgBySpan
-from topologies.maps import DEFAULT_QUEUE_BYTES, USUAL_LOSS_DB_PER_KM, FibreType, Grid, Kind, Map
+from topologies.maps import DEFAULT_QUEUE_BYTES, USUAL_LOSS_DB_PER_KM, Band, FibreType, Grid, Kind, Map
 
 PROPAGATION_US_PER_KM = 4.9
 """Group delay of standard single-mode fibre (n about 1.468). Source: ITU-T G.652."""
@@ -115,6 +115,7 @@ class Network:
     links: Mapping[str, DirectedLink]
     grid: Grid | None = None
     """The spectrum grid of an optical network."""
+    band: Band = "C"
     regenerators: frozenset[str] | None = None
     """The switches at which a flow may change from one lightpath to the next; None: all."""
 
@@ -211,4 +212,5 @@ def network_from_map(map_: Map) -> Network:
                 span.loss_db_per_km, span.fibre_type,
             )  # fmt: skip
     regenerators = None if map_.regenerators is None else frozenset(map_.regenerators)
-    return Network(map_.name, map_.scale_mbps_per_gbps, map_.mtu_bytes, nodes, links, map_.grid, regenerators)
+    emulation = map_.name, map_.scale_mbps_per_gbps, map_.mtu_bytes
+    return Network(*emulation, nodes, links, map_.grid, map_.band, regenerators)

@@ -31,7 +31,7 @@ from controller.optical.lightpath_design import design_lightpath
 from controller.optical.reallocation import LitLightpath, LitSpectrum, MovePolicy, RouteOption, reallocate
 from controller.optical.rsa import Assignment, CandidateRoute
 from controller.optical.spectrum_grid import FIXED, FLEXIBLE, Modulation
-from topologies.maps import SLOTS_PER_CHANNEL
+from topologies.maps import C_BAND_SLOTS, SLOTS_PER_CHANNEL
 
 GRIDS = {"fixed": FIXED, "flexible": FLEXIBLE}
 
@@ -179,7 +179,7 @@ class _SpectrumPlan:
             for link in lightpath.links:
                 available[self.numbers[link]] &= ~lightpath.slot_mask
         grid = self.network.grid or "fixed"
-        spectrum = LitSpectrum(GRIDS[grid], available, SLOTS_PER_CHANNEL[grid])
+        spectrum = LitSpectrum(GRIDS[grid], available, SLOTS_PER_CHANNEL[grid], C_BAND_SLOTS[grid])
         for number, lightpath in enumerate(lightpaths):
             if not is_shared[number]:
                 spectrum.light(self._lit(number, lightpath))

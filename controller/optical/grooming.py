@@ -21,8 +21,8 @@ from controller.domain.network import Network
 from controller.domain.path import Path, hop_count, link_names, nodes_of
 from controller.errors import NoCapacity, NoSpectrum, OutOfReach, Refused
 from controller.optical.lightpath_design import design_lightpath, reservable_bps
-from controller.optical.rsa import RouteOrder, block_starts
-from topologies.maps import SLOTS_PER_CHANNEL
+from controller.optical.rsa import RouteOrder, block_starts, starts_within_bands
+from topologies.maps import C_BAND_SLOTS, SLOTS_PER_CHANNEL
 
 HasCapacity = Callable[[Lightpath], bool]
 """Whether a flow fits into a lightpath beside its bookings."""
@@ -100,7 +100,7 @@ class LightpathAllocator:
         def segment_bps(segment: Path) -> int:
             lit_bps = [free_bps(lightpath) for lightpath in self._lit_along(segment) if self._is_clear(lightpath)]
             design = design_lightpath(self.network, segment)
-            has_slots = design.is_feasible and _lowest(self._free(segment), design.width) is not None
+            has_slots = design.is_feasible and _lowest(self.network, self._free(segment), design.width) is not None
             return max(*lit_bps, 0, reservable_bps(design.rate_bps) if has_slots else 0)
 
         best = {0: inf}
@@ -242,7 +242,7 @@ class LightpathAllocator:
 
     def first_fit(self, nodes: Path, width: int) -> int | None:
         """Return the start of the lowest free block of that width along these switches; None if there is none."""
-        return _lowest(self._free(nodes), width)
+        return _lowest(self.network, self._free(nodes), width)
 
     def _new_over(self, nodes: Path, rate_bps: int) -> Lightpath | None:
         """Return a new lightpath between these switches that carries a flow of that rate; None if infeasible."""
@@ -252,7 +252,7 @@ class LightpathAllocator:
         design = design_lightpath(self.network, nodes)
         if not design.is_feasible or rate_bps > reservable_bps(design.rate_bps):
             return None
-        first_slot = _lowest(free, design.width)
+        first_slot = _lowest(self.network, free, design.width)
         if first_slot is None:
             return None
         facts = design.rate_bps, design.modulation, design.gsnr_db, design.margin_db
@@ -278,8 +278,8 @@ class LightpathAllocator:
         return slots
 
 
-def _lowest(free: int, width: int) -> int | None:
-    starts = block_starts(free, width)
+def _lowest(network: Network, free: int, width: int) -> int | None:
+    starts = starts_within_bands(block_starts(free, width), width, C_BAND_SLOTS[network.grid or "fixed"])
     return (starts & -starts).bit_length() - 1 if starts else None
 
 

@@ -10,7 +10,8 @@ from controller.domain.lightpath import Lightpath
 from controller.domain.network import Network
 from controller.domain.reservation import Reservation, State
 from controller.optical.lightpath_design import reservable_bps
-from controller.optical.spectrum_grid import FIXED, FLEXIBLE
+from controller.optical.spectrum_grid import FIXED, FLEXIBLE, L_BAND_LOWEST_THZ
+from topologies.maps import C_BAND_SLOTS
 
 SLOT_GHZ = {"fixed": FIXED.slot_ghz, "flexible": FLEXIBLE.slot_ghz}
 LIT = frozenset({State.ACTIVE, State.DEGRADED})
@@ -67,10 +68,14 @@ def lightpath_inventory(
 
 
 def central_thz(network: Network, lightpath: Lightpath) -> float:
-    """Return the central frequency of its channel; slot 0 starts at the lowest 50 GHz channel. Source: ITU-T G.694.1.
+    """Return the central frequency of its channel; slot 0 starts at the lowest 50 GHz channel of the C band, and the L
+    band follows the C band. Source: ITU-T G.694.1.
     """
-    slot_ghz = SLOT_GHZ[network.grid or "fixed"]
-    return FIXED.lowest_thz + (lightpath.first_slot + lightpath.width / 2) * slot_ghz / 1000
+    grid = network.grid or "fixed"
+    first, lowest_thz = lightpath.first_slot, FIXED.lowest_thz
+    if first >= C_BAND_SLOTS[grid]:
+        first, lowest_thz = first - C_BAND_SLOTS[grid], L_BAND_LOWEST_THZ
+    return lowest_thz + (first + lightpath.width / 2) * SLOT_GHZ[grid] / 1000
 
 
 def _state_of(

@@ -62,7 +62,7 @@ def design_lightpath(network: Network, nodes: tuple[str, ...]) -> LightpathDesig
         raise ValueError(f"map {network.name} is not optical")
     links = network.links_along(nodes)
     channel_gbps = min(link.channel_gbps for link in links)
-    signal_quality = quality_of(tuple(_fibre(link) for link in links))
+    signal_quality = quality_of(tuple(_fibre(link) for link in links), network.band)
     designs = []
     for format_ in FORMATS:
         signals = ceil(channel_gbps / format_.rate_gbps) if network.grid == "flexible" else 1
@@ -107,7 +107,8 @@ def precompute_fibres(network: Network) -> None:
     from controller.optical.transmission_quality import precompute
 
     switches = {switch.name for switch in network.switches}
-    precompute(_fibre(link) for link in network.spans.values() if {link.source, link.destination} <= switches)
+    fibres = (_fibre(link) for link in network.spans.values() if {link.source, link.destination} <= switches)
+    precompute(fibres, network.band)
 
 
 def _fibre(link: DirectedLink) -> Fibre:

@@ -22,7 +22,7 @@ from functools import cached_property
 from typing import Final, NamedTuple
 
 from controller.domain.frozen import frozen
-from controller.optical.rsa import Assignment, CandidateRoute, Spectrum, block_starts
+from controller.optical.rsa import Assignment, CandidateRoute, Spectrum, block_starts, starts_within_bands
 from controller.optical.spectrum_grid import SpectrumGrid
 
 RouteOption = tuple[int, int, CandidateRoute]
@@ -82,19 +82,32 @@ class Reallocation:
 
 class LitSpectrum(Spectrum):
     """The free slots of every link, and the lightpaths that occupy others. `available`: the slots that a lightpath may
-    ever occupy, by link; `channel_slots`: a lightpath begins at a multiple of so many.
+    ever occupy, by link; `channel_slots`: a lightpath begins at a multiple of so many; `upper_band`: the first slot of
+    another band, which no lightpath crosses.
     """
 
-    def __init__(self, grid: SpectrumGrid, available: Sequence[int], channel_slots: int = 1) -> None:
+    def __init__(
+        self, grid: SpectrumGrid, available: Sequence[int], channel_slots: int = 1, upper_band: int | None = None
+    ) -> None:
         super().__init__(grid, available)
         self.available = tuple(available)
         most_slots = max(slots.bit_length() for slots in available)
-        self.channel_starts = sum(1 << first for first in range(0, most_slots, channel_slots))
+        self._channel_starts = sum(1 << first for first in range(0, most_slots, channel_slots))
+        self._upper_band = most_slots if upper_band is None else upper_band
+        self._allowed: dict[int, int] = {}
         self.lit_on: list[dict[int, LitLightpath]] = [{} for _ in available]
         self.least_growth: dict[int, int] = {}
         """Of each lightpath: a lower bound on how much it grows in slots x links when it takes another route."""
         self.edges: dict[int, tuple[int, int]] = {}
         """Of each lightpath: the bit above its highest slot, and that of its lowest."""
+
+    def allowed_starts(self, width: int) -> int:
+        """Return the slots at which a lightpath of this width may begin."""
+        allowed = self._allowed.get(width)
+        if allowed is None:
+            allowed = starts_within_bands(self._channel_starts, width, self._upper_band)
+            self._allowed[width] = allowed
+        return allowed
 
     def light(self, lightpath: LitLightpath) -> None:
         """Add a lightpath.
@@ -195,7 +208,7 @@ class _Windows:
         available = -1
         for link in self.route.links:
             available &= self._spectrum.available[link]
-        legal = block_starts(available, self.width) & self._spectrum.channel_starts & ~more
+        legal = block_starts(available, self.width) & self._spectrum.allowed_starts(self.width) & ~more
         return (ones & ~twos & legal, twos & ~ones & legal, ones & twos & legal), conflicts
 
     def with_conflicts(self, count: int) -> Iterator[tuple[int, list[LitLightpath]]]:
@@ -223,9 +236,8 @@ class _Search:
     """The search for one request: destinations of lightpaths, computed when first needed."""
 
     def __init__(self, spectrum: LitSpectrum, policy: MovePolicy) -> None:
-        self._free, self._channel_starts, self._least_growth = (
-            spectrum.free, spectrum.channel_starts, spectrum.least_growth
-        )  # fmt: skip
+        self._free, self._least_growth = spectrum.free, spectrum.least_growth
+        self._allowed_starts = spectrum.allowed_starts
         self._policy = policy
         self._trials = policy.max_trials
         self._destinations: dict[int, list[_Destination]] = {}
@@ -288,9 +300,9 @@ class _Search:
         for growth, width, route, links, free, starts in self._destinations_of(lightpath):
             if changed and not links.isdisjoint(changed):
                 free = self._common(route, changed)
-                starts = block_starts(free, width) & self._channel_starts
+                starts = block_starts(free, width) & self._allowed_starts(width)
             if starts and not links.isdisjoint(window_links):
-                starts = block_starts(free & ~block, width) & self._channel_starts
+                starts = block_starts(free & ~block, width) & self._allowed_starts(width)
             if starts:
                 return growth, Assignment(route, (starts & -starts) * ((1 << width) - 1))
         return None
@@ -312,7 +324,7 @@ class _Search:
             options = self._options[number] = self._options_of(lightpath)
         for cost, width, route in options[len(known) :]:
             free = self._common(route, {})
-            starts = block_starts(free, width) & self._channel_starts
+            starts = block_starts(free, width) & self._allowed_starts(width)
             growth = cost - _cost(lightpath)
             known.append(_Destination(growth, width, route, frozenset(route.links), free, starts))
             yield known[-1]

@@ -335,6 +335,12 @@ def block_starts(free: int, width: int) -> int:
     return free & free >> (width - covered) if covered < width else free
 
 
+def starts_within_bands(starts: int, width: int, first_of_upper: int) -> int:
+    """Return those of the starts from which a block does not cross into the band that begins at a slot."""
+    crossing = ((1 << width - 1) - 1 << first_of_upper) >> width - 1
+    return starts & ~crossing
+
+
 def _add_bits(planes: list[int], bits: int, weight: int) -> None:
     """Add 2^weight to the counter of each column whose bit is set; plane p holds bit p of all counters."""
     while bits:

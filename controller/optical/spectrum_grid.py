@@ -45,6 +45,11 @@ FIXED: Final = SpectrumGrid("fixed", 50.0, 96, 0, ANCHOR_THZ - 35.5 * 0.05)
 """The C band's 96 channels of 50 GHz, 191.35 to 196.10 THz, one per lightpath. Source: ITU-T G.694.1 §6."""
 
 
+L_BAND_LOWEST_THZ: Final = 186.575
+L_BAND_HIGHEST_THZ: Final = 190.025
+"""The edges of the L band, as of GNPy's multi-band amplifiers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Modulation:
     """A modulation format and its reach."""

@@ -32,15 +32,16 @@ from typing import Any, NamedTuple
 import gnpy
 import numpy as np
 from gnpy.core.network import add_missing_elements_in_network, design_network
+from gnpy.core.parameters import SimParams
 from gnpy.core.utils import automatic_nch
-from gnpy.tools.json_io import DEFAULT_EXTRA_CONFIG, _equipment_from_json, network_from_json
+from gnpy.tools.json_io import DEFAULT_EXTRA_CONFIG, _equipment_from_json, _spectrum_from_json, network_from_json
 from gnpy.topology.request import PathRequest, propagate
 from networkx import dijkstra_path
 from numpy.typing import NDArray
 
 from controller.caches import MIB, bounded_cache
-from controller.optical.spectrum_grid import FIXED
-from topologies.maps import USUAL_LOSS_DB_PER_KM
+from controller.optical.spectrum_grid import FIXED, L_BAND_HIGHEST_THZ, L_BAND_LOWEST_THZ
+from topologies.maps import USUAL_LOSS_DB_PER_KM, Band
 
 CONNECTOR_LOSS_DB = 0.5
 LAUNCH_W = 1e-3
@@ -50,6 +51,19 @@ SYSTEM_MARGIN_DB = 2.0
 GUARD_DB = 0.1
 """Upper bound on the difference between concatenated fibres and full GNPy: 0.0018 dB were measured per fibre after the
 first, and no format is feasible after fifty fibres, however short, because of ROADM noise."""
+C_BAND = {"f_min": FIXED.central_thz(0, 1) * 1e12, "f_max": FIXED.central_thz(FIXED.slots - 1, 1) * 1e12}
+L_BAND = {"f_min": (L_BAND_LOWEST_THZ + 0.025) * 1e12, "f_max": (L_BAND_HIGHEST_THZ - 0.025) * 1e12}
+"""The lowest and the highest central frequency."""
+MULTI_BAND_AMPLIFIERS = frozenset({
+    "std_medium_gain_C", "std_medium_gain_L", "std_medium_gain_multiband",
+    "std_low_gain_bis", "std_low_gain_L", "std_low_gain_multiband_bis",
+})  # fmt: skip
+RAMAN_SCATTERING = {
+    "raman_params": {
+        "flag": True, "method": "perturbative", "order": 2, "result_spatial_resolution": 10e3,
+        "solver_spatial_resolution": 10e3,
+    },
+}  # fmt: skip
 REFERENCE_HZ = 12.5e9
 """0.1 nm, the reference bandwidth of OSNR and GSNR."""
 
@@ -104,18 +118,18 @@ class _Noise:
 
 
 @bounded_cache(8 * MIB, entry_bytes=512)
-def quality_of(fibres: tuple[Fibre, ...]) -> Quality:
+def quality_of(fibres: tuple[Fibre, ...], band: Band = "C") -> Quality:
     """Return the quality after fibres of these lengths, a ROADM at each end of each; feasible formats are those of full
     GNPy.
 
     Raises: ValueError if there is no fibre, or one has no length.
     """
-    quality_of = concatenated_quality(fibres)
+    quality_of = concatenated_quality(fibres, band)
     is_near_limit = any(abs(quality_of.margin_db(format_)) <= GUARD_DB for format_ in FORMATS)
-    return propagated_quality(fibres) if is_near_limit and len(fibres) > 1 else quality_of
+    return propagated_quality(fibres, band) if is_near_limit and len(fibres) > 1 else quality_of
 
 
-def concatenated_quality(fibres: tuple[Fibre, ...]) -> Quality:
+def concatenated_quality(fibres: tuple[Fibre, ...], band: Band = "C") -> Quality:
     """Return the quality from the individual fibres, in microseconds; within GUARD_DB of GNPy where a format is
     feasible.
 
@@ -124,26 +138,26 @@ def concatenated_quality(fibres: tuple[Fibre, ...]) -> Quality:
     _check(fibres)
     ase = noise = np.zeros(1)
     for each in fibres:
-        fibre, power = _fibre(each), 1 + noise  # of signal and noise together over the signal
+        fibre, power = _fibre(each, band), 1 + noise  # of signal and noise together over the signal
         ase, noise = ase + fibre.ase * power, noise + fibre.all * power
     return _at_receiver(_Noise(ase, noise), len(fibres))
 
 
 @bounded_cache(4 * MIB, entry_bytes=1024)
-def propagated_quality(fibres: tuple[Fibre, ...]) -> Quality:
+def propagated_quality(fibres: tuple[Fibre, ...], band: Band = "C") -> Quality:
     """Return the quality as GNPy computes it over the whole route; takes 10 to 100 ms.
 
     Raises: as `quality_of`.
     """
     _check(fibres)
-    receiver = _propagate(fibres)
+    receiver = _propagate(fibres, band)
     return Quality(float(min(receiver.snr_01nm)), float(min(receiver.osnr_ase_01nm)))
 
 
-def precompute(fibres: Iterable[Fibre]) -> None:
+def precompute(fibres: Iterable[Fibre], band: Band = "C") -> None:
     """Compute these fibres now, so that no request waits for GNPy."""
     for fibre in set(fibres):
-        _fibre(fibre)
+        _fibre(fibre, band)
 
 
 def _check(fibres: tuple[Fibre, ...]) -> None:
@@ -156,9 +170,9 @@ def _facts(fibre: Fibre) -> SpecialFibre:
 
 
 @bounded_cache(4 * MIB, entry_bytes=8192)
-def _fibre(fibre: Fibre) -> _Noise:
+def _fibre(fibre: Fibre, band: Band) -> _Noise:
     """Return the noise that one fibre adds to a signal at full power, in the signal's own bandwidth."""
-    receiver, (width, terminal_noise) = _propagate((fibre,)), _terminal_noise(1)
+    receiver, (width, terminal_noise) = _propagate((fibre,), band), _terminal_noise(1)
     ase, noise = (10 ** (-ratio_db / 10) for ratio_db in (receiver.osnr_ase_01nm, receiver.snr_01nm))
     return _Noise((ase - terminal_noise) * width, (noise - terminal_noise) * width)
 
@@ -175,18 +189,27 @@ def _terminal_noise(fibres: int) -> tuple[float, float]:
     """Return the signal's bandwidth over 0.1 nm and the noise in 0.1 nm of transmitter and ROADMs, added last as in
     GNPy.
     """
-    equipment = _equipment()
+    equipment = _equipment("C")
     signal, roadm = equipment["SI"]["default"], equipment["Roadm"]["default"]
     noise = 10 ** (-signal.tx_osnr / 10) + (fibres + 1) * 10 ** (-roadm.add_drop_osnr / 10)
     return signal.baud_rate / REFERENCE_HZ, float(noise)
 
 
-def _propagate(fibres: tuple[Fibre, ...]) -> Any:
-    """Run GNPy over the route; return its receiver."""
-    equipment = _equipment()
-    line = network_from_json(_gnpy_topology(fibres), equipment)
+def _propagate(fibres: tuple[Fibre, ...], band: Band = "C") -> Any:
+    """Run GNPy over the route; return its receiver.
+
+    With both bands, power that stimulated Raman scattering moves from the C band into the L band is computed as well.
+    """
+    equipment = _equipment(band)
+    SimParams.set_params({} if band == "C" else RAMAN_SCATTERING)
+    line = network_from_json(_gnpy_topology(fibres, band), equipment)
     add_missing_elements_in_network(line, equipment)
     request = _gnpy_request(equipment)
+    if band != "C":
+        signal = equipment["SI"]["default"]
+        shape = {"baud_rate": signal.baud_rate, "slot_width": signal.spacing, "roll_off": signal.roll_off}
+        partitions = [{**limits, **shape, "tx_osnr": signal.tx_osnr} for limits in (L_BAND, C_BAND)]
+        request.initial_spectrum = _spectrum_from_json(partitions)
     design_network(request, line, equipment, verbose=False)
     by_name = {element.uid: element for element in line.nodes()}
     path = dijkstra_path(line, by_name["first"], by_name["last"])
@@ -195,22 +218,32 @@ def _propagate(fibres: tuple[Fibre, ...]) -> Any:
 
 
 @cache
-def _equipment() -> Any:
+def _equipment(band: Band) -> Any:
     """Return GNPy's example equipment library, with the channels of the fixed grid.
 
-    The ROADM without a name gets the one GNPy would warn about, which its own loader does not accept.
+    The ROADM without a name gets the one GNPy would warn about, which its own loader does not accept. Of the multi-band
+    amplifiers two kinds are left, of low and of medium gain: where more fit, GNPy may choose one for the C band and
+    another for the L band, and then finds no amplifier that has both.
     """
-    library = json.loads((Path(gnpy.__file__).parent / "example-data" / "eqpt_config.json").read_text())
+    name = "eqpt_config.json" if band == "C" else "eqpt_config_multiband.json"
+    library = json.loads((Path(gnpy.__file__).parent / "example-data" / name).read_text())
     for roadm in library["Roadm"]:
         roadm.setdefault("type_variety", "default")
-    (signal,) = library["SI"]
-    signal["f_min"], signal["f_max"] = (FIXED.central_thz(channel, 1) * 1e12 for channel in (0, FIXED.slots - 1))
+    library["SI"][0] |= C_BAND
+    if band != "C":
+        library["Edfa"] = [
+            amplifier | {"allowed_for_design": True}
+            for amplifier in library["Edfa"]
+            if amplifier["type_variety"] in MULTI_BAND_AMPLIFIERS
+        ]
     return _equipment_from_json(library, DEFAULT_EXTRA_CONFIG)
 
 
-def _gnpy_topology(fibres: tuple[Fibre, ...]) -> dict[str, Any]:
+def _gnpy_topology(fibres: tuple[Fibre, ...], band: Band) -> dict[str, Any]:
     elements: list[dict[str, Any]] = [{"uid": end, "type": "Transceiver"} for end in ("first", "last")]
-    elements += [{"uid": f"roadm {number}", "type": "Roadm"} for number in range(len(fibres) + 1)]
+    bands = [limits | {"spacing": FIXED.slot_ghz * 1e9} for limits in (C_BAND, L_BAND)]
+    roadm: dict[str, Any] = {"type": "Roadm"} | ({} if band == "C" else {"params": {"design_bands": bands}})
+    elements += [roadm | {"uid": f"roadm {number}"} for number in range(len(fibres) + 1)]
     uids = ["first", "roadm 0"]
     for number, facts in enumerate(map(_facts, fibres)):
         fibre = {"length": facts.length_km, "length_units": "km", "loss_coef": facts.loss_db_per_km}

@@ -126,7 +126,12 @@ def links_out_of_reach(network: Network) -> frozenset[str]:
     spans = (
         link
         for link in network.links.values()
-        if link.slot_count and (link.length_km > CERTAIN_REACH_KM or (link.loss_db_per_km, link.fibre_type) != usual)
+        if link.slot_count
+        and (
+            network.band != "C"
+            or link.length_km > CERTAIN_REACH_KM
+            or (link.loss_db_per_km, link.fibre_type) != usual
+        )
     )
     return frozenset(
         link.name for link in spans if not design_lightpath(network, link.path).is_feasible

@@ -11,12 +11,12 @@ from controller.domain.reservation import Flow, Match, Requirement
 from controller.optical.lightpath_design import LightpathDesign, design_lightpath
 from controller.optical.transmission_quality import SpecialFibre, quality_of
 from controller.routing.candidates import CERTAIN_REACH_KM, candidate_paths
-from topologies.maps import Map, MapLink, MapNode
+from topologies.maps import Band, Map, MapLink, MapNode
 from topologies.placement import PlacementOptions, map_document, short_names
 from topologies.plant import Fibre, Plant, Site
 from topologies.problems import MapError
 from topologies.regenerators import with_regenerators
-from topologies.siting import REACH_KM, choose_sites, reach_km
+from topologies.siting import MULTI_BAND_REACH_KM, REACH_KM, choose_sites, reach_km
 
 
 def plant(*fibres: tuple[str, str, float], rates: dict[int, float] | None = None) -> Plant:
@@ -133,15 +133,18 @@ def test_a_site_with_more_fibres_than_a_lightpath_label_can_tell_apart_makes_a_m
     assert map_of(plant(*(("hub", f"n{n}", 10.0) for n in range(64)))).grid == "fixed"
 
 
-def fibre_is_feasible(km: float) -> bool:
+def fibre_is_feasible(km: float, band: Band = "C") -> bool:
     nodes = (MapNode("a", "switch", (0, 0)), MapNode("b", "switch", (0, 0)))
-    network = network_from_map(Map("reach", "", 0.2, 9000, nodes, (MapLink(("a", "b"), km, 1, 100.0),), grid="fixed"))
+    links = (MapLink(("a", "b"), km, 1, 100.0),)
+    network = network_from_map(Map("reach", "", 0.2, 9000, nodes, links, grid="fixed", band=band))
     return design_lightpath(network, ("a", "b")).is_feasible
 
 
 def test_the_reach_of_placement_is_that_of_the_transmission_quality() -> None:
     assert fibre_is_feasible(REACH_KM)
     assert not fibre_is_feasible(REACH_KM + 200)
+    assert fibre_is_feasible(MULTI_BAND_REACH_KM, "C+L")
+    assert not fibre_is_feasible(MULTI_BAND_REACH_KM + 200, "C+L")
     assert fibre_is_feasible(CERTAIN_REACH_KM)
 
 

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.optical.rsa import BY_COST, TUNED, CandidateRoutes, RouteOrder, Spectrum, assign, block_starts
+from controller.optical.rsa import (
+    BY_COST,
+    TUNED,
+    CandidateRoutes,
+    RouteOrder,
+    Spectrum,
+    assign,
+    block_starts,
+    starts_within_bands,
+)
 from controller.optical.spectrum_grid import FIXED, FLEXIBLE, modulation_for
 from tests.property.strategies import GRID, REACHES, plants
 
@@ -25,6 +34,14 @@ def brute_force_starts(free: int, width: int, slots: int) -> int:
 @given(st.integers(0, 2**16 - 1), st.integers(1, 16))
 def test_block_starts_are_where_that_many_slots_are_free_side_by_side(free: int, width: int) -> None:
     assert block_starts(free, width) == brute_force_starts(free, width, 16)
+
+
+@given(st.integers(0, 2**16 - 1), st.integers(1, 8), st.integers(1, 15))
+def test_no_block_is_in_two_bands(starts: int, width: int, first_of_upper: int) -> None:
+    kept = starts_within_bands(starts, width, first_of_upper)
+    for start in range(16):
+        crosses = start < first_of_upper < start + width
+        assert bool(kept >> start & 1) == (bool(starts >> start & 1) and not crosses)
 
 
 @given(plants(), st.lists(st.tuples(demands(), st.booleans()), max_size=40), st.sampled_from([BY_COST, TUNED]))

@@ -20,10 +20,11 @@ from controller.booking.flow_bookings import FlowBooker, SizedFlow
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION
 from controller.dataplane.pipeline import best_effort_meter, intended_states
 from controller.dataplane.southbound import ChangesByDatapath, Pause
+from controller.domain.lightpath import Lightpath
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Placement, Protection, Requirement, Reservation, State
 from controller.errors import NoSpectrum, Refused, SwitchRefused
-from controller.optical.inventory import lightpath_inventory
+from controller.optical.inventory import central_thz, lightpath_inventory
 from controller.optical.lightpath_design import design_lightpath, is_valid_placement
 from controller.routing.coflow import Volume, shortest_coflow_completion
 from controller.service.requests import ReservationSpec
@@ -305,6 +306,24 @@ def test_a_fibre_has_no_more_channels_than_the_c_band(tmp_path: Path) -> None:
     (tmp_path / "wide.yaml").write_text(text.replace("scale_mbps_per_gbps: 0.2", "scale_mbps_per_gbps: 0.01"))
     with pytest.raises(MapError, match=r"channels = 97: .*at most 96"):
         load_map(str(tmp_path / "wide.yaml"))
+
+
+def test_the_l_band_follows_the_c_band_and_has_frequencies_of_its_own(tmp_path: Path) -> None:
+    text = Path("topologies/waves.yaml").read_text().replace("channels: 4", "channels: 97")
+    text = text.replace("scale_mbps_per_gbps: 0.2", "scale_mbps_per_gbps: 0.01")
+    (tmp_path / "wide.yaml").write_text(text.replace("{grid: fixed}", "{grid: fixed, band: C+L}"))
+    network = network_from_map(load_map(str(tmp_path / "wide.yaml")))
+    facts = 1, 1_000_000, "DP-QPSK", 20.0, 6.0
+    channels = [Lightpath(f"lp-{slot}", ("r1", "r2"), slot, *facts) for slot in (0, 95, 96)]
+    assert [central_thz(network, each) for each in channels] == pytest.approx([191.35, 196.1, 186.6])
+    assert design_lightpath(network, ("r1", "r2")).gsnr_db < design_lightpath(
+        network_from_map(WAVES), ("r1", "r2")
+    ).gsnr_db
+    (tmp_path / "wider.yaml").write_text(
+        text.replace("{grid: fixed}", "{grid: fixed, band: C+L}").replace("channels: 97", "channels: 166")
+    )
+    with pytest.raises(MapError, match=r"channels = 166: .*at most 165"):
+        load_map(str(tmp_path / "wider.yaml"))
 
 
 def mixed() -> Map:

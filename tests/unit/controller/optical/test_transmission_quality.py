@@ -50,6 +50,22 @@ def test_all_channels_of_the_fixed_grid_are_lit() -> None:
     assert len(transmission_quality._propagate((80.0,)).snr_01nm) == FIXED.slots
 
 
+@pytest.mark.parametrize("km", [80.0, 400.0])
+def test_both_bands_lit_cost_quality(km: float) -> None:
+    assert quality_of((km,)).gsnr_db - 2 < quality_of((km,), "C+L").gsnr_db < quality_of((km,)).gsnr_db
+    assert len(transmission_quality._propagate((km,), "C+L").snr_01nm) == 96 + 69
+
+
+def test_with_both_bands_fibres_in_a_row_are_nearly_the_whole_route_and_the_c_band_is_as_before() -> None:
+    route, before = (80.0, 300.0, 149.0), transmission_quality.propagated_quality((70.0, 90.0))
+    near, exact = (
+        transmission_quality.concatenated_quality(route, "C+L"), transmission_quality.propagated_quality(route, "C+L"),
+    )  # fmt: skip
+    assert abs(near.gsnr_db - exact.gsnr_db) <= 0.002 * len(route)
+    caches.clear("optical.transmission_quality.propagated_quality")
+    assert transmission_quality.propagated_quality((70.0, 90.0)) == before
+
+
 def test_the_margin_that_is_missing_is_told() -> None:
     weak = Quality(gsnr_db=11.0, osnr_db=12.0)
     assert usable_formats(weak) == []
