@@ -24,17 +24,17 @@ def draw_spectrum(map_name: str, links: Sequence[Json], lightpaths: Sequence[Jso
     height = max(2.0, ROW_INCHES * len(links) + 1.0)
     figure = Figure(figsize=(11, height), layout="constrained")
     axes = figure.add_subplot()
-    palette = mpl.colormaps["tab20"]
+    palette = mpl.colormaps["tab10"]
     row_of = {link["link"]: row for row, link in enumerate(links)}
     for row, link in enumerate(links):
         axes.barh(row, link["slots"], left=0, height=0.8, color="#f0f0f0", linewidth=0)
     for number, lightpath in enumerate(lightpaths):
         rows = [row_of[name] for name in lightpath["links"] if name in row_of]
         label = f"{lightpath['id']}: {' > '.join(lightpath['nodes'])}"
-        axes.barh(rows, lightpath["slots"], left=lightpath["channel"], height=0.8, color=palette(number % 20),
-                  edgecolor="white", linewidth=0.5, alpha=1.0 if lightpath["lit"] else 0.45,
+        axes.barh(rows, lightpath["slots"], left=lightpath["channel"], height=0.8, color=palette(number % 10),
+                  edgecolor="white", linewidth=0.5, hatch="" if lightpath["lit"] else "///",
                   label=label if number < ROUTES_IN_LEGEND else None)  # fmt: skip
-    axes.set(yticks=range(len(links)), xlabel="slot, 0 is the lowest frequency; pale: booked, not lit",
+    axes.set(yticks=range(len(links)), xlabel="slot; hatched: booked, not lit",
              title=f"{map_name}: {len(lightpaths)} lightpaths")  # fmt: skip
     axes.set_yticklabels(row_of, fontsize=6)
     axes.set_xlim(left=0)
