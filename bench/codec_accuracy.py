@@ -97,7 +97,8 @@ class Edge:
                 segment = self._transfer(self.edge.forward(self.inputs[places[samples]], stream), self.codec)
                 labels = self.data.train.labels[places[samples]]
                 gradients, _ = self.cloud.train(segment, labels, BATCH, stream)
-                received = [self._transfer(gradient, default_gradient_codec(self.codec)) for gradient in gradients]
+                received = [None if gradient is None else self._transfer(gradient, default_gradient_codec(self.codec))
+                            for gradient in gradients]
                 self.edge.backward(micro, received)
             self.edge.step()
             self.cloud.step()

@@ -20,9 +20,9 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 @click.command(epilog="Example: paceline export runs/2026-01-01T00-00-00Z --to model.pt")
 @click.argument("run", type=RUN)
-@click.option("--to", "target", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--to", "target", type=click.Path(path_type=Path),
               help="File to write: .safetensors or .pt (weights under your module's names, and the standardization) or "
-              ".onnx (a graph that includes the standardization).")
+              ".onnx (a graph that includes the standardization); of a run with --lora also a directory, for PEFT.")
 @click.option("--csv", "tables", type=click.Path(file_okay=False, path_type=Path),
               help="Directory for rounds.csv, edges.csv and transfers.csv.")
 @click.option("--best", is_flag=True, help="The most accurate model instead of the last.")
@@ -43,8 +43,9 @@ def export(run: Path, target: Path | None, tables: Path | None, best: bool) -> N
 def _export_model(run: Path, target: Path, best: bool) -> None:
     from trainer.records import trained_model
 
-    if target.suffix not in SUFFIXES:
-        raise UsageError(f"--to is {target}; the name must end in one of {', '.join(SUFFIXES)}.")
+    if target.suffix and (target.suffix not in SUFFIXES or target.is_dir()):
+        raise UsageError(f"--to is {target}; the name must end in one of {', '.join(SUFFIXES)}, or be a directory "
+                         "without a suffix, for the adapters of a run with --lora.")
     if not target.absolute().parent.is_dir():
         raise UsageError(f"--to is {target}; there is no directory {target.absolute().parent}.")
     trained_model.export(run, target, "best" if best else "last")

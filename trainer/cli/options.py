@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from trainer.config.fine_tuning import FREEZE_HELP, LORA_HELP
 from trainer.config.objectives import LOSS_HELP, METRIC_HELP
 from trainer.config.partitioning import COLLECT_HELP, DATA_HELP, PARTITION_HELP
 from trainer.config.settings import (
     AGGREGATES,
     DEVICES,
+    KEEP_SEGMENTS,
     PROTECTIONS,
     SERVER_LEARNING_RATES,
     STANDARDIZATIONS,
@@ -77,6 +79,14 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--partition", "partition", {"help": PARTITION_HELP}),
     ("--collect", "collect", {"type": int, "help": COLLECT_HELP + "  [default: all of the data is there]"}),
     ("--model", "model", {"help": "Model of the zoo, or package.module:function.  [default: by task]"}),
+    ("--freeze", "freeze", {"help": FREEZE_HELP}),
+    ("--lora", "lora", {"metavar": "RANK[:PATTERN]", "help": LORA_HELP}),
+    ("--keep-segments", "keep_segments", {
+        "type": click.Choice(KEEP_SEGMENTS),
+        "help": "Whether the cloud keeps segments of frozen layers, so that an edge sends each sample once: auto where "
+        "that saves time in the planner's view."}),
+    ("--keep-memory-bytes", "keep_memory_bytes", {
+        "type": float, "help": "Memory for kept segments, of all edges together; more are in files of the run."}),
     ("--policy", "policy", {"help": "Planning policy as package.module:function.  [default: the built-in planner]"}),
     (
         "--codec",

@@ -190,7 +190,7 @@ class EdgeManager:
             except ProtocolError as error:
                 self.exclude(session, str(error))
             else:
-                session.layers = ready.layers
+                session.layers, session.data_order = ready.layers, ready.data_order
 
     def admit_waiting(self) -> list[EdgeSession]:
         """Activate the waiting edges; return them."""
@@ -347,7 +347,7 @@ class EdgeManager:
             raise ProtocolError(f"{session.name} sent {type(ready).__name__} instead of Ready.")
         self._check_ready(ready)
         connection.set_receive_timeout(None)
-        session.layers = ready.layers
+        session.layers, session.data_order = ready.layers, ready.data_order
         with self._changed:
             self._check_request(session.request)
             self._waiting[session.name] = session

@@ -9,20 +9,26 @@ import torch
 from torch import Tensor
 
 from trainer.cloud.edge_session import EdgeSession
+from trainer.cloud.kept_segments import KeptSegments
 from trainer.config.objectives import Objective
-from trainer.models.boundary import Boundary
+from trainer.data.dataset import batch_indices
+from trainer.models.boundary import Boundary, has_gradients
+from trainer.models.frozen import copy_sharing
 from trainer.models.layer_checks import check_layers
 from trainer.models.objective import build_loss
 from trainer.models.split_model import MiddleModel, ServerModel
 from trainer.models.stage import Stage, split_evenly
-from trainer.models.zoo import build_model
+from trainer.models.zoo import BuiltModel, build_model
 from trainer.protocol.messages import Prepare
 from trainer.records.checkpoint import Checkpoint
 
 
 @dataclass
 class EdgeReplica:
-    """The cloud's model for one edge. `batch`: samples per mini-batch; `max_cut`: limit after the edge was late."""
+    """The cloud's model for one edge. `batch`: samples per mini-batch; `max_cut`: limit after the edge was late.
+
+    `kept`: segments that the edge need not send again.
+    """
 
     session: EdgeSession
     model: ServerModel | MiddleModel
@@ -34,6 +40,7 @@ class EdgeReplica:
     objective: Objective
     integers: tuple[int, int] | None = None
     max_cut: int | None = None
+    kept: KeptSegments | None = None
 
     @property
     def name(self) -> str:
@@ -45,10 +52,29 @@ class EdgeReplica:
         """What its segments consist of at the present cut."""
         return self.boundaries[self.cut]
 
+    @property
+    def has_gradients(self) -> bool:
+        """Whether gradients of its segments are sent to the edge: some of the edge's layers are trained."""
+        return has_gradients(self.boundaries, self.cut, self._tail)
+
+    @property
+    def has_tail_gradients(self) -> bool:
+        """Whether the edge sends the gradients of its tail's inputs: some layer before its tail is trained."""
+        return self._tail is not None and bool(self.boundaries[self._tail].trained)
+
+    @property
+    def _tail(self) -> int | None:
+        return self.model.stage.last if isinstance(self.model, MiddleModel) else None
+
     def samples_of(self, micro: int) -> int:
         """Return the number of samples of a micro-batch."""
         part = split_evenly(self.batch, self.micro_batches)[micro]
         return int(part.stop - part.start)
+
+    def micro_batches_of(self, number: int) -> list[Tensor]:
+        """Return the edge's samples in every micro-batch of mini-batch `number` of the run."""
+        samples = batch_indices(self.session.request.samples, self.batch, self.session.data_order, number)
+        return [samples[part] for part in split_evenly(self.batch, self.micro_batches)]
 
     @property
     def cut(self) -> int:
@@ -56,7 +82,7 @@ class EdgeReplica:
         return self.model.cut
 
     def initial_values(self) -> dict[str, Tensor]:
-        """Return copies of the initial values of the whole model, named `<layer>.<name>`."""
+        """Return copies of the initial values of all that is trained, named `<layer>.<name>`."""
         part = self.model.stage
         return {name: value.cpu().clone() for name, value in part.state_dict(0, len(part.layers)).items()}
 
@@ -99,13 +125,23 @@ class EdgeReplica:
         part.first = checkpoint.cuts.get(self.name, 0)
 
 
-def build_replica(session: EdgeSession, recipe: Prepare, device: torch.device) -> EdgeReplica:
-    """Build the replica of an edge with the model that every node builds."""
+def build_shared(recipe: Prepare, device: torch.device) -> BuiltModel:
+    """Build the model that every node builds, on a device; the replicas of all edges are copies of it."""
     built = build_model(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers,
-                        objective=recipe.objective)
-    layers = [layer.to(device) for layer in built.layers]
+                        objective=recipe.objective, tuning=recipe.tuning)
+    for layer in built.layers:
+        layer.to(device)
+    return built
+
+
+def build_replica(
+    session: EdgeSession, recipe: Prepare, device: torch.device, built: BuiltModel | None = None
+) -> EdgeReplica:
+    """Build the replica of an edge; its frozen values are those of `built`, one copy for all edges."""
+    built = build_shared(recipe, device) if built is None else built
+    layers = copy_sharing(built.layers, built.unchanging)
     batch = min(recipe.batch, session.request.samples)
-    part = Stage(layers, 0, len(layers) if recipe.tail is None else recipe.tail, recipe.optimizer)
+    part = Stage(layers, 0, len(layers) if recipe.tail is None else recipe.tail, recipe.optimizer, built.unchanging)
     model = ServerModel(part, build_loss(recipe.objective.loss)) if recipe.tail is None else MiddleModel(part)
     return EdgeReplica(session, model, batch, len(split_evenly(batch, recipe.micro)), device, built.boundaries,
                        recipe.classes, recipe.objective, recipe.integers)

@@ -13,7 +13,8 @@ from trainer.transport.pacing import mss_within_tls_bytes
 
 @dataclass(eq=False)
 class EdgeSession:
-    """One edge on one connection; `offset_s` is its clock minus the cloud's, `layers` its measured layer times.
+    """One edge on one connection; `offset_s` is its clock minus the cloud's, `layers` its measured layer times,
+    `data_order` the seed of the order of its mini-batches.
 
     `samples`, `held_out`: what it trains on and holds out now; `request` has what it joined with.
     `excluded`: it takes no further part in the run; `failure`: because the model failed on it.
@@ -27,6 +28,7 @@ class EdgeSession:
     layers: LayerSeconds | None = None
     samples: int = field(init=False)
     held_out: int = field(init=False)
+    data_order: int = 0
     excluded: bool = False
     failure: TrainingFailedError | None = None
     mss_bytes: int = field(init=False)

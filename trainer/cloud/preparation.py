@@ -9,8 +9,9 @@ from functools import partial
 from itertools import zip_longest
 from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 
+from trainer.config.fine_tuning import ALL_TRAINED, FineTuning, parse_fine_tuning
 from trainer.config.objectives import METRICS, Objective, choose_objective, parse_schedule, target_mistake
 from trainer.config.settings import RunSettings
 from trainer.data.standardization import (
@@ -24,23 +25,37 @@ from trainer.data.standardization import (
 from trainer.errors import TrainingFailedError, UsageError, UserCodeError
 from trainer.models.boundary import Boundary
 from trainer.models.chain_check import CLASSES
+from trainer.models.frozen import backward_layers, digest
 from trainer.models.objective import check_loss
 from trainer.models.optimizer import OptimizerConfig, OptimizerName
 from trainer.models.split_model import tail_protects_labels
-from trainer.models.zoo import BuiltModel, Integers, build_model, choose_model, random_batch
-from trainer.plugins import is_plugin_name
+from trainer.models.zoo import (
+    BuiltModel,
+    Integers,
+    build_model,
+    check_model_name,
+    choose_model,
+    random_batch,
+    takes_whole_numbers,
+)
 from trainer.profiling.layer_costs import LayerCost, layer_costs
 from trainer.protocol.messages import JoinRequest, Prepare
 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """The message for all edges, the reasons for its contents, the layers' costs, boundaries and names."""
+    """The message for all edges, the reasons for its contents, the layers' costs, boundaries, names and fixed values.
+
+    `constant`: for every cut whether its segments depend on their samples alone; `unchanging`: the values that training
+    does not change, `<layer>.<name>`.
+    """
 
     message: Prepare
     costs: tuple[LayerCost, ...]
     boundaries: tuple[Boundary, ...]
+    constant: tuple[bool, ...]
     names: Mapping[str, str]
+    unchanging: Mapping[str, Tensor]
     reasons: dict[str, object]
 
 
@@ -58,9 +73,9 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
     values = range_of(statistics) if all(request.whole_numbers for request in requests) else None
     built, tail, integers = check_model(model, settings, sample_shape, classes, samples_of_edges, values, objective)
     costs = tuple(layer_costs(built.layers, sample_shape, partial(
-        random_batch, sample_shape=sample_shape, integers=integers)))
+        random_batch, sample_shape=sample_shape, integers=integers), built.unchanging))
     samples = sum(request.samples for request in requests)
-    parameters = sum(cost.parameters for cost in costs)
+    parameters = sum(cost.trained_parameters for cost in costs)
     weight_decay, decay_reason = choose_weight_decay(samples, parameters)
     if settings.weight_decay is not None:
         weight_decay, decay_reason = settings.weight_decay, "it was configured"
@@ -71,6 +86,8 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
         classes=classes,
         objective=objective,
         integers=integers,
+        tuning=parse_fine_tuning(settings.freeze, settings.lora),
+        frozen_digest=digest(built.layers, built.unchanging),
         seed=settings.seed,
         optimizer=OptimizerConfig(optimizer_name(settings.optimizer), settings.learning_rate, weight_decay,
                                   parse_schedule(settings.schedule, settings.rounds, settings.steps),
@@ -89,6 +106,9 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
         "class_counts": None if settings.protect_labels or objective.target_shape is not None else [
             sum(column) for column in zip_longest(*(edge.class_counts for edge in statistics), fillvalue=0)],
     }
+    if any(built.unchanging):
+        reasons["frozen"] = {"parameters": sum(cost.parameters for cost in costs) - parameters, "trained": parameters,
+                             "layers": backward_layers(built.layers).index(True), "digest": message.frozen_digest}
     skew = class_skew([edge.class_counts for edge in statistics])
     reasons["class_skew"] = round(skew, 4)
     if skew > HIGH_CLASS_SKEW:
@@ -96,7 +116,14 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
             f"The edges have different classes: {skew:.0%} of the samples would have to change theirs for all edges to "
             "be alike. Their models drift apart between averagings; a smaller --average-every or --learning-rate helps."
         )
-    return Preparation(message, costs, tuple(built.boundaries), built.names, reasons)
+    return Preparation(message, costs, tuple(built.boundaries), built.constant, built.names,
+                        _fixed_values(built), reasons)
+
+
+def _fixed_values(built: BuiltModel) -> dict[str, Tensor]:
+    """Return the values that training does not change."""
+    return {f"{number}.{name}": layer.state_dict()[name] for number, layer in enumerate(built.layers)
+            for name in sorted(built.unchanging[number])}
 
 
 def check_model(
@@ -111,7 +138,7 @@ def check_model(
     Raises: UsageError.
     """
     built, values = build_for_inputs(model, settings.seed, sample_shape, classes, values, settings.standardization,
-                                     objective)
+                                     objective, parse_fine_tuning(settings.freeze, settings.lora))
     if mistake := target_mistake(settings.target, objective.metric):
         raise UsageError(mistake)
     outputs = built.boundaries[-1].tensors[0].shape(1)[1:]
@@ -127,19 +154,21 @@ def check_model(
 
 def build_for_inputs(
     model: str, seed: int, sample_shape: tuple[int, ...], classes: int, values: Integers | None, standardization: str,
-    objective: Objective = CLASSES,
+    objective: Objective = CLASSES, tuning: FineTuning = ALL_TRAINED,
 ) -> tuple[BuiltModel, Integers | None]:
     """Build a model for whole numbers if it takes them as they are, else for real ones; verify it.
 
     Raises: UsageError.
     """
-    if values is None or standardization not in ("auto", "none") or not is_plugin_name(model):
-        return build_model(model, seed, sample_shape, classes, verify=True, objective=objective), None
+    build = partial(build_model, model, seed, sample_shape, classes, verify=True, objective=objective, tuning=tuning)
+    check_model_name(model)
+    if values is None or standardization not in ("auto", "none") or not takes_whole_numbers(model):
+        return build(), None
     try:
-        return build_model(model, seed, sample_shape, classes, values, verify=True, objective=objective), values
+        return build(values), values
     except UserCodeError as error:
         try:
-            return build_model(model, seed, sample_shape, classes, verify=True, objective=objective), None
+            return build(), None
         except UsageError:
             raise error from None
 

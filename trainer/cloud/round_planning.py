@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from trainer.cloud.edge_replica import EdgeReplica
+from trainer.cloud.keeping import Keeping
 from trainer.config.settings import RunSettings
 from trainer.errors import ProtocolError
 from trainer.planning.custom_policy import CustomPolicy
@@ -17,11 +18,12 @@ from trainer.protocol.messages import JoinRequest
 
 def plan_training_round(
     number: int, offer: Offer, settings: RunSettings, replicas: Mapping[str, EdgeReplica], forecaster: StepForecaster,
-    layers: int, policy: CustomPolicy | None = None, keep_cuts: bool = True,
+    layers: int, policy: CustomPolicy | None = None, keep_cuts: bool = True, keeping: Keeping | None = None,
 ) -> RoundPlan:
     """Plan a round for the network's offer, with fixed cuts or the custom policy if configured.
 
-    Without `keep_cuts` the planner ignores the current cuts.
+    Without `keep_cuts` the planner ignores the current cuts. With `keeping` cuts and codecs are chosen for the mean
+    step of all further rounds, in which a sample of a frozen part is sent once; rates and delays are of this round.
 
     Raises: PlanError, UsageError if the choice of the policy is not possible.
     """
@@ -35,10 +37,17 @@ def plan_training_round(
     current = [replica.cut for replica in present] if number > 1 else None
     micro_batches = max(replica.micro_batches for replica in present)
     forecasts = forecaster.forecasts(mss_bytes, cuts)
+    if keeping is not None:
+        forecasts = [keeping.over_all_rounds(forecast, replica, number)
+                     for forecast, replica in zip(forecasts, present, strict=True)]
     if policy is None:
         plan = plan_round(forecasts, offer, micro_batches, current if keep_cuts else None, settings.steps)
     else:
         plan = policy.plan(number, forecasts, offer, micro_batches, current)
+    if keeping is not None and any(edge.keep for edge in plan.edges):
+        chosen = [keeping.in_this_round(forecast, edge, replica, number, mss_bytes[replica.name])
+                  for forecast, edge, replica in zip(forecasts, plan.edges, present, strict=True)]
+        plan = replace(plan_round(chosen, offer, micro_batches), proven_s=plan.proven_s)
     if not settings.protect_labels:
         return plan
     same = [

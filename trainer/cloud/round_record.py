@@ -140,13 +140,18 @@ def _edge_row(
         "uplink_ms": _delay(step_transfers, "up", plan.uplink_s + edge.up_wait_s),
         "downlink_ms": _delay(step_transfers, "down", plan.downlink_s + edge.down_wait_s),
         "late_ms": milliseconds(max(d.late_s for d in done)),
+        **({"saved_bytes": sum(transfers.saved_bytes for transfers in step_transfers)} if edge.keep else {}),
         "loss": round(statistics.fmean(transfers.loss for transfers in step_transfers), 5),
         "offset_ms": milliseconds(step_transfers[0].offset_s),
     }
 
 
 def _delay(step_transfers: list[StepTransfers], direction: Direction, predicted_s: float) -> Fields:
-    verdicts: list[TransferVerdict] = [transfers.transfer(direction)[1] for transfers in step_transfers]
+    """Return the row of one direction's transfers; all null if nothing is sent in it."""
+    sent = [transfers.transfer(direction) for transfers in step_transfers]
+    verdicts: list[TransferVerdict] = [transfer[1] for transfer in sent if transfer is not None]
+    if not verdicts:
+        return dict.fromkeys(("predicted", "bound", "measured", "worst"))
     bounds = [verdict.bound_s for verdict in verdicts if verdict.bound_s is not None]
     measured = [verdict.measured_s for verdict in verdicts]
     return {
@@ -162,9 +167,11 @@ def _transfer_rows(step: StepResult, broken: bool) -> list[Fields]:
     directions: tuple[Direction, Direction] = ("up", "down")
     for name, transfers in step.edges.items():
         for direction in directions:
-            size, verdict = transfers.transfer(direction)
-            sent_up_s = transfers.sent_up[0].send_s - transfers.offset_s
-            sent_s = sent_up_s if direction == "up" else transfers.sent_down[0].send_s
+            if (sent := transfers.transfer(direction)) is None:
+                continue
+            size, verdict = sent
+            sent_s = (transfers.sent_up[0].send_s - transfers.offset_s if direction == "up"
+                      else transfers.sent_down[0].send_s)
             rows.append({
                 "edge": name,
                 "direction": direction,

@@ -17,6 +17,9 @@ Direction = Literal["up", "down"]
 class StepTransfers:
     """Frames of one edge in one step. Send times of the uplink are on the edge's clock, all others on the cloud's.
 
+    `segments`: micro-batches that the cloud has trained, `segments_sent`: those of which a segment was sent,
+    `saved_bytes`: of segments that were not sent because the cloud had kept them.
+
     `arrived_s`: arrival of the last segment; `up_arrived_s`: arrival of the last frame, which is a tail gradient if
     labels are protected.
     """
@@ -27,6 +30,8 @@ class StepTransfers:
     down: FlowGuarantee
     sent_up: list[SentFrame] = field(default_factory=list)
     segments: int = 0
+    segments_sent: int = 0
+    saved_bytes: int = 0
     tail_gradients: int = 0
     arrived_s: float = 0.0
     up_arrived_s: float = 0.0
@@ -44,15 +49,25 @@ class StepTransfers:
     def link_s(self, direction: Direction) -> float:
         """Return the time to transfer the sent frames at the flow's full reserved (or planned) rate."""
         frames, flow = (self.sent_up, self.up) if direction == "up" else (self.sent_down, self.down)
+        if not frames:
+            return 0.0
         return l2_bits(sum(frame.size_bytes for frame in frames), self.mss_bytes) / flow.rate_bps
 
-    def transfer(self, direction: Direction) -> tuple[int, TransferVerdict]:
-        """Return the bytes of all segments, or of all gradients, and the verdict on their transfer."""
+    def transfer(self, direction: Direction) -> tuple[int, TransferVerdict] | None:
+        """Return the bytes of all segments, or of all gradients, and the verdict on their transfer.
+
+        None if nothing is sent in this direction: an edge whose part is frozen receives no gradients, and sends no
+        segment that the cloud has kept.
+        """
         if direction == "up":
             frames, arrival_s, flow = self.sent_up, self.up_arrived_s + self.offset_s, self.up
+            if not frames:
+                return None
         else:
             assert self.done is not None
             frames, flow = self.sent_down, self.down
+            if not frames:
+                return None
             arrival_s = self.done.gradients_received_s[-1] - self.offset_s
         verdict = assess_transfer(frames, arrival_s, flow.rate_bps, self.mss_bytes, flow.network_latency_us)
         return sum(frame.size_bytes for frame in frames), verdict
@@ -69,7 +84,7 @@ class StepResult:
     @property
     def spread_s(self) -> float:
         """Time between the arrivals of the first and the last edge's segments."""
-        arrivals = [transfers.arrived_s for transfers in self.edges.values()]
+        arrivals = [transfers.arrived_s for transfers in self.edges.values() if transfers.segments_sent]
         return max(arrivals, default=0.0) - min(arrivals, default=0.0)
 
     def next_ready_s(self, forward_s: Mapping[str, float]) -> float:

@@ -195,7 +195,8 @@ class TrainingLoop:
             self._state.codec_selector.record_use(edge.codec)
             up, down = grant.up[edge.edge], grant.down[edge.edge]
             mss = replica.session.mss_bytes
-            replica.session.connection.pace(pace_bytes_per_s(down.rate_bps, mss) if grant.reserved else None)
+            replica.session.connection.pace(
+                pace_bytes_per_s(down.rate_bps, mss) if grant.reserved and down.rate_bps else None)
             if number == 1:  # both sides have built the same model, so no layers are sent
                 replica.model.stage.first = edge.cut
             self._edge_manager.send(
@@ -203,7 +204,8 @@ class TrainingLoop:
                 messages.Plan(
                     round=number, cut=edge.cut, codec=edge.codec, period_s=grant.plan.period_s,
                     gradient_codec=self._state.codec_selector.gradient_codec_for(edge.codec),
-                    pace_bytes_per_s=pace_bytes_per_s(up.rate_bps, mss) if grant.reserved else None,
+                    pace_bytes_per_s=pace_bytes_per_s(up.rate_bps, mss) if grant.reserved and up.rate_bps else None,
+                    keep=self._state.keep_segments(replica, edge),
                 ),
                 replica.model.layers_to_send(edge.cut),
             )

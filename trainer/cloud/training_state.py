@@ -8,15 +8,17 @@ from torch import Tensor
 
 from trainer.cloud import edge_checks
 from trainer.cloud.edge_manager import EdgeManager
-from trainer.cloud.edge_replica import EdgeReplica, build_replica
+from trainer.cloud.edge_replica import EdgeReplica, build_replica, build_shared
 from trainer.cloud.edge_session import EdgeSession
+from trainer.cloud.keeping import Keeping
+from trainer.cloud.kept_segments import KeepingSpace, KeptSegments
 from trainer.cloud.preparation import Preparation, prepare
 from trainer.cloud.round_planning import check_min_cut, plan_training_round
 from trainer.cloud.step_timing import StepResult
 from trainer.config.objectives import SHARES
 from trainer.config.settings import RunSettings
 from trainer.config.stragglers import relaxed_cap
-from trainer.errors import ProtocolError
+from trainer.errors import ProtocolError, UsageError
 from trainer.models.aggregation import aggregate
 from trainer.models.averaging import limited_weights
 from trainer.models.device import select_device
@@ -26,7 +28,7 @@ from trainer.models.zoo import build_model, random_batch
 from trainer.planning.codec_selection import CodecSelector
 from trainer.planning.custom_policy import CustomPolicy
 from trainer.planning.forecasts import StepForecaster
-from trainer.planning.plan import Offer, RoundPlan
+from trainer.planning.plan import EdgePlan, Offer, RoundPlan
 from trainer.profiling import profiler
 from trainer.protocol import messages
 from trainer.protocol.segments import segment_bytes
@@ -65,10 +67,16 @@ class TrainingState:
         self.codec_selector = CodecSelector(settings.codec, settings.gradient_codec)
         self.recipe = resumed.recipe if resumed else self._preparation.message
         self._server_optimizer = ServerOptimizerConfig(settings.server_optimizer, settings.server_learning_rate)
+        if self.recipe.frozen_digest != self._preparation.message.frozen_digest:
+            raise UsageError(f"The frozen values of {self.recipe.model} have changed since the run began; it continues "
+                             "only with the same.")
         self._limited: set[str] = set()
         """Edges whose weight was limited, said once."""
+        self._space = KeepingSpace(int(settings.keep_memory_bytes), record.directory)
+        self._built = build_shared(self.recipe, self._device)
         self.replicas: dict[str, EdgeReplica] = {
-            session.name: build_replica(session, self.recipe, self._device) for session in edge_manager.sessions
+            session.name: build_replica(session, self.recipe, self._device, self._built)
+            for session in edge_manager.sessions
         }
 
     def prepare_edges(self) -> None:
@@ -136,12 +144,38 @@ class TrainingState:
         """
         layers = len(self._preparation.costs)
         return plan_training_round(number, offer, self._settings, self.replicas, self.forecaster, layers,
-                          self._policy, keep_cuts)
+                                   self._policy, keep_cuts, self._keeping())
+
+    def _keeping(self) -> Keeping | None:
+        settings, preparation = self._settings, self._preparation
+        if settings.keep_segments == "never" or not any(preparation.constant[1:]):
+            return None
+        return Keeping(preparation.constant, preparation.boundaries, self._space, self.forecaster, settings.rounds,
+                       settings.steps)
+
+    def keep_segments(self, replica: EdgeReplica, planned: EdgePlan) -> bool:
+        """Prepare the keeping of an edge's segments as planned; return whether they are kept."""
+        kept = replica.kept
+        if planned.keep and kept is not None and (kept.cut, kept.codec) == (planned.cut, planned.codec):
+            return True
+        if kept is not None:
+            kept.release()
+            replica.kept = None
+        if planned.keep:
+            try:
+                replica.kept = KeptSegments(planned.cut, replica.boundaries[planned.cut], planned.codec,
+                                            replica.session.request.samples, self._space)
+            except (OSError, RuntimeError) as error:
+                self._record.event("said", sentence=f"The segments of {replica.name} cannot be kept ({error}); they "
+                                                    "are sent anew in every epoch.")
+        return replica.kept is not None
 
     def update_forecasts(self, steps: Sequence[StepResult], complete: bool) -> None:
         """Update the predictors with a round's measurements; `complete`: no edge was lost in it."""
         for name, replica in self.replicas.items():
             edge_steps = [step.edges[name] for step in steps if name in step.edges]
+            if any(transfers.saved_bytes for transfers in edge_steps):
+                continue  # it computed fewer samples than a forecast is for
             self.forecaster.update_edge(
                 name,
                 replica.cut,
@@ -156,7 +190,7 @@ class TrainingState:
 
     def volumes(self) -> Volumes:
         """Return the bytes of an averaging: every edge's layers with optimizer state up, the model down."""
-        state, values = self._state_bytes(), sum(cost.stored_bytes for cost in self._preparation.costs)
+        state, values = self._state_bytes(), sum(cost.sent_bytes for cost in self._preparation.costs)
         tail = len(state) if self.recipe.tail is None else self.recipe.tail
         volumes = {}
         for name, replica in self.replicas.items():
@@ -263,7 +297,8 @@ class TrainingState:
         """Write the state after an averaging to disk; a restarted cloud resumes from it."""
         self.checkpoint = after
         if after.round:
-            named = {self._preparation.names[name]: value for name, value in after.model.items()}
+            values = {**self._preparation.unchanging, **after.model}
+            named = {self._preparation.names[name]: value for name, value in values.items()}
             self._record.save_model(named, after.metric, metadata_of(self.recipe, after.metric))
         self._record.event("checkpointing", round=after.round)
         checkpoint.write(self._record.directory, after)
@@ -273,7 +308,8 @@ class TrainingState:
         """Restore these edges and their replicas to the checkpoint."""
         after = self.checkpoint
         for session in filter(self._check_min_cut, sessions):
-            replica = self.replicas[session.name] = build_replica(session, self.recipe, self._device)
+            replica = build_replica(session, self.recipe, self._device, self._built)
+            self.replicas[session.name] = replica
             replica.restore(after)
             assert session.layers is not None
             self.forecaster.add_edge(session.name, session.layers, replica.batch)
@@ -283,7 +319,7 @@ class TrainingState:
 
     def _build_forecaster(self, recipe: messages.Prepare) -> StepForecaster:
         built = build_model(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers,
-                            objective=recipe.objective).layers
+                            objective=recipe.objective, tuning=recipe.tuning).layers
         samples = random_batch(-(-recipe.batch // recipe.micro), recipe.sample_shape, recipe.integers)
         cloud_layers = profiler.profile_layers(built, samples, recipe.optimizer, recipe.micro)
         layers = {session.name: session.layers for session in self._edge_manager.sessions if session.layers is not None}
@@ -292,7 +328,7 @@ class TrainingState:
                        self._state_bytes(), self.codec_selector, recipe.tail, recipe.objective.target_bytes)
 
     def _state_bytes(self) -> list[int]:
-        return [cost.stored_bytes + (self.recipe.optimizer.values_per_parameter - 1) * cost.parameter_bytes
+        return [cost.sent_bytes + (self.recipe.optimizer.values_per_parameter - 1) * cost.trained_bytes
                 for cost in self._preparation.costs]
 
     def _largest_payload(self) -> int:

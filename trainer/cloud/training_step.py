@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -18,9 +19,10 @@ from trainer.config.stragglers import StragglerPolicy, step_deadline_s
 from trainer.errors import DivergedError, ProtocolError, TrainingFailedError
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import MiddleModel
-from trainer.models.values import to_device
+from trainer.models.values import Values, to_device
 from trainer.plugins import is_plugin_name
 from trainer.protocol import codec, messages, segments
+from trainer.protocol.segments import segment_bytes
 from trainer.records.run_record import milliseconds
 from trainer.records.summary_file import Fields
 from trainer.reservation.bandwidth import Grant
@@ -63,6 +65,12 @@ class CloudStep:
         self._began_s = 0.0
         self._began_at_s = 0.0
         self._timeout_s = 0.0
+        self._kept: deque[tuple[EdgeSession, int]] = deque()
+        """Micro-batches of which the cloud has all segments."""
+        self._rows: dict[str, list[Tensor]] = {}
+        """Of edges whose segments are kept: their samples in every micro-batch."""
+        self._missing: dict[str, dict[int, Tensor]] = {}
+        """Of every edge: the samples of every micro-batch whose segments are to arrive, in order."""
         self.transfers = {
             name: StepTransfers(replica.session.offset_s, replica.session.mss_bytes, grant.up[name], grant.down[name])
             for name, replica in replicas.items()
@@ -76,9 +84,11 @@ class CloudStep:
         late_s = time.monotonic() + step_deadline_s(self._grant.plan.step_s, late_factor)
         self._start()
         while busy := self._busy():
-            item = self._edge_manager.receive(min(deadline_s, late_s))
+            item = self._edge_manager.receive(time.monotonic() if self._kept else min(deadline_s, late_s))
             if item is not None:
                 self._handle(*item)
+            elif self._kept:
+                self._train_kept(*self._kept.popleft())
             elif time.monotonic() >= deadline_s:
                 for session in busy:
                     self._edge_manager.drop(session, f"it did not complete step {self.step} within {timeout_s:g} s.")
@@ -104,7 +114,8 @@ class CloudStep:
     def _in_progress(self, name: str, transfers: StepTransfers) -> Iterator[tuple[str, float]]:
         """Yield direction and start (cloud's clock): of the first frame if it has arrived, otherwise as planned."""
         replica = self._initial_replicas[name]
-        if len(transfers.sent_up) < replica.micro_batches * (2 if isinstance(replica.model, MiddleModel) else 1):
+        expected = len(self._missing[name]) + (replica.micro_batches if replica.has_tail_gradients else 0)
+        if len(transfers.sent_up) < expected:
             sent_s = self._first_s
             prefix = replica.session.connection.partial_frame
             if transfers.sent_up:
@@ -117,10 +128,41 @@ class CloudStep:
 
     def _start(self) -> None:
         self._first_s = max(time.time() + START_LEAD_S, self._earliest_s)
+        for name, replica in self._replicas.items():
+            self._expect(name, replica)
         for session in self._edge_manager.sessions:
             self._edge_manager.send(
                 session, messages.StartStep(round=self.number, step=self.step, first_s=self._first_s + session.offset_s)
             )
+
+    def _expect(self, name: str, replica: EdgeReplica) -> None:
+        """Find which segments will arrive: all, or of samples whose segments are not kept yet."""
+        if replica.kept is None:
+            self._missing[name] = {micro: torch.empty(replica.samples_of(micro))
+                                   for micro in range(replica.micro_batches)}
+            return
+        rows = self._rows[name] = replica.micro_batches_of((self.number - 1) * self._steps + self.step)
+        missing = replica.kept.sent.take(rows)
+        self._missing[name] = {micro: samples for micro, samples in enumerate(missing) if len(samples)}
+        self.transfers[name].saved_bytes = sum(
+            segment_bytes(replica.boundary, len(all_rows), replica.kept.codec)
+            - (segment_bytes(replica.boundary, len(samples), replica.kept.codec) if len(samples) else 0)
+            for all_rows, samples in zip(rows, missing, strict=True))
+        self._kept += [(replica.session, micro) for micro, samples in enumerate(missing) if not len(samples)]
+
+    def _train_kept(self, session: EdgeSession, micro: int) -> None:
+        """Compute the cloud's part of a micro-batch whose segments were all sent before."""
+        replica, transfers = self._replicas.get(session.name), self.transfers[session.name]
+        if replica is None or replica.session is not session:
+            return  # lost since
+        began = time.perf_counter()
+        try:
+            self._answer(replica, transfers, *self._train_rows(replica, transfers, micro))
+        except ProtocolError as error:
+            self._edge_manager.exclude(session, str(error))
+        except TrainingFailedError as error:  # the values of this edge led to it
+            self._edge_manager.fail(session, error)
+        transfers.cloud_s += time.perf_counter() - began
 
     def _busy(self) -> list[EdgeSession]:
         return [session for session in self._edge_manager.sessions if self.transfers[session.name].done is None]
@@ -150,6 +192,7 @@ class CloudStep:
                 except TrainingFailedError as error:  # the values of this edge led to it
                     self._edge_manager.fail(session, error)
             case messages.StepDone() as done if done.step == self.step:
+                self._finish_kept(session)
                 try:
                     self._check_done(done, received, replica, transfers)
                 except ProtocolError as error:
@@ -160,12 +203,21 @@ class CloudStep:
             case other:
                 self._edge_manager.drop(session, f"it sent {type(other).__name__} during step {self.step}.")
 
+    def _finish_kept(self, session: EdgeSession) -> None:
+        """Train what is kept of an edge that has completed its part of the step."""
+        own = [micro for other, micro in self._kept if other is session]
+        self._kept = deque(item for item in self._kept if item[0] is not session)
+        for micro in own:
+            self._train_kept(session, micro)
+
     def _check_done(
         self, done: messages.StepDone, received: ReceivedFrame, replica: EdgeReplica, transfers: StepTransfers
     ) -> None:
         complete = transfers.segments == replica.micro_batches and (
-            not isinstance(replica.model, MiddleModel) or transfers.tail_gradients == replica.micro_batches)
-        if not complete or len(done.gradients_received_s) != replica.micro_batches:
+            not replica.has_tail_gradients or transfers.tail_gradients == replica.micro_batches)
+        received_parts = replica.micro_batches if replica.has_gradients or isinstance(
+            replica.model, MiddleModel) else 0
+        if not complete or len(done.gradients_received_s) != received_parts:
             raise ProtocolError(f"it completed step {self.step} before all gradients were sent.")
         if (done.loss is None) == isinstance(replica.model, MiddleModel):
             who = "the edges" if done.loss is None else "the cloud"
@@ -190,7 +242,7 @@ class CloudStep:
         began = time.perf_counter()
         try:
             if isinstance(message, messages.Segment):
-                transfers.segments = _next_micro_batch(message, transfers.segments, replica)
+                self._check_order(message, transfers, replica)
                 if message.batch_samples != replica.batch:
                     raise ProtocolError(f"its mini-batch has {message.batch_samples} samples; it must have "
                                         f"{replica.batch}.")
@@ -202,30 +254,68 @@ class CloudStep:
         except ProtocolError as error:
             kind = type(message).__name__
             raise ProtocolError(f"it sent a {kind} that does not fit cut {replica.cut}: {error}") from error
-        sent = self._edge_manager.send(replica.session, answer, tensors)
-        if sent is not None:
-            transfers.sent_down.append(sent)
+        self._answer(replica, transfers, answer, tensors)
         transfers.cloud_s += time.perf_counter() - began
+
+    def _answer(
+        self, replica: EdgeReplica, transfers: StepTransfers, answer: messages.Message, tensors: Mapping[str, Tensor]
+    ) -> None:
+        """Send the result of a micro-batch, unless it is the gradient of a frozen part."""
+        if not isinstance(answer, messages.Gradient) or replica.has_gradients:
+            sent = self._edge_manager.send(replica.session, answer, tensors)
+            if sent is not None:
+                transfers.sent_down.append(sent)
+
+    def _check_order(self, message: messages.Segment, transfers: StepTransfers, replica: EdgeReplica) -> None:
+        """Check that a segment is of the next micro-batch of which one must arrive.
+
+        Raises: ProtocolError.
+        """
+        awaited = list(self._missing[replica.name])[transfers.segments_sent : transfers.segments_sent + 1]
+        if [message.micro] != awaited:
+            which = f"instead of {awaited[0]}" if awaited else "although none is awaited"
+            raise ProtocolError(f"it sent a Segment of micro-batch {message.micro} {which}.")
+        transfers.segments_sent += 1
 
     def _process_segment(
         self, segment: messages.Segment, tensors: Mapping[str, Tensor], replica: EdgeReplica, transfers: StepTransfers
     ) -> _Reply:
-        step, micro = segment.step, segment.micro
-        samples = replica.samples_of(micro)
+        micro = segment.micro
+        samples = len(self._missing[replica.name][micro])
         used = self._codecs[replica.name]
         values = segments.decode_segment("segment", tensors, replica.boundary, samples, used)
         names = segments.segment_names("segment", replica.boundary, used)
         edge_checks.check_names(tensors, names if isinstance(replica.model, MiddleModel) else [*names, "labels"])
         edge_checks.check_values(values, replica.integers if replica.cut == 0 else None)
+        labels = None if isinstance(replica.model, MiddleModel) else _labels(
+            tensors, samples, replica.classes, replica.objective.target_shape)
+        if replica.kept is None:
+            return self._train(replica, transfers, micro, values, labels)
+        replica.kept.add(self._missing[replica.name][micro], tensors, labels)
+        return self._train_rows(replica, transfers, micro)
+
+    def _train_rows(self, replica: EdgeReplica, transfers: StepTransfers, micro: int) -> _Reply:
+        """Compute the cloud's part of a micro-batch from kept segments."""
+        assert replica.kept is not None
+        rows = self._rows[replica.name][micro]
+        labels = None if isinstance(replica.model, MiddleModel) else replica.kept.targets(rows)
+        return self._train(replica, transfers, micro, replica.kept.values(rows), labels)
+
+    def _train(
+        self, replica: EdgeReplica, transfers: StepTransfers, micro: int, values: Values, labels: Tensor | None
+    ) -> _Reply:
+        step = self.step
+        transfers.segments += 1
         values = to_device(values, replica.device)
         stream = RandomStream(self._seed, replica.name, self.number, step, micro)
+        needed = replica.boundary.needs_gradient
         if isinstance(replica.model, MiddleModel):
-            outputs = replica.model.forward(micro, values, stream)
+            outputs = replica.model.forward(micro, values, stream, needed)
             tail = replica.boundaries[replica.model.stage.last]
             return messages.TailInput(step=step, micro=micro), segments.encode_segment(
-                "tail_input", outputs, tail, samples, self._codecs[replica.name])
-        labels = _labels(tensors, samples, replica.classes, replica.objective.target_shape).to(replica.device)
-        gradients, loss = replica.model.train(values, labels, replica.batch, stream)
+                "tail_input", outputs, tail, replica.samples_of(micro), self._codecs[replica.name])
+        assert labels is not None
+        gradients, loss = replica.model.train(values, labels.to(replica.device), replica.batch, stream, needed)
         if not math.isfinite(loss):
             raise DivergedError(f"The loss of {replica.name} is {loss}: training has diverged. Lower --learning-rate.")
         transfers.loss += loss
@@ -234,8 +324,8 @@ class CloudStep:
     def _process_tail_gradient(
         self, back: messages.TailGradient, tensors: Mapping[str, Tensor], replica: EdgeReplica
     ) -> _Reply:
-        if not isinstance(replica.model, MiddleModel):
-            raise ProtocolError("it sent a tail gradient although it has no tail.")
+        if not isinstance(replica.model, MiddleModel) or not replica.has_tail_gradients:
+            raise ProtocolError("it sent a tail gradient although it has no tail, or none that needs one.")
         tail = replica.boundaries[replica.model.stage.last]
         used = self._gradient_codecs[replica.name]
         arrived = segments.decode_gradients("tail_gradient", tensors, tail, used)
@@ -244,7 +334,7 @@ class CloudStep:
         gradients = replica.model.backward(back.micro, to_device(arrived, replica.device))
         return messages.Gradient(step=back.step, micro=back.micro), self._encode_gradients(gradients, replica)
 
-    def _encode_gradients(self, gradients: Sequence[Tensor], replica: EdgeReplica) -> dict[str, Tensor]:
+    def _encode_gradients(self, gradients: Sequence[Tensor | None], replica: EdgeReplica) -> dict[str, Tensor]:
         used = self._gradient_codecs[replica.name]
         return segments.encode_gradients("gradient", gradients, replica.boundary, used)
 
@@ -257,12 +347,10 @@ class CloudStep:
         transfers.loss += done.loss or 0.0
 
 
-def _next_micro_batch(
-    message: messages.Segment | messages.TailGradient, expected: int, replica: EdgeReplica
-) -> int:
+def _next_micro_batch(message: messages.TailGradient, expected: int, replica: EdgeReplica) -> int:
     """Check that the message is of the expected micro-batch; return the number of the next one."""
     if message.micro != expected or expected >= replica.micro_batches:
-        raise ProtocolError(f"it sent a {type(message).__name__} of micro-batch {message.micro} instead of {expected}.")
+        raise ProtocolError(f"it sent a TailGradient of micro-batch {message.micro} instead of {expected}.")
     return expected + 1
 
 

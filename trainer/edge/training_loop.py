@@ -35,6 +35,7 @@ from trainer.errors import (
     TrainingFailedError,
     UserCodeError,
 )
+from trainer.models.frozen import digest
 from trainer.models.objective import build_loss, metric_size, metric_sums
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.split_model import ClientModel, tail_protects_labels
@@ -277,15 +278,21 @@ class Edge:
                 "--protect-labels, or the edge without."
             )
         built = build_model(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers,
-                            objective=recipe.objective)
+                            objective=recipe.objective, tuning=recipe.tuning)
         layers = built.layers
+        if (own := digest(layers, built.unchanging)) != recipe.frozen_digest:
+            raise TrainingFailedError(
+                f"The frozen values of {recipe.model} on {self._settings.name} are not those of the cloud (SHA-256 "
+                f"{(own or 'of none')[:12]} and {(recipe.frozen_digest or 'of none')[:12]}); both must load the same."
+            )
         if recipe.tail is not None and not tail_protects_labels(layers, recipe.tail):
             raise TrainingFailedError(
-                f"The cloud requires a tail from layer {recipe.tail} of {len(layers)}; it has no parameters, so its "
-                "gradient would reveal the labels."
+                f"The cloud requires a tail from layer {recipe.tail} of {len(layers)}; it has no trained parameters, "
+                "so its gradient would reveal the labels."
             )
         self._recipe = recipe
-        self._model = ClientModel(Stage(layers, 0, 0, recipe.optimizer), recipe.tail, build_loss(recipe.objective.loss))
+        self._model = ClientModel(Stage(layers, 0, 0, recipe.optimizer, built.unchanging), recipe.tail,
+                                  build_loss(recipe.objective.loss))
         prepared = self._prepared if self._prepared is not None and self._prepared[0] == recipe else None
         inputs = prepared[2] if prepared else _standardized(self._data.train.inputs, recipe)
         self._step = EdgeStep(self._cloud, self._model, inputs, self._data.train.labels, recipe, built.boundaries,
@@ -295,11 +302,12 @@ class Edge:
         )
         self._prepared = recipe, seconds, inputs
         self.was_prepared = True
-        self._cloud.connection.send(messages.Ready(layers=seconds))
+        self._cloud.connection.send(messages.Ready(layers=seconds, data_order=self._step.data_order))
 
     def _restore(self, restore: messages.Restore, received: ReceivedFrame) -> None:
         """Restore the state after an averaging."""
         self._model.restore(restore.cut, received.frame.tensors)
+        self._step.forget_sent()
         self._cloud.connection.send(messages.Restored(round=restore.round))
 
     def _answer_ping(self, ping: messages.Ping, received: ReceivedFrame) -> None:
@@ -324,6 +332,7 @@ class Edge:
             self._model.stage.last = plan.cut
         leaving = self._model.move_cut(plan.cut, received.frame.tensors)
         self._plan = plan
+        self._step.keep_sent(plan)
         applied = messages.PlanApplied(round=plan.round)
         if self._collector is not None:
             if self._has_new_model:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from trainer.data import dataset
+from trainer.data.sending import SentSamples
 from trainer.edge.cloud_connection import CloudConnection
 from trainer.edge.send_schedule import SendSchedule
 from trainer.errors import DivergedError, ProtocolError
-from trainer.models.boundary import Boundary
+from trainer.models.boundary import Boundary, has_gradients
 from trainer.models.rng import RandomStream
 from trainer.models.split_model import ClientModel
 from trainer.models.stage import split_evenly
@@ -53,11 +54,17 @@ class _StepTimers:
 
 @dataclass
 class _StepInProgress:
-    """A started step: its samples and the computed segments that are not yet queued for sending."""
+    """A started step: its samples and the computed segments that are not yet queued for sending.
+
+    `to_send`: the samples of each micro-batch whose segments are sent; `sent_after`: all that are sent after it, if the
+    cloud keeps them.
+    """
 
     round: int
     step: int
     samples: Tensor
+    to_send: list[Tensor]
+    sent_after: SentSamples | None
     forwarded: int = 0
     segments: deque[dict[str, Tensor]] = field(default_factory=deque)
     times: _StepTimers = field(default_factory=_StepTimers)
@@ -84,12 +91,20 @@ class EdgeStep:
         self._labels = labels
         self._recipe = recipe
         self._name = name
-        self._index = index
         self._batch = min(recipe.batch, len(labels))
         self._micro_slices = split_evenly(self._batch, recipe.micro)
         self._next_step: _StepInProgress | None = None
+        self.data_order = recipe.seed * 1009 + index
+        """Seed of the order of mini-batches."""
+        self._sent: SentSamples | None = None
+        self._sent_for: tuple[int, str] | None = None
         self._cgroup_limit = CgroupCpuLimit()
         self._cpu_limit = self._cgroup_limit.read()
+
+    @property
+    def _has_gradients(self) -> bool:
+        """Whether gradients of its segments are sent to this edge: some of its layers are trained."""
+        return has_gradients(self._boundaries, self._model.cut, self._recipe.tail)
 
     @property
     def micro_batch(self) -> Tensor:
@@ -101,6 +116,18 @@ class EdgeStep:
         self._inputs, self._labels = inputs, labels
         self._next_step = None
 
+    def keep_sent(self, plan: messages.Plan) -> None:
+        """Remember from now on what is sent if the cloud keeps it; forget it with another cut or codec."""
+        key = (plan.cut, plan.codec) if plan.keep else None
+        if key is None or key != self._sent_for:
+            self._sent = None if key is None else SentSamples(len(self._labels))
+            self._sent_for = key
+        self._next_step = None
+
+    def forget_sent(self) -> None:
+        """Forget what was sent: the cloud has kept nothing."""
+        self._sent = self._sent_for = None
+
     def run(self, start: messages.StartStep, plan: messages.Plan) -> None:
         """Run a step, then forward passes of the next one until the cloud's next message.
 
@@ -111,9 +138,11 @@ class EdgeStep:
             progress = self._begin(start.round, start.step)
         self._next_step, times = None, progress.times
         with SendSchedule(self._cloud.connection.send, start.first_s, plan.period_s) as schedule:
-            for micro in range(len(self._micro_slices)):
-                segment = progress.segments.popleft() if progress.segments else self._forward(progress, plan)
-                schedule.put(messages.Segment(step=start.step, micro=micro, batch_samples=self._batch), segment)
+            for micro, samples in enumerate(progress.to_send):
+                if len(samples):
+                    segment = progress.segments.popleft() if progress.segments else self._forward(progress, plan)
+                    schedule.put(messages.Segment(step=start.step, micro=micro, batch_samples=self._batch), segment)
+            self._sent = progress.sent_after
             self._process_replies(progress, plan)
             times.late_s = schedule.finish()
         with times.backward:
@@ -139,18 +168,26 @@ class EdgeStep:
     def _begin(self, number: int, step: int) -> _StepInProgress:
         self._model.abort_batch()  # drop activations of another step
         self._next_step = None
-        return _StepInProgress(number, step, self._samples(number, step))
+        samples = self._samples(number, step)
+        micro_batches = [samples[part] for part in self._micro_slices]
+        sent = None if self._sent is None else self._sent.copy()
+        return _StepInProgress(number, step, samples, micro_batches if sent is None else sent.take(micro_batches), sent)
 
     def _compute_ahead(self, progress: _StepInProgress, plan: messages.Plan) -> None:
         self._next_step = progress
-        while len(progress.segments) < len(self._micro_slices) and not self._cloud.has_message:
+        while progress.forwarded < len(self._micro_slices) and not self._cloud.has_message:
+            if not len(progress.to_send[progress.forwarded]):
+                progress.forwarded += 1
+                continue
             progress.segments.append(self._forward(progress, plan))
 
     def _forward(self, progress: _StepInProgress, plan: messages.Plan) -> dict[str, Tensor]:
         """Compute the next micro-batch forward; return the tensors to send."""
+        while not len(progress.to_send[progress.forwarded]):
+            progress.forwarded += 1
         with progress.times.forward:
             micro = progress.forwarded
-            samples = progress.samples[self._micro_slices[micro]]
+            samples = progress.to_send[micro]
             stream = RandomStream(self._recipe.seed, self._name, progress.round, progress.step, micro)
             values = self._model.forward(self._inputs[samples], stream)
             tensors = segments.encode_segment("segment", values, self._boundaries[self._model.cut], len(samples),
@@ -162,18 +199,21 @@ class EdgeStep:
         return tensors
 
     def _samples(self, number: int, step: int) -> Tensor:
-        seed = self._recipe.seed * 1009 + self._index
-        return dataset.batch_indices(len(self._labels), self._batch, seed, (number - 1) * self._recipe.steps + step)
+        return dataset.batch_indices(len(self._labels), self._batch, self.data_order,
+                                     (number - 1) * self._recipe.steps + step)
 
     def _process_replies(self, step: _StepInProgress, plan: messages.Plan) -> None:
-        """Process the cloud's replies until every micro-batch has been through its backward pass.
+        """Process the cloud's replies until every micro-batch has been through its backward pass, if it has one.
 
         The tail has priority, because network and cloud depend on it and on no backward pass.
         """
         tails: deque[ReceivedFrame] = deque()
         gradients: deque[ReceivedFrame] = deque()
         finished = trained = 0
-        while trained < len(self._micro_slices):
+        micros = len(self._micro_slices)
+        tail_inputs = 0 if self._model.tail is None else micros
+        awaited = micros if self._has_gradients else 0
+        while finished < tail_inputs or trained < awaited:
             while self._cloud.has_message or not (tails or gradients):
                 received = self._cloud.receive()
                 match received.frame.message:
@@ -201,12 +241,15 @@ class EdgeStep:
             boundary = self._boundaries[tail.cut]
             values = segments.decode_segment("tail_input", received.frame.tensors, boundary, len(samples))
             stream = RandomStream(self._recipe.seed, self._name, step.round, step.step, micro)
-            gradients, loss = tail.train(values, self._labels[samples], self._batch, stream)
+            gradients, loss = tail.train(values, self._labels[samples], self._batch, stream, boundary.needs_gradient)
             tensors = segments.encode_gradients("tail_gradient", gradients, boundary, plan.gradient_codec)
         if not math.isfinite(loss):
             raise DivergedError(f"The loss is {loss}: training has diverged. Lower --learning-rate.")
         step.times.loss += loss
-        self._cloud.connection.send(messages.TailGradient(step=step.step, micro=micro), tensors)
+        if boundary.trained:
+            self._cloud.connection.send(messages.TailGradient(step=step.step, micro=micro), tensors)
+        if not self._has_gradients:
+            step.times.gradients_received_s.append(received.arrival_s)
 
     def _backward(self, step: _StepInProgress, micro: int, received: ReceivedFrame) -> None:
         """Run the backward pass of a micro-batch."""

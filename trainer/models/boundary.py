@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,11 +36,15 @@ class Affine:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor of a segment. `trained`: a gradient comes back for it; others are constants of the micro-batch."""
+    """A tensor of a segment. `trained`: a gradient comes back for it, because trained parameters made it.
+
+    `coded`: the codec applies, because any parameters made it; others, such as masks, are constants of the micro-batch.
+    """
 
     sides: tuple[Affine, ...]
     dtype: torch.dtype
     trained: bool
+    coded: bool = True
 
     def shape(self, samples: int) -> tuple[int, ...]:
         """Return the shape for that many samples."""
@@ -63,6 +67,11 @@ class Boundary:
     def trained(self) -> tuple[TensorSpec, ...]:
         """The tensors that have a gradient."""
         return tuple(spec for spec in self.tensors if spec.trained)
+
+    @property
+    def needs_gradient(self) -> tuple[bool, ...]:
+        """Whether a gradient comes back, for every differentiable tensor."""
+        return tuple(spec.trained for spec in self.differentiable)
 
     @property
     def differentiable(self) -> tuple[TensorSpec, ...]:
@@ -114,6 +123,14 @@ class Boundary:
         return Boundary(_pytree.tree_structure(0), (spec,))
 
 
+def has_gradients(boundaries: Sequence[Boundary], cut: int, tail: int | None) -> bool:
+    """Return whether the gradient of a segment is sent to the edge: not if its layers [0, cut) are all frozen.
+
+    `tail`: first layer of the edges' tail, whose input must have a gradient, too.
+    """
+    return bool(boundaries[cut].trained) and (tail is None or bool(boundaries[tail].trained))
+
+
 class BoundaryError(Exception):
     """The values after layer `layer` (from 1; 0 is the input) cannot be a segment; the text says why."""
 
@@ -142,18 +159,25 @@ def find_boundaries(layers: Sequence[nn.Module], batch: Callable[[int], Tensor])
 
     Raises: BoundaryError, LayerError.
     """
+    has_frozen = any(not parameter.requires_grad for layer in layers for parameter in layer.parameters())
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         first, second = ([Probe.of(values) for values in _run(layers, batch(samples))] for samples in PROBES)
+        if has_frozen:
+            as_trained = [Probe.of(values) for values in _run(layers, batch(PROBES[0]), all_trained=True)]
+            first = [probe.coded_as(other) for probe, other in zip(first, as_trained, strict=True)]
     return [to_boundary(number, *pair) for number, pair in enumerate(zip(first, second, strict=True))]
 
 
-def _run(layers: Sequence[nn.Module], values: Values) -> Iterator[Values]:
+def _run(layers: Sequence[nn.Module], values: Values, all_trained: bool = False) -> Iterator[Values]:
     """Yield the values at every cut; a layer's copy lives only while it runs."""
     yield values
     for number, layer in enumerate(layers, start=1):
         taken = describe(values)
+        own = copy.deepcopy(layer).train()
+        for parameter in own.parameters() if all_trained else ():
+            parameter.requires_grad_(is_differentiable(parameter))
         try:
-            values = copy.deepcopy(layer).train()(values)
+            values = own(values)
         except Exception as error:
             raise LayerError(number, taken) from error
         yield values
@@ -202,6 +226,7 @@ class _ProbedTensor:
     shape: tuple[int, ...]
     dtype: torch.dtype
     trained: bool
+    coded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +245,17 @@ class Probe:
         leaves, structure = _pytree.tree_flatten(values, is_leaf=lambda part: isinstance(part, PackedSequence))
         alone = isinstance(values, Tensor)
         return Probe(structure, tuple(
-            _ProbedTensor(tuple(leaf.shape), leaf.dtype, is_differentiable(leaf) and (alone or leaf.requires_grad))
+            _ProbedTensor(tuple(leaf.shape), leaf.dtype, leaf.requires_grad,
+                          is_differentiable(leaf) and (alone or leaf.requires_grad))
             if isinstance(leaf, Tensor) else leaf for leaf in leaves
+        ))
+
+    def coded_as(self, other: Probe) -> Probe:
+        """Return this probe with those tensors coded that are in another probe of the same values."""
+        return Probe(self.structure, tuple(
+            replace(own, coded=own.coded or twin.coded)
+            if isinstance(own, _ProbedTensor) and isinstance(twin, _ProbedTensor) else own
+            for own, twin in zip(self.leaves, other.leaves, strict=True)
         ))
 
     @staticmethod
@@ -257,7 +291,8 @@ def _leaf(layer: int, few: Any, more: Any) -> Any:
     if isinstance(few, _ProbedTensor) and isinstance(more, _ProbedTensor):
         sides = [_affine(*pair) for pair in zip(few.shape, more.shape, strict=False)]
         if (few.dtype, len(few.shape)) == (more.dtype, len(more.shape)) and None not in sides:
-            return TensorSpec(tuple(side for side in sides if side), few.dtype, few.trained or more.trained)
+            return TensorSpec(tuple(side for side in sides if side), few.dtype, few.trained or more.trained,
+                              few.coded or more.coded)
     elif isinstance(few, _CONSTANTS) and type(few) is type(more) and few == more:
         return few
     elif type(few) is type(more) is int and (line := _affine(few, more)) is not None:

@@ -159,7 +159,7 @@ def _run_apart(
             _check_shapes(boundaries[number], values, samples, layer_title(layers, number), sentence)
 
     def leave(gradient: Tensor) -> None:
-        gradients = [gradient]
+        gradients: list[Tensor | None] = [gradient]
         for leaves, made in reversed(passes):
             backward(made, gradients)
             gradients = gradients_of(leaves)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import ProtocolError
+from trainer.models.frozen import trained_parameters
 from trainer.models.stage import Stage
 
 
@@ -20,9 +21,9 @@ def check_layers(stage: Stage, numbers: Iterable[int], tensors: Mapping[str, Ten
     """
     unknown = dict(tensors)
     for number in numbers:
-        for name, own in stage.layers[number].state_dict().items():
+        for name, own in stage.changing_values(number).items():
             _check_value(f"{number}.value.{name}", own, unknown)
-        _check_state(number, list(stage.layers[number].parameters()), stage.optimizer.state_names, unknown, max_steps)
+        _check_state(number, trained_parameters(stage.layers[number]), stage.optimizer.state_names, unknown, max_steps)
     if unknown:
         raise ProtocolError(f"it sent {_quoted(next(iter(unknown)))}, which is no part of the layers it trains.")
 

@@ -26,10 +26,10 @@ from trainer.plugins import describe_error
 def tail_protects_labels(layers: Sequence[nn.Module], tail: int) -> bool:
     """Return whether a tail from that layer on protects the labels.
 
-    Without parameters it does not: its input then determines the model's outputs, whose gradient is softmax minus
-    label.
+    Without trained parameters it does not: its input then determines the model's outputs, whose gradient is softmax
+    minus label.
     """
-    return any(True for layer in layers[tail:] for _ in layer.parameters())
+    return any(parameter.requires_grad for layer in layers[tail:] for parameter in layer.parameters())
 
 
 class ClientModel:
@@ -148,18 +148,20 @@ class ServerModel(_ServerSide):
         self._loss = loss
 
     def train(
-        self, segment: Values, targets: Tensor, batch_samples: int, stream: RandomStream
-    ) -> tuple[list[Tensor], float]:
+        self, segment: Values, targets: Tensor, batch_samples: int, stream: RandomStream,
+        needs_gradient: Sequence[bool] | None = None,
+    ) -> tuple[list[Tensor | None], float]:
         """Run forward and backward for one micro-batch of a mini-batch of `batch_samples`.
 
-        `targets`: classes (N,), or values (N, ...).
+        `targets`: classes (N,), or values (N, ...). `needs_gradient`: which differentiable tensors of the segment need
+        a gradient, None: all; behind a frozen part none does, and no layer computes one for it.
 
-        Returns the gradients of the segment's differentiable tensors, and the micro-batch's contribution to the
+        Returns the gradients of these tensors, and the micro-batch's contribution to the
         mini-batch's mean loss: summed over the micro-batches, both equal those of the undivided mini-batch.
 
         Raises: ModelFailedError.
         """
-        leaves, values = new_leaves(segment)
+        leaves, values = new_leaves(segment, needs_gradient)
         outputs = self.stage.forward(values, stream)
         loss = self._loss(outputs, targets) * (len(targets) / batch_samples)
         _backpropagate(loss, [torch.ones_like(loss)])
@@ -173,17 +175,19 @@ class MiddleModel(_ServerSide):
         super().__init__(stage)
         self._awaiting_gradient: dict[int, tuple[list[Tensor], Values]] = {}
 
-    def forward(self, micro: int, segment: Values, stream: RandomStream) -> Values:
-        """Run one micro-batch; return the outputs for the edge's tail, detached.
+    def forward(
+        self, micro: int, segment: Values, stream: RandomStream, needs_gradient: Sequence[bool] | None = None
+    ) -> Values:
+        """Run one micro-batch; return the outputs for the edge's tail, detached; `needs_gradient` as in `ServerModel`.
 
         Raises: ModelFailedError.
         """
-        leaves, values = new_leaves(segment)
+        leaves, values = new_leaves(segment, needs_gradient)
         outputs = self.stage.forward(values, stream)
         self._awaiting_gradient[micro] = (leaves, outputs)
         return detached(outputs)
 
-    def backward(self, micro: int, gradients: Sequence[Tensor | None]) -> list[Tensor]:
+    def backward(self, micro: int, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Backpropagate the gradients of a micro-batch's outputs; return those of its segment.
 
         Raises: ProtocolError if there are no such outputs or a shape differs, ModelFailedError.

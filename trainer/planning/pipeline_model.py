@@ -84,14 +84,14 @@ class SharedLinks:
     def time_s(self, bits: Vector) -> float:
         """Return the shortest common transfer time of all flows at rates of at least the floor.
 
-        A flow's rate is max(bits / time, floor). Starts from the time without floors; every iteration raises further
-        flows to the floor, which leaves less for the others, so it terminates.
+        A flow's rate is max(bits / time, floor); without bits it has none. Starts from the time without floors; every
+        iteration raises further flows to the floor, which leaves less for the others, so it terminates.
         """
         if not len(self.capacity_bps):
             return 0.0
         time_s = float((self.per_link(bits) / self.capacity_bps).max())
         while True:
-            at_floor = bits < self.floor_bps * time_s
+            at_floor = (bits > 0) & (bits < self.floor_bps * time_s)
             remaining_bps = self.capacity_bps - self.floor_bps * self.per_link(at_floor.astype(np.float64))
             remaining_bits = self.per_link(np.where(at_floor, 0.0, bits))
             busy = remaining_bits > 0

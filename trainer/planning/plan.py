@@ -17,8 +17,9 @@ class Option:
     """One possible cut and codec of an edge with its costs for one micro-batch.
 
     `up_bits`, `down_bits`: reserved bits for the segment and its gradient, and with labels protected also for the
-    gradient (`tail_up_bits`) and the inputs (`tail_down_bits`) of the edge's tail. `cloud_s`: the cloud's work for this
-    edge.
+    gradient (`tail_up_bits`) and the inputs (`tail_down_bits`) of the edge's tail. `down_bits` 0: the edge's part is
+    frozen, so nothing comes back and no flow is reserved. `keep`: the cloud keeps the segments, so a
+    sample is sent once. `cloud_s`: the cloud's work for this edge.
     """
 
     cut: int
@@ -30,6 +31,7 @@ class Option:
     down_bits: float
     tail_up_bits: float = 0.0
     tail_down_bits: float = 0.0
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class EdgePlan:
 
     With labels protected a micro-batch crosses the network twice in each direction. `up_wait_s`: from the arrival of
     its segment to the departure of its tail gradient; `down_wait_s`: from the arrival of its tail input to the
-    departure of its segment gradient.
+    departure of its segment gradient. `keep`: the cloud keeps its segments.
     """
 
     edge: str
@@ -85,6 +87,7 @@ class EdgePlan:
     tail_s: float = 0.0
     up_wait_s: float = 0.0
     down_wait_s: float = 0.0
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ class _RoundPlanner:
                 forecast.edge, option.cut, self._rate_bps(option.up_bits, stages.up_s),
                 self._rate_bps(option.down_bits, stages.down_s), option.forward_s,
                 forecast.margin * option.forward_s, option.backward_s, option.codec, forecast.tail_s,
-                *_turnarounds_s(stages, option),
+                *_turnarounds_s(stages, option), option.keep,
             ))
         micro_batches = self.problem.micro_batches
         return RoundPlan(
@@ -160,7 +160,8 @@ class _RoundPlanner:
         )
 
     def _rate_bps(self, bits: float, time_s: float) -> int:
-        return int(max(bits / time_s if time_s > 0 else 0.0, self._floor_bps))
+        """Return the rate of a flow of these bits, at least the floor; 0 if nothing is sent."""
+        return int(max(bits / time_s if time_s > 0 else 0.0, self._floor_bps)) if bits > 0 else 0
 
     def _cuts(self, choice: Choice) -> Choice:
         return np.array([f.options[column].cut for f, column in zip(self.forecasts, choice, strict=True)])
@@ -174,7 +175,7 @@ class _RoundPlanner:
             bits = forecast.state_bits[option.cut] - forecast.state_bits[old]
             rate_bps = (self._rate_bps(option.down_bits, stages.down_s) if bits > 0
                         else self._rate_bps(option.up_bits, stages.up_s))
-            times.append(abs(bits) / rate_bps)
+            times.append(abs(bits) / (rate_bps or self._floor_bps))
         return max(times)
 
 
@@ -191,7 +192,8 @@ def _turnarounds_s(stages: StageTimes, option: Option) -> tuple[float, float]:
 def _check_floors(forecasts: Sequence[EdgeForecast], offer: Offer) -> None:
     flows: dict[str, int] = {}
     for forecast in forecasts:
-        for link in (*offer.up_links[forecast.edge], *offer.down_links[forecast.edge]):
+        has_down = any(option.down_bits > 0 for option in forecast.options)
+        for link in (*offer.up_links[forecast.edge], *(offer.down_links[forecast.edge] if has_down else ())):
             flows[link] = flows.get(link, 0) + 1
     for link, count in flows.items():
         if offer.usable_bps[link] < count * offer.floor_bps * (1 - 1e-9):

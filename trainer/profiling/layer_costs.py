@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from trainer.models.boundary import call_layer, leaf_modules
+from trainer.models.frozen import Unchanging, backward_layers, frozen_names, trained_parameters
 from trainer.models.traced_layer import TracedLayer
 from trainer.models.values import Values, backward, detached, differentiable, new_leaves, tensors_of
 from trainer.profiling.flops import count_flops
@@ -26,7 +27,10 @@ _FEW, _MORE = 2, 4
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
-    """Cost of a layer per sample, except `parameters` and what is stored (parameters and buffers).
+    """Cost of a layer per sample, except its parameters and what it stores (parameters and buffers).
+
+    `sent_bytes`: trained parameters and buffers, which are sent when the layer moves; `trained_parameters` and
+    `trained_bytes`: of those that have an optimiser state.
 
     FLOPs are those of matrix products, convolutions, recurrent layers and attention. Everything else (normalisation,
     pooling, activation) counts in `moved_bytes`: the bytes that its operators read and write. `output_shape`: of a
@@ -42,8 +46,9 @@ class LayerCost:
     stored_values: int
     backward_moved_bytes: float
     output_shape: tuple[int, ...]
-    stored_bytes: int = 0
-    parameter_bytes: int = 0
+    sent_bytes: int = 0
+    trained_parameters: int = 0
+    trained_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +60,25 @@ class _Pass:
 
 
 def layer_costs(
-    layers: Sequence[nn.Module], sample_shape: tuple[int, ...], batch: Callable[[int], Tensor] | None = None
+    layers: Sequence[nn.Module], sample_shape: tuple[int, ...], batch: Callable[[int], Tensor] | None = None,
+    unchanging: Unchanging | None = None,
 ) -> list[LayerCost]:
     """Return the cost of every layer; the layers are not modified. `batch`: makes inputs other than zeros.
+
+    `unchanging` as in `trainer.models.stage`. Frozen layers before the first trained one have no backward pass.
 
     Source: torch.utils.flop_counter counts 2 FLOPs for a multiply-add; `trainer.profiling.flops` has what it lacks.
     """
     costs = []
     few, more = (torch.zeros(samples, *sample_shape) if batch is None else batch(samples) for samples in (_FEW, _MORE))
     with torch.random.fork_rng(devices=[]):
+        needed = backward_layers(layers)
         for number, layer in enumerate(layers):
-            few_pass, few = _trace_pass(copy.deepcopy(layer), few, with_input_gradient=number > 0)
-            more_pass, more = _trace_pass(copy.deepcopy(layer), more, with_input_gradient=number > 0)
-            costs.append(_cost(layer, few_pass, more_pass, few))
+            with_input_gradient = number > 0 and needed[number - 1]
+            few_pass, few = _trace_pass(copy.deepcopy(layer), few, with_input_gradient)
+            more_pass, more = _trace_pass(copy.deepcopy(layer), more, with_input_gradient)
+            names = frozen_names(layer) if unchanging is None else unchanging[number]
+            costs.append(_cost(layer, few_pass, more_pass, few, names))
     return costs
 
 
@@ -76,11 +87,14 @@ def segment_shapes(costs: Sequence[LayerCost], sample_shape: tuple[int, ...]) ->
     return [tuple(sample_shape), *(cost.output_shape for cost in costs)]
 
 
-def _cost(layer: nn.Module, few: _Pass, more: _Pass, outputs: Values) -> LayerCost:
+def _cost(
+    layer: nn.Module, few: _Pass, more: _Pass, outputs: Values, unchanging: frozenset[str]
+) -> LayerCost:
     samples = _MORE - _FEW
     flops = [(b - a) / samples for a, b in zip(few.flops, more.flops, strict=True)]
     moved = [(b - a) / samples for a, b in zip(few.moved_bytes, more.moved_bytes, strict=True)]
-    tensors, stored = tensors_of(outputs), list(layer.state_dict().values())
+    tensors, stored = tensors_of(outputs), layer.state_dict()
+    trained = trained_parameters(layer)
     return LayerCost(
         name=_describe(layer),
         forward_flops=flops[0],
@@ -88,11 +102,12 @@ def _cost(layer: nn.Module, few: _Pass, more: _Pass, outputs: Values) -> LayerCo
         moved_bytes=moved[0],
         output_values=sum(tensor.numel() for tensor in tensors) // _FEW,
         parameters=sum(parameter.numel() for parameter in layer.parameters()),
-        stored_values=sum(value.numel() for value in stored),
+        stored_values=sum(value.numel() for value in stored.values()),
         backward_moved_bytes=moved[1],
         output_shape=tuple(tensors[0].shape[1:]) if tensors else (),
-        stored_bytes=sum(value.nbytes for value in stored),
-        parameter_bytes=sum(parameter.nbytes for parameter in layer.parameters()),
+        sent_bytes=sum(value.nbytes for name, value in stored.items() if name not in unchanging),
+        trained_parameters=sum(parameter.numel() for parameter in trained),
+        trained_bytes=sum(parameter.nbytes for parameter in trained),
     )
 
 

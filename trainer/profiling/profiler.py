@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from trainer.models.boundary import call_layer
+from trainer.models.frozen import backward_layers, trained_parameters
 from trainer.models.optimizer import OptimizerConfig
-from trainer.models.values import Values, backward, differentiable, gradients_of, new_leaves
+from trainer.models.values import Values, backward, detached, differentiable, gradients_of, new_leaves
 from trainer.profiling.predictor import ComputeProfile, LayerSeconds
 from trainer.profiling.stopwatch import Stopwatch
 
@@ -54,14 +55,15 @@ def profile_layers(
     """
     layers = [copy.deepcopy(layer) for layer in layers]  # to leave running statistics unchanged
     frozen = dataclasses.replace(optimizer, learning_rate=0.0)
-    optimizers = [frozen.build(values) if (values := list(layer.parameters())) else None for layer in layers]
+    optimizers = [frozen.build(values) if (values := trained_parameters(layer)) else None for layer in layers]
     micro_batch = micro_batch.clone()  # a layer may modify its input
-    _profile_pass(layers, optimizers, micro_batch, micros)  # warm-up
+    needed = backward_layers(layers)
+    _profile_pass(layers, optimizers, micro_batch, micros, needed)  # warm-up
     passes: list[tuple[list[float], list[float]]] = []
     watch = Stopwatch()
     while not passes or watch.wall_s < seconds:
         with watch:
-            passes.append(_profile_pass(layers, optimizers, micro_batch, micros))
+            passes.append(_profile_pass(layers, optimizers, micro_batch, micros, needed))
     slowdown = max(1.0, watch.wall_s / max(watch.cpu_s, 1e-9))
 
     def typical(rows: list[list[float]]) -> tuple[float, ...]:
@@ -72,19 +74,27 @@ def profile_layers(
 
 
 def _profile_pass(
-    layers: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer | None], values: Values, micros: int
+    layers: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer | None], values: Values, micros: int,
+    needed: Sequence[bool],
 ) -> tuple[list[float], list[float]]:
-    """Return the CPU seconds of every layer, forward and backward; each runs on copies of its input."""
+    """Return the CPU seconds of every layer, forward and backward; each runs on copies of its input.
+
+    `needed`: whether a layer has a backward pass.
+    """
     forward_s, passes = [], []
     for number in range(len(layers)):
-        leaves, entered = ([], values) if number == 0 else new_leaves(values)  # the model's input has no gradient
+        # The model's input has no gradient, nor has what only frozen layers made.
+        leaves, entered = new_leaves(values) if number and needed[number - 1] else ([], detached(values))
         start_s = time.thread_time()
         values = call_layer(layers, number, entered)
         forward_s.append(time.thread_time() - start_s)
         passes.append((leaves, values))
-    gradients = [torch.ones_like(tensor) for tensor in differentiable(values)]
+    gradients: list[torch.Tensor | None] = [torch.ones_like(tensor) for tensor in differentiable(values)]
     backward_s = []
-    for (leaves, made), optimizer in zip(reversed(passes), reversed(optimizers), strict=True):
+    for (leaves, made), optimizer, has_backward in zip(*map(reversed, (passes, optimizers, needed)), strict=True):
+        if not has_backward:
+            backward_s.append(0.0)
+            continue
         start_s = time.thread_time()
         backward(made, gradients)
         backward_s.append(time.thread_time() - start_s + _optimizer_step_s(optimizer) / micros)

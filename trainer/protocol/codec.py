@@ -36,7 +36,7 @@ MAX_DECODED = 1.01 * MAX_MAGNITUDE
 _LEVELS = 255
 _MIDDLE = 128
 """Codes 0..255 are sent as -128..127: PyTorch converts to signed bytes several times faster."""
-_GROUPS = ".groups"
+GROUPS = ".groups"
 
 
 def default_gradient_codec(codec: Codec) -> Codec:
@@ -78,7 +78,7 @@ def decode(
     if values.dtype != planned:
         raise ProtocolError(f"The tensor {name!r} arrived as {values.dtype}; with the codec {used} it is {planned}.")
     if values.dtype == torch.int8:
-        values = _dequantize(name, values, tensors.get(name + _GROUPS))
+        values = _dequantize(name, values, tensors.get(name + GROUPS))
     elif values.dtype not in (dtype, torch.bfloat16):
         raise ProtocolError(f"The tensor {name!r} arrived as {values.dtype}; it must be {dtype}, bf16 or int8.")
     if values.numel():
@@ -92,7 +92,7 @@ def decode(
 
 def encoded_names(name: str, used: Codec) -> list[str]:
     """Return the names of the tensors that `encode` returns."""
-    return [name, name + _GROUPS] if used == "int8" else [name]
+    return [name, name + GROUPS] if used == "int8" else [name]
 
 
 def _group_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -117,7 +117,7 @@ def _quantize(name: str, segment: Tensor) -> dict[str, Tensor]:
     # Where the values of a group are (nearly) equal, the step is 0 and every value decodes to the minimum.
     step = torch.where(step < torch.finfo(torch.float32).tiny, 0.0, step)
     codes = torch.sub(segment, least).div_(torch.where(step > 0, step, 1.0)).round_().sub_(_MIDDLE)
-    return {name: codes.to(torch.int8), name + _GROUPS: torch.stack([least, step])}
+    return {name: codes.to(torch.int8), name + GROUPS: torch.stack([least, step])}
 
 
 def _dequantize(name: str, codes: Tensor, groups: Tensor | None) -> Tensor:
@@ -126,6 +126,11 @@ def _dequantize(name: str, codes: Tensor, groups: Tensor | None) -> Tensor:
         raise ProtocolError(f"The tensor {name!r} arrived as int8 without its groups of shape {expected}.")
     if not groups.isfinite().all():
         raise ProtocolError(f"The groups of the tensor {name!r} are not numbers.")
+    return dequantize(codes, groups)
+
+
+def dequantize(codes: Tensor, groups: Tensor) -> Tensor:
+    """Return the values of int8 codes (N, ...); `groups` (2, ...): minimum and step, of shapes that broadcast."""
     least, step = groups
     return codes.to(torch.float32).add_(_MIDDLE).mul_(step).add_(least)
 

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from trainer.config.fine_tuning import ALL_TRAINED, FineTuning
 from trainer.config.objectives import Objective
 from trainer.data.standardization import Standardization, Statistics
 from trainer.models.optimizer import OptimizerConfig
@@ -103,7 +104,8 @@ class Prepare(Message):
 
     `classes`: outputs for a sample: its classes, or the values to predict.
     `integers`: least and greatest value of the inputs if they reach the model as whole numbers. `tail`: the layers from
-    this one on stay on the edges, with the labels; None: labels are sent with the segments.
+    this one on stay on the edges, with the labels; None: labels are sent with the segments. `frozen_digest`: of the
+    values that are not trained, as in `trainer.models.frozen`; they are never sent.
     """
 
     kind = 3
@@ -112,6 +114,8 @@ class Prepare(Message):
     classes: Annotated[int, Field(ge=1, le=2**20)]
     objective: Objective = Field(default_factory=Objective)
     integers: tuple[int, int] | None = None
+    tuning: FineTuning = ALL_TRAINED
+    frozen_digest: Proof | None = None
     seed: int
     optimizer: OptimizerConfig
     standardization: Standardization
@@ -122,10 +126,13 @@ class Prepare(Message):
 
 
 class Ready(Message):
-    """Edge: prepared; `layers`: the measured time of every layer for one micro-batch."""
+    """Edge: prepared; `layers`: the measured time of every layer for one micro-batch; `data_order`: seed of the order
+    of its mini-batches, from which the cloud knows which samples a kept segment is of.
+    """
 
     kind = 4
     layers: LayerSeconds
+    data_order: Annotated[int, Field(ge=0, le=2**62)] = 0
 
 
 class Restore(Message):
@@ -173,7 +180,8 @@ class Plan(Message):
     """Cloud: the plan of the next round. Tensors: the layers that move to the edge, if the cut grew.
 
     `period_s`: interval between segments. `pace_bytes_per_s`: None without a reservation. `gradient_codec`: of
-    gradients that the edge sends, with protected labels.
+    gradients that the edge sends, with protected labels. `keep`: the cloud keeps the segments, so each sample is sent
+    once as long as cut and codec stay.
     """
 
     kind = 7
@@ -183,6 +191,7 @@ class Plan(Message):
     gradient_codec: Codec
     period_s: Annotated[float, Field(ge=0, le=3600)]
     pace_bytes_per_s: Seconds | None
+    keep: bool = False
 
 
 class PlanApplied(Message):
@@ -207,7 +216,10 @@ class StartStep(Message):
 
 
 class Segment(Message):
-    """Edge: the segment of one micro-batch. Tensors: `segment`, `segment.1`, ..., and `labels` unless protected."""
+    """Edge: the segment of one micro-batch. Tensors: `segment`, `segment.1`, ..., and `labels` unless protected.
+
+    If segments are kept: of those samples only that were not sent before, and none where there are no such samples.
+    """
 
     kind = 10
     step: Count
@@ -241,7 +253,8 @@ class TailGradient(Message):
 
 class StepDone(Message):
     """Edge: the step is complete. Times in seconds: wall and CPU time of the computation, largest delay of a segment
-    behind its schedule, and when each gradient was received (on the edge's clock).
+    behind its schedule, and when each gradient was received (on the edge's clock): where none is sent because the
+    edge's part is frozen, each input of the tail, if there is one.
 
     `cpu_limit`: the loosest limit during the step; None without one. With protected labels, `tail_s` is the tail's
     time forward and backward, and `loss` the mini-batch's mean loss, known only to the edge.

@@ -1,7 +1,7 @@
 """Segments and gradients as named tensors of a frame: a cut may be crossed by several tensors.
 
 The first tensor has the name of the whole (`segment`), the others a number behind it (`segment.1`). A codec applies to
-tensors that are trained; masks, indices and other constants travel as they are.
+tensors that layers with parameters made; masks, indices and other constants travel as they are.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def encode_segment(name: str, values: Values, boundary: Boundary, samples: int, 
         raise ModelFailedError(f"What the model makes depends on the values of its samples. {error}") from error
     encoded: dict[str, Tensor] = {}
     for number, (tensor, spec) in enumerate(zip(tensors_of(values), boundary.tensors, strict=True)):
-        key = _key(name, number)
+        key = tensor_name(name, number)
         encoded |= codec.encode(key, tensor, used) if _is_coded(spec) else {key: tensor.detach()}
     return encoded
 
@@ -42,31 +42,34 @@ def decode_segment(
 
     Raises: ProtocolError if tensors are missing, have another shape or type, or hold no finite numbers.
     """
-    return boundary.join(
-        [_decode(_key(name, number), tensors, spec, used) for number, spec in enumerate(boundary.tensors)], samples)
+    return boundary.join([_decode(tensor_name(name, number), tensors, spec, used)
+                          for number, spec in enumerate(boundary.tensors)], samples)
 
 
 def segment_names(name: str, boundary: Boundary, used: Codec) -> list[str]:
     """Return the names of the tensors of an encoded segment."""
-    return [key for number, spec in enumerate(boundary.tensors) for key in _names_of(_key(name, number), spec, used)]
+    return [key for number, spec in enumerate(boundary.tensors)
+            for key in _names_of(tensor_name(name, number), spec, used)]
 
 
 def gradient_names(name: str, boundary: Boundary, used: Codec) -> list[str]:
     """Return the names of the tensors of encoded gradients."""
     return [key for number, spec in enumerate(boundary.differentiable) if spec.trained
-            for key in _names_of(_key(name, number), spec, used)]
+            for key in _names_of(tensor_name(name, number), spec, used)]
 
 
 def _names_of(key: str, spec: TensorSpec, used: Codec) -> list[str]:
     return codec.encoded_names(key, used) if _is_coded(spec) else [key]
 
 
-def encode_gradients(name: str, gradients: Sequence[Tensor], boundary: Boundary, used: Codec) -> dict[str, Tensor]:
+def encode_gradients(
+    name: str, gradients: Sequence[Tensor | None], boundary: Boundary, used: Codec
+) -> dict[str, Tensor]:
     """Encode the gradients of those differentiable tensors of a boundary that are trained."""
     encoded: dict[str, Tensor] = {}
     for number, (gradient, spec) in enumerate(zip(gradients, boundary.differentiable, strict=True)):
-        if spec.trained:
-            key = _key(name, number)
+        if spec.trained and gradient is not None:
+            key = tensor_name(name, number)
             encoded |= codec.encode(key, gradient, used) if _is_coded(spec) else {key: gradient.detach()}
     return encoded
 
@@ -78,7 +81,7 @@ def decode_gradients(
 
     Raises: ProtocolError if one is missing, or holds no finite numbers; `used` as in `decode_segment`.
     """
-    return [_decode(_key(name, number), tensors, spec, used) if spec.trained else None
+    return [_decode(tensor_name(name, number), tensors, spec, used) if spec.trained else None
             for number, spec in enumerate(boundary.differentiable)]
 
 
@@ -100,10 +103,11 @@ def _bytes(spec: TensorSpec, samples: int, used: Codec) -> int:
 
 
 def _is_coded(spec: TensorSpec) -> bool:
-    return spec.trained and spec.dtype.is_floating_point
+    return spec.coded and spec.dtype.is_floating_point
 
 
-def _key(name: str, number: int) -> str:
+def tensor_name(name: str, number: int) -> str:
+    """Return the name of a tensor of a segment."""
     return f"{name}.{number}" if number else name
 
 

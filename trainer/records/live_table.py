@@ -109,5 +109,7 @@ class LiveTable:
 
 
 def _pair(delay: Fields | None) -> tuple[str, str]:
-    """Format the predicted and the measured value."""
-    return ("", "") if delay is None else (f"{delay['predicted']:.0f}", f"{delay['measured']:.0f}")
+    """Format the predicted and the measured value; empty where nothing was measured."""
+    if delay is None or delay["measured"] is None:
+        return "", ""
+    return f"{delay['predicted']:.0f}", f"{delay['measured']:.0f}"

@@ -115,8 +115,8 @@ def _prepared(event: Fields) -> str:
 def _round_line(event: Fields, rounds: int, metric: str) -> str:
     parts = [f"round {event['round']:>2}/{rounds}", f"{event['duration_ms'] / 1e3:6.2f} s",
              f"cuts {' '.join(str(cut) for cut in event['cuts'].values())}"]
-    if event["uplink_ms"]:
-        uplink = statistics.median(delay["measured"] for delay in event["uplink_ms"].values())
+    if sent := [delay["measured"] for delay in event["uplink_ms"].values() if delay["measured"] is not None]:
+        uplink = statistics.median(sent)
         parts += [f"uplink {uplink:.0f} ms", f"spread {max(event['spread_ms']):.1f} ms"]
     parts.append(f"loss {event['loss']:.4f}")
     if event["promises"]["made"]:

@@ -30,7 +30,8 @@ are an interface to other programs: fields may be added, not renamed.
     rounds[].edges[]    edge, cut, codec, samples, segment_bytes (with protected labels also tail_down_bytes,
                         tail_up_bytes, tail_ms {predicted, measured}), reserved_bps, reserved_down_bps,
                         planned_bps, training_ms {predicted, measured}, backward_ms {predicted, measured},
-                        uplink_ms and downlink_ms {predicted, bound, measured, worst}, late_ms, loss, offset_ms
+                        uplink_ms and downlink_ms {predicted, bound, measured, worst} (null where nothing is
+                        sent), late_ms, saved_bytes (only with kept segments), loss, offset_ms
     rounds[].transfers[]  edge, direction (up, down), step, sent_at (the cloud's clock, seconds since
                         the epoch), bytes, ideal_ms, bound_ms, measured_ms, kept
 

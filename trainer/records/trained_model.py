@@ -14,9 +14,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from trainer.config.fine_tuning import ALL_TRAINED, FineTuning
 from trainer.config.objectives import Objective
 from trainer.data.standardization import Standardization, standardize
 from trainer.errors import CheckpointError, DataError
+from trainer.models.lora import merge
 from trainer.models.zoo import user_module
 from trainer.protocol.messages import Prepare
 
@@ -37,6 +39,7 @@ class ModelMetadata(BaseModel):
     whole_numbers: bool
     standardization: Standardization
     objective: Objective = Objective()
+    tuning: FineTuning = ALL_TRAINED
     metric: float | None = None
     accuracy: float | None = None
 
@@ -45,7 +48,8 @@ def metadata_of(recipe: Prepare, metric: float | None) -> dict[str, str]:
     """Return the metadata of a model's file."""
     content = ModelMetadata(model=recipe.model, sample_shape=recipe.sample_shape, classes=recipe.classes,
                             seed=recipe.seed, whole_numbers=recipe.integers is not None,
-                            standardization=recipe.standardization, objective=recipe.objective, metric=metric,
+                            standardization=recipe.standardization, objective=recipe.objective,
+                            tuning=recipe.tuning, metric=metric,
                             accuracy=metric if recipe.objective.metric == "accuracy" else None)
     return {METADATA: content.model_dump_json()}
 
@@ -99,19 +103,30 @@ class TrainedModel(nn.Module):
 
 
 def load_model(run: Path | str, which: Which = "last") -> TrainedModel:
-    """Return the trained model of a run, in evaluation mode.
+    """Return the trained model of a run, in evaluation mode; adapters are merged into its weights.
 
     Raises: CheckpointError if the run has none or it does not fit, UsageError if the user's module cannot be built.
     """
-    values, metadata = read_weights(Path(run), which)
-    model = user_module(metadata.model, metadata.seed, metadata.sample_shape, metadata.classes, metadata.objective)
+    model, metadata = load_with_adapters(Path(run), which)
+    merge(model)
+    return TrainedModel(model, metadata).eval()
+
+
+def load_with_adapters(run: Path, which: Which = "last") -> tuple[nn.Module, ModelMetadata]:
+    """Return the user's module with the weights of a run, and adapters beside them if the run trained some.
+
+    Raises: as `load_run`.
+    """
+    values, metadata = read_weights(run, which)
+    model = user_module(metadata.model, metadata.seed, metadata.sample_shape, metadata.classes, metadata.objective,
+                        metadata.tuning)
     try:
         model.load_state_dict(values)
     except RuntimeError as error:
         raise CheckpointError(
             f"{run}: the weights do not fit {metadata.model}, which has changed since: {' '.join(str(error).split())}"
         ) from error
-    return TrainedModel(model, metadata).eval()
+    return model, metadata
 
 
 def read_weights(run: Path, which: Which = "last") -> tuple[dict[str, Tensor], ModelMetadata]:
@@ -133,10 +148,15 @@ def read_weights(run: Path, which: Which = "last") -> tuple[dict[str, Tensor], M
 def export(run: Path, target: Path, which: Which = "last") -> None:
     """Write the trained model of a run as .safetensors or .pt (weights and metadata) or .onnx (with standardization).
 
+    Without a suffix: a directory with the adapters in PEFT's format.
+
     Raises: CheckpointError, UsageError.
     """
-    from trainer.records import model_formats
+    from trainer.records import model_formats, peft_adapter
 
+    if not target.suffix:
+        peft_adapter.write(*load_with_adapters(run, which), target)
+        return
     model = load_model(run, which)
     model_formats.WRITERS[target.suffix](model, target)
 

@@ -19,7 +19,10 @@ class PlanForOffer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FlowGuarantee:
-    """Rate and latency bound of one flow in a round; `network_latency_us` is None if nothing is guaranteed."""
+    """Rate and latency bound of one flow in a round; `network_latency_us` is None if nothing is guaranteed.
+
+    `rate_bps` 0: there is no flow, because nothing is sent.
+    """
 
     rate_bps: int
     network_latency_us: float | None = None

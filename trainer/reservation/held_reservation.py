@@ -102,6 +102,12 @@ class HeldReservation:
         except NetworkError as error:
             self.notify(f"The bandwidth of {edge} could not be released: {error} It expires with the lease.")
 
+    def drop_flows(self) -> None:
+        """Release the reservation while nothing is sent; the next one may be made at any time. Never raises."""
+        reservation, self.reservation, self._requested_flows = self.reservation, None, ()
+        if reservation is not None:
+            self._release(reservation)
+
     def start_renewal(self) -> None:
         """Renew the lease periodically from now on, independently of the rounds."""
         if self._renewal is None:
@@ -126,8 +132,10 @@ class HeldReservation:
             self._renewal.stop()
         with self.lock:
             reservation, self.reservation = self.reservation, None
-        if reservation is None:
-            return
+        if reservation is not None:
+            self._release(reservation)
+
+    def _release(self, reservation: Reservation) -> None:
         try:
             self.controller.release(reservation.id)
         except NetworkError as error:

@@ -87,7 +87,7 @@ class QuotePlanner:
         self._last_volumes = plan_volumes(best.plan)
         return best
 
-    def rates(self, controller: ControllerClient, volumes: Volumes, instead_of: str) -> Rates:
+    def rates(self, controller: ControllerClient, volumes: Volumes, instead_of: str | None) -> Rates:
         """Return the rates at which these volumes can be transferred together in each direction; without retries.
 
         Raises: ReservationRefusedError, ControllerUnreachableError.

@@ -134,15 +134,20 @@ class ReservedBandwidth:
     def acquire_for_averaging(self, volumes: Volumes) -> Rates | None:
         """Change the reservation to the rates at which these volumes end together, if that saves enough time.
 
-        If the controller does not answer or refuses, the rates of the round stay.
+        If the controller does not answer or refuses, the rates of the round stay. Where the round sends nothing, a
+        reservation is made for the averaging.
         """
         with self.held.lock:
             reservation, last = self.held.reservation, self._last_grant
-            if reservation is None or last is None or not last.reserved or self._unreachable:
+            is_idle = reservation is None and last is not None and not last.broken and self.reserve
+            if last is None or self._unreachable or not (is_idle or (reservation is not None and last.reserved)):
                 return None
-            current: Rates = {edge: (last.up[edge].rate_bps, last.down[edge].rate_bps) for edge in volumes}
+            floor_bps = int(self.floor_bps)  # without a flow in one direction, about what best effort leaves
+            current: Rates = {edge: (last.up[edge].rate_bps or floor_bps, last.down[edge].rate_bps or floor_bps)
+                              for edge in volumes}
             try:
-                full = self._quote_planner.rates(self.held.controller, volumes, reservation.id)
+                full = self._quote_planner.rates(self.held.controller, volumes,
+                                                 None if reservation is None else reservation.id)
                 proposed = rates_with_floor(full, self._granted_share or self.share, self.floor_bps)
                 if averaging_time_s(volumes, current) - averaging_time_s(volumes, proposed) < MIN_SAVING_S:
                     return None
@@ -203,6 +208,9 @@ class ReservedBandwidth:
             if not self.reserve:
                 return best_effort_grant(plan, stats)
             rates = {edge.edge: (edge.up_bps, edge.down_bps) for edge in plan.edges}
+            if not any(up_bps or down_bps for up_bps, down_bps in rates.values()):
+                self.held.drop_flows()
+                return best_effort_grant(plan, stats)
             try:
                 reservation = self.held.reserve(self._flow_requests(rates))
             except ReservationGoneError as gone:
@@ -244,8 +252,10 @@ class ReservedBandwidth:
         for edge, (up_bps, down_bps) in rates.items():
             port = ports[edge]
             up, down = ((bps, burst_bytes(bps), self.protection, BOUND_SLACK) for bps in (up_bps, down_bps))
-            flows.append(FlowRequest(f"{edge}-up", edge, cloud, port, self.cloud_port, *up))
-            flows.append(FlowRequest(f"{edge}-down", cloud, edge, self.cloud_port, port, *down))
+            if up_bps:
+                flows.append(FlowRequest(f"{edge}-up", edge, cloud, port, self.cloud_port, *up))
+            if down_bps:
+                flows.append(FlowRequest(f"{edge}-down", cloud, edge, self.cloud_port, port, *down))
         return flows
 
     def _grant_for(
@@ -257,8 +267,8 @@ class ReservedBandwidth:
             self.held.notify(adaptations[-1])
         return Grant(
             plan,
-            up={edge.edge: _guarantee(reservation, f"{edge.edge}-up") for edge in plan.edges},
-            down={edge.edge: _guarantee(reservation, f"{edge.edge}-down") for edge in plan.edges},
+            up={edge.edge: _guarantee(reservation, f"{edge.edge}-up", edge.up_bps) for edge in plan.edges},
+            down={edge.edge: _guarantee(reservation, f"{edge.edge}-down", edge.down_bps) for edge in plan.edges},
             reservation_id=reservation.id,
             reservation_version=reservation.version,
             adaptations=tuple(adaptations),
@@ -266,7 +276,10 @@ class ReservedBandwidth:
         )
 
 
-def _guarantee(reservation: Reservation, name: str) -> FlowGuarantee:
+def _guarantee(reservation: Reservation, name: str, planned_bps: int) -> FlowGuarantee:
+    """Return what is guaranteed to a flow; of rate 0 if none was planned."""
+    if not planned_bps:
+        return FlowGuarantee(0)
     flow = reservation.flow(name)
     return FlowGuarantee(flow.reserved_bps, flow.guaranteed_latency_us, flow.path)
 
@@ -279,7 +292,7 @@ def _with_present_bounds(
     return {
         edge: dataclasses.replace(
             known, network_latency_us=max(known.network_latency_us or 0.0, present.get(f"{edge}-{direction}", 0.0))
-        )
+        ) if known.rate_bps else known
         for edge, known in guarantees.items()
     }
 

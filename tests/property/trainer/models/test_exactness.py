@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from trainer.config.fine_tuning import FineTuning, Lora
 from trainer.data.dataset import batch_indices
 from trainer.errors import ProtocolError
 from trainer.models.averaging import average
@@ -31,6 +32,8 @@ from trainer.models.blocks import (
     encoder_layer,
     perceptron,
 )
+from trainer.models.boundary import find_boundaries, has_gradients
+from trainer.models.lora import adapters, tune
 from trainer.models.optimizer import OptimizerConfig, OptimizerName
 from trainer.models.rng import RandomStream
 from trainer.models.server_optimizer import ServerOptimizerConfig, parameter_names, server_step
@@ -97,7 +100,11 @@ SMALL = {
 
 @dataclass(frozen=True)
 class Run:
-    """A training run; `cuts` per round and edge; the layers from `tail` on stay on the edge, with the labels."""
+    """A training run; `cuts` per round and edge; the layers from `tail` on stay on the edge, with the labels.
+
+    `frozen`: numbers of the parameters that ask for no gradient; `rank`: of adapters, beside which only the
+    output layer is trained.
+    """
 
     model: Model
     cuts: list[list[int]]
@@ -107,6 +114,21 @@ class Run:
     micro: int
     tail: int | None = None
     server: ServerOptimizerConfig = FEDAVG
+    frozen: frozenset[int] = frozenset()
+    rank: int | None = None
+
+    def layers(self) -> list[nn.Module]:
+        layers = self.model.layers()
+        if self.rank is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(4)
+                tune(nn.Sequential(*layers), FineTuning(lora=Lora(self.rank)), "model")
+                for module in adapters(nn.Sequential(*layers)).values():
+                    nn.init.normal_(module.get_parameter("lora_B"))
+            return layers
+        for number, parameter in enumerate(parameter for layer in layers for parameter in layer.parameters()):
+            parameter.requires_grad_(number not in self.frozen)
+        return layers
 
     def data(self, edge: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(edge)
@@ -129,7 +151,10 @@ class Pair:
     """One edge and the cloud's side of it: what the training loops do, without sockets."""
 
     def __init__(self, run: Run, edge: int) -> None:
-        layers, cut = run.model.layers(), run.cuts[0][edge]
+        layers, cut = run.layers(), run.cuts[0][edge]
+        self.tail = run.tail
+        self.boundaries = find_boundaries(
+            layers, lambda samples: torch.zeros(samples, *run.model.sample_shape, dtype=torch.float64))
         edge_layers, cloud_layers = copy.deepcopy(layers), copy.deepcopy(layers)
         self.count, self.name = len(layers), f"edge{edge}"
         self.edge = ClientModel(Stage(edge_layers, 0, cut, run.optimizer), run.tail)
@@ -138,22 +163,30 @@ class Pair:
         self.cloud: ServerModel | MiddleModel = ServerModel(stage) if run.tail is None else MiddleModel(stage)
 
     def move(self, cut: int) -> None:
-        to_cloud = self.edge.move_cut(cut, copy.deepcopy(self.cloud.layers_to_send(cut)))
+        to_edge = copy.deepcopy(self.cloud.layers_to_send(cut))
+        to_cloud = self.edge.move_cut(cut, to_edge)
+        frozen = {name.replace(".", ".value.", 1) for name in self.edge.stage.unchanging_values()}
+        assert not frozen & {*to_edge, *to_cloud}
         self.cloud.move_cut(cut, copy.deepcopy(to_cloud))
 
     def step(self, number: int, step: int, inputs: Tensor, labels: Tensor, micro: int) -> None:
         pieces = split_evenly(len(labels), micro)
         streams = [RandomStream(7, self.name, number, step, micro) for micro in range(len(pieces))]
         segments = [self.edge.forward(inputs[piece], stream) for piece, stream in zip(pieces, streams, strict=True)]
+        needed = self.boundaries[self.edge.cut].needs_gradient
+        gradient: list[Tensor | None] = []
         for micro, (piece, stream) in enumerate(zip(pieces, streams, strict=True)):
             if isinstance(self.cloud, ServerModel):
-                gradient, _ = self.cloud.train(segments[micro], labels[piece], len(labels), stream)
+                gradient, _ = self.cloud.train(segments[micro], labels[piece], len(labels), stream, needed)
             else:
                 assert self.edge.tail is not None
-                outputs = self.cloud.forward(micro, segments[micro], stream)
-                back, _ = self.edge.tail.train(outputs, labels[piece], len(labels), stream)
-                gradient = self.cloud.backward(micro, back)
-            self.edge.backward(micro, gradient)
+                outputs = self.cloud.forward(micro, segments[micro], stream, needed)
+                at_tail = self.boundaries[self.edge.tail.cut]
+                back, _ = self.edge.tail.train(outputs, labels[piece], len(labels), stream, at_tail.needs_gradient)
+                if at_tail.trained:
+                    gradient = self.cloud.backward(micro, back)
+            if has_gradients(self.boundaries, self.edge.cut, self.tail):
+                self.edge.backward(micro, gradient)
         self.edge.step()
         self.cloud.step()
 
@@ -181,12 +214,13 @@ def train_split(run: Run) -> dict[str, Tensor]:
             model, state = server_step(run.server, model, mean, names, state)
             for pair in pairs:
                 pair.load(model)
-    return model
+    assert not model.keys() & pairs[0].edge.stage.unchanging_values().keys()
+    return model | pairs[0].edge.stage.unchanging_values()
 
 
 def train_whole(run: Run) -> dict[str, Tensor]:
     """Federated averaging of whole models. Where micro-batches compute what their batch would, in whole batches."""
-    replicas = [nn.Sequential(*run.model.layers()) for _ in range(EDGES)]
+    replicas = [nn.Sequential(*run.layers()) for _ in range(EDGES)]
     optimizers = [run.optimizer.build(replica.parameters()) for replica in replicas]
     model = copy.deepcopy(replicas[0].state_dict())
     names = [name for name, _ in replicas[0].named_parameters()]
@@ -274,6 +308,9 @@ def differ(split: dict[str, Tensor], whole: dict[str, Tensor]) -> bool:
 def runs(draw: st.DrawFn) -> Run:
     model = SMALL[draw(st.sampled_from(sorted(SMALL)))]
     layers = len(model.layers())
+    parameters = sum(len(list(layer.parameters())) for layer in model.layers())
+    front = draw(st.integers(0, parameters - 1))
+    some = draw(st.sets(st.integers(0, parameters - 2), max_size=4))
     tail = draw(st.none() | st.integers(0, layers))
     cut = st.integers(0, layers if tail is None else tail)
     optimizer_name: OptimizerName = draw(st.sampled_from(["sgd", "momentum", "adam", "adamw"]))
@@ -288,7 +325,17 @@ def runs(draw: st.DrawFn) -> Run:
         tail=tail,
         server=draw(st.sampled_from([ServerOptimizerConfig(), ServerOptimizerConfig("fedavgm", 0.5),
                                      ServerOptimizerConfig("fedadam", 0.05)])),
+        frozen=draw(st.sampled_from([frozenset(), frozenset(range(front)), frozenset(some)])),
     )
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(runs(), st.integers(1, 3))
+def test_split_training_of_adapters_equals_their_unsplit_federated_averaging(run: Run, rank: int) -> None:
+    run = replace(run, rank=rank, frozen=frozenset())
+    split = train_split(run)
+    assert_same(split, train_whole(run))
+    assert any(name.endswith("lora_A") for name in split)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])

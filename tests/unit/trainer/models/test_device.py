@@ -60,6 +60,7 @@ def train_step(replica: EdgeReplica) -> torch.Tensor:
     stream = RandomStream(5, "edge1", 1, 0, 0)
     (gradient,), _ = replica.model.train(images.to(replica.device), labels.to(replica.device), BATCH, stream)
     replica.model.step()
+    assert gradient is not None
     return gradient
 
 

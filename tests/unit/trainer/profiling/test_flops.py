@@ -57,6 +57,18 @@ TABLE: list[tuple[str, nn.Module, tuple[int, ...], float]] = [
 ]
 
 
+class Scale(nn.Module):
+    """A parameter without FLOPs: what follows has a gradient of its input."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones((), dtype=dtype))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Scale the values."""
+        return values * self.scale
+
+
 @pytest.mark.parametrize(("layer", "shape", "flops"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
 def test_an_operator_has_its_flops(layer: nn.Module, shape: tuple[int, ...], flops: float) -> None:
     """The second of two layers: the first has no gradient of its input, so half of its backward pass is left out."""
@@ -65,7 +77,7 @@ def test_an_operator_has_its_flops(layer: nn.Module, shape: tuple[int, ...], flo
     def batch(samples: int) -> Tensor:
         return torch.zeros(samples, *shape, dtype=dtype)
 
-    first, cost = layer_costs([nn.Identity(), layer], shape, batch)
+    first, cost = layer_costs([Scale(dtype), layer], shape, batch)
     assert first.forward_flops == 0
     assert cost.forward_flops == flops
     assert cost.backward_flops == pytest.approx(2 * flops, rel=0.03)  # the first state of a recurrent layer is constant

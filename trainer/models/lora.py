@@ -1,0 +1,141 @@
+"""Low-rank adapters (LoRA): the frozen weight W of a linear layer or convolution acts as W + scale x B A.
+
+A has the rank as its number of outputs, B as its number of inputs. B is 0 at first, so the model begins as it was.
+Source: Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models", equation 3; of convolutions, A has the
+kernel and B is 1 x 1, as in PEFT, whose names and shapes these are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.config.fine_tuning import FineTuning, Lora
+from trainer.errors import UsageError
+from trainer.models.frozen import freeze, matches
+
+SHOWN_NAMES = 4
+
+
+class Adapted(nn.Module):
+    """Mixed into a module's class: its parameters `lora_A` and `lora_B`."""
+
+    lora_A: nn.Parameter  # noqa: N815 - PEFT's names
+    lora_B: nn.Parameter  # noqa: N815
+    lora_scale: float
+
+
+class LoraLinear(nn.Linear, Adapted):
+    """A linear layer with an adapter."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return x W + scale x A B of x (N, ..., inputs)."""
+        added = functional.linear(functional.linear(values, self.lora_A), self.lora_B)
+        return functional.linear(values, self.weight, self.bias) + self.lora_scale * added
+
+
+class LoraConv1d(nn.Conv1d, Adapted):
+    """A convolution of series with an adapter."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the convolution of x (N, channels, T) plus the adapter's."""
+        added = functional.conv1d(self._conv_forward(values, self.lora_A, None), self.lora_B)
+        outputs: Tensor = self._conv_forward(values, self.weight, self.bias) + self.lora_scale * added
+        return outputs
+
+
+class LoraConv2d(nn.Conv2d, Adapted):
+    """A convolution of images with an adapter."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the convolution of x (N, channels, H, W) plus the adapter's."""
+        added = functional.conv2d(self._conv_forward(values, self.lora_A, None), self.lora_B)
+        outputs: Tensor = self._conv_forward(values, self.weight, self.bias) + self.lora_scale * added
+        return outputs
+
+
+ADAPTED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: LoraLinear, nn.Conv1d: LoraConv1d, nn.Conv2d: LoraConv2d,
+}
+"""Classes of modules that can have an adapter; not subclasses, whose forward pass may be another, nor grouped ones."""
+
+
+def tune(model: nn.Module, tuning: FineTuning, name: str) -> None:
+    """Freeze what is not trained and add the adapters.
+
+    With adapters all else is frozen but the output layer: the last linear layer or convolution, unless a pattern names
+    it as one with an adapter.
+
+    Raises: UsageError if a pattern names nothing, or no module can have an adapter.
+    """
+    if tuning.lora is None:
+        freeze(model, tuning.freeze, name)
+        return
+    able = {path: module for path, module in model.named_modules() if _can_be_adapted(module)}
+    kept = [path for path in able if not matches(f"{path}.weight", tuning.freeze)]
+    targets = tuning.lora.targets
+    output = kept[-1] if kept and not _names(targets, kept[-1]) else None
+    chosen = [path for path in kept if path != output and (not targets or _names(targets, path))]
+    if not chosen:
+        shown = ", ".join(list(able)[:SHOWN_NAMES]) or "none"
+        raise UsageError(f"--lora finds no module of {name} for an adapter; its linear layers and convolutions are: "
+                         f"{shown}. The last one is trained whole.")
+    freeze(model, tuning.freeze, name)
+    freeze(model, ["*"], name)
+    for path in chosen:
+        _add_adapter(able[path], tuning.lora)
+    if output is not None:
+        for parameter in able[output].parameters():
+            parameter.requires_grad_()
+
+
+def _can_be_adapted(module: nn.Module) -> bool:
+    return type(module) in ADAPTED and getattr(module, "groups", 1) == 1
+
+
+def _names(patterns: Sequence[str], path: str) -> bool:
+    """Return whether a pattern names a module by its path or by the end of it, as in PEFT."""
+    return any(fnmatchcase(path, pattern) or path.endswith(f".{pattern}") for pattern in patterns)
+
+
+def _add_adapter(module: nn.Module, lora: Lora) -> None:
+    weight = cast(nn.Parameter, module.weight)
+    ends = weight.shape[2:]
+    first = torch.empty(lora.rank, *weight.shape[1:], dtype=weight.dtype, device=weight.device)
+    nn.init.kaiming_uniform_(first, a=math.sqrt(5))
+    second = torch.zeros(weight.shape[0], lora.rank, *[1] * len(ends), dtype=weight.dtype, device=weight.device)
+    module.register_parameter("lora_A", nn.Parameter(first))
+    module.register_parameter("lora_B", nn.Parameter(second))
+    module.__dict__["lora_scale"] = lora.scale
+    module.__class__ = ADAPTED[type(module)]
+    # PyTorch's fused encoder layer would read the weight and leave the adapter out; a hook switches it off.
+    module.register_forward_hook(_no_hook)
+
+
+def _no_hook(_module: nn.Module, _inputs: Any, _outputs: Any) -> None:
+    """Change nothing."""
+
+
+def adapters(model: nn.Module) -> dict[str, Adapted]:
+    """Return the modules with an adapter, by path."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, Adapted)}
+
+
+def merge(model: nn.Module) -> None:
+    """Add every adapter to its weight and remove it: the model has the modules and names it had without adapters."""
+    for module in adapters(model).values():
+        weight = cast(nn.Parameter, module.weight)
+        with torch.no_grad():
+            added = module.lora_B.flatten(1) @ module.lora_A.flatten(1)
+            weight.add_(module.lora_scale * added.view_as(weight))
+        del module.lora_A, module.lora_B, module.__dict__["lora_scale"]
+        module._forward_hooks = type(module._forward_hooks)(
+            (key, hook) for key, hook in module._forward_hooks.items() if hook is not _no_hook)
+        plain = next(plain for plain, adapted in ADAPTED.items() if adapted is type(module))
+        module.__class__ = plain  # type: ignore[assignment]
