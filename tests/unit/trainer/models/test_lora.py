@@ -22,7 +22,7 @@ from trainer.models.blocks import encoder_layer
 from trainer.models.lora import adapters, merge, tune
 from trainer.models.zoo import MODELS, build_model, user_module
 from trainer.records import trained_model
-from trainer.records.trained_model import ModelMetadata, load_run
+from trainer.records.trained_model import ModelMetadata, load_model
 
 LORA = FineTuning(lora=Lora(2))
 
@@ -161,7 +161,7 @@ def saved_run(directory: Path, tuning: FineTuning) -> nn.Module:
 def test_a_run_with_adapters_is_loaded_merged_and_written_for_peft(tmp_path: Path) -> None:
     model = saved_run(tmp_path, LORA)
     values = torch.randn(5, 6)
-    loaded = load_run(tmp_path)
+    loaded = load_model(tmp_path)
     torch.testing.assert_close(loaded.model(values), model(values))
     assert not any("lora" in name for name in loaded.model.state_dict())
     trained_model.export(tmp_path, tmp_path / "adapter")
