@@ -37,6 +37,10 @@ class Settings(TypedDict, total=False):
     model: Plugin
     collect: int
     partition: str
+    freeze: str
+    lora: str
+    keep_segments: Literal["auto", "never"]
+    keep_memory_bytes: float
     policy: Plugin
     rounds: int
     target: float
