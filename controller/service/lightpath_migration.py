@@ -24,7 +24,7 @@ from controller.domain.reservation import Reservation
 from controller.domain.route import with_reverse_links
 from controller.errors import Refused, SwitchError
 from controller.optical.defragmentation import LightpathMove, moves_to_admit, next_move, with_move
-from controller.routing.candidates import candidate_paths
+from controller.routing.candidates import candidate_paths, candidate_routes
 from controller.service.state import INSTALLED, ServiceState, drain_time_s, switches_of
 
 log = logging.getLogger(__name__)
@@ -75,17 +75,22 @@ class LightpathMigrator:
             live = self._store.live
             for reservation in rerouted:
                 live = live.with_reservation(reservation)
-            for asked in (*map(_as_it_is, rerouted), request):
-                decision = state.decide(asked, calendar, live)
-                if isinstance(decision, Rejected):
-                    return decision.error
-            return None
+            for reservation in rerouted:
+                if isinstance(state.decide(_as_it_is(reservation), calendar, live), Rejected):
+                    return Refused(f"{reservation.id} would exceed a limit on the other route.")
+            decision = state.decide(request, calendar, live)
+            return decision.error if isinstance(decision, Rejected) else None
 
         down = with_reverse_links(self._switches.links.down)
 
         def paths_of(name: str) -> list[Path]:
             flow = flows[name]
-            return [path[1:-1] for path in candidate_paths(state.network, flow.source, flow.destination, down)]
+            ends, protection = (flow.source, flow.destination), flow.requirement.protection
+            paths: Sequence[Path] = candidate_paths(state.network, *ends, down)
+            if protection != "none":
+                routes = candidate_routes(state.network, *ends, down, protection == "duct_disjoint").routes
+                paths = [path for route in routes for path in (route.path, route.backup) if path is not None]
+            return [path[1:-1] for path in dict.fromkeys(paths)]
 
         def paths_between(source: str, destination: str) -> list[Path]:
             in_step = self._switches.in_step()

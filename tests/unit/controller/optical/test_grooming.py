@@ -443,12 +443,11 @@ def test_a_lightpath_moves_to_another_route_unless_it_is_pinned(pinned: bool) ->
         if pinned:
             with pytest.raises(NoSpectrum):
                 wanted.result()
-            assert {each.version for each in service.ledger.live()} == {1}
+            assert service.lightpath_moves == 0
             return
         assert wanted.result()[0].placements[0].lightpaths[0].nodes == ("r1", "r2")
-        (moved,) = (each for each in service.ledger.live() if each.version == 2)
-        (placement,) = moved.placements
-        assert placement.path == ("edge1", "r1", "r6", "r5", "cloud")
+        placements = [placement for each in service.ledger.live() for placement in each.placements]
+        (placement,) = (each for each in placements if each.path == ("edge1", "r1", "r6", "r5", "cloud"))
         assert placement.accumulated_latency_us > 4.9 * 6 * 440, "proven for the new route"
         assert service.lightpath_moves == 1
     finally:
