@@ -190,7 +190,8 @@ class _SpectrumPlan:
         assignment = Assignment(route, lightpath.slot_mask)
         if not _is_movable(self.bookings, lightpath, self.reservations):
             return LitLightpath(number, assignment, is_pinned=True)
-        return LitLightpath(number, assignment, _RouteOptions(self, lightpath))
+        most_saved = lightpath.width * len(route.links)
+        return LitLightpath(number, assignment, _RouteOptions(self, lightpath), least_growth=-most_saved)
 
     def reroutes(self, lightpath: Lightpath) -> list[RouteOption]:
         """Return the routes of the same rate between its ends, cheapest first; none if a flow of it is protected."""
@@ -216,9 +217,8 @@ class _SpectrumPlan:
             return _lightpath_move(self.bookings, before, after.first)
         nodes, design = after.route.nodes, design_lightpath(self.network, after.route.nodes)
         facts = design.rate_bps, design.modulation, design.gsnr_db, design.margin_db
-        lightpath = Lightpath(
-            lightpath_id(nodes, after.first, after.width), nodes, after.first, after.width, *facts
-        )
+        name = lightpath_id(nodes, after.first, after.width)
+        lightpath = Lightpath(name, nodes, after.first, after.width, *facts)
         return replace(_lightpath_move(self.bookings, before, after.first), after=lightpath)
 
 

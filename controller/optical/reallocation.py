@@ -17,7 +17,7 @@ routing and spectrum assignment algorithms in elastic optical networks", J. Opt.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, NamedTuple
 
@@ -56,12 +56,16 @@ MOVE_FEW: Final = MovePolicy()
 
 @frozen
 class LitLightpath:
-    """A lightpath in operation. `options`: the routes that it can take, cheapest first; `is_pinned`: never moved."""
+    """A lightpath in operation. `options`: the routes that it can take, cheapest first; `is_pinned`: never moved.
+
+    `least_growth`: a lower bound on how much it grows in slots x links on any of these; None: that of the first.
+    """
 
     number: int
     assignment: Assignment
     options: Sequence[RouteOption] = ()
     is_pinned: bool = False
+    least_growth: int | None = None
 
 
 @frozen
@@ -97,7 +101,7 @@ class LitSpectrum(Spectrum):
         self._allowed: dict[int, int] = {}
         self.lit_on: list[dict[int, LitLightpath]] = [{} for _ in available]
         self.least_growth: dict[int, int] = {}
-        """Of each lightpath: a lower bound on how much it grows in slots x links when it takes another route."""
+        """Of each lightpath: a lower bound on how much it grows in slots x links by a move; at most 0."""
         self.edges: dict[int, tuple[int, int]] = {}
         """Of each lightpath: the bit above its highest slot, and that of its lowest."""
 
@@ -123,7 +127,9 @@ class LitSpectrum(Spectrum):
         block = lightpath.assignment.block
         first = block & -block
         self.edges[lightpath.number] = block + first, first
-        least = lightpath.options[0][0] - _cost(lightpath) if lightpath.options else 0
+        least = lightpath.least_growth
+        if least is None:
+            least = lightpath.options[0][0] - _cost(lightpath) if lightpath.options else 0
         self.least_growth[lightpath.number] = min(0, least)
 
     def extinguish(self, lightpath: LitLightpath) -> None:
@@ -139,7 +145,7 @@ class LitSpectrum(Spectrum):
         Raises: ValueError if the new block is occupied, by the lightpath itself too (a bug in the caller).
         """
         before = move.before
-        after = LitLightpath(before.number, move.after, before.options, before.is_pinned)
+        after = replace(before, assignment=move.after, least_growth=None)
         self.occupy(move.after)
         self.extinguish(before)
         for link in move.after.route.links:
