@@ -16,7 +16,7 @@ from trainer.errors import ControllerUnreachableError, NetworkError, Reservation
 from trainer.planning.plan import EdgeForecast, Offer, Option, RoundPlan
 from trainer.planning.planner import plan_round
 from trainer.reservation.averaging_rates import averaging_time_s
-from trainer.reservation.bandwidth import BestEffortBandwidth, EdgeEndpoint
+from trainer.reservation.bandwidth import BestEffortBandwidth, EdgeEndpoint, PlanForOffer
 from trainer.reservation.controller_client import ControllerClient
 from trainer.reservation.held_reservation import HeldReservation
 from trainer.reservation.reserved_bandwidth import BOUND_SLACK, ReservedBandwidth
@@ -514,6 +514,48 @@ def test_a_response_outside_the_rest_api_is_a_network_error(stub: Stub, messages
     with pytest.raises(NetworkError):
         controller.modify("r-1", 60, [])
     controller.close()
+
+
+def with_bits(up_bits: dict[str, float], down_bits: dict[str, float]) -> PlanForOffer:
+    """Plan for edges that send and receive so many bits of a micro-batch."""
+    forecasts = [EdgeForecast(name, (Option(1, "fp32", 0.1, 0.1, 0.0, up_bits[name], down_bits[name]),), (0.0, 0.0))
+                 for name in up_bits]
+
+    def plan(offer: Offer, keep_cuts: bool = True) -> RoundPlan:  # noqa: ARG001
+        return plan_round(forecasts, offer, 4)
+
+    return plan
+
+
+def flow_names(stub: Stub) -> list[str]:
+    return [] if stub.reservation is None else [flow["name"] for flow in stub.reservation["flows"]]
+
+
+def test_an_edge_to_which_nothing_comes_back_has_no_downlink_flow(bandwidth: ReservedBandwidth, stub: Stub) -> None:
+    frozen_front = with_bits({"edge1": 4e6, "edge2": 4e6}, {"edge1": 0.0, "edge2": 4e6})
+    grant = bandwidth.acquire(frozen_front)
+    assert flow_names(stub) == ["edge1-up", "edge2-up", "edge2-down"]
+    assert (grant.down["edge1"].rate_bps, grant.down["edge1"].network_latency_us) == (0, None)
+    assert grant.down["edge2"].rate_bps == grant.plan.edges[1].down_bps > 0
+    assert bandwidth.with_present_bounds(grant) is grant
+    assert bandwidth.acquire_for_averaging(UNEVEN) is not None
+    assert flow_names(stub) == ["edge1-up", "edge1-down", "edge2-up", "edge2-down"]
+
+
+def test_while_nothing_is_sent_nothing_is_reserved_but_for_averagings(
+    bandwidth: ReservedBandwidth, stub: Stub, messages: list[str]
+) -> None:
+    edges = {"edge1": 0.0, "edge2": 0.0}
+    bandwidth.acquire(plan_for)
+    assert not bandwidth.acquire(with_bits(edges, edges)).reserved
+    assert stub.reservation is None
+    rates = bandwidth.acquire_for_averaging(UNEVEN)
+    assert rates is not None
+    assert flow_names(stub) == ["edge1-up", "edge1-down", "edge2-up", "edge2-down"]
+    assert not bandwidth.acquire(with_bits(edges, edges)).reserved
+    assert stub.reservation is None
+    assert bandwidth.acquire(plan_for).reserved
+    assert not messages
 
 
 def test_best_effort_guarantees_nothing() -> None:
