@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trainer.cli.preflight import check_names
+from trainer.config.fine_tuning import FREEZE_HELP, LORA_HELP
 from trainer.config.objectives import LOSS_HELP, METRIC_HELP
 from trainer.config.settings import RunSettings, parse_cuts
 from trainer.errors import UsageError
@@ -40,6 +41,8 @@ MSS_OVERHEAD_BYTES = 52
 )
 @click.option("--data", help="Data set, or FILE.npz or package.module:function, whose samples the model is built for.  "
               "[default: images of 3 x 32 x 32 in 3 classes]")
+@click.option("--freeze", help=FREEZE_HELP)
+@click.option("--lora", metavar="RANK[:PATTERN]", help=LORA_HELP)
 @click.option("--loss", help=LOSS_HELP)
 @click.option("--metric", help=METRIC_HELP)
 @click.option("--batch", default=64, show_default=True, help="Samples per mini-batch.")
@@ -56,9 +59,9 @@ MSS_OVERHEAD_BYTES = 52
 )
 @click.option("--prior", is_flag=True, help="Predict from costs and a benchmark; do not run the layers.")
 def plan(
-    map_name: str | None, model: str | None, data: str | None, loss: str | None, metric: str | None, batch: int,
-    micro: int, controller: str | None, share: float, min_cut: int, cuts: str | None, codec: str, protect_labels: bool,
-    tail_layers: int, prior: bool,
+    map_name: str | None, model: str | None, data: str | None, freeze: str | None, lora: str | None, loss: str | None,
+    metric: str | None, batch: int, micro: int, controller: str | None, share: float, min_cut: int, cuts: str | None,
+    codec: str, protect_labels: bool, tail_layers: int, prior: bool,
 ) -> None:
     """Print every cut with its FLOPs, bytes and times on this machine; with --map, the plan of a round.
 
@@ -81,7 +84,8 @@ def plan(
     network = None if map_name is None else _load(map_name)
     names = ("edge1",) if network is None else tuple(node.name for node in network.edges)
     settings = RunSettings(
-        edges=names, data=data or RunSettings().data, model=model, loss=loss, metric=metric, batch=batch,
+        edges=names, data=data or RunSettings().data, model=model, freeze=freeze, lora=lora, loss=loss, metric=metric,
+        batch=batch,
         micro=micro, share=share, min_cut=min_cut,
         cuts=parse_cuts(cuts) if cuts else (), codec=codec, protect_labels=protect_labels, tail_layers=tail_layers)
     settings.check()
@@ -95,7 +99,8 @@ def plan(
     built, tail, values = check_model(model, settings, sample_shape, classes, {}, values, objective)
     samples = random_batch(-(-batch // micro), sample_shape, values)
     layers = built.layers
-    costs = layer_costs(layers, sample_shape, partial(random_batch, sample_shape=sample_shape, integers=values))
+    costs = layer_costs(layers, sample_shape, partial(random_batch, sample_shape=sample_shape, integers=values),
+                        built.unchanging)
     if prior:
         layer_seconds = prior_seconds(costs, profiler.benchmark_node(), len(samples))
     else:

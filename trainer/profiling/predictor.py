@@ -113,11 +113,11 @@ def backward_work(cost: LayerCost, samples: int) -> ComputeWork:
 
 
 def prior_seconds(costs: Sequence[LayerCost], profile: ComputeProfile, samples: int) -> LayerSeconds:
-    """Predict the seconds of every layer for one micro-batch from its costs alone."""
+    """Predict the seconds of every layer for one micro-batch from its costs alone; 0 without a backward pass."""
     model = CostModel.of(profile)
     return LayerSeconds(
         tuple(model.seconds(forward_work(cost, samples)) for cost in costs),
-        tuple(model.seconds(backward_work(cost, samples)) for cost in costs),
+        tuple(model.seconds(backward_work(cost, samples)) if cost.backward_moved_bytes else 0.0 for cost in costs),
     )
 
 
