@@ -25,10 +25,26 @@ SHARES = ("accuracy", "f1-micro", "f1-macro")
 """Metrics between 0 and 1."""
 CLASS_METRICS = ("accuracy",)
 VALUE_METRICS = ("mean-absolute-error", "mean-squared-error", "root-mean-squared-error")
-LOSS_HELP = f"Loss: {', '.join(LOSSES)}; or package.module:function.  [default: by data]"
+LOSS_HELP = (f"Loss: {', '.join(LOSSES)}; cross-entropy:S has label smoothing S; or package.module:function.  "
+             "[default: by data]")
 METRIC_HELP = f"Metric of the global model: {', '.join(METRICS)}; or package.module:function.  [default: by data]"
 SCHEDULES = ("constant", "linear", "cosine", "step", "exponential")
 MAX_ROUNDS = 10**6
+
+
+def label_smoothing(loss: str) -> float | None:
+    """Return S of the loss `cross-entropy:S`, 0 for `cross-entropy`; None if it is another, or S no such value.
+
+    Source: Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision", section 7.
+    """
+    name, colon, text = loss.partition(":")
+    if name != CLASS_LOSSES[0]:
+        return None
+    try:
+        smoothing = float(text) if colon else 0.0
+    except ValueError:
+        return None
+    return smoothing if 0 <= smoothing < 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +91,11 @@ def nearest(kind: str, name: str, known: Iterable[str], own: bool = True) -> str
 
 def name_mistakes(loss: str | None, metric: str | None, better: str | None) -> list[str]:
     """Return a sentence for each unknown name, and for a direction that the metric does not have."""
-    names = (("loss", loss, LOSSES), ("metric", metric, METRICS))
-    mistakes = [nearest(kind, name, known) for kind, name, known in names
+    is_smoothed = loss is not None and loss.startswith(f"{CLASS_LOSSES[0]}:")
+    names = (("loss", None if is_smoothed else loss, LOSSES), ("metric", metric, METRICS))
+    mistakes = [f"--loss is {loss}; the label smoothing after the colon is at least 0 and below 1, such as "
+                "cross-entropy:0.1."] if is_smoothed and label_smoothing(str(loss)) is None else []
+    mistakes += [nearest(kind, name, known) for kind, name, known in names
                 if name is not None and name not in known and not is_plugin_name(name)]
     if better not in (None, "higher", "lower"):
         mistakes.append(f"--better is {better!r}; it is higher or lower.")
@@ -109,7 +128,7 @@ def choose_objective(
     found = "y holds classes (whole numbers, one for each sample)" if classes else (
         "y holds 0 and 1" if binary else "y holds values")
     for what, name, fits, needs in (
-        ("--loss", chosen, classes or chosen not in CLASS_LOSSES, "classes: whole numbers of shape (N,)"),
+        ("--loss", chosen, classes or label_smoothing(chosen) is None, "classes: whole numbers of shape (N,)"),
         ("--loss", chosen, not classes or chosen not in VALUE_LOSSES,
          "values: floating-point numbers, or 0 and 1 of shape (N, labels)"),
         ("--loss", chosen, classes or chosen != "bce-with-logits" or binary, "labels: only 0 and 1"),

@@ -28,6 +28,7 @@ VARIABLES, FAULTS = 52, 21
 WINDOW_STEPS = 32
 """Length of a window: about an hour and a half at one step every three minutes."""
 TRAIN_STRIDE, HELD_OUT_STRIDE = 4, 16
+FLOOR_OF_DEVIATIONS = 0.01
 FAULT_AT_STEP = 160
 """In the held-out runs the fault begins after eight hours; in the training runs it is present from the first row."""
 
@@ -83,24 +84,32 @@ def load_tennessee_eastman() -> DataSet:
 def load_tennessee_eastman_features() -> DataSet:
     """Load four features of each variable in each window of `load_tennessee_eastman`, (N, 4 * 52).
 
-    First all means, then all standard deviations, trends (the slope of the least-squares line, per step), and standard
-    deviations of the differences from step to step.
+    First all means, then the logarithms of all standard deviations, the trends (slope of the least-squares line, per
+    step), and the logarithms of the standard deviations of the differences from step to step. In a logarithm, 1 % of
+    the mean deviation in training is added, because a deviation may be 0.
 
     Raises: DataError as `load_tennessee_eastman`.
     """
     windows = load_tennessee_eastman()
-    train, held_out = (Samples(window_features(part.inputs), part.labels) for part in (windows.train, windows.held_out))
+    features = [window_features(part.inputs) for part in (windows.train, windows.held_out)]
+    for first in (VARIABLES, 3 * VARIABLES):
+        columns = slice(first, first + VARIABLES)
+        floor = FLOOR_OF_DEVIATIONS * features[0][:, columns].mean(dim=0) + torch.finfo(torch.float32).tiny
+        for part in features:
+            part[:, columns] = (part[:, columns] + floor).log()
+    train, held_out = (Samples(part.to(torch.float32), samples.labels)
+                       for part, samples in zip(features, (windows.train, windows.held_out), strict=True))
     return DataSet(train, held_out, windows.classes)
 
 
 def window_features(windows: Tensor) -> Tensor:
-    """Return mean, deviation, trend and deviation of differences of each variable: (N, V, T) to (N, 4 V)."""
+    """Return mean, deviation, trend and deviation of differences of each variable: (N, V, T) to float64 (N, 4 V)."""
     values = windows.to(torch.float64)
     steps = torch.arange(values.shape[2], dtype=torch.float64)
     steps -= steps.mean()
     trend = values @ steps / steps.square().sum()
     features = [values.mean(dim=2), values.std(dim=2, correction=0), trend, values.diff(dim=2).std(dim=2, correction=0)]
-    return torch.cat(features, dim=1).to(torch.float32)
+    return torch.cat(features, dim=1)
 
 
 def _plant_run(files: dict[str, Path], name: str) -> npt.NDArray[np.float32]:

