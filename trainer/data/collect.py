@@ -129,9 +129,10 @@ class Collector:
                             self._changed.notify_all()
                 if not some and not self._source.ended:
                     self._closed.wait(POLL_S)
-        except TrainerError as error:
-            self._failure = error
-            self._notify(f"{error} No more samples are collected.")
+        except (TrainerError, OSError) as error:
+            self._failure = error if isinstance(error, TrainerError) else DataError(
+                f"{self._source.name} cannot be read any more: {error.strerror}.")
+            self._notify(f"{self._failure} No more samples are collected.")
         finally:
             with self._changed:
                 self._has_ended = True
