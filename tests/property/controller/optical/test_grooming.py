@@ -1,9 +1,10 @@
-"""Whatever is admitted, changed and released on an optical map: no slot is lit twice, no lightpath is overfull, and
-protected packets go around whichever span is cut before anybody is told.
+"""Whatever is admitted, changed, moved and released on an optical map: no slot is lit twice, no lightpath is overfull,
+and protected packets go around whichever span is cut before anybody is told.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise, product
 
@@ -11,17 +12,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from controller.admission.admission import Admitted, Request, decide
+from controller.admission.admission import Admitted, Rejected, Request, decide
 from controller.booking.calendar import Calendar
+from controller.booking.flow_bookings import bookings_of
 from controller.dataplane.entries import entries_of
 from controller.dataplane.intended_state import IntendedState
 from controller.dataplane.pipeline import contribution_of, intended_states
 from controller.domain.lightpath import Lightpath
 from controller.domain.network import Network, network_from_map
-from controller.domain.path import span_name, spans_of
+from controller.domain.path import Path, span_name, spans_of
 from controller.domain.reservation import Flow, Requirement, Reservation, State
 from controller.domain.route import path_under_failure, survivable_failures
+from controller.errors import NoSpectrum
+from controller.optical.defragmentation import LightpathMove, moves_to_admit, with_move
 from controller.optical.lightpath_design import reservable_bps
+from controller.routing.candidates import candidate_paths
 from tests.property.strategies import groups
 from tests.simulated_forwarding import packet, send
 from topologies.loader import load_map
@@ -32,19 +37,25 @@ HOSTS = [host.name for host in WAVES.hosts]
 SPANS = [link.ends for link in WAVES.links if all(WAVES.node(end).kind == "switch" for end in link.ends)]
 
 
-def network(grid: Grid, channel_gbps: float) -> Network:
+def network(grid: Grid, channel_gbps: float, regenerators: tuple[str, ...] | None = None) -> Network:
     """The map on another grid; channels of 200 Gb/s need a format that does not reach everywhere."""
     links = tuple(replace(link, channel_rate_gbps=channel_gbps, length_km=4 * link.length_km) for link in WAVES.links)
-    return network_from_map(replace(WAVES, grid=grid, links=links, scale_mbps_per_gbps=20 / channel_gbps))
+    optical = replace(WAVES, grid=grid, links=links, regenerators=regenerators)
+    return network_from_map(replace(optical, scale_mbps_per_gbps=20 / channel_gbps))
 
 
 GRIDS: tuple[Grid, ...] = ("fixed", "flexible")
 NETWORKS = [network(grid, gbps) for grid in GRIDS for gbps in (100.0, 200.0)]
+NETWORKS += [network("fixed", 100.0, ()), network("flexible", 100.0, ("r3",)), network("fixed", 100.0, ("r2",))]
 
 
 REQUIREMENTS = st.builds(
-    Requirement, st.integers(100_000, 19_000_000), protection=st.sampled_from(["none", "link_disjoint"])
+    Requirement,
+    st.integers(100_000, 19_000_000) | st.just(11_000_000),
+    protection=st.sampled_from(["none", "none", "link_disjoint"]),
+    pinned=st.sampled_from([False, False, True]),
 )
+"""Two flows of 11 Mb/s do not fit into one lightpath, and leave room on the fibre where all channels are lit."""
 FLOWS = groups(HOSTS, REQUIREMENTS, 3)
 
 
@@ -67,7 +78,9 @@ class Lightpaths(RuleBasedStateMachine):
         number = next(self.numbers)
         end_s = float("inf") if lasts_s is None else (start_s or 0.0) + lasts_s
         request = Request(f"r-{number:08x}", 1, wanted, start_s, end_s)
-        decision = decide(self.network, self.bookings, tuple(self.reservations.values()), request, 0.0)
+        decision = self._decide(request)
+        if isinstance(decision, Rejected) and isinstance(decision.error, NoSpectrum):
+            decision = self._make_room(request) or decision
         if not isinstance(decision, Admitted):
             return multiple()
         new = Reservation(
@@ -76,6 +89,57 @@ class Lightpaths(RuleBasedStateMachine):
         )  # fmt: skip
         self._accept(decision, new)
         return new.id
+
+    def _decide(self, request: Request) -> Admitted | Rejected:
+        return decide(self.network, self.bookings, tuple(self.reservations.values()), request, 0.0)
+
+    def _make_room(self, request: Request) -> Admitted | None:
+        """Move lightpaths for a request; both blocks of each are free of all others, and of each other."""
+        flows = {each.name: each for each in request.flows}
+
+        def refusal_of(calendar: Calendar, rerouted: Sequence[Reservation]) -> Exception | None:
+            live = tuple((self.reservations | {each.id: each for each in rerouted}).values())
+            for asked in (*map(as_it_is, rerouted), request):
+                decision = decide(self.network, calendar, live, asked, 0.0)
+                if isinstance(decision, Rejected):
+                    return decision.error if asked is request else ValueError("a limit")
+            return None
+
+        def paths_of(name: str) -> list[Path]:
+            return [path[1:-1] for path in candidate_paths(self.network, flows[name].source, flows[name].destination)]
+
+        def paths_between(source: str, destination: str) -> tuple[Path, ...]:
+            return candidate_paths(self.network, source, destination)
+
+        movable = tuple(self.reservations.values())
+        moves = moves_to_admit(self.network, self.bookings, movable, refusal_of, paths_of, paths_between)
+        if moves is None:
+            return None
+        assert len(moves) <= 3 * len(flows)
+        for move in moves:
+            self._move(move)
+        decision = self._decide(request)
+        assert isinstance(decision, Admitted)
+        return decision
+
+    def _move(self, move: LightpathMove) -> None:
+        users = [self.reservations[name] for name in move.reservations]
+        assert not overlap(move.before, move.after), "make before break"
+        for user, other in product(users, self.reservations.values()):
+            if together(user, other):
+                assert not any(overlap(move.after, held) for held in lit_by(other))
+        for user in users:
+            assert not any(each.flow.requirement.pinned for each in user.placements if move.before in lit_by(user))
+            after = with_move(user, move)
+            end_s = float("inf") if after.end_at_s is None else after.end_at_s
+            ducts = self.network.srlg_by_span
+            booked = bookings_of(ducts, after.id, after.placements, after.start_at_s, end_s)
+            self.bookings = self.bookings.without_reservation(after.id).with_bookings(booked)
+            self.reservations[after.id] = after
+        for user in users:
+            decision = self._decide(as_it_is(self.reservations[user.id]))
+            assert isinstance(decision, Admitted), "the bounds hold on the new route"
+            self._accept(decision, replace(self.reservations[user.id], placements=decision.placements))
 
     @rule(identity=live, wanted=FLOWS)
     def modify(self, identity: str, wanted: tuple[Flow, ...]) -> None:
@@ -143,6 +207,14 @@ class Lightpaths(RuleBasedStateMachine):
                 assert lightpath.first_slot + lightpath.width <= self.network.links[link].slot_count
 
     @invariant()
+    def flows_change_lightpaths_only_where_a_switch_regenerates(self) -> None:
+        regenerators = self.network.regenerators
+        for reservation in self.reservations.values() if regenerators is not None else ():
+            for placement in reservation.placements:
+                for chain in (placement.lightpaths, placement.backup_lightpaths):
+                    assert {each.nodes[0] for each in chain[1:]} <= (regenerators or frozenset())
+
+    @invariant()
     def what_is_lit_is_what_somebody_travels_in(self) -> None:
         used = {each.id for reservation in self.reservations.values() for each in lit_by(reservation)}
         assert set(self.bookings.lightpaths()) == used
@@ -157,6 +229,13 @@ class Lightpaths(RuleBasedStateMachine):
         for identity in list(self.reservations):
             self.release(identity)
         assert self.bookings == Calendar()
+
+
+def as_it_is(reservation: Reservation) -> Request:
+    flows = tuple(placement.flow for placement in reservation.placements)
+    end_s = float("inf") if reservation.end_at_s is None else reservation.end_at_s
+    keep = frozenset(flow.name for flow in flows)
+    return Request(reservation.id, reservation.version, flows, reservation.start_at_s or None, end_s, keep)
 
 
 def lit_by(reservation: Reservation) -> set[Lightpath]:
