@@ -283,7 +283,7 @@ class Edge:
         if (own := digest(layers, built.unchanging)) != recipe.frozen_digest:
             raise TrainingFailedError(
                 f"The frozen values of {recipe.model} on {self._settings.name} are not those of the cloud (SHA-256 "
-                f"{(own or 'of none')[:12]} and {(recipe.frozen_digest or 'of none')[:12]}); both must load the same."
+                f"{(own or 'none')[:12]} and {(recipe.frozen_digest or 'none')[:12]}); both must load the same."
             )
         if recipe.tail is not None and not tail_protects_labels(layers, recipe.tail):
             raise TrainingFailedError(
