@@ -17,20 +17,14 @@ from pathlib import Path
 import click
 import torch
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
+from harness.local_federation import AVERAGE_EVERY, CLASSES, LocalEdge, accuracy, standardize_inputs
 from harness.report import Claim, at_least, publish
-from trainer.config.partitioning import IID
 from trainer.config.settings import Aggregate
-from trainer.data.dataset import batch_indices
-from trainer.data.load import load_local
-from trainer.data.standardization import choose_standardization, standardize, summarize
 from trainer.models.aggregation import aggregate
-from trainer.models.optimizer import OptimizerConfig
-from trainer.models.zoo import build_layers
 
-EDGES, HOSTILE, BATCH, STEPS, AVERAGE_EVERY = 5, 2, 64, 4, 5
-DATA, MODEL, SHAPE, CLASSES = "traffic-lights", "signal-cnn", (3, 32, 32), 3
+EDGES, HOSTILE = 5, 2
 SIGN_FLIP, SCALING = -5.0, 100.0
 """Factors of a hostile update."""
 ATTACKS = ("none", "sign flip", "scaling", "label flip")
@@ -49,29 +43,14 @@ class Result:
     accuracy: float
 
 
-class Edge:
-    """An edge with its share of the data and the whole model."""
+class Edge(LocalEdge):
+    """An edge that may be hostile."""
 
     def __init__(self, number: int, seed: int, attack: str) -> None:
-        self.number, self.seed = number, seed
-        self.data = load_local(DATA, IID, f"edge{number + 1}", number, EDGES, seed)
+        super().__init__(number, EDGES, seed)
         self.attack = attack if number == HOSTILE else "none"
-        self.model = nn.Sequential(*build_layers(MODEL, seed, SHAPE, CLASSES))
-        self.optimizer = OptimizerConfig().build(self.model.parameters())
-        self.inputs: Tensor
-
-    def train(self, number: int) -> None:
-        """Train one round."""
-        labels = self.data.train.labels
         if self.attack == "label flip":
-            labels = CLASSES - 1 - labels
-        for step in range(STEPS):
-            place = (number - 1) * STEPS + step
-            places = batch_indices(len(labels), BATCH, self.seed * 1009 + self.number, place)
-            self.optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(self.model(self.inputs[places]), labels[places])
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+            self.labels = CLASSES - 1 - self.labels
 
     def update(self, previous: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the model that the edge sends."""
@@ -83,9 +62,7 @@ class Edge:
 def train(rule: Aggregate, clip: float | None, attack: str, seed: int, rounds: int) -> float:
     """Return the accuracy after a training."""
     edges = [Edge(number, seed, attack) for number in range(EDGES)]
-    how = choose_standardization([summarize(edge.data.train.inputs, edge.data.train.labels, CLASSES) for edge in edges])
-    for edge in edges:
-        edge.inputs = standardize(edge.data.train.inputs, how)
+    how = standardize_inputs(edges)
     previous = {name: value.clone() for name, value in edges[0].model.state_dict().items()}
     for number in range(1, rounds + 1):
         for edge in edges:
@@ -95,12 +72,7 @@ def train(rule: Aggregate, clip: float | None, attack: str, seed: int, rounds: i
             previous = aggregate(rule, [edge.update(previous) for edge in edges], weights, previous, 1, clip)
             for edge in edges:
                 edge.model.load_state_dict(previous)
-    model = edges[0].model.eval()
-    honest = [edge for edge in edges if edge.number != HOSTILE]
-    with torch.no_grad():
-        correct = sum(int((model(standardize(edge.data.held_out.inputs, how)).argmax(1) == edge.data.held_out.labels)
-                          .sum()) for edge in honest)
-    return correct / sum(len(edge.data.held_out) for edge in honest)
+    return accuracy(edges[0].model, [edge for edge in edges if edge.number != HOSTILE], how)
 
 
 @click.command()
@@ -113,19 +85,19 @@ def main(quick: bool, out: Path | None) -> None:
     results = [Result(title(rule, clip), attack, seed, train(rule, clip, attack, seed, rounds))
                for seed in seeds for rule, clip in RULES for attack in ATTACKS]
 
-    def accuracy(rule: str, attack: str) -> float:
+    def mean_accuracy(rule: str, attack: str) -> float:
         return statistics.fmean(each.accuracy for each in results if (each.rule, each.attack) == (rule, attack))
 
     names = [title(*rule) for rule in RULES]
     table = Table("rule", *ATTACKS, title=f"Accuracy with 1 of {EDGES} edges hostile, {rounds} rounds")
     for name in names:
-        table.add_row(name, *(f"{accuracy(name, attack):.3f}" for attack in ATTACKS))
-    undisturbed = accuracy("mean", "none")
+        table.add_row(name, *(f"{mean_accuracy(name, attack):.3f}" for attack in ATTACKS))
+    undisturbed = mean_accuracy("mean", "none")
     claims = {
         "mean_undisturbed": Claim(undisturbed, ""),
-        "mean_worst": Claim(min(accuracy("mean", attack) for attack in ATTACKS), ""),
+        "mean_worst": Claim(min(mean_accuracy("mean", attack) for attack in ATTACKS), ""),
         **{f"{name.replace(' ', '_').replace('-', '_')}_worst": at_least(
-            min(accuracy(name, attack) for attack in ATTACKS), "", round(undisturbed - DROP_LIMIT, 3))
+            min(mean_accuracy(name, attack) for attack in ATTACKS), "", round(undisturbed - DROP_LIMIT, 3))
            for name in names if name != "mean"},
     }
     publish("hostile_edges", claims, {"trainings": [asdict(each) for each in results]}, [table], out)

@@ -45,6 +45,15 @@ def test_lying_edges_are_excluded_and_the_honest_ones_train_the_model_of_their_o
             for name, value in reference.items():
                 torch.testing.assert_close(saved[name], value, rtol=1e-4, atol=1e-5)
         assert all(math.isfinite(row["loss"]) for row in rows)
+        training.resume_cloud("--rounds", "4")
+        for number in (1, 2, 3):  # edge3 does not lie any more, and stays excluded
+            training.start_edge(number, "--connect-timeout", "3")
+        assert training.finish() == 0, training.logs()
+        assert [training.finish(f"edge{number}") for number in (1, 2, 3)] == [0, 0, 3]
+        assert "edge3 is excluded from this run: it sent 1e+06 as its sums for accuracy;" in training.logs()
+        summary = training.summary()
+        assert [edge["edge"] for edge in summary["rounds"][3]["edges"]] == ["edge1", "edge2"]
+        assert sorted(summary["excluded"]) == sorted(lost)
 
 
 def test_a_lie_that_leaves_too_few_edges_ends_the_run_at_once_with_its_reason(tmp_path: Path) -> None:

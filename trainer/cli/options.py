@@ -74,6 +74,9 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "proximal",
         {"type": float, "help": "Pull every edge to the last global model with this weight (FedProx)."},
     ),
+    ("--dp", "dp", {"metavar": "EPSILON[,DELTA]", "help": "Differential privacy of every edge's part in all averages "
+                    "of a run, by clipping and Gaussian noise; DELTA is 1e-5 if not given.  [default: none]"}),
+    ("--dp-clip", "dp_clip", {"type": float, "help": "With --dp: L2 norm to which an edge's update is clipped."}),
     ("--seed", "seed", {"type": int, "help": "Seed of initial weights, partition and order of the data."}),
     ("--data", "data", {"help": DATA_HELP}),
     ("--partition", "partition", {"help": PARTITION_HELP}),
@@ -214,6 +217,8 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 _SWITCHES = {
     "--best-effort": "Train without reservations, pacing and guarantees.",
     "--protect-labels": "Keep labels on the edges; the last layers are trained there.",
+    "--secure-aggregation": "Average by secure sums: the cloud never sees the layers of a single edge. All edges then "
+    "have the same cut, and it never shrinks.",
     "--trust-samples": "Let an edge weigh more than all others together if it says that it has so many samples.",
 }
 _SWITCH_NAMES = [flag.removeprefix("--").replace("-", "_") for flag in _SWITCHES]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
+from trainer.cli import cut_table
 from trainer.cli.preflight import check_names
 from trainer.config.fine_tuning import FREEZE_HELP, LORA_HELP
 from trainer.config.objectives import LOSS_HELP, METRIC_HELP
@@ -19,10 +21,8 @@ from trainer.errors import UsageError
 if TYPE_CHECKING:
     from topologies.maps import Map
     from trainer.config.objectives import Objective
-    from trainer.models.boundary import Boundary
     from trainer.planning.forecasts import StepForecaster
     from trainer.planning.plan import Alternative, Offer, RoundPlan
-    from trainer.profiling.layer_costs import LayerCost
     from trainer.profiling.predictor import LayerSeconds
     from trainer.reservation.bandwidth import PlanForOffer, QuoteStats
     from trainer.reservation.quote_planning import QuotedPlan
@@ -57,11 +57,15 @@ MSS_OVERHEAD_BYTES = 52
 @click.option(
     "--tail-layers", default=1, show_default=True, help="With --protect-labels: number of last layers on the edges."
 )
+@click.option("--privacy", is_flag=True,
+              help="Measure what the segment of every cut gives away of its inputs: the distance correlation, on "
+              "samples of --data (the traffic lights if not given), for a model that is not trained.")
+@click.option("--json", "as_json", is_flag=True, help="Print the cuts as JSON.")
 @click.option("--prior", is_flag=True, help="Predict from costs and a benchmark; do not run the layers.")
 def plan(
     map_name: str | None, model: str | None, data: str | None, freeze: str | None, lora: str | None, loss: str | None,
     metric: str | None, batch: int, micro: int, controller: str | None, share: float, min_cut: int, cuts: str | None,
-    codec: str, protect_labels: bool, tail_layers: int, prior: bool,
+    codec: str, protect_labels: bool, tail_layers: int, privacy: bool, as_json: bool, prior: bool,
 ) -> None:
     """Print every cut with its FLOPs, bytes and times on this machine; with --map, the plan of a round.
 
@@ -77,6 +81,8 @@ def plan(
     from trainer.profiling.layer_costs import layer_costs
     from trainer.profiling.predictor import prior_seconds
 
+    if as_json and map_name is not None:
+        raise UsageError("--json prints the cuts, not the plan on a map; leave --map out.")
     if controller is not None and map_name is None:
         raise UsageError("--controller requires --map, which defines the CPU shares of the edges.")
     if cuts is not None and map_name is None:
@@ -105,7 +111,12 @@ def plan(
         layer_seconds = prior_seconds(costs, profiler.benchmark_node(), len(samples))
     else:
         layer_seconds = profiler.profile_layers(layers, samples)
-    _print_cuts(model, costs, built.boundaries, layer_seconds, batch, micro, prior)
+    leakage = cut_table.leakage(built, data, values) if privacy else None
+    table = cut_table.rows(costs, built.boundaries, layer_seconds, batch, micro, leakage)
+    if as_json:
+        click.echo(json.dumps({"model": model, "batch": batch, "micro": micro, "cuts": table}, indent=1))
+    else:
+        cut_table.show(model, table, batch, micro, prior)
     if network is None:
         return
     edges = {node.name: _scaled(layer_seconds, node.cpu_share) for node in network.edges}
@@ -235,37 +246,6 @@ def _print_quotes(stats: QuoteStats) -> None:
     click.echo(f"  {stats.quotes} quotes in {stats.seconds * 1e3:.1f} ms; with all free capacity a micro-batch takes "
                f"{stats.up_s * 1e3:.1f} ms up ({stats.up_bottleneck}), {stats.down_s * 1e3:.1f} ms down "
                f"({stats.down_bottleneck})")
-
-
-def _print_cuts(
-    model: str,
-    costs: list[LayerCost],
-    boundaries: Sequence[Boundary],
-    layer_seconds: LayerSeconds,
-    batch: int,
-    micro: int,
-    prior: bool,
-) -> None:
-    from trainer.protocol.segments import segment_bytes
-
-    source = "predicted from FLOPs, bytes and a benchmark" if prior else "measured"
-    click.echo(f"{model}, batch {batch} in {micro} micro-batches; times on one core of this machine, {source}\n")
-    click.echo("cut  last layer        MFLOP/sample  parameters  segment kB  edge fwd ms  edge bwd ms  cloud ms")
-    forward = backward = 0.0
-    total = sum(layer_seconds.forward_s) + sum(layer_seconds.backward_s)
-    flops, parameters = 0.0, 0
-    for cut, boundary in enumerate(boundaries):
-        if cut:
-            cost = costs[cut - 1]
-            forward += layer_seconds.forward_s[cut - 1]
-            backward += layer_seconds.backward_s[cut - 1]
-            flops += cost.forward_flops
-            parameters += cost.parameters
-        name = costs[cut - 1].name if cut else "(raw input)"
-        segment_kb = segment_bytes(boundary, batch, "fp32") / 1e3
-        click.echo(f"{cut:>3}  {name:<16} {flops / 1e6:>13.2f} {parameters:>11} {segment_kb:>11.1f} "
-                   f"{1e3 * micro * forward:>12.1f} {1e3 * micro * backward:>12.1f} "
-                   f"{1e3 * micro * abs(total - forward - backward):>9.1f}")
 
 
 def _print_plan(network: Map, best: RoundPlan, using: str) -> None:

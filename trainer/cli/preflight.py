@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import tempfile
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from trainer.errors import TrainerError, TrainingFailedError
+from trainer.errors import TrainerError, TrainingFailedError, UsageError
 from trainer.processes.fork import fork
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ def check_run(settings: RunSettings, edges: Sequence[str]) -> list[str]:
     from trainer.data.growing_sources import Share, open_source
     from trainer.data.load import load_local, preload
     from trainer.errors import DataError
+    from trainer.privacy.gaussian import MISSING
 
+    if settings.dp is not None and importlib.util.find_spec("dp_accounting") is None:
+        raise UsageError(MISSING)
     check_names(settings)
     if settings.collect is not None:
         for index, edge in enumerate(edges):

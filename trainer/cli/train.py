@@ -118,6 +118,8 @@ def train(
         edge_flags += [] if value is None else [flag, value]
     if settings.protect_labels:
         edge_flags += ["--protect-labels"]
+    if settings.secure_aggregation:
+        edge_flags += ["--secure-aggregation"]
     cloud_flags = ["--resume", str(resume), *to_flags({name: options[name] for name in changes})] if resume else [
         *to_flags(options), "--run-dir", str(directory)]
     cloud_flags += ["--quiet"] if quiet else []
@@ -327,6 +329,8 @@ def _bandwidth_factory(
 @click.option("--loss", help="Custom loss (package.module:function) that the cloud may request.")
 @click.option("--metric", help="Custom metric (package.module:function) that the cloud may request.")
 @click.option("--protect-labels", is_flag=True, help="Refuse a cloud that requires labels.")
+@click.option("--secure-aggregation", is_flag=True,
+              help="Refuse a cloud that requires this edge's layers other than in a secure sum of several edges.")
 @click.option("--min-cut", default=1, show_default=True, type=click.IntRange(min=0),
               help="Least number of layers that run here; the edge refuses a plan with fewer. With 0 the cloud may "
               "receive raw inputs.")
@@ -339,7 +343,7 @@ def _bandwidth_factory(
 def edge(
     name: str, cloud_address: tuple[str, int], index: int, edges: int, source_port: int | None, seed: int,
     data: str, partition: str, collect: int | None, model: str | None, loss: str | None, metric: str | None,
-    protect_labels: bool, min_cut: int, connect_timeout: float,
+    protect_labels: bool, secure_aggregation: bool, min_cut: int, connect_timeout: float,
     cgroups: tuple[Path, ...], tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None,
     token_file: Path | None, tls_name: str,
 ) -> None:
@@ -357,7 +361,8 @@ def edge(
 
     reason = run(EdgeSettings(name, cloud_address, index, edges, source_port, data=data,
                               sharing=parse_partitioning(partition), model=model, loss=loss, metric=metric,
-                              protect_labels=protect_labels, min_cut=min_cut, seed=seed, collect=collect,
+                              protect_labels=protect_labels, secure_aggregation=secure_aggregation,
+                              min_cut=min_cut, seed=seed, collect=collect,
                               connect_timeout_s=connect_timeout, cgroups=cgroups,
                               credentials=node_credentials), click.echo)
     click.echo(f"{name}: {reason}")

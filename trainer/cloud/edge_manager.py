@@ -59,13 +59,15 @@ class EdgeManager:
         task: str,
         samples: Mapping[str, tuple[int, int]] | None = None,
         credentials: TransportCredentials = NO_CREDENTIALS,
+        excluded: Mapping[str, str] | None = None,
     ) -> None:
+        """`samples`, `excluded`: as in `JoinRules`, of a run that resumes."""
         self.on_lost: Callable[[EdgeSession, str], None] = lambda _session, _reason: None
         self.on_collecting: Callable[[messages.Collecting], None] = lambda _report: None
         self._reports: dict[str, messages.Collecting] = {}
         self._collecting: dict[str, messages.Collecting] = {}
         self._expected = list(expected)
-        self._rules = JoinRules(self._expected, task, samples)
+        self._rules = JoinRules(self._expected, task, samples, excluded)
         self._joined: dict[str, EdgeSession] = {}
         self._active: dict[str, EdgeSession] = {}
         self._waiting: dict[str, EdgeSession] = {}
@@ -92,9 +94,9 @@ class EdgeManager:
             return [name for name in self._expected if name in self._waiting]
 
     @property
-    def excluded(self) -> set[str]:
-        """Names of the edges that take no further part in the run."""
-        return set(self._rules.excluded)
+    def excluded(self) -> dict[str, str]:
+        """The edges that take no further part in the run, with the reasons."""
+        return dict(self._rules.excluded)
 
     @property
     def connections_refused(self) -> int:
@@ -106,21 +108,23 @@ class EdgeManager:
     ) -> list[EdgeSession]:
         """Wait until all expected edges have joined, or until the timeout with at least `quorum` of them.
 
-        While edges collect, the timeout begins anew with every report of more samples. `find_partition` is asked every
-        PARTITION_POLL_S about the edges that are missing.
+        Edges that were excluded before the run resumed are not expected. While edges collect, the timeout begins anew
+        with every report of more samples. `find_partition` is asked every PARTITION_POLL_S about the edges that are
+        missing.
 
         Raises: QuorumError that names the missing edges; PartitionError at once if so many are cut off from the cloud
         that the quorum cannot be reached.
         """
-        expected = len(self._expected)
+        possible = [name for name in self._expected if name not in self._rules.excluded]
+        expected = len(possible)
         deadline_s = time.monotonic() + timeout_s
         collected: dict[str, int] = {}
-        while not self._all_joined(min(PARTITION_POLL_S, deadline_s - time.monotonic())):
+        while not self._joined_are(expected, min(PARTITION_POLL_S, deadline_s - time.monotonic())):
             if self._tell_reports(collected):
                 deadline_s = time.monotonic() + timeout_s
             if time.monotonic() >= deadline_s:
                 break
-            missing = [name for name in self._expected if name not in self._joined]
+            missing = [name for name in possible if name not in self._joined]
             cut_off = find_partition(missing)
             if expected - len(cut_off) < (quorum or expected):
                 sentences = " ".join(dict.fromkeys(cut_off.values()))
@@ -129,7 +133,7 @@ class EdgeManager:
             if missing and len(cut_off) == len(missing):
                 break  # they may join later
         with self._changed:
-            missing = [name for name in self._expected if name not in self._joined]
+            missing = [name for name in possible if name not in self._joined]
             if len(self._joined) < (quorum or expected):
                 raise QuorumError(
                     f"{self._rules.why_refused(missing)}{self._how_far(missing)}"
@@ -165,10 +169,10 @@ class EdgeManager:
         return "".join(f"{edge}: {edge_checks.printable(self._collecting[edge].sentence)} " for edge in edges
                        if edge in self._collecting)
 
-    def _all_joined(self, timeout_s: float) -> bool:
-        """Whether all expected edges have joined within this time."""
+    def _joined_are(self, number: int, timeout_s: float) -> bool:
+        """Whether that many edges have joined within this time."""
         with self._changed:
-            return self._changed.wait_for(lambda: len(self._joined) == len(self._expected), max(0.0, timeout_s))
+            return self._changed.wait_for(lambda: len(self._joined) == number, max(0.0, timeout_s))
 
     def prepare(
         self, prepare_message: messages.Prepare, payload_bytes: int, timeout_s: float, layers: int | None = None

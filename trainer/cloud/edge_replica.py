@@ -95,6 +95,14 @@ class EdgeReplica:
         """
         part = self.model.stage
         check_layers(part, [*range(part.first), *range(part.last, len(part.layers))], from_edge, max_steps)
+        return self._sorted(from_edge)
+
+    def own_layers(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return what `merged_layers` returns, of the cloud's layers only."""
+        return self._sorted({})
+
+    def _sorted(self, from_edge: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        part = self.model.stage
         values, states = {}, {}
         for name, tensor in {**from_edge, **part.export_layers(part.first, part.last)}.items():
             if ".state." in name:

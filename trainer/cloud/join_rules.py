@@ -17,11 +17,14 @@ class JoinRules:
     part; `refused`: why the last request of an edge was refused.
     """
 
-    def __init__(self, expected: Sequence[str], task: str, samples: Mapping[str, tuple[int, int]] | None) -> None:
+    def __init__(
+        self, expected: Sequence[str], task: str, samples: Mapping[str, tuple[int, int]] | None,
+        excluded: Mapping[str, str] | None = None,
+    ) -> None:
         self._expected = expected
         self._task = task
         self.samples = dict(samples or {})
-        self.excluded: dict[str, str] = {}
+        self.excluded = dict(excluded or {})
         self.refused: dict[str, str] = {}
 
     def check(self, request: JoinRequest, connected: Collection[str]) -> None:

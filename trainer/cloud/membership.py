@@ -6,7 +6,7 @@ Below the quorum the run pauses; once the quorum is restored it continues from t
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.cloud.edge_manager import EdgeManager
@@ -20,6 +20,17 @@ from trainer.reservation.partition_check import FindPartition, no_partition
 
 PAUSE_POLL_S = 0.2
 """Interval at which a paused run checks for edges that rejoined."""
+
+
+def check_exclusions(settings: RunSettings, excluded: Mapping[str, str]) -> None:
+    """Check that a run which resumes can reach its quorum without the edges that were excluded before.
+
+    Raises: QuorumError with the reasons.
+    """
+    if excluded and len(settings.edges) - len(excluded) < settings.quorum_in_training:
+        reasons = " ".join(f"{edge} is excluded: {reason}" for edge, reason in excluded.items())
+        raise QuorumError(f"{reasons} {len(excluded)} of {len(settings.edges)} edges are excluded, "
+                          f"{settings.quorum_in_training} are required.")
 
 
 class QuorumLostError(TrainingFailedError):
@@ -104,6 +115,8 @@ class Membership:
         replicas = self._state.replicas
         replicas.pop(session.name, None)
         self.lost.append({"edge": session.name, "reason": reason, "excluded": session.excluded})
+        if session.excluded:
+            self._record.describe(excluded=self._edge_manager.excluded)
         self._record.event("lost", edge=session.name, reason=reason, excluded=session.excluded, left=len(replicas))
         self._bandwidth.remove_edge(session.name)
         self._require_edges_that_can_join(session)

@@ -11,6 +11,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from trainer.cloud.private_averaging import check_private_model
 from trainer.config.fine_tuning import ALL_TRAINED, FineTuning, parse_fine_tuning
 from trainer.config.objectives import METRICS, Objective, choose_objective, parse_schedule, target_mistake
 from trainer.config.settings import RunSettings
@@ -97,6 +98,7 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
         micro=settings.micro,
         steps=settings.steps,
         tail=tail,
+        secure_aggregation=settings.secure_aggregation,
     )
     reasons: dict[str, object] = {
         "model_reason": model_reason,
@@ -147,6 +149,8 @@ def check_model(
         raise UsageError(f"--metric {objective.metric} compares outputs of the shape of a sample's values, "
                          f"{objective.target_shape}; {model} makes {outputs}. Give --metric loss, or your own.")
     _check_batches(samples, settings, built.layers, model)
+    if settings.dp is not None:
+        check_private_model(model, built.layers)
     tail = tail_of(built.layers, settings.protect_labels, settings.tail_layers)
     check_cuts(model, len(built.layers), tail, settings.min_cut, settings.max_cut, settings.cuts)
     return built, tail, values

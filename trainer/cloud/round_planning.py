@@ -9,6 +9,7 @@ from trainer.cloud.edge_replica import EdgeReplica
 from trainer.cloud.keeping import Keeping
 from trainer.config.settings import RunSettings
 from trainer.errors import ProtocolError
+from trainer.planning.common_cut import check_common_cut, plan_common_cut
 from trainer.planning.custom_policy import CustomPolicy
 from trainer.planning.forecasts import StepForecaster
 from trainer.planning.plan import Offer, RoundPlan
@@ -40,10 +41,15 @@ def plan_training_round(
     if keeping is not None:
         forecasts = [keeping.over_all_rounds(forecast, replica, number)
                      for forecast, replica in zip(forecasts, present, strict=True)]
-    if policy is None:
-        plan = plan_round(forecasts, offer, micro_batches, current if keep_cuts else None, settings.steps)
-    else:
+    least = max(current or [0])
+    if policy is not None:
         plan = policy.plan(number, forecasts, offer, micro_batches, current)
+        if settings.secure_aggregation:
+            check_common_cut(plan, least)
+    elif settings.secure_aggregation:
+        plan = plan_common_cut(forecasts, offer, micro_batches, least, least if current and keep_cuts else None)
+    else:
+        plan = plan_round(forecasts, offer, micro_batches, current if keep_cuts else None, settings.steps)
     if keeping is not None and any(edge.keep for edge in plan.edges):
         chosen = [keeping.in_this_round(forecast, edge, replica, number, mss_bytes[replica.name])
                   for forecast, edge, replica in zip(forecasts, plan.edges, present, strict=True)]

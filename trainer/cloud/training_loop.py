@@ -16,7 +16,7 @@ import torch
 from trainer.cloud import edge_checks
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_session import EdgeSession
-from trainer.cloud.membership import PAUSE_POLL_S, Membership, QuorumLostError
+from trainer.cloud.membership import PAUSE_POLL_S, Membership, QuorumLostError, check_exclusions
 from trainer.cloud.round_record import plan_event, round_event, round_row
 from trainer.cloud.step_timing import StepResult
 from trainer.cloud.training_state import TrainingState
@@ -55,8 +55,10 @@ def run(
     retain_freed_memory()
     try:
         policy = None if settings.policy is None else CustomPolicy(settings.policy)
+        excluded = record.summary["excluded"] if resumed else {}
+        check_exclusions(settings, excluded)
         edge_manager = EdgeManager(
-            address, settings.edges, settings.task, resumed.samples if resumed else None, credentials
+            address, settings.edges, settings.task, resumed.samples if resumed else None, credentials, excluded
         )
     except TrainerError as error:
         record.finish("failed", str(error), error.code)
@@ -64,7 +66,10 @@ def run(
     reason, code = "the cloud was stopped.", "stopped"
     failed = True
     try:
-        record.event("waiting", edges=list(settings.edges), address=f"{address[0]}:{address[1]}")
+        for edge, why in excluded.items():
+            record.event("said", sentence=f"{edge} stays excluded from the run: {why}")
+        record.event("waiting", edges=[edge for edge in settings.edges if edge not in excluded],
+                     address=f"{address[0]}:{address[1]}")
         edge_manager.on_collecting = lambda report: record.event("collecting", edge=report.edge, samples=report.samples,
                                                                  held_out=report.held_out, wanted=report.wanted,
                                                                  sentence=edge_checks.printable(report.sentence))
@@ -135,6 +140,9 @@ class TrainingLoop:
                     objective = self._state.recipe.objective
                     return (f"{objective.metric} {self._state.checkpoint.metric:.4f} reached the target "
                             f"{self._settings.target:g} in round {number}.")
+                if (account := self._state.privacy) is not None and account.is_spent:
+                    return (f"the privacy budget is spent in round {number}: {account.releases} averagings, repeated "
+                            "ones included.")
                 try:
                     self._pause_if_asked(number + 1)
                     self._round(number + 1)
@@ -255,6 +263,7 @@ class TrainingLoop:
         row["lost"] = list(self._membership.lost)
         for edge in row["edges"]:
             edge["local_samples"] = self._state.replicas[edge["edge"]].session.samples
+        row["epsilon_spent"] = self._state.privacy.spent if self._state.privacy is not None else None
         self._record.add_round(row)
         self._record.event("round_done", **round_event(row))
 

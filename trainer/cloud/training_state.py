@@ -13,7 +13,9 @@ from trainer.cloud.edge_session import EdgeSession
 from trainer.cloud.keeping import Keeping
 from trainer.cloud.kept_segments import KeepingSpace, KeptSegments
 from trainer.cloud.preparation import Preparation, prepare
+from trainer.cloud.private_averaging import PrivacyAccount, private_mean
 from trainer.cloud.round_planning import check_min_cut, plan_training_round
+from trainer.cloud.secure_averaging import SecureAveraging, value_names
 from trainer.cloud.step_timing import StepResult
 from trainer.config.objectives import SHARES
 from trainer.config.settings import RunSettings
@@ -29,6 +31,7 @@ from trainer.planning.codec_selection import CodecSelector
 from trainer.planning.custom_policy import CustomPolicy
 from trainer.planning.forecasts import StepForecaster
 from trainer.planning.plan import EdgePlan, Offer, RoundPlan
+from trainer.privacy.fixed_point import ELEMENT_BYTES, length_of
 from trainer.profiling import profiler
 from trainer.protocol import messages
 from trainer.protocol.segments import segment_bytes
@@ -70,6 +73,7 @@ class TrainingState:
         if self.recipe.frozen_digest != self._preparation.message.frozen_digest:
             raise UsageError(f"The frozen values of {self.recipe.model} have changed since the run began; it continues "
                              "only with the same.")
+        self.privacy = None if settings.dp is None else PrivacyAccount(settings.dp, settings, record)
         self._limited: set[str] = set()
         """Edges whose weight was limited, said once."""
         self._space = KeepingSpace(int(settings.keep_memory_bytes), record.directory)
@@ -89,6 +93,8 @@ class TrainingState:
             preparation=self._preparation.reasons,
         )
         self._describe_data()
+        if self.privacy is not None:
+            self._record.event("said", sentence=self.privacy.sentence)
         edge_manager.prepare(recipe, self._largest_payload(), self._settings.step_timeout_s,
                              len(self._preparation.costs))
         for session in edge_manager.sessions:
@@ -196,6 +202,9 @@ class TrainingState:
         for name, replica in self.replicas.items():
             mss_bytes = replica.session.planning_mss_bytes
             up, down = sum(state[: replica.cut]) + sum(state[tail:]), values
+            if self.recipe.secure_aggregation:
+                names = value_names(replica)
+                up = ELEMENT_BYTES * length_of(replica.model.stage.state_dict(0, len(state)), names)
             volumes[name] = max(1, int(l2_bits(up, mss_bytes) / 8)), max(1, int(l2_bits(down, mss_bytes) / 8))
         return volumes
 
@@ -206,6 +215,8 @@ class TrainingState:
         """
         timeout_s = self._settings.step_timeout_s
         self._record.event("averaging", round=number, rates_bps=rates)
+        if self._settings.secure_aggregation:
+            return self._average_securely(number, rates or {})
         self._request_models(rates or {})
         models: dict[str, dict[str, Tensor]] = {}
         samples: dict[str, int] = {}
@@ -217,12 +228,55 @@ class TrainingState:
                 samples[session.name] = session.samples
             except ProtocolError as error:
                 self._edge_manager.exclude(session, str(error))
+        if self.privacy is not None:
+            mean = self._private_mean(self.privacy, models, samples)
+            return self._adopted(number, mean, states)
         model, metric, server = self._evaluated_mean(number, models, samples)
+        return self._after(number, model, states, metric, server)
+
+    def _adopted(
+        self, number: int, mean: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]]
+    ) -> Checkpoint:
+        """Continue from what the server optimizer makes of a mean that cannot be made again without an edge."""
+        model, server = self._server_step(mean)
+        return self._after(number, model, states, self._metric(self._distribute(number, model)), server)
+
+    def _after(
+        self, number: int, model: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]],
+        metric: float | None, server: ServerState,
+    ) -> Checkpoint:
+        """Return the state after an averaging; the codecs are selected by its metric from now on."""
         if metric is not None:
             objective = self.recipe.objective
             self.codec_selector.update(metric, objective.better == "higher", objective.metric in SHARES)
-        excluded = states.keys() & self._edge_manager.excluded
+        excluded = states.keys() & self._edge_manager.excluded.keys()
         return self._snapshot(number, model, {name: states[name] for name in states.keys() - excluded}, metric, server)
+
+    def _private_mean(
+        self, account: PrivacyAccount, models: Mapping[str, Mapping[str, Tensor]], samples: Mapping[str, int]
+    ) -> dict[str, Tensor]:
+        """Return the noisy mean of the models; it is published once, so no edge can be left out of it later."""
+        previous = self.checkpoint.model
+        weights = self._said_weights({name: samples[name] for name in models})
+        stage = next(iter(self.replicas.values())).model.stage
+        account.spend()
+        return {**previous, **private_mean(list(models.values()), weights, previous,
+                                           stage.trained_names(0, len(stage.layers)), account.noise.norm,
+                                           account.noise.std(weights))}
+
+    def _average_securely(self, number: int, rates: Rates) -> Checkpoint:
+        """Average in a secure sum; the model cannot be made again without an edge that lies in its evaluation."""
+        settings, account = self._settings, self.privacy
+        secure = SecureAveraging(self._edge_manager, len(settings.edges), settings.quorum_in_training,
+                                 settings.step_timeout_s)
+        samples = {name: replica.session.samples for name, replica in self.replicas.items()}
+        weights = dict(zip(samples, self._said_weights(samples), strict=True))
+        result = secure.average(number, self.replicas, weights, dict(self.checkpoint.model), rates,
+                                None if account is None else account.noise)
+        if account is not None:
+            account.spend()
+        self._record.event("secure_sum", round=number, edges=list(result.edges))
+        return self._adopted(number, result.model, {**self.checkpoint.states, **result.states})
 
     def _evaluated_mean(
         self, number: int, models: dict[str, dict[str, Tensor]], samples: Mapping[str, int]
@@ -233,23 +287,22 @@ class TrainingState:
         """
         while True:
             model, server = self._server_step(self._mean(models, samples))
-            for replica in self.replicas.values():
-                replica.model.stage.load_state_dict(model)
-            self._edge_manager.send_all(messages.GlobalModel(round=number), model)
-            counts = self._collect_counts()
-            excluded = models.keys() & self._edge_manager.excluded
+            counts = self._distribute(number, model)
+            excluded = models.keys() & self._edge_manager.excluded.keys()
             if not excluded:
                 return model, self._metric(counts), server
             for name in excluded:
                 del models[name]
 
+    def _distribute(self, number: int, model: Mapping[str, Tensor]) -> list[messages.Evaluated]:
+        """Continue from the global model on all nodes; return the edges' evaluations of it."""
+        for replica in self.replicas.values():
+            replica.model.stage.load_state_dict(model)
+        self._edge_manager.send_all(messages.GlobalModel(round=number), model)
+        return self._collect_counts()
+
     def _mean(self, models: Mapping[str, Mapping[str, Tensor]], samples: Mapping[str, int]) -> dict[str, Tensor]:
-        weights = self._weights([samples[name] for name in models])
-        for name, weight in zip(models, weights, strict=True):
-            if self._settings.aggregate == "mean" and weight < (count := samples[name]) and name not in self._limited:
-                self._limited.add(name)
-                self._record.event("said", sentence=f"{name} joined with {count} samples, more than the other edges "
-                                   f"have together; it is weighted as if it had {weight:.0f}.")
+        weights = self._said_weights({name: samples[name] for name in models})
         settings = self._settings
         return aggregate(settings.aggregate, list(models.values()), weights, self.checkpoint.model, settings.tolerate,
                          settings.clip_updates)
@@ -258,6 +311,17 @@ class TrainingState:
         last = self.checkpoint
         names = parameter_names(next(iter(self.replicas.values())).model.stage.layers)
         return server_step(self._server_optimizer, last.model, mean, names, last.server)
+
+    def _said_weights(self, samples: Mapping[str, int]) -> list[float]:
+        """Return the weights of edges with these samples; say once which edge's is limited."""
+        weights = self._weights(list(samples.values()))
+        for (name, count), weight in zip(samples.items(), weights, strict=True):
+            if self._settings.aggregate == "mean" and weight < count and name not in self._limited:
+                self._limited.add(name)
+                self._record.event("said", sentence=f"{name} joined with {count} samples, more than the other edges "
+                                   f"have together; it is weighted as if it had {weight:.0f}.")
+        return weights
+
 
     def _weights(self, samples: Sequence[int]) -> list[float]:
         return list(map(float, samples)) if self._settings.trust_samples else limited_weights(samples)
@@ -335,7 +399,9 @@ class TrainingState:
         """Return the limit of a frame's payload: all layers with their state, or segments in the widest codec."""
         segment = 2 * max(segment_bytes(part, self.recipe.batch, "fp32") for part in self._preparation.boundaries)
         targets = self.recipe.batch * self.recipe.objective.target_bytes
-        return 2 * (max(sum(self._state_bytes()), segment) + targets) + 2**20
+        stored = sum(cost.sent_bytes for cost in self._preparation.costs)
+        masked = ELEMENT_BYTES * stored if self.recipe.secure_aggregation else 0  # a value has a byte at least
+        return 2 * (max(sum(self._state_bytes()), segment) + targets) + masked + 2**20
 
     def _snapshot(
         self, number: int, model: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]],

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, get_args
 
 from trainer.config.fine_tuning import parse_fine_tuning
 from trainer.config.objectives import name_mistakes, parse_schedule, target_mistake
 from trainer.config.partitioning import DATA_SETS, parse_partitioning, task_of
+from trainer.config.privacy_budget import parse_privacy_budget
 from trainer.config.stragglers import STRAGGLER_POLICIES, StragglerPolicy
 from trainer.errors import UsageError
 
@@ -23,6 +25,8 @@ ServerOptimizerName = Literal["fedavg", "fedavgm", "fedadam"]
 SERVER_LEARNING_RATES: dict[ServerOptimizerName, float] = {"fedavg": 1.0, "fedavgm": 1.0, "fedadam": 0.01}
 """The server optimizers with their default learning rates."""
 KEEP_SEGMENTS = ("auto", "never")
+SECURE_EDGES = (3, 1000)
+"""Edges in a secure sum: of two, each would learn the other's; the shares of more do not fit into a frame."""
 MAX_SEED = 2**32 - 1
 FIRST_EDGE_PORT = 7801
 """Edge number i connects from this port + i, so its flow's 5-tuple is known before it connects."""
@@ -46,6 +50,9 @@ class RunSettings:
     in median lengths. `trust_samples`: edges are weighted by the samples that they say, without limit.
     `server_optimizer`: what is made of their mean; `server_learning_rate` None: by its kind. `proximal`: weight of the
     pull of every edge to the last global model.
+    `secure_aggregation`: averages are made of secure sums of the edges' layers; all edges have the same cut, and it
+    never shrinks. `dp`: budget of differential privacy of the averages, as `parse_privacy_budget` reads it; `dp_clip`:
+    L2 norm of an edge's update.
     `protection`: which failures every reserved flow survives by a backup path: a link, or a duct.
     `protect_labels`: the last `tail_layers` layers stay on the edges, with the labels.
     `max_cut` None: all layers but the last, or but the last before the tail. With the whole model on an edge nothing
@@ -77,6 +84,9 @@ class RunSettings:
     server_learning_rate: float | None = None
     proximal: float = 0.0
     trust_samples: bool = False
+    secure_aggregation: bool = False
+    dp: str | None = None
+    dp_clip: float = 1.0
     seed: int = 1
     codec: str = "fp32"
     gradient_codec: str | None = None
@@ -128,6 +138,11 @@ class RunSettings:
         parse_fine_tuning(self.freeze, self.lora)
         mistakes = [sentence for is_wrong, sentence in self._checks() if is_wrong]
         mistakes += name_mistakes(self.loss, self.metric, self.better)
+        if self.dp is not None:
+            try:
+                parse_privacy_budget(self.dp, len(self.edges))
+            except UsageError as error:
+                mistakes.append(str(error))
         if mistakes:
             raise UsageError(" ".join(mistakes))
         parse_schedule(self.schedule, self.rounds, self.steps)
@@ -195,6 +210,12 @@ class RunSettings:
              f"--protection is {self.protection}; it is one of {', '.join(PROTECTIONS)}."),
             (self.protection != "none" and self.best_effort,
              f"--protection {self.protection} requires a reservation; --best-effort reserves nothing."),
+            *self._secure_aggregation_checks(),
+            (not 0 < self.dp_clip < math.inf, f"--dp-clip is {self.dp_clip}; it must be a finite number above 0."),
+            (self.dp is not None and self.aggregate != "mean",
+             f"--aggregate {self.aggregate} has no known sensitivity to one edge; --dp needs the mean."),
+            (self.dp is not None and self.clip_updates is not None,
+             "--clip-updates clips by what the other edges sent; with --dp give --dp-clip."),
             (0 < self.lease_s < 1, f"--lease is {self.lease_s:g} s; it must be at least 1."),
         ]
 
@@ -210,6 +231,27 @@ class RunSettings:
              "is."),
             (not 0 <= self.proximal < math.inf,
              f"--proximal is {self.proximal}; it must be a finite number of at least 0."),
+        ]
+
+    def _secure_aggregation_checks(self) -> list[tuple[bool, str]]:
+        if not self.secure_aggregation:
+            return []
+        edges, majority = len(self.edges), len(self.edges) // 2 + 1
+        sums = "with --secure-aggregation the cloud sees sums only"
+        return [
+            (not SECURE_EDGES[0] <= edges <= SECURE_EDGES[1],
+             f"--secure-aggregation needs {SECURE_EDGES[0]} to {SECURE_EDGES[1]} edges; there are {edges}."),
+            (self.aggregate != "mean", f"--aggregate {self.aggregate} compares the edges' models; {sums}."),
+            (self.clip_updates is not None, f"--clip-updates measures every edge's update; {sums}."),
+            (self.late == "shrink", "--late shrink moves layers from an edge to the cloud; with --secure-aggregation "
+             "no layer does."),
+            (self.quorum_in_training < majority,
+             f"--quorum is {self.quorum_in_training}; --secure-aggregation needs a majority, {majority} of {edges}."),
+            (any(len(set(row)) > 1 for row in self.cuts),
+             "--cuts differ between edges; with --secure-aggregation all edges have the same cut, or the cloud would "
+             "learn a layer that one edge alone has."),
+            (any(later < earlier for earlier, later in pairwise(row[0] for row in self.cuts if row)),
+             "--cuts shrink; with --secure-aggregation no layer moves from an edge to the cloud."),
         ]
 
     def _least_edges(self) -> int:

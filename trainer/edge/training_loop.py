@@ -24,6 +24,7 @@ from trainer.data.growing_sources import Share
 from trainer.data.load import load_local
 from trainer.edge.cloud_connection import CloudConnection
 from trainer.edge.collecting import collect
+from trainer.edge.secure_update import SecureUpdates
 from trainer.edge.training_step import EdgeStep, StepAbortedError
 from trainer.errors import (
     ConnectionLostError,
@@ -64,10 +65,11 @@ class EdgeSettings:
 
     `model`, `loss`, `metric`: the only `package.module:function` that the edge imports for each at the cloud's request;
     other losses and metrics are given by name. `protect_labels`: neither labels nor class counts are sent; the edge
-    refuses a cloud that requires labels. `min_cut`: the edge refuses a plan with fewer layers on it; with 0 the cloud
-    may receive raw inputs. `collect`: the data grows, and this number of training samples is enough to join.
-    `connect_timeout_s`: how long to try to connect, at the start and after every loss. `cgroups`: directories to join
-    after all libraries are loaded, because importing them under an emulated CPU limit takes half a minute.
+    refuses a cloud that requires labels. `secure_aggregation`: the edge refuses a cloud that requires its own layers.
+    `min_cut`: the edge refuses a plan with fewer layers on it; with 0 the cloud may receive raw inputs. `collect`: the
+    data grows, and this number of training samples is enough to join. `connect_timeout_s`: how long to try to connect,
+    at the start and after every loss. `cgroups`: directories to join after all libraries are loaded, because importing
+    them under an emulated CPU limit takes half a minute.
     """
 
     name: str
@@ -81,6 +83,7 @@ class EdgeSettings:
     loss: str | None = None
     metric: str | None = None
     protect_labels: bool = False
+    secure_aggregation: bool = False
     min_cut: int = 1
     seed: int = 1
     collect: int | None = None
@@ -182,6 +185,7 @@ class Edge:
         self._request = request
         self._prepared: tuple[messages.Prepare, LayerSeconds, Tensor] | None = None
         self.was_prepared = False
+        self._sums = SecureUpdates(settings.name, settings.edges)
         self._cloud: CloudConnection
         self._model: ClientModel
         self._step: EdgeStep
@@ -250,11 +254,17 @@ class Edge:
             case messages.StartStep() as start:
                 self._step.run(start, self._plan)
             case messages.CollectModel() as collect:
+                self._require_plain("its layers")
                 if collect.pace_bytes_per_s is not None:
                     self._cloud.connection.pace(collect.pace_bytes_per_s)
                 self._cloud.connection.send(messages.ModelUpdate(), self._model.export_layers())
-            case messages.GlobalModel():
+            case messages.SumRequest() | messages.SumPeers() | messages.SumShares() | messages.Unmask() as message:
+                self._answer_in_sum(message)
+            case messages.GlobalModel() as averaged:
                 self._model.stage.load_state_dict(received.frame.tensors)
+                if self._recipe.secure_aggregation:
+                    self._sums.remember_values(self._model)
+                    self._sums.remember_state(averaged.round, self._model)
                 self._evaluate()
                 self._has_new_model = True
             case other:
@@ -276,6 +286,11 @@ class Edge:
             raise TrainingFailedError(
                 f"The cloud requires the labels of {self._settings.name}, which are protected; start the cloud with "
                 "--protect-labels, or the edge without."
+            )
+        if self._settings.secure_aggregation and not recipe.secure_aggregation:
+            raise TrainingFailedError(
+                f"The cloud requires the layers of {self._settings.name}, which sends them in secure sums only; start "
+                "the cloud with --secure-aggregation, or the edge without."
             )
         built = build_model(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers,
                             objective=recipe.objective, tuning=recipe.tuning)
@@ -300,14 +315,21 @@ class Edge:
         seconds = prepared[1] if prepared else profiler.profile_layers(
             layers, self._step.micro_batch, recipe.optimizer, recipe.micro
         )
+        if recipe.secure_aggregation:
+            self._sums.remember_values(self._model)
         self._prepared = recipe, seconds, inputs
         self.was_prepared = True
         self._cloud.connection.send(messages.Ready(layers=seconds, data_order=self._step.data_order))
 
     def _restore(self, restore: messages.Restore, received: ReceivedFrame) -> None:
         """Restore the state after an averaging."""
-        self._model.restore(restore.cut, received.frame.tensors)
+        tensors = received.frame.tensors
+        if self._recipe.secure_aggregation:
+            tensors = {**tensors, **self._sums.state_after(restore.round)}
+        self._model.restore(restore.cut, tensors)
         self._step.forget_sent()
+        if self._recipe.secure_aggregation:
+            self._sums.remember_values(self._model)
         self._cloud.connection.send(messages.Restored(round=restore.round))
 
     def _answer_ping(self, ping: messages.Ping, received: ReceivedFrame) -> None:
@@ -330,6 +352,8 @@ class Edge:
         self._cloud.connection.pace(plan.pace_bytes_per_s)
         if plan.round == 1:  # both sides have built the same model, so no layers are sent
             self._model.stage.last = plan.cut
+        if plan.cut < self._model.cut:
+            self._require_plain(f"its layers from {plan.cut} on")
         leaving = self._model.move_cut(plan.cut, received.frame.tensors)
         self._plan = plan
         self._step.keep_sent(plan)
@@ -354,6 +378,22 @@ class Edge:
         inputs = torch.cat([self._prepared[2], _standardized(data.train.inputs[known:], recipe)])
         self._prepared = *self._prepared[:2], inputs
         self._step.replace_data(inputs, data.train.labels)
+
+    def _require_plain(self, what: str) -> None:
+        """Refuse to send layers outside secure sums if the run has these.
+
+        Raises: TrainingFailedError.
+        """
+        if self._recipe.secure_aggregation:
+            raise TrainingFailedError(f"The cloud requires {what} from {self._settings.name}, which sends its layers "
+                                      "in secure sums only.")
+
+    def _answer_in_sum(
+        self, message: messages.SumRequest | messages.SumPeers | messages.SumShares | messages.Unmask
+    ) -> None:
+        if isinstance(message, messages.SumRequest) and message.pace_bytes_per_s is not None:
+            self._cloud.connection.pace(message.pace_bytes_per_s)
+        self._cloud.connection.send(*self._sums.reply(message, self._model))
 
     def _evaluate(self) -> None:
         """Send the metric's sums over the held-out samples of this edge under the global model."""

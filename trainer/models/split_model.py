@@ -63,6 +63,12 @@ class ClientModel:
             layers |= self.tail.stage.export_layers(self.tail.cut, len(self.stage.layers))
         return layers
 
+    def value_names(self, trained_only: bool = False) -> list[str]:
+        """Return the names, as in `Stage.state_dict`, of the values of these layers, in their order."""
+        last = len(self.stage.layers)
+        return [name for part in ((0, self.cut), (last if self.tail is None else self.tail.cut, last))
+                for name in (self.stage.trained_names(*part) if trained_only else self.stage.state_dict(*part))]
+
     def restore(self, cut: int, layers: Mapping[str, Tensor]) -> None:
         """Load the whole model and abort the current mini-batch.
 

@@ -166,6 +166,11 @@ class Stage:
         return {f"{number}.{name}": value for number, names in enumerate(self.unchanging)
                 for name, value in self.layers[number].state_dict().items() if name in names}
 
+    def trained_names(self, first: int, last: int) -> list[str]:
+        """Return the names, as in `state_dict`, of the parameters of the layers [first, last) that are trained."""
+        return [f"{number}.{name}" for number in range(first, last)
+                for name, _ in self.layers[number].named_parameters() if name not in self.unchanging[number]]
+
     def load_state_dict(self, values: Mapping[str, Tensor]) -> None:
         """Load trained parameters and buffers of *all* layers: the global model; the optimiser state stays.
 

@@ -31,6 +31,9 @@ class Message(BaseModel):
 
 
 Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[str, Field(pattern=r"^[0-9a-f]{66}$")]
+EncryptedShares = Annotated[str, Field(pattern=r"^[0-9a-f]{188}$")]
 Proof = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -105,7 +108,8 @@ class Prepare(Message):
     `classes`: outputs for a sample: its classes, or the values to predict.
     `integers`: least and greatest value of the inputs if they reach the model as whole numbers. `tail`: the layers from
     this one on stay on the edges, with the labels; None: labels are sent with the segments. `frozen_digest`: of the
-    values that are not trained, as in `trainer.models.frozen`; they are never sent.
+    values that are not trained, as in `trainer.models.frozen`; they are never sent. `secure_aggregation`: edges send
+    their layers only in secure sums, so their layers never move to the cloud and it stores no optimizer state.
     """
 
     kind = 3
@@ -123,6 +127,7 @@ class Prepare(Message):
     micro: Annotated[int, Field(ge=1)]
     steps: Annotated[int, Field(ge=1)]
     tail: Count | None = None
+    secure_aggregation: bool = False
 
 
 class Ready(Message):
@@ -291,6 +296,67 @@ class ModelUpdate(Message):
     kind = 14
 
 
+class SumRequest(Message):
+    """Cloud: requests the edge's layers for averaging in a secure sum; `SumKeys` follows.
+
+    `session`: of this sum, as in `trainer.privacy.secure_sum`; `share`: of all samples; pace as in `CollectModel`. With
+    differential privacy only the edge's trained parameters are in the sum, their changes clipped to the L2 norm `clip`,
+    with noise of `noise_std` after the weight.
+    """
+
+    kind = 40
+    round: Count
+    session: Nonce
+    share: Annotated[float, Field(gt=0, le=1)]
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    noise_std: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    pace_bytes_per_s: Seconds | None = None
+
+
+class SumKeys(Message):
+    """Edge: its public keys for shares and for masks, and the hash of its own mask's seed."""
+
+    kind = 41
+    shares: Key
+    masks: Key
+    seed_hash: Key
+
+
+class SumPeers(Message):
+    """Cloud: the keys of all edges in the sum."""
+
+    kind = 42
+    keys: dict[Name, SumKeys]
+
+
+class SumShares(Message):
+    """Edge: its shares, by the edge for which they are encrypted. Cloud: those for this edge, by their sender."""
+
+    kind = 43
+    shares: dict[Name, EncryptedShares]
+
+
+class MaskedUpdate(Message):
+    """Edge: the changes of its layers, encoded and masked. Tensor: `masked`, int64."""
+
+    kind = 44
+
+
+class Unmask(Message):
+    """Cloud: the edges whose masked changes arrived."""
+
+    kind = 45
+    survivors: list[Name]
+
+
+class Unmasking(Message):
+    """Edge: shares of the own masks of the survivors, and of the keys of those that shared theirs and dropped out."""
+
+    kind = 46
+    seeds: dict[Name, Share]
+    keys: dict[Name, Share]
+
+
 class GlobalModel(Message):
     """Cloud: the global model (tensors), to continue from and to evaluate on the held-out samples."""
 
@@ -349,6 +415,13 @@ MESSAGES: dict[int, type[Message]] = {
         StepDone,
         CollectModel,
         ModelUpdate,
+        SumRequest,
+        SumKeys,
+        SumPeers,
+        SumShares,
+        MaskedUpdate,
+        Unmask,
+        Unmasking,
         GlobalModel,
         Evaluated,
         Stop,

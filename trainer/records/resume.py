@@ -59,6 +59,9 @@ def resumed_settings(run: Path, changes: Mapping[str, Any]) -> RunSettings:
             "Omit the option, or start a new run."
         )
     settings = dataclasses.replace(previous, **changes)
+    if settings.dp is not None and settings.rounds != previous.rounds:
+        raise UsageError(f"The run in {run} has --dp {settings.dp} for its {previous.rounds} rounds; more would need "
+                         "other noise from the beginning, so it cannot be resumed with another --rounds.")
     if settings.schedule in ("linear", "cosine") and settings.rounds != previous.rounds:
         raise UsageError(f"The run in {run} has --schedule {settings.schedule}, which ends with its {previous.rounds} "
                          "rounds; it cannot be resumed with another --rounds.")

@@ -104,6 +104,7 @@ def key_figures(run: Run) -> dict[str, str]:
         "target reached": _reached(run),
         "training time": f"{run.seconds()[-1]:.1f} s" if rounds else "-",
         "labels": _labels(run),
+        "averages": _averages(run),
         "data sent": f"{run.megabytes()[-1]:.1f} MB" if rounds else "-",
         "step time, median": _quantile(steps, 0.5, " ms"),
         "transfer time, median": _quantile(measured, 0.5, " ms"),
@@ -130,6 +131,18 @@ def _labels(run: Run) -> str:
         increase = statistics.median(increases)
         predicted = f"; predicted step time {increase:+.1%} against the same cuts without protection"
     return f"stayed on the edges: {tails:.1f} MB more sent{predicted}"
+
+
+def _averages(run: Run) -> str:
+    """Describe what the cloud and others learn from the averages."""
+    privacy = run.summary.get("privacy", {})
+    seen = "sums of the edges' layers only" if privacy.get("secure_aggregation") else "each edge's layers"
+    dp = privacy.get("dp")
+    if dp is None:
+        return f"the cloud saw {seen}"
+    return (f"the cloud saw {seen}; differentially private for each {dp['unit']}: epsilon {dp['epsilon_spent']:.3g} of "
+            f"{dp['epsilon']:g} spent at delta {dp['delta']:g} by {dp['averagings']} averagings ({dp['mechanism']} "
+            f"noise, {dp['noise_multiplier']:.3g} x {dp['clip']:g}, by the {dp['noise_by']}; no sampling)")
 
 
 def _reached(run: Run) -> str:

@@ -8,6 +8,9 @@ are an interface to other programs: fields may be added, not renamed.
     metric              {name, better (higher or lower), loss, target, final, best, reached_round}; the last three are
                         null before the first averaging
     accuracy            {target, final, best, reached_round}: the same if the metric is the accuracy, else null
+    privacy             {secure_aggregation, dp: {epsilon, delta, mechanism, unit, sampling, noise_by, clip,
+                        noise_multiplier, averagings_planned, averagings, epsilon_spent} or null}
+    excluded            {edge: reason}: edges that take no further part, also after the run is resumed
     redone_rounds       rounds repeated after too many edges or the cloud were lost (absent: none)
     promises            {made, kept}: one per reserved transfer
     labels              {protected, tail}: with protected labels the layers from `tail` on stay on the edges
@@ -16,7 +19,7 @@ are an interface to other programs: fields may be added, not renamed.
                         answer, and rounds without the reservation they should have had: all promises broken
     strangers_refused   connections closed because they sent no training request
     rounds[]            round, duration_ms, averaged, averaging_ms (null without one), metric, accuracy,
-                        training_delay_ms {target},
+                        epsilon_spent (null without --dp), training_delay_ms {target},
                         transmission_delay_ms {target, bound}, step_ms {predicted, measured: [..], and
                         with protected labels `unprotected`: the prediction without protection, for the same cuts},
                         cloud_ms {predicted, measured}, beat_ms, spread_ms [per step], spread_share,
@@ -101,6 +104,8 @@ class RunRecord:
             "data": None,
             "accuracy": {"target": None, "final": None, "reached_round": None, "best": None},
             "promises": {"made": 0, "kept": 0},
+            "privacy": {"secure_aggregation": config.get("secure_aggregation", False), "dp": None},
+            "excluded": {},
             "rounds": [],
             "unfinished": [],
             **(previous or {}),

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from trainer.cloud.edge_manager import EdgeManager
+from trainer.cloud.membership import check_exclusions
+from trainer.config.settings import RunSettings
 from trainer.data.standardization import Moments, Standardization, Statistics
 from trainer.errors import NetworkError, PartitionError, QuorumError
 from trainer.models.optimizer import OptimizerConfig
@@ -96,6 +98,26 @@ def test_edges_that_are_cut_off_are_not_awaited_where_the_others_are_enough(
     sessions = edge_manager.gather(1, 3600, lambda edges: {edge: "cut off" for edge in edges if edge == "edge2"})
     assert [session.name for session in sessions] == ["edge1"]
     connection.close()
+
+
+def test_edges_excluded_before_the_run_resumed_are_neither_awaited_nor_admitted(port: int) -> None:
+    manager = EdgeManager(("127.0.0.1", port), ["edge1", "edge2"], "traffic-lights", excluded={"edge1": "it lied."})
+    refused = join(port, join_request("edge1"))
+    answer = refusal(refused)
+    assert (answer.reason, answer.retry) == ("edge1 is excluded from this run: it lied.", False)
+    connection = joined(port, "edge2")
+    assert [session.name for session in manager.gather(None, 3600)] == ["edge2"]
+    for each in (refused, connection):
+        each.close()
+    manager.close("the test is over.", failed=False)
+
+
+def test_a_resumed_run_ends_at_once_if_too_many_edges_are_excluded() -> None:
+    settings = RunSettings(edges=("edge1", "edge2", "edge3"))
+    check_exclusions(settings, {"edge1": "it lied."})
+    with pytest.raises(QuorumError, match=r"edge1 is excluded: it lied\. edge3 is excluded: so did it\. 2 of 3 edges "
+                       "are excluded, 2 are required"):
+        check_exclusions(settings, {"edge1": "it lied.", "edge3": "so did it."})
 
 
 def test_an_edge_that_disconnected_before_the_start_counts_as_missing(edge_manager: EdgeManager, port: int) -> None:

@@ -66,6 +66,7 @@ def test_a_report_states_whether_labels_left_the_edges_and_the_cost_of_protectio
             edge |= {"tail_up_bytes": 200_000, "tail_down_bytes": 300_000}
     protected = write_run(tmp_path / "protected", rows, labels={"protected": True, "tail": 12})
     assert key_figures(read_run(run))["labels"] == "sent with the segments"
+    assert key_figures(read_run(run))["averages"] == "the cloud saw each edge's layers"
     assert key_figures(read_run(protected))["labels"] == (
         "stayed on the edges: 4.0 MB more sent; predicted step time +10.0% against the same cuts without protection")
 
