@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from itertools import chain
 from math import inf
@@ -213,13 +214,18 @@ def _candidates(
         pairs = unprotected_routes(paths)
     else:
         pairs = candidate_routes(network, flow.source, flow.destination, down, protection == "duct_disjoint")
+    is_seamless = protection != "none" and flow.requirement.backup == "seamless"
+    if is_seamless and network.grid is not None:
+        raise NoDisjointPath(f"{flow.name}: lightpaths carry no seamless backup.", flow=flow.name)
     routes, current = pairs.routes, current_placement(replaced, flow)
+    if is_seamless:
+        routes = tuple(replace(route, seamless=route.backup is not None) for route in routes)
     if (
         current is not None
         and current.flow.requirement.protection == protection
         and not current.is_underprotected(network.srlg_by_span)
     ):
-        route = Route(current.path, current.backup_path)
+        route = Route(current.path, current.backup_path, seamless=is_seamless and current.backup_path is not None)
         cuts = [is_cut(path, down) for path in (route.path, route.backup) if path is not None]
         if not any(cuts):
             return (route, *(other for other in routes if other != route))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from math import inf
 
@@ -72,6 +73,14 @@ class FlowBooker:
             links = link_names(route.path)
             return tuple([Booking(reservation_id, name, link, rate_bps, start_s, end_s, window) for link in links])
         usage = self.links_used(sized_flow, route)
+        if route.seamless:
+            copies = Counter(link for link, _ in usage)
+            return tuple(
+                [
+                    Booking(reservation_id, name, link, rate_bps * count, start_s, end_s, window)
+                    for link, count in copies.items()
+                ]
+            )
         return tuple(
             [
                 Booking(reservation_id, name, link, rate_bps, start_s, end_s, window, failures)

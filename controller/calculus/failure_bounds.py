@@ -59,6 +59,13 @@ class CarriedFlow:
         activity = ALWAYS if is_always_active else Activity(start_s, max(start_s, end_s - END_GUARD_S), window)
         return CarriedFlow(route, *size, activity, has_limit, by_programmes)
 
+    @property
+    def copy(self) -> ShapedFlow | None:
+        """What is on the backup path at all times; None unless every packet takes both paths."""
+        if not self.route.seamless or self.route.backup is None:
+            return None
+        return ShapedFlow(self.route.backup, self.rate_bps, self.burst_bytes, self.activity)
+
     def failures(self, srlgs: SrlgBySpan) -> tuple[str, ...]:
         """Return the failures that cut its path and not its backup."""
         return survivable_failures(self.route, srlgs)
@@ -71,8 +78,10 @@ class CarriedFlow:
 
     def possible_links(self, srlgs: SrlgBySpan) -> frozenset[str]:
         """Return every link that it may cross, over all failures."""
-        failures = (None, *self.failures(srlgs))
-        return frozenset(link for failure in failures for link in link_names(self.path_under(failure, srlgs)))
+        paths = [self.path_under(failure, srlgs) for failure in (None, *self.failures(srlgs))]
+        if self.copy is not None:
+            paths.append(self.copy.path)
+        return frozenset(link for path in paths for link in link_names(path))
 
     def shaped(self, failure: str | None, srlgs: SrlgBySpan) -> ShapedFlow:
         """Return the flow as the analysis sees it while that span or SRLG is down."""
@@ -147,9 +156,13 @@ class FailureBounds:
 
         Raises: NoBound if there is no finite bound.
         """
-        if self.carried_flows[key].by_programmes:
-            return self._programme_bound(key)
-        return self.total_flow_bound(key)
+        flow = self.carried_flows[key]
+        if flow.copy is not None:
+            bounds = self.total_flow_bound(key), self.total_flow_bound(_copy_key(key))
+            worst_us = max(bound.accumulated_latency_us for bound in bounds)
+            least_us = min(bound.accumulated_latency_us - bound.latency_variation_us for bound in bounds)
+            return Bound(worst_us, worst_us - least_us)
+        return self._programme_bound(key) if flow.by_programmes else self.total_flow_bound(key)
 
     def _programme_bound(self, key: FlowKey) -> Bound:
         """Return the bound of one flow by linear programmes, which are solved for the worst failures only.
@@ -181,7 +194,8 @@ class FailureBounds:
 
     def drain_us(self, key: FlowKey) -> float:
         """Return after how long a flow that sends no more delays no other flow."""
-        return max(analysis.drain_us(key) for analysis in self._analyses.values())
+        keys = [key] if self.carried_flows[key].copy is None else [key, _copy_key(key)]
+        return max(analysis.drain_us(one_of_it) for analysis in self._analyses.values() for one_of_it in keys)
 
     def crowded_queues(self) -> list[Backlog]:
         """Return the backlog bounds of all links, without and under every failure, whose queue may be too small."""
@@ -274,9 +288,12 @@ class FailureBounds:
     ) -> Map[str | None, Analysis[FlowKey]]:
         """Return the analyses of all relevant failures after the change."""
         srlgs = self.network.srlg_by_span
+        copies = {_copy_key(key): flow.copy for key, flow in added.items() if flow.copy is not None}
+        removed = [*removed, *(_copy_key(key) for key in removed if self.carried_flows[key].copy is not None)]
 
         def updated(analysis: Analysis[FlowKey], failure: str | None) -> Analysis[FlowKey]:
-            return analysis.changed({key: flow.shaped(failure, srlgs) for key, flow in added.items()}, removed)
+            shaped = {key: flow.shaped(failure, srlgs) for key, flow in added.items()}
+            return analysis.changed({**shaped, **copies}, removed)
 
         no_failure = updated(self._analyses[None], None)
         analyses: dict[str | None, Analysis[FlowKey]] = {None: no_failure}
@@ -287,3 +304,8 @@ class FailureBounds:
                 rerouted = {key: carried[key].shaped(failure, srlgs) for key in sorted(flows_by_failure[failure])}
                 analyses[failure] = no_failure.changed(rerouted)
         return Map(analyses.items())
+
+
+def _copy_key(key: FlowKey) -> FlowKey:
+    """The key of what a flow sends over its backup path at the same time; no flow has such a name."""
+    return key[0], f"{key[1]}\n"

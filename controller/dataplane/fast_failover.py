@@ -28,10 +28,13 @@ from itertools import permutations
 from controller.caches import MIB, bounded_cache
 from controller.dataplane.entries import IN_PORT, PORT_PAIR_GROUPS, Bucket, GroupEntry
 from controller.dataplane.flow_label import FlowEntryFactory, PlacedEntries, hops
-from controller.domain.network import Network
+from controller.domain.network import DirectedLink, Network
 from controller.domain.path import spans_of
 from controller.domain.reservation import Placement
 from controller.domain.route import is_cut
+
+Hop = tuple[DirectedLink, DirectedLink]
+"""Ingress and egress link of a switch."""
 
 
 def is_protected(placement: Placement) -> bool:
@@ -66,6 +69,8 @@ def forwarding_entries(network: Network, placement: Placement, cookie: int, on_b
         return tuple(factory.forward(ingress, egress) for ingress, egress in reversed(working))
     backup = hops(network, placement.backup_path or ())
     require_disjoint(placement)
+    if placement.is_seamless:
+        return _seamless_entries(factory, working, backup, on_backup)
     backup_link = backup[0][1]
     entries = [factory.forward(*working[-1])]
     for ingress, egress in reversed(working[:-1]):
@@ -80,6 +85,20 @@ def forwarding_entries(network: Network, placement: Placement, cookie: int, on_b
         entries.append(factory.entry(egress.source, ingress.destination_port, (("group", group.group_id),)))
     behind_first = [factory.forward(ingress, egress) for ingress, egress in reversed(backup[1:])]
     return (*behind_first, *entries)
+
+
+def _seamless_entries(
+    factory: FlowEntryFactory, working: tuple[Hop, ...], backup: tuple[Hop, ...], on_backup: bool
+) -> PlacedEntries:
+    """The entries of a flow of which every packet takes both paths; the receiver gets both, and drops the second.
+
+    The first switch sends out of both ports. `on_backup`: only to the backup path, while the working path is cut.
+    Source: IEEE 802.1CB-2017 §7.2.2 (stream splitting).
+    """
+    ingress, first = working[0]
+    both = factory.output(backup[0][1]) if on_backup else factory.output(first) + factory.output(backup[0][1])
+    behind_first = [factory.forward(*hop) for path in (working, backup) for hop in reversed(path[1:])]
+    return (*behind_first, factory.entry(first.source, ingress.destination_port, both))
 
 
 def require_disjoint(placement: Placement) -> None:

@@ -61,7 +61,7 @@ from controller.dataplane.entries import (
     cookie_of,
     match_of,
 )
-from controller.dataplane.fast_failover import active_path, failover_groups, forwarding_entries
+from controller.dataplane.fast_failover import active_path, failover_groups, forwarding_entries, is_broken
 from controller.dataplane.flow_label import IPV4, LATE_DSCP, PROTOCOL_NUMBERS, RESERVED_DSCP, flow_label, hops
 from controller.dataplane.fragment_entries import fragment_entry
 from controller.dataplane.groomed_flow import groomed_forwarding_entries, lightpath_uses, traversals
@@ -158,7 +158,11 @@ def intended_states(
 
 
 def links_in_use(placement: Placement, down: frozenset[str], now_us: int | None) -> tuple[str, ...]:
-    """The links that a flow's reserved packets use at this moment."""
+    """The links that a flow's reserved packets use at this moment; one that two copies of a packet cross, twice."""
+    if placement.is_seamless and placement.backup_path is not None and _is_open(placement, now_us):
+        whole = [path for path in (placement.path, placement.backup_path) if not is_broken(path, down)]
+        paths = [path if number == 0 else path[1:] for number, path in enumerate(whole)]
+        return tuple(link for path in paths for link in link_names(path))
     path = active_path(placement, down) if _is_open(placement, now_us) else None
     return link_names(path) if path else ()
 

@@ -21,7 +21,7 @@ Protocol = Literal["tcp", "udp"]
 Protection = Literal["none", "link_disjoint", "duct_disjoint"]
 PROTECTIONS: tuple[Protection, ...] = ("duct_disjoint", "link_disjoint", "none")
 """Strongest first."""
-Backup = Literal["shared", "dedicated"]
+Backup = Literal["shared", "dedicated", "seamless"]
 BoundAnalysis = Literal["total_flow", "linear_programme"]
 
 LOWEST_RANK = 255
@@ -100,7 +100,8 @@ class Requirement:
     `deadline_ms`; with `period_ms` repeated in every period, from `offset_ms` after its start. Periods are counted from
     the Unix epoch. `max_frame_bytes`: its largest frame (L2; None: that of the map); a transfer that fits in one frame
     of its own is sent at once instead of paced. `rank`: 0 is the most important. `backup`: whether the backup may share
-    its capacity with backups that no single failure requires together with it (RFC 4427: shared mesh or 1:1).
+    its capacity with backups that no single failure requires together with it (RFC 4427: shared mesh or 1:1), or every
+    packet takes both paths at once (seamless: 1+1, IEEE 802.1CB).
     `bound_slack`: the bounds told at admission become limits, with this share of slack; None: they do not.
     `analysis`: how the bounds of the flow are proven. `pinned`: its lightpaths are never moved. Source: RFC 9016 §5.5,
     §5.7, §5.9.
@@ -200,7 +201,12 @@ class Placement:
     @property
     def route(self) -> Route:
         """Its working and backup path."""
-        return Route(self.path, self.backup_path, self.lightpaths, self.backup_lightpaths)
+        return Route(self.path, self.backup_path, self.lightpaths, self.backup_lightpaths, self.is_seamless)
+
+    @property
+    def is_seamless(self) -> bool:
+        """Whether every packet takes both paths."""
+        return self.backup_path is not None and self.flow.requirement.backup == "seamless"
 
     def is_underprotected(self, srlgs: SrlgBySpan) -> bool:
         """Whether it has less protection than requested: no backup, or one that shares an SRLG with the path."""

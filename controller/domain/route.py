@@ -28,13 +28,15 @@ DUCT_PREFIX = "duct:"
 class Route:
     """A working path and the backup path, if protected and longer than one switch.
 
-    `lightpaths`, `backup_lightpaths`: on an optical network, those along each path, end to end in order.
+    `seamless`: every packet takes both paths at the same time, whatever fails. `lightpaths`, `backup_lightpaths`: on an
+    optical network, those along each path, end to end in order.
     """
 
     path: Path
     backup: Path | None = None
     lightpaths: tuple[Lightpath, ...] = ()
     backup_lightpaths: tuple[Lightpath, ...] = ()
+    seamless: bool = False
 
 
 def failures_of(path: Path, srlgs: SrlgBySpan) -> tuple[str, ...]:
@@ -44,8 +46,8 @@ def failures_of(path: Path, srlgs: SrlgBySpan) -> tuple[str, ...]:
 
 
 def survivable_failures(route: Route, srlgs: SrlgBySpan) -> tuple[str, ...]:
-    """Return the single failures that cut the path but not the backup; none without a backup."""
-    if route.backup is None:
+    """Return the single failures for which the flow moves to its backup: those that cut the path and not the backup."""
+    if route.backup is None or route.seamless:
         return ()
     backup_failures = frozenset(failures_of(route.backup, srlgs))
     return tuple(failure for failure in failures_of(route.path, srlgs) if failure not in backup_failures)
@@ -62,11 +64,14 @@ def shared_srlgs(route: Route, srlgs: SrlgBySpan) -> tuple[str, ...]:
 def link_usage(route: Route, srlgs: SrlgBySpan, dedicated: bool = False) -> tuple[tuple[str, frozenset[str]], ...]:
     """Return every directed link on which the flow needs bandwidth, and the failures under which; empty: always.
 
+    The last link of a seamless flow, which both copies of a packet cross, is there twice.
     `dedicated`: the bandwidth needed under failures is also reserved always.
     """
     always = tuple((link, NO_FAILURES) for link in link_names(route.path))
     if route.backup is None:
         return always
+    if route.seamless:
+        return (*always, *((link, NO_FAILURES) for link in link_names(route.backup[1:])))
     spans_before = {
         failure: _spans_before_failure(route, failure, srlgs) for failure in survivable_failures(route, srlgs)
     }

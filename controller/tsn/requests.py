@@ -31,6 +31,7 @@ class StreamRequest:
     """A stream: talker and listener by host, its traffic, and what is required. `max_latency_ns` 0: no limit.
 
     `payload_bytes` is the MaxFrameSize of the standard: without header, tag and FCS. `rank`: 0 for emergencies, else 1.
+    `trees`: 2 for two disjoint paths at the same time.
     """
 
     stream_id: str
@@ -43,6 +44,7 @@ class StreamRequest:
     rank: int
     max_latency_ns: int
     time_aware: TimeAware | None = None
+    trees: int = 1
 
     @property
     def flow(self) -> Flow:
@@ -59,6 +61,8 @@ class StreamRequest:
             max_latency_us=limit_us,
             max_frame_bytes=frame_bytes,
             rank=USUAL_RANK if self.rank else EMERGENCY_RANK,
+            protection="link_disjoint" if self.trees == 2 else "none",
+            backup="seamless" if self.trees == 2 else "shared",
         )
         return Flow(self.stream_id, self.talker, self.listener, self.match, requirement)
 

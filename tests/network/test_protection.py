@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from controller.tsn.sequence_recovery import SEQUENCE_SPACE, SequenceRecovery
 from emulation.fault_injection import FaultInjector
 from machine.polling import wait_until
 from tests.network.conftest import Network
@@ -58,6 +59,30 @@ def test_a_cut_interrupts_a_protected_flow_for_less_than_50_ms_and_the_return_lo
     wait_until(lambda: not links_down(metro))
     identity = protected["id"]
     wait_until(lambda: metro.api.get(f"/v1/reservations/{identity}").json()["state"] == "active")
+
+
+def test_a_cut_costs_a_seamless_flow_no_packet_and_the_receiver_drops_the_copies(
+    metro: Network, faults: FaultInjector, tmp_path: Path
+) -> None:
+    """Beside it the same cut costs a protected flow the packets of its gap (the test above)."""
+    requirement = {"min_bandwidth_bps": RATE_BPS, "protection": "link_disjoint", "backup": "seamless"}
+    with reserved_flow(metro, udp_flow("edge1", "cloud", requirement)) as reservation:
+        (flow,) = reservation["flows"]
+        span = spans_of(flow["path"])[-1]
+        try:
+            with stream(metro, "edge1", "cloud", SECONDS, tmp_path) as cut:
+                faults.set_link(*span, up=False)
+                wait_until(lambda: links_down(metro) >= {f"{span[0]}->{span[1]}", f"{span[1]}->{span[0]}"})
+        finally:
+            faults.set_link(*span, up=True)
+        wait_until(lambda: not links_down(metro))
+    assert cut.lost <= cut.excused, f"lost {cut.lost} in runs of {cut.gaps}"
+    assert cut.marks() == {46}
+    assert cut.duplicates > 0
+    recovery = SequenceRecovery()
+    passed = [number for number, at_s, _ in cut.arrivals if recovery.accept(number % SEQUENCE_SPACE, at_s)]
+    assert len(passed) == len(set(passed)) == cut.sent - cut.lost
+    assert recovery.discarded == cut.duplicates
 
 
 def test_on_its_backup_a_flow_is_changed_and_loses_nothing(

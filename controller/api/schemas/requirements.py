@@ -57,7 +57,8 @@ class AnyRequirement(StrictBody):
         Backup,
         Field(
             description="`shared`: backup capacity is shared with flows that no single failure affects together; "
-            "`dedicated`: it belongs to this flow alone."
+            "`dedicated`: it belongs to this flow alone; `seamless`: every packet takes both paths at the same time, "
+            "so that a failure loses none, and the receiver gets it twice (IEEE 802.1CB)."
         ),
     ] = "shared"
     pinned: Annotated[
@@ -66,7 +67,7 @@ class AnyRequirement(StrictBody):
 
     @model_validator(mode="after")
     def _check_backup(self) -> Self:
-        if self.backup == "dedicated" and self.protection == "none":
+        if self.backup != "shared" and self.protection == "none":
             raise InvalidFields([("backup", "a backup needs protection: link_disjoint or duct_disjoint")])
         return self
 

@@ -115,7 +115,10 @@ class TrafficSpecificationBody(StrictBody):
 class RequirementsBody(StrictBody):
     """What the stream requires (§46.2.3.6)."""
 
-    NumSeamlessTrees: Annotated[Literal[1], Field(description="Trees at the same time; only 1 here.")] = 1
+    NumSeamlessTrees: Annotated[
+        Literal[1, 2],
+        Field(description="2: every packet takes two paths without a common link; the listener drops the second copy."),
+    ] = 1
     MaxLatency: Annotated[
         Nanoseconds, Field(description="Largest latency of a frame from talker to listener; 0: no limit.")
     ] = 0
@@ -176,6 +179,10 @@ class StreamBody(StrictBody):
                 mistakes.append((f"{place}.TSpecTimeAware", sentence))
             if 2 * aware.Jitter >= ns:
                 mistakes.append((f"{place}.TSpecTimeAware.Jitter", "it must be less than half of the interval"))
+        requirements = self.Talker.UserToNetworkRequirements, self.Listeners[0].UserToNetworkRequirements
+        if aware is not None and any(limits.NumSeamlessTrees > 1 for limits in requirements):
+            sentence = "a schedule has one path; give 1, or leave TSpecTimeAware out"
+            mistakes.append(("Talker.UserToNetworkRequirements.NumSeamlessTrees", sentence))
         if self.Talker.DataFrameSpecification.IPv4Tuple.Protocol not in PROTOCOLS:
             mistakes.append(("Talker.DataFrameSpecification.IPv4-tuple.Protocol", "give 17 (UDP) or 6 (TCP)"))
         if mistakes:
@@ -222,6 +229,8 @@ class StreamBody(StrictBody):
             None if aware is None else TimeAware(
                 aware.EarliestTransmitOffset, aware.LatestTransmitOffset, aware.Jitter
             ),
+            max(self.Talker.UserToNetworkRequirements.NumSeamlessTrees,
+                self.Listeners[0].UserToNetworkRequirements.NumSeamlessTrees),
         )  # fmt: skip
 
 

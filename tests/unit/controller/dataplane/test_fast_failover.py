@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import combinations, pairwise
 
 import pytest
 
-from controller.dataplane.entries import BEST_EFFORT_METERS, MANAGED_GROUPS, SwitchState
+from controller.booking.flow_bookings import bookings_of
+from controller.dataplane.entries import BEST_EFFORT_METERS, MANAGED_GROUPS, FlowEntry, SwitchState
 from controller.dataplane.flow_label import flow_label
-from controller.dataplane.pipeline import base_states, best_effort_meter, intended_states, reserved_entries
+from controller.dataplane.pipeline import (
+    base_states,
+    best_effort_meter,
+    intended_states,
+    links_in_use,
+    reserved_entries,
+)
 from controller.domain.reservation import Reservation
+from controller.domain.route import link_usage
 from tests.switch_updates import kinds, updates_from
 from tests.unit.controller.dataplane.test_pipeline import METRO, changed, packet, reservation, send, steps
 
@@ -37,6 +46,42 @@ def spans_of(path: tuple[str, ...]) -> list[tuple[str, str]]:
 def test_with_all_links_up_a_protected_flow_takes_its_working_path() -> None:
     trace = send(intended_states(METRO, [protected()]), "edge1", packet())
     assert (tuple(trace.nodes), trace.marks) == (WORKING, [46, 46, 46])
+
+
+def seamless() -> Reservation:
+    held = protected()
+    flow = held.placements[0].flow
+    requirement = replace(flow.requirement, protection="link_disjoint", backup="seamless")
+    return replace(held, placements=(replace(held.placements[0], flow=replace(flow, requirement=requirement)),))
+
+
+def outputs(entries: Iterable[tuple[str, FlowEntry]], switch: str) -> list[set[str]]:
+    """The nodes to which the entries of a switch for labelled packets send."""
+    ports = {link.source_port: link.destination for link in METRO.links_from(switch)}
+    labelled = [entry for name, entry in entries if name == switch and entry.table == 1]
+    return [{ports[int(port)] for action, port in entry.actions if action == "output"} for entry in labelled]
+
+
+def test_every_packet_of_a_seamless_flow_takes_both_paths() -> None:
+    entries = reserved_entries(METRO, seamless().placements[0], 1)
+    assert outputs(entries, "r6") == [{"r1", "r5"}]
+    assert outputs(entries, "r2") == [{"cloud"}, {"cloud"}]
+    for switch, after in (("r1", "r2"), ("r5", "r4"), ("r4", "r3"), ("r3", "r2")):
+        assert outputs(entries, switch) == [{after}]
+    assert all(action != "group" for _, entry in entries for action, *_ in entry.actions)
+
+
+def test_a_seamless_flow_books_both_paths_at_all_times_and_its_last_link_twice() -> None:
+    used = Counter(links_in_use(seamless().placements[0], frozenset(), None))
+    booked = Counter(link for link, failures in link_usage(seamless().placements[0].route, {}) if not failures)
+    assert used == booked
+    assert (used["r2->cloud"], used["edge1->r6"], used["r6->r1"], used["r6->r5"]) == (2, 1, 1, 1)
+    (booking,) = [
+        each for each in bookings_of({}, "r", seamless().placements, 0.0) if each.link == "r2->cloud"
+    ]  # fmt: skip
+    assert booking.rate_bps == 2 * seamless().placements[0].reserved_bps
+    cut_off = links_in_use(seamless().placements[0], cut(("r1", "r2")), None)
+    assert "r6->r1" not in cut_off and cut_off.count("r2->cloud") == 1
 
 
 def test_a_cut_behind_the_first_switch_cranks_packets_back_to_the_backup() -> None:
