@@ -7,7 +7,8 @@ BIN := .venv/bin
 demo: setup
 	$(SUDO) $(BIN)/python mininet/demo.py
 
-test: setup
+test:
+	@scripts/set-up tests
 	$(MAKE) --no-print-directory check
 	$(BIN)/pytest tests/processes -n 4 --dist loadfile --no-loadscope-reorder
 	$(SUDO) env CI=$(CI) $(BIN)/pytest tests/network -p no:cacheprovider

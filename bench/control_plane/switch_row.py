@@ -52,12 +52,14 @@ def row_of_switches(queue_bytes: int | None = None) -> Iterator[tuple[DummySwitc
 
 
 @contextmanager
-def controller_of(switches: DummySwitches, map_file: Path) -> Iterator[tuple[ControllerProcess, httpx.Client]]:
-    """A controller with which all switches are in sync, and a client of its REST API."""
+def controller_of(
+    switches: DummySwitches, map_file: Path, ledger: str | None = None
+) -> Iterator[tuple[ControllerProcess, httpx.Client]]:
+    """A controller with which all switches are in sync, and a client of its REST API; `ledger`: by default a file."""
     directory = map_file.parent
     openflow, rest = (("127.0.0.1", free_port()) for _ in range(2))
-    ledger = f"sqlite:///{directory}/ledger.db"
-    controller = ControllerProcess(map_file, openflow, [rest], ledger, directory / "controller.log")
+    url = ledger or f"sqlite:///{directory}/ledger.db"
+    controller = ControllerProcess(map_file, openflow, [rest], url, directory / "controller.log")
     with httpx.Client(base_url=controller.url, timeout=60) as api:
         try:
             switches.connect(controller.openflow_port)

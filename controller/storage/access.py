@@ -1,25 +1,34 @@
 """Transactions on a database that may be away, locked or full: each ends within a bounded time for its caller.
 
 SQLite: persistent connections; a statement waits LOCK_TIMEOUT_S for a lock. A database server: for each transaction a
-connection of the pool, tested before use (`pool_pre_ping`), in a thread of its own, so that a caller waits no longer
-than ANSWER_TIMEOUT_S for a server that does not answer.
+connection of the pool, in a thread of its own, so that a caller waits no longer than ANSWER_TIMEOUT_S for a server that
+does not answer. A transaction that the server has undone because of another one is run again.
 """
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
 from controller.storage.database import limit_lock_waiting
 
 ANSWER_TIMEOUT_S = 0.4
 """How long a caller waits for a database server. A transaction that takes longer may take effect all the same."""
+
+ATTEMPTS = 5
+"""How often a transaction is run that the server undoes because of another one."""
+CONFLICT_PAUSE_S = 0.01
+CONFLICTS = frozenset({"40001", "40P01"})
+"""SQLSTATE of a serialization failure and of a deadlock: nothing has taken effect. Source: PostgreSQL, appendix A."""
 
 Result = TypeVar("Result")
 Work = Callable[[Connection], Result]
@@ -90,12 +99,31 @@ class _ServerAccess:
         return self._reading.call(lambda: self._run(work), timeout_s)
 
     def _run(self, work: Work[Result]) -> Result:
-        with self._engine.begin() as connection:
-            return work(connection)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with self._engine.begin() as connection:
+                    return work(connection)
+            except DBAPIError as error:
+                if attempt == ATTEMPTS or sqlstate(error) not in CONFLICTS:
+                    raise
+            time.sleep(random.uniform(0, attempt * CONFLICT_PAUSE_S))
+        raise AssertionError("unreachable")
 
     def close(self) -> None:
         self._writing.stop()
         self._reading.stop()
+
+
+def sqlstate(error: DBAPIError) -> str | None:
+    """The server's code of an error, from whichever driver; None: the server has sent none.
+
+    Source: PEP 249 leaves it to drivers: `sqlstate` (psycopg), `pgcode` (psycopg2), field C of a dictionary (pg8000).
+    """
+    origin = error.orig
+    code = getattr(origin, "sqlstate", None) or getattr(origin, "pgcode", None)
+    if code is None and origin is not None and origin.args and isinstance(origin.args[0], dict):
+        code = origin.args[0].get("C")
+    return None if code is None else str(code)
 
 
 class _CallThread:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
+import time
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from controller.errors import StartError
 from controller.storage.schema import upgrade
 
 LOCK_TIMEOUT_S = 0.3
 """How long a statement of the running controller waits for a lock that another connection holds."""
+IDLE_S = 0.2
+"""A connection to a database server that was not used for longer is tested before use."""
 
 logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # tracebacks of connections that are closed as lost
 
 _LIBPQ: Mapping[str, object] = {
-    "connect_timeout": 3, "keepalives_idle": 2, "keepalives_interval": 1, "keepalives_count": 3,
+    "connect_timeout": 3,
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
     "tcp_user_timeout": 5000,
 }
 CONNECT_ARGUMENTS: Mapping[str, Mapping[str, object]] = {
@@ -84,7 +92,8 @@ def engine_of(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         arguments = CONNECT_ARGUMENTS.get(parsed.get_driver_name(), {})
-        engine = create_engine(parsed, pool_pre_ping=True, connect_args=dict(arguments))
+        engine = create_engine(parsed, connect_args=dict(arguments))
+        test_idle_connections(engine)
         if parsed.get_backend_name() == "postgresql":
             event.listen(engine, "connect", _limit_waiting)
         return engine
@@ -95,6 +104,28 @@ def engine_of(url: str) -> Engine:
     engine = create_engine(parsed, connect_args={"check_same_thread": False}, **pool)
     event.listen(engine, "connect", _set_pragmas)
     return engine
+
+
+def test_idle_connections(engine: Engine) -> None:
+    """Replace a connection of the pool that is lost, tested if it was not used within the last IDLE_S.
+
+    `pool_pre_ping` tests before every use, which takes one more round trip to the server in each transaction.
+    """
+
+    def note_use(_: object, entry: ConnectionPoolEntry) -> None:
+        entry.info["used_s"] = time.monotonic()
+
+    def test(connection: Any, entry: ConnectionPoolEntry, _: object) -> None:
+        if time.monotonic() - entry.info.get("used_s", -math.inf) < IDLE_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError(str(error)) from error
+
+    event.listen(engine, "connect", note_use)
+    event.listen(engine, "checkin", note_use)
+    event.listen(engine, "checkout", test)
 
 
 def limit_lock_waiting(connection: Connection) -> None:

@@ -19,21 +19,29 @@ FIRST_REVISION = "0001"
 """The schema of databases that were created before alembic was used."""
 
 
-def upgrade(connection: Connection) -> None:
-    """Run the revisions that this database lacks.
+def revision_of(connection: Connection) -> str | None:
+    """The revision of the schema of a ledger; None: it has no tables."""
+    tables = set(inspect(connection).get_table_names())
+    if "reservations" in tables and "alembic_version" not in tables:
+        return FIRST_REVISION
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Run the revisions that this database lacks, up to `revision`.
 
     Raises: SQLAlchemyError; alembic.util.CommandError if the database is newer than this controller.
     """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    script = ScriptDirectory.from_config(config)
+    script, destination = ScriptDirectory.from_config(config), revision
     tables = set(inspect(connection).get_table_names())
     if "reservations" in tables and "alembic_version" not in tables:
         MigrationContext.configure(connection).stamp(script, FIRST_REVISION)
 
-    def missing_revisions(revision: Any, _: Any) -> Any:
-        return script._upgrade_revs("head", revision)  # as alembic's own `upgrade` command does
+    def missing_revisions(present: Any, _: Any) -> Any:
+        return script._upgrade_revs(destination, present)  # as alembic's own `upgrade` command does
 
-    with EnvironmentContext(config, script, fn=missing_revisions, destination_rev="head") as environment:
+    with EnvironmentContext(config, script, fn=missing_revisions, destination_rev=destination) as environment:
         environment.configure(connection=connection)
         environment.run_migrations()

@@ -118,11 +118,13 @@ class OpenVSwitch:
 class Controller:
     """`python -m controller.runtime.main pair` on ports of its own."""
 
-    def __init__(self, directory: Path, *options: str, authority: Path | None = None) -> None:
-        """`authority`: CA certificate file; the REST API then uses https."""
+    def __init__(
+        self, directory: Path, *options: str, authority: Path | None = None, ledger: str | None = None
+    ) -> None:
+        """`authority`: CA certificate file; the REST API then uses https. `ledger`: by default an SQLite file."""
         self.openflow_port, self.rest_port = free_port(), free_port()
         self.log = directory / "controller.log"
-        self.ledger = f"sqlite:///{directory}/ledger.db"
+        self.ledger = ledger or f"sqlite:///{directory}/ledger.db"
         self.output = directory / "controller.out"
         self.arguments = (
             *("pair", "--ledger", self.ledger),

@@ -25,10 +25,10 @@ RATE_BPS, NEW_RATE_BPS = 15_000_000, 20_000_000
 class CrashingController(Controller):
     """A controller that kills itself at the fail point named in a file."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, ledger: str | None = None) -> None:
         self.fail_point_file = directory / "die-at"
         self.fail_point_file.write_text("")
-        super().__init__(directory)
+        super().__init__(directory, ledger=ledger)
 
     def spawn(self) -> ForkedProcess:
         return CONTROLLER_FORK_SERVER.start(
@@ -147,5 +147,3 @@ def test_a_release_is_atomic_wherever_the_controller_crashes(
     assert len(controller.live()) == (1 if point is FailPoint.RECORDING else 0)
     assert controller.client.delete(f"/v1/reservations/{identity}").json()["state"] == "released"
     assert_consistent(ovs, controller)
-
-

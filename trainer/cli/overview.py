@@ -44,6 +44,7 @@ COMMANDS = {
 OWN_PLUGINS = {
     "bounds": "Print delay bounds of the flows of a network file.",
     "controller": "Run the network controller: OpenFlow and the REST API.",
+    "ledger": "Copy the ledger of a controller to another database.",
     "maps": "List the maps, or show, draw and export one.",
     "pki": "Create test certificates.",
     "token": "Add, list and revoke bearer tokens of the REST API.",
