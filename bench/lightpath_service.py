@@ -49,7 +49,7 @@ from controller.errors import Refused
 from controller.optical.lightpath_design import reservable_bps
 from controller.optical.route_order import tuned_selection_for
 from controller.optical.rsa import CandidateRoutes, RouteOrder
-from controller.runtime.main import tune_garbage_collector
+from controller.runtime.assembly import tune_garbage_collector
 from controller.service.requests import ReservationSpec, Response
 from controller.service.reservation_service import Service
 from controller.storage.ledger import Ledger

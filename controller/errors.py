@@ -39,6 +39,7 @@
     │   └── SwitchRefused     switch_refused
     ├── Overloaded            the request queue is full (503, `retry_after_s`)
     ├── LedgerUnavailable     the ledger cannot be read or written now (503, `retry_after_s`)
+    ├── NoActiveController    a standby does not know the active controller (503, `retry_after_s`)
     └── StartError            the process cannot start; has an exit code
 """
 
@@ -334,6 +335,12 @@ class LedgerUnavailable(ControllerError):
     """The ledger cannot be read or written now; nothing was changed. Retry after `retry_after_s`."""
 
     code, status, title = "ledger_unavailable", 503, "Ledger unavailable"
+
+
+class NoActiveController(ControllerError):
+    """This controller is a standby, and the active one is not known. Retry after `retry_after_s`."""
+
+    code, status, title = "no_active_controller", 503, "No active controller"
 
 
 class StartError(ControllerError):

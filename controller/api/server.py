@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from controller.api.connections import ConnectionTable
 from controller.api.http_protocol import LimitedHttpProtocol
@@ -36,7 +36,7 @@ class RestServer(threading.Thread):
 
     def __init__(
         self,
-        app: FastAPI,
+        app: ASGIApp,
         sockets: list[socket.socket],
         tls: TlsFiles | None = None,
         limits: RestLimits | None = None,

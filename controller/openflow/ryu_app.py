@@ -135,6 +135,11 @@ class PacelineApp(RyuApp):  # type: ignore[misc]
         if in_port in self.client.admission.ports_of(message.datapath.id):
             self.client.events.put(LldpReceived(message.datapath.id, in_port, *source))
 
+    @on(ofp_event.EventOFPRoleReply, MAIN_DISPATCHER)
+    def role_confirmed(self, event: Any) -> None:
+        """Handle the confirmation of a role."""
+        self.client.roles.on_reply(event.msg.datapath)
+
     @on(ofp_event.EventOFPErrorMsg, MAIN_DISPATCHER)
     def error_received(self, event: Any) -> None:
         """Handle an error; errors of pending transactions are handled by the connection already."""

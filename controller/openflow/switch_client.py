@@ -40,7 +40,8 @@ from controller.openflow.encoder import (
 from controller.openflow.event_queue import SwitchEventQueue
 from controller.openflow.eventlet_quiet import eventlet
 from controller.openflow.incoming import BadMessageError
-from controller.openflow.switch_admission import SwitchAdmission
+from controller.openflow.roles import Role, SwitchRoles
+from controller.openflow.switch_admission import SwitchAdmission, end
 from controller.openflow.transactions import Decode, PendingTransactions, StagedUpdate, StatsRequest, not_connected
 
 Result = TypeVar("Result")
@@ -63,12 +64,17 @@ class SwitchClient:
         self._is_woken = False
         self._greenlet: Any = None
         self.admission = SwitchAdmission(self.datapaths, self.pending, self.events.put)
+        self.roles = SwitchRoles(end)
 
     # From any thread ------------------------------------------------------------------------------------------------
 
     def expect(self, names: Mapping[int, str], ports: Mapping[int, Collection[int]]) -> None:
         """Set the name that the certificate of each switch must contain, and its ports, by datapath id."""
         self.admission.expect(names, ports)
+
+    def set_role(self, role: Role) -> Future[None]:
+        """Have this role at all switches from now on; requests that follow are sent after the change of role."""
+        return self.call(lambda: self.roles.set(role, tuple(self.datapaths.values())))
 
     def connected(self) -> frozenset[int]:
         """The datapath ids of the connected switches."""
@@ -205,6 +211,12 @@ class SwitchClient:
         """Make a connection whose handshake is complete the current one of its switch, and tell, or close it."""
 
         def adopt(datapath: Any) -> None:
+            self.roles.confirm(datapath, established)
+
+        def established(datapath: Any) -> None:
+            if datapath.id in self.datapaths:  # another connection was confirmed meanwhile
+                end(datapath)
+                return
             self.on_connected(datapath)
             adopted(datapath)
 
@@ -258,6 +270,8 @@ class SwitchClient:
 
     def on_error(self, datapath: Any, xid: int, kind: int, code: int) -> None:
         """Handle an error message of a switch."""
+        if self.roles.on_error(datapath, kind):
+            return
         transaction = self.pending.get((datapath.id, xid))
         if transaction is not None and transaction.datapath is datapath:
             names = datapath.ofproto
@@ -269,6 +283,7 @@ class SwitchClient:
 
     def on_disconnected(self, datapath: Any) -> bool:
         """Fail the pending transactions of a lost connection; False if a newer connection has replaced it."""
+        self.roles.forget(datapath)
         for transaction in [each for each in self.pending.values() if each.datapath is datapath]:
             transaction.finish(not_connected(datapath.id))
         was_current = self.is_current(datapath)

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import click
 
-from controller.api.app import create_app
-from controller.api.server import STOP_TIMEOUT_S, RestServer
 from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
 from controller.domain.network import Network
 from controller.errors import StartError
 from controller.openflow import ryu_app, ryu_runtime
 from controller.openflow.switch_client import SwitchClient
+from controller.runtime.assembly import Assembly, RestEndpoint
 from controller.runtime.calibration_file import load_calibration
-from controller.runtime.environment import load_network, propagation_emulated
+from controller.runtime.environment import load_network
 from controller.runtime.limits import Limits, LimitType, limits_from
 from controller.runtime.listen_address import (
     Address,
@@ -32,13 +29,10 @@ from controller.runtime.listen_address import (
     require_management_addresses,
 )
 from controller.runtime.logging_setup import configure_logging
-from controller.runtime.stores import RESERVATION_DAYS, Stores, open_stores
+from controller.runtime.standby import StoresOpening
+from controller.runtime.stores import RESERVATION_DAYS
 from controller.security.audit import RETENTION_DAYS
 from controller.security.tls import TlsFiles, rest_tls, server_context
-from controller.service.reservation_service import Service
-from controller.telemetry.event_stream import EventStream
-from controller.telemetry.meter_monitor import MeterMonitor
-from controller.telemetry.metrics import Metrics
 
 REST_DEFAULT = "127.0.0.1:8080"
 OPENFLOW_DEFAULT = "127.0.0.1:6653"
@@ -46,9 +40,8 @@ RYU_REST_DEFAULT = "127.0.0.1:8081"
 SWITCH_INTERVAL_S = 0.0005
 """Interval after which Python may switch threads: a short task, such as forwarding the reply of a switch, does not wait
 for an admission decision to end. Measured against Python's default of 5 ms: 0.5 ms less per reservation."""
-GC_THRESHOLD = 50_000
-FULL_COLLECTION_EVERY = 10
-"""Collections of the second generation before one of all; with 100, what is in reference cycles stayed for hours."""
+
+Start = Callable[[Assembly], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +115,14 @@ longer accept connections.""",
     "--limit", "limits", multiple=True, type=LimitType(),
     help="Change a limit on clients or switches, for example rest.header_bytes=8192; repeatable.",
 )  # fmt: skip
+@click.option(
+    "--standby", is_flag=True,
+    help="If another controller is the writer of the ledger, wait and take over when it ends or stops responding; the "
+    "ledger must be on PostgreSQL.",
+)  # fmt: skip
+@click.option(
+    "--advertise", metavar="URL", help="URL of this REST API for clients of a standby.  [default: the first --listen]"
+)
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True,
@@ -143,6 +144,8 @@ def command(
     openflow_cert: str | None,
     openflow_key: str | None,
     limits: tuple[tuple[str, str, float], ...],
+    standby: bool,
+    advertise: str | None,
     quiet: bool,
     log_level: str,
 ) -> None:
@@ -155,19 +158,19 @@ def command(
         network = load_network(map_name)
         switch_calibration = load_calibration(calibration) if calibration else DEFAULT_CALIBRATION
         with contextlib.ExitStack() as stack:
-            stores = open_stores(ledger, network.name, audit_days, reservation_days)
-            stack.callback(stores.close)
-            stack.callback(stores.ledger.close)
-            if not stores.tokens.is_configured:
+            address = advertise or f"{'https' if https else 'http'}://{listen[0][0]}:{listen[0][1]}"
+            opening = StoresOpening(ledger, network.name, audit_days, reservation_days, address)
+            opened = stack.enter_context(opening.as_standby() if standby else opening.as_writer())
+            if not opened.tokens.is_configured:
                 require_management_addresses(listen)
             sockets = [stack.enter_context(listening_socket(address)) for address in listen]
             require_free_port(openflow, "OpenFlow")
             if ryu_apps:
                 require_free_port(ryu_rest, "Ryu's web server")
             ports = Ports(sockets, openflow, ryu_apps, ryu_rest, https, switch_tls, process_limits)
-            greeting = None if quiet else _greeting(network, listen, ports, stores.access_summary)
-            _run(network, stores, ports, greeting, switch_calibration)
-            if stores.lock.is_lost:
+            greeting = None if quiet else _greeting(network, listen, ports, opened.summary)
+            _run(network, opened.start, ports, greeting, switch_calibration)
+            if opened.lock.is_lost:
                 raise StartError("Another controller writes the ledger now; this one has ended.", exit_code=3)
     except StartError as error:
         click.echo(f"Error: {error.detail}", err=True)
@@ -185,42 +188,17 @@ def _switch_tls(authority: str | None, certificate: str | None, key: str | None)
     return files
 
 
-def _run(network: Network, stores: Stores, ports: Ports, greeting: str | None, calibration: Calibration) -> None:
+def _run(network: Network, start: Start, ports: Ports, greeting: str | None, calibration: Calibration) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    servers: list[RestServer] = []
 
     def assemble(switch_client: SwitchClient) -> ryu_runtime.Stop:
-        service, stream = (
-            Service(
-                network, switch_client, stores.ledger, calibration, retention_tasks=(stores.forget,),
-                retention_interval_s=stores.retention_interval_s,
-            ),
-            EventStream(),
-        )
-        metrics = Metrics(service.queries)
-        gc.disable()  # until all is loaded, which stays
-        meter_monitor = MeterMonitor(service.queries, metrics, stream)
-        service.start()
-        meter_monitor.start()
-        is_emulated = partial(propagation_emulated, network.name)
-        app = create_app(service, is_emulated, None, stores.tokens, stores.audit, stream, metrics)
-        servers.append(RestServer(app, ports.rest, ports.rest_tls, ports.limits.rest, ryu_runtime.fail))
-        servers[0].start()
-        tune_garbage_collector()
-
-        def stop() -> None:
-            meter_monitor.stop()
-            stream.close()
-            servers[0].stop()
-            service.stop()
-            stores.close()
-
-        return stop
+        assembly = Assembly(network, switch_client, calibration, RestEndpoint(ports.rest, ports.rest_tls, ports.limits))
+        start(assembly)
+        return assembly.stop
 
     def ready(stop: ryu_runtime.Stop) -> None:
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signal_number, lambda *_: stop())
-        servers[0].ready.wait(STOP_TIMEOUT_S)
         if greeting:
             click.echo(greeting)
 
@@ -228,13 +206,6 @@ def _run(network: Network, stores: Stores, ports: Ports, greeting: str | None, c
     ryu_runtime.run(
         ports.ryu_apps, ports.openflow, ports.ryu_rest, ready, ports.switch_tls, ports.limits.openflow
     )
-
-
-def tune_garbage_collector() -> None:
-    """Collect rarely: objects present at the start stay, and few of the later ones are in reference cycles."""
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 20, FULL_COLLECTION_EVERY)
-    gc.enable()
 
 
 def _greeting(network: Network, listen: Sequence[Address], ports: Ports, access_summary: str) -> str:

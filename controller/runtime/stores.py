@@ -59,18 +59,23 @@ class Stores:
 
 
 def open_stores(
-    url: str | None, map_name: str, audit_days: int = RETENTION_DAYS, reservation_days: float = RESERVATION_DAYS
+    url: str | None,
+    map_name: str,
+    audit_days: int = RETENTION_DAYS,
+    reservation_days: float = RESERVATION_DAYS,
+    address: str = "",
+    lock: WriterLock | None = None,
 ) -> Stores:
     """Open or create the stores, and become the one writer of the map's reservations.
 
     `url` None: the default database of the map. `audit_days`, `reservation_days`: retention of audit records and of
-    ended reservations.
+    ended reservations. `address`: URL of the REST API for standbys. `lock`: already acquired.
 
     Raises: StartError if the URL is wrong, the database cannot be opened, or another controller is the writer.
     """
     url = url or default_ledger(map_name)
     with ExitStack() as opened:
-        lock = acquire_writer_lock(url, map_name)
+        lock = lock or acquire_writer_lock(url, map_name, address)
         opened.callback(lock.release)
         ledger = Ledger(url, map_name, lock.require_writer)
         opened.callback(ledger.close)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from sqlalchemy import Column, Float, Insert, Integer, MetaData, String, Table, Text, bindparam, select
+from sqlalchemy import BigInteger, Column, Float, Insert, Integer, MetaData, String, Table, Text, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 METADATA = MetaData()
@@ -44,12 +44,14 @@ WRITERS = Table(
     "writers",
     METADATA,
     Column("map", String(64), primary_key=True),
-    Column("fence", Integer, nullable=False),
+    Column("fence", BigInteger, nullable=False),
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("since_s", Float, nullable=False),
+    Column("address", String(255), nullable=False, server_default=""),
+    Column("beat", BigInteger, nullable=False, server_default="0"),
 )
-"""The controller that writes the reservations of a map; `fence` grows with every new one."""
+"""The controller that writes the reservations of a map; `fence` grows with every new one, `beat` while it is alive."""
 
 INSERT_RESERVATION = RESERVATIONS.insert()
 

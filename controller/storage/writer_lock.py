@@ -1,20 +1,15 @@
 """One writer per map and ledger: the lock of the controller that may change its reservations.
 
-Beside an SQLite file a lock file, which the kernel unlocks when its holder ends, however it ends. On PostgreSQL an
-advisory lock of a session, which a server that restarts forgets, and therefore a fencing number as well: each new
-writer increments it, and every transaction of a writer requires its own. Source: Kleppmann, "Designing Data-Intensive
-Applications", chapter 8 (fencing tokens).
+Beside an SQLite file a lock file, which the kernel unlocks when its holder ends, however it ends. On PostgreSQL see
+controller.storage.advisory_lock.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import os
 import platform
-import signal
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,21 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, urlsplit
-from zlib import crc32
 
-from sqlalchemy import URL, Connection, Engine, text
+from sqlalchemy import URL, Connection
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from controller.errors import StartError
 from controller.storage.database import open_database
-from controller.storage.tables import SELECT_FENCE, WRITERS
 
-log = logging.getLogger(__name__)
-
-CHECK_INTERVAL_S = 1.0
 EXIT_CODE = 3
-_ADVISORY_CLASS = crc32(b"paceline") - 2**31
 
 
 class WriterReplacedError(OSError):
@@ -50,6 +38,10 @@ class WriterLock(Protocol):
     @property
     def is_lost(self) -> bool:
         """Whether another controller has become the writer; this one ends then."""
+
+    @property
+    def generation(self) -> int | None:
+        """A number that grows with every new writer; None: there cannot be another one while this one runs."""
 
     def require_writer(self, connection: Connection) -> None:
         """Check, in a writing transaction, that no other controller has become the writer.
@@ -78,20 +70,31 @@ class Holder:
         return f"process {self.pid} on {self.host} since {datetime.fromtimestamp(self.since_s, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def acquire_writer_lock(url: str, map_name: str) -> WriterLock:
+def acquire_writer_lock(url: str, map_name: str, address: str = "") -> WriterLock:
     """Become the writer of a map in the ledger with that URL.
+
+    `address`: URL of the REST API, to which a standby sends clients.
 
     Raises: StartError that names the present writer, or says why the lock cannot be taken.
     """
-    backend = url.partition("://")[0].partition("+")[0] if "://" in url else None
+    backend = backend_of(url)
     if backend == "postgresql":
-        return AdvisoryLock(url, map_name)
+        from controller.storage.advisory_lock import AdvisoryLock
+
+        lock = AdvisoryLock(url, map_name, address)
+        lock.acquire()
+        return lock
     if backend != "sqlite":
         open_database(url).dispose()
         known = "sqlite:////var/tmp/paceline.db or postgresql+pg8000://user@host/database"
         raise StartError(f"A ledger in {backend} cannot be kept to one writer; an example is {known}.", exit_code=2)
     file = _file_of(make_url(url))
     return NoLock() if file is None else FileLock(file, map_name)
+
+
+def backend_of(url: str) -> str | None:
+    """The kind of database of a URL, such as postgresql; None: it is no URL."""
+    return url.partition("://")[0].partition("+")[0] if "://" in url else None
 
 
 def _file_of(url: URL) -> Path | None:
@@ -102,7 +105,7 @@ def _file_of(url: URL) -> Path | None:
     return None if name == ":memory:" else Path(name).resolve()
 
 
-def _held(ledger: object, map_name: str, holder: Holder | None) -> StartError:
+def held_by(ledger: object, map_name: str, holder: Holder | None) -> StartError:
     by = "" if holder is None else f": {holder}"
     sentence = f"Another controller of {map_name} uses the ledger {ledger}{by}."
     return StartError(f"{sentence} Stop it first, or give this one a ledger of its own (--ledger).", EXIT_CODE)
@@ -112,6 +115,7 @@ class NoLock:
     """Of a ledger in memory, which no other process can open."""
 
     is_lost = False
+    generation: int | None = None
 
     def require_writer(self, connection: Connection) -> None:
         """Allow every transaction."""
@@ -132,7 +136,7 @@ class FileLock(NoLock):
         try:
             self._fd = self._open()
         except BlockingIOError as error:
-            raise _held(database, map_name, _read_holder(self._path)) from error
+            raise held_by(database, map_name, _read_holder(self._path)) from error
         except OSError as error:
             raise StartError(f"The ledger cannot be locked: {self._path}: {error.strerror}.", exit_code=2) from error
         holder = Holder.this_process()
@@ -166,112 +170,3 @@ def _read_holder(path: Path) -> Holder | None:
         return Holder(int(facts["pid"]), str(facts["host"]), float(facts["since_s"]))
     except (OSError, ValueError, KeyError, TypeError):  # its holder is about to write it
         return None
-
-
-class AdvisoryLock:
-    """A lock of a PostgreSQL session, and a fencing number; a thread takes it again when the session is lost."""
-
-    def __init__(self, url: str, map_name: str) -> None:
-        """Take it.
-
-        Raises: StartError.
-        """
-        self.is_lost = False
-        self._map_name = map_name
-        self._engine: Engine = open_database(url)
-        self._own_fence: int | None = None
-        self._stopping = threading.Event()
-        try:
-            self._session = self._locked_session()
-            if self._session is None:
-                raise _held(self._engine.url, map_name, self._holder())
-            self._own_fence = self._next_fence()
-        except SQLAlchemyError as error:
-            reason = str(error).splitlines()[0]
-            raise StartError(f"The ledger {self._engine.url} cannot be locked: {reason}", exit_code=2) from error
-        finally:
-            if self._own_fence is None:
-                self._engine.dispose()
-        threading.Thread(target=self._keep, name="paceline-ledger-lock", daemon=True).start()
-
-    def require_writer(self, connection: Connection) -> None:
-        """Check that the fencing number is still this controller's; it then is until the transaction ends.
-
-        Raises: WriterReplacedError.
-        """
-        statement = SELECT_FENCE.with_for_update(read=True)
-        if connection.execute(statement, {"map": self._map_name}).scalar() != self._own_fence:
-            raise WriterReplacedError(f"another controller has become the writer of {self._map_name}")
-
-    def release(self) -> None:
-        """Release the lock."""
-        self._stopping.set()
-        self._engine.dispose()
-        if self._session is not None:
-            _end(self._session)
-
-    def _locked_session(self) -> Connection | None:
-        """A session with the lock; None: another session has it."""
-        session = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        numbers = {"of": _ADVISORY_CLASS, "number": crc32(self._map_name.encode()) - 2**31}
-        if session.execute(text("SELECT pg_try_advisory_lock(:of, :number)"), numbers).scalar():
-            return session
-        session.close()
-        return None
-
-    def _holder(self) -> Holder | None:
-        query = WRITERS.select().where(WRITERS.c.map == self._map_name)
-        with self._engine.connect() as connection:
-            row = connection.execute(query).first()
-        return None if row is None else Holder(row.pid, row.host, row.since_s)
-
-    def _next_fence(self) -> int:
-        """Increment the fencing number; transactions of the writer before have ended then, or will fail."""
-        holder, name = Holder.this_process(), {"map": self._map_name}
-        values = {"host": holder.host[:255], "pid": holder.pid, "since_s": holder.since_s}
-        with self._engine.begin() as connection:
-            connection.execute(text("SET LOCAL lock_timeout = 5000"))
-            before: int | None = connection.execute(SELECT_FENCE.with_for_update(), name).scalar()
-            fence = 1 if before is None else before + 1
-            if before is None:
-                connection.execute(WRITERS.insert(), {**name, **values, "fence": fence})
-            else:
-                connection.execute(WRITERS.update().where(WRITERS.c.map == self._map_name), {**values, "fence": fence})
-        return fence
-
-    def _keep(self) -> None:
-        """Test the session, and take the lock again if the server has forgotten it and nobody else has it."""
-        while not self._stopping.wait(CHECK_INTERVAL_S):
-            if self._session is not None and not _works(self._session):
-                self._session = None
-            if self._session is None and not self._stopping.is_set():
-                with suppress(SQLAlchemyError, OSError):  # the server is away; the next attempt follows
-                    self._take_again()
-
-    def _take_again(self) -> None:
-        with self._engine.connect() as connection:
-            fence = connection.execute(SELECT_FENCE, {"map": self._map_name}).scalar()
-        if fence == self._own_fence:
-            self._session = self._locked_session()
-        if self._session is None:
-            self.is_lost = True
-            self._stopping.set()
-            holder = self._holder()
-            log.error("the ledger is written by another controller now: %s; this one ends", holder)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _works(session: Connection) -> bool:
-    """Whether the session still exists; if not, it is closed."""
-    try:
-        session.execute(text("SELECT 1"))
-    except (SQLAlchemyError, OSError):
-        _end(session)
-        return False
-    return True
-
-
-def _end(session: Connection) -> None:
-    with suppress(SQLAlchemyError, OSError):
-        session.invalidate()
-        session.close()

@@ -22,8 +22,9 @@ INVALID = 422
 
 def controller_option(command: F) -> F:
     """Add --controller."""
-    return click.option("--controller", "url", help="URL of the controller.  [default: that of the running emulation]  "
-                        "PACELINE_TOKEN: bearer token; PACELINE_CA: certificate of its authority.")(command)
+    text = ("URL of the controller, or of an active one and its standbys: URL,URL.  [default: that of the running "
+            "emulation]  PACELINE_TOKEN: bearer token; PACELINE_CA: certificate of its authority.")
+    return click.option("--controller", "url", help=text)(command)
 
 
 def json_option(command: F) -> F:

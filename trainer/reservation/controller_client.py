@@ -16,8 +16,10 @@ from trainer.reservation.http_transport import HttpTransport, Response, Transpor
 if TYPE_CHECKING:  # pydantic is imported only to parse responses, which `paceline network` does not do
     from trainer.reservation.api_types import ApiResponse, FlowRequest, Quote, Reservation, TransferVolume
     from trainer.reservation.event_stream import Event
+    from trainer.reservation.failover_transport import FailoverTransport
 
 TIMEOUT_S = 10.0
+STANDBY_STATUS = 307
 INITIAL_PAUSE_S = 0.25
 MAX_PAUSE_S = 4.0
 
@@ -65,7 +67,9 @@ class ControllerClient:
         pause_s: float = INITIAL_PAUSE_S,
         credentials: ApiCredentials | None = None,
     ) -> None:
-        """`credentials` default to those of the environment.
+        """`url`: of the controller, or of several that share a ledger, separated by commas.
+
+        `credentials` default to those of the environment.
 
         Raises: UsageError if the URL is not valid, NetworkError if the certificate file cannot be read.
         """
@@ -74,8 +78,7 @@ class ControllerClient:
         self._notify = notify
         self._pause_s = pause_s
         used = credentials or ApiCredentials.from_environment()
-        context = used.ssl_context() if url.startswith("https") else None
-        self._http = HttpTransport(url, used.headers(), TIMEOUT_S, context)
+        self._http = _transport(url, used)
 
     def close(self) -> None:
         """Close the connection; reservations stay."""
@@ -254,6 +257,9 @@ class ControllerClient:
 
     def _json_object(self, response: Response) -> dict[str, Any]:
         content = response.json_object()
+        if response.status == STANDBY_STATUS:
+            active = str(response.headers.get("Location", "")).partition("/v1/")[0]
+            raise NetworkError(f"{self.url} is a standby of {active}; set --controller {self.url},{active}.")
         if content is None:
             raise NetworkError(
                 f"{self.url} answered {response.status} without a JSON object; is it a Paceline controller?"
@@ -271,6 +277,17 @@ class ControllerClient:
             return kind.model_validate(content)
         except ValidationError as error:
             raise NetworkError(f"{self.url} sent a response that does not match the REST API: {error}.") from error
+
+
+def _transport(url: str, credentials: ApiCredentials) -> HttpTransport | FailoverTransport:
+    def context_of(url: str) -> ssl.SSLContext | None:
+        return credentials.ssl_context() if url.startswith("https") else None
+
+    if "," not in url:
+        return HttpTransport(url, credentials.headers(), TIMEOUT_S, context_of(url))
+    from trainer.reservation.failover_transport import FailoverTransport
+
+    return FailoverTransport([each.strip() for each in url.split(",")], credentials.headers(), context_of)
 
 
 def _path(reservation: str) -> str:

@@ -1,0 +1,126 @@
+"""Two controllers on one PostgreSQL ledger and the same switches: one active, one standby that takes over."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from emulation.open_vswitch import set_controller_command
+from machine.polling import wait_until
+from machine.postgresql_server import PostgreSQL
+from tests.processes.rig import MAP, Controller, OpenVSwitch, flow, needs_open_vswitch
+
+pytestmark = needs_open_vswitch
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgreSQL]:
+    running = PostgreSQL()
+    try:
+        yield running
+    finally:
+        running.remove()
+
+
+@dataclass
+class Pair:
+    """The active controller and its standby."""
+
+    active: Controller
+    standby: Controller
+
+    def exchange(self) -> None:
+        self.active, self.standby = self.standby, self.active
+
+
+@pytest.fixture
+def pair(server: PostgreSQL, ovs: OpenVSwitch, tmp_path: Path) -> Iterator[Pair]:
+    url = server.create(f"test_{time.monotonic_ns()}")
+    controllers: list[Controller] = []
+    try:
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            controllers.append(Controller(tmp_path / name, "--standby", ledger=url))
+        if not ovs.vsctl("list-br"):
+            ovs.build(controllers[0].openflow_port)
+        targets = [f"tcp:127.0.0.1:{controller.openflow_port}" for controller in controllers]
+        for node in MAP.switches:
+            ovs.vsctl(*set_controller_command(node.name, targets[0]))
+            ovs.vsctl("set-controller", node.name, *targets)
+        wait_until(controllers[0].in_sync)
+        yield Pair(*controllers)
+    finally:
+        for controller in controllers:
+            controller.client.close()
+            if controller.process.poll() is None:
+                controller.process.send_signal(signal.SIGCONT)
+                controller.stop(signal.SIGKILL)
+
+
+def is_active(controller: Controller) -> bool:
+    try:
+        return bool(controller.client.get("/v1/healthz").json()["status"] != "standby")
+    except httpx.TransportError:
+        return False
+
+
+def roles(ovs: OpenVSwitch) -> set[str]:
+    listed = ovs.vsctl("--columns=role", "list", "controller").splitlines()
+    return {word for line in listed for word in line.split()[2:]}
+
+
+def test_a_standby_answers_reads_and_sends_changes_to_the_active_controller(ovs: OpenVSwitch, pair: Pair) -> None:
+    made = pair.active.reserve()
+    assert made.status_code == 201, made.text
+    wait_until(lambda: roles(ovs) == {"master", "slave"})
+    standby = pair.standby.client
+    health = standby.get("/v1/healthz").json()
+    assert (health["status"], health["active"]) == ("standby", str(pair.active.client.base_url).rstrip("/"))
+    listed = standby.get("/v1/reservations").json()["reservations"]
+    assert [each["id"] for each in listed] == [made.json()["id"]]
+    assert standby.get(f"/v1/reservations/{made.json()['id']}").json()["flows"] == made.json()["flows"]
+    assert standby.get("/v1/reservations/r-00000000").json()["code"] == "not_found"
+    body = {"flows": [flow(15_000_000, "edge2")]}
+    sent = standby.post("/v1/reservations", json=body)
+    assert (sent.status_code, sent.headers["Location"]) == (307, f"{health['active']}/v1/reservations")
+    assert standby.post("/v1/reservations", json=body, follow_redirects=True).status_code == 201
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_standby_takes_over_from_one_that_dies_or_freezes_which_cannot_change_anything_any_more(
+    ovs: OpenVSwitch, pair: Pair, end: signal.Signals
+) -> None:
+    made = pair.active.reserve()
+    assert pair.active.reserve(edge="edge2", hold=True, lease_s=3).status_code == 201
+    wait_until(lambda: roles(ovs) == {"master", "slave"})
+    entries = {node.name: (ovs.flows(node.name), ovs.meters(node.name)) for node in MAP.switches}
+    pair.active.process.send_signal(end)
+    wait_until(lambda: is_active(pair.standby))
+    pair.exchange()
+    wait_until(pair.active.in_sync)
+    assert pair.active.client.get(f"/v1/reservations/{made.json()['id']}").json()["state"] == "active"
+    assert entries == {node.name: (ovs.flows(node.name), ovs.meters(node.name)) for node in MAP.switches}
+    other = pair.active.reserve(edge="edge2", rate_bps=5_000_000)
+    assert other.status_code == 201, other.text
+    if end is signal.SIGKILL:
+        pair.standby.process.wait(60)
+    else:
+        time.sleep(3)  # its held reservation expires, and its switches have a newer master
+        pair.standby.process.send_signal(signal.SIGCONT)
+        assert pair.standby.process.wait(60) == 3
+        assert "written by another controller now" in pair.standby.log.read_text()
+    assert pair.active.client.get("/v1/consistency").json()["consistent"]
+    pair.standby.start()  # as the standby of its successor
+    wait_until(lambda: pair.standby.client.get("/v1/healthz").json()["status"] == "standby")
+    assert pair.active.client.delete(f"/v1/reservations/{other.json()['id']}").json()["state"] == "released"
+
+
+def test_a_standby_needs_a_ledger_on_postgresql(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="A standby needs a ledger on PostgreSQL"):
+        Controller(tmp_path, "--standby")
