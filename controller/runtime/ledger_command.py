@@ -40,11 +40,11 @@ def copy(source: str, target: str, in_use: bool) -> None:
     except StartError as error:
         click.echo(f"Error: {error.detail}", err=True)
         raise SystemExit(error.exit_code) from error
-    rows = ", ".join(f"{count} {LABELS[name]}" for name, count in counts.items())
+    rows = ", ".join(f"{count} {LABELS.get(name, name)}" for name, count in counts.items())
     click.echo(f"Copied {rows}.")
 
 
 LABELS = {
     "reservations": "reservations", "answers": "stored responses", "closed_spans": "spans out of service",
-    "tokens": "tokens", "audit": "audit entries",
+    "tokens": "tokens", "audit": "audit entries", "streams": "streams",
 }  # fmt: skip

@@ -22,10 +22,8 @@ from controller.storage.writer_lock import acquire_writer_lock
 
 BATCH = 1000
 """Rows read and written at a time."""
-OF_MAPS = "reservations", "answers", "closed_spans", "audit"
-"""Tables with a column of map names."""
-TABLES = *OF_MAPS, "tokens"
-"""All but the writers: a copy has none yet."""
+NOT_COPIED = frozenset({"writers", "alembic_version"})
+"""A copy has no writer yet, and gets its version by migration."""
 EXIT_CODE = 2
 
 
@@ -112,7 +110,7 @@ def _maps(url: str) -> Sequence[str]:
     names: set[str] = set()
     with _transaction(url) as connection:
         for table in _tables(connection, url):
-            if table.name in OF_MAPS:
+            if "map" in table.c:
                 names.update(connection.execute(select(table.c.map).distinct()).scalars())
     return sorted(names)
 
@@ -126,19 +124,24 @@ def _tables(source: Connection, url: str) -> list[Table]:
     if "reservations" not in present:
         raise StartError(f"There is no ledger in {without_passwords(url)}: it has no reservations table.", EXIT_CODE)
     metadata = MetaData()
-    return [Table(name, metadata, autoload_with=source) for name in TABLES if name in present]
+    return [Table(name, metadata, autoload_with=source) for name in sorted(present - NOT_COPIED) if _is_own(name)]
 
 
 def _require_empty(target: Connection, url: str) -> None:
     present = set(inspect(target).get_table_names())
-    for name in present & set(TABLES):
+    own = {name for name in present - NOT_COPIED if _is_own(name)}
+    for name in sorted(own, key=lambda name: name != "reservations"):
         rows = target.execute(text(f"SELECT count(*) FROM {name}")).scalar_one()
         if rows:
             sentence = f"The ledger {without_passwords(url)} is not empty: {name} has {rows} rows."
             raise StartError(f"{sentence} Give an empty database.", EXIT_CODE)
-    if present & {*TABLES, "alembic_version"}:  # of a controller that has reserved nothing
-        for name in present & {*TABLES, "writers", "alembic_version"}:
-            target.execute(text(f"DROP TABLE {name}"))
+    for name in own | (present & NOT_COPIED):  # of a controller that has reserved nothing
+        target.execute(text(f"DROP TABLE {name}"))
+
+
+def _is_own(name: str) -> bool:
+    """Whether this is a table of a ledger, not one of SQLite itself."""
+    return not name.startswith("sqlite_")
 
 
 def _copy_rows(source: Connection, target: Connection, table: Table) -> int:

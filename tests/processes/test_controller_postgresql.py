@@ -195,7 +195,7 @@ def copied(*arguments: str) -> str:
     return ran.output
 
 
-@pytest.mark.parametrize("revision", ["0001", "0003", "0005", "head"])
+@pytest.mark.parametrize("revision", ["0001", "0003", "0007", "head"])
 def test_a_ledger_of_any_version_moves_from_sqlite_to_postgresql_and_back(
     url: str, server: PostgreSQL, tmp_path: Path, revision: str
 ) -> None:
@@ -215,7 +215,7 @@ def test_a_ledger_of_any_version_moves_from_sqlite_to_postgresql_and_back(
             row = "7, 'pair', 1.5, 'lab', 'lab', '::1', 'POST', '/v1/reservations', 201, NULL, NULL, '{}'"
             connection.execute(text(f"INSERT INTO audit VALUES ({row})"))
     engine.dispose()
-    assert copied(file, url).startswith("Copied 2500 reservations")
+    assert "2500 reservations" in copied(file, url)
     ledger = Ledger(url, "pair")  # of the present version
     assert ledger.existing_ids(["r-00000001", "r-000009c3", "r-000009c4"]) == {"r-00000001", "r-000009c3"}
     ledger.close()

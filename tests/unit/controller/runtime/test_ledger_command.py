@@ -45,7 +45,7 @@ def test_a_ledger_that_a_controller_has_opened_and_never_used_is_an_empty_target
     for name in ("a", "b"):
         Ledger(f"sqlite:///{tmp_path}/{name}.db", "pair").close()
     ran = CliRunner().invoke(command, ["copy", f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"])
-    assert (ran.exit_code, ran.output.partition(",")[0]) == (0, "Copied 0 reservations")
+    assert (ran.exit_code, "0 reservations" in ran.output) == (0, True)
     Ledger(f"sqlite:///{tmp_path}/b.db", "pair").close()
 
 

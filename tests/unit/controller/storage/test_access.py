@@ -36,10 +36,11 @@ def test_a_read_only_ledger_is_read_and_changes_are_refused(tmp_path: Path) -> N
 def test_a_caller_waits_a_bounded_time_for_a_server_and_later_transactions_take_effect_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controller.storage.access.ANSWER_TIMEOUT_S", 0.05)
     engine = engine_of(f"sqlite:///{tmp_path}/server.db")
     access, answered = _ServerAccess(engine), threading.Event()
+    monkeypatch.setattr("controller.storage.access.ANSWER_TIMEOUT_S", 60)
     access.write(lambda connection: connection.execute(text("CREATE TABLE log (entry TEXT)")))
+    monkeypatch.setattr("controller.storage.access.ANSWER_TIMEOUT_S", 0.05)
 
     def silent(connection: Connection) -> None:
         answered.wait(60)
