@@ -2,7 +2,7 @@
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 BIN := .venv/bin
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check screenshots setup clean
 
 demo: setup
 	$(SUDO) $(BIN)/python mininet/demo.py
@@ -18,6 +18,10 @@ check: setup
 	$(BIN)/mypy
 	PYTHONPATH=mininet:bench $(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/pytest tests/unit tests/property -n 2
+
+screenshots:
+	@scripts/set-up tests
+	$(SUDO) $(BIN)/python scripts/screenshots
 
 setup:
 	@scripts/set-up

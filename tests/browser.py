@@ -35,7 +35,7 @@ class Browser:
     def __init__(self) -> None:
         program = shutil.which("chromium") or shutil.which("chromium-headless-shell")
         if program is None:
-            raise BrowserError("There is no chromium; run scripts/set-up.")
+            raise BrowserError("There is no chromium; run scripts/set-up tests.")
         self._profile = tempfile.TemporaryDirectory(prefix="paceline-browser-", ignore_cleanup_errors=True)
         to_browser, self._to_browser = os.pipe()
         self._from_browser, from_browser = os.pipe()
@@ -87,7 +87,7 @@ class Browser:
             self._receive(deadline)
 
     def evaluate(self, expression: str) -> Any:
-        """Return the value of an expression on the page; a promise is awaited."""
+        """Return the value of an expression on the page; a promise is awaited. An element is returned as {}."""
         arguments = {"expression": expression, "returnByValue": True, "awaitPromise": True}
         result = self._send("Runtime.evaluate", arguments)
         if "exceptionDetails" in result:
@@ -95,9 +95,9 @@ class Browser:
         return result["result"].get("value")
 
     def wait_for(self, expression: str, timeout_s: float = TIMEOUT_S) -> Any:
-        """Return the value of an expression as soon as it is true."""
+        """Return the value of an expression as soon as it is true; of an element {}."""
         deadline = time.monotonic() + timeout_s
-        while not (value := self.evaluate(expression)):
+        while (value := self.evaluate(expression)) in (None, False, 0, ""):
             if time.monotonic() > deadline:
                 text = self.evaluate("document.body.innerText")
                 raise BrowserError(f"not true within {timeout_s:g} s: {expression}\n{text}\n{self.messages}")

@@ -49,7 +49,7 @@ def make_app(controller_url: str, credentials: ApiCredentials, runs: Path, key: 
     app = FastAPI(title="Paceline runs", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(OwnOrigin, key=key)
     pages = Pages(lambda: feed.state.versions, wakeups)
-    NetworkViews(feed.state, controller_url, feed.client).add_to(pages)
+    NetworkViews(feed.state, controller_url, feed.client, feed.ask_for).add_to(pages)
     store, processes = RunStore(runs), RunProcesses(runs, controller_url)
     RunViews(store).add_to(pages)
     app.include_router(run_routes(store, processes))

@@ -21,6 +21,8 @@ RETRY_S = 1.0
 SINGLE_READS = 20
 """More changed reservations than these are read with all others."""
 
+NOT_AVAILABLE = 501
+
 _CHANGES_LINKS = frozenset({"link", "alarm", "switch", "reservation", "missed"})
 
 
@@ -57,6 +59,12 @@ class ControllerFeed:
         self._stop.set()
         self._wake.set()
 
+    def ask_for(self, reservation: str) -> None:
+        """Read a reservation that is not known yet."""
+        with self._lock:
+            self._changed.add(reservation)
+        self._wake.set()
+
     def _follow(self) -> None:
         last: str | None = "0-0"  # from the beginning of the controller's buffer: history and alarms
         replay_until_s = time.time() + 1.0
@@ -66,6 +74,10 @@ class ControllerFeed:
                 for event in client.events(last, follow=True):
                     last = event.id or last
                     self._apply(event, None if time.time() < replay_until_s else time.time())
+            except ReservationRefusedError as error:
+                self._trouble(error)
+                if error.problem.get("status") == NOT_AVAILABLE:
+                    return  # a controller inside ryu-manager: readings follow each other every REFRESH_S
             except TrainerError as error:
                 self._trouble(error)
             finally:

@@ -11,7 +11,7 @@ from trainer.web.network_state import span_of
 Json = dict[str, Any]
 Point = tuple[float, float]
 
-WIDTH, LEAST_HEIGHT, MOST_HEIGHT, MARGIN = 720.0, 240.0, 560.0, 48.0
+WIDTH, LEAST_HEIGHT, MOST_HEIGHT, MARGIN, SIDE_MARGIN = 720.0, 240.0, 520.0, 48.0, 96.0
 ASIDE = 46.0
 """A host closer to another node than this is moved aside."""
 
@@ -42,11 +42,21 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """Where a node's name stands; `anchor` as in SVG."""
+
+    x: float
+    y: float
+    anchor: str
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkLayout:
     """Positions of all nodes in a picture of WIDTH times `height`, y downwards."""
 
     height: float
     positions: dict[str, Point]
+    labels: dict[str, Label]
     spans: tuple[Span, ...]
 
 
@@ -67,7 +77,18 @@ def lay_out(network: Json) -> NetworkLayout:
         parallel = numbers[frozenset(ends)]
         offset = (parallel.index(name) - (len(parallel) - 1) / 2) * PARALLEL_GAP
         spans.append(_span(name, (ends[0], ends[1]), links, positions, offset))
-    return NetworkLayout(height, positions, tuple(spans))
+    labels = {node["name"]: _label(node, network, positions) for node in network["nodes"]}
+    return NetworkLayout(height, positions, labels, tuple(spans))
+
+
+def _label(node: Json, network: Json, positions: dict[str, Point]) -> Label:
+    """A switch's name below it, a host's on the side away from its switch."""
+    x, y = positions[node["name"]]
+    switch = next((link["destination"] for link in network["links"] if link["source"] == node["name"]), None)
+    if node["kind"] == "switch" or switch is None or abs(positions[switch][0] - x) < ASIDE / 4:
+        return Label(x, y + 25, "middle")
+    gap = 18 if node["kind"] == "cloud" else 13
+    return Label(x + gap, y + 5, "start") if positions[switch][0] < x else Label(x - gap, y + 5, "end")
 
 
 def _span(name: str, ends: tuple[str, str], links: list[Json], positions: dict[str, Point], offset: float) -> Span:
@@ -90,7 +111,7 @@ def _positions(network: Json) -> tuple[dict[str, Point], float]:
         return _circle([node["name"] for node in nodes])
     xs, ys = zip(*(node["position_km"] for node in nodes), strict=True)
     span_x, span_y = max(xs) - min(xs), max(ys) - min(ys)
-    scale = min((WIDTH - 2 * MARGIN) / max(span_x, 1e-9), (MOST_HEIGHT - 2 * MARGIN) / max(span_y, 1e-9))
+    scale = min((WIDTH - 2 * SIDE_MARGIN) / max(span_x, 1e-9), (MOST_HEIGHT - 2 * MARGIN) / max(span_y, 1e-9))
     height = min(MOST_HEIGHT, max(LEAST_HEIGHT, span_y * scale + 2 * MARGIN))
     left, top = (WIDTH - span_x * scale) / 2, (height - span_y * scale) / 2
     places: dict[str, Point] = {}

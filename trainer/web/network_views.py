@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from trainer.web.templating import render
 Json = dict[str, Any]
 Paths = tuple[tuple[str, tuple[str, ...]], ...]
 
+RESERVATION = re.compile(r"r-[0-9a-f]{8}")
 ROWS_SHOWN, ALARMS_SHOWN = 200, 40
 COUNTERS_POLL_S = 2.0
 CALENDAR_LEAST_S = 3600.0
@@ -33,8 +35,12 @@ CALENDAR_LEAST_S = 3600.0
 class NetworkViews:
     """Renders what is known of the network; `connect` makes a client of the controller, to read counters."""
 
-    def __init__(self, state: NetworkState, url: str, connect: Callable[[], ControllerClient]) -> None:
+    def __init__(
+        self, state: NetworkState, url: str, connect: Callable[[], ControllerClient], ask_for: Callable[[str], None]
+    ) -> None:
+        """`ask_for`: has a reservation read that is not known yet."""
         self._state = state
+        self._ask_for = ask_for
         self._url = url
         self._connect = connect
         self._readings = CounterReadings()
@@ -131,8 +137,10 @@ class NetworkViews:
 
     def _reservation_view(self, request: Request) -> View | None:
         name = request.path_params["name"]
-        if name not in self._state.reservations:
+        if RESERVATION.fullmatch(name) is None:
             return None
+        if name not in self._state.reservations:
+            self._ask_for(name)
 
         def found() -> Json:
             return self._state.reservations.get(name, {"id": name, "flows": [], "state": "unknown"})

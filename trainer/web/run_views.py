@@ -20,7 +20,7 @@ from trainer.web.templating import render
 Json = dict[str, Any]
 
 POLL_S, LIST_POLL_S = 0.4, 2.0
-RUNS_SHOWN, ROUNDS_SHOWN, COMPARED = 100, 40, 6
+RUNS_SHOWN, ROUNDS_SHOWN, EVENTS_TOLD, COMPARED = 100, 40, 60, 6
 
 
 class RunViews:
@@ -108,7 +108,20 @@ def _told(run: FollowedRun) -> list[Json]:
         "checkpoint",
         "finished",
     )
-    return [event for event in reversed(run.events) if event["event"] in shown][:60]
+    told = [event for event in reversed(run.events) if event["event"] in shown][:EVENTS_TOLD]
+    return [{"time": event["time"], "text": _sentence(event)} for event in told]
+
+
+def _sentence(event: Json) -> str:
+    if "sentence" in event:
+        return str(event["sentence"])
+    facts = [event["event"]]
+    for name, value in event.items():
+        if isinstance(value, list) and all(isinstance(each, str | int) for each in value):
+            value = ", ".join(map(str, value))
+        if name not in ("time", "event", "directory") and isinstance(value, str | int | float) and value != "":
+            facts.append(f"{name.replace('_', ' ')} {value}")
+    return "  ".join(facts)
 
 
 def charts(runs: list[FollowedRun]) -> list[Chart]:

@@ -9,7 +9,11 @@ function replaceFragment({ id, html }) {
   const again = focused && (focused.id ? `#${CSS.escape(focused.id)}` : focused.dataset.span
     ? `[data-span="${CSS.escape(focused.dataset.span)}"]` : focused.getAttribute("href")
       ? `a[href="${CSS.escape(focused.getAttribute("href"))}"]` : focused.classList.contains("scroll") ? ".scroll" : null);
+  const opened = [...element.querySelectorAll("details")].map((part) => part.open);
+  const checked = [...element.querySelectorAll("input:checked")].map((part) => part.id);
   element.innerHTML = html;
+  element.querySelectorAll("details").forEach((part, place) => { part.open ||= opened[place] ?? false; });
+  for (const name of checked) { const part = document.getElementById(name); if (part) part.checked = true; }
   element.querySelectorAll(".scroll, .map-frame").forEach((part, place) => {
     if (scrolled[place]) [part.scrollLeft, part.scrollTop] = scrolled[place];
   });

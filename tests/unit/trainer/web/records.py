@@ -58,7 +58,12 @@ def write_run(directory: Path, rows: list[Json], **summary: Any) -> Path:
     metric = {"target": 0.9, "final": None, "best": None, "reached_round": None}
     (directory / "config.yaml").write_text("rounds: 10\nsteps: 4\n")
     (directory / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (directory / "events.jsonl").write_text(json.dumps({"time": 1.0, "event": "said", "sentence": "Hello."}) + "\n")
+    events = [
+        {"time": 1.0, "event": "gathered", "edges": ["edge1"]},
+        {"time": 2.0, "event": "said", "sentence": "Hello."},
+        {"time": 3.0, "event": "plan", "round": 1, "cuts": {"edge1": 3}, "step_ms": 100.0},
+    ]
+    (directory / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     text = json.dumps({"status": "done", "map": "pair", "model": "cnn", "accuracy": metric, "rounds": [], **summary})
     (directory / "summary.json").write_text(text)
     return directory

@@ -82,13 +82,13 @@ def client() -> ControllerClient:
 
 
 def test_what_others_named_is_escaped() -> None:
-    named = reservation("r-1", owner=SCRIPT, reason=SCRIPT)
-    state = NetworkState(network=network(map=SCRIPT, complaints=[SCRIPT]), reservations={"r-1": named})
-    pages = Pages(lambda: state.versions, Wakeups())
-    NetworkViews(state, "http://x", client).add_to(pages)
+    named = reservation("r-00000001", owner=SCRIPT, reason=SCRIPT)
+    state = NetworkState(network=network(map=SCRIPT, complaints=[SCRIPT]), reservations={"r-00000001": named})
+    pages, asked = Pages(lambda: state.versions, Wakeups()), list[str]()
+    NetworkViews(state, "http://x", client, asked.append).add_to(pages)
     app = FastAPI()
     app.include_router(pages.router)
-    for path in ("/", "/reservations/r-1", "/links/s1-s2"):
+    for path in ("/", "/reservations/r-00000001", "/links/s1-s2"):
         answer = get(app, path)
         assert answer.status_code == 200
         assert SCRIPT not in answer.text

@@ -1,0 +1,142 @@
+"""The page in a real browser: on a real service with switches that confirm at once, and on records of runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from controller.api.app import create_app
+from controller.service.reservation_service import Service
+from controller.storage.ledger import IN_MEMORY, Ledger
+from tests.browser import Browser, browser
+from tests.unit.controller.simulated_switches import running_service, serving
+from tests.unit.trainer.web.records import round_row, write_run
+
+PAGES = ("/", "/spectrum", "/runs", "/runs/a", "/runs/compare?run=a&run=b", "/links/s1-s2")
+FOCUSED = """
+(e => e.tagName + ' ' + (e.id || e.name || e.getAttribute('href') || e.textContent).trim())(document.activeElement)
+"""
+SCRIPT = "<img src=x onerror=alert(1)>"
+
+
+@contextmanager
+def page_of(api: httpx.Client, runs: Path) -> Iterator[str]:
+    """`paceline web` on a free port; yields its address without the last slash."""
+    command = [*(sys.executable, "-m", "trainer.cli.main", "web", "--port", "0"),
+               *("--controller", str(api.base_url).rstrip("/"), "--runs", str(runs))]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("page: http://127.0.0.1:")
+            yield line.removeprefix("page: ").strip().rstrip("/")
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with running_service(Ledger(IN_MEMORY, "pair")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def api(service: Service) -> Iterator[httpx.Client]:
+    with serving(create_app(service)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def site(api: httpx.Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    runs = tmp_path_factory.mktemp("runs")
+    write_run(runs / "a", [round_row(1), round_row(2)])
+    write_run(runs / "b", [round_row(1)], status="failed", error=SCRIPT)
+    with page_of(api, runs) as address:
+        yield address
+
+
+@pytest.fixture
+def page() -> Iterator[Browser]:
+    with browser() as opened:
+        opened.resize(1280, 900)
+        yield opened
+        assert opened.messages == []
+
+
+def open_live(page: Browser, address: str) -> None:
+    page.open(address)
+    page.wait_for("document.body.dataset.connection === 'open'")
+
+
+def test_every_page_is_accessible_and_fits_a_telephone(page: Browser, site: str, api: httpx.Client) -> None:
+    flow = {"name": "f", "source": "edge1", "destination": "cloud", "match": {"protocol": "tcp"},
+            "requirement": {"min_bandwidth_bps": 1_000_000}}  # fmt: skip
+    identity = api.post("/v1/reservations", json={"owner": "lab", "flows": [flow]}).json()["id"]
+    open_live(page, f"{site}/")
+    page.wait_for(f"document.getElementById('release-{identity}')")
+    for width in (1280, 390):
+        page.resize(width, 844)
+        for path in (*PAGES, f"/reservations/{identity}"):
+            open_live(page, f"{site}{path}")
+            page.wait_for("document.querySelector('main').innerText.length > 40")
+            assert page.accessibility_mistakes() == [], (path, width)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, width)
+    assert SCRIPT in page.evaluate(f"fetch('{site}/v1/runs/b').then(r => r.text())")
+    api.delete(f"/v1/reservations/{identity}")
+
+
+def test_the_keyboard_reserves_and_releases(page: Browser, site: str, api: httpx.Client) -> None:
+    open_live(page, f"{site}/")
+    page.wait_for("document.querySelectorAll('[data-span]').length > 3")
+    reached = []
+    for _ in range(120):
+        page.press("Tab", 9)
+        reached.append(page.evaluate(FOCUSED))
+        if reached[-1].startswith("BODY"):
+            break
+    assert {"SELECT source", "INPUT rate_mbps", "A /links/s1-s2", "BUTTON down-s1-s2"} <= set(reached)
+    page.evaluate("document.querySelector('button[value=\"/actions/reserve\"]').focus()")
+    page.press("Enter", 13, "\r")
+    identity = page.wait_for("document.querySelector('.form-result a')?.textContent")
+    assert api.get(f"/v1/reservations/{identity}").json()["state"] == "active"
+    page.wait_for(f"document.getElementById('release-{identity}')")
+    page.evaluate(f"document.getElementById('release-{identity}').focus()")
+    page.press("Enter", 13, "\r")
+    page.wait_for(f"document.getElementById('result').innerText.includes('{identity} is released')")
+    assert api.get(f"/v1/reservations/{identity}").json()["state"] == "released"
+
+
+def test_a_refusal_and_an_offer_are_told_in_the_page(page: Browser, site: str) -> None:
+    open_live(page, f"{site}/")
+    page.evaluate("document.querySelector('[name=rate_mbps]').value = '500'")
+    page.evaluate("document.querySelector('button[value=\"/actions/quote\"]').click()")
+    told = page.wait_for("document.querySelector('.form-result .bad')?.innerText")
+    assert "needs 500 Mb/s" in told
+    assert "It would be accepted now with" in told
+
+
+def test_a_span_out_of_service_shows_at_once_on_map_and_page(page: Browser, site: str, api: httpx.Client) -> None:
+    open_live(page, f"{site}/links/s1-s2")
+    page.wait_for("document.getElementById('take-out')")
+    page.evaluate("document.getElementById('take-out').click()")
+    page.wait_for("document.querySelector('[data-span=s1-s2]').classList.contains('closed')")
+    page.wait_for("document.getElementById('put-back')")
+    page.evaluate("document.getElementById('put-back').click()")
+    page.wait_for("document.getElementById('take-out')")
+    assert all(link["in_service"] for link in api.get("/v1/network").json()["links"])
+
+
+def test_other_sites_cannot_act(site: str) -> None:
+    def status(**headers: str) -> int:
+        return httpx.post(f"{site}/actions/links/s1-s2/down", json={}, headers=headers).status_code
+
+    assert status(origin="http://evil.example") == 403
+    assert status(**{"sec-fetch-site": "cross-site"}) == 403
+    assert status(host="evil.example") == 403
+    assert status(**{"content-type": "text/plain"}) == 403
