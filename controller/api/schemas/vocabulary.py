@@ -144,6 +144,11 @@ DESCRIPTIONS: Mapping[str, str] = {
     "AuditEntry.path": "Path of the request.",
     "AuditEntry.status": "HTTP status of the answer.",
     "AuditEntry.code": "Code of the error; null if it succeeded.",
+    # Streams (IEEE 802.1Qcc)
+    "StreamID": "Identifier of the stream (§46.2.3.1).",
+    "Talker": "Who sends, and what (§46.2.3).",
+    "DataFrameSpecification": "How the stream's frames are recognised (§46.2.3.4).",
+    "TrafficSpecification": "How much is sent in each interval (§46.2.3.5).",
     # Problems and pages
     "type": "URI of the kind of problem.",
     "title": "The kind of problem in words.",
