@@ -36,7 +36,7 @@ from controller.tsn.streams import FailureCode, Schedule, TsnStream
 from harness.report import Claim, at_least, at_most, publish
 
 QUICK_EVERY, SAMPLE_EVERY = 8, 9
-SEARCH_LIMIT_S = 120.0
+SEARCH_LIMIT_S = 300.0
 LS_LIMIT_S = 10.0
 LARGEST = 220
 """Streams of the largest instances, to which one more is added."""
@@ -72,8 +72,8 @@ def run(folder: Path, number: int) -> Outcome:
     """Read and schedule one instance."""
     network = network_from_csv((folder / f"{number}_topo.csv").read_text(), str(number))
     streams = streams_from_csv((folder / f"{number}_task.csv").read_text(), network)
-    end_s, start_s = time.monotonic() + SEARCH_LIMIT_S, time.process_time()
-    made = schedule(network, streams, lambda: time.monotonic() < end_s)
+    start_s = time.process_time()
+    made = schedule(network, streams, lambda: time.process_time() < start_s + SEARCH_LIMIT_S)
     return Outcome(number, network, streams, made, time.process_time() - start_s)
 
 

@@ -43,7 +43,7 @@ def command() -> None:
 @click.option("--taprio", type=click.Path(dir_okay=False, path_type=Path),
               help="Write a tc command for every port there.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print streams and gate control lists as JSON.")
-@click.option("--limit", "limit_s", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
+@click.option("--limit", "limit_s", type=click.FloatRange(0, min_open=True), default=300.0, show_default=True,
               metavar="SECONDS", help="Time for the search if some stream finds no place at once.")  # fmt: skip
 @_processing
 @_sync_error

@@ -14,11 +14,12 @@ from controller.tsn.streams import ScheduledFrame, TsnStream
 class Attempt:
     """Places, the load of every port, and the streams without a place."""
 
-    def __init__(self, network: TsnNetwork, tick_ns: int) -> None:
+    def __init__(self, network: TsnNetwork, tick_ns: int, routes_by_stream: dict[str, list[TimedRoute]]) -> None:
+        """`routes_by_stream`: those found by earlier attempts with the same tick; others are added."""
         self.network = network
         self.placement = Placement(tick_ns)
         self._load: dict[str, float] = {}
-        self._routes: dict[str, list[TimedRoute]] = {}
+        self._routes = routes_by_stream
         self.unplaced: list[TsnStream] = []
 
     def restore(self, frames: Iterable[ScheduledFrame]) -> None:

@@ -45,9 +45,13 @@ class Occupancy:
 
     def remove(self, key: Frame) -> None:
         """Free a window."""
-        del self.windows[key]
+        window = self.windows.pop(key)
         self._blocked.clear()
-        self._bitmaps.clear()
+        for period in list(self._bitmaps):
+            if period % window.period == 0:  # then no other window has the same bits
+                self._bitmaps[period] ^= _bits(window, period)
+            else:
+                del self._bitmaps[period]
 
     def met(self, window: Window) -> list[Frame]:
         """Return the keys of the windows that this one would meet."""

@@ -7,6 +7,7 @@ every interval.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -40,16 +41,21 @@ class Placement:
         self.places: dict[Frame, Place] = {}
         self.ports: dict[str, Occupancy] = {}
         self._queues: dict[tuple[str, int], Occupancy] = {}
+        self._held_longer: Counter[tuple[str, int]] = Counter()
+        """By queue, how many frames are in it before their gates open."""
 
     def put(self, frame: Frame, place: Place) -> None:
         """Take the windows of a frame."""
         self.places[frame] = place
+        self._held_longer.update(_queues_waited_in(place))
         for occupancy, window in self._windows(place):
             occupancy.add(frame, window)
 
     def take_out(self, frame: Frame) -> None:
         """Free the windows of a frame."""
-        for occupancy, _ in self._windows(self.places.pop(frame)):
+        place = self.places.pop(frame)
+        self._held_longer.subtract(_queues_waited_in(place))
+        for occupancy, _ in self._windows(place):
             occupancy.remove(frame)
 
     def met_by(self, place: Place) -> set[str]:
@@ -76,8 +82,10 @@ class Placement:
                 return None
             taken = self.port(step.link.name).blocked(step.length, period, wraps=False)
             blocked |= rotated(taken, start, period)
-            held = self._queue(step.link.name, SCHEDULED_QUEUES[0]).blocked(step.lead + step.length, period, wraps=True)
-            blocked |= rotated(held, start - step.lead, period)
+            if step.lead or self._held_longer[step.link.name, SCHEDULED_QUEUES[0]]:
+                queue = self._queue(step.link.name, SCHEDULED_QUEUES[0])
+                held = queue.blocked(step.lead + step.length, period, wraps=True)
+                blocked |= rotated(held, start - step.lead, period)
             if blocked == everything:
                 return None
         free = blocked ^ everything
@@ -149,6 +157,12 @@ class Placement:
             for step, start, least in zip(place.route.steps, place.starts, place.route.starts, strict=True)
         }
         return {listener: base + waits_ns[listener] for listener, base in place.route.latency_ns.items()}
+
+
+def _queues_waited_in(place: Place) -> list[tuple[str, int]]:
+    """Return the queues in which a frame can be before its gate opens; of others the port has all windows."""
+    hops = zip(place.route.steps, place.starts, place.readies, place.queues, strict=True)
+    return [(step.link.name, queue) for step, start, ready, queue in hops if ready < start]
 
 
 def _bits_between(first: int, last: int) -> int:

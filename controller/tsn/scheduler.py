@@ -18,6 +18,7 @@ from controller.tsn.attempt import Attempt
 from controller.tsn.ejection import eject
 from controller.tsn.feasibility import impossible
 from controller.tsn.network import TsnNetwork
+from controller.tsn.routes import TimedRoute
 from controller.tsn.streams import FailureCode, Refusal, Schedule, ScheduledFrame, TsnStream
 
 MAX_TICKS = 1 << 16
@@ -46,8 +47,9 @@ def schedule(
         return Schedule(refused=tuple(refused))
     tick_ns = tick_of(network, streams)
     best: Attempt | None = None
+    routes_by_stream: dict[str, list[TimedRoute]] = {}
     for order in ORDERS:
-        attempt = Attempt(network, tick_ns)
+        attempt = Attempt(network, tick_ns, routes_by_stream)
         attempt.place_all(_in_order(network, streams, order))
         if best is None or len(attempt.unplaced) < len(best.unplaced):
             best = attempt
@@ -69,7 +71,7 @@ def add_stream(network: TsnNetwork, existing: Schedule, stream: TsnStream) -> Sc
     refused = impossible(network, [stream])
     if refused:
         return Schedule(refused=tuple(refused))
-    attempt = Attempt(network, gcd(_tick_of_frames(existing.frames), tick_of(network, [stream])))
+    attempt = Attempt(network, gcd(_tick_of_frames(existing.frames), tick_of(network, [stream])), {})
     attempt.restore(existing.frames)
     attempt.place_all([stream])
     left, attempt.unplaced = attempt.unplaced, []
