@@ -78,7 +78,10 @@ def schedule(
         click.echo(json.dumps(document, indent=1))
         return
     _print_schedule(network, made, document)
-    _print_result(simulate(network, document))
+    try:
+        _print_result(simulate(network, document))
+    except ValueError as error:
+        click.echo(f"Not simulated: {error}.")
 
 
 @command.command(epilog="Example: paceline tsn simulate schedule.json metro --cycles 10")

@@ -2,19 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from math import gcd
+from math import gcd, lcm
 
 from controller.tsn.network import TsnLink, TsnNetwork
 from controller.tsn.routes import best_case_ns
-from controller.tsn.streams import FailureCode, Refusal, TsnStream
+from controller.tsn.streams import FailureCode, Refusal, ScheduledFrame, TsnStream
+
+MAX_TICKS = 1 << 23
+"""Most ticks of an interval: a bitmap has 1 MiB."""
+
+MAX_WINDOWS = 50_000
+"""Most windows of a port before its list repeats."""
 
 
 def impossible(network: TsnNetwork, streams: Sequence[TsnStream]) -> list[Refusal]:
     """Return the streams that cannot be scheduled even alone, or one that overloads the link of its end station."""
     alone = [refusal for stream in streams for refusal in _alone(network, stream)]
     return alone or list(_overloads(network, streams))
+
+
+def too_fine(streams: Iterable[TsnStream], tick_ns: int) -> list[Refusal]:
+    """Return the streams whose interval has more than MAX_TICKS of the time that all times have in common."""
+    return [
+        Refusal(
+            stream.name,
+            FailureCode.INSUFFICIENT_BRIDGE_RESOURCES,
+            f"stream {stream.name}: its interval of {stream.interval_ns} ns and the times of all streams have only "
+            f"{tick_ns} ns in common; give intervals that divide each other",
+        )
+        for stream in streams
+        if stream.interval_ns // tick_ns > MAX_TICKS
+    ]
+
+
+def too_many_windows(frames: Iterable[ScheduledFrame], streams: Iterable[TsnStream]) -> list[Refusal]:
+    """Return one of the streams at a port that would open more than MAX_WINDOWS times before its intervals repeat."""
+    names = {stream.name for stream in streams}
+    intervals_ns: dict[str, list[int]] = {}
+    last: dict[str, str] = {}
+    for frame in frames:
+        for hop in frame.hops:
+            intervals_ns.setdefault(hop.link.name, []).append(frame.interval_ns)
+            if frame.stream in names:
+                last[hop.link.name] = frame.stream
+    for port, name in last.items():
+        cycle_ns = lcm(*intervals_ns[port])
+        count = sum(cycle_ns // interval_ns for interval_ns in intervals_ns[port])
+        if count > MAX_WINDOWS:
+            reason = (
+                f"stream {name}: the intervals at the port of {port} repeat together only every {cycle_ns} ns, with "
+                f"{count} windows; a list may have {MAX_WINDOWS}"
+            )
+            return [Refusal(name, FailureCode.INSUFFICIENT_BRIDGE_RESOURCES, reason)]
+    return []
 
 
 def _alone(network: TsnNetwork, stream: TsnStream) -> Iterator[Refusal]:

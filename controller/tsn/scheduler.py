@@ -16,13 +16,15 @@ from math import gcd, isqrt
 
 from controller.tsn.attempt import Attempt
 from controller.tsn.ejection import eject
-from controller.tsn.feasibility import impossible
+from controller.tsn.feasibility import impossible, too_fine, too_many_windows
 from controller.tsn.network import TsnNetwork
 from controller.tsn.routes import TimedRoute
 from controller.tsn.streams import FailureCode, Refusal, Schedule, ScheduledFrame, TsnStream
 
-MAX_TICKS = 1 << 16
-"""Most ticks in an interval, if the intervals have a divisor that allows it."""
+USUAL_TICKS, MANY_TICKS = 1 << 16, 1 << 20
+"""Ticks in an interval, if the intervals have a divisor that allows it: many only where a tick is above FINE_NS."""
+
+FINE_NS = 100
 
 Order = Callable[[TsnStream, int], tuple[float, ...]]
 """A key of a stream and the number of links of its shortest route; streams are placed by rising keys."""
@@ -46,6 +48,9 @@ def schedule(
     if refused:
         return Schedule(refused=tuple(refused))
     tick_ns = tick_of(network, streams)
+    refused = too_fine(streams, tick_ns)
+    if refused:
+        return Schedule(refused=tuple(refused))
     best: Attempt | None = None
     routes_by_stream: dict[str, list[TimedRoute]] = {}
     for order in ORDERS:
@@ -60,7 +65,7 @@ def schedule(
         eject(best, {stream.name: stream for stream in streams}, random.Random(seed), keep_on)
         left, best.unplaced = best.unplaced, []
         best.place_all(left, waiting=True)
-    return _result(best, streams)
+    return _checked(_result(best, streams), streams)
 
 
 def add_stream(network: TsnNetwork, existing: Schedule, stream: TsnStream) -> Schedule:
@@ -71,7 +76,11 @@ def add_stream(network: TsnNetwork, existing: Schedule, stream: TsnStream) -> Sc
     refused = impossible(network, [stream])
     if refused:
         return Schedule(refused=tuple(refused))
-    attempt = Attempt(network, gcd(_tick_of_frames(existing.frames), tick_of(network, [stream])), {})
+    tick_ns = gcd(_tick_of_frames(existing.frames), tick_of(network, [stream]))
+    refused = too_fine([stream], tick_ns)
+    if refused:
+        return Schedule(refused=tuple(refused))
+    attempt = Attempt(network, tick_ns, {})
     attempt.restore(existing.frames)
     attempt.place_all([stream])
     left, attempt.unplaced = attempt.unplaced, []
@@ -79,11 +88,18 @@ def add_stream(network: TsnNetwork, existing: Schedule, stream: TsnStream) -> Sc
     added = _result(attempt, [stream])
     if added.refused:
         return added
-    return Schedule(
+    more = Schedule(
         {**existing.streams, stream.name: stream},
         (*existing.frames, *added.frames),
         {**existing.latency_ns, **added.latency_ns},
     )
+    return _checked(more, [stream])
+
+
+def _checked(made: Schedule, new: Sequence[TsnStream]) -> Schedule:
+    """Return the schedule, or why its lists would be too long."""
+    refused = too_many_windows(made.frames, new)
+    return Schedule(refused=tuple(refused)) if refused else made
 
 
 def without_stream(existing: Schedule, name: str) -> Schedule:
@@ -112,16 +128,18 @@ def tick_of(network: TsnNetwork, streams: Iterable[TsnStream]) -> int:
     }:
         exact = gcd(exact, constant_ns, *(-(-size * 8_000_000_000 // rate_bps) for size in sizes))
     exact = gcd(exact, intervals_ns, 2 * network.sync_error_ns)
-    if longest // exact <= MAX_TICKS:
+    if longest // exact <= USUAL_TICKS:
         return exact
-    return _least_divisor(intervals_ns, -(-longest // MAX_TICKS))
+    return _divisor_near(intervals_ns, max(-(-longest // MANY_TICKS), min(-(-longest // USUAL_TICKS), FINE_NS)))
 
 
-def _least_divisor(number: int, least: int) -> int:
+def _divisor_near(number: int, least: int) -> int:
+    """Return the least divisor from `least` on; or if that is far above, the greatest one below."""
     divisors = {
         part for small in range(1, isqrt(number) + 1) if number % small == 0 for part in (small, number // small)
     }
-    return min((divisor for divisor in divisors if divisor >= least), default=number)
+    above = min((divisor for divisor in divisors if divisor >= least), default=number)
+    return above if above <= 16 * least else max(divisor for divisor in divisors if divisor <= least)
 
 
 def _tick_of_frames(frames: Iterable[ScheduledFrame]) -> int:

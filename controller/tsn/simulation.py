@@ -24,6 +24,8 @@ MIN_FRAME_BYTES = 84
 
 QUEUES = 8
 
+MAX_FRAMES = 1_000_000
+
 
 @dataclass(slots=True)
 class Reception:
@@ -210,7 +212,9 @@ def simulate(
     """Return what the listeners get in so many hyperperiods of all streams, and until everything is through.
 
     `clocks_ns`: how late the clock of a node is. `late_ns`: how much later than planned the talker of a stream sends;
-    besides, each frame is up to the stream's jitter early or late. Raises: ValueError (a list does not fill its cycle).
+    besides, each frame is up to the stream's jitter early or late.
+
+    Raises: ValueError if a list does not fill its cycle, or there are more than MAX_FRAMES frames.
     """
     clocks_ns, late_ns = clocks_ns or {}, late_ns or {}
     run = _Simulation(network, document, clocks_ns, seed)
@@ -218,7 +222,11 @@ def simulate(
     streams = document["streams"]
     # The first intervals are left out: clocks that are early would need times before the begin.
     begin_ns = max((stream["interval_ns"] for stream in streams), default=0)
-    end_ns = begin_ns + cycles * lcm(*(stream["interval_ns"] for stream in streams))
+    duration_ns = cycles * lcm(*(stream["interval_ns"] for stream in streams))
+    frames = sum(duration_ns // stream["interval_ns"] * len(stream["frames"]) for stream in streams)
+    if frames > MAX_FRAMES:
+        raise ValueError(f"the intervals repeat together only after {frames} frames; {MAX_FRAMES} can be simulated")
+    end_ns = begin_ns + duration_ns
     for stream in streams:
         interval_ns, jitter_ns = stream["interval_ns"], stream["jitter_ns"]
         off_ns = clocks_ns.get(stream["talker"], 0) + late_ns.get(stream["stream"], 0)

@@ -13,6 +13,7 @@ class FailureCode(IntEnum):
     """Failure codes of streams. Source: IEEE 802.1Q-2022 Table 46-15 (the numbers, openly: OPC 10000-22 §5.3.1.5)."""
 
     INSUFFICIENT_BANDWIDTH = 1
+    INSUFFICIENT_BRIDGE_RESOURCES = 2
     INSUFFICIENT_BANDWIDTH_FOR_TRAFFIC_CLASS = 3
     STREAM_ID_IN_USE = 4
     REPORTED_LATENCY_CHANGED = 7

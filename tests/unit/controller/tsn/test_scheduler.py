@@ -109,5 +109,22 @@ def test_transmit_offsets_and_several_frames_per_interval() -> None:
 
 def test_the_tick_divides_all_times_exactly_or_at_least_the_intervals() -> None:
     assert tick_of(line(2), [stream("s", "e0", "e1", 100, 100)]) == 400
-    assert tick_of(line(2, rate_bps=999_999_937), [stream("s", "e0", "e1", 100_000, 100)]) == 1600
-    assert 100_000_000 % 1600 == 0
+    assert tick_of(line(2, rate_bps=999_999_937), [stream("s", "e0", "e1", 100_000, 100)]) == 100
+
+
+def test_intervals_that_repeat_too_seldom_are_refused_with_code_2() -> None:
+    """Bitmaps and lists stay small whatever is asked for."""
+    network = line(2)
+    intervals_ns = (49_990_000_000, 49_930_000_000, 49_870_000_000)
+    streams = [
+        replace(stream(f"s{number}", "e0", "e1"), interval_ns=interval_ns, max_latency_ns=10**9)
+        for number, interval_ns in enumerate(intervals_ns)
+    ]
+    (refusal,) = schedule(network, streams).refused
+    assert (refusal.stream, refusal.code) == ("s2", FailureCode.INSUFFICIENT_BRIDGE_RESOURCES)
+    prime = replace(stream("s", "e1", "e0"), interval_ns=1_000_003)
+    fine = replace(stream("fine", "e0", "e1"), interval_ns=50_000_000_000, earliest_ns=1, latest_ns=10**9)
+    added = add_stream(network, schedule(network, [prime]), fine)
+    assert [(refusal.stream, refusal.code) for refusal in added.refused] == [
+        ("fine", FailureCode.INSUFFICIENT_BRIDGE_RESOURCES)
+    ]
