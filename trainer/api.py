@@ -55,6 +55,9 @@ class Settings(TypedDict, total=False):
     server_optimizer: Literal["fedavg", "fedavgm", "fedadam"]
     server_learning_rate: float
     proximal: float
+    dp: str
+    dp_clip: float
+    secure_aggregation: bool
     seed: int
     codec: Literal["fp32", "bf16", "int8", "auto"]
     gradient_codec: Literal["fp32", "bf16", "int8"]

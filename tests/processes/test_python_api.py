@@ -101,7 +101,7 @@ def test_settings_are_the_options_of_the_command() -> None:
     own = {"data", "local", "edges", "port", "runs_dir", "resume", "quiet", "as_json", "trust_samples"}
     options = {option.opts[0].removeprefix("--").replace("-", "_") for option in command.params
                if isinstance(option, click.Option) and option.name not in own}
-    assert set(Settings.__annotations__) <= options
+    assert set(Settings.__annotations__) == options
     assert {"data", "local", "edges", "port", "runs_dir", "resume"} < set(inspect.signature(train).parameters)
 
 
