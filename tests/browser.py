@@ -40,7 +40,7 @@ class Browser:
         to_browser, self._to_browser = os.pipe()
         self._from_browser, from_browser = os.pipe()
         command = [
-            *("sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", program, "--headless=new"),
+            *("bash", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "bash", program, "--headless=new"),
             *("--no-sandbox", "--remote-debugging-pipe", "--disable-gpu", "--disable-dev-shm-usage"),
             *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--hide-scrollbars"),
             *(f"--user-data-dir={self._profile.name}", "about:blank"),
@@ -53,9 +53,16 @@ class Browser:
         os.close(from_browser)
         self._number, self._buffer = 0, b""
         self._loaded = False
-        self.messages: list[str] = []
-        target = self._send("Target.createTarget", {"url": "about:blank"})["targetId"]
         self._session: str | None = None
+        self.messages: list[str] = []
+        try:
+            self._attach()
+        except BaseException:
+            self.close()
+            raise
+
+    def _attach(self) -> None:
+        target = self._send("Target.createTarget", {"url": "about:blank"})["targetId"]
         self._session = self._send("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._send(f"{domain}.enable")
@@ -129,7 +136,7 @@ class Browser:
     def _send(self, method: str, parameters: Json | None = None, timeout_s: float = TIMEOUT_S) -> Json:
         self._number += 1
         message: Json = {"id": self._number, "method": method, "params": parameters or {}}
-        if getattr(self, "_session", None) is not None:
+        if self._session is not None:
             message["sessionId"] = self._session
         data = json.dumps(message).encode() + b"\0"
         while data:
