@@ -137,8 +137,10 @@ class TalkerBody(StrictBody):
     EndStationInterfaces: Annotated[
         list[InterfaceIdBody], Field(min_length=1, max_length=1, description="The host that sends.")
     ]
-    DataFrameSpecification: DataFrameSpecificationBody
-    TrafficSpecification: TrafficSpecificationBody
+    DataFrameSpecification: Annotated[
+        DataFrameSpecificationBody, Field(description="How the network recognises frames of the stream.")
+    ]
+    TrafficSpecification: Annotated[TrafficSpecificationBody, Field(description="What the talker sends.")]
     UserToNetworkRequirements: Annotated[
         RequirementsBody, Field(description="Requirements of the talker.")
     ] = RequirementsBody()
@@ -158,8 +160,8 @@ class ListenerBody(StrictBody):
 class StreamBody(StrictBody):
     """A request for a stream: reservations here are unicast, so it has one listener."""
 
-    StreamID: StreamIdBody
-    Talker: TalkerBody
+    StreamID: Annotated[StreamIdBody, Field(description="The identity of the stream, unique on the map.")]
+    Talker: Annotated[TalkerBody, Field(description="The host that sends, and what it sends.")]
     Listeners: Annotated[list[ListenerBody], Field(min_length=1, max_length=1, description="The one listener.")]
     lease_s: Annotated[
         LeaseSeconds,
