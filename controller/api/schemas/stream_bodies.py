@@ -62,7 +62,7 @@ class Ipv4TupleBody(StrictBody):
     DestinationIpAddress: Annotated[
         str | None, Field(pattern=IPV4, description="The address of the listener; may be left out.")
     ] = None
-    Protocol: Annotated[int, Field(description="17: UDP, 6: TCP.", examples=[17]), NUMBER]
+    Protocol: Annotated[Literal[6, 17], Field(description="17: UDP, 6: TCP.", examples=[17])]
     SourcePort: PortNumber
     DestinationPort: PortNumber
 
@@ -185,8 +185,6 @@ class StreamBody(StrictBody):
         if aware is not None and any(limits.NumSeamlessTrees > 1 for limits in requirements):
             sentence = "a schedule has one path; give 1, or leave TSpecTimeAware out"
             mistakes.append(("Talker.UserToNetworkRequirements.NumSeamlessTrees", sentence))
-        if self.Talker.DataFrameSpecification.IPv4Tuple.Protocol not in PROTOCOLS:
-            mistakes.append(("Talker.DataFrameSpecification.IPv4-tuple.Protocol", "give 17 (UDP) or 6 (TCP)"))
         if mistakes:
             raise InvalidFields(mistakes)
         return self
