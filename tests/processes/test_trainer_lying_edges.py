@@ -58,7 +58,8 @@ def test_lying_edges_are_excluded_and_the_honest_ones_train_the_model_of_their_o
 
 def test_a_lie_that_leaves_too_few_edges_ends_the_run_at_once_with_its_reason(tmp_path: Path) -> None:
     flags = ("--rounds", "4", "--steps", "1", "--batch", str(BATCH), "--average-every", "1", "--seed", "5",
-             "--optimizer", "adamw", "--quorum", "2", "--rejoin-timeout", "100000", "--cuts", "2,2")
+             "--optimizer", "adamw", "--moments", "keep", "--quorum", "2", "--rejoin-timeout", "100000", "--cuts",
+             "2,2")
     with training_processes(tmp_path / "moments", 2) as training:
         training.start_cloud(*flags)
         training.start_edge(1)

@@ -16,6 +16,7 @@ from trainer.config.settings import (
     AGGREGATES,
     DEVICES,
     KEEP_SEGMENTS,
+    MOMENTS,
     PROTECTIONS,
     SERVER_LEARNING_RATES,
     STANDARDIZATIONS,
@@ -73,6 +74,15 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "--proximal",
         "proximal",
         {"type": float, "help": "Pull every edge to the last global model with this weight (FedProx)."},
+    ),
+    (
+        "--moments",
+        "moments",
+        {
+            "type": click.Choice(MOMENTS),
+            "help": "What becomes of the moments of the edges' optimizers at an averaging: reset, or each edge keeps "
+            "its own.",
+        },
     ),
     ("--dp", "dp", {"metavar": "EPSILON[,DELTA]", "help": "Differential privacy of every edge's part in all averages "
                     "of a run, by clipping and Gaussian noise; DELTA is 1e-5 if not given.  [default: none]"}),

@@ -94,7 +94,8 @@ class EdgeReplica:
         Raises: ProtocolError if the tensors from the edge are not its layers after at most `max_steps` steps.
         """
         part = self.model.stage
-        check_layers(part, [*range(part.first), *range(part.last, len(part.layers))], from_edge, max_steps)
+        check_layers(part, [*range(part.first), *range(part.last, len(part.layers))], from_edge, max_steps,
+                     with_state=not part.optimizer.reset)
         return self._sorted(from_edge)
 
     def own_layers(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -104,7 +105,7 @@ class EdgeReplica:
     def _sorted(self, from_edge: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         part = self.model.stage
         values, states = {}, {}
-        for name, tensor in {**from_edge, **part.export_layers(part.first, part.last)}.items():
+        for name, tensor in {**from_edge, **part.export_layers(part.first, part.last, for_averaging=True)}.items():
             if ".state." in name:
                 states[name] = tensor.cpu().clone()
             else:

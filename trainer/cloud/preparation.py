@@ -92,7 +92,7 @@ def prepare(requests: Sequence[JoinRequest], settings: RunSettings) -> Preparati
         seed=settings.seed,
         optimizer=OptimizerConfig(optimizer_name(settings.optimizer), settings.learning_rate, weight_decay,
                                   parse_schedule(settings.schedule, settings.rounds, settings.steps),
-                                  settings.proximal),
+                                  settings.proximal, settings.moments == "reset"),
         standardization=standardization,
         batch=settings.batch,
         micro=settings.micro,

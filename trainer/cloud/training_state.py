@@ -195,8 +195,9 @@ class TrainingState:
             self.forecaster.update_cloud(cuts, [sum(e.cloud_s for e in step.edges.values()) for step in steps])
 
     def volumes(self) -> Volumes:
-        """Return the bytes of an averaging: every edge's layers with optimizer state up, the model down."""
-        state, values = self._state_bytes(), sum(cost.sent_bytes for cost in self._preparation.costs)
+        """Return the bytes of an averaging: every edge's layers up, with moments that are kept; the model down."""
+        state = self._state_bytes(self.recipe.optimizer.values_per_averaged_parameter)
+        values = sum(cost.sent_bytes for cost in self._preparation.costs)
         tail = len(state) if self.recipe.tail is None else self.recipe.tail
         volumes = {}
         for name, replica in self.replicas.items():
@@ -388,11 +389,12 @@ class TrainingState:
         cloud_layers = profiler.profile_layers(built, samples, recipe.optimizer, recipe.micro)
         layers = {session.name: session.layers for session in self._edge_manager.sessions if session.layers is not None}
         batches = {name: replica.batch for name, replica in self.replicas.items()}
-        return StepForecaster(layers, cloud_layers, self._preparation.boundaries, batches, recipe.micro,
-                       self._state_bytes(), self.codec_selector, recipe.tail, recipe.objective.target_bytes)
+        state_bytes = self._state_bytes(recipe.optimizer.values_per_parameter)
+        return StepForecaster(layers, cloud_layers, self._preparation.boundaries, batches, recipe.micro, state_bytes,
+                              self.codec_selector, recipe.tail, recipe.objective.target_bytes)
 
-    def _state_bytes(self) -> list[int]:
-        return [cost.sent_bytes + (self.recipe.optimizer.values_per_parameter - 1) * cost.trained_bytes
+    def _state_bytes(self, values_per_parameter: int) -> list[int]:
+        return [cost.sent_bytes + (values_per_parameter - 1) * cost.trained_bytes
                 for cost in self._preparation.costs]
 
     def _largest_payload(self) -> int:
@@ -401,7 +403,8 @@ class TrainingState:
         targets = self.recipe.batch * self.recipe.objective.target_bytes
         stored = sum(cost.sent_bytes for cost in self._preparation.costs)
         masked = ELEMENT_BYTES * stored if self.recipe.secure_aggregation else 0  # a value has a byte at least
-        return 2 * (max(sum(self._state_bytes()), segment) + targets) + masked + 2**20
+        state = sum(self._state_bytes(self.recipe.optimizer.values_per_parameter))
+        return 2 * (max(state, segment) + targets) + masked + 2**20
 
     def _snapshot(
         self, number: int, model: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]],

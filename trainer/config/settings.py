@@ -22,6 +22,8 @@ STANDARDIZATIONS = ("auto", "none", "minmax", "zscore", "log", "unit-norm")
 Aggregate = Literal["mean", "trimmed-mean", "median", "krum"]
 AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
 ServerOptimizerName = Literal["fedavg", "fedavgm", "fedadam"]
+Moments = Literal["reset", "keep"]
+MOMENTS: tuple[Moments, ...] = get_args(Moments)
 SERVER_LEARNING_RATES: dict[ServerOptimizerName, float] = {"fedavg": 1.0, "fedavgm": 1.0, "fedadam": 0.01}
 """The server optimizers with their default learning rates."""
 KEEP_SEGMENTS = ("auto", "never")
@@ -49,7 +51,7 @@ class RunSettings:
     `aggregate`: how the edges' models become one; `tolerate`: of how many wrong edges; `clip_updates`: longest update,
     in median lengths. `trust_samples`: edges are weighted by the samples that they say, without limit.
     `server_optimizer`: what is made of their mean; `server_learning_rate` None: by its kind. `proximal`: weight of the
-    pull of every edge to the last global model.
+    pull of every edge to the last global model. `moments`: what becomes of the edges' own at an averaging.
     `secure_aggregation`: averages are made of secure sums of the edges' layers; all edges have the same cut, and it
     never shrinks. `dp`: budget of differential privacy of the averages, as `parse_privacy_budget` reads it; `dp_clip`:
     L2 norm of an edge's update.
@@ -83,6 +85,7 @@ class RunSettings:
     server_optimizer: ServerOptimizerName = "fedavg"
     server_learning_rate: float | None = None
     proximal: float = 0.0
+    moments: Moments = "reset"
     trust_samples: bool = False
     secure_aggregation: bool = False
     dp: str | None = None
@@ -229,6 +232,7 @@ class RunSettings:
             (rate is not None and name == "fedavg",
              "--server-learning-rate belongs to --server-optimizer fedavgm and fedadam; fedavg takes the mean as it "
              "is."),
+            (self.moments not in MOMENTS, f"--moments is {self.moments}; it is one of {', '.join(MOMENTS)}."),
             (not 0 <= self.proximal < math.inf,
              f"--proximal is {self.proximal}; it must be a finite number of at least 0."),
         ]

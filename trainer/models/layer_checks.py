@@ -12,10 +12,12 @@ from trainer.models.frozen import trained_parameters
 from trainer.models.stage import Stage
 
 
-def check_layers(stage: Stage, numbers: Iterable[int], tensors: Mapping[str, Tensor], max_steps: int) -> None:
+def check_layers(
+    stage: Stage, numbers: Iterable[int], tensors: Mapping[str, Tensor], max_steps: int, with_state: bool = True
+) -> None:
     """Check that the tensors, named as by `Stage.export_layers`, are these layers with a possible optimizer state.
 
-    `max_steps`: the largest number of optimizer steps that can have been made.
+    `max_steps`: the largest number of optimizer steps that can have been made. `with_state`: there may be such a state.
 
     Raises: ProtocolError that names the tensor.
     """
@@ -23,7 +25,9 @@ def check_layers(stage: Stage, numbers: Iterable[int], tensors: Mapping[str, Ten
     for number in numbers:
         for name, own in stage.changing_values(number).items():
             _check_value(f"{number}.value.{name}", own, unknown)
-        _check_state(number, trained_parameters(stage.layers[number]), stage.optimizer.state_names, unknown, max_steps)
+        if with_state:
+            _check_state(number, trained_parameters(stage.layers[number]), stage.optimizer.state_names, unknown,
+                         max_steps)
     if unknown:
         raise ProtocolError(f"it sent {_quoted(next(iter(unknown)))}, which is no part of the layers it trains.")
 

@@ -22,7 +22,8 @@ class OptimizerConfig:
     """Optimiser, learning rate with its schedule, and L2 regularization (`weight_decay`).
 
     `proximal`: weight mu of the term mu/2 |w - w_global|^2 in the loss of every edge. Source: Li et al. 2020,
-    "Federated Optimization in Heterogeneous Networks", equation 2 (FedProx).
+    "Federated Optimization in Heterogeneous Networks", equation 2 (FedProx). `reset`: discard the optimiser's moments
+    at every averaging; else each edge keeps its own.
     """
 
     name: OptimizerName = "adamw"
@@ -30,11 +31,17 @@ class OptimizerConfig:
     weight_decay: float = 1e-4
     schedule: Schedule = field(default_factory=Schedule)
     proximal: float = 0.0
+    reset: bool = True
 
     @property
     def values_per_parameter(self) -> int:
         """Values transferred per parameter when a layer moves: the parameter and its optimiser state."""
         return {"sgd": 1, "momentum": 2, "adam": 3, "adamw": 3}[self.name]
+
+    @property
+    def values_per_averaged_parameter(self) -> int:
+        """Values transferred per parameter at an averaging."""
+        return 1 if self.reset else self.values_per_parameter
 
     @property
     def state_names(self) -> tuple[str, ...]:

@@ -57,10 +57,10 @@ class ClientModel:
         return self.stage.export_layers(min(previous, cut), previous)
 
     def export_layers(self) -> dict[str, Tensor]:
-        """Return all layers trained on the edge, with their optimiser state."""
-        layers = self.stage.export_layers(0, self.cut)
+        """Return all layers trained on the edge, with their optimiser state unless the averaging resets it."""
+        layers = self.stage.export_layers(0, self.cut, for_averaging=True)
         if self.tail is not None:
-            layers |= self.tail.stage.export_layers(self.tail.cut, len(self.stage.layers))
+            layers |= self.tail.stage.export_layers(self.tail.cut, len(self.stage.layers), for_averaging=True)
         return layers
 
     def value_names(self, trained_only: bool = False) -> list[str]:

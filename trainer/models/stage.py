@@ -100,19 +100,16 @@ class Stage:
                 if parameter.grad is not None:
                     parameter.grad.add_(parameter.detach() - anchor, alpha=self.optimizer.proximal)
 
-    def reset_optimizers(self) -> None:
-        """Discard the optimiser state of all layers, as before the first step."""
-        for number in range(len(self.layers)):
-            self._load_optimizer(number, {})
-
     def discard_gradients(self) -> None:
         """Clear the gradients accumulated since the last step without applying them."""
         for optimizer in self._optimizers[self.first : self.last]:
             if optimizer is not None:
                 optimizer.zero_grad()
 
-    def export_layers(self, first: int, last: int) -> dict[str, Tensor]:
+    def export_layers(self, first: int, last: int, for_averaging: bool = False) -> dict[str, Tensor]:
         """Return trained parameters, buffers and optimiser state of the layers [first, last).
+
+        `for_averaging`: without a state that the averaging resets.
 
         Names: `<layer>.value.<name>` and `<layer>.state.<number of the parameter>.<name>`.
         """
@@ -121,7 +118,7 @@ class Stage:
             for name, value in self.changing_values(number).items():
                 tensors[f"{number}.value.{name}"] = value
             optimizer = self._optimizers[number]
-            if optimizer is None:
+            if optimizer is None or (for_averaging and self.optimizer.reset):
                 continue
             for index, state in optimizer.state_dict()["state"].items():
                 for name, value in state.items():
@@ -180,7 +177,7 @@ class Stage:
         return front if any(self.unchanging[:front]) else 0
 
     def load_state_dict(self, values: Mapping[str, Tensor]) -> None:
-        """Load trained parameters and buffers of *all* layers: the global model; the optimiser state stays.
+        """Load trained parameters and buffers of *all* layers: the global model; moments are reset or stay.
 
         Raises: ProtocolError if a value is missing or does not fit.
         """
@@ -190,6 +187,9 @@ class Stage:
         except (KeyError, RuntimeError) as error:
             raise ProtocolError(f"The model does not fit: {error}.") from error
         self.set_anchors()
+        if self.optimizer.reset:
+            for number in range(len(self.layers)):
+                self._load_optimizer(number, {})
 
     def _load(self, number: int, values: Mapping[str, Tensor]) -> None:
         """Load all values of a layer that training changes, and no others.

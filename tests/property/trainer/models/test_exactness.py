@@ -245,6 +245,8 @@ def train_whole(run: Run) -> dict[str, Tensor]:
             model = {**mean, **{name: server.step(name, model[name], mean[name]) for name in names}}
             for replica in replicas:
                 replica.load_state_dict(model)
+            if run.optimizer.reset:
+                optimizers = [run.optimizer.build(replica.parameters()) for replica in replicas]
     return model
 
 
@@ -318,7 +320,7 @@ def runs(draw: st.DrawFn) -> Run:
         model=model,
         cuts=draw(st.lists(st.lists(cut, min_size=EDGES, max_size=EDGES), min_size=1, max_size=4)),
         optimizer=OptimizerConfig(optimizer_name, learning_rate=0.02, weight_decay=draw(st.sampled_from([0.0, 0.05])),
-                                  proximal=draw(st.sampled_from([0.0, 0.3]))),
+                                  proximal=draw(st.sampled_from([0.0, 0.3])), reset=draw(st.booleans())),
         sizes=draw(st.lists(st.integers(2, 17), min_size=EDGES, max_size=EDGES)),
         batch=draw(st.integers(1, 9)),
         micro=draw(st.integers(1, 4)),
@@ -370,7 +372,7 @@ def test_forgetting_the_optimizer_state_at_a_move_would_be_noticed(monkeypatch: 
     assert differ(train_split(run), train_whole(run))
 
 
-PROTECTED = Run(SMALL["cnn"], [[1, 1]], MOMENTUM, [8, 8], 4, 2, tail=5)
+PROTECTED = Run(SMALL["cnn"], [[1, 1]], replace(MOMENTUM, reset=False), [8, 8], 4, 2, tail=5)
 
 
 def test_a_tail_that_forgot_its_optimizer_state_at_a_restore_would_be_noticed() -> None:
@@ -390,12 +392,13 @@ def test_a_tail_that_forgot_its_optimizer_state_at_a_restore_would_be_noticed() 
     assert differ(trained(lambda kept: {n: v for n, v in kept.items() if not n.startswith("5.state.")}), undisturbed)
 
 
-def test_an_edge_exports_for_averaging_what_it_trains() -> None:
-    pair = Pair(PROTECTED, 0)
+@pytest.mark.parametrize("reset", [False, True])
+def test_an_edge_exports_for_averaging_what_it_trains_and_moments_that_are_kept(reset: bool) -> None:
+    pair = Pair(replace(PROTECTED, optimizer=replace(MOMENTUM, reset=reset)), 0)
     pair.step(1, 0, *PROTECTED.data(0), micro=2)
     exported = pair.edge.export_layers()
     assert {int(name.split(".")[0]) for name in exported} == {0, 5}
-    assert any(name.startswith("5.state.") for name in exported)
+    assert any(name.startswith("5.state.") for name in exported) != reset
 
 
 def test_a_cut_reaches_up_to_the_tail_and_not_into_it() -> None:

@@ -42,6 +42,7 @@ from trainer.errors import UsageError
     ("server_optimizer", "sgd", "--server-optimizer is sgd; it is one of fedavg, fedavgm, fedadam"),
     ("server_learning_rate", 0.5, "--server-learning-rate belongs to --server-optimizer fedavgm and fedadam"),
     ("server_learning_rate", -1.0, "--server-learning-rate is -1.0"),
+    ("moments", "average", "--moments is average; it is one of reset, keep"),
     ("proximal", -0.1, "--proximal is -0.1"),
     ("proximal", math.inf, "--proximal is inf"),
     ("standardization", "none2", "--standardization is none2; it is one of auto, none"),
