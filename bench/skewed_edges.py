@@ -22,7 +22,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from harness.report import Claim, at_least, publish
+from harness.report import Claim, at_least, at_most, publish
 from trainer.config.partitioning import Partitioning
 from trainer.data.builtin import load_traffic_lights
 from trainer.data.dataset import DataSet, Samples, batch_indices, local_share
@@ -34,7 +34,7 @@ from trainer.models.server_optimizer import ServerOptimizerConfig, ServerState, 
 from trainer.models.stage import Stage
 from trainer.models.zoo import build_layers
 
-EDGES, BATCH, STEPS, AVERAGE_EVERY = 4, 64, 4, 5
+EDGES, BATCH, ROUNDS, STEPS, AVERAGE_EVERY = 4, 64, 20, 4, 5
 MODEL, SIDE_PIXELS = "signal-cnn", 16
 FALL = 0.1
 
@@ -52,12 +52,11 @@ ADAMW, SGD = OptimizerConfig(), OptimizerConfig("sgd", 0.02)
 FEDAVG = ServerOptimizerConfig()
 METHODS = (
     Method("AdamW (default)", ADAMW, FEDAVG),
+    Method("AdamW, --moments keep", OptimizerConfig(reset=False), FEDAVG),
     Method("AdamW, --proximal 0.1", OptimizerConfig(proximal=0.1), FEDAVG),
-    Method("AdamW, --proximal 1", OptimizerConfig(proximal=1.0), FEDAVG),
     Method("AdamW, fedavgm", ADAMW, ServerOptimizerConfig("fedavgm")),
     Method("AdamW, fedadam", ADAMW, ServerOptimizerConfig("fedadam")),
     Method("SGD 0.02", SGD, FEDAVG),
-    Method("SGD 0.02, fedavgm", SGD, ServerOptimizerConfig("fedavgm")),
     Method("SGD 0.02, fedadam", SGD, ServerOptimizerConfig("fedadam")),
 )
 
@@ -66,7 +65,6 @@ METHODS = (
 class Result:
     """Accuracies of one training after each averaging."""
 
-    data: str
     alpha: float
     method: str
     seed: int
@@ -79,15 +77,15 @@ class Result:
         return sum(later < earlier - FALL for earlier, later in pairwise(self.accuracies))
 
 
-def load(data: str) -> DataSet:
-    """Return the traffic lights, smaller: three classes, or red against the others."""
+def load() -> DataSet:
+    """Return the traffic lights, smaller: red against the others."""
     whole = load_traffic_lights()
 
     def part(samples: Samples) -> Samples:
         inputs = nn.functional.adaptive_avg_pool2d(samples.inputs.float(), SIDE_PIXELS).to(torch.uint8)
-        return Samples(inputs, samples.labels if data == "three lights" else (samples.labels != 0).long())
+        return Samples(inputs, (samples.labels != 0).long())
 
-    return DataSet(part(whole.train), part(whole.held_out), 3 if data == "three lights" else 2)
+    return DataSet(part(whole.train), part(whole.held_out), 2)
 
 
 class Training:
@@ -137,7 +135,7 @@ class Training:
         return float((outputs.argmax(dim=1) == self.labels).float().mean())
 
 
-def train(name: str, data: DataSet, alpha: float, method: Method, seed: int, rounds: int) -> Result:
+def train(data: DataSet, alpha: float, method: Method, seed: int, rounds: int) -> Result:
     """Train and return the accuracies."""
     training = Training(data, alpha, method, seed)
     accuracies = []
@@ -145,40 +143,36 @@ def train(name: str, data: DataSet, alpha: float, method: Method, seed: int, rou
         training.round(number)
         if number % AVERAGE_EVERY == 0:
             accuracies.append(training.average())
-    return Result(name, alpha, method.title, seed, training.skew, tuple(accuracies))
+    return Result(alpha, method.title, seed, training.skew, tuple(accuracies))
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="One seed and fewer rounds; about two minutes.")
+@click.option("--quick", is_flag=True, help="Two seeds at one concentration; about three minutes.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures as JSON.")
 def main(quick: bool, out: Path | None) -> None:
-    """Measure every method on every data set and concentration."""
+    """Measure every method at every concentration."""
     torch.set_num_threads(1)
-    rounds, seeds, alphas = (15, (1,), (0.3,)) if quick else (40, (1, 2, 3), (0.1, 0.3, 1.0))
-    results = []
-    for name in ("two lights", "three lights"):
-        data = load(name)
-        results += [train(name, data, alpha, method, seed, rounds)
-                    for alpha in alphas for seed in seeds for method in METHODS]
-    default = [each for each in results if each.method == METHODS[0].title]
+    seeds, alphas = ((4, 5), (0.1,)) if quick else ((1, 4, 5), (0.1, 0.3, 1.0))
+    data = load()
+    results = [train(data, alpha, method, seed, ROUNDS) for alpha in alphas for seed in seeds for method in METHODS]
+    default, keep = ([each for each in results if each.method == method.title] for method in METHODS[:2])
     claims = {
-        "default_falls": Claim(sum(each.falls for each in default), "averagings"),
+        "default_falls": at_most(sum(each.falls for each in default), "averagings", 0),
+        "keep_falls": Claim(sum(each.falls for each in keep), "averagings"),
         "default_accuracy": at_least(statistics.fmean(each.accuracies[-1] for each in default), "", 0.9),
     }
-    tables = [_table(name, results, alphas, rounds, len(seeds)) for name in ("two lights", "three lights")]
-    publish("skewed_edges", claims, {"trainings": [asdict(each) for each in results]}, tables, out)
+    publish("skewed_edges", claims, {"trainings": [asdict(each) for each in results]}, [_table(results, alphas)], out)
 
 
-def _table(name: str, results: Sequence[Result], alphas: Sequence[float], rounds: int, seeds: int) -> Table:
+def _table(results: Sequence[Result], alphas: Sequence[float]) -> Table:
     table = Table("method", *(f"alpha {alpha:g}" for alpha in alphas),
-                  title=f"{name}: least and mean accuracy after {rounds} rounds, falls; {seeds} seeds")
+                  title=f"least and mean accuracy after {ROUNDS} rounds, falls by more than {FALL:g}")
     for method in METHODS:
         cells = []
         for alpha in alphas:
-            found = [each for each in results if (each.data, each.alpha, each.method) == (name, alpha, method.title)]
+            found = [each for each in results if (each.alpha, each.method) == (alpha, method.title)]
             last = [each.accuracies[-1] for each in found]
-            falls = sum(each.falls for each in found)
-            cells.append(f"{min(last):.3f} {statistics.fmean(last):.3f} {falls}")
+            cells.append(f"{min(last):.3f} {statistics.fmean(last):.3f} {sum(each.falls for each in found)}")
         table.add_row(method.title, *cells)
     return table
 
