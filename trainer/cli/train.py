@@ -145,14 +145,11 @@ def train(
 
 
 def preload() -> None:
-    """Import the modules of cloud and edges once, before the processes are forked.
-
-    torch would import `_dynamo` only at the first optimizer step, in every process.
-    """
+    """Import the modules of cloud and edges once, before the processes are forked."""
     os.environ["OMP_NUM_THREADS"] = "1"
     for module in (
         "trainer.cloud.training_loop", "trainer.edge.training_loop", "trainer.records.progress",
-        "trainer.reservation.reserved_bandwidth", "torch._dynamo",
+        "trainer.reservation.reserved_bandwidth",
     ):
         importlib.import_module(module)
 

@@ -177,7 +177,7 @@ class EdgeManager:
     def prepare(
         self, prepare_message: messages.Prepare, payload_bytes: int, timeout_s: float, layers: int | None = None
     ) -> None:
-        """Prepare every edge, now and when it joins later.
+        """Send every edge what it needs to prepare, now and when it joins later; `await_prepared` waits for them.
 
         `payload_bytes` limits the payload of a frame; `layers`: the number of layers that each edge must measure.
         """
@@ -188,7 +188,10 @@ class EdgeManager:
         for session in self.sessions:
             session.connection.limits = self._limits
             self.send(session, prepare_message)
-        for session, ready, _ in self.collect(messages.Ready, timeout_s):
+
+    def await_prepared(self) -> None:
+        """Wait until every edge is prepared; one that is not within the time limit is dropped."""
+        for session, ready, _ in self.collect(messages.Ready, self._prepare_timeout_s):
             try:
                 self._check_ready(ready)
             except ProtocolError as error:

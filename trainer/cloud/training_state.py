@@ -33,6 +33,7 @@ from trainer.planning.forecasts import StepForecaster
 from trainer.planning.plan import EdgePlan, Offer, RoundPlan
 from trainer.privacy.fixed_point import ELEMENT_BYTES, length_of
 from trainer.profiling import profiler
+from trainer.profiling.predictor import LayerSeconds
 from trainer.protocol import messages
 from trainer.protocol.segments import segment_bytes
 from trainer.records import checkpoint
@@ -97,9 +98,11 @@ class TrainingState:
             self._record.event("said", sentence=self.privacy.sentence)
         edge_manager.prepare(recipe, self._largest_payload(), self._settings.step_timeout_s,
                              len(self._preparation.costs))
+        cloud_layers = self._measure_layers()  # while the edges prepare
+        edge_manager.await_prepared()
         for session in edge_manager.sessions:
             self._check_min_cut(session)
-        self.forecaster = self._build_forecaster(recipe)
+        self.forecaster = self._build_forecaster(recipe, cloud_layers)
         self._record.event("prepared", model=recipe.model, device=str(self._device), tail=recipe.tail,
                            metric=self._record.summary["metric"], **self._preparation.reasons)
         if self._resumed is None:
@@ -382,11 +385,15 @@ class TrainingState:
             self._edge_manager.send(session, messages.Restore(round=after.round, cut=replica.cut), tensors)
         self._edge_manager.collect(messages.Restored, self._settings.step_timeout_s, among=sessions, stale=True)
 
-    def _build_forecaster(self, recipe: messages.Prepare) -> StepForecaster:
+    def _measure_layers(self) -> LayerSeconds:
+        """Measure every layer of the model in the cloud."""
+        recipe = self.recipe
         built = build_model(recipe.model, recipe.seed, recipe.sample_shape, recipe.classes, recipe.integers,
                             objective=recipe.objective, tuning=recipe.tuning).layers
         samples = random_batch(-(-recipe.batch // recipe.micro), recipe.sample_shape, recipe.integers)
-        cloud_layers = profiler.profile_layers(built, samples, recipe.optimizer, recipe.micro)
+        return profiler.profile_layers(built, samples, recipe.optimizer, recipe.micro)
+
+    def _build_forecaster(self, recipe: messages.Prepare, cloud_layers: LayerSeconds) -> StepForecaster:
         layers = {session.name: session.layers for session in self._edge_manager.sessions if session.layers is not None}
         batches = {name: replica.batch for name, replica in self.replicas.items()}
         state_bytes = self._state_bytes(recipe.optimizer.values_per_parameter)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from trainer.config.objectives import Schedule
+from trainer.models import without_compiler  # noqa: F401 - before the first optimizer is made
 from trainer.models.schedule import rate_of
 
 OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]

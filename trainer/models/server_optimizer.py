@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.settings import SERVER_LEARNING_RATES, ServerOptimizerName
+from trainer.models.without_compiler import optimizer_step
 
 MOMENTUM, BETAS, TAU = 0.9, (0.9, 0.99), 1e-3
 
@@ -66,7 +67,7 @@ def server_step(
     optimizer.load_state_dict({"state": known, "param_groups": groups})
     for name, parameter in zip(names, stepped, strict=True):
         parameter.grad = previous[name] - mean[name]
-    optimizer.step()
+    optimizer_step(optimizer)
     model = {**mean, **{name: parameter.detach() for name, parameter in zip(names, stepped, strict=True)}}
     after = optimizer.state_dict()["state"]
     return model, {name: {key: value for key, value in after[index].items() if isinstance(value, Tensor)}

@@ -19,6 +19,7 @@ from trainer.models.frozen import Unchanging, frozen_names, trained_parameters
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.rng import RandomStream
 from trainer.models.values import Values, tensors_of
+from trainer.models.without_compiler import optimizer_step
 
 
 class Stage:
@@ -84,7 +85,7 @@ class Stage:
             if optimizer is not None:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                optimizer.step()
+                optimizer_step(optimizer)
                 optimizer.zero_grad()
 
     def set_anchors(self) -> None:

@@ -14,7 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode, conv_flop_count
+
+from trainer.models.without_compiler import run_without_compiler
+
+run_without_compiler(_FlopCounterMode.__torch_dispatch__)
 
 _aten = torch.ops.aten
 _Shape = Sequence[int]

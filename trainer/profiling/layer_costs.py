@@ -20,6 +20,7 @@ from trainer.models.boundary import call_layer, leaf_modules
 from trainer.models.frozen import Unchanging, backward_layers, frozen_names, trained_parameters
 from trainer.models.traced_layer import TracedLayer
 from trainer.models.values import Values, backward, detached, differentiable, new_leaves, tensors_of
+from trainer.models.without_compiler import run_without_compiler
 from trainer.profiling.flops import count_flops
 
 _FEW, _MORE = 2, 4
@@ -142,6 +143,9 @@ class _MovedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             operands = tree_leaves((args, kwargs, result))
             self.total += sum(value.nbytes for value in operands if isinstance(value, Tensor))
         return result
+
+
+run_without_compiler(_MovedBytes.__torch_dispatch__)
 
 
 def _describe(layer: nn.Module) -> str:

@@ -15,6 +15,7 @@ from trainer.models.boundary import call_layer
 from trainer.models.frozen import backward_layers, trained_parameters
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.values import Values, backward, detached, differentiable, gradients_of, new_leaves
+from trainer.models.without_compiler import optimizer_step
 from trainer.profiling.predictor import ComputeProfile, LayerSeconds
 from trainer.profiling.stopwatch import Stopwatch
 
@@ -105,6 +106,6 @@ def _profile_pass(
 def _optimizer_step_s(optimizer: torch.optim.Optimizer | None) -> float:
     start_s = time.thread_time()
     if optimizer is not None:
-        optimizer.step()
+        optimizer_step(optimizer)
         optimizer.zero_grad()
     return time.thread_time() - start_s

@@ -215,6 +215,7 @@ def one_active_and_one_waiting(edge_manager: EdgeManager, port: int) -> tuple[Co
     edge_manager.gather(1, 0.3)
     first.send(READY)
     edge_manager.prepare(PREPARE, 1000, 5)
+    edge_manager.await_prepared()
     late = join_and_prepare(port, "edge1")
     wait_until_waiting(edge_manager, ["edge1"])
     return first, late

@@ -48,3 +48,38 @@ def test_profiling_does_not_change_the_layers_and_distinguishes_them() -> None:
     assert seconds.backward_s[0] < 0.1 * seconds.backward_s[3]  # the input of the model has no gradient
     assert min(seconds.forward_s) > 0
     assert seconds.slowdown >= 1
+
+
+STEP = """
+import sys
+import torch
+from trainer.models.optimizer import OptimizerConfig
+from trainer.models.stage import Stage
+from trainer.models.without_compiler import optimizer_step
+from trainer.profiling.layer_costs import layer_costs
+from trainer.profiling.profiler import profile_layers
+
+def stepped(name, step):
+    torch.manual_seed(1)
+    layer = torch.nn.Linear(4, 3)
+    optimizer = OptimizerConfig(name, 0.1, 0.1).build(layer.parameters())
+    for _ in range(3):
+        layer(torch.ones(2, 4)).square().sum().backward()
+        step(optimizer)
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.zero_grad()
+    return layer.weight
+
+names = ("sgd", "momentum", "adam", "adamw")
+own = [stepped(name, optimizer_step) for name in names]
+profile_layers([torch.nn.Linear(4, 3)], torch.ones(2, 4), seconds=0.01)
+layer_costs([torch.nn.Linear(4, 3)], (4,))
+print("torch._dynamo" in sys.modules)
+print(all(torch.equal(value, stepped(name, lambda optimizer: optimizer.step())) for name, value in zip(names, own)))
+print(own[0].requires_grad, torch.is_grad_enabled(), "torch._dynamo" in sys.modules)
+"""
+
+
+def test_training_does_not_import_the_compiler_and_steps_as_optimizers_do() -> None:
+    ran = subprocess.run([sys.executable, "-c", STEP], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False", "True", "True", "True", "True"]
