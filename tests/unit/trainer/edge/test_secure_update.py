@@ -20,7 +20,7 @@ SHARE = 0.25
 
 @pytest.fixture
 def model() -> ClientModel:
-    return ClientModel(Stage(build_layers("signal-cnn", 1, (3, 32, 32), 3), 0, CUT, OptimizerConfig()))
+    return ClientModel(Stage(build_layers("signal-cnn", 1, (3, 32, 32), 3), 0, CUT, OptimizerConfig(reset=False)))
 
 
 def train(model: ClientModel) -> None:
