@@ -1,4 +1,4 @@
-"""Optimizers and dispatch modes without the import of torch._dynamo, which takes longer than that of torch itself.
+"""Optimizers and dispatch modes without the import of torch._dynamo, which takes about as long as that of torch.
 
 PyTorch hides some functions from torch.compile by decorators that import its compiler, torch._dynamo, at their first
 call: all methods of optimizers, and dispatch modes such as the counter of FLOPs. Nothing here is compiled. Where a
