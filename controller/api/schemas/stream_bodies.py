@@ -62,7 +62,7 @@ class Ipv4TupleBody(StrictBody):
     DestinationIpAddress: Annotated[
         str | None, Field(pattern=IPV4, description="The address of the listener; may be left out.")
     ] = None
-    Protocol: Annotated[Literal[6, 17], Field(description="17: UDP, 6: TCP.", examples=[17])]
+    Protocol: Annotated[int, Field(description="17: UDP, 6: TCP.", examples=[17]), NUMBER]
     SourcePort: PortNumber
     DestinationPort: PortNumber
 
@@ -137,10 +137,8 @@ class TalkerBody(StrictBody):
     EndStationInterfaces: Annotated[
         list[InterfaceIdBody], Field(min_length=1, max_length=1, description="The host that sends.")
     ]
-    DataFrameSpecification: Annotated[
-        DataFrameSpecificationBody, Field(description="How the network recognises frames of the stream.")
-    ]
-    TrafficSpecification: Annotated[TrafficSpecificationBody, Field(description="What the talker sends.")]
+    DataFrameSpecification: DataFrameSpecificationBody
+    TrafficSpecification: TrafficSpecificationBody
     UserToNetworkRequirements: Annotated[
         RequirementsBody, Field(description="Requirements of the talker.")
     ] = RequirementsBody()
@@ -160,8 +158,8 @@ class ListenerBody(StrictBody):
 class StreamBody(StrictBody):
     """A request for a stream: reservations here are unicast, so it has one listener."""
 
-    StreamID: Annotated[StreamIdBody, Field(description="The identity of the stream, unique on the map.")]
-    Talker: Annotated[TalkerBody, Field(description="The host that sends, and what it sends.")]
+    StreamID: StreamIdBody
+    Talker: TalkerBody
     Listeners: Annotated[list[ListenerBody], Field(min_length=1, max_length=1, description="The one listener.")]
     lease_s: Annotated[
         LeaseSeconds,
@@ -185,6 +183,8 @@ class StreamBody(StrictBody):
         if aware is not None and any(limits.NumSeamlessTrees > 1 for limits in requirements):
             sentence = "a schedule has one path; give 1, or leave TSpecTimeAware out"
             mistakes.append(("Talker.UserToNetworkRequirements.NumSeamlessTrees", sentence))
+        if self.Talker.DataFrameSpecification.IPv4Tuple.Protocol not in PROTOCOLS:
+            mistakes.append(("Talker.DataFrameSpecification.IPv4-tuple.Protocol", "give 17 (UDP) or 6 (TCP)"))
         if mistakes:
             raise InvalidFields(mistakes)
         return self
