@@ -24,6 +24,13 @@ NOT_IN_SCHEMA = (
     "it has passed",
     "Input should be a valid datetime",
     "give an RFC 3339 timestamp",
+    "it must be an interface of a host",
+    "it must be a whole number of ns",
+    "LatestTransmitOffset must be from",
+    "it must be less than half of the interval",
+    "a schedule has one path",
+    "talker and listener are both ",
+    "the address of ",
 )
 """Messages of rules that concern several fields or the present time."""
 

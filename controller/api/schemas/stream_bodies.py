@@ -62,7 +62,7 @@ class Ipv4TupleBody(StrictBody):
     DestinationIpAddress: Annotated[
         str | None, Field(pattern=IPV4, description="The address of the listener; may be left out.")
     ] = None
-    Protocol: Annotated[int, Field(description="17: UDP, 6: TCP.", examples=[17]), NUMBER]
+    Protocol: Annotated[Literal[6, 17], Field(description="17: UDP, 6: TCP.", examples=[17]), NUMBER]
     SourcePort: PortNumber
     DestinationPort: PortNumber
 
@@ -105,7 +105,7 @@ class TrafficSpecificationBody(StrictBody):
         int, Field(ge=1, le=9000, description="Bytes of a frame without Ethernet header, VLAN tag and FCS."), NUMBER
     ]
     TransmissionSelection: Annotated[
-        Literal[0], Field(description="0, strict priority: how the ports here select frames.")
+        Literal[0], Field(description="0, strict priority: how the ports here select frames."), NUMBER
     ] = 0
     TSpecTimeAware: Annotated[
         TimeAwareBody | None, Field(description="The talker can send at given instants: it gets a schedule.")
@@ -118,6 +118,7 @@ class RequirementsBody(StrictBody):
     NumSeamlessTrees: Annotated[
         Literal[1, 2],
         Field(description="2: every packet takes two paths without a common link; the listener drops the second copy."),
+        NUMBER,
     ] = 1
     MaxLatency: Annotated[
         Nanoseconds, Field(description="Largest latency of a frame from talker to listener; 0: no limit.")
@@ -137,8 +138,10 @@ class TalkerBody(StrictBody):
     EndStationInterfaces: Annotated[
         list[InterfaceIdBody], Field(min_length=1, max_length=1, description="The host that sends.")
     ]
-    DataFrameSpecification: DataFrameSpecificationBody
-    TrafficSpecification: TrafficSpecificationBody
+    DataFrameSpecification: Annotated[
+        DataFrameSpecificationBody, Field(description="How the network recognises frames of the stream.")
+    ]
+    TrafficSpecification: Annotated[TrafficSpecificationBody, Field(description="What the talker sends.")]
     UserToNetworkRequirements: Annotated[
         RequirementsBody, Field(description="Requirements of the talker.")
     ] = RequirementsBody()
@@ -158,8 +161,8 @@ class ListenerBody(StrictBody):
 class StreamBody(StrictBody):
     """A request for a stream: reservations here are unicast, so it has one listener."""
 
-    StreamID: StreamIdBody
-    Talker: TalkerBody
+    StreamID: Annotated[StreamIdBody, Field(description="The identity of the stream, unique on the map.")]
+    Talker: Annotated[TalkerBody, Field(description="The host that sends, and what it sends.")]
     Listeners: Annotated[list[ListenerBody], Field(min_length=1, max_length=1, description="The one listener.")]
     lease_s: Annotated[
         LeaseSeconds,
@@ -183,8 +186,6 @@ class StreamBody(StrictBody):
         if aware is not None and any(limits.NumSeamlessTrees > 1 for limits in requirements):
             sentence = "a schedule has one path; give 1, or leave TSpecTimeAware out"
             mistakes.append(("Talker.UserToNetworkRequirements.NumSeamlessTrees", sentence))
-        if self.Talker.DataFrameSpecification.IPv4Tuple.Protocol not in PROTOCOLS:
-            mistakes.append(("Talker.DataFrameSpecification.IPv4-tuple.Protocol", "give 17 (UDP) or 6 (TCP)"))
         if mistakes:
             raise InvalidFields(mistakes)
         return self

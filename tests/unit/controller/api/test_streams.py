@@ -114,6 +114,7 @@ def test_refusals_have_the_failure_code_and_keep_nothing(client: httpx.Client) -
     (interface,) = body["FailedInterfaces"]
     assert interface["InterfaceName"] == "edge1-eth1"
     failed(client.post("/v1/streams", json=stream(MaxLatency=100_000)), "no_schedule", 21)
+    failed(client.post("/v1/streams", json=stream(time_aware=False, NumSeamlessTrees=2)), "no_disjoint_path", 1)
     assert client.get("/v1/streams").json() == {"streams": []}
     assert client.get("/v1/reservations?state=active").json()["reservations"] == []
     client.post("/v1/streams", json=stream())
@@ -129,6 +130,8 @@ def test_refusals_have_the_failure_code_and_keep_nothing(client: httpx.Client) -
         (("Talker", "DataFrameSpecification", "IPv4-tuple", "Protocol"), 1, "Protocol"),
         (("Talker", "DataFrameSpecification", "IPv4-tuple", "SourceIpAddress"), "10.9.9.9", "SourceIpAddress"),
         (("Talker", "UserToNetworkRequirements", "NumSeamlessTrees"), 2, "NumSeamlessTrees"),
+        (("Talker", "UserToNetworkRequirements", "NumSeamlessTrees"), True, "NumSeamlessTrees"),
+        (("Talker", "TrafficSpecification", "TransmissionSelection"), False, "TransmissionSelection"),
         (("Listeners",), [{"EndStationInterfaces": [{"InterfaceName": "edge1"}]}], "Listeners.0"),
     ],
 )
