@@ -98,7 +98,8 @@ def _check_lifetime(request: Request, start_s: float) -> None:
         place, least = "end_at", f"more than {END_GUARD_S:g} s after its start"
         lasts_s = request.end_s - start_s
         sentence = f"The reservation would end {lasts_s:.3f} s after its start; it must end {least}."
-        raise InvalidRequest(sentence, mistakes=[{"place": place, "message": least}])
+        message = f"it is {lasts_s:.3f} s after its start; it must be {least}"
+        raise InvalidRequest(sentence, mistakes=[{"place": place, "message": message}])
 
 
 def _check_five_tuples(request: Request, start_s: float, live: LiveReservations) -> None:

@@ -104,7 +104,8 @@ def list_tokens(map_name: str | None, ledger: str | None) -> None:
         click.echo("No tokens configured: the REST API is open to this machine and the management network only.")
 
 
-@command.command(epilog="Example: paceline token revoke lab --map metro")
+@command.command(short_help="Revoke a token permanently, within a second.",
+                 epilog="Example: paceline token revoke lab --map metro")
 @click.argument("name")
 @_ledger_options
 def revoke(name: str, map_name: str | None, ledger: str | None) -> None:

@@ -192,7 +192,7 @@ def command() -> None:
     """Create test certificates."""
 
 
-@command.command("init", epilog="""\b
+@command.command("init", short_help="Write a test CA and certificates for all nodes.", epilog="""\b
 Example:
   paceline pki init lab --map metro
   paceline controller metro --tls-cert lab/controller.crt --tls-key lab/controller.key \\

@@ -22,7 +22,7 @@ NOT_IN_SCHEMA = (
     "more than 0.25 s after its start",
     "the calendar ends at ",
     "it has passed",
-    "Input should be a valid datetime",
+    "there is no such time",
     "give an RFC 3339 timestamp",
     "it must be an interface of a host",
     "it must be a whole number of ns",
@@ -54,6 +54,6 @@ def rejected_for_documented_reason(
     unexpected = [
         mistake["message"]
         for mistake in problem["mistakes"]
-        if not mistake["message"].startswith(NOT_IN_SCHEMA) and RANGE_OF_PORTS not in mistake["message"]
+        if not any(words in mistake["message"] for words in (*NOT_IN_SCHEMA, RANGE_OF_PORTS))
     ]
     assert not unexpected, f"allowed by the OpenAPI document, rejected by the service: {unexpected}"

@@ -76,7 +76,7 @@ def test_a_refusal_says_what_would_fit_and_exits_with_3(controller: Controller) 
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["reserve", "edge9", "cloud", "--rate", "1M"], "there is no host 'edge9' on map pair; its hosts are edge1"),
-    (["reserve", "edge1", "cloud", "--rate", "1"], "min_bandwidth_bps: Input should be greater than or equal to 1000"),
+    (["reserve", "edge1", "cloud", "--rate", "1"], "--rate, in bit/s: it is 1; it must be at least 1000"),
 ])  # fmt: skip
 def test_a_value_that_the_controller_finds_wrong_is_a_usage_error(
     controller: Controller, arguments: list[str], words: str

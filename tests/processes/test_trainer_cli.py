@@ -41,6 +41,14 @@ def test_every_command_has_help_with_an_example(command: list[str]) -> None:
     assert "Example: paceline" in result.output
 
 
+@pytest.mark.parametrize("group", [*GROUPS, "token", "pki"])
+def test_the_list_of_a_groups_commands_is_not_cut(group: str) -> None:
+    result = CliRunner().invoke(paceline, [group, "--help"], terminal_width=80)
+    commands = result.output.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert commands
+    assert not [line for line in commands if line.endswith("...")]
+
+
 def modules_after(*arguments: str) -> tuple[str, set[str]]:
     """Run a command; return its output and the top-level modules that its process imported."""
     code = (

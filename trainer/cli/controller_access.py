@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from trainer.cli.flow_options import option_of
 from trainer.errors import NetworkError, ReservationRefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def json_option(command: F) -> F:
 
 
 @contextlib.contextmanager
-def open_controller(url: str | None, as_json: bool = False) -> Iterator[ControllerClient]:
-    """Connect to the controller; with `as_json` a refusal is printed, too.
+def open_controller(url: str | None, as_json: bool = False, from_file: bool = False) -> Iterator[ControllerClient]:
+    """Connect to the controller; with `as_json` a refusal is printed, too. `from_file`: the request is the user's own.
 
     Raises: NetworkError; UsageError if the controller found a value of the request invalid.
     """
@@ -53,10 +54,19 @@ def open_controller(url: str | None, as_json: bool = False) -> Iterator[Controll
         if as_json:
             print_json(error.problem)
         if error.problem.get("status") == INVALID:
-            raise UsageError(str(error)) from error
+            raise UsageError(str(error) if from_file else _mistakes_by_option(error)) from error
         raise
     finally:
         client.close()
+
+
+def _mistakes_by_option(error: ReservationRefusedError) -> str:
+    """Name the options and arguments in the place of the fields of the REST API."""
+    mistakes = error.problem.get("mistakes")
+    if not isinstance(mistakes, list) or not mistakes:
+        return str(error)
+    sentences = dict.fromkeys(f"{option_of(str(mistake['place']))}: {mistake['message']}." for mistake in mistakes)
+    return "\n  ".join(sentences)
 
 
 def print_json(content: object) -> None:

@@ -32,7 +32,7 @@ _REQUIREMENT: tuple[tuple[str, Any, str], ...] = (
     ("--latency", TIME_US, "Latency limit, such as 45ms, kept against all later reservations."),
     ("--variation", TIME_US, "Limit of the difference between the latencies of two packets."),
     ("--bound-slack", click.FloatRange(0, 1000),
-     "The bounds told are limits, too, with this slack: 0.25 for a quarter."),
+     "Keep the told bounds as limits that may grow by at most this share, such as 0.25."),
     ("--burst", SIZE, "Size that may be sent at once, such as 40kB.  [default: chosen]"),
     ("--rank", click.IntRange(0, 255), "Importance if not all can be kept: 0 highest, 255 lowest.  [default: 128]"),
     ("--protection", click.Choice(["none", "link_disjoint", "duct_disjoint"]),
@@ -40,7 +40,7 @@ _REQUIREMENT: tuple[tuple[str, Any, str], ...] = (
     ("--backup", click.Choice(["shared", "dedicated", "seamless"]),
      "Whether backups share capacity; seamless: every packet takes both paths.  [default: shared]"),
     ("--analysis", click.Choice(["total_flow", "linear_programme"]),
-     "How the bounds of a rate are proven: quickly, or smaller.  [default: total_flow]"),
+     "Analysis of a rate's bounds: total_flow is fast, linear_programme gives smaller bounds.  [default: total_flow]"),
     ("--pinned", bool, "On an optical map: never move its lightpaths."),
 )  # fmt: skip
 
@@ -100,6 +100,30 @@ def _written(field: str, value: Any) -> str:
         if field.endswith(suffix):
             return f"{value / scale:.12g}{unit}"
     return str(value)
+
+
+_OTHER_FIELDS = {
+    "protocol": "--protocol", "source_port": "--source-port", "destination_port": "--destination-port",
+    "name": "--name", "owner": "--owner", "lease_s": "--lease", "start_at": "--start", "end_at": "--end",
+    "source": "SOURCE", "destination": "DESTINATION", "instead_of": "--instead-of", "transfers": "--volume",
+    "Idempotency-Key": "--idempotency-key", "Last-Event-ID": "--after", "match": "--source-port, --destination-port",
+    "after": "--after", "limit": "--limit", "state": "--state", "flows": "--flow",
+    "requirement": "--rate, --transfer",
+}  # fmt: skip
+_UNITS = {"bps": "bit/s", "bytes": "bytes", "us": "microseconds", "ms": "milliseconds", "s": "seconds"}
+
+
+def option_of(place: str) -> str:
+    """Return the option of a field of a request, such as body.flows.0.requirement.min_bandwidth_bps, and its unit."""
+    steps = place.split(".")
+    field = next((step for step in reversed(steps) if not step.isdigit()), place)
+    if "transfers" in steps:
+        return "--volume"
+    by_field = {name: f"--{option.replace('_', '-')}" for option, name in REQUIREMENT_FIELDS.items()} | _OTHER_FIELDS
+    if field not in by_field:
+        return place
+    unit = _UNITS.get(field.rpartition("_")[2]) if "_" in field else None
+    return f"{by_field[field]}, in {unit}" if unit else by_field[field]
 
 
 def request_of(source: str, destination: str, options: Mapping[str, Any]) -> Json:

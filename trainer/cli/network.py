@@ -99,11 +99,12 @@ def renew(reservation: str, lease: float | None, url: str | None, as_json: bool)
 @controller_option
 @json_option
 def commit(reservation: str, url: str | None, as_json: bool) -> None:
-    """Make a held reservation a promise."""
+    """Commit a held reservation, so that it is installed."""
     _send(url, as_json, "POST", f"{_path(reservation)}/commit", None)
 
 
-@reservations.command(epilog="Example: paceline reservations change r-4f1c --rate 30M")
+@reservations.command(short_help="Change the requirement of a flow without interruption.",
+                      epilog="Example: paceline reservations change r-4f1c --rate 30M")
 @click.argument("reservation")
 @click.option("--flow", help="Name of the flow to change, if there are several.")
 @requirement_options

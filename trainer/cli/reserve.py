@@ -43,7 +43,7 @@ def reserve(
     body = _request(source, destination, file, options)
     if hold:
         body["hold"] = True
-    with open_controller(url, as_json) as client:
+    with open_controller(url, as_json, from_file=file is not None) as client:
         try:
             content = client.send("POST", "/v1/reservations", body, key=key)
         except ReservationRefusedError as error:
@@ -79,7 +79,7 @@ def quote(
         body |= {"instead_of": instead_of} if instead_of else {}
     else:
         body = _request(source, destination, file, options)
-    with open_controller(url, as_json) as client:
+    with open_controller(url, as_json, from_file=file is not None) as client:
         content = client.send("POST", "/v1/quotes", body)
         if as_json:
             print_json(content)

@@ -90,7 +90,7 @@ def _rfc_3339_only(value: object) -> object:
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_rfc_3339_only)]
 
 
-class InvalidFields(ValueError):  # noqa: N818 - raised for pydantic; unpacked by problem_details.mistakes_of
+class InvalidFields(ValueError):  # noqa: N818 - raised for pydantic; unpacked by mistakes.mistakes_of
     """Several mistakes in one object: (place in the object, message)."""
 
     def __init__(self, mistakes: Sequence[tuple[str, str]]) -> None:

@@ -15,8 +15,7 @@ from starlette.exceptions import HTTPException
 
 from controller import errors
 from controller.api.schemas import examples
-from controller.api.schemas.fields import InvalidFields
-from controller.api.schemas.requests import TAGS
+from controller.api.schemas.mistakes import encodable, mistakes_of
 from controller.api.schemas.reservation_responses import Problem
 from controller.api.schemas.serializers import flow_json, utc_time
 from controller.domain.reservation import Flow
@@ -32,10 +31,8 @@ _ADVICE = {"fits_at": "2026-01-01T00:05:00Z", "offer": {"flows": [_OFFER]}}
 
 EXAMPLES: Sequence[ControllerError] = (
     InvalidRequest(
-        "The request is not valid: body.flows.0.match.source_port: Input should be less than or equal to 65535.",
-        mistakes=[
-            {"place": "body.flows.0.match.source_port", "message": "Input should be less than or equal to 65535"}
-        ],
+        "The request is not valid: body.flows.0.match.source_port: it is 70000; it must be at most 65535.",
+        mistakes=[{"place": "body.flows.0.match.source_port", "message": "it is 70000; it must be at most 65535"}],
     ),
     errors.UnknownHost(
         "edge1-up: there is no host 'edge9' on map pair; its hosts are edge1, edge2, cloud.",
@@ -193,12 +190,18 @@ def add_error_handlers(app: FastAPI, redact: Callable[[Request, ControllerError]
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 400:  # the body is not UTF-8, or nested too deeply
-            return problem_response(InvalidRequest("The body is not valid JSON.", mistakes=[]))
+            message = "it is not JSON: it is not UTF-8, or nested too deeply"
+            return problem_response(invalid_request([{"place": "body", "message": message}]))
         codes = {404: "not_found", 405: "method_not_allowed"}
         code = codes.get(error.status_code, "http_error")
         title = code.replace("_", " ").capitalize()
-        headers = {"Allow": _allowed(app, request)} if code == "method_not_allowed" else error.headers
-        return _response(problem(error.status_code, code, title, encodable(str(error.detail)) + "."), headers)
+        path, detail, headers = encodable(request.url.path), f"{error.detail}.", error.headers
+        if code == "not_found":
+            detail = f"There is no path {path}; GET /openapi.json lists those there are."
+        elif code == "method_not_allowed":
+            headers = {"Allow": _allowed(app, request)}
+            detail = f"{path} takes {headers['Allow'].replace(', ', ' or ')}, not {encodable(request.method)}."
+        return _response(problem(error.status_code, code, title, encodable(detail)), headers)
 
     @app.exception_handler(Exception)
     async def internal_error(request: Request, error: Exception) -> JSONResponse:
@@ -219,26 +222,6 @@ def invalid_request(mistakes: Sequence[Mapping[str, str]]) -> InvalidRequest:
     first = f"{listed[0]['place']}: {listed[0]['message']}" if listed else "it cannot be read"
     more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
     return InvalidRequest(f"The request is not valid: {first}{more}.", mistakes=listed)
-
-
-def mistakes_of(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Errors of pydantic as places and messages."""
-    mistakes = []
-    for error in found:
-        place = ".".join(str(step) for step in error["loc"] if step not in TAGS)
-        cause = error.get("ctx", {}).get("error")
-        message_of_field = ("", str(error["msg"]).removeprefix("Value error, "))
-        inner = cause.mistakes if isinstance(cause, InvalidFields) else [message_of_field]
-        for within, message in inner:
-            mistakes.append(
-                {"place": encodable(".".join(filter(None, (place, within)))), "message": encodable(message)}
-            )
-    return mistakes
-
-
-def encodable(text: str) -> str:
-    """Text that can be encoded: input of clients may contain lone surrogates."""
-    return text.encode("utf-8", "backslashreplace").decode()[:500]
 
 
 def _response(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> JSONResponse:

@@ -158,12 +158,14 @@ class ReservationRequest(StrictBody):
         end_s = None if self.end_at is None else self.end_at.timestamp()
         calendar_end = datetime.fromtimestamp(now_s + HORIZON_S, UTC)
         mistakes = [
-            {"place": f"body.{place}", "message": f"the calendar ends at {calendar_end:%Y-%m-%dT%H:%M:%SZ}"}
-            for place, at_s in (("start_at", start_s), ("end_at", end_s))
-            if at_s is not None and at_s > now_s + HORIZON_S
+            {"place": f"body.{place}", "message": f"it is {at.isoformat()}; the calendar ends at "
+             f"{calendar_end:%Y-%m-%dT%H:%M:%SZ}"}
+            for place, at in (("start_at", self.start_at), ("end_at", self.end_at))
+            if at is not None and at.timestamp() > now_s + HORIZON_S
         ]
-        if end_s is not None and end_s <= now_s:
-            mistakes.append({"place": "body.end_at", "message": "it has passed; give a time in the future"})
+        if self.end_at is not None and self.end_at.timestamp() <= now_s:
+            mistakes.append({"place": "body.end_at", "message": f"it is {self.end_at.isoformat()}; it has passed; "
+                             "give a time in the future"})
         if mistakes:
             first = mistakes[0]
             sentence = f"The request is not valid: {first['place']}: {first['message']}."

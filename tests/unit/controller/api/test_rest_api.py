@@ -222,7 +222,7 @@ def test_a_flow_without_ports_is_all_traffic_of_its_protocol(client: httpx.Clien
     ({"source_port": "49152"}, "body.flows.0.match.source_port: '49152' is not a range of ports"),
     ({"source_port": "9-8"}, "9-8 is not a range of ports; it must go from a lower to a higher one of 1 to 65535"),
     ({"source_port": "0-8"}, "0-8 is not a range of ports"),
-    ({"source_port": [1, 2]}, "body.flows.0.match.source_port: Input should be a valid integer"),
+    ({"source_port": [1, 2]}, "body.flows.0.match.source_port: it is a list of 2; it must be a whole number"),
     ({"source_port": "1-65534", "destination_port": "1-65534"}, "match: its two ranges of ports take 900 flow entries"),
 ])  # fmt: skip
 def test_a_range_of_ports_that_is_none_is_named(client: httpx.Client, match: dict[str, Any], words: str) -> None:
@@ -244,7 +244,7 @@ def test_all_mistakes_of_a_request_are_listed(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("flows", "words"),
     [
-        ([], "at least 1 item"),
+        ([], "it is []; it must have at least 1 entry"),
         ([flow(), flow()], "must be unique"),
         ([flow(), flow("other")], "same source, destination, protocol and ports"),
         ([flow(destination="edge1")], "both edge1"),

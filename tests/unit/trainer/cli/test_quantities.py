@@ -8,7 +8,7 @@ from typing import Any
 import click
 import pytest
 
-from trainer.cli.flow_options import as_options
+from trainer.cli.flow_options import as_options, option_of
 from trainer.cli.quantities import DURATION_S, INSTANT, PORTS, RATE, SIZE, TIME_US
 
 
@@ -74,3 +74,17 @@ def test_an_offer_is_written_as_options_that_give_it_exactly() -> None:
     assert RATE.convert(options["--rate"], None, None) == requirement["min_bandwidth_bps"]
     assert SIZE.convert(options["--burst"], None, None) == requirement["burst_bytes"]
     assert TIME_US.convert(options["--latency"], None, None) == requirement["max_latency_us"]
+
+
+@pytest.mark.parametrize(("place", "option"), [
+    ("body.flows.0.requirement.min_bandwidth_bps", "--rate, in bit/s"),
+    ("body.flows.0.requirement.deadline_ms", "--deadline, in milliseconds"),
+    ("body.flows.0.match.source_port", "--source-port"),
+    ("body.flows.0.destination", "DESTINATION"),
+    ("body.lease_s", "--lease, in seconds"),
+    ("query.after", "--after"),
+    ("body.transfers.0.transfer_bytes", "--volume"),
+    ("body.something", "body.something"),
+])  # fmt: skip
+def test_the_command_line_names_the_option_of_a_field(place: str, option: str) -> None:
+    assert option_of(place) == option
