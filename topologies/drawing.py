@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -75,8 +75,8 @@ def draw(topology: Map, path: Path, overlay: FlowOverlay | None = None) -> None:
     _draw_spans(axes, topology, positions)
     _draw_flows(axes, overlay.paths if overlay else (), positions)
     _draw_nodes(axes, topology, positions)
-    _write_labels(axes, topology, positions, overlay.notes if overlay else {})
-    _add_legend(axes, topology)
+    _write_labels(axes, topology, positions, overlay)
+    _add_legend(axes, topology, overlay)
     ducts = f", {len(_ducts(topology))} ducts" if _ducts(topology) else ""
     title = f"{topology.name}: {len(topology.switches)} switches, {length_km(topology):,.0f} km of fibre{ducts}"
     title = overlay.title if overlay and overlay.title else title
@@ -178,15 +178,21 @@ def _line_ends(topology: Map, positions: Positions) -> list[tuple[Point, Point]]
 
 
 def _draw_flows(axes: Axes, paths: Sequence[Sequence[str]], positions: Positions) -> None:
-    """Draw each path in its colour, side by side where they share links."""
+    """Draw each path in its colour."""
+    for number, (xa, ya), (xb, yb) in _flow_lines(paths, positions):
+        axes.plot((xa, xb), (ya, yb), color=FLOW_COLOURS[number % len(FLOW_COLOURS)], lw=2.6, solid_capstyle="round",
+                  zorder=2)  # fmt: skip
+
+
+def _flow_lines(paths: Sequence[Sequence[str]], positions: Positions) -> Iterator[tuple[int, Point, Point]]:
+    """The number of each path with each of its lines; side by side where paths share links."""
     for number, path in enumerate(paths):
         shift = (number - (len(paths) - 1) / 2) * FLOW_GAP_POINTS
         for a, b in pairwise(path):
             (xa, ya), (xb, yb) = sorted((positions[a], positions[b]))  # the same side in both directions
             length = math.dist((xa, ya), (xb, yb))
             dx, dy = -(yb - ya) / length * shift, (xb - xa) / length * shift
-            axes.plot((xa + dx, xb + dx), (ya + dy, yb + dy), color=FLOW_COLOURS[number % len(FLOW_COLOURS)], lw=2.6,
-                      solid_capstyle="round", zorder=2)  # fmt: skip
+            yield number, (xa + dx, ya + dy), (xb + dx, yb + dy)
 
 
 def _draw_nodes(axes: Axes, topology: Map, positions: Positions) -> None:
@@ -199,13 +205,15 @@ def _draw_nodes(axes: Axes, topology: Map, positions: Positions) -> None:
                          label=kind)  # fmt: skip
 
 
-def _write_labels(axes: Axes, topology: Map, positions: Positions, notes: Mapping[str, str]) -> None:
+def _write_labels(axes: Axes, topology: Map, positions: Positions, overlay: FlowOverlay | None) -> None:
     """Place the names first, then the lengths where their spans leave space."""
-    core = _core(topology)
+    core, notes = _core(topology), overlay.notes if overlay else {}
     layout = LabelLayout([Box(*place, SYMBOL_POINTS, SYMBOL_POINTS) for place in positions.values()])
     layout.add_obstacles(
         box for link in topology.links for box in line_obstacles(positions[link.ends[0]], positions[link.ends[1]])
     )
+    for _, start, end in _flow_lines(overlay.paths if overlay else (), positions):
+        layout.add_obstacles(line_obstacles(start, end))
     halo = [effects.withStroke(linewidth=2.2, foreground="white")]
     for node in sorted(topology.nodes, key=_switches_first):
         text = node.label or node.name
@@ -222,7 +230,11 @@ def _write_labels(axes: Axes, topology: Map, positions: Positions, notes: Mappin
                   path_effects=halo, zorder=4)  # fmt: skip
 
 
-def _add_legend(axes: Axes, topology: Map) -> None:
+def _add_legend(axes: Axes, topology: Map, overlay: FlowOverlay | None) -> None:
     handles = list(axes.get_legend_handles_labels()[0])
+    handles += [Line2D([], [], color=SPAN_COLOUR, lw=1.5, label="fibre span")]
+    for number, path in enumerate(overlay.paths if overlay else ()):
+        colour = FLOW_COLOURS[number % len(FLOW_COLOURS)]
+        handles.append(Line2D([], [], color=colour, lw=2.6, label=f"reserved flow {path[0]} to {path[-1]}"))
     handles += [Line2D([], [], color=colour, lw=2.2, label=f"duct {name}") for name, colour in _ducts(topology).items()]
     axes.legend(handles=handles, loc="lower left", fontsize=7.5, frameon=True, framealpha=0.85, edgecolor="none")

@@ -67,6 +67,8 @@ def _check_schema(raw: object) -> tuple[list[Mistake], MapFile | None]:
 def _advice(kind: str, message: str) -> str:
     if kind == "missing":
         return "this entry is missing"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return "this must have entries, such as `name: example`"
     if kind == "extra_forbidden":
         return "there is no such entry; remove it or correct its spelling"
     if kind == "string_pattern_mismatch":

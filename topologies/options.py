@@ -52,6 +52,8 @@ def map_options(values: dict[str, Any]) -> MapOptions:
         values["span_km"],
     )
     edges = None if values["edges"] is None else parse_edges(values["edges"])
+    if values["cloud"] is not None and not values["cloud"].strip():
+        raise click.UsageError("--cloud is empty; give the name of a site, or leave it out for the most central one")
     if values["regenerator_price"] is not None and not values["regenerate"]:
         raise click.UsageError("--regenerator-price applies with --regenerate only")
     placement = PlacementOptions(

@@ -16,7 +16,7 @@ import topohub
 from topologies.file_limits import read_bounded
 from topologies.plant import Plant
 from topologies.readers import gnpy_network, graph_files, node_link, sndlib
-from topologies.readers.source import SourceNetwork, unreadable
+from topologies.readers.source import SourceNetwork, json_kind, unreadable
 from topologies.survey import SurveyOptions, plant_of
 
 DATA = Path(topohub.__file__).parent / "data"
@@ -82,7 +82,7 @@ def _from_text(path: Path, content: bytes) -> SourceNetwork:
     except ValueError as error:
         raise unreadable(path.name, error) from error
     if not isinstance(facts, dict):
-        raise unreadable(path.name, f"the JSON is a {type(facts).__name__}, not an object")
+        raise unreadable(path.name, f"the JSON is {json_kind(facts)}; it must be an object")
     if gnpy_network.YANG in facts or "elements" in facts:
         return gnpy_network.read_gnpy(path.stem, f"{path.name} (GNPy)", facts)
     if node_link.RFC8345 in facts:

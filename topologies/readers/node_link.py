@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from topologies.problems import MapError
 from topologies.readers.graph_files import network_of
-from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, as_key, first_of
+from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, as_key, first_of, json_kind
 
 RFC8345 = "ietf-network:networks"
 LINK = "ietf-network-topology:link"
@@ -18,24 +19,30 @@ def read_node_link(name: str, source: str, facts: Mapping[str, Any]) -> SourceNe
 
     Raises: MapError if it is in another form.
     """
-    links = first_of(facts, "links", "edges")
-    if not isinstance(facts.get("nodes"), list) or not isinstance(links, list):
+    word = "links" if facts.get("links") is not None else "edges"
+    if facts.get("nodes") is None or facts.get(word) is None:
         raise MapError([
             f"{name}: this JSON is neither networkx node-link (nodes, links) nor a GNPy network (elements, "
             f"connections) nor RFC 8345 ({RFC8345}); it has {', '.join(map(str, facts)) or 'nothing'}"
         ])  # fmt: skip
-    nodes = [(_key(f"{name}: nodes[{number}]", node, "id"), node) for number, node in enumerate(facts["nodes"])]
+    for key, form in (("nodes", '{"id": "a"}'), (word, '{"source": "a", "target": "b"}')):
+        if not isinstance(facts[key], list):
+            raise MapError([f"{name}: `{key}` is {json_kind(facts[key])}; it must be a list of objects such as {form}"])
+    nodes = [(_key(f"{name}: node {number}", node, "id"), node) for number, node in enumerate(facts["nodes"], start=1)]
     spans = []
-    for number, link in enumerate(links):
-        place = f"{name}: links[{number}]"
+    for number, link in enumerate(facts[word], start=1):
+        place = f"{name}: link {number}"
         ends = _key(place, link, "source"), _key(place, link, "target")
         spans.append(SourceSpan(ends, {word: link[word] for word in link if word not in ("source", "target")}))
     return network_of(name, source, nodes, tuple(spans), bool(facts.get("directed")))
 
 
 def _key(place: str, entry: object, word: str) -> str:
-    if not isinstance(entry, dict) or isinstance(entry.get(word), list | dict | bool | None):
-        raise MapError([f"{place}: `{word}` must be a number or a text, in {entry!r:.80}"])
+    shown = json.dumps(entry, ensure_ascii=False)[:80]
+    if not isinstance(entry, dict):
+        raise MapError([f"{place} is {shown}; it must be an object with `{word}`"])
+    if isinstance(entry.get(word), list | dict | bool | None):
+        raise MapError([f"{place}: `{word}` must be a number or a text, in {shown}"])
     return as_key(entry[word])
 
 

@@ -83,6 +83,13 @@ def _beyond(value: object, most: float) -> bool:
         return False
 
 
+def json_kind(value: object) -> str:
+    """What a JSON value is, for a sentence."""
+    kinds: dict[type, str] = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", int: "a number",
+                              float: "a number"}
+    return kinds.get(type(value), "null")
+
+
 def unreadable(file: str, reason: object) -> MapError:
     """The error for a file that is not in the format that it seems to have."""
     return MapError([f"{file}: cannot be read as a network: {' '.join(str(reason).split())}"])

@@ -298,12 +298,15 @@ def test_a_workbook_is_read_by_gnpy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[]", "net.json: cannot be read as a network: the JSON is a list, not an object"),
+        ("[]", "net.json: cannot be read as a network: the JSON is a list; it must be an object"),
         ("{", "net.json: cannot be read as a network: Expecting property name"),
         ('{"a": 1}', "this JSON is neither networkx node-link (nodes, links) nor a GNPy network ("),
-        ('{"nodes": [1], "links": []}', "net: nodes[0]: `id` must be a number or a text, in 1"),
-        ('{"nodes": [{"id": [1]}], "links": []}', "net: nodes[0]: `id` must be a number or a text"),
-        ('{"nodes": [{"id": 1}], "links": [{"source": 1}]}', "net: links[0]: `target` must be a number or a text"),
+        ('{"nodes": [1], "links": []}', "net: node 1 is 1; it must be an object with `id`"),
+        ('{"nodes": [{"id": [1]}], "links": []}', "net: node 1: `id` must be a number or a text"),
+        ('{"nodes": [{"id": 1}], "links": [{"source": 1}]}', "net: link 1: `target` must be a number or a text"),
+        ('{"nodes": [{"id": 1}], "edges": [[1, 2]]}', "net: link 1 is [1, 2]; it must be an object with `source`"),
+        ('{"nodes": {"a": 1}, "edges": []}', "net: `nodes` is an object; it must be a list of objects such as"),
+        ("null", "net.json: cannot be read as a network: the JSON is null; it must be an object"),
         ("[" * 20_000, "net.json: cannot be read as a network: it is nested too deeply"),
     ],
 )
