@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import ipaddress
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from trainer.cli.preflight import check_names, check_run
 from trainer.config.partitioning import COLLECT_HELP, DATA_HELP, PARTITION_HELP, parse_partitioning
 from trainer.config.settings import CLOUD_PORT, RunSettings
 from trainer.errors import NetworkError, UsageError
-from trainer.processes import launch
+from trainer.processes import launch, limits
 from trainer.records.resume import last_reservation, resumed_settings
 from trainer.records.run_control import registered
 
@@ -42,7 +43,7 @@ NO_EMULATION = (
 
 
 class Address(click.ParamType[Any]):
-    """IP:PORT, or IP with the default port."""
+    """IP:PORT or NAME:PORT, or an IP with the default port."""
 
     name = "ip:port"
 
@@ -53,7 +54,18 @@ class Address(click.ParamType[Any]):
         host, _, port = str(value).partition(":")
         if not host or (port and not (port.isdigit() and 0 < int(port) < 65536)):
             self.fail(f"{value!r} is not IP:PORT, such as 10.0.0.5:{CLOUD_PORT}.", param, ctx)
+        if not port and not _is_ip(host):
+            self.fail(f"{value!r} is not IP:PORT, such as 10.0.0.5:{CLOUD_PORT}; the name of a host needs its port, "
+                      f"such as {host}:{CLOUD_PORT}.", param, ctx)
         return host, int(port) if port else CLOUD_PORT
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 @click.command(epilog="Example: paceline train --local --rounds 10 --target 0.95")
@@ -105,7 +117,17 @@ def train(
         raise UsageError(f"The run in {resume} has the edges {', '.join(settings.edges)}, not {', '.join(names)}.")
     for name in ("cloud", *names):
         _check_secrets(name, token_file, tls_dir)
+    echo = (lambda _: None) if quiet or as_json else click.echo
+    limits.check(len(names))
+    url = controller or (running.controller_url if running else None)
+    if running is None:
+        echo(f"Training on this machine: {edges} edges on loopback, no emulated network, no reservations.")
+    else:
+        echo(f"Training on the emulated map {running.map_name}: "
+             + ("best effort, no reservations." if settings.best_effort else f"controller {url}."))
+    echo("Loading PyTorch.")
     preload()
+    echo(f"Loading the data ({settings.data}) and checking the model on it.")
     notes = check_run(settings, names)
     directory = resume or new_run_directory(runs_dir)
     edge_flags = ["--seed", str(settings.seed), "--data", settings.data, "--partition", settings.partition]
@@ -124,15 +146,10 @@ def train(
         *to_flags(options), "--run-dir", str(directory)]
     cloud_flags += ["--quiet"] if quiet else []
     cloud_flags += ["--json"] if as_json else []
-    echo = (lambda _: None) if quiet or as_json else click.echo
     if running is None:
-        echo(f"Training on this machine: {edges} edges on loopback, no emulated network, no reservations.")
         jobs = launch.local_processes(names, port, cloud_flags, edge_flags)
     else:
-        url = controller or running.controller_url
-        echo(f"Training on the emulated map {running.map_name}: "
-                   + ("best effort, no reservations." if settings.best_effort else f"controller {url}."))
-        cloud_flags += ["--controller", url, "--map", running.map_name]
+        cloud_flags += ["--controller", str(url), "--map", running.map_name]
         jobs = launch.emulated_processes(running, port, cloud_flags, edge_flags)
     jobs = [launch.with_flags(job, _secrets(job.name, token_file, tls_dir)) for job in jobs]
     for note in notes:
@@ -140,6 +157,7 @@ def train(
             print_json({"time": round(time.time(), 3), "event": "said", "sentence": note})
         else:
             echo(note)
+    echo(f"Starting the cloud and {len(names)} edges; each edge standardizes its data and measures the model's layers.")
     with registered(directory):
         launch.run_processes(jobs, directory, len(names) - settings.quorum_in_training, ctx.obj)
 
@@ -281,15 +299,18 @@ def _bandwidth_factory(
 
     def make_bandwidth(sessions: Sequence[EdgeSession]) -> BandwidthProvider:
         from trainer.errors import ControllerUnreachableError
-        from trainer.reservation.bandwidth import BestEffortBandwidth, EdgeEndpoint
+        from trainer.reservation.bandwidth import AssumedBandwidth, EdgeEndpoint
         from trainer.reservation.controller_client import ControllerClient
         from trainer.reservation.held_reservation import HeldReservation
         from trainer.reservation.reserved_bandwidth import ReservedBandwidth
 
         endpoints = [EdgeEndpoint(session.name, session.source_port) for session in sessions]
-        best_effort = BestEffortBandwidth(endpoints, settings.share * settings.assume_bps, settings.floor_bps)
+        assumed = AssumedBandwidth(endpoints, settings.share * settings.assume_bps, settings.floor_bps)
+        planned_for = (f"plans assume {assumed.assumed_bps / 1e6:g} Mb/s in each direction for all edges together "
+                       f"(--assume-bps x --share), and nothing is judged by it.")
         if settings.controller is None:
-            return best_effort
+            notify(f"No controller to ask: {planned_for}")
+            return assumed
         retries = 0 if settings.best_effort else settings.controller_retries
         client = ControllerClient(settings.controller, retries, notify)
         closing.callback(client.close)
@@ -297,9 +318,8 @@ def _bandwidth_factory(
             try:
                 client.network_json()
             except ControllerUnreachableError:
-                notify(f"The controller at {settings.controller} does not answer; best effort, planned for "
-                       f"{settings.assume_bps / 1e6:g} Mb/s.")
-                return best_effort
+                notify(f"The controller at {settings.controller} does not answer: best effort; {planned_for}")
+                return assumed
         held = HeldReservation(client, name, settings.lease_s, notify)
         if reservation is not None:
             held.adopt(reservation)

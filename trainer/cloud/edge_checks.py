@@ -102,6 +102,12 @@ def check_evaluated(
         shown = ", ".join(f"{value:g}" for value in evaluated.sums[:3])
         raise ProtocolError(f"it sent {shown or 'nothing'} as its sums for {objective.metric}; {held_out} held-out "
                             "samples cannot have them.")
+    if (counts := evaluated.confusion) and (len(counts) != classes**2 or sum(counts) != held_out):
+        raise ProtocolError(f"it sent {len(counts)} counts of confused classes with the sum {sum(counts)}; {held_out} "
+                            f"held-out samples of {classes} classes have {classes**2}.")
+    if counts and objective.metric == "accuracy" and sum(counts[:: classes + 1]) != evaluated.sums[0]:
+        raise ProtocolError(f"it sent {evaluated.sums[0]:g} correct samples, but counts of confused classes with "
+                            f"{sum(counts[:: classes + 1])}.")
 
 
 def check_step_done(
@@ -126,6 +132,10 @@ def check_step_done(
     for sent, received in zip(sent_s, times, strict=False):
         if not sent - CLOCK_TOLERANCE_S <= received - offset_s <= arrival_s + CLOCK_TOLERANCE_S:
             raise ProtocolError(f"it received a gradient {received - offset_s - sent:g} s after it was sent.")
+    for received in done.tail_inputs_received_s:
+        if not sent_s[0] - CLOCK_TOLERANCE_S <= received - offset_s <= arrival_s + CLOCK_TOLERANCE_S:
+            raise ProtocolError(f"it received an input of its tail {received - offset_s - sent_s[0]:g} s after the "
+                                "step began.")
 
 
 def check_sent_time(sent_s: float, arrival_s: float, offset_s: float, max_s: float) -> None:

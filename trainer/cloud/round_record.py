@@ -102,11 +102,12 @@ def round_row(
         },
         "beat_ms": milliseconds(plan.period_s),
         "bound_ms": {"edge": milliseconds(bound.edge_s), "limit": milliseconds(bound.limit_s),
-                     "link": milliseconds(bound.link_s), "cloud": milliseconds(bound.cloud_s)},
+                     "link": None if grant.rates_are_assumed else milliseconds(bound.link_s),
+                     "cloud": milliseconds(bound.cloud_s)},
         "round_over_bound": round(training_s / bound.largest_s, 4) if bound.largest_s else None,
         "spread_ms": [milliseconds(step.spread_s) for step in steps],
         "spread_share": round(max(step.spread_s for step in steps) / training_s, 5),
-        "loss": round(statistics.fmean(e["loss"] for e in edges), 5),
+        "loss": round(statistics.fmean([e["loss"] for e in edges], [e["samples"] for e in edges]), 5),
         "reservation": {"id": grant.reservation_id, "version": grant.reservation_version} if grant.reserved else None,
         "adaptations": list(grant.adaptations),
         "offer": _offer(grant),
@@ -137,8 +138,8 @@ def _edge_row(
             "predicted": milliseconds(plan.micro_batches * edge.tail_s),
             "measured": median_ms([d.tail_s for d in done]),
         }}),
-        "uplink_ms": _delay(step_transfers, "up", plan.uplink_s + edge.up_wait_s),
-        "downlink_ms": _delay(step_transfers, "down", plan.downlink_s + edge.down_wait_s),
+        "uplink_ms": _delay(step_transfers, "up", plan.micro_batches * edge.up_s),
+        "downlink_ms": _delay(step_transfers, "down", plan.micro_batches * edge.down_s),
         "late_ms": milliseconds(max(d.late_s for d in done)),
         **({"saved_bytes": sum(transfers.saved_bytes for transfers in step_transfers)} if edge.keep else {}),
         "loss": round(statistics.fmean(transfers.loss for transfers in step_transfers), 5),
@@ -147,18 +148,17 @@ def _edge_row(
 
 
 def _delay(step_transfers: list[StepTransfers], direction: Direction, predicted_s: float) -> Fields:
-    """Return the row of one direction's transfers; all null if nothing is sent in it."""
+    """Return the median of a direction's transfers, and the longest beside its own bound; all null if none is sent."""
     sent = [transfers.transfer(direction) for transfers in step_transfers]
     verdicts: list[TransferVerdict] = [transfer[1] for transfer in sent if transfer is not None]
     if not verdicts:
-        return dict.fromkeys(("predicted", "bound", "measured", "worst"))
-    bounds = [verdict.bound_s for verdict in verdicts if verdict.bound_s is not None]
-    measured = [verdict.measured_s for verdict in verdicts]
+        return dict.fromkeys(("predicted", "measured", "worst", "bound"))
+    longest = max(verdicts, key=lambda verdict: verdict.measured_s)
     return {
         "predicted": milliseconds(predicted_s),
-        "bound": milliseconds(min(bounds)) if bounds else None,
-        "measured": median_ms(measured),
-        "worst": milliseconds(max(measured)),
+        "measured": median_ms([verdict.measured_s for verdict in verdicts]),
+        "worst": milliseconds(longest.measured_s),
+        "bound": milliseconds(longest.bound_s),
     }
 
 
@@ -181,6 +181,8 @@ def _transfer_rows(step: StepResult, broken: bool) -> list[Fields]:
                 "ideal_ms": milliseconds(verdict.ideal_s),
                 "bound_ms": milliseconds(verdict.bound_s),
                 "measured_ms": milliseconds(verdict.measured_s),
+                "margin_ms": milliseconds(verdict.margin_s),
+                "span_ms": milliseconds(verdict.span_s),
                 "kept": False if broken else verdict.kept,
             })
     return rows

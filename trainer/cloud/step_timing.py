@@ -20,21 +20,22 @@ class StepTransfers:
     `segments`: micro-batches that the cloud has trained, `segments_sent`: those of which a segment was sent,
     `saved_bytes`: of segments that were not sent because the cloud had kept them.
 
-    `arrived_s`: arrival of the last segment; `up_arrived_s`: arrival of the last frame, which is a tail gradient if
-    labels are protected.
+    `arrived_s`: arrival of the last segment; `arrived_up_s`: of each frame, which are tail gradients too if labels are
+    protected. `rate_is_assumed`: the rates of the flows are assumed, so nothing is judged by them.
     """
 
     offset_s: float
     mss_bytes: int
     up: FlowGuarantee
     down: FlowGuarantee
+    rate_is_assumed: bool = False
     sent_up: list[SentFrame] = field(default_factory=list)
     segments: int = 0
     segments_sent: int = 0
     saved_bytes: int = 0
     tail_gradients: int = 0
     arrived_s: float = 0.0
-    up_arrived_s: float = 0.0
+    arrived_up_s: list[float] = field(default_factory=list)
     sent_down: list[SentFrame] = field(default_factory=list)
     cloud_s: float = 0.0
     loss: float = 0.0
@@ -47,7 +48,9 @@ class StepTransfers:
         return 0.0 if self.done is None else self.done.forward_s + self.done.tail_s + self.done.backward_s
 
     def link_s(self, direction: Direction) -> float:
-        """Return the time to transfer the sent frames at the flow's full reserved (or planned) rate."""
+        """Return the time to transfer the sent frames at the flow's full reserved (or planned) rate; 0 if assumed."""
+        if self.rate_is_assumed:
+            return 0.0
         frames, flow = (self.sent_up, self.up) if direction == "up" else (self.sent_down, self.down)
         if not frames:
             return 0.0
@@ -60,16 +63,17 @@ class StepTransfers:
         segment that the cloud has kept.
         """
         if direction == "up":
-            frames, arrival_s, flow = self.sent_up, self.up_arrived_s + self.offset_s, self.up
-            if not frames:
-                return None
+            frames, flow = self.sent_up, self.up
+            arrivals_s = [arrival_s + self.offset_s for arrival_s in self.arrived_up_s]
         else:
             assert self.done is not None
             frames, flow = self.sent_down, self.down
-            if not frames:
-                return None
-            arrival_s = self.done.gradients_received_s[-1] - self.offset_s
-        verdict = assess_transfer(frames, arrival_s, flow.rate_bps, self.mss_bytes, flow.network_latency_us)
+            received_s = sorted([*self.done.gradients_received_s, *self.done.tail_inputs_received_s])
+            arrivals_s = [arrival_s - self.offset_s for arrival_s in received_s]
+        if not frames:
+            return None
+        verdict = assess_transfer(
+            frames, arrivals_s, flow.rate_bps, self.mss_bytes, flow.network_latency_us, self.rate_is_assumed)
         return sum(frame.size_bytes for frame in frames), verdict
 
 
@@ -100,7 +104,8 @@ class RoundBound:
     """Lower bounds of the duration of a round's steps from measurements, independent of the order of work.
 
     `edge_s`: computing time of the slowest edge by the wall clock; `limit_s`: least time for an edge's CPU time under
-    its CPU quota; `link_s`: longest transfer at the flow's full rate; `cloud_s`: the cloud's work.
+    its CPU quota; `link_s`: longest transfer at the flow's full rate (0 if
+    that is assumed); `cloud_s`: the cloud's work.
     """
 
     edge_s: float

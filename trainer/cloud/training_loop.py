@@ -76,6 +76,7 @@ def run(
         sessions = edge_manager.gather(settings.quorum, settings.ask_timeout_s, find_partition)
         record.event("gathered", edges=[session.name for session in sessions])
         bandwidth = make_bandwidth(sessions)
+        record.describe(assumed_bps=bandwidth.assumed_bps)
         try:
             reason = TrainingLoop(
                 settings, edge_manager, bandwidth, record, resumed, policy, find_partition

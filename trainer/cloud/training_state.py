@@ -92,6 +92,7 @@ class TrainingState:
             metric={"name": recipe.objective.metric, "better": recipe.objective.better, "loss": recipe.objective.loss},
             labels={"protected": recipe.tail is not None, "tail": recipe.tail},
             preparation=self._preparation.reasons,
+            model_bytes=sum(cost.stored_bytes for cost in self._preparation.costs),
         )
         self._describe_data()
         if self.privacy is not None:
@@ -294,6 +295,7 @@ class TrainingState:
             counts = self._distribute(number, model)
             excluded = models.keys() & self._edge_manager.excluded.keys()
             if not excluded:
+                self._record_confusion(number, counts)
                 return model, self._metric(counts), server
             for name in excluded:
                 del models[name]
@@ -304,6 +306,15 @@ class TrainingState:
             replica.model.stage.load_state_dict(model)
         self._edge_manager.send_all(messages.GlobalModel(round=number), model)
         return self._collect_counts()
+
+    def _record_confusion(self, number: int, counts: Sequence[messages.Evaluated]) -> None:
+        """Record the held-out samples of all edges by true and predicted class, if every edge counted them."""
+        counts = [count for count in counts if count.total]
+        if counts and all(count.confusion for count in counts):
+            classes = self.recipe.classes
+            totals = [sum(cells) for cells in zip(*(count.confusion for count in counts), strict=True)]
+            rows = [totals[first : first + classes] for first in range(0, len(totals), classes)]
+            self._record.describe(confusion={"round": number, "counts": rows})
 
     def _mean(self, models: Mapping[str, Mapping[str, Tensor]], samples: Mapping[str, int]) -> dict[str, Tensor]:
         weights = self._said_weights({name: samples[name] for name in models})

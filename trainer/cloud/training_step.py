@@ -14,7 +14,7 @@ from trainer.cloud import edge_checks
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_replica import EdgeReplica
 from trainer.cloud.edge_session import EdgeSession
-from trainer.cloud.step_timing import StepResult, StepTransfers
+from trainer.cloud.step_timing import Direction, StepResult, StepTransfers
 from trainer.config.stragglers import StragglerPolicy, step_deadline_s
 from trainer.errors import DivergedError, ProtocolError, TrainingFailedError
 from trainer.models.rng import RandomStream
@@ -27,7 +27,7 @@ from trainer.records.run_record import milliseconds
 from trainer.records.summary_file import Fields
 from trainer.reservation.bandwidth import Grant
 from trainer.transport.connection import ReceivedFrame
-from trainer.transport.pacing import SentFrame
+from trainer.transport.pacing import SentFrame, pace_bytes_per_s
 
 START_LEAD_S = 0.005
 """Minimum time between the start message and the first send instant, for the message to arrive."""
@@ -72,7 +72,8 @@ class CloudStep:
         self._missing: dict[str, dict[int, Tensor]] = {}
         """Of every edge: the samples of every micro-batch whose segments are to arrive, in order."""
         self.transfers = {
-            name: StepTransfers(replica.session.offset_s, replica.session.mss_bytes, grant.up[name], grant.down[name])
+            name: StepTransfers(replica.session.offset_s, replica.session.mss_bytes, grant.up[name], grant.down[name],
+                                grant.rates_are_assumed)
             for name, replica in replicas.items()
         }
 
@@ -106,12 +107,21 @@ class CloudStep:
                 rows += [
                     {"round": self.number, "edge": name, "direction": direction, "step": self.step,
                      "sent_at": round(sent_s, 4), "age_ms": milliseconds(now_s - sent_s),
-                     "ideal_ms": milliseconds(self._grant.plan.uplink_s)}
+                     "ideal_ms": milliseconds(self._ideal_s(name, direction))}
                     for direction, sent_s in self._in_progress(name, transfers) if sent_s < now_s
                 ]
         return rows
 
-    def _in_progress(self, name: str, transfers: StepTransfers) -> Iterator[tuple[str, float]]:
+    def _ideal_s(self, name: str, direction: Direction) -> float | None:
+        """Return the planned time on the way of all payloads of a step; None if the rates are only assumed."""
+        if self._grant.rates_are_assumed:
+            return None
+        plan = self._grant.plan
+        edge = next(edge for edge in plan.edges if edge.edge == name)
+        time_s = plan.micro_batches * (edge.up_s if direction == "up" else edge.down_s)
+        return time_s * pace_bytes_per_s(8, self._initial_replicas[name].session.mss_bytes)
+
+    def _in_progress(self, name: str, transfers: StepTransfers) -> Iterator[tuple[Direction, float]]:
         """Yield direction and start (cloud's clock): of the first frame if it has arrived, otherwise as planned."""
         replica = self._initial_replicas[name]
         expected = len(self._missing[name]) + (replica.micro_batches if replica.has_tail_gradients else 0)
@@ -215,9 +225,10 @@ class CloudStep:
     ) -> None:
         complete = transfers.segments == replica.micro_batches and (
             not replica.has_tail_gradients or transfers.tail_gradients == replica.micro_batches)
-        received_parts = replica.micro_batches if replica.has_gradients or isinstance(
-            replica.model, MiddleModel) else 0
-        if not complete or len(done.gradients_received_s) != received_parts:
+        gradients = replica.micro_batches if replica.has_gradients else 0
+        tail_inputs = replica.micro_batches if isinstance(replica.model, MiddleModel) else 0
+        counts = (len(done.gradients_received_s), len(done.tail_inputs_received_s))
+        if not complete or counts != (gradients, tail_inputs):
             raise ProtocolError(f"it completed step {self.step} before all gradients were sent.")
         if (done.loss is None) == isinstance(replica.model, MiddleModel):
             who = "the edges" if done.loss is None else "the cloud"
@@ -238,7 +249,7 @@ class CloudStep:
         """
         edge_checks.check_sent_time(received.frame.sent_s, received.arrival_s, transfers.offset_s, self._timeout_s)
         transfers.sent_up.append(SentFrame(received.frame.sent_s, received.frame.size_bytes))
-        transfers.up_arrived_s = received.arrival_s
+        transfers.arrived_up_s.append(received.arrival_s)
         began = time.perf_counter()
         try:
             if isinstance(message, messages.Segment):

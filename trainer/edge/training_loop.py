@@ -37,7 +37,7 @@ from trainer.errors import (
     UserCodeError,
 )
 from trainer.models.frozen import digest
-from trainer.models.objective import build_loss, metric_size, metric_sums
+from trainer.models.objective import build_loss, confusion_counts, metric_size, metric_sums
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.split_model import ClientModel, tail_protects_labels
 from trainer.models.stage import Stage
@@ -407,4 +407,10 @@ class Edge:
         if not all(map(math.isfinite, sums)):
             raise DivergedError(f"The {objective.metric} of the global model is not finite: training has diverged. "
                                 "Lower --learning-rate.")
-        self._cloud.connection.send(messages.Evaluated(sums=tuple(sums), total=len(held_out)))
+        confusion: list[int] = []
+        classes = self._recipe.classes
+        if (outputs and objective.target_shape is None and self._recipe.tail is None
+                and classes <= messages.MAX_CONFUSION_CLASSES):
+            confusion = confusion_counts(torch.cat(outputs), held_out.labels, classes)
+        self._cloud.connection.send(messages.Evaluated(
+            sums=tuple(sums), total=len(held_out), confusion=tuple(confusion)))

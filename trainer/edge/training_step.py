@@ -50,6 +50,7 @@ class _StepTimers:
     loss: float = 0.0
     late_s: float = 0.0
     gradients_received_s: list[float] = field(default_factory=list)
+    tail_inputs_received_s: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -157,6 +158,7 @@ class EdgeStep:
                 backward_cpu_s=times.backward.cpu_s,
                 late_s=times.late_s,
                 gradients_received_s=times.gradients_received_s,
+                tail_inputs_received_s=times.tail_inputs_received_s,
                 cpu_limit=looser_limit(previous_limit, self._cpu_limit),
                 tail_s=times.tail.wall_s,
                 loss=None if self._model.tail is None else times.loss,
@@ -236,6 +238,7 @@ class EdgeStep:
         assert isinstance(message, messages.TailInput) and tail is not None
         if (message.step, message.micro) != (step.step, micro) or micro >= len(self._micro_slices):
             raise StepAbortedError(received)
+        step.times.tail_inputs_received_s.append(received.arrival_s)
         with step.times.tail:
             samples = step.samples[self._micro_slices[micro]]
             boundary = self._boundaries[tail.cut]
@@ -248,8 +251,6 @@ class EdgeStep:
         step.times.loss += loss
         if boundary.trained:
             self._cloud.connection.send(messages.TailGradient(step=step.step, micro=micro), tensors)
-        if not self._has_gradients:
-            step.times.gradients_received_s.append(received.arrival_s)
 
     def _backward(self, step: _StepInProgress, micro: int, received: ReceivedFrame) -> None:
         """Run the backward pass of a micro-batch."""

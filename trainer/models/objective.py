@@ -115,6 +115,13 @@ def metric_sums(objective: Objective, outputs: Tensor, targets: Tensor) -> list[
     return [distances.mean(dim=1).sum().item()]
 
 
+def confusion_counts(outputs: Tensor, targets: Tensor, classes: int) -> list[int]:
+    """Return the number of samples of each true class (rows) with each predicted class (columns), row by row."""
+    places = targets.long() * classes + outputs.argmax(dim=1)
+    counts: list[int] = torch.bincount(places, minlength=classes * classes).tolist()
+    return counts
+
+
 def metric_value(objective: Objective, sums: Sequence[float], samples: float) -> float:
     """Return the metric from its sums over all edges.
 

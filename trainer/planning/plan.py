@@ -71,9 +71,8 @@ class Offer:
 class EdgePlan:
     """One edge's part of a round plan; times are for one micro-batch. `allowed_s`: forward time with its noise margin.
 
-    With labels protected a micro-batch crosses the network twice in each direction. `up_wait_s`: from the arrival of
-    its segment to the departure of its tail gradient; `down_wait_s`: from the arrival of its tail input to the
-    departure of its segment gradient. `keep`: the cloud keeps its segments.
+    `up_s`, `down_s`: time on the way at the planned rates; with labels protected of both crossings of a micro-batch.
+    `keep`: the cloud keeps its segments.
     """
 
     edge: str
@@ -85,8 +84,8 @@ class EdgePlan:
     backward_s: float
     codec: Codec = "fp32"
     tail_s: float = 0.0
-    up_wait_s: float = 0.0
-    down_wait_s: float = 0.0
+    up_s: float = 0.0
+    down_s: float = 0.0
     keep: bool = False
 
 
@@ -123,13 +122,8 @@ class RoundPlan:
 
     @property
     def uplink_s(self) -> float:
-        """Time from the departure of the first segment to the arrival of the last."""
-        return (self.micro_batches - 1) * self.period_s + self.transmission_delay_s
-
-    @property
-    def downlink_s(self) -> float:
-        """Time from the departure of the first gradient to the arrival of the last."""
-        return (self.micro_batches - 1) * self.period_s + self.return_delay_s
+        """Time on the way of all segments of a step: the mini-batch's transmission delay."""
+        return self.micro_batches * self.transmission_delay_s
 
 
 @dataclass(frozen=True, slots=True)

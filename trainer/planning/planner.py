@@ -13,7 +13,7 @@ import numpy as np
 from trainer.errors import PlanError
 from trainer.planning.branch_and_bound import BranchAndBound, Choice, Mask, PlanningProblem
 from trainer.planning.pipeline_model import SharedLinks, StageTimes
-from trainer.planning.plan import Alternative, EdgeForecast, EdgePlan, Offer, Option, RoundPlan
+from trainer.planning.plan import Alternative, EdgeForecast, EdgePlan, Offer, RoundPlan
 
 MIN_GAIN = 0.05
 """Relative gain below which the cuts stay: the accuracy of the predictions."""
@@ -139,11 +139,12 @@ class _RoundPlanner:
         edges = []
         for forecast, column in zip(self.forecasts, choice, strict=True):
             option = forecast.options[column]
+            up_bps = self._rate_bps(option.up_bits, stages.up_s)
+            down_bps = self._rate_bps(option.down_bits, stages.down_s)
             edges.append(EdgePlan(
-                forecast.edge, option.cut, self._rate_bps(option.up_bits, stages.up_s),
-                self._rate_bps(option.down_bits, stages.down_s), option.forward_s,
-                forecast.margin * option.forward_s, option.backward_s, option.codec, forecast.tail_s,
-                *_turnarounds_s(stages, option), option.keep,
+                forecast.edge, option.cut, up_bps, down_bps, option.forward_s, forecast.margin * option.forward_s,
+                option.backward_s, option.codec, forecast.tail_s, option.up_bits / max(up_bps, 1),
+                option.down_bits / max(down_bps, 1), option.keep,
             ))
         micro_batches = self.problem.micro_batches
         return RoundPlan(
@@ -177,16 +178,6 @@ class _RoundPlanner:
                         else self._rate_bps(option.up_bits, stages.up_s))
             times.append(abs(bits) / (rate_bps or self._floor_bps))
         return max(times)
-
-
-def _turnarounds_s(stages: StageTimes, option: Option) -> tuple[float, float]:
-    """Return `up_wait_s` and `down_wait_s` of an edge plan; in the cloud, backward counts as two forward passes."""
-    if not option.tail_down_bits:
-        return 0.0, 0.0
-    return (
-        stages.cloud_s / 3 + stages.down_s * option.tail_down_bits / option.down_bits + stages.tail_s,
-        stages.tail_s + stages.up_s * option.tail_up_bits / option.up_bits + 2 * stages.cloud_s / 3,
-    )
 
 
 def _check_floors(forecasts: Sequence[EdgeForecast], offer: Offer) -> None:

@@ -35,8 +35,9 @@ class ForkedProcess:
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait until the process exits or the timeout passes; return the exit code or None."""
         if self.returncode is None:
-            exited, _, _ = select.select([self._pidfd], [], [], timeout_s)
-            if exited:
+            poll = select.poll()  # select() takes no descriptor above 1023
+            poll.register(self._pidfd, select.POLLIN)
+            if poll.poll(None if timeout_s is None else 1000 * timeout_s):
                 self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
                 os.close(self._pidfd)
         return self.returncode

@@ -22,6 +22,8 @@ ClassNames = Annotated[tuple[Annotated[str, Field(max_length=255)], ...], Field(
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
+MAX_CONFUSION_CLASSES = 64
+
 
 class Message(BaseModel):
     """Base class; `kind` is the byte that identifies the message in a frame."""
@@ -262,7 +264,8 @@ class StepDone(Message):
     edge's part is frozen, each input of the tail, if there is one.
 
     `cpu_limit`: the loosest limit during the step; None without one. With protected labels, `tail_s` is the tail's
-    time forward and backward, and `loss` the mini-batch's mean loss, known only to the edge.
+    time forward and backward, `tail_inputs_received_s` when its inputs were received, and `loss` the mini-batch's mean
+    loss, known only to the edge.
     """
 
     kind = 12
@@ -273,6 +276,7 @@ class StepDone(Message):
     backward_cpu_s: Seconds
     late_s: Seconds
     gradients_received_s: list[Seconds]
+    tail_inputs_received_s: list[Seconds] = []
     cpu_limit: CpuLimit | None = None
     tail_s: Seconds = 0.0
     loss: Seconds | None = None
@@ -365,11 +369,16 @@ class GlobalModel(Message):
 
 
 class Evaluated(Message):
-    """Edge: the metric's sums over its held-out samples under the global model."""
+    """Edge: the metric's sums over its held-out samples under the global model.
+
+    `confusion`: the samples by true class and, within it, by predicted class; empty if targets are no classes, there
+    are more than MAX_CONFUSION_CLASSES, or labels are protected.
+    """
 
     kind = 16
     sums: Annotated[tuple[Seconds, ...], Field(max_length=3 * 2**20)]
     total: Count
+    confusion: Annotated[tuple[Count, ...], Field(max_length=MAX_CONFUSION_CLASSES**2)] = ()
 
 
 class Stop(Message):

@@ -117,7 +117,7 @@ def _round_line(event: Fields, rounds: int, metric: str) -> str:
              f"cuts {' '.join(str(cut) for cut in event['cuts'].values())}"]
     if sent := [delay["measured"] for delay in event["uplink_ms"].values() if delay["measured"] is not None]:
         uplink = statistics.median(sent)
-        parts += [f"uplink {uplink:.0f} ms", f"spread {max(event['spread_ms']):.1f} ms"]
+        parts += [f"uplink {uplink:.{0 if uplink >= 10 else 1}f} ms", f"spread {max(event['spread_ms']):.1f} ms"]
     parts.append(f"loss {event['loss']:.4f}")
     if event["promises"]["made"]:
         parts.append(f"promises {event['promises']['kept']}/{event['promises']['made']}")

@@ -10,6 +10,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
+
 from trainer.errors import UsageError
 from trainer.records.summary_file import SUMMARY, metric_of, read_summary
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from trainer.records.trained_model import TrainedModel
 
 Row = dict[str, Any]
+
+CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,21 @@ class Run:
     def metric(self) -> Row:
         """Name and direction of the metric, the loss, target, final and best value."""
         return metric_of(self.summary)
+
+    @property
+    def confusion(self) -> Row | None:
+        """Held-out samples by true and predicted class (`counts`) after an averaging (`round`); None if unknown."""
+        found: Row | None = self.summary.get("confusion")
+        return found
+
+    @property
+    def settings(self) -> Row:
+        """The settings of the run; empty if they cannot be read."""
+        try:
+            settings = yaml.safe_load((self.directory / CONFIG).read_text())
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        return settings if isinstance(settings, dict) else {}
 
     @property
     def edges(self) -> list[str]:
@@ -66,6 +85,16 @@ class Run:
     def megabytes(self) -> list[float]:
         """Return the segments and gradients sent until the end of every round, in MB."""
         return list(accumulate(sum(transfer["bytes"] for transfer in row["transfers"]) / 1e6 for row in self.rounds))
+
+    def fedavg_megabytes(self) -> float | None:
+        """Return what federated averaging would have sent, in MB: the model to and from each edge at each averaging.
+
+        None for records that do not tell the model's size.
+        """
+        size = self.summary.get("model_bytes")
+        if size is None:
+            return None
+        return float(sum(2 * size * len(row["edges"]) for row in self.rounds if row["averaged"]) / 1e6)
 
 
 def read_run(directory: Path) -> Run:
@@ -105,17 +134,34 @@ def key_figures(run: Run) -> dict[str, str]:
         "training time": f"{run.seconds()[-1]:.1f} s" if rounds else "-",
         "labels": _labels(run),
         "averages": _averages(run),
-        "data sent": f"{run.megabytes()[-1]:.1f} MB" if rounds else "-",
+        "segments and gradients sent": f"{run.megabytes()[-1]:.1f} MB{beside_fedavg(run)}" if rounds else "-",
         "step time, median": _quantile(steps, 0.5, " ms"),
-        "transfer time, median": _quantile(measured, 0.5, " ms"),
-        "transfer time, p99": _quantile(measured, 0.99, " ms"),
-        "p99 / ideal transfer time": _quantile(over_ideal, 0.99, " x", 3),
+        "rates": _rates(run),
+        "time on the way, median": _quantile(measured, 0.5, " ms"),
+        "time on the way, p99": _quantile(measured, 0.99, " ms"),
+        "time on the way / ideal, p99": _quantile(over_ideal, 0.99, " x", 3),
         "arrival spread, median": _quantile(spreads, 0.5, " ms"),
         "step time / lower bound, median": _quantile(over_bound, 0.5, " x", 3),
         "promises kept": f"{promises['kept']} of {promises['made']}" if promises["made"] else "none made",
         "edges lost": str(lost) if lost else "none",
         "unfinished transfers": str(len(summary.get("unfinished", ())) or "none"),
     }
+
+
+def beside_fedavg(run: Run) -> str:
+    """Compare the bytes sent with those of federated averaging; empty if unknown."""
+    other = run.fedavg_megabytes()
+    if not other:
+        return ""
+    return f"; federated averaging would send {other:.1f} MB ({run.megabytes()[-1] / other:.1f} times less)" if (
+        run.megabytes()[-1] >= other) else f"; federated averaging would send {other:.1f} MB"
+
+
+def _rates(run: Run) -> str:
+    assumed = run.summary.get("assumed_bps")
+    if assumed is not None:
+        return f"{assumed / 1e6:g} Mb/s assumed for all edges together; nothing is judged by it"
+    return "reserved" if run.summary["promises"]["made"] else "as the network offers, not reserved"
 
 
 def _labels(run: Run) -> str:

@@ -11,12 +11,16 @@ are an interface to other programs: fields may be added, not renamed.
     privacy             {secure_aggregation, dp: {epsilon, delta, mechanism, unit, sampling, noise_by, clip,
                         noise_multiplier, averagings_planned, averagings, epsilon_spent} or null}
     excluded            {edge: reason}: edges that take no further part, also after the run is resumed
+    model_bytes         bytes of the global model's parameters and buffers
+    confusion           {round, counts}: held-out samples by true class (rows) and predicted class (columns) after the
+                        last averaging; absent without classes, with protected labels, or with more than 64 classes
     redone_rounds       rounds repeated after too many edges or the cloud were lost (absent: none)
     promises            {made, kept}: one per reserved transfer
     labels              {protected, tail}: with protected labels the layers from `tail` on stay on the edges
     preparation         decisions of the cloud from the edges' statistics, with reasons
     controller          {url, reserved, unreachable_rounds, broken_rounds}: rounds in which the controller did not
                         answer, and rounds without the reservation they should have had: all promises broken
+    assumed_bps         rate for all edges together that plans assume without a controller, else null
     strangers_refused   connections closed because they sent no training request
     rounds[]            round, duration_ms, averaged, averaging_ms (null without one), metric, accuracy,
                         epsilon_spent (null without --dp), training_delay_ms {target},
@@ -33,10 +37,10 @@ are an interface to other programs: fields may be added, not renamed.
     rounds[].edges[]    edge, cut, codec, samples, segment_bytes (with protected labels also tail_down_bytes,
                         tail_up_bytes, tail_ms {predicted, measured}), reserved_bps, reserved_down_bps,
                         planned_bps, training_ms {predicted, measured}, backward_ms {predicted, measured},
-                        uplink_ms and downlink_ms {predicted, bound, measured, worst} (null where nothing is
+                        uplink_ms and downlink_ms {predicted, measured, worst, bound} (null where nothing is
                         sent), late_ms, saved_bytes (only with kept segments), loss, offset_ms
     rounds[].transfers[]  edge, direction (up, down), step, sent_at (the cloud's clock, seconds since
-                        the epoch), bytes, ideal_ms, bound_ms, measured_ms, kept
+                        the epoch), bytes, ideal_ms, bound_ms, measured_ms, margin_ms, span_ms, kept
 
     unfinished[]        transfers in progress when the run ended or their edge was lost: round, edge,
                         direction, step, sent_at, ideal_ms, age_ms (a lower bound of their duration)
@@ -44,8 +48,11 @@ are an interface to other programs: fields may be added, not renamed.
 `bound_ms`: lower bounds of the steps' time by the slowest edge, its CPU time within its CPU limit (0 without one), its
 flows at their full rate, and the cloud, each alone; `round_over_bound`: the steps' time over the largest of them;
 `spread_share`: the largest spread over it. `beat_ms`: the interval between segments. Measured values of a round are
-medians over its steps. Without a reservation reserved_bps, bound and kept are null, and `ideal_ms` is implied by the
-planned rate.
+medians over its steps; `worst` is the longest transfer, and `bound` is the bound of that one. Times of transfers are
+those on the way, without waiting for the next beat; `span_ms` is all, from the first byte sent to the last received.
+`margin_ms`: by how much the micro-batch nearest to its bound came before it. Without a reservation reserved_bps, bound,
+margin and kept are null, and `ideal_ms` is implied by the planned rate; if that is only assumed (`assumed_bps`),
+`ideal_ms` and `bound_ms.link` are null.
 """
 
 from __future__ import annotations

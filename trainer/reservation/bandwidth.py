@@ -1,4 +1,4 @@
-"""Bandwidth providers: the interface, what they grant for a round, and best effort."""
+"""Bandwidth providers: the interface, what they grant for a round, and assumed rates."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Grant:
     """A plan with what is granted for it. `up`, `down`: by edge. `adaptations`: sentences on how the plan was reduced.
 
     `broken`: the reservation is lost, so no guarantee of this round holds. `quote_stats`: None if the controller did
-    not answer.
+    not answer. `rates_are_assumed`: no network was asked, so the planned rates say nothing about it.
     """
 
     plan: RoundPlan
@@ -66,6 +66,7 @@ class Grant:
     adaptations: tuple[str, ...] = ()
     broken: bool = False
     quote_stats: QuoteStats | None = None
+    rates_are_assumed: bool = False
 
     @property
     def reserved(self) -> bool:
@@ -77,11 +78,15 @@ class BandwidthProvider(Protocol):
     """Acquires bandwidth for the cloud's plans.
 
     `unreachable_rounds`: rounds without an answer of the controller; `broken_rounds`: rounds without the reservation
-    they should have had.
+    they should have had; `assumed_bps`: the rate that plans assume for all edges together, None if the network is
+    asked.
     """
 
     unreachable_rounds: int
     broken_rounds: int
+
+    @property
+    def assumed_bps(self) -> float | None: ...
 
     def acquire(self, plan_for: PlanForOffer) -> Grant:
         """Make a plan for the network's offer and acquire its bandwidth."""
@@ -113,25 +118,27 @@ class EdgeEndpoint:
     port: int
 
 
-class BestEffortBandwidth:
-    """Best effort: plans assume given rates, and nothing is reserved."""
+class AssumedBandwidth:
+    """Best effort without a network to ask: plans assume a rate for all edges together, and nothing is reserved."""
 
     unreachable_rounds = 0
     broken_rounds = 0
 
     def __init__(self, endpoints: Sequence[EdgeEndpoint], usable_bps: float, floor_bps: float) -> None:
         self._names = [endpoint.name for endpoint in endpoints]
-        self._usable_bps = usable_bps
+        self.assumed_bps = usable_bps
         self._floor_bps = floor_bps
 
     def acquire(self, plan_for: PlanForOffer) -> Grant:
-        """Return a plan for the assumed rates."""
-        return best_effort_grant(plan_for(Offer(
+        """Return a plan for the assumed rates. A least rate that they cannot give to every edge is lowered."""
+        fair_bps = self.assumed_bps / max(1, len(self._names))
+        grant = best_effort_grant(plan_for(Offer(
             up_links=dict.fromkeys(self._names, ("up",)),
             down_links=dict.fromkeys(self._names, ("down",)),
-            usable_bps={"up": self._usable_bps, "down": self._usable_bps},
-            floor_bps=self._floor_bps,
+            usable_bps={"up": self.assumed_bps, "down": self.assumed_bps},
+            floor_bps=self._floor_bps if self._floor_bps <= fair_bps else fair_bps / 2,
         )))
+        return replace(grant, rates_are_assumed=True)
 
     def with_present_bounds(self, grant: Grant) -> Grant:
         """Return the grant: nothing is guaranteed."""

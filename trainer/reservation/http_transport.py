@@ -129,7 +129,11 @@ class HttpTransport:
     def _close_if_stale(self) -> None:
         """Close an idle connection that the server has closed; the next request reopens it."""
         sock = self._connection.sock
-        if sock is not None and select.select([sock], [], [], 0)[0]:
+        if sock is None:
+            return
+        poll = select.poll()  # select() takes no descriptor above 1023
+        poll.register(sock, select.POLLIN)
+        if poll.poll(0):
             self._connection.close()
 
 

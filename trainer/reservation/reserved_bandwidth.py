@@ -12,7 +12,7 @@ from trainer.planning.plan import Offer, RoundPlan
 from trainer.reservation.api_types import FlowRequest, Reservation
 from trainer.reservation.averaging_rates import MIN_SAVING_S, Rates, Volumes, averaging_time_s, rates_with_floor
 from trainer.reservation.bandwidth import (
-    BestEffortBandwidth,
+    AssumedBandwidth,
     EdgeEndpoint,
     FlowGuarantee,
     Grant,
@@ -60,6 +60,7 @@ class ReservedBandwidth:
     protection: Protection = "none"
     unreachable_rounds: int = 0
     broken_rounds: int = 0
+    assumed_bps: None = None
     _usable_bps: float = 0.0
     _granted_share: float | None = None
     _unreachable: bool = False
@@ -111,8 +112,9 @@ class ReservedBandwidth:
         sentence = f"{error} Nothing is reserved; this round is best effort and its guarantees are broken."
         self.held.notify(sentence)
         usable_bps = max(self._usable_bps, self.floor_bps * len(self.endpoints))
-        best_effort = BestEffortBandwidth(self.endpoints, usable_bps, self.floor_bps).acquire(plan_for)
-        self._last_grant = dataclasses.replace(best_effort, adaptations=(sentence,), broken=self.reserve)
+        best_effort = AssumedBandwidth(self.endpoints, usable_bps, self.floor_bps).acquire(plan_for)
+        self._last_grant = dataclasses.replace(
+            best_effort, adaptations=(sentence,), broken=self.reserve, rates_are_assumed=not self._usable_bps)
         return self._last_grant
 
     def with_present_bounds(self, grant: Grant) -> Grant:

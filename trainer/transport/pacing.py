@@ -5,6 +5,7 @@ Contains all constants of that conversion.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,20 +47,25 @@ class SentFrame:
 
 @dataclass(frozen=True, slots=True)
 class TransferVerdict:
-    """A transfer from its first byte passed to the kernel to its last byte received, compared with its bound (seconds).
+    """The frames of a transfer compared with their latency bounds (seconds).
 
-    `ideal_s`: the time implied by the reserved (or, unreserved, the planned) rate; `bound_s` and `kept`: None without a
-    reservation.
+    `measured_s`: the time in which at least one frame was on its way, from its first byte passed to the kernel to its
+    last byte received; waiting between frames does not count. `ideal_s`, `bound_s`: the same at the reserved (or,
+    unreserved, the planned) rate, and if every frame arrived at its bound. `margin_s`: by how much the frame nearest to
+    its bound arrived before it, negative if after. `span_s`: from the first byte of all to the last. Without a
+    reservation `bound_s`, `margin_s` and `kept` are None; `ideal_s` is None if the planned rate is only assumed.
     """
 
     measured_s: float
-    ideal_s: float
+    ideal_s: float | None
     bound_s: float | None
+    margin_s: float | None
+    span_s: float
 
     @property
     def kept(self) -> bool | None:
-        """Whether the transfer met its latency bound."""
-        return None if self.bound_s is None else self.measured_s <= self.bound_s
+        """Whether every frame arrived within its latency bound."""
+        return None if self.margin_s is None else self.margin_s >= 0
 
 
 def burst_bytes(reserved_bps: int) -> int:
@@ -101,33 +107,47 @@ def transfer_bits(payload_bytes: float, mss_bytes: int) -> float:
     return wire_bits(payload_bytes - min(HEAD_START_PACKETS * mss_bytes, payload_bytes / 4), mss_bytes)
 
 
-def virtual_finish_s(frames: Sequence[SentFrame], bytes_per_s: float) -> float:
-    """Return the latest time at which a server that guarantees this rate has finished the last frame.
+def virtual_finishes_s(frames: Sequence[SentFrame], bytes_per_s: float) -> list[float]:
+    """Return the latest times at which a server that guarantees this rate has finished each frame.
 
     F(j) = max(send(j), F(j-1)) + size(j) / rate.
     Source: Goyal, Lam & Vin 1995, "Determining end-to-end delay bounds in heterogeneous networks", eq. 1.
     """
-    finish = 0.0
+    finishes: list[float] = []
     for frame in frames:
-        finish = max(frame.send_s, finish) + frame.size_bytes / bytes_per_s
-    return finish
+        start = max(frame.send_s, finishes[-1]) if finishes else frame.send_s
+        finishes.append(start + frame.size_bytes / bytes_per_s)
+    return finishes
 
 
 def assess_transfer(
     frames: Sequence[SentFrame],
-    arrival_s: float,
+    arrivals_s: Sequence[float],
     rate_bps: float,
     mss_bytes: int,
     network_latency_us: float | None,
+    rate_is_assumed: bool = False,
 ) -> TransferVerdict:
-    """Compare a transfer with its ideal time and its latency bound.
+    """Compare the frames of a transfer with their ideal times and their latency bounds.
 
-    `arrival_s` is on the sender's clock; `network_latency_us` is the controller's `accumulated_latency_us`,
-    None without a reservation.
+    `arrivals_s`: of each frame, on the sender's clock; `network_latency_us` is the controller's
+    `accumulated_latency_us`, None without a reservation.
     """
-    start = frames[0].send_s
-    bound = None
+    bound = margin = None
     if network_latency_us is not None:
-        finish = virtual_finish_s(frames, pace_bytes_per_s(rate_bps, mss_bytes))
-        bound = finish - start + network_latency_us / 1e6
-    return TransferVerdict(arrival_s - start, virtual_finish_s(frames, rate_bps / 8) - start, bound)
+        finishes = virtual_finishes_s(frames, pace_bytes_per_s(rate_bps, mss_bytes))
+        limits = [finish + network_latency_us / 1e6 for finish in finishes]
+        bound = _on_the_way_s(frames, limits)
+        margin = min(limit - arrival for limit, arrival in zip(limits, arrivals_s, strict=True))
+    ideal = None if rate_is_assumed else _on_the_way_s(frames, virtual_finishes_s(frames, rate_bps / 8))
+    return TransferVerdict(_on_the_way_s(frames, arrivals_s), ideal, bound, margin, arrivals_s[-1] - frames[0].send_s)
+
+
+def _on_the_way_s(frames: Sequence[SentFrame], arrivals_s: Sequence[float]) -> float:
+    """Return how long at least one frame was on its way; frames arrive in the order in which they are sent."""
+    total = 0.0
+    before = -math.inf
+    for frame, arrival in zip(frames, arrivals_s, strict=True):
+        total += max(0.0, arrival - max(frame.send_s, before))
+        before = max(before, arrival)
+    return total

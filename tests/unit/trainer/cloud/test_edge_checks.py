@@ -107,6 +107,13 @@ def test_a_layer_without_time_is_possible() -> None:
     edge_checks.check_ready(messages.Ready(layers=LayerSeconds((0.0, 1e-3), (0.0, 1e-3))), 2)
 
 
+@pytest.mark.parametrize("confusion", [(2, 1, 0), (2, 1, 0, 3), (3, 1, 0, 1)])
+def test_counts_of_confused_classes_are_those_of_the_held_out_samples(confusion: tuple[int, ...]) -> None:
+    edge_checks.check_evaluated(messages.Evaluated(sums=(3.0,), total=5, confusion=(2, 1, 1, 1)), 5)
+    with pytest.raises(ProtocolError, match="confused classes"):
+        edge_checks.check_evaluated(messages.Evaluated(sums=(3.0,), total=5, confusion=confusion), 5)
+
+
 @given(st.integers(0, 100), st.integers(0, 100), st.integers(0, 100))
 def test_counts_are_those_of_the_held_out_samples(correct: int, total: int, held_out: int) -> None:
     counts = messages.Evaluated(sums=(float(correct),), total=total)
@@ -130,6 +137,7 @@ DONE = messages.StepDone(step=0, forward_s=0.1, forward_cpu_s=0.1, backward_s=0.
     ({"gradients_received_s": [1010.1, 1010.0]}, "in another order"),
     ({"gradients_received_s": [900.0, 1010.0]}, "it received a gradient -100 s after it was sent"),
     ({"gradients_received_s": [1010.0, 2010.0]}, "after it was sent"),
+    ({"tail_inputs_received_s": [900.0, 1010.0]}, "an input of its tail -100 s after the step began"),
 ])
 def test_the_times_of_a_step_lie_within_it(changes: dict[str, Any], reason: str | None) -> None:
     """The clock of the edge is 1000 s ahead."""

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from trainer.cli.group import paceline
+from trainer.records.plots import plots
 from trainer.records.progress import Progress
 from trainer.records.run_reader import key_figures, read_run
 
@@ -76,15 +77,40 @@ def test_a_report_is_one_page_that_needs_no_other_file(run: Path) -> None:
     assert done.exit_code == 0, done.output
     page = (run / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len(sources) == 5
+    assert len(sources) == 9
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert {path.name for path in (run / "report").iterdir()} == {
-        "delays.png", "cuts.png", "accuracy.png", "promises.png", "steps.png"}
+        f"{name}.png" for name in ("loss", "metric", "delays", "cuts", "time", "data", "promises", "steps", "spread")}
     assert "2 of 3" in page
     assert "0.9 in round 2, after 4.0 s" in page
     assert "r1-&gt;r2 is &lt;full&gt;" in page
     assert "edge2 was lost: it was &lt;late&gt;." in page
     assert str(run / "report.html") in done.output
+
+
+def test_a_report_begins_with_four_figures_and_the_curves_then_the_confusion_matrix(tmp_path: Path) -> None:
+    rows = [round_row(1, {"edge1": 2, "edge2": 5}, None, 0.9)]
+    confusion = {"round": 1, "counts": [[9, 1], [2, 8]]}
+    best_effort = write_run(tmp_path / "open", rows, confusion=confusion, model_bytes=50_000)
+    assert CliRunner().invoke(paceline, ["report", str(best_effort)]).exit_code == 0
+    page = (best_effort / "report.html").read_text()
+    places = [page.index(text) for text in (
+        '<div class="tile">', "Training loss", "Accuracy of the global model",
+        "Held-out samples by class, after round 1", "Settings and results", "Delays of each edge")]
+    assert places == sorted(places)
+    assert page.count('<div class="tile">') == 4
+    assert "promises: nothing was reserved" in page
+    assert "federated averaging would send 0.2 MB (5.0 times less)" in page
+    assert "within and beyond" not in page
+    assert not (best_effort / "report" / "promises.png").exists()
+
+
+def test_the_plots_of_one_round_have_whole_rounds_on_their_axes(tmp_path: Path) -> None:
+    made = plots(read_run(write_run(tmp_path / "one", [round_row(1, {"edge1": 2}, True, 0.9)])))
+    for name in ("loss", "metric", "steps", "spread", "promises", "delays"):
+        for axes in made[name].figure.axes:
+            assert axes.get_xlim() == (0.4, 1.6)
+            assert [tick for tick in axes.get_xticks() if 0.4 <= tick <= 1.6] == [1.0]
 
 
 def test_a_run_without_a_completed_round_has_a_report(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from trainer.errors import ControllerUnreachableError, NetworkError, Reservation
 from trainer.planning.plan import EdgeForecast, Offer, Option, RoundPlan
 from trainer.planning.planner import plan_round
 from trainer.reservation.averaging_rates import averaging_time_s
-from trainer.reservation.bandwidth import BestEffortBandwidth, EdgeEndpoint, PlanForOffer
+from trainer.reservation.bandwidth import AssumedBandwidth, EdgeEndpoint, PlanForOffer
 from trainer.reservation.controller_client import ControllerClient
 from trainer.reservation.held_reservation import HeldReservation
 from trainer.reservation.reserved_bandwidth import BOUND_SLACK, ReservedBandwidth
@@ -558,7 +558,8 @@ def test_while_nothing_is_sent_nothing_is_reserved_but_for_averagings(
     assert not messages
 
 
-def test_best_effort_guarantees_nothing() -> None:
-    grant = BestEffortBandwidth([EdgeEndpoint("edge1", 1), EdgeEndpoint("edge2", 2)], 60e6, 1e6).acquire(plan_for)
+def test_assumed_rates_guarantee_nothing() -> None:
+    grant = AssumedBandwidth([EdgeEndpoint("edge1", 1), EdgeEndpoint("edge2", 2)], 60e6, 1e6).acquire(plan_for)
     assert not grant.reserved
+    assert grant.rates_are_assumed
     assert grant.up["edge1"].network_latency_us is None

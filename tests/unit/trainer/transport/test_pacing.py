@@ -16,7 +16,7 @@ from trainer.transport.pacing import (
     assess_transfer,
     pace_bytes_per_s,
     transfer_bits,
-    virtual_finish_s,
+    virtual_finishes_s,
     wire_bits,
 )
 from trainer.transport.sockets import listen
@@ -34,24 +34,49 @@ def test_the_first_two_packets_of_a_transfer_are_not_paced() -> None:
 
 
 def test_frames_sent_at_once_queue_up_and_late_ones_do_not() -> None:
-    assert virtual_finish_s([SentFrame(10.0, 100), SentFrame(10.0, 100)], 100) == pytest.approx(12.0)
-    assert virtual_finish_s([SentFrame(10.0, 100), SentFrame(15.0, 100)], 100) == pytest.approx(16.0)
+    assert virtual_finishes_s([SentFrame(10.0, 100), SentFrame(10.0, 100)], 100) == pytest.approx([11.0, 12.0])
+    assert virtual_finishes_s([SentFrame(10.0, 100), SentFrame(15.0, 100)], 100) == pytest.approx([11.0, 16.0])
 
 
 def test_a_transfer_is_kept_up_to_its_bound_and_not_beyond() -> None:
     frames = [SentFrame(0.0, 1_000_000)]
-    bound_s = assess_transfer(frames, 0.5, 16e6, 8948, 2000.0).bound_s
+    bound_s = assess_transfer(frames, [0.5], 16e6, 8948, 2000.0).bound_s
     assert bound_s is not None
     assert bound_s == pytest.approx(0.5 / 0.985 * (8948 + 66) / 8948 + 0.002)
-    assert assess_transfer(frames, bound_s - 1e-6, 16e6, 8948, 2000.0).kept
-    assert not assess_transfer(frames, bound_s + 1e-6, 16e6, 8948, 2000.0).kept
+    assert assess_transfer(frames, [bound_s - 1e-6], 16e6, 8948, 2000.0).kept
+    assert not assess_transfer(frames, [bound_s + 1e-6], 16e6, 8948, 2000.0).kept
 
 
 def test_without_a_reservation_there_is_no_bound() -> None:
-    verdict = assess_transfer([SentFrame(0.0, 1000)], 5.0, 8e6, 1448, None)
+    verdict = assess_transfer([SentFrame(0.0, 1000)], [5.0], 8e6, 1448, None)
     assert verdict.bound_s is None
     assert verdict.kept is None
     assert verdict.ideal_s == pytest.approx(0.001)
+
+
+def test_by_an_assumed_rate_nothing_is_judged() -> None:
+    verdict = assess_transfer([SentFrame(0.0, 1000)], [5.0], 8e6, 1448, None, rate_is_assumed=True)
+    assert (verdict.ideal_s, verdict.bound_s, verdict.kept) == (None, None, None)
+    assert verdict.measured_s == 5.0
+
+
+def test_waiting_between_frames_is_not_transfer_time() -> None:
+    frames = [SentFrame(0.0, 100_000), SentFrame(1.0, 100_000), SentFrame(1.05, 100_000)]
+    verdict = assess_transfer(frames, [0.1, 1.1, 1.2], 8e6, 8948, 1000.0)
+    assert verdict.measured_s == pytest.approx(0.3)
+    assert verdict.span_s == pytest.approx(1.2)
+    assert verdict.ideal_s == pytest.approx(0.3)
+    assert verdict.bound_s == pytest.approx(0.3 / 0.985 * 9014 / 8948 + 2 * 0.001)
+    assert verdict.kept
+
+
+def test_one_late_frame_breaks_a_promise_that_all_together_would_keep() -> None:
+    frames = [SentFrame(0.0, 1000), SentFrame(1.0, 1000), SentFrame(2.0, 1000)]
+    verdict = assess_transfer(frames, [0.001, 1.04, 2.001], 8e6, 8948, 20_000.0)
+    assert verdict.bound_s is not None and verdict.margin_s is not None
+    assert verdict.measured_s < verdict.bound_s
+    assert verdict.margin_s < 0
+    assert verdict.kept is False
 
 
 def test_the_ping_with_the_shortest_round_trip_determines_the_offset() -> None:
