@@ -181,5 +181,5 @@ def test_the_cut_of_a_late_edge_shrinks_and_a_silent_edge_is_dropped_after_the_s
         training.wait_for("round_done")
         left = [row for row in training.summary()["unfinished"] if row["edge"] == "edge2"]
         assert left
-        assert all(row["ideal_ms"] > 0 for row in left)
-        assert max(row["age_ms"] for row in left) > 1000 > max(row["ideal_ms"] for row in left)
+        assert all(row["ideal_ms"] is None for row in left), "the rate is assumed: nothing is judged by it"
+        assert max(row["age_ms"] for row in left) > 1000

@@ -120,11 +120,7 @@ def train(
     echo = (lambda _: None) if quiet or as_json else click.echo
     limits.check(len(names))
     url = controller or (running.controller_url if running else None)
-    if running is None:
-        echo(f"Training on this machine: {edges} edges on loopback, no emulated network, no reservations.")
-    else:
-        echo(f"Training on the emulated map {running.map_name}: "
-             + ("best effort, no reservations." if settings.best_effort else f"controller {url}."))
+    echo(_where(running, edges, None if settings.best_effort else url))
     echo("Loading PyTorch.")
     preload()
     echo(f"Loading the data ({settings.data}) and checking the model on it.")
@@ -160,6 +156,14 @@ def train(
     echo(f"Starting the cloud and {len(names)} edges; each edge standardizes its data and measures the model's layers.")
     with registered(directory):
         launch.run_processes(jobs, directory, len(names) - settings.quorum_in_training, ctx.obj)
+
+
+def _where(running: running_emulation.RunningEmulation | None, edges: int, url: str | None) -> str:
+    """Return a sentence on where a run trains; `url`: of the controller that reserves for it."""
+    if running is None:
+        return f"Training on this machine: {edges} edges on loopback, no emulated network, no reservations."
+    reserved = "best effort, no reservations." if url is None else f"controller {url}."
+    return f"Training on the emulated map {running.map_name}: {reserved}"
 
 
 def preload() -> None:

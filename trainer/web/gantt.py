@@ -46,7 +46,7 @@ def gantt(row: Json) -> Gantt | None:
     longest = max((edge["training_ms"]["measured"] or 0.0 for edge in edges.values()), default=0.0)
     start_s: float = min(transfer["sent_at"] for transfer in transfers) - longest / 1e3
     end_s: float = max(
-        transfer["sent_at"] + max(transfer["measured_ms"], transfer["bound_ms"] or 0.0) / 1e3 for transfer in transfers
+        max(_arrived_s(transfer), _due_s(transfer) or 0.0) for transfer in transfers
     )
 
     def x_of(at_s: float) -> float:
@@ -62,12 +62,12 @@ def gantt(row: Json) -> Gantt | None:
         bars += _bars(name, own, edges.get(name), top, x_of)
         bounds += [
             (
-                x_of(transfer["sent_at"] + transfer["bound_ms"] / 1e3),
+                x_of(due_s),
                 top + (0 if direction == "up" else LANE + 2),
                 transfer["kept"] is not False,
             )
             for (_, direction), transfer in own.items()
-            if transfer["bound_ms"] is not None
+            if (due_s := _due_s(transfer)) is not None
         ]
     height = TOP + len(names) * ROW + AXIS
     return Gantt(
@@ -90,7 +90,7 @@ def _bars(name: str, own: dict[tuple[int, str], Json], edge: Json | None, top: f
         if up is not None:
             begin_s = max(free_s, up["sent_at"] - forward_ms / 1e3)
             bars.append(_bar("computing", begin_s, up["sent_at"], top, f"{name} step {step + 1} computing", x_of))
-            arrived_s = up["sent_at"] + up["measured_ms"] / 1e3
+            arrived_s = _arrived_s(up)
             bars.append(
                 _bar(
                     "sending",
@@ -103,7 +103,7 @@ def _bars(name: str, own: dict[tuple[int, str], Json], edge: Json | None, top: f
             )
             free_s = arrived_s
         if down is not None:
-            returned_s = down["sent_at"] + down["measured_ms"] / 1e3
+            returned_s = _arrived_s(down)
             if up is not None:
                 bars.append(
                     _bar(
@@ -128,6 +128,21 @@ def _bars(name: str, own: dict[tuple[int, str], Json], edge: Json | None, top: f
     return bars
 
 
+def _arrived_s(transfer: Json) -> float:
+    """When the last byte of a transfer arrived; records of before have its whole time as `measured_ms`."""
+    lasted_ms: float = transfer["span_ms"] if "span_ms" in transfer else transfer["measured_ms"]
+    return float(transfer["sent_at"]) + lasted_ms / 1e3
+
+
+def _due_s(transfer: Json) -> float | None:
+    """When the transfer had to be there by its bound, from the micro-batch nearest to its own; None without a bound."""
+    if transfer["bound_ms"] is None:
+        return None
+    if "margin_ms" in transfer:
+        return _arrived_s(transfer) + float(transfer["margin_ms"]) / 1e3
+    return float(transfer["sent_at"] + transfer["bound_ms"] / 1e3)
+
+
 def _bar(kind: Kind, begin_s: float, end_s: float, y: float, text: str, x_of: Any) -> Bar:
     x = x_of(begin_s)
     return Bar(kind, round(x, 1), y, round(max(0.5, x_of(end_s) - x), 1), text)
@@ -145,7 +160,7 @@ def _beats(row: Json, transfers: list[Json], end_s: float) -> list[float]:
             first[transfer["step"]] = min(first.get(transfer["step"], end_s), transfer["sent_at"])
     arrivals = {
         step: max(
-            transfer["sent_at"] + transfer["measured_ms"] / 1e3
+            _arrived_s(transfer)
             for transfer in transfers
             if transfer["step"] == step and transfer["direction"] == "up"
         )
