@@ -25,7 +25,7 @@ img { display: block; width: 100%; height: auto }
 .tiles, .pair { display: grid; gap: 1em }
 .tiles { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)) }
 .pair { grid-template-columns: repeat(auto-fit, minmax(min(340px, 100%), 1fr)) }
-.pair figure { max-width: 540px }
+.pair { margin-top: 1.2em } .pair figure { max-width: 540px }
 figure { margin: 0 }
 .tile { border: 1px solid #ddd; border-radius: 8px; padding: .8em 1em; line-height: 1.35 }
 .tile b { display: block; font-size: 1.7em; font-weight: 600 } .tile span { color: #555; font-size: .9em }

@@ -144,13 +144,15 @@ def _delays(run: Run, names: Sequence[str]) -> Figure:
         colour = COLOURS[index % len(COLOURS)]
         for axes, (kind, title) in zip(grid[index], (("training_ms", "training"), ("uplink_ms", "uplink"),
                                                      ("downlink_ms", "downlink")), strict=True):
-            axes.plot(numbers, [row[kind]["predicted"] for _, row in rows], label="predicted", **PREDICTED)
+            is_planned = kind == "training_ms" or run.summary.get("assumed_bps") is None
+            if is_planned:
+                axes.plot(numbers, [row[kind]["predicted"] for _, row in rows], label="predicted", **PREDICTED)
             if kind == "training_ms":
                 axes.plot(numbers, [row[kind]["measured"] for _, row in rows], "o", markersize=3, color=colour,
                           label="measured")
             else:
                 _transfers(axes, run, name, "up" if kind == "uplink_ms" else "down", colour)
-            if kind in targets:
+            if kind in targets and is_planned:
                 common = {row["round"]: row[targets[kind]]["target"] for row in run.rounds}
                 axes.plot(numbers, [common[number] for number in numbers], label="target of all edges", **TARGET)
             _label(axes, f"{name}: {title} (ms)", None)
