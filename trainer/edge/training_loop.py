@@ -409,8 +409,8 @@ class Edge:
                                 "Lower --learning-rate.")
         confusion: list[int] = []
         classes = self._recipe.classes
-        if (outputs and objective.target_shape is None and self._recipe.tail is None
-                and classes <= messages.MAX_CONFUSION_CLASSES):
+        private = self._recipe.tail is not None or self._recipe.secure_aggregation
+        if outputs and objective.target_shape is None and not private and classes <= messages.MAX_CONFUSION_CLASSES:
             confusion = confusion_counts(torch.cat(outputs), held_out.labels, classes)
         self._cloud.connection.send(messages.Evaluated(
             sums=tuple(sums), total=len(held_out), confusion=tuple(confusion)))

@@ -372,7 +372,7 @@ class Evaluated(Message):
     """Edge: the metric's sums over its held-out samples under the global model.
 
     `confusion`: the samples by true class and, within it, by predicted class; empty if targets are no classes, there
-    are more than MAX_CONFUSION_CLASSES, or labels are protected.
+    are more than MAX_CONFUSION_CLASSES, labels are protected, or averages are secure sums.
     """
 
     kind = 16

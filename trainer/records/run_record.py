@@ -13,7 +13,8 @@ are an interface to other programs: fields may be added, not renamed.
     excluded            {edge: reason}: edges that take no further part, also after the run is resumed
     model_bytes         bytes of the global model's parameters and buffers
     confusion           {round, counts}: held-out samples by true class (rows) and predicted class (columns) after the
-                        last averaging; absent without classes, with protected labels, or with more than 64 classes
+                        last averaging; absent without classes, with protected labels or secure aggregation, or with
+                        more than 64 classes
     redone_rounds       rounds repeated after too many edges or the cloud were lost (absent: none)
     promises            {made, kept}: one per reserved transfer
     labels              {protected, tail}: with protected labels the layers from `tail` on stay on the edges
