@@ -92,7 +92,7 @@ class TrainingState:
             metric={"name": recipe.objective.metric, "better": recipe.objective.better, "loss": recipe.objective.loss},
             labels={"protected": recipe.tail is not None, "tail": recipe.tail},
             preparation=self._preparation.reasons,
-            model_bytes=sum(cost.stored_bytes for cost in self._preparation.costs),
+            model_bytes=sum(cost.sent_bytes for cost in self._preparation.costs),
         )
         self._describe_data()
         if self.privacy is not None:

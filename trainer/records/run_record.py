@@ -11,7 +11,7 @@ are an interface to other programs: fields may be added, not renamed.
     privacy             {secure_aggregation, dp: {epsilon, delta, mechanism, unit, sampling, noise_by, clip,
                         noise_multiplier, averagings_planned, averagings, epsilon_spent} or null}
     excluded            {edge: reason}: edges that take no further part, also after the run is resumed
-    model_bytes         bytes of the global model's parameters and buffers
+    model_bytes         bytes of the global model's trained parameters and buffers
     confusion           {round, counts}: held-out samples by true class (rows) and predicted class (columns) after the
                         last averaging; absent without classes, with protected labels or secure aggregation, or with
                         more than 64 classes
