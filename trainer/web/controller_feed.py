@@ -14,11 +14,11 @@ from trainer.web.network_state import LIVE, NetworkState
 REFRESH_S = 5.0
 """Interval of readings without events: what a calendar reserves changes with time alone."""
 
-LEAST_PAUSE_S, READING_SHARE = 0.2, 0.1
-"""Readings follow each other with at least that pause, and take at most that share of the time."""
+LEAST_PAUSE_S, MOST_PAUSE_S = 0.15, 1.0
+"""Between readings is a pause as long as the last one took, within these limits."""
 
 RETRY_S = 1.0
-SINGLE_READS = 20
+SINGLE_READS = 50
 """More changed reservations than these are read with all others."""
 
 NOT_AVAILABLE = 501
@@ -105,8 +105,7 @@ class ControllerFeed:
             except TrainerError as error:
                 self._trouble(error)
             self._on_change()
-            took_s = time.monotonic() - began
-            self._stop.wait(max(LEAST_PAUSE_S, took_s / READING_SHARE - took_s))
+            self._stop.wait(min(MOST_PAUSE_S, max(LEAST_PAUSE_S, time.monotonic() - began)))
             self._wake.wait(REFRESH_S)
 
     def _read_once(self) -> None:
