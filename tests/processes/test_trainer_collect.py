@@ -30,7 +30,7 @@ def test_edges_join_with_enough_images_and_train_on_those_that_arrive_later(tmp_
         training.start_edges()
         waiting = training.wait_for("collecting")
         assert waiting["samples"] < waiting["wanted"] == 10
-        assert f"of 10 samples collected (watching {folder})." in waiting["sentence"]
+        assert waiting["sentence"] == f"{waiting['samples']} of 10 samples collected."
         take_photographs(folder, 6, ENOUGH)
         training.wait_for("gathered")
         training.wait_for("plan")
@@ -38,6 +38,7 @@ def test_edges_join_with_enough_images_and_train_on_those_that_arrive_later(tmp_
         assert training.finish() == 0, training.logs()
         summary, events = training.summary(), training.events()
         log = training.logs()
+    assert f"of 10 samples collected. Watching {folder}." in log
     assert log.count("torn.png is left out: it is no readable image") == 1
     assert summary["status"] == "done"
     held = summary["data"]["edges"]

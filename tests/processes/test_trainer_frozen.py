@@ -29,7 +29,7 @@ TIMEOUT_S = 200
 pytestmark = pytest.mark.timeout(2 * TIMEOUT_S)
 
 
-def unsplit(data: str, decay: float, rounds: int) -> dict[str, Tensor]:
+def unsplit(data: str, decay: float, rounds: int, batch: int) -> dict[str, Tensor]:
     """Federated averaging of unsplit models whose first two layers ask for no gradient."""
     shares = [load_local(data, IID, f"edge{index + 1}", index, EDGES, SEED) for index in range(EDGES)]
     how = standardization.choose_standardization(
@@ -41,7 +41,7 @@ def unsplit(data: str, decay: float, rounds: int) -> dict[str, Tensor]:
         optimizer = OptimizerConfig("momentum", 0.05, decay).build(replica.parameters())
         inputs = standardization.standardize(share.train.inputs, how)
         for step in range(rounds * STEPS):
-            rows = dataset.batch_indices(len(inputs), BATCH, SEED * 1009 + index, step)
+            rows = dataset.batch_indices(len(inputs), batch, SEED * 1009 + index, step)
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(replica(inputs[rows]), share.train.labels[rows])
             loss.backward()  # type: ignore[no-untyped-call]
@@ -59,11 +59,13 @@ class Trained:
     data: str
 
 
-def train(directory: Path, cuts: list[list[int]], *flags: str, edge_flags: tuple[str, ...] = ()) -> Trained:
+def train(
+    directory: Path, cuts: list[list[int]], *flags: str, edge_flags: tuple[str, ...] = (), batch: int = BATCH
+) -> Trained:
     data = str(directory / "own.npz")
     inputs = np.random.default_rng(3).normal(size=(150, 6))
     np.savez(data, X=inputs, y=(inputs[:, 0] > 0).astype(int) + (inputs[:, 1] > 0))
-    flags = ("--data", data, "--rounds", str(len(cuts)), "--steps", str(STEPS), "--batch", str(BATCH),
+    flags = ("--data", data, "--rounds", str(len(cuts)), "--steps", str(STEPS), "--batch", str(batch),
              "--seed", str(SEED), "--micro", "3", "--optimizer", "momentum", "--learning-rate", "0.05",
              "--average-every", str(len(cuts)), "--ask-timeout", str(TIMEOUT_S), "--freeze", ",".join(FROZEN), *flags,
              "--cuts", ";".join(",".join(map(str, row)) for row in cuts))
@@ -75,8 +77,8 @@ def train(directory: Path, cuts: list[list[int]], *flags: str, edge_flags: tuple
         return Trained(run.summary(), saved, set(checkpoint.read(run.run).model), data)
 
 
-def assert_trained_as_unsplit(trained: Trained, rounds: int) -> None:
-    model = unsplit(trained.data, trained.summary["preparation"]["regularization"]["weight_decay"], rounds)
+def assert_trained_as_unsplit(trained: Trained, rounds: int, batch: int = BATCH) -> None:
+    model = unsplit(trained.data, trained.summary["preparation"]["regularization"]["weight_decay"], rounds, batch)
     assert trained.model.keys() == model.keys()
     for key, expected in model.items():
         torch.testing.assert_close(trained.model[key], expected, rtol=1e-4, atol=1e-5)
@@ -103,18 +105,19 @@ def test_a_frozen_part_receives_no_gradients_and_its_values_are_never_sent(tmp_p
             assert (edge["downlink_ms"]["measured"] is not None) == has_down
 
 
-def test_segments_of_a_frozen_part_are_sent_in_the_first_epoch_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [16, 24], ids=["once-in-a-step", "twice-in-a-step"])
+def test_segments_of_a_frozen_part_are_sent_in_the_first_epoch_only(tmp_path: Path, batch: int) -> None:
     cuts = [[2, 1]] * 5
-    trained = train(tmp_path, cuts)
-    assert_trained_as_unsplit(trained, len(cuts))
+    trained = train(tmp_path, cuts, batch=batch)
+    assert_trained_as_unsplit(trained, len(cuts), batch)
     edges = trained.summary["data"]["edges"]
     for name, held in edges.items():
         sent = [len(transfers(row, name, "up")) for row in trained.summary["rounds"]]
-        epoch = -(-held["samples"] // BATCH)
+        epoch = -(-held["samples"] // batch)
         assert sum(sent) == epoch < STEPS * len(cuts)
         assert sent[-1] == 0
         rows = [edge for row in trained.summary["rounds"] for edge in row["edges"] if edge["edge"] == name]
-        visits = STEPS * len(cuts) * BATCH
-        value_bytes = rows[0]["segment_bytes"] / BATCH
+        visits = STEPS * len(cuts) * batch
+        value_bytes = rows[0]["segment_bytes"] / batch
         assert sum(row["saved_bytes"] for row in rows) == (visits - held["samples"]) * value_bytes
         assert rows[-1]["uplink_ms"]["measured"] is None

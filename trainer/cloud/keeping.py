@@ -13,6 +13,7 @@ from trainer.cloud.edge_replica import EdgeReplica
 from trainer.cloud.kept_segments import KeepingSpace, row_bytes
 from trainer.data.sending import SentSamples
 from trainer.models.boundary import Boundary
+from trainer.models.split_model import MiddleModel
 from trainer.planning.forecasts import StepForecaster
 from trainer.planning.plan import EdgeForecast, EdgePlan, Option
 from trainer.protocol.codec import Codec
@@ -60,8 +61,10 @@ class Keeping:
         samples = replica.session.request.samples
         missing = samples - self._sent(replica, option.cut, option.codec).count
         visits = (self.rounds - number + 1) * self.steps * replica.batch
-        grows = replica.session.request.collects  # then the order of its mini-batches changes
-        if grows or not self.constant[option.cut] or missing >= visits or not self._has_room(option, replica, samples):
+        # The order of mini-batches changes with more samples, and a tail takes its micro-batches in order.
+        if replica.session.request.collects or isinstance(replica.model, MiddleModel):
+            return option
+        if not self.constant[option.cut] or missing >= visits or not self._has_room(option, replica, samples):
             return option
         share = missing / visits
         up_bits = share * (option.up_bits - option.tail_up_bits) + option.tail_up_bits

@@ -67,6 +67,8 @@ class CloudStep:
         self._timeout_s = 0.0
         self._kept: deque[tuple[EdgeSession, int]] = deque()
         """Micro-batches of which the cloud has all segments."""
+        self._deferred: dict[str, list[int]] = {}
+        """Of an edge: micro-batches that need nothing but segments of others in this step."""
         self._rows: dict[str, list[Tensor]] = {}
         """Of edges whose segments are kept: their samples in every micro-batch."""
         self._missing: dict[str, dict[int, Tensor]] = {}
@@ -158,7 +160,10 @@ class CloudStep:
             segment_bytes(replica.boundary, len(all_rows), replica.kept.codec)
             - (segment_bytes(replica.boundary, len(samples), replica.kept.codec) if len(samples) else 0)
             for all_rows, samples in zip(rows, missing, strict=True))
-        self._kept += [(replica.session, micro) for micro, samples in enumerate(missing) if not len(samples)]
+        arriving = torch.cat(missing)
+        complete = [micro for micro, samples in enumerate(missing) if not len(samples)]
+        self._deferred[name] = [micro for micro in complete if bool(torch.isin(rows[micro], arriving).any())]
+        self._kept += [(replica.session, micro) for micro in complete if micro not in self._deferred[name]]
 
     def _train_kept(self, session: EdgeSession, micro: int) -> None:
         """Compute the cloud's part of a micro-batch whose segments were all sent before."""
@@ -303,6 +308,8 @@ class CloudStep:
         if replica.kept is None:
             return self._train(replica, transfers, micro, values, labels)
         replica.kept.add(self._missing[replica.name][micro], tensors, labels)
+        if transfers.segments_sent == len(self._missing[replica.name]):
+            self._kept += [(replica.session, deferred) for deferred in self._deferred.pop(replica.name)]
         return self._train_rows(replica, transfers, micro)
 
     def _train_rows(self, replica: EdgeReplica, transfers: StepTransfers, micro: int) -> _Reply:

@@ -26,7 +26,10 @@ MAX_NOTES = 20
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an edge has come: training samples, held-out ones, the number it waits for, and a sentence on that."""
+    """How far an edge has come: training samples, held-out ones, the number it waits for, and a sentence on that.
+
+    The sentence does not name the source: it is for the cloud, too.
+    """
 
     samples: int
     held_out: int
@@ -84,7 +87,7 @@ class Collector:
                 held_out = len(self._data.held_out) if self._data else 0
                 silent_s = now_s - grown_s
                 silent = f"; nothing new for {silent_s:.0f} s" if count == shown and silent_s >= SILENT_S else ""
-                report(Progress(count, held_out, wanted, f"{missing} (watching {self._source.name}{silent})."))
+                report(Progress(count, held_out, wanted, f"{missing}{silent}."))
                 shown, shown_s = count, now_s
             with self._changed:
                 self._changed.wait_for(lambda: self._arrived or self._failure or self._has_ended, POLL_S)

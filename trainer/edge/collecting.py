@@ -28,7 +28,7 @@ def collect(
     """
 
     def report(progress: Progress) -> None:
-        notify(f"{share.name}: {progress.sentence}")
+        notify(f"{share.name}: {progress.sentence} Watching {data}.")
         with contextlib.suppress(TrainerError, OSError):  # the cloud may start later
             _tell(cloud, credentials, messages.Collecting(
                 nonce="0" * 32, edge=share.name, samples=progress.samples, held_out=progress.held_out,

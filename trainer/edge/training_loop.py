@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from trainer.data.growing_sources import Share
 from trainer.data.load import load_local
 from trainer.edge.cloud_connection import CloudConnection
 from trainer.edge.collecting import collect
+from trainer.edge.evaluation import Evaluation
 from trainer.edge.secure_update import SecureUpdates
 from trainer.edge.training_step import EdgeStep, StepAbortedError
 from trainer.errors import (
@@ -55,8 +57,6 @@ log = logging.getLogger(__name__)
 
 CONNECT_ATTEMPT_S = 5.0
 REPORT_TIMEOUT_S = 5.0
-EVALUATION_SAMPLES = 256
-"""Held-out samples that are counted at once; bounds the memory of the activations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +189,7 @@ class Edge:
         self._cloud: CloudConnection
         self._model: ClientModel
         self._step: EdgeStep
+        self._evaluation: Evaluation
         self._recipe: messages.Prepare
         self._plan: messages.Plan
 
@@ -308,6 +309,7 @@ class Edge:
         self._recipe = recipe
         self._model = ClientModel(Stage(layers, 0, 0, recipe.optimizer, built.unchanging), recipe.tail,
                                   build_loss(recipe.objective.loss))
+        self._evaluation = Evaluation(self._model.stage, partial(_standardized, recipe=recipe))
         prepared = self._prepared if self._prepared is not None and self._prepared[0] == recipe else None
         inputs = prepared[2] if prepared else _standardized(self._data.train.inputs, recipe)
         self._step = EdgeStep(self._cloud, self._model, inputs, self._data.train.labels, recipe, built.boundaries,
@@ -398,12 +400,9 @@ class Edge:
     def _evaluate(self) -> None:
         """Send the metric's sums over the held-out samples of this edge under the global model."""
         held_out, objective = self._data.held_out, self._recipe.objective
-        outputs = [
-            self._model.stage.evaluate(_standardized(inputs, self._recipe))
-            for inputs in torch.split(held_out.inputs, EVALUATION_SAMPLES) if len(inputs)
-        ]
-        sums = metric_sums(objective, torch.cat(outputs), held_out.labels) if outputs else [
-            0.0] * metric_size(objective, self._recipe.classes)
+        outputs = self._evaluation.outputs(held_out.inputs)
+        sums = [0.0] * metric_size(objective, self._recipe.classes) if outputs is None else metric_sums(
+            objective, outputs, held_out.labels)
         if not all(map(math.isfinite, sums)):
             raise DivergedError(f"The {objective.metric} of the global model is not finite: training has diverged. "
                                 "Lower --learning-rate.")

@@ -59,13 +59,16 @@ class Stage:
             values = call_layer(self.layers, number, values)
         return values
 
-    def evaluate(self, values: Values) -> Values:
-        """Run all layers in evaluation mode, without a graph; leaves them in training mode.
+    def evaluate(self, values: Values, first: int = 0, last: int | None = None) -> Values:
+        """Run the layers [first, last), by default all, in evaluation mode, without a graph.
+
+        They are in training mode again afterwards.
 
         Raises: ModelFailedError if a layer fails.
         """
         with torch.no_grad():
-            for number, layer in enumerate(self.layers):
+            for number in range(first, len(self.layers) if last is None else last):
+                layer = self.layers[number]
                 layer.eval()
                 try:
                     values = call_layer(self.layers, number, values)
@@ -168,6 +171,11 @@ class Stage:
         """Return the names, as in `state_dict`, of the parameters of the layers [first, last) that are trained."""
         return [f"{number}.{name}" for number in range(first, last)
                 for name, _ in self.layers[number].named_parameters() if name not in self.unchanging[number]]
+
+    def unchanging_front(self) -> int:
+        """Return the number of leading layers that training does not change; 0 if they have no parameters at all."""
+        front = next((number for number in range(len(self.layers)) if self.changing_values(number)), len(self.layers))
+        return front if any(self.unchanging[:front]) else 0
 
     def load_state_dict(self, values: Mapping[str, Tensor]) -> None:
         """Load trained parameters and buffers of *all* layers: the global model; moments are reset or stay.

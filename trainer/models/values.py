@@ -28,6 +28,11 @@ def detached(values: Values) -> Values:
     return _pytree.tree_map_only(Tensor, Tensor.detach, values)
 
 
+def copied(values: Values) -> Values:
+    """Return copies of the tensors, which a layer may modify in place."""
+    return _pytree.tree_map_only(Tensor, Tensor.clone, values)
+
+
 def to_device(values: Values, device: torch.device) -> Values:
     """Return the values on a device."""
     return _pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), values)

@@ -54,8 +54,7 @@ class NetworkViews:
                 "network.html",
                 "Network",
                 "/",
-                (self._status(), self._map(), self._alarms(), self._reservations(), self._links()),
-                {"hosts": self._hosts()},
+                (self._status(), self._map(), self._flow_form(), self._alarms(), self._reservations(), self._links()),
             ),
         )
         pages.add(
@@ -95,6 +94,9 @@ class NetworkViews:
         layout = lay_out(network)
         lines = [(kind, path_points(list(path), layout)) for kind, path in paths]
         return render("map.html", network=network, layout=layout, width=WIDTH, paths=lines, marked=marked)
+
+    def _flow_form(self) -> Fragment:
+        return self._fragment("flow-form", {"network"}, lambda: render("flow_form.html", hosts=self._hosts()))
 
     def _links(self) -> Fragment:
         return self._fragment("links", {"network"}, lambda: render("links.html", spans=self._spans()))

@@ -1,9 +1,12 @@
 // Replaces fragments of the page as the server sends them, and sends what is asked for. HTML comes escaped from the server.
 "use strict";
 
+const shown = new Map();
+
 function replaceFragment({ id, html }) {
   const element = document.getElementById(id);
-  if (element === null) return;
+  if (element === null || shown.get(id) === html) return;
+  shown.set(id, html);
   const focused = element.contains(document.activeElement) ? document.activeElement : null;
   const scrolled = [...element.querySelectorAll(".scroll, .map-frame")].map((part) => [part.scrollLeft, part.scrollTop]);
   const again = focused && (focused.id ? `#${CSS.escape(focused.id)}` : focused.dataset.span

@@ -20,7 +20,10 @@ FLOOR_BPS = 1e6
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[list[EdgeForecast], Offer, int]:
-    """Up to three edges, the first possibly with two codecs, each with an access link, and one shared link."""
+    """Up to three edges, the first possibly with two codecs, each with an access link, and one shared link.
+
+    To cuts of at most `frozen` layers no gradients come back, and they have no backward pass.
+    """
 
     def seconds() -> list[float]:
         return draw(st.lists(st.floats(0, 2), min_size=LAYERS + 1, max_size=LAYERS + 1))
@@ -30,8 +33,9 @@ def problems(draw: st.DrawFn) -> tuple[list[EdgeForecast], Offer, int]:
     for name in names:
         bits = [draw(st.floats(1e3, 1e8)) for _ in range(LAYERS + 1)]
         forward, backward, cloud = sorted(seconds()), sorted(seconds()), sorted(seconds(), reverse=True)
-        options = [Option(cut, "fp32", forward[cut], backward[cut], cloud[cut], bits[cut], bits[cut] / 2)
-                   for cut in range(LAYERS + 1)]
+        frozen = draw(st.integers(-1, LAYERS))
+        options = [Option(cut, "fp32", forward[cut], backward[cut] if cut > frozen else 0.0, cloud[cut], bits[cut],
+                          bits[cut] / 2 if cut > frozen else 0.0) for cut in range(LAYERS + 1)]
         if name == names[0] and draw(st.booleans()):
             options += [Option(o.cut, "bf16", o.forward_s, o.backward_s, o.cloud_s, o.up_bits / 2, o.down_bits / 2)
                         for o in options]
@@ -57,7 +61,7 @@ def step_s(forecasts: list[EdgeForecast], offer: Offer, micro_batches: int, opti
             load = dict.fromkeys(offer.usable_bps, 0.0)
             for edge, sent in bits.items():
                 for link in paths[edge]:
-                    load[link] += max(sent / time_s, offer.floor_bps)
+                    load[link] += max(sent / time_s, offer.floor_bps) if sent else 0.0
             return all(load[link] <= offer.usable_bps[link] * (1 + 1e-9) for link in load)
 
         low, high = 1e-7, 1e3
@@ -131,7 +135,8 @@ def test_rates_fit_the_links_and_all_segments_above_the_floor_take_the_common_tr
     plan = plan_round(forecasts, offer, micro_batches)
     used = dict.fromkeys(offer.usable_bps, 0.0)
     for edge in plan.edges:
-        assert min(edge.up_bps, edge.down_bps) >= FLOOR_BPS - 1
+        assert edge.up_bps >= FLOOR_BPS - 1
+        assert edge.down_bps >= FLOOR_BPS - 1 or edge.down_bps == 0
         for link in offer.up_links[edge.edge]:
             used[link] += edge.up_bps
         for link in offer.down_links[edge.edge]:
@@ -141,6 +146,7 @@ def test_rates_fit_the_links_and_all_segments_above_the_floor_take_the_common_tr
         chosen = next(o for o in forecast.options if (o.cut, o.codec) == (edge.cut, edge.codec))
         time_s = chosen.up_bits / edge.up_bps
         assert time_s <= plan.transmission_delay_s * (1 + 1e-5)
+        assert (edge.down_bps == 0) == (chosen.down_bits == 0)
         if edge.up_bps > FLOOR_BPS:
             assert time_s == pytest.approx(plan.transmission_delay_s, rel=1e-4)
 
