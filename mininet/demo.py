@@ -1,7 +1,8 @@
 """The complete demonstration in one command: `make demo`.
 
 A metro network with heavy cross-traffic; a model trained over reserved flows while an edge loses half its CPU; then
-the same transfers without reservations. All figures printed are measured in this run.
+the same training with and without reservations beside several kinds of cross-traffic. All figures printed are measured
+in this run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ import click
 import httpx
 from rich.console import Console
 
+import demo_comparison
 import demo_report
+from demo_comparison import PACELINE
 from emulation.cross_traffic import Flood
 from emulation.network import Emulation, EmulationSettings
 from emulation.page_process import page
@@ -39,16 +42,19 @@ HALVE_AFTER_ROUND = 4
 READ_BACK_AFTER_ROUND = 8
 HALVED_EDGE = "edge2"
 RESERVED = ["--target", str(demo_report.ACCURACY_GOAL), "--min-rounds", str(ROUNDS)]
-BEST_EFFORT = ["--best-effort", "--rounds", "4", "--steps", "1", "--average-every", "4"]
-BEST_EFFORT_LIMIT_S = 75.0
 READ_BACK_DELAY_S = 1.5
 """Time into the next round, in which the entries of its rates have carried packets."""
 POLL_S = 0.1
-INTERRUPTED = 130
-"""Exit code of `paceline train` after Ctrl-C."""
-PACELINE = [sys.executable, "-m", "trainer.cli.main"]
 
 Event = dict[str, Any]
+
+
+def set_halved_share(emulation: Emulation, factor: float) -> float:
+    """Give HALVED_EDGE this part of its CPU share; returns its cores."""
+    host = next(host for host in emulation.hosts if host.name == HALVED_EDGE)
+    assert host.cpu_share is not None
+    cgroups.set_share(host.cgroup, factor * host.cpu_share)
+    return factor * host.cpu_share
 
 
 @dataclass
@@ -61,12 +67,10 @@ class RunObserver:
     observed: dict[str, Any] = field(default_factory=dict)
     directory: Path | None = None
     _known: set[Path] = field(default_factory=set)
-    first_step: threading.Event = field(default_factory=threading.Event)
-    """Set when the first step of the run begins."""
     _over: threading.Event = field(default_factory=threading.Event)
 
-    def follow(self, act: bool) -> None:
-        """Follow the run that starts after `begin` until `end` is called; `act`: change shares, read back meters."""
+    def follow(self) -> None:
+        """Follow the run that starts after `begin` until `end` is called; change shares, read back meters."""
         handled = 0
         while not self._over.wait(POLL_S):
             self.directory = self.directory or self._new_run()
@@ -75,11 +79,7 @@ class RunObserver:
             with contextlib.suppress(FileNotFoundError):
                 lines = (self.directory / "events.jsonl").read_text().splitlines()
                 for line in lines[handled:]:
-                    event = json.loads(line)
-                    if event["event"] == "step":
-                        self.first_step.set()
-                    if act:
-                        self._act(event)
+                    self._act(json.loads(line))
                 handled = len(lines)
 
     def begin(self) -> None:
@@ -98,13 +98,9 @@ class RunObserver:
         if event["event"] != "round_done":
             return
         if event["round"] == HALVE_AFTER_ROUND:
-            host = next(host for host in self.emulation.hosts if host.name == HALVED_EDGE)
-            assert host.cpu_share is not None
-            cgroups.set_share(host.cgroup, host.cpu_share / 2)
+            share = set_halved_share(self.emulation, 0.5)
             self.observed |= {"halved_edge": HALVED_EDGE, "halved_after": event["round"]}
-            self.log(
-                f"[demo] CPU share of {HALVED_EDGE} halved: {host.cpu_share:g} -> {host.cpu_share / 2:g} of a core"
-            )
+            self.log(f"[demo] CPU share of {HALVED_EDGE} halved: {2 * share:g} -> {share:g} of a core")
         elif event["round"] == READ_BACK_AFTER_ROUND:
             time.sleep(READ_BACK_DELAY_S)
             self.observed["reservation"] = self._read_back()
@@ -118,22 +114,17 @@ class RunObserver:
             return reservation
 
 
-def train(
-    emulation: Emulation, runs: Path, arguments: list[str], act: bool, limit_s: float | None = None
-) -> tuple[dict[str, Any], Path]:
+def train(emulation: Emulation, runs: Path, arguments: list[str]) -> tuple[dict[str, Any], Path]:
     """Run `paceline train` on the emulation; returns its summary and the directory of its record.
-
-    With `limit_s` the run is stopped that long after its first step began; its record then holds what was measured
-    so far.
 
     Raises: EmulationError if it fails.
     """
     observer = RunObserver(emulation, runs, click.echo)
     observer.begin()
-    watching = threading.Thread(target=observer.follow, args=(act,))
+    watching = threading.Thread(target=observer.follow)
     watching.start()
     try:
-        _run_training([*PACELINE, "train", "--runs-dir", str(runs), *arguments], observer.first_step, limit_s)
+        _run_training([*PACELINE, "train", "--runs-dir", str(runs), *arguments])
     finally:
         observer.end()
         watching.join()
@@ -143,57 +134,25 @@ def train(
     return {**summary, "observed": observer.observed}, observer.directory
 
 
-def _run_training(command: list[str], first_step: threading.Event, limit_s: float | None) -> None:
-    """Run the command and print its lines as they come; interrupt it `limit_s` after `first_step`, which is no failure.
+def _run_training(command: list[str]) -> None:
+    """Run the command and print its lines as they come.
 
     Raises: EmulationError if it fails.
     """
-    # A pipe, not the terminal: the demo's own lines go between the run's, and those of an intended stop are dropped.
+    # A pipe, not the terminal: the demo's own lines go between the run's.
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    stopped, dropped = threading.Event(), []
     with subprocess.Popen(command, env=environment, **pipes) as process:
-
-        ended = threading.Event()
-
-        def stop_in_time(limit_s: float) -> None:
-            while not first_step.wait(POLL_S):
-                if ended.is_set():
-                    return
-            if not ended.wait(limit_s):
-                stopped.set()
-                process.send_signal(signal.SIGINT)
-
-        timer = threading.Thread(target=stop_in_time, args=(limit_s or 0.0,))
-        if limit_s is not None:
-            timer.start()
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                if stopped.is_set():
-                    dropped.append(line)
-                else:
-                    click.echo(line, nl=False)
+                click.echo(line, nl=False)
             code = process.wait()
         finally:
-            ended.set()
-            if limit_s is not None:
-                timer.join()
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-    if code and not (stopped.is_set() and code == INTERRUPTED):
-        click.echo("".join(dropped), nl=False)
+    if code:
         raise EmulationError(f"the training run failed with exit code {code}")
-
-
-def _describe_best_effort(summary: dict[str, Any]) -> str:
-    done, unfinished = len(demo_report.transfers(summary)), len(demo_report.unfinished(summary))
-    if not unfinished:
-        return f"best effort: all {done} transfers done"
-    return (
-        f"best effort: stopped after {BEST_EFFORT_LIMIT_S:g} s, as planned; {done} transfers done, {unfinished} still "
-        "in progress (they count with their age so far)"
-    )
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -209,25 +168,27 @@ def main(rounds: int, runs_dir: Path) -> None:
         with emulate(EmulationSettings(map_path("metro"))) as emulation:
             console.rule("1. The network")
             describe(emulation, click.echo)
-            with page(emulation, runs_dir) as address, Flood(emulation, 1.5) as flood, StallWatch() as watch:
+            with page(emulation, runs_dir) as address, StallWatch() as watch:
                 click.echo(f"watch it at {address} while it runs")
-                click.echo(f"cross-traffic: {flood.rate_bps / 1e6:g} Mb/s of UDP, 150 % of the bottleneck")
-                console.rule("2. Training over reserved flows")
-                reserved, record = train(emulation, runs_dir, [*RESERVED, "--rounds", str(rounds)], act=True)
-                console.rule("3. The same transfers without reservations")
-                best_effort, other = train(emulation, runs_dir, BEST_EFFORT, act=False, limit_s=BEST_EFFORT_LIMIT_S)
-                click.echo(_describe_best_effort(best_effort))
+                with Flood(emulation, 1.5) as flood:
+                    click.echo(f"cross-traffic: {flood.rate_bps / 1e6:g} Mb/s of UDP, 150 % of the bottleneck")
+                    console.rule("2. Training over reserved flows")
+                    reserved, record = train(emulation, runs_dir, [*RESERVED, "--rounds", str(rounds)])
+                set_halved_share(emulation, 1.0)
+                console.rule("3. Rounds beside other cross-traffic, with and without reservations")
+                click.echo(f"the same steps over the same paths: {demo_comparison.OTHER_WAY} is out of service")
+                compared = demo_comparison.compare(emulation, runs_dir)
         report = _write_report(record)
     except EmulationError as error:
         raise click.ClickException(str(error)) from error
     finally:
         _give_to_caller(runs_dir)
     console.rule("4. What was measured")
-    results = demo_report.DemoResults(reserved, best_effort, tuple(watch.stalls))
+    results = demo_report.DemoResults(reserved, *compared, tuple(watch.stalls))
     for part in demo_report.report_parts(results):
         console.print(part)
     console.rule("5. What to do next")
-    click.echo(_next_steps(report, record, other))
+    click.echo(_next_steps(report, *(run.directory for run in compared)))
     click.echo(f"the demo took {time.monotonic() - begun:.0f} s")
     sys.exit(0 if all(verdict.holds for verdict in demo_report.verdicts(results)) else 1)
 
@@ -243,14 +204,14 @@ def _write_report(record: Path) -> Path:
     return record / "report.html"
 
 
-def _next_steps(report: Path, record: Path, other: Path) -> str:
-    report, record, other = (_relative(path) for path in (report, record, other))
+def _next_steps(report: Path, reserved: Path, best_effort: Path) -> str:
+    report, reserved, best_effort = (_relative(path) for path in (report, reserved, best_effort))
     sudo = "" if os.geteuid() == 0 and not os.environ.get("SUDO_UID") else "sudo "
     return "\n".join([
-        f"Report of the reserved run: {report} (open it in a browser)",
+        f"Report of the training over reserved flows: {report} (open it in a browser)",
         "",
-        "Compare the two runs:",
-        f"  .venv/bin/paceline compare {record} {other}",
+        "Compare the two runs of part 3:",
+        f"  .venv/bin/paceline compare {reserved} {best_effort}",
         "Start the same network with a prompt, and train on it from a second terminal:",
         f"  {sudo}.venv/bin/python mininet/start.py metro --cross-traffic 150%",
         f"  {sudo}.venv/bin/paceline train",

@@ -38,12 +38,13 @@ def bottleneck_bps(topology: Map) -> int:
 
 
 class Flood:
-    """iperf3 from the map's load source to its sink, within the `with` block."""
+    """iperf3 from the map's load source to its sink, within the `with` block: UDP, or TCP flows as fast as they can."""
 
-    def __init__(self, emulation: Emulation, share: float, tcp: bool = False) -> None:
+    def __init__(self, emulation: Emulation, share: float, tcp: bool = False, flows: int = 1) -> None:
         self.emulation = emulation
         self.rate_bps = round(bottleneck_bps(emulation.topology) * share)
         self.tcp = tcp
+        self.flows = flows
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Flood:
@@ -54,7 +55,8 @@ class Flood:
         self.processes.append(self.emulation.popen_in(sink, ["iperf3", "-s"], **quiet))
         self.emulation.wait_for_listener(sink, 5201)
         load = ["-u", "-l", str(topology.mtu_bytes - HEADERS_BYTES), "-b", str(self.rate_bps)]
-        client = ["iperf3", "-c", topology.ip(sink), "-t", "0", *(["-C", "cubic"] if self.tcp else load)]
+        kind = ["-C", "cubic"] if self.tcp else load
+        client = ["iperf3", "-c", topology.ip(sink), "-t", "0", "-P", str(self.flows), *kind]
         self.processes.append(self.emulation.popen_in(source, client, **quiet))
         self._wait_until_delivered(sink)
         return self
