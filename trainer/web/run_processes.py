@@ -105,7 +105,8 @@ class RunProcesses:
     def _name_of(self, pid: int) -> str | None:
         """The newest run that a process trains in."""
         directories = sorted(self._runs.iterdir(), reverse=True) if self._runs.is_dir() else []
-        found: Any = (path.name for path in directories[:20]
+        recorded = (path for path in directories[:20] if (path / "summary.json").exists())
+        found: Any = (path.name for path in recorded
                       if (process := RunProcess.of(path)) is not None and process.pid == pid)  # fmt: skip
         name: str | None = next(found, None)
         return name
