@@ -410,7 +410,7 @@ class Edge:
         classes = self._recipe.classes
         private = self._recipe.tail is not None or self._recipe.secure_aggregation
         shown = objective.target_shape is None and not private and classes <= messages.MAX_CONFUSION_CLASSES
-        if outputs and shown:
-            confusion = confusion_counts(torch.cat(outputs), held_out.labels, classes)
+        if outputs is not None and shown:
+            confusion = confusion_counts(outputs, held_out.labels, classes)
         self._cloud.connection.send(messages.Evaluated(
             sums=tuple(sums), total=len(held_out), confusion=tuple(confusion)))

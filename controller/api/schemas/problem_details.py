@@ -104,6 +104,9 @@ EXAMPLES: Sequence[ControllerError] = (
     errors.LedgerUnavailable(
         "The ledger cannot be written now, so nothing was changed; try again later.", retry_after_s=1
     ),
+    errors.NoActiveController(
+        "This controller is a standby, and no active one is known now; try again later.", retry_after_s=1
+    ),
     ControllerError("Internal error of the controller; its log has the details."),
 )
 """One example of each error that a client can receive."""

@@ -158,7 +158,7 @@ def test_rates_fit_the_links_and_all_segments_above_the_floor_take_the_common_tr
 def test_a_shared_link_is_fully_used_and_not_overloaded(bits: list[float], usable_bps: float) -> None:
     assume(max(bits) > 1)
     time_s = SharedLinks([("a",)] * len(bits), {"a": usable_bps}, FLOOR_BPS).time_s(np.array(bits))
-    rates = [max(flow_bits / time_s, FLOOR_BPS) for flow_bits in bits]
+    rates = [max(flow_bits / time_s, FLOOR_BPS) if flow_bits else 0.0 for flow_bits in bits]
     assert sum(rates) <= usable_bps * (1 + 1e-6)
     if any(rate > FLOOR_BPS * (1 + 1e-9) for rate in rates):
         assert sum(rates) >= usable_bps * (1 - 1e-6)

@@ -17,7 +17,10 @@ from trainer.models.fx_split import split_into_layers
 from trainer.models.zoo import MODELS, build_layers, choose_model, random_batch
 from trainer.profiling.layer_costs import layer_costs, segment_shapes
 
-SHAPES = {"signal-cnn": (1, 28, 28), "mlp": (52,), "resnet": (3, 32, 32), "conv1d": (52, 32), "transformer": (52, 32)}
+SHAPES = {
+    "signal-cnn": (1, 28, 28), "mlp": (52,), "feature-mlp": (52,), "resnet": (3, 32, 32), "conv1d": (52, 32),
+    "transformer": (52, 32),
+}  # fmt: skip
 
 
 class Branching(nn.Module):
@@ -171,7 +174,7 @@ def test_a_user_function_receives_the_arguments_that_it_names(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("name", "sentence"), [
-    ("alexnet", "There is no model 'alexnet'; there are: conv1d, mlp"),
+    ("alexnet", "There is no model 'alexnet'; there are: conv1d, feature-mlp"),
     ("nowhere.at_all:model", "nowhere.at_all cannot be imported"),
     ("trainer.models.zoo:nothing", "has no function nothing"),
     ("conv1d", r"takes series \(C, T\) with sides of at least 8; the samples are 3 x 32 x 32"),
