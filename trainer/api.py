@@ -68,6 +68,7 @@ class Settings(TypedDict, total=False):
     metric: Plugin
     better: Literal["higher", "lower"]
     weight_decay: float
+    moments: Literal["reset", "keep"]
     standardization: Literal["auto", "none", "minmax", "zscore", "log", "unit-norm"]
     min_cut: int
     max_cut: int
