@@ -33,10 +33,10 @@ TRAINING = ["--rounds", "100000", "--average-every", "100000", "--quiet"]
 INTERRUPTED = 130
 """Exit code of `paceline train` after Ctrl-C."""
 
-WARM_UP_ROUNDS = 3
+WARM_UP_ROUNDS = 2
 WARM_UP_LIMIT_S = 60.0
-ROUNDS = 3
-LIMIT_S = 15.0
+ROUNDS = 2
+LIMIT_S = 12.0
 """Of one kind of cross-traffic, unless so many rounds began and ended in it before."""
 SETTLE_S = 0.5
 POLL_S = 0.1
