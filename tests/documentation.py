@@ -187,10 +187,10 @@ VARIES = (
 """What differs between two runs or versions, or follows from the calibration of the bounds."""
 
 
-def alike(text: str) -> str:
+def alike(text: str, varies: tuple[tuple[str, str], ...] = ()) -> str:
     """The text on one line, with what varies taken out."""
     text = " ".join(text.split())
-    for pattern, word in VARIES:
+    for pattern, word in (*VARIES, *varies):
         text = re.sub(pattern, word, text)
     return text
 
@@ -200,12 +200,9 @@ def agree(shown: str, came: str, varies: tuple[tuple[str, str], ...] = ()) -> bo
 
     `varies`: what differs on this page besides, as regular expressions with what replaces them.
     """
-    parts = [alike(part) for part in re.split(r"^\s*…\s*$", shown, flags=re.MULTILINE)]
-    came = alike(laid_out_where_json(came))
-    for pattern, word in varies:
-        parts, came = [re.sub(pattern, word, part) for part in parts], re.sub(pattern, word, came)
-    wanted = ".*".join(re.escape(part) for part in parts)
-    return re.fullmatch(rf"\s*{wanted}\s*", came) is not None
+    parts = [alike(part, varies) for part in re.split(r"^\s*…\s*$", shown, flags=re.MULTILINE)]
+    wanted = rf"\s*{'.*'.join(re.escape(part) for part in parts)}\s*"
+    return any(re.fullmatch(wanted, alike(text, varies)) for text in (came, laid_out_where_json(came)))
 
 
 def laid_out_where_json(text: str) -> str:
