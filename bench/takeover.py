@@ -92,10 +92,21 @@ def two_controllers(switches: DummySwitches, map_file: Path, ledger: str) -> Ite
             switches.vsctl("set-controller", node.name, *targets)
         with httpx.Client(base_url=pair[0].url) as api:
             wait_until(lambda: switches_in_sync(api), 60)
+        wait_for_roles(switches)
         yield pair
     finally:
         for controller in pair:
             controller.stop()
+
+
+def wait_for_roles(switches: DummySwitches) -> None:
+    """Wait until every switch has a master and a slave: one that has lost a controller tries again after seconds."""
+
+    def roles() -> list[str]:
+        return sorted(switches.vsctl("--bare", "--columns=role", "list", "controller").split())
+
+    count = len(switches.plan.switches)
+    wait_until(lambda: roles() == ["master"] * count + ["slave"] * count, 60)
 
 
 def status(controller: ControllerProcess) -> str | None:
@@ -163,6 +174,7 @@ def main(quick: bool, trials: int | None, out: Path | None) -> None:
                     took[number.name].append(takeover_s(pair, number, FIRST_PROBE + 2 * turn + kind))
                     pair.reverse()
                     restart_as_standby(pair[1])
+                    wait_for_roles(switches)
                     with httpx.Client(base_url=pair[0].url, timeout=60) as api:
                         found = faults(api, dict(client.promised))
                     doubles, lost = doubles + found[0], lost + found[1]

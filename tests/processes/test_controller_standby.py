@@ -97,7 +97,8 @@ def test_a_standby_takes_over_from_one_that_dies_or_freezes_which_cannot_change_
     ovs: OpenVSwitch, pair: Pair, end: signal.Signals
 ) -> None:
     made = pair.active.reserve()
-    assert pair.active.reserve(edge="edge2", hold=True, lease_s=3).status_code == 201
+    expiring = {"flows": [flow(1_000_000, "edge2", source_port=7900)], "hold": True, "lease_s": 3}
+    assert pair.active.client.post("/v1/reservations", json=expiring).status_code == 201
     wait_until(lambda: roles(ovs) == {"master", "slave"})
     entries = {node.name: (ovs.flows(node.name), ovs.meters(node.name)) for node in MAP.switches}
     pair.active.process.send_signal(end)
