@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from trainer.errors import ControllerUnreachableError, NetworkError, ReservationRefusedError
-from trainer.reservation.http_transport import HttpTransport, Response, TransportErrors
+from trainer.reservation.http_transport import STANDBY_STATUS, HttpTransport, Response, TransportErrors
 
 if TYPE_CHECKING:  # pydantic is imported only to parse responses, which `paceline network` does not do
     from trainer.reservation.api_types import ApiResponse, FlowRequest, Quote, Reservation, TransferVolume
@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # pydantic is imported only to parse responses, which `paceli
     from trainer.reservation.failover_transport import FailoverTransport
 
 TIMEOUT_S = 10.0
-STANDBY_STATUS = 307
 INITIAL_PAUSE_S = 0.25
 MAX_PAUSE_S = 4.0
 

@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from trainer.reservation.http_transport import HttpTransport, Response, TransportErrors
+from trainer.reservation.http_transport import STANDBY_STATUS, HttpTransport, Response, TransportErrors
 
 FAILOVER_S = 10.0
 """How long the controllers are asked in turn. A standby takes over within about two seconds."""
 TIMEOUT_S = 3.0
 """How long one of them may take: a controller that is frozen accepts connections and does not answer."""
 PAUSE_S = 0.1
-STANDBY_STATUS = 307
 NO_ACTIVE_CONTROLLER = '"no_active_controller"'
 
 

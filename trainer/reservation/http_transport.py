@@ -20,6 +20,9 @@ from urllib.parse import urlencode, urlsplit
 
 from trainer.errors import UsageError
 
+STANDBY_STATUS = 307
+"""The status by which a standby sends a request to the active controller."""
+
 TransportErrors = (OSError, http.client.HTTPException)
 """What `HttpTransport.request` raises if there is no complete response."""
 
