@@ -71,7 +71,7 @@ class IdealSwitches:
 
     def __init__(self, network: Network) -> None:
         self.events: Queue[SwitchEvent | None] = Queue()
-        self._numbers = frozenset(network.switch_by_datapath_id)
+        self._numbers = dict.fromkeys(network.switch_by_datapath_id, 1)
         for number, node in network.switch_by_datapath_id.items():
             ports = {link.source_port: (f"p{link.source_port}", True) for link in network.links_from(node.name)}
             self.events.put(SwitchConnected(number, ports))
@@ -79,7 +79,7 @@ class IdealSwitches:
     def expect(self, names: Mapping[int, str], ports: Mapping[int, Collection[int]]) -> None:
         """Certificates are not used."""
 
-    def connected(self) -> frozenset[int]:
+    def connected(self) -> dict[int, int]:
         """Return all switches."""
         return self._numbers
 

@@ -5,6 +5,7 @@ Source: OpenFlow Switch Specification 1.3.5, §7.1-7.5.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
@@ -91,7 +92,9 @@ class RawSwitch:
                 buffer = buffer[length:]
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, also while the thread waits for it: a socket that is being read stays open."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
     def _receive(self) -> bytes:

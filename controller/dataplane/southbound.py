@@ -147,8 +147,8 @@ class Switches(Protocol):
         Changes of other ports are not reported.
         """
 
-    def connected(self) -> frozenset[int]:
-        """The connected datapath ids."""
+    def connected(self) -> Mapping[int, int]:
+        """The connected switches by datapath id, each with the number of its connection, which no other one had."""
 
     def silent_s(self, datapath_id: int) -> float:
         """Age of the oldest unanswered request to a switch; 0 if there is none."""

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
+from itertools import count
 from queue import Queue
 from typing import Any, TypeVar
 
@@ -56,6 +57,8 @@ class SwitchClient:
     def __init__(self) -> None:
         self.events: Queue[SwitchEvent | None] = SwitchEventQueue()
         self.datapaths: dict[int, Any] = {}
+        self._connections: dict[int, int] = {}
+        self._numbers = count(1)
         self.pending: PendingTransactions = {}
         self._calls: deque[Callable[[], object]] = deque()
         self._read_fd, self._write_fd = os.pipe()
@@ -76,9 +79,9 @@ class SwitchClient:
         """Have this role at all switches from now on; requests that follow are sent after the change of role."""
         return self.call(lambda: self.roles.set(role, tuple(self.datapaths.values())))
 
-    def connected(self) -> frozenset[int]:
-        """The datapath ids of the connected switches."""
-        return frozenset(self.datapaths)
+    def connected(self) -> dict[int, int]:
+        """The connected switches by datapath id, each with the number of its connection, which no other one had."""
+        return self._connections.copy()
 
     def silent_s(self, datapath_id: int) -> float:
         """Age of the oldest unanswered transaction of a switch; 0 if there is none."""
@@ -232,6 +235,7 @@ class SwitchClient:
     def on_connected(self, datapath: Any) -> None:
         """Make this the current connection of the switch; its handshake is complete."""
         self.datapaths[datapath.id] = datapath
+        self._connections[datapath.id] = next(self._numbers)
         datapath.socket.on_confirmation = partial(self._on_confirmation, datapath)
         datapath.socket.is_asked = lambda xid: (datapath.id, xid) in self.pending
         ports, is_on_map = self.admission.ports_of(datapath.id), self.admission.is_on_map(datapath.id)
@@ -288,7 +292,7 @@ class SwitchClient:
             transaction.finish(not_connected(datapath.id))
         was_current = self.is_current(datapath)
         if was_current:
-            del self.datapaths[datapath.id]
+            del self.datapaths[datapath.id], self._connections[datapath.id]
         return was_current
 
 

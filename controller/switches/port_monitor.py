@@ -60,7 +60,7 @@ class PortMonitor:
         if now_s - self._checked_at_s < WIRING_CHECK_S:
             return
         self._checked_at_s = now_s
-        for number in set(self._ports) - set(self._network.switch_by_datapath_id) - self._switches.connected():
+        for number in set(self._ports) - set(self._network.switch_by_datapath_id) - self._switches.connected().keys():
             self._ports.pop(number)
             self._up_since_s.pop(number, None)
         for number in self._switches.connected():

@@ -73,7 +73,8 @@ class SwitchManager:
         self._gates = GateController(self.tracker, self.updates.synchronize, clock)
         switches.expect(self._datapath_ids.name_of, ports_of_map(network))
         self._lock = threading.Lock()
-        self._in_step: frozenset[str] = frozenset()
+        self._in_step: dict[str, int] = {}
+        """The switches in step, each with the connection over which it was brought there: never over another."""
         self._resynchronizing: set[str] = set()
         self._retry_at_s: dict[str, float] = {}
         self._warned_until_s: dict[str, float] = {}
@@ -113,7 +114,8 @@ class SwitchManager:
     def in_step(self) -> frozenset[str]:
         """The switches that are in step."""
         connected = self._switches.connected()
-        return frozenset(name for name in self._in_step if self._datapath_ids.datapath_id_of[name] in connected)
+        ids = self._datapath_ids.datapath_id_of
+        return frozenset(name for name, number in self._in_step.items() if connected.get(ids[name]) == number)
 
     def require_in_step(self, names: Iterable[str]) -> None:
         """Check that these switches can be updated now.
@@ -126,9 +128,10 @@ class SwitchManager:
 
     def sync_state(self, name: str) -> SwitchSyncState:
         """Whether a switch is in step, out of step, or away."""
-        if self._datapath_ids.datapath_id_of[name] not in self._switches.connected():
+        connection = self._switches.connected().get(self._datapath_ids.datapath_id_of[name])
+        if connection is None:
             return "away"
-        return "in_step" if name in self._in_step else "out_of_step"
+        return "in_step" if self._in_step.get(name) == connection else "out_of_step"
 
     def silent_s(self, name: str) -> float:
         """Age of the oldest unanswered request to a switch; 0 if there is none."""
@@ -138,14 +141,17 @@ class SwitchManager:
         self.tracker.forget(names)
         for name in names:
             self._retry_at_s[name] = time.monotonic() + RETRY_S
-        self._set_in_step(names, False)
+        self._set_in_step(dict.fromkeys(names))
         log.warning("switches out of step=%s reason=%s", ",".join(sorted(names)), reason)
 
-    def _set_in_step(self, names: Collection[str], in_step: bool) -> None:
+    def _set_in_step(self, connections: Mapping[str, int | None]) -> None:
+        """Note the connections over which these switches are in step; None: they are not."""
         with self._lock:
             before = self._in_step
-            self._in_step = before.union(names) if in_step else before.difference(names)
-        for name in sorted(before ^ self._in_step):
+            self._in_step = {
+                name: number for name, number in {**before, **connections}.items() if number is not None
+            }
+        for name in sorted(name for name, number in connections.items() if before.get(name) != number):
             self._publish(SwitchChanged(name, self.sync_state(name)))
 
     # Resynchronization and verification -----------------------------------------------------------------------------
@@ -154,29 +160,29 @@ class SwitchManager:
         """Start to bring connected switches that are out of step to their intended state; does not block."""
         now_s = time.monotonic()
         names = self._datapath_ids.name_of
-        connected = {names[number] for number in self._switches.connected() if number in names}
-        for name in sorted(connected - self._in_step - self._resynchronizing):
+        connections = {names[number]: each for number, each in self._switches.connected().items() if number in names}
+        for name in sorted(connections.keys() - self.in_step() - self._resynchronizing):
             if self._retry_at_s.get(name, 0.0) <= now_s:
                 self._resynchronizing.add(name)
                 number = self._datapath_ids.datapath_id_of[name]
                 reading = self._switches.read_state(number, READ_TIMEOUT_S, lambda: None)
-                reading.add_done_callback(partial(self._on_state_read, name))
+                reading.add_done_callback(partial(self._on_state_read, name, connections[name]))
 
-    def _on_state_read(self, name: str, done: Future[Reading]) -> None:
+    def _on_state_read(self, name: str, connection: int, done: Future[Reading]) -> None:
         error = done.exception()
         if error is None:
             changed = self.tracker.set_applied(name, done.result().state)
             self.verifier.report(name, self.tracker.drift_of(name, done.result(), changed))
             update = self.updates.synchronize(changed)
-            update.add_done_callback(lambda done: self._on_resynchronized(name, done.exception()))
+            update.add_done_callback(lambda done: self._on_resynchronized(name, connection, done.exception()))
         else:
             self._set_out_of_step([name], str(error))
-            self._on_resynchronized(name, error)
+            self._on_resynchronized(name, connection, error)
 
-    def _on_resynchronized(self, name: str, error: BaseException | None) -> None:
+    def _on_resynchronized(self, name: str, connection: int, error: BaseException | None) -> None:
         self._resynchronizing.discard(name)
         if error is None and name in self.tracker.known_switches():
-            self._set_in_step([name], True)
+            self._set_in_step({name: connection})
         self.wake()
 
     def verify(self, names: Iterable[str], repair: bool) -> list[SwitchReport]:
@@ -224,7 +230,7 @@ class SwitchManager:
         if name is not None:
             self.tracker.forget([name])
             self._retry_at_s.pop(name, None)
-            self._set_in_step([name], False)
+            self._set_in_step({name: None})
 
     def _warn_of_impostor(self, event: CertificateMismatch | DuplicateConnection) -> None:
         """Log and publish a rejected connection, at most once per switch in WARN_EVERY_S."""

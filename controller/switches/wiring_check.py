@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from controller.dataplane.lldp import PortKey
 from controller.domain.network import DirectedLink, Network
@@ -10,7 +10,7 @@ from controller.domain.network import DirectedLink, Network
 
 def wiring_problems(
     network: Network,
-    connected: frozenset[int],
+    connected: Collection[int],
     ports: Mapping[int, Mapping[int, bool]],
     received: Mapping[PortKey, PortKey],
     settled: frozenset[int],
@@ -30,7 +30,7 @@ def wiring_problems(
             sentence = _problem(network, link, ports.get(number, {}), number, received, settled)
             if sentence:
                 sentences.append(sentence)
-    unknown = connected - set(network.switch_by_datapath_id)
+    unknown = set(connected) - set(network.switch_by_datapath_id)
     sentences += [f"Datapath id {n:016x} is connected but not on map {network.name}." for n in sorted(unknown)]
     return sentences
 

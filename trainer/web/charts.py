@@ -90,10 +90,11 @@ def _stairs(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Return round numbers that cover the range, at most about `most` of them."""
-    if high <= low:
-        high = low + (abs(low) or 1.0)
+    size = max(abs(low), abs(high))
+    if high - low <= max(size * 1e-9, 1e-300):  # equal as far as numbers of a chart go
+        high = low + (size if size > 1e-300 else 1.0)
     raw = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw)
+    exponent = math.floor(math.log10(raw))
+    step = next(factor * 10.0**exponent for factor in (1, 2, 5, 10) if factor * 10.0**exponent >= raw)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(number * step, 12) for number in range(first, last + 1)]
+    return [round(number * step, 1 - exponent) for number in range(first, last + 1)]

@@ -41,6 +41,7 @@ class ConfirmingSwitches:
     def __init__(self, network: Network = PAIR) -> None:
         self.network = network
         self.events: Queue[SwitchEvent | None] = Queue()
+        self.connections = dict.fromkeys(network.switch_by_datapath_id, 1)
         for switch in network.switches:
             ports = {link.source_port: ("", True) for link in network.links_from(switch.name)}
             self.events.put(SwitchConnected(switch.datapath_id or 0, ports))
@@ -48,8 +49,8 @@ class ConfirmingSwitches:
     def expect(self, names: Mapping[int, str], ports: Mapping[int, Collection[int]]) -> None:
         pass
 
-    def connected(self) -> frozenset[int]:
-        return frozenset(self.network.switch_by_datapath_id)
+    def connected(self) -> dict[int, int]:
+        return self.connections.copy()
 
     def silent_s(self, datapath_id: int) -> float:
         return 0.0

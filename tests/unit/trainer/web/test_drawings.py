@@ -6,7 +6,7 @@ import math
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit.trainer.web.records import link, network, round_row
@@ -58,6 +58,9 @@ def test_a_round_is_drawn_within_its_picture() -> None:
 
 
 @given(st.floats(-1e9, 1e9), st.floats(0, 1e9))
+@example(0.0, 5e-324)
+@example(1e9, 1e-6)
+@example(2e-13, 6e-13)
 def test_ticks_cover_the_range_and_are_few(low: float, size: float) -> None:
     found = ticks(low, low + size)
     assert found[0] <= low + abs(low) * 1e-6 + 1e-9
