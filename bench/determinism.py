@@ -29,7 +29,7 @@ from emulation.session import emulate
 from machine.errors import EmulationError
 from machine.quantile import quantile
 from machine.stall_watch import StallWatch, describe_stalls
-from topologies.loader import map_path
+from topologies.map_file.loader import map_path
 from trainer.transport.pacing import BURST_BYTES, pace_bytes_per_s
 
 SEGMENT_BYTES = 1_000_000

@@ -44,7 +44,7 @@ from harness.timed_transfers import (
 )
 from machine.errors import EmulationError
 from machine.stall_watch import StallWatch, describe_stalls
-from topologies.loader import map_path
+from topologies.map_file.loader import map_path
 from trainer.transport.pacing import BURST_BYTES, wire_bits
 
 OTHER_PORT = 7900

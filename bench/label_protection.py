@@ -20,7 +20,7 @@ from emulation.session import emulate
 from harness.training_run import MICROS, SETTLING_ROUNDS, Row, step_ms, table_of, train
 from machine.errors import EmulationError
 from machine.stall_watch import StallWatch, describe_stalls
-from topologies.loader import map_path
+from topologies.map_file.loader import map_path
 
 
 def step_bytes(rows: list[Row], direction: str) -> float:

@@ -26,9 +26,9 @@ from controller.booking.calendar import Calendar
 from controller.domain.network import network_from_map
 from controller.domain.reservation import Flow, Match, Requirement
 from topologies.catalogue import MapOptions, find_map
+from topologies.plants.published import SUFFIXES, plant_names
+from topologies.plants.survey import SurveyOptions
 from topologies.problems import MapError
-from topologies.published import SUFFIXES, plant_names
-from topologies.survey import SurveyOptions
 
 RATE_BPS = 100_000
 SHOWN = 40

@@ -40,7 +40,7 @@ from machine.polling import wait_until
 from machine.quantile import quantile
 from machine.stall_watch import Stall, StallWatch, describe_stalls, stalled_s
 from topologies.catalogue import MapOptions, resolve_map
-from topologies.placement import PlacementOptions
+from topologies.placement.map_document import PlacementOptions
 
 PLANT, EDGES = "sndlib/nobel-us", 6
 RATE_BPS = 2_000_000

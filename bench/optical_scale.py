@@ -1,7 +1,7 @@
 """Admission of training traffic on a real optical map, simulated with the controller's core and no packets.
 
 The map is SNDlib's germany50 at its real size, 50 sites and 88 fibres; on each, `CHANNELS` channels of 100 Gb/s on the
-50 GHz grid are available. The cloud and the edges are placed by the rule of topologies/placement.py; when every site
+50 GHz grid are available. The cloud and the edges are placed by the rule of topologies/placement; when every site
 has an edge, the rule starts over. Edges train in runs of `MEMBERS`, each run a model of the zoo with the trainer's own
 plans: cuts, segment bytes and rates, a new plan every round from the measurements of the round before. A run requests
 all its flows or none; after a refusal it requests less, as the trainer does. Admission, grooming, spectrum, reach
@@ -47,8 +47,8 @@ from controller.domain.reservation import Reservation, State
 from controller.routing import candidates as paths
 from harness.simulated_training import MODELS, SimulatedRun
 from topologies.maps import Map, MapLink, MapNode
-from topologies.placement import PlacementOptions, map_document
-from topologies.published import read_plant
+from topologies.placement.map_document import PlacementOptions, map_document
+from topologies.plants.published import read_plant
 from trainer.planning.plan import RoundPlan
 from trainer.reservation.reserved_bandwidth import MAX_ATTEMPTS
 

@@ -23,7 +23,7 @@ from harness import report
 from controller.optical.route_order import RouteSelection, SpanLengths, fingerprint
 from harness.nsfnet import SPANS
 from harness.route_order_search import OrderTrial, TuningResult, tune
-from topologies.published import read_plant
+from topologies.plants.published import read_plant
 
 TRAINING, UNSEEN = range(100, 108), range(200, 210)
 COUNT = 8000

@@ -24,7 +24,7 @@ from emulation.session import emulate
 from fuzzing.session import Outcome, fuzz, table_of
 from machine.errors import EmulationError
 from topologies import running_emulation
-from topologies.loader import load_map, map_path
+from topologies.map_file.loader import load_map, map_path
 
 QUICK_MINUTES = 1.0
 

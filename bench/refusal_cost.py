@@ -30,8 +30,8 @@ from controller.errors import LatencyNotMet, Refused
 from harness.report import Claim, at_most, publish
 from machine.quantile import quantile
 from topologies.catalogue import MapOptions, resolve_map
-from topologies.loader import load_map
-from topologies.placement import PlacementOptions
+from topologies.map_file.loader import load_map
+from topologies.placement.map_document import PlacementOptions
 
 PLANT, EDGES, LIVE = "sndlib/nobel-us", 13, 700
 NOW_S = 1_800_000_000.0

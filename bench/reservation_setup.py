@@ -44,7 +44,7 @@ from control_plane.switch_row import HOPS, RATE_BPS, controller_of, reservation_
 from controller.domain.network import Network, network_from_map
 from machine.polling import wait_until
 from machine.quantile import quantile
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 GROUP = 16
 

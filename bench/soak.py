@@ -35,7 +35,7 @@ from control_plane.switch_row import wait_until_in_sync
 from emulation.controller_process import ControllerProcess
 from emulation.open_vswitch import set_controller_command
 from machine.quantile import quantile
-from topologies.loader import load_map, map_path
+from topologies.map_file.loader import load_map, map_path
 from topologies.maps import Map
 
 RATE_PER_S = 50

@@ -34,7 +34,7 @@ from machine.errors import EmulationError
 from machine.polling import wait_until
 from machine.stall_watch import StallWatch, describe_stalls
 from topologies import running_emulation
-from topologies.loader import map_path
+from topologies.map_file.loader import map_path
 
 SETTLE_S = 1.5
 

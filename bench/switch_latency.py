@@ -35,7 +35,7 @@ from emulation.session import emulate
 from machine.errors import EmulationError
 from machine.quantile import quantile
 from machine.stall_watch import Stall, StallWatch, describe_stalls, stalled_s
-from topologies.loader import map_path
+from topologies.map_file.loader import map_path
 
 SOURCE, SWITCH, NEXT, DESTINATION = "edge1", "r6", "r5", "edge3"
 PORT = 7950

@@ -34,7 +34,7 @@ from emulation.session import describe, emulate
 from machine import cgroups
 from machine.errors import EmulationError
 from machine.stall_watch import StallWatch
-from topologies.loader import map_path
+from topologies.map_file.loader import map_path
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 10

@@ -19,10 +19,10 @@ from emulation.session import clean_up, clean_up_after_crash, describe, emulate
 from machine.errors import EmulationError
 from machine.forwarding_capacity import check_map_fits, fitting_scale, load_capacity
 from topologies.catalogue import adapt_map, resolve_map
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 from topologies.options import map_options, published_network_options
+from topologies.plants.published import is_plant
 from topologies.problems import MapError
-from topologies.published import is_plant
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

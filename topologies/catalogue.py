@@ -15,13 +15,12 @@ from pathlib import Path
 import yaml
 
 from topologies.file_limits import YamlLoader
-from topologies.loader import known_maps, load_map, map_path
+from topologies.map_file.loader import known_maps, load_map, map_path
 from topologies.maps import Map
-from topologies.placement import PlacementOptions, map_document, write_map
-from topologies.plant import listed
-from topologies.problems import MapError
-from topologies.published import SUFFIXES, is_plant, plant_names, read_plant
-from topologies.survey import SurveyOptions
+from topologies.placement.map_document import PlacementOptions, map_document, write_map
+from topologies.plants.published import SUFFIXES, is_plant, plant_names, read_plant
+from topologies.plants.survey import SurveyOptions
+from topologies.problems import MapError, listed
 
 MAP_SUFFIXES = (".yaml", ".yml")
 OPTION_NAMES = {"length_attribute": "length-from", "scale_mbps_per_gbps": "scale"}

@@ -13,12 +13,12 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from topologies.catalogue import adapt_map, length_km, resolve_map
-from topologies.loader import known_maps, load_map
+from topologies.map_file.loader import known_maps, load_map
 from topologies.maps import Map
 from topologies.options import map_options, published_network_options
+from topologies.placement.siting import reach_km
+from topologies.plants.published import plant_names
 from topologies.problems import MapError
-from topologies.published import plant_names
-from topologies.siting import reach_km
 
 
 @click.command()
@@ -53,7 +53,7 @@ def maps(name: str | None, ducts: tuple[str, ...], picture: Path | None, file: P
             path = adapt_map(resolve_map(name, options, Path(directory)), Path(directory), None, ducts)
             topology, text = load_map(str(path)), path.read_text(encoding="utf-8")
         if picture:
-            from topologies.drawing import draw  # imports matplotlib: slow, and rarely needed
+            from topologies.drawing.map_drawing import draw  # imports matplotlib: slow, and rarely needed
 
             draw(topology, picture)
         if file:

@@ -8,9 +8,9 @@ from typing import Any, cast
 import click
 
 from topologies.catalogue import MapOptions
-from topologies.placement import PlacementOptions
-from topologies.survey import SurveyOptions
-from topologies.unplaced import Unplaced
+from topologies.placement.map_document import PlacementOptions
+from topologies.plants.survey import SurveyOptions
+from topologies.plants.unplaced import Unplaced
 
 _OPTIONS = (
     click.option("--edges", metavar="N|SITE,SITE…",

@@ -1,4 +1,4 @@
-"""The error raised for an invalid map."""
+"""The error raised for an invalid map, and names listed in its sentences."""
 
 from __future__ import annotations
 
@@ -9,3 +9,9 @@ class MapError(Exception):
     def __init__(self, mistakes: list[str]) -> None:
         super().__init__("\n".join(mistakes))
         self.mistakes = mistakes
+
+
+def listed(names: list[str] | tuple[str, ...], most: int = 12) -> str:
+    """Names for a sentence; of very many the first ones and how many follow."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

@@ -32,7 +32,7 @@ from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Placement, Requirement
 from controller.openflow.encoder import BARRIER_REPLY, HEADER, VERSION, encode_barrier_request, encode_change
 from machine.polling import wait_until
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 HELLO, ECHO_REQUEST, ECHO_REPLY, FEATURES_REQUEST, FEATURES_REPLY = 0, 2, 3, 5, 6
 

@@ -15,7 +15,7 @@ import httpx
 from control_plane.dummy_switches import DummySwitches, free_port
 from emulation.controller_process import ControllerProcess
 from machine.polling import wait_until
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 HOPS = 6
 

@@ -18,7 +18,7 @@ from emulation.network import Emulation, EmulationSettings
 from machine import kernel_settings
 from machine.errors import EmulationError
 from machine.forwarding_capacity import Capacity, fit_capacity, save_capacity
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 from topologies.maps import MAX_EMULATED_MBPS
 
 CHAIN = 4

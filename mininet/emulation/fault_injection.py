@@ -15,7 +15,7 @@ from emulation.open_vswitch import set_controller_command
 from machine.errors import EmulationError
 from machine.undo_journal import UndoJournal, start_time
 from topologies import running_emulation
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 from topologies.maps import Map, Port
 
 OFCTL = ["ovs-ofctl", "-O", "OpenFlow13"]

@@ -13,7 +13,7 @@ from machine import kernel_settings
 from machine.errors import EmulationError
 from machine.undo_journal import UndoJournal
 from topologies import running_emulation
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 from topologies.maps import MANAGEMENT_GATEWAY, MAX_EMULATED_MBPS
 
 Log = Callable[[str], None]

@@ -23,7 +23,7 @@ import pytest
 
 from tests.forked_processes import FORK_SERVER
 from topologies import running_emulation
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 from topologies.maps import Map
 from trainer.processes.fork import ForkedProcess
 

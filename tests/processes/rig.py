@@ -19,7 +19,7 @@ import pytest
 from emulation.open_vswitch import set_controller_command
 from machine.polling import wait_until
 from machine.without_perf_counters import WITHOUT_PERF_COUNTERS
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 from trainer.processes.fork import ForkedProcess
 
 MAP = load_map("pair")

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from topologies.maps import LEAST_LOSS_DB_PER_KM, USUAL_LOSS_DB_PER_KM, FibreType
-from topologies.plant import listed
-from topologies.problems import MapError
+from topologies.problems import MapError, listed
+from topologies.readers.site_names import nearest
 from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, as_key, number_of
-from topologies.site_names import nearest
 
 YANG = "gnpy-network-topology:topology"
 FIBRES = ("Fiber", "RamanFiber")

@@ -1,4 +1,4 @@
-"""What a file states about a network, before any check: `topologies.survey` makes a fibre plant of it."""
+"""What a file states about a network, before any check: `topologies.plants.survey` makes a fibre plant of it."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from controller.service.reservation_service import Service
 from controller.service.retention import RetentionTask
 from controller.storage.ledger import Ledger
 from machine.polling import wait_until
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 PAIR = network_from_map(load_map("pair"))
 

@@ -19,7 +19,7 @@ from machine.forwarding_capacity import (
     save_capacity,
 )
 from topologies.demand import worst_mbps_hops
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 from topologies.maps import Map, MapLink, MapNode
 
 PAIR, METRO = load_map("pair"), load_map("metro")

@@ -13,7 +13,7 @@ from controller.runtime.environment import load_network
 from tests.unit.topologies.network_files import gnpy, link, node, node_link, placed
 from topologies.catalogue import MapOptions, find_map
 from topologies.commands import maps
-from topologies.placement import PlacementOptions
+from topologies.placement.map_document import PlacementOptions
 from topologies.problems import MapError
 from trainer.cli.plan import _load
 from trainer.errors import UsageError

@@ -15,7 +15,7 @@ from controller.dataplane.pipeline import intended_states
 from controller.domain.network import network_from_map
 from controller.domain.reservation import Flow, Requirement, Reservation, State
 from tests.property.strategies import groups
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 NETWORK = network_from_map(load_map("metro"))
 HOSTS = [host.name for host in NETWORK.hosts]

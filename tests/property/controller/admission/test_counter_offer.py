@@ -17,7 +17,7 @@ from controller.booking.calendar import Calendar
 from controller.domain.network import network_from_map
 from controller.domain.reservation import Flow, Match, Protection, Requirement, Reservation, State, least_burst_bytes
 from controller.errors import Refused
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 PAIR = network_from_map(load_map("pair"))
 PROTECTIONS: tuple[Protection, ...] = ("none", "none", "none", "none", "link_disjoint")

@@ -18,7 +18,7 @@ from controller.calculus.network_bounds import Analysis, ShapedFlow
 from controller.domain.network import network_from_map
 from controller.domain.path import link_names, spans_of
 from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, State
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 from topologies.maps import Map
 
 DUCTS = {"east": ("r1-r2", "r1-r4"), "south": ("r2-r3", "r3-r4")}

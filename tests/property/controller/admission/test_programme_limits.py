@@ -10,7 +10,7 @@ from controller.admission.live_reservations import LiveReservations
 from controller.booking.calendar import Calendar
 from controller.domain.network import network_from_map
 from controller.domain.reservation import BoundAnalysis, Flow, Match, Protection, Requirement, Reservation, State
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 METRO = network_from_map(load_map("metro"))
 HOSTS = ("edge1", "edge2", "edge3", "edge4", "cloud")

@@ -13,7 +13,7 @@ from controller.domain.network import network_from_map
 from controller.domain.path import link_names
 from controller.domain.reservation import Window
 from controller.routing.candidates import candidate_paths
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 NETWORK = network_from_map(load_map("metro"))
 HOSTS = [host.name for host in NETWORK.hosts]

@@ -19,7 +19,7 @@ from controller.calculus.programme_bounds import programme_bounds
 from controller.domain.network import DirectedLink, Network, network_from_map
 from controller.domain.reservation import Window
 from controller.routing.candidates import candidate_paths
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 from topologies.maps import Map, MapLink, MapNode
 
 METRO = network_from_map(load_map("metro"))

@@ -20,7 +20,7 @@ from controller.domain.ports import (
     ports_overlap,
 )
 from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 PAIR = network_from_map(load_map("pair"))
 

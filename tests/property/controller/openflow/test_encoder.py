@@ -34,7 +34,7 @@ from controller.openflow.encoder import (
     encode_barrier_request,
     encode_change,
 )
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 
 def unsigned(bits: int) -> st.SearchStrategy[int]:

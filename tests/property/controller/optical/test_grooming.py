@@ -29,7 +29,7 @@ from controller.optical.lightpath_design import reservable_bps
 from controller.routing.candidates import candidate_paths
 from tests.property.strategies import groups
 from tests.simulated_forwarding import packet, send
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 from topologies.maps import Grid
 
 WAVES = load_map("waves")

@@ -29,7 +29,7 @@ from controller.optical.rsa import (
 )
 from harness.route_order_search import OrderTrial, blocked_demands, demands, tune
 from tests.property.strategies import GRID, plants
-from topologies.published import read_plant
+from topologies.plants.published import read_plant
 
 RING = {
     ("a", "b"): 300.0, ("b", "c"): 500.0, ("c", "d"): 400.0, ("d", "e"): 700.0, ("a", "e"): 200.0, ("b", "e"): 900.0,

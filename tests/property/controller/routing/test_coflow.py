@@ -17,7 +17,7 @@ from controller.domain.reservation import Flow, Match, Requirement
 from controller.errors import NoCapacity, UnknownHost
 from controller.routing.candidates import candidate_paths
 from controller.routing.coflow import Volume, shortest_coflow_completion
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 METRO = network_from_map(load_map("metro"))
 HOSTS = [host.name for host in METRO.hosts]

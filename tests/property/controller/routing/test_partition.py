@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from controller.domain.network import network_from_map
 from controller.routing.candidates import candidate_paths
 from controller.routing.partition import no_path, separating_spans
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 METRO = network_from_map(load_map("metro"))
 PAIR = network_from_map(load_map("pair"))

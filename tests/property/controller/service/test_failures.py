@@ -32,7 +32,7 @@ from controller.service.reservation_service import Service
 from controller.service.state import INSTALLED
 from machine.polling import wait_until
 from tests.simulated_service import FailingLedger, LedgerMode, SetClock, StoringSwitches, intended_entries
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 METRO = network_from_map(load_map("metro"))
 MBPS = 1_000_000

@@ -14,7 +14,7 @@ from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import LIVE, TRANSITIONS, Flow, Match, Requirement, Reservation, State
 from controller.errors import FlowInUse, LatencyNotMet, NoCapacity, NoPath, UnknownHost
 from controller.routing.candidates import candidate_paths, next_hops
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 from topologies.maps import Map, MapLink, MapNode
 
 METRO = network_from_map(load_map("metro"))

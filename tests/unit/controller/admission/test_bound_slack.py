@@ -15,7 +15,7 @@ from controller.booking.calendar import Calendar
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, State
 from controller.errors import LatencyNotMet
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 PAIR = network_from_map(load_map("pair"))
 METRO = network_from_map(load_map("metro"))

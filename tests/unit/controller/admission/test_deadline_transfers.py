@@ -15,7 +15,7 @@ from controller.booking.transfer_rate import HEADROOM_SHARE, LATE_US, SLOW_SHARE
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Placement, Requirement, Reservation, State, Window
 from controller.errors import FlowInUse, InvalidRequest, LatencyNotMet, NoCapacity, NoDisjointPath
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 METRO = network_from_map(load_map("metro"))
 PAIR = network_from_map(load_map("pair"))

@@ -14,7 +14,7 @@ from controller.calculus import programme_bounds
 from controller.domain.network import network_from_map
 from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
 from controller.errors import LatencyNotMet
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 METRO = network_from_map(load_map("metro"))
 EDGES = ("edge1", "edge2", "edge3", "edge4")

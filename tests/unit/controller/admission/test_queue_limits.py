@@ -15,7 +15,7 @@ from controller.booking.calendar import Calendar
 from controller.domain.network import Network, network_from_map
 from controller.domain.reservation import Flow, Match, Requirement, Reservation, State, least_burst_bytes
 from controller.errors import NoBuffer
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 from topologies.maps import Map, MapLink, MapNode
 
 PAIR = network_from_map(load_map("pair"))

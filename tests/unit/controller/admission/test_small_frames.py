@@ -10,7 +10,7 @@ from controller.booking.calendar import Calendar
 from controller.booking.transfer_rate import completion_us, gate_window, least_rate_bps
 from controller.domain.network import network_from_map
 from controller.domain.reservation import Flow, Match, Placement, Requirement, least_burst_bytes
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 PAIR = network_from_map(load_map("pair"))
 

@@ -6,7 +6,7 @@ from controller.booking.peak_load import Activity
 from controller.calculus.network_bounds import Analysis, ShapedFlow
 from controller.domain.network import network_from_map
 from controller.domain.reservation import Window
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 NETWORK = network_from_map(load_map("metro"))
 ENDED = ShapedFlow(("load1", "r6", "r1", "r2", "cloud"), 0, 100_000)

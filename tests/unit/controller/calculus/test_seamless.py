@@ -7,7 +7,7 @@ from dataclasses import replace
 from controller.calculus.failure_bounds import CarriedFlow, FailureBounds
 from controller.domain.network import network_from_map
 from controller.domain.route import Route
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 METRO = network_from_map(load_map("metro"))
 WORKING = ("edge1", "r6", "r1", "r2", "cloud")

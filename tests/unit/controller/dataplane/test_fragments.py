@@ -17,7 +17,7 @@ from controller.domain.ports import PortRange
 from controller.domain.reservation import Flow, Match, Protocol, Requirement, Reservation, State
 from tests import simulated_forwarding
 from tests.simulated_forwarding import Packet
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 METRO = network_from_map(load_map("metro"))
 

@@ -20,7 +20,7 @@ from controller.domain.reservation import Flow, Match, Protection, Requirement, 
 from controller.domain.route import path_under_failure
 from tests.simulated_forwarding import Trace, packet, send
 from tests.switch_updates import kinds, updates
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 WAVES = network_from_map(load_map("waves"))
 PATH = ("edge1", "r1", "r2", "r3", "r4", "r5", "cloud")

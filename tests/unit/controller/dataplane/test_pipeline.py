@@ -27,7 +27,7 @@ from controller.domain.reservation import FIRST_METER_ID, Flow, Match, Requireme
 from tests import simulated_forwarding
 from tests.simulated_forwarding import Packet, Trace
 from tests.switch_updates import kinds, updates
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 METRO = network_from_map(load_map("metro"))
 

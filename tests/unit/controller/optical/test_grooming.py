@@ -32,7 +32,7 @@ from controller.service.reservation_service import Service
 from controller.storage.ledger import IN_MEMORY, Ledger
 from machine.polling import wait_until
 from tests.unit.controller.simulated_switches import ConfirmingSwitches
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 from topologies.maps import Grid, Map
 from topologies.problems import MapError
 

@@ -13,7 +13,7 @@ from controller.optical.lightpath_design import design_lightpath, precompute_fib
 from controller.optical.spectrum_grid import FIXED
 from controller.optical.transmission_quality import FORMATS, SYSTEM_MARGIN_DB, Quality, quality_of
 from tests.usable_formats import usable_formats
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 DP_16QAM, DP_QPSK = FORMATS
 

@@ -12,7 +12,7 @@ from controller.domain.network import network_from_map
 from controller.domain.reservation import Flow, Match, Requirement, Reservation, State
 from controller.switches.state_tracker import SwitchStateTracker
 from tests.switch_updates import StageChanges
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 METRO = network_from_map(load_map("metro"))
 COUNTED = MeterCounts(100, 100_000, 60, 60_000)

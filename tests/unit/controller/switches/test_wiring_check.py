@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from controller.dataplane.lldp import PortKey, lldp_frame, read_lldp_frame
 from controller.domain.network import network_from_map
 from controller.switches.wiring_check import wiring_problems
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 PAIR = network_from_map(load_map("pair"))
 BOTH = frozenset({1, 2})

@@ -10,7 +10,7 @@ from controller.booking.calendar import Calendar
 from controller.domain.network import network_from_map
 from controller.routing.coflow import Volume as CoflowVolume
 from controller.routing.coflow import shortest_coflow_completion
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 from trainer.planning.plan import EdgeForecast, Offer, Option, RoundPlan
 from trainer.planning.planner import MIN_GAIN, plan_round
 from trainer.reservation.api_types import Quote, TransferVolume

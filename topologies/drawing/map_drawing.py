@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from topologies.catalogue import length_km
-from topologies.labels import Box, LabelLayout, Point, candidates_along, candidates_beside, line_obstacles
+from topologies.drawing.labels import Box, LabelLayout, Point, candidates_along, candidates_beside, line_obstacles
 from topologies.maps import Map, MapLink, MapNode
 
 COLOURS = {"switch": "#31507a", "edge": "#d1782c", "cloud": "#2f7f5f", "host": "#8d8d8d"}

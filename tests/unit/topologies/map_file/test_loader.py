@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from topologies import running_emulation
-from topologies.loader import known_maps, load_map, map_path
+from topologies.map_file.loader import known_maps, load_map, map_path
 from topologies.maps import Map
+from topologies.plants.published import read_plant
 from topologies.problems import MapError
-from topologies.published import read_plant
 
 THREE_MISTAKES = """\
 name: bad

@@ -1,4 +1,4 @@
-"""Turns a fibre plant into a map: attaches edges and cloud (`topologies.siting`), sets the scale of the emulation.
+"""Turns a fibre plant into a map: attaches edges and cloud at their sites, sets the scale of the emulation.
 
 One host for cross-traffic is attached beside the first edge, another beside the cloud; they load the last span of the
 first edge's path to the cloud.
@@ -18,9 +18,10 @@ from typing import Any
 import yaml
 
 from topologies.maps import MAX_CHANNELS, MAX_FIBRES, Grid
-from topologies.plant import Fibre, Plant, Site, listed
-from topologies.regenerators import with_regenerators
-from topologies.siting import choose_sites
+from topologies.placement.regenerators import with_regenerators
+from topologies.placement.siting import choose_sites
+from topologies.plants.plant import Fibre, Plant, Site
+from topologies.problems import listed
 
 ACCESS_KM = 3.0
 """Length of the access link between a host and its switch."""

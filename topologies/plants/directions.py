@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from topologies.maps import FibreType
-from topologies.plant import listed
+from topologies.problems import listed
 
 
 @dataclass(slots=True)

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 
 from topologies.catalogue import MapOptions, adapt_map, resolve_map
 from topologies.commands import maps
-from topologies.labels import Box, LabelLayout, candidates_along, candidates_beside, line_obstacles
-from topologies.loader import load_map, map_path
+from topologies.drawing.labels import Box, LabelLayout, candidates_along, candidates_beside, line_obstacles
+from topologies.map_file.loader import load_map, map_path
 from topologies.maps import Map
-from topologies.placement import PlacementOptions, map_document, short_names
-from topologies.plant import Fibre, Plant, Site, fibre_km, great_circle_km
+from topologies.placement.map_document import PlacementOptions, map_document, short_names
+from topologies.plants.plant import Fibre, Plant, Site, fibre_km, great_circle_km
+from topologies.plants.published import is_plant, plant_names, read_plant
 from topologies.problems import MapError
-from topologies.published import is_plant, plant_names, read_plant
 
 TRIANGLE = Plant(
     "triangle",

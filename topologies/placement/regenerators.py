@@ -7,8 +7,9 @@ from dataclasses import replace
 from itertools import pairwise
 from math import ceil
 
-from topologies.plant import Fibre, Plant, Site, listed
-from topologies.siting import reach_km
+from topologies.placement.siting import reach_km
+from topologies.plants.plant import Fibre, Plant, Site
+from topologies.problems import listed
 
 
 def with_regenerators(plant: Plant, channels_of: Callable[[Fibre], int], price: float | None = None) -> Plant:

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 import networkx as nx
 
-from topologies.identifiers import identifier_mistakes
+from topologies.map_file.identifiers import identifier_mistakes
 from topologies.maps import (
     MAX_CHANNELS,
     MAX_EMULATED_MBPS,

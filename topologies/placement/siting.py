@@ -17,8 +17,8 @@ from difflib import get_close_matches
 import networkx as nx
 
 from topologies.maps import USUAL_LOSS_DB_PER_KM, Band
-from topologies.plant import Fibre, Plant, listed
-from topologies.problems import MapError
+from topologies.plants.plant import Fibre, Plant
+from topologies.problems import MapError, listed
 
 REACH_KM = 3400.0
 """The longest fibre that DP-QPSK crosses, by `controller.optical.transmission_quality`; a test compares."""

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import networkx as nx
 
-from topologies.plant import Site, listed
-from topologies.problems import MapError
+from topologies.plants.plant import Site
+from topologies.problems import MapError, listed
 
 Unplaced = Literal["drop", "place", "refuse"]
 ROUNDS = 200

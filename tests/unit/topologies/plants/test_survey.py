@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.unit.topologies.network_files import NORWAY, graphml, link, node, node_link, placed
-from topologies.plant import Plant
+from topologies.plants.plant import Plant
+from topologies.plants.published import read_plant
+from topologies.plants.survey import SurveyOptions
+from topologies.plants.unplaced import Unplaced
 from topologies.problems import MapError
-from topologies.published import read_plant
-from topologies.survey import SurveyOptions
-from topologies.unplaced import Unplaced
 
 RING = [link("Oslo", "Bergen"), link("Bergen", "Trondheim"), link("Trondheim", "Oslo"), link("Bergen", "Stavanger")]
 

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.topologies.network_files import gnpy, link, placed
-from topologies.loader import load_map
-from topologies.placement import PlacementOptions, map_document, write_map
-from topologies.plant import Plant
+from topologies.map_file.loader import load_map
+from topologies.placement.map_document import PlacementOptions, map_document, write_map
+from topologies.plants.plant import Plant
+from topologies.plants.published import read_plant
+from topologies.plants.survey import SurveyOptions
 from topologies.problems import MapError
-from topologies.published import read_plant
-from topologies.survey import SurveyOptions
 
 NODE_LINK = {
     "directed": False,

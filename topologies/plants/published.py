@@ -14,10 +14,10 @@ from xml.etree.ElementTree import Element, ParseError, fromstring
 import topohub
 
 from topologies.file_limits import read_bounded
-from topologies.plant import Plant
+from topologies.plants.plant import Plant
+from topologies.plants.survey import SurveyOptions, plant_of
 from topologies.readers import gnpy_network, graph_files, node_link, sndlib
 from topologies.readers.source import SourceNetwork, json_kind, unreadable
-from topologies.survey import SurveyOptions, plant_of
 
 DATA = Path(topohub.__file__).parent / "data"
 SUFFIXES = (".graphml", ".gml", ".xml", ".json", ".xls", ".xlsx", ".txt", ".native")

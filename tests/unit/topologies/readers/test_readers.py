@@ -10,9 +10,9 @@ import pytest
 from openpyxl import Workbook  # type: ignore[import-untyped]
 
 from tests.unit.topologies.network_files import gnpy, graphml, link, node
-from topologies.plant import Plant
+from topologies.plants.plant import Plant
+from topologies.plants.published import read_plant
 from topologies.problems import MapError
-from topologies.published import read_plant
 
 
 def spans(plant: Plant) -> list[tuple[str, float]]:
@@ -315,7 +315,7 @@ def test_json_in_no_known_form_is_refused_with_a_sentence(tmp_path: Path, text: 
 
 
 def test_the_topology_in_the_documentation_is_a_map_without_a_surprise(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "map-format.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[4] / "docs" / "map-format.md").read_text(encoding="utf-8")
     text = page.partition("```json\n")[2].partition("```")[0]
     plant = read_plant(written(tmp_path / "norway.json", text))
     assert (len(plant.sites), len(plant.fibres), len(text.splitlines())) == (5, 7, 18)

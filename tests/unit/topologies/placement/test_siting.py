@@ -12,11 +12,11 @@ from controller.optical.lightpath_design import LightpathDesign, design_lightpat
 from controller.optical.transmission_quality import SpecialFibre, quality_of
 from controller.routing.candidates import CERTAIN_REACH_KM, candidate_paths
 from topologies.maps import Band, Map, MapLink, MapNode
-from topologies.placement import PlacementOptions, map_document, short_names
-from topologies.plant import Fibre, Plant, Site
+from topologies.placement.map_document import PlacementOptions, map_document, short_names
+from topologies.placement.regenerators import with_regenerators
+from topologies.placement.siting import MULTI_BAND_REACH_KM, REACH_KM, choose_sites, reach_km
+from topologies.plants.plant import Fibre, Plant, Site
 from topologies.problems import MapError
-from topologies.regenerators import with_regenerators
-from topologies.siting import MULTI_BAND_REACH_KM, REACH_KM, choose_sites, reach_km
 
 
 def plant(*fibres: tuple[str, str, float], rates: dict[int, float] | None = None) -> Plant:
@@ -82,8 +82,8 @@ def map_of(fibres: Plant, **options: object) -> Map:
     import tempfile
     from pathlib import Path
 
-    from topologies.loader import load_map
-    from topologies.placement import write_map
+    from topologies.map_file.loader import load_map
+    from topologies.placement.map_document import write_map
 
     with tempfile.TemporaryDirectory() as directory:
         write_map(map_document(fibres, PlacementOptions(**options)), Path(directory) / "x.yaml")  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from statistics import median_low
 
 import networkx as nx
 
-from topologies.attributes import (
+from topologies.plants.attributes import (
     length_from,
     stated_distance_km,
     stated_fibre_type,
@@ -21,12 +21,12 @@ from topologies.attributes import (
     stated_loss,
     stated_rate_gbps,
 )
-from topologies.directions import StatedSpan, join_directions
-from topologies.plant import Fibre, Plant, Site, distance_km, fibre_km, listed
-from topologies.problems import MapError
+from topologies.plants.directions import StatedSpan, join_directions
+from topologies.plants.plant import Fibre, Plant, Site, distance_km, fibre_km
+from topologies.plants.unplaced import Unplaced, settle
+from topologies.problems import MapError, listed
+from topologies.readers.site_names import keys_by_name, nearest, unique_labels
 from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, is_plane_in_km, number_of, off_globe
-from topologies.site_names import keys_by_name, nearest, unique_labels
-from topologies.unplaced import Unplaced, settle
 
 MAX_LENGTH_KM = 20_000.0
 SAME_PLACE_KM = 1.0

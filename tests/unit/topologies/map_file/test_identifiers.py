@@ -8,7 +8,7 @@ import pytest
 
 from controller.dataplane.fast_failover import failover_groups
 from controller.domain.network import network_from_map
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 from topologies.problems import MapError
 
 LAB = """\

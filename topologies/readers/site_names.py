@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
-from topologies.plant import listed
+from topologies.problems import listed
 from topologies.readers.source import SourceSite
 
 

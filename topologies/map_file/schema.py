@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from topologies.identifiers import datapath_id, ip_address, mac_address
+from topologies.map_file.identifiers import datapath_id, ip_address, mac_address
 from topologies.maps import (
     LEAST_LOSS_DB_PER_KM,
     MAX_PORT_NUMBER,

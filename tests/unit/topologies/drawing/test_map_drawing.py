@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from topologies.drawing import draw
-from topologies.loader import load_map
+from topologies.drawing.map_drawing import draw
+from topologies.map_file.loader import load_map
 
 
 def test_what_was_left_out_stands_below_the_map(tmp_path: Path) -> None:

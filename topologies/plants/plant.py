@@ -81,9 +81,3 @@ def distance_km(a: Site, b: Site) -> float:
     if a.drawn_km is not None and b.drawn_km is not None:
         return math.dist(a.drawn_km, b.drawn_km)
     return great_circle_km(a, b)
-
-
-def listed(names: list[str] | tuple[str, ...], most: int = 12) -> str:
-    """Names for a sentence; of very many the first ones and how many follow."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

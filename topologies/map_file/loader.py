@@ -9,12 +9,12 @@ import yaml
 from pydantic import ValidationError
 
 from topologies.file_limits import YamlLoader, check_yaml_size, read_bounded
-from topologies.map_checks import Mistake, check_semantics
-from topologies.map_schema import MapFile, as_map
+from topologies.map_file.checks import Mistake, check_semantics
+from topologies.map_file.schema import MapFile, as_map
 from topologies.maps import Map
 from topologies.problems import MapError
 
-DIRECTORY = Path(__file__).parent
+DIRECTORY = Path(__file__).parents[1]
 
 
 def known_maps() -> list[str]:

@@ -1,0 +1,1 @@
+"""Draws a map: spans, ducts, and labels that do not overlap."""

@@ -1,0 +1,1 @@
+"""A map's YAML file: its schema, its checks, and loading it."""
