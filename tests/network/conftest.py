@@ -61,12 +61,13 @@ def _needs_root_and_open_vswitch() -> None:
 class Started:
     """A running `mininet/start.py`, with its output in `log`."""
 
-    def __init__(self, arguments: list[str], log: Path) -> None:
+    def __init__(self, arguments: list[str], log: Path, directory: Path | None = None) -> None:
+        """`directory`: where it runs; None: in that of this process."""
         EMULATION_CACHE.end()
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*START, *arguments], stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
+                [*START, *arguments], stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, cwd=directory
             )
 
     def text(self) -> str:
@@ -89,9 +90,11 @@ class Started:
 
 
 @contextmanager
-def started(arguments: list[str], log: Path, ready: str = "ready") -> Iterator[Started]:
+def started(
+    arguments: list[str], log: Path, ready: str = "ready", directory: Path | None = None
+) -> Iterator[Started]:
     """Start an emulation within the block; at the end stop it and clean up after a crash."""
-    start = Started(arguments, log)
+    start = Started(arguments, log, directory)
     try:
         start.wait_for(ready)
         yield start

@@ -1,0 +1,119 @@
+"""The page of an emulation in a real browser: a run followed to its end, a cut link, a reservation on the switches."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from emulation.fault_injection import attach_to_running_emulation
+from tests.browser import Browser, browser
+from tests.network.conftest import Network, Started, started
+from topologies import running_emulation
+from topologies.loader import load_map
+
+SPAN = "r2-r3"
+"""A span that no run uses: the shortest way of every edge to the cloud is r6-r1-r2."""
+AT_ONCE_S = 20.0
+"""For what takes a fraction of a second on an idle machine."""
+RUN_TIMEOUT_S = 180.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """An emulation that was started with `--web`, and the address of its page."""
+
+    network: Network
+    start: Started
+    address: str
+    runs: Path
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    directory = tmp_path_factory.mktemp("page")
+    with started(["metro", "--no-prompt", "--web"], directory / "start.log", directory=directory) as start:
+        note = running_emulation.read()
+        assert note is not None
+        told = re.search(r"^page: (http://127\.0\.0\.1:\d+/)$", start.text(), re.MULTILINE)
+        assert told is not None, start.text()
+        with httpx.Client(base_url="http://127.0.0.1:8080", timeout=20) as api:
+            yield Site(Network(load_map(note.map_path), note, api), start, told[1], directory / "runs")
+
+
+@pytest.fixture
+def page(site: Site) -> Iterator[Browser]:
+    with browser() as opened:
+        opened.resize(1280, 900)
+        open_live(opened, site.address)
+        yield opened
+        assert opened.messages == []
+
+
+def open_live(page: Browser, address: str) -> None:
+    page.open(address)
+    page.wait_for("document.body.dataset.connection === 'open'")
+
+
+def test_a_run_started_on_the_page_is_followed_to_its_end(site: Site, page: Browser) -> None:
+    open_live(page, f"{site.address}runs")
+    page.evaluate("document.querySelector('.start [name=rounds]').value = '2'")
+    page.evaluate("document.querySelector('.start button').click()")
+    page.wait_for("location.pathname.startsWith('/runs/') && document.getElementById('run-state')", RUN_TIMEOUT_S)
+    page.wait_for("document.querySelector('#run-state .tag.running')", RUN_TIMEOUT_S)
+    page.wait_for("document.querySelector('#run-state progress')", RUN_TIMEOUT_S)
+    page.wait_for("document.querySelector('#run-state .tag.done')", RUN_TIMEOUT_S)
+    assert page.wait_for("document.querySelectorAll('#rounds tbody tr').length === 2")
+    assert page.evaluate("document.querySelectorAll('#gantt .bar.sending').length") > 0
+    (run,) = site.runs.iterdir()
+    promises = json.loads((run / "summary.json").read_text())["promises"]
+    assert promises["made"] > 0
+    shown = page.evaluate("document.getElementById('run-state').innerText")
+    assert f"{promises['kept']} of {promises['made']}" in shown
+
+
+def test_a_cut_link_turns_red_and_comes_back(site: Site, page: Browser) -> None:
+    line = f"document.querySelector('[data-span={SPAN}]')"
+    colour = f"getComputedStyle({line}.querySelector('.fibre')).stroke"
+    page.wait_for(f"{line}?.classList.contains('load-0')")
+    before = page.evaluate(colour)
+    faults = attach_to_running_emulation()
+    try:
+        faults.set_span(SPAN, up=False)
+        page.wait_for(f"{line}.classList.contains('down')", AT_ONCE_S)
+        red, green, blue = (int(part) for part in re.findall(r"\d+", page.evaluate(colour)))
+        assert red > 2 * max(green, blue)
+        page.wait_for(f"document.getElementById('alarms').innerText.includes('{SPAN}')", AT_ONCE_S)
+    finally:
+        faults.set_span(SPAN, up=True)
+    page.wait_for(f"{line}.classList.contains('load-0')", AT_ONCE_S)
+    assert page.evaluate(colour) == before
+
+
+def test_a_reservation_made_on_a_telephone_exists_on_the_switches(site: Site, page: Browser) -> None:
+    page.resize(390, 844)
+    open_live(page, site.address)
+    page.wait_for("document.querySelectorAll('[name=source] option').length > 4")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for field, value in {"source": "edge1", "destination": "cloud", "rate_mbps": "7", "source_port": "9001"}.items():
+        page.evaluate(f"document.querySelector('.flow [name={field}]').value = '{value}'")
+    page.evaluate("document.querySelector('button[value=\"/actions/reserve\"]').click()")
+    identity = page.wait_for("document.querySelector('.form-result a')?.textContent")
+    reservation = site.network.api.get(f"/v1/reservations/{identity}").json()
+    assert reservation["state"] == "active"
+    path = [name for name in reservation["flows"][0]["path"] if name.startswith("r")]
+    rate_kbps = str(reservation["flows"][0]["reserved_bps"] // 1000)
+    assert f"rate={rate_kbps} " in site.network.switch("dump-meters", path[0])
+    assert "tp_src=9001" in site.network.switch("dump-flows", path[0])
+    open_live(page, f"{site.address}reservations/{identity}")
+    page.wait_for("document.querySelector('#counters tbody tr')")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.evaluate("document.getElementById('release').click()")
+    page.wait_for("document.querySelector('#reservation .tag.released')", AT_ONCE_S)
+    assert "tp_src=9001" not in site.network.switch("dump-flows", path[0])
+    assert f"rate={rate_kbps} " not in site.network.switch("dump-meters", path[0])
