@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from emulation.fault_injection import attach_to_running_emulation
+from emulation.fault_injection import FaultInjector
 from tests.browser import Browser, browser
-from tests.network.conftest import Network, Started, started
+from tests.network.conftest import ROOT, Network, started
 from topologies import running_emulation
 from topologies.loader import load_map
 
@@ -29,7 +32,6 @@ class Site:
     """An emulation that was started with `--web`, and the address of its page."""
 
     network: Network
-    start: Started
     address: str
     runs: Path
 
@@ -43,7 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         told = re.search(r"^page: (http://127\.0\.0\.1:\d+/)$", start.text(), re.MULTILINE)
         assert told is not None, start.text()
         with httpx.Client(base_url="http://127.0.0.1:8080", timeout=20) as api:
-            yield Site(Network(load_map(note.map_path), note, api), start, told[1], directory / "runs")
+            yield Site(Network(load_map(note.map_path), note, api), told[1], directory / "runs")
 
 
 @pytest.fixture
@@ -58,6 +60,24 @@ def page(site: Site) -> Iterator[Browser]:
 def open_live(page: Browser, address: str) -> None:
     page.open(address)
     page.wait_for("document.body.dataset.connection === 'open'")
+
+
+@pytest.mark.usefixtures("no_emulation")
+def test_the_demo_prints_an_address_at_which_its_network_is_seen(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "mininet/demo.py"), "--runs-dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as demo:
+        try:
+            assert demo.stdout is not None
+            told = next(match for line in demo.stdout if (match := re.fullmatch(r"watch it at (\S+) while .*\n", line)))
+            with browser() as page:
+                open_live(page, told[1])
+                page.wait_for(f"document.querySelector('[data-span={SPAN}]')")
+                assert page.messages == []
+        finally:
+            demo.send_signal(signal.SIGINT)
+            demo.communicate()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(told[1])
 
 
 def test_a_run_started_on_the_page_is_followed_to_its_end(site: Site, page: Browser) -> None:
@@ -82,7 +102,7 @@ def test_a_cut_link_turns_red_and_comes_back(site: Site, page: Browser) -> None:
     colour = f"getComputedStyle({line}.querySelector('.fibre')).stroke"
     page.wait_for(f"{line}?.classList.contains('load-0')")
     before = page.evaluate(colour)
-    faults = attach_to_running_emulation()
+    faults = FaultInjector(site.network.topology, site.network.note.ovs_directory)
     try:
         faults.set_span(SPAN, up=False)
         page.wait_for(f"{line}.classList.contains('down')", AT_ONCE_S)
