@@ -6,26 +6,23 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from trainer.cloud import edge_checks
 from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_replica import EdgeReplica, build_replica, build_shared
 from trainer.cloud.edge_session import EdgeSession
 from trainer.cloud.keeping import Keeping
 from trainer.cloud.kept_segments import KeepingSpace, KeptSegments
+from trainer.cloud.model_averaging import ModelAveraging
 from trainer.cloud.preparation import Preparation, prepare
-from trainer.cloud.private_averaging import PrivacyAccount, private_mean
+from trainer.cloud.private_averaging import PrivacyAccount
 from trainer.cloud.round_planning import check_min_cut, plan_training_round
-from trainer.cloud.secure_averaging import SecureAveraging, value_names
+from trainer.cloud.secure_averaging import value_names
 from trainer.cloud.step_timing import StepResult
 from trainer.config.objectives import SHARES
 from trainer.config.settings import RunSettings
 from trainer.config.stragglers import relaxed_cap
 from trainer.errors import ProtocolError, UsageError
-from trainer.models.aggregation import aggregate
-from trainer.models.averaging import limited_weights
 from trainer.models.device import select_device
-from trainer.models.objective import metric_value
-from trainer.models.server_optimizer import ServerOptimizerConfig, ServerState, parameter_names, server_step
+from trainer.models.server_optimizer import ServerState
 from trainer.models.zoo import build_model, random_batch
 from trainer.planning.codec_selection import CodecSelector
 from trainer.planning.custom_policy import CustomPolicy
@@ -41,7 +38,7 @@ from trainer.records.checkpoint import Checkpoint
 from trainer.records.run_record import RunRecord
 from trainer.records.trained_model import metadata_of
 from trainer.reservation.averaging_rates import Rates, Volumes
-from trainer.transport.pacing import l2_bits, pace_bytes_per_s
+from trainer.transport.pacing import l2_bits
 
 
 class TrainingState:
@@ -70,19 +67,17 @@ class TrainingState:
         self._preparation: Preparation = prepare([session.request for session in edge_manager.sessions], settings)
         self.codec_selector = CodecSelector(settings.codec, settings.gradient_codec)
         self.recipe = resumed.recipe if resumed else self._preparation.message
-        self._server_optimizer = ServerOptimizerConfig(settings.server_optimizer, settings.server_learning_rate)
         if self.recipe.frozen_digest != self._preparation.message.frozen_digest:
             raise UsageError(f"The frozen values of {self.recipe.model} have changed since the run began; it continues "
                              "only with the same.")
         self.privacy = None if settings.dp is None else PrivacyAccount(settings.dp, settings, record)
-        self._limited: set[str] = set()
-        """Edges whose weight was limited, said once."""
         self._space = KeepingSpace(int(settings.keep_memory_bytes), record.directory)
         self._built = build_shared(self.recipe, self._device)
         self.replicas: dict[str, EdgeReplica] = {
             session.name: build_replica(session, self.recipe, self._device, self._built)
             for session in edge_manager.sessions
         }
+        self._averaging = ModelAveraging(settings, edge_manager, record, self.recipe, self.replicas, self.privacy)
 
     def prepare_edges(self) -> None:
         """Prepare every edge, build the forecaster from their layer times, and set the first checkpoint."""
@@ -214,163 +209,15 @@ class TrainingState:
         return volumes
 
     def average(self, number: int, rates: Rates | None = None) -> Checkpoint:
-        """Average the models of all edges, send them the result and collect its metric.
+        """Average the models of all edges; the codecs are selected by the metric of the result from now on.
 
         `rates`: reserved for the averaging; None: the pacing of the round stays.
         """
-        timeout_s = self._settings.step_timeout_s
-        self._record.event("averaging", round=number, rates_bps=rates)
-        if self._settings.secure_aggregation:
-            return self._average_securely(number, rates or {})
-        self._request_models(rates or {})
-        models: dict[str, dict[str, Tensor]] = {}
-        samples: dict[str, int] = {}
-        states = dict(self.checkpoint.states)
-        for session, _, received in self._edge_manager.collect(messages.ModelUpdate, timeout_s):
-            try:
-                models[session.name], states[session.name] = self.replicas[session.name].merged_layers(
-                    received.frame.tensors, number * self._settings.steps)
-                samples[session.name] = session.samples
-            except ProtocolError as error:
-                self._edge_manager.exclude(session, str(error))
-        if self.privacy is not None:
-            mean = self._private_mean(self.privacy, models, samples)
-            return self._adopted(number, mean, states)
-        model, metric, server = self._evaluated_mean(number, models, samples)
-        return self._after(number, model, states, metric, server)
-
-    def _adopted(
-        self, number: int, mean: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]]
-    ) -> Checkpoint:
-        """Continue from what the server optimizer makes of a mean that cannot be made again without an edge."""
-        model, server = self._server_step(mean)
-        return self._after(number, model, states, self._metric(self._distribute(number, model)), server)
-
-    def _after(
-        self, number: int, model: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]],
-        metric: float | None, server: ServerState,
-    ) -> Checkpoint:
-        """Return the state after an averaging; the codecs are selected by its metric from now on."""
-        if metric is not None:
+        after = self._averaging.average(number, self.checkpoint, rates or {})
+        if after.metric is not None:
             objective = self.recipe.objective
-            self.codec_selector.update(metric, objective.better == "higher", objective.metric in SHARES)
-        excluded = states.keys() & self._edge_manager.excluded.keys()
-        return self._snapshot(number, model, {name: states[name] for name in states.keys() - excluded}, metric, server)
-
-    def _private_mean(
-        self, account: PrivacyAccount, models: Mapping[str, Mapping[str, Tensor]], samples: Mapping[str, int]
-    ) -> dict[str, Tensor]:
-        """Return the noisy mean of the models; it is published once, so no edge can be left out of it later."""
-        previous = self.checkpoint.model
-        weights = self._said_weights({name: samples[name] for name in models})
-        stage = next(iter(self.replicas.values())).model.stage
-        account.spend()
-        return {**previous, **private_mean(list(models.values()), weights, previous,
-                                           stage.trained_names(0, len(stage.layers)), account.noise.norm,
-                                           account.noise.std(weights))}
-
-    def _average_securely(self, number: int, rates: Rates) -> Checkpoint:
-        """Average in a secure sum; the model cannot be made again without an edge that lies in its evaluation."""
-        settings, account = self._settings, self.privacy
-        secure = SecureAveraging(self._edge_manager, len(settings.edges), settings.quorum_in_training,
-                                 settings.step_timeout_s)
-        samples = {name: replica.session.samples for name, replica in self.replicas.items()}
-        weights = dict(zip(samples, self._said_weights(samples), strict=True))
-        result = secure.average(number, self.replicas, weights, dict(self.checkpoint.model), rates,
-                                None if account is None else account.noise)
-        if account is not None:
-            account.spend()
-        self._record.event("secure_sum", round=number, edges=list(result.edges))
-        return self._adopted(number, result.model, {**self.checkpoint.states, **result.states})
-
-    def _evaluated_mean(
-        self, number: int, models: dict[str, dict[str, Tensor]], samples: Mapping[str, int]
-    ) -> tuple[dict[str, Tensor], float | None, ServerState]:
-        """Return the global model, its metric and the server optimizer's state.
-
-        Again without an edge that is excluded by its evaluation.
-        """
-        while True:
-            model, server = self._server_step(self._mean(models, samples))
-            counts = self._distribute(number, model)
-            excluded = models.keys() & self._edge_manager.excluded.keys()
-            if not excluded:
-                self._record_confusion(number, counts)
-                return model, self._metric(counts), server
-            for name in excluded:
-                del models[name]
-
-    def _distribute(self, number: int, model: Mapping[str, Tensor]) -> list[messages.Evaluated]:
-        """Continue from the global model on all nodes; return the edges' evaluations of it."""
-        for replica in self.replicas.values():
-            replica.model.stage.load_state_dict(model)
-        self._edge_manager.send_all(messages.GlobalModel(round=number), model)
-        return self._collect_counts()
-
-    def _record_confusion(self, number: int, counts: Sequence[messages.Evaluated]) -> None:
-        """Record the held-out samples of all edges by true and predicted class, if every edge counted them."""
-        counts = [count for count in counts if count.total]
-        if counts and all(count.confusion for count in counts):
-            classes = self.recipe.classes
-            totals = [sum(cells) for cells in zip(*(count.confusion for count in counts), strict=True)]
-            rows = [totals[first : first + classes] for first in range(0, len(totals), classes)]
-            self._record.describe(confusion={"round": number, "counts": rows})
-
-    def _mean(self, models: Mapping[str, Mapping[str, Tensor]], samples: Mapping[str, int]) -> dict[str, Tensor]:
-        weights = self._said_weights({name: samples[name] for name in models})
-        settings = self._settings
-        return aggregate(settings.aggregate, list(models.values()), weights, self.checkpoint.model, settings.tolerate,
-                         settings.clip_updates)
-
-    def _server_step(self, mean: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], ServerState]:
-        last = self.checkpoint
-        names = parameter_names(next(iter(self.replicas.values())).model.stage.layers)
-        return server_step(self._server_optimizer, last.model, mean, names, last.server)
-
-    def _said_weights(self, samples: Mapping[str, int]) -> list[float]:
-        """Return the weights of edges with these samples; say once which edge's is limited."""
-        weights = self._weights(list(samples.values()))
-        for (name, count), weight in zip(samples.items(), weights, strict=True):
-            if self._settings.aggregate == "mean" and weight < count and name not in self._limited:
-                self._limited.add(name)
-                self._record.event("said", sentence=f"{name} joined with {count} samples, more than the other edges "
-                                   f"have together; it is weighted as if it had {weight:.0f}.")
-        return weights
-
-
-    def _weights(self, samples: Sequence[int]) -> list[float]:
-        return list(map(float, samples)) if self._settings.trust_samples else limited_weights(samples)
-
-    def _metric(self, counts: Sequence[messages.Evaluated]) -> float | None:
-        """Return the metric on all held-out samples, weighted as models are; None if no edge holds any out."""
-        counts = [count for count in counts if count.total]
-        if not counts:
-            return None
-        weights = self._weights([count.total for count in counts])
-        # In this order the quotients are exact, so that an accuracy of 1 is 1.
-        rows = [[weight * value / count.total for value in count.sums]
-                for weight, count in zip(weights, counts, strict=True)]
-        return metric_value(self.recipe.objective, [sum(column) for column in zip(*rows, strict=True)], sum(weights))
-
-    def _collect_counts(self) -> list[messages.Evaluated]:
-        counts = []
-        for session, count, _ in self._edge_manager.collect(messages.Evaluated, self._settings.step_timeout_s):
-            try:
-                edge_checks.check_evaluated(count, session.held_out, self.recipe.objective, self.recipe.classes)
-            except ProtocolError as error:
-                self._edge_manager.exclude(session, str(error))
-            else:
-                counts.append(count)
-        return counts
-
-    def _request_models(self, rates: Rates) -> None:
-        for session in self._edge_manager.sessions:
-            pace = None
-            if session.name in rates:
-                up_bps, down_bps = rates[session.name]
-                pace = pace_bytes_per_s(up_bps, session.mss_bytes)
-                session.connection.pace(pace_bytes_per_s(down_bps, session.mss_bytes))
-            self._edge_manager.send(session, messages.CollectModel(pace_bytes_per_s=pace))
+            self.codec_selector.update(after.metric, objective.better == "higher", objective.metric in SHARES)
+        return self._snapshot(number, after.model, after.states, after.metric, after.server)
 
     def save_checkpoint(self, after: Checkpoint) -> None:
         """Write the state after an averaging to disk; a restarted cloud resumes from it."""

@@ -1,0 +1,213 @@
+"""The averaging of all edges' models: plain, private or in a secure sum, then the evaluation of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from trainer.cloud import edge_checks
+from trainer.cloud.edge_manager import EdgeManager
+from trainer.cloud.edge_replica import EdgeReplica
+from trainer.cloud.private_averaging import PrivacyAccount, private_mean
+from trainer.cloud.secure_averaging import SecureAveraging
+from trainer.config.settings import RunSettings
+from trainer.errors import ProtocolError
+from trainer.models.aggregation import aggregate
+from trainer.models.averaging import limited_weights
+from trainer.models.objective import metric_value
+from trainer.models.server_optimizer import ServerOptimizerConfig, ServerState, parameter_names, server_step
+from trainer.protocol import messages
+from trainer.records.checkpoint import Checkpoint
+from trainer.records.run_record import RunRecord
+from trainer.reservation.averaging_rates import Rates
+from trainer.transport.pacing import pace_bytes_per_s
+
+
+@dataclass(frozen=True, slots=True)
+class Averaged:
+    """The global model, its metric (None: no edge holds samples out), and the states as in `Checkpoint`."""
+
+    model: Mapping[str, Tensor]
+    metric: float | None
+    states: Mapping[str, Mapping[str, Tensor]]
+    server: ServerState
+
+
+class ModelAveraging:
+    """Averages the models of the replicas and their edges; all continue from the result."""
+
+    def __init__(
+        self, settings: RunSettings, edge_manager: EdgeManager, record: RunRecord, recipe: messages.Prepare,
+        replicas: Mapping[str, EdgeReplica], privacy: PrivacyAccount | None,
+    ) -> None:
+        """`replicas`: of all edges, as they are at the time of an averaging. `privacy`: None: the mean is not private.
+        """
+        self._settings = settings
+        self._edge_manager = edge_manager
+        self._record = record
+        self._recipe = recipe
+        self._replicas = replicas
+        self._server_optimizer = ServerOptimizerConfig(settings.server_optimizer, settings.server_learning_rate)
+        self._privacy = privacy
+        self._limited: set[str] = set()
+        """Edges whose weight was limited, said once."""
+
+    def average(self, number: int, last: Checkpoint, rates: Rates) -> Averaged:
+        """Average the models of all edges, send them the result and collect its metric.
+
+        `last`: after the averaging before. `rates`: reserved for the averaging; of edges without, the pacing of the
+        round stays.
+        """
+        timeout_s = self._settings.step_timeout_s
+        self._record.event("averaging", round=number, rates_bps=rates)
+        if self._settings.secure_aggregation:
+            return self._average_securely(number, last, rates)
+        self._request_models(rates)
+        models: dict[str, dict[str, Tensor]] = {}
+        samples: dict[str, int] = {}
+        states = dict(last.states)
+        for session, _, received in self._edge_manager.collect(messages.ModelUpdate, timeout_s):
+            try:
+                models[session.name], states[session.name] = self._replicas[session.name].merged_layers(
+                    received.frame.tensors, number * self._settings.steps)
+                samples[session.name] = session.samples
+            except ProtocolError as error:
+                self._edge_manager.exclude(session, str(error))
+        if self._privacy is not None:
+            mean = self._private_mean(self._privacy, last.model, models, samples)
+            return self._adopted(number, last, mean, states)
+        model, metric, server = self._evaluated_mean(number, last, models, samples)
+        return self._averaged(model, metric, states, server)
+
+    def _adopted(
+        self, number: int, last: Checkpoint, mean: Mapping[str, Tensor], states: Mapping[str, Mapping[str, Tensor]]
+    ) -> Averaged:
+        """Continue from what the server optimizer makes of a mean that cannot be made again without an edge."""
+        model, server = self._server_step(last, mean)
+        return self._averaged(model, self._metric(self._distribute(number, model)), states, server)
+
+    def _averaged(
+        self, model: Mapping[str, Tensor], metric: float | None, states: Mapping[str, Mapping[str, Tensor]],
+        server: ServerState,
+    ) -> Averaged:
+        kept = states.keys() - self._edge_manager.excluded.keys()
+        return Averaged(model, metric, {name: state for name, state in states.items() if name in kept}, server)
+
+    def _private_mean(
+        self, account: PrivacyAccount, previous: Mapping[str, Tensor], models: Mapping[str, Mapping[str, Tensor]],
+        samples: Mapping[str, int],
+    ) -> dict[str, Tensor]:
+        """Return the noisy mean of the models; it is published once, so no edge can be left out of it later."""
+        weights = self._said_weights({name: samples[name] for name in models})
+        stage = next(iter(self._replicas.values())).model.stage
+        account.spend()
+        return {**previous, **private_mean(list(models.values()), weights, previous,
+                                           stage.trained_names(0, len(stage.layers)), account.noise.norm,
+                                           account.noise.std(weights))}
+
+    def _average_securely(self, number: int, last: Checkpoint, rates: Rates) -> Averaged:
+        """Average in a secure sum; the model cannot be made again without an edge that lies in its evaluation."""
+        settings, account = self._settings, self._privacy
+        secure = SecureAveraging(self._edge_manager, len(settings.edges), settings.quorum_in_training,
+                                 settings.step_timeout_s)
+        samples = {name: replica.session.samples for name, replica in self._replicas.items()}
+        weights = dict(zip(samples, self._said_weights(samples), strict=True))
+        result = secure.average(number, self._replicas, weights, dict(last.model), rates,
+                                None if account is None else account.noise)
+        if account is not None:
+            account.spend()
+        self._record.event("secure_sum", round=number, edges=list(result.edges))
+        return self._adopted(number, last, result.model, {**last.states, **result.states})
+
+    def _evaluated_mean(
+        self, number: int, last: Checkpoint, models: dict[str, dict[str, Tensor]], samples: Mapping[str, int]
+    ) -> tuple[dict[str, Tensor], float | None, ServerState]:
+        """Return the global model, its metric and the server optimizer's state.
+
+        Again without an edge that is excluded by its evaluation.
+        """
+        while True:
+            model, server = self._server_step(last, self._mean(last.model, models, samples))
+            counts = self._distribute(number, model)
+            excluded = models.keys() & self._edge_manager.excluded.keys()
+            if not excluded:
+                self._record_confusion(number, counts)
+                return model, self._metric(counts), server
+            for name in excluded:
+                del models[name]
+
+    def _distribute(self, number: int, model: Mapping[str, Tensor]) -> list[messages.Evaluated]:
+        """Continue from the global model on all nodes; return the edges' evaluations of it."""
+        for replica in self._replicas.values():
+            replica.model.stage.load_state_dict(model)
+        self._edge_manager.send_all(messages.GlobalModel(round=number), model)
+        return self._collect_counts()
+
+    def _record_confusion(self, number: int, counts: Sequence[messages.Evaluated]) -> None:
+        """Record the held-out samples of all edges by true and predicted class, if every edge counted them."""
+        counts = [count for count in counts if count.total]
+        if counts and all(count.confusion for count in counts):
+            classes = self._recipe.classes
+            totals = [sum(cells) for cells in zip(*(count.confusion for count in counts), strict=True)]
+            rows = [totals[first : first + classes] for first in range(0, len(totals), classes)]
+            self._record.describe(confusion={"round": number, "counts": rows})
+
+    def _mean(
+        self, previous: Mapping[str, Tensor], models: Mapping[str, Mapping[str, Tensor]], samples: Mapping[str, int]
+    ) -> dict[str, Tensor]:
+        weights = self._said_weights({name: samples[name] for name in models})
+        settings = self._settings
+        return aggregate(settings.aggregate, list(models.values()), weights, previous, settings.tolerate,
+                         settings.clip_updates)
+
+    def _server_step(
+        self, last: Checkpoint, mean: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], ServerState]:
+        names = parameter_names(next(iter(self._replicas.values())).model.stage.layers)
+        return server_step(self._server_optimizer, last.model, mean, names, last.server)
+
+    def _said_weights(self, samples: Mapping[str, int]) -> list[float]:
+        """Return the weights of edges with these samples; say once which edge's is limited."""
+        weights = self._weights(list(samples.values()))
+        for (name, count), weight in zip(samples.items(), weights, strict=True):
+            if self._settings.aggregate == "mean" and weight < count and name not in self._limited:
+                self._limited.add(name)
+                self._record.event("said", sentence=f"{name} joined with {count} samples, more than the other edges "
+                                   f"have together; it is weighted as if it had {weight:.0f}.")
+        return weights
+
+    def _weights(self, samples: Sequence[int]) -> list[float]:
+        return list(map(float, samples)) if self._settings.trust_samples else limited_weights(samples)
+
+    def _metric(self, counts: Sequence[messages.Evaluated]) -> float | None:
+        """Return the metric on all held-out samples, weighted as models are; None if no edge holds any out."""
+        counts = [count for count in counts if count.total]
+        if not counts:
+            return None
+        weights = self._weights([count.total for count in counts])
+        # In this order the quotients are exact, so that an accuracy of 1 is 1.
+        rows = [[weight * value / count.total for value in count.sums]
+                for weight, count in zip(weights, counts, strict=True)]
+        return metric_value(self._recipe.objective, [sum(column) for column in zip(*rows, strict=True)], sum(weights))
+
+    def _collect_counts(self) -> list[messages.Evaluated]:
+        counts = []
+        for session, count, _ in self._edge_manager.collect(messages.Evaluated, self._settings.step_timeout_s):
+            try:
+                edge_checks.check_evaluated(count, session.held_out, self._recipe.objective, self._recipe.classes)
+            except ProtocolError as error:
+                self._edge_manager.exclude(session, str(error))
+            else:
+                counts.append(count)
+        return counts
+
+    def _request_models(self, rates: Rates) -> None:
+        for session in self._edge_manager.sessions:
+            pace = None
+            if session.name in rates:
+                up_bps, down_bps = rates[session.name]
+                pace = pace_bytes_per_s(up_bps, session.mss_bytes)
+                session.connection.pace(pace_bytes_per_s(down_bps, session.mss_bytes))
+            self._edge_manager.send(session, messages.CollectModel(pace_bytes_per_s=pace))
