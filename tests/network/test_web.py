@@ -18,7 +18,7 @@ from emulation.fault_injection import FaultInjector
 from tests.browser import Browser, browser
 from tests.network.conftest import ROOT, Network, started
 from topologies import running_emulation
-from topologies.loader import load_map
+from topologies.map_file.loader import load_map
 
 SPAN = "r2-r3"
 """A span that no run uses: the shortest way of every edge to the cloud is r6-r1-r2."""
