@@ -39,6 +39,7 @@ from controller.dataplane.southbound import (
     FlowCounter,
     MeterCounter,
     Pause,
+    PortCounter,
     Reading,
     SwitchConnected,
     SwitchEvent,
@@ -105,6 +106,10 @@ class IdealSwitches:
     ) -> Future[tuple[list[FlowCounter], list[MeterCounter]]]:
         """Return no counters."""
         return _done(([], []))
+
+    def read_ports(self, datapath_id: int, timeout_s: float) -> Future[list[PortCounter]]:  # noqa: ARG002
+        """Return no counters."""
+        return _done([])
 
     def send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
         """Discard the frames."""

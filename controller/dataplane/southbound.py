@@ -131,6 +131,15 @@ class MeterCounter:
     dropped_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class PortCounter:
+    """What a port has sent and received, L2 bytes."""
+
+    port: int
+    sent_bytes: int
+    received_bytes: int
+
+
 class Switches(Protocol):
     """Thread-safe access to the switches. Every future completes within its timeout, if need be with a SwitchError.
 
@@ -167,6 +176,9 @@ class Switches(Protocol):
         self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float
     ) -> Future[tuple[list[FlowCounter], list[MeterCounter]]]:
         """Read the counters of the entries of a cookie, and of those of these meters that the switch has."""
+
+    def read_ports(self, datapath_id: int, timeout_s: float) -> Future[list[PortCounter]]:
+        """Read the counters of all ports of a switch."""
 
     def send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
         """Send a frame out of each port, unconfirmed; no effect if the switch is not connected."""

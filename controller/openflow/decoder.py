@@ -18,7 +18,7 @@ from controller.dataplane.entries import (
     MatchValue,
     MeterEntry,
 )
-from controller.dataplane.southbound import FlowCounter, MeterCounter
+from controller.dataplane.southbound import FlowCounter, MeterCounter, PortCounter
 from controller.openflow.flow_stats import FlowStats
 
 
@@ -97,3 +97,8 @@ def decode_meter_stats(meter: MeterEntry, stats: Any) -> MeterCounter:
     band = stats.band_stats[0]
     dropped = band.packet_band_count, band.byte_band_count
     return MeterCounter(meter, stats.packet_in_count, stats.byte_in_count, *dropped)
+
+
+def decode_port_stats(stats: Any) -> PortCounter:
+    """The counters of a port statistics part."""
+    return PortCounter(stats.port_no, stats.tx_bytes, stats.rx_bytes)

@@ -150,6 +150,7 @@ class PacelineApp(RyuApp):  # type: ignore[misc]
     @on(ofp_event.EventOFPGroupDescStatsReply, MAIN_DISPATCHER)
     @on(ofp_event.EventOFPMeterConfigStatsReply, MAIN_DISPATCHER)
     @on(ofp_event.EventOFPMeterStatsReply, MAIN_DISPATCHER)
+    @on(ofp_event.EventOFPPortStatsReply, MAIN_DISPATCHER)
     def statistics_replied(self, event: Any) -> None:
         """Handle a statistics reply, or a part of one."""
         message = event.msg

@@ -24,13 +24,20 @@ from controller.dataplane.southbound import (
     FlowCounter,
     MeterCounter,
     Pause,
+    PortCounter,
     Reading,
     SwitchEvent,
     SwitchStateUnknown,
 )
 from controller.errors import SwitchRefused
 from controller.openflow.connection import corked
-from controller.openflow.decoder import decode_flow_stats, decode_group_desc, decode_meter_config, decode_meter_stats
+from controller.openflow.decoder import (
+    decode_flow_stats,
+    decode_group_desc,
+    decode_meter_config,
+    decode_meter_stats,
+    decode_port_stats,
+)
 from controller.openflow.encoder import (
     BARRIER_REPLY,
     ERROR_CODES,
@@ -104,6 +111,10 @@ class SwitchClient:
     ) -> Future[tuple[list[FlowCounter], list[MeterCounter]]]:
         """Read the counters of the entries with a cookie, and of those of these meters that the switch has."""
         return self.call(lambda: self._read_counters(datapath_id, cookie, cookie_mask, meters, timeout_s))
+
+    def read_ports(self, datapath_id: int, timeout_s: float) -> Future[list[PortCounter]]:
+        """Read the counters of all ports of a switch."""
+        return self.call(lambda: self._read_ports(datapath_id, timeout_s))
 
     def send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
         """Send a frame out of each port, unconfirmed; no effect if the switch is not connected."""
@@ -189,6 +200,14 @@ class SwitchClient:
             with contextlib.suppress(SwitchRefused):  # the switch does not have this meter
                 meter_counters += sent.replies()[0]
         return flow_counters, meter_counters
+
+    def _read_ports(self, datapath_id: int, timeout_s: float) -> list[PortCounter]:
+        datapath = self.datapath(datapath_id)
+        message = datapath.ofproto_parser.OFPPortStatsRequest(datapath, 0, datapath.ofproto.OFPP_ANY)
+        counters: list[PortCounter] = StatsRequest(
+            self.pending, datapath, [(message, decode_port_stats)], timeout_s
+        ).replies()[0]
+        return counters
 
     def _send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
         datapath = self.datapaths.get(datapath_id)

@@ -1,7 +1,7 @@
 """Read access to the service: reservations, quotes, network state, event subscription.
 
-`counters`, `fragments` and `consistency` read switches, `quote` takes the lock of ServiceState, and so do `reservation`
-and `reservations` where a bound must be told anew, for at most a second; all others never block.
+`counters`, `link_counters`, `fragments` and `consistency` read switches, `quote` takes the lock of ServiceState, and so
+do `reservation` and `reservations` where a bound must be told anew, for at most a second; all others never block.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from controller.service.reservation_ids import UNASSIGNED_ID
 from controller.service.state import INSTALLED, Listener, ServiceState
 from controller.switches.counter_reader import SwitchCounters
 from controller.switches.fragment_counts import FragmentCount
+from controller.switches.link_counters import LinkCounters
 from controller.switches.meter_totals import EndedMeter
 
 PageKey = tuple[float, str]
@@ -115,6 +116,10 @@ class Queries:
     def counters(self, reservation: Reservation) -> tuple[list[SwitchCounters], list[str]]:
         """The counters of a reservation by switch, and the switches that could not be read."""
         return self._switches.counters.of_reservation(reservation) if reservation.state in INSTALLED else ([], [])
+
+    def link_counters(self) -> LinkCounters:
+        """What every link has carried, read from all switches."""
+        return self._switches.link_counters.read()
 
     def pop_ended_meters(self) -> list[EndedMeter]:
         """The meters with drops of flows that have ended since the last call."""

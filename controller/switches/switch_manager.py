@@ -40,6 +40,7 @@ from controller.domain.reservation import Reservation
 from controller.switches.counter_reader import CounterReader
 from controller.switches.datapath_ids import DatapathIds
 from controller.switches.gate_control import GateController
+from controller.switches.link_counters import LinkCounterReader
 from controller.switches.link_monitor import LinkMonitor
 from controller.switches.pending_update import not_in_step
 from controller.switches.state_tracker import SwitchStateTracker
@@ -70,6 +71,7 @@ class SwitchManager:
         self.updates = UpdateSender(switches, self._datapath_ids, self.tracker, self._set_out_of_step)
         self.verifier = StateVerifier(switches, self._datapath_ids, self.tracker, self.sync_state, publish)
         self.counters = CounterReader(network, switches, self._datapath_ids, self.tracker.buckets.totals)
+        self.link_counters = LinkCounterReader(network, switches, self._datapath_ids)
         self._gates = GateController(self.tracker, self.updates.synchronize, clock)
         switches.expect(self._datapath_ids.name_of, ports_of_map(network))
         self._lock = threading.Lock()

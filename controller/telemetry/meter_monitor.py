@@ -82,7 +82,8 @@ class MeterMonitor(threading.Thread):
             return
         self._told[key] = dropped_packets
         self._metrics.count_dropped(switch, new)
-        sentence = f"{new} packets were dropped at {switch}: the sender exceeds the reserved rate."
+        packets = "1 packet was" if new == 1 else f"{new} packets were"
+        sentence = f"{packets} dropped at {switch}: the sender exceeds the reserved rate."
         head = {"id": reservation.id, "version": reservation.version, "tenant": reservation.tenant}
         facts = {"cause": "sent_too_much", "reason": sentence, "switch": switch, "packets": new}
         self._stream.publish("violation", {**head, **facts}, reservation.tenant)

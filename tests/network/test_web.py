@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from emulation.fault_injection import FaultInjector
+from machine.polling import wait_until
 from tests.browser import Browser, browser
 from tests.network.conftest import ROOT, Network, started
 from topologies import running_emulation
@@ -113,6 +114,21 @@ def test_a_cut_link_turns_red_and_comes_back(site: Site, page: Browser) -> None:
         faults.set_span(SPAN, up=True)
     page.wait_for(f"{line}.classList.contains('load-0')", AT_ONCE_S)
     assert page.evaluate(colour) == before
+
+
+def test_what_flows_is_seen_where_it_flows(site: Site, page: Browser) -> None:
+    network, cloud = site.network, site.network.topology.ip("cloud")
+    page.wait_for(f"document.querySelector('[data-span={SPAN}] .flow.level-0')", AT_ONCE_S)
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with network.running_in("cloud", ["iperf3", "-s", "-p", "5999"], **quiet):
+        wait_until(lambda: ":5999" in network.run_in("cloud", ["ss", "-ltnH"]))
+        load = ["iperf3", "-c", cloud, "-p", "5999", "-u", "-l", "8000", "-b", "40M", "-t", "0"]
+        with network.running_in("edge1", load, **quiet):
+            for span in ("r1-r6", "r1-r2"):
+                page.wait_for(f"document.querySelector('[data-span={span}] .flow.level-3')", AT_ONCE_S)
+            assert "Mb/s" in page.evaluate("document.querySelector('[data-flows=r1-r6]').innerText")
+            assert page.evaluate(f"document.querySelector('[data-span={SPAN}] .flow.level-0') !== null")
+    page.wait_for("document.querySelector('[data-span=r1-r6] .flow.level-0')", AT_ONCE_S)
 
 
 def test_a_reservation_made_on_a_telephone_exists_on_the_switches(site: Site, page: Browser) -> None:

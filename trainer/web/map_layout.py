@@ -82,13 +82,30 @@ def lay_out(network: Json) -> NetworkLayout:
 
 
 def _label(node: Json, network: Json, positions: dict[str, Point]) -> Label:
-    """A switch's name below it, a host's on the side away from its switch."""
+    """A switch's name where no span is in its way, a host's on the side away from its switch."""
     x, y = positions[node["name"]]
     switch = next((link["destination"] for link in network["links"] if link["source"] == node["name"]), None)
-    if node["kind"] == "switch" or switch is None or abs(positions[switch][0] - x) < ASIDE / 4:
+    if node["kind"] == "switch":
+        ends = (positions[link["destination"]] for link in network["links"] if link["source"] == node["name"])
+        return _free_label(x, y, [math.atan2(end[1] - y, end[0] - x) for end in ends])
+    if switch is None or abs(positions[switch][0] - x) < ASIDE / 4:
         return Label(x, y + 25, "middle")
     gap = 18 if node["kind"] == "cloud" else 13
     return Label(x + gap, y + 5, "start") if positions[switch][0] < x else Label(x - gap, y + 5, "end")
+
+
+def _free_label(x: float, y: float, taken: list[float]) -> Label:
+    """The place for a name around a node farthest from the directions in radians that are taken; below it if free."""
+
+    def clearance(angle: float) -> float:
+        return min((abs(math.remainder(angle - other, 2 * math.pi)) for other in taken), default=math.pi)
+
+    enough = math.radians(50)
+    angle = max((math.pi / 4 * turn for turn in (2, 6, 0, 4, 1, 3, 5, 7)), key=lambda at: min(clearance(at), enough))
+    right, down = round(math.cos(angle)), round(math.sin(angle))
+    if right == 0:
+        return Label(x, y + (25 if down > 0 else -15), "middle")
+    return Label(x + right * (14 if down == 0 else 11), y + 5 + 13 * down, "start" if right > 0 else "end")
 
 
 def _span(name: str, ends: tuple[str, str], links: list[Json], positions: dict[str, Point], offset: float) -> Span:

@@ -73,7 +73,7 @@ class NetworkState:
         happening = Happening(at_s, event.kind, sentence(event), data.get("id"))
         self.history.append(happening)
         self.touch("history")
-        if event.kind in _ALARM_KINDS:
+        if _is_alarm(event):
             self.alarms = (happening, *self.alarms[: ALARMS_KEPT - 1])
             self.touch("alarms")
 
@@ -109,6 +109,13 @@ class NetworkState:
     def history_of(self, reservation: str) -> list[Happening]:
         """Return what happened to a reservation, newest first."""
         return [happening for happening in reversed(tuple(self.history)) if happening.reservation == reservation]
+
+
+def _is_alarm(event: Event) -> bool:
+    """Whether somebody should look at it; that a switch was read back and held what it should is none."""
+    if event.kind == "reconcile":
+        return any(event.data[kind] for kind in ("missing", "wrong", "foreign"))
+    return event.kind in _ALARM_KINDS
 
 
 def span_of(link: Json) -> str:

@@ -15,7 +15,8 @@ from trainer.errors import TrainerError
 from trainer.reservation.api_types import path_links
 from trainer.reservation.controller_client import ControllerClient
 from trainer.web.charts import Chart, line_chart
-from trainer.web.counters import CounterReadings
+from trainer.web.counters import CounterReadings, LinkRates
+from trainer.web.flowing import flowing
 from trainer.web.live import Fragment
 from trainer.web.map_layout import WIDTH, Span, lay_out, path_points
 from trainer.web.network_state import LIVE, NetworkState, span_of
@@ -29,6 +30,7 @@ Paths = tuple[tuple[str, tuple[str, ...]], ...]
 RESERVATION = re.compile(r"r-[0-9a-f]{8}")
 ROWS_SHOWN, ALARMS_SHOWN = 200, 40
 COUNTERS_POLL_S = 2.0
+FLOWING_POLL_S = 1.0
 CALENDAR_LEAST_S = 3600.0
 
 
@@ -44,6 +46,7 @@ class NetworkViews:
         self._url = url
         self._connect = connect
         self._readings = CounterReadings()
+        self._link_rates = LinkRates(self._read_links)
         self._rendered: dict[str, tuple[tuple[int, ...], str]] = {}
 
     def add_to(self, pages: Pages) -> None:
@@ -54,7 +57,8 @@ class NetworkViews:
                 "network.html",
                 "Network",
                 "/",
-                (self._status(), self._map(), self._flow_form(), self._alarms(), self._reservations(), self._links()),
+                (self._status(), self._map(), self._flow_form(), self._alarms(), self._reservations(), self._links(),
+                 self._flowing()),
             ),
         )
         pages.add(
@@ -87,19 +91,38 @@ class NetworkViews:
     def _map(self) -> Fragment:
         return self._fragment("map", {"network"}, lambda: self._draw_map(()))
 
-    def _draw_map(self, paths: Paths, marked: str | None = None) -> str:
+    def _draw_map(self, paths: Paths, marked: str | None = None, flows: bool = True) -> str:
+        """The map; `flows`: whether the page has what flows, too."""
         network = self._state.network
         if network is None:
             return render("waiting.html", url=self._url)
         layout = lay_out(network)
         lines = [(kind, path_points(list(path), layout)) for kind, path in paths]
-        return render("map.html", network=network, layout=layout, width=WIDTH, paths=lines, marked=marked)
+        return render("map.html", network=network, layout=layout, width=WIDTH, paths=lines, marked=marked, flows=flows)
 
     def _flow_form(self) -> Fragment:
         return self._fragment("flow-form", {"network"}, lambda: render("flow_form.html", hosts=self._hosts()))
 
     def _links(self) -> Fragment:
         return self._fragment("links", {"network"}, lambda: render("links.html", spans=self._spans()))
+
+    def _flowing(self) -> Fragment:
+        """What flows on every span, which the page puts into map and table: they are not sent anew for it."""
+        return Fragment("flowing", frozenset(), self._read_flowing, FLOWING_POLL_S)
+
+    def _read_flowing(self) -> Awaitable[str]:
+        def read() -> str:
+            try:
+                rates_bps = self._link_rates.now_bps()
+            except TrainerError:  # told by the status
+                rates_bps = {}
+            return render("flowing.html", spans=flowing(self._state.network, rates_bps))
+
+        return run_in_threadpool(read)
+
+    def _read_links(self) -> Json:
+        with closing(self._connect()) as client:
+            return client.send("GET", "/v1/network/counters")
 
     def _spans(self) -> tuple[Span, ...]:
         return () if self._state.network is None else lay_out(self._state.network).spans
@@ -160,7 +183,7 @@ class NetworkViews:
                 lambda: render("reservation_facts.html", row=found(), live_states=LIVE),
                 name,
             ),
-            self._fragment("map", {"network", "reservations"}, lambda: self._draw_map(paths()), name),
+            self._fragment("map", {"network", "reservations"}, lambda: self._draw_map(paths(), flows=False), name),
             Fragment("counters", frozenset(), lambda: self._counters(name), COUNTERS_POLL_S),
             self._fragment(
                 "history",
@@ -210,6 +233,7 @@ class NetworkViews:
             self._fragment("link", {"network"}, facts, name),
             self._fragment("map", {"network"}, lambda: self._draw_map((), name), name),
             self._fragment("calendar", {"network", "reservations"}, calendar, name),
+            self._flowing(),
         )
         return View("link.html", f"Link {name}", "/", fragments)
 

@@ -1,4 +1,4 @@
-"""/v1/healthz, /v1/network and /v1/paths."""
+"""/v1/healthz, /v1/network, /v1/network/counters and /v1/paths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 
 from controller.api.middleware.concurrency import RequestExecutor, lane_of
 from controller.api.routes.dependencies import Reader
-from controller.api.schemas.network_responses import Health, NetworkBody, PathsBody
+from controller.api.schemas.network_responses import CarriedBody, CarriedLinksBody, Health, NetworkBody, PathsBody
 from controller.api.schemas.problem_details import ACCESS_ERRORS, problem_responses
 from controller.api.schemas.serializers import network_body, paths_body, utc_time
 from controller.errors import InvalidRequest, UnknownHost
@@ -51,6 +51,17 @@ def network_routes(
 
         def work() -> NetworkBody:
             return network_body(service.snapshot(), propagation_emulated())
+
+        return await executor.read(lane_of(caller), work)
+
+    @router.get("/v1/network/counters", responses=problem_responses(*ACCESS_ERRORS))
+    async def counters(caller: Reader) -> CarriedLinksBody:
+        """Bytes that every directed link has carried, read from the switches' ports."""
+
+        def work() -> CarriedLinksBody:
+            found = service.link_counters()
+            links = [CarriedBody(link=link, bytes=count) for link, count in found.bytes_by_link.items()]
+            return CarriedLinksBody(read_at=utc_time(found.at_s), links=links, unavailable=list(found.unavailable))
 
         return await executor.read(lane_of(caller), work)
 

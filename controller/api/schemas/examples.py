@@ -228,6 +228,12 @@ NETWORK: Json = {
     "complaints": [],
 }
 
+CARRIED: Json = {
+    "read_at": "2026-01-01T00:00:00Z",
+    "links": [{"link": "s1->s2", "bytes": 48_213_560}],
+    "unavailable": [],
+}
+
 PATHS: Json = {
     "source": "edge1",
     "destination": "cloud",

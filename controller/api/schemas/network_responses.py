@@ -54,6 +54,23 @@ class NetworkBody(ResponseBody):
     complaints: list[str]
 
 
+class CarriedBody(ResponseBody):
+    """What a directed link has carried."""
+
+    link: Annotated[str, Field(description="The directed link, as in GET /v1/network.")]
+    bytes: Annotated[int, Field(description="L2 bytes since the switch knows the port; from 0 after it restarts.")]
+
+
+class CarriedLinksBody(ResponseBody):
+    """What all links have carried, as of the last reading, at most half a second old."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.CARRIED]})
+
+    read_at: Annotated[datetime, Field(description="When the ports were read.")]
+    links: Annotated[list[CarriedBody], Field(description="Links at switches that could be read.")]
+    unavailable: Annotated[list[str], Field(description="Switches that could not be read.")]
+
+
 class PathBody(ResponseBody):
     """A candidate path; `free_bps` is the least free bandwidth of its links."""
 

@@ -21,6 +21,7 @@ from controller.dataplane.southbound import (
     FlowCounter,
     MeterCounter,
     Pause,
+    PortCounter,
     Reading,
     SwitchConnected,
     SwitchEvent,
@@ -66,6 +67,11 @@ class ConfirmingSwitches:
         self, datapath_id: int, cookie: int, cookie_mask: int, meters: Sequence[MeterEntry], timeout_s: float
     ) -> Future[tuple[list[FlowCounter], list[MeterCounter]]]:
         return _done(([], []))
+
+    def read_ports(self, datapath_id: int, timeout_s: float) -> Future[list[PortCounter]]:
+        name = self.network.switch_by_datapath_id[datapath_id].name
+        links = self.network.links_from(name)
+        return _done([PortCounter(link.source_port, 1000 * link.source_port, datapath_id) for link in links])
 
     def send_frames(self, datapath_id: int, frames: Mapping[int, bytes]) -> None:
         pass

@@ -21,6 +21,18 @@ function replaceFragment({ id, html }) {
     if (scrolled[place]) [part.scrollLeft, part.scrollTop] = scrolled[place];
   });
   if (again) element.querySelector(again)?.focus({ preventScroll: true });
+  showFlows(id === "flowing" ? document : element);
+}
+
+// What flows is told by span in #flowing; map and tables have places for it.
+function showFlows(where) {
+  for (const told of document.querySelectorAll("#flowing [data-of]")) {
+    const name = CSS.escape(told.dataset.of);
+    where.querySelectorAll(`[data-span="${name}"] .flow`).forEach((line) => {
+      line.setAttribute("class", `flow level-${told.dataset.level}`);
+    });
+    where.querySelectorAll(`[data-flows="${name}"]`).forEach((place) => { place.textContent = told.textContent; });
+  }
 }
 
 function follow(path) {

@@ -168,6 +168,16 @@ def test_network_and_paths_show_reserved_bandwidth(client: httpx.Client) -> None
     assert (path["nodes"], path["length_km"], path["free_bps"]) == (["edge1", "s1", "s2", "cloud"], 24, 61_000_000)
 
 
+def test_what_links_carry_is_counted_where_they_begin_or_from_a_host_where_they_end(client: httpx.Client) -> None:
+    """Ports of the simulated switches have sent 1000 times their number, and received their switch's number."""
+    answer = client.get("/v1/network/counters").json()
+    carried = {each["link"]: each["bytes"] for each in answer["links"]}
+    assert carried.keys() == {link["link"] for link in client.get("/v1/network").json()["links"]}
+    assert (carried["s1->s2"], carried["s2->s1"]) == (1000, 1000)
+    assert (carried["edge1->s1"], carried["cloud->s2"]) == (1, 2)
+    assert answer["unavailable"] == []
+
+
 def test_a_reservation_from_post_to_delete(client: httpx.Client) -> None:
     identity = client.post("/v1/reservations", json={"flows": [flow()]}).json()["id"]
     assert [found["id"] for found in client.get("/v1/reservations?state=active").json()["reservations"]] == [identity]

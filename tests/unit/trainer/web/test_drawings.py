@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.trainer.web.records import link, network, round_row
 from trainer.web.charts import line_chart, ticks
+from trainer.web.flowing import flowing
 from trainer.web.gantt import LEFT, WIDTH, gantt
 from trainer.web.map_layout import ASIDE, lay_out
 from trainer.web.spectrum import spectrum
@@ -48,6 +49,24 @@ def test_a_span_looks_like_its_worse_direction(changes: dict[str, object], style
     assert lay_out(changed).spans[0].style == style
 
 
+def test_the_name_of_a_switch_is_where_no_span_is() -> None:
+    changed = network()
+    for node in changed["nodes"]:
+        node["position_km"] = {"s1": [0, 0], "s2": [0, -20]}.get(node["name"], node["position_km"])
+    layout = lay_out(changed)
+    assert layout.positions["s2"][1] > layout.positions["s1"][1]
+    assert layout.labels["s1"].y < layout.positions["s2"][1] - ASIDE
+    assert layout.labels["s1"].anchor != "middle" or layout.labels["s1"].y < layout.positions["s1"][1]
+
+
+def test_what_flows_is_told_by_the_fuller_direction() -> None:
+    rates = {"s1->s2": 0.1e6, "s2->s1": 41e6}
+    (span,) = flowing(network(), rates)
+    assert (span.name, span.level, span.rates_bps) == ("s1-s2", 3, rates)
+    assert flowing(network(), {"s1->s2": 1e3, "s2->s1": 0.0})[0].level == 0
+    assert flowing(None, rates) == []
+
+
 def test_a_round_is_drawn_within_its_picture() -> None:
     drawn = gantt(round_row(1))
     assert drawn is not None
@@ -61,9 +80,10 @@ def test_a_round_is_drawn_within_its_picture() -> None:
 @example(0.0, 5e-324)
 @example(1e9, 1e-6)
 @example(2e-13, 6e-13)
+@example(-1.5e-8, 51.0)
 def test_ticks_cover_the_range_and_are_few(low: float, size: float) -> None:
     found = ticks(low, low + size)
-    assert found[0] <= low + abs(low) * 1e-6 + 1e-9
+    assert found[0] <= low + (abs(low) + size) * 1e-6 + 1e-9
     assert found[-1] >= low + size - abs(low + size) * 1e-6 - 1e-9
     assert len(found) <= 8
 

@@ -35,6 +35,13 @@ def test_a_span_out_of_service_is_so_in_both_directions(state: NetworkState) -> 
     assert [alarm.text for alarm in state.alarms] == ["Span s1-s2 is out."]
 
 
+def test_a_switch_that_held_what_it_should_is_no_alarm(state: NetworkState) -> None:
+    for wrong in (0, 2):
+        state.apply(Event("1-1", "reconcile", {"switch": "s1", "missing": 0, "wrong": wrong, "foreign": 0}), 5.0)
+    assert [alarm.text for alarm in state.alarms] == ["Switch s1 was read back: 0 missing, 2 wrong, 0 foreign entries."]
+    assert len(state.history) == 2
+
+
 def test_an_older_event_does_not_undo_a_newer_reading(state: NetworkState) -> None:
     state.put_reservations({"r-1": reservation("r-1", version=3, state="released")})
     state.apply(Event("1-1", "reservation", {"id": "r-1", "version": 2, "state": "active", "reason": None}), 5.0)
