@@ -1,10 +1,11 @@
 """Error of the predicted computing time of an edge, for every cut, on a node whose CPU is limited.
 
-A process with a share of a core trains the first layers of a real model. Offline: each cut is predicted from a
-profile of the layers and the measurements of all other cuts; the cuts are measured in turns, so that variations in the
-machine's speed affect all of them. Online: the cut changes every round, and each round is predicted, measured and
-passed to the predictor; then the CPU share is halved and restored repeatedly. For comparison, a prediction from FLOPs
-alone. Control groups need root; without it the process has a whole core and no share is halved.
+A process with a share of a core trains the first layers of a real model. First: each cut is predicted as for the first
+round, from the rates of that process, FLOPs and bytes, and what the layers take in this one, which has a whole core.
+Offline: each cut is predicted from that and the measurements of all other cuts; the cuts are measured in turns, so that
+variations in the machine's speed affect all of them. Online: the cut changes every round, and each round is predicted,
+measured and passed to the predictor; then the CPU share is halved and restored repeatedly. For comparison, a prediction
+from FLOPs alone. Control groups need root; without it the process has a whole core and no share is halved.
 
     sudo .venv/bin/python bench/prediction.py [--quick] [--out FILE.json]
 """
@@ -25,15 +26,28 @@ from typing import Any
 
 import click
 import numpy as np
+import torch
 from rich.table import Table
+from torch import nn
 
 from harness import report
 from harness.edge_worker import CLASSES, FIELDS, SAMPLE_SHAPE
 from machine import cgroups as cpushare
 from machine.undo_journal import UndoJournal
 from trainer.models.zoo import build_layers
+from trainer.processes.malloc import retain_freed_memory
 from trainer.profiling.layer_costs import LayerCost, layer_costs
-from trainer.profiling.predictor import ComputeWork, CostModel, LayerSeconds, Predictor, backward_work, forward_work
+from trainer.profiling.predictor import (
+    ComputeProfile,
+    ComputeWork,
+    CostModel,
+    LayerSeconds,
+    Predictor,
+    backward_work,
+    forward_work,
+    seconds_on,
+)
+from trainer.profiling.profiler import benchmark_node, profile_layers
 from trainer.profiling.slowdown import StepTimes
 
 MODEL = "signal-cnn"
@@ -69,10 +83,9 @@ class Worker:
         )
         self._read_reply()
 
-    def rehearse(self) -> LayerSeconds:
-        """Measure the time of every layer, as an edge does before the first round."""
-        reply = self._request({"rehearse": True})
-        return LayerSeconds(tuple(reply["forward_s"]), tuple(reply["backward_s"]), reply["slowdown"])
+    def benchmark(self) -> ComputeProfile:
+        """Return the rates of the process, as an edge measures them before it joins."""
+        return ComputeProfile(**self._request({"benchmark": True}))
 
     def round(self, cut: int, steps: int) -> MeasuredRound:
         """Train `steps` mini-batches with the given cut."""
@@ -122,19 +135,34 @@ def limited_worker() -> Iterator[Worker]:
         directory.rmdir()
 
 
+def first_prediction(layers: Sequence[nn.Module], costs: Sequence[LayerCost], worker: Worker) -> LayerSeconds:
+    """Return the seconds of every layer in the worker as a cloud predicts them for the first round."""
+    torch.set_num_threads(1)
+    retain_freed_memory()
+    samples, profile = BATCH // MICRO, worker.benchmark()
+    here, layers_s = benchmark_node(), profile_layers(layers, torch.rand(samples, *SAMPLE_SHAPE), micros=MICRO)
+    return seconds_on(profile, samples, costs, layers_s, here, samples)
+
+
+def first_errors(first: LayerSeconds, rounds: Sequence[MeasuredRound]) -> list[float]:
+    """Return the relative error of the first prediction for each cut."""
+    work_s = list(accumulate(first.work_s, initial=0.0))
+    return [abs(MICRO * work_s[cut] / seconds - 1) for cut, seconds in typical_s(rounds).items()]
+
+
 def offline_errors(
-    costs: Sequence[LayerCost], rehearsed: LayerSeconds, rounds: Sequence[MeasuredRound]
+    costs: Sequence[LayerCost], first: LayerSeconds, rounds: Sequence[MeasuredRound]
 ) -> dict[str, list[float]]:
     """Return the relative errors of each cut predicted from the other cuts.
 
-    `predictor`: the profile, corrected by the rounds of all other cuts in order, as in a run; median over the rounds
-    of the cut. `costs`: FLOPs + bytes + constant; `flops`: FLOPs alone; both fitted to the rounds of all other cuts,
-    and compared with the median of the cut's rounds.
+    `predictor`: the first prediction, corrected by the rounds of all other cuts in order, as in a run; median over the
+    rounds of the cut. `costs`: FLOPs + bytes + constant; `flops`: FLOPs alone; both fitted to the rounds of all other
+    cuts, and compared with the median of the cut's rounds.
     """
     errors: dict[str, list[float]] = {"predictor": [], "costs": [], "flops": []}
     for cut, true_s in typical_s(rounds).items():
         others = [measured for measured in rounds if measured.cut != cut]
-        errors["predictor"].append(abs(statistics.median(_prediction_ratios(rehearsed, rounds, cut)) - 1))
+        errors["predictor"].append(abs(statistics.median(_prediction_ratios(first, rounds, cut)) - 1))
         models = [_fit(costs, others, forward) for forward in (True, False)]
         layers = [
             tuple(model.seconds(_work(cost, forward)) for cost in costs)
@@ -150,9 +178,9 @@ def offline_errors(
     return errors
 
 
-def _prediction_ratios(rehearsed: LayerSeconds, rounds: Sequence[MeasuredRound], cut: int) -> list[float]:
+def _prediction_ratios(first: LayerSeconds, rounds: Sequence[MeasuredRound], cut: int) -> list[float]:
     """Predicted / measured time of every round of that cut; the predictor learns from the other cuts only."""
-    predictor, ratios = Predictor(rehearsed), []
+    predictor, ratios = Predictor(first), []
     for measured in rounds:
         if measured.cut == cut:
             ratios.append(MICRO * (predictor.forward_s()[cut] + predictor.backward_s()[cut]) / measured.total_s)
@@ -221,14 +249,15 @@ def main(quick: bool, out: Path | None) -> None:
     generator = random.Random(SEED)
     all_cuts = range(1, len(costs))
     with limited_worker() as worker:
-        rehearsed = worker.rehearse()
+        first = first_prediction(layers, costs, worker)
         rounds = [worker.round(cut, STEPS) for _ in range(turns) for cut in generator.sample(all_cuts, len(all_cuts))]
-        predictor = Predictor(rehearsed)
+        predictor = Predictor(first)
         rows = predict_and_learn(worker, predictor, generator.choices(all_cuts, k=count), STEPS)
         changed = follow_share(worker, predictor, generator.choices(all_cuts, k=3 * changes), STEPS)
-    errors = offline_errors(costs, rehearsed, rounds)
+    errors = {"first": first_errors(first, rounds), **offline_errors(costs, first, rounds)}
     online_errors = [abs(predicted_s / measured_s - 1) for _, predicted_s, measured_s in rows]
     claims = {
+        "mape_first_round": report.Claim(mape(errors["first"]), ""),
         "mape_offline": report.at_most(mape(errors["predictor"]), "", GOAL_SHARE),
         "mape_online": report.at_most(mape(online_errors[1:]), "", GOAL_SHARE),
         "mape_costs_only": report.Claim(mape(errors["costs"]), ""),
@@ -238,10 +267,11 @@ def main(quick: bool, out: Path | None) -> None:
         after = [second for _, second, _ in changed]
         claims["error_a_round_after_halving"] = report.at_most(statistics.median(after), "", 0.1)
         claims["error_a_round_after_halving_worst"] = report.Claim(max(after), "")
-    table = Table("cut", "step ms", "predictor", "costs only", "FLOPs only", title="offline, each cut left out")
+    table = Table("cut", "step ms", "first round", "predictor", "costs only", "FLOPs only",
+                  title="offline, each cut left out")
     for number, (cut, seconds) in enumerate(typical_s(rounds).items()):
         table.add_row(str(cut), f"{seconds * 1e3:.1f}",
-                      *(f"{errors[name][number]:.1%}" for name in ("predictor", "costs", "flops")))
+                      *(f"{errors[name][number]:.1%}" for name in ("first", "predictor", "costs", "flops")))
     samples: dict[str, object] = {"offline": errors, "online": rows, "changed": changed, "share": SHARE}
     report.publish("prediction", claims, samples, [table], out)
 

@@ -1,6 +1,7 @@
 """A process that trains the first layers of a model on request: the computing of an edge without its communication.
 
-Reads one JSON request a line, {"cut", "steps"} or {"rehearse": true}, and answers with one JSON line of seconds.
+Reads one JSON request a line, {"cut", "steps"} or {"benchmark": true}, and answers with one JSON line: the seconds of
+every step, or the rates of this process.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def main() -> None:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        if request.get("rehearse"):
-            answer = asdict(profiler.profile_layers(layers, images[pieces[0]], micros=len(pieces)))
+        if request.get("benchmark"):
+            answer = asdict(profiler.benchmark_node())
         else:
             half.stage.last = request["cut"]
             steps = _round(lambda: _step(half, images, pieces), request["steps"])

@@ -14,12 +14,14 @@ from trainer.errors import ProtocolError
 from trainer.models.chain_check import CLASSES
 from trainer.models.objective import is_possible
 from trainer.models.values import Values, tensors_of
+from trainer.profiling.predictor import MAX_SLOWDOWN
 from trainer.protocol import messages
 
 MAX_CLASSES = 256
 MAX_SAMPLE_VALUES = 2**26
 MAX_TARGETS = 2**20
-MAX_LAYER_S = 3600.0
+RATES_PER_S = 1e3, 1e18
+"""Least and greatest FLOPs or bytes in a second of a node."""
 RELATIVE_TOLERANCE = 1e-6
 """Rounding errors of moments, relative to the largest value."""
 CLOCK_TOLERANCE_S = 5.0
@@ -34,8 +36,12 @@ def check_join_request(request: messages.JoinRequest) -> None:
     """
     profile = request.profile
     for name, rate in (("FLOP/s", profile.flops_per_s), ("bytes/s", profile.bytes_per_s)):
-        if not 0 < rate < math.inf:
-            raise ProtocolError(f"{request.edge} profiles itself with {rate:g} {name}; it must be positive and finite.")
+        if not RATES_PER_S[0] <= rate <= RATES_PER_S[1]:
+            raise ProtocolError(f"{request.edge} profiles itself with {rate:g} {name}; possible are {RATES_PER_S[0]:g} "
+                                f"to {RATES_PER_S[1]:g}.")
+    if not 1 <= profile.slowdown <= MAX_SLOWDOWN:
+        raise ProtocolError(f"{request.edge} profiles itself with a slowdown of {profile.slowdown:g}; possible are 1 "
+                            f"to {MAX_SLOWDOWN:g}.")
     values = math.prod(request.sample_shape)
     if values > MAX_SAMPLE_VALUES:
         raise ProtocolError(f"{request.edge} has samples of {values} values; at most {MAX_SAMPLE_VALUES} are possible.")
@@ -71,22 +77,6 @@ def _check_moments(edge: str, moments: Moments, features: int, count: int) -> No
                 and abs(m3) <= m2_limit * width):
             raise ProtocolError(f"{edge} sent statistics of feature {feature} that no values have: mean {mean:g}, "
                                 f"minimum {least:g}, maximum {largest:g}, squared deviations {m2:g}.")
-
-
-def check_ready(ready: messages.Ready, layers: int) -> None:
-    """Check measured times: one for every layer, finite, and at least one above 0.
-
-    Raises: ProtocolError.
-    """
-    times = ready.layers
-    for seconds in (times.forward_s, times.backward_s):
-        if len(seconds) != layers:
-            raise ProtocolError(f"it measured {len(seconds)} layers; the model has {layers}.")
-        wrong = [value for value in seconds if not 0 <= value <= MAX_LAYER_S]
-        if wrong or not any(seconds):
-            raise ProtocolError(f"it measured {wrong[0] if wrong else 0:g} s for a layer; that is not possible.")
-    if not 0 < times.slowdown < math.inf:
-        raise ProtocolError(f"it measured a slowdown of {times.slowdown:g}; it must be positive and finite.")
 
 
 def check_evaluated(

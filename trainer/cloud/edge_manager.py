@@ -71,7 +71,6 @@ class EdgeManager:
         self._joined: dict[str, EdgeSession] = {}
         self._active: dict[str, EdgeSession] = {}
         self._waiting: dict[str, EdgeSession] = {}
-        self._layers: int | None = None
         self._prepare_message: messages.Prepare | None = None
         self._prepare_timeout_s = 0.0
         self._limits = framing.FrameLimits()
@@ -175,14 +174,13 @@ class EdgeManager:
             return self._changed.wait_for(lambda: len(self._joined) == number, max(0.0, timeout_s))
 
     def prepare(
-        self, prepare_message: messages.Prepare, payload_bytes: int, timeout_s: float, layers: int | None = None
+        self, prepare_message: messages.Prepare, payload_bytes: int, timeout_s: float
     ) -> None:
         """Send every edge what it needs to prepare, now and when it joins later; `await_prepared` waits for them.
 
-        `payload_bytes` limits the payload of a frame; `layers`: the number of layers that each edge must measure.
+        `payload_bytes` limits the payload of a frame.
         """
         with self._changed:
-            self._layers = layers
             self._limits = framing.FrameLimits(payload_bytes=payload_bytes)
             self._prepare_message, self._prepare_timeout_s = prepare_message, timeout_s
         for session in self.sessions:
@@ -192,12 +190,7 @@ class EdgeManager:
     def await_prepared(self) -> None:
         """Wait until every edge is prepared; one that is not within the time limit is dropped."""
         for session, ready, _ in self.collect(messages.Ready, self._prepare_timeout_s):
-            try:
-                self._check_ready(ready)
-            except ProtocolError as error:
-                self.exclude(session, str(error))
-            else:
-                session.layers, session.data_order = ready.layers, ready.data_order
+            session.data_order = ready.data_order
 
     def admit_waiting(self) -> list[EdgeSession]:
         """Activate the waiting edges; return them."""
@@ -352,18 +345,13 @@ class EdgeManager:
             raise ProtocolError(f"{session.name} cannot be prepared: {edge_checks.printable(ready.reason)}")
         if not isinstance(ready, messages.Ready):
             raise ProtocolError(f"{session.name} sent {type(ready).__name__} instead of Ready.")
-        self._check_ready(ready)
         connection.set_receive_timeout(None)
-        session.layers, session.data_order = ready.layers, ready.data_order
+        session.data_order = ready.data_order
         with self._changed:
             self._check_request(session.request)
             self._waiting[session.name] = session
             self._changed.notify_all()
         connection.start(lambda inbound: self._deliver(session, inbound))
-
-    def _check_ready(self, ready: messages.Ready) -> None:
-        if self._layers is not None:
-            edge_checks.check_ready(ready, self._layers)
 
     def _all_sessions(self) -> list[EdgeSession]:
         return [*self._joined.values(), *self._active.values(), *self._waiting.values()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from trainer.errors import TrainingFailedError
-from trainer.profiling.predictor import LayerSeconds
 from trainer.protocol import messages
 from trainer.transport.connection import Connection
 from trainer.transport.pacing import mss_within_tls_bytes
@@ -13,8 +12,8 @@ from trainer.transport.pacing import mss_within_tls_bytes
 
 @dataclass(eq=False)
 class EdgeSession:
-    """One edge on one connection; `offset_s` is its clock minus the cloud's, `layers` its measured layer times,
-    `data_order` the seed of the order of its mini-batches.
+    """One edge on one connection; `offset_s` is its clock minus the cloud's, `data_order` the seed of the order of its
+    mini-batches.
 
     `samples`, `held_out`: what it trains on and holds out now; `request` has what it joined with.
     `excluded`: it takes no further part in the run; `failure`: because the model failed on it.
@@ -25,7 +24,6 @@ class EdgeSession:
     request: messages.JoinRequest
     source_port: int
     offset_s: float = 0.0
-    layers: LayerSeconds | None = None
     samples: int = field(init=False)
     held_out: int = field(init=False)
     data_order: int = 0

@@ -30,7 +30,7 @@ from trainer.planning.forecasts import StepForecaster
 from trainer.planning.plan import EdgePlan, Offer, RoundPlan
 from trainer.privacy.fixed_point import ELEMENT_BYTES, length_of
 from trainer.profiling import profiler
-from trainer.profiling.predictor import LayerSeconds
+from trainer.profiling.predictor import ComputeProfile, LayerSeconds, seconds_on
 from trainer.protocol import messages
 from trainer.protocol.segments import segment_bytes
 from trainer.records import checkpoint
@@ -49,6 +49,8 @@ class TrainingState:
 
     checkpoint: Checkpoint
     forecaster: StepForecaster
+    _profile: ComputeProfile
+    _cloud_layers: LayerSeconds
 
     def __init__(
         self, settings: RunSettings, edge_manager: EdgeManager, record: RunRecord, resumed: Checkpoint | None,
@@ -80,7 +82,7 @@ class TrainingState:
         self._averaging = ModelAveraging(settings, edge_manager, record, self.recipe, self.replicas, self.privacy)
 
     def prepare_edges(self) -> None:
-        """Prepare every edge, build the forecaster from their layer times, and set the first checkpoint."""
+        """Prepare every edge, build the forecaster from their rates, and set the first checkpoint."""
         recipe, edge_manager = self.recipe, self._edge_manager
         self._record.describe(
             model=recipe.model,
@@ -92,13 +94,12 @@ class TrainingState:
         self._describe_data()
         if self.privacy is not None:
             self._record.event("said", sentence=self.privacy.sentence)
-        edge_manager.prepare(recipe, self._largest_payload(), self._settings.step_timeout_s,
-                             len(self._preparation.costs))
-        cloud_layers = self._measure_layers()  # while the edges prepare
+        edge_manager.prepare(recipe, self._largest_payload(), self._settings.step_timeout_s)
+        self._profile, self._cloud_layers = profiler.benchmark_node(), self._measure_layers()  # while the edges prepare
         edge_manager.await_prepared()
         for session in edge_manager.sessions:
             self._check_min_cut(session)
-        self.forecaster = self._build_forecaster(recipe, cloud_layers)
+        self.forecaster = self._build_forecaster(recipe)
         self._record.event("prepared", model=recipe.model, device=str(self._device), tail=recipe.tail,
                            metric=self._record.summary["metric"], **self._preparation.reasons)
         if self._resumed is None:
@@ -237,8 +238,7 @@ class TrainingState:
             replica = build_replica(session, self.recipe, self._device, self._built)
             self.replicas[session.name] = replica
             replica.restore(after)
-            assert session.layers is not None
-            self.forecaster.add_edge(session.name, session.layers, replica.batch)
+            self.forecaster.add_edge(session.name, self._layers_of(replica), replica.batch)
             tensors = replica.layers_to_restore(after.layers_of(session.name))
             self._edge_manager.send(session, messages.Restore(round=after.round, cut=replica.cut), tensors)
         self._edge_manager.collect(messages.Restored, self._settings.step_timeout_s, among=sessions, stale=True)
@@ -251,12 +251,18 @@ class TrainingState:
         samples = random_batch(-(-recipe.batch // recipe.micro), recipe.sample_shape, recipe.integers)
         return profiler.profile_layers(built, samples, recipe.optimizer, recipe.micro)
 
-    def _build_forecaster(self, recipe: messages.Prepare, cloud_layers: LayerSeconds) -> StepForecaster:
-        layers = {session.name: session.layers for session in self._edge_manager.sessions if session.layers is not None}
+    def _layers_of(self, replica: EdgeReplica) -> LayerSeconds:
+        """Predict what the layers take on an edge, from FLOPs, bytes and the rates that it joined with."""
+        micro, costs = self.recipe.micro, self._preparation.costs
+        return seconds_on(replica.session.request.profile, -(-replica.batch // micro), costs, self._cloud_layers,
+                          self._profile, -(-self.recipe.batch // micro))
+
+    def _build_forecaster(self, recipe: messages.Prepare) -> StepForecaster:
+        layers = {name: self._layers_of(replica) for name, replica in self.replicas.items()}
         batches = {name: replica.batch for name, replica in self.replicas.items()}
         state_bytes = self._state_bytes(recipe.optimizer.values_per_parameter)
-        return StepForecaster(layers, cloud_layers, self._preparation.boundaries, batches, recipe.micro, state_bytes,
-                              self.codec_selector, recipe.tail, recipe.objective.target_bytes)
+        return StepForecaster(layers, self._cloud_layers, self._preparation.boundaries, batches, recipe.micro,
+                              state_bytes, self.codec_selector, recipe.tail, recipe.objective.target_bytes)
 
     def _state_bytes(self, values_per_parameter: int) -> list[int]:
         return [cost.sent_bytes + (values_per_parameter - 1) * cost.trained_bytes

@@ -47,7 +47,6 @@ from trainer.models.zoo import build_layers, build_model
 from trainer.plugins import describe_error, is_plugin_name
 from trainer.processes.malloc import retain_freed_memory
 from trainer.profiling import profiler
-from trainer.profiling.predictor import LayerSeconds
 from trainer.protocol import messages
 from trainer.transport.backoff import pauses_s
 from trainer.transport.connection import ReceivedFrame, connect
@@ -183,7 +182,7 @@ class Edge:
         self._collector = collector
         self._has_new_model = False
         self._request = request
-        self._prepared: tuple[messages.Prepare, LayerSeconds, Tensor] | None = None
+        self._prepared: tuple[messages.Prepare, Tensor] | None = None
         self.was_prepared = False
         self._sums = SecureUpdates(settings.name, settings.edges)
         self._cloud: CloudConnection
@@ -272,7 +271,7 @@ class Edge:
                 raise ProtocolError(f"The cloud sent an unexpected {type(other).__name__}.")
 
     def _prepare(self, recipe: messages.Prepare) -> None:
-        """Build the model; standardize the data and measure every layer unless done with the same settings before."""
+        """Build the model; standardize the data unless done with the same settings before."""
         for option, name, allowed in (
             ("--model", recipe.model, self._settings.model),
             ("--loss", recipe.objective.loss, self._settings.loss),
@@ -310,18 +309,17 @@ class Edge:
         self._model = ClientModel(Stage(layers, 0, 0, recipe.optimizer, built.unchanging), recipe.tail,
                                   build_loss(recipe.objective.loss))
         self._evaluation = Evaluation(self._model.stage, partial(_standardized, recipe=recipe))
-        prepared = self._prepared if self._prepared is not None and self._prepared[0] == recipe else None
-        inputs = prepared[2] if prepared else _standardized(self._data.train.inputs, recipe)
+        if self._prepared is not None and self._prepared[0] == recipe:
+            inputs = self._prepared[1]
+        else:
+            inputs = _standardized(self._data.train.inputs, recipe)
         self._step = EdgeStep(self._cloud, self._model, inputs, self._data.train.labels, recipe, built.boundaries,
                               self._settings.name, self._settings.index)
-        seconds = prepared[1] if prepared else profiler.profile_layers(
-            layers, self._step.micro_batch, recipe.optimizer, recipe.micro
-        )
         if recipe.secure_aggregation:
             self._sums.remember_values(self._model)
-        self._prepared = recipe, seconds, inputs
+        self._prepared = recipe, inputs
         self.was_prepared = True
-        self._cloud.connection.send(messages.Ready(layers=seconds, data_order=self._step.data_order))
+        self._cloud.connection.send(messages.Ready(data_order=self._step.data_order))
 
     def _restore(self, restore: messages.Restore, received: ReceivedFrame) -> None:
         """Restore the state after an averaging."""
@@ -377,8 +375,8 @@ class Edge:
             return
         self._data = data
         assert self._prepared is not None
-        inputs = torch.cat([self._prepared[2], _standardized(data.train.inputs[known:], recipe)])
-        self._prepared = *self._prepared[:2], inputs
+        inputs = torch.cat([self._prepared[1], _standardized(data.train.inputs[known:], recipe)])
+        self._prepared = recipe, inputs
         self._step.replace_data(inputs, data.train.labels)
 
     def _require_plain(self, what: str) -> None:

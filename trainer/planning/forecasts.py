@@ -56,7 +56,7 @@ class StepForecaster:
         self._state_bytes = list(accumulate(layer_state_bytes, initial=0))
 
     def add_edge(self, edge: str, layers: LayerSeconds, batch: int) -> None:
-        """Add an edge; its rehearsed layer times are used unless a predictor of it exists already."""
+        """Add an edge; its predicted layer times are used unless a predictor of it exists already."""
         self._edges.setdefault(edge, Predictor(layers))
         if self.tail is not None:
             self._tails.setdefault(edge, TailPredictor(layers.restricted_to(self.tail, len(layers.forward_s))))

@@ -1,15 +1,16 @@
 """Predicts computing times from layer costs and measurements.
 
-The prior of a layer is FLOPs x a + bytes x b + a constant. Profiling the model on the node replaces it layer by
-layer. Then every round corrects the CPU time of the layers (`trainer.profiling.kalman`) and the ratio of wall to CPU
-time (`trainer.profiling.slowdown`).
+The prior of a layer is FLOPs x a + bytes x b + a constant, with a and b of a node's benchmark. Where the layers were
+profiled on another node, such as the cloud, the prior is what they took there, times the ratio of FLOPs x a + bytes x b
+of both nodes. Then every round corrects the CPU time of the layers (`trainer.profiling.kalman`) and the ratio of wall
+to CPU time (`trainer.profiling.slowdown`).
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate, combinations
 from typing import Any, Self
 
@@ -22,14 +23,19 @@ from trainer.profiling.slowdown import MIN_NOISE, Slowdown, StepTimes, has_jumpe
 LAYER_CALL_S = 50e-6
 """Fixed cost of calling a layer."""
 NOISE_DECAY = 0.7
+MAX_SLOWDOWN = 1e4
 
 
 @dataclass(frozen=True, slots=True)
 class ComputeProfile:
-    """Speed of a node in a short benchmark of matrix products and memory traffic."""
+    """Speed of a node in a short benchmark of matrix products and memory traffic.
+
+    The rates are per second of CPU time; `slowdown`: wall time over CPU time.
+    """
 
     flops_per_s: float
     bytes_per_s: float
+    slowdown: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +122,38 @@ def prior_seconds(costs: Sequence[LayerCost], profile: ComputeProfile, samples: 
     """Predict the seconds of every layer for one micro-batch from its costs alone; 0 without a backward pass."""
     model = CostModel.of(profile)
     return LayerSeconds(
-        tuple(model.seconds(forward_work(cost, samples)) for cost in costs),
-        tuple(model.seconds(backward_work(cost, samples)) if cost.backward_moved_bytes else 0.0 for cost in costs),
+        tuple(profile.slowdown * model.seconds(forward_work(cost, samples)) for cost in costs),
+        tuple(profile.slowdown * model.seconds(backward_work(cost, samples)) if cost.backward_moved_bytes else 0.0
+              for cost in costs),
+        profile.slowdown,
     )
 
 
+def seconds_on(
+    node: ComputeProfile, samples: int, costs: Sequence[LayerCost], measured: LayerSeconds,
+    measured_on: ComputeProfile, measured_samples: int,
+) -> LayerSeconds:
+    """Predict the seconds of every layer for one micro-batch on a node from its rates and from another node's layers.
+
+    A layer takes there what it took on the other node, times the ratio of what its FLOPs and bytes take on the two: so
+    what FLOPs and bytes do not tell of a layer is in the prediction, too.
+    """
+    there, here = CostModel.of(node), CostModel.of(measured_on)
+    slowdown = node.slowdown / measured.slowdown
+    without_work = samples / measured_samples * measured_on.bytes_per_s / node.bytes_per_s
+
+    def predicted(work: Callable[[LayerCost, int], ComputeWork], seconds: Sequence[float]) -> tuple[float, ...]:
+        there_s = [there.seconds(replace(work(cost, samples), calls=0.0)) for cost in costs]
+        here_s = [here.seconds(replace(work(cost, measured_samples), calls=0.0)) for cost in costs]
+        return tuple(slowdown * layer_s * (a / b if b else without_work)
+                     for a, b, layer_s in zip(there_s, here_s, seconds, strict=True))
+
+    return LayerSeconds(predicted(forward_work, measured.forward_s), predicted(backward_work, measured.backward_s),
+                        node.slowdown)
+
+
 class Predictor:
-    """Predicts an edge's time for one micro-batch at any cut; starts from profiled layers, corrected every round."""
+    """Predicts an edge's time for one micro-batch at any cut; starts from a prior, corrected every round."""
 
     def __init__(self, layers: LayerSeconds) -> None:
         self._layers = len(layers.forward_s)

@@ -1,4 +1,4 @@
-"""Measures this node: a short benchmark before the model is known, the time of every layer afterwards."""
+"""Measures this node: its rates by a short benchmark without any model, or the time of every layer of a model."""
 
 from __future__ import annotations
 
@@ -16,33 +16,47 @@ from trainer.models.frozen import backward_layers, trained_parameters
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.values import Values, backward, detached, differentiable, gradients_of, new_leaves
 from trainer.models.without_compiler import optimizer_step
-from trainer.profiling.predictor import ComputeProfile, LayerSeconds
+from trainer.profiling.cgroup_limit import CgroupCpuLimit
+from trainer.profiling.predictor import MAX_SLOWDOWN, ComputeProfile, LayerSeconds
 from trainer.profiling.stopwatch import Stopwatch
 
 BENCHMARK_S = 0.1
-PROFILING_S = 1.0
-"""Long enough for many periods of a CPU limit, which are up to 0.1 s."""
+PROFILING_S = 0.4
 DEFAULT_OPTIMIZER = OptimizerConfig()
 
 
 def benchmark_node(seconds: float = BENCHMARK_S) -> ComputeProfile:
     """Benchmark convolution-sized matrix products, then memory traffic, half the time each."""
+    watch = Stopwatch()
     matrix = torch.ones(256, 144)
     other = torch.ones(144, 256)
-    flops_per_s = _calls_per_s(lambda: matrix @ other, seconds / 2) * 2 * 256 * 144 * 256
+    flops_per_s = _calls_per_s(lambda: matrix @ other, seconds / 2, watch) * 2 * 256 * 144 * 256
     values = torch.ones(256 * 1024)
     target = torch.empty_like(values)
-    bytes_per_s = _calls_per_s(lambda: torch.mul(values, 2.0, out=target), seconds / 2) * 2 * values.nbytes
-    return ComputeProfile(flops_per_s, bytes_per_s)
+    bytes_per_s = _calls_per_s(lambda: torch.mul(values, 2.0, out=target), seconds / 2, watch) * 2 * values.nbytes
+    return ComputeProfile(flops_per_s, bytes_per_s, _slowdown(watch))
 
 
-def _calls_per_s(work: Callable[[], object], seconds: float) -> float:
+def _slowdown(watch: Stopwatch) -> float:
+    """Return wall over CPU time; a CPU limit counts as its control group states it.
+
+    What is measured lasts only a few periods of a limit, and a process that has waited begins with a saved quota.
+    """
+    limit = CgroupCpuLimit().read()
+    limited = 1.0 if limit is None else 1 / limit.cores
+    return min(max(1.0, watch.wall_s / max(watch.cpu_s, 1e-9), limited), MAX_SLOWDOWN)
+
+
+def _calls_per_s(work: Callable[[], object], seconds: float, watch: Stopwatch) -> float:
+    """Return calls per second of CPU time; adds both clocks to `watch`."""
     work()  # warm-up
-    start, calls = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - start) < seconds or calls == 0:
-        work()
-        calls += 1
-    return calls / elapsed
+    before_s, calls = watch.cpu_s, 0
+    with watch:
+        start_s = time.perf_counter()
+        while calls == 0 or time.perf_counter() - start_s < seconds:
+            work()
+            calls += 1
+    return calls / (watch.cpu_s - before_s)
 
 
 def profile_layers(
@@ -65,7 +79,7 @@ def profile_layers(
     while not passes or watch.wall_s < seconds:
         with watch:
             passes.append(_profile_pass(layers, optimizers, micro_batch, micros, needed))
-    slowdown = max(1.0, watch.wall_s / max(watch.cpu_s, 1e-9))
+    slowdown = _slowdown(watch)
 
     def typical(rows: list[list[float]]) -> tuple[float, ...]:
         return tuple(slowdown * statistics.median(column) for column in zip(*rows, strict=True))

@@ -10,7 +10,7 @@ from trainer.config.fine_tuning import ALL_TRAINED, FineTuning
 from trainer.config.objectives import Objective
 from trainer.data.standardization import Standardization, Statistics
 from trainer.models.optimizer import OptimizerConfig
-from trainer.profiling.predictor import ComputeProfile, LayerSeconds
+from trainer.profiling.predictor import ComputeProfile
 from trainer.profiling.slowdown import CpuLimit, StepTimes
 from trainer.protocol.codec import Codec
 
@@ -133,12 +133,11 @@ class Prepare(Message):
 
 
 class Ready(Message):
-    """Edge: prepared; `layers`: the measured time of every layer for one micro-batch; `data_order`: seed of the order
-    of its mini-batches, from which the cloud knows which samples a kept segment is of.
+    """Edge: prepared; `data_order`: seed of the order of its mini-batches, from which the cloud knows which samples a
+    kept segment is of.
     """
 
     kind = 4
-    layers: LayerSeconds
     data_order: Annotated[int, Field(ge=0, le=2**62)] = 0
 
 

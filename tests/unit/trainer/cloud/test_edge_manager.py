@@ -14,7 +14,7 @@ from trainer.config.settings import RunSettings
 from trainer.data.standardization import Moments, Standardization, Statistics
 from trainer.errors import NetworkError, PartitionError, QuorumError
 from trainer.models.optimizer import OptimizerConfig
-from trainer.profiling.predictor import ComputeProfile, LayerSeconds
+from trainer.profiling.predictor import ComputeProfile
 from trainer.protocol import messages
 from trainer.transport.connection import Connection, connect
 from trainer.transport.sockets import listen
@@ -192,7 +192,7 @@ PREPARE = messages.Prepare(
     model="signal-cnn", sample_shape=(3, 32, 32), classes=3, seed=1, optimizer=OptimizerConfig(),
     standardization=Standardization("normalize", (False,), (0.0,), (1.0,), ""), batch=4, micro=1, steps=1,
 )
-READY = messages.Ready(layers=LayerSeconds((1.0,), (1.0,)))
+READY = messages.Ready()
 
 
 def join_and_prepare(port: int, name: str) -> Connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from trainer.profiling.predictor import (
     Predictor,
     TailPredictor,
     prior_seconds,
+    seconds_on,
 )
 from trainer.profiling.slowdown import StepTimes
 
@@ -187,3 +189,38 @@ def test_the_prior_of_a_pool_depends_on_memory_speed() -> None:
     costs = layer_costs(build_layers("signal-cnn", 1, SHAPE, 3), SHAPE)
     slow, fast = (prior_seconds(costs, ComputeProfile(1e10, rate), 16).forward_s[1] for rate in (1e9, 1e10))
     assert slow > 5 * fast
+
+
+COSTS = layer_costs(build_layers("signal-cnn", 1, SHAPE, 3), SHAPE)
+CLOUD = ComputeProfile(4e10, 8e9)
+MEASURED = LayerSeconds(tuple(2e-3 * (1 + number) for number in range(len(COSTS))), (1e-3,) * len(COSTS), 2.0)
+
+
+def on(node: ComputeProfile, samples: int = 16) -> LayerSeconds:
+    return seconds_on(node, samples, COSTS, MEASURED, CLOUD, 16)
+
+
+def test_a_node_as_fast_as_the_cloud_takes_as_long_without_its_slowdown() -> None:
+    predicted = on(CLOUD)
+    assert predicted.forward_s == pytest.approx([second / 2 for second in MEASURED.forward_s])
+    assert predicted.backward_s == pytest.approx([second / 2 for second in MEASURED.backward_s])
+    assert on(ComputeProfile(4e10, 8e9, 3.0)).forward_s == pytest.approx([1.5 * s for s in MEASURED.forward_s])
+
+
+def test_a_slower_processor_slows_convolutions_and_a_slower_memory_slows_pools() -> None:
+    convolution, pool = 0, 1
+    fewer_flops, fewer_bytes = on(ComputeProfile(1e10, 8e9)), on(ComputeProfile(4e10, 2e9))
+    assert fewer_flops.forward_s[pool] == pytest.approx(MEASURED.forward_s[pool] / 2)
+    assert fewer_bytes.forward_s[pool] == pytest.approx(4 * MEASURED.forward_s[pool] / 2)
+    assert 1.3 < 2 * fewer_flops.forward_s[convolution] / MEASURED.forward_s[convolution] < 4
+    assert on(ComputeProfile(1e10, 2e9)).work_s == pytest.approx([4 * second / 2 for second in MEASURED.work_s])
+
+
+def test_half_the_samples_take_half_as_long() -> None:
+    assert on(CLOUD, samples=8).work_s == pytest.approx([second / 4 for second in MEASURED.work_s])
+
+
+def test_a_layer_without_counted_work_takes_as_long_as_memory_is_slow() -> None:
+    free = replace(COSTS[0], forward_flops=0.0, moved_bytes=0.0, backward_flops=0.0, backward_moved_bytes=0.0)
+    measured = LayerSeconds((1e-3,), (0.0,))
+    assert seconds_on(ComputeProfile(1e10, 2e9), 16, [free], measured, CLOUD, 16).forward_s == pytest.approx((4e-3,))
