@@ -170,7 +170,8 @@ class AdvisoryLock:
     def _next_fence(self) -> int:
         """Increment the fencing number; transactions of the writer before have ended then, or will fail.
 
-        In a new database it begins with the Unix time: switches remember the number of another database.
+        It is the Unix time at least: switches remember the number of another database, or of one that a backup has
+        replaced, and refuse smaller ones.
         """
         holder, name = Holder.this_process(), {"map": self._map_name}
         values = {"host": holder.host[:255], "pid": holder.pid, "since_s": holder.since_s}
@@ -178,7 +179,7 @@ class AdvisoryLock:
         with self._engine.begin() as connection:
             connection.execute(text(f"SET LOCAL lock_timeout = {FENCE_TIMEOUT_MS}"))
             before: int | None = connection.execute(SELECT_FENCE.with_for_update(), name).scalar()
-            fence = int(time.time()) if before is None else before + 1
+            fence = max(int(time.time()), 0 if before is None else before + 1)
             if before is None:
                 connection.execute(WRITERS.insert(), {**name, **values, "fence": fence})
             else:

@@ -23,8 +23,10 @@ from controller.runtime.ledger_command import command as ledger_command
 from controller.security.access import Quota, Scope
 from controller.security.tokens import TokenStore
 from controller.storage.access import DatabaseAccess
+from controller.storage.advisory_lock import AdvisoryLock
 from controller.storage.ledger import Ledger
 from controller.storage.schema import upgrade
+from controller.storage.tables import WRITERS
 from machine.polling import wait_until
 from machine.postgresql_server import PostgreSQL
 from tests.processes.rig import Controller, flow
@@ -254,6 +256,23 @@ def test_a_ledger_in_use_is_copied_only_as_a_backup_which_can_be_restored(
         ledger = Ledger(ledger_url, "pair")
         assert {each.id for each in ledger.live() if each.state is State.HELD} == made
         ledger.close()
+
+
+def test_the_fencing_number_of_a_ledger_from_a_backup_is_newer_than_what_switches_remember(url: str) -> None:
+    started_s = int(time.time())
+    numbers = []
+    database = create_engine(url)
+    for of_backup in (None, 7, 2**40):
+        with database.begin() as connection:
+            upgrade(connection)
+            if of_backup is not None:
+                connection.execute(WRITERS.update().values(fence=of_backup))
+        lock = AdvisoryLock(url, "pair")
+        lock.acquire()
+        numbers.append(lock.generation or 0)
+        lock.release()
+    database.dispose()
+    assert started_s <= numbers[0] <= numbers[1] < numbers[2] == 2**40 + 1
 
 
 def test_tokens_of_a_copy_are_valid(url: str, tmp_path: Path) -> None:
