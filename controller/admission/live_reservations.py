@@ -231,14 +231,6 @@ class LiveReservations:
 
         return replace(reservation, placements=tuple(updated(placement) for placement in reservation.placements))
 
-    def drain_s(self, keys: Iterable[FlowKey]) -> float:
-        """After how long the packets of these flows delay no others, if the flows send no more.
-
-        Raises: NoBound if no finite bound can be proven.
-        """
-        bounds = self.bounds
-        return max((bounds.drain_us(key) for key in keys if key in bounds.carried_flows), default=0.0) / 1e6
-
     def flow(self, key: FlowKey) -> Flow:
         """The flow of that key."""
         return self.placement(key).flow

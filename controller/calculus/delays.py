@@ -10,7 +10,7 @@ from immutables import Map
 
 from controller.booking.peak_load import ALWAYS
 from controller.calculus.busy_period import MAX_DELAY_US, Unstable, server_backlog_bits
-from controller.calculus.curves import Server, recovery_us
+from controller.calculus.curves import Group, Server, recovery_us
 from controller.calculus.fixed_point import fixed_point_delays
 from controller.calculus.incremental import HEADROOM_SHARE, MAX_EXCESS, TIGHT_HEADROOM_SHARE, Proof, ProofUpdate
 from controller.calculus.server_load import NetworkLoad, Rates, servers_of
@@ -83,18 +83,29 @@ class Delays(Generic[Key]):
             raise NoBound(name)
         return delay_us
 
-    def drain_us(self, key: Key) -> float:
-        """Return after how long a stream that sends no more influences no delay along its path.
+    def drain_us(self, keys: Iterable[Key]) -> float:
+        """Return after how long each of these streams, if it sends no more, influences no delay along its path."""
+        groups: dict[str, list[Group]] = {}
+        streams = dict.fromkeys(self.streams[key] for key in keys)
+        return max((self._drain_us(stream, groups) for stream in streams), default=0.0)
+
+    def _drain_us(self, stream: Stream, groups: dict[str, list[Group]]) -> float:
+        """Return the same for one stream. `groups`: those of servers computed so far.
 
         A packet of it arrives at each server after at most the delays before; from then on the server recovers.
         """
-        stream, spread_s = self.streams[key], self.proof.spread_s
-        loads, rest = self.load.loads, self.load.changed({}, {key: stream}, servers_of([stream])).loads
-        total_us = self.path_delay_us(stream.servers)
+        crossings: dict[str, list[tuple[int, float]]] = {}
+        jitter_us = stream.jitter_us
+        for hop, name in enumerate(stream.servers):
+            crossings.setdefault(name, []).append((hop, jitter_us))
+            jitter_us += self.servers[name].transit_jitter_us
+        spread_s, total_us = self.proof.spread_s, self.path_delay_us(stream.servers)
         for name in stream.servers:
-            server, others = self.servers[name], rest.get(name)
-            after = [] if others is None else others.groups(spread_s)
-            total_us += recovery_us(server, loads[name].groups(spread_s), after) + server.max_transit_us
+            server, load = self.servers[name], self.load.loads[name]
+            if name not in groups:
+                groups[name] = load.groups(spread_s)
+            after = load.groups_without(stream, crossings[name], spread_s)
+            total_us += recovery_us(server, groups[name], after) + server.max_transit_us
         return total_us
 
     def slower_than(self, limits_us: Mapping[str, float], names: Iterable[str] | None = None) -> frozenset[str]:

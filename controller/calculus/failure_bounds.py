@@ -192,10 +192,11 @@ class FailureBounds:
         worst_us = max(bound.accumulated_latency_us for bound in bounds)
         return Bound(worst_us, worst_us - least_us)
 
-    def drain_us(self, key: FlowKey) -> float:
-        """Return after how long a flow that sends no more delays no other flow."""
-        keys = [key] if self.carried_flows[key].copy is None else [key, _copy_key(key)]
-        return max(analysis.drain_us(one_of_it) for analysis in self._analyses.values() for one_of_it in keys)
+    def drain_us(self, keys: Iterable[FlowKey]) -> float:
+        """Return after how long each of these flows, if it sends no more, delays no other flow."""
+        flows = [key for key in keys if key in self.carried_flows]
+        copies = [_copy_key(key) for key in flows if self.carried_flows[key].copy is not None]
+        return max(analysis.drain_us((*flows, *copies)) for analysis in self._analyses.values())
 
     def crowded_queues(self) -> list[Backlog]:
         """Return the backlog bounds of all links, without and under every failure, whose queue may be too small."""

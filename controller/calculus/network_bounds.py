@@ -14,7 +14,7 @@ docs/guarantees.md has the derivation.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -177,9 +177,9 @@ class Analysis(Generic[Key]):
             self._bounds[key] = Bound(worst_us, worst_us - best_us)
         return self._bounds[key]
 
-    def drain_us(self, key: Key) -> float:
-        """Return after how long a flow that sends no more delays no other flow."""
-        return self._delays.drain_us(key)
+    def drain_us(self, keys: Iterable[Key]) -> float:
+        """Return after how long each of these flows, if it sends no more, delays no other flow."""
+        return self._delays.drain_us(keys)
 
     def least_latency_us(self, flow: ShapedFlow) -> float:
         """Return a lower bound of the latency bound that this flow would have if it was added."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Generic, TypeVar
@@ -31,13 +31,19 @@ class Inflow:
     upstream_bps: Rates
     streams: int
 
-    def with_stream(self, sign: int, rate_bps: float, burst_bits: float, upstream: Iterable[str]) -> Inflow:
-        """Return the inflow with a stream added (1) or removed (-1) that crossed the `upstream` servers."""
-        rates = self.upstream_bps.copy()
+    def with_streams(
+        self, sign: int, rate_bps: float, streams: Iterable[Stream], jitter_us: float, upstream: Iterable[str]
+    ) -> Inflow:
+        """Return the inflow with streams added (1) or removed (-1) that crossed the `upstream` servers.
+
+        `rate_bps`: of all of them, signed; `jitter_us`: theirs here, apart from that of delays.
+        """
+        rates, burst_bits, count = self.upstream_bps.copy(), self.burst_bits, self.streams
         _add(rates, upstream, rate_bps)
-        return Inflow(
-            self.shaping, self.burst_bits + burst_bits, self.rate_bps + rate_bps, rates, self.streams + sign
-        )
+        for stream in streams:
+            burst_bits += sign * (stream.burst_bits + stream.rate_bps * jitter_us / 1e6)
+            count += sign
+        return Inflow(self.shaping, burst_bits, self.rate_bps + rate_bps, rates, count)
 
 
 @dataclass(slots=True)
@@ -80,13 +86,22 @@ class ServerLoad(Generic[Key]):
 
     def groups(self, spread_s: Rates) -> list[Group]:
         """Return the arrival curves of the inflows if all streams are always active."""
-        groups = []
-        for inflow in self.inflows.values():
-            burst_bits = inflow.burst_bits
-            for previous, upstream_bps in inflow.upstream_bps.items():
-                burst_bits += upstream_bps * spread_s[previous]
-            groups.append((inflow.shaping, burst_bits, inflow.rate_bps))
-        return groups
+        return _groups(self.inflows.values(), spread_s)
+
+    def groups_without(self, stream: Stream, crossings: Iterable[tuple[int, float]], spread_s: Rates) -> list[Group]:
+        """Return the same without one of the streams.
+
+        `crossings`: (hop, its jitter there apart from that of delays) for each time that it crosses this server.
+        """
+        inflows = self.inflows.copy()
+        for hop, jitter_us in crossings:
+            previous = stream.servers[hop - 1] if hop else ""
+            rest = inflows[previous].with_streams(-1, -stream.rate_bps, (stream,), jitter_us, stream.servers[:hop])
+            if rest.streams:
+                inflows[previous] = rest
+            else:
+                del inflows[previous]
+        return _groups(inflows.values(), spread_s)
 
     def jitterless_delay_us(self, server: Server) -> float:
         """Return the delay bound if no delay had jitter; computed once for each load."""
@@ -137,39 +152,61 @@ class NetworkLoad(Generic[Key]):
         for name in touched:
             load = self.loads.get(name)
             next_load.loads[name] = ServerLoad() if load is None else load.copy()
-        for key, stream in removed.items():
-            next_load._add_stream(key, stream, -1)
-        for key, stream in added.items():
-            next_load._add_stream(key, stream, 1)
+        for sign, streams in ((-1, removed), (1, added)):
+            for (servers, jitter_us), alike in _by_way(streams).items():
+                next_load._add_streams(sign, servers, jitter_us, alike)
         for name in touched if removed else ():
             if not next_load.loads[name].streams:
                 del next_load.loads[name]
         return next_load
 
-    def _add_stream(self, key: Key, stream: Stream, sign: int) -> None:
-        """Add (1) or remove (-1) a stream."""
-        servers, rate_bps, jitter_us, previous = stream.servers, sign * stream.rate_bps, stream.jitter_us, ""
-        intermittent = 0 if stream.activity is ALWAYS or stream.activity == ALWAYS else sign
+    def _add_streams(
+        self, sign: int, servers: tuple[str, ...], jitter_us: float, streams: Sequence[tuple[Key, Stream]]
+    ) -> None:
+        """Add (1) or remove (-1) streams that cross these servers and have this jitter at the first."""
+        values = [stream for _, stream in streams]
+        rate_bps = sign * sum([stream.rate_bps for stream in values])
+        intermittent = sign * sum([stream.activity is not ALWAYS and stream.activity != ALWAYS for stream in values])
+        previous = ""
         for hop, name in enumerate(servers):
             load = self.loads[name]
             inflow = load.inflows.get(previous) or Inflow(
                 self.servers[previous].output_shaping if previous else None, 0.0, 0.0, {}, 0
             )
-            burst_bits = sign * stream.burst_bits + rate_bps * jitter_us / 1e6
-            inflow = inflow.with_stream(sign, rate_bps, burst_bits, servers[:hop])
+            inflow = inflow.with_streams(sign, rate_bps, values, jitter_us, servers[:hop])
             if inflow.streams:
                 load.inflows[previous] = inflow
             else:
                 del load.inflows[previous]
             _add(load.downstream_bps, servers[hop + 1 :], rate_bps)
             if sign > 0:
-                load.streams[key, hop] = stream
+                for key, stream in streams:
+                    load.streams[key, hop] = stream
             else:
-                del load.streams[key, hop]
+                for key, _ in streams:
+                    del load.streams[key, hop]
             load.rate_bps += rate_bps
             load.intermittent += intermittent
             jitter_us += self.servers[name].transit_jitter_us
             previous = name
+
+
+def _groups(inflows: Iterable[Inflow], spread_s: Rates) -> list[Group]:
+    groups = []
+    for inflow in inflows:
+        burst_bits = inflow.burst_bits
+        for previous, upstream_bps in inflow.upstream_bps.items():
+            burst_bits += upstream_bps * spread_s[previous]
+        groups.append((inflow.shaping, burst_bits, inflow.rate_bps))
+    return groups
+
+
+def _by_way(streams: Mapping[Key, Stream]) -> dict[tuple[tuple[str, ...], float], list[tuple[Key, Stream]]]:
+    """Return the streams by servers and jitter at the first, so that many on one path cost little more than one."""
+    groups: dict[tuple[tuple[str, ...], float], list[tuple[Key, Stream]]] = {}
+    for key, stream in streams.items():
+        groups.setdefault((stream.servers, stream.jitter_us), []).append((key, stream))
+    return groups
 
 
 def _add(rates: Rates, names: Iterable[str], rate_bps: float) -> None:

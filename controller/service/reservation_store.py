@@ -221,12 +221,20 @@ class ReservationStore:
     def _drained_s(self, draining: _Draining) -> float:
         if draining.drained_s is None:
             try:
-                drain_s = self.live.drain_s(draining.keys)
+                drain_s = self._drain_s(draining)
             except NoBound:
                 drain_s = self._drain_bursts_s(draining)
             if draining.end_s < inf:
                 draining.drained_s = draining.end_s + min(drain_s, DRAIN_MAX_S)
         return inf if draining.drained_s is None else draining.drained_s
+
+    def _drain_s(self, draining: _Draining) -> float:
+        """After how long their packets delay no others; computed once they send no more.
+
+        Raises: NoBound if no finite bound can be proven.
+        """
+        bounds = self.live.bounds
+        return bounds.drain_us(draining.keys) / 1e6 if draining.end_s < inf else inf
 
     def _drain_bursts_s(self, draining: _Draining) -> float:
         """Count the bursts only: rates that flows of a reservation passed on to others of it are never used by both."""
@@ -235,7 +243,7 @@ class ReservationStore:
         draining.flows = {key: replace(flow, rate_bps=0) for key, flow in draining.flows.items()}
         self.live = draining.added_to(self.live)
         try:
-            return self.live.drain_s(draining.keys)
+            return self._drain_s(draining)
         except NoBound:
             return DRAIN_MAX_S
 

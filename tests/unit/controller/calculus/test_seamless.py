@@ -37,7 +37,7 @@ def test_what_is_removed_leaves_no_copy_behind() -> None:
     assert alone.bound(("r", "b")) == bounds(b=OTHER).analysed_afresh().bound(("r", "b"))
     replaced = both.changed({("r", "a"): PROTECTED}).analysed_afresh()
     assert replaced.bound(("r", "b")) == bounds(a=PROTECTED, b=OTHER).analysed_afresh().bound(("r", "b"))
-    assert replaced.drain_us(("r", "a")) > 0
+    assert replaced.drain_us([("r", "a")]) > 0
 
 
 def test_links_of_both_paths_are_looked_at_when_limits_are_checked() -> None:
