@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import stat
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -70,19 +71,27 @@ def without_passwords(text: str) -> str:
     return re.sub(r"((?:password|passwd|sslpassword)=)[^&\s]*", r"\1***", text, flags=re.IGNORECASE)
 
 
-def _protect(path: str) -> None:
-    """Create the file of an SQLite database for its owner only, and take other rights from one that exists.
+def _create(path: str) -> None:
+    """Create the file of an SQLite database for its owner only.
 
-    SQLite gives its log files the rights of the database. A file that exists is never opened here: closing it would
-    drop the locks of all connections of this process, and the next program to close it would delete the log in use.
-    Source: https://sqlite.org/howtocorrupt.html §2.2.
+    One that exists is never opened here: closing it would drop the locks of all connections of this process, and the
+    next program to close it would delete the log in use. Source: https://sqlite.org/howtocorrupt.html §2.2.
     """
-    with suppress(OSError):  # a directory that is missing, or a file of another user, shows when it is opened
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        except FileExistsError:
-            if (mode := os.stat(path).st_mode) & 0o077:  # noqa: PTH116 - a name as SQLite gets it
-                os.chmod(path, mode & 0o700)  # noqa: PTH101
+    with suppress(OSError):  # it exists; or a directory that is missing, which shows when it is opened
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def _protect(path: str, connection: Any) -> None:
+    """Take the rights of others from the files of a database; of a file that SQLite does not read, nothing is changed.
+
+    SQLite gives its log files the rights of the database.
+    """
+    connection.execute("PRAGMA schema_version")
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        with suppress(OSError):  # a file of another user; one that is not there
+            mode = os.stat(name).st_mode  # noqa: PTH116 - a name as SQLite gets it
+            if stat.S_ISREG(mode) and mode & 0o077:
+                os.chmod(name, mode & 0o700)  # noqa: PTH101
 
 
 def engine_of(url: str) -> Engine:
@@ -101,10 +110,11 @@ def engine_of(url: str) -> Engine:
             event.listen(engine, "connect", _limit_waiting)
         return engine
     in_memory = parsed.database in (None, "", ":memory:")
-    if not in_memory and parsed.database is not None and not parsed.database.startswith("file:"):
-        _protect(parsed.database)
     pool = {"poolclass": StaticPool} if in_memory else {}
     engine = create_engine(parsed, connect_args={"check_same_thread": False}, **pool)
+    if not in_memory and (path := parsed.database or "") and not path.startswith("file:"):
+        _create(path)
+        event.listen(engine, "connect", lambda connection, _: _protect(path, connection))
     event.listen(engine, "connect", _set_pragmas)
     return engine
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from controller.api.app import create_app
 from controller.domain.events import BoundChange, BoundsChanged, ReservationChanged
 from controller.domain.reservation import State
-from controller.errors import FlowInUse, LatencyNotMet
+from controller.errors import FlowInUse, LatencyNotMet, StartError
 from controller.runtime.token_command import command as token_command
 from controller.security.access import Caller, Quota, Scope
 from controller.security.audit import RefusalLimit, printable
@@ -255,6 +255,20 @@ def test_the_ledger_is_readable_by_its_owner_only(tmp_path: Path) -> None:
         modes = {found.name: found.stat().st_mode & 0o777 for found in tmp_path.iterdir()}
     database.dispose()
     assert set(modes.values()) == {0o600}, modes
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_what_is_not_a_database_keeps_its_rights(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "found"
+    if kind == "file":
+        path.write_text("root:x:0:0::/root:/bin/bash\n")
+        path.chmod(0o644)
+    else:
+        path.mkdir(0o755)
+    before = path.stat().st_mode
+    with pytest.raises(StartError, match=r"^The ledger sqlite:///\S+ cannot be opened: "):
+        open_database(f"sqlite:///{path}")
+    assert path.stat().st_mode == before
 
 
 @pytest.mark.parametrize(
