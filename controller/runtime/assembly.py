@@ -25,18 +25,14 @@ from controller.runtime.environment import propagation_emulated
 from controller.runtime.limits import Limits
 from controller.runtime.stores import Stores
 from controller.security.tls import TlsFiles
-from controller.security.tokens import TokenStore
 from controller.service.reservation_service import Service
 from controller.storage.advisory_lock import Succession, Writer
 from controller.storage.ledger import Ledger
-from controller.switches.switch_manager import ports_of_map
 from controller.telemetry.event_stream import EventStream
 from controller.telemetry.meter_monitor import MeterMonitor
 from controller.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
-
-TakeOver = Callable[[], Stores]
 
 GC_THRESHOLD = 50_000
 FULL_COLLECTION_EVERY = 10
@@ -52,6 +48,17 @@ class RestEndpoint:
     limits: Limits
 
 
+@dataclass(frozen=True, slots=True)
+class _Controller:
+    """What the active controller is made of."""
+
+    stores: Stores
+    service: Service
+    stream: EventStream
+    meter_monitor: MeterMonitor
+    app: ASGIApp
+
+
 class Assembly:
     """What runs in this process beside Ryu; `activate` or `stand_by` before use, `stop` after."""
 
@@ -63,37 +70,24 @@ class Assembly:
 
     def activate(self, stores: Stores) -> None:
         """Build the service and serve its REST API."""
-        if stores.lock.generation is not None:
-            self._switches.set_role(Role(True, stores.lock.generation))
-        service = Service(
-            self._network, self._switches, stores.ledger, self._calibration, retention_tasks=(stores.forget,),
-            retention_interval_s=stores.retention_interval_s,
-        )  # fmt: skip
-        stream, metrics = EventStream(), Metrics(service.queries)
-        gc.disable()  # until all is loaded, which stays
-        meter_monitor = MeterMonitor(service.queries, metrics, stream)
-        service.start()
-        meter_monitor.start()
-        is_emulated = partial(propagation_emulated, self._network.name)
-        self._serve(create_app(service, is_emulated, None, stores.tokens, stores.audit, stream, metrics))
-        tune_garbage_collector()
-        self._at_stop(stores.close, service.stop, self._stop_serving, stream.close, meter_monitor.stop)
+        self._activate(self._build(stores))
 
-    def stand_by(self, succession: Succession, ledger: Ledger, tokens: TokenStore, take_over: TakeOver) -> None:
+    def stand_by(self, stores: Stores, succession: Succession, ledger: Ledger) -> None:
         """Serve what a standby can, and become active when the succession comes.
 
-        `take_over`: opens the stores of the new writer. `ledger`, `tokens`: for reading until then.
+        What does not depend on the active controller is built before. `ledger`: for reading until then.
         """
-        names = {number: node.name for number, node in self._network.switch_by_datapath_id.items()}
-        self._switches.expect(names, ports_of_map(self._network))
+        controller = self._build(stores)
+        controller.service.prepare()
         self._be_slave(succession.writer)
-        self._serve(standby_app(ledger, tokens, lambda: _address(succession.writer), self._network.mtu_bytes))
+        app = standby_app(ledger, stores.tokens, lambda: _address(succession.writer), self._network.mtu_bytes)
+        self._serve(app)
 
         def run() -> None:
             try:
                 if succession.wait(self._be_slave):
                     began_s = time.monotonic()
-                    self.activate(take_over())
+                    self._activate(controller)
                     log.warning("active after %.2f s", time.monotonic() - began_s)
             except Exception as error:
                 log.exception("the standby could not take over")
@@ -101,8 +95,33 @@ class Assembly:
 
         waiting = threading.Thread(target=run, name="paceline-standby", daemon=True)
         waiting.start()
-        self._at_stop(ledger.close, tokens.close, self._stop_serving)
+        self._at_stop(ledger.close, self._stop_serving)
         self._at_stop(lambda: waiting.join(STOP_TIMEOUT_S), succession.stop)
+
+    def _build(self, stores: Stores) -> _Controller:
+        """Build what the active controller is made of; nothing of it runs or uses the stores yet."""
+        service = Service(
+            self._network, self._switches, stores.ledger, self._calibration, retention_tasks=(stores.forget,),
+            retention_interval_s=stores.retention_interval_s,
+        )  # fmt: skip
+        stream, metrics = EventStream(), Metrics(service.queries)
+        is_emulated = partial(propagation_emulated, self._network.name)
+        app = create_app(service, is_emulated, None, stores.tokens, stores.audit, stream, metrics)
+        return _Controller(stores, service, stream, MeterMonitor(service.queries, metrics, stream), app)
+
+    def _activate(self, built: _Controller) -> None:
+        """Start the controller and serve its REST API."""
+        lock = built.stores.lock
+        if lock.generation is not None:
+            self._switches.set_role(Role(True, lock.generation))
+        gc.disable()  # until all is loaded, which stays
+        built.service.start()
+        built.meter_monitor.start()
+        self._serve(built.app)
+        tune_garbage_collector()
+        self._at_stop(
+            built.stores.close, built.service.stop, self._stop_serving, built.stream.close, built.meter_monitor.stop
+        )
 
     def stop(self) -> None:
         """Stop all of it, in the reverse order."""

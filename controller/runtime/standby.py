@@ -1,4 +1,4 @@
-"""Opens the stores of the active controller, or of a standby, which opens the active one's when it takes over."""
+"""Opens the stores of the active controller, or of a standby, which writes to them only after it has taken over."""
 
 from __future__ import annotations
 
@@ -58,24 +58,17 @@ class StoresOpening:
         lock = AdvisoryLock(self.url, self.map_name, self.address)
         with contextlib.ExitStack() as opened:
             opened.callback(lock.release)
+            stores = opened.enter_context(self._stores(lock))
             if lock.acquire_at_start():
-                stores = opened.enter_context(self._stores(lock))
                 yield _active(stores)
                 return
             succession = Succession(lock, LEASE_S)
             succession.writer = lock.writer()
-            ledger, tokens = Ledger(self.url, self.map_name), TokenStore(self.url)
+            ledger = Ledger(self.url, self.map_name)
             opened.callback(ledger.close)
-            opened.callback(tokens.close)
-            tokens.refresh()
-
-            def take_over() -> Stores:
-                return opened.enter_context(self._stores(lock))
-
-            def stand_by(assembly: Assembly) -> None:
-                assembly.stand_by(succession, ledger, tokens, take_over)
-
-            yield Opened(tokens, lock, STANDBY, stand_by)
+            yield Opened(
+                stores.tokens, lock, STANDBY, lambda assembly: assembly.stand_by(stores, succession, ledger)
+            )  # fmt: skip
 
     @contextlib.contextmanager
     def _stores(self, lock: WriterLock | None = None) -> Iterator[Stores]:

@@ -45,7 +45,7 @@ class LifecycleManager:
         self._store, self._switches, self._clock = state.store, state.switches, state.clock
         self._stopping = threading.Event()
         self._restoration_due = False
-        self._first_restoration_s = monotonic() + FIRST_RESTORATION_S
+        self._first_restoration_s = inf
         self._has_locked = False
         self._unpublished: set[str] = set()
         """Ids of reservations that were re-evaluated while a request held their locks."""
@@ -57,6 +57,8 @@ class LifecycleManager:
 
     def start(self) -> None:
         """Load the live reservations of the ledger, and start the thread."""
+        self._state.follow_clock()  # a standby was built long before
+        self._first_restoration_s = monotonic() + FIRST_RESTORATION_S
         with self._state.lock:
             for reservation in self._state.ledger.live():
                 self._load(reservation)

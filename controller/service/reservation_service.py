@@ -85,9 +85,13 @@ class Service:
         self._limiter = RequestLimiter(self._switches.silent_s)
         self._setup = SetupPipeline(self._state, self._lifecycle, self._migrator, idempotency, self._limiter)
 
-    def start(self) -> None:
-        """Precompute the map's fibres, load the ledger and start the threads."""
+    def prepare(self) -> None:
+        """Compute in advance what `start` needs and the ledger does not change: the noise of the map's fibres."""
         precompute_fibres(self.network)
+
+    def start(self) -> None:
+        """Load the ledger and start the threads."""
+        self.prepare()
         self._lifecycle.start()
         self._state.writer.start()
         self._retention.start()

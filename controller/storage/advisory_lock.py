@@ -148,7 +148,8 @@ class AdvisoryLock:
         Raises: WriterReplacedError.
         """
         statement = SELECT_FENCE.with_for_update(read=True)
-        if connection.execute(statement, {"map": self._map_name}).scalar() != self._own_fence:
+        fence = connection.execute(statement, {"map": self._map_name}).scalar()
+        if fence is None or fence != self._own_fence:
             raise WriterReplacedError(f"another controller has become the writer of {self._map_name}")
 
     def release(self) -> None:
