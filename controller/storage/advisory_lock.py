@@ -22,19 +22,22 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from sqlalchemy import Connection, Engine, bindparam, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from controller.errors import StartError
+from controller.storage.access import sqlstate
 from controller.storage.database import application_name, open_database
 from controller.storage.tables import SELECT_FENCE, WRITERS
 from controller.storage.writer_lock import Holder, WriterReplacedError, held_by
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 0.2
-POLL_S = 0.1
-LEASE_S = 1.0
+BEAT_S = 0.1
+POLL_S = 0.05
+LEASE_S = 0.7
 """Default time without a beat after which a standby takes over."""
+LOCK_NOT_AVAILABLE = "55P03"
+"""SQLSTATE of a lock that was not free within `lock_timeout`. Source: PostgreSQL, appendix A."""
 FENCE_TIMEOUT_MS = 5000
 """How long a new writer waits for transactions of the one before."""
 _ADVISORY_CLASS = crc32(b"paceline") - 2**31
@@ -43,6 +46,8 @@ _BEAT = (
     .where(WRITERS.c.map == bindparam("of_map"), WRITERS.c.fence == bindparam("own"))
     .values(beat=WRITERS.c.beat + 1)
 )
+_WITHOUT_WAITING_FOR_THE_DISK = text("SET synchronous_commit = off")
+"""A beat need not survive a crash of the server, and must not be late because its disk is."""
 _END_SESSIONS = text(
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE application_name = :name AND usename = current_user AND pid <> pg_backend_pid()"
@@ -164,6 +169,7 @@ class AdvisoryLock:
         session = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         numbers = {"of": _ADVISORY_CLASS, "number": crc32(self._map_name.encode()) - 2**31}
         if session.execute(text("SELECT pg_try_advisory_lock(:of, :number)"), numbers).scalar():
+            session.execute(_WITHOUT_WAITING_FOR_THE_DISK)
             return session
         session.close()
         return None
@@ -197,8 +203,11 @@ class AdvisoryLock:
                     self._take_again()
 
     def _beat(self, session: Connection) -> None:
+        """Beat; a beat that waits too long for a transaction of this writer is left out, and costs no lock."""
         try:
             beaten = session.execute(_BEAT, {"of_map": self._map_name, "own": self._own_fence}).rowcount
+        except DBAPIError as error:
+            beaten = sqlstate(error) == LOCK_NOT_AVAILABLE
         except (SQLAlchemyError, OSError):
             beaten = 0
         if not beaten:

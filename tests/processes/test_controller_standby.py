@@ -10,7 +10,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import text
 
+from controller.storage.advisory_lock import AdvisoryLock
+from controller.storage.database import engine_of
 from emulation.open_vswitch import set_controller_command
 from machine.polling import wait_until
 from machine.postgresql_server import PostgreSQL
@@ -120,6 +123,32 @@ def test_a_standby_takes_over_from_one_that_dies_or_freezes_which_cannot_change_
     pair.standby.start()  # as the standby of its successor
     wait_until(lambda: pair.standby.client.get("/v1/healthz").json()["status"] == "standby")
     assert pair.active.client.delete(f"/v1/reservations/{other.json()['id']}").json()["state"] == "released"
+
+
+def test_a_beat_that_waits_for_a_slow_transaction_costs_no_lock(server: PostgreSQL) -> None:
+    name = f"test_{time.monotonic_ns()}"
+    url = server.create(name)
+    holder = "SELECT pid FROM pg_locks WHERE locktype = 'advisory'"
+    waiting = f"SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND pid IN ({holder})"
+    lock, other = AdvisoryLock(url, "pair"), AdvisoryLock(url, "pair")
+    engine = engine_of(url)
+    try:
+        lock.acquire()
+        before = server.sql(name, holder)
+        for _ in range(2):
+            with engine.begin() as slow:
+                slow.execute(text("SELECT fence FROM writers FOR SHARE"))
+                wait_until(lambda: server.sql(name, waiting) == ["1"])
+                wait_until(lambda: server.sql(name, waiting) == ["0"])  # after its lock_timeout
+            writer = lock.writer()
+            assert writer is not None
+            wait_until(lambda: (seen := lock.writer()) is not None and seen.beat > writer.beat)
+        assert not other.try_acquire()
+        assert (server.sql(name, holder), lock.is_lost) == (before, False)
+    finally:
+        engine.dispose()
+        other.release()
+        lock.release()
 
 
 def test_a_standby_needs_a_ledger_on_postgresql(tmp_path: Path) -> None:
