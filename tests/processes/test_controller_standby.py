@@ -125,6 +125,12 @@ def test_a_standby_takes_over_from_one_that_dies_or_freezes_which_cannot_change_
     assert pair.active.client.delete(f"/v1/reservations/{other.json()['id']}").json()["state"] == "released"
 
 
+def wait_for_beat(lock: AdvisoryLock) -> None:
+    before = lock.writer()
+    assert before is not None
+    wait_until(lambda: (seen := lock.writer()) is not None and seen.beat > before.beat)
+
+
 def test_a_beat_that_waits_for_a_slow_transaction_costs_no_lock(server: PostgreSQL) -> None:
     name = f"test_{time.monotonic_ns()}"
     url = server.create(name)
@@ -140,9 +146,7 @@ def test_a_beat_that_waits_for_a_slow_transaction_costs_no_lock(server: PostgreS
                 slow.execute(text("SELECT fence FROM writers FOR SHARE"))
                 wait_until(lambda: server.sql(name, waiting) == ["1"])
                 wait_until(lambda: server.sql(name, waiting) == ["0"])  # after its lock_timeout
-            writer = lock.writer()
-            assert writer is not None
-            wait_until(lambda: (seen := lock.writer()) is not None and seen.beat > writer.beat)
+            wait_for_beat(lock)
         assert not other.try_acquire()
         assert (server.sql(name, holder), lock.is_lost) == (before, False)
     finally:
