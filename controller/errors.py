@@ -101,6 +101,12 @@ class NotFound(RequestError):
     code, status, title = "not_found", 404, "Not found"
 
 
+class MethodNotAllowed(RequestError):
+    """The path exists and does not take this method."""
+
+    code, status, title = "method_not_allowed", 405, "Method not allowed"
+
+
 class NotLive(RequestError):
     """The reservation has ended and can no longer be changed."""
 

@@ -20,6 +20,7 @@ from machine.errors import EmulationError
 from machine.forwarding_capacity import check_map_fits, fitting_scale, load_capacity
 from topologies.catalogue import adapt_map, resolve_map
 from topologies.map_file.loader import load_map
+from topologies.option_types import FiniteRange
 from topologies.options import map_options, published_network_options
 from topologies.plants.published import is_plant
 from topologies.problems import MapError
@@ -46,7 +47,7 @@ from topologies.problems import MapError
               help="Datapath of Open vSwitch; kernel needs the openvswitch module.")  # fmt: skip
 @click.option("--tls", is_flag=True, help="Use TLS for REST and OpenFlow, with certificates of a test authority.")
 @click.option("--web", is_flag=True, help="Serve a page with the network and runs in runs/, live (`paceline web`).")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1, 600), default=30, show_default=True,
+@click.option("--timeout", "timeout_s", type=FiniteRange(0.1, 600), default=30, show_default=True,
               metavar="SECONDS", help="Time limit for the start of the controller and the switches.")  # fmt: skip
 @click.option("-c", "--clean", "clean_only", is_flag=True, help="Clean up after a crash, and exit.")
 def main(

@@ -59,7 +59,8 @@ def maps(name: str | None, ducts: tuple[str, ...], picture: Path | None, file: P
         if file:
             file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+        place = error.filename or file or picture  # a full disk names no file
+        raise click.ClickException(f"{place}: {error.strerror}") from error
     except (MapError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     _show(console, topology)

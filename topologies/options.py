@@ -8,6 +8,7 @@ from typing import Any, cast
 import click
 
 from topologies.catalogue import MapOptions
+from topologies.option_types import FiniteRange
 from topologies.placement.map_document import PlacementOptions
 from topologies.plants.survey import SurveyOptions
 from topologies.plants.unplaced import Unplaced
@@ -16,24 +17,24 @@ _OPTIONS = (
     click.option("--edges", metavar="N|SITE,SITE…",
                  help="Number of edges, or the sites they are attached to; default: up to 4, far apart."),
     click.option("--cloud", metavar="SITE", help="Site of the cloud; default: the most central site."),
-    click.option("--scale", type=click.FloatRange(0, 1000, min_open=True), metavar="MBPS",
+    click.option("--scale", type=FiniteRange(0, 1000, min_open=True), metavar="MBPS",
                  help="Emulated Mb/s per real Gb/s; default: the map's own, for a published network 80 Mb/s for its "
                       "fastest fibre (0.2 where no speeds are stated)."),
-    click.option("--route-factor", type=click.FloatRange(1, 5),
+    click.option("--route-factor", type=FiniteRange(1, 5),
                  help="Fibre length per great-circle distance; default: the rule of ITU-T G.826."),
     click.option("--unplaced", type=click.Choice(["drop", "place", "refuse"]),
                  help="Sites without coordinates: leave them out, place them between their neighbours, or refuse; "
                       "default: peers outside the network and sites with one neighbour are left out if the rest stays "
                       "whole, others are placed."),
-    click.option("--km-per-unit", type=click.FloatRange(0, 10_000, min_open=True), metavar="KM",
+    click.option("--km-per-unit", type=FiniteRange(0, 10_000, min_open=True), metavar="KM",
                  help="The coordinates are those of a drawing of this scale."),
     click.option("--length-from", metavar="ATTRIBUTE",
                  help="The attribute of a span that is its length in km, such as weight."),
     click.option("--regenerate", is_flag=True,
                  help="Put regenerator sites on spans beyond optical reach, and count the regenerators."),
-    click.option("--regenerator-price", type=click.FloatRange(0), metavar="PRICE",
+    click.option("--regenerator-price", type=FiniteRange(0), metavar="PRICE",
                  help="With --regenerate: the price of a regenerator of one channel, in any unit."),
-    click.option("--span-km", type=click.FloatRange(0, 20_000, min_open=True), metavar="KM",
+    click.option("--span-km", type=FiniteRange(0, 20_000, min_open=True), metavar="KM",
                  help="The length of every span of which neither the length nor both places are known."),
 )  # fmt: skip
 

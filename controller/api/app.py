@@ -61,7 +61,8 @@ def create_app(
     tokens, audit = tokens or TokenStore(IN_MEMORY), audit or AuditLog(IN_MEMORY, service.network.name)
     head: dict[str, Any] = {"title": "Paceline controller", "version": "1", "description": DESCRIPTION}
     hosts = [host.name for host in service.network.hosts]
-    app = DocumentedApp(hosts, lambda: tokens.is_configured, **head, docs_url=None, redoc_url=None)
+    app = DocumentedApp(hosts, lambda: tokens.is_configured, **head, docs_url=None, redoc_url=None,
+                        redirect_slashes=False)
     stream, metrics = stream or EventStream(), metrics or Metrics(service.queries)
     redaction = redaction_of(service.queries)
     stream.redact = redaction.reason

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from topologies.option_types import FiniteRange
+
 if TYPE_CHECKING:
     from controller.calculus.output_port_bounds import FlowBounds
     from controller.calculus.output_port_network import OutputPortNetwork
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
               help="How many ways of cutting the network the linear programmes try.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1, 16), default=2, show_default=True,
               help="How often each of them is tried, with what was proven before.")  # fmt: skip
-@click.option("--limit", "limit_s", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
+@click.option("--limit", "limit_s", type=FiniteRange(0, min_open=True), default=60.0, show_default=True,
               metavar="SECONDS", help="Time for the linear programmes; what is proven by then counts.")  # fmt: skip
 def command(file: Path, as_json: bool, out: Path | None, forests: int, rounds: int, limit_s: float) -> None:
     """Print delay bounds for all flows of FILE, an output-port network in the JSON format of Saihu.

@@ -33,6 +33,7 @@ from controller.runtime.standby import StoresOpening
 from controller.runtime.stores import RESERVATION_DAYS
 from controller.security.audit import RETENTION_DAYS
 from controller.security.tls import TlsFiles, rest_tls, server_context
+from topologies.option_types import FiniteRange
 
 REST_DEFAULT = "127.0.0.1:8080"
 OPENFLOW_DEFAULT = "127.0.0.1:6653"
@@ -99,7 +100,7 @@ longer accept connections.""",
     help="Days an entry of the audit log is kept.",
 )  # fmt: skip
 @click.option(
-    "--reservation-days", type=click.FloatRange(0.001, 36_500), default=RESERVATION_DAYS, show_default=True,
+    "--reservation-days", type=FiniteRange(0.001, 36_500), default=RESERVATION_DAYS, show_default=True,
     help="Days a reservation that has ended is kept.",
 )  # fmt: skip
 @click.option(

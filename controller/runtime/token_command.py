@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
+from controller.domain.names import LONGEST_NAME, NAME_PATTERN, NAME_RULE
 from controller.errors import StartError
 from controller.security.access import Quota, Scope
 from controller.security.tokens import TokenStore
 from controller.storage.database import without_passwords
+
+MAX_RESERVATIONS = 10**9
+MAX_BPS = 10**15
+"""The largest quotas; every database has columns for them."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,9 +68,10 @@ def command() -> None:
     "--scope", "scopes", multiple=True, type=click.Choice([str(s) for s in Scope]), default=["reserve"],
     show_default=True, help="read: read only; reserve: also reserve for the tenant; operate: all rights, all tenants.",
 )  # fmt: skip
-@click.option("--max-reservations", type=click.IntRange(1), help="Quota of live reservations of the tenant.")
+@click.option("--max-reservations", type=click.IntRange(1, MAX_RESERVATIONS),
+              help="Quota of live reservations of the tenant.")
 @click.option(
-    "--max-bps", type=click.IntRange(1), help="Quota of the total requested bandwidth of the tenant, in bit/s."
+    "--max-bps", type=click.IntRange(1, MAX_BPS), help="Quota of the total requested bandwidth of the tenant, in bit/s."
 )
 def add(
     name: str,
@@ -77,8 +84,10 @@ def add(
 ) -> None:
     """Create a token and print it; it cannot be printed again."""
     for label in (name, tenant or name):
-        if not 1 <= len(label) <= 64:
-            raise click.UsageError(f"The name {label!r} must have 1 to 64 characters.")
+        if not 1 <= len(label) <= LONGEST_NAME:
+            raise click.UsageError(f"The name {label!r} must have 1 to {LONGEST_NAME} characters.")
+        if re.fullmatch(NAME_PATTERN, label) is None:
+            raise click.UsageError(f"The name {label!r} is not possible: {NAME_RULE}.")
     with _open_tokens(map_name, ledger) as tokens:
         granted = frozenset(Scope(scope) for scope in scopes)
         click.echo(tokens.add(name, tenant or name, granted, Quota(max_reservations, max_bps)))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from topologies.option_types import FiniteRange
+
 if TYPE_CHECKING:
     from controller.tsn.network import TsnNetwork
     from controller.tsn.simulation import SimulationResult
@@ -43,7 +45,7 @@ def command() -> None:
 @click.option("--taprio", type=click.Path(dir_okay=False, path_type=Path),
               help="Write a tc command for every port there.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print streams and gate control lists as JSON.")
-@click.option("--limit", "limit_s", type=click.FloatRange(0, min_open=True), default=300.0, show_default=True,
+@click.option("--limit", "limit_s", type=FiniteRange(0, min_open=True), default=300.0, show_default=True,
               metavar="SECONDS", help="Time for the search if some stream finds no place at once.")  # fmt: skip
 @_processing
 @_sync_error

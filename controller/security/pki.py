@@ -38,6 +38,17 @@ class Authority:
     certificate: x509.Certificate
 
 
+def check_host_names(names: Sequence[str]) -> None:
+    """Raises: StartError if one is neither an IP address nor a DNS name, of which the first label may be *."""
+    for name in names:
+        try:
+            ipaddress.ip_address(name)
+        except ValueError as error:
+            if not _NODE_NAME.fullmatch(name.removeprefix("*.")):
+                sentence = f"--name is {name!r}; it must be an address or a host name, such as lab.example.org."
+                raise StartError(sentence, exit_code=2) from error
+
+
 @dataclass(frozen=True, slots=True)
 class Subjects:
     """Subjects of certificates besides `controller`, `switch` and `client`.
@@ -76,9 +87,10 @@ def create_authority(
     Each switch gets a certificate with its own name; `switch` has the names of all switches, for an Open vSwitch that
     runs all of them. `controller_names`: host names and addresses besides CONTROLLER_NAMES. No file is overwritten.
 
-    Raises: StartError if a file exists or cannot be written, or a node name is invalid.
+    Raises: StartError if a file exists or cannot be written, or a name is invalid.
     """
     subjects.check()
+    check_host_names(controller_names)
     authority_key = directory / "ca.key"
     if authority_key.exists():
         raise StartError(f"{authority_key} exists already; choose another directory or remove it.", exit_code=2)

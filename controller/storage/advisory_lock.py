@@ -28,7 +28,7 @@ from controller.errors import StartError
 from controller.storage.access import sqlstate
 from controller.storage.database import application_name, open_database
 from controller.storage.tables import SELECT_FENCE, WRITERS
-from controller.storage.writer_lock import Holder, WriterReplacedError, held_by
+from controller.storage.writer_lock import Holder, LedgerInUseError, WriterReplacedError
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class AdvisoryLock:
         try:
             if not self.acquire_at_start():
                 writer = self.writer()
-                raise held_by(self._engine.url, self._map_name, None if writer is None else writer.holder)
+                raise LedgerInUseError(self._engine.url, self._map_name, None if writer is None else writer.holder)
         finally:
             if self._own_fence is None:
                 self._engine.dispose()

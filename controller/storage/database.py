@@ -58,11 +58,20 @@ def open_database(url: str) -> Engine:
             engine.dispose()
             raise
     except (SQLAlchemyError, CommandError, ImportError, ValueError, OSError) as error:
-        reason = without_passwords(str(error).splitlines()[0])
+        reason = _missing_driver(error) or without_passwords(str(error).splitlines()[0])
         shown = without_passwords(url)
         sentence = f"The ledger {shown} cannot be opened: {reason}. An example is sqlite:////var/tmp/paceline.db."
         raise StartError(sentence, exit_code=2) from error
     return engine
+
+
+def _missing_driver(error: Exception) -> str | None:
+    """What to do about a driver that is not installed; None if that is not the reason."""
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    if (error.name or "").startswith("psycopg"):
+        return "the driver of PostgreSQL is not installed; pip install 'paceline[postgresql]'"
+    return f"the Python module {error.name} is not installed; a ledger is on SQLite or PostgreSQL"
 
 
 def without_passwords(text: str) -> str:

@@ -7,7 +7,7 @@ may be of an older version.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from alembic.util import CommandError
@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from controller.errors import StartError
 from controller.storage.database import engine_of, without_passwords
 from controller.storage.schema import FIRST_REVISION, revision_of, upgrade
-from controller.storage.writer_lock import acquire_writer_lock
+from controller.storage.writer_lock import LedgerInUseError, acquire_writer_lock
 
 BATCH = 1000
 """Rows read and written at a time."""
@@ -40,7 +40,7 @@ def copy_ledger(source_url: str, target_url: str, is_in_use: bool = False) -> Ma
     with contextlib.ExitStack() as opened:
         if not is_in_use:
             for name in _maps(source_url):
-                opened.callback(acquire_writer_lock(source_url, name).release)
+                opened.callback(_lock(source_url, name))
         source = opened.enter_context(_transaction(source_url))
         tables = _tables(source, source_url)
         revision = revision_of(source)
@@ -53,6 +53,18 @@ def copy_ledger(source_url: str, target_url: str, is_in_use: bool = False) -> Ma
             sequence = "pg_get_serial_sequence('audit', 'seq')"
             target.execute(text(f"SELECT setval({sequence}, (SELECT max(seq) FROM audit))"))
     return counts
+
+
+def _lock(url: str, map_name: str) -> Callable[[], None]:
+    """Keep controllers of a map away from the ledger; returns what ends that.
+
+    Raises: StartError if one uses it.
+    """
+    try:
+        return acquire_writer_lock(url, map_name).release
+    except LedgerInUseError as error:
+        sentence = f"A controller of {map_name} uses the ledger{error.by}. Stop it first, or copy with --in-use."
+        raise StartError(sentence, error.exit_code) from error
 
 
 def _normal_form(url: str) -> str:

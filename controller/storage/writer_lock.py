@@ -105,10 +105,13 @@ def _file_of(url: URL) -> Path | None:
     return None if name == ":memory:" else Path(name).resolve()
 
 
-def held_by(ledger: object, map_name: str, holder: Holder | None) -> StartError:
-    by = "" if holder is None else f": {holder}"
-    sentence = f"Another controller of {map_name} uses the ledger {ledger}{by}."
-    return StartError(f"{sentence} Stop it first, or give this one a ledger of its own (--ledger).", EXIT_CODE)
+class LedgerInUseError(StartError):
+    """Another controller of the map uses the ledger; `by`: which one, as the end of a sentence."""
+
+    def __init__(self, ledger: object, map_name: str, holder: Holder | None) -> None:
+        self.by = "" if holder is None else f": {holder}"
+        sentence = f"Another controller of {map_name} uses the ledger {ledger}{self.by}."
+        super().__init__(f"{sentence} Stop it first, or give this one a ledger of its own (--ledger).", EXIT_CODE)
 
 
 class NoLock:
@@ -136,7 +139,7 @@ class FileLock(NoLock):
         try:
             self._fd = self._open()
         except BlockingIOError as error:
-            raise held_by(database, map_name, _read_holder(self._path)) from error
+            raise LedgerInUseError(database, map_name, _read_holder(self._path)) from error
         except OSError as error:
             raise StartError(f"The ledger cannot be locked: {self._path}: {error.strerror}.", exit_code=2) from error
         holder = Holder.this_process()

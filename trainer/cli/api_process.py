@@ -28,9 +28,10 @@ def main() -> None:
     except TrainerError as error:
         _fail(error.code, str(error), error.exit_code)
     except OSError as error:
-        if error.filename is None:
+        if not error.strerror:
             raise
-        _fail(UsageError.code, f"{error.filename}: {error.strerror}.", EXIT_USAGE)
+        place = "" if error.filename is None else f"{error.filename}: "
+        _fail(UsageError.code, f"{place}{error.strerror}.", EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(EXIT_INTERRUPTED)
 

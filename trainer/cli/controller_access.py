@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from trainer.cli.flow_options import option_of
+from trainer.cli.flow_options import mistake_of
 from trainer.errors import NetworkError, ReservationRefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -47,14 +47,17 @@ def open_controller(url: str | None, as_json: bool = False, from_file: bool = Fa
         if running is None:
             raise NetworkError("No emulation is running on this machine; set --controller URL.")
         url = running.controller_url
-    client = ControllerClient(url, retries=0, notify=lambda sentence: click.echo(sentence, err=True))
+    client = ControllerClient(
+        url, retries=0, notify=lambda sentence: click.echo(sentence, err=True),
+        advice="Start it, or set --controller to the URL of one that runs.",
+    )
     try:
         yield client
     except ReservationRefusedError as error:
         if as_json:
             print_json(error.problem)
         if error.problem.get("status") == INVALID:
-            raise UsageError(str(error) if from_file else _mistakes_by_option(error)) from error
+            raise UsageError(_mistakes_by_place(error) if from_file else _mistakes_by_option(error)) from error
         raise
     finally:
         client.close()
@@ -65,8 +68,17 @@ def _mistakes_by_option(error: ReservationRefusedError) -> str:
     mistakes = error.problem.get("mistakes")
     if not isinstance(mistakes, list) or not mistakes:
         return str(error)
-    sentences = dict.fromkeys(f"{option_of(str(mistake['place']))}: {mistake['message']}." for mistake in mistakes)
+    sentences = dict.fromkeys(mistake_of(str(mistake["place"]), str(mistake["message"])) for mistake in mistakes)
     return "\n  ".join(sentences)
+
+
+def _mistakes_by_place(error: ReservationRefusedError) -> str:
+    """List all mistakes in a file, each with its place."""
+    mistakes = error.problem.get("mistakes")
+    if not isinstance(mistakes, list) or len(mistakes) < 2:
+        return str(error)
+    lines = (f"\n  {mistake['place']}: {mistake['message']}" for mistake in mistakes)
+    return f"The request is not valid:{''.join(lines)}"
 
 
 def print_json(content: object) -> None:

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from trainer.cli.quantities import DURATION_S, INSTANT, PORTS, RATE, SIZE, TIME_US
+from topologies.option_types import FiniteRange
+from trainer.cli.quantities import DURATION_S, INSTANT, OFFSET_US, PORTS, RATE, SIZE, TIME_US
 from trainer.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,10 +29,10 @@ _REQUIREMENT: tuple[tuple[str, Any, str], ...] = (
     ("--transfer", SIZE, "Instead of a rate: this size, such as 200kB, within --deadline."),
     ("--deadline", TIME_US, "Time for the transfer, such as 250ms."),
     ("--period", TIME_US, "Repeat the transfer in every period; it has a window in each."),
-    ("--offset", TIME_US, "Start of the window after each multiple of the period of Unix time."),
+    ("--offset", OFFSET_US, "Start of the window after each multiple of the period of Unix time."),
     ("--latency", TIME_US, "Latency limit, such as 45ms, kept against all later reservations."),
     ("--variation", TIME_US, "Limit of the difference between the latencies of two packets."),
-    ("--bound-slack", click.FloatRange(0, 1000),
+    ("--bound-slack", FiniteRange(0, 1000),
      "Keep the told bounds as limits that may grow by at most this share, such as 0.25."),
     ("--burst", SIZE, "Size that may be sent at once, such as 40kB.  [default: chosen]"),
     ("--rank", click.IntRange(0, 255), "Importance if not all can be kept: 0 highest, 255 lowest.  [default: 128]"),
@@ -106,7 +107,7 @@ _OTHER_FIELDS = {
     "protocol": "--protocol", "source_port": "--source-port", "destination_port": "--destination-port",
     "name": "--name", "owner": "--owner", "lease_s": "--lease", "start_at": "--start", "end_at": "--end",
     "source": "SOURCE", "destination": "DESTINATION", "instead_of": "--instead-of", "transfers": "--volume",
-    "Idempotency-Key": "--idempotency-key", "Last-Event-ID": "--after", "match": "--source-port, --destination-port",
+    "idempotency-key": "--idempotency-key", "last-event-id": "--after", "match": "--source-port, --destination-port",
     "after": "--after", "limit": "--limit", "state": "--state", "flows": "--flow",
     "requirement": "--rate, --transfer",
 }  # fmt: skip
@@ -126,6 +127,22 @@ def option_of(place: str) -> str:
     return f"{by_field[field]}, in {unit}" if unit else by_field[field]
 
 
+_IN_OPTIONS = {
+    "an offset needs a period; give period_ms or leave it out": "an offset needs --period",
+    "it must be later than start_at": "it must be later than --start",
+    "there is no field of this name": "it does not apply to this kind of requirement",
+}
+"""Sentences of the REST API that name its fields -> the same with options."""
+
+
+def mistake_of(place: str, message: str) -> str:
+    """A mistake in a request as a sentence about its option."""
+    option = option_of(place)
+    for sentence, in_options in _IN_OPTIONS.items():
+        message = message.replace(sentence, in_options)
+    return f"{option}: {message}."
+
+
 def request_of(source: str, destination: str, options: Mapping[str, Any]) -> Json:
     """The request for a reservation of one flow.
 
@@ -137,6 +154,10 @@ def request_of(source: str, destination: str, options: Mapping[str, Any]) -> Jso
                          "--transfer 1MB --deadline 250ms.")
     if rate and deadline:
         raise UsageError("--deadline needs --transfer; with --rate a limit is --latency.")
+    if transfer and options.get("analysis") is not None:
+        raise UsageError("--analysis belongs to --rate; the bounds of a transfer are always those of total_flow.")
+    if rate and (timed := [name for name in ("period", "offset") if options.get(name) is not None]):
+        raise UsageError(f"--{timed[0]} belongs to --transfer; a rate is there all the time.")
     match = {"protocol": options.get("protocol") or "tcp"}
     match |= {name: options[name] for name in ("source_port", "destination_port") if options.get(name) is not None}
     flow = {"name": options.get("name") or f"{source}-{destination}"[:64], "source": source,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
+EXIT_INTERNAL = 1
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
@@ -31,8 +32,7 @@ def run_command_line(arguments: Sequence[str]) -> NoReturn:
     Commands find this function as `obj` of their context, to run other command lines in child processes.
     """
     if list(arguments) == ["--help"]:
-        print(overview(), end="")
-        sys.exit(0)
+        _print_overview()
 
     import signal
 
@@ -52,17 +52,52 @@ def run_command_line(arguments: Sequence[str]) -> NoReturn:
     except TrainerError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of the output has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_BROKEN_PIPE)
+    except BrokenPipeError:
+        _end_without_reader()
     except OSError as error:
-        if error.filename is None:
-            raise
-        click.echo(f"Error: {error.filename}: {error.strerror}.", err=True)
+        if not error.strerror:
+            _end_of_bug(error)
+        place = "" if error.filename is None else f"{error.filename}: "
+        click.echo(f"Error: {place}{error.strerror}.", err=True)
         sys.exit(EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - a user gets a sentence, the traceback is in a file
+        _end_of_bug(error)
+
+
+def _print_overview() -> NoReturn:
+    try:
+        print(overview(), end="", flush=True)
+    except BrokenPipeError:
+        _end_without_reader()
+    except OSError as error:
+        print(f"Error: {error.strerror}.", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+    sys.exit(0)
+
+
+def _end_without_reader() -> NoReturn:
+    """Exit after the reader of the output has ended."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(EXIT_BROKEN_PIPE)
+
+
+def _end_of_bug(error: Exception) -> NoReturn:
+    """Exit with a sentence; the traceback is in a file that it names."""
+    import tempfile
+    import traceback
+
+    lines = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="paceline-error-", suffix=".txt", delete=False) as file:
+            file.write(lines)
+        where = f"{file.name} says where; please report it."
+    except OSError:
+        where = f"Please report it:\n{lines}"
+    print(f"Error: this is a bug in Paceline: {type(error).__name__}: {error}. {where}", file=sys.stderr)
+    sys.exit(EXIT_INTERNAL)
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:

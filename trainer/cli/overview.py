@@ -67,8 +67,8 @@ Options:
 Commands:
 {commands}
 
-  Exit codes: 0 success; {usage} usage error; {network} network or controller error;
-  {training} training error; 130 interrupted.
+  Exit codes: 0 success; 1 a bug in Paceline; {usage} usage error; {network} network or
+  controller error; {training} training error; 130 interrupted.
 """
 
 

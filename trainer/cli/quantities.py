@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(\S*)")
+_NUMBER = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,30})?|\.[0-9]{1,30})\s*((?![0-9.])\S*)")
 
 _DECIMAL = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -29,12 +29,13 @@ TIME_UNITS = {
 
 
 class _Quantity(click.ParamType[Any]):
-    """A number with a unit, positive."""
+    """A number with a unit, positive unless it may be zero."""
 
-    def __init__(self, name: str, units: dict[str, Fraction], examples: str) -> None:
+    def __init__(self, name: str, units: dict[str, Fraction], examples: str, may_be_zero: bool = False) -> None:
         self.name = name
         self._units = units
         self._examples = examples
+        self._may_be_zero = may_be_zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The value in the base unit."""
@@ -48,7 +49,7 @@ class _Quantity(click.ParamType[Any]):
             reason = f"{unit!r} is no unit of a {self.name}" if unit else "the unit is missing"
             self.fail(f"{value!r}: {reason}; write for example {self._examples}.", param, ctx)
         amount = Fraction(number) * self._units[unit]
-        if amount <= 0:
+        if amount == 0 and not self._may_be_zero:
             self.fail(f"{value!r} is not a {self.name} above 0.", param, ctx)
         return self._result(amount, value, param, ctx)
 
@@ -108,7 +109,10 @@ class _Instant(click.ParamType[Any]):
             return value
         if value.startswith("+"):
             seconds = DURATION_S.convert(value[1:], param, ctx)
-            return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+            try:
+                return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+            except OverflowError:
+                self.fail(f"{value!r} lies beyond all calendars.", param, ctx)
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
@@ -122,6 +126,7 @@ class _Instant(click.ParamType[Any]):
 RATE = _Whole("rate", RATE_UNITS, "20M, 1.5G or 64kbit/s", "bit/s")
 SIZE = _Whole("size", SIZE_UNITS, "200kB, 1.5MB or 45000", "bytes")
 TIME_US = _Quantity("time", TIME_UNITS, "45ms, 250us or 1.5s")
+OFFSET_US = _Quantity("time", TIME_UNITS, "45ms, 250us or 0s", may_be_zero=True)
 DURATION_S = _Seconds("time", {**TIME_UNITS, "": Fraction(10**6)}, "90s, 10min or 90")
 PORTS = _Ports()
 INSTANT = _Instant()

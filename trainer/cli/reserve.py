@@ -75,9 +75,13 @@ def quote(
     if volumes:
         if source is not None or file is not None:
             raise UsageError("Give either --volume, or SOURCE DESTINATION with --rate or --transfer, or --file.")
+        if given := [name for name, value in options.items() if value is not None]:
+            raise UsageError(f"--volume asks for the shortest time; it takes no --{given[0].replace('_', '-')}.")
         body: Json = {"transfers": [_volume(text) for text in volumes]}
         body |= {"instead_of": instead_of} if instead_of else {}
     else:
+        if instead_of is not None:
+            raise UsageError("--instead-of belongs to --volume.")
         body = _request(source, destination, file, options)
     with open_controller(url, as_json, from_file=file is not None) as client:
         content = client.send("POST", "/v1/quotes", body)

@@ -147,7 +147,8 @@ class RunSettings:
             except UsageError as error:
                 mistakes.append(str(error))
         if mistakes:
-            raise UsageError(" ".join(mistakes))
+            by_value = {sentence.partition(";")[0]: sentence for sentence in reversed(mistakes)}  # one for each value
+            raise UsageError(" ".join(reversed(by_value.values())))
         parse_schedule(self.schedule, self.rounds, self.steps)
 
     def _checks(self) -> list[tuple[bool, str]]:
@@ -194,8 +195,9 @@ class RunSettings:
             (self.aggregate not in AGGREGATES,
              f"--aggregate is {self.aggregate}; it is one of {', '.join(AGGREGATES)}."),
             (self.tolerate < 1, f"--tolerate is {self.tolerate}; it must be at least 1."),
-            (edges > 0 and edges < (least := self._least_edges()),
-             f"--aggregate {self.aggregate} needs {least} edges to tolerate {self.tolerate} wrong; there are {edges}."),
+            (0 < edges < self._least_edges(),
+             f"--aggregate {self.aggregate} needs {self._least_edges()} edges to tolerate {self.tolerate} wrong; there "
+             f"are {edges}."),
             (self.clip_updates is not None and not 0 < self.clip_updates < math.inf,
              f"--clip-updates is {self.clip_updates}; it must be a finite number above 0."),
             *self._server_checks(),

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from trainer.errors import ControllerUnreachableError, NetworkError, ReservationRefusedError
-from trainer.reservation.http_transport import STANDBY_STATUS, HttpTransport, Response, TransportErrors
+from trainer.errors import ControllerUnreachableError, NetworkError, ReservationRefusedError, UsageError
+from trainer.reservation.http_transport import STANDBY_STATUS, HttpTransport, Response, TransportErrors, reason_of
 
 if TYPE_CHECKING:  # pydantic is imported only to parse responses, which `paceline network` does not do
     from trainer.reservation.api_types import ApiResponse, FlowRequest, Quote, Reservation, TransferVolume
@@ -51,7 +51,13 @@ class ApiCredentials:
             raise NetworkError(f"PACELINE_CA={self.authority} is not a readable certificate file: {error}") from error
 
     def headers(self) -> dict[str, str]:
-        """Return the authorization header, if there is a token."""
+        """Return the authorization header, if there is a token.
+
+        Raises: UsageError if the token has a character that no token has.
+        """
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
+            raise UsageError("PACELINE_TOKEN is not a token: it has a space, a line break or another character that "
+                             "no token has.")
         return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
 
 
@@ -65,10 +71,11 @@ class ControllerClient:
         notify: Callable[[str], None],
         pause_s: float = INITIAL_PAUSE_S,
         credentials: ApiCredentials | None = None,
+        advice: str = "Start it, set --controller URL, or train without reservations: --best-effort.",
     ) -> None:
         """`url`: of the controller, or of several that share a ledger, separated by commas.
 
-        `credentials` default to those of the environment.
+        `credentials` default to those of the environment. `advice`: what a user may do if it does not answer.
 
         Raises: UsageError if the URL is not valid, NetworkError if the certificate file cannot be read.
         """
@@ -76,6 +83,7 @@ class ControllerClient:
         self.retries = retries
         self._notify = notify
         self._pause_s = pause_s
+        self._advice = advice
         used = credentials or ApiCredentials.from_environment()
         self._http = _transport(url, used)
 
@@ -236,10 +244,9 @@ class ControllerClient:
                     break
                 trouble = f"is busy ({response.status})"
             except TransportErrors as error:
-                reason = str(error) or type(error).__name__
                 if attempt == attempts:
                     raise self._unreachable(error, attempts) from error
-                trouble = f"does not answer ({reason})"
+                trouble = f"does not answer ({reason_of(error)})"
             self._notify(
                 f"The controller at {self.url} {trouble}; attempt {attempt + 1} of {attempts} in {pause_s:g} s."
             )
@@ -248,10 +255,9 @@ class ControllerClient:
         return self._json_object(response)
 
     def _unreachable(self, error: Exception, attempts: int) -> ControllerUnreachableError:
-        reason = str(error) or type(error).__name__
+        tries = f" after {attempts} attempts" if attempts > 1 else ""
         return ControllerUnreachableError(
-            f"The controller at {self.url} does not answer ({reason}) after {_counted(attempts)}. Start "
-            "it, set --controller URL, or train without reservations: --best-effort."
+            f"The controller at {self.url} does not answer ({reason_of(error)}){tries}. {self._advice}"
         )
 
     def _json_object(self, response: Response) -> dict[str, Any]:
@@ -291,10 +297,6 @@ def _transport(url: str, credentials: ApiCredentials) -> HttpTransport | Failove
 
 def _path(reservation: str) -> str:
     return f"/v1/reservations/{quote(reservation, safe='')}"
-
-
-def _counted(attempts: int) -> str:
-    return f"{attempts} attempt{'s' if attempts > 1 else ''}"
 
 
 def _is_transient(response: Response) -> bool:

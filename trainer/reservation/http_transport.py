@@ -52,24 +52,24 @@ class Response:
 class HttpTransport:
     """Sends requests to one server; thread-safe. Proxy settings of the environment are ignored."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], timeout_s: float, context: ssl.SSLContext | None) -> None:
-        """`context`: for https.
+    def __init__(
+        self, url: str, headers: Mapping[str, str], timeout_s: float, context: ssl.SSLContext | None,
+        option: str = "--controller",
+    ) -> None:
+        """`context`: for https. `option`: what the user gave the URL with.
 
         Raises: UsageError if the URL is not http://HOST[:PORT] or https://HOST[:PORT].
         """
-        parts = urlsplit(url)
         try:
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port = None, None
-        if parts.scheme not in ("http", "https") or not host:
-            raise UsageError(f"--controller is {url!r}; it must be a URL such as http://127.0.0.1:8080.")
-        self._prefix = parts.path.rstrip("/")
+            scheme, host, port, path = _parts(url)
+        except ValueError as error:
+            raise UsageError(f"{option} is {url!r}; it must be a URL such as http://127.0.0.1:8080.") from error
+        self._prefix = path.rstrip("/")
         self._headers = {"Accept": "application/json", **headers}
         self._lock = threading.Lock()
         self._connect: Callable[[], http.client.HTTPConnection] = (
             partial(http.client.HTTPSConnection, host, port, timeout=timeout_s, context=context)
-            if parts.scheme == "https" else partial(http.client.HTTPConnection, host, port, timeout=timeout_s)
+            if scheme == "https" else partial(http.client.HTTPConnection, host, port, timeout=timeout_s)
         )
         self._connection = self._connect()
 
@@ -142,3 +142,24 @@ class HttpTransport:
 
 def _is_object(content: object) -> TypeGuard[dict[str, object]]:
     return isinstance(content, dict)
+
+
+def _parts(url: str) -> tuple[str, str, int | None, str]:
+    """Scheme, host, port and path of a URL.
+
+    Raises: ValueError if it has no host, or a character that no URL may have.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname, parts.port
+    if parts.scheme not in ("http", "https") or not host or not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError(url)
+    host.encode("idna")  # as socket does: labels of 1 to 63 characters
+    return parts.scheme, host, port, parts.path
+
+
+def reason_of(error: Exception) -> str:
+    """Why there was no response, printable: what answers may not speak HTTP."""
+    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, http.client.RemoteDisconnected):
+        return "what listens there does not speak HTTP"
+    reason = str(error) or type(error).__name__
+    return reason if reason.isprintable() else ascii(reason)

@@ -101,7 +101,7 @@ class RemoteRuns:
     def __init__(self, url: str) -> None:
         self.url = url
         key = os.environ.get("PACELINE_WEB_KEY")
-        self._http = HttpTransport(url, {"Authorization": f"Bearer {key}"} if key else {}, TIMEOUT_S, None)
+        self._http = HttpTransport(url, {"Authorization": f"Bearer {key}"} if key else {}, TIMEOUT_S, None, "--url")
 
     def all(self) -> list[Json]:
         """Return all runs, newest first."""

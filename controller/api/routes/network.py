@@ -73,6 +73,10 @@ def network_routes(
     ) -> PathsBody:
         """Candidate paths between two hosts, best first, with the bandwidth free now."""
         hosts = [host.name for host in service.network.hosts]
+        if source == destination:
+            sentence = f"source and destination are both {source}"
+            raise InvalidRequest(f"The request is not valid: query.destination: {sentence}.",
+                                 mistakes=[{"place": "query.destination", "message": sentence}])
         for host in (source, destination):
             if host not in hosts:
                 raise UnknownHost(f"There is no host {host!r}; the hosts are {', '.join(hosts)}.", host=host)

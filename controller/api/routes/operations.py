@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from controller.api.middleware.concurrency import RequestExecutor, lane_of
 from controller.api.routes.dependencies import Operator, Reader
 from controller.api.schemas import examples
+from controller.api.schemas.mistakes import EVENT_ID_PATTERN
 from controller.api.schemas.network_responses import AuditBody, Consistency, MaintainedBody
 from controller.api.schemas.problem_details import ACCESS_ERRORS, problem_responses
 from controller.api.schemas.serializers import audit_body, consistency_body
@@ -25,7 +26,7 @@ from controller.telemetry.metrics import Metrics
 
 Action = Literal["down", "up"]
 EventId = Annotated[
-    str | None, Header(max_length=64, pattern=r"^[0-9a-f]+-[0-9]+$", description="Resume after this event.")
+    str | None, Header(max_length=64, pattern=EVENT_ID_PATTERN, description="Resume after this event.")
 ]
 
 
@@ -99,8 +100,8 @@ def _add_events(router: APIRouter, executor: RequestExecutor, stream: EventStrea
         responses={200: _EVENTS, **problem_responses(*ACCESS_ERRORS, InvalidRequest, NotAvailable)},
     )
     async def events(caller: Reader, last_event_id: EventId = None) -> StreamingResponse:
-        """Server-sent events: `reservation`, `violation`, `link`, `alarm`, `switch`, `reconcile`, `ledger`,
-        `clock`.
+        """Server-sent events: `reservation`, `bounds`, `violation`, `link`, `switch`, `reconcile`, `alarm`, `ledger`,
+        `clock`, `lightpath`, `impostor`.
 
         Events of reservations are those of the tenant; operators receive all. `missed`: events after Last-Event-ID
         were dropped from the buffer, or the controller has restarted.

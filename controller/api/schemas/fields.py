@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 from pydantic_core.core_schema import ValidatorFunctionWrapHandler
 
 from controller.booking.gate_schedule import MIN_PERIOD_US
+from controller.domain.names import LONGEST_NAME, NAME_PATTERN
 from controller.domain.ports import ports_from_text
 
 SHORTEST_PERIOD_MS = MIN_PERIOD_US / 1000
@@ -78,7 +79,7 @@ Offset = Annotated[
     NUMBER,
 ]
 Bytes = Annotated[int, Field(ge=1, le=10**12, examples=[1_000_000]), NUMBER]
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:@-]+( +[A-Za-z0-9_.:@-]+)*$")]
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME, pattern=NAME_PATTERN)]
 
 
 def _rfc_3339_only(value: object) -> object:

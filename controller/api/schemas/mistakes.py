@@ -9,6 +9,7 @@ from typing import Any
 
 from controller.api.schemas.fields import InvalidFields
 from controller.api.schemas.requests import TAGS
+from controller.domain.names import NAME_RULE
 
 SHOWN_CHARACTERS = 60
 MAX_CHARACTERS = 500
@@ -22,11 +23,20 @@ def _at_least(limits: Mapping[str, Any], one: str, several: str) -> str:
     return f"at least {least} {one if least == 1 else several}"
 
 
+def _written(limit: float) -> str:
+    """A limit without an exponent, as it would be written in a request."""
+    return str(int(limit)) if float(limit).is_integer() else f"{limit:.12g}"
+
+
+EVENT_ID_PATTERN = r"^[0-9a-f]+-[0-9]+$"
+_PATTERN_RULES = {EVENT_ID_PATTERN: "an event's id looks like 1a22e1d1bb5-7, and 0-0 is before all events"}
+"""Patterns other than that of names -> what would be right."""
+
 _RIGHT: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "greater_than_equal": lambda limits: f"it must be at least {limits['ge']:.12g}",
-    "greater_than": lambda limits: f"it must be above {limits['gt']:.12g}",
-    "less_than_equal": lambda limits: f"it must be at most {limits['le']:.12g}",
-    "less_than": lambda limits: f"it must be below {limits['lt']:.12g}",
+    "greater_than_equal": lambda limits: f"it must be at least {_written(limits['ge'])}",
+    "greater_than": lambda limits: f"it must be above {_written(limits['gt'])}",
+    "less_than_equal": lambda limits: f"it must be at most {_written(limits['le'])}",
+    "less_than": lambda limits: f"it must be below {_written(limits['lt'])}",
     "int_type": lambda _: "it must be a whole number",
     "int_parsing": lambda _: "it must be a whole number",
     "int_parsing_size": lambda _: "it must be a whole number of at most 18 digits",
@@ -40,7 +50,7 @@ _RIGHT: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "string_unicode": lambda _: "it must be a text in Unicode",
     "string_too_short": lambda limits: f"it must have {_at_least(limits, 'character', 'characters')}",
     "string_too_long": lambda limits: f"it must have at most {limits['max_length']} characters",
-    "string_pattern_mismatch": lambda _: "a name has letters, digits and _ . : @ -, with spaces only between them",
+    "string_pattern_mismatch": lambda limits: _PATTERN_RULES.get(limits["pattern"], NAME_RULE),
     "literal_error": lambda limits: f"it must be {limits['expected']}",
     "enum": lambda limits: f"it must be {limits['expected']}",
     "list_type": lambda _: "it must be a list",
@@ -131,7 +141,7 @@ def _with_value(value: object, message: str) -> str:
         return f"it is {kind}; {message}" if message.startswith("it must") else message
     shown = _shown(value)
     named = str(value)
-    if named and (named in message.split() or f"{named!r}" in message or message.startswith(named)):
+    if named and (named in message.split() or f"{named!r}" in message or message.startswith((named, _MISSING))):
         return message
     return f"it is {shown}; {message}"
 

@@ -40,6 +40,7 @@ EXAMPLES: Sequence[ControllerError] = (
         host="edge9",
     ),
     errors.NotFound("There is no reservation r-4f1c09ab."),
+    errors.MethodNotAllowed("/v1/quotes takes POST, not GET."),
     errors.NotLive("Reservation r-4f1c09ab is released and cannot be changed."),
     errors.NotHeld("Reservation r-4f1c09ab is not held."),
     errors.KeyReused("The Idempotency-Key a-1 was used for another body."),
@@ -125,6 +126,7 @@ _MEANINGS = {
     401: "No token, or an invalid one",
     403: "The token lacks a scope, a quota is exceeded, or a web page of another origin has no token",
     404: "Not found",
+    405: "The path does not take this method",
     408: "The body was received too slowly",
     409: "Refused; nothing was changed",
     413: "The body is too large",
@@ -192,19 +194,20 @@ def add_error_handlers(app: FastAPI, redact: Callable[[Request, ControllerError]
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == 400:  # the body is not UTF-8, or nested too deeply
-            message = "it is not JSON: it is not UTF-8, or nested too deeply"
+        if error.status_code == 400:  # what json.loads raises other than JSONDecodeError
+            message = "it is not JSON: it is not UTF-8, nested too deeply, or has a number of thousands of digits"
             return problem_response(invalid_request([{"place": "body", "message": message}]))
-        codes = {404: "not_found", 405: "method_not_allowed"}
-        code = codes.get(error.status_code, "http_error")
-        title = code.replace("_", " ").capitalize()
-        path, detail, headers = encodable(request.url.path), f"{error.detail}.", error.headers
-        if code == "not_found":
-            detail = f"There is no path {path}; GET /openapi.json lists those there are."
-        elif code == "method_not_allowed":
-            headers = {"Allow": _allowed(app, request)}
-            detail = f"{path} takes {headers['Allow'].replace(', ', ' or ')}, not {encodable(request.method)}."
-        return _response(problem(error.status_code, code, title, encodable(detail)), headers)
+        path = encodable(request.url.path)
+        if error.status_code == errors.NotFound.status:
+            return problem_response(errors.NotFound(
+                encodable(f"There is no path {path}; GET /openapi.json lists those there are.")
+            ))
+        if error.status_code == errors.MethodNotAllowed.status:
+            allowed = _allowed(app, request)
+            detail = f"{path} takes {allowed.replace(', ', ' or ')}, not {encodable(request.method)}."
+            return _response(problem_of(errors.MethodNotAllowed(encodable(detail))), {"Allow": allowed})
+        return _response(problem(error.status_code, "http_error", "Http error", encodable(f"{error.detail}.")),
+                         error.headers)
 
     @app.exception_handler(Exception)
     async def internal_error(request: Request, error: Exception) -> JSONResponse:

@@ -133,6 +133,29 @@ def test_only_the_digest_of_a_token_is_stored(tmp_path: Path) -> None:
         assert secret.removeprefix("paceline_").encode() not in file.read_bytes()
 
 
+@pytest.mark.parametrize(("arguments", "words"), [
+    ([""], "must have 1 to 64 characters"),
+    ([65 * "a"], "must have 1 to 64 characters"),
+    (["a\nb"], "is not possible: a name has letters"),
+    (["\x1b[31m"], "is not possible: a name has letters"),
+    (["lab", "--tenant", "../x"], "'../x' is not possible"),
+    (["lab", "--max-bps", str(10**20)], "is not in the range"),
+    (["lab", "--max-reservations", str(10**20)], "is not in the range"),
+])  # fmt: skip
+def test_what_cannot_be_a_token_is_refused(tmp_path: Path, arguments: list[str], words: str) -> None:
+    ran = CliRunner().invoke(command, ["add", *arguments, "--ledger", f"sqlite:///{tmp_path}/ledger.db"])
+    assert ran.exit_code == 2
+    assert words in ran.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_largest_quotas_are_stored(tmp_path: Path) -> None:
+    ledger = ["--ledger", f"sqlite:///{tmp_path}/ledger.db"]
+    assert CliRunner().invoke(command, ["add", "lab", "--max-bps", str(10**15), "--max-reservations", str(10**9),
+                                        *ledger]).exit_code == 0
+    assert "1000000000 reservations, 1e+09 Mb/s" in CliRunner().invoke(command, ["list", *ledger]).output
+
+
 def test_the_token_command_adds_lists_and_revokes(tmp_path: Path) -> None:
     where = ["--ledger", f"sqlite:///{tmp_path}/ledger.db"]
     run = CliRunner().invoke

@@ -44,6 +44,8 @@ def mistakes(kind: Any, body: Any) -> dict[str, str]:
      "it is 70000; it must be at most 65535"),
     ({"flows": [flow(requirement={"min_bandwidth_bps": 1.5e6 + 0.5})]}, "body.flows.0.requirement.min_bandwidth_bps",
      "it is 1500000.5; it must be a whole number"),
+    ({"flows": [flow(requirement={"min_bandwidth_bps": 2 * 10**12})]}, "body.flows.0.requirement.min_bandwidth_bps",
+     "it is 2000000000000; it must be at most 1000000000000"),
     ({"flows": [flow()], "start_at": "soon"}, "body.start_at",
      'it is "soon"; give an RFC 3339 timestamp with a time zone, for example "2026-01-01T09:30:00Z"'),
     ({"flows": [flow(destination="a")]}, "body.flows.0.destination", "source and destination are both a"),

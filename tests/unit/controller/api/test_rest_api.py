@@ -302,6 +302,36 @@ def test_unknown_resources_are_not_found(client: httpx.Client, method: str) -> N
     problem(client.put("/v1/reservations"), 405, "method_not_allowed")
 
 
+@pytest.mark.parametrize(("body", "message"), [
+    (b"", "it is missing; the request needs a JSON object"),
+    (b"null", "it is null; it must be an object"),
+    (b"{", "it is not JSON at character 2: expecting property name enclosed in double quotes"),
+    (b'{"lease_s": ' + 5000 * b"9" + b"}",
+     "it is not JSON: it is not UTF-8, nested too deeply, or has a number of thousands of digits"),
+])  # fmt: skip
+def test_a_body_that_is_no_request_is_told_why(client: httpx.Client, body: bytes, message: str) -> None:
+    answer = client.post("/v1/quotes", content=body)
+    assert problem(answer, 422, "invalid_request")["mistakes"] == [{"place": "body", "message": message}]
+
+
+def test_a_path_with_a_slash_at_its_end_is_another_path(client: httpx.Client) -> None:
+    """A redirect would look like that of a standby."""
+    for path in ("/v1/reservations/", "/v1/network/"):
+        assert f"There is no path {path}" in problem(client.get(path), 404, "not_found")["detail"]
+
+
+def test_there_are_no_paths_from_a_host_to_itself(client: httpx.Client) -> None:
+    answer = client.get("/v1/paths", params={"source": "edge1", "destination": "edge1"})
+    (mistake,) = problem(answer, 422, "invalid_request")["mistakes"]
+    assert mistake == {"place": "query.destination", "message": "source and destination are both edge1"}
+
+
+def test_an_id_of_events_is_shown_where_none_was_given(client: httpx.Client) -> None:
+    answer = client.get("/v1/events", headers={"Last-Event-ID": "last"})
+    (mistake,) = problem(answer, 422, "invalid_request")["mistakes"]
+    assert mistake["message"] == 'it is "last"; an event\'s id looks like 1a22e1d1bb5-7, and 0-0 is before all events'
+
+
 def test_a_body_that_is_too_large_is_rejected_with_any_transfer_encoding(client: httpx.Client) -> None:
     problem(client.post("/v1/reservations", content=b"x" * (MAX_BYTES + 1)), 413, "too_large")
     pieces = (b"x" * 65536 for _ in range(17))
@@ -395,7 +425,7 @@ def test_every_error_has_an_example() -> None:
         return {of} | {each for kind in of.__subclasses__() for each in kinds(kind)}
 
     refusals = {errors.Refused, errors.StreamError, errors.SwitchError}
-    bases = {errors.RequestError, errors.Denied, errors.StartError, *refusals}
+    bases = {errors.RequestError, errors.Denied, *kinds(errors.StartError), *refusals}
     assert kinds(errors.ControllerError) - bases == {type(error) for error in EXAMPLES}
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import click
 import pytest
 
-from trainer.cli.flow_options import as_options, option_of
-from trainer.cli.quantities import DURATION_S, INSTANT, PORTS, RATE, SIZE, TIME_US
+from trainer.cli.flow_options import as_options, mistake_of, option_of, request_of
+from trainer.cli.quantities import DURATION_S, INSTANT, OFFSET_US, PORTS, RATE, SIZE, TIME_US
+from trainer.errors import UsageError
 
 
 @pytest.mark.parametrize(("kind", "text", "value"), [
@@ -27,6 +28,8 @@ from trainer.cli.quantities import DURATION_S, INSTANT, PORTS, RATE, SIZE, TIME_
     (TIME_US, "250us", 250.0),
     (TIME_US, "250µs", 250.0),
     (TIME_US, "1.5s", 1_500_000.0),
+    (OFFSET_US, "0s", 0.0),
+    (OFFSET_US, "0.5ms", 500.0),
     (DURATION_S, "90", 90.0),
     (DURATION_S, "10min", 600.0),
     (PORTS, "7801", 7801),
@@ -57,6 +60,11 @@ def test_a_time_may_be_given_from_now_on() -> None:
     (PORTS, "http", "is not a port of 1 to 65535"),
     (INSTANT, "2027-01-31T18:00:00", "is not a time with its zone"),
     (INSTANT, "+soon", "'soon' is not a time"),
+    (INSTANT, "+99999999999h", "lies beyond all calendars"),
+    (RATE, 31 * "9", "is not a rate"),
+    (TIME_US, f"{400 * '9'}s", "is not a time"),
+    (SIZE, 5000 * "9", "is not a size"),
+    (TIME_US, "0ms", "is not a time above 0"),
 ])  # fmt: skip
 def test_what_is_no_quantity_is_named_with_an_example(kind: Any, text: str, words: str) -> None:
     with pytest.raises(click.BadParameter, match=words.replace("+", r"\+")):
@@ -88,3 +96,29 @@ def test_an_offer_is_written_as_options_that_give_it_exactly() -> None:
 ])  # fmt: skip
 def test_the_command_line_names_the_option_of_a_field(place: str, option: str) -> None:
     assert option_of(place) == option
+
+
+@pytest.mark.parametrize(("place", "message", "sentence"), [
+    ("body.flows.0.requirement.offset_ms", "it is 5.0; an offset needs a period; give period_ms or leave it out",
+     "--offset, in milliseconds: it is 5.0; an offset needs --period."),
+    ("body.end_at", "it must be later than start_at", "--end: it must be later than --start."),
+    ("body.flows.0.requirement.analysis", "there is no field of this name",
+     "--analysis: it does not apply to this kind of requirement."),
+    ("header.last-event-id", 'it is "x"', '--after: it is "x".'),
+])  # fmt: skip
+def test_a_mistake_names_options_instead_of_fields(place: str, message: str, sentence: str) -> None:
+    assert mistake_of(place, message) == sentence
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({}, "Give either --rate"),
+    ({"rate": 1, "transfer": 1, "deadline": 1}, "Give either --rate"),
+    ({"transfer": 1}, "--transfer with --deadline"),
+    ({"rate": 1, "deadline": 1}, "--deadline needs --transfer"),
+    ({"rate": 1, "period": 1}, "--period belongs to --transfer"),
+    ({"rate": 1, "offset": 0.0}, "--offset belongs to --transfer"),
+    ({"transfer": 1, "deadline": 1, "analysis": "total_flow"}, "--analysis belongs to --rate"),
+])  # fmt: skip
+def test_options_of_the_other_kind_of_requirement_are_refused(options: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        request_of("edge1", "cloud", options)

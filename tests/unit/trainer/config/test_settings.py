@@ -36,6 +36,7 @@ from trainer.errors import UsageError
     ("controller_retries", -1, "--controller-retries is -1"),
     ("aggregate", "mode", "--aggregate is mode; it is one of mean, trimmed-mean, median, krum"),
     ("aggregate", "krum", "--aggregate krum needs 5 edges to tolerate 1 wrong; there are 4"),
+    ("edges", (), "A run needs at least one edge."),
     ("tolerate", 0, "--tolerate is 0; it must be at least 1"),
     ("clip_updates", 0.0, "--clip-updates is 0.0"),
     ("clip_updates", math.nan, "--clip-updates is nan"),
@@ -56,3 +57,9 @@ def test_all_mistakes_are_told_together_and_the_defaults_are_none() -> None:
     RunSettings().check()
     with pytest.raises(UsageError, match=r"--seed is -1.*--min-cut is -2"):
         RunSettings(seed=-1, min_cut=-2).check()
+
+
+def test_a_value_is_named_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        RunSettings(share=math.nan, target=math.nan, lease_s=math.nan).check()
+    assert str(caught.value).count("--share is nan") == str(caught.value).count("--target is nan") == 1
