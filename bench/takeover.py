@@ -1,15 +1,17 @@
 """Takeover by a standby while reservations are made: how long it takes, and whether anything is lost or granted twice.
 
 Six switches of real Open vSwitch in a row, connected to two controllers with one ledger on PostgreSQL (Debian's, same
-machine). 1,000 live reservations (200 with --quick), and a client that makes one after the other through both
-controllers. In turn the active controller is killed (kill -9) and frozen (SIGSTOP); afterwards it is started again as
-the next standby.
+machine). 1,000 live reservations (200 with --quick), a client that makes one after the other through both controllers,
+and packets of a reservation that are counted at the last switch. In turn the active controller is killed (kill -9),
+frozen (SIGSTOP) and cut off: each controller is in a network namespace, whose cable to switches, database and clients
+is pulled. Afterwards it is started again as the next standby.
 
-`takeover_s`: from the signal to the first change that the other controller accepts. `client_gap_s`: between two
-reservations of the client, which leaves a frozen controller after 3 s. `double_grants`: keys or 5-tuples with more than
-one live reservation. `lost`: reservations that were confirmed and are not there, or not as they were at the switches.
+`takeover_s`: from the end to the first change that the other controller accepts. `client_gap_s`: between two
+reservations of the client, which leaves a controller that does not answer after 3 s. `double_grants`: keys or 5-tuples
+with more than one live reservation. `lost`: reservations that were confirmed and are not there, or not as they were at
+the switches. `reserved_packets_lost`: packets that the last switch did not handle as those of their reservation.
 
-    sudo .venv/bin/python bench/takeover.py [--quick] [--out FILE.json]
+    sudo .venv/bin/python bench/takeover.py [--quick] [--end kill] [--trials N] [--out FILE.json]
 """
 
 from __future__ import annotations
@@ -21,15 +23,20 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import httpx
 from rich.table import Table
 
 from harness import report
+from control_plane.cut_off_machine import NETWORK, CutOffMachine, cut_off_machines
 from control_plane.dummy_switches import DummySwitches, free_port
+from control_plane.reserved_packets import ReservedPackets
 from control_plane.switch_row import flow_body, row_of_switches, switches_in_sync
 from emulation.controller_process import ControllerProcess
 from machine.polling import wait_until
@@ -38,10 +45,11 @@ from machine.quantile import quantile
 from trainer.reservation.failover_transport import FailoverTransport
 from trainer.reservation.http_transport import TransportErrors
 
+DATABASE = "takeover"
 RATE_BPS = 40_000
 QUEUE_BYTES = 500_000_000
 FIRST_PROBE = 40_000
-SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
+ENDS = ("kill", "stop", "cut")
 
 
 class Client(threading.Thread):
@@ -76,27 +84,60 @@ class Client(threading.Thread):
             time.sleep(0.01)
 
 
+@dataclass
+class Site:
+    """A controller and its machine; None: this one."""
+
+    controller: ControllerProcess
+    machine: CutOffMachine | None
+
+    def end(self, how: str) -> None:
+        """Kill it, freeze it, or cut its machine off."""
+        if how == "cut":
+            assert self.machine is not None
+            self.machine.cut()
+        else:
+            self.controller.process.send_signal(signal.SIGKILL if how == "kill" else signal.SIGSTOP)
+
+    def restart(self) -> None:
+        """Let a deposed controller see that it is, wait for its end, and start it again as a standby."""
+        if self.machine is not None:
+            self.machine.join()
+        self.controller.process.send_signal(signal.SIGCONT)
+        self.controller.process.wait(60)
+        self.controller.start()
+        wait_until(lambda: status(self.controller) == "standby", 60)
+
+
 @contextmanager
-def two_controllers(switches: DummySwitches, map_file: Path, ledger: str) -> Iterator[list[ControllerProcess]]:
+def two_sites(switches: DummySwitches, map_file: Path, server: PostgreSQL, machines: list[CutOffMachine]
+              ) -> Iterator[list[Site]]:  # fmt: skip
     """An active controller, and its standby; the switches are connected to both."""
-    pair = []
+    sites: list[Site] = []
+    server.create(DATABASE)
     try:
-        for name in ("one", "two"):
-            log = map_file.parent / f"{name}.log"
-            addresses = ("127.0.0.1", free_port()), [("127.0.0.1", free_port())]
-            controller = ControllerProcess(map_file, *addresses, ledger, log, options=["--standby"])
-            pair.append(controller)
-            wait_until(lambda: status(pair[-1]) is not None, 60)
-        targets = [f"tcp:127.0.0.1:{controller.openflow_port}" for controller in pair]
+        for name, machine in zip_longest(("one", "two"), machines):
+            address = machine.address if machine else "127.0.0.1"
+            site = Site(
+                ControllerProcess(
+                    map_file, (address, free_port()), [(address, free_port())],
+                    server.url(DATABASE, host=machine.peer if machine else ""), map_file.parent / f"{name}.log",
+                    options=["--standby"], before=machine.before if machine else (),
+                ),
+                machine,
+            )  # fmt: skip
+            sites.append(site)
+            wait_until(lambda: status(sites[-1].controller) is not None, 60)
+        targets = [f"tcp:{urlsplit(each.controller.url).hostname}:{each.controller.openflow_port}" for each in sites]
         for node in switches.plan.switches:
             switches.vsctl("set-controller", node.name, *targets)
-        with httpx.Client(base_url=pair[0].url) as api:
+        with httpx.Client(base_url=sites[0].controller.url) as api:
             wait_until(lambda: switches_in_sync(api), 60)
         wait_for_roles(switches)
-        yield pair
+        yield sites
     finally:
-        for controller in pair:
-            controller.stop()
+        for site in sites:
+            site.controller.stop()
 
 
 def wait_for_roles(switches: DummySwitches) -> None:
@@ -117,24 +158,16 @@ def status(controller: ControllerProcess) -> str | None:
         return None
 
 
-def takeover_s(pair: list[ControllerProcess], number: signal.Signals, probe: int) -> float:
-    """Send a signal to the active controller; the time until the other one accepts a reservation."""
-    active, standby = pair
+def takeover_s(sites: list[Site], how: str, probe: int) -> float:
+    """End the active controller; the time until the other one accepts a reservation."""
+    active, standby = sites
     body = {"flows": [flow_body(probe, RATE_BPS)], "lease_s": 86_400}
-    with httpx.Client(base_url=standby.url, timeout=5) as api:
+    with httpx.Client(base_url=standby.controller.url, timeout=5) as api:
         began_s = time.monotonic()
-        active.process.send_signal(number)
+        active.end(how)
         while api.post("/v1/reservations", json=body).status_code != 201:
             time.sleep(0.01)
         return time.monotonic() - began_s
-
-
-def restart_as_standby(controller: ControllerProcess) -> None:
-    """Wait for the end of a deposed controller, and start it again."""
-    controller.process.send_signal(signal.SIGCONT)
-    controller.process.wait(60)
-    controller.start()
-    wait_until(lambda: status(controller) == "standby", 60)
 
 
 def faults(api: httpx.Client, promised: dict[int, str]) -> tuple[int, int]:
@@ -151,50 +184,71 @@ def faults(api: httpx.Client, promised: dict[int, str]) -> tuple[int, int]:
     return sum(count > 1 for count in ports.values()), len(set(promised.values()) - ids) + (not is_consistent)
 
 
+@dataclass
+class Trials:
+    """What the trials have shown."""
+
+    took_s: dict[str, list[float]]
+    doubles: int = 0
+    lost: int = 0
+    packets_sent: int = 0
+    packets_lost: int = 0
+
+    def run(self, sites: list[Site], switches: DummySwitches, client: Client, how: str, number: int) -> None:
+        """Run one trial; the roles of the sites are exchanged."""
+        with httpx.Client(base_url=sites[0].controller.url, timeout=60) as api:
+            packets = ReservedPackets(switches, api, number)
+        packets.start()
+        self.took_s[how].append(takeover_s(sites, how, FIRST_PROBE + number))
+        sites.reverse()
+        sites[1].restart()
+        wait_for_roles(switches)
+        with httpx.Client(base_url=sites[0].controller.url, timeout=60) as api:
+            doubles, lost = faults(api, dict(client.promised))
+        self.doubles, self.lost = self.doubles + doubles, self.lost + lost
+        self.packets_lost += packets.lost()
+        self.packets_sent += packets.sent
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="200 reservations and 3 trials of each kind; about two minutes.")
-@click.option("--trials", type=click.IntRange(1), help="Trials of each kind.  [default: 20]")
+@click.option("--trials", type=click.IntRange(1), help="Trials of each kind.  [default: 67]")
+@click.option("--end", "ends", type=click.Choice(ENDS), multiple=True, help="How it ends; repeatable.  [default: all]")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there as JSON.")
-def main(quick: bool, trials: int | None, out: Path | None) -> None:
+def main(quick: bool, trials: int | None, ends: tuple[str, ...], out: Path | None) -> None:
     """Measure takeovers."""
-    count, turns = (200 if quick else 1000), trials or (3 if quick else 20)
-    took: dict[str, list[float]] = {number.name: [] for number in SIGNALS}
-    doubles = lost = 0
-    server = PostgreSQL()
-    try:
-        with (
-            row_of_switches(QUEUE_BYTES) as (switches, map_file),
-            two_controllers(switches, map_file, server.create("takeover")) as pair,
-        ):
-            client = Client([controller.url for controller in pair], 0)
-            client.start()
-            wait_until(lambda: len(client.promised) >= count, 600)
-            for turn in range(turns):
-                for kind, number in enumerate(SIGNALS):
-                    took[number.name].append(takeover_s(pair, number, FIRST_PROBE + 2 * turn + kind))
-                    pair.reverse()
-                    restart_as_standby(pair[1])
-                    wait_for_roles(switches)
-                    with httpx.Client(base_url=pair[0].url, timeout=60) as api:
-                        found = faults(api, dict(client.promised))
-                    doubles, lost = doubles + found[0], lost + found[1]
-            client.stopping.set()
-            client.join(60)
-    finally:
-        server.remove()
+    count, turns, ends = (200 if quick else 1000), trials or (3 if quick else 67), ends or ENDS
+    done = Trials({how: [] for how in ends})
+    with cut_off_machines(2 if "cut" in ends else 0) as machines, row_of_switches(QUEUE_BYTES) as (switches, map_file):
+        server = PostgreSQL([machine.peer for machine in machines], NETWORK if machines else "")
+        try:
+            with two_sites(switches, map_file, server, machines) as sites:
+                client = Client([site.controller.url for site in sites], 0)
+                client.start()
+                wait_until(lambda: len(client.promised) >= count, 600)
+                for number in range(turns * len(ends)):
+                    done.run(sites, switches, client, ends[number % len(ends)], number)
+                client.stopping.set()
+                client.join(60)
+        finally:
+            server.remove()
     gaps = [after - before for before, after in zip(client.answered_s, client.answered_s[1:], strict=False)]
-    everything = [each for values in took.values() for each in values]
+    everything = [each for values in done.took_s.values() for each in values]
     claims = {
         "takeover_p99_s": report.at_most(quantile(everything, 0.99), "s", 1.5),
         "takeover_p50_s": report.Claim(quantile(everything, 0.5), "s"),
         "client_gap_max_s": report.Claim(max(gaps), "s"),
-        "double_grants": report.at_most(doubles, "", 0),
-        "lost": report.at_most(lost, "", 0),
+        "double_grants": report.at_most(done.doubles, "", 0),
+        "lost": report.at_most(done.lost, "", 0),
+        "reserved_packets_sent": report.Claim(done.packets_sent, ""),
+        "reserved_packets_lost": report.at_most(done.packets_lost, "", 0),
     }
-    table = Table("end of the active one", "trials", "p50 s", "max s", title=f"{count} live reservations and more")
-    for name, values in took.items():
-        table.add_row(name, f"{len(values)}", f"{quantile(values, 0.5):.2f}", f"{max(values):.2f}")
-    samples = {"takeover_s": took, "reservations": len(client.promised)}
+    title = f"{count} live reservations and more"
+    table = Table("end of the active one", "trials", "p50 s", "p99 s", "max s", title=title)
+    for how, values in done.took_s.items():
+        shown = quantile(values, 0.5), quantile(values, 0.99), max(values)
+        table.add_row(how, f"{len(values)}", *(f"{value:.2f}" for value in shown))
+    samples = {"takeover_s": done.took_s, "reservations": len(client.promised)}
     report.publish("takeover", claims, samples, [table], out)
 
 

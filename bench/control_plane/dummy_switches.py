@@ -55,6 +55,10 @@ class DummySwitches:
         address = f"unix:{self.directory}/{switch}.mgmt"
         return self._run("ovs-ofctl", "-O", "OpenFlow13", command, address, *arguments)
 
+    def appctl(self, *arguments: str) -> str:
+        """Run ovs-appctl on ovs-vswitchd; returns its output."""
+        return self._run("ovs-appctl", "-t", f"{self.directory}/ovs-vswitchd.ctl", *arguments)
+
     def _build(self) -> None:
         arguments: list[str] = []
         for node in self.plan.switches:

@@ -38,12 +38,15 @@ class ControllerProcess:
         log: Path,
         pki: Path | None = None,
         options: Sequence[str] = (),
+        before: Sequence[str] = (),
     ) -> None:
+        """`before`: a command that executes the controller's, such as `ip netns exec NAME`."""
         self.log = log
         self.openflow_port = openflow[1]
         self.url = f"{'https' if pki else 'http'}://{rest[0][0]}:{rest[0][1]}"
         self._tls = ssl.create_default_context(cafile=str(pki / "ca.crt")) if pki else None
         self._command = [
+            *before,
             *(sys.executable, "-m", "controller.runtime.main", str(map_path), "--ledger", ledger),
             *("--openflow", f"{openflow[0]}:{openflow[1]}"),
             *(word for host, port in rest for word in ("--listen", f"{host}:{port}")),

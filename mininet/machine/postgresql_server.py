@@ -1,4 +1,4 @@
-"""A PostgreSQL server for tests and benchmarks: Debian's programs, a directory of its own, a socket, no TCP port."""
+"""A PostgreSQL server for tests and benchmarks: Debian's programs, a directory and a socket of its own; TCP if asked for."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ SETTINGS = "fsync=on", "max_connections=40", "log_min_messages=fatal", "shared_b
 class PostgreSQL:
     """A running server."""
 
-    def __init__(self) -> None:
-        """Create and start it."""
+    def __init__(self, addresses: Sequence[str] = (), clients: str = "") -> None:
+        """Create and start it. `addresses`: to listen on besides the socket; `clients`: the network they may be in."""
+        self._addresses = ",".join(addresses)
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
         assert found, "PostgreSQL is missing: run scripts/set-up tests"
         self._programs = found[-1]
@@ -34,6 +35,9 @@ class PostgreSQL:
             shutil.chown(self.directory, USER)
         try:
             self._run("initdb", "-D", "data", "-U", "paceline", "-A", "trust", "-E", "UTF8", "--no-sync")
+            if clients:
+                with (self.directory / "data/pg_hba.conf").open("a") as file:
+                    file.write(f"host all all {clients} trust\n")
             self.start()
         except BaseException:
             self.remove()
@@ -53,7 +57,7 @@ class PostgreSQL:
     def start(self) -> None:
         """Start the server, in a process group of its own."""
         settings = [word for setting in SETTINGS for word in ("-c", setting)]
-        arguments = ["-D", "data", "-k", str(self.directory), "-c", "listen_addresses=", *settings]
+        arguments = ["-D", "data", "-k", str(self.directory), "-c", f"listen_addresses={self._addresses}", *settings]
         self._process = subprocess.Popen(
             self._command("postgres", *arguments), cwd=self.directory, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._as_user,
@@ -65,9 +69,9 @@ class PostgreSQL:
             self._command("pg_isready", "-q", "-h", str(self.directory)), check=False, timeout=20
         ).returncode
 
-    def url(self, database: str, driver: str = "psycopg") -> str:
-        """The SQLAlchemy URL of a database."""
-        return f"postgresql+{driver}://paceline@/{database}?host={self.directory}"
+    def url(self, database: str, driver: str = "psycopg", host: str = "") -> str:
+        """The SQLAlchemy URL of a database; `host`: one of the addresses, by default the socket."""
+        return f"postgresql+{driver}://paceline@/{database}?host={host or self.directory}"
 
     def create(self, database: str) -> str:
         """Create a database; return its URL."""
