@@ -1,4 +1,4 @@
-"""A PostgreSQL server for tests and benchmarks: Debian's programs, a directory and a socket of its own; TCP if asked for."""
+"""A PostgreSQL server for tests and benchmarks: Debian's programs, own directory and socket, TCP if asked for."""
 
 from __future__ import annotations
 
