@@ -61,7 +61,7 @@ def resolve_map(name_or_path: str, options: MapOptions, directory: Path) -> Path
     if not is_plant(name_or_path):
         path, stated = map_path(name_or_path), [name for name in options.stated() if name != "--scale"]
         if stated:
-            reason = f"{name_or_path} is a map already: its file says where its nodes are"
+            reason = f"{name_or_path} is a map already: its file says where its nodes are and what its fibres carry"
             raise MapError([f"{reason}, so {listed(stated)} {'does' if len(stated) == 1 else 'do'} not apply"])
         return adapt_map(path, directory, options.placement.scale_mbps_per_gbps)
     document = map_document(read_plant(name_or_path, options.survey), options.placement)

@@ -6,16 +6,20 @@ import contextlib
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from controller.domain.network import Network, network_from_map
 from controller.errors import StartError
 from topologies import running_emulation
 
+if TYPE_CHECKING:
+    from topologies.catalogue import MapOptions
+
 log = logging.getLogger(__name__)
 
 
-def load_network(map_name: str) -> Network:
-    """Load the network of a map given by name or file, also of a published network.
+def load_network(map_name: str, options: MapOptions | None = None) -> Network:
+    """Load the network of a map given by name or file; of a published network, with these options.
 
     Raises: StartError with the messages of the loader.
     """
@@ -23,7 +27,7 @@ def load_network(map_name: str) -> Network:
     from topologies.problems import MapError
 
     try:
-        found = find_map(map_name)
+        found = find_map(map_name, options)
     except MapError as error:
         raise StartError(str(error), exit_code=2) from error
     for note in found.notes:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -34,6 +35,7 @@ from controller.runtime.stores import RESERVATION_DAYS
 from controller.security.audit import RETENTION_DAYS
 from controller.security.tls import TlsFiles, rest_tls, server_context
 from topologies.option_types import FiniteRange
+from topologies.options import map_options, published_network_options
 
 REST_DEFAULT = "127.0.0.1:8080"
 OPENFLOW_DEFAULT = "127.0.0.1:6653"
@@ -72,6 +74,7 @@ Exit codes: 0 stopped by a signal, 2 usage error (map, options, ledger), 3 a por
 longer accept connections.""",
 )
 @click.argument("map_name", metavar="MAP")
+@published_network_options
 @click.option(
     "--listen", "listen", multiple=True, type=AddressType(), default=[REST_DEFAULT], show_default=True,
     help="Address of the REST API; repeatable.",
@@ -149,14 +152,15 @@ def command(
     advertise: str | None,
     quiet: bool,
     log_level: str,
+    **map_values: Any,
 ) -> None:
-    """Run the controller of MAP, a map name such as metro or a map file."""
+    """Run the controller of MAP: a map name such as metro, a map file, or a published network."""
     configure_logging("error" if quiet else log_level)
     process_limits = limits_from(limits)
     try:
         https = rest_tls(tls_cert, tls_key, "--tls-cert and --tls-key")
         switch_tls = _switch_tls(openflow_ca, openflow_cert, openflow_key)
-        network = load_network(map_name)
+        network = load_network(map_name, map_options(map_values))
         switch_calibration = load_calibration(calibration) if calibration else DEFAULT_CALIBRATION
         with contextlib.ExitStack() as stack:
             address = advertise or f"{'https' if https else 'http'}://{listen[0][0]}:{listen[0][1]}"

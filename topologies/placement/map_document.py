@@ -17,12 +17,14 @@ from typing import Any
 
 import yaml
 
-from topologies.maps import MAX_CHANNELS, MAX_FIBRES, Grid
+from topologies.maps import MAX_FIBRES, Band, Grid, most_channels
 from topologies.placement.regenerators import with_regenerators
-from topologies.placement.siting import choose_sites
+from topologies.placement.siting import choose_sites, site_named
 from topologies.plants.plant import Fibre, Plant, Site
-from topologies.problems import listed
+from topologies.problems import MapError, listed
 
+DEFAULT_CHANNELS = 4
+"""Channels of a fibre whose speed is not stated."""
 ACCESS_KM = 3.0
 """Length of the access link between a host and its switch."""
 KM_PER_DEGREE = 111.2
@@ -48,16 +50,19 @@ class PlacementOptions:
     most central one.
 
     `channels`, `channel_rate_gbps`: of fibres whose speed is not stated. `scale_mbps_per_gbps`: None: the fastest fibre
-    is emulated at 80 Mb/s. `regenerate`: spans beyond optical reach get regenerator sites; `regenerator_price`: of one
-    regenerator, in any unit.
+    is emulated at 80 Mb/s. `grid`, `band`: of the fibres. `regenerators`: the sites at which a flow may change from one
+    lightpath to the next, beside those that `regenerate` adds; None: all. `regenerate`: spans beyond optical reach get
+    regenerator sites; `regenerator_price`: of one regenerator, in any unit.
     """
 
     edges: int | Sequence[str] | None = None
     cloud: str | None = None
-    channels: int = 4
+    channels: int = DEFAULT_CHANNELS
     channel_rate_gbps: float = 100.0
     scale_mbps_per_gbps: float | None = None
     grid: Grid = "fixed"
+    band: Band = "C"
+    regenerators: Sequence[str] | None = None
     mtu_bytes: int = 9000
     regenerate: bool = False
     regenerator_price: float | None = None
@@ -66,16 +71,23 @@ class PlacementOptions:
 def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
     """The content of the map's YAML file.
 
-    Raises: MapError if the options name sites that do not exist, or the plant is not connected.
+    Raises: MapError if the options name sites that do not exist or do not apply, or the plant is not connected.
     """
+    if options.channels != DEFAULT_CHANNELS and all(fibre.rate_gbps is not None for fibre in plant.fibres):
+        raise MapError([f"{plant.name} states the speed of every span, so --channels does not apply"])
     if options.regenerate:
-        plant = with_regenerators(plant, lambda fibre: _channels(fibre, options)[0], options.regenerator_price)
-    sites = choose_sites(plant, options.edges, options.cloud)
+        plant = with_regenerators(
+            plant, lambda fibre: _channels(fibre, options)[0], options.regenerator_price, options.band
+        )
+    regenerating = _regenerating(plant, options)
+    sites = choose_sites(
+        plant, options.edges, options.cloud, options.band, None if regenerating is None else set(regenerating)
+    )
     names = short_names([site.name for site in plant.sites])
     positions = _positions_km(plant.sites)
     rates = [_channels(fibre, options) for fibre in plant.fibres]
-    most_channels, most_gbps = max(rates, key=lambda rate: rate[0] * rate[1])
-    scale = options.scale_mbps_per_gbps or min(1000.0, float(f"{FASTEST_MBPS / (most_channels * most_gbps):.4g}"))
+    channels, most_gbps = max(rates, key=lambda rate: rate[0] * rate[1])
+    scale = options.scale_mbps_per_gbps or min(1000.0, float(f"{FASTEST_MBPS / (channels * most_gbps):.4g}"))
     slow = [" - ".join(fibre.ends) for fibre, rate in zip(plant.fibres, rates, strict=True)
             if rate[0] * rate[1] * scale < SLOWEST_MBPS]  # fmt: skip
     rates = [rate if rate[0] * rate[1] * scale >= SLOWEST_MBPS else (1, SLOWEST_MBPS / scale) for rate in rates]
@@ -87,19 +99,21 @@ def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
     links: list[dict[str, Any]] = [
         {
             "ends": [names[end] for end in fibre.ends], "length_km": fibre.length_km,
-            "channels": channels, "channel_rate_gbps": rate_gbps,
+            "channels": number, "channel_rate_gbps": rate_gbps,
             **{
                 name: value
                 for name in ("duct", "loss_db_per_km", "fibre_type")
                 if (value := getattr(fibre, name)) is not None
             },
         }
-        for fibre, (channels, rate_gbps) in zip(plant.fibres, rates, strict=True)
+        for fibre, (number, rate_gbps) in zip(plant.fibres, rates, strict=True)
     ]  # fmt: skip
+
+    most = most_channels(options.grid, options.band)
 
     def attach(host: str, kind: str, site: str, fibres: int, **facts: object) -> None:
         nodes.append({"name": host, "kind": kind, "position_km": positions[site], **facts})
-        access = {"length_km": ACCESS_KM, "channels": fibres * most_channels, "channel_rate_gbps": most_gbps}
+        access = {"length_km": ACCESS_KM, "channels": min(most, fibres * channels), "channel_rate_gbps": most_gbps}
         links.append({"ends": [host, names[site]], **access})
 
     for number, site in enumerate(sites.edges, 1):
@@ -109,7 +123,7 @@ def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
         attach(host, "host", site, 2)
     path = sites.path
     bottleneck = [names[site] for site in path[-2:]] if len(path) > 1 else ["cloud", names[sites.cloud]]
-    crowded = _crowded(plant)
+    crowded = _crowded(plant, options.band)
     notes = [*plant.notes, *sites.notes, *crowded]
     if slow:
         notes.append(f"emulated at {SLOWEST_MBPS:g} Mb/s, which is faster than to scale: {listed(slow)}")
@@ -120,17 +134,36 @@ def map_document(plant: Plant, options: PlacementOptions) -> dict[str, Any]:
         **({"notes": notes} if notes else {}),
         "scale_mbps_per_gbps": scale,
         "mtu_bytes": options.mtu_bytes,
-        **({} if crowded else {"optical": {"grid": options.grid}}),
+        **({} if crowded else {"optical": _optical(plant, options, names)}),
         "nodes": nodes,
         "links": links,
         "cross_traffic": {"source": "load1", "sink": "load2", "bottleneck": bottleneck},
     }
 
 
-def _crowded(plant: Plant) -> list[str]:
+def _optical(plant: Plant, options: PlacementOptions, names: Mapping[str, str]) -> dict[str, Any]:
+    """The map's entry `optical`, with what differs from its defaults."""
+    optical: dict[str, Any] = {"grid": options.grid}
+    if options.band != "C":
+        optical["band"] = options.band
+    regenerating = _regenerating(plant, options)
+    if regenerating is not None:
+        optical["regenerators"] = [names[site] for site in regenerating] or "none"
+    return optical
+
+
+def _regenerating(plant: Plant, options: PlacementOptions) -> list[str] | None:
+    """The sites that regenerate; None: all."""
+    if options.regenerators is None:
+        return None
+    chosen = [site_named(plant, name) for name in options.regenerators]
+    return list(dict.fromkeys([*chosen, *(site.name for site in plant.sites if site.is_regenerator)]))
+
+
+def _crowded(plant: Plant, band: Band) -> list[str]:
     """A note if more fibres end at a site than an optical map can have."""
     numbers = Counter(end for fibre in plant.fibres for end in fibre.ends)
-    most = MAX_FIBRES["C"]
+    most = MAX_FIBRES[band]
     many = [f"{site} ({number})" for site, number in numbers.items() if number > most]
     sentence = f"more than {most} fibres end at {listed(many)}: the links are packet links, without lightpaths"
     return [sentence] if many else []
@@ -140,8 +173,8 @@ def _channels(fibre: Fibre, options: PlacementOptions) -> tuple[int, float]:
     """Number and rate of the channels of a fibre: of 100 Gb/s, or one slower channel."""
     if fibre.rate_gbps is None:
         return options.channels, options.channel_rate_gbps
-    most = MAX_CHANNELS[options.grid] // 2  # the cloud's access link has twice as many
-    number = min(most, max(1, math.ceil(fibre.rate_gbps / options.channel_rate_gbps)))
+    half = most_channels(options.grid, options.band) // 2  # the cloud's access link has twice as many
+    number = min(half, max(1, math.ceil(fibre.rate_gbps / options.channel_rate_gbps)))
     return number, float(f"{fibre.rate_gbps / number:.6g}")
 
 

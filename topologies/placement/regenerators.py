@@ -7,12 +7,15 @@ from dataclasses import replace
 from itertools import pairwise
 from math import ceil
 
+from topologies.maps import Band
 from topologies.placement.siting import reach_km
 from topologies.plants.plant import Fibre, Plant, Site
 from topologies.problems import listed
 
 
-def with_regenerators(plant: Plant, channels_of: Callable[[Fibre], int], price: float | None = None) -> Plant:
+def with_regenerators(
+    plant: Plant, channels_of: Callable[[Fibre], int], price: float | None = None, band: Band = "C"
+) -> Plant:
     """Return the plant with equal parts within reach in place of every longer span, and a site between every two.
 
     A note tells the spans, the number of regenerators (one for each channel of a span at each of its sites) and, with a
@@ -21,7 +24,7 @@ def with_regenerators(plant: Plant, channels_of: Callable[[Fibre], int], price: 
     sites, fibres, spans, number = list(plant.sites), list[Fibre](), list[str](), 0
     site_of = {site.name: site for site in plant.sites}
     for fibre in plant.fibres:
-        parts = ceil(fibre.length_km / reach_km(fibre.loss_db_per_km))
+        parts = ceil(fibre.length_km / reach_km(fibre.loss_db_per_km, band))
         if parts < 2:
             fibres.append(fibre)
             continue

@@ -10,9 +10,10 @@ Source: Gonzalez, "Clustering to minimize the maximum intercluster distance", Th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Final
 
 import networkx as nx
 
@@ -25,6 +26,9 @@ REACH_KM = 3400.0
 
 MULTI_BAND_REACH_KM = 1600.0
 """The same with the C and the L band lit."""
+
+ROUTE_REACH_KM: Final[Mapping[Band, float]] = {"C": 1900.0, "C+L": 1600.0}
+"""The longest route over several fibres of 50 km or more that DP-QPSK crosses without regeneration."""
 
 AMPLIFIER_KM = 80.0
 
@@ -47,26 +51,33 @@ class Sites:
     notes: list[str]
 
 
-def choose_sites(plant: Plant, edges: int | Sequence[str] | None, cloud: str | None) -> Sites:
+def choose_sites(
+    plant: Plant, edges: int | Sequence[str] | None, cloud: str | None, band: Band = "C",
+    regenerating: Set[str] | None = None,
+) -> Sites:  # fmt: skip
     """The sites of edges (their number, or their sites; None: up to four) and cloud (None: the most central one).
 
+    `regenerating`: the sites that can end a lightpath on the way and begin the next; None: all.
     Raises: MapError if a site does not exist, or there are too few.
     """
-    graph, usable = graph_of(plant.fibres), graph_of(_usable_fibres(plant))
+    graph, usable = graph_of(plant.fibres), graph_of(_usable_fibres(plant, band))
     regenerators = {site.name for site in plant.sites if site.is_regenerator}
     area = max(nx.connected_components(usable), key=len, default=set[str]()) - regenerators
     if len(area) < 2:
-        beyond = "; ".join(_beyond_reach(plant))
+        beyond = "; ".join(_beyond_reach(plant, band))
         raise MapError([f"{plant.name}: no two sites between which anything can be reserved: {beyond}"])
-    cloud_site = _site(plant, cloud) if cloud else _most_central(graph, area)
+    cloud_site = site_named(plant, cloud) if cloud else _most_central(graph, area)
+    reached = nx.node_connected_component(usable, cloud_site) if cloud_site in usable else {cloud_site}
+    if regenerating is not None:
+        reached = _reached(usable, cloud_site, regenerating, band)
+        area &= reached
     named = not (edges is None or isinstance(edges, int))
     edge_sites = _edge_sites(plant, graph, area if cloud_site in area else set(graph) - regenerators, edges, cloud_site)
-    notes = _beyond_reach(plant)
+    notes = _beyond_reach(plant, band)
     possible = len(plant.sites) - len(regenerators)
     if possible > len(area) and not (named and cloud):
         where = f"{len(area)} of {possible} sites"
         notes.append(f"edges and cloud are placed where something can be reserved, among {where}")
-    reached = nx.node_connected_component(usable, cloud_site) if cloud_site in usable else {cloud_site}
     for number, site in enumerate(edge_sites, 1):
         if site not in reached:
             notes.append(f"edge{number} at {site} can reserve nothing to the cloud at {cloud_site}")
@@ -89,31 +100,48 @@ def graph_of(fibres: Sequence[Fibre]) -> nx.Graph[str]:
     return graph
 
 
-def _usable_fibres(plant: Plant) -> list[Fibre]:
+def _reached(graph: nx.Graph[str], cloud: str, regenerating: Set[str], band: Band) -> set[str]:
+    """The sites between which and the cloud light gets through, regenerated at these sites only."""
+    reached, starts = {cloud}, [cloud]
+    while starts and cloud in graph:
+        start = starts.pop()
+        near = {site for site in graph[start] if graph.edges[start, site]["km"] <= reach_km(None, band)}
+        near |= set(nx.single_source_dijkstra_path_length(graph, start, ROUTE_REACH_KM[band], weight="km"))
+        starts += sorted((near - reached) & regenerating)
+        reached |= near
+    return reached
+
+
+def _usable_fibres(plant: Plant, band: Band) -> list[Fibre]:
     fastest = max((fibre.rate_gbps or 0.0 for fibre in plant.fibres), default=0.0)
     return [
         fibre
         for fibre in plant.fibres
-        if fibre.length_km <= reach_km(fibre.loss_db_per_km)
+        if fibre.length_km <= reach_km(fibre.loss_db_per_km, band)
         and (fibre.rate_gbps is None or fibre.rate_gbps >= fastest * LEAST_RATE_SHARE)
     ]
 
 
-def _beyond_reach(plant: Plant) -> list[str]:
-    usable = set(map(id, _usable_fibres(plant)))
-    long = [fibre for fibre in plant.fibres if fibre.length_km > reach_km(fibre.loss_db_per_km)]
+def _beyond_reach(plant: Plant, band: Band) -> list[str]:
+    usable = set(map(id, _usable_fibres(plant, band)))
+    long = [fibre for fibre in plant.fibres if fibre.length_km > reach_km(fibre.loss_db_per_km, band)]
     slow = [fibre for fibre in plant.fibres if id(fibre) not in usable and fibre not in long]
     notes = []
     if long:
         spans = [f"{' - '.join(fibre.ends)} ({fibre.length_km:g} km)" for fibre in long]
-        notes.append(f"beyond optical reach ({REACH_KM:g} km), no lightpath crosses them: {listed(spans, 6)}")
+        reach = f"{reach_km(None, band):g} km"
+        notes.append(f"beyond optical reach ({reach}), no lightpath crosses them: {listed(spans, 6)}")
     if slow:
         spans = [f"{' - '.join(fibre.ends)} ({fibre.rate_gbps:g} Gb/s)" for fibre in slow]
         notes.append(f"too slow beside the fastest fibre to reserve on in the emulation: {listed(spans, 6)}")
     return notes
 
 
-def _site(plant: Plant, requested: str) -> str:
+def site_named(plant: Plant, requested: str) -> str:
+    """The site of that name, in any letter case.
+
+    Raises: MapError with the names that are most like it.
+    """
     names = [site.name for site in plant.sites]
     found = [name for name in names if name.casefold() == requested.casefold()]
     if not found:
@@ -139,7 +167,7 @@ def _edge_sites(
     if requested is not None and not isinstance(requested, int):
         if not requested:
             raise MapError([f"{plant.name}: no edges; give their number or their sites"])
-        return [_site(plant, name) for name in requested]
+        return [site_named(plant, name) for name in requested]
     free = len(among) - 1
     number = min(DEFAULT_EDGES, free) if requested is None else requested
     if not 1 <= number <= free:

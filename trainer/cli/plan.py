@@ -7,10 +7,11 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from topologies.options import map_options, published_network_options
 from trainer.cli import cut_table
 from trainer.cli.preflight import check_names
 from trainer.config.fine_tuning import FREEZE_HELP, LORA_HELP
@@ -19,6 +20,7 @@ from trainer.config.settings import RunSettings, parse_cuts
 from trainer.errors import UsageError
 
 if TYPE_CHECKING:
+    from topologies.catalogue import MapOptions
     from topologies.maps import Map
     from trainer.config.objectives import Objective
     from trainer.planning.forecasts import StepForecaster
@@ -36,6 +38,7 @@ MSS_OVERHEAD_BYTES = 52
     "--map", "map_name", help="Plan a round on this map, with the CPU shares of its edges and all links free; any map "
     "that `paceline maps` takes."
 )
+@published_network_options
 @click.option(
     "--model", help="Model of the zoo, or package.module:function.  [default: by data]"
 )
@@ -66,6 +69,7 @@ def plan(
     map_name: str | None, model: str | None, data: str | None, freeze: str | None, lora: str | None, loss: str | None,
     metric: str | None, batch: int, micro: int, controller: str | None, share: float, min_cut: int, cuts: str | None,
     codec: str, protect_labels: bool, tail_layers: int, privacy: bool, as_json: bool, prior: bool,
+    **map_values: Any,
 ) -> None:
     """Print every cut with its FLOPs, bytes and times on this machine; with --map, the plan of a round.
 
@@ -87,7 +91,10 @@ def plan(
         raise UsageError("--controller requires --map, which defines the CPU shares of the edges.")
     if cuts is not None and map_name is None:
         raise UsageError("--cuts requires --map, whose edges have these cuts.")
-    network = None if map_name is None else _load(map_name)
+    options = map_options(map_values)
+    if map_name is None and options.stated():
+        raise UsageError(f"{options.stated()[0]} requires --map, the published network that it is about.")
+    network = None if map_name is None else _load(map_name, options)
     names = ("edge1",) if network is None else tuple(node.name for node in network.edges)
     settings = RunSettings(
         edges=names, data=data or RunSettings().data, model=model, freeze=freeze, lora=lora, loss=loss, metric=metric,
@@ -193,12 +200,12 @@ def _samples_of(
     return tuple(loaded.train.inputs.shape[1:]), loaded.classes, loaded.whole_numbers, objective
 
 
-def _load(map_name: str) -> Map:
+def _load(map_name: str, options: MapOptions | None = None) -> Map:
     from topologies.catalogue import find_map
     from topologies.problems import MapError
 
     try:
-        network = find_map(map_name)
+        network = find_map(map_name, options)
     except MapError as error:
         raise UsageError(str(error)) from error
     for note in network.notes:

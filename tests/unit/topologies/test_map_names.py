@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
+from controller.domain.network import network_from_map
 from controller.errors import StartError
 from controller.runtime.environment import load_network
 from tests.unit.topologies.network_files import gnpy, link, node, node_link, placed
 from topologies.catalogue import MapOptions, find_map
 from topologies.commands import maps
+from topologies.options import map_options, published_network_options
 from topologies.placement.map_document import PlacementOptions
 from topologies.problems import MapError
-from trainer.cli.plan import _load
+from trainer.cli.plan import _load, plan
 from trainer.errors import UsageError
 
 
@@ -64,18 +68,75 @@ def test_a_file_of_unknown_form_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["metro", "--edges", "3"], "metro is a map already: its file says where its nodes are, so --edges does"),
+        (["metro", "--edges", "3"], "its file says where its nodes are and what its fibres carry, so --edges does"),
         (["metro", "--cloud", "r1", "--unplaced", "drop"], "so --unplaced, --cloud do not apply"),
         (["pair", "--route-factor", "1.2"], "so --route-factor does not apply"),
         (["pair", "--length-from", "weight"], "so --length-from does not apply"),
         (["--edges", "3"], "--edges does not apply to a list; name one map"),
         (["sndlib", "--draw", "x.png"], "--draw does not apply to a list; name one map"),
         (["sndlib/nobel-us", "--span-km", "9"], "so --span-km does not apply"),
+        (["waves", "--band", "C+L", "--regenerators", "none"], "so --band, --regenerators do not apply"),
+        (["--channels", "8", "--grid", "flexible"], "--channels, --grid do not apply to a list; name one map"),
+        (["sndlib/nobel-us", "--channels", "97"], "--channels is 97; at most 96 fit into the C band; with --band C+L"),
+        (["sndlib/nobel-us", "--channels", "166", "--band", "C+L"], "is 166; at most 165 fit into the C+L band"),
+        (["sndlib/nobel-us", "--regenerators", ", "], "--regenerators is empty; give all, none, or the names of sites"),
+        (["sndlib/nobel-us", "--regenerators", "Housten"], "nobel-us has no site 'Housten'; some of its 14 sites: "),
     ],
 )
 def test_options_that_do_not_apply_are_refused(arguments: list[str], sentence: str) -> None:
     shown = CliRunner().invoke(maps, arguments)
     assert (shown.exit_code > 0, sentence in shown.output) == (True, True), shown.output
+
+
+OPTICAL = ["--band", "C+L", "--channels", "165", "--regenerators", "houston,Pittsburgh", "--edges", "2"]
+
+
+def test_a_map_of_both_bands_is_made_by_options_alike_for_every_command(tmp_path: Path) -> None:
+    out = tmp_path / "both.yaml"
+    shown = CliRunner().invoke(maps, ["sndlib/nobel-us", *OPTICAL, "--write", str(out)], env={"COLUMNS": "140"})
+    assert "50 GHz channels in the C+L band, regenerators at houston, pittsburg;" in shown.output, shown.output
+    found = find_map(str(out))
+    spans = [link for link in found.links if link.ends[0] not in ("edge1", "edge2", "cloud", "load1", "load2")]
+    assert (found.band, found.regenerators) == ("C+L", ("houston", "pittsburg"))
+    assert {found.slots(link) for link in spans} == {165}
+    assert any("beyond optical reach (1600 km)" in note for note in found.notes)
+    options = options_of(*OPTICAL)
+    of_controller, of_file = load_network("sndlib/nobel-us", options), network_from_map(found)
+    assert (of_controller.band, of_controller.regenerators) == (of_file.band, of_file.regenerators)
+    assert of_controller.links == of_file.links
+    assert _load("sndlib/nobel-us", options) == found
+
+
+def options_of(*arguments: str) -> MapOptions:
+    """What `map_options` takes from a command line."""
+    given: list[MapOptions] = []
+
+    @click.command()
+    @published_network_options
+    def command(**values: Any) -> None:
+        given.append(map_options(values))
+
+    command.main(list(arguments), standalone_mode=False)
+    return given[0]
+
+
+def test_channels_do_not_apply_where_every_span_has_a_speed(tmp_path: Path) -> None:
+    file = node_link(tmp_path / "net.json", placed("Oslo", "Bergen"), [link("Oslo", "Bergen", capacity_gbps=10)])
+    with pytest.raises(MapError, match="net states the speed of every span, so --channels does not apply"):
+        find_map(file, options_of("--channels", "8"))
+
+
+def test_options_without_a_map_are_refused_by_plan() -> None:
+    shown = CliRunner().invoke(plan, ["--band", "C+L"])
+    assert isinstance(shown.exception, UsageError)
+    assert str(shown.exception).startswith("--band requires --map")
+
+
+def test_regenerator_sites_that_are_added_regenerate_also_where_no_site_does() -> None:
+    found = find_map("sndlib/nobel-us", options_of("--regenerators", "none", "--regenerate", "--band", "C+L"))
+    assert found.regenerators == tuple(node.name for node in found.switches if (node.label or "").startswith("regen"))
+    assert len(found.regenerators) == 7
+    assert find_map("sndlib/nobel-us", options_of("--regenerators", "none")).regenerators == ()
 
 
 def test_the_scale_of_any_map_can_be_changed() -> None:

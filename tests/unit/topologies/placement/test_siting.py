@@ -114,7 +114,10 @@ def test_speeds_become_channels_and_the_fastest_is_emulated_at_80_mbps() -> None
     ],
 )
 def test_a_flow_is_admitted_from_every_default_edge(fibres: Plant) -> None:
-    found = map_of(fibres)
+    assert_admits(map_of(fibres))
+
+
+def assert_admits(found: Map) -> None:
     network = network_from_map(found)
     flows = tuple(
         Flow(f"f{n}{a}", a, b, Match("udp", 7801 + n, 7800), Requirement(100_000))
@@ -123,6 +126,29 @@ def test_a_flow_is_admitted_from_every_default_edge(fibres: Plant) -> None:
     )
     decision = decide(network, Calendar(), (), Request("r-1", 1, flows), 0.0)
     assert isinstance(decision, Admitted), decision
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"band": "C+L", "channels": 165},
+        {"regenerators": []},
+        {"regenerators": ["n4", "n8"]},
+        {"regenerators": [], "band": "C+L", "grid": "flexible"},
+        {"regenerators": ["n3"], "band": "C+L", "regenerate": True},
+    ],
+)
+def test_edges_stand_where_light_of_these_bands_gets_with_these_regenerators(options: dict[str, object]) -> None:
+    chain = plant(*((f"n{n}", f"n{n + 1}", km) for n, km in enumerate((400, 900, 50, 700, 1000, 2500, 600, 80, 1200))))
+    assert_admits(map_of(chain, **options))
+
+
+def test_an_edge_asked_for_where_nothing_regenerates_for_it_is_told() -> None:
+    chain = plant(*((f"n{n}", f"n{n + 1}", 900.0) for n in range(6)))
+    sites = choose_sites(chain, ["n0", "n4"], "n3", regenerating=set())
+    assert sites.notes[-1] == "edge1 at n0 can reserve nothing to the cloud at n3"
+    assert len(sites.notes) == 1
+    assert choose_sites(chain, ["n0"], "n3", regenerating={"n2"}).notes == []
 
 
 def test_a_site_with_more_fibres_than_a_lightpath_label_can_tell_apart_makes_a_map_of_packet_links() -> None:
