@@ -13,7 +13,9 @@ the best order for a map.
 
 Source: ITU-T G.694.1 (2020) §6, §7 (the grids); Jinno et al., "Distance-adaptive spectrum resource allocation in
 spectrum-sliced elastic optical path network", IEEE Communications Magazine 48 (2010); Zang, Jue and Mukherjee, "A
-review of routing and wavelength assignment approaches", Optical Networks Magazine 1 (2000) (first fit, most used).
+review of routing and wavelength assignment approaches", Optical Networks Magazine 1 (2000) (first fit, most used); Yin
+et al., "Spectral and spatial 2D fragmentation-aware routing and spectrum assignment algorithms in elastic optical
+networks", J. Opt. Commun. Netw. 5(10) (2013) (cuts, misalignment).
 """
 
 from __future__ import annotations
@@ -33,21 +35,28 @@ from controller.optical.spectrum_grid import DISTANCE_ADAPTIVE, FLEXIBLE, Modula
 
 @dataclass(frozen=True, slots=True)
 class CandidateRoute:
-    """A route through the fibres; `links` are the indices of its directed links in `CandidateRoutes`."""
+    """A route through the fibres; `links` are the indices of its directed links in `CandidateRoutes`.
+
+    `adjacent`: the links that lead into one of these or on from one, without them and their opposite directions.
+    """
 
     nodes: tuple[str, ...]
     links: tuple[int, ...]
     length_km: float
     modulation: Modulation
+    adjacent: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RouteOrder:
     """The preference among feasible routes, in units of slots x links.
 
-    `position`: added for each slot that the block lies above the lowest, to keep high slots free for wide requests.
+    `position`: added for each slot that the block lies above the lowest, to keep high slots free for wide requests;
+    `position_per_link`: the same for each link.
     `split`: added for each link on which the block leaves free slots on both sides of it; `filled`: subtracted for each
     link on which it leaves none on either.
+    `misaligned`: added for each slot of the block and adjacent link on which it stays free: a later lightpath over both
+    links cannot have it.
     `load`: added for each occupied slot, times the utilisation of every link, to avoid full links. `is_sequential`: no
     costs; the first feasible route is taken, in the order of `CandidateRoutes.between`. `most_used`: on a route, not
     the lowest block, but the one whose slots are used on most links of the plant.
@@ -57,6 +66,8 @@ class RouteOrder:
     load: float = 0.0
     split: float = 0.0
     filled: float = 0.0
+    misaligned: float = 0.0
+    position_per_link: float = 0.0
     is_sequential: bool = False
     most_used: bool = False
 
@@ -65,8 +76,10 @@ BY_COST: Final = RouteOrder()
 """Slots x links alone."""
 TUNED: Final = RouteOrder(position=0.03, load=0.3)
 """Found by search on the 14-node NSFNET (bench/blocking.py); good on other maps, best there."""
-GAP_AWARE: Final = RouteOrder(position=0.03, load=0.3, split=1.0, filled=1.0)
-"""`TUNED`, and contiguous free slots are left contiguous."""
+GAP_AWARE: Final = RouteOrder(position_per_link=0.01, load=0.3, split=1.0, filled=1.0, misaligned=0.1)
+"""Leaves contiguous slots contiguous, and on adjacent links the same ones free. The weights were compared on NSFNET,
+COST239 and USNET, with other seeds than those of bench/blocking.py.
+"""
 FIRST_FIT: Final = RouteOrder(is_sequential=True)
 MOST_USED: Final = RouteOrder(is_sequential=True, most_used=True)
 
@@ -164,9 +177,14 @@ class CandidateRoutes:
         modulation = modulation_for(length_km, self._table)
         if modulation is None:
             return None
-        return CandidateRoute(
-            nodes, tuple(self._number_of[f"{a}->{b}"] for a, b in pairwise(nodes)), length_km, modulation
-        )
+        links = tuple(self._number_of[f"{a}->{b}"] for a, b in pairwise(nodes))
+        return CandidateRoute(nodes, links, length_km, modulation, self._adjacent(nodes))
+
+    def _adjacent(self, nodes: Sequence[str]) -> tuple[int, ...]:
+        hops = list(pairwise(nodes))
+        others = dict.fromkeys((x, a) for a, _ in hops for x in self._graph[a])
+        others |= dict.fromkeys((b, x) for _, b in hops for x in self._graph[b])
+        return tuple(self._number_of[f"{a}->{b}"] for a, b in others if (a, b) not in hops and (b, a) not in hops)
 
 
 @frozen
@@ -264,11 +282,13 @@ def _assign_by_gaps(
     """Return the best route and block with the terms for split and filled gaps.
 
     A gap of a link contains every block that is free on the whole route, so both of its sides touch only the ends of
-    these: of each row of adjacent starts only the first and the last can be best.
+    these: of each row of adjacent starts only the first and the last are compared. But for `misaligned`, one of them is
+    best.
     """
     best_score, best_route, best_block = inf, None, 0
     free, total = spectrum.free, spectrum.grid.slots
-    position, load, split, filled = order.position, order.load / total, order.split, order.filled
+    load, split, filled = order.load / total, order.split, order.filled
+    misaligned = order.misaligned
     compared = 0
     least_share = 1 - filled / (1 + spectrum.grid.guard_slots)  # of its cost, the least score of any route
     for cost, width, route in candidates:
@@ -288,10 +308,12 @@ def _assign_by_gaps(
         compared += 1
         if compared > MOST_COMPARED:
             break
+        position = order.position + order.position_per_link * len(links)
         route_score = cost + position
         if load:
             route_score += load * width * (total * len(links) - sum([slots.bit_count() for slots in free_slots]))
         ends = starts & ~(starts << 1) | starts & ~(starts >> 1)
+        free_adjacent: list[int] | None = None
         while ends:
             start = ends & -ends
             ends ^= start
@@ -305,8 +327,15 @@ def _assign_by_gaps(
                     score -= filled
                 elif free_beside == beside and start > 1:
                     score += split
+            if score >= best_score:
+                continue
+            block = start * ((1 << width) - 1)
+            if misaligned:
+                if free_adjacent is None:
+                    free_adjacent = [free[link] for link in route.adjacent]
+                score += misaligned * sum([(slots & block).bit_count() for slots in free_adjacent])
             if score < best_score:
-                best_score, best_route, best_block = score, route, start * ((1 << width) - 1)
+                best_score, best_route, best_block = score, route, block
     return None if best_route is None else Assignment(best_route, best_block)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.optical.rsa import (
     BY_COST,
+    GAP_AWARE,
     TUNED,
+    CandidateRoute,
     CandidateRoutes,
     RouteOrder,
     Spectrum,
@@ -44,7 +49,9 @@ def test_no_block_is_in_two_bands(starts: int, width: int, first_of_upper: int) 
         assert bool(kept >> start & 1) == (bool(starts >> start & 1) and not crosses)
 
 
-@given(plants(), st.lists(st.tuples(demands(), st.booleans()), max_size=40), st.sampled_from([BY_COST, TUNED]))
+@given(
+    plants(), st.lists(st.tuples(demands(), st.booleans()), max_size=40), st.sampled_from([BY_COST, TUNED, GAP_AWARE])
+)
 def test_no_slot_is_ever_given_twice(
     routes: CandidateRoutes, wanted: list[tuple[tuple[str, str, float], bool]], order: RouteOrder
 ) -> None:
@@ -78,32 +85,68 @@ def test_the_best_of_all_routes_that_fit_is_taken(routes: CandidateRoutes, data:
     order = RouteOrder(
         data.draw(st.sampled_from([0.0, 0.1, 1.0])), data.draw(st.sampled_from([0.0, 0.5, 2.0])),
         data.draw(st.sampled_from([0.0, 1.0])), data.draw(st.sampled_from([0.0, 1.0])),
+        misaligned=data.draw(st.sampled_from([0.0, 0.1])), position_per_link=data.draw(st.sampled_from([0.0, 0.1])),
     )  # fmt: skip
+    is_gap_aware = bool(order.split or order.filled)  # the only orders with the last two terms
     nodes = sorted({node for name in routes.link_names for node in name.split("->")})
     source, destination = data.draw(st.permutations(nodes).map(lambda found: found[:2]))
     rate_gbps = data.draw(st.sampled_from([10.0, 25.0, 50.0]))
 
-    def score(found_first: int, width: int, links: tuple[int, ...]) -> float:
+    def score(found_first: int, width: int, route: CandidateRoute) -> float:
+        links, block = route.links, ((1 << width) - 1) << found_first
         taken = sum(GRID.slots - spectrum.free[link].bit_count() for link in links)
         beside = [side for side in (found_first - 1, found_first + width) if side in range(GRID.slots)]
         sides = [[bool(spectrum.free[link] >> side & 1) for side in beside] for link in links]
         if len(beside) < 2:
             sides = [[*pair, False] for pair in sides]
         gaps = order.split * sum(map(all, sides)) - order.filled * sum(not any(pair) for pair in sides)
-        return width * len(links) + order.position * (found_first + 1) + order.load / GRID.slots * width * taken + gaps
+        position = order.position
+        if is_gap_aware:
+            position += order.position_per_link * len(links)
+            free_adjacent = sum((spectrum.free[link] & block).bit_count() for link in adjacent(routes, route.nodes))
+            gaps += order.misaligned * free_adjacent
+        return width * len(links) + position * (found_first + 1) + order.load / GRID.slots * width * taken + gaps
 
     scores = []
     for route in routes.between(source, destination):
         width = GRID.slots_for(rate_gbps, route.modulation.bits_per_symbol)
-        for first in range(GRID.slots - width + 1):
-            block = ((1 << width) - 1) << first
-            if all(spectrum.free[link] & block == block for link in route.links):
-                scores.append(score(first, width, route.links))
+        fits = [
+            all(spectrum.free[link] >> first & (1 << width) - 1 == (1 << width) - 1 for link in route.links)
+            for first in range(GRID.slots - width + 1)
+        ]
+        for first in (first for first, is_free in enumerate(fits) if is_free):
+            is_inside = first > 0 and first + 1 < len(fits) and fits[first - 1] and fits[first + 1]
+            if not (is_gap_aware and is_inside):
+                scores.append(score(first, width, route))
     found = assign(spectrum, routes, source, destination, rate_gbps, order)
     if found is None:
         assert not scores
     else:
-        assert score(found.first, found.width, found.route.links) == pytest.approx(min(scores))
+        assert score(found.first, found.width, found.route) == pytest.approx(min(scores))
+
+
+def adjacent(routes: CandidateRoutes, nodes: tuple[str, ...]) -> set[int]:
+    """The links from which a lightpath may go on over a link of the route, or to which, without a loop."""
+    hops = list(pairwise(nodes))
+    ends = [tuple(name.split("->")) for name in routes.link_names]
+    return {
+        number
+        for number, (a, b) in enumerate(ends)
+        if (a, b) not in hops and (b, a) not in hops and any(b == x or a == y for x, y in hops)
+    }
+
+
+def test_a_block_that_neighbouring_links_cannot_use_is_preferred() -> None:
+    routes = CandidateRoutes({("a", "b"): 100.0, ("b", "c"): 100.0}, 1)
+    spectrum = Spectrum(routes.grid, routes.all_free)
+    onward = routes.link_names.index("b->c")
+    spectrum.free[onward] &= ~(0b111 << 6)
+    spectrum.free[routes.link_names.index("a->b")] &= ~(0b111 << 3)
+    order = RouteOrder(split=1.0, misaligned=0.1)
+    found = assign(spectrum, routes, "a", "b", 100.0, order)
+    plain = assign(spectrum, routes, "a", "b", 100.0, replace(order, misaligned=0.0))
+    assert found is not None and plain is not None
+    assert (plain.first, found.first) == (0, 6)
 
 
 def test_the_grids_are_those_of_the_recommendation() -> None:
