@@ -54,9 +54,9 @@ class TracedLayer(nn.Module):
 
 
 def _targets(section: Section) -> list[object]:
-    """Return the attributes that a section uses."""
+    """Return the attributes that a section uses; not those of which an earlier section made what passes through."""
     calls = [node.target for node in section.operations if node.op == "call_module"]
-    attributes = [source.target for node in (*section.operations, *section.exit) for source in node.all_input_nodes
+    attributes = [source.target for node in section.operations for source in node.all_input_nodes
                   if source.op == "get_attr"]
     return [*calls, *attributes, *(node.target for node in section.exit if node.op == "get_attr")]
 

@@ -216,9 +216,17 @@ def _trace_with_export(model: nn.Module, name: str, batch: Callable[[int], Tenso
     for module in modules:
         for node in module.graph.nodes:
             if node.op == "get_attr":
-                source = root if str(node.target).startswith(_PREFIX) else module
-                attach(holder, str(node.target), source)
+                attach(holder, str(node.target), root if _has(root, str(node.target)) else module)
     return _traced(holder, [_mode_graph(module.graph, name) for module in modules], modes)
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    """Return whether a module has an attribute at that path; the constants of a trace are in the traced module only."""
+    try:
+        operator.attrgetter(path)(module)
+    except AttributeError:
+        return False
+    return True
 
 
 def attach(module: nn.Module, path: str, source: nn.Module, source_path: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import types
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
 
+from tests.unit.trainer.models.encoders import Encoder
 from trainer.errors import ModelFailedError, TrainerError, UsageError, UserCodeError
 from trainer.models.averaging import average
 from trainer.models.boundary import Boundary
@@ -426,6 +428,9 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, int]
     "packed": (Packed, (5, 7), None),
     "exported": (Exported, (8,), None),
     "u-net": (Network, (3, 8, 8), None),
+    "encoder": (Encoder, (12,), (0, 89)),
+    "exported encoder": (lambda: Encoder(by_length=True), (12,), (0, 89)),
+    "encoder of one layer": (lambda: Encoder(shared=True), (12,), (0, 89)),
     "tokens": (lambda: nn.Sequential(Tokens(), linear(96, 8), nn.ReLU(), linear(8, 3)), (12,), (0, 89)),
 }
 
@@ -438,11 +443,12 @@ def test_training_cut_anywhere_equals_training_uncut(build: Build, kind: str) ->
     inputs = torch.randn(4, *shape) if integers is None else torch.randint(0, 90, (4, *shape))
     labels = torch.tensor([0, 1, 2, 0])
 
+    edge, cloud = build(model, *shape, integers=integers), build(model, *shape, integers=integers)
+    count, optimizer = len(edge.layers), OptimizerConfig("momentum", 0.1)
+
     def step(cut: int) -> dict[str, Tensor]:
-        edge, cloud = build(model, *shape, integers=integers), build(model, *shape, integers=integers)
-        count, optimizer = len(edge.layers), OptimizerConfig("momentum", 0.1)
-        client = ClientModel(Stage(edge.layers, 0, cut, optimizer))
-        server = ServerModel(Stage(cloud.layers, cut, count, optimizer))
+        client = ClientModel(Stage(copy.deepcopy(edge.layers), 0, cut, optimizer))
+        server = ServerModel(Stage(copy.deepcopy(cloud.layers), cut, count, optimizer))
         boundary = edge.boundaries[cut]
         sent = segments.encode_segment("segment", client.forward(inputs, STREAM), boundary, 4, "fp32")
         assert sum(tensor.nbytes for tensor in sent.values()) == segments.segment_bytes(boundary, 4, "fp32")
@@ -456,7 +462,7 @@ def test_training_cut_anywhere_equals_training_uncut(build: Build, kind: str) ->
         return client.stage.state_dict(0, cut) | server.stage.state_dict(cut, count)
 
     expected = step(0)
-    for cut in range(1, len(build(model, *shape, integers=integers).layers) + 1):
+    for cut in range(1, count + 1):
         torch.testing.assert_close(step(cut), expected, equal_nan=True)
 
 
@@ -473,6 +479,17 @@ def test_a_cut_is_crossed_by_skip_connections_masks_and_states(build: Build) -> 
     assert [spec.dtype for spec in build(Residual).boundaries[1].tensors].count(torch.bool) == 1
     assert sides(build(States, 5, 7).boundaries)[2] == [(4, 7, 8), (1, 4, 8), (1, 4, 8)]
     assert [(4, 4, 8, 8), (4, 8, 4, 4)] in sides(build(Network, 3, 8, 8).boundaries)
+
+
+def test_an_encoder_is_cut_between_its_layers_and_its_mask_crosses_the_cuts(build: Build) -> None:
+    for by_length in (False, True):
+        built = build(lambda by_length=by_length: Encoder(by_length=by_length), 12, integers=(0, 89))
+        assert len(built.layers) > 12
+        crossing = [shapes for shapes in sides(built.boundaries) if (4, 12, 8) in shapes and (4, 1, 1, 12) in shapes]
+        assert len(crossing) > 6
+        names = list(built.names.values())
+        assert len(names) == len(set(names))  # no value is part of two layers
+    assert len(build(lambda: Encoder(shared=True), 12, integers=(0, 89)).layers) < 10  # both uses of the layer are one
 
 
 def test_all_types_travel_are_averaged_and_stay(build: Build) -> None:
