@@ -121,9 +121,7 @@ class Faults:
     def cut_or_repair(self) -> None:
         """Repair the span that is cut, or cut one."""
         span = self._cut or self._rng.choice(self._spans)
-        for node, peer in (span, span[::-1]):
-            port = self._switches.plan.port(node, peer).number
-            self._switches.ofctl("mod-port", node, str(port), "up" if self._cut else "down")
+        self._switches.set_span(span, up=self._cut is not None)
         self._cut = None if self._cut else span
 
     def restart_switch(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from emulation.open_vswitch import set_controller_command
 from machine.polling import wait_until
 from machine.without_perf_counters import WITHOUT_PERF_COUNTERS
-from topologies.maps import Map
+from topologies.maps import Map, Port
 
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 
@@ -67,11 +67,23 @@ class DummySwitches:
             arguments += ["--", "add-br", node.name, "--", "set", "bridge", node.name, *kind]
         for port in self.plan.ports:
             if self.plan.node(port.node).kind == "switch":
-                kind = ["type=dummy"]
-                if self.plan.node(port.peer).kind == "switch":
-                    kind = ["type=patch", f"options:peer={self.plan.opposite(port).interface}"]
-                arguments += ["--", "add-port", port.node, port.interface]
-                arguments += ["--", "set", "interface", port.interface, f"ofport_request={port.number}", *kind]
+                arguments += self._added(port)
+        self.vsctl(*arguments[1:])
+
+    def _added(self, port: Port) -> list[str]:
+        kind = ["type=dummy"]
+        if self.plan.node(port.peer).kind == "switch":
+            kind = ["type=patch", f"options:peer={self.plan.opposite(port).interface}"]
+        arguments = ["--", "add-port", port.node, port.interface]
+        return [*arguments, "--", "set", "interface", port.interface, f"ofport_request={port.number}", *kind]
+
+    def set_span(self, ends: tuple[str, str], up: bool) -> None:
+        """Restore or cut the span between two switches: its ports are added or deleted, since patch ports have no state
+        that can be set (`mod-port` is accepted and does nothing)."""
+        ports = [self.plan.port(node, peer) for node, peer in (ends, ends[::-1])]
+        arguments = [part for port in ports for part in (
+            self._added(port) if up else ["--", "del-port", port.node, port.interface]
+        )]  # fmt: skip
         self.vsctl(*arguments[1:])
 
     def connect(self, openflow_port: int) -> None:
