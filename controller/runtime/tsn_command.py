@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from controller.runtime.listen_address import AddressType
 from topologies.option_types import FiniteRange
 
 if TYPE_CHECKING:
@@ -115,6 +118,40 @@ def simulate(schedule_file: Path, network_name: str, cycles: int, processing_ns:
     _print_result(result)
     if result.lost or result.late:
         raise SystemExit(EXIT_REFUSED)
+
+
+@command.command(epilog="Example: paceline tsn receive --listen 0.0.0.0:5004 --to 127.0.0.1:6004 --offset 2")
+@click.option("--listen", type=AddressType(), required=True, help="Where the datagrams of both paths arrive.")
+@click.option("--to", type=AddressType(), required=True, help="Where each datagram is passed on, once.")
+@click.option("--offset", type=click.IntRange(0, 1400), default=0, show_default=True, metavar="BYTES",
+              help="Bytes before the sequence number, 16 bits in network order; 2 for RTP.")  # fmt: skip
+@click.option("--history", type=click.IntRange(1, 32_768), default=1024, show_default=True,
+              help="How many numbers behind the newest are still known.")  # fmt: skip
+def receive(listen: tuple[str, int], to: tuple[str, int], offset: int, history: int) -> None:
+    """Receive a seamless flow for another program: UDP that comes over two paths goes on once.
+
+    Copies are known by their sequence number, per sender (IEEE 802.1CB, vector recovery). Ends with a signal and tells
+    what was passed on and dropped.
+    """
+    from controller.runtime.seamless_receiver import SeamlessReceiver
+
+    with socket.socket(socket.AF_INET6 if ":" in listen[0] else socket.AF_INET, socket.SOCK_DGRAM) as receiving:
+        try:
+            receiving.bind(listen)
+            receiver = SeamlessReceiver(receiving, to, offset, history)
+        except OSError as error:
+            sentence = f"cannot receive at {listen[0]}:{listen[1]} for {to[0]}:{to[1]}: {error.strerror or error}"
+            raise click.ClickException(sentence) from error
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        click.echo(f"receiving at {listen[0]}:{listen[1]} for {to[0]}:{to[1]}")
+        try:
+            receiver.serve()
+        except KeyboardInterrupt:
+            counts = receiver.counts
+            click.echo(f"{counts.passed} passed on, {counts.copies} copies dropped, {counts.rogue} out of range, "
+                       f"{counts.short} without a number, {counts.refused} not taken")  # fmt: skip
+        finally:
+            receiver.close()
 
 
 def _network(name: str, processing_ns: int, sync_error_ns: int) -> TsnNetwork:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from controller.tsn.network import TsnNetwork
 from controller.tsn.occupancy import Frame
 from controller.tsn.placement import Place, Placement
-from controller.tsn.routes import Step, TimedRoute, routes, timed
+from controller.tsn.routes import TimedRoute, routes, timely
 from controller.tsn.streams import ScheduledFrame, TsnStream
 
 
@@ -22,16 +22,18 @@ class Attempt:
         self._routes = routes_by_stream
         self.unplaced: list[TsnStream] = []
 
-    def restore(self, frames: Iterable[ScheduledFrame]) -> None:
-        """Take the windows of frames that are scheduled already."""
+    def restore(self, frames: Iterable[ScheduledFrame], links: Collection[str]) -> None:
+        """Take the windows that frames which are scheduled already have on these links."""
         tick_ns = self.placement.tick_ns
         for frame in frames:
-            steps = tuple(Step(hop.link, -1, 0, 0, hop.duration_ns // tick_ns) for hop in frame.hops)
-            starts = tuple(hop.start_ns // tick_ns for hop in frame.hops)
-            readies = tuple(hop.ready_ns // tick_ns for hop in frame.hops)
-            route = TimedRoute(steps, starts, {})
-            place = Place(frame.interval_ns // tick_ns, route, starts, readies, tuple(hop.queue for hop in frame.hops))
-            self._put((frame.stream, frame.number), place)
+            period = frame.interval_ns // tick_ns
+            for hop in frame.hops:
+                if hop.link.name not in links:
+                    continue
+                length = hop.duration_ns // tick_ns
+                times = hop.ready_ns // tick_ns, hop.start_ns // tick_ns, length, period
+                self.placement.take((frame.stream, frame.number), hop.link.name, hop.queue, times)
+                self._load[hop.link.name] = self._load.get(hop.link.name, 0.0) + length / period
 
     def place_all(self, streams: Iterable[TsnStream], waiting: bool = False) -> None:
         """Place streams one after the other; remember those that find no place."""
@@ -44,11 +46,8 @@ class Attempt:
     def candidates(self, stream: TsnStream) -> list[TimedRoute]:
         """Return the routes on which the stream can be in time, those with the least loaded ports first."""
         if stream.name not in self._routes:
-            tick_ns = self.placement.tick_ns
-            found = (timed(self.network, stream, route, tick_ns) for route in routes(self.network, stream))
-            self._routes[stream.name] = [
-                route for route in found if max(route.latency_ns.values()) <= stream.max_latency_ns
-            ]
+            paths = routes(self.network, stream)
+            self._routes[stream.name] = timely(self.network, stream, paths, self.placement.tick_ns)
         return sorted(
             self._routes[stream.name],
             key=lambda route: (max(self._load.get(step.link.name, 0.0) for step in route.steps), len(route.steps)),

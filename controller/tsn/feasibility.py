@@ -37,16 +37,15 @@ def too_fine(streams: Iterable[TsnStream], tick_ns: int) -> list[Refusal]:
     ]
 
 
-def too_many_windows(frames: Iterable[ScheduledFrame], streams: Iterable[TsnStream]) -> list[Refusal]:
+def too_many_windows(frames: Sequence[ScheduledFrame], streams: Iterable[TsnStream]) -> list[Refusal]:
     """Return one of the streams at a port that would open more than MAX_WINDOWS times before its intervals repeat."""
     names = {stream.name for stream in streams}
-    intervals_ns: dict[str, list[int]] = {}
-    last: dict[str, str] = {}
+    last = {hop.link.name: frame.stream for frame in frames if frame.stream in names for hop in frame.hops}
+    intervals_ns: dict[str, list[int]] = {name: [] for name in last}
     for frame in frames:
         for hop in frame.hops:
-            intervals_ns.setdefault(hop.link.name, []).append(frame.interval_ns)
-            if frame.stream in names:
-                last[hop.link.name] = frame.stream
+            if hop.link.name in last:
+                intervals_ns[hop.link.name].append(frame.interval_ns)
     for port, name in last.items():
         cycle_ns = lcm(*intervals_ns[port])
         count = sum(cycle_ns // interval_ns for interval_ns in intervals_ns[port])

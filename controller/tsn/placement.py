@@ -51,6 +51,14 @@ class Placement:
         for occupancy, window in self._windows(place):
             occupancy.add(frame, window)
 
+    def take(self, frame: Frame, link: str, queue: int, times: tuple[int, int, int, int]) -> None:
+        """Take the windows at one port of a frame that stays: when it is ready there, starts, its length and period."""
+        ready, start, length, period = times
+        self.port(link).add(frame, Window(start, length, period))
+        self._queue(link, queue).add(frame, Window(ready, start + length - ready, period))
+        if ready < start:
+            self._held_longer[link, queue] += 1
+
     def take_out(self, frame: Frame) -> None:
         """Free the windows of a frame."""
         place = self.places.pop(frame)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import chain, islice
@@ -81,6 +81,14 @@ def timed(network: TsnNetwork, stream: TsnStream, route: tuple[TsnLink, ...], ti
             sent_ns = starts[-1] * tick_ns + jitter_ns + link.transmission_ns(stream.frame_bytes)
             latency_ns[link.destination] = sent_ns + link.propagation_ns + slack_ns
     return TimedRoute(tuple(steps), tuple(starts), latency_ns)
+
+
+def timely(
+    network: TsnNetwork, stream: TsnStream, paths: Iterable[tuple[TsnLink, ...]], tick_ns: int
+) -> list[TimedRoute]:
+    """Return the times along those routes on which a frame that waits nowhere is in time."""
+    found = (timed(network, stream, path, tick_ns) for path in paths)
+    return [route for route in found if max(route.latency_ns.values()) <= stream.max_latency_ns]
 
 
 def _transfer(network: TsnNetwork, stream: TsnStream, link: TsnLink, tick_ns: int) -> tuple[int, int]:

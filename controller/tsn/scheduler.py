@@ -11,14 +11,14 @@ No-wait scheduling: Dürr and Nayak, "No-wait Packet Scheduling for IEEE Time-se
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from math import gcd, isqrt
 
 from controller.tsn.attempt import Attempt
 from controller.tsn.ejection import eject
 from controller.tsn.feasibility import impossible, too_fine, too_many_windows
 from controller.tsn.network import TsnNetwork
-from controller.tsn.routes import TimedRoute
+from controller.tsn.routes import TimedRoute, routes, timely
 from controller.tsn.streams import FailureCode, Refusal, Schedule, ScheduledFrame, TsnStream
 
 USUAL_TICKS, MANY_TICKS = 1 << 16, 1 << 20
@@ -76,12 +76,14 @@ def add_stream(network: TsnNetwork, existing: Schedule, stream: TsnStream) -> Sc
     refused = impossible(network, [stream])
     if refused:
         return Schedule(refused=tuple(refused))
-    tick_ns = gcd(_tick_of_frames(existing.frames), tick_of(network, [stream]))
+    paths = list(routes(network, stream))
+    links = {link.name for path in paths for link in path}
+    tick_ns = gcd(_tick_of_frames(existing.frames, links), tick_of(network, [stream]))
     refused = too_fine([stream], tick_ns)
     if refused:
         return Schedule(refused=tuple(refused))
-    attempt = Attempt(network, tick_ns, {})
-    attempt.restore(existing.frames)
+    attempt = Attempt(network, tick_ns, {stream.name: timely(network, stream, paths, tick_ns)})
+    attempt.restore(existing.frames, links)
     attempt.place_all([stream])
     left, attempt.unplaced = attempt.unplaced, []
     attempt.place_all(left, waiting=True)
@@ -142,12 +144,13 @@ def _divisor_near(number: int, least: int) -> int:
     return above if above <= 16 * least else max(divisor for divisor in divisors if divisor <= least)
 
 
-def _tick_of_frames(frames: Iterable[ScheduledFrame]) -> int:
+def _tick_of_frames(frames: Iterable[ScheduledFrame], links: Collection[str]) -> int:
+    """What divides all times of frames on these links."""
     tick_ns = 0
     for frame in frames:
-        tick_ns = gcd(tick_ns, frame.interval_ns)
         for hop in frame.hops:
-            tick_ns = gcd(tick_ns, hop.ready_ns, hop.start_ns, hop.duration_ns)
+            if hop.link.name in links:
+                tick_ns = gcd(tick_ns, frame.interval_ns, hop.ready_ns, hop.start_ns, hop.duration_ns)
     return tick_ns
 
 
