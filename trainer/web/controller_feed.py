@@ -108,7 +108,7 @@ class ControllerFeed:
                 self._wake_reservations.set()
             else:
                 self.state.apply(event, at_s)
-            if event.kind in ("reservation", "bounds"):
+            if event.kind == "reservation" or (event.kind == "bounds" and not self.state.has_version(event.data)):
                 self._note_changed(event.data["id"])
         self._on_change()
         if event.kind in _CHANGES_LINKS:

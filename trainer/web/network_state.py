@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from trainer.reservation.event_stream import Event
@@ -69,7 +70,9 @@ class NetworkState:
             case "switch":
                 self._change_node(data["switch"], up=data["state"] == "in_step")
             case "reservation":
-                self._change_reservation(data)
+                self._change_reservation(data, at_s)
+            case "bounds" if self.has_version(data):
+                self._change_bounds(data)
         happening = Happening(at_s, event.kind, sentence(event), data.get("id"))
         self.history.append(happening)
         self.touch("history")
@@ -92,11 +95,28 @@ class NetworkState:
             nodes = [{**node, **values} if node["name"] == name else node for node in self.network["nodes"]]
             self.replace(network={**self.network, "nodes": nodes})
 
-    def _change_reservation(self, data: Json) -> None:
+    def _change_reservation(self, data: Json, at_s: float | None) -> None:
+        """Take over what the event tells; a new reservation is shown with that much until it is read."""
         known = self.reservations.get(data["id"])
+        changed = {name: data[name] for name in ("state", "version", "reason")}
         if known is not None and known["version"] <= data["version"]:
-            changed = {name: data[name] for name in ("state", "version", "reason")}
             self.put_reservations({data["id"]: {**known, **changed}})
+        elif known is None and at_s is not None and data["state"] in LIVE:
+            created_at = datetime.fromtimestamp(at_s, UTC).isoformat().replace("+00:00", "Z")
+            unread: Json = {"owner": "", "flows": [], "created_at": created_at}
+            unread |= dict.fromkeys(("start_at", "end_at", "expires_at"))
+            self.put_reservations({data["id"]: {"id": data["id"], **unread, **changed}})
+
+    def has_version(self, data: Json) -> bool:
+        """Whether the reservation of an event is known as it was then."""
+        known = self.reservations.get(data["id"])
+        return known is not None and bool(known["version"] == data["version"])
+
+    def _change_bounds(self, data: Json) -> None:
+        after = {change["name"]: change["after"] for change in data["flows"]}
+        known = self.reservations[data["id"]]
+        flows = [{**flow, **after.get(flow["name"], {})} for flow in known["flows"]]
+        self.put_reservations({data["id"]: {**known, "flows": flows}})
 
     def put_reservations(self, found: dict[str, Json]) -> None:
         """Add or replace reservations; of those that ended the oldest are dropped."""

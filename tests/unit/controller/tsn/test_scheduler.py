@@ -122,7 +122,7 @@ def test_intervals_that_repeat_too_seldom_are_refused_with_code_2() -> None:
     ]
     (refusal,) = schedule(network, streams).refused
     assert (refusal.stream, refusal.code) == ("s2", FailureCode.INSUFFICIENT_BRIDGE_RESOURCES)
-    prime = replace(stream("s", "e1", "e0"), interval_ns=1_000_003)
+    prime = replace(stream("s", "e0", "e1"), interval_ns=1_000_003)
     fine = replace(stream("fine", "e0", "e1"), interval_ns=50_000_000_000, earliest_ns=1, latest_ns=10**9)
     added = add_stream(network, schedule(network, [prime]), fine)
     assert [(refusal.stream, refusal.code) for refusal in added.refused] == [

@@ -48,6 +48,26 @@ def test_an_older_event_does_not_undo_a_newer_reading(state: NetworkState) -> No
     assert state.reservations["r-1"]["state"] == "released"
 
 
+def test_a_new_reservation_is_shown_before_it_is_read_but_none_that_was_made_earlier(state: NetworkState) -> None:
+    for id_, at_s in (("r-2", 5.0), ("r-3", None)):
+        data = {"id": id_, "version": 1, "state": "active", "reason": None}
+        state.apply(Event("1-1", "reservation", data), at_s)
+    assert state.reservations["r-2"].keys() >= {"id", "owner", "state", "flows", "created_at", "expires_at"}
+    assert "r-3" not in state.reservations
+
+
+def test_bounds_are_those_of_their_event(state: NetworkState) -> None:
+    (name,) = [flow["name"] for flow in state.reservations["r-1"]["flows"]]
+    after = {"accumulated_latency_us": 7.0, "latency_variation_us": 3.0, "completion_ms": None}
+    for version in (1, 9):
+        flows = [{"name": name, "before": {}, "after": {**after, "latency_variation_us": version}}]
+        data = {"id": "r-1", "version": version, "cause": "rerouted", "flows": flows}
+        state.apply(Event("1-1", "bounds", data), 5.0)
+        assert state.has_version(data) == (version == 1)
+    (flow,) = state.reservations["r-1"]["flows"]
+    assert (flow["accumulated_latency_us"], flow["latency_variation_us"]) == (7.0, 1)
+
+
 def test_what_did_not_change_counts_as_no_change(state: NetworkState) -> None:
     state.replace(network=network(), health=None)
     assert state.versions.total() == 0
