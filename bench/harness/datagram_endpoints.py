@@ -22,7 +22,7 @@ HEADER = struct.Struct("!Q")
 END_NUMBER = 2**64 - 1
 LATE_ARRIVALS_S = 1.0
 """Time after the end marker in which datagrams may still arrive."""
-CATCH_UP_S = 0.005
+CATCH_UP_S = 0.002
 """Largest lateness that the sender makes up for; it never bursts beyond that."""
 
 
