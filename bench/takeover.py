@@ -39,6 +39,7 @@ from control_plane.dummy_switches import DummySwitches, free_port
 from control_plane.reserved_packets import ReservedPackets
 from control_plane.switch_row import flow_body, row_of_switches, switches_in_sync
 from emulation.controller_process import ControllerProcess
+from emulation.open_vswitch import MAX_BACKOFF_MS
 from machine.polling import wait_until
 from machine.postgresql_server import PostgreSQL
 from machine.quantile import quantile
@@ -131,6 +132,8 @@ def two_sites(switches: DummySwitches, map_file: Path, server: PostgreSQL, machi
         targets = [f"tcp:{urlsplit(each.controller.url).hostname}:{each.controller.openflow_port}" for each in sites]
         for node in switches.plan.switches:
             switches.vsctl("set-controller", node.name, *targets)
+        for target in switches.vsctl("--bare", "--columns=_uuid", "list", "controller").split():
+            switches.vsctl("set", "controller", target, f"max_backoff={MAX_BACKOFF_MS}")
         with httpx.Client(base_url=sites[0].controller.url) as api:
             wait_until(lambda: switches_in_sync(api), 60)
         wait_for_roles(switches)
