@@ -2,23 +2,27 @@
 
 36 switches of real Open vSwitch in a grid with hosts, a controller process, `paceline web`, and the network page in a
 headless Chromium. In turn a span is cut or repaired at its switches, and a reservation is made or released by REST; the
-latency counts from before the request to the moment when the browser has painted what shows it (a class of the span, a
-row). Then the same events go on at one a second, and the processor time of `paceline web` is read at begin and end.
+latency counts from the controller's event, as another reader of its stream gets it, to the moment when the browser has
+painted what shows it (a class of the span, a row). Then the same events go on at one a second, and the processor time
+of `paceline web` is read at begin and end.
 
     .venv/bin/python bench/live_page.py [--quick] [--out FILE.json]
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +40,8 @@ from emulation.controller_process import ControllerProcess  # noqa: E402
 from machine.quantile import quantile  # noqa: E402
 from tests.browser import Browser, browser  # noqa: E402
 from topologies.map_file.loader import load_map  # noqa: E402
+from trainer.errors import TrainerError  # noqa: E402
+from trainer.reservation.controller_client import ControllerClient  # noqa: E402
 
 SIDE, SPANS = 6, 100
 RESERVATIONS = 1000
@@ -55,8 +61,45 @@ window.watch = condition => new Promise(resolve => {
 }); 0
 """
 
-Event = Callable[[], str]
-"""Lets something happen; returns the expression that is true on the page when it shows it."""
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is true on the page when it shows an event, and that event: kind, value of a field of it, and the number of
+    such events that make it up."""
+
+    shown: str
+    kind: str
+    values: dict[str, object]
+    number: int = 1
+
+
+Event = Callable[[], Expected]
+"""Lets something happen, and returns what is to come of it."""
+
+
+class EventLog(threading.Thread):
+    """Reads the controller's events and notes when each came (Unix time)."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(name="events", daemon=True)
+        self._client = ControllerClient(url, 0, lambda _: None)
+        self._came: list[tuple[float, str, dict[str, object]]] = []
+
+    def run(self) -> None:
+        """Read until the controller ends."""
+        with contextlib.suppress(TrainerError):
+            for event in self._client.events(None, follow=True):
+                self._came.append((time.time(), event.kind, event.data))
+
+    def came_at_s(self, expected: Expected, since_s: float) -> float:
+        """When the event came; waits for it."""
+        while True:
+            found = [
+                at_s for at_s, kind, data in tuple(self._came)
+                if at_s >= since_s and kind == expected.kind and expected.values.items() <= data.items()
+            ]  # fmt: skip
+            if len(found) >= expected.number:
+                return found[expected.number - 1]
+            time.sleep(0.01)
 
 
 def grid_map() -> str:
@@ -137,19 +180,22 @@ class Rig:
             yield partial(self._set_span, ends, True)
             yield self._released
 
-    def _set_span(self, ends: tuple[str, str], up: bool) -> str:
+    def _set_span(self, ends: tuple[str, str], up: bool) -> Expected:
         """Cut or repair a span."""
         self.switches.set_span(ends, up)
         line = f"document.querySelector('[data-span=\"{'-'.join(sorted(ends))}\"]')"
-        return f"{'!' if up else ''}{line}.classList.contains('down')"
+        shown = f"{'!' if up else ''}{line}.classList.contains('down')"
+        return Expected(shown, "link", {"up": up}, 2 if up else 1)  # up when both directions are, down when one is
 
-    def _made(self) -> str:
+    def _made(self) -> Expected:
         self._newest = self.reserve()
-        return f"document.getElementById('release-{self._newest}')"
+        row = f"document.getElementById('release-{self._newest}')"
+        return Expected(row, "reservation", {"id": self._newest, "state": "active"})
 
-    def _released(self) -> str:
+    def _released(self) -> Expected:
         self.api.delete(f"/v1/reservations/{self._newest}").raise_for_status()
-        return f"!document.getElementById('release-{self._newest}')"
+        row = f"document.getElementById('release-{self._newest}')"
+        return Expected(f"!{row}", "reservation", {"id": self._newest, "state": "released"})
 
 
 @contextmanager
@@ -163,12 +209,12 @@ def running_rig() -> Iterator[Rig]:
             rig.stop()
 
 
-def latency_ms(page: Browser, event: Event) -> float:
-    """Let an event happen; return how long after its begin the browser had painted it."""
+def latency_ms(page: Browser, log: EventLog, event: Event) -> float:
+    """Let an event happen; return how long after it came from the controller the browser had painted it."""
     began_s = time.time()
-    shown = event()
-    painted_ms: float = page.evaluate(f"window.watch(() => {shown})")
-    return painted_ms - began_s * 1e3
+    expected = event()
+    painted_ms: float = page.evaluate(f"window.watch(() => {expected.shown})")
+    return max(0.0, painted_ms - log.came_at_s(expected, began_s) * 1e3)
 
 
 def processor_s(pid: int) -> float:
@@ -177,11 +223,11 @@ def processor_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def loaded_share(rig: Rig, events: Iterator[Event], page: Browser, duration_s: float) -> float:
+def loaded_share(rig: Rig, events: Iterator[Event], page: Browser, log: EventLog, duration_s: float) -> float:
     """The part of a core that the page's server takes while there is an event a second."""
     begun_s, before_s = time.monotonic(), processor_s(rig.page_pid)
     while (past_s := time.monotonic() - begun_s) < duration_s:
-        latency_ms(page, next(events))
+        latency_ms(page, log, next(events))
         time.sleep(max(0.0, 1.0 - (time.monotonic() - begun_s - past_s)))
     return (processor_s(rig.page_pid) - before_s) / (time.monotonic() - begun_s)
 
@@ -208,13 +254,14 @@ def main(quick: bool, out: Path | None) -> None:
         page.wait_for(f"document.querySelectorAll('[data-span]').length === {SPANS}")
         page.wait_for(f"document.getElementById('reservations').innerText.includes('{RESERVATIONS} live')")
         page.evaluate(WATCH)
+        events, log = rig.events(), EventLog(rig.controller.url)
+        log.start()
         time.sleep(SETTLE_S)
         idle = idle_share(rig, loaded_s / 2)
-        events = rig.events()
         for number in range(count):
-            kinds[list(kinds)[number % len(kinds)]].append(latency_ms(page, next(events)))
+            kinds[list(kinds)[number % len(kinds)]].append(latency_ms(page, log, next(events)))
             time.sleep(rig.pause_s())
-        loaded = loaded_share(rig, events, page, loaded_s)
+        loaded = loaded_share(rig, events, page, log, loaded_s)
     all_ms = [ms for found in kinds.values() for ms in found]
     table = Table("event", "number", "p50 ms", "p95 ms", "most ms", title="from the event to the painted page")
     for kind, found in kinds.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from trainer.web.network_state import span_of
@@ -62,7 +63,10 @@ class NetworkLayout:
 
 def lay_out(network: Json) -> NetworkLayout:
     """Place the nodes as the map does, hosts beside their switch; on a circle where the controller tells no places."""
-    positions, height = _positions(network)
+    positions, labels, height = _placed(
+        tuple((node["name"], node["kind"], _place_of(node)) for node in network["nodes"]),
+        tuple((link["source"], link["destination"]) for link in network["links"]),
+    )
     numbers: dict[frozenset[str], list[str]] = {}
     both: dict[str, list[Json]] = {}
     for link in network["links"]:
@@ -77,8 +81,25 @@ def lay_out(network: Json) -> NetworkLayout:
         parallel = numbers[frozenset(ends)]
         offset = (parallel.index(name) - (len(parallel) - 1) / 2) * PARALLEL_GAP
         spans.append(_span(name, (ends[0], ends[1]), links, positions, offset))
-    labels = {node["name"]: _label(node, network, positions) for node in network["nodes"]}
     return NetworkLayout(height, positions, labels, tuple(spans))
+
+
+def _place_of(node: Json) -> Point | None:
+    place = node.get("position_km")
+    return None if place is None else (place[0], place[1])
+
+
+@lru_cache(maxsize=8)
+def _placed(
+    nodes: tuple[tuple[str, str, Point | None], ...], links: tuple[tuple[str, str], ...]
+) -> tuple[dict[str, Point], dict[str, Label], float]:
+    """Return where nodes and their names are, and the height: they stay while what links carry changes."""
+    network: Json = {
+        "nodes": [{"name": name, "kind": kind, "position_km": place} for name, kind, place in nodes],
+        "links": [{"source": source, "destination": destination} for source, destination in links],
+    }
+    positions, height = _positions(network)
+    return positions, {node["name"]: _label(node, network, positions) for node in network["nodes"]}, height
 
 
 def _label(node: Json, network: Json, positions: dict[str, Point]) -> Label:
