@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -130,6 +132,49 @@ def test_a_span_out_of_service_shows_at_once_on_map_and_page(page: Browser, site
     page.evaluate("document.getElementById('put-back').click()")
     page.wait_for("document.getElementById('take-out')")
     assert all(link["in_service"] for link in api.get("/v1/network").json()["links"])
+
+
+def some_fragment(rng: random.Random) -> str:
+    """A table with rows that come, go, change and change places, beside what has no id."""
+    if rng.random() < 0.1:
+        return '<p class="empty">None.</p>'
+    rows = "\n".join(
+        f'<tr id="row-{number}"{rng.choice(("", " class=over"))}><th>{number}</th><td>{rng.randint(0, 2)}</td></tr>'
+        for number in rng.sample(range(12), rng.randint(0, 10))
+    )
+    more = f"<details><summary>More</summary>{rng.randint(0, 9)}</details>" if rng.random() < 0.5 else ""
+    drawn = f'<svg><a data-span="a-b"><line class="load-{rng.randint(0, 2)}"/></a>{rng.choice(("", "<circle/>"))}</svg>'
+    return f'<p>{len(rows)}</p>\n<div class="scroll"><table>\n<tbody>\n{rows}\n</tbody></table></div>{more}{drawn}'
+
+
+def test_a_fragment_that_changes_becomes_what_it_is_when_written_anew(page: Browser, site: str) -> None:
+    page.open(f"{site}/nothing")
+    assert page.messages.pop().startswith("Failed to load resource: the server responded with a status of 404")
+    page.evaluate("document.getElementById('content').innerHTML = '<div id=part></div>'")
+    rng = random.Random(1)
+    for _ in range(150):
+        html = json.dumps(some_fragment(rng))
+        became, anew = page.evaluate(f"""(() => {{
+            replaceFragment({{id: 'part', html: {html}}});
+            const anew = document.createElement('div');
+            anew.innerHTML = {html};
+            return [document.getElementById('part'), anew].map(part => part.innerHTML.replace(/>\\s+</g, '><'));
+        }})()""")
+        assert became == anew
+
+
+def test_what_was_opened_and_has_the_focus_stays_so(page: Browser, site: str) -> None:
+    page.open(f"{site}/nothing")
+    page.messages.clear()
+    page.evaluate("document.getElementById('content').innerHTML = '<div id=part></div>'")
+    part = '<details><summary>More</summary>%d</details><table><tbody>%s</tbody></table>'
+    rows = [f'<tr id="row-{number}"><td><button>Do</button></td></tr>' for number in range(3)]
+    replace = "replaceFragment({id: 'part', html: %s})"
+    page.evaluate(replace % json.dumps(part % (1, "".join(rows))))
+    page.evaluate("document.querySelector('details').open = true; document.querySelector('#row-2 button').focus()")
+    page.evaluate(replace % json.dumps(part % (2, "".join(rows[1:]))))
+    assert page.evaluate("document.querySelector('details[open]').innerText") == "More\n2"
+    assert page.evaluate("document.activeElement.closest('tr').id") == "row-2"
 
 
 def test_other_sites_cannot_act(site: str) -> None:

@@ -7,21 +7,50 @@ function replaceFragment({ id, html }) {
   const element = document.getElementById(id);
   if (element === null || shown.get(id) === html) return;
   shown.set(id, html);
-  const focused = element.contains(document.activeElement) ? document.activeElement : null;
-  const scrolled = [...element.querySelectorAll(".scroll, .map-frame")].map((part) => [part.scrollLeft, part.scrollTop]);
-  const again = focused && (focused.id ? `#${CSS.escape(focused.id)}` : focused.dataset.span
-    ? `[data-span="${CSS.escape(focused.dataset.span)}"]` : focused.getAttribute("href")
-      ? `a[href="${CSS.escape(focused.getAttribute("href"))}"]` : focused.classList.contains("scroll") ? ".scroll" : null);
-  const opened = [...element.querySelectorAll("details")].map((part) => part.open);
-  const checked = [...element.querySelectorAll("input:checked")].map((part) => part.id);
-  element.innerHTML = html;
-  element.querySelectorAll("details").forEach((part, place) => { part.open ||= opened[place] ?? false; });
-  for (const name of checked) { const part = document.getElementById(name); if (part) part.checked = true; }
-  element.querySelectorAll(".scroll, .map-frame").forEach((part, place) => {
-    if (scrolled[place]) [part.scrollLeft, part.scrollTop] = scrolled[place];
-  });
-  if (again) element.querySelector(again)?.focus({ preventScroll: true });
+  const template = document.createElement("template");
+  template.innerHTML = html;
+  changeChildren(element, template.content);
   showFlows(id === "flowing" ? document : element);
+}
+
+// Makes the children of a node like those of another, and touches only what differs: what has the focus, is scrolled,
+// opened or filled in stays so. Children with an id are known by it, others by their place.
+function changeChildren(old, fresh) {
+  const isRows = old.nodeName === "TBODY"; // between rows there is only white space
+  const children = isRows ? [...fresh.children] : [...fresh.childNodes];
+  const ids = new Set(children.map((child) => child.id).filter(Boolean));
+  for (const child of [...old.childNodes]) if (child.id ? !ids.has(child.id) : isRows && !child.tagName) child.remove();
+  const known = new Map([...old.children].filter((child) => child.id).map((child) => [child.id, child]));
+  let place = old.firstChild;
+  for (const child of children) {
+    const same = child.id ? known.get(child.id)
+      : place !== null && !place.id && place.nodeName === child.nodeName ? place : undefined;
+    if (same === undefined) {
+      old.insertBefore(child, place);
+      continue;
+    }
+    if (same !== place && same === place?.nextElementSibling && isRows) {
+      old.appendChild(place); // it comes later now
+      place = same;
+    }
+    if (same === place) place = place.nextSibling; else old.insertBefore(same, place);
+    if (!same.isEqualNode(child)) change(same, child);
+  }
+  while (place !== null) {
+    const next = place.nextSibling;
+    place.remove();
+    place = next;
+  }
+}
+
+function change(old, fresh) {
+  if (old.nodeType !== Node.ELEMENT_NODE) {
+    old.nodeValue = fresh.nodeValue;
+    return;
+  }
+  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  changeChildren(old, fresh);
 }
 
 // What flows is told by span in #flowing; map and tables have places for it.
