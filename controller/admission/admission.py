@@ -13,7 +13,7 @@ from math import inf
 from controller.admission.feasible_plan import FeasiblePlan, PlanningProblem, Request, first_plan
 from controller.admission.latency_limits import promised_us
 from controller.admission.live_reservations import LiveReservations, as_live_reservations
-from controller.admission.path_search import current_placement
+from controller.admission.path_search import current_placements
 from controller.booking.calendar import Calendar
 from controller.booking.flow_bookings import SizedFlow
 from controller.booking.transfer_rate import completion_us, gate_window
@@ -21,7 +21,7 @@ from controller.calculus.network_bounds import DEFAULT_CALIBRATION, Calibration
 from controller.domain.frozen import frozen
 from controller.domain.network import Network
 from controller.domain.ports import describe_ports
-from controller.domain.reservation import END_GUARD_S, Flow, Placement, Reservation
+from controller.domain.reservation import END_GUARD_S, LABELLED_VERSIONS, Flow, Placement, Reservation
 from controller.domain.route import Route, with_reverse_links
 from controller.errors import FlowInUse, InvalidRequest, Refused, RequestError, UnknownHost
 
@@ -80,7 +80,8 @@ def planning_problem(
     start_s = now_s if request.start_s is None else max(now_s, request.start_s)
     free = calendar.without_reservation(request.reservation_id)
     others, replaced = live.without(request.reservation_id), live.get(request.reservation_id)
-    return PlanningProblem(network, free, live, others, request, replaced, start_s, start_s > now_s)
+    current = current_placements(replaced)
+    return PlanningProblem(network, free, live, others, request, replaced, start_s, start_s > now_s, current)
 
 
 def _check_ends(network: Network, flows: Sequence[Flow]) -> None:
@@ -125,7 +126,7 @@ def _placements(problem: PlanningProblem, plan: FeasiblePlan) -> tuple[Placement
     for flow in problem.request.flows:
         placed = plan.placed[flow.name]
         sized, route = placed.sized_flow, placed.route
-        current = current_placement(problem.replaced, flow)
+        current = problem.current.get(flow.five_tuple)
         keeps_meter = current is not None and current.switches[0] == route.path[1]
         bound = bound_of((problem.request.reservation_id, flow.name))
         kept = problem.kept_placement(flow.name)
@@ -136,7 +137,7 @@ def _placements(problem: PlanningProblem, plan: FeasiblePlan) -> tuple[Placement
             sized.rate_bps,
             sized.burst_bytes,
             current.meter_id if current and keeps_meter else next(free_meters[route.path[1]]),
-            current.version if current and _is_unchanged(current, sized, route) else problem.request.version,
+            _version_of_entries(current, sized, route, problem.request.version),
             bound.accumulated_latency_us,
             bound.latency_variation_us,
             completion_us(flow.requirement, sized.rate_bps, bound.accumulated_latency_us),
@@ -151,8 +152,9 @@ def _placements(problem: PlanningProblem, plan: FeasiblePlan) -> tuple[Placement
     return tuple(placements)
 
 
-def _is_unchanged(current: Placement, sized: SizedFlow, route: Route) -> bool:
-    """Whether the flow's entries on the switches stay the same."""
-    before = SizedFlow(sized.flow, current.reserved_bps, current.burst_bytes), current.route
-    same_gate = current.window == gate_window(sized.flow, sized.rate_bps)
-    return before == (sized, route) and same_gate and not current.suspended
+def _version_of_entries(current: Placement | None, sized: SizedFlow, route: Route, version: int) -> int:
+    """The version in which the flow's entries were last changed: they stay while its route does, whatever its rate."""
+    if current is None or current.suspended or version - current.version >= LABELLED_VERSIONS // 2:
+        return version
+    is_kept = current.route == route and current.window == gate_window(sized.flow, sized.rate_bps)
+    return current.version if is_kept else version

@@ -10,7 +10,7 @@ from controller.admission.latency_limits import has_limit
 from controller.admission.latency_screen import LatencyScreen
 from controller.admission.limit_checks import check_limit, check_limits
 from controller.admission.live_reservations import LiveReservations
-from controller.admission.path_search import SEARCH_STEPS, PathSearch
+from controller.admission.path_search import SEARCH_STEPS, CurrentPlacements, PathSearch
 from controller.admission.queue_limits import overfull_queue
 from controller.admission.residual_capacity import ResidualCapacity, granted_burst_bytes, held_lightpaths
 from controller.booking.calendar import Calendar
@@ -68,6 +68,8 @@ class PlanningProblem:
     replaced: Reservation | None
     start_s: float
     is_later: bool
+    current: CurrentPlacements
+    """Those of `replaced`."""
 
     def carried(self, sized: SizedFlow, route: Route) -> CarriedFlow:
         """How the network would carry a flow of the request."""
@@ -117,7 +119,7 @@ def _first_plan(problem: PlanningProblem, down: frozenset[str], headroom_share: 
         problem, [flow for flow in problem.request.flows if flow.name not in kept], {}, headroom_share
     )
     residual = _residual_capacity(problem, kept)
-    search = PathSearch(residual, list(sizes.values()), problem.replaced, down, problem.request.search_steps)
+    search = PathSearch(residual, list(sizes.values()), problem.current, down, problem.request.search_steps)
     refusal: Refused | None = None
     screen = LatencyScreen(problem)
     for number, new in enumerate(search.assignments()):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from itertools import chain
 from math import inf
 
+from controller.admission.five_tuples import FiveTuple
 from controller.admission.residual_capacity import ResidualCapacity
 from controller.booking.calendar import Booking
 from controller.booking.flow_bookings import PlacedFlow, SizedFlow
@@ -38,6 +39,9 @@ _READY, _EXISTING, _NEW, _MIXED = range(4)
 FittingRoute = tuple[Route, tuple[Booking, ...]]
 """A route with its lightpaths, and the bookings of its links."""
 
+CurrentPlacements = Mapping[FiveTuple, Placement]
+"""By 5-tuple: where the flows of a reservation that is being modified are."""
+
 
 class PathSearch:
     """Depth-first search over candidate routes, largest flow first; remembers the deepest partial assignment."""
@@ -46,17 +50,17 @@ class PathSearch:
         self,
         residual: ResidualCapacity,
         flows: Sequence[SizedFlow],
-        replaced: Reservation | None,
+        current: CurrentPlacements,
         down: frozenset[str],
         most_steps: int = SEARCH_STEPS,
     ) -> None:
         self.residual = residual
         self.most_steps = most_steps
-        self._replaced, self._down = replaced, down
+        self._current, self._down = current, down
         self._order = route_order_for(residual.network)
         self.flows = sorted(flows, key=lambda sized: sized.rate_bps, reverse=True)
         self.candidates = {
-            sized.flow.name: _candidates(residual.network, sized.flow, replaced, down) for sized in flows
+            sized.flow.name: _candidates(residual.network, sized.flow, current, down) for sized in flows
         }
         self._link_bookings: dict[tuple[str, int], tuple[Booking, ...]] = {}
         self.steps = 0
@@ -99,7 +103,7 @@ class PathSearch:
         if order is None or flow.requirement.protection != "none":
             yield from self._in_order(sized, len(self.candidates[flow.name]))
             return
-        current = current_placement(self._replaced, flow)
+        current = self._current.get(flow.five_tuple)
         fits, current_first = False, current is not None and current.path == self.candidates[flow.name][0].path
         for fitting in chain(self._in_order(sized, current_first), self._by_price(sized, current_first, order.order)):
             fits = True
@@ -200,7 +204,7 @@ def _exceeds_lightpaths(network: Network, sized: SizedFlow, route: Route) -> boo
 
 
 def _candidates(
-    network: Network, flow: Flow, replaced: Reservation | None, down: frozenset[str]
+    network: Network, flow: Flow, placements: CurrentPlacements, down: frozenset[str]
 ) -> tuple[Route, ...]:
     """The candidate routes. The flow's current route comes first if it is up, last if one of its two paths is.
 
@@ -217,7 +221,7 @@ def _candidates(
     is_seamless = protection != "none" and flow.requirement.backup == "seamless"
     if is_seamless and network.grid is not None:
         raise NoDisjointPath(f"{flow.name}: lightpaths carry no seamless backup.", flow=flow.name)
-    routes, current = pairs.routes, current_placement(replaced, flow)
+    routes, current = pairs.routes, placements.get(flow.five_tuple)
     if is_seamless:
         routes = tuple(replace(route, seamless=route.backup is not None) for route in routes)
     if (
@@ -240,8 +244,6 @@ def _candidates(
     return routes
 
 
-def current_placement(replaced: Reservation | None, flow: Flow) -> Placement | None:
-    """The flow's placement in the reservation that is being modified."""
-    if replaced is None:
-        return None
-    return next((p for p in replaced.placements if p.flow.five_tuple == flow.five_tuple), None)
+def current_placements(replaced: Reservation | None) -> CurrentPlacements:
+    """The placements in the reservation that is being modified."""
+    return {} if replaced is None else {placement.flow.five_tuple: placement for placement in replaced.placements}

@@ -36,6 +36,8 @@ end and another reservation can start at that time on the same links."""
 FIRST_METER_ID = 110_000
 """The first meter id of reservations on each switch; lower ids are the meters of ports."""
 
+LABELLED_VERSIONS = 1 << 16
+"""How many versions of a placement its label on the switches tells apart."""
 
 METER_TICKS_PER_S = 1000
 """How often a meter refills its bucket: whole milliseconds, and for one packet never more of them than the burst
@@ -169,7 +171,7 @@ class Flow:
 class Placement:
     """The resources assigned to a flow: path, rate, burst, the meter at its first switch, and its bounds.
 
-    `version`: the reservation's version in which the switch entries of this flow last changed. `window`: the flow is
+    `version`: the reservation's version in which the flow entries of this flow last changed. `window`: the flow is
     admitted only then (None: always). `backup_path`: used while a link of `path` is down. `completion_us`: of a
     transfer, the bound on the time from its start until its last byte is delivered. `suspended`: no path is available
     at present: nothing is booked or installed for it, and `path` is the last one used. `lightpaths`,

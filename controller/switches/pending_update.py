@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from controller.dataplane.entries import FlowEntry, Key
 from controller.dataplane.intended_state import ChangedKeys
-from controller.dataplane.update_order import Change, Phase, Stage
+from controller.dataplane.update_order import DELETES, Change, Phase, Stage
 from controller.errors import SwitchDown
 from controller.failpoints import FailPoint
 
@@ -41,6 +41,10 @@ class PendingUpdate:
         """The changes of the stage of that number, in no particular order."""
         changes = self.changes[number] if self.changes else {}
         return {name: [change for _, _, change in found] for name, found in changes.items()}
+
+    def deletes(self, number: int) -> bool:
+        """Whether the stage of that number removes entries, which packets may still need."""
+        return any(change.kind in DELETES for found in self.changes[number].values() for _, _, change in found)
 
 
 def send_order(change: KeyedChange) -> tuple[Phase, bool]:

@@ -195,7 +195,7 @@ class SwitchStateTracker:
         for number, stage in enumerate(STAGES):
             if number and not update.changes[number]:
                 continue  # concurrent updates send their own changes
-            if stage is Stage.CLEAR and drain_s:
+            if drain_s and stage is Stage.CLEAR and update.deletes(number):
                 yield Pause(drain_s)
             if draws := self._draws(update, number):
                 yield from self._settled(draws, draws)

@@ -115,7 +115,7 @@ def test_on_a_map_with_a_tuned_order_the_cheapest_lightpaths_are_taken(wanted: l
         ends = f"h{sites[0]}", f"h{sites[1]}"
         sized = SizedFlow(Flow("f", *ends, Match("udp", 1, 1), Requirement(gbps * 1_000_000)), gbps * 1_000_000, 9014)
         room = ResidualCapacity(NSFNET, calendar, FlowBooker({}, f"r-{number}", 0.0))
-        found = next(PathSearch(room, [sized], None, frozenset()).assignments(), None)
+        found = next(PathSearch(room, [sized], {}, frozenset()).assignments(), None)
         room = ResidualCapacity(NSFNET, calendar, FlowBooker({}, f"r-{number}", 0.0))
         light, has_capacity, prices = room.lightpaths, room.has_capacity_for(sized), []
         for path in candidate_paths(NSFNET, *ends):

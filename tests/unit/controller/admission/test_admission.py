@@ -22,7 +22,7 @@ PAIR = network_from_map(load_map("pair"))
 MBPS = 1_000_000
 
 
-def flow(name: str, source: str = "edge1", rate_mbps: float = 15, port: int = 7801, **limits: float) -> Flow:
+def flow(name: str, source: str = "edge1", rate_mbps: float = 15, port: int = 7801, **limits: float | str) -> Flow:
     requirement = Requirement(round(rate_mbps * MBPS), 40_000, **limits)  # type: ignore[arg-type]
     return Flow(name, source, "cloud", Match("tcp", port, 7800), requirement)
 
@@ -180,13 +180,24 @@ def test_a_modification_sees_its_own_capacity_as_free_and_keeps_path_and_meter()
     assert after.calendar.reserved_bps("r6->r1", 5.0) == 76 * MBPS
 
 
-def test_a_flow_that_a_modification_does_not_change_keeps_its_version() -> None:
-    flows = (flow("a"), flow("b", "edge2", 15, 7802))
+def test_a_flow_keeps_its_entries_and_their_version_while_its_route_stays() -> None:
+    flows = (flow("a"), flow("b", "edge2", 15, 7802), flow("c", "edge2", 15, 7803))
     held = admit(METRO, flows)
-    changed = (flows[0], flow("b", "edge2", 20, 7802))
-    after = decide(METRO, held.calendar, [reservation("r-1", held)], Request("r-1", 2, changed), 5.0)
+    faster = flow("b", "edge2", 20, 7802)
+    protected = flow("c", "edge2", 15, 7803, protection="link_disjoint")
+    request = Request("r-1", 2, (flows[0], faster, protected))
+    after = decide(METRO, held.calendar, [reservation("r-1", held)], request, 5.0)
     assert isinstance(after, Admitted)
-    assert [placement.version for placement in after.placements] == [1, 2]
+    assert [placement.version for placement in after.placements] == [1, 1, 2]
+
+
+def test_two_routes_of_a_flow_never_have_the_same_label() -> None:
+    """A label holds 16 bits of the version: entries that stayed for half of all versions are renewed."""
+    held = admit(METRO, [flow("a")])
+    for version, expected in ((1 << 15, 1), ((1 << 15) + 1, (1 << 15) + 1)):
+        after = decide(METRO, held.calendar, [reservation("r-1", held)], Request("r-1", version, (flow("a"),)), 5.0)
+        assert isinstance(after, Admitted)
+        assert after.placements[0].version == expected
 
 
 def test_meters_on_one_switch_never_share_an_id() -> None:

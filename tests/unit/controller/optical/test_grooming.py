@@ -220,7 +220,7 @@ def test_nothing_is_tried_for_a_group_of_which_light_does_not_reach_one() -> Non
     network = network_from_map(stretched(60))
     room = ResidualCapacity(network, Calendar(), FlowBooker(network.srlg_by_span, "r-1", 0.0))
     flows = [SizedFlow(each, 5_000_000, 9014) for each in (flow(), flow(), flow(protection="link_disjoint"))]
-    search = PathSearch(room, flows, None, frozenset())
+    search = PathSearch(room, flows, {}, frozenset())
     assert list(search.assignments()) == []
     assert search.steps == 0
     assert search.refusal().code == "out_of_reach"
