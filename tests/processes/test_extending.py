@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.processes.training import free_ports
@@ -178,6 +179,46 @@ def test_what_cannot_run_is_told_in_one_sentence(tmp_path: Path, flags: list[str
     assert re.search(why, output), output
     assert "Traceback" not in output
     assert "was lost" not in output
+
+
+TOKENS = """
+import numpy as np
+from torch import nn
+
+
+class Tagger(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.table, self.inner, self.head = nn.Embedding(20, 16), nn.Linear(16, 16), nn.Linear(16, classes)
+
+    def forward(self, ids):
+        return self.head(self.inner(self.table(ids)).relu())
+
+
+def model(classes):
+    return Tagger(classes)
+
+
+def data(seed):
+    ids = np.random.default_rng(seed).integers(0, 20, (240, 6))
+    return ids, ids % 4
+"""
+
+
+def test_every_token_has_a_class(tmp_path: Path) -> None:
+    (tmp_path / "tokens.py").write_text(TOKENS)
+    code, output = run(["paceline", "train", "--local", "--edges", "2", "--rounds", "8", "--average-every", "2",
+                        "--learning-rate", "0.02", "--data", "tokens:data", "--model", "tokens:model"], tmp_path)
+    assert code == 0, output
+    record = next((tmp_path / "runs").iterdir())
+    summary = json.loads((record / "summary.json").read_text())
+    edges = summary["data"]["edges"].values()
+    assert sum(summary["preparation"]["class_counts"]) == 6 * sum(edge["samples"] for edge in edges)
+    assert sum(map(sum, summary["confusion"]["counts"])) == 6 * sum(edge["held_out"] for edge in edges)
+    assert summary["accuracy"]["final"] > 0.9
+    np.save(tmp_path / "asked.npy", np.array([[0, 1, 2, 3, 4, 5]]))
+    asked = ["python", "-m", "trainer.cli.main", "predict", str(record), "asked.npy"]
+    assert run(asked, tmp_path) == (0, "0  classes [0, 1, 2, 3, 0, 1]\n")
 
 
 def test_an_edge_imports_no_model_on_request_of_a_cloud(tmp_path: Path) -> None:

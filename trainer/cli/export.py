@@ -71,6 +71,11 @@ def predict(run: Path, inputs: Path, best: bool, as_json: bool) -> None:
             click.echo(json.dumps({"sample": number, "values": row.tolist()}) if as_json else
                        f"{number}  {' '.join(f'{value:.6g}' for value in row.flatten().tolist())}")
             continue
+        if row.dim() > 1:
+            best_classes = row.argmax(dim=0).tolist()
+            click.echo(json.dumps({"sample": number, "classes": best_classes}) if as_json else
+                       f"{number}  classes {best_classes}")
+            continue
         chosen = int(row.argmax())
         if as_json:
             click.echo(json.dumps({"sample": number, "class": chosen,

@@ -196,7 +196,8 @@ def _samples_of(
     loaded = load(data, RunSettings().seed)
     for note in loaded.notes:
         click.echo(note, err=True)
-    objective = choose_objective(loss, metric, None, loaded.target_shape, is_binary(loaded.train))
+    objective = choose_objective(loss, metric, None, loaded.target_shape, is_binary(loaded.train),
+                                 loaded.class_shape)
     return tuple(loaded.train.inputs.shape[1:]), loaded.classes, loaded.whole_numbers, objective
 
 

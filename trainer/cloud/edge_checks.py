@@ -52,7 +52,11 @@ def check_join_request(request: messages.JoinRequest) -> None:
                                 f"{len(counts)} classes; at most {MAX_TARGETS} values and no classes are possible.")
     elif not 1 <= len(counts) <= MAX_CLASSES:
         raise ProtocolError(f"{request.edge} has {len(counts)} classes; 1 to {MAX_CLASSES} are possible.")
-    if any(counts) and (min(counts) < 0 or sum(counts) != request.samples):
+    per_sample = math.prod(request.class_shape)
+    if per_sample > MAX_TARGETS or (request.class_shape and request.target_shape is not None):
+        raise ProtocolError(f"{request.edge} has classes of shape {request.class_shape} for a sample; at most "
+                            f"{MAX_TARGETS} are possible, and none with values to predict.")
+    if any(counts) and (min(counts) < 0 or sum(counts) != request.samples * per_sample):
         raise ProtocolError(f"{request.edge} has {request.samples} samples, but those of its classes sum to "
                             f"{sum(counts)} with a least one of {min(counts)}.")
     per_feature = values // request.sample_shape[0]
@@ -92,10 +96,12 @@ def check_evaluated(
         shown = ", ".join(f"{value:g}" for value in evaluated.sums[:3])
         raise ProtocolError(f"it sent {shown or 'nothing'} as its sums for {objective.metric}; {held_out} held-out "
                             "samples cannot have them.")
-    if (counts := evaluated.confusion) and (len(counts) != classes**2 or sum(counts) != held_out):
+    per_sample = objective.classes_per_sample
+    if (counts := evaluated.confusion) and (len(counts) != classes**2 or sum(counts) != held_out * per_sample):
         raise ProtocolError(f"it sent {len(counts)} counts of confused classes with the sum {sum(counts)}; {held_out} "
                             f"held-out samples of {classes} classes have {classes**2}.")
-    if counts and objective.metric == "accuracy" and sum(counts[:: classes + 1]) != evaluated.sums[0]:
+    if counts and objective.metric == "accuracy" and not math.isclose(
+            sum(counts[:: classes + 1]), evaluated.sums[0] * per_sample, rel_tol=RELATIVE_TOLERANCE):
         raise ProtocolError(f"it sent {evaluated.sums[0]:g} correct samples, but counts of confused classes with "
                             f"{sum(counts[:: classes + 1])}.")
 

@@ -200,7 +200,7 @@ def _common_shape(
                 f"{request.edge} has the classes {', '.join(request.class_names) or 'without names'}, {first.edge} "
                 f"{', '.join(first.class_names) or 'without names'}; all edges must have the same in the same order: "
                 "name them in a file classes.txt in each edge's folder.")
-        if request.target_shape != first.target_shape:
+        if (request.target_shape, request.class_shape) != (first.target_shape, first.class_shape):
             raise TrainingFailedError(f"{request.edge} has {_targets(request)} as targets, {first.edge} "
                                       f"{_targets(first)}; all edges must have the same.")
         for moments in (request.statistics.plain, request.statistics.logged):
@@ -211,7 +211,7 @@ def _common_shape(
                 )
     target_shape = first.target_shape
     objective = choose_objective(settings.loss, settings.metric, settings.better, target_shape,
-                                 all(request.binary_targets for request in requests))
+                                 all(request.binary_targets for request in requests), first.class_shape)
     classes = max(len(request.statistics.class_counts) for request in requests)
     if target_shape is None and not classes:
         raise TrainingFailedError(f"{first.edge} has neither classes nor values to predict.")
@@ -219,7 +219,9 @@ def _common_shape(
 
 
 def _targets(request: JoinRequest) -> str:
-    return "classes" if request.target_shape is None else f"values of shape {request.target_shape}"
+    if request.target_shape is not None:
+        return f"values of shape {request.target_shape}"
+    return f"classes of shape {request.class_shape}" if request.class_shape else "classes"
 
 
 def _dimensions(shape: Sequence[int]) -> str:

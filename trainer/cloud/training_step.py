@@ -15,6 +15,7 @@ from trainer.cloud.edge_manager import EdgeManager
 from trainer.cloud.edge_replica import EdgeReplica
 from trainer.cloud.edge_session import EdgeSession
 from trainer.cloud.step_timing import Direction, StepResult, StepTransfers
+from trainer.config.objectives import Objective
 from trainer.config.stragglers import StragglerPolicy, step_deadline_s
 from trainer.errors import DivergedError, ProtocolError, TrainingFailedError
 from trainer.models.rng import RandomStream
@@ -304,7 +305,7 @@ class CloudStep:
         edge_checks.check_names(tensors, names if isinstance(replica.model, MiddleModel) else [*names, "labels"])
         edge_checks.check_values(values, replica.integers if replica.cut == 0 else None)
         labels = None if isinstance(replica.model, MiddleModel) else _labels(
-            tensors, samples, replica.classes, replica.objective.target_shape)
+            tensors, samples, replica.classes, replica.objective)
         if replica.kept is None:
             return self._train(replica, transfers, micro, values, labels)
         replica.kept.add(self._missing[replica.name][micro], tensors, labels)
@@ -373,14 +374,15 @@ def _next_micro_batch(message: messages.TailGradient, expected: int, replica: Ed
 
 
 def _labels(
-    tensors: Mapping[str, Tensor], samples: int, classes: int, target_shape: tuple[int, ...] | None
+    tensors: Mapping[str, Tensor], samples: int, classes: int, objective: Objective
 ) -> Tensor:
     """Return the labels of a micro-batch: classes as int64, or values of that shape.
 
     Raises: ProtocolError if there are none, not one for every sample, of classes that do not exist, or not finite.
     """
-    labels = tensors.get("labels")
-    kind, shape = (torch.uint8, (samples,)) if target_shape is None else (torch.float32, (samples, *target_shape))
+    labels, target_shape = tensors.get("labels"), objective.target_shape
+    kind, shape = (torch.uint8, (samples, *objective.class_shape)) if target_shape is None else (
+        torch.float32, (samples, *target_shape))
     if labels is None or tuple(labels.shape) != shape or labels.dtype != kind:
         found = "missing" if labels is None else f"{labels.dtype} {tuple(labels.shape)}"
         raise ProtocolError(f"its labels are {found}; they must be {str(kind).removeprefix('torch.')} {shape}.")

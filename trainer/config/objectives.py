@@ -51,24 +51,35 @@ def label_smoothing(loss: str) -> float | None:
 class Objective:
     """Loss and metric of a run, each a name or the user's `package.module:function`.
 
-    `target_shape`: shape of the values to predict for a sample; None: its class.
+    `target_shape`: shape of the values to predict for a sample; None: its class. `class_shape`: shape of its classes if
+    it has several, such as (tokens,).
     """
 
     loss: str = "cross-entropy"
     metric: str = "accuracy"
     better: Better = "higher"
     target_shape: tuple[int, ...] | None = None
+    class_shape: tuple[int, ...] = ()
 
-    def output_shape(self, classes: int) -> tuple[int, ...] | None:
-        """Return the shape that the model must make of a sample; None if only the user's loss knows it."""
+    def output_shapes(self, classes: int) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes that the model may make of a sample; empty if only the user's loss knows them."""
         if is_plugin_name(self.loss):
-            return None
-        return (classes,) if self.target_shape is None else self.target_shape
+            return ()
+        if self.target_shape is not None:
+            return (self.target_shape,)
+        if not self.class_shape:
+            return ((classes,),)
+        return ((*self.class_shape, classes), (classes, *self.class_shape))
+
+    @property
+    def classes_per_sample(self) -> int:
+        """Number of classes that a sample has."""
+        return math.prod(self.class_shape)
 
     @property
     def target_bytes(self) -> int:
         """Bytes of a sample's target when it is sent: a class is a byte, a value four."""
-        return 1 if self.target_shape is None else 4 * math.prod(self.target_shape)
+        return self.classes_per_sample if self.target_shape is None else 4 * math.prod(self.target_shape)
 
     def is_reached(self, value: float, target: float) -> bool:
         """Return whether a value of the metric is as good as the target."""
@@ -117,7 +128,8 @@ def target_mistake(target: float | None, metric: str) -> str | None:
 
 
 def choose_objective(
-    loss: str | None, metric: str | None, better: str | None, target_shape: tuple[int, ...] | None, binary: bool
+    loss: str | None, metric: str | None, better: str | None, target_shape: tuple[int, ...] | None, binary: bool,
+    class_shape: tuple[int, ...] = (),
 ) -> Objective:
     """Return the objective: as configured, else by the targets. `binary`: all values to predict are 0 or 1.
 
@@ -125,10 +137,11 @@ def choose_objective(
     """
     classes = target_shape is None
     chosen = loss or ("cross-entropy" if classes else "bce-with-logits" if binary else "mse")
-    found = "y holds classes (whole numbers, one for each sample)" if classes else (
+    found = "y holds classes (whole numbers)" if classes else (
         "y holds 0 and 1" if binary else "y holds values")
     for what, name, fits, needs in (
-        ("--loss", chosen, classes or label_smoothing(chosen) is None, "classes: whole numbers of shape (N,)"),
+        ("--loss", chosen, classes or label_smoothing(chosen) is None,
+         "classes: whole numbers of shape (N,), or (N, ...) with one above 1"),
         ("--loss", chosen, not classes or chosen not in VALUE_LOSSES,
          "values: floating-point numbers, or 0 and 1 of shape (N, labels)"),
         ("--loss", chosen, classes or chosen != "bce-with-logits" or binary, "labels: only 0 and 1"),
@@ -142,7 +155,7 @@ def choose_objective(
     default = "accuracy" if classes else "f1-micro" if chosen == "bce-with-logits" else "mean-absolute-error"
     named = metric or ("loss" if is_plugin_name(chosen) else default)
     direction: Better = METRICS.get(named, "lower" if better == "lower" else "higher")
-    return Objective(chosen, named, direction, target_shape)
+    return Objective(chosen, named, direction, target_shape, class_shape)
 
 
 @dataclass(frozen=True, slots=True)

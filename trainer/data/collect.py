@@ -164,7 +164,7 @@ class Collector:
         limits, count = self.limits, len(block.inputs)
         fits = np.ones(count, dtype=bool)
         for wrong, why in (
-            (limits.classes is not None and block.targets >= limits.classes,
+            (limits.classes is not None and _each(block.targets >= limits.classes),
              f"their classes are not among the {limits.classes} that the model was built for"),
             (limits.integers is not None and _each(
                 (block.inputs < limits.integers[0]) | (block.inputs > limits.integers[1])),

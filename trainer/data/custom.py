@@ -1,8 +1,8 @@
 """User data: arrays from a .npz file or a function, validated before use.
 
     X      (N, F), (N, C, T) or (N, C, H, W): numbers; uint8 is kept, other whole numbers become int64, the rest float32
-    y      (N,): the class of each sample, counted from 0; or values to predict: floating-point numbers of any shape
-           (N, ...), or labels 0 and 1 of shape (N, labels)
+    y      (N,): the class of each sample, counted from 0, or (N, ...): of each of its parts, such as tokens or pixels;
+           or values to predict: floating-point numbers of any shape (N, ...), or labels 0 and 1 of shape (N, labels)
     split  (N,), optional: "train" or "test"; without it a fifth, drawn by the seed, is held out
     edge   (N,), optional: the edge that a sample belongs to, for --partition column
 """
@@ -170,7 +170,7 @@ def check_inputs(values: npt.NDArray[np.generic], source: str) -> npt.NDArray[np
 def check_targets(
     values: npt.NDArray[np.generic], samples: int, source: str
 ) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
-    """Return classes (N,), or values (N, ...) of at least two dimensions.
+    """Return classes (N, ...), or values (N, ...) of at least two dimensions.
 
     Raises: DataError.
     """
@@ -180,8 +180,10 @@ def check_targets(
     if values.shape[:1] != (samples,) or 0 in values.shape:
         raise DataError(f"X of {source} has {samples} samples and y the shape {values.shape}; it must be ({samples},), "
                         f"or ({samples}, ...) for several values of a sample.")
-    if values.dtype.kind == "f" or values.ndim > 1:
+    if values.dtype.kind == "f" or (values.ndim > 1 and np.isin(values, (0, 1)).all()):
         return _target_values(values, source)
+    if (count := int(np.prod(values.shape[1:]))) > MAX_TARGETS:
+        raise DataError(f"y of {source} has {count} classes for each sample; at most {MAX_TARGETS} are allowed.")
     if values.size and not 0 <= values.min() <= values.max() < MAX_CLASSES:
         raise DataError(f"y of {source} holds the classes {values.min()} to {values.max()}; they must lie between "
                         f"0 and {MAX_CLASSES - 1}; numbers to predict are given as floating-point numbers.")
@@ -204,9 +206,6 @@ def _check_classes(labels: npt.NDArray[np.generic], source: str) -> list[str]:
 
 
 def _target_values(values: npt.NDArray[np.generic], source: str) -> npt.NDArray[np.float32]:
-    if values.dtype.kind != "f" and not np.isin(values, (0, 1)).all():
-        raise DataError(f"y of {source} has the shape {values.shape} and whole numbers other than 0 and 1; labels are "
-                        "0 and 1, numbers to predict are given as floating-point numbers.")
     if (count := int(np.prod(values.shape[1:]))) > MAX_TARGETS:
         raise DataError(f"y of {source} has {count} values for each sample; at most {MAX_TARGETS} are allowed.")
     with np.errstate(over="ignore"):

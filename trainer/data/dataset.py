@@ -22,7 +22,7 @@ MAX_DRAWS = 100
 class Samples:
     """Inputs (N, ...), uint8 for images, int64 for other whole numbers, else float32.
 
-    `labels`: classes (N,) as int64, or values (N, ...) as float32.
+    `labels`: classes (N, ...) as int64, or values (N, ...) as float32.
     """
 
     inputs: Tensor
@@ -39,6 +39,11 @@ class Samples:
 def target_shape(samples: Samples) -> tuple[int, ...] | None:
     """Return the shape of the values to predict for a sample; None: classes."""
     return tuple(samples.labels.shape[1:]) if samples.labels.dtype.is_floating_point else None
+
+
+def class_shape(samples: Samples) -> tuple[int, ...]:
+    """Return the shape of the classes of a sample, such as (tokens,); () if it has one, or values to predict."""
+    return () if samples.labels.dtype.is_floating_point else tuple(samples.labels.shape[1:])
 
 
 def is_binary(samples: Samples) -> bool:
@@ -66,6 +71,11 @@ class DataSet:
     def target_shape(self) -> tuple[int, ...] | None:
         """Shape of the values to predict for a sample; None: classes."""
         return target_shape(self.train)
+
+    @property
+    def class_shape(self) -> tuple[int, ...]:
+        """Shape of the classes of a sample; () if it has one, or values to predict."""
+        return class_shape(self.train)
 
     @property
     def whole_numbers(self) -> tuple[int, int] | None:
@@ -97,9 +107,10 @@ def local_share(data: DataSet, partitioning: Partitioning, index: int, edges: in
     """
     if not 0 <= index < edges:
         raise DataError(f"Edge number {index} is not one of {edges} edges, which count from 0.")
-    if partitioning.kind == "dirichlet" and data.target_shape is not None:
-        raise DataError(f"dirichlet:{partitioning.alpha:g} partitions by classes; its targets are values. Take iid, or "
-                        "column.")
+    if partitioning.kind == "dirichlet" and (data.target_shape is not None or data.class_shape):
+        targets = "has several classes in each sample" if data.class_shape else "has values as targets"
+        raise DataError(f"dirichlet:{partitioning.alpha:g} partitions by the class of a sample; the data {targets}. "
+                        "Take iid, or column.")
     if partitioning.kind == "column":
         train, held_out = (_rows_of_edge(data, part, index, edges) for part in (0, 1))
     else:

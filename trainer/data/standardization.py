@@ -87,7 +87,7 @@ class Standardization:
 
 
 def summarize(inputs: Tensor, labels: Tensor, classes: int) -> Statistics:
-    """Return the statistics of an edge's inputs (N, features, ...) and labels: classes (N,), or values to predict."""
+    """Return the statistics of an edge's inputs (N, features, ...) and labels: classes (N, ...), or values."""
     plain, logged = _MomentStream(inputs.shape[1]), _MomentStream(inputs.shape[1])
     for chunk in _chunks(inputs):
         values = chunk.transpose(0, 1).flatten(1).to(torch.float64)  # (features, values)
@@ -97,7 +97,7 @@ def summarize(inputs: Tensor, labels: Tensor, classes: int) -> Statistics:
         plain=plain.moments(),
         logged=logged.moments(),
         class_counts=() if labels.dtype.is_floating_point else tuple(
-            torch.bincount(labels, minlength=classes).tolist()),
+            torch.bincount(labels.flatten(), minlength=classes).tolist()),
     )
 
 

@@ -158,6 +158,7 @@ def _join_request(settings: EdgeSettings, data: dataset.LocalData) -> messages.J
         whole_numbers=data.train.inputs.dtype == torch.int64,
         min_cut=settings.min_cut,
         target_shape=dataset.target_shape(data.train),
+        class_shape=dataset.class_shape(data.train),
         binary_targets=dataset.is_binary(data.train),
         profile=profiler.benchmark_node(),
     )

@@ -60,12 +60,13 @@ def check_layers(
                             f"{describe_error(error.__cause__)}.") from error
     except BoundaryError as error:
         raise UsageError(f"{name}: {layer_title(layers, error.layer)} {error}.") from error
-    last, expected = boundaries[-1].tensors, objective.output_shape(classes)
+    last, expected = boundaries[-1].tensors, objective.output_shapes(classes)
     fits = len(boundaries[-1].leaves) == 1 and last[0].shape(7)[:1] == (7,) and last[0].dtype.is_floating_point
-    if not fits or (expected is not None and last[0].shape(7) != (7, *expected)):
+    if not fits or (expected and last[0].shape(7)[1:] not in expected):
         made = " and ".join(f"{str(spec.dtype).removeprefix('torch.')} {spec.shape(1)[1:]}" for spec in last)
-        why = "one floating-point tensor for the loss" if expected is None else (
-            f"{expected}: the targets of a sample" if objective.target_shape is not None else f"({classes},)")
+        why = "one floating-point tensor for the loss" if not expected else (
+            f"{expected[0]}: the targets of a sample" if objective.target_shape is not None
+            else " or ".join(map(str, expected)))
         has = f"the data has {classes} classes, so it" if objective.target_shape is None else "it"
         raise UsageError(f"{name}: a sample leaves the last layer as {made.removeprefix('float32 ')}; {has} must be "
                          f"{why}.")

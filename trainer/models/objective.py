@@ -22,7 +22,6 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs (N, ...), targets) -> mean over the samples, ()."""
 
 _LOSSES: dict[str, Loss] = {
-    "cross-entropy": functional.cross_entropy,
     "bce-with-logits": functional.binary_cross_entropy_with_logits,
     "mse": functional.mse_loss,
     "l1": functional.l1_loss,
@@ -32,13 +31,28 @@ _CHECK_SAMPLES = 6
 _TOLERANCE = 1e-4
 
 
+def classes_second(outputs: Tensor, class_shape: Sequence[int]) -> Tensor:
+    """Return outputs (N, ..., C) or (N, C, ...) for classes (N, ...) as (N, C, ...), as PyTorch's cross-entropy has it.
+
+    If both are possible, classes of one dimension have outputs (N, tokens, C), as encoders make them; others have
+    (N, C, ...).
+    """
+    parts, shape = tuple(class_shape), tuple(outputs.shape[1:])
+    last, second = shape[:-1] == parts, shape[1:] == parts
+    return outputs.movedim(-1, 1) if parts and last and (not second or len(parts) == 1) else outputs
+
+
+def _cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    return functional.cross_entropy(classes_second(outputs, targets.shape[1:]), targets, label_smoothing=smoothing)
+
+
 def build_loss(name: str) -> Loss:
     """Return a loss by name, or the user's function, whose value may be a scalar or one value for each sample.
 
     Raises: UsageError if there is no such function. The loss raises ModelFailedError if the user's function fails.
     """
-    if smoothing := label_smoothing(name):
-        return partial(functional.cross_entropy, label_smoothing=smoothing)
+    if (smoothing := label_smoothing(name)) is not None:
+        return partial(_cross_entropy, smoothing=smoothing)
     if name in _LOSSES:
         return lambda outputs, targets: _LOSSES[name](outputs, _like(targets, outputs))
     function = load_positional(name)
@@ -68,8 +82,9 @@ def check_loss(objective: Objective, outputs: Sequence[int], classes: int, micro
         return
     generator = torch.Generator().manual_seed(1)
     made = torch.randn((_CHECK_SAMPLES, *outputs), generator=generator, requires_grad=True)
-    targets = torch.randint(0, classes, (_CHECK_SAMPLES,), generator=generator) if objective.target_shape is None else (
-        torch.randint(0, 2, (_CHECK_SAMPLES, *objective.target_shape), generator=generator).to(torch.float32))
+    targets = torch.randint(0, classes, (_CHECK_SAMPLES, *objective.class_shape), generator=generator)
+    if objective.target_shape is not None:
+        targets = torch.randint(0, 2, (_CHECK_SAMPLES, *objective.target_shape), generator=generator).to(torch.float32)
     loss = build_loss(objective.loss)
     try:
         whole = loss(made, targets)
@@ -90,7 +105,9 @@ def metric_size(objective: Objective, classes: int) -> int:
 
 
 def metric_sums(objective: Objective, outputs: Tensor, targets: Tensor) -> list[float]:
-    """Return the metric's sums over samples: outputs (N, ...) of the model, targets as classes (N,) or values (N, ...).
+    """Return the metric's sums over samples: outputs (N, ...) of the model, targets (N, ...) as classes or values.
+
+    Of samples that have several classes, accuracy counts the share that is right.
 
     Raises: ModelFailedError if the user's function fails, DataError if the outputs do not have the targets' shape.
     """
@@ -100,9 +117,10 @@ def metric_sums(objective: Objective, outputs: Tensor, targets: Tensor) -> list[
     if is_plugin_name(name):
         return [_own_metric(name, outputs, targets) * samples]
     if objective.target_shape is None:
+        outputs = classes_second(outputs, objective.class_shape)
         chosen = outputs.argmax(dim=1)
         if name == "accuracy":
-            return [float((chosen == targets).sum())]
+            return [float((chosen == targets).sum()) / objective.classes_per_sample]
         classes = outputs.shape[1]
         return _f1_counts(name, functional.one_hot(chosen, classes), functional.one_hot(targets, classes))
     if outputs.shape != targets.shape:
@@ -116,9 +134,9 @@ def metric_sums(objective: Objective, outputs: Tensor, targets: Tensor) -> list[
 
 
 def confusion_counts(outputs: Tensor, targets: Tensor, classes: int) -> list[int]:
-    """Return the number of samples of each true class (rows) with each predicted class (columns), row by row."""
-    places = targets.long() * classes + outputs.argmax(dim=1)
-    counts: list[int] = torch.bincount(places, minlength=classes * classes).tolist()
+    """Return how often each true class (rows) was predicted as each class (columns), row by row."""
+    places = targets.long() * classes + classes_second(outputs, targets.shape[1:]).argmax(dim=1)
+    counts: list[int] = torch.bincount(places.flatten(), minlength=classes * classes).tolist()
     return counts
 
 

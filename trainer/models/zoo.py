@@ -289,7 +289,8 @@ def state_names(model: nn.Module | None, layers: Sequence[nn.Module]) -> dict[st
 
 
 def _own_module(name: str, sample_shape: SampleShape, classes: int, objective: Objective) -> Any:
-    return load_function(name)(sample_shape=sample_shape, classes=classes, target_shape=objective.target_shape or ())
+    return load_function(name)(sample_shape=sample_shape, classes=classes,
+                               target_shape=objective.target_shape or objective.class_shape)
 
 
 def user_module(
@@ -326,6 +327,9 @@ def _build_from_zoo(
     if objective.target_shape is not None and len(objective.target_shape) != 1:
         raise UsageError(f"The model {spec.name} makes a vector of each sample; its targets have the shape "
                          f"{objective.target_shape}, so give your own --model package.module:function.")
+    if objective.class_shape:
+        raise UsageError(f"The model {spec.name} makes one class of each sample; the data has classes of the shape "
+                         f"{objective.class_shape} for each, so give your own --model package.module:function.")
     if len(sample_shape) not in spec.dimensions or min(sample_shape[1:], default=1) < spec.min_side:
         kinds = " or ".join(KINDS[number] for number in spec.dimensions)
         raise UsageError(

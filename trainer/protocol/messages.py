@@ -18,6 +18,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,200}$")]
 SampleShape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**16)], ...], Field(min_length=1, max_length=3)]
 TargetShape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1, max_length=8)]
+ClassShape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(max_length=8)]
 ClassNames = Annotated[tuple[Annotated[str, Field(max_length=255)], ...], Field(max_length=256)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
@@ -68,7 +69,8 @@ class JoinRequest(Message):
 
     `collects`: its samples grow. `class_names`: if its data names its classes. `whole_numbers`: the inputs are integers
     other than the bytes of images. `min_cut`: the edge refuses a smaller cut. `target_shape`: of the values to predict
-    for a sample, None: classes; `binary_targets`: all of these values are 0 or 1.
+    for a sample, None: classes; `class_shape`: of its classes if it has several; `binary_targets`: all of these values
+    are 0 or 1.
     """
 
     kind = 1
@@ -85,6 +87,7 @@ class JoinRequest(Message):
     whole_numbers: bool = False
     min_cut: Count = 0
     target_shape: TargetShape | None = None
+    class_shape: ClassShape = ()
     binary_targets: bool = False
     profile: ComputeProfile
 

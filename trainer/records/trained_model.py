@@ -19,6 +19,7 @@ from trainer.config.objectives import Objective
 from trainer.data.standardization import Standardization, standardize
 from trainer.errors import CheckpointError, DataError
 from trainer.models.lora import merge
+from trainer.models.objective import classes_second
 from trainer.models.zoo import user_module
 from trainer.protocol.messages import Prepare
 
@@ -84,7 +85,7 @@ class TrainedModel(nn.Module):
         return torch.from_numpy(np.ascontiguousarray(array, dtype=kind))
 
     def predict(self, inputs: Tensor) -> Tensor:
-        """Return the probability of every class, (N, classes), or the values (N, ...); in evaluation mode, in batches.
+        """Return the probability of every class, (N, classes, ...), or the values (N, ...); in evaluation mode.
 
         Of models trained by bce-with-logits the values are the probability of every label.
 
@@ -98,7 +99,7 @@ class TrainedModel(nn.Module):
             outputs = torch.cat([self(part) for part in torch.split(inputs, PREDICTION_SAMPLES)])
         objective = self.metadata.objective
         if objective.target_shape is None:
-            return outputs.softmax(dim=1)
+            return classes_second(outputs, objective.class_shape).softmax(dim=1)
         return outputs.sigmoid() if objective.loss == "bce-with-logits" else outputs
 
 

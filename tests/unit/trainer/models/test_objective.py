@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,16 @@ from torch import Tensor, nn
 from trainer.config.objectives import METRICS, Objective, choose_objective, parse_schedule
 from trainer.config.settings import RunSettings
 from trainer.errors import ModelFailedError, UsageError
-from trainer.models.objective import build_loss, check_loss, is_possible, metric_size, metric_sums, metric_value
+from trainer.models.objective import (
+    build_loss,
+    check_loss,
+    classes_second,
+    confusion_counts,
+    is_possible,
+    metric_size,
+    metric_sums,
+    metric_value,
+)
 from trainer.models.optimizer import OptimizerConfig
 from trainer.models.schedule import build_scheduler
 
@@ -200,3 +210,49 @@ def test_an_own_loss_that_cannot_be_used_is_one_sentence(name: str, sentence: st
 def test_an_own_metric_that_fails_is_an_error_of_the_model_not_of_the_edge() -> None:
     with pytest.raises(ModelFailedError, match=r"The metric own_losses:failing failed: KeyError"):
         metric(Objective("mse", "own_losses:failing", "lower", (3,)), VALUES)
+
+
+TOKENS = torch.randint(0, 3, (30, 5), generator=GENERATOR)
+PIXELS = torch.randint(0, 3, (30, 4, 2), generator=GENERATOR)
+
+
+@pytest.mark.parametrize("classes", [TOKENS, PIXELS])
+@pytest.mark.parametrize("last", [True, False])
+def test_classes_of_tokens_and_pixels_are_counted_one_by_one(classes: Tensor, last: bool) -> None:
+    """Outputs (N, ..., C), as encoders make them, and PyTorch's (N, C, ...)."""
+    parts = tuple(classes.shape[1:])
+    second = torch.randn(30, 3, *parts, generator=torch.Generator().manual_seed(1))
+    outputs = second.movedim(1, -1) if last else second
+    objective = choose_objective(None, None, None, None, False, parts)
+    assert objective.class_shape == parts
+    for name, smoothing in (("cross-entropy", 0.0), ("cross-entropy:0.1", 0.1)):
+        loss = build_loss(name)
+        whole = loss(outputs, classes)
+        torch.testing.assert_close(whole, nn.functional.cross_entropy(second, classes,
+                                                                       label_smoothing=smoothing))
+        in_parts = loss(outputs[:10], classes[:10]) / 3 + loss(outputs[10:], classes[10:]) * 2 / 3
+        torch.testing.assert_close(in_parts, whole)
+    right = (second.argmax(1) == classes).float().mean().item()
+    sums = [metric_sums(objective, *pair) for pair in zip(outputs.chunk(3), classes.chunk(3), strict=True)]
+    assert metric_value(objective, [sum(row[0] for row in sums)], 30) == pytest.approx(right)
+    counts = confusion_counts(outputs, classes, 3)
+    assert sum(counts) == classes.numel()
+    assert sum(counts[::4]) == round(right * classes.numel())
+    micro = replace(objective, metric="f1-micro")
+    assert metric_value(micro, metric_sums(micro, outputs, classes), 30) == pytest.approx(right)  # of classes the same
+
+
+def test_as_many_tokens_as_classes_have_their_classes_last_and_pixels_second() -> None:
+    outputs = torch.randn(6, 3, 3, generator=torch.Generator().manual_seed(2))
+    assert classes_second(outputs, (3,)).equal(outputs.movedim(2, 1))
+    square = torch.randn(6, 3, 3, 3, generator=torch.Generator().manual_seed(3))
+    assert classes_second(square, (3, 3)) is square
+    assert classes_second(outputs[:, 0], ()) is not None
+
+
+def test_a_loss_of_ones_own_is_tried_with_classes_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("own_losses")
+    module.of_tokens = lambda outputs, y: nn.functional.cross_entropy(outputs.transpose(1, 2), y)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "own_losses", module)
+    objective = choose_objective("own_losses:of_tokens", "accuracy", None, None, False, (5,))
+    check_loss(objective, (5, 3), 3, micro=2)
