@@ -1,7 +1,9 @@
 """Migrates the database to the schema of this version of the controller.
 
 The migrations are the alembic revisions in controller/storage/migrations/versions. They run at start, in one
-transaction where the database supports transactional DDL. A new table or column needs a new revision there.
+transaction where the database supports transactional DDL. A new table or column needs a new revision there, which only
+adds: tables, or columns that may be null or have a default of the server. A standby is upgraded first and migrates the
+tables that the active controller, of the version before, goes on writing.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, inspect
 
 FIRST_REVISION = "0001"
@@ -35,6 +38,9 @@ def upgrade(connection: Connection, revision: str = "head") -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     script, destination = ScriptDirectory.from_config(config), revision
+    present, known = revision_of(connection), [each.revision for each in script.walk_revisions()]
+    if present is not None and present not in known:
+        raise CommandError(f"its schema {present} is of a newer version of Paceline; this one knows up to {known[0]}")
     tables = set(inspect(connection).get_table_names())
     if "reservations" in tables and "alembic_version" not in tables:
         MigrationContext.configure(connection).stamp(script, FIRST_REVISION)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +15,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+import controller
 from controller.storage.advisory_lock import AdvisoryLock
 from controller.storage.database import engine_of
 from emulation.open_vswitch import set_controller_command
@@ -123,6 +127,88 @@ def test_a_standby_takes_over_from_one_that_dies_or_freezes_which_cannot_change_
     pair.standby.start()  # as the standby of its successor
     wait_until(lambda: pair.standby.client.get("/v1/healthz").json()["status"] == "standby")
     assert pair.active.client.delete(f"/v1/reservations/{other.json()['id']}").json()["state"] == "released"
+
+
+class NextController(Controller):
+    """The controller of a next version: a copy of this one with one more revision of the schema."""
+
+    def __init__(self, directory: Path, ledger: str) -> None:
+        self.source = directory / "source"
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(Path(controller.__file__).parent, self.source / "controller", ignore=ignored)
+        (versions := self.source / "controller/storage/migrations/versions").joinpath(NEXT_FILE).write_text(NEXT)
+        assert len(list(versions.glob("r*.py"))) == int(NEXT_REVISION)
+        super().__init__(directory, "--standby", ledger=ledger)
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log, self.output.open("ab") as output:
+            command = [sys.executable, "-m", "controller.runtime.main", *self.arguments]
+            return subprocess.Popen(command, stdout=output, stderr=log, cwd=self.source)
+
+
+NEXT_REVISION, NEXT_FILE = "0009", "r0009_next.py"
+NEXT = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+
+
+def upgrade() -> None:
+    op.create_table("added", sa.Column("name", sa.String(64), primary_key=True))
+    op.add_column("reservations", sa.Column("note", sa.String(64)))
+    for table in ("answers", "writers", "audit", "tokens", "streams"):
+        op.add_column(table, sa.Column("added", sa.BigInteger, nullable=False, server_default="0"))
+"""
+
+
+def test_a_standby_of_the_next_version_migrates_the_tables_while_this_one_is_active_and_takes_over(
+    server: PostgreSQL, ovs: OpenVSwitch, tmp_path: Path
+) -> None:
+    name = f"test_{time.monotonic_ns()}"
+    url = server.create(name)
+    for directory in ("this", "next"):
+        (tmp_path / directory).mkdir()
+    controllers = [Controller(tmp_path / "this", "--standby", ledger=url)]
+    active, body = controllers[0], {"flows": [flow(1_000_000, "edge2", source_port=7901)], "lease_s": 60}
+    try:
+        if not ovs.vsctl("list-br"):
+            ovs.build(active.openflow_port)
+        ovs.connect(active.openflow_port)
+        wait_until(active.in_sync)
+        made = active.reserve().json()
+        for number in range(8):  # psycopg prepares statements on the server after some uses
+            key = {"Idempotency-Key": f"{number}"}
+            other = active.client.post("/v1/reservations", json=body, headers=key).json()
+            active.client.delete(f"/v1/reservations/{other['id']}")
+        standby = NextController(tmp_path / "next", url)
+        controllers.append(standby)
+        assert server.sql(name, "SELECT version_num FROM alembic_version") == [NEXT_REVISION]
+        for node in MAP.switches:
+            targets = [f"tcp:127.0.0.1:{each.openflow_port}" for each in controllers]
+            ovs.vsctl("set-controller", node.name, *targets)
+        second = active.client.post("/v1/reservations", json=body, headers={"Idempotency-Key": "second"})
+        assert second.status_code == 201, second.text
+        assert active.client.patch(f"/v1/reservations/{made['id']}", json={"lease_s": 90}).status_code == 200
+        wait_until(lambda: roles(ovs) == {"master", "slave"})
+        wait_until(lambda: len(standby.client.get("/v1/reservations?state=active").json()["reservations"]) == 2)
+        assert active.client.get("/v1/healthz").json()["status"] == "ok"
+        active.stop()
+        wait_until(lambda: is_active(standby))
+        wait_until(standby.in_sync)
+        live = standby.client.get("/v1/reservations?state=active").json()["reservations"]
+        assert {each["id"] for each in live} == {made["id"], second.json()["id"]}
+        assert standby.client.get("/v1/consistency").json()["consistent"]
+        again = standby.client.post("/v1/reservations", json=body, headers={"Idempotency-Key": "second"})
+        assert (again.status_code, again.json()["id"]) == (201, second.json()["id"])
+        with pytest.raises(AssertionError, match=f"its schema {NEXT_REVISION} is of a newer version of Paceline"):
+            active.start()
+    finally:
+        for each in controllers:
+            each.client.close()
+            if each.process.poll() is None:
+                each.stop(signal.SIGKILL)
 
 
 def wait_for_beat(lock: AdvisoryLock) -> None:

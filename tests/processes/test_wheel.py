@@ -87,6 +87,7 @@ def modules_of_the_system() -> Iterator[Path]:
     here = Path(sysconfig.get_path("purelib"))
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {canonicalize_name(Requirement(line).name) for line in lines if line and not line.startswith("#")}
+    pinned.discard(canonicalize_name("pip"))  # no library; a hook of setuptools warns of who looks for it
     for name, distributions in packages_distributions().items():
         if pinned.isdisjoint(map(canonicalize_name, distributions)) or not (spec := find_spec(name)) or not spec.origin:
             continue
