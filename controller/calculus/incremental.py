@@ -84,8 +84,8 @@ class Proof:
     def set_delay(self, name: str, server: Server, bound_us: float, delay_us: float, tolerated_us: float) -> float:
         """Set D of a server, where F is `bound_us`; return the growth of its jitter in s."""
         self.delay_us[name] = delay_us
-        spread_s, before_s = max(0.0, delay_us - server.min_delay_us) / 1e6, self.spread_s.get(name, 0.0)
-        self.spread_s[name] = spread_s
+        jitter_us, before_s = delay_us - server.min_delay_us, self.spread_s.get(name, 0.0)
+        spread_s = self.spread_s[name] = jitter_us / 1e6 if jitter_us > 0 else 0.0
         self.update_slack(name, server, bound_us, delay_us, tolerated_us)
         return spread_s - before_s
 
@@ -270,4 +270,5 @@ class ProofUpdate(Generic[Key]):
             least_us = max(server.latency_us, bound_us - self._jitter_us[name])
         else:
             least_us = self.load.loads[name].jitterless_delay_us(server)
-        return MAX_EXCESS * max(0.0, least_us - server.min_delay_us)
+        jitter_us = least_us - server.min_delay_us
+        return MAX_EXCESS * jitter_us if jitter_us > 0 else 0.0

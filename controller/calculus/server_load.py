@@ -69,7 +69,7 @@ class ServerLoad(Generic[Key]):
         """
         if self.rate_bps >= server.rate_bps:
             raise Unstable
-        return delay_bound_us(server, self.groups(spread_s))
+        return delay_bound_us(server, _groups(self.inflows.values(), spread_s))
 
     def rough_delay_us(self, server: Server, max_spread_s: float) -> float:
         """Return at least `delay_bound_us`, in less time: without shaping, and with `max_spread_s` for every jitter."""

@@ -122,7 +122,8 @@ class IntendedState:
 
 def _is_shared(key: Key) -> bool:
     """Whether several contributions may have an entry of this key; the key then determines its content."""
-    return key[0] == "group" or counts_fragments(key)
+    kind = key[0]
+    return kind == "group" or (kind == "flow" and counts_fragments(key))
 
 
 def merge_keys(*changes: ChangedKeys) -> ChangedKeys:

@@ -62,7 +62,10 @@ class AuditRecord:
 
 def printable(text: str, most: int) -> str:
     """At most this many characters of a text, with a question mark for each one that is not printable ASCII."""
-    return "".join(character if " " <= character <= "~" else "?" for character in text[:most])
+    text = text[:most]
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(character if " " <= character <= "~" else "?" for character in text)
 
 
 class RefusalLimit:
