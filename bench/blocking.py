@@ -12,14 +12,14 @@ log is replayed by a checker that shares no code with the search.
 Decisions per second are per second of processor time, releases included. The decisions do no I/O: on an idle machine
 processor time equals elapsed time.
 
-    .venv/bin/python bench/blocking.py [--quick] [--out FILE.json]
+    .venv/bin/python bench/blocking.py [--quick] [--setting "USNET 450"] [--out FILE.json]
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -29,13 +29,15 @@ from rich.table import Table
 from harness import report
 from controller.optical.route_order import tuned_selection_for
 from controller.optical.rsa import BY_COST, FIRST_FIT, MOST_USED, CandidateRoutes, RouteOrder
-from harness.moving_comparison import compare_moving
+from harness.moving_comparison import QUICK_SETTINGS, compare_moving
 from harness.nsfnet import LOADS, NODES, SPANS
+from harness.published_plants import SETTINGS
 from harness.route_order_search import blocked_demands, demands
 
 REFERENCE = {"l12_m14": 0.0002, "l10_m25": 0.0257}
 """Blocking of the best k-shortest-path first fit (k=50 by km)."""
 WARM_UP, COUNTED = 3000, 10_000
+ORDERS = "orders"
 
 OURS = "tuned order"
 K5 = "first fit, k=5 by km"
@@ -97,12 +99,18 @@ def plot(results: Mapping[str, Mapping[str, list[Outcome]]]) -> Figure:
     return figure
 
 
-@click.command(help=__doc__)
-@click.option("--quick", is_flag=True, help="Five seeds instead of ten.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the figures there as JSON, and a plot beside it.")
-def main(quick: bool, out: Path | None) -> None:
-    """Run all route orders on the same requests."""
-    seeds = 5 if quick else 10
+@dataclass(slots=True)
+class OrderReport:
+    """What `compare_orders` found."""
+
+    claims: dict[str, report.Claim] = field(default_factory=dict)
+    samples: dict[str, object] = field(default_factory=dict)
+    tables: list[Table] = field(default_factory=list)
+    plots: dict[str, Figure] = field(default_factory=dict)
+
+
+def compare_orders(seeds: int) -> OrderReport:
+    """Run all route orders on the same requests on NSFNET."""
     results: dict[str, dict[str, list[Outcome]]] = {}
     table = Table(
         "route order", *(f"blocking {load}" for load in LOADS), "requests/s", title=f"{seeds} seeds, 95 % intervals"
@@ -128,10 +136,23 @@ def main(quick: bool, out: Path | None) -> None:
         name: {load: [outcome.blocking for outcome in outcomes] for load, outcomes in loads.items()}
         for name, loads in results.items()
     }
-    moving = compare_moving(3 if quick else 10, WARM_UP, COUNTED, is_quick=quick)
-    claims.update(moving.claims)
-    samples.update(moving.samples)
-    report.publish("blocking", claims, samples, [table, *moving.tables], out, {"orders": plot(results)})
+    return OrderReport(claims, samples, [table], {"orders": plot(results)})
+
+
+@click.command(help=__doc__)
+@click.option("--quick", is_flag=True, help="Five seeds instead of ten.")
+@click.option("--setting", "settings", multiple=True, type=click.Choice([ORDERS, *SETTINGS]),
+              help="Only this plant and load, or the route orders without moves; may be repeated.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="Write the figures there as JSON, and a plot beside it.")
+def main(quick: bool, settings: tuple[str, ...], out: Path | None) -> None:
+    """Run all route orders on the same requests, then all schemes with and without moves."""
+    chosen = settings or (ORDERS, *(QUICK_SETTINGS if quick else SETTINGS))
+    orders = compare_orders(5 if quick else 10) if ORDERS in chosen else OrderReport()
+    moving = compare_moving([name for name in chosen if name != ORDERS], 3 if quick else 10, WARM_UP, COUNTED)
+    report.publish(
+        "blocking", {**orders.claims, **moving.claims}, {**orders.samples, **moving.samples},
+        [*orders.tables, *moving.tables], out, orders.plots,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import permutations
 from statistics import mean
 
@@ -61,15 +61,14 @@ class MovingReport:
     tables: list[Table] = field(default_factory=list)
 
 
-def compare_moving(seeds: int, warm_up: int, counted: int, *, is_quick: bool) -> MovingReport:
-    """Run every scheme on the same requests of every setting.
+def compare_moving(names: Sequence[str], seeds: int, warm_up: int, counted: int) -> MovingReport:
+    """Run every scheme on the same requests of each of these settings.
 
     Raises: ReplayError if a step of a run with moves was impossible.
     """
     result = MovingReport()
-    for name, setting in SETTINGS.items():
-        if is_quick and name not in QUICK_SETTINGS:
-            continue
+    for name in names:
+        setting = SETTINGS[name]
         requests = [
             list(demands(setting.sites, setting.erlang / MEAN_HOLDING, MEAN_HOLDING, seed, warm_up + counted))
             for seed in range(seeds)
@@ -82,7 +81,7 @@ def compare_moving(seeds: int, warm_up: int, counted: int, *, is_quick: bool) ->
             for scheme_name, scheme in SCHEMES.items()
         }
         result.tables.append(_table(name, outcomes, counted))
-        result.samples[name] = {scheme: [outcome.blocking for outcome in runs] for scheme, runs in outcomes.items()}
+        result.samples[name] = {scheme: [asdict(outcome) for outcome in runs] for scheme, runs in outcomes.items()}
         result.claims.update(_claims(name, outcomes, counted))
     return result
 
