@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from controller.domain.reservation import Reservation
-from controller.errors import ControllerError, FlowInUse
+from controller.errors import ControllerError, FlowInUse, RequestError
 from controller.security.access import Caller, Scope, can_see
 
 _ID = re.compile(r"\br-[0-9a-f]{8}\b")
@@ -28,6 +28,8 @@ class Redaction:
 
     def error(self, caller: Caller | None, error: ControllerError) -> ControllerError:
         """The error as this caller may see it."""
+        if isinstance(error, RequestError):  # repeats what was asked, as for an id that does not exist
+            return error
         named = error.facts.get("reservation")
         if caller is None or not (isinstance(named, str) or self._names_hidden(caller, error.detail)):
             return error
@@ -59,7 +61,7 @@ class Redaction:
         return tenant is not None and not can_see(caller, tenant)
 
     def _id(self, caller: Caller, reservation_id: str) -> str:
-        return "another tenant's" if self._is_hidden(caller, reservation_id) else reservation_id
+        return "another tenant" if self._is_hidden(caller, reservation_id) else reservation_id
 
 
 def _rebuilt(error: ControllerError, detail: str, facts: set[str] | frozenset[str]) -> ControllerError:

@@ -22,6 +22,7 @@ from emulation.open_vswitch import set_controller_command
 from machine.polling import wait_until
 from machine.postgresql_server import PostgreSQL
 from tests.processes.rig import MAP, Controller, OpenVSwitch, flow, needs_open_vswitch
+from tests.processes.test_controller_commands import run
 
 pytestmark = needs_open_vswitch
 
@@ -97,6 +98,9 @@ def test_a_standby_answers_reads_and_sends_changes_to_the_active_controller(ovs:
     sent = standby.post("/v1/reservations", json=body)
     assert (sent.status_code, sent.headers["Location"]) == (307, f"{health['active']}/v1/reservations")
     assert standby.post("/v1/reservations", json=body, follow_redirects=True).status_code == 201
+    assert run(pair.standby, "health") == f"standby of {health['active']}\n"
+    assert "is a standby of" in run(pair.standby, "network", code=3)
+    assert made.json()["id"] in run(pair.standby, "reservations", "show", made.json()["id"])
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])

@@ -15,6 +15,9 @@ from trainer.errors import NetworkError, ReservationRefusedError, UsageError
 if TYPE_CHECKING:
     from trainer.reservation.controller_client import ControllerClient
 
+UNAUTHORIZED = 401
+"""HTTP status of a request without a valid token."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 INVALID = 422
@@ -58,6 +61,9 @@ def open_controller(url: str | None, as_json: bool = False, from_file: bool = Fa
             print_json(error.problem)
         if error.problem.get("status") == INVALID:
             raise UsageError(_mistakes_by_place(error) if from_file else _mistakes_by_option(error)) from error
+        if error.problem.get("status") == UNAUTHORIZED:
+            raise ReservationRefusedError(f"{error} The environment variable PACELINE_TOKEN has it.", error.problem
+                                          ) from error
         raise
     finally:
         client.close()

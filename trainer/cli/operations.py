@@ -20,6 +20,8 @@ def health(url: str | None, as_json: bool) -> None:
         content = client.send("GET", "/v1/healthz")
     if as_json:
         print_json(content)
+    elif content["status"] == "standby":
+        click.echo(f"standby of {content['active'] or 'a controller that is not known now'}")
     else:
         click.echo(f"{content['status']}: {content['switches_up']} of {content['switches_expected']} switches in sync, "
                    f"ledger {content['ledger']}, audit log {content['audit']}")

@@ -12,8 +12,8 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from controller.api.middleware.concurrency import RequestExecutor, lane_of
 from controller.api.routes.dependencies import Operator, Reader
 from controller.api.schemas import examples
-from controller.api.schemas.mistakes import EVENT_ID_PATTERN
 from controller.api.schemas.network_responses import AuditBody, Consistency, MaintainedBody
+from controller.api.schemas.patterns import EVENT_ID
 from controller.api.schemas.problem_details import ACCESS_ERRORS, problem_responses
 from controller.api.schemas.serializers import audit_body, consistency_body
 from controller.errors import InvalidRequest, LedgerUnavailable, NotAvailable, NotFound
@@ -26,7 +26,7 @@ from controller.telemetry.metrics import Metrics
 
 Action = Literal["down", "up"]
 EventId = Annotated[
-    str | None, Header(max_length=64, pattern=EVENT_ID_PATTERN, description="Resume after this event.")
+    str | None, Header(max_length=64, pattern=EVENT_ID, description="Resume after this event.")
 ]
 
 

@@ -17,6 +17,7 @@ from controller.api.middleware.concurrency import RequestExecutor, lane_of
 from controller.api.routes.dependencies import QuotaTracker, Reader, Reserver, redaction_of
 from controller.api.routes.reserve import ReserveHandler
 from controller.api.schemas import examples
+from controller.api.schemas.patterns import CURSOR, IDEMPOTENCY_KEY
 from controller.api.schemas.problem_details import (
     ACCESS_ERRORS,
     ADMISSION_ERRORS,
@@ -51,7 +52,7 @@ IdempotencyKeyHeader = Annotated[
     Header(
         min_length=1,
         max_length=255,
-        pattern=r"^[!-~]([ -~]*[!-~])?$",
+        pattern=IDEMPOTENCY_KEY,
         description="A request with the same key and body is answered with the first response for a day.",
         examples=["5f3c9a52-round-7"],
     ),
@@ -60,7 +61,6 @@ ReservationId = str
 
 PAGE_LIMIT = 2000
 """The largest page, and the default: all that is listed while there are at most 1000 live reservations."""
-CURSOR = r"^[0-9]{1,12}(\.[0-9]{1,9})?_r-[0-9a-f]{8}$"
 
 ONE_RESERVATION_ERRORS: ErrorTypes = (
     *ACCESS_ERRORS, errors.NotFound, errors.InvalidRequest, errors.LedgerUnavailable,
@@ -265,7 +265,10 @@ def _add_changing(router: APIRouter, service: Service, executor: RequestExecutor
         responses=problem_responses(*errors_of_change, errors.NotHeld, *ADMISSION_ERRORS),
     )
     async def commit(caller: Reserver, reservation_id: ReservationId) -> ReservationBody:
-        """Activate a held reservation; answered when every switch has confirmed. Idempotent."""
+        """Activate a held reservation; answered when every switch has confirmed.
+
+        A second commit is refused (`not_held`) and changes nothing.
+        """
 
         def work() -> Reservation:
             require_visible(caller, service.queries.stored(reservation_id))

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Body, Path
 from controller import errors
 from controller.api.middleware.concurrency import RequestExecutor, lane_of
 from controller.api.routes.dependencies import Operator, QuotaTracker, Reader, Reserver
+from controller.api.schemas.patterns import STREAM_ID
 from controller.api.schemas.problem_details import (
     ACCESS_ERRORS,
     ADMISSION_ERRORS,
@@ -20,7 +21,6 @@ from controller.api.schemas.problem_details import (
 )
 from controller.api.schemas.serializers import utc_time
 from controller.api.schemas.stream_bodies import (
-    STREAM_ID,
     GateSchedule,
     InterfaceConfigurationBody,
     InterfaceIdAnswer,

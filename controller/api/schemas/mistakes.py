@@ -8,8 +8,8 @@ from math import isfinite
 from typing import Any
 
 from controller.api.schemas.fields import InvalidFields
+from controller.api.schemas.patterns import rule_of
 from controller.api.schemas.requests import TAGS
-from controller.domain.names import NAME_RULE
 
 SHOWN_CHARACTERS = 60
 MAX_CHARACTERS = 500
@@ -27,10 +27,6 @@ def _written(limit: float) -> str:
     """A limit without an exponent, as it would be written in a request."""
     return str(int(limit)) if float(limit).is_integer() else f"{limit:.12g}"
 
-
-EVENT_ID_PATTERN = r"^[0-9a-f]+-[0-9]+$"
-_PATTERN_RULES = {EVENT_ID_PATTERN: "an event's id looks like 1a22e1d1bb5-7, and 0-0 is before all events"}
-"""Patterns other than that of names -> what would be right."""
 
 _RIGHT: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "greater_than_equal": lambda limits: f"it must be at least {_written(limits['ge'])}",
@@ -50,7 +46,7 @@ _RIGHT: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "string_unicode": lambda _: "it must be a text in Unicode",
     "string_too_short": lambda limits: f"it must have {_at_least(limits, 'character', 'characters')}",
     "string_too_long": lambda limits: f"it must have at most {limits['max_length']} characters",
-    "string_pattern_mismatch": lambda limits: _PATTERN_RULES.get(limits["pattern"], NAME_RULE),
+    "string_pattern_mismatch": lambda limits: rule_of(limits["pattern"]),
     "literal_error": lambda limits: f"it must be {limits['expected']}",
     "enum": lambda limits: f"it must be {limits['expected']}",
     "list_type": lambda _: "it must be a list",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from controller.api.schemas.fields import NUMBER, InvalidFields, LeaseSeconds, StrictBody
+from controller.api.schemas.patterns import IPV4, MAC_ADDRESS
 from controller.api.schemas.reservation_responses import ResponseBody
 from controller.domain.network import Network, Node
 from controller.domain.reservation import Match
@@ -15,9 +16,6 @@ from controller.errors import InvalidRequest
 from controller.tsn.network import NS_PER_S
 from controller.tsn.requests import StreamRequest, TimeAware
 
-MAC_ADDRESS = r"^[0-9A-Fa-f]{2}([-:][0-9A-Fa-f]{2}){5}$"
-STREAM_ID = r"^[0-9A-F]{2}(-[0-9A-F]{2}){5}:[0-9A-F]{2}-[0-9A-F]{2}$"
-IPV4 = r"^\d{1,3}(\.\d{1,3}){3}$"
 PROTOCOLS: dict[int, Literal["tcp", "udp"]] = {6: "tcp", 17: "udp"}
 
 Nanoseconds = Annotated[int, Field(ge=0, le=60 * NS_PER_S), NUMBER]

@@ -335,8 +335,11 @@ def test_a_tenant_sees_and_changes_only_its_own(clients: dict[str, httpx.Client]
     path = f"/v1/reservations/{body['id']}"
     for method in ("GET", "PATCH", "DELETE"):
         answer = clients["bob"].request(method, path, json={} if method == "PATCH" else None)
-        problem(answer, 404, "not_found")
+        # the very sentence of an id that nobody has: another one would tell that it exists
+        assert problem(answer, 404, "not_found")["detail"] == f"There is no reservation {body['id']}."
     problem(clients["bob"].post(f"{path}/commit"), 404, "not_found")
+    answer = clients["bob"].post("/v1/reservations", json={**body_of(), "lease_s": body["id"]})
+    assert body["id"] in problem(answer, 422, "invalid_request")["detail"]
     assert clients["bob"].get("/v1/reservations?state=active").json() == {"reservations": []}
     assert clients["reader"].get(path).json()["id"] == body["id"]
     assert clients["operator"].patch(path, json={"lease_s": 5}).json()["tenant"] == "alice"

@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from controller.api.app import create_app
 from controller.api.schemas.mistakes import mistakes_of
+from controller.api.schemas.patterns import RULES
 from controller.api.schemas.requests import QuoteRequest, ReservationRequest
+from controller.storage.ledger import IN_MEMORY, Ledger
+from tests.unit.controller.simulated_switches import running_service
 
 MATCH = {"protocol": "tcp", "source_port": 1, "destination_port": 2}
 RATE = {"min_bandwidth_bps": 1_000_000}
@@ -64,3 +68,22 @@ def test_a_body_that_is_no_json_says_where() -> None:
     error = {"type": "json_invalid", "loc": ("body", 14), "msg": "JSON decode error", "input": {},
              "ctx": {"error": "Expecting value"}}
     assert mistakes_of([error]) == [{"place": "body", "message": "it is not JSON at character 15: expecting value"}]
+
+
+def test_every_pattern_of_the_api_is_explained_in_words() -> None:
+    with running_service(Ledger(IN_MEMORY, "pair")) as service:
+        document = create_app(service).openapi()
+    found: set[str] = set()
+
+    def search(part: object) -> None:
+        if isinstance(part, dict):
+            found.update({part["pattern"]} if isinstance(part.get("pattern"), str) else ())
+            for value in part.values():
+                search(value)
+        elif isinstance(part, list):
+            for value in part:
+                search(value)
+
+    search(document)
+    explained_elsewhere = {r"^\d{1,5}-\d{1,5}$"}  # ports_from_text
+    assert found - explained_elsewhere == RULES.keys()

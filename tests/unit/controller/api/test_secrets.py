@@ -181,7 +181,7 @@ def test_the_redaction_decides_by_tenant() -> None:
     own = LatencyNotMet("own: 9 us.", flow="own", reservation="r-0000000f", bound_us=9.0)
     assert dict(redaction.error(alice, own).facts) == {"flow": "own", "bound_us": 9.0}
     in_use = FlowInUse("a: udp is reserved by r-00000002.", flow="a", reservation="r-00000002")
-    assert redaction.error(alice, in_use).detail == "a: udp is reserved by another tenant's."
+    assert redaction.error(alice, in_use).detail == "a: udp is reserved by another tenant."
     assert redaction.reason("bob", "r-00000002 is down.") == "r-00000002 is down."
     assert redaction.reason("alice", "r-00000002 is down.") == WITHHELD
 

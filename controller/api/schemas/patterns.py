@@ -1,0 +1,29 @@
+"""Patterns of texts in requests, each with the sentence that a text which does not match is answered with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from controller.domain.names import NAME_PATTERN, NAME_RULE
+
+EVENT_ID = r"^[0-9a-f]+-[0-9]+$"
+CURSOR = r"^[0-9]{1,12}(\.[0-9]{1,9})?_r-[0-9a-f]{8}$"
+IDEMPOTENCY_KEY = r"^[!-~]([ -~]*[!-~])?$"
+MAC_ADDRESS = r"^[0-9A-Fa-f]{2}([-:][0-9A-Fa-f]{2}){5}$"
+STREAM_ID = r"^[0-9A-F]{2}(-[0-9A-F]{2}){5}:[0-9A-F]{2}-[0-9A-F]{2}$"
+IPV4 = r"^\d{1,3}(\.\d{1,3}){3}$"
+
+RULES: Mapping[str, str] = {
+    NAME_PATTERN: NAME_RULE,
+    EVENT_ID: "an event's id looks like 1a22e1d1bb5-7, and 0-0 is before all events",
+    CURSOR: "follow the path in `next` of the page before",
+    IDEMPOTENCY_KEY: "a key has printable ASCII characters, and no space at its ends",
+    MAC_ADDRESS: "an address looks like 02-00-00-00-00-01",
+    STREAM_ID: "a stream's id looks like 02-00-00-00-00-01:00-01",
+    IPV4: "an address looks like 10.0.0.1",
+}
+
+
+def rule_of(pattern: str) -> str:
+    """What a text must look like."""
+    return RULES.get(pattern, f"it must match {pattern}")
