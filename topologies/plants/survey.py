@@ -175,7 +175,7 @@ class _Survey:
         self.sites |= settled.placed
         self.notes += settled.notes
         kept = self._largest_piece(graph, settled.left_out)
-        fibres, together = [], []
+        fibres, together, estimated = [], list[str](), list[str]()
         for span in spans:
             if set(span.ends) <= kept:
                 fibre = self._fibre(span)
@@ -185,8 +185,13 @@ class _Survey:
                         f"by the places of its ends; a fibre has at most {MAX_LENGTH_KM:g} km"
                     ])  # fmt: skip
                 fibres.append(fibre)
+                if not self._has_length(span):
+                    estimated.append(" - ".join(fibre.ends))
                 if fibre.length_km == SAME_PLACE_KM and not self._has_length(span):
                     together.append(" - ".join(fibre.ends))
+        if 0 < len(estimated) < len(fibres):
+            number = f"{len(estimated)} of {len(fibres)} spans state no length"
+            self.notes.append(f"{number}, it is estimated from the places of their ends: {listed(estimated)}")
         if together:
             self.notes.append(f"sites at the same place, {SAME_PLACE_KM:g} km taken: {listed(together)}")
         sites = tuple(site for key, site in self.sites.items() if key in kept)

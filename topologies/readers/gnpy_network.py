@@ -21,6 +21,8 @@ from topologies.readers.site_names import nearest
 from topologies.readers.source import SourceNetwork, SourceSite, SourceSpan, as_key, number_of
 
 YANG = "gnpy-network-topology:topology"
+TYPES = ("Transceiver", "Roadm", "Fiber", "RamanFiber", "Fused", "Edfa", "Multiband_amplifier")
+"""The elements of a GNPy network."""
 FIBRES = ("Fiber", "RamanFiber")
 USUAL_CONNECTOR_DB = 0.5
 """What the transmission quality is computed with (docs/optical.md)."""
@@ -142,6 +144,10 @@ def _elements(name: str, facts: Mapping[str, Any]) -> _Elements:
             raise MapError([f"{name}: elements[{number}] has no `uid`: {element!r:.80}"])
         if as_key(uid) in by_uid:
             raise MapError([f"{name}: elements[{number}]: another element has the uid {uid!r}"])
+        if element.get("type") not in TYPES:
+            stated = f"is {element['type']!r}" if element.get("type") else "is missing"
+            advice = f"it is one of {', '.join(TYPES)}"
+            raise MapError([f"{name}: elements[{number}] {uid!r}: its `type` {stated}; {advice}"])
         by_uid[as_key(uid)] = element
     successors: dict[str, list[str]] = {}
     for number, connection in enumerate(_list(facts, "connections")):

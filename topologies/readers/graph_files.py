@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, tostring
 
 import networkx as nx
 
@@ -28,6 +28,11 @@ def read_graphml(path: Path, content: bytes, root: Element) -> SourceNetwork:
 
     Raises: MapError
     """
+    edges = list(root.iter(f"{GRAPHML}edge"))
+    if len({edge.get("id") for edge in edges}) < len(edges):  # networkx would keep the last of those with one id
+        for edge in edges:
+            edge.attrib.pop("id", None)
+        content = tostring(root)
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")

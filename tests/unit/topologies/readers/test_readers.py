@@ -66,6 +66,15 @@ def test_graphml_without_a_graph_and_other_xml_are_refused(tmp_path: Path) -> No
     assert "cannot be read" in refusal(written(tmp_path / "cut.graphml", "<graphml"))
 
 
+@pytest.mark.parametrize("identifier", ["", ' id="e"'])
+def test_edges_of_graphml_with_one_id_or_none_stay_parallel(tmp_path: Path, identifier: str) -> None:
+    nodes = [node("a", lon=1.0, lat=50.0), node("b", lon=2.0, lat=51.0)]
+    links = [link("a", "b", length_km=80.0), link("b", "a", length_km=61.0)]
+    file = Path(graphml(tmp_path / "net.graphml", nodes, links))
+    text = file.read_text(encoding="utf-8").replace(' id="e0"', identifier).replace(' id="e1"', identifier)
+    assert spans(read_plant(written(file, text))) == [("a-b", 80.0), ("a-b", 61.0)]
+
+
 def test_empty_fields_of_graphml_are_no_values(tmp_path: Path) -> None:
     nodes = [node("a", label="", Longitude=1.0, Latitude=2.0), node("b", label="B")]
     plant = read_plant(graphml(tmp_path / "net.graphml", nodes, [link("a", "b", length_km=7.5, LinkLabel="")]))
@@ -254,6 +263,8 @@ def first_fibre(facts: dict[str, Any]) -> dict[str, Any]:
     [
         (lambda facts: facts["elements"][0].update(uid=5), "no element has the uid 'roadm A'; did you mean 'roadm B'?"),
         (lambda facts: facts["elements"][0].update(uid=None), "net: elements[0] has no `uid`"),
+        (lambda facts: facts["elements"][0].pop("type"), "elements[0] 'roadm A': its `type` is missing; it is one"),
+        (lambda facts: facts["elements"][0].update(type="ROADM"), "its `type` is 'ROADM'; it is one of Trans"),
         (lambda facts: facts["elements"].append(facts["elements"][0]), "another element has the uid 'roadm A'"),
         (lambda facts: first_fibre(facts).update(length=-80), "fiber (A -> B)-0: a length of -80 km; it is above 0"),
         (lambda facts: first_fibre(facts).update(length="NaN"), "a length of 'NaN' km; it is above 0"),
@@ -319,4 +330,8 @@ def test_the_topology_in_the_documentation_is_a_map_without_a_surprise(tmp_path:
     text = page.partition("```json\n")[2].partition("```")[0]
     plant = read_plant(written(tmp_path / "norway.json", text))
     assert (len(plant.sites), len(plant.fibres), len(text.splitlines())) == (5, 7, 18)
-    assert plant.notes == ("6 of 7 spans state no speed: 400 Gb/s taken",)
+    assert plant.notes == (
+        "5 of 7 spans state no length, it is estimated from the places of their ends: Oslo - Trondheim, "
+        "Oslo - Stavanger, Bergen - Stavanger, Bergen - Trondheim, Trondheim - Tromsø",
+        "6 of 7 spans state no speed: 400 Gb/s taken",
+    )
