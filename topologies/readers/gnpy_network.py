@@ -145,9 +145,9 @@ def _elements(name: str, facts: Mapping[str, Any]) -> _Elements:
         if as_key(uid) in by_uid:
             raise MapError([f"{name}: elements[{number}]: another element has the uid {uid!r}"])
         if element.get("type") not in TYPES:
-            stated = f"is {element['type']!r}" if element.get("type") else "is missing"
+            what = f"is {element['type']!r}" if element.get("type") else "is missing"
             advice = f"it is one of {', '.join(TYPES)}"
-            raise MapError([f"{name}: elements[{number}] {uid!r}: its `type` {stated}; {advice}"])
+            raise MapError([f"{name}: elements[{number}] {uid!r}: its `type` {what}; {advice}"])
         by_uid[as_key(uid)] = element
     successors: dict[str, list[str]] = {}
     for number, connection in enumerate(_list(facts, "connections")):
