@@ -16,6 +16,7 @@ the switches. `reserved_packets_lost`: packets that the last switch did not hand
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -216,9 +217,10 @@ class Trials:
 @click.command()
 @click.option("--quick", is_flag=True, help="200 reservations and 3 trials of each kind; about two minutes.")
 @click.option("--trials", type=click.IntRange(1), help="Trials of each kind.  [default: 67]")
+@click.option("--minutes", type=click.FloatRange(1), help="Begin no further trial after this time.")
 @click.option("--end", "ends", type=click.Choice(ENDS), multiple=True, help="How it ends; repeatable.  [default: all]")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures there as JSON.")
-def main(quick: bool, trials: int | None, ends: tuple[str, ...], out: Path | None) -> None:
+def main(quick: bool, trials: int | None, minutes: float | None, ends: tuple[str, ...], out: Path | None) -> None:
     """Measure takeovers."""
     count, turns, ends = (200 if quick else 1000), trials or (3 if quick else 67), ends or ENDS
     done = Trials({how: [] for how in ends})
@@ -229,7 +231,10 @@ def main(quick: bool, trials: int | None, ends: tuple[str, ...], out: Path | Non
                 client = Client([site.controller.url for site in sites], 0)
                 client.start()
                 wait_until(lambda: len(client.promised) >= count, 600)
+                until_s = time.monotonic() + 60 * (minutes or math.inf)
                 for number in range(turns * len(ends)):
+                    if time.monotonic() > until_s:
+                        break
                     done.run(sites, switches, client, ends[number % len(ends)], number)
                 client.stopping.set()
                 client.join(60)
